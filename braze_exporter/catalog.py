@@ -1,0 +1,210 @@
+"""What Braze offers, as one table of kinds, and the value types that cross module borders.
+
+Metric names and their help, the plan, the client, the simulated Braze and the README's metric table all derive from
+`KINDS`. This module does no I/O and imports nothing else of the package.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+
+class Unit(StrEnum):
+    """The width of a bucket, in Braze's own words."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+    @property
+    def adverb(self) -> str:
+        """The word that stands for the width in a metric name."""
+        return {Unit.HOUR: "hourly", Unit.DAY: "daily"}[self]
+
+    @property
+    def seconds(self) -> int:
+        """The usual length of a bucket; a day of 23 or 25 hours is the business of `plan.bucket_end`."""
+        return {Unit.HOUR: 3_600, Unit.DAY: 86_400}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Calls that share one of Braze's rate limits: at most `limit` calls in each window of `window` seconds."""
+
+    name: str
+    limit: int
+    window: int
+
+    @property
+    def per_hour(self) -> float:
+        """The limit as calls per hour."""
+        return self.limit * 3_600 / self.window
+
+
+# Braze's rate-limits page: 250,000 an hour, shared by nearly every endpoint of a workspace, its own sends included.
+DEFAULT_POOL = Pool("default", limit=250_000, window=3_600)
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """A plural noun of the metric names, with the labels that its families carry beside `workspace`."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One sort of series that Braze offers.
+
+    `section` names it in the config and in the label `kind`; `counts` ends the sentence "the number of …" in the help;
+    `subject` is both the request parameter and the label of what is asked for; `value` is the field of a row that holds
+    the number. A query filtered by app or segment belongs to `filtered`, so that a sum over `noun` counts nothing twice.
+    """
+
+    section: str
+    noun: Noun
+    filtered: Noun
+    counts: str
+    endpoint: str
+    permission: str
+    pool: Pool
+    units: tuple[Unit, ...]
+    subject: str
+    value: str
+
+
+CUSTOM_EVENTS = Kind(
+    section="custom_events",
+    noun=Noun("custom_events", ("event",)),
+    filtered=Noun("custom_events_filtered", ("event", "braze_app", "segment")),
+    counts="occurrences of a custom event",
+    endpoint="/events/data_series",
+    permission="events.data_series",
+    pool=DEFAULT_POOL,
+    units=(Unit.HOUR, Unit.DAY),
+    subject="event",
+    value="count",
+)
+
+KINDS: tuple[Kind, ...] = (CUSTOM_EVENTS,)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One thing to ask Braze, which is one HTTP call, and how its answers are to be treated.
+
+    `app` and `segment` are the names for the labels, empty where not filtered; `app_id` and `segment_id` are Braze's
+    identifiers. `refresh`, `settle` and `max_age` are seconds. `length` is the number of units to ask for. `zone` is the
+    company's time zone in Braze.
+    """
+
+    workspace: str
+    kind: Kind
+    unit: Unit
+    subject: str
+    app: str = ""
+    app_id: str = ""
+    segment: str = ""
+    segment_id: str = ""
+    refresh: float = 300.0
+    settle: float = 3_600.0
+    max_age: float = 3_600.0
+    length: int = 24
+    zone: ZoneInfo = ZoneInfo("UTC")
+
+    @property
+    def noun(self) -> Noun:
+        """The noun whose families this query feeds."""
+        return self.kind.filtered if self.app_id or self.segment_id else self.kind.noun
+
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """The labels of every sample of this query, in the order of the families."""
+        values = {self.kind.subject: self.subject, "braze_app": self.app, "segment": self.segment}
+        return (("workspace", self.workspace), *((name, values[name]) for name in self.noun.labels))
+
+    @property
+    def identity(self) -> tuple[str, str, str, str, str, Unit]:
+        """What the query asks for, in Braze's own ids: two queries of one identity would be the same call."""
+        return (self.workspace, self.kind.section, self.subject, self.app_id, self.segment_id, self.unit)
+
+
+class Point(NamedTuple):
+    """A count and the bucket it belongs to, which starts at `start` (seconds since the epoch, UTC)."""
+
+    start: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The points of one series of an answer, oldest first, one for each bucket.
+
+    `labels` are what this series adds to the labels of its query; an answer can hold several series.
+    """
+
+    points: tuple[Point, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What Braze's rate-limit headers said; None where a header was absent, empty or not a number.
+
+    `reset` is in seconds since the epoch.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+
+
+class Reason(StrEnum):
+    """Why a query was not answered: the values of the label `reason`, with the help for them."""
+
+    BAD_REQUEST = "bad_request"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    RATE_LIMITED = "rate_limited"
+    SERVER_ERROR = "server_error"
+    HTTP = "http"
+    QUEUED = "queued"
+    NO_CONTENT = "no_content"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    DNS = "dns"
+    TLS = "tls"
+    REDIRECT = "redirect"
+    TOO_LARGE = "too_large"
+    TRUNCATED = "truncated"
+    NOT_JSON = "not_json"
+    BAD_ANSWER = "bad_answer"
+
+
+class BrazeError(Exception):
+    """A query was asked and not answered. `detail` is one line for people and never holds the key."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        """Keep the `reason`, for the metrics, and the `detail`, for the log."""
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class Withheld(Exception):  # noqa: N818 - nothing went wrong: no call was made
+    """A call was not made, because its pool must not be asked now. The query stays due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP call as it went: `code` is the status, or None without one; `reason` is None if it was answered."""
+
+    workspace: str
+    endpoint: str
+    pool: str
+    code: int | None
+    reason: Reason | None
+    seconds: float
+    quota: Quota
