@@ -57,7 +57,7 @@ class Noun:
 class Kind:
     """One sort of series that Braze offers.
 
-    `section` names it in the config and in the label `kind`; `counts` ends the sentence "the number of …" in the help;
+    `section` names it in the config and in the label `kind`; `counts` begins the help of its metrics;
     `subject` is both the request parameter and the label of what is asked for; `value` is the field of a row that holds
     the number. A query filtered by app or segment belongs to `filtered`, so that a sum over `noun` counts nothing twice.
     """
@@ -78,7 +78,7 @@ CUSTOM_EVENTS = Kind(
     section="custom_events",
     noun=Noun("custom_events", ("event",)),
     filtered=Noun("custom_events_filtered", ("event", "braze_app", "segment")),
-    counts="occurrences of a custom event",
+    counts="Occurrences of a custom event",
     endpoint="/events/data_series",
     permission="events.data_series",
     pool=DEFAULT_POOL,
@@ -88,6 +88,18 @@ CUSTOM_EVENTS = Kind(
 )
 
 KINDS: tuple[Kind, ...] = (CUSTOM_EVENTS,)
+
+# Braze's data-centers page. There is no US-09. New instances appear, so any https host is accepted as a `url` too.
+INSTANCES: dict[str, str] = {
+    **{f"US-0{number}": f"https://rest.iad-0{number}.braze.com" for number in range(1, 9)},
+    "US-10": "https://rest.us-10.braze.com",
+    "EU-01": "https://rest.fra-01.braze.eu",
+    "EU-02": "https://rest.fra-02.braze.eu",
+    "AU-01": "https://rest.au-01.braze.com",
+    "ID-01": "https://rest.id-01.braze.com",
+    "JP-01": "https://rest.jp-01.braze.com",
+    "KR-01": "https://rest.kr-01.braze.com",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +140,47 @@ class Query:
     def identity(self) -> tuple[str, str, str, str, str, Unit]:
         """What the query asks for, in Braze's own ids: two queries of one identity would be the same call."""
         return (self.workspace, self.kind.section, self.subject, self.app_id, self.segment_id, self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric family: its full name, its type in Prometheus's words, its help and the names of its labels."""
+
+    name: str
+    type: str
+    help: str
+    labels: tuple[str, ...]
+
+
+# What each query gives, by the suffix of the family, with the help: `{counts}` and `{unit}` are the kind's and the query's.
+GAUGES: dict[str, str] = {
+    "latest": "{counts} in the newest {unit}, which is usually still in progress and growing.",
+    "latest_bucket_start_timestamp_seconds": "Start of the newest {unit}.",
+    "settled": "{counts} in the newest settled {unit}: one fetched again its settle time or more after its end.",
+    "settled_bucket_start_timestamp_seconds": "Start of the newest settled {unit}.",
+    "up": "Whether the last fetch was answered (1) or not (0).",
+    "last_success_timestamp_seconds": "When a fetch was last answered, 0 until the first time.",
+}
+
+
+def gauge(kind: Kind, noun: Noun, unit: Unit, measure: str) -> Family:
+    """Return the gauge family of one of `GAUGES` for a noun of `kind`."""
+    text = GAUGES[measure].format(counts=kind.counts, unit=unit.value)
+    return Family(f"braze_{noun.name}_{unit.adverb}_{measure}", "gauge", _with_source(text, kind), _labels(noun))
+
+
+def counter(kind: Kind, noun: Noun) -> Family:
+    """Return the counter family for a noun of `kind`."""
+    text = f"{kind.counts} that Braze has reported since the first answer, late arrivals included."
+    return Family(f"braze_{noun.name}_total", "counter", _with_source(text, kind), _labels(noun))
+
+
+def _with_source(text: str, kind: Kind) -> str:
+    return f"{text} Fetched from {kind.endpoint} about once per refresh."
+
+
+def _labels(noun: Noun) -> tuple[str, ...]:
+    return ("workspace", *noun.labels)
 
 
 class Point(NamedTuple):

@@ -1,0 +1,163 @@
+"""What an answer of Braze says: status, headers and body → points, a quota, or a `BrazeError`. Pure.
+
+Nothing is guessed: a row that cannot be read makes the whole answer an error of its query, never a zero.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, time
+from email.utils import parsedate_to_datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from braze_exporter.catalog import BrazeError, Point, Query, Quota, Reason, Series, Unit
+
+# No answer needs more buckets than Braze can be asked for.
+MAX_POINTS = 100
+# Reset headers below this are seconds to go, not a time: no window of Braze's began before September 2001.
+_FIRST_EPOCH = 1_000_000_000
+# Times beyond these years are misread or made up; they would also leave the range of the calendar's arithmetic.
+_YEARS = range(2000, 2200)
+
+_BY_STATUS = {
+    202: Reason.QUEUED,  # older documentation: accepted during maintenance, not done
+    204: Reason.NO_CONTENT,
+    400: Reason.BAD_REQUEST,
+    401: Reason.UNAUTHORIZED,
+    403: Reason.FORBIDDEN,
+    404: Reason.NOT_FOUND,
+    429: Reason.RATE_LIMITED,
+}
+_REDIRECTS = (301, 302, 303, 307, 308)
+_SUCCESS = (200, 201)
+
+
+def failure(status: int) -> Reason | None:
+    """Return the reason that an HTTP status stands for, or None if its body is to be read."""
+    if status in _SUCCESS:
+        return None
+    if status in _REDIRECTS:
+        return Reason.REDIRECT
+    if 500 <= status < 600:  # noqa: PLR2004 - the class of server errors
+        return Reason.SERVER_ERROR
+    return _BY_STATUS.get(status, Reason.HTTP)
+
+
+def message(body: bytes) -> str:
+    """Return what Braze said in the `message` of a body, or nothing."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    said = content.get("message") if isinstance(content, dict) else None
+    return said if isinstance(said, str) else ""
+
+
+def quota(headers: Mapping[str, str], now: float) -> Quota:
+    """Return what the rate-limit headers say; `now` is the time of the answer in seconds since the epoch."""
+    reset = _number(headers.get("X-RateLimit-Reset"))
+    if reset is not None and reset < _FIRST_EPOCH:
+        reset += now
+    return Quota(_number(headers.get("X-RateLimit-Limit")), _number(headers.get("X-RateLimit-Remaining")), reset)
+
+
+def sent_by_braze_at(headers: Mapping[str, str]) -> float | None:
+    """Return the time at which Braze says that it answered, by its own clock, or None if it does not say."""
+    try:
+        return parsedate_to_datetime(headers.get("Date", "")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    """Return a header's number; Braze sends empty headers with a 401."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def series(query: Query, body: bytes) -> tuple[Series, ...]:
+    """Return the series in the `body` of a success, their points sorted, or raise `BrazeError`."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BrazeError(Reason.NOT_JSON, "the body is not JSON") from None
+    if not isinstance(content, dict):
+        raise _bad("the body is not an object")
+    said = content.get("message")
+    if said == "queued":
+        raise BrazeError(Reason.QUEUED, "Braze has queued the request, as in maintenance, and has not answered it")
+    if said != "success":
+        raise _bad(f"the message is not success but {said!r}" if isinstance(said, str) else "there is no message")
+    rows = content.get("data")
+    if not isinstance(rows, list):
+        raise _bad("there is no list of data")
+    return (Series(_points(query, rows)),)
+
+
+def _points(query: Query, rows: Sequence[Any]) -> tuple[Point, ...]:
+    written = [_row(row, query.kind.value) for row in rows]
+    read = _days if query.unit is Unit.DAY else _hours
+    try:
+        starts = read([moment for moment, _ in written], query.zone)
+    except OverflowError:
+        raise _bad("a time is out of range") from None
+    values: dict[int, float] = {}
+    for start, (_, value) in zip(starts, written, strict=True):
+        if values.setdefault(start, value) != value:
+            raise _bad(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
+    return tuple(Point(start, values[start]) for start in sorted(values)[-MAX_POINTS:])
+
+
+def _row(row: object, field: str) -> tuple[datetime, float]:
+    """Return the time as it is written, and the value."""
+    if not isinstance(row, dict):
+        raise _bad("a row of data is not an object")
+    value, written = row.get(field), row.get("time")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise _bad(f"a row has no {field} that is a number from 0")
+    if not isinstance(written, str):
+        raise _bad("a row has no time")
+    try:
+        moment = datetime.fromisoformat(written)
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise _bad("a row has a time that is not in ISO 8601, or a value out of range") from None
+    if moment.year not in _YEARS:
+        raise _bad("a row has a time out of range")
+    return moment, number
+
+
+def _days(written: Iterable[datetime], zone: ZoneInfo) -> list[int]:
+    """Return where days begin. Only the written date counts, whatever time and offset stand beside it."""
+    return [int(datetime.combine(moment.date(), time.min, zone).timestamp()) for moment in written]
+
+
+def _hours(written: Sequence[datetime], zone: ZoneInfo) -> list[int]:
+    """Return the instants of hours. Those without an offset are local time in `zone`.
+
+    In an autumn night the clocks show one hour twice: of two equal ones in a row the second is the second pass, and one
+    alone is the second pass if the answer begins with it, since buckets follow each other without a hole.
+    """
+    clocks = [moment.replace(tzinfo=None) for moment in written]
+    order = list(range(len(written)))
+    if clocks and clocks[0] > clocks[-1]:
+        order.reverse()
+    order.sort(key=clocks.__getitem__)
+    starts = [0] * len(written)
+    for position, at in enumerate(order):
+        moment = written[at]
+        if moment.tzinfo is None:
+            before = clocks[order[position - 1]] if position else None
+            after = clocks[order[position + 1]] if position + 1 < len(order) else None
+            second = before == moment or (before is None and after is not None and after != moment)
+            moment = moment.replace(tzinfo=zone, fold=int(second))
+        starts[at] = int(moment.timestamp())
+    return starts
+
+
+def _bad(detail: str) -> BrazeError:
+    return BrazeError(Reason.BAD_ANSWER, detail)

@@ -1,0 +1,259 @@
+"""Query → reading: what is held of every query, and who fetches it when.
+
+Prometheus is the scheduler: nothing is fetched unless someone asks. Whoever asks, a query is fetched about once in its
+`refresh`, at most once at a time, over the bounded connections of its workspace. Whoever waits may stop waiting; the
+fetch goes on, and its reading is there for the next.
+"""
+
+import heapq
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from braze_exporter.catalog import BrazeError, Query, Reason, Series, Withheld
+
+# A query is due a little before its time, so that a scrape interval equal to its refresh finds it due each time.
+EARLY = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is held of a query: the newest answer and the newest failure, whichever there are.
+
+    `sent_at` and `answered_at` are seconds since the epoch: when the answer that `series` came from was asked for, and
+    when it was here; `answered_monotonic` is the latter on the clock that never jumps. They are None, and `series` empty,
+    until the first answer. `error` is why the last fetch failed, or None if it was answered.
+    """
+
+    series: tuple[Series, ...] = ()
+    sent_at: float | None = None
+    answered_at: float | None = None
+    answered_monotonic: float | None = None
+    error: BrazeError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """The state of one query, which only the cache changes.
+
+    `reading` is replaced whole, and None until the first try. `next_at` is on the monotonic clock. `busy` means queued or
+    under way, `deferred` that the query was due when it was last looked at, but withheld.
+    """
+
+    query: Query
+    next_at: float
+    reading: Reading | None = None
+    busy: bool = False
+    deferred: bool = False
+    waiting: list["_Waiter"] = field(default_factory=list)
+
+    def is_due(self, now: float) -> bool:
+        """Return whether the query should be fetched at `now`, on the monotonic clock."""
+        return now >= self.next_at - EARLY * self.query.refresh
+
+
+# Called with an entry that has a new reading, and the one it had before.
+Listener = Callable[[Entry, Reading | None], None]
+
+
+class _Waiter:
+    """Counts the queries that a scrape waits for, and resolves its future after the last."""
+
+    def __init__(self) -> None:
+        self.future: Future[None] = Future()
+        self.future.set_running_or_notify_cancel()  # so that one who stops waiting cannot cancel it
+        self.outstanding = 0
+
+    def one_done(self) -> None:
+        self.outstanding -= 1
+        if self.outstanding == 0:
+            self.future.set_result(None)
+
+
+class Cache:
+    """Holds the readings of `queries` and has them fetched when they are asked for. Thread-safe."""
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        fetch: Callable[[Query], tuple[Series, ...]],
+        grants: Callable[[Query], bool],
+        concurrency: int,
+        *,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Fetch by `fetch`, which raises `Withheld` or `BrazeError`, what `grants` allows.
+
+        `concurrency` is the number of fetches at once for each workspace. `wall` tells seconds since the epoch,
+        `monotonic` seconds that never jump. `revision` changes whenever an entry does.
+        """
+        self._fetch = fetch
+        self._grants = grants
+        self._wall = wall
+        self._monotonic = monotonic
+        self._listeners: list[Listener] = []
+        self._lock = threading.RLock()
+        now = monotonic()
+        self.revision = 0
+        self.entries = tuple(Entry(query, next_at=now) for query in queries)
+        workspaces = dict.fromkeys(query.workspace for query in queries)
+        self._lanes = {name: _Lane(name, concurrency, self._run) for name in workspaces}
+        self._closed = False
+
+    def refresh(self) -> "Future[None]":
+        """Have every due query fetched; return a future that is done when no fetch is queued or under way.
+
+        What is withheld is not waited for. To stop waiting, leave the future alone.
+        """
+        waiter = _Waiter()
+        with self._lock:
+            now = self._monotonic()
+            for entry in self.entries:
+                if not entry.busy and not self._closed and entry.is_due(now):
+                    entry.busy = self._grants(entry.query)
+                    self._defer(entry, deferred=not entry.busy)
+                    if entry.busy:
+                        self._lanes[entry.query.workspace].add(entry)
+                if entry.busy:
+                    waiter.outstanding += 1
+                    entry.waiting.append(waiter)
+            if waiter.outstanding == 0:
+                waiter.future.set_result(None)
+        return waiter.future
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have `listener` called with each entry that has a new reading and the one it had before, one at a time."""
+        self._listeners.append(listener)
+
+    def close(self) -> None:
+        """Begin no more fetches and end all waiting. Fetches under way are left to end, or to the end of the process."""
+        with self._lock:
+            self._closed = True
+            for lane in self._lanes.values():
+                lane.close()
+            for entry in self.entries:
+                self._release(entry)
+
+    def _run(self, entry: Entry) -> None:
+        """Fetch one query, in a thread of its lane."""
+        query = entry.query
+        sent_at = self._wall()
+        series: tuple[Series, ...] | None = None
+        error: BrazeError | None = None
+        try:
+            series = self._fetch(query)
+        except Withheld:
+            with self._lock:
+                self._defer(entry, deferred=True)
+                self._release(entry)
+            return
+        except BrazeError as failure:
+            error = failure
+        except Exception:  # whatever it was, the query has not been answered, and the others go on
+            _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(query.labels)})
+            error = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself: see the log")
+        with self._lock:
+            self._schedule(entry)
+            before = entry.reading
+            if series is None:
+                entry.reading = replace(before or Reading(), error=error)
+            else:
+                entry.reading = Reading(series, sent_at, self._wall(), self._monotonic())
+            for listener in self._listeners:
+                try:
+                    listener(entry, before)
+                except Exception:  # the thread must live on, and the scrapes that wait must be let go
+                    _log.exception("a reading was not taken in", extra={"fields": dict(query.labels)})
+            self.revision += 1  # after the listeners: who sees the new revision sees what they made of it
+            self._release(entry)
+
+    def _defer(self, entry: Entry, *, deferred: bool) -> None:
+        if entry.deferred != deferred:
+            entry.deferred = deferred
+            self.revision += 1
+
+    def _schedule(self, entry: Entry) -> None:
+        """Set the next time: one refresh after the last, so that the calls per hour are 3600 / refresh."""
+        now = self._monotonic()
+        entry.next_at += entry.query.refresh
+        if entry.is_due(now):  # it fell behind: nothing is caught up on
+            entry.next_at = now + entry.query.refresh
+
+    def _release(self, entry: Entry) -> None:
+        entry.busy = False
+        waiting, entry.waiting = entry.waiting, []
+        for waiter in waiting:
+            waiter.one_done()
+
+
+class _Lane:
+    """The connections of one workspace: threads that take the longest overdue entry first.
+
+    No endpoint holds more than half of them while another has entries queued.
+    """
+
+    def __init__(self, name: str, concurrency: int, run: Callable[[Entry], None]) -> None:
+        self._name = name
+        self._concurrency = concurrency
+        self._half = max(1, concurrency // 2)
+        self._run = run
+        self._changed = threading.Condition()
+        self._queues: dict[str, list[tuple[float, int, Entry]]] = {}
+        self._running: dict[str, int] = {}
+        self._order = itertools.count()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+
+    def add(self, entry: Entry) -> None:
+        """Queue an entry, and start a thread for it if none is free."""
+        with self._changed:
+            endpoint = entry.query.kind.endpoint
+            heapq.heappush(self._queues.setdefault(endpoint, []), (entry.next_at, next(self._order), entry))
+            queued = sum(map(len, self._queues.values()))
+            if queued > self._idle and self._threads < self._concurrency:
+                self._threads += 1
+                threading.Thread(target=self._work, name=f"fetch {self._name}", daemon=True).start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Drop what is queued and end the threads, each after what it is at."""
+        with self._changed:
+            self._closed = True
+            self._queues.clear()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (entry := self._take()) is not None:
+            try:
+                self._run(entry)
+            finally:
+                with self._changed:
+                    self._running[entry.query.kind.endpoint] -= 1
+                    self._changed.notify_all()
+
+    def _take(self) -> Entry | None:
+        """Wait for an entry that may be fetched and return it, or None to end."""
+        with self._changed:
+            while not self._closed:
+                if (endpoint := self._choose()) is not None:
+                    _, _, entry = heapq.heappop(self._queues[endpoint])
+                    self._running[endpoint] = self._running.get(endpoint, 0) + 1
+                    return entry
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            return None
+
+    def _choose(self) -> str | None:
+        """Return the endpoint whose first entry is the longest overdue, of those that have a connection left."""
+        queued = {endpoint: queue[0][:2] for endpoint, queue in self._queues.items() if queue}
+        if len(queued) > 1:
+            queued = {e: first for e, first in queued.items() if self._running.get(e, 0) < self._half}
+        return min(queued, key=queued.__getitem__) if queued else None

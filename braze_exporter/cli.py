@@ -1,0 +1,251 @@
+"""The command line: arguments, wiring and exit codes. Nothing else reads `argv` or the environment."""
+
+import argparse
+import html
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
+
+from braze_exporter import __version__, client, demo, logs, server
+from braze_exporter.config import Config, ConfigError, load, missing_keys, read
+from braze_exporter.config.schema import is_loopback
+from braze_exporter.exporter import Exporter
+from braze_exporter.plan import Plan, build
+
+GOOD, FAILED = 0, 1
+DEFAULT_ADDRESS = ":27293"
+
+_log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` and return the exit code: 0 good, 1 it failed, 2 (raised by argparse) wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
+        arguments.insert(0, "serve")
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options, os.environ))
+    except ConfigError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:  # before the server listens, or while it is asked to end a second time
+        return GOOD
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="braze-exporter",
+        description="Prometheus exporter for Braze. Without a command, it serves.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"braze-exporter {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    serve = _command(commands, "serve", _serve, "serve /metrics for the workspaces of a config (the default)")
+    _add_config(serve)
+    _add_listen(serve)
+    _add_log(serve, level="info")
+    show = _command(commands, "demo", _demo, "serve a simulated Braze and its metrics: no account needed")
+    _add_listen(show)
+    show.add_argument(
+        "--braze.listen-address",
+        dest="braze_address",
+        type=_address,
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="where the simulated Braze listens, on loopback (default: %(default)s, a free port)",
+    )
+    _add_log(show, level="warn")
+    check = _command(commands, "check", _check, "say what is wrong with a config, and what it costs in calls")
+    _add_config(check)
+    return top
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: object, text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config.file",
+        dest="config_file",
+        default="config.yaml",
+        metavar="PATH",
+        help="the config (default: %(default)s)",
+    )
+
+
+def _add_listen(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--web.listen-address",
+        dest="web_address",
+        type=_address,
+        default=DEFAULT_ADDRESS,
+        metavar="HOST:PORT",
+        help="where to serve; without a host, on all interfaces (default: %(default)s)",
+    )
+
+
+def _add_log(command: argparse.ArgumentParser, level: str) -> None:
+    command.add_argument(
+        "--log.level", dest="log_level", choices=logs.LEVELS, default=level, help="(default: %(default)s)"
+    )
+    command.add_argument(
+        "--log.format", dest="log_format", choices=("logfmt", "json"), default="logfmt", help="(default: %(default)s)"
+    )
+
+
+def _address(text: str) -> str:
+    try:
+        server.split_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr)
+    return FAILED
+
+
+def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Validate a config without a network, and without its keys."""
+    config = read(options.config_file)
+    plan = build(config)
+    for problem in missing_keys(config, environ):
+        print(f"warning: {problem.render(config.source)}", file=sys.stderr)
+    print(f"{options.config_file} is good: {_count(len(plan.queries), 'query', 'queries')}")
+    for cost in plan.loads:
+        print(
+            f"{cost.workspace}: {_count(cost.queries, 'query', 'queries')} in the {cost.pool.name} pool make "
+            f"{cost.calls:,.0f} calls an hour; budget.share allows {cost.allowed:,.0f} of Braze's {cost.pool.per_hour:,.0f}"
+        )
+    return GOOD
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve the metrics of a config until a signal comes."""
+    logs.configure(options.log_level, options.log_format)
+    config = read(options.config_file, environ)
+    plan = build(config)
+    try:
+        listener = server.listen(options.web_address)
+    except OSError as error:
+        return _fail(_cannot_listen("--web.listen-address", options.web_address, error))
+    return _run(config, plan, listener, environ)
+
+
+def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve a simulated Braze and its metrics until a signal comes."""
+    logs.configure(options.log_level, options.log_format)
+    host, port = server.split_address(options.braze_address)
+    if not is_loopback(host):
+        return _fail(f"--braze.listen-address {options.braze_address}: only loopback, such as 127.0.0.1:0")
+    try:
+        listener = server.listen(options.web_address)
+    except OSError as error:
+        return _fail(_cannot_listen("--web.listen-address", options.web_address, error))
+    traffic = demo.DEMO.traffic(seed=1, zone=demo.ZONE)
+    braze = demo.SimulatedBraze(
+        key=demo.KEY,
+        traffic=traffic,
+        apps=demo.DEMO.apps.values(),
+        segments=demo.DEMO.segments.values(),
+        clock=time.time,
+        zone=demo.ZONE,
+    )
+    try:
+        running = demo.serve(braze, host, port)
+    except OSError as error:
+        listener.close()
+        return _fail(_cannot_listen("--braze.listen-address", options.braze_address, error))
+    with running:
+        config = load(demo.config(running.url), "demo", {demo.KEY_VARIABLE: demo.KEY})
+        print(_welcome(running.url, options.web_address), flush=True)
+        return _run(config, build(config), listener, environ)
+
+
+def _cannot_listen(flag: str, address: str, error: OSError) -> str:
+    return f"cannot listen on {address} ({error.strerror}): choose another address by {flag}"
+
+
+def _run(config: Config, plan: Plan, listener: socket.socket, environ: Mapping[str, str]) -> int:
+    connections = config.settings.budget.concurrency * len(config.workspaces)
+    bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("SSL_CERT_FILE")
+    try:
+        session = client.open_session(connections, bundle)
+    except OSError as error:
+        return _fail(f"the CA bundle {bundle} cannot be used ({error}): see REQUESTS_CA_BUNDLE and SSL_CERT_FILE")
+    exporter = Exporter(config, plan, session, wall=time.time, monotonic=time.monotonic, proxies=_proxies)
+    host, port = listener.getsockname()[:2]
+    fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(plan.queries)}
+    _log.info("serving", extra={"fields": fields})
+    server.serve(server.Application(exporter, _landing(plan)), listener, on_stop=exporter.close)
+    _log.info("stopped")
+    return GOOD
+
+
+def _proxies(url: str) -> Mapping[str, str]:
+    """Return the proxies that the environment names for `url`; loopback is asked directly."""
+    host = urlsplit(url).hostname or ""
+    return {} if is_loopback(host) or proxy_bypass_environment(host) else getproxies_environment()
+
+
+def _welcome(braze_url: str, address: str) -> str:
+    host, port = server.split_address(address)
+    target = f"{host or 'localhost'}:{port}"
+    return f"""\
+A simulated Braze, and the exporter that watches it. Ctrl-C ends both.
+
+Simulated Braze:  {braze_url}
+Its REST API key: {demo.KEY}
+
+Open              http://{target}/metrics
+
+To see it in Prometheus, put this into prometheus.yml:
+
+scrape_configs:
+  - job_name: braze
+    scrape_interval: 15s
+    static_configs:
+      - targets: ["{target}"]
+
+and query, for instance:
+
+braze_custom_events_hourly_settled                the last full hour of every event
+increase(braze_custom_events_total[10m])          what Braze has reported in ten minutes
+"""
+
+
+def _landing(plan: Plan) -> str:
+    rows = "".join(
+        f"<li>{html.escape(cost.workspace)}: {_count(cost.queries, 'query', 'queries')}, "
+        f"{cost.calls:,.0f} calls an hour of {cost.allowed:,.0f} allowed</li>"
+        for cost in plan.loads
+    )
+    return f"""\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Braze exporter</title>
+<style>:root {{ color-scheme: light dark }} body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 2rem }}</style>
+<h1>Braze exporter</h1>
+<p>Version {html.escape(__version__)}</p>
+<ul>{rows}</ul>
+<p><a href="metrics">Metrics</a> · <a href="-/healthy">Healthy</a> · <a href="-/ready">Ready</a></p>
+</html>
+"""

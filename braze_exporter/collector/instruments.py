@@ -1,0 +1,114 @@
+"""The exporter's own metrics, which are rendered anew for each scrape."""
+
+import platform
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from braze_exporter.catalog import Call, Family, Query, Reason
+
+_OF_ENDPOINT = ("workspace", "endpoint")
+_OF_POOL = ("workspace", "pool")
+
+REQUESTS = Family(
+    "braze_api_requests_total",
+    "counter",
+    "HTTP requests made to Braze; code is the status, or none without an answer.",
+    (*_OF_ENDPOINT, "code"),
+)
+ERRORS = Family(
+    "braze_api_errors_total", "counter", "Requests to Braze that were not answered, by reason.", (*_OF_ENDPOINT, "reason")
+)
+DURATION = Family(
+    "braze_api_request_duration_seconds", "histogram", "Time from a request to the whole of its answer.", _OF_ENDPOINT
+)
+QUOTA_LIMIT = Family("braze_api_quota_limit", "gauge", "Calls in a window of the pool, as Braze last said.", _OF_POOL)
+QUOTA_REMAINING = Family(
+    "braze_api_quota_remaining", "gauge", "Calls left in the pool's window, whoever makes them, as Braze last said.", _OF_POOL
+)
+QUOTA_RESET = Family(
+    "braze_api_quota_reset_timestamp_seconds", "gauge", "When the pool's window ends, as Braze last said.", _OF_POOL
+)
+SCRAPES_INCOMPLETE = Family(
+    "braze_exporter_scrapes_incomplete_total",
+    "counter",
+    "Scrapes whose deadline came before the answer to every due query.",
+    (),
+)
+BUILD_INFO = Family("braze_exporter_build_info", "gauge", "The version that runs, always 1.", ("version", "python_version"))
+
+OWN: tuple[Family, ...] = (
+    REQUESTS,
+    ERRORS,
+    DURATION,
+    QUOTA_LIMIT,
+    QUOTA_REMAINING,
+    QUOTA_RESET,
+    SCRAPES_INCOMPLETE,
+    BUILD_INFO,
+)
+
+# From a fast answer to the time-outs of the client, in seconds.
+_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Instruments:
+    """What the exporter counts of itself."""
+
+    def __init__(self, queries: Iterable[Query], version: str) -> None:
+        """Begin at 0 for every endpoint and reason that the queries can meet."""
+        disable_created_metrics()
+        self._registry = CollectorRegistry()
+        self._requests = self._counter(REQUESTS)
+        self._errors = self._counter(ERRORS)
+        self._duration = Histogram(
+            DURATION.name, DURATION.help, DURATION.labels, buckets=_BUCKETS, registry=self._registry
+        )
+        self._quota_limit = self._gauge(QUOTA_LIMIT)
+        self._quota_remaining = self._gauge(QUOTA_REMAINING)
+        self._quota_reset = self._gauge(QUOTA_RESET)
+        self._scrapes_incomplete = self._counter(SCRAPES_INCOMPLETE)
+        self._gauge(BUILD_INFO).labels(version, platform.python_version()).set(1)
+        ProcessCollector(registry=self._registry)
+        for workspace, endpoint in dict.fromkeys((query.workspace, query.kind.endpoint) for query in queries):
+            self._duration.labels(workspace, endpoint)
+            for reason in Reason:
+                self._errors.labels(workspace, endpoint, reason)
+
+    def _counter(self, family: Family) -> Counter:
+        return Counter(family.name, family.help, family.labels, registry=self._registry)
+
+    def _gauge(self, family: Family) -> Gauge:
+        return Gauge(family.name, family.help, family.labels, registry=self._registry)
+
+    def count_call(self, call: Call) -> None:
+        """Count a call, and note what it told of its pool."""
+        code = "none" if call.code is None else str(call.code)
+        self._requests.labels(call.workspace, call.endpoint, code).inc()
+        self._duration.labels(call.workspace, call.endpoint).observe(call.seconds)
+        if call.reason is not None:
+            self._errors.labels(call.workspace, call.endpoint, call.reason).inc()
+        for metric, value in (
+            (self._quota_limit, call.quota.limit),
+            (self._quota_remaining, call.quota.remaining),
+            (self._quota_reset, call.quota.reset),
+        ):
+            if value is not None:
+                metric.labels(call.workspace, call.pool).set(value)
+
+    def count_incomplete_scrape(self) -> None:
+        """Count a scrape that did not wait for everything."""
+        self._scrapes_incomplete.inc()
+
+    def render(self, *, openmetrics: bool) -> bytes:
+        """Return the metrics in the text format, or in OpenMetrics with its end."""
+        return generate_openmetrics(self._registry) if openmetrics else generate_latest(self._registry)

@@ -1,0 +1,43 @@
+"""The config with which the exporter watches the simulated Braze: what a user of the demo might have written."""
+
+from zoneinfo import ZoneInfo
+
+from braze_exporter.demo.traffic import DEMO
+
+# It opens nothing but the simulated Braze.
+KEY = "0d1e2f30-demo-demo-demo-5a6b7c8d9eaf"
+KEY_VARIABLE = "BRAZE_API_KEY"
+ZONE = ZoneInfo("America/New_York")
+
+
+def config(url: str) -> str:
+    """Return the YAML of a config for the simulated Braze at `url`, whose key stands in the variable `KEY_VARIABLE`."""
+    apps = "".join(f"\n      {name}: {app_id}" for name, app_id in DEMO.apps.items())
+    segments = "".join(f"\n      {name}: {segment_id}" for name, segment_id in DEMO.segments.items())
+    return f"""\
+workspaces:
+  - name: production
+    url: {url}
+    api_key_env: {KEY_VARIABLE}
+    timezone: {ZONE}
+    apps:{apps}
+    segments:{segments}
+    custom_events:
+      - event: app_opened
+        apps: [all, ios, android]
+      - event: product_viewed
+      - event: added_to_cart
+        segments: [all, vip]
+      - event: checkout_started
+        apps: [all, ios, android]
+      - event: purchase_completed
+        apps: [all, ios, android]
+        segments: [all, vip]
+      - event: newsletter_signup
+      - event: app_opened
+        unit: day
+      - event: purchase_completed
+        unit: day
+        apps: [all, ios, android]
+refresh: {{hour: 15s, day: 1m}}
+"""

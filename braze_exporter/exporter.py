@@ -1,0 +1,78 @@
+"""The parts of one running exporter, put together."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+import requests
+
+from braze_exporter import __version__
+from braze_exporter.cache import Cache
+from braze_exporter.catalog import Query, Series
+from braze_exporter.client import Client
+from braze_exporter.collector import Collector, Instruments
+from braze_exporter.config import Config
+from braze_exporter.journal import Journal
+from braze_exporter.ledger import Ledger
+from braze_exporter.limiter import Limiter
+from braze_exporter.plan import Plan
+
+
+class Exporter:
+    """What the server serves: the metrics of a plan, fetched when they are asked for."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        session: requests.Session,
+        *,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+        proxies: Callable[[str], Mapping[str, str]] = lambda _url: {},
+    ) -> None:
+        """Ask Braze for the queries of `plan` over `session`, with the keys of `config`.
+
+        `wall` tells seconds since the epoch, `monotonic` seconds that never jump. `proxies` tells which proxies lead to a
+        URL, by scheme.
+        """
+        self._instruments = Instruments(plan.queries, __version__)
+        pools = {query.kind.pool for query in plan.queries}
+        self._clients = {
+            workspace.spec.name: Client(
+                workspace.spec.rest_endpoint,
+                config.keys[workspace.spec.name].reveal,
+                session,
+                {pool.name: Limiter(pool, monotonic) for pool in pools},
+                proxies=proxies(workspace.spec.rest_endpoint),
+                wall=wall,
+                monotonic=monotonic,
+                on_call=self._instruments.count_call,
+            )
+            for workspace in config.workspaces
+        }
+        concurrency = config.settings.budget.concurrency
+        self._cache = Cache(plan.queries, self._fetch, self._grants, concurrency, wall=wall, monotonic=monotonic)
+        self._collector = Collector(self._cache, Ledger(), self._instruments, monotonic)
+        self._cache.subscribe(Journal().note)
+
+    def refresh(self) -> "Future[None]":
+        """Have every due query fetched; the future is done when nothing is left to wait for."""
+        return self._cache.refresh()
+
+    def render(self, *, openmetrics: bool) -> bytes:
+        """Return the page of metrics, in the text format 0.0.4 or in OpenMetrics 1.0.0."""
+        return self._collector.render(openmetrics=openmetrics)
+
+    def count_incomplete_scrape(self) -> None:
+        """Count a scrape whose deadline came before the answer to every due query."""
+        self._instruments.count_incomplete_scrape()
+
+    def close(self) -> None:
+        """Fetch no more, and let those who wait go."""
+        self._cache.close()
+
+    def _fetch(self, query: Query) -> tuple[Series, ...]:
+        return self._clients[query.workspace].fetch(query)
+
+    def _grants(self, query: Query) -> bool:
+        return self._clients[query.workspace].grants(query)

@@ -1,0 +1,55 @@
+"""Tells the log of queries that cease to be answered and are answered again: each once, and no flood in an outage."""
+
+import logging
+
+from braze_exporter.cache import Entry, Reading
+from braze_exporter.catalog import Reason
+
+# So many queries of a workspace are named that fail for one reason; the rest is summed up. The metrics name them all.
+MOST_NAMED = 3
+
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """A listener of the cache. It is called for one reading at a time."""
+
+    def __init__(self) -> None:
+        """Begin with nothing failing."""
+        self._failing: dict[tuple[str, Reason], set[Entry]] = {}
+        self._named: dict[tuple[str, Reason], int] = {}
+
+    def note(self, entry: Entry, before: Reading | None) -> None:
+        """Log what a new reading changes."""
+        error = entry.reading.error if entry.reading else None
+        failed = before.error if before else None
+        workspace = entry.query.workspace
+        if failed is not None and (error is None or error.reason is not failed.reason):
+            self._leave((workspace, failed.reason), entry)
+        if error is not None:
+            self._enter((workspace, error.reason), entry, error.detail)
+
+    def _enter(self, group: tuple[str, Reason], entry: Entry, detail: str) -> None:
+        failing = self._failing.setdefault(group, set())
+        if entry in failing:
+            return
+        failing.add(entry)
+        self._named[group] = named = self._named.get(group, 0) + 1
+        workspace, reason = group
+        query = entry.query
+        if named <= MOST_NAMED:
+            fields = {**dict(query.labels), "unit": query.unit, "reason": reason, "detail": detail}
+            _log.warning("query not answered", extra={"fields": fields})
+        elif named == MOST_NAMED + 1:
+            fields = {"workspace": workspace, "reason": reason}
+            _log.warning("more queries not answered for the same reason", extra={"fields": fields})
+
+    def _leave(self, group: tuple[str, Reason], entry: Entry) -> None:
+        failing = self._failing.get(group, set())
+        failing.discard(entry)
+        if not failing:
+            named = self._named.pop(group, 0)
+            workspace, reason = group
+            fields = {"workspace": workspace, "reason": reason, "queries": named}
+            _log.info("no query fails for this reason any more", extra={"fields": fields})
+

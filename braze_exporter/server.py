@@ -1,0 +1,212 @@
+"""The web application: `/metrics`, `/`, `/-/healthy` and `/-/ready`, over an asyncio server that slow clients cannot block.
+
+A scrape waits for Braze without holding a thread; only rendering and compressing take one of a few.
+"""
+
+import asyncio
+import contextlib
+import errno
+import gzip
+import math
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+import uvicorn
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+OPENMETRICS = "application/openmetrics-text"
+CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
+# Seconds that a scrape waits at most: without a word of Prometheus, and less than what it allows.
+DEFAULT_TIMEOUT = 10.0
+TIMEOUT_MARGIN = 0.5
+MAX_TIMEOUT = 60.0
+# Level 1 makes the page a third larger than level 6 and costs half the time.
+_GZIP_LEVEL = 1
+_GZIP_FROM = 1_000  # bytes: below, it only costs
+# Prometheus comes back within a minute or so; longer than its usual intervals saves it a connection each time.
+_KEEP_ALIVE = 75
+_BACKLOG = 1_024  # connections that wait to be accepted
+_DRAIN = 1  # seconds that answers under way have at the end
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Source(Protocol):
+    """What the application serves."""
+
+    def refresh(self) -> "Future[None]":
+        """Have what is due fetched; the future is done when nothing is left to wait for."""
+
+    def render(self, *, openmetrics: bool) -> bytes:
+        """Return the page of metrics."""
+
+    def count_incomplete_scrape(self) -> None:
+        """Count a scrape that stopped waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer: its status, type and body."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Application:
+    """An ASGI application. `landing` is the page at `/`, in HTML."""
+
+    def __init__(self, source: Source, landing: str) -> None:
+        """Serve `source`."""
+        self._source = source
+        self._landing = Response(200, "text/html; charset=utf-8", landing.encode())
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        response = await self._respond(scope["method"], scope["path"], headers)
+        await _send(response, send, with_body=scope["method"] != "HEAD", **await self._encoded(response, headers))
+
+    async def _respond(self, method: str, path: str, headers: dict[bytes, str]) -> Response:
+        pages = {"/": self._landing, "/-/healthy": _text(200, "Healthy."), "/-/ready": _text(200, "Ready.")}
+        if path != "/metrics" and path not in pages:
+            return _text(404, "Not found. The metrics are at /metrics.")
+        if method not in {"GET", "HEAD"}:
+            return _text(405, "Only GET and HEAD.")
+        return pages[path] if path in pages else await self._metrics(headers)
+
+    async def _metrics(self, headers: dict[bytes, str]) -> Response:
+        waiting = asyncio.wrap_future(self._source.refresh())
+        timeout = wait_time(headers.get(b"x-prometheus-scrape-timeout-seconds"))
+        _, unfinished = await asyncio.wait([waiting], timeout=timeout)
+        if unfinished:
+            self._source.count_incomplete_scrape()
+        openmetrics = accepts_openmetrics(headers.get(b"accept", ""))
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(self._threads, lambda: self._source.render(openmetrics=openmetrics))
+        return Response(200, CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4, body)
+
+    async def _encoded(self, response: Response, headers: dict[bytes, str]) -> dict[str, bytes]:
+        """Return the `compressed` body if the client takes one and it is worth it."""
+        if len(response.body) < _GZIP_FROM or not accepts_gzip(headers.get(b"accept-encoding", "")):
+            return {}
+        loop = asyncio.get_running_loop()
+        compress = lambda: gzip.compress(response.body, _GZIP_LEVEL, mtime=0)  # noqa: E731
+        return {"compressed": await loop.run_in_executor(self._threads, compress)}
+
+
+async def _send(response: Response, send: Send, *, with_body: bool, compressed: bytes | None = None) -> None:
+    body = response.body if compressed is None else compressed
+    headers = [
+        (b"content-type", response.content_type.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"vary", b"Accept, Accept-Encoding"),
+        (b"x-content-type-options", b"nosniff"),
+        *([(b"content-encoding", b"gzip")] if compressed is not None else []),
+        *([(b"allow", b"GET, HEAD")] if response.status == 405 else []),  # noqa: PLR2004
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body if with_body else b""})
+
+
+def _text(status: int, text: str) -> Response:
+    return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())
+
+
+def wait_time(header: str | None) -> float:
+    """Return how many seconds a scrape may wait, by Prometheus's header with its own time-out."""
+    try:
+        timeout = float(header) if header is not None else DEFAULT_TIMEOUT
+    except ValueError:
+        timeout = DEFAULT_TIMEOUT
+    if math.isnan(timeout):
+        timeout = DEFAULT_TIMEOUT
+    return max(0.0, min(max(0.0, timeout), MAX_TIMEOUT) - TIMEOUT_MARGIN)
+
+
+def _accepted(header: str) -> dict[str, float]:
+    """Return what an `Accept` or `Accept-Encoding` header names, with its weights."""
+    found: dict[str, float] = {}
+    for part in header.split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                with contextlib.suppress(ValueError):
+                    weight = float(parameter[2:])
+        found[name] = max(weight, found.get(name, 0.0))
+    return found
+
+
+def accepts_openmetrics(accept: str) -> bool:
+    """Return whether a client that sends this `Accept` header wants OpenMetrics rather than the text format."""
+    accepted = _accepted(accept)
+    return accepted.get(OPENMETRICS, 0.0) > 0 and accepted[OPENMETRICS] >= accepted.get("text/plain", 0.0)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Return whether a client that sends this `Accept-Encoding` header takes gzip."""
+    return _accepted(accept_encoding).get("gzip", 0.0) > 0
+
+
+class _Server(uvicorn.Server):
+    """A server whose end by a signal is a success, and that says so to those who wait."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of uvicorn
+        """Begin to end; called from a signal handler, so what takes locks is left to the loop."""
+        self.should_exit = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._on_stop)
+
+
+def serve(application: Application, listener: socket.socket, on_stop: Callable[[], None]) -> None:
+    """Serve on `listener` until SIGTERM or SIGINT; `on_stop` is called then, and lets the waiting scrapes go."""
+    config = uvicorn.Config(
+        application,  # type: ignore[arg-type] # an ASGI application, with types of its own for the messages
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        http="h11",
+        loop="asyncio",
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=_DRAIN,
+        server_header=False,
+    )
+    _Server(config, on_stop).run(sockets=[listener])
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port` or `:port`; raise ValueError if `address` is not of that form."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004 - TCP's highest port
+        message = f"{address} is not host:port or :port, such as :27293"
+        raise ValueError(message)
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def listen(address: str) -> socket.socket:
+    """Return a socket that listens on `address`, on all interfaces if it has no host; raise OSError if it cannot."""
+    host, port = split_address(address)
+    if host:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+    return socket.create_server(("", port), backlog=_BACKLOG)
