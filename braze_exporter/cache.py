@@ -26,8 +26,8 @@ class Reading:
     """What is held of a query: the newest answer and the newest failure, whichever there are.
 
     `sent_at` and `answered_at` are seconds since the epoch: when the answer that `series` came from was asked for, and
-    when it was here; `answered_monotonic` is the latter on the clock that never jumps. They are None, and `series` empty,
-    until the first answer. `error` is why the last fetch failed, or None if it was answered.
+    when it was here; `answered_monotonic` is the latter on the clock that never jumps. They are None, and `series` is
+    empty, until the first answer. `error` is why the last fetch failed, or None if it was answered.
     """
 
     series: tuple[Series, ...] = ()
@@ -41,8 +41,8 @@ class Reading:
 class Entry:
     """The state of one query, which only the cache changes.
 
-    `reading` is replaced whole, and None until the first try. `next_at` is on the monotonic clock. `busy` means queued or
-    under way, `deferred` that the query was due when it was last looked at, but withheld.
+    `reading` is replaced whole, and None until the first try. `next_at` is on the monotonic clock. `busy` means queued
+    or under way, `deferred` that the query was due when it was last looked at, but withheld.
     """
 
     query: Query
@@ -155,7 +155,7 @@ class Cache:
             return
         except BrazeError as failure:
             error = failure
-        except Exception:  # whatever it was, the query has not been answered, and the others go on
+        except Exception:  # noqa: BLE001 - whatever it was, this query is not answered, and the others go on
             _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(query.labels)})
             error = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself: see the log")
         with self._lock:
@@ -168,7 +168,7 @@ class Cache:
             for listener in self._listeners:
                 try:
                     listener(entry, before)
-                except Exception:  # the thread must live on, and the scrapes that wait must be let go
+                except Exception:  # noqa: BLE001 - the thread lives on, and the scrapes that wait are let go
                     _log.exception("a reading was not taken in", extra={"fields": dict(query.labels)})
             self.revision += 1  # after the listeners: who sees the new revision sees what they made of it
             self._release(entry)

@@ -207,7 +207,9 @@ class _Exchange:
         except requests.exceptions.Timeout:
             raise BrazeError(Reason.TIMEOUT, "no answer in time") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-            if isinstance(getattr(error.args[0] if error.args else None, "reason", None), urllib3.exceptions.NameResolutionError):
+            if isinstance(
+                getattr(error.args[0] if error.args else None, "reason", None), urllib3.exceptions.NameResolutionError
+            ):
                 raise BrazeError(Reason.DNS, "the host name of the url cannot be resolved") from None
             raise BrazeError(Reason.CONNECTION, f"the connection failed: {_root(error)}") from None
         with response:

@@ -52,4 +52,3 @@ class Journal:
             workspace, reason = group
             fields = {"workspace": workspace, "reason": reason, "queries": named}
             _log.info("no query fails for this reason any more", extra={"fields": fields})
-

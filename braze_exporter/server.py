@@ -174,7 +174,7 @@ class _Server(uvicorn.Server):
 def serve(application: Application, listener: socket.socket, on_stop: Callable[[], None]) -> None:
     """Serve on `listener` until SIGTERM or SIGINT; `on_stop` is called then, and lets the waiting scrapes go."""
     config = uvicorn.Config(
-        application,  # type: ignore[arg-type] # an ASGI application, with types of its own for the messages
+        application,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -192,8 +192,7 @@ def split_address(address: str) -> tuple[str, int]:
     """Return host and port of `host:port` or `:port`; raise ValueError if `address` is not of that form."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004 - TCP's highest port
-        message = f"{address} is not host:port or :port, such as :27293"
-        raise ValueError(message)
+        raise ValueError(f"{address} is not host:port or :port, such as :27293")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

@@ -86,9 +86,7 @@ class _Row:
 class Collector:
     """Renders the page of metrics. Thread-safe; whatever Braze did, rendering does not raise."""
 
-    def __init__(
-        self, cache: Cache, ledger: Ledger, instruments: Instruments, monotonic: Callable[[], float]
-    ) -> None:
+    def __init__(self, cache: Cache, ledger: Ledger, instruments: Instruments, monotonic: Callable[[], float]) -> None:
         """Show the queries of `cache`, whose readings are taken into `ledger` from now on."""
         self._cache = cache
         self._ledger = ledger
@@ -197,12 +195,19 @@ class Collector:
             counts[workspace, kind, state_of(entry, now)] += 1
             if entry.reading is not None:
                 answered[workspace] = answered.get(workspace, False) or entry.reading.error is None
-        yield UP, "".join(
-            sample(UP.name, labels_text([("workspace", workspace)]), float(up)) for workspace, up in answered.items()
+        yield (
+            UP,
+            "".join(
+                sample(UP.name, labels_text([("workspace", workspace)]), float(up))
+                for workspace, up in answered.items()
+            ),
         )
-        yield QUERIES, "".join(
-            sample(QUERIES.name, labels_text(zip(QUERIES.labels, key, strict=True)), count)
-            for key, count in counts.items()
+        yield (
+            QUERIES,
+            "".join(
+                sample(QUERIES.name, labels_text(zip(QUERIES.labels, key, strict=True)), count)
+                for key, count in counts.items()
+            ),
         )
 
 
@@ -211,7 +216,9 @@ def gauges_of(query: Query) -> tuple[Family, ...]:
     return tuple(gauge(query.kind, query.noun, query.unit, measure) for measure in GAUGES)
 
 
-def _rows(entries: Iterable[Entry]) -> tuple[list[tuple[tuple[Family, ...], list[_Row]]], list[tuple[Family, list[_Row]]]]:
+def _rows(
+    entries: Iterable[Entry],
+) -> tuple[list[tuple[tuple[Family, ...], list[_Row]]], list[tuple[Family, list[_Row]]]]:
     """Return the rows of the entries, grouped by the families of their gauges, and those with a counter by its family.
 
     A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts occurrences

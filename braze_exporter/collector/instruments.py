@@ -26,14 +26,20 @@ REQUESTS = Family(
     (*_OF_ENDPOINT, "code"),
 )
 ERRORS = Family(
-    "braze_api_errors_total", "counter", "Requests to Braze that were not answered, by reason.", (*_OF_ENDPOINT, "reason")
+    "braze_api_errors_total",
+    "counter",
+    "Requests to Braze that were not answered, by reason.",
+    (*_OF_ENDPOINT, "reason"),
 )
 DURATION = Family(
     "braze_api_request_duration_seconds", "histogram", "Time from a request to the whole of its answer.", _OF_ENDPOINT
 )
 QUOTA_LIMIT = Family("braze_api_quota_limit", "gauge", "Calls in a window of the pool, as Braze last said.", _OF_POOL)
 QUOTA_REMAINING = Family(
-    "braze_api_quota_remaining", "gauge", "Calls left in the pool's window, whoever makes them, as Braze last said.", _OF_POOL
+    "braze_api_quota_remaining",
+    "gauge",
+    "Calls left in the pool's window, whoever makes them, as Braze last said.",
+    _OF_POOL,
 )
 QUOTA_RESET = Family(
     "braze_api_quota_reset_timestamp_seconds", "gauge", "When the pool's window ends, as Braze last said.", _OF_POOL
@@ -44,7 +50,9 @@ SCRAPES_INCOMPLETE = Family(
     "Scrapes whose deadline came before the answer to every due query.",
     (),
 )
-BUILD_INFO = Family("braze_exporter_build_info", "gauge", "The version that runs, always 1.", ("version", "python_version"))
+BUILD_INFO = Family(
+    "braze_exporter_build_info", "gauge", "The version that runs, always 1.", ("version", "python_version")
+)
 
 OWN: tuple[Family, ...] = (
     REQUESTS,

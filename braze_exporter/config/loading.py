@@ -150,7 +150,9 @@ class _Loader:
             "segments": _names(data.get("segments")),
             "timezone": "timezone" in data,
         }
-        entries = {section: self._entries(section, data[section], path, context) for section in SECTIONS if section in data}
+        entries = {
+            section: self._entries(section, data[section], path, context) for section in SECTIONS if section in data
+        }
         if not entries:
             self._complain(path, f"has nothing to ask: add one of {', '.join(SECTIONS)}")
         if spec is None:

@@ -42,14 +42,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         wanted = "" if value is None or isinstance(value, list | dict) else f', not {shown(value)}: quote it ("…")'
-        message = f"must be text{wanted}"
-        raise ValueError(message)
+        raise ValueError(f"must be text{wanted}")
     if not value.strip():
-        message = "must not be empty"
-        raise ValueError(message)
+        raise ValueError("must not be empty")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        message = "has half a character (a lone surrogate), which is no text"
-        raise ValueError(message)
+        raise ValueError("has half a character (a lone surrogate), which is no text")
     return value
 
 
@@ -57,60 +54,53 @@ def _duration(value: object) -> float:
     found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
     if found is None:
         example = f': write "{value}s" or "{value}m"' if isinstance(value, int) and not isinstance(value, bool) else ""
-        message = f"must be a duration such as 30s, 5m, 1h30m or 2d, not {shown(value)}{example}"
-        raise ValueError(message)
+        raise ValueError(f"must be a duration such as 30s, 5m, 1h30m or 2d, not {shown(value)}{example}")
     seconds = sum(int(part) * unit for part, unit in zip(found.groups("0"), _DURATION_UNITS.values(), strict=True))
     if seconds < 1:
-        message = "must be at least 1s"
-        raise ValueError(message)
+        raise ValueError("must be at least 1s")
     return float(seconds)
 
 
 def _unit(value: object, info: ValidationInfo) -> Unit:
     if value not in tuple(Unit):
-        message = f"must be hour or day, not {shown(value)}"
-        raise ValueError(message)
+        raise ValueError(f"must be hour or day, not {shown(value)}")
     unit = Unit(str(value))
     if unit is Unit.DAY and not (info.context or {}).get("timezone", True):
-        message = "days need to know where they begin: add the workspace's timezone, as in Braze's company settings"
-        raise ValueError(message)
+        raise ValueError(
+            "days need to know where they begin: add the workspace's timezone, as in Braze's company settings"
+        )
     return unit
 
 
 def _braze_id(value: object) -> str:
     if not isinstance(value, str) or not _BRAZE_ID.fullmatch(value):
-        message = f"must be an identifier of Braze such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064, not {shown(value)}"
-        raise ValueError(message)
+        raise ValueError(
+            f"must be an identifier of Braze such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064, not {shown(value)}"
+        )
     return value
 
 
 def _named_ids(value: object) -> object:
     if not isinstance(value, dict):
-        message = "must be a mapping of names to Braze's identifiers, such as {ios: 3bbc4555-…}"
-        raise ValueError(message)  # noqa: TRY004 - pydantic reports ValueError only
+        raise ValueError("must be a mapping of names to Braze's identifiers, such as {ios: 3bbc4555-…}")  # noqa: TRY004 - pydantic reports ValueError only
     if ALL in value:
-        message = f'the name "{ALL}" is reserved for "not filtered": choose another'
-        raise ValueError(message)
+        raise ValueError(f'the name "{ALL}" is reserved for "not filtered": choose another')
     names: dict[str, str] = {}
     for name, braze_id in value.items():
         if isinstance(braze_id, str) and (other := names.setdefault(braze_id.lower(), name)) != name:
-            message = f"{quoted([other, name])} are the same identifier: keep one"
-            raise ValueError(message)
+            raise ValueError(f"{quoted([other, name])} are the same identifier: keep one")
     return value
 
 
 def _selection(value: object, info: ValidationInfo) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        message = f"must be a list of names, such as [{ALL}, …]"
-        raise ValueError(message)
+        raise ValueError(f"must be a list of names, such as [{ALL}, …]")
     known: Iterable[str] = (info.context or {}).get(info.field_name, ())
     for index, name in enumerate(value):
         if name != ALL and name not in known:
-            message = f'"{shown(name)}" is not in the workspace\'s {info.field_name}{nearest(str(name), known)}'
-            raise ValueError(message)
+            raise ValueError(f'"{shown(name)}" is not in the workspace\'s {info.field_name}{nearest(str(name), known)}')
         if name in value[:index]:
-            message = f'"{shown(name)}" stands twice: keep one'
-            raise ValueError(message)
+            raise ValueError(f'"{shown(name)}" stands twice: keep one')
     return tuple(value)
 
 
@@ -120,16 +110,14 @@ def _timezone(value: object) -> ZoneInfo:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
         hint = nearest(name, available_timezones()) or ", as in America/New_York"
-        message = f'"{shown(name)}" is not the name of a time zone{hint}'
-        raise ValueError(message) from None
+        raise ValueError(f'"{shown(name)}" is not the name of a time zone{hint}') from None
 
 
 def _url(value: object) -> str:
     """Accept a REST endpoint; no message repeats the value, since it may hold a secret."""
     example = "such as https://rest.iad-01.braze.com"
     if not isinstance(value, str):
-        message = f"must be the REST endpoint, {example}"
-        raise ValueError(message)  # noqa: TRY004 - pydantic reports ValueError only
+        raise ValueError(f"must be the REST endpoint, {example}")  # noqa: TRY004 - pydantic reports ValueError only
     try:
         parts = urlsplit(value)
         host, has_port = parts.hostname or "", parts.port != 0
@@ -165,23 +153,20 @@ def is_loopback(host: str) -> bool:
 
 def _instance(value: object) -> str:
     if not isinstance(value, str) or value.upper() not in INSTANCES:
-        message = f"is not an instance of Braze known here: give one of {', '.join(INSTANCES)}, or its url"
-        raise ValueError(message)
+        raise ValueError(f"is not an instance of Braze known here: give one of {', '.join(INSTANCES)}, or its url")
     return value.upper()
 
 
 def _variable(value: object) -> str:
     if not isinstance(value, str) or not _VARIABLE.fullmatch(value):  # never shown: it may be the key itself
-        message = "must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself"
-        raise ValueError(message)
+        raise ValueError("must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself")
     return value
 
 
 def _key_file(value: object) -> str:
     path = _text(value)
     if _BRAZE_ID.fullmatch(path) or "\0" in path:  # never shown: it may be the key itself
-        message = "must be the path of a file that holds the key, not the key itself"
-        raise ValueError(message)
+        raise ValueError("must be the path of a file that holds the key, not the key itself")
     return path
 
 
@@ -190,8 +175,7 @@ def _number(low: float, high: float, *, whole: bool = False) -> BeforeValidator:
         is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:  # type: ignore[operator] # it is a number
             kind = "a whole number" if whole else "a number"
-            message = f"must be {kind} from {low:g} to {high:g}, not {shown(value)}"
-            raise ValueError(message)
+            raise ValueError(f"must be {kind} from {low:g} to {high:g}, not {shown(value)}")
         return value  # type: ignore[return-value] # it is a number
 
     return BeforeValidator(check)
