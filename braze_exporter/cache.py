@@ -106,7 +106,7 @@ class Cache:
         self._lanes = {name: _Lane(name, concurrency, self._run) for name in workspaces}
         self._closed = False
 
-    def refresh(self) -> "Future[None]":
+    def refresh(self) -> Future[None]:
         """Have every due query fetched; return a future that is done when no fetch is queued or under way.
 
         What is withheld is not waited for. To stop waiting, leave the future alone.
@@ -132,7 +132,7 @@ class Cache:
         self._listeners.append(listener)
 
     def close(self) -> None:
-        """Begin no more fetches and end all waiting. Fetches under way are left to end, or to the end of the process."""
+        """Begin no more fetches and end all waiting. Fetches under way end by themselves, or with the process."""
         with self._lock:
             self._closed = True
             for lane in self._lanes.values():

@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+UTC = ZoneInfo("UTC")
+
 
 class Unit(StrEnum):
     """The width of a bucket, in Braze's own words."""
@@ -57,9 +59,9 @@ class Noun:
 class Kind:
     """One sort of series that Braze offers.
 
-    `section` names it in the config and in the label `kind`; `counts` begins the help of its metrics;
-    `subject` is both the request parameter and the label of what is asked for; `value` is the field of a row that holds
-    the number. A query filtered by app or segment belongs to `filtered`, so that a sum over `noun` counts nothing twice.
+    `section` names it in the config and in the label `kind`; `counts` begins the help of its metrics; `subject` is both
+    the request parameter and the label of what is asked for; `value` is the field of a row that holds the number. A
+    query filtered by app or segment belongs to `filtered`, so that a sum over `noun` counts nothing twice.
     """
 
     section: str
@@ -107,8 +109,8 @@ class Query:
     """One thing to ask Braze, which is one HTTP call, and how its answers are to be treated.
 
     `app` and `segment` are the names for the labels, empty where not filtered; `app_id` and `segment_id` are Braze's
-    identifiers. `refresh`, `settle` and `max_age` are seconds. `length` is the number of units to ask for. `zone` is the
-    company's time zone in Braze.
+    identifiers. `refresh`, `settle` and `max_age` are seconds. `length` is the number of units to ask for. `zone` is
+    the company's time zone in Braze.
     """
 
     workspace: str
@@ -123,7 +125,7 @@ class Query:
     settle: float = 3_600.0
     max_age: float = 3_600.0
     length: int = 24
-    zone: ZoneInfo = ZoneInfo("UTC")
+    zone: ZoneInfo = UTC
 
     @property
     def noun(self) -> Noun:
@@ -152,7 +154,7 @@ class Family:
     labels: tuple[str, ...]
 
 
-# What each query gives, by the suffix of the family, with the help: `{counts}` and `{unit}` are the kind's and the query's.
+# What each query gives, by the suffix of the family, with its help; `{counts}` is of the kind, `{unit}` of the query.
 GAUGES: dict[str, str] = {
     "latest": "{counts} in the newest {unit}, which is usually still in progress and growing.",
     "latest_bucket_start_timestamp_seconds": "Start of the newest {unit}.",

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
-from braze_exporter import __version__, client, demo, logs, server
+from braze_exporter import __version__, demo, logs, server, transport
 from braze_exporter.config import Config, ConfigError, load, missing_keys, read
 from braze_exporter.config.schema import is_loopback
 from braze_exporter.exporter import Exporter
@@ -127,7 +127,7 @@ def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     for cost in plan.loads:
         print(
             f"{cost.workspace}: {_count(cost.queries, 'query', 'queries')} in the {cost.pool.name} pool make "
-            f"{cost.calls:,.0f} calls an hour; budget.share allows {cost.allowed:,.0f} of Braze's {cost.pool.per_hour:,.0f}"
+            f"{cost.calls:,.0f} calls an hour; budget.share allows {cost.allowed:,.0f} of {cost.pool.per_hour:,.0f}"
         )
     return GOOD
 
@@ -186,7 +186,7 @@ def _run(config: Config, plan: Plan, listener: socket.socket, environ: Mapping[s
     connections = config.settings.budget.concurrency * len(config.workspaces)
     bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("SSL_CERT_FILE")
     try:
-        session = client.open_session(connections, bundle)
+        session = transport.open_session(connections, bundle)
     except OSError as error:
         return _fail(f"the CA bundle {bundle} cannot be used ({error}): see REQUESTS_CA_BUNDLE and SSL_CERT_FILE")
     exporter = Exporter(config, plan, session, wall=time.time, monotonic=time.monotonic, proxies=_proxies)
@@ -201,7 +201,7 @@ def _run(config: Config, plan: Plan, listener: socket.socket, environ: Mapping[s
 def _proxies(url: str) -> Mapping[str, str]:
     """Return the proxies that the environment names for `url`; loopback is asked directly."""
     host = urlsplit(url).hostname or ""
-    return {} if is_loopback(host) or proxy_bypass_environment(host) else getproxies_environment()
+    return {} if is_loopback(host) or proxy_bypass(host) else getproxies_environment()
 
 
 def _welcome(braze_url: str, address: str) -> str:

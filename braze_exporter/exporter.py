@@ -15,6 +15,7 @@ from braze_exporter.journal import Journal
 from braze_exporter.ledger import Ledger
 from braze_exporter.limiter import Limiter
 from braze_exporter.plan import Plan
+from braze_exporter.transport import Transport
 
 
 class Exporter:
@@ -32,18 +33,21 @@ class Exporter:
     ) -> None:
         """Ask Braze for the queries of `plan` over `session`, with the keys of `config`.
 
-        `wall` tells seconds since the epoch, `monotonic` seconds that never jump. `proxies` tells which proxies lead to a
-        URL, by scheme.
+        `wall` tells seconds since the epoch, `monotonic` seconds that never jump. `proxies` tells which proxies lead to
+        a URL, by scheme.
         """
         self._instruments = Instruments(plan.queries, __version__)
         pools = {query.kind.pool for query in plan.queries}
         self._clients = {
             workspace.spec.name: Client(
-                workspace.spec.rest_endpoint,
-                config.keys[workspace.spec.name].reveal,
-                session,
+                Transport(
+                    session,
+                    workspace.spec.rest_endpoint,
+                    config.keys[workspace.spec.name].reveal,
+                    proxies=proxies(workspace.spec.rest_endpoint),
+                    monotonic=monotonic,
+                ),
                 {pool.name: Limiter(pool, monotonic) for pool in pools},
-                proxies=proxies(workspace.spec.rest_endpoint),
                 wall=wall,
                 monotonic=monotonic,
                 on_call=self._instruments.count_call,
@@ -55,7 +59,7 @@ class Exporter:
         self._collector = Collector(self._cache, Ledger(), self._instruments, monotonic)
         self._cache.subscribe(Journal().note)
 
-    def refresh(self) -> "Future[None]":
+    def refresh(self) -> Future[None]:
         """Have every due query fetched; the future is done when nothing is left to wait for."""
         return self._cache.refresh()
 

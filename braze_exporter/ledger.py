@@ -1,6 +1,6 @@
 """The counters: what Braze has reported of each bucket, and the sum of what was new in it.
 
-Braze tells totals of buckets, again and again, and revises them. A counter must only ever rise, by each occurrence once.
+Braze tells totals of buckets, again and again, and revises them. A counter may only rise, by each occurrence once.
 """
 
 import threading

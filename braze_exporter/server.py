@@ -1,4 +1,4 @@
-"""The web application: `/metrics`, `/`, `/-/healthy` and `/-/ready`, over an asyncio server that slow clients cannot block.
+"""The web application: `/metrics`, `/`, `/-/healthy` and `/-/ready`, on a server that slow clients cannot block.
 
 A scrape waits for Braze without holding a thread; only rendering and compressing take one of a few.
 """
@@ -29,6 +29,7 @@ _GZIP_LEVEL = 1
 _GZIP_FROM = 1_000  # bytes: below, it only costs
 # Prometheus comes back within a minute or so; longer than its usual intervals saves it a connection each time.
 _KEEP_ALIVE = 75
+_HIGHEST_PORT = 65_535
 _BACKLOG = 1_024  # connections that wait to be accepted
 _DRAIN = 1  # seconds that answers under way have at the end
 
@@ -40,7 +41,7 @@ Send = Callable[[Message], Awaitable[None]]
 class Source(Protocol):
     """What the application serves."""
 
-    def refresh(self) -> "Future[None]":
+    def refresh(self) -> Future[None]:
         """Have what is due fetched; the future is done when nothing is left to wait for."""
 
     def render(self, *, openmetrics: bool) -> bytes:
@@ -68,7 +69,7 @@ class Application:
         self._landing = Response(200, "text/html; charset=utf-8", landing.encode())
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, _receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return
@@ -191,7 +192,7 @@ def serve(application: Application, listener: socket.socket, on_stop: Callable[[
 def split_address(address: str) -> tuple[str, int]:
     """Return host and port of `host:port` or `:port`; raise ValueError if `address` is not of that form."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004 - TCP's highest port
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > _HIGHEST_PORT:
         raise ValueError(f"{address} is not host:port or :port, such as :27293")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

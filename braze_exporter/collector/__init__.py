@@ -221,8 +221,8 @@ def _rows(
 ) -> tuple[list[tuple[tuple[Family, ...], list[_Row]]], list[tuple[Family, list[_Row]]]]:
     """Return the rows of the entries, grouped by the families of their gauges, and those with a counter by its family.
 
-    A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts occurrences
-    or users is not known, so there is none for those.
+    A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts
+    occurrences or users is not known, so there is none for those.
     """
     groups: dict[tuple[str, Unit], tuple[tuple[Family, ...], list[_Row]]] = {}
     finest: dict[tuple[str, ...], _Row] = {}
