@@ -1,0 +1,90 @@
+"""Hours and days as the simulated Braze cuts and writes them.
+
+How Braze writes the time of an hour, and where it cuts hours in zones that are not whole hours off UTC, is not
+documented. Here an hour is an hour of UTC, and a day is made of the hours that start in it, by the company's zone: each
+hour belongs to exactly one day, and a day has 23, 24 or 25 of them in every zone.
+"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from enum import Enum, auto
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+HOUR = 3_600
+
+
+class HourFormat(Enum):
+    """How the times of `unit=hour` are written. Documented only as "ISO 8601 extended"."""
+
+    OFFSET = auto()
+    """2024-10-14T13:00:00+00:00, the form of Braze's recorded `last_edited`."""
+    ZULU = auto()
+    """2024-10-14T13:00:00Z."""
+    LOCAL = auto()
+    """2024-10-14T09:00:00-04:00, in the company's zone."""
+    FRACTIONAL = auto()
+    """2024-10-14T13:00:00.000+00:00, the form of Braze's recorded `updated_at` of catalogs."""
+    ZONELESS = auto()
+    """2024-10-14T09:00:00, the clock on the company's wall: an autumn hour is written twice."""
+
+    def write(self, start: int, zone: ZoneInfo) -> str:
+        """Return the text for the hour that starts at `start`."""
+        utc = datetime.fromtimestamp(start, UTC)
+        match self:
+            case HourFormat.OFFSET:
+                return utc.isoformat()
+            case HourFormat.ZULU:
+                return utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+            case HourFormat.LOCAL:
+                return utc.astimezone(zone).isoformat()
+            case HourFormat.FRACTIONAL:
+                return utc.isoformat(timespec="milliseconds")
+            case HourFormat.ZONELESS:
+                return utc.astimezone(zone).replace(tzinfo=None).isoformat()
+
+
+class DayFormat(Enum):
+    """How the times of `unit=day` are written."""
+
+    DATE = auto()
+    """2022-12-08, as in every recorded daily series."""
+    MIDNIGHT = auto()
+    """2022-12-08T00:00:00-05:00, local midnight with its offset."""
+
+    def write(self, day: date, zone: ZoneInfo) -> str:
+        """Return the text for the day."""
+        match self:
+            case DayFormat.DATE:
+                return day.isoformat()
+            case DayFormat.MIDNIGHT:
+                return datetime.combine(day, time(), zone).isoformat()
+
+
+def hours_until(end: float, length: int) -> list[int]:
+    """Return the starts of `length` hours, oldest first; the last is the one in progress at `end`."""
+    last = int(end // HOUR) * HOUR
+    return list(range(last - (length - 1) * HOUR, last + 1, HOUR))
+
+
+def days_until(end: float, length: int, zone: ZoneInfo) -> list[date]:
+    """Return `length` local days, oldest first; the last is the one in progress at `end`."""
+    last = datetime.fromtimestamp(end, zone).date()
+    return [last - timedelta(days=back) for back in reversed(range(length))]
+
+
+@lru_cache(maxsize=4_096)
+def hours_of(day: date, zone: ZoneInfo) -> range:
+    """Return the starts of the hours that start in the local day."""
+    first, end = (datetime.combine(day + timedelta(days=n), time(), zone).timestamp() for n in (0, 1))
+    return range(-int(-first // HOUR) * HOUR, -int(-end // HOUR) * HOUR, HOUR)
+
+
+def parse_moment(text: str, zone: ZoneInfo) -> float:
+    """Return the instant of an ISO 8601 datetime; without an offset, or without a time, it is local.
+
+    A date alone means its local midnight, the likelier reading of what was recorded. ValueError if it is neither.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.year < 1970:  # noqa: PLR2004 - the epoch
+        raise ValueError("before the epoch")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
