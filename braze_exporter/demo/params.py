@@ -1,0 +1,73 @@
+"""The parameters of a request, read as Braze documents them.
+
+Whatever is not as documented is answered with 400. The wording of the messages is ours, except where a recorded one is
+cited: what Braze says here was not seen.
+"""
+
+import re
+from collections.abc import Collection
+from typing import NoReturn
+from zoneinfo import ZoneInfo
+
+from braze_exporter.catalog import Kind, Unit
+from braze_exporter.demo.logbook import Request
+from braze_exporter.demo.times import parse_moment
+
+_LENGTH = re.compile(r"[1-9][0-9]?|100")
+
+
+class BadRequestError(Exception):
+    """Answered with 400 and this message."""
+
+
+def refuse(message: str) -> NoReturn:
+    """Answer the request with 400."""
+    raise BadRequestError(message)
+
+
+def subject(request: Request, kind: Kind) -> str:
+    """Return what is asked about: required, any text in UTF-8, taken to the letter."""
+    text = request.params.get(kind.subject, "")
+    if not text:
+        refuse(f"{kind.subject} is required")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        refuse(f"{kind.subject} is not valid UTF-8")
+    return text
+
+
+def unit(request: Request, kind: Kind) -> Unit:
+    """Return the width of a bucket, by default a day."""
+    text = request.params.get("unit", Unit.DAY)
+    if text not in kind.units:
+        refuse(f"unit must be one of {', '.join(kind.units)}")
+    return Unit(text)
+
+
+def length(request: Request) -> int:
+    """Return the number of units: required, 1 to 100."""
+    text = request.params.get("length", "")
+    if not _LENGTH.fullmatch(text):
+        refuse("length must be an integer between 1 and 100")
+    return int(text)
+
+
+def ending_at(request: Request, zone: ZoneInfo) -> float:
+    """Return when the series ends, by default now. A future end was reported to be refused."""
+    text = request.params.get("ending_at")
+    if text is None:
+        return request.time
+    try:
+        end = parse_moment(text, zone)
+    except ValueError:
+        refuse("ending_at must be an ISO 8601 datetime")
+    if end > request.time:
+        refuse("ending_at must not be in the future")
+    return end
+
+
+def identifier(request: Request, name: str, known: Collection[str]) -> str:
+    """Return the id to filter by, empty without one. The message is worded as the one recorded for a Canvas."""
+    text = request.params.get(name)
+    if text is not None and text not in known:
+        refuse(f"{name} must be a string of the {name.removesuffix('_id').capitalize()} api identifier")
+    return text or ""

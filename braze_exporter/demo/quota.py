@@ -1,0 +1,35 @@
+"""Braze's rate limit: so many calls in each fixed window of the clock."""
+
+from collections.abc import Mapping
+from threading import Lock
+
+LIMIT, REMAINING, RESET = "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"
+
+# Every recorded 401 carries the three headers as empty strings: no key, no workspace, no quota.
+NO_QUOTA: Mapping[str, str] = {LIMIT: "", REMAINING: "", RESET: ""}
+
+
+class Allowance:
+    """The calls of one pool, counted in windows that are aligned to the clock. Thread-safe.
+
+    In Braze's recorded answers the reset is the next full hour (or minute) in epoch seconds, not a sliding hour.
+    """
+
+    def __init__(self, limit: int, window: int) -> None:
+        """Allow `limit` calls in each `window` of seconds. `limit` may be changed at any time."""
+        self.limit = limit
+        self._window = window
+        self._current = 0
+        self._used = 0
+        self._lock = Lock()
+
+    def take(self, now: float, calls: int = 1) -> tuple[bool, dict[str, str]]:
+        """Count the calls in the window of `now`; return whether they were within the limit, and the headers."""
+        window = int(now // self._window)
+        with self._lock:
+            if window != self._current:
+                self._current, self._used = window, 0
+            self._used += calls
+            left = self.limit - self._used
+        reset = (window + 1) * self._window
+        return left >= 0, {LIMIT: str(self.limit), REMAINING: str(max(0, left)), RESET: str(reset)}
