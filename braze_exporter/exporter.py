@@ -15,7 +15,7 @@ from braze_exporter.journal import Journal
 from braze_exporter.ledger import Ledger
 from braze_exporter.limiter import Limiter
 from braze_exporter.plan import Plan
-from braze_exporter.transport import Transport
+from braze_exporter.transport import Timeouts, Transport
 
 
 class Exporter:
@@ -30,6 +30,7 @@ class Exporter:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         proxies: Callable[[str], Mapping[str, str]] = lambda _url: {},
+        timeouts: Timeouts = Timeouts(),
     ) -> None:
         """Ask Braze for the queries of `plan` over `session`, with the keys of `config`.
 
@@ -46,6 +47,7 @@ class Exporter:
                     config.keys[workspace.spec.name].reveal,
                     proxies=proxies(workspace.spec.rest_endpoint),
                     monotonic=monotonic,
+                    timeouts=timeouts,
                 ),
                 {pool.name: Limiter(pool, monotonic) for pool in pools},
                 wall=wall,

@@ -1,0 +1,243 @@
+"""Measures what the README promises about speed, as ratios within one run: `python tests/benchmark.py`.
+
+Everything runs for real: a simulated Braze, the exporter and the scraper are processes of their own, over loopback. Exits
+with 1 if a promise is not kept.
+"""
+
+import argparse
+import contextlib
+import http.client
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import psutil
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from braze_exporter import demo, server
+
+LATENCY = 0.1
+CONNECTIONS = 10
+KEY = "benchmark"
+
+
+def main() -> int:
+    """Run what the arguments name: all benchmarks, or one of the processes that they need."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", nargs="?", default="all", choices=["all", "braze", "constant"])
+    parser.add_argument("--latency", type=float, default=0.0)
+    parser.add_argument("--file", type=Path)
+    options = parser.parse_args()
+    if options.role == "braze":
+        return _simulate_braze(options.latency)
+    if options.role == "constant":
+        return _serve_constant(options.file)
+    kept = [_refresh(), _scrape(), _ten_scrapers()]
+    return 0 if all(kept) else 1
+
+
+def _verdict(what: str, measured: float, limit: float, unit: str = "x") -> bool:
+    kept = measured <= limit
+    print(
+        f"{'ok  ' if kept else 'FAIL'} {what}: {measured:.2f} {unit} (promised: at most {limit:g} {unit})", flush=True
+    )
+    return kept
+
+
+def _refresh() -> bool:
+    """500 due queries at 100 ms over 10 connections, against the bound that the latency sets."""
+    queries = 500
+    with _processes(queries, LATENCY) as (exporter, _):
+        started = time.perf_counter()
+        page, _ = _get(exporter.port, timeout=60)
+        seconds = time.perf_counter() - started
+        up = len(re.findall(rb"^braze_custom_events_hourly_up\{.*\} 1\.0$", page, re.MULTILINE))
+    bound = queries * LATENCY / CONNECTIONS
+    print(f"     {up} of {queries} queries answered in {seconds:.2f} s; the bound is {bound:.2f} s")
+    return _verdict("refresh of 500 queries against the bound", seconds / bound, 1.15) and up == queries
+
+
+def _scrape() -> bool:
+    """A scrape of 2,000 queries with nothing due, against the same bytes served as a constant."""
+    with _processes(2_000, 0.0) as (exporter, directory):
+        _get(exporter.port, timeout=60)
+        page, _ = _get(exporter.port)
+        (directory / "page").write_bytes(page)
+        command = [sys.executable, __file__, "constant", "--file", str(directory / "page")]
+        with _process(command) as constant:
+            ours, theirs = _paired(exporter.port, constant.port)
+        resident = psutil.Process(exporter.pid).memory_info().rss / 1e6
+    library = _library_seconds(page)
+    print(
+        f"     {len(page):,} bytes: {ours * 1e3:.2f} ms; as a constant {theirs * 1e3:.2f} ms; "
+        f"rendering alone by prometheus_client {library * 1e3:.0f} ms"
+    )
+    fast = _verdict("scrape of 2,000 queries against a constant", ours / theirs, 3)
+    small = _verdict("resident memory with 2,000 queries", resident, 120, "MB")
+    return fast and small
+
+
+def _paired(ours: int, theirs: int, rounds: int = 60) -> tuple[float, float]:
+    """Return the medians of scrapes of two servers, asked in turn so that noise meets both."""
+    seconds: dict[int, list[float]] = {ours: [], theirs: []}
+    connections = {port: http.client.HTTPConnection("127.0.0.1", port) for port in seconds}
+    for _ in range(rounds):
+        for port, connection in connections.items():
+            started = time.perf_counter()
+            connection.request("GET", "/metrics")
+            connection.getresponse().read()
+            seconds[port].append(time.perf_counter() - started)
+    for connection in connections.values():
+        connection.close()
+    return statistics.median(seconds[ours]), statistics.median(seconds[theirs])
+
+
+def _library_seconds(page: bytes) -> float:
+    """Return how long `prometheus_client` takes to render the families of `page` from samples that are there."""
+    families = list(text_string_to_metric_families(page.decode()))
+
+    class Families:
+        def collect(self) -> Iterator[Metric]:
+            yield from families
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Families())
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        generate_latest(registry)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _ten_scrapers() -> bool:
+    """Ten scrapers at once, and again at once, against the calls of one."""
+    queries = 200
+    calls = {}
+    for scrapers in (1, 10):
+        with _processes(queries, 0.02) as (exporter, _):
+            for _ in range(2):
+                threads = [threading.Thread(target=_get, args=(exporter.port, 30)) for _ in range(scrapers)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            page, _ = _get(exporter.port)
+        found = re.search(rb"^braze_api_requests_total\{.*\} (\d+)", page, re.MULTILINE)
+        calls[scrapers] = int(found.group(1)) if found else -1
+    print(f"     calls to Braze: {calls[1]} for one scraper, {calls[10]} for ten")
+    return _verdict("calls of ten scrapers against one", calls[10] / calls[1], 1)
+
+
+class _Process:
+    """A process that listens on `port`."""
+
+    def __init__(self, pid: int, port: int) -> None:
+        self.pid = pid
+        self.port = port
+
+
+@contextlib.contextmanager
+def _processes(queries: int, latency: float) -> Iterator[tuple[_Process, Path]]:
+    """Run a simulated Braze and an exporter with so many queries, and yield the exporter and a directory."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        _process([sys.executable, __file__, "braze", "--latency", str(latency)]) as braze,
+    ):
+        directory = Path(name)
+        config = directory / "config.yaml"
+        events = "".join(f"      - event: event {number:04}\n" for number in range(queries))
+        config.write_text(
+            f"workspaces:\n  - name: production\n    url: http://127.0.0.1:{braze.port}\n"
+            f"    api_key_env: BRAZE_API_KEY\n    custom_events:\n{events}budget: {{concurrency: {CONNECTIONS}}}\n"
+        )
+        port = _free_port()
+        command = [sys.executable, "-m", "braze_exporter", f"--config.file={config}"]
+        with _process([*command, f"--web.listen-address=127.0.0.1:{port}"], port) as exporter:
+            yield exporter, directory
+
+
+@contextlib.contextmanager
+def _process(command: list[str], port: int | None = None) -> Iterator[_Process]:
+    """Run a command that listens on `port`, or on the one that it prints first."""
+    environment = {**os.environ, "BRAZE_API_KEY": KEY}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            if port is None:
+                assert process.stdout is not None  # noqa: S101
+                port = int(process.stdout.readline())
+            while process.poll() is None:
+                with contextlib.suppress(OSError):
+                    _get(port, path="/-/ready")
+                    break
+                time.sleep(0.02)
+            yield _Process(process.pid, port)
+        finally:
+            process.terminate()
+
+
+def _get(port: int, timeout: float = 10, path: str = "/metrics") -> tuple[bytes, int]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout + 5)
+    connection.request("GET", path, headers={"X-Prometheus-Scrape-Timeout-Seconds": str(timeout)})
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return body, response.status
+
+
+def _free_port() -> int:
+    with server.listen("127.0.0.1:0") as listener:
+        return int(listener.getsockname()[1])
+
+
+def _simulate_braze(latency: float) -> int:
+    names = [f"event {number:04}" for number in range(2_000)]
+    shapes = {name: demo.Shape(100.0 + 10 * index) for index, name in enumerate(names)}
+    braze = demo.SimulatedBraze(
+        key=KEY, traffic=demo.Traffic(1, demo.ZONE, shapes), clock=time.time, zone=demo.ZONE, apps=(), segments=()
+    )
+    if latency:
+        braze.fail(demo.faults.delay(latency))
+    with demo.serve(braze) as running:
+        print(running.url.rpartition(":")[2], flush=True)
+        threading.Event().wait()
+    return 0
+
+
+class _Constant:
+    """A source whose page never changes."""
+
+    def __init__(self, page: bytes) -> None:
+        self._page = page
+
+    def refresh(self) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def render(self, *, openmetrics: bool) -> bytes:
+        return b"" if openmetrics else self._page
+
+    def count_incomplete_scrape(self) -> None:
+        raise AssertionError
+
+
+def _serve_constant(file: Path) -> int:
+    listener = server.listen("127.0.0.1:0")
+    print(listener.getsockname()[1], flush=True)
+    server.serve(server.Application(_Constant(file.read_bytes()), ""), listener, on_stop=lambda: None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

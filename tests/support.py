@@ -1,0 +1,287 @@
+"""What tests share: a clock in their hands, the metrics of a page, and the exporter in this process or as a program."""
+
+import contextlib
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+from zoneinfo import ZoneInfo
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from braze_exporter import demo, transport
+from braze_exporter.config import load
+from braze_exporter.exporter import Exporter
+from braze_exporter.plan import build
+
+KEY = "b7f3c1de-the-secret-key-of-a-test-90ab"
+HOUR = 3_600
+# A Monday in winter, twenty past seven in New York.
+NOW = datetime(2026, 11, 23, 12, 20, tzinfo=UTC).timestamp()
+# The start of the hour that runs then.
+THIS_HOUR = int(NOW) // HOUR * HOUR
+NEW_YORK = ZoneInfo("America/New_York")
+IOS = "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
+VIP = "6d68ea15-26c4-4109-835a-65b81773a5e2"
+
+Labels = frozenset[tuple[str, str]]
+
+
+class Clock:
+    """Time as an argument: it stands still until it is moved."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+        self.passed = 0.0
+
+    def wall(self) -> float:
+        """Return seconds since the epoch."""
+        return self.now
+
+    def monotonic(self) -> float:
+        """Return seconds that never jump."""
+        return self.passed
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        self.passed += seconds
+
+
+class RunningClock(Clock):
+    """A clock whose intervals are real, for what is about real waiting."""
+
+    def monotonic(self) -> float:
+        """Return seconds that pass by themselves."""
+        return time.monotonic()
+
+
+class Page:
+    """The samples of a page of metrics in the text format."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.samples: dict[tuple[str, Labels], float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                key = (sample.name, frozenset(sample.labels.items()))
+                assert key not in self.samples, f"twice: {key}"
+                self.samples[key] = sample.value
+
+    def of(self, name: str, **labels: str) -> list[float]:
+        """Return the values of all samples of that name with at least these labels."""
+        wanted = set(labels.items())
+        return [value for (found, have), value in self.samples.items() if found == name and wanted <= have]
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the value of the one sample of that name with at least these labels, or None if there is none."""
+        values = self.of(name, **labels)
+        assert len(values) <= 1, f"{len(values)} samples of {name}{labels}"
+        return values[0] if values else None
+
+
+@dataclass
+class Rig:
+    """The exporter in this process, over real sockets against a simulated Braze, with both clocks in the test's hand."""
+
+    clock: Clock
+    braze: demo.SimulatedBraze
+    exporter: Exporter
+    server: demo.Server
+
+    @property
+    def url(self) -> str:
+        """Where the simulated Braze listens."""
+        return self.server.url
+
+    def scrape(self, timeout: float = 10.0) -> Page:
+        """Ask for what is due, wait for it, and return the page."""
+        wait([self.exporter.refresh()], timeout)
+        return self.page()
+
+    def page(self) -> Page:
+        """Return what is held, without asking."""
+        return Page(self.exporter.render(openmetrics=False).decode())
+
+
+def workspace(url: str, events: str, *, name: str = "production", rest: str = "") -> str:
+    """Return the YAML of a config with one workspace; `events` are flow mappings, one a line; `rest` ends the file."""
+    return "workspaces:\n" + workspace_item(url, events, name=name) + rest
+
+
+def workspace_item(url: str, events: str, *, name: str = "production") -> str:
+    """Return the YAML of one item of `workspaces`."""
+    lines = "".join(f"      - {line.strip()}\n" for line in events.strip().splitlines())
+    return f"""\
+  - name: {name}
+    url: {url}
+    api_key_env: BRAZE_API_KEY
+    timezone: {NEW_YORK}
+    apps: {{ios: {IOS}}}
+    segments: {{vip: {VIP}}}
+    custom_events:
+{lines}"""
+
+
+@contextlib.contextmanager
+def simulated(traffic: demo.Counts, clock: Clock | None = None) -> Iterator[tuple[demo.SimulatedBraze, demo.Server]]:
+    """Run a simulated Braze and yield it with its server."""
+    braze = demo.SimulatedBraze(
+        key=KEY,
+        traffic=traffic,
+        clock=clock.wall if clock else time.time,
+        zone=NEW_YORK,
+        apps=(IOS,),
+        segments=(VIP,),
+    )
+    with demo.serve(braze) as running:
+        yield braze, running
+
+
+@contextlib.contextmanager
+def rig(
+    events: str,
+    traffic: demo.Counts,
+    *,
+    rest: str = "",
+    clock: Clock | None = None,
+    timeouts: transport.Timeouts | None = None,
+) -> Iterator[Rig]:
+    """Run the exporter with a config of one workspace against a simulated Braze with `traffic`."""
+    clock = clock or Clock()
+    with simulated(traffic, clock) as (braze, server):
+        config = load(workspace(server.url, events, rest=rest), "config.yaml", {"BRAZE_API_KEY": KEY})
+        with contextlib.closing(transport.open_session(10)) as session:
+            exporter = Exporter(
+                config,
+                build(config),
+                session,
+                wall=clock.wall,
+                monotonic=clock.monotonic,
+                timeouts=timeouts or transport.Timeouts(),
+            )
+            with contextlib.closing(exporter):
+                yield Rig(clock, braze, exporter, server)
+
+
+@dataclass
+class Answer:
+    """An answer over HTTP."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode()
+
+
+@dataclass
+class Program:
+    """The exporter as its users run it: a process of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+    lines: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
+
+    @classmethod
+    def start(
+        cls, arguments: Sequence[str], environment: Mapping[str, str] | None = None, port: int | None = None
+    ) -> Self:
+        """Start it with `--web.listen-address` on a free port, and wait until it is ready."""
+        port = port or free_port()
+        command = [sys.executable, "-m", "braze_exporter", *arguments, f"--web.listen-address=127.0.0.1:{port}"]
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            command,
+            env={**os.environ, "BRAZE_API_KEY": KEY, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        program = cls(process, port)
+        program.reader = threading.Thread(target=program._read, daemon=True)
+        program.reader.start()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(OSError):
+                if program.get("/-/ready").status == 200:
+                    return program
+            time.sleep(0.02)
+        program.stop()
+        raise AssertionError("the program did not become ready:\n" + program.output)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(self.process.stdout)
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return "".join(self.lines)
+
+    def get(
+        self, path: str, headers: Mapping[str, str] | None = None, timeout: float = 30.0, method: str = "GET"
+    ) -> Answer:
+        """Ask it for a page."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, headers=dict(headers or {}))
+            response = connection.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read())
+        finally:
+            connection.close()
+
+    def scrape(self, timeout: float = 30.0) -> Page:
+        """Scrape it as Prometheus would, in the text format."""
+        answer = self.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout)}, timeout + 5)
+        assert answer.status == 200
+        return Page(answer.text)
+
+    def stop(self, signal: int | None = None, timeout: float = 10.0) -> float:
+        """End it by a signal (SIGTERM), and return the seconds that took."""
+        started = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(signal) if signal else self.process.terminate()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        seconds = time.monotonic() - started
+        if self.reader:
+            self.reader.join(5)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def write(path: Path, text: str) -> str:
+    """Write a file and return its name."""
+    path.write_text(text, encoding="utf-8")
+    return str(path)
