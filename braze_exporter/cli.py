@@ -179,7 +179,9 @@ def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _cannot_listen(flag: str, address: str, error: OSError) -> str:
-    return f"cannot listen on {address} ({error.strerror}): choose another address by {flag}"
+    # asyncio and the resolver put more into `strerror`, and the resolver has numbers of its own.
+    reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+    return f"cannot listen on {address} ({reason}): choose another address by {flag}"
 
 
 def _run(config: Config, plan: Plan, listener: socket.socket, environ: Mapping[str, str]) -> int:

@@ -1,7 +1,7 @@
 """Measures what the README promises about speed, as ratios within one run: `python tests/benchmark.py`.
 
-Everything runs for real: a simulated Braze, the exporter and the scraper are processes of their own, over loopback. Exits
-with 1 if a promise is not kept.
+Everything runs for real: a simulated Braze, the exporter and the scraper are processes of their own, over loopback.
+Exits with 1 if a promise is not kept.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from braze_exporter import demo, server
@@ -68,7 +68,7 @@ def _refresh() -> bool:
 
 
 def _scrape() -> bool:
-    """A scrape of 2,000 queries with nothing due, against the same bytes served as a constant."""
+    """Scrape 2,000 queries with nothing due, against the same bytes served as a constant."""
     with _processes(2_000, 0.0) as (exporter, directory):
         _get(exporter.port, timeout=60)
         page, _ = _get(exporter.port)
@@ -174,7 +174,7 @@ def _process(command: list[str], port: int | None = None) -> Iterator[_Process]:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             if port is None:
-                assert process.stdout is not None  # noqa: S101
+                assert process.stdout is not None
                 port = int(process.stdout.readline())
             while process.poll() is None:
                 with contextlib.suppress(OSError):

@@ -91,7 +91,7 @@ class Page:
 
 @dataclass
 class Rig:
-    """The exporter in this process, over real sockets against a simulated Braze, with both clocks in the test's hand."""
+    """The exporter in this process, over real sockets against a simulated Braze, and its clocks in the test's hand."""
 
     clock: Clock
     braze: demo.SimulatedBraze

@@ -50,7 +50,7 @@ def test_a_query_is_asked_once_in_its_refresh() -> None:
 
 @pytest.mark.parametrize("interval", [60, 100, 290, 300, 310, 1_000])
 def test_the_calls_per_hour_never_exceed_the_plan(interval: int) -> None:
-    """Whatever the scrape interval is, six hours make at most one call a refresh, and one a scrape if that is slower."""
+    """Whatever the scrape interval is, there is at most one call a refresh, and one a scrape if that is slower."""
     with rig("{event: purchase}", quiet()) as exporter:
         scrapes = 6 * HOUR // interval
         for _ in range(scrapes):

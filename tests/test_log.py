@@ -1,0 +1,104 @@
+"""What a person reads in the log: each event once, in a form that machines read too, and never the key."""
+
+import json
+import logging
+
+import pytest
+from support import NOW, rig
+
+from braze_exporter import demo, logs
+from braze_exporter.demo import faults
+
+NAMES = [f"event {number}" for number in range(6)]
+EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged since the last time: the level and the message."""
+    found = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+    caplog.clear()
+    return found
+
+
+def test_healthy_fetches_are_silent(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is logged while all is well, not even for debugging."""
+    caplog.set_level(logging.DEBUG, logger="braze_exporter")
+    with rig(EVENTS, demo.Recorded(events=NAMES)) as exporter:
+        exporter.scrape()
+    assert [record for record in caplog.records if record.name.startswith("braze_exporter")] == []
+
+
+def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """Three queries are named, the rest is one line, repetition is silent, and the end is one line."""
+    caplog.set_level(logging.INFO, logger="braze_exporter")
+    with rig(EVENTS, demo.Recorded(events=NAMES)) as exporter:
+        exporter.braze.fail(faults.status(503))
+        exporter.scrape()
+        named = ["WARNING query not answered"] * 3
+        assert messages(caplog) == [*named, "WARNING more queries not answered for the same reason"]
+        exporter.clock.advance(300)
+        exporter.scrape()
+        assert messages(caplog) == []
+        exporter.braze.heal()
+        exporter.clock.advance(300)
+        exporter.scrape()
+        assert caplog.records[0].__dict__["fields"] == {
+            "workspace": "production",
+            "reason": "server_error",
+            "queries": 6,
+        }
+        assert messages(caplog) == ["INFO no query fails for this reason any more"]
+        exporter.braze.fail(faults.status(503), event=NAMES[0])
+        exporter.clock.advance(300)
+        exporter.scrape()
+        assert messages(caplog) == ["WARNING query not answered"]
+
+
+def test_another_reason_is_another_event(caplog: pytest.LogCaptureFixture) -> None:
+    """A query that fails for a new reason is logged with it, and leaves the old one."""
+    caplog.set_level(logging.INFO, logger="braze_exporter")
+    with rig("{event: event 0}", demo.Recorded(events=NAMES)) as exporter:
+        exporter.braze.fail(faults.status(503))
+        exporter.scrape()
+        caplog.clear()
+        exporter.braze.fail(faults.status(403))
+        exporter.clock.advance(300)
+        exporter.scrape()
+    fields = [record.__dict__["fields"] for record in caplog.records]
+    assert [found["reason"] for found in fields] == ["server_error", "forbidden"]
+    assert fields[1]["event"] == "event 0"
+    assert "events.data_series" in fields[1]["detail"]
+
+
+def record(message: str, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
+    """Return a log record with fields."""
+    made = logging.LogRecord("braze_exporter", level, __file__, 1, message, (), None)
+    made.created = NOW + 0.25
+    made.__dict__["fields"] = fields
+    return made
+
+
+def test_logfmt() -> None:
+    """Values with spaces, quotes or control characters are quoted, so that a line stays a line of pairs."""
+    made = logs.Formatter("logfmt").format(record("hello", event='say "hi"\n', plain="a/b", empty="", umlaut="günstig"))
+    expected = (
+        r'ts=2026-11-23T12:20:00.250Z level=info msg=hello event="say \"hi\"\n" plain=a/b empty="" umlaut=günstig'
+    )
+    assert made == expected
+
+
+def test_json() -> None:
+    """JSON has the same fields, and `warn` for a warning."""
+    made = json.loads(logs.Formatter("json").format(record("hello", logging.WARNING, event="a b", number=3)))
+    ts = made.pop("ts")
+    assert ts == "2026-11-23T12:20:00.250Z"
+    assert made == {"level": "warn", "msg": "hello", "event": "a b", "number": 3}
+
+
+def test_a_fault_of_our_own_is_one_line() -> None:
+    """An exception comes with its traceback in a field, still on one line."""
+    error = ZeroDivisionError("by zero")
+    made = logging.LogRecord("x", logging.ERROR, __file__, 1, "fault", (), (ZeroDivisionError, error, None))
+    line = logs.Formatter("logfmt").format(made)
+    assert "\n" not in line
+    assert 'exception="ZeroDivisionError: by zero"' in line

@@ -1,0 +1,235 @@
+"""End to end: two real Prometheus servers scrape the program, which asks a simulated Braze, and know what it knows.
+
+Needs `prometheus` and `promtool` (Debian: prometheus). Skipped without them, except in CI, where that is a failure.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support import HOUR, IOS, NEW_YORK, VIP, Program, free_port, simulated, workspace, write
+
+from braze_exporter import demo
+
+EVENTS = """
+{event: purchase, apps: [all, ios], segments: [all, vip]}
+{event: purchase, unit: day, apps: [all, ios]}
+{event: "sign \\"up\\" 🎉"}
+{event: quiet}
+{event: growing, refresh: 1s}
+"""
+NAMES = ["purchase", 'sign "up" 🎉', "quiet", "growing"]
+
+
+def tool(name: str) -> str:
+    """Return the path of a program, or skip the test; in CI a missing one is a failure."""
+    found = shutil.which(name)
+    if found is None and os.environ.get("CI"):
+        pytest.fail(f"{name} is not installed, and in CI the end-to-end tests are not skipped")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    """Wait for a condition of another process."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
+        time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running Prometheus."""
+
+    port: int
+
+    def query(self, expression: str) -> dict[frozenset[tuple[str, str]], float]:
+        """Return the instant vector of an expression, without the labels of the target."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(url, timeout=10) as response:
+            results = json.load(response)["data"]["result"]
+        return {_labels(result["metric"]): float(result["value"][1]) for result in results}
+
+    def answers(self) -> bool:
+        """Return whether it has scraped the exporter at least three times."""
+        with suppress(OSError):
+            return sum(self.query("count_over_time(up[10m])").values()) >= 3
+        return False
+
+
+def _labels(metric: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in metric.items() if name not in {"__name__", "job", "instance"})
+
+
+@contextmanager
+def prometheus(directory: Path, target: int) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes the port `target` each second."""
+    directory.mkdir()
+    config = write(
+        directory / "prometheus.yml",
+        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        f'scrape_configs: [{{job_name: braze, static_configs: [{{targets: ["127.0.0.1:{target}"]}}]}}]\n',
+    )
+    subprocess.run([tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
+    port = free_port()
+    command = [
+        tool("prometheus"),
+        f"--config.file={config}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        "--log.level=error",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+        try:
+            yield Prometheus(port)
+        finally:
+            process.terminate()
+
+
+class Shop(demo.Recorded):
+    """Counts that differ in every hour, so that no bucket can be taken for another."""
+
+    def __init__(self) -> None:
+        super().__init__(events=NAMES)
+        this_hour = int(time.time()) // HOUR * HOUR
+        for back in range(-2, 16 * 24):
+            for number, (app, segment) in enumerate([("", ""), (IOS, ""), ("", VIP), (IOS, VIP)]):
+                self.set("purchase", this_hour - back * HOUR, 10_000 - 1_000 * number + back, app, segment)
+            self.set(NAMES[1], this_hour - back * HOUR, 500 + back)
+            self.set("growing", this_hour - back * HOUR, 7)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All of it, running."""
+
+    shop: Shop
+    braze: demo.SimulatedBraze
+    program: Program
+    servers: tuple[Prometheus, Prometheus]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Run Braze, the exporter and two Prometheus servers, until both have scraped a while."""
+    tool("prometheus")
+    directory = tmp_path_factory.mktemp("chain")
+    shop = Shop()
+    with ExitStack() as stack:
+        braze, server = stack.enter_context(simulated(shop))
+        config = workspace(server.url, EVENTS, rest="refresh: {hour: 10m, day: 10m}\nbudget: {share: 0.5}\n")
+        program = stack.enter_context(Program.start([f"--config.file={write(directory / 'config.yaml', config)}"]))
+        first, second = (
+            stack.enter_context(prometheus(directory / name, program.port)) for name in ("first", "second")
+        )
+        until(lambda: first.answers() and second.answers(), "both Prometheus servers have scraped", 60)
+        yield Chain(shop, braze, program, (first, second))
+
+
+def one(**labels: str) -> frozenset[tuple[str, str]]:
+    """Return the labels of one series."""
+    return frozenset({"workspace": "production", **labels}.items())
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_prometheus_has_every_value_that_braze_has(chain: Chain, which: int) -> None:
+    """Each event, app, segment and unit: latest and settled are Braze's numbers for the buckets that are named."""
+    server, shop = chain.servers[which], chain.shop
+    starts = server.query("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds")
+    settled_starts = server.query("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds")
+    expected_events = {one(event=name) for name in NAMES}
+    assert set(starts) == set(settled_starts) == expected_events
+    latest = server.query("braze_custom_events_hourly_latest")
+    settled = server.query("braze_custom_events_hourly_settled")
+    for name in NAMES:
+        if name != "growing":  # another test lets it grow
+            assert latest[one(event=name)] == shop.count(name, int(starts[one(event=name)]), 0)
+        assert settled[one(event=name)] == shop.count(name, int(settled_starts[one(event=name)]), 0)
+        assert starts[one(event=name)] - settled_starts[one(event=name)] == 2 * HOUR
+    starts = server.query("braze_custom_events_filtered_hourly_settled_bucket_start_timestamp_seconds")
+    settled = server.query("braze_custom_events_filtered_hourly_settled")
+    # An empty label is no label in Prometheus.
+    for labels, app_id, segment_id in (
+        (one(event="purchase", braze_app="ios"), IOS, ""),
+        (one(event="purchase", segment="vip"), "", VIP),
+        (one(event="purchase", braze_app="ios", segment="vip"), IOS, VIP),
+    ):
+        assert settled.pop(labels) == shop.count("purchase", int(starts[labels]), 0, app_id, segment_id)
+    assert settled == {}
+
+
+def test_days_are_the_sums_of_their_hours(chain: Chain) -> None:
+    """The settled day is the sum of the hours of that local day, all and by app."""
+    server, shop = chain.servers[0], chain.shop
+    starts = server.query("braze_custom_events_daily_settled_bucket_start_timestamp_seconds")
+    start = int(starts[one(event="purchase")])
+    day = datetime.fromtimestamp(start, NEW_YORK).date()
+    assert datetime.fromtimestamp(start, NEW_YORK).hour == 0
+    following = datetime.combine(day + timedelta(days=1), datetime.min.time(), NEW_YORK)
+    hours = range(start, int(following.timestamp()), HOUR)
+    for app_id, name, labels in (
+        ("", "custom_events", one(event="purchase")),
+        (IOS, "custom_events_filtered", one(event="purchase", braze_app="ios")),
+    ):
+        value = server.query(f"braze_{name}_daily_settled")
+        assert value[labels] == sum(shop.count("purchase", hour, 0, app_id) for hour in hours)
+
+
+def test_two_prometheus_servers_cost_no_more_calls_than_one(chain: Chain) -> None:
+    """However many scrapes there were, each query with a long refresh was asked once."""
+    scrapes = sum(sum(server.query("count_over_time(up[10m])").values()) for server in chain.servers)
+    assert scrapes >= 6
+    asked = [
+        (request.event, request.params.get("app_id"), request.params.get("segment_id"), request.params["unit"])
+        for request in chain.braze.requests
+        if request.event != "growing"
+    ]
+    assert len(asked) == len(set(asked)) == 8
+
+
+def test_the_counter_in_prometheus_grows_by_what_braze_reports(chain: Chain) -> None:
+    """What happens while Prometheus watches is on the counter, in both servers."""
+    before = [server.query("braze_custom_events_total")[one(event="growing")] for server in chain.servers]
+    this_hour = int(time.time()) // HOUR * HOUR
+    for hour in (this_hour, this_hour - HOUR):  # it may be a new hour before it is asked for
+        chain.shop.set("growing", hour, chain.shop.count("growing", hour, 0) + 11)
+    for server, count in zip(chain.servers, before, strict=True):
+        until(
+            lambda server=server, count=count: (  # type: ignore[misc] # bound now
+                server.query("braze_custom_events_total")[one(event="growing")] == count + 22
+            ),
+            "the counter has grown by 22",
+        )
+
+
+def test_prometheus_is_content_with_the_page(chain: Chain) -> None:
+    """Every scrape succeeded, with the same samples each time, and promtool has nothing to say."""
+    for server in chain.servers:
+        assert set(server.query("min_over_time(up[10m])").values()) == {1}
+        assert list(server.query("scrape_samples_scraped == scrape_samples_post_metric_relabeling").values())
+    page = chain.program.get("/metrics").text
+    check = subprocess.run(  # noqa: S603
+        [tool("promtool"), "check", "metrics"], input=page, capture_output=True, text=True, check=False
+    )
+    assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
+
+
+def test_the_alerting_basics_are_there(chain: Chain) -> None:
+    """`up`, the states and the errors can be asked in PromQL as the README shows."""
+    server = chain.servers[0]
+    assert server.query("braze_up") == {one(): 1}
+    assert server.query('sum(braze_exporter_queries{state="up"})') == {frozenset(): 9}
+    assert server.query("sum(braze_api_errors_total)") == {frozenset(): 0}
+    assert server.query("braze_api_quota_remaining / braze_api_quota_limit > 0.9") != {}
