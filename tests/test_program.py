@@ -6,14 +6,12 @@ import http.client
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import HOUR, KEY, Page, Program, free_port, simulated, workspace, workspace_item, write
+from support import HOUR, KEY, Page, Program, free_port, run, simulated, workspace, workspace_item, write
 
 from braze_exporter import demo
 from braze_exporter.demo import faults
@@ -49,12 +47,6 @@ def program(config: str) -> Iterator[Program]:
     """Run the exporter."""
     with Program.start([f"--config.file={config}"]) as running:
         yield running
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end."""
-    command = [sys.executable, "-m", "braze_exporter", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)  # noqa: S603
 
 
 @pytest.mark.parametrize(
@@ -266,7 +258,7 @@ def test_a_plan_over_its_share_is_refused(tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_a_bad_config_is_refused_with_every_problem(tmp_path: Path, command: str) -> None:
     """All problems come at once, one a line, with file, line and path; the exit code is 1."""
-    config = write(tmp_path / "config.yaml", "workspaces:\n  - nam: x\n    url: http://example.com\nrefresh: 5m\n")
+    config = write(tmp_path / "config.yaml", "workspaces:\n  - title: x\n    url: http://example.com\nrefresh: 5m\n")
     done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1
     lines = done.stderr.splitlines()

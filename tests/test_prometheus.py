@@ -5,6 +5,7 @@ Needs `prometheus` and `promtool` (Debian: prometheus). Skipped without them, ex
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -224,6 +225,18 @@ def test_prometheus_is_content_with_the_page(chain: Chain) -> None:
         [tool("promtool"), "check", "metrics"], input=page, capture_output=True, text=True, check=False
     )
     assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
+
+
+def test_every_promql_of_the_readme_runs(chain: Chain) -> None:
+    """What people copy is understood by Prometheus, and what asks for values that are there returns some."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```promql\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    expressions = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
+    assert len(expressions) >= 9
+    answered = {expression: chain.servers[0].query(expression) for expression in expressions}
+    for expression, result in answered.items():
+        if not re.search(r"offset|increase|== 0|event=", expression):  # those need history, errors or the shop's names
+            assert result, expression
 
 
 def test_the_alerting_basics_are_there(chain: Chain) -> None:

@@ -1,0 +1,72 @@
+"""Writes what of the README comes from the code: `python tests/docs.py` after a change; a test holds it to that."""
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from braze_exporter.catalog import GAUGES, KINDS, Family, Unit, counter, gauge
+from braze_exporter.cli import parser
+from braze_exporter.collector import OWN, QUERIES, UP, State
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+HELP_WIDTH = 100
+
+
+def blocks() -> dict[str, str]:
+    """Return the generated blocks of the README by the name in their marks."""
+    return {
+        "metrics": _table(_families()),
+        "own metrics": _table([UP, QUERIES, *OWN])
+        + f"\nThe states are {', '.join(f'`{state}`' for state in State)}.\n",
+        "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
+        "help": _help(),
+    }
+
+
+def filled(text: str) -> str:
+    """Return the text with the content of every generated block."""
+    for name, content in blocks().items():
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(start)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"README.md has no block {start.strip()}")
+        text = before + start + content + end + after
+    return text
+
+
+def _families() -> Iterator[Family]:
+    """Yield the families of each kind, with the unit and the filter left open."""
+    for kind in KINDS:
+        for measure in GAUGES:
+            found = gauge(kind, kind.noun, Unit.HOUR, measure)
+            name = found.name.replace("_hourly_", "_‹unit›_")
+            yield Family(name, found.type, found.help.replace("hour", "bucket"), found.labels)
+        yield counter(kind, kind.noun)
+
+
+def _table(families: Iterable[Family]) -> str:
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for family in families:
+        labels = ", ".join(f"`{label}`" for label in family.labels) or "–"
+        meaning = re.sub(r" Fetched from .*", "", family.help)
+        rows.append(f"| `{family.name}` | {family.type} | {labels} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def _help() -> str:
+    """Return the help of the program and of each command."""
+    top = parser()
+    commands = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    parts = [top, *commands.choices.values()]
+    texts = []
+    for part in parts:
+        part.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=HELP_WIDTH)
+        texts.append(f"$ {part.prog} --help\n{part.format_help()}")
+    return "```console\n" + "\n".join(texts) + "```\n"
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,117 @@
+"""The documents say what the code does."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import docs
+import pytest
+import yaml
+from support import run
+
+from braze_exporter import __version__
+from braze_exporter.config import load
+from braze_exporter.plan import build
+
+ROOT = docs.ROOT
+README = docs.README.read_text(encoding="utf-8")
+
+
+def fenced(language: str) -> list[str]:
+    """Return the code blocks of the README in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_is_generated_from_the_code() -> None:
+    """Metric tables, the example and the help are what `python tests/docs.py` writes."""
+    assert docs.filled(README) == README
+
+
+def test_the_example_passes_check() -> None:
+    """`config.example.yaml` is good, with a warning for the key file that is not there."""
+    done = run("check", f"--config.file={ROOT / 'config.example.yaml'}")
+    assert done.returncode == 0, done.stderr
+    assert "is good: 8 queries" in done.stdout
+
+
+def test_the_example_shows_every_setting_with_its_default() -> None:
+    """What is commented out in the example is the default: with it, the plan is the same."""
+    text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
+    everything = re.sub(r"^( *)# (?=[a-z_ ]+:[ \n])", r"\1", text, flags=re.MULTILINE)
+    assert yaml.safe_load(everything) != yaml.safe_load(text)
+    assert set(yaml.safe_load(everything)) == {"workspaces", "refresh", "settle", "max_age", "max_queries", "budget"}
+    first, second = (load(found, "config.example.yaml") for found in (text, everything))
+    assert build(first) == build(second)
+    assert first.settings == second.settings
+
+
+@pytest.mark.parametrize("text", [block for block in fenced("yaml") if "custom_events" in block])
+def test_every_config_in_the_readme_is_good(text: str) -> None:
+    """What people copy out of the README works."""
+    assert build(load(text, "README.md")).queries
+
+
+def test_every_metric_in_the_readme_exists() -> None:
+    """PromQL and prose name no metric that the exporter does not have."""
+    golden = (ROOT / "tests/golden/page.txt").read_text(encoding="utf-8")
+    known = set(re.findall(r"^# TYPE (\S+)", golden, re.MULTILINE)) | {"braze_api_request_duration_seconds_bucket"}
+    used = {name for block in fenced("promql") for name in re.findall(r"\bbraze_\w+", block)}
+    assert used
+    assert used <= known
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    """The test command that the README gives is the one that CI runs, and the demo's is there."""
+    commands = fenced("sh")
+    assert "pip install . && braze-exporter demo\n" in commands
+    assert 'pip install -e ".[dev]" && pytest --cov\n' in commands
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert 'pip install -e ".[dev]" && pytest --cov\n' in ci
+
+
+def test_the_changelog_knows_this_version() -> None:
+    """The newest section of the changelog is this version or what comes after it."""
+    sections = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert __version__ in sections[:2]
+
+
+def test_every_dependency_has_a_reason() -> None:
+    """The README gives a reason for each package that is installed with the exporter, and for no other."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.split(r"[><=]", name)[0] for name in project["dependencies"]}
+    section = README.partition("## Dependencies")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE))
+    assert explained == needed
+
+
+def test_links_within_the_repository_lead_somewhere() -> None:
+    """A relative link of the README names a file that is there, or a heading."""
+    headings = {
+        re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", README):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif "://" not in target:
+            assert (ROOT / target).exists(), target
+
+
+TOOLS = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "mypy": ["mypy"],
+    "import-linter": ["lint-imports", "--no-logo"],
+    "codespell": ["codespell", "braze_exporter", "tests", "README.md", "CHANGELOG.md", "config.example.yaml"],
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_tools_have_nothing_to_say(tool: str) -> None:
+    """Lint, format, types, the direction of imports and spelling are right."""
+    name, *arguments = TOOLS[tool]
+    command = [str(Path(sys.executable).with_name(name)), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stdout + done.stderr
