@@ -15,7 +15,7 @@ from braze_exporter.journal import Journal
 from braze_exporter.ledger import Ledger
 from braze_exporter.limiter import Limiter
 from braze_exporter.plan import Plan
-from braze_exporter.transport import Timeouts, Transport
+from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts, Transport
 
 
 class Exporter:
@@ -30,7 +30,7 @@ class Exporter:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         proxies: Callable[[str], Mapping[str, str]] = lambda _url: {},
-        timeouts: Timeouts = Timeouts(),
+        timeouts: Timeouts = USUAL_TIMEOUTS,
     ) -> None:
         """Ask Braze for the queries of `plan` over `session`, with the keys of `config`.
 

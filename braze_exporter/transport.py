@@ -43,6 +43,9 @@ class Timeouts:
     answer: float = 30.0
 
 
+USUAL_TIMEOUTS = Timeouts()
+
+
 class _Adapter(HTTPAdapter):
     """Connections that share one TLS context; by default requests reads the CA bundle anew for each of them."""
 
@@ -113,7 +116,7 @@ class Transport:
         *,
         proxies: Mapping[str, str],
         monotonic: Callable[[], float],
-        timeouts: Timeouts = Timeouts(),
+        timeouts: Timeouts = USUAL_TIMEOUTS,
     ) -> None:
         """Ask below the base `url`, through the `proxies` by scheme; `monotonic` tells seconds that never jump."""
         self._timeouts = timeouts

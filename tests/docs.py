@@ -42,7 +42,7 @@ def _families() -> Iterator[Family]:
     for kind in KINDS:
         for measure in GAUGES:
             found = gauge(kind, kind.noun, Unit.HOUR, measure)
-            name = found.name.replace("_hourly_", "_‹unit›_")
+            name = found.name.replace("_hourly_", "_<unit>_")
             yield Family(name, found.type, found.help.replace("hour", "bucket"), found.labels)
         yield counter(kind, kind.noun)
 
@@ -50,7 +50,7 @@ def _families() -> Iterator[Family]:
 def _table(families: Iterable[Family]) -> str:
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for family in families:
-        labels = ", ".join(f"`{label}`" for label in family.labels) or "–"
+        labels = ", ".join(f"`{label}`" for label in family.labels) or "-"
         meaning = re.sub(r" Fetched from .*", "", family.help)
         rows.append(f"| `{family.name}` | {family.type} | {labels} | {meaning} |")
     return "\n".join(rows) + "\n"

@@ -154,7 +154,7 @@ def rig(
     *,
     rest: str = "",
     clock: Clock | None = None,
-    timeouts: transport.Timeouts | None = None,
+    timeouts: transport.Timeouts = transport.USUAL_TIMEOUTS,
 ) -> Iterator[Rig]:
     """Run the exporter with a config of one workspace against a simulated Braze with `traffic`."""
     clock = clock or Clock()
@@ -167,7 +167,7 @@ def rig(
                 session,
                 wall=clock.wall,
                 monotonic=clock.monotonic,
-                timeouts=timeouts or transport.Timeouts(),
+                timeouts=timeouts,
             )
             with contextlib.closing(exporter):
                 yield Rig(clock, braze, exporter, server)

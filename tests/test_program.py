@@ -354,6 +354,16 @@ def test_the_demos_braze_can_be_asked_with_the_printed_key() -> None:
     assert int(answer.headers["x-ratelimit-reset"]) % HOUR == 0
 
 
+@pytest.mark.parametrize("flag", ["--web.listen-address", "--braze.listen-address"])
+def test_a_port_of_the_demo_in_use(flag: str) -> None:
+    """A port of the demo that is taken is one line that names its flag."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("demo", "--web.listen-address=127.0.0.1:0", f"{flag}={address}")
+    expected = f"cannot listen on {address} (Address already in use): choose another address by {flag}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+
+
 @pytest.mark.parametrize("flag", ["--braze.listen-address=0.0.0.0:0", "--braze.listen-address=example.com:80"])
 def test_the_simulated_braze_stays_on_this_machine(flag: str) -> None:
     """The simulated Braze is not served to others."""
