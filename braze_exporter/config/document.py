@@ -1,5 +1,6 @@
 """YAML text → plain data, with the line of every value: the ground that clear error messages stand on."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -7,12 +8,22 @@ from typing import Any, TypeAlias
 import yaml
 
 Path: TypeAlias = tuple[str | int, ...]
+_Pairs: TypeAlias = dict[str, tuple[yaml.Node, yaml.Node]]
 
 # Aliases can make a small file stand for a huge tree ("billion laughs"), and nesting can exhaust the stack.
 MAX_VALUES = 100_000
 MAX_DEPTH = 20
+# A longer number is a mistake, and one of thousands of digits cannot even be shown.
+_MAX_BITS = 64
 
-_MERGE_TAG = "tag:yaml.org,2002:merge"
+_TAG = "tag:yaml.org,2002:"
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+# What to do, where the words of the parser do not say it.
+_HINTS = {
+    "found character '\\t' that cannot start any token": "indent with spaces, not with tabs",
+    "mapping values are not allowed here": 'check the indentation, and quote a value that holds ": "',
+    "but found another document": "a config is one document, remove the line ---",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +46,21 @@ class ConfigError(Exception):
 
     def __init__(self, source: str, problems: Iterable[Problem]) -> None:
         """Keep the `problems` of the config called `source`, in the order of their lines."""
-        self.source = source
+        self.source = shown(source, 200)
         self.problems = tuple(sorted(set(problems), key=lambda p: (p.line or 0, path_text(p.path), p.text)))
-        super().__init__("\n".join(problem.render(source) for problem in self.problems))
+        super().__init__("\n".join(problem.render(self.source) for problem in self.problems))
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain data (dict, list, str, int, float, bool, None, …) and the line on which each path stands, from 1."""
+    """Plain data (dict, list, str, int, float, bool, None, …) and the line on which each path stands, from 1.
+
+    `problems` are those of single places; the data has no value or None there, so that the rest can be judged too.
+    """
 
     data: Any
     lines: Mapping[Path, int]
+    problems: tuple[Problem, ...] = ()
 
     def problem(self, path: Path, text: str) -> Problem:
         """Return a problem at `path`, on the line of the nearest thing that the document has."""
@@ -67,31 +82,34 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def parse(text: str, source: str) -> Document:
-    """Parse YAML `text` into a `Document`; raise `ConfigError` with each problem of its form, never anything else."""
+    """Parse YAML `text` into a `Document`; raise `ConfigError` if it is no YAML or too much of it, and nothing else."""
     try:
-        loader = yaml.SafeLoader(text)
-        try:
-            root = loader.get_single_node()
-        finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+        root = _root(text)
+        builder = _Builder()
+        data = builder.value(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
-        raise ConfigError(source, [Problem((), f"not YAML: {shown(error.problem, 200)}", line)]) from None
-    except yaml.YAMLError as error:  # a character that YAML does not allow; it has a place, but no line
-        reason = getattr(error, "reason", "unreadable")
-        raise ConfigError(source, [Problem((), f"not YAML: {shown(reason, 200)}")]) from None
-    except (RecursionError, ValueError):
-        raise ConfigError(source, [Problem((), "not YAML that can be read: it is nested too deeply")]) from None
-    builder = _Builder()
-    try:
-        data = builder.value(root, ()) if root is not None else None
+        found = error.problem or "unreadable"
+        hint = f": {_HINTS[found]}" if found in _HINTS else ""
+        problem = Problem((), f"not YAML: {shown(found, 200)}{hint}", mark.line + 1 if mark else None)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        problem = Problem((), f"not YAML: remove the character U+{ord(text[error.position]):04X}", line)
+    except (ValueError, OverflowError):  # the parser trusts numbers in the text: \UFFFFFFFF is one too far
+        problem = Problem((), "not YAML: an escape such as \\U… in it, or a directive (%), means nothing: remove it")
     except (_TooMuchError, RecursionError):
-        text = "holds too much: too many values, or values nested too deeply"
-        raise ConfigError(source, [Problem((), text)]) from None
-    if builder.problems:
-        raise ConfigError(source, builder.problems)
-    return Document(data, builder.lines)
+        problem = Problem((), "holds too much: too many values, or values nested too deeply")
+    else:
+        return Document(data, builder.lines, tuple(builder.problems))
+    raise ConfigError(source, [problem])
+
+
+def _root(text: str) -> yaml.Node | None:
+    loader = yaml.SafeLoader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
 
 
 class _TooMuchError(Exception):
@@ -105,51 +123,90 @@ class _Builder:
         self.lines: dict[Path, int] = {}
         self.problems: list[Problem] = []
         self._constructor = yaml.constructor.SafeConstructor()
+        self._pairs_of: dict[yaml.Node, _Pairs] = {}
         self._values = 0
 
     def value(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401 - YAML holds anything
         """Return the data of `node`, which stands at `path`."""
         self.lines.setdefault(path, node.start_mark.line + 1)
-        self._values += 1
-        if self._values > MAX_VALUES or len(path) > MAX_DEPTH:
+        self._count(1)
+        if len(path) > MAX_DEPTH:
             raise _TooMuchError
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if node.tag not in {f"{_TAG}map", f"{_TAG}seq"}:
+            self._complain(path, node, f"has the tag {shown(node.tag)}, which means nothing here: remove it")
+            return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self._scalar(node, path)
+        return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+
+    def _count(self, values: int) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            raise _TooMuchError
 
     def _complain(self, path: Path, node: yaml.Node, text: str) -> None:
         self.problems.append(Problem(path, text, node.start_mark.line + 1))
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401
-        try:
-            return self._constructor.construct_object(node)  # type: ignore[no-untyped-call]
-        except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
-            self._complain(path, node, f"cannot be read as {shown(node.tag)}: if it is text, quote it")
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:  # noqa: ANN401
+        if _HALF_A_CHARACTER.search(node.value):
+            self._complain(path, node, "has half a character (a lone surrogate), which is no text: remove it")
             return None
+        try:
+            value = self._constructor.construct_object(node)
+            if not isinstance(value, int) or value.bit_length() <= _MAX_BITS:
+                return value
+        except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
+            pass
+        self._complain(path, node, f"cannot be read as {shown(node.tag.removeprefix(_TAG))}: if it is text, quote it")
+        return None
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        own: dict[str, int] = {}  # a key of the mapping itself may override a merged one, but not stand twice
-        for key_node, _ in node.value:
-            if key_node.tag == _MERGE_TAG or not isinstance(key_node, yaml.ScalarNode):
-                continue
-            if key_node.value in own:
-                first = own[key_node.value]
-                self._complain((*path, key_node.value), key_node, f"stands twice, first on line {first}: keep one")
-            own[key_node.value] = key_node.start_mark.line + 1
-        try:
-            self._constructor.flatten_mapping(node)  # type: ignore[no-untyped-call]
-        except (yaml.YAMLError, RecursionError):
-            self._complain(path, node, "has a merge (<<) that is not of mappings")
-            return {}
         data: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = self._scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
-            if not isinstance(key, str):
-                written = shown(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "this"
-                self._complain(path, key_node, f'keys are text: quote it ("{written}")')
-                continue
+        for key, (key_node, value_node) in self._pairs(node, path).items():
             self.lines[(*path, key)] = key_node.start_mark.line + 1
             data[key] = self.value(value_node, (*path, key))
         return data
+
+    def _pairs(self, node: yaml.MappingNode, path: Path) -> _Pairs:
+        """Return the nodes of a mapping by key; its own win over those that it merges (<<), of these the first."""
+        if node in self._pairs_of:
+            return self._pairs_of[node]
+        merged: _Pairs = {}
+        own: _Pairs = {}
+        self._pairs_of[node] = own  # for a mapping that merges itself
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{_TAG}merge":
+                for source in self._merged(value_node, (*path, "<<")):
+                    merged = self._pairs(source, (*path, "<<")) | merged
+                    self._count(len(merged))
+                continue
+            key = self._key(key_node, path)
+            if key is None:
+                continue
+            if key in own:
+                first = own[key][0].start_mark.line + 1
+                self._complain((*path, key), key_node, f"stands twice, first on line {first}: keep one")
+            own[key] = (key_node, value_node)
+        self._pairs_of[node] = merged | own
+        return self._pairs_of[node]
+
+    def _merged(self, node: yaml.Node, path: Path) -> list[yaml.MappingNode]:
+        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        mappings = [source for source in sources if isinstance(source, yaml.MappingNode)]
+        if len(mappings) < len(sources):
+            self._complain(path, node, "merges only a mapping or a list of mappings: write <<: *name")
+        return mappings
+
+    def _key(self, node: yaml.Node, path: Path) -> str | None:
+        if not isinstance(node, yaml.ScalarNode):
+            self._complain(path, node, "a key must be text: quote what begins with { or [")
+        elif node.tag != f"{_TAG}str":
+            self._complain((*path, node.value), node, f'a key must be text: quote it ("{shown(node.value)}")')
+        elif _HALF_A_CHARACTER.search(node.value):
+            text = "has half a character (a lone surrogate), which is no text: remove it"
+            self._complain((*path, node.value), node, text)
+        else:
+            return str(node.value)
+        return None

@@ -3,39 +3,28 @@
 Each mapping is validated by itself, so that a mistake in one does not hide those in the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice, product
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from braze_exporter.catalog import Unit
+from braze_exporter.config import keys
 from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, shown
-from braze_exporter.config.schema import SECTIONS, CustomEvent, Model, Settings, Workspace, nearest
+from braze_exporter.config.keys import Secret
+from braze_exporter.config.schema import ALL, SECTIONS, CustomEvent, Model, Settings, Workspace, nearest
 
 M = TypeVar("M", bound=Model)
 
-_ASSIGN_KEY = "keys do not belong in the file: use api_key_file or api_key_env"
-_REMEDIES = {"api_key": _ASSIGN_KEY, "key": _ASSIGN_KEY, "token": _ASSIGN_KEY}
-
-
-class Secret:
-    """A text that prints as `***`, whatever prints it. `reveal` is the only way to it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        """Keep `text`."""
-        self._text = text
-
-    def reveal(self) -> str:
-        """Return the text."""
-        return self._text
-
-    def __repr__(self) -> str:
-        """Return `***`."""
-        return "***"
+_MISPLACED = dict.fromkeys(
+    ("api_key", "key", "token"), "the key does not belong in the file: name its place by api_key_file or api_key_env"
+)
+# Of more queries than any plan may have, it does not matter whether two are the same.
+_MAX_COMPARED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +54,9 @@ class Config:
     source: str
     document: Document = field(repr=False)
 
-    def error(self, problems: Mapping[Path, str]) -> ConfigError:
-        """Return the error for problems that were found later, by their paths."""
-        return ConfigError(self.source, [self.document.problem(path, text) for path, text in problems.items()])
+    def error(self, problems: Iterable[tuple[Path, str]]) -> ConfigError:
+        """Return the error for problems that were found later, each by its path."""
+        return ConfigError(self.source, [self.document.problem(path, text) for path, text in problems])
 
 
 def read(path: str, environ: Mapping[str, str] | None = None) -> Config:
@@ -80,14 +69,13 @@ def read(path: str, environ: Mapping[str, str] | None = None) -> Config:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not a text file in UTF-8"
         remedy = "give the config file by --config.file"
-        raise ConfigError(shown(path, 200), [Problem((), f"cannot be read ({reason}): {remedy}")]) from None
+        raise ConfigError(path, [Problem((), f"cannot be read ({reason}): {remedy}")]) from None
     return load(text, source=path, environ=environ)
 
 
 def load(text: str, source: str, environ: Mapping[str, str] | None = None) -> Config:
     """Return the `Config` that `text` holds, as `read` does; `source` is its name in messages."""
-    document = parse(text, source)
-    loader = _Loader(document, environ)
+    loader = _Loader(parse(text, source), environ)
     config = loader.config(source)
     if loader.problems or config is None:
         raise ConfigError(source, loader.problems)
@@ -99,7 +87,7 @@ def missing_keys(config: Config, environ: Mapping[str, str]) -> list[Problem]:
     problems = []
     for workspace in config.workspaces:
         spec = workspace.spec
-        if spec.api_key_file and not FilePath(spec.api_key_file).is_file():
+        if spec.api_key_file and not keys.is_there(spec.api_key_file):
             path, text = (*workspace.path, "api_key_file"), f"there is no file {shown(spec.api_key_file, 200)}"
             problems.append(config.document.problem(path, text))
         if spec.api_key_env and not environ.get(spec.api_key_env):
@@ -114,15 +102,17 @@ class _Loader:
     def __init__(self, document: Document, environ: Mapping[str, str] | None) -> None:
         self.document = document
         self.environ = environ
-        self.problems: list[Problem] = []
+        self.problems = list(document.problems)
         self.keys: dict[str, Secret] = {}
+        self._faulty = {problem.path for problem in self.problems}
 
     def config(self, source: str) -> Config | None:
         """Return the config, or None if it has a problem that leaves nothing to return."""
         data = self._mapping(self.document.data, ())
         if data is None:
             return None
-        settings = self._model(Settings, {key: value for key, value in data.items() if key != "workspaces"}, ())
+        head = {key: value for key, value in data.items() if key != "workspaces"}
+        settings = self._model(Settings, head, (), also_known=("workspaces",))
         found = data.get("workspaces")
         if not isinstance(found, list) or not found:
             text = "must be a list of at least one workspace, each with name, url, a key and custom_events"
@@ -139,40 +129,46 @@ class _Loader:
         if data is None:
             return None
         head = {key: value for key, value in data.items() if key not in SECTIONS}
-        spec = self._model(Workspace, head, path, known=(*Workspace.model_fields, *SECTIONS))
+        spec = self._model(Workspace, head, path, also_known=tuple(SECTIONS))
         for pair in (("url", "instance"), ("api_key_file", "api_key_env")):
             given = [key for key in pair if key in data]
             if len(given) != 1:
                 what = "both are given: keep one of" if given else "one is required:"
                 self._complain((*path, *given[1:]), f"{what} {' and '.join(pair) if given else ' or '.join(pair)}")
-        context = {
-            "apps": _names(data.get("apps")),
-            "segments": _names(data.get("segments")),
-            "timezone": "timezone" in data,
-        }
-        entries = {
-            section: self._entries(section, data[section], path, context) for section in SECTIONS if section in data
-        }
+        for names in ("apps", "segments"):
+            self._refuse_same_ids(data.get(names), (*path, names))
+        entries = {section: self._entries(section, data, path) for section in SECTIONS if section in data}
         if not entries:
             self._complain(path, f"has nothing to ask: add one of {', '.join(SECTIONS)}")
+        self._refuse_same_queries(entries)
+        key = self._key(data, path, self.environ) if self.environ is not None else None
         if spec is None:
             return None
-        self._refuse_same_queries(spec, entries)
-        if self.environ is not None:
-            self._read_key(spec, path, self.environ)
+        if key is not None:
+            self.keys[spec.name] = key
         return ConfiguredWorkspace(spec, entries, path)
 
-    def _entries(self, section: str, found: object, at: Path, context: Mapping[str, object]) -> tuple[Entry, ...]:
+    def _entries(self, section: str, workspace: Mapping[str, Any], at: Path) -> tuple[Entry, ...]:
         path = (*at, section)
+        found = workspace[section]
         if not isinstance(found, list) or not found:
             self._complain(path, "must be a list of at least one entry, such as - event: purchase")
             return ()
         entries = []
         for index, item in enumerate(found):
             data = self._mapping(item, (*path, index))
-            spec = self._model(SECTIONS[section], data, (*path, index), context) if data is not None else None
+            if data is None:
+                continue
+            spec = self._model(SECTIONS[section], data, (*path, index))
             if spec is not None:
                 entries.append(Entry(spec, (*path, index)))
+            if data.get("unit") == Unit.DAY and "timezone" not in workspace:
+                text = (
+                    "days need to know where they begin: add the workspace's timezone, as in Braze's company settings"
+                )
+                self._complain((*path, index, "unit"), text)
+            for names in ("apps", "segments"):
+                self._refuse_wrong_choices(data.get(names), (*path, index, names), workspace.get(names))
         return tuple(entries)
 
     def _mapping(self, found: object, path: Path) -> dict[str, Any] | None:
@@ -181,24 +177,19 @@ class _Loader:
         self._complain(path, "must be a mapping of keys to values" if path else "must begin with workspaces:")
         return None
 
-    def _model(
-        self,
-        model: type[M],
-        data: dict[str, Any],
-        path: Path,
-        context: Mapping[str, object] | None = None,
-        known: tuple[str, ...] = (),
-    ) -> M | None:
+    def _model(self, model: type[M], data: dict[str, Any], path: Path, also_known: tuple[str, ...] = ()) -> M | None:
         try:
-            return model.model_validate(data, context=dict(context or {}))
+            return model.model_validate(data)
         except ValidationError as error:
             for detail in error.errors(include_url=False, include_input=False):
                 at = (*path, *(part for part in detail["loc"] if part != "[key]"))
-                self._complain(at, _message(detail, known or _keys_around(model, detail["loc"])))
+                self._complain(at, _message(detail, model, also_known))
             return None
 
     def _complain(self, path: Path, text: str) -> None:
-        self.problems.append(self.document.problem(path, text))
+        """Note a problem, unless the document has no value at `path`, and said so."""
+        if path not in self._faulty:
+            self.problems.append(self.document.problem(path, text))
 
     def _refuse_same_names(self, found: list[Any]) -> None:
         first: dict[str, int] = {}
@@ -208,69 +199,74 @@ class _Loader:
                 text = f'"{shown(name)}" is the name of workspaces[{other}] too: choose another'
                 self._complain(("workspaces", index, "name"), text)
 
-    def _refuse_same_queries(self, spec: Workspace, entries: Mapping[str, tuple[Entry, ...]]) -> None:
+    def _refuse_same_ids(self, found: object, path: Path) -> None:
+        first: dict[str, str] = {}
+        for name, braze_id in found.items() if isinstance(found, dict) else ():
+            if isinstance(braze_id, str) and (other := first.setdefault(braze_id.lower(), name)) != name:
+                self._complain((*path, name), f'has the same identifier as "{shown(other)}": keep one')
+
+    def _refuse_wrong_choices(self, found: object, path: Path, defined: object) -> None:
+        """Of the names that an entry chooses, each is to be one of the workspace's, and to stand there once."""
+        known = {ALL, *defined} if isinstance(defined, dict) else {ALL}
+        seen: set[str] = set()
+        for index, name in enumerate(found if isinstance(found, list) else ()):
+            if not isinstance(name, str) or not name.strip():
+                continue  # the model says so
+            if name not in known:
+                hint = nearest(name, sorted(known))
+                self._complain(
+                    (*path, index), f'"{shown(name)}" is not in the workspace\'s {path[-1]}{hint}: define it'
+                )
+            elif name in seen:
+                self._complain((*path, index), f'"{shown(name)}" stands twice: keep one')
+            seen.add(name)
+
+    def _refuse_same_queries(self, entries: Mapping[str, tuple[Entry, ...]]) -> None:
         """Two entries that ask for the same would be two series with the same labels."""
+        asked = (
+            ((section, entry.spec.event, entry.spec.unit, app, segment), entry.path)
+            for section, group in entries.items()
+            for entry in group
+            for app, segment in product(set(entry.spec.apps), set(entry.spec.segments))
+        )
         first: dict[tuple[str, ...], Path] = {}
-        for section, group in entries.items():
-            for entry in group:
-                for app in entry.spec.apps:
-                    for segment in entry.spec.segments:
-                        ids = (spec.apps.get(app, ""), spec.segments.get(segment, ""))
-                        asked = (section, entry.spec.event, entry.spec.unit, *ids)
-                        if (other := first.setdefault(asked, entry.path)) != entry.path:
-                            line = self.document.lines[other]
-                            text = f"asks for the same as the entry on line {line} (event, unit, app and segment)"
-                            self._complain(entry.path, f"{text}: remove one")
-                            break
+        for query, path in islice(asked, _MAX_COMPARED):
+            if (other := first.setdefault(query, path)) != path:
+                text = f"asks for the same as the entry on line {self.document.lines[other]}"
+                self._complain(path, f"{text} (event, unit, app and segment): remove one")
 
-    def _read_key(self, spec: Workspace, path: Path, environ: Mapping[str, str]) -> None:
-        """Read the key of a workspace. No message shows what was read."""
-        if spec.api_key_env:
-            at, key = (*path, "api_key_env"), environ.get(spec.api_key_env, "").strip()
-            problem = None if key else f"the variable {spec.api_key_env} is not set: set it to the REST API key"
-        elif spec.api_key_file:
-            at, key, problem = (*path, "api_key_file"), "", None
+    def _key(self, data: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Secret | None:
+        refused = {problem.path for problem in self.problems}
+        for name in ("api_key_file", "api_key_env"):
+            if name not in data or (*path, name) in refused:
+                continue
             try:
-                key = FilePath(spec.api_key_file).read_text(encoding="utf-8").strip()
-            except UnicodeDecodeError:
-                problem = "the file does not hold a key: it is not text"
-            except OSError as error:
-                problem = f"cannot be read ({error.strerror}): {shown(spec.api_key_file, 200)}"
-            else:
-                problem = None if key else "the file is empty: write the REST API key into it"
-        else:
-            return
-        if problem is None and key[0] in "\"'":
-            problem = "the key is in quotes: remove them, Braze would refuse it"
-        if problem is None and not (key.isascii() and key.isprintable() and " " not in key):
-            problem = "the key has characters that no key has: it must be one line of plain letters and digits"
-        if problem:
-            self._complain(at, problem)
-        else:
-            self.keys[spec.name] = Secret(key)
+                return keys.from_file(data[name]) if name == "api_key_file" else keys.from_variable(data[name], environ)
+            except keys.KeyUnusableError as error:
+                self._complain((*path, name), str(error))
+        return None
 
 
-def _names(found: object) -> tuple[str, ...]:
-    return tuple(found) if isinstance(found, dict) else ()
-
-
-def _keys_around(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:
-    """Return the keys that may stand where `loc` points to, within `model`."""
-    for part in loc[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, Model):
-            model = annotation
-    return tuple(model.model_fields)
-
-
-def _message(detail: ErrorDetails, known: tuple[str, ...]) -> str:
+def _message(detail: ErrorDetails, model: type[Model], also_known: tuple[str, ...]) -> str:
     """Return our words for an error of pydantic's: what is wrong and what to write."""
-    key = str(detail["loc"][-1]) if detail["loc"] else ""
+    key = str(detail["loc"][-1])
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if detail["type"] == "missing":
         return "is required"
-    if detail["type"] == "extra_forbidden":
-        remedy = _REMEDIES.get(key, f"here are known {', '.join(known)}")
-        return f"unknown key{nearest(key, known)}: {remedy}"
-    return "must be a mapping of keys to values"
+    if detail["type"] != "extra_forbidden":  # what is left: a mapping of fixed keys that is none
+        return f"must be a mapping with the keys {', '.join(_keys_of(model, detail['loc']))}"
+    if key in _MISPLACED:
+        return _MISPLACED[key]
+    at = detail["loc"][:-1]
+    known = (*_keys_of(model, at), *(() if at else also_known))
+    return f"unknown key{nearest(key, known)}: here are known {', '.join(known)}"
+
+
+def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:
+    """Return the keys of the mapping that stands at `loc` within `model`."""
+    for part in loc:
+        inner = model.model_fields[str(part)].annotation
+        if isinstance(inner, type) and issubclass(inner, Model):
+            model = inner
+    return tuple(model.model_fields)

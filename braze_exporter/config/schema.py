@@ -5,14 +5,16 @@ makes sense together (a name used in one place and defined in another) is the bu
 """
 
 import difflib
+import functools
 import ipaddress
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from braze_exporter.catalog import INSTANCES, Unit
 from braze_exporter.config.document import shown
@@ -25,122 +27,135 @@ _DURATION_UNITS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 
 _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _DURATION_UNITS), re.ASCII)
 # Recorded ids of Braze are not all RFC 4122 UUIDs, so any of that form is taken.
 _BRAZE_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-def quoted(values: Iterable[object]) -> str:
-    """Return values as a list for people: `"a", "b"`."""
-    return ", ".join(f'"{shown(value)}"' for value in values)
+class UnfitError(ValueError):
+    """A value that cannot stand where it stands: what is wrong, and what to write."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "…"?)` for the known word nearest to `word`, or nothing if none is near."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {quoted(found)}?)" if found else ""
+    return f' (did you mean "{shown(found[0])}"?)' if found else ""
+
+
+def _written(value: object) -> str:
+    """Return a value about as YAML has it; of a list or a mapping only what it is, for it may hold a secret."""
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case str():
+            return f'"{shown(value)}"'
+        case _:
+            return shown(value)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        wanted = "" if value is None or isinstance(value, list | dict) else f', not {shown(value)}: quote it ("…")'
-        raise ValueError(f"must be text{wanted}")
+        is_scalar = value is not None and not isinstance(value, list | dict)
+        raise UnfitError(f"must be text, not {_written(value)}{': quote it' if is_scalar else ''}")
     if not value.strip():
-        raise ValueError("must not be empty")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ValueError("has half a character (a lone surrogate), which is no text")
+        raise UnfitError("must not be empty")
     return value
 
 
 def _duration(value: object) -> float:
     found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
     if found is None:
-        example = f': write "{value}s" or "{value}m"' if isinstance(value, int) and not isinstance(value, bool) else ""
-        raise ValueError(f"must be a duration such as 30s, 5m, 1h30m or 2d, not {shown(value)}{example}")
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        example = f': write "{value}s" or "{value}m"' if is_count else ""
+        raise UnfitError(f"must be a duration such as 30s, 5m, 1h30m or 2d, not {_written(value)}{example}")
     seconds = sum(int(part) * unit for part, unit in zip(found.groups("0"), _DURATION_UNITS.values(), strict=True))
     if seconds < 1:
-        raise ValueError("must be at least 1s")
+        raise UnfitError("must be at least 1s")
     return float(seconds)
 
 
-def _unit(value: object, info: ValidationInfo) -> Unit:
+def _unit(value: object) -> Unit:
     if value not in tuple(Unit):
-        raise ValueError(f"must be hour or day, not {shown(value)}")
-    unit = Unit(str(value))
-    if unit is Unit.DAY and not (info.context or {}).get("timezone", True):
-        raise ValueError(
-            "days need to know where they begin: add the workspace's timezone, as in Braze's company settings"
-        )
-    return unit
+        raise UnfitError(f"must be hour or day, not {_written(value)}")
+    return Unit(str(value))
 
 
 def _braze_id(value: object) -> str:
     if not isinstance(value, str) or not _BRAZE_ID.fullmatch(value):
-        raise ValueError(
-            f"must be an identifier of Braze such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064, not {shown(value)}"
-        )
+        example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
+        raise UnfitError(f"must be an identifier of Braze {example}, not {_written(value)}")
     return value
 
 
-def _named_ids(value: object) -> object:
+def _own_name(value: object) -> str:
+    if value == ALL:
+        raise UnfitError(f'the name "{ALL}" is reserved for "not filtered": choose another')
+    return _text(value)
+
+
+def _mapping_of_ids(value: object) -> object:
     if not isinstance(value, dict):
-        raise ValueError("must be a mapping of names to Braze's identifiers, such as {ios: 3bbc4555-…}")  # noqa: TRY004 - pydantic reports ValueError only
-    if ALL in value:
-        raise ValueError(f'the name "{ALL}" is reserved for "not filtered": choose another')
-    names: dict[str, str] = {}
-    for name, braze_id in value.items():
-        if isinstance(braze_id, str) and (other := names.setdefault(braze_id.lower(), name)) != name:
-            raise ValueError(f"{quoted([other, name])} are the same identifier: keep one")
+        raise UnfitError("must be a mapping of names to Braze's identifiers, such as {ios: 3bbc4555-…}")
     return value
 
 
-def _selection(value: object, info: ValidationInfo) -> tuple[str, ...]:
+def _list_of_names(value: object) -> object:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"must be a list of names, such as [{ALL}, …]")
-    known: Iterable[str] = (info.context or {}).get(info.field_name, ())
-    for index, name in enumerate(value):
-        if name != ALL and name not in known:
-            raise ValueError(f'"{shown(name)}" is not in the workspace\'s {info.field_name}{nearest(str(name), known)}')
-        if name in value[:index]:
-            raise ValueError(f'"{shown(name)}" stands twice: keep one')
-    return tuple(value)
+        raise UnfitError(f"must be a list of names, such as [{ALL}, …]")
+    return value
+
+
+@functools.cache
+def _time_zones() -> frozenset[str]:
+    # What is not in here may be a file all the same: of seconds that leap (right/UTC), or of anything (../../etc).
+    return frozenset(available_timezones())
 
 
 def _timezone(value: object) -> ZoneInfo:
     name = _text(value)
-    try:
-        return ZoneInfo(name)
-    except (LookupError, ValueError, OSError):
-        hint = nearest(name, available_timezones()) or ", as in America/New_York"
-        raise ValueError(f'"{shown(name)}" is not the name of a time zone{hint}') from None
+    if name not in _time_zones():
+        hint = nearest(name, sorted(_time_zones())) or ", as in America/New_York"
+        raise UnfitError(f'"{shown(name)}" is not the name of a time zone{hint}')
+    return ZoneInfo(name)
 
 
 def _url(value: object) -> str:
     """Accept a REST endpoint; no message repeats the value, since it may hold a secret."""
     example = "such as https://rest.iad-01.braze.com"
+    not_a_url = f"is not a URL: give the REST endpoint, {example}"
     if not isinstance(value, str):
-        raise ValueError(f"must be the REST endpoint, {example}")  # noqa: TRY004 - pydantic reports ValueError only
+        raise UnfitError(f"must be the REST endpoint, {example}")
     try:
         parts = urlsplit(value)
-        host, has_port = parts.hostname or "", parts.port != 0
+        host, port = parts.hostname or "", parts.port
     except ValueError:
-        host, has_port, parts = "", False, urlsplit("")
-    problem = None
-    if not value.isprintable() or " " in value or not has_port or (parts.scheme and not host):
-        problem = f"is not a URL: give the REST endpoint, {example}"
-    elif parts.scheme not in {"http", "https"}:
-        problem = f"must begin with https://, {example}"
-    elif parts.username is not None or parts.password is not None:
-        problem = "must not hold a user or password: the key comes from api_key_file or api_key_env"
-    elif parts.scheme == "http" and not is_loopback(host):
-        problem = "must begin with https://: the key would travel in the clear"
-    elif parts.path.strip("/") or parts.query or parts.fragment:
-        problem = f"must be only the REST endpoint, without a path, {example}"
-    elif host.startswith("sdk."):
-        problem = f"is the SDK endpoint: give the REST endpoint, {example}"
-    elif host.startswith("dashboard"):
-        problem = f"is the dashboard: give the REST endpoint, {example}"
-    if problem:
-        raise ValueError(problem)
-    return value.rstrip("/")
+        raise UnfitError(not_a_url) from None
+    checks = {
+        "must not hold a user or password: the key comes from api_key_file or api_key_env": "@" not in parts.netloc,
+        f"must begin with https://, {example}": parts.scheme in {"http", "https"},
+        not_a_url: value.isprintable() and " " not in value and _is_host(host) and port != 0,
+        f"is the SDK endpoint: give the REST endpoint, {example}": not host.startswith("sdk."),
+        f"is the dashboard: give the REST endpoint, {example}": not host.startswith("dashboard"),
+        "must begin with https://: the key would travel in the clear": parts.scheme == "https" or is_loopback(host),
+        f"must be only the REST endpoint, without a path, {example}": not (
+            parts.path.strip("/") or parts.query or parts.fragment
+        ),
+    }
+    for problem, is_good in checks.items():
+        if not is_good:
+            raise UnfitError(problem)
+    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(':')}"
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return _HOST.fullmatch(host) is not None
+    return True
 
 
 def is_loopback(host: str) -> bool:
@@ -153,20 +168,21 @@ def is_loopback(host: str) -> bool:
 
 def _instance(value: object) -> str:
     if not isinstance(value, str) or value.upper() not in INSTANCES:
-        raise ValueError(f"is not an instance of Braze known here: give one of {', '.join(INSTANCES)}, or its url")
+        raise UnfitError(f"is not an instance of Braze known here: give one of {', '.join(INSTANCES)}, or its url")
     return value.upper()
 
 
 def _variable(value: object) -> str:
     if not isinstance(value, str) or not _VARIABLE.fullmatch(value):  # never shown: it may be the key itself
-        raise ValueError("must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself")
+        raise UnfitError("must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself")
     return value
 
 
 def _key_file(value: object) -> str:
     path = _text(value)
-    if _BRAZE_ID.fullmatch(path) or "\0" in path:  # never shown: it may be the key itself
-        raise ValueError("must be the path of a file that holds the key, not the key itself")
+    is_key = _BRAZE_ID.search(path) and "/" not in path and "\\" not in path
+    if is_key or "\0" in path:  # never shown: it may be the key itself
+        raise UnfitError("must be the path of a file that holds the key, not the key itself")
     return path
 
 
@@ -175,7 +191,7 @@ def _number(low: float, high: float, *, whole: bool = False) -> BeforeValidator:
         is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:  # type: ignore[operator] # it is a number
             kind = "a whole number" if whole else "a number"
-            raise ValueError(f"must be {kind} from {low:g} to {high:g}, not {shown(value)}")
+            raise UnfitError(f"must be {kind} from {low:,} to {high:,}, not {_written(value)}")
         return value  # type: ignore[return-value] # it is a number
 
     return BeforeValidator(check)
@@ -183,9 +199,12 @@ def _number(low: float, high: float, *, whole: bool = False) -> BeforeValidator:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Duration = Annotated[float, BeforeValidator(_duration)]
+OwnName = Annotated[str, BeforeValidator(_own_name)]
 BrazeId = Annotated[str, BeforeValidator(_braze_id)]
-NamedIds = Annotated[dict[Text, BrazeId], BeforeValidator(_named_ids)]
-Selection = Annotated[tuple[str, ...], BeforeValidator(_selection)]
+NamedIds = Annotated[dict[OwnName, BrazeId], BeforeValidator(_mapping_of_ids)]
+Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names)]
+# What may be left out. A key without a value is refused: `timezone:` is a mistake, not a wish for none.
+OwnDuration = Annotated[float | None, BeforeValidator(_duration)]
 
 
 class Model(BaseModel):
@@ -244,20 +263,20 @@ class CustomEvent(Model):
     unit: Annotated[Unit, BeforeValidator(_unit)] = Unit.HOUR
     apps: Selection = (ALL,)
     segments: Selection = (ALL,)
-    refresh: Duration | None = None
-    settle: Duration | None = None
-    max_age: Duration | None = None
+    refresh: OwnDuration = None
+    settle: OwnDuration = None
+    max_age: OwnDuration = None
 
 
 class Workspace(Model):
     """The keys of a workspace beside its sections. Exactly one of `url` and `instance`, and of the two key sources."""
 
     name: Text
-    url: Annotated[str, BeforeValidator(_url)] | None = None
-    instance: Annotated[str, BeforeValidator(_instance)] | None = None
-    api_key_file: Annotated[str, BeforeValidator(_key_file)] | None = None
-    api_key_env: Annotated[str, BeforeValidator(_variable)] | None = None
-    timezone: Annotated[ZoneInfo, BeforeValidator(_timezone)] | None = None
+    url: Annotated[str | None, BeforeValidator(_url)] = None
+    instance: Annotated[str | None, BeforeValidator(_instance)] = None
+    api_key_file: Annotated[str | None, BeforeValidator(_key_file)] = None
+    api_key_env: Annotated[str | None, BeforeValidator(_variable)] = None
+    timezone: Annotated[ZoneInfo | None, BeforeValidator(_timezone)] = None
     apps: NamedIds = Field(default_factory=dict)
     segments: NamedIds = Field(default_factory=dict)
 

@@ -1,0 +1,70 @@
+"""The API keys: where they come from, and what keeps them out of every message. No text here holds what was read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from braze_exporter.config.document import shown
+
+
+class Secret:
+    """A text that prints as `***`, whatever prints it. `reveal` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        """Keep `text`."""
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text."""
+        return self._text
+
+    def __repr__(self) -> str:
+        """Return `***`."""
+        return "***"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError("a secret cannot be pickled or copied")
+
+
+class KeyUnusableError(Exception):
+    """There is no key, or none that Braze would take; the message says what to do."""
+
+
+def from_variable(name: str, environ: Mapping[str, str]) -> Secret:
+    """Return the key that the variable `name` holds; raise `KeyUnusableError` if there is none."""
+    return _checked(environ.get(name, ""), f"the variable {name} is not set: set it to the REST API key")
+
+
+def from_file(path: str) -> Secret:
+    """Return the key that the file at `path` holds; raise `KeyUnusableError` if there is none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        problem = "the file does not hold a key: it is not text in UTF-8"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror}): {shown(path, 200)}"
+    else:
+        return _checked(text, "the file is empty: write the REST API key into it")
+    raise KeyUnusableError(problem)
+
+
+def is_there(path: str) -> bool:
+    """Return whether a file is at `path`, as far as can be seen from here."""
+    try:
+        return Path(path).is_file()
+    except OSError:  # a folder that may not be entered, a name too long
+        return False
+
+
+def _checked(text: str, if_empty: str) -> Secret:
+    key = text.strip()
+    if not key:
+        raise KeyUnusableError(if_empty)
+    if key[0] in "\"'":
+        raise KeyUnusableError("the key is in quotes: remove them, Braze would refuse it")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise KeyUnusableError("the key has characters that no key has: it is one line of plain letters and digits")
+    return Secret(key)
