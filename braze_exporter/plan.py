@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
+from itertools import product
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import CUSTOM_EVENTS, Point, Pool, Query, Unit
+from braze_exporter.catalog import CUSTOM_EVENTS, UTC, Point, Pool, Query, Unit
 from braze_exporter.config import Config
-from braze_exporter.config.loading import ConfiguredWorkspace, Entry
+from braze_exporter.config.schema import CustomEvent, Settings, Workspace
 
 # Braze's page on the endpoint: `length` is from 1 to 100 units.
 MAX_LENGTH = 100
@@ -39,62 +40,70 @@ class Plan:
 
 def build(config: Config) -> Plan:
     """Return the plan of `config`; raise `ConfigError` if it cannot be carried out, with the setting to change."""
-    problems: dict[tuple[str | int, ...], str] = {}
-    queries: list[Query] = []
-    for workspace in config.workspaces:
-        for entries in workspace.entries.values():
-            for entry in entries:
-                found = list(_queries(config, workspace, entry))
-                if found[0].length > MAX_LENGTH:
-                    unit = found[0].unit
-                    text = f"is too long for {unit}s: Braze tells {MAX_LENGTH} {unit}s at most, so at most"
-                    problems[(*entry.path, "settle")] = f"{text} {MAX_LENGTH - _MARGIN}{unit[0]}"
-                queries.extend(found)
-    if len(queries) > config.settings.max_queries:
-        text = f"is {config.settings.max_queries}, but the entries make {len(queries)} queries"
-        problems["max_queries",] = f"{text}: raise it, or list fewer events, apps or segments"
-    loads = tuple(_loads(config, queries))
-    for load in loads:
-        if load.calls > load.allowed:
-            problems[_path_of(config, load.workspace)] = _over_share(load, queries)
+    settings, problems = config.settings, []
+    entries = [
+        (workspace.spec, entry)
+        for workspace in config.workspaces
+        for group in workspace.entries.values()
+        for entry in group
+    ]
+    for _, entry in entries:
+        unit = entry.spec.unit
+        if _length(unit, _settle(settings, entry.spec)) > MAX_LENGTH:
+            text = f"is too long for {unit}s: Braze tells {MAX_LENGTH} {unit}s at most, so at most"
+            path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
+            problems.append((path, f"{text} {MAX_LENGTH - _MARGIN}{unit[0]}"))
+    count = sum(len(entry.spec.apps) * len(entry.spec.segments) for _, entry in entries)
+    if count > settings.max_queries:  # and not a query is made: they may be far too many
+        text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
+        problems.append((("max_queries",), f"{text}: raise it, or list fewer events, apps or segments"))
+        raise config.error(problems)
+    queries = tuple(query for workspace, entry in entries for query in _queries(settings, workspace, entry.spec))
+    loads = tuple(_loads(settings, queries))
+    paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
+    problems += [(paths[load.workspace], _over_share(load, queries)) for load in loads if _is_over(load)]
     if problems:
         raise config.error(problems)
-    return Plan(tuple(queries), loads)
+    return Plan(queries, loads)
 
 
-def _queries(config: Config, workspace: ConfiguredWorkspace, entry: Entry) -> Iterator[Query]:
-    settings, spec, entry_spec = config.settings, workspace.spec, entry.spec
-    unit = entry_spec.unit
-    refresh = entry_spec.refresh or settings.refresh.of(unit)
-    settle = entry_spec.settle or settings.settle.of(unit)
-    for app in entry_spec.apps:
-        for segment in entry_spec.segments:
-            app_id, segment_id = spec.apps.get(app, ""), spec.segments.get(segment, "")
-            yield Query(
-                workspace=spec.name,
-                kind=CUSTOM_EVENTS,
-                unit=unit,
-                subject=entry_spec.event,
-                app=app if app_id else "",
-                app_id=app_id,
-                segment=segment if segment_id else "",
-                segment_id=segment_id,
-                refresh=refresh,
-                settle=settle,
-                max_age=max(entry_spec.max_age or settings.max_age, 2 * refresh),
-                length=max(USUAL_LENGTH[unit], math.ceil(settle / unit.seconds) + _MARGIN),
-                zone=spec.timezone or ZoneInfo("UTC"),
-            )
+def _settle(settings: Settings, entry: CustomEvent) -> float:
+    return entry.settle or settings.settle.of(entry.unit)
 
 
-def _loads(config: Config, queries: Sequence[Query]) -> Iterator[Load]:
+def _length(unit: Unit, settle: float) -> int:
+    return max(USUAL_LENGTH[unit], math.ceil(settle / unit.seconds) + _MARGIN)
+
+
+def _queries(settings: Settings, workspace: Workspace, entry: CustomEvent) -> Iterator[Query]:
+    refresh = entry.refresh or settings.refresh.of(entry.unit)
+    settle = _settle(settings, entry)
+    for app, segment in product(entry.apps, entry.segments):
+        app_id, segment_id = workspace.apps.get(app, ""), workspace.segments.get(segment, "")
+        yield Query(
+            workspace=workspace.name,
+            kind=CUSTOM_EVENTS,
+            unit=entry.unit,
+            subject=entry.event,
+            app=app if app_id else "",
+            app_id=app_id,
+            segment=segment if segment_id else "",
+            segment_id=segment_id,
+            refresh=refresh,
+            settle=settle,
+            max_age=max(entry.max_age or settings.max_age, 2 * refresh),
+            length=_length(entry.unit, settle),
+            zone=workspace.timezone or UTC,
+        )
+
+
+def _loads(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:
     """Yield what each workspace asks of each pool: a query is one call in each of its refreshes."""
     groups: dict[tuple[str, Pool], list[Query]] = {}
     for query in queries:
         groups.setdefault((query.workspace, query.kind.pool), []).append(query)
     for (workspace, pool), group in groups.items():
-        allowed = pool.per_hour * config.settings.budget.share
-        yield Load(workspace, pool, len(group), calls_per_hour(group), allowed)
+        yield Load(workspace, pool, len(group), calls_per_hour(group), pool.per_hour * settings.budget.share)
 
 
 def calls_per_hour(queries: Iterable[Query]) -> float:
@@ -102,35 +111,39 @@ def calls_per_hour(queries: Iterable[Query]) -> float:
     return sum(3_600 / query.refresh for query in queries)
 
 
+def _is_over(load: Load) -> bool:
+    return round(load.calls - load.allowed, 3) > 0  # less is rounding: of a third of an hour, or of a tenth
+
+
 def _over_share(load: Load, queries: Sequence[Query]) -> str:
     """Say by how much a plan is over its share, and the refresh with which it fits."""
     mine = [query for query in queries if (query.workspace, query.kind.pool) == (load.workspace, load.pool)]
-    slower = load.calls / load.allowed
-    needs = ", ".join(
-        f"{section} by the {unit} needs refresh ≥ {_minutes(shortest * slower)}"
-        for (section, unit), shortest in sorted(_shortest_refresh(mine).items())
-    )
+    enough = _enough(sorted(query.refresh for query in mine), load.allowed)
+    quick = sorted({(query.kind.section, query.unit) for query in mine if query.refresh < enough})
+    needs = ", ".join(f"{section} by the {unit} needs refresh ≥ {_rounded_up(enough)}" for section, unit in quick)
     return (
-        f"its {load.queries:,} queries would make {load.calls:,.0f} calls an hour, but budget.share allows "
-        f"{load.allowed:,.0f} of the {load.pool.per_hour:,.0f} of the {load.pool.name} pool: {needs}, or fewer queries"
+        f"its {load.queries:,} queries would make {math.ceil(load.calls):,} calls an hour, but budget.share allows "
+        f"{math.floor(load.allowed):,} of the {load.pool.per_hour:,.0f} of the {load.pool.name} pool: {needs}, "
+        "or fewer queries"
     )
 
 
-def _shortest_refresh(queries: Iterable[Query]) -> dict[tuple[str, Unit], float]:
-    found: dict[tuple[str, Unit], float] = {}
-    for query in queries:
-        key = (query.kind.section, query.unit)
-        found[key] = min(found.get(key, math.inf), query.refresh)
-    return found
+def _enough(refreshes: Sequence[float], allowed: float) -> float:
+    """Return the refresh to which all shorter ones must be raised, so that they make the `allowed` calls an hour.
+
+    `refreshes` are sorted, and make more calls than that.
+    """
+    for number in range(len(refreshes), 0, -1):
+        found = number * 3_600 / allowed
+        if found >= refreshes[number - 1]:
+            return found
+        allowed -= 3_600 / refreshes[number - 1]  # this one is slow enough: the quicker ones share what it leaves
+    raise ValueError("the calls fit as they are")
 
 
-def _minutes(seconds: float) -> str:
-    """Return a duration as the config would say it, rounded up."""
+def _rounded_up(seconds: float) -> str:
+    """Return a duration as the config would say it."""
     return f"{math.ceil(seconds)}s" if seconds < 60 else f"{math.ceil(seconds / 60)}m"  # noqa: PLR2004 - a minute
-
-
-def _path_of(config: Config, name: str) -> tuple[str | int, ...]:
-    return next(workspace.path for workspace in config.workspaces if workspace.spec.name == name)
 
 
 def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:
@@ -147,8 +160,8 @@ def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:
 def settled(points: Sequence[Point], query: Query, sent_at: float) -> Point | None:
     """Return the newest point that was settled when its answer was asked for at `sent_at`, or None.
 
-    A bucket is settled by a fetch that was sent `settle` or more after its end. The newest bucket of an answer that runs
-    up to now is never settled, whatever the clocks say. `points` are sorted by their start.
+    A bucket is settled by a fetch that was sent `settle` or more after its end. The newest bucket of an answer that
+    runs up to now is never settled, whatever the clocks say. `points` are sorted by their start.
     """
     for point in reversed(points[:-1]):
         if bucket_end(point.start, query.unit, query.zone) + query.settle <= sent_at:
