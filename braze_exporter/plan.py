@@ -121,8 +121,9 @@ def _over_share(load: Load, queries: Sequence[Query]) -> str:
     enough = _enough(sorted(query.refresh for query in mine), load.allowed)
     quick = sorted({(query.kind.section, query.unit) for query in mine if query.refresh < enough})
     needs = ", ".join(f"{section} by the {unit} needs refresh ≥ {_rounded_up(enough)}" for section, unit in quick)
+    count = f"{load.queries:,} {'query' if load.queries == 1 else 'queries'}"
     return (
-        f"its {load.queries:,} queries would make {math.ceil(load.calls):,} calls an hour, but budget.share allows "
+        f"its {count} would make {math.ceil(load.calls):,} calls an hour, but budget.share allows "
         f"{math.floor(load.allowed):,} of the {load.pool.per_hour:,.0f} of the {load.pool.name} pool: {needs}, "
         "or fewer queries"
     )
@@ -133,12 +134,11 @@ def _enough(refreshes: Sequence[float], allowed: float) -> float:
 
     `refreshes` are sorted, and make more calls than that.
     """
-    for number in range(len(refreshes), 0, -1):
-        found = number * 3_600 / allowed
-        if found >= refreshes[number - 1]:
-            return found
-        allowed -= 3_600 / refreshes[number - 1]  # this one is slow enough: the quicker ones share what it leaves
-    raise ValueError("the calls fit as they are")
+    number = len(refreshes)
+    while (found := number * 3_600 / allowed) < refreshes[number - 1]:
+        number -= 1  # this one is slow enough: the quicker ones share what it leaves
+        allowed -= 3_600 / refreshes[number]
+    return found
 
 
 def _rounded_up(seconds: float) -> str:

@@ -18,9 +18,11 @@ _MAX_BITS = 64
 
 _TAG = "tag:yaml.org,2002:"
 _HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
-# What to do, where the words of the parser do not say it.
+# What to do about an error whose words begin so, where they do not say it.
 _HINTS = {
-    "found character '\\t' that cannot start any token": "indent with spaces, not with tabs",
+    "found character '\\t'": "indent with spaces, not with tabs",
+    "found character": "quote a value that begins with it",
+    "found undefined alias": "quote a value that begins with *",
     "mapping values are not allowed here": 'check the indentation, and quote a value that holds ": "',
     "but found another document": "a config is one document, remove the line ---",
 }
@@ -90,7 +92,7 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         found = error.problem or "unreadable"
-        hint = f": {_HINTS[found]}" if found in _HINTS else ""
+        hint = next((f": {hint}" for start, hint in _HINTS.items() if found.startswith(start)), "")
         problem = Problem((), f"not YAML: {shown(found, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

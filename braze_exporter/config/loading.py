@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -253,7 +253,7 @@ def _message(detail: ErrorDetails, model: type[Model], also_known: tuple[str, ..
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if detail["type"] == "missing":
-        return "is required"
+        return "is required: add it"
     if detail["type"] != "extra_forbidden":  # what is left: a mapping of fixed keys that is none
         return f"must be a mapping with the keys {', '.join(_keys_of(model, detail['loc']))}"
     if key in _MISPLACED:
@@ -266,7 +266,5 @@ def _message(detail: ErrorDetails, model: type[Model], also_known: tuple[str, ..
 def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:
     """Return the keys of the mapping that stands at `loc` within `model`."""
     for part in loc:
-        inner = model.model_fields[str(part)].annotation
-        if isinstance(inner, type) and issubclass(inner, Model):
-            model = inner
+        model = cast("type[Model]", model.model_fields[str(part)].annotation)
     return tuple(model.model_fields)

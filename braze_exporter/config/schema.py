@@ -110,8 +110,8 @@ def _list_of_names(value: object) -> object:
 
 @functools.cache
 def _time_zones() -> frozenset[str]:
-    # What is not in here may be a file all the same: of seconds that leap (right/UTC), or of anything (../../etc).
-    return frozenset(available_timezones())
+    # What is not in here may be a file all the same: of leap seconds (right/UTC), or of anything (../../etc).
+    return frozenset(available_timezones() - {"localtime", "Factory"})
 
 
 def _timezone(value: object) -> ZoneInfo:

@@ -1,0 +1,64 @@
+"""Durations, as Prometheus writes them, and numbers at their limits."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from braze_exporter.config import Config, ConfigError, load
+
+CONFIG = """\
+workspaces:
+  - {name: a, instance: US-01, api_key_env: KEY, custom_events: [{event: purchase}]}
+"""
+SECONDS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+def with_line(line: str) -> Config:
+    """Load a good config that ends with `line`."""
+    return load(CONFIG + line, "x.yaml")
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(list(SECONDS)), st.integers(0, 10_000), min_size=1))
+def test_durations_are_the_sum_of_their_parts(parts: dict[str, int]) -> None:
+    """Units from large to small, each at most once, are summed exactly; less than a second is refused."""
+    seconds = sum(number * SECONDS[unit] for unit, number in parts.items())
+    line = "max_age: " + "".join(f"{parts[unit]}{unit}" for unit in SECONDS if unit in parts)
+    if seconds:
+        assert with_line(line).settings.max_age == seconds
+    else:
+        with pytest.raises(ConfigError, match="must be at least 1s"):
+            with_line(line)
+
+
+@settings(deadline=None)
+@given(st.permutations(list(SECONDS)), st.integers(2, 6))
+def test_durations_have_one_order(units: list[str], count: int) -> None:
+    """Units in any other order than from large to small are refused."""
+    written = units[:count]
+    if written == sorted(written, key=lambda unit: -SECONDS[unit]):
+        written.reverse()
+    with pytest.raises(ConfigError, match="must be a duration"):
+        with_line("max_age: " + "".join(f"1{unit}" for unit in written))
+
+
+def test_milliseconds_count() -> None:
+    """Milliseconds may end a duration of a second or more."""
+    assert with_line("max_age: 1s500ms").settings.max_age == 1.5
+    assert with_line("max_age: 1000ms").settings.max_age == 1
+
+
+@pytest.mark.parametrize(("key", "low", "high"), [("share", 0.001, 1), ("reserve", 0, 0.9), ("concurrency", 1, 100)])
+def test_limits_are_within_the_range(key: str, low: float, high: float) -> None:
+    """A number may be the least and the most that its message names."""
+    for number in (low, high):
+        assert getattr(with_line(f"budget: {{{key}: {number}}}").settings.budget, key) == number
+
+
+def test_defaults() -> None:
+    """What is left out has the defaults of the documentation."""
+    settings = with_line("").settings
+    assert (settings.refresh.hour, settings.refresh.day) == (300, 900)
+    assert (settings.settle.hour, settings.settle.day) == (3_600, 7_200)
+    assert (settings.max_age, settings.max_queries) == (3_600, 2_000)
+    assert (settings.budget.share, settings.budget.reserve, settings.budget.concurrency) == (0.1, 0.2, 10)
