@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# Builds the container image and tries it as a careful operator runs it: read-only, not root, without capabilities.
+#
+#   tests/image.sh                 run by hand: it takes a minute or two, so pytest does not
+#   BASE=python:3.14-slim tests/image.sh   on another base
+#
+# Needs Linux, root, buildah, podman and runc, and the network for the base and for the dependencies. Where the base
+# cannot be pulled, a Debian of the same release and Python made by debootstrap stands in for it; its mirror is the one
+# that apt uses. A CA bundle named by PIP_CERT, REQUESTS_CA_BUNDLE or SSL_CERT_FILE is lent to the build.
+# Images and containers live in a temporary directory and go with it; nothing of the machine's own is touched.
+set -euo pipefail
+
+repository=$(cd "$(dirname "$0")/.." && pwd)
+base=${BASE:-$(sed -n 's/^ARG BASE=//p' "$repository/Dockerfile")}
+image=localhost/braze-exporter
+container=braze-exporter
+
+say() { printf '%4d s  %s\n' "$SECONDS" "$*"; }
+fail() {
+    say "FAILED: $*" >&2
+    exit 1
+}
+
+[ "$(id -u)" = 0 ] || fail "this needs root"
+for tool in buildah podman runc; do
+    command -v "$tool" >/dev/null || fail "$tool is not installed"
+done
+
+work=$(mktemp -d)
+# Both work inside another container too: a storage without mounts, and a build without namespaces.
+export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+# No systemd timers: the health check is run from here.
+export DISABLE_HC_SYSTEMD=true
+buildah() { command buildah --root "$work/storage" --runroot "$work/run" "$@"; }
+podman() {
+    command podman --root "$work/storage" --runroot "$work/run" --tmpdir "$work/tmp" \
+        --cgroup-manager=cgroupfs --runtime runc "$@"
+}
+run() {
+    podman run --network=none --read-only --read-only-tmpfs=false --cap-drop=ALL --security-opt=no-new-privileges \
+        --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 "$@"
+}
+clean_up() {
+    podman rm --all --force --time 0 >/dev/null 2>&1 || true
+    buildah rm --all >/dev/null 2>&1 || true
+    rm -rf --one-file-system "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+stand_in() {
+    command -v debootstrap >/dev/null || fail "$base cannot be pulled, and debootstrap is not installed"
+    local mirror
+    # shellcheck disable=SC2016  # apt-get fills these in
+    mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 'Component: main' 2>/dev/null |
+        sed -n 's/^Debian //p' | head -n 1) || true
+    # The release that the official image is made of; without a mirror debootstrap knows one.
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates trixie "$work/debian" \
+        ${mirror:+"$mirror"} >"$work/debootstrap.log" 2>&1 || fail "debootstrap: $(tail -n 3 "$work/debootstrap.log")"
+    rm -rf "$work"/debian/var/cache/apt/archives/*.deb "$work"/debian/var/lib/apt/lists/*
+    base=localhost/stand-in
+    tar -C "$work/debian" -c . | podman import --quiet - "$base" >/dev/null
+    rm -rf --one-file-system "$work/debian"
+}
+
+if buildah pull --quiet "$base" >"$work/pull.log" 2>&1; then
+    say "pulled $base"
+else
+    say "$base cannot be pulled: $(tail -n 1 "$work/pull.log")"
+    stand_in
+    say "made a stand-in for it"
+fi
+
+arguments=(--build-arg "BASE=$base")
+certificates=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-${SSL_CERT_FILE:-}}}
+if [ -n "$certificates" ]; then
+    arguments+=(--secret "id=ca,src=$(realpath "$certificates")" --build-arg PIP_CERT=/run/secrets/ca)
+fi
+if [ -n "${PIP_INDEX_URL:-}" ]; then
+    arguments+=(--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL")
+fi
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$repository/braze_exporter/__init__.py")
+build() {
+    # The Docker format, because OCI's has no health check.
+    buildah build --format docker --layers --pull-never "${arguments[@]}" --build-arg "VERSION=$version" \
+        --tag "$image" "$repository" >"$work/build.log" 2>&1 || fail "the build: $(tail -n 30 "$work/build.log")"
+}
+build
+say "built the image"
+build
+cached=$(grep -c 'Using cache' "$work/build.log") || fail "a second build took nothing from the cache"
+say "built it again: $cached steps came from the cache"
+
+# What is in it.
+size() { podman image inspect --format '{{.Size}}' "$1"; }
+label() { podman image inspect --format "{{index .Labels \"org.opencontainers.image.$1\"}}" "$image"; }
+megabytes() { awk "BEGIN { printf \"%.1f MB\", ($1) / 1e6 }"; }
+say "size: $(megabytes "$(size "$image")"), of which $(megabytes "$(size "$image") - $(size "$base")") on top of the base"
+
+files() {
+    local from root
+    from=$(buildah from --pull-never "$1")
+    root=$(buildah mount "$from")
+    (cd "$root" && find . -xdev \( -type f -o -type l \)) | sort
+    buildah rm "$from" >/dev/null
+}
+files "$base" >"$work/base.files"
+files "$image" >"$work/image.files"
+comm -13 "$work/base.files" "$work/image.files" >"$work/added.files"
+! grep -E '/bin/(cc|c\+\+|gcc|g\+\+|clang|ld|make|pip|hatchling)[-0-9.]*$|/(pip|hatchling)/__init__\.py$' \
+    "$work/image.files" || fail "there are build tools in the image"
+! grep -E '\.whl$|/\.cache/|^\./(build|tools|tmp|root|run|var)/' "$work/added.files" ||
+    fail "the build left something behind in the image"
+say "no compiler, no pip, no wheels, nothing left of the build; $(wc -l <"$work/added.files") files on top of the base"
+
+[ "$(label version)" = "$version" ] || fail "the label says version $(label version), the program $version"
+[ "$(run --rm "$image" --version)" = "braze-exporter $version" ] || fail "--version is not $version"
+say "version $version, licence $(label licenses)"
+
+# Without a config the default command says where it belongs.
+code=0
+message=$(run --rm "$image" 2>&1) || code=$?
+[ "$code" = 1 ] || fail "without a config it exits with $code: $message"
+[[ $message == *"/etc/braze-exporter/config.yaml"* ]] || fail "without a config it says: $message"
+say "without a config: exit code 1, \"$message\""
+
+if [ -f "$repository/config.example.yaml" ]; then
+    install -m 644 "$repository/config.example.yaml" "$work/config.yaml"
+    checked=$(run --rm --volume "$work/config.yaml:/etc/braze-exporter/config.yaml:ro" "$image" check 2>&1) ||
+        fail "check of config.example.yaml: $checked"
+    say "check: $(grep 'is good' <<<"$checked")"
+else
+    say "there is no config.example.yaml to check"
+fi
+
+# It runs.
+run --detach --name "$container" "$image" demo >/dev/null
+deadline=$((SECONDS + 30))
+until podman healthcheck run "$container" >"$work/health.log" 2>&1; do
+    [ "$SECONDS" -lt "$deadline" ] || fail "not healthy: $(cat "$work/health.log"; podman logs "$container" 2>&1)"
+    sleep 0.2
+done
+say "the image's own health check passes"
+
+inside() { podman exec "$container" python -I -c "$1"; }
+inside '
+import os
+status = dict(line.split(":\t", 1) for line in open("/proc/1/status").read().splitlines())
+assert status["Uid"].split() == ["65534"] * 4, status["Uid"]
+assert status["Gid"].split() == ["65534"] * 4, status["Gid"]
+assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, status["CapEff"]
+assert b"/braze-exporter\0demo" in open("/proc/1/cmdline", "rb").read()
+assert os.statvfs("/").f_flag & os.ST_RDONLY
+' || fail "process 1 is not the exporter, or has more rights than it needs"
+say "process 1 is the exporter: 65534:65534, no capabilities, a read-only root"
+
+get='
+import http.client
+connection = http.client.HTTPConnection("127.0.0.1", 27293, timeout=20)
+connection.request("GET", "PATH")
+response = connection.getresponse()
+assert response.status == 200, response.status
+print(response.read().decode(), end="")
+'
+[ "$(inside "${get/PATH//-/healthy}")" = "Healthy." ] || fail "/-/healthy"
+inside "${get/PATH//metrics}" >"$work/metrics" || fail "/metrics"
+grep -q '^braze_up{.*} 1\.0$' "$work/metrics" || fail "/metrics has no braze_up of 1: $(head -n 20 "$work/metrics")"
+say "/-/healthy and /metrics answer: $(grep -c '^braze_' "$work/metrics") samples, braze_up 1"
+
+# SIGTERM, and two seconds later SIGKILL, which would show as 137.
+podman stop --time 2 "$container" >/dev/null
+code=$(podman inspect --format '{{.State.ExitCode}}' "$container")
+[ "$code" = 0 ] || fail "after SIGTERM the exit code is $code: $(podman logs "$container" 2>&1)"
+say "SIGTERM: exit code 0 within 2 s"
+say "passed"
