@@ -81,14 +81,14 @@ class Cache:
     def __init__(
         self,
         queries: Sequence[Query],
-        fetch: Callable[[Query], tuple[Series, ...]],
+        fetch: Callable[[Query, Reading | None], tuple[Series, ...]],
         grants: Callable[[Query], bool],
         concurrency: int,
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        """Fetch by `fetch`, which raises `Withheld` or `BrazeError`, what `grants` allows.
+        """Fetch what `grants` allows by `fetch`, which is given the reading before and raises `Withheld` or `BrazeError`.
 
         `concurrency` is the number of fetches at once for each workspace. `wall` tells seconds since the epoch,
         `monotonic` seconds that never jump. `revision` changes whenever an entry does.
@@ -147,7 +147,7 @@ class Cache:
         series: tuple[Series, ...] | None = None
         error: BrazeError | None = None
         try:
-            series = self._fetch(query)
+            series = self._fetch(query, entry.reading)
         except Withheld:
             with self._lock:
                 self._defer(entry, deferred=True)

@@ -108,6 +108,7 @@ INSTANCES: dict[str, str] = {
 class Query:
     """One thing to ask Braze, which is one HTTP call, and how its answers are to be treated.
 
+    `url` is the REST endpoint of the workspace.
     `app` and `segment` are the names for the labels, empty where not filtered; `app_id` and `segment_id` are Braze's
     identifiers. `refresh`, `settle` and `max_age` are seconds. `length` is the number of units to ask for. `zone` is
     the company's time zone in Braze.
@@ -117,6 +118,7 @@ class Query:
     kind: Kind
     unit: Unit
     subject: str
+    url: str = ""
     app: str = ""
     app_id: str = ""
     segment: str = ""
@@ -137,6 +139,11 @@ class Query:
         """The labels of every sample of this query, in the order of the families."""
         values = {self.kind.subject: self.subject, "braze_app": self.app, "segment": self.segment}
         return (("workspace", self.workspace), *((name, values[name]) for name in self.noun.labels))
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """What the counter of this query is of, in Braze's own ids, whatever the unit."""
+        return (self.workspace, self.url, self.kind.section, self.subject, self.app_id, self.segment_id)
 
     @property
     def identity(self) -> tuple[str, str, str, str, str, Unit]:

@@ -34,8 +34,8 @@ class Client:
         """Return whether the pool of `query` may be asked now."""
         return self._limiters[query.kind.pool.name].grants()
 
-    def fetch(self, query: Query) -> tuple[Series, ...]:
-        """Ask Braze once for `query`, up to the present moment, and return the series of the answer.
+    def fetch(self, query: Query, length: int) -> tuple[Series, ...]:
+        """Ask Braze once for the newest `length` buckets of `query` and return the series of the answer.
 
         Raises `Withheld` if no call was made, `BrazeError` if it was not answered.
         """
@@ -45,7 +45,7 @@ class Client:
         received: Received | None = None
         reason: Reason | None = Reason.BAD_ANSWER
         try:
-            received = self._get(query)
+            received = self._get(query, length)
             series = self._series(query, received)
             reason = None
         except BrazeError as error:
@@ -55,8 +55,8 @@ class Client:
             self._account(query, received, reason, self._monotonic() - started)
         return series
 
-    def _get(self, query: Query) -> Received:
-        parameters = {query.kind.subject: query.subject, "length": str(query.length)}
+    def _get(self, query: Query, length: int) -> Received:
+        parameters = {query.kind.subject: query.subject, "length": str(length)}
         if len(query.kind.units) > 1:
             parameters["unit"] = query.unit.value
         if query.app_id:

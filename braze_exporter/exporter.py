@@ -6,15 +6,15 @@ from concurrent.futures import Future
 import requests
 
 from braze_exporter import __version__
-from braze_exporter.cache import Cache
+from braze_exporter.cache import Cache, Reading
 from braze_exporter.catalog import Query, Series
 from braze_exporter.client import Client
 from braze_exporter.collector import Collector, Instruments
 from braze_exporter.config import Config
 from braze_exporter.journal import Journal
-from braze_exporter.ledger import Ledger
+from braze_exporter.ledger import Ledger, Store
 from braze_exporter.limiter import Limiter
-from braze_exporter.plan import Plan
+from braze_exporter.plan import Plan, length
 from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts, Transport
 
 
@@ -26,18 +26,21 @@ class Exporter:
         config: Config,
         plan: Plan,
         session: requests.Session,
+        store: Store | None = None,
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         proxies: Callable[[str], Mapping[str, str]] = lambda _url: {},
         timeouts: Timeouts = USUAL_TIMEOUTS,
     ) -> None:
-        """Ask Braze for the queries of `plan` over `session`, with the keys of `config`.
+        """Ask Braze for the queries of `plan` over `session`, with the keys of `config`; the counters live in `store`.
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump. `proxies` tells which proxies lead to
         a URL, by scheme.
         """
+        self._wall = wall
         self._instruments = Instruments(plan.queries, __version__)
+        self._ledger = Ledger(store, self._instruments.count_state_write_failure)
         pools = {query.kind.pool for query in plan.queries}
         self._clients = {
             workspace.spec.name: Client(
@@ -58,7 +61,7 @@ class Exporter:
         }
         concurrency = config.settings.budget.concurrency
         self._cache = Cache(plan.queries, self._fetch, self._grants, concurrency, wall=wall, monotonic=monotonic)
-        self._collector = Collector(self._cache, Ledger(), self._instruments, monotonic)
+        self._collector = Collector(self._cache, self._ledger, self._instruments, monotonic)
         self._cache.subscribe(Journal().note)
 
     def refresh(self) -> Future[None]:
@@ -77,8 +80,9 @@ class Exporter:
         """Fetch no more, and let those who wait go."""
         self._cache.close()
 
-    def _fetch(self, query: Query) -> tuple[Series, ...]:
-        return self._clients[query.workspace].fetch(query)
+    def _fetch(self, query: Query, before: Reading | None) -> tuple[Series, ...]:
+        since = before.sent_at if before is not None else self._ledger.last_asked(query.counted)
+        return self._clients[query.workspace].fetch(query, length(query, since, self._wall()))
 
     def _grants(self, query: Query) -> bool:
         return self._clients[query.workspace].grants(query)

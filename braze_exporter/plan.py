@@ -85,6 +85,7 @@ def _queries(settings: Settings, workspace: Workspace, entry: CustomEvent) -> It
             kind=CUSTOM_EVENTS,
             unit=entry.unit,
             subject=entry.event,
+            url=workspace.rest_endpoint,
             app=app if app_id else "",
             app_id=app_id,
             segment=segment if segment_id else "",
@@ -144,6 +145,29 @@ def _enough(refreshes: Sequence[float], allowed: float) -> float:
 def _rounded_up(seconds: float) -> str:
     """Return a duration as the config would say it."""
     return f"{math.ceil(seconds)}s" if seconds < 60 else f"{math.ceil(seconds / 60)}m"  # noqa: PLR2004 - a minute
+
+
+def length(query: Query, since: float | None, now: float) -> int:
+    """Return how many units a fetch at `now` asks for, when the last answer was asked for at `since`.
+
+    It is the usual length and what has passed since, so that nothing is missed after an outage, up to Braze's maximum.
+    """
+    missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
+    return min(query.length + missed, MAX_LENGTH)
+
+
+def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
+    """Return a number for the bucket that begins at `start`: its instant, or its civil date as a count of days.
+
+    It rises by time, and that of a day stays the same if the zone is corrected.
+    """
+    return int(start) if unit is Unit.HOUR else datetime.fromtimestamp(start, zone).date().toordinal()
+
+
+def oldest_asked(query: Query, sent_at: float) -> int:
+    """Return a number below that of every bucket that a usual fetch at `sent_at` asks for, and above all older ones."""
+    units = query.length * query.unit.seconds if query.unit is Unit.HOUR else query.length - 1
+    return bucket_number(sent_at, query.unit, query.zone) - units
 
 
 def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:

@@ -11,7 +11,6 @@ from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, rig
 from braze_exporter import demo
 from braze_exporter.catalog import CUSTOM_EVENTS, Point, Query, Unit
 from braze_exporter.demo import DayFormat, HourFormat, UnknownEvent, faults
-from braze_exporter.ledger import MAX_BUCKETS, Ledger
 from braze_exporter.plan import settled
 
 LATEST = "braze_custom_events_hourly_latest"
@@ -273,52 +272,6 @@ def test_event_names_are_asked_for_and_shown_as_they_are() -> None:
 def _yaml(name: str) -> str:
     escaped = name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
-
-
-reports = st.lists(
-    st.dictionaries(st.integers(0, 30), st.integers(0, 50), max_size=12).map(
-        lambda found: tuple(Point(hour * HOUR, float(value)) for hour, value in sorted(found.items()))
-    ),
-    max_size=12,
-)
-
-
-@given(reports)
-def test_a_total_never_falls_and_counts_no_occurrence_twice(answers: list[tuple[Point, ...]]) -> None:
-    """Whatever Braze reports, the total only rises, and never beyond the most that each bucket ever showed."""
-    ledger = Ledger()
-    shown = 0.0
-    most: dict[int, float] = {}
-    for number, points in enumerate(answers):
-        ledger.record("series", points, asked_from=0)
-        total = ledger.total("series")
-        assert total >= shown
-        assert number or total == 0
-        shown = total
-        for start, value in points:
-            most[start] = max(most.get(start, 0.0), value)
-        assert total <= sum(most.values())
-
-
-@given(st.lists(st.integers(0, 1_000), min_size=1, max_size=30))
-def test_a_bucket_that_grows_is_counted_in_full(values: list[int]) -> None:
-    """The total of a bucket that came after the first answer is the most that was reported of it."""
-    ledger = Ledger()
-    ledger.record("series", (Point(0, 5.0),), asked_from=0)
-    for value in values:
-        ledger.record("series", (Point(0, 5.0), Point(HOUR, float(value))), asked_from=0)
-    assert ledger.total("series") == max(values)
-
-
-def test_the_ledger_forgets_what_braze_cannot_tell_any_more() -> None:
-    """It holds the newest hundred buckets of a series, and what is older never counts."""
-    ledger = Ledger()
-    ledger.record("series", (Point(0, 1.0),), asked_from=0)
-    for hour in range(1, 3 * MAX_BUCKETS):
-        ledger.record("series", (Point(hour * HOUR, 1.0),), asked_from=0)
-    assert ledger.total("series") == 3 * MAX_BUCKETS - 1
-    ledger.record("series", (Point(HOUR, 1_000.0),), asked_from=0)
-    assert ledger.total("series") == 3 * MAX_BUCKETS - 1
 
 
 @given(

@@ -265,7 +265,7 @@ class Gate:
         self.changed = threading.Condition()
         self.order: list[str] = []
 
-    def fetch(self, query: Query) -> tuple[Series, ...]:
+    def fetch(self, query: Query, _before: object) -> tuple[Series, ...]:
         """Hold a connection until the gate opens."""
         with self.changed:
             self.order.append(query.subject)
@@ -314,7 +314,7 @@ def test_a_fault_of_our_own_is_a_failure_of_one_query() -> None:
     """An unexpected exception fails its query, is logged, and leaves the thread and the others alive."""
     clock = Clock()
 
-    def fetch(query: Query) -> tuple[Series, ...]:
+    def fetch(query: Query, _before: object) -> tuple[Series, ...]:
         if query.subject == "bad":
             raise ZeroDivisionError
         return ()
@@ -346,7 +346,7 @@ def test_a_call_withheld_at_the_last_moment_leaves_the_query_due() -> None:
     clock = Clock()
     stopped = True
 
-    def fetch(_query: Query) -> tuple[Series, ...]:
+    def fetch(_query: Query, _before: object) -> tuple[Series, ...]:
         if stopped:
             raise Withheld("default")
         return ()
@@ -369,7 +369,7 @@ def test_a_failure_keeps_the_last_answer() -> None:
     clock = Clock()
     failure: list[BrazeError] = []
 
-    def fetch(_query: Query) -> tuple[Series, ...]:
+    def fetch(_query: Query, _before: object) -> tuple[Series, ...]:
         if failure:
             raise failure[0]
         return (Series(()),)

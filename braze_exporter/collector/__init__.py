@@ -9,7 +9,9 @@ from braze_exporter.cache import Cache, Entry, Reading
 from braze_exporter.catalog import GAUGES, Family, Query, Unit, counter, gauge
 from braze_exporter.collector.exposition import header, labels_text, sample
 from braze_exporter.collector.instruments import OWN, Instruments
+from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
 from braze_exporter.ledger import Ledger
+from braze_exporter.plan import bucket_number, oldest_asked
 from braze_exporter.plan import settled as newest_settled
 
 __all__ = ["OWN", "QUERIES", "UP", "Collector", "Instruments", "State", "gauges_of", "is_stale", "state_of"]
@@ -71,7 +73,7 @@ class _Shown:
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """What is shown of one query: the sample lines of its gauges and its counter, written when something changes."""
+    """What is shown of one query: the sample lines of its gauges, written when something changes."""
 
     entry: Entry
     gauges: tuple[Family, ...]
@@ -79,7 +81,6 @@ class _Row:
     counter: Family | None = None
     series: dict[SeriesLabels, _Shown] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
-    total: str = ""
     stale: bool = False
 
 
@@ -97,7 +98,7 @@ class Collector:
         self._rows = {row.entry: row for _, rows in self._groups for row in rows}
         for row in self._rows.values():
             self._write(row)
-        self._revision = -1
+        self._revision = (-1, -1)
         self._valid_until = float("-inf")
         self._sections: list[tuple[Family, str]] = []
         self._bodies: dict[bool, bytes] = {}
@@ -108,11 +109,13 @@ class Collector:
         return self._queries_body(openmetrics=openmetrics) + self._instruments.render(openmetrics=openmetrics)
 
     def _queries_body(self, *, openmetrics: bool) -> bytes:
-        """Return what depends on the readings; it is made anew only after one has changed, or become too old."""
+        """Return what depends on the readings; it is made anew only after something of it has changed."""
+        self._ledger.save()
         with self._lock:
             now = self._monotonic()
-            if self._revision != self._cache.revision or now >= self._valid_until:
-                self._revision = self._cache.revision
+            revision = (self._cache.revision, self._ledger.revision)
+            if self._revision != revision or now >= self._valid_until:
+                self._revision = revision
                 self._age(now)
                 self._sections = list(self._join(now))
                 self._bodies = {}
@@ -121,17 +124,29 @@ class Collector:
                 self._bodies[openmetrics] = text.encode()
             return self._bodies[openmetrics]
 
-    def _take(self, entry: Entry, _before: Reading | None) -> None:
-        """Take in a new reading: count what is new in an answer, and write its lines."""
+    def _take(self, entry: Entry, before: Reading | None) -> None:
+        """Take in a new reading: count what is new in an answer, learn from it, and write its lines."""
         row, query, reading = self._rows[entry], entry.query, entry.reading
-        with self._lock:
-            if reading is not None and reading.error is None and reading.sent_at is not None:
-                asked_from = int(reading.sent_at) - query.length * query.unit.seconds
+        if reading is not None and reading.error is None and reading.sent_at is not None:
+            self._learn(query, reading, before)
+            if row.counter is not None:
                 for series in reading.series:
-                    if row.counter is not None:
-                        self._ledger.record(_account(query, series.labels), series.points, asked_from)
-                row.stale = False
+                    numbered = ((bucket_number(start, query.unit, query.zone), value) for start, value in series.points)
+                    asked_from = oldest_asked(query, reading.sent_at)
+                    self._ledger.record(
+                        _subject(query, series.labels), query.unit, numbered, asked_from, reading.sent_at
+                    )
+        with self._lock:
+            row.stale = row.stale and reading is not None and reading.error is not None
             self._write(row)
+
+    def _learn(self, query: Query, reading: Reading, before: Reading | None) -> None:
+        """Tell the instruments what an answer says about Braze itself: how late it revises, and where its days begin."""
+        for age in revision_ages(query, before, reading):
+            self._instruments.observe_revision(query, age)
+        mismatch = timezone_mismatch(query, reading)
+        if mismatch is not None:
+            self._instruments.note_timezone(query, mismatch=mismatch)
 
     def _age(self, now: float) -> None:
         """Hide the values that have become too old, and note when the next will."""
@@ -169,11 +184,16 @@ class Collector:
             if shown.settled_start is not None:
                 lines[settled_start].append(sample(settled_start, shown.labels, shown.settled_start))
         row.lines = tuple("".join(found) for found in lines.values())
-        if row.counter is not None:
-            row.total = "".join(
-                sample(row.counter.name, shown.labels, self._ledger.total(_account(query, labels)))
+
+    def _totals(self, family: Family, rows: Iterable[_Row]) -> str:
+        """Return the lines of a counter. What may be shown of it changes when it is saved, not when it is read."""
+        return "".join(
+            [
+                sample(family.name, shown.labels, self._ledger.total(_subject(row.entry.query, labels)))
+                for row in rows
                 for labels, shown in row.series.items()
-            )
+            ]
+        )
 
     def _join(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield every family with all its lines."""
@@ -181,7 +201,7 @@ class Collector:
             for index, family in enumerate(gauges):
                 yield family, "".join([row.lines[index] for row in rows])
         for family, rows in self._counters:
-            yield family, "".join([row.total for row in rows])
+            yield family, self._totals(family, rows)
         yield from self._summary(now)
 
     def _summary(self, now: float) -> Iterator[tuple[Family, str]]:
@@ -246,6 +266,6 @@ def _rows(
     return list(groups.values()), list(counters.values())
 
 
-def _account(query: Query, labels: SeriesLabels) -> tuple[object, ...]:
-    """Return the key of a series in the ledger."""
-    return (*query.identity, labels)
+def _subject(query: Query, labels: SeriesLabels) -> tuple[str, ...]:
+    """Return what a counter is of: the query in Braze's own ids, and what tells its series apart."""
+    return (*query.counted, *(part for pair in labels for part in pair))

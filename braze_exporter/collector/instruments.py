@@ -50,6 +50,24 @@ SCRAPES_INCOMPLETE = Family(
     "Scrapes whose deadline came before the answer to every due query.",
     (),
 )
+STATE_WRITE_FAILURES = Family(
+    "braze_exporter_state_write_failures_total",
+    "counter",
+    "Writes of the state file that failed; the counters stand still until one succeeds.",
+    (),
+)
+REVISION_AGE = Family(
+    "braze_revision_age_seconds",
+    "histogram",
+    "How long after its end a bucket still changed.",
+    ("workspace", "kind"),
+)
+TIMEZONE_MISMATCH = Family(
+    "braze_workspace_timezone_mismatch",
+    "gauge",
+    "Whether the newest day of an answer is yesterday or tomorrow in the workspace's timezone (1) or not (0).",
+    ("workspace",),
+)
 BUILD_INFO = Family(
     "braze_exporter_build_info", "gauge", "The version that runs, always 1.", ("version", "python_version")
 )
@@ -61,12 +79,17 @@ OWN: tuple[Family, ...] = (
     QUOTA_LIMIT,
     QUOTA_REMAINING,
     QUOTA_RESET,
+    REVISION_AGE,
+    TIMEZONE_MISMATCH,
     SCRAPES_INCOMPLETE,
+    STATE_WRITE_FAILURES,
     BUILD_INFO,
 )
 
 # From a fast answer to the time-outs of the client, in seconds.
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+# From the usual refresh to a few days: what `settle` may reasonably be.
+_REVISION_BUCKETS = (600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400, 172_800, 345_600)
 
 
 class Instruments:
@@ -84,9 +107,20 @@ class Instruments:
         self._quota_limit = self._gauge(QUOTA_LIMIT)
         self._quota_remaining = self._gauge(QUOTA_REMAINING)
         self._quota_reset = self._gauge(QUOTA_RESET)
+        self._revision_age = Histogram(
+            REVISION_AGE.name,
+            REVISION_AGE.help,
+            REVISION_AGE.labels,
+            buckets=_REVISION_BUCKETS,
+            registry=self._registry,
+        )
+        self._timezone_mismatch = self._gauge(TIMEZONE_MISMATCH)
         self._scrapes_incomplete = self._counter(SCRAPES_INCOMPLETE)
+        self._state_write_failures = self._counter(STATE_WRITE_FAILURES)
         self._gauge(BUILD_INFO).labels(version, platform.python_version()).set(1)
         ProcessCollector(registry=self._registry)
+        for workspace, kind in dict.fromkeys((query.workspace, query.kind.section) for query in queries):
+            self._revision_age.labels(workspace, kind)
         for workspace, endpoint in dict.fromkeys((query.workspace, query.kind.endpoint) for query in queries):
             self._duration.labels(workspace, endpoint)
             for reason in Reason:
@@ -116,6 +150,18 @@ class Instruments:
     def count_incomplete_scrape(self) -> None:
         """Count a scrape that did not wait for everything."""
         self._scrapes_incomplete.inc()
+
+    def count_state_write_failure(self) -> None:
+        """Count a write of the state file that failed."""
+        self._state_write_failures.inc()
+
+    def observe_revision(self, query: Query, age: float) -> None:
+        """Note that a bucket of `query` has changed `age` seconds after its end."""
+        self._revision_age.labels(query.workspace, query.kind.section).observe(age)
+
+    def note_timezone(self, query: Query, *, mismatch: bool) -> None:
+        """Note whether the days of the workspace's answers are those of its configured zone."""
+        self._timezone_mismatch.labels(query.workspace).set(float(mismatch))
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the metrics in the text format, or in OpenMetrics with its end."""

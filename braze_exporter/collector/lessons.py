@@ -1,0 +1,45 @@
+"""What answers say about Braze itself: how late it still revises a bucket, and in which zone its days begin. Pure."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from braze_exporter.cache import Reading
+from braze_exporter.catalog import Query, Unit
+from braze_exporter.plan import bucket_end
+
+# So close to midnight a small difference of the clocks would look like another zone.
+_NEAR_MIDNIGHT = timedelta(minutes=30)
+
+
+def revision_ages(query: Query, before: Reading | None, now: Reading) -> Iterator[float]:
+    """Yield, for each bucket that has changed since the answer before, how long after its end it was, in seconds.
+
+    Only what had ended when it was asked for before tells of a revision; and after a pause of two refreshes or more
+    nothing tells when it happened.
+    """
+    if before is None or before.sent_at is None or now.sent_at is None:
+        return
+    if now.sent_at - before.sent_at >= 2 * query.refresh:
+        return
+    known = {series.labels: dict(series.points) for series in before.series}
+    for series in now.series:
+        old = known.get(series.labels, {})
+        for start, value in series.points:
+            end = bucket_end(start, query.unit, query.zone)
+            if end <= before.sent_at and old.get(start, value) != value:
+                yield now.sent_at - end
+
+
+def timezone_mismatch(query: Query, reading: Reading) -> bool | None:
+    """Return whether the newest day of an answer is not the one that runs in `query.zone`, or None if that is unclear.
+
+    Only yesterday and tomorrow are judged: an answer that is further behind has another cause.
+    """
+    if query.unit is not Unit.DAY or reading.sent_at is None or not any(series.points for series in reading.series):
+        return None
+    asked = datetime.fromtimestamp(reading.sent_at, query.zone)
+    if (asked - _NEAR_MIDNIGHT).date() != (asked + _NEAR_MIDNIGHT).date():
+        return None
+    newest = max(series.points[-1].start for series in reading.series if series.points)
+    days = (datetime.fromtimestamp(newest, query.zone).date() - asked.date()).days
+    return abs(days) == 1 if abs(days) <= 1 else None

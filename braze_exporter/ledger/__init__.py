@@ -1,0 +1,110 @@
+"""The counters: what Braze has reported of each bucket, and the sum of what was new in it.
+
+Braze tells totals of buckets, again and again, and revises them. A counter may only rise, by each occurrence once. With a
+state file, what is shown of a counter is always in the file first.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from braze_exporter.catalog import Unit
+from braze_exporter.ledger.store import Account, Store, StoreError, Subject, open_store
+
+__all__ = ["MAX_BUCKETS", "Account", "Ledger", "Store", "StoreError", "Subject", "open_store"]
+
+# As many buckets of a query as Braze can tell in one answer; what is older never counts.
+MAX_BUCKETS = 100
+
+_log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Turns the buckets of answers into totals that never fall. Thread-safe.
+
+    `revision` changes whenever a total that may be shown does.
+    A subject is what a counter is of, in Braze's own ids: the names of labels may change, and the counter goes on.
+    """
+
+    def __init__(self, store: Store | None = None, on_write_failure: Callable[[], None] = lambda: None) -> None:
+        """Begin with what is in `store`, or with nothing; `on_write_failure` is told of each write that failed."""
+        self._store = store
+        self._on_write_failure = on_write_failure
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._accounts: dict[Subject, Account] = store.read() if store is not None else {}
+        self._changed: set[Subject] = set()
+        self._shown = {subject: account.total for subject, account in self._accounts.items()}
+        self._is_failing = False
+        self.revision = 0
+
+    def record(
+        self, subject: Subject, unit: Unit, buckets: Iterable[tuple[int, float]], asked_from: int, asked_at: float
+    ) -> None:
+        """Take in the buckets of an answer, each as a number that rises by time, and its value.
+
+        The answer was asked for at `asked_at`, for buckets from `asked_from` on. The first one of a subject, or of
+        another unit than before, is the ground that later ones rise from and counts nothing. After that a rise of a
+        bucket is added, a fall is not subtracted, and a later rise counts only above the most that was seen. Buckets
+        older than the oldest that is held do not count.
+        """
+        found = dict(buckets)
+        with self._lock:
+            self._changed.add(subject)
+            account = self._accounts.get(subject)
+            if account is None or account.unit is not unit:
+                total = account.total if account is not None else 0.0
+                self._accounts[subject] = Account(unit, total, min(found, default=asked_from), asked_at, found)
+                return
+            account.asked_at = asked_at
+            for bucket, value in found.items():
+                rise = value - account.seen.get(bucket, 0.0)
+                if bucket >= account.floor and rise > 0:
+                    account.total += rise
+                    account.seen[bucket] = value
+            for bucket in sorted(account.seen)[:-MAX_BUCKETS]:
+                del account.seen[bucket]
+            if len(account.seen) == MAX_BUCKETS:
+                account.floor = min(account.seen)
+
+    def last_asked(self, subject: Subject) -> float | None:
+        """Return when the last answer to a subject was asked for, in seconds since the epoch, or None."""
+        with self._lock:
+            account = self._accounts.get(subject)
+            return account.asked_at if account is not None else None
+
+    def total(self, subject: Subject) -> float:
+        """Return what may be shown of a counter: 0 before its first answer, then what `save` has made durable."""
+        with self._lock:
+            return self._shown.get(subject, 0.0)
+
+    def save(self) -> None:
+        """Write what has changed, and let it be shown. If it cannot be written, the totals stand still until it can."""
+        with self._writing:
+            with self._lock:
+                changed = {subject: replace(self._accounts[subject]) for subject in self._changed}
+                rows = {subject: account.frozen() for subject, account in changed.items()} if self._store else {}
+                self._changed.clear()
+            if not changed:
+                return
+            try:
+                if self._store is not None:
+                    self._store.write(rows)
+            except StoreError as error:
+                self._note_failure(error)
+                with self._lock:
+                    self._changed |= changed.keys()
+                return
+            if self._is_failing:
+                self._is_failing = False
+                _log.info("the state file is written again")
+            with self._lock:
+                self._shown.update({subject: account.total for subject, account in changed.items()})
+                self.revision += 1
+
+    def _note_failure(self, error: StoreError) -> None:
+        self._on_write_failure()
+        if not self._is_failing:
+            self._is_failing = True
+            _log.error("the state file cannot be written: counters stand still", extra={"fields": {"reason": error}})

@@ -1,0 +1,146 @@
+"""The state file: the accounts of the ledger in SQLite, held by one process at a time."""
+
+import contextlib
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from braze_exporter.catalog import Unit
+
+# Written into the file, so that a later version knows what it reads.
+VERSION = 1
+# How long a second process waits for the first to let go: a new one starts while the old one ends.
+WAIT = 30.0
+
+Subject = tuple[str, ...]
+Row = tuple[str, float, int, float, str]
+
+_log = logging.getLogger(__name__)
+
+
+class StoreError(Exception):
+    """The state file cannot be used or written; the text says why."""
+
+
+class _DamagedError(StoreError):
+    """What is in the file is not what a ledger wrote."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What has been counted of a subject, fed by series of one `unit`.
+
+    Nothing counts in buckets before `floor`; `seen` is the most that was seen of each bucket; `asked_at` is when the last
+    answer was asked for, in seconds since the epoch.
+    """
+
+    unit: Unit
+    total: float
+    floor: int
+    asked_at: float
+    seen: dict[int, float] = field(default_factory=dict)
+
+    def frozen(self) -> Row:
+        """Return the account as a row of the file, which does not change any more."""
+        return (self.unit.value, self.total, self.floor, self.asked_at, json.dumps(list(self.seen.items())))
+
+    @classmethod
+    def thawed(cls, row: Row) -> "Account":
+        """Return the account that a row holds; raise ValueError or TypeError if it holds none."""
+        unit, total, floor, asked_at, seen = row
+        return cls(Unit(unit), float(total), int(floor), float(asked_at), dict(json.loads(seen)))
+
+
+class Store:
+    """An open state file, which no other process can open. Not thread-safe."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Use a connection that holds the lock and has the table."""
+        self._connection = connection
+
+    def read(self) -> dict[Subject, Account]:
+        """Return all accounts; raise `StoreError` if one cannot be read."""
+        try:
+            found = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
+            return {tuple(json.loads(subject)): Account.thawed(row) for subject, *row in found}  # type: ignore[arg-type]
+        except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+            raise _DamagedError(f"it cannot be read: {error}") from error
+
+    def write(self, rows: Mapping[Subject, Row]) -> None:
+        """Write rows, all or none, and durably; raise `StoreError` if that cannot be done."""
+        values: Iterable[tuple[object, ...]] = ((json.dumps(subject), *row) for subject, row in rows.items())
+        try:
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?)", values)
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._connection.close()
+
+
+def open_store(path: str, wait: float = WAIT) -> Store:
+    """Open the state file at `path`, or make it, and hold it.
+
+    A file that is not a state file, or a damaged one, is moved aside and begun anew: the counters start at 0, which
+    Prometheus understands. Raises `StoreError` if another process holds it for longer than `wait` seconds, or if it can
+    be neither opened nor made, or is of a newer exporter.
+    """
+    try:
+        return _open(path, wait)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):  # locked, no such folder, no permission, no space
+            raise StoreError(_explained(path, error)) from error
+        reason = str(error)
+    except _DamagedError as error:
+        reason = str(error)
+    aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    fields = {"file": path, "kept_as": aside, "reason": reason}
+    _log.error("the state file is damaged: it is moved aside, and counters begin at 0", extra={"fields": fields})
+    try:
+        Path(path).rename(aside)
+        for suffix in ("-journal", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                Path(path + suffix).rename(aside + suffix)
+        return _open(path, wait)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path} is damaged and cannot be replaced: {error}") from error
+
+
+def _open(path: str, wait: float) -> Store:
+    connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN EXCLUSIVE")  # in this mode the lock outlives the transaction
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.execute(
+                "CREATE TABLE accounts (subject TEXT PRIMARY KEY, unit TEXT NOT NULL, total REAL NOT NULL,"
+                " floor INTEGER NOT NULL, asked_at REAL NOT NULL, seen TEXT NOT NULL) WITHOUT ROWID"
+            )
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        elif version != VERSION:
+            raise StoreError(f"{path} was written by a newer exporter (version {version}, not {VERSION}): run that one")
+        connection.execute("COMMIT")
+        problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
+        if problems != ["ok"]:
+            raise _DamagedError(f"its check fails: {problems[0]}")
+        store = Store(connection)
+        store.read()
+    except BaseException:
+        connection.close()
+        raise
+    return store
+
+
+def _explained(path: str, error: sqlite3.OperationalError) -> str:
+    if "locked" in str(error):
+        return f"{path} is held by another exporter: run one for each state file, or wait until it has ended"
+    return f"{path} cannot be used ({error}): choose another place by state_file, or make this one writable"

@@ -1,0 +1,257 @@
+"""The counters only rise, by each occurrence once, and what is shown of them is durable first."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from braze_exporter.catalog import Unit
+from braze_exporter.ledger import MAX_BUCKETS, Ledger, StoreError, open_store
+
+PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "")
+
+
+def record(ledger: Ledger, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, asked_from: int = 0) -> float:
+    """Record one answer, save it, and return the total that is shown."""
+    ledger.record(PURCHASES, unit, buckets.items(), asked_from, asked_at=float(max(buckets, default=0)))
+    ledger.save()
+    return ledger.total(PURCHASES)
+
+
+reports = st.lists(st.dictionaries(st.integers(0, 30), st.integers(0, 50).map(float), max_size=12), max_size=12)
+
+
+@given(reports)
+def test_a_total_never_falls_and_counts_no_occurrence_twice(answers: list[dict[int, float]]) -> None:
+    """Whatever Braze reports, the total only rises, and never beyond the most that each bucket ever showed."""
+    ledger = Ledger()
+    shown = 0.0
+    most: dict[int, float] = {}
+    for number, buckets in enumerate(answers):
+        total = record(ledger, buckets)
+        assert total >= shown
+        assert number or total == 0
+        shown = total
+        for bucket, value in buckets.items():
+            most[bucket] = max(most.get(bucket, 0.0), value)
+        assert total <= sum(most.values())
+
+
+@given(st.lists(st.integers(0, 1_000).map(float), min_size=1, max_size=30))
+def test_a_bucket_that_grows_is_counted_in_full(values: list[float]) -> None:
+    """The total of a bucket that came after the first answer is the most that was reported of it."""
+    ledger = Ledger()
+    record(ledger, {0: 5.0})
+    for value in values:
+        total = record(ledger, {0: 5.0, 1: value})
+    assert total == max(values)
+
+
+@given(reports)
+@settings(max_examples=30, deadline=None)
+def test_a_restart_with_state_changes_nothing(answers: list[dict[int, float]]) -> None:
+    """A ledger that is closed and opened between any two answers counts as one that goes on."""
+    going_on = Ledger()
+    with tempfile.TemporaryDirectory() as directory:
+        for buckets in answers:
+            with opened(f"{directory}/state.sqlite") as restarted:
+                assert record(restarted, buckets) == record(going_on, buckets)
+
+
+def test_the_ledger_forgets_what_braze_cannot_tell_any_more() -> None:
+    """It holds the newest hundred buckets of a series, and what is older never counts."""
+    ledger = Ledger()
+    record(ledger, {0: 1.0})
+    for bucket in range(1, 3 * MAX_BUCKETS):
+        total = record(ledger, {bucket: 1.0})
+    assert total == 3 * MAX_BUCKETS - 1
+    assert record(ledger, {1: 1_000.0}) == 3 * MAX_BUCKETS - 1
+
+
+def test_an_empty_first_answer_holds_its_buckets_at_zero() -> None:
+    """What is told of the buckets that were asked for first is new; what is older is not."""
+    ledger = Ledger()
+    record(ledger, {}, asked_from=10)
+    assert record(ledger, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
+
+
+def test_another_unit_goes_on_from_where_the_counter_is() -> None:
+    """When hours take over from days, or days from hours, the first answer of the new unit counts nothing."""
+    ledger = Ledger()
+    record(ledger, {738_000: 100.0}, unit=Unit.DAY)
+    assert record(ledger, {738_000: 130.0}, unit=Unit.DAY) == 30.0
+    assert record(ledger, {0: 7.0, 1: 8.0}) == 30.0
+    assert record(ledger, {0: 7.0, 1: 9.0}) == 31.0
+    assert record(ledger, {738_000: 140.0, 738_001: 50.0}, unit=Unit.DAY) == 31.0
+    assert record(ledger, {738_001: 51.0}, unit=Unit.DAY) == 32.0
+
+
+def test_nothing_is_shown_before_it_is_saved() -> None:
+    """A total that has been counted but not written is not the one that is shown."""
+    ledger = Ledger()
+    record(ledger, {0: 1.0})
+    ledger.record(PURCHASES, Unit.HOUR, [(0, 5.0)], 0, 1.0)
+    assert ledger.total(PURCHASES) == 0.0
+    ledger.save()
+    assert ledger.total(PURCHASES) == 4.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Return the path of a state file that is not there yet."""
+    return str(tmp_path / "state.sqlite")
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Ledger]:
+    """Open a state file and let it go again."""
+    with contextlib.closing(open_store(path, wait=0.1)) as store:
+        yield Ledger(store)
+
+
+def test_the_counter_survives_a_restart(path: str) -> None:
+    """The total, the buckets that were seen and the time of the last answer are there after a restart."""
+    with opened(path) as ledger:
+        record(ledger, {0: 1.0, 1: 1.0})
+        assert record(ledger, {0: 1.0, 1: 5.0}) == 4.0
+    with opened(path) as ledger:
+        assert ledger.total(PURCHASES) == 4.0
+        assert ledger.last_asked(PURCHASES) == 1.0
+        assert record(ledger, {0: 1.0, 1: 6.0, 2: 2.0}) == 7.0
+
+
+def test_the_file_is_held_by_one(path: str) -> None:
+    """A second process is told that the file is held, and by what; it gets the file when the first has ended."""
+    with opened(path):
+        with pytest.raises(StoreError) as refused:
+            open_store(path, wait=0.1)
+        assert str(refused.value) == (
+            f"{path} is held by another exporter: run one for each state file, or wait until it has ended"
+        )
+    with opened(path) as ledger:
+        assert record(ledger, {0: 1.0}) == 0.0
+
+
+def test_a_second_process_waits_for_the_first(path: str) -> None:
+    """One that starts while the other ends gets the file within its time."""
+    first = open_store(path)
+    opening = threading.Event()
+    found: list[Ledger] = []
+
+    def second() -> None:
+        opening.set()
+        with contextlib.closing(open_store(path, wait=10)) as store:
+            found.append(Ledger(store))
+
+    waiting = threading.Thread(target=second)
+    waiting.start()
+    opening.wait()
+    first.close()
+    waiting.join(10)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"not a database at all, but long enough to look at", b"SQLite format 3\0" + b"\xff" * 4_096, b"\0" * 100],
+)
+def test_a_damaged_file_is_moved_aside(path: str, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """The counters begin at 0, loudly, and the file is kept for who wants to look at it."""
+    Path(path).write_bytes(content)
+    with opened(path) as ledger:
+        assert ledger.total(PURCHASES) == 0.0
+        assert record(ledger, {0: 1.0}) == 0.0
+        assert record(ledger, {0: 3.0}) == 2.0
+    (aside,) = Path(path).parent.glob("state.sqlite.damaged-*")
+    assert aside.read_bytes() == content
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "the state file is damaged: it is moved aside, and counters begin at 0"
+    ]
+
+
+def test_rows_that_no_ledger_wrote_are_damage(path: str) -> None:
+    """A file that SQLite can read and we cannot is moved aside as well."""
+    with opened(path) as ledger:
+        record(ledger, {0: 1.0})
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE accounts SET seen = 'nonsense'")
+    with opened(path) as ledger:
+        assert ledger.last_asked(PURCHASES) is None
+    assert len(list(Path(path).parent.glob("state.sqlite.damaged-*"))) == 1
+
+
+def test_a_file_of_a_newer_exporter_is_refused(path: str) -> None:
+    """What a newer version wrote is neither read nor moved."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="written by a newer exporter"):
+        open_store(path)
+    assert not list(Path(path).parent.glob("*.damaged-*"))
+
+
+@pytest.mark.parametrize("where", ["missing/state.sqlite", "."])
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, where: str) -> None:
+    """A folder that is not there, or a folder in place of the file, is one line that says what to change."""
+    with pytest.raises(StoreError, match=r"cannot be used .*: choose another place by state_file"):
+        open_store(str(tmp_path / where))
+
+
+def test_while_writes_fail_the_counter_stands_still(path: str) -> None:
+    """Each failed write is counted, the total that is shown stays, and the next good write catches up."""
+    failures: list[None] = []
+    with contextlib.closing(open_store(path)) as store:
+        ledger = Ledger(store, lambda: failures.append(None))
+        record(ledger, {0: 1.0})
+        assert record(ledger, {0: 5.0}) == 4.0
+        store._connection.execute("PRAGMA max_page_count = 1")  # noqa: SLF001 - the disk is full
+        pages = dict.fromkeys(range(1, 99), 12345.678)
+        assert record(ledger, pages) == 4.0
+        assert record(ledger, {0: 6.0}) == 4.0
+        assert len(failures) == 2
+        store._connection.execute("PRAGMA max_page_count = 1000000")  # noqa: SLF001
+        ledger.save()
+        assert ledger.total(PURCHASES) == pytest.approx(5.0 + 98 * 12_345.678)
+        assert len(failures) == 2
+
+
+WRITER = """
+import sys
+from braze_exporter.catalog import Unit
+from braze_exporter.ledger import Ledger, open_store
+ledger = Ledger(open_store(sys.argv[1]))
+subject = ("production", "url", "custom_events", "purchase", "", "")
+value = ledger.total(subject)
+ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+while True:
+    value += 1
+    ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+    ledger.save()
+    print(ledger.total(subject), flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_loses_nothing_that_was_shown(path: str) -> None:
+    """However often a process is killed while it writes, the next one never shows less than was shown before."""
+    shown = 0.0
+    for _ in range(8):
+        with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:  # noqa: S603
+            assert writer.stdout is not None
+            seen = [float(writer.stdout.readline()) for _ in range(20)]
+            os.kill(writer.pid, signal.SIGKILL)
+            seen += [float(line) for line in writer.stdout if line.endswith("\n")]
+        assert seen[0] >= shown
+        assert seen == sorted(seen)
+        shown = seen[-1]
+        with opened(path) as ledger:
+            found = ledger.total(("production", "url", "custom_events", "purchase", "", ""))
+        assert found >= shown
