@@ -88,7 +88,7 @@ class Cache:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        """Fetch what `grants` allows by `fetch`, which is given the reading before and raises `Withheld` or `BrazeError`.
+        """Fetch what `grants` allows by `fetch`; it is given the reading before, and raises `Withheld` or `BrazeError`.
 
         `concurrency` is the number of fetches at once for each workspace. `wall` tells seconds since the epoch,
         `monotonic` seconds that never jump. `revision` changes whenever an entry does.

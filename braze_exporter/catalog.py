@@ -261,7 +261,11 @@ class Withheld(Exception):  # noqa: N818 - nothing went wrong: no call was made
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP call as it went: `code` is the status, or None without one; `reason` is None if it was answered."""
+    """One HTTP call as it went.
+
+    `code` is the status, or None without one; `reason` is None if it was answered. `clock_offset` is by how many seconds
+    Braze's clock is ahead of ours, or None if it did not tell.
+    """
 
     workspace: str
     endpoint: str
@@ -270,3 +274,4 @@ class Call:
     reason: Reason | None
     seconds: float
     quota: Quota
+    clock_offset: float | None = None

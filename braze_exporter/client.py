@@ -87,12 +87,13 @@ class Client:
     def _account(self, query: Query, received: Received | None, reason: Reason | None, seconds: float) -> None:
         """Learn from a call and tell of it, however it went."""
         pool = query.kind.pool.name
-        quota = Quota()
+        quota, offset = Quota(), None
         if received is not None:
-            # Resets are times of Braze's clock; ours may differ.
-            now = answer.sent_by_braze_at(received.headers) or self._wall()
+            ours, theirs = self._wall(), answer.sent_by_braze_at(received.headers)
+            now = ours if theirs is None else theirs  # resets are times of Braze's clock
+            offset = None if theirs is None else theirs - ours
             quota = answer.quota(received.headers, now)
             if reason is Reason.RATE_LIMITED:
                 self._limiters[pool].stop(None if quota.reset is None else quota.reset - now)
         status = received.status if received is not None else None
-        self._on_call(Call(query.workspace, query.kind.endpoint, pool, status, reason, seconds, quota))
+        self._on_call(Call(query.workspace, query.kind.endpoint, pool, status, reason, seconds, quota, offset))

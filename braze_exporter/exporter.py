@@ -7,7 +7,7 @@ import requests
 
 from braze_exporter import __version__
 from braze_exporter.cache import Cache, Reading
-from braze_exporter.catalog import Query, Series
+from braze_exporter.catalog import Call, Query, Series
 from braze_exporter.client import Client
 from braze_exporter.collector import Collector, Instruments
 from braze_exporter.config import Config
@@ -39,6 +39,7 @@ class Exporter:
         a URL, by scheme.
         """
         self._wall = wall
+        self._journal = Journal()
         self._instruments = Instruments(plan.queries, __version__)
         self._ledger = Ledger(store, self._instruments.count_state_write_failure)
         pools = {query.kind.pool for query in plan.queries}
@@ -55,14 +56,14 @@ class Exporter:
                 {pool.name: Limiter(pool, monotonic) for pool in pools},
                 wall=wall,
                 monotonic=monotonic,
-                on_call=self._instruments.count_call,
+                on_call=self._note_call,
             )
             for workspace in config.workspaces
         }
         concurrency = config.settings.budget.concurrency
         self._cache = Cache(plan.queries, self._fetch, self._grants, concurrency, wall=wall, monotonic=monotonic)
         self._collector = Collector(self._cache, self._ledger, self._instruments, monotonic)
-        self._cache.subscribe(Journal().note)
+        self._cache.subscribe(self._journal.note)
 
     def refresh(self) -> Future[None]:
         """Have every due query fetched; the future is done when nothing is left to wait for."""
@@ -79,6 +80,10 @@ class Exporter:
     def close(self) -> None:
         """Fetch no more, and let those who wait go."""
         self._cache.close()
+
+    def _note_call(self, call: Call) -> None:
+        self._instruments.count_call(call)
+        self._journal.note_call(call)
 
     def _fetch(self, query: Query, before: Reading | None) -> tuple[Series, ...]:
         since = before.sent_at if before is not None else self._ledger.last_asked(query.counted)

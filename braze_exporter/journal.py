@@ -1,23 +1,28 @@
 """Tells the log of queries that cease to be answered and are answered again: each once, and no flood in an outage."""
 
 import logging
+import threading
 
 from braze_exporter.cache import Entry, Reading
-from braze_exporter.catalog import Reason
+from braze_exporter.catalog import Call, Reason
 
 # So many queries of a workspace are named that fail for one reason; the rest is summed up. The metrics name them all.
 MOST_NAMED = 3
+# A clock that is further off than this, beyond the time that the answer took, is worth a word.
+CLOCK_TOLERANCE = 60.0
 
 _log = logging.getLogger(__name__)
 
 
 class Journal:
-    """A listener of the cache. It is called for one reading at a time."""
+    """Notes readings, which come one at a time, and calls, which come from many threads."""
 
     def __init__(self) -> None:
         """Begin with nothing failing."""
         self._failing: dict[tuple[str, Reason], set[Entry]] = {}
         self._named: dict[tuple[str, Reason], int] = {}
+        self._lock = threading.Lock()
+        self._off: set[str] = set()
 
     def note(self, entry: Entry, before: Reading | None) -> None:
         """Log what a new reading changes."""
@@ -28,6 +33,23 @@ class Journal:
             self._leave((workspace, failed.reason), entry)
         if error is not None:
             self._enter((workspace, error.reason), entry, error.detail)
+
+    def note_call(self, call: Call) -> None:
+        """Log when our clock and Braze's begin to differ, and when they agree again."""
+        if call.clock_offset is None:
+            return
+        is_off = abs(call.clock_offset) > CLOCK_TOLERANCE + call.seconds
+        with self._lock:
+            if is_off == (call.workspace in self._off):
+                return
+            self._off ^= {call.workspace}
+        fields = {"workspace": call.workspace, "braze_is_ahead_by_seconds": round(call.clock_offset)}
+        if is_off:
+            _log.warning(
+                "this clock and Braze's differ: buckets settle too early or too late", extra={"fields": fields}
+            )
+        else:
+            _log.info("this clock and Braze's agree again", extra={"fields": fields})
 
     def _enter(self, group: tuple[str, Reason], entry: Entry, detail: str) -> None:
         failing = self._failing.setdefault(group, set())
