@@ -263,8 +263,8 @@ class Withheld(Exception):  # noqa: N818 - nothing went wrong: no call was made
 class Call:
     """One HTTP call as it went.
 
-    `code` is the status, or None without one; `reason` is None if it was answered. `clock_offset` is by how many seconds
-    Braze's clock is ahead of ours, or None if it did not tell.
+    `code` is the status, or None without one; `reason` is None if it was answered. `clock_offset` is by how many
+    seconds Braze's clock is ahead of ours, or None if it did not tell.
     """
 
     workspace: str

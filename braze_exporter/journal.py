@@ -45,11 +45,9 @@ class Journal:
             self._off ^= {call.workspace}
         fields = {"workspace": call.workspace, "braze_is_ahead_by_seconds": round(call.clock_offset)}
         if is_off:
-            _log.warning(
-                "this clock and Braze's differ: buckets settle too early or too late", extra={"fields": fields}
-            )
+            _log.warning("our clock and Braze's differ: buckets settle too early or late", extra={"fields": fields})
         else:
-            _log.info("this clock and Braze's agree again", extra={"fields": fields})
+            _log.info("our clock and Braze's agree again", extra={"fields": fields})
 
     def _enter(self, group: tuple[str, Reason], entry: Entry, detail: str) -> None:
         failing = self._failing.setdefault(group, set())

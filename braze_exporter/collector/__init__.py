@@ -131,17 +131,16 @@ class Collector:
             self._learn(query, reading, before)
             if row.counter is not None:
                 for series in reading.series:
-                    numbered = ((bucket_number(start, query.unit, query.zone), value) for start, value in series.points)
-                    asked_from = oldest_asked(query, reading.sent_at)
-                    self._ledger.record(
-                        _subject(query, series.labels), query.unit, numbered, asked_from, reading.sent_at
-                    )
+                    buckets = [(bucket_number(start, query.unit, query.zone), value) for start, value in series.points]
+                    subject = _subject(query, series.labels)
+                    oldest = oldest_asked(query, reading.sent_at)
+                    self._ledger.record(subject, query.unit, buckets, oldest, reading.sent_at)
         with self._lock:
             row.stale = row.stale and reading is not None and reading.error is not None
             self._write(row)
 
     def _learn(self, query: Query, reading: Reading, before: Reading | None) -> None:
-        """Tell the instruments what an answer says about Braze itself: how late it revises, and where its days begin."""
+        """Tell the instruments how late Braze revises, and whether its days are those of the configured zone."""
         for age in revision_ages(query, before, reading):
             self._instruments.observe_revision(query, age)
         mismatch = timezone_mismatch(query, reading)

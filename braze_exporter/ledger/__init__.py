@@ -1,7 +1,7 @@
 """The counters: what Braze has reported of each bucket, and the sum of what was new in it.
 
-Braze tells totals of buckets, again and again, and revises them. A counter may only rise, by each occurrence once. With a
-state file, what is shown of a counter is always in the file first.
+Braze tells totals of buckets, again and again, and revises them. A counter may only rise, by each occurrence once. With
+a state file, what is shown of a counter is always in the file first.
 """
 
 import logging

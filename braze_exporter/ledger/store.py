@@ -34,8 +34,8 @@ class _DamagedError(StoreError):
 class Account:
     """What has been counted of a subject, fed by series of one `unit`.
 
-    Nothing counts in buckets before `floor`; `seen` is the most that was seen of each bucket; `asked_at` is when the last
-    answer was asked for, in seconds since the epoch.
+    Nothing counts in buckets before `floor`; `seen` is the most that was seen of each bucket; `asked_at` is when the
+    last answer was asked for, in seconds since the epoch.
     """
 
     unit: Unit
@@ -66,7 +66,7 @@ class Store:
         """Return all accounts; raise `StoreError` if one cannot be read."""
         try:
             found = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
-            return {tuple(json.loads(subject)): Account.thawed(row) for subject, *row in found}  # type: ignore[arg-type]
+            return {tuple(json.loads(subject)): Account.thawed(row) for subject, *row in found}
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             raise _DamagedError(f"it cannot be read: {error}") from error
 
@@ -119,25 +119,30 @@ def _open(path: str, wait: float) -> Store:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN EXCLUSIVE")  # in this mode the lock outlives the transaction
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.execute(
-                "CREATE TABLE accounts (subject TEXT PRIMARY KEY, unit TEXT NOT NULL, total REAL NOT NULL,"
-                " floor INTEGER NOT NULL, asked_at REAL NOT NULL, seen TEXT NOT NULL) WITHOUT ROWID"
-            )
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-        elif version != VERSION:
-            raise StoreError(f"{path} was written by a newer exporter (version {version}, not {VERSION}): run that one")
+        _prepare(connection, path)
         connection.execute("COMMIT")
-        problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
-        if problems != ["ok"]:
-            raise _DamagedError(f"its check fails: {problems[0]}")
         store = Store(connection)
         store.read()
     except BaseException:
         connection.close()
         raise
     return store
+
+
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    """Make the table in a new file; raise `StoreError` for one that is damaged or of a newer exporter."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise StoreError(f"{path} was written by a newer exporter (version {version}, not {VERSION}): run that one")
+    problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
+    if problems != ["ok"]:
+        raise _DamagedError(f"its check fails: {problems[0]}")
+    if version < VERSION:
+        connection.execute(
+            "CREATE TABLE accounts (subject TEXT PRIMARY KEY, unit TEXT NOT NULL, total REAL NOT NULL,"
+            " floor INTEGER NOT NULL, asked_at REAL NOT NULL, seen TEXT NOT NULL) WITHOUT ROWID"
+        )
+        connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _explained(path: str, error: sqlite3.OperationalError) -> str:
