@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from braze_exporter.catalog import BrazeError, Query, Reason, Series, Withheld
 
@@ -22,19 +22,27 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What is held of a query: the newest answer and the newest failure, whichever there are.
+class Answer:
+    """The series of an answer, and when it was asked for and when it was here, in seconds since the epoch.
 
-    `sent_at` and `answered_at` are seconds since the epoch: when the answer that `series` came from was asked for, and
-    when it was here; `answered_monotonic` is the latter on the clock that never jumps. They are None, and `series` is
-    empty, until the first answer. `error` is why the last fetch failed, or None if it was answered.
+    `received_monotonic` is the latter on the clock that never jumps.
     """
 
-    series: tuple[Series, ...] = ()
-    sent_at: float | None = None
-    answered_at: float | None = None
-    answered_monotonic: float | None = None
-    error: BrazeError | None = None
+    series: tuple[Series, ...]
+    sent_at: float
+    received_at: float
+    received_monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is held of a query that was asked: the newest answer, if there ever was one, and why the last fetch failed.
+
+    `error` is None if the last fetch was answered.
+    """
+
+    answer: Answer | None
+    error: BrazeError | None
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +50,8 @@ class Entry:
     """The state of one query, which only the cache changes.
 
     `reading` is replaced whole, and None until the first try. `next_at` is on the monotonic clock. `busy` means queued
-    or under way, `deferred` that the query was due when it was last looked at, but withheld.
+    or under way, `deferred` that the query was due when it was last looked at, but withheld. `background` is for what
+    is fetched once, after all else, and without anyone waiting.
     """
 
     query: Query
@@ -50,6 +59,7 @@ class Entry:
     reading: Reading | None = None
     busy: bool = False
     deferred: bool = False
+    background: bool = False
     waiting: list["_Waiter"] = field(default_factory=list)
 
     def is_due(self, now: float) -> bool:
@@ -87,11 +97,13 @@ class Cache:
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        background: Sequence[Query] = (),
     ) -> None:
         """Fetch what `grants` allows by `fetch`; it is given the reading before, and raises `Withheld` or `BrazeError`.
 
         `concurrency` is the number of fetches at once for each workspace. `wall` tells seconds since the epoch,
-        `monotonic` seconds that never jump. `revision` changes whenever an entry does.
+        `monotonic` seconds that never jump. `background` queries are fetched until they are answered once, when nothing
+        else is queued. `revision` changes whenever an entry does.
         """
         self._fetch = fetch
         self._grants = grants
@@ -102,6 +114,7 @@ class Cache:
         now = monotonic()
         self.revision = 0
         self.entries = tuple(Entry(query, next_at=now) for query in queries)
+        self.background = tuple(Entry(query, next_at=now, background=True) for query in background)
         workspaces = dict.fromkeys(query.workspace for query in queries)
         self._lanes = {name: _Lane(name, concurrency, self._run) for name in workspaces}
         self._closed = False
@@ -114,13 +127,13 @@ class Cache:
         waiter = _Waiter()
         with self._lock:
             now = self._monotonic()
-            for entry in self.entries:
+            for entry in (*self.entries, *self.background):
                 if not entry.busy and not self._closed and entry.is_due(now):
                     entry.busy = self._grants(entry.query)
                     self._defer(entry, deferred=not entry.busy)
                     if entry.busy:
                         self._lanes[entry.query.workspace].add(entry)
-                if entry.busy:
+                if entry.busy and not entry.background:
                     waiter.outstanding += 1
                     entry.waiting.append(waiter)
             if waiter.outstanding == 0:
@@ -159,12 +172,12 @@ class Cache:
             _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(query.labels)})
             error = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself: see the log")
         with self._lock:
-            self._schedule(entry)
+            self._schedule(entry, answered=series is not None)
             before = entry.reading
             if series is None:
-                entry.reading = replace(before or Reading(), error=error)
+                entry.reading = Reading(before.answer if before is not None else None, error)
             else:
-                entry.reading = Reading(series, sent_at, self._wall(), self._monotonic())
+                entry.reading = Reading(Answer(series, sent_at, self._wall(), self._monotonic()), None)
             for listener in self._listeners:
                 try:
                     listener(entry, before)
@@ -178,8 +191,11 @@ class Cache:
             entry.deferred = deferred
             self.revision += 1
 
-    def _schedule(self, entry: Entry) -> None:
+    def _schedule(self, entry: Entry, *, answered: bool) -> None:
         """Set the next time: one refresh after the last, so that the calls per hour are 3600 / refresh."""
+        if entry.background and answered:
+            entry.next_at = float("inf")
+            return
         now = self._monotonic()
         entry.next_at += entry.query.refresh
         if entry.is_due(now):  # it fell behind: nothing is caught up on
@@ -193,7 +209,7 @@ class Cache:
 
 
 class _Lane:
-    """The connections of one workspace: threads that take the longest overdue entry first.
+    """The connections of one workspace: threads that take the longest overdue entry first, background ones last.
 
     No endpoint holds more than half of them while another has entries queued.
     """
@@ -204,7 +220,7 @@ class _Lane:
         self._half = max(1, concurrency // 2)
         self._run = run
         self._changed = threading.Condition()
-        self._queues: dict[str, list[tuple[float, int, Entry]]] = {}
+        self._queues: dict[str, list[tuple[bool, float, int, Entry]]] = {}
         self._running: dict[str, int] = {}
         self._order = itertools.count()
         self._threads = 0
@@ -215,7 +231,9 @@ class _Lane:
         """Queue an entry, and start a thread for it if none is free."""
         with self._changed:
             endpoint = entry.query.kind.endpoint
-            heapq.heappush(self._queues.setdefault(endpoint, []), (entry.next_at, next(self._order), entry))
+            heapq.heappush(
+                self._queues.setdefault(endpoint, []), (entry.background, entry.next_at, next(self._order), entry)
+            )
             queued = sum(map(len, self._queues.values()))
             if queued > self._idle and self._threads < self._concurrency:
                 self._threads += 1
@@ -243,7 +261,7 @@ class _Lane:
         with self._changed:
             while not self._closed:
                 if (endpoint := self._choose()) is not None:
-                    _, _, entry = heapq.heappop(self._queues[endpoint])
+                    *_, entry = heapq.heappop(self._queues[endpoint])
                     self._running[endpoint] = self._running.get(endpoint, 0) + 1
                     return entry
                 self._idle += 1
@@ -253,7 +271,7 @@ class _Lane:
 
     def _choose(self) -> str | None:
         """Return the endpoint whose first entry is the longest overdue, of those that have a connection left."""
-        queued = {endpoint: queue[0][:2] for endpoint, queue in self._queues.items() if queue}
+        queued = {endpoint: queue[0][:3] for endpoint, queue in self._queues.items() if queue}
         if len(queued) > 1:
             queued = {e: first for e, first in queued.items() if self._running.get(e, 0) < self._half}
         return min(queued, key=queued.__getitem__) if queued else None

@@ -111,7 +111,8 @@ class Query:
     `url` is the REST endpoint of the workspace.
     `app` and `segment` are the names for the labels, empty where not filtered; `app_id` and `segment_id` are Braze's
     identifiers. `refresh`, `settle` and `max_age` are seconds. `length` is the number of units to ask for. `zone` is
-    the company's time zone in Braze.
+    the company's time zone in Braze. `weeks` is how far back the baseline looks, 0 without one. `ending_at` is the end
+    of a piece of history in seconds since the epoch, None for what runs up to now.
     """
 
     workspace: str
@@ -128,6 +129,8 @@ class Query:
     max_age: float = 3_600.0
     length: int = 24
     zone: ZoneInfo = UTC
+    weeks: int = 0
+    ending_at: int | None = None
 
     @property
     def noun(self) -> Noun:
@@ -167,6 +170,7 @@ GAUGES: dict[str, str] = {
     "latest_bucket_start_timestamp_seconds": "Start of the newest {unit}.",
     "settled": "{counts} in the newest settled {unit}: one fetched again its settle time or more after its end.",
     "settled_bucket_start_timestamp_seconds": "Start of the newest settled {unit}.",
+    "baseline": "Median of the same local {unit} of the week in the last weeks, for the bucket that settled shows.",
     "up": "Whether the last fetch was answered (1) or not (0).",
     "last_success_timestamp_seconds": "When a fetch was last answered, 0 until the first time.",
 }

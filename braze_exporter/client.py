@@ -1,6 +1,7 @@
 """One authenticated GET → the series of its answer, or a typed `BrazeError`. Nothing is kept, nothing is repeated."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from braze_exporter import answer
 from braze_exporter.catalog import BrazeError, Call, Query, Quota, Reason, Series, Withheld
@@ -63,7 +64,9 @@ class Client:
             parameters["app_id"] = query.app_id
         if query.segment_id:
             parameters["segment_id"] = query.segment_id
-        # No ending_at: it defaults to the time of the request, and Braze refuses one in the future.
+        # Without it an answer runs up to the time of the request; Braze refuses one in the future.
+        if query.ending_at is not None:
+            parameters["ending_at"] = datetime.fromtimestamp(query.ending_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return self._transport.get(query.kind.endpoint, parameters)
 
     def _series(self, query: Query, received: Received) -> tuple[Series, ...]:

@@ -14,7 +14,7 @@ from braze_exporter.config import Config
 from braze_exporter.journal import Journal
 from braze_exporter.ledger import Ledger, Store
 from braze_exporter.limiter import Limiter
-from braze_exporter.plan import Plan, length
+from braze_exporter.plan import Plan, history, length
 from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts, Transport
 
 
@@ -60,8 +60,15 @@ class Exporter:
             )
             for workspace in config.workspaces
         }
-        concurrency = config.settings.budget.concurrency
-        self._cache = Cache(plan.queries, self._fetch, self._grants, concurrency, wall=wall, monotonic=monotonic)
+        self._cache = Cache(
+            plan.queries,
+            self._fetch,
+            self._grants,
+            config.settings.budget.concurrency,
+            wall=wall,
+            monotonic=monotonic,
+            background=[piece for query in plan.queries for piece in history(query, wall())],
+        )
         self._collector = Collector(self._cache, self._ledger, self._instruments, monotonic)
         self._cache.subscribe(self._journal.note)
 
@@ -86,7 +93,10 @@ class Exporter:
         self._journal.note_call(call)
 
     def _fetch(self, query: Query, before: Reading | None) -> tuple[Series, ...]:
-        since = before.sent_at if before is not None else self._ledger.last_asked(query.counted)
+        if query.ending_at is not None:
+            return self._clients[query.workspace].fetch(query, query.length)
+        last = before.answer if before is not None else None
+        since = last.sent_at if last is not None else self._ledger.last_asked(query.counted)
         return self._clients[query.workspace].fetch(query, length(query, since, self._wall()))
 
     def _grants(self, query: Query) -> bool:

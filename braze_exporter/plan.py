@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from itertools import product
 from zoneinfo import ZoneInfo
@@ -13,6 +13,7 @@ from braze_exporter.config.schema import CustomEvent, Settings, Workspace
 
 # Braze's page on the endpoint: `length` is from 1 to 100 units.
 MAX_LENGTH = 100
+WEEK = 7 * 86_400
 # What every fetch asks for: enough to see late data of the last day, or of the last two weeks.
 USUAL_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
 # A bucket in progress, and one that may be missing because Braze's clock is not ours.
@@ -154,6 +155,36 @@ def length(query: Query, since: float | None, now: float) -> int:
     """
     missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
     return min(query.length + missed, MAX_LENGTH)
+
+
+def history(query: Query, now: float) -> tuple[Query, ...]:
+    """Return the queries that read what the baseline of `query` needs at `now`, each a call; none without a baseline.
+
+    They end where the usual fetch begins to reach, and go back over the weeks and the time to settle.
+    """
+    if not query.weeks:
+        return ()
+    unit = query.unit.seconds
+    newest = now - (query.length - _MARGIN) * unit
+    oldest = now - query.weeks * WEEK - query.settle - _MARGIN * unit
+    calls = math.ceil((newest - oldest) / (MAX_LENGTH * unit))
+    ends = (int(newest) - number * MAX_LENGTH * unit for number in range(calls))
+    return tuple(replace(query, ending_at=end, length=MAX_LENGTH) for end in ends)
+
+
+def same_in_earlier_weeks(start: int, query: Query) -> list[int]:
+    """Return the starts of the buckets at the same local time as that at `start` in each of the `weeks` before.
+
+    A local hour that a spring night leaves out is left out; one that an autumn night repeats pairs with the same pass.
+    """
+    local = datetime.fromtimestamp(start, query.zone)
+    found = []
+    for week in range(1, query.weeks + 1):
+        earlier = local - timedelta(weeks=week)  # on the wall's clock, keeping the pass
+        instant = int(earlier.timestamp())
+        if datetime.fromtimestamp(instant, query.zone).replace(tzinfo=None) == earlier.replace(tzinfo=None):
+            found.append(instant)
+    return found
 
 
 def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:

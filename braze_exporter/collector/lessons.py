@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from braze_exporter.cache import Reading
+from braze_exporter.cache import Answer
 from braze_exporter.catalog import Query, Unit
 from braze_exporter.plan import bucket_end
 
@@ -11,14 +11,12 @@ from braze_exporter.plan import bucket_end
 _NEAR_MIDNIGHT = timedelta(minutes=30)
 
 
-def revision_ages(query: Query, before: Reading | None, now: Reading) -> Iterator[float]:
+def revision_ages(query: Query, before: Answer, now: Answer) -> Iterator[float]:
     """Yield, for each bucket that has changed since the answer before, how long after its end it was, in seconds.
 
     Only what had ended when it was asked for before tells of a revision; and after a pause of two refreshes or more
     nothing tells when it happened.
     """
-    if before is None or before.sent_at is None or now.sent_at is None:
-        return
     if now.sent_at - before.sent_at >= 2 * query.refresh:
         return
     known = {series.labels: dict(series.points) for series in before.series}
@@ -30,16 +28,16 @@ def revision_ages(query: Query, before: Reading | None, now: Reading) -> Iterato
                 yield now.sent_at - end
 
 
-def timezone_mismatch(query: Query, reading: Reading) -> bool | None:
+def timezone_mismatch(query: Query, answer: Answer) -> bool | None:
     """Return whether the newest day of an answer is not the one that runs in `query.zone`, or None if that is unclear.
 
     Only yesterday and tomorrow are judged: an answer that is further behind has another cause.
     """
-    if query.unit is not Unit.DAY or reading.sent_at is None or not any(series.points for series in reading.series):
+    newest = max((series.points[-1].start for series in answer.series if series.points), default=None)
+    if query.unit is not Unit.DAY or newest is None:
         return None
-    asked = datetime.fromtimestamp(reading.sent_at, query.zone)
+    asked = datetime.fromtimestamp(answer.sent_at, query.zone)
     if (asked - _NEAR_MIDNIGHT).date() != (asked + _NEAR_MIDNIGHT).date():
         return None
-    newest = max(series.points[-1].start for series in reading.series if series.points)
-    days = (datetime.fromtimestamp(newest, query.zone).date() - asked.date()).days
-    return abs(days) == 1 if abs(days) <= 1 else None
+    days = abs((datetime.fromtimestamp(newest, query.zone).date() - asked.date()).days)
+    return days == 1 if days <= 1 else None
