@@ -1,9 +1,11 @@
 """The command line: arguments, wiring and exit codes. Nothing else reads `argv` or the environment."""
 
 import argparse
+import contextlib
 import html
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -15,6 +17,7 @@ from braze_exporter import __version__, demo, logs, server, transport
 from braze_exporter.config import Config, ConfigError, load, missing_keys, read
 from braze_exporter.config.schema import is_loopback
 from braze_exporter.exporter import Exporter
+from braze_exporter.ledger import Store, StoreError, open_store
 from braze_exporter.plan import Plan, build
 
 GOOD, FAILED = 0, 1
@@ -29,11 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "serve")
     options = parser().parse_args(arguments)
+    # As process 1 of a container a signal without a handler is ignored; this one counts until the server has its own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(options.run(options, os.environ))
     except ConfigError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:  # before the server listens, or while it is asked to end a second time
+    except KeyboardInterrupt:  # before the server listens
         return GOOD
 
 
@@ -141,11 +146,17 @@ def _serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     logs.configure(options.log_level, options.log_format)
     config = read(options.config_file, environ)
     plan = build(config)
+    path = config.settings.state_file
     try:
-        listener = server.listen(options.web_address)
-    except OSError as error:
-        return _fail(_cannot_listen("--web.listen-address", options.web_address, error))
-    return _run(config, plan, listener, environ)
+        store = open_store(path) if path is not None else None
+    except StoreError as error:
+        return _fail(str(error))
+    with contextlib.closing(store) if store is not None else contextlib.nullcontext():
+        try:
+            listener = server.listen(options.web_address)
+        except OSError as error:
+            return _fail(_cannot_listen("--web.listen-address", options.web_address, error))
+        return _run(config, plan, listener, store, environ)
 
 
 def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -175,7 +186,7 @@ def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     with running:
         config = load(demo.config(running.url), "demo", {demo.KEY_VARIABLE: demo.KEY})
         print(_welcome(running.url, options.web_address), flush=True)
-        return _run(config, build(config), listener, environ)
+        return _run(config, build(config), listener, None, environ)
 
 
 def _cannot_listen(flag: str, address: str, error: OSError) -> str:
@@ -184,14 +195,14 @@ def _cannot_listen(flag: str, address: str, error: OSError) -> str:
     return f"cannot listen on {address} ({reason}): choose another address by {flag}"
 
 
-def _run(config: Config, plan: Plan, listener: socket.socket, environ: Mapping[str, str]) -> int:
+def _run(config: Config, plan: Plan, listener: socket.socket, store: Store | None, environ: Mapping[str, str]) -> int:
     connections = config.settings.budget.concurrency * len(config.workspaces)
     bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("SSL_CERT_FILE")
     try:
         session = transport.open_session(connections, bundle)
     except OSError as error:
         return _fail(f"the CA bundle {bundle} cannot be used ({error}): see REQUESTS_CA_BUNDLE and SSL_CERT_FILE")
-    exporter = Exporter(config, plan, session, wall=time.time, monotonic=time.monotonic, proxies=_proxies)
+    exporter = Exporter(config, plan, session, store, wall=time.time, monotonic=time.monotonic, proxies=_proxies)
     host, port = listener.getsockname()[:2]
     fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(plan.queries)}
     _log.info("serving", extra={"fields": fields})

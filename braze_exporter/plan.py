@@ -96,6 +96,7 @@ def _queries(settings: Settings, workspace: Workspace, entry: CustomEvent) -> It
             max_age=max(entry.max_age or settings.max_age, 2 * refresh),
             length=_length(entry.unit, settle),
             zone=workspace.timezone or UTC,
+            weeks=entry.baseline.weeks if entry.baseline is not None else 0,
         )
 
 

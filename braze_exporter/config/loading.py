@@ -162,11 +162,13 @@ class _Loader:
             spec = self._model(SECTIONS[section], data, (*path, index))
             if spec is not None:
                 entries.append(Entry(spec, (*path, index)))
-            if data.get("unit") == Unit.DAY and "timezone" not in workspace:
-                text = (
-                    "days need to know where they begin: add the workspace's timezone, as in Braze's company settings"
-                )
-                self._complain((*path, index, "unit"), text)
+            if "timezone" not in workspace:
+                remedy = "add the workspace's timezone, as in Braze's company settings"
+                if data.get("unit") == Unit.DAY:
+                    self._complain((*path, index, "unit"), f"days need to know where they begin: {remedy}")
+                if "baseline" in data:
+                    text = f"a baseline compares local hours, which need to be known: {remedy}"
+                    self._complain((*path, index, "baseline"), text)
             for names in ("apps", "segments"):
                 self._refuse_wrong_choices(data.get(names), (*path, index, names), workspace.get(names))
         return tuple(entries)

@@ -254,6 +254,13 @@ class Settings(Model):
     max_age: Duration = 3_600.0
     max_queries: Annotated[int, _number(1, 1_000_000, whole=True)] = 2_000
     budget: Budget = Budget()
+    state_file: Annotated[str | None, BeforeValidator(_text)] = None
+
+
+class Baseline(Model):
+    """What a bucket is compared with: the same local time of the last weeks."""
+
+    weeks: Annotated[int, _number(1, 52, whole=True)]
 
 
 class CustomEvent(Model):
@@ -266,6 +273,7 @@ class CustomEvent(Model):
     refresh: OwnDuration = None
     settle: OwnDuration = None
     max_age: OwnDuration = None
+    baseline: Baseline | None = None
 
 
 class Workspace(Model):

@@ -15,6 +15,8 @@ from braze_exporter.catalog import Unit
 VERSION = 1
 # How long a second process waits for the first to let go: a new one starts while the old one ends.
 WAIT = 30.0
+# SQLite waits in one piece, deaf to signals, so the wait is made of many.
+_TRY = 0.1
 
 Subject = tuple[str, ...]
 Row = tuple[str, float, int, float, str]
@@ -114,11 +116,11 @@ def open_store(path: str, wait: float = WAIT) -> Store:
 
 
 def _open(path: str, wait: float) -> Store:
-    connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=_TRY, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN EXCLUSIVE")  # in this mode the lock outlives the transaction
+        _lock(connection, wait)
         _prepare(connection, path)
         connection.execute("COMMIT")
         store = Store(connection)
@@ -127,6 +129,18 @@ def _open(path: str, wait: float) -> Store:
         connection.close()
         raise
     return store
+
+
+def _lock(connection: sqlite3.Connection, wait: float) -> None:
+    """Begin a transaction that no other process can be in; in exclusive mode its lock outlives it."""
+    for attempt in range(max(1, round(wait / _TRY))):
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or attempt + 1 >= wait / _TRY:
+                raise
+        else:
+            return
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
