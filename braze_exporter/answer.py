@@ -6,19 +6,19 @@ Nothing is guessed: a row that cannot be read makes the whole answer an error of
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import BrazeError, Point, Query, Quota, Reason, Series, Unit
+from braze_exporter.catalog import MAX_LENGTH, BrazeError, Point, Query, Quota, Reason, Series, Unit
 
-# No answer needs more buckets than Braze can be asked for.
-MAX_POINTS = 100
 # Reset headers below this are seconds to go, not a time: no window of Braze's began before September 2001.
 _FIRST_EPOCH = 1_000_000_000
 # Times beyond these years are misread or made up; they would also leave the range of the calendar's arithmetic.
 _YEARS = range(2000, 2200)
+# No bucket begins in the future; but clocks differ, and a day begins earlier in the east than in the west.
+_AHEAD = 2 * 86_400
 
 _BY_STATUS = {
     202: Reason.QUEUED,  # older documentation: accepted during maintenance, not done
@@ -65,7 +65,8 @@ def quota(headers: Mapping[str, str], now: float) -> Quota:
 def sent_by_braze_at(headers: Mapping[str, str]) -> float | None:
     """Return the time at which Braze says that it answered, by its own clock, or None if it does not say."""
     try:
-        return parsedate_to_datetime(headers.get("Date", "")).timestamp()
+        moment = parsedate_to_datetime(headers.get("Date", ""))
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -79,8 +80,11 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def series(query: Query, body: bytes) -> tuple[Series, ...]:
-    """Return the series in the `body` of a success, their points sorted, or raise `BrazeError`."""
+def series(query: Query, body: bytes, now: float) -> tuple[Series, ...]:
+    """Return the series in the `body` of a success, their points sorted, or raise `BrazeError`.
+
+    `now` is the time of the answer in seconds since the epoch. No error repeats anything of the body.
+    """
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -91,25 +95,24 @@ def series(query: Query, body: bytes) -> tuple[Series, ...]:
     if said == "queued":
         raise BrazeError(Reason.QUEUED, "Braze has queued the request, as in maintenance, and has not answered it")
     if said != "success":
-        raise _bad(f"the message is not success but {said!r}" if isinstance(said, str) else "there is no message")
+        raise _bad("the message is not success")
     rows = content.get("data")
     if not isinstance(rows, list):
         raise _bad("there is no list of data")
-    return (Series(_points(query, rows)),)
+    return (Series(_points(query, rows, now)),)
 
 
-def _points(query: Query, rows: Sequence[Any]) -> tuple[Point, ...]:
+def _points(query: Query, rows: Sequence[Any], now: float) -> tuple[Point, ...]:
     written = [_row(row, query.kind.value) for row in rows]
     read = _days if query.unit is Unit.DAY else _hours
-    try:
-        starts = read([moment for moment, _ in written], query.zone)
-    except OverflowError:
-        raise _bad("a time is out of range") from None
+    starts = read([moment for moment, _ in written], query.zone)
     values: dict[int, float] = {}
     for start, (_, value) in zip(starts, written, strict=True):
         if values.setdefault(start, value) != value:
             raise _bad(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
-    return tuple(Point(start, values[start]) for start in sorted(values)[-MAX_POINTS:])
+    if values and max(values) > now + _AHEAD:
+        raise _bad("a row has a time in the future")
+    return tuple(Point(start, values[start]) for start in sorted(values)[-MAX_LENGTH:])
 
 
 def _row(row: object, field: str) -> tuple[datetime, float]:
@@ -140,7 +143,7 @@ def _hours(written: Sequence[datetime], zone: ZoneInfo) -> list[int]:
     """Return the instants of hours. Those without an offset are local time in `zone`.
 
     In an autumn night the clocks show one hour twice: of two equal ones in a row the second is the second pass, and one
-    alone is the second pass if the answer begins with it, since buckets follow each other without a hole.
+    alone is the second pass if the answer begins with it and goes on with the next hour.
     """
     clocks = [moment.replace(tzinfo=None) for moment in written]
     order = list(range(len(written)))
@@ -153,8 +156,12 @@ def _hours(written: Sequence[datetime], zone: ZoneInfo) -> list[int]:
         if moment.tzinfo is None:
             before = clocks[order[position - 1]] if position else None
             after = clocks[order[position + 1]] if position + 1 < len(order) else None
-            second = before == moment or (before is None and after is not None and after != moment)
+            second = before == moment or (before is None and after == moment + timedelta(hours=1))
             moment = moment.replace(tzinfo=zone, fold=int(second))
+        # What begins off the hour, by its own offset and by the company's clock, is no bucket that can be known again
+        # in the next answer: it would be counted each time.
+        if not any(clock.minute == clock.second == 0 for clock in (moment, moment.astimezone(zone))):
+            raise _bad("a row has an hour that does not begin on the hour")
         starts[at] = int(moment.timestamp())
     return starts
 

@@ -5,15 +5,14 @@ Prometheus is the scheduler: nothing is fetched unless someone asks. Whoever ask
 fetch goes on, and its reading is there for the next.
 """
 
-import heapq
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from braze_exporter.catalog import BrazeError, Query, Reason, Series, Withheld
+from braze_exporter.catalog import BrazeError, Fetched, Query, Reason, Series, Withheld
+from braze_exporter.lane import Lane
 
 # A query is due a little before its time, so that a scrape interval equal to its refresh finds it due each time.
 EARLY = 0.1
@@ -25,7 +24,7 @@ _log = logging.getLogger(__name__)
 class Answer:
     """The series of an answer, and when it was asked for and when it was here, in seconds since the epoch.
 
-    `received_monotonic` is the latter on the clock that never jumps.
+    `sent_at` is by Braze's clock if ours is ahead of it; `received_monotonic` is on the clock that never jumps.
     """
 
     series: tuple[Series, ...]
@@ -62,6 +61,11 @@ class Entry:
     background: bool = False
     waiting: list["_Waiter"] = field(default_factory=list)
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that is asked."""
+        return self.query.kind.endpoint
+
     def is_due(self, now: float) -> bool:
         """Return whether the query should be fetched at `now`, on the monotonic clock."""
         return now >= self.next_at - EARLY * self.query.refresh
@@ -81,6 +85,9 @@ class _Waiter:
 
     def one_done(self) -> None:
         self.outstanding -= 1
+        self.end_if_done()
+
+    def end_if_done(self) -> None:
         if self.outstanding == 0:
             self.future.set_result(None)
 
@@ -91,7 +98,7 @@ class Cache:
     def __init__(
         self,
         queries: Sequence[Query],
-        fetch: Callable[[Query, Reading | None], tuple[Series, ...]],
+        fetch: Callable[[Query, Reading | None], Fetched],
         grants: Callable[[Query], bool],
         concurrency: int,
         *,
@@ -110,13 +117,15 @@ class Cache:
         self._wall = wall
         self._monotonic = monotonic
         self._listeners: list[Listener] = []
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         now = monotonic()
         self.revision = 0
         self.entries = tuple(Entry(query, next_at=now) for query in queries)
         self.background = tuple(Entry(query, next_at=now, background=True) for query in background)
         workspaces = dict.fromkeys(query.workspace for query in queries)
-        self._lanes = {name: _Lane(name, concurrency, self._run) for name in workspaces}
+        self._lanes = {name: Lane(name, concurrency, self._run) for name in workspaces}
+        self._waiter = _Waiter()
+        self._waiter.end_if_done()
         self._closed = False
 
     def refresh(self) -> Future[None]:
@@ -124,21 +133,26 @@ class Cache:
 
         What is withheld is not waited for. To stop waiting, leave the future alone.
         """
-        waiter = _Waiter()
         with self._lock:
-            now = self._monotonic()
-            for entry in (*self.entries, *self.background):
-                if not entry.busy and not self._closed and entry.is_due(now):
-                    entry.busy = self._grants(entry.query)
-                    self._defer(entry, deferred=not entry.busy)
+            added = [] if self._closed else self._take_due(self._monotonic())
+            for name, lane in self._lanes.items():
+                lane.add([entry for entry in added if entry.query.workspace == name])
+            if added or self._waiter.future.done():  # else it waits for the same
+                self._waiter = _Waiter()
+                for entry in self.entries:
                     if entry.busy:
-                        self._lanes[entry.query.workspace].add(entry)
-                if entry.busy and not entry.background:
-                    waiter.outstanding += 1
-                    entry.waiting.append(waiter)
-            if waiter.outstanding == 0:
-                waiter.future.set_result(None)
-        return waiter.future
+                        self._waiter.outstanding += 1
+                        entry.waiting.append(self._waiter)
+                self._waiter.end_if_done()
+            return self._waiter.future
+
+    def _take_due(self, now: float) -> list[Entry]:
+        """Mark what is due as queued, or as deferred if it is withheld, and return the former."""
+        due = [entry for entry in (*self.entries, *self.background) if not entry.busy and entry.is_due(now)]
+        for entry in due:
+            entry.busy = self._grants(entry.query)
+            self._defer(entry, deferred=not entry.busy)
+        return [entry for entry in due if entry.busy]
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with each entry that has a new reading and the one it had before, one at a time."""
@@ -157,10 +171,10 @@ class Cache:
         """Fetch one query, in a thread of its lane."""
         query = entry.query
         sent_at = self._wall()
-        series: tuple[Series, ...] | None = None
+        fetched: Fetched | None = None
         error: BrazeError | None = None
         try:
-            series = self._fetch(query, entry.reading)
+            fetched = self._fetch(query, entry.reading)
         except Withheld:
             with self._lock:
                 self._defer(entry, deferred=True)
@@ -172,12 +186,14 @@ class Cache:
             _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(query.labels)})
             error = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself: see the log")
         with self._lock:
-            self._schedule(entry, answered=series is not None)
+            self._schedule(entry, answered=fetched is not None)
             before = entry.reading
-            if series is None:
+            if fetched is None:
                 entry.reading = Reading(before.answer if before is not None else None, error)
             else:
-                entry.reading = Reading(Answer(series, sent_at, self._wall(), self._monotonic()), None)
+                # If our clock is ahead of Braze's, Braze's counts: nothing settles too early.
+                asked_at = sent_at if fetched.answered_at is None else min(sent_at, fetched.answered_at)
+                entry.reading = Reading(Answer(fetched.series, asked_at, self._wall(), self._monotonic()), None)
             for listener in self._listeners:
                 try:
                     listener(entry, before)
@@ -206,72 +222,3 @@ class Cache:
         waiting, entry.waiting = entry.waiting, []
         for waiter in waiting:
             waiter.one_done()
-
-
-class _Lane:
-    """The connections of one workspace: threads that take the longest overdue entry first, background ones last.
-
-    No endpoint holds more than half of them while another has entries queued.
-    """
-
-    def __init__(self, name: str, concurrency: int, run: Callable[[Entry], None]) -> None:
-        self._name = name
-        self._concurrency = concurrency
-        self._half = max(1, concurrency // 2)
-        self._run = run
-        self._changed = threading.Condition()
-        self._queues: dict[str, list[tuple[bool, float, int, Entry]]] = {}
-        self._running: dict[str, int] = {}
-        self._order = itertools.count()
-        self._threads = 0
-        self._idle = 0
-        self._closed = False
-
-    def add(self, entry: Entry) -> None:
-        """Queue an entry, and start a thread for it if none is free."""
-        with self._changed:
-            endpoint = entry.query.kind.endpoint
-            heapq.heappush(
-                self._queues.setdefault(endpoint, []), (entry.background, entry.next_at, next(self._order), entry)
-            )
-            queued = sum(map(len, self._queues.values()))
-            if queued > self._idle and self._threads < self._concurrency:
-                self._threads += 1
-                threading.Thread(target=self._work, name=f"fetch {self._name}", daemon=True).start()
-            self._changed.notify()
-
-    def close(self) -> None:
-        """Drop what is queued and end the threads, each after what it is at."""
-        with self._changed:
-            self._closed = True
-            self._queues.clear()
-            self._changed.notify_all()
-
-    def _work(self) -> None:
-        while (entry := self._take()) is not None:
-            try:
-                self._run(entry)
-            finally:
-                with self._changed:
-                    self._running[entry.query.kind.endpoint] -= 1
-                    self._changed.notify_all()
-
-    def _take(self) -> Entry | None:
-        """Wait for an entry that may be fetched and return it, or None to end."""
-        with self._changed:
-            while not self._closed:
-                if (endpoint := self._choose()) is not None:
-                    *_, entry = heapq.heappop(self._queues[endpoint])
-                    self._running[endpoint] = self._running.get(endpoint, 0) + 1
-                    return entry
-                self._idle += 1
-                self._changed.wait()
-                self._idle -= 1
-            return None
-
-    def _choose(self) -> str | None:
-        """Return the endpoint whose first entry is the longest overdue, of those that have a connection left."""
-        queued = {endpoint: queue[0][:3] for endpoint, queue in self._queues.items() if queue}
-        if len(queued) > 1:
-            queued = {e: first for e, first in queued.items() if self._running.get(e, 0) < self._half}
-        return min(queued, key=queued.__getitem__) if queued else None

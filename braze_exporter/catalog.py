@@ -10,6 +10,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 UTC = ZoneInfo("UTC")
+# Braze's pages on the series endpoints: `length` is from 1 to 100 units.
+MAX_LENGTH = 100
 
 
 class Unit(StrEnum):
@@ -168,7 +170,7 @@ class Family:
 GAUGES: dict[str, str] = {
     "latest": "{counts} in the newest {unit}, which is usually still in progress and growing.",
     "latest_bucket_start_timestamp_seconds": "Start of the newest {unit}.",
-    "settled": "{counts} in the newest settled {unit}: one fetched again its settle time or more after its end.",
+    "settled": "{counts} in the newest settled {unit}: one fetched its settle time or more after its end.",
     "settled_bucket_start_timestamp_seconds": "Start of the newest settled {unit}.",
     "baseline": "Median of the same local {unit} of the week in the last weeks, for the bucket that settled shows.",
     "up": "Whether the last fetch was answered (1) or not (0).",
@@ -215,6 +217,14 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a call brought: the series, and when Braze answered by its own clock, or None if it did not tell."""
+
+    series: tuple[Series, ...]
+    answered_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
     """What Braze's rate-limit headers said; None where a header was absent, empty or not a number.
 
@@ -250,7 +260,7 @@ class Reason(StrEnum):
 
 
 class BrazeError(Exception):
-    """A query was asked and not answered. `detail` is one line for people and never holds the key."""
+    """A query was asked and not answered. `detail` is a short line for people, without the key."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         """Keep the `reason`, for the metrics, and the `detail`, for the log."""

@@ -1,12 +1,17 @@
 """One authenticated GET → the series of its answer, or a typed `BrazeError`. Nothing is kept, nothing is repeated."""
 
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from braze_exporter import answer
-from braze_exporter.catalog import BrazeError, Call, Query, Quota, Reason, Series, Withheld
+from braze_exporter.catalog import BrazeError, Call, Fetched, Query, Quota, Reason, Series, Withheld
 from braze_exporter.limiter import Limiter
 from braze_exporter.transport import Received, Transport
+
+# How much of Braze's own words goes into a log line.
+_MOST_SAID = 200
+_UNAUTHORIZED = "HTTP 401: check that the key is a REST API key of this workspace, and that url is its REST endpoint"
 
 
 class Client:
@@ -30,13 +35,15 @@ class Client:
         self._wall = wall
         self._monotonic = monotonic
         self._on_call = on_call
+        # The objects of a large answer take many times its size, so only one is taken apart at a time.
+        self._parsing = threading.Lock()
 
     def grants(self, query: Query) -> bool:
         """Return whether the pool of `query` may be asked now."""
         return self._limiters[query.kind.pool.name].grants()
 
-    def fetch(self, query: Query, length: int) -> tuple[Series, ...]:
-        """Ask Braze once for the newest `length` buckets of `query` and return the series of the answer.
+    def fetch(self, query: Query, length: int) -> Fetched:
+        """Ask Braze once for the newest `length` buckets of `query`.
 
         Raises `Withheld` if no call was made, `BrazeError` if it was not answered.
         """
@@ -47,14 +54,15 @@ class Client:
         reason: Reason | None = Reason.BAD_ANSWER
         try:
             received = self._get(query, length)
-            series = self._series(query, received)
+            answered_at = answer.sent_by_braze_at(received.headers)
+            series = self._series(query, received, max(self._wall(), answered_at or 0.0))
             reason = None
         except BrazeError as error:
             reason = error.reason
             raise
         finally:
             self._account(query, received, reason, self._monotonic() - started)
-        return series
+        return Fetched(series, answered_at)
 
     def _get(self, query: Query, length: int) -> Received:
         parameters = {query.kind.subject: query.subject, "length": str(length)}
@@ -69,23 +77,26 @@ class Client:
             parameters["ending_at"] = datetime.fromtimestamp(query.ending_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return self._transport.get(query.kind.endpoint, parameters)
 
-    def _series(self, query: Query, received: Received) -> tuple[Series, ...]:
+    def _series(self, query: Query, received: Received, now: float) -> tuple[Series, ...]:
         """Return what the answer says, or raise what it means. The status says more than what is behind it."""
         reason = answer.failure(received.status)
+        if reason is Reason.UNAUTHORIZED:  # this body repeats the key, so none of it is shown
+            raise BrazeError(reason, _UNAUTHORIZED)
         if reason is not None:
-            raise BrazeError(reason, self._explain(query, reason, received))
+            hint = f": the key needs the permission {query.kind.permission}" if reason is Reason.FORBIDDEN else ""
+            raise BrazeError(reason, f"HTTP {received.status}{hint}{self._said(received)}")
         if received.failure is not None:
             raise received.failure
-        return answer.series(query, received.body)
+        try:
+            with self._parsing:
+                return answer.series(query, received.body, now)
+        except BrazeError as error:
+            raise BrazeError(error.reason, error.detail + self._said(received)) from None
 
-    def _explain(self, query: Query, reason: Reason, received: Received) -> str:
-        """Return one line on a refusal: what to do where that is known, and Braze's own words without the key."""
-        if reason is Reason.UNAUTHORIZED:  # this body repeats the key, so none of it is shown
-            return "HTTP 401: check that the key is a REST API key of this workspace, and that url is its REST endpoint"
-        said = self._transport.redacted(answer.message(received.body))
-        said = "".join(letter if letter.isprintable() else " " for letter in said)[:200]
-        hint = f": the key needs the permission {query.kind.permission}" if reason is Reason.FORBIDDEN else ""
-        return f"HTTP {received.status}{hint}" + (f": {said}" if said else "")
+    def _said(self, received: Received) -> str:
+        """Return Braze's own words, short, printable and without the key, or nothing."""
+        said = self._transport.redacted(answer.message(received.body))[:_MOST_SAID]
+        return ": " + "".join(letter if letter.isprintable() else " " for letter in said) if said else ""
 
     def _account(self, query: Query, received: Received | None, reason: Reason | None, seconds: float) -> None:
         """Learn from a call and tell of it, however it went."""

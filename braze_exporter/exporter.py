@@ -7,7 +7,7 @@ import requests
 
 from braze_exporter import __version__
 from braze_exporter.cache import Cache, Reading
-from braze_exporter.catalog import Call, Query, Series
+from braze_exporter.catalog import Call, Fetched, Query
 from braze_exporter.client import Client
 from braze_exporter.collector import Collector, Instruments
 from braze_exporter.config import Config
@@ -92,7 +92,7 @@ class Exporter:
         self._instruments.count_call(call)
         self._journal.note_call(call)
 
-    def _fetch(self, query: Query, before: Reading | None) -> tuple[Series, ...]:
+    def _fetch(self, query: Query, before: Reading | None) -> Fetched:
         if query.ending_at is not None:
             return self._clients[query.workspace].fetch(query, query.length)
         last = before.answer if before is not None else None

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import dataclass, field
 
 from braze_exporter.cache import Entry, Reading
 from braze_exporter.catalog import Call, Reason
@@ -14,13 +15,21 @@ CLOCK_TOLERANCE = 60.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Outage:
+    """The queries of a workspace that fail for one reason, the most there were, and whether the rest was summed up."""
+
+    failing: set[Entry] = field(default_factory=set)
+    worst: int = 0
+    summed_up: bool = False
+
+
 class Journal:
     """Notes readings, which come one at a time, and calls, which come from many threads."""
 
     def __init__(self) -> None:
         """Begin with nothing failing."""
-        self._failing: dict[tuple[str, Reason], set[Entry]] = {}
-        self._named: dict[tuple[str, Reason], int] = {}
+        self._outages: dict[tuple[str, Reason], _Outage] = {}
         self._lock = threading.Lock()
         self._off: set[str] = set()
 
@@ -50,25 +59,26 @@ class Journal:
             _log.info("our clock and Braze's agree again", extra={"fields": fields})
 
     def _enter(self, group: tuple[str, Reason], entry: Entry, detail: str) -> None:
-        failing = self._failing.setdefault(group, set())
-        if entry in failing:
+        outage = self._outages.setdefault(group, _Outage())
+        if entry in outage.failing:
             return
-        failing.add(entry)
-        self._named[group] = named = self._named.get(group, 0) + 1
+        outage.failing.add(entry)
+        outage.worst = max(outage.worst, len(outage.failing))
         workspace, reason = group
         query = entry.query
-        if named <= MOST_NAMED:
+        if len(outage.failing) <= MOST_NAMED:
             fields = {**dict(query.labels), "unit": query.unit, "reason": reason, "detail": detail}
             _log.warning("query not answered", extra={"fields": fields})
-        elif named == MOST_NAMED + 1:
+        elif not outage.summed_up:
+            outage.summed_up = True
             fields = {"workspace": workspace, "reason": reason}
             _log.warning("more queries not answered for the same reason", extra={"fields": fields})
 
     def _leave(self, group: tuple[str, Reason], entry: Entry) -> None:
-        failing = self._failing.get(group, set())
-        failing.discard(entry)
-        if not failing:
-            named = self._named.pop(group, 0)
+        outage = self._outages[group]
+        outage.failing.discard(entry)
+        if not outage.failing:
+            del self._outages[group]
             workspace, reason = group
-            fields = {"workspace": workspace, "reason": reason, "queries": named}
+            fields = {"workspace": workspace, "reason": reason, "queries": outage.worst}
             _log.info("no query fails for this reason any more", extra={"fields": fields})

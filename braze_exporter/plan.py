@@ -7,17 +7,15 @@ from datetime import datetime, time, timedelta
 from itertools import product
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import CUSTOM_EVENTS, UTC, Point, Pool, Query, Unit
+from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, UTC, Point, Pool, Query, Unit
 from braze_exporter.config import Config
 from braze_exporter.config.schema import CustomEvent, Settings, Workspace
 
-# Braze's page on the endpoint: `length` is from 1 to 100 units.
-MAX_LENGTH = 100
 WEEK = 7 * 86_400
 # What every fetch asks for: enough to see late data of the last day, or of the last two weeks.
 USUAL_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
-# A bucket in progress, and one that may be missing because Braze's clock is not ours.
-_MARGIN = 2
+# The bucket in progress, the one that the time to settle begins in, and one in case Braze's clock is a little ahead.
+_MARGIN = 3
 
 
 @dataclass(frozen=True, slots=True)

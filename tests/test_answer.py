@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import HOUR
 
 from braze_exporter import answer
-from braze_exporter.catalog import CUSTOM_EVENTS, BrazeError, Point, Query, Quota, Reason, Unit
+from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, BrazeError, Point, Query, Quota, Reason, Unit
 from braze_exporter.demo import DayFormat, HourFormat
 from braze_exporter.plan import bucket_end
 
@@ -30,6 +30,8 @@ ZONES = [
     )
 ]
 zones = st.sampled_from(ZONES)
+# Later than any time in these tests.
+LATER = datetime(2199, 12, 31, tzinfo=UTC).timestamp()
 instants = st.datetimes(datetime(2005, 1, 1), datetime(2060, 1, 1)).map(lambda d: d.replace(tzinfo=UTC))  # noqa: DTZ001
 
 
@@ -45,7 +47,7 @@ def body(rows: object) -> bytes:
 
 def points(found: bytes, asked: Query) -> tuple[Point, ...]:
     """Return the points of the only series."""
-    (series,) = answer.series(asked, found)
+    (series,) = answer.series(asked, found, LATER)
     return series.points
 
 
@@ -53,7 +55,7 @@ def points(found: bytes, asked: Query) -> tuple[Point, ...]:
 def test_any_bytes_are_an_answer_or_an_error(found: bytes) -> None:
     """No body makes anything but points or a `BrazeError`."""
     try:
-        answer.series(query(), found)
+        answer.series(query(), found, LATER)
     except BrazeError as error:
         assert error.reason in {Reason.NOT_JSON, Reason.BAD_ANSWER}
 
@@ -164,11 +166,45 @@ def test_equal_hours_on_any_other_day_contradict_each_other() -> None:
         points(body(found), query(Unit.HOUR, ZoneInfo("America/New_York")))
 
 
+def test_one_hour_alone_is_the_first_pass_unless_the_next_hour_follows() -> None:
+    """An answer with holes does not turn an hour into another when its window moves on."""
+    zone = ZoneInfo("America/New_York")
+    found = [{"time": f"{text}:00:00", "count": 1} for text in ("2026-10-31T23", "2026-11-01T01", "2026-11-01T05")]
+    made = points(body(found), query(Unit.HOUR, zone))
+    assert points(body(found[1:]), query(Unit.HOUR, zone)) == made[1:]
+
+
+@pytest.mark.parametrize("written", ["2026-11-23T12:20:00Z", "2026-11-23T12:00:01Z", "2026-11-23T07:30:00"])
+def test_an_hour_that_does_not_begin_on_the_hour_is_refused(written: str) -> None:
+    """Hours that slide with the time of the request would be counted anew in each answer."""
+    with pytest.raises(BrazeError, match="does not begin on the hour"):
+        points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("America/New_York")))
+
+
+@pytest.mark.parametrize("written", ["2026-11-23T12:30:00Z", "2026-11-23T18:00:00+05:30", "2026-11-23T12:00:00Z"])
+def test_an_hour_of_a_zone_with_half_hours_begins_on_its_own(written: str) -> None:
+    """Where the clock is half an hour off, an hour may begin on the hour there or in UTC."""
+    (point,) = points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("Asia/Kolkata")))
+    assert point.start == int(datetime.fromisoformat(written).timestamp())
+
+
+@pytest.mark.parametrize(("days", "is_refused"), [(0, False), (1, False), (3, True), (3650, True)])
+def test_a_bucket_in_the_future_is_refused(days: int, is_refused: bool) -> None:  # noqa: FBT001
+    """What begins days from now is misread or made up, and would end the counter; clocks may differ by a day."""
+    now = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    found = body([{"time": (now + timedelta(days=days)).isoformat(), "count": 5}])
+    if is_refused:
+        with pytest.raises(BrazeError, match="a time in the future"):
+            answer.series(query(), found, now.timestamp())
+    else:
+        assert answer.series(query(), found, now.timestamp())[0].points[0].value == 5
+
+
 def test_no_more_points_are_held_than_can_be_asked_for() -> None:
     """Of an answer with thousands of rows the newest hundred are held."""
     found = [{"time": f"{year}-01-{day:02}", "count": year} for year in range(2001, 2199) for day in range(1, 29)]
     made = points(body(found), query(Unit.DAY))
-    assert len(made) == answer.MAX_POINTS
+    assert len(made) == MAX_LENGTH
     assert made[-1].value == 2198
 
 
@@ -194,6 +230,7 @@ def test_rate_limit_headers(headers: dict[str, str], expected: Quota) -> None:
     ("headers", "expected"),
     [
         ({"Date": "Mon, 23 Nov 2026 12:20:00 GMT"}, datetime(2026, 11, 23, 12, 20, tzinfo=UTC).timestamp()),
+        ({"Date": "Mon, 23 Nov 2026 12:20:00 -0000"}, datetime(2026, 11, 23, 12, 20, tzinfo=UTC).timestamp()),
         ({"Date": "today"}, None),
         ({"Date": ""}, None),
         ({}, None),

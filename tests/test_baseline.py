@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from support import HOUR, NEW_YORK, NOW, THIS_HOUR, Clock, rig
 
 from braze_exporter import demo
-from braze_exporter.catalog import CUSTOM_EVENTS, Point, Query, Unit
+from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, Point, Query, Unit
 from braze_exporter.collector.baseline import Baseline
 from braze_exporter.demo import faults
-from braze_exporter.plan import MAX_LENGTH, WEEK, history, same_in_earlier_weeks
+from braze_exporter.plan import WEEK, history, same_in_earlier_weeks
 
 BASELINE = "braze_custom_events_hourly_baseline"
 
@@ -126,7 +126,7 @@ def test_history_is_read_without_a_hole(unit: Unit, weeks: int) -> None:
 
 
 def shop(now: float = NOW) -> demo.Recorded:
-    """Return purchases of six weeks that tell the week from the hour: a thousand for each week ago, and the hour of the week."""
+    """Return six weeks of purchases: a thousand for each week ago, and the hour of the week."""
     recorded = demo.Recorded(events=["purchase"])
     for back in range(6 * WEEK // HOUR):
         start = int(now) // HOUR * HOUR - back * HOUR

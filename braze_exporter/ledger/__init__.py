@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from braze_exporter.catalog import Unit
+from braze_exporter.catalog import MAX_LENGTH, Unit
 from braze_exporter.ledger.store import Account, Store, StoreError, Subject, open_store
 
 __all__ = ["MAX_BUCKETS", "Account", "Ledger", "Store", "StoreError", "Subject", "open_store"]
 
-# As many buckets of a query as Braze can tell in one answer; what is older never counts.
-MAX_BUCKETS = 100
+# As many buckets as Braze can tell in one answer; what is older never counts.
+MAX_BUCKETS = MAX_LENGTH
 
 _log = logging.getLogger(__name__)
 

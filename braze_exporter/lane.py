@@ -1,0 +1,92 @@
+"""The connections of one workspace: threads that take the next thing to fetch, the longest overdue first."""
+
+import heapq
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+_log = logging.getLogger(__name__)
+
+
+class Job(Protocol):
+    """What a lane needs to know of what it runs."""
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that is asked."""
+
+    @property
+    def next_at(self) -> float:
+        """When it became due."""
+
+    @property
+    def background(self) -> bool:
+        """Whether all others go first."""
+
+
+J = TypeVar("J", bound=Job)
+
+
+class Lane(Generic[J]):
+    """Runs jobs in `concurrency` threads, background ones last.
+
+    No endpoint holds more than half of the threads, rounded up, while another has jobs queued. Thread-safe.
+    """
+
+    def __init__(self, name: str, concurrency: int, run: Callable[[J], None]) -> None:
+        """Start the threads; they end with `close` or with the process."""
+        self._half = (concurrency + 1) // 2
+        self._run = run
+        self._changed = threading.Condition()
+        self._queues: dict[str, list[tuple[bool, float, int, J]]] = {}
+        self._running: dict[str, int] = {}
+        self._order = itertools.count()
+        self._closed = False
+        for _ in range(concurrency):
+            threading.Thread(target=self._work, name=f"fetch {name}", daemon=True).start()
+
+    def add(self, jobs: Sequence[J]) -> None:
+        """Queue jobs, all before the first is taken."""
+        with self._changed:
+            for job in jobs:
+                queue = self._queues.setdefault(job.endpoint, [])
+                heapq.heappush(queue, (job.background, job.next_at, next(self._order), job))
+            self._changed.notify(len(jobs))
+
+    def close(self) -> None:
+        """Drop what is queued and end the threads, each after what it is at."""
+        with self._changed:
+            self._closed = True
+            self._queues.clear()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (job := self._take()) is not None:
+            try:
+                self._run(job)
+            except Exception:  # noqa: BLE001 - the thread lives on for the others
+                _log.exception("a fetch was not brought to its end")
+            with self._changed:
+                self._running[job.endpoint] -= 1
+                self._changed.notify_all()  # another endpoint may have waited for this
+
+    def _take(self) -> J | None:
+        """Wait for a job that may be run and return it, or None to end."""
+        with self._changed:
+            while not self._closed:
+                endpoint = self._choose()
+                if endpoint is not None:
+                    *_, job = heapq.heappop(self._queues[endpoint])
+                    self._running[endpoint] = self._running.get(endpoint, 0) + 1
+                    return job
+                self._changed.wait()
+            return None
+
+    def _choose(self) -> str | None:
+        """Return the endpoint whose first job is the longest overdue, of those that may have another thread."""
+        queued = {endpoint: queue[0][:3] for endpoint, queue in self._queues.items() if queue}
+        if len(queued) > 1:
+            queued = {e: first for e, first in queued.items() if self._running.get(e, 0) < self._half}
+        return min(queued, key=queued.__getitem__) if queued else None
