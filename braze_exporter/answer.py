@@ -158,9 +158,9 @@ def _hours(written: Sequence[datetime], zone: ZoneInfo) -> list[int]:
             after = clocks[order[position + 1]] if position + 1 < len(order) else None
             second = before == moment or (before is None and after == moment + timedelta(hours=1))
             moment = moment.replace(tzinfo=zone, fold=int(second))
-        # What begins off the hour, by its own offset and by the company's clock, is no bucket that can be known again
+        # What begins off the hour, by its own offset, the company's clock and UTC, is no bucket that can be known again
         # in the next answer: it would be counted each time.
-        if not any(clock.minute == clock.second == 0 for clock in (moment, moment.astimezone(zone))):
+        if not any(clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))):
             raise _bad("a row has an hour that does not begin on the hour")
         starts[at] = int(moment.timestamp())
     return starts

@@ -238,7 +238,7 @@ scrape_configs:
 
 and query, for instance:
 
-braze_custom_events_hourly_settled                the last full hour of every event
+braze_custom_events_hourly_settled                the newest settled hour of every event
 increase(braze_custom_events_total[10m])          what Braze has reported in ten minutes
 """
 

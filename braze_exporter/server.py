@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import gzip
+import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from braze_exporter.connection import PATIENCE, Connection
+
 OPENMETRICS = "application/openmetrics-text"
 CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 # Seconds that a scrape waits at most: without a word of Prometheus, and less than what it allows.
@@ -27,11 +30,11 @@ MAX_TIMEOUT = 60.0
 # Level 1 makes the page a third larger than level 6 and costs half the time.
 _GZIP_LEVEL = 1
 _GZIP_FROM = 1_000  # bytes: below, it only costs
-# Prometheus comes back within a minute or so; longer than its usual intervals saves it a connection each time.
-_KEEP_ALIVE = 75
 _HIGHEST_PORT = 65_535
 _BACKLOG = 1_024  # connections that wait to be accepted
 _DRAIN = 1  # seconds that answers under way have at the end
+
+_log = logging.getLogger(__name__)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -69,27 +72,35 @@ class Application:
         self._landing = Response(200, "text/html; charset=utf-8", landing.encode())
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
 
-    async def __call__(self, scope: Message, _receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request. A fault of our own is a 500 and a line in the log."""
         if scope["type"] != "http":
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        response = await self._respond(scope["method"], scope["path"], headers)
+        try:
+            response = await self._respond(scope["method"], scope["path"], headers, receive)
+        except Exception:  # noqa: BLE001 - whatever it was, the server goes on
+            _log.exception("a page could not be made", extra={"fields": {"path": scope["path"]}})
+            response = _text(500, "A fault of the exporter: see its log.")
         await _send(response, send, with_body=scope["method"] != "HEAD", **await self._encoded(response, headers))
 
-    async def _respond(self, method: str, path: str, headers: dict[bytes, str]) -> Response:
+    async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> Response:
         pages = {"/": self._landing, "/-/healthy": _text(200, "Healthy."), "/-/ready": _text(200, "Ready.")}
         if path != "/metrics" and path not in pages:
             return _text(404, "Not found. The metrics are at /metrics.")
         if method not in {"GET", "HEAD"}:
             return _text(405, "Only GET and HEAD.")
-        return pages[path] if path in pages else await self._metrics(headers)
+        return pages[path] if path in pages else await self._metrics(headers, receive)
 
-    async def _metrics(self, headers: dict[bytes, str]) -> Response:
+    async def _metrics(self, headers: dict[bytes, str], receive: Receive) -> Response:
         waiting = asyncio.wrap_future(self._source.refresh())
+        gone = asyncio.ensure_future(_gone(receive))
         timeout = wait_time(headers.get(b"x-prometheus-scrape-timeout-seconds"))
-        _, unfinished = await asyncio.wait([waiting], timeout=timeout)
-        if unfinished:
+        await asyncio.wait([waiting, gone], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            return _text(503, "Nobody reads this.")
+        gone.cancel()
+        if not waiting.done():
             self._source.count_incomplete_scrape()
         openmetrics = accepts_openmetrics(headers.get(b"accept", ""))
         loop = asyncio.get_running_loop()
@@ -103,6 +114,12 @@ class Application:
         loop = asyncio.get_running_loop()
         compress = lambda: gzip.compress(response.body, _GZIP_LEVEL, mtime=0)  # noqa: E731
         return {"compressed": await loop.run_in_executor(self._threads, compress)}
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _send(response: Response, send: Send, *, with_body: bool, compressed: bytes | None = None) -> None:
@@ -180,9 +197,9 @@ def serve(application: Application, listener: socket.socket, on_stop: Callable[[
         access_log=False,
         lifespan="off",
         ws="none",
-        http="h11",
+        http=Connection,
         loop="asyncio",
-        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_keep_alive=int(PATIENCE),
         timeout_graceful_shutdown=_DRAIN,
         server_header=False,
     )

@@ -3,7 +3,7 @@
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -15,9 +15,10 @@ from requests.auth import AuthBase
 
 from braze_exporter import __version__
 from braze_exporter.catalog import BrazeError, Reason
+from braze_exporter.watchdog import POOLS, Watchdog
 
-# The largest answer of Braze's export API known is under 1 MB.
-MAX_BODY = 4 * 1024 * 1024
+# A hundred buckets of an event are under 10 kB. What JSON unpacks to takes up to thirty times its size.
+MAX_BODY = 1024 * 1024
 _PIECE = 64 * 1024
 # Routers forget a connection that is idle for some minutes, and the next request on it would be lost.
 _KEEP_ALIVE = [
@@ -55,12 +56,22 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the signature of requests
         super().init_poolmanager(*args, **kwargs, ssl_context=self._context, socket_options=_KEEP_ALIVE)
+        self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return super().proxy_manager_for(*args, **kwargs, ssl_context=self._context)
+        manager = super().proxy_manager_for(*args, **kwargs, ssl_context=self._context)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
 
     def cert_verify(self, *_args: object, **_kwargs: object) -> None:
         """Leave the verification to the context, which requires a certificate and checks the host name."""
+
+
+class _Session(requests.Session):
+    """A session that looks at no redirect; requests reads the whole body of one, even where it does not follow it."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the signature of requests
+        return None
 
 
 class _Bearer(AuthBase):
@@ -83,7 +94,7 @@ def open_session(connections: int, ca_bundle: str | None = None) -> requests.Ses
     environment has no other influence: no `.netrc` replaces the key. Cookies are not kept.
     """
     context = ssl.create_default_context(cafile=ca_bundle or certifi.where())
-    session = requests.Session()
+    session = _Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update(
@@ -125,14 +136,26 @@ class Transport:
         self._reveal_key = reveal_key
         self._auth = _Bearer(reveal_key)
         self._proxies = dict(proxies)
-        self._monotonic = monotonic
+        self._watchdog = Watchdog(monotonic)
 
     def get(self, path: str, parameters: Mapping[str, str]) -> Received:
         """Ask for `path` once and return what came back; raise `BrazeError` if nothing did.
 
         Redirects are not followed: the key must not leave the host.
         """
-        deadline = self._monotonic() + self._timeouts.answer
+        with self._watchdog.limit(self._timeouts.answer) as exchange:
+            try:
+                received = self._receive(path, parameters)
+            except BrazeError:
+                if exchange.is_cut_off:
+                    raise self._too_slow() from None
+                raise
+            return replace(received, failure=self._too_slow()) if exchange.is_cut_off else received
+
+    def _too_slow(self) -> BrazeError:
+        return BrazeError(Reason.TIMEOUT, f"the answer was not complete after {self._timeouts.answer:g} s")
+
+    def _receive(self, path: str, parameters: Mapping[str, str]) -> Received:
         try:
             response = self._session.get(
                 self._url + path,
@@ -154,7 +177,7 @@ class Transport:
         with response:
             status, headers = response.status_code, response.headers
             try:
-                return Received(status, headers, self._read(response.raw, deadline))
+                return Received(status, headers, _read(response.raw))
             except BrazeError as error:
                 failure = error
             except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
@@ -169,18 +192,17 @@ class Transport:
         """Return `text` with the key replaced, if it is in it."""
         return text.replace(self._reveal_key(), "***")
 
-    def _read(self, raw: urllib3.response.BaseHTTPResponse, deadline: float) -> bytes:
-        """Return the decompressed body. Every piece that arrives is measured against the clock and the size."""
-        pieces: list[bytes] = []
-        size = 0
-        while piece := raw.read1(_PIECE, decode_content=True):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_BODY:
-                raise BrazeError(Reason.TOO_LARGE, f"the answer is larger than {MAX_BODY // 1024 // 1024} MiB")
-            if self._monotonic() > deadline:
-                raise BrazeError(Reason.TIMEOUT, f"the answer was not complete after {self._timeouts.answer:g} s")
-        return b"".join(pieces)
+
+def _read(raw: urllib3.response.BaseHTTPResponse) -> bytes:
+    """Return the decompressed body; raise `BrazeError` as soon as it is too large."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := raw.read1(_PIECE, decode_content=True):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_BODY:
+            raise BrazeError(Reason.TOO_LARGE, f"the answer is larger than {MAX_BODY // 1024} KiB")
+    return b"".join(pieces)
 
 
 def _reason(error: BaseException) -> object:

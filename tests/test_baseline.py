@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import HOUR, NEW_YORK, NOW, THIS_HOUR, Clock, rig
+from support import HOUR, NEW_YORK, NOW, THIS_HOUR, Clock, rig, until
 
 from braze_exporter import demo
 from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, Point, Query, Unit
@@ -141,19 +141,17 @@ def test_the_baseline_is_there_from_the_first_hour() -> None:
     recorded = shop()
     with rig("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
         exporter.scrape()
-        exporter.braze.wait_for(1 + 7)
-        page = exporter.scrape()
+        until(lambda: exporter.page().value("braze_api_requests_total") == 1 + 7, "the history is here")
+        page = exporter.page()
         start = page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds")
         assert start is not None
         asked = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", weeks=4, zone=NEW_YORK)
         weeks = same_in_earlier_weeks(int(start), asked)
-        exporter.clock.advance(300)
-        page = exporter.scrape()
         assert page.value(BASELINE) == median(recorded.count("purchase", at, 0) for at in weeks)
         for _ in range(12):
             exporter.clock.advance(300)
             exporter.scrape()
-        assert len(exporter.braze.requests) == 1 + 7 + 13
+        assert len(exporter.braze.requests) == 1 + 7 + 12
         ends = [request.params.get("ending_at") for request in exporter.braze.requests]
         assert len({end for end in ends if end}) == 7
 
@@ -180,19 +178,21 @@ def test_history_that_is_refused_is_asked_for_again() -> None:
         def refuse(exchange: faults.Exchange) -> demo.Reply:
             return faults.status(503)(exchange) if "ending_at" in exchange.request.params else exchange.reply
 
+        def calls(code: str) -> float:
+            return exporter.page().value("braze_api_requests_total", code=code) or 0
+
         exporter.braze.fail(refuse)
         exporter.scrape()
-        exporter.braze.wait_for(8)
+        until(lambda: calls("503") == 7, "every piece was refused")
         exporter.clock.advance(300)
         page = exporter.scrape()
-        exporter.braze.wait_for(16)
+        until(lambda: calls("503") == 14, "every piece was refused again")
         assert page.of(BASELINE) == []
         exporter.braze.heal()
         exporter.clock.advance(300)
         exporter.scrape()
-        exporter.braze.wait_for(24)
-        exporter.clock.advance(300)
-        assert exporter.scrape().value(BASELINE) is not None
+        until(lambda: calls("200") == 3 + 7, "every piece was answered")
+        assert exporter.page().value(BASELINE) is not None
 
 
 def test_a_day_is_compared_with_the_same_weekday() -> None:
@@ -201,9 +201,8 @@ def test_a_day_is_compared_with_the_same_weekday() -> None:
     recorded = shop(now)
     with rig("{event: purchase, unit: day, baseline: {weeks: 3}}", recorded, clock=Clock(now)) as exporter:
         exporter.scrape()
-        exporter.braze.wait_for(2)
-        exporter.clock.advance(900)
-        page = exporter.scrape()
+        until(lambda: exporter.page().value("braze_api_requests_total") == 2, "the history is here")
+        page = exporter.page()
     days = [local(2026, 11, 2), local(2026, 10, 26), local(2026, 10, 19)]
     sums = [sum(recorded.count("purchase", day + hour * HOUR, 0) for hour in range(24)) for day in days]
     assert page.value("braze_custom_events_daily_settled_bucket_start_timestamp_seconds") == local(2026, 11, 9)

@@ -13,6 +13,7 @@ from support import run
 
 from braze_exporter import __version__
 from braze_exporter.config import load
+from braze_exporter.config.schema import Settings
 from braze_exporter.plan import build
 
 ROOT = docs.ROOT
@@ -41,7 +42,7 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
     text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
     everything = re.sub(r"^( *)# (?=[a-z_ ]+:[ \n])", r"\1", text, flags=re.MULTILINE)
     assert yaml.safe_load(everything) != yaml.safe_load(text)
-    assert set(yaml.safe_load(everything)) == {"workspaces", "refresh", "settle", "max_age", "max_queries", "budget"}
+    assert set(yaml.safe_load(everything)) == {"workspaces", *Settings.model_fields}
     first, second = (load(found, "config.example.yaml") for found in (text, everything))
     assert build(first) == build(second)
     assert first.settings == second.settings

@@ -60,6 +60,11 @@ REFUSALS: dict[str, tuple[faults.Fault, Reason]] = {
     "compressed bomb": (faults.gzip_bomb(), Reason.TOO_LARGE),
     "a list": (faults.document([]), Reason.BAD_ANSWER),
     "a number": (faults.document(7), Reason.BAD_ANSWER),
+    "message with the key": (faults.message(f"Invalid API key: {KEY}"), Reason.BAD_ANSWER),
+    "message of megabytes": (faults.message("no " * 300_000), Reason.BAD_ANSWER),
+    "400 with the key": (faults.status(400, f"Invalid API key: {KEY}\n"), Reason.BAD_REQUEST),
+    "redirect with the key": (faults.redirect(f"{ELSEWHERE}?{KEY}"), Reason.REDIRECT),
+    "redirect to nowhere": (faults.redirect("http://[x"), Reason.REDIRECT),
     "message of failure": (faults.message("error"), Reason.BAD_ANSWER),
     "message missing": (faults.document({"data": []}), Reason.BAD_ANSWER),
     "message null": (faults.message(None), Reason.BAD_ANSWER),
@@ -246,6 +251,8 @@ def test_the_program_survives_them_all(tmp_path: Path) -> None:
     assert KEY not in program.output + page.text + again.text
     assert "Traceback" not in program.output
     assert program.output.count('msg="query not answered"') == len(names)
+    assert max(map(len, program.lines)) < 600
+    assert "Invalid API key: ***" in program.output
 
 
 def errors(page: Page) -> dict[str, float]:

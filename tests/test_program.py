@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from support import HOUR, KEY, Page, Program, free_port, run, simulated, workspace, workspace_item, write
 
 from braze_exporter import demo
+from braze_exporter.connection import MOST
 from braze_exporter.demo import faults
 
 # The Accept headers of Prometheus 2.42 and 3.5.
@@ -159,6 +161,47 @@ def test_clients_that_never_finish_do_not_keep_it_from_ending(program: Program) 
         assert time.monotonic() - started < 1
         assert program.stop() < 2
     assert program.process.returncode == 0
+
+
+def test_more_idle_connections_than_it_keeps_cost_no_scrape(program: Program) -> None:
+    """Of a flood of connections so many are kept; the one waited for longest makes way, and a scrape is served."""
+    with contextlib.ExitStack() as stack:
+        for number in range(3 * MOST):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
+            if number % 2:
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
+        started = time.monotonic()
+        assert program.scrape().value("braze_up") == 1
+        assert time.monotonic() - started < 1
+        assert psutil.Process(program.process.pid).num_fds() < MOST + 50
+
+
+def test_clients_that_do_not_read_cost_little_memory(program: Program) -> None:
+    """A hundred clients that ask and never read are served, and a proper scrape is not slower for it."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+        started = time.monotonic()
+        assert program.scrape().value("braze_up") == 1
+        assert time.monotonic() - started < 2
+        assert psutil.Process(program.process.pid).memory_info().rss < 150_000_000
+
+
+def test_a_scraper_that_goes_away_is_not_waited_with(
+    braze: tuple[demo.SimulatedBraze, demo.Server], program: Program
+) -> None:
+    """Scrapes that are broken off while Braze is silent are no incomplete scrapes, and leave nothing behind."""
+    braze[0].fail(faults.hold())
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", program.port)) as scraper:
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n\r\n")
+    braze[0].wait_for(2)
+    braze[0].heal()
+    page = program.scrape()
+    assert page.of("braze_custom_events_hourly_up") == [1, 1]
+    assert page.value("braze_exporter_scrapes_incomplete_total") == 0
+    assert len(braze[0].requests) == 2
 
 
 def test_one_connection_serves_many_scrapes(program: Program) -> None:

@@ -11,14 +11,14 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support import HOUR, IOS, NEW_YORK, VIP, Program, free_port, simulated, workspace, write
+from support import HOUR, IOS, NEW_YORK, VIP, Program, free_port, simulated, until, workspace, write
 
 from braze_exporter import demo
 
@@ -40,14 +40,6 @@ def tool(name: str) -> str:
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Wait for a condition of another process."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
-        time.sleep(0.1)
 
 
 @dataclass(frozen=True)

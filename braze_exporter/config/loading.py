@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path as FilePath
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -268,5 +268,8 @@ def _message(detail: ErrorDetails, model: type[Model], also_known: tuple[str, ..
 def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:
     """Return the keys of the mapping that stands at `loc` within `model`."""
     for part in loc:
-        model = cast("type[Model]", model.model_fields[str(part)].annotation)
+        annotation = model.model_fields[str(part)].annotation
+        model = next(
+            kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Model)
+        )
     return tuple(model.model_fields)

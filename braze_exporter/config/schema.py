@@ -197,6 +197,12 @@ def _number(low: float, high: float, *, whole: bool = False) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _mapping_of_keys(value: object) -> object:
+    if not isinstance(value, dict):
+        raise UnfitError("must be a mapping of keys to values")
+    return value
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Duration = Annotated[float, BeforeValidator(_duration)]
 OwnName = Annotated[str, BeforeValidator(_own_name)]
@@ -273,7 +279,7 @@ class CustomEvent(Model):
     refresh: OwnDuration = None
     settle: OwnDuration = None
     max_age: OwnDuration = None
-    baseline: Baseline | None = None
+    baseline: Annotated[Baseline | None, BeforeValidator(_mapping_of_keys)] = None
 
 
 class Workspace(Model):
