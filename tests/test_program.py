@@ -4,19 +4,24 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from support import HOUR, KEY, Page, Program, free_port, run, simulated, workspace, workspace_item, write
+from support import HOUR, KEY, Page, Program, free_port, run, simulated, until, workspace, workspace_item, write
 
 from braze_exporter import demo
 from braze_exporter.connection import MOST
 from braze_exporter.demo import faults
+from braze_exporter.ledger import StoreError, open_store
 
 # The Accept headers of Prometheus 2.42 and 3.5.
 PROMETHEUS_2 = (
@@ -268,6 +273,81 @@ def test_neither_netrc_nor_proxies_of_the_environment_touch_loopback(
     with Program.start([f"--config.file={config}"], environment) as program:
         assert program.scrape().value("braze_up") == 1
     assert {request.key for request in braze[0].requests} == {KEY}
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Iterator[tuple[demo.Recorded, str, str]]:
+    """Run a simulated Braze whose event grows, and write a config with a state file; yield all three."""
+    recorded = demo.Recorded(events=["purchase"])
+    with simulated(recorded) as (_, server):
+        state = str(tmp_path / "state.sqlite")
+        rest = f"state_file: {state}\nbudget: {{share: 0.5}}\n"
+        text = workspace(server.url, "{event: purchase, refresh: 1s}", rest=rest)
+        yield recorded, write(tmp_path / "config.yaml", text), state
+
+
+def test_the_counter_survives_kill_9(counted: tuple[demo.Recorded, str, str]) -> None:
+    """Killed without a word, it goes on from what was scraped, and counts what Braze reported while it was away."""
+    recorded, config, _ = counted
+    this_hour = int(time.time()) // HOUR * HOUR
+    for number in range(3):
+        with Program.start([f"--config.file={config}"]) as program:
+            recorded.set("purchase", this_hour, 10 + 100 * number)
+            expected = 100 * number
+            until(
+                lambda program=program, expected=expected: (  # type: ignore[misc] # bound now
+                    program.scrape().value("braze_custom_events_total") == expected
+                ),
+                "what came while it was away is counted",
+            )
+            recorded.set("purchase", this_hour, 50 + 100 * number)
+            until(
+                lambda program=program, expected=expected: (  # type: ignore[misc]
+                    program.scrape().value("braze_custom_events_total") == expected + 40
+                ),
+                "what comes is counted",
+            )
+            program.stop(signal.SIGKILL)
+
+
+def test_a_second_exporter_on_the_same_state_is_refused(counted: tuple[demo.Recorded, str, str]) -> None:
+    """One that cannot have the state file says so after its wait; a signal ends the wait at once."""
+    _, config, state = counted
+    with Program.start([f"--config.file={config}"]):
+        command = [
+            sys.executable,
+            "-m",
+            "braze_exporter",
+            f"--config.file={config}",
+            "--web.listen-address=127.0.0.1:0",
+        ]
+        environment = {**os.environ, "BRAZE_API_KEY": KEY}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second:  # noqa: S603
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(2)
+            second.terminate()
+            assert second.communicate(timeout=2)[1] == ""
+        assert second.returncode == 0
+        held = f"{state} is held by another exporter: run one for each state file, or wait until it has ended"
+        with pytest.raises(StoreError, match=re.escape(held)):
+            open_store(state, wait=0.2)
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_state_file_that_cannot_be(tmp_path: Path, command: str) -> None:
+    """`check` does not touch the state file; `serve` says in one line why it cannot be had."""
+    state = tmp_path / "missing" / "state.sqlite"
+    text = workspace("https://rest.iad-01.braze.com", "{event: purchase}", rest=f"state_file: {state}\n")
+    done = run(command, f"--config.file={write(tmp_path / 'config.yaml', text)}", BRAZE_API_KEY=KEY)
+    if command == "check":
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"{state} cannot be used (unable to open database file): "
+            "choose another place by state_file, or make this one writable\n"
+        )
+    assert not state.parent.exists()
 
 
 def test_check_tells_the_cost(tmp_path: Path) -> None:

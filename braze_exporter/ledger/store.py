@@ -116,11 +116,22 @@ def open_store(path: str, wait: float = WAIT) -> Store:
 
 
 def _open(path: str, wait: float) -> Store:
+    """Open the file as soon as no other process holds it, at the latest after `wait` seconds."""
+    for _ in range(round(wait / _TRY)):
+        try:
+            return _try_to_open(path)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+    return _try_to_open(path)
+
+
+def _try_to_open(path: str) -> Store:
     connection = sqlite3.connect(path, timeout=_TRY, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
-        _lock(connection, wait)
+        connection.execute("BEGIN EXCLUSIVE")  # in this mode the lock outlives the transaction
         _prepare(connection, path)
         connection.execute("COMMIT")
         store = Store(connection)
@@ -129,18 +140,6 @@ def _open(path: str, wait: float) -> Store:
         connection.close()
         raise
     return store
-
-
-def _lock(connection: sqlite3.Connection, wait: float) -> None:
-    """Begin a transaction that no other process can be in; in exclusive mode its lock outlives it."""
-    for attempt in range(max(1, round(wait / _TRY))):
-        try:
-            connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or attempt + 1 >= wait / _TRY:
-                raise
-        else:
-            return
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
