@@ -15,7 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from braze_exporter import demo, server
+from braze_exporter.catalog import Unit
+from braze_exporter.ledger import Ledger, Subject, open_store
 
 LATENCY = 0.1
 CONNECTIONS = 10
@@ -42,7 +45,7 @@ def main() -> int:
         return _simulate_braze(options.latency)
     if options.role == "constant":
         return _serve_constant(options.file)
-    kept = [_refresh(), _scrape(), _ten_scrapers()]
+    kept = [_refresh(), _scrape(), _ten_scrapers(), _ledger()]
     return 0 if all(kept) else 1
 
 
@@ -137,6 +140,53 @@ def _ten_scrapers() -> bool:
         calls[scrapers] = int(found.group(1)) if found else -1
     print(f"     calls to Braze: {calls[1]} for one scraper, {calls[10]} for ten")
     return _verdict("calls of ten scrapers against one", calls[10] / calls[1], 1)
+
+
+def _ledger() -> bool:
+    """Keep the ledger of 2,000 queries, durably, against all that a refresh of them takes."""
+    queries = 2_000
+    with _processes(queries, 0.0) as (exporter, _):
+        process = psutil.Process(exporter.pid)
+        before = sum(process.cpu_times()[:2])
+        _get(exporter.port, timeout=60)
+        refresh = sum(process.cpu_times()[:2]) - before
+    subjects = [
+        ("production", "https://rest.iad-01.braze.com", "custom_events", f"e{n}", "", "") for n in range(queries)
+    ]
+    seconds, memory = _fill_ledger(subjects, trace=False)[0], _fill_ledger(subjects, trace=True)[1]
+    print(
+        f"     a refresh of {queries:,} queries: {refresh:.2f} s of CPU, of which counting and saving {seconds:.2f} s"
+    )
+    cheap = _verdict("counting and saving against the rest of a refresh", refresh / (refresh - seconds), 1.2)
+    return _verdict("memory of a full ledger of 2,000 queries", memory / 1e6, 30, "MB") and cheap
+
+
+def _fill_ledger(subjects: Sequence[Subject], *, trace: bool) -> tuple[float, int]:
+    """Count three answers for each subject, the last of a hundred buckets; return the CPU of the second, and memory."""
+    seconds = 0.0
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        contextlib.closing(open_store(f"{directory}/state.sqlite")) as store,
+    ):
+        if trace:
+            tracemalloc.start()
+        ledger = Ledger(store)
+        for round_, length in enumerate((24, 24, 100)):
+            elapsed = _count_all(ledger, subjects, length, grown=1_000.5 * round_)
+            seconds = elapsed if round_ == 1 else seconds
+        memory = tracemalloc.get_traced_memory()[0] if trace else 0
+        tracemalloc.stop()
+    return seconds, memory
+
+
+def _count_all(ledger: Ledger, subjects: Sequence[Subject], length: int, grown: float) -> float:
+    """Count and save an answer for each subject, and return the seconds of CPU that took."""
+    answers = [[(hour * 3_600, hour + grown) for hour in range(length)] for _ in subjects]
+    started = time.process_time()
+    for subject, buckets in zip(subjects, answers, strict=True):
+        ledger.record(subject, Unit.HOUR, buckets, 0, 0.0)
+    ledger.save()
+    return time.process_time() - started
 
 
 class _Process:
