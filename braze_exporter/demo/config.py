@@ -25,6 +25,7 @@ workspaces:
     custom_events:
       - event: app_opened
         apps: [all, ios, android]
+        baseline: {{weeks: 4}}
       - event: product_viewed
       - event: added_to_cart
         segments: [all, vip]
@@ -34,6 +35,7 @@ workspaces:
         apps: [all, ios, android]
         segments: [all, vip]
       - event: newsletter_signup
+        baseline: {{weeks: 4}}
       - event: app_opened
         unit: day
       - event: purchase_completed
