@@ -130,9 +130,11 @@ def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         print(f"warning: {problem.render(config.source)}", file=sys.stderr)
     print(f"{options.config_file} is good: {_count(len(plan.queries), 'query', 'queries')}")
     for cost in plan.loads:
+        once = f", and {_count(cost.once, 'call', 'calls')} once for baselines" if cost.once else ""
         print(
             f"{cost.workspace}: {_count(cost.queries, 'query', 'queries')} in the {cost.pool.name} pool make "
-            f"{cost.calls:,.0f} calls an hour; budget.share allows {cost.allowed:,.0f} of {cost.pool.per_hour:,.0f}"
+            f"{cost.calls:,.0f} calls an hour{once}; "
+            f"budget.share allows {cost.allowed:,.0f} of {cost.pool.per_hour:,.0f}"
         )
     return GOOD
 

@@ -20,13 +20,17 @@ _MARGIN = 3
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The calls an hour that a workspace's queries make of a pool, and how many of them its share allows."""
+    """The calls an hour that a workspace's queries make of a pool, and how many of them its share allows.
+
+    `once` is how many calls come to that when the exporter starts, for the history of baselines.
+    """
 
     workspace: str
     pool: Pool
     queries: int
     calls: float
     allowed: float
+    once: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,8 @@ def _loads(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:
     for query in queries:
         groups.setdefault((query.workspace, query.kind.pool), []).append(query)
     for (workspace, pool), group in groups.items():
-        yield Load(workspace, pool, len(group), calls_per_hour(group), pool.per_hour * settings.budget.share)
+        allowed, once = pool.per_hour * settings.budget.share, sum(len(history(query, now=0.0)) for query in group)
+        yield Load(workspace, pool, len(group), calls_per_hour(group), allowed, once)
 
 
 def calls_per_hour(queries: Iterable[Query]) -> float:

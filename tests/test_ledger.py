@@ -14,9 +14,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import IOS, KEY, THIS_HOUR, Clock, Page, simulated, workspace
 
+from braze_exporter import demo
 from braze_exporter.catalog import Unit
+from braze_exporter.config import load
+from braze_exporter.exporter import Exporter
 from braze_exporter.ledger import MAX_BUCKETS, Ledger, StoreError, open_store
+from braze_exporter.plan import build
+from braze_exporter.transport import open_session
 
 PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "")
 
@@ -253,3 +259,29 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_shown(path: str) -> None:
         with opened(path) as ledger:
             found = ledger.total(("production", "url", "custom_events", "purchase", "", ""))
         assert found >= shown
+
+
+def test_a_counter_goes_on_under_other_names(path: str) -> None:
+    """With the labels renamed and other queries beside it in the config, a counter keeps what it has counted."""
+    recorded = demo.Recorded(events=["purchase", "signup"])
+    clock = Clock()
+    with simulated(recorded, clock) as (_, server):
+
+        def totals(events: str, app: str, *steps: int) -> list[float]:
+            text = workspace(server.url, events.replace("ios", app)).replace("{ios:", f"{{{app}:")
+            config = load(text, "config.yaml", {"BRAZE_API_KEY": KEY})
+            with contextlib.closing(open_session(1)) as session, contextlib.closing(open_store(path)) as store:
+                exporter = Exporter(config, build(config), session, store, wall=clock.wall, monotonic=clock.monotonic)
+                with contextlib.closing(exporter):
+                    for step in (0, *steps):
+                        count = recorded.count("purchase", THIS_HOUR, 0, IOS)
+                        recorded.set("purchase", THIS_HOUR, count + step, IOS)
+                        clock.advance(300)
+                        exporter.refresh().result(5)
+                    page = Page(exporter.render(openmetrics=False).decode())
+                    return page.of("braze_custom_events_filtered_total", event="purchase", braze_app=app)
+
+        assert totals("{event: purchase, apps: [ios]}", "ios", 7, 5) == [12]
+        assert totals("{event: signup}\n{event: purchase, apps: [all, ios]}", "iphone", 3) == [15]
+        assert totals("{event: signup}", "ios") == []
+        assert totals("{event: purchase, apps: [ios]}", "ios", 1) == [16]

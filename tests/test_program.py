@@ -352,13 +352,15 @@ def test_a_state_file_that_cannot_be(tmp_path: Path, command: str) -> None:
 
 def test_check_tells_the_cost(tmp_path: Path) -> None:
     """A good config is 0, with its queries, its calls and a warning for a key that is not there; no network is used."""
-    text = workspace("https://rest.iad-01.braze.com", "{event: purchase, apps: [all, ios]}\n{event: a, unit: day}")
+    events = "{event: purchase, apps: [all, ios], baseline: {weeks: 4}}\n{event: a, unit: day}"
+    text = workspace("https://rest.iad-01.braze.com", events)
     config = write(tmp_path / "config.yaml", text)
     done = run("check", f"--config.file={config}")
     assert done.returncode == 0
     assert done.stdout == (
         f"{config} is good: 3 queries\n"
-        "production: 3 queries in the default pool make 28 calls an hour; budget.share allows 25,000 of 250,000\n"
+        "production: 3 queries in the default pool make 28 calls an hour, and 14 calls once for "
+        "baselines; budget.share allows 25,000 of 250,000\n"
     )
     assert done.stderr == (f"warning: {config}:4: workspaces[0].api_key_env: the variable BRAZE_API_KEY is not set\n")
 
