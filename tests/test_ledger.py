@@ -210,22 +210,34 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, where: str) -> N
         open_store(str(tmp_path / where))
 
 
-def test_while_writes_fail_the_counter_stands_still(path: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [("max_page_count = 1", "max_page_count = 1000000"), ("query_only = ON", "query_only = OFF")],
+    ids=["full disk", "read-only disk"],
+)
+def test_while_writes_fail_the_counter_stands_still(
+    path: str, broken: str, mended: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Each failed write is counted, the total that is shown stays, and the next good write catches up."""
+    caplog.set_level("INFO")
     failures: list[None] = []
     with contextlib.closing(open_store(path)) as store:
         ledger = Ledger(store, lambda: failures.append(None))
         record(ledger, {0: 1.0})
         assert record(ledger, {0: 5.0}) == 4.0
-        store._connection.execute("PRAGMA max_page_count = 1")  # noqa: SLF001 - the disk is full
+        store._connection.execute(f"PRAGMA {broken}")  # noqa: SLF001 - as the disk would
         pages = dict.fromkeys(range(1, 99), 12345.678)
         assert record(ledger, pages) == 4.0
         assert record(ledger, {0: 6.0}) == 4.0
         assert len(failures) == 2
-        store._connection.execute("PRAGMA max_page_count = 1000000")  # noqa: SLF001
+        store._connection.execute(f"PRAGMA {mended}")  # noqa: SLF001
         ledger.save()
         assert ledger.total(PURCHASES) == pytest.approx(5.0 + 98 * 12_345.678)
         assert len(failures) == 2
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "the state file cannot be written: counters stand still",
+        "the state file is written again",
+    ]
 
 
 WRITER = """
