@@ -1,0 +1,188 @@
+"""A search for a sequence of events, faults and restarts after which a page is wrong.
+
+It tries the same few sequences each time; `PROOF_EXAMPLES=2000 pytest tests/test_machine.py --timeout 0` tries as many
+new ones, of more steps.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from proof_drive import COUNTED, WATCHES, Drive
+from proof_world import EVENTS, SOURCES, World
+from support import HOUR
+
+from braze_exporter.demo import HourFormat, faults
+
+MINUTE = 60
+EXAMPLES = int(os.environ.get("PROOF_EXAMPLES", "0"))
+
+# An ordinary Monday, and an hour or two before the clocks of New York change.
+STARTS = [
+    datetime(2026, 11, 23, 12, 20, tzinfo=UTC),
+    datetime(2026, 11, 1, 4, 10, tzinfo=UTC),
+    datetime(2026, 11, 1, 3, 59, 58, tzinfo=UTC),
+    datetime(2026, 3, 8, 6, 40, tzinfo=UTC),
+]
+# Most steps are small; some are long enough for answers to grow too old, and for Braze to forget.
+PAUSES = st.one_of(
+    st.integers(1, 59).map(lambda minutes: minutes * MINUTE),
+    st.sampled_from([1, 2, HOUR - 1, HOUR, HOUR + 1]),
+    st.integers(1, 30).map(lambda hours: hours * HOUR),
+    st.integers(31, 130).map(lambda hours: hours * HOUR),
+)
+# Which hour is meant: mostly the one that runs and those before, some a day and some more than a hundred hours old.
+BACK = st.one_of(st.integers(0, 3), st.integers(4, 30), st.integers(31, 120))
+FAULTS = [
+    faults.status(503),
+    faults.status(401),
+    faults.disconnect(),
+    faults.disconnect(reset=False),
+    faults.truncated(),
+    faults.html(),
+    faults.queued(),
+    faults.no_content(),
+    faults.no_data(),
+    faults.rate_limited(),
+    faults.rate_limited("absent"),
+    faults.rate_limited("relative"),
+    faults.gzipped(),
+    faults.data([]),
+]
+
+
+class Proof(RuleBasedStateMachine):
+    """Every step is one that happens to an exporter in its life; every page is judged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.world = World()
+        self.drive: Drive
+
+    @initialize(start=st.sampled_from(STARTS), past=st.booleans())
+    def begin(self, start: datetime, *, past: bool) -> None:
+        """Start the exporter, with or without a past of the events."""
+        now = start.timestamp()
+        if past:
+            for event in EVENTS:
+                for back in range(1, 130):
+                    hour = (int(now) // HOUR - back) * HOUR
+                    self.world.happen(event, hour, hour, 3 + back % 5, SOURCES[back % 2])
+        self.drive = Drive(self.world, now, Path(self.directory.name))
+
+    def change(self, event: str, back: int, source: str, change: Callable[[int], int]) -> None:
+        """Let Braze change its count of an hour, a second after all that was before."""
+        self.drive.clock.advance(1)
+        now = self.drive.clock.now
+        hour = (int(now) // HOUR - back) * HOUR
+        self.world.happen(event, hour, now, change(self.world.count(event, hour, now, source)), source)
+
+    @rule(seconds=PAUSES)
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.drive.clock.advance(seconds)
+
+    @rule(seconds=PAUSES)
+    @precondition(lambda self: self.drive.is_running)
+    def wait_and_scrape(self, seconds: float) -> None:
+        """Let time pass, and scrape."""
+        self.drive.clock.advance(seconds)
+        self.drive.scrape()
+
+    @rule(event=st.sampled_from(EVENTS), back=BACK, source=st.sampled_from(SOURCES), count=st.integers(1, 20))
+    def happen(self, event: str, back: int, source: str, count: int) -> None:
+        """Let Braze learn of events, in time or late."""
+        self.change(event, back, source, lambda _count: count)
+
+    @rule(event=st.sampled_from(EVENTS), back=BACK, source=st.sampled_from(SOURCES), share=st.integers(1, 4))
+    def revise_down(self, event: str, back: int, source: str, share: int) -> None:
+        """Let Braze take back a part of what it has counted, or all of it."""
+        self.change(event, back, source, lambda count: -(count * share // 4))
+
+    @rule(fault=st.sampled_from(FAULTS), event=st.sampled_from([None, None, *EVENTS]))
+    def break_down(self, fault: faults.Fault, event: str | None) -> None:
+        """Let Braze answer wrongly, or not at all."""
+        self.drive.braze.fail(fault, event=event)
+
+    @rule()
+    def heal(self) -> None:
+        """Let Braze answer again."""
+        self.drive.braze.heal()
+
+    @rule()
+    def spend_the_limit(self) -> None:
+        """Let the company's own sends use up the calls of this hour."""
+        self.drive.braze.spend(self.drive.braze.limit)
+
+    @rule(latency=st.sampled_from([0.0, 4.0]))
+    def change_the_pace(self, latency: float) -> None:
+        """Let answers take some seconds, or none."""
+        self.drive.wire.latency = latency
+
+    @rule(hour_format=st.sampled_from(HourFormat), newest_first=st.booleans())
+    def write_otherwise(self, hour_format: HourFormat, *, newest_first: bool) -> None:
+        """Let Braze write its hours in another way."""
+        self.drive.braze.hour_format, self.drive.braze.newest_first = hour_format, newest_first
+
+    @rule()
+    @precondition(lambda self: self.drive.is_running)
+    def ask(self) -> None:
+        """Scrape, and be gone before the page is there."""
+        self.drive.ask()
+
+    @rule(seconds=st.one_of(st.just(0), PAUSES), how=st.sampled_from(["ended", "killed"]))
+    @precondition(lambda self: self.drive.is_running)
+    def restart(self, seconds: float, how: str) -> None:
+        """End the exporter, or have it killed, and start it again with its state."""
+        self.drive.stop(how=how)
+        self.drive.clock.advance(seconds)
+        self.drive.start()
+
+    @rule(seconds=st.sampled_from([0, HOUR]))
+    @precondition(lambda self: self.drive.is_running)
+    def forget(self, seconds: float) -> None:
+        """Start the exporter anew, without its state."""
+        self.drive.stop(keep=False)
+        self.drive.clock.advance(seconds)
+        self.drive.start()
+
+    @invariant()
+    def the_page_is_right(self) -> None:
+        """Look at the page only if nothing is to be lost: to look is to write."""
+        if self.drive.is_written:
+            self.drive.look()
+
+    def teardown(self) -> None:
+        """End with an hour without faults, after which everything is answered."""
+        try:
+            if hasattr(self, "drive"):
+                with self.drive:
+                    self.recover()
+        finally:
+            self.directory.cleanup()
+
+    def recover(self) -> None:
+        """See everything answered, and every page right, some time after the last fault."""
+        self.drive.braze.heal()
+        self.drive.clock.advance(HOUR)
+        for _ in range(8):
+            self.drive.clock.advance(15 * MINUTE)
+            self.drive.scrape()
+        assert all(self.drive.is_up(watch) for watch in WATCHES)
+        assert all(self.drive.age(watch) <= HOUR for watch in COUNTED)
+
+
+TestProof = Proof.TestCase
+TestProof.settings = settings(
+    max_examples=EXAMPLES or 40,
+    stateful_step_count=50 if EXAMPLES else 30,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
