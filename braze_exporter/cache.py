@@ -16,6 +16,8 @@ from braze_exporter.lane import Lane
 
 # A query is due a little before its time, so that a scrape interval equal to its refresh finds it due each time.
 EARLY = 0.1
+# What is fetched once, and was not answered, can wait for an hour.
+BACKGROUND_RETRY = 3_600.0
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ class Cache:
         now = monotonic()
         self.revision = 0
         self.entries = tuple(Entry(query, next_at=now) for query in queries)
-        self.background = tuple(Entry(query, next_at=now, background=True) for query in background)
+        self.background = dict.fromkeys(Entry(query, next_at=now, background=True) for query in background)
         workspaces = dict.fromkeys(query.workspace for query in queries)
         self._lanes = {name: Lane(name, concurrency, self._run) for name in workspaces}
         self._waiter = _Waiter()
@@ -209,10 +211,12 @@ class Cache:
 
     def _schedule(self, entry: Entry, *, answered: bool) -> None:
         """Set the next time: one refresh after the last, so that the calls per hour are 3600 / refresh."""
-        if entry.background and answered:
-            entry.next_at = float("inf")
-            return
         now = self._monotonic()
+        if entry.background:
+            if answered:
+                del self.background[entry]
+            entry.next_at = now + BACKGROUND_RETRY
+            return
         entry.next_at += entry.query.refresh
         if entry.is_due(now):  # it fell behind: nothing is caught up on
             entry.next_at = now + entry.query.refresh

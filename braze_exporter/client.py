@@ -50,10 +50,12 @@ class Client:
         if not self.grants(query):
             raise Withheld(query.kind.pool.name)
         started = self._monotonic()
+        seconds = 0.0
         received: Received | None = None
         reason: Reason | None = Reason.BAD_ANSWER
         try:
             received = self._get(query, length)
+            seconds = self._monotonic() - started
             answered_at = answer.sent_by_braze_at(received.headers)
             series = self._series(query, received, max(self._wall(), answered_at or 0.0))
             reason = None
@@ -61,7 +63,7 @@ class Client:
             reason = error.reason
             raise
         finally:
-            self._account(query, received, reason, self._monotonic() - started)
+            self._account(query, received, reason, self._monotonic() - started if received is None else seconds)
         return Fetched(series, answered_at)
 
     def _get(self, query: Query, length: int) -> Received:

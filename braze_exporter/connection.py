@@ -12,7 +12,7 @@ MOST = 256
 
 
 class Connection(H11Protocol):
-    """Ends when its client is waited for too long, or when others come and it is the one that is waited for longest.
+    """Ends when its client is waited for too long, or when others come and it has been there longest.
 
     So neither silence nor a trickle of bytes nor an answer that nobody reads can keep a proper scrape from its answer.
     """
@@ -22,15 +22,21 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self.since = self.loop.time()
         self._timer = self.loop.call_later(PATIENCE, self._look)
+        self.is_ended = False
         if len(self.connections) > MOST:
-            waited_for = [other for other in self.connections if isinstance(other, Connection) and other.is_awaited]
-            min(waited_for, key=lambda other: other.since, default=self).transport.abort()
+            others = (other for other in self.connections if isinstance(other, Connection) and not other.is_ended)
+            min(others, key=lambda other: (not other.is_awaited, other.since)).end()
+
+    def end(self) -> None:
+        """End at once: to close would wait for what was sent to be read."""
+        self.is_ended = True
+        self.transport.abort()
 
     @property
     def is_awaited(self) -> bool:
-        """Whether it is open, and the client's turn rather than ours to answer."""
+        """Whether it is the client's turn, and not ours to answer."""
         cycle: object = self.cycle  # None before the first request, though uvicorn does not say so
-        return not self.transport.is_closing() and (cycle is None or self.cycle.response_complete)
+        return cycle is None or self.cycle.response_complete
 
     def on_response_complete(self) -> None:
         """Begin the client's next turn, which is to read what was sent."""
@@ -44,8 +50,7 @@ class Connection(H11Protocol):
 
     def _look(self) -> None:
         now = self.loop.time()
-        is_closing = self.transport.is_closing()  # and waits for what was sent to be read
-        if (self.is_awaited or is_closing) and now >= self.since + PATIENCE:
-            self.transport.abort()
+        if self.is_awaited and now >= self.since + PATIENCE:
+            self.end()
         else:
             self._timer = self.loop.call_at(max(self.since, now - PATIENCE / 2) + PATIENCE, self._look)

@@ -39,6 +39,7 @@ class Exporter:
         a URL, by scheme.
         """
         self._wall = wall
+        self._started_at = wall()
         self._journal = Journal()
         self._instruments = Instruments(plan.queries, __version__)
         self._ledger = Ledger(store, self._instruments.count_state_write_failure)
@@ -67,7 +68,7 @@ class Exporter:
             config.settings.budget.concurrency,
             wall=wall,
             monotonic=monotonic,
-            background=[piece for query in plan.queries for piece in history(query, wall())],
+            background=[piece for query in plan.queries for piece in history(query, self._started_at)],
         )
         self._collector = Collector(self._cache, self._ledger, self._instruments, monotonic)
         self._cache.subscribe(self._journal.note)
@@ -97,6 +98,8 @@ class Exporter:
             return self._clients[query.workspace].fetch(query, query.length)
         last = before.answer if before is not None else None
         since = last.sent_at if last is not None else self._ledger.last_asked(query.counted)
+        if since is None and query.weeks:
+            since = self._started_at  # up to which the history of the baseline is read
         return self._clients[query.workspace].fetch(query, length(query, since, self._wall()))
 
     def _grants(self, query: Query) -> bool:

@@ -65,6 +65,7 @@ def build(config: Config) -> Plan:
     loads = tuple(_loads(settings, queries))
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
     problems += [(paths[load.workspace], _over_share(load, queries)) for load in loads if _is_over(load)]
+    problems += [(paths[load.workspace], _too_much_history(load)) for load in loads if load.once > load.allowed]
     if problems:
         raise config.error(problems)
     return Plan(queries, loads)
@@ -135,6 +136,14 @@ def _over_share(load: Load, queries: Sequence[Query]) -> str:
     )
 
 
+def _too_much_history(load: Load) -> str:
+    return (
+        f"its baselines would take {load.once:,} calls when it starts, but budget.share allows "
+        f"{math.floor(load.allowed):,} an hour of the {load.pool.name} pool: "
+        "fewer weeks, or fewer queries with a baseline"
+    )
+
+
 def _enough(refreshes: Sequence[float], allowed: float) -> float:
     """Return the refresh to which all shorter ones must be raised, so that they make the `allowed` calls an hour.
 
@@ -164,16 +173,24 @@ def length(query: Query, since: float | None, now: float) -> int:
 def history(query: Query, now: float) -> tuple[Query, ...]:
     """Return the queries that read what the baseline of `query` needs at `now`, each a call; none without a baseline.
 
-    They end where the usual fetch begins to reach, and go back over the weeks and the time to settle.
+    They end where the usual fetch begins to reach, and go back over the weeks and the time to settle. Each ends with
+    the last second of a bucket, and overlaps the next by one, since days are of several lengths.
     """
     if not query.weeks:
         return ()
     unit = query.unit.seconds
     newest = now - (query.length - _MARGIN) * unit
     oldest = now - query.weeks * WEEK - query.settle - _MARGIN * unit
-    calls = math.ceil((newest - oldest) / (MAX_LENGTH * unit))
-    ends = (int(newest) - number * MAX_LENGTH * unit for number in range(calls))
+    step = (MAX_LENGTH - 1) * unit
+    ends = (_last_second(newest - number * step, query) for number in range(math.ceil((newest - oldest) / step)))
     return tuple(replace(query, ending_at=end, length=MAX_LENGTH) for end in ends)
+
+
+def _last_second(instant: float, query: Query) -> int:
+    """Return the last second of the bucket in which `instant` lies."""
+    if query.unit is Unit.HOUR:
+        return int(instant) // query.unit.seconds * query.unit.seconds + query.unit.seconds - 1
+    return bucket_end(int(instant), query.unit, query.zone) - 1
 
 
 def same_in_earlier_weeks(start: int, query: Query) -> list[int]:
@@ -200,8 +217,8 @@ def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
 
 
 def oldest_asked(query: Query, sent_at: float) -> int:
-    """Return a number below that of every bucket that a usual fetch at `sent_at` asks for, and above all older ones."""
-    units = query.length * query.unit.seconds if query.unit is Unit.HOUR else query.length - 1
+    """Return the lowest number that a bucket can have which a usual fetch at `sent_at` asks for."""
+    units = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
     return bucket_number(sent_at, query.unit, query.zone) - units
 
 

@@ -34,7 +34,7 @@ class Exchange:
         """End it: whoever reads or writes the socket is woken by an error or the end."""
         self.is_cut_off = True
         if self.socket is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has ended by itself
                 # Of the plain socket: TLS would want to say good-bye, and to be asked by the thread that reads.
                 socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
@@ -69,49 +69,70 @@ class Watchdog:
 
     def _watch(self) -> None:
         with self._changed:
-            while self._changed.wait_for(lambda: self._exchanges, _LINGER):
-                self._changed.wait(_PERIOD)
-                now = self._monotonic()
-                for exchange in self._exchanges:
-                    if now >= exchange.deadline:
-                        exchange.cut_off()
-            self._is_running = False
+            try:
+                while self._changed.wait_for(lambda: self._exchanges, _LINGER):
+                    self._changed.wait(_PERIOD)
+                    now = self._monotonic()
+                    for exchange in self._exchanges:
+                        if now >= exchange.deadline:
+                            exchange.cut_off()
+            finally:
+                self._is_running = False
 
 
-def _note_socket(connection: urllib3.connection.HTTPConnection) -> None:
+def _note_socket(found: Any) -> None:  # noqa: ANN401 - a socket, or TLS over the TLS to a proxy
+    """Tell the exchange of this thread which socket it uses, or that it uses none any more."""
     exchange: Exchange | None = getattr(_current, "exchange", None)
     if exchange is not None:
-        exchange.socket = connection.sock
+        exchange.socket = getattr(found, "socket", found)
         if exchange.is_cut_off:
             exchange.cut_off()
 
 
 class _HTTPConnection(urllib3.connection.HTTPConnection):
-    """A connection that tells the exchange of its thread which socket it uses."""
+    """A connection that tells the exchange of its thread which socket it uses, from the first byte on."""
+
+    def _new_conn(self) -> socket.socket:
+        found = super()._new_conn()
+        _note_socket(found)
+        return found
 
     def getresponse(self) -> Any:  # noqa: ANN401 - the signature of urllib3
-        _note_socket(self)
+        _note_socket(self.sock)
         return super().getresponse()
 
 
 class _HTTPSConnection(urllib3.connection.HTTPSConnection):
     """The same over TLS."""
 
+    def _new_conn(self) -> socket.socket:
+        found = super()._new_conn()
+        _note_socket(found)
+        return found
+
     def getresponse(self) -> Any:  # noqa: ANN401
-        _note_socket(self)
+        _note_socket(self.sock)
         return super().getresponse()
 
 
 class HTTPConnectionPool(urllib3.connectionpool.HTTPConnectionPool):
-    """A pool of connections that a watchdog can cut off."""
+    """A pool of connections that a watchdog can cut off as long as they are in use."""
 
     ConnectionCls = _HTTPConnection
+
+    def _put_conn(self, conn: Any) -> None:  # noqa: ANN401
+        _note_socket(None)
+        super()._put_conn(conn)
 
 
 class HTTPSConnectionPool(urllib3.connectionpool.HTTPSConnectionPool):
     """The same over TLS."""
 
     ConnectionCls = _HTTPSConnection
+
+    def _put_conn(self, conn: Any) -> None:  # noqa: ANN401
+        _note_socket(None)
+        super()._put_conn(conn)
 
 
 POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}

@@ -89,6 +89,13 @@ def test_an_empty_first_answer_holds_its_buckets_at_zero() -> None:
     assert record(ledger, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
 
 
+def test_a_sparse_first_answer_holds_the_rest_at_zero() -> None:
+    """What was asked for first and not told is as an empty answer: what is told of it later is new."""
+    ledger = Ledger()
+    record(ledger, {100: 5.0}, asked_from=80)
+    assert record(ledger, {79: 50.0, 90: 3.0, 100: 5.0}) == 3.0
+
+
 def test_another_unit_goes_on_from_where_the_counter_is() -> None:
     """When hours take over from days, or days from hours, the first answer of the new unit counts nothing."""
     ledger = Ledger()
@@ -192,6 +199,18 @@ def test_rows_that_no_ledger_wrote_are_damage(path: str) -> None:
     with opened(path) as ledger:
         assert ledger.last_asked(PURCHASES) is None
     assert len(list(Path(path).parent.glob("state.sqlite.damaged-*"))) == 1
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_the_database_of_something_else_is_left_alone(path: str, version: int) -> None:
+    """A good database that no exporter made is neither written into nor moved."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE orders (id)")
+        connection.execute(f"PRAGMA user_version = {version}")
+    content = Path(path).read_bytes()
+    with pytest.raises(StoreError, match="is the database of something else"):
+        open_store(path)
+    assert Path(path).read_bytes() == content
 
 
 def test_a_file_of_a_newer_exporter_is_refused(path: str) -> None:

@@ -193,6 +193,17 @@ def test_clients_that_do_not_read_cost_little_memory(program: Program) -> None:
         assert psutil.Process(program.process.pid).memory_info().rss < 150_000_000
 
 
+def test_clients_that_want_to_close_and_do_not_read_make_way(program: Program) -> None:
+    """More of them than are kept cost no scrape either: those that were there longest are ended."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST + 50):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        for _ in range(5):
+            assert program.get("/-/ready").status == 200
+        assert program.scrape().value("braze_up") == 1
+
+
 def test_a_scraper_that_goes_away_is_not_waited_with(
     braze: tuple[demo.SimulatedBraze, demo.Server], program: Program
 ) -> None:

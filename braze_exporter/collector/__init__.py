@@ -98,7 +98,7 @@ class Collector:
         with self._lock:
             row = self._rows[entry.query.identity]
             if answer is not None:
-                row.learn(answer)
+                row.learn(answer, is_history=entry.background)
                 row.is_stale = row.is_stale and entry.background
             row.write()
 

@@ -49,13 +49,16 @@ class Row:
         self._of(())
         self.write()
 
-    def learn(self, answer: Answer) -> None:
-        """Take in what an answer, of the query or of its history, says of what is usual."""
+    def learn(self, answer: Answer, *, is_history: bool) -> None:
+        """Take in what an answer, of the query or of its history, says of what is usual.
+
+        The newest bucket of an answer that runs up to now has not settled, whatever the clocks say.
+        """
         for series in answer.series if self.entry.query.weeks else ():
             shown = self._of(series.labels)
             if shown.baseline is None:
                 shown.baseline = Baseline(self.entry.query)
-            shown.baseline.learn(series.points, answer.sent_at)
+            shown.baseline.learn(series.points if is_history else series.points[:-1], answer.sent_at)
 
     def age(self, now: float) -> None:
         """Hide or show the values, as the age of the answer at `now` wants it."""

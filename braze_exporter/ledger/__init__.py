@@ -7,7 +7,6 @@ a state file, what is shown of a counter is always in the file first.
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from braze_exporter.catalog import MAX_LENGTH, Unit
 from braze_exporter.ledger.store import Account, Store, StoreError, Subject, open_store
@@ -55,7 +54,7 @@ class Ledger:
             account = self._accounts.get(subject)
             if account is None or account.unit is not unit:
                 total = account.total if account is not None else 0.0
-                self._accounts[subject] = Account(unit, total, min(found, default=asked_from), asked_at, found)
+                self._accounts[subject] = Account(unit, total, min([asked_from, *found]), asked_at, found)
                 return
             account.asked_at = asked_at
             for bucket, value in found.items():
@@ -83,14 +82,13 @@ class Ledger:
         """Write what has changed, and let it be shown. If it cannot be written, the totals stand still until it can."""
         with self._writing:
             with self._lock:
-                changed = {subject: replace(self._accounts[subject]) for subject in self._changed}
-                rows = {subject: account.frozen() for subject, account in changed.items()} if self._store else {}
+                changed = {subject: self._accounts[subject].copy() for subject in self._changed}
                 self._changed.clear()
             if not changed:
                 return
             try:
                 if self._store is not None:
-                    self._store.write(rows)
+                    self._store.write({subject: account.frozen() for subject, account in changed.items()})
             except StoreError as error:
                 self._note_failure(error)
                 with self._lock:

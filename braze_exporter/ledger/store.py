@@ -6,13 +6,15 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from braze_exporter.catalog import Unit
 
 # Written into the file, so that a later version knows what it reads.
 VERSION = 1
+# "Braz": marks the file as ours, so that no other database is taken for one or written into.
+APPLICATION = 0x4272617A
 # How long a second process waits for the first to let go: a new one starts while the old one ends.
 WAIT = 30.0
 # SQLite waits in one piece, deaf to signals, so the wait is made of many.
@@ -46,6 +48,10 @@ class Account:
     asked_at: float
     seen: dict[int, float] = field(default_factory=dict)
 
+    def copy(self) -> "Account":
+        """Return an account that does not change with this one."""
+        return replace(self, seen=dict(self.seen))
+
     def frozen(self) -> Row:
         """Return the account as a row of the file, which does not change any more."""
         return (self.unit.value, self.total, self.floor, self.asked_at, json.dumps(list(self.seen.items())))
@@ -69,6 +75,8 @@ class Store:
         try:
             found = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
             return {tuple(json.loads(subject)): Account.thawed(row) for subject, *row in found}
+        except sqlite3.OperationalError as error:  # the disk, not what is on it
+            raise StoreError(f"it cannot be read: {error}") from error
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             raise _DamagedError(f"it cannot be read: {error}") from error
 
@@ -90,9 +98,9 @@ class Store:
 def open_store(path: str, wait: float = WAIT) -> Store:
     """Open the state file at `path`, or make it, and hold it.
 
-    A file that is not a state file, or a damaged one, is moved aside and begun anew: the counters start at 0, which
-    Prometheus understands. Raises `StoreError` if another process holds it for longer than `wait` seconds, or if it can
-    be neither opened nor made, or is of a newer exporter.
+    A damaged file, or one that is no database, is moved aside and begun anew: the counters start at 0, which Prometheus
+    understands. Raises `StoreError` if another process holds it for longer than `wait` seconds, or if it can
+    be neither opened nor made, or is the database of something else or of a newer exporter.
     """
     try:
         return _open(path, wait)
@@ -147,6 +155,10 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise StoreError(f"{path} was written by a newer exporter (version {version}, not {VERSION}): run that one")
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    if tables and application != APPLICATION:
+        raise StoreError(f"{path} is the database of something else: choose another place by state_file")
     problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
     if problems != ["ok"]:
         raise _DamagedError(f"its check fails: {problems[0]}")
@@ -155,6 +167,7 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
             "CREATE TABLE accounts (subject TEXT PRIMARY KEY, unit TEXT NOT NULL, total REAL NOT NULL,"
             " floor INTEGER NOT NULL, asked_at REAL NOT NULL, seen TEXT NOT NULL) WITHOUT ROWID"
         )
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
