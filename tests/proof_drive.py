@@ -233,12 +233,11 @@ class Drive:
         )
         held = self._held[watch]
         newest = watch.newest(exchange.told_at)
-        oldest = newest - exchange.length + 1
         self._judge_length(watch, exchange)
         held.up = exchange.counts is not None
         if exchange.counts is None:
             return
-        buckets = range(oldest, newest + 1) if exchange.counts else ()
+        buckets = range(newest - len(exchange.counts) + 1, newest + 1)
         told = {bucket: self.world.value(watch, bucket, exchange.told_at) for bucket in buckets}
         if sorted(told.values()) != sorted(exchange.counts):
             self._complain(f"the simulated Braze told {exchange.counts} of {watch}, and the world says {told}")
