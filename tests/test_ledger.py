@@ -89,11 +89,11 @@ def test_an_empty_first_answer_holds_its_buckets_at_zero() -> None:
     assert record(ledger, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
 
 
-def test_a_sparse_first_answer_holds_the_rest_at_zero() -> None:
-    """What was asked for first and not told is as an empty answer: what is told of it later is new."""
+def test_what_was_not_told_first_does_not_count_later() -> None:
+    """Braze's clock may be in the next hour: its first answer begins a bucket later than was asked for by ours."""
     ledger = Ledger()
-    record(ledger, {100: 5.0}, asked_from=80)
-    assert record(ledger, {79: 50.0, 90: 3.0, 100: 5.0}) == 3.0
+    record(ledger, {81: 50.0, 100: 5.0}, asked_from=80)
+    assert record(ledger, {80: 50.0, 81: 50.0, 100: 6.0}) == 1.0
 
 
 def test_another_unit_goes_on_from_where_the_counter_is() -> None:

@@ -54,7 +54,7 @@ class Ledger:
             account = self._accounts.get(subject)
             if account is None or account.unit is not unit:
                 total = account.total if account is not None else 0.0
-                self._accounts[subject] = Account(unit, total, min([asked_from, *found]), asked_at, found)
+                self._accounts[subject] = Account(unit, total, min(found, default=asked_from), asked_at, found)
                 return
             account.asked_at = asked_at
             for bucket, value in found.items():
