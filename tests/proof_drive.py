@@ -6,6 +6,7 @@ what follows for each sample. A page that shows one sample more, or less, or ano
 
 import contextlib
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -103,6 +104,7 @@ class Drive:
         self.wire = Wire(self.braze, self.clock, self._note)
         self.is_running = False
         self.is_watched = True
+        self._is_disk_full = False
         self.scrapes = 0
         self.calls: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
@@ -142,6 +144,7 @@ class Drive:
         """End the exporter in peace, or as a power cut would; then keep its state file or lose it."""
         assert self._exporter is not None
         if any(tally.oldest is None for tally in self._tallies.values()):
+            self.empty_disk()
             self.look()  # whether the very first answer was written is not to be seen on any page
         left = self._files() if how == "killed" else {}
         self._exporter.close()
@@ -181,7 +184,8 @@ class Drive:
     def ask(self) -> None:
         """Have what is due fetched, as a scrape does that is gone before its page is made."""
         assert self._exporter is not None
-        self._exporter.refresh().result(timeout=10)
+        with self._disk():
+            self._exporter.refresh().result(timeout=10)
 
     def scrape(self) -> Samples:
         """Have what is due fetched, and judge the page."""
@@ -192,7 +196,8 @@ class Drive:
     def look(self, *, is_first: bool = False) -> Samples:
         """Judge the page as it is."""
         assert self._exporter is not None
-        text = self._exporter.render(openmetrics=False).decode()
+        with self._disk():
+            text = self._exporter.render(openmetrics=False).decode()
         samples = {(name, labels): float(value) for name, labels, value in _SAMPLE.findall(text)}
         self._settle_accounts(samples, is_first=is_first)
         expected = dict(self._expected())
@@ -209,9 +214,18 @@ class Drive:
         return samples
 
     @property
-    def is_written(self) -> bool:
-        """Whether no answer has come since the last page."""
-        return not self._unwritten
+    def can_look(self) -> bool:
+        """Whether to look changes nothing: a page writes the answers that have come since the last one, if it can."""
+        return not self._unwritten or self._is_disk_full
+
+    def fill_disk(self) -> None:
+        """Let nothing be written from now on: the counters have to stand still."""
+        self.look()
+        self._is_disk_full = True
+
+    def empty_disk(self) -> None:
+        """Let the state file be written again."""
+        self._is_disk_full = False
 
     def age(self, watch: Watch) -> float:
         """Return how old the answer is that is held of a query."""
@@ -266,14 +280,15 @@ class Drive:
             if total < self._shown[watch]:
                 self._complain(f"the counter of {watch} fell from {self._shown[watch]} to {total}")
             self._shown[watch] = total
-            if is_first and news and total == self._tallies[watch].total:
-                self._asked[watch] = news[-1][0].asked_at  # lost, or nothing new was in them
+            if news and (self._is_disk_full or (is_first and total == self._tallies[watch].total)):
+                self._asked[watch] = news[-1][0].asked_at  # not written, or nothing new was in them
                 continue
             for exchange, told in news:
                 self._hear(watch, exchange, told)
             if self._tallies[watch].oldest is not None:
                 self.lives[watch][-1].shown = total
-        self._unwritten = []
+        if not self._is_disk_full:
+            self._unwritten = []
 
     def _hear(self, watch: Watch, exchange: Exchange, told: Mapping[int, int]) -> None:
         """Count an answer that is written down."""
@@ -324,6 +339,16 @@ class Drive:
                 self._complain(f"the latest bucket of {watch} is {bucket}, and {running} is in progress")
             if measure == "settled" and (bucket >= running or watch.start(bucket + 1) + watch.settle > answer.asked_at):
                 self._complain(f"the bucket {bucket} of {watch} is shown as settled, asked for at {answer.asked_at}")
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Let no file of this process be written to, if the disk is full."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0 if self._is_disk_full and self._file else soft, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     def _complain(self, problem: str) -> None:
         self._problems.append(f"{datetime.fromtimestamp(self.clock.now, NEW_YORK)}: {problem}")

@@ -4,6 +4,7 @@ It tries the same few sequences each time; `PROOF_EXAMPLES=2000 pytest tests/tes
 more steps.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -49,9 +50,7 @@ def short(found: dict[str, Any]) -> None:
     found["data"] = rows[-5:] if rows[0]["time"] < rows[-1]["time"] else rows[:5]
 
 
-# None is an answer in the usual way.
 FAULTS = [
-    None,
     faults.status(503),
     faults.disconnect(),
     faults.data([]),
@@ -65,6 +64,8 @@ FAULTS = [
     faults.rate_limited("absent"),
     faults.gzipped(),
 ]
+# What may be wrong with the answers that a counter begins with.
+FIRST = st.sampled_from([None, faults.data([]), faults.edited(short)])
 
 
 class Proof(RuleBasedStateMachine):
@@ -78,9 +79,9 @@ class Proof(RuleBasedStateMachine):
         # The hours that were changed, the newest change last.
         self.changed: list[tuple[str, int, str]] = []
 
-    @initialize(start=st.sampled_from(STARTS), past=st.booleans())
-    def begin(self, start: datetime, *, past: bool) -> None:
-        """Start the exporter, with or without a past of the events."""
+    @initialize(start=st.sampled_from(STARTS), first=FIRST, past=st.booleans())
+    def begin(self, start: datetime, first: faults.Fault | None, *, past: bool) -> None:
+        """Start the exporter, with or without a past of the events, and have the first answers."""
         now = start.timestamp()
         if past:
             for event in EVENTS:
@@ -88,6 +89,14 @@ class Proof(RuleBasedStateMachine):
                     hour = (int(now) // HOUR - back) * HOUR
                     self.world.happen(event, hour, hour, 3 + back % 5, SOURCES[back % 2])
         self.drive = Drive(self.world, now, Path(self.directory.name))
+        self.first_answers(first)
+
+    def first_answers(self, fault: faults.Fault | None) -> None:
+        """Scrape for the first time, with a fault in each answer of this scrape."""
+        if fault is not None:
+            self.drive.braze.fail(fault, times=len(WATCHES))
+            self.drive.scrape()
+            self.drive.braze.heal()
 
     def change(self, event: str, hour: int, source: str, change: Callable[[int], int]) -> None:
         """Let Braze change its count of an hour, a second after all that was before, and then perhaps scrape."""
@@ -134,25 +143,38 @@ class Proof(RuleBasedStateMachine):
     def revise(self, which: int, share: int, again: int, then: float | None) -> None:
         """Let Braze take back a part of an hour, or all of it; then it may find a part of that again, or more."""
         event, hour, source = self.changed[-1 - which % len(self.changed)]
-        self.change(event, hour, source, lambda count: -(count * share // 4))
+        self.change(event, hour, source, lambda count: -math.ceil(count * share / 4))
         self.scrape_after(then)
         if again:
             self.change(event, hour, source, lambda _count: again)
             self.scrape_after(then)
 
-    @rule(fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), then=SCRAPES)
-    def break_down(self, fault: faults.Fault | None, event: str | None, then: float | None) -> None:
-        """Let Braze answer wrongly or not at all, or as it should again."""
-        if fault is None:
-            self.drive.braze.heal()
-        else:
-            self.drive.braze.fail(fault, event=event)
+    @rule(fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), then=SCRAPES, lasts=st.booleans())
+    def break_down(self, fault: faults.Fault, event: str | None, then: float | None, *, lasts: bool) -> None:
+        """Let Braze answer wrongly or not at all, for a while or until it heals."""
+        self.drive.braze.fail(fault, event=event)
         self.scrape_after(then)
+        if not lasts:
+            self.drive.braze.heal()
+
+    @rule()
+    def heal(self) -> None:
+        """Let Braze answer as it should again."""
+        self.drive.braze.heal()
 
     @rule()
     def spend_the_limit(self) -> None:
         """Let the company's own sends use up the calls of this hour."""
         self.drive.braze.spend(self.drive.braze.limit)
+
+    @rule(is_full=st.booleans(), then=SCRAPES)
+    def fill_the_disk(self, *, is_full: bool, then: float | None) -> None:
+        """Let nothing be written to the state file, or let it be again."""
+        if is_full:
+            self.drive.fill_disk()
+        else:
+            self.drive.empty_disk()
+        self.scrape_after(then)
 
     @rule(latency=st.sampled_from([0.0, 4.0]))
     def change_the_pace(self, latency: float) -> None:
@@ -176,16 +198,17 @@ class Proof(RuleBasedStateMachine):
         self.drive.clock.advance(seconds)
         self.drive.start()
 
-    @rule()
-    def forget(self) -> None:
+    @rule(first=FIRST)
+    def forget(self, first: faults.Fault | None) -> None:
         """Start the exporter anew, without its state."""
         self.drive.stop(keep=False)
         self.drive.start()
+        self.first_answers(first)
 
     @invariant()
     def the_page_is_right(self) -> None:
         """Look at the page only if nothing is to be lost: to look is to write."""
-        if self.drive.is_written:
+        if self.drive.can_look:
             self.drive.look()
 
     def teardown(self) -> None:
@@ -200,6 +223,7 @@ class Proof(RuleBasedStateMachine):
     def recover(self) -> None:
         """See everything answered, and every page right, some time after the last fault."""
         self.drive.braze.heal()
+        self.drive.empty_disk()
         self.drive.clock.advance(HOUR)
         for _ in range(8):
             self.drive.clock.advance(15 * MINUTE)
