@@ -28,8 +28,8 @@ MAX_LENGTH = 100
 WATCHES = (
     Watch("purchase", Unit.HOUR),
     Watch("purchase", Unit.HOUR, IOS),
-    Watch("purchase", Unit.DAY, settle=2 * HOUR, max_age=2 * HOUR, counted=False),  # its hours feed the counter
-    Watch("signup", Unit.DAY, settle=2 * HOUR, max_age=2 * HOUR),
+    Watch("purchase", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR, counted=False),  # its hours feed the counter
+    Watch("signup", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR),
 )
 COUNTED = tuple(watch for watch in WATCHES if watch.counted)
 _EVENTS = """
@@ -37,8 +37,9 @@ _EVENTS = """
 {event: purchase, unit: day}
 {event: signup, unit: day}
 """
-# One connection: what is asked first is the same in every run. Days are asked for every hour: max_age is two of them.
-_REST = "refresh: {day: 1h}\nbudget: {concurrency: 1}\n"
+# One connection: what is asked first is the same in every run. Days are asked for seldom, and max_age is twice that.
+DAYS_REFRESH = 3 * HOUR
+_REST = "refresh: {day: 3h}\nbudget: {concurrency: 1}\n"
 _SAMPLE = re.compile(r"^(braze_custom_events\w+){(.*)} (\S+)$", re.MULTILINE)
 _UP = re.compile(r"^braze_up{.*} (\S+)$", re.MULTILINE)
 
