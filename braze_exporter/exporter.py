@@ -97,7 +97,8 @@ class Exporter:
         if query.ending_at is not None:
             return self._clients[query.workspace].fetch(query, query.length)
         last = before.answer if before is not None else None
-        since = last.sent_at if last is not None else self._ledger.last_asked(query.counted)
+        told = last is not None and any(series.points for series in last.series)  # an empty answer repairs nothing
+        since = last.sent_at if last is not None and told else self._ledger.last_asked(query.counted)
         if since is None and query.weeks:
             since = self._started_at  # up to which the history of the baseline is read
         return self._clients[query.workspace].fetch(query, length(query, since, self._wall()))

@@ -191,3 +191,19 @@ def test_days_keep_their_place_when_the_zone_is_corrected() -> None:
     assert len(numbers) == 1
     following = (day + timedelta(days=1)).replace(tzinfo=UTC)
     assert bucket_number(following.timestamp(), Unit.DAY, ZoneInfo("UTC")) == numbers.pop() + 1
+
+
+def test_an_outage_of_empty_answers_loses_nothing() -> None:
+    """However long Braze answers without data, the next fetch reaches back to the last answer that told something."""
+    recorded = demo.Recorded(events=["purchase"])
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(faults.data([]))
+        for hour in range(1, 31):
+            exporter.clock.advance(HOUR)
+            recorded.set("purchase", THIS_HOUR + hour * HOUR, 1)
+            exporter.scrape()
+        exporter.braze.heal()
+        exporter.clock.advance(300)
+        page = exporter.scrape()
+    assert page.value("braze_custom_events_total") == 30

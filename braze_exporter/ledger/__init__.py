@@ -56,7 +56,8 @@ class Ledger:
                 total = account.total if account is not None else 0.0
                 self._accounts[subject] = Account(unit, total, min(found, default=asked_from), asked_at, found)
                 return
-            account.asked_at = asked_at
+            if found:  # after an empty answer everything since the last that told something is still to be asked for
+                account.asked_at = asked_at
             for bucket, value in found.items():
                 rise = value - account.seen.get(bucket, 0.0)
                 if bucket >= account.floor and rise > 0:
@@ -68,7 +69,10 @@ class Ledger:
                 account.floor = min(account.seen)
 
     def last_asked(self, subject: Subject) -> float | None:
-        """Return when the last answer to a subject was asked for, in seconds since the epoch, or None."""
+        """Return when the last answer that told of a subject was asked for, in seconds since the epoch, or None.
+
+        If none has told anything yet, it is when the first was asked for.
+        """
         with self._lock:
             account = self._accounts.get(subject)
             return account.asked_at if account is not None else None

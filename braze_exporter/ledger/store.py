@@ -39,7 +39,7 @@ class Account:
     """What has been counted of a subject, fed by series of one `unit`.
 
     Nothing counts in buckets before `floor`; `seen` is the most that was seen of each bucket; `asked_at` is when the
-    last answer was asked for, in seconds since the epoch.
+    last answer that told something was asked for, or the first one, in seconds since the epoch.
     """
 
     unit: Unit
