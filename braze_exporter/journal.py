@@ -1,4 +1,4 @@
-"""Tells the log of queries that cease to be answered and are answered again: each once, and no flood in an outage."""
+"""Tells the log when queries cease to be answered, the first few by name, and when none fails for a reason any more."""
 
 import logging
 import threading

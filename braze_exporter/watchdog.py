@@ -1,7 +1,8 @@
 """A limit for the whole of an exchange: whoever drips headers, trailers or empty pieces is cut off at the deadline.
 
 The time-outs of sockets begin anew with every byte that arrives, and most of an answer is read where nobody looks at a
-clock. So another thread looks, and shuts the socket down.
+clock. So another thread looks, and shuts the socket down. Only resolving the name and shaking hands for TLS are beyond
+its reach.
 """
 
 import contextlib
