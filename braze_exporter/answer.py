@@ -62,6 +62,11 @@ def quota(headers: Mapping[str, str], now: float) -> Quota:
     return Quota(_number(headers.get("X-RateLimit-Limit")), _number(headers.get("X-RateLimit-Remaining")), reset)
 
 
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a `Retry-After` header asks to wait; Braze documents none, but an edge may send one."""
+    return _number(headers.get("Retry-After"))
+
+
 def sent_by_braze_at(headers: Mapping[str, str]) -> float | None:
     """Return the time at which Braze says that it answered, by its own clock, or None if it does not say."""
     try:

@@ -6,75 +6,46 @@ fetch goes on, and its reading is there for the next.
 """
 
 import logging
+import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from typing import Protocol
 
-from braze_exporter.catalog import BrazeError, Fetched, Query, Reason, Series, Withheld
+from braze_exporter.catalog import BrazeError, Fetched, Held, Query, Reason, Withheld
 from braze_exporter.lane import Lane
-
-# A query is due a little before its time, so that a scrape interval equal to its refresh finds it due each time.
-EARLY = 0.1
-# What is fetched once, and was not answered, can wait for an hour.
-BACKGROUND_RETRY = 3_600.0
+from braze_exporter.reading import Answer, Entry, Reading, place
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The series of an answer, and when it was asked for and when it was here, in seconds since the epoch.
+class Source(Protocol):
+    """Who asks Braze for the cache."""
 
-    `sent_at` is by Braze's clock if ours is ahead of it; `received_monotonic` is on the clock that never jumps.
-    """
+    def fetch(self, entry: Entry) -> Fetched:
+        """Ask once for the query of `entry`; raise `Withheld` if that is not to be, `BrazeError` if it failed."""
 
-    series: tuple[Series, ...]
-    sent_at: float
-    received_at: float
-    received_monotonic: float
+    def objection(self, query: Query) -> Withheld | None:
+        """Return why `query` would not be asked now, or None if it would."""
 
+    def refusal(self, query: Query) -> BrazeError | None:
+        """Return the error that holds all queries of that sort, if one does."""
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What is held of a query that was asked: the newest answer, if there ever was one, and why the last fetch failed.
-
-    `error` is None if the last fetch was answered.
-    """
-
-    answer: Answer | None
-    error: BrazeError | None
+    def history(self, query: Query, now: float) -> Iterable[Query]:
+        """Return what is to be fetched once, beside a `query` that is new at `now`, in seconds since the epoch."""
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
-    """The state of one query, which only the cache changes.
+class Watcher(Protocol):
+    """Who wants to know what changes; told of one thing at a time."""
 
-    `reading` is replaced whole, and None until the first try. `next_at` is on the monotonic clock. `busy` means queued
-    or under way, `deferred` that the query was due when it was last looked at, but withheld. `background` is for what
-    is fetched once, after all else, and without anyone waiting.
-    """
+    def note_entries(self, entries: Sequence[Entry]) -> None:
+        """Take note of all entries, in their order: some are new, others gone, or ask under other names."""
 
-    query: Query
-    next_at: float
-    reading: Reading | None = None
-    busy: bool = False
-    deferred: bool = False
-    background: bool = False
-    waiting: list["_Waiter"] = field(default_factory=list)
+    def note_reading(self, entry: Entry, before: Reading | None) -> None:
+        """Take note of an entry that has a new reading, and of the one that it had before."""
 
-    @property
-    def endpoint(self) -> str:
-        """The endpoint that is asked."""
-        return self.query.kind.endpoint
-
-    def is_due(self, now: float) -> bool:
-        """Return whether the query should be fetched at `now`, on the monotonic clock."""
-        return now >= self.next_at - EARLY * self.query.refresh
-
-
-# Called with an entry that has a new reading, and the one it had before.
-Listener = Callable[[Entry, Reading | None], None]
+    def note_hold(self, entry: Entry) -> None:
+        """Take note of an entry that is held, or not held any more, without having been asked."""
 
 
 class _Waiter:
@@ -95,40 +66,99 @@ class _Waiter:
 
 
 class Cache:
-    """Holds the readings of `queries` and has them fetched when they are asked for. Thread-safe."""
+    """Holds the readings of queries and has them fetched when they are asked for. Thread-safe."""
 
     def __init__(
         self,
-        queries: Sequence[Query],
-        fetch: Callable[[Query, Reading | None], Fetched],
-        grants: Callable[[Query], bool],
-        concurrency: int,
+        source: Source,
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
-        background: Sequence[Query] = (),
+        jitter: Callable[[], float],
+        on_deferred: Callable[[Query], None] = lambda _query: None,
     ) -> None:
-        """Fetch what `grants` allows by `fetch`; it is given the reading before, and raises `Withheld` or `BrazeError`.
+        """Begin without queries, and fetch from `source`.
 
-        `concurrency` is the number of fetches at once for each workspace. `wall` tells seconds since the epoch,
-        `monotonic` seconds that never jump. `background` queries are fetched until they are answered once, when nothing
-        else is queued. `revision` changes whenever an entry does.
+        `wall` tells seconds since the epoch, `monotonic` seconds that never jump, `jitter` a factor for the waiting
+        after failures. `on_deferred` is told of each query that is due and withheld. `revision` changes whenever an
+        entry does.
         """
-        self._fetch = fetch
-        self._grants = grants
+        self._source = source
         self._wall = wall
         self._monotonic = monotonic
-        self._listeners: list[Listener] = []
+        self._jitter = jitter
+        self._on_deferred = on_deferred
+        self._watchers: list[Watcher] = []
         self._lock = threading.Lock()
-        now = monotonic()
         self.revision = 0
-        self.entries = tuple(Entry(query, next_at=now) for query in queries)
-        self.background = dict.fromkeys(Entry(query, next_at=now, background=True) for query in background)
-        workspaces = dict.fromkeys(query.workspace for query in queries)
-        self._lanes = {name: Lane(name, concurrency, self._run) for name in workspaces}
+        self.entries: tuple[Entry, ...] = ()
+        self.background: dict[Entry, None] = {}
+        self._sorts: dict[tuple[str, str], list[Entry]] = {}
+        self._held: dict[tuple[str, str], BrazeError | None] = {}
+        self._lanes: dict[str, Lane[Entry]] = {}
+        self._concurrency = 0
         self._waiter = _Waiter()
         self._waiter.end_if_done()
         self._closed = False
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` what changes from now on, one thing at a time."""
+        self._watchers.append(watcher)
+
+    def plan(self, queries: Sequence[Query], concurrency: int) -> None:
+        """Hold these queries from now on, and fetch at most `concurrency` at once for each workspace.
+
+        Those that ask for the same as before go on with what is held of them.
+        """
+        with self._lock:
+            known = {place(entry.query): entry for entry in self.entries}
+            self._keep_history({place(query): query.weeks for query in queries}, known)
+            self.entries = tuple(self._entry(query, known.pop(place(query), None)) for query in queries)
+            for entry in known.values():
+                entry.gone = True
+            self._open_lanes(dict.fromkeys(query.workspace for query in queries), concurrency)
+            self._sorts = {}
+            for entry in self.entries:
+                self._sorts.setdefault(_sort(entry), []).append(entry)
+            for watcher in self._watchers:
+                watcher.note_entries(self.entries)
+            self.revision += 1
+            self._held = {}
+            for sort in self._sorts:
+                self._spread_hold(sort)
+
+    def _keep_history(self, weeks: Mapping[tuple[object, ...], int], known: Mapping[tuple[object, ...], Entry]) -> None:
+        """Forget what is to be fetched once for queries that went, or that look back over other weeks now."""
+        for piece in list(self.background):
+            owner = place(piece.query)
+            if owner not in known or weeks.get(owner) != known[owner].query.weeks:
+                piece.gone = True
+                del self.background[piece]
+
+    def _entry(self, query: Query, entry: Entry | None) -> Entry:
+        """Return the entry that goes on as `query`, or a new one, with what is to be fetched once for it."""
+        now = self._monotonic()
+        is_new = entry is None
+        entry = entry or Entry(query, self._wall(), next_at=now)
+        if is_new or entry.query.weeks != query.weeks:
+            entry.planned_at = self._wall()
+            pieces = self._source.history(query, entry.planned_at)
+            added = [Entry(piece, entry.planned_at, next_at=now, background=True) for piece in pieces]
+            self.background.update(dict.fromkeys(added))
+        entry.change(query, now)
+        return entry
+
+    def _open_lanes(self, workspaces: Iterable[str], concurrency: int) -> None:
+        """Have a lane of that width for each workspace, and end the others."""
+        wanted = {name: self._lanes.pop(name, None) for name in workspaces}
+        if concurrency != self._concurrency:
+            self._lanes |= {name: lane for name, lane in wanted.items() if lane is not None}
+            wanted = dict.fromkeys(wanted)
+        for lane in self._lanes.values():
+            for entry in lane.close():
+                self._release(entry)
+        self._concurrency = concurrency
+        self._lanes = {name: lane or Lane(name, concurrency, self._run) for name, lane in wanted.items()}
 
     def refresh(self) -> Future[None]:
         """Have every due query fetched; return a future that is done when no fetch is queued or under way.
@@ -151,14 +181,14 @@ class Cache:
     def _take_due(self, now: float) -> list[Entry]:
         """Mark what is due as queued, or as deferred if it is withheld, and return the former."""
         due = [entry for entry in (*self.entries, *self.background) if not entry.busy and entry.is_due(now)]
+        objections = {
+            _sort(entry): self._source.objection(entry.query) for entry in {_sort(e): e for e in due}.values()
+        }
         for entry in due:
-            entry.busy = self._grants(entry.query)
-            self._defer(entry, deferred=not entry.busy)
+            objection = objections[_sort(entry)]
+            entry.busy = objection is None
+            self._note_objection(entry, objection)
         return [entry for entry in due if entry.busy]
-
-    def subscribe(self, listener: Listener) -> None:
-        """Have `listener` called with each entry that has a new reading and the one it had before, one at a time."""
-        self._listeners.append(listener)
 
     def close(self) -> None:
         """Begin no more fetches and end all waiting. Fetches under way end by themselves, or with the process."""
@@ -171,58 +201,79 @@ class Cache:
 
     def _run(self, entry: Entry) -> None:
         """Fetch one query, in a thread of its lane."""
-        query = entry.query
         sent_at = self._wall()
         fetched: Fetched | None = None
         error: BrazeError | None = None
+        objection: Withheld | None = None
         try:
-            fetched = self._fetch(query, entry.reading)
-        except Withheld:
-            with self._lock:
-                self._defer(entry, deferred=True)
-                self._release(entry)
-            return
+            if not entry.gone:
+                fetched = self._source.fetch(entry)
+        except Withheld as withheld:
+            objection = withheld
         except BrazeError as failure:
             error = failure
         except Exception:  # noqa: BLE001 - whatever it was, this query is not answered, and the others go on
-            _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(query.labels)})
+            _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(entry.query.labels)})
             error = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself: see the log")
         with self._lock:
-            self._schedule(entry, answered=fetched is not None)
-            before = entry.reading
-            if fetched is None:
-                entry.reading = Reading(before.answer if before is not None else None, error)
-            else:
-                # If our clock is ahead of Braze's, Braze's counts: nothing settles too early.
-                asked_at = sent_at if fetched.answered_at is None else min(sent_at, fetched.answered_at)
-                entry.reading = Reading(Answer(fetched.series, asked_at, self._wall(), self._monotonic()), None)
-            for listener in self._listeners:
-                try:
-                    listener(entry, before)
-                except Exception:  # noqa: BLE001 - the thread lives on, and the scrapes that wait are let go
-                    _log.exception("a reading was not taken in", extra={"fields": dict(query.labels)})
-            self.revision += 1  # after the listeners: who sees the new revision sees what they made of it
+            if not entry.gone:
+                self._note_objection(entry, objection)
+                if fetched is not None or error is not None:
+                    self._take(entry, fetched, error, sent_at)
+                for sort, held in self._held.items():
+                    if (
+                        sort[0] == entry.query.workspace
+                        and self._source.refusal(self._sorts[sort][0].query) is not held
+                    ):
+                        self._spread_hold(sort)
             self._release(entry)
 
-    def _defer(self, entry: Entry, *, deferred: bool) -> None:
+    def _take(self, entry: Entry, fetched: Fetched | None, error: BrazeError | None, sent_at: float) -> None:
+        """Take in how a fetch ended."""
+        entry.schedule(self._monotonic(), error, self._jitter())
+        before = entry.reading
+        if fetched is None:
+            entry.reading = Reading(entry.answer, error)
+        else:
+            if entry.background:
+                del self.background[entry]
+            # If our clock is ahead of Braze's, Braze's counts: nothing settles too early.
+            asked_at = sent_at if fetched.answered_at is None else min(sent_at, fetched.answered_at)
+            entry.reading = Reading(Answer(fetched.series, asked_at, self._wall(), self._monotonic()), None)
+        self._tell(entry, operator.methodcaller("note_reading", entry, before))
+
+    def _spread_hold(self, sort: tuple[str, str]) -> None:
+        """Hold all queries that Braze would refuse as well, or let them go if it would not any more."""
+        entries = self._sorts[sort]
+        held = self._held[sort] = self._source.refusal(entries[0].query)
+        for entry in entries:
+            if entry.held is not held:
+                entry.held = held
+                self._tell(entry, operator.methodcaller("note_hold", entry))
+
+    def _tell(self, entry: Entry, what: Callable[[Watcher], None]) -> None:
+        for watcher in self._watchers:
+            try:
+                what(watcher)
+            except Exception:  # noqa: BLE001 - the thread lives on, and the scrapes that wait are let go
+                _log.exception("a reading was not taken in", extra={"fields": dict(entry.query.labels)})
+        self.revision += 1  # after the watchers: who sees the new revision sees what they made of it
+
+    def _note_objection(self, entry: Entry, objection: Withheld | None) -> None:
+        deferred = objection is not None and not isinstance(objection, Held)
         if entry.deferred != deferred:
             entry.deferred = deferred
             self.revision += 1
-
-    def _schedule(self, entry: Entry, *, answered: bool) -> None:
-        """Set the next time: one refresh after the last, so that the calls per hour are 3600 / refresh."""
-        now = self._monotonic()
-        if entry.background:
-            if answered:
-                del self.background[entry]
-            entry.next_at = now + BACKGROUND_RETRY
-            return
-        entry.next_at += entry.query.refresh
-        if entry.is_due(now):  # it fell behind: nothing is caught up on
-            entry.next_at = now + entry.query.refresh
+            if deferred and not entry.background:
+                self._on_deferred(entry.query)
 
     def _release(self, entry: Entry) -> None:
         entry.busy = False
         waiting, entry.waiting = entry.waiting, []
         for waiter in waiting:
             waiter.one_done()
+
+
+def _sort(entry: Entry) -> tuple[str, str]:
+    """Return what decides whether an entry may be asked."""
+    return (entry.query.workspace, entry.query.kind.endpoint)

@@ -270,7 +270,11 @@ class BrazeError(Exception):
 
 
 class Withheld(Exception):  # noqa: N818 - nothing went wrong: no call was made
-    """A call was not made, because its pool must not be asked now. The query stays due."""
+    """A call was not made, because its pool has no budget for it now. The query stays due."""
+
+
+class Held(Withheld):
+    """A call was not made, because Braze has refused the key for all of its sort. The query stays due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +282,8 @@ class Call:
     """One HTTP call as it went.
 
     `code` is the status, or None without one; `reason` is None if it was answered. `clock_offset` is by how many
-    seconds Braze's clock is ahead of ours, or None if it did not tell.
+    seconds Braze's clock is ahead of ours, or None if it did not tell. `rests` is for how many seconds its pool makes
+    no more calls, if this call brought that about.
     """
 
     workspace: str
@@ -289,3 +294,4 @@ class Call:
     seconds: float
     quota: Quota
     clock_offset: float | None = None
+    rests: float | None = None

@@ -8,17 +8,21 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+import requests
+
 from braze_exporter import __version__, demo, logs, server, transport
-from braze_exporter.config import Config, ConfigError, load, missing_keys, read
+from braze_exporter.config import Config, ConfigError, Problem, load, missing_keys, read
 from braze_exporter.config.schema import is_loopback
 from braze_exporter.exporter import Exporter
 from braze_exporter.ledger import Store, StoreError, open_store
 from braze_exporter.plan import Plan, build
+from braze_exporter.reloading import Reloader
 
 GOOD, FAILED = 0, 1
 DEFAULT_ADDRESS = ":27293"
@@ -54,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
     serve = _command(commands, "serve", _serve, "serve /metrics for the workspaces of a config (the default)")
     _add_config(serve)
     _add_listen(serve)
+    serve.add_argument(
+        "--web.enable-lifecycle",
+        dest="enable_lifecycle",
+        action="store_true",
+        help="let whoever reaches it reload the config by POST /-/reload (SIGHUP always does)",
+    )
     _add_log(serve, level="info")
     show = _command(commands, "demo", _demo, "serve a simulated Braze and its metrics: no account needed")
     _add_listen(show)
@@ -145,9 +155,11 @@ def _count(number: int, one: str, many: str) -> str:
 
 def _serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve the metrics of a config until a signal comes."""
+    if hasattr(signal, "SIGHUP"):  # until there is something to reload
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logs.configure(options.log_level, options.log_format)
     config = read(options.config_file, environ)
-    plan = build(config)
+    build(config)  # what is wrong with it is said before the state file is waited for
     path = config.settings.state_file
     try:
         store = open_store(path) if path is not None else None
@@ -158,7 +170,14 @@ def _serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             listener = server.listen(options.web_address)
         except OSError as error:
             return _fail(_cannot_listen("--web.listen-address", options.web_address, error))
-        return _run(config, plan, listener, store, environ)
+        return _run(
+            config,
+            listener,
+            store,
+            environ,
+            read_again=lambda: read(options.config_file, environ),
+            by_request=options.enable_lifecycle,
+        )
 
 
 def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -188,7 +207,7 @@ def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     with running:
         config = load(demo.config(running.url), "demo", {demo.KEY_VARIABLE: demo.KEY})
         print(_welcome(running.url, options.web_address), flush=True)
-        return _run(config, build(config), listener, None, environ)
+        return _run(config, listener, None, environ)
 
 
 def _cannot_listen(flag: str, address: str, error: OSError) -> str:
@@ -197,20 +216,48 @@ def _cannot_listen(flag: str, address: str, error: OSError) -> str:
     return f"cannot listen on {address} ({reason}): choose another address by {flag}"
 
 
-def _run(config: Config, plan: Plan, listener: socket.socket, store: Store | None, environ: Mapping[str, str]) -> int:
-    connections = config.settings.budget.concurrency * len(config.workspaces)
-    bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("SSL_CERT_FILE")
-    try:
-        session = transport.open_session(connections, bundle)
-    except OSError as error:
-        return _fail(f"the CA bundle {bundle} cannot be used ({error}): see REQUESTS_CA_BUNDLE and SSL_CERT_FILE")
-    exporter = Exporter(config, plan, session, store, wall=time.time, monotonic=time.monotonic, proxies=_proxies)
+def _run(
+    config: Config,
+    listener: socket.socket,
+    store: Store | None,
+    environ: Mapping[str, str],
+    *,
+    read_again: Callable[[], Config] | None = None,
+    by_request: bool = False,
+) -> int:
+    """Serve the metrics of `config` on `listener` until a signal comes.
+
+    SIGHUP has it read by `read_again`, and so does a request if that may be.
+    """
+    exporter = Exporter(store, wall=time.time, monotonic=time.monotonic, proxies=_proxies)
+    reloader = Reloader(exporter, config, read_again or (lambda: config), lambda found: _session(found, environ))
     host, port = listener.getsockname()[:2]
-    fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(plan.queries)}
+    fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(reloader.plan.queries)}
     _log.info("serving", extra={"fields": fields})
-    server.serve(server.Application(exporter, _landing(plan)), listener, on_stop=exporter.close)
+    if read_again is not None and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=_reload_quietly, args=(reloader,)).start())
+    application = server.Application(
+        exporter, landing=lambda: _landing(reloader.plan), reload=reloader.reload if by_request else None
+    )
+    server.serve(application, listener, on_stop=exporter.close)
     _log.info("stopped")
     return GOOD
+
+
+def _reload_quietly(reloader: Reloader) -> None:
+    with contextlib.suppress(ConfigError):  # it is logged
+        reloader.reload()
+
+
+def _session(config: Config, environ: Mapping[str, str]) -> requests.Session:
+    connections = config.settings.budget.concurrency * len(config.workspaces)
+    variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "SSL_CERT_FILE"
+    bundle = environ.get(variable) or None
+    try:
+        return transport.open_session(connections, bundle)
+    except OSError as error:
+        text = f"the file {bundle} cannot be used ({error}): give one with certificates to trust, or unset the variable"
+        raise ConfigError(variable, [Problem((), text)]) from None
 
 
 def _proxies(url: str) -> Mapping[str, str]:

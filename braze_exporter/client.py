@@ -1,12 +1,13 @@
 """One authenticated GET → the series of its answer, or a typed `BrazeError`. Nothing is kept, nothing is repeated."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from braze_exporter import answer
-from braze_exporter.catalog import BrazeError, Call, Fetched, Query, Quota, Reason, Series, Withheld
-from braze_exporter.limiter import Limiter
+from braze_exporter.admission import Admission, Permit
+from braze_exporter.catalog import BrazeError, Call, Fetched, Query, Quota, Reason, Series
+from braze_exporter.limiter import Told
 from braze_exporter.transport import Received, Transport
 
 # How much of Braze's own words goes into a log line.
@@ -20,50 +21,47 @@ class Client:
     def __init__(
         self,
         transport: Transport,
-        limiters: Mapping[str, Limiter],
+        admission: Admission,
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         on_call: Callable[[Call], None],
     ) -> None:
-        """Ask over `transport`, as the limiter of each pool, by its name, allows.
+        """Ask over `transport`, as `admission` allows.
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump; `on_call` is told of every call.
         """
+        self.admission = admission
         self._transport = transport
-        self._limiters = limiters
         self._wall = wall
         self._monotonic = monotonic
         self._on_call = on_call
         # The objects of a large answer take many times its size, so only one is taken apart at a time.
         self._parsing = threading.Lock()
 
-    def grants(self, query: Query) -> bool:
-        """Return whether the pool of `query` may be asked now."""
-        return self._limiters[query.kind.pool.name].grants()
-
     def fetch(self, query: Query, length: int) -> Fetched:
         """Ask Braze once for the newest `length` buckets of `query`.
 
         Raises `Withheld` if no call was made, `BrazeError` if it was not answered.
         """
-        if not self.grants(query):
-            raise Withheld(query.kind.pool.name)
+        permit = self.admission.enter(query.kind)
         started = self._monotonic()
         seconds = 0.0
         received: Received | None = None
-        reason: Reason | None = Reason.BAD_ANSWER
+        failure: BrazeError | None = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself")
         try:
             received = self._get(query, length)
             seconds = self._monotonic() - started
             answered_at = answer.sent_by_braze_at(received.headers)
             series = self._series(query, received, max(self._wall(), answered_at or 0.0))
-            reason = None
+            failure = None
         except BrazeError as error:
-            reason = error.reason
+            failure = error
             raise
         finally:
-            self._account(query, received, reason, self._monotonic() - started if received is None else seconds)
+            self._account(
+                query, permit, received, failure, self._monotonic() - started if received is None else seconds
+            )
         return Fetched(series, answered_at)
 
     def _get(self, query: Query, length: int) -> Received:
@@ -100,16 +98,31 @@ class Client:
         said = self._transport.redacted(answer.message(received.body))[:_MOST_SAID]
         return ": " + "".join(letter if letter.isprintable() else " " for letter in said) if said else ""
 
-    def _account(self, query: Query, received: Received | None, reason: Reason | None, seconds: float) -> None:
+    def _account(
+        self, query: Query, permit: Permit, received: Received | None, failure: BrazeError | None, seconds: float
+    ) -> None:
         """Learn from a call and tell of it, however it went."""
-        pool = query.kind.pool.name
-        quota, offset = Quota(), None
+        quota, offset, resets_in = Quota(), None, None
         if received is not None:
             ours, theirs = self._wall(), answer.sent_by_braze_at(received.headers)
             now = ours if theirs is None else theirs  # resets are times of Braze's clock
             offset = None if theirs is None else theirs - ours
             quota = answer.quota(received.headers, now)
-            if reason is Reason.RATE_LIMITED:
-                self._limiters[pool].stop(None if quota.reset is None else quota.reset - now)
+            resets_in = answer.retry_after(received.headers) if quota.reset is None else quota.reset - now
+        reason = failure.reason if failure is not None else None
+        told = Told(quota.limit, quota.remaining, resets_in, refused=reason is Reason.RATE_LIMITED)
+        rests = self.admission.leave(permit, query.kind, failure, told)
         status = received.status if received is not None else None
-        self._on_call(Call(query.workspace, query.kind.endpoint, pool, status, reason, seconds, quota, offset))
+        self._on_call(
+            Call(
+                query.workspace,
+                query.kind.endpoint,
+                query.kind.pool.name,
+                status,
+                reason,
+                seconds,
+                quota,
+                clock_offset=offset,
+                rests=rests,
+            )
+        )

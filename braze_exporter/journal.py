@@ -2,10 +2,11 @@
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from braze_exporter.cache import Entry, Reading
 from braze_exporter.catalog import Call, Reason
+from braze_exporter.reading import Entry, Reading
 
 # So many queries of a workspace are named that fail for one reason; the rest is summed up. The metrics name them all.
 MOST_NAMED = 3
@@ -25,26 +26,40 @@ class _Outage:
 
 
 class Journal:
-    """Notes readings, which come one at a time, and calls, which come from many threads."""
+    """Notes what happens to queries, which comes one at a time, and calls, which come from many threads."""
 
     def __init__(self) -> None:
         """Begin with nothing failing."""
         self._outages: dict[tuple[str, Reason], _Outage] = {}
+        self._failing: dict[Entry, Reason] = {}
         self._lock = threading.Lock()
         self._off: set[str] = set()
 
-    def note(self, entry: Entry, before: Reading | None) -> None:
+    def note_entries(self, entries: Sequence[Entry]) -> None:
+        """Forget the queries that are not in the plan any more."""
+        for entry in self._failing.keys() - set(entries):
+            self._leave(entry)
+
+    def note_reading(self, entry: Entry, before: Reading | None) -> None:  # noqa: ARG002 - what counts is what it knows
         """Log what a new reading changes."""
-        error = entry.reading.error if entry.reading else None
-        failed = before.error if before else None
-        workspace = entry.query.workspace
-        if failed is not None and (error is None or error.reason is not failed.reason):
-            self._leave((workspace, failed.reason), entry)
-        if error is not None:
-            self._enter((workspace, error.reason), entry, error.detail)
+        self.note_hold(entry)
+
+    def note_hold(self, entry: Entry) -> None:
+        """Log it if a query is not answered for another reason than before, or answered again."""
+        error = entry.error
+        reason = error.reason if error is not None else None
+        if entry in self._failing and self._failing[entry] is not reason:
+            self._leave(entry)
+        if error is not None and entry not in self._failing:
+            self._failing[entry] = error.reason
+            self._enter((entry.query.workspace, error.reason), entry, error.detail)
 
     def note_call(self, call: Call) -> None:
-        """Log when our clock and Braze's begin to differ, and when they agree again."""
+        """Log when a pool comes to rest, when our clock and Braze's begin to differ, and when they agree again."""
+        if call.rests is not None:
+            why = "HTTP 429" if call.reason is Reason.RATE_LIMITED else "what is left of Braze's limit is in reserve"
+            fields = {"workspace": call.workspace, "pool": call.pool, "because": why, "seconds": round(call.rests)}
+            _log.warning("no calls until Braze's window ends", extra={"fields": fields})
         if call.clock_offset is None:
             return
         is_off = abs(call.clock_offset) > CLOCK_TOLERANCE + call.seconds
@@ -60,8 +75,6 @@ class Journal:
 
     def _enter(self, group: tuple[str, Reason], entry: Entry, detail: str) -> None:
         outage = self._outages.setdefault(group, _Outage())
-        if entry in outage.failing:
-            return
         outage.failing.add(entry)
         outage.worst = max(outage.worst, len(outage.failing))
         workspace, reason = group
@@ -74,11 +87,11 @@ class Journal:
             fields = {"workspace": workspace, "reason": reason}
             _log.warning("more queries not answered for the same reason", extra={"fields": fields})
 
-    def _leave(self, group: tuple[str, Reason], entry: Entry) -> None:
+    def _leave(self, entry: Entry) -> None:
+        workspace, reason = group = (entry.query.workspace, self._failing.pop(entry))
         outage = self._outages[group]
         outage.failing.discard(entry)
         if not outage.failing:
             del self._outages[group]
-            workspace, reason = group
             fields = {"workspace": workspace, "reason": reason, "queries": outage.worst}
             _log.info("no query fails for this reason any more", extra={"fields": fields})

@@ -55,12 +55,14 @@ class Lane(Generic[J]):
                 heapq.heappush(queue, (job.background, job.next_at, next(self._order), job))
             self._changed.notify(len(jobs))
 
-    def close(self) -> None:
-        """Drop what is queued and end the threads, each after what it is at."""
+    def close(self) -> list[J]:
+        """Drop what is queued, and return it; end the threads, each after what it is at."""
         with self._changed:
             self._closed = True
+            dropped = [job for queue in self._queues.values() for *_, job in queue]
             self._queues.clear()
             self._changed.notify_all()
+            return dropped
 
     def _work(self) -> None:
         while (job := self._take()) is not None:

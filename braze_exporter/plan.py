@@ -22,7 +22,8 @@ _MARGIN = 3
 class Load:
     """The calls an hour that a workspace's queries make of a pool, and how many of them its share allows.
 
-    `once` is how many calls come to that when the exporter starts, for the history of baselines.
+    `once` is how many calls come to that when the exporter starts, for the history of baselines. `burst` is how many
+    may be made at once: those of one refresh, and one more for each query with a history.
     """
 
     workspace: str
@@ -30,6 +31,7 @@ class Load:
     queries: int
     calls: float
     allowed: float
+    burst: int
     once: int = 0
 
 
@@ -110,7 +112,8 @@ def _loads(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:
         groups.setdefault((query.workspace, query.kind.pool), []).append(query)
     for (workspace, pool), group in groups.items():
         allowed, once = pool.per_hour * settings.budget.share, sum(len(history(query, now=0.0)) for query in group)
-        yield Load(workspace, pool, len(group), calls_per_hour(group), allowed, once)
+        burst = len(group) + sum(query.weeks > 0 for query in group)
+        yield Load(workspace, pool, len(group), calls_per_hour(group), allowed, burst, once)
 
 
 def calls_per_hour(queries: Iterable[Query]) -> float:

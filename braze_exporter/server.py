@@ -1,4 +1,4 @@
-"""The web application: `/metrics`, `/`, `/-/healthy` and `/-/ready`, on a server that slow clients cannot block.
+"""The web application: `/metrics`, `/` and what is below `/-/`, on a server that slow clients cannot block.
 
 A scrape waits for Braze without holding a thread; only rendering and compressing take one of a few.
 """
@@ -12,13 +12,14 @@ import math
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Protocol
 
 import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from braze_exporter.config import ConfigError
 from braze_exporter.connection import PATIENCE, Connection
 
 OPENMETRICS = "application/openmetrics-text"
@@ -61,15 +62,20 @@ class Response:
     status: int
     content_type: str
     body: bytes
+    allow: str = ""
 
 
 class Application:
-    """An ASGI application. `landing` is the page at `/`, in HTML."""
+    """An ASGI application."""
 
-    def __init__(self, source: Source, landing: str) -> None:
-        """Serve `source`."""
+    def __init__(self, source: Source, *, landing: Callable[[], str], reload: Callable[[], None] | None = None) -> None:
+        """Serve `source`, and at `/` the page that `landing` returns, in HTML.
+
+        `reload` is what a request for it does, None if none may; its `ConfigError` is shown to who asked.
+        """
         self._source = source
-        self._landing = Response(200, "text/html; charset=utf-8", landing.encode())
+        self._landing = landing
+        self._reload = reload
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -85,12 +91,27 @@ class Application:
         await _send(response, send, with_body=scope["method"] != "HEAD", **await self._encoded(response, headers))
 
     async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> Response:
-        pages = {"/": self._landing, "/-/healthy": _text(200, "Healthy."), "/-/ready": _text(200, "Ready.")}
+        pages = {
+            "/": lambda: Response(200, "text/html; charset=utf-8", self._landing().encode()),
+            "/-/healthy": lambda: _text(200, "Healthy."),
+            "/-/ready": lambda: _text(200, "Ready."),
+        }
+        if path == "/-/reload":
+            return await self._reloaded() if method == "POST" else _not_allowed("POST")
         if path != "/metrics" and path not in pages:
             return _text(404, "Not found. The metrics are at /metrics.")
         if method not in {"GET", "HEAD"}:
-            return _text(405, "Only GET and HEAD.")
-        return pages[path] if path in pages else await self._metrics(headers, receive)
+            return _not_allowed("GET, HEAD")
+        return pages[path]() if path in pages else await self._metrics(headers, receive)
+
+    async def _reloaded(self) -> Response:
+        if self._reload is None:
+            return _text(403, "Not enabled: start the exporter with --web.enable-lifecycle, or send it SIGHUP.")
+        try:
+            await asyncio.to_thread(self._reload)
+        except ConfigError as error:
+            return _text(400, str(error))
+        return _text(200, "Reloaded.")
 
     async def _metrics(self, headers: dict[bytes, str], receive: Receive) -> Response:
         waiting = asyncio.wrap_future(self._source.refresh())
@@ -130,7 +151,7 @@ async def _send(response: Response, send: Send, *, with_body: bool, compressed: 
         (b"vary", b"Accept, Accept-Encoding"),
         (b"x-content-type-options", b"nosniff"),
         *([(b"content-encoding", b"gzip")] if compressed is not None else []),
-        *([(b"allow", b"GET, HEAD")] if response.status == 405 else []),  # noqa: PLR2004
+        *([(b"allow", response.allow.encode())] if response.allow else []),
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": body if with_body else b""})
@@ -138,6 +159,10 @@ async def _send(response: Response, send: Send, *, with_body: bool, compressed: 
 
 def _text(status: int, text: str) -> Response:
     return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())
+
+
+def _not_allowed(methods: str) -> Response:
+    return replace(_text(405, f"Only {methods.replace(', ', ' and ')}."), allow=methods)
 
 
 def wait_time(header: str | None) -> float:

@@ -285,7 +285,7 @@ class _Constant:
 def _serve_constant(file: Path) -> int:
     listener = server.listen("127.0.0.1:0")
     print(listener.getsockname()[1], flush=True)
-    server.serve(server.Application(_Constant(file.read_bytes()), ""), listener, on_stop=lambda: None)
+    server.serve(server.Application(_Constant(file.read_bytes()), landing=str), listener, on_stop=lambda: None)
     return 0
 
 

@@ -24,6 +24,7 @@ from braze_exporter.ledger import Store, open_store
 from braze_exporter.plan import build
 
 MAX_LENGTH = 100
+HOLD = 120.0
 
 WATCHES = (
     Watch("purchase", Unit.HOUR),
@@ -130,15 +131,10 @@ class Drive:
         """Start the exporter with what it left; the first page is looked at before anything is asked."""
         self.is_running = True
         self._held = {watch: Held() for watch in WATCHES}
+        self._refused_at: float | None = None
         self._store = open_store(str(self._file)) if self._file else None
-        self._exporter = Exporter(
-            self._config,
-            build(self._config),
-            self._session,
-            self._store,
-            wall=self.clock.wall,
-            monotonic=self.clock.monotonic,
-        )
+        self._exporter = Exporter(self._store, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0)
+        self._exporter.use(self._config, build(self._config), self._session)
         self.look(is_first=True)
 
     def stop(self, *, how: str = "ended", keep: bool = True) -> None:
@@ -208,7 +204,7 @@ class Drive:
         for watch in WATCHES:
             self._judge(watch, samples)
         up = _UP.findall(text)
-        tried = [held.up for held in self._held.values() if held.up is not None]
+        tried = [up for up in map(self._is_up, self._held.values()) if up is not None]
         if [float(value) for value in up] != [float(any(tried))] * bool(tried):
             self._complain(f"braze_up is {up}, and the queries are {tried}")
         assert not self._problems, "\n".join(self._problems)
@@ -249,6 +245,7 @@ class Drive:
         held = self._held[watch]
         newest = watch.newest(exchange.told_at)
         self._judge_length(watch, exchange)
+        self._judge_hold(exchange)
         held.up = exchange.counts is not None
         if exchange.counts is None:
             return
@@ -264,6 +261,19 @@ class Drive:
             held.settled = max(trusted, default=held.settled)
         if watch.counted:
             self._unwritten.append((watch, exchange, told))
+
+    def _judge_hold(self, exchange: Exchange) -> None:
+        """After a 401 or a 403 nothing is asked for two minutes, and then one call, until the key is taken again."""
+        if self._refused_at is not None and exchange.asked_at < self._refused_at + HOLD:
+            self._complain(f"asked at {exchange.asked_at}, after a refusal at {self._refused_at}")
+        if exchange.status in (401, 403) or (self._refused_at is not None and not exchange.took_key):
+            self._refused_at = exchange.received_at
+        else:
+            self._refused_at = None
+
+    def _is_up(self, held: Held) -> bool | None:
+        """Return what `_up` has to be: what the last call was, and down while a refusal holds."""
+        return held.up if self._refused_at is None else False
 
     def _judge_length(self, watch: Watch, exchange: Exchange) -> None:
         """Each fetch asks for what repair needs: the usual length, and back past the last success, up to 100."""
@@ -306,8 +316,9 @@ class Drive:
         """Yield every sample that has to be on the page."""
         for watch, held in self._held.items():
             labels, answer = _labels(watch), held.answer
-            if held.up is not None:
-                yield (_name(watch, "up"), labels), float(held.up)
+            up = self._is_up(held)
+            if up is not None:
+                yield (_name(watch, "up"), labels), float(up)
             yield (_name(watch, "last_success_timestamp_seconds"), labels), answer.received_at if answer else 0.0
             for measure, bucket in (("latest", held.latest), ("settled", held.settled)):
                 if bucket is None:

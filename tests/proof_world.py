@@ -183,7 +183,8 @@ def inventor(seed: int, *, revisions: bool) -> Inventor:
 class Exchange:
     """One call as it went over the wire; the times are those at which it left, was answered, and was back.
 
-    `counts` are those of an answer, oldest first, or None if there was none.
+    `counts` are those of an answer, oldest first, or None if there was none. `took_key` is whether what came shows that
+    Braze took the key.
     """
 
     event: str
@@ -195,6 +196,7 @@ class Exchange:
     received_at: float
     status: int | None
     counts: tuple[int, ...] | None
+    took_key: bool
 
 
 class Wire(HTTPAdapter):
@@ -241,6 +243,7 @@ class Wire(HTTPAdapter):
                 received_at=self._clock.now,
                 status=sent[0] if sent is not None else None,
                 counts=_counts(*sent) if sent is not None else None,
+                took_key=sent is not None and _took_key(*sent),
             )
         )
         if sent is None:
@@ -268,14 +271,25 @@ class Wire(HTTPAdapter):
         return (*begun[-1], body)
 
 
-def _counts(status: int, headers: Mapping[str, str], body: bytes) -> tuple[int, ...] | None:
-    """Return what an answer says, or None if what came is none. The order of the days and hours is not looked at."""
-    if status != 200 or int(headers.get("Content-Length", len(body))) != len(body):
+def _took_key(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    """Return whether Braze looked at the request itself: it refuses it, limits it, or answers, if only in part."""
+    return status in (400, 429) or (status == 200 and isinstance(_document(headers, body), dict))
+
+
+def _document(headers: Mapping[str, str], body: bytes) -> Any:  # noqa: ANN401 - JSON
+    if int(headers.get("Content-Length", len(body))) != len(body):
         return None
     try:
-        content: Any = json.loads(gzip.decompress(body) if headers.get("Content-Encoding") == "gzip" else body)
+        return json.loads(gzip.decompress(body) if headers.get("Content-Encoding") == "gzip" else body)
     except ValueError:
         return None
+
+
+def _counts(status: int, headers: Mapping[str, str], body: bytes) -> tuple[int, ...] | None:
+    """Return what an answer says, or None if what came is none. The order of the days and hours is not looked at."""
+    if status != 200:
+        return None
+    content = _document(headers, body)
     if (
         not isinstance(content, dict)
         or content.get("message") != "success"

@@ -105,8 +105,18 @@ class Rig:
 
     def scrape(self, timeout: float = 10.0) -> Page:
         """Ask for what is due, wait for it, and return the page."""
-        wait([self.exporter.refresh()], timeout)
+        self.ask(timeout)
         return self.page()
+
+    def ask(self, timeout: float = 10.0) -> None:
+        """Ask for what is due and wait for it, as a scrape does that is gone before its page is made."""
+        wait([self.exporter.refresh()], timeout)
+
+    def begin(self) -> None:
+        """Have the first scrape behind, whose first call went alone; forget its calls, and be due again."""
+        self.scrape()
+        self.braze.reset()
+        self.clock.advance(300)
 
     def page(self) -> Page:
         """Return what is held, without asking."""
@@ -155,20 +165,15 @@ def rig(
     rest: str = "",
     clock: Clock | None = None,
     timeouts: transport.Timeouts = transport.USUAL_TIMEOUTS,
+    jitter: Callable[[], float] = lambda: 1.0,
 ) -> Iterator[Rig]:
     """Run the exporter with a config of one workspace against a simulated Braze with `traffic`."""
     clock = clock or Clock()
     with simulated(traffic, clock) as (braze, server):
         config = load(workspace(server.url, events, rest=rest), "config.yaml", {"BRAZE_API_KEY": KEY})
         with contextlib.closing(transport.open_session(10)) as session:
-            exporter = Exporter(
-                config,
-                build(config),
-                session,
-                wall=clock.wall,
-                monotonic=clock.monotonic,
-                timeouts=timeouts,
-            )
+            exporter = Exporter(wall=clock.wall, monotonic=clock.monotonic, jitter=jitter, timeouts=timeouts)
+            exporter.use(config, build(config), session)
             with contextlib.closing(exporter):
                 yield Rig(clock, braze, exporter, server)
 

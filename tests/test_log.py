@@ -40,7 +40,7 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogC
         exporter.scrape()
         assert messages(caplog) == []
         exporter.braze.heal()
-        exporter.clock.advance(300)
+        exporter.clock.advance(600)  # after a second failure it waits for twice its refresh
         exporter.scrape()
         assert caplog.records[0].__dict__["fields"] == {
             "workspace": "production",

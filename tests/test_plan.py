@@ -83,7 +83,7 @@ def test_a_query_is_all_that_its_entry_says() -> None:
     assert found.queries == tuple(
         Query(**{name: getattr(asked, name) for name in Query.__slots__} | more) for more in (ios, ios | vip, {}, vip)
     )
-    assert found.loads == (Load("production", DEFAULT_POOL, queries=4, calls=16.0, allowed=25_000.0, once=4),)
+    assert found.loads == (Load("production", DEFAULT_POOL, queries=4, calls=16.0, allowed=25_000.0, burst=8, once=4),)
 
 
 def test_calls_per_hour() -> None:

@@ -2,16 +2,18 @@
 
 import threading
 import time
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from support import HOUR, NOW, THIS_HOUR, Clock, Rig, RunningClock, rig
 
 from braze_exporter import demo
-from braze_exporter.cache import Cache, Entry
-from braze_exporter.catalog import CUSTOM_EVENTS, BrazeError, Fetched, Query, Reason, Series, Unit, Withheld
+from braze_exporter.cache import Cache
+from braze_exporter.catalog import CUSTOM_EVENTS, BrazeError, Fetched, Kind, Query, Reason, Series, Unit, Withheld
 from braze_exporter.demo import faults
+from braze_exporter.reading import Entry
 
 EVENTS = "\n".join(f"{{event: event {number:02}}}" for number in range(24))
 
@@ -110,6 +112,7 @@ def test_a_system_clock_that_jumps_changes_no_interval() -> None:
 def test_many_scrapes_at_once_make_the_calls_of_one() -> None:
     """Ten scrapes that come while the queries are under way wait for the same answers."""
     with rig(EVENTS, quiet()) as exporter:
+        exporter.begin()
         exporter.braze.fail(faults.hold())
         with ThreadPoolExecutor(10) as pool:
             pages = [pool.submit(exporter.scrape) for _ in range(10)]
@@ -135,13 +138,15 @@ def test_connections_are_bounded_and_kept_alive() -> None:
 def test_a_scrape_does_not_wait_beyond_its_deadline() -> None:
     """What is late goes on: the page comes without it, and the next one has it, without another call."""
     with rig("{event: purchase}\n{event: signup}", quiet()) as exporter:
+        exporter.begin()
+        last_success = "braze_custom_events_hourly_last_success_timestamp_seconds"
         exporter.braze.fail(faults.hold(), event="purchase")
         page = exporter.scrape(timeout=0.2)
-        assert page.of("braze_custom_events_hourly_up", event="purchase") == []
-        assert page.value("braze_custom_events_hourly_up", event="signup") == 1
+        assert page.value(last_success, event="purchase") == NOW
+        assert page.value(last_success, event="signup") == NOW + 300
         exporter.braze.heal("purchase")
         page = exporter.scrape()
-        assert page.value("braze_custom_events_hourly_up", event="purchase") == 1
+        assert page.value(last_success, event="purchase") == NOW + 300
         assert calls(exporter) == 2
 
 
@@ -162,7 +167,7 @@ def test_the_longest_overdue_is_asked_first() -> None:
 def test_429_stops_the_pool_until_the_reset() -> None:
     """After a 429 nothing is asked until the window ends, nobody waits, and the queries are then asked first."""
     with rig(EVENTS, quiet(), rest="budget: {concurrency: 1}\n") as exporter:
-        exporter.braze.limit = 5
+        exporter.braze.fail(faults.rate_limited(), event="event 05")
         page = exporter.scrape()
         assert calls(exporter) == 6
         assert page.value("braze_exporter_queries", state="up") == 5
@@ -174,8 +179,8 @@ def test_429_stops_the_pool_until_the_reset() -> None:
         page = exporter.scrape(timeout=0)
         assert calls(exporter) == 6
         assert page.value("braze_exporter_queries", state="deferred") == 6
+        exporter.braze.heal()
         exporter.clock.advance(1)
-        exporter.braze.limit = 1_000
         page = exporter.scrape()
         assert calls(exporter) == 30
         assert page.value("braze_exporter_queries", state="up") == 24
@@ -246,6 +251,7 @@ def limited(headers: dict[str, str | None]) -> faults.Fault:
 def test_closing_lets_those_who_wait_go() -> None:
     """The end of the exporter ends all waiting at once, with requests under way."""
     with rig(EVENTS, quiet()) as exporter:
+        exporter.begin()
         exporter.braze.fail(faults.hold())
         waiting = exporter.exporter.refresh()
         exporter.braze.wait_for(10)
@@ -257,6 +263,44 @@ def test_closing_lets_those_who_wait_go() -> None:
     assert calls(exporter) == 10
 
 
+@dataclass
+class Plain:
+    """A source of answers that a test makes up."""
+
+    answer: Callable[[Query], Fetched]
+    granted: Collection[Kind]
+
+    def fetch(self, entry: Entry) -> Fetched:
+        """Answer."""
+        return self.answer(entry.query)
+
+    def objection(self, query: Query) -> Withheld | None:
+        """Object to what is not granted."""
+        return None if query.kind in self.granted else Withheld(query.kind.pool.name)
+
+    def refusal(self, _query: Query) -> BrazeError | None:
+        """Refuse nothing."""
+        return None
+
+    def history(self, _query: Query, _now: float) -> Sequence[Query]:
+        """Have none."""
+        return ()
+
+
+def cached(
+    queries: Sequence[Query],
+    answer: Callable[[Query], Fetched],
+    clock: Clock,
+    *,
+    concurrency: int = 1,
+    granted: Collection[Kind] = (CUSTOM_EVENTS,),
+) -> Cache:
+    """Return a cache of these queries."""
+    cache = Cache(Plain(answer, granted), wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
+    cache.plan(queries, concurrency)
+    return cache
+
+
 class Gate:
     """A fetch that ends when it is told to, and knows what is under way."""
 
@@ -265,7 +309,7 @@ class Gate:
         self.changed = threading.Condition()
         self.order: list[str] = []
 
-    def fetch(self, query: Query, _before: object) -> Fetched:
+    def fetch(self, query: Query) -> Fetched:
         """Hold a connection until the gate opens."""
         with self.changed:
             self.order.append(query.subject)
@@ -287,14 +331,7 @@ def test_no_endpoint_takes_all_connections_while_another_waits() -> None:
     slow_queries = [Query("w", slow, Unit.HOUR, f"slow {n}") for n in range(8)]
     quick_queries = [Query("w", CUSTOM_EVENTS, Unit.HOUR, f"quick {n}") for n in range(4)]
     granted = [slow]
-    cache = Cache(
-        [*slow_queries, *quick_queries],
-        gate.fetch,
-        lambda query: query.kind in granted,
-        4,
-        wall=clock.wall,
-        monotonic=clock.monotonic,
-    )
+    cache = cached([*slow_queries, *quick_queries], gate.fetch, clock, concurrency=4, granted=granted)
     cache.refresh()
     gate.wait_until_started(4)
     granted.append(CUSTOM_EVENTS)
@@ -314,20 +351,27 @@ def test_a_fault_of_our_own_is_a_failure_of_one_query() -> None:
     """An unexpected exception fails its query, is logged, and leaves the thread and the others alive."""
     clock = Clock()
 
-    def fetch(query: Query, _before: object) -> Fetched:
+    def fetch(query: Query) -> Fetched:
         if query.subject == "bad":
             raise ZeroDivisionError
         return Fetched((), None)
 
     queries = [Query("w", CUSTOM_EVENTS, Unit.HOUR, name) for name in ("bad", "good")]
-    cache = Cache(queries, fetch, lambda _query: True, 1, wall=clock.wall, monotonic=clock.monotonic)
+    cache = cached(queries, fetch, clock)
     seen: list[Entry] = []
 
-    def listener(entry: Entry, _before: object) -> None:
-        seen.append(entry)
-        raise ZeroDivisionError
+    class Careless:
+        def note_entries(self, _entries: object) -> None:
+            raise AssertionError
 
-    cache.subscribe(listener)
+        def note_hold(self, _entry: object) -> None:
+            raise AssertionError
+
+        def note_reading(self, entry: Entry, _before: object) -> None:
+            seen.append(entry)
+            raise ZeroDivisionError
+
+    cache.watch(Careless())
     cache.refresh().result(5)
     clock.advance(300)
     cache.refresh().result(5)
@@ -346,13 +390,13 @@ def test_a_call_withheld_at_the_last_moment_leaves_the_query_due() -> None:
     clock = Clock()
     stopped = True
 
-    def fetch(_query: Query, _before: object) -> Fetched:
+    def fetch(_query: Query) -> Fetched:
         if stopped:
             raise Withheld("default")
         return Fetched((), None)
 
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
-    cache = Cache([query], fetch, lambda _query: True, 1, wall=clock.wall, monotonic=clock.monotonic)
+    cache = cached([query], fetch, clock)
     cache.refresh().result(5)
     (entry,) = cache.entries
     assert entry.reading is None
@@ -369,13 +413,13 @@ def test_a_failure_keeps_the_last_answer() -> None:
     clock = Clock()
     failure: list[BrazeError] = []
 
-    def fetch(_query: Query, _before: object) -> Fetched:
+    def fetch(_query: Query) -> Fetched:
         if failure:
             raise failure[0]
         return Fetched((Series(()),), None)
 
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
-    cache = Cache([query], fetch, lambda _query: True, 1, wall=clock.wall, monotonic=clock.monotonic)
+    cache = cached([query], fetch, clock)
     cache.refresh().result(5)
     (entry,) = cache.entries
     first = entry.reading

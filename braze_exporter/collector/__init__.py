@@ -1,17 +1,18 @@
 """Readings + ledger → what Prometheus scrapes."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
-from braze_exporter.cache import Answer, Cache, Entry, Reading
-from braze_exporter.catalog import Family, Query, Unit, counter
+from braze_exporter.cache import Cache
+from braze_exporter.catalog import Family, Query, counter
 from braze_exporter.collector.exposition import header, labels_text, sample
 from braze_exporter.collector.instruments import OWN, Instruments
 from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
-from braze_exporter.collector.row import Row, SeriesLabels, expiry, gauges_of
+from braze_exporter.collector.row import Row, SeriesLabels, expiry
 from braze_exporter.ledger import Ledger
 from braze_exporter.plan import bucket_number, oldest_asked
+from braze_exporter.reading import Answer, Entry, Reading, place
 
 __all__ = ["OWN", "QUERIES", "UP", "Collector", "Instruments", "State", "state_of"]
 
@@ -35,14 +36,13 @@ class State(StrEnum):
 
 def state_of(entry: Entry, now: float) -> State:
     """Return the state of a query at `now`, on the monotonic clock."""
-    reading = entry.reading
-    if reading is None:
+    if entry.reading is None:
         return State.PENDING
     if now >= expiry(entry):
         return State.STALE
     if entry.deferred:
         return State.DEFERRED
-    return State.FAILED if reading.error else State.UP
+    return State.FAILED if entry.error else State.UP
 
 
 class Collector:
@@ -55,15 +55,15 @@ class Collector:
         self._instruments = instruments
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._groups = _grouped(cache.entries)
-        self._rows = {row.entry.query.identity: row for _, rows in self._groups for row in rows}
-        self._counters = _counters(self._rows.values())
-        self._counting = {row.entry for _, rows in self._counters for row in rows}
+        self._groups: list[tuple[tuple[Family, ...], list[Row]]] = []
+        self._rows: dict[tuple[object, ...], Row] = {}
+        self._counters: list[tuple[Family, list[Row]]] = []
+        self._counting: set[Entry] = set()
         self._revision = (-1, -1)
         self._valid_until = float("-inf")
         self._sections: list[tuple[Family, str]] = []
         self._bodies: dict[bool, bytes] = {}
-        cache.subscribe(self._take)
+        cache.watch(self)
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0."""
@@ -87,7 +87,21 @@ class Collector:
                 self._bodies[openmetrics] = text.encode()
             return self._bodies[openmetrics]
 
-    def _take(self, entry: Entry, before: Reading | None) -> None:
+    def note_entries(self, entries: Sequence[Entry]) -> None:
+        """Show these queries from now on; those that stayed go on with what is known of them."""
+        with self._lock:
+            rows = {place(entry.query): Row(entry, self._rows.get(place(entry.query))) for entry in entries}
+            self._rows = rows
+            self._groups = _grouped(rows.values())
+            self._counters = _counters(rows.values())
+            self._counting = {row.entry for _, counting in self._counters for row in counting}
+
+    def note_hold(self, entry: Entry) -> None:
+        """Write the lines of an entry that is held, or not held any more."""
+        with self._lock:
+            self._rows[place(entry.query)].write()
+
+    def note_reading(self, entry: Entry, before: Reading | None) -> None:
         """Take in a new reading: count what is new in an answer, learn from it, and write the lines."""
         reading = entry.reading
         answer = reading.answer if reading is not None and reading.error is None else None
@@ -96,7 +110,7 @@ class Collector:
             if entry in self._counting:
                 self._count(entry.query, answer)
         with self._lock:
-            row = self._rows[entry.query.identity]
+            row = self._rows[place(entry.query)]
             if answer is not None:
                 row.learn(answer, is_history=entry.background)
                 row.is_stale = row.is_stale and entry.background
@@ -147,8 +161,8 @@ class Collector:
             for state in State:
                 counts.setdefault((workspace, kind, state), 0)
             counts[workspace, kind, state_of(entry, now)] += 1
-            if entry.reading is not None:
-                answered[workspace] = answered.get(workspace, False) or entry.reading.error is None
+            if entry.is_tried:
+                answered[workspace] = answered.get(workspace, False) or entry.error is None
         yield UP, _lines(UP, (((workspace,), float(up)) for workspace, up in answered.items()))
         yield QUERIES, _lines(QUERIES, counts.items())
 
@@ -160,14 +174,12 @@ def _lines(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> s
     )
 
 
-def _grouped(entries: Iterable[Entry]) -> list[tuple[tuple[Family, ...], list[Row]]]:
-    """Return a row for each entry, those with the same families together."""
-    groups: dict[tuple[str, Unit], tuple[tuple[Family, ...], list[Row]]] = {}
-    for entry in entries:
-        query = entry.query
-        gauges, rows = groups.setdefault((query.noun.name, query.unit), (gauges_of(query), []))
-        rows.append(Row(entry, gauges))
-    return list(groups.values())
+def _grouped(rows: Iterable[Row]) -> list[tuple[tuple[Family, ...], list[Row]]]:
+    """Return the rows, those with the same families together."""
+    groups: dict[tuple[Family, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.gauges, []).append(row)
+    return list(groups.items())
 
 
 def _counters(rows: Iterable[Row]) -> list[tuple[Family, list[Row]]]:

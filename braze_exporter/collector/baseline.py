@@ -12,12 +12,12 @@ class Baseline:
 
     def __init__(self, query: Query) -> None:
         """Look back over the `weeks` of `query`."""
-        self._query = query
+        self.query = query
         self._values: dict[int, float] = {}
 
     def learn(self, points: Iterable[Point], asked_at: float) -> None:
         """Take in the points that had settled when their answer was asked for, and forget what is too old."""
-        query = self._query
+        query = self.query
         for start, value in points:
             if bucket_end(start, query.unit, query.zone) + query.settle <= asked_at:
                 self._values[start] = value
@@ -32,6 +32,6 @@ class Baseline:
         It is the median of the same local hour and weekday (or weekday) in the last weeks, of those that are known: all
         but one, and at least two where it looks at two weeks or more.
         """
-        weeks = self._query.weeks
-        values = [self._values[at] for at in same_in_earlier_weeks(start, self._query) if at in self._values]
+        weeks = self.query.weeks
+        values = [self._values[at] for at in same_in_earlier_weeks(start, self.query) if at in self._values]
         return median(values) if len(values) >= (1 if weeks == 1 else max(2, weeks - 1)) else None

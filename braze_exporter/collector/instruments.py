@@ -1,7 +1,7 @@
 """The exporter's own metrics, which are rendered anew for each scrape."""
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,6 +33,12 @@ ERRORS = Family(
 )
 DURATION = Family(
     "braze_api_request_duration_seconds", "histogram", "Time from a request to the whole of its answer.", _OF_ENDPOINT
+)
+DEFERRED = Family(
+    "braze_api_requests_deferred_total",
+    "counter",
+    "Requests that were due and put off, for the budget, the reserve or a 429.",
+    _OF_POOL,
 )
 QUOTA_LIMIT = Family("braze_api_quota_limit", "gauge", "Calls in a window of the pool, as Braze last said.", _OF_POOL)
 QUOTA_REMAINING = Family(
@@ -68,6 +74,18 @@ TIMEZONE_MISMATCH = Family(
     "Whether the newest day of an answer is yesterday or tomorrow in the workspace's timezone (1) or not (0).",
     ("workspace",),
 )
+RELOAD_SUCCESSFUL = Family(
+    "braze_exporter_config_last_reload_successful",
+    "gauge",
+    "Whether the config could be used when it was last read (1) or not (0); then the one before goes on.",
+    (),
+)
+RELOAD_SUCCESS_TIME = Family(
+    "braze_exporter_config_last_reload_success_timestamp_seconds",
+    "gauge",
+    "When the config in use was read.",
+    (),
+)
 BUILD_INFO = Family(
     "braze_exporter_build_info", "gauge", "The version that runs, always 1.", ("version", "python_version")
 )
@@ -76,6 +94,7 @@ OWN: tuple[Family, ...] = (
     REQUESTS,
     ERRORS,
     DURATION,
+    DEFERRED,
     QUOTA_LIMIT,
     QUOTA_REMAINING,
     QUOTA_RESET,
@@ -83,6 +102,8 @@ OWN: tuple[Family, ...] = (
     TIMEZONE_MISMATCH,
     SCRAPES_INCOMPLETE,
     STATE_WRITE_FAILURES,
+    RELOAD_SUCCESSFUL,
+    RELOAD_SUCCESS_TIME,
     BUILD_INFO,
 )
 
@@ -95,8 +116,8 @@ _REVISION_BUCKETS = (600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400, 17
 class Instruments:
     """What the exporter counts of itself."""
 
-    def __init__(self, queries: Iterable[Query], version: str) -> None:
-        """Begin at 0 for every endpoint and reason that the queries can meet."""
+    def __init__(self, version: str) -> None:
+        """Begin at 0."""
         disable_created_metrics()
         self._registry = CollectorRegistry()
         self._requests = self._counter(REQUESTS)
@@ -104,6 +125,7 @@ class Instruments:
         self._duration = Histogram(
             DURATION.name, DURATION.help, DURATION.labels, buckets=_BUCKETS, registry=self._registry
         )
+        self._deferred = self._counter(DEFERRED)
         self._quota_limit = self._gauge(QUOTA_LIMIT)
         self._quota_remaining = self._gauge(QUOTA_REMAINING)
         self._quota_reset = self._gauge(QUOTA_RESET)
@@ -115,16 +137,38 @@ class Instruments:
             registry=self._registry,
         )
         self._timezone_mismatch = self._gauge(TIMEZONE_MISMATCH)
+        self._of_workspaces = (
+            self._requests,
+            self._errors,
+            self._duration,
+            self._deferred,
+            self._quota_limit,
+            self._quota_remaining,
+            self._quota_reset,
+            self._revision_age,
+            self._timezone_mismatch,
+        )
         self._scrapes_incomplete = self._counter(SCRAPES_INCOMPLETE)
         self._state_write_failures = self._counter(STATE_WRITE_FAILURES)
+        self._reload_successful = self._gauge(RELOAD_SUCCESSFUL)
+        self._reload_success_time = self._gauge(RELOAD_SUCCESS_TIME)
         self._gauge(BUILD_INFO).labels(version, platform.python_version()).set(1)
         ProcessCollector(registry=self._registry)
-        for workspace, kind in dict.fromkeys((query.workspace, query.kind.section) for query in queries):
-            self._revision_age.labels(workspace, kind)
-        for workspace, endpoint in dict.fromkeys((query.workspace, query.kind.endpoint) for query in queries):
-            self._duration.labels(workspace, endpoint)
+        self._workspaces: set[str] = set()
+
+    def expect(self, queries: Sequence[Query]) -> None:
+        """Begin at 0 for every endpoint, pool and reason that the queries can meet, and forget workspaces that went."""
+        workspaces = {query.workspace for query in queries}
+        for name in self._workspaces - workspaces:
+            for metric in self._of_workspaces:
+                metric.remove_by_labels({"workspace": name})
+        self._workspaces = workspaces
+        for workspace, kind in dict.fromkeys((query.workspace, query.kind) for query in queries):
+            self._revision_age.labels(workspace, kind.section)
+            self._duration.labels(workspace, kind.endpoint)
+            self._deferred.labels(workspace, kind.pool.name)
             for reason in Reason:
-                self._errors.labels(workspace, endpoint, reason)
+                self._errors.labels(workspace, kind.endpoint, reason)
 
     def _counter(self, family: Family) -> Counter:
         return Counter(family.name, family.help, family.labels, registry=self._registry)
@@ -146,6 +190,16 @@ class Instruments:
         ):
             if value is not None:
                 metric.labels(call.workspace, call.pool).set(value)
+
+    def count_deferred(self, query: Query) -> None:
+        """Count a request that was due and put off."""
+        self._deferred.labels(query.workspace, query.kind.pool.name).inc()
+
+    def note_reload(self, at: float | None) -> None:
+        """Note when a config came into use, in seconds since the epoch, or None for one that cannot be used."""
+        self._reload_successful.set(float(at is not None))
+        if at is not None:
+            self._reload_success_time.set(at)
 
     def count_incomplete_scrape(self) -> None:
         """Count a scrape that did not wait for everything."""

@@ -1,24 +1,26 @@
 """What is shown of one query: the lines of its gauges, written when something of it changes and kept until then."""
 
+import functools
 from dataclasses import dataclass
 
-from braze_exporter.cache import Answer, Entry
-from braze_exporter.catalog import GAUGES, Family, Query, Series, gauge
+from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Series, Unit, gauge
 from braze_exporter.collector.baseline import Baseline
 from braze_exporter.collector.exposition import labels_text, sample
 from braze_exporter.plan import settled as newest_settled
+from braze_exporter.reading import Answer, Entry
 
 SeriesLabels = tuple[tuple[str, str], ...]
 
 
-def gauges_of(query: Query) -> tuple[Family, ...]:
-    """Return the gauge families that a query feeds, in the order of `GAUGES`."""
-    return tuple(gauge(query.kind, query.noun, query.unit, measure) for measure in GAUGES)
+@functools.cache
+def _gauges(kind: Kind, noun: Noun, unit: Unit) -> tuple[Family, ...]:
+    """Return the gauge families of a noun, in the order of `GAUGES`."""
+    return tuple(gauge(kind, noun, unit, measure) for measure in GAUGES)
 
 
 def expiry(entry: Entry) -> float:
     """Return when the answer that is held becomes too old to be shown, on the monotonic clock."""
-    answer = entry.reading.answer if entry.reading is not None else None
+    answer = entry.answer
     return float("inf") if answer is None else answer.received_monotonic + entry.query.max_age
 
 
@@ -38,15 +40,23 @@ class Shown:
 class Row:
     """The lines of one query, for each of its families. Not thread-safe."""
 
-    def __init__(self, entry: Entry, gauges: tuple[Family, ...]) -> None:
-        """Begin with what is shown before the first answer; `gauges` are the families of the query."""
+    def __init__(self, entry: Entry, before: "Row | None" = None) -> None:
+        """Begin with what is shown of the `entry` as it is, and with what the row `before` had learned of it."""
+        query = entry.query
         self.entry = entry
+        self.gauges = _gauges(query.kind, query.noun, query.unit)
         self.series: dict[SeriesLabels, Shown] = {}
         self.lines: tuple[str, ...] = ()
-        self.is_stale = False
-        self._names = [family.name for family in gauges]
-        self._labels = labels_text(entry.query.labels)
+        self.is_stale: bool = before is not None and before.is_stale
+        self._names = [family.name for family in self.gauges]
+        self._labels = labels_text(query.labels)
         self._of(())
+        for labels, shown in before.series.items() if before is not None else ():
+            known = self._of(labels)
+            known.latest_start, known.settled_start = shown.latest_start, shown.settled_start
+            if shown.baseline is not None and shown.baseline.query.weeks == query.weeks:
+                known.baseline = shown.baseline
+                known.baseline.query = query
         self.write()
 
     def learn(self, answer: Answer, *, is_history: bool) -> None:
@@ -69,12 +79,11 @@ class Row:
 
     def write(self) -> None:
         """Write the lines, for each family those of all series."""
-        reading = self.entry.reading
-        answer = reading.answer if reading is not None else None
+        answer = self.entry.answer
         latest, latest_start, settled, settled_start, baseline, up, last_success = self._names
         lines: dict[str, list[str]] = {name: [] for name in self._names}
-        if reading is not None:
-            lines[up].append(sample(up, self._labels, 0.0 if reading.error else 1.0))
+        if self.entry.is_tried:
+            lines[up].append(sample(up, self._labels, 0.0 if self.entry.error else 1.0))
         lines[last_success].append(
             sample(last_success, self._labels, answer.received_at if answer is not None else 0.0)
         )
