@@ -128,9 +128,11 @@ class Entry:
             self.next_at = now + refresh
 
     def change(self, query: Query, now: float) -> None:
-        """Go on as another query that asks for the same: with other names, or another refresh."""
+        """Go on as another query that asks for the same: with other names, another refresh, or another key."""
         self.query = query
-        self.next_at = min(self.next_at, now + query.refresh)
+        error = self.reading.error if self.reading is not None else None
+        was_refused = error is not None and error.reason in REFUSALS
+        self.next_at = min(self.next_at, now if was_refused else now + query.refresh)
 
 
 def backoff(refresh: float, failures: int) -> float:

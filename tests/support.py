@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 from zoneinfo import ZoneInfo
 
+import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from braze_exporter import demo, transport
@@ -97,6 +98,16 @@ class Rig:
     braze: demo.SimulatedBraze
     exporter: Exporter
     server: demo.Server
+    session: requests.Session
+
+    def use(self, events: str, *, rest: str = "", **changes: str) -> None:
+        """Have the exporter use another config; `changes` are texts of it and what is to stand in their place."""
+        text = workspace(self.url, events, rest=rest)
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        config = load(text, "config.yaml", {"BRAZE_API_KEY": KEY})
+        self.exporter.use(config, build(config), self.session)
 
     @property
     def url(self) -> str:
@@ -169,13 +180,12 @@ def rig(
 ) -> Iterator[Rig]:
     """Run the exporter with a config of one workspace against a simulated Braze with `traffic`."""
     clock = clock or Clock()
-    with simulated(traffic, clock) as (braze, server):
-        config = load(workspace(server.url, events, rest=rest), "config.yaml", {"BRAZE_API_KEY": KEY})
-        with contextlib.closing(transport.open_session(10)) as session:
-            exporter = Exporter(wall=clock.wall, monotonic=clock.monotonic, jitter=jitter, timeouts=timeouts)
-            exporter.use(config, build(config), session)
-            with contextlib.closing(exporter):
-                yield Rig(clock, braze, exporter, server)
+    with simulated(traffic, clock) as (braze, server), contextlib.closing(transport.open_session(10)) as session:
+        exporter = Exporter(wall=clock.wall, monotonic=clock.monotonic, jitter=jitter, timeouts=timeouts)
+        with contextlib.closing(exporter):
+            found = Rig(clock, braze, exporter, server, session)
+            found.use(events, rest=rest)
+            yield found
 
 
 @dataclass

@@ -307,7 +307,7 @@ def test_the_backoff_doubles_to_a_quarter_of_an_hour(refresh: float, waits: list
     assert backoff(refresh, 10**9) == waits[-1]
 
 
-@pytest.mark.parametrize("refresh", ["30s", "1m", "5m"])
+@pytest.mark.parametrize("refresh", ["1m", "5m"])
 def test_after_an_outage_the_first_minute_brings_no_more_calls_than_a_normal_one(refresh: str) -> None:
     """An hour of 503 ends, and no minute after it has more calls than the fullest one before it."""
     jitter = random.Random(7)  # noqa: S311 - moments, not secrets

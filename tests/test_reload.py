@@ -1,0 +1,353 @@
+"""A config is changed under way: what stays goes on, what is bad changes nothing, and both are told."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support import HOUR, IOS, KEY, NOW, THIS_HOUR, Page, Program, Rig, rig, simulated, until, workspace, write
+
+from braze_exporter import demo
+from braze_exporter.demo import faults
+
+LATEST = "braze_custom_events_hourly_latest"
+LAST_SUCCESS = "braze_custom_events_hourly_last_success_timestamp_seconds"
+SUCCESSFUL = "braze_exporter_config_last_reload_successful"
+SUCCESS_TIME = "braze_exporter_config_last_reload_success_timestamp_seconds"
+
+
+def shop() -> demo.Recorded:
+    """Return a made-up shop with some purchases in each hour."""
+    recorded = demo.Recorded(events=["purchase", "signup"])
+    for back in range(200):
+        for app in ("", IOS):
+            recorded.set("purchase", THIS_HOUR - back * HOUR, 10 + back, app)
+    return recorded
+
+
+def asked(exporter: Rig) -> list[str | None]:
+    """Return the events that were asked for."""
+    return [request.event for request in exporter.braze.requests]
+
+
+def test_what_stays_is_not_asked_again_and_what_is_new_is() -> None:
+    """A query that stays keeps its reading and its next time; one that goes leaves nothing behind."""
+    with rig("{event: purchase}\n{event: quiet}", shop()) as exporter:
+        exporter.scrape()
+        exporter.clock.advance(60)
+        exporter.use("{event: signup}\n{event: purchase}")
+        page = exporter.scrape()
+        assert sorted(map(str, asked(exporter))) == ["purchase", "quiet", "signup"]
+        assert page.value(LATEST, event="purchase") == 10
+        assert page.value(LAST_SUCCESS, event="purchase") == NOW
+        assert page.value(LAST_SUCCESS, event="signup") == NOW + 60
+        assert page.of(LAST_SUCCESS, event="quiet") == []
+        assert page.of("braze_custom_events_total", event="quiet") == []
+        exporter.clock.advance(240)
+        exporter.scrape()
+        assert asked(exporter)[3:] == ["purchase"]
+
+
+def test_counters_go_on_under_new_names() -> None:
+    """A name for the labels may change, and so may the order; what was counted stays, and late data is still seen."""
+    recorded = shop()
+    with rig("{event: purchase, apps: [ios, all]}", recorded) as exporter:
+        exporter.begin()
+        recorded.set("purchase", THIS_HOUR, 15, IOS)
+        recorded.set("purchase", THIS_HOUR, 17)
+        exporter.scrape()
+        exporter.use("{event: purchase, apps: [all, ios]}", ios="iphone")
+        page = exporter.page()
+        assert page.value("braze_custom_events_filtered_total", braze_app="iphone") == 5
+        assert page.value("braze_custom_events_filtered_hourly_latest", braze_app="iphone") == 15
+        assert page.of("braze_custom_events_filtered_total", braze_app="ios") == []
+        assert page.value("braze_custom_events_total") == 7
+        recorded.set("purchase", THIS_HOUR - HOUR, 111)
+        exporter.clock.advance(300)
+        assert exporter.scrape().value("braze_custom_events_total") == 107
+
+
+def test_a_shorter_refresh_counts_at_once_and_a_longer_one_from_the_next_call() -> None:
+    """After a reload nothing waits for longer than its new refresh."""
+    with rig("{event: purchase, refresh: 1h}\n{event: signup, refresh: 1m}", shop()) as exporter:
+        exporter.scrape()
+        exporter.braze.reset()
+        exporter.use("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}")
+        for _ in range(10):
+            exporter.clock.advance(60)
+            exporter.scrape()
+        assert asked(exporter).count("purchase") == 10
+        assert asked(exporter).count("signup") == 1
+
+
+def test_settling_and_ages_are_judged_by_the_new_settings() -> None:
+    """What is held is shown as the new `settle` and `max_age` have it, without a call."""
+    with rig("{event: purchase}", shop()) as exporter:
+        exporter.scrape()
+        settled = "braze_custom_events_hourly_settled"
+        assert exporter.page().value(settled) == 12
+        exporter.use("{event: purchase}", rest="settle: {hour: 10m}\n")
+        assert exporter.page().value(settled) == 11
+        exporter.clock.advance(1_200)
+        exporter.use("{event: purchase, max_age: 15m}")
+        assert exporter.page().of(settled) == []
+        exporter.use("{event: purchase}")
+        assert exporter.page().value(settled) == 12
+        assert len(exporter.braze.requests) == 1
+
+
+def test_another_zone_or_unit_is_another_query() -> None:
+    """What was read in another time zone, or by another unit, is asked for anew; the counter goes on."""
+    recorded = shop()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.begin()
+        recorded.set("purchase", THIS_HOUR, 15)
+        exporter.scrape()
+        exporter.use("{event: purchase}", **{"America/New_York": "Europe/Berlin"})
+        page = exporter.page()
+        assert page.of(LATEST) == []
+        assert page.value("braze_custom_events_total") == 5
+        exporter.clock.advance(1)  # its share of the budget has to grow
+        assert exporter.scrape().value(LATEST) == 15
+        assert len(exporter.braze.requests) == 2
+
+
+def test_a_fetch_under_way_is_neither_lost_nor_doubled() -> None:
+    """What was asked before the reload is answered after it, and nothing is asked twice; what went is let go."""
+    events = "\n".join(f"{{event: purchase, apps: [{app}]}}" for app in ("all", "ios")) + "\n{event: signup}"
+    with rig(events, shop()) as exporter, ThreadPoolExecutor(2) as pool:
+        exporter.begin()
+        exporter.braze.fail(faults.hold())
+        page = pool.submit(exporter.scrape)
+        exporter.braze.wait_for(3)
+        exporter.use("{event: purchase}\n{event: new}", rest="budget: {concurrency: 2}\n")
+        exporter.clock.advance(1)
+        second = pool.submit(exporter.scrape)
+        exporter.braze.wait_for(4)
+        exporter.braze.heal()
+        assert page.result().value(LAST_SUCCESS, event="purchase") == NOW + 301
+        assert second.result().value("braze_exporter_queries", state="up") == 2
+        assert len(exporter.braze.requests) == 4
+        assert second.result().of("braze_custom_events_filtered_total") == []
+
+
+def test_the_history_of_a_baseline_is_read_once() -> None:
+    """A baseline that stays needs no call; one that looks back over other weeks is read anew."""
+    with rig("{event: purchase, baseline: {weeks: 1}}", shop()) as exporter:
+
+        def history() -> int:
+            return sum("ending_at" in request.params for request in exporter.braze.requests)
+
+        def scrape_a_while() -> None:
+            for _ in range(20):
+                exporter.clock.advance(10)
+                exporter.scrape()
+            until(lambda: all(not thread for thread in [exporter.exporter.refresh().running()]), "all is here")
+
+        scrape_a_while()
+        assert history() == 2
+        baseline = exporter.page().value("braze_custom_events_hourly_baseline")
+        assert baseline is not None
+        exporter.use("{event: signup}\n{event: purchase, baseline: {weeks: 1}, refresh: 10m}")
+        assert exporter.page().value("braze_custom_events_hourly_baseline") == baseline
+        scrape_a_while()
+        assert history() == 2
+        exporter.use("{event: purchase, baseline: {weeks: 2}}")
+        assert exporter.page().of("braze_custom_events_hourly_baseline") == []
+        scrape_a_while()
+        assert history() > 2
+
+
+def test_a_workspace_that_goes_takes_its_metrics_with_it() -> None:
+    """Neither its own metrics nor its errors and quotas stay."""
+    with rig("{event: purchase}", shop()) as exporter:
+        exporter.scrape()
+        exporter.use("{event: purchase}", production="staging")
+        page = exporter.scrape()
+    assert page.value("braze_up", workspace="staging") == 1
+    assert page.value("braze_api_quota_limit", workspace="staging") == 250_000
+    assert {dict(labels).get("workspace", "staging") for _, labels in page.samples} == {"staging"}
+
+
+@dataclass
+class Reloadable:
+    """A running program, and the files that it reads."""
+
+    program: Program
+    braze: demo.SimulatedBraze
+    config: Path
+    key: Path
+    url: str
+
+    def write(self, events: str, rest: str = "") -> None:
+        """Write the config, with the key in its file."""
+        text = workspace(self.url, events, rest=rest).replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {self.key}")
+        write(self.config, text)
+
+    def reload(self) -> tuple[int, str]:
+        """Ask for a reload, and return the status and the text."""
+        answer = self.program.get("/-/reload", method="POST")
+        return answer.status, answer.text
+
+    def scrape_until(self, **states: int) -> Page:
+        """Scrape until so many queries are in these states: what is new waits for its share of the budget."""
+        pages: list[Page] = []
+
+        def is_so() -> bool:
+            pages.append(self.program.scrape())
+            return all(
+                pages[-1].value("braze_exporter_queries", state=state) == count for state, count in states.items()
+            )
+
+        until(is_so, f"the queries are {states}")
+        return pages[-1]
+
+
+@pytest.fixture
+def reloadable(tmp_path: Path) -> Iterator[Reloadable]:
+    """Run the program with one event."""
+    with simulated(demo.Recorded(events=["purchase", "signup"])) as (braze, server):
+        key = tmp_path / "key"
+        write(key, KEY)
+        found = Reloadable(None, braze, tmp_path / "config.yaml", key, server.url)  # type: ignore[arg-type] # set below
+        found.write("{event: purchase}")
+        with Program.start([f"--config.file={found.config}", "--web.enable-lifecycle"]) as program:
+            found.program = program
+            yield found
+
+
+def test_a_request_reloads(reloadable: Reloadable) -> None:
+    """A good file is used at once, and the metrics and the log say so."""
+    before = reloadable.program.scrape()
+    assert before.value(SUCCESSFUL) == 1
+    assert time.time() - 60 < (before.value(SUCCESS_TIME) or 0) < time.time()
+    reloadable.write("{event: signup}\n{event: purchase}")
+    assert reloadable.reload() == (200, "Reloaded.\n")
+    page = reloadable.scrape_until(up=2)
+    assert page.value(LAST_SUCCESS, event="purchase") == before.value(LAST_SUCCESS, event="purchase")
+    assert page.value(SUCCESSFUL) == 1
+    assert (page.value(SUCCESS_TIME) or 0) > (before.value(SUCCESS_TIME) or 0)
+    assert [request.event for request in reloadable.braze.requests] == ["purchase", "signup"]
+    assert 'msg="config reloaded" queries=2 added=1 removed=0' in reloadable.program.output
+    assert "2 queries" in reloadable.program.get("/").text
+
+
+def test_a_bad_file_is_answered_with_its_problems_and_changes_nothing(reloadable: Reloadable) -> None:
+    """The old config goes on, every problem is said at once, and a good file puts it right."""
+    before = reloadable.program.scrape()
+    reloadable.write("{event: purchase, unit: week}\n{evnet: signup}")
+    status, text = reloadable.reload()
+    assert status == 400
+    assert text == (
+        f'{reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
+        f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required: add it\n"
+        f'{reloadable.config}:10: workspaces[0].custom_events[1].evnet: unknown key (did you mean "event"?): here are '
+        "known event, unit, apps, segments, refresh, settle, max_age, baseline\n"
+    )
+    page = reloadable.program.scrape()
+    assert page.value(SUCCESSFUL) == 0
+    assert page.value(SUCCESS_TIME) == before.value(SUCCESS_TIME)
+    assert page.value(LAST_SUCCESS) == before.value(LAST_SUCCESS)
+    assert 'msg="the config cannot be used: the one before goes on"' in reloadable.program.output
+    assert reloadable.program.output.count('msg="problem of the config"') == 3
+    reloadable.write("{event: purchase}")
+    assert reloadable.reload()[0] == 200
+    assert reloadable.program.scrape().value(SUCCESSFUL) == 1
+
+
+@pytest.mark.parametrize(
+    ("rest", "problem"),
+    [
+        ("max_queries: 1\n", "max_queries: is 1, but the entries make 2 queries: raise it, or list fewer"),
+        ("refresh: {hour: 1s}\nbudget: {share: 0.001}\n", "custom_events by the hour needs refresh ≥ 29s"),
+        ("state_file: /tmp/state\n", "state_file: cannot change while the exporter runs: restart it, or put the old"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused(reloadable: Reloadable, rest: str, problem: str) -> None:
+    """A file that is well-formed and asks for what cannot be had is as bad as one that is not."""
+    reloadable.write("{event: purchase}\n{event: signup}", rest)
+    status, text = reloadable.reload()
+    assert status == 400
+    assert problem in text
+    assert text.count("\n") == 1
+    assert reloadable.program.scrape().value(SUCCESSFUL) == 0
+    assert [request.event for request in reloadable.braze.requests] == ["purchase"]
+
+
+def test_a_missing_file_is_a_bad_file(reloadable: Reloadable) -> None:
+    """A file that went is named, and the config that was read goes on."""
+    reloadable.config.unlink()
+    status, text = reloadable.reload()
+    expected = f"{reloadable.config}: cannot be read (No such file or directory): give the config file by --config.file"
+    assert (status, text) == (400, expected + "\n")
+    assert reloadable.program.scrape().value("braze_up") == 1
+
+
+def test_a_key_is_rotated_without_a_restart(reloadable: Reloadable) -> None:
+    """After a reload the new key is used at once, though the old one was refused a moment ago."""
+    reloadable.program.scrape()
+    reloadable.braze.key = "another-key"
+    reloadable.write("{event: purchase}\n{event: signup}")
+    assert reloadable.reload()[0] == 200
+    page = reloadable.scrape_until(up=0)
+    assert page.of("braze_custom_events_hourly_up") == [0, 0]
+    write(reloadable.key, "another-key\n")
+    assert reloadable.reload()[0] == 200
+    page = reloadable.scrape_until(up=2)
+    assert page.value("braze_up") == 1
+    assert [request.key for request in reloadable.braze.requests] == [KEY, KEY, "another-key"]
+    write(reloadable.key, "")
+    assert reloadable.reload() == (
+        400,
+        f"{reloadable.config}:4: workspaces[0].api_key_file: the file is empty: write the REST API key into it\n",
+    )
+
+
+def test_sighup_reloads(reloadable: Reloadable) -> None:
+    """The signal does what the request does; a bad file is in the log and in the metrics."""
+    reloadable.write("{event: signup}\n{event: purchase}")
+    os.kill(reloadable.program.process.pid, signal.SIGHUP)
+    until(lambda: "config reloaded" in reloadable.program.output, "it is reloaded")
+    reloadable.scrape_until(up=2)
+    reloadable.write("{event: 7}")
+    os.kill(reloadable.program.process.pid, signal.SIGHUP)
+    until(lambda: "problem of the config" in reloadable.program.output, "it is refused")
+    assert reloadable.program.scrape().value(SUCCESSFUL) == 0
+    assert reloadable.program.stop() < 2
+    assert reloadable.program.process.returncode == 0
+    assert "Traceback" not in reloadable.program.output
+
+
+def test_a_flood_of_signals_and_scrapes_loses_nothing(reloadable: Reloadable) -> None:
+    """With reloads and scrapes at once every scrape is whole, and nothing is asked more than once in its refresh."""
+    reloadable.write("{event: signup}\n{event: purchase}")
+
+    def scrape(_: int) -> Page:
+        return reloadable.program.scrape()
+
+    with ThreadPoolExecutor(4) as pool:
+        pages = pool.map(scrape, range(60))
+        for _ in range(30):
+            os.kill(reloadable.program.process.pid, signal.SIGHUP)
+        assert all(page.value("braze_up") == 1 for page in pages)
+    reloadable.scrape_until(up=2)
+    assert sorted(str(request.event) for request in reloadable.braze.requests) == ["purchase", "signup"]
+    assert "Traceback" not in reloadable.program.output
+
+
+def test_who_may_reload(reloadable: Reloadable, tmp_path: Path) -> None:
+    """Only POST does, and only with the flag; without it the answer says how."""
+    for method in ("GET", "HEAD", "PUT"):
+        answer = reloadable.program.get("/-/reload", method=method)
+        assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    with Program.start([f"--config.file={reloadable.config}"]) as program:
+        answer = program.get("/-/reload", method="POST")
+        assert answer.status == 403
+        assert "--web.enable-lifecycle" in answer.text
+        assert program.get("/-/reload").status == 405
+    assert "config reloaded" not in reloadable.program.output + program.output
+    assert tmp_path.is_dir()
