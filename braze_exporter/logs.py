@@ -1,14 +1,25 @@
 """Log lines that machines read: logfmt as Prometheus's own exporters write it, or JSON, one line for each event."""
 
+import atexit
+import contextlib
 import json
 import logging
+import os
+import queue
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any, Literal
 
 Format = Literal["logfmt", "json"]
 LEVELS = ("debug", "info", "warn", "error")
+# So many lines wait for a reader of standard error that stands still; what comes after is lost, and nothing else is.
+_MOST_WAITING = 1_000
+# Seconds that it has at the end to take what waits.
+_FAREWELL = 1.0
+# A name out of the config can be as long as it likes.
+_MOST_OF_A_VALUE = 2_000
 
 
 class Formatter(logging.Formatter):
@@ -26,12 +37,16 @@ class Formatter(logging.Formatter):
         fields: dict[str, object] = {"ts": moment, "level": level, "msg": record.getMessage()}
         found = getattr(record, "fields", None)
         if isinstance(found, Mapping):
-            fields.update(found)
+            fields.update({name: _short(value) for name, value in found.items()})
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         if self._form == "json":
             return json.dumps(fields, default=str, ensure_ascii=False)
         return " ".join(f"{name}={_logfmt(value)}" for name, value in fields.items())
+
+
+def _short(value: object) -> object:
+    return value[:_MOST_OF_A_VALUE] + "…" if isinstance(value, str) and len(value) > _MOST_OF_A_VALUE else value
 
 
 def _logfmt(value: object) -> str:
@@ -40,10 +55,47 @@ def _logfmt(value: object) -> str:
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
 
 
+class _Queue(QueueHandler):
+    """Hands lines on to the thread that writes; who logs never waits for it."""
+
+    def prepare(self, record: logging.LogRecord) -> Any:  # noqa: ANN401 - the signature of logging
+        """Return the line."""
+        return f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the signature of logging
+        """Drop a line that finds no place."""
+
+
+class _Writer(QueueListener):
+    """The thread that writes. It holds no lock of `logging` or of `sys.stderr`, at which the end would wait for it."""
+
+    def __init__(self, waiting: "queue.Queue[bytes]", descriptor: int) -> None:
+        super().__init__(waiting)
+        self._descriptor = descriptor
+
+    def handle(self, record: Any) -> None:  # noqa: ANN401 - a line
+        """Write a line, if somebody takes it."""
+        left = memoryview(record)
+        with contextlib.suppress(OSError):
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+
+    def stop(self) -> None:
+        """Write what waits, but wait for that no longer than a moment."""
+        with contextlib.suppress(queue.Full):
+            self.enqueue_sentinel()
+        if self._thread is not None:
+            self._thread.join(_FAREWELL)
+
+
 def configure(level: str, form: Format) -> None:
-    """Send everything from `level` up to standard error, in the format `form`."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send everything from `level` up to standard error, in the format `form`, by a thread of its own."""
+    waiting: queue.Queue[bytes] = queue.Queue(_MOST_WAITING)
+    handler = _Queue(waiting)
     handler.setFormatter(Formatter(form))
+    writer = _Writer(waiting, sys.stderr.fileno())
+    writer.start()
+    atexit.register(writer.stop)
     logging.basicConfig(level=level.upper().replace("WARN", "WARNING"), handlers=[handler], force=True)
     # They report every client and every broken connection; what matters of those is in the metrics.
     for name in ("uvicorn", "urllib3", "asyncio"):

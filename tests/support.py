@@ -230,9 +230,8 @@ class Program:
         program.reader.start()
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError):
-                if program.get("/-/ready").status == 200:
-                    return program
+            if program.answers("/-/ready"):
+                return program
             time.sleep(0.02)
         program.stop()
         raise AssertionError("the program did not become ready:\n" + program.output)
@@ -245,6 +244,12 @@ class Program:
     def output(self) -> str:
         """What it has written so far."""
         return "".join(self.lines)
+
+    def answers(self, path: str) -> bool:
+        """Return whether it answers a request, and that with 200."""
+        with contextlib.suppress(OSError):
+            return self.get(path).status == 200
+        return False
 
     def get(
         self, path: str, headers: Mapping[str, str] | None = None, timeout: float = 30.0, method: str = "GET"

@@ -2,9 +2,14 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
-from support import NOW, rig
+from support import KEY, NOW, Program, free_port, rig, simulated, until, workspace, write
 
 from braze_exporter import demo, logs
 from braze_exporter.demo import faults
@@ -102,3 +107,36 @@ def test_a_fault_of_our_own_is_one_line() -> None:
     line = logs.Formatter("logfmt").format(made)
     assert "\n" not in line
     assert 'exception="ZeroDivisionError: by zero"' in line
+
+
+def test_a_name_of_any_length_is_a_line_of_bounded_length() -> None:
+    """An event name can have ten thousand characters; what is logged of it is enough to know it by."""
+    line = logs.Formatter("logfmt").format(record("hello", event="x" * 10_000))
+    assert len(line) < 2_200
+    assert line.endswith("x…")
+
+
+def test_a_reader_of_the_log_that_stands_still_stops_nothing(tmp_path: Path) -> None:
+    """With nobody taking the log, thousands of lines cost a few of themselves, no scrape, and not the end."""
+    with simulated(demo.Recorded(events=NAMES)) as (_, server):
+        config = write(tmp_path / "config.yaml", workspace(server.url, EVENTS))
+        port = free_port()
+        command = [sys.executable, "-m", "braze_exporter", f"--config.file={config}"]
+        command += [f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle"]
+        with subprocess.Popen(  # noqa: S603 - our own program
+            command, env={**os.environ, "BRAZE_API_KEY": KEY}, stderr=subprocess.PIPE, text=True
+        ) as process:
+            program = Program(process, port)
+            until(lambda: program.answers("/-/ready"), "it is ready")
+            write(tmp_path / "config.yaml", "workspaces: []\n" + "x: y\n" * 20)
+            for _ in range(300):  # eleven lines each, which a pipe does not hold
+                assert program.get("/-/reload", method="POST").status == 400
+            started = time.monotonic()
+            assert program.scrape().value("braze_up") == 1
+            assert time.monotonic() - started < 1
+            process.terminate()
+            assert process.wait(5) == 0
+            assert process.stderr is not None
+            lines = process.stderr.read().splitlines()
+    assert 300 < len(lines) < 1_000
+    assert lines[0].endswith("queries=6")
