@@ -18,6 +18,7 @@ import requests
 
 from braze_exporter import __version__, demo, logs, server, transport
 from braze_exporter.config import Config, ConfigError, Problem, load, missing_keys, read
+from braze_exporter.config.document import shown
 from braze_exporter.config.schema import is_loopback
 from braze_exporter.exporter import Exporter
 from braze_exporter.ledger import Store, StoreError, open_store
@@ -142,7 +143,7 @@ def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     for cost in plan.loads:
         once = f", and {_count(cost.once, 'call', 'calls')} once for baselines" if cost.once else ""
         print(
-            f"{cost.workspace}: {_count(cost.queries, 'query', 'queries')} in the {cost.pool.name} pool make "
+            f"{shown(cost.workspace)}: {_count(cost.queries, 'query', 'queries')} in the {cost.pool.name} pool make "
             f"{cost.calls:,.0f} calls an hour{once}; "
             f"budget.share allows {cost.allowed:,.0f} of {cost.pool.per_hour:,.0f}"
         )

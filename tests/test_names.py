@@ -1,0 +1,90 @@
+"""Names of events, apps and workspaces are people's texts: whatever is in them, every surface shows it as text."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from support import KEY, Program, run, simulated, write
+
+from braze_exporter import demo
+from braze_exporter.demo import faults
+
+NAMES = {
+    "quotes": "say \"hi\" and 'bye'",
+    "backslashes": "a\\b\\n\\",
+    "newlines": "first\nsecond\r\n\tthird",
+    "html": "</title><script>alert(1)</script>&amp;<img src=x onerror=alert(1)>",
+    "emoji": "sign up 🎉👩‍👩‍👧 \N{RIGHT-TO-LEFT OVERRIDE}evil",
+    "url": "a/b?c=d&e=f#g+h%20i;j",
+    "labels": '"} 1\nbraze_up{workspace="x"} 0',
+    "format": "{0} %s ${x} {{x}} $(x) `x`",
+    "length": "long " * 2_000,
+}
+
+
+def config(url: str, path: Path) -> str:
+    """Write a config with every name as an event, and with names of the same kind for the rest; JSON is YAML too."""
+    workspaces = [
+        {
+            "name": f"{name} {NAMES['html'] if name == 'html' else NAMES[name][:50]}",
+            "url": url,
+            "api_key_env": "BRAZE_API_KEY",
+            "apps": {NAMES[name][:500]: "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"},  # YAML has no longer keys
+            "custom_events": [{"event": NAMES[name], "apps": ["all", NAMES[name][:500]]}],
+        }
+        for name in NAMES
+    ]
+    return write(path, json.dumps({"workspaces": workspaces}, ensure_ascii=False))
+
+
+@pytest.mark.parametrize("form", ["logfmt", "json"])
+def test_a_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
+    """Metrics in both formats, the page, the log, a reload and `check`: the name is whole, or escaped, and no more."""
+    with simulated(demo.Recorded(events=list(NAMES.values()))) as (braze, server):
+        braze.apps = ("3bbc4555-8fa0-4c9b-a5c0-4505edf3e064",)
+        path = config(server.url, tmp_path / "config.yaml")
+        arguments = [f"--config.file={path}", "--web.enable-lifecycle", f"--log.format={form}"]
+        with Program.start(arguments) as program:
+            page = program.scrape()
+            openmetrics = program.get("/metrics", {"Accept": "application/openmetrics-text"}).text
+            landing = program.get("/").text
+            braze.fail(faults.status(400))
+            assert program.get("/-/reload", method="POST").status == 200
+            nameless = [{"name": name} for name in NAMES.values()]
+            write(tmp_path / "config.yaml", json.dumps({"workspaces": nameless}, ensure_ascii=False))
+            refused = program.get("/-/reload", method="POST")
+        events = {request.event for request in braze.requests}
+    assert events == set(NAMES.values())
+    for name in NAMES.values():
+        assert page.value("braze_custom_events_hourly_up", event=name) == 1
+        assert page.value("braze_custom_events_filtered_hourly_up", event=name, braze_app=name[:500]) == 1
+    shown = {sample.labels.get("event") for family in openmetrics_families(openmetrics) for sample in family.samples}
+    assert set(NAMES.values()) <= shown
+    assert not re.search(r"<(script|img)", landing)
+    assert "&lt;script&gt;" in landing
+    assert refused.status == 400
+    assert refused.headers["content-type"].startswith("text/plain")
+    assert all(line.startswith(f"{path}:1: workspaces[") for line in refused.text.splitlines())
+    assert all(line.startswith(("ts=", "{")) for line in program.lines)
+    done = run("check", f"--config.file={config(server.url, tmp_path / 'again.yaml')}", BRAZE_API_KEY=KEY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1 + len(NAMES)
+
+
+@pytest.mark.parametrize("form", ["logfmt", "json"])
+def test_a_failure_names_the_query_on_one_line(form: str, tmp_path: Path) -> None:
+    """The log tells which query failed, on one line of bounded length, whatever the name and Braze's words hold."""
+    with simulated(demo.Recorded(events=list(NAMES.values()))) as (braze, server):
+        braze.fail(faults.status(400, "no\nts=2026 level=error msg=forged <script> " * 100))
+        path = config(server.url, tmp_path / "config.yaml")
+        with Program.start([f"--config.file={path}", f"--log.format={form}"]) as program:
+            program.scrape()
+    failures = [line for line in program.lines if "query not answered" in line]
+    assert len(failures) == 2 * len(NAMES)
+    assert len(program.lines) == len(failures) + 2
+    assert max(map(len, program.lines)) < 8_000
+    for line in failures:
+        assert line.startswith("ts=" if form == "logfmt" else '{"ts"')
+        assert not re.search(r"(?<![\"\\ ])ts=2026 level=error msg=forged", line)

@@ -1,0 +1,242 @@
+"""The key is nowhere: not in a log line, a metric, a page, an error or a `repr`, through all that may go wrong."""
+
+import base64
+import gc
+import os
+import select
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import trustme
+from support import KEY, NEW_YORK, Clock, Program, Rig, free_port, rig, run, simulated, until, workspace_item, write
+
+from braze_exporter import demo
+from braze_exporter.demo import faults
+
+PROXY_PASSWORD = "the-password-of-the-proxy"  # noqa: S105 - of a proxy made up here
+# As it is, and in the forms in which it could travel.
+FORMS = {KEY, quote(KEY, safe=""), base64.b64encode(KEY.encode()).decode(), KEY[:18], KEY[-18:], PROXY_PASSWORD}
+NAMES = ["purchase", "signup"]
+
+# All that Braze may say with the key in it, and what else it may do.
+FAULTS = {
+    "401": faults.status(401),
+    "400": faults.status(400, f"Invalid API key: {KEY}"),
+    "429": faults.status(429, f"{KEY} has made too many calls"),
+    "503": faults.status(503, KEY, [KEY]),
+    "message": faults.message(f"no {KEY}"),
+    "not JSON": faults.body(KEY.encode()),
+    "a time": faults.time(KEY),
+    "a value": faults.count(KEY),
+    "redirect": faults.redirect(f"http://127.0.0.1:9/{KEY}"),
+    "broken redirect": faults.redirect(f"http://[{KEY}"),
+    "headers": faults.with_headers(
+        {"Date": KEY, "X-RateLimit-Limit": KEY, "X-RateLimit-Reset": KEY, "X-Request-Id": KEY}
+    ),
+    "content type": faults.with_headers({"Content-Type": KEY, "Content-Encoding": KEY}),
+    "compressed": faults.garbled_gzip(),
+    "broken": faults.disconnect(),
+    "truncated": faults.truncated(),
+}
+
+
+def found(text: str) -> set[str]:
+    """Return what of the secrets is in a text."""
+    return {form for form in FORMS if form.lower() in text.lower()}
+
+
+def config(items: str, directory: Path, *, key: str = KEY) -> str:
+    """Write a config whose keys are in a file."""
+    file = write(directory / "key", key)
+    text = "workspaces:\n" + items.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {file}")
+    return write(directory / "config.yaml", text)
+
+
+@pytest.mark.parametrize("form", ["logfmt", "json"])
+def test_the_key_is_in_no_line_page_or_metric_of_a_full_run(form: str, tmp_path: Path) -> None:
+    """Every fault, a host that is not there, bad TLS, all pages, good and bad reloads, signals and the end."""
+    with simulated(demo.Recorded(events=NAMES)) as (braze, server), demo.serve(braze, tls=untrusted()) as secure:
+        items = "".join(workspace_item(server.url, f'{{event: "{name}"}}', name=f'"{name}"') for name in FAULTS)
+        items += workspace_item("https://rest.iad-99.braze.invalid", "{event: purchase}", name="nowhere")
+        items += workspace_item(secure.url, "{event: purchase}", name="untrusted")
+        items += workspace_item(f"http://127.0.0.1:{free_port()}", "{event: purchase}", name="nobody")
+        for name, fault in FAULTS.items():
+            braze.fail(fault, event=name)
+        path = config(items, tmp_path)
+        arguments = [f"--config.file={path}", "--log.level=debug", f"--log.format={form}", "--web.enable-lifecycle"]
+        with Program.start(arguments) as program:
+            page = program.scrape(60)
+            shown = [page.text]
+            config(f"{items}{KEY}\n", tmp_path)
+            answer = program.get("/-/reload", method="POST")
+            assert (answer.status, "not YAML" in answer.text) == (400, True)
+            shown.append(answer.text)
+            config(items, tmp_path, key=f"{KEY} {KEY}")
+            answer = program.get("/-/reload", method="POST")
+            assert (answer.status, "the key has characters" in answer.text) == (400, True)
+            shown.append(answer.text)
+            config(items, tmp_path)
+            os.kill(program.process.pid, signal.SIGHUP)
+            until(lambda: "config reloaded" in program.output, "it is reloaded")
+            for wanted in ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/key", "/config.yaml"):
+                for method in ("GET", "POST", "HEAD"):
+                    answer = program.get(wanted, {"Accept": "application/openmetrics-text"}, method=method)
+                    shown.append(answer.text + str(answer.headers))
+    assert page.value("braze_up", workspace="400") == 0
+    assert sum(page.of("braze_api_errors_total")) == len(FAULTS) - 2 + 3  # odd headers are no error
+    assert page.value("braze_api_errors_total", workspace="nowhere", reason="dns") == 1
+    assert page.value("braze_api_errors_total", workspace="untrusted", reason="tls") == 1
+    assert page.value("braze_api_errors_total", workspace="nobody", reason="connection") == 1
+    assert all(request.key == KEY for request in braze.requests)
+    assert [found(text) for text in [*shown, program.output]] == [set()] * (len(shown) + 1)
+    assert "Invalid API key: ***" in program.output
+
+
+def untrusted() -> ssl.SSLContext:
+    """Return the certificate of nobody that is known."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def test_the_key_is_in_no_repr_of_anything_that_lives() -> None:
+    """After answers and failures, no object of ours or of the libraries under us shows the key when it is printed."""
+    with rig("{event: purchase}\n{event: signup}", demo.Recorded(events=NAMES), clock=Clock()) as exporter:
+        for fault in FAULTS.values():
+            exporter.braze.fail(fault, event="purchase")
+            exporter.scrape()
+            exporter.clock.advance(4_000)
+        assert {request.key for request in exporter.braze.requests} == {KEY}
+        printed = list(of_the_exporter(exporter))
+    assert len(printed) > 50
+    assert not [text for text in printed if found(text)]
+
+
+def of_the_exporter(exporter: Rig) -> Iterator[str]:
+    """Yield the `repr` and the `str` of every object that the exporter refers to, near or far."""
+    seen: set[int] = set()
+    waiting: list[object] = [exporter.exporter, exporter.session]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, type | str | bytes) or len(seen) > 100_000:
+            continue
+        seen.add(id(thing))
+        module = type(thing).__module__
+        if module.startswith(("braze_exporter.", "requests", "urllib3", "pydantic")) and ".demo" not in module:
+            yield repr(thing) + str(thing)
+        if not module.startswith(("tests", "_pytest", "pytest")):
+            waiting += [near for near in gc.get_referents(thing) if type(near).__name__ not in {"module", "function"}]
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(command: str, tmp_path: Path) -> None:
+    """Whoever writes the key itself where its place belongs, or into the url, is told so, without it."""
+    for wrong in (
+        f"api_key: {KEY}",
+        f"api_key_env: {KEY}",
+        f"api_key_file: {KEY.replace('-the-secret-key-of-a-test-', '-1234-1234-1234-12345678')}",
+    ):
+        item = workspace_item("https://rest.iad-01.braze.com", "{event: purchase}")
+        path = write(tmp_path / "config.yaml", "workspaces:\n" + item.replace("api_key_env: BRAZE_API_KEY", wrong))
+        done = run(command, f"--config.file={path}")
+        assert done.returncode == 1
+        assert done.stderr
+        assert not found(done.stdout + done.stderr)
+
+
+@contextmanager
+def proxy(target: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Run a proxy that leads every CONNECT to the port `target`; yield its port and what it saw before the tunnels."""
+    seen: list[bytes] = []
+
+    def lead(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            head = b""
+            while not head.endswith(b"\r\n\r\n") and (piece := client.recv(1)):
+                head += piece
+            seen.append(head)
+            with socket.create_connection(("127.0.0.1", target)) as server:
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                pair = {client: server, server: client}
+                while True:
+                    for source in select.select(list(pair), [], [], 10)[0]:
+                        data = source.recv(65_536)
+                        if not data:
+                            return
+                        pair[source].sendall(data)
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=lead, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield listener.getsockname()[1], seen
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_proxy_of_the_environment_leads_to_braze_and_sees_no_key(tmp_path: Path) -> None:
+    """HTTPS_PROXY is used, with its password, to a host that only it knows; the bundle named by the environment counts.
+
+    A `.netrc` for that host does not replace the key, and NO_PROXY is obeyed.
+    """
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("rest.braze.test").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "bundle.pem")
+    write(tmp_path / ".netrc", "machine rest.braze.test login someone password else\n")
+    braze = demo.SimulatedBraze(key=KEY, traffic=demo.Recorded(events=NAMES), clock=Clock().wall, zone=NEW_YORK)
+    path = config(workspace_item("https://rest.braze.test", "{event: purchase}\n{event: signup}"), tmp_path)
+    with demo.serve(braze, tls=context) as server, proxy(server.port) as (port, seen):
+        environment = {
+            "HOME": str(tmp_path),
+            "NETRC": str(tmp_path / ".netrc"),
+            "HTTPS_PROXY": f"http://user:{PROXY_PASSWORD}@127.0.0.1:{port}",
+            "REQUESTS_CA_BUNDLE": str(tmp_path / "bundle.pem"),
+        }
+        with Program.start([f"--config.file={path}", "--log.level=debug"], environment) as program:
+            page = program.scrape()
+        assert page.of("braze_custom_events_hourly_up") == [1, 1]
+        assert {request.key for request in braze.requests} == {KEY}
+        assert {head.split()[1] for head in seen} == {b"rest.braze.test:443"}
+        expected = base64.b64encode(f"user:{PROXY_PASSWORD}".encode())
+        assert all(expected in head and KEY.encode() not in head for head in seen)
+        braze.reset()
+        with Program.start([f"--config.file={path}"], environment | {"NO_PROXY": "braze.test"}) as direct:
+            page = direct.scrape()
+        assert page.value("braze_api_errors_total", reason="dns") == 2  # it was looked up here
+        assert braze.requests == []
+    assert not found(program.output + direct.output)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.1 503 no\r\n\r\n", b""]
+)
+def test_a_proxy_that_refuses_is_a_failed_connection(answer: bytes, tmp_path: Path) -> None:
+    """What a proxy says is no answer of Braze's, and its password is not in the log."""
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                with listener.accept()[0] as client:
+                    client.recv(65_536)
+                    client.sendall(answer)
+
+    path = config(workspace_item("https://rest.braze.test", "{event: purchase}"), tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        address = f"http://user:{PROXY_PASSWORD}@127.0.0.1:{listener.getsockname()[1]}"
+        with Program.start([f"--config.file={path}", "--log.level=debug"], {"HTTPS_PROXY": address}) as program:
+            page = program.scrape()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert page.value("braze_api_errors_total", reason="connection") == 1
+    assert page.value("braze_custom_events_hourly_up") == 0
+    assert not found(program.output + page.text)
