@@ -1,0 +1,243 @@
+"""Minutes of everything at once: `python tests/soak.py --minutes 10`. Exits with 1 if anything was not as promised.
+
+The exporter runs as a program. Braze is simulated here: its counts grow all along, and every fault strikes in turn,
+each for some of the events. Meanwhile three scrapers and two hundred idle clients stay connected, and the config is
+reloaded again and again. At the end every counter has to show exactly what Braze has reported.
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import random
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+from support import HOUR, Program, simulated, until, workspace, write
+
+from braze_exporter import demo
+from braze_exporter.demo import faults
+
+EVENTS = [f"event {number:02}" for number in range(60)]
+ROUND = 5.0  # seconds that a fault lasts
+TIMEOUT = 2.0  # of a scrape, as its Prometheus says
+IDLE = 200
+
+
+def limited(seconds: float) -> faults.Fault:
+    """Return a 429 that ends soon: Braze's own can last an hour."""
+    headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(seconds)}
+
+    def strike(exchange: faults.Exchange) -> demo.Reply:
+        return faults.with_headers(headers)(replace(exchange, reply=faults.status(429)(exchange)))
+
+    return strike
+
+
+FAULTS: dict[str, faults.Fault] = {
+    "503": faults.status(503),
+    "400": faults.status(400),
+    "404": faults.status(404),
+    "202": faults.queued(),
+    "204": faults.no_content(),
+    "429": limited(2),
+    "reserve": faults.with_headers({"X-RateLimit-Remaining": "1", "X-RateLimit-Reset": "2"}),
+    "headers": faults.with_headers({"X-RateLimit-Limit": "", "X-RateLimit-Remaining": "", "X-RateLimit-Reset": ""}),
+    "reset": faults.disconnect(),
+    "closed": faults.disconnect(reset=False),
+    "truncated": faults.truncated(),
+    "truncated chunks": faults.truncated_chunks(),
+    "redirect": faults.redirect("http://127.0.0.1:9/"),
+    "HTML": faults.html(),
+    "nothing": faults.empty_body(),
+    "nested deeply": faults.deeply_nested(),
+    "garbled gzip": faults.garbled_gzip(),
+    "gzip": faults.gzipped(),
+    "200 MB": faults.huge(),
+    "compressed bomb": faults.gzip_bomb(),
+    "no data": faults.data([]),
+    "a wrong count": faults.count(-1),
+    "a wrong time": faults.time("yesterday"),
+    "contradiction": faults.duplicated(contradicting=True),
+    "shuffled": faults.shuffled(),
+    "slow": faults.delay(1.0),
+}
+# These hold a connection for half a minute, so they strike few.
+LONG = {"silence": faults.hang(), "drip": faults.drip(0.5)}
+# These hold all that would be refused as well, for two minutes.
+REFUSALS = {"401": faults.status(401), "403": faults.status(403)}
+
+
+@dataclass
+class Shop:
+    """Counts that grow, and how much each event has grown since it began."""
+
+    recorded: demo.Recorded
+    grown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def grow(self, rng: random.Random) -> None:
+        """Let something happen: mostly now, sometimes some hours ago."""
+        this_hour = int(time.time()) // HOUR * HOUR
+        with self.lock:
+            for event in rng.sample(EVENTS, 30):
+                hour = this_hour - HOUR * rng.choice([0, 0, 0, 1, 5])
+                more = rng.randint(1, 9)
+                self.recorded.set(event, hour, self.recorded.count(event, hour, 0) + more)
+                self.grown[event] += more
+
+
+@dataclass
+class Tally:
+    """What the scrapers saw."""
+
+    scrapes: int = 0
+    failures: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    shown: dict[str, float] = field(default_factory=dict)
+
+
+def scrape(program: Program, tally: Tally) -> None:
+    """Scrape once, and judge it."""
+    started = time.monotonic()
+    try:
+        page = program.scrape(TIMEOUT)
+    except (OSError, AssertionError, ValueError) as error:
+        tally.failures.append(repr(error))
+        return
+    tally.scrapes += 1
+    tally.slowest = max(tally.slowest, time.monotonic() - started)
+    for event in EVENTS:
+        total = page.value("braze_custom_events_total", event=event)
+        if total is None or total < tally.shown.get(event, 0):
+            tally.failures.append(f"the counter of {event} fell to {total}")
+        tally.shown[event] = total or 0
+
+
+@contextlib.contextmanager
+def running(target: object, *arguments: object) -> Iterator[None]:
+    """Call `target` in a thread, again and again, until the end."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set():
+            target(*arguments)  # type: ignore[operator] # it is a function
+            ended.wait(0.2)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, faults.Fault, list[str]]]:
+    """Yield which fault strikes which events, a round each; a refusal early, so that all ends well after it."""
+    names = itertools.cycle(rng.sample(sorted(FAULTS), len(FAULTS)))
+    rounds = int(minutes * 60 / ROUND)
+    for number in range(rounds):
+        if number in {rounds // 4, rounds // 4 + 26} and minutes >= 8:
+            name = "401" if number == rounds // 4 else "403"
+            yield name, REFUSALS[name], EVENTS
+        elif number % 10 == 9:
+            name = rng.choice(sorted(LONG))
+            yield name, LONG[name], rng.sample(EVENTS, 4)
+        else:
+            name = next(names)
+            yield name, FAULTS[name], rng.sample(EVENTS, 20)
+
+
+def soak(minutes: float, seed: int) -> bool:
+    """Run, print what was seen, and return whether all is well."""
+    rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    shop, tallies = Shop(demo.Recorded(events=EVENTS)), [Tally() for _ in range(3)]
+    usage: list[tuple[float, int, int]] = []
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        braze, server = stack.enter_context(simulated(shop.recorded))
+        events = "\n".join(f"{{event: {event}, refresh: 2s}}" for event in EVENTS)
+        rest = f"budget: {{share: 1}}\nstate_file: {directory / 'state.sqlite'}\n"
+        path = write(directory / "config.yaml", workspace(server.url, events, rest=rest))
+        program = stack.enter_context(Program.start([f"--config.file={path}"]))
+        process = psutil.Process(program.process.pid)
+        until(lambda: program.scrape().value("braze_exporter_queries", state="up") == len(EVENTS), "all are counted")
+        for _ in range(IDLE):
+            stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
+        with contextlib.ExitStack() as busy:
+            busy.enter_context(running(shop.grow, rng))
+            for tally in tallies:
+                busy.enter_context(running(scrape, program, tally))
+            for name, fault, struck in schedule(minutes, random.Random(seed)):  # noqa: S311
+                for event in struck:
+                    braze.fail(fault, event=event)
+                os.kill(process.pid, signal.SIGHUP)
+                time.sleep(ROUND)
+                braze.heal()
+                usage.append((process.memory_info().rss / 1e6, process.num_threads(), process.num_fds()))
+                print(f"{name:>16}: {usage[-1][0]:.0f} MB, {usage[-1][1]} threads, {usage[-1][2]} files", flush=True)
+        last = Tally(shown=dict(tallies[0].shown))
+
+        def all_counted() -> bool:
+            scrape(program, last)
+            return last.shown == shop.grown
+
+        counted = True
+        try:
+            until(all_counted, "everything is counted", seconds=200)
+        except AssertionError:
+            counted = False
+        lines = len(program.lines)
+        ended = program.stop()
+    return verdict(tallies, usage, counted=counted, lines=lines, ended=ended, program=program)
+
+
+def verdict(
+    tallies: list[Tally],
+    usage: list[tuple[float, int, int]],
+    *,
+    counted: bool,
+    lines: int,
+    ended: float,
+    program: Program,
+) -> bool:
+    """Print each promise with what was measured."""
+    quarter = max(1, len(usage) // 4)
+    early, late = (
+        [statistics.median(values) for values in zip(*part, strict=True)]
+        for part in (usage[quarter : 2 * quarter] or usage, usage[-quarter:])
+    )
+    failures = [failure for tally in tallies for failure in tally.failures]
+    scrapes, slowest = sum(tally.scrapes for tally in tallies), max(tally.slowest for tally in tallies)
+    checks = {
+        f"{scrapes} scrapes, {len(failures)} failed {failures[:3]}": not failures and scrapes > 0,
+        f"the slowest took {slowest:.2f} s, with {TIMEOUT:g} s allowed": slowest < TIMEOUT,
+        f"memory: {late[0] / early[0]:.2f} x ({early[0]:.0f} to {late[0]:.0f} MB)": late[0] < 1.1 * early[0],
+        f"threads: {early[1]:.0f} to {late[1]:.0f}": late[1] <= early[1] + 2,
+        f"open files: {early[2]:.0f} to {late[2]:.0f}": late[2] <= early[2] + 10,
+        "every count arrived": counted,
+        f"{lines} lines in the log": lines < 60 * len(usage),
+        f"it ended in {ended:.2f} s with {program.process.returncode}": ended < 2 and program.process.returncode == 0,
+        "no traceback in the log": "Traceback" not in program.output,
+    }
+    for text, is_well in checks.items():
+        print(f"{'ok  ' if is_well else 'FAIL'} {text}")
+    return all(checks.values())
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--minutes", type=float, default=10.0)
+    arguments.add_argument("--seed", type=int, default=1)
+    options = arguments.parse_args()
+    sys.exit(not soak(options.minutes, options.seed))
