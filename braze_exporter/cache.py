@@ -5,6 +5,7 @@ Prometheus is the scheduler: nothing is fetched unless someone asks. Whoever ask
 fetch goes on, and its reading is there for the next.
 """
 
+import itertools
 import logging
 import operator
 import threading
@@ -15,6 +16,9 @@ from typing import Protocol
 from braze_exporter.catalog import BrazeError, Fetched, Held, Query, Reason, Withheld
 from braze_exporter.lane import Lane
 from braze_exporter.reading import Answer, Entry, Reading, place
+
+# So much of what is fetched once is queued by a scrape; there may be thousands.
+MOST_BACKGROUND = 500
 
 _log = logging.getLogger(__name__)
 
@@ -180,10 +184,10 @@ class Cache:
 
     def _take_due(self, now: float) -> list[Entry]:
         """Mark what is due as queued, or as deferred if it is withheld, and return the former."""
-        due = [entry for entry in (*self.entries, *self.background) if not entry.busy and entry.is_due(now)]
-        objections = {
-            _sort(entry): self._source.objection(entry.query) for entry in {_sort(e): e for e in due}.values()
-        }
+        due = [entry for entry in self.entries if not entry.busy and entry.is_due(now)]
+        background = (entry for entry in self.background if not entry.busy and entry.is_due(now))
+        due += itertools.islice(background, MOST_BACKGROUND)
+        objections = {sort: self._source.objection(one.query) for sort, one in {_sort(e): e for e in due}.items()}
         for entry in due:
             objection = objections[_sort(entry)]
             entry.busy = objection is None

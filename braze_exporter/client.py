@@ -102,16 +102,18 @@ class Client:
         self, query: Query, permit: Permit, received: Received | None, failure: BrazeError | None, seconds: float
     ) -> None:
         """Learn from a call and tell of it, however it went."""
-        quota, offset, resets_in = Quota(), None, None
-        if received is not None:
-            ours, theirs = self._wall(), answer.sent_by_braze_at(received.headers)
-            now = ours if theirs is None else theirs  # resets are times of Braze's clock
-            offset = None if theirs is None else theirs - ours
-            quota = answer.quota(received.headers, now)
-            resets_in = answer.retry_after(received.headers) if quota.reset is None else quota.reset - now
+        quota, offset, resets_in, told = Quota(), None, None, Told()
         reason = failure.reason if failure is not None else None
-        told = Told(quota.limit, quota.remaining, resets_in, refused=reason is Reason.RATE_LIMITED)
-        rests = self.admission.leave(permit, query.kind, failure, told)
+        try:
+            if received is not None:
+                ours, theirs = self._wall(), answer.sent_by_braze_at(received.headers)
+                now = ours if theirs is None else theirs  # resets are times of Braze's clock
+                offset = None if theirs is None else theirs - ours
+                quota = answer.quota(received.headers, now)
+                resets_in = answer.retry_after(received.headers) if quota.reset is None else quota.reset - now
+            told = Told(quota.limit, quota.remaining, resets_in, refused=reason is Reason.RATE_LIMITED)
+        finally:  # others may wait for the end of this call
+            rests = self.admission.leave(permit, query.kind, failure, told)
         status = received.status if received is not None else None
         self._on_call(
             Call(

@@ -239,13 +239,13 @@ def test_a_request_reloads(reloadable: Reloadable) -> None:
 def test_a_bad_file_is_answered_with_its_problems_and_changes_nothing(reloadable: Reloadable) -> None:
     """The old config goes on, every problem is said at once, and a good file puts it right."""
     before = reloadable.program.scrape()
-    reloadable.write("{event: purchase, unit: week}\n{evnet: signup}")
+    reloadable.write("{event: purchase, unit: week}\n{name: signup}")
     status, text = reloadable.reload()
     assert status == 400
     assert text == (
         f'{reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
         f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required: add it\n"
-        f'{reloadable.config}:10: workspaces[0].custom_events[1].evnet: unknown key (did you mean "event"?): here are '
+        f"{reloadable.config}:10: workspaces[0].custom_events[1].name: unknown key: here are "
         "known event, unit, apps, segments, refresh, settle, max_age, baseline\n"
     )
     page = reloadable.program.scrape()
