@@ -7,18 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path as FilePath
-from typing import Any, TypeVar, get_args
-
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from typing import Any
 
 from braze_exporter.catalog import Unit
 from braze_exporter.config import keys
 from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, shown
 from braze_exporter.config.keys import Secret
-from braze_exporter.config.schema import ALL, SECTIONS, CustomEvent, Model, Settings, Workspace, nearest
-
-M = TypeVar("M", bound=Model)
+from braze_exporter.config.schema import ALL, SECTIONS, CustomEvent, Settings, Workspace, nearest
+from braze_exporter.config.validation import InvalidError, M, validate
 
 _MISPLACED = dict.fromkeys(
     ("api_key", "key", "token"), "the key does not belong in the file: name its place by api_key_file or api_key_env"
@@ -181,11 +177,10 @@ class _Loader:
 
     def _model(self, model: type[M], data: dict[str, Any], path: Path, also_known: tuple[str, ...] = ()) -> M | None:
         try:
-            return model.model_validate(data)
-        except ValidationError as error:
-            for detail in error.errors(include_url=False, include_input=False):
-                at = (*path, *(part for part in detail["loc"] if part != "[key]"))
-                self._complain(at, _message(detail, model, also_known))
+            return validate(model, data, path, also_known=also_known, misplaced=_MISPLACED)
+        except InvalidError as error:
+            for at, text in error.problems:
+                self._complain(at, text)
             return None
 
     def _complain(self, path: Path, text: str) -> None:
@@ -247,29 +242,3 @@ class _Loader:
             except keys.KeyUnusableError as error:
                 self._complain((*path, name), str(error))
         return None
-
-
-def _message(detail: ErrorDetails, model: type[Model], also_known: tuple[str, ...]) -> str:
-    """Return our words for an error of pydantic's: what is wrong and what to write."""
-    key = str(detail["loc"][-1])
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
-    if detail["type"] == "missing":
-        return "is required: add it"
-    if detail["type"] != "extra_forbidden":  # what is left: a mapping of fixed keys that is none
-        return f"must be a mapping with the keys {', '.join(_keys_of(model, detail['loc']))}"
-    if key in _MISPLACED:
-        return _MISPLACED[key]
-    at = detail["loc"][:-1]
-    known = (*_keys_of(model, at), *(() if at else also_known))
-    return f"unknown key{nearest(key, known)}: here are known {', '.join(known)}"
-
-
-def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:
-    """Return the keys of the mapping that stands at `loc` within `model`."""
-    for part in loc:
-        annotation = model.model_fields[str(part)].annotation
-        model = next(
-            kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Model)
-        )
-    return tuple(model.model_fields)
