@@ -24,8 +24,8 @@ class _Hold(Gate):
         reason = error.reason if error is not None else None
         passed = reason in _KEY_TAKEN and reason is not self._refusal
         self.leave(on_trial=on_trial, passed=passed)
-        if reason is self._refusal:
-            self.error = error
+        if error is not None and reason is self._refusal:
+            self.error = error.bare()
         if reason is self._refusal or (on_trial and not passed):
             self.shut(now + HOLD)
         elif on_trial:

@@ -215,7 +215,7 @@ class Cache:
         except Withheld as withheld:
             objection = withheld
         except BrazeError as failure:
-            error = failure
+            error = failure.bare()
         except Exception:  # noqa: BLE001 - whatever it was, this query is not answered, and the others go on
             _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(entry.query.labels)})
             error = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself: see the log")

@@ -268,6 +268,10 @@ class BrazeError(Exception):
         self.reason = reason
         self.detail = detail
 
+    def bare(self) -> "BrazeError":
+        """Return the error to be kept: without the frames that it came through, which hold all that was read."""
+        return BrazeError(self.reason, self.detail)
+
 
 class Withheld(Exception):  # noqa: N818 - nothing went wrong: no call was made
     """A call was not made, because its pool has no budget for it now. The query stays due."""

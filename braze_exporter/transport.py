@@ -180,7 +180,7 @@ class Transport:
             try:
                 return Received(status, headers, _read(response.raw))
             except BrazeError as error:
-                failure = error
+                failure = error.bare()
             except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
                 failure = BrazeError(Reason.TIMEOUT, "the answer stopped halfway")
             except urllib3.exceptions.DecodeError:

@@ -1,6 +1,7 @@
 """Whatever Braze answers, it is that query's error and no one else's."""
 
 import contextlib
+import gc
 import ssl
 import time
 import tracemalloc
@@ -228,6 +229,22 @@ def test_the_body_is_capped_in_memory() -> None:
             tracemalloc.stop()
             assert page.value("braze_custom_events_hourly_up") == 0
             assert peak < 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize("fault", [faults.huge(), faults.gzip_bomb(), faults.html(), faults.status(503)], ids=str)
+def test_nothing_of_a_bad_answer_is_kept(fault: faults.Fault) -> None:
+    """What is remembered of a failure is its reason and its words, not what was read before it was one."""
+    names = [f"event {number}" for number in range(20)]
+    with rig("\n".join(f"{{event: {name}}}" for name in names), demo.Recorded(events=names)) as exporter:
+        exporter.begin()
+        exporter.braze.fail(fault)
+        gc.collect()
+        tracemalloc.start()
+        assert exporter.scrape().of("braze_custom_events_hourly_up") == [0] * 20
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 def test_the_program_survives_them_all(tmp_path: Path) -> None:
