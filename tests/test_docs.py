@@ -106,7 +106,7 @@ TOOLS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
     "import-linter": ["lint-imports", "--no-logo"],
-    "codespell": ["codespell", "braze_exporter", "tests", "README.md", "CHANGELOG.md", "config.example.yaml"],
+    "codespell": ["codespell", "braze_exporter", "deploy", "tests", "README.md", "CHANGELOG.md", "config.example.yaml"],
 }
 
 
