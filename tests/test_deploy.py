@@ -1,6 +1,7 @@
 """What is in `deploy/`: right by its linters, right by the exporter's own words, and run for real where that can be.
 
-Needs `systemd-analyze` (Debian: systemd, with procps), and `kubernetes-validate` and `yamllint` (PyPI). A test is
+Needs `systemd-analyze`, `prometheus`, `promtool`, `prometheus-alertmanager` and `amtool` (Debian: systemd with procps,
+prometheus, prometheus-alertmanager), and `kubernetes-validate`, `check-jsonschema` and `yamllint` (PyPI). A test is
 skipped without its tool, except in CI, where that is a failure.
 """
 
@@ -11,11 +12,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import yaml
+from support import Program, free_port, until, write
 
 from braze_exporter import __version__, cli
 from braze_exporter.config import load
@@ -26,6 +33,7 @@ DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd/braze-exporter.service"
 MANIFEST = DEPLOY / "kubernetes/braze-exporter.yaml"
 MONITOR = DEPLOY / "kubernetes/servicemonitor.yaml"
+COMPOSE = DEPLOY / "compose"
 PORT = int(cli.DEFAULT_ADDRESS.rpartition(":")[2])
 PROGRAM = Path(sys.executable).with_name("braze-exporter")
 
@@ -218,3 +226,231 @@ def test_selectors_and_ports_meet() -> None:
 def test_the_manifest_runs_this_version() -> None:
     """The tag of the image is the version of the exporter, and not one that moves."""
     assert container()["image"].endswith(f"/braze-exporter:{__version__}")
+
+
+# Compose
+
+
+def services() -> dict[str, Tree]:
+    """Return the services of the compose file."""
+    found: dict[str, Tree] = tree(COMPOSE / "compose.yaml")["services"]
+    return found
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.braze.yaml"])
+def test_the_compose_files_follow_the_specification(file: str) -> None:
+    """The schema of the Compose specification has nothing to say."""
+    done = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE / file))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_mounted_is_there() -> None:
+    """Each file and directory of the repository that a service mounts exists, and the image is built from its root."""
+    sources = [volume.split(":")[0] for service in services().values() for volume in service.get("volumes", [])]
+    paths = [source for source in sources if source.startswith(".")]
+    assert len(paths) >= 5
+    assert [path for path in paths if not (COMPOSE / path).is_dir()] == []
+    assert {source for source in sources if source not in paths} <= tree(COMPOSE / "compose.yaml")["volumes"].keys()
+    assert (COMPOSE / services()["braze-exporter"]["build"]).resolve() == ROOT
+
+
+def test_nothing_of_it_can_be_reached_from_elsewhere() -> None:
+    """Ports are on loopback alone: Grafana's password is admin, and Prometheus has none."""
+    ports = [port for service in services().values() for port in service["ports"]]
+    assert f"127.0.0.1:{PORT}:{PORT}" in ports
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_images_of_others_are_of_a_version() -> None:
+    """What worked yesterday is what runs tomorrow."""
+    images = {name: service["image"] for name, service in services().items() if "build" not in service}
+    assert len(images) == 3
+    assert [image for image in images.values() if not re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", image)] == []
+
+
+def test_the_exporter_in_compose_has_no_rights() -> None:
+    """It runs as careful operators run it."""
+    exporter = services()["braze-exporter"]
+    assert exporter["read_only"] is True
+    assert exporter["cap_drop"] == ["ALL"]
+    assert exporter["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_services_find_each_other() -> None:
+    """Every address in the configs is a service, and the port that it publishes."""
+    prometheus = tree(COMPOSE / "prometheus/prometheus.yml")
+    (source,) = tree(COMPOSE / "grafana/datasources/prometheus.yaml")["datasources"]
+    targets = {
+        *(
+            target
+            for job in prometheus["scrape_configs"]
+            for each in job["static_configs"]
+            for target in each["targets"]
+        ),
+        *(
+            target
+            for manager in prometheus["alerting"]["alertmanagers"]
+            for each in manager["static_configs"]
+            for target in each["targets"]
+        ),
+        source["url"].removeprefix("http://"),
+    }
+    published = {f"{name}:{port.split(':')[-1]}" for name, service in services().items() for port in service["ports"]}
+    assert targets == published - {"grafana:3000"}
+
+
+def test_grafana_finds_what_it_is_given() -> None:
+    """The data source has the uid that dashboards name, and the provider looks where they are mounted."""
+    (source,) = tree(COMPOSE / "grafana/datasources/prometheus.yaml")["datasources"]
+    (provider,) = tree(COMPOSE / "grafana/providers/files.yaml")["providers"]
+    assert source["uid"] == "prometheus"
+    mounted = [volume.split(":")[:2] for volume in services()["grafana"]["volumes"]]
+    assert ["./grafana/dashboards", provider["options"]["path"]] in mounted
+
+
+def test_compose_with_the_real_braze_serves_the_config_that_is_mounted() -> None:
+    """Its command is one that the exporter has; config and key come from a directory that git does not see."""
+    override = tree(COMPOSE / "compose.braze.yaml")["services"]
+    assert override.keys() <= services().keys()
+    options = cli.parser().parse_args(override["braze-exporter"]["command"])
+    mounts = dict(volume.split(":")[1::-1] for volume in override["braze-exporter"]["volumes"])
+    directory = mounts[str(PurePosixPath(options.config_file).parent)]
+    assert f"{directory.removeprefix('./')}/" in (COMPOSE / ".gitignore").read_text(encoding="utf-8").splitlines()
+    head = (COMPOSE / "compose.braze.yaml").read_text(encoding="utf-8").partition("services:")[0]
+    for setting in ("api_key_file", "state_file"):
+        (path,) = re.findall(rf"{setting}: (\S+)", head)
+        assert str(PurePosixPath(path).parent) in mounts
+    demo = cli.parser().parse_args(services()["braze-exporter"]["command"])
+    assert demo.web_address == cli.DEFAULT_ADDRESS
+
+
+# The chain, for real
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The exporter, and a Prometheus and an Alertmanager with the configs of `deploy/`."""
+
+    program: Program
+    prometheus: int
+    alertmanager: int
+
+    def query(self, expression: str) -> list[Tree]:
+        """Return the labels of the samples that an expression has."""
+        found = _get(self.prometheus, f"/api/v1/query?query={urllib.parse.quote(expression)}")
+        return [result["metric"] for result in found["data"]["result"]]
+
+
+def _get(port: int, path: str) -> Any:  # noqa: ANN401 - JSON
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        return json.load(response)
+
+
+def _monitored() -> Tree:
+    """Return a job as the operator makes it of the monitor: its labels first, then our relabelling."""
+    (endpoint,) = resource("ServiceMonitor")["spec"]["endpoints"]
+    names = {"targetLabel": "target_label"}
+    return {
+        "job_name": "monitor",
+        "relabel_configs": [
+            {"target_label": "endpoint", "replacement": endpoint["port"]},
+            {"target_label": "pod", "replacement": "braze-exporter-5d4f8c7b9-x2x7k"},
+            *({names.get(name, name): value for name, value in rule.items()} for rule in endpoint["relabelings"]),
+        ],
+    }
+
+
+@contextmanager
+def running(*command: str) -> Iterator[None]:
+    """Run a program in the background."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Run it, with the addresses of this machine, and with seconds in place of minutes."""
+    directory = tmp_path_factory.mktemp("chain")
+    shutil.copytree(COMPOSE / "prometheus", directory / "prometheus")
+    config = directory / "prometheus/prometheus.yml"
+    rules = directory / "prometheus/rules/exporter.yml"
+    rules.write_text(rules.read_text(encoding="utf-8").replace("for: 5m", "for: 1s"), encoding="utf-8")
+    command = services()["braze-exporter"]["command"]
+    prometheus, alertmanager = free_port(), free_port()
+    with ExitStack() as stack:
+        program = stack.enter_context(Program.start(command))
+        found = tree(config)
+        found["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        found["scrape_configs"].append({**found["scrape_configs"][0], **_monitored()})
+        text = yaml.safe_dump(found)
+        text = text.replace("braze-exporter:27293", f"127.0.0.1:{program.port}")
+        text = text.replace("alertmanager:9093", f"127.0.0.1:{alertmanager}")
+        write(config, text)
+        stack.enter_context(
+            running(
+                tool("prometheus"),
+                f"--config.file={config}",
+                f"--web.listen-address=127.0.0.1:{prometheus}",
+                f"--storage.tsdb.path={directory / 'data'}",
+            )
+        )
+        stack.enter_context(
+            running(
+                tool("prometheus-alertmanager"),
+                f"--config.file={COMPOSE / 'alertmanager/alertmanager.yml'}",
+                f"--web.listen-address=127.0.0.1:{alertmanager}",
+                f"--storage.path={directory / 'alertmanager'}",
+                "--cluster.listen-address=",
+            )
+        )
+        started = Chain(program, prometheus, alertmanager)
+
+        def scraped() -> bool:
+            with suppress(OSError):
+                return len(started.query("up == 1")) == 2
+            return False
+
+        until(scraped, "Prometheus has scraped the exporter", 60)
+        yield started
+
+
+def test_the_tools_of_prometheus_find_nothing() -> None:
+    """Config and rules of Prometheus and the config of Alertmanager are right."""
+    done = run("promtool", "check", "config", str(COMPOSE / "prometheus/prometheus.yml"))
+    assert (done.returncode, "1 rules found" in done.stdout) == (0, True), done.stdout + done.stderr
+    done = run("amtool", "check-config", str(COMPOSE / "alertmanager/alertmanager.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_has_the_numbers_of_the_demo(chain: Chain) -> None:
+    """What `docker compose up` runs is scraped, and Braze is up."""
+    assert {labels["job"] for labels in chain.query("up == 1")} == {"braze", "monitor"}
+    assert chain.query('braze_up{job="braze"} == 1')
+    assert chain.query('braze_custom_events_hourly_settled{job="braze"} > 0')
+
+
+def test_the_probes_of_kubernetes_are_answered(chain: Chain) -> None:
+    """Each path that a probe asks for is there."""
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert chain.program.get(container()[probe]["httpGet"]["path"]).status == 200
+
+
+def test_the_operator_renames_no_label_and_keeps_the_series_of_a_new_pod(chain: Chain) -> None:
+    """The labels that it gives to targets neither push ours aside nor change with the pod."""
+    for labels in chain.query('braze_api_requests_total{job="monitor"}'):
+        assert labels.keys() == {"__name__", "job", "instance", "workspace", "endpoint", "code"}
+        assert labels["endpoint"] == "/events/data_series"
+        assert labels["instance"] == "braze-exporter"
+
+
+def test_an_exporter_that_is_gone_is_an_alert_in_alertmanager(chain: Chain) -> None:
+    """Last, because it ends the exporter: rule, evaluation and delivery work together."""
+    chain.program.stop()
+
+    def names() -> set[str]:
+        return {alert["labels"]["alertname"] for alert in _get(chain.alertmanager, "/api/v2/alerts")}
+
+    until(lambda: names() == {"BrazeExporterDown"}, "Alertmanager has the alert")
