@@ -1,8 +1,8 @@
 """What is in `deploy/`: right by its linters, right by the exporter's own words, and run for real where that can be.
 
-Needs `systemd-analyze`, `prometheus`, `promtool`, `prometheus-alertmanager` and `amtool` (Debian: systemd with procps,
-prometheus, prometheus-alertmanager), and `kubernetes-validate`, `check-jsonschema` and `yamllint` (PyPI). A test is
-skipped without its tool, except in CI, where that is a failure.
+Needs `systemd-analyze`, `prometheus`, `promtool`, `prometheus-alertmanager`, `amtool` and `shellcheck` (Debian: systemd
+with procps, prometheus, prometheus-alertmanager, shellcheck), and `kubernetes-validate`, `check-jsonschema` and
+`yamllint` (PyPI). A test is skipped without its tool, except in CI, where that is a failure.
 """
 
 import json
@@ -68,13 +68,20 @@ def tree(path: Path) -> Tree:
     return found
 
 
-# YAML
+# YAML and shell
 
 
 def test_yamllint_finds_nothing() -> None:
     """No key stands twice, nothing is indented by chance."""
     rules = "{document-start: disable, line-length: {max: 120}, comments: {min-spaces-from-content: 1}}"
     done = run("yamllint", "--strict", "--config-data", f"{{extends: default, rules: {rules}}}", str(DEPLOY))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("script", [".ci/run", "tests/image.sh"])
+def test_shellcheck_finds_nothing(script: str) -> None:
+    """The shell scripts quote what they must."""
+    done = run("shellcheck", str(ROOT / script))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
