@@ -2,10 +2,9 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from braze_exporter.catalog import BrazeError, Held, Kind, Pool, Reason, Withheld
-from braze_exporter.limiter import HOLD, Gate, Limiter, Passage, Told
+from braze_exporter.limiter import HOLD, Entered, Gate, Limiter, Passage, Told
 
 # Failures that show all the same that the key was taken.
 _KEY_TAKEN = {None, Reason.BAD_REQUEST, Reason.FORBIDDEN, Reason.RATE_LIMITED, Reason.BAD_ANSWER}
@@ -19,26 +18,41 @@ class _Hold(Gate):
         self._refusal = refusal
         self.error: BrazeError | None = None
 
-    def note(self, error: BrazeError | None, *, on_trial: bool, now: float) -> None:
-        """Note how a call ended that passed here."""
+    def note(self, error: BrazeError | None, entered: Entered, now: float) -> None:
+        """Note how a call ended that passed here. One that passed before the last refusal says nothing new."""
         reason = error.reason if error is not None else None
-        passed = reason in _KEY_TAKEN and reason is not self._refusal
-        self.leave(on_trial=on_trial, passed=passed)
-        if error is not None and reason is self._refusal:
+        is_news, is_refused = self.is_news(entered), reason is self._refusal
+        passed = reason in _KEY_TAKEN and not is_refused
+        self.leave(entered, passed=passed)
+        if not is_news:
+            return
+        if error is not None and is_refused:
             self.error = error.bare()
-        if reason is self._refusal or (on_trial and not passed):
+        if is_refused or (entered.on_trial and not passed):
             self.shut(now + HOLD)
-        elif on_trial:
+        elif entered.on_trial:
             self.error = None
 
+    def try_again(self) -> None:
+        """Have a refusal tried at once: the key may be another one, and calls under way tell nothing of that."""
+        self.shut_until = float("-inf")
+        self.require_trial(due=self.error is not None)
 
-@dataclass(frozen=True, slots=True)
+
 class Permit:
-    """Leave to make one call, and which of the gates that it passed it is the trial of."""
+    """Leave to make one call, which must `end`: others may wait for it."""
 
-    tries_workspace: bool
-    tries_endpoint: bool
-    tries_pool: bool
+    def __init__(self, end: Callable[[BrazeError | None, Told], float | None]) -> None:
+        """Pass on how the call ended to `end`."""
+        self._end = end
+        self._has_ended = False
+
+    def end(self, error: BrazeError | None, told: Told) -> float | None:
+        """Note how the call ended, once; return for how many seconds its pool rests now, if that is news."""
+        if self._has_ended:
+            return None
+        self._has_ended = True
+        return self._end(error, told)
 
 
 class Admission:
@@ -47,7 +61,7 @@ class Admission:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         """Begin without a budget. `monotonic` tells seconds that never jump."""
         self._monotonic = monotonic
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._limiters: dict[str, Limiter] = {}
         self._workspace = _Hold(Reason.UNAUTHORIZED)
         self._endpoints: dict[str, _Hold] = {}
@@ -57,7 +71,7 @@ class Admission:
 
         What was spent and learned stays so. A refusal is tried again at once: the key may be another one.
         """
-        with self._changed:
+        with self._lock:
             now = self._monotonic()
             for pool, burst in bursts.items():
                 if pool.name in self._limiters:
@@ -66,46 +80,38 @@ class Admission:
                     limiter = Limiter(pool, share=share, reserve=reserve, burst=burst, now=now)
                     self._limiters[pool.name] = limiter
             for hold in (self._workspace, *self._endpoints.values()):
-                hold.shut_until = now
+                hold.try_again()
 
     def refusal(self, kind: Kind) -> BrazeError | None:
         """Return the error that holds all queries of `kind`, if one does."""
-        with self._changed:
+        with self._lock:
             return self._workspace.error or self._endpoint(kind).error
 
     def objection(self, kind: Kind) -> Withheld | None:
         """Return why a call for `kind` would not be made now, or None if it would, perhaps after another one."""
-        with self._changed:
+        with self._lock:
             return self._objection(kind, self._monotonic())
 
-    def enter(self, kind: Kind) -> Permit:
-        """Return leave to make one call, which must end with `leave`; wait while a call goes alone.
-
-        Raises `Withheld`, or `Held` if a refusal holds.
-        """
-        with self._changed:
-            while True:
-                now = self._monotonic()
-                objection = self._objection(kind, now)
-                if objection is not None:
-                    raise objection
-                if all(passage is Passage.OPEN for passage in self._passages(kind, now)):
-                    return Permit(
-                        tries_workspace=self._workspace.enter(),
-                        tries_endpoint=self._endpoint(kind).enter(),
-                        tries_pool=self._limiters[kind.pool.name].enter(now),
-                    )
-                self._changed.wait()
-
-    def leave(self, permit: Permit, kind: Kind, error: BrazeError | None, told: Told) -> float | None:
-        """Note how a call ended; return for how many seconds its pool rests now, if that is news."""
-        with self._changed:
+    def admit(self, kind: Kind) -> Permit | Withheld | None:
+        """Return leave to make one call, or why it is not to be made now, or None while another one goes alone."""
+        with self._lock:
             now = self._monotonic()
-            self._workspace.note(error, on_trial=permit.tries_workspace, now=now)
-            self._endpoint(kind).note(error, on_trial=permit.tries_endpoint, now=now)
-            rests = self._limiters[kind.pool.name].leave(told, on_trial=permit.tries_pool, now=now)
-            self._changed.notify_all()
-            return rests
+            objection = self._objection(kind, now)
+            if objection is not None:
+                return objection
+            if any(passage is not Passage.OPEN for passage in self._passages(kind, now)):
+                return None
+            workspace, endpoint, limiter = self._workspace, self._endpoint(kind), self._limiters[kind.pool.name]
+            entered = workspace.enter(), endpoint.enter(), limiter.enter(now)
+
+            def end(error: BrazeError | None, told: Told) -> float | None:
+                with self._lock:
+                    now = self._monotonic()
+                    workspace.note(error, entered[0], now)
+                    endpoint.note(error, entered[1], now)
+                    return limiter.leave(told, entered[2], now)
+
+            return Permit(end)
 
     def _endpoint(self, kind: Kind) -> _Hold:
         return self._endpoints.setdefault(kind.endpoint, _Hold(Reason.FORBIDDEN))

@@ -9,16 +9,21 @@ import itertools
 import logging
 import operator
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from braze_exporter.admission import Permit
 from braze_exporter.catalog import BrazeError, Fetched, Held, Query, Reason, Withheld
 from braze_exporter.lane import Lane
+from braze_exporter.limiter import Told
 from braze_exporter.reading import Answer, Entry, Reading, place
 
 # So much of what is fetched once is queued by a scrape; there may be thousands.
 MOST_BACKGROUND = 500
+
+# The workspace and the endpoint of a query: they decide whether it may be asked.
+Sort: TypeAlias = tuple[str, str]
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +31,11 @@ _log = logging.getLogger(__name__)
 class Source(Protocol):
     """Who asks Braze for the cache."""
 
-    def fetch(self, entry: Entry) -> Fetched:
-        """Ask once for the query of `entry`; raise `Withheld` if that is not to be, `BrazeError` if it failed."""
+    def admit(self, query: Query) -> Permit | Withheld | None:
+        """Return leave to ask for `query`, or why it is not to be asked now, or None while another is asked alone."""
+
+    def fetch(self, entry: Entry, permit: Permit) -> Fetched:
+        """Ask once, with leave to, for the query of `entry`; raise `BrazeError` if it is not answered."""
 
     def objection(self, query: Query) -> Withheld | None:
         """Return why `query` would not be asked now, or None if it would."""
@@ -74,20 +82,18 @@ class Cache:
 
     def __init__(
         self,
-        source: Source,
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
         on_deferred: Callable[[Query], None] = lambda _query: None,
     ) -> None:
-        """Begin without queries, and fetch from `source`.
+        """Begin without queries.
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump, `jitter` a factor for the waiting
         after failures. `on_deferred` is told of each query that is due and withheld. `revision` changes whenever an
         entry does.
         """
-        self._source = source
         self._wall = wall
         self._monotonic = monotonic
         self._jitter = jitter
@@ -97,9 +103,9 @@ class Cache:
         self.revision = 0
         self.entries: tuple[Entry, ...] = ()
         self.background: dict[Entry, None] = {}
-        self._sorts: dict[tuple[str, str], list[Entry]] = {}
-        self._held: dict[tuple[str, str], BrazeError | None] = {}
-        self._lanes: dict[str, Lane[Entry]] = {}
+        self._sorts: dict[Sort, list[Entry]] = {}
+        self._held: dict[Sort, BrazeError | None] = {}
+        self._lanes: dict[str, Lane[Entry, Permit | Withheld]] = {}
         self._concurrency = 0
         self._waiter = _Waiter()
         self._waiter.end_if_done()
@@ -109,17 +115,19 @@ class Cache:
         """Tell `watcher` what changes from now on, one thing at a time."""
         self._watchers.append(watcher)
 
-    def plan(self, queries: Sequence[Query], concurrency: int) -> None:
-        """Hold these queries from now on, and fetch at most `concurrency` at once for each workspace.
+    def plan(self, queries: Sequence[Query], source: Source, concurrency: int) -> None:
+        """Hold these queries from now on, and fetch them from `source`, at most `concurrency` at once for a workspace.
 
         Those that ask for the same as before go on with what is held of them.
         """
         with self._lock:
+            self._source = source
             known = {place(entry.query): entry for entry in self.entries}
             self._keep_history({place(query): query.weeks for query in queries}, known)
             self.entries = tuple(self._entry(query, known.pop(place(query), None)) for query in queries)
             for entry in known.values():
                 entry.gone = True
+                self._let_go(entry)
             self._open_lanes(dict.fromkeys(query.workspace for query in queries), concurrency)
             self._sorts = {}
             for entry in self.entries:
@@ -162,7 +170,7 @@ class Cache:
             for entry in lane.close():
                 self._release(entry)
         self._concurrency = concurrency
-        self._lanes = {name: lane or Lane(name, concurrency, self._run) for name, lane in wanted.items()}
+        self._lanes = {name: lane or Lane(name, concurrency, self._admit, self._run) for name, lane in wanted.items()}
 
     def refresh(self) -> Future[None]:
         """Have every due query fetched; return a future that is done when no fetch is queued or under way.
@@ -185,14 +193,26 @@ class Cache:
     def _take_due(self, now: float) -> list[Entry]:
         """Mark what is due as queued, or as deferred if it is withheld, and return the former."""
         due = [entry for entry in self.entries if not entry.busy and entry.is_due(now)]
-        background = (entry for entry in self.background if not entry.busy and entry.is_due(now))
+        due += self._trials({_sort(entry) for entry in due})
+        objections = {sort: self._source.objection(entries[0].query) for sort, entries in self._sorts.items()}
+        background = (
+            piece
+            for piece in self.background
+            if not piece.busy and piece.is_due(now) and objections[_sort(piece)] is None
+        )
         due += itertools.islice(background, MOST_BACKGROUND)
-        objections = {sort: self._source.objection(one.query) for sort, one in {_sort(e): e for e in due}.items()}
         for entry in due:
             objection = objections[_sort(entry)]
             entry.busy = objection is None
-            self._note_objection(entry, objection)
+            if objection is not None:
+                self._note_objection(entry, objection)
         return [entry for entry in due if entry.busy]
+
+    def _trials(self, due: Collection[Sort]) -> list[Entry]:
+        """Return a query of each sort that is held and has none `due`: somebody has to find out when that ends."""
+        held = [sort for sort, error in self._held.items() if error is not None and sort not in due]
+        idle = ([entry for entry in self._sorts[sort] if not entry.busy] for sort in held)
+        return [min(entries, key=lambda entry: entry.next_at) for entries in idle if entries]
 
     def close(self) -> None:
         """Begin no more fetches and end all waiting. Fetches under way end by themselves, or with the process."""
@@ -203,27 +223,31 @@ class Cache:
             for entry in self.entries:
                 self._release(entry)
 
-    def _run(self, entry: Entry) -> None:
-        """Fetch one query, in a thread of its lane."""
+    def _admit(self, entry: Entry) -> Permit | Withheld | None:
+        return Withheld("gone") if entry.gone else self._source.admit(entry.query)
+
+    def _run(self, entry: Entry, admitted: Permit | Withheld) -> None:
+        """Fetch one query, in a thread of its lane, or put it off."""
+        if isinstance(admitted, Withheld):
+            with self._lock:
+                self._note_objection(entry, admitted)
+                self._release(entry)
+            return
         sent_at = self._wall()
         fetched: Fetched | None = None
         error: BrazeError | None = None
-        objection: Withheld | None = None
         try:
-            if not entry.gone:
-                fetched = self._source.fetch(entry)
-        except Withheld as withheld:
-            objection = withheld
+            fetched = self._source.fetch(entry, admitted)
         except BrazeError as failure:
             error = failure.bare()
         except Exception:  # noqa: BLE001 - whatever it was, this query is not answered, and the others go on
             _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(entry.query.labels)})
             error = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself: see the log")
+        admitted.end(error, Told())  # in case the fetch did not come to that
         with self._lock:
             if not entry.gone:
-                self._note_objection(entry, objection)
-                if fetched is not None or error is not None:
-                    self._take(entry, fetched, error, sent_at)
+                self._note_objection(entry, None)
+                self._take(entry, fetched, error, sent_at)
                 for sort, held in self._held.items():
                     if (
                         sort[0] == entry.query.workspace
@@ -246,7 +270,7 @@ class Cache:
             entry.reading = Reading(Answer(fetched.series, asked_at, self._wall(), self._monotonic()), None)
         self._tell(entry, operator.methodcaller("note_reading", entry, before))
 
-    def _spread_hold(self, sort: tuple[str, str]) -> None:
+    def _spread_hold(self, sort: Sort) -> None:
         """Hold all queries that Braze would refuse as well, or let them go if it would not any more."""
         entries = self._sorts[sort]
         held = self._held[sort] = self._source.refusal(entries[0].query)
@@ -273,11 +297,13 @@ class Cache:
 
     def _release(self, entry: Entry) -> None:
         entry.busy = False
+        self._let_go(entry)
+
+    def _let_go(self, entry: Entry) -> None:
         waiting, entry.waiting = entry.waiting, []
         for waiter in waiting:
             waiter.one_done()
 
 
-def _sort(entry: Entry) -> tuple[str, str]:
-    """Return what decides whether an entry may be asked."""
+def _sort(entry: Entry) -> Sort:
     return (entry.query.workspace, entry.query.kind.endpoint)

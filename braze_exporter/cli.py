@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
@@ -156,8 +155,8 @@ def _count(number: int, one: str, many: str) -> str:
 
 def _serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve the metrics of a config until a signal comes."""
-    if hasattr(signal, "SIGHUP"):  # until there is something to reload
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # one that comes before there is something to reload waits for that
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     logs.configure(options.log_level, options.log_format)
     config = read(options.config_file, environ)
     build(config)  # what is wrong with it is said before the state file is waited for
@@ -236,18 +235,14 @@ def _run(
     fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(reloader.plan.queries)}
     _log.info("serving", extra={"fields": fields})
     if read_again is not None and hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=_reload_quietly, args=(reloader,)).start())
+        signal.signal(signal.SIGHUP, lambda *_: reloader.reload())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     application = server.Application(
         exporter, landing=lambda: _landing(reloader.plan), reload=reloader.reload if by_request else None
     )
     server.serve(application, listener, on_stop=exporter.close)
     _log.info("stopped")
     return GOOD
-
-
-def _reload_quietly(reloader: Reloader) -> None:
-    with contextlib.suppress(ConfigError):  # it is logged
-        reloader.reload()
 
 
 def _session(config: Config, environ: Mapping[str, str]) -> requests.Session:

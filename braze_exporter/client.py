@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from braze_exporter import answer
-from braze_exporter.admission import Admission, Permit
+from braze_exporter.admission import Permit
 from braze_exporter.catalog import BrazeError, Call, Fetched, Query, Quota, Reason, Series
 from braze_exporter.limiter import Told
 from braze_exporter.transport import Received, Transport
@@ -21,17 +21,15 @@ class Client:
     def __init__(
         self,
         transport: Transport,
-        admission: Admission,
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         on_call: Callable[[Call], None],
     ) -> None:
-        """Ask over `transport`, as `admission` allows.
+        """Ask over `transport`.
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump; `on_call` is told of every call.
         """
-        self.admission = admission
         self._transport = transport
         self._wall = wall
         self._monotonic = monotonic
@@ -39,12 +37,11 @@ class Client:
         # The objects of a large answer take many times its size, so only one is taken apart at a time.
         self._parsing = threading.Lock()
 
-    def fetch(self, query: Query, length: int) -> Fetched:
-        """Ask Braze once for the newest `length` buckets of `query`.
+    def fetch(self, query: Query, length: int, permit: Permit) -> Fetched:
+        """Ask Braze once, with leave to, for the newest `length` buckets of `query`.
 
-        Raises `Withheld` if no call was made, `BrazeError` if it was not answered.
+        Raises `BrazeError` if it was not answered.
         """
-        permit = self.admission.enter(query.kind)
         started = self._monotonic()
         seconds = 0.0
         received: Received | None = None
@@ -102,7 +99,7 @@ class Client:
         self, query: Query, permit: Permit, received: Received | None, failure: BrazeError | None, seconds: float
     ) -> None:
         """Learn from a call and tell of it, however it went."""
-        quota, offset, resets_in, told = Quota(), None, None, Told()
+        quota, offset, told = Quota(), None, Told()
         reason = failure.reason if failure is not None else None
         try:
             if received is not None:
@@ -110,10 +107,16 @@ class Client:
                 now = ours if theirs is None else theirs  # resets are times of Braze's clock
                 offset = None if theirs is None else theirs - ours
                 quota = answer.quota(received.headers, now)
-                resets_in = answer.retry_after(received.headers) if quota.reset is None else quota.reset - now
-            told = Told(quota.limit, quota.remaining, resets_in, refused=reason is Reason.RATE_LIMITED)
+                told = Told(
+                    quota.limit,
+                    quota.remaining,
+                    resets_in=None if quota.reset is None else quota.reset - now,
+                    retry_after=answer.retry_after(received.headers),
+                    refused=reason is Reason.RATE_LIMITED,
+                    answered=reason not in {Reason.RATE_LIMITED, Reason.SERVER_ERROR},
+                )
         finally:  # others may wait for the end of this call
-            rests = self.admission.leave(permit, query.kind, failure, told)
+            rests = permit.end(failure, told)
         status = received.status if received is not None else None
         self._on_call(
             Call(

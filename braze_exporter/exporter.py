@@ -3,11 +3,12 @@
 import random
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import requests
 
 from braze_exporter import __version__
-from braze_exporter.admission import Admission
+from braze_exporter.admission import Admission, Permit
 from braze_exporter.cache import Cache
 from braze_exporter.catalog import BrazeError, Call, Fetched, Query, Withheld
 from braze_exporter.client import Client
@@ -24,36 +25,47 @@ def _usual_jitter() -> float:
     return random.uniform(0.9, 1.1)  # noqa: S311 - a moment, not a secret
 
 
-class _Braze:
-    """Asks Braze for the cache: each query by the client of its workspace."""
+@dataclass(frozen=True, slots=True)
+class _Workspace:
+    """Who asks for a workspace, and who says when."""
 
-    def __init__(self, ledger: Ledger, wall: Callable[[], float]) -> None:
-        self.clients: Mapping[str, Client] = {}
+    client: Client
+    admission: Admission
+
+
+class _Braze:
+    """Asks Braze for the cache, as one config has it: each query for its workspace."""
+
+    def __init__(self, workspaces: Mapping[str, _Workspace], ledger: Ledger, wall: Callable[[], float]) -> None:
+        self._workspaces = workspaces
         self._ledger = ledger
         self._wall = wall
 
-    def fetch(self, entry: Entry) -> Fetched:
+    def admit(self, query: Query) -> Permit | Withheld | None:
+        """Return leave to ask, or why not now, or None while another query is asked alone."""
+        workspace = self._workspaces.get(query.workspace)  # it may just have gone out of the config
+        return workspace.admission.admit(query.kind) if workspace is not None else Withheld(query.workspace)
+
+    def fetch(self, entry: Entry, permit: Permit) -> Fetched:
         """Ask for the buckets that are new or may have changed since the last answer that told of any."""
         query = entry.query
-        client = self.clients.get(query.workspace)
-        if client is None:  # it has just gone out of the config
-            raise Withheld(query.workspace)
+        client = self._workspaces[query.workspace].client
         if query.ending_at is not None:
-            return client.fetch(query, query.length)
+            return client.fetch(query, query.length, permit)
         last = entry.answer
         told = last is not None and any(series.points for series in last.series)  # an empty answer repairs nothing
         since = last.sent_at if last is not None and told else self._ledger.last_asked(query.counted)
         if since is None and query.weeks:
             since = entry.planned_at  # up to which the history of the baseline is read
-        return client.fetch(query, length(query, since, self._wall()))
+        return client.fetch(query, length(query, since, self._wall()), permit)
 
     def objection(self, query: Query) -> Withheld | None:
         """Return why the query would not be asked now, or None if it would."""
-        return self.clients[query.workspace].admission.objection(query.kind)
+        return self._workspaces[query.workspace].admission.objection(query.kind)
 
     def refusal(self, query: Query) -> BrazeError | None:
         """Return the error that holds all queries of that sort, if one does."""
-        return self.clients[query.workspace].admission.refusal(query.kind)
+        return self._workspaces[query.workspace].admission.refusal(query.kind)
 
     def history(self, query: Query, now: float) -> Iterable[Query]:
         """Return what the baseline of the query needs."""
@@ -85,11 +97,9 @@ class Exporter:
         self._journal = Journal()
         self._instruments = Instruments(__version__)
         self._ledger = Ledger(store, self._instruments.count_state_write_failure)
-        self._braze = _Braze(self._ledger, wall)
-        self._admissions: Mapping[tuple[str, str], Admission] = {}
-        self._cache = Cache(
-            self._braze, wall=wall, monotonic=monotonic, jitter=jitter, on_deferred=self._instruments.count_deferred
-        )
+        # Those of workspaces that went are kept: what was spent is spent, should they come back.
+        self._admissions: dict[tuple[str, str], Admission] = {}
+        self._cache = Cache(wall=wall, monotonic=monotonic, jitter=jitter, on_deferred=self._instruments.count_deferred)
         self._collector = Collector(self._cache, self._ledger, self._instruments, monotonic)
         self._cache.watch(self._journal)
 
@@ -100,13 +110,12 @@ class Exporter:
         way end as they began.
         """
         budget = config.settings.budget
-        admissions: dict[tuple[str, str], Admission] = {}
-        clients: dict[str, Client] = {}
+        workspaces: dict[str, _Workspace] = {}
         for spec in (workspace.spec for workspace in config.workspaces):
             place = (spec.name, spec.rest_endpoint)
-            admissions[place] = self._admissions.get(place) or Admission(self._monotonic)
+            admission = self._admissions.setdefault(place, Admission(self._monotonic))
             bursts = {load.pool: load.burst for load in plan.loads if load.workspace == spec.name}
-            admissions[place].allow(bursts, share=budget.share, reserve=budget.reserve)
+            admission.allow(bursts, share=budget.share, reserve=budget.reserve)
             transport = Transport(
                 session,
                 spec.rest_endpoint,
@@ -115,18 +124,10 @@ class Exporter:
                 monotonic=self._monotonic,
                 timeouts=self._timeouts,
             )
-            clients[spec.name] = Client(
-                transport,
-                admissions[place],
-                wall=self._wall,
-                monotonic=self._monotonic,
-                on_call=self._note_call,
-            )
+            client = Client(transport, wall=self._wall, monotonic=self._monotonic, on_call=self._note_call)
+            workspaces[spec.name] = _Workspace(client, admission)
         self._instruments.expect(plan.queries)
-        self._admissions = admissions
-        self._braze.clients = {**self._braze.clients, **clients}
-        self._cache.plan(plan.queries, budget.concurrency)
-        self._braze.clients = clients
+        self._cache.plan(plan.queries, _Braze(workspaces, self._ledger, self._wall), budget.concurrency)
         self._instruments.note_reload(at=self._wall())
 
     def note_failed_reload(self) -> None:

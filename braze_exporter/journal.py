@@ -37,8 +37,10 @@ class Journal:
 
     def note_entries(self, entries: Sequence[Entry]) -> None:
         """Forget the queries that are not in the plan any more."""
-        for entry in self._failing.keys() - set(entries):
+        for entry in [entry for entry in self._failing if entry.gone]:
             self._leave(entry)
+        with self._lock:
+            self._off &= {entry.query.workspace for entry in entries}
 
     def note_reading(self, entry: Entry, before: Reading | None) -> None:  # noqa: ARG002 - what counts is what it knows
         """Log what a new reading changes."""

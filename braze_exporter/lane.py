@@ -4,8 +4,12 @@ import heapq
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
+
+# How soon it is tried again, in seconds, whether a job may run for which another one was waited. The end of a job of
+# this lane is noticed at once.
+_TRY = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -27,17 +31,24 @@ class Job(Protocol):
 
 
 J = TypeVar("J", bound=Job)
+A = TypeVar("A")
 
 
-class Lane(Generic[J]):
+class Lane(Generic[J, A]):
     """Runs jobs in `concurrency` threads, background ones last.
 
     No endpoint holds more than half of the threads, rounded up, while another has jobs queued. Thread-safe.
     """
 
-    def __init__(self, name: str, concurrency: int, run: Callable[[J], None]) -> None:
-        """Start the threads; they end with `close` or with the process."""
+    def __init__(
+        self, name: str, concurrency: int, admit: Callable[[J], A | None], run: Callable[[J, A], None]
+    ) -> None:
+        """Start the threads; they end with `close` or with the process.
+
+        Each job is run with what `admit` returns for it; while that is None it stays queued.
+        """
         self._half = (concurrency + 1) // 2
+        self._admit = admit
         self._run = run
         self._changed = threading.Condition()
         self._queues: dict[str, list[tuple[bool, float, int, J]]] = {}
@@ -65,30 +76,32 @@ class Lane(Generic[J]):
             return dropped
 
     def _work(self) -> None:
-        while (job := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            job, admitted = taken
             try:
-                self._run(job)
+                self._run(job, admitted)
             except Exception:  # noqa: BLE001 - the thread lives on for the others
                 _log.exception("a fetch was not brought to its end")
             with self._changed:
                 self._running[job.endpoint] -= 1
-                self._changed.notify_all()  # another endpoint may have waited for this
+                self._changed.notify_all()  # another endpoint, or those that are not admitted, may have waited for this
 
-    def _take(self) -> J | None:
-        """Wait for a job that may be run and return it, or None to end."""
+    def _take(self) -> tuple[J, A] | None:
+        """Wait for a job that may be run and return it with what admits it, or None to end."""
         with self._changed:
             while not self._closed:
-                endpoint = self._choose()
-                if endpoint is not None:
-                    *_, job = heapq.heappop(self._queues[endpoint])
-                    self._running[endpoint] = self._running.get(endpoint, 0) + 1
-                    return job
-                self._changed.wait()
+                for endpoint in self._choose():
+                    admitted = self._admit(self._queues[endpoint][0][-1])
+                    if admitted is not None:
+                        *_, job = heapq.heappop(self._queues[endpoint])
+                        self._running[endpoint] = self._running.get(endpoint, 0) + 1
+                        return job, admitted
+                self._changed.wait(_TRY if any(self._queues.values()) else None)
             return None
 
-    def _choose(self) -> str | None:
-        """Return the endpoint whose first job is the longest overdue, of those that may have another thread."""
+    def _choose(self) -> Iterator[str]:
+        """Yield the endpoints that may have another thread, first the one whose first job is the longest overdue."""
         queued = {endpoint: queue[0][:3] for endpoint, queue in self._queues.items() if queue}
         if len(queued) > 1:
             queued = {e: first for e, first in queued.items() if self._running.get(e, 0) < self._half}
-        return min(queued, key=queued.__getitem__) if queued else None
+        yield from sorted(queued, key=queued.__getitem__)

@@ -90,6 +90,9 @@ class _Writer(QueueListener):
 
 def configure(level: str, form: Format) -> None:
     """Send everything from `level` up to standard error, in the format `form`, by a thread of its own."""
+    if sys.stderr is None:  # it is closed
+        logging.disable()
+        return
     waiting: queue.Queue[bytes] = queue.Queue(_MOST_WAITING)
     handler = _Queue(waiting)
     handler.setFormatter(Formatter(form))

@@ -12,6 +12,8 @@ from braze_exporter.config import Config
 from braze_exporter.config.schema import CustomEvent, Settings, Workspace
 
 WEEK = 7 * 86_400
+# The history of baselines is read within so many hours, with the calls that the budget leaves.
+LONGEST_HISTORY = 24
 # What every fetch asks for: enough to see late data of the last day, or of the last two weeks.
 USUAL_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
 # The bucket in progress, the one that the time to settle begins in, and one in case Braze's clock is a little ahead.
@@ -67,7 +69,7 @@ def build(config: Config) -> Plan:
     loads = tuple(_loads(settings, queries))
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
     problems += [(paths[load.workspace], _over_share(load, queries)) for load in loads if _is_over(load)]
-    problems += [(paths[load.workspace], _too_much_history(load)) for load in loads if load.once > load.allowed]
+    problems += [(paths[load.workspace], _too_much_history(load)) for load in loads if _is_too_much_history(load)]
     if problems:
         raise config.error(problems)
     return Plan(queries, loads)
@@ -139,11 +141,15 @@ def _over_share(load: Load, queries: Sequence[Query]) -> str:
     )
 
 
+def _is_too_much_history(load: Load) -> bool:
+    return not _is_over(load) and load.once > min(load.allowed, LONGEST_HISTORY * (load.allowed - load.calls))
+
+
 def _too_much_history(load: Load) -> str:
     return (
-        f"its baselines would take {load.once:,} calls when it starts, but budget.share allows "
-        f"{math.floor(load.allowed):,} an hour of the {load.pool.name} pool: "
-        "fewer weeks, or fewer queries with a baseline"
+        f"its baselines would take {load.once:,} calls when it starts, but of the {math.floor(load.allowed):,} an hour "
+        f"that budget.share allows of the {load.pool.name} pool {math.floor(load.allowed - load.calls):,} are left: "
+        "fewer weeks, fewer queries with a baseline, or a longer refresh"
     )
 
 

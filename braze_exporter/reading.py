@@ -109,19 +109,22 @@ class Entry:
         """Set the next time: one refresh after the last, so that the calls per hour are 3600 / refresh.
 
         After failures that are Braze's trouble it waits for longer each time, give or take the factor `jitter`; after a
-        refusal of the key for as long as that holds.
+        refusal of the key for as long as that holds; after a 429 it stays due.
         """
         refresh = self.query.refresh
+        reason = error.reason if error is not None else None
+        self.failures = self.failures + 1 if reason in TROUBLES else 0
+        if reason in REFUSALS:
+            self.next_at = now + min(refresh, HOLD)
+            return
+        if reason is Reason.RATE_LIMITED:  # it was put off, and is due when its pool is asked again
+            self.next_at = min(self.next_at, now)
+            return
         if self.background:
             self.next_at = now + BACKGROUND_RETRY
             return
-        reason = error.reason if error is not None else None
-        self.failures = self.failures + 1 if reason in TROUBLES else 0
         if self.failures:
-            self.next_at = now + backoff(refresh, self.failures) * jitter
-            return
-        if reason in REFUSALS:
-            self.next_at = now + min(refresh, HOLD)
+            self.next_at = now + backoff(refresh, self.failures, jitter)
             return
         self.next_at += refresh
         if self.is_due(now):  # it fell behind: nothing is caught up on
@@ -131,14 +134,16 @@ class Entry:
         """Go on as another query that asks for the same: with other names, another refresh, or another key."""
         self.query = query
         error = self.reading.error if self.reading is not None else None
-        was_refused = error is not None and error.reason in REFUSALS
-        self.next_at = min(self.next_at, now if was_refused else now + query.refresh)
+        if error is not None and error.reason in REFUSALS:
+            self.next_at = now
+        elif not self.failures:
+            self.next_at = min(self.next_at, now + query.refresh)
 
 
-def backoff(refresh: float, failures: int) -> float:
-    """Return how long a query waits after so many failures in a row, from 1, in seconds."""
+def backoff(refresh: float, failures: int, jitter: float) -> float:
+    """Return how long a query waits after so many failures in a row, from 1, give or take `jitter`, in seconds."""
     doublings = min(failures - 1, _MOST_DOUBLINGS)
-    return min(refresh * 2.0**doublings, max(LONGEST_BACKOFF, refresh))
+    return min(refresh * 2.0**doublings * jitter, max(LONGEST_BACKOFF, refresh))
 
 
 def place(query: Query) -> tuple[object, ...]:

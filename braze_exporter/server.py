@@ -68,7 +68,9 @@ class Response:
 class Application:
     """An ASGI application."""
 
-    def __init__(self, source: Source, *, landing: Callable[[], str], reload: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, source: Source, *, landing: Callable[[], str], reload: Callable[[], Future[None]] | None = None
+    ) -> None:
         """Serve `source`, and at `/` the page that `landing` returns, in HTML.
 
         `reload` is what a request for it does, None if none may; its `ConfigError` is shown to who asked.
@@ -108,7 +110,7 @@ class Application:
         if self._reload is None:
             return _text(403, "Not enabled: start the exporter with --web.enable-lifecycle, or send it SIGHUP.")
         try:
-            await asyncio.to_thread(self._reload)
+            await asyncio.wrap_future(self._reload())
         except ConfigError as error:
             return _text(400, str(error))
         return _text(200, "Reloaded.")

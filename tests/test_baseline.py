@@ -217,6 +217,22 @@ def test_history_that_is_refused_is_asked_for_again() -> None:
         assert exporter.page().value(BASELINE) is not None
 
 
+def test_history_waits_while_queries_are_put_off() -> None:
+    """With less budget than due queries, none of it goes into history."""
+    events = "\n".join(f"{{event: purchase, apps: [{app}], baseline: {{weeks: 4}}}}" for app in ("all", "ios"))
+    with rig(events, shop(), rest="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
+        exporter.braze.limit = 120  # of which half is one call a minute
+        exporter.scrape()
+        exporter.clock.advance(60)
+        exporter.scrape()
+        exporter.braze.reset()
+        for _ in range(20):
+            exporter.clock.advance(60)
+            exporter.scrape()
+        assert 15 <= len(exporter.braze.requests) <= 22
+        assert not any("ending_at" in request.params for request in exporter.braze.requests)
+
+
 def test_a_day_is_compared_with_the_same_weekday() -> None:
     """The baseline of days is the median of the same weekday, across the end of summer time, for one call."""
     now = datetime(2026, 11, 10, 17, 0, tzinfo=UTC).timestamp()

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from support import HOUR, NOW, Clock, Rig, rig
+from support import HOUR, NOW, Clock, Rig, rig, until
 
 from braze_exporter import demo
-from braze_exporter.admission import Admission
-from braze_exporter.catalog import CUSTOM_EVENTS, BrazeError, Held, Reason, Withheld
+from braze_exporter.admission import Admission, Permit
+from braze_exporter.catalog import CUSTOM_EVENTS, BrazeError, Held, Kind, Reason, Withheld
 from braze_exporter.demo import faults
 from braze_exporter.limiter import HOLD, Told
 from braze_exporter.reading import backoff
@@ -59,7 +59,9 @@ def test_production_that_spends_nearly_all_keeps_the_rest() -> None:
         assert page.value("braze_api_quota_limit") == 10_000
         assert page.value("braze_api_quota_remaining") == 999
         assert page.value("braze_api_quota_reset_timestamp_seconds") == exporter.clock.now
-        assert page.value("braze_api_requests_deferred_total", pool="default") == 4 * 24
+        assert (
+            page.value("braze_api_requests_deferred_total", pool="default") == 24 + 3
+        )  # put off once, and three again
         exporter.scrape()  # a new hour in which nobody else spends anything
         assert exporter.page().value("braze_exporter_queries", state="up") == 24
 
@@ -209,6 +211,13 @@ def test_what_is_not_due_is_down_while_it_would_be_refused_and_up_again_after() 
         assert [request.event for request in exporter.braze.requests] == ["event 00"] * 2
 
 
+def end(admission: Admission, kind: Kind, error: BrazeError | None, told: Told | None = None) -> None:
+    """Make a call that ends so."""
+    permit = admission.admit(kind)
+    assert isinstance(permit, Permit)
+    permit.end(error, told or Told(answered=True))
+
+
 def test_a_missing_permission_holds_its_endpoint_alone() -> None:
     """A 403 is about one endpoint; a 401 about all; a trial that says nothing of the key frees nobody."""
     clock = Clock()
@@ -220,7 +229,7 @@ def test_a_missing_permission_holds_its_endpoint_alone() -> None:
         assert kind in (CUSTOM_EVENTS, sessions)
         found = CUSTOM_EVENTS if kind is CUSTOM_EVENTS else sessions
         error = BrazeError(reason, str(reason)) if reason is not None else None
-        admission.leave(admission.enter(found), found, error, Told())
+        end(admission, found, error)
 
     call(Reason.FORBIDDEN)
     assert isinstance(admission.objection(CUSTOM_EVENTS), Held)
@@ -230,8 +239,7 @@ def test_a_missing_permission_holds_its_endpoint_alone() -> None:
     assert isinstance(admission.objection(sessions), Held)
     for reason in (Reason.TIMEOUT, Reason.SERVER_ERROR, Reason.NOT_JSON):
         clock.advance(HOLD - 1)
-        with pytest.raises(Held):
-            admission.enter(sessions)
+        assert isinstance(admission.admit(sessions), Held)
         clock.advance(1)
         call(reason, sessions)
         assert "unauthorized" in str(admission.refusal(sessions))
@@ -249,13 +257,101 @@ def test_a_new_budget_has_a_refused_key_tried_at_once() -> None:
     clock = Clock()
     admission = Admission(clock.monotonic)
     admission.allow({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
-    admission.leave(admission.enter(CUSTOM_EVENTS), CUSTOM_EVENTS, BrazeError(Reason.UNAUTHORIZED, ""), Told())
+    end(admission, CUSTOM_EVENTS, BrazeError(Reason.UNAUTHORIZED, ""))
     assert admission.objection(CUSTOM_EVENTS) is not None
     admission.allow({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
     assert admission.objection(CUSTOM_EVENTS) is None
-    admission.leave(admission.enter(CUSTOM_EVENTS), CUSTOM_EVENTS, None, Told(refused=True))
+    end(admission, CUSTOM_EVENTS, None, Told(refused=True))
     assert admission.refusal(CUSTOM_EVENTS) is None
     assert type(admission.objection(CUSTOM_EVENTS)) is Withheld
+
+
+def late(fault: faults.Fault) -> faults.Fault:
+    """Return a fault that strikes when it is healed."""
+
+    def strike(exchange: faults.Exchange) -> demo.Reply:
+        faults.hold()(exchange)
+        return fault(exchange)
+
+    return strike
+
+
+def test_what_an_old_key_was_told_says_nothing_of_a_new_one() -> None:
+    """A refusal that comes after a reload, to a call from before it, holds nobody."""
+    with rig(EVENTS, quiet()) as exporter, ThreadPoolExecutor(1) as pool:
+        exporter.begin()
+        exporter.braze.fail(late(faults.status(401)), event="event 00")
+        page = pool.submit(exporter.scrape)
+        exporter.braze.wait_for(24)
+        exporter.use(EVENTS)
+        exporter.braze.heal()
+        assert page.result().of(UP).count(0) == 1
+        assert page.result().value("braze_up") == 1
+        exporter.clock.advance(120)
+        assert exporter.scrape().of(UP) == [1] * 24
+
+
+@pytest.mark.parametrize("events", ["{event: event 00, refresh: 1h, baseline: {weeks: 1}}\n{event: event 01}"])
+def test_a_hold_ends_though_nothing_is_due(events: str) -> None:
+    """If what was refused is not asked again, as with history, another query finds out after two minutes."""
+
+    def refuse(exchange: faults.Exchange) -> demo.Reply:
+        return faults.status(401)(exchange) if "ending_at" in exchange.request.params else exchange.reply
+
+    with rig(events.replace("event 01", "event 01, refresh: 1h"), quiet()) as exporter:
+        exporter.braze.fail(refuse)
+        exporter.scrape()
+        until(lambda: exporter.page().of(UP) == [0, 0], "the history is refused")
+        exporter.braze.heal()
+        exporter.clock.advance(HOLD - 1)
+        assert exporter.scrape().of(UP) == [0, 0]
+        exporter.clock.advance(1)
+        exporter.scrape()
+        until(lambda: exporter.page().of(UP) == [1, 1], "the key is found to be good")
+        usual = [request for request in exporter.braze.requests if "ending_at" not in request.params]
+        assert len(usual) <= 3
+
+
+@pytest.mark.parametrize("fault", [faults.status(503), faults.disconnect()], ids=str)
+def test_braze_in_trouble_at_the_start_is_asked_one_by_one(fault: faults.Fault) -> None:
+    """Until there is a first answer, no two calls are under way at once."""
+    with rig(EVENTS, quiet()) as exporter:
+        exporter.braze.fail(fault)
+        assert exporter.scrape().of(UP) == [0] * 24
+        assert exporter.braze.concurrency_peak == 1
+
+
+def test_a_query_that_met_a_429_is_asked_when_the_stop_ends() -> None:
+    """It was put off like the others, and does not wait for its refresh."""
+    with rig("{event: event 00, refresh: 12h}\n{event: event 01, refresh: 12h}", quiet()) as exporter:
+        exporter.braze.fail(faults.rate_limited("absent"), times=1)
+        exporter.scrape()
+        exporter.clock.advance(60)
+        assert exporter.scrape().of(UP) == [1, 1]
+
+
+def test_a_reload_does_not_hasten_what_waits_for_brazes_recovery() -> None:
+    """A config that is read again and again changes nothing for queries in trouble."""
+    with rig(EVENTS, quiet(), rest="refresh: {hour: 1m}\n") as exporter:
+        exporter.begin()
+        exporter.braze.fail(faults.status(503))
+        for _ in range(30):
+            scrape_until(exporter, exporter.clock.now + 120)
+            exporter.use(EVENTS, rest="refresh: {hour: 1m}\n")
+        assert len(exporter.braze.requests) <= 24 * 8
+
+
+def test_a_workspace_that_comes_back_has_spent_what_it_had() -> None:
+    """A stop outlives a reload without the workspace."""
+    with rig(EVENTS, quiet()) as exporter:
+        exporter.braze.fail(faults.rate_limited())
+        exporter.scrape()
+        exporter.braze.reset()
+        exporter.use("{event: event 00}", production="elsewhere", **{exporter.url: "http://127.0.0.1:9"})
+        exporter.use(EVENTS)
+        exporter.clock.advance(300)
+        assert exporter.scrape().value("braze_exporter_queries", state="pending") == 24
+        assert exporter.braze.requests == []
 
 
 @pytest.mark.parametrize(
@@ -303,8 +399,9 @@ def test_a_query_that_is_wrong_itself_waits_its_refresh(fault: faults.Fault) -> 
 )
 def test_the_backoff_doubles_to_a_quarter_of_an_hour(refresh: float, waits: list[float]) -> None:
     """It ends at the larger of 15 minutes and the refresh, after however many failures."""
-    assert [backoff(refresh, failures) for failures in range(1, len(waits) + 1)] == waits
-    assert backoff(refresh, 10**9) == waits[-1]
+    assert [backoff(refresh, failures, 1.0) for failures in range(1, len(waits) + 1)] == waits
+    assert backoff(refresh, 10**9, 1.1) == waits[-1]
+    assert backoff(60, 2, 0.9) == 108
 
 
 @pytest.mark.parametrize("refresh", ["1m", "5m"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from braze_exporter.catalog import Pool
-from braze_exporter.limiter import Gate, Limiter, Passage, Told
+from braze_exporter.limiter import Entered, Gate, Limiter, Passage, Told
 
 POOL = Pool("default", limit=3_600, window=3_600)
 
@@ -19,7 +19,7 @@ class Calls:
     limiter: Limiter
     now: float = 0.0
     granted: list[float] = field(default_factory=list)
-    under_way: list[bool] = field(default_factory=list)
+    under_way: list[Entered] = field(default_factory=list)
 
     def enter(self) -> bool:
         """Make a call if that may be, and return whether it was made."""
@@ -31,7 +31,7 @@ class Calls:
 
     def leave(self, told: Told | None = None) -> float | None:
         """End the call that has been under way longest."""
-        return self.limiter.leave(told or Told(), on_trial=self.under_way.pop(0), now=self.now)
+        return self.limiter.leave(told or Told(answered=True), self.under_way.pop(0), self.now)
 
 
 def calls(*, share: float = 0.1, reserve: float = 0.2, burst: int = 5, tried: bool = True) -> Calls:
@@ -68,7 +68,7 @@ def test_a_limit_that_braze_tells_counts() -> None:
     made.leave(Told(limit=360))
     for told, at in ((None, 99.0), (0.0, 99.5)):
         made.now = at
-        made.limiter.leave(Told(limit=told), on_trial=False, now=at)
+        made.limiter.leave(Told(limit=told), Entered(on_trial=False, shuts=0), at)
         assert not made.enter()
     made.now = 100.0
     assert made.enter()
@@ -183,12 +183,87 @@ def test_a_gate_that_is_shut_for_long_stays_so() -> None:
     gate.shut(100.0)
     gate.shut(50.0)
     assert gate.passage(99.0) is Passage.SHUT
-    assert gate.enter()
+    first = gate.enter()
+    assert first.on_trial
     assert gate.passage(100.0) is Passage.BUSY
-    gate.leave(on_trial=True, passed=False)
-    assert gate.enter()
-    gate.leave(on_trial=True, passed=True)
-    assert not gate.enter()
+    gate.leave(first, passed=False)
+    second = gate.enter()
+    assert second.on_trial
+    gate.leave(second, passed=True)
+    assert not gate.enter().on_trial
+
+
+def test_a_gate_that_is_shut_during_a_trial_wants_another_one() -> None:
+    """What a trial found out is not true of what came after it had begun."""
+    gate = Gate(on_trial=True)
+    trial = gate.enter()
+    gate.shut(50.0)
+    gate.leave(trial, passed=True)
+    assert gate.enter().on_trial
+
+
+def test_a_late_answer_of_the_window_before_gives_nothing_back() -> None:
+    """What was left a moment before the window ended says nothing of the one that has begun."""
+    made = calls(burst=100)
+    for _ in range(4):
+        made.enter()
+    made.leave(Told(limit=3_600, remaining=3_000, resets_in=5))
+    made.now = 6.0
+    made.leave(Told(limit=3_600, remaining=723, resets_in=3_594))
+    made.leave(Told(limit=3_600, remaining=2_999, resets_in=4))
+    assert made.enter()
+    assert not made.enter()  # one is under way still: two more would leave 720
+
+
+def test_a_new_window_begins_with_the_known_limit() -> None:
+    """Before the first answer of a window, no more goes than the limit leaves."""
+    made = calls(burst=100, reserve=0.5)
+    made.enter()
+    made.leave(Told(limit=6, remaining=5, resets_in=10))
+    made.now = 11.0
+    assert [made.enter() for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_limit_that_grows_within_a_window_counts_at_once() -> None:
+    """What is left under a new limit is what Braze says of it, and not what the old one left."""
+    made = calls(burst=100)
+    for _ in range(2):
+        made.enter()
+    made.leave(Told(limit=1_000, remaining=900, resets_in=3_000))
+    made.leave(Told(limit=250_000, remaining=249_800, resets_in=3_000))
+    assert made.enter()
+
+
+def test_another_reserve_counts_at_once() -> None:
+    """A reserve that was lowered lets one call go at once, and the others after it; a 429 still holds."""
+    made = calls(burst=100, reserve=0.5)
+    made.enter()
+    made.leave(Told(limit=3_600, remaining=1_500, resets_in=3_000))
+    assert not made.enter()
+    made.limiter.change(share=0.1, reserve=0.1, burst=100, now=0.0)
+    assert made.enter()
+    assert made.limiter.passage(0.0) is Passage.BUSY
+    made.leave(Told(limit=3_600, remaining=1_499, resets_in=3_000))
+    assert made.enter()
+    made.leave(Told(refused=True, resets_in=3_000))
+    made.limiter.change(share=0.1, reserve=0.0, burst=100, now=0.0)
+    assert not made.enter()
+
+
+def test_a_trial_that_is_not_answered_is_followed_by_another() -> None:
+    """While Braze is in trouble calls go one by one; the doubling of blind stops is not forgotten for it."""
+    made = calls(burst=100, tried=False)
+    for _ in range(3):
+        assert made.enter()
+        assert not made.enter()
+        made.leave(Told())
+    assert made.enter()
+    assert made.leave(Told(refused=True)) == 60
+    made.now = 60.0
+    made.enter()
+    made.leave(Told())
+    made.enter()
+    assert made.leave(Told(refused=True)) == 120
 
 
 told = st.builds(
@@ -197,6 +272,7 @@ told = st.builds(
     remaining=st.one_of(st.none(), st.floats(0, 3_600)),
     resets_in=st.one_of(st.none(), st.floats(-10, 4_000)),
     refused=st.booleans(),
+    answered=st.booleans(),
 )
 steps = st.lists(st.one_of(st.floats(0, 500), st.just("enter"), told), max_size=200)
 
@@ -215,7 +291,7 @@ def test_no_span_holds_more_than_its_share(
         elif isinstance(step, float):
             made.now += step
         elif made.enter():
-            alone = max(alone, sum(made.under_way))
+            alone = max(alone, sum(entered.on_trial for entered in made.under_way))
     assert alone <= 1
     for first, start in enumerate(made.granted):
         for last, end in enumerate(made.granted[first:], first):

@@ -116,6 +116,23 @@ def test_a_name_of_any_length_is_a_line_of_bounded_length() -> None:
     assert line.endswith("x…")
 
 
+def test_without_standard_error_it_serves(tmp_path: Path) -> None:
+    """Started with standard error closed, it has nowhere to log to, and works."""
+    with simulated(demo.Recorded(events=NAMES)) as (_, server):
+        config = write(tmp_path / "config.yaml", workspace(server.url, EVENTS))
+        port = free_port()
+        arguments = f"--config.file={config} --web.listen-address=127.0.0.1:{port}"
+        command = f"exec {sys.executable} -m braze_exporter {arguments} 2>&-"
+        with subprocess.Popen(  # noqa: S602 - the shell closes it
+            command, shell=True, env={**os.environ, "BRAZE_API_KEY": KEY}, text=True
+        ) as process:
+            program = Program(process, port)
+            until(lambda: program.answers("/-/ready"), "it is ready")
+            assert program.scrape().value("braze_up") == 1
+            process.terminate()
+            assert process.wait(5) == 0
+
+
 def test_a_reader_of_the_log_that_stands_still_stops_nothing(tmp_path: Path) -> None:
     """With nobody taking the log, thousands of lines cost a few of themselves, no scrape, and not the end."""
     with simulated(demo.Recorded(events=NAMES)) as (_, server):

@@ -2,17 +2,38 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
+import psutil
 import pytest
-from support import HOUR, IOS, KEY, NOW, THIS_HOUR, Page, Program, Rig, rig, simulated, until, workspace, write
+from support import (
+    HOUR,
+    IOS,
+    KEY,
+    NOW,
+    THIS_HOUR,
+    Page,
+    Program,
+    Rig,
+    free_port,
+    rig,
+    simulated,
+    until,
+    workspace,
+    write,
+)
 
 from braze_exporter import demo
 from braze_exporter.demo import faults
+from braze_exporter.ledger import open_store
 
 LATEST = "braze_custom_events_hourly_latest"
 LAST_SUCCESS = "braze_custom_events_hourly_last_success_timestamp_seconds"
@@ -135,6 +156,34 @@ def test_a_fetch_under_way_is_neither_lost_nor_doubled() -> None:
         assert second.result().of("braze_custom_events_filtered_total") == []
 
 
+def test_what_is_queued_and_goes_is_not_asked() -> None:
+    """A query that had its turn still before it when it went costs no call."""
+    rest = "budget: {concurrency: 1}\n"
+    with rig("{event: signup}\n{event: purchase}\n{event: quiet}", shop(), rest=rest) as exporter:
+        exporter.begin()
+        exporter.braze.fail(faults.hold())
+        waiting = exporter.exporter.refresh()
+        exporter.braze.wait_for(1)
+        exporter.use("{event: signup}", rest=rest)
+        exporter.braze.heal()
+        waiting.result(5)
+        exporter.clock.advance(300)
+        exporter.scrape()
+        assert asked(exporter) == ["signup", "signup"]
+
+
+def test_a_refusal_of_a_query_that_went_is_looked_into_by_another() -> None:
+    """When the refused query is gone, one that is not due finds out that the key is good."""
+    with rig("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}", shop()) as exporter:
+        exporter.begin()
+        exporter.braze.fail(faults.status(401), times=1)
+        assert exporter.scrape().value("braze_up") == 0
+        exporter.use("{event: signup, refresh: 1h}")
+        exporter.clock.advance(1)
+        assert exporter.scrape().value("braze_up") == 1
+        assert asked(exporter) == ["purchase", "signup"]
+
+
 def test_the_history_of_a_baseline_is_read_once() -> None:
     """A baseline that stays needs no call; one that looks back over other weeks is read anew."""
     with rig("{event: purchase, baseline: {weeks: 1}}", shop()) as exporter:
@@ -162,6 +211,20 @@ def test_the_history_of_a_baseline_is_read_once() -> None:
         assert history() > 2
 
 
+def test_history_that_is_still_to_be_read_is_forgotten_with_its_query() -> None:
+    """Of a query that went, or that looks back over other weeks, no further piece of the old history is asked for."""
+    with rig("{event: purchase, baseline: {weeks: 8}}\n{event: signup, baseline: {weeks: 8}}", shop()) as exporter:
+        exporter.scrape()
+        exporter.use("{event: purchase, baseline: {weeks: 1}}")
+        for _ in range(30):
+            exporter.clock.advance(10)
+            exporter.scrape()
+        until(lambda: exporter.page().value("braze_custom_events_hourly_baseline") is not None, "the history is read")
+        pieces = [request for request in exporter.braze.requests if "ending_at" in request.params]
+        assert len(pieces) <= 2 + 2  # a scrape before the change had asked for up to two
+        assert asked(exporter).count("signup") <= 1 + 2
+
+
 def test_a_workspace_that_goes_takes_its_metrics_with_it() -> None:
     """Neither its own metrics nor its errors and quotas stay."""
     with rig("{event: purchase}", shop()) as exporter:
@@ -171,6 +234,32 @@ def test_a_workspace_that_goes_takes_its_metrics_with_it() -> None:
     assert page.value("braze_up", workspace="staging") == 1
     assert page.value("braze_api_quota_limit", workspace="staging") == 250_000
     assert {dict(labels).get("workspace", "staging") for _, labels in page.samples} == {"staging"}
+
+
+def test_a_call_under_way_leaves_no_metric_of_a_workspace_that_went() -> None:
+    """What is answered after the workspace went is not counted for it, and nobody waits for it."""
+    with rig("{event: purchase}", shop()) as exporter, ThreadPoolExecutor(1) as pool:
+        exporter.begin()
+        exporter.braze.fail(faults.hold())
+        page = pool.submit(exporter.scrape)
+        exporter.braze.wait_for(1)
+        exporter.use("{event: purchase}", production="staging")
+        page.result(5)
+        assert exporter.exporter.refresh() is not None
+        exporter.braze.heal()
+        exporter.clock.advance(1)
+        page = pool.submit(exporter.scrape)
+        names = {dict(labels).get("workspace", "staging") for _, labels in page.result().samples}
+    assert names == {"staging"}
+
+
+def test_a_wrong_zone_is_not_told_of_days_that_went() -> None:
+    """The mismatch is of answers under the config that is used."""
+    with rig("{event: purchase, unit: day}\n{event: signup}", shop()) as exporter:
+        exporter.braze.zone = ZoneInfo("Pacific/Kiritimati")
+        assert exporter.scrape().value("braze_workspace_timezone_mismatch") == 1
+        exporter.use("{event: signup}")
+        assert exporter.scrape().of("braze_workspace_timezone_mismatch") == []
 
 
 @dataclass
@@ -337,6 +426,43 @@ def test_a_flood_of_signals_and_scrapes_loses_nothing(reloadable: Reloadable) ->
     reloadable.scrape_until(up=2)
     assert sorted(str(request.event) for request in reloadable.braze.requests) == ["purchase", "signup"]
     assert "Traceback" not in reloadable.program.output
+
+
+def test_a_file_that_cannot_be_read_to_its_end_keeps_nothing_from_ending(reloadable: Reloadable) -> None:
+    """With a config on a disk that stands still, scrapes are answered, and a signal ends it at once."""
+    reloadable.config.unlink()
+    os.mkfifo(reloadable.config)
+    for _ in range(3):
+        os.kill(reloadable.program.process.pid, signal.SIGHUP)
+    with socket.create_connection(("127.0.0.1", reloadable.program.port)) as client:
+        client.sendall(b"POST /-/reload HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert reloadable.program.scrape().value("braze_up") == 1
+        assert reloadable.program.stop() < 2
+    assert reloadable.program.process.returncode == 0
+
+
+def test_a_signal_at_the_start_is_not_lost(tmp_path: Path) -> None:
+    """SIGHUP while the state file is waited for ends nothing, and has the newest config read once it can be."""
+    with simulated(demo.Recorded(events=["purchase", "signup"])) as (_, server):
+        state, config = tmp_path / "state.sqlite", tmp_path / "config.yaml"
+        write(config, workspace(server.url, "{event: purchase}", rest=f"state_file: {state}\n"))
+        holder = open_store(str(state))
+        command = [sys.executable, "-m", "braze_exporter", f"--config.file={config}"]
+        port = free_port()
+        command.append(f"--web.listen-address=127.0.0.1:{port}")
+        with subprocess.Popen(  # noqa: S603 - our own program
+            command, env={**os.environ, "BRAZE_API_KEY": KEY}, stderr=subprocess.DEVNULL
+        ) as process:
+            waiting = psutil.Process(process.pid)
+            until(lambda: any(found.path == str(state) for found in waiting.open_files()), "it waits for the file")
+            write(config, workspace(server.url, "{event: purchase}\n{event: signup}", rest=f"state_file: {state}\n"))
+            process.send_signal(signal.SIGHUP)
+            holder.close()
+            program = Program(process, port)  # type: ignore[arg-type] # its output is not read
+            until(lambda: program.answers("/-/ready"), "it is ready")
+            until(lambda: program.scrape().value("braze_exporter_queries", state="up") == 2, "it has read the new one")
+            process.terminate()
+            assert process.wait(5) == 0
 
 
 def test_who_may_reload(reloadable: Reloadable, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 from support import HOUR, NOW, THIS_HOUR, Clock, Rig, RunningClock, rig
 
 from braze_exporter import demo
+from braze_exporter.admission import Permit
 from braze_exporter.cache import Cache
 from braze_exporter.catalog import CUSTOM_EVENTS, BrazeError, Fetched, Kind, Query, Reason, Series, Unit, Withheld
 from braze_exporter.demo import faults
+from braze_exporter.limiter import Told
 from braze_exporter.reading import Entry
 
 EVENTS = "\n".join(f"{{event: event {number:02}}}" for number in range(24))
@@ -269,10 +271,17 @@ class Plain:
 
     answer: Callable[[Query], Fetched]
     granted: Collection[Kind]
+    at_last: Withheld | None = None
 
-    def fetch(self, entry: Entry) -> Fetched:
+    def admit(self, query: Query) -> Permit | Withheld:
+        """Let what is granted go."""
+        return self.at_last or self.objection(query) or Permit(lambda _error, _told: None)
+
+    def fetch(self, entry: Entry, permit: Permit) -> Fetched:
         """Answer."""
-        return self.answer(entry.query)
+        fetched = self.answer(entry.query)
+        permit.end(None, Told())
+        return fetched
 
     def objection(self, query: Query) -> Withheld | None:
         """Object to what is not granted."""
@@ -296,8 +305,8 @@ def cached(
     granted: Collection[Kind] = (CUSTOM_EVENTS,),
 ) -> Cache:
     """Return a cache of these queries."""
-    cache = Cache(Plain(answer, granted), wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
-    cache.plan(queries, concurrency)
+    cache = Cache(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
+    cache.plan(queries, Plain(answer, granted), concurrency)
     return cache
 
 
@@ -388,20 +397,14 @@ def test_a_fault_of_our_own_is_a_failure_of_one_query() -> None:
 def test_a_call_withheld_at_the_last_moment_leaves_the_query_due() -> None:
     """A query that was queued when its pool was stopped is no failure, and is asked when the pool opens."""
     clock = Clock()
-    stopped = True
-
-    def fetch(_query: Query) -> Fetched:
-        if stopped:
-            raise Withheld("default")
-        return Fetched((), None)
-
-    query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
-    cache = cached([query], fetch, clock)
+    source = Plain(lambda _query: Fetched((), None), (CUSTOM_EVENTS,), at_last=Withheld("default"))
+    cache = Cache(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
+    cache.plan([Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")], source, 1)
     cache.refresh().result(5)
     (entry,) = cache.entries
     assert entry.reading is None
     assert entry.deferred
-    stopped = False
+    source.at_last = None
     cache.refresh().result(5)
     cache.close()
     assert entry.reading is not None
@@ -428,7 +431,9 @@ def test_a_failure_keeps_the_last_answer() -> None:
     cache.refresh().result(5)
     cache.close()
     assert first is not None
-    assert entry.reading == replace(first, error=failure[0])
+    assert entry.reading is not None
+    assert entry.reading.answer is first.answer
+    assert str(entry.reading.error) == str(failure[0])
 
 
 def test_waiting_costs_no_thread_of_its_own() -> None:

@@ -1,6 +1,7 @@
 """The exporter's own metrics, which are rendered anew for each scrape."""
 
 import platform
+import threading
 from collections.abc import Sequence
 
 from prometheus_client import (
@@ -154,15 +155,18 @@ class Instruments:
         self._reload_success_time = self._gauge(RELOAD_SUCCESS_TIME)
         self._gauge(BUILD_INFO).labels(version, platform.python_version()).set(1)
         ProcessCollector(registry=self._registry)
+        self._lock = threading.Lock()
         self._workspaces: set[str] = set()
 
     def expect(self, queries: Sequence[Query]) -> None:
         """Begin at 0 for every endpoint, pool and reason that the queries can meet, and forget workspaces that went."""
-        workspaces = {query.workspace for query in queries}
-        for name in self._workspaces - workspaces:
-            for metric in self._of_workspaces:
-                metric.remove_by_labels({"workspace": name})
-        self._workspaces = workspaces
+        with self._lock:
+            gone = self._workspaces - {query.workspace for query in queries}
+            self._workspaces = {query.workspace for query in queries}
+            for name in gone:
+                for metric in self._of_workspaces:
+                    metric.remove_by_labels({"workspace": name})
+        self._timezone_mismatch.clear()  # until the next day is judged: zones may have changed, or there are no days
         for workspace, kind in dict.fromkeys((query.workspace, query.kind) for query in queries):
             self._revision_age.labels(workspace, kind.section)
             self._duration.labels(workspace, kind.endpoint)
@@ -177,7 +181,12 @@ class Instruments:
         return Gauge(family.name, family.help, family.labels, registry=self._registry)
 
     def count_call(self, call: Call) -> None:
-        """Count a call, and note what it told of its pool."""
+        """Count a call, and note what it told of its pool, if its workspace is still in the plan."""
+        with self._lock:
+            if call.workspace in self._workspaces:
+                self._count(call)
+
+    def _count(self, call: Call) -> None:
         code = "none" if call.code is None else str(call.code)
         self._requests.labels(call.workspace, call.endpoint, code).inc()
         self._duration.labels(call.workspace, call.endpoint).observe(call.seconds)
