@@ -2,36 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import StrEnum
 
 from braze_exporter.cache import Cache
 from braze_exporter.catalog import Family, Query, counter
 from braze_exporter.collector.exposition import header, labels_text, sample
-from braze_exporter.collector.instruments import OWN, Instruments
+from braze_exporter.collector.instruments import Instruments
 from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
 from braze_exporter.collector.row import Row, SeriesLabels, expiry
 from braze_exporter.ledger import Ledger
+from braze_exporter.own import OWN, QUERIES, UP, State
 from braze_exporter.plan import bucket_number, oldest_asked
 from braze_exporter.reading import Answer, Entry, Reading, place
 
 __all__ = ["OWN", "QUERIES", "UP", "Collector", "Instruments", "State", "state_of"]
-
-UP = Family(
-    "braze_up", "gauge", "Whether any query's last fetch was answered (1), or none of those tried (0).", ("workspace",)
-)
-QUERIES = Family(
-    "braze_exporter_queries", "gauge", "Queries of the plan by their state.", ("workspace", "kind", "state")
-)
-
-
-class State(StrEnum):
-    """How a query stands; of several that apply, the first."""
-
-    PENDING = "pending"
-    STALE = "stale"
-    DEFERRED = "deferred"
-    FAILED = "failed"
-    UP = "up"
 
 
 def state_of(entry: Entry, now: float) -> State:

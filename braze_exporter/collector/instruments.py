@@ -16,96 +16,21 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from braze_exporter.catalog import Call, Family, Query, Reason
-
-_OF_ENDPOINT = ("workspace", "endpoint")
-_OF_POOL = ("workspace", "pool")
-
-REQUESTS = Family(
-    "braze_api_requests_total",
-    "counter",
-    "HTTP requests made to Braze; code is the status, or none without an answer.",
-    (*_OF_ENDPOINT, "code"),
-)
-ERRORS = Family(
-    "braze_api_errors_total",
-    "counter",
-    "Requests to Braze that were not answered, by reason.",
-    (*_OF_ENDPOINT, "reason"),
-)
-DURATION = Family(
-    "braze_api_request_duration_seconds", "histogram", "Time from a request to the whole of its answer.", _OF_ENDPOINT
-)
-DEFERRED = Family(
-    "braze_api_requests_deferred_total",
-    "counter",
-    "Requests that were due and put off, for the budget, the reserve or a 429.",
-    _OF_POOL,
-)
-QUOTA_LIMIT = Family("braze_api_quota_limit", "gauge", "Calls in a window of the pool, as Braze last said.", _OF_POOL)
-QUOTA_REMAINING = Family(
-    "braze_api_quota_remaining",
-    "gauge",
-    "Calls left in the pool's window, whoever makes them, as Braze last said.",
-    _OF_POOL,
-)
-QUOTA_RESET = Family(
-    "braze_api_quota_reset_timestamp_seconds", "gauge", "When the pool's window ends, as Braze last said.", _OF_POOL
-)
-SCRAPES_INCOMPLETE = Family(
-    "braze_exporter_scrapes_incomplete_total",
-    "counter",
-    "Scrapes whose deadline came before the answer to every due query.",
-    (),
-)
-STATE_WRITE_FAILURES = Family(
-    "braze_exporter_state_write_failures_total",
-    "counter",
-    "Writes of the state file that failed; the counters stand still until one succeeds.",
-    (),
-)
-REVISION_AGE = Family(
-    "braze_revision_age_seconds",
-    "histogram",
-    "How long after its end a bucket still changed.",
-    ("workspace", "kind"),
-)
-TIMEZONE_MISMATCH = Family(
-    "braze_workspace_timezone_mismatch",
-    "gauge",
-    "Whether the newest day of an answer is yesterday or tomorrow in the workspace's timezone (1) or not (0).",
-    ("workspace",),
-)
-RELOAD_SUCCESSFUL = Family(
-    "braze_exporter_config_last_reload_successful",
-    "gauge",
-    "Whether the config could be used when it was last read (1) or not (0); then the one before goes on.",
-    (),
-)
-RELOAD_SUCCESS_TIME = Family(
-    "braze_exporter_config_last_reload_success_timestamp_seconds",
-    "gauge",
-    "When the config in use was read.",
-    (),
-)
-BUILD_INFO = Family(
-    "braze_exporter_build_info", "gauge", "The version that runs, always 1.", ("version", "python_version")
-)
-
-OWN: tuple[Family, ...] = (
-    REQUESTS,
-    ERRORS,
-    DURATION,
+from braze_exporter.own import (
+    BUILD_INFO,
     DEFERRED,
+    DURATION,
+    ERRORS,
     QUOTA_LIMIT,
     QUOTA_REMAINING,
     QUOTA_RESET,
+    RELOAD_SUCCESS_TIME,
+    RELOAD_SUCCESSFUL,
+    REQUESTS,
     REVISION_AGE,
-    TIMEZONE_MISMATCH,
     SCRAPES_INCOMPLETE,
     STATE_WRITE_FAILURES,
-    RELOAD_SUCCESSFUL,
-    RELOAD_SUCCESS_TIME,
-    BUILD_INFO,
+    TIMEZONE_MISMATCH,
 )
 
 # From a fast answer to the time-outs of the client, in seconds.
