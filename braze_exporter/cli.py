@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import html
+import json
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from braze_exporter.config.document import shown
 from braze_exporter.config.schema import is_loopback
 from braze_exporter.exporter import Exporter
 from braze_exporter.ledger import Store, StoreError, open_store
+from braze_exporter.mixin.dashboard import dashboard
 from braze_exporter.plan import Plan, build
 from braze_exporter.reloading import Reloader
 
@@ -78,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
     _add_log(show, level="warn")
     check = _command(commands, "check", _check, "say what is wrong with a config, and what it costs in calls")
     _add_config(check)
+    board = _command(commands, "dashboard", _dashboard, "print the Grafana dashboard for a config, as JSON")
+    _add_config(board)
     return top
 
 
@@ -146,6 +150,13 @@ def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"{cost.calls:,.0f} calls an hour{once}; "
             f"budget.share allows {cost.allowed:,.0f} of {cost.pool.per_hour:,.0f}"
         )
+    return GOOD
+
+
+def _dashboard(options: argparse.Namespace, _: Mapping[str, str]) -> int:
+    """Print the dashboard of a config, without a network and without its keys."""
+    config = read(options.config_file)
+    print(json.dumps(dashboard(build(config), config.settings.budget.reserve), indent=2))
     return GOOD
 
 

@@ -3,22 +3,18 @@
 Needs `prometheus` and `promtool` (Debian: prometheus). Skipped without them, except in CI, where that is a failure.
 """
 
-import json
-import os
 import re
-import shutil
 import subprocess
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support import HOUR, IOS, NEW_YORK, VIP, Program, free_port, simulated, until, workspace, write
+from servers import Prometheus, prometheus, tool
+from support import HOUR, IOS, NEW_YORK, VIP, Program, simulated, until, workspace, write
 
 from braze_exporter import demo
 
@@ -30,65 +26,6 @@ EVENTS = """
 {event: growing, refresh: 1s}
 """
 NAMES = ["purchase", 'sign "up" 🎉', "quiet", "growing"]
-
-
-def tool(name: str) -> str:
-    """Return the path of a program, or skip the test; in CI a missing one is a failure."""
-    found = shutil.which(name)
-    if found is None and os.environ.get("CI"):
-        pytest.fail(f"{name} is not installed, and in CI the end-to-end tests are not skipped")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
-@dataclass(frozen=True)
-class Prometheus:
-    """A running Prometheus."""
-
-    port: int
-
-    def query(self, expression: str) -> dict[frozenset[tuple[str, str]], float]:
-        """Return the instant vector of an expression, without the labels of the target."""
-        url = f"http://127.0.0.1:{self.port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(url, timeout=10) as response:
-            results = json.load(response)["data"]["result"]
-        return {_labels(result["metric"]): float(result["value"][1]) for result in results}
-
-    def answers(self) -> bool:
-        """Return whether it has scraped the exporter at least three times."""
-        with suppress(OSError):
-            return sum(self.query("count_over_time(up[10m])").values()) >= 3
-        return False
-
-
-def _labels(metric: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    return frozenset((name, value) for name, value in metric.items() if name not in {"__name__", "job", "instance"})
-
-
-@contextmanager
-def prometheus(directory: Path, target: int) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes the port `target` each second."""
-    directory.mkdir()
-    config = write(
-        directory / "prometheus.yml",
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-        f'scrape_configs: [{{job_name: braze, static_configs: [{{targets: ["127.0.0.1:{target}"]}}]}}]\n',
-    )
-    subprocess.run([tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
-    port = free_port()
-    command = [
-        tool("prometheus"),
-        f"--config.file={config}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        "--log.level=error",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
-        try:
-            yield Prometheus(port)
-        finally:
-            process.terminate()
 
 
 class Shop(demo.Recorded):

@@ -1,0 +1,257 @@
+"""Panels of Grafana as small values, and their place on the screen. Knows nothing of Braze.
+
+Grafana's own schema takes only objects in overrides: a colour and a line style are some, a number of pixels is none,
+and series are chosen by a list of their names, not by a pattern.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+# The variable by which a user chooses the Prometheus to ask.
+DATASOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
+_COLUMNS = 24
+
+SOLID: Json = {"fill": "solid"}
+DASHED: Json = {"fill": "dash", "dash": [10, 10]}
+DOTTED: Json = {"fill": "dot", "dash": [2, 6]}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A query and how its series are named; those called `names` are drawn with a colour and a style of line."""
+
+    expr: str
+    legend: str = ""
+    names: tuple[str, ...] = ()
+    color: str = ""
+    line: Json = field(default_factory=lambda: SOLID)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A panel without a place; `interval` is the least distance of its points, `repeat` the variable it repeats for."""
+
+    title: str
+    description: str
+    type: str
+    targets: tuple[Target, ...]
+    defaults: Json
+    options: Json
+    height: int = 8
+    interval: str = ""
+    repeat: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A heading and lines of panels; the panels of a line share its width."""
+
+    title: str
+    lines: tuple[Sequence[Panel], ...]
+    is_collapsed: bool = False
+
+
+@dataclass(slots=True)
+class Grid:
+    """Places rows under each other, and numbers their panels."""
+
+    _number: int = 0
+    _bottom: int = 0
+    panels: list[Json] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        """Place a row and its panels; one without a title has no heading, one without panels is left out."""
+        if not any(row.lines):
+            return
+        if not row.title:
+            self.panels += self._lines(row.lines)
+            return
+        heading: Json = {
+            "type": "row",
+            "id": self._next(),
+            "title": row.title,
+            "gridPos": {"x": 0, "y": self._bottom, "w": _COLUMNS, "h": 1},
+            "collapsed": row.is_collapsed,
+            "panels": [],
+        }
+        self._bottom += 1
+        below = self._bottom
+        found = list(self._lines(row.lines))
+        if row.is_collapsed:
+            heading["panels"] = found
+            self._bottom = below  # what is folded takes no room
+            found = []
+        self.panels += [heading, *found]
+
+    def _lines(self, lines: Iterable[Sequence[Panel]]) -> Iterator[Json]:
+        for line in lines:
+            edges = [_COLUMNS * at // max(len(line), 1) for at in range(len(line) + 1)]
+            for panel, left, right in zip(line, edges, edges[1:], strict=False):
+                place = {"x": left, "y": self._bottom, "w": right - left, "h": panel.height}
+                yield _json(panel, self._next(), place)
+            self._bottom += max((panel.height for panel in line), default=0)
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+
+def _json(panel: Panel, number: int, place: Json) -> Json:
+    now = panel.type in {"stat", "bargauge"}
+    names = [chr(ord("A") + index) for index in range(len(panel.targets))]
+    found: Json = {
+        "type": panel.type,
+        "id": number,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": DATASOURCE,
+        "gridPos": place,
+        "targets": [
+            {
+                "refId": name,
+                "datasource": DATASOURCE,
+                "editorMode": "code",
+                "expr": target.expr,
+                "legendFormat": target.legend or "__auto",
+                "instant": now,
+                "range": not now,
+            }
+            for name, target in zip(names, panel.targets, strict=True)
+        ],
+        "fieldConfig": {
+            "defaults": panel.defaults,
+            "overrides": [_override(target) for target in panel.targets if target.names],
+        },
+        "options": panel.options,
+    }
+    if panel.interval:
+        found["interval"] = panel.interval
+    if panel.repeat:
+        found |= {"repeat": panel.repeat, "repeatDirection": "h", "maxPerRow": 3}
+    return found
+
+
+def _override(target: Target) -> Json:
+    return {
+        "matcher": {"id": "byNames", "options": {"mode": "include", "names": [*target.names]}},
+        "properties": [
+            {"id": "color", "value": {"mode": "fixed", "fixedColor": target.color}},
+            {"id": "custom.lineStyle", "value": target.line},
+        ],
+    }
+
+
+def steps(first: str, *others: tuple[float, str]) -> Json:
+    """Return thresholds: a colour, and from which value on another one counts."""
+    found = [{"value": None, "color": first}, *({"value": value, "color": color} for value, color in others)]
+    return {"mode": "absolute", "steps": found}
+
+
+def stat(
+    title: str,
+    description: str,
+    expr: str,
+    *,
+    thresholds: Json,
+    unit: str = "short",
+    decimals: int = 0,
+    legend: str = "",
+    words: Mapping[str, str] | None = None,
+) -> Panel:
+    """Return a panel with one number, or with one of `words` in its place, or with the `legend` before it."""
+    defaults: Json = {
+        "unit": unit,
+        "decimals": decimals,
+        "noValue": "unknown",
+        "color": {"mode": "thresholds"},
+        "thresholds": thresholds,
+    }
+    if words is not None:
+        options = {value: {"text": word, "index": index} for index, (value, word) in enumerate(words.items())}
+        defaults["mappings"] = [{"type": "value", "options": options}]
+    shown = {
+        "colorMode": "value",
+        "graphMode": "none",
+        "textMode": "value_and_name" if legend else "value",
+        **_last(),
+    }
+    return Panel(title, description, "stat", (Target(expr, legend),), defaults, shown, height=4)
+
+
+def bars(
+    title: str,
+    description: str,
+    targets: Sequence[Target],
+    *,
+    unit: str,
+    thresholds: Json,
+    none: str = "none",
+    bounds: Mapping[str, float] | None = None,
+) -> Panel:
+    """Return a panel with a horizontal bar for each series, in the order of the query."""
+    defaults = {
+        "unit": unit,
+        "decimals": 0,
+        "noValue": none,
+        "color": {"mode": "thresholds"},
+        "thresholds": thresholds,
+        **(bounds or {}),
+    }
+    options = {"displayMode": "basic", "orientation": "horizontal", "showUnfilled": True, **_last()}
+    return Panel(title, description, "bargauge", tuple(targets), defaults, options)
+
+
+def chart(
+    title: str,
+    description: str,
+    targets: Sequence[Target],
+    *,
+    unit: str,
+    interval: str,
+    limit: float | None = None,
+    style: str = "line",
+    repeat: str = "",
+) -> Panel:
+    """Return a panel with lines over time, of one of the styles `line`, `steps`, `bars` and `stacked`.
+
+    A `limit` is a dashed red line. All that is drawn is a count, a share or an age, and begins at 0.
+    """
+    stacked = style in {"bars", "stacked"}
+    custom: Json = {
+        "drawStyle": "bars" if style == "bars" else "line",
+        "lineInterpolation": "stepAfter" if style == "steps" else "linear",
+        "lineWidth": 1,
+        "fillOpacity": 50 if stacked else 0,
+        "showPoints": "auto" if style == "steps" else "never",
+        "spanNulls": False,
+        "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
+    }
+    defaults: Json = {"unit": unit, "min": 0, "color": {"mode": "palette-classic"}, "custom": custom}
+    if limit is not None:
+        custom["thresholdsStyle"] = {"mode": "dashed"}
+        defaults["thresholds"] = steps("transparent", (limit, "red"))
+    options = {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    }
+    return Panel(title, description, "timeseries", tuple(targets), defaults, options, interval=interval, repeat=repeat)
+
+
+def timeline(title: str, description: str, targets: Sequence[Target], *, states: Mapping[str, Json]) -> Panel:
+    """Return a panel with a line of blocks for each series; `states` tells what a value is called, and its colour."""
+    defaults = {"mappings": [{"type": "value", "options": dict(states)}], "color": {"mode": "thresholds"}}
+    options = {
+        "mergeValues": True,
+        "showValue": "never",
+        "rowHeight": 0.8,
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False, "calcs": []},
+        "tooltip": {"mode": "single", "sort": "none"},
+    }
+    return Panel(title, description, "state-timeline", tuple(targets), defaults, options, interval="1m")
+
+
+def _last() -> Json:
+    return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}

@@ -1,0 +1,95 @@
+"""A real Prometheus that scrapes the exporter."""
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import free_port, write
+
+Labels = frozenset[tuple[str, str]]
+
+
+def tool(name: str) -> str:
+    """Return the path of a program, or skip the test; in CI a missing one is a failure."""
+    found = shutil.which(name)
+    if found is None and os.environ.get("CI"):
+        pytest.fail(f"{name} is not installed, and in CI the end-to-end tests are not skipped")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running Prometheus."""
+
+    port: int
+
+    def query(self, expression: str, at: float | None = None) -> dict[Labels, float]:
+        """Return the instant vector of an expression, without the labels of the target, now or `at` a time."""
+        results = self.ask("query", query=expression, **({"time": str(at)} if at is not None else {}))["result"]
+        return {_labels(result["metric"]): float(result["value"][1]) for result in results}
+
+    def query_range(self, expression: str, start: float, end: float, step: float) -> dict[Labels, list[float]]:
+        """Return the values of an expression from `start` to `end`, one each `step`, where there are some."""
+        span = {"start": str(start), "end": str(end), "step": str(step)}
+        results = self.ask("query_range", query=expression, **span)["result"]
+        return {_labels(result["metric"]): [float(value) for _, value in result["values"]] for result in results}
+
+    def label_values(self, label: str, selector: str) -> list[str]:
+        """Return the values of a label among the series of a selector."""
+        found: list[str] = self.ask(f"label/{label}/values", **{"match[]": selector})
+        return found
+
+    def ask(self, what: str, **parameters: str) -> Any:  # noqa: ANN401 - as many forms as there are questions
+        """Return the data of an answer of its API."""
+        data = urllib.parse.urlencode(parameters).encode()
+        url = f"http://127.0.0.1:{self.port}/api/v1/{what}"
+        if what.startswith("label/"):  # that one takes no POST
+            url, data = f"{url}?{data.decode()}", b""
+        with urllib.request.urlopen(url, data or None, timeout=10) as response:  # noqa: S310 - our own server
+            return json.load(response)["data"]
+
+    def answers(self) -> bool:
+        """Return whether it has scraped the exporter at least three times."""
+        with suppress(OSError):
+            return sum(self.query("count_over_time(up[10m])").values()) >= 3
+        return False
+
+
+def _labels(metric: Mapping[str, str]) -> Labels:
+    return frozenset((name, value) for name, value in metric.items() if name not in {"__name__", "job", "instance"})
+
+
+@contextmanager
+def prometheus(directory: Path, target: int) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes the port `target` each second; its data are in `directory`, with any that were."""
+    directory.mkdir(exist_ok=True)
+    config = write(
+        directory / "prometheus.yml",
+        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        f'scrape_configs: [{{job_name: braze, static_configs: [{{targets: ["127.0.0.1:{target}"]}}]}}]\n',
+    )
+    subprocess.run([tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
+    port = free_port()
+    command = [
+        tool("prometheus"),
+        f"--config.file={config}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        "--log.level=error",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+        try:
+            yield Prometheus(port)
+        finally:
+            process.terminate()
