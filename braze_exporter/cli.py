@@ -136,12 +136,18 @@ def _fail(message: str) -> int:
     return FAILED
 
 
-def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Validate a config without a network, and without its keys."""
+def _planned(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, Plan]:
+    """Return a config and its plan without its keys, with a warning for each that is missing."""
     config = read(options.config_file)
     plan = build(config)
     for problem in missing_keys(config, environ):
         print(f"warning: {problem.render(config.source)}", file=sys.stderr)
+    return config, plan
+
+
+def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Validate a config without a network, and without its keys."""
+    _, plan = _planned(options, environ)
     print(f"{options.config_file} is good: {_count(len(plan.queries), 'query', 'queries')}")
     for cost in plan.loads:
         once = f", and {_count(cost.once, 'call', 'calls')} once for baselines" if cost.once else ""
@@ -153,10 +159,10 @@ def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return GOOD
 
 
-def _dashboard(options: argparse.Namespace, _: Mapping[str, str]) -> int:
+def _dashboard(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the dashboard of a config, without a network and without its keys."""
-    config = read(options.config_file)
-    print(json.dumps(dashboard(build(config), config.settings.budget.reserve), indent=2))
+    config, plan = _planned(options, environ)
+    print(json.dumps(dashboard(plan, config.settings.budget.reserve), indent=2))
     return GOOD
 
 
