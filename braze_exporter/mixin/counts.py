@@ -39,11 +39,17 @@ def rising_and_falling(found: Sequence[Slice]) -> Row:
     return Row("Rising and falling", ([*changes, *_against_usual(found)],))
 
 
+def _a_week_before(one: Slice) -> str:
+    """Return what was reported in the same 24 hours a week before, of the counters that ran through all of them.
+
+    One that began in between would make a day that is as usual look like a rise.
+    """
+    began = f"max by ({', '.join(one.labels)}) (last_over_time({one.total}[1h] offset 191h))"
+    return f"{one.reported('24h', offset='1w')}\n  and {began}"
+
+
 def _against_last_week(one: Slice) -> Iterator[Panel]:
-    before = one.reported("24h", offset="1w")
-    # Without the second line half a day of counting, a week ago, would look like half of what was usual.
-    started = f"max by ({', '.join(one.labels)}) (last_over_time({one.total}[1h] offset 191h))"
-    change = f"{one.reported('24h')} / ({before} >= {FEW}) - 1\n  and {started}"
+    change = f"{one.reported('24h')} / (({_a_week_before(one)}) >= {FEW}) - 1"
     about = (
         "What Braze reported in the last 24 hours against the same 24 hours a week before. "
         f"Only what had at least {FEW} then, and once the counter is 8 days old."
@@ -104,28 +110,20 @@ def by_unit(plan: Plan, one: Slice, unit: Unit) -> Iterator[Row]:
             interval=interval,
             style="steps",
         ),
-        chart(
-            f"{_title(unit)} in progress",
-            f"The newest {unit}. It grows until it ends, so a low number says nothing yet. A flat line over all of it "
-            "does.",
-            [Target(one.held(unit, "latest"), one.legend)],
-            unit="short",
-            interval=interval,
-            style="steps",
-        ),
+        _so_far(one, unit),
     ]
     yield Row(f"{_name(one)} by the {unit}", (overview,))
     name = repeated(one, unit)
     targets = [
         drawn(plan, one.held(unit, "settled", subject=name), legend(plan, [], "settled"), "blue"),
-        drawn(plan, one.held(unit, "latest", subject=name), legend(plan, [], "in progress"), _PROGRESS, DOTTED),
+        drawn(plan, _in_progress(one, unit, name), legend(plan, [], "in progress"), _PROGRESS, DOTTED),
     ]
     if one.has_baseline(unit):
         usual = one.held(unit, "baseline", subject=name)
         targets.append(drawn(plan, usual, legend(plan, [], "usual"), _USUAL, DASHED))
     each = chart(
         f"${{{name}}}",
-        f"The settled {unit}, and the {unit} in progress (dotted), which is newer and not yet complete."
+        f"The settled {unit}, and the {unit} in progress (dotted), which still grows."
         + (" Usual is the median of the same time in the last weeks." if one.has_baseline(unit) else ""),
         targets,
         unit="short",
@@ -135,6 +133,28 @@ def by_unit(plan: Plan, one: Slice, unit: Unit) -> Iterator[Row]:
     )
     subjects = {query.subject for query in one.queries if query.unit is unit}
     yield Row(f"Each {one.kind.subject} by the {unit}", ([each],), is_collapsed=len(subjects) > MANY)
+
+
+def _so_far(one: Slice, unit: Unit) -> Panel:
+    by = f" by {_filters(one)}" if one.filters else ""
+    return bars(
+        f"{unit.value.capitalize()} in progress{by}",
+        f"What Braze has counted of the newest {unit} so far. It grows until the {unit} ends, and a little longer: a "
+        "low number says nothing yet.",
+        [Target(f"topk({_MOST}, {one.now(unit, 'latest')})", one.legend)],
+        unit="short",
+        thresholds=steps(_PROGRESS),
+        bounds={"min": 0},
+    )
+
+
+def _in_progress(one: Slice, unit: Unit, subject: str) -> str:
+    """Return the growth of the bucket that is the newest at the end of the chart: all of them would be a saw."""
+    latest, start = (
+        one.held(unit, f"latest{measure}", subject=subject) for measure in ("", "_bucket_start_timestamp_seconds")
+    )
+    newest = one.held(unit, "latest_bucket_start_timestamp_seconds", subject=subject, at="end()")
+    return f"{latest}\n  and {start}\n  == {newest}"
 
 
 def reported(plan: Plan, found: Sequence[Slice]) -> Row:
@@ -166,7 +186,7 @@ def _rolling(plan: Plan, one: Slice) -> Panel:
         "earlier.",
         [
             drawn(plan, f"sum({one.reported('24h')})", "now", "blue"),
-            drawn(plan, f"sum({one.reported('24h', offset='1w')})", "a week earlier", _USUAL, DASHED),
+            drawn(plan, f"sum({_a_week_before(one)})", "a week earlier", _USUAL, DASHED),
         ],
         unit="short",
         interval="30m",
@@ -186,7 +206,7 @@ def by_filter(plan: Plan, found: Sequence[Slice]) -> Row:
 
 
 def _filtered(plan: Plan, one: Slice, unit: Unit, total: Slice | None) -> Iterator[Panel]:
-    settled, latest, by = one.held(unit, "settled"), one.held(unit, "latest"), _filters(one)
+    settled, by = one.held(unit, "settled"), _filters(one)
     subject = ", ".join(("workspace", *one.kind.noun.labels))
     all_of_it = f"{total.held(unit, 'settled')}\n  and on ({subject}) {settled}" if total is not None else ""
     beside = [Target(all_of_it, legend(plan, one.kind.noun.labels, "all"))] if all_of_it else []
@@ -199,14 +219,7 @@ def _filtered(plan: Plan, one: Slice, unit: Unit, total: Slice | None) -> Iterat
         interval=_interval(unit),
         style="steps",
     )
-    yield chart(
-        f"{_title(unit)} in progress by {by}",
-        f"The newest {unit}, which grows until it ends.",
-        [Target(latest, one.legend)],
-        unit="short",
-        interval=_interval(unit),
-        style="steps",
-    )
+    yield _so_far(one, unit)
     if total is not None:
         start = "settled_bucket_start_timestamp_seconds"
         yield chart(
@@ -234,10 +247,6 @@ def _interval(unit: Unit) -> str:
 
 def _name(one: Slice) -> str:
     return one.kind.section.replace("_", " ").capitalize()
-
-
-def _title(unit: Unit) -> str:
-    return unit.value.capitalize()
 
 
 def _filters(one: Slice) -> str:

@@ -85,10 +85,13 @@ class Slice:
         """Return a gauge as it is, whichever target of Prometheus it came from."""
         return f"max by ({self._by}) ({self.series(gauge(self.kind, self.noun, unit, measure))})"
 
-    def held(self, unit: Unit, measure: str, *, subject: str = "") -> str:
-        """Return a gauge with its last value for a bucket's time, so that it is seen where it was backfilled."""
-        family = gauge(self.kind, self.noun, unit, measure)
-        return f"max by ({self._by}) (last_over_time({self.series(family, subject=subject)}[{HELD[unit]}]))"
+    def held(self, unit: Unit, measure: str, *, subject: str = "", at: str = "") -> str:
+        """Return a gauge with its last value for a bucket's time, so that it is seen where it was backfilled.
+
+        It is that `at` one moment if one is given in PromQL, and else of each moment.
+        """
+        series = self.series(gauge(self.kind, self.noun, unit, measure), subject=subject)
+        return f"max by ({self._by}) (last_over_time({series}[{HELD[unit]}]{f' @ {at}' if at else ''}))"
 
     def reported(self, span: str, *, offset: str = "") -> str:
         """Return by how much the counters have risen in a span of time, whichever target they came from."""
