@@ -211,6 +211,7 @@ NamedIds = Annotated[dict[OwnName, BrazeId], BeforeValidator(_mapping_of_ids)]
 Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names)]
 # What may be left out. A key without a value is refused: `timezone:` is a mistake, not a wish for none.
 OwnDuration = Annotated[float | None, BeforeValidator(_duration)]
+OwnText = Annotated[str | None, BeforeValidator(_text)]
 
 
 class Model(BaseModel):
@@ -260,7 +261,7 @@ class Settings(Model):
     max_age: Duration = 3_600.0
     max_queries: Annotated[int, _number(1, 1_000_000, whole=True)] = 2_000
     budget: Budget = Budget()
-    state_file: Annotated[str | None, BeforeValidator(_text)] = None
+    state_file: OwnText = None
 
 
 class Baseline(Model):

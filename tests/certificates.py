@@ -1,0 +1,71 @@
+"""Certificates for tests: a folder with what a server, its clients and their mistakes need."""
+
+import datetime as dt
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+
+@dataclass(frozen=True)
+class Pki:
+    """A CA, and in `directory` its `ca.pem` and the `cert.pem` and `key.pem` of a server on this machine."""
+
+    ca: trustme.CA
+    directory: Path
+
+    @classmethod
+    def make(cls, directory: Path) -> Self:
+        """Write the files."""
+        pki = cls(trustme.CA(), directory)
+        pki.ca.cert_pem.write_to_path(str(directory / "ca.pem"))
+        pki.renew()
+        return pki
+
+    def renew(self) -> int:
+        """Give the server a new certificate and key, and return its serial number."""
+        certificate, key = self.issue()
+        (self.directory / "cert.pem").write_bytes(certificate)
+        (self.directory / "key.pem").write_bytes(key)
+        return x509.load_pem_x509_certificate(certificate).serial_number
+
+    def issue(self) -> tuple[bytes, bytes]:
+        """Return a new certificate for this machine, and its key."""
+        issued = self.ca.issue_cert("localhost", "127.0.0.1")
+        return b"".join(blob.bytes() for blob in issued.cert_chain_pems), issued.private_key_pem.bytes()
+
+    def client(self, signed_by: trustme.CA | None = None) -> ssl.SSLContext:
+        """Return what a client needs that trusts the CA, and that has a certificate if it is to be `signed_by` one."""
+        context = ssl.create_default_context(cafile=str(self.directory / "ca.pem"))
+        if signed_by is not None:
+            signed_by.issue_cert("client").configure_cert(context)
+        return context
+
+
+def write_mistakes(directory: Path) -> None:
+    """Write keys that cannot be used, and a certificate that is too weak."""
+    key = rsa.generate_private_key(65_537, 2_048)
+    weak = rsa.generate_private_key(65_537, 1_024)  # noqa: S505 - the mistake
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "weak")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, weak.public_key(), 1, now, now + dt.timedelta(days=1))
+        .sign(weak, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    passphrase = serialization.BestAvailableEncryption(b"hunter2")
+    plain = serialization.NoEncryption()
+    for file, found, form, encryption in (
+        ("other-type.pem", key, serialization.PrivateFormat.PKCS8, plain),
+        ("encrypted.pem", key, serialization.PrivateFormat.PKCS8, passphrase),
+        ("encrypted-traditional.pem", key, serialization.PrivateFormat.TraditionalOpenSSL, passphrase),
+        ("weak-key.pem", weak, serialization.PrivateFormat.PKCS8, plain),
+    ):
+        (directory / file).write_bytes(found.private_bytes(serialization.Encoding.PEM, form, encryption))
+    trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(str(directory / "other.pem"))
+    (directory / "weak.pem").write_bytes(certificate)
