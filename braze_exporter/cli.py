@@ -25,6 +25,8 @@ from braze_exporter.ledger import Store, StoreError, open_store
 from braze_exporter.mixin.dashboard import dashboard
 from braze_exporter.plan import Plan, build
 from braze_exporter.reloading import Reloader
+from braze_exporter.web import Web
+from braze_exporter.web import read as read_web
 
 GOOD, FAILED = 0, 1
 DEFAULT_ADDRESS = ":27293"
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let whoever reaches it reload the config by POST /-/reload (SIGHUP always does)",
     )
+    _add_web_config(serve)
     _add_log(serve, level="info")
     show = _command(commands, "demo", _demo, "serve a simulated Braze and its metrics: no account needed")
     _add_listen(show)
@@ -80,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     _add_log(show, level="warn")
     check = _command(commands, "check", _check, "say what is wrong with a config, and what it costs in calls")
     _add_config(check)
+    _add_web_config(check)
     board = _command(commands, "dashboard", _dashboard, "print the Grafana dashboard for a config, as JSON")
     _add_config(board)
     return top
@@ -111,6 +115,16 @@ def _add_listen(command: argparse.ArgumentParser) -> None:
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
         help="where to serve; without a host, on all interfaces (default: %(default)s)",
+    )
+
+
+def _add_web_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--web.config.file",
+        dest="web_config_file",
+        default="",
+        metavar="PATH",
+        help="TLS and passwords, in the format of Prometheus's own exporters (default: none)",
     )
 
 
@@ -156,6 +170,9 @@ def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"{cost.calls:,.0f} calls an hour{once}; "
             f"budget.share allows {cost.allowed:,.0f} of {cost.pool.per_hour:,.0f}"
         )
+    if options.web_config_file:
+        asked = " and ".join(read_web(options.web_config_file).protections)
+        print(f"{options.web_config_file} is good: {asked or 'neither TLS nor passwords'}")
     return GOOD
 
 
@@ -177,6 +194,7 @@ def _serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     logs.configure(options.log_level, options.log_format)
     config = read(options.config_file, environ)
     build(config)  # what is wrong with it is said before the state file is waited for
+    web = Web(options.web_config_file, time.monotonic) if options.web_config_file else None
     path = config.settings.state_file
     try:
         store = open_store(path) if path is not None else None
@@ -194,6 +212,7 @@ def _serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             environ,
             read_again=lambda: read(options.config_file, environ),
             by_request=options.enable_lifecycle,
+            web=web,
         )
 
 
@@ -241,10 +260,11 @@ def _run(
     *,
     read_again: Callable[[], Config] | None = None,
     by_request: bool = False,
+    web: Web | None = None,
 ) -> int:
-    """Serve the metrics of `config` on `listener` until a signal comes.
+    """Serve the metrics of `config` on `listener`, to whom `web` lets in, until a signal comes.
 
-    SIGHUP has it read by `read_again`, and so does a request if that may be.
+    SIGHUP has the config read by `read_again`, and so does a request if that may be.
     """
     exporter = Exporter(store, wall=time.time, monotonic=time.monotonic, proxies=_proxies)
     reloader = Reloader(exporter, config, read_again or (lambda: config), lambda found: _session(found, environ))
@@ -255,9 +275,10 @@ def _run(
         signal.signal(signal.SIGHUP, lambda *_: reloader.reload())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     application = server.Application(
-        exporter, landing=lambda: _landing(reloader.plan), reload=reloader.reload if by_request else None
+        exporter, landing=lambda: _landing(reloader.plan), reload=reloader.reload if by_request else None, web=web
     )
-    server.serve(application, listener, on_stop=exporter.close)
+    with contextlib.closing(web) if web is not None else contextlib.nullcontext():
+        server.serve(application, listener, on_stop=exporter.close)
     _log.info("stopped")
     return GOOD
 

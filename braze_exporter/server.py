@@ -6,13 +6,15 @@ A scrape waits for Braze without holding a thread; only rendering and compressin
 import asyncio
 import contextlib
 import errno
+import functools
 import gzip
 import logging
 import math
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from types import FrameType
 from typing import Any, Protocol
 
@@ -21,6 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from braze_exporter.config import ConfigError
 from braze_exporter.connection import PATIENCE, Connection
+from braze_exporter.web import BusyError, Web
 
 OPENMETRICS = "application/openmetrics-text"
 CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
@@ -34,6 +37,10 @@ _GZIP_FROM = 1_000  # bytes: below, it only costs
 _HIGHEST_PORT = 65_535
 _BACKLOG = 1_024  # connections that wait to be accepted
 _DRAIN = 1  # seconds that answers under way have at the end
+# What whoever asks may know without a password: probes have none.
+_OPEN = {"/-/healthy", "/-/ready"}
+# The character set makes browsers send names in UTF-8.
+_WHO = b'Basic realm="braze-exporter", charset="UTF-8"'
 
 _log = logging.getLogger(__name__)
 
@@ -69,15 +76,22 @@ class Application:
     """An ASGI application."""
 
     def __init__(
-        self, source: Source, *, landing: Callable[[], str], reload: Callable[[], Future[None]] | None = None
+        self,
+        source: Source,
+        *,
+        landing: Callable[[], str],
+        reload: Callable[[], Future[None]] | None = None,
+        web: Web | None = None,
     ) -> None:
         """Serve `source`, and at `/` the page that `landing` returns, in HTML.
 
-        `reload` is what a request for it does, None if none may; its `ConfigError` is shown to who asked.
+        `reload` is what a request for it does, None if none may; its `ConfigError` is shown to who asked. `web` says
+        who may come in, else everyone may.
         """
         self._source = source
         self._landing = landing
         self._reload = reload
+        self.web = web
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -86,11 +100,25 @@ class Application:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            response = await self._respond(scope["method"], scope["path"], headers, receive)
+            response = await self._refusal(scope["path"], headers)
+            response = response or await self._respond(scope["method"], scope["path"], headers, receive)
         except Exception:  # noqa: BLE001 - whatever it was, the server goes on
             _log.exception("a page could not be made", extra={"fields": {"path": scope["path"]}})
             response = _text(500, "A fault of the exporter: see its log.")
-        await _send(response, send, with_body=scope["method"] != "HEAD", **await self._encoded(response, headers))
+        more = self.web.config().headers if self.web else {}
+        body = {"with_body": scope["method"] != "HEAD", **await self._encoded(response, headers)}
+        await _send(response, send, more, **body)
+
+    async def _refusal(self, path: str, headers: dict[bytes, str]) -> Response | None:
+        """Return what one who may not come in is told, or None to one who may."""
+        if self.web is None or path in _OPEN:
+            return None
+        try:
+            if await self.web.admits(headers.get(b"authorization")):
+                return None
+        except BusyError:
+            return _text(503, "Too many passwords wait for their check: come again in a second.")
+        return _text(401, "A user and a password are needed.")
 
     async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> Response:
         pages = {
@@ -145,17 +173,27 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _send(response: Response, send: Send, *, with_body: bool, compressed: bytes | None = None) -> None:
+async def _send(
+    response: Response,
+    send: Send,
+    more: Mapping[bytes, bytes],
+    *,
+    with_body: bool,
+    compressed: bytes | None = None,
+) -> None:
+    """Send a response, with `more` headers."""
     body = response.body if compressed is None else compressed
-    headers = [
-        (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(body)).encode()),
-        (b"vary", b"Accept, Accept-Encoding"),
-        (b"x-content-type-options", b"nosniff"),
-        *([(b"content-encoding", b"gzip")] if compressed is not None else []),
-        *([(b"allow", response.allow.encode())] if response.allow else []),
-    ]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    headers = {
+        b"content-type": response.content_type.encode(),
+        b"content-length": str(len(body)).encode(),
+        b"vary": b"Accept, Accept-Encoding",
+        b"x-content-type-options": b"nosniff",
+        **({b"content-encoding": b"gzip"} if compressed is not None else {}),
+        **({b"allow": response.allow.encode()} if response.allow else {}),
+        **({b"www-authenticate": _WHO} if response.status == HTTPStatus.UNAUTHORIZED else {}),
+        **more,
+    }
+    await send({"type": "http.response.start", "status": response.status, "headers": list(headers.items())})
     await send({"type": "http.response.body", "body": body if with_body else b""})
 
 
@@ -224,7 +262,7 @@ def serve(application: Application, listener: socket.socket, on_stop: Callable[[
         access_log=False,
         lifespan="off",
         ws="none",
-        http=Connection,
+        http=functools.partial(Connection, tls=application.web.context if application.web else None),  # type: ignore[arg-type]
         loop="asyncio",
         timeout_keep_alive=int(PATIENCE),
         timeout_graceful_shutdown=_DRAIN,

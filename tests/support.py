@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -208,14 +209,19 @@ class Program:
 
     process: subprocess.Popen[str]
     port: int
+    tls: ssl.SSLContext | None = None
     lines: list[str] = field(default_factory=list)
     reader: threading.Thread | None = None
 
     @classmethod
     def start(
-        cls, arguments: Sequence[str], environment: Mapping[str, str] | None = None, port: int | None = None
+        cls,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        port: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> Self:
-        """Start it with `--web.listen-address` on a free port, and wait until it is ready."""
+        """Start it with `--web.listen-address` on a free port, and wait until it is ready; with `tls` by HTTPS."""
         port = port or free_port()
         command = [sys.executable, "-m", "braze_exporter", *arguments, f"--web.listen-address=127.0.0.1:{port}"]
         process = subprocess.Popen(  # noqa: S603 - our own program
@@ -225,7 +231,7 @@ class Program:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        program = cls(process, port)
+        program = cls(process, port, tls)
         program.reader = threading.Thread(target=program._read, daemon=True)
         program.reader.start()
         deadline = time.monotonic() + 20
@@ -255,7 +261,11 @@ class Program:
         self, path: str, headers: Mapping[str, str] | None = None, timeout: float = 30.0, method: str = "GET"
     ) -> Answer:
         """Ask it for a page."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = (
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+            if self.tls is None
+            else http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=self.tls)
+        )
         try:
             connection.request(method, path, headers=dict(headers or {}))
             response = connection.getresponse()
@@ -264,9 +274,10 @@ class Program:
         finally:
             connection.close()
 
-    def scrape(self, timeout: float = 30.0) -> Page:
+    def scrape(self, timeout: float = 30.0, headers: Mapping[str, str] | None = None) -> Page:
         """Scrape it as Prometheus would, in the text format."""
-        answer = self.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout)}, timeout + 5)
+        found = {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout), **(headers or {})}
+        answer = self.get("/metrics", found, timeout + 5)
         assert answer.status == 200
         return Page(answer.text)
 
