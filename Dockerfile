@@ -20,7 +20,8 @@ WORKDIR /build
 COPY pyproject.toml ./
 RUN --mount=type=secret,id=ca python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb')); \
 print(*project['build-system']['requires'], sep='\n', file=open('/tools/requirements.txt', 'w')); \
-print(*project['project']['dependencies'], sep='\n', file=open('requirements.txt', 'w'))" \
+print(*project['project']['dependencies'], *project['project']['optional-dependencies']['bcrypt'], sep='\n', \
+file=open('requirements.txt', 'w'))" \
     && /tools/bin/pip install --only-binary :all: -r /tools/requirements.txt \
     && /tools/bin/pip --python /opt/braze-exporter/bin/python install --only-binary :all: -r requirements.txt
 COPY README.md LICENSE ./
@@ -43,7 +44,7 @@ WORKDIR /etc/braze-exporter
 # nobody, by number, so that Kubernetes can see that it is not root.
 USER 65534:65534
 EXPOSE 27293
-# A container that listens on another port wants --no-healthcheck, or a --health-cmd of its own.
+# A container that listens on another port, or by TLS, wants --no-healthcheck, or a --health-cmd of its own.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s \
     CMD ["python", "-I", "-c", "import http.client, sys; \
 c = http.client.HTTPConnection('127.0.0.1', 27293, timeout=4); \

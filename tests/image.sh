@@ -116,6 +116,7 @@ say "no compiler, no pip, no wheels, nothing left of the build; $(wc -l <"$work/
 
 [ "$(label version)" = "$version" ] || fail "the label says version $(label version), the program $version"
 [ "$(run --rm "$image" --version)" = "braze-exporter $version" ] || fail "--version is not $version"
+run --rm --entrypoint python "$image" -c "import bcrypt" || fail "the image cannot check passwords"
 say "version $version, licence $(label licenses)"
 
 # Without a config the default command says where it belongs.
