@@ -71,14 +71,18 @@ def _labels(metric: Mapping[str, str]) -> Labels:
 
 
 @contextmanager
-def prometheus(directory: Path, target: int) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes the port `target` each second; its data are in `directory`, with any that were."""
+def prometheus(
+    directory: Path, target: int, how: Mapping[str, Mapping[str, object]] | None = None
+) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes the port `target` each second, in each way of `how` by the name of its job.
+
+    Its data are in `directory`, with any that were.
+    """
     directory.mkdir(exist_ok=True)
-    config = write(
-        directory / "prometheus.yml",
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-        f'scrape_configs: [{{job_name: braze, static_configs: [{{targets: ["127.0.0.1:{target}"]}}]}}]\n',
-    )
+    targets = {"static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
+    jobs = [{"job_name": name, **targets, **more} for name, more in (how or {"braze": {}}).items()]
+    found = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
+    config = write(directory / "prometheus.yml", json.dumps(found))
     subprocess.run([tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
     port = free_port()
     command = [

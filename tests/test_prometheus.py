@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import bcrypt
 import pytest
+from certificates import Pki
 from servers import Prometheus, prometheus, tool
 from support import HOUR, IOS, NEW_YORK, VIP, Program, simulated, until, workspace, write
 
@@ -175,3 +177,36 @@ def test_the_alerting_basics_are_there(chain: Chain) -> None:
     assert server.query('sum(braze_exporter_queries{state="up"})') == {frozenset(): 9}
     assert server.query("sum(braze_api_errors_total)") == {frozenset(): 0}
     assert server.query("braze_api_quota_remaining / braze_api_quota_limit > 0.9") != {}
+
+
+def test_prometheus_scrapes_by_tls_with_a_password(tmp_path: Path) -> None:
+    """With the CA and the password of the web configuration file it has the numbers; without one of them `up` is 0."""
+    tool("prometheus")
+    pki = Pki.make(tmp_path)
+    hashed = bcrypt.hashpw(b"correct horse", bcrypt.gensalt(10)).decode()
+    tls = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}"
+    web = write(tmp_path / "web.yaml", f"{tls}\nbasic_auth_users: {{prometheus: {hashed}}}\n")
+    trust: dict[str, object] = {"scheme": "https", "tls_config": {"ca_file": str(tmp_path / "ca.pem")}}
+    right, wrong = ({"username": "prometheus", "password": f"{word} horse"} for word in ("correct", "wrong"))
+    how: dict[str, Mapping[str, object]] = {
+        "right": {**trust, "basic_auth": right},
+        "wrong": {**trust, "basic_auth": wrong},
+        "none": trust,
+        "no ca": {"scheme": "https", "basic_auth": right},
+        "plain": {"basic_auth": right},
+    }
+    with ExitStack() as stack:
+        _, server = stack.enter_context(simulated(Shop()))
+        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}"))
+        arguments = [f"--config.file={config}", f"--web.config.file={web}"]
+        program = stack.enter_context(Program.start(arguments, tls=pki.client()))
+        asked = stack.enter_context(prometheus(tmp_path / "prometheus", program.port, how))
+
+        def up() -> dict[str, float]:
+            found = asked.query("sum by (name) (label_replace(min_over_time(up[1m]), 'name', '$1', 'job', '(.*)'))")
+            return {dict(labels)["name"]: value for labels, value in found.items()}
+
+        expected = {name: float(name == "right") for name in how}
+        until(lambda: asked.answers() and up() == expected, "only the right way has the numbers", 60)
+        assert asked.query("braze_up") == {one(): 1}
+    assert [line.split("msg=")[1].split()[0] for line in program.lines] == ["serving", "stopped"]
