@@ -265,6 +265,25 @@ def test_silent_clients_of_tls_cost_no_scrape(place: Place) -> None:
     assert messages(program) == ["serving", "stopped"]
 
 
+def test_silent_clients_of_tls_leave_nothing_behind(place: Place) -> None:
+    """Those that went or were ended are no longer counted: whoever comes after them keeps the connection."""
+    with place.start(TLS, place.pki.client()) as program:
+        with contextlib.ExitStack() as stack:
+            for number in range(3 * MOST):
+                stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
+                if number % 50 == 0:  # so that each is heard of before it is ended
+                    assert program.get("/-/ready").status == 200
+        client = http.client.HTTPSConnection("127.0.0.1", program.port, timeout=10, context=program.tls)
+        with contextlib.closing(client):
+            ports = set()
+            for _ in range(3):
+                client.request("GET", "/-/ready")
+                assert client.getresponse().read() == b"Ready.\n"
+                ports.add(client.sock.getsockname()[1])
+                assert program.get("/-/ready").status == 200
+        assert len(ports) == 1
+
+
 def test_it_ends_at_once_with_clients_of_tls(place: Place) -> None:
     """Clients that keep their connection and do not answer the good-bye do not keep it from ending."""
     with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
