@@ -6,7 +6,7 @@ Needs `prometheus` and `promtool` (Debian: prometheus). Skipped without them, ex
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
