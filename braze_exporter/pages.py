@@ -1,0 +1,89 @@
+"""Pages that are shared: a flood of scrapes costs what one after the other costs."""
+
+import asyncio
+import contextlib
+import gzip
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+# Level 1 makes the page a third larger than level 6 and costs half the time.
+_GZIP_LEVEL = 1
+# Different pages that may be read at a time. Who reads slowly, or not at all, holds one in memory.
+MOST_READ = 16
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a page may be: its format, and whether it is compressed."""
+
+    openmetrics: bool
+    gzipped: bool
+
+
+class Pages:
+    """Makes the pages of `render`, which is told whether OpenMetrics is wanted, in threads.
+
+    Of each kind at most one is being made, and one waits for that to end. Whoever asks gets one that is begun
+    afterwards, so it shows what was held when it was asked for.
+    """
+
+    def __init__(self, render: Callable[[bool], bytes]) -> None:
+        """Make nothing yet."""
+        self._render = render
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
+        self._begun: dict[Kind, asyncio.Task[bytes | None]] = {}
+        self._next: dict[Kind, asyncio.Task[bytes | None]] = {}
+
+    async def page(self, kind: Kind) -> bytes | None:
+        """Return a page, or None by a fault that is in the log."""
+        if kind not in self._next:
+            self._next[kind] = asyncio.get_running_loop().create_task(self._make(kind, self._begun.get(kind)))
+        return await asyncio.shield(self._next[kind])
+
+    async def _make(self, kind: Kind, before: asyncio.Task[bytes | None] | None) -> bytes | None:
+        if before is not None:
+            await asyncio.wait([before])
+        begun = self._begun[kind] = self._next.pop(kind)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._made, kind)
+        finally:
+            if self._begun[kind] is begun:
+                del self._begun[kind]
+
+    def _made(self, kind: Kind) -> bytes | None:
+        try:
+            page = self._render(kind.openmetrics)
+            return gzip.compress(page, _GZIP_LEVEL, mtime=0) if kind.gzipped else page
+        except Exception:  # noqa: BLE001 - whatever it was, the server goes on
+            _log.exception("a page could not be made")
+            return None
+
+
+class Readers:
+    """Knows who reads which page, and lets go of those who read the oldest when too many different ones are read."""
+
+    def __init__(self) -> None:
+        """Know nobody yet."""
+        self._tasks: dict[int, list[asyncio.Task[Any] | None]] = {}  # by the identity of the page, the oldest first
+
+    @contextlib.contextmanager
+    def reading(self, page: bytes) -> Iterator[None]:
+        """Count the task that runs as a reader of `page`; it is cancelled if the page becomes too old."""
+        task = asyncio.current_task()
+        tasks = self._tasks.setdefault(id(page), [])
+        tasks.append(task)
+        if len(self._tasks) > MOST_READ:
+            for reader in next(iter(self._tasks.values())):
+                if reader is not None:
+                    reader.cancel()
+        try:
+            yield
+        finally:
+            tasks.remove(task)
+            if not tasks:
+                del self._tasks[id(page)]
