@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # Seconds that a client has for its turn: to send a request, to read the answer, to come back. Prometheus comes back
@@ -13,14 +14,51 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 PATIENCE = 75.0
 # Seconds that a client has of it to agree on TLS.
 HANDSHAKE = 10.0
-# Each is a file descriptor, of which a process usually has 1,024.
-MOST = 256
+# Beyond so many connections those make way that we wait for, and those that were answered.
+MOST = 128
+# Bytes that a request may have, which are looked at in one go: 2 ms at worst.
+_PIECE = 8_192
+# Lines that a request may have: each costs far more than its bytes.
+_MOST_LINES = 128
+# Bytes of an answer that wait for a client to read; the rest waits with the page, which all share.
+_WRITTEN = 32_768
 
 _log = logging.getLogger(__name__)
 
 
+class Requests(h11.Connection):
+    """Reads requests, and nothing of their bodies: no page takes one, and a body in crumbs is a lot of work."""
+
+    _has_body = False
+    _lines = 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what the client says."""
+        self._lines += data.count(b"\n")
+        super().receive_data(data)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return what comes next."""
+        if self._has_body:
+            return h11.PAUSED
+        if self._lines > _MOST_LINES and self.their_state is h11.IDLE:
+            raise h11.RemoteProtocolError("too many lines")
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._lines = 0
+            self._has_body = has_body(event.headers)
+        return event
+
+
+def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a request with these headers, in small letters, has a body."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
+    )
+
+
 class Connection(H11Protocol):
-    """Ends when its client is waited for too long, or when others come and it has been there longest.
+    """Ends when its client is waited for too long.
 
     So neither silence nor a trickle of bytes nor an answer that nobody reads can keep a proper scrape from its answer.
     """
@@ -28,13 +66,13 @@ class Connection(H11Protocol):
     def __init__(self, *args: Any, tls: Callable[[], ssl.SSLContext | None] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Speak TLS in the context that `tls` returns, if it does; the other arguments are uvicorn's."""
         super().__init__(*args, **kwargs)
+        self.conn = Requests(h11.SERVER, _PIECE)
         self._tls = tls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Begin with the client's turn; if there are too many connections, end another one.
+        """Begin with the client's turn.
 
-        TLS begins here and not in the server: there a client that never says anything would not be one of those that
-        are counted.
+        TLS begins here and not in the server, so that a client that never says anything is counted from the start.
         """
         self.transport = self._socket = transport
         self.connections.add(self)
@@ -42,15 +80,14 @@ class Connection(H11Protocol):
         self._timer = self.loop.call_later(PATIENCE, self._look)
         self.is_ended = False
         self._early = b""
+        self._is_deaf = False
+        self._read: object = None
         context = self._tls() if self._tls is not None else None
         if context is None:
-            super().connection_made(transport)
+            self._begin(transport)
         else:
             transport.pause_reading()
             self._handshake = self.loop.create_task(self._agree(context))
-        if len(self.connections) > MOST:
-            others = (other for other in self.connections if isinstance(other, Connection) and not other.is_ended)
-            min(others, key=lambda other: (not other.is_awaited, other.since)).end()
 
     async def _agree(self, context: ssl.SSLContext) -> None:
         """Agree with the client on TLS, and only then let it speak."""
@@ -72,15 +109,27 @@ class Connection(H11Protocol):
             if transport is None:  # nobody else would say so
                 self.connection_lost(None)
         if transport is not None:
-            super().connection_made(transport)
+            self._begin(transport)
             self.data_received(self._early)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        transport.set_write_buffer_limits(high=_WRITTEN)
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client says; it may say more before this end of the handshake has run."""
         if self.flow is None:
             self._early += data
-        elif data:
-            super().data_received(data)
+            return
+        for start in range(0, len(data), _PIECE):
+            if self._is_deaf or self.transport.is_closing():
+                return
+            if start and self._is_busy:  # a body, or a long line of requests: neither is answered
+                self._is_deaf = True
+                self.cycle.keep_alive = False
+                self.flow.pause_reading()
+            else:
+                super().data_received(data[start : start + _PIECE])
 
     def end(self) -> None:
         """End at once: to close would wait for what was sent to be read."""
@@ -89,13 +138,27 @@ class Connection(H11Protocol):
 
     @property
     def is_awaited(self) -> bool:
-        """Whether it is the client's turn, and not ours to answer."""
+        """Whether it is the client's turn, to ask or to read, and not ours to answer."""
+        return not self._is_busy or self.flow.write_paused
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a request is being answered."""
         cycle: object = self.cycle  # None before the first request, though uvicorn does not say so
-        return cycle is None or self.cycle.response_complete
+        return cycle is not None and not self.cycle.response_complete
+
+    def pause_writing(self) -> None:
+        """Begin the client's turn to read, once for each answer."""
+        super().pause_writing()
+        if self._read is not self.cycle:
+            self._read = self.cycle
+            self.since = self.loop.time()
 
     def on_response_complete(self) -> None:
         """Begin the client's next turn, which is to read what was sent."""
         self.since = self.loop.time()
+        if len(self.connections) > MOST:  # so that those who ask again line up behind those who have not been answered
+            self.transport.close()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -48,6 +48,7 @@ class Reloader:
     def reload(self) -> Future[None]:
         """Have the config read again and used; return what is done then, or has the `ConfigError` if it cannot be."""
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # so that one who stops waiting cannot cancel it
         self._asked.put(future)
         return future
 

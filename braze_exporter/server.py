@@ -6,13 +6,11 @@ A scrape waits for Braze without holding a thread; only rendering and compressin
 import asyncio
 import contextlib
 import errno
-import functools
-import gzip
 import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import FrameType
@@ -21,8 +19,10 @@ from typing import Any, Protocol
 import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from braze_exporter.acceptor import Acceptor
 from braze_exporter.config import ConfigError
-from braze_exporter.connection import PATIENCE, Connection
+from braze_exporter.connection import PATIENCE, Connection, has_body
+from braze_exporter.pages import Kind, Pages, Readers
 from braze_exporter.web import BusyError, Web
 
 OPENMETRICS = "application/openmetrics-text"
@@ -31,11 +31,11 @@ CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 DEFAULT_TIMEOUT = 10.0
 TIMEOUT_MARGIN = 0.5
 MAX_TIMEOUT = 60.0
-# Level 1 makes the page a third larger than level 6 and costs half the time.
-_GZIP_LEVEL = 1
-_GZIP_FROM = 1_000  # bytes: below, it only costs
 _HIGHEST_PORT = 65_535
 _BACKLOG = 1_024  # connections that wait to be accepted
+# Scrapes that wait for Braze at a time; beyond, they are given what is held, so that no crowd of them fills the house.
+MOST_WAITING = 64
+_PIECE = 32_768  # bytes of a page that are sent at a time
 _DRAIN = 1  # seconds that answers under way have at the end
 # What whoever asks may know without a password: probes have none.
 _OPEN = {"/-/healthy", "/-/ready"}
@@ -64,11 +64,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer: its status, type and body."""
+    """An answer: its status, type and body, which may be compressed."""
 
     status: int
     content_type: str
     body: bytes
+    gzipped: bool = False
     allow: str = ""
 
 
@@ -92,7 +93,9 @@ class Application:
         self._landing = landing
         self._reload = reload
         self.web = web
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
+        self._pages = Pages(lambda openmetrics: source.render(openmetrics=openmetrics))
+        self._waiting = 0
+        self._readers = Readers()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request. A fault of our own is a 500 and a line in the log."""
@@ -100,18 +103,27 @@ class Application:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            response = await self._refusal(scope["path"], headers)
-            response = response or await self._respond(scope["method"], scope["path"], headers, receive)
+            refusal = await self._refusal(scope, headers)
+            response = refusal or await self._respond(scope["method"], scope["path"], headers, receive)
         except Exception:  # noqa: BLE001 - whatever it was, the server goes on
             _log.exception("a page could not be made", extra={"fields": {"path": scope["path"]}})
-            response = _text(500, "A fault of the exporter: see its log.")
+            response = _FAULT
         more = self.web.config().headers if self.web else {}
-        body = {"with_body": scope["method"] != "HEAD", **await self._encoded(response, headers)}
-        await _send(response, send, more, **body)
+        await send({"type": "http.response.start", "status": response.status, "headers": _headers(response, more)})
+        await self._deliver(response.body if scope["method"] != "HEAD" else b"", send)
 
-    async def _refusal(self, path: str, headers: dict[bytes, str]) -> Response | None:
-        """Return what one who may not come in is told, or None to one who may."""
-        if self.web is None or path in _OPEN:
+    async def _deliver(self, body: bytes, send: Send) -> None:
+        """Send a body in pieces, as fast as it is read, so that it is not copied for each who reads slowly."""
+        with self._readers.reading(body):
+            for start in range(0, len(body) or 1, _PIECE):
+                end = start + _PIECE
+                await send({"type": "http.response.body", "body": body[start:end], "more_body": end < len(body)})
+
+    async def _refusal(self, scope: Message, headers: dict[bytes, str]) -> Response | None:
+        """Return what one who may not come in, or brings a body, is told; None to everyone else."""
+        if has_body(scope["headers"]):
+            return _text(413, "A request has no body here.")
+        if self.web is None or scope["path"] in _OPEN:
             return None
         try:
             if await self.web.admits(headers.get(b"authorization")):
@@ -147,24 +159,23 @@ class Application:
         waiting = asyncio.wrap_future(self._source.refresh())
         gone = asyncio.ensure_future(_gone(receive))
         timeout = wait_time(headers.get(b"x-prometheus-scrape-timeout-seconds"))
-        await asyncio.wait([waiting, gone], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        self._waiting += 1
+        try:
+            timeout = timeout if self._waiting <= MOST_WAITING else 0
+            await asyncio.wait([waiting, gone], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting -= 1
         if gone.done():
             return _text(503, "Nobody reads this.")
         gone.cancel()
         if not waiting.done():
             self._source.count_incomplete_scrape()
-        openmetrics = accepts_openmetrics(headers.get(b"accept", ""))
-        loop = asyncio.get_running_loop()
-        body = await loop.run_in_executor(self._threads, lambda: self._source.render(openmetrics=openmetrics))
-        return Response(200, CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4, body)
-
-    async def _encoded(self, response: Response, headers: dict[bytes, str]) -> dict[str, bytes]:
-        """Return the `compressed` body if the client takes one and it is worth it."""
-        if len(response.body) < _GZIP_FROM or not accepts_gzip(headers.get(b"accept-encoding", "")):
-            return {}
-        loop = asyncio.get_running_loop()
-        compress = lambda: gzip.compress(response.body, _GZIP_LEVEL, mtime=0)  # noqa: E731
-        return {"compressed": await loop.run_in_executor(self._threads, compress)}
+        kind = Kind(accepts_openmetrics(headers.get(b"accept", "")), accepts_gzip(headers.get(b"accept-encoding", "")))
+        body = await self._pages.page(kind)
+        if body is None:
+            return _FAULT
+        content_type = CONTENT_TYPE_OPENMETRICS if kind.openmetrics else CONTENT_TYPE_PLAIN_0_0_4
+        return Response(200, content_type, body, gzipped=kind.gzipped)
 
 
 async def _gone(receive: Receive) -> None:
@@ -173,28 +184,20 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _send(
-    response: Response,
-    send: Send,
-    more: Mapping[bytes, bytes],
-    *,
-    with_body: bool,
-    compressed: bytes | None = None,
-) -> None:
-    """Send a response, with `more` headers."""
-    body = response.body if compressed is None else compressed
+def _headers(response: Response, more: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a response, and `more` of them."""
     headers = {
         b"content-type": response.content_type.encode(),
-        b"content-length": str(len(body)).encode(),
+        b"content-length": str(len(response.body)).encode(),
         b"vary": b"Accept, Accept-Encoding",
         b"x-content-type-options": b"nosniff",
-        **({b"content-encoding": b"gzip"} if compressed is not None else {}),
+        **({b"content-encoding": b"gzip"} if response.gzipped else {}),
         **({b"allow": response.allow.encode()} if response.allow else {}),
         **({b"www-authenticate": _WHO} if response.status == HTTPStatus.UNAUTHORIZED else {}),
+        **({b"connection": b"close"} if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}),
         **more,
     }
-    await send({"type": "http.response.start", "status": response.status, "headers": list(headers.items())})
-    await send({"type": "http.response.body", "body": body if with_body else b""})
+    return list(headers.items())
 
 
 def _text(status: int, text: str) -> Response:
@@ -203,6 +206,9 @@ def _text(status: int, text: str) -> Response:
 
 def _not_allowed(methods: str) -> Response:
     return replace(_text(405, f"Only {methods.replace(', ', ' and ')}."), allow=methods)
+
+
+_FAULT = _text(500, "A fault of the exporter: see its log.")
 
 
 def wait_time(header: str | None) -> float:
@@ -244,9 +250,20 @@ def accepts_gzip(accept_encoding: str) -> bool:
 class _Server(uvicorn.Server):
     """A server whose end by a signal is a success, and that says so to those who wait."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, application: Application, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
+        self._application = application
         self._on_stop = on_stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve on `sockets`."""
+        connections = self.server_state.connections
+        self.servers = [Acceptor(listener, self._connection, connections) for listener in sockets or []]  # type: ignore[misc] # asyncio's otherwise
+        self.started = True
+
+    def _connection(self) -> Connection:
+        tls = self._application.web.context if self._application.web is not None else None
+        return Connection(config=self.config, server_state=self.server_state, app_state={}, tls=tls)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of uvicorn
         """Begin to end; called from a signal handler, so what takes locks is left to the loop."""
@@ -262,13 +279,13 @@ def serve(application: Application, listener: socket.socket, on_stop: Callable[[
         access_log=False,
         lifespan="off",
         ws="none",
-        http=functools.partial(Connection, tls=application.web.context if application.web else None),  # type: ignore[arg-type]
+        http=Connection,
         loop="asyncio",
         timeout_keep_alive=int(PATIENCE),
         timeout_graceful_shutdown=_DRAIN,
         server_header=False,
     )
-    _Server(config, on_stop).run(sockets=[listener])
+    _Server(config, application, on_stop).run(sockets=[listener])
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -1,6 +1,5 @@
 """The program as its users run it: a process, its pages, its signals, its exit codes and its log."""
 
-import contextlib
 import gzip
 import http.client
 import json
@@ -14,12 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from support import HOUR, KEY, Page, Program, free_port, run, simulated, until, workspace, workspace_item, write
 
 from braze_exporter import demo
-from braze_exporter.connection import MOST
 from braze_exporter.demo import faults
 from braze_exporter.ledger import StoreError, open_store
 
@@ -152,56 +149,6 @@ def test_a_signal_ends_it_at_once_with_requests_under_way(
     assert b"braze_exporter_build_info" in page
     assert "Traceback" not in program.output
     assert [line.split("msg=")[1].split()[0] for line in program.lines] == ["serving", "stopped"]
-
-
-def test_clients_that_never_finish_do_not_keep_it_from_ending(program: Program) -> None:
-    """Idle connections and half requests neither block a scrape nor the end."""
-    with contextlib.ExitStack() as stack:
-        for number in range(200):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
-            if number % 2:
-                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
-        started = time.monotonic()
-        assert program.scrape().value("braze_up") == 1
-        assert time.monotonic() - started < 1
-        assert program.stop() < 2
-    assert program.process.returncode == 0
-
-
-def test_more_idle_connections_than_it_keeps_cost_no_scrape(program: Program) -> None:
-    """Of a flood of connections so many are kept; the one waited for longest makes way, and a scrape is served."""
-    with contextlib.ExitStack() as stack:
-        for number in range(3 * MOST):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
-            if number % 2:
-                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
-        started = time.monotonic()
-        assert program.scrape().value("braze_up") == 1
-        assert time.monotonic() - started < 1
-        assert psutil.Process(program.process.pid).num_fds() < MOST + 50
-
-
-def test_clients_that_do_not_read_cost_little_memory(program: Program) -> None:
-    """A hundred clients that ask and never read are served, and a proper scrape is not slower for it."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(100):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
-        started = time.monotonic()
-        assert program.scrape().value("braze_up") == 1
-        assert time.monotonic() - started < 2
-        assert psutil.Process(program.process.pid).memory_info().rss < 150_000_000
-
-
-def test_clients_that_want_to_close_and_do_not_read_make_way(program: Program) -> None:
-    """More of them than are kept cost no scrape either: those that were there longest are ended."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(MOST + 50):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        for _ in range(5):
-            assert program.get("/-/ready").status == 200
-        assert program.scrape().value("braze_up") == 1
 
 
 def test_a_scraper_that_goes_away_is_not_waited_with(

@@ -19,7 +19,7 @@ from certificates import Pki
 from support import KEY, Program, run, simulated, until, workspace, write
 
 from braze_exporter import demo
-from braze_exporter.connection import MOST
+from braze_exporter.acceptor import FULL
 
 PASSWORD = "correct horse"  # noqa: S105 - of this test
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode().replace("$2b$", "$2y$")
@@ -247,19 +247,19 @@ def test_silent_clients_of_tls_cost_no_scrape(place: Place) -> None:
     with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
         assert program.scrape().value("braze_up") == 1
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (MOST + 150, hard))
+        resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (FULL + 150, hard))
         seconds = []
-        for number in range(3 * MOST):
+        for number in range(3 * FULL):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
             if number % 2:
                 client.sendall(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a hello
-            if number % 100 == 0 or number == 3 * MOST - 1:
+            if number % 100 == 0 or number == 3 * FULL - 1:
                 started = time.monotonic()
                 assert program.scrape().value("braze_up") == 1
                 seconds.append(time.monotonic() - started)
         assert max(seconds) < 1
         process = psutil.Process(program.process.pid)
-        assert process.num_fds() < MOST + 50
+        assert process.num_fds() < FULL + 50
         assert process.memory_info().rss < 200_000_000
         assert program.stop() < 2
     assert messages(program) == ["serving", "stopped"]
@@ -269,7 +269,7 @@ def test_silent_clients_of_tls_leave_nothing_behind(place: Place) -> None:
     """Those that went or were ended are no longer counted: whoever comes after them keeps the connection."""
     with place.start(TLS, place.pki.client()) as program:
         with contextlib.ExitStack() as stack:
-            for number in range(3 * MOST):
+            for number in range(3 * FULL):
                 stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
                 if number % 50 == 0:  # so that each is heard of before it is ended
                     assert program.get("/-/ready").status == 200
