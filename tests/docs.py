@@ -1,16 +1,22 @@
-"""Writes what of the README comes from the code: `python tests/docs.py` after a change; a test holds it to that."""
+"""Writes what of the README and of `deploy/` comes from the code: `python tests/docs.py`; tests hold them to it."""
 
 import argparse
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from braze_exporter import demo
 from braze_exporter.catalog import GAUGES, KINDS, Family, Unit, counter, gauge
 from braze_exporter.cli import parser
 from braze_exporter.collector import OWN, QUERIES, UP, State
+from braze_exporter.config import load
+from braze_exporter.mixin.dashboard import dashboard
+from braze_exporter.plan import build
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
 HELP_WIDTH = 100
 
 
@@ -23,6 +29,12 @@ def blocks() -> dict[str, str]:
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
         "help": _help(),
     }
+
+
+def demo_dashboard() -> str:
+    """Return the dashboard of the demo, which the example with Docker provisions."""
+    config = load(demo.config("http://127.0.0.1"), "demo")
+    return json.dumps(dashboard(build(config), config.settings.budget.reserve), indent=1) + "\n"
 
 
 def filled(text: str) -> str:
@@ -70,3 +82,4 @@ def _help() -> str:
 
 if __name__ == "__main__":
     README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    DASHBOARD.write_text(demo_dashboard(), encoding="utf-8")

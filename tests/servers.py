@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,9 @@ Labels = frozenset[tuple[str, str]]
 
 def tool(name: str) -> str:
     """Return the path of a program, or skip the test; in CI a missing one is a failure."""
-    found = shutil.which(name)
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if found is None and os.environ.get("CI"):
-        pytest.fail(f"{name} is not installed, and in CI the end-to-end tests are not skipped")
+        pytest.fail(f"{name} is not installed, and in CI its tests are not skipped")
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found

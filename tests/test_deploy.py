@@ -6,7 +6,6 @@ with procps, prometheus, prometheus-alertmanager, shellcheck), and `kubernetes-v
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from servers import tool
 from support import Program, free_port, until, write
 
 from braze_exporter import __version__, cli
@@ -38,16 +38,6 @@ PORT = int(cli.DEFAULT_ADDRESS.rpartition(":")[2])
 PROGRAM = Path(sys.executable).with_name("braze-exporter")
 
 Tree = dict[str, Any]
-
-
-def tool(name: str) -> str:
-    """Return the path of a program, or skip the test; in CI a missing one is a failure."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if found is None and os.environ.get("CI"):
-        pytest.fail(f"{name} is not installed, and in CI its tests are not skipped")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -30,6 +30,11 @@ def test_the_readme_is_generated_from_the_code() -> None:
     assert docs.filled(README) == README
 
 
+def test_the_dashboard_of_the_demo_is_generated_from_its_config() -> None:
+    """What Docker's example provisions is what `python tests/docs.py` writes."""
+    assert docs.DASHBOARD.read_text(encoding="utf-8") == docs.demo_dashboard()
+
+
 def test_the_example_passes_check() -> None:
     """`config.example.yaml` is good, with a warning for the key file that is not there."""
     done = run("check", f"--config.file={ROOT / 'config.example.yaml'}")
