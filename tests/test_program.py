@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -177,6 +178,19 @@ def test_one_connection_serves_many_scrapes(program: Program) -> None:
         ports.add(connection.sock.getsockname()[1])
     connection.close()
     assert len(ports) == 1
+
+
+def test_a_kept_connection_is_not_slower_than_a_new_one(program: Program) -> None:
+    """No part of a page waits for the client's kernel to confirm another, which takes 40 ms."""
+    connection = http.client.HTTPConnection("127.0.0.1", program.port)
+    seconds = []
+    for _ in range(30):
+        started = time.monotonic()
+        connection.request("GET", "/metrics")
+        assert connection.getresponse().read()
+        seconds.append(time.monotonic() - started)
+    connection.close()
+    assert statistics.median(seconds) < 0.03
 
 
 def test_an_outage_is_a_few_lines_in_the_log(tmp_path: Path) -> None:
