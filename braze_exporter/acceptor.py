@@ -61,14 +61,18 @@ class Acceptor:
 
     def _accept(self) -> None:
         for _ in range(_BURST):
-            if not self._has_room():
+            there = len(self._connections) + len(self._coming)
+            if there >= MOST:
+                self._make_room(there - MOST + 1)
+            if there >= FULL:
                 self._pause(_PAUSE)
                 return
             try:
                 client, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError:  # no file descriptor is left for it
+            except OSError:  # the process has no file descriptor left for it
+                self._make_room(_BURST)
                 self._pause(_PAUSE)
                 return
             client.setblocking(False)  # noqa: FBT003 - its only argument
@@ -76,12 +80,10 @@ class Acceptor:
             self._coming.add(coming)
             coming.add_done_callback(self._coming.discard)
 
-    def _has_room(self) -> bool:
-        there = len(self._connections) + len(self._coming)
-        if there >= MOST:
-            latest = self._loop.time() - _GRACE
-            others = (other for other in self._connections if isinstance(other, Connection) and not other.is_ended)
-            waited_for = [other for other in others if other.is_awaited and other.since <= latest]
-            for other in nsmallest(there - MOST + 1, waited_for, key=lambda other: other.since):
-                other.end()
-        return there < FULL
+    def _make_room(self, count: int) -> None:
+        """End up to `count` connections, those whose clients are waited for longest."""
+        latest = self._loop.time() - _GRACE
+        others = (other for other in self._connections if isinstance(other, Connection) and not other.is_ended)
+        waited_for = [other for other in others if other.is_awaited and other.since <= latest]
+        for other in nsmallest(count, waited_for, key=lambda other: other.since):
+            other.end()

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import resource
 import socket
 import threading
 import time
@@ -204,6 +205,18 @@ def test_a_crowd_that_comes_and_goes(show: Program) -> None:
     with unharmed(show) as crowd:
         for _ in range(4):
             crowd.keep(lambda: socket.create_connection(("127.0.0.1", show.port), 1).close())
+
+
+def test_more_clients_than_there_may_be_open_files(show: Program) -> None:
+    """Where a process may have few files, those that are waited for longest make way sooner."""
+    process = psutil.Process(show.process.pid)
+    for _ in range(3):
+        show.scrape()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (process.num_fds() + 40, hard))
+    with unharmed(show) as crowd:
+        for _ in range(4):
+            crowd.come(50, b"")
 
 
 def test_a_flood_of_scrapes(show: Program) -> None:
