@@ -17,6 +17,8 @@ MAX_DEPTH = 20
 _MAX_BITS = 64
 
 _TAG = "tag:yaml.org,2002:"
+# It is not shown: a password that begins with ! is one.
+_TAGGED = "has a tag, which means nothing here: remove it, or quote a value that begins with !"
 _HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 # What to do about an error whose words begin so, where they do not say it.
 _HINTS = {
@@ -91,7 +93,8 @@ def parse(text: str, source: str) -> Document:
         data = builder.value(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        found = error.problem or "unreadable"
+        # The name of an alias may be a password that begins with *, and stands there without quotes.
+        found = re.sub("(?<=undefined alias) .*", "", error.problem or "unreadable")
         hint = next((f": {hint}" for start, hint in _HINTS.items() if found.startswith(start)), "")
         problem = Problem((), f"not YAML: {shown(found, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
@@ -137,7 +140,7 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in {f"{_TAG}map", f"{_TAG}seq"}:
-            self._complain(path, node, f"has the tag {shown(node.tag)}, which means nothing here: remove it")
+            self._complain(path, node, _TAGGED)
             return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
@@ -161,7 +164,9 @@ class _Builder:
                 return value
         except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
             pass
-        self._complain(path, node, f"cannot be read as {shown(node.tag.removeprefix(_TAG))}: if it is text, quote it")
+        kind = node.tag.removeprefix(_TAG)
+        is_known = kind != node.tag
+        self._complain(path, node, f"cannot be read as {shown(kind)}: if it is text, quote it" if is_known else _TAGGED)
         return None
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:

@@ -102,3 +102,13 @@ def test_no_error_shows_the_key(tmp_path: Path, key: str) -> None:
         assert KEY not in printer(error)
     assert KEY not in "".join(traceback.format_exception(error))
     assert KEY.encode() not in pickle.dumps(error)
+
+
+@pytest.mark.parametrize("mark", ["*", "!"])
+def test_what_yaml_takes_for_an_alias_or_a_tag_is_not_repeated(mark: str) -> None:
+    """A password that begins so and stands there without quotes is no text to YAML; the problem does not show it."""
+    for line in (f"a: {mark}{KEY}", f"a: [{mark}{KEY} 1]"):
+        with pytest.raises(ConfigError) as found:
+            load(f"{line}\n", "x.yaml")
+        assert KEY not in str(found.value)
+        assert "x.yaml:1" in str(found.value)
