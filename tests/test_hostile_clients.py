@@ -125,7 +125,7 @@ def whole(client: socket.socket) -> http.client.HTTPResponse:
 
 
 @contextlib.contextmanager
-def unharmed(program: Program, *, growth: int = 15 * MEGABYTE, ends: bool = True) -> Iterator[Crowd]:
+def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True) -> Iterator[Crowd]:
     """Let in a crowd, and hold the program to its promises while it comes, and for a moment when it is there.
 
     If it `ends`, it does so with the crowd there.
