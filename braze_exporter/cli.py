@@ -19,7 +19,7 @@ import requests
 from braze_exporter import __version__, demo, logs, server, transport
 from braze_exporter.config import Config, ConfigError, Problem, load, missing_keys, read
 from braze_exporter.config.document import shown
-from braze_exporter.config.schema import is_loopback
+from braze_exporter.config.values import is_loopback
 from braze_exporter.exporter import Exporter
 from braze_exporter.ledger import Store, StoreError, open_store
 from braze_exporter.mixin.dashboard import dashboard

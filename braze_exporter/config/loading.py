@@ -13,8 +13,9 @@ from braze_exporter.catalog import Unit
 from braze_exporter.config import keys
 from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, shown
 from braze_exporter.config.keys import Secret
-from braze_exporter.config.schema import ALL, SECTIONS, CustomEvent, Settings, Workspace, nearest
+from braze_exporter.config.schema import SECTIONS, CustomEvent, Settings, Workspace
 from braze_exporter.config.validation import InvalidError, M, validate
+from braze_exporter.config.values import ALL, nearest
 
 _MISPLACED = dict.fromkeys(
     ("api_key", "key", "token"), "the key does not belong in the file: name its place by api_key_file or api_key_env"

@@ -1,217 +1,32 @@
 """What may stand in a config: one frozen model for each mapping, with the defaults and the meaning of every key.
 
-A model refuses unknown keys, and takes values as they are written: no number becomes text, no text a number. What only
-makes sense together (a name used in one place and defined in another) is the business of `loading`.
+A model refuses unknown keys, and takes values as they are written. What only makes sense together (a name used in one
+place and defined in another) is the business of `loading`.
 """
 
-import difflib
-import functools
-import ipaddress
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from braze_exporter.catalog import INSTANCES, Unit
-from braze_exporter.config.document import shown
-
-# Not filtered: what `all` stands for in the lists `apps` and `segments`.
-ALL = "all"
-
-# Prometheus's own form: units from large to small, each at most once.
-_DURATION_UNITS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 0.001}
-_DURATION = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _DURATION_UNITS), re.ASCII)
-# Recorded ids of Braze are not all RFC 4122 UUIDs, so any of that form is taken.
-_BRAZE_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
-_HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-
-
-class UnfitError(ValueError):
-    """A value that cannot stand where it stands: what is wrong, and what to write."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean "…"?)` for the known word nearest to `word`, or nothing if none is near."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f' (did you mean "{shown(found[0])}"?)' if found else ""
-
-
-def _written(value: object) -> str:
-    """Return a value about as YAML has it; of a list or a mapping only what it is, for it may hold a secret."""
-    match value:
-        case None | bool():
-            return json.dumps(value)
-        case list():
-            return "a list"
-        case dict():
-            return "a mapping"
-        case str():
-            return f'"{shown(value)}"'
-        case _:
-            return shown(value)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        is_scalar = value is not None and not isinstance(value, list | dict)
-        raise UnfitError(f"must be text, not {_written(value)}{': quote it' if is_scalar else ''}")
-    if not value.strip():
-        raise UnfitError("must not be empty")
-    return value
-
-
-def _duration(value: object) -> float:
-    found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
-    if found is None:
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        example = f': write "{value}s" or "{value}m"' if is_count else ""
-        raise UnfitError(f"must be a duration such as 30s, 5m, 1h30m or 2d, not {_written(value)}{example}")
-    seconds = sum(int(part) * unit for part, unit in zip(found.groups("0"), _DURATION_UNITS.values(), strict=True))
-    if seconds < 1:
-        raise UnfitError("must be at least 1s")
-    return float(seconds)
-
-
-def _unit(value: object) -> Unit:
-    if value not in tuple(Unit):
-        raise UnfitError(f"must be hour or day, not {_written(value)}")
-    return Unit(str(value))
-
-
-def _braze_id(value: object) -> str:
-    if not isinstance(value, str) or not _BRAZE_ID.fullmatch(value):
-        example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
-        raise UnfitError(f"must be an identifier of Braze {example}, not {_written(value)}")
-    return value
-
-
-def _own_name(value: object) -> str:
-    if value == ALL:
-        raise UnfitError(f'the name "{ALL}" is reserved for "not filtered": choose another')
-    return _text(value)
-
-
-def _mapping_of_ids(value: object) -> object:
-    if not isinstance(value, dict):
-        raise UnfitError("must be a mapping of names to Braze's identifiers, such as {ios: 3bbc4555-…}")
-    return value
-
-
-def _list_of_names(value: object) -> object:
-    if not isinstance(value, list) or not value:
-        raise UnfitError(f"must be a list of names, such as [{ALL}, …]")
-    return value
-
-
-@functools.cache
-def _time_zones() -> frozenset[str]:
-    # What is not in here may be a file all the same: of leap seconds (right/UTC), or of anything (../../etc).
-    return frozenset(available_timezones() - {"localtime", "Factory"})
-
-
-def _timezone(value: object) -> ZoneInfo:
-    name = _text(value)
-    if name not in _time_zones():
-        hint = nearest(name, sorted(_time_zones())) or ", as in America/New_York"
-        raise UnfitError(f'"{shown(name)}" is not the name of a time zone{hint}')
-    return ZoneInfo(name)
-
-
-def _url(value: object) -> str:
-    """Accept a REST endpoint; no message repeats the value, since it may hold a secret."""
-    example = "such as https://rest.iad-01.braze.com"
-    not_a_url = f"is not a URL: give the REST endpoint, {example}"
-    if not isinstance(value, str):
-        raise UnfitError(f"must be the REST endpoint, {example}")
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise UnfitError(not_a_url) from None
-    checks = {
-        "must not hold a user or password: the key comes from api_key_file or api_key_env": "@" not in parts.netloc,
-        f"must begin with https://, {example}": parts.scheme in {"http", "https"},
-        not_a_url: value.isprintable() and " " not in value and _is_host(host) and port != 0,
-        f"is the SDK endpoint: give the REST endpoint, {example}": not host.startswith("sdk."),
-        f"is the dashboard: give the REST endpoint, {example}": not host.startswith("dashboard"),
-        "must begin with https://: the key would travel in the clear": parts.scheme == "https" or is_loopback(host),
-        f"must be only the REST endpoint, without a path, {example}": not (
-            parts.path.strip("/") or parts.query or parts.fragment
-        ),
-    }
-    for problem, is_good in checks.items():
-        if not is_good:
-            raise UnfitError(problem)
-    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(':')}"
-
-
-def _is_host(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return _HOST.fullmatch(host) is not None
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _instance(value: object) -> str:
-    if not isinstance(value, str) or value.upper() not in INSTANCES:
-        raise UnfitError(f"is not an instance of Braze known here: give one of {', '.join(INSTANCES)}, or its url")
-    return value.upper()
-
-
-def _variable(value: object) -> str:
-    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):  # never shown: it may be the key itself
-        raise UnfitError("must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself")
-    return value
-
-
-def _key_file(value: object) -> str:
-    path = _text(value)
-    is_key = _BRAZE_ID.search(path) and "/" not in path and "\\" not in path
-    if is_key or "\0" in path:  # never shown: it may be the key itself
-        raise UnfitError("must be the path of a file that holds the key, not the key itself")
-    return path
-
-
-def _number(low: float, high: float, *, whole: bool = False) -> BeforeValidator:
-    def check(value: object) -> float:
-        is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high:  # type: ignore[operator] # it is a number
-            kind = "a whole number" if whole else "a number"
-            raise UnfitError(f"must be {kind} from {low:,} to {high:,}, not {_written(value)}")
-        return value  # type: ignore[return-value] # it is a number
-
-    return BeforeValidator(check)
-
-
-def _mapping_of_keys(value: object) -> object:
-    if not isinstance(value, dict):
-        raise UnfitError("must be a mapping of keys to values")
-    return value
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-Duration = Annotated[float, BeforeValidator(_duration)]
-OwnName = Annotated[str, BeforeValidator(_own_name)]
-BrazeId = Annotated[str, BeforeValidator(_braze_id)]
-NamedIds = Annotated[dict[OwnName, BrazeId], BeforeValidator(_mapping_of_ids)]
-Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names)]
-# What may be left out. A key without a value is refused: `timezone:` is a mistake, not a wish for none.
-OwnDuration = Annotated[float | None, BeforeValidator(_duration)]
-OwnText = Annotated[str | None, BeforeValidator(_text)]
+from braze_exporter.config.values import (
+    A_MAPPING,
+    ALL,
+    Duration,
+    NamedIds,
+    OwnDuration,
+    OwnInstance,
+    OwnKeyFile,
+    OwnText,
+    OwnTimeZone,
+    OwnUrl,
+    OwnVariable,
+    Selection,
+    Text,
+    UnitName,
+    number,
+)
 
 
 class Model(BaseModel):
@@ -248,9 +63,9 @@ class Settle(ByUnit):
 class Budget(Model):
     """What of Braze's rate limits the exporter may use, and over how many connections for each workspace."""
 
-    share: Annotated[float, _number(0.001, 1)] = 0.1
-    reserve: Annotated[float, _number(0, 0.9)] = 0.2
-    concurrency: Annotated[int, _number(1, 100, whole=True)] = 10
+    share: Annotated[float, number(0.001, 1)] = 0.1
+    reserve: Annotated[float, number(0, 0.9)] = 0.2
+    concurrency: Annotated[int, number(1, 100, whole=True)] = 10
 
 
 class Settings(Model):
@@ -259,7 +74,7 @@ class Settings(Model):
     refresh: Refresh = Refresh()
     settle: Settle = Settle()
     max_age: Duration = 3_600.0
-    max_queries: Annotated[int, _number(1, 1_000_000, whole=True)] = 2_000
+    max_queries: Annotated[int, number(1, 1_000_000, whole=True)] = 2_000
     budget: Budget = Budget()
     state_file: OwnText = None
 
@@ -267,31 +82,31 @@ class Settings(Model):
 class Baseline(Model):
     """What a bucket is compared with: the same local time of the last weeks."""
 
-    weeks: Annotated[int, _number(1, 52, whole=True)]
+    weeks: Annotated[int, number(1, 52, whole=True)]
 
 
 class CustomEvent(Model):
     """One entry of `custom_events`: an event, times each of the apps, times each of the segments."""
 
     event: Text
-    unit: Annotated[Unit, BeforeValidator(_unit)] = Unit.HOUR
+    unit: UnitName = Unit.HOUR
     apps: Selection = (ALL,)
     segments: Selection = (ALL,)
     refresh: OwnDuration = None
     settle: OwnDuration = None
     max_age: OwnDuration = None
-    baseline: Annotated[Baseline | None, BeforeValidator(_mapping_of_keys)] = None
+    baseline: Annotated[Baseline | None, A_MAPPING] = None
 
 
 class Workspace(Model):
     """The keys of a workspace beside its sections. Exactly one of `url` and `instance`, and of the two key sources."""
 
     name: Text
-    url: Annotated[str | None, BeforeValidator(_url)] = None
-    instance: Annotated[str | None, BeforeValidator(_instance)] = None
-    api_key_file: Annotated[str | None, BeforeValidator(_key_file)] = None
-    api_key_env: Annotated[str | None, BeforeValidator(_variable)] = None
-    timezone: Annotated[ZoneInfo | None, BeforeValidator(_timezone)] = None
+    url: OwnUrl = None
+    instance: OwnInstance = None
+    api_key_file: OwnKeyFile = None
+    api_key_env: OwnVariable = None
+    timezone: OwnTimeZone = None
     apps: NamedIds = Field(default_factory=dict)
     segments: NamedIds = Field(default_factory=dict)
 

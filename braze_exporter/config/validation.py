@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from braze_exporter.config.document import Path
-from braze_exporter.config.schema import Model, nearest
+from braze_exporter.config.schema import Model
+from braze_exporter.config.values import nearest
 
 M = TypeVar("M", bound=Model)
 

@@ -12,7 +12,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from braze_exporter.config.keys import Secret
-from braze_exporter.config.schema import Model, OwnText, Text, UnfitError, nearest
+from braze_exporter.config.schema import Model
+from braze_exporter.config.values import OwnText, Text, UnfitError, nearest
 
 CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
