@@ -9,9 +9,13 @@ from zoneinfo import ZoneInfo
 
 from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, UTC, Point, Pool, Query, Unit
 from braze_exporter.config import Config
-from braze_exporter.config.schema import CustomEvent, Settings, Workspace
+from braze_exporter.config.document import Path
+from braze_exporter.config.loading import Entry
+from braze_exporter.config.schema import Alerts, CustomEvent, Settings, Workspace
 
 WEEK = 7 * 86_400
+# So many fetches may be missed before that tells something.
+MISSED_REFRESHES = 3
 # The history of baselines is read within so many hours, with the calls that the budget leaves.
 LONGEST_HISTORY = 24
 # What every fetch asks for: enough to see late data of the last day, or of the last two weeks.
@@ -39,10 +43,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The queries of a config, in its order and without duplicates, and what they cost."""
+    """The queries of a config, in its order and without duplicates, what they cost, and the alerts that some have."""
 
     queries: tuple[Query, ...]
     loads: tuple[Load, ...]
+    alerts: tuple[tuple[Query, Alerts], ...] = ()
 
 
 def build(config: Config) -> Plan:
@@ -65,14 +70,17 @@ def build(config: Config) -> Plan:
         text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
         problems.append((("max_queries",), f"{text}: raise it, or list fewer events, apps or segments"))
         raise config.error(problems)
-    queries = tuple(query for workspace, entry in entries for query in _queries(settings, workspace, entry.spec))
+    planned = [(query, entry) for workspace, entry in entries for query in _queries(settings, workspace, entry.spec)]
+    queries = tuple(query for query, _ in planned)
     loads = tuple(_loads(settings, queries))
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
     problems += [(paths[load.workspace], _over_share(load, queries)) for load in loads if _is_over(load)]
     problems += [(paths[load.workspace], _too_much_history(load)) for load in loads if _is_too_much_history(load)]
+    problems += _too_short_silences(planned)
     if problems:
         raise config.error(problems)
-    return Plan(queries, loads)
+    alerts = tuple((query, entry.spec.alerts) for query, entry in planned if entry.spec.alerts is not None)
+    return Plan(queries, loads, alerts)
 
 
 def _settle(settings: Settings, entry: CustomEvent) -> float:
@@ -105,6 +113,32 @@ def _queries(settings: Settings, workspace: Workspace, entry: CustomEvent) -> It
             zone=workspace.timezone or UTC,
             weeks=entry.baseline.weeks if entry.baseline is not None else 0,
         )
+
+
+def counting(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
+    """Return the query that feeds each counter, by what is counted.
+
+    A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts
+    occurrences or users is not known, so there is none for those.
+    """
+    finest: dict[tuple[str, ...], Query] = {}
+    for query in queries:
+        if not query.segment_id and query.unit.seconds <= finest.setdefault(query.counted, query).unit.seconds:
+            finest[query.counted] = query
+    return finest
+
+
+def _too_short_silences(planned: Sequence[tuple[Query, Entry]]) -> Iterator[tuple[Path, str]]:
+    """Yield what is wrong with a silence that fetches which were missed would look like."""
+    fed = counting(query for query, _ in planned)
+    for query, entry in planned:
+        silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
+        if silent is None or query.segment_id:
+            continue
+        least = MISSED_REFRESHES * fed[query.counted].refresh
+        if silent < least:
+            text = f"is shorter than {MISSED_REFRESHES} refreshes of the counter: at least {_rounded_up(least)}"
+            yield (*entry.path, "alerts", "silent"), f"{text}, or a shorter refresh"
 
 
 def _loads(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:

@@ -11,7 +11,7 @@ from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
 from braze_exporter.collector.row import Row, SeriesLabels, expiry
 from braze_exporter.ledger import Ledger
 from braze_exporter.own import OWN, QUERIES, UP, State
-from braze_exporter.plan import bucket_number, oldest_asked
+from braze_exporter.plan import bucket_number, counting, oldest_asked
 from braze_exporter.reading import Answer, Entry, Reading, place
 
 __all__ = ["OWN", "QUERIES", "UP", "Collector", "Instruments", "State", "state_of"]
@@ -166,23 +166,12 @@ def _grouped(rows: Iterable[Row]) -> list[tuple[tuple[Family, ...], list[Row]]]:
 
 
 def _counters(rows: Iterable[Row]) -> list[tuple[Family, list[Row]]]:
-    """Return the counter families and the rows that feed them.
-
-    A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts
-    occurrences or users is not known, so there is none for those.
-    """
-    finest: dict[tuple[str, ...], Row] = {}
-    for row in rows:
-        query = row.entry.query
-        if not query.segment_id:
-            known = finest.setdefault(query.counted, row)
-            if query.unit.seconds < known.entry.query.unit.seconds:
-                finest[query.counted] = row
+    """Return the counter families and the rows that feed them."""
+    found = {row.entry.query: row for row in rows}
     counters: dict[str, tuple[Family, list[Row]]] = {}
-    for row in finest.values():
-        query = row.entry.query
+    for query in counting(found).values():
         family = counter(query.kind, query.noun)
-        counters.setdefault(family.name, (family, []))[1].append(row)
+        counters.setdefault(family.name, (family, []))[1].append(found[query])
     return list(counters.values())
 
 

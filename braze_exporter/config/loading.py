@@ -13,7 +13,7 @@ from braze_exporter.catalog import Unit
 from braze_exporter.config import keys
 from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, shown
 from braze_exporter.config.keys import Secret
-from braze_exporter.config.schema import SECTIONS, CustomEvent, Settings, Workspace
+from braze_exporter.config.schema import SECTIONS, WHEN, Alerts, CustomEvent, Settings, Workspace
 from braze_exporter.config.validation import InvalidError, M, validate
 from braze_exporter.config.values import ALL, nearest
 
@@ -166,6 +166,8 @@ class _Loader:
                 if "baseline" in data:
                     text = f"a baseline compares local hours, which need to be known: {remedy}"
                     self._complain((*path, index, "baseline"), text)
+            if spec is not None and spec.alerts is not None:
+                self._refuse_idle_alerts(spec, spec.alerts, data["alerts"], (*path, index, "alerts"))
             for names in ("apps", "segments"):
                 self._refuse_wrong_choices(data.get(names), (*path, index, names), workspace.get(names))
         return tuple(entries)
@@ -218,6 +220,22 @@ class _Loader:
             elif name in seen:
                 self._complain((*path, index), f'"{shown(name)}" stands twice: keep one')
             seen.add(name)
+
+    def _refuse_idle_alerts(self, entry: CustomEvent, alerts: Alerts, given: Mapping[str, Any], path: Path) -> None:
+        """Refuse alerts that could never fire, and what has no effect on them."""
+        if not {*WHEN} & {*given}:
+            self._complain(path, f"says nothing of when: add one of {', '.join(WHEN)}")
+        if alerts.drop is not None and entry.baseline is None:
+            text = "compares with what is usual, which this entry does not know: add baseline: {weeks: 4} beside alerts"
+            self._complain((*path, "drop"), text)
+        if alerts.drop is None and "min" in given:
+            self._complain((*path, "min"), "is the least baseline that drop looks at: add drop, or remove min")
+        if alerts.below is not None and alerts.above is not None and alerts.below >= alerts.above:
+            text = f"must be less than above, which is {alerts.above:,.15g}: between the two is what is usual"
+            self._complain((*path, "below"), text)
+        if alerts.silent is not None and ALL not in entry.segments:
+            text = "needs a counter, which segments do not have: add all to segments, or take below or drop"
+            self._complain((*path, "silent"), text)
 
     def _refuse_same_queries(self, entries: Mapping[str, tuple[Entry, ...]]) -> None:
         """Two entries that ask for the same would be two series with the same labels."""

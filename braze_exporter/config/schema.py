@@ -13,6 +13,7 @@ from braze_exporter.catalog import INSTANCES, Unit
 from braze_exporter.config.values import (
     A_MAPPING,
     ALL,
+    AlertLabels,
     Duration,
     NamedIds,
     OwnDuration,
@@ -27,6 +28,9 @@ from braze_exporter.config.values import (
     UnitName,
     number,
 )
+
+# Up to here every whole number is one that PromQL can tell from its neighbours.
+LARGEST = 10**15
 
 
 class Model(BaseModel):
@@ -85,6 +89,26 @@ class Baseline(Model):
     weeks: Annotated[int, number(1, 52, whole=True)]
 
 
+class Alerts(Model):
+    """When an entry's queries are to be alerted on, and how the alerts are labelled.
+
+    At least one of `silent`, `below`, `above` and `drop` is given; `min` goes with `drop`.
+    """
+
+    silent: OwnDuration = None
+    below: Annotated[float | None, number(0.001, LARGEST)] = None
+    above: Annotated[float | None, number(0, LARGEST)] = None
+    drop: Annotated[float | None, number(0.01, 1)] = None
+    min: Annotated[float, number(0, LARGEST)] = 10.0
+    wait: Duration = Field(900.0, alias="for")
+    severity: Text = "warning"
+    labels: AlertLabels = Field(default_factory=dict)
+
+
+# The keys of `alerts` that say when.
+WHEN = ("silent", "below", "above", "drop")
+
+
 class CustomEvent(Model):
     """One entry of `custom_events`: an event, times each of the apps, times each of the segments."""
 
@@ -96,6 +120,7 @@ class CustomEvent(Model):
     settle: OwnDuration = None
     max_age: OwnDuration = None
     baseline: Annotated[Baseline | None, A_MAPPING] = None
+    alerts: Annotated[Alerts | None, A_MAPPING] = None
 
 
 class Workspace(Model):

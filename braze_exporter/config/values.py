@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BeforeValidator
 
-from braze_exporter.catalog import INSTANCES, Unit
+from braze_exporter.catalog import INSTANCES, KINDS, Unit
 from braze_exporter.config.document import shown
 
 # Not filtered: what `all` stands for in the lists `apps` and `segments`.
@@ -28,6 +28,11 @@ _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _DURATION_
 _BRAZE_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_LABEL_NAME = _VARIABLE
+# What an alert of ours is labelled with already: the labels of its series, and what the rule adds.
+ALERT_LABELS = {"alertname", "severity", "unit", "workspace"}.union(
+    *({*kind.noun.labels, *kind.filtered.labels} for kind in KINDS)
+)
 
 
 class UnfitError(ValueError):
@@ -187,6 +192,7 @@ def _key_file(value: object) -> str:
 
 def number(low: float, high: float, *, whole: bool = False) -> BeforeValidator:
     """Return what takes the numbers from `low` to `high`."""
+
     def check(value: object) -> float:
         is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:  # type: ignore[operator] # it is a number
@@ -195,6 +201,22 @@ def number(low: float, high: float, *, whole: bool = False) -> BeforeValidator:
         return value  # type: ignore[return-value] # it is a number
 
     return BeforeValidator(check)
+
+
+def _label_name(value: object) -> str:
+    name = _text(value)
+    if not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
+        raise UnfitError("is not the name of a label: letters, digits and _, such as team, and no two _ at its start")
+    if name in ALERT_LABELS:
+        beside = ": write it beside labels" if name == "severity" else ": choose another name"
+        raise UnfitError(f"is a label that the alert has already{beside}")
+    return name
+
+
+def _mapping_of_labels(value: object) -> object:
+    if not isinstance(value, dict):
+        raise UnfitError("must be a mapping of names of labels to their values, such as {team: growth}")
+    return value
 
 
 def _mapping_of_keys(value: object) -> object:
@@ -213,6 +235,8 @@ Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names)]
 # What may be left out. A key without a value is refused: `timezone:` is a mistake, not a wish for none.
 OwnDuration = Annotated[float | None, BeforeValidator(_duration)]
 OwnText = Annotated[str | None, BeforeValidator(_text)]
+LabelName = Annotated[str, BeforeValidator(_label_name)]
+AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_mapping_of_labels)]
 OwnTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_timezone)]
 OwnUrl = Annotated[str | None, BeforeValidator(_url)]
 OwnInstance = Annotated[str | None, BeforeValidator(_instance)]

@@ -27,7 +27,23 @@ GOOD: dict[str, Any] = {
             "segments": {"vip": VIP},
             "custom_events": [
                 {"event": "purchase", "unit": "hour", "apps": ["all", "ios"], "segments": ["vip"], "refresh": "5m"},
-                {"event": "signup", "unit": "day", "settle": "2h", "max_age": "1h"},
+                {
+                    "event": "signup",
+                    "unit": "day",
+                    "settle": "2h",
+                    "max_age": "1h",
+                    "baseline": {"weeks": 4},
+                    "alerts": {
+                        "silent": "1d",
+                        "drop": 0.5,
+                        "min": 10,
+                        "below": 100,
+                        "above": 5000,
+                        "for": "30m",
+                        "severity": "critical",
+                        "labels": {"team": "growth"},
+                    },
+                },
             ],
         },
         {

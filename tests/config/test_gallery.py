@@ -37,6 +37,8 @@ def described(config: Config) -> Iterator[str]:
         yield f"{cost.workspace}: {cost.queries} in {cost.pool.name} make {cost.calls:g} of {cost.allowed:g} calls"
     for workspace in config.workspaces:
         yield f"{workspace.spec.name}: {workspace.spec.rest_endpoint}"
+    for query, alerts in plan.alerts:
+        yield f"{query.noun.name} {','.join(value for _, value in query.labels)} by the {query.unit}: {alerts}"
 
 
 @pytest.mark.parametrize("name", pictures("bad"))

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from braze_exporter.config import Config, ConfigError, load
+from braze_exporter.plan import build
 
 CONFIG = """\
 workspaces:
@@ -53,6 +54,14 @@ def test_limits_are_within_the_range(key: str, low: float, high: float) -> None:
     """A number may be the least and the most that its message names."""
     for number in (low, high):
         assert getattr(with_line(f"budget: {{{key}: {number}}}").settings.budget, key) == number
+
+
+def test_defaults_of_alerts() -> None:
+    """What is left out of `alerts` has the defaults of the documentation."""
+    entry = "workspaces: [{name: a, instance: US-01, api_key_env: K, custom_events: [{event: e, alerts: {below: 5}}]}]"
+    (found,) = (alerts for _, alerts in build(load(entry, "x.yaml")).alerts)
+    assert (found.below, found.silent, found.above, found.drop) == (5, None, None, None)
+    assert (found.min, found.wait, found.severity, found.labels) == (10, 900, "warning", {})
 
 
 def test_defaults() -> None:
