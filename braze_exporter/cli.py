@@ -23,6 +23,7 @@ from braze_exporter.config.values import is_loopback
 from braze_exporter.exporter import Exporter
 from braze_exporter.ledger import Store, StoreError, open_store
 from braze_exporter.mixin.dashboard import dashboard
+from braze_exporter.mixin.rules import as_yaml, rules
 from braze_exporter.plan import Plan, build
 from braze_exporter.reloading import Reloader
 from braze_exporter.web import Web
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     _add_web_config(check)
     board = _command(commands, "dashboard", _dashboard, "print the Grafana dashboard for a config, as JSON")
     _add_config(board)
+    alerting = _command(commands, "rules", _rules, "print the alerting rules for a config, for Prometheus")
+    _add_config(alerting)
     return top
 
 
@@ -180,6 +183,13 @@ def _dashboard(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the dashboard of a config, without a network and without its keys."""
     config, plan = _planned(options, environ)
     print(json.dumps(dashboard(plan, config.settings.budget.reserve), indent=2))
+    return GOOD
+
+
+def _rules(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Print the alerting rules of a config, without a network and without its keys."""
+    config, plan = _planned(options, environ)
+    print(as_yaml(rules(plan, config.settings)), end="")
     return GOOD
 
 

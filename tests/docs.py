@@ -11,7 +11,9 @@ from braze_exporter.catalog import GAUGES, KINDS, Family, Unit, counter, gauge
 from braze_exporter.cli import parser
 from braze_exporter.collector import OWN, QUERIES, UP, State
 from braze_exporter.config import load
+from braze_exporter.config.schema import Alerts
 from braze_exporter.mixin.dashboard import dashboard
+from braze_exporter.mixin.promql import duration, number
 from braze_exporter.plan import build
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,7 @@ def blocks() -> dict[str, str]:
         "metrics": _table(_families()),
         "own metrics": _table([UP, QUERIES, *OWN])
         + f"\nThe states are {', '.join(f'`{state}`' for state in State)}.\n",
+        "alerts": _keys(),
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
         "help": _help(),
     }
@@ -65,6 +68,19 @@ def _table(families: Iterable[Family]) -> str:
         labels = ", ".join(f"`{label}`" for label in family.labels) or "-"
         meaning = re.sub(r" Fetched from .*", "", family.help)
         rows.append(f"| `{family.name}` | {family.type} | {labels} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def _keys() -> str:
+    """Return the table of the keys of `alerts`."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in Alerts.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        text = {float: duration if field.alias == "for" else number, dict: lambda _: "{}"}.get(type(default), str)(
+            default
+        )
+        shown = "-" if default is None else f"`{text}`"
+        rows.append(f"| `{field.alias or name}` | {shown} | {field.description} |")
     return "\n".join(rows) + "\n"
 
 

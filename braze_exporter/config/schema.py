@@ -95,14 +95,18 @@ class Alerts(Model):
     At least one of `silent`, `below`, `above` and `drop` is given; `min` goes with `drop`.
     """
 
-    silent: OwnDuration = None
-    below: Annotated[float | None, number(0.001, LARGEST)] = None
-    above: Annotated[float | None, number(0, LARGEST)] = None
-    drop: Annotated[float | None, number(0.01, 1)] = None
-    min: Annotated[float, number(0, LARGEST)] = 10.0
-    wait: Duration = Field(900.0, alias="for")
-    severity: Text = "warning"
-    labels: AlertLabels = Field(default_factory=dict)
+    silent: OwnDuration = Field(None, description="nothing was counted for so long, while Braze answers")
+    below: Annotated[float | None, number(0.001, LARGEST)] = Field(None, description="a settled bucket is under it")
+    above: Annotated[float | None, number(0, LARGEST)] = Field(None, description="a settled bucket is over it")
+    drop: Annotated[float | None, number(0.01, 1)] = Field(
+        None, description="a settled bucket fell by this share or more, against its `baseline`: 0.5 is by half, 1 to 0"
+    )
+    min: Annotated[float, number(0, LARGEST)] = Field(
+        10.0, description="where the baseline is less, `drop` says nothing: what is rare falls by chance"
+    )
+    wait: Duration = Field(900.0, alias="for", description="how long that must last, and how long an alert stays after")
+    severity: Text = Field("warning", description="the label `severity`")
+    labels: AlertLabels = Field(default_factory=dict, description="more labels, for Alertmanager to route by")
 
 
 # The keys of `alerts` that say when.

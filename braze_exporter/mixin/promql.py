@@ -1,0 +1,48 @@
+"""PromQL as text: names of people in it, durations, and series whatever target of Prometheus they came from."""
+
+from collections.abc import Iterable
+
+from braze_exporter.catalog import Family
+
+_ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
+_FOUR_DIGITS = 0xFFFF
+_MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+
+
+def quoted(text: str) -> str:
+    """Return a text as a string of PromQL, in which every character can be printed."""
+    return '"' + "".join(_ESCAPES.get(letter) or _printable(letter) for letter in text) + '"'
+
+
+def _printable(letter: str) -> str:
+    code = ord(letter)
+    if letter.isprintable():
+        return letter
+    return rf"\u{code:04x}" if code <= _FOUR_DIGITS else rf"\U{code:08x}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as Prometheus writes it: 5400 seconds are `1h30m`."""
+    left, text = round(seconds * 1_000), ""
+    for unit, size in _MILLISECONDS.items():
+        count, left = divmod(left, size)
+        text += f"{count}{unit}" if count else ""
+    return text
+
+
+def number(value: float) -> str:
+    """Return a number in no more digits than it takes."""
+    return f"{value:.15g}"
+
+
+def series(family: Family, labels: Iterable[tuple[str, str]]) -> str:
+    """Return the series of a family that have these labels; an empty label is none to Prometheus."""
+    return f"{family.name}{{{', '.join(f'{name}={quoted(value)}' for name, value in labels)}}}"
+
+
+def highest(expr: str, by: Iterable[str]) -> str:
+    """Return what an expression has by these labels, whichever target it came from.
+
+    So a new pod goes on where the old one was, and an alert is the same from both.
+    """
+    return f"max by ({', '.join(by)}) ({expr})"
