@@ -73,16 +73,19 @@ def _labels(metric: Mapping[str, str]) -> Labels:
 
 @contextmanager
 def prometheus(
-    directory: Path, target: int, how: Mapping[str, Mapping[str, object]] | None = None
+    directory: Path, target: int, how: Mapping[str, Mapping[str, object]] | None = None, rules: str = ""
 ) -> Iterator[Prometheus]:
     """Run a Prometheus that scrapes the port `target` each second, in each way of `how` by the name of its job.
 
-    Its data are in `directory`, with any that were.
+    Its data are in `directory`, with any that were. It evaluates the text of `rules` each second.
     """
     directory.mkdir(exist_ok=True)
     targets = {"static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
     jobs = [{"job_name": name, **targets, **more} for name, more in (how or {"braze": {}}).items()]
-    found = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
+    seconds = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "1s")
+    found: dict[str, Any] = {"global": seconds, "scrape_configs": jobs}
+    if rules:
+        found["rule_files"] = [write(directory / "rules.yml", rules)]
     config = write(directory / "prometheus.yml", json.dumps(found))
     subprocess.run([tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
     port = free_port()
