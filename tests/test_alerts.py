@@ -279,6 +279,19 @@ STORIES = {
         },
         quiet=(180, 299, 314),
     ),
+    # They get too old just when Braze stops to answer: it does not answer with nothing.
+    "answers that are outdated by an outage": Story(
+        HOURLY.replace("silent: 2h", "silent: 2h, for: 5m"),
+        but(
+            {
+                START: until(3, healthy()[START]),
+                ANSWERED: until(4.99, last_fetch),
+                UP: between(4.99, 99, 0, always(1)),
+                TOTAL: rare,
+            }
+        ),
+        quiet=range(290, 320),
+    ),
     # Nothing is asked for the reserve: the values go, and that is no word of Braze's.
     "answers that are put off": Story(
         HOURLY,

@@ -181,6 +181,12 @@ def test_thresholds_are_of_the_query() -> None:
     assert ages(mixed) == {f"< {24 * HOUR}", "< 3600", "< 2700", f"> {74 * HOUR}"}
 
 
+def test_a_string_of_promql_can_be_read() -> None:
+    """What cannot be seen, or turns the text around it, is written as its code."""
+    text = 'a "b" \\ é 🎉 \n \r \0 \N{RIGHT-TO-LEFT OVERRIDE} \U000e0001'
+    assert quoted(text) == r'"a \"b\" \\ é 🎉 \n \u000d \u0000 \u202e \U000e0001"'
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(1, "1s"), (5_400, "1h30m"), (86_400, "1d"), (604_800, "7d"), (1.5, "1s500ms"), (90_061.001, "1d1h1m1s1ms")],

@@ -123,7 +123,7 @@ class Asked:
             description=description,
             severity=alerts.severity,
             # Without the unit an alert by the hour and one by the day would be the same.
-            labels={**alerts.labels, "unit": query.unit, **dict(query.labels)},
+            labels={**alerts.labels, "unit": query.unit.value, **dict(query.labels)},
         )
 
 

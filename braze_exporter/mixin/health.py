@@ -132,7 +132,7 @@ def _unanswered(queries: Sequence[Query], reserve: float) -> Rule:
         summary=f"Braze has not answered for {what(longest)} {_SINCE}: there are no values.",
         description="Other queries are answered, so it is this one: an event that was renamed or deleted, or an app or "
         "segment whose identifier is wrong. The log has Braze's words.",
-        labels={"unit": longest.unit, **dict(_of(workspace))},
+        labels={"unit": longest.unit.value, **dict(_of(workspace))},
     )
 
 
