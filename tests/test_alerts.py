@@ -396,12 +396,12 @@ STORIES = {
         quiet=(179, 184, 246),
     ),
     "a restart": Story(HOURLY, without(3, 3.05, healthy()), quiet=range(175, 420, 5)),
-    # One call in two minutes is tried.
+    # One call is tried two minutes after the last, at the next scrape.
     "the key is refused": Story(
         HOURLY,
         {
             **outage(1, 3),
-            refused("unauthorized"): lambda now: min(60, max(0, now - HOUR) // 120 + 1 if now >= HOUR else 0),
+            refused("unauthorized"): lambda now: min(60, max(0, now - HOUR) // 180 + 1 if now >= HOUR else 0),
         },
         fires={
             minute: [
@@ -411,7 +411,7 @@ STORIES = {
                     {**OWN, "severity": "critical", "reason": "unauthorized"},
                 )
             ]
-            for minute, count in {66: 4, 100: 5, 179: 5, 184: 5}.items()
+            for minute, count in {66: 3, 100: 3, 179: 3, 184: 3}.items()
         },
         quiet=(59, 64, 186, 200),
     ),
