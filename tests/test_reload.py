@@ -338,7 +338,7 @@ def test_a_bad_file_is_answered_with_its_problems_and_changes_nothing(reloadable
         f'{reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
         f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required: add it\n"
         f"{reloadable.config}:10: workspaces[0].custom_events[1].name: unknown key: here are "
-        "known event, unit, apps, segments, refresh, settle, max_age, baseline\n"
+        "known event, unit, apps, segments, refresh, settle, max_age, baseline, alerts\n"
     )
     page = reloadable.program.scrape()
     assert page.value(SUCCESSFUL) == 0
