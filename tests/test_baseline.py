@@ -222,13 +222,18 @@ def test_history_waits_while_queries_are_put_off() -> None:
     events = "\n".join(f"{{event: purchase, apps: [{app}], baseline: {{weeks: 4}}}}" for app in ("all", "ios"))
     with rig(events, shop(), rest="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
         exporter.braze.limit = 120  # of which half is one call a minute
-        exporter.scrape()
-        exporter.clock.advance(60)
-        exporter.scrape()
+
+        def scrape() -> None:
+            exporter.scrape()
+            history = exporter.exporter._cache.background  # noqa: SLF001 - which no scrape waits for
+            until(lambda: not any(piece.busy for piece in history), "what was queued is asked or put off")
+            exporter.clock.advance(60)
+
+        scrape()
+        scrape()
         exporter.braze.reset()
         for _ in range(20):
-            exporter.clock.advance(60)
-            exporter.scrape()
+            scrape()
         assert 15 <= len(exporter.braze.requests) <= 22
         assert not any("ending_at" in request.params for request in exporter.braze.requests)
 
