@@ -2,12 +2,33 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from braze_exporter.catalog import BrazeError, Held, Kind, Pool, Reason, Withheld
-from braze_exporter.limiter import HOLD, Entered, Gate, Limiter, Passage, Told
+from braze_exporter.limiter import HOLD, Entered, Gate, Limiter, Passage, Rest, Told
 
 # Failures that show all the same that the key was taken.
 _KEY_TAKEN = {None, Reason.BAD_REQUEST, Reason.FORBIDDEN, Reason.RATE_LIMITED, Reason.BAD_ANSWER}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What Braze refuses, and in how many seconds that is tried again."""
+
+    error: BrazeError
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What keeps the calls of a workspace now: its pools that rest, by name, and what is refused.
+
+    `refusal` is of the key, for all calls; `refusals` are by endpoint.
+    """
+
+    rests: Mapping[str, Rest]
+    refusal: Refusal | None
+    refusals: Mapping[str, Refusal]
 
 
 class _Hold(Gate):
@@ -32,6 +53,10 @@ class _Hold(Gate):
             self.shut(now + HOLD)
         elif entered.on_trial:
             self.error = None
+
+    def refusal(self, now: float) -> Refusal | None:
+        """Return what is refused, if it is."""
+        return Refusal(self.error, max(0.0, self.shut_until - now)) if self.error is not None else None
 
     def try_again(self) -> None:
         """Have a refusal tried at once: the key may be another one, and calls under way tell nothing of that."""
@@ -91,6 +116,18 @@ class Admission:
         """Return why a call for `kind` would not be made now, or None if it would, perhaps after another one."""
         with self._lock:
             return self._objection(kind, self._monotonic())
+
+    def standing(self) -> Standing:
+        """Return what keeps calls now."""
+        with self._lock:
+            now = self._monotonic()
+            rests = {name: limiter.rest(now) for name, limiter in self._limiters.items()}
+            refusals = {endpoint: hold.refusal(now) for endpoint, hold in self._endpoints.items()}
+            return Standing(
+                {name: rest for name, rest in rests.items() if rest is not None},
+                self._workspace.refusal(now),
+                {endpoint: refusal for endpoint, refusal in refusals.items() if refusal is not None},
+            )
 
     def admit(self, kind: Kind) -> Permit | Withheld | None:
         """Return leave to make one call, or why it is not to be made now, or None while another one goes alone."""

@@ -9,6 +9,7 @@ import itertools
 import logging
 import operator
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeAlias
@@ -213,6 +214,11 @@ class Cache:
         held = [sort for sort, error in self._held.items() if error is not None and sort not in due]
         idle = ([entry for entry in self._sorts[sort] if not entry.busy] for sort in held)
         return [min(entries, key=lambda entry: entry.next_at) for entries in idle if entries]
+
+    def history_left(self) -> Mapping[str, int]:
+        """Return how many calls each workspace still makes for the history of its baselines, if any."""
+        with self._lock:
+            return Counter(entry.query.workspace for entry in self.background)
 
     def close(self) -> None:
         """Begin no more fetches and end all waiting. Fetches under way end by themselves, or with the process."""

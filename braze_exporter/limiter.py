@@ -95,6 +95,22 @@ class Told:
     answered: bool = False
 
 
+class Cause(Enum):
+    """Why a pool rests: for a 429, for the reserve, or because the budget is spent."""
+
+    RATE_LIMITED = auto()
+    RESERVE = auto()
+    BUDGET = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """That a pool makes no calls now, why, and for how many seconds."""
+
+    cause: Cause
+    seconds: float
+
+
 class Limiter:
     """Grants calls of one pool: at most `share` of its limit, and a burst; none that would touch the reserve.
 
@@ -132,6 +148,17 @@ class Limiter:
         if self._tokens_at(now) < _ONE or self._is_reserve_reached(now):
             return Passage.SHUT
         return self._gate.passage(now)
+
+    def rest(self, now: float) -> Rest | None:
+        """Return why no call may be made at `now`, by what lasts longest, or None if one may."""
+        rate = self._share * self._limit / self._pool.window
+        seconds = {
+            Cause.RATE_LIMITED: self._gate.shut_until - now,
+            Cause.RESERVE: self._resets_at - now if self._is_reserve_reached(now) else 0.0,
+            Cause.BUDGET: (_ONE - self._tokens_at(now)) / rate,
+        }
+        cause = max(seconds, key=seconds.__getitem__)
+        return Rest(cause, seconds[cause]) if seconds[cause] > 0 else None
 
     def enter(self, now: float) -> Entered:
         """Grant a call that may be made."""

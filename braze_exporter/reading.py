@@ -101,9 +101,14 @@ class Entry:
         """Whether it is known if the query is answered."""
         return self.reading is not None or self.held is not None
 
+    @property
+    def due_at(self) -> float:
+        """From when the query should be fetched, on the monotonic clock."""
+        return self.next_at - EARLY * self.query.refresh
+
     def is_due(self, now: float) -> bool:
         """Return whether the query should be fetched at `now`, on the monotonic clock."""
-        return now >= self.next_at - EARLY * self.query.refresh
+        return now >= self.due_at
 
     def schedule(self, now: float, error: BrazeError | None, jitter: float) -> None:
         """Set the next time: one refresh after the last, so that the calls per hour are 3600 / refresh.

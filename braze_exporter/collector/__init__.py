@@ -8,13 +8,13 @@ from braze_exporter.catalog import Family, Query, counter
 from braze_exporter.collector.exposition import header, labels_text, sample
 from braze_exporter.collector.instruments import Instruments
 from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
-from braze_exporter.collector.row import Row, SeriesLabels, expiry
+from braze_exporter.collector.row import Row, SeriesLabels, View, expiry
 from braze_exporter.ledger import Ledger
 from braze_exporter.own import OWN, QUERIES, UP, State
 from braze_exporter.plan import bucket_number, counting, oldest_asked
 from braze_exporter.reading import Answer, Entry, Reading, place
 
-__all__ = ["OWN", "QUERIES", "UP", "Collector", "Instruments", "State", "state_of"]
+__all__ = ["OWN", "QUERIES", "UP", "Collector", "Instruments", "State", "View", "state_of"]
 
 
 def state_of(entry: Entry, now: float) -> State:
@@ -69,6 +69,19 @@ class Collector:
                 text = "".join(header(family, openmetrics=openmetrics) + lines for family, lines in self._sections)
                 self._bodies[openmetrics] = text.encode()
             return self._bodies[openmetrics]
+
+    def views(self) -> list[View]:
+        """Return what the page of metrics shows of the queries, in the order of the plan, and ask for nothing."""
+        with self._lock:
+            now = self._monotonic()
+            for row in self._rows.values():
+                row.age(now)
+            return [view for row in self._rows.values() for view in row.views(self._total_of(row))]
+
+    def _total_of(self, row: Row) -> Callable[[SeriesLabels], float | None]:
+        if row.entry not in self._counting:
+            return lambda _labels: None
+        return lambda labels: self._ledger.total(_subject(row.entry.query, labels))
 
     def note_entries(self, entries: Sequence[Entry]) -> None:
         """Show these queries from now on; those that stayed go on with what is known of them."""

@@ -151,6 +151,12 @@ class Instruments:
         """Note whether the days of the workspace's answers are those of its configured zone."""
         self._timezone_mismatch.labels(query.workspace).set(float(mismatch))
 
+    def values(self, family: Family) -> dict[tuple[str, ...], float]:
+        """Return what is shown of one of the families that are not histograms, by the values of its labels."""
+        found = self._registry.restricted_registry([family.name]).collect()
+        samples = (sample for metric in found for sample in metric.samples)
+        return {tuple(sample.labels[label] for label in family.labels): sample.value for sample in samples}
+
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the metrics in the text format, or in OpenMetrics with its end."""
         return generate_openmetrics(self._registry) if openmetrics else generate_latest(self._registry)

@@ -1,9 +1,11 @@
 """What is shown of one query: the lines of its gauges, written when something of it changes and kept until then."""
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Series, Unit, gauge
+from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Point, Series, Unit, gauge
 from braze_exporter.collector.baseline import Baseline
 from braze_exporter.collector.exposition import labels_text, sample
 from braze_exporter.plan import settled as newest_settled
@@ -24,17 +26,47 @@ def expiry(entry: Entry) -> float:
     return float("inf") if answer is None else answer.received_monotonic + entry.query.max_age
 
 
+class Values(NamedTuple):
+    """The values of the gauges of a series; None is what is not shown."""
+
+    latest: float | None = None
+    settled: float | None = None
+    baseline: float | None = None
+
+
+_NONE = Values()
+
+
 @dataclass(slots=True)
 class Shown:
-    """One series of a query: its finished labels, what is usual, and the starts of its latest and settled bucket.
+    """One series of a query: its finished labels, what is usual, and what its gauges show.
 
-    The starts are the last known ones; they outlive the answer that they came from.
+    The starts of the latest and the settled bucket are the last known ones; they outlive the answer they came from.
     """
 
     labels: str
     baseline: Baseline | None = None
+    points: tuple[Point, ...] = ()
+    values: Values = _NONE
     latest_start: int | None = None
     settled_start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One series of a query as the gauges show it, with the points and the answer that they come from.
+
+    `labels` are what the series adds to those of the query. `starts` are those of the latest and the settled bucket.
+    `total` is what the counter shows, None if the query feeds none.
+    """
+
+    entry: Entry
+    labels: SeriesLabels
+    answer: Answer | None
+    points: tuple[Point, ...]
+    values: Values
+    starts: tuple[int | None, int | None]
+    total: float | None
 
 
 class Row:
@@ -47,6 +79,7 @@ class Row:
         self.gauges = _gauges(query.kind, query.noun, query.unit)
         self.series: dict[SeriesLabels, Shown] = {}
         self.lines: tuple[str, ...] = ()
+        self.answer: Answer | None = None
         self.is_stale: bool = before is not None and before.is_stale
         self._names = [family.name for family in self.gauges]
         self._labels = labels_text(query.labels)
@@ -87,16 +120,29 @@ class Row:
         lines[last_success].append(
             sample(last_success, self._labels, answer.received_at if answer is not None else 0.0)
         )
-        if answer is not None and not self.is_stale:
-            for series in answer.series:
-                for name, value in zip((latest, settled, baseline), self._values(series, answer), strict=True):
-                    if value is not None:
-                        lines[name].append(sample(name, self._of(series.labels).labels, value))
+        for shown in self.series.values():
+            shown.points, shown.values = (), _NONE
+        for series in answer.series if answer is not None else ():
+            shown = self._of(series.labels)
+            shown.points = series.points
+            if answer is not None and not self.is_stale:
+                shown.values = self._values(shown, series, answer)
+            for name, value in zip((latest, settled, baseline), shown.values, strict=True):
+                if value is not None:
+                    lines[name].append(sample(name, shown.labels, value))
+        self.answer = answer
         for shown in self.series.values():
             for name, start in ((latest_start, shown.latest_start), (settled_start, shown.settled_start)):
                 if start is not None:
                     lines[name].append(sample(name, shown.labels, start))
         self.lines = tuple("".join(found) for found in lines.values())
+
+    def views(self, total: Callable[[SeriesLabels], float | None]) -> Iterator[View]:
+        """Yield what the lines show, series by series; of a query without any, one that is empty."""
+        series = {labels: shown for labels, shown in self.series.items() if labels or len(self.series) == 1}
+        for labels, shown in series.items():
+            starts = shown.latest_start, shown.settled_start
+            yield View(self.entry, labels, self.answer, shown.points, shown.values, starts, total(labels))
 
     def _of(self, labels: SeriesLabels) -> Shown:
         """Return what is shown of the series with these labels beside those of the query."""
@@ -104,15 +150,15 @@ class Row:
             self.series[labels] = Shown(labels_text((*self.entry.query.labels, *labels)))
         return self.series[labels]
 
-    def _values(self, series: Series, answer: Answer) -> tuple[float | None, float | None, float | None]:
+    def _values(self, shown: Shown, series: Series, answer: Answer) -> Values:
         """Return the latest value, the settled one and what is usual for it, and note where their buckets start."""
-        shown = self._of(series.labels)
         if not series.points:
-            return None, None, None
+            return _NONE
         latest = series.points[-1]
         shown.latest_start = latest.start
         done = newest_settled(series.points, self.entry.query, answer.sent_at)
         if done is None:
-            return latest.value, None, None
+            return Values(latest.value)
         shown.settled_start = done.start
-        return latest.value, done.value, shown.baseline.of(done.start) if shown.baseline is not None else None
+        usual = shown.baseline.of(done.start) if shown.baseline is not None else None
+        return Values(latest.value, done.value, usual)

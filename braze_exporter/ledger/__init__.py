@@ -82,6 +82,11 @@ class Ledger:
         with self._lock:
             return self._shown.get(subject, 0.0)
 
+    @property
+    def is_standing_still(self) -> bool:
+        """Whether the last write failed, so that no total that is shown rises."""
+        return self._is_failing
+
     def save(self) -> None:
         """Write what has changed, and let it be shown. If it cannot be written, the totals stand still until it can."""
         with self._writing:
