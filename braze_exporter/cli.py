@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import html
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from braze_exporter.mixin.dashboard import dashboard
 from braze_exporter.mixin.rules import as_yaml, rules
 from braze_exporter.plan import Plan, build
 from braze_exporter.reloading import Reloader
+from braze_exporter.status import StatusPage
 from braze_exporter.web import Web
 from braze_exporter.web import read as read_web
 
@@ -285,7 +285,7 @@ def _run(
         signal.signal(signal.SIGHUP, lambda *_: reloader.reload())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     application = server.Application(
-        exporter, landing=lambda: _landing(reloader.plan), reload=reloader.reload if by_request else None, web=web
+        exporter, front=StatusPage(exporter.status), reload=reloader.reload if by_request else None, web=web
     )
     with contextlib.closing(web) if web is not None else contextlib.nullcontext():
         server.serve(application, listener, on_stop=exporter.close)
@@ -319,7 +319,8 @@ A simulated Braze, and the exporter that watches it. Ctrl-C ends both.
 Simulated Braze:  {braze_url}
 Its REST API key: {demo.KEY}
 
-Open              http://{target}/metrics
+Open              http://{target}
+Its metrics       http://{target}/metrics
 
 To see it in Prometheus, put this into prometheus.yml:
 
@@ -333,25 +334,4 @@ and query, for instance:
 
 braze_custom_events_hourly_settled                the newest settled hour of every event
 increase(braze_custom_events_total[10m])          what Braze has reported in ten minutes
-"""
-
-
-def _landing(plan: Plan) -> str:
-    rows = "".join(
-        f"<li>{html.escape(cost.workspace)}: {_count(cost.queries, 'query', 'queries')}, "
-        f"{cost.calls:,.0f} calls an hour of {cost.allowed:,.0f} allowed</li>"
-        for cost in plan.loads
-    )
-    return f"""\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Braze exporter</title>
-<style>:root {{ color-scheme: light dark }} body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 2rem }}</style>
-<h1>Braze exporter</h1>
-<p>Version {html.escape(__version__)}</p>
-<ul>{rows}</ul>
-<p><a href="metrics">Metrics</a> · <a href="-/healthy">Healthy</a> · <a href="-/ready">Ready</a></p>
-</html>
 """

@@ -10,7 +10,7 @@ import requests
 from braze_exporter import __version__
 from braze_exporter.admission import Admission, Permit
 from braze_exporter.cache import Cache
-from braze_exporter.catalog import BrazeError, Call, Fetched, Query, Withheld
+from braze_exporter.catalog import UTC, BrazeError, Call, Fetched, Query, Withheld
 from braze_exporter.client import Client
 from braze_exporter.collector import Collector, Instruments
 from braze_exporter.config import Config
@@ -18,6 +18,7 @@ from braze_exporter.journal import Journal
 from braze_exporter.ledger import Ledger, Store
 from braze_exporter.plan import Plan, history, length
 from braze_exporter.reading import Entry
+from braze_exporter.status import Facts, InUse, facts
 from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts, Transport
 
 
@@ -102,6 +103,8 @@ class Exporter:
         self._cache = Cache(wall=wall, monotonic=monotonic, jitter=jitter, on_deferred=self._instruments.count_deferred)
         self._collector = Collector(self._cache, self._ledger, self._instruments, monotonic)
         self._cache.watch(self._journal)
+        self._in_use: Mapping[str, InUse] = {}
+        self._scraped_at: float | None = None
 
     def use(self, config: Config, plan: Plan, session: requests.Session) -> None:
         """Ask Braze for the queries of `plan` from now on, over `session`, with the keys of `config`.
@@ -129,6 +132,17 @@ class Exporter:
         self._instruments.expect(plan.queries)
         self._cache.plan(plan.queries, _Braze(workspaces, self._ledger, self._wall), budget.concurrency)
         self._instruments.note_reload(at=self._wall())
+        self._in_use = {
+            spec.name: InUse(
+                url=spec.rest_endpoint,
+                zone=spec.timezone or UTC,
+                share=budget.share,
+                reserve=budget.reserve,
+                loads=tuple(load for load in plan.loads if load.workspace == spec.name),
+                admission=workspaces[spec.name].admission,
+            )
+            for spec in (workspace.spec for workspace in config.workspaces)
+        }
 
     def note_failed_reload(self) -> None:
         """Take note that a config was to be used and could not be."""
@@ -136,11 +150,27 @@ class Exporter:
 
     def refresh(self) -> Future[None]:
         """Have every due query fetched; the future is done when nothing is left to wait for."""
+        self._scraped_at = self._wall()
         return self._cache.refresh()
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the page of metrics, in the text format 0.0.4 or in OpenMetrics 1.0.0."""
         return self._collector.render(openmetrics=openmetrics)
+
+    def status(self) -> Facts:
+        """Return how everything stands, as the metrics show it, and ask for nothing."""
+        in_use = self._in_use
+        return facts(
+            now=self._wall(),
+            monotonic=self._monotonic(),
+            version=__version__,
+            scraped_at=self._scraped_at,
+            in_use=in_use,
+            views=self._collector.views(),
+            instruments=self._instruments,
+            history_left=self._cache.history_left(),
+            counters_stand_still=self._ledger.is_standing_still,
+        )
 
     def count_incomplete_scrape(self) -> None:
         """Count a scrape whose deadline came before the answer to every due query."""

@@ -19,23 +19,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a page may be: its format, and whether it is compressed."""
+    """What a page may be: its form, and whether it is compressed."""
 
-    openmetrics: bool
+    form: str
     gzipped: bool
 
 
 class Pages:
-    """Makes the pages of `render`, which is told whether OpenMetrics is wanted, in threads.
+    """Makes the pages of `render`, which is told which form is wanted, in so many `threads`.
 
     Of each kind at most one is being made, and one waits for that to end. Whoever asks gets one that is begun
     afterwards, so it shows what was held when it was asked for.
     """
 
-    def __init__(self, render: Callable[[bool], bytes]) -> None:
+    def __init__(self, render: Callable[[str], bytes], threads: int = 2) -> None:
         """Make nothing yet."""
         self._render = render
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
+        self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="render")
         self._begun: dict[Kind, asyncio.Task[bytes | None]] = {}
         self._next: dict[Kind, asyncio.Task[bytes | None]] = {}
 
@@ -57,7 +57,7 @@ class Pages:
 
     def _made(self, kind: Kind) -> bytes | None:
         try:
-            page = self._render(kind.openmetrics)
+            page = self._render(kind.form)
             return gzip.compress(page, _GZIP_LEVEL, mtime=0) if kind.gzipped else page
         except Exception:  # noqa: BLE001 - whatever it was, the server goes on
             _log.exception("a page could not be made")

@@ -11,7 +11,7 @@ import math
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from types import FrameType
 from typing import Any, Protocol
@@ -27,6 +27,8 @@ from braze_exporter.web import BusyError, Web
 
 OPENMETRICS = "application/openmetrics-text"
 CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+JSON = "application/json"
 # Seconds that a scrape waits at most: without a word of Prometheus, and less than what it allows.
 DEFAULT_TIMEOUT = 10.0
 TIMEOUT_MARGIN = 0.5
@@ -62,15 +64,28 @@ class Source(Protocol):
         """Count a scrape that stopped waiting."""
 
 
+class Front(Protocol):
+    """What the application serves at `/`."""
+
+    policy: str
+
+    def html(self) -> bytes:
+        """Return it as HTML."""
+
+    def json(self) -> bytes:
+        """Return it as JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer: its status, type and body, which may be compressed."""
+    """An answer: its status, type and body, which may be compressed, and `more` headers."""
 
     status: int
     content_type: str
     body: bytes
     gzipped: bool = False
     allow: str = ""
+    more: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 class Application:
@@ -80,20 +95,21 @@ class Application:
         self,
         source: Source,
         *,
-        landing: Callable[[], str],
+        front: Front,
         reload: Callable[[], Future[None]] | None = None,
         web: Web | None = None,
     ) -> None:
-        """Serve `source`, and at `/` the page that `landing` returns, in HTML.
+        """Serve `source`, and `front` at `/`.
 
         `reload` is what a request for it does, None if none may; its `ConfigError` is shown to who asked. `web` says
         who may come in, else everyone may.
         """
         self._source = source
-        self._landing = landing
+        self._front = front
         self._reload = reload
         self.web = web
-        self._pages = Pages(lambda openmetrics: source.render(openmetrics=openmetrics))
+        self._pages = Pages(lambda form: source.render(openmetrics=form == CONTENT_TYPE_OPENMETRICS))
+        self._fronts = Pages(lambda form: front.json() if form == JSON else front.html(), threads=1)
         self._waiting = 0
         self._readers = Readers()
 
@@ -133,18 +149,24 @@ class Application:
         return _text(401, "A user and a password are needed.")
 
     async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> Response:
-        pages = {
-            "/": lambda: Response(200, "text/html; charset=utf-8", self._landing().encode()),
-            "/-/healthy": lambda: _text(200, "Healthy."),
-            "/-/ready": lambda: _text(200, "Ready."),
-        }
+        texts = {"/-/healthy": "Healthy.", "/-/ready": "Ready."}
         if path == "/-/reload":
             return await self._reloaded() if method == "POST" else _not_allowed("POST")
-        if path != "/metrics" and path not in pages:
+        if path not in {"/", "/metrics", *texts}:
             return _text(404, "Not found. The metrics are at /metrics.")
         if method not in {"GET", "HEAD"}:
             return _not_allowed("GET, HEAD")
-        return pages[path]() if path in pages else await self._metrics(headers, receive)
+        if path in texts:
+            return _text(200, texts[path])
+        return await (self._status(headers) if path == "/" else self._metrics(headers, receive))
+
+    async def _status(self, headers: dict[bytes, str]) -> Response:
+        form = JSON if accepts_json(headers.get(b"accept", "")) else HTML
+        found = await self._shared(self._fronts, form, headers)
+        more = {b"cache-control": b"no-store"}  # nor is the JSON shown to who comes back to the page
+        if form == HTML:
+            more[b"content-security-policy"] = self._front.policy.encode()
+        return replace(found, more=more)
 
     async def _reloaded(self) -> Response:
         if self._reload is None:
@@ -170,12 +192,14 @@ class Application:
         gone.cancel()
         if not waiting.done():
             self._source.count_incomplete_scrape()
-        kind = Kind(accepts_openmetrics(headers.get(b"accept", "")), accepts_gzip(headers.get(b"accept-encoding", "")))
-        body = await self._pages.page(kind)
-        if body is None:
-            return _FAULT
-        content_type = CONTENT_TYPE_OPENMETRICS if kind.openmetrics else CONTENT_TYPE_PLAIN_0_0_4
-        return Response(200, content_type, body, gzipped=kind.gzipped)
+        openmetrics = accepts_openmetrics(headers.get(b"accept", ""))
+        form = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
+        return await self._shared(self._pages, form, headers)
+
+    async def _shared(self, pages: Pages, form: str, headers: dict[bytes, str]) -> Response:
+        kind = Kind(form, accepts_gzip(headers.get(b"accept-encoding", "")))
+        body = await pages.page(kind)
+        return Response(200, form, body, gzipped=kind.gzipped) if body is not None else _FAULT
 
 
 async def _gone(receive: Receive) -> None:
@@ -195,6 +219,7 @@ def _headers(response: Response, more: Mapping[bytes, bytes]) -> list[tuple[byte
         **({b"allow": response.allow.encode()} if response.allow else {}),
         **({b"www-authenticate": _WHO} if response.status == HTTPStatus.UNAUTHORIZED else {}),
         **({b"connection": b"close"} if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}),
+        **response.more,
         **more,
     }
     return list(headers.items())
@@ -240,6 +265,12 @@ def accepts_openmetrics(accept: str) -> bool:
     """Return whether a client that sends this `Accept` header wants OpenMetrics rather than the text format."""
     accepted = _accepted(accept)
     return accepted.get(OPENMETRICS, 0.0) > 0 and accepted[OPENMETRICS] >= accepted.get("text/plain", 0.0)
+
+
+def accepts_json(accept: str) -> bool:
+    """Return whether a client that sends this `Accept` header wants JSON rather than HTML."""
+    accepted = _accepted(accept)
+    return accepted.get(JSON, 0.0) > accepted.get("text/html", 0.0)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

@@ -282,10 +282,21 @@ class _Constant:
         raise AssertionError
 
 
+class _Nothing:
+    """Shows nothing at `/`."""
+
+    policy = ""
+
+    def html(self) -> bytes:
+        return b""
+
+    json = html
+
+
 def _serve_constant(file: Path) -> int:
     listener = server.listen("127.0.0.1:0")
     print(listener.getsockname()[1], flush=True)
-    server.serve(server.Application(_Constant(file.read_bytes()), landing=str), listener, on_stop=lambda: None)
+    server.serve(server.Application(_Constant(file.read_bytes()), front=_Nothing()), listener, on_stop=lambda: None)
     return 0
 
 

@@ -249,10 +249,12 @@ def test_while_writes_fail_the_counter_stands_still(
         assert record(ledger, pages) == 4.0
         assert record(ledger, {0: 6.0}) == 4.0
         assert len(failures) == 2
+        assert ledger.is_standing_still
         store._connection.execute(f"PRAGMA {mended}")  # noqa: SLF001
         ledger.save()
         assert ledger.total(PURCHASES) == pytest.approx(5.0 + 98 * 12_345.678)
         assert len(failures) == 2
+        assert not ledger.is_standing_still
     assert [entry.getMessage() for entry in caplog.records] == [
         "the state file cannot be written: counters stand still",
         "the state file is written again",

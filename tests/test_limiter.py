@@ -277,6 +277,15 @@ told = st.builds(
 steps = st.lists(st.one_of(st.floats(0, 500), st.just("enter"), told), max_size=200)
 
 
+def assert_rest_is_true(made: Calls) -> None:
+    """Hold it to that a limiter tells of a rest if and only if there is one, and its end."""
+    rest = made.limiter.rest(made.now)
+    assert (rest is not None) == (made.limiter.passage(made.now) is Passage.SHUT)
+    if rest is not None:
+        assert made.limiter.passage(made.now + rest.seconds + 1e-3) is not Passage.SHUT
+        assert made.limiter.passage(made.now + rest.seconds - 1e-3) is Passage.SHUT or rest.seconds < 1e-3
+
+
 @given(steps, st.floats(0.01, 1), st.floats(0, 0.9), st.integers(1, 20))
 def test_no_span_holds_more_than_its_share(
     made_of: list[float | str | Told], share: float, reserve: float, burst: int
@@ -292,6 +301,7 @@ def test_no_span_holds_more_than_its_share(
             made.now += step
         elif made.enter():
             alone = max(alone, sum(entered.on_trial for entered in made.under_way))
+        assert_rest_is_true(made)
     assert alone <= 1
     for first, start in enumerate(made.granted):
         for last, end in enumerate(made.granted[first:], first):

@@ -11,7 +11,7 @@ import pytest
 
 from braze_exporter.pages import MOST_READ, Kind, Pages, Readers
 
-PLAIN = Kind(openmetrics=False, gzipped=False)
+PLAIN = Kind("plain", gzipped=False)
 
 
 class Maker:
@@ -23,9 +23,9 @@ class Maker:
         self.may_end = threading.Semaphore(0)
         self.rendered: list[str] = []
 
-    def render(self, openmetrics: bool) -> bytes:  # noqa: FBT001 - as it is called
+    def render(self, form: str) -> bytes:
         """Return what was held at the beginning."""
-        self.rendered.append(f"{self.held} {openmetrics}")
+        self.rendered.append(f"{self.held} {form}")
         held = f"{self.rendered[-1]} ".encode() * 1_000
         self.begun.release()
         assert self.may_end.acquire(timeout=10)
@@ -65,13 +65,13 @@ def test_a_crowd_shares_one_page_and_those_who_come_meanwhile_the_next() -> None
         maker.held = 2
         second += await asked(pages, 50)
         maker.may_end.release(2)
-        assert {page[:8] for page in await asyncio.gather(*first) if page} == {b"0 False "}
-        assert {page[:8] for page in await asyncio.gather(*second) if page} == {b"2 False "}
+        assert {page[:8] for page in await asyncio.gather(*first) if page} == {b"0 plain "}
+        assert {page[:8] for page in await asyncio.gather(*second) if page} == {b"2 plain "}
         maker.held = 3
         (last,) = await asked(pages, 1)
         maker.may_end.release()
-        assert str(await last).startswith("b'3 False")
-        assert maker.rendered == ["0 False", "2 False", "3 False"]
+        assert str(await last).startswith("b'3 plain")
+        assert maker.rendered == ["0 plain", "2 plain", "3 plain"]
 
     together(test)
 
@@ -81,13 +81,13 @@ def test_of_each_kind_there_is_a_page_of_its_own() -> None:
 
     async def test(maker: Maker, pages: Pages) -> None:
         maker.may_end.release(4)
-        kinds = [Kind(*found) for found in product((False, True), repeat=2)]
+        kinds = [Kind(*found) for found in product(("plain", "other"), (False, True))]
         made = await asyncio.gather(*(pages.page(kind) for kind in [*kinds, *kinds]))
         assert made[:4] == made[4:]
         for kind, page in zip(kinds, made[:4], strict=True):
             assert page is not None
             plain = gzip.decompress(page) if kind.gzipped else page
-            assert plain == f"0 {kind.openmetrics} ".encode() * 1_000
+            assert plain == f"0 {kind.form} ".encode() * 1_000
         assert len(maker.rendered) == 4
 
     together(test)
@@ -102,7 +102,7 @@ def test_one_who_gives_up_takes_nothing_from_the_others() -> None:
         assert isinstance(impatient, asyncio.Future)
         impatient.cancel()
         maker.may_end.release()
-        assert await patient == b"0 False " * 1_000
+        assert await patient == b"0 plain " * 1_000
 
     together(test)
 
@@ -111,7 +111,7 @@ def test_a_fault_is_one_line_however_many_wait(caplog: pytest.LogCaptureFixture)
     """A page that cannot be made is None for all who wait for it, told once, and the next one is tried."""
     faults = [ValueError("bad luck")]
 
-    def render(_openmetrics: bool) -> bytes:  # noqa: FBT001
+    def render(_form: str) -> bytes:
         if faults:
             raise faults.pop()
         return b"good"

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Point, Series, Unit, gauge
+from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Point, Query, Unit, gauge
 from braze_exporter.collector.baseline import Baseline
 from braze_exporter.collector.exposition import labels_text, sample
+from braze_exporter.plan import bucket_end
 from braze_exporter.plan import settled as newest_settled
 from braze_exporter.reading import Answer, Entry
 
@@ -26,6 +27,14 @@ def expiry(entry: Entry) -> float:
     return float("inf") if answer is None else answer.received_monotonic + entry.query.max_age
 
 
+class Held(NamedTuple):
+    """The points of a series, oldest first, and how many had settled, and had ended, when they were asked for."""
+
+    points: tuple[Point, ...] = ()
+    settled: int = 0
+    ended: int = 0
+
+
 class Values(NamedTuple):
     """The values of the gauges of a series; None is what is not shown."""
 
@@ -34,6 +43,7 @@ class Values(NamedTuple):
     baseline: float | None = None
 
 
+_NOTHING = Held()
 _NONE = Values()
 
 
@@ -46,7 +56,7 @@ class Shown:
 
     labels: str
     baseline: Baseline | None = None
-    points: tuple[Point, ...] = ()
+    held: Held = _NOTHING
     values: Values = _NONE
     latest_start: int | None = None
     settled_start: int | None = None
@@ -54,7 +64,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One series of a query as the gauges show it, with the points and the answer that they come from.
+    """One series of a query as the gauges show it, with what is held and the answer that it comes from.
 
     `labels` are what the series adds to those of the query. `starts` are those of the latest and the settled bucket.
     `total` is what the counter shows, None if the query feeds none.
@@ -63,7 +73,7 @@ class View:
     entry: Entry
     labels: SeriesLabels
     answer: Answer | None
-    points: tuple[Point, ...]
+    held: Held
     values: Values
     starts: tuple[int | None, int | None]
     total: float | None
@@ -120,29 +130,35 @@ class Row:
         lines[last_success].append(
             sample(last_success, self._labels, answer.received_at if answer is not None else 0.0)
         )
+        self._take(answer)
         for shown in self.series.values():
-            shown.points, shown.values = (), _NONE
-        for series in answer.series if answer is not None else ():
-            shown = self._of(series.labels)
-            shown.points = series.points
-            if answer is not None and not self.is_stale:
-                shown.values = self._values(shown, series, answer)
-            for name, value in zip((latest, settled, baseline), shown.values, strict=True):
+            starts = shown.latest_start, shown.settled_start
+            for name, value in zip(
+                (latest, settled, baseline, latest_start, settled_start), (*shown.values, *starts), strict=True
+            ):
                 if value is not None:
                     lines[name].append(sample(name, shown.labels, value))
+        self.lines = tuple("".join(found) for found in lines.values())
+
+    def _take(self, answer: Answer | None) -> None:
+        """Judge the series of an answer, and forget those of the one before."""
         self.answer = answer
         for shown in self.series.values():
-            for name, start in ((latest_start, shown.latest_start), (settled_start, shown.settled_start)):
-                if start is not None:
-                    lines[name].append(sample(name, shown.labels, start))
-        self.lines = tuple("".join(found) for found in lines.values())
+            shown.held, shown.values = _NOTHING, _NONE
+        if answer is None:
+            return
+        for series in answer.series:
+            shown = self._of(series.labels)
+            shown.held = _held(series.points, self.entry.query, answer.sent_at)
+            if not self.is_stale:
+                shown.values = _values(shown)
 
     def views(self, total: Callable[[SeriesLabels], float | None]) -> Iterator[View]:
         """Yield what the lines show, series by series; of a query without any, one that is empty."""
         series = {labels: shown for labels, shown in self.series.items() if labels or len(self.series) == 1}
         for labels, shown in series.items():
             starts = shown.latest_start, shown.settled_start
-            yield View(self.entry, labels, self.answer, shown.points, shown.values, starts, total(labels))
+            yield View(self.entry, labels, self.answer, shown.held, shown.values, starts, total(labels))
 
     def _of(self, labels: SeriesLabels) -> Shown:
         """Return what is shown of the series with these labels beside those of the query."""
@@ -150,15 +166,26 @@ class Row:
             self.series[labels] = Shown(labels_text((*self.entry.query.labels, *labels)))
         return self.series[labels]
 
-    def _values(self, shown: Shown, series: Series, answer: Answer) -> Values:
-        """Return the latest value, the settled one and what is usual for it, and note where their buckets start."""
-        if not series.points:
-            return _NONE
-        latest = series.points[-1]
-        shown.latest_start = latest.start
-        done = newest_settled(series.points, self.entry.query, answer.sent_at)
-        if done is None:
-            return Values(latest.value)
-        shown.settled_start = done.start
-        usual = shown.baseline.of(done.start) if shown.baseline is not None else None
-        return Values(latest.value, done.value, usual)
+
+def _held(points: tuple[Point, ...], query: Query, sent_at: float) -> Held:
+    """Return the points of an answer that was asked for at `sent_at`, and how they stand."""
+    done = newest_settled(points, query, sent_at)
+    settled = ended = len(points)
+    while settled and points[settled - 1] is not done:
+        settled -= 1
+    while ended and bucket_end(points[ended - 1].start, query.unit, query.zone) > sent_at:
+        ended -= 1
+    return Held(points, settled, ended)
+
+
+def _values(shown: Shown) -> Values:
+    """Return the latest value, the settled one and what is usual for it, and note where their buckets start."""
+    points, settled, _ = shown.held
+    if not points:
+        return _NONE
+    shown.latest_start = points[-1].start
+    if not settled:
+        return Values(points[-1].value)
+    done = points[settled - 1]
+    shown.settled_start = done.start
+    return Values(points[-1].value, done.value, shown.baseline.of(done.start) if shown.baseline is not None else None)

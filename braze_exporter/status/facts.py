@@ -1,0 +1,286 @@
+"""The state of the exporter as plain data that JSON can hold: what the page at `/` shows.
+
+Times are seconds since the epoch; how long ago that was is for the reader to say, by `now`.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+from zoneinfo import ZoneInfo
+
+from braze_exporter.admission import Admission, Standing
+from braze_exporter.catalog import Kind, Noun, Unit, counter, gauge
+from braze_exporter.collector import Held, Instruments, State, View, state_of
+from braze_exporter.own import (
+    QUOTA_LIMIT,
+    QUOTA_REMAINING,
+    QUOTA_RESET,
+    RELOAD_SUCCESSFUL,
+    TIMEZONE_MISMATCH,
+)
+from braze_exporter.plan import Load
+from braze_exporter.status import words
+
+# Without a scrape for so long it is said that nobody scrapes: Prometheus does so every minute or so.
+_QUIET = 300.0
+
+
+class PointsFacts(TypedDict):
+    """The points held, oldest first, in two lists; without `starts` they are the hours from `first` on.
+
+    The first `settled` of them have settled, and the first `ended` had ended when they were asked for.
+    """
+
+    first: int
+    starts: list[int] | None
+    values: list[float]
+    settled: int
+    ended: int
+
+
+class ErrorFacts(TypedDict):
+    """Why a query is not answered, and how many failures in a row were Braze's trouble."""
+
+    reason: str
+    detail: str
+    failures: int
+
+
+class QueryFacts(TypedDict):
+    """One series of a query, with the values that the metrics show; null is what is not shown.
+
+    `labels` are those of its samples; `app_id` and `segment_id` are Braze's. `metrics` are the names of its settled
+    gauge and of its counter, if it has one. `next_at` is when it may be asked, null if the next scrape asks.
+    """
+
+    workspace: str
+    name: str
+    labels: dict[str, str]
+    unit: str
+    app_id: str
+    segment_id: str
+    refresh: float
+    settle: float
+    max_age: float
+    state: str
+    words: str
+    error: ErrorFacts | None
+    answered_at: float | None
+    next_at: float | None
+    busy: bool
+    latest: float | None
+    latest_start: int | None
+    settled: float | None
+    settled_start: int | None
+    baseline: float | None
+    weeks: int
+    total: float | None
+    metrics: list[str]
+    points: PointsFacts | None
+
+
+class PoolFacts(TypedDict):
+    """A pool of a workspace: what Braze last said, null where it did not, and the calls an hour planned and allowed.
+
+    `reserve` is the number of calls that are left to others.
+    """
+
+    name: str
+    limit: float
+    remaining: float | None
+    reset_at: float | None
+    reserve: float
+    planned: float
+    allowed: float
+
+
+class WorkspaceFacts(TypedDict):
+    """A workspace, with its health: how urgent that is, and the sentences that say why."""
+
+    name: str
+    url: str
+    zone: str
+    level: str
+    sentences: list[str]
+    queries: int
+    pools: list[PoolFacts]
+
+
+class StateFacts(TypedDict):
+    """A state that a query can be in: as the metrics have it, what it is called, and how urgent it is."""
+
+    state: str
+    name: str
+    level: str
+
+
+class Facts(TypedDict):
+    """Everything. `states` begin with the most urgent one; `troubles` are of the exporter itself."""
+
+    version: str
+    now: float
+    scraped_at: float | None
+    troubles: list[str]
+    states: list[StateFacts]
+    workspaces: list[WorkspaceFacts]
+    queries: list[QueryFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """A workspace of the config in use: what its calls may cost, and who admits them."""
+
+    url: str
+    zone: ZoneInfo
+    share: float
+    reserve: float
+    loads: tuple[Load, ...]
+    admission: Admission
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """When the facts are told: in seconds since the epoch, and on the clock that never jumps."""
+
+    now: float
+    monotonic: float
+
+    def when(self, zone: ZoneInfo) -> words.When:
+        """Return what tells the time in so many seconds."""
+        return lambda seconds: words.clock(self.now + seconds, zone, self.now)
+
+
+def facts(
+    *,
+    now: float,
+    monotonic: float,
+    version: str,
+    scraped_at: float | None,
+    in_use: Mapping[str, InUse],
+    views: Sequence[View],
+    instruments: Instruments,
+    history_left: Mapping[str, int],
+    counters_stand_still: bool,
+) -> Facts:
+    """Return the facts at `now`, which is `monotonic` on the clock that never jumps.
+
+    `in_use` and `history_left` are by the name of the workspace. Of workspaces that are just coming or going nothing is
+    told.
+    """
+    moment = _Moment(now, monotonic)
+    mismatches = instruments.values(TIMEZONE_MISMATCH)
+    quotas = [instruments.values(family) for family in (QUOTA_LIMIT, QUOTA_REMAINING, QUOTA_RESET)]
+    found: Facts = {
+        "version": version,
+        "now": now,
+        "scraped_at": scraped_at,
+        "troubles": words.of_exporter(
+            is_scraped=scraped_at is not None and now - scraped_at < _QUIET,
+            is_config_good=instruments.values(RELOAD_SUCCESSFUL).get((), 1.0) > 0,
+            counters_stand_still=counters_stand_still,
+        ),
+        "states": [{"state": state, "name": name, "level": level} for state, (name, level) in words.STATES.items()],
+        "workspaces": [],
+        "queries": [],
+    }
+    groups: dict[str, list[View]] = {name: [] for name in in_use}
+    for view in views:
+        groups.get(view.entry.query.workspace, []).append(view)
+    for name, group in groups.items():
+        used = in_use[name]
+        standing, when = used.admission.standing(), moment.when(used.zone)
+        states = [state_of(view.entry, monotonic) for view in group]
+        health = words.of_workspace(
+            Counter(states),
+            standing,
+            {view.entry.endpoint: view.entry.query.kind.permission for view in group},
+            when,
+            history_left=history_left.get(name, 0),
+            other_zone=str(used.zone) if mismatches.get((name,)) else "",
+        )
+        found["workspaces"].append(
+            {
+                "name": name,
+                "url": used.url,
+                "zone": str(used.zone),
+                "level": health.level,
+                "sentences": health.sentences,
+                "queries": len(group),
+                "pools": [
+                    _pool(load, used, [told.get((name, load.pool.name)) for told in quotas]) for load in used.loads
+                ],
+            }
+        )
+        found["queries"] += [
+            _query(view, state, standing, moment, when) for view, state in zip(group, states, strict=True)
+        ]
+    return found
+
+
+def _pool(load: Load, used: InUse, quota: Sequence[float | None]) -> PoolFacts:
+    told, remaining, reset_at = quota
+    limit = told or float(load.pool.limit)
+    return {
+        "name": load.pool.name,
+        "limit": limit,
+        "remaining": remaining,
+        "reset_at": reset_at,
+        "reserve": used.reserve * limit,
+        "planned": load.calls,
+        "allowed": used.share * limit * 3_600 / load.pool.window,
+    }
+
+
+def _query(view: View, state: State, standing: Standing, moment: _Moment, when: Callable[[float], str]) -> QueryFacts:
+    entry, query, answer, error = view.entry, view.entry.query, view.answer, view.entry.error
+    rest = standing.rests.get(query.kind.pool.name)
+    refusal = standing.refusal or standing.refusals.get(query.kind.endpoint)
+    wait = max(entry.due_at - moment.monotonic, *(kept.seconds for kept in (rest, refusal) if kept is not None), 0.0)
+    return {
+        "workspace": query.workspace,
+        "name": query.subject,
+        "labels": dict((*query.labels, *view.labels)),
+        "unit": query.unit,
+        "app_id": query.app_id,
+        "segment_id": query.segment_id,
+        "refresh": query.refresh,
+        "settle": query.settle,
+        "max_age": query.max_age,
+        "state": state,
+        "words": words.of_query(entry, state, rest, when),
+        "error": {"reason": error.reason, "detail": error.detail, "failures": entry.failures} if error else None,
+        "answered_at": answer.received_at if answer is not None else None,
+        "next_at": moment.now + wait if wait > 0 else None,
+        "busy": entry.busy,
+        "latest": view.values.latest,
+        "latest_start": view.starts[0],
+        "settled": view.values.settled,
+        "settled_start": view.starts[1],
+        "baseline": view.values.baseline,
+        "weeks": query.weeks,
+        "total": view.total,
+        "metrics": _metrics(query.kind, query.noun, query.unit, counted=view.total is not None),
+        "points": _points(view.held, query.unit) if answer is not None else None,
+    }
+
+
+@functools.cache
+def _metrics(kind: Kind, noun: Noun, unit: Unit, *, counted: bool) -> list[str]:
+    names = [gauge(kind, noun, unit, "settled").name]
+    return [*names, counter(kind, noun).name] if counted else names
+
+
+def _points(held: Held, unit: Unit) -> PointsFacts:
+    points = held.points
+    first = points[0].start if points else 0
+    # Hours are whole ones, and no two are the same: if so many fit between the first and the last, none is missing.
+    is_whole = unit is Unit.HOUR and bool(points) and points[-1].start - first == (len(points) - 1) * 3_600
+    return {
+        "first": first,
+        "starts": None if is_whole else [point.start for point in points],
+        "values": [int(value) if value.is_integer() else value for _, value in points],  # shorter than with a .0
+        "settled": held.settled,
+        "ended": held.ended,
+    }
