@@ -14,6 +14,7 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from braze_exporter.demo.times import HOUR
+from braze_exporter.demo.world import SHOP, VIP, World
 
 # SDKs keep events while they are offline and send them later with their own time, so past hours still grow.
 LATE_FOR = 2 * HOUR
@@ -163,11 +164,12 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A made-up company: its events, and its apps and segments as name → id."""
+    """A made-up company: its events, its apps and segments as name → id, and what it has set up."""
 
     events: Mapping[str, Shape]
     apps: Mapping[str, str]
     segments: Mapping[str, str]
+    world: World
 
     def traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
         """Return what happens there."""
@@ -175,10 +177,9 @@ class Workspace:
 
 
 _IOS, _ANDROID = "5f3a9c1e-7d42-4b86-9e0f-2c61d8a4b793", "c8e17b50-26f9-4d3a-b1c4-90a7e5d2f618"
-_VIP = "1d94e6b2-83c7-4f5a-a0d8-6b72f19c3e45"
 _MOBILE = MappingProxyType({_IOS: 0.58, _ANDROID: 0.42})
 _EVERYWHERE = MappingProxyType({_IOS: 0.44, _ANDROID: 0.31})
-_FEW, _MORE = MappingProxyType({_VIP: 0.06}), MappingProxyType({_VIP: 0.19})
+_FEW, _MORE = MappingProxyType({VIP: 0.06}), MappingProxyType({VIP: 0.19})
 
 # An online shop: busy evenings and weekends, a funnel of five events, and a rare one with empty hours at night.
 DEMO = Workspace(
@@ -195,5 +196,6 @@ DEMO = Workspace(
         }
     ),
     apps=MappingProxyType({"ios": _IOS, "android": _ANDROID}),
-    segments=MappingProxyType({"vip": _VIP}),
+    segments=MappingProxyType({"vip": VIP}),
+    world=SHOP,
 )
