@@ -47,6 +47,8 @@ class Pool:
 
 # Braze's rate-limits page: 250,000 an hour, shared by nearly every endpoint of a workspace, its own sends included.
 DEFAULT_POOL = Pool("default", limit=250_000, window=3_600)
+# The same page: shared by the lists of events and of products.
+LISTS_POOL = Pool("lists", limit=1_000, window=3_600)
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,7 @@ def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         traffic=traffic,
         apps=demo.DEMO.apps.values(),
         segments=demo.DEMO.segments.values(),
+        world=demo.DEMO.world,
         clock=time.time,
         zone=demo.ZONE,
     )

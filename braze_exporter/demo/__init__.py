@@ -16,12 +16,15 @@ from braze_exporter.demo.reply import Disconnect, Reply
 from braze_exporter.demo.serving import Server, serve
 from braze_exporter.demo.times import DayFormat, HourFormat
 from braze_exporter.demo.traffic import DEMO, Counts, Recorded, Shape, Traffic, Workspace
+from braze_exporter.demo.world import Campaign, Canvas, Segment, World
 
 __all__ = [
     "DEMO",
     "KEY",
     "KEY_VARIABLE",
     "ZONE",
+    "Campaign",
+    "Canvas",
     "Counts",
     "DayFormat",
     "Disconnect",
@@ -29,12 +32,14 @@ __all__ = [
     "Recorded",
     "Reply",
     "Request",
+    "Segment",
     "Server",
     "Shape",
     "SimulatedBraze",
     "Traffic",
     "UnknownEvent",
     "Workspace",
+    "World",
     "config",
     "faults",
     "serve",

@@ -8,20 +8,24 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from email.utils import formatdate
 from enum import Enum, auto
+from functools import partial
 from hashlib import blake2b
 from http import HTTPStatus
 from uuid import UUID
 from wsgiref.types import StartResponse, WSGIEnvironment
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import CUSTOM_EVENTS, DEFAULT_POOL, Kind, Unit
+from braze_exporter.catalog import CUSTOM_EVENTS, DEFAULT_POOL, LISTS_POOL, Kind, Unit
 from braze_exporter.demo import params
-from braze_exporter.demo.faults.troubles import Fault, Troubles
+from braze_exporter.demo.endpoint import Endpoint
+from braze_exporter.demo.faults.troubles import Aim, Fault, Troubles
+from braze_exporter.demo.lists import Lists
 from braze_exporter.demo.logbook import Body, Logbook, Request
 from braze_exporter.demo.quota import NO_QUOTA, Allowance
 from braze_exporter.demo.reply import Reply, encode, phrase
 from braze_exporter.demo.times import DayFormat, HourFormat, days_until, hours_of, hours_until
 from braze_exporter.demo.traffic import Counts
+from braze_exporter.demo.world import NOTHING, World
 
 
 class UnknownEvent(Enum):
@@ -53,26 +57,38 @@ class SimulatedBraze:
         zone: ZoneInfo,
         apps: Collection[str] = (),
         segments: Collection[str] = (),
+        world: World = NOTHING,
+        permissions: Collection[str] | None = None,
         limit: int = DEFAULT_POOL.limit,
         hour_format: HourFormat = HourFormat.OFFSET,
         day_format: DayFormat = DayFormat.DATE,
         unknown_event: UnknownEvent = UnknownEvent.ZEROS,
         newest_first: bool = False,
     ) -> None:
-        """Answer those who hold the `key` from `traffic`; `apps` and `segments` are the ids that may be filtered by."""
+        """Answer those who hold the `key` from `traffic`; `apps` and `segments` are the ids that may be filtered by.
+
+        `world` is what the lists have. `permissions` are those of the key, by default all.
+        """
         self.key = key
         self.traffic = traffic
         self.clock = clock
         self.zone = zone
         self.apps = apps
         self.segments = segments
+        self.world = world
+        self.permissions = permissions
         self.hour_format = hour_format
         self.day_format = day_format
         self.unknown_event = unknown_event
         self.newest_first = newest_first
-        self._pools = {DEFAULT_POOL.name: Allowance(limit, DEFAULT_POOL.window)}
-        self._endpoints: dict[str, tuple[Kind, Callable[[Kind, Request], object]]] = {
-            CUSTOM_EVENTS.endpoint: (CUSTOM_EVENTS, self._event_series),
+        self.pools = {pool.name: Allowance(pool.limit, pool.window) for pool in (DEFAULT_POOL, LISTS_POOL)}
+        self.limit = limit
+        self.lists = Lists(lambda: self.traffic.events, lambda: self.world)
+        self._endpoints: dict[str, Endpoint] = {
+            CUSTOM_EVENTS.endpoint: Endpoint(
+                CUSTOM_EVENTS.pool, CUSTOM_EVENTS.permission, partial(self._event_series, CUSTOM_EVENTS)
+            ),
+            **self.lists.endpoints(),
         }
         self._logbook = Logbook()
         self._troubles = Troubles()
@@ -80,28 +96,30 @@ class SimulatedBraze:
 
     @property
     def limit(self) -> int:
-        """How many calls Braze allows in an hour."""
-        return self._pools[DEFAULT_POOL.name].limit
+        """How many calls of the default pool Braze allows in an hour; `pools` has them all."""
+        return self.pools[DEFAULT_POOL.name].limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        self._pools[DEFAULT_POOL.name].limit = limit
+        self.pools[DEFAULT_POOL.name].limit = limit
 
-    def spend(self, calls: int) -> None:
+    def spend(self, calls: int, pool: str = DEFAULT_POOL.name) -> None:
         """Take calls out of this hour's limit, as the company's own sends do."""
-        self._pools[DEFAULT_POOL.name].take(self.clock(), calls)
+        self.pools[pool].take(self.clock(), calls)
 
-    def fail(self, fault: Fault, *, event: str | None = None, times: int | None = None) -> None:
-        """Let a fault strike the requests for `event` (default: all), so many `times` (default: until `heal`).
+    def fail(
+        self, fault: Fault, *, event: str | None = None, path: str | None = None, times: int | None = None
+    ) -> None:
+        """Let a fault strike the requests for `event` or at `path` (default: all), so many `times` (until `heal`).
 
-        An event's own faults come before those of all requests. Of either, those for a number of times come first, in
-        the order given; then the lasting one, which a newer lasting one replaces.
+        An event's own faults come before those of its path, and these before those of all requests. Of each, those for
+        a number of times come first, in the order given; then the lasting one, which a newer lasting one replaces.
         """
-        self._troubles.fail(fault, event, times)
+        self._troubles.fail(fault, Aim(event, path), times)
 
-    def heal(self, event: str | None = None) -> None:
-        """Take back the faults of one event, or all faults; what `faults.hold` holds for them is answered now."""
-        self._troubles.heal(event)
+    def heal(self, event: str | None = None, path: str | None = None) -> None:
+        """Take back the faults of an event or a path, or all; what `faults.hold` holds for them is answered now."""
+        self._troubles.heal(Aim(event, path))
 
     def close(self) -> None:
         """Break off the answers that are waiting; later requests are answered as ever."""
@@ -166,12 +184,14 @@ class SimulatedBraze:
             return HTTPStatus.NOT_FOUND, {"message": "Invalid URL"}, {}
         if request.headers.get("authorization") != f"Bearer {self.key}":
             return HTTPStatus.UNAUTHORIZED, {"message": f"Invalid API key: {request.key}"}, NO_QUOTA
-        kind, series = self._endpoints[request.path]
-        granted, quota = self._pools[kind.pool.name].take(request.time)
+        endpoint = self._endpoints[request.path]
+        granted, quota = self.pools[endpoint.pool.name].take(request.time)
         if not granted:
             return HTTPStatus.TOO_MANY_REQUESTS, {"message": "Rate limit exceeded"}, quota
+        if self.permissions is not None and endpoint.permission not in self.permissions:
+            return HTTPStatus.FORBIDDEN, {"message": "Access Denied"}, quota  # the status is documented, the words not
         try:
-            return HTTPStatus.OK, series(kind, request), quota
+            return HTTPStatus.OK, endpoint.answer(request), quota
         except params.BadRequestError as refusal:
             return HTTPStatus.BAD_REQUEST, {"message": str(refusal)}, quota
 

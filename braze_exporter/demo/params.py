@@ -5,7 +5,7 @@ cited: what Braze says here was not seen.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,7 @@ from braze_exporter.demo.logbook import Request
 from braze_exporter.demo.times import parse_moment
 
 _LENGTH = re.compile(r"[1-9][0-9]?|100")
+_PAGE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 class BadRequestError(Exception):
@@ -71,3 +72,19 @@ def identifier(request: Request, name: str, known: Collection[str]) -> str:
     if text is not None and text not in known:
         refuse(f"{name} must be a string of the {name.removesuffix('_id').capitalize()} api identifier")
     return text or ""
+
+
+def page(request: Request) -> int:
+    """Return which page of a list is asked for, from 0, which is the default."""
+    text = request.params.get("page", "0")
+    if not _PAGE.fullmatch(text):
+        refuse("page must be a non-negative integer")
+    return int(text)
+
+
+def choice(request: Request, name: str, known: Sequence[str]) -> str:
+    """Return one of a few words, by default the first."""
+    text = request.params.get(name, known[0])
+    if text not in known:
+        refuse(f"{name} must be one of {', '.join(known)}")
+    return text

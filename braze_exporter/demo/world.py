@@ -52,6 +52,7 @@ class World:
     products: tuple[str, ...] = ()
 
 
+NOTHING = World()
 VIP = "1d94e6b2-83c7-4f5a-a0d8-6b72f19c3e45"
 
 # Of the online shop. Two campaigns have one name, and names are what people call things.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
 from threading import Condition
-from typing import ParamSpec
+from typing import NamedTuple, ParamSpec
 
 from braze_exporter.demo.logbook import Request
 from braze_exporter.demo.reply import Disconnect, Reply
@@ -28,6 +28,22 @@ Fault = Callable[[Exchange], Reply]
 """Makes another reply of the true one, or raises `Disconnect`."""
 
 _P = ParamSpec("_P")
+
+
+class Aim(NamedTuple):
+    """What a fault strikes: the requests for an event, those at a path, those that are both, or, with neither, all."""
+
+    event: str | None = None
+    path: str | None = None
+
+
+ALL = Aim()
+
+
+def _aims(request: Request) -> list[Aim]:
+    """Return the aims that a request is in, the narrowest first."""
+    event, path = request.event, request.path
+    return [*([Aim(event, path), Aim(event)] if event is not None else []), Aim(path=path), ALL]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +71,7 @@ def named(factory: Callable[_P, Fault]) -> Callable[_P, Fault]:
 
 @dataclass(slots=True)
 class _Line:
-    """The faults of one event: those for so many times in the order given, then the lasting one."""
+    """The faults of one aim: those for so many times in the order given, then the lasting one."""
 
     counted: deque[Fault] = field(default_factory=deque)
     lasting: Fault | None = None
@@ -67,33 +83,33 @@ class _Line:
 class Troubles:
     """The faults that were asked for. Thread-safe.
 
-    An event's own faults come before those of all requests. Of either, those for a number of times come first, in the
-    order given; then the lasting one, which a newer lasting one replaces.
+    The faults of the narrowest aim come first. Of each, those for a number of times come first, in the order given;
+    then the lasting one, which a newer lasting one replaces.
     """
 
     def __init__(self) -> None:
         """Begin without any."""
         self._bell = Condition()
-        self._lines: defaultdict[str | None, _Line] = defaultdict(_Line)
-        self._heals: Counter[str | None] = Counter()
+        self._lines: defaultdict[Aim, _Line] = defaultdict(_Line)
+        self._heals: Counter[Aim] = Counter()
         self._closes = 0
 
-    def fail(self, fault: Fault, event: str | None, times: int | None) -> None:
-        """Let the fault strike requests for the event (None: all), so many times (None: until healed)."""
+    def fail(self, fault: Fault, aim: Aim, times: int | None) -> None:
+        """Let the fault strike the requests in `aim`, so many times (None: until healed)."""
         with self._bell:
             if times is None:
-                self._lines[event].lasting = fault
+                self._lines[aim].lasting = fault
             else:
-                self._lines[event].counted.extend([fault] * times)
+                self._lines[aim].counted.extend([fault] * times)
 
-    def heal(self, event: str | None) -> None:
-        """Take back the faults of the event (None: all of them) and let go what waits for that."""
+    def heal(self, aim: Aim) -> None:
+        """Take back the faults of the aim (of all aims if it is all) and let go what waits for that."""
         with self._bell:
-            if event is None:
+            if aim == ALL:
                 self._lines.clear()
             else:
-                self._lines.pop(event, None)
-            self._heals[event] += 1
+                self._lines.pop(aim, None)
+            self._heals[aim] += 1
             self._bell.notify_all()
 
     def close(self) -> None:
@@ -106,7 +122,7 @@ class Troubles:
         """Return the answer, made wrong by the fault that is next for this request, if there is one."""
         with self._bell:
             closes, heals = self._closes, self._healed(request)
-            lines = [self._lines[name] for name in (request.event, None) if name in self._lines]
+            lines = [self._lines[aim] for aim in _aims(request) if aim in self._lines]
             fault = next((found for found in (line.next() for line in lines) if found), None)
 
         def closed() -> bool:
@@ -127,5 +143,4 @@ class Troubles:
         return fault(Exchange(request, reply, wait, wait_until_healed)) if fault else reply
 
     def _healed(self, request: Request) -> int:
-        # A request without an event must not count the healing of all twice.
-        return sum(self._heals[name] for name in {None, request.event})
+        return sum(self._heals[aim] for aim in _aims(request))
