@@ -12,6 +12,8 @@ from braze_exporter.transport import Received, Transport
 
 # How much of Braze's own words goes into a log line.
 _MOST_SAID = 200
+# By so much, in seconds, our clock may be ahead of Braze's where the end of an answer has to be given.
+_A_LITTLE = 60.0
 _UNAUTHORIZED = "HTTP 401: check that the key is a REST API key of this workspace, and that url is its REST endpoint"
 
 
@@ -62,7 +64,9 @@ class Client:
         return Fetched(series, answered_at)
 
     def _get(self, query: Query, length: int) -> Received:
-        parameters = {query.kind.subject: query.subject, "length": str(length)}
+        parameters = {"length": str(length), **dict(query.kind.parameters)}
+        if query.asked:
+            parameters[query.kind.parameter] = query.asked
         if len(query.kind.units) > 1:
             parameters["unit"] = query.unit.value
         if query.app_id:
@@ -70,8 +74,9 @@ class Client:
         if query.segment_id:
             parameters["segment_id"] = query.segment_id
         # Without it an answer runs up to the time of the request; Braze refuses one in the future.
-        if query.ending_at is not None:
-            parameters["ending_at"] = datetime.fromtimestamp(query.ending_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        end = self._wall() - _A_LITTLE if query.ending_at is None and query.kind.needs_end else query.ending_at
+        if end is not None:
+            parameters["ending_at"] = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return self._transport.get(query.kind.endpoint, parameters)
 
     def _series(self, query: Query, received: Received, now: float) -> tuple[Series, ...]:

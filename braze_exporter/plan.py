@@ -7,11 +7,11 @@ from datetime import datetime, time, timedelta
 from itertools import product
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, UTC, Point, Pool, Query, Unit
+from braze_exporter.catalog import KINDS, LISTS_POOL, SEGMENT_USERS, UTC, Kind, Point, Pool, Query, Unit
 from braze_exporter.config import Config
 from braze_exporter.config.document import Path
 from braze_exporter.config.loading import Entry
-from braze_exporter.config.schema import Alerts, CustomEvent, Settings, Workspace
+from braze_exporter.config.schema import Alerts, Asking, Settings, Workspace
 
 WEEK = 7 * 86_400
 # So many fetches may be missed before that tells something.
@@ -22,6 +22,7 @@ LONGEST_HISTORY = 24
 USUAL_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
 # The bucket in progress, the one that the time to settle begins in, and one in case Braze's clock is a little ahead.
 _MARGIN = 3
+_KINDS = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +55,27 @@ def build(config: Config) -> Plan:
     """Return the plan of `config`; raise `ConfigError` if it cannot be carried out, with the setting to change."""
     settings, problems = config.settings, []
     entries = [
-        (workspace.spec, entry)
+        (workspace.spec, _KINDS[section], entry)
         for workspace in config.workspaces
-        for group in workspace.entries.values()
+        for section, group in workspace.entries.items()
         for entry in group
     ]
-    for _, entry in entries:
-        unit = entry.spec.unit
-        if _length(unit, _settle(settings, entry.spec)) > MAX_LENGTH:
-            text = f"is too long for {unit}s: Braze tells {MAX_LENGTH} {unit}s at most, so at most"
+    for _, kind, entry in entries:
+        unit, longest = entry.spec.asked.unit, kind.longest
+        if _length(unit, _settle(settings, kind, entry.spec)) > longest:
+            text = f"is too long for {unit}s: Braze tells {longest} {unit}s at most, so at most"
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
-            problems.append((path, f"{text} {MAX_LENGTH - _MARGIN}{unit[0]}"))
-    count = sum(len(entry.spec.apps) * len(entry.spec.segments) for _, entry in entries)
+            problems.append((path, f"{text} {longest - _MARGIN}{unit[0]}"))
+    count = sum(len(entry.spec.asked.apps) * len(entry.spec.asked.segments) for *_, entry in entries)
     if count > settings.max_queries:  # and not a query is made: they may be far too many
         text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
         problems.append((("max_queries",), f"{text}: raise it, or list fewer events, apps or segments"))
         raise config.error(problems)
-    planned = [(query, entry) for workspace, entry in entries for query in _queries(settings, workspace, entry.spec)]
+    planned = [
+        (query, entry)
+        for workspace, kind, entry in entries
+        for query in _queries(settings, workspace, kind, entry.spec)
+    ]
     queries = tuple(query for query, _ in planned)
     loads = tuple(_loads(settings, queries))
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
@@ -83,24 +88,27 @@ def build(config: Config) -> Plan:
     return Plan(queries, loads, alerts)
 
 
-def _settle(settings: Settings, entry: CustomEvent) -> float:
-    return entry.settle or settings.settle.of(entry.unit)
+def _settle(settings: Settings, kind: Kind, entry: Asking) -> float:
+    return max(entry.settle or settings.settle.of(entry.asked.unit), kind.settle)
 
 
 def _length(unit: Unit, settle: float) -> int:
     return max(USUAL_LENGTH[unit], math.ceil(settle / unit.seconds) + _MARGIN)
 
 
-def _queries(settings: Settings, workspace: Workspace, entry: CustomEvent) -> Iterator[Query]:
-    refresh = entry.refresh or settings.refresh.of(entry.unit)
-    settle = _settle(settings, entry)
-    for app, segment in product(entry.apps, entry.segments):
+def _queries(settings: Settings, workspace: Workspace, kind: Kind, entry: Asking) -> Iterator[Query]:
+    asked = entry.asked
+    refresh = max(entry.refresh or settings.refresh.of(asked.unit), kind.refresh)
+    settle = _settle(settings, kind, entry)
+    subject_id = workspace.segments[asked.subject] if kind is SEGMENT_USERS else asked.subject if kind.is_named else ""
+    for app, segment in product(asked.apps, asked.segments):
         app_id, segment_id = workspace.apps.get(app, ""), workspace.segments.get(segment, "")
         yield Query(
             workspace=workspace.name,
-            kind=CUSTOM_EVENTS,
-            unit=entry.unit,
-            subject=entry.event,
+            kind=kind,
+            unit=asked.unit,
+            subject=asked.subject,
+            subject_id=subject_id,
             url=workspace.rest_endpoint,
             app=app if app_id else "",
             app_id=app_id,
@@ -109,21 +117,28 @@ def _queries(settings: Settings, workspace: Workspace, entry: CustomEvent) -> It
             refresh=refresh,
             settle=settle,
             max_age=max(entry.max_age or settings.max_age, 2 * refresh),
-            length=_length(entry.unit, settle),
+            length=_length(asked.unit, settle),
             zone=workspace.timezone or UTC,
             weeks=entry.baseline.weeks if entry.baseline is not None else 0,
         )
+
+
+def has_counter(query: Query) -> bool:
+    """Return whether what a query counts adds up to a counter, if no query with a finer unit feeds that."""
+    return not query.segment_id and any(noun.is_additive for noun in query.nouns)
 
 
 def counting(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
     """Return the query that feeds each counter, by what is counted.
 
     A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts
-    occurrences or users is not known, so there is none for those.
+    occurrences or users is not known, so there is none for those, nor for what is not additive.
     """
     finest: dict[tuple[str, ...], Query] = {}
     for query in queries:
-        if not query.segment_id and query.unit.seconds <= finest.setdefault(query.counted, query).unit.seconds:
+        if not has_counter(query):
+            continue
+        if query.unit.seconds <= finest.setdefault(query.counted, query).unit.seconds:
             finest[query.counted] = query
     return finest
 
@@ -133,7 +148,7 @@ def _too_short_silences(planned: Sequence[tuple[Query, Entry]]) -> Iterator[tupl
     fed = counting(query for query, _ in planned)
     for query, entry in planned:
         silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
-        if silent is None or query.segment_id:
+        if silent is None or not has_counter(query):
             continue
         least = MISSED_REFRESHES * fed[query.counted].refresh
         if silent < least:
@@ -149,6 +164,8 @@ def _loads(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:
     for (workspace, pool), group in groups.items():
         allowed, once = pool.per_hour * settings.budget.share, sum(len(history(query, now=0.0)) for query in group)
         burst = len(group) + sum(query.weeks > 0 for query in group)
+        if pool is LISTS_POOL:  # too small to hold a whole plan at once
+            burst = max(1, math.floor(allowed))
         yield Load(workspace, pool, len(group), calls_per_hour(group), allowed, burst, once)
 
 
@@ -210,7 +227,7 @@ def length(query: Query, since: float | None, now: float) -> int:
     It is the usual length and what has passed since, so that nothing is missed after an outage, up to Braze's maximum.
     """
     missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
-    return min(query.length + missed, MAX_LENGTH)
+    return min(query.length + missed, query.kind.longest)
 
 
 def history(query: Query, now: float) -> tuple[Query, ...]:
@@ -224,9 +241,9 @@ def history(query: Query, now: float) -> tuple[Query, ...]:
     unit = query.unit.seconds
     newest = now - (query.length - _MARGIN) * unit
     oldest = now - query.weeks * WEEK - query.settle - _MARGIN * unit
-    step = (MAX_LENGTH - 1) * unit
+    step = (query.kind.longest - 1) * unit
     ends = (_last_second(newest - number * step, query) for number in range(math.ceil((newest - oldest) / step)))
-    return tuple(replace(query, ending_at=end, length=MAX_LENGTH) for end in ends)
+    return tuple(replace(query, ending_at=end, length=query.kind.longest) for end in ends)
 
 
 def _last_second(instant: float, query: Query) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from braze_exporter import demo
-from braze_exporter.catalog import GAUGES, KINDS, Family, Unit, counter, gauge
+from braze_exporter.catalog import CUSTOM_EVENTS, GAUGES, KINDS, OF_QUERY, Family, Noun, Unit, counter, gauge
 from braze_exporter.cli import parser
 from braze_exporter.collector import OWN, QUERIES, UP, State
 from braze_exporter.config import load
@@ -26,6 +26,7 @@ def blocks() -> dict[str, str]:
     """Return the generated blocks of the README by the name in their marks."""
     return {
         "metrics": _table(_families()),
+        "kinds": _kinds(),
         "own metrics": _table([UP, QUERIES, *OWN])
         + f"\nThe states are {', '.join(f'`{state}`' for state in State)}.\n",
         "alerts": _keys(),
@@ -53,19 +54,40 @@ def filled(text: str) -> str:
 
 
 def _families() -> Iterator[Family]:
-    """Yield the families of each kind, with the unit and the filter left open."""
+    """Yield the families that each noun has, with the noun and the unit left open."""
+    noun = Noun("<noun>", "What is counted")
+    for measure in GAUGES:
+        found = gauge(CUSTOM_EVENTS, noun, Unit.HOUR, measure)
+        series = () if measure in OF_QUERY else ("of the series",)
+        name = found.name.replace("_hourly_", "_<unit>_")
+        yield Family(name, found.type, found.help.replace("hour", "bucket"), ("of the query", *series))
+    found = counter(CUSTOM_EVENTS, noun)
+    yield Family(found.name, found.type, found.help, ("of the query", "of the series"))
+
+
+def _kinds() -> str:
+    """Return the table of the kinds: a row for each noun."""
+    rows = [
+        "| `<noun>` | counts | config section | units | labels of the query | of the series | counter | permission |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for kind in KINDS:
-        for measure in GAUGES:
-            found = gauge(kind, kind.noun, Unit.HOUR, measure)
-            name = found.name.replace("_hourly_", "_<unit>_")
-            yield Family(name, found.type, found.help.replace("hour", "bucket"), found.labels)
-        yield counter(kind, kind.noun)
+        for noun in (*kind.nouns, *([kind.filtered] if kind.filtered is not None else [])):
+            units = ", ".join(unit.adverb for unit in kind.units)
+            counted = "yes" if noun.is_additive else "-"
+            cells = (f"`{noun.name}`", noun.counts, f"`{kind.section}`", units, _labels(("workspace", *noun.labels)))
+            rows.append(f"| {' | '.join(cells)} | {_labels(noun.breakdown)} | {counted} | `{kind.permission}` |")
+    return "\n".join(rows) + "\n"
+
+
+def _labels(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "-"
 
 
 def _table(families: Iterable[Family]) -> str:
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for family in families:
-        labels = ", ".join(f"`{label}`" for label in family.labels) or "-"
+        labels = ", ".join(label if " " in label else f"`{label}`" for label in family.labels) or "-"
         meaning = re.sub(r" Fetched from .*", "", family.help)
         rows.append(f"| `{family.name}` | {family.type} | {labels} | {meaning} |")
     return "\n".join(rows) + "\n"

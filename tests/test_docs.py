@@ -39,7 +39,7 @@ def test_the_example_passes_check() -> None:
     """`config.example.yaml` is good, with a warning for the key file that is not there."""
     done = run("check", f"--config.file={ROOT / 'config.example.yaml'}")
     assert done.returncode == 0, done.stderr
-    assert "is good: 8 queries" in done.stdout
+    assert "is good: 22 queries" in done.stdout
 
 
 def test_the_example_shows_every_setting_with_its_default() -> None:

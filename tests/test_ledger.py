@@ -53,6 +53,24 @@ def test_a_total_never_falls_and_counts_no_occurrence_twice(answers: list[dict[i
         assert total <= sum(most.values())
 
 
+def test_what_is_new_beside_what_is_known_has_risen_from_nothing(tmp_path: Path) -> None:
+    """A series that appears after the first answer of its query counts in full, also after a restart."""
+    query, old, new = ("campaign",), ("campaign", "email"), ("campaign", "sms")
+    path = str(tmp_path / "state.sqlite")
+    with contextlib.closing(open_store(path)) as store:
+        ledger = Ledger(store)
+        ledger.record(old, Unit.DAY, [(7, 5.0)], 5, 70.0, since=query)
+        ledger.record(query, Unit.DAY, [(7, 0.0)], 5, 70.0)
+        ledger.save()
+        assert ledger.total(old) == 0
+    with contextlib.closing(open_store(path)) as store:
+        ledger = Ledger(store)
+        ledger.record(old, Unit.DAY, [(7, 6.0)], 5, 71.0, since=query)
+        ledger.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, 71.0, since=query)
+        ledger.save()
+        assert (ledger.total(old), ledger.total(new)) == (1, 7)  # what was before the first answer does not count
+
+
 @given(st.lists(st.integers(0, 1_000).map(float), min_size=1, max_size=30))
 def test_a_bucket_that_grows_is_counted_in_full(values: list[float]) -> None:
     """The total of a bucket that came after the first answer is the most that was reported of it."""

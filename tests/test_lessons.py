@@ -20,7 +20,7 @@ DAYS = Query("production", CUSTOM_EVENTS, Unit.DAY, "purchase", refresh=900, zon
 
 def answer(sent_at: float, *points: tuple[int, float]) -> Answer:
     """Return an answer with one series."""
-    return Answer((Series(tuple(Point(*point) for point in points)),), sent_at, sent_at, 0.0)
+    return Answer((Series(CUSTOM_EVENTS.noun, tuple(Point(*point) for point in points)),), sent_at, sent_at, 0.0)
 
 
 def test_a_change_after_the_end_is_a_revision() -> None:

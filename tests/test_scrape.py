@@ -419,7 +419,7 @@ def test_a_failure_keeps_the_last_answer() -> None:
     def fetch(_query: Query) -> Fetched:
         if failure:
             raise failure[0]
-        return Fetched((Series(()),), None)
+        return Fetched((Series(CUSTOM_EVENTS.noun, ()),), None)
 
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     cache = cached([query], fetch, clock)

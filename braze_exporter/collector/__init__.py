@@ -4,11 +4,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from braze_exporter.cache import Cache
-from braze_exporter.catalog import Family, Query, counter
+from braze_exporter.catalog import Family, Kind, Noun, Query, Series, counter, info
 from braze_exporter.collector.exposition import header, labels_text, sample
 from braze_exporter.collector.instruments import Instruments
 from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
-from braze_exporter.collector.row import Held, Row, SeriesLabels, View, expiry
+from braze_exporter.collector.row import Held, Row, View, expiry
 from braze_exporter.ledger import Ledger
 from braze_exporter.own import OWN, QUERIES, UP, State
 from braze_exporter.plan import bucket_number, counting, oldest_asked
@@ -40,7 +40,7 @@ class Collector:
         self._lock = threading.Lock()
         self._groups: list[tuple[tuple[Family, ...], list[Row]]] = []
         self._rows: dict[tuple[object, ...], Row] = {}
-        self._counters: list[tuple[Family, list[Row]]] = []
+        self._counters: list[tuple[Family, Noun, list[Row]]] = []
         self._counting: set[Entry] = set()
         self._revision = (-1, -1)
         self._valid_until = float("-inf")
@@ -78,10 +78,9 @@ class Collector:
                 row.age(now)
             return [view for row in self._rows.values() for view in row.views(self._total_of(row))]
 
-    def _total_of(self, row: Row) -> Callable[[SeriesLabels], float | None]:
-        if row.entry not in self._counting:
-            return lambda _labels: None
-        return lambda labels: self._ledger.total(_subject(row.entry.query, labels))
+    def _total_of(self, row: Row) -> Callable[[Series], float | None]:
+        query, counts = row.entry.query, row.entry in self._counting
+        return lambda series: self._ledger.total(_subject(query, series)) if counts and series.is_counted else None
 
     def note_entries(self, entries: Sequence[Entry]) -> None:
         """Show these queries from now on; those that stayed go on with what is known of them."""
@@ -90,7 +89,7 @@ class Collector:
             self._rows = rows
             self._groups = _grouped(rows.values())
             self._counters = _counters(rows.values())
-            self._counting = {row.entry for _, counting in self._counters for row in counting}
+            self._counting = {row.entry for *_, counting in self._counters for row in counting}
 
     def note_hold(self, entry: Entry) -> None:
         """Write the lines of an entry that is held, or not held any more."""
@@ -121,11 +120,21 @@ class Collector:
             self._instruments.note_timezone(query, mismatch=mismatch)
 
     def _count(self, query: Query, answer: Answer) -> None:
-        """Have the ledger count what is new in an answer."""
+        """Have the ledger count what is new in an answer.
+
+        Where answers have several series, one that appears later has risen from nothing since the first answer: of that
+        an account of the query itself tells.
+        """
+        oldest = oldest_asked(query, answer.sent_at)
+        told: set[int] = set()
         for series in answer.series:
             buckets = [(bucket_number(start, query.unit, query.zone), value) for start, value in series.points]
-            subject, oldest = _subject(query, series.labels), oldest_asked(query, answer.sent_at)
-            self._ledger.record(subject, query.unit, buckets, oldest, answer.sent_at)
+            told.update(number for number, _ in buckets)
+            if series.is_counted:
+                subject = _subject(query, series)
+                self._ledger.record(subject, query.unit, buckets, oldest, answer.sent_at, since=query.counted)
+        if len(query.nouns) > 1:
+            self._ledger.record(query.counted, query.unit, [(number, 0.0) for number in told], oldest, answer.sent_at)
 
     def _join(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield every family with all its lines."""
@@ -134,19 +143,29 @@ class Collector:
                 row.age(now)
             for index, family in enumerate(gauges):
                 yield family, "".join([row.lines[index] for row in rows])
-        for family, rows in self._counters:
-            yield family, self._totals(family, rows)
+        for family, noun, rows in self._counters:
+            yield family, self._totals(family, noun, rows)
+        yield from self._infos()
         yield from self._summary(now)
 
-    def _totals(self, family: Family, rows: Iterable[Row]) -> str:
+    def _totals(self, family: Family, noun: Noun, rows: Iterable[Row]) -> str:
         """Return the lines of a counter. What may be shown of it changes when it is saved, not when it is read."""
         return "".join(
             [
-                sample(family.name, shown.labels, self._ledger.total(_subject(row.entry.query, labels)))
+                sample(family.name, shown.labels, self._ledger.total(_subject(row.entry.query, shown.series)))
                 for row in rows
-                for labels, shown in row.series.items()
+                for shown in row.series.values()
+                if shown.series.noun is noun and shown.series.is_counted
             ]
         )
+
+    def _infos(self) -> Iterator[tuple[Family, str]]:
+        """Yield what maps the names of subjects to their ids, where the config has ids."""
+        found: dict[Kind, dict[tuple[str, ...], float]] = {}
+        for query in (entry.query for entry in self._cache.entries if entry.query.kind.is_named):
+            found.setdefault(query.kind, {})[query.workspace, query.subject, query.subject_id] = 1.0
+        for kind, values in found.items():
+            yield info(kind), _lines(info(kind), values.items())
 
     def _summary(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield what sums up the queries: by workspace, and by state."""
@@ -178,16 +197,18 @@ def _grouped(rows: Iterable[Row]) -> list[tuple[tuple[Family, ...], list[Row]]]:
     return list(groups.items())
 
 
-def _counters(rows: Iterable[Row]) -> list[tuple[Family, list[Row]]]:
-    """Return the counter families and the rows that feed them."""
+def _counters(rows: Iterable[Row]) -> list[tuple[Family, Noun, list[Row]]]:
+    """Return the counter families, each with its noun and the rows that feed it."""
     found = {row.entry.query: row for row in rows}
-    counters: dict[str, tuple[Family, list[Row]]] = {}
+    counters: dict[str, tuple[Family, Noun, list[Row]]] = {}
     for query in counting(found).values():
-        family = counter(query.kind, query.noun)
-        counters.setdefault(family.name, (family, []))[1].append(found[query])
+        for noun in query.nouns:
+            if noun.is_additive:
+                family = counter(query.kind, noun)
+                counters.setdefault(family.name, (family, noun, []))[-1].append(found[query])
     return list(counters.values())
 
 
-def _subject(query: Query, labels: SeriesLabels) -> tuple[str, ...]:
-    """Return what a counter is of: the query in Braze's own ids, and what tells its series apart."""
-    return (*query.counted, *(part for pair in labels for part in pair))
+def _subject(query: Query, series: Series) -> tuple[str, ...]:
+    """Return what a counter is of: the query in Braze's own ids, and what tells its series apart if it has several."""
+    return (*query.counted, *series.identity) if len(query.nouns) > 1 else query.counted

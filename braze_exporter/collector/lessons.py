@@ -19,9 +19,9 @@ def revision_ages(query: Query, before: Answer, now: Answer) -> Iterator[float]:
     """
     if now.sent_at - before.sent_at >= 2 * query.refresh:
         return
-    known = {series.labels: dict(series.points) for series in before.series}
+    known = {series.identity: dict(series.points) for series in before.series}
     for series in now.series:
-        old = known.get(series.labels, {})
+        old = known.get(series.identity, {})
         for start, value in series.points:
             end = bucket_end(start, query.unit, query.zone)
             if end <= before.sent_at and old.get(start, value) != value:
@@ -31,8 +31,11 @@ def revision_ages(query: Query, before: Answer, now: Answer) -> Iterator[float]:
 def timezone_mismatch(query: Query, answer: Answer) -> bool | None:
     """Return whether the newest day of an answer is not the one that runs in `query.zone`, or None if that is unclear.
 
-    Only yesterday and tomorrow are judged: an answer that is further behind has another cause.
+    Only yesterday and tomorrow are judged: an answer that is further behind has another cause, and of some kinds Braze
+    tells a day only later.
     """
+    if not query.kind.tells_today:
+        return None
     newest = max((series.points[-1].start for series in answer.series if series.points), default=None)
     if query.unit is not Unit.DAY or newest is None:
         return None

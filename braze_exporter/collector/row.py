@@ -1,18 +1,16 @@
 """What is shown of one query: the lines of its gauges, written when something of it changes and kept until then."""
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Point, Query, Unit, gauge
+from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Point, Query, Series, Unit, gauge
 from braze_exporter.collector.baseline import Baseline
 from braze_exporter.collector.exposition import labels_text, sample
 from braze_exporter.plan import bucket_end
 from braze_exporter.plan import settled as newest_settled
 from braze_exporter.reading import Answer, Entry
-
-SeriesLabels = tuple[tuple[str, str], ...]
 
 
 @functools.cache
@@ -49,11 +47,12 @@ _NONE = Values()
 
 @dataclass(slots=True)
 class Shown:
-    """One series of a query: its finished labels, what is usual, and what its gauges show.
+    """One series of a query, without its points: its finished labels, what is usual, and what its gauges show.
 
     The starts of the latest and the settled bucket are the last known ones; they outlive the answer they came from.
     """
 
+    series: Series
     labels: str
     baseline: Baseline | None = None
     held: Held = _NOTHING
@@ -64,14 +63,14 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One series of a query as the gauges show it, with what is held and the answer that it comes from.
+    """One series of a query, without its points, as the gauges show it, with what is held and where it comes from.
 
-    `labels` are what the series adds to those of the query. `starts` are those of the latest and the settled bucket.
-    `total` is what the counter shows, None if the query feeds none.
+    `starts` are those of the latest and the settled bucket. `total` is what the counter shows, None if the series feeds
+    none.
     """
 
     entry: Entry
-    labels: SeriesLabels
+    series: Series
     answer: Answer | None
     held: Held
     values: Values
@@ -86,16 +85,17 @@ class Row:
         """Begin with what is shown of the `entry` as it is, and with what the row `before` had learned of it."""
         query = entry.query
         self.entry = entry
-        self.gauges = _gauges(query.kind, query.noun, query.unit)
-        self.series: dict[SeriesLabels, Shown] = {}
+        self.gauges = tuple(family for noun in query.nouns for family in _gauges(query.kind, noun, query.unit))
+        self.series: dict[tuple[str, ...], Shown] = {}
         self.lines: tuple[str, ...] = ()
         self.answer: Answer | None = None
         self.is_stale: bool = before is not None and before.is_stale
-        self._names = [family.name for family in self.gauges]
         self._labels = labels_text(query.labels)
-        self._of(())
-        for labels, shown in before.series.items() if before is not None else ():
-            known = self._of(labels)
+        for noun in query.nouns:
+            if not noun.breakdown:
+                self._of(Series(noun, ()))
+        for shown in before.series.values() if before is not None else ():
+            known = self._of(shown.series)
             known.latest_start, known.settled_start = shown.latest_start, shown.settled_start
             if shown.baseline is not None and shown.baseline.query.weeks == query.weeks:
                 known.baseline = shown.baseline
@@ -108,7 +108,7 @@ class Row:
         The newest bucket of an answer that runs up to now has not settled, whatever the clocks say.
         """
         for series in answer.series if self.entry.query.weeks else ():
-            shown = self._of(series.labels)
+            shown = self._of(series)
             if shown.baseline is None:
                 shown.baseline = Baseline(self.entry.query)
             shown.baseline.learn(series.points if is_history else series.points[:-1], answer.sent_at)
@@ -122,23 +122,20 @@ class Row:
 
     def write(self) -> None:
         """Write the lines, for each family those of all series."""
-        answer = self.entry.answer
-        latest, latest_start, settled, settled_start, baseline, up, last_success = self._names
-        lines: dict[str, list[str]] = {name: [] for name in self._names}
-        if self.entry.is_tried:
-            lines[up].append(sample(up, self._labels, 0.0 if self.entry.error else 1.0))
-        lines[last_success].append(
-            sample(last_success, self._labels, answer.received_at if answer is not None else 0.0)
-        )
+        entry, query, answer = self.entry, self.entry.query, self.entry.answer
         self._take(answer)
-        for shown in self.series.values():
-            starts = shown.latest_start, shown.settled_start
-            for name, value in zip(
-                (latest, settled, baseline, latest_start, settled_start), (*shown.values, *starts), strict=True
-            ):
-                if value is not None:
-                    lines[name].append(sample(name, shown.labels, value))
-        self.lines = tuple("".join(found) for found in lines.values())
+        up = (0.0 if entry.error else 1.0) if entry.is_tried else None
+        last_success = answer.received_at if answer is not None else 0.0
+        lines: list[str] = []
+        for noun in query.nouns:
+            of_noun = [shown for shown in self.series.values() if shown.series.noun is noun]
+            *names, up_name, last_success_name = [family.name for family in _gauges(query.kind, noun, query.unit)]
+            lines += (
+                _lines(name, [(shown.labels, _measured(shown)[at]) for shown in of_noun])
+                for at, name in enumerate(names)
+            )
+            lines += (_lines(up_name, [(self._labels, up)]), _lines(last_success_name, [(self._labels, last_success)]))
+        self.lines = tuple(lines)
 
     def _take(self, answer: Answer | None) -> None:
         """Judge the series of an answer, and forget those of the one before."""
@@ -148,23 +145,35 @@ class Row:
         if answer is None:
             return
         for series in answer.series:
-            shown = self._of(series.labels)
+            shown = self._of(series)
             shown.held = _held(series.points, self.entry.query, answer.sent_at)
             if not self.is_stale:
                 shown.values = _values(shown)
 
-    def views(self, total: Callable[[SeriesLabels], float | None]) -> Iterator[View]:
-        """Yield what the lines show, series by series; of a query without any, one that is empty."""
-        series = {labels: shown for labels, shown in self.series.items() if labels or len(self.series) == 1}
-        for labels, shown in series.items():
+    def views(self, total: Callable[[Series], float | None]) -> Iterator[View]:
+        """Yield what the lines show, series by series."""
+        for shown in self.series.values():
             starts = shown.latest_start, shown.settled_start
-            yield View(self.entry, labels, self.answer, shown.held, shown.values, starts, total(labels))
+            yield View(self.entry, shown.series, self.answer, shown.held, shown.values, starts, total(shown.series))
 
-    def _of(self, labels: SeriesLabels) -> Shown:
-        """Return what is shown of the series with these labels beside those of the query."""
-        if labels not in self.series:
-            self.series[labels] = Shown(labels_text((*self.entry.query.labels, *labels)))
-        return self.series[labels]
+    def _of(self, series: Series) -> Shown:
+        """Return what is shown of the series, which may have got other labels."""
+        shown = self.series.get(series.identity)
+        if shown is None or shown.series.labels != series.labels:
+            bare, labels = replace(series, points=()), labels_text((*self.entry.query.labels, *series.labels))
+            shown = replace(shown, series=bare, labels=labels) if shown is not None else Shown(bare, labels)
+            self.series[series.identity] = shown
+        return shown
+
+
+def _measured(shown: Shown) -> tuple[float | None, ...]:
+    """Return the values of the gauges that each series has, in the order of `GAUGES`."""
+    latest, settled, baseline = shown.values
+    return latest, shown.latest_start, settled, shown.settled_start, baseline
+
+
+def _lines(name: str, values: Iterable[tuple[str, float | None]]) -> str:
+    return "".join([sample(name, labels, value) for labels, value in values if value is not None])
 
 
 def _held(points: tuple[Point, ...], query: Query, sent_at: float) -> Held:

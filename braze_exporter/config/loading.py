@@ -9,11 +9,11 @@ from itertools import islice, product
 from pathlib import Path as FilePath
 from typing import Any
 
-from braze_exporter.catalog import Unit
+from braze_exporter.catalog import KINDS, Kind, Unit
 from braze_exporter.config import keys
 from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, shown
 from braze_exporter.config.keys import Secret
-from braze_exporter.config.schema import SECTIONS, WHEN, Alerts, CustomEvent, Settings, Workspace
+from braze_exporter.config.schema import SECTIONS, WHEN, Alerts, Asking, SegmentUsers, Settings, Workspace
 from braze_exporter.config.validation import InvalidError, M, validate
 from braze_exporter.config.values import ALL, nearest
 
@@ -22,13 +22,14 @@ _MISPLACED = dict.fromkeys(
 )
 # Of more queries than any plan may have, it does not matter whether two are the same.
 _MAX_COMPARED = 1_000_000
+_KINDS = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One entry of a section, and where it stands in the file."""
 
-    spec: CustomEvent
+    spec: Asking
     path: Path
 
 
@@ -149,7 +150,7 @@ class _Loader:
         path = (*at, section)
         found = workspace[section]
         if not isinstance(found, list) or not found:
-            self._complain(path, "must be a list of at least one entry, such as - event: purchase")
+            self._complain(path, f"must be a list of at least one entry, such as {SECTIONS[section].example}")
             return ()
         entries = []
         for index, item in enumerate(found):
@@ -160,17 +161,25 @@ class _Loader:
             if spec is not None:
                 entries.append(Entry(spec, (*path, index)))
             if "timezone" not in workspace:
-                remedy = "add the workspace's timezone, as in Braze's company settings"
-                if data.get("unit") == Unit.DAY:
-                    self._complain((*path, index, "unit"), f"days need to know where they begin: {remedy}")
-                if "baseline" in data:
-                    text = f"a baseline compares local hours, which need to be known: {remedy}"
-                    self._complain((*path, index, "baseline"), text)
+                self._refuse_local_time(data, (*path, index), only_days=Unit.HOUR not in _KINDS[section].units)
             if spec is not None and spec.alerts is not None:
-                self._refuse_idle_alerts(spec, spec.alerts, data["alerts"], (*path, index, "alerts"))
+                at = (*path, index, "alerts")
+                self._refuse_idle_alerts(_KINDS[section], spec, spec.alerts, data["alerts"], at)
             for names in ("apps", "segments"):
                 self._refuse_wrong_choices(data.get(names), (*path, index, names), workspace.get(names))
+            if isinstance(spec, SegmentUsers):
+                self._refuse_unknown(spec.segment, (*path, index, "segment"), "segments", workspace.get("segments"))
         return tuple(entries)
+
+    def _refuse_local_time(self, data: Mapping[str, Any], path: Path, *, only_days: bool) -> None:
+        """Refuse what needs to know the time zone, which the workspace does not tell."""
+        remedy = "add the workspace's timezone, as in Braze's company settings"
+        if only_days or data.get("unit") == Unit.DAY:
+            at = path if only_days else (*path, "unit")
+            self._complain(at, f"days need to know where they begin: {remedy}")
+        if "baseline" in data:
+            text = f"a baseline compares local hours, which need to be known: {remedy}"
+            self._complain((*path, "baseline"), text)
 
     def _mapping(self, found: object, path: Path) -> dict[str, Any] | None:
         if isinstance(found, dict):
@@ -207,21 +216,27 @@ class _Loader:
 
     def _refuse_wrong_choices(self, found: object, path: Path, defined: object) -> None:
         """Of the names that an entry chooses, each is to be one of the workspace's, and to stand there once."""
-        known = {ALL, *defined} if isinstance(defined, dict) else {ALL}
+        names = str(path[-1])
         seen: set[str] = set()
         for index, name in enumerate(found if isinstance(found, list) else ()):
             if not isinstance(name, str) or not name.strip():
                 continue  # the model says so
-            if name not in known:
-                hint = nearest(name, sorted(known))
-                self._complain(
-                    (*path, index), f'"{shown(name)}" is not in the workspace\'s {path[-1]}{hint}: define it'
-                )
-            elif name in seen:
+            if name in seen:
                 self._complain((*path, index), f'"{shown(name)}" stands twice: keep one')
+            elif name != ALL:
+                self._refuse_unknown(name, (*path, index), names, defined)
             seen.add(name)
 
-    def _refuse_idle_alerts(self, entry: CustomEvent, alerts: Alerts, given: Mapping[str, Any], path: Path) -> None:
+    def _refuse_unknown(self, name: str, path: Path, names: str, defined: object) -> None:
+        """Refuse a name that is not among those that the workspace defines."""
+        known = [*defined] if isinstance(defined, dict) else []
+        if name not in known:
+            hint = nearest(name, sorted([ALL, *known]))
+            self._complain(path, f'"{shown(name)}" is not in the workspace\'s {names}{hint}: define it')
+
+    def _refuse_idle_alerts(
+        self, kind: Kind, entry: Asking, alerts: Alerts, given: Mapping[str, Any], path: Path
+    ) -> None:
         """Refuse alerts that could never fire, and what has no effect on them."""
         if not {*WHEN} & {*given}:
             self._complain(path, f"says nothing of when: add one of {', '.join(WHEN)}")
@@ -233,23 +248,27 @@ class _Loader:
         if alerts.below is not None and alerts.above is not None and alerts.below >= alerts.above:
             text = f"must be less than above, which is {alerts.above:,.15g}: between the two is what is usual"
             self._complain((*path, "below"), text)
-        if alerts.silent is not None and ALL not in entry.segments:
+        if alerts.silent is None:
+            return
+        if not any(noun.is_additive for noun in kind.nouns):
+            self._complain((*path, "silent"), f"needs a counter, which {kind.section} have not: take below or drop")
+        elif ALL not in entry.asked.segments:
             text = "needs a counter, which segments do not have: add all to segments, or take below or drop"
             self._complain((*path, "silent"), text)
 
     def _refuse_same_queries(self, entries: Mapping[str, tuple[Entry, ...]]) -> None:
         """Two entries that ask for the same would be two series with the same labels."""
         asked = (
-            ((section, entry.spec.event, entry.spec.unit, app, segment), entry.path)
+            ((section, entry.spec.asked.subject, entry.spec.asked.unit, app, segment), entry.path)
             for section, group in entries.items()
             for entry in group
-            for app, segment in product(set(entry.spec.apps), set(entry.spec.segments))
+            for app, segment in product(set(entry.spec.asked.apps), set(entry.spec.asked.segments))
         )
         first: dict[tuple[str, ...], Path] = {}
         for query, path in islice(asked, _MAX_COMPARED):
             if (other := first.setdefault(query, path)) != path:
                 text = f"asks for the same as the entry on line {self.document.lines[other]}"
-                self._complain(path, f"{text} (event, unit, app and segment): remove one")
+                self._complain(path, f"{text} ({_what_is_asked(query[0])}): remove one")
 
     def _key(self, data: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Secret | None:
         refused = {problem.path for problem in self.problems}
@@ -261,3 +280,10 @@ class _Loader:
             except keys.KeyUnusableError as error:
                 self._complain((*path, name), str(error))
         return None
+
+
+def _what_is_asked(section: str) -> str:
+    """Return what tells the queries of a section apart, in words."""
+    own = [name for name in SECTIONS[section].model_fields if name not in Asking.model_fields]
+    words = [name.removesuffix("s") for name in own]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

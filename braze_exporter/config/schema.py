@@ -5,20 +5,36 @@ place and defined in another) is the business of `loading`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from braze_exporter.catalog import INSTANCES, Unit
+from braze_exporter.catalog import (
+    CAMPAIGNS,
+    CANVASES,
+    CUSTOM_EVENTS,
+    DAILY_ACTIVE_USERS,
+    INSTANCES,
+    MONTHLY_ACTIVE_USERS,
+    NEW_USERS,
+    PURCHASES,
+    REVENUE,
+    SEGMENT_USERS,
+    SESSIONS,
+    UNINSTALLS,
+    Unit,
+)
 from braze_exporter.config.values import (
     A_MAPPING,
     ALL,
     AlertLabels,
+    BrazeId,
     Duration,
     NamedIds,
     OwnDuration,
     OwnInstance,
     OwnKeyFile,
+    OwnName,
     OwnText,
     OwnTimeZone,
     OwnUrl,
@@ -113,18 +129,126 @@ class Alerts(Model):
 WHEN = ("silent", "below", "above", "drop")
 
 
-class CustomEvent(Model):
-    """One entry of `custom_events`: an event, times each of the apps, times each of the segments."""
+class Asked(NamedTuple):
+    """What an entry asks for: one query of `subject`, times each of the apps, times each of the segments."""
 
-    event: Text
-    unit: UnitName = Unit.HOUR
-    apps: Selection = (ALL,)
-    segments: Selection = (ALL,)
+    subject: str = ""
+    unit: Unit = Unit.DAY
+    apps: tuple[str, ...] = (ALL,)
+    segments: tuple[str, ...] = (ALL,)
+
+
+class Asking(Model):
+    """What an entry of any section may have: its own durations, a baseline and alerts. `example` is the shortest."""
+
+    example: ClassVar[str] = "- apps: [all]"
+
     refresh: OwnDuration = None
     settle: OwnDuration = None
     max_age: OwnDuration = None
     baseline: Annotated[Baseline | None, A_MAPPING] = None
     alerts: Annotated[Alerts | None, A_MAPPING] = None
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked for."""
+        return Asked()
+
+
+class CustomEvent(Asking):
+    """One entry of `custom_events`: an event, times each of the apps, times each of the segments."""
+
+    example: ClassVar[str] = "- event: purchase"
+
+    event: Text
+    unit: UnitName = Unit.HOUR
+    apps: Selection = (ALL,)
+    segments: Selection = (ALL,)
+
+    @property
+    def asked(self) -> Asked:
+        """The event."""
+        return Asked(self.event, self.unit, self.apps, self.segments)
+
+
+class Sessions(Asking):
+    """One entry of `sessions`: those of each of the apps, times each of the segments."""
+
+    example: ClassVar[str] = "- unit: hour"
+
+    unit: UnitName = Unit.HOUR
+    apps: Selection = (ALL,)
+    segments: Selection = (ALL,)
+
+    @property
+    def asked(self) -> Asked:
+        """All sessions."""
+        return Asked("", self.unit, self.apps, self.segments)
+
+
+class Purchases(Asking):
+    """One entry of `purchases` or `revenue`: of a product or of all, times each of the apps."""
+
+    example: ClassVar[str] = "- product: all"
+
+    product: Text = ALL
+    unit: UnitName = Unit.HOUR
+    apps: Selection = (ALL,)
+
+    @property
+    def asked(self) -> Asked:
+        """The product, or all of them."""
+        return Asked("" if self.product == ALL else self.product, self.unit, self.apps)
+
+
+class SegmentUsers(Asking):
+    """One entry of `segment_users`: a segment, by the name that the workspace gives it."""
+
+    example: ClassVar[str] = "- segment: vip"
+
+    segment: OwnName
+
+    @property
+    def asked(self) -> Asked:
+        """The segment."""
+        return Asked(self.segment)
+
+
+class Users(Asking):
+    """One entry of the sections that count users by the day: those of each of the apps."""
+
+    apps: Selection = (ALL,)
+
+    @property
+    def asked(self) -> Asked:
+        """All users."""
+        return Asked(apps=self.apps)
+
+
+class Campaign(Asking):
+    """One entry of `campaigns`: a campaign, by Braze's identifier."""
+
+    example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
+
+    campaign: BrazeId
+
+    @property
+    def asked(self) -> Asked:
+        """The campaign."""
+        return Asked(self.campaign)
+
+
+class Canvas(Asking):
+    """One entry of `canvases`: a Canvas, by Braze's identifier."""
+
+    example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
+
+    canvas: BrazeId
+
+    @property
+    def asked(self) -> Asked:
+        """The Canvas."""
+        return Asked(self.canvas)
 
 
 class Workspace(Model):
@@ -146,4 +270,16 @@ class Workspace(Model):
 
 
 # The sections of a workspace, by key: the model of their entries.
-SECTIONS: Mapping[str, type[CustomEvent]] = {"custom_events": CustomEvent}
+SECTIONS: Mapping[str, type[Asking]] = {
+    CUSTOM_EVENTS.section: CustomEvent,
+    SESSIONS.section: Sessions,
+    PURCHASES.section: Purchases,
+    REVENUE.section: Purchases,
+    SEGMENT_USERS.section: SegmentUsers,
+    NEW_USERS.section: Users,
+    UNINSTALLS.section: Users,
+    DAILY_ACTIVE_USERS.section: Users,
+    MONTHLY_ACTIVE_USERS.section: Users,
+    CAMPAIGNS.section: Campaign,
+    CANVASES.section: Canvas,
+}

@@ -75,4 +75,5 @@ def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:
         model = next(
             kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Model)
         )
-    return tuple(field.alias or name for name, field in model.model_fields.items())
+    own_first = sorted(model.model_fields.items(), key=lambda item: item[0] not in model.__annotations__)
+    return tuple(field.alias or name for name, field in own_first)

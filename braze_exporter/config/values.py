@@ -31,7 +31,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LABEL_NAME = _VARIABLE
 # What an alert of ours is labelled with already: the labels of its series, and what the rule adds.
 ALERT_LABELS = {"alertname", "severity", "unit", "workspace"}.union(
-    *({*kind.noun.labels, *kind.filtered.labels} for kind in KINDS)
+    *({*noun.labels, *noun.breakdown} for kind in KINDS for noun in (*kind.nouns, kind.filtered) if noun is not None)
 )
 
 

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from email.utils import formatdate
 from enum import Enum, auto
-from functools import partial
 from hashlib import blake2b
 from http import HTTPStatus
 from uuid import UUID
 from wsgiref.types import StartResponse, WSGIEnvironment
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import CUSTOM_EVENTS, DEFAULT_POOL, LISTS_POOL, Kind, Unit
+from braze_exporter.catalog import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL, Unit
 from braze_exporter.demo import params
 from braze_exporter.demo.endpoint import Endpoint
 from braze_exporter.demo.faults.troubles import Aim, Fault, Troubles
@@ -23,8 +22,9 @@ from braze_exporter.demo.lists import Lists
 from braze_exporter.demo.logbook import Body, Logbook, Request
 from braze_exporter.demo.quota import NO_QUOTA, Allowance
 from braze_exporter.demo.reply import Reply, encode, phrase
+from braze_exporter.demo.series import Series
 from braze_exporter.demo.times import DayFormat, HourFormat, days_until, hours_of, hours_until
-from braze_exporter.demo.traffic import Counts
+from braze_exporter.demo.traffic import Counts, Recorded
 from braze_exporter.demo.world import NOTHING, World
 
 
@@ -58,6 +58,7 @@ class SimulatedBraze:
         apps: Collection[str] = (),
         segments: Collection[str] = (),
         world: World = NOTHING,
+        figures: Counts | None = None,
         permissions: Collection[str] | None = None,
         limit: int = DEFAULT_POOL.limit,
         hour_format: HourFormat = HourFormat.OFFSET,
@@ -67,7 +68,8 @@ class SimulatedBraze:
     ) -> None:
         """Answer those who hold the `key` from `traffic`; `apps` and `segments` are the ids that may be filtered by.
 
-        `world` is what the lists have. `permissions` are those of the key, by default all.
+        `world` is what the lists have, and `figures` are what the series beside events tell (see `demo.series`).
+        `permissions` are those of the key, by default all.
         """
         self.key = key
         self.traffic = traffic
@@ -76,18 +78,20 @@ class SimulatedBraze:
         self.apps = apps
         self.segments = segments
         self.world = world
+        self.figures: Counts = figures if figures is not None else Recorded()
         self.permissions = permissions
         self.hour_format = hour_format
         self.day_format = day_format
         self.unknown_event = unknown_event
         self.newest_first = newest_first
-        self.pools = {pool.name: Allowance(pool.limit, pool.window) for pool in (DEFAULT_POOL, LISTS_POOL)}
+        self.pools = {
+            pool.name: Allowance(pool.limit, pool.window) for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)
+        }
         self.limit = limit
         self.lists = Lists(lambda: self.traffic.events, lambda: self.world)
         self._endpoints: dict[str, Endpoint] = {
-            CUSTOM_EVENTS.endpoint: Endpoint(
-                CUSTOM_EVENTS.pool, CUSTOM_EVENTS.permission, partial(self._event_series, CUSTOM_EVENTS)
-            ),
+            "/events/data_series": Endpoint(DEFAULT_POOL, "events.data_series", self._event_series),
+            **Series(self).endpoints(),
             **self.lists.endpoints(),
         }
         self._logbook = Logbook()
@@ -195,15 +199,15 @@ class SimulatedBraze:
         except params.BadRequestError as refusal:
             return HTTPStatus.BAD_REQUEST, {"message": str(refusal)}, quota
 
-    def _event_series(self, kind: Kind, request: Request) -> object:
+    def _event_series(self, request: Request) -> object:
         """Answer GET /events/data_series: occurrences of one event by hour or by day."""
-        event, unit, length = params.subject(request, kind), params.unit(request, kind), params.length(request)
+        event, unit, length = params.name(request, "event"), params.unit(request), params.length(request)
         end = params.ending_at(request, self.zone)
         app = params.identifier(request, "app_id", self.apps)
         segment = params.identifier(request, "segment_id", self.segments)
         known = event in self.traffic.events
         if not known and self.unknown_event is UnknownEvent.REFUSED:
-            params.refuse(f"{kind.subject} must be a string of the custom event name")
+            params.refuse("event must be a string of the custom event name")
         if not known and self.unknown_event is UnknownEvent.NO_DATA:
             return {"message": "success"}
         if not known and self.unknown_event is UnknownEvent.EMPTY:
@@ -213,7 +217,7 @@ class SimulatedBraze:
             begun = (hour for hour in hours if hour <= request.time)
             return sum(self.traffic.count(event, hour, request.time, app, segment) for hour in begun) if known else 0
 
-        rows = [{"time": label, kind.value: total(hours)} for label, hours in self._buckets(unit, length, end)]
+        rows = [{"time": label, "count": total(hours)} for label, hours in self._buckets(unit, length, end)]
         return {"message": "success", "data": rows[::-1] if self.newest_first else rows}
 
     def _buckets(self, unit: Unit, length: int, end: float) -> Iterable[tuple[str, Iterable[int]]]:

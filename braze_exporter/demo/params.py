@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import NoReturn
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import Kind, Unit
+from braze_exporter.catalog import Unit
 from braze_exporter.demo.logbook import Request
 from braze_exporter.demo.times import parse_moment
 
@@ -26,29 +26,26 @@ def refuse(message: str) -> NoReturn:
     raise BadRequestError(message)
 
 
-def subject(request: Request, kind: Kind) -> str:
+def name(request: Request, parameter: str) -> str:
     """Return what is asked about: required, any text in UTF-8, taken to the letter."""
-    text = request.params.get(kind.subject, "")
+    text = request.params.get(parameter, "")
     if not text:
-        refuse(f"{kind.subject} is required")
+        refuse(f"{parameter} is required")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        refuse(f"{kind.subject} is not valid UTF-8")
+        refuse(f"{parameter} is not valid UTF-8")
     return text
 
 
-def unit(request: Request, kind: Kind) -> Unit:
+def unit(request: Request) -> Unit:
     """Return the width of a bucket, by default a day."""
-    text = request.params.get("unit", Unit.DAY)
-    if text not in kind.units:
-        refuse(f"unit must be one of {', '.join(kind.units)}")
-    return Unit(text)
+    return Unit(choice(request, "unit", (Unit.DAY, Unit.HOUR)))
 
 
-def length(request: Request) -> int:
-    """Return the number of units: required, 1 to 100."""
+def length(request: Request, most: int = 100) -> int:
+    """Return the number of units: required, 1 to 100, or to `most`."""
     text = request.params.get("length", "")
-    if not _LENGTH.fullmatch(text):
-        refuse("length must be an integer between 1 and 100")
+    if not _LENGTH.fullmatch(text) or int(text) > most:
+        refuse(f"length must be an integer between 1 and {most}")
     return int(text)
 
 
@@ -82,9 +79,9 @@ def page(request: Request) -> int:
     return int(text)
 
 
-def choice(request: Request, name: str, known: Sequence[str]) -> str:
+def choice(request: Request, parameter: str, known: Sequence[str]) -> str:
     """Return one of a few words, by default the first."""
-    text = request.params.get(name, known[0])
+    text = request.params.get(parameter, known[0])
     if text not in known:
-        refuse(f"{name} must be one of {', '.join(known)}")
+        refuse(f"{parameter} must be one of {', '.join(known)}")
     return text

@@ -21,7 +21,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """A campaign. `last_edited` is as Braze writes it."""
+    """A campaign. `last_edited` is as Braze writes it.
+
+    It sends over each of the `channels`, to one variation without a name or to each of the `variations`; a multivariate
+    one may have a control group, to which nothing is sent.
+    """
 
     id: str
     name: str
@@ -29,17 +33,21 @@ class Campaign:
     archived: bool = False
     is_api: bool = False
     last_edited: str = "2026-03-02T10:15:00+00:00"
+    channels: tuple[str, ...] = ("email",)
+    variations: tuple[str, ...] = ()
+    has_control: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A Canvas, which is a journey of several steps."""
+    """A Canvas, which is a journey of several `steps`, each by its name with the channel of its message, or none."""
 
     id: str
     name: str
     tags: Tags = ()
     archived: bool = False
     last_edited: str = "2026-03-02T10:15:00+00:00"
+    steps: tuple[tuple[str, str], ...] = (("Welcome", "email"), ("Wait a day", ""), ("Reminder", "ios_push"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,14 @@ SHOP = World(
             is_api=True,
             last_edited="2026-06-18T08:02:41+00:00",
         ),
-        Campaign("c88ddaf1-385c-4415-8360-bb0a64f5ffd8", "Cart reminder", ("cart", "lifecycle")),
+        Campaign(
+            "c88ddaf1-385c-4415-8360-bb0a64f5ffd8",
+            "Cart reminder",
+            ("cart", "lifecycle"),
+            channels=("ios_push", "android_push"),
+            variations=("With a picture", "Without"),
+            has_control=True,
+        ),
         Campaign(
             "e0e9b418-6c1d-4247-83c4-a5b0cddd8fea",
             "Black Friday 2025",
@@ -101,6 +116,7 @@ SHOP = World(
             "Abandoned cart",
             ("cart", "lifecycle"),
             last_edited="2026-10-05T07:44:09+00:00",
+            steps=(("After an hour", "ios_push"), ("After a day", "email"), ("After a day", "sms")),
         ),
         Canvas("9a75491c-fd0f-462c-b822-570d1de87b3a", "After the purchase"),
         Canvas(

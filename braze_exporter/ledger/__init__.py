@@ -39,19 +39,30 @@ class Ledger:
         self.revision = 0
 
     def record(
-        self, subject: Subject, unit: Unit, buckets: Iterable[tuple[int, float]], asked_from: int, asked_at: float
+        self,
+        subject: Subject,
+        unit: Unit,
+        buckets: Iterable[tuple[int, float]],
+        asked_from: int,
+        asked_at: float,
+        *,
+        since: Subject | None = None,
     ) -> None:
         """Take in the buckets of an answer, each as a number that rises by time, and its value.
 
         The answer was asked for at `asked_at`, for buckets from `asked_from` on. The first one of a subject, or of
         another unit than before, is the ground that later ones rise from and counts nothing. After that a rise of a
         bucket is added, a fall is not subtracted, and a later rise counts only above the most that was seen. Buckets
-        older than the oldest that is held do not count.
+        older than the oldest that is held do not count. If the subject `since` has an account already, what is new
+        beside it has risen from nothing since that one's first answer.
         """
         found = dict(buckets)
         with self._lock:
             self._changed.add(subject)
             account = self._accounts.get(subject)
+            before = self._accounts.get(since) if since is not None and account is None else None
+            if before is not None and before.unit is unit:
+                account = self._accounts[subject] = Account(unit, 0.0, before.floor, before.asked_at)
             if account is None or account.unit is not unit:
                 total = account.total if account is not None else 0.0
                 self._accounts[subject] = Account(unit, total, min(found, default=asked_from), asked_at, found)

@@ -115,8 +115,8 @@ def _chosen(queries: Sequence[Query], measure: str) -> str:
     """Return a gauge of all these queries, whatever app and segment they are filtered by."""
     families = (gauge(query.kind, query.noun, query.unit, measure) for query in queries)
     common = set[str].intersection(*({name for name, _ in query.labels} for query in queries))
-    filters = {name for query in queries for name in query.kind.filtered.labels if name not in query.kind.noun.labels}
-    return any_of(families, *(chosen(name) for name, _ in queries[0].labels if name in common - filters))
+    plain = {name for query in queries for name in ("workspace", *query.kind.noun.labels)}
+    return any_of(families, *(chosen(name) for name, _ in queries[0].labels if name in common & plain))
 
 
 def _too_old(queries: Sequence[Query]) -> float:

@@ -11,7 +11,7 @@ from typing import TypedDict
 from zoneinfo import ZoneInfo
 
 from braze_exporter.admission import Admission, Standing
-from braze_exporter.catalog import Kind, Noun, Unit, counter, gauge
+from braze_exporter.catalog import CUSTOM_EVENTS, Kind, Noun, Query, Series, Unit, counter, gauge
 from braze_exporter.collector import Held, Instruments, State, View, state_of
 from braze_exporter.own import (
     QUOTA_LIMIT,
@@ -51,12 +51,14 @@ class ErrorFacts(TypedDict):
 class QueryFacts(TypedDict):
     """One series of a query, with the values that the metrics show; null is what is not shown.
 
-    `labels` are those of its samples; `app_id` and `segment_id` are Braze's. `metrics` are the names of its settled
-    gauge and of its counter, if it has one. `next_at` is when it may be asked, null if the next scrape asks.
+    `tags` tell it from others of its name, each with what it is. `labels` are those of its samples; `app_id` and
+    `segment_id` are Braze's. `metrics` are the names of its settled gauge and of its counter, if it has one. `next_at`
+    is when it may be asked, null if the next scrape asks.
     """
 
     workspace: str
     name: str
+    tags: list[tuple[str, str]]
     labels: dict[str, str]
     unit: str
     app_id: str
@@ -240,8 +242,9 @@ def _query(view: View, state: State, standing: Standing, moment: _Moment, when: 
     wait = max(entry.due_at - moment.monotonic, *(kept.seconds for kept in (rest, refusal) if kept is not None), 0.0)
     return {
         "workspace": query.workspace,
-        "name": query.subject,
-        "labels": dict((*query.labels, *view.labels)),
+        "name": query.subject or _spoken(view.series.noun),
+        "tags": _tags(query, view.series),
+        "labels": dict((*query.labels, *view.series.labels)),
         "unit": query.unit,
         "app_id": query.app_id,
         "segment_id": query.segment_id,
@@ -261,9 +264,23 @@ def _query(view: View, state: State, standing: Standing, moment: _Moment, when: 
         "baseline": view.values.baseline,
         "weeks": query.weeks,
         "total": view.total,
-        "metrics": _metrics(query.kind, query.noun, query.unit, counted=view.total is not None),
+        "metrics": _metrics(query.kind, view.series.noun, query.unit, counted=view.total is not None),
         "points": _points(view.held, query.unit) if answer is not None else None,
     }
+
+
+def _tags(query: Query, series: Series) -> list[tuple[str, str]]:
+    found = [("unit", query.unit.adverb)]
+    if query.subject and query.kind is not CUSTOM_EVENTS:
+        found.append(("count", _spoken(series.noun)))
+    beside = (*query.labels, *series.labels)
+    skipped = {"workspace", query.kind.subject, ""}
+    return found + [(name.removeprefix("braze_"), value) for name, value in beside if value and name not in skipped]
+
+
+def _spoken(noun: Noun) -> str:
+    """Return a noun as people say it."""
+    return noun.name.removesuffix("_filtered").replace("_", " ")
 
 
 @functools.cache

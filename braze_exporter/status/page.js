@@ -9,7 +9,6 @@ const EVERY = 5_000; // milliseconds between two questions, or more if answers t
 const CHUNK = 100; // rows that are made at a time
 const LONGEST_NAME = 200; // letters of a name in a row; the opened row has all of them
 const SECONDS = { hour: 3_600, day: 86_400 };
-const ADVERBS = { hour: "hourly", day: "daily" };
 const SHAPES = {
   good: "M6 1a5 5 0 1 0 .01 0z",
   waiting: "M1 0h10v2L7.4 6 11 10v2H1v-2l3.6-4L1 2z",
@@ -213,11 +212,8 @@ function shortened(name) {
 
 // What tells the query from others of its name.
 function tags(query) {
-  const { workspace: of, braze_app: app, segment } = query.labels;
-  const found = [["unit", ADVERBS[query.unit]]];
-  if (app) found.push(["app", app]);
-  if (segment) found.push(["segment", segment]);
-  if (facts.workspaces.length > 1) found.push(["workspace", of]);
+  const found = [...query.tags];
+  if (facts.workspaces.length > 1) found.push(["workspace", query.workspace]);
   const texts = found.map(([title, text]) => element("bdi", { title }, shortened(text)));
   return element("span", { class: "tags clip" }, ...texts.flatMap((text, index) => (index ? [" · ", text] : [text])));
 }
@@ -466,8 +462,8 @@ function show(found) {
     ...query,
     ...states.get(query.state),
     zone: zones.get(query.workspace),
-    key: JSON.stringify([query.unit, query.labels, query.app_id, query.segment_id]),
-    letters: [...Object.values(query.labels), ADVERBS[query.unit], query.state, query.words].join("\n").toLowerCase(),
+    key: JSON.stringify([query.metrics[0], query.labels, query.app_id, query.segment_id]),
+    letters: [...Object.values(query.labels), ...query.tags.map(([, text]) => text), query.name, query.state, query.words].join("\n").toLowerCase(),
   }));
   const keys = new Set(queries.map(({ key }) => key));
   for (const key of rows.keys()) if (!keys.has(key)) rows.delete(key);

@@ -8,15 +8,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
+from braze_exporter.answer.rows import Written, bad, written
 from braze_exporter.catalog import MAX_LENGTH, BrazeError, Point, Query, Quota, Reason, Series, Unit
 
 # Reset headers below this are seconds to go, not a time: no window of Braze's began before September 2001.
 _FIRST_EPOCH = 1_000_000_000
-# Times beyond these years are misread or made up; they would also leave the range of the calendar's arithmetic.
-_YEARS = range(2000, 2200)
 # No bucket begins in the future; but clocks differ, and a day begins earlier in the east than in the west.
 _AHEAD = 2 * 86_400
 
@@ -95,48 +93,26 @@ def series(query: Query, body: bytes, now: float) -> tuple[Series, ...]:
     except (ValueError, RecursionError):
         raise BrazeError(Reason.NOT_JSON, "the body is not JSON") from None
     if not isinstance(content, dict):
-        raise _bad("the body is not an object")
+        raise bad("the body is not an object")
     said = content.get("message")
     if said == "queued":
         raise BrazeError(Reason.QUEUED, "Braze has queued the request, as in maintenance, and has not answered it")
     if said != "success":
-        raise _bad("the message is not success")
-    rows = content.get("data")
-    if not isinstance(rows, list):
-        raise _bad("there is no list of data")
-    return (Series(_points(query, rows, now)),)
+        raise bad("the message is not success")
+    return tuple(_series(query, found, now) for found in written(query, content.get("data")))
 
 
-def _points(query: Query, rows: Sequence[Any], now: float) -> tuple[Point, ...]:
-    written = [_row(row, query.kind.value) for row in rows]
+def _series(query: Query, found: Written, now: float) -> Series:
     read = _days if query.unit is Unit.DAY else _hours
-    starts = read([moment for moment, _ in written], query.zone)
+    starts = read([moment for moment, _ in found.values], query.zone)
     values: dict[int, float] = {}
-    for start, (_, value) in zip(starts, written, strict=True):
+    for start, (_, value) in zip(starts, found.values, strict=True):
         if values.setdefault(start, value) != value:
-            raise _bad(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
+            raise bad(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
     if values and max(values) > now + _AHEAD:
-        raise _bad("a row has a time in the future")
-    return tuple(Point(start, values[start]) for start in sorted(values)[-MAX_LENGTH:])
-
-
-def _row(row: object, field: str) -> tuple[datetime, float]:
-    """Return the time as it is written, and the value."""
-    if not isinstance(row, dict):
-        raise _bad("a row of data is not an object")
-    value, written = row.get(field), row.get("time")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise _bad(f"a row has no {field} that is a number from 0")
-    if not isinstance(written, str):
-        raise _bad("a row has no time")
-    try:
-        moment = datetime.fromisoformat(written)
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise _bad("a row has a time that is not in ISO 8601, or a value out of range") from None
-    if moment.year not in _YEARS:
-        raise _bad("a row has a time out of range")
-    return moment, number
+        raise bad("a row has a time in the future")
+    points = tuple(Point(start, values[start]) for start in sorted(values)[-MAX_LENGTH:])
+    return Series(found.noun, points, found.labels, found.key)
 
 
 def _days(written: Iterable[datetime], zone: ZoneInfo) -> list[int]:
@@ -166,10 +142,6 @@ def _hours(written: Sequence[datetime], zone: ZoneInfo) -> list[int]:
         # What begins off the hour, by its own offset, the company's clock and UTC, is no bucket that can be known again
         # in the next answer: it would be counted each time.
         if not any(clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))):
-            raise _bad("a row has an hour that does not begin on the hour")
+            raise bad("a row has an hour that does not begin on the hour")
         starts[at] = int(moment.timestamp())
     return starts
-
-
-def _bad(detail: str) -> BrazeError:
-    return BrazeError(Reason.BAD_ANSWER, detail)

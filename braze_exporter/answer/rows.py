@@ -1,0 +1,168 @@
+"""The data of an answer → what it says of each of its series, as it is written. Pure.
+
+What may be missing, or may be news to us, is left out: a statistic, a channel, a step. What is there and is no number
+makes the whole an error, never a zero.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, TypeAlias
+
+from braze_exporter.catalog import BrazeError, Noun, Query, Reason, Shape
+
+Row: TypeAlias = Mapping[str, Any]
+Values: TypeAlias = list[tuple[datetime, float]]
+
+# Times beyond these years are misread or made up; they would also leave the range of the calendar's arithmetic.
+_YEARS = range(2000, 2200)
+# The statistic of a message that may be negative, as refunds are.
+_REVENUE = "revenue"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an answer says of one series: the time of each row as it is written, and its value there.
+
+    `labels` and `key` are as in `Series`.
+    """
+
+    noun: Noun
+    values: Values
+    labels: tuple[tuple[str, str], ...] = ()
+    key: tuple[str, ...] = ()
+
+
+class _Message(NamedTuple):
+    """The statistics of one channel of a part of a campaign or a Canvas: of a variation, or of a step."""
+
+    part: str
+    name: str
+    channel: str
+    stats: Row
+
+
+def bad(detail: str) -> BrazeError:
+    """Return the error for an answer that makes no sense. It is not to repeat anything of the body."""
+    return BrazeError(Reason.BAD_ANSWER, detail)
+
+
+def written(query: Query, data: object) -> list[Written]:
+    """Return what `data`, which answers `query`, says of each series; raise `BrazeError` if it cannot be read."""
+    kind = query.kind
+    match kind.shape:
+        case Shape.ROWS:
+            rows = _rows(data)
+            return [_series(query.noun, rows, kind.value)]
+        case Shape.CAMPAIGN:
+            rows = _rows(data)
+            messages, conversions, revenue, recipients = kind.nouns
+            named = {conversions: "conversions", revenue: _REVENUE, recipients: "unique_recipients"}
+            return [*_totals(rows, named), *_messages(messages, rows, _of_campaign)]
+        case Shape.CANVAS:
+            rows = _rows(data.get("stats") if isinstance(data, dict) else None)
+            entries, conversions, revenue, messages = kind.nouns
+            named = {entries: "entries", conversions: "conversions", revenue: _REVENUE}
+            totals = [{**_mapping(row.get("total_stats")), "time": row.get("time")} for row in rows]
+            return [*_totals(totals, named), *_messages(messages, rows, _of_canvas)]
+
+
+def _rows(data: object) -> list[Row]:
+    if not isinstance(data, list):
+        raise bad("there is no list of data")
+    if not all(isinstance(row, dict) for row in data):
+        raise bad("a row of data is not an object")
+    return data
+
+
+def _time(row: Row) -> datetime:
+    """Return the time of a row as it is written."""
+    text = row.get("time")
+    if not isinstance(text, str):
+        raise bad("a row has no time")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise bad("a row has a time that is not in ISO 8601") from None
+    if moment.year not in _YEARS:
+        raise bad("a row has a time out of range")
+    return moment
+
+
+def _number(value: object, field: str, *, may_sink: bool = False) -> float:
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.nan
+    if not math.isfinite(number) or (number < 0 and not may_sink):
+        raise bad(f"a row has no {field} that is a number{'' if may_sink else ' from 0'}")
+    return number
+
+
+def _series(noun: Noun, rows: Sequence[Row], field: str) -> Written:
+    return Written(noun, [(_time(row), _number(row.get(field), field, may_sink=noun.may_sink)) for row in rows])
+
+
+def _totals(rows: Sequence[Row], fields: Mapping[Noun, str]) -> Iterator[Written]:
+    """Yield the series of nouns without a breakdown. Rows that lack the field have no value."""
+    for noun, field in fields.items():
+        yield _series(noun, [row for row in rows if row.get(field) is not None], field)
+
+
+def _messages(noun: Noun, rows: Sequence[Row], messages: Callable[[Row], Iterator[_Message]]) -> Iterator[Written]:
+    """Yield a series for each statistic of each channel of each part, which is named as people name it.
+
+    If several entries of a row are of the same, they are added up, but for unique users, who may be in several.
+    """
+    names: dict[str, str] = {}
+    found: dict[tuple[str, str, str], Values] = {}
+    for row in rows:
+        moment = _time(row)
+        entries: dict[tuple[str, str, str], list[float]] = {}
+        for part, name, channel, stats in messages(row):
+            names[part] = name or names.get(part, part)
+            for stat, value in stats.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    number = _number(value, stat, may_sink=stat == _REVENUE)
+                    entries.setdefault((part, channel, stat), []).append(number)
+        for key, numbers in entries.items():
+            if len(numbers) == 1 or not key[-1].startswith("unique_"):
+                found.setdefault(key, []).append((moment, sum(numbers)))
+    several = Counter(names.values())
+    for (part, channel, stat), values in found.items():
+        name = names[part] if several[names[part]] == 1 else f"{names[part]} ({part})"
+        labels = dict.fromkeys(noun.breakdown, name) | {"channel": channel, "stat": stat}
+        yield Written(noun, values, tuple(labels.items()), (part, channel, stat))
+
+
+def _of_campaign(row: Row) -> Iterator[_Message]:
+    """Yield the messages of a row of a campaign: for each channel a list with an entry for each variation.
+
+    The list may be empty, and the entry of a control group has users who are enrolled, and nothing sent.
+    """
+    for channel, entries in _mapping(row.get("messages")).items():
+        for entry in _mappings(entries):
+            yield _Message(_text(entry.get("variation_api_id")), _text(entry.get("variation_name")), channel, entry)
+
+
+def _of_canvas(row: Row) -> Iterator[_Message]:
+    """Yield the messages of a row of a Canvas: for each step, by its id, its name and its lists by channel."""
+    for step, stats in _mapping(row.get("step_stats")).items():
+        found = _mapping(stats)
+        for channel, entries in _mapping(found.get("messages")).items():
+            for entry in _mappings(entries):
+                yield _Message(step, _text(found.get("name")), channel, entry)
+
+
+def _mapping(value: object) -> Row:
+    return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: object) -> list[Row]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
