@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes the exporter."""
+"""A real Prometheus that scrapes the exporter, and a real Alertmanager."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import free_port, write
+from support import free_port, until, write
 
 Labels = frozenset[tuple[str, str]]
 
@@ -72,12 +72,27 @@ def _labels(metric: Mapping[str, str]) -> Labels:
 
 
 @contextmanager
+def running(*command: str) -> Iterator[None]:
+    """Run a program in the background."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+@contextmanager
 def prometheus(
-    directory: Path, target: int, how: Mapping[str, Mapping[str, object]] | None = None, rules: str = ""
+    directory: Path,
+    target: int,
+    how: Mapping[str, Mapping[str, object]] | None = None,
+    rules: str = "",
+    alertmanager: int | None = None,
 ) -> Iterator[Prometheus]:
     """Run a Prometheus that scrapes the port `target` each second, in each way of `how` by the name of its job.
 
-    Its data are in `directory`, with any that were. It evaluates the text of `rules` each second.
+    Its data are in `directory`, with any that were. It evaluates the text of `rules` each second, and tells the
+    `alertmanager` on that port.
     """
     directory.mkdir(exist_ok=True)
     targets = {"static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
@@ -86,18 +101,38 @@ def prometheus(
     found: dict[str, Any] = {"global": seconds, "scrape_configs": jobs}
     if rules:
         found["rule_files"] = [write(directory / "rules.yml", rules)]
+    if alertmanager is not None:
+        found["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]}
     config = write(directory / "prometheus.yml", json.dumps(found))
     subprocess.run([tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
     port = free_port()
-    command = [
+    with running(
         tool("prometheus"),
         f"--config.file={config}",
         f"--web.listen-address=127.0.0.1:{port}",
         f"--storage.tsdb.path={directory / 'data'}",
         "--log.level=error",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
-        try:
-            yield Prometheus(port)
-        finally:
-            process.terminate()
+    ):
+        yield Prometheus(port)
+
+
+@contextmanager
+def alertmanager(directory: Path, config: str) -> Iterator[int]:
+    """Run an Alertmanager with the text of a config and its data in `directory`; yield its port, once it is ready."""
+    directory.mkdir(exist_ok=True)
+    port = free_port()
+
+    def is_ready() -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10):
+            return True
+        return False
+
+    with running(
+        tool("prometheus-alertmanager"),
+        f"--config.file={write(directory / 'alertmanager.yml', config)}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        f"--storage.path={directory / 'data'}",
+        "--cluster.listen-address=",
+    ):
+        until(is_ready, "Alertmanager is ready")
+        yield port

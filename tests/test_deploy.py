@@ -14,14 +14,14 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import yaml
-from servers import tool
+from servers import alertmanager, running, tool
 from support import Program, free_port, until, write
 
 from braze_exporter import __version__, cli
@@ -357,16 +357,6 @@ def _monitored() -> Tree:
     }
 
 
-@contextmanager
-def running(*command: str) -> Iterator[None]:
-    """Run a program in the background."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
-        try:
-            yield
-        finally:
-            process.terminate()
-
-
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Run it, with the addresses of this machine, and with seconds in place of minutes."""
@@ -376,15 +366,17 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     rules = directory / "prometheus/rules/exporter.yml"
     rules.write_text(rules.read_text(encoding="utf-8").replace("for: 5m", "for: 1s"), encoding="utf-8")
     command = services()["braze-exporter"]["command"]
-    prometheus, alertmanager = free_port(), free_port()
+    prometheus = free_port()
+    receivers = (COMPOSE / "alertmanager/alertmanager.yml").read_text(encoding="utf-8")
     with ExitStack() as stack:
+        manager = stack.enter_context(alertmanager(directory / "alertmanager", receivers))
         program = stack.enter_context(Program.start(command))
         found = tree(config)
         found["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         found["scrape_configs"].append({**found["scrape_configs"][0], **_monitored()})
         text = yaml.safe_dump(found)
         text = text.replace("braze-exporter:27293", f"127.0.0.1:{program.port}")
-        text = text.replace("alertmanager:9093", f"127.0.0.1:{alertmanager}")
+        text = text.replace("alertmanager:9093", f"127.0.0.1:{manager}")
         write(config, text)
         stack.enter_context(
             running(
@@ -394,16 +386,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
                 f"--storage.tsdb.path={directory / 'data'}",
             )
         )
-        stack.enter_context(
-            running(
-                tool("prometheus-alertmanager"),
-                f"--config.file={COMPOSE / 'alertmanager/alertmanager.yml'}",
-                f"--web.listen-address=127.0.0.1:{alertmanager}",
-                f"--storage.path={directory / 'alertmanager'}",
-                "--cluster.listen-address=",
-            )
-        )
-        started = Chain(program, prometheus, alertmanager)
+        started = Chain(program, prometheus, manager)
 
         def scraped() -> bool:
             with suppress(OSError):
