@@ -14,10 +14,12 @@ from braze_exporter.config import load
 from braze_exporter.config.schema import Alerts
 from braze_exporter.mixin.dashboard import dashboard
 from braze_exporter.mixin.promql import duration, number
+from braze_exporter.mixin.rules import as_yaml, rules
 from braze_exporter.plan import build
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+RULES = ROOT / "deploy/compose/prometheus/rules/exporter.yml"
 DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
 HELP_WIDTH = 100
 
@@ -35,10 +37,14 @@ def blocks() -> dict[str, str]:
     }
 
 
-def demo_dashboard() -> str:
-    """Return the dashboard of the demo, which the example with Docker provisions."""
+def demo_files() -> dict[Path, str]:
+    """Return the rules and the dashboard of the demo, which the example with Docker loads and provisions."""
     config = load(demo.config("http://127.0.0.1"), "demo")
-    return json.dumps(dashboard(build(config), config.settings.budget.reserve), indent=1) + "\n"
+    plan, settings = build(config), config.settings
+    return {
+        RULES: as_yaml(rules(plan, settings)),
+        DASHBOARD: json.dumps(dashboard(plan, settings.budget.reserve), indent=1) + "\n",
+    }
 
 
 def filled(text: str) -> str:
@@ -120,4 +126,5 @@ def _help() -> str:
 
 if __name__ == "__main__":
     README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
-    DASHBOARD.write_text(demo_dashboard(), encoding="utf-8")
+    for path, content in demo_files().items():
+        path.write_text(content, encoding="utf-8")

@@ -30,9 +30,9 @@ def test_the_readme_is_generated_from_the_code() -> None:
     assert docs.filled(README) == README
 
 
-def test_the_dashboard_of_the_demo_is_generated_from_its_config() -> None:
-    """What Docker's example provisions is what `python tests/docs.py` writes."""
-    assert docs.DASHBOARD.read_text(encoding="utf-8") == docs.demo_dashboard()
+def test_rules_and_dashboard_of_the_demo_are_generated_from_its_config() -> None:
+    """What Docker's example loads and provisions is what `python tests/docs.py` writes."""
+    assert {path: path.read_text(encoding="utf-8") for path in (docs.RULES, docs.DASHBOARD)} == docs.demo_files()
 
 
 def test_the_example_passes_check() -> None:

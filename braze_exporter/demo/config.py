@@ -26,6 +26,7 @@ workspaces:
       - event: app_opened
         apps: [all, ios, android]
         baseline: {{weeks: 4}}
+        alerts: {{silent: 1h, drop: 0.5, severity: critical}}
       - event: product_viewed
       - event: added_to_cart
         segments: [all, vip]
@@ -34,12 +35,16 @@ workspaces:
       - event: purchase_completed
         apps: [all, ios, android]
         segments: [all, vip]
+        alerts: {{silent: 2h, severity: critical, labels: {{team: shop}}}}
       - event: newsletter_signup
         baseline: {{weeks: 4}}
+        alerts: {{silent: 12h}}
       - event: app_opened
         unit: day
+        alerts: {{above: 200000}}
       - event: purchase_completed
         unit: day
         apps: [all, ios, android]
+        alerts: {{below: 500, labels: {{team: shop}}}}
 refresh: {{hour: 15s, day: 1m}}
 """
