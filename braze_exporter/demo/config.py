@@ -41,10 +41,10 @@ workspaces:
         alerts: {{silent: 12h}}
       - event: app_opened
         unit: day
-        alerts: {{above: 200000}}
+        alerts: {{above: 150000}}
       - event: purchase_completed
         unit: day
         apps: [all, ios, android]
-        alerts: {{below: 500, labels: {{team: shop}}}}
+        alerts: {{below: 1000, labels: {{team: shop}}}}
 refresh: {{hour: 15s, day: 1m}}
 """
