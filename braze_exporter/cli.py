@@ -236,18 +236,8 @@ def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         listener = server.listen(options.web_address)
     except OSError as error:
         return _fail(_cannot_listen("--web.listen-address", options.web_address, error))
-    traffic = demo.DEMO.traffic(seed=1, zone=demo.ZONE)
-    braze = demo.SimulatedBraze(
-        key=demo.KEY,
-        traffic=traffic,
-        apps=demo.DEMO.apps.values(),
-        segments=demo.DEMO.segments.values(),
-        world=demo.DEMO.world,
-        clock=time.time,
-        zone=demo.ZONE,
-    )
     try:
-        running = demo.serve(braze, host, port)
+        running = demo.serve(demo.shop(time.time), host, port)
     except OSError as error:
         listener.close()
         return _fail(_cannot_listen("--braze.listen-address", options.braze_address, error))

@@ -18,14 +18,8 @@ def scraped(traffic: demo.Counts, start: float, end: float, step: float) -> Iter
     It begins when the history of the baselines has been read, and Braze counts `traffic`.
     """
     clock = Clock(start - HOUR)
-    braze = demo.SimulatedBraze(
-        key=demo.KEY,
-        traffic=traffic,
-        apps=demo.DEMO.apps.values(),
-        segments=demo.DEMO.segments.values(),
-        clock=clock.wall,
-        zone=demo.ZONE,
-    )
+    braze = demo.shop(clock.wall)
+    braze.traffic = traffic
     with demo.serve(braze) as server, contextlib.closing(transport.open_session(10)) as session:
         config = load(demo.config(server.url), "demo", {demo.KEY_VARIABLE: demo.KEY})
         plan = build(config)

@@ -25,19 +25,6 @@ VIEWS = {
 _SCROLL = "document.querySelector('.name[aria-expanded=true]')?.closest('tr').scrollIntoView()"
 
 
-def _braze() -> demo.SimulatedBraze:
-    company = demo.DEMO
-    return demo.SimulatedBraze(
-        key=demo.KEY,
-        traffic=company.traffic(1, demo.ZONE),
-        apps=company.apps.values(),
-        segments=company.segments.values(),
-        clock=time.time,
-        zone=demo.ZONE,
-        unknown_event=demo.UnknownEvent.EMPTY,
-    )
-
-
 def _workspace(name: str, url: str, key: str, *events: str) -> str:
     lines = "".join(f"      - event: {event}\n" for event in events)
     return f"""\
@@ -57,9 +44,9 @@ def scene(directory: Path, *, troubles: bool = True) -> Iterator[Program]:
     event without data; a third has the wrong key.
     """
     with ExitStack() as stack:
-        production, europe, staging = (_braze() for _ in range(3))
+        production, europe, staging = (demo.shop(time.time, demo.UnknownEvent.EMPTY) for _ in range(3))
         urls = [stack.enter_context(demo.serve(braze)).url for braze in (production, europe, staging)]
-        text = demo.config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 4s")
+        text = demo.config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
         workspaces, refresh, rest = text.partition("refresh:")
         workspaces += _workspace("europe", urls[1], demo.KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
         if troubles:
@@ -79,8 +66,9 @@ def scene(directory: Path, *, troubles: bool = True) -> Iterator[Program]:
 def _stand(program: Program) -> tuple[float | None, float | None]:
     """Return how many queries wait in Europe, and how many fail in production."""
     page = program.scrape()
-    waiting = page.value("braze_exporter_queries", workspace="europe", state="deferred")
-    return waiting, page.value("braze_exporter_queries", workspace="production", state="failed")
+    events = {"kind": "custom_events"}
+    waiting = page.value("braze_exporter_queries", workspace="europe", state="deferred", **events)
+    return waiting, page.value("braze_exporter_queries", workspace="production", state="failed", **events)
 
 
 def main() -> None:

@@ -14,10 +14,12 @@ from braze_exporter.admission import Standing
 from braze_exporter.catalog import CUSTOM_EVENTS, BrazeError, Query, Reason, Unit
 from braze_exporter.collector import State
 from braze_exporter.demo import faults
+from braze_exporter.demo.messages import made_up
+from braze_exporter.demo.world import Campaign, World
 from braze_exporter.limiter import Cause, Rest
 from braze_exporter.reading import Entry, Reading
 from braze_exporter.status import facts, words
-from braze_exporter.status.facts import Facts, QueryFacts
+from braze_exporter.status.forms import Facts, QueryFacts
 
 EVENTS = """
 {event: purchase, apps: [all, ios], segments: [all, vip], baseline: {weeks: 2}}
@@ -63,6 +65,8 @@ def sentences(exporter: Rig) -> list[str]:
 
 def assert_same_as_metrics(exporter: Rig) -> None:
     """Hold every number of the facts to the page of metrics."""
+    history = exporter.exporter._cache.background  # noqa: SLF001 - which changes both, and no scrape waits for
+    until(lambda: not any(piece.busy for piece in history), "what was queued is asked or put off")
     page = exporter.page()
     facts = exporter.exporter.status()
     for query in facts["queries"]:
@@ -261,7 +265,9 @@ def test_every_failure_has_words() -> None:
         (0.4, "07:20"),
         (60, "07:21"),
         (59.7, "07:21"),
-        (61, "07:21:01"),
+        (61, "07:21"),
+        (58, "07:21"),
+        (75, "07:21:15"),
         (16 * HOUR + 40 * 60, "Tue 00:00"),
         (23 * HOUR, "Tue 06:20"),
     ],
@@ -311,6 +317,32 @@ def test_several_pools_and_refusals_are_all_told() -> None:
         words.Level.WAITING,
         ["No calls: reserve of the rate limit until +60.", "All 2 queries are answered."],
     )
+
+
+def test_one_number_stands_for_a_campaign() -> None:
+    """A campaign is a query, however many series it has: what was sent over all channels stands for it."""
+    campaign = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels=("email", "sms"))
+    today = int(datetime(2026, 11, 23, tzinfo=NEW_YORK).timestamp())
+    with rig("{event: purchase}", shop(), rest=f"    campaigns:\n      - campaign: {campaign.id}\n") as exporter:
+        exporter.braze.world = World(campaigns=(campaign,))
+        exporter.braze.figures = figures = demo.Recorded()
+        before = named(exporter.exporter.status(), campaign.id, "day")
+        figures.set(f"campaigns/{campaign.id}", today - 24 * HOUR, 1_000)
+        exporter.scrape()
+        figures.set(f"campaigns/{campaign.id}", today, 70)
+        exporter.clock.advance(900)
+        exporter.scrape()
+        facts = exporter.exporter.status()
+        found = named(facts, campaign.id, "day")
+    assert (before["latest"], before["total"], len(before["series"])) == (None, None, 3)
+    assert facts["workspaces"][0]["queries"] == 2
+    assert (found["latest"], found["settled"], found["baseline"], found["total"]) == (140, 2_000, None, 140)
+    assert found["points"] is not None
+    assert found["points"]["values"][-2:] == [2_000, 140]
+    assert found["tags"] == [("unit", "daily"), ("count", "campaign messages"), ("stat", "sent")]
+    series = {(one["noun"], *one["labels"]): one["settled"] for one in found["series"]}
+    assert series["campaign unique recipients",] == 980
+    assert series["campaign messages", "sms", made_up(campaign.id, ""), "delivered"] == 970
 
 
 def test_what_has_settled_and_what_may_change() -> None:

@@ -62,15 +62,16 @@ CAMPAIGNS_POOL = Pool("campaigns", limit=50_000, window=60)
 class Noun:
     """A plural noun of the metric names; `counts` begins the help of its metrics.
 
-    `labels` are those that a query has beside `workspace`, `breakdown` those that each series of an answer adds. Only
-    what `is_additive` has a counter: of users that were active on two days nobody knows how many they were. `may_sink`
-    is for sums that can be negative.
+    `labels` are those that a query has beside `workspace`, `breakdown` those that each series of an answer adds; the
+    sum of the series that have the labels of `headline` stands for all of them. Only what `is_additive` has a counter:
+    of users that were active on two days nobody knows how many they were. `may_sink` is for sums that can be negative.
     """
 
     name: str
     counts: str
     labels: tuple[str, ...] = ()
     breakdown: tuple[str, ...] = ()
+    headline: tuple[tuple[str, str], ...] = ()
     is_additive: bool = True
     may_sink: bool = False
 
@@ -127,6 +128,7 @@ class Kind:
 
 
 _HOURS_AND_DAYS = (Unit.HOUR, Unit.DAY)
+_SENT = (("stat", "sent"),)
 _OCCURRENCES = "Occurrences of a custom event"
 
 CUSTOM_EVENTS = Kind(
@@ -249,6 +251,7 @@ CAMPAIGNS = Kind(
             "Statistics of the messages of a campaign",
             ("campaign",),
             ("channel", "variation", "stat"),
+            headline=_SENT,
         ),
         Noun("campaign_conversions", "Conversions of a campaign", ("campaign",)),
         Noun("campaign_revenue", "Revenue of a campaign, in US dollars", ("campaign",), may_sink=True),
@@ -274,6 +277,7 @@ CANVASES = Kind(
             "Statistics of the messages of a Canvas",
             ("canvas",),
             ("step", "channel", "stat"),
+            headline=_SENT,
         ),
     ),
     endpoint="/canvas/data_series",

@@ -8,13 +8,13 @@ from braze_exporter.catalog import Family, Kind, Noun, Query, Series, counter, i
 from braze_exporter.collector.exposition import header, labels_text, sample
 from braze_exporter.collector.instruments import Instruments
 from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
-from braze_exporter.collector.row import Held, Row, View, expiry
+from braze_exporter.collector.row import Held, Row, Values, View, expiry
 from braze_exporter.ledger import Ledger
 from braze_exporter.own import OWN, QUERIES, UP, State
 from braze_exporter.plan import bucket_number, counting, oldest_asked
 from braze_exporter.reading import Answer, Entry, Reading, place
 
-__all__ = ["OWN", "QUERIES", "UP", "Collector", "Held", "Instruments", "State", "View", "state_of"]
+__all__ = ["OWN", "QUERIES", "UP", "Collector", "Held", "Instruments", "State", "Values", "View", "state_of"]
 
 
 def state_of(entry: Entry, now: float) -> State:

@@ -10,7 +10,7 @@ It is an independent reading of Braze's documentation: it shares no code with th
 
 from braze_exporter.demo import faults
 from braze_exporter.demo.braze import SimulatedBraze, UnknownEvent
-from braze_exporter.demo.config import KEY, KEY_VARIABLE, ZONE, config
+from braze_exporter.demo.config import KEY, KEY_VARIABLE, ZONE, config, shop
 from braze_exporter.demo.logbook import Request
 from braze_exporter.demo.reply import Disconnect, Reply
 from braze_exporter.demo.serving import Server, serve
@@ -43,4 +43,5 @@ __all__ = [
     "config",
     "faults",
     "serve",
+    "shop",
 ]

@@ -1,13 +1,31 @@
 """The config with which the exporter watches the simulated Braze: what a user of the demo might have written."""
 
+from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
+from braze_exporter.demo.braze import SimulatedBraze, UnknownEvent
 from braze_exporter.demo.traffic import DEMO
+from braze_exporter.demo.world import SHOP, Campaign, Canvas
 
 # It opens nothing but the simulated Braze.
 KEY = "0d1e2f30-demo-demo-demo-5a6b7c8d9eaf"
 KEY_VARIABLE = "BRAZE_API_KEY"
 ZONE = ZoneInfo("America/New_York")
+
+
+def shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> SimulatedBraze:
+    """Return the simulated Braze of the demo: a shop, with all that Braze tells of it."""
+    return SimulatedBraze(
+        key=KEY,
+        traffic=DEMO.traffic(seed=1, zone=ZONE),
+        figures=DEMO.told(seed=1, zone=ZONE),
+        world=DEMO.world,
+        apps=DEMO.apps.values(),
+        segments=DEMO.segments.values(),
+        clock=clock,
+        zone=ZONE,
+        unknown_event=unknown_event,
+    )
 
 
 def config(url: str) -> str:
@@ -46,5 +64,26 @@ workspaces:
         unit: day
         apps: [all, ios, android]
         alerts: {{below: 1000, labels: {{team: shop}}}}
+    sessions:
+      - apps: [all, ios, android]
+    purchases:
+      - product: all
+      - product: Gift card
+    revenue:
+      - unit: day
+    segment_users:
+      - segment: vip
+    new_users:
+      - apps: [all]
+    daily_active_users:
+      - apps: [all, ios, android]
+    campaigns:
+{_entries("campaign", SHOP.campaigns[0], SHOP.campaigns[2])}
+    canvases:
+{_entries("canvas", SHOP.canvases[1])}
 refresh: {{hour: 15s, day: 1m}}
 """
+
+
+def _entries(key: str, *named: Campaign | Canvas) -> str:
+    return "\n".join(f"      - {key}: {one.id}  # {one.name}" for one in named)

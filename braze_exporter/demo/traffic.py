@@ -164,9 +164,13 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A made-up company: its events, its apps and segments as name → id, and what it has set up."""
+    """A made-up company: its events, its apps and segments as name → id, and what it has set up.
+
+    `figures` are what the series beside events tell, by the names that `demo.series` has for them.
+    """
 
     events: Mapping[str, Shape]
+    figures: Mapping[str, Shape]
     apps: Mapping[str, str]
     segments: Mapping[str, str]
     world: World
@@ -174,6 +178,10 @@ class Workspace:
     def traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
         """Return what happens there."""
         return Traffic(seed, zone, self.events)
+
+    def told(self, seed: int, zone: ZoneInfo) -> Traffic:
+        """Return what the series beside events tell of."""
+        return Traffic(seed, zone, self.figures)
 
 
 _IOS, _ANDROID = "5f3a9c1e-7d42-4b86-9e0f-2c61d8a4b793", "c8e17b50-26f9-4d3a-b1c4-90a7e5d2f618"
@@ -193,6 +201,28 @@ DEMO = Workspace(
                 390, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE, segments=_MORE, late=0.05
             ),
             "newsletter_signup": Shape(7, peak=12, night=0.02, weekend=0.6, apps=_EVERYWHERE, segments=_FEW),
+        }
+    ),
+    figures=MappingProxyType(
+        {
+            "sessions": Shape(6_100, peak=20, night=0.07, weekend=1.15, apps=_MOBILE, segments=_FEW),
+            "purchases": Shape(470, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE),
+            "purchases/Gift card": Shape(21, peak=18, night=0.04, weekend=1.4, apps=_EVERYWHERE),
+            "purchases/Beans: House blend, 1 kg": Shape(96, peak=20, night=0.05, apps=_EVERYWHERE),
+            "revenue": Shape(1_650_000, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE),
+            f"segments/{VIP}": Shape(12_400, night=1, late=0),
+            "new_users": Shape(72, peak=20, night=0.1, weekend=1.2, apps=_MOBILE),
+            "uninstalls": Shape(31, peak=22, night=0.3, apps=_MOBILE),
+            "daily_active_users": Shape(2_900, peak=19, night=0.1, weekend=1.1, apps=_MOBILE),
+            "monthly_active_users": Shape(318_000, night=1, late=0, apps=_MOBILE),
+            **{
+                f"campaigns/{campaign.id}": Shape(sent, peak=17, night=0, weekend=0.9)
+                for campaign, sent in zip(SHOP.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
+            },
+            **{
+                f"canvases/{canvas.id}": Shape(entries, peak=20, night=0.1)
+                for canvas, entries in zip(SHOP.canvases, (68, 290, 410, 0), strict=True)
+            },
         }
     ),
     apps=MappingProxyType({"ios": _IOS, "android": _ANDROID}),

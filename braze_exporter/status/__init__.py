@@ -3,7 +3,8 @@
 It shows what the metrics show, and looking at it asks Braze for nothing.
 """
 
-from braze_exporter.status.facts import Facts, InUse, facts
+from braze_exporter.status.facts import InUse, facts
+from braze_exporter.status.forms import Facts
 from braze_exporter.status.page import StatusPage
 
 __all__ = ["Facts", "InUse", "StatusPage", "facts"]

@@ -1,13 +1,10 @@
-"""The state of the exporter as plain data that JSON can hold: what the page at `/` shows.
-
-Times are seconds since the epoch; how long ago that was is for the reader to say, by `now`.
-"""
+"""The state of the exporter as plain data that JSON can hold: what the page at `/` shows."""
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 from zoneinfo import ZoneInfo
 
 from braze_exporter.admission import Admission, Standing
@@ -22,112 +19,11 @@ from braze_exporter.own import (
 )
 from braze_exporter.plan import Load
 from braze_exporter.status import words
+from braze_exporter.status.forms import Facts, PointsFacts, PoolFacts, QueryFacts, SeriesFacts
+from braze_exporter.status.headline import headline
 
 # Without a scrape for so long it is said that nobody scrapes: Prometheus does so every minute or so.
 _QUIET = 300.0
-
-
-class PointsFacts(TypedDict):
-    """The points held, oldest first, in two lists; without `starts` they are the hours from `first` on.
-
-    The first `settled` of them have settled, and the first `ended` had ended when they were asked for.
-    """
-
-    first: int
-    starts: list[int] | None
-    values: list[float]
-    settled: int
-    ended: int
-
-
-class ErrorFacts(TypedDict):
-    """Why a query is not answered, and how many failures in a row were Braze's trouble."""
-
-    reason: str
-    detail: str
-    failures: int
-
-
-class QueryFacts(TypedDict):
-    """One series of a query, with the values that the metrics show; null is what is not shown.
-
-    `tags` tell it from others of its name, each with what it is. `labels` are those of its samples; `app_id` and
-    `segment_id` are Braze's. `metrics` are the names of its settled gauge and of its counter, if it has one. `next_at`
-    is when it may be asked, null if the next scrape asks.
-    """
-
-    workspace: str
-    name: str
-    tags: list[tuple[str, str]]
-    labels: dict[str, str]
-    unit: str
-    app_id: str
-    segment_id: str
-    refresh: float
-    settle: float
-    max_age: float
-    state: str
-    words: str
-    error: ErrorFacts | None
-    answered_at: float | None
-    next_at: float | None
-    busy: bool
-    latest: float | None
-    latest_start: int | None
-    settled: float | None
-    settled_start: int | None
-    baseline: float | None
-    weeks: int
-    total: float | None
-    metrics: list[str]
-    points: PointsFacts | None
-
-
-class PoolFacts(TypedDict):
-    """A pool of a workspace: what Braze last said, null where it did not, and the calls an hour planned and allowed.
-
-    `reserve` is the number of calls that are left to others.
-    """
-
-    name: str
-    limit: float
-    remaining: float | None
-    reset_at: float | None
-    reserve: float
-    planned: float
-    allowed: float
-
-
-class WorkspaceFacts(TypedDict):
-    """A workspace, with its health: how urgent that is, and the sentences that say why."""
-
-    name: str
-    url: str
-    zone: str
-    level: str
-    sentences: list[str]
-    queries: int
-    pools: list[PoolFacts]
-
-
-class StateFacts(TypedDict):
-    """A state that a query can be in: as the metrics have it, what it is called, and how urgent it is."""
-
-    state: str
-    name: str
-    level: str
-
-
-class Facts(TypedDict):
-    """Everything. `states` begin with the most urgent one; `troubles` are of the exporter itself."""
-
-    version: str
-    now: float
-    scraped_at: float | None
-    troubles: list[str]
-    states: list[StateFacts]
-    workspaces: list[WorkspaceFacts]
-    queries: list[QueryFacts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +89,8 @@ def facts(
     for name, group in groups.items():
         used = in_use[name]
         standing, when = used.admission.standing(), moment.when(used.zone)
-        states = [state_of(view.entry, monotonic) for view in group]
+        queries = [list(of_query) for _, of_query in itertools.groupby(group, key=lambda view: view.entry)]
+        states = [state_of(of_query[0].entry, monotonic) for of_query in queries]
         health = words.of_workspace(
             Counter(states),
             standing,
@@ -209,14 +106,14 @@ def facts(
                 "zone": str(used.zone),
                 "level": health.level,
                 "sentences": health.sentences,
-                "queries": len(group),
+                "queries": len(queries),
                 "pools": [
                     _pool(load, used, [told.get((name, load.pool.name)) for told in quotas]) for load in used.loads
                 ],
             }
         )
         found["queries"] += [
-            _query(view, state, standing, moment, when) for view, state in zip(group, states, strict=True)
+            _query(of_query, state, standing, moment, when) for of_query, state in zip(queries, states, strict=True)
         ]
     return found
 
@@ -235,7 +132,10 @@ def _pool(load: Load, used: InUse, quota: Sequence[float | None]) -> PoolFacts:
     }
 
 
-def _query(view: View, state: State, standing: Standing, moment: _Moment, when: Callable[[float], str]) -> QueryFacts:
+def _query(
+    views: Sequence[View], state: State, standing: Standing, moment: _Moment, when: Callable[[float], str]
+) -> QueryFacts:
+    view = headline(views)
     entry, query, answer, error = view.entry, view.entry.query, view.answer, view.entry.error
     rest = standing.rests.get(query.kind.pool.name)
     refusal = standing.refusal or standing.refusals.get(query.kind.endpoint)
@@ -245,6 +145,7 @@ def _query(view: View, state: State, standing: Standing, moment: _Moment, when: 
         "name": query.subject or _spoken(view.series.noun),
         "tags": _tags(query, view.series),
         "labels": dict((*query.labels, *view.series.labels)),
+        "series": [_series(one) for one in views] if len(query.nouns) > 1 else [],
         "unit": query.unit,
         "app_id": query.app_id,
         "segment_id": query.segment_id,
@@ -266,6 +167,16 @@ def _query(view: View, state: State, standing: Standing, moment: _Moment, when: 
         "total": view.total,
         "metrics": _metrics(query.kind, view.series.noun, query.unit, counted=view.total is not None),
         "points": _points(view.held, query.unit) if answer is not None else None,
+    }
+
+
+def _series(view: View) -> SeriesFacts:
+    return {
+        "noun": _spoken(view.series.noun),
+        "labels": [value for _, value in view.series.labels],
+        "latest": view.values.latest,
+        "settled": view.values.settled,
+        "total": view.total,
     }
 
 

@@ -340,6 +340,20 @@ function properties(query) {
   return list;
 }
 
+function allSeries(query) {
+  const cells = ({ noun, labels, latest, settled, total }) => [
+    element("td", {}, noun),
+    element("td", { class: "parts" }, element("bdi", {}, labels.map(shortened).join(" · "))),
+    ...[latest, settled, total].map((value) => element("td", { class: "number" }, number(value))),
+  ];
+  const heads = [["Count"], ["Of"], ["Latest", "number"], ["Settled", "number"], ["Counter", "number"]];
+  const head = element("tr", {}, ...heads.map(([text, name = ""]) => element("th", { scope: "col", class: name }, text)));
+  const body = query.series.map((one) => element("tr", {}, ...cells(one)));
+  const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
+  const title = `All ${grouped.format(body.length)} series of its answers`;
+  return element("div", { class: "full" }, element("h3", {}, title), element("div", { class: "points", tabindex: "0", role: "region", "aria-label": title }, table));
+}
+
 function detail(id, query) {
   const inside = element("div", { class: "inside" }, element("p", { class: "whole full", dir: "auto" }, query.name));
   if (query.error !== null) {
@@ -350,6 +364,7 @@ function detail(id, query) {
   const left = held(query) ? chart(query) : element("p", { class: "none" }, `Points held: ${noPoints(query)}.`);
   inside.append(element("div", {}, left, properties(query)));
   if (held(query)) inside.append(rawPoints(query));
+  if (query.series.length) inside.append(allSeries(query));
   const td = element("td", { colspan: columnsShown(), role: "cell" }, inside);
   return element("tr", { class: "detail", id, role: "row" }, td);
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from importlib.resources import files
 
-from braze_exporter.status.facts import Facts
+from braze_exporter.status.forms import Facts
 
 # What would end the element that the facts stand in, or begin another; JSON knows these letters by number as well.
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"}

@@ -13,6 +13,9 @@ from braze_exporter.collector import State
 from braze_exporter.limiter import Cause, Rest
 from braze_exporter.reading import Entry
 
+# In seconds.
+_CLOCKS_DIFFER = 2.0
+
 When: TypeAlias = Callable[[float], str]
 
 
@@ -70,8 +73,13 @@ _CAUSES: Mapping[Cause, str] = {
 
 
 def clock(instant: float, zone: ZoneInfo, now: float) -> str:
-    """Return a time to come as the clock on the wall shows it in `zone`: with the seconds or the day only if needed."""
-    local, today = (datetime.fromtimestamp(round(at), zone) for at in (instant, now))
+    """Return a time to come as the clock on the wall shows it in `zone`: with the seconds or the day only if needed.
+
+    A few seconds off the minute are what our clock and Braze's differ by, whose windows end on the minute.
+    """
+    minute = round(instant / 60) * 60
+    at = minute if abs(minute - instant) <= _CLOCKS_DIFFER else round(instant)
+    local, today = (datetime.fromtimestamp(moment, zone) for moment in (at, now))
     day = "" if local.date() == today.date() else "%a "
     return local.strftime(f"{day}%H:%M:%S" if local.second else f"{day}%H:%M")
 
