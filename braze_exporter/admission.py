@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from braze_exporter.catalog import BrazeError, Held, Kind, Pool, Reason, Withheld
+from braze_exporter.catalog import BrazeError, Endpoint, Held, Pool, Reason, Withheld
 from braze_exporter.limiter import HOLD, Entered, Gate, Limiter, Passage, Rest, Told
 
 # Failures that show all the same that the key was taken.
@@ -107,15 +107,15 @@ class Admission:
             for hold in (self._workspace, *self._endpoints.values()):
                 hold.try_again()
 
-    def refusal(self, kind: Kind) -> BrazeError | None:
-        """Return the error that holds all queries of `kind`, if one does."""
+    def refusal(self, at: Endpoint) -> BrazeError | None:
+        """Return the error that holds all calls `at` an endpoint, if one does."""
         with self._lock:
-            return self._workspace.error or self._endpoint(kind).error
+            return self._workspace.error or self._endpoint(at).error
 
-    def objection(self, kind: Kind) -> Withheld | None:
-        """Return why a call for `kind` would not be made now, or None if it would, perhaps after another one."""
+    def objection(self, at: Endpoint) -> Withheld | None:
+        """Return why a call would not be made now, or None if it would, perhaps after another one."""
         with self._lock:
-            return self._objection(kind, self._monotonic())
+            return self._objection(at, self._monotonic())
 
     def standing(self) -> Standing:
         """Return what keeps calls now."""
@@ -129,16 +129,16 @@ class Admission:
                 {endpoint: refusal for endpoint, refusal in refusals.items() if refusal is not None},
             )
 
-    def admit(self, kind: Kind) -> Permit | Withheld | None:
+    def admit(self, at: Endpoint) -> Permit | Withheld | None:
         """Return leave to make one call, or why it is not to be made now, or None while another one goes alone."""
         with self._lock:
             now = self._monotonic()
-            objection = self._objection(kind, now)
+            objection = self._objection(at, now)
             if objection is not None:
                 return objection
-            if any(passage is not Passage.OPEN for passage in self._passages(kind, now)):
+            if any(passage is not Passage.OPEN for passage in self._passages(at, now)):
                 return None
-            workspace, endpoint, limiter = self._workspace, self._endpoint(kind), self._limiters[kind.pool.name]
+            workspace, endpoint, limiter = self._workspace, self._endpoint(at), self._limiters[at.pool.name]
             entered = workspace.enter(), endpoint.enter(), limiter.enter(now)
 
             def end(error: BrazeError | None, told: Told) -> float | None:
@@ -150,15 +150,15 @@ class Admission:
 
             return Permit(end)
 
-    def _endpoint(self, kind: Kind) -> _Hold:
-        return self._endpoints.setdefault(kind.endpoint, _Hold(Reason.FORBIDDEN))
+    def _endpoint(self, at: Endpoint) -> _Hold:
+        return self._endpoints.setdefault(at.endpoint, _Hold(Reason.FORBIDDEN))
 
-    def _passages(self, kind: Kind, now: float) -> tuple[Passage, Passage, Passage]:
-        limiter = self._limiters[kind.pool.name]
-        return self._workspace.passage(now), self._endpoint(kind).passage(now), limiter.passage(now)
+    def _passages(self, at: Endpoint, now: float) -> tuple[Passage, Passage, Passage]:
+        limiter = self._limiters[at.pool.name]
+        return self._workspace.passage(now), self._endpoint(at).passage(now), limiter.passage(now)
 
-    def _objection(self, kind: Kind, now: float) -> Withheld | None:
-        workspace, endpoint, pool = self._passages(kind, now)
+    def _objection(self, at: Endpoint, now: float) -> Withheld | None:
+        workspace, endpoint, pool = self._passages(at, now)
         if Passage.SHUT in (workspace, endpoint):
-            return Held(kind.endpoint)
-        return Withheld(kind.pool.name) if pool is Passage.SHUT else None
+            return Held(at.endpoint)
+        return Withheld(at.pool.name) if pool is Passage.SHUT else None

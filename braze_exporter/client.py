@@ -1,12 +1,13 @@
-"""One authenticated GET → the series of its answer, or a typed `BrazeError`. Nothing is kept, nothing is repeated."""
+"""One authenticated GET → what its answer says, or a typed `BrazeError`. Nothing is kept, nothing is repeated."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from braze_exporter import answer
 from braze_exporter.admission import Permit
-from braze_exporter.catalog import BrazeError, Call, Fetched, Query, Quota, Reason, Series
+from braze_exporter.catalog import BrazeError, Call, Endpoint, Fetched, Listed, Listing, Query, Quota, Reason, Series
 from braze_exporter.limiter import Told
 from braze_exporter.transport import Received, Transport
 
@@ -16,6 +17,8 @@ _MOST_SAID = 200
 _A_LITTLE = 60.0
 _UNAUTHORIZED = "HTTP 401: check that the key is a REST API key of this workspace, and that url is its REST endpoint"
 
+T = TypeVar("T")
+
 
 class Client:
     """Asks Braze for one workspace. Thread-safe."""
@@ -24,15 +27,17 @@ class Client:
         self,
         transport: Transport,
         *,
+        workspace: str,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         on_call: Callable[[Call], None],
     ) -> None:
-        """Ask over `transport`.
+        """Ask over `transport` for the `workspace` of that name.
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump; `on_call` is told of every call.
         """
         self._transport = transport
+        self._workspace = workspace
         self._wall = wall
         self._monotonic = monotonic
         self._on_call = on_call
@@ -44,54 +49,61 @@ class Client:
 
         Raises `BrazeError` if it was not answered.
         """
+
+        def read(body: bytes, now: float) -> tuple[Series, ...]:
+            return answer.series(query, body, now)
+
+        return Fetched(*self._ask(query.kind, _parameters(query, length, self._wall()), permit, read))
+
+    def page(self, listing: Listing, number: int, permit: Permit) -> tuple[Listed, ...]:
+        """Ask Braze once, with leave to, for a page of a list, from 0, and return its rows; none are after the end.
+
+        Raises `BrazeError` if it was not answered.
+        """
+
+        def read(body: bytes, _now: float) -> tuple[Listed, ...]:
+            return answer.listed(listing, body)
+
+        rows, _ = self._ask(listing, {"page": str(number), **dict(listing.parameters)}, permit, read)
+        return rows
+
+    def _ask(
+        self, at: Endpoint, parameters: Mapping[str, str], permit: Permit, read: Callable[[bytes, float], T]
+    ) -> tuple[T, float | None]:
+        """Ask `at` an endpoint; return what is `read` in the body, and when Braze answered by its own clock.
+
+        `read` is given the time of the answer too. Raises `BrazeError` if it was not answered.
+        """
         started = self._monotonic()
         seconds = 0.0
         received: Received | None = None
         failure: BrazeError | None = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself")
         try:
-            received = self._get(query, length)
+            received = self._transport.get(at.endpoint, parameters)
             seconds = self._monotonic() - started
             answered_at = answer.sent_by_braze_at(received.headers)
-            series = self._series(query, received, max(self._wall(), answered_at or 0.0))
+            found = self._read(at, received, read, max(self._wall(), answered_at or 0.0))
             failure = None
         except BrazeError as error:
             failure = error
             raise
         finally:
-            self._account(
-                query, permit, received, failure, self._monotonic() - started if received is None else seconds
-            )
-        return Fetched(series, answered_at)
+            self._account(at, permit, received, failure, self._monotonic() - started if received is None else seconds)
+        return found, answered_at
 
-    def _get(self, query: Query, length: int) -> Received:
-        parameters = {"length": str(length), **dict(query.kind.parameters)}
-        if query.asked:
-            parameters[query.kind.parameter] = query.asked
-        if len(query.kind.units) > 1:
-            parameters["unit"] = query.unit.value
-        if query.app_id:
-            parameters["app_id"] = query.app_id
-        if query.segment_id:
-            parameters["segment_id"] = query.segment_id
-        # Without it an answer runs up to the time of the request; Braze refuses one in the future.
-        end = self._wall() - _A_LITTLE if query.ending_at is None and query.kind.needs_end else query.ending_at
-        if end is not None:
-            parameters["ending_at"] = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return self._transport.get(query.kind.endpoint, parameters)
-
-    def _series(self, query: Query, received: Received, now: float) -> tuple[Series, ...]:
+    def _read(self, at: Endpoint, received: Received, read: Callable[[bytes, float], T], now: float) -> T:
         """Return what the answer says, or raise what it means. The status says more than what is behind it."""
         reason = answer.failure(received.status)
         if reason is Reason.UNAUTHORIZED:  # this body repeats the key, so none of it is shown
             raise BrazeError(reason, _UNAUTHORIZED)
         if reason is not None:
-            hint = f": the key needs the permission {query.kind.permission}" if reason is Reason.FORBIDDEN else ""
+            hint = f": the key needs the permission {at.permission}" if reason is Reason.FORBIDDEN else ""
             raise BrazeError(reason, f"HTTP {received.status}{hint}{self._said(received)}")
         if received.failure is not None:
             raise received.failure
         try:
             with self._parsing:
-                return answer.series(query, received.body, now)
+                return read(received.body, now)
         except BrazeError as error:
             raise BrazeError(error.reason, error.detail + self._said(received)) from None
 
@@ -101,7 +113,7 @@ class Client:
         return ": " + "".join(letter if letter.isprintable() else " " for letter in said) if said else ""
 
     def _account(
-        self, query: Query, permit: Permit, received: Received | None, failure: BrazeError | None, seconds: float
+        self, at: Endpoint, permit: Permit, received: Received | None, failure: BrazeError | None, seconds: float
     ) -> None:
         """Learn from a call and tell of it, however it went."""
         quota, offset, told = Quota(), None, Told()
@@ -125,9 +137,9 @@ class Client:
         status = received.status if received is not None else None
         self._on_call(
             Call(
-                query.workspace,
-                query.kind.endpoint,
-                query.kind.pool.name,
+                self._workspace,
+                at.endpoint,
+                at.pool.name,
                 status,
                 reason,
                 seconds,
@@ -136,3 +148,21 @@ class Client:
                 rests=rests,
             )
         )
+
+
+def _parameters(query: Query, length: int, now: float) -> Mapping[str, str]:
+    """Return what is sent to ask for a query at `now`."""
+    parameters = {"length": str(length), **dict(query.kind.parameters)}
+    if query.asked:
+        parameters[query.kind.parameter] = query.asked
+    if len(query.kind.units) > 1:
+        parameters["unit"] = query.unit.value
+    if query.app_id:
+        parameters["app_id"] = query.app_id
+    if query.segment_id:
+        parameters["segment_id"] = query.segment_id
+    # Without it an answer runs up to the time of the request; Braze refuses one in the future.
+    end = now - _A_LITTLE if query.ending_at is None and query.kind.needs_end else query.ending_at
+    if end is not None:
+        parameters["ending_at"] = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return parameters

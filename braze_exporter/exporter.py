@@ -127,7 +127,13 @@ class Exporter:
                 monotonic=self._monotonic,
                 timeouts=self._timeouts,
             )
-            client = Client(transport, wall=self._wall, monotonic=self._monotonic, on_call=self._note_call)
+            client = Client(
+                transport,
+                workspace=spec.name,
+                wall=self._wall,
+                monotonic=self._monotonic,
+                on_call=self._note_call,
+            )
             workspaces[spec.name] = _Workspace(client, admission)
         self._instruments.expect(plan.queries)
         self._cache.plan(plan.queries, _Braze(workspaces, self._ledger, self._wall), budget.concurrency)

@@ -10,8 +10,12 @@ from datetime import UTC, datetime, time, timedelta
 from email.utils import parsedate_to_datetime
 from zoneinfo import ZoneInfo
 
+from braze_exporter.answer.body import content
+from braze_exporter.answer.lists import listed
 from braze_exporter.answer.rows import Written, bad, written
-from braze_exporter.catalog import MAX_LENGTH, BrazeError, Point, Query, Quota, Reason, Series, Unit
+from braze_exporter.catalog import MAX_LENGTH, Point, Query, Quota, Reason, Series, Unit
+
+__all__ = ["failure", "listed", "message", "quota", "retry_after", "sent_by_braze_at", "series"]
 
 # Reset headers below this are seconds to go, not a time: no window of Braze's began before September 2001.
 _FIRST_EPOCH = 1_000_000_000
@@ -45,10 +49,10 @@ def failure(status: int) -> Reason | None:
 def message(body: bytes) -> str:
     """Return what Braze said in the `message` of a body, or nothing."""
     try:
-        content = json.loads(body)
+        found = json.loads(body)
     except (ValueError, RecursionError):
         return ""
-    said = content.get("message") if isinstance(content, dict) else None
+    said = found.get("message") if isinstance(found, dict) else None
     return said if isinstance(said, str) else ""
 
 
@@ -88,18 +92,7 @@ def series(query: Query, body: bytes, now: float) -> tuple[Series, ...]:
 
     `now` is the time of the answer in seconds since the epoch. No error repeats anything of the body.
     """
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BrazeError(Reason.NOT_JSON, "the body is not JSON") from None
-    if not isinstance(content, dict):
-        raise bad("the body is not an object")
-    said = content.get("message")
-    if said == "queued":
-        raise BrazeError(Reason.QUEUED, "Braze has queued the request, as in maintenance, and has not answered it")
-    if said != "success":
-        raise bad("the message is not success")
-    return tuple(_series(query, found, now) for found in written(query, content.get("data")))
+    return tuple(_series(query, found, now) for found in written(query, content(body).get("data")))
 
 
 def _series(query: Query, found: Written, now: float) -> Series:

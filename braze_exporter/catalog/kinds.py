@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from zoneinfo import ZoneInfo
 
+from braze_exporter.catalog.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL, Pool
+
 UTC = ZoneInfo("UTC")
 # Braze's pages on the series endpoints: `length` is from 1 to 100 units, and of a Canvas from 1 to 14.
 MAX_LENGTH = 100
@@ -34,28 +36,6 @@ class Unit(StrEnum):
     def seconds(self) -> int:
         """The usual length of a bucket; a day of 23 or 25 hours is the business of `plan.bucket_end`."""
         return {Unit.HOUR: 3_600, Unit.DAY: 86_400}[self]
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Calls that share one of Braze's rate limits: at most `limit` calls in each window of `window` seconds."""
-
-    name: str
-    limit: int
-    window: int
-
-    @property
-    def per_hour(self) -> float:
-        """The limit as calls per hour."""
-        return self.limit * 3_600 / self.window
-
-
-# Braze's rate-limits page: 250,000 an hour, shared by nearly every endpoint of a workspace, its own sends included.
-DEFAULT_POOL = Pool("default", limit=250_000, window=3_600)
-# The same page: shared by the lists of events and of products, and by the series of purchases, as their pages say.
-LISTS_POOL = Pool("lists", limit=1_000, window=3_600)
-# The page on campaign analytics: a limit of its own.
-CAMPAIGNS_POOL = Pool("campaigns", limit=50_000, window=60)
 
 
 @dataclass(frozen=True, slots=True)

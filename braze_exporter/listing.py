@@ -1,0 +1,73 @@
+"""A list of Braze's, read page by page to its end, as far as the budget lets it. It waits for nothing by itself."""
+
+from typing import Protocol
+
+from braze_exporter.admission import Permit
+from braze_exporter.catalog import BrazeError, Endpoint, Listed, Listing, Reason, Withheld
+from braze_exporter.limiter import Told
+
+# So many pages are all that Braze answers in an hour of events and products; no list has reason to be longer.
+MOST_PAGES = 1_000
+# Nor to hold more letters: names are short, and all that is read is kept.
+MOST_LETTERS = 20_000_000
+
+
+class Asker(Protocol):
+    """Who asks Braze for a page."""
+
+    def page(self, listing: Listing, number: int, permit: Permit) -> tuple[Listed, ...]:
+        """Ask once, with leave to, for a page from 0; raise `BrazeError` if it is not answered."""
+
+
+class Admitter(Protocol):
+    """Who says whether a call may be made."""
+
+    def admit(self, at: Endpoint) -> Permit | Withheld | None:
+        """Return leave to make one call, or why it is not to be made now, or None while another one goes alone."""
+
+
+class Walk:
+    """The way through one list. A list ends where a page has no rows: a short page is no sign of it.
+
+    Where rows come while it is read, pages overlap; what is listed twice is there once, as it was listed last.
+    """
+
+    def __init__(self, listing: Listing, asker: Asker, admitter: Admitter) -> None:
+        """Begin before the first page."""
+        self.listing = listing
+        self.pages = 0
+        self._asker = asker
+        self._admitter = admitter
+        self._rows: dict[str, Listed] = {}
+        self._letters = 0
+
+    def go_on(self) -> tuple[Listed, ...]:
+        """Read on to the end, and return all rows in the order of the list.
+
+        Raises `Withheld` where no call may be made now: the next time it goes on there. Raises `BrazeError` if a page
+        was not answered, or the list does not end.
+        """
+        while rows := self._page():
+            before = len(self._rows)
+            self._rows |= {row.id: row for row in rows}
+            self._letters += sum(len(row.id) + len(row.name) + sum(map(len, row.tags)) for row in rows)
+            self.pages += 1
+            if len(self._rows) == before:
+                raise self._endless(f"page {self.pages - 1} repeats what came before it")
+            if self.pages == MOST_PAGES or self._letters > MOST_LETTERS:
+                raise self._endless(f"there is no end to it after {self.pages:,} pages")
+        return tuple(self._rows.values())
+
+    def _page(self) -> tuple[Listed, ...]:
+        permit = self._admitter.admit(self.listing)
+        if permit is None:
+            raise Withheld(self.listing.pool.name)
+        if isinstance(permit, Withheld):
+            raise permit
+        try:
+            return self._asker.page(self.listing, self.pages, permit)
+        finally:
+            permit.end(BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself"), Told())  # if it has not ended
+
+    def _endless(self, why: str) -> BrazeError:
+        return BrazeError(Reason.BAD_ANSWER, f"the list of {self.listing.what[1]} cannot be read: {why}")

@@ -1,0 +1,351 @@
+"""Lists of Braze's are read to their end, whatever their pages are like, and within the budget."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import KEY, Clock, simulated
+
+from braze_exporter import answer, demo, listing, transport
+from braze_exporter.admission import Admission
+from braze_exporter.catalog import (
+    CAMPAIGN_LIST,
+    CANVAS_LIST,
+    DEFAULT_POOL,
+    EVENT_LIST,
+    LISTINGS,
+    LISTS_POOL,
+    PRODUCT_LIST,
+    SEGMENT_LIST,
+    BrazeError,
+    Call,
+    Held,
+    Listed,
+    Listing,
+    Reason,
+    Withheld,
+)
+from braze_exporter.client import Client
+from braze_exporter.demo import Campaign, Canvas, Segment, World, faults
+from braze_exporter.limiter import Told
+from braze_exporter.listing import Walk
+
+
+@dataclass
+class Lists:
+    """A simulated Braze, and who walks through its lists with a budget."""
+
+    braze: demo.SimulatedBraze
+    clock: Clock
+    admission: Admission
+    client: Client
+    calls: list[Call] = field(default_factory=list)
+
+    def walk(self, what: Listing = EVENT_LIST) -> Walk:
+        """Return the way through a list."""
+        return Walk(what, self.client, self.admission)
+
+    def names(self, what: Listing = EVENT_LIST) -> list[str]:
+        """Return the names of all rows of a list."""
+        return [row.name for row in self.walk(what).go_on()]
+
+    @property
+    def pages(self) -> list[str]:
+        """Return the pages that were asked for, in order."""
+        return [request.params["page"] for request in self.braze.requests]
+
+
+def names(count: int, what: str = "event") -> list[str]:
+    """Return so many names in alphabetical order."""
+    return [f"{what} {number:05}" for number in range(count)]
+
+
+def world(count: int) -> World:
+    """Return so much of everything."""
+    return World(
+        segments=tuple(Segment(f"s{name}", name) for name in names(count, "segment")),
+        campaigns=tuple(Campaign(f"c{name}", name) for name in names(count, "campaign")),
+        canvases=tuple(Canvas(f"v{name}", name) for name in names(count, "Canvas")),
+        products=tuple(names(count, "product")),
+    )
+
+
+@pytest.fixture
+def lists() -> Iterator[Lists]:
+    """Run a Braze with 1,000 of everything, with a tenth of its limits to be used."""
+    clock = Clock()
+    with (
+        simulated(demo.Recorded(events=names(1_000)), clock) as (braze, server),
+        contextlib.closing(transport.open_session(1)) as session,
+    ):
+        braze.world = world(1_000)
+        admission = Admission(clock.monotonic)
+        admission.allow({DEFAULT_POOL: 25_000, LISTS_POOL: 100}, share=0.1, reserve=0.2)
+        calls: list[Call] = []
+        client = Client(
+            transport.Transport(session, server.url, lambda: KEY, proxies={}, monotonic=clock.monotonic),
+            workspace="production",
+            wall=clock.wall,
+            monotonic=clock.monotonic,
+            on_call=calls.append,
+        )
+        yield Lists(braze, clock, admission, client, calls)
+
+
+@pytest.mark.parametrize("what", LISTINGS, ids=lambda what: what.endpoint)
+def test_all_that_is_listed_is_read(lists: Lists, what: Listing) -> None:
+    """A list is read to its end, in its order, and each page is a call that is told of."""
+    assert lists.names(what) == names(1_000, what.what[0])
+    pages = {EVENT_LIST: 4, PRODUCT_LIST: 25}.get(what, 10)
+    assert lists.pages == [str(number) for number in range(pages + 1)]
+    assert [(call.workspace, call.endpoint, call.pool, call.code, call.reason) for call in lists.calls] == [
+        ("production", what.endpoint, what.pool.name, 200, None)
+    ] * (pages + 1)
+    assert lists.calls[-1].quota.remaining == what.pool.limit - pages - 1
+
+
+def test_5000_events_cost_20_calls_and_one_to_see_the_end(lists: Lists) -> None:
+    """Five thousand events are twenty pages, and a page without rows."""
+    lists.braze.traffic = demo.Recorded(events=names(5_000))
+    assert lists.names() == names(5_000)
+    assert len(lists.braze.requests) == 21
+
+
+@pytest.mark.parametrize("what", LISTINGS, ids=lambda what: what.endpoint)
+@pytest.mark.parametrize("page_size", [None, 99, 3])
+def test_pages_of_any_kind(lists: Lists, what: Listing, page_size: int | None) -> None:
+    """Short pages, pages that shift, and an end without its key lose nothing and make nothing twice."""
+    lists.braze.traffic = demo.Recorded(events=names(260))
+    lists.braze.world = world(260)
+    lists.braze.lists.page_size = page_size
+    lists.braze.lists.shifts = True
+    lists.braze.lists.ends_without_key = True
+    assert lists.names(what) == names(260, what.what[0])
+
+
+def test_what_is_told_of_rows(lists: Lists) -> None:
+    """A row has its id, name, tags without nulls, whether it is tracked, and when it was edited."""
+    lists.braze.world = World(
+        segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "A", tracked=False)),
+        campaigns=(Campaign("c1", "", ("one", "two"), last_edited="2022-11-29T14:59:02+00:00"),),
+        canvases=(Canvas("v1", "Größe\n🛒", archived=True), Canvas("v2", "B")),
+        products=("", " P "),
+    )
+    assert lists.walk(SEGMENT_LIST).go_on() == (Listed("s1", "A", ("one",)), Listed("s2", "A", is_tracked=False))
+    edited = "2022-11-29T14:59:02+00:00"
+    assert lists.walk(CAMPAIGN_LIST).go_on() == (Listed("c1", "", ("one", "two"), last_edited=edited),)
+    assert lists.names(CANVAS_LIST) == ["B"]
+    assert lists.names(CANVAS_LIST.with_archived()) == ["Größe\n🛒", "B"]
+    assert lists.walk(PRODUCT_LIST).go_on() == (Listed("", ""), Listed(" P ", " P "))
+
+
+def test_what_is_listed_twice_is_as_it_was_listed_last(lists: Lists) -> None:
+    """A campaign that is renamed while the list is read is there once, by its new name, where it was first."""
+    lists.braze.world = World(campaigns=(Campaign("c1", "A"), Campaign("c2", "B"), Campaign("c3", "C")))
+    lists.braze.lists.page_size = 2
+    lists.braze.lists.shifts = True
+
+    def rename(found: dict[str, Any]) -> None:
+        found["campaigns"][0]["name"] = "new"
+
+    lists.braze.fail(faults.edited(lambda _: None), times=1)
+    lists.braze.fail(faults.edited(rename), times=1)
+    assert lists.names(CAMPAIGN_LIST) == ["A", "new", "C"]
+
+
+def test_a_list_that_repeats_itself_is_left(lists: Lists) -> None:
+    """A page that has nothing new would come again for ever."""
+    same = faults.document({"message": "success", "events": ["a", "b"]})
+    lists.braze.fail(same)
+    with pytest.raises(BrazeError, match=r"^bad_answer: the list of events cannot be read: page 1 repeats what came"):
+        lists.walk().go_on()
+    assert lists.pages == ["0", "1"]
+
+
+@pytest.mark.parametrize(("most", "pages"), [("MOST_PAGES", 5), ("MOST_LETTERS", 3)])
+def test_a_list_without_an_end_is_left(lists: Lists, monkeypatch: pytest.MonkeyPatch, most: str, pages: int) -> None:
+    """A list that goes on for ever ends the reading after so many pages, or so many letters."""
+    monkeypatch.setattr(listing, most, {"MOST_PAGES": 5, "MOST_LETTERS": 2_500}[most])
+    lists.admission.allow({LISTS_POOL: 1_000}, share=1, reserve=0)
+
+    def more(exchange: faults.Exchange) -> demo.Reply:
+        rows = [f"{exchange.request.params['page']:>100}{row}" for row in range(5)]
+        return faults.document({"message": "success", "events": rows})(exchange)
+
+    lists.braze.fail(more)
+    with pytest.raises(
+        BrazeError, match=f"^bad_answer: the list of events .* there is no end to it after {pages} pages"
+    ):
+        lists.walk().go_on()
+    assert len(lists.braze.requests) == pages
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "detail"),
+    [
+        (faults.status(403), Reason.FORBIDDEN, "HTTP 403: the key needs the permission events.list: Forbidden"),
+        (faults.status(401), Reason.UNAUTHORIZED, "HTTP 401: check that the key is a REST API key of this workspace"),
+        (faults.status(500), Reason.SERVER_ERROR, "HTTP 500"),
+        (faults.queued(), Reason.QUEUED, "HTTP 202"),
+        (faults.message("queued"), Reason.QUEUED, "Braze has queued the request"),
+        (faults.message("no"), Reason.BAD_ANSWER, "the message is not success: no"),
+        (faults.html(), Reason.NOT_JSON, "the body is not JSON"),
+        (faults.document([]), Reason.BAD_ANSWER, "the body is not an object"),
+        (faults.document({"message": "success", "events": {}}), Reason.BAD_ANSWER, "events is not a list"),
+        (faults.document({"message": "success", "events": ["a", None]}), Reason.BAD_ANSWER, "a row of the list"),
+        (faults.body(rb'{"message": "success", "events": ["\ud800"]}'), Reason.BAD_ANSWER, "a row of the list"),
+        (faults.truncated(), Reason.TRUNCATED, "the connection broke"),
+        (faults.redirect("https://example.org"), Reason.REDIRECT, "HTTP 302"),
+        (faults.disconnect(), Reason.CONNECTION, "the connection failed"),
+    ],
+    ids=str,
+)
+def test_a_page_that_is_not_answered_is_an_error(
+    lists: Lists, fault: faults.Fault, reason: Reason, detail: str
+) -> None:
+    """A fault in any page makes an error of the list, in the same words as of a series, and never a shorter list."""
+    lists.braze.fail(faults.edited(lambda _: None), times=1)
+    lists.braze.fail(fault)
+    with pytest.raises(BrazeError) as caught:
+        lists.walk().go_on()
+    assert caught.value.reason is reason
+    assert caught.value.detail.startswith(detail)
+    assert KEY not in str(caught.value)
+    assert lists.calls[-1].reason is reason
+
+
+GOOD = {"id": "1", "name": "A", "tags": ["a", None], "analytics_tracking_enabled": True, "last_edited": "2022"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": None},
+        {"id": ""},
+        {"id": 1},
+        {"name": None},
+        {"name": ["A"]},
+        {"tags": "a"},
+        {"tags": [1]},
+        {"tags": [["a"]]},
+        {"analytics_tracking_enabled": "yes"},
+        {"analytics_tracking_enabled": None},
+        {"last_edited": 5},
+    ],
+    ids=str,
+)
+def test_a_row_that_cannot_be_read_is_an_error(change: dict[str, object]) -> None:
+    """A row with an id or a name that is no text, or with other things of another type, is not guessed at."""
+    body = json.dumps({"message": "success", "segments": [GOOD, GOOD | change]}).encode()
+    with pytest.raises(BrazeError, match=r"^bad_answer: a row of the list has"):
+        answer.listed(SEGMENT_LIST, body)
+
+
+@pytest.mark.parametrize("name", ["tags", "analytics_tracking_enabled", "last_edited"])
+def test_what_is_not_told_may_be_missing(name: str) -> None:
+    """Tags, tracking and the time of the last change may be missing, and unknown fields are there for others."""
+    row = {key: value for key, value in GOOD.items() if key != name} | {"teams": [{}]}
+    (found,) = answer.listed(SEGMENT_LIST, json.dumps({"message": "success", "segments": [row], "x": 1}).encode())
+    usual = Listed("1", "A", ("a",), is_tracked=True, last_edited="2022")
+    assert (found.id, found.name, found.is_tracked) == ("1", "A", True)
+    assert found.tags == (() if name == "tags" else usual.tags)
+    assert found.last_edited == ("" if name == "last_edited" else usual.last_edited)
+
+
+@pytest.mark.parametrize("value", [None, []])
+def test_tags_and_times_may_be_null(value: object) -> None:
+    """Null is nothing."""
+    row = GOOD | {"tags": value, "last_edited": None}
+    (found,) = answer.listed(SEGMENT_LIST, json.dumps({"message": "success", "segments": [row]}).encode())
+    assert (found.tags, found.last_edited) == ((), "")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*GOOD, "x"]), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(LISTINGS), anything, st.binary(max_size=50))
+def test_any_page_is_rows_or_an_error(what: Listing, found: object, junk: bytes) -> None:
+    """No body makes anything but rows of text that can be written, or a `BrazeError`."""
+    for body in (json.dumps({"message": "success", what.key: found}).encode(), json.dumps(found).encode(), junk):
+        try:
+            rows = answer.listed(what, body)
+        except BrazeError as error:
+            assert error.reason in {Reason.NOT_JSON, Reason.BAD_ANSWER, Reason.QUEUED}
+        else:
+            for row in rows:
+                "".join((row.id, row.name, *row.tags, row.last_edited)).encode()
+                assert row.id or not what.has_ids
+
+
+def test_a_list_longer_than_the_budget_is_read_as_the_budget_comes(lists: Lists) -> None:
+    """With ten calls at once and a hundred an hour it goes on where it was withheld, and no page is read twice."""
+    lists.admission.allow({LISTS_POOL: 10}, share=0.1, reserve=0.2)
+    lists.braze.lists.page_size = 20
+    walk = lists.walk()
+    for pages in (10, 20, 30, 40, 50):
+        with pytest.raises(Withheld, match=r"^lists$"):
+            walk.go_on()
+        assert lists.pages == [str(number) for number in range(pages)]
+        lists.clock.advance(360)
+    assert [row.name for row in walk.go_on()] == names(1_000)
+    assert lists.pages == [str(number) for number in range(51)]
+
+
+def test_the_reserve_and_a_429_withhold(lists: Lists) -> None:
+    """A list is not read where the calls that are left are in reserve, and no more after a 429."""
+    lists.braze.spend(797, pool="lists")
+    walk = lists.walk()
+    with pytest.raises(Withheld, match=r"^lists$"):
+        walk.go_on()
+    assert walk.pages == 3
+    lists.clock.advance(3_600)
+    assert len(walk.go_on()) == 1_000
+    lists.braze.spend(1_000, pool="lists")
+    lists.admission.allow({LISTS_POOL: 100}, share=0.1, reserve=0)
+    with pytest.raises(BrazeError, match=r"^rate_limited"):
+        lists.walk().go_on()
+    with pytest.raises(Withheld):
+        lists.walk(PRODUCT_LIST).go_on()
+    assert len(lists.names(SEGMENT_LIST)) == 1_000
+
+
+def test_a_missing_permission_holds_its_list_alone(lists: Lists) -> None:
+    """Of a list that the key may not read no second page is asked for; the others are read."""
+    lists.braze.permissions = {"segments.list"}
+    with pytest.raises(BrazeError, match=r"^forbidden: HTTP 403: the key needs the permission events.list"):
+        lists.walk().go_on()
+    with pytest.raises(Held, match=r"^/events/list$"):
+        lists.walk().go_on()
+    assert len(lists.names(SEGMENT_LIST)) == 1_000
+
+
+def test_while_another_call_goes_alone_a_list_is_withheld(lists: Lists) -> None:
+    """The first call of a pool goes alone, and a list does not wait for its end."""
+    alone = lists.admission.admit(PRODUCT_LIST)
+    assert not isinstance(alone, Withheld)
+    assert alone is not None
+    with pytest.raises(Withheld, match=r"^lists$"):
+        lists.walk().go_on()
+    alone.end(None, Told(answered=True))
+    assert len(lists.names()) == 1_000
+
+
+def test_a_fault_of_ours_lets_others_go(lists: Lists) -> None:
+    """Whatever happens in a call, its leave ends, so that none waits for it for ever."""
+
+    class Broken:
+        def page(self, *_: object) -> tuple[Listed, ...]:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        Walk(EVENT_LIST, Broken(), lists.admission).go_on()
+    assert len(lists.names()) == 1_000
