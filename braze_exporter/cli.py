@@ -19,6 +19,7 @@ from braze_exporter import __version__, demo, logs, server, transport
 from braze_exporter.config import Config, ConfigError, Problem, load, missing_keys, read
 from braze_exporter.config.document import shown
 from braze_exporter.config.values import is_loopback
+from braze_exporter.discover import discover
 from braze_exporter.exporter import Exporter
 from braze_exporter.ledger import Store, StoreError, open_store
 from braze_exporter.mixin.dashboard import dashboard
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(options.run(options, os.environ))
     except ConfigError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
+        return FAILED
     except KeyboardInterrupt:  # before the server listens
         return GOOD
 
@@ -85,6 +89,11 @@ def parser() -> argparse.ArgumentParser:
     check = _command(commands, "check", _check, "say what is wrong with a config, and what it costs in calls")
     _add_config(check)
     _add_web_config(check)
+    listing = _command(commands, "discover", _discover, "print what Braze has, as config to paste")
+    _add_config(listing)
+    listing.add_argument(
+        "--archived", action="store_true", help="also what is archived, commented out (default: without)"
+    )
     board = _command(commands, "dashboard", _dashboard, "print the Grafana dashboard for a config, as JSON")
     _add_config(board)
     alerting = _command(commands, "rules", _rules, "print the alerting rules for a config, for Prometheus")
@@ -177,6 +186,24 @@ def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         asked = " and ".join(read_web(options.web_config_file).protections)
         print(f"{options.web_config_file} is good: {asked or 'neither TLS nor passwords'}")
     return GOOD
+
+
+def _discover(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Print what Braze has; the config may have nothing to ask for yet."""
+    config = read(options.config_file, environ, may_ask_nothing=True)
+    with contextlib.closing(_session(config, environ)) as session:
+        has_found = discover(
+            config,
+            session,
+            archived=options.archived,
+            proxies=_proxies,
+            wall=time.time,
+            monotonic=time.monotonic,
+            sleep=time.sleep,
+            out=sys.stdout,
+            err=sys.stderr,
+        )
+    return GOOD if has_found else FAILED
 
 
 def _dashboard(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

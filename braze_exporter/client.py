@@ -5,11 +5,15 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import requests
+
 from braze_exporter import answer
 from braze_exporter.admission import Permit
 from braze_exporter.catalog import BrazeError, Call, Endpoint, Fetched, Listed, Listing, Query, Quota, Reason, Series
+from braze_exporter.config import Secret
+from braze_exporter.config.schema import Workspace
 from braze_exporter.limiter import Told
-from braze_exporter.transport import Received, Transport
+from braze_exporter.transport import USUAL_TIMEOUTS, Received, Timeouts, Transport
 
 # How much of Braze's own words goes into a log line.
 _MOST_SAID = 200
@@ -148,6 +152,23 @@ class Client:
                 rests=rests,
             )
         )
+
+
+def open_client(
+    workspace: Workspace,
+    key: Secret,
+    session: requests.Session,
+    *,
+    proxies: Callable[[str], Mapping[str, str]],
+    wall: Callable[[], float],
+    monotonic: Callable[[], float],
+    on_call: Callable[[Call], None] = lambda _call: None,
+    timeouts: Timeouts = USUAL_TIMEOUTS,
+) -> Client:
+    """Return who asks Braze for a workspace with its `key`, over `session` and through the `proxies` to its url."""
+    url = workspace.rest_endpoint
+    transport = Transport(session, url, key.reveal, proxies=proxies(url), monotonic=monotonic, timeouts=timeouts)
+    return Client(transport, workspace=workspace.name, wall=wall, monotonic=monotonic, on_call=on_call)
 
 
 def _parameters(query: Query, length: int, now: float) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from braze_exporter import __version__
 from braze_exporter.admission import Admission, Permit
 from braze_exporter.cache import Cache
 from braze_exporter.catalog import UTC, BrazeError, Call, Fetched, Query, Withheld
-from braze_exporter.client import Client
+from braze_exporter.client import Client, open_client
 from braze_exporter.collector import Collector, Instruments
 from braze_exporter.config import Config
 from braze_exporter.journal import Journal
@@ -19,7 +19,7 @@ from braze_exporter.ledger import Ledger, Store
 from braze_exporter.plan import Plan, history, length
 from braze_exporter.reading import Entry
 from braze_exporter.status import Facts, InUse, facts
-from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts, Transport
+from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts
 
 
 def _usual_jitter() -> float:
@@ -119,20 +119,15 @@ class Exporter:
             admission = self._admissions.setdefault(place, Admission(self._monotonic))
             bursts = {load.pool: load.burst for load in plan.loads if load.workspace == spec.name}
             admission.allow(bursts, share=budget.share, reserve=budget.reserve)
-            transport = Transport(
+            client = open_client(
+                spec,
+                config.keys[spec.name],
                 session,
-                spec.rest_endpoint,
-                config.keys[spec.name].reveal,
-                proxies=self._proxies(spec.rest_endpoint),
-                monotonic=self._monotonic,
-                timeouts=self._timeouts,
-            )
-            client = Client(
-                transport,
-                workspace=spec.name,
+                proxies=self._proxies,
                 wall=self._wall,
                 monotonic=self._monotonic,
                 on_call=self._note_call,
+                timeouts=self._timeouts,
             )
             workspaces[spec.name] = _Workspace(client, admission)
         self._instruments.expect(plan.queries)

@@ -41,6 +41,11 @@ class Walk:
         self._rows: dict[str, Listed] = {}
         self._letters = 0
 
+    @property
+    def rows(self) -> tuple[Listed, ...]:
+        """What was read so far, in the order of the list."""
+        return tuple(self._rows.values())
+
     def go_on(self) -> tuple[Listed, ...]:
         """Read on to the end, and return all rows in the order of the list.
 
@@ -56,7 +61,7 @@ class Walk:
                 raise self._endless(f"page {self.pages - 1} repeats what came before it")
             if self.pages == MOST_PAGES or self._letters > MOST_LETTERS:
                 raise self._endless(f"there is no end to it after {self.pages:,} pages")
-        return tuple(self._rows.values())
+        return self.rows
 
     def _page(self) -> tuple[Listed, ...]:
         permit = self._admitter.admit(self.listing)

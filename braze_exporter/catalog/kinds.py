@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from zoneinfo import ZoneInfo
 
+from braze_exporter.catalog.lists import (
+    CAMPAIGN_LIST,
+    CANVAS_LIST,
+    EVENT_LIST,
+    PRODUCT_LIST,
+    SEGMENT_LIST,
+    Listing,
+)
 from braze_exporter.catalog.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL, Pool
 
 UTC = ZoneInfo("UTC")
@@ -78,8 +86,8 @@ class Kind:
 
     Braze tells `longest` units at most. No query is fetched more often than `refresh` seconds, or settles sooner than
     `settle` seconds. `parameters` go with each request, and an `ending_at` with those that have `needs_end`. The newest
-    day of an answer that `tells_today` is the one that runs. `is_named` is for subjects whose name only Braze's list
-    tells: the config has their ids.
+    day of an answer that `tells_today` is the one that runs. `listing` has the subjects that there are; `is_named` is
+    for those whose name only it tells: the config has their ids.
     """
 
     section: str
@@ -100,6 +108,7 @@ class Kind:
     needs_end: bool = False
     tells_today: bool = False
     is_named: bool = False
+    listing: Listing | None = None
 
     @property
     def noun(self) -> Noun:
@@ -122,6 +131,7 @@ CUSTOM_EVENTS = Kind(
     parameter="event",
     value="count",
     tells_today=True,
+    listing=EVENT_LIST,
 )
 
 SESSIONS = Kind(
@@ -147,6 +157,7 @@ PURCHASES = Kind(
     parameter="product",
     value="purchase_quantity",
     refresh=_SPARING,
+    listing=PRODUCT_LIST,
 )
 
 REVENUE = Kind(
@@ -166,6 +177,7 @@ REVENUE = Kind(
     parameter="product",
     value="revenue",
     refresh=_SPARING,
+    listing=PRODUCT_LIST,
 )
 
 SEGMENT_USERS = Kind(
@@ -176,6 +188,7 @@ SEGMENT_USERS = Kind(
     subject="segment",
     parameter="segment_id",
     value="size",
+    listing=SEGMENT_LIST,
 )
 
 NEW_USERS = Kind(
@@ -244,6 +257,7 @@ CAMPAIGNS = Kind(
     parameter="campaign_id",
     shape=Shape.CAMPAIGN,
     is_named=True,
+    listing=CAMPAIGN_LIST,
 )
 
 CANVASES = Kind(
@@ -270,6 +284,7 @@ CANVASES = Kind(
     parameters=(("include_step_breakdown", "true"),),
     needs_end=True,
     is_named=True,
+    listing=CANVAS_LIST,
 )
 
 KINDS: tuple[Kind, ...] = (

@@ -57,10 +57,11 @@ class Config:
         return ConfigError(self.source, [self.document.problem(path, text) for path, text in problems])
 
 
-def read(path: str, environ: Mapping[str, str] | None = None) -> Config:
+def read(path: str, environ: Mapping[str, str] | None = None, *, may_ask_nothing: bool = False) -> Config:
     """Read the config file at `path`; raise `ConfigError` with every problem of it.
 
-    With `environ` the API keys are read too, from it or from their files. Without it no key is touched.
+    With `environ` the API keys are read too, from it or from their files. Without it no key is touched. A workspace
+    without an entry is a problem unless it `may_ask_nothing`.
     """
     try:
         text = FilePath(path).read_text(encoding="utf-8")
@@ -68,12 +69,12 @@ def read(path: str, environ: Mapping[str, str] | None = None) -> Config:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not a text file in UTF-8"
         remedy = "give the config file by --config.file"
         raise ConfigError(path, [Problem((), f"cannot be read ({reason}): {remedy}")]) from None
-    return load(text, source=path, environ=environ)
+    return load(text, source=path, environ=environ, may_ask_nothing=may_ask_nothing)
 
 
-def load(text: str, source: str, environ: Mapping[str, str] | None = None) -> Config:
+def load(text: str, source: str, environ: Mapping[str, str] | None = None, *, may_ask_nothing: bool = False) -> Config:
     """Return the `Config` that `text` holds, as `read` does; `source` is its name in messages."""
-    loader = _Loader(parse(text, source), environ)
+    loader = _Loader(parse(text, source), environ, may_ask_nothing=may_ask_nothing)
     config = loader.config(source)
     if loader.problems or config is None:
         raise ConfigError(source, loader.problems)
@@ -97,9 +98,10 @@ def missing_keys(config: Config, environ: Mapping[str, str]) -> list[Problem]:
 class _Loader:
     """Collects what is good of a document, and every problem."""
 
-    def __init__(self, document: Document, environ: Mapping[str, str] | None) -> None:
+    def __init__(self, document: Document, environ: Mapping[str, str] | None, *, may_ask_nothing: bool) -> None:
         self.document = document
         self.environ = environ
+        self.may_ask_nothing = may_ask_nothing
         self.problems = list(document.problems)
         self.keys: dict[str, Secret] = {}
         self._faulty = {problem.path for problem in self.problems}
@@ -136,7 +138,7 @@ class _Loader:
         for names in ("apps", "segments"):
             self._refuse_same_ids(data.get(names), (*path, names))
         entries = {section: self._entries(section, data, path) for section in SECTIONS if section in data}
-        if not entries:
+        if not entries and not self.may_ask_nothing:
             self._complain(path, f"has nothing to ask: add one of {', '.join(SECTIONS)}")
         self._refuse_same_queries(entries)
         key = self._key(data, path, self.environ) if self.environ is not None else None

@@ -87,8 +87,13 @@ def _unit(value: object) -> Unit:
     return Unit(str(value))
 
 
+def is_braze_id(text: str) -> bool:
+    """Return whether a text has the form of Braze's identifiers."""
+    return _BRAZE_ID.fullmatch(text) is not None
+
+
 def _braze_id(value: object) -> str:
-    if not isinstance(value, str) or not _BRAZE_ID.fullmatch(value):
+    if not isinstance(value, str) or not is_braze_id(value):
         example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
         raise UnfitError(f"must be an identifier of Braze {example}, not {_written(value)}")
     return value

@@ -1,0 +1,25 @@
+"""Text → a scalar of YAML on one line, which reads as the same text again."""
+
+import re
+
+# What every reader of YAML takes for text: words, and one mark between two of them; but not these words.
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:[ .-][A-Za-z0-9_]+)*", re.ASCII)
+# As do all of what has the form of Braze's ids.
+_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
+_NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
+_ESCAPES = {"\\": r"\\", '"': r"\""}
+_FOUR_DIGITS = 0xFFFF
+
+
+def scalar(text: str) -> str:
+    """Return `text` as it is where that is plain, and else in quotes, in which every character can be printed."""
+    if _ID.fullmatch(text) or (_PLAIN.fullmatch(text) and text.lower() not in _NOT_TEXT):
+        return text
+    return '"' + "".join(_ESCAPES.get(letter) or _printable(letter) for letter in text) + '"'
+
+
+def _printable(letter: str) -> str:
+    code = ord(letter)
+    if letter.isprintable():
+        return letter
+    return rf"\u{code:04x}" if code <= _FOUR_DIGITS else rf"\U{code:08x}"
