@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -19,9 +19,10 @@ from braze_exporter import __version__, demo, logs, server, transport
 from braze_exporter.config import Config, ConfigError, Problem, load, missing_keys, read
 from braze_exporter.config.document import shown
 from braze_exporter.config.values import is_loopback
-from braze_exporter.discover import discover
+from braze_exporter.discover import Surroundings, discover
 from braze_exporter.exporter import Exporter
 from braze_exporter.ledger import Store, StoreError, open_store
+from braze_exporter.live import check_live
 from braze_exporter.mixin.dashboard import dashboard
 from braze_exporter.mixin.rules import as_yaml, rules
 from braze_exporter.plan import Plan, build
@@ -88,6 +89,11 @@ def parser() -> argparse.ArgumentParser:
     _add_log(show, level="warn")
     check = _command(commands, "check", _check, "say what is wrong with a config, and what it costs in calls")
     _add_config(check)
+    check.add_argument(
+        "--live",
+        action="store_true",
+        help="also ask Braze once for everything, with the keys, and say what is wrong (default: without a network)",
+    )
     _add_web_config(check)
     listing = _command(commands, "discover", _discover, "print what Braze has, as config to paste")
     _add_config(listing)
@@ -172,7 +178,7 @@ def _planned(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[C
 
 
 def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Validate a config without a network, and without its keys."""
+    """Validate a config, without a network and without its keys unless it is to be live."""
     _, plan = _planned(options, environ)
     print(f"{options.config_file} is good: {_count(len(plan.queries), 'query', 'queries')}")
     for cost in plan.loads:
@@ -185,24 +191,22 @@ def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if options.web_config_file:
         asked = " and ".join(read_web(options.web_config_file).protections)
         print(f"{options.web_config_file} is good: {asked or 'neither TLS nor passwords'}")
-    return GOOD
+    return GOOD if not options.live or _live(options, environ) else FAILED
+
+
+def _live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+    """Ask Braze for everything in a config, and return whether all is well."""
+    logs.configure("error", "logfmt")  # what is not answered is told below, once
+    config = read(options.config_file, environ)
+    with _surroundings(config, environ) as around:
+        return check_live(config, build(config), around)
 
 
 def _discover(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print what Braze has; the config may have nothing to ask for yet."""
     config = read(options.config_file, environ, may_ask_nothing=True)
-    with contextlib.closing(_session(config, environ)) as session:
-        has_found = discover(
-            config,
-            session,
-            archived=options.archived,
-            proxies=_proxies,
-            wall=time.time,
-            monotonic=time.monotonic,
-            sleep=time.sleep,
-            out=sys.stdout,
-            err=sys.stderr,
-        )
+    with _surroundings(config, environ) as around:
+        has_found = discover(config, around, archived=options.archived)
     return GOOD if has_found else FAILED
 
 
@@ -320,6 +324,13 @@ def _session(config: Config, environ: Mapping[str, str]) -> requests.Session:
     except OSError as error:
         text = f"the file {bundle} cannot be used ({error}): give one with certificates to trust, or unset the variable"
         raise ConfigError(variable, [Problem((), text)]) from None
+
+
+@contextlib.contextmanager
+def _surroundings(config: Config, environ: Mapping[str, str]) -> Iterator[Surroundings]:
+    """Yield what a command that asks Braze needs."""
+    with contextlib.closing(_session(config, environ)) as session:
+        yield Surroundings(session, _proxies, time.time, time.monotonic, time.sleep, sys.stdout, sys.stderr)
 
 
 def _proxies(url: str) -> Mapping[str, str]:

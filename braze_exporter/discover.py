@@ -12,7 +12,7 @@ from braze_exporter.catalog import LISTINGS, BrazeError, Held, Listed, Listing, 
 from braze_exporter.client import Client, open_client
 from braze_exporter.config import Config
 from braze_exporter.config.document import shown
-from braze_exporter.config.schema import Budget
+from braze_exporter.config.schema import Workspace
 from braze_exporter.listing import Walk
 from braze_exporter.paste import Found
 from braze_exporter.reading import TROUBLES
@@ -24,6 +24,23 @@ _HEAD = """\
 # What Braze has, as config to paste: take what you want to watch. What is in the config already, and what cannot be
 # asked for, is commented out. By `braze-exporter discover`.
 workspaces:"""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a command finds where it runs: the way to Braze, the clocks, and where to write.
+
+    `proxies` tells which proxies lead to a URL, by scheme; `wall` tells seconds since the epoch, `monotonic` seconds
+    that never jump. `out` is for what was asked for, `err` for how it goes.
+    """
+
+    session: requests.Session
+    proxies: Callable[[str], Mapping[str, str]]
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+    out: TextIO
+    err: TextIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,49 +79,38 @@ class Lister:
                 self.sleep(pauses.pop(0))
 
 
-def discover(
-    config: Config,
-    session: requests.Session,
-    *,
-    archived: bool,
-    proxies: Callable[[str], Mapping[str, str]],
-    wall: Callable[[], float],
-    monotonic: Callable[[], float],
-    sleep: Callable[[float], None],
-    out: TextIO,
-    err: TextIO,
-) -> bool:
-    """Print to `out` what Braze lists, and to `err` how it goes; return whether anything could be listed.
+def open_lister(config: Config, workspace: Workspace, around: Surroundings) -> Lister:
+    """Return who reads the lists of a workspace, with an hour's share of each pool and none of its reserve."""
+    key, budget = config.keys[workspace.name], config.settings.budget
+    client = open_client(
+        workspace, key, around.session, proxies=around.proxies, wall=around.wall, monotonic=around.monotonic
+    )
+    admission = Admission(around.monotonic)
+    bursts = {listing.pool: max(1, int(listing.pool.per_hour * budget.share)) for listing in LISTINGS}
+    admission.allow(bursts, share=budget.share, reserve=budget.reserve)
+    return Lister(client, admission, around.sleep)
 
-    It keeps to the share and the reserve of the config's budget, and makes at most the calls of an hour.
-    """
+
+def discover(config: Config, around: Surroundings, *, archived: bool) -> bool:
+    """Print what Braze lists, and of what is `archived` too if that is wanted; return whether anything was listed."""
     found: list[dict[Listing, Found]] = []
     for spec in (workspace.spec for workspace in config.workspaces):
-        client = open_client(spec, config.keys[spec.name], session, proxies=proxies, wall=wall, monotonic=monotonic)
-        lister = Lister(client, _admission(config.settings.budget, monotonic), sleep)
+        lister = open_lister(config, spec, around)
         read: dict[Listing, Found] = {}
         for listing in LISTINGS:
             read[listing] = lister.read(listing, archived=archived)
-            print(f"{shown(spec.name)}: {_outcome(listing, read[listing])}", file=err, flush=True)
+            print(f"{shown(spec.name)}: {_outcome(listing, read[listing])}", file=around.err, flush=True)
         found.append(read)
     for workspace, read in zip(config.workspaces, found, strict=True):
         count, most = paste.count(workspace, read), config.settings.max_queries
         if count > most:
             text = f"{count:,} entries, more than max_queries, which is {most:,}: take what you watch of them"
-            print(f"warning: {shown(workspace.spec.name)}: {text}", file=err, flush=True)
-    print(_HEAD, file=out)
+            print(f"warning: {shown(workspace.spec.name)}: {text}", file=around.err, flush=True)
+    print(_HEAD, file=around.out)
     for workspace, read in zip(config.workspaces, found, strict=True):
         for line in paste.fragment(workspace, config.settings, read):
-            print(line, file=out)
+            print(line, file=around.out)
     return any(read.rows or not read.failure for lists in found for read in lists.values())
-
-
-def _admission(budget: Budget, monotonic: Callable[[], float]) -> Admission:
-    """Return who lets the calls of one workspace go: an hour's share of each pool."""
-    admission = Admission(monotonic)
-    bursts = {listing.pool: max(1, int(listing.pool.per_hour * budget.share)) for listing in LISTINGS}
-    admission.allow(bursts, share=budget.share, reserve=budget.reserve)
-    return admission
 
 
 def _outcome(listing: Listing, read: Found) -> str:

@@ -158,6 +158,11 @@ class Exporter:
         """Return the page of metrics, in the text format 0.0.4 or in OpenMetrics 1.0.0."""
         return self._collector.render(openmetrics=openmetrics)
 
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The queries of the plan, with what is held of them."""
+        return self._cache.entries
+
     def status(self) -> Facts:
         """Return how everything stands, as the metrics show it, and ask for nothing."""
         in_use = self._in_use

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support import KEY, NEW_YORK, VIP, run, simulated, workspace, workspace_item, write
+from support import KEY, NEW_YORK, NOW, VIP, run, simulated, workspace, workspace_item, write
 
 from braze_exporter import demo, discover, paste, transport
 from braze_exporter.catalog import CAMPAIGN_LIST, EVENT_LIST, LISTINGS, SEGMENT_LIST, Listed
@@ -226,17 +226,10 @@ def printed(config: Config, slept: list[float]) -> tuple[bool, str]:
     """Run the command in this process; what it would sleep is noted."""
     out = io.StringIO()
     with contextlib.closing(transport.open_session(1)) as session:
-        good = discover.discover(
-            config,
-            session,
-            archived=False,
-            proxies=lambda _url: {},
-            wall=lambda: 1_795_436_400.0,
-            monotonic=lambda: 0.0,
-            sleep=slept.append,
-            out=out,
-            err=io.StringIO(),
+        around = discover.Surroundings(
+            session, lambda _url: {}, lambda: NOW, lambda: 0.0, slept.append, out, io.StringIO()
         )
+        good = discover.discover(config, around, archived=False)
     return good, out.getvalue()
 
 

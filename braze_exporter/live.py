@@ -1,0 +1,250 @@
+"""`check --live`: asks Braze once for everything in a config, as the exporter would, and tells what is wrong."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TextIO
+
+from braze_exporter import zones
+from braze_exporter.catalog import (
+    INSTANCES,
+    SEGMENT_LIST,
+    Listing,
+    Query,
+    Reason,
+    Unit,
+)
+from braze_exporter.collector.lessons import timezone_mismatch
+from braze_exporter.config import Config
+from braze_exporter.config.document import shown
+from braze_exporter.config.loading import ConfiguredWorkspace
+from braze_exporter.config.values import nearest
+from braze_exporter.discover import Surroundings, open_lister
+from braze_exporter.exporter import Exporter
+from braze_exporter.paste import Found
+from braze_exporter.plan import Plan, bucket_end
+from braze_exporter.reading import Entry
+
+# So many of the queries that are not answered for one reason are named.
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of a workspace, in a sentence, and whether something is to be done about it."""
+
+    text: str
+    is_problem: bool = True
+
+
+def check_live(config: Config, plan: Plan, around: Surroundings) -> bool:
+    """Print what Braze says of the queries of `plan`, the plan of `config`, and return whether all is well.
+
+    It keeps to the config's budget: one refresh of the plan, and an hour's share for the lists.
+    """
+    lists: dict[str, dict[Listing, Found]] = {}
+    for workspace in config.workspaces:
+        lister = open_lister(config, workspace.spec, around)
+        needed = _needed(workspace, plan)
+        lists[workspace.spec.name] = {listing: lister.read(listing, archived=False) for listing in needed}
+    # Without baselines, whose history is long; and with all that one answer can tell.
+    queries = tuple(replace(query, weeks=0, length=query.kind.longest) for query in plan.queries)
+    problems = 0
+    with closing(Exporter(wall=around.wall, monotonic=around.monotonic, proxies=around.proxies)) as exporter:
+        exporter.use(config, replace(plan, queries=queries), around.session)
+        _wait(exporter, len(queries), around.err)
+        for workspace in config.workspaces:
+            name = workspace.spec.name
+            entries = [entry for entry in exporter.entries if entry.query.workspace == name]
+            for finding in _findings(workspace, entries, lists[name]):
+                problems += finding.is_problem
+                sort = "problem: " if finding.is_problem else ""
+                print(f"{shown(name)}: {sort}{finding.text}", file=around.out)
+    return not problems
+
+
+def _needed(workspace: ConfiguredWorkspace, plan: Plan) -> Iterator[Listing]:
+    """Yield the lists that tell something of the workspace's queries."""
+    asked = (query for query in plan.queries if query.workspace == workspace.spec.name and query.asked)
+    yield from dict.fromkeys(query.kind.listing for query in asked if query.kind.listing is not None) | (
+        {SEGMENT_LIST: None} if workspace.spec.segments else {}
+    )
+
+
+def _wait(exporter: Exporter, count: int, err: TextIO) -> None:
+    """Ask, and wait until all is answered, or will not be now; who looks on is told how far it is."""
+    asked = exporter.refresh()
+    while not wait([asked], 1.0).done:
+        if err.isatty():
+            print(f"\r{sum(entry.is_tried for entry in exporter.entries):,} of {count:,}", end="", file=err, flush=True)
+    if err.isatty():
+        print("\r", end="", file=err, flush=True)
+
+
+def _findings(
+    workspace: ConfiguredWorkspace, entries: Sequence[Entry], lists: Mapping[Listing, Found]
+) -> Iterator[Finding]:
+    answered = [entry for entry in entries if entry.answer is not None and entry.error is None]
+    text = f"{len(answered):,} of {len(entries):,} {'query is' if len(entries) == 1 else 'queries are'} answered"
+    yield Finding(text, is_problem=False)
+    yield from _unanswered(workspace, entries)
+    is_key_refused = any(entry.error is not None and entry.error.reason is Reason.UNAUTHORIZED for entry in entries)
+    for listing, found in lists.items():
+        if found.failure and not is_key_refused:
+            text = f"names of {listing.what[1]} were not compared with Braze's list: {found.failure}"
+            yield Finding(text, is_problem=False)
+    yield from _unlisted(entries, lists)
+    yield from _segments(workspace, lists.get(SEGMENT_LIST))
+    yield from _without_data(answered)
+    yield from _zone(workspace, answered)
+    yield from _lag(answered)
+
+
+def _unanswered(workspace: ConfiguredWorkspace, entries: Sequence[Entry]) -> Iterator[Finding]:
+    """Yield why queries are not answered, each reason once."""
+    groups: dict[str, list[Query]] = {}
+    for entry in entries:
+        error = entry.error
+        if error is not None and error.reason is Reason.UNAUTHORIZED:
+            url = workspace.spec.rest_endpoint
+            instance = next((f", which is {name}" for name, known in INSTANCES.items() if known == url), "")
+            detail = f"{error.detail}. A key belongs to one instance, and may be of another one than {url}{instance}"
+            groups.setdefault(detail, []).append(entry.query)
+        elif error is not None:
+            groups.setdefault(error.detail, []).append(entry.query)
+        elif not entry.is_tried:
+            text = "not asked: what the budget or Braze's rate limit has left does not allow it now"
+            groups.setdefault(text, []).append(entry.query)
+    for detail, queries in groups.items():
+        more = len(queries) - _MOST_NAMED
+        named = ", ".join(map(_words, queries[:_MOST_NAMED])) + (f" and {more:,} more" if more > 0 else "")
+        yield Finding(f"{named}: {detail}")
+
+
+def _unlisted(entries: Iterable[Entry], lists: Mapping[Listing, Found]) -> Iterator[Finding]:
+    """Yield what Braze does not list; segments are looked at by themselves."""
+    told: set[tuple[Listing, str]] = set()
+    for query in (entry.query for entry in entries):
+        listing = query.kind.listing
+        found = lists.get(listing) if listing is not None and listing is not SEGMENT_LIST and query.asked else None
+        if listing is None or found is None or found.failure or (listing, query.asked) in told:
+            continue
+        told.add((listing, query.asked))
+        if listing.has_ids and query.asked.lower() not in {row.id.lower() for row in found.rows}:
+            what = f"no {listing.what[0]} with the id {query.asked}"
+            yield Finding(f"Braze lists {what}: is it archived, or of another workspace?")
+        elif not listing.has_ids and query.asked not in (names := {row.name for row in found.rows}):
+            hint = nearest(query.asked, sorted(names))
+            text = f'Braze lists no {listing.what[0]} "{shown(query.asked)}"{hint}: upper and lower case matter'
+            yield Finding(text)
+
+
+def _segments(workspace: ConfiguredWorkspace, found: Found | None) -> Iterator[Finding]:
+    """Yield the segments that have no series."""
+    if found is None or found.failure:
+        return
+    rows = {row.id.lower(): row for row in found.rows}
+    for name, braze_id in workspace.spec.segments.items():
+        row = rows.get(braze_id.lower())
+        if row is None:
+            yield Finding(
+                f'Braze lists no segment with the id of "{shown(name)}": is it archived, or of another workspace?'
+            )
+        elif not row.is_tracked:
+            yield Finding(
+                f'the segment "{shown(name)}" has no series: switch its analytics tracking on in Braze '
+                f"({shown(row.name)})"
+            )
+
+
+def _without_data(answered: Iterable[Entry]) -> Iterator[Finding]:
+    """Yield the queries whose answer tells nothing, or nothing but zeros."""
+    for entry in answered:
+        points = (
+            [point for series in entry.answer.series for point in series.points] if entry.answer is not None else []
+        )
+        if not points:
+            yield Finding(f"{_words(entry.query)}: Braze answers without data: is the name right, to the letter?")
+        elif not any(value for _, value in points):
+            text = f"{_words(entry.query)}: Braze counted nothing in the last {len(points)} {entry.query.unit}s"
+            yield Finding(text, is_problem=False)
+
+
+def _zone(workspace: ConfiguredWorkspace, answered: Sequence[Entry]) -> Iterator[Finding]:
+    """Yield what the days tell of the company's time zone, where they tell something."""
+    zone = workspace.spec.timezone
+    if zone is None:
+        return
+    remedy = "set timezone to that of the company in Braze"
+    fits = [fit for fit in _fits(answered) if fit]
+    common = [name for name in fits[0] if all(name in fit for fit in fits)] if fits else []
+    if zone.key in common:
+        yield Finding(f"days begin as in {zone.key}: their hours add up to them", is_problem=False)
+    elif common:
+        as_in = ", ".join(common[:_MOST_NAMED])
+        yield Finding(f"days do not begin as in {zone.key}: their hours add up to them as in {as_in}: {remedy}")
+    else:
+        for entry in answered:
+            if entry.answer is not None and timezone_mismatch(entry.query, entry.answer):
+                newest = datetime.fromtimestamp(max(_points(entry)), zone).date()
+                yield Finding(
+                    f"{_words(entry.query)}: the newest day is {newest}, and not today in {zone.key}: {remedy}"
+                )
+                return
+
+
+def _fits(answered: Iterable[Entry]) -> Iterator[Sequence[str]]:
+    """Yield, for each series that is asked for by the hour and by the day, the zones in which the two agree."""
+    pairs: dict[tuple[str, ...], dict[Unit, Entry]] = {}
+    for entry in answered:
+        pairs.setdefault(entry.query.counted, {})[entry.query.unit] = entry
+    for pair in pairs.values():
+        if len(pair) == len(Unit):
+            hours, days = _points(pair[Unit.HOUR]), _points(pair[Unit.DAY])
+            zone, answer = pair[Unit.DAY].query.zone, pair[Unit.HOUR].answer
+            dated = {datetime.fromtimestamp(start, zone).date(): value for start, value in days.items()}
+            yield zones.fitting(dated, hours, answer.sent_at if answer is not None else 0.0)
+
+
+def _lag(answered: Iterable[Entry]) -> Iterator[Finding]:
+    """Yield how near to now Braze has counted, which is all that one answer tells of its delay."""
+    hourly = [entry for entry in answered if entry.query.unit is Unit.HOUR and any(_points(entry).values())]
+    if not hourly:
+        return
+
+    def left(entry: Entry) -> float:
+        newest = max(start for start, value in _points(entry).items() if value)
+        return (
+            entry.answer.sent_at - bucket_end(newest, Unit.HOUR, entry.query.zone) if entry.answer is not None else 0.0
+        )
+
+    nearest_entry = min(hourly, key=left)
+    seconds, settle = left(nearest_entry), nearest_entry.query.settle
+    if seconds > settle:
+        yield Finding(
+            f"the newest hour in which Braze has counted anything ended {_minutes(seconds)} ago, but hours settle "
+            f"after {_minutes(settle)}: Braze is behind, or settle is too short"
+        )
+    else:
+        when = f"ended {_minutes(seconds)} ago" if seconds > 0 else "has not ended yet"
+        text = (
+            f"the newest hour in which Braze has counted anything {when}. How late it still revises hours, one answer "
+            "does not tell: braze_revision_age_seconds will"
+        )
+        yield Finding(text, is_problem=False)
+
+
+def _points(entry: Entry) -> Mapping[int, float]:
+    return dict(point for series in entry.answer.series for point in series.points) if entry.answer is not None else {}
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:,.0f} min"
+
+
+def _words(query: Query) -> str:
+    """Return a query in words: its section, its labels and its unit."""
+    labels = [shown(value) for name, value in query.labels if name != "workspace" and value]
+    return f"{query.kind.section} {' / '.join(labels)} by the {query.unit}"
