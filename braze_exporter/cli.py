@@ -18,6 +18,7 @@ import requests
 from braze_exporter import __version__, demo, logs, server, transport
 from braze_exporter.config import Config, ConfigError, Problem, load, missing_keys, read
 from braze_exporter.config.document import shown
+from braze_exporter.config.reference import schema
 from braze_exporter.config.values import is_loopback
 from braze_exporter.discover import Surroundings, discover
 from braze_exporter.exporter import Exporter
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     _add_config(board)
     alerting = _command(commands, "rules", _rules, "print the alerting rules for a config, for Prometheus")
     _add_config(alerting)
+    _command(commands, "schema", _schema, "print the JSON Schema of the config, for editors")
     return top
 
 
@@ -221,6 +223,12 @@ def _rules(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the alerting rules of a config, without a network and without its keys."""
     config, plan = _planned(options, environ)
     print(as_yaml(rules(plan, config.settings)), end="")
+    return GOOD
+
+
+def _schema(_options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
+    """Print the JSON Schema of the config."""
+    print(json.dumps(schema(), indent=2))
     return GOOD
 
 

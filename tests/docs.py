@@ -3,17 +3,19 @@
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from braze_exporter import demo
 from braze_exporter.catalog import CUSTOM_EVENTS, GAUGES, KINDS, OF_QUERY, Family, Noun, Unit, counter, gauge
 from braze_exporter.cli import parser
 from braze_exporter.collector import OWN, QUERIES, UP, State
 from braze_exporter.config import load
-from braze_exporter.config.schema import Alerts
+from braze_exporter.config.reference import schema
+from braze_exporter.config.schema import SECTIONS, Asking
 from braze_exporter.mixin.dashboard import dashboard
-from braze_exporter.mixin.promql import duration, number
+from braze_exporter.mixin.promql import number
 from braze_exporter.mixin.rules import as_yaml, rules
 from braze_exporter.plan import build
 
@@ -31,7 +33,8 @@ def blocks() -> dict[str, str]:
         "kinds": _kinds(),
         "own metrics": _table([UP, QUERIES, *OWN])
         + f"\nThe states are {', '.join(f'`{state}`' for state in State)}.\n",
-        "alerts": _keys(),
+        "config": _reference(),
+        "alerts": _keys(schema()["$defs"]["Alerts"]),
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
         "help": _help(),
     }
@@ -99,17 +102,54 @@ def _table(families: Iterable[Family]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _keys() -> str:
-    """Return the table of the keys of `alerts`."""
-    rows = ["| key | default | meaning |", "|---|---|---|"]
-    for name, field in Alerts.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        text = {float: duration if field.alias == "for" else number, dict: lambda _: "{}"}.get(type(default), str)(
-            default
-        )
-        shown = "-" if default is None else f"`{text}`"
-        rows.append(f"| `{field.alias or name}` | {shown} | {field.description} |")
+def _reference() -> str:
+    """Return the tables of all keys of the config but those of `alerts`."""
+    whole = schema()
+    definitions = whole["$defs"]
+    asking = [field.alias or name for name, field in Asking.model_fields.items()]
+    sections = definitions["Workspace"]["properties"]
+    parts = [
+        ("The file", _keys(whole)),
+        *((f"`{name.lower()}`", _keys(definitions[name])) for name in ("Refresh", "Settle", "Budget")),
+        ("Each of `workspaces`", _keys(definitions["Workspace"])),
+    ]
+    names: dict[str, list[str]] = {}
+    for section in SECTIONS:
+        names.setdefault(sections[section]["items"]["$ref"].rpartition("/")[2], []).append(section)
+    for model, found in names.items():
+        title = f"Each entry of {', '.join(f'`{section}`' for section in found)}"
+        parts.append((title, _keys(definitions[model], without=asking)))
+    common = {"properties": {name: definitions["Users"]["properties"][name] for name in asking}}
+    parts += [("Each entry may also have", _keys(common)), ("`baseline`", _keys(definitions["Baseline"]))]
+    return "\n".join(f"**{title}**\n\n{table}" for title, table in parts)
+
+
+def _keys(definition: Mapping[str, Any], without: Collection[str] = ()) -> str:
+    """Return the table of the keys of a mapping, by its JSON Schema."""
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    required = definition.get("required", ())
+    for name, found in definition["properties"].items():
+        if name in without:
+            continue
+        reference = found.get("$ref", "").rpartition("/")[2].lower()
+        value = found.get("title") or f"mapping, see `{reference}`"
+        default = "required" if name in required else _default(found)
+        rows.append(f"| `{name}` | {value} | {default} | {found['description']} |")
     return "\n".join(rows) + "\n"
+
+
+def _default(found: Mapping[str, Any]) -> str:
+    if "default" not in found:
+        return "-"
+    default = found["default"]
+    text = (
+        f"[{', '.join(default)}]"
+        if isinstance(default, list)
+        else number(default)
+        if isinstance(default, float)
+        else str(default)
+    )
+    return f"`{text}`"
 
 
 def _help() -> str:

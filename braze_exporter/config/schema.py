@@ -35,7 +35,7 @@ from braze_exporter.config.values import (
     OwnInstance,
     OwnKeyFile,
     OwnName,
-    OwnText,
+    OwnPath,
     OwnTimeZone,
     OwnUrl,
     OwnVariable,
@@ -69,40 +69,54 @@ class ByUnit(Model):
 class Refresh(ByUnit):
     """How often a query is fetched, in seconds."""
 
-    hour: Duration = 300.0
-    day: Duration = 900.0
+    hour: Duration = Field(default=300.0, description="of queries by the hour")
+    day: Duration = Field(default=900.0, description="of queries by the day")
 
 
 class Settle(ByUnit):
     """How long after the end of a bucket it is trusted, in seconds."""
 
-    hour: Duration = 3_600.0
-    day: Duration = 7_200.0
+    hour: Duration = Field(default=3_600.0, description="of hours")
+    day: Duration = Field(default=7_200.0, description="of days")
 
 
 class Budget(Model):
     """What of Braze's rate limits the exporter may use, and over how many connections for each workspace."""
 
-    share: Annotated[float, number(0.001, 1)] = 0.1
-    reserve: Annotated[float, number(0, 0.9)] = 0.2
-    concurrency: Annotated[int, number(1, 100, whole=True)] = 10
+    share: Annotated[float, *number(0.001, 1)] = Field(
+        default=0.1, description="of each of Braze's rate limits, which your own sends need too: at most that is used"
+    )
+    reserve: Annotated[float, *number(0, 0.9)] = Field(
+        default=0.2,
+        description="of each limit: when no more than that is left, whoever used it, no calls until it is reset",
+    )
+    concurrency: Annotated[int, *number(1, 100, whole=True)] = Field(
+        default=10, description="connections to Braze for each workspace"
+    )
 
 
 class Settings(Model):
     """The keys of the file beside `workspaces`."""
 
-    refresh: Refresh = Refresh()
-    settle: Settle = Settle()
-    max_age: Duration = 3_600.0
-    max_queries: Annotated[int, number(1, 1_000_000, whole=True)] = 2_000
-    budget: Budget = Budget()
-    state_file: OwnText = None
+    refresh: Refresh = Field(default=Refresh(), description="how often a query is fetched, whoever scrapes")
+    settle: Settle = Field(default=Settle(), description="how long after its end a bucket is trusted")
+    max_age: Duration = Field(
+        default=3_600.0, description="how long values are shown when Braze no longer answers; at least two refreshes"
+    )
+    max_queries: Annotated[int, *number(1, 1_000_000, whole=True)] = Field(
+        default=2_000, description="a guard against apps and segments that multiply"
+    )
+    budget: Budget = Field(default=Budget(), description="what may be used of Braze's rate limits")
+    state_file: OwnPath = Field(
+        default=None,
+        description="where counters are kept through restarts, by one exporter at a time; else they begin at 0",
+    )
 
 
 class Baseline(Model):
     """What a bucket is compared with: the same local time of the last weeks."""
 
-    weeks: Annotated[int, number(1, 52, whole=True)]
+    weeks: Annotated[int, *number(1, 52, whole=True)] = Field(description="how many of them")
 
 
 class Alerts(Model):
@@ -111,16 +125,21 @@ class Alerts(Model):
     At least one of `silent`, `below`, `above` and `drop` is given; `min` goes with `drop`.
     """
 
-    silent: OwnDuration = Field(None, description="nothing was counted for so long, while Braze answers")
-    below: Annotated[float | None, number(0.001, LARGEST)] = Field(None, description="a settled bucket is under it")
-    above: Annotated[float | None, number(0, LARGEST)] = Field(None, description="a settled bucket is over it")
-    drop: Annotated[float | None, number(0.01, 1)] = Field(
-        None, description="a settled bucket fell by this share or more, against its `baseline`: 0.5 is by half, 1 to 0"
+    silent: OwnDuration = Field(default=None, description="nothing was counted for so long, while Braze answers")
+    below: Annotated[float | None, *number(0.001, LARGEST)] = Field(
+        default=None, description="a settled bucket is under it"
     )
-    min: Annotated[float, number(0, LARGEST)] = Field(
+    above: Annotated[float | None, *number(0, LARGEST)] = Field(default=None, description="a settled bucket is over it")
+    drop: Annotated[float | None, *number(0.01, 1)] = Field(
+        default=None,
+        description="a settled bucket fell by this share or more, against its `baseline`: 0.5 is by half, 1 to 0",
+    )
+    min: Annotated[float, *number(0, LARGEST)] = Field(
         10.0, description="where the baseline is less, `drop` says nothing: what is rare falls by chance"
     )
-    wait: Duration = Field(900.0, alias="for", description="how long that must last, and how long an alert stays after")
+    wait: Duration = Field(
+        default=900.0, alias="for", description="how long that must last, and how long an alert stays after"
+    )
     severity: Text = Field("warning", description="the label `severity`")
     labels: AlertLabels = Field(default_factory=dict, description="more labels, for Alertmanager to route by")
 
@@ -143,11 +162,15 @@ class Asking(Model):
 
     example: ClassVar[str] = "- apps: [all]"
 
-    refresh: OwnDuration = None
-    settle: OwnDuration = None
-    max_age: OwnDuration = None
-    baseline: Annotated[Baseline | None, A_MAPPING] = None
-    alerts: Annotated[Alerts | None, A_MAPPING] = None
+    refresh: OwnDuration = Field(default=None, description="instead of the file's")
+    settle: OwnDuration = Field(default=None, description="instead of the file's")
+    max_age: OwnDuration = Field(default=None, description="instead of the file's")
+    baseline: Annotated[Baseline | None, A_MAPPING] = Field(
+        default=None, description="also show what is usual: the median of the same local hour or day of the last weeks"
+    )
+    alerts: Annotated[Alerts | None, A_MAPPING] = Field(
+        default=None, description="what `braze-exporter rules` makes rules of"
+    )
 
     @property
     def asked(self) -> Asked:
@@ -160,10 +183,10 @@ class CustomEvent(Asking):
 
     example: ClassVar[str] = "- event: purchase"
 
-    event: Text
-    unit: UnitName = Unit.HOUR
-    apps: Selection = (ALL,)
-    segments: Selection = (ALL,)
+    event: Text = Field(description="its exact name in Braze; upper and lower case matter")
+    unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
+    apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
+    segments: Selection = Field((ALL,), description="names of `segments`, or `all`: times each of the apps")
 
     @property
     def asked(self) -> Asked:
@@ -176,9 +199,9 @@ class Sessions(Asking):
 
     example: ClassVar[str] = "- unit: hour"
 
-    unit: UnitName = Unit.HOUR
-    apps: Selection = (ALL,)
-    segments: Selection = (ALL,)
+    unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
+    apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
+    segments: Selection = Field((ALL,), description="names of `segments`, or `all`: times each of the apps")
 
     @property
     def asked(self) -> Asked:
@@ -191,9 +214,9 @@ class Purchases(Asking):
 
     example: ClassVar[str] = "- product: all"
 
-    product: Text = ALL
-    unit: UnitName = Unit.HOUR
-    apps: Selection = (ALL,)
+    product: Text = Field(ALL, description="its exact name in Braze, or `all` for all together")
+    unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
+    apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
 
     @property
     def asked(self) -> Asked:
@@ -206,7 +229,7 @@ class SegmentUsers(Asking):
 
     example: ClassVar[str] = "- segment: vip"
 
-    segment: OwnName
+    segment: OwnName = Field(description="a name of `segments`")
 
     @property
     def asked(self) -> Asked:
@@ -217,7 +240,7 @@ class SegmentUsers(Asking):
 class Users(Asking):
     """One entry of the sections that count users by the day: those of each of the apps."""
 
-    apps: Selection = (ALL,)
+    apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
 
     @property
     def asked(self) -> Asked:
@@ -230,7 +253,7 @@ class Campaign(Asking):
 
     example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
 
-    campaign: BrazeId
+    campaign: BrazeId = Field(description="its API identifier, at the bottom of its page")
 
     @property
     def asked(self) -> Asked:
@@ -243,7 +266,7 @@ class Canvas(Asking):
 
     example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
 
-    canvas: BrazeId
+    canvas: BrazeId = Field(description="its API identifier, under Analyze Variants")
 
     @property
     def asked(self) -> Asked:
@@ -254,14 +277,20 @@ class Canvas(Asking):
 class Workspace(Model):
     """The keys of a workspace beside its sections. Exactly one of `url` and `instance`, and of the two key sources."""
 
-    name: Text
-    url: OwnUrl = None
-    instance: OwnInstance = None
-    api_key_file: OwnKeyFile = None
-    api_key_env: OwnVariable = None
-    timezone: OwnTimeZone = None
-    apps: NamedIds = Field(default_factory=dict)
-    segments: NamedIds = Field(default_factory=dict)
+    name: Text = Field(description="the label `workspace`")
+    url: OwnUrl = Field(
+        default=None, description="the REST endpoint, such as `https://rest.iad-01.braze.com`; or `instance`"
+    )
+    instance: OwnInstance = Field(default=None, description="instead of `url`")
+    api_key_file: OwnKeyFile = Field(default=None, description="the file that holds the REST API key; or `api_key_env`")
+    api_key_env: OwnVariable = Field(default=None, description="the variable that holds it, instead of `api_key_file`")
+    timezone: OwnTimeZone = Field(
+        default=None, description="of the company in Braze; needed for days, baselines, and hours without an offset"
+    )
+    apps: NamedIds = Field(default_factory=dict, description="names for the label `braze_app`")
+    segments: NamedIds = Field(
+        default_factory=dict, description="names for the label `segment`, of segments with analytics tracking on"
+    )
 
     @property
     def rest_endpoint(self) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from braze_exporter.catalog import INSTANCES, KINDS, Unit
 from braze_exporter.config.document import shown
@@ -79,6 +79,15 @@ def _duration(value: object) -> float:
     if seconds < 1:
         raise UnfitError("must be at least 1s")
     return float(seconds)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as the config and Prometheus write it: 5400 seconds are `1h30m`."""
+    left, text = round(seconds * 1_000), ""
+    for unit, size in _DURATION_UNITS.items():
+        count, left = divmod(left, round(size * 1_000))
+        text += f"{count}{unit}" if count else ""
+    return text
 
 
 def _unit(value: object) -> Unit:
@@ -195,17 +204,24 @@ def _key_file(value: object) -> str:
     return path
 
 
-def number(low: float, high: float, *, whole: bool = False) -> BeforeValidator:
-    """Return what takes the numbers from `low` to `high`."""
+def number(low: float, high: float, *, whole: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:
+    """Return what takes the numbers from `low` to `high`, and what says so in JSON Schema."""
+    kind = "whole number" if whole else "number"
 
     def check(value: object) -> float:
         is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:  # type: ignore[operator] # it is a number
-            kind = "a whole number" if whole else "a number"
-            raise UnfitError(f"must be {kind} from {low:,} to {high:,}, not {_written(value)}")
+            raise UnfitError(f"must be a {kind} from {low:,} to {high:,}, not {_written(value)}")
         return value  # type: ignore[return-value] # it is a number
 
-    return BeforeValidator(check)
+    return BeforeValidator(check), WithJsonSchema(
+        {
+            "title": f"{kind} from {low:,} to {high:,}",
+            "type": "integer" if whole else "number",
+            "minimum": low,
+            "maximum": high,
+        }
+    )
 
 
 def _label_name(value: object) -> str:
@@ -230,21 +246,64 @@ def _mapping_of_keys(value: object) -> object:
     return value
 
 
-Text = Annotated[str, BeforeValidator(_text)]
-Duration = Annotated[float, BeforeValidator(_duration)]
-UnitName = Annotated[Unit, BeforeValidator(_unit)]
-OwnName = Annotated[str, BeforeValidator(_own_name)]
-BrazeId = Annotated[str, BeforeValidator(_braze_id)]
-NamedIds = Annotated[dict[OwnName, BrazeId], BeforeValidator(_mapping_of_ids)]
-Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names)]
+# What JSON Schema says of a value: a little less than what is refused here. The title is what people call it.
+_A_TEXT = {"title": "text", "type": "string", "pattern": r"\S"}
+_AN_ID = {
+    "title": "identifier of Braze",
+    "type": "string",
+    "pattern": f"^{_BRAZE_ID.pattern.replace('a-f', 'a-fA-F')}$",
+}
+_A_NAME = {**_A_TEXT, "title": f"text, but not `{ALL}`", "not": {"const": ALL}}
+_TEXT = WithJsonSchema(_A_TEXT)
+_ID = WithJsonSchema(_AN_ID)
+_NAME = WithJsonSchema(_A_NAME)
+_IDS = WithJsonSchema(
+    {
+        "title": "mapping of names to identifiers of Braze",
+        "type": "object",
+        "propertyNames": _A_NAME,
+        "additionalProperties": _AN_ID,
+    }
+)
+_NAMES = WithJsonSchema(
+    {"title": "list of names", "type": "array", "items": _A_TEXT, "minItems": 1, "uniqueItems": True}
+)
+_LABELS = WithJsonSchema(
+    {
+        "title": "mapping of names of labels to texts",
+        "type": "object",
+        "propertyNames": {"pattern": f"^(?!__){_LABEL_NAME.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
+        "additionalProperties": _A_TEXT,
+    }
+)
+_SECONDS = WithJsonSchema({"title": "duration", "type": "string", "pattern": f"^(?=[0-9]){_DURATION.pattern}$"})
+_UNIT = WithJsonSchema({"title": "`hour` or `day`", "type": "string", "enum": [*Unit]})
+_ZONE = WithJsonSchema({**_A_TEXT, "title": "time zone, such as `America/New_York`"})
+_URL = WithJsonSchema({"title": "URL", "type": "string", "pattern": "^https?://"})
+_INSTANCE = WithJsonSchema(
+    {"title": "instance of Braze, such as `US-01`", "type": "string", "pattern": "^[A-Za-z]{2}-[0-9]{2}$"}
+)
+_ENVIRONMENT = WithJsonSchema(
+    {"title": "name of an environment variable", "type": "string", "pattern": f"^{_VARIABLE.pattern}$"}
+)
+_PATH = WithJsonSchema({**_A_TEXT, "title": "path of a file"})
+
+Text = Annotated[str, BeforeValidator(_text), _TEXT]
+Duration = Annotated[float, BeforeValidator(_duration), _SECONDS]
+UnitName = Annotated[Unit, BeforeValidator(_unit), _UNIT]
+OwnName = Annotated[str, BeforeValidator(_own_name), _NAME]
+BrazeId = Annotated[str, BeforeValidator(_braze_id), _ID]
+NamedIds = Annotated[dict[OwnName, BrazeId], BeforeValidator(_mapping_of_ids), _IDS]
+Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names), _NAMES]
 # What may be left out. A key without a value is refused: `timezone:` is a mistake, not a wish for none.
-OwnDuration = Annotated[float | None, BeforeValidator(_duration)]
-OwnText = Annotated[str | None, BeforeValidator(_text)]
+OwnDuration = Annotated[float | None, BeforeValidator(_duration), _SECONDS]
+OwnText = Annotated[str | None, BeforeValidator(_text), _TEXT]
+OwnPath = Annotated[str | None, BeforeValidator(_text), _PATH]
 LabelName = Annotated[str, BeforeValidator(_label_name)]
-AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_mapping_of_labels)]
-OwnTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_timezone)]
-OwnUrl = Annotated[str | None, BeforeValidator(_url)]
-OwnInstance = Annotated[str | None, BeforeValidator(_instance)]
-OwnVariable = Annotated[str | None, BeforeValidator(_variable)]
-OwnKeyFile = Annotated[str | None, BeforeValidator(_key_file)]
+AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_mapping_of_labels), _LABELS]
+OwnTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_timezone), _ZONE]
+OwnUrl = Annotated[str | None, BeforeValidator(_url), _URL]
+OwnInstance = Annotated[str | None, BeforeValidator(_instance), _INSTANCE]
+OwnVariable = Annotated[str | None, BeforeValidator(_variable), _ENVIRONMENT]
+OwnKeyFile = Annotated[str | None, BeforeValidator(_key_file), _PATH]
 A_MAPPING = BeforeValidator(_mapping_of_keys)
