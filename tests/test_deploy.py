@@ -413,6 +413,13 @@ def test_the_tools_of_prometheus_find_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_alertmanager_leaves_out_what_the_readme_says() -> None:
+    """What it inhibits is what people are told to copy."""
+    readme = docs.README.read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```text\n(inhibit_rules:\n.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert tree(COMPOSE / "alertmanager/alertmanager.yml")["inhibit_rules"] == yaml.safe_load(shown)["inhibit_rules"]
+
+
 def test_prometheus_has_the_numbers_of_the_demo(chain: Chain) -> None:
     """What `docker compose up` runs is scraped, and Braze is up."""
     assert {labels["job"] for labels in chain.query("up == 1")} == {"braze", "monitor"}
