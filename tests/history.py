@@ -1,10 +1,11 @@
 """The demo through simulated time: what its exporter shows when it is scraped for days."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import wait
 
-from support import HOUR, Clock, Page, until
+from support import HOUR, Clock, Labels, Page, until
 
 from braze_exporter import demo, transport
 from braze_exporter.config import load
@@ -12,10 +13,40 @@ from braze_exporter.exporter import Exporter
 from braze_exporter.plan import build
 
 
-def scraped(traffic: demo.Counts, start: float, end: float, step: float) -> Iterator[tuple[float, Page]]:
-    """Yield the pages of the demo's exporter from `start` to `end`, one each `step` seconds, and when each was scraped.
+class Release:
+    """The traffic of the demo, until its iOS app is released with another name for an event."""
 
-    It begins when the history of the baselines has been read, and Braze counts `traffic`.
+    def __init__(self, event: str, at: float) -> None:
+        """Let it be released at the start of an hour."""
+        self._beneath = demo.DEMO.traffic(seed=1, zone=demo.ZONE)
+        self._app = demo.DEMO.apps["ios"]
+        self._event = event
+        self._at = at
+
+    @property
+    def events(self) -> Collection[str]:
+        """The names that the demo knows; the new one is not among them."""
+        return self._beneath.events
+
+    def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
+        """Return what the demo has, less what came from the app."""
+        counted = self._beneath.count(event, hour_start, now, app_id, segment_id)
+        if event != self._event or hour_start < self._at or app_id not in ("", self._app):
+            return counted
+        return counted - self._beneath.count(event, hour_start, now, self._app, segment_id)
+
+
+# A page, and when it was scraped.
+Scraped = tuple[float, Page]
+
+
+def scraped(
+    traffic: demo.Counts, start: float, end: float, step: float, others: Callable[[float], int] = lambda _now: 0
+) -> Iterator[Scraped]:
+    """Yield the pages of the demo's exporter from `start` to `end`, one each `step` seconds.
+
+    Braze counts `traffic`, and before each scrape `others` make so many calls. The history of the baselines is read
+    before it begins.
     """
     clock = Clock(start - HOUR)
     braze = demo.shop(clock.wall)
@@ -37,6 +68,20 @@ def scraped(traffic: demo.Counts, start: float, end: float, step: float) -> Iter
             until(is_ready, "the history of the baselines is read")
             clock.advance(start - clock.now)
             while clock.now <= end:
+                braze.spend(others(clock.now))
                 wait([exporter.refresh()])
                 yield clock.now, page()
                 clock.advance(step)
+
+
+def openmetrics(pages: Iterable[Scraped]) -> Iterator[str]:
+    """Yield the lines of all samples that Braze or the exporter account for, series by series, as promtool wants it."""
+    kept: dict[tuple[str, Labels], list[tuple[float, float]]] = {}
+    for now, page in pages:
+        for series, value in page.samples.items():
+            if series[0].startswith("braze_"):
+                kept.setdefault(series, []).append((now, value))
+    for (name, labels), samples in sorted(kept.items(), key=lambda item: (item[0][0], sorted(item[0][1]))):
+        shown = ",".join(f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in sorted(labels) if text)
+        yield from (f"{name}{{{shown}}} {value} {now}\n" for now, value in samples)
+    yield "# EOF\n"
