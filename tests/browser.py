@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ class Browser:
         self.driver = driver
         self.look()
 
-    def look(self, size: str = "desk", *, dark: bool = False) -> None:
-        """Be of another size, and light or dark."""
-        width, height = SIZES[size]
+    def look(self, size: str | tuple[int, int] = "desk", *, dark: bool = False) -> None:
+        """Be of another size, one of `SIZES` or of so many pixels, and light or dark."""
+        width, height = SIZES[size] if isinstance(size, str) else size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -74,9 +74,10 @@ class Browser:
         """Return what the console says since the page was opened: errors, and what the policy forbade."""
         return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
-    def picture(self, path: Path) -> None:
-        """Take a picture of what is to be seen."""
-        found = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+    def picture(self, path: Path, clip: Mapping[str, float] | None = None) -> None:
+        """Take a picture of what is to be seen, or of the rectangle `clip` of it, with its `x` and `y`."""
+        part = {"clip": {**clip, "scale": 1}} if clip is not None else {}
+        found = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", **part})
         path.write_bytes(base64.b64decode(found["data"]))
 
 

@@ -1,6 +1,7 @@
-"""Takes pictures of the page at `/`: `python tests/pictures.py DIRECTORY`, in three sizes, light and dark.
+"""Takes the pictures of the README: `python tests/pictures.py`, or of another directory. It takes three minutes.
 
-They show the simulated Braze of the demo, with troubles of all sorts: see `scene`.
+They are of the page at `/`, light and dark: the demo, and an exporter that has troubles of all sorts, see `scene`; and
+of graphs that Prometheus draws, see `graphs`.
 """
 
 import sys
@@ -10,19 +11,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from browser import SIZES, chromium
+import graphs
+from browser import Browser, chromium
 from support import Program, until, write
 
 from braze_exporter import demo
 from braze_exporter.demo import faults
 
-# What the page shows: the top, an opened query that is answered, and one that is not.
-VIEWS = {
-    "top": "",
-    "open": "document.querySelector('#rows .row:has(.good):has(.usual) .name').click()",
-    "failing": "document.querySelector('#rows .row:has(.bad):has(.spark) .name').click()",
-}
-_SCROLL = "document.querySelector('.name[aria-expanded=true]')?.closest('tr').scrollIntoView()"
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / ".github/pictures"
+# Below that a picture is no burden, neither to the repository nor to its readers.
+MOST_BYTES = 150_000
+_OPEN = "document.querySelector('#rows .name').click()"
 
 
 def _workspace(name: str, url: str, key: str, *events: str) -> str:
@@ -54,13 +54,19 @@ def scene(directory: Path, *, troubles: bool = True) -> Iterator[Program]:
         config = write(directory / "config.yaml", f"{workspaces}{refresh}{rest}")
         keys = {demo.KEY_VARIABLE: demo.KEY, "STAGING_KEY": "the-key-of-another-workspace"}
         program = stack.enter_context(Program.start([f"--config.file={config}"], keys))
-        until(lambda: len(program.scrape().of("braze_custom_events_hourly_baseline")) == 2, "history is read")
+        until(lambda: _has_history(program), "the history is read")
         if troubles:
             production.fail(faults.status(503, "Service Unavailable"), event="added_to_cart")
             production.fail(faults.status(400, "event must be a string"), event="newsletter_signup")
             europe.spend(205_000)
             until(lambda: _stand(program) == (3, 3), "the troubles have begun")
         yield program
+
+
+def _has_history(program: Program) -> bool:
+    """Return whether what the baselines need has been read."""
+    program.scrape()
+    return "History for baselines" not in program.get("/", {"Accept": "application/json"}).text
 
 
 def _stand(program: Program) -> tuple[float | None, float | None]:
@@ -71,20 +77,38 @@ def _stand(program: Program) -> tuple[float | None, float | None]:
     return waiting, page.value("braze_exporter_queries", workspace="production", state="failed", **events)
 
 
+def names() -> list[str]:
+    """Return the names of all pictures."""
+    pages = [f"{name}-{light}.png" for name in ("demo", "troubles", "phone") for light in ("light", "dark")]
+    return [*pages, *(f"{name}.png" for name in graphs.GRAPHS)]
+
+
+def _take(browser: Browser, program: Program, path: Path, size: str | tuple[int, int], script: str = "") -> None:
+    """Take a picture of the page, light and dark, after a script."""
+    for light in ("light", "dark"):
+        browser.look(size, dark=light == "dark")
+        program.scrape()
+        browser.open(f"http://127.0.0.1:{program.port}/")
+        browser.run(script)
+        time.sleep(0.3)  # until what moves has come to rest
+        browser.picture(path.with_name(f"{path.name}-{light}.png"))
+
+
 def main() -> None:
     """Take the pictures."""
-    directory = Path(sys.argv[1])
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
     directory.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as scratch, scene(Path(scratch)) as program, chromium() as browser:
-        for size in SIZES:
-            for dark in (False, True):
-                browser.look(size, dark=dark)
-                for name, script in VIEWS.items():
-                    program.scrape()
-                    browser.open(f"http://127.0.0.1:{program.port}/")
-                    browser.run(f"{script}; {_SCROLL}")
-                    time.sleep(0.3)  # until what moves has come to rest
-                    browser.picture(directory / f"{name}-{size}-{'dark' if dark else 'light'}.png")
+    with TemporaryDirectory() as scratch, chromium() as browser:
+        with Program.start(["demo"]) as program:
+            until(lambda: _has_history(program), "the history is read")
+            _take(browser, program, directory / "demo", (1_000, 640), _OPEN)
+        with scene(Path(scratch)) as program:
+            _take(browser, program, directory / "troubles", (1_440, 650))
+            _take(browser, program, directory / "phone", "phone")
+        with graphs.kept(Path(scratch) / "prometheus") as server:
+            for name, graph in graphs.GRAPHS.items():
+                graphs.draw(browser, server, graph, directory / f"{name}.png")
+    print(*sorted(f"{path.stat().st_size:7} {path}" for path in directory.iterdir()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,12 @@ def prometheus(
         yield Prometheus(port)
 
 
+def backfill(lines: str, data: Path) -> None:
+    """Write OpenMetrics into the data of a Prometheus that does not run yet; in few blocks, for that is quick."""
+    command = [tool("promtool"), "tsdb", "create-blocks-from", "--max-block-duration=720h", "openmetrics"]
+    subprocess.run([*command, lines, str(data)], check=True, capture_output=True)  # noqa: S603
+
+
 @contextmanager
 def alertmanager(directory: Path, config: str) -> Iterator[int]:
     """Run an Alertmanager with the text of a config and its data in `directory`; yield its port, once it is ready."""

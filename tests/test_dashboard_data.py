@@ -7,18 +7,16 @@ What Grafana does to a query is done here as its sources do it. Needs `prometheu
 import json
 import math
 import re
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from servers import Labels, Prometheus, prometheus, tool
+from servers import Labels, Prometheus, backfill, prometheus, tool
 from support import HOUR, IOS, KEY, NEW_YORK, VIP, Page, Program, run, until, workspace, workspace_item, write
 
 from braze_exporter import demo
@@ -215,12 +213,6 @@ def has_revised(page: Page, shop: Shop) -> bool:
     hour = shop.this_hour - 5 * HOUR
     shop.set("purchase", hour, shop.count("purchase", hour, 0) + 1)
     return sum(page.of("braze_revision_age_seconds_count")) > 0
-
-
-def backfill(lines: str, data: Path) -> None:
-    """Write OpenMetrics into the data of a Prometheus that does not run yet; in one block, for that is quick."""
-    command = [tool("promtool"), "tsdb", "create-blocks-from", "--max-block-duration=720h", "openmetrics"]
-    subprocess.run([*command, lines, str(data)], check=True, capture_output=True)  # noqa: S603
 
 
 def test_the_variables_list_what_is_configured(scene: Scene) -> None:

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import docs
+import graphs
+import pictures
 import pytest
 import yaml
 from support import run
@@ -64,7 +66,7 @@ def test_every_metric_in_the_readme_exists() -> None:
     golden = (ROOT / "tests/golden/page.txt").read_text(encoding="utf-8")
     known = set(re.findall(r"^# TYPE (\S+)", golden, re.MULTILINE))
     known |= {f"{name}_bucket" for name in re.findall(r"^# TYPE (\S+) histogram", golden, re.MULTILINE)}
-    used = {name for block in fenced("promql") for name in re.findall(r"\bbraze_\w+", block)}
+    used = {name for block in fenced("promql") for name in re.findall(r"\bbraze_\w+\b(?!\()", block)}
     assert used
     assert used <= known
 
@@ -95,16 +97,32 @@ def test_every_dependency_has_a_reason() -> None:
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:
-    """A relative link of the README names a file that is there, or a heading."""
+    """A relative link or a picture of the README names a file that is there, or a heading."""
     headings = {
         re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-")
         for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
     }
-    for target in re.findall(r"\]\(([^)\s]+)\)", README):
+    for target in re.findall(r"(?:\]\(|src=\"|srcset=\")([^)\"\s]+)[)\"]", README):
         if target.startswith("#"):
             assert target[1:] in headings, target
         elif "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+def test_every_picture_is_shown_and_small() -> None:
+    """The pictures that `python tests/pictures.py` takes are there and in the README, no others, and load quickly."""
+    found = sorted(pictures.PICTURES.iterdir())
+    shown = re.findall(rf"{re.escape(str(pictures.PICTURES.relative_to(ROOT)))}/([\w-]+\.png)", README)
+    assert [path.name for path in found] == sorted(pictures.names()) == sorted(shown)
+    for path in found:
+        assert path.read_bytes().startswith(b"\x89PNG"), path
+        assert path.stat().st_size < pictures.MOST_BYTES, path
+
+
+def test_every_graph_is_of_a_query_in_the_readme() -> None:
+    """What Prometheus was asked for a picture can be copied."""
+    lines = {line for block in fenced("promql") for line in block.splitlines()}
+    assert {graph.expr for graph in graphs.GRAPHS.values()} <= lines
 
 
 TOOLS = {

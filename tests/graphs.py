@@ -1,0 +1,95 @@
+"""Graphs of the demo that Prometheus draws on its own page, of what the exporter showed through some simulated days.
+
+In these days an iOS release renames the event `app_opened`, and a large campaign of the company's own takes the rate
+limit of an hour.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlencode
+
+from browser import Browser
+from history import Release, openmetrics, scraped
+from servers import Prometheus, backfill, prometheus
+from support import HOUR, free_port, until, write
+
+from braze_exporter import demo
+
+STEP = 240
+START = datetime(2026, 11, 14, tzinfo=UTC)
+CAMPAIGN = datetime(2026, 11, 17, 15, tzinfo=UTC)
+RELEASE = datetime(2026, 11, 19, 15, tzinfo=UTC)
+END = datetime(2026, 11, 20, tzinfo=UTC)
+RENAMED = "app_opened"
+# From the numbers of the axis to the last line of the legend.
+_AROUND = """
+const [axis, graph, legend] = [".y_axis", ".graph svg", ".legend"].map(
+  (name) => document.querySelector(name).getBoundingClientRect());
+const [x, y] = [axis.left, graph.top - 10];
+return {x, y, width: graph.right + 10 - x, height: legend.bottom - y};
+"""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An expression, and of how many hours until when it is drawn."""
+
+    expr: str
+    hours: int
+    end: datetime
+
+
+GRAPHS = {
+    "hours": Graph(
+        f'{{__name__=~"braze_custom_events_hourly_(latest|settled|baseline)", event="{RENAMED}"}}',
+        24,
+        datetime(2026, 11, 18, 22, tzinfo=UTC),
+    ),
+    "release": Graph(
+        "braze_custom_events_filtered_hourly_settled / braze_custom_events_filtered_hourly_baseline", 12, END
+    ),
+    "reported": Graph("increase(braze_custom_events_total[24h])", 4 * 24, END),
+    "limit": Graph("braze_api_quota_remaining / braze_api_quota_limit", 8, datetime(2026, 11, 17, 19, tzinfo=UTC)),
+}
+
+
+def sends(now: float) -> int:
+    """Return the calls that the company makes between two scrapes: more by day, and a campaign in half an hour."""
+    usual = 0.3 + 0.15 * (datetime.fromtimestamp(now, demo.ZONE).hour in range(9, 22))
+    is_campaign = 0 <= now - CAMPAIGN.timestamp() < HOUR / 2
+    return round(250_000 * (usual / HOUR + is_campaign * 0.8 / (HOUR / 2)) * STEP)
+
+
+@contextmanager
+def kept(directory: Path) -> Iterator[Prometheus]:
+    """Run a Prometheus that has kept the days."""
+    directory.mkdir()
+    pages = scraped(Release(RENAMED, RELEASE.timestamp()), START.timestamp(), END.timestamp(), STEP, others=sends)
+    backfill(write(directory / "history.txt", "".join(openmetrics(pages))), directory / "data")
+    with prometheus(directory, free_port()) as server:
+
+        def answers() -> bool:
+            with suppress(OSError):
+                return bool(server.query("braze_up", END.timestamp()))
+            return False
+
+        until(answers, "Prometheus has the history")
+        yield server
+
+
+def draw(browser: Browser, server: Prometheus, graph: Graph, path: Path) -> None:
+    """Take a picture of a graph with its legend, as Prometheus draws it."""
+    browser.look((1_000, 1_000))
+    chosen = {
+        "g0.expr": graph.expr,
+        "g0.tab": 0,
+        "g0.range_input": f"{graph.hours}h",
+        "g0.end_input": f"{graph.end:%Y-%m-%d %H:%M:%S}",
+        "g0.step_input": max(STEP, graph.hours * HOUR // 720),
+    }
+    browser.open(f"http://127.0.0.1:{server.port}/classic/graph?{urlencode(chosen)}")
+    browser.wait("document.querySelector('.legend .line')")
+    browser.picture(path, browser.run(_AROUND))
