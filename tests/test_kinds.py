@@ -305,6 +305,34 @@ def test_a_variation_that_is_renamed_goes_on_counting() -> None:
     assert page.of("braze_campaign_messages_daily_latest", variation="A") == []
 
 
+@pytest.mark.parametrize(
+    ("since", "latest", "settled"),
+    [
+        (TODAY, {"email": 30}, {"email": 1_000, "ios_push": 1_000}),
+        (YESTERDAY, {"email": 30}, {"email": 1_000}),
+        (TODAY + DAY, {"email": 30, "ios_push": 30}, {"email": 1_000, "ios_push": 1_000}),
+    ],
+)
+def test_what_is_shown_of_a_noun_is_of_one_day(since: int, latest: dict[str, int], settled: dict[str, int]) -> None:
+    """A channel of which a day tells nothing adds nothing to it: neither its last day, nor one that has not settled."""
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["time"] >= datetime.fromtimestamp(since, NEW_YORK).date().isoformat():
+            row["messages"]["ios_push"] = []
+
+    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000), (TODAY, 30)):
+            figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
+        exporter.braze.fail(edited(stop), path="/campaigns/data_series")
+        page = exporter.scrape()
+    for measure, expected in (("latest", latest), ("settled", settled)):
+        shown = labelled(page, f"braze_campaign_messages_daily_{measure}").items()
+        assert {dict(labels)["channel"]: value for labels, value in shown if ("stat", "sent") in labels} == expected
+    starts = labelled(page, "braze_campaign_messages_daily_settled_bucket_start_timestamp_seconds").items()
+    told = {dict(labels)["channel"]: start for labels, start in starts if ("stat", "sent") in labels}
+    assert told == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
+
+
 def read(kind: Kind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
     """Return the values of each series of an answer, by noun and labels."""
     body = json.dumps({"message": "success", "data": data}).encode()

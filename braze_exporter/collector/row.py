@@ -1,7 +1,7 @@
 """What is shown of one query: the lines of its gauges, written when something of it changes and kept until then."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -138,17 +138,26 @@ class Row:
         self.lines = tuple(lines)
 
     def _take(self, answer: Answer | None) -> None:
-        """Judge the series of an answer, and forget those of the one before."""
+        """Judge the series of an answer, and forget those of the one before.
+
+        The series of a noun show values of one and the same bucket, for they are added up: what is gone, a variation or
+        a step, would go on to show its last day for as long as answers reach back to it.
+        """
         self.answer = answer
         for shown in self.series.values():
             shown.held, shown.values = _NOTHING, _NONE
         if answer is None:
             return
-        for series in answer.series:
-            shown = self._of(series)
-            shown.held = _held(series.points, self.entry.query, answer.sent_at)
-            if not self.is_stale:
-                shown.values = _values(shown)
+        query = self.entry.query
+        for noun in query.nouns:
+            of_noun = [series for series in answer.series if series.noun is noun]
+            buckets = _buckets(of_noun)
+            done = newest_settled(buckets, query, answer.sent_at)
+            for series in of_noun:
+                shown = self._of(series)
+                shown.held = _held(series.points, query, answer.sent_at, done)
+                if not self.is_stale:
+                    shown.values = _values(shown, buckets, done)
 
     def views(self, total: Callable[[Series], float | None]) -> Iterator[View]:
         """Yield what the lines show, series by series."""
@@ -176,25 +185,39 @@ def _lines(name: str, values: Iterable[tuple[str, float | None]]) -> str:
     return "".join([sample(name, labels, value) for labels, value in values if value is not None])
 
 
-def _held(points: tuple[Point, ...], query: Query, sent_at: float) -> Held:
-    """Return the points of an answer that was asked for at `sent_at`, and how they stand."""
-    done = newest_settled(points, query, sent_at)
+def _buckets(found: Sequence[Series]) -> Sequence[Point]:
+    """Return a point for each bucket that any of the series has, oldest first; their values do not matter."""
+    if len(found) == 1:
+        return found[0].points
+    return sorted({point.start: point for series in found for point in series.points}.values())
+
+
+def _held(points: tuple[Point, ...], query: Query, sent_at: float, done: Point | None) -> Held:
+    """Return the points of an answer that was asked for at `sent_at`, and how they stand.
+
+    `done` is a point in the newest settled bucket, None if none has settled.
+    """
     settled = ended = len(points)
-    while settled and points[settled - 1] is not done:
+    while settled and (done is None or points[settled - 1].start > done.start):
         settled -= 1
     while ended and bucket_end(points[ended - 1].start, query.unit, query.zone) > sent_at:
         ended -= 1
     return Held(points, settled, ended)
 
 
-def _values(shown: Shown) -> Values:
-    """Return the latest value, the settled one and what is usual for it, and note where their buckets start."""
+def _values(shown: Shown, buckets: Sequence[Point], done: Point | None) -> Values:
+    """Return the latest value, the settled one and what is usual for it, and note where their buckets start.
+
+    Values are of the newest of the `buckets`, and of that of `done`, or there are none.
+    """
     points, settled, _ = shown.held
     if not points:
         return _NONE
     shown.latest_start = points[-1].start
+    latest = points[-1].value if points[-1].start == buckets[-1].start else None
     if not settled:
-        return Values(points[-1].value)
-    done = points[settled - 1]
-    shown.settled_start = done.start
-    return Values(points[-1].value, done.value, shown.baseline.of(done.start) if shown.baseline is not None else None)
+        return Values(latest)
+    value, shown.settled_start = points[settled - 1].value, points[settled - 1].start
+    if done is None or done.start != shown.settled_start:
+        return Values(latest)
+    return Values(latest, value, shown.baseline.of(done.start) if shown.baseline is not None else None)
