@@ -206,7 +206,8 @@ def test_every_pool_is_accounted_for() -> None:
     limits = {dict(labels)["pool"]: value for labels, value in labelled(page, "braze_api_quota_limit").items()}
     assert limits == {"default": 250_000, "lists": 1_000, "campaigns": 50_000}
     left = {dict(labels)["pool"]: value for labels, value in labelled(page, "braze_api_quota_remaining").items()}
-    assert (left["lists"], left["campaigns"]) == (1_000 - 5, 50_000 - 1)
+    assert 1_000 - 5 <= left["lists"] < 1_000  # what Braze said in the answer that came last
+    assert left["campaigns"] == 50_000 - 1
 
 
 def test_a_permission_that_lacks_is_named() -> None:
@@ -333,6 +334,24 @@ def test_what_is_shown_of_a_noun_is_of_one_day(since: int, latest: dict[str, int
     assert told == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
 
 
+def test_a_variation_takes_the_name_of_one_that_is_gone() -> None:
+    """Of two variations that had one name after each other the page shows the one that is there, and no label twice."""
+    named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
+    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
+        exporter.braze.world = World(campaigns=(named,))
+        exporter.scrape()
+
+        def replace_one(row: dict[str, Any]) -> None:
+            row["messages"]["email"][0] |= {"variation_api_id": "a-new-one", "sent": 7}
+
+        exporter.braze.fail(edited(replace_one), path="/campaigns/data_series")
+        exporter.clock.advance(900)
+        page = exporter.scrape()  # which reads no sample twice
+    assert page.value("braze_campaign_messages_daily_latest", variation="A", stat="sent") == 7
+    assert page.value("braze_campaign_messages_total", variation="A", stat="sent") == 14 * 7
+
+
 def read(kind: Kind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
     """Return the values of each series of an answer, by noun and labels."""
     body = json.dumps({"message": "success", "data": data}).encode()
@@ -416,6 +435,20 @@ def test_what_is_odd_breaks_nothing() -> None:
         ("webhook", "A (v1)", "sent"): [5],
     }
     assert found["campaign_conversions", ()] == []
+
+
+def test_no_name_can_make_two_the_same() -> None:
+    """A variation that is called what another would be called to tell it apart is called by its id."""
+    entries = [
+        variation(variation_name="A (v2)"),
+        variation(variation_api_id="v2", variation_name="A"),
+        variation(variation_api_id="v3", variation_name="A"),
+        variation(variation_api_id="v4", variation_name="v5"),
+        variation(variation_api_id="v5"),
+    ]
+    found = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
+    names = [dict(labels)["variation"] for noun, labels in found if noun == "campaign_messages"]
+    assert names == ["v1", "v2", "A (v3)", "v5 (v4)", "v5 (v5)"]
 
 
 def test_steps_are_named_and_told_apart() -> None:

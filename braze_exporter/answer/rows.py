@@ -130,11 +130,18 @@ def _messages(noun: Noun, rows: Sequence[Row], messages: Callable[[Row], Iterato
         for key, numbers in entries.items():
             if len(numbers) == 1 or not key[-1].startswith("unique_"):
                 found.setdefault(key, []).append((moment, sum(numbers)))
-    several = Counter(names.values())
+    told = _told_apart(names)
     for (part, channel, stat), values in found.items():
-        name = names[part] if several[names[part]] == 1 else f"{names[part]} ({part})"
-        labels = dict.fromkeys(noun.breakdown, name) | {"channel": channel, "stat": stat}
+        labels = dict.fromkeys(noun.breakdown, told[part]) | {"channel": channel, "stat": stat}
         yield Written(noun, values, tuple(labels.items()), (part, channel, stat))
+
+
+def _told_apart(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the names of parts by their ids, where several have one name with the id behind it."""
+    several = Counter(names.values())
+    told = {part: name if several[name] == 1 else f"{name} ({part})" for part, name in names.items()}
+    taken = Counter(told.values())  # somebody may have given a name of that form
+    return {part: name if taken[name] == 1 else part for part, name in told.items()}
 
 
 def _of_campaign(row: Row) -> Iterator[_Message]:

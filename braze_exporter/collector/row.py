@@ -1,7 +1,7 @@
 """What is shown of one query: the lines of its gauges, written when something of it changes and kept until then."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -158,6 +158,15 @@ class Row:
                 shown.held = _held(series.points, query, answer.sent_at, done)
                 if not self.is_stale:
                     shown.values = _values(shown, buckets, done)
+        self._forget_namesakes({series.identity for series in answer.series})
+
+    def _forget_namesakes(self, told: Collection[tuple[str, ...]]) -> None:
+        """Forget the series that are not `told` of any more where another one has got their labels."""
+        taken = {(shown.series.noun, shown.labels) for key, shown in self.series.items() if key in told}
+        gone = [key for key, shown in self.series.items() if key not in told]
+        for key in gone:
+            if (self.series[key].series.noun, self.series[key].labels) in taken:
+                del self.series[key]
 
     def views(self, total: Callable[[Series], float | None]) -> Iterator[View]:
         """Yield what the lines show, series by series."""
