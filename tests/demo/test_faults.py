@@ -178,7 +178,11 @@ def test_invalid_utf8(ask: Ask, braze: SimulatedBraze) -> None:
         (faults.data({}), {"message": "success", "data": {}}),
         (faults.data([]), {"message": "success", "data": []}),
         (faults.data([1, [], None]), {"message": "success", "data": [1, [], None]}),
-        (faults.edited(lambda found: found.update(extra=1)), {"message": "success", "data": TRUTH, "extra": 1}),
+        pytest.param(
+            faults.edited(lambda found: found.update(extra=1)),
+            {"message": "success", "data": TRUTH, "extra": 1},
+            id="edited",
+        ),
         (faults.shuffled(), {"message": "success", "data": TRUTH[::-1]}),
     ],
     ids=str,

@@ -126,6 +126,7 @@ def test_after_a_change_all_is_read_once_more(tmp_path: Path) -> None:
         ("", TLS, "TLS cannot begin while it runs: restart the exporter"),
         (USERS, TLS + USERS, "TLS cannot begin while it runs: restart the exporter"),
     ],
+    ids=["passwords", "passwords of TLS", "TLS and passwords", "client certificates", "no TLS", "no TLS but passwords"],
 )
 def test_what_needs_a_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str, after: str, problem: str
