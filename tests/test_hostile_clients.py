@@ -152,7 +152,7 @@ def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True
             files.append(process.num_fds())
             memory.append(process.memory_info().rss)
         assert statistics.median(seconds) < prompt()
-        assert max(seconds) < 3  # the machine that runs this has other things to do too
+        assert max(seconds) < 3 * prompt()  # the machine that runs this has other things to do too
         assert max(files) < FULL + 50
         assert max(memory) < before + growth
         if ends:
