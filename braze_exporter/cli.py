@@ -10,12 +10,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 import requests
 
-from braze_exporter import __version__, demo, logs, server, transport
+from braze_exporter import __version__, backfill, demo, logs, server, transport
 from braze_exporter.config import Config, ConfigError, Problem, load, missing_keys, read
 from braze_exporter.config.document import shown
 from braze_exporter.config.reference import schema
@@ -34,6 +36,8 @@ from braze_exporter.web import read as read_web
 
 GOOD, FAILED = 0, 1
 DEFAULT_ADDRESS = ":27293"
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--braze.listen-address",
         dest="braze_address",
-        type=_address,
+        type=_checked(_address),
         default="127.0.0.1:0",
         metavar="HOST:PORT",
         help="where the simulated Braze listens, on loopback (default: %(default)s, a free port)",
@@ -101,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--archived", action="store_true", help="also what is archived, commented out (default: without)"
     )
+    _add_backfill(commands)
     board = _command(commands, "dashboard", _dashboard, "print the Grafana dashboard for a config, as JSON")
     _add_config(board)
     alerting = _command(commands, "rules", _rules, "print the alerting rules for a config, for Prometheus")
@@ -127,11 +132,52 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    history = _command(commands, "backfill", _backfill, "write the history of a config's queries, for promtool")
+    _add_config(history)
+    history.add_argument(
+        "--start",
+        type=_checked(backfill.moment),
+        required=True,
+        metavar="WHEN",
+        help="where the first buckets begin: a date, an instant such as 2026-01-31T12:00:00Z, or Unix seconds",
+    )
+    history.add_argument(
+        "--end",
+        type=_checked(backfill.moment),
+        metavar="WHEN",
+        help="the first sample that Prometheus has scraped, before which all are to be; if it is not given, the query "
+        "that finds it is printed",
+    )
+    history.add_argument(
+        "--label",
+        dest="labels",
+        type=_checked(backfill.label),
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a label that Prometheus adds to the target; job and instance are needed",
+    )
+    history.add_argument("--output", type=Path, required=True, metavar="PATH", help="the file to write, in OpenMetrics")
+
+
+def _checked(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Return what reads the value of an argument, and tells argparse what is wrong with one."""
+
+    def check(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return check
+
+
 def _add_listen(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--web.listen-address",
         dest="web_address",
-        type=_address,
+        type=_checked(_address),
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
         help="where to serve; without a host, on all interfaces (default: %(default)s)",
@@ -158,10 +204,7 @@ def _add_log(command: argparse.ArgumentParser, level: str) -> None:
 
 
 def _address(text: str) -> str:
-    try:
-        server.split_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    server.split_address(text)
     return text
 
 
@@ -284,6 +327,21 @@ def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         config = load(demo.config(running.url), "demo", {demo.KEY_VARIABLE: demo.KEY})
         print(_welcome(running.url, options.web_address), flush=True)
         return _run(config, listener, None, environ)
+
+
+def _backfill(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Write the history of the queries of a config, and print what is to be done with it."""
+    config = read(options.config_file, environ)
+    plan = build(config)
+    try:
+        wish = backfill.wish(options.start, options.end, options.labels, options.output)
+        with _surroundings(config, environ) as around:
+            backfill.backfill(wish, config, plan, around)
+    except backfill.BackfillError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:  # before there was anything to keep
+        return FAILED
+    return GOOD
 
 
 def _cannot_listen(flag: str, address: str, error: OSError) -> str:

@@ -233,24 +233,30 @@ def length(query: Query, since: float | None, now: float) -> int:
 def history(query: Query, now: float) -> tuple[Query, ...]:
     """Return the queries that read what the baseline of `query` needs at `now`, each a call; none without a baseline.
 
-    They end where the usual fetch begins to reach, and go back over the weeks and the time to settle. Each ends with
-    the last second of a bucket, and overlaps the next by one, since days are of several lengths.
+    They end where the usual fetch begins to reach, and go back over the weeks and the time to settle.
     """
     if not query.weeks:
         return ()
     unit = query.unit.seconds
     newest = now - (query.length - _MARGIN) * unit
     oldest = now - query.weeks * WEEK - query.settle - _MARGIN * unit
-    step = (query.kind.longest - 1) * unit
+    return pieces(query, oldest, newest)
+
+
+def pieces(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
+    """Return the queries that read the buckets that begin from `oldest` on, up to the one at `newest`, each a call.
+
+    The newest comes first. Each ends with the last second of a bucket, and overlaps the next by one, since days are of
+    several lengths.
+    """
+    step = (query.kind.longest - 1) * query.unit.seconds
     ends = (_last_second(newest - number * step, query) for number in range(math.ceil((newest - oldest) / step)))
     return tuple(replace(query, ending_at=end, length=query.kind.longest) for end in ends)
 
 
 def _last_second(instant: float, query: Query) -> int:
     """Return the last second of the bucket in which `instant` lies."""
-    if query.unit is Unit.HOUR:
-        return int(instant) // query.unit.seconds * query.unit.seconds + query.unit.seconds - 1
-    return bucket_end(int(instant), query.unit, query.zone) - 1
+    return bucket_end(bucket_start(instant, query.unit, query.zone), query.unit, query.zone) - 1
 
 
 def same_in_earlier_weeks(start: int, query: Query) -> list[int]:
@@ -280,6 +286,13 @@ def oldest_asked(query: Query, sent_at: float) -> int:
     """Return the lowest number that a bucket can have which a usual fetch at `sent_at` asks for."""
     units = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
     return bucket_number(sent_at, query.unit, query.zone) - units
+
+
+def bucket_start(instant: float, unit: Unit, zone: ZoneInfo) -> int:
+    """Return the instant at which the bucket begins in which `instant` lies: an hour of UTC, or a day in `zone`."""
+    if unit is Unit.HOUR:
+        return int(instant) // unit.seconds * unit.seconds
+    return int(datetime.combine(datetime.fromtimestamp(instant, zone).date(), time.min, zone).timestamp())
 
 
 def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:

@@ -18,6 +18,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -39,13 +40,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", nargs="?", default="all", choices=["all", "braze", "constant"])
     parser.add_argument("--latency", type=float, default=0.0)
+    parser.add_argument("--limit", type=int, default=250_000)
     parser.add_argument("--file", type=Path)
     options = parser.parse_args()
     if options.role == "braze":
-        return _simulate_braze(options.latency)
+        return _simulate_braze(options.latency, options.limit)
     if options.role == "constant":
         return _serve_constant(options.file)
-    kept = [_refresh(), _scrape(), _ten_scrapers(), _ledger()]
+    kept = [_refresh(), _scrape(), _ten_scrapers(), _ledger(), _backfill()]
     return 0 if all(kept) else 1
 
 
@@ -189,6 +191,45 @@ def _count_all(ledger: Ledger, subjects: Sequence[Subject], length: int, grown: 
     return time.process_time() - started
 
 
+def _backfill() -> bool:
+    """Write a year of hours of 100 queries at ten times Braze's usual limit, against the bound that the budget sets."""
+    queries, limit, share = 100, 2_500_000, 0.1
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=4)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        _process([sys.executable, __file__, "braze", f"--limit={limit}"]) as braze,
+    ):
+        directory = Path(name)
+        config = _config(directory, braze.port, queries, f"budget: {{share: {share}, concurrency: {CONNECTIONS}}}\n")
+        labels = ("--label=job=braze", "--label=instance=exporter:27293")
+        span = (f"--start={(now - timedelta(days=365)).isoformat()}", f"--end={now.isoformat()}")
+        command = [sys.executable, "-m", "braze_exporter", "backfill", f"--config.file={config}", *span, *labels]
+        started = time.perf_counter()
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [*command, f"--output={directory / 'year.om'}"],
+            env={**os.environ, "BRAZE_API_KEY": KEY},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        said = process.stderr.read() if process.stderr is not None else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        found = re.search(r"([\d,]+) calls answered", said)
+        size = (directory / "year.om").stat().st_size if process.returncode == 0 else 0
+    calls = int(found.group(1).replace(",", "")) if found else 0
+    left = share - queries * 12 / 250_000  # beside an exporter that asks each query every five minutes
+    bound = (calls - CONNECTIONS) / (left * limit / 3_600)
+    print(
+        f"     {calls:,} calls in {seconds:.1f} s; the bound is {bound:.1f} s; {size / 1e6:.0f} MB are written, with "
+        f"{usage.ru_utime + usage.ru_stime:.1f} s of CPU"
+    )
+    fast = _verdict("backfill of a year of hours of 100 queries against the budget", seconds / bound, 1.15)
+    small = _verdict("peak memory of that", usage.ru_maxrss * 1_024 / 1e6, 150, "MB")
+    return fast and small and process.returncode == 0
+
+
 class _Process:
     """A process that listens on `port`."""
 
@@ -205,16 +246,22 @@ def _processes(queries: int, latency: float) -> Iterator[tuple[_Process, Path]]:
         _process([sys.executable, __file__, "braze", "--latency", str(latency)]) as braze,
     ):
         directory = Path(name)
-        config = directory / "config.yaml"
-        events = "".join(f"      - event: event {number:04}\n" for number in range(queries))
-        config.write_text(
-            f"workspaces:\n  - name: production\n    url: http://127.0.0.1:{braze.port}\n"
-            f"    api_key_env: BRAZE_API_KEY\n    custom_events:\n{events}budget: {{concurrency: {CONNECTIONS}}}\n"
-        )
+        config = _config(directory, braze.port, queries, f"budget: {{concurrency: {CONNECTIONS}}}\n")
         port = _free_port()
         command = [sys.executable, "-m", "braze_exporter", f"--config.file={config}"]
         with _process([*command, f"--web.listen-address=127.0.0.1:{port}"], port) as exporter:
             yield exporter, directory
+
+
+def _config(directory: Path, port: int, queries: int, rest: str) -> Path:
+    """Write a config with so many queries that ends with `rest`, and return where it is."""
+    config = directory / "config.yaml"
+    events = "".join(f"      - event: event {number:04}\n" for number in range(queries))
+    config.write_text(
+        f"workspaces:\n  - name: production\n    url: http://127.0.0.1:{port}\n"
+        f"    api_key_env: BRAZE_API_KEY\n    custom_events:\n{events}{rest}"
+    )
+    return config
 
 
 @contextlib.contextmanager
@@ -250,12 +297,13 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _simulate_braze(latency: float) -> int:
+def _simulate_braze(latency: float, limit: int) -> int:
     names = [f"event {number:04}" for number in range(2_000)]
     shapes = {name: demo.Shape(100.0 + 10 * index) for index, name in enumerate(names)}
     braze = demo.SimulatedBraze(
         key=KEY, traffic=demo.Traffic(1, demo.ZONE, shapes), clock=time.time, zone=demo.ZONE, apps=(), segments=()
     )
+    braze.limit = limit
     if latency:
         braze.fail(demo.faults.delay(latency))
     with demo.serve(braze) as running:

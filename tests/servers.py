@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,14 @@ def prometheus(
     target: int,
     how: Mapping[str, Mapping[str, object]] | None = None,
     rules: str = "",
+    *,
     alertmanager: int | None = None,
+    flags: Sequence[str] = (),
 ) -> Iterator[Prometheus]:
     """Run a Prometheus that scrapes the port `target` each second, in each way of `how` by the name of its job.
 
     Its data are in `directory`, with any that were. It evaluates the text of `rules` each second, and tells the
-    `alertmanager` on that port.
+    `alertmanager` on that port. It is started with further `flags`.
     """
     directory.mkdir(exist_ok=True)
     targets = {"static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
@@ -112,6 +114,7 @@ def prometheus(
         f"--web.listen-address=127.0.0.1:{port}",
         f"--storage.tsdb.path={directory / 'data'}",
         "--log.level=error",
+        *flags,
     ):
         yield Prometheus(port)
 

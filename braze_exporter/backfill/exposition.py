@@ -1,0 +1,170 @@
+"""What was read → OpenMetrics text, family by family and series by series, each in the order of time.
+
+promtool takes no series whose samples go back in time, and reads the whole text once for each block, in any order.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+from prometheus_client.utils import floatToGoString
+
+from braze_exporter.backfill.spool import Spool
+from braze_exporter.backfill.wish import BackfillError, Wish
+from braze_exporter.catalog import Family, Noun, Point, Query, Series, Unit, counter, gauge
+from braze_exporter.collector.exposition import header, labels_text
+from braze_exporter.config.document import shown
+from braze_exporter.plan import Plan, bucket_number, counting
+
+_BUFFER = 1024 * 1024
+# Of the labels of a series of messages, those that are not the name of a part.
+_NOT_NAMES = ("channel", "stat")
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Written:
+    """What was written: how many samples and series, and the times of the first and the last sample.
+
+    `silent` is of how many queries Braze told no bucket at all, `gaps` how many buckets it left out between others.
+    """
+
+    samples: int = 0
+    series: int = 0
+    oldest: float = float("inf")
+    newest: float = float("-inf")
+    silent: int = 0
+    gaps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A series: the query that it comes from, what to ask the spool for its points, and its finished labels."""
+
+    query: Query
+    series: Series
+    number: int
+    labels: str
+
+
+def write(wish: Wish, plan: Plan, spool: Spool) -> Written:
+    """Write all that is wanted to the output of `wish`, whole or not at all; raise `BackfillError` if it cannot be."""
+    path = wish.spool.with_name(f"{wish.spool.name}-text")
+    writer = _Writer(wish, spool)
+    try:
+        with path.open("w", encoding="utf-8", newline="\n", buffering=_BUFFER) as file:
+            file.writelines(writer.lines(plan))
+            file.flush()
+            os.fsync(file.fileno())
+        path.rename(wish.output)
+    except OSError as error:
+        text = f"{shown(wish.output, 200)} cannot be written ({error.strerror}): make room for it, or make it writable"
+        raise BackfillError(text) from None
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    return writer.written
+
+
+class _Writer:
+    """Makes the lines, and keeps count of them."""
+
+    def __init__(self, wish: Wish, spool: Spool) -> None:
+        self._wish = wish
+        self._spool = spool
+        self.written = Written()
+
+    def lines(self, plan: Plan) -> Iterator[str]:
+        """Yield the text, some lines at a time."""
+        families = self._families(plan)
+        if not families:
+            raise BackfillError("Braze has told no bucket of any query in that time: there is nothing to write")
+        for family in sorted(families, key=lambda family: family.name):
+            yield header(family, openmetrics=True)
+            for row in sorted(families[family], key=lambda row: row.labels):
+                self.written.series += 1
+                yield from self._sample_lines(family, row)
+        yield "# EOF\n"
+
+    def _families(self, plan: Plan) -> Mapping[Family, list[_Row]]:
+        """Return the series of each family, without those that have no bucket; look for what Braze left out."""
+        found: dict[Family, list[_Row]] = {}
+        feeders = set(counting(plan.queries).values())
+        for query in plan.queries:
+            rows = [row for row in self._rows(query) if self._has_points(row)]
+            self.written.silent += not rows
+            for row in rows:
+                noun = row.series.noun
+                found.setdefault(gauge(query.kind, noun, query.unit, "settled"), []).append(row)
+                if query in feeders and row.series.is_counted:
+                    found.setdefault(counter(query.kind, noun), []).append(row)
+        return found
+
+    def _rows(self, query: Query) -> list[_Row]:
+        """Return the series of a query, with the labels that Prometheus would store; to it, an empty one is none."""
+        rows: dict[tuple[Noun, Labels], _Row] = {}
+        for number, series in self._spool.series(query):
+            own = next(labels for labels in _forms(series) if (series.noun, labels) not in rows)
+            labels = [(name, value) for name, value in (*query.labels, *own, *self._wish.labels) if value]
+            rows[series.noun, own] = _Row(query, series, number, labels_text(labels))
+        return [*rows.values()]
+
+    def _has_points(self, row: _Row) -> bool:
+        """Return whether anything of a series is wanted; count what is missing between.
+
+        A statistic of messages may come and go, but not a number of the whole.
+        """
+        query = row.query
+        step = query.unit.seconds if query.unit is Unit.HOUR else 1
+        numbers = [bucket_number(point.start, query.unit, query.zone) for point, _ in self._wanted(row)]
+        if not row.series.key:
+            self.written.gaps += sum((after - before) // step - 1 for before, after in pairwise(numbers))
+        return bool(numbers)
+
+    def _wanted(self, row: _Row) -> Iterator[tuple[Point, float]]:
+        return self._wish.wanted(row.query, self._spool.points(row.number))
+
+    def _sample_lines(self, family: Family, row: _Row) -> Iterator[str]:
+        """Yield the lines of a series."""
+        name, written = f"{family.name}{row.labels}", self.written
+        for value, stamp in self._totals(row) if family.type == "counter" else self._values(row):
+            written.samples += 1
+            written.oldest, written.newest = min(written.oldest, stamp), max(written.newest, stamp)
+            yield f"{name} {floatToGoString(value)} {_seconds(stamp)}\n"
+
+    def _values(self, row: _Row) -> Iterator[tuple[float, float]]:
+        """Yield value and time of the samples of a gauge: one a bucket."""
+        return ((point.value, stamp) for point, stamp in self._wanted(row))
+
+    def _totals(self, row: _Row) -> Iterator[tuple[float, float]]:
+        """Yield value and time of the samples of a counter: one a bucket, by whose value it rises, and a 0 before.
+
+        It never falls: where the revenue of a bucket is negative, it stands still, as that of the exporter does.
+        """
+        total: float | None = None
+        for point, stamp in self._wanted(row):
+            if total is None:
+                total = 0.0
+                yield total, point.start + row.query.settle
+            total += max(point.value, 0.0)
+            yield total, stamp
+
+
+def _forms(series: Series) -> Iterator[Labels]:
+    """Yield the labels that a series may have, until they are those of no other one.
+
+    Two variations or steps may have had one name, one after the other. The newest keeps it, as it has it in a scrape;
+    the others have their id behind it, as those have that are in one answer.
+    """
+    yield series.labels
+    part = series.key[0]
+    for form in ("{} ({})", "{1}"):
+        yield tuple((name, value if name in _NOT_NAMES else form.format(value, part)) for name, value in series.labels)
+
+
+def _seconds(stamp: float) -> str:
+    return str(int(stamp)) if stamp == int(stamp) else f"{stamp:.3f}"

@@ -1,0 +1,164 @@
+"""A backfill from beginning to end: what is missing is read within the budget, and when all is there, it is written."""
+
+import contextlib
+import shlex
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from math import ceil
+from operator import itemgetter
+
+from braze_exporter.admission import Admission
+from braze_exporter.backfill.exposition import Written, write
+from braze_exporter.backfill.progress import Progress, State, count, pace, span
+from braze_exporter.backfill.reader import Reader
+from braze_exporter.backfill.spool import Spool
+from braze_exporter.backfill.wish import BackfillError, Wish, first_sample, written
+from braze_exporter.catalog import BrazeError, Query
+from braze_exporter.client import Client, open_client
+from braze_exporter.config import Config
+from braze_exporter.config.document import shown
+from braze_exporter.discover import Surroundings
+from braze_exporter.plan import Load, Plan
+from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts
+
+# How often it is looked how far it is, in seconds.
+_LOOK = 0.2
+_HOUR, _DAY = 3_600, 86_400
+# promtool reads the text once for each block that it makes. By default they are of two hours; of these there are 18 in
+# a year, and Prometheus makes none longer by itself than a month.
+_BLOCKS = "--max-block-duration=720h"
+
+
+def backfill(wish: Wish, config: Config, plan: Plan, around: Surroundings, timeouts: Timeouts = USUAL_TIMEOUTS) -> None:
+    """Carry out `wish` for the queries of `plan`, the plan of `config`, and print what is to be done with the file.
+
+    Raises `BackfillError` if that cannot be, or ends before all is there, as by an interrupt. Then what was read is
+    kept for the next time.
+    """
+    wish.check(plan, around.wall())
+    progress = Progress(around.err, around.monotonic)
+    with contextlib.closing(Spool(wish.spool, wish.start, wish.end)) as spool:
+        total = sum(len(wish.pieces(query)) for query in plan.queries)
+        missing = {load: sum(_missing(wish, spool, query) for query in _asked(plan, load)) for load in plan.loads}
+        there = total - sum(missing.values())
+        _check_budget(missing)
+        progress.say(_announced(wish, plan, missing, there))
+        reader = Reader(wish, spool, wall=around.wall, monotonic=around.monotonic)
+        try:
+            with contextlib.closing(reader):
+                reader.start(
+                    _roads(config, plan, around, reader, timeouts), plan.queries, config.settings.budget.concurrency
+                )
+                while not reader.wait(_LOOK):
+                    progress.show(State(there + reader.answered, total, _waiting(reader, around)))
+            _check_aside(reader.aside)
+            progress.say(f"{count(total, 'call', 'calls')} answered, writing {shown(wish.output, 200)}")
+            found = write(wish, plan, spool)
+        except (BackfillError, KeyboardInterrupt) as end:
+            progress.clear()
+            kept = f"{there + reader.answered:,} of {count(total, 'call', 'calls')}"
+            why = str(end) or "stopped"
+            text = f"{why}. The answers to {kept} are kept in {shown(wish.spool, 200)}: run the same again to go on"
+            raise BackfillError(text) from None
+        spool.remove()
+    print(_advice(wish, found, around.wall()), file=around.out)
+
+
+def _asked(plan: Plan, load: Load) -> Iterable[Query]:
+    return (query for query in plan.queries if (query.workspace, query.kind.pool) == (load.workspace, load.pool))
+
+
+def _missing(wish: Wish, spool: Spool, query: Query) -> int:
+    return len(spool.missing(wish.pieces(query)))
+
+
+def _left(load: Load) -> float:
+    """Return the calls an hour that are left of the share, when an exporter with the same config runs beside."""
+    return load.allowed - load.calls
+
+
+def _check_budget(missing: Mapping[Load, int]) -> None:
+    for load, calls in missing.items():
+        if calls and _left(load) < 1:
+            raise BackfillError(
+                f"{shown(load.workspace)}: the exporter itself needs all of the {load.allowed:,.0f} calls an hour that "
+                f"budget.share allows of the {load.pool.name} pool: raise it for the backfill, or take fewer queries"
+            )
+
+
+def _announced(wish: Wish, plan: Plan, missing: Mapping[Load, int], there: int) -> str:
+    """Say how much there is to do, and how long that takes."""
+    calls = sum(missing.values())
+    text = f"{count(len(plan.queries), 'query', 'queries')} from {wish.start} to {wish.end}: "
+    text += f"{count(calls, 'call', 'calls')} to make" + (f", {there:,} are made already" if there else "")
+    if not calls:
+        return text
+    seconds, load = max(((number * _HOUR / _left(load), load) for load, number in missing.items()), key=itemgetter(0))
+    text += f". At {pace(_left(load) / _HOUR)}, which is what budget.share leaves, they take {span(seconds)} or more"
+    return text + (": fewer queries, a later --start or a larger share take less" if seconds > _DAY else "")
+
+
+def _roads(
+    config: Config, plan: Plan, around: Surroundings, reader: Reader, timeouts: Timeouts
+) -> Mapping[str, tuple[Client, Admission]]:
+    """Return who asks for each workspace, and who says when: together with an exporter, within the share."""
+    budget, roads = config.settings.budget, {}
+    for spec in (workspace.spec for workspace in config.workspaces):
+        client = open_client(
+            spec,
+            config.keys[spec.name],
+            around.session,
+            proxies=around.proxies,
+            wall=around.wall,
+            monotonic=around.monotonic,
+            on_call=reader.note_call,
+            timeouts=timeouts,
+        )
+        admission = Admission(around.monotonic)
+        for load in (load for load in plan.loads if load.workspace == spec.name):
+            share = _left(load) / load.pool.per_hour
+            admission.allow({load.pool: budget.concurrency}, share=share, reserve=budget.reserve)
+        roads[spec.name] = client, admission
+    return roads
+
+
+def _waiting(reader: Reader, around: Surroundings) -> str:
+    """Return what is waited for and until when, in words, or nothing."""
+    wait = reader.waiting()
+    if wait is None:
+        return ""
+    until = datetime.fromtimestamp(around.wall() + wait.until - around.monotonic(), UTC)
+    return f"waiting until {until:%H:%M:%S} UTC: {shown(wait.workspace)}: {wait.because}"
+
+
+def _check_aside(aside: Mapping[Query, BrazeError]) -> None:
+    """Refuse to write what would lack some of the queries."""
+    if aside:
+        query, error = next(iter(aside.items()))
+        labels = ", ".join(f"{name}={shown(value)}" for name, value in query.labels if value)
+        raise BackfillError(
+            f"Braze refuses {count(len(aside), 'query', 'queries')}, such as {labels} by the {query.unit}: "
+            f"{error.detail}: mend the config, or take them out of it"
+        )
+
+
+def _advice(wish: Wish, found: Written, now: float) -> str:
+    """Return what to do with the file, as a script for a shell whose comments are for people."""
+    output = str(wish.output) if not str(wish.output).startswith("-") else f"./{wish.output}"
+    days = ceil((now - found.oldest) / _DAY) + 1
+    samples, series = count(found.samples, "sample", "samples"), count(found.series, "series", "series")
+    lines = [
+        f"{shown(output, 200)} has {samples} of {series}, from {written(found.oldest)} to {written(found.newest)}."
+    ]
+    if found.silent:
+        lines.append(f"Of {count(found.silent, 'query', 'queries')} Braze told nothing: they have no samples.")
+    if found.gaps:
+        lines.append(f"Braze left out {count(found.gaps, 'bucket', 'buckets')} between others: they have no samples.")
+    lines += [
+        f"Prometheus must keep them: --storage.tsdb.retention.time={days}d or more; its default is 15d.",
+        "Make blocks of it, as the user that Prometheus runs as; DATA is its --storage.tsdb.path. It sees them soon.",
+    ]
+    command = f'promtool tsdb create-blocks-from openmetrics {_BLOCKS} {shlex.quote(output)} "${{DATA:?}}"'
+    rest = ["The first sample that was scraped from the exporter must be newer. This query finds it:"]
+    rest.append(first_sample(wish.labels))
+    return "\n".join([*(f"# {line}" for line in lines), command, *(f"# {line}" for line in rest)])

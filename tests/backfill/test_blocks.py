@@ -1,0 +1,195 @@
+"""End to end: promtool makes blocks of the file, and a real Prometheus has in them what Braze has counted.
+
+The program is scraped by that Prometheus too, so that history and what is live must be one series. Needs `prometheus`
+and `promtool`, as `test_prometheus`.
+"""
+
+import itertools
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
+from pathlib import Path
+
+import pytest
+from backfills import arguments
+from servers import Labels, Prometheus, prometheus, tool
+from support import HOUR, IOS, KEY, NEW_YORK, Program, run, simulated, until, workspace, write
+
+from braze_exporter import demo
+from braze_exporter.config import load
+from braze_exporter.mixin.slices import slices
+from braze_exporter.plan import build
+
+ODD = 'sign "up" (a|b) \\d+ 🎉'
+EVENTS = """
+{event: purchase, apps: [all, ios]}
+{event: purchase, unit: day}
+{event: 'sign "up" (a|b) \\d+ 🎉'}
+{event: rare, unit: day}
+"""
+HOURLY, DAILY = "braze_custom_events_hourly_settled", "braze_custom_events_daily_settled"
+TOTAL, FILTERED = "braze_custom_events_total", "braze_custom_events_filtered"
+# A year of days has both nights on which the clocks change.
+DAYS, MIDNIGHT = 370, clock_time()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What Braze has counted, what there is of it in Prometheus, and the span that was asked for."""
+
+    traffic: demo.Counts
+    server: Prometheus
+    start: float
+    end: float
+    advice: str
+    config: str
+
+    @property
+    def asked_at(self) -> float:
+        """When Braze was asked, about: hours were final by then."""
+        return self.end + 3 * HOUR
+
+    def raw(self, metric: str) -> dict[Labels, list[tuple[float, float]]]:
+        """Return all samples of a metric up to the end of the span, as they are stored."""
+        found = self.server.ask("query", query=f"{metric}[{2 * DAYS}d]", time=str(self.end))
+        return {
+            frozenset((name, value) for name, value in series["metric"].items() if name != "__name__"): [
+                (float(stamp), float(value)) for stamp, value in series["values"]
+            ]
+            for series in found["result"]
+        }
+
+    def hours(self, event: str, app_id: str = "") -> list[tuple[float, float]]:
+        """Return the time and the count of each hour of the span, as they are to be in Prometheus."""
+        starts = range(int(self.start), int(self.end), HOUR)
+        return [
+            (start + 2.0 * HOUR, float(self.traffic.count(event, start, self.asked_at, app_id)))
+            for start in starts
+            if start + 2 * HOUR < self.end
+        ]
+
+    def days(self, event: str) -> list[tuple[float, float]]:
+        """Return the time and the count of each local day of the span."""
+        first = datetime.fromtimestamp(self.start, NEW_YORK).date()
+        return [
+            (after + 2.0 * HOUR, count) for _, after, count in self._days(event, first) if after + 2 * HOUR < self.end
+        ]
+
+    def _days(self, event: str, first: date) -> Iterator[tuple[float, float, float]]:
+        for back in range(DAYS + 1):
+            begun, ended = (
+                datetime.combine(first + timedelta(days=back + more), MIDNIGHT, NEW_YORK).timestamp() for more in (0, 1)
+            )
+            hours = range(int(begun), int(ended), HOUR)
+            yield begun, ended, float(sum(self.traffic.count(event, hour, self.asked_at) for hour in hours))
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Write a year, make blocks of it with the command that is printed, and let Prometheus scrape what goes on."""
+    tool("promtool")
+    folder = tmp_path_factory.mktemp("blocks")
+    shapes = {"purchase": demo.Shape(400, apps={IOS: 0.4}), ODD: demo.Shape(50), "rare": demo.Shape(0.02)}
+    traffic = demo.Traffic(7, NEW_YORK, shapes)
+    today = datetime.now(NEW_YORK).date()
+    start = datetime.combine(today - timedelta(days=DAYS), MIDNIGHT, NEW_YORK).timestamp()
+    end = time.time() // HOUR * HOUR - 4 * HOUR + 600
+    with ExitStack() as stack:
+        _, server = stack.enter_context(simulated(traffic))
+        text = workspace(server.url, EVENTS, rest="budget: {share: 1, reserve: 0}\n")
+        config = write(folder / "config.yaml", text)
+        live = stack.enter_context(Program.start([f"--config.file={config}"]))
+        labels = ("--label=job=braze", f"--label=instance=127.0.0.1:{live.port}")
+        command = arguments(config, folder / "a year.om", f"{today - timedelta(days=DAYS)}", str(end))
+        done = run(*(part for part in command if not part.startswith("--label")), *labels, BRAZE_API_KEY=KEY)
+        assert done.returncode == 0, done.stderr
+        script = ["sh", "-ec", done.stdout]
+        environment = {"DATA": str(folder / "server" / "data"), "PATH": str(Path(tool("promtool")).parent)}
+        subprocess.run(script, env=environment, check=True, capture_output=True)  # noqa: S603
+        retention = done.stdout.partition("--storage.tsdb.retention.time=")[2].partition(" ")[0]
+        flags = [f"--storage.tsdb.retention.time={retention}"]
+        running = stack.enter_context(prometheus(folder / "server", live.port, flags=flags))
+        until(running.answers, "Prometheus has scraped", 60)
+        yield Scene(traffic, running, start, end, done.stdout, text)
+
+
+def of(scene: Scene, **labels: str) -> Mapping[str, str]:
+    """Return the labels of a series, with those of the target."""
+    target = next(iter(scene.server.ask("series", **{"match[]": "up"})))
+    return {"workspace": "production", "job": "braze", "instance": target["instance"], **labels}
+
+
+def test_every_sample_is_what_braze_has_counted(scene: Scene) -> None:
+    """Hours and days, all and by app: each bucket of the year once, at its time, with its count, and none besides."""
+    purchase, odd, rare = (frozenset(of(scene, event=event).items()) for event in ("purchase", ODD, "rare"))
+    ios = frozenset(of(scene, event="purchase", braze_app="ios").items())
+    assert scene.raw(HOURLY) == {purchase: scene.hours("purchase"), odd: scene.hours(ODD)}
+    assert scene.raw(f"{FILTERED}_hourly_settled") == {ios: scene.hours("purchase", IOS)}
+    days = {purchase: scene.days("purchase"), rare: scene.days("rare")}
+    assert scene.raw(DAILY) == days
+    assert len(days[rare]) >= DAYS - 1
+    assert {after - before for (before, _), (after, _) in itertools.pairwise(days[rare])} == {
+        23.0 * HOUR,
+        24.0 * HOUR,
+        25.0 * HOUR,
+    }
+    totals = scene.raw(TOTAL)
+    assert set(totals) == {purchase, odd, rare}
+    for labels, samples in ((purchase, scene.hours("purchase")), (odd, scene.hours(ODD)), (rare, scene.days("rare"))):
+        counted = [*itertools.accumulate((value for _, value in samples), initial=0.0)]
+        assert [value for _, value in totals[labels]] == counted
+        assert [stamp for stamp, _ in totals[labels]][1:] == [stamp for stamp, _ in samples]
+        assert totals[labels][0] == (scene.start + (HOUR if labels is not rare else 2 * HOUR), 0.0)
+
+
+def test_the_counters_rise_by_what_happened_in_a_day(scene: Scene) -> None:
+    """`increase` over each day of the year, at the time when it has settled, is the count of that day."""
+    purchase = frozenset(of(scene, event="purchase").items())
+    days = scene.raw(DAILY)[purchase]
+    assert len(days) > DAYS - 2
+    for (before, _), (after, value) in list(itertools.pairwise(days))[::7]:
+        # The day's last hour is in the counter an hour before the day is in its gauge; a minute for either end.
+        span, moment = int(after - before) + 60, after - HOUR + 30
+        found = scene.server.query(f'increase({TOTAL}{{event="purchase"}}[{span}s])', moment)
+        assert list(found.values()) == [pytest.approx(value, rel=0.001)]
+
+
+def test_what_is_scraped_goes_on_in_the_same_series(scene: Scene) -> None:
+    """History and what is live have the same labels, and the counter that begins anew is a reset and no step."""
+    for metric in (HOURLY, DAILY, TOTAL, f"{FILTERED}_hourly_settled", f"{FILTERED}_total"):
+        both = scene.server.ask("series", **{"match[]": metric})
+        old = scene.server.ask("series", **{"match[]": metric, "end": str(scene.end)})
+        live = scene.server.query(metric)
+        assert len(both) == len(old) == len(live) > 0, metric
+    now = time.time()
+    hours = scene.hours("purchase")[-24:]
+    [rise] = scene.server.query(
+        f'increase({TOTAL}{{event="purchase"}}[{int(now - hours[0][0]) + HOUR // 2}s])', now
+    ).values()
+    assert rise <= 1.1 * sum(value for _, value in hours)
+
+
+def test_the_query_that_is_printed_finds_the_first_sample(scene: Scene) -> None:
+    """It is before the first scrape, by two minutes at most, and not moved by the history."""
+    query = scene.advice.splitlines()[-1].removeprefix("# ")
+    [found] = scene.server.query(query, time.time() + 61).values()  # it looks at full minutes
+    scraped = scene.server.ask("query", query="braze_exporter_build_info[1h]")["result"][0]["values"]
+    first = float(scraped[0][0])
+    assert first - 120 < found <= first
+
+
+def test_dashboards_draw_the_history_without_gaps(scene: Scene) -> None:
+    """The panels' own queries have a value each half hour of two weeks, of hours and of days."""
+    config = load(scene.config, "config.yaml", {"BRAZE_API_KEY": KEY})
+    begun = scene.start + 30 * 24 * HOUR
+    for one in slices(build(config)):
+        for unit in one.units:
+            expr = re.sub(r"\$\{\w+:regex\}", ".+", one.held(unit, "settled"))
+            found = scene.server.query_range(expr, begun, begun + 14 * 24 * HOUR, 1_800)
+            assert found
+            assert {len(values) for values in found.values()} == {14 * 48 + 1}
