@@ -144,7 +144,7 @@ def counting(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
 
 
 def _too_short_silences(planned: Sequence[tuple[Query, Entry]]) -> Iterator[tuple[Path, str]]:
-    """Yield what is wrong with a silence that fetches which were missed would look like."""
+    """Yield what is wrong with a silence that missed fetches would look like, or what is computed by night."""
     fed = counting(query for query, _ in planned)
     for query, entry in planned:
         silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
@@ -154,6 +154,9 @@ def _too_short_silences(planned: Sequence[tuple[Query, Entry]]) -> Iterator[tupl
         if silent < least:
             text = f"is shorter than {MISSED_REFRESHES} refreshes of the counter: at least {_rounded_up(least)}"
             yield (*entry.path, "alerts", "silent"), f"{text}, or a shorter refresh"
+        elif query.kind.settle and silent < 2 * query.unit.seconds:
+            text = f"is too short: {query.kind.section} are computed once a day, so at least 2d"
+            yield (*entry.path, "alerts", "silent"), text
 
 
 def _loads(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:

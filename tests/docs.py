@@ -17,6 +17,7 @@ from braze_exporter.config.schema import SECTIONS, Asking
 from braze_exporter.mixin.dashboard import dashboard
 from braze_exporter.mixin.promql import number
 from braze_exporter.mixin.rules import as_yaml, rules
+from braze_exporter.mixin.words import alert_of
 from braze_exporter.plan import build
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,7 @@ def blocks() -> dict[str, str]:
         + f"\nThe states are {', '.join(f'`{state}`' for state in State)}.\n",
         "config": _reference(),
         "alerts": _keys(schema()["$defs"]["Alerts"]),
+        "judged": _judged(),
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
         "help": _help(),
     }
@@ -86,6 +88,16 @@ def _kinds() -> str:
             counted = "yes" if noun.is_additive else "-"
             cells = (f"`{noun.name}`", noun.counts, f"`{kind.section}`", units, _labels(("workspace", *noun.labels)))
             rows.append(f"| {' | '.join(cells)} | {_labels(noun.breakdown)} | {counted} | `{kind.permission}` |")
+    return "\n".join(rows) + "\n"
+
+
+def _judged() -> str:
+    """Return the table of the names of alerts, and of the number that each kind is judged by."""
+    rows = ["| config section | alerts | judged by |", "|---|---|---|"]
+    for kind in KINDS:
+        stats = " or ".join(f"`{stat}`" for stat in kind.noun.headline)
+        by = f"`{kind.noun.name}`" + (f", the sum of those with `stat` {stats}" if stats else "")
+        rows.append(f"| `{kind.section}` | `{alert_of(kind)}…` | {by} |")
     return "\n".join(rows) + "\n"
 
 

@@ -44,9 +44,50 @@ def always(value: float | None) -> Told:
     return lambda _now: value
 
 
+def between(start: float, end: float, value: float | None, usually: Told) -> Told:
+    """Return what is as usual but for some hours."""
+    return lambda now: value if start <= hours(now) < end else usually(now)
+
+
+def until(end: float, told: Told) -> Told:
+    """Return what stands still after so many hours."""
+    return lambda now: told(min(now, end * HOUR))
+
+
 def last_fetch(now: float) -> float:
     """Return when a query was fetched that is fetched every five minutes; not 0, which means never."""
     return 1 + now // 300 * 300
+
+
+def told(
+    noun: str,
+    labels: str = "",
+    *,
+    unit: str = "daily",
+    settled: float = 0,
+    latest: float = 0,
+    total: Told | None = None,
+    breakdown: Sequence[str] = ("",),
+) -> dict[str, Told]:
+    """Return a query that is answered all along; with a `breakdown` each of its series has these values."""
+    query = ",".join(filter(None, [PRODUCTION, labels]))
+    of, is_hourly = f"braze_{noun}_{unit}", unit == "hourly"
+    found: dict[str, Told] = {
+        series(f"{of}_up", query): always(1),
+        series(f"{of}_last_success_timestamp_seconds", query): last_fetch,
+    }
+    for more in breakdown:
+        each = ",".join(filter(None, [query, more]))
+        found |= {
+            series(f"{of}_latest", each): always(latest),
+            series(f"{of}_settled", each): always(settled),
+            series(f"{of}_settled_bucket_start_timestamp_seconds", each): settled_start(
+                HOUR if is_hourly else 24 * HOUR, HOUR if is_hourly else 2 * HOUR
+            ),
+        }
+        if total is not None:
+            found[series(f"braze_{noun}_total", each)] = total
+    return found
 
 
 def settled_start(unit: int = HOUR, settle: int = HOUR) -> Told:

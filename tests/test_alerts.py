@@ -15,11 +15,13 @@ from stories import (
     Story,
     Told,
     always,
+    between,
     generated,
     healthy,
     hours,
     last_fetch,
     series,
+    until,
 )
 from support import HOUR, workspace
 
@@ -64,19 +66,9 @@ def but(changes: Mapping[str, Told], base: Mapping[str, Told] | None = None) -> 
     return {**found, **changes}
 
 
-def between(start: float, end: float, value: float | None, usually: Told) -> Told:
-    """Return what is as usual but for some hours."""
-    return lambda now: value if start <= hours(now) < end else usually(now)
-
-
 def without(start: float, end: float, base: Mapping[str, Told]) -> dict[str, Told]:
     """Return an exporter that is not scraped between these hours."""
     return {name: between(start, end, None, told) for name, told in base.items()}
-
-
-def until(end: float, told: Told) -> Told:
-    """Return what stands still after so many hours."""
-    return lambda now: told(min(now, end * HOUR))
 
 
 def outage(start: float, end: float, *, counted: Told | None = None) -> dict[str, Told]:
@@ -368,7 +360,7 @@ STORIES = {
         HOURLY,
         but({SETTLED: between(3, 5, 4, always(8)), BASELINE: always(9)}),
         fires={
-            196: [Fired("BrazeEventBelow", "4 purchase in production in a settled hour, fewer than 5.", EVENT)],
+            196: [Fired("BrazeEventBelow", "purchase in production: 4 in a settled hour, under 5.", EVENT)],
         },
         quiet=(170, 194, 316),
     ),
@@ -376,7 +368,7 @@ STORIES = {
         HOURLY,
         but({SETTLED: between(3, 5, 6_300, always(100)), BASELINE: always(101)}),
         fires={
-            196: [Fired("BrazeEventAbove", "6.3k purchase in production in a settled hour, more than 5000.", EVENT)],
+            196: [Fired("BrazeEventAbove", "purchase in production: 6.3k in a settled hour, over 5000.", EVENT)],
         },
         quiet=(170, 194, 316),
     ),
@@ -427,7 +419,7 @@ STORIES = {
                 Fired(
                     "BrazeQueryUnanswered",
                     "Braze has not answered for purchase in production for 1h 20m 59s: there are no values.",
-                    {**OWN, "event": "purchase", "unit": "hour"},
+                    {**OWN, "event": "purchase", "kind": "custom_events", "unit": "hour"},
                 )
             ]
         },
@@ -449,7 +441,14 @@ STORIES = {
                     "BrazeQueryUnanswered",
                     "Braze has not answered for purchase from ios of the segment vip in production since the exporter "
                     "was started: there are no values.",
-                    {**OWN, "event": "purchase", "unit": "hour", "braze_app": "ios", "segment": "vip"},
+                    {
+                        **OWN,
+                        "event": "purchase",
+                        "kind": "custom_events",
+                        "unit": "hour",
+                        "braze_app": "ios",
+                        "segment": "vip",
+                    },
                 )
             ]
         },

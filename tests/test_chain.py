@@ -140,7 +140,7 @@ def test_a_silent_event_pages_and_its_return_is_told(tmp_path: Path) -> None:
         (page,) = received.alerts
         assert (page["status"], page["labels"]) == ("firing", PAGE)
         assert page["annotations"]["summary"] == "No purchase_completed in production was counted for 10s or longer."
-        assert page["annotations"]["runbook_url"] == f"{RUNBOOKS}#brazeeventsilent"
+        assert page["annotations"]["runbook_url"] == f"{RUNBOOKS}#silent"
         # A sample has the time at which its scrape began, at most a second before the answer of Braze.
         assert datetime.fromisoformat(page["startsAt"]).timestamp() >= shop.last["purchase_completed"] + 10 + 3 - 1
 

@@ -35,6 +35,26 @@ EVERYTHING = """
 {event: signup, segments: [vip], alerts: {below: 5}}
 {event: login}
 """
+# Each kind, with all alerts that it can have.
+EVERY_KIND = """
+    sessions: [{apps: [all, ios], baseline: {weeks: 2}, alerts: {silent: 2h, drop: 0.5, below: 5, above: 9}}]
+    purchases: [{baseline: {weeks: 2}, alerts: {silent: 12h, drop: 0.5}}, {product: Mug, alerts: {silent: 2d}}]
+    revenue: [{unit: day, baseline: {weeks: 4}, alerts: {drop: 0.5, below: 100}}]
+    segment_users: [{segment: vip, alerts: {below: 100}}]
+    new_users: [{apps: [all, ios], alerts: {silent: 1d}}]
+    uninstalls: [{alerts: {silent: 2d, above: 500}}]
+    daily_active_users: [{alerts: {below: 1000}}]
+    monthly_active_users: [{baseline: {weeks: 4}, alerts: {drop: 0.1}}]
+    campaigns:
+      - campaign: d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05
+        baseline: {weeks: 4}
+        alerts: {silent: 2d, drop: 0.5, below: 100, above: 9000}
+      - campaign: 7f365fdd-dc5a-4339-ae2a-db1f146a8820
+        alerts: {silent: 2d, drop: 0.5, below: 100, above: 9000}
+        baseline: {weeks: 4}
+    canvases: [{canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6, alerts: {silent: 2d}}]
+state_file: /state.sqlite
+"""
 ODD = [
     "say \"hi\" and 'bye'",
     "a\\b\\n\\",
@@ -90,6 +110,7 @@ CONFIGS = {
     "the example": (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
     "the demo": demo.config("http://127.0.0.1"),
     "everything": workspace(URL, EVERYTHING, rest="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
+    "every kind": workspace(URL, "{event: purchase, alerts: {silent: 2h}}", rest=EVERY_KIND),
     "odd names": names_config(*ODD),
 }
 
@@ -132,7 +153,7 @@ def test_a_name_is_no_more_than_a_name(tmp_path: Path) -> None:
     alerts = [
         Fired(
             "BrazeEventAbove",
-            f"{10 + number} {name} in {name} in a settled hour, more than 5.",
+            f"{name} in {name}: {10 + number} in a settled hour, over 5.",
             {"workspace": name, "event": name, "unit": "hour", "severity": name, "team": name},
         )
         for number, name in enumerate(ODD)
@@ -141,11 +162,18 @@ def test_a_name_is_no_more_than_a_name(tmp_path: Path) -> None:
 
 
 def test_every_alert_has_a_runbook() -> None:
-    """The link of each alert leads to a heading of the README that is the alert's name."""
+    """The link of each alert leads to a heading of the README: its own, or one for all alerts of its sort."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for rule in alerts_of(generated(CONFIGS["everything"])):
-        assert rule["annotations"]["runbook_url"] == f"{RUNBOOKS}#{rule['alert'].lower()}"
-        assert re.search(rf"^#+ {rule['alert']}$", readme, re.MULTILINE), rule["alert"]
+    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#### (.+)$", readme, re.MULTILINE)}
+    sorts = {"silent", "no-data", "drop", "below", "above"}
+    led = set()
+    for rule in alerts_of(generated(CONFIGS["every kind"])):
+        url, _, fragment = rule["annotations"]["runbook_url"].partition("#")
+        assert url == RUNBOOKS
+        name = rule["alert"].lower()
+        assert fragment == name or (fragment in sorts and name.endswith(fragment.replace("-", "")))
+        led.add(fragment)
+    assert led == headings
 
 
 def test_each_query_has_the_alerts_that_fit_it() -> None:
@@ -312,7 +340,7 @@ def test_an_event_that_stops_is_told(chain: Chain) -> None:
     silent = found["BrazeEventSilent", "stops", ""]
     assert silent["annotations"]["summary"] == "No stops in production was counted for 5s or longer."
     below = found["BrazeEventBelow", "quiet", ""]
-    assert below["annotations"]["summary"] == "0 quiet of the segment vip in production in a settled day, fewer than 5."
+    assert below["annotations"]["summary"] == "quiet of the segment vip in production: 0 in a settled day, under 5."
     assert (below["labels"]["team"], below["labels"]["severity"]) == ("{{ growth }}", "page")
 
 

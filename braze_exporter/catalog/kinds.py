@@ -51,15 +51,16 @@ class Noun:
     """A plural noun of the metric names; `counts` begins the help of its metrics.
 
     `labels` are those that a query has beside `workspace`, `breakdown` those that each series of an answer adds; the
-    sum of the series that have the labels of `headline` stands for all of them. Only what `is_additive` has a counter:
-    of users that were active on two days nobody knows how many they were. `may_sink` is for sums that can be negative.
+    sum of the series whose `stat` is in the `headline` stands for all of them, for alerts too. Only what `is_additive`
+    has a counter: of users that were active on two days nobody knows how many they were. `may_sink` is for sums that
+    can be negative.
     """
 
     name: str
     counts: str
     labels: tuple[str, ...] = ()
     breakdown: tuple[str, ...] = ()
-    headline: tuple[tuple[str, str], ...] = ()
+    headline: tuple[str, ...] = ()
     is_additive: bool = True
     may_sink: bool = False
 
@@ -112,12 +113,13 @@ class Kind:
 
     @property
     def noun(self) -> Noun:
-        """The noun that stands for the kind."""
+        """The noun that stands for the kind, in alerts too: a campaign sends messages, and a Canvas is entered."""
         return self.nouns[0]
 
 
+# What was sent. In-app messages are not: the devices show them, and they alone have impressions of that name.
+_SENT = ("sent", "impressions")
 _HOURS_AND_DAYS = (Unit.HOUR, Unit.DAY)
-_SENT = (("stat", "sent"),)
 _OCCURRENCES = "Occurrences of a custom event"
 
 CUSTOM_EVENTS = Kind(

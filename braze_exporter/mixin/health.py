@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from braze_exporter.catalog import Family, Query, Reason, Unit, gauge
-from braze_exporter.mixin.events import news
+from braze_exporter.mixin.asked import news
 from braze_exporter.mixin.promql import highest, number, quoted, series
-from braze_exporter.mixin.rule import Rule, what
+from braze_exporter.mixin.rule import Rule
+from braze_exporter.mixin.words import what
 from braze_exporter.own import (
     ERRORS,
     QUERIES,
@@ -34,8 +35,8 @@ def of_workspace(queries: Sequence[Query], reserve: float) -> Iterator[Rule]:
     yield _down(name)
     yield _key_refused(name)
     yield _not_answering(name, queries)
-    for unit in dict.fromkeys(query.unit for query in queries):
-        yield _unanswered([query for query in queries if query.unit is unit], reserve)
+    for sort in dict.fromkeys((query.kind, query.unit) for query in queries):
+        yield _unanswered([query for query in queries if (query.kind, query.unit) == sort], reserve)
     yield _quota_low(name, reserve)
     if any(query.unit is Unit.DAY for query in queries):
         yield _timezone_mismatch(name)
@@ -112,27 +113,28 @@ def _not_answering(workspace: str, queries: Sequence[Query]) -> Rule:
 
 
 def _unanswered(queries: Sequence[Query], reserve: float) -> Rule:
-    """Return the rule for queries of one unit that have no values for want of answers, while others are answered."""
+    """Return the rule for queries of one kind and unit without values for want of answers that others have."""
     longest = max(queries, key=lambda query: len(query.labels))
-    workspace, late = longest.workspace, []
-    for kind, noun in dict.fromkeys((query.kind, query.noun) for query in queries):
-        latest, answered = (gauge(kind, noun, longest.unit, measure) for measure in ("latest", _ANSWERED))
+    workspace, kind, unit = longest.workspace, longest.kind, longest.unit
+    late = []
+    for noun in dict.fromkeys(query.noun for query in queries):
+        latest, answered = (gauge(kind, noun, unit, measure) for measure in ("latest", _ANSWERED))
         oldest = max(news(query) for query in queries if query.noun == noun)
         late.append(
             f"time() - {highest(series(answered, _of(workspace)), answered.labels)} > {number(oldest)}\n"
-            f"  unless {highest(series(latest, _of(workspace)), latest.labels)}"
+            f"  unless {highest(series(latest, _of(workspace)), answered.labels)}"
         )
     any_late = "\n  or ".join(late)
     return Rule(
         alert="BrazeQueryUnanswered",
         expr=f"(\n  {any_late}\n)\n"
         f"unless on (workspace) {_up(workspace)} == 0\n"
-        f"unless on (workspace) {_spent(workspace, reserve)}",
+        f"unless on (workspace) {_spent(workspace, reserve, (('pool', kind.pool.name),))}",
         wait=_USUAL,
         summary=f"Braze has not answered for {what(longest)} {_SINCE}: there are no values.",
-        description="Other queries are answered, so it is this one: an event that was renamed or deleted, or an app or "
-        "segment whose identifier is wrong. The log has Braze's words.",
-        labels={"unit": longest.unit.value, **dict(_of(workspace))},
+        description="Others are answered, so it is this one: what was renamed or deleted in Braze, an identifier that "
+        "is wrong, or a permission that the key lacks. The log has Braze's words.",
+        labels={"kind": kind.section, "unit": unit.value, **dict(_of(workspace))},
     )
 
 
@@ -177,11 +179,11 @@ def _refusals(workspace: str, by: str) -> str:
     return f"sum by ({by}) (increase({found}[10m]))"
 
 
-def _spent(workspace: str, reserve: float) -> str:
+def _spent(workspace: str, reserve: float, pool: tuple[tuple[str, str], ...] = ()) -> str:
     """Return the share that is left of the limits of which the reserve is reached, until they are reset."""
 
     def of(family: Family) -> str:
-        return highest(series(family, _of(workspace)), family.labels)
+        return highest(series(family, (*_of(workspace), *pool)), family.labels)
 
     reset = f"({of(QUOTA_RESET)} <= time())"
     return f"(\n  {of(QUOTA_REMAINING)}\n  / {of(QUOTA_LIMIT)} <= {number(reserve)}\n  unless {reset}\n)"

@@ -35,9 +35,19 @@ def number(value: float) -> str:
     return f"{value:.15g}"
 
 
-def series(family: Family, labels: Iterable[tuple[str, str]]) -> str:
-    """Return the series of a family that have these labels; an empty label is none to Prometheus."""
-    return f"{family.name}{{{', '.join(f'{name}={quoted(value)}' for name, value in labels)}}}"
+def series(family: Family, labels: Iterable[tuple[str, str]], stats: Iterable[str] = ()) -> str:
+    """Return the series of a family that have these labels, and one of the `stats` if there are some.
+
+    An empty label is none to Prometheus.
+    """
+    matchers = [f"{name}={quoted(value)}" for name, value in labels]
+    return f"{family.name}{{{', '.join([*matchers, *of_stats(stats)])}}}"
+
+
+def of_stats(stats: Iterable[str]) -> list[str]:
+    """Return the matchers for the series of some statistics of messages: one, or none for all of them."""
+    pattern = "|".join(stats)
+    return [f'stat=~"{pattern}"'] if pattern else []
 
 
 def highest(expr: str, by: Iterable[str]) -> str:
@@ -46,3 +56,9 @@ def highest(expr: str, by: Iterable[str]) -> str:
     So a new pod goes on where the old one was, and an alert is the same from both.
     """
     return f"max by ({', '.join(by)}) ({expr})"
+
+
+def summed(expr: str, by: Iterable[str], breakdown: Iterable[str]) -> str:
+    """Return the sum of what an expression has by these labels over the `breakdown` of an answer, if there is one."""
+    each = highest(expr, (*by, *breakdown))
+    return f"sum by ({', '.join(by)}) ({each})" if [*breakdown] else each

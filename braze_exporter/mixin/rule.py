@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from braze_exporter.catalog import Query
 from braze_exporter.mixin.promql import duration
 
-# Where the README stands that has a paragraph for each alert.
+# Where the README stands that has a paragraph for each alert, or for each sort of them.
 RUNBOOKS = "https://github.com/braze-exporter/braze-exporter/blob/main/README.md"
 
 
@@ -16,7 +15,7 @@ class Rule:
 
     `summary` and `description` are templates of Prometheus, and name people's texts only by the labels that hold them;
     `severity` and `labels` are plain text. The labels repeat those of the series, for promtool takes two rules of one
-    name and the same labels for a mistake.
+    name and the same labels for a mistake. `runbook` is the heading in the README, if not the name.
     """
 
     alert: str
@@ -26,6 +25,7 @@ class Rule:
     description: str
     severity: str = "warning"
     labels: Mapping[str, str] = field(default_factory=dict)
+    runbook: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """Return the rule as it stands in a file of rules."""
@@ -39,19 +39,9 @@ class Rule:
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
-                "runbook_url": f"{RUNBOOKS}#{self.alert.lower()}",
+                "runbook_url": f"{RUNBOOKS}#{(self.runbook or self.alert).lower().replace(' ', '-')}",
             },
         }
-
-
-def what(query: Query) -> str:
-    """Return the template that names what a query, or another one of its families, counts, by its labels alone."""
-    filters = {
-        "braze_app": "{{ with $labels.braze_app }} from {{ . }}{{ end }}",
-        "segment": "{{ with $labels.segment }} of the segment {{ . }}{{ end }}",
-    }
-    chosen = "".join(text for label, text in filters.items() if label in query.noun.labels)
-    return f"{{{{ $labels.{query.kind.subject} }}}}{chosen} in {{{{ $labels.workspace }}}}"
 
 
 def _plain(text: str) -> str:

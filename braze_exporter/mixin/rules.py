@@ -7,7 +7,7 @@ import yaml
 
 from braze_exporter.config.schema import Settings
 from braze_exporter.mixin import health
-from braze_exporter.mixin.events import Asked
+from braze_exporter.mixin.asked import Asked
 from braze_exporter.mixin.rule import Rule
 from braze_exporter.plan import Plan, counting
 
@@ -21,7 +21,7 @@ def rules(plan: Plan, settings: Settings) -> dict[str, Any]:
     for workspace in dict.fromkeys(query.workspace for query in plan.queries):
         queries = [query for query in plan.queries if query.workspace == workspace]
         asked = [
-            Asked(query, alerts, None if query.segment_id else feeders[query.counted], is_durable=has_state)
+            Asked(query, alerts, feeders.get(query.counted), is_durable=has_state)
             for query, alerts in plan.alerts
             if query.workspace == workspace
         ]

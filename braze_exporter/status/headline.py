@@ -10,7 +10,8 @@ from braze_exporter.collector import Held, Values, View
 def headline(views: Sequence[View]) -> View:
     """Return the view that stands for those of one query: the first noun's, summed up where that has several series."""
     noun = views[0].entry.query.noun
-    chosen = [view for view in views if view.series.noun is noun and {*noun.headline} <= {*view.series.labels}]
+    of_noun = [view for view in views if view.series.noun is noun]
+    chosen = [view for view in of_noun if not noun.headline or _stat(view) in noun.headline]
     if len(chosen) == 1 and not noun.breakdown:
         return chosen[0]
     if not chosen:
@@ -23,11 +24,15 @@ def headline(views: Sequence[View]) -> View:
     held = longest.held._replace(points=tuple(Point(start, sums[start]) for start, _ in longest.held.points))
     return replace(
         longest,
-        series=Series(noun, (), noun.headline),
+        series=Series(noun, (), (("stat", " + ".join(dict.fromkeys(_stat(view) for view in chosen))),)),
         held=held,
         values=_values(held, longest.values),
         total=_sum([view.total for view in chosen]),
     )
+
+
+def _stat(view: View) -> str:
+    return dict(view.series.labels).get("stat", "")
 
 
 def _values(held: Held, like: Values) -> Values:
