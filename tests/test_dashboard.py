@@ -13,14 +13,15 @@ from jsonschema import Draft7Validator
 from support import run, workspace, workspace_item, write
 
 from braze_exporter import demo, own
-from braze_exporter.catalog import GAUGES, counter, gauge
+from braze_exporter.catalog import GAUGES, OF_QUERY, Noun, Query, counter, gauge
 from braze_exporter.config import load
 from braze_exporter.mixin.dashboard import dashboard
-from braze_exporter.plan import Plan, build
+from braze_exporter.plan import Plan, build, has_counter
 
 URL = "https://rest.iad-01.braze.com"
 SCHEMA = docs.ROOT.parent / "shared/grafana/dashboard.jsonschema.json"
 
+NO_EVENTS = workspace(URL, "").replace("    custom_events:\n      - \n", "").replace("    custom_events:\n", "")
 CONFIGS = {
     "least": workspace(URL, "{event: purchase}"),
     "days": workspace(URL, "{event: purchase, unit: day, baseline: {weeks: 4}}"),
@@ -28,6 +29,8 @@ CONFIGS = {
     "many": workspace(URL, "\n".join(f"{{event: event_{number}}}" for number in range(30))),
     "workspaces": workspace(URL, "{event: purchase, apps: [all, ios]}")
     + workspace_item(URL, "{event: signup, unit: day, segments: [all, vip]}", name="staging"),
+    "users": NO_EVENTS + "    segment_users: [{segment: vip}]\n    monthly_active_users: [{apps: [ios]}]\n",
+    "campaign": NO_EVENTS + "    campaigns: [{campaign: d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05}]\n",
     "example": (docs.ROOT / "config.example.yaml").read_text(encoding="utf-8"),
     "demo": demo.config("http://127.0.0.1:1"),
 }
@@ -143,20 +146,33 @@ def test_every_panel_says_what_it_means(name: str) -> None:
 def test_it_asks_for_what_the_config_has_and_for_nothing_else(name: str) -> None:
     """Every metric that is named is one of the plan's queries or of the exporter; every gauge of the plan is shown."""
     plan = plan_of(name)
-    gauges = {
-        gauge(query.kind, query.noun, query.unit, measure).name
-        for query in plan.queries
-        for measure in GAUGES
-        if measure != "baseline" or query.weeks
-    }
-    counters = {counter(query.kind, query.noun).name for query in plan.queries if not query.segment_id}
+    known, shown = set(), set()
+    for query in plan.queries:
+        for noun in query.nouns:
+            gauges = {measure: gauge(query.kind, noun, query.unit, measure).name for measure in GAUGES}
+            known |= {*gauges.values(), counter(query.kind, noun).name}
+            shown |= {gauges[measure] for measure in _shown(query, noun)}
+        if has_counter(query):
+            shown.add(counter(query.kind, query.noun).name)
     itself = {family.name for family in (own.UP, own.QUERIES, *own.OWN)}
     itself |= {f"{family.name}_bucket" for family in own.OWN if family.type == "histogram"}
     named = set(re.findall(r"\bbraze_\w+", text(name))) - {"braze_app"}
-    assert named <= gauges | counters | itself
-    # Which bucket is in progress matters where its growth is drawn, and not in what is filtered.
-    unseen = {found for found in gauges if re.search(r"_filtered_.*_latest_bucket_start_timestamp_seconds", found)}
-    assert (gauges | counters) - named == unseen
+    assert named <= known | itself
+    assert shown <= named
+
+
+def _shown(query: Query, noun: Noun) -> Iterator[str]:
+    """Yield the gauges of a query that are of use: of what is in progress, only of what is not filtered."""
+    yield "settled"
+    if noun is not query.noun:
+        return
+    yield from ("settled_bucket_start_timestamp_seconds", *OF_QUERY)
+    if noun is not query.kind.filtered:
+        yield "latest"
+        if noun.is_additive or not noun.labels:  # its growth is drawn
+            yield "latest_bucket_start_timestamp_seconds"
+    if query.weeks:
+        yield "baseline"
 
 
 def test_nothing_is_there_that_would_stay_empty() -> None:
@@ -168,12 +184,12 @@ def test_nothing_is_there_that_would_stay_empty() -> None:
         "event",
         "event_hourly",
     ]
-    assert "daily" not in text("least")
+    assert "_daily_" not in text("least")
     assert "baseline" not in text("least")
-    assert "filtered" not in text("least")
+    assert "_filtered{" not in text("least")
     assert not [panel for panel in panels(least) if re.search(r"\bday\b|usual|app|segment|zone", panel["title"])]
     days = board("days")
-    assert "hourly" not in text("days")
+    assert "_hourly_" not in text("days")
     assert {"Settled day against usual", "Time zone"} <= {panel["title"] for panel in panels(days)}
 
 
@@ -186,13 +202,24 @@ def test_apps_and_segments_are_chosen_where_there_are_some() -> None:
         "event",
         "app",
         "segment",
+        "campaign",
+        "canvas",
+        "channel",
         "event_hourly",
         "event_daily",
+        "campaign_daily",
+        "canvas_daily",
     ]
-    by_app = next(panel for panel in panels(board("example")) if panel["title"] == "Settled hour by app")
+    assert [item["name"] for item in board("users")["templating"]["list"]] == [
+        "datasource",
+        "workspace",
+        "segment",
+        "app",
+    ]
+    by_app = next(panel for panel in panels(board("example")) if panel["title"] == "Custom events by app, settled hour")
     assert 'braze_app=~`${app:regex}`, segment=""' in by_app["targets"][0]["expr"]
     assert len(by_app["targets"]) == 2
-    alone = next(panel for panel in panels(board("filtered")) if panel["title"] == "Settled hour by app")
+    alone = next(panel for panel in panels(board("filtered")) if panel["title"] == "Custom events by app, settled hour")
     assert len(alone["targets"]) == 1  # there is no total beside it
 
 
@@ -201,7 +228,7 @@ def test_every_choice_may_be_everything_or_several() -> None:
     for item in board("example")["templating"]["list"][1:]:
         assert (item["multi"], item["includeAll"], item["allValue"]) == (True, True, ".+")
         assert item["current"]["value"] == ["$__all"]
-        assert (item.get("hide") == 2) == item["name"].startswith("event_")
+        assert (item.get("hide") == 2) == item["name"].endswith(("_hourly", "_daily"))
 
 
 @pytest.mark.parametrize(("name", "folded"), [("least", False), ("many", True)])
@@ -212,6 +239,47 @@ def test_charts_of_each_event_are_folded_away_if_they_are_many(name: str, *, fol
     assert row["collapsed"] is folded
     assert [panel["repeat"] for panel in row["panels"]] == ["event_hourly"] * folded
     assert [panel["repeat"] for panel in panels(found) if "repeat" in panel] == ["event_hourly"]
+
+
+def test_each_kind_has_a_row_and_many_are_folded() -> None:
+    """What has a number for each day and no more shares a row; with more than three rows the first is in sight."""
+
+    def rows(name: str) -> dict[str, bool]:
+        found = {row["title"]: row["collapsed"] for row in board(name)["panels"] if row["type"] == "row"}
+        return {title: found[title] for title in list(found)[:-3]}  # the last three are of the exporter
+
+    assert rows("campaign") == {"Rising and falling": False, "Campaigns": False, "Each campaign by the day": False}
+    assert rows("users") == {"Segment users": False, "Users": False}
+    assert rows("example") == {
+        "Rising and falling": False,
+        "Custom events": False,
+        "Each event by the hour": False,
+        "Each event by the day": False,
+        **dict.fromkeys(["Sessions", "Purchases", "Revenue", "Segment users"], True),
+        **dict.fromkeys(["Campaigns", "Each campaign by the day", "Canvases", "Each canvas by the day"], True),
+        "Users": True,
+    }
+
+
+def test_a_campaign_shows_what_it_sent_and_what_came_of_it() -> None:
+    """Messages by channel and what became of them, conversions, revenue, recipients; all judged by what was sent."""
+    found = {panel["title"]: panel["targets"][0] for panel in panels(board("campaign"))}
+    titles = [title for title in found if title.startswith(("Messages", "Campaign"))]
+    assert titles == [
+        "Messages sent, settled day",
+        "Messages sent, day in progress",
+        "Campaign messages by channel, settled day",
+        "Campaign messages: what came of them, settled day",
+        "Campaign conversions, settled day",
+        "Campaign revenue, settled day",
+        "Campaign unique recipients, settled day",
+        "Messages sent, reported in 24 hours",
+        "Messages sent, reported in 7 days",
+    ]
+    for title in (*titles[:3], *titles[-2:], "Fell most in 24 h", "Rose most in 24 h"):
+        assert found[title]["expr"].count('stat=~"sent|impressions"') == found[title]["expr"].count("braze_"), title
+    assert found[titles[2]]["legendFormat"] == "{{channel}}"
+    assert found[titles[3]]["legendFormat"] == "{{channel}} {{stat}}"
 
 
 def test_several_workspaces_are_told_apart() -> None:
@@ -233,7 +301,7 @@ def test_lines_are_where_the_config_has_them() -> None:
     assert found["Age of the settled hour"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 5 * 3_600
     assert found["Since the last answer"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 45 * 60
     assert found["How late Braze revises"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 2 * 3_600
-    assert found["Rate limit"]["targets"][2]["expr"].endswith("* 0.35")
+    assert found["Rate limit"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
     assert found["Rate limit left"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
     assert found["Calls to Braze"]["interval"] == "900s"
 

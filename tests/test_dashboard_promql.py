@@ -19,6 +19,8 @@ from braze_exporter.plan import build
 EVENTS = "{event: purchase, apps: [all, ios], baseline: {weeks: 4}}"
 LABELS = 'workspace="production", event="purchase"'
 IOS = f'{LABELS}, braze_app="ios"'
+# With several kinds together each is named.
+CHANGED = f'{{kind="custom_events", {LABELS}}}'
 START = "settled_bucket_start_timestamp_seconds"
 
 Series = tuple[str, str]
@@ -83,9 +85,9 @@ def gauge(labels: str, unit_and_measure: str, values: str) -> Series:
 
 def test_a_fall_is_against_the_same_day_of_the_week_before(judge: Judge) -> None:
     """After eight days at 50 an hour, a day at 25 is half of it; at 100 it is no fall but a rise."""
-    judge("Fell most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [(f"{{{LABELS}}}", -0.5)])
+    judge("Fell most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [(CHANGED, -0.5)])
     judge("Rose most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [])
-    judge("Rose most in 24 h", "240h", [total("0+25x431 10825+50x48")], [(f"{{{LABELS}}}", 1.0)])
+    judge("Rose most in 24 h", "240h", [total("0+25x431 10825+50x48")], [(CHANGED, 1.0)])
 
 
 def test_a_counter_that_is_not_eight_days_old_says_nothing(judge: Judge) -> None:
@@ -103,7 +105,7 @@ def test_another_address_of_the_exporter_is_no_fall(judge: Judge) -> None:
     """In Kubernetes the target changes with each release; what both reported is added up."""
     moved = [total("0+25x455 _x24", "a"), total("_x455 0+25x24", "b")]
     # Somewhat less than 1,200: what came between the last scrape of one and the first of the other is not known.
-    judge("Reported in 24 hours", "240h10m", moved, [(f"{{{LABELS}}}", 1)], then="> bool 1150")
+    judge("Custom events, reported in 24 hours", "240h10m", moved, [(f"{{{LABELS}}}", 1)], then="> bool 1150")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_a_share_is_of_one_and_the_same_hour(judge: Judge, ios: str, everything:
         gauge(IOS, f"hourly_{START}", ios),
         gauge(LABELS, f"hourly_{START}", everything),
     ]
-    title = "Share of all by app, settled hour"
+    title = "Custom events by app, share of all, settled hour"
     judge(title, "2h", series, [(f"{{{IOS}}}", value) for value in share])
 
 
@@ -125,7 +127,7 @@ def test_a_settled_hour_is_against_what_is_usual_only_if_it_has_that(judge: Judg
     """Half of usual is -50 %; without a baseline now, an old one does not count; of nine it is no matter."""
     settled = gauge(LABELS, "hourly_settled", "50x4")
     title = "Settled hour against usual"
-    judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "100x4")], [(f"{{{LABELS}}}", -0.5)])
+    judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "100x4")], [(CHANGED, -0.5)])
     judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "100x2 stale")], [])
     judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "9x4")], [])
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from braze_exporter.catalog import Family, Unit
-from braze_exporter.mixin.panels import DASHED, Panel, Row, Target, chart, stat, steps
+from braze_exporter.mixin.panels import Panel, Row, Target, chart, stat, steps
 from braze_exporter.mixin.slices import drawn, legend, own
 from braze_exporter.own import (
     BUILD_INFO,
@@ -40,7 +40,7 @@ def api(plan: Plan, reserve: float) -> Row:
     """Return how the calls to Braze go, and what is left of its rate limit; `reserve` is the share that is left."""
     # So long that there is a call in it, else there would be no time to an answer.
     often = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE))}s"
-    code, reason, pool = legend(plan, ["code"]), legend(plan, ["reason"]), legend(plan, ["pool"])
+    code, reason, pool = (legend(plan, [label]) for label in ("code", "reason", "pool"))
     calls = [
         chart(
             "Calls to Braze",
@@ -66,19 +66,16 @@ def api(plan: Plan, reserve: float) -> Row:
             interval=often,
         ),
     ]
-    limit = f"max by (workspace, pool) ({own(QUOTA_LIMIT)})"
+    left, limit = (f"max by (workspace, pool) ({own(family)})" for family in (QUOTA_REMAINING, QUOTA_LIMIT))
     budget = [
         chart(
             "Rate limit",
-            "What Braze says is left of its rate limit in this window, whoever used it. At the reserve the exporter "
-            "makes no more calls until the window ends.",
-            [
-                drawn(plan, f"max by (workspace, pool) ({own(QUOTA_REMAINING)})", f"{pool} left", "green"),
-                drawn(plan, limit, f"{pool} limit", "blue"),
-                drawn(plan, f"{limit} * {reserve:g}", f"{pool} reserve", "red", DASHED),
-            ],
-            unit="short",
+            "The share that Braze says is left of its rate limit in this window, whoever used it. At the line, which "
+            "is the reserve, the exporter makes no more calls until the window ends.",
+            [Target(f"{left}\n  / {limit}", pool)],
+            unit="percentunit",
             interval="1m",
+            limit=reserve,
         ),
         chart(
             "Calls put off",
@@ -133,7 +130,7 @@ def _itself(plan: Plan) -> Iterator[Panel]:
     yield stat(
         "Last reload",
         "Whether the config could be used when it was last read. If not, the one before goes on; the log says why.",
-        f"min({own(RELOAD_SUCCESSFUL)})",
+        Target(f"min({own(RELOAD_SUCCESSFUL)})"),
         thresholds=steps("red", (1, "green")),
         words={"1": "good", "0": "failed"},
     )
@@ -141,16 +138,15 @@ def _itself(plan: Plan) -> Iterator[Panel]:
         yield stat(
             "Time zone",
             "Whether the days of a workspace begin when those of its `timezone` do. Not judged around midnight.",
-            f"max({own(TIMEZONE_MISMATCH)})",
+            Target(f"max({own(TIMEZONE_MISMATCH)})"),
             thresholds=steps("green", (1, "red")),
             words={"0": "as in Braze", "1": "not that of Braze"},
         )
     yield stat(
         "Version",
         "The version that runs, and how many of it: one exporter for a workspace.",
-        f"sum by (version) ({own(BUILD_INFO)})",
+        Target(f"sum by (version) ({own(BUILD_INFO)})", "{{version}}"),
         thresholds=steps("text"),
-        legend="{{version}}",
     )
 
 

@@ -1,10 +1,11 @@
 """Plan → Grafana dashboard, as it is provisioned: with a fixed uid, and without inputs to be filled in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from braze_exporter.catalog import Family, Query, gauge
+from braze_exporter.catalog import Family, Query, counter, gauge
 from braze_exporter.mixin import calls, counts, freshness
 from braze_exporter.mixin.panels import DATASOURCE, Grid, Json, Row
+from braze_exporter.mixin.sections import is_repeated, repeated, sections
 from braze_exporter.mixin.slices import Slice, any_of, chosen, slices, variable
 from braze_exporter.plan import Plan
 
@@ -41,14 +42,9 @@ def dashboard(plan: Plan, reserve: float) -> Json:
 
 def _rows(plan: Plan, reserve: float, found: Sequence[Slice]) -> Iterator[Row]:
     """Yield the rows from what one looks at first to what one looks up."""
-    plain = [one for one in found if not one.filters]
-    yield Row("", ([*counts.totals(plain), *freshness.checks(plan, reserve)],))
-    yield counts.rising_and_falling(found)
-    for one in plain:
-        for unit in one.units:
-            yield from counts.by_unit(plan, one, unit)
-    yield counts.reported(plan, found)
-    yield counts.by_filter(plan, found)
+    yield Row("", (counts.totals(found), list(freshness.checks(plan, reserve))))
+    yield counts.rising_and_falling(plan, found)
+    yield from sections(plan, found)
     yield freshness.freshness(plan)
     yield calls.api(plan, reserve)
     yield calls.exporter(plan)
@@ -61,19 +57,22 @@ def _variables(found: Sequence[Slice]) -> Iterator[Json]:
     # An app is listed beside a segment or without one, and so the one does not narrow down the other.
     common = [label for label in found[0].labels if all(label in one.labels for one in found)]
     for label in dict.fromkeys(label for one in found for label in one.labels):
-        having = [query for query in queries if dict(query.labels).get(label)]
+        having = _answered(query for query in queries if dict(query.labels).get(label))
         earlier = common[: common.index(label)] if label in common else common
         yield _variable(variable(label), label, having, earlier)
+    sent = [counter(query.kind, noun) for query in queries for noun in query.nouns if "channel" in noun.breakdown]
+    if sent:
+        yield _variable("channel", "channel", sent, ["workspace"])
     for one in found:
-        for unit in one.units if not one.filters else ():
-            having = [query for query in one.queries if query.unit is unit]
+        for unit in one.units if is_repeated(one) else ():
+            having = _answered(query for query in one.queries if query.unit is unit)
             subject = one.kind.subject
-            yield {**_variable(counts.repeated(one, unit), subject, having, ["workspace", subject]), "hide": 2}
+            yield {**_variable(repeated(one, unit), subject, having, ["workspace", subject]), "hide": 2}
 
 
-def _variable(name: str, label: str, queries: Sequence[Query], earlier: Sequence[str]) -> Json:
-    """Return a variable with the values of a label among the series of these queries."""
-    query = f"label_values({any_of(_answered(queries), *(chosen(other) for other in earlier))}, {label})"
+def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequence[str]) -> Json:
+    """Return a variable with the values of a label among the series of these families."""
+    query = f"label_values({any_of(families, *(chosen(other) for other in earlier))}, {label})"
     return {
         "type": "query",
         "name": name,
@@ -90,6 +89,6 @@ def _variable(name: str, label: str, queries: Sequence[Query], earlier: Sequence
     }
 
 
-def _answered(queries: Sequence[Query]) -> list[Family]:
+def _answered(queries: Iterable[Query]) -> list[Family]:
     """Return the families that are there for each of these queries from the first scrape on."""
     return [gauge(query.kind, query.noun, query.unit, "last_success_timestamp_seconds") for query in queries]

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from braze_exporter.catalog import Query, Unit, gauge
 from braze_exporter.mixin.panels import Panel, Row, Target, chart, stat, steps, timeline
-from braze_exporter.mixin.slices import any_of, chosen, legend, own
+from braze_exporter.mixin.promql import highest
+from braze_exporter.mixin.slices import any_of, chosen, legend_of, own, slices
 from braze_exporter.own import ERRORS, QUERIES, QUOTA_LIMIT, QUOTA_REMAINING, State
 from braze_exporter.plan import Plan
 
 _SETTLED = "settled_bucket_start_timestamp_seconds"
 _ANSWERED = "last_success_timestamp_seconds"
+_NOUN = "noun"
 _WORST = 20
 _TEN_MINUTES = 600.0
 
@@ -20,7 +22,9 @@ def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
     yield stat(
         "Queries up",
         "The share of the plan whose last fetch was answered and is young enough to be shown. Below, by state.",
-        f"sum(max by (workspace, kind, state) ({up}))\n  / sum(max by (workspace, kind, state) ({own(QUERIES)}))",
+        Target(
+            f"sum(max by (workspace, kind, state) ({up}))\n  / sum(max by (workspace, kind, state) ({own(QUERIES)}))"
+        ),
         unit="percentunit",
         decimals=1,
         thresholds=steps("red", (0.9, "orange"), (1, "green")),
@@ -29,7 +33,7 @@ def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
         "Rate limit left",
         "The smallest share that is left of one of Braze's rate limits, whoever used it: your own sends need it too. "
         f"From {reserve * 100:g} % down the exporter makes no calls.",
-        f"min(\n  {own(QUOTA_REMAINING)}\n  / {own(QUOTA_LIMIT)}\n)",
+        Target(f"min(\n  {own(QUOTA_REMAINING)}\n  / {own(QUOTA_LIMIT)}\n)"),
         unit="percentunit",
         decimals=1,
         thresholds=steps("red", (reserve, "orange"), (reserve + (1 - reserve) / 4, "green")),
@@ -39,7 +43,7 @@ def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
             f"Oldest settled {unit}",
             f"How long ago the {unit} began that is the oldest among those shown as settled. Usually that is up to the "
             f"time to settle and two {unit}s; a {unit} later something is wrong.",
-            f"time() - min({_chosen(queries, _SETTLED)})",
+            Target(f"time() - min({_newest(queries, _SETTLED)})"),
             unit="s",
             decimals=1,
             thresholds=steps("green", (_too_old(queries), "red")),
@@ -48,7 +52,7 @@ def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
         "Oldest answer",
         "How long ago Braze last answered the query that has waited the longest. Queries that were never answered do "
         "not count here; they are not up either.",
-        f"time() - min({_chosen(plan.queries, _ANSWERED)} > 0)",
+        Target(f"time() - min({_chosen(plan.queries, _ANSWERED)} > 0)"),
         unit="s",
         decimals=1,
         thresholds=steps("green", (_too_long(plan.queries), "red")),
@@ -56,21 +60,20 @@ def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
     yield stat(
         "Errors in 1 h",
         "Calls to Braze that were not answered. Below, by reason.",
-        f"sum(increase({own(ERRORS)}[1h]))",
+        Target(f"sum(increase({own(ERRORS)}[1h]))"),
         thresholds=steps("green", (0.5, "orange")),
     )
 
 
 def freshness(plan: Plan) -> Row:
     """Return how old the numbers are, and which queries are not answered."""
-    names = dict.fromkeys(name for query in plan.queries for name, _ in query.labels)
-    by, name = ", ".join(names), legend(plan, list(names)[1:])
+    name = legend_of(plan, slices(plan), _NOUN)
     ages = [
         chart(
             f"Age of the settled {unit}",
             f"How long ago the newest settled {unit} began. It rises, and falls as the next one settles. Above the "
             "line Braze has no newer data, or does not answer.",
-            [Target(f"topk({_WORST}, time() - max by ({by}) ({_chosen(queries, _SETTLED)}))", name)],
+            [Target(f"topk({_WORST}, time() - {_newest(queries, _SETTLED)})", name)],
             unit="s",
             interval="1m",
             limit=_too_old(queries),
@@ -78,13 +81,10 @@ def freshness(plan: Plan) -> Row:
         for unit, queries in _units(plan)
     ]
     since = [
-        Target(f"topk({_WORST}, time() - (max by ({by}) ({_chosen(queries, _ANSWERED)}) > 0))", f"{name} by the {unit}")
+        Target(f"topk({_WORST}, time() - ({_newest(queries, _ANSWERED)} > 0))", f"{name} by the {unit}")
         for unit, queries in _units(plan)
     ]
-    unanswered = [
-        Target(f"max by ({by}) ({_chosen(queries, 'up')}) == 0", f"{name} by the {unit}")
-        for unit, queries in _units(plan)
-    ]
+    unanswered = [Target(f"{_newest(queries, 'up')} == 0", f"{name} by the {unit}") for unit, queries in _units(plan)]
     answers = [
         chart(
             "Since the last answer",
@@ -114,9 +114,18 @@ def _units(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
 def _chosen(queries: Sequence[Query], measure: str) -> str:
     """Return a gauge of all these queries, whatever app and segment they are filtered by."""
     families = (gauge(query.kind, query.noun, query.unit, measure) for query in queries)
-    common = set[str].intersection(*({name for name, _ in query.labels} for query in queries))
-    plain = {name for query in queries for name in ("workspace", *query.kind.noun.labels)}
-    return any_of(families, *(chosen(name) for name, _ in queries[0].labels if name in common & plain))
+    plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.noun.labels))
+    matchers = (chosen(name, or_none=any(name not in dict(query.labels) for query in queries)) for name in plain)
+    return any_of(families, *matchers)
+
+
+def _newest(queries: Sequence[Query], measure: str) -> str:
+    """Return a gauge of all these queries, each once, with its noun as a label: other nouns have the same labels."""
+    labels = dict.fromkeys(name for query in queries for name, _ in query.labels)
+    units = "|".join(unit.adverb for unit in Unit)
+    pattern = f"braze_(.+?)(_filtered)?_({units})_.+"
+    named = f'label_replace({_chosen(queries, measure)}, "{_NOUN}", "$1", "__name__", "{pattern}")'
+    return highest(named, (_NOUN, *labels))
 
 
 def _too_old(queries: Sequence[Query]) -> float:

@@ -153,15 +153,13 @@ def steps(first: str, *others: tuple[float, str]) -> Json:
 def stat(
     title: str,
     description: str,
-    expr: str,
-    *,
+    *targets: Target,
     thresholds: Json,
     unit: str = "short",
     decimals: int = 0,
-    legend: str = "",
     words: Mapping[str, str] | None = None,
 ) -> Panel:
-    """Return a panel with one number, or with one of `words` in its place, or with the `legend` before it."""
+    """Return a panel with a number, or one of `words` in its place, for each target, with its legend if it has one."""
     defaults: Json = {
         "unit": unit,
         "decimals": decimals,
@@ -175,10 +173,10 @@ def stat(
     shown = {
         "colorMode": "value",
         "graphMode": "none",
-        "textMode": "value_and_name" if legend else "value",
+        "textMode": "value_and_name" if any(target.legend for target in targets) else "value",
         **_last(),
     }
-    return Panel(title, description, "stat", (Target(expr, legend),), defaults, shown, height=4)
+    return Panel(title, description, "stat", targets, defaults, shown, height=4)
 
 
 def bars(
@@ -214,10 +212,11 @@ def chart(
     limit: float | None = None,
     style: str = "line",
     repeat: str = "",
+    may_sink: bool = False,
 ) -> Panel:
     """Return a panel with lines over time, of one of the styles `line`, `steps`, `bars` and `stacked`.
 
-    A `limit` is a dashed red line. All that is drawn is a count, a share or an age, and begins at 0.
+    A `limit` is a dashed red line. What is drawn is a count, a share or an age, and begins at 0 unless it `may_sink`.
     """
     stacked = style in {"bars", "stacked"}
     custom: Json = {
@@ -229,7 +228,9 @@ def chart(
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
     }
-    defaults: Json = {"unit": unit, "min": 0, "color": {"mode": "palette-classic"}, "custom": custom}
+    defaults: Json = {"unit": unit, "color": {"mode": "palette-classic"}, "custom": custom}
+    if not may_sink:
+        defaults["min"] = 0
     if limit is not None:
         custom["thresholdsStyle"] = {"mode": "dashed"}
         defaults["thresholds"] = steps("transparent", (limit, "red"))
