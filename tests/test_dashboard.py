@@ -31,6 +31,7 @@ CONFIGS = {
     + workspace_item(URL, "{event: signup, unit: day, segments: [all, vip]}", name="staging"),
     "users": NO_EVENTS + "    segment_users: [{segment: vip}]\n    monthly_active_users: [{apps: [ios]}]\n",
     "campaign": NO_EVENTS + "    campaigns: [{campaign: d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05}]\n",
+    "two kinds": workspace(URL, "{event: purchase}", rest="    sessions: [{apps: [all, ios]}]\n"),
     "example": (docs.ROOT / "config.example.yaml").read_text(encoding="utf-8"),
     "demo": demo.config("http://127.0.0.1:1"),
 }
@@ -249,6 +250,9 @@ def test_each_kind_has_a_row_and_many_are_folded() -> None:
         return {title: found[title] for title in list(found)[:-3]}  # the last three are of the exporter
 
     assert rows("campaign") == {"Rising and falling": False, "Campaigns": False, "Each campaign by the day": False}
+    assert rows("two kinds") == dict.fromkeys(
+        ["Rising and falling", "Custom events", "Each event by the hour", "Sessions"], False
+    )
     assert rows("users") == {"Segment users": False, "Users": False}
     assert rows("example") == {
         "Rising and falling": False,

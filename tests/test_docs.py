@@ -63,7 +63,7 @@ def test_every_config_in_the_readme_is_good(text: str) -> None:
 
 def test_every_metric_in_the_readme_exists() -> None:
     """PromQL and prose name no metric that the exporter does not have."""
-    golden = (ROOT / "tests/golden/page.txt").read_text(encoding="utf-8")
+    golden = "".join((ROOT / f"tests/golden/{name}.txt").read_text(encoding="utf-8") for name in ("page", "kinds"))
     known = set(re.findall(r"^# TYPE (\S+)", golden, re.MULTILINE))
     known |= {f"{name}_bucket" for name in re.findall(r"^# TYPE (\S+) histogram", golden, re.MULTILINE)}
     used = {name for block in fenced("promql") for name in re.findall(r"\bbraze_\w+\b(?!\()", block)}
