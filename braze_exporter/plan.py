@@ -43,16 +43,69 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Wildcard:
+    """An entry that asks for all that it takes of a list, and what each of that is asked: queries without a subject.
+
+    In place of their subject they have the entry's pattern, or its tag.
+    """
+
+    entry: Asking
+    queries: tuple[Query, ...]
+
+    @property
+    def workspace(self) -> str:
+        """The name of its workspace."""
+        return self.queries[0].workspace
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its queries."""
+        return self.queries[0].kind
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """How many rows the list of a kind has, how many of them wildcards take, and how many of these are left out."""
+
+    workspace: str
+    kind: Kind
+    found: int
+    matched: int
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A subject that the config names itself, whether Braze lists it, and if not, the nearest names that it does."""
+
+    workspace: str
+    kind: Kind
+    subject: str
+    is_listed: bool
+    nearest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The queries of a config, in its order and without duplicates, what they cost, and the alerts that some have."""
+    """The queries of a config, in its order and without duplicates, what they cost, and the alerts that some have.
+
+    `wildcards` are its entries that ask for what a list has. Once lists are known, `wildcards.filled` adds the queries
+    that come of them, and what is to be told: `discovered`, and which subjects are `named`.
+    """
 
     queries: tuple[Query, ...]
     loads: tuple[Load, ...]
     alerts: tuple[tuple[Query, Alerts], ...] = ()
+    wildcards: tuple[Wildcard, ...] = ()
+    discovered: tuple[Discovered, ...] = ()
+    named: tuple[Named, ...] = ()
 
 
 def build(config: Config) -> Plan:
-    """Return the plan of `config`; raise `ConfigError` if it cannot be carried out, with the setting to change."""
+    """Return the plan of `config`; raise `ConfigError` if it cannot be carried out, with the setting to change.
+
+    It has the queries of the entries that name their subject; what wildcards take is not known yet.
+    """
     settings, problems = config.settings, []
     entries = [
         (workspace.spec, _KINDS[section], entry)
@@ -66,6 +119,7 @@ def build(config: Config) -> Plan:
             text = f"is too long for {unit}s: Braze tells {longest} {unit}s at most, so at most"
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
             problems.append((path, f"{text} {longest - _MARGIN}{unit[0]}"))
+    wild, entries = [[found for found in entries if found[2].spec.is_wild is is_wild] for is_wild in (True, False)]
     count = sum(len(entry.spec.asked.apps) * len(entry.spec.asked.segments) for *_, entry in entries)
     if count > settings.max_queries:  # and not a query is made: they may be far too many
         text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
@@ -77,15 +131,21 @@ def build(config: Config) -> Plan:
         for query in _queries(settings, workspace, kind, entry.spec)
     ]
     queries = tuple(query for query, _ in planned)
-    loads = tuple(_loads(settings, queries))
+    wildcards = [(tuple(_queries(settings, workspace, kind, entry.spec)), entry) for workspace, kind, entry in wild]
+    loads = tuple(loads_of(settings, queries))
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
     problems += [(paths[load.workspace], _over_share(load, queries)) for load in loads if _is_over(load)]
     problems += [(paths[load.workspace], _too_much_history(load)) for load in loads if _is_too_much_history(load)]
-    problems += _too_short_silences(planned)
+    problems += _too_short_silences([*planned, *((query, entry) for found, entry in wildcards for query in found)])
     if problems:
         raise config.error(problems)
     alerts = tuple((query, entry.spec.alerts) for query, entry in planned if entry.spec.alerts is not None)
-    return Plan(queries, loads, alerts)
+    return Plan(queries, loads, alerts, tuple(Wildcard(entry.spec, found) for found, entry in wildcards))
+
+
+def fits(load: Load) -> bool:
+    """Return whether what a workspace asks of a pool can be carried out."""
+    return not _is_over(load) and not _is_too_much_history(load)
 
 
 def _settle(settings: Settings, kind: Kind, entry: Asking) -> float:
@@ -100,7 +160,9 @@ def _queries(settings: Settings, workspace: Workspace, kind: Kind, entry: Asking
     asked = entry.asked
     refresh = max(entry.refresh or settings.refresh.of(asked.unit), kind.refresh)
     settle = _settle(settings, kind, entry)
-    subject_id = workspace.segments[asked.subject] if kind is SEGMENT_USERS else asked.subject if kind.is_named else ""
+    subject_id = asked.subject if kind.is_named and not entry.is_wild else ""
+    if kind is SEGMENT_USERS and not entry.is_wild:
+        subject_id = workspace.segments[asked.subject]
     for app, segment in product(asked.apps, asked.segments):
         app_id, segment_id = workspace.apps.get(app, ""), workspace.segments.get(segment, "")
         yield Query(
@@ -159,7 +221,7 @@ def _too_short_silences(planned: Sequence[tuple[Query, Entry]]) -> Iterator[tupl
             yield (*entry.path, "alerts", "silent"), text
 
 
-def _loads(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:
+def loads_of(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:
     """Yield what each workspace asks of each pool: a query is one call in each of its refreshes."""
     groups: dict[tuple[str, Pool], list[Query]] = {}
     for query in queries:

@@ -13,7 +13,17 @@ from braze_exporter.catalog import KINDS, Kind, Unit
 from braze_exporter.config import keys
 from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, shown
 from braze_exporter.config.keys import Secret
-from braze_exporter.config.schema import SECTIONS, WHEN, Alerts, Asking, SegmentUsers, Settings, Workspace
+from braze_exporter.config.schema import (
+    SECTIONS,
+    WHEN,
+    Alerts,
+    Asking,
+    Matching,
+    SegmentUsers,
+    Settings,
+    Tagged,
+    Workspace,
+)
 from braze_exporter.config.validation import InvalidError, M, validate
 from braze_exporter.config.values import ALL, nearest
 
@@ -169,9 +179,21 @@ class _Loader:
                 self._refuse_idle_alerts(_KINDS[section], spec, spec.alerts, data["alerts"], at)
             for names in ("apps", "segments"):
                 self._refuse_wrong_choices(data.get(names), (*path, index, names), workspace.get(names))
-            if isinstance(spec, SegmentUsers):
+            if issubclass(SECTIONS[section], Matching):
+                self._refuse_no_subject(_KINDS[section], data, (*path, index))
+            if isinstance(spec, SegmentUsers) and spec.segment is not None:
                 self._refuse_unknown(spec.segment, (*path, index, "segment"), "segments", workspace.get("segments"))
         return tuple(entries)
+
+    def _refuse_no_subject(self, kind: Kind, data: Mapping[str, Any], path: Path) -> None:
+        """Refuse an entry with both its subject and what stands in place of it, or with neither if that is not all."""
+        instead = [name for name in ("match", "tag") if name in data and name in SECTIONS[kind.section].model_fields]
+        if kind.subject in data and instead:
+            self._complain((*path, instead[0]), f"both are given: keep one of {kind.subject} and {instead[0]}")
+        elif kind.subject not in data and not instead and kind.subject in kind.noun.labels:
+            self._complain((*path, kind.subject), "is required: add it, or match with a pattern for names")
+        if "tag" in data and "match" not in data and "alerts" in data:
+            self._complain((*path, "alerts"), "need match beside tag: Prometheus knows names, and no tags")
 
     def _refuse_local_time(self, data: Mapping[str, Any], path: Path, *, only_days: bool) -> None:
         """Refuse what needs to know the time zone, which the workspace does not tell."""
@@ -261,12 +283,12 @@ class _Loader:
     def _refuse_same_queries(self, entries: Mapping[str, tuple[Entry, ...]]) -> None:
         """Two entries that ask for the same would be two series with the same labels."""
         asked = (
-            ((section, entry.spec.asked.subject, entry.spec.asked.unit, app, segment), entry.path)
+            ((section, _subject(entry.spec), entry.spec.asked.unit, app, segment), entry.path)
             for section, group in entries.items()
             for entry in group
             for app, segment in product(set(entry.spec.asked.apps), set(entry.spec.asked.segments))
         )
-        first: dict[tuple[str, ...], Path] = {}
+        first: dict[tuple[Any, ...], Path] = {}
         for query, path in islice(asked, _MAX_COMPARED):
             if (other := first.setdefault(query, path)) != path:
                 text = f"asks for the same as the entry on line {self.document.lines[other]}"
@@ -284,8 +306,13 @@ class _Loader:
         return None
 
 
+def _subject(entry: Asking) -> tuple[object, ...]:
+    """Return what tells entries of a section apart that have the same unit, app and segment."""
+    return (entry.is_wild, getattr(entry, "match", None), getattr(entry, "tag", None), entry.asked.subject)
+
+
 def _what_is_asked(section: str) -> str:
     """Return what tells the queries of a section apart, in words."""
-    own = [name for name in SECTIONS[section].model_fields if name not in Asking.model_fields]
+    own = [name for name in SECTIONS[section].model_fields if name not in Tagged.model_fields]
     words = [name.removesuffix("s") for name in own]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

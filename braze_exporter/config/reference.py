@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from pydantic.json_schema import models_json_schema
 
 from braze_exporter.catalog import KINDS, Kind
-from braze_exporter.config.schema import SECTIONS, WHEN, Model, Settings, Workspace
+from braze_exporter.config.schema import SECTIONS, WHEN, Matching, Model, Settings, Workspace
 from braze_exporter.config.values import duration
 
 Json: TypeAlias = dict[str, Any]
@@ -26,6 +26,9 @@ def schema() -> Json:
     definitions = {name: _without_nulls(definition) for name, definition in found["$defs"].items()}
     settings, workspace = definitions.pop("Settings"), definitions["Workspace"]
     definitions["Alerts"]["anyOf"] = [{"required": [key]} for key in WHEN]
+    for kind in KINDS:
+        if issubclass(SECTIONS[kind.section], Matching):
+            definitions[SECTIONS[kind.section].__name__] |= _one_of_subject_and_match(kind)
     workspace["properties"] |= {kind.section: _section(kind) for kind in KINDS}
     workspace |= {"allOf": [_WHAT, _KEY, {"anyOf": [{"required": [section]} for section in SECTIONS]}]}
     workspaces = {
@@ -50,6 +53,13 @@ def _section(kind: Kind) -> Json:
     text = kind.noun.counts[0].lower() + kind.noun.counts[1:]
     reference = {"$ref": f"#/$defs/{SECTIONS[kind.section].__name__}"}
     return {"description": text, "title": "list of entries", "type": "array", "minItems": 1, "items": reference}
+
+
+def _one_of_subject_and_match(kind: Kind) -> Json:
+    """Return what an entry needs: its subject, or what stands in place of it; where all is asked for, not both."""
+    names = [name for name in ("match", "tag") if name in SECTIONS[kind.section].model_fields]
+    own, instead = {"required": [kind.subject]}, {"anyOf": [{"required": [name]} for name in names]}
+    return {"oneOf": [own, instead]} if kind.subject in kind.noun.labels else {"not": {"allOf": [own, instead]}}
 
 
 def _without_nulls(definition: Mapping[str, Any]) -> Json:

@@ -22,20 +22,23 @@ from braze_exporter.catalog import (
     SEGMENT_USERS,
     SESSIONS,
     UNINSTALLS,
+    Listed,
     Unit,
 )
 from braze_exporter.config.values import (
     A_MAPPING,
     ALL,
     AlertLabels,
-    BrazeId,
     Duration,
     NamedIds,
     OwnDuration,
+    OwnId,
     OwnInstance,
     OwnKeyFile,
-    OwnName,
     OwnPath,
+    OwnPattern,
+    OwnSegment,
+    OwnText,
     OwnTimeZone,
     OwnUrl,
     OwnVariable,
@@ -104,7 +107,7 @@ class Settings(Model):
         default=3_600.0, description="how long values are shown when Braze no longer answers; at least two refreshes"
     )
     max_queries: Annotated[int, *number(1, 1_000_000, whole=True)] = Field(
-        default=2_000, description="a guard against apps and segments that multiply"
+        default=2_000, description="a guard; more of what `match` and `tag` take is left out"
     )
     budget: Budget = Field(default=Budget(), description="what may be used of Braze's rate limits")
     state_file: OwnPath = Field(
@@ -174,16 +177,66 @@ class Asking(Model):
 
     @property
     def asked(self) -> Asked:
-        """What is asked for."""
+        """What is asked for; of an entry that asks for what a list has, its pattern or tag is the subject."""
         return Asked()
 
+    @property
+    def is_wild(self) -> bool:
+        """Whether it asks for all that it takes of a list."""
+        return False
 
-class CustomEvent(Asking):
+    def takes(self, row: Listed) -> bool:  # noqa: ARG002 - other entries look at it
+        """Return whether it asks for what a row of a list is of."""
+        return False
+
+
+class Matching(Asking):
+    """An entry that may have `match` in place of its subject: all whose name the pattern matches, as Braze lists it."""
+
+    match: OwnPattern = Field(
+        None, description="in place of it: all in Braze's list whose whole name the expression matches"
+    )
+
+    @property
+    def is_wild(self) -> bool:
+        """Whether it asks for all that it takes of a list."""
+        return self.match is not None
+
+    def takes(self, row: Listed) -> bool:
+        """Return whether it asks for what a row of a list is of: by its name."""
+        return self.match is not None and self.match.matches(row.name)
+
+    def subject(self, own: str | None) -> str:
+        """Return its `own` subject, or what stands in place of it."""
+        return own or (self.match.text if self.match is not None else "")
+
+
+class Tagged(Matching):
+    """An entry that may have `tag` too: all that has the tag in Braze, and is matched if there is `match` beside it."""
+
+    tag: OwnText = Field(None, description="in place of it, or beside `match`: all that have the tag in Braze")
+
+    @property
+    def is_wild(self) -> bool:
+        """Whether it asks for all that it takes of a list."""
+        return self.match is not None or self.tag is not None
+
+    def takes(self, row: Listed) -> bool:
+        """Return whether it asks for what a row of a list is of: by its name and its tags."""
+        is_matched = self.match is None or self.match.matches(row.name)
+        return self.is_wild and is_matched and (self.tag is None or self.tag in row.tags)
+
+    def subject(self, own: str | None) -> str:
+        """Return its `own` subject, or what stands in place of it."""
+        return super().subject(own) or self.tag or ""
+
+
+class CustomEvent(Matching):
     """One entry of `custom_events`: an event, times each of the apps, times each of the segments."""
 
     example: ClassVar[str] = "- event: purchase"
 
-    event: Text = Field(description="its exact name in Braze; upper and lower case matter")
+    event: OwnText = Field(None, description="its exact name in Braze; upper and lower case matter")
     unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
     apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
     segments: Selection = Field((ALL,), description="names of `segments`, or `all`: times each of the apps")
@@ -191,7 +244,7 @@ class CustomEvent(Asking):
     @property
     def asked(self) -> Asked:
         """The event."""
-        return Asked(self.event, self.unit, self.apps, self.segments)
+        return Asked(self.subject(self.event), self.unit, self.apps, self.segments)
 
 
 class Sessions(Asking):
@@ -209,32 +262,32 @@ class Sessions(Asking):
         return Asked("", self.unit, self.apps, self.segments)
 
 
-class Purchases(Asking):
+class Purchases(Matching):
     """One entry of `purchases` or `revenue`: of a product or of all, times each of the apps."""
 
     example: ClassVar[str] = "- product: all"
 
-    product: Text = Field(ALL, description="its exact name in Braze, or `all` for all together")
+    product: OwnText = Field(None, description="its exact name in Braze, or `all` for all together")
     unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
     apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
 
     @property
     def asked(self) -> Asked:
         """The product, or all of them."""
-        return Asked("" if self.product == ALL else self.product, self.unit, self.apps)
+        return Asked(self.subject(None if self.product == ALL else self.product), self.unit, self.apps)
 
 
-class SegmentUsers(Asking):
+class SegmentUsers(Matching):
     """One entry of `segment_users`: a segment, by the name that the workspace gives it."""
 
     example: ClassVar[str] = "- segment: vip"
 
-    segment: OwnName = Field(description="a name of `segments`")
+    segment: OwnSegment = Field(None, description="a name of `segments`")
 
     @property
     def asked(self) -> Asked:
         """The segment."""
-        return Asked(self.segment)
+        return Asked(self.subject(self.segment))
 
 
 class Users(Asking):
@@ -248,30 +301,30 @@ class Users(Asking):
         return Asked(apps=self.apps)
 
 
-class Campaign(Asking):
+class Campaign(Tagged):
     """One entry of `campaigns`: a campaign, by Braze's identifier."""
 
     example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
 
-    campaign: BrazeId = Field(description="its API identifier, at the bottom of its page")
+    campaign: OwnId = Field(None, description="its API identifier, at the bottom of its page")
 
     @property
     def asked(self) -> Asked:
         """The campaign."""
-        return Asked(self.campaign)
+        return Asked(self.subject(self.campaign))
 
 
-class Canvas(Asking):
+class Canvas(Tagged):
     """One entry of `canvases`: a Canvas, by Braze's identifier."""
 
     example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
 
-    canvas: BrazeId = Field(description="its API identifier, under Analyze Variants")
+    canvas: OwnId = Field(None, description="its API identifier, under Analyze Variants")
 
     @property
     def asked(self) -> Asked:
         """The Canvas."""
-        return Asked(self.canvas)
+        return Asked(self.subject(self.canvas))
 
 
 class Workspace(Model):

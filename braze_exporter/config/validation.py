@@ -1,6 +1,7 @@
 """A mapping against its model: either a frozen value, or every problem in our words, each with its path."""
 
 from collections.abc import Iterator, Mapping
+from inspect import get_annotations
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
@@ -75,5 +76,7 @@ def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:
         model = next(
             kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Model)
         )
-    own_first = sorted(model.model_fields.items(), key=lambda item: item[0] not in model.__annotations__)
-    return tuple(field.alias or name for name, field in own_first)
+    # Its own first, and then those of the nearest of its bases.
+    order = {name: depth for depth, base in reversed([*enumerate(model.__mro__)]) for name in get_annotations(base)}
+    fields = sorted(model.model_fields.items(), key=lambda item: order[item[0]])
+    return tuple(field.alias or name for name, field in fields)

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from braze_exporter.catalog import INSTANCES, KINDS, Unit
 from braze_exporter.config.document import shown
+from braze_exporter.config.pattern import Pattern, PatternError, pattern
 
 # Not filtered: what `all` stands for in the lists `apps` and `segments`.
 ALL = "all"
@@ -106,6 +107,13 @@ def _braze_id(value: object) -> str:
         example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
         raise UnfitError(f"must be an identifier of Braze {example}, not {_written(value)}")
     return value
+
+
+def _pattern(value: object) -> Pattern:
+    try:
+        return pattern(_text(value))
+    except PatternError as error:
+        raise UnfitError(str(error)) from None
 
 
 def _own_name(value: object) -> str:
@@ -286,6 +294,7 @@ _INSTANCE = WithJsonSchema(
 _ENVIRONMENT = WithJsonSchema(
     {"title": "name of an environment variable", "type": "string", "pattern": f"^{_VARIABLE.pattern}$"}
 )
+_PATTERN = WithJsonSchema({**_A_TEXT, "title": "regular expression"})
 _PATH = WithJsonSchema({**_A_TEXT, "title": "path of a file"})
 
 Text = Annotated[str, BeforeValidator(_text), _TEXT]
@@ -301,6 +310,9 @@ OwnText = Annotated[str | None, BeforeValidator(_text), _TEXT]
 OwnPath = Annotated[str | None, BeforeValidator(_text), _PATH]
 LabelName = Annotated[str, BeforeValidator(_label_name)]
 AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_mapping_of_labels), _LABELS]
+OwnId = Annotated[str | None, BeforeValidator(_braze_id), _ID]
+OwnSegment = Annotated[str | None, BeforeValidator(_own_name), _NAME]
+OwnPattern = Annotated[Pattern | None, BeforeValidator(_pattern), _PATTERN]
 OwnTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_timezone), _ZONE]
 OwnUrl = Annotated[str | None, BeforeValidator(_url), _URL]
 OwnInstance = Annotated[str | None, BeforeValidator(_instance), _INSTANCE]

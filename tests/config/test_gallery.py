@@ -33,6 +33,12 @@ def described(config: Config) -> Iterator[str]:
         ids = f"app={query.app_id} segment={query.segment_id}"
         times = f"refresh={query.refresh:.9g} settle={query.settle:.9g} max_age={query.max_age:.9g}"
         yield f"{query.noun.name} {labels!r} {ids} {query.unit} x {query.length} in {query.zone} {times}"
+    for wildcard in plan.wildcards:
+        listing = wildcard.kind.listing
+        assert listing is not None
+        for query in wildcard.queries:
+            asked = f"{query.noun.name} by the {query.unit}"
+            yield f"{wildcard.workspace}: {asked} of those that take {query.subject!r} in {listing.endpoint}"
     for cost in plan.loads:
         yield f"{cost.workspace}: {cost.queries} in {cost.pool.name} make {cost.calls:g} of {cost.allowed:g} calls"
     for workspace in config.workspaces:
