@@ -91,10 +91,10 @@ class Admission:
         self._workspace = _Hold(Reason.UNAUTHORIZED)
         self._endpoints: dict[str, _Hold] = {}
 
-    def allow(self, bursts: Mapping[Pool, int], *, share: float, reserve: float) -> None:
+    def allow(self, bursts: Mapping[Pool, int], *, share: float, reserve: float, is_same_key: bool = False) -> None:
         """Let go, of each pool, at most `share` of its limit and that burst, and nothing of its `reserve`.
 
-        What was spent and learned stays so. A refusal is tried again at once: the key may be another one.
+        What was spent and learned stays so. A refusal is tried again at once, unless the key is the same.
         """
         with self._lock:
             now = self._monotonic()
@@ -104,7 +104,7 @@ class Admission:
                 else:
                     limiter = Limiter(pool, share=share, reserve=reserve, burst=burst, now=now)
                     self._limiters[pool.name] = limiter
-            for hold in (self._workspace, *self._endpoints.values()):
+            for hold in () if is_same_key else (self._workspace, *self._endpoints.values()):
                 hold.try_again()
 
     def refusal(self, at: Endpoint) -> BrazeError | None:
@@ -129,14 +129,17 @@ class Admission:
                 {endpoint: refusal for endpoint, refusal in refusals.items() if refusal is not None},
             )
 
-    def admit(self, at: Endpoint) -> Permit | Withheld | None:
-        """Return leave to make one call, or why it is not to be made now, or None while another one goes alone."""
+    def admit(self, at: Endpoint, *, spare: bool = False) -> Permit | Withheld | None:
+        """Return leave to make one call, or why it is not to be made now, or None while another one goes alone.
+
+        A `spare` call leaves half of what may be made at once to others.
+        """
         with self._lock:
             now = self._monotonic()
-            objection = self._objection(at, now)
+            objection = self._objection(at, now, spare=spare)
             if objection is not None:
                 return objection
-            if any(passage is not Passage.OPEN for passage in self._passages(at, now)):
+            if any(passage is not Passage.OPEN for passage in self._passages(at, now, spare=spare)):
                 return None
             workspace, endpoint, limiter = self._workspace, self._endpoint(at), self._limiters[at.pool.name]
             entered = workspace.enter(), endpoint.enter(), limiter.enter(now)
@@ -153,12 +156,12 @@ class Admission:
     def _endpoint(self, at: Endpoint) -> _Hold:
         return self._endpoints.setdefault(at.endpoint, _Hold(Reason.FORBIDDEN))
 
-    def _passages(self, at: Endpoint, now: float) -> tuple[Passage, Passage, Passage]:
+    def _passages(self, at: Endpoint, now: float, *, spare: bool = False) -> tuple[Passage, Passage, Passage]:
         limiter = self._limiters[at.pool.name]
-        return self._workspace.passage(now), self._endpoint(at).passage(now), limiter.passage(now)
+        return self._workspace.passage(now), self._endpoint(at).passage(now), limiter.passage(now, spare=spare)
 
-    def _objection(self, at: Endpoint, now: float) -> Withheld | None:
-        workspace, endpoint, pool = self._passages(at, now)
+    def _objection(self, at: Endpoint, now: float, *, spare: bool = False) -> Withheld | None:
+        workspace, endpoint, pool = self._passages(at, now, spare=spare)
         if Passage.SHUT in (workspace, endpoint):
             return Held(at.endpoint)
         return Withheld(at.pool.name) if pool is Passage.SHUT else None

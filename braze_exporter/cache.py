@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import Protocol, TypeAlias
 
 from braze_exporter.admission import Permit
-from braze_exporter.catalog import BrazeError, Fetched, Held, Query, Reason, Withheld
+from braze_exporter.catalog import BrazeError, Fetched, Held, Kind, Query, Reason, Withheld
 from braze_exporter.lane import Lane
 from braze_exporter.limiter import Told
 from braze_exporter.reading import Answer, Entry, Reading, place
@@ -87,13 +87,13 @@ class Cache:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
-        on_deferred: Callable[[Query], None] = lambda _query: None,
+        on_deferred: Callable[[str, Kind], None] = lambda _workspace, _kind: None,
     ) -> None:
         """Begin without queries.
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump, `jitter` a factor for the waiting
-        after failures. `on_deferred` is told of each query that is due and withheld. `revision` changes whenever an
-        entry does.
+        after failures. `on_deferred` is told of the workspace and the kind of each query that is due and withheld.
+        `revision` changes whenever an entry does.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -299,7 +299,7 @@ class Cache:
             entry.deferred = deferred
             self.revision += 1
             if deferred and not entry.background:
-                self._on_deferred(entry.query)
+                self._on_deferred(entry.query.workspace, entry.query.kind)
 
     def _release(self, entry: Entry) -> None:
         entry.busy = False

@@ -225,7 +225,12 @@ def _planned(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[C
 def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Validate a config, without a network and without its keys unless it is to be live."""
     _, plan = _planned(options, environ)
-    print(f"{options.config_file} is good: {_count(len(plan.queries), 'query', 'queries')}")
+    wild = (
+        f", and what {_count(len(plan.wildcards), 'entry takes', 'entries take')} of Braze's lists"
+        if plan.wildcards
+        else ""
+    )
+    print(f"{options.config_file} is good: {_count(len(plan.queries), 'query', 'queries')}{wild}")
     for cost in plan.loads:
         once = f", and {_count(cost.once, 'call', 'calls')} once for baselines" if cost.once else ""
         print(
@@ -367,7 +372,7 @@ def _run(
     exporter = Exporter(store, wall=time.time, monotonic=time.monotonic, proxies=_proxies)
     reloader = Reloader(exporter, config, read_again or (lambda: config), lambda found: _session(found, environ))
     host, port = listener.getsockname()[:2]
-    fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(reloader.plan.queries)}
+    fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(exporter.plan.queries)}
     _log.info("serving", extra={"fields": fields})
     if read_again is not None and hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: reloader.reload())

@@ -1,7 +1,9 @@
 """The parts of one running exporter, put together, and changed under way when a config is reloaded."""
 
+import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -10,16 +12,32 @@ import requests
 from braze_exporter import __version__
 from braze_exporter.admission import Admission, Permit
 from braze_exporter.cache import Cache
-from braze_exporter.catalog import UTC, BrazeError, Call, Fetched, Query, Withheld
+from braze_exporter.catalog import (
+    LISTS_POOL,
+    UTC,
+    BrazeError,
+    Call,
+    Endpoint,
+    Fetched,
+    Listing,
+    Query,
+    Withheld,
+)
 from braze_exporter.client import Client, open_client
 from braze_exporter.collector import Collector, Instruments
 from braze_exporter.config import Config
+from braze_exporter.config.schema import Workspace
+from braze_exporter.discovery import Discovery, Place, Wanted
 from braze_exporter.journal import Journal
 from braze_exporter.ledger import Ledger, Store
 from braze_exporter.plan import Plan, history, length
 from braze_exporter.reading import Entry
 from braze_exporter.status import Facts, InUse, facts
 from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts
+from braze_exporter.wildcards import filled, needed
+
+# So many pages of a list may be read at once, beside a refresh of the plan.
+_PAGES = 100
 
 
 def _usual_jitter() -> float:
@@ -28,10 +46,15 @@ def _usual_jitter() -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Workspace:
-    """Who asks for a workspace, and who says when."""
+    """A workspace, who asks for it, and who says when."""
 
+    spec: Workspace
     client: Client
     admission: Admission
+
+    def admit(self, at: Endpoint) -> Permit | Withheld | None:
+        """Return leave to ask for a page of a list. Queries go first, but in the pool that is the lists' own."""
+        return self.admission.admit(at, spare=at.pool is not LISTS_POOL)
 
 
 class _Braze:
@@ -85,11 +108,13 @@ class Exporter:
         proxies: Callable[[str], Mapping[str, str]] = lambda _url: {},
         jitter: Callable[[], float] = _usual_jitter,
         timeouts: Timeouts = USUAL_TIMEOUTS,
+        reads_lists: bool = True,
     ) -> None:
         """Begin without a plan; the counters live in `store`.
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump. `proxies` tells which proxies lead to
-        a URL, by scheme; `jitter` tells a factor for the waiting after failures.
+        a URL, by scheme; `jitter` tells a factor for the waiting after failures. `plan` is the one in use, with what
+        wildcards take of Braze's lists, if it `reads_lists`.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -99,10 +124,20 @@ class Exporter:
         self._instruments = Instruments(__version__)
         self._ledger = Ledger(store, self._instruments.count_state_write_failure)
         # Those of workspaces that went are kept: what was spent is spent, should they come back.
-        self._admissions: dict[tuple[str, str], Admission] = {}
+        self._admissions: dict[Place, Admission] = {}
         self._cache = Cache(wall=wall, monotonic=monotonic, jitter=jitter, on_deferred=self._instruments.count_deferred)
         self._collector = Collector(self._cache, self._ledger, self._instruments, monotonic)
         self._cache.watch(self._journal)
+        self._reads_lists = reads_lists
+        self._discovery = Discovery(
+            monotonic=monotonic,
+            jitter=jitter,
+            on_change=self._take_lists,
+            on_deferred=self._instruments.count_deferred,
+        )
+        self._changing = threading.Lock()
+        self._lists: Mapping[str, Sequence[Listing]] = {}
+        self.plan = Plan((), ())
         self._in_use: Mapping[str, InUse] = {}
         self._scraped_at: float | None = None
 
@@ -110,39 +145,68 @@ class Exporter:
         """Ask Braze for the queries of `plan` from now on, over `session`, with the keys of `config`.
 
         What is held of queries that stay, what is known of the budgets, and all counters go on. Fetches that are under
-        way end as they began.
+        way end as they began. What wildcards take is added once Braze's lists are known.
         """
-        budget = config.settings.budget
-        workspaces: dict[str, _Workspace] = {}
-        for spec in (workspace.spec for workspace in config.workspaces):
-            place = (spec.name, spec.rest_endpoint)
-            admission = self._admissions.setdefault(place, Admission(self._monotonic))
-            bursts = {load.pool: load.burst for load in plan.loads if load.workspace == spec.name}
-            admission.allow(bursts, share=budget.share, reserve=budget.reserve)
-            client = open_client(
-                spec,
-                config.keys[spec.name],
-                session,
-                proxies=self._proxies,
-                wall=self._wall,
-                monotonic=self._monotonic,
-                on_call=self._note_call,
-                timeouts=self._timeouts,
+        with self._changing:
+            workspaces: dict[str, _Workspace] = {}
+            for spec in (workspace.spec for workspace in config.workspaces):
+                client = open_client(
+                    spec,
+                    config.keys[spec.name],
+                    session,
+                    proxies=self._proxies,
+                    wall=self._wall,
+                    monotonic=self._monotonic,
+                    on_call=self._note_call,
+                    timeouts=self._timeouts,
+                )
+                place = Place(spec.name, spec.rest_endpoint)
+                admission = self._admissions.setdefault(place, Admission(self._monotonic))
+                workspaces[spec.name] = _Workspace(spec, client, admission)
+            self._config, self._written, self._workspaces = config, plan, workspaces
+            self._lists = needed(plan) if self._reads_lists else {}
+            self._discovery.use(
+                {
+                    Place(name, asked.spec.rest_endpoint): Wanted(self._lists[name], asked.client, asked)
+                    for name, asked in workspaces.items()
+                    if name in self._lists
+                }
             )
-            workspaces[spec.name] = _Workspace(client, admission)
-        self._instruments.expect(plan.queries)
+            self._instruments.forget_timezones()
+            self._fill(is_same_key=False)
+            self._instruments.note_reload(at=self._wall())
+
+    def _take_lists(self) -> None:
+        """Ask for what wildcards take of the lists as they are now."""
+        with self._changing:
+            self._fill(is_same_key=True)
+
+    def _fill(self, *, is_same_key: bool) -> None:
+        """Ask for the queries of the plan as it is written, and for those of its wildcards."""
+        settings, workspaces = self._config.settings, self._workspaces
+        served = {query.identity for query in self.plan.queries}
+        self.plan = plan = filled(self._written, settings, self._discovery.known(), served)
+        budget = settings.budget
+        for name, asked in workspaces.items():
+            bursts = {load.pool: load.burst for load in plan.loads if load.workspace == name}
+            for listing in self._lists.get(name, ()):
+                burst, most = bursts.get(listing.pool, 0), max(1, math.floor(listing.pool.per_hour * budget.share))
+                bursts[listing.pool] = max(burst, min(burst + _PAGES, most))
+            asked.admission.allow(bursts, share=budget.share, reserve=budget.reserve, is_same_key=is_same_key)
+        self._instruments.expect(plan, self._lists)
+        self._instruments.note_lists(plan)
+        self._journal.note_lists(plan)
         self._cache.plan(plan.queries, _Braze(workspaces, self._ledger, self._wall), budget.concurrency)
-        self._instruments.note_reload(at=self._wall())
         self._in_use = {
-            spec.name: InUse(
-                url=spec.rest_endpoint,
-                zone=spec.timezone or UTC,
+            name: InUse(
+                url=asked.spec.rest_endpoint,
+                zone=asked.spec.timezone or UTC,
                 share=budget.share,
                 reserve=budget.reserve,
-                loads=tuple(load for load in plan.loads if load.workspace == spec.name),
-                admission=workspaces[spec.name].admission,
+                loads=tuple(load for load in plan.loads if load.workspace == name),
+                admission=asked.admission,
             )
-            for spec in (workspace.spec for workspace in config.workspaces)
+            for name, asked in workspaces.items()
         }
 
     def note_failed_reload(self) -> None:
@@ -150,9 +214,14 @@ class Exporter:
         self._instruments.note_reload(at=None)
 
     def refresh(self) -> Future[None]:
-        """Have every due query fetched; the future is done when nothing is left to wait for."""
+        """Have every due query fetched; the future is done when nothing is left to wait for.
+
+        After that the lists are read that are due: queries go first, and a key that is refused is not tried twice.
+        """
         self._scraped_at = self._wall()
-        return self._cache.refresh()
+        asked = self._cache.refresh()
+        asked.add_done_callback(lambda _asked: self._discovery.refresh())
+        return asked
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the page of metrics, in the text format 0.0.4 or in OpenMetrics 1.0.0."""
@@ -185,6 +254,7 @@ class Exporter:
     def close(self) -> None:
         """Fetch no more, and let those who wait go."""
         self._cache.close()
+        self._discovery.close()
 
     def _note_call(self, call: Call) -> None:
         self._instruments.count_call(call)

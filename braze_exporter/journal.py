@@ -5,7 +5,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from braze_exporter.catalog import Call, Reason
+from braze_exporter.catalog import Call, Kind, Reason
+from braze_exporter.plan import Discovered, Named, Plan
 from braze_exporter.reading import Entry, Reading
 
 # So many queries of a workspace are named that fail for one reason; the rest is summed up. The metrics name them all.
@@ -32,6 +33,8 @@ class Journal:
         """Begin with nothing failing."""
         self._outages: dict[tuple[str, Reason], _Outage] = {}
         self._failing: dict[Entry, Reason] = {}
+        self._unlisted: set[Named] = set()
+        self._discovered: dict[tuple[str, Kind], Discovered] = {}
         self._lock = threading.Lock()
         self._off: set[str] = set()
 
@@ -55,6 +58,23 @@ class Journal:
         if error is not None and entry not in self._failing:
             self._failing[entry] = error.reason
             self._enter((entry.query.workspace, error.reason), entry, error.detail)
+
+    def note_lists(self, plan: Plan) -> None:
+        """Log what Braze's lists lack that the config names, and what wildcards take and is left out, once."""
+        unlisted = {named: named.nearest for named in plan.named if not named.is_listed}
+        for named in unlisted.keys() - self._unlisted:
+            fields = {"workspace": named.workspace, "kind": named.kind.section, named.kind.subject: named.subject}
+            if named.nearest:
+                fields["nearest"] = ", ".join(named.nearest)
+            _log.warning("not in Braze's list", extra={"fields": fields})
+        self._unlisted = {*unlisted}
+        for found in plan.discovered:
+            if found != self._discovered.get((found.workspace, found.kind)):
+                fields = {"workspace": found.workspace, "kind": found.kind.section}
+                counts = {"found": found.found, "matched": found.matched, "left_out": found.left_out}
+                level = logging.WARNING if found.left_out else logging.INFO
+                _log.log(level, "wildcards take of Braze's list", extra={"fields": fields | counts})
+        self._discovered = {(found.workspace, found.kind): found for found in plan.discovered}
 
     def note_call(self, call: Call) -> None:
         """Log when a pool comes to rest, when our clock and Braze's begin to differ, and when they agree again."""

@@ -143,9 +143,10 @@ class Limiter:
         self._share, self._reserve, self._burst = share, reserve, float(burst)
         self._tokens = min(self._tokens, self._burst)
 
-    def passage(self, now: float) -> Passage:
-        """Return whether a call may be made at `now`."""
-        if self._tokens_at(now) < _ONE or self._is_reserve_reached(now):
+    def passage(self, now: float, *, spare: bool = False) -> Passage:
+        """Return whether a call may be made at `now`; a `spare` one leaves half of the burst to others."""
+        kept = self._burst // 2 if spare else 0.0
+        if self._tokens_at(now) - kept < _ONE or self._is_reserve_reached(now):
             return Passage.SHUT
         return self._gate.passage(now)
 

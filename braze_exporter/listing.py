@@ -12,6 +12,10 @@ MOST_PAGES = 1_000
 MOST_LETTERS = 20_000_000
 
 
+class Busy(Withheld):
+    """A call was not made, because another one goes alone just now."""
+
+
 class Asker(Protocol):
     """Who asks Braze for a page."""
 
@@ -49,8 +53,8 @@ class Walk:
     def go_on(self) -> tuple[Listed, ...]:
         """Read on to the end, and return all rows in the order of the list.
 
-        Raises `Withheld` where no call may be made now: the next time it goes on there. Raises `BrazeError` if a page
-        was not answered, or the list does not end.
+        Raises `Withheld` where no call may be made now, and `Busy` if that is only until another one has ended: the
+        next time it goes on there. Raises `BrazeError` if a page was not answered, or the list does not end.
         """
         while rows := self._page():
             before = len(self._rows)
@@ -66,7 +70,7 @@ class Walk:
     def _page(self) -> tuple[Listed, ...]:
         permit = self._admitter.admit(self.listing)
         if permit is None:
-            raise Withheld(self.listing.pool.name)
+            raise Busy(self.listing.pool.name)
         if isinstance(permit, Withheld):
             raise permit
         try:

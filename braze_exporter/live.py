@@ -20,12 +20,12 @@ from braze_exporter.collector.lessons import timezone_mismatch
 from braze_exporter.config import Config
 from braze_exporter.config.document import shown
 from braze_exporter.config.loading import ConfiguredWorkspace
-from braze_exporter.config.values import nearest
 from braze_exporter.discover import Surroundings, open_lister
 from braze_exporter.exporter import Exporter
 from braze_exporter.paste import Found
-from braze_exporter.plan import Plan, bucket_end
+from braze_exporter.plan import Discovered, Named, Plan, bucket_end
 from braze_exporter.reading import Entry
+from braze_exporter.wildcards import Known, Lists, filled, needed
 
 # So many of the queries that are not answered for one reason are named.
 _MOST_NAMED = 3
@@ -44,33 +44,36 @@ def check_live(config: Config, plan: Plan, around: Surroundings) -> bool:
 
     It keeps to the config's budget: one refresh of the plan, and an hour's share for the lists.
     """
-    lists: dict[str, dict[Listing, Found]] = {}
-    for workspace in config.workspaces:
-        lister = open_lister(config, workspace.spec, around)
-        needed = _needed(workspace, plan)
-        lists[workspace.spec.name] = {listing: lister.read(listing, archived=False) for listing in needed}
+    lists = _read(config, plan, around)
+    known: Lists = {key: Known(found.rows, calls=0) for key, found in lists.items() if not found.failure}
+    plan = filled(plan, config.settings, known)
     # Without baselines, whose history is long; and with all that one answer can tell.
     queries = tuple(replace(query, weeks=0, length=query.kind.longest) for query in plan.queries)
+    exporter = Exporter(wall=around.wall, monotonic=around.monotonic, proxies=around.proxies, reads_lists=False)
     problems = 0
-    with closing(Exporter(wall=around.wall, monotonic=around.monotonic, proxies=around.proxies)) as exporter:
+    with closing(exporter):
         exporter.use(config, replace(plan, queries=queries), around.session)
         _wait(exporter, len(queries), around.err)
         for workspace in config.workspaces:
             name = workspace.spec.name
             entries = [entry for entry in exporter.entries if entry.query.workspace == name]
-            for finding in _findings(workspace, entries, lists[name]):
+            mine = {listing: found for (owner, listing), found in lists.items() if owner == name}
+            for finding in _findings(workspace, plan, entries, mine):
                 problems += finding.is_problem
                 sort = "problem: " if finding.is_problem else ""
                 print(f"{shown(name)}: {sort}{finding.text}", file=around.out)
     return not problems
 
 
-def _needed(workspace: ConfiguredWorkspace, plan: Plan) -> Iterator[Listing]:
-    """Yield the lists that tell something of the workspace's queries."""
-    asked = (query for query in plan.queries if query.workspace == workspace.spec.name and query.asked)
-    yield from dict.fromkeys(query.kind.listing for query in asked if query.kind.listing is not None) | (
-        {SEGMENT_LIST: None} if workspace.spec.segments else {}
-    )
+def _read(config: Config, plan: Plan, around: Surroundings) -> dict[tuple[str, Listing], Found]:
+    """Return the lists that tell something of the plan, by the name of the workspace."""
+    lists: dict[tuple[str, Listing], Found] = {}
+    listings = needed(plan)
+    for spec in (workspace.spec for workspace in config.workspaces):
+        lister = open_lister(config, spec, around)
+        for listing in dict.fromkeys([*listings.get(spec.name, ()), *([SEGMENT_LIST] if spec.segments else [])]):
+            lists[spec.name, listing] = lister.read(listing, archived=False)
+    return lists
 
 
 def _wait(exporter: Exporter, count: int, err: TextIO) -> None:
@@ -84,7 +87,7 @@ def _wait(exporter: Exporter, count: int, err: TextIO) -> None:
 
 
 def _findings(
-    workspace: ConfiguredWorkspace, entries: Sequence[Entry], lists: Mapping[Listing, Found]
+    workspace: ConfiguredWorkspace, plan: Plan, entries: Sequence[Entry], lists: Mapping[Listing, Found]
 ) -> Iterator[Finding]:
     answered = [entry for entry in entries if entry.answer is not None and entry.error is None]
     text = f"{len(answered):,} of {len(entries):,} {'query is' if len(entries) == 1 else 'queries are'} answered"
@@ -93,9 +96,13 @@ def _findings(
     is_key_refused = any(entry.error is not None and entry.error.reason is Reason.UNAUTHORIZED for entry in entries)
     for listing, found in lists.items():
         if found.failure and not is_key_refused:
-            text = f"names of {listing.what[1]} were not compared with Braze's list: {found.failure}"
-            yield Finding(text, is_problem=False)
-    yield from _unlisted(entries, lists)
+            is_needed = any(
+                one.kind.listing is listing for one in plan.wildcards if one.workspace == workspace.spec.name
+            )
+            what = "what match takes is not known" if is_needed else "what is named was not compared with it"
+            yield Finding(f"Braze's list of {listing.what[1]} could not be read, {what}: {found.failure}", is_needed)
+    yield from _unlisted(named for named in plan.named if named.workspace == workspace.spec.name)
+    yield from _taken(found for found in plan.discovered if found.workspace == workspace.spec.name)
     yield from _segments(workspace, lists.get(SEGMENT_LIST))
     yield from _without_data(answered)
     yield from _zone(workspace, answered)
@@ -123,22 +130,27 @@ def _unanswered(workspace: ConfiguredWorkspace, entries: Sequence[Entry]) -> Ite
         yield Finding(f"{named}: {detail}")
 
 
-def _unlisted(entries: Iterable[Entry], lists: Mapping[Listing, Found]) -> Iterator[Finding]:
-    """Yield what Braze does not list; segments are looked at by themselves."""
-    told: set[tuple[Listing, str]] = set()
-    for query in (entry.query for entry in entries):
-        listing = query.kind.listing
-        found = lists.get(listing) if listing is not None and listing is not SEGMENT_LIST and query.asked else None
-        if listing is None or found is None or found.failure or (listing, query.asked) in told:
+def _unlisted(named: Iterable[Named]) -> Iterator[Finding]:
+    """Yield what the config names and Braze does not list."""
+    for one in named:
+        if one.is_listed or one.kind.listing is None:
             continue
-        told.add((listing, query.asked))
-        if listing.has_ids and query.asked.lower() not in {row.id.lower() for row in found.rows}:
-            what = f"no {listing.what[0]} with the id {query.asked}"
+        what = f'no {one.kind.listing.what[0]} "{shown(one.subject)}"'
+        if one.kind.is_named:
             yield Finding(f"Braze lists {what}: is it archived, or of another workspace?")
-        elif not listing.has_ids and query.asked not in (names := {row.name for row in found.rows}):
-            hint = nearest(query.asked, sorted(names))
-            text = f'Braze lists no {listing.what[0]} "{shown(query.asked)}"{hint}: upper and lower case matter'
-            yield Finding(text)
+        else:
+            names = ", ".join(f'"{shown(name)}"' for name in one.nearest)
+            hint = f" (did you mean {names}?)" if names else ""
+            yield Finding(f"Braze lists {what}{hint}: upper and lower case matter")
+
+
+def _taken(discovered: Iterable[Discovered]) -> Iterator[Finding]:
+    """Yield what match and tag take of what Braze lists."""
+    for one in discovered:
+        text = f"{one.kind.section}: match takes {one.matched:,} of {one.found:,} that Braze lists"
+        if one.left_out:
+            text += f", of which {one.left_out:,} are left out: raise max_queries or budget.share, or match fewer"
+        yield Finding(text, is_problem=one.left_out > 0 or not one.matched)
 
 
 def _segments(workspace: ConfiguredWorkspace, found: Found | None) -> Iterator[Finding]:

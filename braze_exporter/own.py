@@ -83,6 +83,23 @@ TIMEZONE_MISMATCH = Family(
     "Whether the newest day of an answer is yesterday or tomorrow in the workspace's timezone (1) or not (0).",
     ("workspace",),
 )
+_OF_KIND = ("workspace", "kind")
+DISCOVERY_FOUND = Family(
+    "braze_discovery_found", "gauge", "What Braze lists of a kind that the config has wildcards for.", _OF_KIND
+)
+DISCOVERY_MATCHED = Family("braze_discovery_matched", "gauge", "What of it the wildcards take.", _OF_KIND)
+DISCOVERY_LEFT_OUT = Family(
+    "braze_discovery_left_out",
+    "gauge",
+    "What the wildcards take, and is not asked for: for max_queries or the budget.",
+    _OF_KIND,
+)
+QUERY_UNLISTED = Family(
+    "braze_query_unlisted",
+    "gauge",
+    "Whether Braze's list lacks a subject that the config names (1) or has it (0).",
+    (*_OF_KIND, "subject"),
+)
 RELOAD_SUCCESSFUL = Family(
     "braze_exporter_config_last_reload_successful",
     "gauge",
@@ -109,6 +126,10 @@ OWN: tuple[Family, ...] = (
     QUOTA_RESET,
     REVISION_AGE,
     TIMEZONE_MISMATCH,
+    DISCOVERY_FOUND,
+    DISCOVERY_MATCHED,
+    DISCOVERY_LEFT_OUT,
+    QUERY_UNLISTED,
     SCRAPES_INCOMPLETE,
     STATE_WRITE_FAILURES,
     RELOAD_SUCCESSFUL,

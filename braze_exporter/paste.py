@@ -91,14 +91,19 @@ def _sections(
         if listing not in found:
             continue
         read = found[listing]
-        entries = workspace.entries.get(kind.section, ())
-        taken = {str(getattr(entry.spec, kind.subject)) for entry in entries}
+        specs = [entry.spec for entry in workspace.entries.get(kind.section, ())]
+        matched = {row.id for row in read.rows if any(spec.takes(row) for spec in specs)}
+        named = {str(getattr(spec, kind.subject)) for spec in specs if not spec.is_wild}
         if listing is SEGMENT_LIST:
-            yield kind, listing, list(_by_our_name(kind, _segment_names(workspace, read), read, taken))
+            names = _segment_names(workspace, read)
+            taken = matched | {row.id for row in read.rows if names[row.id] in named}
+            yield kind, listing, list(_by_our_name(kind, names, read, taken))
         elif listing.has_ids:
-            yield kind, listing, list(_by_id(kind, read, {braze_id.lower() for braze_id in taken}))
+            lower = {braze_id.lower() for braze_id in named}
+            taken = matched | {row.id for row in (*read.rows, *read.archived) if row.id.lower() in lower}
+            yield kind, listing, list(_by_id(kind, read, taken))
         else:
-            yield kind, listing, list(_by_name(kind, read, taken))
+            yield kind, listing, list(_by_name(kind, read, matched | named))
 
 
 def _block(key: str, listing: Listing, read: Found, lines: Sequence[_Line], cost: str = "") -> Iterator[str]:
@@ -144,7 +149,7 @@ def _by_id(kind: Kind, read: Found, taken: set[str]) -> Iterator[_Line]:
     called, archived = Counter(row.name for row in read.rows), {row.id for row in read.archived}
     for row in (*read.rows, *read.archived):
         same = f"{called[row.name]:,} have this name" if called[row.name] > 1 else ""
-        unfit = _TAKEN if row.id.lower() in taken else _unfit(row)
+        unfit = _TAKEN if row.id in taken else _unfit(row)
         if row.id in archived:
             unfit = unfit or "archived"
         yield _Line(f"- {kind.subject}: {scalar(row.id)}", (_about(row), same, _edited(row)), unfit)
@@ -153,8 +158,8 @@ def _by_id(kind: Kind, read: Found, taken: set[str]) -> Iterator[_Line]:
 def _by_our_name(kind: Kind, names: Mapping[str, str], read: Found, taken: set[str]) -> Iterator[_Line]:
     """Yield entries that are named as the config names the ids."""
     for row in read.rows:
-        name = names[row.id]
-        yield _Line(f"- {kind.subject}: {scalar(name)}", (), _TAKEN if name in taken else _unfit(row))
+        text = f"- {kind.subject}: {scalar(names[row.id])}"
+        yield _Line(text, (), _TAKEN if row.id in taken else _unfit(row))
 
 
 def _segments(workspace: ConfiguredWorkspace, read: Found) -> Iterator[_Line]:

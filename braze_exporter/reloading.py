@@ -40,9 +40,9 @@ class Reloader:
         self._read = read
         self._open_session = open_session
         self._asked: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
-        self.config, self.plan = config, build(config)
+        self.config, plan = config, build(config)
         self._session = open_session(config)
-        exporter.use(config, self.plan, self._session)
+        exporter.use(config, plan, self._session)
         threading.Thread(target=self._work, name="reload", daemon=True).start()
 
     def reload(self) -> Future[None]:
@@ -84,10 +84,11 @@ class Reloader:
             self._exporter.note_failed_reload()
             _log.exception("the config cannot be used by a fault of the exporter: the one before goes on")
             raise
+        replaced = self._exporter.plan
         self._exporter.use(config, plan, session)
-        before, now = ({query.identity for query in found.queries} for found in (self.plan, plan))
+        before, now = ({query.identity for query in found.queries} for found in (replaced, self._exporter.plan))
         self._session.close()
-        self.config, self.plan, self._session = config, plan, session
+        self.config, self._session = config, session
         fields = {"queries": len(now), "added": len(now - before), "removed": len(before - now)}
         _log.info("config reloaded", extra={"fields": fields})
 

@@ -54,7 +54,7 @@ def scraped(
     with demo.serve(braze) as server, contextlib.closing(transport.open_session(10)) as session:
         config = load(demo.config(server.url), "demo", {demo.KEY_VARIABLE: demo.KEY})
         plan = build(config)
-        with contextlib.closing(Exporter(wall=clock.wall, monotonic=clock.monotonic)) as exporter:
+        with contextlib.closing(Exporter(wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter:
 
             def page() -> Page:
                 return Page(exporter.render(openmetrics=False).decode())

@@ -133,7 +133,9 @@ class Drive:
         self._held = {watch: Held() for watch in WATCHES}
         self._refused_at: float | None = None
         self._store = open_store(str(self._file)) if self._file else None
-        self._exporter = Exporter(self._store, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0)
+        self._exporter = Exporter(
+            self._store, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0, reads_lists=False
+        )
         self._exporter.use(self._config, build(self._config), self._session)
         self.look(is_first=True)
 

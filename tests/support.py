@@ -178,11 +178,17 @@ def rig(
     clock: Clock | None = None,
     timeouts: transport.Timeouts = transport.USUAL_TIMEOUTS,
     jitter: Callable[[], float] = lambda: 1.0,
+    reads_lists: bool = False,
 ) -> Iterator[Rig]:
-    """Run the exporter with a config of one workspace against a simulated Braze with `traffic`."""
+    """Run the exporter with a config of one workspace against a simulated Braze with `traffic`.
+
+    It asks for series alone, unless the test is about lists.
+    """
     clock = clock or Clock()
     with simulated(traffic, clock) as (braze, server), contextlib.closing(transport.open_session(10)) as session:
-        exporter = Exporter(wall=clock.wall, monotonic=clock.monotonic, jitter=jitter, timeouts=timeouts)
+        exporter = Exporter(
+            wall=clock.wall, monotonic=clock.monotonic, jitter=jitter, timeouts=timeouts, reads_lists=reads_lists
+        )
         with contextlib.closing(exporter):
             found = Rig(clock, braze, exporter, server, session)
             found.use(events, rest=rest)
@@ -313,6 +319,11 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(  # noqa: S603 - our own program
         command, capture_output=True, text=True, timeout=30, env={**inherited, **environment}, check=False
     )
+
+
+def series_requests(braze: demo.SimulatedBraze) -> list[demo.Request]:
+    """Return the requests for series so far, without those for lists, which are read beside them."""
+    return [request for request in braze.requests if not request.path.endswith("list")]
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:

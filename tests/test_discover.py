@@ -114,6 +114,23 @@ def test_all_that_braze_lists_is_printed(braze: tuple[demo.SimulatedBraze, demo.
     assert "aaaaaaaa-0000-0000-0000-000000000003" not in discovered(config).stdout
 
 
+def test_what_a_pattern_takes_is_in_the_config(braze: tuple[demo.SimulatedBraze, demo.Server], tmp_path: Path) -> None:
+    """What the config has by a pattern or a tag is commented out as what it names is."""
+    text = workspace(braze[1].url, "{match: '(?i)login'}").replace(
+        "    custom_events:",
+        "    campaigns: [{tag: a}]\n    segment_users: [{segment: vip}, {match: 'a.*'}]\n    custom_events:",
+    )
+    done, campaign = discovered(write(tmp_path / "config.yaml", text)), WORLD.campaigns[0].id
+    for line in (
+        "      - event: purchase",
+        '      # - event: Login  # differs only by case from "login"; in the config',
+        "      # - segment: vip  # in the config",
+        "      # - segment: 11111111-1111-1111-1111-111111111111  # in the config",
+        f"      # - campaign: {campaign}  # Win-back [a, b]; 2 have this name; edited 2026-03-02; in the config",
+    ):
+        assert line in done.stdout.splitlines()
+
+
 def test_a_config_need_not_ask_for_anything_yet(braze: tuple[demo.SimulatedBraze, demo.Server], tmp_path: Path) -> None:
     """A workspace with a url and a key is enough to discover; `check` wants an entry, and other problems stay such."""
     head = f"workspaces:\n  - name: production\n    url: {braze[1].url}\n    api_key_env: BRAZE_API_KEY\n"

@@ -261,12 +261,12 @@ def test_the_program_survives_them_all(tmp_path: Path) -> None:
             page = program.scrape(timeout=60)
             again = program.get("/metrics", {"Accept": "application/openmetrics-text"})
         for name in names:
-            reason = REFUSALS[name][1]
+            reason, path = REFUSALS[name][1], "/events/data_series"
             assert page.value("braze_custom_events_hourly_up", workspace=name, event=name) == 0
             up = page.value("braze_custom_events_hourly_up", workspace=name, event="signup")
             assert up == (0 if name in HOLDING else 1), name
-            assert page.value("braze_api_errors_total", workspace=name, reason=reason) == 1, name
-            assert sum(page.of("braze_api_errors_total", workspace=name)) == 1
+            assert page.value("braze_api_errors_total", workspace=name, endpoint=path, reason=reason) == 1, name
+            assert sum(page.of("braze_api_errors_total", workspace=name, endpoint=path)) == 1
             assert page.of("braze_custom_events_hourly_latest", workspace=name, event=name) == []
     assert again.status == 200
     assert program.process.returncode == 0

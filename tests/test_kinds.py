@@ -562,7 +562,7 @@ def test_the_lines_of_every_kind_are_the_golden_ones() -> None:
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 500)
         exporter.clock.advance(900)
         text = exporter.scrape().text
-    own = ("custom_events", "up{", "api_", "exporter_", "revision_age", "workspace_timezone")
+    own = ("custom_events", "up{", "api_", "discovery_", "exporter_", "query_", "revision_age", "workspace_timezone")
     names = [line.removeprefix("# HELP ").removeprefix("# TYPE ").removeprefix("braze_") for line in text.splitlines()]
     shown = [
         line

@@ -126,8 +126,8 @@ def test_a_missing_permission_is_named_once(braze: Live) -> None:
 production: 0 of 4 queries are answered
 production: problem: custom_events purchase by the hour, custom_events purchase / ios by the hour, custom_events \
 purchase by the day and 1 more: HTTP 403: the key needs the permission events.data_series: Access Denied
-production: names of events were not compared with Braze's list: HTTP 403: the key needs the permission events.list: \
-Access Denied
+production: Braze's list of events could not be read, what is named was not compared with it: HTTP 403: the key needs \
+the permission events.list: Access Denied
 """.splitlines()
     )
     braze.braze.permissions = {"segments.list", "events.data_series"}
@@ -165,6 +165,22 @@ def test_an_unknown_event_is_told(braze: Live, unknown: UnknownEvent, listed: bo
     if unknown is UnknownEvent.ZEROS:
         _, lines = braze.check("{event: Purchase}")
         assert f"production: {words}: Braze counted nothing in the last 100 hours" in lines
+
+
+def test_what_wildcards_take_is_asked_for_too(braze: Live) -> None:
+    """What matches is asked for; a match that takes nothing, or more than there is room for, is a problem."""
+    good, lines = braze.check("{match: 'p.*'}")
+    assert good
+    assert lines[:2] == [
+        "production: 1 of 1 query is answered",
+        "production: custom_events: match takes 1 of 2 that Braze lists",
+    ]
+    assert braze.problems("{match: 'x.*'}") == ["custom_events: match takes 0 of 2 that Braze lists"]
+    (problem,) = braze.problems("{match: '.*'}", rest="max_queries: 1\n")
+    assert problem.startswith("custom_events: match takes 2 of 2 that Braze lists, of which 1 are left out: raise max_")
+    braze.braze.permissions = {"events.data_series", "segments.list"}
+    (problem,) = braze.problems("{match: '.*'}")
+    assert problem.startswith("Braze's list of events could not be read, what match takes is not known: HTTP 403: the ")
 
 
 def test_segments_without_series_are_told(braze: Live) -> None:

@@ -16,7 +16,7 @@ import bcrypt
 import pytest
 from certificates import Pki
 from servers import Prometheus, prometheus, tool
-from support import HOUR, IOS, NEW_YORK, VIP, Program, simulated, until, workspace, write
+from support import HOUR, IOS, NEW_YORK, VIP, Program, series_requests, simulated, until, workspace, write
 
 from braze_exporter import demo
 
@@ -125,7 +125,7 @@ def test_two_prometheus_servers_cost_no_more_calls_than_one(chain: Chain) -> Non
     assert scrapes >= 6
     asked = [
         (request.event, request.params.get("app_id"), request.params.get("segment_id"), request.params["unit"])
-        for request in chain.braze.requests
+        for request in series_requests(chain.braze)
         if request.event != "growing"
     ]
     assert len(asked) == len(set(asked)) == 8

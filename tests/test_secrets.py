@@ -20,6 +20,7 @@ from support import KEY, NEW_YORK, Clock, Program, Rig, free_port, rig, run, sim
 from braze_exporter import demo
 from braze_exporter.demo import faults
 
+SERIES = "/events/data_series"
 PROXY_PASSWORD = "the-password-of-the-proxy"  # noqa: S105 - of a proxy made up here
 # As it is, and in the forms in which it could travel.
 FORMS = {KEY, quote(KEY, safe=""), base64.b64encode(KEY.encode()).decode(), KEY[:18], KEY[-18:], PROXY_PASSWORD}
@@ -90,10 +91,10 @@ def test_the_key_is_in_no_line_page_or_metric_of_a_full_run(form: str, tmp_path:
                     answer = program.get(wanted, {"Accept": "application/openmetrics-text"}, method=method)
                     shown.append(answer.text + str(answer.headers))
     assert page.value("braze_up", workspace="400") == 0
-    assert sum(page.of("braze_api_errors_total")) == len(FAULTS) - 2 + 3  # odd headers are no error
-    assert page.value("braze_api_errors_total", workspace="nowhere", reason="dns") == 1
-    assert page.value("braze_api_errors_total", workspace="untrusted", reason="tls") == 1
-    assert page.value("braze_api_errors_total", workspace="nobody", reason="connection") == 1
+    assert sum(page.of("braze_api_errors_total", endpoint=SERIES)) == len(FAULTS) - 2 + 3  # odd headers are no error
+    assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="nowhere", reason="dns") == 1
+    assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="untrusted", reason="tls") == 1
+    assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="nobody", reason="connection") == 1
     assert all(request.key == KEY for request in braze.requests)
     assert [found(text) for text in [*shown, program.output]] == [set()] * (len(shown) + 1)
     assert "Invalid API key: ***" in program.output
@@ -212,7 +213,7 @@ def test_a_proxy_of_the_environment_leads_to_braze_and_sees_no_key(tmp_path: Pat
         braze.reset()
         with Program.start([f"--config.file={path}"], environment | {"NO_PROXY": "braze.test"}) as direct:
             page = direct.scrape()
-        assert page.value("braze_api_errors_total", reason="dns") == 2  # it was looked up here
+        assert page.value("braze_api_errors_total", endpoint=SERIES, reason="dns") == 2  # it was looked up here
         assert braze.requests == []
     assert not found(program.output + direct.output)
 
@@ -237,6 +238,6 @@ def test_a_proxy_that_refuses_is_a_failed_connection(answer: bytes, tmp_path: Pa
         with Program.start([f"--config.file={path}", "--log.level=debug"], {"HTTPS_PROXY": address}) as program:
             page = program.scrape()
         listener.shutdown(socket.SHUT_RDWR)
-    assert page.value("braze_api_errors_total", reason="connection") == 1
+    assert page.value("braze_api_errors_total", endpoint=SERIES, reason="connection") == 1
     assert page.value("braze_custom_events_hourly_up") == 0
     assert not found(program.output + page.text)

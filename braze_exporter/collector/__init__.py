@@ -169,12 +169,11 @@ class Collector:
 
     def _summary(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield what sums up the queries: by workspace, and by state."""
-        counts: dict[tuple[str, str, State], int] = {}
+        kinds = [(workspace, kind.section) for workspace, kind in self._instruments.kinds]
+        counts = {(workspace, kind, state): 0 for workspace, kind in kinds for state in State}
         answered: dict[str, bool] = {}
         for entry in self._cache.entries:
             workspace, kind = entry.query.workspace, entry.query.kind.section
-            for state in State:
-                counts.setdefault((workspace, kind, state), 0)
             counts[workspace, kind, state_of(entry, now)] += 1
             if entry.is_tried:
                 answered[workspace] = answered.get(workspace, False) or entry.error is None

@@ -2,7 +2,7 @@
 
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,12 +15,16 @@ from prometheus_client import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from braze_exporter.catalog import Call, Family, Query, Reason
+from braze_exporter.catalog import Call, Endpoint, Family, Kind, Listing, Query, Reason
 from braze_exporter.own import (
     BUILD_INFO,
     DEFERRED,
+    DISCOVERY_FOUND,
+    DISCOVERY_LEFT_OUT,
+    DISCOVERY_MATCHED,
     DURATION,
     ERRORS,
+    QUERY_UNLISTED,
     QUOTA_LIMIT,
     QUOTA_REMAINING,
     QUOTA_RESET,
@@ -32,6 +36,7 @@ from braze_exporter.own import (
     STATE_WRITE_FAILURES,
     TIMEZONE_MISMATCH,
 )
+from braze_exporter.plan import Plan, Wildcard
 
 # From a fast answer to the time-outs of the client, in seconds.
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -43,7 +48,8 @@ class Instruments:
     """What the exporter counts of itself."""
 
     def __init__(self, version: str) -> None:
-        """Begin at 0."""
+        """Begin at 0. `kinds` are those of the plan, by workspace, wildcards that nothing is known of included."""
+        self.kinds: tuple[tuple[str, Kind], ...] = ()
         disable_created_metrics()
         self._registry = CollectorRegistry()
         self._requests = self._counter(REQUESTS)
@@ -63,6 +69,9 @@ class Instruments:
             registry=self._registry,
         )
         self._timezone_mismatch = self._gauge(TIMEZONE_MISMATCH)
+        self._discovery = tuple(map(self._gauge, (DISCOVERY_FOUND, DISCOVERY_MATCHED, DISCOVERY_LEFT_OUT)))
+        self._unlisted = self._gauge(QUERY_UNLISTED)
+        self._told: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._of_workspaces = (
             self._requests,
             self._errors,
@@ -83,21 +92,47 @@ class Instruments:
         self._lock = threading.Lock()
         self._workspaces: set[str] = set()
 
-    def expect(self, queries: Sequence[Query]) -> None:
-        """Begin at 0 for every endpoint, pool and reason that the queries can meet, and forget workspaces that went."""
+    def expect(self, plan: Plan, lists: Mapping[str, Sequence[Listing]]) -> None:
+        """Begin at 0 for every endpoint, pool and reason that can be met, and forget workspaces that went.
+
+        That is for the kinds of `plan`, and for the `lists` that are read, by the name of the workspace.
+        """
+        asked: Sequence[Query | Wildcard] = [*plan.queries, *plan.wildcards]
+        self.kinds = tuple(dict.fromkeys((one.workspace, one.kind) for one in asked))
         with self._lock:
-            gone = self._workspaces - {query.workspace for query in queries}
-            self._workspaces = {query.workspace for query in queries}
+            known = {workspace for workspace, _ in self.kinds}
+            gone, self._workspaces = self._workspaces - known, known
             for name in gone:
                 for metric in self._of_workspaces:
                     metric.remove_by_labels({"workspace": name})
-        self._timezone_mismatch.clear()  # until the next day is judged: zones may have changed, or there are no days
-        for workspace, kind in dict.fromkeys((query.workspace, query.kind) for query in queries):
+        for workspace, kind in self.kinds:
             self._revision_age.labels(workspace, kind.section)
-            self._duration.labels(workspace, kind.endpoint)
-            self._deferred.labels(workspace, kind.pool.name)
+        endpoints: list[tuple[str, Endpoint]] = [*self.kinds]
+        endpoints += [(workspace, listing) for workspace, found in lists.items() for listing in found]
+        for workspace, at in endpoints:
+            self._duration.labels(workspace, at.endpoint)
+            self._deferred.labels(workspace, at.pool.name)
             for reason in Reason:
-                self._errors.labels(workspace, kind.endpoint, reason)
+                self._errors.labels(workspace, at.endpoint, reason)
+
+    def forget_timezones(self) -> None:
+        """Say nothing of time zones until the next day is judged: they may have changed, or there are no days."""
+        self._timezone_mismatch.clear()
+
+    def note_lists(self, plan: Plan) -> None:
+        """Show what lists tell of the wildcards of `plan`, and of the subjects that the config names."""
+        values: dict[tuple[Gauge, tuple[str, ...]], float] = {}
+        for found in plan.discovered:
+            counts = (found.found, found.matched, found.left_out)
+            for gauge, count in zip(self._discovery, counts, strict=True):
+                values[gauge, (found.workspace, found.kind.section)] = float(count)
+        for named in plan.named:
+            values[self._unlisted, (named.workspace, named.kind.section, named.subject)] = float(not named.is_listed)
+        for gauge, labels in self._told - {*values}:
+            gauge.remove(*labels)
+        for (gauge, labels), value in values.items():
+            gauge.labels(*labels).set(value)
+        self._told = {*values}
 
     def _counter(self, family: Family) -> Counter:
         return Counter(family.name, family.help, family.labels, registry=self._registry)
@@ -125,9 +160,9 @@ class Instruments:
             if value is not None:
                 metric.labels(call.workspace, call.pool).set(value)
 
-    def count_deferred(self, query: Query) -> None:
+    def count_deferred(self, workspace: str, at: Endpoint) -> None:
         """Count a request that was due and put off."""
-        self._deferred.labels(query.workspace, query.kind.pool.name).inc()
+        self._deferred.labels(workspace, at.pool.name).inc()
 
     def note_reload(self, at: float | None) -> None:
         """Note when a config came into use, in seconds since the epoch, or None for one that cannot be used."""

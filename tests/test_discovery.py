@@ -1,0 +1,324 @@
+"""Lists are read beside the scrapes, about once an hour, and what wildcards take of them comes and goes with them."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support import KEY, THIS_HOUR, Page, Rig, rig, until
+
+from braze_exporter import demo
+from braze_exporter.demo import Campaign, Segment, World, faults
+
+EVERY = 3_600
+FOUND, MATCHED, LEFT_OUT = (f"braze_discovery_{what}" for what in ("found", "matched", "left_out"))
+LATEST, UNLISTED = "braze_custom_events_hourly_latest", "braze_query_unlisted"
+WELCOME = "f293e280-c0e7-4304-b9b9-62803fc0b053"
+
+
+def shop(*names: str) -> demo.Recorded:
+    """Return events that have happened five times in this hour."""
+    recorded = demo.Recorded()
+    for name in names:
+        recorded.set(name, THIS_HOUR, 5)
+    return recorded
+
+
+def listed(exporter: Rig, path: str = "/events/list") -> int:
+    """Return how many pages of a list were asked for."""
+    return sum(request.path == path for request in exporter.braze.requests)
+
+
+def lists(exporter: Rig) -> None:
+    """Have the lists read that are due, and wait until nothing is read any more."""
+    exporter.ask()
+    exporter.exporter._discovery.refresh()  # noqa: SLF001 - it is called when the scrape is answered, or a moment later
+    deadline = time.monotonic() + 20
+    while any(one.busy for one in exporter.exporter._discovery._lists.values()):  # noqa: SLF001
+        assert time.monotonic() < deadline, "lists are still read"
+        time.sleep(0.002)
+
+
+def shown(page: Page) -> set[str]:
+    """Return the events of which the page has anything."""
+    return {dict(labels)["event"] for _, labels in page.samples if "event" in dict(labels)}
+
+
+@contextmanager
+def discovering(events: str, *names: str, rest: str = "") -> Iterator[Rig]:
+    """Run the exporter with its lists against a Braze with events of these names, and have the lists read once."""
+    with rig(events, shop(*names), rest=rest, reads_lists=True) as found:
+        lists(found)
+        yield found
+
+
+def test_what_a_pattern_takes_is_asked_for_by_the_next_scrape() -> None:
+    """The first scrape has the list read, and the next one asks for what the pattern takes."""
+    with rig("{match: 'cart_.*'}", shop("cart_a", "cart_b", "other"), reads_lists=True) as exporter:
+        page = exporter.scrape()
+        assert shown(page) == set()
+        assert page.value("braze_exporter_queries", kind="custom_events", state="pending") == 0
+        lists(exporter)
+        page = exporter.scrape()
+        assert shown(page) == {"cart_a", "cart_b"}
+        assert page.of(LATEST) == [5, 5]
+        counts = [page.value(name, workspace="production", kind="custom_events") for name in (FOUND, MATCHED, LEFT_OUT)]
+        assert counts == [3, 2, 0]
+        assert page.value("braze_api_requests_total", endpoint="/events/list", code="200") == 2
+        assert page.value("braze_api_quota_remaining", pool="lists") == 998
+
+
+def test_a_list_is_read_once_an_hour_and_only_if_someone_scrapes() -> None:
+    """Ten scrapes in an hour read the list once; a day without a scrape reads it not at all."""
+    with discovering("{match: '.*'}", "a") as exporter:
+        for _ in range(11):
+            exporter.clock.advance(300)
+            lists(exporter)
+        assert listed(exporter) == 2
+        exporter.clock.advance(300)
+        lists(exporter)
+        assert listed(exporter) == 4
+        exporter.clock.advance(86_400)
+        assert listed(exporter) == 4
+        lists(exporter)
+        assert listed(exporter) == 6
+
+
+def test_what_comes_and_goes_in_braze_comes_and_goes_in_the_metrics() -> None:
+    """A new name is asked for after the next reading, a name that is gone has no line any more; the rest goes on."""
+    with discovering("{match: '.*'}", "gone", "stays") as exporter:
+        assert shown(exporter.scrape()) == {"gone", "stays"}
+        exporter.braze.traffic = shop("stays", "new")
+        exporter.clock.advance(EVERY - 1)
+        lists(exporter)
+        assert shown(exporter.scrape()) == {"gone", "stays"}
+        exporter.clock.advance(1)
+        lists(exporter)
+        assert shown(exporter.page()) == {"stays", "new"}
+        assert exporter.page().value(LATEST, event="stays") == 0  # of the hour that has begun meanwhile
+        exporter.braze.reset()
+        exporter.ask()
+        assert [request.event for request in exporter.braze.requests if request.event] == ["new"]
+        assert exporter.page().value("braze_custom_events_total", event="new") == 0
+
+
+def test_a_list_that_cannot_be_read_leaves_the_one_before() -> None:
+    """A failure, at whatever page, changes nothing; it is tried again later and later, and each time from the start."""
+    with discovering("{match: '.*', refresh: 6h}", "a", "b") as exporter:
+        assert shown(exporter.scrape()) == {"a", "b"}
+        exporter.braze.traffic = shop("other")
+        exporter.braze.lists.page_size = 1
+        exporter.clock.advance(EVERY)
+        exporter.braze.reset()
+        exporter.braze.fail(faults.edited(lambda _: None), path="/events/list", times=1)
+        exporter.braze.fail(faults.status(503), path="/events/list")
+        lists(exporter)
+        assert listed(exporter) == 2
+        assert shown(exporter.page()) == {"a", "b"}
+        asked, waits = listed(exporter), []
+        for minute in range(1, 200):
+            exporter.clock.advance(60)
+            lists(exporter)
+            if listed(exporter) > asked:
+                asked = listed(exporter)
+                waits.append(minute)
+        assert waits == [1, 3, 7, 15, 31, 63, 123, 183]
+        exporter.braze.heal()
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert shown(exporter.page()) == {"other"}
+
+
+def test_the_log_tells_once_that_a_list_fails_and_that_it_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is told when it begins, for another reason again, and its end; never the key."""
+    with discovering("{match: '.*'}", "a") as exporter, caplog.at_level(logging.INFO):
+        for fault in (faults.status(500), faults.status(500), faults.html(), faults.edited(lambda _: None)):
+            exporter.braze.fail(fault, path="/events/list")
+            exporter.clock.advance(EVERY)
+            lists(exporter)
+        told = [
+            (record.message, getattr(record, "fields", {}).get("reason"), getattr(record, "fields", {}).get("list"))
+            for record in caplog.records
+            if record.message.startswith("list")
+        ]
+        assert told == [
+            ("list not read: the one before is used", "server_error", "events"),
+            ("list not read: the one before is used", "not_json", "events"),
+            ("list read again", None, "events"),
+        ]
+        assert KEY not in caplog.text
+
+
+def test_without_the_permission_a_list_is_asked_for_once_a_day() -> None:
+    """What the key may not list is asked for again the next day, or with the next config: the key may be another."""
+    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.permissions = {"events.data_series"}
+        for _ in range(23):
+            lists(exporter)
+            exporter.clock.advance(EVERY)
+        assert listed(exporter) == 1
+        assert exporter.page().value("braze_custom_events_hourly_up", event="a") == 1
+        exporter.use("{event: a}")
+        lists(exporter)
+        assert listed(exporter) == 2
+        exporter.clock.advance(86_400)
+        lists(exporter)
+        assert listed(exporter) == 3
+
+
+def test_a_list_waits_for_budget_and_goes_on() -> None:
+    """A list that is longer than the share of an hour is read as the budget comes, and is in use when it is whole."""
+    rest = "budget: {share: 0.004}\n"
+    with rig("{match: '.*'}", shop(*(f"e{n}" for n in range(6))), rest=rest, reads_lists=True) as exporter:
+        exporter.braze.lists.page_size = 1
+        lists(exporter)
+        assert listed(exporter) == 4
+        page = exporter.page()
+        assert page.value("braze_api_requests_deferred_total", pool="lists") == 1
+        assert page.of(FOUND) == []
+        exporter.clock.advance(1_800)
+        lists(exporter)
+        assert listed(exporter) == 6
+        exporter.clock.advance(1_800)
+        lists(exporter)
+        assert listed(exporter) == 7
+        assert exporter.page().value(FOUND) == 6
+
+
+def test_what_is_left_out_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond max_queries names are left out, counted, and told in the log; what is served stays when others come."""
+    with caplog.at_level(logging.INFO), discovering("{match: '.*'}", "m", "n", rest="max_queries: 2\n") as exporter:
+        assert exporter.page().value(LEFT_OUT) == 0
+        exporter.braze.traffic = shop("a", "m", "n")
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        page = exporter.scrape()
+        assert shown(page) == {"m", "n"}
+        assert [page.value(name) for name in (FOUND, MATCHED, LEFT_OUT)] == [3, 3, 1]
+        (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert record.message == "wildcards take of Braze's list"
+        fields = {"workspace": "production", "kind": "custom_events", "found": 3, "matched": 3, "left_out": 1}
+        assert record.fields == fields  # type: ignore[attr-defined] # ours
+
+
+def test_an_event_that_braze_does_not_list_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """An event of the config that is not in the list is 1 in the metrics, and once in the log, with the nearest."""
+    events = "{event: purchase}\n{event: purchase, unit: day}\n{event: Purchase}"
+    with rig(events, shop("purchase"), reads_lists=True) as exporter, caplog.at_level(logging.WARNING):
+        assert exporter.scrape().of(UNLISTED) in ([], [0, 1])
+        lists(exporter)
+        for _ in range(2):
+            page = exporter.scrape()
+            assert page.value(UNLISTED, workspace="production", kind="custom_events", subject="purchase") == 0
+            assert page.value(UNLISTED, subject="Purchase") == 1
+            assert page.of(FOUND) == []
+            exporter.clock.advance(EVERY)
+            lists(exporter)
+        (record,) = [record for record in caplog.records if record.message == "not in Braze's list"]
+        fields = {"workspace": "production", "kind": "custom_events", "event": "Purchase", "nearest": "purchase"}
+        assert record.fields == fields  # type: ignore[attr-defined] # ours
+        assert [(named.subject, named.nearest) for named in exporter.exporter.plan.named if not named.is_listed] == [
+            ("Purchase", ("purchase",))
+        ]
+        exporter.use("{event: purchase}")
+        assert exporter.page().of(UNLISTED) == [0]
+
+
+def test_a_reload_goes_with_what_is_known() -> None:
+    """A new config uses the lists that are known at once; a workspace at another url has its own."""
+    with discovering("{match: 'a.*'}", "a1", "a2", "b") as exporter:
+        exporter.ask()
+        exporter.braze.reset()
+        exporter.clock.advance(10)
+        exporter.use("{match: 'b'}\n{event: a1}")
+        page = exporter.scrape()
+        assert shown(page) == {"a1", "b"}
+        assert [request.event for request in exporter.braze.requests] == ["b"]
+        assert page.value(MATCHED) == 1
+        exporter.use("{event: a1}")
+        assert exporter.page().of(FOUND) == []
+        exporter.use("{match: 'b'}", **{"127.0.0.1": "localhost"})
+        assert shown(exporter.page()) == set()
+        lists(exporter)
+        assert shown(exporter.page()) == {"b"}
+
+
+def test_a_scrape_does_not_wait_for_a_list() -> None:
+    """While a list hangs, scrapes are answered, and a reload is used; the list is taken in when it comes."""
+    with rig("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
+        exporter.braze.fail(faults.hold(), path="/events/list")
+        started = time.monotonic()
+        assert shown(exporter.scrape()) == {"a"}
+        exporter.use("{match: '.*'}\n{event: a}", rest="max_queries: 100\n")
+        assert shown(exporter.scrape()) == {"a"}
+        assert time.monotonic() - started < 5
+        exporter.braze.heal()
+        lists(exporter)
+        exporter.clock.advance(60)  # the one that hung was of the config before
+        lists(exporter)
+        assert shown(exporter.page()) == {"a", "b"}
+
+
+def test_campaigns_are_called_what_braze_calls_them() -> None:
+    """A campaign of the config has its id for a name until the list has told it, and goes on under each new name."""
+    changes = {"    custom_events:": f"    campaigns: [{{campaign: {WELCOME}}}]\n    custom_events:"}
+    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.world = World(campaigns=(Campaign(WELCOME, "Welcome"),))
+        exporter.use("{event: a}", **changes)
+        up = "braze_campaign_conversions_daily_up"
+        assert exporter.scrape().value(up, campaign=WELCOME) == 1
+        exporter.clock.advance(60)
+        lists(exporter)
+        page = exporter.page()
+        assert page.value(up, campaign="Welcome") == 1
+        assert page.value(UNLISTED, kind="campaigns", subject="Welcome") == 0
+        exporter.braze.world = World(campaigns=(Campaign(WELCOME, "Hello"), Campaign(WELCOME[::-1], "Hello")))
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert exporter.page().value(up, campaign=f"Hello ({WELCOME})") == 1
+        assert exporter.page().of(up, campaign="Welcome") == []
+
+
+def test_lists_take_no_call_that_queries_need() -> None:
+    """In the pool of the queries a list leaves half of what may be made at once to them."""
+    rest = "budget: {share: 0.001}\n"
+    changes = {"    custom_events:": "    segment_users: [{match: '.*', refresh: 1h}]\n    custom_events:"}
+    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.world = World(segments=tuple(Segment(f"{n:08}{WELCOME[8:]}", f"s{n}") for n in range(300)))
+        exporter.braze.lists.page_size = 1
+        exporter.use("{event: a}", rest=rest, **changes)
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert 49 <= listed(exporter, "/segments/list") <= 51
+
+
+def test_after_the_end_no_list_is_read() -> None:
+    """The end of the exporter ends the reading, in the middle of a list too."""
+    with rig("{match: '.*'}", shop("a", "b", "c"), reads_lists=True) as exporter:
+        exporter.braze.lists.page_size = 1
+        exporter.braze.fail(faults.hold(), path="/events/list")
+        exporter.ask()
+        exporter.braze.wait_for(1)
+        exporter.exporter.close()
+        exporter.braze.heal()
+        until(lambda: not any(thread.name == "lists" for thread in threading.enumerate()), "the thread has ended", 5)
+        exporter.clock.advance(EVERY)
+        exporter.ask()
+        assert listed(exporter) <= 5
+
+
+def test_a_fault_of_ours_is_told_and_tried_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If what a list told cannot be taken in, the thread lives on, and the next list is."""
+    with rig("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
+        with monkeypatch.context() as patched:
+            patched.setattr("braze_exporter.exporter.filled", lambda *_: 1 / 0)
+            lists(exporter)
+        assert "a list was not taken in by a fault of the exporter" in caplog.text
+        exporter.braze.traffic = shop("b")
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert shown(exporter.page()) == {"b"}
