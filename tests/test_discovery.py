@@ -86,6 +86,39 @@ def test_a_list_is_read_once_an_hour_and_only_if_someone_scrapes() -> None:
         assert listed(exporter) == 6
 
 
+def test_a_list_that_is_as_it_was_changes_nothing() -> None:
+    """Reading the same again makes no new plan."""
+    with discovering("{match: '.*'}", "a") as exporter:
+        plan = exporter.exporter.plan
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert listed(exporter) == 4
+        assert exporter.exporter.plan is plan
+
+
+def test_a_key_that_is_refused_is_not_tried_by_a_list_too() -> None:
+    """Queries are asked before lists, so that of a key that Braze does not know it is told by one call."""
+    with rig("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.key = "another"
+        exporter.ask()
+        lists(exporter)
+        assert len(exporter.braze.requests) == 1
+
+
+def test_what_a_list_tells_does_not_hasten_what_is_refused() -> None:
+    """A permission that is missing is not tried again for a list that was read meanwhile."""
+    with rig("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
+        exporter.braze.permissions = {"events.list"}
+        exporter.ask()
+        lists(exporter)
+        exporter.clock.advance(10)
+        assert shown(exporter.scrape()) == {"a", "b"}
+        assert listed(exporter, "/events/data_series") == 1
+        exporter.clock.advance(110)
+        exporter.ask()
+        assert listed(exporter, "/events/data_series") == 2
+
+
 def test_what_comes_and_goes_in_braze_comes_and_goes_in_the_metrics() -> None:
     """A new name is asked for after the next reading, a name that is gone has no line any more; the rest goes on."""
     with discovering("{match: '.*'}", "gone", "stays") as exporter:
@@ -256,7 +289,8 @@ def test_a_scrape_does_not_wait_for_a_list() -> None:
         assert time.monotonic() - started < 5
         exporter.braze.heal()
         lists(exporter)
-        exporter.clock.advance(60)  # the one that hung was of the config before
+        assert shown(exporter.page()) == {"a"}  # the one that hung was of the config before
+        exporter.clock.advance(60)
         lists(exporter)
         assert shown(exporter.page()) == {"a", "b"}
 
