@@ -31,7 +31,7 @@ _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LABEL_NAME = _VARIABLE
 # What an alert of ours is labelled with already: the labels of its series, and what the rule adds.
-ALERT_LABELS = {"alertname", "severity", "unit", "workspace"}.union(
+ALERT_LABELS = {"alertname", "match", "severity", "unit", "workspace"}.union(
     *({*noun.labels, *noun.breakdown} for kind in KINDS for noun in (*kind.nouns, kind.filtered) if noun is not None)
 )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from braze_exporter.catalog import Query
 from braze_exporter.config.schema import Alerts
 from braze_exporter.mixin.number import Number
-from braze_exporter.mixin.promql import duration, number
+from braze_exporter.mixin.promql import Matched, duration, number
 from braze_exporter.mixin.rule import Rule
 from braze_exporter.mixin.words import alert_of, capital, silence, what, words
 from braze_exporter.own import STATE_WRITE_FAILURES
@@ -122,6 +122,11 @@ class Asked:
             "`drop` fits better, which compares with what is usual for it.",
         )
 
+    @property
+    def _wildcard(self) -> dict[str, str]:
+        """What tells the rules of wildcards apart, whose series tell their subjects."""
+        return {"match": str(self.query.subject)} if isinstance(self.query.subject, Matched) else {}
+
     def _rule(self, sort: str, expr: str, summary: str, description: str) -> Rule:
         alerts, query = self.alerts, self.query
         return Rule(
@@ -132,6 +137,6 @@ class Asked:
             description=description,
             severity=alerts.severity,
             # Without the unit an alert by the hour and one by the day would be the same.
-            labels={**alerts.labels, "unit": query.unit.value, **Number(query).identity},
+            labels={**alerts.labels, "unit": query.unit.value, **Number(query).identity, **self._wildcard},
             runbook=RUNBOOKS_OF[sort],
         )

@@ -1,12 +1,14 @@
 """Plan → Grafana dashboard, as it is provisioned: with a fixed uid, and without inputs to be filled in."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from braze_exporter.catalog import Family, Query, counter, gauge
 from braze_exporter.mixin import calls, counts, freshness
 from braze_exporter.mixin.panels import DATASOURCE, Grid, Json, Row
 from braze_exporter.mixin.sections import is_repeated, repeated, sections
 from braze_exporter.mixin.slices import Slice, any_of, chosen, slices, variable
+from braze_exporter.mixin.wild import wild_queries
 from braze_exporter.plan import Plan
 
 UID = "braze-exporter"
@@ -19,6 +21,7 @@ def dashboard(plan: Plan, reserve: float) -> Json:
 
     It asks for what the plan has and for nothing else, so that no panel stays empty. The same plan gives the same.
     """
+    plan = replace(plan, queries=(*plan.queries, *(query for query, _ in wild_queries(plan))))
     found = slices(plan)
     grid = Grid()
     for row in _rows(plan, reserve, found):

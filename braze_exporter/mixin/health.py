@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from braze_exporter.catalog import Family, Query, Reason, Unit, gauge
+from braze_exporter.catalog import LISTINGS, Family, Query, Reason, Unit, gauge
 from braze_exporter.mixin.asked import news
-from braze_exporter.mixin.promql import highest, number, quoted, series
+from braze_exporter.mixin.promql import Matched, highest, number, quoted, series
 from braze_exporter.mixin.rule import Rule
 from braze_exporter.mixin.words import what
 from braze_exporter.own import (
@@ -174,8 +174,10 @@ def _up(workspace: str) -> str:
 
 def _refusals(workspace: str, by: str) -> str:
     """Return how often Braze has refused the key in ten minutes: five probes fit in, so that one is not missed."""
-    reasons = f'reason=~"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}"'
-    found = series(ERRORS, _of(workspace)).removesuffix("}") + f", {reasons}}}"
+    # A list that may not be read keeps no query from being answered.
+    lists = Matched("", less="|".join(listing.endpoint for listing in LISTINGS))
+    reasons = Matched(f"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}")
+    found = series(ERRORS, (*_of(workspace), ("endpoint", lists), ("reason", reasons)))
     return f"sum by ({by}) (increase({found}[10m]))"
 
 

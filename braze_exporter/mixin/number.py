@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from braze_exporter.catalog import Query, counter, gauge, info
-from braze_exporter.mixin.promql import highest, series, summed
+from braze_exporter.mixin.promql import Matched, highest, series, summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Number:
     def identity(self) -> dict[str, str]:
         """The labels that tell the number apart, whatever its subject is called."""
         kind = self.query.kind
-        return self._matchers | ({kind.parameter: self.query.subject_id} if kind.is_named else {})
+        found = self._matchers | ({kind.parameter: self.query.subject_id} if kind.is_named else {})
+        return {name: value for name, value in found.items() if not isinstance(value, Matched)}
 
     def gauge(self, measure: str, *, offset: str = "") -> str:
         """Return one of the gauges of the query, as it was at an offset; if it is of several buckets, of the newest."""
@@ -43,7 +44,10 @@ class Number:
         kind = self.query.kind
         if not kind.is_named:
             return expr
-        return f"{expr}\nand on (workspace, {kind.subject}) {series(info(kind), self.identity.items())}"
+        labels = self._matchers | {kind.parameter: self.query.subject_id}
+        if isinstance(self.query.subject, Matched):
+            labels[kind.subject] = self.query.subject
+        return f"{expr}\nand on (workspace, {kind.subject}) {series(info(kind), labels.items())}"
 
     @property
     def _labels(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """PromQL as text: names of people in it, durations, and series whatever target of Prometheus they came from."""
 
 from collections.abc import Iterable
+from typing import Self
 
 from braze_exporter.catalog import Family
 
@@ -35,13 +36,39 @@ def number(value: float) -> str:
     return f"{value:.15g}"
 
 
+class Matched(str):
+    """Values of a label, by the text that stands for them in the config: those that an `expression` matches, less some.
+
+    `expression` and `less` are regular expressions of whole values; an empty `expression` matches all.
+    """
+
+    __slots__ = ("expression", "less")
+    expression: str
+    less: str
+
+    def __new__(cls, text: str, expression: str | None = None, less: str = "") -> Self:
+        """Return the values that `expression` matches, by default `text`, without those that `less` does."""
+        found = super().__new__(cls, text)
+        found.expression = text if expression is None else expression
+        found.less = less
+        return found
+
+
+def matchers(name: str, value: str) -> list[str]:
+    """Return the matchers for a label with a value."""
+    if not isinstance(value, Matched):
+        return [f"{name}={quoted(value)}"]
+    pairs = (("=~", value.expression), ("!~", value.less))
+    return [f"{name}{sign}{quoted(expression)}" for sign, expression in pairs if expression]
+
+
 def series(family: Family, labels: Iterable[tuple[str, str]], stats: Iterable[str] = ()) -> str:
     """Return the series of a family that have these labels, and one of the `stats` if there are some.
 
     An empty label is none to Prometheus.
     """
-    matchers = [f"{name}={quoted(value)}" for name, value in labels]
-    return f"{family.name}{{{', '.join([*matchers, *of_stats(stats)])}}}"
+    found = [matcher for name, value in labels for matcher in matchers(name, value)]
+    return f"{family.name}{{{', '.join([*found, *of_stats(stats)])}}}"
 
 
 def of_stats(stats: Iterable[str]) -> list[str]:
