@@ -1,4 +1,4 @@
-"""Takes the pictures of the README: `python tests/pictures.py`, or of another directory. It takes three minutes.
+"""Takes the pictures of the README: `python tests/pictures.py`, or of another directory. It takes some minutes.
 
 They are of the page at `/`, light and dark: the demo, and an exporter that has troubles of all sorts, see `scene`; and
 of graphs that Prometheus draws, see `graphs`.
@@ -23,6 +23,11 @@ PICTURES = ROOT / ".github/pictures"
 # Below that a picture is no burden, neither to the repository nor to its readers.
 MOST_BYTES = 150_000
 _OPEN = "document.querySelector('#rows .name').click()"
+# From the top of the screen to below an element, or to the end of the screen.
+_UNTIL = """
+const { bottom } = document.querySelector(arguments[0]).getBoundingClientRect();
+return { x: 0, y: 0, width: innerWidth, height: Math.min(bottom + 8, innerHeight) };
+"""
 
 
 def _workspace(name: str, url: str, key: str, *events: str) -> str:
@@ -83,15 +88,18 @@ def names() -> list[str]:
     return [*pages, *(f"{name}.png" for name in graphs.GRAPHS)]
 
 
-def _take(browser: Browser, program: Program, path: Path, size: str | tuple[int, int], script: str = "") -> None:
-    """Take a picture of the page, light and dark, after a script."""
+def _take(  # noqa: PLR0917 - as it reads below
+    browser: Browser, program: Program, path: Path, size: str | tuple[int, int], last: str = "html", script: str = ""
+) -> None:
+    """Take a picture of the page, light and dark, after a script, down to the first element that is like `last`."""
     for light in ("light", "dark"):
         browser.look(size, dark=light == "dark")
         program.scrape()
         browser.open(f"http://127.0.0.1:{program.port}/")
         browser.run(script)
         time.sleep(0.3)  # until what moves has come to rest
-        browser.picture(path.with_name(f"{path.name}-{light}.png"))
+        clip = browser.run(_UNTIL, last)
+        browser.picture(path.with_name(f"{path.name}-{light}.png"), clip)
 
 
 def main() -> None:
@@ -101,9 +109,9 @@ def main() -> None:
     with TemporaryDirectory() as scratch, chromium() as browser:
         with Program.start(["demo"]) as program:
             until(lambda: _has_history(program), "the history is read")
-            _take(browser, program, directory / "demo", (1_000, 640), _OPEN)
+            _take(browser, program, directory / "demo", (1_000, 1_000), ".legend", _OPEN)
         with scene(Path(scratch)) as program:
-            _take(browser, program, directory / "troubles", (1_440, 650))
+            _take(browser, program, directory / "troubles", (1_440, 900), "#rows .row:has(.none)")
             _take(browser, program, directory / "phone", "phone")
         with graphs.kept(Path(scratch) / "prometheus") as server:
             for name, graph in graphs.GRAPHS.items():
