@@ -22,7 +22,8 @@ from support import HOUR, Program, run, simulated, until, workspace, write
 
 from braze_exporter import demo
 from braze_exporter.config import load
-from braze_exporter.mixin.promql import duration, number, quoted
+from braze_exporter.config.values import duration
+from braze_exporter.mixin.promql import number, quoted
 from braze_exporter.mixin.rule import RUNBOOKS
 from braze_exporter.mixin.rules import as_yaml
 from braze_exporter.plan import build

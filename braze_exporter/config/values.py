@@ -83,10 +83,10 @@ def _duration(value: object) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as the config and Prometheus write it: 5400 seconds are `1h30m`."""
+    """Return a duration as the config and Prometheus write it, in days and less: 5400 seconds are `1h30m`."""
     left, text = round(seconds * 1_000), ""
-    for unit, size in _DURATION_UNITS.items():
-        count, left = divmod(left, round(size * 1_000))
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, left = divmod(left, round(_DURATION_UNITS[unit] * 1_000))
         text += f"{count}{unit}" if count else ""
     return text
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from braze_exporter.catalog import Query
 from braze_exporter.config.schema import Alerts
+from braze_exporter.config.values import duration
 from braze_exporter.mixin.number import Number
-from braze_exporter.mixin.promql import Matched, duration, number
+from braze_exporter.mixin.promql import Matched, number
 from braze_exporter.mixin.rule import Rule
 from braze_exporter.mixin.words import alert_of, capital, silence, what, words
 from braze_exporter.own import STATE_WRITE_FAILURES

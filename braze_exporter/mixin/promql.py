@@ -7,7 +7,6 @@ from braze_exporter.catalog import Family
 
 _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 _FOUR_DIGITS = 0xFFFF
-_MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 
 
 def quoted(text: str) -> str:
@@ -20,15 +19,6 @@ def _printable(letter: str) -> str:
     if letter.isprintable():
         return letter
     return rf"\u{code:04x}" if code <= _FOUR_DIGITS else rf"\U{code:08x}"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as Prometheus writes it: 5400 seconds are `1h30m`."""
-    left, text = round(seconds * 1_000), ""
-    for unit, size in _MILLISECONDS.items():
-        count, left = divmod(left, size)
-        text += f"{count}{unit}" if count else ""
-    return text
 
 
 def number(value: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from braze_exporter.mixin.promql import duration
+from braze_exporter.config.values import duration
 
 # Where the README stands that has a paragraph for each alert, or for each sort of them.
 RUNBOOKS = "https://github.com/braze-exporter/braze-exporter/blob/main/README.md"

@@ -1,0 +1,11 @@
+"""The exit codes, and the one line that goes with a failure."""
+
+import sys
+
+GOOD, FAILED = 0, 1
+
+
+def fail(message: str) -> int:
+    """Tell people what is wrong, and return the exit code for that."""
+    print(message, file=sys.stderr)
+    return FAILED
