@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -253,7 +253,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         text = text.replace(str(NEW_YORK), str(zone)) + "refresh: {hour: 2s, day: 2s}\nbudget: {share: 0.5}\n"
         option = f"--config.file={write(directory / 'config.yaml', text)}"
         board = json.loads(run("dashboard", option).stdout)
-        queries = build(load(text, "config.yaml")).queries
+        queries = tuple(named(query) for query in build(load(text, "config.yaml")).queries)
         program = stack.enter_context(Program.start([option]))
         until(lambda: is_well(program.scrape(), queries), "all queries are answered, and what is usual is known")
         until(lambda: has_revised(program.scrape(), shop), "Braze has revised an hour")
@@ -272,13 +272,23 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield Scene(server, board, queries, time.time())
 
 
+def named(query: Query) -> Query:
+    """Return a query with the name that Braze's list has for its subject."""
+    names = {CAMPAIGN.id: CAMPAIGN.name, CANVAS.id: CANVAS.name}
+    return replace(query, subject=names.get(query.subject, query.subject))
+
+
 def slow(queries: Sequence[Query]) -> float:
     """Return how many queries are fetched so rarely that they are not in trouble here."""
     return sum(query.kind.refresh > 0 for query in queries)
 
 
 def is_well(page: Page, queries: Sequence[Query]) -> bool:
-    """Return whether all queries are up, and all baselines are there."""
+    """Return whether all queries are up, all baselines are there, and what has a name has got it."""
+    if not page.value("braze_campaign_info", campaign=CAMPAIGN.name) or not page.value(
+        "braze_canvas_info", canvas=CANVAS.name
+    ):
+        return False
     ups = [value for (name, _), value in page.samples.items() if name.endswith("ly_up")]
     usual = [name for name, _ in page.samples if name.endswith("_baseline")]
     all_of_them = sum(len(query.nouns) for query in queries)
@@ -300,13 +310,13 @@ def test_the_variables_list_what_is_configured(scene: Scene) -> None:
         "app": ["ios"],
         "segment": ["vip"],
         "product": ["Mug"],
-        "campaign": [CAMPAIGN.id],
-        "canvas": [CANVAS.id],
+        "campaign": [CAMPAIGN.name],
+        "canvas": [CANVAS.name],
         "channel": ["email", "in_app_message", "ios_push"],
         "event_hourly": sorted(["purchase", ODD]),
         "event_daily": ["purchase", "rare"],
-        "campaign_daily": [CAMPAIGN.id],
-        "canvas_daily": [CANVAS.id],
+        "campaign_daily": [CAMPAIGN.name],
+        "canvas_daily": [CANVAS.name],
     }
     assert scene.values("event", {"workspace": ["staging"]}) == ["only_ios", "purchase"]
     assert scene.values("campaign", {"workspace": ["staging"]}) == []
@@ -411,7 +421,7 @@ def test_messages_are_by_channel_and_with_what_came_of_them(scene: Scene) -> Non
         found = scene.ask(scene.panel(title)["targets"][0]["expr"], choice)
         return {tuple(dict(key)[label] for label in labels): value for key, value in found.items()}
 
-    assert shown("Messages sent, settled day", {}, "campaign") == {(CAMPAIGN.id,): 2_400 + 1_920}
+    assert shown("Messages sent, settled day", {}, "campaign") == {(CAMPAIGN.name,): 2_400 + 1_920}
     by_channel = "Campaign messages by channel, settled day"
     assert shown(by_channel, {}, "channel") == {("email",): 2_400, ("in_app_message",): 1_920}
     assert shown(by_channel, {"channel": ["email"]}, "channel") == {("email",): 2_400}
