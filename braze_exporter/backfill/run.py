@@ -9,21 +9,24 @@ from operator import itemgetter
 
 from braze_exporter.admission import Admission
 from braze_exporter.backfill.exposition import Written, write
+from braze_exporter.backfill.lists import whole
 from braze_exporter.backfill.progress import Progress, State, count, pace, span
 from braze_exporter.backfill.reader import Reader
 from braze_exporter.backfill.spool import Spool
 from braze_exporter.backfill.wish import BackfillError, Wish, first_sample, written
-from braze_exporter.catalog import BrazeError, Query
+from braze_exporter.catalog import LISTINGS, BrazeError, Query
 from braze_exporter.client import Client, open_client
 from braze_exporter.config import Config
 from braze_exporter.config.document import shown
-from braze_exporter.discover import Surroundings
+from braze_exporter.discover import Lister, Surroundings
 from braze_exporter.plan import Load, Plan
 from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts
 
 # How often it is looked how far it is, in seconds.
 _LOOK = 0.2
 _HOUR, _DAY = 3_600, 86_400
+# So many pages of lists may be read at once, if the budget has them: 25,000 events.
+_MOST_PAGES = 100
 # promtool reads the text once for each block that it makes. By default they are of two hours; of these there are 18 in
 # a year, and Prometheus makes none longer by itself than a month.
 _BLOCKS = "--max-block-duration=720h"
@@ -38,17 +41,20 @@ def backfill(wish: Wish, config: Config, plan: Plan, around: Surroundings, timeo
     wish.check(plan, around.wall())
     progress = Progress(around.err, around.monotonic)
     with contextlib.closing(Spool(wish.spool, wish.start, wish.end)) as spool:
+        reader = Reader(wish, spool, wall=around.wall, monotonic=around.monotonic)
+        roads = _roads(config, around, reader, timeouts)
+        _allow(roads, config, plan, most=_MOST_PAGES)
+        listers = {name: Lister(client, admission, around.sleep) for name, (client, admission) in roads.items()}
+        plan = whole(plan, config.settings, listers, progress.say)
+        _allow(roads, config, plan, most=config.settings.budget.concurrency)
         total = sum(len(wish.pieces(query)) for query in plan.queries)
         missing = {load: sum(_missing(wish, spool, query) for query in _asked(plan, load)) for load in plan.loads}
         there = total - sum(missing.values())
         _check_budget(missing)
         progress.say(_announced(wish, plan, missing, there))
-        reader = Reader(wish, spool, wall=around.wall, monotonic=around.monotonic)
         try:
             with contextlib.closing(reader):
-                reader.start(
-                    _roads(config, plan, around, reader, timeouts), plan.queries, config.settings.budget.concurrency
-                )
+                reader.start(roads, plan.queries, config.settings.budget.concurrency)
                 while not reader.wait(_LOOK):
                     progress.show(State(there + reader.answered, total, _waiting(reader, around)))
             _check_aside(reader.aside)
@@ -99,27 +105,36 @@ def _announced(wish: Wish, plan: Plan, missing: Mapping[Load, int], there: int) 
 
 
 def _roads(
-    config: Config, plan: Plan, around: Surroundings, reader: Reader, timeouts: Timeouts
+    config: Config, around: Surroundings, reader: Reader, timeouts: Timeouts
 ) -> Mapping[str, tuple[Client, Admission]]:
-    """Return who asks for each workspace, and who says when: together with an exporter, within the share."""
-    budget, roads = config.settings.budget, {}
-    for spec in (workspace.spec for workspace in config.workspaces):
-        client = open_client(
-            spec,
-            config.keys[spec.name],
-            around.session,
-            proxies=around.proxies,
-            wall=around.wall,
-            monotonic=around.monotonic,
-            on_call=reader.note_call,
-            timeouts=timeouts,
+    """Return who asks for each workspace, and who says when."""
+    return {
+        spec.name: (
+            open_client(
+                spec,
+                config.keys[spec.name],
+                around.session,
+                proxies=around.proxies,
+                wall=around.wall,
+                monotonic=around.monotonic,
+                on_call=reader.note_call,
+                timeouts=timeouts,
+            ),
+            Admission(around.monotonic),
         )
-        admission = Admission(around.monotonic)
-        for load in (load for load in plan.loads if load.workspace == spec.name):
-            share = _left(load) / load.pool.per_hour
-            admission.allow({load.pool: budget.concurrency}, share=share, reserve=budget.reserve)
-        roads[spec.name] = client, admission
-    return roads
+        for spec in (workspace.spec for workspace in config.workspaces)
+    }
+
+
+def _allow(roads: Mapping[str, tuple[Client, Admission]], config: Config, plan: Plan, *, most: int) -> None:
+    """Let go, of each pool, what an exporter beside leaves of the share, and at most so many calls at once."""
+    budget = config.settings.budget
+    for name, (_, admission) in roads.items():
+        taken = {load.pool: load.calls for load in plan.loads if load.workspace == name}
+        for pool in dict.fromkeys([*taken, *(listing.pool for listing in LISTINGS)]):
+            left = max(0.0, budget.share * pool.per_hour - taken.get(pool, 0.0))
+            burst = max(1, min(most, int(left)))
+            admission.allow({pool: burst}, share=left / pool.per_hour, reserve=budget.reserve)
 
 
 def _waiting(reader: Reader, around: Surroundings) -> str:

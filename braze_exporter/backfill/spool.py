@@ -141,6 +141,8 @@ class Spool:
             raise BackfillError(f"{path} is the database of something else: choose another --output")
         elif version != VERSION:
             raise BackfillError(f"{path} was begun by another version of the exporter: go on with that, or remove it")
+        elif run("SELECT 1 FROM pieces").fetchone() is None:
+            run("UPDATE span SET start = ?, end = ?", span)
         elif (begun := run("SELECT start, end FROM span").fetchone()) != span:
             raise BackfillError(
                 f"{path} was begun with --start={begun[0]} --end={begun[1]}: give the same to go on, or remove it"

@@ -7,7 +7,6 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import UTC as UTC_ZONE
 from braze_exporter.catalog import Point, Query
 from braze_exporter.config.document import shown
 from braze_exporter.mixin.promql import series
@@ -126,8 +125,9 @@ class Wish:
 
     def check(self, plan: Plan, now: float) -> None:
         """Raise `BackfillError` if there is anything against carrying it out at `now`."""
-        self._check_span(plan, now)
-        self._check_labels(plan)
+        queries = [*plan.queries, *(query for wildcard in plan.wildcards for query in wildcard.queries)]
+        self._check_span(queries, now)
+        self._check_labels(queries)
         folder = self.output.parent
         if not folder.is_dir():
             raise BackfillError(f"--output={shown(self.output, 200)}: there is no folder {shown(folder, 200)}: make it")
@@ -135,8 +135,8 @@ class Wish:
             text = f"--output={shown(self.output, 200)} is there already: choose another name, or remove it"
             raise BackfillError(text)
 
-    def _check_span(self, plan: Plan, now: float) -> None:
-        zones = {query.zone for query in plan.queries} or {UTC_ZONE}
+    def _check_span(self, queries: Iterable[Query], now: float) -> None:
+        zones = {query.zone for query in queries}
         if any(self.start.of(zone) >= self.end.of(zone) for zone in zones):
             raise BackfillError(f"--start={self.start} is not before --end={self.end}")
         if any(self.end.of(zone) > now - HEAD for zone in zones):
@@ -144,14 +144,14 @@ class Wish:
                 f"--end={self.end} is in the future or within the last three hours, which Prometheus holds in memory: "
                 f"give {written(now // 1 - HEAD)} or earlier, or wait"
             )
-        if not any(self.pieces(query) for query in plan.queries):
+        if not any(self.pieces(query) for query in queries):
             raise BackfillError(
                 f"between --start={self.start} and --end={self.end} no bucket began, ended and settled: give more time"
             )
 
-    def _check_labels(self, plan: Plan) -> None:
+    def _check_labels(self, queries: Iterable[Query]) -> None:
         names = [name for name, _ in self.labels]
-        nouns = {noun for query in plan.queries for noun in query.nouns}
+        nouns = {noun for query in queries for noun in query.nouns}
         taken = {"workspace"}.union(*((*noun.labels, *noun.breakdown) for noun in nouns))
         for name in names:
             if names.count(name) > 1:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from backfills import SETTLED, TARGET, TOTAL, Backfill, one, prepared
-from support import HOUR, IOS, NEW_YORK, VIP, Clock, rig, simulated, workspace, workspace_item
+from support import HOUR, IOS, NEW_YORK, VIP, Clock, Page, Rig, rig, simulated, until, workspace, workspace_item
 
 from braze_exporter import demo
 from braze_exporter.backfill import BackfillError, Wish, moment
@@ -161,14 +161,18 @@ def leave_out(answer: dict[str, Any], written: str) -> None:
 
 
 def test_history_is_of_the_same_series_as_the_scrape_for_every_kind(tmp_path: Path) -> None:
-    """What a scrape shows as settled is in the history under the same names and labels, and each counter has one."""
-    purchase = Numbered(events=["purchase"])
-    with rig("{event: purchase}", purchase, rest=EVERYTHING) as live:
+    """What a scrape shows as settled is in the history under the same names and labels, and each counter has one.
+
+    Wildcards take the same of Braze's lists, and campaigns and Canvases have the names that Braze lists.
+    """
+    events, traffic = "{event: purchase}\n{match: 's.*'}", Numbered(events=["purchase", "signup"])
+    with rig(events, traffic, rest=EVERYTHING, reads_lists=True) as live:
         live.braze.figures = Figures()
         live.braze.world = World(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
-        page = live.scrape()
+        until(lambda: is_listed(scraped_a_minute_later(live)), "the lists are known, and what wildcards take of them")
+        page = live.page()
         live.clock.advance(2 * 24 * HOUR)
-        text = workspace(live.url, "{event: purchase}", rest=EVERYTHING)
+        text = workspace(live.url, events, rest=EVERYTHING)
         wish = Wish(moment("2026-10-01"), moment("2026-11-24"), TARGET, tmp_path / "history.om")
         asked = Backfill(live.clock, live.braze, wish, text)
         asked.begin().end(step=120)  # of the lists Braze tells 1,000 an hour
@@ -179,6 +183,7 @@ def test_history_is_of_the_same_series_as_the_scrape_for_every_kind(tmp_path: Pa
     }
     assert {key for key in shown if key[0].endswith(("_settled", "_total")) and not is_own(key[0])} == set(found)
     assert len({name for name, _ in found}) > 30
+    assert ("braze_custom_events_total", one(event="signup")) in found
     settles = {
         gauge(query.kind, noun, query.unit, "settled").name: query for query in plan_of(text) for noun in query.nouns
     }
@@ -187,6 +192,22 @@ def test_history_is_of_the_same_series_as_the_scrape_for_every_kind(tmp_path: Pa
             start = int(shown[f"{name}_bucket_start_timestamp_seconds", labels])
             stamp = bucket_end(start, query.unit, query.zone) + query.settle
             assert dict(series)[stamp] == shown[name, labels], name
+
+
+def scraped_a_minute_later(live: Rig) -> Page:
+    """Return the next page; a list that could not be read goes on a minute later."""
+    live.clock.advance(60)
+    return live.scrape()
+
+
+def is_listed(page: Page) -> bool:
+    """Return whether what wildcards take and what campaigns and Canvases are called is on a page."""
+    found = (
+        page.of(SETTLED, event="signup"),
+        page.of("braze_campaign_messages_daily_settled", campaign="Win-back"),
+        page.of("braze_canvas_entries_daily_settled", canvas="Onboarding"),
+    )
+    return all(found)
 
 
 def is_own(name: str) -> bool:

@@ -130,3 +130,12 @@ def test_what_comes_after_the_end_is_not_kept(tmp_path: Path) -> None:
     spool.close()
     with pytest.raises(BackfillError, match="is closed"):
         spool.keep(QUERY, [])
+
+
+def test_one_that_holds_nothing_takes_another_span(tmp_path: Path) -> None:
+    """Before the first answer there is nothing to lose; after it the span is the one that it was begun with."""
+    opened(tmp_path / "x").close()
+    with closing(Spool(tmp_path / "x", START, Moment(2e6))) as spool:
+        spool.keep(QUERY, [])
+    with pytest.raises(BackfillError, match="x was begun with --start=1970-01-01T00:00:00Z --end=1970-01-24T03:33:20Z"):
+        opened(tmp_path / "x")
