@@ -28,7 +28,7 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(slots=True)
 class Written:
-    """What was written: how many samples and series, and the times of the first and the last sample.
+    """What was written: how many samples and series, and the times of the first and the last bucket's samples.
 
     `silent` is of how many queries Braze told no bucket at all, `gaps` how many buckets it left out between others.
     """
@@ -114,26 +114,28 @@ class _Writer:
         return [*rows.values()]
 
     def _has_points(self, row: _Row) -> bool:
-        """Return whether anything of a series is wanted; count what is missing between.
+        """Return whether anything of a series is wanted; note from when until when, and count what is missing between.
 
         A statistic of messages may come and go, but not a number of the whole.
         """
-        query = row.query
-        step = query.unit.seconds if query.unit is Unit.HOUR else 1
-        numbers = [bucket_number(point.start, query.unit, query.zone) for point, _ in self._wanted(row)]
+        query, written = row.query, self.written
+        found = [(bucket_number(point.start, query.unit, query.zone), stamp) for point, stamp in self._wanted(row)]
+        if not found:
+            return False
+        written.oldest, written.newest = min(written.oldest, found[0][1]), max(written.newest, found[-1][1])
         if not row.series.key:
-            self.written.gaps += sum((after - before) // step - 1 for before, after in pairwise(numbers))
-        return bool(numbers)
+            step = query.unit.seconds if query.unit is Unit.HOUR else 1
+            written.gaps += sum((after - before) // step - 1 for (before, _), (after, _) in pairwise(found))
+        return True
 
     def _wanted(self, row: _Row) -> Iterator[tuple[Point, float]]:
         return self._wish.wanted(row.query, self._spool.points(row.number))
 
     def _sample_lines(self, family: Family, row: _Row) -> Iterator[str]:
         """Yield the lines of a series."""
-        name, written = f"{family.name}{row.labels}", self.written
+        name = f"{family.name}{row.labels}"
         for value, stamp in self._totals(row) if family.type == "counter" else self._values(row):
-            written.samples += 1
-            written.oldest, written.newest = min(written.oldest, stamp), max(written.newest, stamp)
+            self.written.samples += 1
             yield f"{name} {floatToGoString(value)} {_seconds(stamp)}\n"
 
     def _values(self, row: _Row) -> Iterator[tuple[float, float]]:
@@ -167,4 +169,4 @@ def _forms(series: Series) -> Iterator[Labels]:
 
 
 def _seconds(stamp: float) -> str:
-    return str(int(stamp)) if stamp == int(stamp) else f"{stamp:.3f}"
+    return str(int(stamp)) if stamp.is_integer() else f"{stamp:.3f}"

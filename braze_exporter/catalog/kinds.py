@@ -43,7 +43,7 @@ class Unit(StrEnum):
     @property
     def seconds(self) -> int:
         """The usual length of a bucket; a day of 23 or 25 hours is the business of `plan.bucket_end`."""
-        return {Unit.HOUR: 3_600, Unit.DAY: 86_400}[self]
+        return 3_600 if self is Unit.HOUR else 86_400
 
 
 @dataclass(frozen=True, slots=True)
