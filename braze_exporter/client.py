@@ -47,6 +47,8 @@ class Client:
         self._on_call = on_call
         # The objects of a large answer take many times its size, so only one is taken apart at a time.
         self._parsing = threading.Lock()
+        # By how many seconds our clock was ahead of Braze's when it last told the time.
+        self._ahead = 0.0
 
     def fetch(self, query: Query, length: int, permit: Permit) -> Fetched:
         """Ask Braze once, with leave to, for the newest `length` buckets of `query`.
@@ -57,7 +59,7 @@ class Client:
         def read(body: bytes, now: float) -> tuple[Series, ...]:
             return answer.series(query, body, now)
 
-        return Fetched(*self._ask(query.kind, _parameters(query, length, self._wall()), permit, read))
+        return Fetched(*self._ask(query.kind, _parameters(query, length, self._wall() - self._ahead), permit, read))
 
     def page(self, listing: Listing, number: int, permit: Permit) -> tuple[Listed, ...]:
         """Ask Braze once, with leave to, for a page of a list, from 0, and return its rows; none are after the end.
@@ -127,6 +129,7 @@ class Client:
                 ours, theirs = self._wall(), answer.sent_by_braze_at(received.headers)
                 now = ours if theirs is None else theirs  # resets are times of Braze's clock
                 offset = None if theirs is None else theirs - ours
+                self._ahead = 0.0 if offset is None else max(0.0, -offset)
                 quota = answer.quota(received.headers, now)
                 told = Told(
                     quota.limit,

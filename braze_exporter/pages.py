@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,12 +30,13 @@ class Pages:
     """Makes the pages of `render`, which is told which form is wanted, in so many `threads`.
 
     Of each kind at most one is being made, and one waits for that to end. Whoever asks gets one that is begun
-    afterwards, so it shows what was held when it was asked for.
+    afterwards, so it shows what was held when it was asked for. `seconds` is how long the last one took.
     """
 
     def __init__(self, render: Callable[[str], bytes], threads: int = 2) -> None:
         """Make nothing yet."""
         self._render = render
+        self.seconds = 0.0
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="render")
         self._begun: dict[Kind, asyncio.Task[bytes | None]] = {}
         self._next: dict[Kind, asyncio.Task[bytes | None]] = {}
@@ -56,12 +58,15 @@ class Pages:
                 del self._begun[kind]
 
     def _made(self, kind: Kind) -> bytes | None:
+        began = time.monotonic()
         try:
             page = self._render(kind.form)
             return gzip.compress(page, _GZIP_LEVEL, mtime=0) if kind.gzipped else page
         except Exception:  # noqa: BLE001 - whatever it was, the server goes on
             _log.exception("a page could not be made")
             return None
+        finally:
+            self.seconds = time.monotonic() - began
 
 
 class Readers:

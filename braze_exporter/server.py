@@ -180,7 +180,8 @@ class Application:
     async def _metrics(self, headers: dict[bytes, str], receive: Receive) -> Response:
         waiting = asyncio.wrap_future(self._source.refresh())
         gone = asyncio.ensure_future(_gone(receive))
-        timeout = wait_time(headers.get(b"x-prometheus-scrape-timeout-seconds"))
+        # What the page itself takes, which may be seconds where there are very many series, is not waited for.
+        timeout = max(0.0, wait_time(headers.get(b"x-prometheus-scrape-timeout-seconds")) - self._pages.seconds)
         self._waiting += 1
         try:
             timeout = timeout if self._waiting <= MOST_WAITING else 0

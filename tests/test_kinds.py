@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, Page, Rig, rig
+from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, Page, Rig, rig, until
 
 from braze_exporter import answer, demo
 from braze_exporter.catalog import CAMPAIGNS, CANVASES, GAUGES, KINDS, BrazeError, Kind, Query, Reason, Unit, gauge
@@ -334,8 +334,8 @@ def test_what_is_shown_of_a_noun_is_of_one_day(since: int, latest: dict[str, int
     assert told == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
 
 
-def test_a_variation_takes_the_name_of_one_that_is_gone() -> None:
-    """Of two variations that had one name after each other the page shows the one that is there, and no label twice."""
+def test_a_variation_takes_the_name_of_another() -> None:
+    """Who has the name of another one has its id behind it: a counter must not seem to jump to that of the newcomer."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
@@ -348,8 +348,22 @@ def test_a_variation_takes_the_name_of_one_that_is_gone() -> None:
         exporter.braze.fail(edited(replace_one), path="/campaigns/data_series")
         exporter.clock.advance(900)
         page = exporter.scrape()  # which reads no sample twice
-    assert page.value("braze_campaign_messages_daily_latest", variation="A", stat="sent") == 7
-    assert page.value("braze_campaign_messages_total", variation="A", stat="sent") == 14 * 7
+        exporter.braze.heal()
+
+        def swap(row: dict[str, Any]) -> None:
+            first, second = row["messages"]["email"]
+            first["variation_name"], second["variation_name"] = "B", "A"
+
+        exporter.braze.fail(edited(swap), path="/campaigns/data_series")
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 120)
+        exporter.clock.advance(900)
+        swapped = exporter.scrape()
+    assert page.value("braze_campaign_messages_daily_latest", variation="A (a-new-one)", stat="sent") == 7
+    assert page.value("braze_campaign_messages_total", variation="A (a-new-one)", stat="sent") == 7  # today's
+    assert page.value("braze_campaign_messages_total", variation="A", stat="sent") == 0
+    first, second = made_up(CAMPAIGN.id, "A"), made_up(CAMPAIGN.id, "B")
+    assert swapped.value("braze_campaign_messages_total", variation=f"B ({first})", stat="sent") == 10
+    assert swapped.value("braze_campaign_messages_total", variation=f"A ({second})", stat="sent") == 10
 
 
 def read(kind: Kind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
@@ -448,7 +462,76 @@ def test_no_name_can_make_two_the_same() -> None:
     ]
     found = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
     names = [dict(labels)["variation"] for noun, labels in found if noun == "campaign_messages"]
-    assert names == ["v1", "v2", "A (v3)", "v5 (v4)", "v5 (v5)"]
+    assert names == ["A (v2) (v1)", "A (v2) (v2)", "A (v3)", "v5 (v4)", "v5 (v5)"]
+
+
+def test_halves_of_characters_cost_no_page() -> None:
+    """A name that was cut within an emoji, and keys like that, are labels all the same, and the page is there."""
+    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, _):
+
+        def cut(exchange: faults.Exchange) -> demo.Reply:
+            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # it is bytes
+            for row in document["data"]:
+                row["messages"]["email"][0] |= {"variation_name": "Sale \ud83d", "stat \udc00": 3}
+            return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
+
+        exporter.braze.fail(cut, path="/campaigns/data_series")
+        page = exporter.scrape()
+        exporter.exporter.render(openmetrics=True)
+        json.dumps(exporter.exporter.status())
+    assert page.value("braze_campaign_messages_daily_latest", variation="Sale \ufffd", stat="stat \ufffd") == 3
+
+
+def test_history_makes_no_label_twice() -> None:
+    """Variations of former weeks that had the name of one of today are told apart by their ids."""
+    sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 20}}\n"
+    with everything(sections) as (exporter, _):
+
+        def former(exchange: faults.Exchange) -> demo.Reply:
+            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # it is bytes
+            for row in document["data"]:
+                row["messages"]["email"][0] |= {"variation_name": "Red"}
+                if "ending_at" in exchange.request.params:
+                    row["messages"]["email"][0]["variation_api_id"] = "former"
+            return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
+
+        exporter.braze.fail(former, path="/campaigns/data_series")
+
+        def is_read() -> bool:
+            exporter.clock.advance(60)
+            exporter.scrape()
+            return not exporter.exporter._cache.background  # noqa: SLF001 - which no scrape waits for
+
+        until(is_read, "history is read")
+        page = exporter.page()  # which reads no sample twice
+    assert {dict(labels)["variation"] for labels in labelled(page, "braze_campaign_messages_total")} >= {
+        "Red",
+        "Red (former)",
+    }
+
+
+def test_what_has_no_id_is_not_counted() -> None:
+    """An entry without an id is shown, and cannot be known again to be counted."""
+    found = answer.series(
+        Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"),
+        json.dumps(
+            {"message": "success", "data": [{"time": "2026-11-20", "messages": {"email": [{"sent": 3}]}}]}
+        ).encode(),
+        NOW,
+    )
+    (series,) = [series for series in found if series.key]
+    assert (series.points[0].value, series.is_counted) == (3, False)
+
+
+def test_a_canvas_is_asked_by_the_clock_of_braze() -> None:
+    """If our clock is ahead by ten minutes, that is known after the first answer, whatever was asked."""
+    with everything() as (exporter, _):
+        real = exporter.clock.wall
+        exporter.braze.clock = lambda: real() - 600
+        exporter.scrape()
+        exporter.clock.advance(900)
+        page = exporter.scrape()
+    assert page.value("braze_canvas_entries_daily_up") == 1
 
 
 def test_steps_are_named_and_told_apart() -> None:

@@ -54,21 +54,39 @@ def test_a_total_never_falls_and_counts_no_occurrence_twice(answers: list[dict[i
 
 
 def test_what_is_new_beside_what_is_known_has_risen_from_nothing(tmp_path: Path) -> None:
-    """A series that appears after the first answer of its query counts in full, also after a restart."""
-    query, old, new = ("campaign",), ("campaign", "email"), ("campaign", "sms")
+    """A series that appears later counts what is in the buckets since then; one that was known goes on as ever."""
+    old, new = ("campaign", "email"), ("campaign", "sms")
     path = str(tmp_path / "state.sqlite")
     with contextlib.closing(open_store(path)) as store:
         ledger = Ledger(store)
-        ledger.record(old, Unit.DAY, [(7, 5.0)], 5, 70.0, since=query)
-        ledger.record(query, Unit.DAY, [(7, 0.0)], 5, 70.0)
+        ledger.record(old, Unit.DAY, [(7, 5.0)], 5, None)
         ledger.save()
         assert ledger.total(old) == 0
     with contextlib.closing(open_store(path)) as store:
         ledger = Ledger(store)
-        ledger.record(old, Unit.DAY, [(7, 6.0)], 5, 71.0, since=query)
-        ledger.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, 71.0, since=query)
+        ledger.record(old, Unit.DAY, [(7, 6.0)], 5, None, new_from=7)
+        ledger.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, None, new_from=7)
         ledger.save()
-        assert (ledger.total(old), ledger.total(new)) == (1, 7)  # what was before the first answer does not count
+        assert (ledger.total(old), ledger.total(new)) == (1, 7)  # what was before is no news
+
+
+def test_what_is_as_it_was_is_not_written_again() -> None:
+    """An answer without news costs no write, where another account tells when it was asked for."""
+    ledger = Ledger()
+    ledger.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
+    ledger.save()
+    revision = ledger.revision
+    ledger.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
+    ledger.save()
+    assert ledger.revision == revision
+
+
+def test_a_sum_that_was_negative_rises_from_nothing() -> None:
+    """Refunds of the first answer are ground as those of later ones are: what comes back to 0 has not risen."""
+    ledger = Ledger()
+    assert record(ledger, {7: -50.0}) == 0
+    assert record(ledger, {7: 0.0}) == 0
+    assert record(ledger, {7: 20.0}) == 20
 
 
 @given(st.lists(st.integers(0, 1_000).map(float), min_size=1, max_size=30))

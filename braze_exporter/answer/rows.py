@@ -5,13 +5,13 @@ makes the whole an error, never a zero.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
 from braze_exporter.catalog import BrazeError, Noun, Query, Reason, Shape
+from braze_exporter.catalog.names import text, told_apart
 
 Row: TypeAlias = Mapping[str, Any]
 Values: TypeAlias = list[tuple[datetime, float]]
@@ -79,11 +79,11 @@ def _rows(data: object) -> list[Row]:
 
 def _time(row: Row) -> datetime:
     """Return the time of a row as it is written."""
-    text = row.get("time")
-    if not isinstance(text, str):
+    time = row.get("time")
+    if not isinstance(time, str):
         raise bad("a row has no time")
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(time)
     except ValueError:
         raise bad("a row has a time that is not in ISO 8601") from None
     if moment.year not in _YEARS:
@@ -126,22 +126,14 @@ def _messages(noun: Noun, rows: Sequence[Row], messages: Callable[[Row], Iterato
             for stat, value in stats.items():
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     number = _number(value, stat, may_sink=stat == _REVENUE)
-                    entries.setdefault((part, channel, stat), []).append(number)
+                    entries.setdefault((part, channel, text(stat)), []).append(number)
         for key, numbers in entries.items():
             if len(numbers) == 1 or not key[-1].startswith("unique_"):
                 found.setdefault(key, []).append((moment, sum(numbers)))
-    told = _told_apart(names)
+    told = told_apart(names)
     for (part, channel, stat), values in found.items():
         labels = dict.fromkeys(noun.breakdown, told[part]) | {"channel": channel, "stat": stat}
         yield Written(noun, values, tuple(labels.items()), (part, channel, stat))
-
-
-def _told_apart(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the names of parts by their ids, where several have one name with the id behind it."""
-    several = Counter(names.values())
-    told = {part: name if several[name] == 1 else f"{name} ({part})" for part, name in names.items()}
-    taken = Counter(told.values())  # somebody may have given a name of that form
-    return {part: name if taken[name] == 1 else part for part, name in told.items()}
 
 
 def _of_campaign(row: Row) -> Iterator[_Message]:
@@ -151,7 +143,8 @@ def _of_campaign(row: Row) -> Iterator[_Message]:
     """
     for channel, entries in _mapping(row.get("messages")).items():
         for entry in _mappings(entries):
-            yield _Message(_text(entry.get("variation_api_id")), _text(entry.get("variation_name")), channel, entry)
+            part, name = text(entry.get("variation_api_id")), text(entry.get("variation_name"))
+            yield _Message(part, name, text(channel), entry)
 
 
 def _of_canvas(row: Row) -> Iterator[_Message]:
@@ -160,7 +153,7 @@ def _of_canvas(row: Row) -> Iterator[_Message]:
         found = _mapping(stats)
         for channel, entries in _mapping(found.get("messages")).items():
             for entry in _mappings(entries):
-                yield _Message(step, _text(found.get("name")), channel, entry)
+                yield _Message(text(step), text(found.get("name")), text(channel), entry)
 
 
 def _mapping(value: object) -> Row:
@@ -169,7 +162,3 @@ def _mapping(value: object) -> Row:
 
 def _mappings(value: object) -> list[Row]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

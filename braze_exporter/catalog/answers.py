@@ -34,8 +34,9 @@ class Series:
 
     @property
     def is_counted(self) -> bool:
-        """Whether its points add up to a counter: those of unique users do not."""
-        return self.noun.is_additive and not dict(self.labels).get("stat", "").startswith("unique_")
+        """Whether its points add up to a counter: those of unique users do not, nor what has no id to be known by."""
+        is_unique = dict(self.labels).get("stat", "").startswith("unique_")
+        return self.noun.is_additive and "" not in self.key and not is_unique
 
 
 @dataclass(frozen=True, slots=True)

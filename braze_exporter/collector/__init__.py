@@ -67,7 +67,7 @@ class Collector:
                 self._bodies = {}
             if openmetrics not in self._bodies:
                 text = "".join(header(family, openmetrics=openmetrics) + lines for family, lines in self._sections)
-                self._bodies[openmetrics] = text.encode()
+                self._bodies[openmetrics] = text.encode(errors="replace")  # one bad name is not to cost the page
             return self._bodies[openmetrics]
 
     def views(self) -> list[View]:
@@ -85,11 +85,16 @@ class Collector:
     def note_entries(self, entries: Sequence[Entry]) -> None:
         """Show these queries from now on; those that stayed go on with what is known of them."""
         with self._lock:
-            rows = {place(entry.query): Row(entry, self._rows.get(place(entry.query))) for entry in entries}
+            rows = {place(entry.query): self._row(entry) for entry in entries}
             self._rows = rows
             self._groups = _grouped(rows.values())
             self._counters = _counters(rows.values())
             self._counting = {row.entry for *_, counting in self._counters for row in counting}
+
+    def _row(self, entry: Entry) -> Row:
+        """Return the row of an entry: the one that is there, if its query is the same."""
+        row = self._rows.get(place(entry.query))
+        return row if row is not None and row.entry is entry and row.query == entry.query else Row(entry, row)
 
     def note_hold(self, entry: Entry) -> None:
         """Write the lines of an entry that is held, or not held any more."""
@@ -122,18 +127,20 @@ class Collector:
     def _count(self, query: Query, answer: Answer) -> None:
         """Have the ledger count what is new in an answer.
 
-        Where answers have several series, one that appears later has risen from nothing since the first answer: of that
-        an account of the query itself tells.
+        Where answers have several series, when they were asked for is told by an account of the query itself. One that
+        appears later has risen from nothing since the answer before; what it tells of earlier days is no news.
         """
-        oldest = oldest_asked(query, answer.sent_at)
+        oldest, several = oldest_asked(query, answer.sent_at), len(query.nouns) > 1
+        last = self._ledger.last_asked(query.counted) if several else None
+        new_from = bucket_number(last, query.unit, query.zone) if last is not None else None
         told: set[int] = set()
         for series in answer.series:
             buckets = [(bucket_number(start, query.unit, query.zone), value) for start, value in series.points]
             told.update(number for number, _ in buckets)
             if series.is_counted:
-                subject = _subject(query, series)
-                self._ledger.record(subject, query.unit, buckets, oldest, answer.sent_at, since=query.counted)
-        if len(query.nouns) > 1:
+                asked_at, subject = None if several else answer.sent_at, _subject(query, series)
+                self._ledger.record(subject, query.unit, buckets, oldest, asked_at, new_from=new_from)
+        if several:
             self._ledger.record(query.counted, query.unit, [(number, 0.0) for number in told], oldest, answer.sent_at)
 
     def _join(self, now: float) -> Iterator[tuple[Family, str]]:

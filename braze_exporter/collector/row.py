@@ -1,9 +1,9 @@
 """What is shown of one query: the lines of its gauges, written when something of it changes and kept until then."""
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Point, Query, Series, Unit, gauge
 from braze_exporter.collector.baseline import Baseline
@@ -11,6 +11,10 @@ from braze_exporter.collector.exposition import labels_text, sample
 from braze_exporter.plan import bucket_end
 from braze_exporter.plan import settled as newest_settled
 from braze_exporter.reading import Answer, Entry
+
+SeriesLabels: TypeAlias = tuple[tuple[str, str], ...]
+# Of the labels that a series adds, those that are not the name of its part.
+_NOT_NAMES = ("channel", "stat")
 
 
 @functools.cache
@@ -85,8 +89,11 @@ class Row:
         """Begin with what is shown of the `entry` as it is, and with what the row `before` had learned of it."""
         query = entry.query
         self.entry = entry
+        self.query = query
         self.gauges = tuple(family for noun in query.nouns for family in _gauges(query.kind, noun, query.unit))
         self.series: dict[tuple[str, ...], Shown] = {}
+        # Which series has, or had, which labels.
+        self.owners: dict[tuple[str, SeriesLabels], tuple[str, ...]] = before.owners if before is not None else {}
         self.lines: tuple[str, ...] = ()
         self.answer: Answer | None = None
         self.is_stale: bool = before is not None and before.is_stale
@@ -158,15 +165,6 @@ class Row:
                 shown.held = _held(series.points, query, answer.sent_at, done)
                 if not self.is_stale:
                     shown.values = _values(shown, buckets, done)
-        self._forget_namesakes({series.identity for series in answer.series})
-
-    def _forget_namesakes(self, told: Collection[tuple[str, ...]]) -> None:
-        """Forget the series that are not `told` of any more where another one has got their labels."""
-        taken = {(shown.series.noun, shown.labels) for key, shown in self.series.items() if key in told}
-        gone = [key for key, shown in self.series.items() if key not in told]
-        for key in gone:
-            if (self.series[key].series.noun, self.series[key].labels) in taken:
-                del self.series[key]
 
     def views(self, total: Callable[[Series], float | None]) -> Iterator[View]:
         """Yield what the lines show, series by series."""
@@ -177,11 +175,24 @@ class Row:
     def _of(self, series: Series) -> Shown:
         """Return what is shown of the series, which may have got other labels."""
         shown = self.series.get(series.identity)
-        if shown is None or shown.series.labels != series.labels:
-            bare, labels = replace(series, points=()), labels_text((*self.entry.query.labels, *series.labels))
+        own = self._own_labels(series)
+        if shown is None or shown.series.labels != own:
+            bare, labels = replace(series, points=(), labels=own), labels_text((*self.entry.query.labels, *own))
             shown = replace(shown, series=bare, labels=labels) if shown is not None else Shown(bare, labels)
             self.series[series.identity] = shown
         return shown
+
+    def _own_labels(self, series: Series) -> SeriesLabels:
+        """Return the labels of a series, with its id behind the name if another one has ever had that name.
+
+        Else a counter would seem to jump to that of the newcomer.
+        """
+        labels = series.labels
+        while self.owners.setdefault((series.noun.name, labels), series.identity) != series.identity:
+            labels = tuple(
+                (name, value if name in _NOT_NAMES else f"{value} ({series.key[0]})") for name, value in labels
+            )
+        return labels
 
 
 def _measured(shown: Shown) -> tuple[float | None, ...]:

@@ -27,8 +27,9 @@ _ANY_CASE = "(?i)"
 # As RE2 has them, of ASCII alone.
 _LETTERS = {"d": "0-9", "s": r"\t\n\f\r ", "w": "0-9A-Za-z_"}
 _QUANTIFIERS = {"repeat", "maybe"}
-_MOST_REPEATS = 3
-_MOST_MAYBES = 10
+# How many of ? there may be beside so many repeats: the ways to match multiply.
+_MOST_MAYBES = (10, 10, 6, 2)
+_MOST_REPEATS = len(_MOST_MAYBES) - 1
 _LARGEST_COUNT = 1_000
 # Longer names are not matched: the time grows with the power of the repeats. Braze's own are far shorter.
 LONGEST = 500
@@ -73,8 +74,9 @@ def pattern(text: str) -> Pattern:
         repeats, maybes = repeats + (kind == "repeat"), maybes + (kind == "maybe")
         pieces.append(_translated(token, kind))
         before, at = kind, found.end()
-    if repeats > _MOST_REPEATS or maybes > _MOST_MAYBES:
-        most = f"at most {_MOST_REPEATS} of * + {{}} and {_MOST_MAYBES} of ?"
+    if repeats > _MOST_REPEATS or maybes > _MOST_MAYBES[repeats]:
+        least = _MOST_MAYBES[-1]
+        most = f"at most {_MOST_REPEATS} of * + {{}}, and beside {_MOST_REPEATS} of them {least} of ?"
         raise PatternError(f"repeats too much, which can take for ever: {most}, or several entries")
     try:
         return Pattern(text, re.compile("".join(pieces), flags))

@@ -6,7 +6,7 @@ a state file, what is shown of a counter is always in the file first.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from braze_exporter.catalog import MAX_LENGTH, Unit
 from braze_exporter.ledger.store import Account, Store, StoreError, Subject, open_store
@@ -44,40 +44,53 @@ class Ledger:
         unit: Unit,
         buckets: Iterable[tuple[int, float]],
         asked_from: int,
-        asked_at: float,
+        asked_at: float | None,
         *,
-        since: Subject | None = None,
+        new_from: int | None = None,
     ) -> None:
         """Take in the buckets of an answer, each as a number that rises by time, and its value.
 
-        The answer was asked for at `asked_at`, for buckets from `asked_from` on. The first one of a subject, or of
+        The answer was asked for at `asked_at`, which is None where another account tells that, for buckets from
+        `asked_from` on. The first one of a subject, or of
         another unit than before, is the ground that later ones rise from and counts nothing. After that a rise of a
         bucket is added, a fall is not subtracted, and a later rise counts only above the most that was seen. Buckets
-        older than the oldest that is held do not count. If the subject `since` has an account already, what is new
-        beside it has risen from nothing since that one's first answer.
+        older than the oldest that is held do not count. With `new_from` a subject that is new has risen from nothing in
+        the buckets from that one on.
         """
         found = dict(buckets)
         with self._lock:
-            self._changed.add(subject)
             account = self._accounts.get(subject)
-            before = self._accounts.get(since) if since is not None and account is None else None
-            if before is not None and before.unit is unit:
-                account = self._accounts[subject] = Account(unit, 0.0, before.floor, before.asked_at)
+            if account is None and new_from is not None:
+                account = self._accounts[subject] = Account(unit, 0.0, new_from, asked_at or 0.0)
+                self._changed.add(subject)
             if account is None or account.unit is not unit:
                 total = account.total if account is not None else 0.0
-                self._accounts[subject] = Account(unit, total, min(found, default=asked_from), asked_at, found)
+                ground = {bucket: max(value, 0.0) for bucket, value in found.items()}  # as if it had risen to that
+                self._accounts[subject] = Account(unit, total, min(found, default=asked_from), asked_at or 0.0, ground)
+                self._changed.add(subject)
                 return
-            if found:  # after an empty answer everything since the last that told something is still to be asked for
+            # After an empty answer everything since the last that told something is still to be asked for.
+            if found and asked_at is not None:
                 account.asked_at = asked_at
-            for bucket, value in found.items():
-                rise = value - account.seen.get(bucket, 0.0)
-                if bucket >= account.floor and rise > 0:
-                    account.total += rise
-                    account.seen[bucket] = value
-            for bucket in sorted(account.seen)[:-MAX_BUCKETS]:
-                del account.seen[bucket]
-            if len(account.seen) == MAX_BUCKETS:
-                account.floor = min(account.seen)
+                self._changed.add(subject)
+            if self._count(account, found):
+                self._changed.add(subject)
+
+    @staticmethod
+    def _count(account: Account, found: Mapping[int, float]) -> bool:
+        """Add to an account what is new in its buckets, and return whether anything was."""
+        is_news = False
+        for bucket, value in found.items():
+            rise = value - account.seen.get(bucket, 0.0)
+            if bucket >= account.floor and rise > 0:
+                account.total += rise
+                account.seen[bucket] = value
+                is_news = True
+        for bucket in sorted(account.seen)[:-MAX_BUCKETS]:
+            del account.seen[bucket]
+        if len(account.seen) == MAX_BUCKETS:
+            account.floor = min(account.seen)
+        return is_news
 
     def last_asked(self, subject: Subject) -> float | None:
         """Return when the last answer that told of a subject was asked for, in seconds since the epoch, or None.
