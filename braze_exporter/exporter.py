@@ -173,20 +173,24 @@ class Exporter:
                 }
             )
             self._instruments.forget_timezones()
-            self._fill(is_same_key=False)
+            self._fill(self._filled(), is_same_key=False)
             self._instruments.note_reload(at=self._wall())
 
     def _take_lists(self) -> None:
         """Ask for what wildcards take of the lists as they are now."""
         with self._changing:
-            self._fill(is_same_key=True)
+            plan = self._filled()
+            if plan != self.plan:
+                self._fill(plan, is_same_key=True)
 
-    def _fill(self, *, is_same_key: bool) -> None:
-        """Ask for the queries of the plan as it is written, and for those of its wildcards."""
-        settings, workspaces = self._config.settings, self._workspaces
+    def _filled(self) -> Plan:
+        """Return the plan as it is written, with what its wildcards take."""
         served = {query.identity for query in self.plan.queries}
-        self.plan = plan = filled(self._written, settings, self._discovery.known(), served)
-        budget = settings.budget
+        return filled(self._written, self._config.settings, self._discovery.known(), served)
+
+    def _fill(self, plan: Plan, *, is_same_key: bool) -> None:
+        """Ask for the queries of `plan` from now on."""
+        workspaces, budget = self._workspaces, self._config.settings.budget
         for name, asked in workspaces.items():
             bursts = {load.pool: load.burst for load in plan.loads if load.workspace == name}
             for listing in self._lists.get(name, ()):
@@ -208,6 +212,7 @@ class Exporter:
             )
             for name, asked in workspaces.items()
         }
+        self.plan = plan
 
     def note_failed_reload(self) -> None:
         """Take note that a config was to be used and could not be."""

@@ -295,6 +295,26 @@ def test_a_scrape_does_not_wait_for_a_list() -> None:
         assert shown(exporter.page()) == {"a", "b"}
 
 
+def test_an_edit_that_changes_no_query_makes_no_new_plan() -> None:
+    """Campaigns are edited all the time: where the plan stays as it is, nothing is planned anew."""
+    changes = {"    custom_events:": "    campaigns: [{match: '.*'}]\n    custom_events:"}
+    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.world = World(campaigns=(Campaign(WELCOME, "Welcome"),))
+        exporter.use("{event: a}", **changes)
+        exporter.ask()
+        exporter.clock.advance(60)
+        lists(exporter)
+        plan = exporter.exporter.plan
+        assert [query.subject for query in plan.queries] == ["a", "Welcome"]
+        edited = Campaign(WELCOME, "Welcome", ("new",), last_edited="2026-11-23T12:00:00+00:00")
+        exporter.braze.world = World(campaigns=(edited,))
+        exporter.clock.advance(EVERY)
+        asked = listed(exporter, "/campaigns/list")
+        lists(exporter)
+        assert listed(exporter, "/campaigns/list") == asked + 2
+        assert exporter.exporter.plan is plan
+
+
 def test_campaigns_are_called_what_braze_calls_them() -> None:
     """A campaign of the config has its id for a name until the list has told it, and goes on under each new name."""
     changes = {"    custom_events:": f"    campaigns: [{{campaign: {WELCOME}}}]\n    custom_events:"}
