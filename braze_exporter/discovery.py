@@ -1,6 +1,7 @@
 """What Braze lists, read beside the scrapes: about once an hour, as long as someone scrapes.
 
-The last list that was read to its end is held until another one was. Nobody waits for a list.
+The last list that was read to its end is held until another one was, and what that lacks until the next one lacks it
+too: pages shift while they are read, and what is taken away is hard to bring back. Nobody waits for a list.
 """
 
 import logging
@@ -46,13 +47,15 @@ class Wanted:
 class _List:
     """One list as it stands: the last whole one, or None, and when it is to be read or read on.
 
-    `walk` is how far it was read, `busy` means queued or being read, `reason` is why it could not be, the last time.
+    `missed` are the ids of what is known yet and was not listed, the last time. `walk` is how far it was read, `busy`
+    means queued or being read, `reason` is why it could not be, the last time.
     """
 
     place: Place
     listing: Listing
     next_at: float
     known: Known | None = None
+    missed: frozenset[str] = frozenset()
     walk: Walk | None = None
     busy: bool = False
     failures: int = 0
@@ -168,8 +171,12 @@ class Discovery:
             self._schedule(one, error)
             if rows is None:
                 return False
-            before, one.known = one.known, Known(rows, calls=walk.pages + 1)
-            return before is None or before.rows != rows
+            missed = _missed(one, rows)
+            one.missed = frozenset(row.id for row in missed)
+            if missed:
+                one.next_at = self._monotonic() + RETRY
+            before, one.known = one.known, Known((*rows, *missed), calls=walk.pages + 1)
+            return before is None or before.rows != one.known.rows
 
     def _walk(self, walk: Walk) -> tuple[Listed, ...]:
         """Read on to the end, and wait only for a call that goes alone."""
@@ -200,6 +207,12 @@ class Discovery:
             _log.warning("list not read: %s", known, extra={"fields": _fields(one) | detail})
         else:
             _log.info("list read again", extra={"fields": _fields(one)})
+
+
+def _missed(one: _List, rows: Sequence[Listed]) -> tuple[Listed, ...]:
+    """Return the rows that were known and are missing for the first time."""
+    found = {row.id for row in rows} | one.missed
+    return tuple(row for row in one.known.rows if row.id not in found) if one.known is not None else ()
 
 
 def _fields(one: _List) -> dict[str, object]:

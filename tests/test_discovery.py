@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -129,12 +129,42 @@ def test_what_comes_and_goes_in_braze_comes_and_goes_in_the_metrics() -> None:
         assert shown(exporter.scrape()) == {"gone", "stays"}
         exporter.clock.advance(1)
         lists(exporter)
+        assert shown(exporter.page()) == {"gone", "stays", "new"}
+        exporter.clock.advance(60)
+        lists(exporter)
         assert shown(exporter.page()) == {"stays", "new"}
         assert exporter.page().value(LATEST, event="stays") == 0  # of the hour that has begun meanwhile
-        exporter.braze.reset()
+        asked = [request.event for request in exporter.braze.requests if request.event]
+        exporter.clock.advance(60)
         exporter.ask()
-        assert [request.event for request in exporter.braze.requests if request.event] == ["new"]
+        assert asked.count("new") == 1
         assert exporter.page().value("braze_custom_events_total", event="new") == 0
+
+
+@pytest.mark.parametrize("bad", [("a", "c"), ()], ids=str)
+def test_one_bad_listing_takes_nothing_away(bad: Sequence[str]) -> None:
+    """What one listing lacks is read again a minute later, and if it is there nothing has gone: the counters go on."""
+    with discovering("{match: '.*', refresh: 6h}", "a", "b", "c") as exporter:
+        assert shown(exporter.scrape()) == {"a", "b", "c"}
+        plan, good = exporter.exporter.plan, exporter.braze.traffic
+        exporter.braze.traffic = shop(*bad)
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert exporter.exporter.plan.queries == plan.queries
+        exporter.braze.traffic = good
+        exporter.clock.advance(60)
+        asked = listed(exporter)
+        lists(exporter)
+        assert listed(exporter) == asked + 2
+        assert exporter.exporter.plan.queries == plan.queries
+        exporter.clock.advance(60)
+        lists(exporter)
+        assert listed(exporter) == asked + 2
+        exporter.braze.traffic = shop()
+        for gone in (False, True):
+            exporter.clock.advance(EVERY)
+            lists(exporter)
+            assert shown(exporter.page()) == (set() if gone else {"a", "b", "c"})
 
 
 def test_a_list_that_cannot_be_read_leaves_the_one_before() -> None:
@@ -161,7 +191,7 @@ def test_a_list_that_cannot_be_read_leaves_the_one_before() -> None:
         exporter.braze.heal()
         exporter.clock.advance(EVERY)
         lists(exporter)
-        assert shown(exporter.page()) == {"other"}
+        assert shown(exporter.page()) == {"a", "b", "other"}
 
 
 def test_the_log_tells_once_that_a_list_fails_and_that_it_does_not(caplog: pytest.LogCaptureFixture) -> None:
@@ -372,7 +402,7 @@ def test_a_fault_of_ours_is_told_and_tried_again(
             patched.setattr("braze_exporter.exporter.filled", lambda *_: 1 / 0)
             lists(exporter)
         assert "a list was not taken in by a fault of the exporter" in caplog.text
-        exporter.braze.traffic = shop("b")
+        exporter.braze.traffic = shop("a", "b")
         exporter.clock.advance(EVERY)
         lists(exporter)
-        assert shown(exporter.page()) == {"b"}
+        assert shown(exporter.page()) == {"a", "b"}
