@@ -61,13 +61,13 @@ class Client:
 
         return Fetched(*self._ask(query.kind, _parameters(query, length, self._wall() - self._ahead), permit, read))
 
-    def page(self, listing: Listing, number: int, permit: Permit) -> tuple[Listed, ...]:
+    def page(self, listing: Listing, number: int, permit: Permit) -> tuple[Listed | None, ...]:
         """Ask Braze once, with leave to, for a page of a list, from 0, and return its rows; none are after the end.
 
-        Raises `BrazeError` if it was not answered.
+        A row that cannot be read is None. Raises `BrazeError` if it was not answered.
         """
 
-        def read(body: bytes, _now: float) -> tuple[Listed, ...]:
+        def read(body: bytes, _now: float) -> tuple[Listed | None, ...]:
             return answer.listed(listing, body)
 
         rows, _ = self._ask(listing, {"page": str(number), **dict(listing.parameters)}, permit, read)

@@ -19,8 +19,11 @@ class Busy(Withheld):
 class Asker(Protocol):
     """Who asks Braze for a page."""
 
-    def page(self, listing: Listing, number: int, permit: Permit) -> tuple[Listed, ...]:
-        """Ask once, with leave to, for a page from 0; raise `BrazeError` if it is not answered."""
+    def page(self, listing: Listing, number: int, permit: Permit) -> tuple[Listed | None, ...]:
+        """Ask once, with leave to, for a page from 0; raise `BrazeError` if it is not answered.
+
+        A row that cannot be read is None.
+        """
 
 
 class Admitter(Protocol):
@@ -33,7 +36,8 @@ class Admitter(Protocol):
 class Walk:
     """The way through one list. A list ends where a page has no rows: a short page is no sign of it.
 
-    Where rows come while it is read, pages overlap; what is listed twice is there once, as it was listed last.
+    Rows that cannot be read are left out, unless none can. Where rows come while it is read, pages overlap; what is
+    listed twice is there once, as it was listed last.
     """
 
     def __init__(self, listing: Listing, asker: Asker, admitter: Admitter) -> None:
@@ -56,18 +60,20 @@ class Walk:
         Raises `Withheld` where no call may be made now, and `Busy` if that is only until another one has ended: the
         next time it goes on there. Raises `BrazeError` if a page was not answered, or the list does not end.
         """
-        while rows := self._page():
-            before = len(self._rows)
+        while page := self._page():
+            rows, before = [row for row in page if row is not None], len(self._rows)
             self._rows |= {row.id: row for row in rows}
             self._letters += sum(len(row.id) + len(row.name) + sum(map(len, row.tags)) for row in rows)
             self.pages += 1
-            if len(self._rows) == before:
-                raise self._endless(f"page {self.pages - 1} repeats what came before it")
+            if not self._rows:
+                raise self._unreadable(f"no row of page {self.pages - 1} has a name and an id that are text")
+            if rows and len(self._rows) == before:
+                raise self._unreadable(f"page {self.pages - 1} repeats what came before it")
             if self.pages == MOST_PAGES or self._letters > MOST_LETTERS:
-                raise self._endless(f"there is no end to it after {self.pages:,} pages")
+                raise self._unreadable(f"there is no end to it after {self.pages:,} pages")
         return self.rows
 
-    def _page(self) -> tuple[Listed, ...]:
+    def _page(self) -> tuple[Listed | None, ...]:
         permit = self._admitter.admit(self.listing)
         if permit is None:
             raise Busy(self.listing.pool.name)
@@ -78,5 +84,5 @@ class Walk:
         finally:
             permit.end(BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself"), Told())  # if it has not ended
 
-    def _endless(self, why: str) -> BrazeError:
+    def _unreadable(self, why: str) -> BrazeError:
         return BrazeError(Reason.BAD_ANSWER, f"the list of {self.listing.what[1]} cannot be read: {why}")

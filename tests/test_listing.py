@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -197,8 +197,6 @@ def test_a_list_without_an_end_is_left(lists: Lists, monkeypatch: pytest.MonkeyP
         (faults.html(), Reason.NOT_JSON, "the body is not JSON"),
         (faults.document([]), Reason.BAD_ANSWER, "the body is not an object"),
         (faults.document({"message": "success", "events": {}}), Reason.BAD_ANSWER, "events is not a list"),
-        (faults.document({"message": "success", "events": ["a", None]}), Reason.BAD_ANSWER, "a row of the list"),
-        (faults.body(rb'{"message": "success", "events": ["\ud800"]}'), Reason.BAD_ANSWER, "a row of the list"),
         (faults.truncated(), Reason.TRUNCATED, "the connection broke"),
         (faults.redirect("https://example.org"), Reason.REDIRECT, "HTTP 302"),
         (faults.disconnect(), Reason.CONNECTION, "the connection failed"),
@@ -223,27 +221,56 @@ GOOD = {"id": "1", "name": "A", "tags": ["a", None], "analytics_tracking_enabled
 
 
 @pytest.mark.parametrize(
-    "change",
+    "row",
     [
-        {"id": None},
-        {"id": ""},
-        {"id": 1},
-        {"name": None},
-        {"name": ["A"]},
-        {"tags": "a"},
-        {"tags": [1]},
-        {"tags": [["a"]]},
-        {"analytics_tracking_enabled": "yes"},
-        {"analytics_tracking_enabled": None},
-        {"last_edited": 5},
+        *(GOOD | change for change in ({"id": None}, {"id": ""}, {"id": 1}, {"id": "\ud800"})),
+        *(GOOD | change for change in ({"name": None}, {"name": ["A"]}, {"name": "A\udfff"})),
+        {"id": "2"},
+        "2",
+        None,
     ],
-    ids=str,
+    ids=ascii,
 )
-def test_a_row_that_cannot_be_read_is_an_error(change: dict[str, object]) -> None:
-    """A row with an id or a name that is no text, or with other things of another type, is not guessed at."""
-    body = json.dumps({"message": "success", "segments": [GOOD, GOOD | change]}).encode()
-    with pytest.raises(BrazeError, match=r"^bad_answer: a row of the list has"):
-        answer.listed(SEGMENT_LIST, body)
+def test_a_row_without_an_id_and_a_name_is_left_out(row: object) -> None:
+    """A row whose id or name is no text that can be written is none, and the others are as they are."""
+    body = json.dumps({"message": "success", "segments": [row, GOOD]}).encode()
+    assert answer.listed(SEGMENT_LIST, body) == (None, Listed("1", "A", ("a",), is_tracked=True, last_edited="2022"))
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ({"tags": "a"}, {"tags": ()}),
+        ({"tags": [1, ["b"], "c", "\ud800"]}, {"tags": ("c",)}),
+        ({"analytics_tracking_enabled": "yes"}, {}),
+        ({"analytics_tracking_enabled": None}, {}),
+        ({"last_edited": 5}, {"last_edited": ""}),
+    ],
+    ids=ascii,
+)
+def test_what_is_odd_in_a_row_is_not_told(change: dict[str, object], read: dict[str, Any]) -> None:
+    """Tags, tracking and times of another type are as if they were missing."""
+    body = json.dumps({"message": "success", "segments": [GOOD | change]}).encode()
+    usual = Listed("1", "A", ("a",), is_tracked=True, last_edited="2022")
+    assert answer.listed(SEGMENT_LIST, body) == (replace(usual, **read),)
+
+
+def test_a_list_goes_on_behind_rows_that_cannot_be_read(lists: Lists) -> None:
+    """A page of odd rows is no end and no repetition, and what is readable is all there is."""
+    for rows in (["a", None, "\ud800"], [5, {}], ["b"], []):
+        lists.braze.fail(faults.body(json.dumps({"message": "success", "events": rows}).encode()), times=1)
+    assert lists.names() == ["a", "b"]
+    assert lists.pages == ["0", "1", "2", "3"]
+
+
+def test_a_list_of_which_no_row_can_be_read_is_an_error(lists: Lists) -> None:
+    """Where nothing can be read, the list has another form than is known: that is no list without rows."""
+    lists.braze.fail(faults.document({"message": "success", "events": [{"name": "a"}, None]}))
+    with pytest.raises(
+        BrazeError, match=r"^bad_answer: the list of events cannot be read: no row of page 0 has a name"
+    ):
+        lists.walk().go_on()
+    assert lists.pages == ["0"]
 
 
 @pytest.mark.parametrize("name", ["tags", "analytics_tracking_enabled", "last_edited"])
@@ -251,6 +278,7 @@ def test_what_is_not_told_may_be_missing(name: str) -> None:
     """Tags, tracking and the time of the last change may be missing, and unknown fields are there for others."""
     row = {key: value for key, value in GOOD.items() if key != name} | {"teams": [{}]}
     (found,) = answer.listed(SEGMENT_LIST, json.dumps({"message": "success", "segments": [row], "x": 1}).encode())
+    assert found is not None
     usual = Listed("1", "A", ("a",), is_tracked=True, last_edited="2022")
     assert (found.id, found.name, found.is_tracked) == ("1", "A", True)
     assert found.tags == (() if name == "tags" else usual.tags)
@@ -262,6 +290,7 @@ def test_tags_and_times_may_be_null(value: object) -> None:
     """Null is nothing."""
     row = GOOD | {"tags": value, "last_edited": None}
     (found,) = answer.listed(SEGMENT_LIST, json.dumps({"message": "success", "segments": [row]}).encode())
+    assert found is not None
     assert (found.tags, found.last_edited) == ((), "")
 
 
@@ -281,7 +310,7 @@ def test_any_page_is_rows_or_an_error(what: Listing, found: object, junk: bytes)
         except BrazeError as error:
             assert error.reason in {Reason.NOT_JSON, Reason.BAD_ANSWER, Reason.QUEUED}
         else:
-            for row in rows:
+            for row in filter(None, rows):
                 "".join((row.id, row.name, *row.tags, row.last_edited)).encode()
                 assert row.id or not what.has_ids
 
@@ -343,7 +372,7 @@ def test_a_fault_of_ours_lets_others_go(lists: Lists) -> None:
     """Whatever happens in a call, its leave ends, so that none waits for it for ever."""
 
     class Broken:
-        def page(self, *_: object) -> tuple[Listed, ...]:
+        def page(self, *_: object) -> tuple[Listed | None, ...]:
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):

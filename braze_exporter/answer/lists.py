@@ -9,10 +9,11 @@ from braze_exporter.catalog import Listed, Listing
 _HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-def listed(listing: Listing, body: bytes) -> tuple[Listed, ...]:
-    """Return the rows in the `body` of a success, or raise `BrazeError`: a row that cannot be read is one.
+def listed(listing: Listing, body: bytes) -> tuple[Listed | None, ...]:
+    """Return the rows in the `body` of a success, or raise `BrazeError` if there is no list in it.
 
-    After the end of a list its key is said to be missing at times.
+    A row without a name or an id that can be read is None: it can be neither asked for nor shown. What else is odd in a
+    row counts as not told. After the end of a list its key is said to be missing at times.
     """
     rows = content(body).get(listing.key, [])
     if not isinstance(rows, list):
@@ -20,33 +21,28 @@ def listed(listing: Listing, body: bytes) -> tuple[Listed, ...]:
     return tuple(_listed(row) if listing.has_ids else _named(row) for row in rows)
 
 
-def _named(row: object) -> Listed:
+def _named(row: object) -> Listed | None:
     """Return a row that is a name alone."""
     name = _text(row)
-    return Listed(id=name, name=name)
+    return Listed(id=name, name=name) if name is not None else None
 
 
-def _listed(row: object) -> Listed:
-    """Return a row with an id. A tag may be null; what else is told of a row may be missing."""
+def _listed(row: object) -> Listed | None:
+    """Return a row with an id."""
     if not isinstance(row, dict):
-        raise bad("a row of the list is not an object")
-    tags, is_tracked = row.get("tags") or [], row.get("analytics_tracking_enabled", True)
-    if not isinstance(tags, list) or not isinstance(is_tracked, bool):
-        raise bad("a row of the list has tags that are no list, or tracking that is neither true nor false")
-    braze_id = _text(row.get("id"))
-    if not braze_id:
-        raise bad("a row of the list has no id")
+        return None
+    braze_id, name, tags = _text(row.get("id")), _text(row.get("name")), row.get("tags")
+    if not braze_id or name is None:
+        return None
     return Listed(
         id=braze_id,
-        name=_text(row.get("name")),
-        tags=tuple(_text(tag) for tag in tags if tag is not None),
-        is_tracked=is_tracked,
-        last_edited=_text(row.get("last_edited") or ""),
+        name=name,
+        tags=tuple(filter(None, map(_text, tags))) if isinstance(tags, list) else (),
+        is_tracked=row.get("analytics_tracking_enabled") is not False,
+        last_edited=_text(row.get("last_edited")) or "",
     )
 
 
-def _text(value: object) -> str:
-    """Return a text that can be written in UTF-8."""
-    if not isinstance(value, str) or _HALF_A_CHARACTER.search(value):
-        raise bad("a row of the list has a name, an id or a tag that is no text")
-    return value
+def _text(value: object) -> str | None:
+    """Return a text that can be written in UTF-8, or None for what is no such thing."""
+    return value if isinstance(value, str) and not _HALF_A_CHARACTER.search(value) else None
