@@ -43,12 +43,26 @@ class Wanted:
     admitter: Admitter
 
 
+@dataclass(frozen=True, slots=True)
+class ListState:
+    """How a list stands: when it was read last, in seconds since the epoch, 0 for never, and why not since, if so.
+
+    In so many `seconds` the next scrape has it read, or read on.
+    """
+
+    listing: Listing
+    read_at: float
+    error: BrazeError | None
+    seconds: float
+
+
 @dataclass(slots=True, eq=False)
 class _List:
     """One list as it stands: the last whole one, or None, and when it is to be read or read on.
 
     `missed` are the ids of what is known yet and was not listed, the last time. `walk` is how far it was read, `busy`
-    means queued or being read, `reason` is why it could not be, the last time.
+    means queued or being read, `error` is why it could not be, the last time. `read_at` is 0 until it was, in seconds
+    since the epoch.
     """
 
     place: Place
@@ -59,7 +73,8 @@ class _List:
     walk: Walk | None = None
     busy: bool = False
     failures: int = 0
-    reason: Reason | None = None
+    error: BrazeError | None = None
+    read_at: float = 0.0
 
 
 class Discovery:
@@ -68,19 +83,22 @@ class Discovery:
     def __init__(
         self,
         *,
+        wall: Callable[[], float],
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
-        on_change: Callable[[], None],
+        on_read: Callable[[], None],
         on_deferred: Callable[[str, Listing], None] = lambda _workspace, _listing: None,
     ) -> None:
-        """Begin without lists. `monotonic` tells seconds that never jump, `jitter` a factor for waiting after failures.
+        """Begin without lists.
 
-        `on_change` is called, from the thread, when a list has other rows than before; `on_deferred` is told of a list
+        `wall` tells seconds since the epoch, `monotonic` seconds that never jump, `jitter` a factor for waiting after
+        failures. `on_read` is called, from the thread, when a list was read to its end; `on_deferred` is told of a list
         of a workspace that is due and withheld.
         """
+        self._wall = wall
         self._monotonic = monotonic
         self._jitter = jitter
-        self._on_change = on_change
+        self._on_read = on_read
         self._on_deferred = on_deferred
         self._changed = threading.Condition()
         self._lists: dict[tuple[Place, Listing], _List] = {}
@@ -98,7 +116,7 @@ class Discovery:
             self._wanted = wanted
             for one in self._lists.values():
                 one.walk = None
-                if one.reason is not None:
+                if one.error is not None:
                     one.next_at = now
 
     def known(self) -> Lists:
@@ -106,6 +124,16 @@ class Discovery:
         with self._changed:
             lists = self._lists.values()
             return {(one.place.workspace, one.listing): one.known for one in lists if one.known is not None}
+
+    def states(self) -> Mapping[str, Sequence[ListState]]:
+        """Return how the lists stand, by the name of the workspace."""
+        found: dict[str, list[ListState]] = {}
+        with self._changed:
+            now = self._monotonic()
+            for one in self._lists.values():
+                state = ListState(one.listing, one.read_at, one.error, max(0.0, one.next_at - now))
+                found.setdefault(one.place.workspace, []).append(state)
+        return found
 
     def refresh(self) -> None:
         """Have the lists read that are due."""
@@ -132,7 +160,7 @@ class Discovery:
         while (one := self._take()) is not None:
             try:
                 if self._read(one):
-                    self._on_change()
+                    self._on_read()
             except Exception:  # noqa: BLE001 - the thread lives on for the others
                 _log.exception("a list was not taken in by a fault of the exporter", extra={"fields": _fields(one)})
             with self._changed:
@@ -149,7 +177,7 @@ class Discovery:
             return one
 
     def _read(self, one: _List) -> bool:
-        """Read a list on, and return whether it is known now, and is not as it was."""
+        """Read a list on, and return whether it was read to its end."""
         with self._changed:
             wanted = self._wanted.get(one.place)
             if wanted is None or self._lists.get((one.place, one.listing)) is not one:
@@ -175,8 +203,8 @@ class Discovery:
             one.missed = frozenset(row.id for row in missed)
             if missed:
                 one.next_at = self._monotonic() + RETRY
-            before, one.known = one.known, Known((*rows, *missed), calls=walk.pages + 1)
-            return before is None or before.rows != one.known.rows
+            one.known, one.read_at = Known((*rows, *missed), calls=walk.pages + 1), self._wall()
+            return True
 
     def _walk(self, walk: Walk) -> tuple[Listed, ...]:
         """Read on to the end, and wait only for a call that goes alone."""
@@ -198,9 +226,9 @@ class Discovery:
         elif error is not None:
             wait = min(RETRY * 2.0 ** (one.failures - 1), EVERY) * self._jitter()
         one.next_at = self._monotonic() + wait
-        if reason is one.reason:
+        before, one.error = one.error, error
+        if reason is (before.reason if before is not None else None):
             return
-        one.reason = reason
         if error is not None:
             detail = {"reason": error.reason, "detail": error.detail}
             known = "none is known yet" if one.known is None else "the one before is used"

@@ -130,9 +130,10 @@ class Exporter:
         self._cache.watch(self._journal)
         self._reads_lists = reads_lists
         self._discovery = Discovery(
+            wall=wall,
             monotonic=monotonic,
             jitter=jitter,
-            on_change=self._take_lists,
+            on_read=self._take_lists,
             on_deferred=self._instruments.count_deferred,
         )
         self._changing = threading.Lock()
@@ -180,6 +181,7 @@ class Exporter:
         """Ask for what wildcards take of the lists as they are now."""
         with self._changing:
             plan = self._filled()
+            self._note_lists(plan)
             if plan != self.plan:
                 self._fill(plan, is_same_key=True)
 
@@ -198,7 +200,7 @@ class Exporter:
                 bursts[listing.pool] = max(burst, min(burst + _PAGES, most))
             asked.admission.allow(bursts, share=budget.share, reserve=budget.reserve, is_same_key=is_same_key)
         self._instruments.expect(plan, self._lists)
-        self._instruments.note_lists(plan)
+        self._note_lists(plan)
         self._journal.note_lists(plan)
         self._cache.plan(plan.queries, _Braze(workspaces, self._ledger, self._wall), budget.concurrency)
         self._in_use = {
@@ -209,10 +211,16 @@ class Exporter:
                 reserve=budget.reserve,
                 loads=tuple(load for load in plan.loads if load.workspace == name),
                 admission=asked.admission,
+                plan=plan,
             )
             for name, asked in workspaces.items()
         }
         self.plan = plan
+
+    def _note_lists(self, plan: Plan) -> None:
+        states = self._discovery.states()
+        read = {(name, one.listing): one.read_at for name, found in states.items() for one in found}
+        self._instruments.note_lists(plan, read)
 
     def note_failed_reload(self) -> None:
         """Take note that a config was to be used and could not be."""
@@ -248,6 +256,7 @@ class Exporter:
             in_use=in_use,
             views=self._collector.views(),
             instruments=self._instruments,
+            lists=self._discovery.states(),
             history_left=self._cache.history_left(),
             counters_stand_still=self._ledger.is_standing_still,
         )

@@ -94,6 +94,12 @@ DISCOVERY_LEFT_OUT = Family(
     "What the wildcards take, and is not asked for: for max_queries or the budget.",
     _OF_KIND,
 )
+LIST_READ = Family(
+    "braze_discovery_list_last_success_timestamp_seconds",
+    "gauge",
+    "When a list of Braze's was last read to its end; 0 until the first time.",
+    ("workspace", "list"),
+)
 QUERY_UNLISTED = Family(
     "braze_query_unlisted",
     "gauge",
@@ -129,6 +135,7 @@ OWN: tuple[Family, ...] = (
     DISCOVERY_FOUND,
     DISCOVERY_MATCHED,
     DISCOVERY_LEFT_OUT,
+    LIST_READ,
     QUERY_UNLISTED,
     SCRAPES_INCOMPLETE,
     STATE_WRITE_FAILURES,

@@ -10,7 +10,7 @@ from random import Random
 
 import yaml
 from servers import tool
-from stories import PRODUCTION, Fired, Story, Told, always, generated, healthy, series, told
+from stories import PRODUCTION, Fired, Story, Told, always, between, generated, healthy, series, told
 from support import run, workspace, write
 
 from braze_exporter.config import load
@@ -64,6 +64,53 @@ def test_each_event_is_judged_by_the_entry_that_asks_for_it(tmp_path: Path) -> N
         step=5,
     )
     story.judge(tmp_path)
+
+
+LIST_READ = "braze_discovery_list_last_success_timestamp_seconds"
+
+
+def unread(how: str, what: str) -> Fired:
+    """Return the alert of a list that is not read."""
+    labels = {"workspace": "production", "list": what, "severity": "warning"}
+    return Fired("BrazeListUnread", f"Braze's list of {what} of production was not read {how}.", labels)
+
+
+def read_each(labels: str, last: float) -> dict[str, Told]:
+    """Return a list that is read every hour until so many have passed."""
+    return {series(LIST_READ, f"{PRODUCTION},{labels}"): lambda now: 1 + min(now, last * 3_600) // 3_600 * 3_600}
+
+
+def test_a_list_that_wildcards_need_and_that_is_not_read_alerts(tmp_path: Path) -> None:
+    """Three hours after the last time and a little more; another list that is read, or not needed, tells nothing."""
+    sections = "    campaigns: [{match: '.*'}]\n"
+    found = (
+        healthy() | read_each('list="events"', 2) | read_each('list="campaigns"', 99) | read_each('list="products"', 0)
+    )
+    story = Story(
+        config(sections, "{event: purchase}\n{match: 'x.*'}"),
+        found,
+        fires={320: [unread("for 3h 19m 59s", "events")]},
+        quiet=(60, 200, 310),
+        step=5,
+    )
+    story.judge(tmp_path)
+
+
+def test_a_list_that_was_never_read_alerts_after_a_quarter_of_an_hour(tmp_path: Path) -> None:
+    """Never is 0, which is long ago; the clock of promtool begins there, so that it has to be longer ago here."""
+    story = Story(
+        config("", "{event: purchase}\n{match: 'x.*'}"),
+        healthy() | {series(LIST_READ, f'{PRODUCTION},list="events"'): between(0.5, 99, 1_800, always(-1.8e9))},
+        fires={minute: [unread("since the exporter was started", "events")] for minute in (16, 29)},
+        quiet=(14, 46, 100),
+    )
+    story.judge(tmp_path)
+
+
+def test_without_wildcards_no_list_is_needed() -> None:
+    """What the config names itself is asked for without any list, so that there is no such rule."""
+    alerts = [rule["alert"] for group in generated(config(""))["groups"] for rule in group["rules"]]
+    assert "BrazeListUnread" not in alerts
 
 
 def campaign(name: str, ident: str) -> dict[str, Told]:

@@ -70,6 +70,27 @@ def test_what_a_pattern_takes_is_asked_for_by_the_next_scrape() -> None:
         assert page.value("braze_api_quota_remaining", pool="lists") == 998
 
 
+def test_when_a_list_was_read_is_told() -> None:
+    """It is 0 until the first time, then the time of the last that was whole, and gone with the list."""
+    read = "braze_discovery_list_last_success_timestamp_seconds"
+    with rig("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
+        assert exporter.page().value(read, workspace="production", list="events") == 0
+        lists(exporter)
+        first = exporter.clock.now
+        assert exporter.page().value(read) == first
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert exporter.page().value(read) == first + EVERY
+        exporter.braze.fail(faults.status(500), path="/events/list")
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert exporter.page().value(read) == first + EVERY
+        exporter.use("{match: '.*'}", **{"127.0.0.1": "localhost"})
+        assert exporter.page().value(read) == 0
+        exporter.use("{event: a}", **{"custom_events": "sessions", "{event: a}": "{unit: day}"})
+        assert exporter.page().of(read) == []
+
+
 def test_a_list_is_read_once_an_hour_and_only_if_someone_scrapes() -> None:
     """Ten scrapes in an hour read the list once; a day without a scrape reads it not at all."""
     with discovering("{match: '.*'}", "a") as exporter:

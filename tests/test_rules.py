@@ -111,7 +111,7 @@ CONFIGS = {
     "the example": (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
     "the demo": demo.config("http://127.0.0.1"),
     "everything": workspace(URL, EVERYTHING, rest="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
-    "every kind": workspace(URL, "{event: purchase, alerts: {silent: 2h}}", rest=EVERY_KIND),
+    "every kind": workspace(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", rest=EVERY_KIND),
     "odd names": names_config(*ODD),
 }
 

@@ -223,6 +223,74 @@ def test_a_key_that_is_refused(exporter: Rig) -> None:
     assert KEY not in str(exporter.exporter.status())
 
 
+def read_lists(exporter: Rig) -> None:
+    """Have the lists read that are due, and wait until nothing is read any more."""
+    exporter.ask()
+    inside = exporter.exporter._discovery  # noqa: SLF001 - no scrape waits for it
+    inside.refresh()
+    until(lambda: not any(one.busy for one in inside._lists.values()), "no list is read")  # noqa: SLF001
+
+
+def test_a_workspace_of_wildcards_is_not_well_before_its_list_is_read() -> None:
+    """Nothing is good while entries wait for a list, or take nothing of it, or what they take is left out."""
+    with rig("{match: 'p.*|s.*'}", shop(), rest="max_queries: 1\n", reads_lists=True) as exporter:
+        waits = "The match and tag entries of custom_events wait for Braze's list of events."
+        assert sentences(exporter) == ["new", waits]
+        exporter.braze.permissions = {"events.data_series"}
+        read_lists(exporter)
+        unread = "Braze's list of events cannot be read (refused: 403, the key lacks events.list): tried again"
+        assert sentences(exporter) == ["bad", f"{unread} at Tue 07:20.", waits]
+        exporter.clock.advance(86_400)
+        assert sentences(exporter)[1] == f"{unread} with the next scrape."
+        exporter.braze.permissions = {"events.list", "events.data_series"}
+        read_lists(exporter)
+        exporter.scrape()
+        taken = "Of 2 events that Braze lists, the match and tag entries of custom_events take"
+        left_out = f"{taken} 2, less 1 for want of room: raise max_queries or budget.share, or match less."
+        assert sentences(exporter) == ["waiting", left_out, "The only query is answered."]
+        exporter.use("{match: 'p.*|s.*'}")
+        exporter.clock.advance(300)
+        exporter.scrape()
+        assert sentences(exporter) == ["good", "All 2 queries are answered.", f"{taken} 2."]
+        exporter.use("{match: 'x'}")
+        assert sentences(exporter) == ["waiting", f"{taken} none."]
+        exporter.braze.fail(faults.status(503), path="/events/list")
+        exporter.clock.advance(HOUR)
+        read_lists(exporter)
+        failing = "Braze's list of events cannot be read (failing: HTTP 503, Braze is in trouble): tried again at 08:26"
+        assert sentences(exporter) == [
+            "bad",
+            f"{failing}. The one before is used.",
+            f"{taken} none.",
+        ]
+
+
+def test_a_key_that_a_list_alone_finds_refused_is_told_with_the_time_of_the_list() -> None:
+    """Where there is no query yet it is the list that tries the key again."""
+    with rig("{match: '.*'}", shop(), reads_lists=True) as exporter:
+        exporter.braze.key = "another"
+        read_lists(exporter)
+        refused = (
+            "Braze's list of events cannot be read (refused: 401, Braze does not know the key): tried again at 07:22."
+        )
+        assert sentences(exporter)[:2] == ["bad", refused]
+        assert len(sentences(exporter)) == 3
+        exporter.use("{match: '.*'}\n{event: purchase}")
+        read_lists(exporter)
+        assert sentences(exporter)[:2] == ["bad", "Braze does not know the key (401): tried again at 07:22."]
+        assert "list of events cannot be read" not in " ".join(sentences(exporter))
+
+
+def test_a_list_that_is_for_names_alone_alarms_nobody() -> None:
+    """Without the permission for a list that no entry takes of, all is well, and it is said what is missing."""
+    with rig("{event: purchase}", shop(), reads_lists=True) as exporter:
+        exporter.braze.permissions = {"events.data_series"}
+        read_lists(exporter)
+        refused = "Braze's list of events cannot be read (refused: 403, the key lacks events.list)"
+        unread = f"{refused}: tried again at Tue 07:20. No value depends on it."
+        assert sentences(exporter) == ["good", "The only query is answered.", unread]
+
+
 def test_failures_are_counted(exporter: Rig) -> None:
     """Braze's trouble is told by its status, and from the second time on by how often in a row."""
     exporter.scrape()
@@ -398,6 +466,7 @@ def test_of_a_workspace_that_has_just_gone_nothing_is_told(exporter: Rig) -> Non
         in_use={},
         views=inside._collector.views(),  # noqa: SLF001 - what a reload does in between
         instruments=inside._instruments,  # noqa: SLF001
+        lists={},
         history_left={},
         counters_stand_still=False,
     )

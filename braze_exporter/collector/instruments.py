@@ -24,6 +24,7 @@ from braze_exporter.own import (
     DISCOVERY_MATCHED,
     DURATION,
     ERRORS,
+    LIST_READ,
     QUERY_UNLISTED,
     QUOTA_LIMIT,
     QUOTA_REMAINING,
@@ -70,6 +71,7 @@ class Instruments:
         )
         self._timezone_mismatch = self._gauge(TIMEZONE_MISMATCH)
         self._discovery = tuple(map(self._gauge, (DISCOVERY_FOUND, DISCOVERY_MATCHED, DISCOVERY_LEFT_OUT)))
+        self._list_read = self._gauge(LIST_READ)
         self._unlisted = self._gauge(QUERY_UNLISTED)
         self._told: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._of_workspaces = (
@@ -119,13 +121,18 @@ class Instruments:
         """Say nothing of time zones until the next day is judged: they may have changed, or there are no days."""
         self._timezone_mismatch.clear()
 
-    def note_lists(self, plan: Plan) -> None:
-        """Show what lists tell of the wildcards of `plan`, and of the subjects that the config names."""
+    def note_lists(self, plan: Plan, read: Mapping[tuple[str, Listing], float]) -> None:
+        """Show what lists tell of the wildcards of `plan`, and of the subjects that the config names.
+
+        `read` are the lists in use, by workspace, and when each was read, in seconds since the epoch, 0 for never.
+        """
         values: dict[tuple[Gauge, tuple[str, ...]], float] = {}
         for found in plan.discovered:
             counts = (found.found, found.matched, found.left_out)
             for gauge, count in zip(self._discovery, counts, strict=True):
                 values[gauge, (found.workspace, found.kind.section)] = float(count)
+        for (workspace, listing), at in read.items():
+            values[self._list_read, (workspace, listing.key)] = at
         for named in plan.named:
             values[self._unlisted, (named.workspace, named.kind.section, named.subject)] = float(not named.is_listed)
         for gauge, labels in self._told - {*values}:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from braze_exporter.catalog import LISTINGS, Family, Query, Reason, Unit, gauge
+from braze_exporter.catalog import LISTINGS, Family, Listing, Query, Reason, Unit, gauge
 from braze_exporter.mixin.asked import news
 from braze_exporter.mixin.promql import Matched, highest, number, quoted, series
 from braze_exporter.mixin.rule import Rule
 from braze_exporter.mixin.words import what
 from braze_exporter.own import (
     ERRORS,
+    LIST_READ,
     QUERIES,
     QUOTA_LIMIT,
     QUOTA_REMAINING,
@@ -24,13 +25,18 @@ from braze_exporter.own import (
 _SOON = 300.0
 _USUAL = 900.0
 _LATE = 3_600.0
+# Lists are read about once an hour.
+_LIST_OLD = 10_800.0
 _ANSWERED = "last_success_timestamp_seconds"
 # A time to the last answer that is none: there was no answer since the start.
 _SINCE = "{{ if lt $value 1e9 }}for {{ $value | humanizeDuration }}{{ else }}since the exporter was started{{ end }}"
 
 
-def of_workspace(queries: Sequence[Query], reserve: float) -> Iterator[Rule]:
-    """Yield the rules for one workspace with these queries; `reserve` is the share of a limit that is left alone."""
+def of_workspace(queries: Sequence[Query], reserve: float, lists: Sequence[Listing]) -> Iterator[Rule]:
+    """Yield the rules for one workspace with these queries, and with wildcards that take of these lists.
+
+    `reserve` is the share of a limit that is left alone.
+    """
     name = queries[0].workspace
     yield _down(name)
     yield _key_refused(name)
@@ -38,6 +44,8 @@ def of_workspace(queries: Sequence[Query], reserve: float) -> Iterator[Rule]:
     for sort in dict.fromkeys((query.kind, query.unit) for query in queries):
         yield _unanswered([query for query in queries if (query.kind, query.unit) == sort], reserve)
     yield _quota_low(name, reserve)
+    if lists:
+        yield _list_unread(name, lists)
     if any(query.unit is Unit.DAY for query in queries):
         yield _timezone_mismatch(name)
 
@@ -149,6 +157,21 @@ def _quota_low(workspace: str, reserve: float) -> Rule:
         "{{ $labels.pool }}): the exporter asks nothing until it is reset.",
         description=f"`budget.reserve` leaves the last {number(reserve * 100)}% to your own calls, which Braze will "
         "soon refuse too. Look for who makes them: the exporter makes no more than `budget.share`.",
+    )
+
+
+def _list_unread(workspace: str, lists: Sequence[Listing]) -> Rule:
+    """Return the rule for a list that wildcards take of and that is not read any more; 0 is never, and long ago."""
+    found = Matched("", "|".join(listing.key for listing in lists))
+    read = highest(series(LIST_READ, (*_of(workspace), ("list", found))), LIST_READ.labels)
+    return Rule(
+        alert="BrazeListUnread",
+        labels=dict(_of(workspace)),
+        expr=f"time() - {read} > {number(_LIST_OLD)}",
+        wait=_USUAL,
+        summary=f"Braze's list of {{{{ $labels.list }}}} of {{{{ $labels.workspace }}}} was not read {_SINCE}.",
+        description="What `match` and `tag` would take of it is not asked for, or only what was listed before. The log "
+        "and the exporter's page say why: a permission that the key lacks, a key that is refused, or Braze's trouble.",
     )
 
 

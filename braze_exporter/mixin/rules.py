@@ -29,7 +29,13 @@ def rules(plan: Plan, settings: Settings) -> dict[str, Any]:
             for query, found in alerts
             if query.workspace == workspace
         ]
-        groups.append(_group(f"braze-exporter {workspace}", health.of_workspace(queries, settings.budget.reserve)))
+        lists = dict.fromkeys(
+            wildcard.kind.listing
+            for wildcard in plan.wildcards
+            if wildcard.workspace == workspace and wildcard.kind.listing is not None
+        )
+        about = health.of_workspace(queries, settings.budget.reserve, tuple(lists))
+        groups.append(_group(f"braze-exporter {workspace}", about))
         if asked:
             groups.append(_group(f"braze {workspace}", (rule for one in asked for rule in one.rules())))
     return {"groups": [_group("braze-exporter", health.of_exporter(has_state=has_state)), *groups]}

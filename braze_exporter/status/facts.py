@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from braze_exporter.admission import Admission, Standing
 from braze_exporter.catalog import CUSTOM_EVENTS, Kind, Noun, Query, Series, Unit, counter, gauge
 from braze_exporter.collector import Held, Instruments, State, View, state_of
+from braze_exporter.discovery import ListState
 from braze_exporter.own import (
     QUOTA_LIMIT,
     QUOTA_REMAINING,
@@ -17,8 +18,8 @@ from braze_exporter.own import (
     RELOAD_SUCCESSFUL,
     TIMEZONE_MISMATCH,
 )
-from braze_exporter.plan import Load
-from braze_exporter.status import words
+from braze_exporter.plan import Load, Plan
+from braze_exporter.status import listed, words
 from braze_exporter.status.forms import Facts, PointsFacts, PoolFacts, QueryFacts, SeriesFacts
 from braze_exporter.status.headline import headline
 
@@ -28,7 +29,7 @@ _QUIET = 300.0
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """A workspace of the config in use: what its calls may cost, and who admits them."""
+    """A workspace of the config in use: what its calls may cost, who admits them, and the plan that it is part of."""
 
     url: str
     zone: ZoneInfo
@@ -36,6 +37,7 @@ class InUse:
     reserve: float
     loads: tuple[Load, ...]
     admission: Admission
+    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,14 @@ def facts(
     in_use: Mapping[str, InUse],
     views: Sequence[View],
     instruments: Instruments,
+    lists: Mapping[str, Sequence[ListState]],
     history_left: Mapping[str, int],
     counters_stand_still: bool,
 ) -> Facts:
     """Return the facts at `now`, which is `monotonic` on the clock that never jumps.
 
-    `in_use` and `history_left` are by the name of the workspace. Of workspaces that are just coming or going nothing is
-    told.
+    `in_use`, `lists` and `history_left` are by the name of the workspace. Of workspaces that are just coming or going
+    nothing is told.
     """
     moment = _Moment(now, monotonic)
     mismatches = instruments.values(TIMEZONE_MISMATCH)
@@ -96,6 +99,7 @@ def facts(
             standing,
             {view.entry.endpoint: view.entry.query.kind.permission for view in group},
             when,
+            more=listed.of_lists(name, used.plan, lists.get(name, ()), standing, when, has_queries=bool(queries)),
             history_left=history_left.get(name, 0),
             other_zone=str(used.zone) if mismatches.get((name,)) else "",
         )

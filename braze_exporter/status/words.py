@@ -1,13 +1,13 @@
 """The words for how a query, a workspace and the exporter stand. Pure: `when` tells the time in so many seconds."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
 
-from braze_exporter.admission import Refusal, Standing
+from braze_exporter.admission import Standing
 from braze_exporter.catalog import BrazeError, Reason
 from braze_exporter.collector import State
 from braze_exporter.limiter import Cause, Rest
@@ -26,6 +26,9 @@ class Level(StrEnum):
     WAITING = "waiting"
     NEW = "new"
     GOOD = "good"
+
+
+Sentence: TypeAlias = tuple[Level, str]
 
 
 class Health(NamedTuple):
@@ -108,9 +111,13 @@ def _resting(rest: Rest, when: When) -> str:
     return f"{_CAUSES[rest.cause]} until {when(rest.seconds)}"
 
 
+def failure(error: BrazeError, permission: str) -> str:
+    """Return why a call was not answered that needs this permission."""
+    return _FAILURES[error.reason].format(permission=permission, status=error.detail.partition(":")[0])
+
+
 def _failure(entry: Entry, error: BrazeError, rest: Rest | None, when: When) -> str:
-    status = error.detail.partition(":")[0]
-    text = _FAILURES[error.reason].format(permission=entry.query.kind.permission, status=status)
+    text = failure(error, entry.query.kind.permission)
     if error.reason is Reason.RATE_LIMITED and rest is not None and rest.cause is Cause.RATE_LIMITED:
         text += f" until {when(rest.seconds)}"
     return f"{text}, {entry.failures} times in a row" if entry.failures > 1 else text
@@ -122,13 +129,14 @@ def of_workspace(
     permissions: Mapping[str, str],
     when: When,
     *,
+    more: Sequence[Sentence] = (),
     history_left: int = 0,
     other_zone: str = "",
 ) -> Health:
     """Return how a workspace stands, by how many of its queries are in which state.
 
-    `permissions` are by endpoint, `history_left` are calls; `other_zone` is the zone of the config, if Braze's days are
-    not its days.
+    `permissions` are by the endpoint of its queries, `more` is of its lists, `history_left` are calls; `other_zone` is
+    the zone of the config, if Braze's days are not its days.
     """
     found = [
         *_refused(standing, permissions, when),
@@ -138,6 +146,7 @@ def of_workspace(
             if rest.cause is not Cause.BUDGET or states[State.DEFERRED]  # each refresh spends it, and it fills again
         ),
         *_counted(states),
+        *more,
     ]
     if other_zone:
         text = f"Braze's newest day is not today in {other_zone}: set timezone to that of the company in Braze."
@@ -148,21 +157,27 @@ def of_workspace(
     return Health(found[0][0], [text for _, text in found])
 
 
-def _refused(standing: Standing, permissions: Mapping[str, str], when: When) -> list[tuple[Level, str]]:
-    def again(refusal: Refusal) -> str:
-        return f"tried again {f'at {when(refusal.seconds)}' if refusal.seconds else 'with the next scrape'}."
+def again(seconds: float, when: When) -> str:
+    """Return when something is tried again."""
+    return f"tried again {f'at {when(seconds)}' if seconds else 'with the next scrape'}."
 
+
+def _refused(standing: Standing, permissions: Mapping[str, str], when: When) -> list[Sentence]:
     found = [
-        (Level.BAD, f"The key lacks {permissions.get(endpoint, endpoint)} (403): {again(refusal)}")
+        (Level.BAD, f"The key lacks {permissions[endpoint]} (403): {again(refusal.seconds, when)}")
         for endpoint, refusal in standing.refusals.items()
+        if endpoint in permissions
     ]
-    if standing.refusal is not None:
-        found.insert(0, (Level.BAD, f"Braze does not know the key (401): {again(standing.refusal)}"))
+    if standing.refusal is not None and permissions:
+        text = f"Braze does not know the key (401): {again(standing.refusal.seconds, when)}"
+        found.insert(0, (Level.BAD, text))
     return found
 
 
-def _counted(states: Counter[State]) -> list[tuple[Level, str]]:
+def _counted(states: Counter[State]) -> list[Sentence]:
     total = states.total()
+    if not total:
+        return []
     if states[State.UP] == total:
         text = "The only query is" if total == 1 else f"All {_count(total, 'query')} are"
         return [(Level.GOOD, f"{text} answered.")]

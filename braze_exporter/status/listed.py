@@ -1,0 +1,50 @@
+"""The words for how the lists of a workspace stand, and for what wildcards take of them. Pure."""
+
+from collections.abc import Sequence
+
+from braze_exporter.admission import Standing
+from braze_exporter.catalog import Kind, Reason
+from braze_exporter.discovery import ListState
+from braze_exporter.plan import Discovered, Plan
+from braze_exporter.status.words import Level, Sentence, When, again, failure
+
+
+def of_lists(
+    workspace: str, plan: Plan, lists: Sequence[ListState], standing: Standing, when: When, *, has_queries: bool
+) -> list[Sentence]:
+    """Return what there is to say of the lists of a workspace, and of what the wildcards of `plan` take of them.
+
+    That the key is refused is said by others if it `has_queries`.
+    """
+    wild = dict.fromkeys(wildcard.kind for wildcard in plan.wildcards if wildcard.workspace == workspace)
+    needed = {kind.listing for kind in wild}
+    known = {found.kind: found for found in plan.discovered if found.workspace == workspace}
+    unread = (one for one in lists if one.error and not (has_queries and one.error.reason is Reason.UNAUTHORIZED))
+    return [
+        *(_unread(one, standing, when, is_needed=one.listing in needed) for one in unread),
+        *(_taken(kind, known.get(kind)) for kind in wild),
+    ]
+
+
+def _unread(one: ListState, standing: Standing, when: When, *, is_needed: bool) -> Sentence:
+    refusals = (standing.refusal, standing.refusals.get(one.listing.endpoint))
+    seconds = max(one.seconds, *(refusal.seconds for refusal in refusals if refusal is not None), 0.0)
+    why = failure(one.error, one.listing.permission) if one.error is not None else ""
+    text = f"Braze's list of {one.listing.what[1]} cannot be read ({why}): {again(seconds, when)}"
+    if not is_needed:
+        return Level.GOOD, f"{text} No value depends on it."
+    return Level.BAD, f"{text} The one before is used." if one.read_at else text
+
+
+def _taken(kind: Kind, found: Discovered | None) -> Sentence:
+    what = kind.listing.what if kind.listing is not None else ("", "")
+    if found is None:
+        return Level.NEW, f"The match and tag entries of {kind.section} wait for Braze's list of {what[1]}."
+    listed = f"{found.found:,} {what[found.found != 1]}"
+    text = f"Of {listed} that Braze lists, the match and tag entries of {kind.section} take"
+    if not found.matched:
+        return Level.WAITING, f"{text} none."
+    if found.left_out:
+        text = f"{text} {found.matched:,}, less {found.left_out:,} for want of room"
+        return Level.WAITING, f"{text}: raise max_queries or budget.share, or match less."
+    return Level.GOOD, f"{text} {found.matched:,}."
