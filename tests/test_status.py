@@ -18,7 +18,7 @@ from braze_exporter.demo.messages import made_up
 from braze_exporter.demo.world import Campaign, World
 from braze_exporter.limiter import Cause, Rest
 from braze_exporter.reading import Entry, Reading
-from braze_exporter.status import facts, words
+from braze_exporter.status import StatusPage, facts, words
 from braze_exporter.status.forms import Facts, QueryFacts
 
 EVENTS = """
@@ -289,6 +289,30 @@ def test_a_list_that_is_for_names_alone_alarms_nobody() -> None:
         refused = "Braze's list of events cannot be read (refused: 403, the key lacks events.list)"
         unread = f"{refused}: tried again at Tue 07:20. No value depends on it."
         assert sentences(exporter) == ["good", "The only query is answered.", unread]
+
+
+def test_what_braze_does_not_list_is_told_with_the_nearest_names() -> None:
+    """A typing error is told by name with what may be meant, of many the first three; names are no more than text."""
+    script = "<script>alert(1)</script>"
+    events = f"{{event: purchse}}\n{{event: signup}}\n{{event: '{script}'}}\n{{event: purchse, unit: day}}"
+    with rig(events, shop(), reads_lists=True) as exporter:
+        exporter.braze.unknown_event = demo.UnknownEvent.EMPTY
+        read_lists(exporter)
+        exporter.clock.advance(300)
+        exporter.scrape()
+        unlisted = 'Braze does not list the event "purchse": did you mean "purchase"?'
+        odd = f'Braze does not list the event "{script}".'
+        assert sentences(exporter) == ["waiting", unlisted, odd, "All 4 queries are answered."]
+        assert script not in StatusPage(exporter.exporter.status).html().decode()
+        exporter.use("\n".join(f"{{event: x{number}}}" for number in range(1_005)))
+        told = [text for text in sentences(exporter) if "list" in text]
+        assert told == [
+            *(f'Braze does not list the event "x{number}".' for number in range(3)),
+            "Nor does it list 1,002 more: see braze_query_unlisted.",
+        ]
+        exporter.use("{event: signup}")
+        exporter.scrape()
+        assert sentences(exporter) == ["good", "The only query is answered."]
 
 
 def test_failures_are_counted(exporter: Rig) -> None:

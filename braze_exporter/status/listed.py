@@ -1,18 +1,22 @@
-"""The words for how the lists of a workspace stand, and for what wildcards take of them. Pure."""
+"""The words for how the lists of a workspace stand, for what wildcards take of them, and for what they lack. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from braze_exporter.admission import Standing
 from braze_exporter.catalog import Kind, Reason
 from braze_exporter.discovery import ListState
-from braze_exporter.plan import Discovered, Plan
+from braze_exporter.own import QUERY_UNLISTED
+from braze_exporter.plan import Discovered, Named, Plan
 from braze_exporter.status.words import Level, Sentence, When, again, failure
+
+# So many subjects that Braze does not list are named.
+MOST_NAMED = 3
 
 
 def of_lists(
     workspace: str, plan: Plan, lists: Sequence[ListState], standing: Standing, when: When, *, has_queries: bool
 ) -> list[Sentence]:
-    """Return what there is to say of the lists of a workspace, and of what the wildcards of `plan` take of them.
+    """Return what there is to say of the lists of a workspace, and of what `plan` takes of them and misses in them.
 
     That the key is refused is said by others if it `has_queries`.
     """
@@ -23,7 +27,19 @@ def of_lists(
     return [
         *(_unread(one, standing, when, is_needed=one.listing in needed) for one in unread),
         *(_taken(kind, known.get(kind)) for kind in wild),
+        *_unlisted([named for named in plan.named if named.workspace == workspace and not named.is_listed]),
     ]
+
+
+def _unlisted(unlisted: Sequence[Named]) -> Iterator[Sentence]:
+    """Yield a sentence for each subject of the config that Braze does not list, as far as they are few."""
+    for named in unlisted[:MOST_NAMED]:
+        what = named.kind.listing.what[0] if named.kind.listing is not None else ""
+        text = f'Braze does not list the {what} "{named.subject}"'
+        near = " or ".join(f'"{name}"' for name in named.nearest)
+        yield Level.WAITING, f"{text}: did you mean {near}?" if near else f"{text}."
+    if len(unlisted) > MOST_NAMED:
+        yield Level.WAITING, f"Nor does it list {len(unlisted) - MOST_NAMED:,} more: see {QUERY_UNLISTED.name}."
 
 
 def _unread(one: ListState, standing: Standing, when: When, *, is_needed: bool) -> Sentence:
