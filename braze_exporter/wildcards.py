@@ -54,7 +54,7 @@ def filled(plan: Plan, settings: Settings, lists: Lists, served: Collection[Iden
     candidates = list(_candidates(plan.wildcards, queries, lists, names))
     room = _Room(settings, plan.loads, len(queries), lists)
     order = sorted(range(len(candidates)), key=lambda at: (not candidates[at].is_served(served), at))
-    taken = {at for at in order if room.take(candidates[at].queries)}
+    taken = {at for at in order if room.take(candidates[at].queries, is_served=candidates[at].is_served(served))}
     chosen = [candidate for at, candidate in enumerate(candidates) if at in taken]
     asked = [(query, candidate.wildcard.entry.alerts) for candidate in chosen for query in candidate.queries]
     whole = (*queries, *(query for query, _ in asked))
@@ -126,7 +126,10 @@ def _renamed(query: Query, names: Mapping[Key, Mapping[str, str]]) -> Query:
 
 
 class _Room:
-    """What there is room for yet: queries, and calls of each pool beside those that its lists cost."""
+    """What there is room for yet: queries, and calls of each pool, for what is new beside those that its lists cost.
+
+    Lists get longer, and what is served already does not give way to that.
+    """
 
     def __init__(self, settings: Settings, loads: Iterable[Load], queries: int, lists: Lists) -> None:
         self._settings = settings
@@ -137,8 +140,8 @@ class _Room:
             if listing is not None:
                 self._for_lists[workspace, listing.pool] += known.calls
 
-    def take(self, queries: Sequence[Query]) -> bool:
-        """Take what these queries need, if there is room for all of them."""
+    def take(self, queries: Sequence[Query], *, is_served: bool) -> bool:
+        """Take what these queries need, if there is room for all of them, and tell whether."""
         if len(queries) > self._queries:
             return False
         needed = {}
@@ -147,7 +150,7 @@ class _Room:
             load = self._loads.get(key)
             if load is not None:
                 more = replace(more, calls=more.calls + load.calls, once=more.once + load.once)  # noqa: PLW2901
-            if not fits(replace(more, allowed=more.allowed - self._for_lists[key])):
+            if not fits(more if is_served else replace(more, allowed=more.allowed - self._for_lists[key])):
                 return False
             needed[key] = more
         self._loads |= needed

@@ -200,6 +200,17 @@ def test_beyond_the_budget_the_rest_is_left_out() -> None:
     assert [load.calls for load in plan.loads] == [720, 90]
 
 
+def test_lists_that_get_longer_take_nothing_away() -> None:
+    """What the lists cost leaves less room for what is new, and what is served stays all the same."""
+    sections = {"purchases": [{"match": ".*", "refresh": "30m"}]}
+    found = {PRODUCT_LIST: [f"p{n:03}" for n in range(60)]}
+    before = plan_of(sections, found, calls=10)
+    after = plan_of(sections, found, before.queries, calls=60)
+    assert [plan.discovered[0].left_out for plan in (before, after)] == [15, 15]
+    assert asked(after) == asked(before)
+    assert counts(plan_of(sections, found, calls=60)) == {"purchases": (60, 60, 40)}
+
+
 def test_beyond_what_history_may_cost_the_rest_is_left_out() -> None:
     """What the history of baselines may cost bounds a pattern with a baseline too, and what is left out is told."""
     entry = {"match": ".*", "baseline": {"weeks": 52}, "refresh": "1h"}
