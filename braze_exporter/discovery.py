@@ -108,16 +108,14 @@ class Discovery:
         self._closed = False
 
     def use(self, wanted: Mapping[Place, Wanted]) -> None:
-        """Read these lists from now on, and forget all others. What failed is tried at once: the key may be another."""
+        """Read these lists from now on, and forget all others. All are due at once: the key may be another."""
         with self._changed:
             now = self._monotonic()
             keys = [(place, listing) for place, found in wanted.items() for listing in found.listings]
             self._lists = {key: self._lists.get(key) or _List(*key, next_at=now) for key in keys}
             self._wanted = wanted
             for one in self._lists.values():
-                one.walk = None
-                if one.error is not None:
-                    one.next_at = now
+                one.walk, one.next_at = None, now
 
     def known(self) -> Lists:
         """Return what is known."""
