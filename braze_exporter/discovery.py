@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from braze_exporter.catalog import BrazeError, Listed, Listing, Reason, Withheld
+from braze_exporter.catalog import BrazeError, Held, Listed, Listing, Reason, Withheld
 from braze_exporter.listing import Admitter, Asker, Busy, Walk
 from braze_exporter.wildcards import Known, Lists
 
@@ -93,7 +93,7 @@ class Discovery:
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump, `jitter` a factor for waiting after
         failures. `on_read` is called, from the thread, when a list was read to its end; `on_deferred` is told of a list
-        of a workspace that is due and withheld.
+        of a workspace that is due and withheld, but for a refusal.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -185,6 +185,8 @@ class Discovery:
         rows: tuple[Listed, ...] | None = None
         try:
             rows = self._walk(walk)
+        except Held:  # for a refusal, which is no want of budget
+            return False
         except Withheld:
             self._on_deferred(one.place.workspace, one.listing)
             return False

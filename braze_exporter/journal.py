@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from braze_exporter.catalog import Call, Kind, Reason
-from braze_exporter.plan import Discovered, Named, Plan
+from braze_exporter.plan import Discovered, Plan
 from braze_exporter.reading import Entry, Reading
 
 # So many queries of a workspace are named that fail for one reason; the rest is summed up. The metrics name them all.
@@ -33,7 +33,7 @@ class Journal:
         """Begin with nothing failing."""
         self._outages: dict[tuple[str, Reason], _Outage] = {}
         self._failing: dict[Entry, Reason] = {}
-        self._unlisted: set[Named] = set()
+        self._unlisted: set[tuple[str, Kind, str]] = set()
         self._discovered: dict[tuple[str, Kind], Discovered] = {}
         self._lock = threading.Lock()
         self._off: set[str] = set()
@@ -61,8 +61,8 @@ class Journal:
 
     def note_lists(self, plan: Plan) -> None:
         """Log what Braze's lists lack that the config names, and what wildcards take and is left out, once."""
-        unlisted = {named: named.nearest for named in plan.named if not named.is_listed}
-        for named in unlisted.keys() - self._unlisted:
+        unlisted = {(named.workspace, named.kind, named.subject): named for named in plan.named if not named.is_listed}
+        for named in (named for key, named in unlisted.items() if key not in self._unlisted):
             fields = {"workspace": named.workspace, "kind": named.kind.section, named.kind.subject: named.subject}
             if named.nearest:
                 fields["nearest"] = ", ".join(named.nearest)

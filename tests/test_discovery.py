@@ -126,6 +126,17 @@ def test_a_key_that_is_refused_is_not_tried_by_a_list_too() -> None:
         assert len(exporter.braze.requests) == 1
 
 
+def test_a_list_that_a_refusal_holds_is_not_deferred() -> None:
+    """What waits for another key waits for no budget, and is not counted as if it did."""
+    with rig("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.key = "another"
+        for _ in range(5):
+            lists(exporter)
+            exporter.clock.advance(61)
+        assert exporter.page().value("braze_api_errors_total", endpoint="/events/data_series", reason="unauthorized")
+        assert exporter.page().value("braze_api_requests_deferred_total", pool="lists") == 0
+
+
 def test_what_a_list_tells_does_not_hasten_what_is_refused() -> None:
     """A permission that is missing is not tried again for a list that was read meanwhile."""
     with rig("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
@@ -306,6 +317,11 @@ def test_an_event_that_braze_does_not_list_is_told(caplog: pytest.LogCaptureFixt
         assert [(named.subject, named.nearest) for named in exporter.exporter.plan.named if not named.is_listed] == [
             ("Purchase", ("purchase",))
         ]
+        exporter.braze.traffic = shop("purchase", "Purchases")
+        exporter.clock.advance(EVERY)
+        lists(exporter)
+        assert exporter.exporter.plan.named[1].nearest == ("Purchases", "purchase")
+        assert [record.message for record in caplog.records].count("not in Braze's list") == 1
         exporter.use("{event: purchase}")
         assert exporter.page().of(UNLISTED) == [0]
 
