@@ -8,7 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from braze_exporter.catalog import BrazeError, Held, Listed, Listing, Reason, Withheld
@@ -203,7 +203,10 @@ class Discovery:
             one.missed = frozenset(row.id for row in missed)
             if missed:
                 one.next_at = self._monotonic() + RETRY
-            one.known, one.read_at = Known((*rows, *missed), calls=walk.pages + 1), self._wall()
+            known, before = Known((*rows, *missed), calls=walk.pages + 1), one.known
+            if before is not None and before.rows == known.rows:
+                known = replace(known, near=before.near)
+            one.known, one.read_at = known, self._wall()
             return True
 
     def _walk(self, walk: Walk) -> tuple[Listed, ...]:

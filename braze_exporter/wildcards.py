@@ -1,26 +1,26 @@
 """Plan + what Braze lists → the plan with what its wildcards take, within `max_queries` and the budget. Pure."""
 
-import difflib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from braze_exporter.catalog import SEGMENT_USERS, Listed, Listing, Pool, Query
 from braze_exporter.config.schema import Settings
+from braze_exporter.nearest import nearest
 from braze_exporter.plan import Discovered, Load, Named, Plan, Wildcard, fits, loads_of
 
-_MOST_NEAREST = 3
-# The nearest names are sought for so many: that takes a while, and where more are not listed the reason is another.
+# The nearest names are sought for so many of a list: where more are not in it the reason is another.
 _MOST_SOUGHT = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A list that was read to its end, in so many calls."""
+    """A list that was read to its end, in so many calls. `near` keeps what was sought in it: that takes a while."""
 
     rows: tuple[Listed, ...]
     calls: int
+    near: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
 
 Key: TypeAlias = tuple[str, Listing | None]
@@ -186,12 +186,16 @@ def _named(queries: Iterable[Query], lists: Lists) -> Iterator[Named]:
         for query in queries
         if query.asked and query.kind is not SEGMENT_USERS and (query.workspace, query.kind.listing) in ids
     }
-    sought = 0
+    missing: dict[Key, dict[str, None]] = {}
+    for workspace, kind, asked in subjects:
+        if not kind.is_named and asked not in ids[workspace, kind.listing]:
+            missing.setdefault((workspace, kind.listing), {})[asked] = None
+    for key, names in missing.items():
+        near = lists[key].near
+        sought = [name for name in list(names)[:_MOST_SOUGHT] if name not in near]
+        if sought:
+            near |= nearest(sought, ids[key])
     for (workspace, kind, asked), subject in subjects.items():
-        known = ids[workspace, kind.listing]
-        is_listed = (asked.lower() if kind.is_named else asked) in known
-        near: tuple[str, ...] = ()
-        if not is_listed and not kind.is_named and sought < _MOST_SOUGHT:
-            sought += 1
-            near = tuple(difflib.get_close_matches(asked, sorted(known), n=_MOST_NEAREST))
-        yield Named(workspace, kind, subject, is_listed, near)
+        key = (workspace, kind.listing)
+        is_listed = (asked.lower() if kind.is_named else asked) in ids[key]
+        yield Named(workspace, kind, subject, is_listed, () if is_listed else lists[key].near.get(asked, ()))

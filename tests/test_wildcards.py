@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import IOS, VIP
 
+from braze_exporter import wildcards
 from braze_exporter.catalog import (
     CAMPAIGN_LIST,
     CANVAS_LIST,
@@ -247,6 +248,23 @@ def test_what_the_config_names_and_braze_does_not_list() -> None:
         Named("production", kinds["campaigns"], TWO, is_listed=False),
     )
     assert plan.discovered == ()
+
+
+def test_the_nearest_names_are_sought_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sought in a list is kept with it, and at most twenty are sought in each."""
+    sought: list[str] = []
+
+    def found(asked: Sequence[str], _: object) -> dict[str, tuple[str, ...]]:
+        sought.extend(asked)
+        return dict.fromkeys(asked, ("b",))
+
+    monkeypatch.setattr(wildcards, "nearest", found)
+    written = config({"custom_events": [{"event": f"a{number:02}"} for number in range(30)]})
+    known = lists({EVENT_LIST: ["b"]})
+    for _ in range(3):
+        plan = filled(build(written), written.settings, known)
+        assert [named.nearest for named in plan.named] == [("b",)] * 20 + [()] * 10
+    assert sought == [f"a{number:02}" for number in range(20)]
 
 
 def test_names_that_differ_by_case_are_two() -> None:
