@@ -21,6 +21,8 @@ EVERY = 3_600.0
 RETRY = 60.0
 # The permissions of a key cannot be changed, only the key; an address that is not allowed may be.
 FORBIDDEN_RETRY = 86_400.0
+# So many rows that are not listed any more keep their names.
+_MOST_GONE = 10_000
 # How soon it is tried again, in seconds, whether a page may be asked for while another call goes alone.
 _TRY = 0.1
 
@@ -203,7 +205,8 @@ class Discovery:
             one.missed = frozenset(row.id for row in missed)
             if missed:
                 one.next_at = self._monotonic() + RETRY
-            known, before = Known((*rows, *missed), calls=walk.pages + 1), one.known
+            before, every = one.known, (*rows, *missed)
+            known = Known(every, calls=walk.pages + 1, gone=_gone(one, every))
             if before is not None and before.rows == known.rows:
                 known = replace(known, near=before.near)
             one.known, one.read_at = known, self._wall()
@@ -244,6 +247,14 @@ def _missed(one: _List, rows: Sequence[Listed]) -> tuple[Listed, ...]:
     """Return the rows that were known and are missing for the first time."""
     found = {row.id for row in rows} | one.missed
     return tuple(row for row in one.known.rows if row.id not in found) if one.known is not None else ()
+
+
+def _gone(one: _List, rows: Sequence[Listed]) -> tuple[Listed, ...]:
+    """Return the rows with ids that were known once and are not among `rows`, as many of the last as are kept."""
+    if one.known is None or not one.listing.has_ids:
+        return ()
+    found = {row.id for row in rows}
+    return tuple(row for row in (*one.known.gone, *one.known.rows) if row.id not in found)[-_MOST_GONE:]
 
 
 def _fields(one: _List) -> dict[str, object]:

@@ -16,10 +16,15 @@ _MOST_SOUGHT = 20
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A list that was read to its end, in so many calls. `near` keeps what was sought in it: that takes a while."""
+    """A list that was read to its end, in so many calls.
+
+    `gone` are rows that were listed before: what has an id keeps its last name, when it is archived too. `near` keeps
+    what was sought in the list: that takes a while.
+    """
 
     rows: tuple[Listed, ...]
     calls: int
+    gone: tuple[Listed, ...] = ()
     near: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -49,7 +54,7 @@ def filled(plan: Plan, settings: Settings, lists: Lists, served: Collection[Iden
     identity of its queries, and then the others in the order of the entries and of the names, as far as there is room.
     Campaigns and Canvases get the names that Braze lists.
     """
-    names = {key: _names(known.rows) for key, known in lists.items() if key[1] is not None and key[1].has_ids}
+    names = {key: _names(known) for key, known in lists.items() if key[1] is not None and key[1].has_ids}
     queries = tuple(_renamed(query, names) for query in plan.queries)
     candidates = list(_candidates(plan.wildcards, queries, lists, names))
     room = _Room(settings, plan.loads, len(queries), lists)
@@ -113,10 +118,15 @@ def _identity(query: Query) -> Identity:
     return tuple(part.lower() for part in query.identity) if query.subject_id else query.identity
 
 
-def _names(rows: Iterable[Listed]) -> Mapping[str, str]:
-    """Return the name of each row by its id in lower case; of several with one name the id tells them apart."""
-    called = Counter(row.name for row in rows)
-    return {row.id.lower(): row.name if called[row.name] == 1 else f"{row.name} ({row.id})" for row in rows}
+def _names(known: Known) -> Mapping[str, str]:
+    """Return the name of each row by its id in lower case; of several with one name the id tells them apart.
+
+    What is gone leaves its name to what is listed.
+    """
+    called = Counter(row.name for row in known.rows)
+    ever = called + Counter(row.name for row in known.gone)
+    rows = [*((row, ever) for row in known.gone), *((row, called) for row in known.rows)]
+    return {row.id.lower(): row.name if count[row.name] == 1 else f"{row.name} ({row.id})" for row, count in rows}
 
 
 def _renamed(query: Query, names: Mapping[Key, Mapping[str, str]]) -> Query:

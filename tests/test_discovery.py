@@ -413,6 +413,29 @@ def test_campaigns_are_called_what_braze_calls_them() -> None:
         assert exporter.page().of(up, campaign="Welcome") == []
 
 
+def test_an_archived_campaign_keeps_its_name() -> None:
+    """What is not listed any more is told so, by the name that it had; another one that takes the name has it."""
+    changes = {"    custom_events:": f"    campaigns: [{{campaign: {WELCOME}}}]\n    custom_events:"}
+    other = Campaign(WELCOME[::-1], "Welcome")
+    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.use("{event: a}", **changes)
+        up = "braze_campaign_conversions_daily_up"
+        for world, name in (
+            (World(campaigns=(Campaign(WELCOME, "Welcome"),)), "Welcome"),
+            (World(campaigns=()), "Welcome"),
+            (World(campaigns=(other,)), f"Welcome ({WELCOME})"),
+            (World(campaigns=(Campaign(WELCOME, "Hello"), other)), "Hello"),
+        ):
+            exporter.braze.world = world
+            for _ in range(3):
+                exporter.clock.advance(EVERY)
+                lists(exporter)
+            page = exporter.page()
+            assert page.of(up, campaign=name) == page.of(up) != []
+            is_listed = WELCOME in {campaign.id for campaign in world.campaigns}
+            assert page.value(UNLISTED, kind="campaigns", subject=name) == (not is_listed)
+
+
 def test_lists_take_no_call_that_queries_need() -> None:
     """In the pool of the queries a list leaves half of what may be made at once to them."""
     rest = "budget: {share: 0.001}\n"

@@ -267,6 +267,15 @@ def test_the_nearest_names_are_sought_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert sought == [f"a{number:02}" for number in range(20)]
 
 
+def test_what_is_gone_has_the_last_name_and_no_query() -> None:
+    """By its id the config's campaign has the name that it had, told apart from all others; a pattern takes it not."""
+    written = config({"campaigns": [{"campaign": ONE}, {"campaign": TWO}, {"match": ".*"}]})
+    known = Known((Listed(THREE, "Same"),), 1, gone=(Listed(ONE, "Same"), Listed(TWO, "Own"), Listed(VIP, "Other")))
+    plan = filled(build(written), written.settings, {("production", CAMPAIGN_LIST): known})
+    assert [query.subject for query in plan.queries] == [f"Same ({ONE})", "Own", "Same"]
+    assert [named.is_listed for named in plan.named] == [False, False]
+
+
 def test_names_that_differ_by_case_are_two() -> None:
     """Upper and lower case tell events apart."""
     assert asked(plan_of({"custom_events": [{"match": "(?i)login"}]}, {EVENT_LIST: ["Login", "login"]})) == [
