@@ -215,6 +215,11 @@ class Cache:
         idle = ([entry for entry in self._sorts[sort] if not entry.busy] for sort in held)
         return [min(entries, key=lambda entry: entry.next_at) for entries in idle if entries]
 
+    def note_refusals(self) -> None:
+        """Take note of what is refused, or not any more, as a call that was for no query has shown."""
+        with self._lock:
+            self._spread_refusals()
+
     def history_left(self) -> Mapping[str, int]:
         """Return how many calls each workspace still makes for the history of its baselines, if any."""
         with self._lock:
@@ -254,12 +259,7 @@ class Cache:
             if not entry.gone:
                 self._note_objection(entry, None)
                 self._take(entry, fetched, error, sent_at)
-                for sort, held in self._held.items():
-                    if (
-                        sort[0] == entry.query.workspace
-                        and self._source.refusal(self._sorts[sort][0].query) is not held
-                    ):
-                        self._spread_hold(sort)
+                self._spread_refusals()
             self._release(entry)
 
     def _take(self, entry: Entry, fetched: Fetched | None, error: BrazeError | None, sent_at: float) -> None:
@@ -275,6 +275,12 @@ class Cache:
             asked_at = sent_at if fetched.answered_at is None else min(sent_at, fetched.answered_at)
             entry.reading = Reading(Answer(fetched.series, asked_at, self._wall(), self._monotonic()), None)
         self._tell(entry, operator.methodcaller("note_reading", entry, before))
+
+    def _spread_refusals(self) -> None:
+        """Hold what is refused since, and let go what is not any more."""
+        for sort, held in self._held.items():
+            if self._source.refusal(self._sorts[sort][0].query) is not held:
+                self._spread_hold(sort)
 
     def _spread_hold(self, sort: Sort) -> None:
         """Hold all queries that Braze would refuse as well, or let them go if it would not any more."""

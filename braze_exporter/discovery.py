@@ -88,19 +88,19 @@ class Discovery:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
-        on_read: Callable[[], None],
+        on_end: Callable[[], None],
         on_deferred: Callable[[str, Listing], None] = lambda _workspace, _listing: None,
     ) -> None:
         """Begin without lists.
 
         `wall` tells seconds since the epoch, `monotonic` seconds that never jump, `jitter` a factor for waiting after
-        failures. `on_read` is called, from the thread, when a list was read to its end; `on_deferred` is told of a list
-        of a workspace that is due and withheld, but for a refusal.
+        failures. `on_end` is called, from the thread, when a list was read to its end, or failed; `on_deferred` is
+        told of a list of a workspace that is due and withheld, but for a refusal.
         """
         self._wall = wall
         self._monotonic = monotonic
         self._jitter = jitter
-        self._on_read = on_read
+        self._on_end = on_end
         self._on_deferred = on_deferred
         self._changed = threading.Condition()
         self._lists: dict[tuple[Place, Listing], _List] = {}
@@ -160,7 +160,7 @@ class Discovery:
         while (one := self._take()) is not None:
             try:
                 if self._read(one):
-                    self._on_read()
+                    self._on_end()
             except Exception:  # noqa: BLE001 - the thread lives on for the others
                 _log.exception("a list was not taken in by a fault of the exporter", extra={"fields": _fields(one)})
             with self._changed:
@@ -177,7 +177,7 @@ class Discovery:
             return one
 
     def _read(self, one: _List) -> bool:
-        """Read a list on, and return whether it was read to its end."""
+        """Read a list on, and return whether it was read to its end, or failed."""
         with self._changed:
             wanted = self._wanted.get(one.place)
             if wanted is None or self._lists.get((one.place, one.listing)) is not one:
@@ -200,7 +200,7 @@ class Discovery:
             one.walk = None
             self._schedule(one, error)
             if rows is None:
-                return False
+                return True
             missed = _missed(one, rows)
             one.missed = frozenset(row.id for row in missed)
             if missed:

@@ -133,7 +133,7 @@ class Exporter:
             wall=wall,
             monotonic=monotonic,
             jitter=jitter,
-            on_read=self._take_lists,
+            on_end=self._take_lists,
             on_deferred=self._instruments.count_deferred,
         )
         self._changing = threading.Lock()
@@ -178,12 +178,13 @@ class Exporter:
             self._instruments.note_reload(at=self._wall())
 
     def _take_lists(self) -> None:
-        """Ask for what wildcards take of the lists as they are now."""
+        """Ask for what wildcards take of the lists as they are now, and hold what Braze has refused a list."""
         with self._changing:
             plan = self._filled()
             self._note_lists(plan)
             if plan != self.plan:
                 self._fill(plan, is_same_key=True)
+            self._cache.note_refusals()
 
     def _filled(self) -> Plan:
         """Return the plan as it is written, with what its wildcards take."""

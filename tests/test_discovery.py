@@ -126,6 +126,23 @@ def test_a_key_that_is_refused_is_not_tried_by_a_list_too() -> None:
         assert len(exporter.braze.requests) == 1
 
 
+def test_a_key_that_a_list_finds_refused_holds_the_queries() -> None:
+    """What a list has shown of the key is told of all queries at once, and that it is taken again too."""
+    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.ask()
+        until(lambda: listed(exporter) == 2, "the list is read")
+        lists(exporter)
+        exporter.use("{event: a}")
+        exporter.braze.fail(faults.status(401), path="/events/list")
+        lists(exporter)
+        state = "braze_exporter_queries"
+        assert [exporter.page().value(state, state=one) for one in ("up", "failed")] == [0, 1]
+        exporter.braze.heal()
+        exporter.clock.advance(121)
+        exporter.exporter._discovery.refresh()  # noqa: SLF001 - before any query is due
+        until(lambda: exporter.page().value(state, state="up") == 1, "the key is taken again")
+
+
 def test_a_list_that_a_refusal_holds_is_not_deferred() -> None:
     """What waits for another key waits for no budget, and is not counted as if it did."""
     with rig("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
