@@ -253,6 +253,7 @@ def test_a_workspace_of_wildcards_is_not_well_before_its_list_is_read() -> None:
         exporter.scrape()
         assert sentences(exporter) == ["good", "All 2 queries are answered.", f"{taken} 2."]
         exporter.use("{match: 'x'}")
+        read_lists(exporter)
         assert sentences(exporter) == ["waiting", f"{taken} none."]
         exporter.braze.fail(faults.status(503), path="/events/list")
         exporter.clock.advance(HOUR)
