@@ -125,6 +125,17 @@ class Discovery:
             lists = self._lists.values()
             return {(one.place.workspace, one.listing): one.known for one in lists if one.known is not None}
 
+    def awaited(self) -> set[tuple[str, Listing]]:
+        """Return the lists that are not known and may yet be, with the name of the workspace before each."""
+        with self._changed:
+            lists = [one for one in self._lists.values() if one.known is None]
+            reasons = [one.error.reason if one.error is not None else None for one in lists]
+            return {
+                (one.place.workspace, one.listing)
+                for one, reason in zip(lists, reasons, strict=True)
+                if reason is not Reason.FORBIDDEN
+            }
+
     def states(self) -> Mapping[str, Sequence[ListState]]:
         """Return how the lists stand, by the name of the workspace."""
         found: dict[str, list[ListState]] = {}

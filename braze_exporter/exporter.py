@@ -189,7 +189,8 @@ class Exporter:
     def _filled(self) -> Plan:
         """Return the plan as it is written, with what its wildcards take."""
         served = {query.identity for query in self.plan.queries}
-        return filled(self._written, self._config.settings, self._discovery.known(), served)
+        known, awaited = self._discovery.known(), self._discovery.awaited()
+        return filled(self._written, self._config.settings, known, served, awaited)
 
     def _fill(self, plan: Plan, *, is_same_key: bool) -> None:
         """Ask for the queries of `plan` from now on."""

@@ -187,7 +187,7 @@ def _queries(settings: Settings, workspace: Workspace, kind: Kind, entry: Asking
 
 def has_counter(query: Query) -> bool:
     """Return whether what a query counts adds up to a counter, if no query with a finer unit feeds that."""
-    return not query.segment_id and any(noun.is_additive for noun in query.nouns)
+    return query.feeds and not query.segment_id and any(noun.is_additive for noun in query.nouns)
 
 
 def counting(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from braze_exporter.catalog import SEGMENT_USERS, Listed, Listing, Pool, Query
+from braze_exporter.catalog.names import told_apart
 from braze_exporter.config.schema import Settings
 from braze_exporter.nearest import nearest
 from braze_exporter.plan import Discovered, Load, Named, Plan, Wildcard, fits, loads_of
@@ -47,15 +48,23 @@ def needed(plan: Plan) -> dict[str, tuple[Listing, ...]]:
     return {workspace: tuple(listings) for workspace, listings in found.items()}
 
 
-def filled(plan: Plan, settings: Settings, lists: Lists, served: Collection[Identity] = ()) -> Plan:
+def filled(
+    plan: Plan,
+    settings: Settings,
+    lists: Lists,
+    served: Collection[Identity] = (),
+    awaited: Collection[Key] = (),
+) -> Plan:
     """Return `plan`, as `build` made it with `settings`, with the queries that come of its wildcards.
 
     What the config names itself comes first. Of what wildcards take, that is asked which is `served` already, by the
     identity of its queries, and then the others in the order of the entries and of the names, as far as there is room.
-    Campaigns and Canvases get the names that Braze lists.
+    Campaigns and Canvases get the names that Braze lists. While a list is `awaited` nothing feeds a counter that what a
+    wildcard takes of it may feed by a finer unit: the unit would change, and what came meanwhile would be lost.
     """
     names = {key: _names(known) for key, known in lists.items() if key[1] is not None and key[1].has_ids}
-    queries = tuple(_renamed(query, names) for query in plan.queries)
+    waiting = [wildcard for wildcard in plan.wildcards if (wildcard.workspace, wildcard.kind.listing) in awaited]
+    queries = tuple(_fed(_renamed(query, names), waiting) for query in plan.queries)
     candidates = list(_candidates(plan.wildcards, queries, lists, names))
     room = _Room(settings, plan.loads, len(queries), lists)
     order = sorted(range(len(candidates)), key=lambda at: (not candidates[at].is_served(served), at))
@@ -118,15 +127,28 @@ def _identity(query: Query) -> Identity:
     return tuple(part.lower() for part in query.identity) if query.subject_id else query.identity
 
 
+def _fed(query: Query, waiting: Iterable[Wildcard]) -> Query:
+    """Return a query that feeds no counter, if a wildcard that waits for its list may do that by a finer unit."""
+    subject = Listed(query.asked, query.subject)
+    is_awaited = any(
+        (finer.workspace, finer.kind, finer.app_id, finer.segment_id)
+        == (query.workspace, query.kind, query.app_id, query.segment_id)
+        and finer.unit.seconds < query.unit.seconds
+        and wildcard.entry.takes(subject)
+        for wildcard in waiting
+        for finer in wildcard.queries
+    )
+    return replace(query, feeds=False) if is_awaited else query
+
+
 def _names(known: Known) -> Mapping[str, str]:
     """Return the name of each row by its id in lower case; of several with one name the id tells them apart.
 
     What is gone leaves its name to what is listed.
     """
-    called = Counter(row.name for row in known.rows)
-    ever = called + Counter(row.name for row in known.gone)
-    rows = [*((row, ever) for row in known.gone), *((row, called) for row in known.rows)]
-    return {row.id.lower(): row.name if count[row.name] == 1 else f"{row.name} ({row.id})" for row, count in rows}
+    called = {row.name for row in known.rows}
+    names = {row.id: row.name if row.name not in called else f"{row.name} ({row.id})" for row in known.gone}
+    return {key.lower(): name for key, name in told_apart(names | {row.id: row.name for row in known.rows}).items()}
 
 
 def _renamed(query: Query, names: Mapping[Key, Mapping[str, str]]) -> Query:

@@ -263,6 +263,20 @@ def test_the_log_tells_once_that_a_list_fails_and_that_it_does_not(caplog: pytes
         assert KEY not in caplog.text
 
 
+def test_a_counter_waits_for_the_list_that_may_feed_it_by_the_hour() -> None:
+    """It is not there before, and goes on by the hour from its first answer; without a permission the day feeds it."""
+    events = "{event: purchase, unit: day}\n{match: '.*'}"
+    with rig(events, demo.Recorded(events=["purchase"]), reads_lists=True) as exporter:
+        exporter.braze.fail(faults.hold(), path="/events/list")
+        assert exporter.scrape().of("braze_custom_events_total") == []
+        exporter.braze.heal(path="/events/list")
+        until(lambda: exporter.page().of("braze_custom_events_total") == [0], "the list is read")
+    with rig(events, demo.Recorded(events=["purchase"]), reads_lists=True) as exporter:
+        exporter.braze.permissions = {"events.data_series"}
+        exporter.scrape()
+        until(lambda: exporter.page().of("braze_custom_events_total") == [0], "the list is refused")
+
+
 def test_without_the_permission_a_list_is_asked_for_once_a_day() -> None:
     """What the key may not list is asked for again the next day, or with the next config: the key may be another."""
     with rig("{event: a}", shop("a"), reads_lists=True) as exporter:

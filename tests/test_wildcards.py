@@ -22,7 +22,7 @@ from braze_exporter.catalog import (
     Query,
 )
 from braze_exporter.config import Config, ConfigError, load
-from braze_exporter.plan import Named, Plan, build, fits
+from braze_exporter.plan import Named, Plan, build, counting, fits
 from braze_exporter.wildcards import Known, filled, needed
 
 ONE, TWO, THREE = (f"aaaaaaaa-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
@@ -96,6 +96,28 @@ def test_nothing_is_known_before_the_list_is() -> None:
     assert asked(plan) == ["a hour"]
     assert (plan.discovered, plan.named) == ((), ())
     assert needed(plan) == {"production": (EVENT_LIST, CANVAS_LIST)}
+
+
+def test_nothing_feeds_a_counter_that_a_finer_unit_is_about_to_feed() -> None:
+    """A query by the day has no counter while a pattern by the hour, which takes the same, waits for its list."""
+    written = config({"custom_events": [{"match": "a.*"}, *({"event": name, "unit": "day"} for name in ("a1", "b"))]})
+    plan, awaited = build(written), {("production", EVENT_LIST)}
+    waiting = filled(plan, written.settings, {}, awaited=awaited)
+    assert [(query.subject, query.feeds) for query in waiting.queries] == [("a1", False), ("b", True)]
+    assert [query.subject for query in counting(waiting.queries).values()] == ["b"]
+    known = filled(plan, written.settings, lists({EVENT_LIST: ["a1", "b"]}))
+    assert [(query.subject, query.unit) for query in counting(known.queries).values()] == [("a1", "hour"), ("b", "day")]
+    never = filled(plan, written.settings, {})  # it may not be read
+    assert [(query.subject, query.unit) for query in counting(never.queries).values()] == [("a1", "day"), ("b", "day")]
+
+
+def test_no_name_can_make_two_campaigns_the_same() -> None:
+    """A campaign that is called what another would be called to tell it apart has its own id behind that."""
+    rows = [Listed(ONE, "Sale"), Listed(TWO, "Sale"), Listed(THREE, f"Sale ({ONE})")]
+    plan = plan_of({"campaigns": [{"match": ".*"}]}, {CAMPAIGN_LIST: rows})
+    names = [query.subject for query in plan.queries]
+    assert len(names) == len(set(names)) == 3
+    assert f"Sale ({TWO})" in names
 
 
 def test_an_entry_wins_over_a_pattern_for_the_same_query() -> None:

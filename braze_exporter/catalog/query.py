@@ -15,7 +15,8 @@ class Query:
     `app` and `segment` are the names for the labels, empty where not filtered; `app_id` and `segment_id` are Braze's
     identifiers. `refresh`, `settle` and `max_age` are seconds. `length` is the number of units to ask for. `zone` is
     the company's time zone in Braze. `weeks` is how far back the baseline looks, 0 without one. `ending_at` is the end
-    of a piece of history in seconds since the epoch, None for what runs up to now.
+    of a piece of history in seconds since the epoch, None for what runs up to now. What does not `feed` has no counter,
+    for one with a finer unit may be about to come.
     """
 
     workspace: str
@@ -35,6 +36,7 @@ class Query:
     zone: ZoneInfo = UTC
     weeks: int = 0
     ending_at: int | None = None
+    feeds: bool = True
 
     @property
     def asked(self) -> str:
