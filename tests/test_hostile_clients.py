@@ -156,7 +156,7 @@ def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True
         assert max(files) < FULL + 50
         assert max(memory) < before + growth
         if ends:
-            assert program.stop() < 2
+            assert program.stop() < 2 * prompt()
     if ends:
         is_over(program)
 
@@ -182,7 +182,7 @@ def lasting() -> Iterator[Program]:
         for _ in range(20):
             program.scrape()
         yield program
-        assert program.stop() < 2
+        assert program.stop() < 2 * prompt()
         is_over(program)
 
 
@@ -327,7 +327,7 @@ def test_scrapes_that_wait_for_braze_leave_room(braze: tuple[demo.SimulatedBraze
             with pytest.raises(BlockingIOError):
                 client.recv(1)
         braze[0].heal()
-        assert program.stop() < 2
+        assert program.stop() < 2 * prompt()
 
 
 @pytest.mark.parametrize(
