@@ -253,7 +253,7 @@ class _Loader:
 
     def _refuse_unknown(self, name: str, path: Path, names: str, defined: object) -> None:
         """Refuse a name that is not among those that the workspace defines."""
-        known = [*defined] if isinstance(defined, dict) else []
+        known: Mapping[str, Any] = defined if isinstance(defined, dict) else {}
         if name not in known:
             hint = nearest(name, sorted([ALL, *known]))
             self._complain(path, f'"{shown(name)}" is not in the workspace\'s {names}{hint}: define it')
@@ -282,14 +282,15 @@ class _Loader:
 
     def _refuse_same_queries(self, entries: Mapping[str, tuple[Entry, ...]]) -> None:
         """Two entries that ask for the same would be two series with the same labels."""
-        asked = (
-            ((section, _subject(entry.spec), entry.spec.asked.unit, app, segment), entry.path)
+        every = (
+            ((section, subject, asked.unit, app, segment), entry.path)
             for section, group in entries.items()
             for entry in group
-            for app, segment in product(set(entry.spec.asked.apps), set(entry.spec.asked.segments))
+            for subject, asked in [(_subject(entry.spec), entry.spec.asked)]  # once for a million of them
+            for app, segment in product(set(asked.apps), set(asked.segments))
         )
         first: dict[tuple[Any, ...], Path] = {}
-        for query, path in islice(asked, _MAX_COMPARED):
+        for query, path in islice(every, _MAX_COMPARED):
             if (other := first.setdefault(query, path)) != path:
                 text = f"asks for the same as the entry on line {self.document.lines[other]}"
                 self._complain(path, f"{text} ({_what_is_asked(query[0])}): remove one")

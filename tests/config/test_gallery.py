@@ -183,4 +183,4 @@ def test_a_product_of_long_lists_is_refused_at_once() -> None:
     started = time.process_time()
     with pytest.raises(ConfigError, match="max_queries: is 2,000, but the entries make 5,880,000 queries"):
         build(load(text, "x.yaml"))
-    assert time.process_time() - started < 60  # to make them all takes minutes
+    assert time.process_time() - started < 8
