@@ -26,6 +26,7 @@ from servers import alertmanager, running, tool
 from support import Program, free_port, until, write
 
 from braze_exporter import __version__, cli
+from braze_exporter.catalog import KINDS, LISTINGS
 from braze_exporter.config import load
 from braze_exporter.plan import build
 
@@ -437,7 +438,7 @@ def test_the_operator_renames_no_label_and_keeps_the_series_of_a_new_pod(chain: 
     """The labels that it gives to targets neither push ours aside nor change with the pod."""
     for labels in chain.query('braze_api_requests_total{job="monitor"}'):
         assert labels.keys() == {"__name__", "job", "instance", "workspace", "endpoint", "code"}
-        assert labels["endpoint"].startswith("/")  # and not the port's name, which the operator has under this label
+        assert labels["endpoint"] in {*(kind.endpoint for kind in KINDS), *(listing.endpoint for listing in LISTINGS)}
         assert labels["instance"] == "braze-exporter"
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import os
 import resource
 import socket
 import statistics
@@ -28,9 +27,8 @@ ASK = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds:
 MEGABYTE = 1_000_000
 
 
-def prompt() -> float:
-    """Return within how many seconds an answer is prompt: a machine that has more to do than it can has more time."""
-    return 1.0 if os.getloadavg()[0] <= (os.cpu_count() or 1) else 4.0
+# They measure time, and attack with what the machine has.
+pytestmark = pytest.mark.alone
 
 
 class Crowd:
@@ -151,12 +149,12 @@ def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True
             seconds.append(time.monotonic() - started)
             files.append(process.num_fds())
             memory.append(process.memory_info().rss)
-        assert statistics.median(seconds) < prompt()
-        assert max(seconds) < 3 * prompt()  # the machine that runs this has other things to do too
+        assert statistics.median(seconds) < 1
+        assert max(seconds) < 3  # the machine that runs this has other things to do too
         assert max(files) < FULL + 50
         assert max(memory) < before + growth
         if ends:
-            assert program.stop() < 2 * prompt()
+            assert program.stop() < 2
     if ends:
         is_over(program)
 
@@ -182,7 +180,7 @@ def lasting() -> Iterator[Program]:
         for _ in range(20):
             program.scrape()
         yield program
-        assert program.stop() < 2 * prompt()
+        assert program.stop() < 2
         is_over(program)
 
 
@@ -321,13 +319,13 @@ def test_scrapes_that_wait_for_braze_leave_room(braze: tuple[demo.SimulatedBraze
             assert client.recv(15) == b"HTTP/1.1 200 OK"
         started = time.monotonic()
         assert program.scrape(timeout=0.9).value("braze_exporter_scrapes_incomplete_total") is not None
-        assert time.monotonic() - started < prompt()
+        assert time.monotonic() - started < 1
         for client in waiting:
             client.setblocking(False)  # noqa: FBT003 - its only argument
             with pytest.raises(BlockingIOError):
                 client.recv(1)
         braze[0].heal()
-        assert program.stop() < 2 * prompt()
+        assert program.stop() < 2
 
 
 @pytest.mark.parametrize(

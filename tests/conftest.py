@@ -1,0 +1,23 @@
+"""Lets tests that measure time have the machine for themselves, although tests run in several processes."""
+
+import fcntl
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test in the room with others, or `alone`; who waits for that stands in the door, and nobody else comes in.
+
+    What a test waits for its turn is not counted by its time-out.
+    """
+    assert item.config.cache is not None
+    folder = Path(item.config.cache.mkdir("room"))
+    is_alone = item.get_closest_marker("alone") is not None
+    with (folder / "door").open("ab") as door, (folder / "room").open("ab") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)
