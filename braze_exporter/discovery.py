@@ -128,12 +128,10 @@ class Discovery:
     def awaited(self) -> set[tuple[str, Listing]]:
         """Return the lists that are not known and may yet be, with the name of the workspace before each."""
         with self._changed:
-            lists = [one for one in self._lists.values() if one.known is None]
-            reasons = [one.error.reason if one.error is not None else None for one in lists]
             return {
                 (one.place.workspace, one.listing)
-                for one, reason in zip(lists, reasons, strict=True)
-                if reason is not Reason.FORBIDDEN
+                for one in self._lists.values()
+                if one.known is None and not (one.error is not None and one.error.reason is Reason.FORBIDDEN)
             }
 
     def states(self) -> Mapping[str, Sequence[ListState]]:

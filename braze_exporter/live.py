@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TextIO
 
 from braze_exporter import zones
+from braze_exporter.buckets import bucket_end
 from braze_exporter.catalog import (
     INSTANCES,
     SEGMENT_LIST,
@@ -23,7 +24,7 @@ from braze_exporter.config.loading import ConfiguredWorkspace
 from braze_exporter.discover import Surroundings, open_lister
 from braze_exporter.exporter import Exporter
 from braze_exporter.paste import Found
-from braze_exporter.plan import Discovered, Named, Plan, bucket_end
+from braze_exporter.plan import Discovered, Named, Plan
 from braze_exporter.reading import Entry
 from braze_exporter.wildcards import Known, Lists, filled, needed
 
@@ -178,7 +179,9 @@ def _without_data(answered: Iterable[Entry]) -> Iterator[Finding]:
             [point for series in entry.answer.series for point in series.points] if entry.answer is not None else []
         )
         if not points:
-            yield Finding(f"{_words(entry.query)}: Braze answers without data: is the name right, to the letter?")
+            is_name = entry.query.subject and not entry.query.subject_id
+            hint = "is the name right, to the letter?" if is_name else "it may be new, or nothing may have happened yet"
+            yield Finding(f"{_words(entry.query)}: Braze answers without data: {hint}")
         elif not any(value for _, value in points):
             text = f"{_words(entry.query)}: Braze counted nothing in the last {len(points)} {entry.query.unit}s"
             yield Finding(text, is_problem=False)

@@ -33,9 +33,12 @@ class Pages:
     afterwards, so it shows what was held when it was asked for. `seconds` is how long the last one took.
     """
 
-    def __init__(self, render: Callable[[str], bytes], threads: int = 2) -> None:
-        """Make nothing yet."""
+    def __init__(
+        self, render: Callable[[str], bytes], threads: int = 2, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Make nothing yet. `monotonic` tells seconds that never jump."""
         self._render = render
+        self._monotonic = monotonic
         self.seconds = 0.0
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="render")
         self._begun: dict[Kind, asyncio.Task[bytes | None]] = {}
@@ -58,7 +61,7 @@ class Pages:
                 del self._begun[kind]
 
     def _made(self, kind: Kind) -> bytes | None:
-        began = time.monotonic()
+        began = self._monotonic()
         try:
             page = self._render(kind.form)
             return gzip.compress(page, _GZIP_LEVEL, mtime=0) if kind.gzipped else page
@@ -66,7 +69,7 @@ class Pages:
             _log.exception("a page could not be made")
             return None
         finally:
-            self.seconds = time.monotonic() - began
+            self.seconds = self._monotonic() - began
 
 
 class Readers:

@@ -1,19 +1,17 @@
-"""Config → the queries to ask, and the arithmetic of buckets: pure, and without a clock of its own."""
+"""Config → the queries to ask, what they cost, and the calls that read their history: pure."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, time, timedelta
 from itertools import product
-from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import KINDS, LISTS_POOL, SEGMENT_USERS, UTC, Kind, Point, Pool, Query, Unit
+from braze_exporter.buckets import WEEK, bucket_end, bucket_start
+from braze_exporter.catalog import KINDS, LISTS_POOL, SEGMENT_USERS, UTC, Kind, Pool, Query, Unit
 from braze_exporter.config import Config
 from braze_exporter.config.document import Path
 from braze_exporter.config.loading import Entry
 from braze_exporter.config.schema import Alerts, Asking, Settings, Workspace
 
-WEEK = 7 * 86_400
 # So many fetches may be missed before that tells something.
 MISSED_REFRESHES = 3
 # The history of baselines is read within so many hours, with the calls that the budget leaves.
@@ -123,7 +121,7 @@ def build(config: Config) -> Plan:
     count = sum(len(entry.spec.asked.apps) * len(entry.spec.asked.segments) for *_, entry in entries)
     if count > settings.max_queries:  # and not a query is made: they may be far too many
         text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
-        problems.append((("max_queries",), f"{text}: raise it, or list fewer events, apps or segments"))
+        problems.append((("max_queries",), f"{text}: raise it, or ask for less: fewer entries, apps or segments"))
         raise config.error(problems)
     planned = [
         (query, entry)
@@ -322,62 +320,3 @@ def pieces(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
 def _last_second(instant: float, query: Query) -> int:
     """Return the last second of the bucket in which `instant` lies."""
     return bucket_end(bucket_start(instant, query.unit, query.zone), query.unit, query.zone) - 1
-
-
-def same_in_earlier_weeks(start: int, query: Query) -> list[int]:
-    """Return the starts of the buckets at the same local time as that at `start` in each of the `weeks` before.
-
-    A local hour that a spring night leaves out is left out; one that an autumn night repeats pairs with the same pass.
-    """
-    local = datetime.fromtimestamp(start, query.zone)
-    found = []
-    for week in range(1, query.weeks + 1):
-        earlier = local - timedelta(weeks=week)  # on the wall's clock, keeping the pass
-        instant = int(earlier.timestamp())
-        if datetime.fromtimestamp(instant, query.zone).replace(tzinfo=None) == earlier.replace(tzinfo=None):
-            found.append(instant)
-    return found
-
-
-def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
-    """Return a number for the bucket that begins at `start`: its instant, or its civil date as a count of days.
-
-    It rises by time, and that of a day stays the same if the zone is corrected.
-    """
-    return int(start) if unit is Unit.HOUR else datetime.fromtimestamp(start, zone).date().toordinal()
-
-
-def oldest_asked(query: Query, sent_at: float) -> int:
-    """Return the lowest number that a bucket can have which a usual fetch at `sent_at` asks for."""
-    units = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
-    return bucket_number(sent_at, query.unit, query.zone) - units
-
-
-def bucket_start(instant: float, unit: Unit, zone: ZoneInfo) -> int:
-    """Return the instant at which the bucket begins in which `instant` lies: an hour of UTC, or a day in `zone`."""
-    if unit is Unit.HOUR:
-        return int(instant) // unit.seconds * unit.seconds
-    return int(datetime.combine(datetime.fromtimestamp(instant, zone).date(), time.min, zone).timestamp())
-
-
-def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:
-    """Return the instant (seconds since the epoch) at which the bucket that begins at `start` ends.
-
-    An hour is an hour. A day ends at the next local midnight in `zone`, 23, 24 or 25 hours later.
-    """
-    if unit is Unit.HOUR:
-        return start + unit.seconds
-    day = datetime.fromtimestamp(start, zone).date() + timedelta(days=1)
-    return int(datetime.combine(day, time.min, zone).timestamp())
-
-
-def settled(points: Sequence[Point], query: Query, sent_at: float) -> Point | None:
-    """Return the newest point that was settled when its answer was asked for at `sent_at`, or None.
-
-    A bucket is settled by a fetch that was sent `settle` or more after its end. The newest bucket of an answer that
-    runs up to now is never settled, whatever the clocks say. `points` are sorted by their start.
-    """
-    for point in reversed(points[:-1]):
-        if bucket_end(point.start, query.unit, query.zone) + query.settle <= sent_at:
-            return point
-    return None

@@ -180,8 +180,7 @@ class Application:
     async def _metrics(self, headers: dict[bytes, str], receive: Receive) -> Response:
         waiting = asyncio.wrap_future(self._source.refresh())
         gone = asyncio.ensure_future(_gone(receive))
-        # What the page itself takes, which may be seconds where there are very many series, is not waited for.
-        timeout = max(0.0, wait_time(headers.get(b"x-prometheus-scrape-timeout-seconds")) - self._pages.seconds)
+        timeout = wait_time(headers.get(b"x-prometheus-scrape-timeout-seconds"), self._pages.seconds)
         self._waiting += 1
         try:
             timeout = timeout if self._waiting <= MOST_WAITING else 0
@@ -237,15 +236,18 @@ def _not_allowed(methods: str) -> Response:
 _FAULT = _text(500, "A fault of the exporter: see its log.")
 
 
-def wait_time(header: str | None) -> float:
-    """Return how many seconds a scrape may wait, by Prometheus's header with its own time-out."""
+def wait_time(header: str | None, page_takes: float = 0.0) -> float:
+    """Return how many seconds a scrape may wait, by Prometheus's header with its own time-out.
+
+    What the page itself takes then, which may be seconds where there are very many series, is kept for that.
+    """
     try:
         timeout = float(header) if header is not None else DEFAULT_TIMEOUT
     except ValueError:
         timeout = DEFAULT_TIMEOUT
     if math.isnan(timeout):
         timeout = DEFAULT_TIMEOUT
-    return max(0.0, min(max(0.0, timeout), MAX_TIMEOUT) - TIMEOUT_MARGIN)
+    return max(0.0, min(max(0.0, timeout), MAX_TIMEOUT) - TIMEOUT_MARGIN - page_takes)
 
 
 def _accepted(header: str) -> dict[str, float]:

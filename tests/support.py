@@ -154,6 +154,38 @@ def workspace_item(url: str, events: str, *, name: str = "production") -> str:
 {lines}"""
 
 
+def every_section(campaign: str, canvas: str, product: str) -> str:
+    """Return the YAML of all sections but events, to end that of a workspace, with these ids and this product."""
+    return f"""\
+    sessions:
+      - apps: [all, ios]
+        segments: [all, vip]
+      - unit: day
+    purchases:
+      - product: all
+      - product: {product!r}
+        apps: [all, ios]
+    revenue:
+      - unit: day
+      - product: {product!r}
+        unit: day
+    segment_users:
+      - segment: vip
+    new_users:
+      - apps: [all, ios]
+    uninstalls:
+      - apps: [all]
+    daily_active_users:
+      - apps: [all]
+    monthly_active_users:
+      - apps: [all]
+    campaigns:
+      - campaign: {campaign}
+    canvases:
+      - canvas: {canvas}
+"""
+
+
 @contextlib.contextmanager
 def simulated(traffic: demo.Counts, clock: Clock | None = None) -> Iterator[tuple[demo.SimulatedBraze, demo.Server]]:
     """Run a simulated Braze and yield it with its server."""

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from support import HOUR
 
 from braze_exporter import answer
+from braze_exporter.buckets import bucket_end
 from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, BrazeError, Point, Query, Quota, Reason, Unit
 from braze_exporter.demo import DayFormat, HourFormat
-from braze_exporter.plan import bucket_end
 
 ZONES = [
     ZoneInfo(name)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from support import HOUR, NEW_YORK, NOW, THIS_HOUR, Clock, Rig, rig, until
 
 from braze_exporter import demo
+from braze_exporter.buckets import WEEK, same_in_earlier_weeks
 from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, Point, Query, Unit
 from braze_exporter.collector.baseline import Baseline
 from braze_exporter.demo import faults
-from braze_exporter.plan import WEEK, history, same_in_earlier_weeks
+from braze_exporter.plan import history
 
 BASELINE = "braze_custom_events_hourly_baseline"
 

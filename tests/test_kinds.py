@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, Page, Rig, rig, until
+from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, Page, Rig, every_section, rig, until
 
 from braze_exporter import answer, demo
 from braze_exporter.catalog import CAMPAIGNS, CANVASES, GAUGES, KINDS, BrazeError, Kind, Query, Reason, Unit, gauge
@@ -26,34 +26,7 @@ YESTERDAY, DAY = TODAY - 24 * HOUR, 24 * HOUR
 GOLDEN = Path(__file__).parent / "golden"
 MUG = "Mug “Largo”, 0.3 l"
 
-EVERYTHING = f"""\
-    sessions:
-      - apps: [all, ios]
-        segments: [all, vip]
-      - unit: day
-    purchases:
-      - product: all
-      - product: {MUG!r}
-        apps: [all, ios]
-    revenue:
-      - unit: day
-      - product: {MUG!r}
-        unit: day
-    segment_users:
-      - segment: vip
-    new_users:
-      - apps: [all, ios]
-    uninstalls:
-      - apps: [all]
-    daily_active_users:
-      - apps: [all]
-    monthly_active_users:
-      - apps: [all]
-    campaigns:
-      - campaign: {CAMPAIGN.id}
-    canvases:
-      - canvas: {CANVAS.id}
-"""
+EVERYTHING = every_section(CAMPAIGN.id, CANVAS.id, MUG)
 
 
 @contextmanager

@@ -8,10 +8,11 @@ import pytest
 from support import HOUR, NEW_YORK, NOW, THIS_HOUR, Clock, rig
 
 from braze_exporter import demo
+from braze_exporter.buckets import bucket_number
 from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, Point, Query, Series, Unit
 from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
 from braze_exporter.demo import faults
-from braze_exporter.plan import bucket_number, length
+from braze_exporter.plan import length
 from braze_exporter.reading import Answer
 
 PURCHASES = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", refresh=300)

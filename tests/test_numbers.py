@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, rig
 
 from braze_exporter import demo
+from braze_exporter.buckets import settled
 from braze_exporter.catalog import CUSTOM_EVENTS, Point, Query, Unit
 from braze_exporter.demo import DayFormat, HourFormat, UnknownEvent, faults
-from braze_exporter.plan import settled
 
 LATEST = "braze_custom_events_hourly_latest"
 SETTLED = "braze_custom_events_hourly_settled"

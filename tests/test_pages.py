@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from itertools import product
 
 import pytest
+from support import Clock
 
 from braze_exporter.pages import MOST_READ, Kind, Pages, Readers
 
@@ -52,6 +53,25 @@ async def asked(pages: Pages, count: int, kind: Kind = PLAIN) -> list[Awaitable[
     found: list[Awaitable[bytes | None]] = [asyncio.ensure_future(pages.page(kind)) for _ in range(count)]
     await asyncio.sleep(0)
     return found
+
+
+def test_how_long_the_last_page_took_is_known() -> None:
+    """It is what passed while it was made; a page that could not be made counts too."""
+    clock = Clock()
+
+    def render(form: str) -> bytes:
+        clock.advance(3 if form == "plain" else 5)
+        return b"" if form == "plain" else b"".join(None)  # type: ignore[arg-type] # a fault
+
+    async def run() -> None:
+        pages = Pages(render, monotonic=clock.monotonic)
+        assert pages.seconds == 0
+        assert await pages.page(PLAIN) == b""
+        assert pages.seconds == 3
+        assert await pages.page(Kind("broken", gzipped=False)) is None
+        assert pages.seconds == 5
+
+    asyncio.run(run())
 
 
 def test_a_crowd_shares_one_page_and_those_who_come_meanwhile_the_next() -> None:

@@ -13,9 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import HOUR, IOS, NEW_YORK, NOW, VIP
 
+from braze_exporter.buckets import bucket_end, settled
 from braze_exporter.catalog import CUSTOM_EVENTS, DEFAULT_POOL, Point, Query, Unit
 from braze_exporter.config import ConfigError, load
-from braze_exporter.plan import Load, Plan, bucket_end, build, calls_per_hour, settled
+from braze_exporter.plan import Load, Plan, build, calls_per_hour
 
 DAY = 24 * HOUR
 ZONES = [

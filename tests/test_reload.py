@@ -357,7 +357,7 @@ def test_a_bad_file_is_answered_with_its_problems_and_changes_nothing(reloadable
 @pytest.mark.parametrize(
     ("rest", "problem"),
     [
-        ("max_queries: 1\n", "max_queries: is 1, but the entries make 2 queries: raise it, or list fewer"),
+        ("max_queries: 1\n", "max_queries: is 1, but the entries make 2 queries: raise it, or ask for less"),
         ("refresh: {hour: 1s}\nbudget: {share: 0.001}\n", "custom_events by the hour needs refresh ≥ 29s"),
         ("state_file: /tmp/state\n", "state_file: cannot change while the exporter runs: restart it, or put the old"),
     ],

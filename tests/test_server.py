@@ -33,6 +33,11 @@ def test_a_scrape_waits_half_a_second_less_than_prometheus(header: str | None, s
     assert server.wait_time(header) == seconds
 
 
+def test_what_the_page_takes_is_not_waited_for() -> None:
+    """A page that takes three seconds is begun three seconds earlier, and one that takes longer at once."""
+    assert [server.wait_time("10", seconds) for seconds in (0, 3, 20)] == [9.5, 6.5, 0]
+
+
 @given(st.text(max_size=20))
 def test_any_header_gives_a_time(header: str) -> None:
     """Whatever a client sends, a scrape waits between 0 and 59.5 seconds."""

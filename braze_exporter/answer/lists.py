@@ -1,12 +1,9 @@
 """A page of one of Braze's lists → its rows. Pure."""
 
-import re
-
 from braze_exporter.answer.body import content
 from braze_exporter.answer.rows import bad
 from braze_exporter.catalog import Listed, Listing
-
-_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+from braze_exporter.catalog.names import text
 
 
 def listed(listing: Listing, body: bytes) -> tuple[Listed | None, ...]:
@@ -45,4 +42,4 @@ def _listed(row: object) -> Listed | None:
 
 def _text(value: object) -> str | None:
     """Return a text that can be written in UTF-8, or None for what is no such thing."""
-    return value if isinstance(value, str) and not _HALF_A_CHARACTER.search(value) else None
+    return value if isinstance(value, str) and text(value) == value else None

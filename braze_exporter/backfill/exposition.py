@@ -14,14 +14,13 @@ from prometheus_client.utils import floatToGoString
 
 from braze_exporter.backfill.spool import Spool
 from braze_exporter.backfill.wish import BackfillError, Wish
+from braze_exporter.buckets import bucket_number
 from braze_exporter.catalog import Family, Noun, Point, Query, Series, Unit, counter, gauge
 from braze_exporter.collector.exposition import header, labels_text
 from braze_exporter.config.document import shown
-from braze_exporter.plan import Plan, bucket_number, counting
+from braze_exporter.plan import Plan, counting
 
 _BUFFER = 1024 * 1024
-# Of the labels of a series of messages, those that are not the name of a part.
-_NOT_NAMES = ("channel", "stat")
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -105,12 +104,18 @@ class _Writer:
         return found
 
     def _rows(self, query: Query) -> list[_Row]:
-        """Return the series of a query, with the labels that Prometheus would store; to it, an empty one is none."""
+        """Return the series of a query, with the labels that Prometheus would store; to it, an empty one is none.
+
+        Two variations or steps may have had one name, one after the other. The newest keeps it, as it has it in a
+        scrape; the others have their id behind it, as those have that are in one answer.
+        """
         rows: dict[tuple[Noun, Labels], _Row] = {}
         for number, series in self._spool.series(query):
-            own = next(labels for labels in _forms(series) if (series.noun, labels) not in rows)
-            labels = [(name, value) for name, value in (*query.labels, *own, *self._wish.labels) if value]
-            rows[series.noun, own] = _Row(query, series, number, labels_text(labels))
+            own = series
+            while (own.noun, own.labels) in rows:
+                own = own.with_id
+            labels = [(name, value) for name, value in (*query.labels, *own.labels, *self._wish.labels) if value]
+            rows[own.noun, own.labels] = _Row(query, series, number, labels_text(labels))
         return [*rows.values()]
 
     def _has_points(self, row: _Row) -> bool:
@@ -154,18 +159,6 @@ class _Writer:
                 yield total, point.start + row.query.settle
             total += max(point.value, 0.0)
             yield total, stamp
-
-
-def _forms(series: Series) -> Iterator[Labels]:
-    """Yield the labels that a series may have, until they are those of no other one.
-
-    Two variations or steps may have had one name, one after the other. The newest keeps it, as it has it in a scrape;
-    the others have their id behind it, as those have that are in one answer.
-    """
-    yield series.labels
-    part = series.key[0]
-    for form in ("{} ({})", "{1}"):
-        yield tuple((name, value if name in _NOT_NAMES else form.format(value, part)) for name, value in series.labels)
 
 
 def _seconds(stamp: float) -> str:

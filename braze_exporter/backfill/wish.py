@@ -7,11 +7,12 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from braze_exporter.buckets import bucket_end, bucket_start
 from braze_exporter.catalog import Point, Query
 from braze_exporter.config.document import shown
 from braze_exporter.mixin.promql import series
 from braze_exporter.own import BUILD_INFO
-from braze_exporter.plan import Plan, bucket_end, bucket_start, pieces
+from braze_exporter.plan import Plan, pieces
 
 # Prometheus holds so much in memory, and blocks must not reach into that: a restart would forget the rest of it.
 HEAD = 3 * 3_600

@@ -1,10 +1,13 @@
 """What comes back from Braze: points in series, quotas and reasons, and what a call was."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from braze_exporter.catalog.kinds import Noun
+
+# Of the labels that a series adds, those that are not the name of its part.
+_NOT_NAMES = ("channel", "stat")
 
 
 class Point(NamedTuple):
@@ -31,6 +34,14 @@ class Series:
     def identity(self) -> tuple[str, ...]:
         """What tells the series apart from others of the query."""
         return (self.noun.name, *self.key)
+
+    @property
+    def with_id(self) -> "Series":
+        """The series with the id of its part behind the name of that, for one that another part is called by too."""
+        labels = tuple(
+            (name, value if name in _NOT_NAMES else f"{value} ({self.key[0]})") for name, value in self.labels
+        )
+        return replace(self, labels=labels)
 
     @property
     def is_counted(self) -> bool:

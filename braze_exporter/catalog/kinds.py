@@ -42,7 +42,7 @@ class Unit(StrEnum):
 
     @property
     def seconds(self) -> int:
-        """The usual length of a bucket; a day of 23 or 25 hours is the business of `plan.bucket_end`."""
+        """The usual length of a bucket; a day of 23 or 25 hours is the business of `buckets.bucket_end`."""
         return 3_600 if self is Unit.HOUR else 86_400
 
 

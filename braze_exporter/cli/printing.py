@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from braze_exporter import backfill, logs
+from braze_exporter.backfill.progress import count
 from braze_exporter.cli.outcome import FAILED, GOOD, fail
 from braze_exporter.cli.surroundings import surroundings
 from braze_exporter.config import Config, missing_keys, read, reference
@@ -31,15 +32,15 @@ def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Validate a config, without a network and without its keys unless it is to be live."""
     _, plan = _planned(options, environ)
     wild = (
-        f", and what {_count(len(plan.wildcards), 'entry takes', 'entries take')} of Braze's lists"
+        f", and what {count(len(plan.wildcards), 'entry takes', 'entries take')} of Braze's lists"
         if plan.wildcards
         else ""
     )
-    print(f"{options.config_file} is good: {_count(len(plan.queries), 'query', 'queries')}{wild}")
+    print(f"{options.config_file} is good: {count(len(plan.queries), 'query', 'queries')}{wild}")
     for cost in plan.loads:
-        once = f", and {_count(cost.once, 'call', 'calls')} once for baselines" if cost.once else ""
+        once = f", and {count(cost.once, 'call', 'calls')} once for baselines" if cost.once else ""
         print(
-            f"{shown(cost.workspace)}: {_count(cost.queries, 'query', 'queries')} in the {cost.pool.name} pool make "
+            f"{shown(cost.workspace)}: {count(cost.queries, 'query', 'queries')} in the {cost.pool.name} pool make "
             f"{cost.calls:,.0f} calls an hour{once}; "
             f"budget.share allows {cost.allowed:,.0f} of {cost.pool.per_hour:,.0f}"
         )
@@ -83,10 +84,6 @@ def schema(_options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     """Print the JSON Schema of the config."""
     print(json.dumps(reference.schema(), indent=2))
     return GOOD
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def write_history(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

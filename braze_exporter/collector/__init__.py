@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from braze_exporter.buckets import bucket_number, oldest_asked
 from braze_exporter.cache import Cache
 from braze_exporter.catalog import Family, Kind, Noun, Query, Series, counter, info
 from braze_exporter.collector.exposition import header, labels_text, sample
@@ -11,7 +12,7 @@ from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
 from braze_exporter.collector.row import Held, Row, Values, View, expiry
 from braze_exporter.ledger import Ledger
 from braze_exporter.own import OWN, QUERIES, UP, State
-from braze_exporter.plan import bucket_number, counting, oldest_asked
+from braze_exporter.plan import counting
 from braze_exporter.reading import Answer, Entry, Reading, place
 
 __all__ = ["OWN", "QUERIES", "UP", "Collector", "Held", "Instruments", "State", "Values", "View", "state_of"]

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from statistics import median
 
+from braze_exporter.buckets import WEEK, bucket_end, same_in_earlier_weeks
 from braze_exporter.catalog import Point, Query
-from braze_exporter.plan import WEEK, bucket_end, same_in_earlier_weeks
 
 
 class Baseline:

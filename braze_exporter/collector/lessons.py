@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from braze_exporter.buckets import bucket_end
 from braze_exporter.catalog import Query, Unit
-from braze_exporter.plan import bucket_end
 from braze_exporter.reading import Answer
 
 # So close to midnight a small difference of the clocks would look like another zone.

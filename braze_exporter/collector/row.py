@@ -5,16 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
+from braze_exporter.buckets import bucket_end
+from braze_exporter.buckets import settled as newest_settled
 from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Point, Query, Series, Unit, gauge
 from braze_exporter.collector.baseline import Baseline
 from braze_exporter.collector.exposition import labels_text, sample
-from braze_exporter.plan import bucket_end
-from braze_exporter.plan import settled as newest_settled
 from braze_exporter.reading import Answer, Entry
 
 SeriesLabels: TypeAlias = tuple[tuple[str, str], ...]
-# Of the labels that a series adds, those that are not the name of its part.
-_NOT_NAMES = ("channel", "stat")
 
 
 @functools.cache
@@ -173,26 +171,20 @@ class Row:
             yield View(self.entry, shown.series, self.answer, shown.held, shown.values, starts, total(shown.series))
 
     def _of(self, series: Series) -> Shown:
-        """Return what is shown of the series, which may have got other labels."""
-        shown = self.series.get(series.identity)
-        own = self._own_labels(series)
-        if shown is None or shown.series.labels != own:
-            bare, labels = replace(series, points=(), labels=own), labels_text((*self.entry.query.labels, *own))
-            shown = replace(shown, series=bare, labels=labels) if shown is not None else Shown(bare, labels)
-            self.series[series.identity] = shown
-        return shown
+        """Return what is shown of the series, which may have got other labels.
 
-    def _own_labels(self, series: Series) -> SeriesLabels:
-        """Return the labels of a series, with its id behind the name if another one has ever had that name.
-
-        Else a counter would seem to jump to that of the newcomer.
+        If another one has ever had its name, it has its id behind that: else a counter would seem to jump to that of
+        the newcomer.
         """
-        labels = series.labels
-        while self.owners.setdefault((series.noun.name, labels), series.identity) != series.identity:
-            labels = tuple(
-                (name, value if name in _NOT_NAMES else f"{value} ({series.key[0]})") for name, value in labels
-            )
-        return labels
+        named = replace(series, points=())
+        while self.owners.setdefault((named.noun.name, named.labels), named.identity) != named.identity:
+            named = named.with_id
+        shown = self.series.get(named.identity)
+        if shown is None or shown.series.labels != named.labels:
+            labels = labels_text((*self.entry.query.labels, *named.labels))
+            shown = replace(shown, series=named, labels=labels) if shown is not None else Shown(named, labels)
+            self.series[named.identity] = shown
+        return shown
 
 
 def _measured(shown: Shown) -> tuple[float | None, ...]:

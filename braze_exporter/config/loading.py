@@ -125,8 +125,8 @@ class _Loader:
         settings = self._model(Settings, head, (), also_known=("workspaces",))
         found = data.get("workspaces")
         if not isinstance(found, list) or not found:
-            text = "must be a list of at least one workspace, each with name, url, a key and custom_events"
-            self._complain(("workspaces",), text)
+            needs = "name, url, a key and a section such as custom_events"
+            self._complain(("workspaces",), f"must be a list of at least one workspace, each with {needs}")
             return None
         workspaces = [self._workspace(item, ("workspaces", index)) for index, item in enumerate(found)]
         self._refuse_same_names(found)

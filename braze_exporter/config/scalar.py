@@ -15,10 +15,11 @@ def scalar(text: str) -> str:
     """Return `text` as it is where that is plain, and else in quotes, in which every character can be printed."""
     if _ID.fullmatch(text) or (_PLAIN.fullmatch(text) and text.lower() not in _NOT_TEXT):
         return text
-    return '"' + "".join(_ESCAPES.get(letter) or _printable(letter) for letter in text) + '"'
+    return '"' + "".join(_ESCAPES.get(letter) or printable(letter) for letter in text) + '"'
 
 
-def _printable(letter: str) -> str:
+def printable(letter: str) -> str:
+    """Return a letter as it is, or escaped, as YAML and PromQL both take it, if it cannot be printed."""
     code = ord(letter)
     if letter.isprintable():
         return letter

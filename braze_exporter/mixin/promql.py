@@ -4,21 +4,14 @@ from collections.abc import Iterable
 from typing import Self
 
 from braze_exporter.catalog import Family
+from braze_exporter.config.scalar import printable
 
 _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
-_FOUR_DIGITS = 0xFFFF
 
 
 def quoted(text: str) -> str:
     """Return a text as a string of PromQL, in which every character can be printed."""
-    return '"' + "".join(_ESCAPES.get(letter) or _printable(letter) for letter in text) + '"'
-
-
-def _printable(letter: str) -> str:
-    code = ord(letter)
-    if letter.isprintable():
-        return letter
-    return rf"\u{code:04x}" if code <= _FOUR_DIGITS else rf"\U{code:08x}"
+    return '"' + "".join(_ESCAPES.get(letter) or printable(letter) for letter in text) + '"'
 
 
 def number(value: float) -> str:

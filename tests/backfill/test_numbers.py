@@ -8,16 +8,31 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from backfills import SETTLED, TARGET, TOTAL, Backfill, one, prepared
-from support import HOUR, IOS, NEW_YORK, VIP, Clock, Page, Rig, rig, simulated, until, workspace, workspace_item
+from support import (
+    HOUR,
+    IOS,
+    NEW_YORK,
+    VIP,
+    Clock,
+    Page,
+    Rig,
+    every_section,
+    rig,
+    simulated,
+    until,
+    workspace,
+    workspace_item,
+)
 
 from braze_exporter import demo
 from braze_exporter.backfill import BackfillError, Wish, moment
+from braze_exporter.buckets import bucket_end
 from braze_exporter.catalog import Query, gauge
 from braze_exporter.config import load
 from braze_exporter.demo import DayFormat, HourFormat
 from braze_exporter.demo.messages import made_up
 from braze_exporter.demo.world import Campaign, Canvas, World
-from braze_exporter.plan import bucket_end, build
+from braze_exporter.plan import build
 
 DAY = "braze_custom_events_daily_settled"
 
@@ -42,34 +57,7 @@ class Figures(demo.Recorded):
 
 CAMPAIGN = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels=("email",), variations=("A", "B"))
 CANVAS = Canvas("4ffe74b7-ca90-4046-ae7f-68b1b337f6a6", "Onboarding", steps=(("Hello", "email"), ("Wait", "")))
-EVERYTHING = f"""\
-    sessions:
-      - apps: [all, ios]
-        segments: [all, vip]
-      - unit: day
-    purchases:
-      - product: all
-      - product: mug
-        apps: [all, ios]
-    revenue:
-      - unit: day
-      - product: mug
-        unit: day
-    segment_users:
-      - segment: vip
-    new_users:
-      - apps: [all, ios]
-    uninstalls:
-      - apps: [all]
-    daily_active_users:
-      - apps: [all]
-    monthly_active_users:
-      - apps: [all]
-    campaigns:
-      - campaign: {CAMPAIGN.id}
-    canvases:
-      - canvas: {CANVAS.id}
-"""
+EVERYTHING = every_section(CAMPAIGN.id, CANVAS.id, "mug")
 
 
 def at(text: str) -> float:

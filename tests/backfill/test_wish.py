@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from support import HOUR, NEW_YORK, NOW, workspace
 
 from braze_exporter.backfill import BackfillError, Wish, label, moment, wish
+from braze_exporter.buckets import bucket_end, bucket_start
 from braze_exporter.catalog import CUSTOM_EVENTS, MAX_LENGTH, Query, Unit
 from braze_exporter.config import load
-from braze_exporter.plan import Plan, bucket_end, bucket_start, build
+from braze_exporter.plan import Plan, build
 
 # The zones with the oddest clocks: by half hours and quarters, a summer time of half an hour, a day that was left out.
 ZONES = ["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "America/Havana"]
