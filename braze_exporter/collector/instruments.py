@@ -16,6 +16,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from braze_exporter.catalog import Call, Endpoint, Family, Kind, Listing, Query, Reason
+from braze_exporter.collector.exposition import header, labels_text, sample
 from braze_exporter.own import (
     BUILD_INFO,
     DEFERRED,
@@ -72,7 +73,6 @@ class Instruments:
         self._timezone_mismatch = self._gauge(TIMEZONE_MISMATCH)
         self._discovery = tuple(map(self._gauge, (DISCOVERY_FOUND, DISCOVERY_MATCHED, DISCOVERY_LEFT_OUT)))
         self._list_read = self._gauge(LIST_READ)
-        self._unlisted = self._gauge(QUERY_UNLISTED)
         self._told: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._of_workspaces = (
             self._requests,
@@ -93,6 +93,8 @@ class Instruments:
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()
         self._workspaces: set[str] = set()
+        # One for each subject of the config, so they are written when they change, and not with each page.
+        self._unlisted = self._unlisted_pages({})
 
     def expect(self, plan: Plan, lists: Mapping[str, Sequence[Listing]]) -> None:
         """Begin at 0 for every endpoint, pool and reason that can be met, and forget workspaces that went.
@@ -133,13 +135,24 @@ class Instruments:
                 values[gauge, (found.workspace, found.kind.section)] = float(count)
         for (workspace, listing), at in read.items():
             values[self._list_read, (workspace, listing.key)] = at
-        for named in plan.named:
-            values[self._unlisted, (named.workspace, named.kind.section, named.subject)] = float(not named.is_listed)
         for gauge, labels in self._told - {*values}:
             gauge.remove(*labels)
         for (gauge, labels), value in values.items():
             gauge.labels(*labels).set(value)
         self._told = {*values}
+        self._unlisted = self._unlisted_pages(
+            {(named.workspace, named.kind.section, named.subject): float(not named.is_listed) for named in plan.named}
+        )
+
+    @staticmethod
+    def _unlisted_pages(values: Mapping[tuple[str, ...], float]) -> Mapping[bool, bytes]:
+        """Return what is shown of the subjects of the config, in the text format and in OpenMetrics (True)."""
+        family = QUERY_UNLISTED
+        lines = "".join(
+            sample(family.name, labels_text(zip(family.labels, labels, strict=True)), value)
+            for labels, value in values.items()
+        )
+        return {which: (header(family, openmetrics=which) + lines).encode() for which in (False, True)}
 
     def _counter(self, family: Family) -> Counter:
         return Counter(family.name, family.help, family.labels, registry=self._registry)
@@ -201,4 +214,6 @@ class Instruments:
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the metrics in the text format, or in OpenMetrics with its end."""
-        return generate_openmetrics(self._registry) if openmetrics else generate_latest(self._registry)
+        return self._unlisted[openmetrics] + (
+            generate_openmetrics(self._registry) if openmetrics else generate_latest(self._registry)
+        )
