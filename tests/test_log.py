@@ -154,6 +154,8 @@ def test_a_reader_of_the_log_that_stands_still_stops_nothing(tmp_path: Path) -> 
             process.terminate()
             assert process.wait(5) == 0
             assert process.stderr is not None
-            lines = process.stderr.read().splitlines()
-    assert 300 < len(lines) < 1_000
+            text = process.stderr.read()
+    lines = text.splitlines()
+    assert len(text) > 64_000  # what the pipe holds, but for a piece of a line, whatever the lines are long
+    assert len(lines) < 1_000
     assert lines[0].endswith("queries=6")
