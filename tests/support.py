@@ -130,6 +130,12 @@ class Rig:
         self.braze.reset()
         self.clock.advance(300)
 
+    def rest(self) -> bool:
+        """Wait until what is queued is asked or put off, for history too; return whether all history is read."""
+        history = self.exporter._cache.background  # noqa: SLF001 - no scrape waits for it
+        until(lambda: not any(piece.busy for piece in list(history)), "no call is under way")
+        return not history
+
     def page(self) -> Page:
         """Return what is held, without asking."""
         return Page(self.exporter.render(openmetrics=False).decode())

@@ -226,8 +226,7 @@ def test_history_waits_while_queries_are_put_off() -> None:
 
         def scrape() -> None:
             exporter.scrape()
-            history = exporter.exporter._cache.background  # noqa: SLF001 - which no scrape waits for
-            until(lambda: not any(piece.busy for piece in history), "what was queued is asked or put off")
+            exporter.rest()
             exporter.clock.advance(60)
 
         scrape()

@@ -473,7 +473,7 @@ def test_history_makes_no_label_twice() -> None:
         def is_read() -> bool:
             exporter.clock.advance(60)
             exporter.scrape()
-            return not exporter.exporter._cache.background  # noqa: SLF001 - which no scrape waits for
+            return exporter.rest()
 
         until(is_read, "history is read")
         page = exporter.page()  # which reads no sample twice

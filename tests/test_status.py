@@ -65,8 +65,7 @@ def sentences(exporter: Rig) -> list[str]:
 
 def assert_same_as_metrics(exporter: Rig) -> None:
     """Hold every number of the facts to the page of metrics."""
-    history = exporter.exporter._cache.background  # noqa: SLF001 - which changes both, and no scrape waits for
-    until(lambda: not any(piece.busy for piece in history), "what was queued is asked or put off")
+    exporter.rest()
     page = exporter.page()
     facts = exporter.exporter.status()
     for query in facts["queries"]:
@@ -113,7 +112,7 @@ def test_a_look_asks_for_nothing(exporter: Rig) -> None:
     """However much is due, to look at the page is no scrape."""
     exporter.exporter.status()
     exporter.scrape()
-    until(lambda: not exporter.exporter.status()["queries"][0]["busy"], "it has come to rest")
+    exporter.rest()
     exporter.braze.reset()
     exporter.clock.advance(2 * HOUR)
     for _ in range(5):
