@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import ssl
@@ -21,7 +22,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from braze_exporter import demo, transport
-from braze_exporter.config import load
+from braze_exporter.config import Config, load
 from braze_exporter.exporter import Exporter
 from braze_exporter.plan import build
 
@@ -158,6 +159,20 @@ def workspace_item(url: str, events: str, *, name: str = "production") -> str:
     segments: {{vip: {VIP}}}
     custom_events:
 {lines}"""
+
+
+def configured(sections: Mapping[str, object], **settings: object) -> Config:
+    """Return a config with one workspace of these sections; `settings` stand beside `workspaces`."""
+    item = {
+        "name": "production",
+        "instance": "US-01",
+        "api_key_env": "BRAZE_API_KEY",
+        "timezone": str(NEW_YORK),
+        "apps": {"ios": IOS},
+        "segments": {"vip": VIP},
+        **sections,
+    }
+    return load(json.dumps({"workspaces": [item], **settings}), "config.yaml")
 
 
 def every_section(campaign: str, canvas: str, product: str) -> str:

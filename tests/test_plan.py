@@ -1,6 +1,5 @@
 """The plan: what is asked for, what it costs, and where buckets begin, end and settle."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,11 +10,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import HOUR, IOS, NEW_YORK, NOW, VIP
+from support import HOUR, IOS, NEW_YORK, NOW, VIP, configured
 
 from braze_exporter.buckets import bucket_end, settled
 from braze_exporter.catalog import CUSTOM_EVENTS, DEFAULT_POOL, Point, Query, Unit
-from braze_exporter.config import ConfigError, load
+from braze_exporter.config import ConfigError
 from braze_exporter.plan import Load, Plan, build, calls_per_hour
 
 DAY = 24 * HOUR
@@ -38,16 +37,7 @@ dates = st.dates(date(2000, 1, 1), date(2100, 12, 31))
 
 def plan(*events: Mapping[str, Any], **settings: Any) -> Plan:  # noqa: ANN401 - whatever a config can hold
     """Return the plan of a config with one workspace."""
-    workspace = {
-        "name": "production",
-        "instance": "US-01",
-        "api_key_env": "BRAZE_API_KEY",
-        "timezone": "America/New_York",
-        "apps": {"ios": IOS},
-        "segments": {"vip": VIP},
-        "custom_events": events,
-    }
-    return build(load(json.dumps({"workspaces": [workspace], **settings}), "x.yaml"))
+    return build(configured({"custom_events": events}, **settings))
 
 
 def test_a_query_is_all_that_its_entry_says() -> None:

@@ -1,13 +1,12 @@
 """What wildcards take of Braze's lists: pure, within max_queries and the budget, and what is served stays."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import IOS, VIP
+from support import VIP, configured
 
 from braze_exporter import wildcards
 from braze_exporter.catalog import (
@@ -21,25 +20,11 @@ from braze_exporter.catalog import (
     Listing,
     Query,
 )
-from braze_exporter.config import Config, ConfigError, load
+from braze_exporter.config import ConfigError
 from braze_exporter.plan import Named, Plan, build, counting, fits
 from braze_exporter.wildcards import Known, filled, needed
 
 ONE, TWO, THREE = (f"aaaaaaaa-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
-
-
-def config(sections: Mapping[str, object], **settings: object) -> Config:
-    """Return a config with one workspace."""
-    workspace = {
-        "name": "production",
-        "instance": "US-01",
-        "api_key_env": "BRAZE_API_KEY",
-        "timezone": "America/New_York",
-        "apps": {"ios": IOS},
-        "segments": {"vip": VIP},
-        **sections,
-    }
-    return load(json.dumps({"workspaces": [workspace], **settings}), "x.yaml")
 
 
 def lists(found: Mapping[Listing, Sequence[Listed | str]], calls: int = 1) -> dict[tuple[str, Listing | None], Known]:
@@ -60,7 +45,7 @@ def plan_of(
     **settings: object,
 ) -> Plan:
     """Return the plan of a config with what its wildcards take."""
-    written = config(sections, **settings)
+    written = configured(sections, **settings)
     identities = {query.identity for query in served}
     return filled(build(written), written.settings, lists(found, calls), identities)
 
@@ -90,7 +75,7 @@ def test_a_pattern_takes_all_that_it_matches_in_the_order_of_the_names() -> None
 
 def test_nothing_is_known_before_the_list_is() -> None:
     """Without the list the plan has what the config names, says nothing of the rest, and knows which list it needs."""
-    written = config({"custom_events": [{"match": ".*"}, {"event": "a"}], "canvases": [{"tag": "x"}]})
+    written = configured({"custom_events": [{"match": ".*"}, {"event": "a"}], "canvases": [{"tag": "x"}]})
     plan = build(written)
     assert filled(plan, written.settings, {}) == plan
     assert asked(plan) == ["a hour"]
@@ -100,7 +85,9 @@ def test_nothing_is_known_before_the_list_is() -> None:
 
 def test_nothing_feeds_a_counter_that_a_finer_unit_is_about_to_feed() -> None:
     """A query by the day has no counter while a pattern by the hour, which takes the same, waits for its list."""
-    written = config({"custom_events": [{"match": "a.*"}, *({"event": name, "unit": "day"} for name in ("a1", "b"))]})
+    written = configured(
+        {"custom_events": [{"match": "a.*"}, *({"event": name, "unit": "day"} for name in ("a1", "b"))]}
+    )
     plan, awaited = build(written), {("production", EVENT_LIST)}
     waiting = filled(plan, written.settings, {}, awaited=awaited)
     assert [(query.subject, query.feeds) for query in waiting.queries] == [("a1", False), ("b", True)]
@@ -281,7 +268,7 @@ def test_the_nearest_names_are_sought_once(monkeypatch: pytest.MonkeyPatch) -> N
         return dict.fromkeys(asked, ("b",))
 
     monkeypatch.setattr(wildcards, "nearest", found)
-    written = config({"custom_events": [{"event": f"a{number:02}"} for number in range(30)]})
+    written = configured({"custom_events": [{"event": f"a{number:02}"} for number in range(30)]})
     known = lists({EVENT_LIST: ["b"]})
     for _ in range(3):
         plan = filled(build(written), written.settings, known)
@@ -291,7 +278,7 @@ def test_the_nearest_names_are_sought_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_gone_has_the_last_name_and_no_query() -> None:
     """By its id the config's campaign has the name that it had, told apart from all others; a pattern takes it not."""
-    written = config({"campaigns": [{"campaign": ONE}, {"campaign": TWO}, {"match": ".*"}]})
+    written = configured({"campaigns": [{"campaign": ONE}, {"campaign": TWO}, {"match": ".*"}]})
     known = Known((Listed(THREE, "Same"),), 1, gone=(Listed(ONE, "Same"), Listed(TWO, "Own"), Listed(VIP, "Other")))
     plan = filled(build(written), written.settings, {("production", CAMPAIGN_LIST): known})
     assert [query.subject for query in plan.queries] == [f"Same ({ONE})", "Own", "Same"]
@@ -360,7 +347,7 @@ def test_whatever_is_listed(
         "refresh": {"hour": "30m", "day": "40m"},
     }
     try:
-        own = build(config(sections, **settings))
+        own = build(configured(sections, **settings))
     except ConfigError:  # what the config alone decides is refused
         return
     before = plan_of(sections, first, **settings)
