@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from support import (
     HOUR,
@@ -308,8 +309,10 @@ def test_a_second_exporter_on_the_same_state_is_refused(counted: tuple[demo.Reco
         ]
         environment = {**os.environ, "BRAZE_API_KEY": KEY}
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second:  # noqa: S603
+            process = psutil.Process(second.pid)
+            until(lambda: state in [file.path for file in process.open_files()], "it tries to open the file")
             with pytest.raises(subprocess.TimeoutExpired):
-                second.wait(2)
+                second.wait(1)
             second.terminate()
             assert second.communicate(timeout=2)[1] == ""
         assert second.returncode == 0
