@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import IOS, KEY, THIS_HOUR, Clock, Page, simulated, workspace
+from support import HOUR, IOS, KEY, THIS_HOUR, Clock, Page, rig, simulated, workspace
 
 from braze_exporter import demo
 from braze_exporter.catalog import Unit
@@ -24,6 +24,7 @@ from braze_exporter.ledger import MAX_BUCKETS, Ledger, StoreError, open_store
 from braze_exporter.plan import build
 from braze_exporter.transport import open_session
 
+DAY = 24 * HOUR
 PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "")
 
 
@@ -175,6 +176,66 @@ def test_the_counter_survives_a_restart(path: str) -> None:
         assert ledger.total(PURCHASES) == 4.0
         assert ledger.last_asked(PURCHASES) == 1.0
         assert record(ledger, {0: 1.0, 1: 6.0, 2: 2.0}) == 7.0
+
+
+def test_what_nobody_asks_for_is_forgotten_after_a_hundred_days(path: str) -> None:
+    """It leaves the file, with all its series, and begins at 0 if it comes back; what is asked for stays for ever."""
+    signup, campaign = (*PURCHASES[:3], "signup", "", ""), (*PURCHASES[:2], "campaigns", "welcome", "", "")
+    email, others = (*campaign, "email"), ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
+
+    def told(ledger: Ledger, value: float, day: int) -> None:
+        for subject, asked_at in ((signup, DAY * day), (campaign, DAY * day), (email, None)):
+            ledger.record(subject, Unit.DAY, [(day, value)], 0, asked_at)
+
+    def asked(ledger: Ledger, day: int) -> None:
+        ledger.record(PURCHASES, Unit.HOUR, [(24 * day, 1.0)], 0, DAY * day)
+        ledger.save()
+
+    with opened(path) as ledger:
+        for value in (2.0, 5.0):
+            told(ledger, value, 7)
+        asked(ledger, 107)
+        for asked_for in others:
+            ledger.forget_others(asked_for)
+        asked(ledger, 108)
+        assert [ledger.total(subject) for subject in (signup, email)] == [3, 3]
+        ledger.forget_others(others[2])
+        ledger.forget_others({signup, campaign})
+        assert [ledger.total(subject) for subject in (signup, email)] == [3, 3]
+        ledger.forget_others(others[1])
+        assert [ledger.total(subject) for subject in (signup, email)] == [3, 0]
+        told(ledger, 9.0, 108)  # back before it has left the file
+        ledger.forget_others(others[1])
+        ledger.save()
+        assert [ledger.total(subject) for subject in (signup, email)] == [12, 0]
+        told(ledger, 10.0, 108)
+        ledger.save()
+    with opened(path) as ledger:
+        assert [ledger.total(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
+        asked(ledger, 209)
+        ledger.forget_others(others[0])
+        ledger.save()
+    with contextlib.closing(open_store(path)) as store:
+        assert set(store.read()) == {PURCHASES}
+
+
+def test_what_cannot_be_deleted_is_deleted_later(path: str) -> None:
+    """While the state file cannot be written what is forgotten stays in it, and goes with the first write."""
+    gone = (*PURCHASES[:3], "signup", "", "")
+    with contextlib.closing(open_store(path)) as store:
+        ledger = Ledger(store)
+        ledger.record(gone, Unit.HOUR, [(0, 1.0)], 0, 0.0)
+        ledger.record(PURCHASES, Unit.HOUR, [(0, 1.0)], 0, 101.0 * DAY)
+        ledger.save()
+        ledger.forget_others({PURCHASES})
+        store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - as a disk that may only be read
+        ledger.save()
+        assert ledger.is_standing_still
+        assert set(store.read()) == {PURCHASES, gone}
+        store._connection.execute("PRAGMA query_only = 0")  # noqa: SLF001
+        ledger.save()
+        assert not ledger.is_standing_still
+        assert set(store.read()) == {PURCHASES}
 
 
 def test_the_file_is_held_by_one(path: str) -> None:
@@ -355,3 +416,21 @@ def test_a_counter_goes_on_under_other_names(path: str) -> None:
         assert totals("{event: signup}\n{event: purchase, apps: [all, ios]}", "iphone", 3) == [15]
         assert totals("{event: signup}", "ios") == []
         assert totals("{event: purchase, apps: [ios]}", "ios", 1) == [16]
+
+
+@pytest.mark.parametrize(("days", "total"), [(99, 5), (101, 0)])
+def test_an_event_that_comes_back_to_the_config(days: int, total: float) -> None:
+    """Its counter goes on where it was, or begins at 0 if it was away for more than a hundred days."""
+    recorded = demo.Recorded(events=["purchase", "signup"])
+    with rig("{event: purchase}\n{event: signup}", recorded) as exporter:
+        exporter.begin()
+        recorded.set("signup", THIS_HOUR, 5)
+        assert exporter.scrape().value("braze_custom_events_total", event="signup") == 5
+        exporter.use("{event: purchase}")
+        exporter.clock.advance(days * DAY)
+        recorded.set("purchase", THIS_HOUR + days * DAY, 1)
+        exporter.scrape()
+        exporter.use("{event: purchase}")
+        exporter.use("{event: purchase}\n{event: signup}")
+        exporter.clock.advance(300)
+        assert exporter.scrape().value("braze_custom_events_total", event="signup") == total

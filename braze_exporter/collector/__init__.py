@@ -91,6 +91,7 @@ class Collector:
             self._groups = _grouped(rows.values())
             self._counters = _counters(rows.values())
             self._counting = {row.entry for *_, counting in self._counters for row in counting}
+        self._ledger.forget_others({entry.query.counted for entry in entries})
 
     def _row(self, entry: Entry) -> Row:
         """Return the row of an entry: the one that is there, if its query is the same."""

@@ -6,7 +6,7 @@ a state file, what is shown of a counter is always in the file first.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from braze_exporter.catalog import MAX_LENGTH, Unit
 from braze_exporter.ledger.store import Account, Store, StoreError, Subject, open_store
@@ -15,6 +15,8 @@ __all__ = ["MAX_BUCKETS", "Account", "Ledger", "Store", "StoreError", "Subject",
 
 # As many buckets as Braze can tell in one answer; what is older never counts.
 MAX_BUCKETS = MAX_LENGTH
+# Seconds after which no answer can tell any more of a bucket that is held, of days not either.
+_REMEMBERED = MAX_LENGTH * 24 * 3_600.0
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class Ledger:
         self._writing = threading.Lock()
         self._accounts: dict[Subject, Account] = store.read() if store is not None else {}
         self._changed: set[Subject] = set()
+        self._forgotten: set[Subject] = set()
         self._shown = {subject: account.total for subject, account in self._accounts.items()}
         self._is_failing = False
         self.revision = 0
@@ -92,6 +95,26 @@ class Ledger:
             account.floor = min(account.seen)
         return is_news
 
+    def forget_others(self, asked_for: Collection[Subject]) -> None:
+        """Forget what is not `asked_for` and was not told of in the hundred days before the newest answer.
+
+        The subjects that are asked for are of one length, and those of their series begin with them. What comes back
+        begins at 0. While nothing is asked for, nothing is forgotten.
+        """
+        width = len(next(iter(asked_for), ()))
+        with self._lock:
+            accounts = self._accounts
+            oldest = max((account.asked_at for account in accounts.values()), default=0.0) - _REMEMBERED
+            others = [subject for subject in accounts if width and subject[:width] not in asked_for]
+            forgotten = [
+                subject for subject in others if accounts.get(subject[:width], accounts[subject]).asked_at < oldest
+            ]
+            for subject in forgotten:
+                del accounts[subject]
+                self._shown.pop(subject, None)
+            self._changed.difference_update(forgotten)
+            self._forgotten.update(forgotten)
+
     def last_asked(self, subject: Subject) -> float | None:
         """Return when the last answer that told of a subject was asked for, in seconds since the epoch, or None.
 
@@ -117,21 +140,24 @@ class Ledger:
             with self._lock:
                 changed = {subject: self._accounts[subject].copy() for subject in self._changed}
                 self._changed.clear()
-            if not changed:
+                forgotten, self._forgotten = self._forgotten, set()
+            if not changed and not forgotten:
                 return
             try:
                 if self._store is not None:
-                    self._store.write({subject: account.frozen() for subject, account in changed.items()})
+                    self._store.write({subject: account.frozen() for subject, account in changed.items()}, forgotten)
             except StoreError as error:
                 self._note_failure(error)
                 with self._lock:
-                    self._changed |= changed.keys()
+                    self._changed |= changed.keys() & self._accounts.keys()
+                    self._forgotten |= forgotten
                 return
             if self._is_failing:
                 self._is_failing = False
                 _log.info("the state file is written again")
             with self._lock:
-                self._shown.update({subject: account.total for subject, account in changed.items()})
+                found = changed.keys() & self._accounts.keys()
+                self._shown.update({subject: changed[subject].total for subject in found})
                 self.revision += 1
 
     def _note_failure(self, error: StoreError) -> None:

@@ -80,12 +80,14 @@ class Store:
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             raise _DamagedError(f"it cannot be read: {error}") from error
 
-    def write(self, rows: Mapping[Subject, Row]) -> None:
-        """Write rows, all or none, and durably; raise `StoreError` if that cannot be done."""
+    def write(self, rows: Mapping[Subject, Row], gone: Iterable[Subject] = ()) -> None:
+        """Write rows and delete those that are gone, all or none, and durably; raise `StoreError` if that fails."""
         values: Iterable[tuple[object, ...]] = ((json.dumps(subject), *row) for subject, row in rows.items())
         try:
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
+                subjects = ((json.dumps(subject),) for subject in gone)
+                self._connection.executemany("DELETE FROM accounts WHERE subject = ?", subjects)
                 self._connection.executemany("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?)", values)
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
