@@ -1,19 +1,39 @@
 """The arithmetic of buckets: when they begin and end, which have settled, and which are compared. Pure, no clock."""
 
+import functools
 from collections.abc import Sequence
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from braze_exporter.catalog import Point, Query, Unit
 
 WEEK = 7 * 86_400
 
+# The same days come in each of the many series of an answer, and with every answer again.
+_kept = functools.lru_cache(maxsize=8_192)
+
+
+@_kept
+def midnight(day: date, zone: ZoneInfo) -> int:
+    """Return the instant at which a day begins in `zone`."""
+    return int(datetime.combine(day, time.min, zone).timestamp())
+
+
+@_kept
+def _day_end(start: int, zone: ZoneInfo) -> int:
+    return midnight(datetime.fromtimestamp(start, zone).date() + timedelta(days=1), zone)
+
+
+@_kept
+def _day_number(start: float, zone: ZoneInfo) -> int:
+    return datetime.fromtimestamp(start, zone).date().toordinal()
+
 
 def bucket_start(instant: float, unit: Unit, zone: ZoneInfo) -> int:
     """Return the instant at which the bucket begins in which `instant` lies: an hour of UTC, or a day in `zone`."""
     if unit is Unit.HOUR:
         return int(instant) // unit.seconds * unit.seconds
-    return int(datetime.combine(datetime.fromtimestamp(instant, zone).date(), time.min, zone).timestamp())
+    return midnight(datetime.fromtimestamp(instant, zone).date(), zone)
 
 
 def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:
@@ -21,10 +41,7 @@ def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:
 
     An hour is an hour. A day ends at the next local midnight in `zone`, 23, 24 or 25 hours later.
     """
-    if unit is Unit.HOUR:
-        return start + unit.seconds
-    day = datetime.fromtimestamp(start, zone).date() + timedelta(days=1)
-    return int(datetime.combine(day, time.min, zone).timestamp())
+    return start + unit.seconds if unit is Unit.HOUR else _day_end(start, zone)
 
 
 def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
@@ -32,7 +49,7 @@ def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
 
     It rises by time, and that of a day stays the same if the zone is corrected.
     """
-    return int(start) if unit is Unit.HOUR else datetime.fromtimestamp(start, zone).date().toordinal()
+    return int(start) if unit is Unit.HOUR else _day_number(start, zone)
 
 
 def oldest_asked(query: Query, sent_at: float) -> int:

@@ -6,13 +6,14 @@ Nothing is guessed: a row that cannot be read makes the whole answer an error of
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from zoneinfo import ZoneInfo
 
 from braze_exporter.answer.body import content
 from braze_exporter.answer.lists import listed
 from braze_exporter.answer.rows import Written, bad, written
+from braze_exporter.buckets import midnight
 from braze_exporter.catalog import MAX_LENGTH, Point, Query, Quota, Reason, Series, Unit
 
 __all__ = ["failure", "listed", "message", "quota", "retry_after", "sent_by_braze_at", "series"]
@@ -110,7 +111,7 @@ def _series(query: Query, found: Written, now: float) -> Series:
 
 def _days(written: Iterable[datetime], zone: ZoneInfo) -> list[int]:
     """Return where days begin. Only the written date counts, whatever time and offset stand beside it."""
-    return [int(datetime.combine(moment.date(), time.min, zone).timestamp()) for moment in written]
+    return [midnight(moment.date(), zone) for moment in written]
 
 
 def _hours(written: Sequence[datetime], zone: ZoneInfo) -> list[int]:
