@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from braze_exporter import demo
 from braze_exporter.catalog import Unit
 from braze_exporter.config import load
 from braze_exporter.exporter import Exporter
-from braze_exporter.ledger import MAX_BUCKETS, Ledger, StoreError, open_store
+from braze_exporter.ledger import MANY, MAX_BUCKETS, Ledger, StoreError, open_store
 from braze_exporter.plan import build
 from braze_exporter.transport import open_session
 
@@ -152,6 +152,32 @@ def test_nothing_is_shown_before_it_is_saved() -> None:
     assert ledger.total(PURCHASES) == 0.0
     ledger.save()
     assert ledger.total(PURCHASES) == 4.0
+
+
+def test_many_changes_need_not_wait_for_a_page(path: str) -> None:
+    """They are saved as soon as they are many, all of them; fewer are not, and a disk that fails is not tried again."""
+    subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(MANY)]
+    failures: list[None] = []
+    with contextlib.closing(open_store(path)) as store:
+        ledger = Ledger(store, lambda: failures.append(None))
+
+        def rise(value: float, events: Sequence[tuple[str, ...]]) -> set[float]:
+            for subject in events:
+                ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+            ledger.save_many()
+            return {ledger.total(subject) for subject in subjects}
+
+        assert rise(1.0, subjects) == {0}
+        assert rise(3.0, subjects) == {2}
+        assert rise(4.0, subjects[1:]) == {2}
+        assert rise(4.0, subjects[:1]) == {3}
+        store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - as a disk that may only be read
+        assert rise(5.0, subjects) == rise(6.0, subjects) == {3}
+        assert len(failures) == 1
+        store._connection.execute("PRAGMA query_only = 0")  # noqa: SLF001
+        ledger.save()
+    with opened(path) as ledger:
+        assert {ledger.total(subject) for subject in subjects} == {5}
 
 
 @pytest.fixture

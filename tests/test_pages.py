@@ -55,21 +55,32 @@ async def asked(pages: Pages, count: int, kind: Kind = PLAIN) -> list[Awaitable[
     return found
 
 
-def test_how_long_the_last_page_took_is_known() -> None:
-    """It is what passed while it was made; a page that could not be made counts too."""
+def test_how_long_a_page_takes_is_known() -> None:
+    """It is the longest of the last hour, and one that could not be made counts too."""
     clock = Clock()
+    seconds = {"plain": 3, "quick": 1, "broken": 5}
 
     def render(form: str) -> bytes:
-        clock.advance(3 if form == "plain" else 5)
-        return b"" if form == "plain" else b"".join(None)  # type: ignore[arg-type] # a fault
+        clock.advance(seconds[form])
+        return b"" if form != "broken" else b"".join(None)  # type: ignore[arg-type] # a fault
 
     async def run() -> None:
         pages = Pages(render, monotonic=clock.monotonic)
+
+        async def after(form: str, pause: float) -> float:
+            clock.advance(pause)
+            assert await pages.page(Kind(form, gzipped=False)) == (None if form == "broken" else b"")
+            return pages.seconds
+
         assert pages.seconds == 0
-        assert await pages.page(PLAIN) == b""
-        assert pages.seconds == 3
-        assert await pages.page(Kind("broken", gzipped=False)) is None
-        assert pages.seconds == 5
+        assert await after("plain", 0) == 3
+        assert await after("quick", 0) == 3
+        assert await after("broken", 600) == 5
+        assert await after("quick", 600) == 5
+        assert await after("plain", 2_000) == 5
+        assert await after("quick", 1_000) == 3  # the broken one is an hour ago
+        clock.advance(4_000)
+        assert pages.seconds == 0
 
     asyncio.run(run())
 

@@ -11,12 +11,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from braze_exporter.catalog import MAX_LENGTH, Unit
 from braze_exporter.ledger.store import Account, Store, StoreError, Subject, open_store
 
-__all__ = ["MAX_BUCKETS", "Account", "Ledger", "Store", "StoreError", "Subject", "open_store"]
+__all__ = ["MANY", "MAX_BUCKETS", "Account", "Ledger", "Store", "StoreError", "Subject", "open_store"]
 
 # As many buckets as Braze can tell in one answer; what is older never counts.
 MAX_BUCKETS = MAX_LENGTH
 # Seconds after which no answer can tell any more of a bucket that is held, of days not either.
 _REMEMBERED = MAX_LENGTH * 24 * 3_600.0
+# Counters that have changed and are not written: the next page would wait for a tenth of a second, or two.
+MANY = 2_000
 
 _log = logging.getLogger(__name__)
 
@@ -137,28 +139,41 @@ class Ledger:
     def save(self) -> None:
         """Write what has changed, and let it be shown. If it cannot be written, the totals stand still until it can."""
         with self._writing:
-            with self._lock:
-                changed = {subject: self._accounts[subject].copy() for subject in self._changed}
-                self._changed.clear()
-                forgotten, self._forgotten = self._forgotten, set()
-            if not changed and not forgotten:
-                return
+            self._save()
+
+    def save_many(self) -> None:
+        """Save if so much has changed that the next page would wait for it, unless that is done already, or fails."""
+        with self._lock:
+            are_many = len(self._changed) >= MANY
+        if are_many and not self._is_failing and self._writing.acquire(blocking=False):
             try:
-                if self._store is not None:
-                    self._store.write({subject: account.frozen() for subject, account in changed.items()}, forgotten)
-            except StoreError as error:
-                self._note_failure(error)
-                with self._lock:
-                    self._changed |= changed.keys() & self._accounts.keys()
-                    self._forgotten |= forgotten
-                return
-            if self._is_failing:
-                self._is_failing = False
-                _log.info("the state file is written again")
+                self._save()
+            finally:
+                self._writing.release()
+
+    def _save(self) -> None:
+        with self._lock:
+            changed = {subject: self._accounts[subject].copy() for subject in self._changed}
+            self._changed.clear()
+            forgotten, self._forgotten = self._forgotten, set()
+        if not changed and not forgotten:
+            return
+        try:
+            if self._store is not None:
+                self._store.write({subject: account.frozen() for subject, account in changed.items()}, forgotten)
+        except StoreError as error:
+            self._note_failure(error)
             with self._lock:
-                found = changed.keys() & self._accounts.keys()
-                self._shown.update({subject: changed[subject].total for subject in found})
-                self.revision += 1
+                self._changed |= changed.keys() & self._accounts.keys()
+                self._forgotten |= forgotten
+            return
+        if self._is_failing:
+            self._is_failing = False
+            _log.info("the state file is written again")
+        with self._lock:
+            found = changed.keys() & self._accounts.keys()
+            self._shown.update({subject: changed[subject].total for subject in found})
+            self.revision += 1
 
     def _note_failure(self, error: StoreError) -> None:
         self._on_write_failure()

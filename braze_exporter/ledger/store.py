@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from braze_exporter.catalog import Unit
@@ -19,6 +20,10 @@ APPLICATION = 0x4272617A
 WAIT = 30.0
 # SQLite waits in one piece, deaf to signals, so the wait is made of many.
 _TRY = 0.1
+_MARKS = "(?, ?, ?, ?, ?, ?)"
+# Rows of one statement. After each the thread waits for its turn to go on, while others may be busy with answers. An
+# older SQLite takes no more than 999 values.
+_AT_ONCE = 150
 
 Subject = tuple[str, ...]
 Row = tuple[str, float, int, float, str]
@@ -82,13 +87,17 @@ class Store:
 
     def write(self, rows: Mapping[Subject, Row], gone: Iterable[Subject] = ()) -> None:
         """Write rows and delete those that are gone, all or none, and durably; raise `StoreError` if that fails."""
-        values: Iterable[tuple[object, ...]] = ((json.dumps(subject), *row) for subject, row in rows.items())
+        values: list[tuple[object, ...]] = [(json.dumps(subject), *row) for subject, row in rows.items()]
         try:
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
                 subjects = ((json.dumps(subject),) for subject in gone)
                 self._connection.executemany("DELETE FROM accounts WHERE subject = ?", subjects)
-                self._connection.executemany("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?)", values)
+                for start in range(0, len(values), _AT_ONCE):
+                    some = values[start : start + _AT_ONCE]
+                    marks = ", ".join([_MARKS] * len(some))
+                    statement = f"INSERT OR REPLACE INTO accounts VALUES {marks}"  # noqa: S608 - no word of anybody's
+                    self._connection.execute(statement, [*chain(*some)])
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
 
