@@ -271,6 +271,7 @@ class Exporter:
     def close(self) -> None:
         """Fetch no more, and let those who wait go."""
         self._cache.close()
+        self._ledger.close()
         self._discovery.close()
 
     def _note_call(self, call: Call) -> None:

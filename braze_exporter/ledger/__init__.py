@@ -41,6 +41,7 @@ class Ledger:
         self._forgotten: set[Subject] = set()
         self._shown = {subject: account.total for subject, account in self._accounts.items()}
         self._is_failing = False
+        self._is_closing = False
         self.revision = 0
 
     def record(
@@ -145,11 +146,17 @@ class Ledger:
         """Save if so much has changed that the next page would wait for it, unless that is done already, or fails."""
         with self._lock:
             are_many = len(self._changed) >= MANY
-        if are_many and not self._is_failing and self._writing.acquire(blocking=False):
+        if are_many and self._writing.acquire(blocking=False):
             try:
-                self._save()
+                if not (self._is_failing or self._is_closing):
+                    self._save()
             finally:
                 self._writing.release()
+
+    def close(self) -> None:
+        """Save what changes for those alone who ask for it: with the last of them the store may be closed."""
+        with self._writing:
+            self._is_closing = True
 
     def _save(self) -> None:
         with self._lock:
