@@ -72,7 +72,7 @@ class _Braze:
 
     def fetch(self, entry: Entry, permit: Permit) -> Fetched:
         """Ask for the buckets that are new or may have changed since the last answer that told of any."""
-        self._ledger.save_many()  # of the answers before
+        self._ledger.save_many()  # of the answers before, where nobody waits for a lock
         query = entry.query
         client = self._workspaces[query.workspace].client
         if query.ending_at is not None:

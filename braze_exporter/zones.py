@@ -1,9 +1,11 @@
 """In which time zones the days of a series begin, as its own hours tell. Pure."""
 
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import date, timedelta
 from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
+
+from braze_exporter.buckets import midnight
 
 _HOUR = 3_600
 # Of zones where it is the same time these are named first.
@@ -52,13 +54,12 @@ def fitting(days: Mapping[date, float], hours: Mapping[int, float], until: float
 def _is_covered(day: date, hours: Mapping[int, float], until: float) -> bool:
     begin, end = _span(day, ZoneInfo("UTC"))
     first, last = begin - _EARLIEST * _HOUR, end + _LATEST * _HOUR
-    return last <= until and all(start in hours for start in range(int(first), int(last), _HOUR))
+    return last <= until and all(start in hours for start in range(first, last, _HOUR))
 
 
-def _span(day: date, zone: ZoneInfo) -> tuple[float, float]:
+def _span(day: date, zone: ZoneInfo) -> tuple[int, int]:
     """Return when a day begins and ends."""
-    begin, end = (datetime.combine(day + timedelta(days=n), time.min, zone).timestamp() for n in (0, 1))
-    return begin, end
+    return midnight(day, zone), midnight(day + timedelta(days=1), zone)
 
 
 @cache

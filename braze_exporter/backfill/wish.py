@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from braze_exporter.buckets import bucket_end, bucket_start
+from braze_exporter.buckets import bucket_end, bucket_start, midnight
 from braze_exporter.catalog import Point, Query
 from braze_exporter.config.document import shown
 from braze_exporter.mixin.promql import series
@@ -38,7 +38,7 @@ class Moment:
     def of(self, zone: ZoneInfo) -> float:
         """Return the instant (seconds since the epoch), which for a day depends on the zone."""
         if isinstance(self.meant, date):
-            return datetime.combine(self.meant, time.min, zone).timestamp()
+            return midnight(self.meant, zone)
         return self.meant
 
     def __str__(self) -> str:
