@@ -463,3 +463,14 @@ def test_an_event_that_comes_back_to_the_config(days: int, total: float) -> None
         exporter.use("{event: purchase}\n{event: signup}")
         exporter.clock.advance(300)
         assert exporter.scrape().value("braze_custom_events_total", event="signup") == total
+
+
+@pytest.mark.parametrize(("many", "is_saved"), [(3, True), (MANY, False)])
+def test_a_refresh_saves_what_is_much(monkeypatch: pytest.MonkeyPatch, many: int, *, is_saved: bool) -> None:
+    """Of many answers most are saved while the others are asked for, and of a few none before the page is made."""
+    monkeypatch.setattr("braze_exporter.ledger.MANY", many)
+    names = [f"event {number}" for number in range(6)]
+    events = "\n".join(f"{{event: {name}}}" for name in names)
+    with rig(events, demo.Recorded(events=names), rest="budget: {concurrency: 1}\n") as exporter:
+        exporter.ask()
+        assert (exporter.exporter._ledger.revision > 0) is is_saved  # noqa: SLF001 - a page would save the rest
