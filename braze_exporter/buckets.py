@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from braze_exporter.catalog import Point, Query, Unit
+from braze_exporter.catalog import Query, Series, Unit
 
 WEEK = 7 * 86_400
 
@@ -58,15 +58,21 @@ def oldest_asked(query: Query, sent_at: float) -> int:
     return bucket_number(sent_at, query.unit, query.zone) - units
 
 
-def settled(points: Sequence[Point], query: Query, sent_at: float) -> Point | None:
-    """Return the newest point that was settled when its answer was asked for at `sent_at`, or None.
+def starts(found: Sequence[Series]) -> list[int]:
+    """Return the start of each bucket that any of the series has, holes included, oldest first."""
+    points = {start for series in found for start, _ in series.points}
+    return sorted(points.union(*(series.holes for series in found)))
 
-    A bucket is settled by a fetch that was sent `settle` or more after its end. The newest bucket of an answer that
-    runs up to now is never settled, whatever the clocks say. `points` are sorted by their start.
+
+def settled(starts: Sequence[int], query: Query, sent_at: float) -> int | None:
+    """Return the start of the newest bucket that was settled when its response was requested at `sent_at`, or None.
+
+    A bucket is settled by a fetch that was sent `settle` or more after its end. The newest bucket of a response that
+    runs up to now is never settled, whatever the clocks say. `starts` are those of all its buckets, oldest first.
     """
-    for point in reversed(points[:-1]):
-        if bucket_end(point.start, query.unit, query.zone) + query.settle <= sent_at:
-            return point
+    for start in reversed(starts[:-1]):
+        if bucket_end(start, query.unit, query.zone) + query.settle <= sent_at:
+            return start
     return None
 
 

@@ -17,6 +17,8 @@ from braze_exporter.transport import USUAL_TIMEOUTS, Received, Timeouts, Transpo
 
 # How much of Braze's own words goes into a log line.
 _MOST_SAID = 200
+# The objects of a large response take many times its size, so only one is parsed at a time, whatever its workspace.
+_PARSING = threading.Lock()
 # By so much, in seconds, our clock may be ahead of Braze's where the end of an answer has to be given.
 _A_LITTLE = 60.0
 _UNAUTHORIZED = "HTTP 401: check that the key is a REST API key of this workspace, and that url is its REST endpoint"
@@ -45,8 +47,6 @@ class Client:
         self._wall = wall
         self._monotonic = monotonic
         self._on_call = on_call
-        # The objects of a large answer take many times its size, so only one is taken apart at a time.
-        self._parsing = threading.Lock()
         # By how many seconds our clock was ahead of Braze's when it last told the time.
         self._ahead = 0.0
 
@@ -56,8 +56,8 @@ class Client:
         Raises `BrazeError` if it was not answered.
         """
 
-        def read(body: bytes, now: float) -> tuple[Series, ...]:
-            return answer.series(query, body, now)
+        def read(body: bytes, earliest: float, latest: float) -> tuple[Series, ...]:
+            return answer.series(query, body, length, earliest, latest)
 
         return Fetched(*self._ask(query.kind, _parameters(query, length, self._wall() - self._ahead), permit, read))
 
@@ -67,18 +67,19 @@ class Client:
         A row that cannot be read is None. Raises `BrazeError` if it was not answered.
         """
 
-        def read(body: bytes, _now: float) -> tuple[Listed | None, ...]:
+        def read(body: bytes, _earliest: float, _latest: float) -> tuple[Listed | None, ...]:
             return answer.listed(listing, body)
 
         rows, _ = self._ask(listing, {"page": str(number), **dict(listing.parameters)}, permit, read)
         return rows
 
     def _ask(
-        self, at: Endpoint, parameters: Mapping[str, str], permit: Permit, read: Callable[[bytes, float], T]
+        self, at: Endpoint, parameters: Mapping[str, str], permit: Permit, read: Callable[[bytes, float, float], T]
     ) -> tuple[T, float | None]:
         """Ask `at` an endpoint; return what is `read` in the body, and when Braze answered by its own clock.
 
-        `read` is given the time of the answer too. Raises `BrazeError` if it was not answered.
+        `read` is given the time of the response too, by the clock that is behind and by the one that is ahead. Raises
+        `BrazeError` if it was not answered.
         """
         started = self._monotonic()
         seconds = 0.0
@@ -88,7 +89,7 @@ class Client:
             received = self._transport.get(at.endpoint, parameters)
             seconds = self._monotonic() - started
             answered_at = answer.sent_by_braze_at(received.headers)
-            found = self._read(at, received, read, max(self._wall(), answered_at or 0.0))
+            found = self._read(at, received, read, answered_at)
             failure = None
         except BrazeError as error:
             failure = error
@@ -97,7 +98,9 @@ class Client:
             self._account(at, permit, received, failure, self._monotonic() - started if received is None else seconds)
         return found, answered_at
 
-    def _read(self, at: Endpoint, received: Received, read: Callable[[bytes, float], T], now: float) -> T:
+    def _read(
+        self, at: Endpoint, received: Received, read: Callable[[bytes, float, float], T], answered_at: float | None
+    ) -> T:
         """Return what the answer says, or raise what it means. The status says more than what is behind it."""
         reason = answer.failure(received.status)
         if reason is Reason.UNAUTHORIZED:  # this body repeats the key, so none of it is shown
@@ -107,16 +110,20 @@ class Client:
             raise BrazeError(reason, f"HTTP {received.status}{hint}{self._said(received)}")
         if received.failure is not None:
             raise received.failure
+        ours = self._wall()
+        theirs = ours if answered_at is None else answered_at
         try:
-            with self._parsing:
-                return read(received.body, now)
+            with _PARSING:
+                return read(received.body, min(ours, theirs), max(ours, theirs))
         except BrazeError as error:
             raise BrazeError(error.reason, error.detail + self._said(received)) from None
 
     def _said(self, received: Received) -> str:
-        """Return Braze's own words, short, printable and without the key, or nothing."""
+        """Return Braze's own words about a failure, short, printable and without the key, or nothing."""
         said = self._transport.redacted(answer.message(received.body))[:_MOST_SAID]
-        return ": " + "".join(letter if letter.isprintable() else " " for letter in said) if said else ""
+        if said in ("", "success"):
+            return ""
+        return ": " + "".join(letter if letter.isprintable() else " " for letter in said)
 
     def _account(
         self, at: Endpoint, permit: Permit, received: Received | None, failure: BrazeError | None, seconds: float

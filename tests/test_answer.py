@@ -3,13 +3,14 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import HOUR
+from support import HOUR, NOW
 
 from braze_exporter import answer
 from braze_exporter.buckets import bucket_end
@@ -32,6 +33,8 @@ ZONES = [
 zones = st.sampled_from(ZONES)
 # Later than any time in these tests.
 LATER = datetime(2199, 12, 31, tzinfo=UTC).timestamp()
+# As if all that any test has was requested.
+ANY_LENGTH = 10_000_000
 instants = st.datetimes(datetime(2005, 1, 1), datetime(2060, 1, 1)).map(lambda d: d.replace(tzinfo=UTC))  # noqa: DTZ001
 
 
@@ -47,7 +50,7 @@ def body(rows: object) -> bytes:
 
 def points(found: bytes, asked: Query) -> tuple[Point, ...]:
     """Return the points of the only series."""
-    (series,) = answer.series(asked, found, LATER)
+    (series,) = answer.series(asked, found, ANY_LENGTH, LATER, LATER)
     return series.points
 
 
@@ -55,7 +58,7 @@ def points(found: bytes, asked: Query) -> tuple[Point, ...]:
 def test_any_bytes_are_an_answer_or_an_error(found: bytes) -> None:
     """No body makes anything but points or a `BrazeError`."""
     try:
-        answer.series(query(), found, LATER)
+        answer.series(query(), found, ANY_LENGTH, LATER, LATER)
     except BrazeError as error:
         assert error.reason in {Reason.NOT_JSON, Reason.BAD_ANSWER}
 
@@ -122,7 +125,6 @@ def test_days_follow_each_other_without_a_hole(moment: datetime, length: int, fo
         ("2026-11-23T17:30:00+05:30", "2026-11-23T12:00:00+00:00"),
         ("2026-11-23T07:00:00", "2026-11-23T12:00:00+00:00"),
         ("2026-11-23 07:00", "2026-11-23T12:00:00+00:00"),
-        ("2026-11-23", "2026-11-23T05:00:00+00:00"),
         ("2026-07-23T08:00:00", "2026-07-23T12:00:00+00:00"),
     ],
 )
@@ -188,16 +190,65 @@ def test_an_hour_of_a_zone_with_half_hours_begins_on_its_own(written: str) -> No
     assert point.start == int(datetime.fromisoformat(written).timestamp())
 
 
-@pytest.mark.parametrize(("days", "is_refused"), [(0, False), (1, False), (3, True), (3650, True)])
-def test_a_bucket_in_the_future_is_refused(days: int, is_refused: bool) -> None:  # noqa: FBT001
-    """What begins days from now is misread or made up, and would end the counter; clocks may differ by a day."""
-    now = datetime(2026, 11, 23, 12, tzinfo=UTC)
-    found = body([{"time": (now + timedelta(days=days)).isoformat(), "count": 5}])
+@pytest.mark.parametrize(
+    ("unit", "ahead", "is_refused"),
+    [
+        (Unit.HOUR, 0, False),
+        (Unit.HOUR, 300, False),
+        (Unit.HOUR, 301, True),
+        (Unit.DAY, 24 * HOUR, False),
+        (Unit.DAY, 48 * HOUR, True),
+    ],
+)
+def test_a_bucket_in_the_future_is_refused(unit: Unit, ahead: int, is_refused: bool) -> None:  # noqa: FBT001
+    """An hour may begin 5 minutes ahead of either clock, and a day may be tomorrow: clocks and zones differ."""
+    noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    time = noon.isoformat() if unit is Unit.HOUR else (noon + timedelta(seconds=ahead)).date().isoformat()
+    latest = noon.timestamp() - (ahead if unit is Unit.HOUR else 0)
+    found = body([{"time": time, "count": 5}])
     if is_refused:
         with pytest.raises(BrazeError, match="a time in the future"):
-            answer.series(query(), found, now.timestamp())
+            answer.series(query(unit), found, 1, latest - HOUR, latest)
     else:
-        assert answer.series(query(), found, now.timestamp())[0].points[0].value == 5
+        assert answer.series(query(unit), found, 1, latest - HOUR, latest)[0].points[0].value == 5
+
+
+@pytest.mark.parametrize(
+    ("unit", "back", "is_refused"),
+    [(Unit.HOUR, 26, False), (Unit.HOUR, 27, True), (Unit.DAY, 26, False), (Unit.DAY, 27, True)],
+)
+@pytest.mark.parametrize("is_history", [False, True])
+def test_a_row_older_than_the_requested_range_is_refused(
+    unit: Unit, back: int, *, is_refused: bool, is_history: bool
+) -> None:
+    """A response may begin two buckets earlier, whether it runs up to now or not: what an end includes is unknown."""
+    noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    time = noon - timedelta(**{f"{unit}s": back})
+    found = body([{"time": time.isoformat() if unit is Unit.HOUR else time.date().isoformat(), "count": 5}])
+    asked, clock = query(unit), noon.timestamp()
+    if is_history:
+        asked, clock = replace(asked, ending_at=int(clock)), LATER
+    if is_refused:
+        with pytest.raises(BrazeError, match=f"a row is older than the 24 {unit}s that were requested"):
+            answer.series(asked, found, 24, clock, clock + HOUR)
+    else:
+        assert answer.series(asked, found, 24, clock, clock + HOUR)[0].points[0].value == 5
+
+
+@pytest.mark.parametrize("written", ["2026-11-23", "20261123", "2026-W48-1"])
+def test_a_date_is_no_hour(written: str) -> None:
+    """Where hours were requested, a date alone is a day: its count would be that of 24 hours."""
+    with pytest.raises(BrazeError, match="a row has a date in place of an hour"):
+        points(body([{"time": written, "count": 5}]), query())
+    assert points(body([{"time": written, "count": 5}]), query(Unit.DAY))[0].value == 5
+
+
+@pytest.mark.parametrize("first", [None, 5])
+def test_a_hole_beside_a_number_of_the_same_bucket_is_that_number(first: int | None) -> None:
+    """A null says nothing, so it contradicts nothing."""
+    found = [{"time": "2026-11-23T12:00:00Z", "count": count} for count in (first, 5 if first is None else None)]
+    (series,) = answer.series(query(), body(found), 24, NOW, NOW)
+    assert ([value for _, value in series.points], series.holes) == ([5], ())
 
 
 def test_no_more_points_are_held_than_can_be_asked_for() -> None:

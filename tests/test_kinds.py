@@ -342,7 +342,7 @@ def test_a_variation_takes_the_name_of_another() -> None:
 def read(kind: Kind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
     """Return the values of each series of an answer, by noun and labels."""
     body = json.dumps({"message": "success", "data": data}).encode()
-    found = answer.series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, NOW)
+    found = answer.series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
     return {(series.noun.name, series.labels): [value for _, value in series.points] for series in found}
 
 
@@ -490,6 +490,8 @@ def test_what_has_no_id_is_not_counted() -> None:
         json.dumps(
             {"message": "success", "data": [{"time": "2026-11-20", "messages": {"email": [{"sent": 3}]}}]}
         ).encode(),
+        14,
+        NOW,
         NOW,
     )
     (series,) = [series for series in found if series.key]

@@ -10,7 +10,7 @@ from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, rig
 
 from braze_exporter import demo
 from braze_exporter.buckets import settled
-from braze_exporter.catalog import CUSTOM_EVENTS, Point, Query, Unit
+from braze_exporter.catalog import CUSTOM_EVENTS, Query, Unit
 from braze_exporter.demo import DayFormat, HourFormat, UnknownEvent, faults
 
 LATEST = "braze_custom_events_hourly_latest"
@@ -281,7 +281,7 @@ def _yaml(name: str) -> str:
 )
 def test_settled_is_the_newest_that_qualifies(hours: list[int], sent_at: int, settle: int) -> None:
     """It is not the newest of the answer, ended long enough before the request, and no later one did."""
-    points = [Point(hour * HOUR, float(hour)) for hour in hours]
+    starts = [hour * HOUR for hour in hours]
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=float(settle))
-    qualified = [point for point in points[:-1] if point.start + HOUR + settle <= sent_at]
-    assert settled(points, query, sent_at) == (qualified[-1] if qualified else None)
+    qualified = [start for start in starts[:-1] if start + HOUR + settle <= sent_at]
+    assert settled(starts, query, sent_at) == (qualified[-1] if qualified else None)

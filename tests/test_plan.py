@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import HOUR, IOS, NEW_YORK, NOW, VIP, configured
 
 from braze_exporter.buckets import bucket_end, settled
-from braze_exporter.catalog import CUSTOM_EVENTS, DEFAULT_POOL, Point, Query, Unit
+from braze_exporter.catalog import CUSTOM_EVENTS, DEFAULT_POOL, Query, Unit
 from braze_exporter.config import ConfigError
 from braze_exporter.plan import Load, Plan, build, calls_per_hour
 
@@ -102,8 +102,8 @@ def test_an_answer_is_long_enough_to_hold_a_settled_bucket(unit: Unit, settle: i
     assert query.length >= {Unit.HOUR: 24, Unit.DAY: 14}[unit]
     if unit is Unit.HOUR:  # days are of several lengths; the margin is theirs
         newest = int(NOW) // HOUR * HOUR
-        points = [Point(newest - n * HOUR, 1.0) for n in reversed(range(query.length))]
-        assert settled(points, query, NOW) is not None
+        starts = [newest - n * HOUR for n in reversed(range(query.length))]
+        assert settled(starts, query, NOW) is not None
 
 
 REFRESHES = st.lists(st.tuples(st.integers(1, 100_000), st.sampled_from(Unit), st.booleans()), min_size=1, max_size=40)
@@ -212,38 +212,38 @@ def test_days_of_other_lengths(name: str, day: date, hours: float) -> None:
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> tuple[list[Point], Query]:
+def answers(draw: st.DrawFn) -> tuple[list[int], Query]:
     """Make an answer of consecutive buckets, perhaps with holes, and its query."""
     unit, zone = draw(st.sampled_from(Unit)), draw(zones)
     start = starts_of_days(zone, draw(dates)) + (draw(st.integers(0, 30)) * HOUR if unit is Unit.HOUR else 0)
-    points = []
+    starts = []
     for kept in draw(st.lists(st.booleans(), max_size=12)):
         if kept:
-            points.append(Point(start, 1.0))
+            starts.append(start)
         start = bucket_end(start, unit, zone)
     settle = draw(st.integers(1, 5 * unit.seconds))
-    return points, Query("production", CUSTOM_EVENTS, unit, "purchase", settle=settle, zone=zone)
+    return starts, Query("production", CUSTOM_EVENTS, unit, "purchase", settle=settle, zone=zone)
 
 
 @given(answers(), st.integers(-20, 20), st.integers(-2, 2), st.integers(0, 3 * DAY))
 def test_settled_is_the_newest_that_was_over_for_long_enough(
-    answer: tuple[list[Point], Query], units: int, seconds: int, later: int
+    answer: tuple[list[int], Query], units: int, seconds: int, later: int
 ) -> None:
-    """The settled point is the newest but the last whose end was `settle` or more before the request."""
-    points, query = answer
-    base = points[-1].start if points else NOW
+    """The settled bucket is the newest but the last whose end was `settle` or more before the request."""
+    starts, query = answer
+    base = starts[-1] if starts else NOW
     sent_at = base + query.settle + units * query.unit.seconds + seconds
-    found = settled(points, query, sent_at)
-    ripe = {p for p in points if sent_at - bucket_end(p.start, query.unit, query.zone) >= query.settle} - {*points[-1:]}
-    assert found == max(ripe, default=None)
-    afterwards = settled(points, query, sent_at + later)
+    found = settled(starts, query, sent_at)
+    ripe = {start for start in starts if sent_at - bucket_end(start, query.unit, query.zone) >= query.settle}
+    assert found == max(ripe - {*starts[-1:]}, default=None)
+    afterwards = settled(starts, query, sent_at + later)
     assert found is None or (afterwards is not None and afterwards >= found)
 
 
 def test_settling_to_the_second() -> None:
     """An hour settles at the very second, not before; the newest never does, and neither does a lonely one."""
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=60)
-    noon, one, two = Point(12 * HOUR, 1.0), Point(13 * HOUR, 2.0), Point(14 * HOUR, 3.0)
+    noon, one, two = 12 * HOUR, 13 * HOUR, 14 * HOUR
     assert settled([noon, one, two], query, 13 * HOUR + 59.9) is None
     assert settled([noon, one, two], query, 13 * HOUR + 60) == noon
     assert settled([noon, one, two], query, 14 * HOUR + 59.9) == noon

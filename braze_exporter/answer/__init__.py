@@ -12,16 +12,20 @@ from zoneinfo import ZoneInfo
 
 from braze_exporter.answer.body import content
 from braze_exporter.answer.lists import listed
-from braze_exporter.answer.rows import Written, bad, written
-from braze_exporter.buckets import midnight
+from braze_exporter.answer.rows import Written, WrittenTime, bad, written
+from braze_exporter.buckets import bucket_number, midnight, starts
 from braze_exporter.catalog import MAX_LENGTH, Point, Query, Quota, Reason, Series, Unit
 
 __all__ = ["failure", "listed", "message", "quota", "retry_after", "sent_by_braze_at", "series"]
 
 # Reset headers below this are seconds to go, not a time: no window of Braze's began before September 2001.
 _FIRST_EPOCH = 1_000_000_000
-# No bucket begins in the future; but clocks differ, and a day begins earlier in the east than in the west.
-_AHEAD = 2 * 86_400
+# No hour begins in the future, but clocks differ. Seconds.
+_HOUR_AHEAD = 300.0
+# A day begins earlier in the east than in the west, so tomorrow is a matter of the time zone. Days.
+_DAYS_AHEAD = 1
+# A response may begin so many buckets before the requested ones: what `ending_at` includes is not documented.
+_BUCKETS_BEFORE = 2
 
 _BY_STATUS = {
     202: Reason.QUEUED,  # older documentation: accepted during maintenance, not done
@@ -88,38 +92,61 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def series(query: Query, body: bytes, now: float) -> tuple[Series, ...]:
-    """Return the series in the `body` of a success, their points sorted, or raise `BrazeError`.
+def series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
+    """Return the series in the `body` of a success, their points sorted, or raise `BrazeError` if it is malformed.
 
-    `now` is the time of the answer in seconds since the epoch. No error repeats anything of the body.
+    `length` is the number of buckets that were requested. It is `earliest` and `latest` by the clock that is behind and
+    by the one that is ahead, Braze's or ours, in seconds since the epoch. No error repeats anything of the body.
     """
-    return tuple(_series(query, found, now) for found in written(query, content(body).get("data")))
+    end = earliest if query.ending_at is None else query.ending_at
+    unit, zone = query.unit, query.zone
+    step = unit.seconds if unit is Unit.HOUR else 1
+    oldest = bucket_number(end, unit, zone) - (length + _BUCKETS_BEFORE) * step
+    newest = latest + _HOUR_AHEAD if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _DAYS_AHEAD
+    found = [_series(query, one) for one in written(query, content(body).get("data"))]
+    for start in starts(found):
+        number = bucket_number(start, unit, zone)
+        if number > newest:
+            raise bad("a row has a time in the future")
+        if number < oldest:
+            raise bad(f"a row is older than the {length} {unit}s that were requested")
+    return tuple(found)
 
 
-def _series(query: Query, found: Written, now: float) -> Series:
+def _series(query: Query, found: Written) -> Series:
     read = _days if query.unit is Unit.DAY else _hours
-    starts = read([moment for moment, _ in found.values], query.zone)
-    values: dict[int, float] = {}
-    for start, (_, value) in zip(starts, found.values, strict=True):
-        if values.setdefault(start, value) != value:
+    begins = read([time for time, _ in found.values], query.zone)
+    values: dict[int, float | None] = {}
+    for start, (_, value) in zip(begins, found.values, strict=True):
+        known = values.setdefault(start, value)
+        if known is None:  # a duplicate may have the number that a hole lacks
+            values[start] = value
+        elif value not in (None, known):
             raise bad(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
-    if values and max(values) > now + _AHEAD:
-        raise bad("a row has a time in the future")
-    points = tuple(Point(start, values[start]) for start in sorted(values)[-MAX_LENGTH:])
-    return Series(found.noun, points, found.labels, found.key)
+    points, holes = [], []
+    for start in sorted(values)[-MAX_LENGTH:]:
+        number = values[start]
+        if number is None:
+            holes.append(start)
+        else:
+            points.append(Point(start, number))
+    return Series(found.noun, tuple(points), found.labels, found.key, tuple(holes))
 
 
-def _days(written: Iterable[datetime], zone: ZoneInfo) -> list[int]:
+def _days(written: Iterable[WrittenTime], zone: ZoneInfo) -> list[int]:
     """Return where days begin. Only the written date counts, whatever time and offset stand beside it."""
-    return [midnight(moment.date(), zone) for moment in written]
+    return [midnight(time.moment.date(), zone) for time in written]
 
 
-def _hours(written: Sequence[datetime], zone: ZoneInfo) -> list[int]:
+def _hours(times: Sequence[WrittenTime], zone: ZoneInfo) -> list[int]:
     """Return the instants of hours. Those without an offset are local time in `zone`.
 
     In an autumn night the clocks show one hour twice: of two equal ones in a row the second is the second pass, and one
     alone is the second pass if the answer begins with it and goes on with the next hour.
     """
+    if any(time.is_date for time in times):
+        raise bad("a row has a date in place of an hour")
+    written = [time.moment for time in times]
     clocks = [moment.replace(tzinfo=None) for moment in written]
     order = list(range(len(written)))
     if clocks and clocks[0] > clocks[-1]:

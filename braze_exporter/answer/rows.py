@@ -1,7 +1,7 @@
 """The data of an answer → what it says of each of its series, as it is written. Pure.
 
-What may be missing, or may be news to us, is left out: a statistic, a channel, a step. What is there and is no number
-makes the whole an error, never a zero.
+What may be missing, or may be news to us, is left out: a statistic, a channel, a step. A null is a hole: a bucket
+without a number. What is there and is neither a number nor null makes the whole an error, never a zero.
 """
 
 import math
@@ -14,17 +14,26 @@ from braze_exporter.catalog import BrazeError, Noun, Query, Reason, Shape
 from braze_exporter.catalog.names import text, told_apart
 
 Row: TypeAlias = Mapping[str, Any]
-Values: TypeAlias = list[tuple[datetime, float]]
+Values: TypeAlias = list[tuple["WrittenTime", float | None]]
 
 # Times beyond these years are misread or made up; they would also leave the range of the calendar's arithmetic.
 _YEARS = range(2000, 2200)
+# `2026-W48-1`, as `2026-11-23`; the shortest date with an hour is `20261123T12`.
+_LONGEST_DATE = len("YYYY-MM-DD")
 # The statistic of a message that may be negative, as refunds are.
 _REVENUE = "revenue"
 
 
+class WrittenTime(NamedTuple):
+    """The time of a row as it is written, and whether it is a date alone."""
+
+    moment: datetime
+    is_date: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What an answer says of one series: the time of each row as it is written, and its value there.
+    """What an answer says of one series: the time of each row as it is written, and its value there, or None.
 
     `labels` and `key` are as in `Series`.
     """
@@ -77,7 +86,7 @@ def _rows(data: object) -> list[Row]:
     return data
 
 
-def _time(row: Row) -> datetime:
+def _time(row: Row) -> WrittenTime:
     """Return the time of a row as it is written."""
     time = row.get("time")
     if not isinstance(time, str):
@@ -88,10 +97,13 @@ def _time(row: Row) -> datetime:
         raise bad("a row has a time that is not in ISO 8601") from None
     if moment.year not in _YEARS:
         raise bad("a row has a time out of range")
-    return moment
+    return WrittenTime(moment, len(time) <= _LONGEST_DATE)
 
 
-def _number(value: object, field: str, *, may_sink: bool = False) -> float:
+def _number(value: object, field: str, *, may_sink: bool = False) -> float | None:
+    """Return the number of a row, or None for a hole."""
+    if value is None:
+        return None
     try:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
@@ -106,15 +118,16 @@ def _series(noun: Noun, rows: Sequence[Row], field: str) -> Written:
 
 
 def _totals(rows: Sequence[Row], fields: Mapping[Noun, str]) -> Iterator[Written]:
-    """Yield the series of nouns without a breakdown. Rows that lack the field have no value."""
+    """Yield the series of nouns without a breakdown."""
     for noun, field in fields.items():
-        yield _series(noun, [row for row in rows if row.get(field) is not None], field)
+        yield _series(noun, rows, field)
 
 
 def _messages(noun: Noun, rows: Sequence[Row], messages: Callable[[Row], Iterator[_Message]]) -> Iterator[Written]:
     """Yield a series for each statistic of each channel of each part, which is named as people name it.
 
-    If several entries of a row are of the same, they are added up, but for unique users, who may be in several.
+    If several entries of a row are of the same, they are added up, but for unique users, who may be in several. A null
+    is a hole where other rows have a number: a name may be null as well.
     """
     names: dict[str, str] = {}
     found: dict[tuple[str, str, str], Values] = {}
@@ -124,14 +137,17 @@ def _messages(noun: Noun, rows: Sequence[Row], messages: Callable[[Row], Iterato
         for part, name, channel, stats in messages(row):
             names[part] = name or names.get(part, part)
             for stat, value in stats.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
+                if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
                     number = _number(value, stat, may_sink=stat == _REVENUE)
-                    entries.setdefault((part, channel, text(stat)), []).append(number)
+                    numbers = entries.setdefault((part, channel, text(stat)), [])
+                    numbers += [number] if number is not None else []
         for key, numbers in entries.items():
-            if len(numbers) == 1 or not key[-1].startswith("unique_"):
-                found.setdefault(key, []).append((moment, sum(numbers)))
+            if len(numbers) <= 1 or not key[-1].startswith("unique_"):
+                found.setdefault(key, []).append((moment, sum(numbers) if numbers else None))
     told = told_apart(names)
     for (part, channel, stat), values in found.items():
+        if all(value is None for _, value in values):
+            continue
         labels = dict.fromkeys(noun.breakdown, told[part]) | {"channel": channel, "stat": stat}
         yield Written(noun, values, tuple(labels.items()), (part, channel, stat))
 

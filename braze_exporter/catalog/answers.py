@@ -21,14 +21,21 @@ class Point(NamedTuple):
 class Series:
     """The points of one series of an answer, oldest first, one for each bucket, and the noun that they are of.
 
-    `labels` are what this series adds to the labels of its query, and `key` what tells it apart in Braze's own ids;
-    both are empty where the noun has only one. An answer can hold several series.
+    `holes` are the starts of the buckets that the response has without a number, oldest first. `labels` are what this
+    series adds to the labels of its query, and `key` what tells it apart in Braze's own ids; both are empty where the
+    noun has only one. An answer can hold several series.
     """
 
     noun: Noun
     points: tuple[Point, ...]
     labels: tuple[tuple[str, str], ...] = ()
     key: tuple[str, ...] = ()
+    holes: tuple[int, ...] = ()
+
+    @property
+    def without_buckets(self) -> "Series":
+        """The series itself: its noun, its labels and its key."""
+        return replace(self, points=(), holes=())
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from braze_exporter.buckets import bucket_end
+from braze_exporter.buckets import bucket_end, starts
 from braze_exporter.catalog import Query, Unit
 from braze_exporter.reading import Answer
 
@@ -36,11 +36,11 @@ def timezone_mismatch(query: Query, answer: Answer) -> bool | None:
     """
     if not query.kind.tells_today:
         return None
-    newest = max((series.points[-1].start for series in answer.series if series.points), default=None)
-    if query.unit is not Unit.DAY or newest is None:
+    known = starts(answer.series) if query.unit is Unit.DAY else []
+    if not known:
         return None
     asked = datetime.fromtimestamp(answer.sent_at, query.zone)
     if (asked - _NEAR_MIDNIGHT).date() != (asked + _NEAR_MIDNIGHT).date():
         return None
-    days = abs((datetime.fromtimestamp(newest, query.zone).date() - asked.date()).days)
+    days = abs((datetime.fromtimestamp(known[-1], query.zone).date() - asked.date()).days)
     return days == 1 if days <= 1 else None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
-from braze_exporter.buckets import bucket_end
+from braze_exporter.buckets import bucket_end, starts
 from braze_exporter.buckets import settled as newest_settled
 from braze_exporter.catalog import GAUGES, Family, Kind, Noun, Point, Query, Series, Unit, gauge
 from braze_exporter.collector.baseline import Baseline
@@ -116,7 +116,9 @@ class Row:
             shown = self._of(series)
             if shown.baseline is None:
                 shown.baseline = Baseline(self.entry.query)
-            shown.baseline.learn(series.points if is_history else series.points[:-1], answer.sent_at)
+            is_newest_a_hole = series.holes and (not series.points or series.holes[-1] > series.points[-1].start)
+            points = series.points if is_history or is_newest_a_hole else series.points[:-1]
+            shown.baseline.learn(points, answer.sent_at)
 
     def age(self, now: float) -> None:
         """Hide or show the values, as the age of the answer at `now` wants it."""
@@ -156,13 +158,13 @@ class Row:
         query = self.entry.query
         for noun in query.nouns:
             of_noun = [series for series in answer.series if series.noun is noun]
-            buckets = _buckets(of_noun)
-            done = newest_settled(buckets, query, answer.sent_at)
+            known = starts(of_noun)
+            newest, done = known[-1] if known else None, newest_settled(known, query, answer.sent_at)
             for series in of_noun:
                 shown = self._of(series)
                 shown.held = _held(series.points, query, answer.sent_at, done)
                 if not self.is_stale:
-                    shown.values = _values(shown, buckets, done)
+                    shown.values = _values(shown, series.holes, newest, done)
 
     def views(self, total: Callable[[Series], float | None]) -> Iterator[View]:
         """Yield what the lines show, series by series."""
@@ -176,7 +178,7 @@ class Row:
         If another one has ever had its name, it has its id behind that: else a counter would seem to jump to that of
         the newcomer.
         """
-        named = replace(series, points=())
+        named = series.without_buckets
         while self.owners.setdefault((named.noun.name, named.labels), named.identity) != named.identity:
             named = named.with_id
         shown = self.series.get(named.identity)
@@ -197,39 +199,37 @@ def _lines(name: str, values: Iterable[tuple[str, float | None]]) -> str:
     return "".join([sample(name, labels, value) for labels, value in values if value is not None])
 
 
-def _buckets(found: Sequence[Series]) -> Sequence[Point]:
-    """Return a point for each bucket that any of the series has, oldest first; their values do not matter."""
-    if len(found) == 1:
-        return found[0].points
-    return sorted({point.start: point for series in found for point in series.points}.values())
-
-
-def _held(points: tuple[Point, ...], query: Query, sent_at: float, done: Point | None) -> Held:
+def _held(points: tuple[Point, ...], query: Query, sent_at: float, done: int | None) -> Held:
     """Return the points of an answer that was asked for at `sent_at`, and how they stand.
 
-    `done` is a point in the newest settled bucket, None if none has settled.
+    `done` is the start of the newest settled bucket, None if none has settled.
     """
     settled = ended = len(points)
-    while settled and (done is None or points[settled - 1].start > done.start):
+    while settled and (done is None or points[settled - 1].start > done):
         settled -= 1
     while ended and bucket_end(points[ended - 1].start, query.unit, query.zone) > sent_at:
         ended -= 1
     return Held(points, settled, ended)
 
 
-def _values(shown: Shown, buckets: Sequence[Point], done: Point | None) -> Values:
+def _values(shown: Shown, holes: Sequence[int], newest: int | None, done: int | None) -> Values:
     """Return the latest value, the settled one and what is usual for it, and note where their buckets start.
 
-    Values are of the newest of the `buckets`, and of that of `done`, or there are none.
+    Values are of the bucket that starts at `newest`, and of that at `done`, or there are none. A hole has no start.
     """
     points, settled, _ = shown.held
-    if not points:
-        return _NONE
-    shown.latest_start = points[-1].start
-    latest = points[-1].value if points[-1].start == buckets[-1].start else None
+    latest = None
+    if newest in holes:
+        shown.latest_start = None
+    elif points:
+        shown.latest_start = points[-1].start
+        latest = points[-1].value if points[-1].start == newest else None
+    if done in holes:
+        shown.settled_start = None
+        return Values(latest)
     if not settled:
         return Values(latest)
     value, shown.settled_start = points[settled - 1].value, points[settled - 1].start
-    if done is None or done.start != shown.settled_start:
+    if done != shown.settled_start:
         return Values(latest)
-    return Values(latest, value, shown.baseline.of(done.start) if shown.baseline is not None else None)
+    return Values(latest, value, shown.baseline.of(done) if shown.baseline is not None else None)
