@@ -15,10 +15,12 @@ from concurrent.futures import Future
 from typing import Protocol, TypeAlias
 
 from braze_exporter.admission import Permit
+from braze_exporter.buckets import starts
 from braze_exporter.catalog import BrazeError, Fetched, Held, Kind, Query, Reason, Withheld
 from braze_exporter.lane import Lane
 from braze_exporter.limiter import Told
 from braze_exporter.reading import Answer, Entry, Reading, place
+from braze_exporter.repair import halves
 
 # So much of what is fetched once is queued by a scrape; there may be thousands.
 MOST_BACKGROUND = 500
@@ -56,6 +58,9 @@ class Watcher(Protocol):
 
     def note_reading(self, entry: Entry, before: Reading | None) -> None:
         """Take note of an entry that has a new reading, and of the one that it had before."""
+
+    def note_repair(self, entry: Entry, answer: Answer) -> None:
+        """Take note of older buckets of an entry, which are not shown."""
 
     def note_hold(self, entry: Entry) -> None:
         """Take note of an entry that is held, or not held any more, without having been asked."""
@@ -264,17 +269,54 @@ class Cache:
 
     def _take(self, entry: Entry, fetched: Fetched | None, error: BrazeError | None, sent_at: float) -> None:
         """Take in how a fetch ended."""
-        entry.schedule(self._monotonic(), error, self._jitter())
+        now = self._monotonic()
+        entry.schedule(now, error, self._jitter())
         before = entry.reading
-        if fetched is None:
+        if error is not None:
+            outcome = entry.repair.note_failure(error)
+            if outcome.is_due:
+                entry.next_at = min(entry.next_at, now)
+            if outcome.is_tolerated and entry.error is None:
+                return
+            if entry.background and error.reason is Reason.TOO_LARGE:
+                self._halve(entry)
             entry.reading = Reading(entry.answer, error)
-        else:
+        elif fetched is not None:
             if entry.background:
                 del self.background[entry]
             # If our clock is ahead of Braze's, Braze's counts: nothing settles too early.
             asked_at = sent_at if fetched.answered_at is None else min(sent_at, fetched.answered_at)
-            entry.reading = Reading(Answer(fetched.series, asked_at, self._wall(), self._monotonic()), None)
+            answer = self._answer(entry, fetched, asked_at)
+            if entry.repair.request is not None and entry.repair.request.ending_at is not None:
+                self._tell(entry, operator.methodcaller("note_repair", entry, answer))
+                return
+            entry.reading = Reading(answer, None)
         self._tell(entry, operator.methodcaller("note_reading", entry, before))
+
+    def _answer(self, entry: Entry, fetched: Fetched, asked_at: float) -> Answer:
+        """Return the answer that was fetched, and what it means for the repair."""
+        request = entry.repair.request
+        outcome = entry.repair.note_success(entry.query, asked_at, is_empty=not starts(fetched.series))
+        return Answer(
+            fetched.series,
+            asked_at,
+            self._wall(),
+            self._monotonic(),
+            is_complete=outcome.is_complete,
+            is_short=request is not None and request.length < entry.query.length,
+        )
+
+    def _halve(self, entry: Entry) -> None:
+        """Replace a piece of history that is oversized by its halves, and others of its query that are as long."""
+        owner, length = place(entry.query), entry.query.length
+        for piece in list(self.background):
+            is_as_long = place(piece.query) == owner and piece.query.length >= length
+            found = halves(piece.query) if is_as_long and (piece is entry or not piece.busy) else ()
+            if found:
+                piece.gone = True
+                del self.background[piece]
+                added = [Entry(half, piece.planned_at, next_at=self._monotonic(), background=True) for half in found]
+                self.background.update(dict.fromkeys(added))
 
     def _spread_refusals(self) -> None:
         """Hold what is refused since, and let go what is not any more."""

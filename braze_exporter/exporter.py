@@ -5,7 +5,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import requests
 
@@ -77,12 +77,12 @@ class _Braze:
         client = self._workspaces[query.workspace].client
         if query.ending_at is not None:
             return client.fetch(query, query.length, permit)
-        last = entry.answer
-        told = last is not None and any(series.points for series in last.series)  # an empty answer repairs nothing
-        since = last.sent_at if last is not None and told else self._ledger.last_asked(query.counted)
+        done_at, now = entry.repair.done_at, self._wall()
+        since = done_at if done_at is not None else self._ledger.last_asked(query.counted)
         if since is None and query.weeks:
             since = entry.planned_at  # up to which the history of the baseline is read
-        return client.fetch(query, length(query, since, self._wall()), permit)
+        request = entry.repair.next_request(query, length(query, since, now), now)
+        return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit)
 
     def objection(self, query: Query) -> Withheld | None:
         """Return why the query would not be asked now, or None if it would."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from braze_exporter.catalog import Call, Kind, Reason
 from braze_exporter.plan import Discovered, Plan
-from braze_exporter.reading import Entry, Reading
+from braze_exporter.reading import Answer, Entry, Reading
 
 # So many queries of a workspace are named that fail for one reason; the rest is summed up. The metrics name them all.
 MOST_NAMED = 3
@@ -48,6 +48,9 @@ class Journal:
     def note_reading(self, entry: Entry, before: Reading | None) -> None:  # noqa: ARG002 - what counts is what it knows
         """Log what a new reading changes."""
         self.note_hold(entry)
+
+    def note_repair(self, entry: Entry, answer: Answer) -> None:
+        """Log nothing: what older buckets tell changes nothing about the query."""
 
     def note_hold(self, entry: Entry) -> None:
         """Log it if a query is not answered for another reason than before, or answered again."""

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import TextIO
 
 from braze_exporter import zones
-from braze_exporter.buckets import bucket_end
+from braze_exporter.buckets import bucket_end, starts
 from braze_exporter.catalog import (
     INSTANCES,
     SEGMENT_LIST,
+    BrazeError,
     Listing,
     Query,
     Reason,
@@ -28,6 +29,8 @@ from braze_exporter.plan import Discovered, Named, Plan
 from braze_exporter.reading import Entry
 from braze_exporter.wildcards import Known, Lists, filled, needed
 
+# How often a shorter request is tried, a second apart, after an oversized response.
+_MOST_TRIES = 60
 # So many of the queries that are not answered for one reason are named.
 _MOST_NAMED = 3
 
@@ -55,11 +58,21 @@ def check_live(config: Config, plan: Plan, around: Surroundings) -> bool:
     with closing(exporter):
         exporter.use(config, replace(plan, queries=queries), around.session)
         _wait(exporter, len(queries), around.err)
+        malformed = {
+            entry: entry.error
+            for entry in exporter.entries
+            if entry.error is not None and entry.error.reason is Reason.BAD_ANSWER
+        }
+        for _ in range(_MOST_TRIES):
+            if not _are_oversized(exporter.entries, around.monotonic()):
+                break
+            around.sleep(1.0)  # the budget may have to grow
+            _wait(exporter, len(queries), around.err)
         for workspace in config.workspaces:
             name = workspace.spec.name
             entries = [entry for entry in exporter.entries if entry.query.workspace == name]
             mine = {listing: found for (owner, listing), found in lists.items() if owner == name}
-            for finding in _findings(workspace, plan, entries, mine):
+            for finding in _findings(workspace, plan, entries, mine, malformed):
                 problems += finding.is_problem
                 sort = "problem: " if finding.is_problem else ""
                 print(f"{shown(name)}: {sort}{finding.text}", file=around.out)
@@ -87,13 +100,25 @@ def _wait(exporter: Exporter, count: int, err: TextIO) -> None:
         print("\r", end="", file=err, flush=True)
 
 
+def _are_oversized(entries: Iterable[Entry], now: float) -> bool:
+    """Return whether some responses are oversized for which a shorter request is due at `now`."""
+    return any(
+        entry.error is not None and entry.error.reason is Reason.TOO_LARGE and entry.is_due(now) for entry in entries
+    )
+
+
 def _findings(
-    workspace: ConfiguredWorkspace, plan: Plan, entries: Sequence[Entry], lists: Mapping[Listing, Found]
+    workspace: ConfiguredWorkspace,
+    plan: Plan,
+    entries: Sequence[Entry],
+    lists: Mapping[Listing, Found],
+    malformed: Mapping[Entry, BrazeError],
 ) -> Iterator[Finding]:
-    answered = [entry for entry in entries if entry.answer is not None and entry.error is None]
+    failed = {*malformed, *(entry for entry in entries if entry.error is not None or entry.answer is None)}
+    answered = [entry for entry in entries if entry not in failed]
     text = f"{len(answered):,} of {len(entries):,} {'query is' if len(entries) == 1 else 'queries are'} answered"
     yield Finding(text, is_problem=False)
-    yield from _unanswered(workspace, entries)
+    yield from _unanswered(workspace, {entry: malformed.get(entry, entry.error) for entry in entries})
     is_key_refused = any(entry.error is not None and entry.error.reason is Reason.UNAUTHORIZED for entry in entries)
     for listing, found in lists.items():
         if found.failure and not is_key_refused:
@@ -110,11 +135,10 @@ def _findings(
     yield from _lag(answered)
 
 
-def _unanswered(workspace: ConfiguredWorkspace, entries: Sequence[Entry]) -> Iterator[Finding]:
+def _unanswered(workspace: ConfiguredWorkspace, errors: Mapping[Entry, BrazeError | None]) -> Iterator[Finding]:
     """Yield why queries are not answered, each reason once."""
     groups: dict[str, list[Query]] = {}
-    for entry in entries:
-        error = entry.error
+    for entry, error in errors.items():
         if error is not None and error.reason is Reason.UNAUTHORIZED:
             url = workspace.spec.rest_endpoint
             instance = next((f", which is {name}" for name, known in INSTANCES.items() if known == url), "")
@@ -178,7 +202,9 @@ def _without_data(answered: Iterable[Entry]) -> Iterator[Finding]:
         points = (
             [point for series in entry.answer.series for point in series.points] if entry.answer is not None else []
         )
-        if not points:
+        if not points and starts(entry.answer.series if entry.answer is not None else ()):
+            yield Finding(f"{_words(entry.query)}: no bucket of Braze's response has a number")
+        elif not points:
             is_name = entry.query.subject and not entry.query.subject_id
             hint = "is the name right, to the letter?" if is_name else "it may be new, or nothing may have happened yet"
             yield Finding(f"{_words(entry.query)}: Braze answers without data: {hint}")

@@ -150,8 +150,13 @@ def _settle(settings: Settings, kind: Kind, entry: Asking) -> float:
     return max(entry.settle or settings.settle.of(entry.asked.unit), kind.settle)
 
 
+def newest_length(unit: Unit, settle: float) -> int:
+    """Return how many buckets of a response, from the newest on, are sure to hold one that has settled."""
+    return math.ceil(settle / unit.seconds) + _MARGIN
+
+
 def _length(unit: Unit, settle: float) -> int:
-    return max(USUAL_LENGTH[unit], math.ceil(settle / unit.seconds) + _MARGIN)
+    return max(USUAL_LENGTH[unit], newest_length(unit, settle))
 
 
 def _queries(settings: Settings, workspace: Workspace, kind: Kind, entry: Asking) -> Iterator[Query]:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from braze_exporter.catalog import BrazeError, Query, Reason, Series
 from braze_exporter.limiter import HOLD
+from braze_exporter.repair import Repair
 
 # A query is due a little before its time, so that a scrape interval equal to its refresh finds it due each time.
 EARLY = 0.1
@@ -31,13 +32,16 @@ _MOST_DOUBLINGS = 20
 class Answer:
     """The series of an answer, and when it was asked for and when it was here, in seconds since the epoch.
 
-    `sent_at` is by Braze's clock if ours is ahead of it; `received_monotonic` is on the clock that never jumps.
+    `sent_at` is by Braze's clock if ours is ahead of it; `received_monotonic` is on the clock that never jumps. It
+    `is_complete` if with it all has been read that repair needs, and `is_short` if it holds less than a usual one.
     """
 
     series: tuple[Series, ...]
     sent_at: float
     received_at: float
     received_monotonic: float
+    is_complete: bool = True
+    is_short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,11 @@ class Entry:
     failures: int = 0
     background: bool = False
     waiting: list["Waiter"] = field(default_factory=list)
+    repair: Repair = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with requests as long as Braze answers."""
+        self.repair = Repair(self.query.kind.longest)
 
     @property
     def endpoint(self) -> str:

@@ -17,8 +17,8 @@ from braze_exporter import __version__
 from braze_exporter.catalog import BrazeError, Reason
 from braze_exporter.watchdog import POOLS, Watchdog
 
-# A hundred buckets of an event are under 10 kB. What JSON unpacks to takes up to thirty times its size.
-MAX_BODY = 1024 * 1024
+# A hundred buckets of an event are under 10 kB, a Canvas of 200 steps is some megabytes.
+MAX_BODY = 8 * 1024 * 1024
 _PIECE = 64 * 1024
 # Routers forget a connection that is idle for some minutes, and the next request on it would be lost.
 _KEEP_ALIVE = [
@@ -202,7 +202,7 @@ def _read(raw: urllib3.response.BaseHTTPResponse) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > MAX_BODY:
-            raise BrazeError(Reason.TOO_LARGE, f"the answer is larger than {MAX_BODY // 1024} KiB")
+            raise BrazeError(Reason.TOO_LARGE, f"the answer is larger than {MAX_BODY // 1024**2} MiB")
     return b"".join(pieces)
 
 

@@ -45,7 +45,7 @@ class Live:
         out, clock = io.StringIO(), self.clock
         with contextlib.closing(transport.open_session(10)) as session:
             around = Surroundings(
-                session, lambda _url: {}, clock.wall, clock.monotonic, lambda _seconds: None, out, io.StringIO()
+                session, lambda _url: {}, clock.wall, clock.monotonic, clock.advance, out, io.StringIO()
             )
             good = live.check_live(config, build(config), around)
         assert key not in out.getvalue()
@@ -87,6 +87,36 @@ def test_all_is_well(braze: Live) -> None:
         ("/events/list", None),
         ("/segments/list", None),
         ("/segments/list", None),
+    ]
+
+
+def test_oversized_response_is_requested_again_for_fewer_buckets(braze: Live) -> None:
+    """A response of more than 8 MiB for a hundred hours is no problem if the newest hours are answered."""
+
+    def oversized(exchange: faults.Exchange) -> demo.Reply:
+        return faults.huge(9 * 1024**2)(exchange) if exchange.request.params["length"] == "100" else exchange.reply
+
+    braze.braze.fail(oversized, event="signup")
+    assert braze.problems() == []
+    lengths = [request.params["length"] for request in braze.braze.requests if request.event == "signup"]
+    assert lengths == ["100", "4"]
+
+
+def test_malformed_and_oversized_responses_are_told_apart(braze: Live) -> None:
+    """What is malformed stays a problem, also where shorter requests are made for others."""
+    braze.braze.fail(faults.huge(9 * 1024**2), event="signup")
+    braze.braze.fail(faults.count(-1, row=0), event="purchase")
+    assert braze.problems("{event: purchase}\n{event: signup}") == [
+        "custom_events purchase by the hour: a row has no count that is a number from 0",
+        "custom_events signup by the hour: the answer is larger than 8 MiB",
+    ]
+
+
+def test_response_of_holes_only_is_told(braze: Live) -> None:
+    """Buckets without a number are neither zeros nor an unknown event."""
+    braze.braze.fail(faults.edited(lambda found: found.update(data=[{**row, "count": None} for row in found["data"]])))
+    assert braze.problems("{event: signup}") == [
+        "custom_events signup by the hour: no bucket of Braze's response has a number"
     ]
 
 

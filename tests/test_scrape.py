@@ -376,6 +376,9 @@ def test_a_fault_of_our_own_is_a_failure_of_one_query() -> None:
         def note_hold(self, _entry: object) -> None:
             raise AssertionError
 
+        def note_repair(self, _entry: object, _answer: object) -> None:
+            raise AssertionError
+
         def note_reading(self, entry: Entry, _before: object) -> None:
             seen.append(entry)
             raise ZeroDivisionError

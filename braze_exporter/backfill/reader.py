@@ -18,6 +18,7 @@ from braze_exporter.config.document import shown
 from braze_exporter.lane import Lane
 from braze_exporter.limiter import Entered, Gate, Passage
 from braze_exporter.reading import REFUSALS
+from braze_exporter.repair import chunks, halved
 
 # How long Braze is left alone when it is in trouble, in seconds; it doubles with each failure that follows.
 FIRST_REST = 1.0
@@ -46,10 +47,14 @@ class Wait:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A call to make: a piece of the history of a query."""
+    """A call to make: a piece of the history of a query. `newer` are the calls for the rest of that piece.
+
+    The newest part comes last: with it the spool takes the whole piece for read.
+    """
 
     query: Query
     piece: Query
+    newer: tuple[Query, ...] = ()
     next_at: float = 0.0
     background: bool = False
 
@@ -96,6 +101,7 @@ class Reader:
         self._sources: dict[_Sort, Iterator[_Job]] = {}
         self._again: dict[_Sort, deque[_Job]] = {}
         self._waits: dict[tuple[str, str], Wait] = {}
+        self._max_lengths: dict[Query, int] = {}
         self._open = 0
         self._ended = threading.Event()
         self._failure: Exception | None = None
@@ -204,6 +210,7 @@ class Reader:
 
     def _is_done(self, job: _Job, leave: _Leave) -> bool:
         """Make a call; return whether that was it. Raise `BackfillError` if there is no point in another."""
+        self._shorten(job)
         road, asked_at = self._roads[job.query.workspace], self._wall()
         error: BrazeError | None = None
         try:
@@ -215,11 +222,24 @@ class Reader:
             self._spool.keep(job.piece, fetched.series)
         with self._lock:
             self._note(road, job.query, error, leave.entered)
+            if error is None and job.newer:
+                job.piece, job.newer = job.newer[0], job.newer[1:]
+                return False
+            if error is not None and error.reason is Reason.TOO_LARGE and job.piece.length > 1:
+                self._max_lengths[job.query] = halved(job.piece.length)
+                return False
             if error is None:
                 self.answered += 1
             elif error.reason in _HOPELESS:
                 self.aside[job.query] = error
         return error is None or error.reason in _HOPELESS
+
+    def _shorten(self, job: _Job) -> None:
+        """Cut the piece of a job into such as have fitted a response of its query."""
+        with self._lock:
+            max_length = self._max_lengths.get(job.query, job.piece.length)
+        job.piece, *newer = chunks(job.piece, max_length)
+        job.newer = (*newer, *job.newer)
 
     def _check_clock(self, query: Query, asked_at: float) -> None:
         """Refuse what may not have settled yet by Braze's clock."""

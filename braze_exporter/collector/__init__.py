@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from braze_exporter.buckets import bucket_number, oldest_asked
+from braze_exporter.buckets import bucket_number, oldest_asked, starts
 from braze_exporter.cache import Cache
-from braze_exporter.catalog import Family, Kind, Noun, Query, Series, counter, info
+from braze_exporter.catalog import Family, Kind, Noun, Query, Series, Unit, counter, info
 from braze_exporter.collector.exposition import header, labels_text, sample
 from braze_exporter.collector.instruments import Instruments
 from braze_exporter.collector.lessons import revision_ages, timezone_mismatch
@@ -118,6 +118,11 @@ class Collector:
                 row.is_stale = row.is_stale and entry.background
             row.write()
 
+    def note_repair(self, entry: Entry, answer: Answer) -> None:
+        """Count what is new in older buckets, which are not shown."""
+        if entry in self._counting:
+            self._count(entry.query, answer)
+
     def _learn(self, query: Query, answer: Answer, before: Answer | None) -> None:
         """Tell the instruments how late Braze revises, and whether its days are those of the configured zone."""
         for age in revision_ages(query, before, answer) if before is not None else ():
@@ -138,12 +143,27 @@ class Collector:
         told: set[int] = set()
         for series in answer.series:
             buckets = [(bucket_number(start, query.unit, query.zone), value) for start, value in series.points]
+            holes = [bucket_number(start, query.unit, query.zone) for start in series.holes]
             told.update(number for number, _ in buckets)
+            told.update(holes)
             if series.is_counted:
                 asked_at, subject = None if several else answer.sent_at, _subject(query, series)
-                self._ledger.record(subject, query.unit, buckets, oldest, asked_at, new_from=new_from)
+                unknown = [*holes, *_unread(query, answer, oldest)] if holes or answer.is_short else ()
+                self._ledger.record(
+                    subject,
+                    query.unit,
+                    buckets,
+                    oldest,
+                    asked_at,
+                    is_complete=answer.is_complete,
+                    unknown=unknown,
+                    new_from=new_from,
+                )
         if several:
-            self._ledger.record(query.counted, query.unit, [(number, 0.0) for number in told], oldest, answer.sent_at)
+            of_query = [(number, 0.0) for number in told]
+            self._ledger.record(
+                query.counted, query.unit, of_query, oldest, answer.sent_at, is_complete=answer.is_complete
+            )
 
     def _join(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield every family with all its lines."""
@@ -188,6 +208,20 @@ class Collector:
                 answered[workspace] = answered.get(workspace, False) or entry.error is None
         yield UP, _lines(UP, (((workspace,), float(up)) for workspace, up in answered.items()))
         yield QUERIES, _lines(QUERIES, counts.items())
+
+
+def _unread(query: Query, answer: Answer, oldest: int) -> Iterable[int]:
+    """Return the numbers of the buckets of a usual response, from `oldest` on, that a short one does not have."""
+    if not answer.is_short:
+        return ()
+    step = query.unit.seconds if query.unit is Unit.HOUR else 1
+    known = starts(answer.series)
+    first = (
+        bucket_number(known[0], query.unit, query.zone)
+        if known
+        else bucket_number(answer.sent_at, query.unit, query.zone) + step
+    )
+    return range(first - step, oldest - 1, -step)
 
 
 def _lines(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> str:

@@ -52,18 +52,20 @@ class Ledger:
         asked_from: int,
         asked_at: float | None,
         *,
+        is_complete: bool = True,
+        unknown: Iterable[int] = (),
         new_from: int | None = None,
     ) -> None:
         """Take in the buckets of an answer, each as a number that rises by time, and its value.
 
-        The answer was asked for at `asked_at`, which is None where another account tells that, for buckets from
-        `asked_from` on. The first one of a subject, or of
-        another unit than before, is the ground that later ones rise from and counts nothing. After that a rise of a
-        bucket is added, a fall is not subtracted, and a later rise counts only above the most that was seen. Buckets
-        older than the oldest that is held do not count. With `new_from` a subject that is new has risen from nothing in
-        the buckets from that one on.
+        The answer was asked for at `asked_at`, for buckets from `asked_from` on. `asked_at` is None where another
+        account tells that, and moves only by an answer that `is_complete`. The first one of a subject, or of another
+        unit than before, is the ground that later ones rise from and counts nothing; nor does the first number of a
+        bucket that was `unknown` then. After that a rise of a bucket is added, a fall is not subtracted, and a later
+        rise counts only above the most that was seen. Buckets older than the oldest that is held do not count. With
+        `new_from` a subject that is new has risen from nothing in the buckets from that one on.
         """
-        found = dict(buckets)
+        found, holes = dict(buckets), list(unknown)
         with self._lock:
             account = self._accounts.get(subject)
             if account is None and new_from is not None:
@@ -71,12 +73,12 @@ class Ledger:
                 self._changed.add(subject)
             if account is None or account.unit is not unit:
                 total = account.total if account is not None else 0.0
-                ground = {bucket: max(value, 0.0) for bucket, value in found.items()}  # as if it had risen to that
-                self._accounts[subject] = Account(unit, total, min(found, default=asked_from), asked_at or 0.0, ground)
+                ground: dict[int, float | None] = dict.fromkeys(holes)
+                ground |= {bucket: max(value, 0.0) for bucket, value in found.items()}  # as if it had risen to that
+                self._accounts[subject] = Account(unit, total, min(ground, default=asked_from), asked_at or 0.0, ground)
                 self._changed.add(subject)
                 return
-            # After an empty answer everything since the last that told something is still to be asked for.
-            if found and asked_at is not None:
+            if asked_at is not None and is_complete:
                 account.asked_at = asked_at
                 self._changed.add(subject)
             if self._count(account, found):
@@ -87,7 +89,12 @@ class Ledger:
         """Add to an account what is new in its buckets, and return whether anything was."""
         is_news = False
         for bucket, value in found.items():
-            rise = value - account.seen.get(bucket, 0.0)
+            before = account.seen.get(bucket, 0.0)
+            if before is None:
+                account.seen[bucket] = max(value, 0.0)
+                is_news = True
+                continue
+            rise = value - before
             if bucket >= account.floor and rise > 0:
                 account.total += rise
                 account.seen[bucket] = value

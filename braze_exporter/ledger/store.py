@@ -43,7 +43,8 @@ class _DamagedError(StoreError):
 class Account:
     """What has been counted of a subject, fed by series of one `unit`.
 
-    Nothing counts in buckets before `floor`; `seen` is the most that was seen of each bucket; `asked_at` is when the
+    Nothing counts in buckets before `floor`; `seen` is the most that was seen of each bucket, None where its first
+    number is yet to come and counts nothing; `asked_at` is when the
     last answer that told something was asked for, or the first one, in seconds since the epoch.
     """
 
@@ -51,7 +52,7 @@ class Account:
     total: float
     floor: int
     asked_at: float
-    seen: dict[int, float] = field(default_factory=dict)
+    seen: dict[int, float | None] = field(default_factory=dict)
 
     def copy(self) -> "Account":
         """Return an account that does not change with this one."""

@@ -114,6 +114,40 @@ def test_a_429_stops_it_until_braze_says(tmp_path: Path) -> None:
         assert is_complete(backfill)
 
 
+def oversized(exchange: faults.Exchange) -> demo.Reply:
+    """Answer truly, but with more than 8 MiB if more than 30 buckets are requested."""
+    is_oversized = int(exchange.request.params["length"]) > 30
+    return faults.huge(9 * 1024**2)(exchange) if is_oversized else exchange.reply
+
+
+def test_oversized_responses_are_requested_in_shorter_pieces(tmp_path: Path) -> None:
+    """A length that has failed is not requested again, and no hour is missing or there twice."""
+    with prepared(tmp_path, EVENT, traffic(), START, END, rest="budget: {concurrency: 1}\n") as backfill:
+        backfill.braze.fail(oversized)
+        backfill.run()
+        lengths = [request.params["length"] for request in backfill.braze.requests]
+        assert lengths[:2] == ["100", "50"]
+        assert [*lengths[2:]] == ["25"] * 4 * CALLS
+        assert is_complete(backfill)
+
+
+def test_oversized_responses_of_a_backfill_that_was_interrupted_are_complete(tmp_path: Path) -> None:
+    """What has been read of a piece in part is read again: with its newest part it counts as read."""
+    with prepared(tmp_path, EVENT, traffic(), START, END, rest="budget: {concurrency: 1}\n") as backfill:
+        backfill.braze.fail(oversized)
+        running = backfill.begin()
+        while len(backfill.braze.requests) < 20:
+            backfill.clock.advance(1)
+            backfill.braze.wait_for(len(backfill.braze.requests) + 1)
+        backfill.braze.fail(faults.status(403))
+        with pytest.raises(BackfillError, match=r"of 38 calls are kept"):
+            running.end(step=60)
+        backfill.braze.heal()
+        backfill.braze.fail(oversized)
+        backfill.run()
+        assert is_complete(backfill)
+
+
 @pytest.mark.parametrize("trouble", [faults.status(503), faults.disconnect(), faults.truncated(), faults.queued()])
 def test_troubles_in_the_middle_are_waited_out(tmp_path: Path, trouble: demo.faults.Fault) -> None:
     """After each Braze has a rest, twice as long each time, and one call tries alone; nothing is lost."""
