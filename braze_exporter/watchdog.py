@@ -14,6 +14,8 @@ from typing import Any
 import urllib3.connection
 import urllib3.connectionpool
 
+from braze_exporter.http_response import FinalResponse, shut_down
+
 # How often the clock is looked at while an exchange is under way, in seconds.
 _PERIOD = 0.1
 # How long it stays for the next one.
@@ -35,9 +37,7 @@ class Exchange:
         """End it: whoever reads or writes the socket is woken by an error or the end."""
         self.is_cut_off = True
         if self.socket is not None:
-            with contextlib.suppress(OSError):  # it has ended by itself
-                # Of the plain socket: TLS would want to say good-bye, and to be asked by the thread that reads.
-                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+            shut_down(self.socket)
 
 
 class Watchdog:
@@ -93,6 +93,8 @@ def _note_socket(found: Any) -> None:  # noqa: ANN401 - a socket, or TLS over th
 class _HTTPConnection(urllib3.connection.HTTPConnection):
     """A connection that tells the exchange of its thread which socket it uses, from the first byte on."""
 
+    response_class = FinalResponse
+
     def _new_conn(self) -> socket.socket:
         found = super()._new_conn()
         _note_socket(found)
@@ -105,6 +107,8 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
 
 class _HTTPSConnection(urllib3.connection.HTTPSConnection):
     """The same over TLS."""
+
+    response_class = FinalResponse
 
     def _new_conn(self) -> socket.socket:
         found = super()._new_conn()

@@ -1,0 +1,90 @@
+"""HTTP responses on kept-alive connections: each request gets its own final response, or an error.
+
+http.client takes any interim response but 100 for the final one, and drops what it has buffered beyond the end of a
+response. Either way a later request on the connection would get the response to an earlier one.
+"""
+
+import contextlib
+import errno
+import http.client
+import io
+import re
+import socket
+import ssl
+from typing import Any
+
+_MAX_INTERIM_BYTES = 64 * 1024
+# All of 1xx but 101, which ends HTTP on the connection: the exporter requests no upgrade.
+_INTERIM = re.compile(rb"HTTP/\S+\s+1(?!01)\d\d\s")
+_FIRST_FINAL_STATUS = 200
+
+
+def shut_down(connection: Any) -> None:  # noqa: ANN401 - a socket, or urllib3's TLS within the TLS to a proxy
+    """Shut down both directions of a connection: reads return at once, and the pool does not use it again."""
+    with contextlib.suppress(OSError):  # it has ended by itself
+        # The method of the plain socket, for that of TLS must be called by the thread that reads.
+        socket.socket.shutdown(getattr(connection, "socket", connection), socket.SHUT_RDWR)
+
+
+class _Reader(io.BufferedReader):
+    """Reads one response without the interim ones before it.
+
+    Unless the server is silent when the reader is closed, the connection is shut down.
+    """
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
+        super().__init__(raw)
+        self._connection = connection
+        self._is_final = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return a line of the final response; raise OSError after too many interim ones."""
+        line = super().readline(size)
+        skipped = 0
+        while not self._is_final and _INTERIM.match(line):
+            while line.strip():
+                skipped += len(line)
+                if skipped > _MAX_INTERIM_BYTES:
+                    raise OSError(errno.EPROTO, f"more than {_MAX_INTERIM_BYTES // 1024} KiB of interim responses")
+                line = super().readline(size)
+            line = super().readline(size)
+        self._is_final = True
+        return line
+
+    def close(self) -> None:
+        """End the response, and the connection if there is more on it."""
+        if not self.closed and not self._is_server_silent():
+            shut_down(self._connection)
+        super().close()
+
+    def _is_server_silent(self) -> bool:
+        """Return whether nothing has arrived after what was read, not even the end of the connection."""
+        try:
+            timeout = self._connection.gettimeout()
+            self._connection.settimeout(0)
+            try:
+                return self.read(1) is None
+            finally:
+                self._connection.settimeout(timeout)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            return False
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """The final response to a request, for the `response_class` of a connection."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Read from `sock`; the other arguments are those of http.client."""
+        super().__init__(sock, *args, **kwargs)
+        self.fp = _Reader(self.fp.detach(), sock)
+
+    def begin(self) -> None:
+        """Read the headers; raise OSError if the status is not that of a final response."""
+        super().begin()
+        if self.status < _FIRST_FINAL_STATUS:
+            raise OSError(errno.EPROTO, f"unexpected status {self.status}")
+        framing = [name for name in self.headers if name.lower() in {"content-length", "transfer-encoding"}]
+        if len(framing) > 1:  # servers and proxies disagree on where such a response ends
+            self.will_close = True
