@@ -276,7 +276,7 @@ class Cache:
             outcome = entry.repair.note_failure(error)
             if outcome.is_due:
                 entry.next_at = min(entry.next_at, now)
-            if outcome.is_tolerated and entry.error is None:
+            if outcome.is_tolerated:
                 return
             if entry.background and error.reason is Reason.TOO_LARGE:
                 self._halve(entry)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -139,21 +139,47 @@ def test_response_of_holes_only_is_a_success_without_values() -> None:
     assert page.value(TOTAL) == 0
 
 
+@contextlib.contextmanager
+def started(clock: Clock, braze: demo.SimulatedBraze, server: demo.Server, state_file: Path) -> Iterator[Rig]:
+    """Run the exporter with a state file."""
+    config = load(workspace(server.url, "{event: purchase}"), "config.yaml", {"BRAZE_API_KEY": KEY})
+    with (
+        contextlib.closing(open_session(10)) as session,
+        contextlib.closing(open_store(str(state_file))) as store,
+        contextlib.closing(Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter,
+    ):
+        exporter.use(config, build(config), session)
+        yield Rig(clock, braze, exporter, server, session)
+
+
 def test_hole_stays_unknown_through_a_restart(tmp_path: Path) -> None:
     """The state file remembers which buckets of the first response had no number."""
-    recorded, path, clock = hours(), str(tmp_path / "state.sqlite"), Clock()
-    with simulated(recorded, clock) as (braze, server), contextlib.closing(open_session(10)) as session:
+    clock, path = Clock(), tmp_path / "state.sqlite"
+    with simulated(hours(), clock) as (braze, server):
         braze.fail(without(0, 5), times=1)
         totals = []
         for _ in range(2):
-            with contextlib.closing(open_store(path)) as store:
-                exporter = Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)
-                with contextlib.closing(exporter):
-                    config = load(workspace(server.url, "{event: purchase}"), "config.yaml", {"BRAZE_API_KEY": KEY})
-                    exporter.use(config, build(config), session)
-                    totals.append(Rig(clock, braze, exporter, server, session).scrape().value(TOTAL))
+            with started(clock, braze, server, path) as exporter:
+                totals.append(exporter.scrape().value(TOTAL))
             clock.advance(300)
     assert totals == [0, 0]
+
+
+def test_restart_during_a_repair_goes_back_past_the_last_complete_response(tmp_path: Path) -> None:
+    """Short responses do not end a repair: what was missed before them is read after a restart, and counted."""
+    recorded, clock, path = hours(), Clock(), tmp_path / "state.sqlite"
+    with simulated(recorded, clock) as (braze, server):
+        with started(clock, braze, server, path) as exporter:
+            exporter.scrape()
+            braze.fail(without(1, value=-1))
+            clock.advance(30 * HOUR)
+            assert again(exporter, 2).value(UP) == 1
+        recorded.set("purchase", THIS_HOUR - 2 * HOUR, 109)
+        braze.heal()
+        braze.reset()
+        with started(clock, braze, server, path) as exporter:
+            assert exporter.scrape().value(TOTAL) == 7
+            assert lengths(exporter) == [str(24 + 30)]
 
 
 def test_hole_of_a_campaign_hides_one_number() -> None:
