@@ -210,6 +210,21 @@ def test_hole_of_a_campaign_hides_one_number() -> None:
     assert second.value("braze_campaign_conversions_total") == 0
 
 
+def test_clock_that_was_ahead_shortens_no_repair() -> None:
+    """The last success counts by Braze's clock: a gap that began before ours was set right is read in full."""
+    with rig("{event: purchase}", hours()) as exporter:
+        clock = exporter.clock
+        clock.now += 30 * HOUR
+        exporter.braze.clock = lambda: NOW
+        exporter.scrape()
+        clock.now = NOW
+        exporter.braze.clock = clock.wall
+        lengths(exporter)
+        clock.advance(30 * HOUR)
+        exporter.scrape()
+        assert lengths(exporter) == [str(24 + 30)]
+
+
 MALFORMED: dict[str, Callable[[dict[str, Any]], object]] = {
     "negative": lambda row: row.update(count=-1),
     "text": lambda row: row.update(count="7"),

@@ -116,9 +116,7 @@ class Row:
             shown = self._of(series)
             if shown.baseline is None:
                 shown.baseline = Baseline(self.entry.query)
-            is_newest_a_hole = series.holes and (not series.points or series.holes[-1] > series.points[-1].start)
-            points = series.points if is_history or is_newest_a_hole else series.points[:-1]
-            shown.baseline.learn(points, answer.sent_at)
+            shown.baseline.learn(series.points if is_history else series.points[:-1], answer.sent_at)
 
     def age(self, now: float) -> None:
         """Hide or show the values, as the age of the answer at `now` wants it."""
