@@ -4,7 +4,9 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -374,6 +376,11 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def unprivileged() -> Sequence[str]:
+    """Return what runs a command without the rights of root, which may read and write everything."""
+    return ("setpriv", "--bounding-set=-all", "--no-new-privs") if os.getuid() == 0 else ()
+
+
 def series_requests(braze: demo.SimulatedBraze) -> list[demo.Request]:
     """Return the requests for series so far, without those for lists, which are read beside them."""
     return [request for request in braze.requests if not request.path.endswith("list")]
@@ -391,6 +398,20 @@ def free_port() -> int:
     """Return a port of loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def cut_off(database: Path, statement: str, copy: Path, *, is_synced: bool = True) -> None:
+    """Copy a database with its journal, as kill -9 leaves them in the middle of a transaction.
+
+    If it `is_synced`, a part of what the statement changes is in the file already.
+    """
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA cache_size = {1 if is_synced else 1_000}")
+        connection.execute("BEGIN")
+        connection.execute(statement)
+        for suffix in ("", "-journal"):
+            shutil.copyfile(f"{database}{suffix}", f"{copy}{suffix}")
+        connection.execute("ROLLBACK")
 
 
 def write(path: Path, text: str) -> str:

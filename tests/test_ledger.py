@@ -9,12 +9,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import HOUR, IOS, KEY, THIS_HOUR, Clock, Page, rig, simulated, workspace
+from support import HOUR, IOS, KEY, THIS_HOUR, Clock, Page, cut_off, rig, simulated, workspace
 
 from braze_exporter import demo
 from braze_exporter.catalog import Unit
@@ -299,14 +300,46 @@ def test_a_second_process_waits_for_the_first(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"not a database at all, but long enough to look at", b"SQLite format 3\0" + b"\xff" * 4_096, b"\0" * 100],
+    "statement",
+    [
+        "DROP TABLE accounts",
+        "ALTER TABLE accounts RENAME COLUMN seen TO known",
+        "PRAGMA user_version = 0",
+        "PRAGMA user_version = -1",
+        "UPDATE accounts SET seen = 'nonsense'",
+    ],
 )
-def test_a_damaged_file_is_moved_aside(path: str, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """The counters begin at 0, loudly, and the file is kept for who wants to look at it."""
-    Path(path).write_bytes(content)
+def test_a_state_file_that_no_exporter_wrote_so_is_moved_aside(
+    path: str, statement: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file with our header that SQLite can read and we cannot is damage: the counters begin at 0, loudly."""
+    with opened(path) as ledger:
+        record(ledger, {0: 1.0})
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+    expect_moved_aside(path, caplog)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(100, None), (110, None), (100, 4_096), (4_096, 8_192), (16, 60), (44, 48)], ids=str
+)
+def test_a_damaged_state_file_is_moved_aside(
+    path: str, start: int, end: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file with our header that is overwritten elsewhere, or ends there, is kept for who wants to look at it."""
+    with opened(path) as ledger:
+        record(ledger, {0: 1.0})
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:start] + (b"\xff" * (end - start) + content[end:] if end is not None else b""))
+    expect_moved_aside(path, caplog)
+
+
+def expect_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Assert that a state file is moved aside as it is, is logged, and is begun anew."""
+    content = Path(path).read_bytes()
     with opened(path) as ledger:
         assert ledger.total(PURCHASES) == 0.0
+        assert ledger.last_asked(PURCHASES) is None
         assert record(ledger, {0: 1.0}) == 0.0
         assert record(ledger, {0: 3.0}) == 2.0
     (aside,) = Path(path).parent.glob("state.sqlite.damaged-*")
@@ -316,43 +349,53 @@ def test_a_damaged_file_is_moved_aside(path: str, content: bytes, caplog: pytest
     ]
 
 
-def test_rows_that_no_ledger_wrote_are_damage(path: str) -> None:
-    """A file that SQLite can read and we cannot is moved aside as well."""
-    with opened(path) as ledger:
+def test_a_file_that_is_moved_aside_replaces_no_other(path: str) -> None:
+    """One that was moved aside in the same second stays, with its journal; and a link to the state file stays one."""
+    link = f"{path}.link"
+    Path(link).symlink_to(path)
+    with opened(link) as ledger:
         record(ledger, {0: 1.0})
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE accounts SET seen = 'nonsense'")
-    with opened(path) as ledger:
-        assert ledger.last_asked(PURCHASES) is None
-    assert len(list(Path(path).parent.glob("state.sqlite.damaged-*"))) == 1
-
-
-@pytest.mark.parametrize("version", [0, 1])
-def test_the_database_of_something_else_is_left_alone(path: str, version: int) -> None:
-    """A good database that no exporter made is neither written into nor moved."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE orders (id)")
-        connection.execute(f"PRAGMA user_version = {version}")
-    content = Path(path).read_bytes()
-    with pytest.raises(StoreError, match="is the database of something else"):
-        open_store(path)
-    assert Path(path).read_bytes() == content
+    damaged = Path(path).read_bytes()[:200]
+    Path(path).write_bytes(damaged)
+    now = datetime.now(UTC)
+    names = [f"{path}.damaged-{now + timedelta(seconds=second):%Y%m%dT%H%M%SZ}" for second in range(60)]
+    for name in (*names, *(f"{name}-2-journal" for name in names)):
+        Path(name).write_bytes(b"older")
+    with opened(link) as ledger:
+        assert record(ledger, {0: 1.0}) == 0.0
+    assert Path(link).readlink() == Path(path)
+    assert {Path(name).read_bytes() for name in (*names, *(f"{name}-2-journal" for name in names))} == {b"older"}
+    (aside,) = Path(path).parent.glob("*Z-3")
+    assert aside.read_bytes() == damaged
 
 
 def test_a_file_of_a_newer_exporter_is_refused(path: str) -> None:
     """What a newer version wrote is neither read nor moved."""
+    with opened(path):
+        pass
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="written by a newer exporter"):
+    content = Path(path).read_bytes()
+    with pytest.raises(StoreError, match=r"written by a newer exporter \(version 99, not 1\): run that one"):
         open_store(path)
-    assert not list(Path(path).parent.glob("*.damaged-*"))
+    assert [file.read_bytes() for file in Path(path).parent.iterdir()] == [content]
 
 
-@pytest.mark.parametrize("where", ["missing/state.sqlite", "."])
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, where: str) -> None:
-    """A folder that is not there, or a folder in place of the file, is one line that says what to change."""
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """It is one line that says what to change."""
     with pytest.raises(StoreError, match=r"cannot be used .*: choose another place by state_file"):
-        open_store(str(tmp_path / where))
+        open_store(str(tmp_path / "missing" / "state.sqlite"))
+
+
+@pytest.mark.parametrize("where", [":memory:", "file:state?mode=memory"])
+def test_a_name_that_means_something_to_sqlite_is_a_file(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a state file is called, it is on the disk."""
+    monkeypatch.chdir(tmp_path)
+    with opened(where) as ledger:
+        record(ledger, {0: 1.0})
+    assert (tmp_path / where).stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -385,6 +428,25 @@ def test_while_writes_fail_the_counter_stands_still(
         "the state file cannot be written: counters stand still",
         "the state file is written again",
     ]
+
+
+@pytest.mark.parametrize("is_synced", [False, True])
+def test_a_write_that_was_killed_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bool) -> None:
+    """The journal beside the state file is its own, whether the file was written to already or not yet."""
+    subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(500)]
+    with opened(path) as ledger:
+        for value in (1.0, 3.0):
+            for subject in subjects:
+                ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+            ledger.save()
+    (tmp_path / "killed").mkdir()
+    killed = tmp_path / "killed" / "state.sqlite"
+    cut_off(Path(path), "UPDATE accounts SET total = 7", killed, is_synced=is_synced)
+    assert killed.with_name("state.sqlite-journal").read_bytes().startswith(bytes(8)) is not is_synced
+    with opened(str(killed)) as ledger:
+        assert {ledger.total(subject) for subject in subjects} == {2}
+        record(ledger, {0: 1.0})
+    assert [file.name for file in killed.parent.iterdir()] == ["state.sqlite"]
 
 
 WRITER = """

@@ -321,23 +321,6 @@ def test_a_second_exporter_on_the_same_state_is_refused(counted: tuple[demo.Reco
             open_store(state, wait=0.2)
 
 
-@pytest.mark.parametrize("command", ["check", "serve"])
-def test_a_state_file_that_cannot_be(tmp_path: Path, command: str) -> None:
-    """`check` does not touch the state file; `serve` says in one line why it cannot be had."""
-    state = tmp_path / "missing" / "state.sqlite"
-    text = workspace("https://rest.iad-01.braze.com", "{event: purchase}", rest=f"state_file: {state}\n")
-    done = run(command, f"--config.file={write(tmp_path / 'config.yaml', text)}", BRAZE_API_KEY=KEY)
-    if command == "check":
-        assert (done.returncode, done.stderr) == (0, "")
-    else:
-        assert done.returncode == 1
-        assert done.stderr == (
-            f"{state} cannot be used (unable to open database file): "
-            "choose another place by state_file, or make this one writable\n"
-        )
-    assert not state.parent.exists()
-
-
 def test_check_tells_the_cost(tmp_path: Path) -> None:
     """A good config is 0, with its queries, its calls and a warning for a key that is not there; no network is used."""
     events = "{event: purchase, apps: [all, ios], baseline: {weeks: 4}}\n{event: a, unit: day}"

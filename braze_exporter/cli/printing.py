@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from braze_exporter import backfill, logs
 from braze_exporter.backfill.progress import count
 from braze_exporter.cli.outcome import FAILED, GOOD, fail
-from braze_exporter.cli.surroundings import surroundings
+from braze_exporter.cli.surroundings import refuse_shared_state_file, surroundings
 from braze_exporter.config import Config, missing_keys, read, reference
 from braze_exporter.config.document import shown
 from braze_exporter.discover import discover as print_what_is_there
+from braze_exporter.ledger import StoreError, UnreadableError, inspect_state_file
 from braze_exporter.live import check_live
 from braze_exporter.mixin import dashboard as grafana
 from braze_exporter.mixin import rules as alerting
@@ -30,7 +31,9 @@ def _planned(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[C
 
 def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Validate a config, without a network and without its keys unless it is to be live."""
-    _, plan = _planned(options, environ)
+    config, plan = _planned(options, environ)
+    refuse_shared_state_file(config, options.web_config_file, environ)
+    _check_state_file(config)
     wild = (
         f", and what {count(len(plan.wildcards), 'entry takes', 'entries take')} of Braze's lists"
         if plan.wildcards
@@ -48,6 +51,18 @@ def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         asked = " and ".join(read_web(options.web_config_file).protections)
         print(f"{options.web_config_file} is good: {asked or 'neither TLS nor passwords'}")
     return GOOD if not options.live or _live(options, environ) else FAILED
+
+
+def _check_state_file(config: Config) -> None:
+    """Raise `ConfigError` if `serve` would refuse what is at `state_file`; nothing is changed or made."""
+    path = config.settings.state_file
+    try:
+        if path is not None:
+            inspect_state_file(path)
+    except UnreadableError as error:  # the user who serves may be another
+        print(f"warning: {config.error([(('state_file',), str(error))])}", file=sys.stderr)
+    except StoreError as error:
+        raise config.error([(("state_file",), str(error))]) from None
 
 
 def _live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:

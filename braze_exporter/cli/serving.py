@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from braze_exporter import __version__, demo, logs, server
 from braze_exporter.cli.outcome import GOOD, fail
-from braze_exporter.cli.surroundings import proxies, session
+from braze_exporter.cli.surroundings import proxies, refuse_shared_state_file, session
 from braze_exporter.config import Config, load, read
 from braze_exporter.config.values import is_loopback
 from braze_exporter.exporter import Exporter
@@ -32,11 +32,12 @@ def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     config = read(options.config_file, environ)
     build(config)  # what is wrong with it is said before the state file is waited for
     web = Web(options.web_config_file, time.monotonic) if options.web_config_file else None
+    refuse_shared_state_file(config, options.web_config_file, environ)
     path = config.settings.state_file
     try:
         store = open_store(path) if path is not None else None
     except StoreError as error:
-        return fail(str(error))
+        raise config.error([(("state_file",), str(error))]) from None
     with contextlib.closing(store) if store is not None else contextlib.nullcontext():
         try:
             listener = server.listen(options.web_address)

@@ -11,7 +11,7 @@ import requests
 
 from braze_exporter import transport
 from braze_exporter.config import Config, ConfigError, Problem
-from braze_exporter.config.values import is_loopback
+from braze_exporter.config.values import is_loopback, is_same_file
 from braze_exporter.discover import Surroundings
 
 
@@ -25,6 +25,19 @@ def session(config: Config, environ: Mapping[str, str]) -> requests.Session:
     except OSError as error:
         text = f"the file {bundle} cannot be used ({error}): give one with certificates to trust, or unset the variable"
         raise ConfigError(variable, [Problem((), text)]) from None
+
+
+def refuse_shared_state_file(config: Config, web_config_file: str | None, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` if `state_file` names a file that the exporter reads, empty or not there though it may be."""
+    path = config.settings.state_file
+    others = {
+        "the config": config.source,
+        "the web configuration file": web_config_file,
+        **{variable: environ.get(variable) for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")},
+    }
+    for name, other in others.items():
+        if path and other and is_same_file(path, other):
+            raise config.error([(("state_file",), f"is the same file as {name}: choose another path")])
 
 
 @contextlib.contextmanager

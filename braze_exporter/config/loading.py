@@ -11,7 +11,7 @@ from typing import Any
 
 from braze_exporter.catalog import KINDS, Kind, Unit
 from braze_exporter.config import keys
-from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, shown
+from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, path_text, shown
 from braze_exporter.config.keys import Secret
 from braze_exporter.config.schema import (
     SECTIONS,
@@ -25,7 +25,7 @@ from braze_exporter.config.schema import (
     Workspace,
 )
 from braze_exporter.config.validation import InvalidError, M, validate
-from braze_exporter.config.values import ALL, nearest
+from braze_exporter.config.values import ALL, is_same_file, nearest
 
 _MISPLACED = dict.fromkeys(
     ("api_key", "key", "token"), "the key does not belong in the file: name its place by api_key_file or api_key_env"
@@ -114,6 +114,7 @@ class _Loader:
         self.may_ask_nothing = may_ask_nothing
         self.problems = list(document.problems)
         self.keys: dict[str, Secret] = {}
+        self._state_file: str | None = None
         self._faulty = {problem.path for problem in self.problems}
 
     def config(self, source: str) -> Config | None:
@@ -123,6 +124,7 @@ class _Loader:
             return None
         head = {key: value for key, value in data.items() if key != "workspaces"}
         settings = self._model(Settings, head, (), also_known=("workspaces",))
+        self._state_file = settings.state_file if settings is not None else None
         found = data.get("workspaces")
         if not isinstance(found, list) or not found:
             needs = "name, url, a key and a section such as custom_events"
@@ -151,7 +153,8 @@ class _Loader:
         if not entries and not self.may_ask_nothing:
             self._complain(path, f"has nothing to ask: add one of {', '.join(SECTIONS)}")
         self._refuse_same_queries(entries)
-        key = self._key(data, path, self.environ) if self.environ is not None else None
+        has_key = self._refuse_state_file(data.get("api_key_file"), path)
+        key = self._key(data, path, self.environ) if has_key and self.environ is not None else None
         if spec is None:
             return None
         if key is not None:
@@ -294,6 +297,17 @@ class _Loader:
             if (other := first.setdefault(query, path)) != path:
                 text = f"asks for the same as the entry on line {self.document.lines[other]}"
                 self._complain(path, f"{text} ({_what_is_asked(query[0])}): remove one")
+
+    def _refuse_state_file(self, key_file: object, path: Path) -> bool:
+        """Refuse a state file that is the key file; return whether it is another, so that the key may be read.
+
+        After a reload the state file is in use, and whoever closes it lets go of the lock that the process has on it.
+        """
+        is_other = not (self._state_file and isinstance(key_file, str) and is_same_file(self._state_file, key_file))
+        if not is_other:
+            text = f"is the same file as {path_text((*path, 'api_key_file'))}: choose another path"
+            self._complain(("state_file",), text)
+        return is_other
 
     def _key(self, data: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Secret | None:
         refused = {problem.path for problem in self.problems}

@@ -7,8 +7,10 @@ import difflib
 import functools
 import ipaddress
 import json
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -95,6 +97,14 @@ def _unit(value: object) -> Unit:
     if value not in tuple(Unit):
         raise UnfitError(f"must be hour or day, not {_written(value)}")
     return Unit(str(value))
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Return whether two paths lead to one file, through links too; it need not be there yet."""
+    try:
+        return os.path.realpath(one) == os.path.realpath(other) or Path(one).samefile(other)
+    except (OSError, ValueError):  # one is not there, or is no path
+        return False
 
 
 def is_braze_id(text: str) -> bool:
@@ -204,6 +214,13 @@ def _variable(value: object) -> str:
     return value
 
 
+def _path(value: object) -> str:
+    path = _text(value)
+    if "\0" in path:
+        raise UnfitError("must be the path of a file, which holds no NUL")
+    return path
+
+
 def _key_file(value: object) -> str:
     path = _text(value)
     is_key = _BRAZE_ID.search(path) and "/" not in path and "\\" not in path
@@ -307,7 +324,7 @@ Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names), _NAMES]
 # What may be left out. A key without a value is refused: `timezone:` is a mistake, not a wish for none.
 OwnDuration = Annotated[float | None, BeforeValidator(_duration), _SECONDS]
 OwnText = Annotated[str | None, BeforeValidator(_text), _TEXT]
-OwnPath = Annotated[str | None, BeforeValidator(_text), _PATH]
+OwnPath = Annotated[str | None, BeforeValidator(_path), _PATH]
 LabelName = Annotated[str, BeforeValidator(_label_name)]
 AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_mapping_of_labels), _LABELS]
 OwnId = Annotated[str | None, BeforeValidator(_braze_id), _ID]

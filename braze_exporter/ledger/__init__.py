@@ -9,9 +9,28 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from braze_exporter.catalog import MAX_LENGTH, Unit
-from braze_exporter.ledger.store import Account, Store, StoreError, Subject, open_store
+from braze_exporter.ledger.store import (
+    Account,
+    Store,
+    StoreError,
+    Subject,
+    UnreadableError,
+    inspect_state_file,
+    open_store,
+)
 
-__all__ = ["MANY", "MAX_BUCKETS", "Account", "Ledger", "Store", "StoreError", "Subject", "open_store"]
+__all__ = [
+    "MANY",
+    "MAX_BUCKETS",
+    "Account",
+    "Ledger",
+    "Store",
+    "StoreError",
+    "Subject",
+    "UnreadableError",
+    "inspect_state_file",
+    "open_store",
+]
 
 # As many buckets as Braze can tell in one answer; what is older never counts.
 MAX_BUCKETS = MAX_LENGTH

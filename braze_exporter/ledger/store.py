@@ -3,14 +3,17 @@
 import contextlib
 import json
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 from braze_exporter.catalog import Unit
+from braze_exporter.config.document import shown
+from braze_exporter.ledger.header import ROLLBACK_JOURNAL, ForeignFileError, read_version
 
 # Written into the file, so that a later version knows what it reads.
 VERSION = 1
@@ -33,6 +36,10 @@ _log = logging.getLogger(__name__)
 
 class StoreError(Exception):
     """The state file cannot be used or written; the text says why."""
+
+
+class UnreadableError(StoreError):
+    """The state file may not be looked at by this user."""
 
 
 class _DamagedError(StoreError):
@@ -81,10 +88,9 @@ class Store:
         try:
             found = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
             return {tuple(json.loads(subject)): Account.thawed(row) for subject, *row in found}
-        except sqlite3.OperationalError as error:  # the disk, not what is on it
-            raise StoreError(f"it cannot be read: {error}") from error
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
-            raise _DamagedError(f"it cannot be read: {error}") from error
+            is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
+            raise (_DamagedError if is_damage else StoreError)(f"it cannot be read: {error}") from error
 
     def write(self, rows: Mapping[Subject, Row], gone: Iterable[Subject] = ()) -> None:
         """Write rows and delete those that are gone, all or none, and durably; raise `StoreError` if that fails."""
@@ -107,52 +113,91 @@ class Store:
         self._connection.close()
 
 
+def inspect_state_file(path: str) -> None:
+    """Raise `StoreError` if what is at `path` is neither a state file nor empty, or if it cannot be looked at.
+
+    Nothing is changed or made.
+    """
+    _inspect(Path(os.path.realpath(path)))
+
+
 def open_store(path: str, wait: float = WAIT) -> Store:
     """Open the state file at `path`, or make it, and hold it.
 
-    A damaged file, or one that is no database, is moved aside and begun anew: the counters start at 0, which Prometheus
-    understands. Raises `StoreError` if another process holds it for longer than `wait` seconds, or if it can
-    be neither opened nor made, or is the database of something else or of a newer exporter.
+    A damaged state file is moved aside and begun anew: the counters start at 0, which Prometheus understands. Raises
+    `StoreError` if another process holds it for longer than `wait` seconds, or if it can be neither opened nor made,
+    or is the file of something else or of a newer exporter; then it stays as it is.
     """
+    real = Path(os.path.realpath(path))  # as SQLite follows links: what belongs to the file is beside the real one
     try:
-        return _open(path, wait)
+        return _open(real, wait)
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):  # locked, no such folder, no permission, no space
+        if not _is_damage(error):  # locked, no such folder, no permission, no space
             raise StoreError(_explained(path, error)) from error
         reason = str(error)
     except _DamagedError as error:
         reason = str(error)
-    aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    aside = _free_name(f"{real}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     fields = {"file": path, "kept_as": aside, "reason": reason}
     _log.error("the state file is damaged: it is moved aside, and counters begin at 0", extra={"fields": fields})
     try:
-        Path(path).rename(aside)
-        for suffix in ("-journal", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                Path(path + suffix).rename(aside + suffix)
-        return _open(path, wait)
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{real}-journal").rename(f"{aside}-journal")
+        real.rename(aside)
+        return _open(real, wait)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path} is damaged and cannot be replaced: {error}") from error
 
 
-def _open(path: str, wait: float) -> Store:
+def _free_name(name: str) -> str:
+    """Return `name`, with a number behind it if a file or its journal has that name."""
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(name for name in names if not (os.path.lexists(name) or os.path.lexists(f"{name}-journal")))
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Return whether an error is of what is in the file, not of the disk or a lock."""
+    # An error of the SQL, which is right: the file lacks what it names, or has a format that no SQLite writes.
+    return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
+
+
+def _inspect(real: Path) -> None:
+    shown_path, remedy = shown(real, 200), "choose another path for state_file"
+    try:
+        version = read_version(real, APPLICATION, {"-journal": ROLLBACK_JOURNAL})
+    except ForeignFileError as error:
+        raise StoreError(f"{error}: {remedy}, or move it away") from None
+    except PermissionError as error:
+        raise UnreadableError(
+            f"{shown_path} cannot be read ({error.strerror}): make it readable, or {remedy}"
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{shown_path} cannot be read ({error.strerror}): {remedy}") from error
+    if version is not None and version > VERSION:
+        raise StoreError(
+            f"{shown_path} was written by a newer exporter (version {version}, not {VERSION}): run that one"
+        )
+
+
+def _open(real: Path, wait: float) -> Store:
     """Open the file as soon as no other process holds it, at the latest after `wait` seconds."""
     for _ in range(round(wait / _TRY)):
         try:
-            return _try_to_open(path)
+            return _try_to_open(real)
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise
-    return _try_to_open(path)
+    return _try_to_open(real)
 
 
-def _try_to_open(path: str) -> Store:
-    connection = sqlite3.connect(path, timeout=_TRY, isolation_level=None, check_same_thread=False)
+def _try_to_open(real: Path) -> Store:
+    _inspect(real)  # before the file is open: closing a file lets go of all locks that the process has on it
+    connection = sqlite3.connect(real, timeout=_TRY, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN EXCLUSIVE")  # in this mode the lock outlives the transaction
-        _prepare(connection, path)
+        _prepare(connection)
         connection.execute("COMMIT")
         store = Store(connection)
         store.read()
@@ -162,28 +207,27 @@ def _try_to_open(path: str) -> Store:
     return store
 
 
-def _prepare(connection: sqlite3.Connection, path: str) -> None:
-    """Make the table in a new file; raise `StoreError` for one that is damaged or of a newer exporter."""
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the table in a new file; raise `_DamagedError` for one that is not as it was written."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        raise StoreError(f"{path} was written by a newer exporter (version {version}, not {VERSION}): run that one")
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    if tables and application != APPLICATION:
-        raise StoreError(f"{path} is the database of something else: choose another place by state_file")
-    problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
-    if problems != ["ok"]:
-        raise _DamagedError(f"its check fails: {problems[0]}")
-    if version < VERSION:
+    if (application, version) == (0, 0):
         connection.execute(
             "CREATE TABLE accounts (subject TEXT PRIMARY KEY, unit TEXT NOT NULL, total REAL NOT NULL,"
             " floor INTEGER NOT NULL, asked_at REAL NOT NULL, seen TEXT NOT NULL) WITHOUT ROWID"
         )
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
+        return
+    if version != VERSION:
+        raise _DamagedError(f"its version is {version}, which no exporter has written")
+    problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
+    if problems != ["ok"]:
+        raise _DamagedError(f"its check fails: {problems[0]}")
 
 
-def _explained(path: str, error: sqlite3.OperationalError) -> str:
+def _explained(path: str, error: sqlite3.DatabaseError) -> str:
+    path = shown(path, 200)
     if "locked" in str(error):
         return f"{path} is held by another exporter: run one for each state file, or wait until it has ended"
     return f"{path} cannot be used ({error}): choose another place by state_file, or make this one writable"
