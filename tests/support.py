@@ -281,10 +281,21 @@ class Program:
         environment: Mapping[str, str] | None = None,
         port: int | None = None,
         tls: ssl.SSLContext | None = None,
+        prefix: Sequence[str] = (),
     ) -> Self:
-        """Start it with `--web.listen-address` on a free port, and wait until it is ready; with `tls` by HTTPS."""
+        """Start it with `--web.listen-address` on a free port, and wait until it is ready; with `tls` by HTTPS.
+
+        `prefix` is a command that becomes the program.
+        """
         port = port or free_port()
-        command = [sys.executable, "-m", "braze_exporter", *arguments, f"--web.listen-address=127.0.0.1:{port}"]
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "braze_exporter",
+            *arguments,
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
         process = subprocess.Popen(  # noqa: S603 - our own program
             command,
             env={**os.environ, "BRAZE_API_KEY": KEY, **(environment or {})},

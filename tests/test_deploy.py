@@ -71,7 +71,7 @@ def test_yamllint_finds_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("script", [".ci/run", "tests/image.sh"])
+@pytest.mark.parametrize("script", [".ci/run", "tests/image.sh", "tests/read_only.sh"])
 def test_shellcheck_finds_nothing(script: str) -> None:
     """The shell scripts quote what they must."""
     done = run("shellcheck", str(ROOT / script))

@@ -194,6 +194,7 @@ def _try_to_open(real: Path) -> Store:
     _inspect(real)  # before the file is open: closing a file lets go of all locks that the process has on it
     connection = sqlite3.connect(real, timeout=_TRY, isolation_level=None, check_same_thread=False)
     try:
+        connection.execute("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN EXCLUSIVE")  # in this mode the lock outlives the transaction

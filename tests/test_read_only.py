@@ -1,0 +1,107 @@
+"""The program where nothing can be written but the folder of its state: a read-only root and no temporary folder.
+
+Needs Linux, root, and `unshare`, `mount` and `setpriv` (Debian: mount, util-linux). Skipped without them, except in CI,
+where that is a failure.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from servers import tool
+from support import HOUR, KEY, Page, Program, simulated, until, workspace, write
+
+from braze_exporter import demo
+
+# More than are written by one statement, so that a transaction has several.
+EVENTS = [f"event {number}" for number in range(500)]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
+    """Return what runs a command where only the folder `state` can be written."""
+    command = (tool("unshare"), "--mount", str(Path(__file__).with_name("read_only.sh")), str(tmp_path / "state"))
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # it would be written too
+    (tmp_path / "state").mkdir()
+    tool("mount")
+    tool("setpriv")
+    probe = "import tempfile; tempfile.TemporaryFile(dir='state')\ntry: tempfile.gettempdir()\n"
+    probe += "except FileNotFoundError: print('read-only')"
+    probe = probe.replace("'state'", repr(str(tmp_path / "state")))
+    done = subprocess.run([*command, sys.executable, "-c", probe], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.stdout != "read-only\n":
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            f"the sandbox cannot be made: {done.stdout}{done.stderr}"
+        )
+    return command
+
+
+@pytest.fixture
+def braze() -> Iterator[tuple[demo.Recorded, str]]:
+    """Run a simulated Braze with many events; yield what happens there, and its address."""
+    recorded = demo.Recorded(events=EVENTS)
+    with simulated(recorded) as (_, server):
+        yield recorded, server.url
+
+
+def test_many_counters_are_kept_without_a_temporary_folder(
+    braze: tuple[demo.Recorded, str], sandbox: Sequence[str], tmp_path: Path
+) -> None:
+    """Five hundred counters are written in each round, and are there after kill -9."""
+    recorded, url = braze
+    rest = f"state_file: {tmp_path / 'state' / 'state.sqlite'}\nbudget: {{share: 1}}\nrefresh: {{hour: 8s}}\n"
+    config = write(
+        tmp_path / "config.yaml", workspace(url, "\n".join(f"{{event: {name}}}" for name in EVENTS), rest=rest)
+    )
+    this_hour = int(time.time()) // HOUR * HOUR
+
+    def totals(page: Page) -> set[float]:
+        assert page.value("braze_exporter_state_write_failures_total") == 0
+        return set(page.of("braze_custom_events_total"))
+
+    def happen(count: int) -> None:
+        for name in EVENTS:
+            recorded.set(name, this_hour, count)
+
+    happen(5)
+    with Program.start([f"--config.file={config}"], prefix=sandbox) as program:
+        until(lambda: len(program.scrape().of("braze_custom_events_total")) == len(EVENTS), "all are answered")
+        for count in (12, 30):
+            happen(count)
+            until(lambda count=count: totals(program.scrape()) == {count - 5}, "all are counted")  # type: ignore[misc]
+        program.stop(signal.SIGKILL)
+    happen(31)
+    with Program.start([f"--config.file={config}"], prefix=sandbox) as program:
+        assert min(totals(program.scrape())) >= 25
+        until(lambda: totals(program.scrape()) == {26}, "what happened meanwhile is counted")
+
+
+@pytest.mark.parametrize("command", ["check --live", "discover", "rules", "dashboard", "backfill"])
+def test_no_command_needs_a_temporary_folder(
+    braze: tuple[demo.Recorded, str], sandbox: Sequence[str], tmp_path: Path, command: str
+) -> None:
+    """Each does its work, and writes at most where it is told to."""
+    recorded, url = braze
+    recorded.set("event 1", int(time.time()) // HOUR * HOUR, 5)
+    output = tmp_path / "state" / "history.om"
+    config = write(tmp_path / "config.yaml", workspace(url, "{event: event 1}").replace("segments:", "# none:"))
+    arguments = [*command.split(), f"--config.file={config}"]
+    if command == "backfill":
+        end = int(time.time()) - 4 * HOUR
+        labels = ("--label=job=braze", "--label=instance=exporter")
+        arguments += [f"--start={end - 1_000 * HOUR}", f"--end={end}", *labels, f"--output={output}"]
+    done = subprocess.run(  # noqa: S603 - our own program
+        [*sandbox, sys.executable, "-m", "braze_exporter", *arguments],
+        env={**os.environ, "BRAZE_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert output.exists() is (command == "backfill")
