@@ -52,13 +52,16 @@ class _Row:
 
 def write(wish: Wish, plan: Plan, spool: Spool) -> Written:
     """Write all that is wanted to the output of `wish`, whole or not at all; raise `BackfillError` if it cannot be."""
-    path = wish.spool.with_name(f"{wish.spool.name}-text")
+    path = wish.text
     writer = _Writer(wish, spool)
     try:
-        with path.open("w", encoding="utf-8", newline="\n", buffering=_BUFFER) as file:
+        path.unlink(missing_ok=True)  # of a run that was killed
+        with path.open("x", encoding="utf-8", newline="\n", buffering=_BUFFER) as file:
             file.writelines(writer.lines(plan))
             file.flush()
             os.fsync(file.fileno())
+        if wish.output.exists():
+            raise BackfillError(f"{shown(wish.output, 200)} was made by another program meanwhile: move it away")
         path.rename(wish.output)
     except OSError as error:
         text = f"{shown(wish.output, 200)} cannot be written ({error.strerror}): make room for it, or make it writable"

@@ -5,6 +5,7 @@ It knows what was asked by Braze's own ids, so the config may change between two
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from braze_exporter.backfill.wish import BackfillError, Moment
 from braze_exporter.catalog import Point, Query, Series
 from braze_exporter.config.document import shown
+from braze_exporter.ledger.header import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileError, read_version
 
 # Written into the file, so that a later version knows what it reads.
 VERSION = 1
@@ -46,12 +48,13 @@ class Spool:
 
         Raises `BackfillError` if it is of another span or of something else, is damaged or in use, or cannot be made.
         """
-        self._path = path
+        self._path = Path(os.path.realpath(path))  # as SQLite follows links
         self._lock = threading.Lock()
+        is_new = self._is_new()
         with self._explained():
-            self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
             try:
-                self._prepare((str(start), str(end)))
+                self._prepare((str(start), str(end)), is_new=is_new)
             except BaseException:
                 self._connection.close()
                 raise
@@ -121,24 +124,34 @@ class Spool:
         with self._explained():
             self._path.unlink()
 
-    def _prepare(self, span: tuple[str, str]) -> None:
-        """Take hold of the file; make the tables in a new one, and refuse one that is not ours or of another span."""
+    def _is_new(self) -> bool:
+        """Return whether the file is empty or not there; refuse one that is not ours before SQLite opens it."""
+        remedy = "choose another --output"
+        try:
+            beside = {"-journal": ROLLBACK_JOURNAL, "-wal": WRITE_AHEAD_LOG}
+            return read_version(self._path, APPLICATION, beside) is None
+        except ForeignFileError as error:
+            raise BackfillError(f"{error}: {remedy}, or move it away") from None
+        except OSError as error:
+            raise BackfillError(f"{shown(self._path, 200)} cannot be read ({error.strerror}): {remedy}") from None
+
+    def _prepare(self, span: tuple[str, str], *, is_new: bool) -> None:
+        """Take hold of the file; make the tables in a new one, and refuse one of another version or another span."""
         path, run = shown(self._path, 200), self._connection.execute
+        run("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
+        if is_new:  # before anything else is in the file, so that it is known as ours whenever the process is killed
+            run(f"PRAGMA application_id = {APPLICATION}")
         run("PRAGMA locking_mode = EXCLUSIVE")
         # A power cut may lose the last answers, which are asked again then; a killed process loses nothing.
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
         run("BEGIN IMMEDIATE")  # in this mode the lock outlives the transaction
-        (application,) = run("PRAGMA application_id").fetchone()
         (version,) = run("PRAGMA user_version").fetchone()
         if run("SELECT 1 FROM sqlite_master").fetchone() is None:
             for table in _TABLES:
                 run(table)
             run("INSERT INTO span VALUES (?, ?)", span)
-            run(f"PRAGMA application_id = {APPLICATION}")
             run(f"PRAGMA user_version = {VERSION}")
-        elif application != APPLICATION:
-            raise BackfillError(f"{path} is the database of something else: choose another --output")
         elif version != VERSION:
             raise BackfillError(f"{path} was begun by another version of the exporter: go on with that, or remove it")
         elif run("SELECT 1 FROM pieces").fetchone() is None:

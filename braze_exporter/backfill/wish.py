@@ -1,5 +1,6 @@
 """What a backfill is asked for: taken as it is written, or refused with what to write."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -109,6 +110,11 @@ class Wish:
         """Where is kept what was read, while the output is not finished."""
         return self.output.with_name(f"{self.output.name}.partial")
 
+    @property
+    def text(self) -> Path:
+        """Where the output is written, until it is whole. Without a spool no file of ours is there."""
+        return self.output.with_name(f"{self.spool.name}-text")
+
     def wanted(self, query: Query, points: Iterable[Point]) -> Iterator[tuple[Point, float]]:
         """Yield those points of `query` that are wanted, each with the time of its sample (seconds since the epoch)."""
         start, end = self.start.of(query.zone), self.end.of(query.zone)
@@ -135,6 +141,10 @@ class Wish:
         if self.output.exists():
             text = f"--output={shown(self.output, 200)} is there already: choose another name, or remove it"
             raise BackfillError(text)
+        if os.path.lexists(self.text) and not self.spool.exists():
+            raise BackfillError(
+                f"{shown(self.text, 200)} is the file of something else: choose another --output, or move it away"
+            )
 
     def _check_span(self, queries: Iterable[Query], now: float) -> None:
         zones = {query.zone for query in queries}

@@ -97,6 +97,50 @@ def test_only_one_at_a_time(
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("name", ["history.om.partial", "history.om.partial-text"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_of_something_else_in_its_way(
+    braze: tuple[demo.SimulatedBraze, demo.Server],
+    command: tuple[str, ...],
+    tmp_path: Path,
+    name: str,
+    *,
+    is_link: bool,
+) -> None:
+    """A file that no backfill made is refused and left alone, and Braze is asked nothing."""
+    (tmp_path / "precious").write_bytes(b"precious")
+    if is_link:
+        (tmp_path / name).symlink_to("precious")
+    else:
+        (tmp_path / "precious").rename(tmp_path / name)
+    done = run(*command, BRAZE_API_KEY=KEY)
+    assert done.returncode == 1
+    assert done.stderr.endswith(" is the file of something else: choose another --output, or move it away\n")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / name).read_bytes() == b"precious"
+    assert (tmp_path / name).is_symlink() is is_link
+    assert braze[0].requests == []
+
+
+def test_an_output_that_was_made_meanwhile_is_left_alone(
+    braze: tuple[demo.SimulatedBraze, demo.Server], command: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What another program has written there is not replaced, and what was read is kept; nor is a link followed."""
+    output = tmp_path / "history.om"
+    braze[0].fail(faults.hold())
+    with program(*command) as process:
+        braze[0].wait_for(1)
+        output.write_bytes(b"precious")
+        (tmp_path / "history.om.partial-text").symlink_to("history.om")
+        braze[0].heal()
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    told = f"{output} was made by another program meanwhile: move it away. The answers to {CALLS} of {CALLS} calls "
+    assert said.splitlines()[-1].startswith(f"{told}are kept")
+    assert output.read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om", "history.om.partial"]
+
+
 def test_it_says_what_to_do_with_the_file(command: tuple[str, ...], tmp_path: Path) -> None:
     """What it prints is a script: the exact command, which asks for the directory, and the rest as comments."""
     done = run(*command, BRAZE_API_KEY=KEY)

@@ -1,12 +1,14 @@
 """What was read is kept, by one process at a time, in a file that is taken for no other and no other for it."""
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import NEW_YORK
+from support import NEW_YORK, cut_off
 
 from braze_exporter.backfill import BackfillError, Moment
 from braze_exporter.backfill.spool import Spool
@@ -81,33 +83,97 @@ def test_the_points_of_a_long_history_are_read_bit_by_bit(tmp_path: Path) -> Non
         assert tuple(spool.points(spool.series(QUERY)[0][0])) == points
 
 
-@pytest.mark.parametrize(
-    ("setting", "refusal"),
-    [
-        ("PRAGMA user_version = 2", "x was begun by another version of the exporter: go on with that, or remove it"),
-        ("PRAGMA application_id = 1", "x is the database of something else: choose another --output"),
-    ],
-)
-def test_another_database_is_left_alone(tmp_path: Path, setting: str, refusal: str) -> None:
-    """One of another version or of something else is refused, and nothing in it changes."""
+def test_one_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    """It is refused, and nothing in it changes."""
     opened(tmp_path / "x").close()
     with closing(sqlite3.connect(tmp_path / "x")) as connection:
         connection.execute("INSERT INTO points VALUES (1, 2, 3)")
-        connection.execute(setting)
+        connection.execute("PRAGMA user_version = 2")
         connection.commit()
+    refusal = "x was begun by another version of the exporter: go on with that, or remove it"
     with pytest.raises(BackfillError, match=refusal):
         opened(tmp_path / "x")
     with closing(sqlite3.connect(tmp_path / "x")) as connection:
         assert connection.execute("SELECT * FROM points").fetchall() == [(1, 2, 3)]
 
 
-@pytest.mark.parametrize("damage", [b"precious", b"SQLite format 3\0" + bytes(5_000)])
-def test_a_file_that_is_no_spool_is_left_alone(tmp_path: Path, damage: bytes) -> None:
-    """It is not what a backfill has kept; it stays as it is."""
-    (tmp_path / "x").write_bytes(damage)
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("application", [0, 1])
+def test_another_database_is_left_alone(tmp_path: Path, application: int, *, is_killed: bool) -> None:
+    """The database of something else stays byte for byte; one that was killed is not rolled back."""
+    whole, path = tmp_path / "whole", tmp_path / "x"
+    with closing(sqlite3.connect(whole)) as connection:
+        connection.execute(f"PRAGMA application_id = {application}")
+        connection.execute("CREATE TABLE orders AS SELECT randomblob(50000) AS x")
+    cut_off(whole, "INSERT INTO orders SELECT randomblob(50000)", path)
+    if not is_killed:
+        whole.replace(path)
+        path.with_name("x-journal").unlink()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(BackfillError, match="x is the database of something else: choose another --output"):
+        opened(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    """It is refused, and stays as it is, also through a link."""
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "x").symlink_to("precious")
+    with pytest.raises(BackfillError, match="precious is the file of something else: choose another --output"):
+        opened(tmp_path / "x")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_damaged_file_is_left_alone(tmp_path: Path) -> None:
+    """One of ours that cannot be read is refused, and stays as it is."""
+    opened(tmp_path / "x").close()
+    damaged = (tmp_path / "x").read_bytes()[:100] + b"\xff" * 5_000
+    (tmp_path / "x").write_bytes(damaged)
     with pytest.raises(BackfillError, match=r"x is not what a backfill has kept \(.*\): remove it"):
         opened(tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == damage
+    assert (tmp_path / "x").read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [("-journal", b"precious"), ("-wal", b"precious"), ("-shm", b"precious")],
+)
+def test_a_file_beside_it_that_is_not_its_own_is_left_alone(tmp_path: Path, suffix: str, content: bytes) -> None:
+    """What SQLite would take for a part of the file is refused, and stays as it is."""
+    (tmp_path / f"x{suffix}").write_bytes(content)
+    with pytest.raises(BackfillError, match=f"x{suffix} is the file of something else: choose another --output"):
+        opened(tmp_path / "x")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(f"x{suffix}", content)]
+
+
+BEGINNER = """
+import os, signal, sqlite3, sys
+from pathlib import Path
+from braze_exporter.backfill import Moment
+from braze_exporter.backfill.spool import Spool
+class Killed(sqlite3.Connection):
+    left = int(sys.argv[2])
+    def execute(self, *arguments):
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+        return super().execute(*arguments)
+connect = sqlite3.connect
+sqlite3.connect = lambda *arguments, **more: connect(*arguments, factory=Killed, **more)
+Spool(Path(sys.argv[1]), Moment(0.0), Moment(1e6))
+"""
+
+
+def test_one_that_was_killed_while_it_was_made_is_made(tmp_path: Path) -> None:
+    """Whenever the process is killed, the next one takes the file for its own."""
+    for statements in range(30):
+        path = tmp_path / str(statements)
+        killed = subprocess.run([sys.executable, "-c", BEGINNER, str(path), str(statements)], check=False)  # noqa: S603
+        with closing(opened(path)) as spool:
+            assert spool.missing([QUERY]) == [QUERY]
+        if killed.returncode == 0:
+            break
+    assert 5 < statements < 29
 
 
 def test_one_that_is_in_use_is_refused(tmp_path: Path) -> None:
@@ -119,9 +185,13 @@ def test_one_that_is_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_one_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     """No folder, or no file but a folder."""
-    for path in (tmp_path / "nowhere" / "x", tmp_path):
-        with pytest.raises(BackfillError, match=r"cannot be used \(unable to open database file\): make room"):
-            opened(path)
+    with pytest.raises(BackfillError, match=r"cannot be used \(unable to open database file\): make room"):
+        opened(tmp_path / "nowhere" / "x")
+    with pytest.raises(BackfillError, match=r"is a folder: choose another --output"):
+        opened(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(BackfillError, match=r"x cannot be read \(Not a directory\): choose another --output"):
+        opened(tmp_path / "file" / "x")
 
 
 def test_what_comes_after_the_end_is_not_kept(tmp_path: Path) -> None:
