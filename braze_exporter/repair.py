@@ -81,13 +81,12 @@ class Repair:
         self._is_short_next = not request.is_short
         if request.is_short:
             return Outcome()
-        is_newest = request.ending_at is None
-        request = replace(request, begun_at=min(request.begun_at, sent_at))
-        self._next_piece = None if is_newest and is_empty else self._older(request, query)
+        begun_at = min(request.begun_at, sent_at)
+        self._next_piece = self._older(replace(request, begun_at=begun_at), query)
         self._alternates = self._next_piece is not None
-        if self._alternates or (is_newest and is_empty):
+        if self._alternates or (is_empty and request.ending_at is None):
             return Outcome()
-        self.done_at = request.begun_at
+        self.done_at = begun_at
         return Outcome(is_complete=True)
 
     def note_failure(self, error: BrazeError) -> Outcome:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +236,10 @@ MALFORMED: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+def _utc(instant: float) -> str:
+    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _hour(start: float) -> str:
     return datetime.fromtimestamp(start, NEW_YORK).isoformat()
 
@@ -378,6 +382,8 @@ def test_oversized_response_is_requested_in_pieces() -> None:
         page = again(exporter)
         assert page.value(TOTAL) == 48 * 10
         page = again(exporter, 2)
+        older = exporter.braze.requests[-1].params
+        assert older["ending_at"] == _utc(THIS_HOUR + (72 - 47) * HOUR - 1)  # the second before the newest 48 hours
         assert lengths(exporter) == ["96", "4", "48", "4", "48"]
         assert (page.value(TOTAL), page.value(FAILED, reason="too_large")) == (72 * 10, 1)
         again(exporter, 2)

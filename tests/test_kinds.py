@@ -483,6 +483,17 @@ def test_history_makes_no_label_twice() -> None:
     }
 
 
+def test_name_that_is_null_is_no_statistic() -> None:
+    """A null is a hole where other rows have a number; elsewhere it is not known to be a statistic at all."""
+    messages = [{"variation_api_id": "a", "variation_name": None, "sent": sent} for sent in (3, None)]
+    rows = [{"time": f"2026-11-2{day}", "messages": {"email": [entry]}} for day, entry in enumerate(messages)]
+    body = json.dumps({"message": "success", "data": rows}).encode()
+    found = answer.series(Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
+    (series,) = [one for one in found if one.key]
+    assert series.key == ("a", "email", "sent")
+    assert ([value for _, value in series.points], len(series.holes)) == ([3], 1)
+
+
 def test_what_has_no_id_is_not_counted() -> None:
     """An entry without an id is shown, and cannot be known again to be counted."""
     found = answer.series(
