@@ -135,8 +135,18 @@ else
     say "there is no config.example.yaml to check"
 fi
 
-# It runs.
-run --detach --name "$container" "$image" demo >/dev/null
+# It runs. The volume and the second config are for many counters, below.
+install -d -o 65534 -g 65534 "$work/state"
+{
+    printf 'workspaces:\n  - name: production\n    url: http://127.0.0.1:8080\n    api_key_env: BRAZE_API_KEY\n'
+    printf '    custom_events:\n      - event: product_viewed\n'
+    printf '      - event: event %d\n' {1..499}
+    printf 'refresh: {hour: 10s}\nbudget: {share: 1}\nstate_file: /var/lib/braze-exporter/state.sqlite\n'
+} >"$work/many.yaml"
+chmod 644 "$work/many.yaml"
+run --detach --name "$container" --volume "$work/state:/var/lib/braze-exporter" \
+    --volume "$work/many.yaml:/etc/braze-exporter/many.yaml:ro" "$image" \
+    demo --braze.listen-address=127.0.0.1:8080 >/dev/null
 deadline=$((SECONDS + 30))
 until podman healthcheck run "$container" >"$work/health.log" 2>&1; do
     [ "$SECONDS" -lt "$deadline" ] || fail "not healthy: $(cat "$work/health.log"; podman logs "$container" 2>&1)"
@@ -168,6 +178,42 @@ print(response.read().decode(), end="")
 inside "${get/PATH//metrics}" >"$work/metrics" || fail "/metrics"
 grep -q '^braze_up{.*} 1\.0$' "$work/metrics" || fail "/metrics has no braze_up of 1: $(head -n 20 "$work/metrics")"
 say "/-/healthy and /metrics answer: $(grep -c '^braze_' "$work/metrics") samples, braze_up 1"
+
+# Many counters, where the state's volume is all that can be written, and there is no folder for temporary files.
+key=$(podman logs "$container" | sed -n 's/^Its REST API key: //p')
+get_many=${get/27293/27294}
+start_many() {
+    podman exec --detach --env "BRAZE_API_KEY=$key" "$container" braze-exporter serve \
+        --config.file=/etc/braze-exporter/many.yaml --web.listen-address=127.0.0.1:27294 >/dev/null
+}
+# Prints how much is counted of product_viewed, on the first page that has all counters.
+scrape_many() {
+    local deadline=$((SECONDS + 60))
+    until inside "${get_many/PATH//metrics}" >"$work/many" 2>"$work/many.log" &&
+        [ "$(grep -c '^braze_custom_events_total{' "$work/many")" = 500 ]; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "500 counters: $(tail -n 3 "$work/many.log" "$work/many")"
+        sleep 0.5
+    done
+    grep -q '^braze_exporter_state_write_failures_total 0\.0$' "$work/many" || fail "500 counters: they are not written"
+    sed -n 's/^braze_custom_events_total{.*"product_viewed".*} //p' "$work/many"
+}
+at_least() { awk "BEGIN { exit !($1 >= $2) }"; }
+start_many
+deadline=$((SECONDS + 120))
+while total=$(scrape_many) || exit 1; ! at_least "$total" 1; do
+    [ "$SECONDS" -lt "$deadline" ] || fail "500 counters: they do not rise"
+    sleep 1
+done
+inside '
+import glob, os, signal
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    if b"--config.file=/etc/braze-exporter/many.yaml" in open(path, "rb").read().split(b"\0"):
+        os.kill(int(path.split("/")[2]), signal.SIGKILL)
+'
+start_many
+again=$(scrape_many)
+at_least "$again" "$total" || fail "500 counters: after kill -9 $again are counted of $total"
+say "500 counters rise and outlive kill -9 ($total, $again), without a folder for temporary files"
 
 # SIGTERM, and two seconds later SIGKILL, which would show as 137.
 podman stop --time 2 "$container" >/dev/null
