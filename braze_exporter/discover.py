@@ -31,7 +31,8 @@ class Surroundings:
     """What a command finds where it runs: the way to Braze, the clocks, and where to write.
 
     `proxies` tells which proxies lead to a URL, by scheme; `wall` tells seconds since the epoch, `monotonic` seconds
-    that never jump. `out` is for what was asked for, `err` for how it goes.
+    that never jump. `out` is for what was asked for, `err` for how it goes. `on_stop` has a signal that ends the
+    command call a function first, in another thread, which returns what to add to the line that says so.
     """
 
     session: requests.Session
@@ -41,6 +42,7 @@ class Surroundings:
     sleep: Callable[[float], None]
     out: TextIO
     err: TextIO
+    on_stop: Callable[[Callable[[], str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +108,10 @@ def discover(config: Config, around: Surroundings, *, archived: bool) -> bool:
         if count > most:
             text = f"{count:,} entries, more than max_queries, which is {most:,}: take what you watch of them"
             print(f"warning: {shown(workspace.spec.name)}: {text}", file=around.err, flush=True)
-    print(_HEAD, file=around.out)
+    lines = [_HEAD]
     for workspace, read in zip(config.workspaces, found, strict=True):
-        for line in paste.fragment(workspace, config.settings, read):
-            print(line, file=around.out)
+        lines += paste.fragment(workspace, config.settings, read)
+    around.out.write("".join(f"{line}\n" for line in lines))  # at once, so that a signal leaves no part of it
     return any(read.rows or not read.failure for lists in found for read in lists.values())
 
 

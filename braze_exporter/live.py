@@ -54,7 +54,7 @@ def check_live(config: Config, plan: Plan, around: Surroundings) -> bool:
     # Without baselines, whose history is long; and with all that one answer can tell.
     queries = tuple(replace(query, weeks=0, length=query.kind.longest) for query in plan.queries)
     exporter = Exporter(wall=around.wall, monotonic=around.monotonic, proxies=around.proxies, reads_lists=False)
-    problems = 0
+    problems, lines = 0, []
     with closing(exporter):
         exporter.use(config, replace(plan, queries=queries), around.session)
         _wait(exporter, len(queries), around.err)
@@ -75,7 +75,8 @@ def check_live(config: Config, plan: Plan, around: Surroundings) -> bool:
             for finding in _findings(workspace, plan, entries, mine, malformed):
                 problems += finding.is_problem
                 sort = "problem: " if finding.is_problem else ""
-                print(f"{shown(name)}: {sort}{finding.text}", file=around.out)
+                lines.append(f"{shown(name)}: {sort}{finding.text}\n")
+    around.out.write("".join(lines))  # at once, so that a signal leaves no part of it
     return not problems
 
 

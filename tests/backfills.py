@@ -87,7 +87,9 @@ class Backfill:
         config = load(self.config, "config.yaml", {"BRAZE_API_KEY": KEY})
         out, clock = io.StringIO(), self.clock
         with contextlib.closing(transport.open_session(10)) as session:
-            around = Surroundings(session, lambda _: {}, clock.wall, clock.monotonic, clock.advance, out, self.stream)
+            around = Surroundings(
+                session, lambda _: {}, clock.wall, clock.monotonic, clock.advance, out, self.stream, lambda _: None
+            )
             timeouts = transport.Timeouts(answer=1e9)  # time jumps while an answer is under way
             backfill(self.wish, config, build(config), around, timeouts)
         return out.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 
 from braze_exporter import demo
 from braze_exporter.catalog import CUSTOM_EVENTS, GAUGES, KINDS, OF_QUERY, Family, Noun, Unit, counter, gauge
-from braze_exporter.cli import parser
+from braze_exporter.cli.arguments import parser
 from braze_exporter.collector import OWN, QUERIES, UP, State
 from braze_exporter.config import load
 from braze_exporter.config.reference import schema

@@ -25,8 +25,9 @@ import yaml
 from servers import alertmanager, running, tool
 from support import Program, free_port, until, write
 
-from braze_exporter import __version__, cli
+from braze_exporter import __version__
 from braze_exporter.catalog import KINDS, LISTINGS
+from braze_exporter.cli import arguments as cli
 from braze_exporter.config import load
 from braze_exporter.plan import build
 

@@ -244,7 +244,7 @@ def printed(config: Config, slept: list[float]) -> tuple[bool, str]:
     out = io.StringIO()
     with contextlib.closing(transport.open_session(1)) as session:
         around = discover.Surroundings(
-            session, lambda _url: {}, lambda: NOW, lambda: 0.0, slept.append, out, io.StringIO()
+            session, lambda _url: {}, lambda: NOW, lambda: 0.0, slept.append, out, io.StringIO(), lambda _: None
         )
         good = discover.discover(config, around, archived=False)
     return good, out.getvalue()

@@ -45,7 +45,14 @@ class Live:
         out, clock = io.StringIO(), self.clock
         with contextlib.closing(transport.open_session(10)) as session:
             around = Surroundings(
-                session, lambda _url: {}, clock.wall, clock.monotonic, clock.advance, out, io.StringIO()
+                session,
+                lambda _url: {},
+                clock.wall,
+                clock.monotonic,
+                clock.advance,
+                out,
+                io.StringIO(),
+                lambda _: None,
             )
             good = live.check_live(config, build(config), around)
         assert key not in out.getvalue()

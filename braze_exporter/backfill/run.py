@@ -35,7 +35,7 @@ _BLOCKS = "--max-block-duration=720h"
 def backfill(wish: Wish, config: Config, plan: Plan, around: Surroundings, timeouts: Timeouts = USUAL_TIMEOUTS) -> None:
     """Carry out `wish` for the queries of `plan`, the plan of `config`, and print what is to be done with the file.
 
-    Raises `BackfillError` if that cannot be, or ends before all is there, as by an interrupt. Then what was read is
+    Raises `BackfillError` if that cannot be, or ends before all is there. Then, and after a signal, what was read is
     kept for the next time.
     """
     wish.check(plan, around.wall())
@@ -50,6 +50,17 @@ def backfill(wish: Wish, config: Config, plan: Plan, around: Surroundings, timeo
         total = sum(len(wish.pieces(query)) for query in plan.queries)
         missing = {load: sum(_missing(wish, spool, query) for query in _asked(plan, load)) for load in plan.loads}
         there = total - sum(missing.values())
+
+        def kept() -> str:
+            calls = f"{there + reader.answered:,} of {count(total, 'call', 'calls')}"
+            path = shown(wish.spool, 200)
+            return f"The responses to {calls} are kept in {path}: run the same command again to resume"
+
+        def stop() -> str:
+            spool.close()
+            return kept()
+
+        around.on_stop(stop)
         _check_budget(missing)
         progress.say(_announced(wish, plan, missing, there))
         try:
@@ -60,12 +71,10 @@ def backfill(wish: Wish, config: Config, plan: Plan, around: Surroundings, timeo
             _check_aside(reader.aside)
             progress.say(f"{count(total, 'call', 'calls')} answered, writing {shown(wish.output, 200)}")
             found = write(wish, plan, spool)
-        except (BackfillError, KeyboardInterrupt) as end:
+        except BackfillError as error:
             progress.clear()
-            kept = f"{there + reader.answered:,} of {count(total, 'call', 'calls')}"
-            why = str(end) or "stopped"
-            text = f"{why}. The answers to {kept} are kept in {shown(wish.spool, 200)}: run the same again to go on"
-            raise BackfillError(text) from None
+            raise BackfillError(f"{error}. {kept()}") from None
+        around.on_stop(str)
         spool.remove()
     print(_advice(wish, found, around.wall()), file=around.out)
 

@@ -69,14 +69,14 @@ def _live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
     """Ask Braze for everything in a config, and return whether all is well."""
     logs.configure("error", "logfmt")  # what is not answered is told below, once
     config = read(options.config_file, environ)
-    with surroundings(config, environ) as around:
+    with surroundings(config, environ, options.on_stop) as around:
         return check_live(config, build(config), around)
 
 
 def discover(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print what Braze has; the config may have nothing to ask for yet."""
     config = read(options.config_file, environ, may_ask_nothing=True)
-    with surroundings(config, environ) as around:
+    with surroundings(config, environ, options.on_stop) as around:
         has_found = print_what_is_there(config, around, archived=options.archived)
     return GOOD if has_found else FAILED
 
@@ -107,10 +107,8 @@ def write_history(options: argparse.Namespace, environ: Mapping[str, str]) -> in
     plan = build(config)
     try:
         wish = backfill.wish(options.start, options.end, options.labels, options.output)
-        with surroundings(config, environ) as around:
+        with surroundings(config, environ, options.on_stop) as around:
             backfill.backfill(wish, config, plan, around)
     except backfill.BackfillError as error:
         return fail(str(error))
-    except KeyboardInterrupt:  # before there was anything to keep
-        return FAILED
     return GOOD

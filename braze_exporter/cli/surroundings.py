@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -41,10 +41,12 @@ def refuse_shared_state_file(config: Config, web_config_file: str | None, enviro
 
 
 @contextlib.contextmanager
-def surroundings(config: Config, environ: Mapping[str, str]) -> Iterator[Surroundings]:
+def surroundings(
+    config: Config, environ: Mapping[str, str], on_stop: Callable[[Callable[[], str]], None]
+) -> Iterator[Surroundings]:
     """Yield what a command that asks Braze needs."""
     with contextlib.closing(session(config, environ)) as opened:
-        yield Surroundings(opened, proxies, time.time, time.monotonic, time.sleep, sys.stdout, sys.stderr)
+        yield Surroundings(opened, proxies, time.time, time.monotonic, time.sleep, sys.stdout, sys.stderr, on_stop)
 
 
 def proxies(url: str) -> Mapping[str, str]:

@@ -56,11 +56,14 @@ def test_it_ends_at_once_and_goes_on_where_it_was(
         braze[0].wait_for(25, timeout=20)  # of which ten are not answered
         process.send_signal(how)
         _, said = process.communicate(timeout=15)  # Braze would have thirty seconds to answer
-    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 1)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
     assert not output.exists()
     if how is not signal.SIGKILL:
-        kept = f"stopped. The answers to 15 of {CALLS} calls are kept in {output}.partial: run the same again to go on"
-        assert said.splitlines()[-1] == kept
+        assert said.splitlines()[-1] == (
+            f"braze-exporter: stopped by {how.name} before it finished. "
+            f"The responses to 15 of {CALLS} calls are kept in {output}.partial: run the same command again to resume"
+        )
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
     assert "Traceback" not in said
     first = endings(braze[0])
     braze[0].heal()
@@ -215,8 +218,8 @@ def test_a_terminal_sees_a_bar(braze: tuple[demo.SimulatedBraze, demo.Server], c
 @pytest.mark.parametrize(
     ("blocks", "refusal"),
     [
-        (200, r"\.partial cannot be used \(.*\): make room for it.* answers to \d+ of 41 calls are kept"),
-        (8_000, r" cannot be written \(File too large\): make room for it.* answers to 41 of 41 calls are kept"),
+        (200, r"\.partial cannot be used \(.*\): make room for it.* responses to \d+ of 41 calls are kept"),
+        (8_000, r" cannot be written \(File too large\): make room for it.* responses to 41 of 41 calls are kept"),
     ],
 )
 def test_a_full_disk_loses_nothing(command: tuple[str, ...], tmp_path: Path, blocks: int, refusal: str) -> None:

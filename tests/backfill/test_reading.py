@@ -34,7 +34,7 @@ def stop_after_ten(backfill: Backfill) -> None:
     running = backfill.begin()
     until(lambda: "10 of 38 calls" in backfill.said, "the first answers are kept")
     backfill.braze.fail(faults.status(403))
-    with pytest.raises(BackfillError, match=r"The answers to 10 of 38 calls are kept"):
+    with pytest.raises(BackfillError, match=r"The responses to 10 of 38 calls are kept"):
         running.end(step=60)
     backfill.braze.limit = 250_000
     backfill.braze.heal()
@@ -189,7 +189,8 @@ def test_an_outage_ends_it_and_what_was_read_is_kept(tmp_path: Path) -> None:
         with pytest.raises(
             BackfillError,
             match=r"^production: nothing is answered, for long: HTTP 503.*\. "
-            r"The answers to 10 of 38 calls are kept in .*history\.om\.partial: run the same again to go on$",
+            r"The responses to 10 of 38 calls are kept in .*history\.om\.partial: "
+            r"run the same command again to resume$",
         ):
             running.end(step=30)
         assert len(asked_for(backfill)) <= MOST_FAILURES + 9
@@ -213,7 +214,7 @@ def test_a_refused_key_ends_it_with_one_clear_line(tmp_path: Path) -> None:
         backfill.braze.key = "another"
         backfill.braze.reset()
         with pytest.raises(
-            BackfillError, match=r"^production: HTTP 401: .*The answers to 10 of 38 calls are kept"
+            BackfillError, match=r"^production: HTTP 401: .*The responses to 10 of 38 calls are kept"
         ) as error:
             running.end(step=60)
         assert KEY not in str(error.value)
@@ -236,7 +237,7 @@ def test_a_query_that_braze_refuses_keeps_no_other(tmp_path: Path) -> None:
         with pytest.raises(
             BackfillError,
             match=r"^Braze refuses 1 query, such as workspace=production, event=gone by the hour: HTTP 400: .*: "
-            r"mend the config, or take them out of it\. The answers to 38 of 76 calls are kept",
+            r"mend the config, or take them out of it\. The responses to 38 of 76 calls are kept",
         ):
             backfill.run()
         assert len(asked_for(backfill)) < CALLS + 30

@@ -1,0 +1,271 @@
+"""SIGTERM and SIGINT: every command ends at once, by its exit code, with one line or none, and never a traceback."""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support import KEY, free_port, simulated, until, workspace, write
+
+from braze_exporter import demo
+
+# The exit codes that a shell shows, which are also those of the processes themselves: no signal ends process 1.
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+SERVING = {"serve", "demo"}
+LABELS = ("--label=job=braze", "--label=instance=exporter:27293")
+
+
+def line(stop: signal.Signals) -> str:
+    """Return what a command says that was stopped."""
+    return f"braze-exporter: stopped by {stop.name} before it finished\n"
+
+
+@contextmanager
+def started(
+    *arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the program for as long as the test looks at it."""
+    command = [sys.executable, "-m", "braze_exporter", *arguments]
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "BRAZE_API_KEY": KEY, **environment}
+    with subprocess.Popen(command, env=variables, stdout=stdout, stderr=stderr, text=True) as process:  # noqa: S603
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def silent() -> Iterator[tuple[str, threading.Event]]:
+    """Run a server that accepts and never responds; yield its URL, and what is set once it was reached."""
+    reached, kept = threading.Event(), []
+
+    def accept(listener: socket.socket) -> None:
+        while True:
+            try:
+                kept.append(listener.accept()[0])
+            except OSError:
+                return
+            reached.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, args=(listener,))
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", reached
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for client in kept:
+        client.close()
+
+
+def backfill(folder: Path) -> tuple[str, ...]:
+    """Return the command line of a backfill, less its config."""
+    return ("backfill", "--start=2026-01-01", "--end=2026-01-03", f"--output={folder / 'history.om'}", *LABELS)
+
+
+def command_line(name: str, folder: Path, config: str) -> Sequence[str]:
+    """Return the command line of a command that reads a config."""
+    address = (f"--web.listen-address=127.0.0.1:{free_port()}",) if name == "serve" else ()
+    first = backfill(folder) if name == "backfill" else tuple(name.split())
+    return (*first, f"--config.file={config}", *address)
+
+
+@pytest.mark.parametrize("stop", CODES)
+@pytest.mark.parametrize("name", ["check --live", "discover", "backfill"])
+def test_a_command_that_waits_for_braze_is_stopped(
+    silent: tuple[str, threading.Event], tmp_path: Path, name: str, stop: signal.Signals
+) -> None:
+    """A time-out in CI is no success: the exit code is the signal's, a line says so, and no findings are printed."""
+    url, reached = silent
+    config = write(tmp_path / "config.yaml", workspace(url, "{event: purchase}"))
+    with started(*command_line(name, tmp_path, config)) as process:
+        assert reached.wait(20)
+        process.send_signal(stop)
+        out, err = process.communicate(timeout=5)
+    assert process.returncode == CODES[stop]
+    if name == "check --live":
+        assert len(out.splitlines()) == 2  # what it says without a network is complete
+    else:
+        assert out == ""
+    if name == "backfill":
+        partial = f"{tmp_path / 'history.om'}.partial"
+        assert err.splitlines()[-1] == (
+            f"braze-exporter: stopped by {stop.name} before it finished. "
+            f"The responses to 0 of 1 call are kept in {partial}: run the same command again to resume"
+        )
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
+    else:
+        assert err == line(stop)
+
+
+@pytest.mark.parametrize("stop", CODES)
+@pytest.mark.parametrize("name", ["serve", "check", "discover", "backfill", "rules"])
+def test_a_command_that_waits_for_its_config_is_stopped(tmp_path: Path, name: str, stop: signal.Signals) -> None:
+    """Before it does anything, a command ends as well; the exporter by 0 and in silence."""
+    config = tmp_path / "config.yaml"
+    os.mkfifo(config)
+    with started(*command_line(name, tmp_path, str(config))) as process, config.open("w"):  # both wait for the other
+        process.send_signal(stop)
+        out, err = process.communicate(timeout=5)
+    assert process.returncode == (0 if name == "serve" else CODES[stop])
+    assert (out, err) == ("", "" if name == "serve" else line(stop))
+
+
+@pytest.mark.parametrize("stop", CODES)
+@pytest.mark.parametrize("entry", ["module", "script"])
+@pytest.mark.parametrize("arguments", [["check"], ["--help"], ["demo"], []])
+def test_a_program_that_is_still_loading_is_stopped(
+    tmp_path: Path, arguments: list[str], entry: str, stop: signal.Signals
+) -> None:
+    """A signal in the first moments, while modules are read from a slow disk, is no traceback."""
+    begun = tmp_path / "begun"
+    slow = f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(30)\n"
+    write(tmp_path / "yaml.py", slow)
+    program = [str(Path(sys.executable).with_name("braze-exporter"))]
+    command = program if entry == "script" else [sys.executable, "-m", "braze_exporter"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(  # noqa: S603
+        [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(begun.exists, "it loads its modules")
+        process.send_signal(stop)
+        out, err = process.communicate(timeout=5)
+    is_serving = not arguments or arguments[0] in SERVING
+    assert process.returncode == (0 if is_serving else CODES[stop])
+    assert (out, err) == ("", "" if is_serving else line(stop))
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """Yield the two ends of a small pipe."""
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4_096)
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def is_full(pipe: int) -> bool:
+    """Return whether nothing more goes into a pipe."""
+    waiting = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+    return waiting[0] == 4_096
+
+
+@pytest.mark.parametrize("stop", CODES)
+@pytest.mark.parametrize("name", ["schema", "rules"])
+def test_a_command_whose_output_is_not_read_is_stopped(tmp_path: Path, name: str, stop: signal.Signals) -> None:
+    """A reader that stands still keeps no command from its end, nor from its exit code."""
+    events = "\n".join(f"{{event: event {number}, alerts: {{silent: 2d}}}}" for number in range(20))
+    config = write(tmp_path / "config.yaml", workspace("https://rest.iad-01.braze.com", events))
+    arguments = [name] if name == "schema" else [name, f"--config.file={config}"]
+    with full_pipe() as (ours, theirs), started(*arguments, stdout=theirs) as process:
+        until(lambda: is_full(ours), "it waits for its reader")
+        process.send_signal(stop)
+        _, err = process.communicate(timeout=5)
+    assert (process.returncode, err) == (CODES[stop], line(stop))
+
+
+def test_a_command_whose_messages_are_not_read_is_stopped() -> None:
+    """The line that nobody reads is not waited for."""
+    with full_pipe() as (ours, theirs), started("schema", stdout=theirs, stderr=theirs) as process:
+        until(lambda: is_full(ours), "it waits for its reader")
+        process.terminate()
+        assert process.wait(5) == 143
+
+
+def test_a_command_without_stderr_is_stopped(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
+    """Where messages go nowhere, the exit code is the same."""
+    config = write(tmp_path / "config.yaml", workspace(silent[0], "{event: purchase}"))
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "braze_exporter"]
+    with subprocess.Popen(  # noqa: S603
+        [*shell, "discover", f"--config.file={config}"], env={**os.environ, "BRAZE_API_KEY": KEY}
+    ) as process:
+        assert silent[1].wait(20)
+        process.terminate()
+        assert process.wait(5) == 143
+
+
+def test_many_signals_are_one_line(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
+    """Whoever presses Ctrl-C again and again, or is followed by the system, gets one line and one exit code."""
+    config = write(tmp_path / "config.yaml", workspace(silent[0], "{event: purchase}"))
+    with started("discover", f"--config.file={config}") as process:
+        assert silent[1].wait(20)
+        for _ in range(20):
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=5)
+    assert process.returncode in CODES.values()
+    assert (out, err) == ("", line(signal.Signals(process.returncode - 128)))
+
+
+@pytest.mark.parametrize("name", sorted(SERVING))
+def test_many_signals_end_the_exporter_by_0(tmp_path: Path, name: str) -> None:
+    """More signals while it ends change nothing."""
+    with simulated(demo.Recorded(events=["purchase"])) as (_, server):
+        rest = f"state_file: {tmp_path / 'state.sqlite'}\n"
+        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}", rest=rest))
+        port = free_port()
+        arguments = [name, f"--web.listen-address=127.0.0.1:{port}"]
+        with started(*arguments, *([f"--config.file={config}"] if name == "serve" else [])) as process:
+            until(lambda: answers(port), "it serves")
+            for _ in range(200):
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=5)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+
+
+def answers(port: int) -> bool:
+    """Return whether a port is served."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_command_that_waits_for_a_name_is_stopped(tmp_path: Path) -> None:
+    """A resolver that does not respond cannot be interrupted; the command ends all the same."""
+    begun = tmp_path / "begun"
+    resolver = f"""\
+import ctypes, pathlib, socket
+
+def never(*arguments, **more):
+    mutex = ctypes.create_string_buffer(64)
+    pathlib.Path({str(begun)!r}).touch()
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+socket.getaddrinfo = never
+"""
+    write(tmp_path / "sitecustomize.py", resolver)
+    config = write(tmp_path / "config.yaml", workspace("https://rest.iad-01.braze.com", "{event: purchase}"))
+    with started("discover", f"--config.file={config}", PYTHONPATH=str(tmp_path)) as process:
+        until(begun.exists, "it waits for the resolver")
+        process.terminate()
+        assert process.communicate(timeout=5) == ("", line(signal.SIGTERM))
+    assert process.returncode == 143
+
+
+def test_discover_prints_everything_at_once(tmp_path: Path) -> None:
+    """A signal leaves nothing, or all: the output is a single write, of which a packet each would be seen here."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, simulated(demo.Recorded(events=[f"event {number}" for number in range(1_000)])) as (_, server):
+        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}"))
+        with theirs, started("discover", f"--config.file={config}", stdout=theirs.fileno()) as process:
+            theirs.close()
+            output = ours.recv(1_000_000).decode()
+            assert ours.recv(1_000_000) == b""
+            assert process.wait(20) == 0
+    assert output.startswith("# ")
+    assert output.count("- event:") == 1_000
+    assert output.endswith("\n")
