@@ -3,6 +3,7 @@
 import base64
 import gc
 import os
+import re
 import select
 import signal
 import socket
@@ -136,20 +137,75 @@ def of_the_exporter(exporter: Rig) -> Iterator[str]:
             waiting += [near for near in gc.get_referents(thing) if type(near).__name__ not in {"module", "function"}]
 
 
-@pytest.mark.parametrize("command", ["check", "serve"])
-def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(command: str, tmp_path: Path) -> None:
-    """Whoever writes the key itself where its place belongs, or into the url, is told so, without it."""
-    for wrong in (
-        f"api_key: {KEY}",
-        f"api_key_env: {KEY}",
-        f"api_key_file: {KEY.replace('-the-secret-key-of-a-test-', '-1234-1234-1234-12345678')}",
-    ):
-        item = workspace_item("https://rest.iad-01.braze.com", "{event: purchase}")
-        path = write(tmp_path / "config.yaml", "workspaces:\n" + item.replace("api_key_env: BRAZE_API_KEY", wrong))
-        done = run(command, f"--config.file={path}")
-        assert done.returncode == 1
-        assert done.stderr
-        assert not found(done.stdout + done.stderr)
+# Keys of several forms, as they are put where their file or their variable belongs.
+PASTED = (
+    "b7f3c1de-1234-1234-1234-123456789abc",
+    "b7f3c1de12341234123412345678cafe",
+    "B7F3C1DE12341234123412345678CAFE",
+    "Bearer b7f3c1de-1234-1234-1234-123456789abc",
+    "'b7f3c1de-1234-1234-1234-123456789abc'",
+    "b7f3c1de-1234-1234-1234-123456789abc\\n",
+    "QmFzZTY0IG9mIGEga2V5/that+has+slashes==",
+    "keyofsmalllettersonly",
+)
+
+
+def pieces(text: str) -> list[str]:
+    """Return all pieces of the keys that are in a text."""
+    keys = [re.sub(r"^Bearer |[\\\\n']+$|^'", "", pasted) for pasted in PASTED]
+    return [piece for key in keys for piece in (key[at : at + 8] for at in range(len(key) - 7)) if piece in text]
+
+
+def pasted(directory: Path, place: str) -> str:
+    """Write a config with a workspace for each of the keys, in place of its file or its variable."""
+    workspaces = [
+        workspace_item("https://rest.iad-01.braze.com", "{event: purchase}", name=f"w{number}").replace(
+            "api_key_env: BRAZE_API_KEY", f'{place}: "{key}"'
+        )
+        for number, key in enumerate(PASTED)
+    ]
+    return write(directory / "config.yaml", "workspaces:\n" + "".join(workspaces))
+
+
+@pytest.mark.parametrize("place", ["api_key_file", "api_key_env", "api_key", "token"])
+@pytest.mark.parametrize("command", ["check", "rules", "dashboard", "discover", "serve"])
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(command: str, place: str, tmp_path: Path) -> None:
+    """Each command names the place and what belongs there, without the key."""
+    done = run(command, f"--config.file={pasted(tmp_path, place)}")
+    assert done.returncode == 1
+    assert done.stderr.count(f"].{place}: ") >= len(PASTED) - 3
+    assert not pieces(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
+@pytest.mark.parametrize("command", ["check", "rules", "dashboard"])
+def test_what_may_be_a_path_is_a_warning_without_it(command: str, place: str, tmp_path: Path) -> None:
+    """What has the form of a path or a name is refused only where the key is read; the warning does not repeat it."""
+    item = workspace_item("https://rest.iad-01.braze.com", "{event: purchase}")
+    path = write(
+        tmp_path / "config.yaml",
+        "workspaces:\n" + item.replace("api_key_env: BRAZE_API_KEY", f"{place}: keyofsmalllettersonly"),
+    )
+    done = run(command, f"--config.file={path}")
+    assert done.returncode == 0
+    assert re.fullmatch(rf"warning: .*:4: workspaces\[0\]\.{place}: .* must be .*not the key itself.*\n", done.stderr)
+    assert not pieces(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
+def test_a_key_in_the_wrong_place_is_in_no_log_and_in_no_response(place: str, tmp_path: Path) -> None:
+    """A reload that fails for it says so in the log, in its response and on the page, without the key."""
+    with simulated(demo.Recorded(events=NAMES)) as (_, server):
+        path = config(workspace_item(server.url, "{event: purchase}"), tmp_path)
+        arguments = [f"--config.file={path}", "--log.level=debug", "--web.enable-lifecycle"]
+        with Program.start(arguments) as program:
+            pasted(tmp_path, place)
+            answer = program.get("/-/reload", method="POST")
+            page = program.get("/")
+    assert answer.status == 400
+    assert answer.text.count("not the key itself") == len(PASTED)
+    assert "not the key itself" in program.output
+    assert not pieces(answer.text + page.text + program.output)
 
 
 @contextmanager

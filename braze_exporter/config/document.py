@@ -16,10 +16,17 @@ MAX_DEPTH = 20
 # A longer number is a mistake, and one of thousands of digits cannot even be shown.
 _MAX_BITS = 64
 
+# What stands in place of a secret, or of what may be one.
+HIDDEN = "***"
+
 _TAG = "tag:yaml.org,2002:"
 # It is not shown: a password that begins with ! is one.
 _TAGGED = "has a tag, which means nothing here: remove it, or quote a value that begins with !"
 _HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+# A name is rarely that long, with digits in it; keys, hashes and tokens are.
+_LONG_WORD = re.compile("[A-Za-z0-9+/=_.~-]{20,}")
+# The scalars that YAML knows by their tags; any other tag may be a password that begins with !!.
+_KINDS = {"binary", "bool", "float", "int", "null", "timestamp"}
 # What to do about an error whose words begin so, where they do not say it.
 _HINTS = {
     "found character '\\t'": "indent with spaces, not with tabs",
@@ -76,13 +83,24 @@ class Document:
 
 def path_text(path: Path) -> str:
     """Return a path as people write it: `workspaces[0].custom_events[1].unit`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in path).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_key_text(part)}" for part in path).removeprefix(".")
 
 
 def shown(value: object, limit: int = 60) -> str:
     """Return a value as it may stand in a one-line message: printable and short."""
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def echoed(value: object) -> str:
+    """Return a value of the config as an error may repeat it: `***` if it looks like a key or has one in it."""
+    is_key_like = any(re.search("[0-9]", word) for word in _LONG_WORD.findall(str(value)))
+    return HIDDEN if is_key_like else shown(value)
+
+
+def _key_text(key: str) -> str:
+    """Return a key of a mapping as an error may repeat it; one with a colon may be `user:password`."""
+    return HIDDEN if ":" in key else echoed(key)
 
 
 def parse(text: str, source: str) -> Document:
@@ -93,8 +111,8 @@ def parse(text: str, source: str) -> Document:
         data = builder.value(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        # The name of an alias may be a password that begins with *, and stands there without quotes.
-        found = re.sub("(?<=undefined alias) .*", "", error.problem or "unreadable")
+        # The name of an alias or the handle of a tag may be a password that begins with * or !, without quotes.
+        found = re.sub("(undefined alias|tag handle) .*", r"\1", error.problem or "unreadable")
         hint = next((f": {hint}" for start, hint in _HINTS.items() if found.startswith(start)), "")
         problem = Problem((), f"not YAML: {shown(found, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
@@ -165,8 +183,7 @@ class _Builder:
         except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
             pass
         kind = node.tag.removeprefix(_TAG)
-        is_known = kind != node.tag
-        self._complain(path, node, f"cannot be read as {shown(kind)}: if it is text, quote it" if is_known else _TAGGED)
+        self._complain(path, node, f"cannot be read as {kind}: if it is text, quote it" if kind in _KINDS else _TAGGED)
         return None
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
@@ -210,7 +227,7 @@ class _Builder:
         if not isinstance(node, yaml.ScalarNode):
             self._complain(path, node, "a key must be text: quote what begins with { or [")
         elif node.tag != f"{_TAG}str":
-            self._complain((*path, node.value), node, f'a key must be text: quote it ("{shown(node.value)}")')
+            self._complain((*path, node.value), node, f'a key must be text: quote it ("{echoed(node.value)}")')
         elif _HALF_A_CHARACTER.search(node.value):
             text = "has half a character (a lone surrogate), which is no text: remove it"
             self._complain((*path, node.value), node, text)

@@ -1,10 +1,18 @@
 """The API keys: where they come from, and what keeps them out of every message. No text here holds what was read."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from braze_exporter.config.document import shown
+from braze_exporter.config.document import HIDDEN, shown
+
+MUST_BE_PATH = "must be a path, not the key itself, such as /run/secrets/braze_api_key"
+MUST_BE_VARIABLE = "must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself"
+
+# What is neither may be the key itself, put in the wrong place.
+_SHOWN_PATH = re.compile(r"\.{0,2}/")
+_SHOWN_VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
 
 
 class Secret:
@@ -22,7 +30,7 @@ class Secret:
 
     def __repr__(self) -> str:
         """Return `***`."""
-        return "***"
+        return HIDDEN
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
@@ -35,7 +43,8 @@ class KeyUnusableError(Exception):
 
 def from_variable(name: str, environ: Mapping[str, str]) -> Secret:
     """Return the key that the variable `name` holds; raise `KeyUnusableError` if there is none."""
-    return _checked(environ.get(name, ""), f"the variable {name} is not set: set it to the REST API key")
+    remedy = ": set it to the REST API key" if _SHOWN_VARIABLE.fullmatch(name) else ""
+    return _checked(environ.get(name, ""), f"{unset_variable(name)}{remedy}")
 
 
 def from_file(path: str) -> Secret:
@@ -45,10 +54,21 @@ def from_file(path: str) -> Secret:
     except UnicodeDecodeError:
         problem = "the file does not hold a key: it is not text in UTF-8"
     except OSError as error:
-        problem = f"cannot be read ({error.strerror}): {shown(path, 200)}"
+        problem = f"cannot be read ({error.strerror}): {shown_path(path)}"
     else:
         return _checked(text, "the file is empty: write the REST API key into it")
     raise KeyUnusableError(problem)
+
+
+def shown_path(path: str) -> str:
+    """Return the path of a key file as a message may repeat it, or what it must be."""
+    return shown(path, 200) if _SHOWN_PATH.match(path) else MUST_BE_PATH
+
+
+def unset_variable(name: str) -> str:
+    """Return that a variable is not set, with its name or with what it must be."""
+    is_shown = _SHOWN_VARIABLE.fullmatch(name) is not None
+    return f"the variable {name} is not set" if is_shown else f"the variable is not set: {MUST_BE_VARIABLE}"
 
 
 def is_there(path: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from braze_exporter.catalog import KINDS, Kind, Unit
 from braze_exporter.config import keys
-from braze_exporter.config.document import ConfigError, Document, Path, Problem, parse, path_text, shown
+from braze_exporter.config.document import ConfigError, Document, Path, Problem, echoed, parse, path_text
 from braze_exporter.config.keys import Secret
 from braze_exporter.config.schema import (
     SECTIONS,
@@ -97,11 +97,11 @@ def missing_keys(config: Config, environ: Mapping[str, str]) -> list[Problem]:
     for workspace in config.workspaces:
         spec = workspace.spec
         if spec.api_key_file and not keys.is_there(spec.api_key_file):
-            path, text = (*workspace.path, "api_key_file"), f"there is no file {shown(spec.api_key_file, 200)}"
-            problems.append(config.document.problem(path, text))
+            text = f"there is no such file: {keys.shown_path(spec.api_key_file)}"
+            problems.append(config.document.problem((*workspace.path, "api_key_file"), text))
         if spec.api_key_env and not environ.get(spec.api_key_env):
-            path, text = (*workspace.path, "api_key_env"), f"the variable {spec.api_key_env} is not set"
-            problems.append(config.document.problem(path, text))
+            text = keys.unset_variable(spec.api_key_env)
+            problems.append(config.document.problem((*workspace.path, "api_key_env"), text))
     return problems
 
 
@@ -232,14 +232,14 @@ class _Loader:
         for index, data in enumerate(found):
             name = data.get("name") if isinstance(data, dict) else None
             if isinstance(name, str) and (other := first.setdefault(name, index)) != index:
-                text = f'"{shown(name)}" is the name of workspaces[{other}] too: choose another'
+                text = f'"{echoed(name)}" is the name of workspaces[{other}] too: choose another'
                 self._complain(("workspaces", index, "name"), text)
 
     def _refuse_same_ids(self, found: object, path: Path) -> None:
         first: dict[str, str] = {}
         for name, braze_id in found.items() if isinstance(found, dict) else ():
             if isinstance(braze_id, str) and (other := first.setdefault(braze_id.lower(), name)) != name:
-                self._complain((*path, name), f'has the same identifier as "{shown(other)}": keep one')
+                self._complain((*path, name), f'has the same identifier as "{echoed(other)}": keep one')
 
     def _refuse_wrong_choices(self, found: object, path: Path, defined: object) -> None:
         """Of the names that an entry chooses, each is to be one of the workspace's, and to stand there once."""
@@ -249,7 +249,7 @@ class _Loader:
             if not isinstance(name, str) or not name.strip():
                 continue  # the model says so
             if name in seen:
-                self._complain((*path, index), f'"{shown(name)}" stands twice: keep one')
+                self._complain((*path, index), f'"{echoed(name)}" stands twice: keep one')
             elif name != ALL:
                 self._refuse_unknown(name, (*path, index), names, defined)
             seen.add(name)
@@ -259,7 +259,7 @@ class _Loader:
         known: Mapping[str, Any] = defined if isinstance(defined, dict) else {}
         if name not in known:
             hint = nearest(name, sorted([ALL, *known]))
-            self._complain(path, f'"{shown(name)}" is not in the workspace\'s {names}{hint}: define it')
+            self._complain(path, f'"{echoed(name)}" is not in the workspace\'s {names}{hint}: define it')
 
     def _refuse_idle_alerts(
         self, kind: Kind, entry: Asking, alerts: Alerts, given: Mapping[str, Any], path: Path

@@ -7,7 +7,7 @@ tries all ways to match, one after the other; with few repeats, and none of a gr
 import re
 from dataclasses import dataclass, field
 
-from braze_exporter.config.document import shown
+from braze_exporter.config.document import echoed
 
 # What an expression is made of. What RE2 or Python knows beside that is refused: it would be read as something else.
 _TOKEN = re.compile(
@@ -101,7 +101,7 @@ def _class(token: str) -> str:
     """Return a class without what Python may one day read as sets."""
     if re.search(r"--|-\\[dsw]|\\[dsw]-(?!\])", token):
         raise PatternError(
-            f"has a - in {shown(token)} that is neither a range nor a character: write \\- for the character"
+            f"has a - in {echoed(token)} that is neither a range nor a character: write \\- for the character"
         )
     pieces = re.findall(r"\\.|.", token, re.DOTALL)
     return "".join(_LETTERS.get(piece[1], piece) if piece[0] == "\\" else _plain(piece) for piece in pieces)
@@ -120,5 +120,5 @@ def _trouble(rest: str) -> str:
     if rest[0] == "[":
         return "has a [ that begins no class such as [a-z_]: write \\[ for the character"
     if rest[0] == "\\":
-        return f"has {shown(rest[:2])}, which is not known: of letters only \\d \\s \\w \\D \\S \\W"
+        return f"has {echoed(rest[:2])}, which is not known: of letters only \\d \\s \\w \\D \\S \\W"
     return f"has {rest[0]} where it means nothing: write \\{rest[0]} for the character"

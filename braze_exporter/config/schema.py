@@ -335,8 +335,13 @@ class Workspace(Model):
         default=None, description="the REST endpoint, such as `https://rest.iad-01.braze.com`; or `instance`"
     )
     instance: OwnInstance = Field(default=None, description="instead of `url`")
-    api_key_file: OwnKeyFile = Field(default=None, description="the file that holds the REST API key; or `api_key_env`")
-    api_key_env: OwnVariable = Field(default=None, description="the variable that holds it, instead of `api_key_file`")
+    # Neither is in the `repr`: it may be the key itself, put in the wrong place.
+    api_key_file: OwnKeyFile = Field(
+        default=None, repr=False, description="the file that holds the REST API key; or `api_key_env`"
+    )
+    api_key_env: OwnVariable = Field(
+        default=None, repr=False, description="the variable that holds it, instead of `api_key_file`"
+    )
     timezone: OwnTimeZone = Field(
         default=None, description="of the company in Braze; needed for days, baselines, and hours without an offset"
     )

@@ -18,7 +18,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, WithJsonSchema
 
 from braze_exporter.catalog import INSTANCES, KINDS, Unit
-from braze_exporter.config.document import shown
+from braze_exporter.config.document import echoed
+from braze_exporter.config.keys import MUST_BE_PATH, MUST_BE_VARIABLE
 from braze_exporter.config.pattern import Pattern, PatternError, pattern
 
 # Not filtered: what `all` stands for in the lists `apps` and `segments`.
@@ -29,6 +30,8 @@ _DURATION_UNITS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 
 _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _DURATION_UNITS), re.ASCII)
 # Recorded ids of Braze are not all RFC 4122 UUIDs, so any of that form is taken.
 _BRAZE_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+# A key without its dashes, or a longer one.
+_HEX_KEY = re.compile(r"[0-9a-f]{32,}", re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LABEL_NAME = _VARIABLE
@@ -45,7 +48,7 @@ class UnfitError(ValueError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "…"?)` for the known word nearest to `word`, or nothing if none is near."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f' (did you mean "{shown(found[0])}"?)' if found else ""
+    return f' (did you mean "{echoed(found[0])}"?)' if found else ""
 
 
 def _written(value: object) -> str:
@@ -58,9 +61,9 @@ def _written(value: object) -> str:
         case dict():
             return "a mapping"
         case str():
-            return f'"{shown(value)}"'
+            return f'"{echoed(value)}"'
         case _:
-            return shown(value)
+            return echoed(value)
 
 
 def _text(value: object) -> str:
@@ -154,7 +157,7 @@ def _timezone(value: object) -> ZoneInfo:
     name = _text(value)
     if name not in _time_zones():
         hint = nearest(name, sorted(_time_zones())) or ", as in America/New_York"
-        raise UnfitError(f'"{shown(name)}" is not the name of a time zone{hint}')
+        raise UnfitError(f'"{echoed(name)}" is not the name of a time zone{hint}')
     return ZoneInfo(name)
 
 
@@ -209,8 +212,8 @@ def _instance(value: object) -> str:
 
 
 def _variable(value: object) -> str:
-    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):  # never shown: it may be the key itself
-        raise UnfitError("must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself")
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value) or _HEX_KEY.fullmatch(value):
+        raise UnfitError(MUST_BE_VARIABLE)
     return value
 
 
@@ -222,11 +225,11 @@ def _path(value: object) -> str:
 
 
 def _key_file(value: object) -> str:
-    path = _text(value)
-    is_key = _BRAZE_ID.search(path) and "/" not in path and "\\" not in path
-    if is_key or "\0" in path:  # never shown: it may be the key itself
-        raise UnfitError("must be the path of a file that holds the key, not the key itself")
-    return path
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise UnfitError(MUST_BE_PATH)
+    if "/" not in value and (_BRAZE_ID.search(value) or _HEX_KEY.search(value)):
+        raise UnfitError(MUST_BE_PATH)
+    return value
 
 
 def number(low: float, high: float, *, whole: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:

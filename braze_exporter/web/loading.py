@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
-from braze_exporter.config.document import ConfigError, Path, Problem, parse, shown
+from braze_exporter.config.document import HIDDEN, ConfigError, Path, Problem, echoed, parse, shown
 from braze_exporter.config.keys import Secret
 from braze_exporter.config.validation import InvalidError, validate
 from braze_exporter.web import passwords
@@ -93,7 +93,8 @@ def _set_up(context: ssl.SSLContext, tls: TlsServer | None, directory: FilePath)
     if tls is None:
         return []
     files = _files(tls, directory)
-    problems = [*_nonsense(tls), *((name, text) for name, path in files.items() if (text := _unreadable(path)))]
+    unreadable = ((name, _unreadable(path, getattr(tls, name))) for name, path in files.items())
+    problems = [*_nonsense(tls), *((name, text) for name, text in unreadable if text)]
     context.minimum_version, context.maximum_version = tls.min_version, tls.max_version
     context.verify_mode = tls.client_auth_type
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -111,12 +112,14 @@ def _nonsense(tls: TlsServer) -> Iterator[tuple[str, str]]:
         yield "client_ca_file", "is not used: add client_auth_type: RequireAndVerifyClientCert"
 
 
-def _unreadable(path: FilePath) -> str | None:
+def _unreadable(path: FilePath, written: str) -> str | None:
+    """Return why a file that is `written` so cannot be read; what is written may be the private key itself."""
     try:
         path.read_bytes()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "no path"
-        return f"cannot be read ({reason}): {shown(path, 200)}"
+        is_shown = written.startswith(("/", "./", "../")) or echoed(written) != HIDDEN
+        return f"cannot be read ({reason}): {shown(path, 200) if is_shown else HIDDEN}"
     return None
 
 

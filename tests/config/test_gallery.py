@@ -12,6 +12,7 @@ from braze_exporter.plan import build
 
 GALLERY = Path(__file__).parent
 KEY = "b7f3c1de-aaaa-bbbb-cccc-0123456789ab"
+NOT_THE_KEY = "must be a path, not the key itself, such as /run/secrets/braze_api_key"
 ENVIRON = {"BRAZE_API_KEY": KEY, "EMPTY": " ", "QUOTED": f"'{KEY}'", "TWO_LINES": f"{KEY}\n{KEY}"}
 
 
@@ -102,9 +103,9 @@ def test_without_an_environment_no_key_is_touched(monkeypatch: pytest.MonkeyPatc
     """Where no key is asked for, none is read, and what is missing is told apart."""
     monkeypatch.chdir(GALLERY / "bad")
     for name, told in {
-        "key-file-missing": ["api_key_file: there is no file keys/missing"],
-        "key-file-folder": ["api_key_file: there is no file keys"],
-        "key-file-below-a-file": ["api_key_file: there is no file keys/good/key"],
+        "key-file-missing": ["api_key_file: there is no such file: ./keys/missing"],
+        "key-file-folder": [f"api_key_file: there is no such file: {NOT_THE_KEY}"],
+        "key-file-below-a-file": [f"api_key_file: there is no such file: {NOT_THE_KEY}"],
         "key-variable-unset": ["api_key_env: the variable UNSET is not set"],
         "key-file-two-lines": [],
     }.items():
@@ -124,7 +125,7 @@ def test_a_folder_that_may_not_be_entered_has_no_key(monkeypatch: pytest.MonkeyP
     config = read("key-file-missing.yaml")
     monkeypatch.setattr(Path, "is_file", refuse)
     (problem,) = missing_keys(config, {})
-    assert problem.text == "there is no file keys/missing"
+    assert problem.text == "there is no such file: ./keys/missing"
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ import logging
 import pickle
 import pprint
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from support import KEY
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import IOS, KEY, VIP
 
-from braze_exporter.config import Config, ConfigError, Secret, load
+from braze_exporter.config import Config, ConfigError, Secret, load, missing_keys
 
 CONFIG = """\
 workspaces:
@@ -112,3 +114,175 @@ def test_what_yaml_takes_for_an_alias_or_a_tag_is_not_repeated(mark: str) -> Non
             load(f"{line}\n", "x.yaml")
         assert KEY not in str(found.value)
         assert "x.yaml:1" in str(found.value)
+
+
+HEX = "0123456789abcdef"
+BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+
+def texts(alphabet: str, *lengths: int) -> st.SearchStrategy[str]:
+    """Draw a text of one of these lengths."""
+    return st.sampled_from(lengths).flatmap(lambda length: st.text(alphabet, min_size=length, max_size=length))
+
+
+uuids = st.uuids().map(str)
+hexes = texts(HEX, 32, 40, 64)
+base64s = texts(BASE64, 24, 43, 44, 88).filter(lambda key: key[0] != "/")
+# Forms that no name has, so that they are known anywhere.
+telling = (uuids | hexes | uuids.map(str.upper) | hexes.map(str.upper) | base64s).filter(
+    lambda key: any(letter.isdigit() for letter in key)
+)
+any_form = telling | texts("abcdefghijklmnopqrstuvwxyz", 8, 20, 40) | texts("0123456789", 12, 18, 40)
+WRAPPINGS = ("{}", "Bearer {}", '"{}"', "'{}'", " {} ", "{}\n", "{}\n{}", "KEY={}", "$ {}", "${{{}}}", "keys/{}")
+wrapped = st.sampled_from(WRAPPINGS)
+
+# Where the key or its place belongs, and where a key of any form is not repeated.
+KEY_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
+    lambda key: {"api_key_file": key},
+    lambda key: {"api_key_env": key},
+    lambda key: {"api_key_file": [key]},
+    lambda key: {"api_key_env": {"name": key}},
+    lambda key: {"api_key": key, "api_key_env": "BRAZE_API_KEY"},
+    lambda key: {"key": key},
+    lambda key: {"token": {"value": key}},
+    lambda key: {"url": f"https://user:{key}@rest.iad-01.braze.com"},
+    lambda key: {"url": f"https://rest.iad-01.braze.com/?api_key={key}"},
+    lambda key: {"url": key},
+    lambda key: {"instance": key},
+)
+# Where other values belong.
+OTHER_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
+    lambda key: {key: 1},
+    lambda key: {"timezone": key},
+    lambda key: {"name": [key]},
+    lambda key: {"apps": {"ios": f"x{key}"}},
+    lambda key: {"apps": {key: 1}},
+    lambda key: {"apps": {"ios": IOS, key: IOS}},
+    lambda key: {"custom_events": [{"event": "purchase", "unit": key}]},
+    lambda key: {"custom_events": [{"event": "purchase", "max_age": key}]},
+    lambda key: {"custom_events": [{"event": "purchase", "apps": [key, key]}]},
+    lambda key: {"custom_events": [{"event": "purchase", "baseline": {"weeks": key}}]},
+    lambda key: {"custom_events": [{"event": "purchase", "alerts": {"labels": {key: "a"}}}]},
+    lambda key: {"custom_events": [{"event": "purchase", key: "a"}]},
+    lambda key: {"custom_events": [{"match": f"[{key}-\\d]"}]},
+    lambda key: {"segment_users": [{"segment": key}], "segments": {f"{key}1": VIP}},
+)
+
+
+def told(text: str) -> str:
+    """Return all that is said of a config, whether its keys are read or not."""
+    said = []
+    for environ in (None, {"BRAZE_API_KEY": KEY}):
+        try:
+            config = load(text, "x.yaml", environ)
+        except ConfigError as error:
+            said.append(f"{error} {error!r} {''.join(traceback.format_exception(error))}")
+        else:
+            said += [repr(config), *(problem.render("x.yaml") for problem in missing_keys(config, {}))]
+    return "\n".join(said)
+
+
+def hold_back(said: str, key: str) -> None:
+    """Hold a text to say something, and nothing of a key."""
+    assert said
+    pieces = {key[start : start + 8].lower() for start in range(len(key) - 7)}
+    assert not [piece for piece in pieces if piece in said.lower()]
+
+
+def with_changes(changes: Mapping[str, object]) -> str:
+    """Return a config whose workspace has other values."""
+    base: dict[str, object] = {"name": "a", "url": "https://rest.iad-01.braze.com"}
+    sections = {"custom_events": [{"event": "purchase"}]}
+    key = {} if {"api_key_file", "api_key_env"} & {*changes} else {"api_key_env": "BRAZE_API_KEY"}
+    return json.dumps({"workspaces": [{**base, **key, **sections, **changes}]})
+
+
+@settings(deadline=None)
+@given(any_form, wrapped, st.sampled_from(KEY_PLACES))
+@example("b7f3c1deaaaabbbbcccc0123456789ab", "{}", KEY_PLACES[1])
+@example("B7F3C1DEAAAABBBBCCCC0123456789AB", "{}", KEY_PLACES[1])
+@example("b7f3c1deaaaabbbbcccc0123456789ab", "{}", KEY_PLACES[0])
+@example("abcdefghijklmnopqrst", "{}", KEY_PLACES[0])
+@example("abcdefghijklmnopqrst", "{}", KEY_PLACES[1])
+@example("x" * 300 + "12345678", "{}", KEY_PLACES[0])
+def test_a_key_of_any_form_in_place_of_its_place_is_not_repeated(
+    key: str, wrapping: str, place: Callable[[str], dict[str, object]]
+) -> None:
+    """Where the path or the name of the variable belongs, and in the url, no form of a key is shown."""
+    hold_back(told(with_changes(place(wrapping.replace("{}", key)))), key)
+
+
+@settings(deadline=None)
+@given(telling, wrapped, st.sampled_from(OTHER_PLACES))
+def test_a_key_in_any_other_place_is_not_repeated(
+    key: str, wrapping: str, place: Callable[[str], dict[str, object]]
+) -> None:
+    """Where something else belongs, and where a key of the file belongs, what looks like a key is not shown."""
+    hold_back(told(with_changes(place(wrapping.replace("{}", key)))), key)
+
+
+@settings(deadline=None)
+@given(
+    telling,
+    st.sampled_from(
+        [
+            "{}",
+            "a: {}: b",
+            "a: !{}! b",
+            "a: !!{} b",
+            "a: !{} b",
+            "a: *{}",
+            "a: &{} b\nc: &{} d\ne: [",
+            "%{} x\n---\n",
+            "%TAG !{}! x\n%TAG !{}! x\n---\na",
+            "%YAML {}\n---\n",
+            '"\\{}"',
+            "a: '{}",
+            "{}: 1\n{}: 2",
+            "? {}\n? [{}]",
+            "<<: {}",
+            "a: |{}\n b",
+            "a: @{}",
+            "\t{}",
+            "a: b\n {}: c",
+            "--- {}\n--- {}",
+        ]
+    ),
+)
+def test_a_key_in_a_file_that_is_no_config_is_not_repeated(key: str, text: str) -> None:
+    """No error of YAML quotes a key."""
+    hold_back(told(text.replace("{}", key)), key)
+
+
+NOT_THE_KEY = "must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself"
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("api_key_file: /nowhere/key", "there is no such file: /nowhere/key"),
+        ("api_key_file: ./nowhere/key", "there is no such file: ./nowhere/key"),
+        ("api_key_file: ../nowhere/key", "there is no such file: ../nowhere/key"),
+        (
+            "api_key_file: nowhere/key",
+            "there is no such file: must be a path, not the key itself, such as /run/secrets/braze_api_key",
+        ),
+        ("api_key_env: BRAZE_KEY_2", "the variable BRAZE_KEY_2 is not set"),
+        ("api_key_env: braze_key", f"the variable is not set: {NOT_THE_KEY}"),
+    ],
+)
+def test_a_place_is_repeated_only_if_it_cannot_be_a_key(line: str, problem: str) -> None:
+    """A path that begins as one, and a name in capitals, are shown to help; the rest is not."""
+    name, _, value = line.partition(": ")
+    config = load(with_changes({name: value}), "x.yaml")
+    assert [found.text for found in missing_keys(config, {})] == [problem]
+
+
+def test_a_relative_path_and_a_variable_in_lower_case_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not repeated is used all the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key").write_text(KEY, encoding="utf-8")
+    for changes in ({"api_key_file": "key"}, {"api_key_env": "braze_key"}):
+        config = load(with_changes(changes), "x.yaml", {"braze_key": KEY})
+        assert config.keys["a"].reveal() == KEY
+        assert missing_keys(config, {"braze_key": KEY}) == []
