@@ -46,6 +46,9 @@ class Source(Protocol):
     def refusal(self, query: Query) -> BrazeError | None:
         """Return the error that holds all queries of that sort, if one does."""
 
+    def is_sought(self, query: Query) -> bool:
+        """Return whether one query of that sort is to be asked to see how the key stands, though none is due."""
+
     def history(self, query: Query, now: float) -> Iterable[Query]:
         """Return what is to be fetched once, beside a `query` that is new at `now`, in seconds since the epoch."""
 
@@ -215,9 +218,13 @@ class Cache:
         return [entry for entry in due if entry.busy]
 
     def _trials(self, due: Collection[Sort]) -> list[Entry]:
-        """Return a query of each sort that is held and has none `due`: somebody has to find out when that ends."""
-        held = [sort for sort, error in self._held.items() if error is not None and sort not in due]
-        idle = ([entry for entry in self._sorts[sort] if not entry.busy] for sort in held)
+        """Return a query of each sort that is held, or sought, and has none `due`, to find out how the key stands."""
+        wanted = [
+            entries
+            for sort, entries in self._sorts.items()
+            if sort not in due and (self._held[sort] is not None or self._source.is_sought(entries[0].query))
+        ]
+        idle = ([entry for entry in entries if not entry.busy] for entries in wanted)
         return [min(entries, key=lambda entry: entry.next_at) for entries in idle if entries]
 
     def note_refusals(self) -> None:
@@ -263,8 +270,8 @@ class Cache:
         with self._lock:
             if not entry.gone:
                 self._note_objection(entry, None)
+                self._spread_refusals()  # first, so that the log has what this fetch has shown of the key
                 self._take(entry, fetched, error, sent_at)
-                self._spread_refusals()
             self._release(entry)
 
     def _take(self, entry: Entry, fetched: Fetched | None, error: BrazeError | None, sent_at: float) -> None:

@@ -10,7 +10,7 @@ import requests
 from braze_exporter import answer
 from braze_exporter.admission import Permit
 from braze_exporter.catalog import BrazeError, Call, Endpoint, Fetched, Listed, Listing, Query, Quota, Reason, Series
-from braze_exporter.config import Secret
+from braze_exporter.config import ApiKey, Secret
 from braze_exporter.config.schema import Workspace
 from braze_exporter.limiter import Told
 from braze_exporter.transport import USUAL_TIMEOUTS, Received, Timeouts, Transport
@@ -21,7 +21,6 @@ _MOST_SAID = 200
 _PARSING = threading.Lock()
 # By so much, in seconds, our clock may be ahead of Braze's where the end of an answer has to be given.
 _A_LITTLE = 60.0
-_UNAUTHORIZED = "HTTP 401: check that the key is a REST API key of this workspace, and that url is its REST endpoint"
 
 T = TypeVar("T")
 
@@ -34,16 +33,19 @@ class Client:
         transport: Transport,
         *,
         workspace: str,
+        redact: Callable[[str], str],
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         on_call: Callable[[Call], None],
     ) -> None:
         """Ask over `transport` for the `workspace` of that name.
 
-        `wall` tells seconds since the epoch, `monotonic` seconds that never jump; `on_call` is told of every call.
+        `redact` takes the key out of a text. `wall` tells seconds since the epoch, `monotonic` seconds that never jump;
+        `on_call` is told of every call.
         """
         self._transport = transport
         self._workspace = workspace
+        self._redact = redact
         self._wall = wall
         self._monotonic = monotonic
         self._on_call = on_call
@@ -86,6 +88,7 @@ class Client:
         received: Received | None = None
         failure: BrazeError | None = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself")
         try:
+            permit.begin()
             received = self._transport.get(at.endpoint, parameters)
             seconds = self._monotonic() - started
             answered_at = answer.sent_by_braze_at(received.headers)
@@ -104,7 +107,7 @@ class Client:
         """Return what the answer says, or raise what it means. The status says more than what is behind it."""
         reason = answer.failure(received.status)
         if reason is Reason.UNAUTHORIZED:  # this body repeats the key, so none of it is shown
-            raise BrazeError(reason, _UNAUTHORIZED)
+            raise BrazeError(reason, unauthorized(at))
         if reason is not None:
             hint = f": the key needs the permission {at.permission}" if reason is Reason.FORBIDDEN else ""
             raise BrazeError(reason, f"HTTP {received.status}{hint}{self._said(received)}")
@@ -120,7 +123,7 @@ class Client:
 
     def _said(self, received: Received) -> str:
         """Return Braze's own words about a failure, short, printable and without the key, or nothing."""
-        said = self._transport.redacted(answer.message(received.body))[:_MOST_SAID]
+        said = self._redact(answer.message(received.body))[:_MOST_SAID]
         if said in ("", "success"):
             return ""
         return ": " + "".join(letter if letter.isprintable() else " " for letter in said)
@@ -164,9 +167,14 @@ class Client:
         )
 
 
+def unauthorized(at: Endpoint) -> str:
+    """Return what a 401 of one endpoint means; what the others say of the key decides which of the two it is."""
+    return f"401 Unauthorized: the key lacks the permission {at.permission} (or Braze does not know the key)"
+
+
 def open_client(
     workspace: Workspace,
-    key: Secret,
+    key: Secret | ApiKey,
     session: requests.Session,
     *,
     proxies: Callable[[str], Mapping[str, str]],
@@ -178,7 +186,9 @@ def open_client(
     """Return who asks Braze for a workspace with its `key`, over `session` and through the `proxies` to its url."""
     url = workspace.rest_endpoint
     transport = Transport(session, url, key.reveal, proxies=proxies(url), monotonic=monotonic, timeouts=timeouts)
-    return Client(transport, workspace=workspace.name, wall=wall, monotonic=monotonic, on_call=on_call)
+    return Client(
+        transport, workspace=workspace.name, redact=key.redact, wall=wall, monotonic=monotonic, on_call=on_call
+    )
 
 
 def _parameters(query: Query, length: int, now: float) -> Mapping[str, str]:

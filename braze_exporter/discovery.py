@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from braze_exporter.admission import REFUSALS
 from braze_exporter.catalog import BrazeError, Held, Listed, Listing, Reason, Withheld
 from braze_exporter.listing import Admitter, Asker, Busy, Walk
 from braze_exporter.wildcards import Known, Lists
@@ -38,11 +39,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which lists of a place are read, and who asks for them."""
+    """Which lists of a place are read, and who asks for them, and whether with the same key as before."""
 
     listings: Sequence[Listing]
     asker: Asker
     admitter: Admitter
+    is_same_key: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +112,26 @@ class Discovery:
         self._closed = False
 
     def use(self, wanted: Mapping[Place, Wanted]) -> None:
-        """Read these lists from now on, and forget all others. All are due at once: the key may be another."""
+        """Read these lists from now on, and forget all others.
+
+        All are due at once, but for those that the same key was refused.
+        """
         with self._changed:
             now = self._monotonic()
             keys = [(place, listing) for place, found in wanted.items() for listing in found.listings]
             self._lists = {key: self._lists.get(key) or _List(*key, next_at=now) for key in keys}
             self._wanted = wanted
             for one in self._lists.values():
-                one.walk, one.next_at = None, now
+                one.walk = None
+                if not (wanted[one.place].is_same_key and _is_refused(one)):
+                    one.next_at = now
+
+    def try_again(self, place: Place) -> None:
+        """Have the lists of a place read by the next scrape that were refused: the key is another one now."""
+        with self._changed:
+            for one in self._lists.values():
+                if one.place == place and _is_refused(one):
+                    one.next_at = self._monotonic()
 
     def known(self) -> Lists:
         """Return what is known."""
@@ -131,7 +145,7 @@ class Discovery:
             return {
                 (one.place.workspace, one.listing)
                 for one in self._lists.values()
-                if one.known is None and not (one.error is not None and one.error.reason is Reason.FORBIDDEN)
+                if one.known is None and not (_is_refused(one) and self._wanted[one.place].admitter.is_key_accepted)
             }
 
     def states(self) -> Mapping[str, Sequence[ListState]]:
@@ -151,7 +165,8 @@ class Discovery:
                 return
             now = self._monotonic()
             for one in self._lists.values():
-                if one.next_at <= now and not one.busy:
+                is_due = one.next_at <= now or self._wanted[one.place].admitter.is_sought(one.listing)
+                if is_due and not one.busy:
                     one.busy = True
                     self._due.append(one)
             if self._due and self._thread is None:
@@ -250,6 +265,10 @@ class Discovery:
             _log.warning("list not read: %s", known, extra={"fields": _fields(one) | detail})
         else:
             _log.info("list read again", extra={"fields": _fields(one)})
+
+
+def _is_refused(one: _List) -> bool:
+    return one.error is not None and one.error.reason in REFUSALS
 
 
 def _missed(one: _List, rows: Sequence[Listed]) -> tuple[Listed, ...]:

@@ -3,9 +3,10 @@
 import math
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
 import requests
 
@@ -25,7 +26,7 @@ from braze_exporter.catalog import (
 )
 from braze_exporter.client import Client, open_client
 from braze_exporter.collector import Collector, Instruments
-from braze_exporter.config import Config
+from braze_exporter.config import ApiKey, Config
 from braze_exporter.config.schema import Workspace
 from braze_exporter.discovery import Discovery, Place, Wanted
 from braze_exporter.journal import Journal
@@ -55,6 +56,15 @@ class _Workspace:
     def admit(self, at: Endpoint) -> Permit | Withheld | None:
         """Return leave to ask for a page of a list. Queries go first, but in the pool that is the lists' own."""
         return self.admission.admit(at, spare=at.pool is not LISTS_POOL)
+
+    def is_sought(self, at: Endpoint) -> bool:
+        """Return whether a call is wanted for what it will show of the key, though nothing is due."""
+        return self.admission.is_sought(at)
+
+    @property
+    def is_key_accepted(self) -> bool:
+        """Whether an endpoint in use accepts the key."""
+        return self.admission.is_key_accepted
 
 
 class _Braze:
@@ -92,6 +102,10 @@ class _Braze:
         """Return the error that holds all queries of that sort, if one does."""
         return self._workspaces[query.workspace].admission.refusal(query.kind)
 
+    def is_sought(self, query: Query) -> bool:
+        """Return whether one query of that sort is to be asked to see how the key stands, though none is due."""
+        return self._workspaces[query.workspace].admission.is_sought(query.kind)
+
     def history(self, query: Query, now: float) -> Iterable[Query]:
         """Return what the baseline of the query needs."""
         return history(query, now)
@@ -126,6 +140,7 @@ class Exporter:
         self._ledger = Ledger(store, self._instruments.count_state_write_failure)
         # Those of workspaces that went are kept: what was spent is spent, should they come back.
         self._admissions: dict[Place, Admission] = {}
+        self._keys: dict[Place, ApiKey] = {}
         self._cache = Cache(wall=wall, monotonic=monotonic, jitter=jitter, on_deferred=self._instruments.count_deferred)
         self._collector = Collector(self._cache, self._ledger, self._instruments, monotonic)
         self._cache.watch(self._journal)
@@ -151,10 +166,15 @@ class Exporter:
         """
         with self._changing:
             workspaces: dict[str, _Workspace] = {}
+            same_keys: set[str] = set()
             for spec in (workspace.spec for workspace in config.workspaces):
+                place, secret = Place(spec.name, spec.rest_endpoint), config.keys[spec.name]
+                key = self._keys.setdefault(place, ApiKey(spec.name, secret, spec.api_key_file))
+                if not key.replace(secret, spec.api_key_file):
+                    same_keys.add(spec.name)
                 client = open_client(
                     spec,
-                    config.keys[spec.name],
+                    key,
                     session,
                     proxies=self._proxies,
                     wall=self._wall,
@@ -162,21 +182,30 @@ class Exporter:
                     on_call=self._note_call,
                     timeouts=self._timeouts,
                 )
-                place = Place(spec.name, spec.rest_endpoint)
-                admission = self._admissions.setdefault(place, Admission(self._monotonic))
+                read_key = partial(self._read_key, place)
+                admission = self._admissions.setdefault(place, Admission(self._monotonic, read_key))
                 workspaces[spec.name] = _Workspace(spec, client, admission)
             self._config, self._written, self._workspaces = config, plan, workspaces
             self._lists = needed(plan) if self._reads_lists else {}
             self._discovery.use(
                 {
-                    Place(name, asked.spec.rest_endpoint): Wanted(self._lists[name], asked.client, asked)
+                    Place(name, asked.spec.rest_endpoint): Wanted(
+                        self._lists[name], asked.client, asked, is_same_key=name in same_keys
+                    )
                     for name, asked in workspaces.items()
                     if name in self._lists
                 }
             )
             self._instruments.forget_timezones()
-            self._fill(self._filled(), is_same_key=False)
+            self._fill(self._filled(), same_keys)
             self._instruments.note_reload(at=self._wall())
+
+    def _read_key(self, place: Place) -> bool:
+        """Read the key of a place again; return whether it is another one now, of which nothing is known."""
+        if not self._keys[place].read_again():
+            return False
+        self._discovery.try_again(place)
+        return True
 
     def _take_lists(self) -> None:
         """Ask for what wildcards take of the lists as they are now, and hold what Braze has refused a list."""
@@ -184,7 +213,7 @@ class Exporter:
             plan = self._filled()
             self._note_lists(plan)
             if plan != self.plan:
-                self._fill(plan, is_same_key=True)
+                self._fill(plan, self._workspaces)
             self._cache.note_refusals()
 
     def _filled(self) -> Plan:
@@ -193,15 +222,20 @@ class Exporter:
         known, awaited = self._discovery.known(), self._discovery.awaited()
         return filled(self._written, self._config.settings, known, served, awaited)
 
-    def _fill(self, plan: Plan, *, is_same_key: bool) -> None:
-        """Ask for the queries of `plan` from now on."""
+    def _fill(self, plan: Plan, same_keys: Container[str]) -> None:
+        """Ask for the queries of `plan` from now on; `same_keys` names the workspaces whose key is the one before."""
         workspaces, budget = self._workspaces, self._config.settings.budget
+        endpoints: dict[str, dict[str, Endpoint]] = {name: {} for name in workspaces}
+        for query in plan.queries:
+            endpoints[query.workspace][query.kind.endpoint] = query.kind
         for name, asked in workspaces.items():
             bursts = {load.pool: load.burst for load in plan.loads if load.workspace == name}
             for listing in self._lists.get(name, ()):
                 burst, most = bursts.get(listing.pool, 0), max(1, math.floor(listing.pool.per_hour * budget.share))
                 bursts[listing.pool] = max(burst, min(burst + _PAGES, most))
-            asked.admission.allow(bursts, share=budget.share, reserve=budget.reserve, is_same_key=is_same_key)
+            asked.admission.allow(bursts, share=budget.share, reserve=budget.reserve)
+            in_use = (*endpoints[name].values(), *self._lists.get(name, ()))
+            asked.admission.use(in_use, is_same_key=name in same_keys)
         self._instruments.expect(plan, self._lists)
         self._note_lists(plan)
         self._journal.note_lists(plan)

@@ -4,7 +4,9 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from braze_exporter.admission import REJECTED
 from braze_exporter.catalog import Call, Kind, Reason
 from braze_exporter.plan import Discovered, Plan
 from braze_exporter.reading import Answer, Entry, Reading
@@ -15,6 +17,14 @@ MOST_NAMED = 3
 CLOCK_TOLERANCE = 60.0
 
 _log = logging.getLogger(__name__)
+
+
+class _Group(NamedTuple):
+    """What queries have in common that are named together: for a 401 this is what was refused too."""
+
+    workspace: str
+    reason: Reason
+    refused: str
 
 
 @dataclass(slots=True)
@@ -31,8 +41,8 @@ class Journal:
 
     def __init__(self) -> None:
         """Begin with nothing failing."""
-        self._outages: dict[tuple[str, Reason], _Outage] = {}
-        self._failing: dict[Entry, Reason] = {}
+        self._outages: dict[_Group, _Outage] = {}
+        self._failing: dict[Entry, _Group] = {}
         self._unlisted: set[tuple[str, Kind, str]] = set()
         self._discovered: dict[tuple[str, Kind], Discovered] = {}
         self._lock = threading.Lock()
@@ -54,13 +64,20 @@ class Journal:
 
     def note_hold(self, entry: Entry) -> None:
         """Log it if a query is not answered for another reason than before, or answered again."""
-        error = entry.error
-        reason = error.reason if error is not None else None
-        if entry in self._failing and self._failing[entry] is not reason:
-            self._leave(entry)
-        if error is not None and entry not in self._failing:
-            self._failing[entry] = error.reason
-            self._enter((entry.query.workspace, error.reason), entry, error.detail)
+        error, before = entry.error, self._failing.get(entry)
+        if error is None:
+            if before is not None:
+                self._leave(entry)
+            return
+        # A 401 is of the key or of a permission, and what it is of is known by what holds the query.
+        detail = error.detail if error.reason is Reason.UNAUTHORIZED else ""
+        group = _Group(entry.query.workspace, error.reason, detail)
+        if before is not None and before.reason is error.reason and (before == group or entry.held is None):
+            return
+        if before is not None:
+            self._leave(entry, is_still_failing=before.reason is error.reason)
+        self._failing[entry] = group
+        self._enter(group, entry, error.detail)
 
     def note_lists(self, plan: Plan) -> None:
         """Log what Braze's lists lack that the config names, and what wildcards take and is left out, once."""
@@ -98,25 +115,30 @@ class Journal:
         else:
             _log.info("our clock and Braze's agree again", extra={"fields": fields})
 
-    def _enter(self, group: tuple[str, Reason], entry: Entry, detail: str) -> None:
+    def _enter(self, group: _Group, entry: Entry, detail: str) -> None:
         outage = self._outages.setdefault(group, _Outage())
         outage.failing.add(entry)
         outage.worst = max(outage.worst, len(outage.failing))
-        workspace, reason = group
         query = entry.query
-        if len(outage.failing) <= MOST_NAMED:
-            fields = {**dict(query.labels), "unit": query.unit, "reason": reason, "detail": detail}
+        if group.refused == REJECTED:  # that is of the workspace: no query is named
+            if not outage.summed_up:
+                fields = {"workspace": group.workspace, "reason": group.reason, "detail": detail}
+                _log.warning("API key rejected", extra={"fields": fields})
+            outage.summed_up = True
+        elif len(outage.failing) <= MOST_NAMED:
+            fields = {**dict(query.labels), "unit": query.unit, "reason": group.reason, "detail": detail}
             _log.warning("query not answered", extra={"fields": fields})
         elif not outage.summed_up:
             outage.summed_up = True
-            fields = {"workspace": workspace, "reason": reason}
+            fields = {"workspace": group.workspace, "reason": group.reason}
             _log.warning("more queries not answered for the same reason", extra={"fields": fields})
 
-    def _leave(self, entry: Entry) -> None:
-        workspace, reason = group = (entry.query.workspace, self._failing.pop(entry))
+    def _leave(self, entry: Entry, *, is_still_failing: bool = False) -> None:
+        group = self._failing.pop(entry)
         outage = self._outages[group]
         outage.failing.discard(entry)
         if not outage.failing:
             del self._outages[group]
-            fields = {"workspace": workspace, "reason": reason, "queries": outage.worst}
-            _log.info("no query fails for this reason any more", extra={"fields": fields})
+            if not is_still_failing:
+                fields = {"workspace": group.workspace, "reason": group.reason, "queries": outage.worst}
+                _log.info("no query fails for this reason any more", extra={"fields": fields})

@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from braze_exporter.catalog import Pool
 
-# How long a refusal holds: of the key (401) for the workspace, of a permission (403) for the endpoint.
+# How long a refusal (401 or 403) holds its endpoint, or the workspace once all endpoints have refused the key.
 HOLD = 120.0
 # How long a pool rests after a 429 that does not say until when; it doubles with each that follows, up to the most.
 BLIND_STOP = 60.0
@@ -73,10 +73,10 @@ class Gate:
         self.shut_until = max(self.shut_until, until)
         self.require_trial()
 
-    def require_trial(self, *, due: bool = True) -> None:
-        """Let the next call pass alone if that is `due`, whatever those that have passed will tell."""
+    def require_trial(self) -> None:
+        """Let the next call pass alone, whatever those that have passed will tell."""
         self._shuts += 1
-        self._is_trial_due = due
+        self._is_trial_due = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,13 @@ class Admitter(Protocol):
     def admit(self, at: Endpoint) -> Permit | Withheld | None:
         """Return leave to make one call, or why it is not to be made now, or None while another one goes alone."""
 
+    def is_sought(self, at: Endpoint) -> bool:
+        """Return whether a call is wanted for what it will show of the key, though nothing is due."""
+
+    @property
+    def is_key_accepted(self) -> bool:
+        """Whether an endpoint in use accepts the key."""
+
 
 class Walk:
     """The way through one list. A list ends where a page has no rows: a short page is no sign of it.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from braze_exporter.admission import REFUSALS
 from braze_exporter.catalog import BrazeError, Query, Reason, Series
 from braze_exporter.limiter import HOLD
 from braze_exporter.repair import Repair
@@ -21,8 +22,6 @@ TROUBLES = {
     Reason.TRUNCATED,
     Reason.QUEUED,
 }
-# What is refused for the key holds all that would be refused as well; when that ends, it is due with the others.
-REFUSALS = {Reason.UNAUTHORIZED, Reason.FORBIDDEN}
 # Beyond this a query does not wait longer for each failure, unless its refresh is longer.
 LONGEST_BACKOFF = 900.0
 _MOST_DOUBLINGS = 20

@@ -134,7 +134,6 @@ class Transport:
         self._timeouts = timeouts
         self._session = session
         self._url = url
-        self._reveal_key = reveal_key
         self._auth = _Bearer(reveal_key)
         self._proxies = dict(proxies)
         self._watchdog = Watchdog(monotonic)
@@ -188,10 +187,6 @@ class Transport:
             except (urllib3.exceptions.HTTPError, OSError):
                 failure = BrazeError(Reason.TRUNCATED, "the connection broke before the whole answer was here")
             return Received(status, headers, failure=failure)
-
-    def redacted(self, text: str) -> str:
-        """Return `text` with the key replaced, if it is in it."""
-        return text.replace(self._reveal_key(), "***")
 
 
 def _read(raw: urllib3.response.BaseHTTPResponse) -> bytes:

@@ -91,7 +91,7 @@ def test_every_workspace_and_query_is_there(page: Browser, troubled: Program) ->
     assert page.texts(".workspace h2") == ["production", "europe", "staging"]
     assert "3 of 34 queries are not answered." in page.text(".workspace:nth-child(1)")
     assert re.search(r"No calls: reserve of the rate limit until [\d:]+\.", page.text(".workspace:nth-child(2)"))
-    assert "Braze does not know the key (401)" in page.text(".workspace:nth-child(3)")
+    assert "401 Unauthorized: API key rejected" in page.text(".workspace:nth-child(3)")
     assert len(page.texts(TITLE)) == len(queries(troubled)) == 39
     assert page.text("#count") == "39 queries"
     shapes = page.run("return [...document.querySelectorAll('#rows .level')].map((e) => e.classList[1])")

@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from support import HOUR, NOW, Clock, Rig, rig, until
+from support import HOUR, NOW, Clock, Rig, rig, until, write
 
 from braze_exporter import demo
 from braze_exporter.admission import Admission, Permit
@@ -219,11 +220,12 @@ def end(admission: Admission, kind: Kind, error: BrazeError | None, told: Told |
 
 
 def test_a_missing_permission_holds_its_endpoint_alone() -> None:
-    """A 403 is about one endpoint; a 401 about all; a trial that says nothing of the key frees nobody."""
+    """A 401 or a 403 is about one endpoint, until all refuse the key; a trial that says nothing of it frees nothing."""
     clock = Clock()
     admission = Admission(clock.monotonic)
     sessions = replace(CUSTOM_EVENTS, endpoint="/sessions/data_series")
     admission.allow({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
+    admission.use((CUSTOM_EVENTS, sessions))
 
     def call(reason: Reason | None, kind: object = CUSTOM_EVENTS) -> None:
         assert kind in (CUSTOM_EVENTS, sessions)
@@ -243,23 +245,24 @@ def test_a_missing_permission_holds_its_endpoint_alone() -> None:
         clock.advance(1)
         call(reason, sessions)
         assert "unauthorized" in str(admission.refusal(sessions))
-    clock.advance(HOLD)
     call(Reason.FORBIDDEN)  # the key is good, and its permission still missing
-    assert admission.refusal(sessions) is None
+    assert "unauthorized" in str(admission.refusal(sessions))
     assert "forbidden" in str(admission.refusal(CUSTOM_EVENTS))
     clock.advance(HOLD)
     call(Reason.BAD_REQUEST)
     assert admission.refusal(CUSTOM_EVENTS) is None
 
 
-def test_a_new_budget_has_a_refused_key_tried_at_once() -> None:
-    """After a reload, one call may find that the key is a good one now."""
+def test_another_key_is_tried_at_once() -> None:
+    """After a reload with another key, one call may find that it is a good one; another budget has nothing tried."""
     clock = Clock()
     admission = Admission(clock.monotonic)
     admission.allow({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
     end(admission, CUSTOM_EVENTS, BrazeError(Reason.UNAUTHORIZED, ""))
-    assert admission.objection(CUSTOM_EVENTS) is not None
     admission.allow({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
+    admission.use((CUSTOM_EVENTS,))
+    assert admission.objection(CUSTOM_EVENTS) is not None
+    admission.use((CUSTOM_EVENTS,), is_same_key=False)
     assert admission.objection(CUSTOM_EVENTS) is None
     end(admission, CUSTOM_EVENTS, None, Told(refused=True))
     assert admission.refusal(CUSTOM_EVENTS) is None
@@ -276,14 +279,16 @@ def late(fault: faults.Fault) -> faults.Fault:
     return strike
 
 
-def test_what_an_old_key_was_told_says_nothing_of_a_new_one() -> None:
-    """A refusal that comes after a reload, to a call from before it, holds nobody."""
+def test_what_an_old_key_was_told_says_nothing_of_a_new_one(tmp_path: Path) -> None:
+    """A refusal that comes after a reload with another key, to a call from before it, holds nobody."""
+    key = write(tmp_path / "key", "another-key")
     with rig(EVENTS, quiet()) as exporter, ThreadPoolExecutor(1) as pool:
         exporter.begin()
         exporter.braze.fail(late(faults.status(401)), event="event 00")
         page = pool.submit(exporter.scrape)
         exporter.braze.wait_for(24)
-        exporter.use(EVENTS)
+        exporter.use(EVENTS, **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {key}"})
+        exporter.braze.key = "another-key"
         exporter.braze.heal()
         assert page.result().of(UP).count(0) == 1
         assert page.result().value("braze_up") == 1

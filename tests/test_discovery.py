@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from support import KEY, THIS_HOUR, Page, Rig, rig, series_requests, until
+from support import KEY, THIS_HOUR, Page, Rig, rig, series_requests, until, write
 
 from braze_exporter import demo
 from braze_exporter.demo import Campaign, Segment, World, faults
@@ -117,30 +118,31 @@ def test_a_list_that_is_as_it_was_changes_nothing() -> None:
         assert exporter.exporter.plan is plan
 
 
-def test_a_key_that_is_refused_is_not_tried_by_a_list_too() -> None:
-    """Queries are asked before lists, so that of a key that Braze does not know it is told by one call."""
+def test_a_key_that_is_refused_is_tried_by_a_list_once() -> None:
+    """Until the list has refused it too, the key may only lack a permission."""
     with rig("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.key = "another"
-        exporter.ask()
-        lists(exporter)
-        assert len(exporter.braze.requests) == 1
+        for _ in range(3):
+            exporter.ask()
+            lists(exporter)
+        assert [request.path for request in exporter.braze.requests] == ["/events/data_series", "/events/list"]
 
 
-def test_a_key_that_a_list_finds_refused_holds_the_queries() -> None:
-    """What a list has shown of the key is told of all queries at once, and that it is taken again too."""
-    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
-        exporter.ask()
-        until(lambda: listed(exporter) == 2, "the list is read")
+def test_a_key_that_a_list_finds_refused_is_tried_by_a_query_at_once() -> None:
+    """A key that was accepted a while ago may have been revoked, and no query has to be due to see that."""
+    with rig("{event: a, refresh: 12h}", shop("a"), reads_lists=True) as exporter:
         lists(exporter)
-        exporter.use("{event: a}")
-        exporter.braze.fail(faults.status(401), path="/events/list")
-        lists(exporter)
+        exporter.clock.advance(EVERY)
+        exporter.braze.key = "another"
         state = "braze_exporter_queries"
-        assert [exporter.page().value(state, state=one) for one in ("up", "failed")] == [0, 1]
-        exporter.braze.heal()
+        lists(exporter)
+        assert exporter.page().value(state, state="up") == 1
+        lists(exporter)
+        assert exporter.page().value(state, state="failed") == 1
+        exporter.braze.key = KEY
         exporter.clock.advance(121)
-        exporter.exporter._discovery.refresh()  # noqa: SLF001 - before any query is due
-        until(lambda: exporter.page().value(state, state="up") == 1, "the key is taken again")
+        lists(exporter)
+        assert exporter.page().value(state, state="up") == 1
 
 
 def test_a_list_that_a_refusal_holds_is_not_deferred() -> None:
@@ -277,8 +279,8 @@ def test_a_counter_waits_for_the_list_that_may_feed_it_by_the_hour() -> None:
         until(lambda: exporter.page().of("braze_custom_events_total") == [0], "the list is refused")
 
 
-def test_without_the_permission_a_list_is_asked_for_once_a_day() -> None:
-    """What the key may not list is asked for again the next day, or with the next config: the key may be another."""
+def test_without_the_permission_a_list_is_asked_for_once_a_day(tmp_path: Path) -> None:
+    """What the key may not list is asked for again the next day, or at once with another key."""
     with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.data_series"}
         for _ in range(23):
@@ -287,6 +289,11 @@ def test_without_the_permission_a_list_is_asked_for_once_a_day() -> None:
         assert listed(exporter) == 1
         assert exporter.page().value("braze_custom_events_hourly_up", event="a") == 1
         exporter.use("{event: a}")
+        lists(exporter)
+        assert listed(exporter) == 1
+        exporter.braze.key = "another"
+        key = write(tmp_path / "key", "another")
+        exporter.use("{event: a}", **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {key}"})
         lists(exporter)
         assert listed(exporter) == 2
         exporter.clock.advance(86_400)

@@ -90,6 +90,7 @@ def lists() -> Iterator[Lists]:
         client = Client(
             transport.Transport(session, server.url, lambda: KEY, proxies={}, monotonic=clock.monotonic),
             workspace="production",
+            redact=lambda text: text.replace(KEY, "***"),
             wall=clock.wall,
             monotonic=clock.monotonic,
             on_call=calls.append,
@@ -189,7 +190,7 @@ def test_a_list_without_an_end_is_left(lists: Lists, monkeypatch: pytest.MonkeyP
     ("fault", "reason", "detail"),
     [
         (faults.status(403), Reason.FORBIDDEN, "HTTP 403: the key needs the permission events.list: Forbidden"),
-        (faults.status(401), Reason.UNAUTHORIZED, "HTTP 401: check that the key is a REST API key of this workspace"),
+        (faults.status(401), Reason.UNAUTHORIZED, "401 Unauthorized: the key lacks the permission "),
         (faults.status(500), Reason.SERVER_ERROR, "HTTP 500"),
         (faults.queued(), Reason.QUEUED, "HTTP 202"),
         (faults.message("queued"), Reason.QUEUED, "Braze has queued the request"),

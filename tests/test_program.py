@@ -216,13 +216,15 @@ def test_an_outage_is_a_few_lines_in_the_log(tmp_path: Path) -> None:
         config = write(tmp_path / "config.yaml", workspace(server.url, events))
         with Program.start([f"--config.file={config}", "--log.format=json"]) as program:
             program.scrape()
+            until(lambda: "API key rejected" in program.output, "the list has refused the key too")
     lines = [json.loads(line) for line in program.lines]
-    more = "more queries not answered for the same reason"
-    assert [line["msg"] for line in lines] == ["serving", *["query not answered"] * 3, more, "stopped"]
-    assert [line["level"] for line in lines] == ["info", "warn", "warn", "warn", "warn", "info"]
-    assert lines[1]["reason"] == "unauthorized"
-    assert lines[1]["workspace"] == "production"
-    assert "REST endpoint" in lines[1]["detail"]
+    failing = [*["query not answered"] * 3, "more queries not answered for the same reason"]
+    unread = "list not read: none is known yet"
+    assert [line["msg"] for line in lines] == ["serving", *failing, unread, "API key rejected", "stopped"]
+    assert [line["level"] for line in lines] == ["info", *["warn"] * 6, "info"]
+    assert lines[1]["reason"] == lines[6]["reason"] == "unauthorized"
+    assert lines[1]["workspace"] == lines[6]["workspace"] == "production"
+    assert "REST endpoint" in lines[6]["detail"]
     assert KEY not in program.output
 
 

@@ -36,6 +36,7 @@ from support import (
 from braze_exporter import demo
 from braze_exporter.demo import faults
 from braze_exporter.ledger import open_store
+from braze_exporter.limiter import HOLD
 
 BASELINE = "braze_custom_events_hourly_baseline"
 LATEST = "braze_custom_events_hourly_latest"
@@ -182,7 +183,7 @@ def test_a_refusal_of_a_query_that_went_is_looked_into_by_another() -> None:
         exporter.braze.fail(faults.status(401), times=1)
         assert exporter.scrape().value("braze_up") == 0
         exporter.use("{event: signup, refresh: 1h}")
-        exporter.clock.advance(1)
+        exporter.clock.advance(HOLD)
         assert exporter.scrape().value("braze_up") == 1
         assert asked(exporter) == ["purchase", "signup"]
 

@@ -291,6 +291,10 @@ class Plain:
         """Refuse nothing."""
         return None
 
+    def is_sought(self, _query: Query) -> bool:
+        """Seek nothing."""
+        return False
+
     def history(self, _query: Query, _now: float) -> Sequence[Query]:
         """Have none."""
         return ()

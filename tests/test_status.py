@@ -210,15 +210,19 @@ def test_a_key_that_is_refused(exporter: Rig) -> None:
     assert {query["words"].removeprefix("not asked yet: ") for query in exporter.exporter.status()["queries"]} == {
         REFUSED_403
     }
-    assert sentences(exporter)[:2] == ["bad", "The key lacks events.data_series (403): tried again at 07:22."]
+    assert sentences(exporter)[:2] == [
+        "bad",
+        "403 Forbidden: the key lacks the permission events.data_series. Next attempt at 07:22.",
+    ]
     assert {query["next_at"] for query in exporter.exporter.status()["queries"]} == {NOW + 120}
     exporter.clock.advance(120)
-    assert sentences(exporter)[1] == "The key lacks events.data_series (403): tried again with the next scrape."
+    again = "403 Forbidden: the key lacks the permission events.data_series. Next attempt with the next scrape."
+    assert sentences(exporter)[1] == again
     exporter.braze.heal()
     exporter.braze.key = "another"
     exporter.scrape()
-    assert "refused: 401, Braze does not know the key" in words_of(exporter)
-    assert sentences(exporter)[:2] == ["bad", "Braze does not know the key (401): tried again at 07:24."]
+    assert "refused: 401 Unauthorized: API key rejected" in words_of(exporter)
+    assert sentences(exporter)[:2] == ["bad", "401 Unauthorized: API key rejected. Next attempt at 07:24."]
     assert KEY not in str(exporter.exporter.status())
 
 
@@ -237,7 +241,7 @@ def test_a_workspace_of_wildcards_is_not_well_before_its_list_is_read() -> None:
         assert sentences(exporter) == ["new", waits]
         exporter.braze.permissions = {"events.data_series"}
         read_lists(exporter)
-        unread = "Braze's list of events cannot be read (refused: 403, the key lacks events.list): tried again"
+        unread = "Braze's list of events cannot be read (refused: 403, the key lacks events.list). Next attempt"
         assert sentences(exporter) == ["bad", f"{unread} at Tue 07:20.", waits]
         exporter.clock.advance(86_400)
         assert sentences(exporter)[1] == f"{unread} with the next scrape."
@@ -257,7 +261,9 @@ def test_a_workspace_of_wildcards_is_not_well_before_its_list_is_read() -> None:
         exporter.braze.fail(faults.status(503), path="/events/list")
         exporter.clock.advance(HOUR)
         read_lists(exporter)
-        failing = "Braze's list of events cannot be read (failing: HTTP 503, Braze is in trouble): tried again at 08:26"
+        failing = (
+            "Braze's list of events cannot be read (failing: HTTP 503, Braze is in trouble). Next attempt at 08:26"
+        )
         assert sentences(exporter) == [
             "bad",
             f"{failing}. The one before is used.",
@@ -270,14 +276,12 @@ def test_a_key_that_a_list_alone_finds_refused_is_told_with_the_time_of_the_list
     with rig("{match: '.*'}", shop(), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         read_lists(exporter)
-        refused = (
-            "Braze's list of events cannot be read (refused: 401, Braze does not know the key): tried again at 07:22."
-        )
-        assert sentences(exporter)[:2] == ["bad", refused]
+        refused = "Braze's list of events cannot be read (refused: 401 Unauthorized: API key rejected)"
+        assert sentences(exporter)[:2] == ["bad", f"{refused}. Next attempt at 07:22."]
         assert len(sentences(exporter)) == 3
         exporter.use("{match: '.*'}\n{event: purchase}")
         read_lists(exporter)
-        assert sentences(exporter)[:2] == ["bad", "Braze does not know the key (401): tried again at 07:22."]
+        assert sentences(exporter)[:2] == ["bad", "401 Unauthorized: API key rejected. Next attempt at 07:22."]
         assert "list of events cannot be read" not in " ".join(sentences(exporter))
 
 
@@ -287,7 +291,7 @@ def test_a_list_that_is_for_names_alone_alarms_nobody() -> None:
         exporter.braze.permissions = {"events.data_series"}
         read_lists(exporter)
         refused = "Braze's list of events cannot be read (refused: 403, the key lacks events.list)"
-        unread = f"{refused}: tried again at Tue 07:20. No value depends on it."
+        unread = f"{refused}. Next attempt at Tue 07:20. No value depends on it."
         assert sentences(exporter) == ["good", "The only query is answered.", unread]
 
 

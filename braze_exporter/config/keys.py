@@ -1,6 +1,9 @@
 """The API keys: where they come from, and what keeps them out of every message. No text here holds what was read."""
 
+import logging
 import re
+import threading
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +16,11 @@ MUST_BE_VARIABLE = "must be the name of an environment variable, such as BRAZE_A
 # What is neither may be the key itself, put in the wrong place.
 _SHOWN_PATH = re.compile(r"\.{0,2}/")
 _SHOWN_VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
+
+# So many keys are kept out of error texts: the current one, and those that calls under way were sent with.
+_REDACTED = 10
+
+_log = logging.getLogger(__name__)
 
 
 class Secret:
@@ -28,6 +36,10 @@ class Secret:
         """Return the text."""
         return self._text
 
+    def redact(self, text: str) -> str:
+        """Return `text` with `***` in place of the secret."""
+        return text.replace(self._text, "***")
+
     def __repr__(self) -> str:
         """Return `***`."""
         return HIDDEN
@@ -39,6 +51,68 @@ class Secret:
 
 class KeyUnusableError(Exception):
     """There is no key, or none that Braze would take; the message says what to do."""
+
+
+class ApiKey:
+    """The API key of a workspace, which can be replaced while calls are made. Thread-safe."""
+
+    def __init__(self, workspace: str, secret: Secret, file: str | None) -> None:
+        """Begin with `secret`, which was read from `file`, or from the environment if that is None."""
+        self._workspace = workspace
+        self._lock = threading.Lock()
+        self._secrets = deque([secret], _REDACTED)
+        self._file = file
+        self._is_file_good = True
+
+    def reveal(self) -> str:
+        """Return the current key."""
+        return self._secrets[0].reveal()
+
+    def redact(self, text: str) -> str:
+        """Return `text` with `***` in place of the current key and of those before it."""
+        with self._lock:
+            secrets = sorted(self._secrets, key=lambda secret: -len(secret.reveal()))  # a key may be part of another
+        for secret in secrets:
+            text = secret.redact(text)
+        return text
+
+    def replace(self, secret: Secret, file: str | None) -> bool:
+        """Use `secret` from `file`, as at the start; return whether it is another key than before."""
+        with self._lock:
+            self._file, self._is_file_good = file, True
+            return self._change(secret)
+
+    def read_again(self) -> bool:
+        """Read the file again, if there is one; return whether it has another key, which is used from now on.
+
+        A file that cannot be used leaves the key as it is, and is logged once, until it can be used again.
+        """
+        with self._lock:
+            file, before = self._file, self._secrets[0]
+        if file is None:
+            return False
+        try:
+            secret = from_file(file)  # without the lock: a disk can be slow
+        except KeyUnusableError as error:
+            with self._lock:
+                was_good, self._is_file_good = self._is_file_good, False
+            if was_good:
+                fields = {"workspace": self._workspace, "detail": str(error)}
+                _log.warning("API key file cannot be used: the key before is kept", extra={"fields": fields})
+            return False
+        with self._lock:
+            self._is_file_good = True
+            # A reload in the meantime is newer than what was read.
+            has_changed = self._secrets[0] is before and self._change(secret)
+        if has_changed:
+            _log.info("API key file read again: the key has changed", extra={"fields": {"workspace": self._workspace}})
+        return has_changed
+
+    def _change(self, secret: Secret) -> bool:
+        if secret.reveal() == self.reveal():
+            return False
+        self._secrets.appendleft(secret)
+        return True
 
 
 def from_variable(name: str, environ: Mapping[str, str]) -> Secret:

@@ -18,12 +18,13 @@ def of_lists(
 ) -> list[Sentence]:
     """Return what there is to say of the lists of a workspace, and of what `plan` takes of them and misses in them.
 
-    That the key is refused is said by others if it `has_queries`.
+    That the key is rejected is said by others if it `has_queries`.
     """
     wild = dict.fromkeys(wildcard.kind for wildcard in plan.wildcards if wildcard.workspace == workspace)
     needed = {kind.listing for kind in wild}
     known = {found.kind: found for found in plan.discovered if found.workspace == workspace}
-    unread = (one for one in lists if one.error and not (has_queries and one.error.reason is Reason.UNAUTHORIZED))
+    is_said = has_queries and standing.refusal is not None
+    unread = (one for one in lists if one.error and not (is_said and one.error.reason is Reason.UNAUTHORIZED))
     return [
         *(_unread(one, standing, when, is_needed=one.listing in needed) for one in unread),
         *(_taken(kind, known.get(kind)) for kind in wild),
@@ -45,8 +46,9 @@ def _unlisted(unlisted: Sequence[Named]) -> Iterator[Sentence]:
 def _unread(one: ListState, standing: Standing, when: When, *, is_needed: bool) -> Sentence:
     refusals = (standing.refusal, standing.refusals.get(one.listing.endpoint))
     seconds = max(one.seconds, *(refusal.seconds for refusal in refusals if refusal is not None), 0.0)
-    why = failure(one.error, one.listing.permission) if one.error is not None else ""
-    text = f"Braze's list of {one.listing.what[1]} cannot be read ({why}): {again(seconds, when)}"
+    error = standing.refusal.error if standing.refusal is not None else one.error
+    why = failure(error, one.listing.permission) if error is not None else ""
+    text = f"Braze's list of {one.listing.what[1]} cannot be read ({why}). {again(seconds, when)}"
     if not is_needed:
         return Level.GOOD, f"{text} No value depends on it."
     return Level.BAD, f"{text} The one before is used." if one.read_at else text

@@ -49,7 +49,7 @@ STATES: Mapping[State, tuple[str, Level]] = {
 
 _FAILURES: Mapping[Reason, str] = {
     Reason.BAD_REQUEST: "refused: 400, Braze does not take this query",
-    Reason.UNAUTHORIZED: "refused: 401, Braze does not know the key",
+    Reason.UNAUTHORIZED: "refused: {detail}",
     Reason.FORBIDDEN: "refused: 403, the key lacks {permission}",
     Reason.NOT_FOUND: "refused: 404, Braze does not know the address",
     Reason.RATE_LIMITED: "refused: 429, rate limit",
@@ -113,7 +113,14 @@ def _resting(rest: Rest, when: When) -> str:
 
 def failure(error: BrazeError, permission: str) -> str:
     """Return why a call was not answered that needs this permission."""
-    return _FAILURES[error.reason].format(permission=permission, status=error.detail.partition(":")[0])
+    return _FAILURES[error.reason].format(
+        permission=permission, status=error.detail.partition(":")[0], detail=_headline(error)
+    )
+
+
+def _headline(error: BrazeError) -> str:
+    """Return what an error says without the hint in brackets, which the log has."""
+    return error.detail.partition(" (")[0]
 
 
 def _failure(entry: Entry, error: BrazeError, rest: Rest | None, when: When) -> str:
@@ -159,19 +166,22 @@ def of_workspace(
 
 def again(seconds: float, when: When) -> str:
     """Return when something is tried again."""
-    return f"tried again {f'at {when(seconds)}' if seconds else 'with the next scrape'}."
+    return f"Next attempt {f'at {when(seconds)}' if seconds else 'with the next scrape'}."
 
 
 def _refused(standing: Standing, permissions: Mapping[str, str], when: When) -> list[Sentence]:
-    found = [
-        (Level.BAD, f"The key lacks {permissions[endpoint]} (403): {again(refusal.seconds, when)}")
+    if standing.refusal is not None and permissions:
+        return [(Level.BAD, f"{_headline(standing.refusal.error)}. {again(standing.refusal.seconds, when)}")]
+    return [
+        (Level.BAD, f"{_lacking(refusal.error, permissions[endpoint])}. {again(refusal.seconds, when)}")
         for endpoint, refusal in standing.refusals.items()
         if endpoint in permissions
     ]
-    if standing.refusal is not None and permissions:
-        text = f"Braze does not know the key (401): {again(standing.refusal.seconds, when)}"
-        found.insert(0, (Level.BAD, text))
-    return found
+
+
+def _lacking(error: BrazeError, permission: str) -> str:
+    status = "401 Unauthorized" if error.reason is Reason.UNAUTHORIZED else "403 Forbidden"
+    return f"{status}: the key lacks the permission {permission}"
 
 
 def _counted(states: Counter[State]) -> list[Sentence]:
