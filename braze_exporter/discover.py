@@ -98,10 +98,15 @@ def discover(config: Config, around: Surroundings, *, archived: bool) -> bool:
     found: list[dict[Listing, Found]] = []
     for spec in (workspace.spec for workspace in config.workspaces):
         lister = open_lister(config, spec, around)
+        lister.admission.use(LISTINGS)
         read: dict[Listing, Found] = {}
         for listing in LISTINGS:
             read[listing] = lister.read(listing, archived=archived)
             print(f"{shown(spec.name)}: {_outcome(listing, read[listing])}", file=around.err, flush=True)
+        refusal = lister.admission.standing().refusal
+        if refusal is not None:  # each list alone could not tell a permission from the key
+            print(f"{shown(spec.name)}: {refusal.error.detail}", file=around.err, flush=True)
+            read = {listing: Found((), failure=refusal.error.detail) for listing in read}
         found.append(read)
     for workspace, read in zip(config.workspaces, found, strict=True):
         count, most = paste.count(workspace, read), config.settings.max_queries

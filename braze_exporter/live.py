@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TextIO
 
 from braze_exporter import zones
+from braze_exporter.admission import REJECTED
 from braze_exporter.buckets import bucket_end, starts
 from braze_exporter.catalog import (
     INSTANCES,
@@ -18,6 +19,7 @@ from braze_exporter.catalog import (
     Reason,
     Unit,
 )
+from braze_exporter.client import unauthorized
 from braze_exporter.collector.lessons import timezone_mismatch
 from braze_exporter.config import Config
 from braze_exporter.config.document import shown
@@ -119,10 +121,11 @@ def _findings(
     answered = [entry for entry in entries if entry not in failed]
     text = f"{len(answered):,} of {len(entries):,} {'query is' if len(entries) == 1 else 'queries are'} answered"
     yield Finding(text, is_problem=False)
-    yield from _unanswered(workspace, {entry: malformed.get(entry, entry.error) for entry in entries})
-    is_key_refused = any(entry.error is not None and entry.error.reason is Reason.UNAUTHORIZED for entry in entries)
+    is_rejected = _is_rejected(entries, lists)
+    errors = {entry: malformed.get(entry, entry.error) for entry in entries}
+    yield from _unanswered(workspace, errors, is_rejected=is_rejected)
     for listing, found in lists.items():
-        if found.failure and not is_key_refused:
+        if found.failure and not is_rejected:
             is_needed = any(
                 one.kind.listing is listing for one in plan.wildcards if one.workspace == workspace.spec.name
             )
@@ -136,14 +139,25 @@ def _findings(
     yield from _lag(answered)
 
 
-def _unanswered(workspace: ConfiguredWorkspace, errors: Mapping[Entry, BrazeError | None]) -> Iterator[Finding]:
+def _is_rejected(entries: Iterable[Entry], lists: Mapping[Listing, Found]) -> bool:
+    """Return whether Braze refuses the key at all endpoints, those of the lists too."""
+    return any(entry.error is not None and entry.error.detail == REJECTED for entry in entries) and all(
+        found.failure == unauthorized(listing) for listing, found in lists.items()
+    )
+
+
+def _unanswered(
+    workspace: ConfiguredWorkspace, errors: Mapping[Entry, BrazeError | None], *, is_rejected: bool
+) -> Iterator[Finding]:
     """Yield why queries are not answered, each reason once."""
     groups: dict[str, list[Query]] = {}
     for entry, error in errors.items():
         if error is not None and error.reason is Reason.UNAUTHORIZED:
-            url = workspace.spec.rest_endpoint
-            instance = next((f", which is {name}" for name, known in INSTANCES.items() if known == url), "")
-            detail = f"{error.detail}. A key belongs to one instance, and may be of another one than {url}{instance}"
+            detail = unauthorized(entry.query.kind)
+            if is_rejected:
+                url = workspace.spec.rest_endpoint
+                instance = next((f", which is {name}" for name, known in INSTANCES.items() if known == url), "")
+                detail = f"{REJECTED}. A key belongs to one instance, and may be of another one than {url}{instance}"
             groups.setdefault(detail, []).append(entry.query)
         elif error is not None:
             groups.setdefault(error.detail, []).append(entry.query)

@@ -170,13 +170,30 @@ def test_a_missing_permission_stops_nothing_else(
     assert set(yaml.safe_load(done.stdout)["workspaces"][0]) == {"name"}
 
 
-def test_a_refused_key_is_tried_once(braze: tuple[demo.SimulatedBraze, demo.Server], tmp_path: Path) -> None:
-    """With a key that Braze refuses one call is made, and every list says why it is missing."""
+def test_a_refused_key_is_tried_once_for_each_list(
+    braze: tuple[demo.SimulatedBraze, demo.Server], tmp_path: Path
+) -> None:
+    """With a key that Braze refuses each list costs one call, and says why it is missing."""
     config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: purchase}"))
     done = discovered(config, key="another-key")
     assert done.returncode == 1
-    assert done.stdout.count(": not listed: HTTP 401: check that the key is a REST API key of this workspace") == 6
-    assert len(braze[0].requests) == 1
+    assert done.stdout.count(": not listed: 401 Unauthorized: API key rejected (check that it is a REST API key") == 6
+    assert done.stderr.splitlines()[-1].startswith("production: 401 Unauthorized: API key rejected (check that it is ")
+    assert len(braze[0].requests) == 5
+
+
+def test_a_list_that_is_refused_by_a_401_is_named_and_the_others_are_read(
+    braze: tuple[demo.SimulatedBraze, demo.Server], tmp_path: Path
+) -> None:
+    """A 401 of one list is about its permission, while the key is accepted for the others."""
+    braze[0].fail(faults.status(401), path="/events/list")
+    config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: purchase}"))
+    done = discovered(config)
+    assert done.returncode == 0
+    refused = "401 Unauthorized: the key lacks the permission events.list (or Braze does not know the key)"
+    assert f"production: 0 events, and then: {refused}" in done.stderr
+    assert done.stdout.count(": not listed: ") == 1
+    assert "API key rejected" not in done.stdout + done.stderr
 
 
 def test_an_unknown_key_variable_is_told_at_once(

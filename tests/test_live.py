@@ -175,9 +175,31 @@ def test_a_refused_key_may_be_of_another_instance(braze: Live) -> None:
     """A key that Braze does not know is one problem, which says that the url may be of another instance."""
     (problem,) = braze.problems(key="another-key")
     assert problem.startswith("custom_events purchase by the hour, custom_events purchase / ios by the hour, ")
-    assert "and 1 more: HTTP 401: check that the key is a REST API key of this workspace" in problem
+    assert (
+        "and 1 more: 401 Unauthorized: API key rejected (check that it is a REST API key of this workspace" in problem
+    )
     assert problem.endswith(f"A key belongs to one instance, and may be of another one than {braze.url}")
-    assert len(braze.braze.requests) == 2  # one for the lists, and one for the queries
+    assert len(braze.braze.requests) == 3  # one for each list, and one for the queries
+
+
+def test_a_401_of_one_endpoint_is_a_permission_and_not_the_key(braze: Live) -> None:
+    """It is named, whether of a query or of a list, and all else is asked and told."""
+    sessions = "    sessions:\n      - {}\n"
+    braze.braze.fail(faults.status(401), path="/sessions/data_series")
+    (problem,) = braze.problems(rest=sessions)
+    lacks = "401 Unauthorized: the key lacks the permission"
+    assert problem == f"sessions  by the hour: {lacks} sessions.data_series (or Braze does not know the key)"
+    assert braze.check(rest=sessions)[1][0] == "production: 4 of 5 queries are answered"
+    braze.braze.heal()
+    braze.braze.fail(faults.status(401), path="/events/list")
+    good, lines = braze.check()
+    assert good
+    assert lines[1].startswith("production: Braze's list of events could not be read, what is named was not compared")
+    assert f"{lacks} events.list" in lines[1]
+    braze.braze.heal()
+    braze.braze.fail(faults.status(401), path="/events/data_series")  # all that is asked, but the lists are read
+    (problem,) = braze.problems("{event: purchase}")
+    assert f"{lacks} events.data_series" in problem
 
 
 @pytest.mark.parametrize("listed", [True, False])

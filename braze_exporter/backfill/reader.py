@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from braze_exporter.admission import Admission, Permit
+from braze_exporter.admission import REFUSALS, Admission, Permit
 from braze_exporter.backfill.spool import Spool
 from braze_exporter.backfill.wish import BackfillError, Wish, written
 from braze_exporter.catalog import BrazeError, Call, Query, Reason, Withheld
@@ -17,7 +17,6 @@ from braze_exporter.client import Client
 from braze_exporter.config.document import shown
 from braze_exporter.lane import Lane
 from braze_exporter.limiter import Entered, Gate, Passage
-from braze_exporter.reading import REFUSALS
 from braze_exporter.repair import chunks, halved
 
 # How long Braze is left alone when it is in trouble, in seconds; it doubles with each failure that follows.
@@ -98,6 +97,7 @@ class Reader:
         self._lock = threading.Lock()
         self._roads: dict[str, _Road] = {}
         self._lanes: dict[str, Lane[_Job, _Leave | Withheld]] = {}
+        self._groups: dict[_Sort, list[Query]] = {}
         self._sources: dict[_Sort, Iterator[_Job]] = {}
         self._again: dict[_Sort, deque[_Job]] = {}
         self._waits: dict[tuple[str, str], Wait] = {}
@@ -119,7 +119,7 @@ class Reader:
 
     def start(self, roads: Mapping[str, tuple[Client, Admission]], queries: Iterable[Query], concurrency: int) -> None:
         """Begin to ask what is missing of `queries`, by the client and the admission of each workspace."""
-        groups: dict[_Sort, list[Query]] = {}
+        groups = self._groups
         for query in queries:
             groups.setdefault((query.workspace, query.kind.endpoint), []).append(query)
         self._sources = {sort: self._missing(group) for sort, group in groups.items()}
@@ -230,9 +230,11 @@ class Reader:
                 return False
             if error is None:
                 self.answered += 1
+            elif error.reason in REFUSALS:  # and so would the others of its endpoint be
+                self.aside |= dict.fromkeys(self._groups[job.query.workspace, job.endpoint], error)
             elif error.reason in _HOPELESS:
                 self.aside[job.query] = error
-        return error is None or error.reason in _HOPELESS
+        return error is None or error.reason in _HOPELESS | REFUSALS
 
     def _shorten(self, job: _Job) -> None:
         """Cut the piece of a job into such as have fitted a response of its query."""
@@ -248,12 +250,13 @@ class Reader:
             raise BackfillError(f"{shown(query.workspace)}: {text}")
 
     def _note(self, road: _Road, query: Query, error: BrazeError | None, entered: Entered) -> None:
-        """Let Braze rest after a trouble that is news, and give up after many in a row, or after a refusal."""
+        """Let Braze rest after a trouble that is news, and give up after many in a row, or once the key is rejected."""
         workspace = shown(query.workspace)
         is_news, is_trouble = road.gate.is_news(entered), error is not None and error.reason not in _ANSWERED
         road.gate.leave(entered, passed=not is_trouble)
-        if error is not None and error.reason in REFUSALS:
-            raise BackfillError(f"{workspace}: {error.detail}")
+        refusal = road.admission.standing().refusal
+        if refusal is not None:
+            raise BackfillError(f"{workspace}: {refusal.error.detail}")
         if not is_news:
             return
         if error is None or not is_trouble:

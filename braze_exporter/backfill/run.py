@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from math import ceil
 from operator import itemgetter
 
-from braze_exporter.admission import Admission
+from braze_exporter.admission import REFUSALS, Admission
 from braze_exporter.backfill.exposition import Written, write
-from braze_exporter.backfill.lists import whole
+from braze_exporter.backfill.lists import needed, whole
 from braze_exporter.backfill.progress import Progress, State, count, pace, span
 from braze_exporter.backfill.reader import Reader
 from braze_exporter.backfill.spool import Spool
@@ -44,9 +44,13 @@ def backfill(wish: Wish, config: Config, plan: Plan, around: Surroundings, timeo
         reader = Reader(wish, spool, wall=around.wall, monotonic=around.monotonic)
         roads = _roads(config, around, reader, timeouts)
         _allow(roads, config, plan, most=_MOST_PAGES)
+        lists = [*needed(plan)]
         listers = {name: Lister(client, admission, around.sleep) for name, (client, admission) in roads.items()}
         plan = whole(plan, config.settings, listers, progress.say)
         _allow(roads, config, plan, most=config.settings.budget.concurrency)
+        for name, (_, admission) in roads.items():
+            kinds = dict.fromkeys(query.kind for query in plan.queries if query.workspace == name)
+            admission.use((*kinds, *(listing for workspace, listing, _ in lists if workspace == name)))
         total = sum(len(wish.pieces(query)) for query in plan.queries)
         missing = {load: sum(_missing(wish, spool, query) for query in _asked(plan, load)) for load in plan.loads}
         there = total - sum(missing.values())
@@ -156,14 +160,21 @@ def _waiting(reader: Reader, around: Surroundings) -> str:
 
 
 def _check_aside(aside: Mapping[Query, BrazeError]) -> None:
-    """Refuse to write what would lack some of the queries."""
+    """Refuse to write what would lack some of the queries; name one for each reason that is of the key."""
     if aside:
-        query, error = next(iter(aside.items()))
-        labels = ", ".join(f"{name}={shown(value)}" for name, value in query.labels if value)
+        examples: dict[str, Query] = {}
+        for query, error in aside.items():
+            examples.setdefault(error.detail if error.reason in REFUSALS else "", query)
+        named = [f"{_named(query)}: {aside[query].detail}" for query in examples.values()]
         raise BackfillError(
-            f"Braze refuses {count(len(aside), 'query', 'queries')}, such as {labels} by the {query.unit}: "
-            f"{error.detail}: mend the config, or take them out of it"
+            f"Braze refuses {count(len(aside), 'query', 'queries')}, such as {'; '.join(named)}: "
+            "mend the config, or take them out of it"
         )
+
+
+def _named(query: Query) -> str:
+    labels = ", ".join(f"{name}={shown(value)}" for name, value in query.labels if value)
+    return f"{labels} by the {query.unit}"
 
 
 def _advice(wish: Wish, found: Written, now: float) -> str:

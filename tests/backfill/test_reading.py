@@ -214,7 +214,8 @@ def test_a_refused_key_ends_it_with_one_clear_line(tmp_path: Path) -> None:
         backfill.braze.key = "another"
         backfill.braze.reset()
         with pytest.raises(
-            BackfillError, match=r"^production: HTTP 401: .*The responses to 10 of 38 calls are kept"
+            BackfillError,
+            match=r"^production: 401 Unauthorized: API key rejected .*The responses to 10 of 38 calls are kept",
         ) as error:
             running.end(step=60)
         assert KEY not in str(error.value)
@@ -228,6 +229,27 @@ def test_a_missing_permission_ends_it(tmp_path: Path) -> None:
         with pytest.raises(BackfillError, match=r"HTTP 403: the key needs the permission events\.data_series"):
             backfill.run()
         assert len(asked_for(backfill)) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_endpoint_that_is_refused_keeps_no_other(tmp_path: Path, status: int) -> None:
+    """Its queries are put aside after the first call, each permission is named, and what was read is kept."""
+    rest = "    sessions:\n      - apps: [all, ios]\n    new_users:\n      - {}\n"
+    with prepared(tmp_path, "{event: purchase}", traffic(), START, END, rest=rest) as backfill:
+        backfill.braze.fail(faults.status(status), path="/sessions/data_series")
+        backfill.braze.fail(faults.status(status), path="/kpi/new_users/data_series")
+        with pytest.raises(BackfillError, match=r"^Braze refuses 3 queries, such as ") as error:
+            backfill.run()
+        for permission in ("sessions.data_series", "kpi.new_users.data_series"):
+            assert str(error.value).count(permission) == 1
+        assert "API key rejected" not in str(error.value)
+        refused = [request for request in backfill.braze.requests if request.path != "/events/data_series"]
+        assert len(refused) <= 2 * 5  # those that were under way together
+        backfill.use("{event: purchase}")
+        backfill.braze.reset()
+        backfill.run()
+        assert asked_for(backfill) == []
+        assert is_complete(backfill)
 
 
 def test_a_query_that_braze_refuses_keeps_no_other(tmp_path: Path) -> None:
