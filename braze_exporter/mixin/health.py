@@ -87,7 +87,10 @@ def _down(workspace: str) -> Rule:
 
 
 def _key_refused(workspace: str) -> Rule:
-    """Return the rule for a key that Braze takes for nothing of a kind; one call in two minutes tries it again."""
+    """Return the rule for a key that Braze refuses for all of a kind, which one call in two minutes tries again.
+
+    While all endpoints refuse it those of queries take turns, so that refusals of lists need not be counted.
+    """
     up = series(QUERIES, (*_of(workspace), ("state", State.UP)))
     return Rule(
         alert="BrazeKeyRefused",
@@ -97,8 +100,9 @@ def _key_refused(workspace: str) -> Rule:
         wait=_SOON,
         summary="Braze refuses the API key of {{ $labels.workspace }} ({{ $labels.reason }}): "
         'about {{ $value | printf "%.0f" }} calls in 10 minutes.',
-        description="unauthorized: the key is wrong or deleted, or the url is that of another instance. forbidden: the "
-        "key lacks a permission, or does not allow the exporter's address.",
+        description=f"unauthorized: if {UP.name} is 0 the key is rejected: it is wrong or deleted, or the url is that "
+        "of another instance; else it lacks a permission. forbidden: it lacks a permission, or does not allow the "
+        "exporter's address. The log and the exporter's page name the permission.",
         severity="critical",
     )
 
