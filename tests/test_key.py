@@ -154,6 +154,7 @@ def test_an_unknown_key_costs_one_call_an_endpoint_and_then_one_in_two_minutes(
         assert page.of(EVENTS_UP) == [1, 1]
         assert page.value(SESSIONS_UP) == 1
         assert {moment for moment, path in calls(exporter) if path != LIST} == {600}
+        assert len(details(caplog)) == 3  # nor is a permission missing now
         scrape_for(exporter, 3_600)
         assert counted(exporter)[LIST] >= 2
         assert sentences(exporter)[0] == "All 3 queries are answered."
