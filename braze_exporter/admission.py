@@ -11,7 +11,16 @@ from braze_exporter.limiter import HOLD, Entered, Gate, Limiter, Passage, Rest, 
 # What is refused for the key: all of it (401), or a permission (401 or 403).
 REFUSALS = {Reason.UNAUTHORIZED, Reason.FORBIDDEN}
 # Failures that show all the same that the key was taken.
-_KEY_TAKEN = {None, Reason.BAD_REQUEST, Reason.FORBIDDEN, Reason.RATE_LIMITED, Reason.BAD_ANSWER}
+_KEY_TAKEN = {
+    None,
+    Reason.BAD_REQUEST,
+    Reason.FORBIDDEN,
+    Reason.RATE_LIMITED,
+    Reason.TOO_LARGE,
+    Reason.TRUNCATED,
+    Reason.NOT_JSON,
+    Reason.BAD_ANSWER,
+}
 # Why no call is made with a key that all endpoints in use refuse.
 REJECTED = (
     "401 Unauthorized: API key rejected "
@@ -55,6 +64,7 @@ class _Hold(Gate):
         self.error: BrazeError | None = None
         self.verdict = _Verdict.UNKNOWN
         self.judged_at = float("-inf")
+        self.refused_since = float("-inf")
         self.is_sought = False
 
     def note(self, error: BrazeError | None, entered: Entered, now: float) -> None:
@@ -66,6 +76,8 @@ class _Hold(Gate):
         if not is_news:
             return
         if reason is Reason.UNAUTHORIZED or reason in _KEY_TAKEN:
+            if self.verdict is not _Verdict.REFUSED:
+                self.refused_since = now
             self.verdict = _Verdict.REFUSED if reason is Reason.UNAUTHORIZED else _Verdict.ACCEPTED
             self.judged_at = now
         if error is not None and is_refused:
@@ -161,17 +173,17 @@ class _Key:
         if self._alone is passed:
             self._alone = None
         hold = self.hold(at)
-        before = hold.verdict
         hold.note(error, passed.entered, now)
         if self.error is not None and hold.verdict is _Verdict.ACCEPTED:
             # The others refused a key that was refused everywhere: that says nothing of a permission.
             for other in (self.hold(other) for other in self.in_use if other.endpoint != at.endpoint):
                 other.forget()
         self._judge()
-        if hold.verdict is _Verdict.REFUSED and before is not _Verdict.REFUSED:
+        if hold.verdict is _Verdict.REFUSED:
             # If the key was revoked, the others need not show that only when they are due.
+            latest = min(hold.refused_since, now - HOLD)
             for other in map(self.hold, self.in_use):
-                other.is_sought = other.verdict is _Verdict.ACCEPTED and other.judged_at <= now - HOLD
+                other.is_sought = other.verdict is _Verdict.ACCEPTED and other.judged_at <= latest
 
     def _judge(self) -> None:
         if not self.in_use or any(self.hold(at).verdict is not _Verdict.REFUSED for at in self.in_use):

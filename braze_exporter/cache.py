@@ -280,7 +280,7 @@ class Cache:
         entry.schedule(now, error, self._jitter())
         before = entry.reading
         if error is not None:
-            outcome = entry.repair.note_failure(error)
+            outcome = entry.repair.note_failure(entry.query, error)
             if outcome.is_due:
                 entry.next_at = min(entry.next_at, now)
             if outcome.is_tolerated:
@@ -303,7 +303,8 @@ class Cache:
     def _answer(self, entry: Entry, fetched: Fetched, asked_at: float) -> Answer:
         """Return the answer that was fetched, and what it means for the repair."""
         request = entry.repair.request
-        outcome = entry.repair.note_success(entry.query, asked_at, is_empty=not starts(fetched.series))
+        oldest = next(iter(starts(fetched.series)), None)
+        outcome = entry.repair.note_success(entry.query, asked_at, oldest)
         return Answer(
             fetched.series,
             asked_at,

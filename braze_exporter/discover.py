@@ -8,14 +8,13 @@ import requests
 
 from braze_exporter import paste
 from braze_exporter.admission import Admission
-from braze_exporter.catalog import LISTINGS, BrazeError, Held, Listed, Listing, Withheld
+from braze_exporter.catalog import LISTINGS, TROUBLES, BrazeError, Held, Listed, Listing, Withheld
 from braze_exporter.client import Client, open_client
 from braze_exporter.config import Config
 from braze_exporter.config.document import shown
 from braze_exporter.config.schema import Workspace
 from braze_exporter.listing import Walk
 from braze_exporter.paste import Found
-from braze_exporter.reading import TROUBLES
 
 # A page that Braze's trouble kept from us is asked for again, after so many seconds.
 _PAUSES = (1.0, 5.0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from braze_exporter.admission import REFUSALS
-from braze_exporter.catalog import BrazeError, Query, Reason, Series
+from braze_exporter.catalog import TROUBLES, BrazeError, Query, Reason, Series
 from braze_exporter.limiter import HOLD
 from braze_exporter.repair import Repair
 
@@ -12,16 +12,6 @@ from braze_exporter.repair import Repair
 EARLY = 0.1
 # What is fetched once, and was not answered, can wait for an hour.
 BACKGROUND_RETRY = 3_600.0
-# Failures that say that Braze, or the way to it, is in trouble: whoever keeps asking makes it worse.
-TROUBLES = {
-    Reason.SERVER_ERROR,
-    Reason.TIMEOUT,
-    Reason.CONNECTION,
-    Reason.DNS,
-    Reason.TLS,
-    Reason.TRUNCATED,
-    Reason.QUEUED,
-}
 # Beyond this a query does not wait longer for each failure, unless its refresh is longer.
 LONGEST_BACKOFF = 900.0
 _MOST_DOUBLINGS = 20
@@ -83,11 +73,7 @@ class Entry:
     failures: int = 0
     background: bool = False
     waiting: list["Waiter"] = field(default_factory=list)
-    repair: Repair = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Begin with requests as long as Braze answers."""
-        self.repair = Repair(self.query.kind.longest)
+    repair: Repair = field(default_factory=Repair)
 
     @property
     def endpoint(self) -> str:

@@ -184,18 +184,13 @@ def test_restart_during_a_repair_goes_back_past_the_last_complete_response(tmp_p
 
 def test_hole_of_a_campaign_hides_one_number() -> None:
     """A statistic or a total that is null has no value on that day; the others of the day have theirs."""
-    campaign = "0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f"
 
     def change(document: dict[str, Any]) -> None:
         newest = document["data"][-1]
         newest["messages"]["email"][0]["opens"] = None
         newest["conversions"] = None
 
-    with rig("{event: purchase}", hours(), rest=f"    campaigns: [{{campaign: {campaign}}}]\n") as exporter:
-        exporter.braze.world = World(campaigns=(Campaign(campaign, "Welcome", channels=("email",)),))
-        figures = demo.Recorded()
-        figures.set(f"campaigns/{campaign}", THIS_HOUR, 1_000)
-        exporter.braze.figures = figures
+    with campaign() as exporter:
         exporter.braze.fail(faults.edited(change), path="/campaigns/data_series", times=1)
         first = exporter.scrape()
         exporter.clock.advance(900)
@@ -350,7 +345,8 @@ def padded(bytes_of: Callable[[int], int]) -> faults.Fault:
         content = exchange.reply.read()
         document = json.loads(content)
         rows = document["data"] if isinstance(document["data"], list) else document["data"]["stats"]
-        return demo.Reply(200, {"Content-Type": "application/json"}, content.ljust(bytes_of(len(rows))))
+        headers = {name: text for name, text in exchange.reply.headers.items() if name != "Content-Length"}
+        return demo.Reply(200, headers, content.ljust(bytes_of(len(rows))))
 
     return fault
 
@@ -391,6 +387,182 @@ def test_oversized_response_is_requested_in_pieces() -> None:
         exporter.clock.advance(72 * HOUR)
         exporter.scrape()
         assert lengths(exporter) == ["48"]  # remembered
+
+
+@pytest.mark.parametrize("ahead", [0, 120, 5 * HOUR, -5 * HOUR])
+@pytest.mark.parametrize("is_first_empty", [False, True])
+def test_pieces_of_a_repair_leave_no_gap(ahead: int, *, is_first_empty: bool) -> None:
+    """Each hour of an outage counts once, whichever clock is ahead, and also after an empty response in between."""
+    clock, recorded = Clock(THIS_HOUR + HOUR - 375), hours()
+    with rig("{event: purchase}", recorded, clock=clock) as exporter:
+        exporter.braze.clock = lambda: clock.now + ahead
+        exporter.scrape()
+        start = int(clock.now + ahead) // HOUR * HOUR
+        clock.advance(72 * HOUR)
+        for hour in range(1, 73):
+            recorded.set("purchase", start + hour * HOUR, 10)
+        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        exporter.ask()
+        again(exporter, seconds=15)
+        if is_first_empty:
+            exporter.braze.fail(faults.data([]), times=1)
+        assert again(exporter, 12).value(TOTAL) == 720
+
+
+def test_spell_of_oversized_responses_leaves_nothing_behind() -> None:
+    """While even short responses are oversized the query is down; afterwards it shows and counts all, in pieces."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(faults.huge(9 * MEBIBYTE))
+        again(exporter)
+        assert again(exporter, seconds=15).value(UP) == 0
+        assert again(exporter).value(UP) == 0
+        exporter.braze.heal()
+        recorded.set("purchase", THIS_HOUR - 20 * HOUR, 125)
+        page = again(exporter, 15)
+        assert (page.value(UP), page.value(SETTLED) is not None, page.value(TOTAL)) == (1, True, 5)
+        assert {*lengths(exporter)} <= {USUAL, "12", "6", "5", SHORT, "2"}
+        exporter.clock.advance(7 * 86_400)
+        again(exporter, 6)
+        assert max(map(int, lengths(exporter))) >= int(USUAL)  # a week later the usual length is tried again
+
+
+def test_trouble_of_a_repair_leaves_the_newest_buckets() -> None:
+    """Also where the request of a repair fails by a 503, short ones go on in between."""
+    with rig("{event: purchase}", hours()) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(without(9, value=-1))
+        again(exporter)
+        again(exporter, seconds=15)
+        exporter.braze.fail(
+            lambda exchange: (
+                exchange.reply if exchange.request.params["length"] == SHORT else faults.status(503)(exchange)
+            )
+        )
+        for _ in range(20):
+            page = again(exporter)
+            this_hour = int(exporter.clock.now) // HOUR * HOUR
+            assert (page.value(UP), page.value(LATEST_START)) in [(1, this_hour), (1, this_hour - HOUR)]
+        exporter.braze.heal()
+        again(exporter, 4)
+        assert lengths(exporter)[-1] == USUAL
+
+
+def test_trouble_between_pieces_is_over_with_the_next_response() -> None:
+    """After an older piece has failed the newest buckets come first."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        exporter.clock.advance(72 * HOUR)
+        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        exporter.ask()
+        again(exporter, seconds=15)
+        again(exporter, 2)
+        exporter.braze.fail(faults.status(503), times=1)
+        assert again(exporter).value(UP) == 1
+        assert again(exporter).value(UP) == 1
+
+
+def test_response_that_flaps_hurries_no_more_than_once_an_hour() -> None:
+    """A query is due at once after a malformed response, but not after each of many."""
+    with rig("{event: purchase}", hours()) as exporter:
+        for _ in range(24):
+            exporter.braze.fail(without(9, value=-1), times=1)
+            again(exporter, 4, seconds=75)
+        assert len(exporter.braze.requests) <= 24 + 3
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_first_response_that_is_short_and_empty_counts_nothing(zone: str) -> None:
+    """What it does not reach is unknown, the hour that runs included."""
+    with rig("{event: purchase}", hours(), clock=Clock(NOW + 11)) as exporter:
+        exporter.use("{event: purchase}", **{"America/New_York": zone})
+        exporter.braze.fail(without(9, value=-1), times=1)
+        exporter.ask()
+        exporter.braze.fail(faults.data([]), times=1)
+        again(exporter, seconds=15)
+        assert again(exporter).value(TOTAL) == 0
+
+
+CAMPAIGN = "0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f"
+
+
+def edited_email(change: Callable[[dict[str, Any]], object], *, in_all: bool = False) -> faults.Fault:
+    """Return a fault that changes the newest row of a campaign, or all of them."""
+
+    def apply(document: dict[str, Any]) -> None:
+        for row in document["data"] if in_all else document["data"][-1:]:
+            change(row)
+
+    return faults.edited(apply)
+
+
+@contextlib.contextmanager
+def campaign() -> Iterator[Rig]:
+    """Run the exporter for a campaign that has sent 1,000 emails today."""
+    with rig("{event: purchase}", hours(), rest=f"    campaigns: [{{campaign: {CAMPAIGN}}}]\n") as exporter:
+        exporter.braze.world = World(campaigns=(Campaign(CAMPAIGN, "Welcome", channels=("email",)),))
+        figures = demo.Recorded()
+        figures.set(f"campaigns/{CAMPAIGN}", THIS_HOUR, 1_000)
+        exporter.braze.figures = figures
+        yield exporter
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        edited_email(lambda row: row["messages"]["email"][0].update(sent=None), in_all=True),
+        edited_email(lambda row: row["messages"]["email"][0].pop("sent")),
+        edited_email(lambda row: row["messages"].update(email=None)),
+        edited_email(lambda row: row.update(messages=None)),
+        edited_email(lambda row: row.pop("messages")),
+        edited_email(lambda row: row["messages"]["email"].append({"variation_api_id": None, "sent": None})),
+    ],
+)
+def test_hole_of_a_campaign_is_ground_for_its_counter(fault: faults.Fault) -> None:
+    """Wherever the null stands, the first number of that day counts 0."""
+    with campaign() as exporter:
+        exporter.braze.fail(fault, path="/campaigns/data_series", times=1)
+        page = exporter.scrape()
+        assert page.value("braze_campaign_messages_daily_up") == 1
+        exporter.clock.advance(900)
+        assert exporter.scrape().value("braze_campaign_messages_total", stat="sent", variation="") in (None, 0)
+        assert all(value == 0 for value in exporter.page().of("braze_campaign_messages_total"))
+
+
+@pytest.mark.parametrize("value", ["1000", True, [7]])
+def test_statistic_of_a_campaign_that_is_no_number_is_malformed(value: object) -> None:
+    """Where other days have a number, text is no statistic that is new."""
+    with campaign() as exporter:
+        fault = edited_email(lambda row: row["messages"]["email"][0].update(sent=value))
+        exporter.braze.fail(fault, path="/campaigns/data_series")
+        page = exporter.scrape()
+    assert page.value("braze_campaign_messages_daily_up") == 0
+    assert page.of("braze_campaign_messages_daily_latest") == []
+
+
+def test_late_data_of_a_part_count_after_a_short_first_response() -> None:
+    """A variation that was sent six days ago is not in a short response; later its opens count."""
+
+    def opened(document: dict[str, Any]) -> None:
+        if len(document["data"]) > 6:
+            document["data"][-7]["messages"]["email"][0] |= {"variation_api_id": "old", "sent": 9, "opens": opens}
+
+    def malformed(document: dict[str, Any]) -> None:
+        opened(document)
+        document["data"][0]["unique_recipients"] = -1
+
+    opens = 3
+    with campaign() as exporter:
+        exporter.braze.fail(faults.edited(malformed), path="/campaigns/data_series", times=1)
+        exporter.braze.fail(faults.edited(opened), path="/campaigns/data_series")
+        exporter.scrape()
+        again(exporter, seconds=15)
+        again(exporter, seconds=900)
+        opens = 8
+        page = again(exporter, 2, seconds=900)
+    assert page.value("braze_campaign_messages_total", variation="old", stat="opens") == 5
 
 
 def test_oversized_history_of_a_baseline_is_read_in_halves() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -404,7 +405,18 @@ def test_a_missing_permission_is_had_by_a_rotated_key(tmp_path: Path) -> None:
         assert set(rotation.keys()) == {NEW_KEY}
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "a folder", "two words"])
+def test_a_key_that_is_revoked_soon_after_an_endpoint_accepted_it() -> None:
+    """That endpoint is not refused until its own refresh: the second refusal of another one has it tried."""
+    with rig("{event: purchase, refresh: 1m}", quiet(), rest="    new_users:\n      - {}\n") as exporter:
+        exporter.ask()
+        exporter.braze.key = NEW_KEY
+        exporter.clock.advance(60)
+        scrape_for(exporter, HOLD + 30)
+        assert exporter.page().value("braze_up") == 0
+        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a FIFO", "two words"])
 def test_a_key_file_that_cannot_be_used_leaves_the_old_key(
     how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -418,6 +430,8 @@ def test_a_key_file_that_cannot_be_used_leaves_the_old_key(
             write(rotation.file, "\n")
         elif how == "a folder":
             rotation.file.mkdir()
+        elif how == "a FIFO":
+            os.mkfifo(rotation.file)
         elif how == "two words":
             write(rotation.file, f"{NEW_KEY} {NEW_KEY}")
         scrape_for(exporter, 600)

@@ -6,7 +6,7 @@ without a number. What is there and is neither a number nor null makes the whole
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,6 +20,8 @@ Values: TypeAlias = list[tuple["WrittenTime", float | None]]
 _YEARS = range(2000, 2200)
 # `2026-W48-1`, as `2026-11-23`; the shortest date with an hour is `20261123T12`.
 _LONGEST_DATE = len("YYYY-MM-DD")
+# What an entry of messages has beside statistics.
+_NAMES = {"variation_api_id", "variation_name", "name"}
 # The statistic of a message that may be negative, as refunds are.
 _REVENUE = "revenue"
 
@@ -45,12 +47,18 @@ class Written:
 
 
 class _Message(NamedTuple):
-    """The statistics of one channel of a part of a campaign or a Canvas: of a variation, or of a step."""
+    """The statistics of one channel of a part of a campaign or a Canvas: of a variation, or of a step.
 
-    part: str
+    Where Braze has a null in place of statistics they are None, and so is the part or the channel if it is for all.
+    """
+
+    part: str | None
     name: str
-    channel: str
-    stats: Row
+    channel: str | None
+    stats: Row | None
+
+
+_ALL_NULL = _Message(None, "", None, None)
 
 
 def bad(detail: str) -> BrazeError:
@@ -119,37 +127,70 @@ def _series(noun: Noun, rows: Sequence[Row], field: str) -> Written:
 
 def _totals(rows: Sequence[Row], fields: Mapping[Noun, str]) -> Iterator[Written]:
     """Yield the series of nouns without a breakdown."""
-    for noun, field in fields.items():
-        yield _series(noun, rows, field)
+    for noun, name in fields.items():
+        yield _series(noun, rows, name)
 
 
 def _messages(noun: Noun, rows: Sequence[Row], messages: Callable[[Row], Iterator[_Message]]) -> Iterator[Written]:
     """Yield a series for each statistic of each channel of each part, which is named as people name it.
 
-    If several entries of a row are of the same, they are added up, but for unique users, who may be in several. A null
-    is a hole where other rows have a number: a name may be null as well.
+    If several entries of a row are of the same, they are added up, but for unique users, who may be in several.
     """
     names: dict[str, str] = {}
-    found: dict[tuple[str, str, str], Values] = {}
-    for row in rows:
-        moment = _time(row)
-        entries: dict[tuple[str, str, str], list[float]] = {}
-        for part, name, channel, stats in messages(row):
-            names[part] = name or names.get(part, part)
-            for stat, value in stats.items():
-                if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-                    number = _number(value, stat, may_sink=stat == _REVENUE)
-                    numbers = entries.setdefault((part, channel, text(stat)), [])
-                    numbers += [number] if number is not None else []
-        for key, numbers in entries.items():
-            if len(numbers) <= 1 or not key[-1].startswith("unique_"):
-                found.setdefault(key, []).append((moment, sum(numbers) if numbers else None))
+    days = [_day(row, messages, names) for row in rows]
     told = told_apart(names)
-    for (part, channel, stat), values in found.items():
-        if all(value is None for _, value in values):
-            continue
+    for part, channel, stat in dict.fromkeys(key for day in days for key in day.numbers):
+        values = [(day.time, *found) for day in days if (found := day.value(part, channel, stat))]
+        if any((part, channel, stat) in day.others for day in days) and any(value is not None for _, value in values):
+            raise bad(f"a row has no {stat} that is a number")
         labels = dict.fromkeys(noun.breakdown, told[part]) | {"channel": channel, "stat": stat}
         yield Written(noun, values, tuple(labels.items()), (part, channel, stat))
+
+
+@dataclass(frozen=True, slots=True)
+class _Day:
+    """The statistics of messages of a row: `numbers` by part, channel and statistic, `others` that are no numbers.
+
+    `entries` are the parts and channels that have any, and `nulls` those that are null, where None stands for all.
+    """
+
+    time: WrittenTime
+    numbers: dict[tuple[str, str, str], list[float | None]] = field(default_factory=dict)
+    others: set[tuple[str, str, str]] = field(default_factory=set)
+    entries: set[tuple[str, str]] = field(default_factory=set)
+    nulls: set[tuple[str | None, str | None]] = field(default_factory=set)
+
+    def value(self, part: str, channel: str, stat: str) -> tuple[float | None] | None:
+        """Return the value of a statistic, None for a hole, in a tuple; or None if the day has no such entry."""
+        numbers = self.numbers.get((part, channel, stat))
+        if numbers is None:
+            is_hole = (part, channel) in self.entries or not self.nulls.isdisjoint(
+                {(None, None), (part, None), (None, channel), (part, channel)}
+            )
+            return (None,) if is_hole else None
+        if len(numbers) > 1 and stat.startswith("unique_"):
+            return None
+        return (None if None in numbers else sum(filter(None, numbers)),)
+
+
+def _day(row: Row, messages: Callable[[Row], Iterator[_Message]], names: dict[str, str]) -> _Day:
+    """Return the statistics of messages of a row, and note the `names` of their parts."""
+    day = _Day(_time(row))
+    for part, name, channel, stats in messages(row):
+        if part is None or channel is None or stats is None:
+            day.nulls.add((part, channel))
+            continue
+        names[part] = name or names.get(part, part)
+        day.entries.add((part, channel))
+        for stat, value in stats.items():
+            key = (part, channel, text(stat))
+            if stat in _NAMES:
+                continue
+            if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+                day.numbers.setdefault(key, []).append(_number(value, stat, may_sink=stat == _REVENUE))
+            else:
+                day.others.add(key)
+    return day
 
 
 def _of_campaign(row: Row) -> Iterator[_Message]:
@@ -157,7 +198,11 @@ def _of_campaign(row: Row) -> Iterator[_Message]:
 
     The list may be empty, and the entry of a control group has users who are enrolled, and nothing sent.
     """
+    if row.get("messages") is None:
+        yield _ALL_NULL
     for channel, entries in _mapping(row.get("messages")).items():
+        if entries is None:
+            yield _ALL_NULL._replace(channel=text(channel))
         for entry in _mappings(entries):
             part, name = text(entry.get("variation_api_id")), text(entry.get("variation_name"))
             yield _Message(part, name, text(channel), entry)
@@ -165,9 +210,15 @@ def _of_campaign(row: Row) -> Iterator[_Message]:
 
 def _of_canvas(row: Row) -> Iterator[_Message]:
     """Yield the messages of a row of a Canvas: for each step, by its id, its name and its lists by channel."""
+    if row.get("step_stats") is None:
+        yield _ALL_NULL
     for step, stats in _mapping(row.get("step_stats")).items():
         found = _mapping(stats)
+        if found.get("messages") is None:
+            yield _ALL_NULL._replace(part=text(step))
         for channel, entries in _mapping(found.get("messages")).items():
+            if entries is None:
+                yield _ALL_NULL._replace(part=text(step), channel=text(channel))
             for entry in _mappings(entries):
                 yield _Message(text(step), text(found.get("name")), text(channel), entry)
 

@@ -4,6 +4,7 @@ Nothing here does I/O, and nothing else of the package is imported.
 """
 
 from braze_exporter.catalog.answers import (
+    TROUBLES,
     BrazeError,
     Call,
     Fetched,
@@ -74,6 +75,7 @@ __all__ = [
     "SEGMENT_LIST",
     "SEGMENT_USERS",
     "SESSIONS",
+    "TROUBLES",
     "UNINSTALLS",
     "UTC",
     "BrazeError",

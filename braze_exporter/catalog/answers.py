@@ -100,6 +100,18 @@ class Reason(StrEnum):
     BAD_ANSWER = "bad_answer"
 
 
+# Failures of Braze, or of the way to it: requests that are repeated soon make them worse.
+TROUBLES = {
+    Reason.SERVER_ERROR,
+    Reason.TIMEOUT,
+    Reason.CONNECTION,
+    Reason.DNS,
+    Reason.TLS,
+    Reason.TRUNCATED,
+    Reason.QUEUED,
+}
+
+
 class BrazeError(Exception):
     """A query was asked and not answered. `detail` is a short line for people, without the key."""
 

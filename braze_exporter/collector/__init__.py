@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from braze_exporter.buckets import bucket_number, oldest_asked, starts
+from braze_exporter.buckets import bucket_number, bucket_start, oldest_asked, starts
 from braze_exporter.cache import Cache
 from braze_exporter.catalog import Family, Kind, Noun, Query, Series, Unit, counter, info
 from braze_exporter.collector.exposition import header, labels_text, sample
@@ -119,9 +119,11 @@ class Collector:
             row.write()
 
     def note_repair(self, entry: Entry, answer: Answer) -> None:
-        """Count what is new in older buckets, which are not shown."""
+        """Take in older buckets, which are not shown: count what is new in them, and learn what is usual."""
         if entry in self._counting:
             self._count(entry.query, answer)
+        with self._lock:
+            self._rows[place(entry.query)].learn(answer, is_history=True)
 
     def _learn(self, query: Query, answer: Answer, before: Answer | None) -> None:
         """Tell the instruments how late Braze revises, and whether its days are those of the configured zone."""
@@ -140,6 +142,7 @@ class Collector:
         oldest, several = oldest_asked(query, answer.sent_at), len(query.nouns) > 1
         last = self._ledger.last_asked(query.counted) if several else None
         new_from = bucket_number(last, query.unit, query.zone) if last is not None else None
+        asked_at = None if answer.is_short else answer.sent_at
         told: set[int] = set()
         for series in answer.series:
             buckets = [(bucket_number(start, query.unit, query.zone), value) for start, value in series.points]
@@ -147,23 +150,21 @@ class Collector:
             told.update(number for number, _ in buckets)
             told.update(holes)
             if series.is_counted:
-                asked_at, subject = None if several else answer.sent_at, _subject(query, series)
+                subject = _subject(query, series)
                 unknown = [*holes, *_unread(query, answer, oldest)] if holes or answer.is_short else ()
                 self._ledger.record(
                     subject,
                     query.unit,
                     buckets,
                     oldest,
-                    asked_at,
+                    None if several else asked_at,
                     is_complete=answer.is_complete,
                     unknown=unknown,
                     new_from=new_from,
                 )
         if several:
             of_query = [(number, 0.0) for number in told]
-            self._ledger.record(
-                query.counted, query.unit, of_query, oldest, answer.sent_at, is_complete=answer.is_complete
-            )
+            self._ledger.record(query.counted, query.unit, of_query, oldest, asked_at, is_complete=answer.is_complete)
 
     def _join(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield every family with all its lines."""
@@ -216,11 +217,8 @@ def _unread(query: Query, answer: Answer, oldest: int) -> Iterable[int]:
         return ()
     step = query.unit.seconds if query.unit is Unit.HOUR else 1
     known = starts(answer.series)
-    first = (
-        bucket_number(known[0], query.unit, query.zone)
-        if known
-        else bucket_number(answer.sent_at, query.unit, query.zone) + step
-    )
+    after_now = bucket_start(answer.sent_at, query.unit, query.zone) + query.unit.seconds
+    first = bucket_number(known[0] if known else after_now, query.unit, query.zone)
     return range(first - step, oldest - 1, -step)
 
 

@@ -159,6 +159,8 @@ class Row:
             known = starts(of_noun)
             newest, done = known[-1] if known else None, newest_settled(known, query, answer.sent_at)
             for series in of_noun:
+                if series.key and not series.points and series.identity not in self.series:
+                    continue  # only nulls so far: whether it is a statistic is not known
                 shown = self._of(series)
                 shown.held = _held(series.points, query, answer.sent_at, done)
                 if not self.is_stale:

@@ -1,7 +1,9 @@
 """The API keys: where they come from, and what keeps them out of every message. No text here holds what was read."""
 
 import logging
+import os
 import re
+import stat
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -19,6 +21,8 @@ _SHOWN_VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
 
 # So many keys are kept out of error texts: the current one, and those that calls under way were sent with.
 _REDACTED = 10
+
+_MAX_KEY_FILE_BYTES = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +128,11 @@ def from_variable(name: str, environ: Mapping[str, str]) -> Secret:
 def from_file(path: str) -> Secret:
     """Return the key that the file at `path` holds; raise `KeyUnusableError` if there is none."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        # A FIFO without a writer would wait forever.
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise KeyUnusableError(f"is not a regular file: {shown_path(path)}")
+            text = file.read(_MAX_KEY_FILE_BYTES).decode()
     except UnicodeDecodeError:
         problem = "the file does not hold a key: it is not text in UTF-8"
     except OSError as error:

@@ -147,11 +147,11 @@ class Ledger:
     def last_asked(self, subject: Subject) -> float | None:
         """Return when the last answer that told of a subject was asked for, in seconds since the epoch, or None.
 
-        If none has told anything yet, it is when the first was asked for.
+        If none has told anything yet, it is when the first was asked for, None if that was a short one.
         """
         with self._lock:
             account = self._accounts.get(subject)
-            return account.asked_at if account is not None else None
+            return account.asked_at or None if account is not None else None
 
     def total(self, subject: Subject) -> float:
         """Return what may be shown of a counter: 0 before its first answer, then what `save` has made durable."""
