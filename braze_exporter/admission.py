@@ -18,7 +18,6 @@ _KEY_TAKEN = {
     Reason.RATE_LIMITED,
     Reason.TOO_LARGE,
     Reason.TRUNCATED,
-    Reason.NOT_JSON,
     Reason.BAD_ANSWER,
 }
 # Why no call is made with a key that all endpoints in use refuse.

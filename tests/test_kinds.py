@@ -343,7 +343,9 @@ def read(kind: Kind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...
     """Return the values of each series of an answer, by noun and labels."""
     body = json.dumps({"message": "success", "data": data}).encode()
     found = answer.series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
-    return {(series.noun.name, series.labels): [value for _, value in series.points] for series in found}
+    return {
+        (series.noun.name, series.labels): [value for _, value in series.points] for series in found if series.points
+    }
 
 
 # Abridged of a recorded answer.

@@ -143,6 +143,8 @@ def _messages(noun: Noun, rows: Sequence[Row], messages: Callable[[Row], Iterato
         values = [(day.time, *found) for day in days if (found := day.value(part, channel, stat))]
         if any((part, channel, stat) in day.others for day in days) and any(value is not None for _, value in values):
             raise bad(f"a row has no {stat} that is a number")
+        if not values:
+            continue
         labels = dict.fromkeys(noun.breakdown, told[part]) | {"channel": channel, "stat": stat}
         yield Written(noun, values, tuple(labels.items()), (part, channel, stat))
 

@@ -32,7 +32,7 @@ BEYOND: tuple[str, ...] = (
     "key-",
     "merge-",
 )
-BEYOND += ("name-twice", "plan-", "purchases-too", "same-", "surrogate-", "timezone-", "url-")
+BEYOND += ("name-twice", "plan-", "purchases-too", "same-", "state-file-", "surrogate-", "timezone-", "url-")
 # And what JSON takes for the same: 10.0 is a whole number there, and no text has to be a second long.
 BEYOND += ("concurrency-fraction", "share-nan", "duration-milliseconds", "duration-zero")
 ODD: tuple[object, ...] = (None, True, 1, 0.5, "", "all", "5m", [], {})
