@@ -344,7 +344,9 @@ def read(kind: Kind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...
     body = json.dumps({"message": "success", "data": data}).encode()
     found = answer.series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
     return {
-        (series.noun.name, series.labels): [value for _, value in series.points] for series in found if series.points
+        (series.noun.name, series.labels): [value for _, value in series.points]
+        for series in found
+        if series.points or not series.key
     }
 
 
