@@ -368,6 +368,7 @@ def test_a_key_file_that_is_rotated_is_read_before_the_next_probe(
         exporter.braze.key = NEW_KEY
         exporter.clock.advance(300)
         exporter.ask()
+        read_lists(exporter)  # which is refused too
         assert exporter.page().value("braze_up") == 0
         write(rotation.file, f"{NEW_KEY}\n")
         exporter.braze.reset()
