@@ -7,8 +7,8 @@ what follows for each sample. A page that shows one sample more, or less, or ano
 import contextlib
 import re
 import resource
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -24,6 +24,8 @@ from braze_exporter.ledger import Store, open_store
 from braze_exporter.plan import build
 
 MAX_LENGTH = 100
+# What holds the newest settled bucket, with an hour to settle or two: one of them, and 3 more.
+SHORT = 4
 HOLD = 120.0
 
 WATCHES = (
@@ -60,13 +62,18 @@ class Tally:
         self.oldest: int | None = None
         self.first: dict[int, int] = {}
         self.most: dict[int, int] = {}
+        self.unread: set[int] = set()
 
-    def hear(self, told: Mapping[int, int], oldest_asked: int) -> None:
-        """Take in what an answer told."""
+    def hear(self, told: Mapping[int, int], oldest_asked: int, unread: Iterable[int]) -> None:
+        """Take in what an answer told; of the first one, its buckets and those that are `unread` are ground."""
         if self.oldest is None:
-            self.oldest = min(told, default=oldest_asked)
+            self.unread = {*unread}
+            self.oldest = min(self.unread, default=min(told, default=oldest_asked))
             self.first, self.most = dict(told), dict(told)
         for bucket, value in told.items():
+            if bucket in self.unread:
+                self.unread.remove(bucket)
+                self.most[bucket] = value
             seen = self.most.get(bucket, 0)
             if bucket >= self.oldest and value > seen:
                 self.total += value - seen
@@ -80,6 +87,9 @@ class Held:
     up: bool | None = None
     answer: Exchange | None = None
     told: Mapping[int, int] = field(default_factory=dict)
+    complete_at: float | None = None
+    alternates: bool = False
+    is_short_next: bool = False
     latest: int | None = None
     settled: int | None = None
 
@@ -246,11 +256,22 @@ class Drive:
         )
         held = self._held[watch]
         newest = watch.newest(exchange.told_at)
+        exchange = replace(exchange, is_short=held.alternates and held.is_short_next)
         self._judge_length(watch, exchange)
         self._judge_hold(exchange)
-        held.up = exchange.counts is not None
+        # The repair of what a malformed response has kept from being read fails beside short fetches that succeed.
+        is_tolerated = held.alternates and not exchange.is_short and (exchange.is_malformed or exchange.is_trouble)
+        if not is_tolerated:
+            held.up = exchange.counts is not None
+        if exchange.is_trouble:
+            held.is_short_next = True
+        elif exchange.is_malformed or exchange.counts is not None:
+            held.is_short_next = not exchange.is_short
+            held.alternates = exchange.is_malformed or exchange.is_short
         if exchange.counts is None:
             return
+        if exchange.counts and not exchange.is_short:
+            held.complete_at = exchange.asked_at
         buckets = range(newest - len(exchange.counts) + 1, newest + 1)
         told = {bucket: self.world.value(watch, bucket, exchange.told_at) for bucket in buckets}
         if sorted(told.values()) != sorted(exchange.counts):
@@ -279,8 +300,12 @@ class Drive:
 
     def _judge_length(self, watch: Watch, exchange: Exchange) -> None:
         """Each fetch asks for what repair needs: the usual length, and back past the last success, up to 100."""
-        answer = self._held[watch].answer
-        last = answer.asked_at if answer is not None else self._asked.get(watch)
+        complete_at = self._held[watch].complete_at
+        last = complete_at if complete_at is not None else self._asked.get(watch)
+        if exchange.is_short:
+            if exchange.length != SHORT:
+                self._complain(f"{exchange.length} buckets were asked of {watch}, and a short fetch is due")
+            return
         reaches = last is None or watch.newest(exchange.asked_at) - exchange.length < watch.newest(last)
         if not watch.usual <= exchange.length <= MAX_LENGTH or not (reaches or exchange.length == MAX_LENGTH):
             self._complain(f"{exchange.length} buckets were asked of {watch}, last answered at {last}")
@@ -294,7 +319,8 @@ class Drive:
                 self._complain(f"the counter of {watch} fell from {self._shown[watch]} to {total}")
             self._shown[watch] = total
             if news and (self._is_disk_full or (is_first and total == self._tallies[watch].total)):
-                self._asked[watch] = news[-1][0].asked_at  # not written, or nothing new was in them
+                for exchange, _ in news:  # not written, or nothing new was in them
+                    self._note_asked(watch, exchange)
                 continue
             for exchange, told in news:
                 self._hear(watch, exchange, told)
@@ -309,10 +335,16 @@ class Drive:
         tally = self._tallies[watch]
         if tally.oldest is None:
             self.lives[watch].append(Heard(oldest_asked))
-        tally.hear(told, oldest_asked)
-        self._asked[watch] = exchange.asked_at
+        oldest = watch.newest(exchange.told_at) - watch.usual + 1
+        unread = range(oldest, min(told, default=watch.newest(exchange.told_at) + 1)) if exchange.is_short else ()
+        tally.hear(told, oldest_asked, unread)
+        self._note_asked(watch, exchange)
         if told:
             self.lives[watch][-1].times.append(exchange.told_at)
+
+    def _note_asked(self, watch: Watch, exchange: Exchange) -> None:
+        if not exchange.is_short:
+            self._asked[watch] = exchange.asked_at
 
     def _expected(self) -> Iterator[tuple[tuple[str, str], float]]:
         """Yield every sample that has to be on the page."""

@@ -184,7 +184,8 @@ class Exchange:
     """One call as it went over the wire; the times are those at which it left, was answered, and was back.
 
     `counts` are those of an answer, oldest first, or None if there was none. `took_key` is whether what came shows that
-    Braze took the key.
+    Braze took the key. It `is_malformed` if it is a success that cannot be read, and `is_trouble` if Braze, or the way
+    to it, failed. It `is_short` if it was for the newest buckets alone.
     """
 
     event: str
@@ -197,6 +198,9 @@ class Exchange:
     status: int | None
     counts: tuple[int, ...] | None
     took_key: bool
+    is_malformed: bool
+    is_trouble: bool
+    is_short: bool = False
 
 
 class Wire(HTTPAdapter):
@@ -244,6 +248,8 @@ class Wire(HTTPAdapter):
                 status=sent[0] if sent is not None else None,
                 counts=_counts(*sent) if sent is not None else None,
                 took_key=sent is not None and _took_key(*sent),
+                is_malformed=sent is not None and _is_malformed(*sent),
+                is_trouble=sent is None or _is_trouble(*sent),
             )
         )
         if sent is None:
@@ -273,11 +279,24 @@ class Wire(HTTPAdapter):
 
 def _took_key(status: int, headers: Mapping[str, str], body: bytes) -> bool:
     """Return whether Braze looked at the request itself: it refuses it, limits it, or answers, if only in part."""
-    return status in (400, 429) or (status == 200 and isinstance(_document(headers, body), dict))
+    is_read = _is_truncated(headers, body) or isinstance(_document(headers, body), dict)
+    return status in (400, 429) or (status == 200 and is_read)
+
+
+def _is_malformed(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    return status == 200 and isinstance(_document(headers, body), dict) and _counts(status, headers, body) is None
+
+
+def _is_trouble(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    return status >= 500 or status == 202 or (status == 200 and _is_truncated(headers, body))
+
+
+def _is_truncated(headers: Mapping[str, str], body: bytes) -> bool:
+    return int(headers.get("Content-Length", len(body))) != len(body)
 
 
 def _document(headers: Mapping[str, str], body: bytes) -> Any:  # noqa: ANN401 - JSON
-    if int(headers.get("Content-Length", len(body))) != len(body):
+    if _is_truncated(headers, body):
         return None
     try:
         return json.loads(gzip.decompress(body) if headers.get("Content-Encoding") == "gzip" else body)

@@ -213,7 +213,7 @@ def test_an_unknown_event_is_told(braze: Live, unknown: UnknownEvent, listed: bo
     answered = {
         UnknownEvent.ZEROS: [],
         UnknownEvent.EMPTY: [f"{words}: Braze answers without data: is the name right, to the letter?"],
-        UnknownEvent.NO_DATA: [f"{words}: there is no list of data: success"],
+        UnknownEvent.NO_DATA: [f"{words}: there is no list of data"],
         UnknownEvent.REFUSED: [f"{words}: HTTP 400: event must be a string of the custom event name"],
     }
     missing = ['Braze lists no event "Purchase" (did you mean "purchase"?): upper and lower case matter']

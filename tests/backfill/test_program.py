@@ -138,7 +138,7 @@ def test_an_output_that_was_made_meanwhile_is_left_alone(
         braze[0].heal()
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
-    told = f"{output} was made by another program meanwhile: move it away. The answers to {CALLS} of {CALLS} calls "
+    told = f"{output} was made by another program meanwhile: move it away. The responses to {CALLS} of {CALLS} calls "
     assert said.splitlines()[-1].startswith(f"{told}are kept")
     assert output.read_bytes() == b"precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om", "history.om.partial"]
