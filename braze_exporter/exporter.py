@@ -1,41 +1,60 @@
-"""The parts of one running exporter, put together, and changed under way when a config is reloaded."""
+"""Wires one running exporter, and reloads its configuration."""
 
+import contextlib
+import logging
 import math
+import queue
 import random
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
+from zoneinfo import ZoneInfo
 
 import requests
 
 from braze_exporter import __version__
-from braze_exporter.admission import Admission, Permit
-from braze_exporter.cache import Cache
-from braze_exporter.catalog import (
-    LISTS_POOL,
-    UTC,
-    BrazeError,
-    Call,
-    Endpoint,
-    Fetched,
-    Listing,
-    Query,
-    Withheld,
-)
-from braze_exporter.client import Client, open_client
-from braze_exporter.collector import Collector, Instruments
-from braze_exporter.config import ApiKey, Config
+from braze_exporter.braze.calls import Call, Fetched, Permit
+from braze_exporter.braze.client import Client
+from braze_exporter.braze.errors import BrazeError
+from braze_exporter.braze.kinds import UTC
+from braze_exporter.braze.lists import Listing
+from braze_exporter.braze.pools import LISTS_POOL, Endpoint
+from braze_exporter.braze.query import Query
+from braze_exporter.braze.transport import USUAL_TIMEOUTS, Timeouts
+from braze_exporter.config.document import ConfigError
+from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
-from braze_exporter.discovery import Discovery, Place, Wanted
-from braze_exporter.journal import Journal
-from braze_exporter.ledger import Ledger, Store
-from braze_exporter.plan import Plan, history, length
-from braze_exporter.reading import Entry
-from braze_exporter.status import Facts, InUse, facts
-from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts
-from braze_exporter.wildcards import filled, needed
+from braze_exporter.config.secrets import ApiKey
+from braze_exporter.metrics.collector import Collector
+from braze_exporter.metrics.counters import Ledger
+from braze_exporter.metrics.rows import View
+from braze_exporter.metrics.self_metrics import Instruments
+from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.clients import open_client
+from braze_exporter.scheduler.errors import Withheld
+from braze_exporter.scheduler.fetch_log import Journal
+from braze_exporter.scheduler.list_refresh import Discovery, ListState, Place, Wanted
+from braze_exporter.scheduler.plan import Load, Plan, build, history, length
+from braze_exporter.scheduler.polling import Cache
+from braze_exporter.scheduler.query_state import Entry
+from braze_exporter.scheduler.selectors import filled, needed
+from braze_exporter.state import Store
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """A workspace of the config in use: what its calls may cost, who admits them, and the plan that it is part of."""
+
+    url: str
+    zone: ZoneInfo
+    share: float
+    reserve: float
+    loads: tuple[Load, ...]
+    admission: Admission
+    plan: Plan
+
 
 # So many pages of a list may be read at once, beside a refresh of the plan.
 _PAGES = 100
@@ -109,6 +128,26 @@ class _Braze:
     def history(self, query: Query, now: float) -> Iterable[Query]:
         """Return what the baseline of the query needs."""
         return history(query, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of an exporter at one moment.
+
+    `now` and `scraped_at` are in seconds since the epoch, `monotonic` is on the clock that never jumps. `in_use`,
+    `lists` and `history_left` are by the name of the workspace.
+    """
+
+    now: float
+    monotonic: float
+    version: str
+    scraped_at: float | None
+    in_use: Mapping[str, InUse]
+    views: Sequence[View]
+    instruments: Instruments
+    lists: Mapping[str, Sequence[ListState]]
+    history_left: Mapping[str, int]
+    counters_stand_still: bool
 
 
 class Exporter:
@@ -282,10 +321,10 @@ class Exporter:
         """The queries of the plan, with what is held of them."""
         return self._cache.entries
 
-    def status(self) -> Facts:
-        """Return how everything stands, as the metrics show it, and ask for nothing."""
+    def snapshot(self) -> Snapshot:
+        """Return the state of the exporter, as the metrics show it, without a request to Braze."""
         in_use = self._in_use
-        return facts(
+        return Snapshot(
             now=self._wall(),
             monotonic=self._monotonic(),
             version=__version__,
@@ -311,3 +350,88 @@ class Exporter:
     def _note_call(self, call: Call) -> None:
         self._instruments.count_call(call)
         self._journal.note_call(call)
+
+
+# So many problems are logged, a line each. The rest is shown by `check`.
+_MOST_LOGGED = 10
+
+_log = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Has an exporter use what is read, now and whenever that is asked for. Thread-safe, and safe in signal handlers.
+
+    A thread of its own reads, so that a disk that stands still holds up neither scrapes nor the end.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        config: Config,
+        read: Callable[[], Config],
+        open_session: Callable[[Config], requests.Session],
+    ) -> None:
+        """Use `config`, and what `read` returns whenever it is to be read again, over what `open_session` opens.
+
+        Raises `ConfigError` if `config` cannot be used, as the two may.
+        """
+        self._exporter = exporter
+        self._read = read
+        self._open_session = open_session
+        self._asked: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
+        self.config, plan = config, build(config)
+        self._session = open_session(config)
+        exporter.use(config, plan, self._session)
+        threading.Thread(target=self._work, name="reload", daemon=True).start()
+
+    def reload(self) -> Future[None]:
+        """Have the config read again and used; return what is done then, or has the `ConfigError` if it cannot be."""
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # so that one who stops waiting cannot cancel it
+        self._asked.put(future)
+        return future
+
+    def _work(self) -> None:
+        while True:
+            asked = [self._asked.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    asked.append(self._asked.get_nowait())
+            try:
+                self._reload()
+            except Exception as error:  # noqa: BLE001 - told to who asked
+                for future in asked:
+                    future.set_exception(error)
+            else:
+                for future in asked:
+                    future.set_result(None)
+
+    def _reload(self) -> None:
+        try:
+            config = self._read()
+            plan = build(config)
+            self._refuse_another_state_file(config)
+            session = self._open_session(config)
+        except ConfigError as error:
+            self._exporter.note_failed_reload()
+            fields = {"file": error.source, "problems": len(error.problems)}
+            _log.error("the config cannot be used: the one before goes on", extra={"fields": fields})
+            for problem in error.problems[:_MOST_LOGGED]:
+                _log.error("problem of the config", extra={"fields": {"problem": problem.render(error.source)}})
+            raise
+        except Exception:
+            self._exporter.note_failed_reload()
+            _log.exception("the config cannot be used by a fault of the exporter: the one before goes on")
+            raise
+        replaced = self._exporter.plan
+        self._exporter.use(config, plan, session)
+        before, now = ({query.identity for query in found.queries} for found in (replaced, self._exporter.plan))
+        self._session.close()
+        self.config, self._session = config, session
+        fields = {"queries": len(now), "added": len(now - before), "removed": len(before - now)}
+        _log.info("config reloaded", extra={"fields": fields})
+
+    def _refuse_another_state_file(self, config: Config) -> None:
+        if config.settings.state_file != self.config.settings.state_file:
+            text = "cannot change while the exporter runs: restart it, or put the old value back"
+            raise config.error([(("state_file",), text)])

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from simulated_braze import FaultInjectingBraze
 from support import KEY, Clock, Labels, simulated, workspace
 
-from braze_exporter import demo, transport
-from braze_exporter.backfill import Wish, backfill, moment
-from braze_exporter.config import load
-from braze_exporter.discover import Surroundings
-from braze_exporter.plan import build
+from braze_exporter.backfill.context import Surroundings
+from braze_exporter.backfill.request import Wish, moment
+from braze_exporter.backfill.run import backfill
+from braze_exporter.braze import transport
+from braze_exporter.config.loading import load
+from braze_exporter.scheduler.plan import build
+from braze_exporter.simulator.traffic import Counts
 
 # What every series of a backfill has, as of a target of Prometheus.
 TARGET = (("job", "braze"), ("instance", "exporter:27293"))
@@ -60,7 +63,7 @@ class Backfill:
     """A backfill in this process, with its clock and its Braze in the test's hand."""
 
     clock: Clock
-    braze: demo.SimulatedBraze
+    braze: FaultInjectingBraze
     wish: Wish
     config: str
     stream: io.StringIO = field(default_factory=Terminal)
@@ -130,7 +133,7 @@ class Running:
 
 @contextlib.contextmanager
 def prepared(
-    folder: Path, events: str, traffic: demo.Counts, start: str, end: str, *, rest: str = "", clock: Clock | None = None
+    folder: Path, events: str, traffic: Counts, start: str, end: str, *, rest: str = "", clock: Clock | None = None
 ) -> Iterator[Backfill]:
     """Yield a backfill of one workspace that can be run."""
     clock = clock or Clock()

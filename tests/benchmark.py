@@ -22,13 +22,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
+import transfer_faults
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from simulated_braze import FaultInjectingBraze
 
-from braze_exporter import demo, server
-from braze_exporter.catalog import Unit
-from braze_exporter.ledger import Ledger, Subject, open_store
+from braze_exporter.braze.kinds import Unit
+from braze_exporter.metrics.counters import Ledger
+from braze_exporter.simulator.demo_config import ZONE
+from braze_exporter.simulator.server import serve
+from braze_exporter.simulator.traffic import Shape, Traffic
+from braze_exporter.state import Subject, open_store
+from braze_exporter.web import server
 
 LATENCY = 0.1
 CONNECTIONS = 10
@@ -320,14 +326,14 @@ def _free_port() -> int:
 
 def _simulate_braze(latency: float, limit: int) -> int:
     names = [f"event {number:04}" for number in range(2_000)]
-    shapes = {name: demo.Shape(100.0 + 10 * index) for index, name in enumerate(names)}
-    braze = demo.SimulatedBraze(
-        key=KEY, traffic=demo.Traffic(1, demo.ZONE, shapes), clock=time.time, zone=demo.ZONE, apps=(), segments=()
+    shapes = {name: Shape(100.0 + 10 * index) for index, name in enumerate(names)}
+    braze = FaultInjectingBraze(
+        key=KEY, traffic=Traffic(1, ZONE, shapes), clock=time.time, zone=ZONE, apps=(), segments=()
     )
     braze.limit = limit
     if latency:
-        braze.fail(demo.faults.delay(latency))
-    with demo.serve(braze) as running:
+        braze.fail(transfer_faults.delay(latency))
+    with serve(braze) as running:
         print(running.url.rpartition(":")[2], flush=True)
         threading.Event().wait()
     return 0

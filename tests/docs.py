@@ -7,18 +7,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from braze_exporter import demo
-from braze_exporter.catalog import CUSTOM_EVENTS, GAUGES, KINDS, OF_QUERY, Family, Noun, Unit, counter, gauge
-from braze_exporter.cli.arguments import parser
-from braze_exporter.collector import OWN, QUERIES, UP, State
-from braze_exporter.config import load
-from braze_exporter.config.reference import schema
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, Noun, Unit
+from braze_exporter.commands.arguments import parser
+from braze_exporter.config.json_schema import schema
+from braze_exporter.config.loading import load
 from braze_exporter.config.schema import SECTIONS, Asking
-from braze_exporter.mixin.dashboard import dashboard
-from braze_exporter.mixin.promql import number
-from braze_exporter.mixin.rules import as_yaml, rules
-from braze_exporter.mixin.words import alert_of
-from braze_exporter.plan import build
+from braze_exporter.metrics.families import GAUGES, OF_QUERY, Family, counter, gauge
+from braze_exporter.metrics.promql import number
+from braze_exporter.metrics.self_metrics import OWN, QUERIES, UP, State
+from braze_exporter.monitoring.dashboard import dashboard
+from braze_exporter.monitoring.kind_texts import alert_of
+from braze_exporter.monitoring.rules import as_yaml, rules
+from braze_exporter.scheduler.plan import build
+from braze_exporter.simulator import demo_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -44,7 +45,7 @@ def blocks() -> dict[str, str]:
 
 def demo_files() -> dict[Path, str]:
     """Return the rules and the dashboard of the demo, which the example with Docker loads and provisions."""
-    config = load(demo.config("http://127.0.0.1"), "demo")
+    config = load(demo_config.config("http://127.0.0.1"), "demo")
     plan, settings = build(config), config.settings
     return {
         RULES: as_yaml(rules(plan, settings)),

@@ -16,7 +16,7 @@ from history import Release, openmetrics, scraped
 from servers import Prometheus, backfill, prometheus
 from support import HOUR, free_port, until, write
 
-from braze_exporter import demo
+from braze_exporter.simulator.demo_config import ZONE
 
 STEP = 240
 START = datetime(2026, 11, 14, tzinfo=UTC)
@@ -58,7 +58,7 @@ GRAPHS = {
 
 def sends(now: float) -> int:
     """Return the calls that the company makes between two scrapes: more by day, and a campaign in half an hour."""
-    usual = 0.3 + 0.15 * (datetime.fromtimestamp(now, demo.ZONE).hour in range(9, 22))
+    usual = 0.3 + 0.15 * (datetime.fromtimestamp(now, ZONE).hour in range(9, 22))
     is_campaign = 0 <= now - CAMPAIGN.timestamp() < HOUR / 2
     return round(250_000 * (usual / HOUR + is_campaign * 0.8 / (HOUR / 2)) * STEP)
 

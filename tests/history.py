@@ -5,12 +5,17 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import wait
 
+import simulated_braze
 from support import HOUR, Clock, Labels, Page, until
 
-from braze_exporter import demo, transport
-from braze_exporter.config import load
+from braze_exporter.braze import transport
+from braze_exporter.config.loading import load
 from braze_exporter.exporter import Exporter
-from braze_exporter.plan import build
+from braze_exporter.scheduler.plan import build
+from braze_exporter.simulator import demo_config
+from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE, ZONE
+from braze_exporter.simulator.server import serve
+from braze_exporter.simulator.traffic import DEMO, Counts
 
 
 class Release:
@@ -18,8 +23,8 @@ class Release:
 
     def __init__(self, event: str, at: float) -> None:
         """Let it be released at the start of an hour."""
-        self._beneath = demo.DEMO.traffic(seed=1, zone=demo.ZONE)
-        self._app = demo.DEMO.apps["ios"]
+        self._beneath = DEMO.traffic(seed=1, zone=ZONE)
+        self._app = DEMO.apps["ios"]
         self._event = event
         self._at = at
 
@@ -41,7 +46,7 @@ Scraped = tuple[float, Page]
 
 
 def scraped(
-    traffic: demo.Counts, start: float, end: float, step: float, others: Callable[[float], int] = lambda _now: 0
+    traffic: Counts, start: float, end: float, step: float, others: Callable[[float], int] = lambda _now: 0
 ) -> Iterator[Scraped]:
     """Yield the pages of the demo's exporter from `start` to `end`, one each `step` seconds.
 
@@ -49,10 +54,10 @@ def scraped(
     before it begins.
     """
     clock = Clock(start - HOUR)
-    braze = demo.shop(clock.wall)
+    braze = simulated_braze.shop(clock.wall)
     braze.traffic = traffic
-    with demo.serve(braze) as server, contextlib.closing(transport.open_session(10)) as session:
-        config = load(demo.config(server.url), "demo", {demo.KEY_VARIABLE: demo.KEY})
+    with serve(braze) as server, contextlib.closing(transport.open_session(10)) as session:
+        config = load(demo_config.config(server.url), "demo", {KEY_VARIABLE: KEY})
         plan = build(config)
         with contextlib.closing(Exporter(wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter:
 

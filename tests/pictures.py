@@ -12,11 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import graphs
+import response_faults
+import simulated_braze
 from browser import Browser, chromium
 from support import Program, until, write
 
-from braze_exporter import demo
-from braze_exporter.demo import faults
+from braze_exporter.simulator import demo_config
+from braze_exporter.simulator.application import UnknownEvent
+from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE
+from braze_exporter.simulator.server import serve
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / ".github/pictures"
@@ -49,20 +53,20 @@ def scene(directory: Path, *, troubles: bool = True) -> Iterator[Program]:
     event without data; a third has the wrong key.
     """
     with ExitStack() as stack:
-        production, europe, staging = (demo.shop(time.time, demo.UnknownEvent.EMPTY) for _ in range(3))
-        urls = [stack.enter_context(demo.serve(braze)).url for braze in (production, europe, staging)]
-        text = demo.config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
+        production, europe, staging = (simulated_braze.shop(time.time, UnknownEvent.EMPTY) for _ in range(3))
+        urls = [stack.enter_context(serve(braze)).url for braze in (production, europe, staging)]
+        text = demo_config.config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
         workspaces, refresh, rest = text.partition("refresh:")
-        workspaces += _workspace("europe", urls[1], demo.KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
+        workspaces += _workspace("europe", urls[1], KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
         if troubles:
             workspaces += _workspace("staging", urls[2], "STAGING_KEY", "app_opened", "purchase_completed")
         config = write(directory / "config.yaml", f"{workspaces}{refresh}{rest}")
-        keys = {demo.KEY_VARIABLE: demo.KEY, "STAGING_KEY": "the-key-of-another-workspace"}
+        keys = {KEY_VARIABLE: KEY, "STAGING_KEY": "the-key-of-another-workspace"}
         program = stack.enter_context(Program.start([f"--config.file={config}"], keys))
         until(lambda: _has_history(program), "the history is read")
         if troubles:
-            production.fail(faults.status(503, "Service Unavailable"), event="added_to_cart")
-            production.fail(faults.status(400, "event must be a string"), event="newsletter_signup")
+            production.fail(response_faults.status(503, "Service Unavailable"), event="added_to_cart")
+            production.fail(response_faults.status(400, "event must be a string"), event="newsletter_signup")
             europe.spend(205_000)
             until(lambda: _stand(program) == (3, 3), "the troubles have begun")
         yield program

@@ -21,10 +21,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
+import response_faults
+import transfer_faults
+from fault_injection import Exchange, Fault
+from recorded_counts import Recorded
 from support import HOUR, Program, simulated, until, workspace, write
 
-from braze_exporter import demo
-from braze_exporter.demo import faults
+from braze_exporter.simulator.reply import Reply
 
 EVENTS = [f"event {number:02}" for number in range(60)]
 ROUND = 5.0  # seconds that a fault lasts
@@ -32,55 +35,57 @@ TIMEOUT = 2.0  # of a scrape, as its Prometheus says
 IDLE = 200
 
 
-def limited(seconds: float) -> faults.Fault:
+def limited(seconds: float) -> Fault:
     """Return a 429 that ends soon: Braze's own can last an hour."""
     headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(seconds)}
 
-    def strike(exchange: faults.Exchange) -> demo.Reply:
-        return faults.with_headers(headers)(replace(exchange, reply=faults.status(429)(exchange)))
+    def strike(exchange: Exchange) -> Reply:
+        return response_faults.with_headers(headers)(replace(exchange, reply=response_faults.status(429)(exchange)))
 
     return strike
 
 
-FAULTS: dict[str, faults.Fault] = {
-    "503": faults.status(503),
-    "400": faults.status(400),
-    "404": faults.status(404),
-    "202": faults.queued(),
-    "204": faults.no_content(),
+FAULTS: dict[str, Fault] = {
+    "503": response_faults.status(503),
+    "400": response_faults.status(400),
+    "404": response_faults.status(404),
+    "202": response_faults.queued(),
+    "204": response_faults.no_content(),
     "429": limited(2),
-    "reserve": faults.with_headers({"X-RateLimit-Remaining": "1", "X-RateLimit-Reset": "2"}),
-    "headers": faults.with_headers({"X-RateLimit-Limit": "", "X-RateLimit-Remaining": "", "X-RateLimit-Reset": ""}),
-    "reset": faults.disconnect(),
-    "closed": faults.disconnect(reset=False),
-    "truncated": faults.truncated(),
-    "truncated chunks": faults.truncated_chunks(),
-    "redirect": faults.redirect("http://127.0.0.1:9/"),
-    "HTML": faults.html(),
-    "nothing": faults.empty_body(),
-    "nested deeply": faults.deeply_nested(),
-    "garbled gzip": faults.garbled_gzip(),
-    "gzip": faults.gzipped(),
-    "200 MB": faults.huge(),
-    "compressed bomb": faults.gzip_bomb(),
-    "no data": faults.data([]),
-    "a wrong count": faults.count(-1),
-    "a wrong time": faults.time("yesterday"),
-    "contradiction": faults.duplicated(contradicting=True),
-    "shuffled": faults.shuffled(),
-    "slow": faults.delay(1.0),
+    "reserve": response_faults.with_headers({"X-RateLimit-Remaining": "1", "X-RateLimit-Reset": "2"}),
+    "headers": response_faults.with_headers(
+        {"X-RateLimit-Limit": "", "X-RateLimit-Remaining": "", "X-RateLimit-Reset": ""}
+    ),
+    "reset": transfer_faults.disconnect(),
+    "closed": transfer_faults.disconnect(reset=False),
+    "truncated": transfer_faults.truncated(),
+    "truncated chunks": transfer_faults.truncated_chunks(),
+    "redirect": response_faults.redirect("http://127.0.0.1:9/"),
+    "HTML": response_faults.html(),
+    "nothing": response_faults.empty_body(),
+    "nested deeply": response_faults.deeply_nested(),
+    "garbled gzip": transfer_faults.garbled_gzip(),
+    "gzip": transfer_faults.gzipped(),
+    "200 MB": transfer_faults.huge(),
+    "compressed bomb": transfer_faults.gzip_bomb(),
+    "no data": response_faults.data([]),
+    "a wrong count": response_faults.count(-1),
+    "a wrong time": response_faults.time("yesterday"),
+    "contradiction": response_faults.duplicated(contradicting=True),
+    "shuffled": response_faults.shuffled(),
+    "slow": transfer_faults.delay(1.0),
 }
 # These hold a connection for half a minute, so they strike few.
-LONG = {"silence": faults.hang(), "drip": faults.drip(0.5)}
+LONG = {"silence": transfer_faults.hang(), "drip": transfer_faults.drip(0.5)}
 # These hold all that would be refused as well, for two minutes.
-REFUSALS = {"401": faults.status(401), "403": faults.status(403)}
+REFUSALS = {"401": response_faults.status(401), "403": response_faults.status(403)}
 
 
 @dataclass
 class Shop:
     """Counts that grow, and how much each event has grown since it began."""
 
-    recorded: demo.Recorded
+    recorded: Recorded
     grown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -141,7 +146,7 @@ def running(target: object, *arguments: object) -> Iterator[None]:
         thread.join()
 
 
-def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, faults.Fault, list[str]]]:
+def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, Fault, list[str]]]:
     """Yield which fault strikes which events, a round each; a refusal early, so that all ends well after it."""
     names = itertools.cycle(rng.sample(sorted(FAULTS), len(FAULTS)))
     rounds = int(minutes * 60 / ROUND)
@@ -160,7 +165,7 @@ def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, faults.F
 def soak(minutes: float, seed: int) -> bool:
     """Run, print what was seen, and return whether all is well."""
     rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
-    shop, tallies = Shop(demo.Recorded(events=EVENTS)), [Tally() for _ in range(3)]
+    shop, tallies = Shop(Recorded(events=EVENTS)), [Tally() for _ in range(3)]
     usage: list[tuple[float, int, int]] = []
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -22,11 +22,15 @@ from zoneinfo import ZoneInfo
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
+from simulated_braze import FaultInjectingBraze
 
-from braze_exporter import demo, transport
-from braze_exporter.config import Config, load
+from braze_exporter.braze import transport
+from braze_exporter.config.loading import Config, load
 from braze_exporter.exporter import Exporter
-from braze_exporter.plan import build
+from braze_exporter.scheduler.plan import build
+from braze_exporter.simulator.request import Request
+from braze_exporter.simulator.server import Server, serve
+from braze_exporter.simulator.traffic import Counts
 
 KEY = "b7f3c1de-the-secret-key-of-a-test-90ab"
 HOUR = 3_600
@@ -99,9 +103,9 @@ class Rig:
     """The exporter in this process, over real sockets against a simulated Braze, and its clocks in the test's hand."""
 
     clock: Clock
-    braze: demo.SimulatedBraze
+    braze: FaultInjectingBraze
     exporter: Exporter
-    server: demo.Server
+    server: Server
     session: requests.Session
 
     def use(self, events: str, *, rest: str = "", **changes: str) -> None:
@@ -210,9 +214,9 @@ def every_section(campaign: str, canvas: str, product: str) -> str:
 
 
 @contextlib.contextmanager
-def simulated(traffic: demo.Counts, clock: Clock | None = None) -> Iterator[tuple[demo.SimulatedBraze, demo.Server]]:
+def simulated(traffic: Counts, clock: Clock | None = None) -> Iterator[tuple[FaultInjectingBraze, Server]]:
     """Run a simulated Braze and yield it with its server."""
-    braze = demo.SimulatedBraze(
+    braze = FaultInjectingBraze(
         key=KEY,
         traffic=traffic,
         clock=clock.wall if clock else time.time,
@@ -220,14 +224,14 @@ def simulated(traffic: demo.Counts, clock: Clock | None = None) -> Iterator[tupl
         apps=(IOS,),
         segments=(VIP,),
     )
-    with demo.serve(braze) as running:
+    with serve(braze) as running:
         yield braze, running
 
 
 @contextlib.contextmanager
 def rig(
     events: str,
-    traffic: demo.Counts,
+    traffic: Counts,
     *,
     rest: str = "",
     clock: Clock | None = None,
@@ -392,7 +396,7 @@ def unprivileged() -> Sequence[str]:
     return ("setpriv", "--bounding-set=-all", "--no-new-privs") if os.getuid() == 0 else ()
 
 
-def series_requests(braze: demo.SimulatedBraze) -> list[demo.Request]:
+def series_requests(braze: FaultInjectingBraze) -> list[Request]:
     """Return the requests for series so far, without those for lists, which are read beside them."""
     return [request for request in braze.requests if not request.path.endswith("list")]
 

@@ -26,10 +26,11 @@ from servers import alertmanager, running, tool
 from support import Program, free_port, until, write
 
 from braze_exporter import __version__
-from braze_exporter.catalog import KINDS, LISTINGS
-from braze_exporter.cli import arguments as cli
-from braze_exporter.config import load
-from braze_exporter.plan import build
+from braze_exporter.braze.kinds import KINDS
+from braze_exporter.braze.lists import LISTINGS
+from braze_exporter.commands import arguments as cli
+from braze_exporter.config.loading import load
+from braze_exporter.scheduler.plan import build
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

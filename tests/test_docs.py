@@ -14,9 +14,9 @@ import yaml
 from support import run
 
 from braze_exporter import __version__
-from braze_exporter.config import load
+from braze_exporter.config.loading import load
 from braze_exporter.config.schema import Settings
-from braze_exporter.plan import build
+from braze_exporter.scheduler.plan import build
 
 ROOT = docs.ROOT
 README = docs.README.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from braze_exporter.cli import arguments as cli
+from braze_exporter.commands import arguments as cli
 
 REPOSITORY = Path(__file__).parents[1]
 DOCKERFILE = REPOSITORY / "Dockerfile"

@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import response_faults
+import transfer_faults
+from accuracy_model import EVENTS, SOURCES, World
+from accuracy_run import DAYS_REFRESH, WATCHES, Drive
+from fault_injection import Fault
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from proof_drive import DAYS_REFRESH, WATCHES, Drive
-from proof_world import EVENTS, SOURCES, World
 from support import HOUR
 
-from braze_exporter.demo import HourFormat, faults
+from braze_exporter.simulator.times import HourFormat
 
 MINUTE = 60
-EXAMPLES = int(os.environ.get("PROOF_EXAMPLES", "0"))
+EXAMPLES = int(os.environ.get("ACCURACY_EXAMPLES", "0"))
 
 # An ordinary Monday, and an hour or two before the clocks of New York change.
 STARTS = [
@@ -51,21 +54,21 @@ def short(found: dict[str, Any]) -> None:
 
 
 FAULTS = [
-    faults.status(503),
-    faults.disconnect(),
-    faults.data([]),
-    faults.edited(short),
-    faults.status(401),
-    faults.truncated(),
-    faults.html(),
-    faults.queued(),
-    faults.no_data(),
-    faults.rate_limited(),
-    faults.rate_limited("absent"),
-    faults.gzipped(),
+    response_faults.status(503),
+    transfer_faults.disconnect(),
+    response_faults.data([]),
+    response_faults.edited(short),
+    response_faults.status(401),
+    transfer_faults.truncated(),
+    response_faults.html(),
+    response_faults.queued(),
+    response_faults.no_data(),
+    response_faults.rate_limited(),
+    response_faults.rate_limited("absent"),
+    transfer_faults.gzipped(),
 ]
 # What may be wrong with the answers that a counter begins with.
-FIRST = st.sampled_from([None, faults.data([]), faults.edited(short)])
+FIRST = st.sampled_from([None, response_faults.data([]), response_faults.edited(short)])
 
 
 class Proof(RuleBasedStateMachine):
@@ -80,7 +83,7 @@ class Proof(RuleBasedStateMachine):
         self.changed: list[tuple[str, int, str]] = []
 
     @initialize(start=st.sampled_from(STARTS), first=FIRST, past=st.booleans())
-    def begin(self, start: datetime, first: faults.Fault | None, *, past: bool) -> None:
+    def begin(self, start: datetime, first: Fault | None, *, past: bool) -> None:
         """Start the exporter, with or without a past of the events, and have the first answers."""
         now = start.timestamp()
         if past:
@@ -91,7 +94,7 @@ class Proof(RuleBasedStateMachine):
         self.drive = Drive(self.world, now, Path(self.directory.name))
         self.first_answers(first)
 
-    def first_answers(self, fault: faults.Fault | None) -> None:
+    def first_answers(self, fault: Fault | None) -> None:
         """Scrape for the first time, with a fault in each answer of this scrape."""
         if fault is not None:
             self.drive.braze.fail(fault, times=len(WATCHES))
@@ -150,7 +153,7 @@ class Proof(RuleBasedStateMachine):
             self.scrape_after(then)
 
     @rule(fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), then=SCRAPES, lasts=st.booleans())
-    def break_down(self, fault: faults.Fault, event: str | None, then: float | None, *, lasts: bool) -> None:
+    def break_down(self, fault: Fault, event: str | None, then: float | None, *, lasts: bool) -> None:
         """Let Braze answer wrongly or not at all, for a while or until it heals."""
         self.drive.braze.fail(fault, event=event)
         self.scrape_after(then)
@@ -199,7 +202,7 @@ class Proof(RuleBasedStateMachine):
         self.drive.start()
 
     @rule(first=FIRST)
-    def forget(self, first: faults.Fault | None) -> None:
+    def forget(self, first: Fault | None) -> None:
         """Start the exporter anew, without its state."""
         self.drive.stop(keep=False)
         self.drive.start()

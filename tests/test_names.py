@@ -5,11 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import response_faults
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from recorded_counts import Recorded
 from support import KEY, Program, run, series_requests, simulated, write
-
-from braze_exporter import demo
-from braze_exporter.demo import faults
 
 NAMES = {
     "quotes": "say \"hi\" and 'bye'",
@@ -42,7 +41,7 @@ def config(url: str, path: Path) -> str:
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_a_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
     """Metrics in both formats, the page, the log, a reload and `check`: the name is whole, or escaped, and no more."""
-    with simulated(demo.Recorded(events=list(NAMES.values()))) as (braze, server):
+    with simulated(Recorded(events=list(NAMES.values()))) as (braze, server):
         braze.apps = ("3bbc4555-8fa0-4c9b-a5c0-4505edf3e064",)
         path = config(server.url, tmp_path / "config.yaml")
         arguments = [f"--config.file={path}", "--web.enable-lifecycle", f"--log.format={form}"]
@@ -50,7 +49,7 @@ def test_a_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
             page = program.scrape()
             openmetrics = program.get("/metrics", {"Accept": "application/openmetrics-text"}).text
             landing = program.get("/").text
-            braze.fail(faults.status(400))
+            braze.fail(response_faults.status(400))
             assert program.get("/-/reload", method="POST").status == 200
             nameless = [{"name": name} for name in NAMES.values()]
             write(tmp_path / "config.yaml", json.dumps({"workspaces": nameless}, ensure_ascii=False))
@@ -76,8 +75,8 @@ def test_a_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_a_failure_names_the_query_on_one_line(form: str, tmp_path: Path) -> None:
     """The log tells which query failed, on one line of bounded length, whatever the name and Braze's words hold."""
-    with simulated(demo.Recorded(events=list(NAMES.values()))) as (braze, server):
-        braze.fail(faults.status(400, "no\nts=2026 level=error msg=forged <script> " * 100))
+    with simulated(Recorded(events=list(NAMES.values()))) as (braze, server):
+        braze.fail(response_faults.status(400, "no\nts=2026 level=error msg=forged <script> " * 100))
         path = config(server.url, tmp_path / "config.yaml")
         with Program.start([f"--config.file={path}", f"--log.format={form}"]) as program:
             program.scrape()

@@ -15,10 +15,10 @@ from pathlib import Path
 import bcrypt
 import pytest
 from certificates import Pki
+from recorded_counts import Recorded
 from servers import Prometheus, prometheus, tool
+from simulated_braze import FaultInjectingBraze
 from support import HOUR, IOS, NEW_YORK, VIP, Program, series_requests, simulated, until, workspace, write
-
-from braze_exporter import demo
 
 EVENTS = """
 {event: purchase, apps: [all, ios], segments: [all, vip]}
@@ -30,7 +30,7 @@ EVENTS = """
 NAMES = ["purchase", 'sign "up" 🎉', "quiet", "growing"]
 
 
-class Shop(demo.Recorded):
+class Shop(Recorded):
     """Counts that differ in every hour, so that no bucket can be taken for another."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Chain:
     """All of it, running."""
 
     shop: Shop
-    braze: demo.SimulatedBraze
+    braze: FaultInjectingBraze
     program: Program
     servers: tuple[Prometheus, Prometheus]
 

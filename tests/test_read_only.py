@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from recorded_counts import Recorded
 from servers import tool
 from support import HOUR, KEY, Page, Program, simulated, until, workspace, write
-
-from braze_exporter import demo
 
 # More than are written by one statement, so that a transaction has several.
 EVENTS = [f"event {number}" for number in range(500)]
@@ -42,15 +41,15 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
 
 
 @pytest.fixture
-def braze() -> Iterator[tuple[demo.Recorded, str]]:
+def braze() -> Iterator[tuple[Recorded, str]]:
     """Run a simulated Braze with many events; yield what happens there, and its address."""
-    recorded = demo.Recorded(events=EVENTS)
+    recorded = Recorded(events=EVENTS)
     with simulated(recorded) as (_, server):
         yield recorded, server.url
 
 
 def test_many_counters_are_kept_without_a_temporary_folder(
-    braze: tuple[demo.Recorded, str], sandbox: Sequence[str], tmp_path: Path
+    braze: tuple[Recorded, str], sandbox: Sequence[str], tmp_path: Path
 ) -> None:
     """Five hundred counters are written in each round, and are there after kill -9."""
     recorded, url = braze
@@ -83,7 +82,7 @@ def test_many_counters_are_kept_without_a_temporary_folder(
 
 @pytest.mark.parametrize("command", ["check --live", "discover", "rules", "dashboard", "backfill"])
 def test_no_command_needs_a_temporary_folder(
-    braze: tuple[demo.Recorded, str], sandbox: Sequence[str], tmp_path: Path, command: str
+    braze: tuple[Recorded, str], sandbox: Sequence[str], tmp_path: Path, command: str
 ) -> None:
     """Each does its work, and writes at most where it is told to."""
     recorded, url = braze

@@ -15,6 +15,10 @@ from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
+import response_faults
+import transfer_faults
+from recorded_counts import Recorded
+from simulated_braze import FaultInjectingBraze
 from support import (
     HOUR,
     IOS,
@@ -33,10 +37,8 @@ from support import (
     write,
 )
 
-from braze_exporter import demo
-from braze_exporter.demo import faults
-from braze_exporter.ledger import open_store
-from braze_exporter.limiter import HOLD
+from braze_exporter.scheduler.rate_limiter import HOLD
+from braze_exporter.state import open_store
 
 BASELINE = "braze_custom_events_hourly_baseline"
 LATEST = "braze_custom_events_hourly_latest"
@@ -45,9 +47,9 @@ SUCCESSFUL = "braze_exporter_config_last_reload_successful"
 SUCCESS_TIME = "braze_exporter_config_last_reload_success_timestamp_seconds"
 
 
-def shop() -> demo.Recorded:
+def shop() -> Recorded:
     """Return a made-up shop with some purchases in each hour."""
-    recorded = demo.Recorded(events=["purchase", "signup"])
+    recorded = Recorded(events=["purchase", "signup"])
     for back in range(200):
         for app in ("", IOS):
             recorded.set("purchase", THIS_HOUR - back * HOUR, 10 + back, app)
@@ -146,7 +148,7 @@ def test_a_fetch_under_way_is_neither_lost_nor_doubled() -> None:
     events = "\n".join(f"{{event: purchase, apps: [{app}]}}" for app in ("all", "ios")) + "\n{event: signup}"
     with rig(events, shop()) as exporter, ThreadPoolExecutor(2) as pool:
         exporter.begin()
-        exporter.braze.fail(faults.hold())
+        exporter.braze.fail(transfer_faults.hold())
         page = pool.submit(exporter.scrape)
         exporter.braze.wait_for(3)
         exporter.use("{event: purchase}\n{event: new}", rest="budget: {concurrency: 2}\n")
@@ -165,7 +167,7 @@ def test_what_is_queued_and_goes_is_not_asked() -> None:
     rest = "budget: {concurrency: 1}\n"
     with rig("{event: signup}\n{event: purchase}\n{event: quiet}", shop(), rest=rest) as exporter:
         exporter.begin()
-        exporter.braze.fail(faults.hold())
+        exporter.braze.fail(transfer_faults.hold())
         waiting = exporter.exporter.refresh()
         exporter.braze.wait_for(1)
         exporter.use("{event: signup}", rest=rest)
@@ -180,7 +182,7 @@ def test_a_refusal_of_a_query_that_went_is_looked_into_by_another() -> None:
     """When the refused query is gone, one that is not due finds out that the key is good."""
     with rig("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}", shop()) as exporter:
         exporter.begin()
-        exporter.braze.fail(faults.status(401), times=1)
+        exporter.braze.fail(response_faults.status(401), times=1)
         assert exporter.scrape().value("braze_up") == 0
         exporter.use("{event: signup, refresh: 1h}")
         exporter.clock.advance(HOLD)
@@ -246,7 +248,7 @@ def test_a_call_under_way_leaves_no_metric_of_a_workspace_that_went() -> None:
     """What is answered after the workspace went is not counted for it, and nobody waits for it."""
     with rig("{event: purchase}", shop()) as exporter, ThreadPoolExecutor(1) as pool:
         exporter.begin()
-        exporter.braze.fail(faults.hold())
+        exporter.braze.fail(transfer_faults.hold())
         page = pool.submit(exporter.scrape)
         exporter.braze.wait_for(1)
         exporter.use("{event: purchase}", production="staging")
@@ -273,7 +275,7 @@ class Reloadable:
     """A running program, and the files that it reads."""
 
     program: Program
-    braze: demo.SimulatedBraze
+    braze: FaultInjectingBraze
     config: Path
     key: Path
     url: str
@@ -305,7 +307,7 @@ class Reloadable:
 @pytest.fixture
 def reloadable(tmp_path: Path) -> Iterator[Reloadable]:
     """Run the program with one event."""
-    with simulated(demo.Recorded(events=["purchase", "signup"])) as (braze, server):
+    with simulated(Recorded(events=["purchase", "signup"])) as (braze, server):
         key = tmp_path / "key"
         write(key, KEY)
         found = Reloadable(None, braze, tmp_path / "config.yaml", key, server.url)  # type: ignore[arg-type] # set below
@@ -453,7 +455,7 @@ def test_a_file_that_cannot_be_read_to_its_end_keeps_nothing_from_ending(reloada
 
 def test_a_signal_at_the_start_is_not_lost(tmp_path: Path) -> None:
     """SIGHUP while the state file is waited for ends nothing, and has the newest config read once it can be."""
-    with simulated(demo.Recorded(events=["purchase", "signup"])) as (_, server):
+    with simulated(Recorded(events=["purchase", "signup"])) as (_, server):
         state, config = tmp_path / "state.sqlite", tmp_path / "config.yaml"
         write(config, workspace(server.url, "{event: purchase}", rest=f"state_file: {state}\n"))
         holder = open_store(str(state))

@@ -15,11 +15,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import response_faults
+import transfer_faults
 import trustme
+from recorded_counts import Recorded
+from simulated_braze import FaultInjectingBraze
 from support import KEY, NEW_YORK, Clock, Program, Rig, free_port, rig, run, simulated, until, workspace_item, write
 
-from braze_exporter import demo
-from braze_exporter.demo import faults
+from braze_exporter.simulator import server as simulator_server
 
 SERIES = "/events/data_series"
 PROXY_PASSWORD = "the-password-of-the-proxy"  # noqa: S105 - of a proxy made up here
@@ -29,23 +32,23 @@ NAMES = ["purchase", "signup"]
 
 # All that Braze may say with the key in it, and what else it may do.
 FAULTS = {
-    "401": faults.status(401),
-    "400": faults.status(400, f"Invalid API key: {KEY}"),
-    "429": faults.status(429, f"{KEY} has made too many calls"),
-    "503": faults.status(503, KEY, [KEY]),
-    "message": faults.message(f"no {KEY}"),
-    "not JSON": faults.body(KEY.encode()),
-    "a time": faults.time(KEY),
-    "a value": faults.count(KEY),
-    "redirect": faults.redirect(f"http://127.0.0.1:9/{KEY}"),
-    "broken redirect": faults.redirect(f"http://[{KEY}"),
-    "headers": faults.with_headers(
+    "401": response_faults.status(401),
+    "400": response_faults.status(400, f"Invalid API key: {KEY}"),
+    "429": response_faults.status(429, f"{KEY} has made too many calls"),
+    "503": response_faults.status(503, KEY, [KEY]),
+    "message": response_faults.message(f"no {KEY}"),
+    "not JSON": response_faults.body(KEY.encode()),
+    "a time": response_faults.time(KEY),
+    "a value": response_faults.count(KEY),
+    "redirect": response_faults.redirect(f"http://127.0.0.1:9/{KEY}"),
+    "broken redirect": response_faults.redirect(f"http://[{KEY}"),
+    "headers": response_faults.with_headers(
         {"Date": KEY, "X-RateLimit-Limit": KEY, "X-RateLimit-Reset": KEY, "X-Request-Id": KEY}
     ),
-    "content type": faults.with_headers({"Content-Type": KEY, "Content-Encoding": KEY}),
-    "compressed": faults.garbled_gzip(),
-    "broken": faults.disconnect(),
-    "truncated": faults.truncated(),
+    "content type": response_faults.with_headers({"Content-Type": KEY, "Content-Encoding": KEY}),
+    "compressed": transfer_faults.garbled_gzip(),
+    "broken": transfer_faults.disconnect(),
+    "truncated": transfer_faults.truncated(),
 }
 
 
@@ -64,7 +67,7 @@ def config(items: str, directory: Path, *, key: str = KEY) -> str:
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_the_key_is_in_no_line_page_or_metric_of_a_full_run(form: str, tmp_path: Path) -> None:
     """Every fault, a host that is not there, bad TLS, all pages, good and bad reloads, signals and the end."""
-    with simulated(demo.Recorded(events=NAMES)) as (braze, server), demo.serve(braze, tls=untrusted()) as secure:
+    with simulated(Recorded(events=NAMES)) as (braze, server), simulator_server.serve(braze, tls=untrusted()) as secure:
         items = "".join(workspace_item(server.url, f'{{event: "{name}"}}', name=f'"{name}"') for name in FAULTS)
         items += workspace_item("https://rest.iad-99.braze.invalid", "{event: purchase}", name="nowhere")
         items += workspace_item(secure.url, "{event: purchase}", name="untrusted")
@@ -110,7 +113,7 @@ def untrusted() -> ssl.SSLContext:
 
 def test_the_key_is_in_no_repr_of_anything_that_lives() -> None:
     """After answers and failures, no object of ours or of the libraries under us shows the key when it is printed."""
-    with rig("{event: purchase}\n{event: signup}", demo.Recorded(events=NAMES), clock=Clock()) as exporter:
+    with rig("{event: purchase}\n{event: signup}", Recorded(events=NAMES), clock=Clock()) as exporter:
         for fault in FAULTS.values():
             exporter.braze.fail(fault, event="purchase")
             exporter.scrape()
@@ -195,7 +198,7 @@ def test_what_may_be_a_path_is_a_warning_without_it(command: str, place: str, tm
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
 def test_a_key_in_the_wrong_place_is_in_no_log_and_in_no_response(place: str, tmp_path: Path) -> None:
     """A reload that fails for it says so in the log, in its response and on the page, without the key."""
-    with simulated(demo.Recorded(events=NAMES)) as (_, server):
+    with simulated(Recorded(events=NAMES)) as (_, server):
         path = config(workspace_item(server.url, "{event: purchase}"), tmp_path)
         arguments = [f"--config.file={path}", "--log.level=debug", "--web.enable-lifecycle"]
         with Program.start(arguments) as program:
@@ -250,9 +253,9 @@ def test_a_proxy_of_the_environment_leads_to_braze_and_sees_no_key(tmp_path: Pat
     authority.issue_cert("rest.braze.test").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "bundle.pem")
     write(tmp_path / ".netrc", "machine rest.braze.test login someone password else\n")
-    braze = demo.SimulatedBraze(key=KEY, traffic=demo.Recorded(events=NAMES), clock=Clock().wall, zone=NEW_YORK)
+    braze = FaultInjectingBraze(key=KEY, traffic=Recorded(events=NAMES), clock=Clock().wall, zone=NEW_YORK)
     path = config(workspace_item("https://rest.braze.test", "{event: purchase}\n{event: signup}"), tmp_path)
-    with demo.serve(braze, tls=context) as server, proxy(server.port) as (port, seen):
+    with simulator_server.serve(braze, tls=context) as server, proxy(server.port) as (port, seen):
         environment = {
             "HOME": str(tmp_path),
             "NETRC": str(tmp_path / ".netrc"),

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from recorded_counts import Recorded
 from support import KEY, free_port, simulated, until, workspace, write
-
-from braze_exporter import demo
 
 # The exit codes that a shell shows, which are also those of the processes themselves: no signal ends process 1.
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -212,7 +211,7 @@ def test_many_signals_are_one_line(silent: tuple[str, threading.Event], tmp_path
 @pytest.mark.parametrize("name", sorted(SERVING))
 def test_many_signals_end_the_exporter_by_0(tmp_path: Path, name: str) -> None:
     """More signals while it ends change nothing."""
-    with simulated(demo.Recorded(events=["purchase"])) as (_, server):
+    with simulated(Recorded(events=["purchase"])) as (_, server):
         rest = f"state_file: {tmp_path / 'state.sqlite'}\n"
         config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}", rest=rest))
         port = free_port()
@@ -259,7 +258,7 @@ socket.getaddrinfo = never
 def test_discover_prints_everything_at_once(tmp_path: Path) -> None:
     """A signal leaves nothing, or all: the output is a single write, of which a packet each would be seen here."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, simulated(demo.Recorded(events=[f"event {number}" for number in range(1_000)])) as (_, server):
+    with ours, simulated(Recorded(events=[f"event {number}" for number in range(1_000)])) as (_, server):
         config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}"))
         with theirs, started("discover", f"--config.file={config}", stdout=theirs.fileno()) as process:
             theirs.close()

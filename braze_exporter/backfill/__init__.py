@@ -1,9 +1,5 @@
-"""The history of the configured queries → a file of OpenMetrics, of which promtool makes blocks for Prometheus.
+"""Writes the history of the configured queries as OpenMetrics text for promtool.
 
-What was read is kept beside the file until it is finished, so that an end halfway loses nothing.
+A backfill runs beside the exporter: it uses the scheduler's parts and the metric families, and knows neither the web
+server nor the dashboards and rules.
 """
-
-from braze_exporter.backfill.run import backfill
-from braze_exporter.backfill.wish import BackfillError, Moment, Wish, label, moment, wish
-
-__all__ = ["BackfillError", "Moment", "Wish", "backfill", "label", "moment", "wish"]

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from braze_exporter.backfill.wish import BackfillError
-from braze_exporter.catalog import Listing
+from braze_exporter.backfill.request import BackfillError
+from braze_exporter.braze.lists import Listing
 from braze_exporter.config.document import shown
 from braze_exporter.config.schema import Settings
-from braze_exporter.discover import Lister
-from braze_exporter.plan import Plan
-from braze_exporter.wildcards import Key, Known, filled
+from braze_exporter.scheduler.list_reader import Lister
+from braze_exporter.scheduler.plan import Plan
+from braze_exporter.scheduler.selectors import Key, Known, filled
 
 
 def whole(plan: Plan, settings: Settings, listers: Mapping[str, Lister], say: Callable[[str], None]) -> Plan:

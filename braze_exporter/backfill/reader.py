@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from braze_exporter.admission import REFUSALS, Admission, Permit
-from braze_exporter.backfill.spool import Spool
-from braze_exporter.backfill.wish import BackfillError, Wish, written
-from braze_exporter.catalog import BrazeError, Call, Query, Reason, Withheld
-from braze_exporter.client import Client
+from braze_exporter.backfill.request import BackfillError, Wish, written
+from braze_exporter.backfill.resume_file import Spool
+from braze_exporter.braze.calls import Call, Permit
+from braze_exporter.braze.client import Client
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.query import Query
 from braze_exporter.config.document import shown
-from braze_exporter.lane import Lane
-from braze_exporter.limiter import Entered, Gate, Passage
-from braze_exporter.repair import chunks, halved
+from braze_exporter.scheduler.admission import REFUSALS, Admission
+from braze_exporter.scheduler.errors import Withheld
+from braze_exporter.scheduler.rate_limiter import Entered, Gate, Passage
+from braze_exporter.scheduler.repair import chunks, halved
+from braze_exporter.scheduler.worker_pool import Lane
 
 # How long Braze is left alone when it is in trouble, in seconds; it doubles with each failure that follows.
 FIRST_REST = 1.0

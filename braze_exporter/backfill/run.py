@@ -7,20 +7,24 @@ from datetime import UTC, datetime
 from math import ceil
 from operator import itemgetter
 
-from braze_exporter.admission import REFUSALS, Admission
-from braze_exporter.backfill.exposition import Written, write
+from braze_exporter.backfill.context import Surroundings
 from braze_exporter.backfill.lists import needed, whole
+from braze_exporter.backfill.openmetrics import Written, write
 from braze_exporter.backfill.progress import Progress, State, count, pace, span
 from braze_exporter.backfill.reader import Reader
-from braze_exporter.backfill.spool import Spool
-from braze_exporter.backfill.wish import BackfillError, Wish, first_sample, written
-from braze_exporter.catalog import LISTINGS, BrazeError, Query
-from braze_exporter.client import Client, open_client
-from braze_exporter.config import Config
+from braze_exporter.backfill.request import BackfillError, Wish, first_sample, written
+from braze_exporter.backfill.resume_file import Spool
+from braze_exporter.braze.client import Client
+from braze_exporter.braze.errors import BrazeError
+from braze_exporter.braze.lists import LISTINGS
+from braze_exporter.braze.query import Query
+from braze_exporter.braze.transport import USUAL_TIMEOUTS, Timeouts
 from braze_exporter.config.document import shown
-from braze_exporter.discover import Lister, Surroundings
-from braze_exporter.plan import Load, Plan
-from braze_exporter.transport import USUAL_TIMEOUTS, Timeouts
+from braze_exporter.config.loading import Config
+from braze_exporter.scheduler.admission import REFUSALS, Admission
+from braze_exporter.scheduler.clients import open_client
+from braze_exporter.scheduler.list_reader import Lister
+from braze_exporter.scheduler.plan import Load, Plan
 
 # How often it is looked how far it is, in seconds.
 _LOOK = 0.2

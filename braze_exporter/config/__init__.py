@@ -1,7 +1,4 @@
-"""The configuration: a YAML file and the environment → one frozen `Config`, or every problem at once."""
+"""The configuration: a YAML file and the environment become one frozen `Config`, or a list of every problem.
 
-from braze_exporter.config.document import ConfigError, Problem
-from braze_exporter.config.keys import ApiKey, Secret
-from braze_exporter.config.loading import Config, load, missing_keys, read
-
-__all__ = ["ApiKey", "Config", "ConfigError", "Problem", "Secret", "load", "missing_keys", "read"]
+It knows the endpoint table of `braze`, and nothing of queries, metrics or the network.
+"""

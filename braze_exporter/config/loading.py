@@ -9,10 +9,9 @@ from itertools import islice, product
 from pathlib import Path as FilePath
 from typing import Any
 
-from braze_exporter.catalog import KINDS, Kind, Unit
-from braze_exporter.config import keys
+from braze_exporter.braze.kinds import KINDS, Kind, Unit
+from braze_exporter.config import secrets
 from braze_exporter.config.document import ConfigError, Document, Path, Problem, echoed, parse, path_text
-from braze_exporter.config.keys import Secret
 from braze_exporter.config.schema import (
     SECTIONS,
     WHEN,
@@ -24,6 +23,7 @@ from braze_exporter.config.schema import (
     Tagged,
     Workspace,
 )
+from braze_exporter.config.secrets import Secret
 from braze_exporter.config.validation import InvalidError, M, validate
 from braze_exporter.config.values import ALL, is_same_file, nearest
 
@@ -96,11 +96,11 @@ def missing_keys(config: Config, environ: Mapping[str, str]) -> list[Problem]:
     problems = []
     for workspace in config.workspaces:
         spec = workspace.spec
-        if spec.api_key_file and not keys.is_there(spec.api_key_file):
-            text = f"there is no such file: {keys.shown_path(spec.api_key_file)}"
+        if spec.api_key_file and not secrets.is_there(spec.api_key_file):
+            text = f"there is no such file: {secrets.shown_path(spec.api_key_file)}"
             problems.append(config.document.problem((*workspace.path, "api_key_file"), text))
         if spec.api_key_env and not environ.get(spec.api_key_env):
-            text = keys.unset_variable(spec.api_key_env)
+            text = secrets.unset_variable(spec.api_key_env)
             problems.append(config.document.problem((*workspace.path, "api_key_env"), text))
     return problems
 
@@ -315,8 +315,12 @@ class _Loader:
             if name not in data or (*path, name) in refused:
                 continue
             try:
-                return keys.from_file(data[name]) if name == "api_key_file" else keys.from_variable(data[name], environ)
-            except keys.KeyUnusableError as error:
+                return (
+                    secrets.from_file(data[name])
+                    if name == "api_key_file"
+                    else secrets.from_variable(data[name], environ)
+                )
+            except secrets.KeyUnusableError as error:
                 self._complain((*path, name), str(error))
         return None
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from braze_exporter.catalog import (
+from braze_exporter.braze.kinds import (
     CAMPAIGNS,
     CANVASES,
     CUSTOM_EVENTS,
@@ -22,9 +22,9 @@ from braze_exporter.catalog import (
     SEGMENT_USERS,
     SESSIONS,
     UNINSTALLS,
-    Listed,
     Unit,
 )
+from braze_exporter.braze.lists import Listed
 from braze_exporter.config.values import (
     A_MAPPING,
     ALL,

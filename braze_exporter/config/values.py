@@ -17,10 +17,10 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from braze_exporter.catalog import INSTANCES, KINDS, Unit
+from braze_exporter.braze.kinds import INSTANCES, KINDS, Unit
 from braze_exporter.config.document import echoed
-from braze_exporter.config.keys import MUST_BE_PATH, MUST_BE_VARIABLE
-from braze_exporter.config.pattern import Pattern, PatternError, pattern
+from braze_exporter.config.regex import Pattern, PatternError, pattern
+from braze_exporter.config.secrets import MUST_BE_PATH, MUST_BE_VARIABLE
 
 # Not filtered: what `all` stands for in the lists `apps` and `segments`.
 ALL = "all"

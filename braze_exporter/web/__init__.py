@@ -1,7 +1,4 @@
-"""Who may come in and how: the file of `--web.config.file`, TLS and passwords."""
+"""The HTTP server, its TLS and passwords, and the status page at `/`.
 
-from braze_exporter.web.current import Web
-from braze_exporter.web.loading import WebConfig, read
-from braze_exporter.web.passwords import BusyError
-
-__all__ = ["BusyError", "Web", "WebConfig", "read"]
+It serves one exporter, and reads its state without changing it.
+"""

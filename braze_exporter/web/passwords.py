@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from braze_exporter.config.keys import Secret
+from braze_exporter.config.secrets import Secret
 
 try:
     import bcrypt

@@ -20,10 +20,10 @@ from backfills import arguments
 from servers import Labels, Prometheus, prometheus, tool
 from support import HOUR, IOS, KEY, NEW_YORK, Program, run, simulated, until, workspace, write
 
-from braze_exporter import demo
-from braze_exporter.config import load
-from braze_exporter.mixin.slices import slices
-from braze_exporter.plan import build
+from braze_exporter.config.loading import load
+from braze_exporter.monitoring.panel_groups import slices
+from braze_exporter.scheduler.plan import build
+from braze_exporter.simulator.traffic import Counts, Shape, Traffic
 
 ODD = 'sign "up" (a|b) \\d+ 🎉'
 EVENTS = """
@@ -42,7 +42,7 @@ DAYS, MIDNIGHT = 370, clock_time()
 class Scene:
     """What Braze has counted, what there is of it in Prometheus, and the span that was asked for."""
 
-    traffic: demo.Counts
+    traffic: Counts
     server: Prometheus
     start: float
     end: float
@@ -94,8 +94,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Write a year, make blocks of it with the command that is printed, and let Prometheus scrape what goes on."""
     tool("promtool")
     folder = tmp_path_factory.mktemp("blocks")
-    shapes = {"purchase": demo.Shape(400, apps={IOS: 0.4}), ODD: demo.Shape(50), "rare": demo.Shape(0.02)}
-    traffic = demo.Traffic(7, NEW_YORK, shapes)
+    shapes = {"purchase": Shape(400, apps={IOS: 0.4}), ODD: Shape(50), "rare": Shape(0.02)}
+    traffic = Traffic(7, NEW_YORK, shapes)
     today = datetime.now(NEW_YORK).date()
     start = datetime.combine(today - timedelta(days=DAYS), MIDNIGHT, NEW_YORK).timestamp()
     end = time.time() // HOUR * HOUR - 4 * HOUR + 600

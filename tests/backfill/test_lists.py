@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+import response_faults
 from backfills import TOTAL, one, prepared
+from recorded_counts import Recorded
 
-from braze_exporter import demo
-from braze_exporter.backfill import BackfillError
-from braze_exporter.demo import faults
-from braze_exporter.demo.world import Campaign, World
+from braze_exporter.backfill.request import BackfillError
+from braze_exporter.simulator.inventory import Campaign, World
 
 CAMPAIGN = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back")
 SPAN = ("2026-11-01", "2026-11-05")
@@ -18,7 +18,7 @@ EVENTS = ("purchase", "signup", "other")
 def test_wildcards_take_of_the_list(tmp_path: Path) -> None:
     """All that match, by one list, and what the config names is asked for once."""
     events = "{event: purchase}\n{match: 'purchase|signup'}"
-    with prepared(tmp_path, events, demo.Recorded(events=EVENTS), *SPAN) as asked:
+    with prepared(tmp_path, events, Recorded(events=EVENTS), *SPAN) as asked:
         asked.run()
         found = {labels for name, labels in asked.found if name == TOTAL}
         series = [request for request in asked.braze.requests if request.path == "/events/data_series"]
@@ -29,8 +29,8 @@ def test_wildcards_take_of_the_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize("events", ["{event: purchase}\n{match: 'sig.*'}", "{match: '.*'}"])
 def test_without_the_list_of_a_wildcard_nothing_is_read(tmp_path: Path, events: str) -> None:
     """It is refused with the reason, and nothing is asked of any series; when the list is there it goes on."""
-    with prepared(tmp_path, events, demo.Recorded(events=EVENTS), *SPAN) as asked:
-        asked.braze.fail(faults.status(403), path="/events/list")
+    with prepared(tmp_path, events, Recorded(events=EVENTS), *SPAN) as asked:
+        asked.braze.fail(response_faults.status(403), path="/events/list")
         with pytest.raises(
             BackfillError,
             match=r"^production: the list of events cannot be read: HTTP 403: the key needs the permission events\.list"
@@ -47,9 +47,9 @@ def test_without_the_list_of_a_wildcard_nothing_is_read(tmp_path: Path, events: 
 def test_campaigns_have_their_identifiers_where_the_list_is_forbidden(tmp_path: Path) -> None:
     """So has an exporter with that key; it is said."""
     rest = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
-    with prepared(tmp_path, "{event: purchase}", demo.Recorded(events=EVENTS), *SPAN, rest=rest) as asked:
+    with prepared(tmp_path, "{event: purchase}", Recorded(events=EVENTS), *SPAN, rest=rest) as asked:
         asked.braze.world = World(campaigns=(CAMPAIGN,))
-        asked.braze.fail(faults.status(403), path="/campaigns/list")
+        asked.braze.fail(response_faults.status(403), path="/campaigns/list")
         asked.run()
         names = {value for _, labels in asked.found for label, value in labels if label == "campaign"}
     assert names == {CAMPAIGN.id}
@@ -59,12 +59,12 @@ def test_campaigns_have_their_identifiers_where_the_list_is_forbidden(tmp_path: 
 def test_a_list_in_trouble_is_asked_for_again(tmp_path: Path) -> None:
     """Twice, and then it is refused: ids in place of names would be other series than those of the scrape."""
     rest = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
-    with prepared(tmp_path, "{event: purchase}", demo.Recorded(events=EVENTS), *SPAN, rest=rest) as asked:
+    with prepared(tmp_path, "{event: purchase}", Recorded(events=EVENTS), *SPAN, rest=rest) as asked:
         asked.braze.world = World(campaigns=(CAMPAIGN,))
-        asked.braze.fail(faults.status(503), path="/campaigns/list", times=3)
+        asked.braze.fail(response_faults.status(503), path="/campaigns/list", times=3)
         with pytest.raises(BackfillError, match="the list of campaigns cannot be read: HTTP 503"):
             asked.run()
-        asked.braze.fail(faults.status(503), path="/campaigns/list", times=2)
+        asked.braze.fail(response_faults.status(503), path="/campaigns/list", times=2)
         asked.run()
         names = {value for _, labels in asked.found for label, value in labels if label == "campaign"}
     assert names == {"Win-back"}

@@ -7,7 +7,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import response_faults
 from backfills import SETTLED, TARGET, TOTAL, Backfill, one, prepared
+from recorded_counts import Recorded
 from support import (
     HOUR,
     IOS,
@@ -24,20 +26,21 @@ from support import (
     workspace_item,
 )
 
-from braze_exporter import demo
-from braze_exporter.backfill import BackfillError, Wish, moment
-from braze_exporter.buckets import bucket_end
-from braze_exporter.catalog import Query, gauge
-from braze_exporter.config import load
-from braze_exporter.demo import DayFormat, HourFormat
-from braze_exporter.demo.messages import made_up
-from braze_exporter.demo.world import Campaign, Canvas, World
-from braze_exporter.plan import build
+from braze_exporter.backfill.request import BackfillError, Wish, moment
+from braze_exporter.braze.buckets import bucket_end
+from braze_exporter.braze.query import Query
+from braze_exporter.config.loading import load
+from braze_exporter.metrics.families import gauge
+from braze_exporter.scheduler.plan import build
+from braze_exporter.simulator.application import UnknownEvent
+from braze_exporter.simulator.inventory import Campaign, Canvas, World
+from braze_exporter.simulator.message_rows import made_up
+from braze_exporter.simulator.times import DayFormat, HourFormat
 
 DAY = "braze_custom_events_daily_settled"
 
 
-class Numbered(demo.Recorded):
+class Numbered(Recorded):
     """An event whose every hour has another count, so that no bucket can be taken for another."""
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
@@ -46,7 +49,7 @@ class Numbered(demo.Recorded):
         return hour_start // HOUR % 100_000 * (1 + (app_id == IOS) + 2 * (segment_id == VIP)) * (event in self.events)
 
 
-class Figures(demo.Recorded):
+class Figures(Recorded):
     """Another figure of each sort and in each hour, whenever it is asked for."""
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
@@ -229,7 +232,7 @@ def test_a_date_is_that_of_each_workspace(tmp_path: Path) -> None:
 def test_refunds_let_no_counter_fall(tmp_path: Path) -> None:
     """The gauge has what Braze says; the counter stands still where that is negative, as the exporter's does."""
     rest = "    revenue:\n      - unit: day\n"
-    figures = demo.Recorded()
+    figures = Recorded()
     refunds = {"2026-11-02": -500, "2026-11-03": 700}
     for day, cents in refunds.items():
         figures.set("revenue", int(at(day)), cents)
@@ -256,7 +259,7 @@ def test_variations_of_one_name_are_two_series(tmp_path: Path) -> None:
     with prepared(tmp_path, "{event: purchase}", Numbered(), "2026-01-01", "2026-11-06", rest=rest) as asked:
         asked.braze.world = World(campaigns=(CAMPAIGN,))
         asked.braze.figures = Figures()
-        asked.braze.fail(demo.faults.edited(rename), path="/campaigns/data_series")
+        asked.braze.fail(response_faults.edited(rename), path="/campaigns/data_series")
         asked.run()
         found = asked.found
     sent = [
@@ -271,7 +274,7 @@ def test_a_bucket_that_braze_leaves_out_stays_out(tmp_path: Path) -> None:
     gap = int(at("2026-11-02T10:00+00:00"))
     written = HourFormat.OFFSET.write(gap, NEW_YORK)
     with prepared(tmp_path, "{event: purchase}", traffic, "2026-11-01", "2026-11-05") as asked:
-        asked.braze.fail(demo.faults.edited(lambda answer: leave_out(answer, written)))
+        asked.braze.fail(response_faults.edited(lambda answer: leave_out(answer, written)))
         advice = asked.run()
         found = asked.found
     assert gap + 2.0 * HOUR not in dict(found[SETTLED, one(event="purchase")])
@@ -288,7 +291,7 @@ def test_an_event_of_which_braze_tells_nothing_has_no_samples(tmp_path: Path) ->
     with prepared(
         tmp_path, "{event: purchase}\n{event: nobody}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
     ) as asked:
-        asked.braze.unknown_event = demo.UnknownEvent.EMPTY
+        asked.braze.unknown_event = UnknownEvent.EMPTY
         advice = asked.run()
         found = asked.found
     assert {dict(labels)["event"] for _, labels in found} == {"purchase"}
@@ -298,7 +301,7 @@ def test_an_event_of_which_braze_tells_nothing_has_no_samples(tmp_path: Path) ->
 def test_nothing_at_all_is_no_file(tmp_path: Path) -> None:
     """Where Braze told no bucket of any query, that is said."""
     with prepared(tmp_path, "{event: nobody}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05") as asked:
-        asked.braze.unknown_event = demo.UnknownEvent.EMPTY
+        asked.braze.unknown_event = UnknownEvent.EMPTY
         with pytest.raises(BackfillError, match="Braze has told no bucket of any query in that time: there is nothing"):
             asked.run()
         assert not asked.wish.output.exists()
@@ -306,7 +309,7 @@ def test_nothing_at_all_is_no_file(tmp_path: Path) -> None:
 
 def test_zeros_are_values(tmp_path: Path) -> None:
     """What Braze says of the time before an event existed is what it says."""
-    with prepared(tmp_path, "{event: quiet}", demo.Recorded(events=["quiet"]), "2026-11-01", "2026-11-02") as asked:
+    with prepared(tmp_path, "{event: quiet}", Recorded(events=["quiet"]), "2026-11-01", "2026-11-02") as asked:
         asked.run()
         found = asked.found
     assert {value for _, value in found[SETTLED, one(event="quiet")]} == {0.0}

@@ -15,7 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import IOS, KEY, VIP
 
-from braze_exporter.config import Config, ConfigError, Secret, load, missing_keys
+from braze_exporter.config.document import ConfigError
+from braze_exporter.config.loading import Config, load, missing_keys
+from braze_exporter.config.secrets import Secret
 
 CONFIG = """\
 workspaces:

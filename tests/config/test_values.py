@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from braze_exporter.config import Config, ConfigError, load
-from braze_exporter.plan import build
+from braze_exporter.config.document import ConfigError
+from braze_exporter.config.loading import Config, load
+from braze_exporter.scheduler.plan import build
 
 CONFIG = """\
 workspaces:

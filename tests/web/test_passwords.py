@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import bcrypt
 import pytest
 
-from braze_exporter.config import Secret
+from braze_exporter.config.secrets import Secret
 from braze_exporter.web.passwords import MOST_REMEMBERED, MOST_WAITING, BusyError, Passwords
 
 PASSWORD = "correct: horse é"  # noqa: S105 - of this test

@@ -1,0 +1,169 @@
+"""What an answer of Braze says: status, headers and body → points, a quota, or a `BrazeError`. Pure.
+
+Nothing is guessed: a row that cannot be read makes the whole answer an error of its query, never a zero.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from zoneinfo import ZoneInfo
+
+from braze_exporter.braze.body import content
+from braze_exporter.braze.buckets import bucket_number, midnight, starts
+from braze_exporter.braze.calls import Quota
+from braze_exporter.braze.errors import Reason
+from braze_exporter.braze.kinds import MAX_LENGTH, Unit
+from braze_exporter.braze.query import Query
+from braze_exporter.braze.rows import Written, WrittenTime, bad, written
+from braze_exporter.braze.series import Point, Series
+
+# Reset headers below this are seconds to go, not a time: no window of Braze's began before September 2001.
+_FIRST_EPOCH = 1_000_000_000
+# No hour begins in the future, but clocks differ. Seconds.
+_HOUR_AHEAD = 300.0
+# A day begins earlier in the east than in the west, so tomorrow is a matter of the time zone. Days.
+_DAYS_AHEAD = 1
+# A response may begin so many buckets before the requested ones: what `ending_at` includes is not documented.
+_BUCKETS_BEFORE = 2
+
+_BY_STATUS = {
+    202: Reason.QUEUED,  # older documentation: accepted during maintenance, not done
+    204: Reason.NO_CONTENT,
+    400: Reason.BAD_REQUEST,
+    401: Reason.UNAUTHORIZED,
+    403: Reason.FORBIDDEN,
+    404: Reason.NOT_FOUND,
+    429: Reason.RATE_LIMITED,
+}
+_REDIRECTS = (301, 302, 303, 307, 308)
+_SUCCESS = (200, 201)
+
+
+def failure(status: int) -> Reason | None:
+    """Return the reason that an HTTP status stands for, or None if its body is to be read."""
+    if status in _SUCCESS:
+        return None
+    if status in _REDIRECTS:
+        return Reason.REDIRECT
+    if 500 <= status < 600:  # noqa: PLR2004 - the class of server errors
+        return Reason.SERVER_ERROR
+    return _BY_STATUS.get(status, Reason.HTTP)
+
+
+def message(body: bytes) -> str:
+    """Return what Braze said in the `message` of a body, or nothing."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    said = found.get("message") if isinstance(found, dict) else None
+    return said if isinstance(said, str) else ""
+
+
+def quota(headers: Mapping[str, str], now: float) -> Quota:
+    """Return what the rate-limit headers say; `now` is the time of the answer in seconds since the epoch."""
+    reset = _number(headers.get("X-RateLimit-Reset"))
+    if reset is not None and reset < _FIRST_EPOCH:
+        reset += now
+    return Quota(_number(headers.get("X-RateLimit-Limit")), _number(headers.get("X-RateLimit-Remaining")), reset)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a `Retry-After` header asks to wait; Braze documents none, but an edge may send one."""
+    return _number(headers.get("Retry-After"))
+
+
+def sent_by_braze_at(headers: Mapping[str, str]) -> float | None:
+    """Return the time at which Braze says that it answered, by its own clock, or None if it does not say."""
+    try:
+        moment = parsedate_to_datetime(headers.get("Date", ""))
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    """Return a header's number; Braze sends empty headers with a 401."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
+    """Return the series in the `body` of a success, their points sorted, or raise `BrazeError` if it is malformed.
+
+    `length` is the number of buckets that were requested. It is `earliest` and `latest` by the clock that is behind and
+    by the one that is ahead, Braze's or ours, in seconds since the epoch. No error repeats anything of the body.
+    """
+    end = earliest if query.ending_at is None else query.ending_at
+    unit, zone = query.unit, query.zone
+    step = unit.seconds if unit is Unit.HOUR else 1
+    oldest = bucket_number(end, unit, zone) - (length + _BUCKETS_BEFORE) * step
+    newest = latest + _HOUR_AHEAD if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _DAYS_AHEAD
+    found = [_series(query, one) for one in written(query, content(body).get("data"))]
+    for start in starts(found):
+        number = bucket_number(start, unit, zone)
+        if number > newest:
+            raise bad("a row has a time in the future")
+        if number < oldest:
+            raise bad(f"a row is older than the {length} {unit}s that were requested")
+    return tuple(found)
+
+
+def _series(query: Query, found: Written) -> Series:
+    read = _days if query.unit is Unit.DAY else _hours
+    begins = read([time for time, _ in found.values], query.zone)
+    values: dict[int, float | None] = {}
+    for start, (_, value) in zip(begins, found.values, strict=True):
+        known = values.setdefault(start, value)
+        if known is None:  # a duplicate may have the number that a hole lacks
+            values[start] = value
+        elif value not in (None, known):
+            raise bad(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
+    points, holes = [], []
+    for start in sorted(values)[-MAX_LENGTH:]:
+        number = values[start]
+        if number is None:
+            holes.append(start)
+        else:
+            points.append(Point(start, number))
+    return Series(found.noun, tuple(points), found.labels, found.key, tuple(holes))
+
+
+def _days(written: Iterable[WrittenTime], zone: ZoneInfo) -> list[int]:
+    """Return where days begin. Only the written date counts, whatever time and offset stand beside it."""
+    return [midnight(time.moment.date(), zone) for time in written]
+
+
+def _hours(times: Sequence[WrittenTime], zone: ZoneInfo) -> list[int]:
+    """Return the instants of hours. Those without an offset are local time in `zone`.
+
+    In an autumn night the clocks show one hour twice: of two equal ones in a row the second is the second pass, and one
+    alone is the second pass if the answer begins with it and goes on with the next hour.
+    """
+    if any(time.is_date for time in times):
+        raise bad("a row has a date in place of an hour")
+    written = [time.moment for time in times]
+    clocks = [moment.replace(tzinfo=None) for moment in written]
+    order = list(range(len(written)))
+    if clocks and clocks[0] > clocks[-1]:
+        order.reverse()
+    order.sort(key=clocks.__getitem__)
+    starts = [0] * len(written)
+    for position, at in enumerate(order):
+        moment = written[at]
+        if moment.tzinfo is None:
+            before = clocks[order[position - 1]] if position else None
+            after = clocks[order[position + 1]] if position + 1 < len(order) else None
+            second = before == moment or (before is None and after == moment + timedelta(hours=1))
+            moment = moment.replace(tzinfo=zone, fold=int(second))
+        # What begins off the hour, by its own offset, the company's clock and UTC, is no bucket that can be known again
+        # in the next answer: it would be counted each time.
+        if not any(clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))):
+            raise bad("a row has an hour that does not begin on the hour")
+        starts[at] = int(moment.timestamp())
+    return starts

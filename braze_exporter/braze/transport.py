@@ -1,0 +1,215 @@
+"""One HTTP GET over kept-alive connections, within limits of time and size. Whatever fails becomes a `BrazeError`."""
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import certifi
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+
+from braze_exporter import __version__
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.watchdog import POOLS, Watchdog
+
+# A hundred buckets of an event are under 10 kB, a Canvas of 200 steps is some megabytes.
+MAX_BODY = 8 * 1024 * 1024
+_PIECE = 64 * 1024
+# Routers forget a connection that is idle for some minutes, and the next request on it would be lost.
+_KEEP_ALIVE = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), seconds)
+        for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15))
+        if hasattr(socket, name)
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How many seconds Braze has: to accept a connection, between two pieces of an answer, and for all of it.
+
+    It usually answers within one; Braze's own client allows 15.
+    """
+
+    connect: float = 5.0
+    piece: float = 15.0
+    answer: float = 30.0
+
+
+USUAL_TIMEOUTS = Timeouts()
+
+
+class _Adapter(HTTPAdapter):
+    """Connections that share one TLS context; by default requests reads the CA bundle anew for each of them."""
+
+    def __init__(self, context: ssl.SSLContext, connections: int) -> None:
+        self._context = context
+        super().__init__(pool_connections=connections, pool_maxsize=connections, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the signature of requests
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context, socket_options=_KEEP_ALIVE)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        kwargs |= {"ssl_context": self._context, "proxy_ssl_context": self._context}
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
+
+    def cert_verify(self, *_args: object, **_kwargs: object) -> None:
+        """Leave the verification to the context, which requires a certificate and checks the host name."""
+
+
+class _Session(requests.Session):
+    """A session that looks at no redirect; requests reads the whole body of one, even where it does not follow it."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the signature of requests
+        return None
+
+
+class _Bearer(AuthBase):
+    """The key as Braze wants it. It has no `repr` that would show it."""
+
+    def __init__(self, reveal_key: Callable[[], str]) -> None:
+        """Send what `reveal_key` returns with each request."""
+        self._reveal_key = reveal_key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the key to `request`."""
+        request.headers["Authorization"] = f"Bearer {self._reveal_key()}"
+        return request
+
+
+def open_session(connections: int, ca_bundle: str | None = None) -> requests.Session:
+    """Return the session for the life of the process, which keeps at most `connections` alive to each host.
+
+    `ca_bundle` is a file of trusted certificates, certifi's if None; raises OSError if it cannot be used. The
+    environment has no other influence: no `.netrc` replaces the key. Cookies are not kept.
+    """
+    context = ssl.create_default_context(cafile=ca_bundle or certifi.where())
+    session = _Session()
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers.update(
+        {"User-Agent": f"braze-exporter/{__version__}", "Accept": "application/json", "Accept-Encoding": "gzip"}
+    )
+    adapter = _Adapter(context, connections)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An answer: its status, its headers, and its decompressed body, or in `failure` why that could not be read."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+    failure: BrazeError | None = None
+
+
+class Transport:
+    """GETs at one REST endpoint, with its key. Thread-safe as far as its session is."""
+
+    def __init__(
+        self,
+        session: requests.Session,
+        url: str,
+        reveal_key: Callable[[], str],
+        *,
+        proxies: Mapping[str, str],
+        monotonic: Callable[[], float],
+        timeouts: Timeouts = USUAL_TIMEOUTS,
+    ) -> None:
+        """Ask below the base `url`, through the `proxies` by scheme; `monotonic` tells seconds that never jump."""
+        self._timeouts = timeouts
+        self._session = session
+        self._url = url
+        self._auth = _Bearer(reveal_key)
+        self._proxies = dict(proxies)
+        self._watchdog = Watchdog(monotonic)
+
+    def get(self, path: str, parameters: Mapping[str, str]) -> Received:
+        """Ask for `path` once and return what came back; raise `BrazeError` if nothing did.
+
+        Redirects are not followed: the key must not leave the host.
+        """
+        with self._watchdog.limit(self._timeouts.answer) as exchange:
+            try:
+                received = self._receive(path, parameters)
+            except BrazeError:
+                if exchange.is_cut_off:
+                    raise self._too_slow() from None
+                raise
+            return replace(received, failure=self._too_slow()) if exchange.is_cut_off else received
+
+    def _too_slow(self) -> BrazeError:
+        return BrazeError(Reason.TIMEOUT, f"the answer was not complete after {self._timeouts.answer:g} s")
+
+    def _receive(self, path: str, parameters: Mapping[str, str]) -> Received:
+        try:
+            response = self._session.get(
+                self._url + path,
+                params=parameters,
+                auth=self._auth,
+                proxies=self._proxies,
+                timeout=(self._timeouts.connect, self._timeouts.piece),
+                allow_redirects=False,
+                stream=True,
+            )
+        except requests.exceptions.SSLError as error:
+            raise BrazeError(Reason.TLS, f"the TLS connection failed: {_cause(error)}") from None
+        except requests.exceptions.Timeout:
+            raise BrazeError(Reason.TIMEOUT, "no answer in time") from None
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+            if isinstance(_reason(error), urllib3.exceptions.NameResolutionError):
+                raise BrazeError(Reason.DNS, "the host name of the url cannot be resolved") from None
+            raise BrazeError(Reason.CONNECTION, f"the connection failed: {_cause(error)}") from None
+        with response:
+            status, headers = response.status_code, response.headers
+            try:
+                return Received(status, headers, _read(response.raw))
+            except BrazeError as error:
+                failure = error.bare()
+            except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
+                failure = BrazeError(Reason.TIMEOUT, "the answer stopped halfway")
+            except urllib3.exceptions.DecodeError:
+                failure = BrazeError(Reason.NOT_JSON, "the body cannot be decompressed")
+            except (urllib3.exceptions.HTTPError, OSError):
+                failure = BrazeError(Reason.TRUNCATED, "the connection broke before the whole answer was here")
+            return Received(status, headers, failure=failure)
+
+
+def _read(raw: urllib3.response.BaseHTTPResponse) -> bytes:
+    """Return the decompressed body; raise `BrazeError` as soon as it is too large."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := raw.read1(_PIECE, decode_content=True):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_BODY:
+            raise BrazeError(Reason.TOO_LARGE, f"the answer is larger than {MAX_BODY // 1024**2} MiB")
+    return b"".join(pieces)
+
+
+def _reason(error: BaseException) -> object:
+    """Return what urllib3 says is behind an error of requests, if it does."""
+    return getattr(error.args[0], "reason", None) if error.args else None
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost cause in a few words: enough to act on, and sure to hold nothing secret."""
+    reason = _reason(error)
+    cause: BaseException = reason if isinstance(reason, BaseException) else error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    return str(getattr(cause, "strerror", None) or getattr(cause, "verify_message", None) or type(cause).__name__)[:100]

@@ -1,0 +1,100 @@
+"""The entry point of the program: signals, the command of `argv`, and its exit code.
+
+Nothing else reads `argv` or the environment.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from braze_exporter.commands.exit_codes import FAILED, fail
+
+SERVING_COMMANDS = {"serve", "demo"}
+# A shell adds it to the number of a signal.
+_SIGNAL_BASE = 128
+
+
+class StopHandler:
+    """Ends the process at SIGTERM and SIGINT, until the server installs handlers of its own.
+
+    It does not raise: an exception can be lost in a finalizer, and the interpreter would then wait for a reader of
+    stdout. Nor does it leave the end to the default action, which process 1 of a container does not have.
+    """
+
+    def __init__(self, *, is_serving: bool) -> None:
+        """Handle the signals: with exit code 0 and in silence if the command `is_serving`, else 143 or 130 and a line.
+
+        Call it in the main thread.
+        """
+        self._is_serving = is_serving
+        self._is_cleaning_up = False
+        self._is_writing = False
+        self._clean_up: Callable[[], str] = str
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def on_stop(self, clean_up: Callable[[], str]) -> None:
+        """Call `clean_up` before the end; it returns what to add to the line. It must not need the main thread."""
+        self._clean_up = clean_up
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self._is_serving:
+            os._exit(0)
+        if self._is_writing:  # the signal before this one is about to end the process
+            return
+        added = ""
+        try:
+            if not self._is_cleaning_up:  # a second signal does not wait for that
+                self._is_cleaning_up = True
+                added = self._clean_up()
+            self._is_writing = True
+            text = f"braze-exporter: stopped by {signal.Signals(number).name} before it finished"
+            _write_line(f"{text}. {added}" if added else text)
+        finally:
+            os._exit(_SIGNAL_BASE + number)
+
+
+def _write_line(text: str) -> None:
+    """Write a line to stderr if that is possible without waiting."""
+    if sys.stderr is None:  # it was closed when the program started
+        return
+    with contextlib.suppress(OSError, ValueError):
+        erase = "\r\x1b[K" if sys.stderr.isatty() else ""  # a progress bar
+        descriptor = sys.stderr.fileno()
+        if select.select([], [descriptor], [], 0)[1]:
+            os.write(descriptor, f"{erase}{text}\n".encode(errors="backslashreplace"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` and return the exit code: 0 success, 1 failure, 2 (raised by argparse) wrong usage.
+
+    SIGTERM and SIGINT end the process, except while a server handles them.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
+        arguments.insert(0, "serve")
+    is_serving = arguments[0] in SERVING_COMMANDS
+    stop = StopHandler(is_serving=is_serving)
+    # These take up to seconds to load, and a signal may arrive meanwhile.
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    from braze_exporter.commands.arguments import parser  # noqa: PLC0415
+    from braze_exporter.config.document import ConfigError  # noqa: PLC0415
+
+    options = parser().parse_args(arguments)
+    options.on_stop = stop.on_stop
+    try:
+        if is_serving:
+            return int(options.run(options, os.environ))
+        # Signal handlers run in the main thread, but not while it waits in C, such as for the resolver.
+        with ThreadPoolExecutor(1) as pool:
+            return int(pool.submit(options.run, options, os.environ).result())
+    except ConfigError as error:
+        return fail(str(error))
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
+        return FAILED

@@ -1,0 +1,84 @@
+"""What the commands share: reading the plan, and the connection to Braze as the environment wants it."""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+import requests
+
+from braze_exporter.backfill.context import Surroundings
+from braze_exporter.braze import transport
+from braze_exporter.braze.lists import LISTINGS
+from braze_exporter.config.document import ConfigError, Problem
+from braze_exporter.config.loading import Config, missing_keys, read
+from braze_exporter.config.schema import Workspace
+from braze_exporter.config.values import is_loopback, is_same_file
+from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.clients import open_client
+from braze_exporter.scheduler.list_reader import Lister
+from braze_exporter.scheduler.plan import Plan, build
+
+
+def session(config: Config, environ: Mapping[str, str]) -> requests.Session:
+    """Return a session that trusts what the environment says; raise `ConfigError` if that cannot be used."""
+    connections = config.settings.budget.concurrency * len(config.workspaces)
+    variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "SSL_CERT_FILE"
+    bundle = environ.get(variable) or None
+    try:
+        return transport.open_session(connections, bundle)
+    except OSError as error:
+        text = f"the file {bundle} cannot be used ({error}): give one with certificates to trust, or unset the variable"
+        raise ConfigError(variable, [Problem((), text)]) from None
+
+
+def refuse_shared_state_file(config: Config, web_config_file: str | None, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` if `state_file` names a file that the exporter reads, empty or not there though it may be."""
+    path = config.settings.state_file
+    others = {
+        "the config": config.source,
+        "the web configuration file": web_config_file,
+        **{variable: environ.get(variable) for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")},
+    }
+    for name, other in others.items():
+        if path and other and is_same_file(path, other):
+            raise config.error([(("state_file",), f"is the same file as {name}: choose another path")])
+
+
+@contextlib.contextmanager
+def surroundings(
+    config: Config, environ: Mapping[str, str], on_stop: Callable[[Callable[[], str]], None]
+) -> Iterator[Surroundings]:
+    """Yield what a command that asks Braze needs."""
+    with contextlib.closing(session(config, environ)) as opened:
+        yield Surroundings(opened, proxies, time.time, time.monotonic, time.sleep, sys.stdout, sys.stderr, on_stop)
+
+
+def proxies(url: str) -> Mapping[str, str]:
+    """Return the proxies that the environment names for `url`; loopback is asked directly."""
+    host = urlsplit(url).hostname or ""
+    return {} if is_loopback(host) or proxy_bypass(host) else getproxies_environment()
+
+
+def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, Plan]:
+    """Return a config and its plan without its keys, with a warning for each that is missing."""
+    config = read(options.config_file)
+    plan = build(config)
+    for problem in missing_keys(config, environ):
+        print(f"warning: {problem.render(config.source)}", file=sys.stderr)
+    return config, plan
+
+
+def open_lister(config: Config, workspace: Workspace, around: Surroundings) -> Lister:
+    """Return who reads the lists of a workspace, with an hour's share of each pool and none of its reserve."""
+    key, budget = config.keys[workspace.name], config.settings.budget
+    client = open_client(
+        workspace, key, around.session, proxies=around.proxies, wall=around.wall, monotonic=around.monotonic
+    )
+    admission = Admission(around.monotonic)
+    bursts = {listing.pool: max(1, int(listing.pool.per_hour * budget.share)) for listing in LISTINGS}
+    admission.allow(bursts, share=budget.share, reserve=budget.reserve)
+    return Lister(client, admission, around.sleep)

@@ -1,0 +1,14 @@
+"""The command `schema`: prints the JSON Schema of the configuration."""
+
+import argparse
+import json
+from collections.abc import Mapping
+
+from braze_exporter.commands.exit_codes import GOOD
+from braze_exporter.config import json_schema
+
+
+def schema(_options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
+    """Print the JSON Schema of the config."""
+    print(json.dumps(json_schema.schema(), indent=2))
+    return GOOD

@@ -1,0 +1,96 @@
+"""The command `serve`: serves the metrics of a configuration until a signal comes."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+from braze_exporter import __version__
+from braze_exporter.commands import logs
+from braze_exporter.commands.context import proxies, refuse_shared_state_file, session
+from braze_exporter.commands.exit_codes import GOOD, fail
+from braze_exporter.config.loading import Config, read
+from braze_exporter.exporter import Exporter, Reloader
+from braze_exporter.scheduler.plan import build
+from braze_exporter.state import Store, StoreError, open_store
+from braze_exporter.web import server
+from braze_exporter.web.access import Web
+from braze_exporter.web.status_page import StatusPage
+from braze_exporter.web.status_response import status_response
+
+_log = logging.getLogger(__name__)
+
+
+def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve the metrics of a config until a signal comes."""
+    if hasattr(signal, "SIGHUP"):  # one that comes before there is something to reload waits for that
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    logs.configure(options.log_level, options.log_format)
+    config = read(options.config_file, environ)
+    build(config)  # what is wrong with it is said before the state file is waited for
+    web = Web(options.web_config_file, time.monotonic) if options.web_config_file else None
+    refuse_shared_state_file(config, options.web_config_file, environ)
+    path = config.settings.state_file
+    try:
+        store = open_store(path) if path is not None else None
+    except StoreError as error:
+        raise config.error([(("state_file",), str(error))]) from None
+    with contextlib.closing(store) if store is not None else contextlib.nullcontext():
+        try:
+            listener = server.listen(options.web_address)
+        except OSError as error:
+            return fail(listen_error("--web.listen-address", options.web_address, error))
+        return run_exporter(
+            config,
+            listener,
+            store,
+            environ,
+            read_again=lambda: read(options.config_file, environ),
+            by_request=options.enable_lifecycle,
+            web=web,
+        )
+
+
+def listen_error(flag: str, address: str, error: OSError) -> str:
+    """Return the message for an address on which the server cannot listen."""
+    # asyncio and the resolver put more into `strerror`, and the resolver has numbers of its own.
+    reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+    return f"cannot listen on {address} ({reason}): choose another address by {flag}"
+
+
+def run_exporter(
+    config: Config,
+    listener: socket.socket,
+    store: Store | None,
+    environ: Mapping[str, str],
+    *,
+    read_again: Callable[[], Config] | None = None,
+    by_request: bool = False,
+    web: Web | None = None,
+) -> int:
+    """Serve the metrics of `config` on `listener`, to whom `web` lets in, until a signal comes.
+
+    SIGHUP has the config read by `read_again`, and so does a request if that may be.
+    """
+    exporter = Exporter(store, wall=time.time, monotonic=time.monotonic, proxies=proxies)
+    reloader = Reloader(exporter, config, read_again or (lambda: config), lambda found: session(found, environ))
+    host, port = listener.getsockname()[:2]
+    fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(exporter.plan.queries)}
+    _log.info("serving", extra={"fields": fields})
+    if read_again is not None and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: reloader.reload())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    application = server.Application(
+        exporter,
+        front=StatusPage(lambda: status_response(exporter)),
+        reload=reloader.reload if by_request else None,
+        web=web,
+    )
+    with contextlib.closing(web) if web is not None else contextlib.nullcontext():
+        server.serve(application, listener, on_stop=exporter.close)
+    _log.info("stopped")
+    return GOOD

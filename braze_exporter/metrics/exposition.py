@@ -1,0 +1,35 @@
+"""Lines of the text format, byte for byte as `prometheus_client` writes them, but made once and kept.
+
+The two formats that are served differ in the headers alone: OpenMetrics names a counter without `_total` there.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client.utils import floatToGoString
+
+from braze_exporter.metrics.families import Family
+
+
+def labels_text(labels: Iterable[tuple[str, str]]) -> str:
+    r"""Return `{name="value",…}`, sorted by name, with `\`, `"` and line feeds escaped."""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(labels)) + "}"
+
+
+def sample(name: str, labels: str, value: float) -> str:
+    """Return one line: the sample `name` with the finished `labels`."""
+    return f"{name}{labels} {floatToGoString(value)}\n"
+
+
+def header(family: Family, *, openmetrics: bool) -> str:
+    """Return the lines that introduce the samples of `family`."""
+    name = family.name
+    if openmetrics and family.type == "counter":
+        name = name.removesuffix("_total")
+    text = family.help.replace("\\", r"\\").replace("\n", r"\n")
+    if openmetrics:
+        text = text.replace('"', r"\"")
+    return f"# HELP {name} {text}\n# TYPE {name} {family.type}\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

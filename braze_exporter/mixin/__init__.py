@@ -1,1 +1,0 @@
-"""What others make of the metrics, generated from the catalog and the plan: plain dicts, for Grafana and Prometheus."""

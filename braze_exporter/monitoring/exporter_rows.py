@@ -1,0 +1,163 @@
+"""The rows of a dashboard that show how the calls to Braze go, and how the exporter is."""
+
+from collections.abc import Iterator
+
+from braze_exporter.braze.kinds import Unit
+from braze_exporter.metrics.families import Family
+from braze_exporter.metrics.self_metrics import (
+    BUILD_INFO,
+    DEFERRED,
+    DURATION,
+    ERRORS,
+    QUERIES,
+    QUOTA_LIMIT,
+    QUOTA_REMAINING,
+    RELOAD_SUCCESSFUL,
+    REQUESTS,
+    REVISION_AGE,
+    SCRAPES_INCOMPLETE,
+    STATE_WRITE_FAILURES,
+    TIMEZONE_MISMATCH,
+    State,
+)
+from braze_exporter.monitoring.panel_groups import drawn, legend, own
+from braze_exporter.monitoring.panels import Panel, Row, Target, chart, stat, steps
+from braze_exporter.scheduler.plan import Plan
+
+_MINUTE = 60.0
+_RECENT = "$__rate_interval"
+
+_COLORS = {
+    State.UP: "green",
+    State.FAILED: "red",
+    State.DEFERRED: "orange",
+    State.STALE: "purple",
+    State.PENDING: "#8e8e8e",
+}
+_TROUBLES = {SCRAPES_INCOMPLETE: ("incomplete scrapes", "orange"), STATE_WRITE_FAILURES: ("failed writes", "red")}
+
+
+def api(plan: Plan, reserve: float) -> Row:
+    """Return how the calls to Braze go, and what is left of its rate limit; `reserve` is the share that is left."""
+    # So long that there is a call in it, else there would be no time to an answer.
+    often = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE))}s"
+    code, reason, pool = (legend(plan, [label]) for label in ("code", "reason", "pool"))
+    calls = [
+        chart(
+            "Calls to Braze",
+            "Calls a minute by the status of the answer; none is a call without an answer.",
+            [Target(f"sum by (workspace, code) (rate({own(REQUESTS)}[{_RECENT}])) * 60", code)],
+            unit="reqpm",
+            interval=often,
+            style="stacked",
+        ),
+        chart(
+            "Errors",
+            "Calls that were not answered, by reason. Empty if all is well.",
+            [Target(f"sum by (workspace, reason) (increase({own(ERRORS)}[{_RECENT}])) > 0", reason)],
+            unit="short",
+            interval=often,
+            style="bars",
+        ),
+        chart(
+            "Time to an answer",
+            "From a call to the whole of its answer: so many of a hundred took no longer.",
+            list(_quantiles(plan, DURATION, _RECENT, (0.5, 0.95, 0.99))),
+            unit="s",
+            interval=often,
+        ),
+    ]
+    left, limit = (f"max by (workspace, pool) ({own(family)})" for family in (QUOTA_REMAINING, QUOTA_LIMIT))
+    budget = [
+        chart(
+            "Rate limit",
+            "The share that Braze says is left of its rate limit in this window, whoever used it. At the line, which "
+            "is the reserve, the exporter makes no more calls until the window ends.",
+            [Target(f"{left}\n  / {limit}", pool)],
+            unit="percentunit",
+            interval="1m",
+            limit=reserve,
+        ),
+        chart(
+            "Calls put off",
+            "Calls that were due and not made, for the budget, the reserve or a 429. They are made later; the last "
+            "values stay until they are too old.",
+            [Target(f"sum by (workspace, pool) (increase({own(DEFERRED)}[{_RECENT}]))", pool)],
+            unit="short",
+            interval=often,
+            style="bars",
+        ),
+        chart(
+            "Queries by state",
+            "pending was never tried, stale is too old to be shown, deferred is put off, failed was not answered.",
+            [drawn(plan, _in_state(state), state.value, color) for state, color in _COLORS.items()],
+            unit="short",
+            interval="1m",
+            style="stacked",
+        ),
+    ]
+    return Row("Braze's API", (calls, budget))
+
+
+def exporter(plan: Plan) -> Row:
+    """Return how late Braze revises, and how the exporter is."""
+    charts = [
+        chart(
+            "How late Braze revises",
+            "How long after its end a bucket still changed, in the 24 hours before: so many of a hundred changes came "
+            "within that. Set `settle` by it; the line is the longest of the config.",
+            list(_quantiles(plan, REVISION_AGE, "24h", (0.5, 0.9, 0.99))),
+            unit="s",
+            interval="30m",
+            limit=max(query.settle for query in plan.queries),
+        ),
+        chart(
+            "Trouble of the exporter",
+            "Scrapes whose deadline came before every due answer, and writes of the state file that failed, while "
+            "which the counters stand still.",
+            [
+                drawn(plan, f"sum(increase({own(family)}[{_RECENT}]))", words, color)
+                for family, (words, color) in _TROUBLES.items()
+            ],
+            unit="short",
+            interval="1m",
+            style="bars",
+        ),
+    ]
+    return Row("The exporter", (charts, list(_itself(plan))))
+
+
+def _itself(plan: Plan) -> Iterator[Panel]:
+    yield stat(
+        "Last reload",
+        "Whether the config could be used when it was last read. If not, the one before goes on; the log says why.",
+        Target(f"min({own(RELOAD_SUCCESSFUL)})"),
+        thresholds=steps("red", (1, "green")),
+        words={"1": "good", "0": "failed"},
+    )
+    if any(query.unit is Unit.DAY for query in plan.queries):
+        yield stat(
+            "Time zone",
+            "Whether the days of a workspace begin when those of its `timezone` do. Not judged around midnight.",
+            Target(f"max({own(TIMEZONE_MISMATCH)})"),
+            thresholds=steps("green", (1, "red")),
+            words={"0": "as in Braze", "1": "not that of Braze"},
+        )
+    yield stat(
+        "Version",
+        "The version that runs, and how many of it: one exporter for a workspace.",
+        Target(f"sum by (version) ({own(BUILD_INFO)})", "{{version}}"),
+        thresholds=steps("text"),
+    )
+
+
+def _in_state(state: State) -> str:
+    queries = own(QUERIES, f'state="{state}"')
+    return f"sum(max by (workspace, kind) ({queries}))"
+
+
+def _quantiles(plan: Plan, family: Family, span: str, shares: tuple[float, ...]) -> Iterator[Target]:
+    buckets = own(family).replace(family.name, f"{family.name}_bucket", 1)
+    for share in shares:
+        expr = f"histogram_quantile({share:g}, sum by (workspace, le) (rate({buckets}[{span}])))"
+        yield Target(expr, legend(plan, [], f"{share * 100:g} %"))

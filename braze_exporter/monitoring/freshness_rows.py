@@ -1,0 +1,140 @@
+"""The rows of a dashboard that show how old its numbers are, and the numbers that tell whether something is wrong."""
+
+from collections.abc import Iterator, Sequence
+
+from braze_exporter.braze.kinds import Unit
+from braze_exporter.braze.query import Query
+from braze_exporter.metrics.families import gauge
+from braze_exporter.metrics.promql import highest
+from braze_exporter.metrics.self_metrics import ERRORS, QUERIES, QUOTA_LIMIT, QUOTA_REMAINING, State
+from braze_exporter.monitoring.panel_groups import any_of, chosen, legend_of, own, slices
+from braze_exporter.monitoring.panels import Panel, Row, Target, chart, stat, steps, timeline
+from braze_exporter.scheduler.plan import Plan
+
+_SETTLED = "settled_bucket_start_timestamp_seconds"
+_ANSWERED = "last_success_timestamp_seconds"
+_NOUN = "noun"
+_WORST = 20
+_TEN_MINUTES = 600.0
+
+
+def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
+    """Yield the numbers for the top of the screen; `reserve` is the share of a limit that the exporter leaves."""
+    up = own(QUERIES, f'state="{State.UP}"')
+    yield stat(
+        "Queries up",
+        "The share of the plan whose last fetch was answered and is young enough to be shown. Below, by state.",
+        Target(
+            f"sum(max by (workspace, kind, state) ({up}))\n  / sum(max by (workspace, kind, state) ({own(QUERIES)}))"
+        ),
+        unit="percentunit",
+        decimals=1,
+        thresholds=steps("red", (0.9, "orange"), (1, "green")),
+    )
+    yield stat(
+        "Rate limit left",
+        "The smallest share that is left of one of Braze's rate limits, whoever used it: your own sends need it too. "
+        f"From {reserve * 100:g} % down the exporter makes no calls.",
+        Target(f"min(\n  {own(QUOTA_REMAINING)}\n  / {own(QUOTA_LIMIT)}\n)"),
+        unit="percentunit",
+        decimals=1,
+        thresholds=steps("red", (reserve, "orange"), (reserve + (1 - reserve) / 4, "green")),
+    )
+    for unit, queries in _units(plan):
+        yield stat(
+            f"Oldest settled {unit}",
+            f"How long ago the {unit} began that is the oldest among those shown as settled. Usually that is up to the "
+            f"time to settle and two {unit}s; a {unit} later something is wrong.",
+            Target(f"time() - min({_newest(queries, _SETTLED)})"),
+            unit="s",
+            decimals=1,
+            thresholds=steps("green", (_too_old(queries), "red")),
+        )
+    yield stat(
+        "Oldest answer",
+        "How long ago Braze last answered the query that has waited the longest. Queries that were never answered do "
+        "not count here; they are not up either.",
+        Target(f"time() - min({_chosen(plan.queries, _ANSWERED)} > 0)"),
+        unit="s",
+        decimals=1,
+        thresholds=steps("green", (_too_long(plan.queries), "red")),
+    )
+    yield stat(
+        "Errors in 1 h",
+        "Calls to Braze that were not answered. Below, by reason.",
+        Target(f"sum(increase({own(ERRORS)}[1h]))"),
+        thresholds=steps("green", (0.5, "orange")),
+    )
+
+
+def freshness(plan: Plan) -> Row:
+    """Return how old the numbers are, and which queries are not answered."""
+    name = legend_of(plan, slices(plan), _NOUN)
+    ages = [
+        chart(
+            f"Age of the settled {unit}",
+            f"How long ago the newest settled {unit} began. It rises, and falls as the next one settles. Above the "
+            "line Braze has no newer data, or does not answer.",
+            [Target(f"topk({_WORST}, time() - {_newest(queries, _SETTLED)})", name)],
+            unit="s",
+            interval="1m",
+            limit=_too_old(queries),
+        )
+        for unit, queries in _units(plan)
+    ]
+    since = [
+        Target(f"topk({_WORST}, time() - ({_newest(queries, _ANSWERED)} > 0))", f"{name} by the {unit}")
+        for unit, queries in _units(plan)
+    ]
+    unanswered = [Target(f"{_newest(queries, 'up')} == 0", f"{name} by the {unit}") for unit, queries in _units(plan)]
+    answers = [
+        chart(
+            "Since the last answer",
+            "How long ago Braze last answered each query. Usually it falls to zero once in a refresh.",
+            since,
+            unit="s",
+            interval="1m",
+            limit=_too_long(plan.queries),
+        ),
+        timeline(
+            "Not answered",
+            "The queries whose last fetch was not answered. Empty if all is well.",
+            unanswered,
+            states={"0": {"text": "not answered", "color": "red", "index": 0}},
+        ),
+    ]
+    return Row("Freshness", (ages, answers))
+
+
+def _units(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
+    for unit in Unit:
+        queries = [query for query in plan.queries if query.unit is unit]
+        if queries:
+            yield unit, queries
+
+
+def _chosen(queries: Sequence[Query], measure: str) -> str:
+    """Return a gauge of all these queries, whatever app and segment they are filtered by."""
+    families = (gauge(query.kind, query.noun, query.unit, measure) for query in queries)
+    plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.noun.labels))
+    matchers = (chosen(name, or_none=any(name not in dict(query.labels) for query in queries)) for name in plain)
+    return any_of(families, *matchers)
+
+
+def _newest(queries: Sequence[Query], measure: str) -> str:
+    """Return a gauge of all these queries, each once, with its noun as a label: other nouns have the same labels."""
+    labels = dict.fromkeys(name for query in queries for name, _ in query.labels)
+    units = "|".join(unit.adverb for unit in Unit)
+    pattern = f"braze_(.+?)(_filtered)?_({units})_.+"
+    named = f'label_replace({_chosen(queries, measure)}, "{_NOUN}", "$1", "__name__", "{pattern}")'
+    return highest(named, (_NOUN, *labels))
+
+
+def _too_old(queries: Sequence[Query]) -> float:
+    """Return the age at which a settled bucket is outdated: as the alerts have it, at three units and its settling."""
+    return max(query.settle + 3 * query.unit.seconds for query in queries)
+
+
+def _too_long(queries: Sequence[Query]) -> float:
+    """Return the time without an answer that is no chance any more: three refreshes, and at least ten minutes."""
+    return max(_TEN_MINUTES, 3 * max(query.refresh for query in queries))

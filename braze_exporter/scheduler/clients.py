@@ -1,0 +1,30 @@
+"""Opens the client of a configured workspace."""
+
+from collections.abc import Callable, Mapping
+
+import requests
+
+from braze_exporter.braze.calls import Call
+from braze_exporter.braze.client import Client
+from braze_exporter.braze.transport import USUAL_TIMEOUTS, Timeouts, Transport
+from braze_exporter.config.schema import Workspace
+from braze_exporter.config.secrets import ApiKey, Secret
+
+
+def open_client(
+    workspace: Workspace,
+    key: Secret | ApiKey,
+    session: requests.Session,
+    *,
+    proxies: Callable[[str], Mapping[str, str]],
+    wall: Callable[[], float],
+    monotonic: Callable[[], float],
+    on_call: Callable[[Call], None] = lambda _call: None,
+    timeouts: Timeouts = USUAL_TIMEOUTS,
+) -> Client:
+    """Return who asks Braze for a workspace with its `key`, over `session` and through the `proxies` to its url."""
+    url = workspace.rest_endpoint
+    transport = Transport(session, url, key.reveal, proxies=proxies(url), monotonic=monotonic, timeouts=timeouts)
+    return Client(
+        transport, workspace=workspace.name, redact=key.redact, wall=wall, monotonic=monotonic, on_call=on_call
+    )

@@ -1,0 +1,328 @@
+"""Config → the queries to ask, what they cost, and the calls that read their history: pure."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from braze_exporter.braze.buckets import WEEK, bucket_end, bucket_start
+from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, UTC, Kind, Unit
+from braze_exporter.braze.pools import LISTS_POOL, Pool
+from braze_exporter.braze.query import Query
+from braze_exporter.config.document import Path
+from braze_exporter.config.loading import Config, Entry
+from braze_exporter.config.schema import Alerts, Asking, Settings, Workspace
+
+# So many fetches may be missed before that tells something.
+MISSED_REFRESHES = 3
+# The history of baselines is read within so many hours, with the calls that the budget leaves.
+LONGEST_HISTORY = 24
+# What every fetch asks for: enough to see late data of the last day, or of the last two weeks.
+USUAL_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
+# The bucket in progress, the one that the time to settle begins in, and one in case Braze's clock is a little ahead.
+_MARGIN = 3
+_KINDS = {kind.section: kind for kind in KINDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The calls an hour that a workspace's queries make of a pool, and how many of them its share allows.
+
+    `once` is how many calls come to that when the exporter starts, for the history of baselines. `burst` is how many
+    may be made at once: those of one refresh, and one more for each query with a history.
+    """
+
+    workspace: str
+    pool: Pool
+    queries: int
+    calls: float
+    allowed: float
+    burst: int
+    once: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wildcard:
+    """An entry that asks for all that it takes of a list, and what each of that is asked: queries without a subject.
+
+    In place of their subject they have the entry's pattern, or its tag.
+    """
+
+    entry: Asking
+    queries: tuple[Query, ...]
+
+    @property
+    def workspace(self) -> str:
+        """The name of its workspace."""
+        return self.queries[0].workspace
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its queries."""
+        return self.queries[0].kind
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """How many rows the list of a kind has, how many of them wildcards take, and how many of these are left out."""
+
+    workspace: str
+    kind: Kind
+    found: int
+    matched: int
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A subject that the config names itself, whether Braze lists it, and if not, the nearest names that it does."""
+
+    workspace: str
+    kind: Kind
+    subject: str
+    is_listed: bool
+    nearest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The queries of a config, in its order and without duplicates, what they cost, and the alerts that some have.
+
+    `wildcards` are its entries that ask for what a list has. Once lists are known, `selectors.filled` adds the queries
+    that come of them, and what is to be told: `discovered`, and which subjects are `named`.
+    """
+
+    queries: tuple[Query, ...]
+    loads: tuple[Load, ...]
+    alerts: tuple[tuple[Query, Alerts], ...] = ()
+    wildcards: tuple[Wildcard, ...] = ()
+    discovered: tuple[Discovered, ...] = ()
+    named: tuple[Named, ...] = ()
+
+
+def build(config: Config) -> Plan:
+    """Return the plan of `config`; raise `ConfigError` if it cannot be carried out, with the setting to change.
+
+    It has the queries of the entries that name their subject; what wildcards take is not known yet.
+    """
+    settings, problems = config.settings, []
+    entries = [
+        (workspace.spec, _KINDS[section], entry)
+        for workspace in config.workspaces
+        for section, group in workspace.entries.items()
+        for entry in group
+    ]
+    for _, kind, entry in entries:
+        unit, longest = entry.spec.asked.unit, kind.longest
+        if _length(unit, _settle(settings, kind, entry.spec)) > longest:
+            text = f"is too long for {unit}s: Braze tells {longest} {unit}s at most, so at most"
+            path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
+            problems.append((path, f"{text} {longest - _MARGIN}{unit[0]}"))
+    wild, entries = [[found for found in entries if found[2].spec.is_wild is is_wild] for is_wild in (True, False)]
+    count = sum(len(entry.spec.asked.apps) * len(entry.spec.asked.segments) for *_, entry in entries)
+    if count > settings.max_queries:  # and not a query is made: they may be far too many
+        text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
+        problems.append((("max_queries",), f"{text}: raise it, or ask for less: fewer entries, apps or segments"))
+        raise config.error(problems)
+    planned = [
+        (query, entry)
+        for workspace, kind, entry in entries
+        for query in _queries(settings, workspace, kind, entry.spec)
+    ]
+    queries = tuple(query for query, _ in planned)
+    wildcards = [(tuple(_queries(settings, workspace, kind, entry.spec)), entry) for workspace, kind, entry in wild]
+    loads = tuple(loads_of(settings, queries))
+    paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
+    problems += [(paths[load.workspace], _over_share(load, queries)) for load in loads if _is_over(load)]
+    problems += [(paths[load.workspace], _too_much_history(load)) for load in loads if _is_too_much_history(load)]
+    problems += _too_short_silences([*planned, *((query, entry) for found, entry in wildcards for query in found)])
+    if problems:
+        raise config.error(problems)
+    alerts = tuple((query, entry.spec.alerts) for query, entry in planned if entry.spec.alerts is not None)
+    return Plan(queries, loads, alerts, tuple(Wildcard(entry.spec, found) for found, entry in wildcards))
+
+
+def fits(load: Load) -> bool:
+    """Return whether what a workspace asks of a pool can be carried out."""
+    return not _is_over(load) and not _is_too_much_history(load)
+
+
+def _settle(settings: Settings, kind: Kind, entry: Asking) -> float:
+    return max(entry.settle or settings.settle.of(entry.asked.unit), kind.settle)
+
+
+def newest_length(unit: Unit, settle: float) -> int:
+    """Return how many buckets of a response, from the newest on, are sure to hold one that has settled."""
+    return math.ceil(settle / unit.seconds) + _MARGIN
+
+
+def _length(unit: Unit, settle: float) -> int:
+    return max(USUAL_LENGTH[unit], newest_length(unit, settle))
+
+
+def _queries(settings: Settings, workspace: Workspace, kind: Kind, entry: Asking) -> Iterator[Query]:
+    asked = entry.asked
+    refresh = max(entry.refresh or settings.refresh.of(asked.unit), kind.refresh)
+    settle = _settle(settings, kind, entry)
+    subject_id = asked.subject if kind.is_named and not entry.is_wild else ""
+    if kind is SEGMENT_USERS and not entry.is_wild:
+        subject_id = workspace.segments[asked.subject]
+    for app, segment in product(asked.apps, asked.segments):
+        app_id, segment_id = workspace.apps.get(app, ""), workspace.segments.get(segment, "")
+        yield Query(
+            workspace=workspace.name,
+            kind=kind,
+            unit=asked.unit,
+            subject=asked.subject,
+            subject_id=subject_id,
+            url=workspace.rest_endpoint,
+            app=app if app_id else "",
+            app_id=app_id,
+            segment=segment if segment_id else "",
+            segment_id=segment_id,
+            refresh=refresh,
+            settle=settle,
+            max_age=max(entry.max_age or settings.max_age, 2 * refresh),
+            length=_length(asked.unit, settle),
+            zone=workspace.timezone or UTC,
+            weeks=entry.baseline.weeks if entry.baseline is not None else 0,
+        )
+
+
+def has_counter(query: Query) -> bool:
+    """Return whether what a query counts adds up to a counter, if no query with a finer unit feeds that."""
+    return query.feeds and not query.segment_id and any(noun.is_additive for noun in query.nouns)
+
+
+def counting(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
+    """Return the query that feeds each counter, by what is counted.
+
+    A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts
+    occurrences or users is not known, so there is none for those, nor for what is not additive.
+    """
+    finest: dict[tuple[str, ...], Query] = {}
+    for query in queries:
+        if not has_counter(query):
+            continue
+        if query.unit.seconds <= finest.setdefault(query.counted, query).unit.seconds:
+            finest[query.counted] = query
+    return finest
+
+
+def _too_short_silences(planned: Sequence[tuple[Query, Entry]]) -> Iterator[tuple[Path, str]]:
+    """Yield what is wrong with a silence that missed fetches would look like, or what is computed by night."""
+    fed = counting(query for query, _ in planned)
+    for query, entry in planned:
+        silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
+        if silent is None or not has_counter(query):
+            continue
+        least = MISSED_REFRESHES * fed[query.counted].refresh
+        if silent < least:
+            text = f"is shorter than {MISSED_REFRESHES} refreshes of the counter: at least {_rounded_up(least)}"
+            yield (*entry.path, "alerts", "silent"), f"{text}, or a shorter refresh"
+        elif query.kind.settle and silent < 2 * query.unit.seconds:
+            text = f"is too short: {query.kind.section} are computed once a day, so at least 2d"
+            yield (*entry.path, "alerts", "silent"), text
+
+
+def loads_of(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:
+    """Yield what each workspace asks of each pool: a query is one call in each of its refreshes."""
+    groups: dict[tuple[str, Pool], list[Query]] = {}
+    for query in queries:
+        groups.setdefault((query.workspace, query.kind.pool), []).append(query)
+    for (workspace, pool), group in groups.items():
+        allowed, once = pool.per_hour * settings.budget.share, sum(len(history(query, now=0.0)) for query in group)
+        burst = len(group) + sum(query.weeks > 0 for query in group)
+        if pool is LISTS_POOL:  # too small to hold a whole plan at once
+            burst = max(1, math.floor(allowed))
+        yield Load(workspace, pool, len(group), calls_per_hour(group), allowed, burst, once)
+
+
+def calls_per_hour(queries: Iterable[Query]) -> float:
+    """Return how many calls an hour the queries make if someone scrapes all along."""
+    return sum(3_600 / query.refresh for query in queries)
+
+
+def _is_over(load: Load) -> bool:
+    return round(load.calls - load.allowed, 3) > 0  # less is rounding: of a third of an hour, or of a tenth
+
+
+def _over_share(load: Load, queries: Sequence[Query]) -> str:
+    """Say by how much a plan is over its share, and the refresh with which it fits."""
+    mine = [query for query in queries if (query.workspace, query.kind.pool) == (load.workspace, load.pool)]
+    enough = _enough(sorted(query.refresh for query in mine), load.allowed)
+    quick = sorted({(query.kind.section, query.unit) for query in mine if query.refresh < enough})
+    needs = ", ".join(f"{section} by the {unit} needs refresh ≥ {_rounded_up(enough)}" for section, unit in quick)
+    count = f"{load.queries:,} {'query' if load.queries == 1 else 'queries'}"
+    return (
+        f"its {count} would make {math.ceil(load.calls):,} calls an hour, but budget.share allows "
+        f"{math.floor(load.allowed):,} of the {load.pool.per_hour:,.0f} of the {load.pool.name} pool: {needs}, "
+        "or fewer queries"
+    )
+
+
+def _is_too_much_history(load: Load) -> bool:
+    return not _is_over(load) and load.once > min(load.allowed, LONGEST_HISTORY * (load.allowed - load.calls))
+
+
+def _too_much_history(load: Load) -> str:
+    return (
+        f"its baselines would take {load.once:,} calls when it starts, but of the {math.floor(load.allowed):,} an hour "
+        f"that budget.share allows of the {load.pool.name} pool {math.floor(load.allowed - load.calls):,} are left: "
+        "fewer weeks, fewer queries with a baseline, or a longer refresh"
+    )
+
+
+def _enough(refreshes: Sequence[float], allowed: float) -> float:
+    """Return the refresh to which all shorter ones must be raised, so that they make the `allowed` calls an hour.
+
+    `refreshes` are sorted, and make more calls than that.
+    """
+    number = len(refreshes)
+    while (found := number * 3_600 / allowed) < refreshes[number - 1]:
+        number -= 1  # this one is slow enough: the quicker ones share what it leaves
+        allowed -= 3_600 / refreshes[number]
+    return found
+
+
+def _rounded_up(seconds: float) -> str:
+    """Return a duration as the config would say it."""
+    return f"{math.ceil(seconds)}s" if seconds < 60 else f"{math.ceil(seconds / 60)}m"  # noqa: PLR2004 - a minute
+
+
+def length(query: Query, since: float | None, now: float) -> int:
+    """Return how many units a fetch at `now` asks for, when the last answer was asked for at `since`.
+
+    It is the usual length and what has passed since, so that nothing is missed after an outage, up to Braze's maximum.
+    """
+    missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
+    return min(query.length + missed, query.kind.longest)
+
+
+def history(query: Query, now: float) -> tuple[Query, ...]:
+    """Return the queries that read what the baseline of `query` needs at `now`, each a call; none without a baseline.
+
+    They end where the usual fetch begins to reach, and go back over the weeks and the time to settle.
+    """
+    if not query.weeks:
+        return ()
+    unit = query.unit.seconds
+    newest = now - (query.length - _MARGIN) * unit
+    oldest = now - query.weeks * WEEK - query.settle - _MARGIN * unit
+    return pieces(query, oldest, newest)
+
+
+def pieces(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
+    """Return the queries that read the buckets that begin from `oldest` on, up to the one at `newest`, each a call.
+
+    The newest comes first. Each ends with the last second of a bucket, and overlaps the next by one, since days are of
+    several lengths.
+    """
+    step = (query.kind.longest - 1) * query.unit.seconds
+    ends = (_last_second(newest - number * step, query) for number in range(math.ceil((newest - oldest) / step)))
+    return tuple(replace(query, ending_at=end, length=query.kind.longest) for end in ends)
+
+
+def _last_second(instant: float, query: Query) -> int:
+    """Return the last second of the bucket in which `instant` lies."""
+    return bucket_end(bucket_start(instant, query.unit, query.zone), query.unit, query.zone) - 1

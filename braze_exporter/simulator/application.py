@@ -1,0 +1,182 @@
+"""The simulated Braze: a WSGI application that answers as Braze's REST API is documented and was recorded to answer.
+
+What is not known of Braze is a switch, so that clients can be tried with every variant.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from email.utils import formatdate
+from enum import Enum, auto
+from hashlib import blake2b
+from http import HTTPStatus
+from uuid import UUID
+from wsgiref.types import StartResponse, WSGIEnvironment
+from zoneinfo import ZoneInfo
+
+from braze_exporter.braze.kinds import Unit
+from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
+from braze_exporter.simulator import parameters
+from braze_exporter.simulator.endpoint import Endpoint
+from braze_exporter.simulator.inventory import NOTHING, World
+from braze_exporter.simulator.lists import Lists
+from braze_exporter.simulator.rate_limit import NO_QUOTA, Allowance
+from braze_exporter.simulator.reply import Reply, encode, phrase
+from braze_exporter.simulator.request import Request
+from braze_exporter.simulator.series import Series
+from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until
+from braze_exporter.simulator.traffic import Counts, Traffic
+
+
+class UnknownEvent(Enum):
+    """How an event that does not exist is answered. Not documented."""
+
+    ZEROS = auto()
+    """200 with a full series of zeros."""
+    EMPTY = auto()
+    """200 with an empty list, as seen for KPIs of a workspace without apps."""
+    NO_DATA = auto()
+    """200 without the key `data`, as list endpoints are said to answer."""
+    REFUSED = auto()
+    """400 with a message, as for an unknown Canvas."""
+
+
+class SimulatedBraze:
+    """One workspace of Braze.
+
+    Times are those of `clock` (seconds since the epoch), days those of `zone`. The switches and `clock` are plain
+    attributes and may be changed between requests. Safe to be called by many threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        traffic: Counts,
+        clock: Callable[[], float],
+        zone: ZoneInfo,
+        apps: Collection[str] = (),
+        segments: Collection[str] = (),
+        world: World = NOTHING,
+        figures: Counts | None = None,
+        permissions: Collection[str] | None = None,
+        limit: int = DEFAULT_POOL.limit,
+        hour_format: HourFormat = HourFormat.OFFSET,
+        day_format: DayFormat = DayFormat.DATE,
+        unknown_event: UnknownEvent = UnknownEvent.ZEROS,
+        newest_first: bool = False,
+    ) -> None:
+        """Answer those who hold the `key` from `traffic`; `apps` and `segments` are the ids that may be filtered by.
+
+        `world` is what the lists have, and `figures` are what the series beside events tell (see `simulator.series`).
+        `permissions` are those of the key, by default all.
+        """
+        self.key = key
+        self.traffic = traffic
+        self.clock = clock
+        self.zone = zone
+        self.apps = apps
+        self.segments = segments
+        self.world = world
+        self.figures: Counts = figures if figures is not None else Traffic(seed=0, zone=zone, events={})
+        self.permissions = permissions
+        self.hour_format = hour_format
+        self.day_format = day_format
+        self.unknown_event = unknown_event
+        self.newest_first = newest_first
+        self.pools = {
+            pool.name: Allowance(pool.limit, pool.window) for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)
+        }
+        self.limit = limit
+        self.lists = Lists(lambda: self.traffic.events, lambda: self.world)
+        self._endpoints: dict[str, Endpoint] = {
+            "/events/data_series": Endpoint(DEFAULT_POOL, "events.data_series", self._event_series),
+            **Series(self).endpoints(),
+            **self.lists.endpoints(),
+        }
+        self._ids = itertools.count(1)
+
+    @property
+    def limit(self) -> int:
+        """How many calls of the default pool Braze allows in an hour; `pools` has them all."""
+        return self.pools[DEFAULT_POOL.name].limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self.pools[DEFAULT_POOL.name].limit = limit
+
+    def spend(self, calls: int, pool: str = DEFAULT_POOL.name) -> None:
+        """Take calls out of this hour's limit, as the company's own sends do."""
+        self.pools[pool].take(self.clock(), calls)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        reply = self._answer(Request.read(environ, self.clock()))
+        body = reply.read()
+        headers = {**reply.headers, "Content-Length": str(len(body))}
+        start_response(f"{reply.status} {phrase(reply.status)}", list(headers.items()))
+        return [body]
+
+    def _answer(self, request: Request) -> Reply:
+        """Answer truly. The names of the headers are those of recorded answers."""
+        began = time.perf_counter()
+        code, document, quota = self._outcome(request)
+        body = encode(document)
+        headers = {
+            "Content-Type": "application/json",
+            "Date": formatdate(request.time, usegmt=True),
+            "Cache-Control": "max-age=0, private, must-revalidate",
+            "ETag": f'W/"{blake2b(body, digest_size=16).hexdigest()}"',
+            "X-Request-Id": str(UUID(int=next(self._ids))),
+            "X-Runtime": f"{time.perf_counter() - began:.6f}",
+        }
+        return Reply(code, {**headers, **quota}, body)
+
+    def _outcome(self, request: Request) -> tuple[HTTPStatus, object, Mapping[str, str]]:
+        """Return the status, the document and the rate-limit headers."""
+        # A wrong path is told even to those without a key, who have no quota.
+        if request.method != "GET" or request.path not in self._endpoints:
+            return HTTPStatus.NOT_FOUND, {"message": "Invalid URL"}, {}
+        if request.headers.get("authorization") != f"Bearer {self.key}":
+            return HTTPStatus.UNAUTHORIZED, {"message": f"Invalid API key: {request.key}"}, NO_QUOTA
+        endpoint = self._endpoints[request.path]
+        granted, quota = self.pools[endpoint.pool.name].take(request.time)
+        if not granted:
+            return HTTPStatus.TOO_MANY_REQUESTS, {"message": "Rate limit exceeded"}, quota
+        if self.permissions is not None and endpoint.permission not in self.permissions:
+            return HTTPStatus.FORBIDDEN, {"message": "Access Denied"}, quota  # the status is documented, the words not
+        try:
+            return HTTPStatus.OK, endpoint.answer(request), quota
+        except parameters.BadRequestError as refusal:
+            return HTTPStatus.BAD_REQUEST, {"message": str(refusal)}, quota
+
+    def _event_series(self, request: Request) -> object:
+        """Answer GET /events/data_series: occurrences of one event by hour or by day."""
+        event, unit, length = parameters.name(request, "event"), parameters.unit(request), parameters.length(request)
+        end = parameters.ending_at(request, self.zone)
+        app = parameters.identifier(request, "app_id", self.apps)
+        segment = parameters.identifier(request, "segment_id", self.segments)
+        known = event in self.traffic.events
+        if not known and self.unknown_event is UnknownEvent.REFUSED:
+            parameters.refuse("event must be a string of the custom event name")
+        if not known and self.unknown_event is UnknownEvent.NO_DATA:
+            return {"message": "success"}
+        if not known and self.unknown_event is UnknownEvent.EMPTY:
+            return {"message": "success", "data": []}
+
+        def total(hours: Iterable[int]) -> int:
+            begun = (hour for hour in hours if hour <= request.time)
+            return sum(self.traffic.count(event, hour, request.time, app, segment) for hour in begun) if known else 0
+
+        rows = [{"time": label, "count": total(hours)} for label, hours in self._buckets(unit, length, end)]
+        return {"message": "success", "data": rows[::-1] if self.newest_first else rows}
+
+    def _buckets(self, unit: Unit, length: int, end: float) -> Iterable[tuple[str, Iterable[int]]]:
+        """Return the time and the hours of each bucket, oldest first, as recorded of campaigns and segments.
+
+        The last one is in progress at `end`: that is why a date alone gives its own day, and now the current bucket.
+        """
+        if unit is Unit.HOUR:
+            return [(self.hour_format.write(hour, self.zone), [hour]) for hour in hours_until(end, length)]
+        days = days_until(end, length, self.zone)
+        return [(self.day_format.write(day, self.zone), hours_of(day, self.zone)) for day in days]

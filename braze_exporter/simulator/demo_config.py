@@ -1,0 +1,89 @@
+"""The config with which the exporter watches the simulated Braze: what a user of the demo might have written."""
+
+from collections.abc import Callable
+from zoneinfo import ZoneInfo
+
+from braze_exporter.simulator.application import SimulatedBraze, UnknownEvent
+from braze_exporter.simulator.inventory import SHOP, Campaign, Canvas
+from braze_exporter.simulator.traffic import DEMO
+
+# It opens nothing but the simulated Braze.
+KEY = "0d1e2f30-demo-demo-demo-5a6b7c8d9eaf"
+KEY_VARIABLE = "BRAZE_API_KEY"
+ZONE = ZoneInfo("America/New_York")
+
+
+def shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> SimulatedBraze:
+    """Return the simulated Braze of the demo: a shop, with all that Braze tells of it."""
+    return SimulatedBraze(
+        key=KEY,
+        traffic=DEMO.traffic(seed=1, zone=ZONE),
+        figures=DEMO.told(seed=1, zone=ZONE),
+        world=DEMO.world,
+        apps=DEMO.apps.values(),
+        segments=DEMO.segments.values(),
+        clock=clock,
+        zone=ZONE,
+        unknown_event=unknown_event,
+    )
+
+
+def config(url: str) -> str:
+    """Return the YAML of a config for the simulated Braze at `url`, whose key stands in the variable `KEY_VARIABLE`."""
+    apps = "".join(f"\n      {name}: {app_id}" for name, app_id in DEMO.apps.items())
+    segments = "".join(f"\n      {name}: {segment_id}" for name, segment_id in DEMO.segments.items())
+    return f"""\
+workspaces:
+  - name: production
+    url: {url}
+    api_key_env: {KEY_VARIABLE}
+    timezone: {ZONE}
+    apps:{apps}
+    segments:{segments}
+    custom_events:
+      - event: app_opened
+        apps: [all, ios, android]
+        baseline: {{weeks: 4}}
+        alerts: {{silent: 1h, drop: 0.5, severity: critical}}
+      - event: product_viewed
+      - event: added_to_cart
+        segments: [all, vip]
+      - event: checkout_started
+        apps: [all, ios, android]
+      - event: purchase_completed
+        apps: [all, ios, android]
+        segments: [all, vip]
+        alerts: {{silent: 2h, severity: critical, labels: {{team: shop}}}}
+      - event: newsletter_signup
+        baseline: {{weeks: 4}}
+        alerts: {{silent: 12h}}
+      - event: app_opened
+        unit: day
+        alerts: {{above: 150000}}
+      - event: purchase_completed
+        unit: day
+        apps: [all, ios, android]
+        alerts: {{below: 1000, labels: {{team: shop}}}}
+    sessions:
+      - apps: [all, ios, android]
+    purchases:
+      - product: all
+      - product: Gift card
+    revenue:
+      - unit: day
+    segment_users:
+      - segment: vip
+    new_users:
+      - apps: [all]
+    daily_active_users:
+      - apps: [all, ios, android]
+    campaigns:
+{_entries("campaign", SHOP.campaigns[0], SHOP.campaigns[2])}
+    canvases:
+{_entries("canvas", SHOP.canvases[1])}
+refresh: {{hour: 15s, day: 1m}}
+"""
+
+
+def _entries(key: str, *named: Campaign | Canvas) -> str:
+    return "\n".join(f"      - {key}: {one.id}  # {one.name}" for one in named)

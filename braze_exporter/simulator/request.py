@@ -1,0 +1,34 @@
+"""A request to the simulated Braze."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+from wsgiref.types import WSGIEnvironment
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: parameters decoded, header names in lower case, `time` by the simulation's clock."""
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    headers: Mapping[str, str]
+    time: float
+
+    @classmethod
+    def read(cls, environ: WSGIEnvironment, now: float) -> "Request":
+        """Take the request from its WSGI environment. Of a parameter given twice the last one counts, as in Rails."""
+        query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True, errors="surrogateescape")
+        headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
+        return cls(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), dict(query), headers, now)
+
+    @property
+    def event(self) -> str | None:
+        """The event that is asked for."""
+        return self.params.get("event")
+
+    @property
+    def key(self) -> str:
+        """The key as it was sent, quotes and all; empty without one."""
+        return self.headers.get("authorization", "").removeprefix("Bearer ")

@@ -1,0 +1,261 @@
+"""A small web server for the simulated Braze: HTTP/1.1 over real sockets, and broken in the ways that are asked for.
+
+It runs any WSGI application, keeps connections alive, and breaks a connection where the application raises
+`Disconnect` or sends less than its Content-Length promised.
+"""
+
+import io
+import itertools
+import socket
+import ssl
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+from urllib.parse import unquote
+from wsgiref.types import WSGIApplication, WSGIEnvironment
+
+from braze_exporter.simulator.reply import Disconnect
+
+_POLL = 0.02  # seconds until a closing server notices
+_PATIENCE = 2.0  # seconds for the threads of a closing server
+_LARGEST_REQUEST = 1_000_000
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
+
+
+@runtime_checkable
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+class Server:
+    """A running server. Leaving its context, or `close`, ends it at once, requests in progress included."""
+
+    def __init__(self, app: WSGIApplication, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        """Listen on the address and answer from a thread of its own."""
+        self._app: object = app
+        self._http = _HTTPServer(app, host, port, tls)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(_POLL,), daemon=True)
+        self._thread.start()
+        shown = f"[{host}]" if ":" in host else host
+        self.port: int = self._http.server_address[1]
+        self.url = f"{'https' if tls else 'http'}://{shown}:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        """How many connections have been accepted so far."""
+        return self._http.accepted
+
+    def close(self) -> None:
+        """Stop listening and break all connections; an application that can `close` is told to end its waits."""
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+        self._http.break_all(self._app.close if isinstance(self._app, _Closeable) else None)
+
+    def __enter__(self) -> Self:
+        """Return the server, which listens already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the server."""
+        self.close()
+
+
+def serve(app: WSGIApplication, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> Server:
+    """Serve the application, on a free port by default, and over TLS where a context is given."""
+    return Server(app, host, port, tls)
+
+
+class _HTTPServer(ThreadingHTTPServer):
+    """Accepts connections, each with its own thread, and keeps book of both so that it can end them."""
+
+    request_queue_size = 512
+
+    def __init__(self, app: WSGIApplication, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self.app = app
+        self.tls = tls
+        self.accepted = 0
+        self._lock = threading.Lock()
+        self._open: dict[threading.Thread, socket.socket] = {}
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        """Bind without the look-up of a host name, which can take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        """Count the connection and give it its thread."""
+        assert isinstance(request, socket.socket)  # noqa: S101 - the type of the base class allows for UDP
+        thread = threading.Thread(target=self._serve, args=(request, client_address), daemon=True)
+        self.accepted += 1
+        with self._lock:
+            self._open[thread] = request
+        thread.start()
+
+    def _serve(self, connection: socket.socket, client_address: object) -> None:
+        """Serve one connection, TLS handshake included, so that a slow client delays no other."""
+        try:
+            if self.tls:
+                connection = self._shake_hands(connection, self.tls)
+            self.finish_request(connection, client_address)
+        except OSError:
+            pass  # a client that went away is no news
+        except Exception:  # noqa: BLE001 - an error of the application must not end the server
+            self.handle_error(connection, client_address)
+        finally:
+            # No shutdown before: an end that is announced first would hide the reset that a fault asks for.
+            connection.close()
+            with self._lock:
+                self._open.pop(threading.current_thread(), None)
+
+    def _shake_hands(self, connection: socket.socket, tls: ssl.SSLContext) -> socket.socket:
+        secure = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._open[threading.current_thread()] = secure
+        try:
+            secure.do_handshake()
+        except OSError:
+            secure.close()
+            raise
+        return secure
+
+    def break_all(self, wake: Callable[[], object] | None) -> None:
+        """Break every connection and see its thread end; `wake` ends what the application waits for."""
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            with self._lock:
+                threads = list(self._open)
+                for connection in self._open.values():
+                    with suppress(OSError):
+                        # The method of SSLSocket would take the TLS layer from under the thread that is using it.
+                        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            if not threads:
+                return
+            if wake:
+                wake()
+            threads[0].join(_POLL)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _HTTPServer
+    connection: socket.socket
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
+        """Stay quiet."""
+
+    def answer(self) -> None:
+        """Run the application for the request that was read, and send what it says."""
+        try:
+            self._run()
+        except Disconnect as wish:
+            self.close_connection = True
+            if wish.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815 - inherited names
+
+    def _run(self) -> None:
+        begun: list[tuple[str, list[tuple[str, str]]]] = []
+        written: list[bytes] = []
+
+        def start_response(
+            status: str, headers: list[tuple[str, str]], _error: object = None, /
+        ) -> Callable[[bytes], object]:
+            begun.append((status, headers))
+            return written.append
+
+        chunks = self.server.app(self._environ(), start_response)
+        try:
+            body = iter(chunks)
+            first = next(body, b"")  # an application may wait with start_response until here
+            self._send(*begun[-1], itertools.chain(written, [first], body))
+        finally:
+            if isinstance(chunks, _Closeable):
+                chunks.close()
+
+    def _send(self, status: str, headers: list[tuple[str, str]], chunks: Iterable[bytes]) -> None:
+        """Send the head together with the first chunk: one packet for a small answer."""
+        lengths = [int(value) for name, value in headers if name.lower() == "content-length"]
+        old = self.request_version == "HTTP/1.0"
+        frames: Iterable[bytes]
+        if self.command == "HEAD" or status.startswith(("1", "204", "304")):
+            frames = ()
+        elif lengths:
+            frames = self._counted(chunks, lengths[0])
+        elif old:
+            frames = chunks
+        else:
+            headers = [*headers, ("Transfer-Encoding", "chunked")]
+            frames = _in_chunks(chunks)
+        if old or self.close_connection:
+            self.close_connection = True
+            headers = [*headers, ("Connection", "close")]
+        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers), "", ""]
+        pending = "\r\n".join(lines).encode("latin-1")
+        for frame in frames:
+            self.connection.sendall(pending + frame)
+            pending = b""
+        if pending:
+            self.connection.sendall(pending)
+
+    def _counted(self, chunks: Iterable[bytes], length: int) -> Iterator[bytes]:
+        """Pass on as much as was promised; where it was less, the end of the connection has to tell."""
+        for chunk in chunks:
+            yield chunk[:length]
+            length -= len(chunk[:length])
+        if length:
+            self.close_connection = True
+
+    def _environ(self) -> WSGIEnvironment:
+        """Read the rest of the request; its target is taken from the request line, where `//` is still two slashes."""
+        path, _, query = self.requestline.split()[1].partition("?")
+        length = self.headers.get("Content-Length", "0")
+        readable = length.isdecimal() and int(length) <= _LARGEST_REQUEST and "Transfer-Encoding" not in self.headers
+        if not readable:
+            self.close_connection = True
+        fields: dict[str, str] = {}
+        for name, value in self.headers.items():
+            field = "HTTP_" + name.upper().replace("-", "_")
+            fields[field] = f"{fields[field]},{value}" if field in fields else value
+        return fields | {
+            "REQUEST_METHOD": self.command,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": unquote(path, "latin-1"),
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": length,
+            "REMOTE_ADDR": str(self.client_address[0]),
+            "SERVER_NAME": self.server.server_name,
+            "SERVER_PORT": str(self.server.server_port),
+            "SERVER_PROTOCOL": self.request_version,
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "https" if self.server.tls else "http",
+            "wsgi.input": io.BytesIO(self.rfile.read(int(length)) if readable else b""),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+
+
+def _in_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Frame chunks as HTTP/1.1 does for a body of unknown length."""
+    for chunk in chunks:
+        if chunk:
+            yield b"%x\r\n%b\r\n" % (len(chunk), chunk)
+    yield b"0\r\n\r\n"

@@ -1,0 +1,200 @@
+"""How often each event happened, hour by hour, as far as Braze has counted it.
+
+`Traffic` invents believable counts, the same ones for the same seed.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from braze_exporter.simulator.inventory import SHOP, VIP, World
+from braze_exporter.simulator.times import HOUR
+
+# SDKs keep events while they are offline and send them later with their own time, so past hours still grow.
+LATE_FOR = 2 * HOUR
+_SATURDAY = 5
+_DRAW_BYTES = 3  # coarse enough that a draw below 1 stays below 1 when it is added to a large count
+
+
+class Counts(Protocol):
+    """What the simulated Braze needs to know of the world."""
+
+    @property
+    def events(self) -> Collection[str]:
+        """The names of the events that exist."""
+
+    def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
+        """Return how many occurrences in the hour at `hour_start` Braze has counted by `now`.
+
+        An empty id filters nothing.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How often an event happens.
+
+    `hourly` is the volume of the busiest hour of a weekday, which starts at `peak` o'clock; twelve hours away from it
+    the volume is `hourly` times `night`; on Saturdays and Sundays all of it is multiplied by `weekend`. `apps` and
+    `segments` are the shares of each id; what the apps leave over is sent by servers and carries no app. `late` is the
+    share that Braze learns of after the hour has ended.
+    """
+
+    hourly: float
+    peak: int = 20
+    night: float = 0.1
+    weekend: float = 1.0
+    apps: Mapping[str, float] = field(default_factory=dict)
+    segments: Mapping[str, float] = field(default_factory=dict)
+    late: float = 0.03
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are no shares."""
+        shares = (sum(self.apps.values()), self.late, self.night, *self.apps.values(), *self.segments.values())
+        if self.hourly < 0 or self.weekend < 0 or not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"volumes are at least 0, and shares and their sum over the apps 0 to 1: {self}")
+
+    def level(self, local: datetime) -> float:
+        """Return the expected volume of the hour that starts at the local time."""
+        swing = (1 + math.cos((local.hour - self.peak) * math.tau / 24)) / 2
+        week = self.weekend if local.weekday() >= _SATURDAY else 1.0
+        return self.hourly * week * (self.night + (1 - self.night) * swing)
+
+    def arrived(self, age: float) -> float:
+        """Return the share that has been counted `age` seconds after the hour began: from 0 to 1, never falling."""
+        if age >= HOUR + LATE_FOR:
+            return 1.0
+        in_time = min(max(age / HOUR, 0.0), 1.0)
+        waited = max(age - HOUR, 0.0) / LATE_FOR
+        return (1 - self.late) * in_time + self.late * (1 - (1 - waited) ** 2)
+
+
+class Traffic:
+    """Believable counts that depend on nothing but the seed, the event, the hour and the filters.
+
+    For every hour and every `now`: the count without an app is the sum of the apps and of what servers sent, and a
+    segment is a part of either. A count never falls, and is final three hours after its hour began.
+    """
+
+    def __init__(self, seed: int, zone: ZoneInfo, events: Mapping[str, Shape]) -> None:
+        """Follow the day and the week of the company's `zone`."""
+        self.events: Mapping[str, Shape] = MappingProxyType(dict(events))
+        self._seed = seed
+        self._zone = zone
+        # A hundred days are 2,400 hours, and what is final is asked for again and again.
+        self._final = lru_cache(maxsize=2**17)(self._tally)
+        self._level = lru_cache(maxsize=2**17)(self._expected)
+
+    def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
+        """Return what has been counted by `now`; 0 for what is not in the set."""
+        if now >= hour_start + HOUR + LATE_FOR:
+            return self._final(event, hour_start, app_id, segment_id)
+        shape = self.events.get(event)
+        arrived = shape.arrived(now - hour_start) if shape else 0.0
+        return self._tally(event, hour_start, app_id, segment_id, arrived) if arrived else 0
+
+    def _tally(self, event: str, hour: int, app_id: str, segment_id: str, arrived: float = 1.0) -> int:
+        shape = self.events.get(event)
+        if shape is None:
+            return 0
+        level = self._level(event, hour)
+        shares = {**shape.apps, "": max(0.0, 1 - sum(shape.apps.values()))}
+        total = 0
+        for app, share in shares.items():
+            if app_id not in ("", app):
+                continue
+            noise, rounding, order = self._draws(event, hour, app)
+            mean = level * share
+            # As wide as chance alone would have it (of a Poisson count), and a little more for large counts.
+            spread = min(1.0, 0.05 + math.sqrt(3 / mean)) if mean else 0.0
+            final = int(mean * (1 + spread * (2 * noise - 1)) + rounding)
+            part = int(final * arrived + order)  # the draw decides when in the hour a lone occurrence arrives
+            if segment_id:
+                rounding, *_ = self._draws(event, hour, app, segment_id)
+                part = int(part * shape.segments.get(segment_id, 0.0) + rounding)
+            total += part
+        return total
+
+    def _expected(self, event: str, hour: int) -> float:
+        return self.events[event].level(datetime.fromtimestamp(hour, self._zone))
+
+    def _draws(self, *about: object) -> tuple[float, float, float]:
+        key = "\0".join(map(str, (self._seed, *about))).encode()
+        digest = blake2b(key, digest_size=3 * _DRAW_BYTES).digest()
+        one, two, three = (int.from_bytes(digest[at : at + _DRAW_BYTES], "big") for at in range(0, 9, _DRAW_BYTES))
+        return one / 2**24, two / 2**24, three / 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A made-up company: its events, its apps and segments as name → id, and what it has set up.
+
+    `figures` are what the series beside events tell, by the names that `simulator.series` has for them.
+    """
+
+    events: Mapping[str, Shape]
+    figures: Mapping[str, Shape]
+    apps: Mapping[str, str]
+    segments: Mapping[str, str]
+    world: World
+
+    def traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
+        """Return what happens there."""
+        return Traffic(seed, zone, self.events)
+
+    def told(self, seed: int, zone: ZoneInfo) -> Traffic:
+        """Return what the series beside events tell of."""
+        return Traffic(seed, zone, self.figures)
+
+
+_IOS, _ANDROID = "5f3a9c1e-7d42-4b86-9e0f-2c61d8a4b793", "c8e17b50-26f9-4d3a-b1c4-90a7e5d2f618"
+_MOBILE = MappingProxyType({_IOS: 0.58, _ANDROID: 0.42})
+_EVERYWHERE = MappingProxyType({_IOS: 0.44, _ANDROID: 0.31})
+_FEW, _MORE = MappingProxyType({VIP: 0.06}), MappingProxyType({VIP: 0.19})
+
+# An online shop: busy evenings and weekends, a funnel of five events, and a rare one with empty hours at night.
+DEMO = Workspace(
+    events=MappingProxyType(
+        {
+            "app_opened": Shape(5_200, peak=20, night=0.08, weekend=1.15, apps=_MOBILE, segments=_FEW),
+            "product_viewed": Shape(9_400, peak=20, night=0.06, weekend=1.25, apps=_EVERYWHERE, segments=_FEW),
+            "added_to_cart": Shape(1_350, peak=21, night=0.05, weekend=1.2, apps=_EVERYWHERE, segments=_MORE),
+            "checkout_started": Shape(610, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE, segments=_MORE),
+            "purchase_completed": Shape(
+                390, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE, segments=_MORE, late=0.05
+            ),
+            "newsletter_signup": Shape(7, peak=12, night=0.02, weekend=0.6, apps=_EVERYWHERE, segments=_FEW),
+        }
+    ),
+    figures=MappingProxyType(
+        {
+            "sessions": Shape(6_100, peak=20, night=0.07, weekend=1.15, apps=_MOBILE, segments=_FEW),
+            "purchases": Shape(470, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE),
+            "purchases/Gift card": Shape(21, peak=18, night=0.04, weekend=1.4, apps=_EVERYWHERE),
+            "purchases/Beans: House blend, 1 kg": Shape(96, peak=20, night=0.05, apps=_EVERYWHERE),
+            "revenue": Shape(1_650_000, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE),
+            f"segments/{VIP}": Shape(12_400, night=1, late=0),
+            "new_users": Shape(72, peak=20, night=0.1, weekend=1.2, apps=_MOBILE),
+            "uninstalls": Shape(31, peak=22, night=0.3, apps=_MOBILE),
+            "daily_active_users": Shape(2_900, peak=19, night=0.1, weekend=1.1, apps=_MOBILE),
+            "monthly_active_users": Shape(318_000, night=1, late=0, apps=_MOBILE),
+            **{
+                f"campaigns/{campaign.id}": Shape(sent, peak=17, night=0, weekend=0.9)
+                for campaign, sent in zip(SHOP.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
+            },
+            **{
+                f"canvases/{canvas.id}": Shape(entries, peak=20, night=0.1)
+                for canvas, entries in zip(SHOP.canvases, (68, 290, 410, 0), strict=True)
+            },
+        }
+    ),
+    apps=MappingProxyType({"ios": _IOS, "android": _ANDROID}),
+    segments=MappingProxyType({"vip": VIP}),
+    world=SHOP,
+)

@@ -1,0 +1,74 @@
+"""The page at `/`, put together: one document that brings its style, its script and its first facts with it."""
+
+import html
+import json
+from base64 import b64encode
+from collections.abc import Callable
+from hashlib import sha256
+from importlib.resources import files
+
+from braze_exporter.web.status_types import Facts
+
+# What would end the element that the facts stand in, or begin another; JSON knows these letters by number as well.
+_ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"}
+
+
+class StatusPage:
+    """Shows what `facts` returns, as HTML for people and as JSON, with which the page keeps itself up to date.
+
+    Nothing runs or is loaded but what is in the page: `policy` is the Content-Security-Policy that holds browsers to
+    that, and to making no HTML of texts.
+    """
+
+    def __init__(self, facts: Callable[[], Facts]) -> None:
+        """Read the parts of the page."""
+        self._facts = facts
+        style, script, page = (_part(name) for name in ("page.css", "page.js", "page.html"))
+        page = page.replace("{{style}}", style).replace("{{script}}", script)
+        self._before, _, rest = page.partition("{{workspaces}}")
+        self._between, _, self._after = rest.partition("{{facts}}")
+        self.policy = "; ".join(
+            [
+                "default-src 'none'",
+                f"script-src {_hash(script)}",
+                f"style-src {_hash(style)}",
+                "img-src data:",
+                "connect-src 'self'",
+                "base-uri 'none'",
+                "form-action 'none'",
+                "frame-ancestors 'none'",
+                "require-trusted-types-for 'script'",
+                "trusted-types 'none'",
+            ]
+        )
+
+    def json(self) -> bytes:
+        """Return the facts as JSON."""
+        return _json(self._facts()).encode()
+
+    def html(self) -> bytes:
+        """Return the page with the facts in it, and what there is to see without a script."""
+        facts = self._facts()
+        text = _json(facts)
+        for letter, escaped in _ESCAPES.items():
+            text = text.replace(letter, escaped)
+        return f"{self._before}{_items(facts)}{self._between}{text}{self._after}".encode()
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8").strip()
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+def _json(facts: Facts) -> str:
+    """Return JSON in ASCII, so that neither line separators nor halves of characters are in it."""
+    return json.dumps(facts, separators=(",", ":"), allow_nan=False)
+
+
+def _items(facts: Facts) -> str:
+    """Return the workspaces as items of a list, for those whose browser runs no script."""
+    items = ((workspace["name"], " ".join(workspace["sentences"])) for workspace in facts["workspaces"])
+    return "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(text)}</li>" for name, text in items)

@@ -1,0 +1,430 @@
+"""Drives the real exporter through virtual time, and judges every page by what Braze said over the wire.
+
+The judge takes the words of the design and nothing of the exporter: what an answer told, when it was asked for, and
+what follows for each sample. A page that shows one sample more, or less, or another value, is a fault.
+"""
+
+import contextlib
+import re
+import resource
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from accuracy_model import EVENTS, Exchange, Watch, Wire, World
+from simulated_braze import FaultInjectingBraze
+from support import HOUR, IOS, KEY, NEW_YORK, Clock, workspace
+
+from braze_exporter.braze import transport
+from braze_exporter.braze.kinds import Unit
+from braze_exporter.config.loading import load
+from braze_exporter.exporter import Exporter
+from braze_exporter.scheduler.plan import build
+from braze_exporter.state import Store, open_store
+
+MAX_LENGTH = 100
+# What holds the newest settled bucket, with an hour to settle or two: one of them, and 3 more.
+SHORT = 4
+HOLD = 120.0
+
+WATCHES = (
+    Watch("purchase", Unit.HOUR),
+    Watch("purchase", Unit.HOUR, IOS),
+    Watch("purchase", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR, counted=False),  # its hours feed the counter
+    Watch("signup", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR),
+)
+COUNTED = tuple(watch for watch in WATCHES if watch.counted)
+_EVENTS = """
+{event: purchase, apps: [all, ios]}
+{event: purchase, unit: day}
+{event: signup, unit: day}
+"""
+# One connection: what is asked first is the same in every run. Days are asked for seldom, and max_age is twice that.
+DAYS_REFRESH = 3 * HOUR
+_REST = "refresh: {day: 3h}\nbudget: {concurrency: 1}\n"
+_SAMPLE = re.compile(r"^(braze_custom_events\w+){(.*)} (\S+)$", re.MULTILINE)
+_UP = re.compile(r"^braze_up{.*} (\S+)$", re.MULTILINE)
+
+# The samples of a page: the value of each family and labels.
+Samples = Mapping[tuple[str, str], float]
+
+
+class Tally:
+    """A counter in the words of the design.
+
+    The first answer is recorded and counts 0; an empty one holds the buckets that it asked for at 0. A rise is added,
+    a fall is not subtracted, and a later rise counts only above what was already seen.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.oldest: int | None = None
+        self.first: dict[int, int] = {}
+        self.most: dict[int, int] = {}
+        self.unread: set[int] = set()
+
+    def hear(self, told: Mapping[int, int], oldest_asked: int, unread: Iterable[int]) -> None:
+        """Take in what an answer told; of the first one, its buckets and those that are `unread` are ground."""
+        if self.oldest is None:
+            self.unread = {*unread}
+            self.oldest = min(self.unread, default=min(told, default=oldest_asked))
+            self.first, self.most = dict(told), dict(told)
+        for bucket, value in told.items():
+            if bucket in self.unread:
+                self.unread.remove(bucket)
+                self.most[bucket] = value
+            seen = self.most.get(bucket, 0)
+            if bucket >= self.oldest and value > seen:
+                self.total += value - seen
+                self.most[bucket] = value
+
+
+@dataclass
+class Held:
+    """What the exporter must hold of a query since it was started, by what went over the wire."""
+
+    up: bool | None = None
+    answer: Exchange | None = None
+    told: Mapping[int, int] = field(default_factory=dict)
+    complete_at: float | None = None
+    alternates: bool = False
+    is_short_next: bool = False
+    latest: int | None = None
+    settled: int | None = None
+
+
+@dataclass
+class Heard:
+    """What Braze told of one query while the counter went on from where it was: from one forgetting to the next."""
+
+    oldest: int
+    times: list[float] = field(default_factory=list)
+    shown: float = 0.0
+
+
+class Drive:
+    """The exporter over a wire to a simulated Braze, and everything that may go wrong with either."""
+
+    def __init__(self, world: World, start: float, directory: Path | None) -> None:
+        """Begin at `start`; the state file is in `directory`, or there is none."""
+        self.world = world
+        self.clock = Clock(start)
+        self.braze = FaultInjectingBraze(
+            key=KEY, traffic=world, clock=self.clock.wall, zone=NEW_YORK, apps=(IOS,), segments=()
+        )
+        self.wire = Wire(self.braze, self.clock, self._note)
+        self.is_running = False
+        self.is_watched = True
+        self._is_disk_full = False
+        self.scrapes = 0
+        self.calls: dict[str, int] = {}
+        self.restarts: dict[str, int] = {}
+        self.lives: dict[Watch, list[Heard]] = {watch: [] for watch in WATCHES}
+        self._session = transport.open_session(1)
+        self._session.mount("http://", self.wire)
+        self._config = load(workspace("http://127.0.0.1", _EVENTS, rest=_REST), "config.yaml", {"BRAZE_API_KEY": KEY})
+        self._file = directory / "state.sqlite" if directory else None
+        self._exporter: Exporter | None = None
+        self._store: Store | None = None
+        self._held = {watch: Held() for watch in WATCHES}
+        self._tallies = {watch: Tally() for watch in COUNTED}
+        self._shown = dict.fromkeys(COUNTED, 0.0)
+        # Answers that came after the last page; nothing says yet that they are written down.
+        self._unwritten: list[tuple[Watch, Exchange, Mapping[int, int]]] = []
+        # When the last answer that is written down was asked for: a start with state asks back to there.
+        self._asked = dict[Watch, float]()
+        self._problems: list[str] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start the exporter with what it left; the first page is looked at before anything is asked."""
+        self.is_running = True
+        self._held = {watch: Held() for watch in WATCHES}
+        self._refused_at: float | None = None
+        self._store = open_store(str(self._file)) if self._file else None
+        self._exporter = Exporter(
+            self._store, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0, reads_lists=False
+        )
+        self._exporter.use(self._config, build(self._config), self._session)
+        self.look(is_first=True)
+
+    def stop(self, *, how: str = "ended", keep: bool = True) -> None:
+        """End the exporter in peace, or as a power cut would; then keep its state file or lose it."""
+        assert self._exporter is not None
+        if any(tally.oldest is None for tally in self._tallies.values()):
+            self.empty_disk()
+            self.look()  # whether the very first answer was written is not to be seen on any page
+        left = self._files() if how == "killed" else {}
+        self._exporter.close()
+        if self._store is not None:
+            self._store.close()
+        if how == "killed":  # the disk is as it was, whatever was written in farewell
+            for path in self._files():
+                path.unlink()
+            for path, content in left.items():
+                path.write_bytes(content)
+        keep = keep and self._file is not None
+        manner = f"{how}, state {'kept' if keep else 'lost'}"
+        self.restarts[manner] = self.restarts.get(manner, 0) + 1
+        if not keep:
+            for path in self._files():
+                path.unlink()
+            self._tallies = {watch: Tally() for watch in COUNTED}
+            self._shown = dict.fromkeys(COUNTED, 0.0)
+            self._asked, self._unwritten = {}, []
+        self._exporter = self._store = None
+        self.is_running = False
+
+    def close(self) -> None:
+        """End whatever runs."""
+        if self._exporter is not None:
+            self._exporter.close()
+        if self._store is not None:
+            self._store.close()
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self) -> None:
+        """Have what is due fetched, as a scrape does that is gone before its page is made."""
+        assert self._exporter is not None
+        with self._disk():
+            self._exporter.refresh().result(timeout=10)
+
+    def scrape(self) -> Samples:
+        """Have what is due fetched, and judge the page."""
+        self.scrapes += 1
+        self.ask()
+        return self.look()
+
+    def look(self, *, is_first: bool = False) -> Samples:
+        """Judge the page as it is."""
+        assert self._exporter is not None
+        with self._disk():
+            text = self._exporter.render(openmetrics=False).decode()
+        samples = {(name, labels): float(value) for name, labels, value in _SAMPLE.findall(text)}
+        self._settle_accounts(samples, is_first=is_first)
+        expected = dict(self._expected())
+        for key in sorted(samples.keys() | expected.keys()):
+            if samples.get(key) != expected.get(key):
+                self._complain(f"{key} is {samples.get(key)} and should be {expected.get(key)}")
+        for watch in WATCHES:
+            self._judge(watch, samples)
+        up = _UP.findall(text)
+        tried = [up for up in map(self._is_up, self._held.values()) if up is not None]
+        if [float(value) for value in up] != [float(any(tried))] * bool(tried):
+            self._complain(f"braze_up is {up}, and the queries are {tried}")
+        assert not self._problems, "\n".join(self._problems)
+        return samples
+
+    @property
+    def can_look(self) -> bool:
+        """Whether to look changes nothing: a page writes the answers that have come since the last one, if it can."""
+        return not self._unwritten or self._is_disk_full
+
+    def fill_disk(self) -> None:
+        """Let nothing be written from now on: the counters have to stand still."""
+        self.look()
+        self._is_disk_full = True
+
+    def empty_disk(self) -> None:
+        """Let the state file be written again."""
+        self._is_disk_full = False
+
+    def age(self, watch: Watch) -> float:
+        """Return how old the answer is that is held of a query."""
+        answer = self._held[watch].answer
+        return self.clock.now - answer.received_at if answer else float("inf")
+
+    def is_up(self, watch: Watch) -> bool:
+        """Return whether the last call for a query was answered."""
+        return self._held[watch].up is True
+
+    def _note(self, exchange: Exchange) -> None:
+        """Take down a call. This runs in a thread of the exporter, so what is wrong is kept for the next page."""
+        code = str(exchange.status or "none")
+        self.calls[code] = self.calls.get(code, 0) + 1
+        (watch,) = (
+            watch
+            for watch in WATCHES
+            if (watch.event, watch.unit, watch.app_id) == (exchange.event, exchange.unit, exchange.app_id)
+        )
+        held = self._held[watch]
+        newest = watch.newest(exchange.told_at)
+        exchange = replace(exchange, is_short=held.alternates and held.is_short_next)
+        self._judge_length(watch, exchange)
+        self._judge_hold(exchange)
+        # The repair of what a malformed response has kept from being read fails beside short fetches that succeed.
+        is_tolerated = held.alternates and not exchange.is_short and (exchange.is_malformed or exchange.is_trouble)
+        if not is_tolerated:
+            held.up = exchange.counts is not None
+        if exchange.is_trouble:
+            held.is_short_next = True
+        elif exchange.is_malformed or exchange.counts is not None:
+            held.is_short_next = not exchange.is_short
+            held.alternates = exchange.is_malformed or exchange.is_short
+        if exchange.counts is None:
+            return
+        if exchange.counts and not exchange.is_short:
+            held.complete_at = exchange.asked_at
+        buckets = range(newest - len(exchange.counts) + 1, newest + 1)
+        told = {bucket: self.world.value(watch, bucket, exchange.told_at) for bucket in buckets}
+        if sorted(told.values()) != sorted(exchange.counts):
+            self._complain(f"the simulated Braze told {exchange.counts} of {watch}, and the world says {told}")
+        held.answer, held.told = exchange, told
+        if told:
+            held.latest = newest
+            # Settled: asked for `settle` or more after its end, and not the newest of an answer that runs up to now.
+            trusted = [b for b in told if watch.start(b + 1) + watch.settle <= exchange.asked_at and b != newest]
+            held.settled = max(trusted, default=held.settled)
+        if watch.counted:
+            self._unwritten.append((watch, exchange, told))
+
+    def _judge_hold(self, exchange: Exchange) -> None:
+        """After a 401 or a 403 nothing is asked for two minutes, and then one call, until the key is taken again."""
+        if self._refused_at is not None and exchange.asked_at < self._refused_at + HOLD:
+            self._complain(f"asked at {exchange.asked_at}, after a refusal at {self._refused_at}")
+        if exchange.status in (401, 403) or (self._refused_at is not None and not exchange.took_key):
+            self._refused_at = exchange.received_at
+        else:
+            self._refused_at = None
+
+    def _is_up(self, held: Held) -> bool | None:
+        """Return what `_up` has to be: what the last call was, and down while a refusal holds."""
+        return held.up if self._refused_at is None else False
+
+    def _judge_length(self, watch: Watch, exchange: Exchange) -> None:
+        """Each fetch asks for what repair needs: the usual length, and back past the last success, up to 100."""
+        complete_at = self._held[watch].complete_at
+        last = complete_at if complete_at is not None else self._asked.get(watch)
+        if exchange.is_short:
+            if exchange.length != SHORT:
+                self._complain(f"{exchange.length} buckets were asked of {watch}, and a short fetch is due")
+            return
+        reaches = last is None or watch.newest(exchange.asked_at) - exchange.length < watch.newest(last)
+        if not watch.usual <= exchange.length <= MAX_LENGTH or not (reaches or exchange.length == MAX_LENGTH):
+            self._complain(f"{exchange.length} buckets were asked of {watch}, last answered at {last}")
+
+    def _settle_accounts(self, samples: Samples, *, is_first: bool) -> None:
+        """Count the answers since the last page; whether those of a life before had been written, the page decides."""
+        for watch in COUNTED:
+            news = [(exchange, told) for found, exchange, told in self._unwritten if found is watch]
+            total = samples.get((_name(watch, "total"), _labels(watch)), 0.0)
+            if total < self._shown[watch]:
+                self._complain(f"the counter of {watch} fell from {self._shown[watch]} to {total}")
+            self._shown[watch] = total
+            if news and (self._is_disk_full or (is_first and total == self._tallies[watch].total)):
+                for exchange, _ in news:  # not written, or nothing new was in them
+                    self._note_asked(watch, exchange)
+                continue
+            for exchange, told in news:
+                self._hear(watch, exchange, told)
+            if self._tallies[watch].oldest is not None:
+                self.lives[watch][-1].shown = total
+        if not self._is_disk_full:
+            self._unwritten = []
+
+    def _hear(self, watch: Watch, exchange: Exchange, told: Mapping[int, int]) -> None:
+        """Count an answer that is written down."""
+        oldest_asked = watch.newest(exchange.told_at) - exchange.length + 1
+        tally = self._tallies[watch]
+        if tally.oldest is None:
+            self.lives[watch].append(Heard(oldest_asked))
+        oldest = watch.newest(exchange.told_at) - watch.usual + 1
+        unread = range(oldest, min(told, default=watch.newest(exchange.told_at) + 1)) if exchange.is_short else ()
+        tally.hear(told, oldest_asked, unread)
+        self._note_asked(watch, exchange)
+        if told:
+            self.lives[watch][-1].times.append(exchange.told_at)
+
+    def _note_asked(self, watch: Watch, exchange: Exchange) -> None:
+        if not exchange.is_short:
+            self._asked[watch] = exchange.asked_at
+
+    def _expected(self) -> Iterator[tuple[tuple[str, str], float]]:
+        """Yield every sample that has to be on the page."""
+        for watch, held in self._held.items():
+            labels, answer = _labels(watch), held.answer
+            up = self._is_up(held)
+            if up is not None:
+                yield (_name(watch, "up"), labels), float(up)
+            yield (_name(watch, "last_success_timestamp_seconds"), labels), answer.received_at if answer else 0.0
+            for measure, bucket in (("latest", held.latest), ("settled", held.settled)):
+                if bucket is None:
+                    continue
+                yield (_name(watch, f"{measure}_bucket_start_timestamp_seconds"), labels), watch.start(bucket)
+                if self.age(watch) < watch.max_age and bucket in held.told:
+                    yield (_name(watch, measure), labels), held.told[bucket]
+        for watch, tally in self._tallies.items():
+            yield (_name(watch, "total"), _labels(watch)), tally.total
+
+    def _judge(self, watch: Watch, samples: Samples) -> None:
+        """Hold what is shown of a query against the world itself, in the plain words of the promise."""
+        labels, answer = _labels(watch), self._held[watch].answer
+        for measure in ("latest", "settled"):
+            value = samples.get((_name(watch, measure), labels))
+            start = samples.get((_name(watch, f"{measure}_bucket_start_timestamp_seconds"), labels))
+            if value is None:
+                continue
+            assert answer is not None
+            if start is None or self.age(watch) >= watch.max_age:
+                self._complain(
+                    f"the {measure} value of {watch} is shown without its bucket, or {self.age(watch)} s old"
+                )
+                continue
+            bucket = watch.newest(start)
+            if value != self.world.value(watch, bucket, answer.told_at):
+                self._complain(f"the {measure} value of {watch} was never Braze's at {answer.told_at}: {value}")
+            running = watch.newest(answer.told_at)
+            if measure == "latest" and bucket != running:
+                self._complain(f"the latest bucket of {watch} is {bucket}, and {running} is in progress")
+            if measure == "settled" and (bucket >= running or watch.start(bucket + 1) + watch.settle > answer.asked_at):
+                self._complain(f"the bucket {bucket} of {watch} is shown as settled, asked for at {answer.asked_at}")
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Let no file of this process be written to, if the disk is full."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0 if self._is_disk_full and self._file else soft, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def _complain(self, problem: str) -> None:
+        self._problems.append(f"{datetime.fromtimestamp(self.clock.now, NEW_YORK)}: {problem}")
+
+    def _files(self) -> dict[Path, bytes]:
+        """Return the state file, and what SQLite may have put beside it."""
+        if self._file is None:
+            return {}
+        found = {}
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            path = self._file.with_name(self._file.name + suffix)
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = path.read_bytes()
+        return found
+
+
+def _name(watch: Watch, measure: str) -> str:
+    noun = "braze_custom_events_filtered" if watch.app_id else "braze_custom_events"
+    return f"{noun}_{measure}" if measure == "total" else f"{noun}_{_ADVERBS[watch.unit]}_{measure}"
+
+
+_ADVERBS = {Unit.HOUR: "hourly", Unit.DAY: "daily"}
+assert set(EVENTS) == {watch.event for watch in WATCHES}
+
+
+def _labels(watch: Watch) -> str:
+    event = f'event="{watch.event}"'
+    return (
+        f'braze_app="ios",{event},segment="",workspace="production"'
+        if watch.app_id
+        else f'{event},workspace="production"'
+    )

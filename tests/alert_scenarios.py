@@ -1,0 +1,198 @@
+"""Stories told to promtool: an exporter minute by minute, and which alerts are to fire when, and no others."""
+
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from servers import tool
+from support import HOUR, write
+
+from braze_exporter.config.loading import load
+from braze_exporter.monitoring.rules import as_yaml, rules
+from braze_exporter.scheduler.plan import build
+
+MINUTE = 60
+TARGET = 'job="braze",instance="exporter:27293"'
+PRODUCTION = 'workspace="production"'
+PURCHASE = f'{PRODUCTION},event="purchase"'
+
+# What a series has at a time, in seconds since the story began; None where it is gone.
+Told = Callable[[float], float | None]
+
+
+def generated(config: str) -> dict[str, Any]:
+    """Return the rules for a config."""
+    found = load(config, "config.yaml")
+    return rules(build(found), found.settings)
+
+
+def series(name: str, labels: str = PRODUCTION, target: str = TARGET) -> str:
+    """Return the name of a series as promtool takes it."""
+    return f"{name}{{{','.join(filter(None, [labels, target]))}}}"
+
+
+def hours(seconds: float) -> float:
+    """Return the hours that have passed."""
+    return seconds / HOUR
+
+
+def always(value: float | None) -> Told:
+    """Return what does not change."""
+    return lambda _now: value
+
+
+def between(start: float, end: float, value: float | None, usually: Told) -> Told:
+    """Return what is as usual but for some hours."""
+    return lambda now: value if start <= hours(now) < end else usually(now)
+
+
+def until(end: float, told: Told) -> Told:
+    """Return what stands still after so many hours."""
+    return lambda now: told(min(now, end * HOUR))
+
+
+def last_fetch(now: float) -> float:
+    """Return when a query was fetched that is fetched every five minutes; not 0, which means never."""
+    return 1 + now // 300 * 300
+
+
+def told(
+    noun: str,
+    labels: str = "",
+    *,
+    unit: str = "daily",
+    settled: float = 0,
+    latest: float = 0,
+    total: Told | None = None,
+    breakdown: Sequence[str] = ("",),
+) -> dict[str, Told]:
+    """Return a query that is answered all along; with a `breakdown` each of its series has these values."""
+    query = ",".join(filter(None, [PRODUCTION, labels]))
+    of, is_hourly = f"braze_{noun}_{unit}", unit == "hourly"
+    found: dict[str, Told] = {
+        series(f"{of}_up", query): always(1),
+        series(f"{of}_last_success_timestamp_seconds", query): last_fetch,
+    }
+    for more in breakdown:
+        each = ",".join(filter(None, [query, more]))
+        found |= {
+            series(f"{of}_latest", each): always(latest),
+            series(f"{of}_settled", each): always(settled),
+            series(f"{of}_settled_bucket_start_timestamp_seconds", each): settled_start(
+                HOUR if is_hourly else 24 * HOUR, HOUR if is_hourly else 2 * HOUR
+            ),
+        }
+        if total is not None:
+            found[series(f"braze_{noun}_total", each)] = total
+    return found
+
+
+def settled_start(unit: int = HOUR, settle: int = HOUR) -> Told:
+    """Return the start of the newest settled bucket, if all buckets are as long."""
+    return lambda now: (last_fetch(now) - settle) // unit * unit - unit
+
+
+def healthy(unit: str = "hourly", labels: str = PURCHASE, noun: str = "custom_events") -> dict[str, Told]:
+    """Return an exporter with one query that is answered all along: a hundred an hour, as usual."""
+    of = f"braze_{noun}_{unit}"
+    is_hourly = unit == "hourly"
+    constants = {
+        series(f"{of}_up", labels): 1,
+        series(f"{of}_latest", labels): 3,
+        series(f"{of}_settled", labels): 100 if is_hourly else 2_400,
+        series(f"{of}_baseline", labels): 101 if is_hourly else 2_400,
+        series("braze_up"): 1,
+        series("braze_workspace_timezone_mismatch"): 0,
+        series("braze_exporter_queries", f'{PRODUCTION},kind="custom_events",state="up"'): 1,
+        series("braze_exporter_queries", f'{PRODUCTION},kind="custom_events",state="failed"'): 0,
+        series("braze_api_quota_limit", f'{PRODUCTION},pool="default"'): 250_000,
+        series("braze_api_quota_remaining", f'{PRODUCTION},pool="default"'): 240_000,
+        series("braze_exporter_config_last_reload_successful", ""): 1,
+        series("braze_exporter_config_last_reload_success_timestamp_seconds", ""): -3_600,
+        series("braze_exporter_state_write_failures_total", ""): 0,
+        series("process_start_time_seconds", ""): -30 * 86_400,
+        **{
+            series("braze_api_errors_total", f'{PRODUCTION},endpoint="/events/data_series",reason="{reason}"'): 0
+            for reason in ("unauthorized", "forbidden", "server_error")
+        },
+    }
+    counted = {
+        series(f"braze_{noun}_total", labels): lambda now: 1_000 + now // 300 * 8,
+        series(f"{of}_last_success_timestamp_seconds", labels): last_fetch,
+        series(f"{of}_settled_bucket_start_timestamp_seconds", labels): settled_start(
+            HOUR if is_hourly else 24 * HOUR, HOUR if is_hourly else 2 * HOUR
+        ),
+        series("braze_api_quota_reset_timestamp_seconds", f'{PRODUCTION},pool="default"'): (
+            lambda now: (now // HOUR + 1) * HOUR
+        ),
+    }
+    return {**{name: always(value) for name, value in constants.items()}, **counted}
+
+
+@dataclass(frozen=True)
+class Fired:
+    """An alert that is to fire: its labels beside its name, and its summary as people read it."""
+
+    alert: str
+    summary: str
+    labels: Mapping[str, str]
+
+
+@dataclass
+class Story:
+    """An exporter minute by minute under the rules of a config, and what fires at which minute; at others nothing."""
+
+    config: str
+    series: Mapping[str, Told]
+    fires: Mapping[int, Sequence[Fired]] = field(default_factory=dict)
+    quiet: Sequence[int] = ()
+    step: int = 1
+
+    def judge(self, folder: Path) -> None:
+        """Have promtool judge it: at each of the minutes what is to fire does, and no other alert."""
+        found = generated(self.config)
+        write(folder / "rules.yml", as_yaml(found))
+        known = {rule["alert"]: rule["annotations"] for group in found["groups"] for rule in group["rules"]}
+        last = max([*self.fires, *self.quiet])
+        test = {
+            "interval": f"{self.step}m",
+            "input_series": [
+                {"series": name, "values": _values(told, range(0, (last + 1) * MINUTE, self.step * MINUTE))}
+                for name, told in self.series.items()
+            ],
+            "alert_rule_test": [
+                {
+                    "eval_time": f"{minute}m",
+                    "alertname": alert,
+                    "exp_alerts": [
+                        {
+                            "exp_labels": dict(one.labels),
+                            "exp_annotations": {**known[alert], "summary": one.summary},
+                        }
+                        for one in self.fires.get(minute, ())
+                        if one.alert == alert
+                    ],
+                }
+                for minute in sorted({*self.fires, *self.quiet})
+                for alert in known
+            ],
+        }
+        tests = {"rule_files": ["rules.yml"], "evaluation_interval": f"{self.step}m", "tests": [test]}
+        path = write(folder / "tests.yml", yaml.safe_dump(tests, allow_unicode=True, width=float("inf")))
+        done = subprocess.run(  # noqa: S603
+            [tool("promtool"), "test", "rules", path], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _values(told: Told, times: Sequence[int]) -> str:
+    """Return the samples of a series; the scrape after which it is gone marks it as stale, as Prometheus does."""
+    words, was = [], False
+    for now in times:
+        value = told(now)
+        words.append("_" if value is None and not was else "stale" if value is None else f"{value:.15g}")
+        was = value is not None
+    return " ".join(words)

@@ -1,0 +1,181 @@
+"""What is asked for is taken as it is meant, or refused in one line that says what to write; calls cover all of it."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from backfills import TARGET
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import HOUR, NEW_YORK, NOW, workspace
+
+from braze_exporter.backfill.request import BackfillError, Wish, label, moment, wish
+from braze_exporter.braze.buckets import bucket_end, bucket_start
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
+from braze_exporter.braze.query import Query
+from braze_exporter.config.loading import load
+from braze_exporter.scheduler.plan import Plan, build
+
+# The zones with the oddest clocks: by half hours and quarters, a summer time of half an hour, a day that was left out.
+ZONES = ["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "America/Havana"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=NEW_YORK)),
+        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00.5+05:45", datetime(2026, 1, 31, 6, 15, 0, 500_000, tzinfo=UTC)),
+        ("2026-01-31 12:00-05:00", datetime(2026, 1, 31, 17, tzinfo=UTC)),
+        ("1769860800", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("1769860800.25", datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_a_local_date_an_instant_or_a_number_of_seconds(text: str, expected: datetime) -> None:
+    """All forms in which one is at hand, the answer of a query of Prometheus among them; its text means the same."""
+    found = moment(text)
+    assert found.of(NEW_YORK) == expected.timestamp()
+    assert moment(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "yesterday", "2026-02-30", "2026-01-31T12:00:00", "31.01.2026", "20260131", "99", "1999-12-31", "-1", "nan"],
+)
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    """A date that does not exist, a time without its offset, and what was before Braze."""
+    with pytest.raises(ValueError, match=r"is not a moment: write a date|is before Braze began"):
+        moment(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("job=braze", ("job", "braze")), ("a=b=c", ("a", "b=c")), ("pod=", ("pod", ""))]
+)
+def test_a_label_is_a_name_and_a_value(text: str, expected: tuple[str, str]) -> None:
+    """The value is everything behind the first sign."""
+    assert label(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "job", "=braze", "jöb=braze", "1st=x", "a-b=x", "__name__=x", "job=\udce9"])
+def test_what_is_no_label_is_refused(text: str) -> None:
+    """Prometheus would not take it either."""
+    with pytest.raises(ValueError, match=r"is not a label: write name=value|is not text in UTF-8"):
+        label(text)
+
+
+def plan(events: str = "{event: purchase}") -> Plan:
+    """Return the plan of a config."""
+    return build(load(workspace("https://rest.iad-01.braze.com", events), "config.yaml"))
+
+
+def asked(folder: Path, **changes: str) -> Wish:
+    """Return a good wish, with changes."""
+    start, end = (moment(changes.get(name, usual)) for name, usual in (("start", "2026-01-01"), ("end", "2026-11-20")))
+    return Wish(start, end, TARGET, folder / changes.get("output", "history.om"))
+
+
+def test_a_good_wish_is_not_refused(tmp_path: Path) -> None:
+    """Nothing is said against it, up to three hours before now."""
+    asked(tmp_path).check(plan(), NOW)
+    asked(tmp_path, end=str(NOW - 3 * HOUR)).check(plan(), NOW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"start": "2026-11-20"}, r"--start=2026-11-20 is not before --end=2026-11-20$"),
+        ({"start": "2026-12-01"}, r"--start=2026-12-01 is not before --end=2026-11-20$"),
+        ({"end": "2027-01-01"}, r"--end=2027-01-01 is in the future or within .* give 2026-11-23T09:20:00Z or earlier"),
+        (
+            {"end": str(int(NOW) - 3 * HOUR + 1)},
+            r"--end=2026-11-23T09:20:01Z is in the future or within the last three",
+        ),
+        ({"start": "2026-11-19T22:00:00-05:00"}, r"no bucket began, ended and settled: give more time"),
+        ({"output": "nowhere/history.om"}, r"--output=.*/nowhere/history.om: there is no folder .*/nowhere: make it"),
+        ({"output": "there"}, r"--output=.*/there is there already: choose another name, or remove it"),
+        ({"output": "."}, r"is there already"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, str], refusal: str) -> None:
+    """Each with what is wrong and what to do, in one line; a file that is there stays as it is."""
+    (tmp_path / "there").write_text("precious")
+    with pytest.raises(BackfillError, match=refusal) as error:
+        asked(tmp_path, **changes).check(plan(), NOW)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "there").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("labels", "refusal"),
+    [
+        (
+            [("job", "braze")],
+            "--label instance=… is missing: .* other series \\(if yours have none, --label instance=\\)",
+        ),
+        ([("instance", "x")], "--label job=… is missing"),
+        ([*TARGET, ("event", "x")], "--label event: the series have that label of their own"),
+        ([*TARGET, ("workspace", "x")], "--label workspace: the series"),
+        ([*TARGET, ("job", "other")], "--label job is given twice"),
+    ],
+)
+def test_labels_that_would_make_other_series_are_refused(
+    tmp_path: Path, labels: list[tuple[str, str]], refusal: str
+) -> None:
+    """Without those of the scrape nothing would join; with those of the series it would be another one."""
+    with pytest.raises(BackfillError, match=refusal):
+        replace(asked(tmp_path), labels=tuple(labels)).check(plan(), NOW)
+    replace(asked(tmp_path), labels=(*TARGET, ("pod", ""))).check(plan(), NOW)
+
+
+def test_without_an_end_the_query_is_told_that_finds_it(tmp_path: Path) -> None:
+    """It looks at what a scrape has and a backfill has not, of that target."""
+    with pytest.raises(BackfillError) as error:
+        wish(moment("2026-01-01"), None, [("job", 'a"b')], tmp_path / "history.om")
+    assert r'timestamp(braze_exporter_build_info{job="a\"b"})[1y:1m]' in str(error.value)
+
+
+@settings(deadline=None)
+@given(
+    st.datetimes(datetime(2009, 1, 1), datetime(2030, 1, 1)),  # noqa: DTZ001 - made aware below
+    st.integers(1, 250),
+    st.sampled_from(Unit),
+    st.sampled_from(ZONES),
+    st.sampled_from([1.0, 3_600.0, 7_200.0, 5_400.5, 40 * 86_400.0]),
+)
+def test_calls_cover_every_bucket_and_end_in_the_past(
+    first: datetime, days: int, unit: Unit, name: str, settle: float
+) -> None:
+    """Each wanted bucket is among the newest hundred of a call; each ends in a bucket that is over before the end."""
+    zone = ZoneInfo(name)
+    start = first.replace(microsecond=0, tzinfo=zone)
+    wanted = Wish(
+        moment(start.isoformat()), moment((start + timedelta(days=days, hours=7)).isoformat()), TARGET, Path("x")
+    )
+    query = Query("production", CUSTOM_EVENTS, unit, "purchase", zone=zone, settle=settle)
+    calls = wanted.pieces(query)
+    covered: set[int] = set()
+    for call in calls:
+        assert call.length == MAX_LENGTH
+        assert call.ending_at is not None
+        assert call.ending_at < wanted.end.of(zone) - settle
+        covered.update(_newest(call.ending_at, unit, zone))
+    begun = bucket_start(wanted.start.of(zone), unit, zone)
+    while begun < wanted.end.of(zone):
+        ended = bucket_end(begun, unit, zone)
+        if begun >= wanted.start.of(zone) and ended + settle < wanted.end.of(zone):
+            assert begun in covered
+        begun = ended
+    hours = (wanted.end.of(zone) - wanted.start.of(zone)) / unit.seconds
+    assert len(calls) <= hours // (MAX_LENGTH - 1) + 1
+
+
+def _newest(ending_at: int, unit: Unit, zone: ZoneInfo) -> set[int]:
+    """Return the hundred buckets that Braze tells up to the one in which it ends."""
+    if unit is Unit.HOUR:
+        last = ending_at // HOUR * HOUR
+        return {last - back * HOUR for back in range(MAX_LENGTH)}
+    day = datetime.fromtimestamp(ending_at, zone).date()
+    days = (day - timedelta(days=back) for back in range(MAX_LENGTH))
+    return {int(datetime.combine(found, datetime.min.time(), zone).timestamp()) for found in days}

@@ -1,0 +1,292 @@
+"""Whatever Braze answers, it is that query's error and no one else's."""
+
+import contextlib
+import gc
+import ssl
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import response_faults
+import transfer_faults
+import trustme
+from fault_injection import Fault
+from recorded_counts import Recorded
+from simulated_braze import FaultInjectingBraze
+from support import (
+    HOUR,
+    KEY,
+    NEW_YORK,
+    THIS_HOUR,
+    Clock,
+    Page,
+    Program,
+    RunningClock,
+    rig,
+    simulated,
+    workspace_item,
+    write,
+)
+
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.transport import Timeouts, Transport, open_session
+from braze_exporter.simulator.reply import Reply
+from braze_exporter.simulator.server import serve
+
+ELSEWHERE = "http://127.0.0.1:9/elsewhere"
+
+# What Braze might do, and the reason that the query is then given. Those that take time or stop the pool come below.
+REFUSALS: dict[str, tuple[Fault, Reason]] = {
+    "400": (response_faults.status(400), Reason.BAD_REQUEST),
+    "401": (response_faults.status(401), Reason.UNAUTHORIZED),
+    "403": (response_faults.status(403), Reason.FORBIDDEN),
+    "404": (response_faults.status(404), Reason.NOT_FOUND),
+    "500": (response_faults.status(500), Reason.SERVER_ERROR),
+    "502 in HTML": (response_faults.html(502), Reason.SERVER_ERROR),
+    "503": (response_faults.status(503), Reason.SERVER_ERROR),
+    "504": (response_faults.status(504), Reason.SERVER_ERROR),
+    "418": (response_faults.status(418), Reason.HTTP),
+    "202 queued": (response_faults.queued(), Reason.QUEUED),
+    "200 queued": (response_faults.message("queued"), Reason.QUEUED),
+    "204": (response_faults.no_content(), Reason.NO_CONTENT),
+    "redirect": (response_faults.redirect(ELSEWHERE), Reason.REDIRECT),
+    "permanent redirect": (response_faults.redirect(ELSEWHERE, 308), Reason.REDIRECT),
+    "reset connection": (transfer_faults.disconnect(), Reason.CONNECTION),
+    "closed connection": (transfer_faults.disconnect(reset=False), Reason.CONNECTION),
+    "truncated": (transfer_faults.truncated(), Reason.TRUNCATED),
+    "truncated chunks": (transfer_faults.truncated_chunks(), Reason.TRUNCATED),
+    "HTML": (response_faults.html(), Reason.NOT_JSON),
+    "nothing": (response_faults.empty_body(), Reason.NOT_JSON),
+    "nested deeply": (response_faults.deeply_nested(), Reason.NOT_JSON),
+    "not UTF-8": (response_faults.invalid_utf8(), Reason.NOT_JSON),
+    "garbled gzip": (transfer_faults.garbled_gzip(), Reason.NOT_JSON),
+    "200 MB": (transfer_faults.huge(), Reason.TOO_LARGE),
+    "200 MB announced": (transfer_faults.huge(announced=True), Reason.TOO_LARGE),
+    "compressed bomb": (transfer_faults.gzip_bomb(), Reason.TOO_LARGE),
+    "a list": (response_faults.document([]), Reason.BAD_ANSWER),
+    "a number": (response_faults.document(7), Reason.BAD_ANSWER),
+    "message with the key": (response_faults.message(f"Invalid API key: {KEY}"), Reason.BAD_ANSWER),
+    "message of megabytes": (response_faults.message("no " * 300_000), Reason.BAD_ANSWER),
+    "400 with the key": (response_faults.status(400, f"Invalid API key: {KEY}\n"), Reason.BAD_REQUEST),
+    "redirect with the key": (response_faults.redirect(f"{ELSEWHERE}?{KEY}"), Reason.REDIRECT),
+    "redirect to nowhere": (response_faults.redirect("http://[x"), Reason.REDIRECT),
+    "message of failure": (response_faults.message("error"), Reason.BAD_ANSWER),
+    "message missing": (response_faults.document({"data": []}), Reason.BAD_ANSWER),
+    "message null": (response_faults.message(None), Reason.BAD_ANSWER),
+    "data missing": (response_faults.no_data(), Reason.BAD_ANSWER),
+    "data null": (response_faults.data(None), Reason.BAD_ANSWER),
+    "data an object": (response_faults.data({"time": "2026-11-23", "count": 1}), Reason.BAD_ANSWER),
+    "data of numbers": (response_faults.data([1, 2]), Reason.BAD_ANSWER),
+    "count negative": (response_faults.count(-1), Reason.BAD_ANSWER),
+    "count NaN": (response_faults.count(float("nan")), Reason.BAD_ANSWER),
+    "count infinite": (response_faults.count(float("inf")), Reason.BAD_ANSWER),
+    "count a string": (response_faults.count("7"), Reason.BAD_ANSWER),
+    "count a boolean": (response_faults.count(value=True), Reason.BAD_ANSWER),
+    "count beyond numbers": (response_faults.count(10**400), Reason.BAD_ANSWER),
+    "time empty": (response_faults.time(""), Reason.BAD_ANSWER),
+    "time a word": (response_faults.time("yesterday"), Reason.BAD_ANSWER),
+    "time a number": (response_faults.time(1795436400), Reason.BAD_ANSWER),
+    "time null": (response_faults.time(None), Reason.BAD_ANSWER),
+    "time missing": (response_faults.missing("time"), Reason.BAD_ANSWER),
+    "time in year 1": (response_faults.time("0001-01-01T00:00:00+14:00"), Reason.BAD_ANSWER),
+    "time in year 9999": (response_faults.time("9999-12-31T23:00:00-12:00"), Reason.BAD_ANSWER),
+    "contradicting duplicates": (response_faults.duplicated(contradicting=True), Reason.BAD_ANSWER),
+}
+
+# What looks odd and is an answer all the same.
+ODDITIES: dict[str, Fault] = {
+    "shuffled": response_faults.shuffled(),
+    "equal duplicates": response_faults.duplicated(),
+    "compressed": transfer_faults.gzipped(),
+    "with fields unknown": response_faults.edited(lambda document: document.update(extra={"a": 1})),
+    "created": lambda exchange: Reply(201, exchange.reply.headers, exchange.reply.body),
+}
+
+
+def shop() -> Recorded:
+    """Return a day of a made-up shop: 100 purchases an hour, and 7 in the one that runs."""
+    recorded = Recorded(events=["purchase", "signup"])
+    for back in range(30):
+        recorded.set("purchase", THIS_HOUR - back * HOUR, 100 + back if back else 7)
+        recorded.set("signup", THIS_HOUR - back * HOUR, 3)
+    return recorded
+
+
+# What would be refused to others as well, so that they are not asked at all.
+HOLDING = {"401", "403"}
+
+
+@pytest.mark.parametrize("fault", sorted(REFUSALS.keys() - HOLDING))
+def test_a_refusal_is_counted_once_and_leaves_the_rest_alone(fault: str) -> None:
+    """A query that is not answered is down, has one error of the right reason and no value; the other has its own."""
+    failure, reason = REFUSALS[fault]
+    with rig("{event: purchase}\n{event: signup}", shop()) as exporter:
+        exporter.braze.fail(failure, event="purchase")
+        page = exporter.scrape()
+    assert page.value("braze_custom_events_hourly_up", event="purchase") == 0
+    assert page.of("braze_custom_events_hourly_latest", event="purchase") == []
+    assert page.of("braze_custom_events_hourly_settled", event="purchase") == []
+    assert page.value("braze_custom_events_total", event="purchase") == 0
+    assert page.value("braze_custom_events_hourly_last_success_timestamp_seconds", event="purchase") == 0
+    assert errors(page) == {reason: 1}
+    assert page.value("braze_custom_events_hourly_up", event="signup") == 1
+    assert page.value("braze_custom_events_hourly_latest", event="signup") == 3
+    assert page.value("braze_up") == 1
+    assert len(exporter.braze.requests) == 2
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_an_odd_answer_is_an_answer(oddity: str) -> None:
+    """An answer in an unusual form gives the same values as a usual one."""
+    with rig("{event: purchase}", shop()) as exporter:
+        exporter.braze.fail(ODDITIES[oddity])
+        page = exporter.scrape()
+    assert page.value("braze_custom_events_hourly_up") == 1
+    assert page.value("braze_custom_events_hourly_latest") == 7
+    assert page.value("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == THIS_HOUR
+    assert page.value("braze_custom_events_hourly_settled") == 102
+    assert page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds") == THIS_HOUR - 2 * HOUR
+    assert errors(page) == {}
+
+
+def test_an_empty_answer_is_an_answer_without_values() -> None:
+    """Empty data is up, and neither a zero nor an error."""
+    with rig("{event: purchase}", shop()) as exporter:
+        exporter.braze.fail(response_faults.data([]))
+        page = exporter.scrape()
+    assert page.value("braze_custom_events_hourly_up") == 1
+    assert page.of("braze_custom_events_hourly_latest") == []
+    assert page.of("braze_custom_events_hourly_settled") == []
+    assert page.of("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == []
+    assert page.value("braze_custom_events_total") == 0
+    assert errors(page) == {}
+
+
+@pytest.mark.parametrize("fault", [transfer_faults.hang(), transfer_faults.drip(0.05)], ids=str)
+def test_a_slow_answer_ends_in_a_timeout(fault: Fault) -> None:
+    """Neither silence nor an answer byte by byte holds a connection for longer than the answer may take."""
+    timeouts = Timeouts(connect=1, piece=0.2, answer=0.4)
+    with rig("{event: purchase}\n{event: signup}", shop(), clock=RunningClock(), timeouts=timeouts) as exporter:
+        exporter.braze.fail(fault, event="purchase")
+        page = exporter.scrape()
+    assert page.value("braze_custom_events_hourly_up", event="purchase") == 0
+    assert errors(page) == {Reason.TIMEOUT: 1}
+    assert page.value("braze_custom_events_hourly_up", event="signup") == 1
+
+
+def test_a_host_that_is_not_there_is_told_apart() -> None:
+    """A name that nobody knows is dns; a port that nobody listens on is connection."""
+    with rig("{event: purchase}", shop()) as exporter:
+        url = exporter.url
+    assert asked(url) is Reason.CONNECTION
+    assert asked("https://rest.iad-99.braze.invalid") is Reason.DNS
+
+
+def test_a_certificate_that_is_not_trusted_is_refused() -> None:
+    """The key is sent to no one whose certificate the bundle does not vouch for."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    braze = FaultInjectingBraze(key=KEY, traffic=shop(), clock=Clock().wall, zone=NEW_YORK)
+    with serve(braze, tls=context) as running, authority.cert_pem.tempfile() as bundle:
+        assert asked(running.url) is Reason.TLS
+        assert braze.requests == []
+        assert asked(running.url, bundle) is None
+        assert [request.key for request in braze.requests] == [KEY]
+        assert asked(running.url.replace("127.0.0.1", "localhost"), bundle) is Reason.TLS  # it is not its name
+        assert len(braze.requests) == 1
+
+
+def asked(url: str, ca_bundle: str | None = None) -> Reason | None:
+    """Ask once at a URL and return why that failed, or None."""
+    with contextlib.closing(open_session(1, ca_bundle)) as session:
+        transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic)
+        try:
+            received = transport.get("/events/data_series", {"event": "purchase", "length": "1"})
+        except BrazeError as error:
+            assert KEY not in str(error)
+            return error.reason
+    return None if received.status == 200 else Reason.HTTP
+
+
+def test_no_redirect_is_followed() -> None:
+    """The key stays with the host that it is for."""
+    with rig("{event: purchase}", shop()) as elsewhere, rig("{event: purchase}", shop()) as exporter:
+        exporter.braze.fail(response_faults.redirect(f"{elsewhere.url}/events/data_series?event=purchase&length=24"))
+        exporter.scrape()
+        assert elsewhere.braze.requests == []
+
+
+def test_the_body_is_capped_in_memory() -> None:
+    """200 MB, plain or compressed, cost no more memory than a few answers."""
+    with rig("{event: purchase}", shop()) as exporter:
+        exporter.scrape()
+        for fault in (transfer_faults.huge(), transfer_faults.gzip_bomb()):
+            exporter.braze.fail(fault, times=1)
+            exporter.clock.advance(300)
+            tracemalloc.start()
+            page = exporter.scrape()
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert page.value("braze_custom_events_hourly_up") == 0
+            assert peak < 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [transfer_faults.huge(), transfer_faults.gzip_bomb(), response_faults.html(), response_faults.status(503)],
+    ids=str,
+)
+def test_nothing_of_a_bad_answer_is_kept(fault: Fault) -> None:
+    """What is remembered of a failure is its reason and its words, not what was read before it was one."""
+    names = [f"event {number}" for number in range(20)]
+    with rig("\n".join(f"{{event: {name}}}" for name in names), Recorded(events=names)) as exporter:
+        exporter.begin()
+        exporter.braze.fail(fault)
+        gc.collect()
+        tracemalloc.start()
+        assert exporter.scrape().of("braze_custom_events_hourly_up") == [0] * 20
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert kept < 1_000_000
+
+
+def test_the_program_survives_them_all(tmp_path: Path) -> None:
+    """With every fault at once the scrape is good, each workspace has its own error, and the key is nowhere."""
+    names = list(REFUSALS)
+    traffic = Recorded(events=["signup", *names])
+    with simulated(traffic) as (braze, server):
+        items = ""
+        for name in names:
+            items += workspace_item(server.url, f'{{event: "{name}"}}\n{{event: signup}}', name=f'"{name}"')
+            braze.fail(REFUSALS[name][0], event=name)
+        config = write(tmp_path / "config.yaml", "workspaces:\n" + items)
+        with Program.start([f"--config.file={config}", "--log.level=debug"]) as program:
+            page = program.scrape(timeout=60)
+            again = program.get("/metrics", {"Accept": "application/openmetrics-text"})
+        for name in names:
+            reason, path = REFUSALS[name][1], "/events/data_series"
+            assert page.value("braze_custom_events_hourly_up", workspace=name, event=name) == 0
+            up = page.value("braze_custom_events_hourly_up", workspace=name, event="signup")
+            assert up == (0 if name in HOLDING else 1), name
+            assert page.value("braze_api_errors_total", workspace=name, endpoint=path, reason=reason) == 1, name
+            assert sum(page.of("braze_api_errors_total", workspace=name, endpoint=path)) == 1
+            assert page.of("braze_custom_events_hourly_latest", workspace=name, event=name) == []
+    assert again.status == 200
+    assert program.process.returncode == 0
+    assert KEY not in program.output + page.text + again.text
+    assert "Traceback" not in program.output
+    assert program.output.count('msg="query not answered"') == len(names) + len(HOLDING)
+    assert max(map(len, program.lines)) < 600
+    assert "Invalid API key: ***" in program.output
+
+
+def errors(page: Page) -> dict[str, float]:
+    """Return the errors that were counted, by reason."""
+    found: dict[str, float] = {}
+    for (name, labels), value in page.samples.items():
+        if name == "braze_api_errors_total" and value:
+            found[dict(labels)["reason"]] = value
+    return found

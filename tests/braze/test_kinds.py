@@ -1,0 +1,672 @@
+"""Every kind of series that Braze offers, from the simulated Braze to the page of metrics."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import response_faults
+from fault_injection import Exchange, Fault
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded_counts import Recorded
+from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, Page, Rig, every_section, rig, until
+
+from braze_exporter.braze import parsing
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, KINDS, Kind, Unit
+from braze_exporter.braze.query import Query
+from braze_exporter.metrics.families import GAUGES, gauge
+from braze_exporter.simulator.inventory import Campaign, Canvas, World
+from braze_exporter.simulator.message_rows import made_up
+from braze_exporter.simulator.reply import Reply
+from braze_exporter.web.status_response import status_response
+
+CAMPAIGN = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels=("email", "ios_push"))
+CANVAS = Canvas("4ffe74b7-ca90-4046-ae7f-68b1b337f6a6", "Onboarding", steps=(("Hello", "email"), ("Wait", "")))
+TODAY = int(datetime(2026, 11, 23, tzinfo=NEW_YORK).timestamp())
+YESTERDAY, DAY = TODAY - 24 * HOUR, 24 * HOUR
+GOLDEN = Path(__file__).parents[1] / "golden"
+MUG = "Mug “Largo”, 0.3 l"
+
+EVERYTHING = every_section(CAMPAIGN.id, CANVAS.id, MUG)
+
+
+@contextmanager
+def everything(sections: str = EVERYTHING, clock: Clock | None = None) -> Iterator[tuple[Rig, Recorded]]:
+    """Run the exporter with all sections against a simulated Braze whose figures are in the test's hand."""
+    figures = Recorded()
+    with rig("{event: purchase}", Recorded(events=["purchase"]), rest=sections, clock=clock) as exporter:
+        exporter.braze.figures = figures
+        exporter.braze.world = World(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
+        yield exporter, figures
+
+
+def labelled(page: Page, name: str) -> dict[frozenset[tuple[str, str]], float]:
+    """Return all samples of a name by their labels but the workspace."""
+    return {
+        frozenset(pair for pair in labels if pair[0] != "workspace"): value
+        for (found, labels), value in page.samples.items()
+        if found == name
+    }
+
+
+def of(**labels: str) -> frozenset[tuple[str, str]]:
+    """Return labels as a key."""
+    return frozenset(labels.items())
+
+
+def test_every_kind_has_its_numbers() -> None:
+    """Each gauge shows what was put into Braze, under its own name and labels."""
+    with everything() as (exporter, figures):
+        for name, value in {"sessions": 50, "purchases": 7, f"purchases/{MUG}": 3}.items():
+            figures.set(name, THIS_HOUR - 2 * HOUR, value)
+        figures.set("sessions", THIS_HOUR - 2 * HOUR, 20, IOS)
+        figures.set("sessions", THIS_HOUR - 2 * HOUR, 9, "", VIP)
+        figures.set("sessions", THIS_HOUR - 2 * HOUR, 4, IOS, VIP)
+        figures.set(f"purchases/{MUG}", THIS_HOUR - 2 * HOUR, 2, IOS)
+        for name, value in {
+            f"revenue/{MUG}": 12_345,
+            f"segments/{VIP}": 8_000,
+            "new_users": 31,
+            "uninstalls": 6,
+            "daily_active_users": 900,
+            "monthly_active_users": 15_000,
+            f"campaigns/{CAMPAIGN.id}": 1_000,
+            f"canvases/{CANVAS.id}": 200,
+        }.items():
+            figures.set(name, YESTERDAY, value)
+        figures.set("new_users", YESTERDAY, 11, IOS)
+        page = exporter.scrape()
+    assert page.of("braze_up") == [1]
+    settled = {
+        "sessions_hourly": {of(): 50},
+        "sessions_filtered_hourly": {
+            of(braze_app="ios", segment=""): 20,
+            of(braze_app="", segment="vip"): 9,
+            of(braze_app="ios", segment="vip"): 4,
+        },
+        "sessions_daily": {of(): 0},
+        "purchases_hourly": {of(): 7},
+        "purchases_filtered_hourly": {of(product=MUG, braze_app=""): 3, of(product=MUG, braze_app="ios"): 2},
+        "revenue_filtered_daily": {of(product=MUG, braze_app=""): 123.45},
+        "segment_users_daily": {of(segment="vip"): 8_000},
+        "new_users_daily": {of(): 31},
+        "new_users_filtered_daily": {of(braze_app="ios"): 11},
+        "daily_active_users_daily": {of(): 900},
+        "campaign_conversions_daily": {of(campaign=CAMPAIGN.id): 30},
+        "campaign_revenue_daily": {of(campaign=CAMPAIGN.id): 1_485},
+        "campaign_unique_recipients_daily": {of(campaign=CAMPAIGN.id): 980},
+        "canvas_entries_daily": {of(canvas=CANVAS.id): 200},
+        "canvas_conversions_daily": {of(canvas=CANVAS.id): 6},
+        "canvas_revenue_daily": {of(canvas=CANVAS.id): 297},
+    }
+    shown = {noun: labelled(page, f"braze_{noun}_settled") for noun in settled}
+    assert shown == settled
+    sent = {
+        dict(labels)["channel"]: value
+        for labels, value in labelled(page, "braze_campaign_messages_daily_settled").items()
+        if ("stat", "sent") in labels
+    }
+    assert sent == {"email": 1_000, "ios_push": 1_000}
+    opened = of(campaign=CAMPAIGN.id, channel="email", variation=made_up(CAMPAIGN.id, ""), stat="unique_opens")
+    assert labelled(page, "braze_campaign_messages_daily_settled")[opened] == 330
+    clicked = of(canvas=CANVAS.id, step="Hello", channel="email", stat="clicks")
+    assert labelled(page, "braze_canvas_messages_daily_settled")[clicked] == 12
+
+
+def test_what_is_computed_later_settles_later() -> None:
+    """Uninstalls and monthly active users of yesterday are not settled today, and what is there of them is shown."""
+    with everything() as (exporter, figures):
+        figures.set("uninstalls", YESTERDAY, 6)
+        figures.set("uninstalls", YESTERDAY - DAY, 5)
+        figures.set("monthly_active_users", YESTERDAY, 15_000)
+        page = exporter.scrape()
+        assert page.value("braze_uninstalls_daily_settled") == 5
+        # 12:20 UTC: today's has just been computed.
+        assert page.value("braze_monthly_active_users_daily_latest_bucket_start_timestamp_seconds") == TODAY
+        exporter.clock.advance(DAY)
+        page = exporter.scrape()
+        assert page.value("braze_uninstalls_daily_settled") == 6
+        assert page.value("braze_monthly_active_users_daily_settled") == 15_000
+
+
+def test_each_kind_asks_as_it_is_documented() -> None:
+    """The paths, the parameters, and how many units at most."""
+    with everything() as (exporter, _):
+        exporter.scrape()
+        asked = {
+            (request.path, tuple(sorted((key, value) for key, value in request.params.items() if key != "ending_at")))
+            for request in exporter.braze.requests
+        }
+        (canvas,) = [request for request in exporter.braze.requests if request.path == "/canvas/data_series"]
+    assert asked == {
+        ("/events/data_series", (("event", "purchase"), ("length", "24"), ("unit", "hour"))),
+        ("/sessions/data_series", (("length", "24"), ("unit", "hour"))),
+        ("/sessions/data_series", (("length", "24"), ("segment_id", VIP), ("unit", "hour"))),
+        ("/sessions/data_series", (("app_id", IOS), ("length", "24"), ("unit", "hour"))),
+        ("/sessions/data_series", (("app_id", IOS), ("length", "24"), ("segment_id", VIP), ("unit", "hour"))),
+        ("/sessions/data_series", (("length", "14"), ("unit", "day"))),
+        ("/purchases/quantity_series", (("length", "24"), ("unit", "hour"))),
+        ("/purchases/quantity_series", (("length", "24"), ("product", MUG), ("unit", "hour"))),
+        ("/purchases/quantity_series", (("app_id", IOS), ("length", "24"), ("product", MUG), ("unit", "hour"))),
+        ("/purchases/revenue_series", (("length", "14"), ("unit", "day"))),
+        ("/purchases/revenue_series", (("length", "14"), ("product", MUG), ("unit", "day"))),
+        ("/segments/data_series", (("length", "14"), ("segment_id", VIP))),
+        ("/kpi/new_users/data_series", (("length", "14"),)),
+        ("/kpi/new_users/data_series", (("app_id", IOS), ("length", "14"))),
+        ("/kpi/uninstalls/data_series", (("length", "14"),)),
+        ("/kpi/dau/data_series", (("length", "14"),)),
+        ("/kpi/mau/data_series", (("length", "14"),)),
+        ("/campaigns/data_series", (("campaign_id", CAMPAIGN.id), ("length", "14"))),
+        ("/canvas/data_series", (("canvas_id", CANVAS.id), ("include_step_breakdown", "true"), ("length", "14"))),
+    }
+    assert canvas.params["ending_at"] == datetime.fromtimestamp(NOW - 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_canvas_is_never_asked_for_more_than_braze_tells() -> None:
+    """After an outage of weeks a Canvas is asked for 14 days, a campaign for as many as were missed."""
+    with everything() as (exporter, _):
+        exporter.scrape()
+        exporter.braze.reset()
+        exporter.clock.advance(30 * DAY)
+        exporter.scrape()
+        lengths = {request.path: request.params["length"] for request in exporter.braze.requests}
+    assert (lengths["/canvas/data_series"], lengths["/campaigns/data_series"]) == ("14", "44")
+
+
+def test_every_pool_is_accounted_for() -> None:
+    """Purchases take from the lists' limit, campaigns from their own, all others from the default one."""
+    with everything() as (exporter, _):
+        page = exporter.scrape()
+    limits = {dict(labels)["pool"]: value for labels, value in labelled(page, "braze_api_quota_limit").items()}
+    assert limits == {"default": 250_000, "lists": 1_000, "campaigns": 50_000}
+    left = {dict(labels)["pool"]: value for labels, value in labelled(page, "braze_api_quota_remaining").items()}
+    assert 1_000 - 5 <= left["lists"] < 1_000  # what Braze said in the answer that came last
+    assert left["campaigns"] == 50_000 - 1
+
+
+def test_a_permission_that_lacks_is_named() -> None:
+    """Each kind needs its own permission; what lacks one does not hold the others."""
+    with everything() as (exporter, _):
+        exporter.braze.permissions = {kind.permission for kind in KINDS} - {"kpi.mau.data_series"}
+        page = exporter.scrape()
+        (mau,) = [
+            query for query in status_response(exporter.exporter)["queries"] if query["name"] == "monthly active users"
+        ]
+    assert mau["words"] == "refused: 403, the key lacks kpi.mau.data_series"
+    assert page.value("braze_monthly_active_users_daily_up") == 0
+    assert page.value("braze_daily_active_users_daily_up") == 1
+
+
+def test_only_what_adds_up_is_counted() -> None:
+    """Occurrences have a counter; sizes, active users and unique users have none."""
+    with everything() as (exporter, figures):
+        exporter.scrape()
+        figures.set("new_users", TODAY, 5)
+        figures.set(f"segments/{VIP}", TODAY, 5)
+        figures.set("daily_active_users", TODAY, 5)
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 1_000)
+        exporter.clock.advance(900)
+        page = exporter.scrape()
+    names = {name for name, _ in page.samples if name.startswith("braze_") and name.endswith("_total")}
+    assert {name for name in names if not name.startswith(("braze_api_", "braze_exporter_"))} == {
+        "braze_custom_events_total",
+        "braze_sessions_total",
+        "braze_sessions_filtered_total",
+        "braze_purchases_total",
+        "braze_purchases_filtered_total",
+        "braze_revenue_total",
+        "braze_revenue_filtered_total",
+        "braze_new_users_total",
+        "braze_new_users_filtered_total",
+        "braze_uninstalls_total",
+        "braze_campaign_messages_total",
+        "braze_campaign_conversions_total",
+        "braze_campaign_revenue_total",
+        "braze_canvas_entries_total",
+        "braze_canvas_conversions_total",
+        "braze_canvas_revenue_total",
+        "braze_canvas_messages_total",
+    }
+    assert page.value("braze_new_users_total") == 5
+    counted = {dict(labels)["stat"]: value for labels, value in labelled(page, "braze_campaign_messages_total").items()}
+    assert (counted["sent"], counted["opens"]) == (1_000, 410)
+    assert not any(stat.startswith("unique_") for stat in counted)
+
+
+def edited(change: Callable[[dict[str, Any]], None]) -> Fault:
+    """Return a fault that changes each row of a campaign."""
+
+    def change_all(body: dict[str, Any]) -> None:
+        for row in body["data"]:
+            change(row)
+
+    return response_faults.edited(change_all)
+
+
+def test_a_channel_that_appears_later_has_risen_from_nothing() -> None:
+    """Who begins to send by SMS sees all of it counted."""
+    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
+        first = exporter.scrape()
+        assert {*labelled(first, "braze_campaign_messages_total").values()} == {0}
+        exporter.braze.world = World(campaigns=(replace(CAMPAIGN, channels=("email", "ios_push", "sms")),))
+        exporter.clock.advance(900)
+        page = exporter.scrape()
+    sent = {
+        dict(labels)["channel"]: value
+        for labels, value in labelled(page, "braze_campaign_messages_total").items()
+        if ("stat", "sent") in labels
+    }
+    assert sent == {"email": 0, "ios_push": 0, "sms": 100}
+
+
+def test_a_variation_that_is_renamed_goes_on_counting() -> None:
+    """The counter is of Braze's id: with another name the label changes, and the count goes on."""
+    named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
+    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        exporter.braze.world = World(campaigns=(named,))
+        exporter.scrape()
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
+        exporter.clock.advance(900)
+        assert exporter.scrape().value("braze_campaign_messages_total", variation="A", stat="sent") == 50
+
+        def rename(row: dict[str, Any]) -> None:
+            row["messages"]["email"][0]["variation_name"] = "The first"
+
+        exporter.braze.fail(edited(rename), path="/campaigns/data_series")
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 120)
+        exporter.clock.advance(900)
+        page = exporter.scrape()
+    assert page.value("braze_campaign_messages_total", variation="The first", stat="sent") == 60
+    assert page.of("braze_campaign_messages_total", variation="A") == []
+    assert page.of("braze_campaign_messages_daily_latest", variation="A") == []
+
+
+@pytest.mark.parametrize(
+    ("since", "latest", "settled"),
+    [
+        (TODAY, {"email": 30}, {"email": 1_000, "ios_push": 1_000}),
+        (YESTERDAY, {"email": 30}, {"email": 1_000}),
+        (TODAY + DAY, {"email": 30, "ios_push": 30}, {"email": 1_000, "ios_push": 1_000}),
+    ],
+)
+def test_what_is_shown_of_a_noun_is_of_one_day(since: int, latest: dict[str, int], settled: dict[str, int]) -> None:
+    """A channel of which a day tells nothing adds nothing to it: neither its last day, nor one that has not settled."""
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["time"] >= datetime.fromtimestamp(since, NEW_YORK).date().isoformat():
+            row["messages"]["ios_push"] = []
+
+    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000), (TODAY, 30)):
+            figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
+        exporter.braze.fail(edited(stop), path="/campaigns/data_series")
+        page = exporter.scrape()
+    for measure, expected in (("latest", latest), ("settled", settled)):
+        shown = labelled(page, f"braze_campaign_messages_daily_{measure}").items()
+        assert {dict(labels)["channel"]: value for labels, value in shown if ("stat", "sent") in labels} == expected
+    starts = labelled(page, "braze_campaign_messages_daily_settled_bucket_start_timestamp_seconds").items()
+    told = {dict(labels)["channel"]: start for labels, start in starts if ("stat", "sent") in labels}
+    assert told == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
+
+
+def test_a_variation_takes_the_name_of_another() -> None:
+    """Who has the name of another one has its id behind it: a counter must not seem to jump to that of the newcomer."""
+    named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
+    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
+        exporter.braze.world = World(campaigns=(named,))
+        exporter.scrape()
+
+        def replace_one(row: dict[str, Any]) -> None:
+            row["messages"]["email"][0] |= {"variation_api_id": "a-new-one", "sent": 7}
+
+        exporter.braze.fail(edited(replace_one), path="/campaigns/data_series")
+        exporter.clock.advance(900)
+        page = exporter.scrape()  # which reads no sample twice
+        exporter.braze.heal()
+
+        def swap(row: dict[str, Any]) -> None:
+            first, second = row["messages"]["email"]
+            first["variation_name"], second["variation_name"] = "B", "A"
+
+        exporter.braze.fail(edited(swap), path="/campaigns/data_series")
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 120)
+        exporter.clock.advance(900)
+        swapped = exporter.scrape()
+    assert page.value("braze_campaign_messages_daily_latest", variation="A (a-new-one)", stat="sent") == 7
+    assert page.value("braze_campaign_messages_total", variation="A (a-new-one)", stat="sent") == 7  # today's
+    assert page.value("braze_campaign_messages_total", variation="A", stat="sent") == 0
+    first, second = made_up(CAMPAIGN.id, "A"), made_up(CAMPAIGN.id, "B")
+    assert swapped.value("braze_campaign_messages_total", variation=f"B ({first})", stat="sent") == 10
+    assert swapped.value("braze_campaign_messages_total", variation=f"A ({second})", stat="sent") == 10
+
+
+def read(kind: Kind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
+    """Return the values of each series of an answer, by noun and labels."""
+    body = json.dumps({"message": "success", "data": data}).encode()
+    found = parsing.series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
+    return {
+        (series.noun.name, series.labels): [value for _, value in series.points]
+        for series in found
+        if series.points or not series.key
+    }
+
+
+# Abridged of a recorded answer.
+RECORDED = {
+    "time": "2022-09-01",
+    "messages": {
+        "email": [
+            {
+                "variation_api_id": "3e22f4a1-0000-4000-8000-000000000001",
+                "sent": 7,
+                "opens": 2,
+                "machine_open": 1,
+                "unique_opens": 2,
+                "delivered": 7,
+                "bounces": 0,
+                "reported_spam": 0,
+            }
+        ],
+        "sms": [],
+    },
+    "unique_recipients": 7,
+    "conversions": 0,
+    "revenue": 0.0,
+}
+
+
+def test_a_recorded_row_is_read() -> None:
+    """All that is in it, and nothing else."""
+    found = read(CAMPAIGNS, [RECORDED])
+    stats = {dict(labels)["stat"]: values for (noun, labels), values in found.items() if noun == "campaign_messages"}
+    assert stats == {
+        "sent": [7],
+        "opens": [2],
+        "machine_open": [1],
+        "unique_opens": [2],
+        "delivered": [7],
+        "bounces": [0],
+        "reported_spam": [0],
+    }
+    assert found["campaign_unique_recipients", ()] == [7]
+    assert found["campaign_conversions", ()] == [0]
+
+
+def variation(**fields: object) -> dict[str, object]:
+    """Return an entry of a channel."""
+    return {"variation_api_id": "v1", "sent": 1, **fields}
+
+
+def test_what_is_odd_breaks_nothing() -> None:
+    """Control groups, nameless and unknown things, nulls, and two entries of a variation are all taken as they are."""
+    messages = {
+        "email": [
+            variation(variation_name="A"),
+            variation(variation_api_id="v2", variation_name="A", sent=2),
+            {"variation_api_id": "v3", "variation_name": "Control", "enrolled": 5, "conversions": None},
+            "nonsense",
+        ],
+        "pigeon_post": [variation(feathers=3, note="text", flying=True)],
+        "sms": None,
+        "banners": {},
+        "webhook": [variation(unique_clicks=2), variation(sent=4, unique_clicks=3)],
+    }
+    found = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": messages}, {"time": "2026-11-21"}])
+    labels = {
+        (channel, name, stat): values
+        for (noun, pairs), values in found.items()
+        if noun == "campaign_messages"
+        for channel, name, stat in [tuple(value for _, value in pairs)]
+    }
+    assert labels == {
+        ("email", "A (v1)", "sent"): [1],
+        ("email", "A (v2)", "sent"): [2],
+        ("email", "Control", "enrolled"): [5],
+        ("pigeon_post", "A (v1)", "sent"): [1],
+        ("pigeon_post", "A (v1)", "feathers"): [3],
+        ("webhook", "A (v1)", "sent"): [5],
+    }
+    assert found["campaign_conversions", ()] == []
+
+
+def test_no_name_can_make_two_the_same() -> None:
+    """A variation that is called what another would be called to tell it apart is called by its id."""
+    entries = [
+        variation(variation_name="A (v2)"),
+        variation(variation_api_id="v2", variation_name="A"),
+        variation(variation_api_id="v3", variation_name="A"),
+        variation(variation_api_id="v4", variation_name="v5"),
+        variation(variation_api_id="v5"),
+    ]
+    found = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
+    names = [dict(labels)["variation"] for noun, labels in found if noun == "campaign_messages"]
+    assert names == ["A (v2) (v1)", "A (v2) (v2)", "A (v3)", "v5 (v4)", "v5 (v5)"]
+
+
+def test_halves_of_characters_cost_no_page() -> None:
+    """A name that was cut within an emoji, and keys like that, are labels all the same, and the page is there."""
+    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, _):
+
+        def cut(exchange: Exchange) -> Reply:
+            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # it is bytes
+            for row in document["data"]:
+                row["messages"]["email"][0] |= {"variation_name": "Sale \ud83d", "stat \udc00": 3}
+            return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
+
+        exporter.braze.fail(cut, path="/campaigns/data_series")
+        page = exporter.scrape()
+        exporter.exporter.render(openmetrics=True)
+        json.dumps(status_response(exporter.exporter))
+    assert page.value("braze_campaign_messages_daily_latest", variation="Sale \ufffd", stat="stat \ufffd") == 3
+
+
+def test_history_makes_no_label_twice() -> None:
+    """Variations of former weeks that had the name of one of today are told apart by their ids."""
+    sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 20}}\n"
+    with everything(sections) as (exporter, _):
+
+        def former(exchange: Exchange) -> Reply:
+            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # it is bytes
+            for row in document["data"]:
+                row["messages"]["email"][0] |= {"variation_name": "Red"}
+                if "ending_at" in exchange.request.params:
+                    row["messages"]["email"][0]["variation_api_id"] = "former"
+            return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
+
+        exporter.braze.fail(former, path="/campaigns/data_series")
+
+        def is_read() -> bool:
+            exporter.clock.advance(60)
+            exporter.scrape()
+            return exporter.rest()
+
+        until(is_read, "history is read")
+        page = exporter.page()  # which reads no sample twice
+    assert {dict(labels)["variation"] for labels in labelled(page, "braze_campaign_messages_total")} >= {
+        "Red",
+        "Red (former)",
+    }
+
+
+def test_name_that_is_null_is_no_statistic() -> None:
+    """A null is a hole where other rows have a number; elsewhere it is not known to be a statistic at all."""
+    messages = [{"variation_api_id": "a", "variation_name": None, "sent": sent} for sent in (3, None)]
+    rows = [{"time": f"2026-11-2{day}", "messages": {"email": [entry]}} for day, entry in enumerate(messages)]
+    body = json.dumps({"message": "success", "data": rows}).encode()
+    found = parsing.series(Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
+    (series,) = [one for one in found if one.key]
+    assert series.key == ("a", "email", "sent")
+    assert ([value for _, value in series.points], len(series.holes)) == ([3], 1)
+
+
+def test_what_has_no_id_is_not_counted() -> None:
+    """An entry without an id is shown, and cannot be known again to be counted."""
+    found = parsing.series(
+        Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"),
+        json.dumps(
+            {"message": "success", "data": [{"time": "2026-11-20", "messages": {"email": [{"sent": 3}]}}]}
+        ).encode(),
+        14,
+        NOW,
+        NOW,
+    )
+    (series,) = [series for series in found if series.key]
+    assert (series.points[0].value, series.is_counted) == (3, False)
+
+
+def test_a_canvas_is_asked_by_the_clock_of_braze() -> None:
+    """If our clock is ahead by ten minutes, that is known after the first answer, whatever was asked."""
+    with everything() as (exporter, _):
+        real = exporter.clock.wall
+        exporter.braze.clock = lambda: real() - 600
+        exporter.scrape()
+        exporter.clock.advance(900)
+        page = exporter.scrape()
+    assert page.value("braze_canvas_entries_daily_up") == 1
+
+
+def test_steps_are_named_and_told_apart() -> None:
+    """Steps have their names, those of one name their ids too; a Canvas without steps has its totals."""
+    steps = {
+        "s1": {"name": "Hello", "messages": {"email": [{"sent": 3}]}},
+        "s2": {"name": "Hello", "messages": {"email": [{"sent": 2}], "sms": []}},
+        "s3": {"name": None, "messages": {"sms": [{"sent": 1}]}},
+        "s4": None,
+    }
+    rows = [{"time": "2026-11-20", "total_stats": {"entries": 9, "revenue": -1.5}, "step_stats": steps}]
+    found = read(CANVASES, {"name": "Onboarding", "stats": rows})
+    assert {tuple(value for _, value in labels): values for (noun, labels), values in found.items() if labels} == {
+        ("Hello (s1)", "email", "sent"): [3],
+        ("Hello (s2)", "email", "sent"): [2],
+        ("s3", "sms", "sent"): [1],
+    }
+    assert (found["canvas_entries", ()], found["canvas_revenue", ()]) == ([9], [-1.5])
+    assert read(CANVASES, {"stats": []}) == {(noun.name, ()): [] for noun in CANVASES.nouns if not noun.breakdown}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "said"),
+    [
+        (CAMPAIGNS, None, "there is no list of data"),
+        (CAMPAIGNS, [7], "a row of data is not an object"),
+        (CAMPAIGNS, [{"conversions": 1}], "a row has no time"),
+        (CAMPAIGNS, [{"time": "yesterday"}], "a row has a time that is not in ISO 8601"),
+        (CAMPAIGNS, [{"time": "2026-11-20", "conversions": "4"}], "a row has no conversions that is a number from 0"),
+        (CAMPAIGNS, [{"time": "2026-11-20", "conversions": -4}], "a row has no conversions that is a number from 0"),
+        (CAMPAIGNS, [{"time": "2026-11-20", "revenue": True}], "a row has no revenue that is a number"),
+        (
+            CAMPAIGNS,
+            [{"time": "2026-11-20", "messages": {"email": [{"sent": -1}]}}],
+            "a row has no sent that is a number from 0",
+        ),
+        (
+            CAMPAIGNS,
+            [{"time": "2026-11-20", "conversions": 1}, {"time": "2026-11-20", "conversions": 2}],
+            "the bucket of 2026-11-20T00:00Z has two values",
+        ),
+        (CANVASES, [], "there is no list of data"),
+        (CANVASES, {"name": "x"}, "there is no list of data"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error(kind: Kind, data: object, said: str) -> None:
+    """What is there and makes no sense is an error of the query, in words, and never a zero."""
+    with pytest.raises(BrazeError) as raised:
+        read(kind, data)
+    assert (raised.value.reason, raised.value.detail) == (Reason.BAD_ANSWER, said)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats() | st.text(max_size=5) | st.just("2026-11-20"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "time",
+                    "messages",
+                    "email",
+                    "sent",
+                    "stats",
+                    "step_stats",
+                    "total_stats",
+                    "name",
+                    "variation_api_id",
+                    "x",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=25,
+)
+
+
+@given(st.sampled_from(KINDS), json_values)
+def test_anything_is_read_or_refused(kind: Kind, data: object) -> None:
+    """Whatever JSON Braze might send, it is an answer or an error of the query."""
+    try:
+        found = read(kind, data)
+    except BrazeError as error:
+        assert error.reason is Reason.BAD_ANSWER
+    else:
+        assert len({noun for noun, _ in found}) <= len(kind.nouns)
+
+
+def test_a_canvas_says_yesterday_at_midnight_and_nothing_is_told_of_the_zone() -> None:
+    """A Canvas is asked for what was a minute ago: in the first minute of a day that is no sign of another zone."""
+    clock = Clock(TODAY + 30)
+    sections = f"    canvases:\n      - canvas: {CANVAS.id}\n"
+    with everything(sections, clock) as (exporter, _):
+        page = exporter.scrape()
+        start = page.value("braze_canvas_entries_daily_latest_bucket_start_timestamp_seconds")
+        assert page.value("braze_canvas_entries_daily_up") == 1
+    assert start == TODAY - timedelta(days=1).total_seconds()
+    assert page.of("braze_workspace_timezone_mismatch") == []
+
+
+def test_the_lines_of_every_kind_are_the_golden_ones() -> None:
+    """What the page shows of the kinds beside events is, byte for byte, what dashboards and alerts rely on."""
+    with everything() as (exporter, figures):
+        for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000)):
+            figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
+            figures.set(f"canvases/{CANVAS.id}", day, sent // 5)
+        exporter.scrape()
+        figures.set("sessions", THIS_HOUR, 12)
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 500)
+        exporter.clock.advance(900)
+        text = exporter.scrape().text
+    own = ("custom_events", "up{", "api_", "discovery_", "exporter_", "query_", "revision_age", "workspace_timezone")
+    names = [line.removeprefix("# HELP ").removeprefix("# TYPE ").removeprefix("braze_") for line in text.splitlines()]
+    shown = [
+        line
+        for line, name in zip(text.splitlines(), names, strict=True)
+        if "braze_" in line and not name.startswith(own) and "braze_up " not in line
+    ]
+    assert "\n".join(shown) + "\n" == (GOLDEN / "kinds.txt").read_text(encoding="utf-8")
+
+
+def test_every_kind_has_lines_of_its_own() -> None:
+    """All families of all nouns are on the page, with the labels that the catalog gives them."""
+    with everything() as (exporter, figures):
+        figures.set(f"campaigns/{CAMPAIGN.id}", YESTERDAY, 1_000)
+        page = exporter.scrape()
+    labels: dict[str, set[frozenset[str]]] = {}
+    for name, pairs in page.samples:
+        labels.setdefault(name, set()).add(frozenset(label for label, _ in pairs))
+    for kind in KINDS:
+        for noun in kind.nouns:
+            units = [unit for unit in kind.units if gauge(kind, noun, unit, "up").name in labels]
+            assert units
+            for unit in units:
+                for measure in (measure for measure in GAUGES if measure != "baseline"):
+                    family = gauge(kind, noun, unit, measure)
+                    assert labels[family.name] == {frozenset(family.labels)}

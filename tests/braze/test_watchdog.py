@@ -1,0 +1,184 @@
+"""A Braze that never ends an answer, in every place where one can be drawn out, is cut off at the deadline."""
+
+import contextlib
+import socket
+import tempfile
+import threading
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+
+import pytest
+import trustme
+from support import KEY
+
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.transport import MAX_BODY, Received, Timeouts, Transport, open_session
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
+
+
+def gzip_without_end() -> Iterator[bytes]:
+    """Yield a compressed answer that goes on and never holds anything."""
+    yield HEAD + b"Content-Encoding: gzip\r\n\r\n" + b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
+    while True:
+        yield EMPTY_BLOCK
+
+
+def after(start: bytes, piece: bytes) -> Callable[[], Iterator[bytes]]:
+    """Return an answer of `start`, and then of the same piece for ever."""
+
+    def pieces() -> Iterator[bytes]:
+        yield start
+        while True:
+            yield piece
+
+    return pieces
+
+
+ENDLESS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "silence": after(b"", b""),
+    "a status line byte by byte": after(b"HTTP/1.1 200 ", b"O"),
+    "a header byte by byte": after(HEAD + b"X-Drip: ", b"a"),
+    "header after header": after(HEAD, b"X-Drip: a\r\n"),
+    "continue after continue": after(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "interim response after interim response": after(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+    "an interim response header by header": after(b"HTTP/1.1 103 Early Hints\r\n", b"Link: </a>\r\n"),
+    "an interim response byte by byte": after(b"HTTP/1.1 103 Early Hints\r\n", b"a"),
+    "the size of a chunk": after(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "trailer after trailer": after(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n"),
+    "a body byte by byte": after(HEAD + b"Content-Length: 100000\r\n\r\n", b" "),
+    "a body without a length": after(HEAD + b"\r\n", b" "),
+    "empty pieces of gzip": gzip_without_end,
+    "a redirect with a body": after(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n", b" "),
+}
+
+
+@contextlib.contextmanager
+def answering(pieces: Callable[[], Iterator[bytes]], authority: trustme.CA | None = None) -> Iterator[str]:
+    """Answer one connection with the pieces, slowly, until its client goes away; yield the URL."""
+    done = threading.Event()
+
+    def answer(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            connection = stack.enter_context(listener.accept()[0])
+            if authority is not None:
+                import ssl  # noqa: PLC0415
+
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                authority.issue_cert("127.0.0.1").configure_cert(context)
+                connection = stack.enter_context(context.wrap_socket(connection, server_side=True))
+            connection.recv(65_536)
+            for piece in pieces():
+                connection.sendall(piece)
+                if done.wait(0.01):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        scheme = "http" if authority is None else "https"
+        yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
+        done.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def ask(url: str, ca_bundle: str | None = None) -> Received:
+    """Ask once, with half a second for the whole answer."""
+    with contextlib.closing(open_session(1, ca_bundle)) as session:
+        timeouts = Timeouts(connect=5, piece=5, answer=0.5)
+        transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic, timeouts=timeouts)
+        return transport.get("/events/data_series", {})
+
+
+def reason_of(url: str, ca_bundle: str | None = None) -> Reason | None:
+    """Ask once and return why that failed."""
+    try:
+        received = ask(url, ca_bundle)
+    except BrazeError as error:
+        return error.reason
+    return received.failure.reason if received.failure is not None else None
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("name", ENDLESS)
+def test_no_answer_outlasts_its_time(name: str, tls: bool) -> None:  # noqa: FBT001
+    """Wherever it is drawn out, plain or encrypted, it ends as a time-out when all of its time has passed."""
+    authority = trustme.CA() if tls else None
+    with answering(ENDLESS[name], authority) as url, tempfile.NamedTemporaryFile() as bundle:
+        if authority is not None:
+            bundle.write(authority.cert_pem.bytes())
+            bundle.flush()
+        started = time.monotonic()
+        assert reason_of(url, bundle.name if tls else None) is Reason.TIMEOUT
+        assert 0.4 < time.monotonic() - started < 3
+
+
+def test_a_redirect_is_not_read_into_memory() -> None:
+    """The body of a redirect is capped as any other."""
+
+    def pieces() -> Iterator[bytes]:
+        yield b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 100000000\r\n\r\n"
+        while True:
+            yield b" " * 1_000_000
+
+    with answering(pieces) as url:
+        tracemalloc.start()
+        received = ask(url)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert received.status == 302
+    assert received.failure is not None
+    assert peak < MAX_BODY + 4_000_000
+
+
+def test_cookies_are_not_kept() -> None:
+    """What a proxy sets for one workspace is not sent with the next request."""
+    seen: list[bytes] = []
+
+    def answer(listener: socket.socket) -> None:
+        for _ in range(2):
+            with listener.accept()[0] as connection:
+                seen.append(connection.recv(65_536))
+                connection.sendall(HEAD + b"Set-Cookie: a=b\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.closing(open_session(1)) as session:
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic)
+        for _ in range(2):
+            assert transport.get("/", {}).status == 200
+        thread.join(5)
+    assert len(seen) == 2
+    assert not any(b"cookie" in request.lower() for request in seen)
+
+
+def test_what_is_sent_is_what_braze_documents() -> None:
+    """One line, the key as a bearer token, and nothing that the environment or the library adds by itself."""
+    seen: list[bytes] = []
+
+    def answer(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            seen.append(connection.recv(65_536))
+            connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        ask(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join(5)
+    lines = seen[0].decode().split("\r\n")
+    assert lines[0] == "GET /events/data_series HTTP/1.1"
+    assert f"Authorization: Bearer {KEY}" in lines
+    assert "Accept-Encoding: gzip" in lines
+
+
+def test_zlib_agrees_that_the_pieces_are_empty() -> None:
+    """The answer of empty blocks is valid as far as it goes, so it is the clock that ends it."""
+    decoder = zlib.decompressobj(wbits=-15)
+    assert decoder.decompress(EMPTY_BLOCK * 10) == b""
+    assert not decoder.eof

@@ -1,0 +1,222 @@
+"""Whatever is given as a config, the answer is a `Config` or a `ConfigError`, in lines that anyone may read."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import IOS, KEY, VIP
+
+from braze_exporter.config.document import ConfigError
+from braze_exporter.config.loading import Config, load
+from braze_exporter.scheduler.plan import build
+
+PASSWORD = "hunter2-of-a-url"  # noqa: S105 - of a test
+ENVIRON = {"BRAZE_API_KEY": KEY, "QUOTED_KEY": f'"{KEY}"'}
+
+GOOD: dict[str, Any] = {
+    "workspaces": [
+        {
+            "name": "production",
+            "url": "https://rest.iad-01.braze.com",
+            "api_key_env": "BRAZE_API_KEY",
+            "timezone": "America/New_York",
+            "apps": {"ios": IOS},
+            "segments": {"vip": VIP},
+            "custom_events": [
+                {"event": "purchase", "unit": "hour", "apps": ["all", "ios"], "segments": ["vip"], "refresh": "5m"},
+                {
+                    "event": "signup",
+                    "unit": "day",
+                    "settle": "2h",
+                    "max_age": "1h",
+                    "baseline": {"weeks": 4},
+                    "alerts": {
+                        "silent": "1d",
+                        "drop": 0.5,
+                        "min": 10,
+                        "below": 100,
+                        "above": 5000,
+                        "for": "30m",
+                        "severity": "critical",
+                        "labels": {"team": "growth"},
+                    },
+                },
+            ],
+        },
+        {
+            "name": "staging",
+            "instance": "US-01",
+            "api_key_env": "BRAZE_API_KEY",
+            "custom_events": [{"event": "purchase"}],
+        },
+    ],
+    "refresh": {"hour": "5m", "day": "15m"},
+    "settle": {"hour": "1h", "day": "2h"},
+    "max_age": "1h",
+    "max_queries": 2000,
+    "budget": {"share": 0.1, "reserve": 0.2, "concurrency": 10},
+}
+INDISCREET = copy.deepcopy(GOOD)
+INDISCREET["workspaces"][0] |= {
+    "url": f"https://someone:{PASSWORD}@rest.iad-01.braze.com",
+    "api_key": KEY,
+    "api_key_env": "QUOTED_KEY",
+}
+INDISCREET["workspaces"][1] |= {"url": f"someone:{PASSWORD}@x", "api_key_env": KEY, "max_age": {"key": KEY}}
+
+any_text = st.text(st.characters(), max_size=40)  # control characters, beyond the BMP, and half ones
+yaml_text = st.text("{}[]:,-#&*!|>'\"%@`?<= \t\n\r\\abUxF0129~.\ufeff\u2028\U0001f642", max_size=80)
+odd_texts = st.sampled_from(
+    [
+        "",
+        " ",
+        "all",
+        "12",
+        "5m",
+        "hour",
+        "day",
+        "0s",
+        "1e9",
+        "..",
+        "https://",
+        "//@:",
+        "https://a:b@c",
+        "UTC",
+        "\0",
+        "<<",
+    ]
+)
+scalars = st.none() | st.booleans() | st.integers() | st.integers(min_value=10**30) | st.floats() | any_text | odd_texts
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text | odd_texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def load_and_build(text: str) -> Config | None:
+    """Load a config, plan it, and hold what is said of it to what any message promises."""
+    try:
+        config = load(text, "x.yaml", ENVIRON)
+    except ConfigError as error:
+        hold(error)
+        return None
+    for workspace in config.workspaces:
+        assert workspace.spec.rest_endpoint.startswith(("https://", "http://"))
+        assert config.keys[workspace.spec.name].reveal() == KEY
+    assert KEY not in repr(config)
+    try:
+        plan = build(config)
+    except ConfigError as error:
+        hold(error)
+        return None
+    assert len({query.identity for query in plan.queries}) == len(plan.queries) > 0
+    return config
+
+
+def hold(error: ConfigError) -> None:
+    """Hold an error to its form: a line for each problem, in order, printable, and without a secret."""
+    lines = str(error).split("\n")
+    assert len(lines) == len(error.problems) > 0
+    assert all(line.startswith("x.yaml:") and line.isprintable() for line in lines)
+    assert [problem.line or 0 for problem in error.problems] == sorted(problem.line or 0 for problem in error.problems)
+    assert KEY not in str(error)
+    assert PASSWORD not in str(error)
+
+
+def places(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Return the path of every value within `data`."""
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [found for key, value in inner for found in ((*path, key), *places(value, (*path, key)))]
+
+
+@st.composite
+def mutations(draw: st.DrawFn, base: dict[str, Any]) -> dict[str, Any]:
+    """Drop, replace or add something in one to three places of `base`."""
+    data = copy.deepcopy(base)
+    for _ in range(draw(st.integers(1, 3))):
+        at: Any = data
+        *way, last = draw(st.sampled_from(places(data) or [("workspaces",)]))
+        for part in way:
+            at = at[part]
+        action = draw(st.sampled_from(["drop", "replace", "add"]))
+        if action == "drop" and last in (at if isinstance(at, dict) else range(len(at))):
+            del at[last]
+        elif action == "add" and isinstance(at, list):
+            at.append(draw(anything))
+        else:
+            at[draw(any_text) if action == "add" else last] = draw(anything)
+    return data
+
+
+def test_the_base_of_the_mutations_is_good() -> None:
+    """What the mutations begin with loads, by JSON as by YAML; and what is indiscreet tells each fault."""
+    assert load_and_build(json.dumps(GOOD)) is not None
+    assert load_and_build(yaml.safe_dump(GOOD)) is not None
+    with pytest.raises(ConfigError) as raised:
+        load(json.dumps(INDISCREET), "x.yaml", ENVIRON)
+    hold(raised.value)
+    assert {problem.path[-1] for problem in raised.value.problems} == {
+        "url", "api_key", "api_key_env", "instance", "max_age"
+    }  # fmt: skip
+
+
+@settings(deadline=None)
+@given(any_text | yaml_text)
+@example('"\\UFFFFFFFF"')
+@example("%YAML 1.99999999999999999999999")
+@example(f"%YAML 1.{'9' * 5000}")
+@example("&a [*a]")
+@example("? {a: b}\n: c")
+@example("!!int ''")
+@example("!!python/object:os.system {}")
+@example("workspaces: !!set {a, b}")
+@example("=: =")
+@example("\ud800")
+@example("[" * 400)
+@example("- " * 400)
+@example("!%ff x")
+def test_any_text_is_a_config_or_an_error(text: str) -> None:
+    """No text makes anything but a config or a readable error."""
+    load_and_build(text)
+
+
+@settings(deadline=None)
+@given(anything)
+def test_any_data_is_a_config_or_an_error(data: object) -> None:
+    """No data in YAML makes anything but a config or a readable error."""
+    load_and_build(json.dumps(data))
+
+
+@settings(deadline=None)
+@given(st.dictionaries(any_text, st.lists(st.integers() | any_text, max_size=3), max_size=3))
+def test_what_is_written_by_a_yaml_library_is_a_config_or_an_error(data: object) -> None:
+    """The same holds in YAML's own style, with its escapes, anchors and line breaks."""
+    load_and_build(yaml.safe_dump({"workspaces": [data, data], "refresh": data}, allow_unicode=True))
+
+
+@settings(deadline=None)
+@given(mutations(GOOD))
+def test_a_config_that_was_changed_is_a_config_or_an_error(data: object) -> None:
+    """However a good config is changed, the answer is a config with all it needs, or a readable error."""
+    load_and_build(json.dumps(data))
+
+
+@settings(deadline=None)
+@given(mutations(INDISCREET))
+def test_no_message_holds_a_secret(data: object) -> None:
+    """Whatever else is wrong, neither the key nor the password of a url is told."""
+    load_and_build(json.dumps(data))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_cut_config_is_a_config_or_an_error(data: st.DataObject) -> None:
+    """A config that breaks off anywhere, or lacks a piece, is answered as well."""
+    text = yaml.safe_dump(GOOD)
+    start = data.draw(st.integers(0, len(text)))
+    load_and_build(text[:start] + text[data.draw(st.integers(start, len(text))) :])

@@ -1,0 +1,108 @@
+"""The JSON Schema of the config: what the exporter takes it takes, and it refuses what a schema can refuse."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from support import run
+
+from braze_exporter.config.document import ConfigError, parse
+from braze_exporter.config.json_schema import schema
+from braze_exporter.config.loading import load
+
+GALLERY = Path(__file__).parent
+GOOD = [GALLERY.parents[1] / "config.example.yaml", *sorted((GALLERY / "good").glob("*.yaml"))]
+GONE = object()
+SCHEMA = Draft202012Validator(schema())
+# What needs more than a look at each value: what is defined elsewhere, sums, time zones, the form of a host, keys and
+# files, and the same thing twice.
+BEYOND: tuple[str, ...] = (
+    "alerts-",
+    "baseline-",
+    "canvas-settle",
+    "choice-",
+    "day-without",
+    "duplicate-",
+    "instance-",
+    "key-",
+    "merge-",
+)
+BEYOND += ("name-twice", "plan-", "purchases-too", "same-", "state-file-", "surrogate-", "timezone-", "url-")
+# And what JSON takes for the same: 10.0 is a whole number there, and no text has to be a second long.
+BEYOND += ("concurrency-fraction", "share-nan", "duration-milliseconds", "duration-zero")
+ODD: tuple[object, ...] = (None, True, 1, 0.5, "", "all", "5m", [], {})
+
+
+def document(path: Path) -> Any:  # noqa: ANN401 - YAML holds anything
+    """Return what a file holds, or None if it is no YAML."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), path.name).data
+    except ConfigError:
+        return None
+
+
+def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401
+    """Yield the way to each value in the data."""
+    keys = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
+    for key in keys:
+        yield (*at, key)
+        yield from places(data[key], (*at, key))
+
+
+def changed(data: Any) -> Iterator[Any]:  # noqa: ANN401
+    """Yield the data with each value in turn left out, or replaced by something odd."""
+    for *way, last in places(data):
+        for odd in (*ODD, GONE):
+            other = copy.deepcopy(data)
+            owner = other
+            for part in way:
+                owner = owner[part]
+            if odd is GONE:
+                del owner[last]
+            else:
+                owner[last] = odd
+            yield other
+
+
+def test_it_is_a_schema_that_the_command_prints() -> None:
+    """It is right by its own dialect, and describes every key."""
+    Draft202012Validator.check_schema(schema())
+    done = run("schema")
+    assert (done.returncode, json.loads(done.stdout)) == (0, schema())
+    mappings = [schema(), *schema()["$defs"].values()]
+    lacking = [name for found in mappings for name, key in found["properties"].items() if not key.get("description")]
+    assert lacking == []
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
+def test_good_configs_are_good(path: Path) -> None:
+    """What the exporter takes, an editor does not complain of."""
+    assert [error.message for error in SCHEMA.iter_errors(document(path))] == []
+
+
+def test_bad_configs_are_bad_as_far_as_a_schema_can_tell() -> None:
+    """Of all configs in the gallery of bad ones, only those that need more than a schema are taken."""
+    bad = {path.stem: SCHEMA.is_valid(document(path)) for path in (GALLERY / "bad").glob("*.yaml")}
+    taken = {name for name, is_taken in bad.items() if is_taken}
+    assert {name for name in taken if not name.startswith(BEYOND)} == set()
+    assert len(bad) > 2 * len(taken)
+
+
+@pytest.mark.parametrize("name", ["every-section", "every-setting", "shortest"])
+def test_whatever_the_exporter_takes_is_good(name: str) -> None:
+    """With any value odd, or left out: a schema that refused more than the exporter would be in the way."""
+    tried = 0
+    for data in changed(document(GALLERY / "good" / f"{name}.yaml")):
+        text = yaml.safe_dump(data, allow_unicode=True)
+        try:
+            load(text, "config.yaml")
+        except ConfigError:
+            continue
+        tried += 1
+        assert SCHEMA.is_valid(data), text
+    assert tried > 0

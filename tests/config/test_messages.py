@@ -1,0 +1,187 @@
+"""Two galleries beside this file: `bad/` with the exact words for each fault, `good/` with the plan each makes."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from braze_exporter.config.document import ConfigError, parse
+from braze_exporter.config.loading import Config, load, missing_keys, read
+from braze_exporter.scheduler.plan import build
+
+GALLERY = Path(__file__).parent
+KEY = "b7f3c1de-aaaa-bbbb-cccc-0123456789ab"
+NOT_THE_KEY = "must be a path, not the key itself, such as /run/secrets/braze_api_key"
+ENVIRON = {"BRAZE_API_KEY": KEY, "EMPTY": " ", "QUOTED": f"'{KEY}'", "TWO_LINES": f"{KEY}\n{KEY}"}
+
+
+def pictures(room: str) -> list[str]:
+    """Return the names of the configs in one gallery."""
+    return sorted(path.stem for path in (GALLERY / room).glob("*.yaml"))
+
+
+def expected(room: str, name: str) -> list[str]:
+    """Return the lines that stand beside a config."""
+    return (GALLERY / room / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def described(config: Config) -> Iterator[str]:
+    """Yield what a config asks for, a query or a pool a line."""
+    plan = build(config)
+    for query in plan.queries:
+        labels = ",".join(f'{name}="{value}"' for name, value in query.labels)
+        ids = f"app={query.app_id} segment={query.segment_id}"
+        times = f"refresh={query.refresh:.9g} settle={query.settle:.9g} max_age={query.max_age:.9g}"
+        yield f"{query.noun.name} {labels!r} {ids} {query.unit} x {query.length} in {query.zone} {times}"
+    for wildcard in plan.wildcards:
+        listing = wildcard.kind.listing
+        assert listing is not None
+        for query in wildcard.queries:
+            asked = f"{query.noun.name} by the {query.unit}"
+            yield f"{wildcard.workspace}: {asked} of those that take {query.subject!r} in {listing.endpoint}"
+    for cost in plan.loads:
+        yield f"{cost.workspace}: {cost.queries} in {cost.pool.name} make {cost.calls:g} of {cost.allowed:g} calls"
+    for workspace in config.workspaces:
+        yield f"{workspace.spec.name}: {workspace.spec.rest_endpoint}"
+    for query, alerts in plan.alerts:
+        yield f"{query.noun.name} {','.join(value for _, value in query.labels)} by the {query.unit}: {alerts}"
+
+
+@pytest.mark.parametrize("name", pictures("bad"))
+def test_a_bad_config_is_told_what_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fault is told in exactly the words beside it, with its line, and never with a key or a password."""
+    monkeypatch.chdir(GALLERY / "bad")
+    with pytest.raises(ConfigError) as raised:
+        build(read(f"{name}.yaml", ENVIRON))
+    told = str(raised.value)
+    assert told.splitlines() == expected("bad", name)
+    assert "hunter2" not in told
+    assert KEY not in told.lower()
+
+
+@pytest.mark.parametrize("name", pictures("good"))
+def test_a_good_config_makes_its_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each good config makes exactly the plan beside it, and has the key of every workspace."""
+    monkeypatch.chdir(GALLERY / "good")
+    config = read(f"{name}.yaml", ENVIRON)
+    assert list(described(config)) == expected("good", name)
+    assert {secret.reveal() for secret in config.keys.values()} == {KEY}
+    assert list(config.keys) == [workspace.spec.name for workspace in config.workspaces]
+
+
+@pytest.mark.parametrize("room", ["bad", "good"])
+def test_no_expectation_stands_alone(room: str) -> None:
+    """Every text of a gallery has its config, and every config its text."""
+    assert sorted(path.stem for path in (GALLERY / room).glob("*.txt")) == pictures(room) != []
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("HTTPS://REST.IAD-01.BRAZE.COM", "https://rest.iad-01.braze.com"),
+        ("https://rest.iad-01.braze.com/", "https://rest.iad-01.braze.com"),
+        ("https://rest.iad-01.braze.com:8443//", "https://rest.iad-01.braze.com:8443"),
+        ("https://rest.iad-01.braze.com:", "https://rest.iad-01.braze.com"),
+        ("https://rest.iad-01.braze.com?", "https://rest.iad-01.braze.com"),
+        ("https://rest.new-99.example", "https://rest.new-99.example"),
+        ("https://[2001:DB8::1]:8443", "https://[2001:db8::1]:8443"),
+        ("http://localhost:8080", "http://localhost:8080"),
+        ("http://127.0.0.2:8080/", "http://127.0.0.2:8080"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_one_endpoint_is_written_in_one_way(tmp_path: Path, url: str, endpoint: str) -> None:
+    """However a url is written, requests begin with the same scheme and host, and nothing stands after them."""
+    text = (GALLERY / "good" / "shortest.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("https://rest.iad-01.braze.com", f'"{url}"'), encoding="utf-8")
+    assert read(str(path)).workspaces[0].spec.rest_endpoint == endpoint
+
+
+def test_without_an_environment_no_key_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no key is asked for, none is read, and what is missing is told apart."""
+    monkeypatch.chdir(GALLERY / "bad")
+    for name, told in {
+        "key-file-missing": ["api_key_file: there is no such file: ./keys/missing"],
+        "key-file-folder": [f"api_key_file: there is no such file: {NOT_THE_KEY}"],
+        "key-file-below-a-file": [f"api_key_file: there is no such file: {NOT_THE_KEY}"],
+        "key-variable-unset": ["api_key_env: the variable UNSET is not set"],
+        "key-file-two-lines": [],
+    }.items():
+        config = read(f"{name}.yaml")
+        assert config.keys == {}
+        found = [problem.render(config.source) for problem in missing_keys(config, ENVIRON)]
+        assert found == [f"{name}.yaml:4: workspaces[0].{text}" for text in told]
+
+
+def test_a_folder_that_may_not_be_entered_has_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key file that cannot even be looked for is missing, and no traceback."""
+
+    def refuse(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.chdir(GALLERY / "bad")
+    config = read("key-file-missing.yaml")
+    monkeypatch.setattr(Path, "is_file", refuse)
+    (problem,) = missing_keys(config, {})
+    assert problem.text == "there is no such file: ./keys/missing"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("missing.yaml", "missing.yaml: cannot be read (No such file or directory): give the config file by"),
+        (".", ".: cannot be read (Is a directory): give the config file by"),
+        ("latin-1.yaml", "latin-1.yaml: cannot be read (not a text file in UTF-8): give the config file by"),
+        ("two\nlines.yaml", "two\N{REPLACEMENT CHARACTER}lines.yaml: must begin with workspaces:"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str) -> None:
+    """What cannot be read as text is one line that names it, and says how to give the file."""
+    (tmp_path / "latin-1.yaml").write_bytes("name: Zürich".encode("latin-1"))
+    (tmp_path / "two\nlines.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        read(name)
+    assert str(raised.value).startswith(told)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_merges_of_merges_stay_small() -> None:
+    """Thirty generations of tenfold merges are one small mapping, at once."""
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}], y: {n}}}" for n in range(1, 31)]
+    started = time.process_time()
+    document = parse("\n".join(lines), "x.yaml")
+    assert time.process_time() - started < 2
+    assert document.data["a30"] == {"x": 1, "y": 30}
+    assert document.problems == ()
+
+
+def test_many_merges_of_a_large_mapping_are_too_much() -> None:
+    """What merges copy counts as if it were written."""
+    large = ", ".join(f"k{number}: 1" for number in range(400))
+    with pytest.raises(ConfigError, match="holds too much"):
+        parse(f"a: &a {{{large}}}\nb:\n" + "- {<<: *a}\n" * 100 + "- {<<: [" + "*a, " * 200 + "]}", "x.yaml")
+
+
+def test_a_mapping_that_merges_itself_ends() -> None:
+    """A mapping that merges or holds itself is neither endless nor a crash."""
+    assert parse("&a {<<: *a, x: 1}", "x.yaml").data == {"x": 1}
+    with pytest.raises(ConfigError, match="holds too much"):
+        parse("&a {x: *a}", "x.yaml")
+
+
+def test_a_product_of_long_lists_is_refused_at_once() -> None:
+    """Seven hundred apps times as many segments in twelve entries are counted, not made."""
+    names = ", ".join(f"n{number}" for number in range(700))
+    ids = ", ".join(f"n{number}: 3bbc4555-8fa0-4c9b-a5c0-{number:012}" for number in range(700))
+    shortest = (GALLERY / "good" / "shortest.yaml").read_text(encoding="utf-8")
+    text = shortest.replace("    custom_events:", f"    apps: &ids {{{ids}}}\n    segments: *ids\n    custom_events:")
+    text += f"        apps: &names [{names}]\n        segments: *names\n"
+    text += "".join(f"      - {{event: e{number}, apps: *names, segments: *names}}\n" for number in range(11))
+    started = time.process_time()
+    with pytest.raises(ConfigError, match="max_queries: is 2,000, but the entries make 5,880,000 queries"):
+        build(load(text, "x.yaml"))
+    assert time.process_time() - started < 8

@@ -1,0 +1,608 @@
+"""A bucket without a number is a hole, and a malformed or oversized response hides no newer one."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import response_faults
+import transfer_faults
+from fault_injection import Exchange, Fault
+from recorded_counts import Recorded
+from simulated_braze import FaultInjectingBraze
+from support import HOUR, KEY, NEW_YORK, NOW, THIS_HOUR, Clock, Page, Rig, rig, simulated, workspace
+
+from braze_exporter.braze.transport import open_session
+from braze_exporter.config.loading import load
+from braze_exporter.exporter import Exporter
+from braze_exporter.scheduler.plan import build
+from braze_exporter.simulator.inventory import Campaign, Canvas, World
+from braze_exporter.simulator.reply import Reply
+from braze_exporter.simulator.server import Server
+from braze_exporter.state import open_store
+
+LATEST = "braze_custom_events_hourly_latest"
+SETTLED = "braze_custom_events_hourly_settled"
+LATEST_START = f"{LATEST}_bucket_start_timestamp_seconds"
+SETTLED_START = f"{SETTLED}_bucket_start_timestamp_seconds"
+TOTAL = "braze_custom_events_total"
+UP = "braze_custom_events_hourly_up"
+FAILED = "braze_api_errors_total"
+USUAL = "24"  # the hours that a usual fetch requests
+SHORT = "4"  # an hour to settle, and 3 more
+
+
+def hours() -> Recorded:
+    """Return purchases: 40 in the hour that runs, and 101, 102 and so on in those before it."""
+    recorded = Recorded(events=["purchase"])
+    for back in range(120):
+        recorded.set("purchase", THIS_HOUR - back * HOUR, 100 + back if back else 40)
+    return recorded
+
+
+def without(*back: int, value: object = None) -> Fault:
+    """Return a fault that replaces the counts of the hours so far back from this one, where the response has them."""
+    starts = {THIS_HOUR - hour * HOUR for hour in back}
+
+    def change(document: dict[str, Any]) -> None:
+        for row in document["data"]:
+            if datetime.fromisoformat(row["time"]).timestamp() in starts:
+                row["count"] = value
+
+    return response_faults.edited(change)
+
+
+def lengths(found: Rig) -> list[str]:
+    """Return the lengths that were requested since the last look, and forget them."""
+    requested = [request.params["length"] for request in found.braze.requests]
+    found.braze.reset()
+    return requested
+
+
+def again(found: Rig, times: int = 1, seconds: float = 300) -> Page:
+    """Scrape so many times, each so many seconds later, and return the last page."""
+    for _ in range(times):
+        found.clock.advance(seconds)
+        found.ask()
+    return found.page()
+
+
+@pytest.mark.parametrize(
+    ("back", "latest", "settled"),
+    [(0, None, 102), (1, 40, 102), (2, 40, None), (3, 40, 102), (23, 40, 102)],
+)
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_hole_hides_its_own_bucket_alone(
+    back: int, latest: float | None, settled: float | None, *, is_missing: bool
+) -> None:
+    """The response is a success: the value and the start of the hole are absent, all others are as they were."""
+
+    def drop(document: dict[str, Any]) -> None:
+        for row in document["data"]:
+            if row["count"] is None:
+                del row["count"]
+
+    fault = without(back)
+    with rig("{event: purchase}", hours()) as exporter:
+        exporter.braze.fail(
+            (lambda exchange: response_faults.edited(drop)(_replied(exchange, fault))) if is_missing else fault
+        )
+        page = exporter.scrape()
+        assert (page.value(UP), page.of(FAILED, reason="bad_answer")) == (1, [0])
+        assert (page.value(LATEST), page.value(SETTLED)) == (latest, settled)
+        assert page.value(LATEST_START) == (None if latest is None else THIS_HOUR)
+        assert page.value(SETTLED_START) == (None if settled is None else THIS_HOUR - 2 * HOUR)
+        again(exporter, 3)
+        assert lengths(exporter) == [USUAL] * 4
+
+
+def _replied(exchange: Exchange, fault: Fault) -> Exchange:
+    """Return the exchange whose true reply is that of `fault`."""
+    return Exchange(exchange.request, fault(exchange), exchange.wait, exchange.wait_until_healed)
+
+
+def test_hole_of_the_first_response_is_ground_for_the_counter() -> None:
+    """Its first number counts 0, whatever it is; what comes on top of that counts."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.braze.fail(without(0, 5), times=1)
+        assert exporter.scrape().value(TOTAL) == 0
+        assert again(exporter).value(TOTAL) == 0
+        recorded.set("purchase", THIS_HOUR, 47)
+        recorded.set("purchase", THIS_HOUR - 5 * HOUR, 106)
+        assert again(exporter).value(TOTAL) == 7 + 1
+
+
+def test_later_hole_leaves_the_counter_as_it_is() -> None:
+    """What a bucket counted before and after it was a hole counts once, and so does what began as a hole."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(without(0, 3, -1))
+        assert again(exporter).value(TOTAL) == 0
+        recorded.set("purchase", THIS_HOUR, 45)
+        recorded.set("purchase", THIS_HOUR + HOUR, 9)
+        exporter.clock.advance(HOUR)
+        assert exporter.scrape().value(TOTAL) == 0
+        exporter.braze.heal()
+        assert again(exporter).value(TOTAL) == 5 + 9
+
+
+def test_response_of_holes_only_is_a_success_without_values() -> None:
+    """The query is up, its values and starts are absent, and the next fetches request no more than usual."""
+    with rig("{event: purchase}", hours()) as exporter:
+        exporter.braze.fail(without(*range(-4, 30)))
+        page = exporter.scrape()
+        exporter.clock.advance(3 * HOUR)
+        exporter.scrape()
+        assert lengths(exporter) == [USUAL, str(24 + 3)]  # three hours without a fetch
+        page = again(exporter)
+        assert lengths(exporter) == [USUAL]
+    assert page.value(UP) == 1
+    assert [page.of(name) for name in (LATEST, SETTLED, LATEST_START, SETTLED_START)] == [[], [], [], []]
+    assert page.value(TOTAL) == 0
+
+
+@contextlib.contextmanager
+def started(clock: Clock, braze: FaultInjectingBraze, server: Server, state_file: Path) -> Iterator[Rig]:
+    """Run the exporter with a state file."""
+    config = load(workspace(server.url, "{event: purchase}"), "config.yaml", {"BRAZE_API_KEY": KEY})
+    with (
+        contextlib.closing(open_session(10)) as session,
+        contextlib.closing(open_store(str(state_file))) as store,
+        contextlib.closing(Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter,
+    ):
+        exporter.use(config, build(config), session)
+        yield Rig(clock, braze, exporter, server, session)
+
+
+def test_hole_stays_unknown_through_a_restart(tmp_path: Path) -> None:
+    """The state file remembers which buckets of the first response had no number."""
+    clock, path = Clock(), tmp_path / "state.sqlite"
+    with simulated(hours(), clock) as (braze, server):
+        braze.fail(without(0, 5), times=1)
+        totals = []
+        for _ in range(2):
+            with started(clock, braze, server, path) as exporter:
+                totals.append(exporter.scrape().value(TOTAL))
+            clock.advance(300)
+    assert totals == [0, 0]
+
+
+def test_restart_during_a_repair_goes_back_past_the_last_complete_response(tmp_path: Path) -> None:
+    """Short responses do not end a repair: what was missed before them is read after a restart, and counted."""
+    recorded, clock, path = hours(), Clock(), tmp_path / "state.sqlite"
+    with simulated(recorded, clock) as (braze, server):
+        with started(clock, braze, server, path) as exporter:
+            exporter.scrape()
+            braze.fail(without(1, value=-1))
+            clock.advance(30 * HOUR)
+            assert again(exporter, 2).value(UP) == 1
+        recorded.set("purchase", THIS_HOUR - 2 * HOUR, 109)
+        braze.heal()
+        braze.reset()
+        with started(clock, braze, server, path) as exporter:
+            assert exporter.scrape().value(TOTAL) == 7
+            assert lengths(exporter) == [str(24 + 30)]
+
+
+def test_hole_of_a_campaign_hides_one_number() -> None:
+    """A statistic or a total that is null has no value on that day; the others of the day have theirs."""
+
+    def change(document: dict[str, Any]) -> None:
+        newest = document["data"][-1]
+        newest["messages"]["email"][0]["opens"] = None
+        newest["conversions"] = None
+
+    with campaign() as exporter:
+        exporter.braze.fail(response_faults.edited(change), path="/campaigns/data_series", times=1)
+        first = exporter.scrape()
+        exporter.clock.advance(900)
+        second = exporter.scrape()
+    name = "braze_campaign_messages_daily_latest"
+    assert first.value("braze_campaign_messages_daily_up") == 1
+    assert (first.value(name, stat="sent"), first.of(name, stat="opens")) == (1_000, [])
+    assert first.of("braze_campaign_conversions_daily_latest") == []
+    assert first.value("braze_campaign_revenue_daily_latest") is not None
+    assert (second.value(name, stat="opens"), second.value("braze_campaign_conversions_daily_latest")) == (410, 30)
+    assert second.value("braze_campaign_messages_total", stat="opens") == 0
+    assert second.value("braze_campaign_conversions_total") == 0
+
+
+def test_clock_that_was_ahead_shortens_no_repair() -> None:
+    """The last success counts by Braze's clock: a gap that began before ours was set right is read in full."""
+    with rig("{event: purchase}", hours()) as exporter:
+        clock = exporter.clock
+        clock.now += 30 * HOUR
+        exporter.braze.clock = lambda: NOW
+        exporter.scrape()
+        clock.now = NOW
+        exporter.braze.clock = clock.wall
+        lengths(exporter)
+        clock.advance(30 * HOUR)
+        exporter.scrape()
+        assert lengths(exporter) == [str(24 + 30)]
+
+
+MALFORMED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "negative": lambda row: row.update(count=-1),
+    "text": lambda row: row.update(count="7"),
+    "NaN": lambda row: row.update(count=math.nan),
+    "bad time": lambda row: row.update(time="noon"),
+    "date alone": lambda row: row.update(time=row["time"][:10]),
+    "older than requested": lambda row: row.update(time=_hour(THIS_HOUR - 27 * HOUR)),
+    "ahead": lambda row: row.update(time=_hour(THIS_HOUR + HOUR)),
+}
+
+
+def _utc(instant: float) -> str:
+    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _hour(start: float) -> str:
+    return datetime.fromtimestamp(start, NEW_YORK).isoformat()
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_bucket_hides_no_newer_one(name: str) -> None:
+    """The exporter requests the newest buckets with each second fetch, and the failing repairs are counted."""
+
+    def change(document: dict[str, Any]) -> None:
+        if len(document["data"]) > int(SHORT):
+            MALFORMED[name](document["data"][-int(SHORT) - 1])
+
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(response_faults.edited(change))
+        lengths(exporter)
+        failed = again(exporter)
+        assert (failed.value(UP), failed.value(FAILED, reason="bad_answer")) == (0, 1)
+        page = again(exporter, seconds=15)  # with the next scrape: the newest buckets need not wait
+        assert (page.value(UP), page.value(LATEST), page.value(SETTLED)) == (1, 40, 102)
+        recorded.set("purchase", THIS_HOUR, 43)
+        recorded.set("purchase", THIS_HOUR - 10 * HOUR, 115)  # late, and out of reach of the short fetches
+        for repairs in (2, 3, 4):
+            page = again(exporter)
+            assert (page.value(UP), page.value(FAILED, reason="bad_answer")) == (1, repairs)
+            page = again(exporter)
+            assert (page.value(UP), page.value(LATEST), page.value(TOTAL)) == (1, 43, 3)
+        assert lengths(exporter) == [USUAL, SHORT] * 4
+        exporter.braze.heal()
+        assert again(exporter, 2).value(TOTAL) == 3 + 5
+        assert lengths(exporter) == [USUAL, USUAL]
+
+
+def test_malformed_bucket_hides_nothing_for_days() -> None:
+    """A negative hour that stays so: the newest hours are as fresh as ever, long after it was in the usual range."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(without(1, value=-3))
+        for hour in range(1, 120):
+            exporter.clock.advance(HOUR - 600)
+            recorded.set("purchase", THIS_HOUR + hour * HOUR, 1)
+            page = again(exporter, 2)  # a repair and a short one, in either order
+            if hour > 4:  # until then it is among the newest
+                assert (page.value(UP), page.value(LATEST_START)) == (1, THIS_HOUR + hour * HOUR), hour
+                assert page.value(TOTAL) == hour
+        assert lengths(exporter)[-4:] == [USUAL] * 4
+
+
+def test_first_response_that_is_short_holds_the_ground_of_the_rest() -> None:
+    """What a short first response does not reach is unknown until a full one, and counts 0 then."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.braze.fail(without(9, value=-1))
+        exporter.scrape()
+        recorded.set("purchase", THIS_HOUR, 50)
+        assert again(exporter, seconds=15).value(TOTAL) == 0
+        recorded.set("purchase", THIS_HOUR, 51)
+        exporter.braze.heal()
+        assert again(exporter).value(TOTAL) == 1
+        recorded.set("purchase", THIS_HOUR - 9 * HOUR, 110)
+        assert again(exporter).value(TOTAL) == 1 + 1
+
+
+@pytest.mark.parametrize("minutes", [4, 6])
+def test_hour_that_begins_a_little_ahead_is_a_difference_of_clocks(minutes: int) -> None:
+    """An hour may begin up to 5 minutes ahead of both clocks; beyond that the response is malformed."""
+    clock = Clock(THIS_HOUR + HOUR - minutes * 60)
+    recorded = hours()
+    recorded.set("purchase", THIS_HOUR + HOUR, 2)
+    ahead = response_faults.edited(lambda found: found["data"].append({"time": _hour(THIS_HOUR + HOUR), "count": 2}))
+    with rig("{event: purchase}", recorded, clock=clock) as exporter:
+        exporter.braze.fail(ahead)
+        page = exporter.scrape()
+    assert (page.value(UP), page.value(LATEST)) == ((1, 2) if minutes == 4 else (0, None))
+
+
+@pytest.mark.parametrize(("ahead", "up"), [(1, 1), (2, 0)])
+def test_tomorrow_is_another_time_zone_and_the_day_after_is_malformed(ahead: int, up: float) -> None:
+    """A company east of the configured zone may be a day ahead: that is reported, and no more than that."""
+    day = (datetime.fromtimestamp(NOW, NEW_YORK) + timedelta(days=ahead)).date().isoformat()
+    with rig("{event: purchase, unit: day}", hours()) as exporter:
+        exporter.braze.fail(response_faults.edited(lambda found: found["data"].append({"time": day, "count": 1})))
+        page = exporter.scrape()
+    assert page.value("braze_custom_events_daily_up") == up
+    assert page.of("braze_workspace_timezone_mismatch") == ([1] if up else [])
+
+
+def test_daily_rows_are_no_hours() -> None:
+    """An hourly query that is answered by day has no values and counts nothing."""
+    days = [(datetime.fromtimestamp(NOW, NEW_YORK) - timedelta(days=back)).date() for back in reversed(range(24))]
+    rows = [{"time": f"{day}T00:00:00-05:00", "count": 2_400} for day in days]
+    with rig("{event: purchase}", hours()) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(response_faults.data(rows))
+        page = again(exporter)
+    assert (page.value(UP), page.value(FAILED, reason="bad_answer"), page.value(TOTAL)) == (0, 1, 0)
+
+
+MEBIBYTE = 1024 * 1024
+
+
+def padded(bytes_of: Callable[[int], int]) -> Fault:
+    """Return a fault that pads the true response to a size that depends on its number of rows."""
+
+    def fault(exchange: Exchange) -> Reply:
+        content = exchange.reply.read()
+        document = json.loads(content)
+        rows = document["data"] if isinstance(document["data"], list) else document["data"]["stats"]
+        headers = {name: text for name, text in exchange.reply.headers.items() if name != "Content-Length"}
+        return Reply(200, headers, content.ljust(bytes_of(len(rows))))
+
+    return fault
+
+
+def test_response_of_eight_mebibytes_is_read() -> None:
+    """The limit is 8 MiB of a body after decompression."""
+    with rig("{event: purchase}", hours()) as exporter:
+        exporter.braze.fail(padded(lambda _rows: 8 * MEBIBYTE))
+        assert exporter.scrape().value(LATEST) == 40
+        exporter.braze.fail(padded(lambda _rows: 8 * MEBIBYTE + 1))
+        page = again(exporter)
+    assert (page.value(UP), page.value(FAILED, reason="too_large")) == (0, 1)
+
+
+def test_oversized_response_is_requested_in_pieces() -> None:
+    """After an outage of three days the gap is read newest piece first, and every hour of it is counted once."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        lengths(exporter)
+        exporter.clock.advance(72 * HOUR)
+        for hour in range(1, 73):
+            recorded.set("purchase", THIS_HOUR + hour * HOUR, 10)
+        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        page = exporter.scrape()
+        assert (page.value(UP), page.value(FAILED, reason="too_large")) == (0, 1)
+        page = again(exporter, seconds=15)
+        assert (page.value(UP), page.value(LATEST), page.value(TOTAL)) == (1, 10, 4 * 10)
+        page = again(exporter)
+        assert page.value(TOTAL) == 48 * 10
+        page = again(exporter, 2)
+        older = exporter.braze.requests[-1].params
+        assert older["ending_at"] == _utc(THIS_HOUR + (72 - 47) * HOUR - 1)  # the second before the newest 48 hours
+        assert lengths(exporter) == ["96", "4", "48", "4", "48"]
+        assert (page.value(TOTAL), page.value(FAILED, reason="too_large")) == (72 * 10, 1)
+        again(exporter, 2)
+        assert lengths(exporter) == [USUAL, USUAL]
+        exporter.clock.advance(72 * HOUR)
+        exporter.scrape()
+        assert lengths(exporter) == ["48"]  # remembered
+
+
+@pytest.mark.parametrize("ahead", [0, 120, 5 * HOUR, -5 * HOUR])
+@pytest.mark.parametrize("is_first_empty", [False, True])
+def test_pieces_of_a_repair_leave_no_gap(ahead: int, *, is_first_empty: bool) -> None:
+    """Each hour of an outage counts once, whichever clock is ahead, and also after an empty response in between."""
+    clock, recorded = Clock(THIS_HOUR + HOUR - 375), hours()
+    with rig("{event: purchase}", recorded, clock=clock) as exporter:
+        exporter.braze.clock = lambda: clock.now + ahead
+        exporter.scrape()
+        start = int(clock.now + ahead) // HOUR * HOUR
+        clock.advance(72 * HOUR)
+        for hour in range(1, 73):
+            recorded.set("purchase", start + hour * HOUR, 10)
+        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        exporter.ask()
+        again(exporter, seconds=15)
+        if is_first_empty:
+            exporter.braze.fail(response_faults.data([]), times=1)
+        assert again(exporter, 12).value(TOTAL) == 720
+
+
+def test_spell_of_oversized_responses_leaves_nothing_behind() -> None:
+    """While even short responses are oversized the query is down; afterwards it shows and counts all, in pieces."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(transfer_faults.huge(9 * MEBIBYTE))
+        again(exporter)
+        assert again(exporter, seconds=15).value(UP) == 0
+        assert again(exporter).value(UP) == 0
+        exporter.braze.heal()
+        recorded.set("purchase", THIS_HOUR - 20 * HOUR, 125)
+        page = again(exporter, 15)
+        assert (page.value(UP), page.value(SETTLED) is not None, page.value(TOTAL)) == (1, True, 5)
+        assert {*lengths(exporter)} <= {USUAL, "12", "6", "5", SHORT, "2"}
+        exporter.clock.advance(7 * 86_400)
+        again(exporter, 6)
+        assert max(map(int, lengths(exporter))) >= int(USUAL)  # a week later the usual length is tried again
+
+
+def test_trouble_of_a_repair_leaves_the_newest_buckets() -> None:
+    """Also where the request of a repair fails by a 503, short ones go on in between."""
+    with rig("{event: purchase}", hours()) as exporter:
+        exporter.scrape()
+        exporter.braze.fail(without(9, value=-1))
+        again(exporter)
+        again(exporter, seconds=15)
+        exporter.braze.fail(
+            lambda exchange: (
+                exchange.reply if exchange.request.params["length"] == SHORT else response_faults.status(503)(exchange)
+            )
+        )
+        for _ in range(20):
+            page = again(exporter)
+            this_hour = int(exporter.clock.now) // HOUR * HOUR
+            assert (page.value(UP), page.value(LATEST_START)) in [(1, this_hour), (1, this_hour - HOUR)]
+        exporter.braze.heal()
+        again(exporter, 4)
+        assert lengths(exporter)[-1] == USUAL
+
+
+def test_trouble_between_pieces_is_over_with_the_next_response() -> None:
+    """After an older piece has failed the newest buckets come first."""
+    recorded = hours()
+    with rig("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+        exporter.clock.advance(72 * HOUR)
+        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        exporter.ask()
+        again(exporter, seconds=15)
+        again(exporter, 2)
+        exporter.braze.fail(response_faults.status(503), times=1)
+        assert again(exporter).value(UP) == 1
+        assert again(exporter).value(UP) == 1
+
+
+def test_response_that_flaps_hurries_no_more_than_once_an_hour() -> None:
+    """A query is due at once after a malformed response, but not after each of many."""
+    with rig("{event: purchase}", hours()) as exporter:
+        for _ in range(24):
+            exporter.braze.fail(without(9, value=-1), times=1)
+            again(exporter, 4, seconds=75)
+        assert len(exporter.braze.requests) <= 24 + 3
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_first_response_that_is_short_and_empty_counts_nothing(zone: str) -> None:
+    """What it does not reach is unknown, the hour that runs included."""
+    with rig("{event: purchase}", hours(), clock=Clock(NOW + 11)) as exporter:
+        exporter.use("{event: purchase}", **{"America/New_York": zone})
+        exporter.braze.fail(without(9, value=-1), times=1)
+        exporter.ask()
+        exporter.braze.fail(response_faults.data([]), times=1)
+        again(exporter, seconds=15)
+        assert again(exporter).value(TOTAL) == 0
+
+
+CAMPAIGN = "0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f"
+
+
+def edited_email(change: Callable[[dict[str, Any]], object], *, in_all: bool = False) -> Fault:
+    """Return a fault that changes the newest row of a campaign, or all of them."""
+
+    def apply(document: dict[str, Any]) -> None:
+        for row in document["data"] if in_all else document["data"][-1:]:
+            change(row)
+
+    return response_faults.edited(apply)
+
+
+@contextlib.contextmanager
+def campaign() -> Iterator[Rig]:
+    """Run the exporter for a campaign that has sent 1,000 emails today."""
+    with rig("{event: purchase}", hours(), rest=f"    campaigns: [{{campaign: {CAMPAIGN}}}]\n") as exporter:
+        exporter.braze.world = World(campaigns=(Campaign(CAMPAIGN, "Welcome", channels=("email",)),))
+        figures = Recorded()
+        figures.set(f"campaigns/{CAMPAIGN}", THIS_HOUR, 1_000)
+        exporter.braze.figures = figures
+        yield exporter
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        edited_email(lambda row: row["messages"]["email"][0].update(sent=None), in_all=True),
+        edited_email(lambda row: row["messages"]["email"][0].pop("sent")),
+        edited_email(lambda row: row["messages"].update(email=None)),
+        edited_email(lambda row: row.update(messages=None)),
+        edited_email(lambda row: row.pop("messages")),
+        edited_email(lambda row: row["messages"]["email"].append({"variation_api_id": None, "sent": None})),
+    ],
+)
+def test_hole_of_a_campaign_is_ground_for_its_counter(fault: Fault) -> None:
+    """Wherever the null stands, the first number of that day counts 0."""
+    with campaign() as exporter:
+        exporter.braze.fail(fault, path="/campaigns/data_series", times=1)
+        page = exporter.scrape()
+        assert page.value("braze_campaign_messages_daily_up") == 1
+        exporter.clock.advance(900)
+        assert exporter.scrape().value("braze_campaign_messages_total", stat="sent", variation="") in (None, 0)
+        assert all(value == 0 for value in exporter.page().of("braze_campaign_messages_total"))
+
+
+@pytest.mark.parametrize("value", ["1000", True, [7]])
+def test_statistic_of_a_campaign_that_is_no_number_is_malformed(value: object) -> None:
+    """Where other days have a number, text is no statistic that is new."""
+    with campaign() as exporter:
+        fault = edited_email(lambda row: row["messages"]["email"][0].update(sent=value))
+        exporter.braze.fail(fault, path="/campaigns/data_series")
+        page = exporter.scrape()
+    assert page.value("braze_campaign_messages_daily_up") == 0
+    assert page.of("braze_campaign_messages_daily_latest") == []
+
+
+def test_late_data_of_a_part_count_after_a_short_first_response() -> None:
+    """A variation that was sent six days ago is not in a short response; later its opens count."""
+
+    def opened(document: dict[str, Any]) -> None:
+        if len(document["data"]) > 6:
+            document["data"][-7]["messages"]["email"][0] |= {"variation_api_id": "old", "sent": 9, "opens": opens}
+
+    def malformed(document: dict[str, Any]) -> None:
+        opened(document)
+        document["data"][0]["unique_recipients"] = -1
+
+    opens = 3
+    with campaign() as exporter:
+        exporter.braze.fail(response_faults.edited(malformed), path="/campaigns/data_series", times=1)
+        exporter.braze.fail(response_faults.edited(opened), path="/campaigns/data_series")
+        exporter.scrape()
+        again(exporter, seconds=15)
+        again(exporter, seconds=900)
+        opens = 8
+        page = again(exporter, 2, seconds=900)
+    assert page.value("braze_campaign_messages_total", variation="old", stat="opens") == 5
+
+
+def test_oversized_history_of_a_baseline_is_read_in_halves() -> None:
+    """The pieces of a history get shorter until they fit, and the baseline is there."""
+    recorded = Recorded(events=["purchase"])
+    for back in range(31 * 24):
+        recorded.set("purchase", THIS_HOUR - back * HOUR, 100)
+    with rig("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
+        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 40))
+        page = exporter.scrape()
+        for _ in range(30):
+            if exporter.rest():
+                break
+            page = again(exporter)
+        page = again(exporter)
+    assert page.value("braze_custom_events_hourly_baseline") == 100
+
+
+def test_a_canvas_of_two_hundred_steps_is_read() -> None:
+    """Two hundred steps with email and two push channels make a response of megabytes, which is no failure."""
+    canvas = "1d49b884-9f73-4a1d-8f10-2b3c4d5e6f70"
+    steps = tuple((f"Step {number} of the welcome series", "email") for number in range(200))
+
+    def more(document: dict[str, Any]) -> None:
+        for row in document["data"]["stats"]:
+            for step in row["step_stats"].values():
+                push = [{"sent": 1, "direct_opens": 1, "total_opens": 1, "bounces": 0, "body_clicks": 0}]
+                step["messages"] |= {"ios_push": push, "android_push": push}
+
+    with rig("{event: purchase}", hours(), rest=f"    canvases: [{{canvas: {canvas}}}]\n") as exporter:
+        exporter.braze.world = World(canvases=(Canvas(canvas, "Welcome", steps=steps),))
+        exporter.braze.fail(response_faults.edited(more), path="/canvas/data_series")
+        page = exporter.scrape(60)
+    assert page.value("braze_canvas_messages_daily_up") == 1
+    assert len(page.of("braze_canvas_messages_daily_latest", channel="ios_push", stat="sent")) == 200

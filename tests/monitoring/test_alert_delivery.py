@@ -1,0 +1,154 @@
+"""The whole chain, of real parts: an event falls silent, and whoever is on call is paged for that and for no more.
+
+A simulated Braze, the exporter, a Prometheus with the rules that the exporter prints, an Alertmanager with the config
+of `deploy/`, and a receiver of its webhooks. Needs `prometheus`, `promtool` and `prometheus-alertmanager` (Debian:
+prometheus, prometheus-alertmanager). Skipped without them, except in CI, where that is a failure.
+"""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import yaml
+from servers import alertmanager, prometheus
+from support import HOUR, Program, run, simulated, until, workspace, write
+
+from braze_exporter.monitoring.rule import RUNBOOKS
+
+ROOT = Path(__file__).parents[2]
+# One event that is to page, two that go on, one that is silent for less than its hour, and one that nobody asks about.
+EVENTS = """
+{event: purchase_completed, alerts: {silent: 10s, for: 3s, severity: page, labels: {team: growth}}}
+{event: app_opened, apps: [all, ios], baseline: {weeks: 1}, alerts: {silent: 10s, drop: 0.5, below: 10, for: 3s}}
+{event: signup, unit: day, baseline: {weeks: 1}, alerts: {silent: 10s, drop: 0.5, above: 100000, for: 3s}}
+{event: newsletter_signup, alerts: {silent: 1h, below: 10, for: 3s}}
+{event: login}
+"""
+FALL_SILENT = {"purchase_completed", "newsletter_signup", "login"}
+TOTALS = "{__name__=~'braze_custom_events_(filtered_)?total'}"
+PAGE = {
+    "alertname": "BrazeEventSilent",
+    "workspace": "production",
+    "event": "purchase_completed",
+    "unit": "hour",
+    "severity": "page",
+    "team": "growth",
+}
+
+
+class Shop:
+    """Events that happen whenever they are asked for, all of them in the hour in which this began, unless silent.
+
+    A thousand of each happened in every hour before. The next hour, should it begin meanwhile, brings nothing.
+    """
+
+    events = frozenset({"app_opened", "signup", *FALL_SILENT})
+
+    def __init__(self) -> None:
+        self.silent: set[str] = set()
+        self.last: dict[str, float] = {}
+        self._hour = int(time.time()) // HOUR * HOUR
+        self._happened: Counter[str] = Counter()
+
+    def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:  # noqa: ARG002
+        """Return the same for each app."""
+        if hour_start != self._hour:
+            return 1_000 if hour_start < self._hour else 0
+        if event not in self.silent:
+            self._happened[event] += 1
+            self.last[event] = now
+        return self._happened[event]
+
+
+@dataclass
+class Pager:
+    """What Alertmanager has sent: each alert, as often as it was sent."""
+
+    url: str
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextmanager
+def pager() -> Iterator[Pager]:
+    """Run a receiver of webhooks."""
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            """Note the alerts of a notification."""
+            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found.alerts.extend(sent["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        found = Pager(f"http://127.0.0.1:{server.server_port}/")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield found
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def to(url: str) -> str:
+    """Return the config of `deploy/` for Alertmanager, with a receiver at `url` that is told within a second."""
+    found = yaml.safe_load((ROOT / "deploy/compose/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
+    found["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    (receiver,) = found["receivers"]
+    receiver["webhook_configs"] = [{"url": url}]
+    return str(yaml.safe_dump(found))
+
+
+def test_a_silent_event_pages_and_its_return_is_told(tmp_path: Path) -> None:
+    """One page for the one event, in its words and with its labels; none before, none of others; then it resolves."""
+    shop = Shop()
+    rest = f"refresh: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
+    with ExitStack() as stack:
+        received = stack.enter_context(pager())
+        manager = stack.enter_context(alertmanager(tmp_path / "alertmanager", to(received.url)))
+        _, braze = stack.enter_context(simulated(shop))
+        option = f"--config.file={write(tmp_path / 'config.yaml', workspace(braze.url, EVENTS, rest=rest))}"
+        program = stack.enter_context(Program.start([option]))
+        found = prometheus(
+            tmp_path / "prometheus", program.port, rules=run("rules", option).stdout, alertmanager=manager
+        )
+        server = stack.enter_context(found)
+
+        def have_happened() -> bool:
+            with suppress(OSError):
+                rising = server.query(f"{TOTALS} > {TOTALS} offset 14s")
+                return {dict(labels)["event"] for labels in rising} == shop.events
+            return False
+
+        until(have_happened, "each event has happened for longer than silence takes to be told", 60)
+        assert received.alerts == []
+
+        shop.silent |= FALL_SILENT
+        until(lambda: bool(received.alerts), "someone is paged", 60)
+        (page,) = received.alerts
+        assert (page["status"], page["labels"]) == ("firing", PAGE)
+        assert page["annotations"]["summary"] == "No purchase_completed in production was counted for 10s or longer."
+        assert page["annotations"]["runbook_url"] == f"{RUNBOOKS}#silent"
+        # A sample has the time at which its scrape began, at most a second before the answer of Braze.
+        assert datetime.fromisoformat(page["startsAt"]).timestamp() >= shop.last["purchase_completed"] + 10 + 3 - 1
+
+        shop.silent.clear()
+        until(lambda: len(received.alerts) > 1, "the page is resolved", 60)
+        assert [(alert["status"], alert["labels"]) for alert in received.alerts] == [
+            ("firing", PAGE),
+            ("resolved", PAGE),
+        ]
+        fired = server.query("max_over_time(ALERTS{alertstate='firing'}[10m])")
+        assert fired == {frozenset({**PAGE, "alertstate": "firing"}.items()): 1}

@@ -1,0 +1,559 @@
+"""Each rule fires when it should, and stays silent when it should: promtool judges stories of an exporter.
+
+Needs `promtool`, as `test_prometheus` does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from alert_scenarios import (
+    MINUTE,
+    PRODUCTION,
+    PURCHASE,
+    Fired,
+    Story,
+    Told,
+    always,
+    between,
+    generated,
+    healthy,
+    hours,
+    last_fetch,
+    series,
+    until,
+)
+from support import HOUR, workspace
+
+URL = "https://rest.iad-01.braze.com"
+ALERTS = "{silent: 2h, drop: 0.5, below: 5, above: 5000, severity: critical, labels: {team: growth}}"
+HOURLY = workspace(URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}")
+DURABLE = workspace(
+    URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}", rest="state_file: /state.sqlite\n"
+)
+DAILY = workspace(
+    URL, "{event: purchase, unit: day, baseline: {weeks: 4}, alerts: {silent: 1d, drop: 0.5, below: 100, above: 9000}}"
+)
+
+TOTAL = series("braze_custom_events_total", PURCHASE)
+HOURS = "braze_custom_events_hourly"
+DAYS = "braze_custom_events_daily"
+UP, SETTLED, BASELINE, LATEST = (
+    series(f"{HOURS}_{name}", PURCHASE) for name in ("up", "settled", "baseline", "latest")
+)
+ANSWERED = series(f"{HOURS}_last_success_timestamp_seconds", PURCHASE)
+START = series(f"{HOURS}_settled_bucket_start_timestamp_seconds", PURCHASE)
+BRAZE_UP = series("braze_up")
+STARTED = series("process_start_time_seconds", "")
+WRITES = series("braze_exporter_state_write_failures_total", "")
+QUERIES_UP = series("braze_exporter_queries", f'{PRODUCTION},kind="custom_events",state="up"')
+REMAINING = series("braze_api_quota_remaining", f'{PRODUCTION},pool="default"')
+RESET = series("braze_api_quota_reset_timestamp_seconds", f'{PRODUCTION},pool="default"')
+
+EVENT = {"workspace": "production", "event": "purchase", "unit": "hour", "severity": "critical", "team": "growth"}
+OWN = {"workspace": "production", "severity": "warning"}
+
+
+def refused(reason: str) -> str:
+    """Return the errors of a reason."""
+    return series("braze_api_errors_total", f'{PRODUCTION},endpoint="/events/data_series",reason="{reason}"')
+
+
+def but(changes: Mapping[str, Told], base: Mapping[str, Told] | None = None) -> dict[str, Told]:
+    """Return an exporter that is well but for these series."""
+    found = dict(healthy() if base is None else base)
+    assert changes.keys() <= found.keys()
+    return {**found, **changes}
+
+
+def without(start: float, end: float, base: Mapping[str, Told]) -> dict[str, Told]:
+    """Return an exporter that is not scraped between these hours."""
+    return {name: between(start, end, None, told) for name, told in base.items()}
+
+
+def outage(start: float, end: float, *, counted: Told | None = None) -> dict[str, Told]:
+    """Return an exporter that Braze does not answer between these hours: the values are gone after an hour.
+
+    After it the counter is repaired, or goes on as `counted` has it.
+    """
+    well = healthy()
+
+    def still(told: Told) -> Told:
+        return lambda now: told(start * HOUR - 1) if start <= hours(now) < end else told(now)
+
+    return but(
+        {
+            TOTAL: still(counted or well[TOTAL]),
+            ANSWERED: still(last_fetch),
+            START: still(well[START]),
+            UP: between(start, end, 0, always(1)),
+            BRAZE_UP: between(start, end, 0, always(1)),
+            QUERIES_UP: between(start, end, 0, always(1)),
+            **{name: between(start + 1, end, None, well[name]) for name in (LATEST, SETTLED, BASELINE)},
+        }
+    )
+
+
+def silent(since: str = "2h") -> Fired:
+    """Return the alert of a silent purchase."""
+    return Fired("BrazeEventSilent", f"No purchase in production was counted for {since} or longer.", EVENT)
+
+
+def no_data(what: str) -> Fired:
+    """Return the alert of a purchase whose answers tell nothing."""
+    return Fired("BrazeEventNoData", f"Braze answers for purchase in production, but with {what}.", EVENT)
+
+
+def rare(now: float) -> float:
+    """Return the counter of an event that happens every 100 minutes, which is seen at the next fetch."""
+    return 7 + last_fetch(now) // (100 * MINUTE)
+
+
+def at_night(day: float, night: float) -> Told:
+    """Return a value by day and one from the 8th to the 16th of 24 hours."""
+    return lambda now: night if 8 <= hours(now) % 24 < 16 else day
+
+
+STORIES = {
+    # An event stops at three. Two hours and fifteen minutes later it is told; when it comes back, that is said as late.
+    "silent": Story(
+        HOURLY,
+        but({TOTAL: lambda now: 1_000 + min(now, 3 * HOUR) // 300 * 8 + max(0, now - 7 * HOUR) // 300 * 8}),
+        fires={316: [silent()], 419: [silent()], 425: [silent()], 439: [silent()]},
+        quiet=(1, 120, 180, 300, 314, 441, 500),
+    ),
+    "silent of an app": Story(
+        workspace(URL, "{event: purchase, apps: [ios], alerts: {silent: 2h, for: 30m}}"),
+        {
+            **healthy(labels=f'{PURCHASE},braze_app="ios"', noun="custom_events_filtered"),
+            series("braze_custom_events_filtered_total", f'{PURCHASE},braze_app="ios"'): always(90),
+            series("braze_custom_events_filtered_total", f'{PURCHASE},braze_app="ios",segment="vip"'): last_fetch,
+            series("braze_custom_events_filtered_total", f'{PURCHASE},braze_app="android"'): last_fetch,
+        },
+        fires={
+            151: [
+                Fired(
+                    "BrazeEventSilent",
+                    "No purchase from ios in production was counted for 2h or longer.",
+                    {**OWN, "event": "purchase", "braze_app": "ios", "unit": "hour"},
+                )
+            ]
+        },
+        quiet=(120, 149),
+    ),
+    # The counter is fed by the finer unit, and its answers count: those by the day are late here, and no matter.
+    "silent by the day with a counter by the hour": Story(
+        workspace(URL, "{event: purchase}\n{event: purchase, unit: day, alerts: {silent: 2h}}"),
+        {
+            **healthy("daily"),
+            **healthy(),
+            TOTAL: always(90),
+            series(f"{DAYS}_last_success_timestamp_seconds", PURCHASE): always(1),
+        },
+        fires={
+            136: [
+                Fired(
+                    "BrazeEventSilent",
+                    "No purchase in production was counted for 2h or longer.",
+                    {**OWN, "event": "purchase", "unit": "day"},
+                )
+            ]
+        },
+        quiet=(134,),
+    ),
+    "silent is told over a new pod that has the state": Story(
+        DURABLE,
+        {
+            **without(3, 99, but({TOTAL: always(90)})),
+            **{
+                name.replace("exporter:27293", "10.0.0.7:27293"): between(0, 3, None, told)
+                for name, told in but({TOTAL: always(90), STARTED: always(3 * HOUR)}).items()
+            },
+        },
+        fires={minute: [silent()] for minute in (136, 179, 180, 185, 300)},
+    ),
+    "night": Story(
+        HOURLY,
+        but(
+            {
+                TOTAL: lambda now: rare(now) if 8 <= hours(now) % 24 < 16 else 1_000 + last_fetch(now) // 60,
+                SETTLED: at_night(100, 6),
+                BASELINE: at_night(101, 8),
+                LATEST: at_night(60, 0),
+            }
+        ),
+        quiet=range(0, 24 * 60, 60),
+    ),
+    "a quiet night that is usual": Story(
+        workspace(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.5}}"),
+        but({TOTAL: until(8, healthy()[TOTAL]), SETTLED: at_night(100, 0), BASELINE: at_night(101, 9.5)}),
+        quiet=range(0, 24 * 60, 60),
+    ),
+    "a bucket in progress": Story(
+        HOURLY, but({LATEST: lambda now: now % HOUR // 36, TOTAL: rare}), quiet=range(0, 600, 25)
+    ),
+    # 90 → 0 → … → 0, and events in between; every two hours, so that 0 meets 0.
+    "restarts without a state file": Story(
+        HOURLY,
+        but(
+            {
+                TOTAL: lambda now: 90 if now < 2 * HOUR else max(0, now % (2 * HOUR) - HOUR) // 300,
+                STARTED: lambda now: -HOUR if now < 2 * HOUR else now // (2 * HOUR) * 2 * HOUR,
+            }
+        ),
+        quiet=range(120, 720, 8),
+    ),
+    "an exporter that ends every few minutes": Story(
+        HOURLY, but({TOTAL: always(0), STARTED: lambda now: now // 240 * 240}), quiet=range(0, 600, 25)
+    ),
+    "a restart with a state file": Story(
+        DURABLE,
+        without(3, 3.05, but({TOTAL: rare, STARTED: between(3, 99, 3 * HOUR, always(-HOUR))})),
+        quiet=range(0, 480, 7),
+    ),
+    # The event happens each half hour, but Braze does not answer before 1:55.
+    "a first answer that is late": Story(
+        HOURLY,
+        but({
+            TOTAL: lambda now: max(0, now - 6_900) // 1_800,
+            ANSWERED: between(0, 1.9, 0, last_fetch),
+            UP: between(0, 1.9, 0, always(1)),
+            STARTED: always(0),
+            BRAZE_UP: always(1),
+        }),
+        quiet=range(115, 300, 5),
+    ),
+    "an outage of Braze": Story(
+        HOURLY,
+        outage(3, 8),
+        fires={
+            minute: [Fired("BrazeNotAnswering", f"Braze has answered nothing of production for {since}.", OWN)]
+            for minute, since in {196: "20m 59s", 300: "2h 4m 59s", 479: "5h 3m 59s", 494: "5h 3m 59s"}.items()
+        },
+        quiet=(179, 181, 194, 496, 500, 600),
+    ),
+    "an outage of ten minutes": Story(HOURLY, outage(3, 3.2), quiet=range(175, 240, 2)),
+    "a repair after an outage, of an event that happened": Story(
+        HOURLY, outage(3, 3.2, counted=lambda now: rare(now) * 40), quiet=range(175, 480, 8)
+    ),
+    "a repair after an outage, of an event that did not": Story(
+        HOURLY,
+        outage(3, 3.2, counted=always(90)),
+        fires={minute: [silent()] for minute in (136, 180, 190, 195, 300)},
+    ),
+    # Empty for an hour, and again data.
+    "empty answers": Story(
+        HOURLY,
+        but(
+            {
+                **{name: between(3, 4, None, healthy()[name]) for name in (SETTLED, BASELINE, LATEST)},
+                TOTAL: lambda now: healthy()[TOTAL](3 * HOUR if 3 <= hours(now) < 4 else now),
+            }
+        ),
+        fires={
+            196: [no_data("no settled hour since the one that began 2h 16m 0s ago")],
+            239: [no_data("no settled hour since the one that began 2h 59m 0s ago")],
+        },
+        quiet=(179, 181, 194, 256, 300, 400),
+    ),
+    "empty answers from the start": Story(
+        HOURLY,
+        but({name: always(None) for name in (SETTLED, BASELINE, LATEST, START)}),
+        fires={16: [no_data("nothing at all")], 100: [no_data("nothing at all")]},
+        quiet=(0, 14),
+    ),
+    "answers that are outdated": Story(
+        HOURLY,
+        but({START: until(3, healthy()[START])}),
+        fires={
+            316: [no_data("no settled hour since the one that began 4h 16m 0s ago")],
+            600: [no_data("no settled hour since the one that began 9h 0m 0s ago")],
+        },
+        quiet=(180, 299, 314),
+    ),
+    # They get too old just when Braze stops to answer: it does not answer with nothing.
+    "answers that are outdated by an outage": Story(
+        HOURLY.replace("silent: 2h", "silent: 2h, for: 5m"),
+        but(
+            {
+                START: until(3, healthy()[START]),
+                ANSWERED: until(4.99, last_fetch),
+                UP: between(4.99, 99, 0, always(1)),
+                TOTAL: rare,
+            }
+        ),
+        quiet=range(290, 320),
+    ),
+    # Nothing is asked for the reserve: the values go, and that is no word of Braze's.
+    "answers that are put off": Story(
+        HOURLY,
+        but(
+            {
+                ANSWERED: until(2, last_fetch),
+                START: until(2, healthy()[START]),
+                TOTAL: until(2, healthy()[TOTAL]),
+                **{name: between(3, 99, None, healthy()[name]) for name in (SETTLED, BASELINE, LATEST)},
+                REMAINING: between(2, 99, 50_000, always(240_000)),
+                RESET: lambda now: (now // HOUR + 1) * HOUR,
+            }
+        ),
+        fires={
+            minute: [
+                Fired(
+                    "BrazeQuotaLow",
+                    "20% of the rate limit of production is left (pool default): the exporter asks nothing until it is "
+                    "reset.",
+                    {**OWN, "pool": "default"},
+                )
+            ]
+            for minute in (136, 250, 600)
+        },
+        quiet=(119, 134),
+    ),
+    "a window that ends with little left": Story(
+        HOURLY,
+        but({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),
+        quiet=range(0, 480, 10),
+    ),
+    # What Braze said last is not true any more once the window has ended.
+    "a limit that was reset": Story(
+        HOURLY, but({REMAINING: always(20_000), RESET: always(600)}), quiet=range(0, 300, 10)
+    ),
+    "drop": Story(
+        HOURLY,
+        but({SETTLED: between(3, 5, 24, always(100)), BASELINE: always(100)}),
+        fires={
+            minute: [Fired("BrazeEventDrop", "purchase in production is at 24% of what is usual.", EVENT)]
+            for minute in (196, 299, 314)
+        },
+        quiet=(179, 194, 316, 400),
+    ),
+    "drop to just half, and not quite": Story(
+        workspace(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.3, min: 10}}"),
+        but({SETTLED: between(3, 5, 7.01, always(7)), BASELINE: always(10)}),
+        fires={
+            16: [
+                Fired(
+                    "BrazeEventDrop",
+                    "purchase in production is at 70% of what is usual.",
+                    {**OWN, "event": "purchase", "unit": "hour"},
+                )
+            ]
+        },
+        quiet=(14, 200, 290),
+    ),
+    "drop to nothing": Story(
+        workspace(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 1, min: 0}}"),
+        but({SETTLED: between(3, 5, 1, always(0)), BASELINE: between(6, 99, 0, always(1))}),
+        fires={
+            16: [
+                Fired(
+                    "BrazeEventDrop",
+                    "purchase in production is at 0% of what is usual.",
+                    {**OWN, "event": "purchase", "unit": "hour"},
+                )
+            ]
+        },
+        quiet=(14, 200, 290, 390, 400, 500),
+    ),
+    "below": Story(
+        HOURLY,
+        but({SETTLED: between(3, 5, 4, always(8)), BASELINE: always(9)}),
+        fires={
+            196: [Fired("BrazeEventBelow", "purchase in production: 4 in a settled hour, under 5.", EVENT)],
+        },
+        quiet=(170, 194, 316),
+    ),
+    "above": Story(
+        HOURLY,
+        but({SETTLED: between(3, 5, 6_300, always(100)), BASELINE: always(101)}),
+        fires={
+            196: [Fired("BrazeEventAbove", "purchase in production: 6.3k in a settled hour, over 5000.", EVENT)],
+        },
+        quiet=(170, 194, 316),
+    ),
+    "the exporter is down": Story(
+        HOURLY,
+        without(3, 4, healthy()),
+        fires={
+            minute: [
+                Fired(
+                    "BrazeExporterDown",
+                    "For 5 minutes or longer Prometheus has no metrics of production: no other alert of it can fire.",
+                    {**OWN, "severity": "critical"},
+                )
+            ]
+            for minute in (186, 239, 244)
+        },
+        quiet=(179, 184, 246),
+    ),
+    "a restart": Story(HOURLY, without(3, 3.05, healthy()), quiet=range(175, 420, 5)),
+    # One call is tried two minutes after the last, at the next scrape.
+    "the key is refused": Story(
+        HOURLY,
+        {
+            **outage(1, 3),
+            refused("unauthorized"): lambda now: min(60, max(0, now - HOUR) // 180 + 1 if now >= HOUR else 0),
+        },
+        fires={
+            minute: [
+                Fired(
+                    "BrazeKeyRefused",
+                    f"Braze refuses the API key of production (unauthorized): about {count} calls in 10 minutes.",
+                    {**OWN, "severity": "critical", "reason": "unauthorized"},
+                )
+            ]
+            for minute, count in {66: 3, 100: 3, 179: 3, 184: 3}.items()
+        },
+        quiet=(59, 64, 186, 200),
+    ),
+    # Ten calls were under way; two minutes later the key is taken again.
+    "a key that is refused for a moment": Story(
+        HOURLY, {**outage(3, 3.05), refused("unauthorized"): between(3, 99, 10, always(0))}, quiet=range(175, 300, 3)
+    ),
+    "one query is not answered": Story(
+        HOURLY,
+        {**outage(3, 8), BRAZE_UP: always(1), QUERIES_UP: always(1)},
+        fires={
+            256: [
+                Fired(
+                    "BrazeQueryUnanswered",
+                    "Braze has not answered for purchase in production for 1h 20m 59s: there are no values.",
+                    {**OWN, "event": "purchase", "kind": "custom_events", "unit": "hour"},
+                )
+            ]
+        },
+        quiet=(200, 239, 254, 496),
+    ),
+    # Promtool's clock begins at 0, so that a time far before that is as far as 0 is from now.
+    "one query was never answered": Story(
+        workspace(URL, "{event: purchase}\n{event: purchase, apps: [ios], segments: [vip]}"),
+        {
+            **healthy(),
+            series(
+                "braze_custom_events_filtered_hourly_last_success_timestamp_seconds",
+                f'{PURCHASE},braze_app="ios",segment="vip"',
+            ): always(-1.8e9),
+        },
+        fires={
+            16: [
+                Fired(
+                    "BrazeQueryUnanswered",
+                    "Braze has not answered for purchase from ios of the segment vip in production since the exporter "
+                    "was started: there are no values.",
+                    {
+                        **OWN,
+                        "event": "purchase",
+                        "kind": "custom_events",
+                        "unit": "hour",
+                        "braze_app": "ios",
+                        "segment": "vip",
+                    },
+                )
+            ]
+        },
+        quiet=(14,),
+    ),
+    "a config that cannot be used": Story(
+        HOURLY,
+        but({series("braze_exporter_config_last_reload_successful", ""): between(2, 3, 0, always(1))}),
+        fires={
+            126: [
+                Fired(
+                    "BrazeConfigReloadFailed",
+                    "The Braze exporter cannot use its new config, and goes on with the one of 3h 6m 0s ago.",
+                    {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
+                )
+            ]
+        },
+        quiet=(119, 124, 186),
+    ),
+    # The counters stand still, and nobody says that the events do.
+    "a state file that cannot be written": Story(
+        DURABLE,
+        but(
+            {
+                TOTAL: lambda now: healthy()[TOTAL](3 * HOUR if 3 <= hours(now) < 8 else now),
+                WRITES: lambda now: min(300, max(0, now - 3 * HOUR) // 60),
+            }
+        ),
+        fires={
+            minute: [
+                Fired(
+                    "BrazeStateNotWritten",
+                    f"About {count} writes of the state file failed in 10 minutes.",
+                    {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
+                )
+            ]
+            for minute, count in {197: 10, 320: 10, 479: 10}.items()
+        },
+        quiet=(179, 190, 510, 600),
+    ),
+    "one write that fails": Story(DURABLE, but({WRITES: between(3, 99, 1, always(0))}), quiet=range(175, 300, 3)),
+    "another time zone": Story(
+        DAILY,
+        {**healthy("daily"), series("braze_workspace_timezone_mismatch"): between(1, 4, 1, always(0))},
+        fires={
+            121: [
+                Fired(
+                    "BrazeTimezoneMismatch",
+                    "For 1 hour or longer the newest day of production is not the one of its `timezone`.",
+                    OWN,
+                )
+            ]
+        },
+        quiet=(59, 119, 301),
+    ),
+    # Days of 24, 25, 24, 23 and 24 hours: each is shown from two hours after its end.
+    "days of other lengths": Story(
+        DAILY,
+        {
+            **healthy("daily"),
+            series(f"{DAYS}_settled", PURCHASE): lambda now: 100 * _day(now)[1],
+            series(f"{DAYS}_baseline", PURCHASE): always(2_400),
+            series(f"{DAYS}_settled_bucket_start_timestamp_seconds", PURCHASE): lambda now: _day(now)[0] * HOUR,
+        },
+        quiet=range(0, 120 * 60, 60),
+        step=5,
+    ),
+    "a silent day": Story(
+        DAILY,
+        {**healthy("daily"), TOTAL: until(24, healthy()[TOTAL])},
+        fires={
+            48 * 60 + 20: [
+                Fired(
+                    "BrazeEventSilent",
+                    "No purchase in production was counted for 1d or longer.",
+                    {**OWN, "event": "purchase", "unit": "day"},
+                )
+            ]
+        },
+        quiet=(24 * 60, 40 * 60, 48 * 60 + 10),
+        step=5,
+    ),
+}  # fmt: skip
+
+
+def _day(now: float) -> tuple[int, int]:
+    """Return the start and the length of the newest settled day, in hours."""
+    start, found = -48, (-48, 24)
+    for length in (24, 24, 24, 25, 24, 23, 24, 24):
+        if (start + length + 2) * HOUR <= last_fetch(now):
+            found = (start, length)
+        start += length
+    return found
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_what_is_to_fire_fires_and_nothing_else(name: str, tmp_path: Path) -> None:
+    """At each minute that is looked at, exactly the alerts of the story fire, in exactly these words."""
+    STORIES[name].judge(tmp_path)
+
+
+def test_every_rule_fires_in_a_story_and_is_silent_in_others() -> None:
+    """No rule is without a story in which it fires, nor without a moment in which it does not."""
+    known = {
+        rule["alert"] for config in (DURABLE, DAILY) for group in generated(config)["groups"] for rule in group["rules"]
+    }
+    assert {fired.alert for story in STORIES.values() for moment in story.fires.values() for fired in moment} == known
+    assert all(any(minute not in story.fires for minute in story.quiet) for story in STORIES.values() if story.quiet)

@@ -1,0 +1,505 @@
+"""The alerts of each kind beside events: promtool judges stories of sessions, purchases, users, campaigns, Canvases.
+
+Needs `promtool`, as `test_prometheus` does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from alert_scenarios import (
+    PRODUCTION,
+    Fired,
+    Story,
+    Told,
+    always,
+    between,
+    healthy,
+    hours,
+    last_fetch,
+    series,
+    told,
+    until,
+)
+from support import HOUR, workspace
+
+URL = "https://rest.iad-01.braze.com"
+DAY = 24
+WINBACK, WELCOME = "d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "f293e280-c0e7-4304-b9b9-62803fc0b053"
+ONBOARDING = "4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
+STARTED = series("process_start_time_seconds", "")
+# A campaign with two channels, one of them with two variations; beside what is sent, what comes of it.
+SENT = (
+    'channel="email",variation="A",stat="sent"',
+    'channel="email",variation="B",stat="sent"',
+    'channel="in_app_message",variation="A",stat="impressions"',
+)
+MESSAGES = "braze_campaign_messages_daily"
+OPENED = ('channel="email",variation="A",stat="opens"', 'channel="in_app_message",variation="A",stat="clicks"')
+
+
+def config(sections: str) -> str:
+    """Return a config with an event and more sections."""
+    return workspace(URL, "{event: purchase}", rest=sections)
+
+
+SESSIONS = config("    sessions: [{apps: [all, ios], alerts: {silent: 2h, below: 50}}]\n")
+PURCHASES = config("    purchases: [{product: Mug, apps: [ios], alerts: {silent: 12h, severity: page}}]\n")
+REVENUE = config("    revenue: [{unit: day, baseline: {weeks: 4}, alerts: {drop: 0.5}}]\n")
+SEGMENT = config("    segment_users: [{segment: vip, alerts: {below: 100}}]\n")
+UNINSTALLS = config("    uninstalls: [{alerts: {silent: 2d, above: 500}}]\n")
+CAMPAIGN = config(f"    campaigns: [{{campaign: {WINBACK}, alerts: {{silent: 2d, below: 100}}}}]\nstate_file: /state\n")
+CANVAS = config(f"    canvases: [{{canvas: {ONBOARDING}, alerts: {{silent: 2d}}}}]\n")
+CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, UNINSTALLS, CAMPAIGN, CANVAS)
+
+
+def fired(alert: str, summary: str, unit: str = "day", **labels: str) -> Fired:
+    """Return an alert of the workspace."""
+    return Fired(alert, summary, {"workspace": "production", "severity": "warning", "unit": unit, **labels})
+
+
+def quota(pool: str, left: float) -> dict[str, Told]:
+    """Return what Braze says of a pool in which a share is left."""
+    of = f'{PRODUCTION},pool="{pool}"'
+    return {
+        series("braze_api_quota_limit", of): always(1_000),
+        series("braze_api_quota_remaining", of): always(1_000 * left),
+        series("braze_api_quota_reset_timestamp_seconds", of): lambda now: (now // HOUR + 1) * HOUR,
+    }
+
+
+def named(noun: str, subject: str, name: tuple[str, str], total: Told, settled: float = 40) -> dict[str, Told]:
+    """Return a campaign or a Canvas that is answered all along, with its name and its identifier."""
+    labels = f'{subject}="{name[0]}"'
+    breakdown = SENT if noun == "campaign_messages" else ("",)
+    info = series(f"braze_{subject}_info", f'{PRODUCTION},{labels},{subject}_id="{name[1]}"')
+    found = {info: always(1), **told(noun, labels, settled=settled, total=total, breakdown=breakdown)}
+    if noun == "campaign_messages":
+        found |= told(noun, labels, settled=5_000, total=lambda now: now, breakdown=OPENED)
+    return found
+
+
+def campaign(of: str, ident: str, total: Told, settled: float = 40) -> dict[str, Told]:
+    """Return a campaign, each series of which has these values."""
+    return named("campaign_messages", "campaign", (of, ident), total, settled)
+
+
+def changed(base: Mapping[str, Told], changes: Mapping[str, Told]) -> dict[str, Told]:
+    """Return what is told, but for what changes."""
+    assert changes.keys() <= base.keys()
+    return {**base, **changes}
+
+
+def steady(now: float) -> float:
+    """Return a counter that rises at each fetch."""
+    return last_fetch(now) // 60
+
+
+def by_night(now: float) -> float:
+    """Return a counter that rises once a day, at three, or an hour later on every other day."""
+    day, hour = divmod(hours(now), DAY)
+    return 70 * (day + (hour >= 3 + day % 2))
+
+
+def before_outage(now: float) -> float:
+    """Return the time, or that of the last answer while Braze does not answer for 70 hours."""
+    return 50 * HOUR if 50 <= hours(now) < 120 else now
+
+
+def renamed(at: float) -> dict[str, Told]:
+    """Return a silent campaign that gets another name after so many hours."""
+    before, after = (campaign(name, WINBACK, always(7)) for name in ("Win-back", "Come back"))
+    return {
+        **{name: between(0, at, None, value) for name, value in after.items()},
+        **{name: between(at, 999, None, value) for name, value in before.items()},
+    }
+
+
+def silent_campaign(name: str) -> Fired:
+    """Return the alert of a campaign that sends nothing."""
+    summary = f"The campaign {name} in production has sent nothing for 2d or longer."
+    return fired("BrazeCampaignSilent", summary, campaign=name, campaign_id=WINBACK)
+
+
+def few_messages(count: int, name: str = "Win-back") -> Fired:
+    """Return the alert of a campaign that sends few messages."""
+    summary = f"Messages of the campaign {name} in production: {count} in a settled day, under 100."
+    return fired("BrazeCampaignBelow", summary, campaign=name, campaign_id=WINBACK)
+
+
+IOS_SESSIONS = told("sessions_filtered", 'braze_app="ios"', unit="hourly", settled=90, latest=1, total=steady)
+MUGS = 'product="Mug",braze_app="ios"'
+MUG = told("purchases_filtered", MUGS, unit="hourly", settled=9, total=steady)
+MONEY = told("revenue", settled=400.5, total=steady) | {
+    series("braze_revenue_daily_baseline"): always(1_000),
+    series("braze_revenue_daily_latest"): always(3),
+}
+NO_MUGS = fired(
+    "BrazePurchasesSilent",
+    "No purchases of Mug from ios in production were counted for 12h or longer.",
+    "hour",
+    product="Mug",
+    braze_app="ios",
+    severity="page",
+)
+MUG_UNANSWERED = fired(
+    "BrazeQueryUnanswered",
+    "Braze has not answered for purchases of Mug from ios in production for 5h 59m 59s: there are no values.",
+    "hour",
+    product="Mug",
+    braze_app="ios",
+    kind="purchases",
+)
+# What is left in the default pool says nothing of purchases, which have a limit of their own.
+MUG_GONE = {
+    **MUG,
+    series("braze_purchases_filtered_hourly_last_success_timestamp_seconds", f"{PRODUCTION},{MUGS}"): until(
+        2, last_fetch
+    ),
+    **{
+        series(f"braze_purchases_filtered_hourly_{name}", f"{PRODUCTION},{MUGS}"): until_gone
+        for name, until_gone in {
+            "latest": between(3, 999, None, always(0)),
+            "settled": between(3, 999, None, always(9)),
+            "up": between(2, 999, 0, always(1)),
+        }.items()
+    },
+}
+
+STORIES = {
+    "sessions stop": Story(
+        SESSIONS,
+        {
+            **healthy(),
+            **told("sessions", unit="hourly", settled=100, latest=1, total=until(3, steady)),
+            **IOS_SESSIONS,
+        },
+        fires={
+            minute: [fired("BrazeSessionsSilent", "No sessions in production were counted for 2h or longer.", "hour")]
+            for minute in (325, 600)
+        },
+        quiet=(120, 180, 300, 310),
+        step=5,
+    ),
+    "few sessions from an app in a settled hour, and few in the one in progress": Story(
+        SESSIONS,
+        {
+            **healthy(),
+            **told("sessions", unit="hourly", settled=100, latest=1, total=steady),
+            **changed(
+                IOS_SESSIONS,
+                {
+                    series("braze_sessions_filtered_hourly_settled", f'{PRODUCTION},braze_app="ios"'): between(
+                        3, 5, 12, always(90)
+                    )
+                },
+            ),
+        },
+        fires={
+            200: [
+                fired(
+                    "BrazeSessionsBelow",
+                    "Sessions from ios in production: 12 in a settled hour, under 50.",
+                    "hour",
+                    braze_app="ios",
+                )
+            ]
+        },
+        quiet=(170, 190, 320, 400),
+        step=5,
+    ),
+    "nobody buys a product": Story(
+        PURCHASES,
+        {
+            **healthy(),
+            **MUG,
+            series("braze_purchases_filtered_total", f"{PRODUCTION},{MUGS}"): until(3, steady),
+            series("braze_purchases_filtered_total", f'{PRODUCTION},product="Cup",braze_app="ios"'): steady,
+            series("braze_purchases_total"): steady,
+        },
+        fires={15 * 60 + 30: [NO_MUGS]},
+        quiet=(12 * 60, 15 * 60),
+        step=15,
+    ),
+    "purchases without a state file and a restart": Story(
+        PURCHASES,
+        {
+            **healthy(),
+            **MUG,
+            series("braze_purchases_filtered_total", f"{PRODUCTION},{MUGS}"): always(0),
+            STARTED: lambda now: now // (8 * HOUR) * 8 * HOUR,
+        },
+        quiet=range(0, 48 * 60, 60),
+        step=15,
+    ),
+    "purchases that are not answered": Story(
+        PURCHASES,
+        {**healthy(), **MUG_GONE, **quota("lists", 0.5), **quota("default", 0.1)},
+        fires={
+            8 * 60: [
+                Fired(
+                    "BrazeQuotaLow",
+                    "10% of the rate limit of production is left (pool default): the exporter asks nothing until it is "
+                    "reset.",
+                    {"workspace": "production", "severity": "warning", "pool": "default"},
+                ),
+                MUG_UNANSWERED,
+            ]
+        },
+        step=15,
+    ),
+    "purchases that wait for their own limit": Story(
+        PURCHASES,
+        {**healthy(), **MUG_GONE, **quota("lists", 0.1)},
+        fires={
+            8 * 60: [
+                Fired(
+                    "BrazeQuotaLow",
+                    "10% of the rate limit of production is left (pool lists): the exporter asks nothing until it is "
+                    "reset.",
+                    {"workspace": "production", "severity": "warning", "pool": "lists"},
+                )
+            ]
+        },
+        step=15,
+    ),
+    "revenue falls": Story(
+        REVENUE,
+        {**healthy(), **MONEY},
+        fires={30: [fired("BrazeRevenueDrop", "Revenue in production is at 40.05% of what is usual.")]},
+        quiet=(0,),
+        step=15,
+    ),
+    "revenue is as usual, and today's is still small": Story(
+        REVENUE,
+        {**healthy(), **changed(MONEY, {series("braze_revenue_daily_settled"): always(501)})},
+        quiet=range(0, 30 * 60, 60),
+        step=15,
+    ),
+    "a segment shrinks": Story(
+        SEGMENT,
+        {
+            **healthy(),
+            **changed(
+                told("segment_users", 'segment="vip"', settled=120, latest=0),
+                {
+                    series("braze_segment_users_daily_settled", f'{PRODUCTION},segment="vip"'): between(
+                        26, 50, 90, always(120)
+                    )
+                },
+            ),
+        },
+        fires={
+            27 * 60: [
+                fired(
+                    "BrazeSegmentBelow",
+                    "Users in the segment vip in production: 90 in a settled day, under 100.",
+                    segment="vip",
+                )
+            ]
+        },
+        quiet=(60, 26 * 60, 51 * 60),
+        step=15,
+    ),
+    "a segment of which answers are empty": Story(
+        SEGMENT,
+        {
+            **healthy(),
+            **{
+                name: value
+                for name, value in told("segment_users", 'segment="vip"').items()
+                if "_up" in name or "_last_success" in name
+            },
+        },
+        fires={
+            30: [
+                fired(
+                    "BrazeSegmentNoData",
+                    "Braze answers for users in the segment vip in production, but with nothing at all.",
+                    segment="vip",
+                )
+            ]
+        },
+        quiet=(0,),
+        step=15,
+    ),
+    # The newest settled day is one older than of other kinds, and the counter rises but once a day.
+    "uninstalls are computed by night": Story(
+        UNINSTALLS,
+        {
+            **healthy(),
+            **changed(
+                told("uninstalls", settled=70, total=by_night),
+                {
+                    series("braze_uninstalls_daily_settled_bucket_start_timestamp_seconds"): lambda now: (
+                        (last_fetch(now) - 4 * HOUR) // (DAY * HOUR) - 2
+                    )
+                    * DAY
+                    * HOUR
+                },
+            ),
+        },
+        quiet=range(0, 6 * DAY * 60, 60),
+        step=15,
+    ),
+    "uninstalls that are not computed any more": Story(
+        UNINSTALLS,
+        {**healthy(), **told("uninstalls", settled=600, total=until(30, by_night))},
+        fires={
+            30: [fired("BrazeUninstallsAbove", "Uninstalls in production: 600 in a settled day, over 500.")],
+            77 * 60: [
+                fired("BrazeUninstallsAbove", "Uninstalls in production: 600 in a settled day, over 500."),
+                fired("BrazeUninstallsSilent", "No uninstalls in production were counted for 2d or longer."),
+            ],
+        },
+        step=15,
+    ),
+    # 120 a day, of which opens are no part.
+    "a campaign sends nothing": Story(
+        CAMPAIGN,
+        {
+            **healthy(),
+            **campaign("Win-back", WINBACK, until(10, steady)),
+            **campaign("Welcome email", WELCOME, always(3), settled=1),
+        },
+        fires={59 * 60: [silent_campaign("Win-back")]},
+        quiet=(20 * 60, 57 * 60, 58 * 60),
+        step=15,
+    ),
+    "a campaign sends over one channel only": Story(
+        CAMPAIGN,
+        {
+            **healthy(),
+            **campaign("Win-back", WINBACK, always(3)),
+            series("braze_campaign_messages_total", f'{PRODUCTION},campaign="Win-back",{SENT[2]}'): steady,
+        },
+        quiet=range(0, 4 * DAY * 60, 6 * 60),
+        step=60,
+    ),
+    "a campaign sends over a channel that is new": Story(
+        CAMPAIGN,
+        {
+            **healthy(),
+            **campaign("Win-back", WINBACK, always(3)),
+            series(
+                "braze_campaign_messages_total",
+                f'{PRODUCTION},campaign="Win-back",channel="sms",variation="A",stat="sent"',
+            ): between(0, 30, None, steady),
+        },
+        quiet=range(0, 4 * DAY * 60, 6 * 60),
+        step=60,
+    ),
+    "a campaign sends little": Story(
+        CAMPAIGN,
+        {**healthy(), **campaign("Win-back", WINBACK, steady, settled=30)},
+        fires={30: [few_messages(90)], 20 * 60: [few_messages(90)]},
+        quiet=(0,),
+        step=15,
+    ),
+    "a campaign gets its name": Story(
+        CAMPAIGN,
+        {
+            **healthy(),
+            **{
+                name: between(0, 1, None, value)
+                for name, value in campaign("Win-back", WINBACK, steady, settled=30).items()
+            },
+            **{
+                name: between(1, 999, None, value)
+                for name, value in campaign(WINBACK, WINBACK, steady, settled=30).items()
+            },
+        },
+        fires={
+            30: [few_messages(90, WINBACK)],
+            60: [few_messages(90, WINBACK)],
+            120: [few_messages(90)],
+        },
+        step=15,
+    ),
+    "a silent campaign gets another name": Story(
+        CAMPAIGN,
+        {**healthy(), **renamed(60)},
+        fires={
+            50 * 60: [silent_campaign("Win-back")],
+            # It is silent for two days from then on.
+            109 * 60: [silent_campaign("Come back")],
+        },
+        quiet=(40 * 60, 62 * 60, 107 * 60),
+        step=15,
+    ),
+    "a campaign of which answers tell of no messages": Story(
+        CAMPAIGN,
+        {
+            **healthy(),
+            **{
+                name: value
+                for name, value in campaign("Win-back", WINBACK, steady).items()
+                if "_info" in name or "_up" in name or "_last_success" in name
+            },
+        },
+        fires={
+            30: [
+                fired(
+                    "BrazeCampaignNoData",
+                    "Braze answers for messages of the campaign Win-back in production, but with nothing at all.",
+                    campaign="Win-back",
+                    campaign_id=WINBACK,
+                )
+            ]
+        },
+        quiet=(0,),
+        step=15,
+    ),
+    # While Braze does not answer, the counter says nothing.
+    "a campaign in an outage of Braze": Story(
+        CAMPAIGN,
+        {
+            **healthy(),
+            **campaign("Win-back", WINBACK, lambda now: steady(before_outage(now))),
+            series(f"{MESSAGES}_last_success_timestamp_seconds", f'{PRODUCTION},campaign="Win-back"'): (
+                lambda now: last_fetch(before_outage(now))
+            ),
+            series(f"{MESSAGES}_up", f'{PRODUCTION},campaign="Win-back"'): between(
+                50, 120, 0, always(1)
+            ),
+        },
+        quiet=range(0, 6 * DAY * 60, 3 * 60),
+        step=60,
+    ),
+    "nobody enters a Canvas": Story(
+        CANVAS,
+        {
+            **healthy(),
+            **named("canvas_entries", "canvas", ("Onboarding, 14 days", ONBOARDING), until(10, steady)),
+            **named("canvas_entries", "canvas", ("Birthday", WELCOME), always(3)),
+        },
+        fires={
+            59 * 60: [
+                fired(
+                    "BrazeCanvasSilent",
+                    "Nobody has entered the Canvas Onboarding, 14 days in production for 2d or longer.",
+                    canvas="Onboarding, 14 days",
+                    canvas_id=ONBOARDING,
+                )
+            ]
+        },
+        quiet=(20 * 60, 57 * 60, 58 * 60),
+        step=15,
+    ),
+    "a Canvas and an exporter that is started anew each day": Story(
+        CANVAS,
+        {
+            **healthy(),
+            **named("canvas_entries", "canvas", ("Onboarding, 14 days", ONBOARDING), always(0)),
+            STARTED: lambda now: now // (DAY * HOUR) * DAY * HOUR,
+        },
+        quiet=range(0, 4 * DAY * 60, 60),
+        step=60,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_what_is_to_fire_fires_and_nothing_else(name: str, tmp_path: Path) -> None:
+    """At each minute that is looked at, exactly the alerts of the story fire, in exactly these words."""
+    STORIES[name].judge(tmp_path)

@@ -1,0 +1,365 @@
+"""`braze-exporter rules`: what it prints for any config is what Prometheus takes, and names stay names.
+
+Needs `prometheus` and `promtool`, as `test_prometheus` does.
+"""
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from alert_scenarios import Fired, Story, generated, series
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from recorded_counts import Recorded
+from servers import Prometheus, prometheus, tool
+from support import HOUR, Program, run, simulated, until, workspace, write
+
+from braze_exporter.config.loading import load
+from braze_exporter.config.values import duration
+from braze_exporter.metrics.promql import number, quoted
+from braze_exporter.monitoring.rule import RUNBOOKS
+from braze_exporter.monitoring.rules import as_yaml
+from braze_exporter.scheduler.plan import build
+from braze_exporter.simulator import demo_config
+
+URL = "https://rest.iad-01.braze.com"
+ROOT = Path(__file__).parents[2]
+EVERYTHING = """
+{event: purchase, apps: [all, ios], segments: [all, vip], baseline: {weeks: 4}, alerts: {silent: 2h, drop: 0.5}}
+{event: purchase, unit: day, baseline: {weeks: 2}, alerts: {silent: 2d, drop: 1, min: 0, below: 0.5, above: 1000000}}
+{event: signup, segments: [vip], alerts: {below: 5}}
+{event: login}
+"""
+# Each kind, with all alerts that it can have.
+EVERY_KIND = """
+    sessions: [{apps: [all, ios], baseline: {weeks: 2}, alerts: {silent: 2h, drop: 0.5, below: 5, above: 9}}]
+    purchases: [{baseline: {weeks: 2}, alerts: {silent: 12h, drop: 0.5}}, {product: Mug, alerts: {silent: 2d}}]
+    revenue: [{unit: day, baseline: {weeks: 4}, alerts: {drop: 0.5, below: 100}}]
+    segment_users: [{segment: vip, alerts: {below: 100}}]
+    new_users: [{apps: [all, ios], alerts: {silent: 1d}}]
+    uninstalls: [{alerts: {silent: 2d, above: 500}}]
+    daily_active_users: [{alerts: {below: 1000}}]
+    monthly_active_users: [{baseline: {weeks: 4}, alerts: {drop: 0.1}}]
+    campaigns:
+      - campaign: d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05
+        baseline: {weeks: 4}
+        alerts: {silent: 2d, drop: 0.5, below: 100, above: 9000}
+      - campaign: 7f365fdd-dc5a-4339-ae2a-db1f146a8820
+        alerts: {silent: 2d, drop: 0.5, below: 100, above: 9000}
+        baseline: {weeks: 4}
+    canvases: [{canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6, alerts: {silent: 2d}}]
+state_file: /state.sqlite
+"""
+ODD = [
+    "say \"hi\" and 'bye'",
+    "a\\b\\n\\",
+    "first\nsecond\r\n\tthird",
+    "sign up 🎉 \N{RIGHT-TO-LEFT OVERRIDE}evil",
+    "{{ .Value }} {{ $labels.workspace | toUpper",
+    "{{{ }} {{",
+    '"} or vector(1) #',
+    "\x00\x1b\x7f\x85\u2028\ufeff\U000e0001",
+    "$1 ${x} %s {0} `x`",
+    "[a|b].*(c)?",
+    " spaces ",
+    "- a: b # c",
+    "long " * 500,
+]
+
+
+def names_config(*names: str) -> str:
+    """Return a config with each name as a workspace, an event, an app, and wherever else a text may stand."""
+    workspaces = [
+        {
+            "name": name,
+            "url": URL,
+            "api_key_env": "BRAZE_API_KEY",
+            "apps": {name[:50]: "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"},
+            "custom_events": [
+                {
+                    "event": name,
+                    "apps": ["all", name[:50]],
+                    "alerts": {"silent": "2h", "above": 5, "severity": name, "labels": {"team": name}},
+                }
+            ],
+        }
+        for name in names
+    ]
+    return str(yaml.safe_dump({"workspaces": workspaces}, allow_unicode=True))
+
+
+def alerts_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all rules of a file."""
+    return [rule for group in found["groups"] for rule in group["rules"]]
+
+
+def check(folder: Path, text: str) -> None:
+    """Have promtool check a file of rules."""
+    path = write(folder / "rules.yml", text)
+    done = subprocess.run([tool("promtool"), "check", "rules", path], capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+CONFIGS = {
+    **{path.stem: path.read_text(encoding="utf-8-sig") for path in (ROOT / "tests/config/good").glob("*.yaml")},
+    "the example": (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
+    "the demo": demo_config.config("http://127.0.0.1"),
+    "everything": workspace(URL, EVERYTHING, rest="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
+    "every kind": workspace(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", rest=EVERY_KIND),
+    "odd names": names_config(*ODD),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_promtool_finds_nothing_to_say(name: str, tmp_path: Path) -> None:
+    """The rules of each config are rules to promtool, none twice, and say the same once they are read again."""
+    found = generated(CONFIGS[name])
+    assert yaml.safe_load(as_yaml(found)) == found
+    check(tmp_path, as_yaml(found))
+    for rule in alerts_of(found):
+        assert rule["keep_firing_for"] == rule["for"]
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+
+
+any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
+    lambda name: name.strip() and name != "all"
+)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(any_name, min_size=1, max_size=20, unique=True))
+@example(["{{"])
+def test_any_name_makes_rules(tmp_path: Path, names: list[str]) -> None:
+    """Whatever people call their workspaces, events, apps and teams, promtool takes the rules."""
+    check(tmp_path, as_yaml(generated(names_config(*names))))
+
+
+def test_a_name_is_no_more_than_a_name(tmp_path: Path) -> None:
+    """An alert is labelled with exactly the names of its series, and shows them, and none is a template or PromQL."""
+    told = {
+        series(
+            "braze_custom_events_hourly_settled", f"workspace={quoted(name)},event={quoted(name)}", 'instance="a"'
+        ): lambda _now, number=number: 10.0 + number
+        for number, name in enumerate(ODD)
+    }
+    present = {
+        series("braze_exporter_queries", f'workspace={quoted(name)},state="up"', ""): lambda _now: 1.0 for name in ODD
+    }
+    alerts = [
+        Fired(
+            "BrazeEventAbove",
+            f"{name} in {name}: {10 + number} in a settled hour, over 5.",
+            {"workspace": name, "event": name, "unit": "hour", "severity": name, "team": name},
+        )
+        for number, name in enumerate(ODD)
+    ]
+    Story(names_config(*ODD), {**told, **present}, fires={16: alerts}).judge(tmp_path)
+
+
+def test_every_alert_has_a_runbook() -> None:
+    """The link of each alert leads to a heading of the README: its own, or one for all alerts of its sort."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#### (.+)$", readme, re.MULTILINE)}
+    sorts = {"silent", "no-data", "drop", "below", "above"}
+    led = set()
+    for rule in alerts_of(generated(CONFIGS["every kind"])):
+        url, _, fragment = rule["annotations"]["runbook_url"].partition("#")
+        assert url == RUNBOOKS
+        name = rule["alert"].lower()
+        assert fragment == name or (fragment in sorts and name.endswith(fragment.replace("-", "")))
+        led.add(fragment)
+    assert led == headings
+
+
+def test_each_query_has_the_alerts_that_fit_it() -> None:
+    """Silence is for what is counted, and what the others would not see in empty answers is said for all."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for rule in alerts_of(generated(CONFIGS["everything"])):
+        if rule["alert"].startswith("BrazeEvent"):
+            labels = rule["labels"]
+            place = tuple(labels.get(name, "-") for name in ("event", "unit", "braze_app", "segment"))
+            found.setdefault(place, []).append(rule["alert"].removeprefix("BrazeEvent"))
+    assert found == {
+        ("purchase", "hour", "-", "-"): ["Silent", "NoData", "Drop"],
+        ("purchase", "hour", "-", "vip"): ["NoData", "Drop"],
+        ("purchase", "hour", "ios", "-"): ["Silent", "NoData", "Drop"],
+        ("purchase", "hour", "ios", "vip"): ["NoData", "Drop"],
+        ("purchase", "day", "-", "-"): ["Silent", "NoData", "Drop", "Below", "Above"],
+        ("signup", "hour", "-", "vip"): ["NoData", "Below"],
+    }
+
+
+def test_thresholds_are_of_the_query() -> None:
+    """How old an answer and a settled bucket may be comes from the query's own refresh, settle, unit and silence."""
+
+    def ages(entry: str) -> set[str]:
+        rules = [rule for rule in alerts_of(generated(workspace(URL, entry))) if rule["alert"].startswith("BrazeEvent")]
+        return {age for rule in rules for age in re.findall(r"time\(\) - .* ([<>] \d+)", rule["expr"])}
+
+    assert ages("{event: a, alerts: {silent: 2h}}") == {"< 7200", "< 900", f"> {4 * HOUR}"}
+    assert ages("{event: a, refresh: 1m, alerts: {silent: 5h}}") == {f"< {5 * HOUR}", "< 600", f"> {5 * HOUR}"}
+    assert ages("{event: a, unit: day, settle: 3h, alerts: {below: 5}}") == {"< 2700", f"> {75 * HOUR}"}
+    assert ages("{event: a, alerts: {above: 5}}") == set()
+    mixed = "{event: a, refresh: 20m}\n{event: a, unit: day, alerts: {silent: 1d}}"
+    assert ages(mixed) == {f"< {24 * HOUR}", "< 3600", "< 2700", f"> {74 * HOUR}"}
+
+
+def test_a_string_of_promql_can_be_read() -> None:
+    """What cannot be seen, or turns the text around it, is written as its code."""
+    text = 'a "b" \\ é 🎉 \n \r \0 \N{RIGHT-TO-LEFT OVERRIDE} \U000e0001'
+    assert quoted(text) == r'"a \"b\" \\ é 🎉 \n \u000d \u0000 \u202e \U000e0001"'
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1, "1s"), (5_400, "1h30m"), (86_400, "1d"), (604_800, "7d"), (1.5, "1s500ms"), (90_061.001, "1d1h1m1s1ms")],
+)
+def test_durations_are_written_as_prometheus_reads_them(seconds: float, text: str) -> None:
+    """From large to small, and nothing that is 0."""
+    assert duration(seconds) == text
+
+
+def test_numbers_are_written_as_people_write_them() -> None:
+    """Neither an exponent nor what binary fractions add."""
+    assert [number(value) for value in (1 - 0.9, 1 - 0.3, 5_000_000.0, 0.001, 10.0**14)] == [
+        "0.1",
+        "0.7",
+        "5000000",
+        "0.001",
+        "100000000000000",
+    ]
+
+
+def test_the_command_prints_the_rules(tmp_path: Path) -> None:
+    """It needs neither the key nor the state file, and prints the same each time."""
+    config = workspace(URL, EVERYTHING, rest=f"state_file: {tmp_path / 'missing' / 'state.sqlite'}\n")
+    path = write(tmp_path / "config.yaml", config)
+    done = run("rules", f"--config.file={path}")
+    assert done.returncode == 0
+    assert done.stderr == f"warning: {path}:4: workspaces[0].api_key_env: the variable BRAZE_API_KEY is not set\n"
+    assert done.stdout == as_yaml(generated(config))
+    assert done.stdout.startswith("# Generated by `braze-exporter rules`")
+    assert run("rules", f"--config.file={path}", BRAZE_API_KEY="x").stdout == done.stdout
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_bad_config_has_no_rules(tmp_path: Path) -> None:
+    """Its problems are told, and the exit code is 1."""
+    path = write(tmp_path / "config.yaml", workspace(URL, "{event: a, alerts: {silent: 2}}"))
+    done = run("rules", f"--config.file={path}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{path}:9: workspaces[0].custom_events[0].alerts.silent: must be a duration")
+
+
+class Shop(Recorded):
+    """One event that stops and one that goes on, each fetch a little further."""
+
+    def __init__(self) -> None:
+        super().__init__(events=["stops", "goes on", "quiet"])
+        this_hour = int(time.time()) // HOUR * HOUR
+        for back in range(-2, 16 * 24):
+            self.set("stops", this_hour - back * HOUR, 10_000)
+        self._calls = 0
+
+    def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
+        """Return what is set, and of `goes on` more each time."""
+        if event == "goes on":
+            self._calls += 1
+            return self._calls
+        return super().count(event, hour_start, now, app_id, segment_id)
+
+
+QUICK = """
+{event: stops, refresh: 1s, apps: [all, ios], baseline: {weeks: 1}, alerts: {silent: 5s, drop: 1, above: 9000, for: 1s}}
+{event: goes on, refresh: 1s, alerts: {silent: 5s, for: 1s}}
+{event: quiet, segments: [vip], unit: day, alerts: {below: 5, for: 1s, severity: page, labels: {team: "{{ growth }}"}}}
+"""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The exporter and a Prometheus with its rules, running."""
+
+    config: Path
+    program: Program
+    server: Prometheus
+
+    def firing(self) -> dict[tuple[str, ...], dict[str, Any]]:
+        """Return the alerts that fire by their names, events and apps."""
+        found = self.server.ask("alerts")["alerts"]
+        return {
+            (one["labels"]["alertname"], one["labels"].get("event", ""), one["labels"].get("braze_app", "")): one
+            for one in found
+            if one["state"] == "firing"
+        }
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Run Braze, the exporter and a Prometheus with the rules that the program prints, none of which waits for long."""
+    tool("prometheus")
+    directory = tmp_path_factory.mktemp("rules")
+    with ExitStack() as stack:
+        _, server = stack.enter_context(simulated(Shop()))
+        path = write(directory / "config.yaml", workspace(server.url, QUICK, rest="budget: {share: 0.5}\n"))
+        printed = run("rules", f"--config.file={path}").stdout
+        rules = re.sub(r"for: \d+[mh]$", "for: 1s", printed, flags=re.MULTILINE)
+        program = stack.enter_context(Program.start([f"--config.file={path}", "--web.enable-lifecycle"]))
+        found = stack.enter_context(prometheus(directory / "prometheus", program.port, rules=rules))
+        until(found.answers, "Prometheus has scraped", 60)
+        yield Chain(Path(path), program, found)
+
+
+def test_prometheus_evaluates_every_rule(chain: Chain) -> None:
+    """No rule has an error in the real Prometheus, with the real series."""
+
+    def evaluated() -> list[dict[str, Any]]:
+        return [rule for group in chain.server.ask("rules")["groups"] for rule in group["rules"]]
+
+    until(lambda: all(rule["health"] == "ok" for rule in evaluated()), "every rule is evaluated without an error")
+    assert len(evaluated()) == 20
+    assert not [rule["lastError"] for rule in evaluated() if rule.get("lastError")]
+
+
+def test_an_event_that_stops_is_told(chain: Chain) -> None:
+    """The event that stands still is silent, of all apps and of one; what is beyond its limit is told; no more is."""
+    expected = {
+        ("BrazeEventSilent", "stops", ""),
+        ("BrazeEventSilent", "stops", "ios"),
+        ("BrazeEventAbove", "stops", ""),
+        ("BrazeEventBelow", "quiet", ""),
+    }
+    until(lambda: expected <= chain.firing().keys(), "the alerts fire", 60)
+    found = chain.firing()
+    assert found.keys() - {("BrazeEventDrop", "stops", "ios")} == expected
+    silent = found["BrazeEventSilent", "stops", ""]
+    assert silent["annotations"]["summary"] == "No stops in production was counted for 5s or longer."
+    below = found["BrazeEventBelow", "quiet", ""]
+    assert below["annotations"]["summary"] == "quiet of the segment vip in production: 0 in a settled day, under 5."
+    assert (below["labels"]["team"], below["labels"]["severity"]) == ("{{ growth }}", "page")
+
+
+def test_what_is_wrong_with_the_exporter_is_told(chain: Chain) -> None:
+    """A config that cannot be used, and an exporter that is gone."""
+    assert not chain.firing().keys() & {("BrazeConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
+    write(chain.config, "workspaces: []")
+    assert chain.program.get("/-/reload", method="POST").status == 400
+    until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload is told")
+    chain.program.stop()
+    until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the exporter that is gone is told")
+    down = chain.firing()["BrazeExporterDown", "", ""]
+    assert down["labels"] == {"alertname": "BrazeExporterDown", "severity": "critical", "workspace": "production"}
+    until(lambda: chain.firing().keys() == {("BrazeExporterDown", "", "")}, "nothing else is told any more")
+
+
+def test_the_plan_keeps_to_what_the_config_says() -> None:
+    """The alerts of a plan are those of its entries, one for each query of theirs."""
+    plan = build(load(CONFIGS["everything"], "config.yaml"))
+    assert [query for query, _ in plan.alerts] == [query for query in plan.queries if query.subject != "login"]

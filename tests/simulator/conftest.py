@@ -1,0 +1,78 @@
+"""A simulated Braze on a real socket, whose counts and clock the test sets."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlencode
+from wsgiref.util import setup_testing_defaults
+from zoneinfo import ZoneInfo
+
+import pytest
+import requests
+from recorded_counts import Recorded
+from simulated_braze import FaultInjectingBraze
+
+from braze_exporter.simulator.server import Server, serve
+
+NOW = 1_728_912_000  # 2024-10-14T13:20:00Z, 09:20 in New York
+
+
+@pytest.fixture
+def traffic() -> Recorded:
+    """Record twelve purchases in the hour before that of NOW and five since, and an event that never happened."""
+    traffic = Recorded(events=["quiet"])
+    traffic.set("purchase", NOW - 1_200 - 3_600, 12)
+    traffic.set("purchase", NOW - 1_200, 5)
+    return traffic
+
+
+@pytest.fixture
+def braze(traffic: Recorded) -> FaultInjectingBraze:
+    """Return a Braze in New York with one app and one segment, at NOW."""
+    return FaultInjectingBraze(
+        key="secret",
+        traffic=traffic,
+        clock=lambda: NOW,
+        zone=ZoneInfo("America/New_York"),
+        apps=["app-1"],
+        segments=["segment-1"],
+    )
+
+
+@pytest.fixture
+def server(braze: FaultInjectingBraze) -> Iterator[Server]:
+    """Serve it on a socket."""
+    with serve(braze) as server:
+        yield server
+
+
+@pytest.fixture
+def ask(server: Server) -> Iterator[Callable[..., requests.Response]]:
+    """Ask for the last two hours of purchases, or for what the arguments say, over one session."""
+    with requests.Session() as session:
+        session.headers["Authorization"] = "Bearer secret"
+
+        def ask(**params: Any) -> requests.Response:  # noqa: ANN401 - whatever a URL can hold
+            asked = {"event": "purchase", "length": 2, "unit": "hour", **params}
+            return session.get(f"{server.url}/events/data_series", params=asked, timeout=5, allow_redirects=False)
+
+        yield ask
+
+
+@pytest.fixture(scope="session")
+def call() -> Callable[..., Any]:
+    """Call an application without a socket and return the document of its answer."""
+
+    def call(braze: FaultInjectingBraze, **params: object) -> Any:  # noqa: ANN401 - it is JSON
+        environ = {
+            "PATH_INFO": "/events/data_series",
+            "QUERY_STRING": urlencode(params),
+            "HTTP_AUTHORIZATION": f"Bearer {braze.key}",
+        }
+        setup_testing_defaults(environ)
+        content = io.BytesIO()
+        content.writelines(braze(environ, lambda *_: content.write))
+        return json.loads(content.getvalue())
+
+    return call

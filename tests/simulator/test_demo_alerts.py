@@ -1,0 +1,70 @@
+"""The alerts of the demo: its own traffic raises none, by day, by night and at the weekend; a bad release does.
+
+Needs `promtool`, as `test_prometheus` does.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from alert_scenarios import MINUTE, Fired, Story, Told, series
+from history import Release, scraped
+from servers import tool
+from support import Labels
+
+from braze_exporter.simulator import demo_config
+from braze_exporter.simulator.demo_config import ZONE
+
+STEP = 30 * MINUTE
+# A Friday; the shop is busiest in the evening.
+START = datetime(2026, 11, 20, 12, tzinfo=ZONE)
+RELEASE = START + timedelta(days=2)
+END = RELEASE + timedelta(hours=4)
+
+
+def named(name: str, labels: Labels) -> str:
+    """Return a series as promtool takes it."""
+    return series(name, ",".join(f"{label}={json.dumps(value)}" for label, value in sorted(labels) if value))
+
+
+def told() -> Mapping[str, Told]:
+    """Return what the exporter of the demo shows through a weekend, and then through a release that renames an event.
+
+    The times that it tells count from its start, as promtool's clock does.
+    """
+    start = START.timestamp()
+    found: dict[str, dict[float, float]] = {}
+    for now, page in scraped(Release("app_opened", RELEASE.timestamp()), start, END.timestamp(), STEP):
+        for (name, labels), value in page.samples.items():
+            if name.startswith("braze_"):
+                shift = start if name.endswith("_timestamp_seconds") else 0
+                found.setdefault(named(name, labels), {})[now - start] = value - shift
+    return {"process_start_time_seconds": lambda _now: 0.0, **{name: values.get for name, values in found.items()}}
+
+
+def fired(alert: str, summary: str, **labels: str) -> Fired:
+    """Return an alert of the app being opened, by the hour."""
+    always = {"workspace": "production", "event": "app_opened", "unit": "hour", "severity": "critical"}
+    return Fired(alert, summary, {**always, **labels})
+
+
+def test_the_demo_raises_no_alert_until_a_release_renames_an_event(tmp_path: Path) -> None:
+    """Not one in two days; then the fall of the app and of all, once the hour has settled; then the app's silence."""
+    tool("promtool")
+    ios = fired("BrazeEventDrop", "app_opened from ios in production is at 0% of what is usual.", braze_app="ios")
+    both = [
+        fired("BrazeEventDrop", f"app_opened in production is at {share}% of what is usual.")
+        for share in ("43.41", "41.05")
+    ]
+    silent = fired(
+        "BrazeEventSilent", "No app_opened from ios in production was counted for 1h or longer.", braze_app="ios"
+    )
+    released = int((RELEASE - START).total_seconds()) // MINUTE
+    Story(
+        demo_config.config("http://127.0.0.1"),
+        told(),
+        fires={released + 150: [ios, both[0]], released + 240: [ios, both[1], silent]},
+        quiet=range(0, released + 150, STEP // MINUTE),
+        step=STEP // MINUTE,
+    ).judge(tmp_path)

@@ -1,0 +1,474 @@
+"""The faults of the simulated Braze, as they arrive over real sockets."""
+
+import gzip
+import http.client
+import json
+import math
+import socket
+import threading
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+import response_faults
+import transfer_faults
+from fault_injection import Exchange, Fault
+from simulated_braze import FaultInjectingBraze
+
+from braze_exporter.simulator.reply import Disconnect
+from braze_exporter.simulator.server import Server
+
+Ask = Callable[..., requests.Response]
+
+TRUTH = [{"time": "2024-10-14T12:00:00+00:00", "count": 12}, {"time": "2024-10-14T13:00:00+00:00", "count": 5}]
+QUOTA = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+TARGET = "/events/data_series?event=purchase&length=2&unit=hour"
+
+
+def raw(server: Server, connection_header: str = "keep-alive") -> bytes:
+    """Send one request by hand and return every byte that comes until the server ends the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(
+            f"GET {TARGET} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+            f"Connection: {connection_header}\r\n\r\n".encode()
+        )
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (400, "Bad Request"),
+        (401, "Invalid API key: secret"),
+        (403, "Forbidden"),
+        (404, "Invalid URL"),
+        (418, "I'm a Teapot"),
+        (429, "Rate limit exceeded"),
+        (500, "Internal Server Error"),
+        (502, "Bad Gateway"),
+        (503, "Service Unavailable"),
+        (504, "Gateway Timeout"),
+        (520, "Unknown"),
+    ],
+)
+def test_status(ask: Ask, braze: FaultInjectingBraze, code: int, message: str) -> None:
+    """Any status comes with Braze's error document; only a 401 has an empty quota."""
+    braze.fail(response_faults.status(code))
+    answer = ask()
+    assert (answer.status_code, answer.json()) == (code, {"message": message})
+    assert [answer.headers[name] == "" for name in QUOTA] == [code == 401] * 3
+
+
+def test_status_says_what_it_is_told(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """The message and the minor errors of an error document may be given."""
+    braze.fail(response_faults.status(400, "no such thing", errors=["one", "two"]))
+    assert ask().json() == {"message": "no such thing", "errors": ["one", "two"]}
+
+
+@pytest.mark.parametrize(
+    ("headers", "quota"),
+    [
+        ("present", ["250000", "0", "1728914400"]),
+        ("absent", [None, None, None]),
+        ("garbled", ["unlimited", "none", "soon"]),
+        ("relative", ["250000", "0", "2400"]),
+    ],
+)
+def test_rate_limited(ask: Ask, braze: FaultInjectingBraze, headers: Any, quota: list[str | None]) -> None:  # noqa: ANN401
+    """A 429 comes with true, no, garbled or relative rate-limit headers."""
+    braze.fail(response_faults.rate_limited(headers))
+    answer = ask()
+    assert (answer.status_code, answer.json()) == (429, {"message": "Rate limit exceeded"})
+    assert [answer.headers.get(name) for name in QUOTA] == quota
+    assert "Retry-After" not in answer.headers
+
+
+def test_rate_limited_with_retry_after(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """A 429 says when to come back only where that was asked for."""
+    braze.fail(response_faults.rate_limited(retry_after="30"))
+    assert ask().headers["Retry-After"] == "30"
+
+
+def test_queued(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """A call in maintenance is answered with 202 and "queued"."""
+    braze.fail(response_faults.queued())
+    answer = ask()
+    assert (answer.status_code, answer.json()) == (202, {"message": "queued"})
+
+
+def test_no_content(braze: FaultInjectingBraze, server: Server) -> None:
+    """A 204 ends with its head: no length, no chunks, no body."""
+    braze.fail(response_faults.no_content())
+    head, body = raw(server, "close").split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 204 No Content\r\n")
+    assert b"Content-Length" not in head
+    assert b"Transfer-Encoding" not in head
+    assert body == b""
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+def test_redirect(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
+    """A redirect names the place that was given."""
+    braze.fail(response_faults.redirect("https://elsewhere.example/x", code))
+    answer = ask()
+    assert (answer.status_code, answer.headers["Location"]) == (code, "https://elsewhere.example/x")
+
+
+@pytest.mark.parametrize("code", [200, 502])
+def test_html(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
+    """A page of HTML comes with its type and is no JSON."""
+    braze.fail(response_faults.html(code))
+    answer = ask()
+    assert (answer.status_code, answer.headers["Content-Type"]) == (code, "text/html")
+    assert answer.text.startswith("<html>")
+    assert "X-RateLimit-Limit" not in answer.headers
+
+
+def test_headers(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """Headers of a true answer are replaced or left out."""
+    braze.fail(
+        response_faults.with_headers({"X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": None, "Content-Type": "x/y"})
+    )
+    answer = ask()
+    assert answer.json()["data"] == TRUTH
+    assert [answer.headers.get(name) for name in QUOTA] == ["250000", "-1", None]
+    assert answer.headers["Content-Type"] == "x/y"
+
+
+@pytest.mark.parametrize("content", [b"", b"success", b'{"message":"success","data":[', b"\xff\xfe"])
+def test_body(ask: Ask, braze: FaultInjectingBraze, content: bytes) -> None:
+    """Any bytes come as the body of a 200."""
+    braze.fail(response_faults.body(content) if content else response_faults.empty_body())
+    answer = ask()
+    assert (answer.status_code, answer.content) == (200, content)
+    assert answer.headers["Content-Length"] == str(len(content))
+
+
+@pytest.mark.parametrize("value", [None, [], "success", 1, True, [{"message": "success"}]], ids=str)
+def test_document(ask: Ask, braze: FaultInjectingBraze, value: object) -> None:
+    """Any JSON value comes as the document of a 200."""
+    braze.fail(response_faults.document(value))
+    assert ask().json() == value
+
+
+def test_deeply_nested(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """The true document has another member that is nested too deeply for a recursive reader."""
+    braze.fail(response_faults.deeply_nested())
+    content = ask().content
+    assert content.startswith(b'{"note":[[[[')
+    with pytest.raises(RecursionError):
+        json.loads(content)
+    braze.fail(response_faults.deeply_nested(3))
+    assert ask().json() == {"note": [[[]]], "message": "success", "data": TRUTH}
+
+
+def test_invalid_utf8(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """The true document has another member that is not UTF-8, and nothing else is wrong with it."""
+    braze.fail(response_faults.invalid_utf8())
+    content = ask().content
+    with pytest.raises(UnicodeDecodeError):
+        content.decode()
+    assert json.loads(content.decode(errors="replace"))["data"] == TRUTH
+
+
+@pytest.mark.parametrize(
+    ("fault", "document"),
+    [
+        (response_faults.message("queued"), {"message": "queued", "data": TRUTH}),
+        (response_faults.message(None), {"message": None, "data": TRUTH}),
+        (response_faults.no_data(), {"message": "success"}),
+        (response_faults.data(None), {"message": "success", "data": None}),
+        (response_faults.data({}), {"message": "success", "data": {}}),
+        (response_faults.data([]), {"message": "success", "data": []}),
+        (response_faults.data([1, [], None]), {"message": "success", "data": [1, [], None]}),
+        pytest.param(
+            response_faults.edited(lambda found: found.update(extra=1)),
+            {"message": "success", "data": TRUTH, "extra": 1},
+            id="edited",
+        ),
+        (response_faults.shuffled(), {"message": "success", "data": TRUTH[::-1]}),
+    ],
+    ids=str,
+)
+def test_edited_documents(ask: Ask, braze: FaultInjectingBraze, fault: Fault, document: object) -> None:
+    """Of the true document only what was asked for is changed."""
+    braze.fail(fault)
+    answer = ask()
+    assert (answer.status_code, answer.json()) == (200, document)
+
+
+@pytest.mark.parametrize(
+    ("fault", "last"),
+    [
+        (response_faults.time(""), {"time": "", "count": 5}),
+        (response_faults.time("yesterday"), {"time": "yesterday", "count": 5}),
+        (response_faults.time(1_728_910_800), {"time": 1_728_910_800, "count": 5}),
+        (response_faults.time(None), {"time": None, "count": 5}),
+        (response_faults.missing("time"), {"count": 5}),
+        (response_faults.missing("count"), {"time": TRUTH[1]["time"]}),
+        (response_faults.count(None), {"time": TRUTH[1]["time"], "count": None}),
+        (response_faults.count(-1), {"time": TRUTH[1]["time"], "count": -1}),
+        (response_faults.count("5"), {"time": TRUTH[1]["time"], "count": "5"}),
+        (response_faults.count(value=True), {"time": TRUTH[1]["time"], "count": True}),
+        (response_faults.count(10**400), {"time": TRUTH[1]["time"], "count": 10**400}),
+        (response_faults.count(math.inf), {"time": TRUTH[1]["time"], "count": math.inf}),
+        (response_faults.count(5.5), {"time": TRUTH[1]["time"], "count": 5.5}),
+    ],
+    ids=str,
+)
+def test_edited_rows(ask: Ask, braze: FaultInjectingBraze, fault: Fault, last: object) -> None:
+    """Of the newest row only what was asked for is changed, and no other row."""
+    braze.fail(fault)
+    assert ask().json()["data"] == [TRUTH[0], last]
+
+
+def test_not_a_number(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """NaN is written as Python and others write it, which is not JSON; another row can be meant."""
+    braze.fail(response_faults.count(math.nan, row=0))
+    assert b'{"time":"2024-10-14T12:00:00+00:00","count":NaN}' in ask().content
+
+
+@pytest.mark.parametrize("contradicting", [False, True])
+def test_duplicates(ask: Ask, braze: FaultInjectingBraze, *, contradicting: bool) -> None:
+    """The newest row comes twice, with the same count or with another one."""
+    braze.fail(response_faults.duplicated(contradicting=contradicting))
+    assert ask().json()["data"] == [*TRUTH, {**TRUTH[1], "count": 6 if contradicting else 5}]
+
+
+def test_edits_need_a_success(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """An answer that is an error stays the error that it is."""
+    braze.fail(response_faults.no_data())
+    assert ask(length=0).json() == {"message": "length must be an integer between 1 and 100"}
+
+
+@pytest.mark.parametrize("fault", [transfer_faults.disconnect(), transfer_faults.disconnect(reset=False)], ids=str)
+def test_disconnect(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
+    """The connection breaks before any byte of an answer; the next call is answered."""
+    braze.fail(fault, times=1)
+    with pytest.raises(requests.ConnectionError):
+        ask()
+    assert ask().json()["data"] == TRUTH
+    assert braze.concurrency_peak == 1
+
+
+def test_disconnect_is_a_reset(braze: FaultInjectingBraze, server: Server) -> None:
+    """An abrupt end is a TCP reset, the other one an ordinary end of the connection."""
+    braze.fail(transfer_faults.disconnect(), times=1)
+    with pytest.raises(ConnectionResetError):
+        raw(server)
+    braze.fail(transfer_faults.disconnect(reset=False), times=1)
+    assert raw(server) == b""
+
+
+def test_truncated(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
+    """The header promises the whole body, half of it comes, and the connection ends in peace."""
+    whole = ask().content
+    braze.fail(transfer_faults.truncated())
+    head, body = raw(server).split(b"\r\n\r\n", 1)
+    assert f"Content-Length: {len(whole)}".encode() in head
+    assert body == whole[: len(whole) // 2]
+
+
+def test_truncated_chunks(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
+    """Half of the body comes in a chunk, and the connection ends without the last chunk."""
+    whole = ask().content
+    half = whole[: len(whole) // 2]
+    braze.fail(transfer_faults.truncated_chunks())
+    head, body = raw(server).split(b"\r\n\r\n", 1)
+    assert b"Transfer-Encoding: chunked" in head
+    assert body == b"%x\r\n%b\r\n" % (len(half), half)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        ask()
+
+
+def test_delay(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """The true answer comes after the delay."""
+    braze.fail(transfer_faults.delay(0.05))
+    began = time.monotonic()
+    assert ask().json()["data"] == TRUTH
+    assert time.monotonic() - began >= 0.05
+
+
+def test_hold(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """What is held is answered truly when the fault is healed, and not before."""
+    answers: list[Any] = []
+    braze.fail(transfer_faults.hold(), event="purchase")
+    thread = threading.Thread(target=lambda: answers.append(ask().json()["data"]))
+    thread.start()
+    braze.wait_for(1)
+    braze.heal(event="quiet")
+    assert [found["count"] for found in ask(event="quiet").json()["data"]] == [0, 0]
+    assert answers == []
+    braze.heal(event="purchase")
+    thread.join()
+    assert answers == [TRUTH]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [transfer_faults.hang(), transfer_faults.hold(), transfer_faults.delay(60), transfer_faults.drip(60)],
+    ids=str,
+)
+def test_waits_end_when_the_simulation_is_closed(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
+    """Whatever an answer waits for, closing breaks its connection; later calls are answered."""
+    failures: list[Exception] = []
+
+    def fail() -> None:
+        try:
+            ask()
+        except requests.RequestException as error:
+            failures.append(error)
+
+    braze.fail(fault, times=1)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    braze.wait_for(1)
+    while thread.is_alive():
+        braze.close()
+        thread.join(0.01)
+    assert len(failures) == 1
+    assert ask().json()["data"] == TRUTH
+
+
+def test_drip(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """The body comes byte by byte, with a pause after each, and is whole at the end."""
+    length = len(ask().content)
+    braze.fail(transfer_faults.drip(0.0005))
+    began = time.monotonic()
+    answer = ask()
+    assert answer.json()["data"] == TRUTH
+    assert answer.headers["Content-Length"] == str(length)
+    assert time.monotonic() - began >= length * 0.0005
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_huge(ask: Ask, braze: FaultInjectingBraze, *, announced: bool) -> None:
+    """The true document is padded to the very size, in chunks or with its length."""
+    braze.fail(transfer_faults.huge(1_000_003, announced=announced))
+    answer = ask()
+    assert len(answer.content) == 1_000_003
+    assert answer.json()["data"] == TRUTH
+    assert answer.headers.get("Content-Length") == ("1000003" if announced else None)
+    assert answer.headers.get("Transfer-Encoding") == (None if announced else "chunked")
+
+
+def test_huge_holds_nothing_in_memory(braze: FaultInjectingBraze, server: Server) -> None:
+    """The 200 MB are made while they are sent, and a reader that leaves early is no error."""
+    braze.fail(transfer_faults.huge())
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    tracemalloc.start()
+    connection.request("GET", TARGET, headers={"Authorization": "Bearer secret"})
+    answer = connection.getresponse()
+    for _ in range(100):
+        assert len(answer.read(65_536)) == 65_536
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    answer.close()
+    connection.close()
+    assert peak < 5_000_000
+
+
+def test_gzip_bomb(braze: FaultInjectingBraze, server: Server) -> None:
+    """200 KB on the wire are 200 MB of one valid gzip stream, which begins with the true document."""
+    braze.fail(transfer_faults.gzip_bomb())
+    head, body = raw(server, "close").split(b"\r\n\r\n", 1)
+    assert b"Content-Encoding: gzip" in head
+    assert len(body) < 250_000
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    assert json.loads(stream.decompress(body, 1_000))["data"] == TRUTH
+    braze.fail(transfer_faults.gzip_bomb(3))
+    body = raw(server, "close").split(b"\r\n\r\n", 1)[1]
+    whole = gzip.decompress(body)
+    assert len(whole.rstrip()) == len(whole) - 3_000_000
+
+
+def test_gzipped(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """A compressed answer says so and is the true one."""
+    braze.fail(transfer_faults.gzipped())
+    answer = ask()
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert answer.json()["data"] == TRUTH
+
+
+def test_garbled_gzip(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """An answer that says that it is compressed is not."""
+    braze.fail(transfer_faults.garbled_gzip())
+    with pytest.raises(requests.exceptions.ContentDecodingError):
+        ask()
+
+
+def test_faults_strike_so_many_times(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """Counted faults come in the order given, then the newest lasting one, until all is healed."""
+    braze.fail(response_faults.status(504))
+    braze.fail(response_faults.status(500), times=2)
+    braze.fail(response_faults.status(502), times=1)
+    braze.fail(response_faults.status(503))
+    assert [ask().status_code for _ in range(6)] == [500, 500, 502, 503, 503, 503]
+    braze.heal()
+    assert ask().status_code == 200
+
+
+def test_faults_strike_one_event(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """An event's fault strikes no other one, comes before those of all, and is healed on its own."""
+    braze.fail(response_faults.status(500))
+    braze.fail(response_faults.status(503), event="quiet")
+    assert [ask().status_code, ask(event="quiet").status_code] == [500, 503]
+    braze.heal(event="quiet")
+    assert [ask().status_code, ask(event="quiet").status_code] == [500, 500]
+    braze.fail(response_faults.status(503), event="quiet")
+    braze.heal()
+    assert [ask().status_code, ask(event="quiet").status_code] == [200, 200]
+
+
+def test_faults_are_counted_once_by_many_threads(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """However many ask at once, a fault for ten times strikes ten of them."""
+    braze.fail(response_faults.status(503), times=10)
+    codes: list[int] = []
+    threads = [threading.Thread(target=lambda: codes.extend(ask().status_code for _ in range(5))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (codes.count(503), codes.count(200)) == (10, 30)
+    assert len(braze.requests) == 40
+
+
+def test_failed_calls_are_counted(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """A call that is answered with a fault is noted and spends the limit like any other."""
+    braze.fail(response_faults.status(503), times=1)
+    ask()
+    assert ask().headers["X-RateLimit-Remaining"] == "249998"
+    assert len(braze.requests) == 2
+
+
+def test_own_faults(ask: Ask, braze: FaultInjectingBraze) -> None:
+    """A fault is any function that makes another reply of an exchange, or breaks the connection."""
+
+    def fault(exchange: Exchange) -> Any:  # noqa: ANN401 - the type is the library's
+        if exchange.request.event == "quiet":
+            raise Disconnect
+        return exchange.reply
+
+    braze.fail(fault)
+    assert ask().json()["data"] == TRUTH
+    with pytest.raises(requests.ConnectionError):
+        ask(event="quiet")
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (response_faults.status(503), "status(503)"),
+        (response_faults.count(value=True), "count(value=True)"),
+        (response_faults.rate_limited("absent", retry_after="1"), "rate_limited('absent', retry_after='1')"),
+        (transfer_faults.huge(), "huge()"),
+    ],
+    ids=str,
+)
+def test_faults_have_names(fault: Fault, name: str) -> None:
+    """A fault prints as it was made."""
+    assert str(fault) == name

@@ -1,0 +1,229 @@
+"""What the simulated Braze lists, asked over real sockets."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+import response_faults
+from recorded_counts import Recorded
+from simulated_braze import FaultInjectingBraze
+
+from braze_exporter.simulator.inventory import Campaign, Canvas, Segment, World
+from braze_exporter.simulator.server import Server
+from braze_exporter.simulator.traffic import DEMO
+
+Get = Callable[..., requests.Response]
+
+LISTS = {
+    "/events/list": ("events", "events.list"),
+    "/segments/list": ("segments", "segments.list"),
+    "/campaigns/list": ("campaigns", "campaigns.list"),
+    "/canvas/list": ("canvases", "canvas.list"),
+    "/purchases/product_list": ("products", "purchases.product_list"),
+}
+
+
+def names(prefix: str, count: int) -> list[str]:
+    """Return so many names in alphabetical order."""
+    return [f"{prefix} {number:04}" for number in range(count)]
+
+
+@pytest.fixture
+def big(braze: FaultInjectingBraze) -> FaultInjectingBraze:
+    """Give Braze 251 events, 101 of all else, and 41 products."""
+    braze.traffic = Recorded(events=names("event", 251))
+    braze.world = World(
+        segments=tuple(Segment(f"s{n}", name, tracked=n % 2 == 0) for n, name in enumerate(names("segment", 101))),
+        campaigns=tuple(Campaign(f"c{n}", name) for n, name in enumerate(names("campaign", 101))),
+        canvases=tuple(Canvas(f"v{n}", name) for n, name in enumerate(names("canvas", 101))),
+        products=tuple(names("product", 41)),
+    )
+    return braze
+
+
+@pytest.fixture
+def get(server: Server) -> Iterator[Get]:
+    """Ask for a path with the parameters, over one session."""
+    with requests.Session() as session:
+        session.headers["Authorization"] = "Bearer secret"
+        yield lambda path, **params: session.get(server.url + path, params=params, timeout=5)
+
+
+def rows(get: Get, path: str, **params: object) -> list[Any]:
+    """Return the rows of a page that is answered with success."""
+    answer = get(path, **params)
+    assert answer.status_code == 200
+    document = answer.json()
+    assert document.pop("message") == "success"
+    (found,) = document.values()
+    assert set(document) == {LISTS[path][0]}
+    return list(found)
+
+
+@pytest.mark.usefixtures("big")
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [
+        ("/events/list", 250),
+        ("/segments/list", 100),
+        ("/campaigns/list", 100),
+        ("/canvas/list", 100),
+        ("/purchases/product_list", 40),
+    ],
+)
+def test_pages_count_from_0_and_end_empty(get: Get, path: str, size: int) -> None:
+    """The first page is page 0, pages are as long as documented, and after the last there are empty ones."""
+    assert [len(rows(get, path, page=page)) for page in range(4)] == [size, 1, 0, 0]
+    assert rows(get, path) == rows(get, path, page=0)
+    assert rows(get, path, page=1)[0] not in rows(get, path, page=0)
+
+
+def test_rows_are_those_that_were_recorded(braze: FaultInjectingBraze, get: Get) -> None:
+    """Rows have the fields of the recorded ones, and of the documentation; a tag may be null."""
+    braze.world = World(
+        segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "B", tracked=False)),
+        campaigns=(Campaign("c1", "A", ("one",), is_api=True, last_edited="2022-11-29T14:59:02+00:00"),),
+        canvases=(Canvas("v1", "A", (None,), last_edited="2022-11-29T14:59:02+00:00"),),
+        products=("P",),
+    )
+    assert rows(get, "/events/list") == ["purchase", "quiet"]
+    assert rows(get, "/segments/list") == [
+        {"id": "s1", "name": "A", "analytics_tracking_enabled": True, "tags": ["one", None]},
+        {"id": "s2", "name": "B", "analytics_tracking_enabled": False, "tags": []},
+    ]
+    edited = "2022-11-29T14:59:02+00:00"
+    assert rows(get, "/campaigns/list") == [
+        {"id": "c1", "name": "A", "is_api_campaign": True, "tags": ["one"], "last_edited": edited}
+    ]
+    assert rows(get, "/canvas/list") == [{"id": "v1", "name": "A", "tags": [None], "last_edited": edited}]
+    assert rows(get, "/purchases/product_list") == ["P"]
+
+
+@pytest.mark.parametrize("path", ["/campaigns/list", "/canvas/list"])
+def test_archived_ones_are_hidden(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+    """What is archived is listed only for those who ask for it."""
+    braze.world = World(
+        campaigns=(Campaign("1", "A"), Campaign("2", "B", archived=True)),
+        canvases=(Canvas("1", "A"), Canvas("2", "B", archived=True)),
+    )
+    for params, ids in (
+        ({}, ["1"]),
+        ({"include_archived": "false"}, ["1"]),
+        ({"include_archived": "true"}, ["1", "2"]),
+    ):
+        assert [row["id"] for row in rows(get, path, **params)] == ids
+
+
+@pytest.mark.usefixtures("big")
+@pytest.mark.parametrize("path", ["/segments/list", "/campaigns/list", "/canvas/list"])
+def test_direction(get: Get, path: str) -> None:
+    """What was made first comes first, or last if that is asked for."""
+    oldest = rows(get, path)[0]
+    assert rows(get, path, sort_direction="asc")[0] == oldest
+    assert rows(get, path, sort_direction="desc", page=1) == [oldest]
+
+
+@pytest.mark.usefixtures("big")
+@pytest.mark.parametrize("path", LISTS)
+def test_end_without_its_key_is_a_switch(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+    """After the end there is not even the key, where that was chosen."""
+    braze.lists.ends_without_key = True
+    assert len(rows(get, path, page=1)) == 1
+    assert get(path, page=2).json() == {"message": "success"}
+
+
+@pytest.mark.usefixtures("big")
+@pytest.mark.parametrize("path", LISTS)
+def test_page_size_is_a_switch(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+    """Pages are shorter than documented, and nothing is lost, where that was chosen."""
+    whole = [*rows(get, path), *rows(get, path, page=1)]
+    braze.lists.page_size = 30
+    pages = [rows(get, path, page=page) for page in range(9)]
+    assert max(map(len, pages)) == 30
+    assert [row for page in pages for row in page] == whole
+
+
+@pytest.mark.usefixtures("big")
+@pytest.mark.parametrize("path", LISTS)
+def test_shifting_is_a_switch(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+    """Each page begins with the last row of the one before, where that was chosen, and the list still ends."""
+    braze.lists.shifts = True
+    first, second = rows(get, path), rows(get, path, page=1)
+    assert second[0] == first[-1]
+    assert len(second) == 2
+    assert rows(get, path, page=2) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "message"),
+    [
+        ("/events/list", {"page": "-1"}, "page must be a non-negative integer"),
+        ("/events/list", {"page": "one"}, "page must be a non-negative integer"),
+        ("/events/list", {"page": ""}, "page must be a non-negative integer"),
+        ("/segments/list", {"sort_direction": "up"}, "sort_direction must be one of asc, desc"),
+        ("/campaigns/list", {"include_archived": "1"}, "include_archived must be one of false, true"),
+    ],
+)
+def test_wrong_parameters(get: Get, path: str, params: dict[str, str], message: str) -> None:
+    """A parameter that is not as documented is answered with 400."""
+    answer = get(path, **params)
+    assert (answer.status_code, answer.json()) == (400, {"message": message})
+
+
+def test_events_and_products_share_a_small_limit(braze: FaultInjectingBraze, get: Get) -> None:
+    """The lists of events and of products take from 1,000 calls an hour of their own, the others from the usual."""
+    left = [
+        (answer.headers["X-RateLimit-Limit"], answer.headers["X-RateLimit-Remaining"])
+        for answer in (get(path) for path in LISTS)
+    ]
+    usual = [("250000", str(count)) for count in (249_999, 249_998, 249_997)]
+    assert left == [("1000", "999"), *usual, ("1000", "998")]
+    braze.spend(998, pool="lists")
+    assert [get(path).status_code for path in LISTS] == [429, 200, 200, 200, 429]
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_permissions(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+    """A key that lacks just the permission of an endpoint is answered with 403 there."""
+    permission = LISTS[path][1]
+    braze.permissions = {found for _, found in LISTS.values()} - {permission}
+    assert [other for other in LISTS if get(other).status_code == 403] == [path]
+    assert get(path).json() == {"message": "Access Denied"}
+    braze.permissions = {permission}
+    assert [other for other in LISTS if get(other).status_code == 200] == [path]
+    assert get("/events/data_series", event="purchase", length=1).status_code == 403
+
+
+def test_faults_strike_a_path(braze: FaultInjectingBraze, get: Get) -> None:
+    """A fault of a path strikes what is asked there, after that of an event there, and before that of all requests."""
+    braze.fail(response_faults.status(500))
+    braze.fail(response_faults.status(503), path="/events/list")
+    braze.fail(response_faults.status(502), path="/events/data_series")
+    braze.fail(response_faults.status(504), event="purchase", path="/events/data_series", times=1)
+    assert get("/events/list").status_code == 503
+    assert get("/canvas/list").status_code == 500
+    asked = [get("/events/data_series", event="purchase", length=1).status_code for _ in range(2)]
+    assert asked == [504, 502]
+    braze.heal(path="/events/list")
+    assert get("/events/list").status_code == 500
+    braze.heal()
+    assert get("/events/data_series", event="purchase", length=1).status_code == 200
+
+
+def test_the_demo_has_a_believable_shop() -> None:
+    """The demo has of all that is hard: a name that two have, what is archived, not tracked, and a tag that is null."""
+    world = DEMO.world
+    ids = [
+        *(one.id for one in world.segments),
+        *(one.id for one in world.campaigns),
+        *(one.id for one in world.canvases),
+    ]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", found) for found in ids)
+    called = [one.name for one in world.campaigns]
+    assert len(set(called)) < len(called)
+    assert {one.tracked for one in world.segments} == {one.archived for one in world.canvases} == {True, False}
+    assert any(None in one.tags for one in world.segments)
+    assert DEMO.segments["vip"] in {one.id for one in world.segments}

@@ -1,0 +1,283 @@
+"""The small web server, with applications of every sort."""
+
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.validate import validator
+
+import pytest
+import requests
+import transfer_faults
+import trustme
+from fault_injection import Fault
+from recorded_counts import Recorded
+from simulated_braze import FaultInjectingBraze
+
+from braze_exporter.simulator.reply import Disconnect
+from braze_exporter.simulator.server import Server, serve
+
+Ask = Callable[..., requests.Response]
+
+
+def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer with what was asked."""
+    body = " ".join((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])).encode("latin-1")
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body + environ["wsgi.input"].read()[:0]]
+
+
+def stream(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    """Answer in parts, one of them empty, without saying how long it will be."""
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"one "
+    yield b""
+    yield b"two"
+
+
+def exchange(server: Server, *requests_sent: bytes) -> bytes:
+    """Send the bytes over one connection and return all that comes back."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(b"".join(requests_sent))
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def test_runs_an_application() -> None:
+    """The application sees the method, the decoded path and the query as it was sent."""
+    with serve(hello) as server:
+        assert server.url == f"http://127.0.0.1:{server.port}"
+        assert requests.get(f"{server.url}/a%20b/%C3%A9?x=%20y", timeout=5).content == "GET /a b/é x=%20y".encode()
+        assert requests.post(f"{server.url}//x", data=b"body", timeout=5).content == b"POST //x "
+
+
+def test_connections_are_kept_and_counted() -> None:
+    """Many requests of a session share one connection; another session has its own."""
+    with serve(hello) as server, requests.Session() as one, requests.Session() as other:
+        for _ in range(5):
+            one.get(server.url, timeout=5)
+            one.post(server.url, data=b"a body that is read by nobody", timeout=5)
+        assert server.connections == 1
+        other.get(server.url, timeout=5)
+        assert server.connections == 2
+
+
+def test_small_answers_are_one_packet() -> None:
+    """Head and body of a small answer are sent together, so one read gets both."""
+    with serve(hello) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        for _ in range(3):
+            connection.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(65_536).endswith(b"\r\n\r\nGET /x ")
+
+
+def test_parts_of_unknown_length_are_chunks() -> None:
+    """Without a length the body is chunked, empty parts left out, and the connection is kept."""
+    with serve(stream) as server:
+        found = exchange(
+            server, *[b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"]
+        )
+    assert found.count(b"Transfer-Encoding: chunked\r\n") == 2
+    assert found.count(b"\r\n\r\n4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n") == 2
+    assert found.count(b"Connection: close\r\n") == 1
+
+
+def test_old_clients_get_no_chunks() -> None:
+    """HTTP/1.0 knows no chunks: the end of the connection ends the body."""
+    with serve(stream) as server:
+        head, body = exchange(server, b"GET / HTTP/1.0\r\n\r\n").split(b"\r\n\r\n", 1)
+    assert b"chunked" not in head
+    assert body == b"one two"
+
+
+@pytest.mark.parametrize("app", [hello, stream])
+def test_head_has_no_body(app: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]) -> None:
+    """The answer to HEAD is its head alone."""
+    with serve(app) as server:
+        assert exchange(server, b"HEAD / HTTP/1.1\r\nConnection: close\r\n\r\n").endswith(b"\r\n\r\n")
+
+
+def test_more_than_promised_is_cut() -> None:
+    """Not a byte more than the length promised is sent, so that the connection stays of use."""
+
+    def liar(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "3")])
+        return [b"ab", b"cde", b"f"]
+
+    with serve(liar) as server:
+        found = exchange(server, b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert [part.partition(b"\r\n\r\n")[2] for part in found.split(b"HTTP/1.1 ")] == [b"", b"abc", b"abc"]
+
+
+def test_written_parts_come_first() -> None:
+    """What an application writes in the old way of WSGI is sent before what it returns."""
+
+    def old(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])(b"first ")
+        return [b"second"]
+
+    with serve(old) as server:
+        assert requests.get(server.url, timeout=5).content == b"first second"
+
+
+def test_a_body_too_large_ends_the_connection() -> None:
+    """A request whose body is not read is answered, and its connection is not used again."""
+    with serve(hello) as server:
+        found = exchange(server, b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Connection: close\r\n" in found
+
+
+def test_chunks_are_closed_however_the_answer_ends() -> None:
+    """What an application returns is closed after a whole answer and after a broken one."""
+    closed = []
+
+    class Chunks:
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"x"
+            if self.path == "/broken":
+                raise Disconnect
+
+        def close(self) -> None:
+            closed.append(self.path)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Chunks:
+        start_response("200 OK", [])
+        return Chunks(environ["PATH_INFO"])
+
+    with serve(app) as server:
+        assert requests.get(f"{server.url}/whole", timeout=5).content == b"x"
+        with pytest.raises(requests.RequestException):
+            requests.get(f"{server.url}/broken", timeout=5)
+    assert sorted(closed) == ["/broken", "/whole"]
+
+
+def test_errors_of_the_application_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """An application's own error breaks the connection and shows its traceback; the server goes on."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/bug":
+            raise RuntimeError("a bug")
+        return hello(environ, start_response)
+
+    with serve(app) as server:
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{server.url}/bug", timeout=5)
+        assert requests.get(server.url, timeout=5).status_code == 200
+    assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+def test_clients_that_leave_make_no_noise(
+    braze: FaultInjectingBraze, server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A client that goes away before, during or after its request leaves no trace on the screen."""
+    head = b"GET /events/data_series?event=purchase&length=2 HTTP/1.1\r\nAuthorization: Bearer secret\r\n"
+    braze.fail(transfer_faults.huge())
+    for sent in (b"", head, head + b"\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            connection.sendall(sent)
+    braze.wait_for(1)
+    server.close()
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_tls() -> None:
+    """With a TLS context the server speaks TLS, and a client that does not is no one's trouble."""
+    authority = trustme.CA()
+    theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    authority.configure_trust(ours)
+    with serve(hello, tls=theirs) as server:
+        assert server.url == f"https://127.0.0.1:{server.port}"
+        with socket.create_connection(("127.0.0.1", server.port)) as silent:
+            connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=ours, timeout=5)
+            for _ in range(2):
+                connection.request("GET", "/x")
+                assert connection.getresponse().read() == b"GET /x "
+            connection.close()
+            silent.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert server.connections == 2
+
+
+def test_tls_reset(braze: FaultInjectingBraze) -> None:
+    """A connection can be broken under TLS, too."""
+    authority = trustme.CA()
+    theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    authority.configure_trust(ours)
+    braze.fail(transfer_faults.disconnect())
+    with serve(braze, tls=theirs) as server:
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=ours, timeout=5)
+        connection.request("GET", "/events/data_series")
+        with pytest.raises(ConnectionResetError):
+            connection.getresponse()
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [transfer_faults.hang(), transfer_faults.hold(), transfer_faults.delay(60), transfer_faults.huge()],
+    ids=str,
+)
+def test_closing_ends_at_once(ask: Ask, braze: FaultInjectingBraze, server: Server, fault: Fault) -> None:
+    """Closing ends requests in progress and idle connections at once, and leaves no thread behind."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as idle:
+        braze.fail(fault)
+
+        def give_up() -> None:
+            with contextlib.suppress(requests.RequestException):
+                ask(stream=None)
+
+        threads = [threading.Thread(target=give_up) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        braze.wait_for(3)
+        began = time.monotonic()
+        server.close()
+        for thread in threads:
+            thread.join()
+        assert time.monotonic() - began < 1
+        assert idle.recv(1) == b""
+    assert not [thread for thread in threading.enumerate() if "serve" in thread.name]
+    with pytest.raises(requests.ConnectionError):
+        ask()
+
+
+def test_closing_twice_is_harmless(server: Server) -> None:
+    """A server that is closed already may be closed again."""
+    server.close()
+    server.close()
+    assert server.connections == 0
+
+
+def test_an_application_may_be_served_again(braze: FaultInjectingBraze) -> None:
+    """Braze may go down and come back: on the same port, with the same counts."""
+    with serve(braze) as server:
+        port = server.port
+    with serve(braze, port=port) as server, requests.Session() as session:
+        session.headers["Authorization"] = "Bearer secret"
+        answer = session.get(f"{server.url}/events/data_series?event=purchase&length=1&unit=hour", timeout=5)
+        assert answer.json()["data"] == [{"time": "2024-10-14T13:00:00+00:00", "count": 5}]
+
+
+def test_many_connections_at_once() -> None:
+    """A hundred clients that come at the same instant are all answered."""
+    with serve(hello) as server, ThreadPoolExecutor(100) as pool:
+        found = pool.map(lambda n: requests.get(f"{server.url}/{n}", timeout=5).content, range(100))
+        assert list(found) == [f"GET /{n} ".encode() for n in range(100)]
+        assert server.connections == 100
+
+
+def test_the_simulation_keeps_to_wsgi(braze: FaultInjectingBraze, traffic: Recorded) -> None:
+    """The simulated Braze passes the checks of the standard library for WSGI applications."""
+    traffic.set("x", 0, 1)
+    with serve(validator(braze)) as server:
+        headers = {"Authorization": "Bearer secret"}
+        answer = requests.get(f"{server.url}/events/data_series?event=x&length=1", headers=headers, timeout=5)
+        assert (answer.status_code, answer.json()["message"]) == (200, "success")

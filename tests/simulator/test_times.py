@@ -1,0 +1,118 @@
+"""How the simulated Braze cuts and writes time."""
+
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until, parse_moment
+
+HOUR = 3_600
+NEW_YORK = ZoneInfo("America/New_York")
+ONE_PM = 1_728_910_800  # 2024-10-14T13:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        (HourFormat.OFFSET, "2024-10-14T13:00:00+00:00"),
+        (HourFormat.ZULU, "2024-10-14T13:00:00Z"),
+        (HourFormat.LOCAL, "2024-10-14T09:00:00-04:00"),
+        (HourFormat.FRACTIONAL, "2024-10-14T13:00:00.000+00:00"),
+        (HourFormat.ZONELESS, "2024-10-14T09:00:00"),
+    ],
+)
+def test_hour_formats(form: HourFormat, text: str) -> None:
+    """Each form writes the same hour in its own way."""
+    assert form.write(ONE_PM, NEW_YORK) == text
+
+
+def test_zoneless_autumn_hour_is_written_twice() -> None:
+    """Without an offset the two hours of the autumn night look the same."""
+    first = int(datetime(2024, 11, 3, 1, tzinfo=NEW_YORK).timestamp())
+    assert [HourFormat.ZONELESS.write(first + n * HOUR, NEW_YORK) for n in range(3)] == [
+        "2024-11-03T01:00:00",
+        "2024-11-03T01:00:00",
+        "2024-11-03T02:00:00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("form", "day", "text"),
+    [
+        (DayFormat.DATE, date(2022, 12, 8), "2022-12-08"),
+        (DayFormat.MIDNIGHT, date(2022, 12, 8), "2022-12-08T00:00:00-05:00"),
+        (DayFormat.MIDNIGHT, date(2022, 7, 8), "2022-07-08T00:00:00-04:00"),
+    ],
+)
+def test_day_formats(form: DayFormat, day: date, text: str) -> None:
+    """A day is written as its date, or as its local midnight with the offset of that time of the year."""
+    assert form.write(day, NEW_YORK) == text
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "length"),
+    [
+        ("America/New_York", date(2024, 3, 10), 23),
+        ("America/New_York", date(2024, 11, 3), 25),
+        ("America/New_York", date(2024, 7, 1), 24),
+        ("Asia/Kathmandu", date(2024, 3, 10), 24),
+        ("Australia/Lord_Howe", date(2024, 10, 6), 23),
+        ("Australia/Lord_Howe", date(2024, 4, 7), 25),
+        ("Asia/Beirut", date(2024, 3, 31), 23),
+        ("UTC", date(2024, 3, 10), 24),
+    ],
+)
+def test_days_have_their_hours(zone: str, day: date, length: int) -> None:
+    """A day has 23, 24 or 25 hours, also where clocks change by half an hour or at midnight."""
+    assert len(hours_of(day, ZoneInfo(zone))) == length
+
+
+@given(
+    st.sampled_from(["America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Africa/Casablanca"]).map(ZoneInfo),
+    st.dates(date(2015, 1, 1), date(2030, 1, 1)),
+)
+def test_every_hour_belongs_to_one_day(zone: ZoneInfo, day: date) -> None:
+    """The hours of a day are whole hours of UTC, each starts on that date, and the next day goes on where it ends."""
+    found = hours_of(day, zone)
+    assert {datetime.fromtimestamp(hour, zone).date() for hour in found} == {day}
+    assert found.start % HOUR == 0
+    assert hours_of(day + timedelta(days=1), zone).start == found.stop
+
+
+def test_the_last_bucket_is_in_progress_at_the_end() -> None:
+    """A series ends with the bucket that holds its end, the first instant of a bucket included."""
+    assert hours_until(ONE_PM + 3_599.9, 2) == [ONE_PM - HOUR, ONE_PM]
+    assert hours_until(ONE_PM, 1) == [ONE_PM]
+    assert hours_until(ONE_PM - 0.1, 1) == [ONE_PM - HOUR]
+    midnight = datetime(2024, 10, 14, tzinfo=NEW_YORK).timestamp()
+    assert days_until(midnight, 2, NEW_YORK) == [date(2024, 10, 13), date(2024, 10, 14)]
+    assert days_until(midnight - 0.1, 1, NEW_YORK) == [date(2024, 10, 13)]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2024-10-14T13:00:00Z", ONE_PM),
+        ("2024-10-14T13:00:00+00:00", ONE_PM),
+        ("2024-10-14T09:00:00-04:00", ONE_PM),
+        ("2024-10-14T13:00:00.500+00:00", ONE_PM + 0.5),
+        ("2024-10-14T09:00:00", ONE_PM),
+        ("2024-10-14", ONE_PM - 9 * HOUR),
+    ],
+)
+def test_moments_are_read(text: str, moment: float) -> None:
+    """A datetime is read with its offset, without one as local, and a date as its local midnight."""
+    assert parse_moment(text, NEW_YORK) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "now", "14/10/2024", "2024-10-14T13:00:00 00:00", "2014-12-10T23:59:59-5:00", "1728910800", "0001-01-01"],
+)
+def test_other_texts_are_refused(text: str) -> None:
+    """What is not ISO 8601, and what is before the epoch, is refused; so is an offset whose plus became a space."""
+    with pytest.raises(ValueError, match=r"."):
+        parse_moment(text, NEW_YORK)

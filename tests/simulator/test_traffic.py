@@ -1,0 +1,230 @@
+"""The counts of the simulated Braze."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recorded_counts import Recorded
+from simulated_braze import FaultInjectingBraze
+
+from braze_exporter.simulator.traffic import DEMO, Shape, Traffic
+
+HOUR = 3_600
+MONDAY = datetime(2024, 10, 14, tzinfo=UTC)
+NEW_YORK = ZoneInfo("America/New_York")
+TRAFFIC = DEMO.traffic(7, NEW_YORK)
+IOS, ANDROID, VIP = DEMO.apps["ios"], DEMO.apps["android"], DEMO.segments["vip"]
+
+events = st.sampled_from(sorted(DEMO.events))
+hours = st.integers(min_value=450_000, max_value=520_000).map(lambda number: number * HOUR)
+ages = st.floats(min_value=-2 * HOUR, max_value=6 * HOUR)
+apps = st.sampled_from(["", IOS, ANDROID])
+segments = st.sampled_from(["", VIP])
+
+
+@given(events, hours, st.lists(ages, min_size=2), apps, segments)
+def test_never_falls(event: str, hour: int, ages: list[float], app: str, segment: str) -> None:
+    """What has been counted of an hour never falls as time goes on."""
+    seen = [TRAFFIC.count(event, hour, hour + age, app, segment) for age in sorted(ages)]
+    assert seen == sorted(seen)
+
+
+@given(events, hours, apps, segments)
+def test_begins_at_nothing_and_ends_three_hours_later(event: str, hour: int, app: str, segment: str) -> None:
+    """An hour counts 0 until it starts and is fixed for ever two hours after its end."""
+    assert TRAFFIC.count(event, hour, hour, app, segment) == 0
+    assert TRAFFIC.count(event, hour, hour - 1, app, segment) == 0
+    final = TRAFFIC.count(event, hour, hour + 3 * HOUR, app, segment)
+    assert TRAFFIC.count(event, hour, hour + 3 * HOUR - 1, app, segment) <= final
+    assert TRAFFIC.count(event, hour, hour + 1_000 * HOUR, app, segment) == final
+
+
+@given(hours, ages, segments)
+def test_is_the_sum_of_its_apps(hour: int, age: float, segment: str) -> None:
+    """Of an event that only apps send, the count without a filter is the sum over the apps, whenever it is read."""
+    parts = [TRAFFIC.count("app_opened", hour, hour + age, app, segment) for app in (IOS, ANDROID)]
+    assert TRAFFIC.count("app_opened", hour, hour + age, "", segment) == sum(parts)
+
+
+@given(events, hours, ages)
+def test_filters_are_parts(event: str, hour: int, age: float) -> None:
+    """Apps together and a segment are each no more than the whole."""
+    whole = TRAFFIC.count(event, hour, hour + age)
+    assert sum(TRAFFIC.count(event, hour, hour + age, app) for app in (IOS, ANDROID)) <= whole
+    assert TRAFFIC.count(event, hour, hour + age, "", VIP) <= whole
+
+
+def test_shares() -> None:
+    """Over a week the apps, the servers and the segment have their shares, to a hundredth."""
+    week = [int(MONDAY.timestamp()) + n * HOUR for n in range(7 * 24)]
+
+    def total(app: str = "", segment: str = "") -> int:
+        return sum(TRAFFIC.count("product_viewed", hour, week[-1] + 9 * HOUR, app, segment) for hour in week)
+
+    assert total(IOS) / total() == pytest.approx(0.44, abs=0.01)
+    assert total(ANDROID) / total() == pytest.approx(0.31, abs=0.01)
+    assert total(segment=VIP) / total() == pytest.approx(0.06, abs=0.01)
+    assert total(IOS, VIP) / total(IOS) == pytest.approx(0.06, abs=0.01)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.05])
+def test_some_arrive_late(late: float) -> None:
+    """When an hour ends, all but the late share of it has been counted."""
+    traffic = Traffic(1, NEW_YORK, {"event": Shape(1_000_000, late=late)})
+    final = traffic.count("event", 0, 3 * HOUR)
+    assert traffic.count("event", 0, HOUR) / final == pytest.approx(1 - late, abs=1e-5)
+    assert traffic.count("event", 0, HOUR // 2) / final == pytest.approx((1 - late) / 2, abs=1e-5)
+
+
+def test_small_counts_have_their_shares() -> None:
+    """Of a rare event, too, a segment has its share and half of what is in time is there at half-time."""
+    traffic = Traffic(1, NEW_YORK, {"event": Shape(2, night=1, segments={"some": 0.25}, late=0)})
+    hours = [n * HOUR for n in range(2_000)]
+    final, part, half = (
+        sum(traffic.count("event", hour, hour + age, "", segment) for hour in hours)
+        for age, segment in ((3 * HOUR, ""), (3 * HOUR, "some"), (HOUR / 2, ""))
+    )
+    assert final / len(hours) == pytest.approx(2, abs=0.1)
+    assert part / final == pytest.approx(0.25, abs=0.02)
+    assert half / final == pytest.approx(0.5, abs=0.02)
+
+
+def test_late_occurrences_arrive_fast_at_first() -> None:
+    """Half-way through the two late hours three quarters of the late ones are there, and at their end all."""
+    shape = Shape(1, late=0.04)
+    assert [shape.arrived(hours * HOUR) for hours in (-1, 0, 3, 4)] == [0, 0, 1, 1]
+    assert shape.arrived(2 * HOUR) == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize(
+    ("start", "level"),
+    [
+        (MONDAY.replace(hour=20), 100.0),
+        (MONDAY.replace(hour=8), 10.0),
+        (MONDAY.replace(hour=14), 55.0),
+        (MONDAY.replace(hour=20) + timedelta(days=5), 50.0),
+        (MONDAY.replace(hour=20) + timedelta(days=6), 50.0),
+    ],
+)
+def test_level_follows_day_and_week(start: datetime, level: float) -> None:
+    """The expected volume swings between the peak and the night, and weekends have their factor."""
+    assert Shape(100, peak=20, night=0.1, weekend=0.5).level(start) == pytest.approx(level)
+
+
+def test_day_is_that_of_the_zone() -> None:
+    """The busiest hour is the peak hour on the clock of the zone."""
+    for name in ("UTC", "America/New_York", "Asia/Tokyo"):
+        zone = ZoneInfo(name)
+        traffic = Traffic(1, zone, {"event": Shape(1_000_000, peak=9, night=0)})
+        day = [MONDAY + timedelta(hours=n) for n in range(24)]
+        busiest = max(day, key=lambda start: traffic.count("event", int(start.timestamp()), 2e9))
+        assert busiest.astimezone(zone).hour in (8, 9, 10)
+
+
+def test_same_seed_same_counts() -> None:
+    """Counts depend on the seed and on nothing else."""
+    day = [int(MONDAY.timestamp()) + n * HOUR for n in range(24)]
+    first, second, other = (
+        [DEMO.traffic(seed, NEW_YORK).count("app_opened", hour, 2e9) for hour in day] for seed in (7, 7, 8)
+    )
+    assert first == second
+    assert first != other
+
+
+def test_what_is_not_there_is_never_counted() -> None:
+    """An event, an app or a segment that is not in the set counts 0."""
+    hour = int(MONDAY.timestamp())
+    assert TRAFFIC.count("App_Opened", hour, 2e9) == 0
+    assert TRAFFIC.count("App_Opened", hour, hour + 60) == 0
+    assert TRAFFIC.count("app_opened", hour, 2e9, "other") == 0
+    assert TRAFFIC.count("app_opened", hour, 2e9, "", "other") == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hourly": -1},
+        {"late": 1.1},
+        {"night": -0.1},
+        {"weekend": -1},
+        {"apps": {"a": 0.6, "b": 0.6}},
+        {"apps": {"a": 1.1, "b": -0.1}},
+        {"segments": {"a": 2}},
+    ],
+    ids=str,
+)
+def test_impossible_shapes_are_refused(fields: dict[str, Any]) -> None:
+    """A negative volume, and shares that are more than all or less than nothing, are refused."""
+    with pytest.raises(ValueError, match="at least 0"):
+        Shape(**{"hourly": 1, **fields})
+
+
+def test_demo_is_a_believable_shop() -> None:
+    """Six events, a funnel that narrows, ids that are UUIDs, and a rare event that sleeps at night but not by day."""
+    assert len(DEMO.events) == 6
+    assert all(UUID(found) for found in (*DEMO.apps.values(), *DEMO.segments.values()))
+    midnight = int(datetime(2024, 10, 14, tzinfo=NEW_YORK).timestamp())
+    day = [midnight + n * HOUR for n in range(24)]
+    funnel = [
+        sum(TRAFFIC.count(event, hour, 2e9) for hour in day)
+        for event in ("product_viewed", "added_to_cart", "checkout_started", "purchase_completed", "newsletter_signup")
+    ]
+    assert funnel == sorted(funnel, reverse=True)
+    signups = [TRAFFIC.count("newsletter_signup", hour, 2e9) for hour in day]
+    assert 0 in signups[:5]
+    assert all(signups[9:15])
+
+
+def test_recorded_counts_are_what_was_set() -> None:
+    """A count set by hand holds whatever the time is and may be revised either way; each filter stands on its own."""
+    traffic = Recorded(events=["quiet"])
+    traffic.set("event", 0, 9)
+    traffic.set("event", 0, 4, app_id="app")
+    traffic.set("event", 0, 3, app_id="app", segment_id="segment")
+    assert [traffic.count("event", 0, now) for now in (-1, 0, 1e9)] == [9, 9, 9]
+    assert traffic.count("event", 0, 0, "app") == 4
+    assert traffic.count("event", 0, 0, "app", "segment") == 3
+    assert traffic.count("event", 0, 0, "", "segment") == 0
+    assert traffic.count("quiet", 0, 0) == 0
+    traffic.set("event", 0, 2)
+    assert traffic.count("event", 0, 0) == 2
+    assert traffic.events == {"event", "quiet"}
+
+
+def test_recorded_counts_lie_over_others() -> None:
+    """What was not set by hand is what lies beneath, and the events of both exist."""
+    hour = int(MONDAY.timestamp())
+    traffic = Recorded(TRAFFIC)
+    traffic.set("app_opened", hour, 0)
+    traffic.set("new", hour, 1)
+    assert traffic.count("app_opened", hour, 2e9) == 0
+    assert traffic.count("app_opened", hour + HOUR, 2e9) == TRAFFIC.count("app_opened", hour + HOUR, 2e9)
+    assert traffic.events == {*DEMO.events, "new"}
+
+
+@settings(max_examples=25)
+@given(
+    zone=st.sampled_from(["America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Europe/Berlin"]).map(ZoneInfo),
+    day=st.one_of(
+        st.sampled_from([date(2024, 3, 10), date(2024, 11, 3), date(2024, 4, 7), date(2024, 10, 6)]),
+        st.dates(date(2024, 1, 1), date(2024, 12, 31)),
+    ),
+    clock=st.integers(min_value=0, max_value=86_399),
+)
+def test_day_is_the_sum_of_its_hours(call: Callable[..., Any], zone: ZoneInfo, day: date, clock: int) -> None:
+    """A day counts exactly what the hours that start in it count, over every change of the clocks, finished or not."""
+    now = datetime(day.year, day.month, day.day, tzinfo=zone).timestamp() + clock
+    braze = FaultInjectingBraze(key="k", traffic=DEMO.traffic(3, zone), clock=lambda: now, zone=zone)
+    days = call(braze, event="added_to_cart", length=2)["data"]
+    sums = {row["time"]: 0 for row in days}
+    for row in call(braze, event="added_to_cart", length=60, unit="hour")["data"]:
+        local = datetime.fromisoformat(row["time"]).astimezone(zone).date().isoformat()
+        if local in sums:
+            sums[local] += row["count"]
+    assert sums == {row["time"]: row["count"] for row in days}
+    assert list(sums)[-1] == datetime.fromtimestamp(now, zone).date().isoformat()

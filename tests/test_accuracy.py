@@ -1,0 +1,307 @@
+"""The proof: weeks of the real exporter against the simulated Braze, with every page judged.
+
+The long run is on demand, and ends with 1 at the first page that is wrong: `python tests/test_proof.py --weeks 52`.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import response_faults
+import transfer_faults
+from accuracy_model import Watch, World, inventor
+from accuracy_run import COUNTED, DAYS_REFRESH, Drive
+from fault_injection import Fault
+from support import HOUR
+
+from braze_exporter.braze.kinds import Unit
+from braze_exporter.simulator.times import HourFormat
+
+DAY = 24 * HOUR
+WEEK = 7 * DAY
+INTERVAL = 900
+# Scrapes come when they come; some in the second before a full hour, so that Braze answers in the next.
+LATE_BY = (0, 0, 0, 1, 2, 45)
+
+# In the nights after these begin the days of 25 and of 23 hours, as the clocks of New York change at six or seven.
+AUTUMN = datetime(2026, 11, 1, 6, tzinfo=UTC).timestamp()
+SPRING = datetime(2026, 3, 8, 7, tzinfo=UTC).timestamp()
+
+FAULTS = (
+    response_faults.status(503),
+    transfer_faults.disconnect(),
+    response_faults.status(500, "Internal Server Error"),
+    transfer_faults.truncated(),
+    transfer_faults.disconnect(reset=False),
+    response_faults.html(),
+    response_faults.status(401),
+    response_faults.queued(),
+    response_faults.no_content(),
+    response_faults.no_data(),
+    response_faults.status(403),
+)
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that begins and ends; `hurts` if queries may go unanswered meanwhile."""
+
+    begin: float
+    end: float
+    on: Callable[[Drive], None]
+    off: Callable[[Drive], None]
+    hurts: bool = True
+
+
+def outage(begin: float, seconds: float, fault: Fault, event: str | None = None) -> Incident:
+    """Return an outage of all that is asked, or of one event."""
+    return Incident(
+        begin,
+        begin + seconds,
+        lambda drive: drive.braze.fail(fault, event=event),
+        lambda drive: drive.braze.heal(),
+    )
+
+
+def limit_spent(begin: float) -> Incident:
+    """Return the moment when the company's own sends have used up the calls of the hour."""
+    return Incident(
+        begin,
+        (begin // HOUR + 1) * HOUR,
+        lambda drive: drive.braze.spend(drive.braze.limit),
+        lambda _drive: None,
+    )
+
+
+def restart(begin: float, seconds: float, how: str, *, keep: bool) -> Incident:
+    """Return an end of the exporter, which is started again after some seconds."""
+
+    def off(drive: Drive) -> None:
+        if drive.is_running:
+            drive.stop(how=how, keep=keep)
+
+    def on(drive: Drive) -> None:
+        if not drive.is_running:
+            drive.start()
+
+    return Incident(begin, begin + seconds, off, on)
+
+
+def unwatched(begin: float, seconds: float) -> Incident:
+    """Return a time in which nobody scrapes."""
+    return Incident(
+        begin,
+        begin + seconds,
+        lambda drive: setattr(drive, "is_watched", False),
+        lambda drive: setattr(drive, "is_watched", True),
+    )
+
+
+def slow(begin: float, seconds: float) -> Incident:
+    """Return a time in which every answer takes some seconds."""
+    return Incident(
+        begin,
+        begin + seconds,
+        lambda drive: setattr(drive.wire, "latency", 5.0),
+        lambda drive: setattr(drive.wire, "latency", 0.0),
+        hurts=False,
+    )
+
+
+def written(begin: float, seconds: float, hour_format: HourFormat, *, newest_first: bool) -> Incident:
+    """Return a time in which Braze writes hours in another way."""
+
+    def change(drive: Drive) -> None:
+        drive.braze.hour_format, drive.braze.newest_first = hour_format, newest_first
+
+    return Incident(begin, begin + seconds, change, lambda _drive: None, hurts=False)
+
+
+def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -> Iterator[Incident]:
+    """Yield one incident after another, of each sort before one comes again.
+
+    An outage, or a pause, is at most a day long: Braze tells 100 hours at most, and what changes up to a day late is to
+    be found behind it. Answers are `empty` at most for an hour. None is left when it ends.
+    """
+    draw = Random(seed)  # noqa: S311 - not a secret
+    lengths = (0.2 * HOUR, 0.9 * HOUR, 2.3 * HOUR, 7 * HOUR, 20 * HOUR)
+    number, at = 0, start + 6 * HOUR
+
+    def sorts() -> list[Callable[[float], Incident]]:
+        fault = FAULTS[number % len(FAULTS)]
+        again = FAULTS[(number + 1) % len(FAULTS)]
+        return [
+            lambda at: outage(at, draw.choice(lengths), fault),
+            lambda at: outage(at, draw.choice(lengths), again),
+            lambda at: outage(
+                at, draw.choice(lengths), response_faults.status(503), draw.choice(["purchase", "signup"])
+            ),
+            lambda at: outage(
+                at, draw.choice([0.5, 4]) * HOUR, response_faults.rate_limited(draw.choice(["absent", "garbled"]))
+            ),
+            limit_spent,
+            lambda at: restart(at, draw.choice([0, *lengths]), "ended", keep=keep),
+            lambda at: restart(at, draw.choice([0, *lengths]), "killed", keep=keep),
+            lambda at: unwatched(at, draw.choice(lengths)),
+            lambda at: slow(at, 8 * HOUR),
+            lambda at: outage(at, 5 * HOUR, transfer_faults.gzipped()),
+            *([lambda at: outage(at, HOUR, response_faults.data([]))] if empty else []),
+        ]
+
+    while at < end:
+        found = sorts()
+        draw.shuffle(found)
+        for sort in found:
+            incident = sort(at)
+            at = incident.end + draw.choice([0.3, 3, 5, 9, 15]) * HOUR
+            if incident.end < end:
+                yield incident
+        number += 2
+    for begin in range(int(start), int(end), 31 * HOUR):
+        yield written(begin, 0, draw.choice(list(HourFormat)), newest_first=draw.random() < 0.3)
+
+
+def run(drive: Drive, start: float, end: float, script: list[Incident], progress: Callable[[float], None]) -> None:
+    """Scrape every quarter of an hour through all incidents, and see everything answered where there are none."""
+    actions = sorted(
+        [(incident.begin, number, incident.on) for number, incident in enumerate(script)]
+        + [(incident.end, number, incident.off) for number, incident in enumerate(script)],
+        key=lambda action: action[:2],
+    )
+    troubles = [incident for incident in script if incident.hurts]
+    jitter = Random(len(script))  # noqa: S311 - not a secret
+    for tick in range(int(start), int(end), INTERVAL):
+        moment = tick + jitter.choice(LATE_BY)
+        while actions and actions[0][0] <= moment:
+            at, _, act = actions.pop(0)
+            drive.clock.advance(max(0.0, at - drive.clock.now))
+            act(drive)
+        drive.clock.advance(max(0.0, moment - drive.clock.now))
+        progress(moment)
+        if not drive.is_running or not drive.is_watched:
+            continue
+        drive.scrape()
+        if not any(trouble.begin <= moment and trouble.end > moment - 2 * DAYS_REFRESH for trouble in troubles):
+            for watch in COUNTED:
+                assert drive.is_up(watch), f"{watch} is down, long after all that could be the cause"
+                assert drive.age(watch) < (HOUR if watch.unit is Unit.HOUR else DAYS_REFRESH + HOUR)
+
+
+def growth(drive: Drive, watch: Watch, *, reach: int = 100) -> int:
+    """Return by how much the world says that the counter grew since the exporter last forgot."""
+    life = drive.lives[watch][-1]
+    return drive.world.reported(watch, life.times, life.oldest, reach=reach)
+
+
+def nothing(_moment: float) -> None:
+    """Tell nobody how far it is."""
+
+
+def test_four_weeks_across_the_end_of_summer_time(tmp_path: Path) -> None:
+    """Of 2,688 scrapes none is wrong, and each counter ends at what Braze reported, whatever went wrong on the way."""
+    start, end = AUTUMN - 2 * WEEK - 1, AUTUMN + 2 * WEEK - 1
+    script = [
+        *incidents(1, start, AUTUMN - DAY, keep=True, empty=True),
+        # The night itself: hours without an offset, an outage from one pass of one o'clock into the other, a power cut.
+        written(AUTUMN - DAY, 0, HourFormat.ZONELESS, newest_first=False),
+        outage(AUTUMN - 0.7 * HOUR, HOUR, response_faults.status(503)),
+        restart(AUTUMN + 0.6 * HOUR, 0.3 * HOUR, "killed", keep=True),
+        written(AUTUMN + DAY, 0, HourFormat.ZONELESS, newest_first=True),
+        *incidents(2, AUTUMN + DAY, AUTUMN + 8 * DAY, keep=True, empty=True),
+        outage(AUTUMN + 8 * DAY, 3.9 * DAY, transfer_faults.disconnect()),
+        restart(AUTUMN + 12.1 * DAY, 1.4 * DAY, "killed", keep=True),
+    ]
+    with Drive(World(inventor(1, revisions=True)), start, tmp_path) as drive:
+        run(drive, start, end, script, nothing)
+        for watch in COUNTED:
+            (life,) = drive.lives[watch]
+            assert life.shown == growth(drive, watch) > 10_000
+            assert max(after - before for before, after in pairwise(life.times)) > 3.8 * DAY
+        assert {"200", "429", "500", "503", "none"} <= drive.calls.keys()
+        assert drive.restarts.keys() == {"ended, state kept", "killed, state kept"}
+
+
+def test_every_event_is_counted_across_the_begin_of_summer_time(tmp_path: Path) -> None:
+    """Where Braze takes nothing back, a counter with state ends at the number of events to the last one."""
+    start, end = SPRING - 3 * DAY - 1, SPRING + 4 * DAY - 1
+    script = [
+        *incidents(3, start, end - 6 * HOUR, keep=True, empty=True),
+        written(SPRING - DAY, 0, HourFormat.ZONELESS, newest_first=False),
+    ]
+    with Drive(World(inventor(2, revisions=False)), start, tmp_path) as drive:
+        run(drive, start, end, script, nothing)
+        for watch in COUNTED:
+            (life,) = drive.lives[watch]
+            assert life.shown == growth(drive, watch)
+            assert life.shown == drive.world.happened(watch, life.times[0], life.times[-1]) > 1_000
+
+
+def test_without_state_what_came_while_it_was_down_is_missing() -> None:
+    """Without state a counter misses exactly the events between the last answer before a restart and the next after."""
+    start, end = AUTUMN - 3 * DAY - 1, AUTUMN + 4 * DAY - 1
+    script = list(incidents(4, start, end - 6 * HOUR, keep=False, empty=False))
+    with Drive(World(inventor(3, revisions=False)), start, None) as drive:
+        run(drive, start, end, script, nothing)
+        for watch in COUNTED:
+            lives = drive.lives[watch]
+            assert len(lives) > 2
+            happened = drive.world.happened(watch, lives[0].times[0], lives[-1].times[-1])
+            while_down = [
+                drive.world.happened(watch, before.times[-1], after.times[0]) for before, after in pairwise(lives)
+            ]
+            assert sum(life.shown for life in lives) == happened - sum(while_down)
+            print(f"{watch.event} {watch.unit} {watch.app_id}: {happened} happened, {while_down} while it was down")
+
+
+def main() -> int:
+    """Run the proof for as long as is asked for, and say what was counted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weeks", type=int, default=52)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", type=datetime.fromisoformat, default=datetime(2026, 10, 4, 23, 59, 59, tzinfo=UTC))
+    options = parser.parse_args()
+    logging.disable(logging.ERROR)  # every fault is logged, and all of them are wanted
+    start = options.start.timestamp()
+    end = start + options.weeks * WEEK
+    script: list[Incident] = []
+    for month in range(int(start), int(end), int(4 * WEEK)):
+        long_one = month + 3.4 * WEEK
+        script += incidents(
+            1_000 * options.seed + int(month - start) // WEEK, month, min(long_one, end - DAY), keep=True, empty=True
+        )
+        if long_one + 4 * DAY < end:
+            script.append(outage(long_one, 3.9 * DAY, response_faults.status(503)))
+    shown = 0
+
+    def progress(moment: float) -> None:
+        nonlocal shown
+        weeks = int((moment - start) // WEEK)
+        if weeks > shown:
+            shown = weeks
+            print(f"week {weeks} of {options.weeks}", file=sys.stderr, flush=True)
+
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Drive(World(inventor(options.seed, revisions=True)), start, Path(directory)) as drive,
+    ):
+        run(drive, start, end, script, progress)
+        print(f"{drive.scrapes} pages, none wrong; calls by status {drive.calls}; restarts {drive.restarts}")
+        is_true = True
+        for watch in COUNTED:
+            counted, reported = drive.lives[watch][-1].shown, growth(drive, watch)
+            untold = growth(drive, watch, reach=10**6) - reported
+            is_true &= counted == reported
+            what = f"{watch.event} by the {watch.unit}{', of an app' if watch.app_id else ''}"
+            print(f"{what}: counted {counted:g}, reported {reported}, {untold} more beyond the 100 newest buckets")
+    return 0 if is_true else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,326 @@
+"""What `state_file` names: a state file, what is to be one, or another file, which is left alone."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from support import KEY, Program, cut_off, run, unprivileged, workspace, write
+
+from braze_exporter.state import StoreError, open_store
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_state_file_that_cannot_be(tmp_path: Path, command: str) -> None:
+    """`check` does not make the state file; `serve` says in one line why it cannot be had."""
+    state = tmp_path / "missing" / "state.sqlite"
+    config = write(tmp_path / "config.yaml", with_state(state))
+    done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
+    if command == "check":
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"{config}:{STATE_LINE}: state_file: {state} cannot be used (unable to open database file): "
+            "choose another place by state_file, or make this one writable\n"
+        )
+    assert not state.parent.exists()
+
+
+STATE_LINE = 10
+
+
+def with_state(state: Path) -> str:
+    """Return the text of a config with a state file, on the line `STATE_LINE`."""
+    return workspace("https://rest.iad-01.braze.com", "{event: purchase}", rest=f"state_file: {state}\n")
+
+
+def text_file(path: Path) -> str:
+    """Make a file of something else."""
+    write(path, "precious: " + "notes\n" * 100)
+    return f"{path} is the file of something else"
+
+
+def short_file(path: Path) -> str:
+    """Make a file that begins as a database, and ends within its header."""
+    path.write_bytes(b"SQLite format 3\0" + bytes(52) + b"Braz" + bytes(27))
+    return f"{path} is the file of something else"
+
+
+def zeros(path: Path) -> str:
+    """Make a file of zeros, as a power cut leaves some."""
+    path.write_bytes(bytes(8_192))
+    return f"{path} is the file of something else"
+
+
+def other_database(path: Path) -> str:
+    """Make the database of something else that has never heard of application ids."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE orders AS SELECT randomblob(50000) AS x")
+        connection.execute("PRAGMA user_version = 1")
+    return f"{path} is the database of something else"
+
+
+def empty_database(path: Path) -> str:
+    """Make the database of something else that has no table yet."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA application_id = 1")
+    return f"{path} is the database of something else"
+
+
+def killed_database(path: Path) -> str:
+    """Make the database of something else that was killed, and is rolled back by whoever opens it first."""
+    whole = path.with_name("whole")
+    other_database(whole)
+    cut_off(whole, "INSERT INTO orders SELECT randomblob(50000)", path)
+    whole.unlink()
+    return f"{path} is the database of something else"
+
+
+def logged_database(path: Path) -> str:
+    """Make the database of something else whose changes are in its write-ahead log."""
+    whole = path.with_name("whole")
+    with contextlib.closing(sqlite3.connect(whole)) as connection, connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE orders (id)")
+        connection.commit()
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copyfile(f"{whole}{suffix}", f"{path}{suffix}")
+    whole.unlink()
+    return f"{path}-wal is the file of something else"
+
+
+def folder(path: Path) -> str:
+    """Make a folder."""
+    path.mkdir()
+    return f"{path} is a folder"
+
+
+def fifo(path: Path) -> str:
+    """Make a FIFO, whose reader waits for a writer."""
+    os.mkfifo(path)
+    return f"{path} is not a regular file"
+
+
+def bound_socket(path: Path) -> str:
+    """Make a socket."""
+    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as bound:  # its path may be long
+        bound.bind(path.name)
+    return f"{path} is not a regular file"
+
+
+def device(path: Path) -> str:
+    """Make a link to a device."""
+    path.symlink_to("/dev/zero")
+    return "/dev/zero is not a regular file"
+
+
+def endless_link(path: Path) -> str:
+    """Make a link to itself."""
+    path.symlink_to(path)
+    return f"{path} is not a regular file"
+
+
+def below_a_file(path: Path) -> str:
+    """Make a link to what would be in a folder that is a file."""
+    write(path.with_name("file"), "no folder")
+    path.symlink_to(path.with_name("file") / "state.sqlite")
+    return f"{path.with_name('file')}/state.sqlite cannot be read (Not a directory)"
+
+
+def beside(path: Path, suffix: str, content: bytes) -> str:
+    """Make another file that SQLite would take for the state file's."""
+    neighbor = path.with_name(path.name + suffix)
+    neighbor.write_bytes(content)
+    return f"{neighbor} is the file of something else"
+
+
+def journal(path: Path) -> str:
+    """Make a file whose name is that of the state file's journal."""
+    return beside(path, "-journal", b"my journal")
+
+
+def write_ahead_log(path: Path) -> str:
+    """Make a file that a state file never has."""
+    return beside(path, "-wal", b"\x37\x7f\x06\x82" + bytes(28))
+
+
+def shared_memory(path: Path) -> str:
+    """Make another that it never has."""
+    return beside(path, "-shm", bytes(32_768))
+
+
+def journal_fifo(path: Path) -> str:
+    """Make a FIFO beside a state file, in place of its journal."""
+    open_store(str(path)).close()
+    os.mkfifo(f"{path}-journal")
+    return f"{path}-journal is not a regular file"
+
+
+def newer_state(path: Path) -> str:
+    """Make the state file of a newer exporter."""
+    open_store(str(path)).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    return f"{path} was written by a newer exporter (version 2, not 1): run that one"
+
+
+FOREIGN: Sequence[Callable[[Path], str]] = (
+    text_file,
+    short_file,
+    zeros,
+    other_database,
+    empty_database,
+    killed_database,
+    logged_database,
+    folder,
+    fifo,
+    bound_socket,
+    device,
+    endless_link,
+    below_a_file,
+    journal,
+    write_ahead_log,
+    shared_memory,
+    journal_fifo,
+    newer_state,
+)
+
+
+def snapshot(folder: Path) -> Mapping[str, object]:
+    """Return what is in a folder: each file by its name with its kind, its time and, if it has one, its content."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+        found[str(path)] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)
+    return found
+
+
+@pytest.mark.parametrize(("make", "name"), [*((make, "state") for make in FOREIGN), (killed_database, "link")])
+def test_another_file_named_by_state_file_is_left_alone(tmp_path: Path, make: Callable[[Path], str], name: str) -> None:
+    """Whatever is no state file is refused in one line, and neither changed nor moved nor waited for."""
+    told = make(tmp_path / "state")
+    (tmp_path / "link").symlink_to("state")
+    config = write(tmp_path / "config.yaml", with_state(tmp_path / name))
+    before = snapshot(tmp_path)
+    for command in ("check", "serve"):
+        done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"{config}:{STATE_LINE}: state_file: {told}")
+        assert re.search(r": (run that one|choose another path for state_file(, or move it away)?)\n$", done.stderr)
+        assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize(
+    ("used_as", "told"),
+    [
+        ("api_key_file", "workspaces[0].api_key_file"),
+        ("--web.config.file", "the web configuration file"),
+        ("SSL_CERT_FILE", "SSL_CERT_FILE"),
+        ("REQUESTS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
+    ],
+)
+def test_a_file_that_is_read_is_no_state_file(tmp_path: Path, used_as: str, told: str, *, is_there: bool) -> None:
+    """A file that the exporter reads is no place for its state, though it is empty or is not there; nor is a link."""
+    used, link = tmp_path / "used", tmp_path / "link"
+    if is_there:
+        used.touch()
+    link.symlink_to("used")
+    text, arguments, environ = with_state(link), list[str](), {"BRAZE_API_KEY": KEY}
+    if used_as == "api_key_file":
+        text = text.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {used}")
+    elif used_as == "--web.config.file":
+        arguments = [f"--web.config.file={used}"]
+    else:
+        environ[used_as] = str(used)
+    config = write(tmp_path / "config.yaml", text)
+    before = snapshot(tmp_path)
+    expected = f"{config}:{STATE_LINE}: state_file: is the same file as {told}: choose another path\n"
+    for command in ("check", "serve"):
+        done = run(command, f"--config.file={config}", *arguments, **environ)
+        assert done.returncode == 1
+        assert snapshot(tmp_path) == before
+        if (command, used_as, is_there) == ("serve", "--web.config.file", False):  # it is read before the state file
+            assert done.stderr.startswith(f"{used}: cannot be read")
+        else:
+            assert done.stderr == expected
+
+
+@pytest.mark.parametrize("is_hard", [False, True])
+def test_the_config_is_no_state_file(tmp_path: Path, *, is_hard: bool) -> None:
+    """It is not moved aside, by whatever name it is given."""
+    link, config = tmp_path / "link", tmp_path / "config.yaml"
+    write(config, with_state(link))
+    if is_hard:
+        link.hardlink_to(config)
+    else:
+        link.symlink_to("config.yaml")
+    before = snapshot(tmp_path)
+    expected = f"{config}:{STATE_LINE}: state_file: is the same file as the config: choose another path\n"
+    for command in ("check", "serve"):
+        done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
+        assert (done.returncode, done.stderr) == (1, expected)
+        assert snapshot(tmp_path) == before
+
+
+def test_a_key_file_that_is_the_state_file_is_not_read_at_a_reload(tmp_path: Path) -> None:
+    """The config is refused before the file is opened, so that the exporter still holds it."""
+    state, config = tmp_path / "state", tmp_path / "config.yaml"
+    write(config, with_state(state))
+    with Program.start([f"--config.file={config}", "--web.enable-lifecycle"]) as program:
+        write(config, with_state(state).replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {state}"))
+        answer = program.get("/-/reload", method="POST")
+        expected = (
+            f"{config}:{STATE_LINE}: state_file: is the same file as workspaces[0].api_key_file: choose another path\n"
+        )
+        assert (answer.status, answer.text) == (400, expected)
+        with pytest.raises(StoreError, match="is held by another exporter"):
+            open_store(str(state), wait=0.1)
+
+
+def test_a_state_file_that_may_not_be_read(tmp_path: Path) -> None:
+    """`serve` refuses it; `check` warns, for it may be run by another user than the exporter."""
+    state = tmp_path / "state"
+    open_store(str(state)).close()
+    state.chmod(0)
+    config = write(tmp_path / "config.yaml", with_state(state))
+    environ = {name: value for name, value in os.environ.items() if name.startswith("COV")}
+    told = f"{config}:{STATE_LINE}: state_file: {state} cannot be read (Permission denied): make it readable, "
+    told += "or choose another path for state_file\n"
+    for command, code, stderr in (("check", 0, f"warning: {told}"), ("serve", 1, told)):
+        done = subprocess.run(  # noqa: S603 - our own program
+            [*unprivileged(), sys.executable, "-m", "braze_exporter", command, f"--config.file={config}"],
+            env={**environ, "BRAZE_API_KEY": KEY},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (code, stderr)
+
+
+def test_check_makes_no_state_file(tmp_path: Path) -> None:
+    """It neither makes one nor changes one that is empty, and does not wait for one that an exporter holds."""
+    state = tmp_path / "state"
+    config = write(tmp_path / "config.yaml", with_state(state))
+
+    def check() -> None:
+        before = snapshot(tmp_path)
+        done = run("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert snapshot(tmp_path) == before
+
+    check()
+    state.touch()
+    check()
+    with contextlib.closing(open_store(str(state))):
+        check()

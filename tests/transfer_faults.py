@@ -1,0 +1,151 @@
+"""Faults in how Braze sends: late, in part, not at all, too much, or compressed."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fault_injection import Exchange, Fault, named
+
+from braze_exporter.simulator.reply import Disconnect, Reply
+
+_MEGABYTE = 1_000_000
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_LAST_BLOCK = b"\x03\x00"
+
+
+@named
+def delay(seconds: float | None) -> Fault:
+    """Answer truly, but later (None: never)."""
+
+    def fault(exchange: Exchange) -> Reply:
+        exchange.wait(seconds)
+        return exchange.reply
+
+    return fault
+
+
+@named
+def hold() -> Fault:
+    """Answer truly, but not before this fault is healed."""
+
+    def fault(exchange: Exchange) -> Reply:
+        exchange.wait_until_healed()
+        return exchange.reply
+
+    return fault
+
+
+@named
+def hang() -> Fault:
+    """Never answer: keep the connection open until the simulation is closed."""
+    return delay(None)
+
+
+@named
+def disconnect(*, reset: bool = True) -> Fault:
+    """Break the connection before any byte."""
+
+    def fault(_: Exchange) -> Reply:
+        raise Disconnect(reset=reset)
+
+    return fault
+
+
+@named
+def truncated() -> Fault:
+    """Send half of the body after a header that promises all of it, then end the connection in peace."""
+
+    def fault(exchange: Exchange) -> Reply:
+        content = exchange.reply.read()
+        headers = {**exchange.reply.headers, "Content-Length": str(len(content))}
+        return replace(exchange.reply, headers=headers, body=content[: len(content) // 2])
+
+    return fault
+
+
+@named
+def truncated_chunks() -> Fault:
+    """Send half of the body in chunks, then end the connection in peace, without the last chunk."""
+
+    def half(content: bytes) -> Iterator[bytes]:
+        yield content[: len(content) // 2]
+        raise Disconnect(reset=False)
+
+    return lambda exchange: replace(exchange.reply, body=half(exchange.reply.read()))
+
+
+@named
+def drip(interval: float) -> Fault:
+    """Send the true body one byte at a time, waiting in between: a socket time-out alone never ends this."""
+
+    def drops(exchange: Exchange, content: bytes) -> Iterator[bytes]:
+        for at in range(len(content)):
+            yield content[at : at + 1]
+            exchange.wait(interval)
+
+    def fault(exchange: Exchange) -> Reply:
+        content = exchange.reply.read()
+        headers = {**exchange.reply.headers, "Content-Length": str(len(content))}
+        return replace(exchange.reply, headers=headers, body=drops(exchange, content))
+
+    return fault
+
+
+@named
+def huge(size: int = 200 * _MEGABYTE, *, announced: bool = False) -> Fault:
+    """Answer truly, but with white space to the given size: valid for whoever reads it all.
+
+    `announced` says the size in the header; else it is sent in chunks.
+    """
+
+    def padded(content: bytes) -> Iterator[bytes]:
+        yield content
+        blank = b" " * 65_536
+        for left in range(size - len(content), 0, -len(blank)):
+            yield blank[:left]
+
+    def fault(exchange: Exchange) -> Reply:
+        length = {"Content-Length": str(size)} if announced else {}
+        return replace(exchange.reply, headers={**exchange.reply.headers, **length}, body=padded(exchange.reply.read()))
+
+    return fault
+
+
+def _compressed(exchange: Exchange, content: bytes) -> Reply:
+    return replace(exchange.reply, headers={**exchange.reply.headers, "Content-Encoding": "gzip"}, body=content)
+
+
+@named
+def gzipped() -> Fault:
+    """Answer truly, compressed with gzip."""
+    return lambda exchange: _compressed(exchange, gzip.compress(exchange.reply.read()))
+
+
+@named
+def garbled_gzip() -> Fault:
+    """Say that the body is gzip and send the true body with every bit turned."""
+    return lambda exchange: _compressed(exchange, bytes(byte ^ 0xFF for byte in exchange.reply.read()))
+
+
+@named
+def gzip_bomb(megabytes: int = 200) -> Fault:
+    """Answer truly, but with so many megabytes of white space, in one gzip stream of about a thousandth of that."""
+
+    def fault(exchange: Exchange) -> Reply:
+        start, blank = exchange.reply.read(), b" " * _MEGABYTE
+        # A full flush ends a block at a byte and forgets what came before, so one compressed block can be repeated.
+        head, block = (_deflated(part) for part in (start, blank))
+        checksum = zlib.crc32(start)
+        for _ in range(megabytes):
+            checksum = zlib.crc32(blank, checksum)
+        size = (len(start) + megabytes * _MEGABYTE) % 2**32
+        trailer = checksum.to_bytes(4, "little") + size.to_bytes(4, "little")
+        return _compressed(exchange, _GZIP_HEADER + head + block * megabytes + _LAST_BLOCK + trailer)
+
+    return fault
+
+
+def _deflated(content: bytes) -> bytes:
+    stream = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
+    return stream.compress(content) + stream.flush(zlib.Z_FULL_FLUSH)

@@ -1,0 +1,182 @@
+"""Pages are shared, and none is older than the wish for it."""
+
+import asyncio
+import gzip
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from itertools import product
+
+import pytest
+from support import Clock
+
+from braze_exporter.web.rendering import MOST_READ, Kind, Pages, Readers
+
+PLAIN = Kind("plain", gzipped=False)
+
+
+class Maker:
+    """Renders what is held, as slowly as a test wants it to."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.begun = threading.Semaphore(0)
+        self.may_end = threading.Semaphore(0)
+        self.rendered: list[str] = []
+
+    def render(self, form: str) -> bytes:
+        """Return what was held at the beginning."""
+        self.rendered.append(f"{self.held} {form}")
+        held = f"{self.rendered[-1]} ".encode() * 1_000
+        self.begun.release()
+        assert self.may_end.acquire(timeout=10)
+        return held
+
+
+def together(test: Callable[[Maker, Pages], Coroutine[None, None, None]]) -> None:
+    """Run a test within a loop."""
+
+    async def run() -> None:
+        maker = Maker()
+        await asyncio.wait_for(test(maker, Pages(maker.render)), 10)
+
+    asyncio.run(run())
+
+
+async def begun(maker: Maker) -> None:
+    """Wait until a page is begun."""
+    await asyncio.to_thread(maker.begun.acquire)
+
+
+async def asked(pages: Pages, count: int, kind: Kind = PLAIN) -> list[Awaitable[bytes | None]]:
+    """Ask for a page so many times."""
+    found: list[Awaitable[bytes | None]] = [asyncio.ensure_future(pages.page(kind)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return found
+
+
+def test_how_long_a_page_takes_is_known() -> None:
+    """It is the longest of the last hour, and one that could not be made counts too."""
+    clock = Clock()
+    seconds = {"plain": 3, "quick": 1, "broken": 5}
+
+    def render(form: str) -> bytes:
+        clock.advance(seconds[form])
+        return b"" if form != "broken" else b"".join(None)  # type: ignore[arg-type] # a fault
+
+    async def run() -> None:
+        pages = Pages(render, monotonic=clock.monotonic)
+
+        async def after(form: str, pause: float) -> float:
+            clock.advance(pause)
+            assert await pages.page(Kind(form, gzipped=False)) == (None if form == "broken" else b"")
+            return pages.seconds
+
+        assert pages.seconds == 0
+        assert await after("plain", 0) == 3
+        assert await after("quick", 0) == 3
+        assert await after("broken", 600) == 5
+        assert await after("quick", 600) == 5
+        assert await after("plain", 2_000) == 5
+        assert await after("quick", 1_000) == 3  # the broken one is an hour ago
+        clock.advance(4_000)
+        assert pages.seconds == 0
+
+    asyncio.run(run())
+
+
+def test_a_crowd_shares_one_page_and_those_who_come_meanwhile_the_next() -> None:
+    """While one page is made all who ask wait for one more, which shows what changed before they asked."""
+
+    async def test(maker: Maker, pages: Pages) -> None:
+        first = await asked(pages, 50)
+        await begun(maker)
+        maker.held = 1
+        second = await asked(pages, 50)
+        maker.held = 2
+        second += await asked(pages, 50)
+        maker.may_end.release(2)
+        assert {page[:8] for page in await asyncio.gather(*first) if page} == {b"0 plain "}
+        assert {page[:8] for page in await asyncio.gather(*second) if page} == {b"2 plain "}
+        maker.held = 3
+        (last,) = await asked(pages, 1)
+        maker.may_end.release()
+        assert str(await last).startswith("b'3 plain")
+        assert maker.rendered == ["0 plain", "2 plain", "3 plain"]
+
+    together(test)
+
+
+def test_of_each_kind_there_is_a_page_of_its_own() -> None:
+    """Format and compression are apart, and what is compressed unpacks to the page."""
+
+    async def test(maker: Maker, pages: Pages) -> None:
+        maker.may_end.release(4)
+        kinds = [Kind(*found) for found in product(("plain", "other"), (False, True))]
+        made = await asyncio.gather(*(pages.page(kind) for kind in [*kinds, *kinds]))
+        assert made[:4] == made[4:]
+        for kind, page in zip(kinds, made[:4], strict=True):
+            assert page is not None
+            plain = gzip.decompress(page) if kind.gzipped else page
+            assert plain == f"0 {kind.form} ".encode() * 1_000
+        assert len(maker.rendered) == 4
+
+    together(test)
+
+
+def test_one_who_gives_up_takes_nothing_from_the_others() -> None:
+    """If one of those who wait is cancelled, the page is made for the rest."""
+
+    async def test(maker: Maker, pages: Pages) -> None:
+        impatient, patient = await asked(pages, 2)
+        await begun(maker)
+        assert isinstance(impatient, asyncio.Future)
+        impatient.cancel()
+        maker.may_end.release()
+        assert await patient == b"0 plain " * 1_000
+
+    together(test)
+
+
+def test_a_fault_is_one_line_however_many_wait(caplog: pytest.LogCaptureFixture) -> None:
+    """A page that cannot be made is None for all who wait for it, told once, and the next one is tried."""
+    faults = [ValueError("bad luck")]
+
+    def render(_form: str) -> bytes:
+        if faults:
+            raise faults.pop()
+        return b"good"
+
+    async def ask() -> tuple[list[bytes | None], bytes | None]:
+        pages = Pages(render)
+        return await asyncio.gather(*(pages.page(PLAIN) for _ in range(50))), await pages.page(PLAIN)
+
+    caplog.set_level(logging.ERROR)
+    crowd, after = asyncio.run(ask())
+    assert (set(crowd), after) == ({None}, b"good")
+    assert [record.getMessage() for record in caplog.records] == ["a page could not be made"]
+
+
+def test_of_many_pages_that_are_read_the_oldest_is_let_go() -> None:
+    """All who read it are; those who read another one are not, however many they are."""
+
+    async def read() -> tuple[list[bool], list[bool]]:
+        readers = Readers()
+
+        async def hold(page: bytes) -> None:
+            with readers.reading(page):
+                await asyncio.Event().wait()
+
+        pages = [bytes([number]) * 2 for number in range(MOST_READ + 1)]
+        oldest = [asyncio.create_task(hold(pages[0])) for _ in range(3)]
+        others = [asyncio.create_task(hold(page)) for page in [*pages[1:-1] * 5]]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in [*oldest, *others])
+        newest = asyncio.create_task(hold(pages[-1]))
+        await asyncio.wait(oldest)
+        await asyncio.sleep(0)
+        return [task.cancelled() for task in oldest], [task.done() for task in [*others, newest]]
+
+    let_go, others = asyncio.run(read())
+    assert all(let_go)
+    assert not any(others)

@@ -1,0 +1,98 @@
+"""The server's small print: how long a scrape may wait, and where it listens."""
+
+import math
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from braze_exporter.web import server
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, 9.5),
+        ("10", 9.5),
+        ("3.25", 2.75),
+        ("0.5", 0.0),
+        ("0", 0.0),
+        ("-3", 0.0),
+        ("60", 59.5),
+        ("3600", 59.5),
+        ("inf", 59.5),
+        ("-inf", 0.0),
+        ("nan", 9.5),
+        ("soon", 9.5),
+        ("", 9.5),
+    ],
+)
+def test_a_scrape_waits_half_a_second_less_than_prometheus(header: str | None, seconds: float) -> None:
+    """The header is held between 0 and 60 s, what is no number counts as absent, and half a second is left."""
+    assert server.wait_time(header) == seconds
+
+
+def test_what_the_page_takes_is_not_waited_for() -> None:
+    """A page that takes three seconds is begun three seconds earlier, and one that takes longer at once."""
+    assert [server.wait_time("10", seconds) for seconds in (0, 3, 20)] == [9.5, 6.5, 0]
+
+
+@given(st.text(max_size=20))
+def test_any_header_gives_a_time(header: str) -> None:
+    """Whatever a client sends, a scrape waits between 0 and 59.5 seconds."""
+    assert 0 <= server.wait_time(header) <= 59.5
+    assert math.isfinite(server.wait_time(header))
+
+
+@given(st.text(max_size=60))
+def test_any_accept_header_is_understood(header: str) -> None:
+    """Whatever a client sends, there is a format and an encoding for it."""
+    assert server.accepts_openmetrics(header) in {True, False}
+    assert server.accepts_gzip(header) in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        (":27293", "", 27293),
+        ("localhost:80", "localhost", 80),
+        ("[::1]:0", "::1", 0),
+        ("10.0.0.1:65535", "10.0.0.1", 65_535),
+    ],
+)
+def test_addresses(address: str, host: str, port: int) -> None:
+    """An address is a host, which may be empty, and a port."""
+    assert server.split_address(address) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "27293", ":", ":65536", ":-1", ":\N{FULLWIDTH DIGIT EIGHT}", "localhost", "localhost:http"]
+)
+def test_what_is_no_address(address: str) -> None:
+    """What has no port that is one is refused, with an example."""
+    with pytest.raises(ValueError, match=r"is not host:port or :port, such as :27293$"):
+        server.split_address(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_without_a_host_it_listens_everywhere(host: str) -> None:
+    """`:port` is reached by IPv4 and by IPv6."""
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with server.listen(":0") as listener, socket.create_connection((host, listener.getsockname()[1]), 5) as client:
+        assert client.getpeername()[0] == host
+
+
+def test_a_taken_port_is_not_shared() -> None:
+    """A port that another process listens on everywhere is refused rather than taken for IPv4 alone."""
+    with server.listen(":0") as taken, pytest.raises(OSError, match="in use"):
+        server.listen(f":{taken.getsockname()[1]}")
+
+
+def test_a_host_is_listened_on_alone() -> None:
+    """With a host, only that address is served."""
+    with server.listen("127.0.0.1:0") as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+    with server.listen("[::1]:0") as listener:
+        assert listener.getsockname()[0] == "::1"

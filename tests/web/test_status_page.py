@@ -1,0 +1,124 @@
+"""The page at `/` as it is served: one document that needs nothing else, and JSON for its script."""
+
+import gzip
+import html
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from base64 import b64encode
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from recorded_counts import Recorded
+from support import KEY, Program, simulated, workspace, write
+from test_names import NAMES
+
+from braze_exporter.web import server
+
+ROOT = Path(__file__).parents[2]
+HTML, JSON = "text/html; charset=utf-8", "application/json"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Run the exporter with queries of all sorts of names, scraped once."""
+    events = "\n".join(json.dumps({"event": name}, ensure_ascii=False) for name in NAMES.values())
+    with simulated(Recorded(events=list(NAMES.values()))) as (_, running):
+        path = write(tmp_path_factory.mktemp("front") / "config.yaml", workspace(running.url, events))
+        with Program.start([f"--config.file={path}"]) as found:
+            found.scrape()
+            yield found
+
+
+def part(page: str, start: str) -> str:
+    """Return what is between a tag and its end."""
+    name = start.split(maxsplit=1)[0].strip("<>")
+    found = re.search(rf"{re.escape(start)}(.*?)</{name}>", page, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (None, HTML),
+        ("*/*", HTML),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", HTML),
+        ("application/json", JSON),
+        ("application/json, text/html;q=0.5", JSON),
+        ("text/html, application/json;q=0.5", HTML),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_html_for_people_and_json_for_programs(
+    program: Program, accept: str | None, content_type: str, *, zipped: bool
+) -> None:
+    """The form is what is asked for, compressed if it may be; HEAD tells the same without a body."""
+    headers = {**({"Accept": accept} if accept else {}), **({"Accept-Encoding": "gzip"} if zipped else {})}
+    got, head = program.get("/", headers), program.get("/", headers, method="HEAD")
+    assert (got.status, got.headers["content-type"]) == (200, content_type)
+    assert (head.status, head.headers["content-type"], head.body) == (200, content_type, b"")
+    assert (got.headers.get("content-encoding") == "gzip") == zipped
+    assert got.headers["cache-control"] == "no-store"
+    text = (gzip.decompress(got.body) if zipped else got.body).decode()
+    facts = json.loads(text if content_type == JSON else part(text, '<script type="application/json" id="facts">'))
+    assert [query["name"] for query in facts["queries"]] == list(NAMES.values())
+
+
+def test_the_policy_allows_what_is_in_the_page_and_nothing_else(program: Program) -> None:
+    """Style and script are allowed by their hashes; the page names no other, and nothing outside itself."""
+    answer = program.get("/")
+    policy = dict(line.split(" ", 1) for line in answer.headers["content-security-policy"].split("; "))
+    for directive, start in (("script-src", "<script>"), ("style-src", "<style>")):
+        digest = b64encode(sha256(part(answer.text, start).encode()).digest()).decode()
+        assert policy.pop(directive) == f"'sha256-{digest}'"
+    assert policy.pop("connect-src") == "'self'"
+    assert policy.pop("img-src") == "data:"
+    assert policy.pop("require-trusted-types-for") == "'script'"
+    assert set(policy) == {"default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types"}
+    assert set(policy.values()) == {"'none'"}
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", answer.text)
+    assert "content-security-policy" not in program.get("/", {"Accept": "application/json"}).headers
+
+
+def test_nothing_ends_the_element_of_the_facts(program: Program) -> None:
+    """Of all names and messages not a letter is left that HTML gives a meaning, nor a line separator of JavaScript."""
+    text = part(program.get("/").text, '<script type="application/json" id="facts">')
+    assert text.isascii()
+    assert not set("<>&") & set(text)
+    assert program.get("/").text.count("<script") == 2
+
+
+def test_without_a_script_there_is_a_list(program: Program) -> None:
+    """Those whose browser runs no script are told how each workspace is, and where the numbers are."""
+    found = part(program.get("/").text, "<noscript>")
+    assert "<b>production</b>: " in found
+    assert f"All {len(NAMES)} queries are answered." in html.unescape(found)
+    assert 'href="metrics"' in found
+
+
+def test_the_key_is_on_neither(program: Program) -> None:
+    """Neither form shows the key."""
+    for accept in ("text/html", "application/json"):
+        assert KEY not in program.get("/", {"Accept": accept}).text
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"), [("application/json", True), ("", False), ("APPLICATION/JSON;q=0", False)]
+)
+def test_who_wants_json(accept: str, *, expected: bool) -> None:
+    """Only who prefers it to HTML."""
+    assert server.accepts_json(accept) is expected
+
+
+def test_the_wheel_brings_the_page(tmp_path: Path) -> None:
+    """What is installed has the files that the page is made of."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # noqa: S603
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"braze_exporter/web/page.{ending}" for ending in ("html", "css", "js")} <= names
