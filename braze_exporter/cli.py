@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from braze_exporter.commands.exit_codes import FAILED, fail
+from braze_exporter.commands.exit_codes import FAILURE, fail
 
 SERVING_COMMANDS = {"serve", "demo"}
 # A shell adds it to the number of a signal.
@@ -82,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # These take up to seconds to load, and a signal may arrive meanwhile.
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
-    from braze_exporter.commands.arguments import parser  # noqa: PLC0415
+    from braze_exporter.commands.arguments import build_parser  # noqa: PLC0415
     from braze_exporter.config.document import ConfigError  # noqa: PLC0415
 
-    options = parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     options.on_stop = stop.on_stop
     try:
         if is_serving:
@@ -97,4 +97,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error))
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
-        return FAILED
+        return FAILURE

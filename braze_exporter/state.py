@@ -13,7 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.config.document import shown
+from braze_exporter.config.document import shorten
 
 # https://www.sqlite.org/fileformat2.html: the file, its rollback journal, whose first bytes are 0 until it is synced,
 # and its write-ahead log.
@@ -29,7 +29,7 @@ class ForeignFileError(Exception):
     """A file is not a database of ours; the text says which, and what it is."""
 
 
-def read_version(path: Path, application: int, beside: Mapping[str, tuple[bytes, ...]]) -> int | None:
+def read_schema_version(path: Path, application: int, beside: Mapping[str, tuple[bytes, ...]]) -> int | None:
     """Return the version of the database of `application` at `path`, or None if it is empty or not there.
 
     `path` has no links in it, as SQLite follows them. `beside` are the files that such a database may have, each by
@@ -37,28 +37,28 @@ def read_version(path: Path, application: int, beside: Mapping[str, tuple[bytes,
     else, and OSError if one cannot be read. Nothing is changed, and nothing but regular files is opened: a FIFO would
     block, and a device may act.
     """
-    header = _begin(path)
+    header = _read_header(path)
     for suffix in _SUFFIXES:
         neighbor = path.with_name(path.name + suffix)
-        begin = _begin(neighbor)
+        begin = _read_header(neighbor)
         if begin and not begin.startswith(beside.get(suffix, ())):
-            raise ForeignFileError(f"{shown(neighbor, 200)} is the file of something else")
+            raise ForeignFileError(f"{shorten(neighbor, 200)} is the file of something else")
     if not header:
         return None
     if len(header) < _LENGTH or not header.startswith(_MAGIC):
-        raise ForeignFileError(f"{shown(path, 200)} is the file of something else")
+        raise ForeignFileError(f"{shorten(path, 200)} is the file of something else")
     if int.from_bytes(header[_APPLICATION]) != application:
-        raise ForeignFileError(f"{shown(path, 200)} is the database of something else")
+        raise ForeignFileError(f"{shorten(path, 200)} is the database of something else")
     return int.from_bytes(header[_VERSION], signed=True)
 
 
-def _begin(path: Path) -> bytes:
+def _read_header(path: Path) -> bytes:
     """Return the first bytes of a regular file, or none if it is not there."""
     try:
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
             what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise ForeignFileError(f"{shown(path, 200)} is {what}")
+            raise ForeignFileError(f"{shorten(path, 200)} is {what}")
         with path.open("rb") as file:
             return file.read(_LENGTH)
     except FileNotFoundError:
@@ -66,97 +66,97 @@ def _begin(path: Path) -> bytes:
 
 
 # Written into the file, so that a later version knows what it reads.
-VERSION = 1
+SCHEMA_VERSION = 1
 # "Braz": marks the file as ours, so that no other database is taken for one or written into.
-APPLICATION = 0x4272617A
+APPLICATION_ID = 0x4272617A
 # How long a second process waits for the first to let go: a new one starts while the old one ends.
-WAIT = 30.0
+LOCK_TIMEOUT_SECONDS = 30.0
 # SQLite waits in one piece, deaf to signals, so the wait is made of many.
-_TRY = 0.1
-_MARKS = "(?, ?, ?, ?, ?, ?)"
+_LOCK_RETRY_SECONDS = 0.1
+_ROW_PLACEHOLDERS = "(?, ?, ?, ?, ?, ?)"
 # Rows of one statement. After each the thread waits for its turn to go on, while others may be busy with answers. An
 # older SQLite takes no more than 999 values.
-_AT_ONCE = 150
+_ROWS_PER_STATEMENT = 150
 
-Subject = tuple[str, ...]
+CounterKey = tuple[str, ...]
 Row = tuple[str, float, int, float, str]
 
 _log = logging.getLogger(__name__)
 
 
-class StoreError(Exception):
+class StateFileError(Exception):
     """The state file cannot be used or written; the text says why."""
 
 
-class UnreadableError(StoreError):
+class UnreadableError(StateFileError):
     """The state file may not be looked at by this user."""
 
 
-class _DamagedError(StoreError):
+class _DamagedError(StateFileError):
     """What is in the file is not what a ledger wrote."""
 
 
 @dataclass(slots=True)
-class Account:
+class CounterState:
     """What has been counted of a subject, fed by series of one `unit`.
 
-    Nothing counts in buckets before `floor`; `seen` is the most that was seen of each bucket, None where its first
-    number is yet to come and counts nothing; `asked_at` is when the
+    Nothing counts in buckets before `floor`; `highest` is the most that was seen of each bucket, None where its first
+    number is yet to come and counts nothing; `requested_at` is when the
     last answer that told something was asked for, or the first one, in seconds since the epoch.
     """
 
     unit: Unit
     total: float
     floor: int
-    asked_at: float
-    seen: dict[int, float | None] = field(default_factory=dict)
+    requested_at: float
+    highest: dict[int, float | None] = field(default_factory=dict)
 
-    def copy(self) -> "Account":
+    def copy(self) -> "CounterState":
         """Return an account that does not change with this one."""
-        return replace(self, seen=dict(self.seen))
+        return replace(self, highest=dict(self.highest))
 
-    def frozen(self) -> Row:
+    def to_row(self) -> Row:
         """Return the account as a row of the file, which does not change any more."""
-        return (self.unit.value, self.total, self.floor, self.asked_at, json.dumps(list(self.seen.items())))
+        return (self.unit.value, self.total, self.floor, self.requested_at, json.dumps(list(self.highest.items())))
 
     @classmethod
-    def thawed(cls, row: Row) -> "Account":
+    def from_row(cls, row: Row) -> "CounterState":
         """Return the account that a row holds; raise ValueError or TypeError if it holds none."""
-        unit, total, floor, asked_at, seen = row
-        return cls(Unit(unit), float(total), int(floor), float(asked_at), dict(json.loads(seen)))
+        unit, total, floor, requested_at, highest = row
+        return cls(Unit(unit), float(total), int(floor), float(requested_at), dict(json.loads(highest)))
 
 
-class Store:
+class StateFile:
     """An open state file, which no other process can open. Not thread-safe."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Use a connection that holds the lock and has the table."""
         self._connection = connection
 
-    def read(self) -> dict[Subject, Account]:
-        """Return all accounts; raise `StoreError` if one cannot be read."""
+    def read(self) -> dict[CounterKey, CounterState]:
+        """Return all accounts; raise `StateFileError` if one cannot be read."""
         try:
-            found = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
-            return {tuple(json.loads(subject)): Account.thawed(row) for subject, *row in found}
+            rows = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
+            return {tuple(json.loads(subject)): CounterState.from_row(row) for subject, *row in rows}
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
-            raise (_DamagedError if is_damage else StoreError)(f"it cannot be read: {error}") from error
+            raise (_DamagedError if is_damage else StateFileError)(f"it cannot be read: {error}") from error
 
-    def write(self, rows: Mapping[Subject, Row], gone: Iterable[Subject] = ()) -> None:
-        """Write rows and delete those that are gone, all or none, and durably; raise `StoreError` if that fails."""
+    def write(self, rows: Mapping[CounterKey, Row], removed: Iterable[CounterKey] = ()) -> None:
+        """Write rows and delete those that are gone, all or none, and durably; raise `StateFileError` if that fails."""
         values: list[tuple[object, ...]] = [(json.dumps(subject), *row) for subject, row in rows.items()]
         try:
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
-                subjects = ((json.dumps(subject),) for subject in gone)
+                subjects = ((json.dumps(subject),) for subject in removed)
                 self._connection.executemany("DELETE FROM accounts WHERE subject = ?", subjects)
-                for start in range(0, len(values), _AT_ONCE):
-                    some = values[start : start + _AT_ONCE]
-                    marks = ", ".join([_MARKS] * len(some))
-                    statement = f"INSERT OR REPLACE INTO accounts VALUES {marks}"  # noqa: S608 - no word of anybody's
-                    self._connection.execute(statement, [*chain(*some)])
+                for start in range(0, len(values), _ROWS_PER_STATEMENT):
+                    batch = values[start : start + _ROWS_PER_STATEMENT]
+                    placeholders = ", ".join([_ROW_PLACEHOLDERS] * len(batch))
+                    statement = f"INSERT OR REPLACE INTO accounts VALUES {placeholders}"  # noqa: S608 - no word of anybody's
+                    self._connection.execute(statement, [*chain(*batch)])
         except sqlite3.Error as error:
-            raise StoreError(str(error)) from error
+            raise StateFileError(str(error)) from error
 
     def close(self) -> None:
         """Let the file go."""
@@ -164,39 +164,39 @@ class Store:
 
 
 def inspect_state_file(path: str) -> None:
-    """Raise `StoreError` if what is at `path` is neither a state file nor empty, or if it cannot be looked at.
+    """Raise `StateFileError` if what is at `path` is neither a state file nor empty, or if it cannot be looked at.
 
     Nothing is changed or made.
     """
     _inspect(Path(os.path.realpath(path)))
 
 
-def open_store(path: str, wait: float = WAIT) -> Store:
+def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
     """Open the state file at `path`, or make it, and hold it.
 
     A damaged state file is moved aside and begun anew: the counters start at 0, which Prometheus understands. Raises
-    `StoreError` if another process holds it for longer than `wait` seconds, or if it can be neither opened nor made,
-    or is the file of something else or of a newer exporter; then it stays as it is.
+    `StateFileError` if another process holds it for longer than `wait` seconds, or if it can be neither opened nor
+    made, or is the file of something else or of a newer exporter; then it stays as it is.
     """
     real = Path(os.path.realpath(path))  # as SQLite follows links: what belongs to the file is beside the real one
     try:
         return _open(real, wait)
     except sqlite3.DatabaseError as error:
         if not _is_damage(error):  # locked, no such folder, no permission, no space
-            raise StoreError(_explained(path, error)) from error
+            raise StateFileError(_describe_error(path, error)) from error
         reason = str(error)
     except _DamagedError as error:
         reason = str(error)
-    aside = _free_name(f"{real}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-    fields = {"file": path, "kept_as": aside, "reason": reason}
+    damaged_path = _free_name(f"{real}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    fields = {"file": path, "kept_as": damaged_path, "reason": reason}
     _log.error("the state file is damaged: it is moved aside, and counters begin at 0", extra={"fields": fields})
     try:
         with contextlib.suppress(FileNotFoundError):
-            Path(f"{real}-journal").rename(f"{aside}-journal")
-        real.rename(aside)
+            Path(f"{real}-journal").rename(f"{damaged_path}-journal")
+        real.rename(damaged_path)
         return _open(real, wait)
     except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"{path} is damaged and cannot be replaced: {error}") from error
+        raise StateFileError(f"{path} is damaged and cannot be replaced: {error}") from error
 
 
 def _free_name(name: str) -> str:
@@ -212,26 +212,26 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
 
 
 def _inspect(real: Path) -> None:
-    shown_path, remedy = shown(real, 200), "choose another path for state_file"
+    shown_path, remedy = shorten(real, 200), "choose another path for state_file"
     try:
-        version = read_version(real, APPLICATION, {"-journal": ROLLBACK_JOURNAL})
+        version = read_schema_version(real, APPLICATION_ID, {"-journal": ROLLBACK_JOURNAL})
     except ForeignFileError as error:
-        raise StoreError(f"{error}: {remedy}, or move it away") from None
+        raise StateFileError(f"{error}: {remedy}, or move it away") from None
     except PermissionError as error:
         raise UnreadableError(
             f"{shown_path} cannot be read ({error.strerror}): make it readable, or {remedy}"
         ) from error
     except OSError as error:
-        raise StoreError(f"{shown_path} cannot be read ({error.strerror}): {remedy}") from error
-    if version is not None and version > VERSION:
-        raise StoreError(
-            f"{shown_path} was written by a newer exporter (version {version}, not {VERSION}): run that one"
+        raise StateFileError(f"{shown_path} cannot be read ({error.strerror}): {remedy}") from error
+    if version is not None and version > SCHEMA_VERSION:
+        raise StateFileError(
+            f"{shown_path} was written by a newer exporter (version {version}, not {SCHEMA_VERSION}): run that one"
         )
 
 
-def _open(real: Path, wait: float) -> Store:
+def _open(real: Path, wait: float) -> StateFile:
     """Open the file as soon as no other process holds it, at the latest after `wait` seconds."""
-    for _ in range(round(wait / _TRY)):
+    for _ in range(round(wait / _LOCK_RETRY_SECONDS)):
         try:
             return _try_to_open(real)
         except sqlite3.OperationalError as error:
@@ -240,9 +240,9 @@ def _open(real: Path, wait: float) -> Store:
     return _try_to_open(real)
 
 
-def _try_to_open(real: Path) -> Store:
+def _try_to_open(real: Path) -> StateFile:
     _inspect(real)  # before the file is open: closing a file lets go of all locks that the process has on it
-    connection = sqlite3.connect(real, timeout=_TRY, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(real, timeout=_LOCK_RETRY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -250,12 +250,12 @@ def _try_to_open(real: Path) -> Store:
         connection.execute("BEGIN EXCLUSIVE")  # in this mode the lock outlives the transaction
         _prepare(connection)
         connection.execute("COMMIT")
-        store = Store(connection)
-        store.read()
+        state_file = StateFile(connection)
+        state_file.read()
     except BaseException:
         connection.close()
         raise
-    return store
+    return state_file
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -267,18 +267,18 @@ def _prepare(connection: sqlite3.Connection) -> None:
             "CREATE TABLE accounts (subject TEXT PRIMARY KEY, unit TEXT NOT NULL, total REAL NOT NULL,"
             " floor INTEGER NOT NULL, asked_at REAL NOT NULL, seen TEXT NOT NULL) WITHOUT ROWID"
         )
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         return
-    if version != VERSION:
+    if version != SCHEMA_VERSION:
         raise _DamagedError(f"its version is {version}, which no exporter has written")
     problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
     if problems != ["ok"]:
         raise _DamagedError(f"its check fails: {problems[0]}")
 
 
-def _explained(path: str, error: sqlite3.DatabaseError) -> str:
-    path = shown(path, 200)
+def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:
+    path = shorten(path, 200)
     if "locked" in str(error):
         return f"{path} is held by another exporter: run one for each state file, or wait until it has ended"
     return f"{path} cannot be used ({error}): choose another place by state_file, or make this one writable"

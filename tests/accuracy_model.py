@@ -51,7 +51,7 @@ def start_of(unit: Unit, bucket: int) -> int:
 
 
 @dataclass(frozen=True)
-class Watch:
+class ExpectedQuery:
     """A query as the proof knows it: what it asks for, when it is trusted, and whether it feeds a counter."""
 
     event: str
@@ -79,7 +79,7 @@ class Watch:
         return range(start_of(self.unit, bucket), start_of(self.unit, bucket + 1), HOUR)
 
 
-class World:
+class EventModel:
     """What happened, and when Braze learned of it: the truth for any bucket at any time."""
 
     def __init__(self, invent: Inventor = lambda _event, _hour, _source: ()) -> None:
@@ -89,7 +89,7 @@ class World:
         self._changes: dict[tuple[str, int, str], list[Change]] = {}
         self._sums: dict[tuple[str, int, str], tuple[list[float], list[int]]] = {}
 
-    def happen(self, event: str, hour: int, when: float, change: int, source: str) -> None:
+    def add_occurrences(self, event: str, hour: int, when: float, change: int, source: str) -> None:
         """Let Braze change its count of the hour that starts at `hour`, at `when`."""
         self.changes(event, hour, source).append((when, change))
         self._sums.pop((event, hour, source), None)
@@ -117,11 +117,11 @@ class World:
         times, sums = self._sums[key]
         return sums[-1] if now >= times[-1] else sums[bisect_right(times, now) - 1]
 
-    def value(self, watch: Watch, bucket: int, now: float) -> int:
+    def value(self, watch: ExpectedQuery, bucket: int, now: float) -> int:
         """Return Braze's value of a bucket at `now`."""
         return sum(self.count(watch.event, hour, now, watch.app_id) for hour in watch.hours(bucket))
 
-    def happened(self, watch: Watch, after: float, until: float) -> int:
+    def occurrences(self, watch: ExpectedQuery, after: float, until: float) -> int:
         """Return how many occurrences Braze learned of after one time and until another, whatever their bucket."""
         first, last = watch.newest(after - 2 * LATEST_CHANGE), watch.newest(until)
         return sum(
@@ -132,7 +132,7 @@ class World:
             if after < when <= until
         )
 
-    def reported(self, watch: Watch, times: Sequence[float], oldest: int, *, reach: int) -> int:
+    def reported(self, watch: ExpectedQuery, times: Sequence[float], oldest: int, *, reach: int) -> int:
         """Return what a counter shows after true answers at `times`, if each tells the newest `reach` buckets.
 
         That is, of each bucket from `oldest` on, the most that Braze ever said above its first answer. No answer is
@@ -150,7 +150,7 @@ class World:
         return total
 
 
-def inventor(seed: int, *, revisions: bool) -> Inventor:
+def make_inventor(seed: int, *, revisions: bool) -> Inventor:
     """Return histories with silent hours and days, late arrivals up to a day later and, if asked for, revisions.
 
     A revision takes back a part of an hour; often a part of that, or more, comes back later.
@@ -203,7 +203,7 @@ class Exchange:
     is_short: bool = False
 
 
-class Wire(HTTPAdapter):
+class SimulatedConnection(HTTPAdapter):
     """Leads a session of requests straight into a WSGI application: no sockets, and any latency at no cost."""
 
     def __init__(self, app: WSGIApplication, clock: Clock, note: Callable[[Exchange], None]) -> None:
@@ -226,7 +226,7 @@ class Wire(HTTPAdapter):
         del stream, timeout, verify, cert, proxies
         assert request.url is not None
         url = urlsplit(request.url)
-        asked_at = self._clock.now
+        requested_at = self._clock.now
         self._clock.advance(self.latency / 2)
         told_at = self._clock.now
         sent: tuple[int, Mapping[str, str], bytes] | None
@@ -235,14 +235,14 @@ class Wire(HTTPAdapter):
         except Disconnect:
             sent = None
         self._clock.advance(self.latency / 2)
-        asked = dict(parse_qsl(url.query))
+        requested = dict(parse_qsl(url.query))
         self._note(
             Exchange(
-                event=asked["event"],
-                unit=Unit(asked["unit"]),
-                app_id=asked.get("app_id", ""),
-                length=int(asked["length"]),
-                asked_at=asked_at,
+                event=requested["event"],
+                unit=Unit(requested["unit"]),
+                app_id=requested.get("app_id", ""),
+                length=int(requested["length"]),
+                asked_at=requested_at,
                 told_at=told_at,
                 received_at=self._clock.now,
                 status=sent[0] if sent is not None else None,
@@ -266,15 +266,15 @@ class Wire(HTTPAdapter):
         return self.build_response(request, raw)
 
     def _ask(self, path: str, query: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
-        begun: list[tuple[int, Mapping[str, str]]] = []
+        started: list[tuple[int, Mapping[str, str]]] = []
 
         def start_response(status: str, headers: list[tuple[str, str]]) -> None:
-            begun.append((int(status.split(maxsplit=1)[0]), dict(headers)))
+            started.append((int(status.split(maxsplit=1)[0]), dict(headers)))
 
         fields = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()}
         environ = fields | {"REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": query}
         body = b"".join(self._app(environ, start_response))
-        return (*begun[-1], body)
+        return (*started[-1], body)
 
 
 def _took_key(status: int, headers: Mapping[str, str], body: bytes) -> bool:

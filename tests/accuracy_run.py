@@ -13,16 +13,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from accuracy_model import EVENTS, Exchange, Watch, Wire, World
+from accuracy_model import EVENTS, EventModel, Exchange, ExpectedQuery, SimulatedConnection
 from simulated_braze import FaultInjectingBraze
-from support import HOUR, IOS, KEY, NEW_YORK, Clock, workspace
+from support import HOUR, IOS, KEY, NEW_YORK, Clock, workspace_yaml
 
 from braze_exporter.braze import transport
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.config.loading import load
+from braze_exporter.config.loading import load_config
 from braze_exporter.exporter import Exporter
-from braze_exporter.scheduler.plan import build
-from braze_exporter.state import Store, open_store
+from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.state import StateFile, open_state_file
 
 MAX_LENGTH = 100
 # What holds the newest settled bucket, with an hour to settle or two: one of them, and 3 more.
@@ -30,10 +30,10 @@ SHORT = 4
 HOLD = 120.0
 
 WATCHES = (
-    Watch("purchase", Unit.HOUR),
-    Watch("purchase", Unit.HOUR, IOS),
-    Watch("purchase", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR, counted=False),  # its hours feed the counter
-    Watch("signup", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR),
+    ExpectedQuery("purchase", Unit.HOUR),
+    ExpectedQuery("purchase", Unit.HOUR, IOS),
+    ExpectedQuery("purchase", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR, counted=False),  # its hours feed the counter
+    ExpectedQuery("signup", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR),
 )
 COUNTED = tuple(watch for watch in WATCHES if watch.counted)
 _EVENTS = """
@@ -51,7 +51,7 @@ _UP = re.compile(r"^braze_up{.*} (\S+)$", re.MULTILINE)
 Samples = Mapping[tuple[str, str], float]
 
 
-class Tally:
+class ExpectedCounter:
     """A counter in the words of the design.
 
     The first answer is recorded and counts 0; an empty one holds the buckets that it asked for at 0. A rise is added,
@@ -65,13 +65,13 @@ class Tally:
         self.most: dict[int, int] = {}
         self.unread: set[int] = set()
 
-    def hear(self, told: Mapping[int, int], oldest_asked: int, unread: Iterable[int]) -> None:
+    def add_response(self, info: Mapping[int, int], oldest_asked: int, unread: Iterable[int]) -> None:
         """Take in what an answer told; of the first one, its buckets and those that are `unread` are ground."""
         if self.oldest is None:
             self.unread = {*unread}
-            self.oldest = min(self.unread, default=min(told, default=oldest_asked))
-            self.first, self.most = dict(told), dict(told)
-        for bucket, value in told.items():
+            self.oldest = min(self.unread, default=min(info, default=oldest_asked))
+            self.first, self.most = dict(info), dict(info)
+        for bucket, value in info.items():
             if bucket in self.unread:
                 self.unread.remove(bucket)
                 self.most[bucket] = value
@@ -82,7 +82,7 @@ class Tally:
 
 
 @dataclass
-class Held:
+class ExpectedState:
     """What the exporter must hold of a query since it was started, by what went over the wire."""
 
     up: bool | None = None
@@ -96,7 +96,7 @@ class Held:
 
 
 @dataclass
-class Heard:
+class ReceivedResponse:
     """What Braze told of one query while the counter went on from where it was: from one forgetting to the next."""
 
     oldest: int
@@ -104,58 +104,60 @@ class Heard:
     shown: float = 0.0
 
 
-class Drive:
+class AccuracyRun:
     """The exporter over a wire to a simulated Braze, and everything that may go wrong with either."""
 
-    def __init__(self, world: World, start: float, directory: Path | None) -> None:
+    def __init__(self, world: EventModel, start: float, directory: Path | None) -> None:
         """Begin at `start`; the state file is in `directory`, or there is none."""
         self.world = world
         self.clock = Clock(start)
         self.braze = FaultInjectingBraze(
             key=KEY, traffic=world, clock=self.clock.wall, zone=NEW_YORK, apps=(IOS,), segments=()
         )
-        self.wire = Wire(self.braze, self.clock, self._note)
+        self.wire = SimulatedConnection(self.braze, self.clock, self._note)
         self.is_running = False
         self.is_watched = True
         self._is_disk_full = False
         self.scrapes = 0
         self.calls: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
-        self.lives: dict[Watch, list[Heard]] = {watch: [] for watch in WATCHES}
+        self.lives: dict[ExpectedQuery, list[ReceivedResponse]] = {watch: [] for watch in WATCHES}
         self._session = transport.open_session(1)
         self._session.mount("http://", self.wire)
-        self._config = load(workspace("http://127.0.0.1", _EVENTS, rest=_REST), "config.yaml", {"BRAZE_API_KEY": KEY})
+        self._config = load_config(
+            workspace_yaml("http://127.0.0.1", _EVENTS, pause=_REST), "config.yaml", {"BRAZE_API_KEY": KEY}
+        )
         self._file = directory / "state.sqlite" if directory else None
         self._exporter: Exporter | None = None
-        self._store: Store | None = None
-        self._held = {watch: Held() for watch in WATCHES}
-        self._tallies = {watch: Tally() for watch in COUNTED}
+        self._store: StateFile | None = None
+        self._held = {watch: ExpectedState() for watch in WATCHES}
+        self._tallies = {watch: ExpectedCounter() for watch in COUNTED}
         self._shown = dict.fromkeys(COUNTED, 0.0)
         # Answers that came after the last page; nothing says yet that they are written down.
-        self._unwritten: list[tuple[Watch, Exchange, Mapping[int, int]]] = []
+        self._unwritten: list[tuple[ExpectedQuery, Exchange, Mapping[int, int]]] = []
         # When the last answer that is written down was asked for: a start with state asks back to there.
-        self._asked = dict[Watch, float]()
+        self._asked = dict[ExpectedQuery, float]()
         self._problems: list[str] = []
         self.start()
 
     def start(self) -> None:
         """Start the exporter with what it left; the first page is looked at before anything is asked."""
         self.is_running = True
-        self._held = {watch: Held() for watch in WATCHES}
+        self._held = {watch: ExpectedState() for watch in WATCHES}
         self._refused_at: float | None = None
-        self._store = open_store(str(self._file)) if self._file else None
+        self._store = open_state_file(str(self._file)) if self._file else None
         self._exporter = Exporter(
             self._store, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0, reads_lists=False
         )
-        self._exporter.use(self._config, build(self._config), self._session)
-        self.look(is_first=True)
+        self._exporter.apply_config(self._config, build_plan(self._config), self._session)
+        self.check_page(is_first=True)
 
     def stop(self, *, how: str = "ended", keep: bool = True) -> None:
         """End the exporter in peace, or as a power cut would; then keep its state file or lose it."""
         assert self._exporter is not None
         if any(tally.oldest is None for tally in self._tallies.values()):
             self.empty_disk()
-            self.look()  # whether the very first answer was written is not to be seen on any page
+            self.check_page()  # whether the very first answer was written is not to be seen on any page
         left = self._files() if how == "killed" else {}
         self._exporter.close()
         if self._store is not None:
@@ -171,7 +173,7 @@ class Drive:
         if not keep:
             for path in self._files():
                 path.unlink()
-            self._tallies = {watch: Tally() for watch in COUNTED}
+            self._tallies = {watch: ExpectedCounter() for watch in COUNTED}
             self._shown = dict.fromkeys(COUNTED, 0.0)
             self._asked, self._unwritten = {}, []
         self._exporter = self._store = None
@@ -201,48 +203,48 @@ class Drive:
         """Have what is due fetched, and judge the page."""
         self.scrapes += 1
         self.ask()
-        return self.look()
+        return self.check_page()
 
-    def look(self, *, is_first: bool = False) -> Samples:
+    def check_page(self, *, is_first: bool = False) -> Samples:
         """Judge the page as it is."""
         assert self._exporter is not None
         with self._disk():
             text = self._exporter.render(openmetrics=False).decode()
         samples = {(name, labels): float(value) for name, labels, value in _SAMPLE.findall(text)}
-        self._settle_accounts(samples, is_first=is_first)
+        self._check_counters(samples, is_first=is_first)
         expected = dict(self._expected())
         for key in sorted(samples.keys() | expected.keys()):
             if samples.get(key) != expected.get(key):
-                self._complain(f"{key} is {samples.get(key)} and should be {expected.get(key)}")
+                self._add_problem(f"{key} is {samples.get(key)} and should be {expected.get(key)}")
         for watch in WATCHES:
-            self._judge(watch, samples)
+            self._check_value(watch, samples)
         up = _UP.findall(text)
         tried = [up for up in map(self._is_up, self._held.values()) if up is not None]
         if [float(value) for value in up] != [float(any(tried))] * bool(tried):
-            self._complain(f"braze_up is {up}, and the queries are {tried}")
+            self._add_problem(f"braze_up is {up}, and the queries are {tried}")
         assert not self._problems, "\n".join(self._problems)
         return samples
 
     @property
-    def can_look(self) -> bool:
+    def can_check_page(self) -> bool:
         """Whether to look changes nothing: a page writes the answers that have come since the last one, if it can."""
         return not self._unwritten or self._is_disk_full
 
     def fill_disk(self) -> None:
         """Let nothing be written from now on: the counters have to stand still."""
-        self.look()
+        self.check_page()
         self._is_disk_full = True
 
     def empty_disk(self) -> None:
         """Let the state file be written again."""
         self._is_disk_full = False
 
-    def age(self, watch: Watch) -> float:
+    def age(self, watch: ExpectedQuery) -> float:
         """Return how old the answer is that is held of a query."""
-        answer = self._held[watch].answer
-        return self.clock.now - answer.received_at if answer else float("inf")
+        response = self._held[watch].answer
+        return self.clock.now - response.received_at if response else float("inf")
 
-    def is_up(self, watch: Watch) -> bool:
+    def is_up(self, watch: ExpectedQuery) -> bool:
         """Return whether the last call for a query was answered."""
         return self._held[watch].up is True
 
@@ -258,8 +260,8 @@ class Drive:
         held = self._held[watch]
         newest = watch.newest(exchange.told_at)
         exchange = replace(exchange, is_short=held.alternates and held.is_short_next)
-        self._judge_length(watch, exchange)
-        self._judge_hold(exchange)
+        self._check_length(watch, exchange)
+        self._check_hold(exchange)
         # The repair of what a malformed response has kept from being read fails beside short fetches that succeed.
         is_tolerated = held.alternates and not exchange.is_short and (exchange.is_malformed or exchange.is_trouble)
         if not is_tolerated:
@@ -274,87 +276,87 @@ class Drive:
         if exchange.counts and not exchange.is_short:
             held.complete_at = exchange.asked_at
         buckets = range(newest - len(exchange.counts) + 1, newest + 1)
-        told = {bucket: self.world.value(watch, bucket, exchange.told_at) for bucket in buckets}
-        if sorted(told.values()) != sorted(exchange.counts):
-            self._complain(f"the simulated Braze told {exchange.counts} of {watch}, and the world says {told}")
-        held.answer, held.told = exchange, told
-        if told:
+        info = {bucket: self.world.value(watch, bucket, exchange.told_at) for bucket in buckets}
+        if sorted(info.values()) != sorted(exchange.counts):
+            self._add_problem(f"the simulated Braze told {exchange.counts} of {watch}, and the world says {info}")
+        held.answer, held.told = exchange, info
+        if info:
             held.latest = newest
             # Settled: asked for `settle` or more after its end, and not the newest of an answer that runs up to now.
-            trusted = [b for b in told if watch.start(b + 1) + watch.settle <= exchange.asked_at and b != newest]
+            trusted = [b for b in info if watch.start(b + 1) + watch.settle <= exchange.asked_at and b != newest]
             held.settled = max(trusted, default=held.settled)
         if watch.counted:
-            self._unwritten.append((watch, exchange, told))
+            self._unwritten.append((watch, exchange, info))
 
-    def _judge_hold(self, exchange: Exchange) -> None:
+    def _check_hold(self, exchange: Exchange) -> None:
         """After a 401 or a 403 nothing is asked for two minutes, and then one call, until the key is taken again."""
         if self._refused_at is not None and exchange.asked_at < self._refused_at + HOLD:
-            self._complain(f"asked at {exchange.asked_at}, after a refusal at {self._refused_at}")
+            self._add_problem(f"asked at {exchange.asked_at}, after a refusal at {self._refused_at}")
         if exchange.status in (401, 403) or (self._refused_at is not None and not exchange.took_key):
             self._refused_at = exchange.received_at
         else:
             self._refused_at = None
 
-    def _is_up(self, held: Held) -> bool | None:
+    def _is_up(self, held: ExpectedState) -> bool | None:
         """Return what `_up` has to be: what the last call was, and down while a refusal holds."""
         return held.up if self._refused_at is None else False
 
-    def _judge_length(self, watch: Watch, exchange: Exchange) -> None:
+    def _check_length(self, watch: ExpectedQuery, exchange: Exchange) -> None:
         """Each fetch asks for what repair needs: the usual length, and back past the last success, up to 100."""
         complete_at = self._held[watch].complete_at
         last = complete_at if complete_at is not None else self._asked.get(watch)
         if exchange.is_short:
             if exchange.length != SHORT:
-                self._complain(f"{exchange.length} buckets were asked of {watch}, and a short fetch is due")
+                self._add_problem(f"{exchange.length} buckets were asked of {watch}, and a short fetch is due")
             return
         reaches = last is None or watch.newest(exchange.asked_at) - exchange.length < watch.newest(last)
         if not watch.usual <= exchange.length <= MAX_LENGTH or not (reaches or exchange.length == MAX_LENGTH):
-            self._complain(f"{exchange.length} buckets were asked of {watch}, last answered at {last}")
+            self._add_problem(f"{exchange.length} buckets were asked of {watch}, last answered at {last}")
 
-    def _settle_accounts(self, samples: Samples, *, is_first: bool) -> None:
+    def _check_counters(self, samples: Samples, *, is_first: bool) -> None:
         """Count the answers since the last page; whether those of a life before had been written, the page decides."""
         for watch in COUNTED:
-            news = [(exchange, told) for found, exchange, told in self._unwritten if found is watch]
+            news = [(exchange, info) for result, exchange, info in self._unwritten if result is watch]
             total = samples.get((_name(watch, "total"), _labels(watch)), 0.0)
             if total < self._shown[watch]:
-                self._complain(f"the counter of {watch} fell from {self._shown[watch]} to {total}")
+                self._add_problem(f"the counter of {watch} fell from {self._shown[watch]} to {total}")
             self._shown[watch] = total
             if news and (self._is_disk_full or (is_first and total == self._tallies[watch].total)):
                 for exchange, _ in news:  # not written, or nothing new was in them
                     self._note_asked(watch, exchange)
                 continue
-            for exchange, told in news:
-                self._hear(watch, exchange, told)
+            for exchange, info in news:
+                self._record_exchanges(watch, exchange, info)
             if self._tallies[watch].oldest is not None:
                 self.lives[watch][-1].shown = total
         if not self._is_disk_full:
             self._unwritten = []
 
-    def _hear(self, watch: Watch, exchange: Exchange, told: Mapping[int, int]) -> None:
+    def _record_exchanges(self, watch: ExpectedQuery, exchange: Exchange, info: Mapping[int, int]) -> None:
         """Count an answer that is written down."""
         oldest_asked = watch.newest(exchange.told_at) - exchange.length + 1
         tally = self._tallies[watch]
         if tally.oldest is None:
-            self.lives[watch].append(Heard(oldest_asked))
+            self.lives[watch].append(ReceivedResponse(oldest_asked))
         oldest = watch.newest(exchange.told_at) - watch.usual + 1
-        unread = range(oldest, min(told, default=watch.newest(exchange.told_at) + 1)) if exchange.is_short else ()
-        tally.hear(told, oldest_asked, unread)
+        unread = range(oldest, min(info, default=watch.newest(exchange.told_at) + 1)) if exchange.is_short else ()
+        tally.add_response(info, oldest_asked, unread)
         self._note_asked(watch, exchange)
-        if told:
+        if info:
             self.lives[watch][-1].times.append(exchange.told_at)
 
-    def _note_asked(self, watch: Watch, exchange: Exchange) -> None:
+    def _note_asked(self, watch: ExpectedQuery, exchange: Exchange) -> None:
         if not exchange.is_short:
             self._asked[watch] = exchange.asked_at
 
     def _expected(self) -> Iterator[tuple[tuple[str, str], float]]:
         """Yield every sample that has to be on the page."""
         for watch, held in self._held.items():
-            labels, answer = _labels(watch), held.answer
+            labels, response = _labels(watch), held.answer
             up = self._is_up(held)
             if up is not None:
                 yield (_name(watch, "up"), labels), float(up)
-            yield (_name(watch, "last_success_timestamp_seconds"), labels), answer.received_at if answer else 0.0
+            yield (_name(watch, "last_success_timestamp_seconds"), labels), response.received_at if response else 0.0
             for measure, bucket in (("latest", held.latest), ("settled", held.settled)):
                 if bucket is None:
                     continue
@@ -364,28 +366,32 @@ class Drive:
         for watch, tally in self._tallies.items():
             yield (_name(watch, "total"), _labels(watch)), tally.total
 
-    def _judge(self, watch: Watch, samples: Samples) -> None:
+    def _check_value(self, watch: ExpectedQuery, samples: Samples) -> None:
         """Hold what is shown of a query against the world itself, in the plain words of the promise."""
-        labels, answer = _labels(watch), self._held[watch].answer
+        labels, response = _labels(watch), self._held[watch].answer
         for measure in ("latest", "settled"):
             value = samples.get((_name(watch, measure), labels))
             start = samples.get((_name(watch, f"{measure}_bucket_start_timestamp_seconds"), labels))
             if value is None:
                 continue
-            assert answer is not None
+            assert response is not None
             if start is None or self.age(watch) >= watch.max_age:
-                self._complain(
+                self._add_problem(
                     f"the {measure} value of {watch} is shown without its bucket, or {self.age(watch)} s old"
                 )
                 continue
             bucket = watch.newest(start)
-            if value != self.world.value(watch, bucket, answer.told_at):
-                self._complain(f"the {measure} value of {watch} was never Braze's at {answer.told_at}: {value}")
-            running = watch.newest(answer.told_at)
+            if value != self.world.value(watch, bucket, response.told_at):
+                self._add_problem(f"the {measure} value of {watch} was never Braze's at {response.told_at}: {value}")
+            running = watch.newest(response.told_at)
             if measure == "latest" and bucket != running:
-                self._complain(f"the latest bucket of {watch} is {bucket}, and {running} is in progress")
-            if measure == "settled" and (bucket >= running or watch.start(bucket + 1) + watch.settle > answer.asked_at):
-                self._complain(f"the bucket {bucket} of {watch} is shown as settled, asked for at {answer.asked_at}")
+                self._add_problem(f"the latest bucket of {watch} is {bucket}, and {running} is in progress")
+            if measure == "settled" and (
+                bucket >= running or watch.start(bucket + 1) + watch.settle > response.asked_at
+            ):
+                self._add_problem(
+                    f"the bucket {bucket} of {watch} is shown as settled, asked for at {response.asked_at}"
+                )
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
@@ -397,31 +403,31 @@ class Drive:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def _complain(self, problem: str) -> None:
+    def _add_problem(self, problem: str) -> None:
         self._problems.append(f"{datetime.fromtimestamp(self.clock.now, NEW_YORK)}: {problem}")
 
     def _files(self) -> dict[Path, bytes]:
         """Return the state file, and what SQLite may have put beside it."""
         if self._file is None:
             return {}
-        found = {}
+        result = {}
         for suffix in ("", "-journal", "-wal", "-shm"):
             path = self._file.with_name(self._file.name + suffix)
             with contextlib.suppress(FileNotFoundError):
-                found[path] = path.read_bytes()
-        return found
+                result[path] = path.read_bytes()
+        return result
 
 
-def _name(watch: Watch, measure: str) -> str:
-    noun = "braze_custom_events_filtered" if watch.app_id else "braze_custom_events"
-    return f"{noun}_{measure}" if measure == "total" else f"{noun}_{_ADVERBS[watch.unit]}_{measure}"
+def _name(watch: ExpectedQuery, measure: str) -> str:
+    metric_group = "braze_custom_events_filtered" if watch.app_id else "braze_custom_events"
+    return f"{metric_group}_{measure}" if measure == "total" else f"{metric_group}_{_ADVERBS[watch.unit]}_{measure}"
 
 
 _ADVERBS = {Unit.HOUR: "hourly", Unit.DAY: "daily"}
 assert set(EVENTS) == {watch.event for watch in WATCHES}
 
 
-def _labels(watch: Watch) -> str:
+def _labels(watch: ExpectedQuery) -> str:
     event = f'event="{watch.event}"'
     return (
         f'braze_app="ios",{event},segment="",workspace="production"'

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from servers import tool
-from support import HOUR, write
+from servers import require_tool
+from support import HOUR, write_file
 
-from braze_exporter.config.loading import load
-from braze_exporter.monitoring.rules import as_yaml, rules
-from braze_exporter.scheduler.plan import build
+from braze_exporter.config.loading import load_config
+from braze_exporter.monitoring.rules import as_yaml, build_rules
+from braze_exporter.scheduler.plan import build_plan
 
 MINUTE = 60
 TARGET = 'job="braze",instance="exporter:27293"'
@@ -20,13 +20,13 @@ PRODUCTION = 'workspace="production"'
 PURCHASE = f'{PRODUCTION},event="purchase"'
 
 # What a series has at a time, in seconds since the story began; None where it is gone.
-Told = Callable[[float], float | None]
+SampleFunction = Callable[[float], float | None]
 
 
-def generated(config: str) -> dict[str, Any]:
+def generated_rules(config: str) -> dict[str, Any]:
     """Return the rules for a config."""
-    found = load(config, "config.yaml")
-    return rules(build(found), found.settings)
+    result = load_config(config, "config.yaml")
+    return build_rules(build_plan(result), result.settings)
 
 
 def series(name: str, labels: str = PRODUCTION, target: str = TARGET) -> str:
@@ -39,19 +39,19 @@ def hours(seconds: float) -> float:
     return seconds / HOUR
 
 
-def always(value: float | None) -> Told:
+def always(value: float | None) -> SampleFunction:
     """Return what does not change."""
     return lambda _now: value
 
 
-def between(start: float, end: float, value: float | None, usually: Told) -> Told:
+def between(start: float, end: float, value: float | None, usually: SampleFunction) -> SampleFunction:
     """Return what is as usual but for some hours."""
     return lambda now: value if start <= hours(now) < end else usually(now)
 
 
-def until(end: float, told: Told) -> Told:
+def until(end: float, info: SampleFunction) -> SampleFunction:
     """Return what stands still after so many hours."""
-    return lambda now: told(min(now, end * HOUR))
+    return lambda now: info(min(now, end * HOUR))
 
 
 def last_fetch(now: float) -> float:
@@ -59,26 +59,26 @@ def last_fetch(now: float) -> float:
     return 1 + now // 300 * 300
 
 
-def told(
-    noun: str,
+def samples(
+    metric_group: str,
     labels: str = "",
     *,
     unit: str = "daily",
     settled: float = 0,
     latest: float = 0,
-    total: Told | None = None,
+    total: SampleFunction | None = None,
     breakdown: Sequence[str] = ("",),
-) -> dict[str, Told]:
+) -> dict[str, SampleFunction]:
     """Return a query that is answered all along; with a `breakdown` each of its series has these values."""
     query = ",".join(filter(None, [PRODUCTION, labels]))
-    of, is_hourly = f"braze_{noun}_{unit}", unit == "hourly"
-    found: dict[str, Told] = {
+    of, is_hourly = f"braze_{metric_group}_{unit}", unit == "hourly"
+    result: dict[str, SampleFunction] = {
         series(f"{of}_up", query): always(1),
         series(f"{of}_last_success_timestamp_seconds", query): last_fetch,
     }
     for more in breakdown:
         each = ",".join(filter(None, [query, more]))
-        found |= {
+        result |= {
             series(f"{of}_latest", each): always(latest),
             series(f"{of}_settled", each): always(settled),
             series(f"{of}_settled_bucket_start_timestamp_seconds", each): settled_start(
@@ -86,18 +86,20 @@ def told(
             ),
         }
         if total is not None:
-            found[series(f"braze_{noun}_total", each)] = total
-    return found
+            result[series(f"braze_{metric_group}_total", each)] = total
+    return result
 
 
-def settled_start(unit: int = HOUR, settle: int = HOUR) -> Told:
+def settled_start(unit: int = HOUR, settle: int = HOUR) -> SampleFunction:
     """Return the start of the newest settled bucket, if all buckets are as long."""
     return lambda now: (last_fetch(now) - settle) // unit * unit - unit
 
 
-def healthy(unit: str = "hourly", labels: str = PURCHASE, noun: str = "custom_events") -> dict[str, Told]:
+def healthy(
+    unit: str = "hourly", labels: str = PURCHASE, metric_group: str = "custom_events"
+) -> dict[str, SampleFunction]:
     """Return an exporter with one query that is answered all along: a hundred an hour, as usual."""
-    of = f"braze_{noun}_{unit}"
+    of = f"braze_{metric_group}_{unit}"
     is_hourly = unit == "hourly"
     constants = {
         series(f"{of}_up", labels): 1,
@@ -120,7 +122,7 @@ def healthy(unit: str = "hourly", labels: str = PURCHASE, noun: str = "custom_ev
         },
     }
     counted = {
-        series(f"braze_{noun}_total", labels): lambda now: 1_000 + now // 300 * 8,
+        series(f"braze_{metric_group}_total", labels): lambda now: 1_000 + now // 300 * 8,
         series(f"{of}_last_success_timestamp_seconds", labels): last_fetch,
         series(f"{of}_settled_bucket_start_timestamp_seconds", labels): settled_start(
             HOUR if is_hourly else 24 * HOUR, HOUR if is_hourly else 2 * HOUR
@@ -133,7 +135,7 @@ def healthy(unit: str = "hourly", labels: str = PURCHASE, noun: str = "custom_ev
 
 
 @dataclass(frozen=True)
-class Fired:
+class ExpectedAlert:
     """An alert that is to fire: its labels beside its name, and its summary as people read it."""
 
     alert: str
@@ -142,26 +144,26 @@ class Fired:
 
 
 @dataclass
-class Story:
+class Scenario:
     """An exporter minute by minute under the rules of a config, and what fires at which minute; at others nothing."""
 
     config: str
-    series: Mapping[str, Told]
-    fires: Mapping[int, Sequence[Fired]] = field(default_factory=dict)
-    quiet: Sequence[int] = ()
+    series: Mapping[str, SampleFunction]
+    fires: Mapping[int, Sequence[ExpectedAlert]] = field(default_factory=dict)
+    silent: Sequence[int] = ()
     step: int = 1
 
-    def judge(self, folder: Path) -> None:
+    def check(self, folder: Path) -> None:
         """Have promtool judge it: at each of the minutes what is to fire does, and no other alert."""
-        found = generated(self.config)
-        write(folder / "rules.yml", as_yaml(found))
-        known = {rule["alert"]: rule["annotations"] for group in found["groups"] for rule in group["rules"]}
-        last = max([*self.fires, *self.quiet])
+        result = generated_rules(self.config)
+        write_file(folder / "rules.yml", as_yaml(result))
+        known = {rule["alert"]: rule["annotations"] for group in result["groups"] for rule in group["rules"]}
+        last = max([*self.fires, *self.silent])
         test = {
             "interval": f"{self.step}m",
             "input_series": [
-                {"series": name, "values": _values(told, range(0, (last + 1) * MINUTE, self.step * MINUTE))}
-                for name, told in self.series.items()
+                {"series": name, "values": _values(info, range(0, (last + 1) * MINUTE, self.step * MINUTE))}
+                for name, info in self.series.items()
             ],
             "alert_rule_test": [
                 {
@@ -169,30 +171,30 @@ class Story:
                     "alertname": alert,
                     "exp_alerts": [
                         {
-                            "exp_labels": dict(one.labels),
-                            "exp_annotations": {**known[alert], "summary": one.summary},
+                            "exp_labels": dict(item.labels),
+                            "exp_annotations": {**known[alert], "summary": item.summary},
                         }
-                        for one in self.fires.get(minute, ())
-                        if one.alert == alert
+                        for item in self.fires.get(minute, ())
+                        if item.alert == alert
                     ],
                 }
-                for minute in sorted({*self.fires, *self.quiet})
+                for minute in sorted({*self.fires, *self.silent})
                 for alert in known
             ],
         }
         tests = {"rule_files": ["rules.yml"], "evaluation_interval": f"{self.step}m", "tests": [test]}
-        path = write(folder / "tests.yml", yaml.safe_dump(tests, allow_unicode=True, width=float("inf")))
+        path = write_file(folder / "tests.yml", yaml.safe_dump(tests, allow_unicode=True, width=float("inf")))
         done = subprocess.run(  # noqa: S603
-            [tool("promtool"), "test", "rules", path], capture_output=True, text=True, check=False
+            [require_tool("promtool"), "test", "rules", path], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _values(told: Told, times: Sequence[int]) -> str:
+def _values(info: SampleFunction, times: Sequence[int]) -> str:
     """Return the samples of a series; the scrape after which it is gone marks it as stale, as Prometheus does."""
     words, was = [], False
     for now in times:
-        value = told(now)
+        value = info(now)
         words.append("_" if value is None and not was else "stale" if value is None else f"{value:.15g}")
         was = value is not None
     return " ".join(words)

@@ -29,11 +29,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.metrics.counters import Ledger
+from braze_exporter.metrics.counters import Counters
 from braze_exporter.simulator.demo_config import ZONE
 from braze_exporter.simulator.server import serve
-from braze_exporter.simulator.traffic import Shape, Traffic
-from braze_exporter.state import Subject, open_store
+from braze_exporter.simulator.traffic import Traffic, TrafficShape
+from braze_exporter.state import CounterKey, open_state_file
 from braze_exporter.web import server
 
 LATENCY = 0.1
@@ -147,8 +147,8 @@ def _ten_scrapers() -> bool:
                 for thread in threads:
                     thread.join()
             page, _ = _get(exporter.port)
-        found = re.search(rb"^braze_api_requests_total\{.*/data_series.*\} (\d+)", page, re.MULTILINE)
-        calls[scrapers] = int(found.group(1)) if found else -1
+        result = re.search(rb"^braze_api_requests_total\{.*/data_series.*\} (\d+)", page, re.MULTILINE)
+        calls[scrapers] = int(result.group(1)) if result else -1
     print(f"     calls to Braze: {calls[1]} for one scraper, {calls[10]} for ten")
     return _verdict("calls of ten scrapers against one", calls[10] / calls[1], 1)
 
@@ -172,31 +172,31 @@ def _ledger() -> bool:
     return _verdict("memory of a full ledger of 2,000 queries", memory / 1e6, 30, "MB") and cheap
 
 
-def _fill_ledger(subjects: Sequence[Subject], *, trace: bool) -> tuple[float, int]:
+def _fill_ledger(subjects: Sequence[CounterKey], *, trace: bool) -> tuple[float, int]:
     """Count three answers for each subject, the last of a hundred buckets; return the CPU of the second, and memory."""
     seconds = 0.0
     with (
         tempfile.TemporaryDirectory() as directory,
-        contextlib.closing(open_store(f"{directory}/state.sqlite")) as store,
+        contextlib.closing(open_state_file(f"{directory}/state.sqlite")) as store,
     ):
         if trace:
             tracemalloc.start()
-        ledger = Ledger(store)
+        counters = Counters(store)
         for round_, length in enumerate((24, 24, 100)):
-            elapsed = _count_all(ledger, subjects, length, grown=1_000.5 * round_)
+            elapsed = _count_all(counters, subjects, length, grown=1_000.5 * round_)
             seconds = elapsed if round_ == 1 else seconds
         memory = tracemalloc.get_traced_memory()[0] if trace else 0
         tracemalloc.stop()
     return seconds, memory
 
 
-def _count_all(ledger: Ledger, subjects: Sequence[Subject], length: int, grown: float) -> float:
+def _count_all(counters: Counters, subjects: Sequence[CounterKey], length: int, grown: float) -> float:
     """Count and save an answer for each subject, and return the seconds of CPU that took."""
-    answers = [[(hour * 3_600, hour + grown) for hour in range(length)] for _ in subjects]
+    responses = [[(hour * 3_600, hour + grown) for hour in range(length)] for _ in subjects]
     started = time.process_time()
-    for subject, buckets in zip(subjects, answers, strict=True):
-        ledger.record(subject, Unit.HOUR, buckets, 0, 0.0)
-    ledger.save()
+    for subject, buckets in zip(subjects, responses, strict=True):
+        counters.record(subject, Unit.HOUR, buckets, 0, 0.0)
+    counters.save()
     return time.process_time() - started
 
 
@@ -222,13 +222,13 @@ def _backfill() -> bool:
             text=True,
         )
         peak = _Peak(process.pid)
-        said = process.stderr.read() if process.stderr is not None else ""
+        message = process.stderr.read() if process.stderr is not None else ""
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        found = re.search(r"([\d,]+) calls answered", said)
+        result = re.search(r"([\d,]+) calls answered", message)
         size = (directory / "year.om").stat().st_size if process.returncode == 0 else 0
-    calls = int(found.group(1).replace(",", "")) if found else 0
+    calls = int(result.group(1).replace(",", "")) if result else 0
     left = share - queries * 12 / 250_000  # beside an exporter that asks each query every five minutes
     bound = (calls - CONNECTIONS) / (left * limit / 3_600)
     print(
@@ -252,8 +252,8 @@ class _Peak(threading.Thread):
     def run(self) -> None:
         """Look until the process has ended."""
         with contextlib.suppress(OSError):
-            while found := re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text()):
-                self.bytes = int(found[1]) * 1_024
+            while result := re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text()):
+                self.bytes = int(result[1]) * 1_024
                 time.sleep(0.05)
 
 
@@ -280,13 +280,13 @@ def _processes(queries: int, latency: float) -> Iterator[tuple[_Process, Path]]:
             yield exporter, directory
 
 
-def _config(directory: Path, port: int, queries: int, rest: str) -> Path:
-    """Write a config with so many queries that ends with `rest`, and return where it is."""
+def _config(directory: Path, port: int, queries: int, pause: str) -> Path:
+    """Write a config with so many queries that ends with `pause`, and return where it is."""
     config = directory / "config.yaml"
     events = "".join(f"      - event: event {number:04}\n" for number in range(queries))
     config.write_text(
         f"workspaces:\n  - name: production\n    url: http://127.0.0.1:{port}\n"
-        f"    api_key_env: BRAZE_API_KEY\n    custom_events:\n{events}{rest}"
+        f"    api_key_env: BRAZE_API_KEY\n    custom_events:\n{events}{pause}"
     )
     return config
 
@@ -326,13 +326,13 @@ def _free_port() -> int:
 
 def _simulate_braze(latency: float, limit: int) -> int:
     names = [f"event {number:04}" for number in range(2_000)]
-    shapes = {name: Shape(100.0 + 10 * index) for index, name in enumerate(names)}
+    shapes = {name: TrafficShape(100.0 + 10 * index) for index, name in enumerate(names)}
     braze = FaultInjectingBraze(
         key=KEY, traffic=Traffic(1, ZONE, shapes), clock=time.time, zone=ZONE, apps=(), segments=()
     )
     braze.limit = limit
     if latency:
-        braze.fail(transfer_faults.delay(latency))
+        braze.inject(transfer_faults.delay(latency))
     with serve(braze) as running:
         print(running.url.rpartition(":")[2], flush=True)
         threading.Event().wait()
@@ -371,7 +371,9 @@ class _Nothing:
 def _serve_constant(file: Path) -> int:
     listener = server.listen("127.0.0.1:0")
     print(listener.getsockname()[1], flush=True)
-    server.serve(server.Application(_Constant(file.read_bytes()), front=_Nothing()), listener, on_stop=lambda: None)
+    server.serve(
+        server.Application(_Constant(file.read_bytes()), status_page=_Nothing()), listener, on_stop=lambda: None
+    )
     return 0
 
 

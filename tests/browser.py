@@ -11,8 +11,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
-from servers import tool
-from support import until
+from servers import require_tool
+from support import wait_until
 
 __all__ = ["SIZES", "Browser", "Keys", "chromium"]
 
@@ -25,9 +25,9 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        self.look()
+        self.inspect()
 
-    def look(self, size: str | tuple[int, int] = "desk", *, dark: bool = False) -> None:
+    def inspect(self, size: str | tuple[int, int] = "desk", *, dark: bool = False) -> None:
         """Be of another size, one of `SIZES` or of so many pixels, and light or dark."""
         width, height = SIZES[size] if isinstance(size, str) else size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"}
@@ -47,15 +47,15 @@ class Browser:
 
     def texts(self, selector: str) -> list[str]:
         """Return the texts of all elements that a selector finds, as they are shown."""
-        found: list[str] = self.run(
+        result: list[str] = self.run(
             "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)", selector
         )
-        return found
+        return result
 
     def text(self, selector: str) -> str:
         """Return the text of the one element that a selector finds, with simple spaces."""
-        (found,) = self.texts(selector)
-        return re.sub(r"\s+", " ", found).strip()
+        (result,) = self.texts(selector)
+        return re.sub(r"\s+", " ", result).strip()
 
     def click(self, selector: str) -> None:
         """Click on the first element that a selector finds."""
@@ -68,28 +68,28 @@ class Browser:
 
     def wait(self, condition: str, seconds: float = 20) -> None:
         """Wait until a script returns what is true."""
-        until(lambda: bool(self.run(f"return {condition}")), condition, seconds)
+        wait_until(lambda: bool(self.run(f"return {condition}")), condition, seconds)
 
-    def complaints(self) -> list[str]:
+    def console_errors(self) -> list[str]:
         """Return what the console says since the page was opened: errors, and what the policy forbade."""
         return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def picture(self, path: Path, clip: Mapping[str, float] | None = None) -> None:
         """Take a picture of what is to be seen, or of the rectangle `clip` of it, with its `x` and `y`."""
         part = {"clip": {**clip, "scale": 1}} if clip is not None else {}
-        found = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", **part})
-        path.write_bytes(base64.b64decode(found["data"]))
+        result = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", **part})
+        path.write_bytes(base64.b64decode(result["data"]))
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Run Chromium; skip the test without it, and fail in CI."""
     options = webdriver.ChromeOptions()
-    options.binary_location = tool("chromium")
+    options.binary_location = require_tool("chromium")
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(tool("chromedriver")))
+    driver = webdriver.Chrome(options=options, service=Service(require_tool("chromedriver")))
     try:
         yield Browser(driver)
     finally:

@@ -60,12 +60,12 @@ def write_mistakes(directory: Path) -> None:
     )
     passphrase = serialization.BestAvailableEncryption(b"hunter2")
     plain = serialization.NoEncryption()
-    for file, found, form, encryption in (
+    for file, result, form, encryption in (
         ("other-type.pem", key, serialization.PrivateFormat.PKCS8, plain),
         ("encrypted.pem", key, serialization.PrivateFormat.PKCS8, passphrase),
         ("encrypted-traditional.pem", key, serialization.PrivateFormat.TraditionalOpenSSL, passphrase),
         ("weak-key.pem", weak, serialization.PrivateFormat.PKCS8, plain),
     ):
-        (directory / file).write_bytes(found.private_bytes(serialization.Encoding.PEM, form, encryption))
+        (directory / file).write_bytes(result.private_bytes(serialization.Encoding.PEM, form, encryption))
     trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(str(directory / "other.pem"))
     (directory / "weak.pem").write_bytes(certificate)

@@ -7,18 +7,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, Noun, Unit
-from braze_exporter.commands.arguments import parser
-from braze_exporter.config.json_schema import schema
-from braze_exporter.config.loading import load
-from braze_exporter.config.schema import SECTIONS, Asking
-from braze_exporter.metrics.families import GAUGES, OF_QUERY, Family, counter, gauge
-from braze_exporter.metrics.promql import number
-from braze_exporter.metrics.self_metrics import OWN, QUERIES, UP, State
-from braze_exporter.monitoring.dashboard import dashboard
-from braze_exporter.monitoring.kind_texts import alert_of
-from braze_exporter.monitoring.rules import as_yaml, rules
-from braze_exporter.scheduler.plan import build
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, MetricGroup, Unit
+from braze_exporter.commands.arguments import build_parser
+from braze_exporter.config.json_schema import build_schema
+from braze_exporter.config.loading import load_config
+from braze_exporter.config.schema import SECTIONS, Entry
+from braze_exporter.metrics.families import GAUGE_HELP, QUERY_GAUGES, Family, build_counter, build_gauge
+from braze_exporter.metrics.promql import format_number
+from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP, QueryStatus
+from braze_exporter.monitoring.dashboard import build_dashboard
+from braze_exporter.monitoring.kind_texts import alert_prefix
+from braze_exporter.monitoring.rules import as_yaml, build_rules
+from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +33,10 @@ def blocks() -> dict[str, str]:
     return {
         "metrics": _table(_families()),
         "kinds": _kinds(),
-        "own metrics": _table([UP, QUERIES, *OWN])
-        + f"\nThe states are {', '.join(f'`{state}`' for state in State)}.\n",
+        "own metrics": _table([UP, QUERIES, *SELF_METRICS])
+        + f"\nThe states are {', '.join(f'`{state}`' for state in QueryStatus)}.\n",
         "config": _reference(),
-        "alerts": _keys(schema()["$defs"]["Alerts"]),
+        "alerts": _keys(build_schema()["$defs"]["Alerts"]),
         "judged": _judged(),
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
         "help": _help(),
@@ -45,11 +45,11 @@ def blocks() -> dict[str, str]:
 
 def demo_files() -> dict[Path, str]:
     """Return the rules and the dashboard of the demo, which the example with Docker loads and provisions."""
-    config = load(demo_config.config("http://127.0.0.1"), "demo")
-    plan, settings = build(config), config.settings
+    config = load_config(demo_config.build_config("http://127.0.0.1"), "demo")
+    plan, settings = build_plan(config), config.settings
     return {
-        RULES: as_yaml(rules(plan, settings)),
-        DASHBOARD: json.dumps(dashboard(plan, settings.budget.reserve), indent=1) + "\n",
+        RULES: as_yaml(build_rules(plan, settings)),
+        DASHBOARD: json.dumps(build_dashboard(plan, settings.budget.reserve), indent=1) + "\n",
     }
 
 
@@ -57,9 +57,9 @@ def filled(text: str) -> str:
     """Return the text with the content of every generated block."""
     for name, content in blocks().items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, _, rest = text.partition(start)
-        _, found, after = rest.partition(end)
-        if not found:
+        before, _, pause = text.partition(start)
+        _, result, after = pause.partition(end)
+        if not result:
             raise SystemExit(f"README.md has no block {start.strip()}")
         text = before + start + content + end + after
     return text
@@ -67,14 +67,14 @@ def filled(text: str) -> str:
 
 def _families() -> Iterator[Family]:
     """Yield the families that each noun has, with the noun and the unit left open."""
-    noun = Noun("<noun>", "What is counted")
-    for measure in GAUGES:
-        found = gauge(CUSTOM_EVENTS, noun, Unit.HOUR, measure)
-        series = () if measure in OF_QUERY else ("of the series",)
-        name = found.name.replace("_hourly_", "_<unit>_")
-        yield Family(name, found.type, found.help.replace("hour", "bucket"), ("of the query", *series))
-    found = counter(CUSTOM_EVENTS, noun)
-    yield Family(found.name, found.type, found.help, ("of the query", "of the series"))
+    metric_group = MetricGroup("<noun>", "What is counted")
+    for measure in GAUGE_HELP:
+        result = build_gauge(CUSTOM_EVENTS, metric_group, Unit.HOUR, measure)
+        series = () if measure in QUERY_GAUGES else ("of the series",)
+        name = result.name.replace("_hourly_", "_<unit>_")
+        yield Family(name, result.type, result.help.replace("hour", "bucket"), ("of the query", *series))
+    result = build_counter(CUSTOM_EVENTS, metric_group)
+    yield Family(result.name, result.type, result.help, ("of the query", "of the series"))
 
 
 def _kinds() -> str:
@@ -84,11 +84,19 @@ def _kinds() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
-        for noun in (*kind.nouns, *([kind.filtered] if kind.filtered is not None else [])):
+        for metric_group in (*kind.metric_groups, *([kind.filtered_group] if kind.filtered_group is not None else [])):
             units = ", ".join(unit.adverb for unit in kind.units)
-            counted = "yes" if noun.is_additive else "-"
-            cells = (f"`{noun.name}`", noun.counts, f"`{kind.section}`", units, _labels(("workspace", *noun.labels)))
-            rows.append(f"| {' | '.join(cells)} | {_labels(noun.breakdown)} | {counted} | `{kind.permission}` |")
+            counted = "yes" if metric_group.is_additive else "-"
+            cells = (
+                f"`{metric_group.name}`",
+                metric_group.help_prefix,
+                f"`{kind.section}`",
+                units,
+                _labels(("workspace", *metric_group.labels)),
+            )
+            rows.append(
+                f"| {' | '.join(cells)} | {_labels(metric_group.series_labels)} | {counted} | `{kind.permission}` |"
+            )
     return "\n".join(rows) + "\n"
 
 
@@ -96,9 +104,9 @@ def _judged() -> str:
     """Return the table of the names of alerts, and of the number that each kind is judged by."""
     rows = ["| config section | alerts | judged by |", "|---|---|---|"]
     for kind in KINDS:
-        stats = " or ".join(f"`{stat}`" for stat in kind.noun.headline)
-        by = f"`{kind.noun.name}`" + (f", the sum of those with `stat` {stats}" if stats else "")
-        rows.append(f"| `{kind.section}` | `{alert_of(kind)}…` | {by} |")
+        stats = " or ".join(f"`{stat}`" for stat in kind.metric_group.primary_stats)
+        by = f"`{kind.metric_group.name}`" + (f", the sum of those with `stat` {stats}" if stats else "")
+        rows.append(f"| `{kind.section}` | `{alert_prefix(kind)}…` | {by} |")
     return "\n".join(rows) + "\n"
 
 
@@ -117,9 +125,9 @@ def _table(families: Iterable[Family]) -> str:
 
 def _reference() -> str:
     """Return the tables of all keys of the config but those of `alerts`."""
-    whole = schema()
+    whole = build_schema()
     definitions = whole["$defs"]
-    asking = [field.alias or name for name, field in Asking.model_fields.items()]
+    asking = [field.alias or name for name, field in Entry.model_fields.items()]
     sections = definitions["Workspace"]["properties"]
     parts = [
         ("The file", _keys(whole)),
@@ -129,8 +137,8 @@ def _reference() -> str:
     names: dict[str, list[str]] = {}
     for section in SECTIONS:
         names.setdefault(sections[section]["items"]["$ref"].rpartition("/")[2], []).append(section)
-    for model, found in names.items():
-        title = f"Each entry of {', '.join(f'`{section}`' for section in found)}"
+    for model, result in names.items():
+        title = f"Each entry of {', '.join(f'`{section}`' for section in result)}"
         parts.append((title, _keys(definitions[model], without=asking)))
     common = {"properties": {name: definitions["Users"]["properties"][name] for name in asking}}
     parts += [("Each entry may also have", _keys(common)), ("`baseline`", _keys(definitions["Baseline"]))]
@@ -141,24 +149,24 @@ def _keys(definition: Mapping[str, Any], without: Collection[str] = ()) -> str:
     """Return the table of the keys of a mapping, by its JSON Schema."""
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     required = definition.get("required", ())
-    for name, found in definition["properties"].items():
+    for name, result in definition["properties"].items():
         if name in without:
             continue
-        reference = found.get("$ref", "").rpartition("/")[2].lower()
-        value = found.get("title") or f"mapping, see `{reference}`"
-        default = "required" if name in required else _default(found)
-        rows.append(f"| `{name}` | {value} | {default} | {found['description']} |")
+        reference = result.get("$ref", "").rpartition("/")[2].lower()
+        value = result.get("title") or f"mapping, see `{reference}`"
+        default = "required" if name in required else _default(result)
+        rows.append(f"| `{name}` | {value} | {default} | {result['description']} |")
     return "\n".join(rows) + "\n"
 
 
-def _default(found: Mapping[str, Any]) -> str:
-    if "default" not in found:
+def _default(result: Mapping[str, Any]) -> str:
+    if "default" not in result:
         return "-"
-    default = found["default"]
+    default = result["default"]
     text = (
         f"[{', '.join(default)}]"
         if isinstance(default, list)
-        else number(default)
+        else format_number(default)
         if isinstance(default, float)
         else str(default)
     )
@@ -167,7 +175,7 @@ def _default(found: Mapping[str, Any]) -> str:
 
 def _help() -> str:
     """Return the help of the program and of each command."""
-    top = parser()
+    top = build_parser()
     commands = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
     parts = [top, *commands.choices.values()]
     texts = []

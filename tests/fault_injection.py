@@ -20,7 +20,7 @@ class Exchange:
     reply: Reply
     wait: Callable[[float | None], None]
     """Wait for so many seconds, or for ever; `Disconnect` if the simulation is closed meanwhile."""
-    wait_until_healed: Callable[[], None]
+    wait_until_cleared: Callable[[], None]
     """Wait until this request's fault is healed; `Disconnect` if the simulation is closed meanwhile."""
 
 
@@ -30,20 +30,24 @@ Fault = Callable[[Exchange], Reply]
 _P = ParamSpec("_P")
 
 
-class Aim(NamedTuple):
+class FaultTarget(NamedTuple):
     """What a fault strikes: the requests for an event, those at a path, those that are both, or, with neither, all."""
 
     event: str | None = None
     path: str | None = None
 
 
-ALL = Aim()
+ALL_REQUESTS = FaultTarget()
 
 
-def _aims(request: Request) -> list[Aim]:
+def _targets(request: Request) -> list[FaultTarget]:
     """Return the aims that a request is in, the narrowest first."""
     event, path = request.event, request.path
-    return [*([Aim(event, path), Aim(event)] if event is not None else []), Aim(path=path), ALL]
+    return [
+        *([FaultTarget(event, path), FaultTarget(event)] if event is not None else []),
+        FaultTarget(path=path),
+        ALL_REQUESTS,
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +62,29 @@ class _Named:
         return self.name
 
 
-def named(factory: Callable[_P, Fault]) -> Callable[_P, Fault]:
+def with_name(factory: Callable[_P, Fault]) -> Callable[_P, Fault]:
     """Let the faults of the factory print as they were made, `status(503)`: a name for a test."""
 
     @wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> Fault:
-        shown = [*map(reprlib.repr, args), *(f"{name}={reprlib.repr(value)}" for name, value in kwargs.items())]
-        return _Named(f"{factory.__name__}({', '.join(shown)})", factory(*args, **kwargs))
+        rendered = [*map(reprlib.repr, args), *(f"{name}={reprlib.repr(value)}" for name, value in kwargs.items())]
+        return _Named(f"{factory.__name__}({', '.join(rendered)})", factory(*args, **kwargs))
 
     return make
 
 
 @dataclass(slots=True)
-class _Line:
+class _FaultQueue:
     """The faults of one aim: those for so many times in the order given, then the lasting one."""
 
     counted: deque[Fault] = field(default_factory=deque)
-    lasting: Fault | None = None
+    permanent: Fault | None = None
 
     def next(self) -> Fault | None:
-        return self.counted.popleft() if self.counted else self.lasting
+        return self.counted.popleft() if self.counted else self.permanent
 
 
-class Troubles:
+class FaultInjector:
     """The faults that were asked for. Thread-safe.
 
     The faults of the narrowest aim come first. Of each, those for a number of times come first, in the order given;
@@ -89,58 +93,58 @@ class Troubles:
 
     def __init__(self) -> None:
         """Begin without any."""
-        self._bell = Condition()
-        self._lines: defaultdict[Aim, _Line] = defaultdict(_Line)
-        self._heals: Counter[Aim] = Counter()
+        self._changed = Condition()
+        self._queues: defaultdict[FaultTarget, _FaultQueue] = defaultdict(_FaultQueue)
+        self._clears: Counter[FaultTarget] = Counter()
         self._closes = 0
 
-    def fail(self, fault: Fault, aim: Aim, times: int | None) -> None:
-        """Let the fault strike the requests in `aim`, so many times (None: until healed)."""
-        with self._bell:
+    def inject(self, fault: Fault, target: FaultTarget, times: int | None) -> None:
+        """Let the fault strike the requests in `target`, so many times (None: until healed)."""
+        with self._changed:
             if times is None:
-                self._lines[aim].lasting = fault
+                self._queues[target].permanent = fault
             else:
-                self._lines[aim].counted.extend([fault] * times)
+                self._queues[target].counted.extend([fault] * times)
 
-    def heal(self, aim: Aim) -> None:
+    def clear(self, target: FaultTarget) -> None:
         """Take back the faults of the aim (of all aims if it is all) and let go what waits for that."""
-        with self._bell:
-            if aim == ALL:
-                self._lines.clear()
+        with self._changed:
+            if target == ALL_REQUESTS:
+                self._queues.clear()
             else:
-                self._lines.pop(aim, None)
-            self._heals[aim] += 1
-            self._bell.notify_all()
+                self._queues.pop(target, None)
+            self._clears[target] += 1
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End every wait that has begun, with `Disconnect`."""
-        with self._bell:
+        with self._changed:
             self._closes += 1
-            self._bell.notify_all()
+            self._changed.notify_all()
 
-    def strike(self, request: Request, answer: Callable[[], Reply]) -> Reply:
+    def apply(self, request: Request, response: Callable[[], Reply]) -> Reply:
         """Return the answer, made wrong by the fault that is next for this request, if there is one."""
-        with self._bell:
-            closes, heals = self._closes, self._healed(request)
-            lines = [self._lines[aim] for aim in _aims(request) if aim in self._lines]
-            fault = next((found for found in (line.next() for line in lines) if found), None)
+        with self._changed:
+            closes, heals = self._closes, self._clear_count(request)
+            lines = [self._queues[aim] for aim in _targets(request) if aim in self._queues]
+            fault = next((result for result in (line.next() for line in lines) if result), None)
 
         def closed() -> bool:
             return self._closes != closes
 
         def wait(seconds: float | None) -> None:
-            with self._bell:
-                if self._bell.wait_for(closed, seconds):
+            with self._changed:
+                if self._changed.wait_for(closed, seconds):
                     raise Disconnect
 
         def wait_until_healed() -> None:
-            with self._bell:
-                self._bell.wait_for(lambda: closed() or self._healed(request) != heals)
+            with self._changed:
+                self._changed.wait_for(lambda: closed() or self._clear_count(request) != heals)
                 if closed():
                     raise Disconnect
 
-        reply = answer()
+        reply = response()
         return fault(Exchange(request, reply, wait, wait_until_healed)) if fault else reply
 
-    def _healed(self, request: Request) -> int:
-        return sum(self._heals[aim] for aim in _aims(request))
+    def _clear_count(self, request: Request) -> int:
+        return sum(self._clears[aim] for aim in _targets(request))

@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from browser import Browser
-from history import Release, openmetrics, scraped
-from servers import Prometheus, backfill, prometheus
-from support import HOUR, free_port, until, write
+from history import Release, openmetrics, scrape_history
+from servers import Prometheus, backfill, running_prometheus
+from support import HOUR, free_port, wait_until, write_file
 
 from braze_exporter.simulator.demo_config import ZONE
 
@@ -58,31 +58,33 @@ GRAPHS = {
 
 def sends(now: float) -> int:
     """Return the calls that the company makes between two scrapes: more by day, and a campaign in half an hour."""
-    usual = 0.3 + 0.15 * (datetime.fromtimestamp(now, ZONE).hour in range(9, 22))
+    baseline = 0.3 + 0.15 * (datetime.fromtimestamp(now, ZONE).hour in range(9, 22))
     is_campaign = 0 <= now - CAMPAIGN.timestamp() < HOUR / 2
-    return round(250_000 * (usual / HOUR + is_campaign * 0.8 / (HOUR / 2)) * STEP)
+    return round(250_000 * (baseline / HOUR + is_campaign * 0.8 / (HOUR / 2)) * STEP)
 
 
 @contextmanager
 def kept(directory: Path) -> Iterator[Prometheus]:
     """Run a Prometheus that has kept the days."""
     directory.mkdir()
-    pages = scraped(Release(RENAMED, RELEASE.timestamp()), START.timestamp(), END.timestamp(), STEP, others=sends)
-    backfill(write(directory / "history.txt", "".join(openmetrics(pages))), directory / "data")
-    with prometheus(directory, free_port()) as server:
+    pages = scrape_history(
+        Release(RENAMED, RELEASE.timestamp()), START.timestamp(), END.timestamp(), STEP, others=sends
+    )
+    backfill(write_file(directory / "history.txt", "".join(openmetrics(pages))), directory / "data")
+    with running_prometheus(directory, free_port()) as server:
 
-        def answers() -> bool:
+        def responses() -> bool:
             with suppress(OSError):
                 return bool(server.query("braze_up", END.timestamp()))
             return False
 
-        until(answers, "Prometheus has the history")
+        wait_until(responses, "Prometheus has the history")
         yield server
 
 
 def draw(browser: Browser, server: Prometheus, graph: Graph, path: Path) -> None:
     """Take a picture of a graph with its legend, as Prometheus draws it."""
-    browser.look((1_000, 1_000))
+    browser.inspect((1_000, 1_000))
     chosen = {
         "g0.expr": graph.expr,
         "g0.tab": 0,

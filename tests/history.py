@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import wait
 
 import simulated_braze
-from support import HOUR, Clock, Labels, Page, until
+from support import HOUR, Clock, Labels, MetricsPage, wait_until
 
 from braze_exporter.braze import transport
-from braze_exporter.config.loading import load
+from braze_exporter.config.loading import load_config
 from braze_exporter.exporter import Exporter
-from braze_exporter.scheduler.plan import build
+from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE, ZONE
 from braze_exporter.simulator.server import serve
@@ -23,7 +23,7 @@ class Release:
 
     def __init__(self, event: str, at: float) -> None:
         """Let it be released at the start of an hour."""
-        self._beneath = DEMO.traffic(seed=1, zone=ZONE)
+        self._beneath = DEMO.event_traffic(seed=1, zone=ZONE)
         self._app = DEMO.apps["ios"]
         self._event = event
         self._at = at
@@ -42,44 +42,44 @@ class Release:
 
 
 # A page, and when it was scraped.
-Scraped = tuple[float, Page]
+ScrapedPage = tuple[float, MetricsPage]
 
 
-def scraped(
+def scrape_history(
     traffic: Counts, start: float, end: float, step: float, others: Callable[[float], int] = lambda _now: 0
-) -> Iterator[Scraped]:
+) -> Iterator[ScrapedPage]:
     """Yield the pages of the demo's exporter from `start` to `end`, one each `step` seconds.
 
     Braze counts `traffic`, and before each scrape `others` make so many calls. The history of the baselines is read
     before it begins.
     """
     clock = Clock(start - HOUR)
-    braze = simulated_braze.shop(clock.wall)
+    braze = simulated_braze.build_shop(clock.wall)
     braze.traffic = traffic
     with serve(braze) as server, contextlib.closing(transport.open_session(10)) as session:
-        config = load(demo_config.config(server.url), "demo", {KEY_VARIABLE: KEY})
-        plan = build(config)
+        config = load_config(demo_config.build_config(server.url), "demo", {KEY_VARIABLE: KEY})
+        plan = build_plan(config)
         with contextlib.closing(Exporter(wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter:
 
-            def page() -> Page:
-                return Page(exporter.render(openmetrics=False).decode())
+            def page() -> MetricsPage:
+                return MetricsPage(exporter.render(openmetrics=False).decode())
 
             def is_ready() -> bool:
                 clock.advance(5)  # and the budget allows some more calls
                 wait([exporter.refresh()])
-                return page().text.count("_baseline{") == sum(query.weeks > 0 for query in plan.queries)
+                return page().text.count("_baseline{") == sum(query.baseline_weeks > 0 for query in plan.queries)
 
-            exporter.use(config, plan, session)
-            until(is_ready, "the history of the baselines is read")
+            exporter.apply_config(config, plan, session)
+            wait_until(is_ready, "the history of the baselines is read")
             clock.advance(start - clock.now)
             while clock.now <= end:
-                braze.spend(others(clock.now))
+                braze.spend_calls(others(clock.now))
                 wait([exporter.refresh()])
                 yield clock.now, page()
                 clock.advance(step)
 
 
-def openmetrics(pages: Iterable[Scraped]) -> Iterator[str]:
+def openmetrics(pages: Iterable[ScrapedPage]) -> Iterator[str]:
     """Yield the lines of all samples that Braze or the exporter account for, series by series, as promtool wants it."""
     kept: dict[tuple[str, Labels], list[tuple[float, float]]] = {}
     for now, page in pages:
@@ -87,6 +87,6 @@ def openmetrics(pages: Iterable[Scraped]) -> Iterator[str]:
             if series[0].startswith("braze_"):
                 kept.setdefault(series, []).append((now, value))
     for (name, labels), samples in sorted(kept.items(), key=lambda item: (item[0][0], sorted(item[0][1]))):
-        shown = ",".join(f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in sorted(labels) if text)
-        yield from (f"{name}{{{shown}}} {value} {now}\n" for now, value in samples)
+        rendered = ",".join(f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in sorted(labels) if text)
+        yield from (f"{name}{{{rendered}}} {value} {now}\n" for now, value in samples)
     yield "# EOF\n"

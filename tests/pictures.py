@@ -15,7 +15,7 @@ import graphs
 import response_faults
 import simulated_braze
 from browser import Browser, chromium
-from support import Program, until, write
+from support import Program, wait_until, write_file
 
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.application import UnknownEvent
@@ -25,7 +25,7 @@ from braze_exporter.simulator.server import serve
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / ".github/pictures"
 # Below that a picture is no burden, neither to the repository nor to its readers.
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 _OPEN = "document.querySelector('#rows .name').click()"
 # From the top of the screen to below an element, or to the end of the screen.
 _UNTIL = """
@@ -46,29 +46,29 @@ def _workspace(name: str, url: str, key: str, *events: str) -> str:
 
 
 @contextmanager
-def scene(directory: Path, *, troubles: bool = True) -> Iterator[Program]:
-    """Run the exporter: all of the demo is answered, and then, with `troubles`, some of it is not any more.
+def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
+    """Run the exporter: all of the demo is answered, and then, with `problems`, some of it is not any more.
 
     One event meets a 503, one a 400; a second workspace has come down to the reserve of its rate limit, and has an
     event without data; a third has the wrong key.
     """
     with ExitStack() as stack:
-        production, europe, staging = (simulated_braze.shop(time.time, UnknownEvent.EMPTY) for _ in range(3))
+        production, europe, staging = (simulated_braze.build_shop(time.time, UnknownEvent.EMPTY) for _ in range(3))
         urls = [stack.enter_context(serve(braze)).url for braze in (production, europe, staging)]
-        text = demo_config.config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
-        workspaces, refresh, rest = text.partition("refresh:")
+        text = demo_config.build_config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
+        workspaces, refresh, pause = text.partition("refresh:")
         workspaces += _workspace("europe", urls[1], KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
-        if troubles:
+        if problems:
             workspaces += _workspace("staging", urls[2], "STAGING_KEY", "app_opened", "purchase_completed")
-        config = write(directory / "config.yaml", f"{workspaces}{refresh}{rest}")
+        config = write_file(directory / "config.yaml", f"{workspaces}{refresh}{pause}")
         keys = {KEY_VARIABLE: KEY, "STAGING_KEY": "the-key-of-another-workspace"}
         program = stack.enter_context(Program.start([f"--config.file={config}"], keys))
-        until(lambda: _has_history(program), "the history is read")
-        if troubles:
-            production.fail(response_faults.status(503, "Service Unavailable"), event="added_to_cart")
-            production.fail(response_faults.status(400, "event must be a string"), event="newsletter_signup")
-            europe.spend(205_000)
-            until(lambda: _stand(program) == (3, 3), "the troubles have begun")
+        wait_until(lambda: _has_history(program), "the history is read")
+        if problems:
+            production.inject(response_faults.status(503, "Service Unavailable"), event="added_to_cart")
+            production.inject(response_faults.status(400, "event must be a string"), event="newsletter_signup")
+            europe.spend_calls(205_000)
+            wait_until(lambda: _count_states(program) == (3, 3), "the troubles have begun")
         yield program
 
 
@@ -78,7 +78,7 @@ def _has_history(program: Program) -> bool:
     return "History for baselines" not in program.get("/", {"Accept": "application/json"}).text
 
 
-def _stand(program: Program) -> tuple[float | None, float | None]:
+def _count_states(program: Program) -> tuple[float | None, float | None]:
     """Return how many queries wait in Europe, and how many fail in production."""
     page = program.scrape()
     events = {"kind": "custom_events"}
@@ -92,12 +92,12 @@ def names() -> list[str]:
     return [*pages, *(f"{name}.png" for name in graphs.GRAPHS)]
 
 
-def _take(  # noqa: PLR0917 - as it reads below
+def _take_picture(  # noqa: PLR0917 - as it reads below
     browser: Browser, program: Program, path: Path, size: str | tuple[int, int], last: str = "html", script: str = ""
 ) -> None:
     """Take a picture of the page, light and dark, after a script, down to the first element that is like `last`."""
     for light in ("light", "dark"):
-        browser.look(size, dark=light == "dark")
+        browser.inspect(size, dark=light == "dark")
         program.scrape()
         browser.open(f"http://127.0.0.1:{program.port}/")
         browser.run(script)
@@ -112,11 +112,11 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as scratch, chromium() as browser:
         with Program.start(["demo"]) as program:
-            until(lambda: _has_history(program), "the history is read")
-            _take(browser, program, directory / "demo", (1_000, 1_000), ".legend", _OPEN)
+            wait_until(lambda: _has_history(program), "the history is read")
+            _take_picture(browser, program, directory / "demo", (1_000, 1_000), ".legend", _OPEN)
         with scene(Path(scratch)) as program:
-            _take(browser, program, directory / "troubles", (1_440, 900), "#rows .row:has(.none)")
-            _take(browser, program, directory / "phone", "phone")
+            _take_picture(browser, program, directory / "troubles", (1_440, 900), "#rows .row:has(.none)")
+            _take_picture(browser, program, directory / "phone", "phone")
         with graphs.kept(Path(scratch) / "prometheus") as server:
             for name, graph in graphs.GRAPHS.items():
                 graphs.draw(browser, server, graph, directory / f"{name}.png")

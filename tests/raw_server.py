@@ -25,8 +25,8 @@ class RawServer:
         with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
             while target := _read_target(lines):
                 self.targets.append(target)
-                for piece in self.script(target, connection):
-                    connection.sendall(piece)
+                for chunk in self.script(target, connection):
+                    connection.sendall(chunk)
 
 
 def _read_target(lines: Iterable[bytes]) -> str:

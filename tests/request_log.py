@@ -7,20 +7,20 @@ from threading import Condition
 from braze_exporter.simulator.request import Request
 
 # The demo runs for days; its memory is to stay small.
-KEPT = 50_000
+MAX_REQUESTS = 50_000
 
 
-class Logbook:
+class RequestLog:
     """The requests so far and how many were being answered at once. Thread-safe."""
 
     def __init__(self) -> None:
         """Begin with an empty page."""
         self._changed = Condition()
-        self._requests: deque[Request] = deque(maxlen=KEPT)
+        self._requests: deque[Request] = deque(maxlen=MAX_REQUESTS)
         self._active = 0
         self._peak = 0
 
-    def enter(self, request: Request) -> None:
+    def start(self, request: Request) -> None:
         """Note a request whose answer begins."""
         with self._changed:
             self._requests.append(request)
@@ -28,7 +28,7 @@ class Logbook:
             self._peak = max(self._peak, self._active)
             self._changed.notify_all()
 
-    def leave(self) -> None:
+    def finish(self) -> None:
         """Note that an answer has ended, whatever way."""
         with self._changed:
             self._active -= 1
@@ -58,15 +58,15 @@ class Logbook:
                 raise TimeoutError(f"{len(self._requests)} requests after {timeout:g} s, expected {count}")
 
 
-class Body:
+class LoggedBody:
     """The chunks of a long answer, which ends in the logbook when the server closes them (PEP 3333)."""
 
-    def __init__(self, chunks: Iterable[bytes], logbook: Logbook) -> None:
+    def __init__(self, chunks: Iterable[bytes], request_log: RequestLog) -> None:
         """Keep both."""
         self._chunks = iter(chunks)
-        self._logbook = logbook
+        self._request_log = request_log
 
-    def __iter__(self) -> "Body":
+    def __iter__(self) -> "LoggedBody":
         """Be read once."""
         return self
 
@@ -76,4 +76,4 @@ class Body:
 
     def close(self) -> None:
         """Note the end of the answer."""
-        self._logbook.leave()
+        self._request_log.finish()

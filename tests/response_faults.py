@@ -7,10 +7,10 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Literal
 
-from fault_injection import Exchange, Fault, named
+from fault_injection import Exchange, Fault, with_name
 
-from braze_exporter.simulator.rate_limit import LIMIT, NO_QUOTA, REMAINING, RESET
-from braze_exporter.simulator.reply import Reply, encode, phrase
+from braze_exporter.simulator.rate_limit import EMPTY_HEADERS, LIMIT_HEADER, REMAINING_HEADER, RESET_HEADER
+from braze_exporter.simulator.reply import Reply, encode_json, status_phrase
 
 _MESSAGES: Mapping[int, str] = {
     404: "Invalid URL",
@@ -19,20 +19,20 @@ _MESSAGES: Mapping[int, str] = {
 _HTML = "<html>\r\n<head><title>{0}</title></head>\r\n<body><center><h1>{0}</h1></center></body>\r\n</html>\r\n"
 
 
-@named
+@with_name
 def status(code: int, message: str | None = None, errors: Sequence[str] = ()) -> Fault:
     """Answer with the status and Braze's error document; a 401 repeats the key and empties the quota, as Braze does."""
 
     def fault(exchange: Exchange) -> Reply:
         refused = code == HTTPStatus.UNAUTHORIZED
-        usual = f"Invalid API key: {exchange.request.key}" if refused else _MESSAGES.get(code, phrase(code))
-        document = {"message": message or usual, **({"errors": list(errors)} if errors else {})}
-        return Reply(code, {**exchange.reply.headers, **(NO_QUOTA if refused else {})}, encode(document))
+        baseline = f"Invalid API key: {exchange.request.key}" if refused else _MESSAGES.get(code, status_phrase(code))
+        document = {"message": message or baseline, **({"errors": list(errors)} if errors else {})}
+        return Reply(code, {**exchange.reply.headers, **(EMPTY_HEADERS if refused else {})}, encode_json(document))
 
     return fault
 
 
-@named
+@with_name
 def rate_limited(
     headers: Literal["present", "absent", "garbled", "relative"] = "present", *, retry_after: str | None = None
 ) -> Fault:
@@ -42,46 +42,49 @@ def rate_limited(
         kept = dict(exchange.reply.headers)
         match headers:
             case "present":
-                kept[REMAINING] = "0"
+                kept[REMAINING_HEADER] = "0"
             case "absent":
-                kept = {name: value for name, value in kept.items() if name not in NO_QUOTA}
+                kept = {name: value for name, value in kept.items() if name not in EMPTY_HEADERS}
             case "garbled":
-                kept |= {LIMIT: "unlimited", REMAINING: "none", RESET: "soon"}
+                kept |= {LIMIT_HEADER: "unlimited", REMAINING_HEADER: "none", RESET_HEADER: "soon"}
             case "relative":
-                kept |= {REMAINING: "0", RESET: str(int(float(kept[RESET]) - exchange.request.time))}
+                kept |= {
+                    REMAINING_HEADER: "0",
+                    RESET_HEADER: str(int(float(kept[RESET_HEADER]) - exchange.request.time)),
+                }
         if retry_after is not None:
             kept["Retry-After"] = retry_after
-        return Reply(429, kept, encode({"message": _MESSAGES[429]}))
+        return Reply(429, kept, encode_json({"message": _MESSAGES[429]}))
 
     return fault
 
 
-@named
+@with_name
 def queued() -> Fault:
     """Answer 202 "queued", which older docs name for times of maintenance."""
     return status(202, "queued")
 
 
-@named
+@with_name
 def no_content() -> Fault:
     """Answer 204, without a body."""
     return lambda exchange: Reply(204, exchange.reply.headers)
 
 
-@named
+@with_name
 def redirect(location: str, code: int = 302) -> Fault:
     """Answer that the same is to be found at another URL."""
     return lambda exchange: Reply(code, {**exchange.reply.headers, "Location": location})
 
 
-@named
+@with_name
 def html(code: int = 200) -> Fault:
     """Answer with a page of HTML, as an edge in front of Braze does."""
-    page = _HTML.format(f"{code} {phrase(code)}").encode()
+    page = _HTML.format(f"{code} {status_phrase(code)}").encode()
     return lambda _: Reply(code, {"Content-Type": "text/html"}, page)
 
 
-@named
+@with_name
 def with_headers(changes: Mapping[str, str | None]) -> Fault:
     """Answer truly, with some headers replaced, or left out where the value is None."""
 
@@ -92,117 +95,118 @@ def with_headers(changes: Mapping[str, str | None]) -> Fault:
     return fault
 
 
-@named
+@with_name
 def body(content: bytes, content_type: str = "application/json") -> Fault:
     """Answer 200 with these bytes."""
     return lambda exchange: Reply(200, {**exchange.reply.headers, "Content-Type": content_type}, content)
 
 
-@named
+@with_name
 def empty_body() -> Fault:
     """Answer 200 with nothing."""
     return body(b"")
 
 
-@named
+@with_name
 def document(value: object) -> Fault:
     """Answer 200 with this JSON value."""
-    return body(encode(value))
+    return body(encode_json(value))
 
 
-def _beside_the_truth(insert: bytes) -> Fault:
+def _with_member(insert: bytes) -> Fault:
     """Put another member into the true document, so that only its being there can be wrong."""
     return lambda exchange: replace(exchange.reply, body=b"{" + insert + b"," + exchange.reply.read()[1:])
 
 
-@named
+@with_name
 def deeply_nested(depth: int = 100_000) -> Fault:
     """Answer truly, beside lists in lists, so many deep."""
-    return _beside_the_truth(b'"note":' + b"[" * depth + b"]" * depth)
+    return _with_member(b'"note":' + b"[" * depth + b"]" * depth)
 
 
-@named
+@with_name
 def invalid_utf8() -> Fault:
     """Answer truly, beside a text that is not UTF-8."""
-    return _beside_the_truth(b'"note":"\xff\xfe\xc3"')
+    return _with_member(b'"note":"\xff\xfe\xc3"')
 
 
-@named
+@with_name
 def edited(change: Callable[[dict[str, Any]], None]) -> Fault:
     """Answer with the true document after `change` was done to it; an answer other than 200 stays as it is."""
 
     def fault(exchange: Exchange) -> Reply:
         if exchange.reply.status != HTTPStatus.OK:
             return exchange.reply
-        found = json.loads(exchange.reply.read())
-        change(found)
-        return replace(exchange.reply, body=encode(found))
+        content = json.loads(exchange.reply.read())
+        change(content)
+        return replace(exchange.reply, body=encode_json(content))
 
     return fault
 
 
-@named
+@with_name
 def message(value: object) -> Fault:
     """Answer 200 with another `message`."""
-    return edited(lambda found: found.update(message=value))
+    return edited(lambda content: content.update(message=value))
 
 
-@named
+@with_name
 def data(value: object) -> Fault:
     """Answer 200 with another `data`."""
-    return edited(lambda found: found.update(data=value))
+    return edited(lambda content: content.update(data=value))
 
 
-@named
+@with_name
 def no_data() -> Fault:
     """Answer 200 without `data`."""
-    return edited(lambda found: found.pop("data"))
+    return edited(lambda content: content.pop("data"))
 
 
-@named
+@with_name
 def count(value: object, row: int = -1) -> Fault:
     """Answer with another value in one row (the newest), whatever the field is called."""
 
-    def change(found: dict[str, Any]) -> None:
-        rows = found["data"]
+    def change(content: dict[str, Any]) -> None:
+        rows = content["data"]
         rows[row] = {name: text if name == "time" else value for name, text in rows[row].items()}
 
     return edited(change)
 
 
-@named
+@with_name
 def time(value: object, row: int = -1) -> Fault:
     """Answer with another time in one row (the newest)."""
-    return edited(lambda found: found["data"][row].update(time=value))
+    return edited(lambda content: content["data"][row].update(time=value))
 
 
-@named
+@with_name
 def missing(name: str, row: int = -1) -> Fault:
     """Answer without one field of one row (the newest)."""
-    return edited(lambda found: found["data"][row].pop(name))
+    return edited(lambda content: content["data"][row].pop(name))
 
 
-@named
+@with_name
 def duplicated(row: int = -1, *, contradicting: bool = False) -> Fault:
     """Answer with one row (the newest) twice; the second one with the same values, or with one more of each."""
 
-    def change(found: dict[str, Any]) -> None:
+    def change(content: dict[str, Any]) -> None:
         again = {
-            name: value + 1 if contradicting and name != "time" else value for name, value in found["data"][row].items()
+            name: value + 1 if contradicting and name != "time" else value
+            for name, value in content["data"][row].items()
         }
-        found["data"].append(again)
+        content["data"].append(again)
 
     return edited(change)
 
 
-@named
+@with_name
 def shuffled(seed: int = 0) -> Fault:
     """Answer truly, in another order: nothing says that Braze sorts."""
 
-    def change(found: dict[str, Any]) -> None:
-        before = list(found["data"])
-        random.Random(seed).shuffle(found["data"])  # noqa: S311 - an order, not a secret
-        if found["data"] == before:
-            found["data"].reverse()
+    def change(content: dict[str, Any]) -> None:
+        before = list(content["data"])
+        random.Random(seed).shuffle(content["data"])  # noqa: S311 - an order, not a secret
+        if content["data"] == before:
+            content["data"].reverse()
 
     return edited(change)

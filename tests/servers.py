@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import free_port, until, write
+from support import free_port, wait_until, write_file
 
 Labels = frozenset[tuple[str, str]]
 
 
-def tool(name: str) -> str:
+def require_tool(name: str) -> str:
     """Return the path of a program, or skip the test; in CI a missing one is a failure."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if found is None and os.environ.get("CI"):
+    result = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if result is None and os.environ.get("CI"):
         pytest.fail(f"{name} is not installed, and in CI its tests are not skipped")
-    if found is None:
+    if result is None:
         pytest.skip(f"{name} is not installed")
-    return found
+    return result
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class Prometheus:
 
     def query(self, expression: str, at: float | None = None) -> dict[Labels, float]:
         """Return the instant vector of an expression, without the labels of the target, now or `at` a time."""
-        results = self.ask("query", query=expression, **({"time": str(at)} if at is not None else {}))["result"]
+        results = self.request("query", query=expression, **({"time": str(at)} if at is not None else {}))["result"]
         return {_labels(result["metric"]): float(result["value"][1]) for result in results}
 
     def query_range(self, expression: str, start: float, end: float, step: float) -> dict[Labels, list[float]]:
         """Return the values of an expression from `start` to `end`, one each `step`, where there are some."""
         span = {"start": str(start), "end": str(end), "step": str(step)}
-        results = self.ask("query_range", query=expression, **span)["result"]
+        results = self.request("query_range", query=expression, **span)["result"]
         return {_labels(result["metric"]): [float(value) for _, value in result["values"]] for result in results}
 
     def label_values(self, label: str, selector: str) -> list[str]:
         """Return the values of a label among the series of a selector."""
-        found: list[str] = self.ask(f"label/{label}/values", **{"match[]": selector})
-        return found
+        result: list[str] = self.request(f"label/{label}/values", **{"match[]": selector})
+        return result
 
-    def ask(self, what: str, **parameters: str) -> Any:  # noqa: ANN401 - as many forms as there are questions
+    def request(self, what: str, **parameters: str) -> Any:  # noqa: ANN401 - as many forms as there are questions
         """Return the data of an answer of its API."""
         data = urllib.parse.urlencode(parameters).encode()
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}"
@@ -60,7 +60,7 @@ class Prometheus:
         with urllib.request.urlopen(url, data or None, timeout=10) as response:  # noqa: S310 - our own server
             return json.load(response)["data"]
 
-    def answers(self) -> bool:
+    def is_responding(self) -> bool:
         """Return whether it has scraped the exporter at least three times."""
         with suppress(OSError):
             return sum(self.query("count_over_time(up[10m])").values()) >= 3
@@ -72,7 +72,7 @@ def _labels(metric: Mapping[str, str]) -> Labels:
 
 
 @contextmanager
-def running(*command: str) -> Iterator[None]:
+def running_process(*command: str) -> Iterator[None]:
     """Run a program in the background."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
         try:
@@ -82,7 +82,7 @@ def running(*command: str) -> Iterator[None]:
 
 
 @contextmanager
-def prometheus(
+def running_prometheus(
     directory: Path,
     target: int,
     how: Mapping[str, Mapping[str, object]] | None = None,
@@ -100,16 +100,16 @@ def prometheus(
     targets = {"static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
     jobs = [{"job_name": name, **targets, **more} for name, more in (how or {"braze": {}}).items()]
     seconds = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "1s")
-    found: dict[str, Any] = {"global": seconds, "scrape_configs": jobs}
+    result: dict[str, Any] = {"global": seconds, "scrape_configs": jobs}
     if rules:
-        found["rule_files"] = [write(directory / "rules.yml", rules)]
+        result["rule_files"] = [write_file(directory / "rules.yml", rules)]
     if alertmanager is not None:
-        found["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]}
-    config = write(directory / "prometheus.yml", json.dumps(found))
-    subprocess.run([tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
+        result["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]}
+    config = write_file(directory / "prometheus.yml", json.dumps(result))
+    subprocess.run([require_tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
     port = free_port()
-    with running(
-        tool("prometheus"),
+    with running_process(
+        require_tool("prometheus"),
         f"--config.file={config}",
         f"--web.listen-address=127.0.0.1:{port}",
         f"--storage.tsdb.path={directory / 'data'}",
@@ -121,12 +121,12 @@ def prometheus(
 
 def backfill(lines: str, data: Path) -> None:
     """Write OpenMetrics into the data of a Prometheus that does not run yet; in few blocks, for that is quick."""
-    command = [tool("promtool"), "tsdb", "create-blocks-from", "--max-block-duration=720h", "openmetrics"]
+    command = [require_tool("promtool"), "tsdb", "create-blocks-from", "--max-block-duration=720h", "openmetrics"]
     subprocess.run([*command, lines, str(data)], check=True, capture_output=True)  # noqa: S603
 
 
 @contextmanager
-def alertmanager(directory: Path, config: str) -> Iterator[int]:
+def running_alertmanager(directory: Path, config: str) -> Iterator[int]:
     """Run an Alertmanager with the text of a config and its data in `directory`; yield its port, once it is ready."""
     directory.mkdir(exist_ok=True)
     port = free_port()
@@ -136,12 +136,12 @@ def alertmanager(directory: Path, config: str) -> Iterator[int]:
             return True
         return False
 
-    with running(
-        tool("prometheus-alertmanager"),
-        f"--config.file={write(directory / 'alertmanager.yml', config)}",
+    with running_process(
+        require_tool("prometheus-alertmanager"),
+        f"--config.file={write_file(directory / 'alertmanager.yml', config)}",
         f"--web.listen-address=127.0.0.1:{port}",
         f"--storage.path={directory / 'data'}",
         "--cluster.listen-address=",
     ):
-        until(is_ready, "Alertmanager is ready")
+        wait_until(is_ready, "Alertmanager is ready")
         yield port

@@ -5,14 +5,14 @@ from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIEnvironment
 from zoneinfo import ZoneInfo
 
-from fault_injection import Aim, Fault, Troubles
-from request_log import Body, Logbook
+from fault_injection import Fault, FaultInjector, FaultTarget
+from request_log import LoggedBody, RequestLog
 
 from braze_exporter.braze.pools import DEFAULT_POOL
 from braze_exporter.simulator.application import SimulatedBraze, UnknownEvent
 from braze_exporter.simulator.demo_config import KEY, ZONE
-from braze_exporter.simulator.inventory import NOTHING, World
-from braze_exporter.simulator.reply import phrase
+from braze_exporter.simulator.inventory import EMPTY_INVENTORY, Inventory
+from braze_exporter.simulator.reply import status_phrase
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.times import DayFormat, HourFormat
 from braze_exporter.simulator.traffic import DEMO, Counts
@@ -30,8 +30,8 @@ class FaultInjectingBraze(SimulatedBraze):
         zone: ZoneInfo,
         apps: Collection[str] = (),
         segments: Collection[str] = (),
-        world: World = NOTHING,
-        figures: Counts | None = None,
+        inventory: Inventory = EMPTY_INVENTORY,
+        series_counts: Counts | None = None,
         permissions: Collection[str] | None = None,
         limit: int = DEFAULT_POOL.limit,
         hour_format: HourFormat = HourFormat.OFFSET,
@@ -47,8 +47,8 @@ class FaultInjectingBraze(SimulatedBraze):
             zone=zone,
             apps=apps,
             segments=segments,
-            world=world,
-            figures=figures,
+            inventory=inventory,
+            series_counts=series_counts,
             permissions=permissions,
             limit=limit,
             hour_format=hour_format,
@@ -56,72 +56,72 @@ class FaultInjectingBraze(SimulatedBraze):
             unknown_event=unknown_event,
             newest_first=newest_first,
         )
-        self._logbook = Logbook()
-        self._troubles = Troubles()
+        self._request_log = RequestLog()
+        self._faults = FaultInjector()
 
-    def fail(
+    def inject(
         self, fault: Fault, *, event: str | None = None, path: str | None = None, times: int | None = None
     ) -> None:
-        """Let a fault strike the requests for `event` or at `path` (default: all), so many `times` (until `heal`).
+        """Inject a fault into requests for `event` or at `path` (default: all), so many `times` (default: for good).
 
         An event's own faults come before those of its path, and these before those of all requests. Of each, those for
         a number of times come first, in the order given; then the lasting one, which a newer lasting one replaces.
         """
-        self._troubles.fail(fault, Aim(event, path), times)
+        self._faults.inject(fault, FaultTarget(event, path), times)
 
-    def heal(self, event: str | None = None, path: str | None = None) -> None:
+    def clear_faults(self, event: str | None = None, path: str | None = None) -> None:
         """Take back the faults of an event or a path, or all; what `faults.hold` holds for them is answered now."""
-        self._troubles.heal(Aim(event, path))
+        self._faults.clear(FaultTarget(event, path))
 
     def close(self) -> None:
         """Break off the answers that are waiting; later requests are answered as ever."""
-        self._troubles.close()
+        self._faults.close()
 
     @property
     def requests(self) -> list[Request]:
         """The requests so far, of all statuses, oldest first (the last 50,000)."""
-        return self._logbook.requests
+        return self._request_log.requests
 
     @property
     def concurrency_peak(self) -> int:
         """The most requests that were being answered at once."""
-        return self._logbook.peak
+        return self._request_log.peak
 
     def reset(self) -> None:
         """Forget the requests so far and their concurrency. Faults and the rate limit stay as they are."""
-        self._logbook.reset()
+        self._request_log.reset()
 
     def wait_for(self, count: int, timeout: float = 5.0) -> None:
         """Return as soon as there are `count` requests since the last reset; TimeoutError after `timeout` seconds."""
-        self._logbook.wait_for(count, timeout)
+        self._request_log.wait_for(count, timeout)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333); `Disconnect` where the connection is to be broken."""
         request = Request.read(environ, self.clock())
-        self._logbook.enter(request)
+        self._request_log.start(request)
         try:
-            reply = self._troubles.strike(request, lambda: self._answer(request))
+            reply = self._faults.apply(request, lambda: self._respond(request))
             headers = dict(reply.headers)
             if isinstance(reply.body, bytes) and reply.status != HTTPStatus.NO_CONTENT:
                 headers.setdefault("Content-Length", str(len(reply.body)))
-            start_response(f"{reply.status} {phrase(reply.status)}", list(headers.items()))
+            start_response(f"{reply.status} {status_phrase(reply.status)}", list(headers.items()))
         except BaseException:
-            self._logbook.leave()
+            self._request_log.finish()
             raise
         if isinstance(reply.body, bytes):
             # Left before it is sent: who has read this answer and asks anew must not be counted twice.
-            self._logbook.leave()
+            self._request_log.finish()
             return [reply.body]
-        return Body(reply.body, self._logbook)
+        return LoggedBody(reply.body, self._request_log)
 
 
-def shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> FaultInjectingBraze:
+def build_shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> FaultInjectingBraze:
     """Return the simulated Braze of the demo: a shop, with all that Braze tells of it."""
     return FaultInjectingBraze(
         key=KEY,
-        traffic=DEMO.traffic(seed=1, zone=ZONE),
-        figures=DEMO.told(seed=1, zone=ZONE),
-        world=DEMO.world,
+        traffic=DEMO.event_traffic(seed=1, zone=ZONE),
+        series_counts=DEMO.series_traffic(seed=1, zone=ZONE),
+        inventory=DEMO.inventory,
         apps=DEMO.apps.values(),
         segments=DEMO.segments.values(),
         clock=clock,

@@ -24,8 +24,8 @@ import psutil
 import response_faults
 import transfer_faults
 from fault_injection import Exchange, Fault
-from recorded_counts import Recorded
-from support import HOUR, Program, simulated, until, workspace, write
+from recorded_counts import RecordedCounts
+from support import HOUR, Program, running_braze, wait_until, workspace_yaml, write_file
 
 from braze_exporter.simulator.reply import Reply
 
@@ -85,7 +85,7 @@ REFUSALS = {"401": response_faults.status(401), "403": response_faults.status(40
 class Shop:
     """Counts that grow, and how much each event has grown since it began."""
 
-    recorded: Recorded
+    recorded: RecordedCounts
     grown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -101,7 +101,7 @@ class Shop:
 
 
 @dataclass
-class Tally:
+class ScrapeStatistics:
     """What the scrapers saw."""
 
     scrapes: int = 0
@@ -110,7 +110,7 @@ class Tally:
     shown: dict[str, float] = field(default_factory=dict)
 
 
-def scrape(program: Program, tally: Tally) -> None:
+def scrape(program: Program, tally: ScrapeStatistics) -> None:
     """Scrape once, and judge it."""
     started = time.monotonic()
     try:
@@ -165,17 +165,19 @@ def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, Fault, l
 def soak(minutes: float, seed: int) -> bool:
     """Run, print what was seen, and return whether all is well."""
     rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
-    shop, tallies = Shop(Recorded(events=EVENTS)), [Tally() for _ in range(3)]
+    shop, tallies = Shop(RecordedCounts(events=EVENTS)), [ScrapeStatistics() for _ in range(3)]
     usage: list[tuple[float, int, int]] = []
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        braze, server = stack.enter_context(simulated(shop.recorded))
+        braze, server = stack.enter_context(running_braze(shop.recorded))
         events = "\n".join(f"{{event: {event}, refresh: 2s}}" for event in EVENTS)
-        rest = f"budget: {{share: 1}}\nstate_file: {directory / 'state.sqlite'}\n"
-        path = write(directory / "config.yaml", workspace(server.url, events, rest=rest))
+        pause = f"budget: {{share: 1}}\nstate_file: {directory / 'state.sqlite'}\n"
+        path = write_file(directory / "config.yaml", workspace_yaml(server.url, events, pause=pause))
         program = stack.enter_context(Program.start([f"--config.file={path}"]))
         process = psutil.Process(program.process.pid)
-        until(lambda: program.scrape().value("braze_exporter_queries", state="up") == len(EVENTS), "all are counted")
+        wait_until(
+            lambda: program.scrape().value("braze_exporter_queries", state="up") == len(EVENTS), "all are counted"
+        )
         for _ in range(IDLE):
             stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
         with contextlib.ExitStack() as busy:
@@ -184,13 +186,13 @@ def soak(minutes: float, seed: int) -> bool:
                 busy.enter_context(running(scrape, program, tally))
             for name, fault, struck in schedule(minutes, random.Random(seed)):  # noqa: S311
                 for event in struck:
-                    braze.fail(fault, event=event)
+                    braze.inject(fault, event=event)
                 os.kill(process.pid, signal.SIGHUP)
                 time.sleep(ROUND)
-                braze.heal()
+                braze.clear_faults()
                 usage.append((process.memory_info().rss / 1e6, process.num_threads(), process.num_fds()))
                 print(f"{name:>16}: {usage[-1][0]:.0f} MB, {usage[-1][1]} threads, {usage[-1][2]} files", flush=True)
-        last = Tally(shown=dict(tallies[0].shown))
+        last = ScrapeStatistics(shown=dict(tallies[0].shown))
 
         def all_counted() -> bool:
             scrape(program, last)
@@ -198,16 +200,16 @@ def soak(minutes: float, seed: int) -> bool:
 
         counted = True
         try:
-            until(all_counted, "everything is counted", seconds=200)
+            wait_until(all_counted, "everything is counted", seconds=200)
         except AssertionError:
             counted = False
         lines = len(program.lines)
         ended = program.stop()
-    return verdict(tallies, usage, counted=counted, lines=lines, ended=ended, program=program)
+    return print_summary(tallies, usage, counted=counted, lines=lines, ended=ended, program=program)
 
 
-def verdict(
-    tallies: list[Tally],
+def print_summary(
+    tallies: list[ScrapeStatistics],
     usage: list[tuple[float, int, int]],
     *,
     counted: bool,

@@ -25,9 +25,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.braze import transport
-from braze_exporter.config.loading import Config, load
+from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter import Exporter
-from braze_exporter.scheduler.plan import build
+from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.server import Server, serve
 from braze_exporter.simulator.traffic import Counts
@@ -37,7 +37,7 @@ HOUR = 3_600
 # A Monday in winter, twenty past seven in New York.
 NOW = datetime(2026, 11, 23, 12, 20, tzinfo=UTC).timestamp()
 # The start of the hour that runs then.
-THIS_HOUR = int(NOW) // HOUR * HOUR
+CURRENT_HOUR = int(NOW) // HOUR * HOUR
 NEW_YORK = ZoneInfo("America/New_York")
 IOS = "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
 VIP = "6d68ea15-26c4-4109-835a-65b81773a5e2"
@@ -74,7 +74,7 @@ class RunningClock(Clock):
         return time.monotonic()
 
 
-class Page:
+class MetricsPage:
     """The samples of a page of metrics in the text format."""
 
     def __init__(self, text: str) -> None:
@@ -86,20 +86,20 @@ class Page:
                 assert key not in self.samples, f"twice: {key}"
                 self.samples[key] = sample.value
 
-    def of(self, name: str, **labels: str) -> list[float]:
+    def values(self, name: str, **labels: str) -> list[float]:
         """Return the values of all samples of that name with at least these labels."""
         wanted = set(labels.items())
-        return [value for (found, have), value in self.samples.items() if found == name and wanted <= have]
+        return [value for (result, have), value in self.samples.items() if result == name and wanted <= have]
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the value of the one sample of that name with at least these labels, or None if there is none."""
-        values = self.of(name, **labels)
+        values = self.values(name, **labels)
         assert len(values) <= 1, f"{len(values)} samples of {name}{labels}"
         return values[0] if values else None
 
 
 @dataclass
-class Rig:
+class ExporterRig:
     """The exporter in this process, over real sockets against a simulated Braze, and its clocks in the test's hand."""
 
     clock: Clock
@@ -108,52 +108,52 @@ class Rig:
     server: Server
     session: requests.Session
 
-    def use(self, events: str, *, rest: str = "", **changes: str) -> None:
+    def apply_config(self, events: str, *, pause: str = "", **changes: str) -> None:
         """Have the exporter use another config; `changes` are texts of it and what is to stand in their place."""
-        text = workspace(self.url, events, rest=rest)
+        text = workspace_yaml(self.url, events, pause=pause)
         for old, new in changes.items():
             assert old in text
             text = text.replace(old, new)
-        config = load(text, "config.yaml", {"BRAZE_API_KEY": KEY})
-        self.exporter.use(config, build(config), self.session)
+        config = load_config(text, "config.yaml", {"BRAZE_API_KEY": KEY})
+        self.exporter.apply_config(config, build_plan(config), self.session)
 
     @property
     def url(self) -> str:
         """Where the simulated Braze listens."""
         return self.server.url
 
-    def scrape(self, timeout: float = 10.0) -> Page:
+    def scrape(self, timeout: float = 10.0) -> MetricsPage:
         """Ask for what is due, wait for it, and return the page."""
-        self.ask(timeout)
+        self.refresh(timeout)
         return self.page()
 
-    def ask(self, timeout: float = 10.0) -> None:
+    def refresh(self, timeout: float = 10.0) -> None:
         """Ask for what is due and wait for it, as a scrape does that is gone before its page is made."""
         wait([self.exporter.refresh()], timeout)
 
-    def begin(self) -> None:
+    def skip_first_scrape(self) -> None:
         """Have the first scrape behind, whose first call went alone; forget its calls, and be due again."""
         self.scrape()
         self.braze.reset()
         self.clock.advance(300)
 
-    def rest(self) -> bool:
+    def wait_for_history(self) -> bool:
         """Wait until what is queued is asked or put off, for history too; return whether all history is read."""
-        history = self.exporter._cache.background  # noqa: SLF001 - no scrape waits for it
-        until(lambda: not any(piece.busy for piece in list(history)), "no call is under way")
+        history = self.exporter._scheduler.pending_history  # noqa: SLF001 - no scrape waits for it
+        wait_until(lambda: not any(chunk.in_flight for chunk in list(history)), "no call is under way")
         return not history
 
-    def page(self) -> Page:
+    def page(self) -> MetricsPage:
         """Return what is held, without asking."""
-        return Page(self.exporter.render(openmetrics=False).decode())
+        return MetricsPage(self.exporter.render(openmetrics=False).decode())
 
 
-def workspace(url: str, events: str, *, name: str = "production", rest: str = "") -> str:
-    """Return the YAML of a config with one workspace; `events` are flow mappings, one a line; `rest` ends the file."""
-    return "workspaces:\n" + workspace_item(url, events, name=name) + rest
+def workspace_yaml(url: str, events: str, *, name: str = "production", pause: str = "") -> str:
+    """Return the YAML of a config with one workspace; `events` are flow mappings, one a line; `pause` ends the file."""
+    return "workspaces:\n" + workspace_item_yaml(url, events, name=name) + pause
 
 
-def workspace_item(url: str, events: str, *, name: str = "production") -> str:
+def workspace_item_yaml(url: str, events: str, *, name: str = "production") -> str:
     """Return the YAML of one item of `workspaces`."""
     lines = "".join(f"      - {line.strip()}\n" for line in events.strip().splitlines())
     return f"""\
@@ -167,7 +167,7 @@ def workspace_item(url: str, events: str, *, name: str = "production") -> str:
 {lines}"""
 
 
-def configured(sections: Mapping[str, object], **settings: object) -> Config:
+def build_test_config(sections: Mapping[str, object], **settings: object) -> Config:
     """Return a config with one workspace of these sections; `settings` stand beside `workspaces`."""
     item = {
         "name": "production",
@@ -178,10 +178,10 @@ def configured(sections: Mapping[str, object], **settings: object) -> Config:
         "segments": {"vip": VIP},
         **sections,
     }
-    return load(json.dumps({"workspaces": [item], **settings}), "config.yaml")
+    return load_config(json.dumps({"workspaces": [item], **settings}), "config.yaml")
 
 
-def every_section(campaign: str, canvas: str, product: str) -> str:
+def all_sections_yaml(campaign: str, canvas: str, product: str) -> str:
     """Return the YAML of all sections but events, to end that of a workspace, with these ids and this product."""
     return f"""\
     sessions:
@@ -214,7 +214,7 @@ def every_section(campaign: str, canvas: str, product: str) -> str:
 
 
 @contextlib.contextmanager
-def simulated(traffic: Counts, clock: Clock | None = None) -> Iterator[tuple[FaultInjectingBraze, Server]]:
+def running_braze(traffic: Counts, clock: Clock | None = None) -> Iterator[tuple[FaultInjectingBraze, Server]]:
     """Run a simulated Braze and yield it with its server."""
     braze = FaultInjectingBraze(
         key=KEY,
@@ -229,33 +229,33 @@ def simulated(traffic: Counts, clock: Clock | None = None) -> Iterator[tuple[Fau
 
 
 @contextlib.contextmanager
-def rig(
+def running_exporter(
     events: str,
     traffic: Counts,
     *,
-    rest: str = "",
+    pause: str = "",
     clock: Clock | None = None,
-    timeouts: transport.Timeouts = transport.USUAL_TIMEOUTS,
+    timeouts: transport.Timeouts = transport.DEFAULT_TIMEOUTS,
     jitter: Callable[[], float] = lambda: 1.0,
     reads_lists: bool = False,
-) -> Iterator[Rig]:
+) -> Iterator[ExporterRig]:
     """Run the exporter with a config of one workspace against a simulated Braze with `traffic`.
 
     It asks for series alone, unless the test is about lists.
     """
     clock = clock or Clock()
-    with simulated(traffic, clock) as (braze, server), contextlib.closing(transport.open_session(10)) as session:
+    with running_braze(traffic, clock) as (braze, server), contextlib.closing(transport.open_session(10)) as session:
         exporter = Exporter(
             wall=clock.wall, monotonic=clock.monotonic, jitter=jitter, timeouts=timeouts, reads_lists=reads_lists
         )
         with contextlib.closing(exporter):
-            found = Rig(clock, braze, exporter, server, session)
-            found.use(events, rest=rest)
-            yield found
+            result = ExporterRig(clock, braze, exporter, server, session)
+            result.apply_config(events, pause=pause)
+            yield result
 
 
 @dataclass
-class Answer:
+class HttpResponse:
     """An answer over HTTP."""
 
     status: int
@@ -312,7 +312,7 @@ class Program:
         program.reader.start()
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and process.poll() is None:
-            if program.answers("/-/ready"):
+            if program.is_responding("/-/ready"):
                 return program
             time.sleep(0.02)
         program.stop()
@@ -327,7 +327,7 @@ class Program:
         """What it has written so far."""
         return "".join(self.lines)
 
-    def answers(self, path: str) -> bool:
+    def is_responding(self, path: str) -> bool:
         """Return whether it answers a request, and that with 200."""
         with contextlib.suppress(OSError):
             return self.get(path).status == 200
@@ -335,7 +335,7 @@ class Program:
 
     def get(
         self, path: str, headers: Mapping[str, str] | None = None, timeout: float = 30.0, method: str = "GET"
-    ) -> Answer:
+    ) -> HttpResponse:
         """Ask it for a page."""
         connection = (
             http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -346,16 +346,16 @@ class Program:
             connection.request(method, path, headers=dict(headers or {}))
             response = connection.getresponse()
             names = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, names, response.read())
+            return HttpResponse(response.status, names, response.read())
         finally:
             connection.close()
 
-    def scrape(self, timeout: float = 30.0, headers: Mapping[str, str] | None = None) -> Page:
+    def scrape(self, timeout: float = 30.0, headers: Mapping[str, str] | None = None) -> MetricsPage:
         """Scrape it as Prometheus would, in the text format."""
-        found = {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout), **(headers or {})}
-        answer = self.get("/metrics", found, timeout + 5)
-        assert answer.status == 200
-        return Page(answer.text)
+        result = {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout), **(headers or {})}
+        response = self.get("/metrics", result, timeout + 5)
+        assert response.status == 200
+        return MetricsPage(response.text)
 
     def stop(self, signal: int | None = None, timeout: float = 10.0) -> float:
         """End it by a signal (SIGTERM), and return the seconds that took."""
@@ -382,7 +382,7 @@ class Program:
         self.stop()
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program to its end, with nothing in its environment but this and what measures coverage."""
     command = [sys.executable, "-m", "braze_exporter", *arguments]
     inherited = {name: value for name, value in os.environ.items() if name.startswith("COV")}
@@ -401,7 +401,7 @@ def series_requests(braze: FaultInjectingBraze) -> list[Request]:
     return [request for request in braze.requests if not request.path.endswith("list")]
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
     """Wait for a condition of another thread or process."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -429,7 +429,7 @@ def cut_off(database: Path, statement: str, copy: Path, *, is_synced: bool = Tru
         connection.execute("ROLLBACK")
 
 
-def write(path: Path, text: str) -> str:
+def write_file(path: Path, text: str) -> str:
     """Write a file and return its name."""
     path.write_text(text, encoding="utf-8")
     return str(path)

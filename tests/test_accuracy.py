@@ -16,8 +16,8 @@ from random import Random
 
 import response_faults
 import transfer_faults
-from accuracy_model import Watch, World, inventor
-from accuracy_run import COUNTED, DAYS_REFRESH, Drive
+from accuracy_model import EventModel, ExpectedQuery, make_inventor
+from accuracy_run import COUNTED, DAYS_REFRESH, AccuracyRun
 from fault_injection import Fault
 from support import HOUR
 
@@ -55,8 +55,8 @@ class Incident:
 
     begin: float
     end: float
-    on: Callable[[Drive], None]
-    off: Callable[[Drive], None]
+    on: Callable[[AccuracyRun], None]
+    off: Callable[[AccuracyRun], None]
     hurts: bool = True
 
 
@@ -65,8 +65,8 @@ def outage(begin: float, seconds: float, fault: Fault, event: str | None = None)
     return Incident(
         begin,
         begin + seconds,
-        lambda drive: drive.braze.fail(fault, event=event),
-        lambda drive: drive.braze.heal(),
+        lambda drive: drive.braze.inject(fault, event=event),
+        lambda drive: drive.braze.clear_faults(),
     )
 
 
@@ -75,7 +75,7 @@ def limit_spent(begin: float) -> Incident:
     return Incident(
         begin,
         (begin // HOUR + 1) * HOUR,
-        lambda drive: drive.braze.spend(drive.braze.limit),
+        lambda drive: drive.braze.spend_calls(drive.braze.limit),
         lambda _drive: None,
     )
 
@@ -83,11 +83,11 @@ def limit_spent(begin: float) -> Incident:
 def restart(begin: float, seconds: float, how: str, *, keep: bool) -> Incident:
     """Return an end of the exporter, which is started again after some seconds."""
 
-    def off(drive: Drive) -> None:
+    def off(drive: AccuracyRun) -> None:
         if drive.is_running:
             drive.stop(how=how, keep=keep)
 
-    def on(drive: Drive) -> None:
+    def on(drive: AccuracyRun) -> None:
         if not drive.is_running:
             drive.start()
 
@@ -118,7 +118,7 @@ def slow(begin: float, seconds: float) -> Incident:
 def written(begin: float, seconds: float, hour_format: HourFormat, *, newest_first: bool) -> Incident:
     """Return a time in which Braze writes hours in another way."""
 
-    def change(drive: Drive) -> None:
+    def change(drive: AccuracyRun) -> None:
         drive.braze.hour_format, drive.braze.newest_first = hour_format, newest_first
 
     return Incident(begin, begin + seconds, change, lambda _drive: None, hurts=False)
@@ -156,9 +156,9 @@ def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -
         ]
 
     while at < end:
-        found = sorts()
-        draw.shuffle(found)
-        for sort in found:
+        result = sorts()
+        draw.shuffle(result)
+        for sort in result:
             incident = sort(at)
             at = incident.end + draw.choice([0.3, 3, 5, 9, 15]) * HOUR
             if incident.end < end:
@@ -168,14 +168,16 @@ def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -
         yield written(begin, 0, draw.choice(list(HourFormat)), newest_first=draw.random() < 0.3)
 
 
-def run(drive: Drive, start: float, end: float, script: list[Incident], progress: Callable[[float], None]) -> None:
+def run(
+    drive: AccuracyRun, start: float, end: float, script: list[Incident], progress: Callable[[float], None]
+) -> None:
     """Scrape every quarter of an hour through all incidents, and see everything answered where there are none."""
     actions = sorted(
         [(incident.begin, number, incident.on) for number, incident in enumerate(script)]
         + [(incident.end, number, incident.off) for number, incident in enumerate(script)],
         key=lambda action: action[:2],
     )
-    troubles = [incident for incident in script if incident.hurts]
+    problems = [incident for incident in script if incident.hurts]
     jitter = Random(len(script))  # noqa: S311 - not a secret
     for tick in range(int(start), int(end), INTERVAL):
         moment = tick + jitter.choice(LATE_BY)
@@ -188,13 +190,13 @@ def run(drive: Drive, start: float, end: float, script: list[Incident], progress
         if not drive.is_running or not drive.is_watched:
             continue
         drive.scrape()
-        if not any(trouble.begin <= moment and trouble.end > moment - 2 * DAYS_REFRESH for trouble in troubles):
+        if not any(problem.begin <= moment and problem.end > moment - 2 * DAYS_REFRESH for problem in problems):
             for watch in COUNTED:
                 assert drive.is_up(watch), f"{watch} is down, long after all that could be the cause"
                 assert drive.age(watch) < (HOUR if watch.unit is Unit.HOUR else DAYS_REFRESH + HOUR)
 
 
-def growth(drive: Drive, watch: Watch, *, reach: int = 100) -> int:
+def growth(drive: AccuracyRun, watch: ExpectedQuery, *, reach: int = 100) -> int:
     """Return by how much the world says that the counter grew since the exporter last forgot."""
     life = drive.lives[watch][-1]
     return drive.world.reported(watch, life.times, life.oldest, reach=reach)
@@ -204,7 +206,7 @@ def nothing(_moment: float) -> None:
     """Tell nobody how far it is."""
 
 
-def test_four_weeks_across_the_end_of_summer_time(tmp_path: Path) -> None:
+def test_every_page_over_four_weeks_and_dst_end_is_accurate(tmp_path: Path) -> None:
     """Of 2,688 scrapes none is wrong, and each counter ends at what Braze reported, whatever went wrong on the way."""
     start, end = AUTUMN - 2 * WEEK - 1, AUTUMN + 2 * WEEK - 1
     script = [
@@ -218,7 +220,7 @@ def test_four_weeks_across_the_end_of_summer_time(tmp_path: Path) -> None:
         outage(AUTUMN + 8 * DAY, 3.9 * DAY, transfer_faults.disconnect()),
         restart(AUTUMN + 12.1 * DAY, 1.4 * DAY, "killed", keep=True),
     ]
-    with Drive(World(inventor(1, revisions=True)), start, tmp_path) as drive:
+    with AccuracyRun(EventModel(make_inventor(1, revisions=True)), start, tmp_path) as drive:
         run(drive, start, end, script, nothing)
         for watch in COUNTED:
             (life,) = drive.lives[watch]
@@ -228,33 +230,33 @@ def test_four_weeks_across_the_end_of_summer_time(tmp_path: Path) -> None:
         assert drive.restarts.keys() == {"ended, state kept", "killed, state kept"}
 
 
-def test_every_event_is_counted_across_the_begin_of_summer_time(tmp_path: Path) -> None:
+def test_every_event_is_counted_across_dst_start(tmp_path: Path) -> None:
     """Where Braze takes nothing back, a counter with state ends at the number of events to the last one."""
     start, end = SPRING - 3 * DAY - 1, SPRING + 4 * DAY - 1
     script = [
         *incidents(3, start, end - 6 * HOUR, keep=True, empty=True),
         written(SPRING - DAY, 0, HourFormat.ZONELESS, newest_first=False),
     ]
-    with Drive(World(inventor(2, revisions=False)), start, tmp_path) as drive:
+    with AccuracyRun(EventModel(make_inventor(2, revisions=False)), start, tmp_path) as drive:
         run(drive, start, end, script, nothing)
         for watch in COUNTED:
             (life,) = drive.lives[watch]
             assert life.shown == growth(drive, watch)
-            assert life.shown == drive.world.happened(watch, life.times[0], life.times[-1]) > 1_000
+            assert life.shown == drive.world.occurrences(watch, life.times[0], life.times[-1]) > 1_000
 
 
-def test_without_state_what_came_while_it_was_down_is_missing() -> None:
+def test_counts_during_downtime_without_state_are_missing() -> None:
     """Without state a counter misses exactly the events between the last answer before a restart and the next after."""
     start, end = AUTUMN - 3 * DAY - 1, AUTUMN + 4 * DAY - 1
     script = list(incidents(4, start, end - 6 * HOUR, keep=False, empty=False))
-    with Drive(World(inventor(3, revisions=False)), start, None) as drive:
+    with AccuracyRun(EventModel(make_inventor(3, revisions=False)), start, None) as drive:
         run(drive, start, end, script, nothing)
         for watch in COUNTED:
             lives = drive.lives[watch]
             assert len(lives) > 2
-            happened = drive.world.happened(watch, lives[0].times[0], lives[-1].times[-1])
+            happened = drive.world.occurrences(watch, lives[0].times[0], lives[-1].times[-1])
             while_down = [
-                drive.world.happened(watch, before.times[-1], after.times[0]) for before, after in pairwise(lives)
+                drive.world.occurrences(watch, before.times[-1], after.times[0]) for before, after in pairwise(lives)
             ]
             assert sum(life.shown for life in lives) == happened - sum(while_down)
             print(f"{watch.event} {watch.unit} {watch.app_id}: {happened} happened, {while_down} while it was down")
@@ -289,7 +291,7 @@ def main() -> int:
 
     with (
         tempfile.TemporaryDirectory() as directory,
-        Drive(World(inventor(options.seed, revisions=True)), start, Path(directory)) as drive,
+        AccuracyRun(EventModel(make_inventor(options.seed, revisions=True)), start, Path(directory)) as drive,
     ):
         run(drive, start, end, script, progress)
         print(f"{drive.scrapes} pages, none wrong; calls by status {drive.calls}; restarts {drive.restarts}")

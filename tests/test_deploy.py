@@ -22,15 +22,15 @@ from typing import Any
 import docs
 import pytest
 import yaml
-from servers import alertmanager, running, tool
-from support import Program, free_port, until, write
+from servers import require_tool, running_alertmanager, running_process
+from support import Program, free_port, wait_until, write_file
 
 from braze_exporter import __version__
 from braze_exporter.braze.kinds import KINDS
-from braze_exporter.braze.lists import LISTINGS
+from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.commands import arguments as cli
-from braze_exporter.config.loading import load
-from braze_exporter.scheduler.plan import build
+from braze_exporter.config.loading import load_config
+from braze_exporter.scheduler.plan import build_plan
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -47,7 +47,7 @@ Tree = dict[str, Any]
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a tool to its end."""
     return subprocess.run(  # noqa: S603
-        [tool(command[0]), *command[1:]], capture_output=True, text=True, check=False
+        [require_tool(command[0]), *command[1:]], capture_output=True, text=True, check=False
     )
 
 
@@ -58,14 +58,14 @@ def trees(path: Path) -> list[Tree]:
 
 def tree(path: Path) -> Tree:
     """Return the one document of a YAML file."""
-    (found,) = trees(path)
-    return found
+    (result,) = trees(path)
+    return result
 
 
 # YAML and shell
 
 
-def test_yamllint_finds_nothing() -> None:
+def test_deploy_files_pass_yamllint() -> None:
     """No key stands twice, nothing is indented by chance; of the generated rules promtool judges."""
     rules = "{document-start: disable, line-length: {max: 120}, comments: {min-spaces-from-content: 1}}"
     config = f"{{extends: default, ignore: [{docs.RULES.name}], rules: {rules}}}"
@@ -74,7 +74,7 @@ def test_yamllint_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize("script", [".ci/run", "tests/image.sh", "tests/read_only.sh"])
-def test_shellcheck_finds_nothing(script: str) -> None:
+def test_scripts_pass_shellcheck(script: str) -> None:
     """The shell scripts quote what they must."""
     done = run("shellcheck", str(ROOT / script))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -88,7 +88,7 @@ def settings(name: str) -> list[str]:
     return re.findall(rf"^{name}=(.*)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+def test_unit_passes_systemd_analyze(tmp_path: Path) -> None:
     """`systemd-analyze verify` has nothing to say, once the program is where it is installed here."""
     program = shlex.split(settings("ExecStart")[0])[0]
     copy = tmp_path / UNIT.name
@@ -98,19 +98,19 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_unit_is_exposed_no_more_than_it_must_be() -> None:
+def test_unit_exposure_is_low() -> None:
     """By systemd's own measure from 0 to 10 it is at 1.2: the network is left, and /proc for the process metrics."""
     done = run("systemd-analyze", "security", "--offline=yes", "--threshold=12", "--no-pager", str(UNIT))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Overall exposure level" in done.stdout
 
 
-def test_the_unit_starts_what_its_installation_puts_there() -> None:
+def test_unit_starts_installed_program() -> None:
     """Program, config, user and unit are at the same places in the unit and in the commands at its head."""
     head = UNIT.read_text(encoding="utf-8").partition("[Unit]")[0]
     program, *arguments = shlex.split(settings("ExecStart")[0])
     environment = PurePosixPath(program).parent.parent
-    config = cli.parser().parse_args(arguments).config_file
+    config = cli.build_parser().parse_args(arguments).config_file
     (user,) = settings("User")
     assert settings("Group") == [user]
     assert f"python3 -m venv {environment} && {environment}/bin/pip install ." in head
@@ -127,8 +127,8 @@ def test_the_unit_starts_what_its_installation_puts_there() -> None:
 
 def resource(kind: str) -> Tree:
     """Return the one resource of that kind."""
-    (found,) = (each for each in [*trees(MANIFEST), *trees(MONITOR)] if each["kind"] == kind)
-    return found
+    (result,) = (each for each in [*trees(MANIFEST), *trees(MONITOR)] if each["kind"] == kind)
+    return result
 
 
 def pod() -> Tree:
@@ -139,34 +139,34 @@ def pod() -> Tree:
 
 def container() -> Tree:
     """Return the one container of the pod."""
-    (found,) = pod()["spec"]["containers"]
-    assert isinstance(found, dict)
-    return found
+    (result,) = pod()["spec"]["containers"]
+    assert isinstance(result, dict)
+    return result
 
 
 def volume_at(path: str) -> Tree:
     """Return the volume that is mounted, as a whole, at the directory of `path`."""
     (mount,) = (each for each in container()["volumeMounts"] if each["mountPath"] == str(PurePosixPath(path).parent))
     assert "subPath" not in mount  # it would never be updated
-    (found,) = (each for each in pod()["spec"]["volumes"] if each["name"] == mount["name"])
-    assert isinstance(found, dict)
-    return found
+    (result,) = (each for each in pod()["spec"]["volumes"] if each["name"] == mount["name"])
+    assert isinstance(result, dict)
+    return result
 
 
-def test_kubernetes_knows_every_field_of_the_manifest() -> None:
+def test_manifest_matches_kubernetes_schema() -> None:
     """All resources are of kinds that Kubernetes has, with fields that these have."""
     done = run("kubernetes-validate", "--strict", str(MANIFEST))
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall("^INFO .* passed", done.stdout + done.stderr, re.MULTILINE)) == len(trees(MANIFEST))
 
 
-def test_there_is_never_more_than_one_pod() -> None:
+def test_manifest_runs_one_pod() -> None:
     """Not even while a new version takes over."""
     assert resource("Deployment")["spec"]["replicas"] == 1
     assert resource("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
 
 
-def test_the_pod_has_no_rights() -> None:
+def test_pod_has_no_privileges() -> None:
     """It is the image's user, on a read-only file system, without capabilities and without a token."""
     (user,) = re.findall(r"^USER (\d+):\1$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     spec = pod()["spec"]
@@ -186,13 +186,13 @@ def test_the_pod_has_no_rights() -> None:
     }
 
 
-def test_the_config_in_the_manifest_is_good_and_everything_is_where_it_says() -> None:
+def test_manifest_config_is_valid_and_mounted() -> None:
     """The image finds the config, the config the key and the state file, and the key has the name that it is given."""
     command = re.findall(r"^CMD (.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)[-1]
-    path = PurePosixPath(cli.parser().parse_args(json.loads(command)).config_file)
+    path = PurePosixPath(cli.build_parser().parse_args(json.loads(command)).config_file)
     assert volume_at(str(path))["configMap"]["name"] == resource("ConfigMap")["metadata"]["name"]
-    config = load(resource("ConfigMap")["data"][path.name], path.name)
-    assert build(config).queries
+    config = load_config(resource("ConfigMap")["data"][path.name], path.name)
+    assert build_plan(config).queries
     claim = resource("PersistentVolumeClaim")["metadata"]["name"]
     assert config.settings.state_file is not None
     assert volume_at(config.settings.state_file)["persistentVolumeClaim"]["claimName"] == claim
@@ -204,7 +204,7 @@ def test_the_config_in_the_manifest_is_good_and_everything_is_where_it_says() ->
     assert f"kubectl create secret generic {secret} --from-file={name}=" in head
 
 
-def test_selectors_and_ports_meet() -> None:
+def test_manifest_selectors_and_ports_match() -> None:
     """Deployment, service, network policy and monitor select what is there, and lead to the port that is served."""
     labels = pod()["metadata"]["labels"].items()
     service = resource("Service")
@@ -215,17 +215,17 @@ def test_selectors_and_ports_meet() -> None:
     assert (
         resource("ServiceMonitor")["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     )
-    (served,) = container()["ports"]
-    assert served["containerPort"] == PORT
+    (current,) = container()["ports"]
+    assert current["containerPort"] == PORT
     (port,) = service["spec"]["ports"]
-    assert (port["port"], port["targetPort"]) == (PORT, served["name"])
-    assert [rule["ports"] for rule in policy["ingress"]] == [[{"port": served["name"]}]]
+    assert (port["port"], port["targetPort"]) == (PORT, current["name"])
+    assert [rule["ports"] for rule in policy["ingress"]] == [[{"port": current["name"]}]]
     assert [endpoint["port"] for endpoint in resource("ServiceMonitor")["spec"]["endpoints"]] == [port["name"]]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container()[probe]["httpGet"]["port"] == served["name"]
+        assert container()[probe]["httpGet"]["port"] == current["name"]
 
 
-def test_the_manifest_runs_this_version() -> None:
+def test_manifest_runs_current_version() -> None:
     """The tag of the image is the version of the exporter, and not one that moves."""
     assert container()["image"].endswith(f"/braze-exporter:{__version__}")
 
@@ -235,18 +235,18 @@ def test_the_manifest_runs_this_version() -> None:
 
 def services() -> dict[str, Tree]:
     """Return the services of the compose file."""
-    found: dict[str, Tree] = tree(COMPOSE / "compose.yaml")["services"]
-    return found
+    result: dict[str, Tree] = tree(COMPOSE / "compose.yaml")["services"]
+    return result
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.braze.yaml"])
-def test_the_compose_files_follow_the_specification(file: str) -> None:
+def test_compose_files_match_specification(file: str) -> None:
     """The schema of the Compose specification has nothing to say."""
     done = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE / file))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_mounted_is_there() -> None:
+def test_compose_mounts_exist() -> None:
     """Each file and directory of the repository that a service mounts exists, and the image is built from its root."""
     sources = [volume.split(":")[0] for service in services().values() for volume in service.get("volumes", [])]
     paths = [source for source in sources if source.startswith(".")]
@@ -256,21 +256,21 @@ def test_what_is_mounted_is_there() -> None:
     assert (COMPOSE / services()["braze-exporter"]["build"]).resolve() == ROOT
 
 
-def test_nothing_of_it_can_be_reached_from_elsewhere() -> None:
+def test_compose_ports_are_on_loopback() -> None:
     """Ports are on loopback alone: Grafana's password is admin, and Prometheus has none."""
     ports = [port for service in services().values() for port in service["ports"]]
     assert f"127.0.0.1:{PORT}:{PORT}" in ports
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
-def test_images_of_others_are_of_a_version() -> None:
+def test_third_party_images_have_versions() -> None:
     """What worked yesterday is what runs tomorrow."""
     images = {name: service["image"] for name, service in services().items() if "build" not in service}
     assert len(images) == 3
     assert [image for image in images.values() if not re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", image)] == []
 
 
-def test_the_exporter_in_compose_has_no_rights() -> None:
+def test_compose_exporter_has_no_privileges() -> None:
     """It runs as careful operators run it."""
     exporter = services()["braze-exporter"]
     assert exporter["read_only"] is True
@@ -278,7 +278,7 @@ def test_the_exporter_in_compose_has_no_rights() -> None:
     assert exporter["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_the_services_find_each_other() -> None:
+def test_compose_services_resolve_each_other() -> None:
     """Every address in the configs is a service, and the port that it publishes."""
     prometheus = tree(COMPOSE / "prometheus/prometheus.yml")
     (source,) = tree(COMPOSE / "grafana/datasources/prometheus.yaml")["datasources"]
@@ -301,7 +301,7 @@ def test_the_services_find_each_other() -> None:
     assert targets == published - {"grafana:3000"}
 
 
-def test_grafana_finds_what_it_is_given() -> None:
+def test_grafana_provisioning_paths_exist() -> None:
     """The data source has the uid that dashboards name, and the provider looks where they are mounted."""
     (source,) = tree(COMPOSE / "grafana/datasources/prometheus.yaml")["datasources"]
     (provider,) = tree(COMPOSE / "grafana/providers/files.yaml")["providers"]
@@ -310,11 +310,11 @@ def test_grafana_finds_what_it_is_given() -> None:
     assert ["./grafana/dashboards", provider["options"]["path"]] in mounted
 
 
-def test_compose_with_the_real_braze_serves_the_config_that_is_mounted() -> None:
+def test_compose_with_real_braze_uses_mounted_config() -> None:
     """Its command is one that the exporter has; config and key come from a directory that git does not see."""
     override = tree(COMPOSE / "compose.braze.yaml")["services"]
     assert override.keys() <= services().keys()
-    options = cli.parser().parse_args(override["braze-exporter"]["command"])
+    options = cli.build_parser().parse_args(override["braze-exporter"]["command"])
     mounts = dict(volume.split(":")[1::-1] for volume in override["braze-exporter"]["volumes"])
     directory = mounts[str(PurePosixPath(options.config_file).parent)]
     assert f"{directory.removeprefix('./')}/" in (COMPOSE / ".gitignore").read_text(encoding="utf-8").splitlines()
@@ -322,12 +322,12 @@ def test_compose_with_the_real_braze_serves_the_config_that_is_mounted() -> None
     for setting in ("api_key_file", "state_file"):
         (path,) = re.findall(rf"{setting}: (\S+)", head)
         assert str(PurePosixPath(path).parent) in mounts
-    demo = cli.parser().parse_args(services()["braze-exporter"]["command"])
+    demo = cli.build_parser().parse_args(services()["braze-exporter"]["command"])
     assert demo.web_address == cli.DEFAULT_ADDRESS
     printed = dict(re.findall(r"exec -T braze-exporter (braze-exporter .+) \\\n# +> (\S+)\n", head))
     assert {ROOT / path for path in printed.values()} == docs.demo_files().keys()
     for command in printed:  # in the directory of the config
-        assert cli.parser().parse_args(command.split()[1:]).config_file == PurePosixPath(options.config_file).name
+        assert cli.build_parser().parse_args(command.split()[1:]).config_file == PurePosixPath(options.config_file).name
 
 
 # The chain, for real
@@ -343,8 +343,8 @@ class Chain:
 
     def query(self, expression: str) -> list[Tree]:
         """Return the labels of the samples that an expression has."""
-        found = _get(self.prometheus, f"/api/v1/query?query={urllib.parse.quote(expression)}")
-        return [result["metric"] for result in found["data"]["result"]]
+        reply = _get(self.prometheus, f"/api/v1/query?query={urllib.parse.quote(expression)}")
+        return [result["metric"] for result in reply["data"]["result"]]
 
 
 def _get(port: int, path: str) -> Any:  # noqa: ANN401 - JSON
@@ -378,18 +378,18 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     prometheus = free_port()
     receivers = (COMPOSE / "alertmanager/alertmanager.yml").read_text(encoding="utf-8")
     with ExitStack() as stack:
-        manager = stack.enter_context(alertmanager(directory / "alertmanager", receivers))
+        manager = stack.enter_context(running_alertmanager(directory / "alertmanager", receivers))
         program = stack.enter_context(Program.start(command))
-        found = tree(config)
-        found["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        found["scrape_configs"].append({**found["scrape_configs"][0], **_monitored()})
-        text = yaml.safe_dump(found)
+        result = tree(config)
+        result["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        result["scrape_configs"].append({**result["scrape_configs"][0], **_monitored()})
+        text = yaml.safe_dump(result)
         text = text.replace("braze-exporter:27293", f"127.0.0.1:{program.port}")
         text = text.replace("alertmanager:9093", f"127.0.0.1:{manager}")
-        write(config, text)
+        write_file(config, text)
         stack.enter_context(
-            running(
-                tool("prometheus"),
+            running_process(
+                require_tool("prometheus"),
                 f"--config.file={config}",
                 f"--web.listen-address=127.0.0.1:{prometheus}",
                 f"--storage.tsdb.path={directory / 'data'}",
@@ -402,11 +402,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
                 return len(started.query("up == 1")) == 2
             return False
 
-        until(scraped, "Prometheus has scraped the exporter", 60)
+        wait_until(scraped, "Prometheus has scraped the exporter", 60)
         yield started
 
 
-def test_the_tools_of_prometheus_find_nothing() -> None:
+def test_prometheus_files_pass_promtool_and_amtool() -> None:
     """Config and rules of Prometheus and the config of Alertmanager are right."""
     done = run("promtool", "check", "config", str(COMPOSE / "prometheus/prometheus.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -416,35 +416,38 @@ def test_the_tools_of_prometheus_find_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alertmanager_leaves_out_what_the_readme_says() -> None:
+def test_alertmanager_inhibits_as_documented() -> None:
     """What it inhibits is what people are told to copy."""
     readme = docs.README.read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^```text\n(inhibit_rules:\n.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert tree(COMPOSE / "alertmanager/alertmanager.yml")["inhibit_rules"] == yaml.safe_load(shown)["inhibit_rules"]
+    (rendered,) = re.findall(r"^```text\n(inhibit_rules:\n.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert tree(COMPOSE / "alertmanager/alertmanager.yml")["inhibit_rules"] == yaml.safe_load(rendered)["inhibit_rules"]
 
 
-def test_prometheus_has_the_numbers_of_the_demo(chain: Chain) -> None:
+def test_prometheus_has_demo_metrics(chain: Chain) -> None:
     """What `docker compose up` runs is scraped, and Braze is up."""
     assert {labels["job"] for labels in chain.query("up == 1")} == {"braze", "monitor"}
     assert chain.query('braze_up{job="braze"} == 1')
     assert chain.query('braze_custom_events_hourly_settled{job="braze"} > 0')
 
 
-def test_the_probes_of_kubernetes_are_answered(chain: Chain) -> None:
+def test_kubernetes_probes_succeed(chain: Chain) -> None:
     """Each path that a probe asks for is there."""
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert chain.program.get(container()[probe]["httpGet"]["path"]).status == 200
 
 
-def test_the_operator_renames_no_label_and_keeps_the_series_of_a_new_pod(chain: Chain) -> None:
+def test_operator_relabeling_keeps_series_of_new_pod(chain: Chain) -> None:
     """The labels that it gives to targets neither push ours aside nor change with the pod."""
     for labels in chain.query('braze_api_requests_total{job="monitor"}'):
         assert labels.keys() == {"__name__", "job", "instance", "workspace", "endpoint", "code"}
-        assert labels["endpoint"] in {*(kind.endpoint for kind in KINDS), *(listing.endpoint for listing in LISTINGS)}
+        assert labels["endpoint"] in {
+            *(kind.path for kind in KINDS),
+            *(list_endpoint.path for list_endpoint in LIST_ENDPOINTS),
+        }
         assert labels["instance"] == "braze-exporter"
 
 
-def test_an_exporter_that_is_gone_is_an_alert_in_alertmanager(chain: Chain) -> None:
+def test_missing_exporter_alerts_in_alertmanager(chain: Chain) -> None:
     """Last, because it ends the exporter: rule, evaluation and delivery work together."""
 
     def names() -> set[str]:
@@ -453,6 +456,6 @@ def test_an_exporter_that_is_gone_is_an_alert_in_alertmanager(chain: Chain) -> N
     def is_quiet() -> bool:
         return not chain.query("ALERTS") and not names()
 
-    until(is_quiet, "what was true before the first scrape is over")
+    wait_until(is_quiet, "what was true before the first scrape is over")
     chain.program.stop()
-    until(lambda: names() == {"BrazeExporterDown"}, "Alertmanager has the alert")
+    wait_until(lambda: names() == {"BrazeExporterDown"}, "Alertmanager has the alert")

@@ -11,12 +11,12 @@ import graphs
 import pictures
 import pytest
 import yaml
-from support import run
+from support import run_program
 
 from braze_exporter import __version__
-from braze_exporter.config.loading import load
+from braze_exporter.config.loading import load_config
 from braze_exporter.config.schema import Settings
-from braze_exporter.scheduler.plan import build
+from braze_exporter.scheduler.plan import build_plan
 
 ROOT = docs.ROOT
 README = docs.README.read_text(encoding="utf-8")
@@ -27,41 +27,41 @@ def fenced(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def test_the_readme_is_generated_from_the_code() -> None:
+def test_readme_tables_are_generated() -> None:
     """Metric tables, the example and the help are what `python tests/docs.py` writes."""
     assert docs.filled(README) == README
 
 
-def test_rules_and_dashboard_of_the_demo_are_generated_from_its_config() -> None:
+def test_demo_rules_and_dashboard_are_generated() -> None:
     """What Docker's example loads and provisions is what `python tests/docs.py` writes."""
     assert {path: path.read_text(encoding="utf-8") for path in (docs.RULES, docs.DASHBOARD)} == docs.demo_files()
 
 
-def test_the_example_passes_check() -> None:
+def test_example_config_passes_check() -> None:
     """`config.example.yaml` is good, with a warning for the key file that is not there."""
-    done = run("check", f"--config.file={ROOT / 'config.example.yaml'}")
+    done = run_program("check", f"--config.file={ROOT / 'config.example.yaml'}")
     assert done.returncode == 0, done.stderr
     assert "is good: 22 queries" in done.stdout
 
 
-def test_the_example_shows_every_setting_with_its_default() -> None:
+def test_example_config_shows_every_default() -> None:
     """What is commented out in the example is the default: with it, the plan is the same."""
     text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
     everything = re.sub(r"^( *)# (?=[a-z_ ]+:[ \n])", r"\1", text, flags=re.MULTILINE)
     assert yaml.safe_load(everything) != yaml.safe_load(text)
     assert set(yaml.safe_load(everything)) == {"workspaces", *Settings.model_fields}
-    first, second = (load(found, "config.example.yaml") for found in (text, everything))
-    assert build(first) == build(second)
+    first, second = (load_config(result, "config.example.yaml") for result in (text, everything))
+    assert build_plan(first) == build_plan(second)
     assert first.settings == second.settings
 
 
 @pytest.mark.parametrize("text", [block for block in fenced("yaml") if "custom_events" in block])
-def test_every_config_in_the_readme_is_good(text: str) -> None:
+def test_every_readme_config_is_valid(text: str) -> None:
     """What people copy out of the README works."""
-    assert build(load(text, "README.md")).queries
+    assert build_plan(load_config(text, "README.md")).queries
 
 
-def test_every_metric_in_the_readme_exists() -> None:
+def test_every_readme_metric_exists() -> None:
     """PromQL and prose name no metric that the exporter does not have."""
     golden = "".join((ROOT / f"tests/golden/{name}.txt").read_text(encoding="utf-8") for name in ("page", "kinds"))
     known = set(re.findall(r"^# TYPE (\S+)", golden, re.MULTILINE))
@@ -71,7 +71,7 @@ def test_every_metric_in_the_readme_exists() -> None:
     assert used <= known
 
 
-def test_ci_runs_the_commands_of_the_readme() -> None:
+def test_ci_runs_readme_commands() -> None:
     """The test command that the README gives is the one that CI runs, and the demo's is there."""
     commands = fenced("sh")
     assert "pip install . && braze-exporter demo\n" in commands
@@ -80,7 +80,7 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
     assert 'pip install -e ".[dev]" && pytest --cov\n' in ci
 
 
-def test_the_changelog_knows_this_version() -> None:
+def test_changelog_has_current_version() -> None:
     """The newest section of the changelog is this version or what comes after it."""
     sections = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert __version__ in sections[:2]
@@ -96,7 +96,7 @@ def test_every_dependency_has_a_reason() -> None:
     assert explained == needed
 
 
-def test_links_within_the_repository_lead_somewhere() -> None:
+def test_readme_links_resolve() -> None:
     """A relative link or a picture of the README names a file that is there, or a heading."""
     headings = {
         re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-")
@@ -111,15 +111,15 @@ def test_links_within_the_repository_lead_somewhere() -> None:
 
 def test_every_picture_is_shown_and_small() -> None:
     """The pictures that `python tests/pictures.py` takes are there and in the README, no others, and load quickly."""
-    found = sorted(pictures.PICTURES.iterdir())
-    shown = re.findall(rf"{re.escape(str(pictures.PICTURES.relative_to(ROOT)))}/([\w-]+\.png)", README)
-    assert [path.name for path in found] == sorted(pictures.names()) == sorted(shown)
-    for path in found:
+    result = sorted(pictures.PICTURES.iterdir())
+    rendered = re.findall(rf"{re.escape(str(pictures.PICTURES.relative_to(ROOT)))}/([\w-]+\.png)", README)
+    assert [path.name for path in result] == sorted(pictures.names()) == sorted(rendered)
+    for path in result:
         assert path.read_bytes().startswith(b"\x89PNG"), path
-        assert path.stat().st_size < pictures.MOST_BYTES, path
+        assert path.stat().st_size < pictures.MAX_BYTES, path
 
 
-def test_every_graph_is_of_a_query_in_the_readme() -> None:
+def test_every_graph_uses_a_readme_query() -> None:
     """What Prometheus was asked for a picture can be copied."""
     lines = {line for block in fenced("promql") for line in block.splitlines()}
     assert {graph.expr for graph in graphs.GRAPHS.values()} <= lines
@@ -135,7 +135,7 @@ TOOLS = {
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_the_tools_have_nothing_to_say(tool: str) -> None:
+def test_static_checks_pass(tool: str) -> None:
     """Lint, format, types, the direction of imports and spelling are right."""
     name, *arguments = TOOLS[tool]
     command = [str(Path(sys.executable).with_name(name)), *arguments]

@@ -22,31 +22,31 @@ DOCKERFILE = REPOSITORY / "Dockerfile"
 
 def hadolint() -> str:
     """Return the path of hadolint, or skip the test; in CI a missing one is a failure."""
-    found = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
-    if found is None and os.environ.get("CI"):
+    result = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if result is None and os.environ.get("CI"):
         pytest.fail("hadolint is not installed, and in CI its test is not skipped")
-    if found is None:
+    if result is None:
         pytest.skip("hadolint is not installed")
-    return found
+    return result
 
 
 def stages() -> list[list[tuple[str, str]]]:
     """Return the stages of the Dockerfile, each a list of instructions and what they say."""
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    found: list[list[tuple[str, str]]] = []
+    result: list[list[tuple[str, str]]] = []
     for line in text.replace("\\\n", "").splitlines():
-        name, _, rest = line.partition(" ")
+        name, _, pause = line.partition(" ")
         if name == "FROM":
-            found.append([])
-        if found and name:
-            found[-1].append((name, rest.strip()))
-    return found
+            result.append([])
+        if result and name:
+            result[-1].append((name, pause.strip()))
+    return result
 
 
 def last(name: str) -> str:
     """Return what the one instruction `name` of the final stage says."""
-    (found,) = (rest for instruction, rest in stages()[-1] if instruction == name)
-    return found
+    (result,) = (pause for instruction, pause in stages()[-1] if instruction == name)
+    return result
 
 
 def port() -> str:
@@ -54,7 +54,7 @@ def port() -> str:
     return cli.DEFAULT_ADDRESS.rpartition(":")[2]
 
 
-def test_hadolint_finds_nothing() -> None:
+def test_dockerfile_passes_hadolint() -> None:
     """The linter of Dockerfiles finds nothing to say, not even at its lowest level."""
     done = subprocess.run(  # noqa: S603
         [hadolint(), "--no-color", "--failure-threshold", "style", str(DOCKERFILE)],
@@ -65,31 +65,31 @@ def test_hadolint_finds_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_user_is_a_number_and_not_root() -> None:
+def test_image_user_is_numeric_and_not_root() -> None:
     """User and group are numbers other than 0, which is what Kubernetes needs for `runAsNonRoot`."""
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last("USER"))
 
 
-def test_the_exporter_is_process_1() -> None:
+def test_exporter_is_process_1() -> None:
     """The entry point is the installed command itself and no shell, so that signals reach it."""
     (script,) = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert json.loads(last("ENTRYPOINT")) == [script]
 
 
-def test_it_reads_its_config_from_etc() -> None:
+def test_image_reads_config_from_etc() -> None:
     """Without arguments the image serves the config in /etc, and every command finds the same one in its directory."""
-    serve = cli.parser().parse_args(json.loads(last("CMD")))
-    check = cli.parser().parse_args(["check"])
+    serve = cli.build_parser().parse_args(json.loads(last("CMD")))
+    check = cli.build_parser().parse_args(["check"])
     assert serve.config_file == "/etc/braze-exporter/config.yaml"
     assert str(Path(last("WORKDIR"), check.config_file)) == serve.config_file
 
 
-def test_it_exposes_the_default_port() -> None:
+def test_image_exposes_default_port() -> None:
     """The port that the image names is the one that the exporter listens on."""
     assert last("EXPOSE") == port()
 
 
-def test_its_health_check_asks_the_exporter_in_python() -> None:
+def test_health_check_uses_python() -> None:
     """The health check is Python that compiles, run without a shell, and asks for /-/healthy at the default port."""
     options, _, command = last("HEALTHCHECK").partition("CMD ")
     program, *flags, code = json.loads(command)
@@ -100,11 +100,11 @@ def test_its_health_check_asks_the_exporter_in_python() -> None:
     assert "'GET', '/-/healthy'" in code
 
 
-def test_the_build_is_sent_what_it_copies_and_nothing_else() -> None:
+def test_build_context_is_minimal() -> None:
     """What .dockerignore lets in is what the Dockerfile copies, so no key and no history can get into a layer."""
     lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
-    copies = [rest.split() for stage in stages() for name, rest in stage if name == "COPY"]
+    copies = [pause.split() for stage in stages() for name, pause in stage if name == "COPY"]
     copied = [source for words in copies if not words[0].startswith("--from=") for source in words[:-1]]
     assert rules[0] == "*"
     assert sorted(rule[1:] for rule in rules if rule.startswith("!")) == sorted(copied)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import response_faults
 import transfer_faults
-from accuracy_model import EVENTS, SOURCES, World
-from accuracy_run import DAYS_REFRESH, WATCHES, Drive
+from accuracy_model import EVENTS, SOURCES, EventModel
+from accuracy_run import DAYS_REFRESH, WATCHES, AccuracyRun
 from fault_injection import Fault
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -47,10 +47,10 @@ BACK = st.one_of(st.integers(0, 3), st.integers(4, 30), st.integers(31, 120))
 SCRAPES = st.sampled_from([15 * MINUTE, HOUR, None])
 
 
-def short(found: dict[str, Any]) -> None:
+def short(result: dict[str, Any]) -> None:
     """Leave the newest hours and days in an answer, whatever was asked for."""
-    rows = found["data"]
-    found["data"] = rows[-5:] if rows[0]["time"] < rows[-1]["time"] else rows[:5]
+    rows = result["data"]
+    result["data"] = rows[-5:] if rows[0]["time"] < rows[-1]["time"] else rows[:5]
 
 
 FAULTS = [
@@ -71,14 +71,14 @@ FAULTS = [
 FIRST = st.sampled_from([None, response_faults.data([]), response_faults.edited(short)])
 
 
-class Proof(RuleBasedStateMachine):
+class AccuracyMachine(RuleBasedStateMachine):
     """Every step is one that happens to an exporter in its life; every page is judged."""
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.world = World()
-        self.drive: Drive
+        self.world = EventModel()
+        self.drive: AccuracyRun
         # The hours that were changed, the newest change last.
         self.changed: list[tuple[str, int, str]] = []
 
@@ -90,22 +90,22 @@ class Proof(RuleBasedStateMachine):
             for event in EVENTS:
                 for back in range(1, 130):
                     hour = (int(now) // HOUR - back) * HOUR
-                    self.world.happen(event, hour, hour, 3 + back % 5, SOURCES[back % 2])
-        self.drive = Drive(self.world, now, Path(self.directory.name))
+                    self.world.add_occurrences(event, hour, hour, 3 + back % 5, SOURCES[back % 2])
+        self.drive = AccuracyRun(self.world, now, Path(self.directory.name))
         self.first_answers(first)
 
     def first_answers(self, fault: Fault | None) -> None:
         """Scrape for the first time, with a fault in each answer of this scrape."""
         if fault is not None:
-            self.drive.braze.fail(fault, times=len(WATCHES))
+            self.drive.braze.inject(fault, times=len(WATCHES))
             self.drive.scrape()
-            self.drive.braze.heal()
+            self.drive.braze.clear_faults()
 
     def change(self, event: str, hour: int, source: str, change: Callable[[int], int]) -> None:
         """Let Braze change its count of an hour, a second after all that was before."""
         self.drive.clock.advance(1)
         now = self.drive.clock.now
-        self.world.happen(event, hour, now, change(self.world.count(event, hour, now, source)), source)
+        self.world.add_occurrences(event, hour, now, change(self.world.count(event, hour, now, source)), source)
         self.changed.append((event, hour, source))
 
     def scrape_after(self, seconds: float | None) -> None:
@@ -136,7 +136,7 @@ class Proof(RuleBasedStateMachine):
         count=st.integers(1, 20),
         then=SCRAPES,
     )
-    def happen(self, event: str, back: int, source: str, count: int, then: float | None) -> None:
+    def add_occurrences(self, event: str, back: int, source: str, count: int, then: float | None) -> None:
         """Let Braze learn of events, in time or late."""
         self.change(event, (int(self.drive.clock.now) // HOUR - back) * HOUR, source, lambda _count: count)
         self.scrape_after(then)
@@ -153,22 +153,22 @@ class Proof(RuleBasedStateMachine):
             self.scrape_after(then)
 
     @rule(fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), then=SCRAPES, lasts=st.booleans())
-    def break_down(self, fault: Fault, event: str | None, then: float | None, *, lasts: bool) -> None:
+    def inject_fault(self, fault: Fault, event: str | None, then: float | None, *, lasts: bool) -> None:
         """Let Braze answer wrongly or not at all, for a while or until it heals."""
-        self.drive.braze.fail(fault, event=event)
+        self.drive.braze.inject(fault, event=event)
         self.scrape_after(then)
         if not lasts:
-            self.drive.braze.heal()
+            self.drive.braze.clear_faults()
 
     @rule()
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         """Let Braze answer as it should again."""
-        self.drive.braze.heal()
+        self.drive.braze.clear_faults()
 
     @rule()
     def spend_the_limit(self) -> None:
         """Let the company's own sends use up the calls of this hour."""
-        self.drive.braze.spend(self.drive.braze.limit)
+        self.drive.braze.spend_calls(self.drive.braze.limit)
 
     @rule(is_full=st.booleans(), then=SCRAPES)
     def fill_the_disk(self, *, is_full: bool, then: float | None) -> None:
@@ -180,12 +180,12 @@ class Proof(RuleBasedStateMachine):
         self.scrape_after(then)
 
     @rule(latency=st.sampled_from([0.0, 4.0]))
-    def change_the_pace(self, latency: float) -> None:
+    def change_interval(self, latency: float) -> None:
         """Let answers take some seconds, or none."""
         self.drive.wire.latency = latency
 
     @rule(hour_format=st.sampled_from(HourFormat), newest_first=st.booleans())
-    def write_otherwise(self, hour_format: HourFormat, *, newest_first: bool) -> None:
+    def change_format(self, hour_format: HourFormat, *, newest_first: bool) -> None:
         """Let Braze write its hours in another way."""
         self.drive.braze.hour_format, self.drive.braze.newest_first = hour_format, newest_first
 
@@ -202,17 +202,17 @@ class Proof(RuleBasedStateMachine):
         self.drive.start()
 
     @rule(first=FIRST)
-    def forget(self, first: Fault | None) -> None:
+    def delete_state(self, first: Fault | None) -> None:
         """Start the exporter anew, without its state."""
         self.drive.stop(keep=False)
         self.drive.start()
         self.first_answers(first)
 
     @invariant()
-    def the_page_is_right(self) -> None:
+    def page_is_accurate(self) -> None:
         """Look at the page only if nothing is to be lost: to look is to write."""
-        if self.drive.can_look:
-            self.drive.look()
+        if self.drive.can_check_page:
+            self.drive.check_page()
 
     def teardown(self) -> None:
         """End with some hours without faults, after which everything is answered."""
@@ -225,7 +225,7 @@ class Proof(RuleBasedStateMachine):
 
     def recover(self) -> None:
         """See everything answered, and every page right, some time after the last fault."""
-        self.drive.braze.heal()
+        self.drive.braze.clear_faults()
         self.drive.empty_disk()
         self.drive.clock.advance(HOUR)
         for _ in range(5):
@@ -239,8 +239,8 @@ class Proof(RuleBasedStateMachine):
 # To make a failing sequence short takes minutes.
 pytestmark = pytest.mark.timeout(0 if EXAMPLES else 600)
 
-TestProof = Proof.TestCase
-TestProof.settings = settings(
+TestAccuracy = AccuracyMachine.TestCase
+TestAccuracy.settings = settings(
     max_examples=EXAMPLES or 40,
     stateful_step_count=50 if EXAMPLES else 30,
     derandomize=not EXAMPLES,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import response_faults
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
-from recorded_counts import Recorded
-from support import KEY, Program, run, series_requests, simulated, write
+from recorded_counts import RecordedCounts
+from support import KEY, Program, run_program, running_braze, series_requests, write_file
 
 NAMES = {
     "quotes": "say \"hi\" and 'bye'",
@@ -35,13 +35,13 @@ def config(url: str, path: Path) -> str:
         }
         for name in NAMES
     ]
-    return write(path, json.dumps({"workspaces": workspaces}, ensure_ascii=False))
+    return write_file(path, json.dumps({"workspaces": workspaces}, ensure_ascii=False))
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_a_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
+def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
     """Metrics in both formats, the page, the log, a reload and `check`: the name is whole, or escaped, and no more."""
-    with simulated(Recorded(events=list(NAMES.values()))) as (braze, server):
+    with running_braze(RecordedCounts(events=list(NAMES.values()))) as (braze, server):
         braze.apps = ("3bbc4555-8fa0-4c9b-a5c0-4505edf3e064",)
         path = config(server.url, tmp_path / "config.yaml")
         arguments = [f"--config.file={path}", "--web.enable-lifecycle", f"--log.format={form}"]
@@ -49,34 +49,34 @@ def test_a_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
             page = program.scrape()
             openmetrics = program.get("/metrics", {"Accept": "application/openmetrics-text"}).text
             landing = program.get("/").text
-            braze.fail(response_faults.status(400))
+            braze.inject(response_faults.status(400))
             assert program.get("/-/reload", method="POST").status == 200
             nameless = [{"name": name} for name in NAMES.values()]
-            write(tmp_path / "config.yaml", json.dumps({"workspaces": nameless}, ensure_ascii=False))
+            write_file(tmp_path / "config.yaml", json.dumps({"workspaces": nameless}, ensure_ascii=False))
             refused = program.get("/-/reload", method="POST")
         events = {request.event for request in series_requests(braze)}
     assert events == set(NAMES.values())
     for name in NAMES.values():
         assert page.value("braze_custom_events_hourly_up", event=name) == 1
         assert page.value("braze_custom_events_filtered_hourly_up", event=name, braze_app=name[:500]) == 1
-    shown = {sample.labels.get("event") for family in openmetrics_families(openmetrics) for sample in family.samples}
-    assert set(NAMES.values()) <= shown
+    rendered = {sample.labels.get("event") for family in openmetrics_families(openmetrics) for sample in family.samples}
+    assert set(NAMES.values()) <= rendered
     assert not re.search(r"<script>alert|<img", landing)
     assert "&lt;script&gt;" in landing
     assert refused.status == 400
     assert refused.headers["content-type"].startswith("text/plain")
     assert all(line.startswith(f"{path}:1: workspaces[") for line in refused.text.splitlines())
     assert all(line.startswith(("ts=", "{")) for line in program.lines)
-    done = run("check", f"--config.file={config(server.url, tmp_path / 'again.yaml')}", BRAZE_API_KEY=KEY)
+    done = run_program("check", f"--config.file={config(server.url, tmp_path / 'again.yaml')}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1 + len(NAMES)
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_a_failure_names_the_query_on_one_line(form: str, tmp_path: Path) -> None:
+def test_failure_names_query_on_one_line(form: str, tmp_path: Path) -> None:
     """The log tells which query failed, on one line of bounded length, whatever the name and Braze's words hold."""
-    with simulated(Recorded(events=list(NAMES.values()))) as (braze, server):
-        braze.fail(response_faults.status(400, "no\nts=2026 level=error msg=forged <script> " * 100))
+    with running_braze(RecordedCounts(events=list(NAMES.values()))) as (braze, server):
+        braze.inject(response_faults.status(400, "no\nts=2026 level=error msg=forged <script> " * 100))
         path = config(server.url, tmp_path / "config.yaml")
         with Program.start([f"--config.file={path}", f"--log.format={form}"]) as program:
             program.scrape()

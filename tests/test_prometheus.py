@@ -1,6 +1,7 @@
 """End to end: two real Prometheus servers scrape the program, which asks a simulated Braze, and know what it knows.
 
-Needs `prometheus` and `promtool` (Debian: prometheus). Skipped without them, except in CI, where that is a failure.
+Needs `running_prometheus` and `promtool` (Debian: prometheus). Skipped without them, except in CI, where that is a
+failure.
 """
 
 import re
@@ -15,10 +16,21 @@ from pathlib import Path
 import bcrypt
 import pytest
 from certificates import Pki
-from recorded_counts import Recorded
-from servers import Prometheus, prometheus, tool
+from recorded_counts import RecordedCounts
+from servers import Prometheus, require_tool, running_prometheus
 from simulated_braze import FaultInjectingBraze
-from support import HOUR, IOS, NEW_YORK, VIP, Program, series_requests, simulated, until, workspace, write
+from support import (
+    HOUR,
+    IOS,
+    NEW_YORK,
+    VIP,
+    Program,
+    running_braze,
+    series_requests,
+    wait_until,
+    workspace_yaml,
+    write_file,
+)
 
 EVENTS = """
 {event: purchase, apps: [all, ios], segments: [all, vip]}
@@ -30,7 +42,7 @@ EVENTS = """
 NAMES = ["purchase", 'sign "up" 🎉', "quiet", "growing"]
 
 
-class Shop(Recorded):
+class Shop(RecordedCounts):
     """Counts that differ in every hour, so that no bucket can be taken for another."""
 
     def __init__(self) -> None:
@@ -56,17 +68,17 @@ class Chain:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Run Braze, the exporter and two Prometheus servers, until both have scraped a while."""
-    tool("prometheus")
+    require_tool("prometheus")
     directory = tmp_path_factory.mktemp("chain")
     shop = Shop()
     with ExitStack() as stack:
-        braze, server = stack.enter_context(simulated(shop))
-        config = workspace(server.url, EVENTS, rest="refresh: {hour: 10m, day: 10m}\nbudget: {share: 0.5}\n")
-        program = stack.enter_context(Program.start([f"--config.file={write(directory / 'config.yaml', config)}"]))
+        braze, server = stack.enter_context(running_braze(shop))
+        config = workspace_yaml(server.url, EVENTS, pause="refresh: {hour: 10m, day: 10m}\nbudget: {share: 0.5}\n")
+        program = stack.enter_context(Program.start([f"--config.file={write_file(directory / 'config.yaml', config)}"]))
         first, second = (
-            stack.enter_context(prometheus(directory / name, program.port)) for name in ("first", "second")
+            stack.enter_context(running_prometheus(directory / name, program.port)) for name in ("first", "second")
         )
-        until(lambda: first.answers() and second.answers(), "both Prometheus servers have scraped", 60)
+        wait_until(lambda: first.is_responding() and second.is_responding(), "both Prometheus servers have scraped", 60)
         yield Chain(shop, braze, program, (first, second))
 
 
@@ -76,7 +88,7 @@ def one(**labels: str) -> frozenset[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_prometheus_has_every_value_that_braze_has(chain: Chain, which: int) -> None:
+def test_prometheus_has_every_braze_value(chain: Chain, which: int) -> None:
     """Each event, app, segment and unit: latest and settled are Braze's numbers for the buckets that are named."""
     server, shop = chain.servers[which], chain.shop
     starts = server.query("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds")
@@ -102,7 +114,7 @@ def test_prometheus_has_every_value_that_braze_has(chain: Chain, which: int) -> 
     assert settled == {}
 
 
-def test_days_are_the_sums_of_their_hours(chain: Chain) -> None:
+def test_daily_values_are_sums_of_hours(chain: Chain) -> None:
     """The settled day is the sum of the hours of that local day, all and by app."""
     server, shop = chain.servers[0], chain.shop
     starts = server.query("braze_custom_events_daily_settled_bucket_start_timestamp_seconds")
@@ -119,26 +131,26 @@ def test_days_are_the_sums_of_their_hours(chain: Chain) -> None:
         assert value[labels] == sum(shop.count("purchase", hour, 0, app_id) for hour in hours)
 
 
-def test_two_prometheus_servers_cost_no_more_calls_than_one(chain: Chain) -> None:
+def test_two_prometheus_servers_cost_calls_of_one(chain: Chain) -> None:
     """However many scrapes there were, each query with a long refresh was asked once."""
     scrapes = sum(sum(server.query("count_over_time(up[10m])").values()) for server in chain.servers)
     assert scrapes >= 6
-    asked = [
+    requested = [
         (request.event, request.params.get("app_id"), request.params.get("segment_id"), request.params["unit"])
         for request in series_requests(chain.braze)
         if request.event != "growing"
     ]
-    assert len(asked) == len(set(asked)) == 8
+    assert len(requested) == len(set(requested)) == 8
 
 
-def test_the_counter_in_prometheus_grows_by_what_braze_reports(chain: Chain) -> None:
+def test_counter_in_prometheus_grows_by_reported_counts(chain: Chain) -> None:
     """What happens while Prometheus watches is on the counter, in both servers."""
     before = [server.query("braze_custom_events_total")[one(event="growing")] for server in chain.servers]
     this_hour = int(time.time()) // HOUR * HOUR
     for hour in (this_hour, this_hour - HOUR):  # it may be a new hour before it is asked for
         chain.shop.set("growing", hour, chain.shop.count("growing", hour, 0) + 11)
     for server, count in zip(chain.servers, before, strict=True):
-        until(
+        wait_until(
             lambda server=server, count=count: (  # type: ignore[misc] # bound now
                 server.query("braze_custom_events_total")[one(event="growing")] == count + 22
             ),
@@ -146,32 +158,32 @@ def test_the_counter_in_prometheus_grows_by_what_braze_reports(chain: Chain) -> 
         )
 
 
-def test_prometheus_is_content_with_the_page(chain: Chain) -> None:
+def test_page_passes_promtool(chain: Chain) -> None:
     """Every scrape succeeded, with the same samples each time, and promtool has nothing to say."""
     for server in chain.servers:
         assert set(server.query("min_over_time(up[10m])").values()) == {1}
         assert list(server.query("scrape_samples_scraped == scrape_samples_post_metric_relabeling").values())
     page = chain.program.get("/metrics").text
     check = subprocess.run(  # noqa: S603
-        [tool("promtool"), "check", "metrics"], input=page, capture_output=True, text=True, check=False
+        [require_tool("promtool"), "check", "metrics"], input=page, capture_output=True, text=True, check=False
     )
     assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 
 
-def test_every_promql_of_the_readme_runs(chain: Chain) -> None:
+def test_every_readme_promql_runs(chain: Chain) -> None:
     """What people copy is understood by Prometheus, and what asks for values that are there returns some."""
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```promql\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
     expressions = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
     assert len(expressions) >= 9
-    answered = {expression: chain.servers[0].query(expression) for expression in expressions}
-    for expression, result in answered.items():
+    responded = {expression: chain.servers[0].query(expression) for expression in expressions}
+    for expression, result in responded.items():
         # Those need history, the demo's names or a campaign.
         if not re.search(r"offset|increase|baseline|== 0|event=|campaign", expression):
             assert result, expression
 
 
-def test_the_alerting_basics_are_there(chain: Chain) -> None:
+def test_alerting_metrics_exist(chain: Chain) -> None:
     """`up`, the states and the errors can be asked in PromQL as the README shows."""
     server = chain.servers[0]
     assert server.query("braze_up") == {one(): 1}
@@ -180,13 +192,13 @@ def test_the_alerting_basics_are_there(chain: Chain) -> None:
     assert server.query("braze_api_quota_remaining / braze_api_quota_limit > 0.9") != {}
 
 
-def test_prometheus_scrapes_by_tls_with_a_password(tmp_path: Path) -> None:
+def test_prometheus_scrapes_with_tls_and_password(tmp_path: Path) -> None:
     """With the CA and the password of the web configuration file it has the numbers; without one of them `up` is 0."""
-    tool("prometheus")
+    require_tool("prometheus")
     pki = Pki.make(tmp_path)
     hashed = bcrypt.hashpw(b"correct horse", bcrypt.gensalt(10)).decode()
     tls = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}"
-    web = write(tmp_path / "web.yaml", f"{tls}\nbasic_auth_users: {{prometheus: {hashed}}}\n")
+    web = write_file(tmp_path / "web.yaml", f"{tls}\nbasic_auth_users: {{prometheus: {hashed}}}\n")
     trust: dict[str, object] = {"scheme": "https", "tls_config": {"ca_file": str(tmp_path / "ca.pem")}}
     right, wrong = ({"username": "prometheus", "password": f"{word} horse"} for word in ("correct", "wrong"))
     how: dict[str, Mapping[str, object]] = {
@@ -197,17 +209,19 @@ def test_prometheus_scrapes_by_tls_with_a_password(tmp_path: Path) -> None:
         "plain": {"basic_auth": right},
     }
     with ExitStack() as stack:
-        _, server = stack.enter_context(simulated(Shop()))
-        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}"))
+        _, server = stack.enter_context(running_braze(Shop()))
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
         arguments = [f"--config.file={config}", f"--web.config.file={web}"]
         program = stack.enter_context(Program.start(arguments, tls=pki.client()))
-        asked = stack.enter_context(prometheus(tmp_path / "prometheus", program.port, how))
+        requested = stack.enter_context(running_prometheus(tmp_path / "prometheus", program.port, how))
 
         def up() -> dict[str, float]:
-            found = asked.query("sum by (name) (label_replace(min_over_time(up[1m]), 'name', '$1', 'job', '(.*)'))")
-            return {dict(labels)["name"]: value for labels, value in found.items()}
+            result = requested.query(
+                "sum by (name) (label_replace(min_over_time(up[1m]), 'name', '$1', 'job', '(.*)'))"
+            )
+            return {dict(labels)["name"]: value for labels, value in result.items()}
 
         expected = {name: float(name == "right") for name in how}
-        until(lambda: asked.answers() and up() == expected, "only the right way has the numbers", 60)
-        assert asked.query("braze_up") == {one(): 1}
+        wait_until(lambda: requested.is_responding() and up() == expected, "only the right way has the numbers", 60)
+        assert requested.query("braze_up") == {one(): 1}
     assert [line.split("msg=")[1].split()[0] for line in program.lines] == ["serving", "stopped"]

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from recorded_counts import Recorded
-from servers import tool
-from support import HOUR, KEY, Page, Program, simulated, until, workspace, write
+from recorded_counts import RecordedCounts
+from servers import require_tool
+from support import HOUR, KEY, MetricsPage, Program, running_braze, wait_until, workspace_yaml, write_file
 
 # More than are written by one statement, so that a transaction has several.
 EVENTS = [f"event {number}" for number in range(500)]
@@ -24,11 +24,16 @@ EVENTS = [f"event {number}" for number in range(500)]
 @pytest.fixture
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
     """Return what runs a command where only the folder `state` can be written."""
-    command = (tool("unshare"), "--mount", str(Path(__file__).with_name("read_only.sh")), str(tmp_path / "state"))
+    command = (
+        require_tool("unshare"),
+        "--mount",
+        str(Path(__file__).with_name("read_only.sh")),
+        str(tmp_path / "state"),
+    )
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # it would be written too
     (tmp_path / "state").mkdir()
-    tool("mount")
-    tool("setpriv")
+    require_tool("mount")
+    require_tool("setpriv")
     probe = "import tempfile; tempfile.TemporaryFile(dir='state')\ntry: tempfile.gettempdir()\n"
     probe += "except FileNotFoundError: print('read-only')"
     probe = probe.replace("'state'", repr(str(tmp_path / "state")))
@@ -41,27 +46,27 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
 
 
 @pytest.fixture
-def braze() -> Iterator[tuple[Recorded, str]]:
+def braze() -> Iterator[tuple[RecordedCounts, str]]:
     """Run a simulated Braze with many events; yield what happens there, and its address."""
-    recorded = Recorded(events=EVENTS)
-    with simulated(recorded) as (_, server):
+    recorded = RecordedCounts(events=EVENTS)
+    with running_braze(recorded) as (_, server):
         yield recorded, server.url
 
 
-def test_many_counters_are_kept_without_a_temporary_folder(
-    braze: tuple[Recorded, str], sandbox: Sequence[str], tmp_path: Path
+def test_many_counters_need_no_temporary_folder(
+    braze: tuple[RecordedCounts, str], sandbox: Sequence[str], tmp_path: Path
 ) -> None:
     """Five hundred counters are written in each round, and are there after kill -9."""
     recorded, url = braze
-    rest = f"state_file: {tmp_path / 'state' / 'state.sqlite'}\nbudget: {{share: 1}}\nrefresh: {{hour: 8s}}\n"
-    config = write(
-        tmp_path / "config.yaml", workspace(url, "\n".join(f"{{event: {name}}}" for name in EVENTS), rest=rest)
+    pause = f"state_file: {tmp_path / 'state' / 'state.sqlite'}\nbudget: {{share: 1}}\nrefresh: {{hour: 8s}}\n"
+    config = write_file(
+        tmp_path / "config.yaml", workspace_yaml(url, "\n".join(f"{{event: {name}}}" for name in EVENTS), pause=pause)
     )
     this_hour = int(time.time()) // HOUR * HOUR
 
-    def totals(page: Page) -> set[float]:
+    def totals(page: MetricsPage) -> set[float]:
         assert page.value("braze_exporter_state_write_failures_total") == 0
-        return set(page.of("braze_custom_events_total"))
+        return set(page.values("braze_custom_events_total"))
 
     def happen(count: int) -> None:
         for name in EVENTS:
@@ -69,26 +74,28 @@ def test_many_counters_are_kept_without_a_temporary_folder(
 
     happen(5)
     with Program.start([f"--config.file={config}"], prefix=sandbox) as program:
-        until(lambda: len(program.scrape().of("braze_custom_events_total")) == len(EVENTS), "all are answered")
+        wait_until(lambda: len(program.scrape().values("braze_custom_events_total")) == len(EVENTS), "all are answered")
         for count in (12, 30):
             happen(count)
-            until(lambda count=count: totals(program.scrape()) == {count - 5}, "all are counted")  # type: ignore[misc]
+            wait_until(lambda count=count: totals(program.scrape()) == {count - 5}, "all are counted")  # type: ignore[misc]
         program.stop(signal.SIGKILL)
     happen(31)
     with Program.start([f"--config.file={config}"], prefix=sandbox) as program:
         assert min(totals(program.scrape())) >= 25
-        until(lambda: totals(program.scrape()) == {26}, "what happened meanwhile is counted")
+        wait_until(lambda: totals(program.scrape()) == {26}, "what happened meanwhile is counted")
 
 
 @pytest.mark.parametrize("command", ["check --live", "discover", "rules", "dashboard", "backfill"])
 def test_no_command_needs_a_temporary_folder(
-    braze: tuple[Recorded, str], sandbox: Sequence[str], tmp_path: Path, command: str
+    braze: tuple[RecordedCounts, str], sandbox: Sequence[str], tmp_path: Path, command: str
 ) -> None:
     """Each does its work, and writes at most where it is told to."""
     recorded, url = braze
     recorded.set("event 1", int(time.time()) // HOUR * HOUR, 5)
     output = tmp_path / "state" / "history.om"
-    config = write(tmp_path / "config.yaml", workspace(url, "{event: event 1}").replace("segments:", "# none:"))
+    config = write_file(
+        tmp_path / "config.yaml", workspace_yaml(url, "{event: event 1}").replace("segments:", "# none:")
+    )
     arguments = [*command.split(), f"--config.file={config}"]
     if command == "backfill":
         end = int(time.time()) - 4 * HOUR

@@ -17,28 +17,28 @@ import psutil
 import pytest
 import response_faults
 import transfer_faults
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import (
+    CURRENT_HOUR,
     HOUR,
     IOS,
     KEY,
     NOW,
-    THIS_HOUR,
-    Page,
+    ExporterRig,
+    MetricsPage,
     Program,
-    Rig,
     free_port,
-    rig,
+    running_braze,
+    running_exporter,
     series_requests,
-    simulated,
-    until,
-    workspace,
-    write,
+    wait_until,
+    workspace_yaml,
+    write_file,
 )
 
-from braze_exporter.scheduler.rate_limiter import HOLD
-from braze_exporter.state import open_store
+from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS
+from braze_exporter.state import open_state_file
 
 BASELINE = "braze_custom_events_hourly_baseline"
 LATEST = "braze_custom_events_hourly_latest"
@@ -47,227 +47,229 @@ SUCCESSFUL = "braze_exporter_config_last_reload_successful"
 SUCCESS_TIME = "braze_exporter_config_last_reload_success_timestamp_seconds"
 
 
-def shop() -> Recorded:
+def shop() -> RecordedCounts:
     """Return a made-up shop with some purchases in each hour."""
-    recorded = Recorded(events=["purchase", "signup"])
+    recorded = RecordedCounts(events=["purchase", "signup"])
     for back in range(200):
         for app in ("", IOS):
-            recorded.set("purchase", THIS_HOUR - back * HOUR, 10 + back, app)
+            recorded.set("purchase", CURRENT_HOUR - back * HOUR, 10 + back, app)
     return recorded
 
 
-def asked(exporter: Rig) -> list[str | None]:
+def requested_events(exporter: ExporterRig) -> list[str | None]:
     """Return the events that were asked for."""
     return [request.event for request in exporter.braze.requests]
 
 
-def test_what_stays_is_not_asked_again_and_what_is_new_is() -> None:
+def test_reload_fetches_new_queries_only() -> None:
     """A query that stays keeps its reading and its next time; one that goes leaves nothing behind."""
-    with rig("{event: purchase}\n{event: quiet}", shop()) as exporter:
+    with running_exporter("{event: purchase}\n{event: quiet}", shop()) as exporter:
         exporter.scrape()
         exporter.clock.advance(60)
-        exporter.use("{event: signup}\n{event: purchase}")
+        exporter.apply_config("{event: signup}\n{event: purchase}")
         page = exporter.scrape()
-        assert sorted(map(str, asked(exporter))) == ["purchase", "quiet", "signup"]
+        assert sorted(map(str, requested_events(exporter))) == ["purchase", "quiet", "signup"]
         assert page.value(LATEST, event="purchase") == 10
         assert page.value(LAST_SUCCESS, event="purchase") == NOW
         assert page.value(LAST_SUCCESS, event="signup") == NOW + 60
-        assert page.of(LAST_SUCCESS, event="quiet") == []
-        assert page.of("braze_custom_events_total", event="quiet") == []
+        assert page.values(LAST_SUCCESS, event="quiet") == []
+        assert page.values("braze_custom_events_total", event="quiet") == []
         exporter.clock.advance(240)
         exporter.scrape()
-        assert asked(exporter)[3:] == ["purchase"]
+        assert requested_events(exporter)[3:] == ["purchase"]
 
 
-def test_counters_go_on_under_new_names() -> None:
+def test_reload_with_new_names_keeps_counters() -> None:
     """A name for the labels may change, and so may the order; what was counted stays, and late data is still seen."""
     recorded = shop()
-    with rig("{event: purchase, apps: [ios, all]}", recorded) as exporter:
-        exporter.begin()
-        recorded.set("purchase", THIS_HOUR, 15, IOS)
-        recorded.set("purchase", THIS_HOUR, 17)
+    with running_exporter("{event: purchase, apps: [ios, all]}", recorded) as exporter:
+        exporter.skip_first_scrape()
+        recorded.set("purchase", CURRENT_HOUR, 15, IOS)
+        recorded.set("purchase", CURRENT_HOUR, 17)
         exporter.scrape()
-        exporter.use("{event: purchase, apps: [all, ios]}", ios="iphone")
+        exporter.apply_config("{event: purchase, apps: [all, ios]}", ios="iphone")
         page = exporter.page()
         assert page.value("braze_custom_events_filtered_total", braze_app="iphone") == 5
         assert page.value("braze_custom_events_filtered_hourly_latest", braze_app="iphone") == 15
-        assert page.of("braze_custom_events_filtered_total", braze_app="ios") == []
+        assert page.values("braze_custom_events_filtered_total", braze_app="ios") == []
         assert page.value("braze_custom_events_total") == 7
-        recorded.set("purchase", THIS_HOUR - HOUR, 111)
+        recorded.set("purchase", CURRENT_HOUR - HOUR, 111)
         exporter.clock.advance(300)
         assert exporter.scrape().value("braze_custom_events_total") == 107
 
 
-def test_a_shorter_refresh_counts_at_once_and_a_longer_one_from_the_next_call() -> None:
+def test_changed_refresh_applies_to_next_fetch() -> None:
     """After a reload nothing waits for longer than its new refresh."""
-    with rig("{event: purchase, refresh: 1h}\n{event: signup, refresh: 1m}", shop()) as exporter:
+    with running_exporter("{event: purchase, refresh: 1h}\n{event: signup, refresh: 1m}", shop()) as exporter:
         exporter.scrape()
         exporter.braze.reset()
-        exporter.use("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}")
+        exporter.apply_config("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}")
         for _ in range(10):
             exporter.clock.advance(60)
             exporter.scrape()
-        assert asked(exporter).count("purchase") == 10
-        assert asked(exporter).count("signup") == 1
+        assert requested_events(exporter).count("purchase") == 10
+        assert requested_events(exporter).count("signup") == 1
 
 
-def test_settling_and_ages_are_judged_by_the_new_settings() -> None:
+def test_changed_settle_and_max_age_apply_at_once() -> None:
     """What is held is shown as the new `settle` and `max_age` have it, without a call."""
-    with rig("{event: purchase}", shop()) as exporter:
+    with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         settled = "braze_custom_events_hourly_settled"
         assert exporter.page().value(settled) == 12
-        exporter.use("{event: purchase}", rest="settle: {hour: 10m}\n")
+        exporter.apply_config("{event: purchase}", pause="settle: {hour: 10m}\n")
         assert exporter.page().value(settled) == 11
         exporter.clock.advance(1_200)
-        exporter.use("{event: purchase, max_age: 15m}")
-        assert exporter.page().of(settled) == []
-        exporter.use("{event: purchase}")
+        exporter.apply_config("{event: purchase, max_age: 15m}")
+        assert exporter.page().values(settled) == []
+        exporter.apply_config("{event: purchase}")
         assert exporter.page().value(settled) == 12
         assert len(exporter.braze.requests) == 1
 
 
-def test_another_zone_or_unit_is_another_query() -> None:
+def test_changed_zone_or_unit_is_new_query() -> None:
     """What was read in another time zone, or by another unit, is asked for anew; the counter goes on."""
     recorded = shop()
-    with rig("{event: purchase}", recorded) as exporter:
-        exporter.begin()
-        recorded.set("purchase", THIS_HOUR, 15)
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        exporter.skip_first_scrape()
+        recorded.set("purchase", CURRENT_HOUR, 15)
         exporter.scrape()
-        exporter.use("{event: purchase}", **{"America/New_York": "Europe/Berlin"})
+        exporter.apply_config("{event: purchase}", **{"America/New_York": "Europe/Berlin"})
         page = exporter.page()
-        assert page.of(LATEST) == []
+        assert page.values(LATEST) == []
         assert page.value("braze_custom_events_total") == 5
         exporter.clock.advance(1)  # its share of the budget has to grow
         assert exporter.scrape().value(LATEST) == 15
         assert len(exporter.braze.requests) == 2
 
 
-def test_a_fetch_under_way_is_neither_lost_nor_doubled() -> None:
+def test_fetch_in_flight_during_reload_is_kept() -> None:
     """What was asked before the reload is answered after it, and nothing is asked twice; what went is let go."""
     events = "\n".join(f"{{event: purchase, apps: [{app}]}}" for app in ("all", "ios")) + "\n{event: signup}"
-    with rig(events, shop()) as exporter, ThreadPoolExecutor(2) as pool:
-        exporter.begin()
-        exporter.braze.fail(transfer_faults.hold())
+    with running_exporter(events, shop()) as exporter, ThreadPoolExecutor(2) as pool:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(transfer_faults.hold())
         page = pool.submit(exporter.scrape)
         exporter.braze.wait_for(3)
-        exporter.use("{event: purchase}\n{event: new}", rest="budget: {concurrency: 2}\n")
+        exporter.apply_config("{event: purchase}\n{event: new}", pause="budget: {concurrency: 2}\n")
         exporter.clock.advance(1)
         second = pool.submit(exporter.scrape)
         exporter.braze.wait_for(4)
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         assert page.result().value(LAST_SUCCESS, event="purchase") == NOW + 301
         assert second.result().value("braze_exporter_queries", state="up") == 2
         assert len(exporter.braze.requests) == 4
-        assert second.result().of("braze_custom_events_filtered_total") == []
+        assert second.result().values("braze_custom_events_filtered_total") == []
 
 
-def test_what_is_queued_and_goes_is_not_asked() -> None:
+def test_queued_query_removed_by_reload_is_not_fetched() -> None:
     """A query that had its turn still before it when it went costs no call."""
-    rest = "budget: {concurrency: 1}\n"
-    with rig("{event: signup}\n{event: purchase}\n{event: quiet}", shop(), rest=rest) as exporter:
-        exporter.begin()
-        exporter.braze.fail(transfer_faults.hold())
+    pause = "budget: {concurrency: 1}\n"
+    with running_exporter("{event: signup}\n{event: purchase}\n{event: quiet}", shop(), pause=pause) as exporter:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(transfer_faults.hold())
         waiting = exporter.exporter.refresh()
         exporter.braze.wait_for(1)
-        exporter.use("{event: signup}", rest=rest)
-        exporter.braze.heal()
+        exporter.apply_config("{event: signup}", pause=pause)
+        exporter.braze.clear_faults()
         waiting.result(5)
         exporter.clock.advance(300)
         exporter.scrape()
-        assert asked(exporter) == ["signup", "signup"]
+        assert requested_events(exporter) == ["signup", "signup"]
 
 
-def test_a_refusal_of_a_query_that_went_is_looked_into_by_another() -> None:
+def test_open_circuit_of_removed_query_is_probed_by_another() -> None:
     """When the refused query is gone, one that is not due finds out that the key is good."""
-    with rig("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}", shop()) as exporter:
-        exporter.begin()
-        exporter.braze.fail(response_faults.status(401), times=1)
+    with running_exporter("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}", shop()) as exporter:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(response_faults.status(401), times=1)
         assert exporter.scrape().value("braze_up") == 0
-        exporter.use("{event: signup, refresh: 1h}")
-        exporter.clock.advance(HOLD)
+        exporter.apply_config("{event: signup, refresh: 1h}")
+        exporter.clock.advance(HOLD_SECONDS)
         assert exporter.scrape().value("braze_up") == 1
-        assert asked(exporter) == ["purchase", "signup"]
+        assert requested_events(exporter) == ["purchase", "signup"]
 
 
-def read_history(exporter: Rig) -> float:
+def read_history(exporter: ExporterRig) -> float:
     """Scrape until the baseline is there, and return it."""
 
     def is_read() -> bool:
         exporter.clock.advance(10)
         return exporter.scrape().value(BASELINE) is not None
 
-    until(is_read, "the history is read")
-    return exporter.page().of(BASELINE)[0]
+    wait_until(is_read, "the history is read")
+    return exporter.page().values(BASELINE)[0]
 
 
-def test_the_history_of_a_baseline_is_read_once() -> None:
+def test_reload_reads_history_once() -> None:
     """A baseline that stays needs no call; one that looks back over other weeks is read anew."""
-    with rig("{event: purchase, baseline: {weeks: 1}}", shop()) as exporter:
+    with running_exporter("{event: purchase, baseline: {weeks: 1}}", shop()) as exporter:
 
         def history() -> int:
             return sum("ending_at" in request.params for request in exporter.braze.requests)
 
         baseline = read_history(exporter)
-        pieces = history()
-        exporter.use("{event: signup}\n{event: purchase, baseline: {weeks: 1}, refresh: 10m}")
+        chunks = history()
+        exporter.apply_config("{event: signup}\n{event: purchase, baseline: {weeks: 1}, refresh: 10m}")
         assert exporter.page().value(BASELINE) == baseline
         for _ in range(20):
             exporter.clock.advance(10)
             exporter.scrape()
-        assert history() <= max(pieces, 2)
-        exporter.use("{event: purchase, baseline: {weeks: 2}}")
-        assert exporter.page().of(BASELINE) == []
+        assert history() <= max(chunks, 2)
+        exporter.apply_config("{event: purchase, baseline: {weeks: 2}}")
+        assert exporter.page().values(BASELINE) == []
         read_history(exporter)
         assert history() > 2
 
 
-def test_history_that_is_still_to_be_read_is_forgotten_with_its_query() -> None:
+def test_pending_history_of_removed_query_is_dropped() -> None:
     """Of a query that went, or that looks back over other weeks, no further piece of the old history is asked for."""
-    with rig("{event: purchase, baseline: {weeks: 8}}\n{event: signup, baseline: {weeks: 8}}", shop()) as exporter:
+    with running_exporter(
+        "{event: purchase, baseline: {weeks: 8}}\n{event: signup, baseline: {weeks: 8}}", shop()
+    ) as exporter:
         exporter.scrape()
-        exporter.use("{event: purchase, baseline: {weeks: 1}}")
+        exporter.apply_config("{event: purchase, baseline: {weeks: 1}}")
         read_history(exporter)
-        pieces = [request for request in exporter.braze.requests if "ending_at" in request.params]
-        assert len(pieces) <= 2 + 2  # a scrape before the change had asked for up to two
-        assert asked(exporter).count("signup") <= 1 + 2
+        chunks = [request for request in exporter.braze.requests if "ending_at" in request.params]
+        assert len(chunks) <= 2 + 2  # a scrape before the change had asked for up to two
+        assert requested_events(exporter).count("signup") <= 1 + 2
 
 
-def test_a_workspace_that_goes_takes_its_metrics_with_it() -> None:
+def test_removed_workspace_loses_its_metrics() -> None:
     """Neither its own metrics nor its errors and quotas stay."""
-    with rig("{event: purchase}", shop()) as exporter:
+    with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
-        exporter.use("{event: purchase}", production="staging")
+        exporter.apply_config("{event: purchase}", production="staging")
         page = exporter.scrape()
     assert page.value("braze_up", workspace="staging") == 1
     assert page.value("braze_api_quota_limit", workspace="staging") == 250_000
     assert {dict(labels).get("workspace", "staging") for _, labels in page.samples} == {"staging"}
 
 
-def test_a_call_under_way_leaves_no_metric_of_a_workspace_that_went() -> None:
+def test_call_in_flight_adds_no_metric_of_removed_workspace() -> None:
     """What is answered after the workspace went is not counted for it, and nobody waits for it."""
-    with rig("{event: purchase}", shop()) as exporter, ThreadPoolExecutor(1) as pool:
-        exporter.begin()
-        exporter.braze.fail(transfer_faults.hold())
+    with running_exporter("{event: purchase}", shop()) as exporter, ThreadPoolExecutor(1) as pool:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(transfer_faults.hold())
         page = pool.submit(exporter.scrape)
         exporter.braze.wait_for(1)
-        exporter.use("{event: purchase}", production="staging")
+        exporter.apply_config("{event: purchase}", production="staging")
         page.result(5)
         assert exporter.exporter.refresh() is not None
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         exporter.clock.advance(1)
         page = pool.submit(exporter.scrape)
         names = {dict(labels).get("workspace", "staging") for _, labels in page.result().samples}
     assert names == {"staging"}
 
 
-def test_a_wrong_zone_is_not_told_of_days_that_went() -> None:
+def test_timezone_mismatch_of_removed_days_is_cleared() -> None:
     """The mismatch is of answers under the config that is used."""
-    with rig("{event: purchase, unit: day}\n{event: signup}", shop()) as exporter:
+    with running_exporter("{event: purchase, unit: day}\n{event: signup}", shop()) as exporter:
         exporter.braze.zone = ZoneInfo("Pacific/Kiritimati")
         assert exporter.scrape().value("braze_workspace_timezone_mismatch") == 1
-        exporter.use("{event: signup}")
-        assert exporter.scrape().of("braze_workspace_timezone_mismatch") == []
+        exporter.apply_config("{event: signup}")
+        assert exporter.scrape().values("braze_workspace_timezone_mismatch") == []
 
 
 @dataclass
@@ -280,19 +282,21 @@ class Reloadable:
     key: Path
     url: str
 
-    def write(self, events: str, rest: str = "") -> None:
+    def write(self, events: str, pause: str = "") -> None:
         """Write the config, with the key in its file."""
-        text = workspace(self.url, events, rest=rest).replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {self.key}")
-        write(self.config, text)
+        text = workspace_yaml(self.url, events, pause=pause).replace(
+            "api_key_env: BRAZE_API_KEY", f"api_key_file: {self.key}"
+        )
+        write_file(self.config, text)
 
     def reload(self) -> tuple[int, str]:
         """Ask for a reload, and return the status and the text."""
-        answer = self.program.get("/-/reload", method="POST")
-        return answer.status, answer.text
+        response = self.program.get("/-/reload", method="POST")
+        return response.status, response.text
 
-    def scrape_until(self, **states: int) -> Page:
+    def scrape_until(self, **states: int) -> MetricsPage:
         """Scrape until so many queries are in these states: what is new waits for its share of the budget."""
-        pages: list[Page] = []
+        pages: list[MetricsPage] = []
 
         def is_so() -> bool:
             pages.append(self.program.scrape())
@@ -300,24 +304,24 @@ class Reloadable:
                 pages[-1].value("braze_exporter_queries", state=state) == count for state, count in states.items()
             )
 
-        until(is_so, f"the queries are {states}")
+        wait_until(is_so, f"the queries are {states}")
         return pages[-1]
 
 
 @pytest.fixture
 def reloadable(tmp_path: Path) -> Iterator[Reloadable]:
     """Run the program with one event."""
-    with simulated(Recorded(events=["purchase", "signup"])) as (braze, server):
+    with running_braze(RecordedCounts(events=["purchase", "signup"])) as (braze, server):
         key = tmp_path / "key"
-        write(key, KEY)
-        found = Reloadable(None, braze, tmp_path / "config.yaml", key, server.url)  # type: ignore[arg-type] # set below
-        found.write("{event: purchase}")
-        with Program.start([f"--config.file={found.config}", "--web.enable-lifecycle"]) as program:
-            found.program = program
-            yield found
+        write_file(key, KEY)
+        result = Reloadable(None, braze, tmp_path / "config.yaml", key, server.url)  # type: ignore[arg-type] # set below
+        result.write("{event: purchase}")
+        with Program.start([f"--config.file={result.config}", "--web.enable-lifecycle"]) as program:
+            result.program = program
+            yield result
 
 
-def test_a_request_reloads(reloadable: Reloadable) -> None:
+def test_reload_request_reloads(reloadable: Reloadable) -> None:
     """A good file is used at once, and the metrics and the log say so."""
     before = reloadable.program.scrape()
     assert before.value(SUCCESSFUL) == 1
@@ -333,7 +337,7 @@ def test_a_request_reloads(reloadable: Reloadable) -> None:
     assert "2 queries" in reloadable.program.get("/").text
 
 
-def test_a_bad_file_is_answered_with_its_problems_and_changes_nothing(reloadable: Reloadable) -> None:
+def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: Reloadable) -> None:
     """The old config goes on, every problem is said at once, and a good file puts it right."""
     before = reloadable.program.scrape()
     reloadable.write("{event: purchase, unit: week}\n{name: signup}")
@@ -358,16 +362,16 @@ def test_a_bad_file_is_answered_with_its_problems_and_changes_nothing(reloadable
 
 
 @pytest.mark.parametrize(
-    ("rest", "problem"),
+    ("pause", "problem"),
     [
         ("max_queries: 1\n", "max_queries: is 1, but the entries make 2 queries: raise it, or ask for less"),
         ("refresh: {hour: 1s}\nbudget: {share: 0.001}\n", "custom_events by the hour needs refresh ≥ 29s"),
         ("state_file: /tmp/state\n", "state_file: cannot change while the exporter runs: restart it, or put the old"),
     ],
 )
-def test_what_cannot_be_carried_out_is_refused(reloadable: Reloadable, rest: str, problem: str) -> None:
+def test_unfeasible_plan_reload_is_refused(reloadable: Reloadable, pause: str, problem: str) -> None:
     """A file that is well-formed and asks for what cannot be had is as bad as one that is not."""
-    reloadable.write("{event: purchase}\n{event: signup}", rest)
+    reloadable.write("{event: purchase}\n{event: signup}", pause)
     status, text = reloadable.reload()
     assert status == 400
     assert problem in text
@@ -376,7 +380,7 @@ def test_what_cannot_be_carried_out_is_refused(reloadable: Reloadable, rest: str
     assert [request.event for request in series_requests(reloadable.braze)] == ["purchase"]
 
 
-def test_a_missing_file_is_a_bad_file(reloadable: Reloadable) -> None:
+def test_missing_file_reload_is_refused(reloadable: Reloadable) -> None:
     """A file that went is named, and the config that was read goes on."""
     reloadable.config.unlink()
     status, text = reloadable.reload()
@@ -385,15 +389,15 @@ def test_a_missing_file_is_a_bad_file(reloadable: Reloadable) -> None:
     assert reloadable.program.scrape().value("braze_up") == 1
 
 
-def test_a_key_is_rotated_without_a_restart(reloadable: Reloadable) -> None:
+def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
     """After a reload the new key is used at once, though the old one was refused a moment ago."""
     reloadable.program.scrape()
     reloadable.braze.key = "another-key"
     reloadable.write("{event: purchase}\n{event: signup}")
     assert reloadable.reload()[0] == 200
     page = reloadable.scrape_until(up=0)
-    assert page.of("braze_custom_events_hourly_up") == [0, 0]
-    write(reloadable.key, "another-key\n")
+    assert page.values("braze_custom_events_hourly_up") == [0, 0]
+    write_file(reloadable.key, "another-key\n")
     assert reloadable.reload()[0] == 200
     page = reloadable.scrape_until(up=2)
     assert page.value("braze_up") == 1
@@ -401,7 +405,7 @@ def test_a_key_is_rotated_without_a_restart(reloadable: Reloadable) -> None:
         KEY,
         "another-key",
     ]
-    write(reloadable.key, "")
+    write_file(reloadable.key, "")
     assert reloadable.reload() == (
         400,
         f"{reloadable.config}:4: workspaces[0].api_key_file: the file is empty: write the REST API key into it\n",
@@ -412,22 +416,22 @@ def test_sighup_reloads(reloadable: Reloadable) -> None:
     """The signal does what the request does; a bad file is in the log and in the metrics."""
     reloadable.write("{event: signup}\n{event: purchase}")
     os.kill(reloadable.program.process.pid, signal.SIGHUP)
-    until(lambda: "config reloaded" in reloadable.program.output, "it is reloaded")
+    wait_until(lambda: "config reloaded" in reloadable.program.output, "it is reloaded")
     reloadable.scrape_until(up=2)
     reloadable.write("{event: 7}")
     os.kill(reloadable.program.process.pid, signal.SIGHUP)
-    until(lambda: "problem of the config" in reloadable.program.output, "it is refused")
+    wait_until(lambda: "problem of the config" in reloadable.program.output, "it is refused")
     assert reloadable.program.scrape().value(SUCCESSFUL) == 0
     assert reloadable.program.stop() < 2
     assert reloadable.program.process.returncode == 0
     assert "Traceback" not in reloadable.program.output
 
 
-def test_a_flood_of_signals_and_scrapes_loses_nothing(reloadable: Reloadable) -> None:
+def test_many_signals_and_scrapes_lose_nothing(reloadable: Reloadable) -> None:
     """With reloads and scrapes at once every scrape is whole, and nothing is asked more than once in its refresh."""
     reloadable.write("{event: signup}\n{event: purchase}")
 
-    def scrape(_: int) -> Page:
+    def scrape(_: int) -> MetricsPage:
         return reloadable.program.scrape()
 
     with ThreadPoolExecutor(4) as pool:
@@ -440,7 +444,7 @@ def test_a_flood_of_signals_and_scrapes_loses_nothing(reloadable: Reloadable) ->
     assert "Traceback" not in reloadable.program.output
 
 
-def test_a_file_that_cannot_be_read_to_its_end_keeps_nothing_from_ending(reloadable: Reloadable) -> None:
+def test_blocked_config_read_does_not_delay_exit(reloadable: Reloadable) -> None:
     """With a config on a disk that stands still, scrapes are answered, and a signal ends it at once."""
     reloadable.config.unlink()
     os.mkfifo(reloadable.config)
@@ -453,12 +457,12 @@ def test_a_file_that_cannot_be_read_to_its_end_keeps_nothing_from_ending(reloada
     assert reloadable.program.process.returncode == 0
 
 
-def test_a_signal_at_the_start_is_not_lost(tmp_path: Path) -> None:
+def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
     """SIGHUP while the state file is waited for ends nothing, and has the newest config read once it can be."""
-    with simulated(Recorded(events=["purchase", "signup"])) as (_, server):
+    with running_braze(RecordedCounts(events=["purchase", "signup"])) as (_, server):
         state, config = tmp_path / "state.sqlite", tmp_path / "config.yaml"
-        write(config, workspace(server.url, "{event: purchase}", rest=f"state_file: {state}\n"))
-        holder = open_store(str(state))
+        write_file(config, workspace_yaml(server.url, "{event: purchase}", pause=f"state_file: {state}\n"))
+        holder = open_state_file(str(state))
         command = [sys.executable, "-m", "braze_exporter", f"--config.file={config}"]
         port = free_port()
         command.append(f"--web.listen-address=127.0.0.1:{port}")
@@ -466,26 +470,32 @@ def test_a_signal_at_the_start_is_not_lost(tmp_path: Path) -> None:
             command, env={**os.environ, "BRAZE_API_KEY": KEY}, stderr=subprocess.DEVNULL
         ) as process:
             waiting = psutil.Process(process.pid)
-            until(lambda: any(found.path == str(state) for found in waiting.open_files()), "it waits for the file")
-            write(config, workspace(server.url, "{event: purchase}\n{event: signup}", rest=f"state_file: {state}\n"))
+            wait_until(
+                lambda: any(result.path == str(state) for result in waiting.open_files()), "it waits for the file"
+            )
+            write_file(
+                config, workspace_yaml(server.url, "{event: purchase}\n{event: signup}", pause=f"state_file: {state}\n")
+            )
             process.send_signal(signal.SIGHUP)
             holder.close()
             program = Program(process, port)  # type: ignore[arg-type] # its output is not read
-            until(lambda: program.answers("/-/ready"), "it is ready")
-            until(lambda: program.scrape().value("braze_exporter_queries", state="up") == 2, "it has read the new one")
+            wait_until(lambda: program.is_responding("/-/ready"), "it is ready")
+            wait_until(
+                lambda: program.scrape().value("braze_exporter_queries", state="up") == 2, "it has read the new one"
+            )
             process.terminate()
             assert process.wait(5) == 0
 
 
-def test_who_may_reload(reloadable: Reloadable, tmp_path: Path) -> None:
+def test_reload_endpoint_requires_lifecycle_flag(reloadable: Reloadable, tmp_path: Path) -> None:
     """Only POST does, and only with the flag; without it the answer says how."""
     for method in ("GET", "HEAD", "PUT"):
-        answer = reloadable.program.get("/-/reload", method=method)
-        assert (answer.status, answer.headers["allow"]) == (405, "POST")
+        response = reloadable.program.get("/-/reload", method=method)
+        assert (response.status, response.headers["allow"]) == (405, "POST")
     with Program.start([f"--config.file={reloadable.config}"]) as program:
-        answer = program.get("/-/reload", method="POST")
-        assert answer.status == 403
-        assert "--web.enable-lifecycle" in answer.text
+        response = program.get("/-/reload", method="POST")
+        assert response.status == 403
+        assert "--web.enable-lifecycle" in response.text
         assert program.get("/-/reload").status == 405
     assert "config reloaded" not in reloadable.program.output + program.output
     assert tmp_path.is_dir()

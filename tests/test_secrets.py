@@ -18,9 +18,22 @@ import pytest
 import response_faults
 import transfer_faults
 import trustme
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import KEY, NEW_YORK, Clock, Program, Rig, free_port, rig, run, simulated, until, workspace_item, write
+from support import (
+    KEY,
+    NEW_YORK,
+    Clock,
+    ExporterRig,
+    Program,
+    free_port,
+    run_program,
+    running_braze,
+    running_exporter,
+    wait_until,
+    workspace_item_yaml,
+    write_file,
+)
 
 from braze_exporter.simulator import server as simulator_server
 
@@ -59,48 +72,53 @@ def found(text: str) -> set[str]:
 
 def config(items: str, directory: Path, *, key: str = KEY) -> str:
     """Write a config whose keys are in a file."""
-    file = write(directory / "key", key)
+    file = write_file(directory / "key", key)
     text = "workspaces:\n" + items.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {file}")
-    return write(directory / "config.yaml", text)
+    return write_file(directory / "config.yaml", text)
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_the_key_is_in_no_line_page_or_metric_of_a_full_run(form: str, tmp_path: Path) -> None:
+def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
     """Every fault, a host that is not there, bad TLS, all pages, good and bad reloads, signals and the end."""
-    with simulated(Recorded(events=NAMES)) as (braze, server), simulator_server.serve(braze, tls=untrusted()) as secure:
-        items = "".join(workspace_item(server.url, f'{{event: "{name}"}}', name=f'"{name}"') for name in FAULTS)
-        items += workspace_item("https://rest.iad-99.braze.invalid", "{event: purchase}", name="nowhere")
-        items += workspace_item(secure.url, "{event: purchase}", name="untrusted")
-        items += workspace_item(f"http://127.0.0.1:{free_port()}", "{event: purchase}", name="nobody")
+    with (
+        running_braze(RecordedCounts(events=NAMES)) as (braze, server),
+        simulator_server.serve(braze, tls=untrusted()) as secure,
+    ):
+        items = "".join(workspace_item_yaml(server.url, f'{{event: "{name}"}}', name=f'"{name}"') for name in FAULTS)
+        items += workspace_item_yaml("https://rest.iad-99.braze.invalid", "{event: purchase}", name="nowhere")
+        items += workspace_item_yaml(secure.url, "{event: purchase}", name="untrusted")
+        items += workspace_item_yaml(f"http://127.0.0.1:{free_port()}", "{event: purchase}", name="nobody")
         for name, fault in FAULTS.items():
-            braze.fail(fault, event=name)
+            braze.inject(fault, event=name)
         path = config(items, tmp_path)
         arguments = [f"--config.file={path}", "--log.level=debug", f"--log.format={form}", "--web.enable-lifecycle"]
         with Program.start(arguments) as program:
             page = program.scrape(60)
-            shown = [page.text]
+            rendered = [page.text]
             config(f"{items}{KEY}\n", tmp_path)
-            answer = program.get("/-/reload", method="POST")
-            assert (answer.status, "not YAML" in answer.text) == (400, True)
-            shown.append(answer.text)
+            response = program.get("/-/reload", method="POST")
+            assert (response.status, "not YAML" in response.text) == (400, True)
+            rendered.append(response.text)
             config(items, tmp_path, key=f"{KEY} {KEY}")
-            answer = program.get("/-/reload", method="POST")
-            assert (answer.status, "the key has characters" in answer.text) == (400, True)
-            shown.append(answer.text)
+            response = program.get("/-/reload", method="POST")
+            assert (response.status, "the key has characters" in response.text) == (400, True)
+            rendered.append(response.text)
             config(items, tmp_path)
             os.kill(program.process.pid, signal.SIGHUP)
-            until(lambda: "config reloaded" in program.output, "it is reloaded")
+            wait_until(lambda: "config reloaded" in program.output, "it is reloaded")
             for wanted in ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/key", "/config.yaml"):
                 for method in ("GET", "POST", "HEAD"):
-                    answer = program.get(wanted, {"Accept": "application/openmetrics-text"}, method=method)
-                    shown.append(answer.text + str(answer.headers))
+                    response = program.get(wanted, {"Accept": "application/openmetrics-text"}, method=method)
+                    rendered.append(response.text + str(response.headers))
     assert page.value("braze_up", workspace="400") == 0
-    assert sum(page.of("braze_api_errors_total", endpoint=SERIES)) == len(FAULTS) - 2 + 3  # odd headers are no error
+    assert (
+        sum(page.values("braze_api_errors_total", endpoint=SERIES)) == len(FAULTS) - 2 + 3
+    )  # odd headers are no error
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="nowhere", reason="dns") == 1
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="untrusted", reason="tls") == 1
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="nobody", reason="connection") == 1
     assert all(request.key == KEY for request in braze.requests)
-    assert [found(text) for text in [*shown, program.output]] == [set()] * (len(shown) + 1)
+    assert [found(text) for text in [*rendered, program.output]] == [set()] * (len(rendered) + 1)
     assert "Invalid API key: ***" in program.output
 
 
@@ -111,11 +129,13 @@ def untrusted() -> ssl.SSLContext:
     return context
 
 
-def test_the_key_is_in_no_repr_of_anything_that_lives() -> None:
+def test_key_is_in_no_repr() -> None:
     """After answers and failures, no object of ours or of the libraries under us shows the key when it is printed."""
-    with rig("{event: purchase}\n{event: signup}", Recorded(events=NAMES), clock=Clock()) as exporter:
+    with running_exporter(
+        "{event: purchase}\n{event: signup}", RecordedCounts(events=NAMES), clock=Clock()
+    ) as exporter:
         for fault in FAULTS.values():
-            exporter.braze.fail(fault, event="purchase")
+            exporter.braze.inject(fault, event="purchase")
             exporter.scrape()
             exporter.clock.advance(4_000)
         assert {request.key for request in exporter.braze.requests} == {KEY}
@@ -124,7 +144,7 @@ def test_the_key_is_in_no_repr_of_anything_that_lives() -> None:
     assert not [text for text in printed if found(text)]
 
 
-def of_the_exporter(exporter: Rig) -> Iterator[str]:
+def of_the_exporter(exporter: ExporterRig) -> Iterator[str]:
     """Yield the `repr` and the `str` of every object that the exporter refers to, near or far."""
     seen: set[int] = set()
     waiting: list[object] = [exporter.exporter, exporter.session]
@@ -156,25 +176,25 @@ PASTED = (
 def pieces(text: str) -> list[str]:
     """Return all pieces of the keys that are in a text."""
     keys = [re.sub(r"^Bearer |[\\\\n']+$|^'", "", pasted) for pasted in PASTED]
-    return [piece for key in keys for piece in (key[at : at + 8] for at in range(len(key) - 7)) if piece in text]
+    return [chunk for key in keys for chunk in (key[at : at + 8] for at in range(len(key) - 7)) if chunk in text]
 
 
 def pasted(directory: Path, place: str) -> str:
     """Write a config with a workspace for each of the keys, in place of its file or its variable."""
     workspaces = [
-        workspace_item("https://rest.iad-01.braze.com", "{event: purchase}", name=f"w{number}").replace(
+        workspace_item_yaml("https://rest.iad-01.braze.com", "{event: purchase}", name=f"w{number}").replace(
             "api_key_env: BRAZE_API_KEY", f'{place}: "{key}"'
         )
         for number, key in enumerate(PASTED)
     ]
-    return write(directory / "config.yaml", "workspaces:\n" + "".join(workspaces))
+    return write_file(directory / "config.yaml", "workspaces:\n" + "".join(workspaces))
 
 
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env", "api_key", "token"])
 @pytest.mark.parametrize("command", ["check", "rules", "dashboard", "discover", "serve"])
-def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(command: str, place: str, tmp_path: Path) -> None:
+def test_misplaced_key_is_refused_and_not_repeated(command: str, place: str, tmp_path: Path) -> None:
     """Each command names the place and what belongs there, without the key."""
-    done = run(command, f"--config.file={pasted(tmp_path, place)}")
+    done = run_program(command, f"--config.file={pasted(tmp_path, place)}")
     assert done.returncode == 1
     assert done.stderr.count(f"].{place}: ") >= len(PASTED) - 3
     assert not pieces(done.stdout + done.stderr)
@@ -182,33 +202,33 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(command: str, plac
 
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
 @pytest.mark.parametrize("command", ["check", "rules", "dashboard"])
-def test_what_may_be_a_path_is_a_warning_without_it(command: str, place: str, tmp_path: Path) -> None:
+def test_possible_path_is_a_warning_without_value(command: str, place: str, tmp_path: Path) -> None:
     """What has the form of a path or a name is refused only where the key is read; the warning does not repeat it."""
-    item = workspace_item("https://rest.iad-01.braze.com", "{event: purchase}")
-    path = write(
+    item = workspace_item_yaml("https://rest.iad-01.braze.com", "{event: purchase}")
+    path = write_file(
         tmp_path / "config.yaml",
         "workspaces:\n" + item.replace("api_key_env: BRAZE_API_KEY", f"{place}: keyofsmalllettersonly"),
     )
-    done = run(command, f"--config.file={path}")
+    done = run_program(command, f"--config.file={path}")
     assert done.returncode == 0
     assert re.fullmatch(rf"warning: .*:4: workspaces\[0\]\.{place}: .* must be .*not the key itself.*\n", done.stderr)
     assert not pieces(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
-def test_a_key_in_the_wrong_place_is_in_no_log_and_in_no_response(place: str, tmp_path: Path) -> None:
+def test_misplaced_key_is_in_no_log_and_no_response(place: str, tmp_path: Path) -> None:
     """A reload that fails for it says so in the log, in its response and on the page, without the key."""
-    with simulated(Recorded(events=NAMES)) as (_, server):
-        path = config(workspace_item(server.url, "{event: purchase}"), tmp_path)
+    with running_braze(RecordedCounts(events=NAMES)) as (_, server):
+        path = config(workspace_item_yaml(server.url, "{event: purchase}"), tmp_path)
         arguments = [f"--config.file={path}", "--log.level=debug", "--web.enable-lifecycle"]
         with Program.start(arguments) as program:
             pasted(tmp_path, place)
-            answer = program.get("/-/reload", method="POST")
+            response = program.get("/-/reload", method="POST")
             page = program.get("/")
-    assert answer.status == 400
-    assert answer.text.count("not the key itself") == len(PASTED)
+    assert response.status == 400
+    assert response.text.count("not the key itself") == len(PASTED)
     assert "not the key itself" in program.output
-    assert not pieces(answer.text + page.text + program.output)
+    assert not pieces(response.text + page.text + program.output)
 
 
 @contextmanager
@@ -219,8 +239,8 @@ def proxy(target: int) -> Iterator[tuple[int, list[bytes]]]:
     def lead(client: socket.socket) -> None:
         with client, suppress(OSError):
             head = b""
-            while not head.endswith(b"\r\n\r\n") and (piece := client.recv(1)):
-                head += piece
+            while not head.endswith(b"\r\n\r\n") and (chunk := client.recv(1)):
+                head += chunk
             seen.append(head)
             with socket.create_connection(("127.0.0.1", target)) as server:
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -243,7 +263,7 @@ def proxy(target: int) -> Iterator[tuple[int, list[bytes]]]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_proxy_of_the_environment_leads_to_braze_and_sees_no_key(tmp_path: Path) -> None:
+def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
     """HTTPS_PROXY is used, with its password, to a host that only it knows; the bundle named by the environment counts.
 
     A `.netrc` for that host does not replace the key, and NO_PROXY is obeyed.
@@ -252,9 +272,9 @@ def test_a_proxy_of_the_environment_leads_to_braze_and_sees_no_key(tmp_path: Pat
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("rest.braze.test").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "bundle.pem")
-    write(tmp_path / ".netrc", "machine rest.braze.test login someone password else\n")
-    braze = FaultInjectingBraze(key=KEY, traffic=Recorded(events=NAMES), clock=Clock().wall, zone=NEW_YORK)
-    path = config(workspace_item("https://rest.braze.test", "{event: purchase}\n{event: signup}"), tmp_path)
+    write_file(tmp_path / ".netrc", "machine rest.braze.test login someone password else\n")
+    braze = FaultInjectingBraze(key=KEY, traffic=RecordedCounts(events=NAMES), clock=Clock().wall, zone=NEW_YORK)
+    path = config(workspace_item_yaml("https://rest.braze.test", "{event: purchase}\n{event: signup}"), tmp_path)
     with simulator_server.serve(braze, tls=context) as server, proxy(server.port) as (port, seen):
         environment = {
             "HOME": str(tmp_path),
@@ -264,7 +284,7 @@ def test_a_proxy_of_the_environment_leads_to_braze_and_sees_no_key(tmp_path: Pat
         }
         with Program.start([f"--config.file={path}", "--log.level=debug"], environment) as program:
             page = program.scrape()
-        assert page.of("braze_custom_events_hourly_up") == [1, 1]
+        assert page.values("braze_custom_events_hourly_up") == [1, 1]
         assert {request.key for request in braze.requests} == {KEY}
         assert {head.split()[1] for head in seen} == {b"rest.braze.test:443"}
         expected = base64.b64encode(f"user:{PROXY_PASSWORD}".encode())
@@ -278,9 +298,9 @@ def test_a_proxy_of_the_environment_leads_to_braze_and_sees_no_key(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.1 503 no\r\n\r\n", b""]
+    "response", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.1 503 no\r\n\r\n", b""]
 )
-def test_a_proxy_that_refuses_is_a_failed_connection(answer: bytes, tmp_path: Path) -> None:
+def test_refusing_proxy_is_failed_connection(response: bytes, tmp_path: Path) -> None:
     """What a proxy says is no answer of Braze's, and its password is not in the log."""
 
     def serve(listener: socket.socket) -> None:
@@ -288,9 +308,9 @@ def test_a_proxy_that_refuses_is_a_failed_connection(answer: bytes, tmp_path: Pa
             while True:
                 with listener.accept()[0] as client:
                     client.recv(65_536)
-                    client.sendall(answer)
+                    client.sendall(response)
 
-    path = config(workspace_item("https://rest.braze.test", "{event: purchase}"), tmp_path)
+    path = config(workspace_item_yaml("https://rest.braze.test", "{event: purchase}"), tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         address = f"http://user:{PROXY_PASSWORD}@127.0.0.1:{listener.getsockname()[1]}"

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from recorded_counts import Recorded
-from support import KEY, free_port, simulated, until, workspace, write
+from recorded_counts import RecordedCounts
+from support import KEY, free_port, running_braze, wait_until, workspace_yaml, write_file
 
 # The exit codes that a shell shows, which are also those of the processes themselves: no signal ends process 1.
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -79,12 +79,12 @@ def command_line(name: str, folder: Path, config: str) -> Sequence[str]:
 
 @pytest.mark.parametrize("stop", CODES)
 @pytest.mark.parametrize("name", ["check --live", "discover", "backfill"])
-def test_a_command_that_waits_for_braze_is_stopped(
+def test_command_waiting_for_braze_is_stopped(
     silent: tuple[str, threading.Event], tmp_path: Path, name: str, stop: signal.Signals
 ) -> None:
     """A time-out in CI is no success: the exit code is the signal's, a line says so, and no findings are printed."""
     url, reached = silent
-    config = write(tmp_path / "config.yaml", workspace(url, "{event: purchase}"))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(url, "{event: purchase}"))
     with started(*command_line(name, tmp_path, config)) as process:
         assert reached.wait(20)
         process.send_signal(stop)
@@ -107,7 +107,7 @@ def test_a_command_that_waits_for_braze_is_stopped(
 
 @pytest.mark.parametrize("stop", CODES)
 @pytest.mark.parametrize("name", ["serve", "check", "discover", "backfill", "rules"])
-def test_a_command_that_waits_for_its_config_is_stopped(tmp_path: Path, name: str, stop: signal.Signals) -> None:
+def test_command_waiting_for_config_is_stopped(tmp_path: Path, name: str, stop: signal.Signals) -> None:
     """Before it does anything, a command ends as well; the exporter by 0 and in silence."""
     config = tmp_path / "config.yaml"
     os.mkfifo(config)
@@ -121,20 +121,18 @@ def test_a_command_that_waits_for_its_config_is_stopped(tmp_path: Path, name: st
 @pytest.mark.parametrize("stop", CODES)
 @pytest.mark.parametrize("entry", ["module", "script"])
 @pytest.mark.parametrize("arguments", [["check"], ["--help"], ["demo"], []])
-def test_a_program_that_is_still_loading_is_stopped(
-    tmp_path: Path, arguments: list[str], entry: str, stop: signal.Signals
-) -> None:
+def test_loading_program_is_stopped(tmp_path: Path, arguments: list[str], entry: str, stop: signal.Signals) -> None:
     """A signal in the first moments, while modules are read from a slow disk, is no traceback."""
-    begun = tmp_path / "begun"
-    slow = f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(30)\n"
-    write(tmp_path / "yaml.py", slow)
+    started = tmp_path / "begun"
+    slow = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(30)\n"
+    write_file(tmp_path / "yaml.py", slow)
     program = [str(Path(sys.executable).with_name("braze-exporter"))]
     command = program if entry == "script" else [sys.executable, "-m", "braze_exporter"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     with subprocess.Popen(  # noqa: S603
         [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        until(begun.exists, "it loads its modules")
+        wait_until(started.exists, "it loads its modules")
         process.send_signal(stop)
         out, err = process.communicate(timeout=5)
     is_serving = not arguments or arguments[0] in SERVING
@@ -163,29 +161,29 @@ def is_full(pipe: int) -> bool:
 
 @pytest.mark.parametrize("stop", CODES)
 @pytest.mark.parametrize("name", ["schema", "rules"])
-def test_a_command_whose_output_is_not_read_is_stopped(tmp_path: Path, name: str, stop: signal.Signals) -> None:
+def test_command_with_unread_output_is_stopped(tmp_path: Path, name: str, stop: signal.Signals) -> None:
     """A reader that stands still keeps no command from its end, nor from its exit code."""
     events = "\n".join(f"{{event: event {number}, alerts: {{silent: 2d}}}}" for number in range(20))
-    config = write(tmp_path / "config.yaml", workspace("https://rest.iad-01.braze.com", events))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", events))
     arguments = [name] if name == "schema" else [name, f"--config.file={config}"]
     with full_pipe() as (ours, theirs), started(*arguments, stdout=theirs) as process:
-        until(lambda: is_full(ours), "it waits for its reader")
+        wait_until(lambda: is_full(ours), "it waits for its reader")
         process.send_signal(stop)
         _, err = process.communicate(timeout=5)
     assert (process.returncode, err) == (CODES[stop], line(stop))
 
 
-def test_a_command_whose_messages_are_not_read_is_stopped() -> None:
+def test_command_with_unread_messages_is_stopped() -> None:
     """The line that nobody reads is not waited for."""
     with full_pipe() as (ours, theirs), started("schema", stdout=theirs, stderr=theirs) as process:
-        until(lambda: is_full(ours), "it waits for its reader")
+        wait_until(lambda: is_full(ours), "it waits for its reader")
         process.terminate()
         assert process.wait(5) == 143
 
 
-def test_a_command_without_stderr_is_stopped(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
+def test_command_without_stderr_is_stopped(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
     """Where messages go nowhere, the exit code is the same."""
-    config = write(tmp_path / "config.yaml", workspace(silent[0], "{event: purchase}"))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(silent[0], "{event: purchase}"))
     shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "braze_exporter"]
     with subprocess.Popen(  # noqa: S603
         [*shell, "discover", f"--config.file={config}"], env={**os.environ, "BRAZE_API_KEY": KEY}
@@ -195,9 +193,9 @@ def test_a_command_without_stderr_is_stopped(silent: tuple[str, threading.Event]
         assert process.wait(5) == 143
 
 
-def test_many_signals_are_one_line(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
+def test_many_signals_write_one_line(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
     """Whoever presses Ctrl-C again and again, or is followed by the system, gets one line and one exit code."""
-    config = write(tmp_path / "config.yaml", workspace(silent[0], "{event: purchase}"))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(silent[0], "{event: purchase}"))
     with started("discover", f"--config.file={config}") as process:
         assert silent[1].wait(20)
         for _ in range(20):
@@ -209,15 +207,15 @@ def test_many_signals_are_one_line(silent: tuple[str, threading.Event], tmp_path
 
 
 @pytest.mark.parametrize("name", sorted(SERVING))
-def test_many_signals_end_the_exporter_by_0(tmp_path: Path, name: str) -> None:
+def test_many_signals_end_exporter_with_0(tmp_path: Path, name: str) -> None:
     """More signals while it ends change nothing."""
-    with simulated(Recorded(events=["purchase"])) as (_, server):
-        rest = f"state_file: {tmp_path / 'state.sqlite'}\n"
-        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}", rest=rest))
+    with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
+        pause = f"state_file: {tmp_path / 'state.sqlite'}\n"
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}", pause=pause))
         port = free_port()
         arguments = [name, f"--web.listen-address=127.0.0.1:{port}"]
         with started(*arguments, *([f"--config.file={config}"] if name == "serve" else [])) as process:
-            until(lambda: answers(port), "it serves")
+            wait_until(lambda: answers(port), "it serves")
             for _ in range(200):
                 process.send_signal(signal.SIGTERM)
                 process.send_signal(signal.SIGINT)
@@ -232,24 +230,24 @@ def answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_command_that_waits_for_a_name_is_stopped(tmp_path: Path) -> None:
+def test_command_resolving_a_name_is_stopped(tmp_path: Path) -> None:
     """A resolver that does not respond cannot be interrupted; the command ends all the same."""
-    begun = tmp_path / "begun"
+    has_started = tmp_path / "begun"
     resolver = f"""\
 import ctypes, pathlib, socket
 
 def never(*arguments, **more):
     mutex = ctypes.create_string_buffer(64)
-    pathlib.Path({str(begun)!r}).touch()
+    pathlib.Path({str(has_started)!r}).touch()
     for _ in range(2):
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
 
 socket.getaddrinfo = never
 """
-    write(tmp_path / "sitecustomize.py", resolver)
-    config = write(tmp_path / "config.yaml", workspace("https://rest.iad-01.braze.com", "{event: purchase}"))
+    write_file(tmp_path / "sitecustomize.py", resolver)
+    config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}"))
     with started("discover", f"--config.file={config}", PYTHONPATH=str(tmp_path)) as process:
-        until(begun.exists, "it waits for the resolver")
+        wait_until(has_started.exists, "it waits for the resolver")
         process.terminate()
         assert process.communicate(timeout=5) == ("", line(signal.SIGTERM))
     assert process.returncode == 143
@@ -258,8 +256,8 @@ socket.getaddrinfo = never
 def test_discover_prints_everything_at_once(tmp_path: Path) -> None:
     """A signal leaves nothing, or all: the output is a single write, of which a packet each would be seen here."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, simulated(Recorded(events=[f"event {number}" for number in range(1_000)])) as (_, server):
-        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}"))
+    with ours, running_braze(RecordedCounts(events=[f"event {number}" for number in range(1_000)])) as (_, server):
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
         with theirs, started("discover", f"--config.file={config}", stdout=theirs.fileno()) as process:
             theirs.close()
             output = ours.recv(1_000_000).decode()

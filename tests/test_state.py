@@ -13,17 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from support import KEY, Program, cut_off, run, unprivileged, workspace, write
+from support import KEY, Program, cut_off, run_program, unprivileged, workspace_yaml, write_file
 
-from braze_exporter.state import StoreError, open_store
+from braze_exporter.state import StateFileError, open_state_file
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_a_state_file_that_cannot_be(tmp_path: Path, command: str) -> None:
+def test_unusable_state_file_is_an_error(tmp_path: Path, command: str) -> None:
     """`check` does not make the state file; `serve` says in one line why it cannot be had."""
     state = tmp_path / "missing" / "state.sqlite"
-    config = write(tmp_path / "config.yaml", with_state(state))
-    done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
+    config = write_file(tmp_path / "config.yaml", with_state(state))
+    done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
     if command == "check":
         assert (done.returncode, done.stderr) == (0, "")
     else:
@@ -40,12 +40,12 @@ STATE_LINE = 10
 
 def with_state(state: Path) -> str:
     """Return the text of a config with a state file, on the line `STATE_LINE`."""
-    return workspace("https://rest.iad-01.braze.com", "{event: purchase}", rest=f"state_file: {state}\n")
+    return workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}", pause=f"state_file: {state}\n")
 
 
 def text_file(path: Path) -> str:
     """Make a file of something else."""
-    write(path, "precious: " + "notes\n" * 100)
+    write_file(path, "precious: " + "notes\n" * 100)
     return f"{path} is the file of something else"
 
 
@@ -131,7 +131,7 @@ def endless_link(path: Path) -> str:
 
 def below_a_file(path: Path) -> str:
     """Make a link to what would be in a folder that is a file."""
-    write(path.with_name("file"), "no folder")
+    write_file(path.with_name("file"), "no folder")
     path.symlink_to(path.with_name("file") / "state.sqlite")
     return f"{path.with_name('file')}/state.sqlite cannot be read (Not a directory)"
 
@@ -160,14 +160,14 @@ def shared_memory(path: Path) -> str:
 
 def journal_fifo(path: Path) -> str:
     """Make a FIFO beside a state file, in place of its journal."""
-    open_store(str(path)).close()
+    open_state_file(str(path)).close()
     os.mkfifo(f"{path}-journal")
     return f"{path}-journal is not a regular file"
 
 
 def newer_state(path: Path) -> str:
     """Make the state file of a newer exporter."""
-    open_store(str(path)).close()
+    open_state_file(str(path)).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 2")
     return f"{path} was written by a newer exporter (version 2, not 1): run that one"
@@ -197,32 +197,32 @@ FOREIGN: Sequence[Callable[[Path], str]] = (
 
 def snapshot(folder: Path) -> Mapping[str, object]:
     """Return what is in a folder: each file by its name with its kind, its time and, if it has one, its content."""
-    found = {}
+    result = {}
     for path in folder.rglob("*"):
         status = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
-        found[str(path)] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)
-    return found
+        result[str(path)] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)
+    return result
 
 
 @pytest.mark.parametrize(("make", "name"), [*((make, "state") for make in FOREIGN), (killed_database, "link")])
-def test_another_file_named_by_state_file_is_left_alone(tmp_path: Path, make: Callable[[Path], str], name: str) -> None:
+def test_foreign_file_as_state_file_is_refused(tmp_path: Path, make: Callable[[Path], str], name: str) -> None:
     """Whatever is no state file is refused in one line, and neither changed nor moved nor waited for."""
-    told = make(tmp_path / "state")
+    info = make(tmp_path / "state")
     (tmp_path / "link").symlink_to("state")
-    config = write(tmp_path / "config.yaml", with_state(tmp_path / name))
+    config = write_file(tmp_path / "config.yaml", with_state(tmp_path / name))
     before = snapshot(tmp_path)
     for command in ("check", "serve"):
-        done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
+        done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"{config}:{STATE_LINE}: state_file: {told}")
+        assert done.stderr.startswith(f"{config}:{STATE_LINE}: state_file: {info}")
         assert re.search(r": (run that one|choose another path for state_file(, or move it away)?)\n$", done.stderr)
         assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("is_there", [False, True])
 @pytest.mark.parametrize(
-    ("used_as", "told"),
+    ("used_as", "info"),
     [
         ("api_key_file", "workspaces[0].api_key_file"),
         ("--web.config.file", "the web configuration file"),
@@ -230,7 +230,9 @@ def test_another_file_named_by_state_file_is_left_alone(tmp_path: Path, make: Ca
         ("REQUESTS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
     ],
 )
-def test_a_file_that_is_read_is_no_state_file(tmp_path: Path, used_as: str, told: str, *, is_there: bool) -> None:
+def test_file_read_by_exporter_as_state_file_is_refused(
+    tmp_path: Path, used_as: str, info: str, *, is_there: bool
+) -> None:
     """A file that the exporter reads is no place for its state, though it is empty or is not there; nor is a link."""
     used, link = tmp_path / "used", tmp_path / "link"
     if is_there:
@@ -243,11 +245,11 @@ def test_a_file_that_is_read_is_no_state_file(tmp_path: Path, used_as: str, told
         arguments = [f"--web.config.file={used}"]
     else:
         environ[used_as] = str(used)
-    config = write(tmp_path / "config.yaml", text)
+    config = write_file(tmp_path / "config.yaml", text)
     before = snapshot(tmp_path)
-    expected = f"{config}:{STATE_LINE}: state_file: is the same file as {told}: choose another path\n"
+    expected = f"{config}:{STATE_LINE}: state_file: is the same file as {info}: choose another path\n"
     for command in ("check", "serve"):
-        done = run(command, f"--config.file={config}", *arguments, **environ)
+        done = run_program(command, f"--config.file={config}", *arguments, **environ)
         assert done.returncode == 1
         assert snapshot(tmp_path) == before
         if (command, used_as, is_there) == ("serve", "--web.config.file", False):  # it is read before the state file
@@ -257,10 +259,10 @@ def test_a_file_that_is_read_is_no_state_file(tmp_path: Path, used_as: str, told
 
 
 @pytest.mark.parametrize("is_hard", [False, True])
-def test_the_config_is_no_state_file(tmp_path: Path, *, is_hard: bool) -> None:
+def test_config_as_state_file_is_refused(tmp_path: Path, *, is_hard: bool) -> None:
     """It is not moved aside, by whatever name it is given."""
     link, config = tmp_path / "link", tmp_path / "config.yaml"
-    write(config, with_state(link))
+    write_file(config, with_state(link))
     if is_hard:
         link.hardlink_to(config)
     else:
@@ -268,36 +270,36 @@ def test_the_config_is_no_state_file(tmp_path: Path, *, is_hard: bool) -> None:
     before = snapshot(tmp_path)
     expected = f"{config}:{STATE_LINE}: state_file: is the same file as the config: choose another path\n"
     for command in ("check", "serve"):
-        done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
+        done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (1, expected)
         assert snapshot(tmp_path) == before
 
 
-def test_a_key_file_that_is_the_state_file_is_not_read_at_a_reload(tmp_path: Path) -> None:
+def test_key_file_as_state_file_is_not_read_at_reload(tmp_path: Path) -> None:
     """The config is refused before the file is opened, so that the exporter still holds it."""
     state, config = tmp_path / "state", tmp_path / "config.yaml"
-    write(config, with_state(state))
+    write_file(config, with_state(state))
     with Program.start([f"--config.file={config}", "--web.enable-lifecycle"]) as program:
-        write(config, with_state(state).replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {state}"))
-        answer = program.get("/-/reload", method="POST")
+        write_file(config, with_state(state).replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {state}"))
+        response = program.get("/-/reload", method="POST")
         expected = (
             f"{config}:{STATE_LINE}: state_file: is the same file as workspaces[0].api_key_file: choose another path\n"
         )
-        assert (answer.status, answer.text) == (400, expected)
-        with pytest.raises(StoreError, match="is held by another exporter"):
-            open_store(str(state), wait=0.1)
+        assert (response.status, response.text) == (400, expected)
+        with pytest.raises(StateFileError, match="is held by another exporter"):
+            open_state_file(str(state), wait=0.1)
 
 
-def test_a_state_file_that_may_not_be_read(tmp_path: Path) -> None:
+def test_unreadable_state_file_is_a_warning(tmp_path: Path) -> None:
     """`serve` refuses it; `check` warns, for it may be run by another user than the exporter."""
     state = tmp_path / "state"
-    open_store(str(state)).close()
+    open_state_file(str(state)).close()
     state.chmod(0)
-    config = write(tmp_path / "config.yaml", with_state(state))
+    config = write_file(tmp_path / "config.yaml", with_state(state))
     environ = {name: value for name, value in os.environ.items() if name.startswith("COV")}
-    told = f"{config}:{STATE_LINE}: state_file: {state} cannot be read (Permission denied): make it readable, "
-    told += "or choose another path for state_file\n"
-    for command, code, stderr in (("check", 0, f"warning: {told}"), ("serve", 1, told)):
+    info = f"{config}:{STATE_LINE}: state_file: {state} cannot be read (Permission denied): make it readable, "
+    info += "or choose another path for state_file\n"
+    for command, code, stderr in (("check", 0, f"warning: {info}"), ("serve", 1, info)):
         done = subprocess.run(  # noqa: S603 - our own program
             [*unprivileged(), sys.executable, "-m", "braze_exporter", command, f"--config.file={config}"],
             env={**environ, "BRAZE_API_KEY": KEY},
@@ -308,19 +310,19 @@ def test_a_state_file_that_may_not_be_read(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (code, stderr)
 
 
-def test_check_makes_no_state_file(tmp_path: Path) -> None:
+def test_check_creates_no_state_file(tmp_path: Path) -> None:
     """It neither makes one nor changes one that is empty, and does not wait for one that an exporter holds."""
     state = tmp_path / "state"
-    config = write(tmp_path / "config.yaml", with_state(state))
+    config = write_file(tmp_path / "config.yaml", with_state(state))
 
     def check() -> None:
         before = snapshot(tmp_path)
-        done = run("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
+        done = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (0, "")
         assert snapshot(tmp_path) == before
 
     check()
     state.touch()
     check()
-    with contextlib.closing(open_store(str(state))):
+    with contextlib.closing(open_state_file(str(state))):
         check()

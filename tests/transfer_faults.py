@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from fault_injection import Exchange, Fault, named
+from fault_injection import Exchange, Fault, with_name
 
 from braze_exporter.simulator.reply import Disconnect, Reply
 
@@ -14,7 +14,7 @@ _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _LAST_BLOCK = b"\x03\x00"
 
 
-@named
+@with_name
 def delay(seconds: float | None) -> Fault:
     """Answer truly, but later (None: never)."""
 
@@ -25,24 +25,24 @@ def delay(seconds: float | None) -> Fault:
     return fault
 
 
-@named
+@with_name
 def hold() -> Fault:
     """Answer truly, but not before this fault is healed."""
 
     def fault(exchange: Exchange) -> Reply:
-        exchange.wait_until_healed()
+        exchange.wait_until_cleared()
         return exchange.reply
 
     return fault
 
 
-@named
+@with_name
 def hang() -> Fault:
     """Never answer: keep the connection open until the simulation is closed."""
     return delay(None)
 
 
-@named
+@with_name
 def disconnect(*, reset: bool = True) -> Fault:
     """Break the connection before any byte."""
 
@@ -52,7 +52,7 @@ def disconnect(*, reset: bool = True) -> Fault:
     return fault
 
 
-@named
+@with_name
 def truncated() -> Fault:
     """Send half of the body after a header that promises all of it, then end the connection in peace."""
 
@@ -64,7 +64,7 @@ def truncated() -> Fault:
     return fault
 
 
-@named
+@with_name
 def truncated_chunks() -> Fault:
     """Send half of the body in chunks, then end the connection in peace, without the last chunk."""
 
@@ -75,7 +75,7 @@ def truncated_chunks() -> Fault:
     return lambda exchange: replace(exchange.reply, body=half(exchange.reply.read()))
 
 
-@named
+@with_name
 def drip(interval: float) -> Fault:
     """Send the true body one byte at a time, waiting in between: a socket time-out alone never ends this."""
 
@@ -92,7 +92,7 @@ def drip(interval: float) -> Fault:
     return fault
 
 
-@named
+@with_name
 def huge(size: int = 200 * _MEGABYTE, *, announced: bool = False) -> Fault:
     """Answer truly, but with white space to the given size: valid for whoever reads it all.
 
@@ -116,19 +116,19 @@ def _compressed(exchange: Exchange, content: bytes) -> Reply:
     return replace(exchange.reply, headers={**exchange.reply.headers, "Content-Encoding": "gzip"}, body=content)
 
 
-@named
+@with_name
 def gzipped() -> Fault:
     """Answer truly, compressed with gzip."""
     return lambda exchange: _compressed(exchange, gzip.compress(exchange.reply.read()))
 
 
-@named
+@with_name
 def garbled_gzip() -> Fault:
     """Say that the body is gzip and send the true body with every bit turned."""
     return lambda exchange: _compressed(exchange, bytes(byte ^ 0xFF for byte in exchange.reply.read()))
 
 
-@named
+@with_name
 def gzip_bomb(megabytes: int = 200) -> Fault:
     """Answer truly, but with so many megabytes of white space, in one gzip stream of about a thousandth of that."""
 

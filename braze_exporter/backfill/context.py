@@ -8,7 +8,7 @@ import requests
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class CommandContext:
     """What a command finds where it runs: the way to Braze, the clocks, and where to write.
 
     `proxies` tells which proxies lead to a URL, by scheme; `wall` tells seconds since the epoch, `monotonic` seconds

@@ -12,16 +12,16 @@ from typing import TypeAlias
 
 from prometheus_client.utils import floatToGoString
 
-from braze_exporter.backfill.request import BackfillError, Wish
-from braze_exporter.backfill.resume_file import Spool
+from braze_exporter.backfill.request import BackfillError, BackfillRequest
+from braze_exporter.backfill.resume_file import ResumeFile
 from braze_exporter.braze.buckets import bucket_number
-from braze_exporter.braze.kinds import Noun, Unit
+from braze_exporter.braze.kinds import MetricGroup, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
-from braze_exporter.config.document import shown
-from braze_exporter.metrics.exposition import header, labels_text
-from braze_exporter.metrics.families import Family, counter, gauge
-from braze_exporter.scheduler.plan import Plan, counting
+from braze_exporter.config.document import shorten
+from braze_exporter.metrics.exposition import format_header, format_labels
+from braze_exporter.metrics.families import Family, build_counter, build_gauge
+from braze_exporter.scheduler.plan import Plan, counter_sources
 
 _BUFFER = 1024 * 1024
 
@@ -29,22 +29,23 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
-class Written:
+class ExportSummary:
     """What was written: how many samples and series, and the times of the first and the last bucket's samples.
 
-    `silent` is of how many queries Braze told no bucket at all, `gaps` how many buckets it left out between others.
+    `empty_queries` is of how many queries Braze told no bucket at all, `gaps` how many buckets it left out between
+    others.
     """
 
     samples: int = 0
     series: int = 0
     oldest: float = float("inf")
     newest: float = float("-inf")
-    silent: int = 0
+    empty_queries: int = 0
     gaps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _SeriesRow:
     """A series: the query that it comes from, what to ask the spool for its points, and its finished labels."""
 
     query: Query
@@ -53,35 +54,38 @@ class _Row:
     labels: str
 
 
-def write(wish: Wish, plan: Plan, spool: Spool) -> Written:
-    """Write all that is wanted to the output of `wish`, whole or not at all; raise `BackfillError` if it cannot be."""
-    path = wish.text
-    writer = _Writer(wish, spool)
+def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeFile) -> ExportSummary:
+    """Write the selected samples to the output of `request`, all or nothing; raise `BackfillError` on failure."""
+    path = request.text_path
+    writer = _Writer(request, resume_file)
     try:
         path.unlink(missing_ok=True)  # of a run that was killed
         with path.open("x", encoding="utf-8", newline="\n", buffering=_BUFFER) as file:
             file.writelines(writer.lines(plan))
             file.flush()
             os.fsync(file.fileno())
-        if wish.output.exists():
-            raise BackfillError(f"{shown(wish.output, 200)} was made by another program meanwhile: move it away")
-        path.rename(wish.output)
+        if request.output.exists():
+            raise BackfillError(f"{shorten(request.output, 200)} was made by another program meanwhile: move it away")
+        path.rename(request.output)
     except OSError as error:
-        text = f"{shown(wish.output, 200)} cannot be written ({error.strerror}): make room for it, or make it writable"
+        text = (
+            f"{shorten(request.output, 200)} cannot be written ({error.strerror}): make room for it, or make it "
+            "writable"
+        )
         raise BackfillError(text) from None
     finally:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-    return writer.written
+    return writer.summary
 
 
 class _Writer:
     """Makes the lines, and keeps count of them."""
 
-    def __init__(self, wish: Wish, spool: Spool) -> None:
-        self._wish = wish
-        self._spool = spool
-        self.written = Written()
+    def __init__(self, request: BackfillRequest, resume_file: ResumeFile) -> None:
+        self._request = request
+        self._resume_file = resume_file
+        self.summary = ExportSummary()
 
     def lines(self, plan: Plan) -> Iterator[str]:
         """Yield the text, some lines at a time."""
@@ -89,77 +93,81 @@ class _Writer:
         if not families:
             raise BackfillError("Braze has told no bucket of any query in that time: there is nothing to write")
         for family in sorted(families, key=lambda family: family.name):
-            yield header(family, openmetrics=True)
+            yield format_header(family, openmetrics=True)
             for row in sorted(families[family], key=lambda row: row.labels):
-                self.written.series += 1
+                self.summary.series += 1
                 yield from self._sample_lines(family, row)
         yield "# EOF\n"
 
-    def _families(self, plan: Plan) -> Mapping[Family, list[_Row]]:
+    def _families(self, plan: Plan) -> Mapping[Family, list[_SeriesRow]]:
         """Return the series of each family, without those that have no bucket; look for what Braze left out."""
-        found: dict[Family, list[_Row]] = {}
-        feeders = set(counting(plan.queries).values())
+        rows_by_family: dict[Family, list[_SeriesRow]] = {}
+        sources = set(counter_sources(plan.queries).values())
         for query in plan.queries:
             rows = [row for row in self._rows(query) if self._has_points(row)]
-            self.written.silent += not rows
+            self.summary.empty_queries += not rows
             for row in rows:
-                noun = row.series.noun
-                found.setdefault(gauge(query.kind, noun, query.unit, "settled"), []).append(row)
-                if query in feeders and row.series.is_counted:
-                    found.setdefault(counter(query.kind, noun), []).append(row)
-        return found
+                metric_group = row.series.metric_group
+                rows_by_family.setdefault(build_gauge(query.kind, metric_group, query.unit, "settled"), []).append(row)
+                if query in sources and row.series.has_counter:
+                    rows_by_family.setdefault(build_counter(query.kind, metric_group), []).append(row)
+        return rows_by_family
 
-    def _rows(self, query: Query) -> list[_Row]:
+    def _rows(self, query: Query) -> list[_SeriesRow]:
         """Return the series of a query, with the labels that Prometheus would store; to it, an empty one is none.
 
         Two variations or steps may have had one name, one after the other. The newest keeps it, as it has it in a
         scrape; the others have their id behind it, as those have that are in one answer.
         """
-        rows: dict[tuple[Noun, Labels], _Row] = {}
-        for number, series in self._spool.series(query):
-            own = series
-            while (own.noun, own.labels) in rows:
-                own = own.with_id
-            labels = [(name, value) for name, value in (*query.labels, *own.labels, *self._wish.labels) if value]
-            rows[own.noun, own.labels] = _Row(query, series, number, labels_text(labels))
+        rows: dict[tuple[MetricGroup, Labels], _SeriesRow] = {}
+        for number, series in self._resume_file.series(query):
+            labelled = series
+            while (labelled.metric_group, labelled.labels) in rows:
+                labelled = labelled.with_id
+            labels = [
+                (name, value) for name, value in (*query.labels, *labelled.labels, *self._request.labels) if value
+            ]
+            rows[labelled.metric_group, labelled.labels] = _SeriesRow(query, series, number, format_labels(labels))
         return [*rows.values()]
 
-    def _has_points(self, row: _Row) -> bool:
+    def _has_points(self, row: _SeriesRow) -> bool:
         """Return whether anything of a series is wanted; note from when until when, and count what is missing between.
 
         A statistic of messages may come and go, but not a number of the whole.
         """
-        query, written = row.query, self.written
-        found = [(bucket_number(point.start, query.unit, query.zone), stamp) for point, stamp in self._wanted(row)]
-        if not found:
+        query, summary = row.query, self.summary
+        buckets = [
+            (bucket_number(point.start, query.unit, query.zone), stamp) for point, stamp in self._select_points(row)
+        ]
+        if not buckets:
             return False
-        written.oldest, written.newest = min(written.oldest, found[0][1]), max(written.newest, found[-1][1])
+        summary.oldest, summary.newest = min(summary.oldest, buckets[0][1]), max(summary.newest, buckets[-1][1])
         if not row.series.key:
             step = query.unit.seconds if query.unit is Unit.HOUR else 1
-            written.gaps += sum((after - before) // step - 1 for (before, _), (after, _) in pairwise(found))
+            summary.gaps += sum((after - before) // step - 1 for (before, _), (after, _) in pairwise(buckets))
         return True
 
-    def _wanted(self, row: _Row) -> Iterator[tuple[Point, float]]:
-        return self._wish.wanted(row.query, self._spool.points(row.number))
+    def _select_points(self, row: _SeriesRow) -> Iterator[tuple[Point, float]]:
+        return self._request.select_points(row.query, self._resume_file.points(row.number))
 
-    def _sample_lines(self, family: Family, row: _Row) -> Iterator[str]:
+    def _sample_lines(self, family: Family, row: _SeriesRow) -> Iterator[str]:
         """Yield the lines of a series."""
         name = f"{family.name}{row.labels}"
         for value, stamp in self._totals(row) if family.type == "counter" else self._values(row):
-            self.written.samples += 1
-            yield f"{name} {floatToGoString(value)} {_seconds(stamp)}\n"
+            self.summary.samples += 1
+            yield f"{name} {floatToGoString(value)} {_format_seconds(stamp)}\n"
 
-    def _values(self, row: _Row) -> Iterator[tuple[float, float]]:
+    def _values(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
         """Yield value and time of the samples of a gauge: one a bucket."""
-        return ((point.value, stamp) for point, stamp in self._wanted(row))
+        return ((point.value, stamp) for point, stamp in self._select_points(row))
 
-    def _totals(self, row: _Row) -> Iterator[tuple[float, float]]:
+    def _totals(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
         """Yield value and time of the samples of a counter: one a bucket, by whose value it rises, and a 0 before.
 
         It never falls: where the revenue of a bucket is negative, it stands still, as that of the exporter does.
         """
         total: float | None = None
-        for point, stamp in self._wanted(row):
+        for point, stamp in self._select_points(row):
             if total is None:
                 total = 0.0
                 yield total, point.start + row.query.settle
@@ -167,5 +175,5 @@ class _Writer:
             yield total, stamp
 
 
-def _seconds(stamp: float) -> str:
+def _format_seconds(stamp: float) -> str:
     return str(int(stamp)) if stamp.is_integer() else f"{stamp:.3f}"

@@ -9,33 +9,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from braze_exporter.backfill.request import BackfillError, Wish, written
-from braze_exporter.backfill.resume_file import Spool
-from braze_exporter.braze.calls import Call, Permit
+from braze_exporter.backfill.request import BackfillError, BackfillRequest, format_time
+from braze_exporter.backfill.resume_file import ResumeFile
+from braze_exporter.braze.calls import CallEvent, Permit
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
-from braze_exporter.config.document import shown
-from braze_exporter.scheduler.admission import REFUSALS, Admission
-from braze_exporter.scheduler.errors import Withheld
-from braze_exporter.scheduler.rate_limiter import Entered, Gate, Passage
+from braze_exporter.config.document import shorten
+from braze_exporter.scheduler.admission import AUTH_REASONS, Admission
+from braze_exporter.scheduler.errors import Deferred
+from braze_exporter.scheduler.rate_limiter import CircuitBreaker, Decision, Probe
 from braze_exporter.scheduler.repair import chunks, halved
-from braze_exporter.scheduler.worker_pool import Lane
+from braze_exporter.scheduler.worker_pool import WorkerPool
 
 # How long Braze is left alone when it is in trouble, in seconds; it doubles with each failure that follows.
-FIRST_REST = 1.0
-LONGEST_REST = 300.0
+INITIAL_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 300.0
 # So many failures in a row, which is about a quarter of an hour, end the run.
-MOST_FAILURES = 12
+MAX_FAILURES = 12
 # What says something of the query, and would be said again.
-_HOPELESS = {Reason.BAD_REQUEST, Reason.NOT_FOUND, Reason.BAD_ANSWER, Reason.TOO_LARGE}
+_PERMANENT_REASONS = {Reason.BAD_REQUEST, Reason.NOT_FOUND, Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
 # What leaves no doubt that Braze can answer.
-_ANSWERED = {*_HOPELESS, *REFUSALS, Reason.RATE_LIMITED}
+_RESPONSE_REASONS = {*_PERMANENT_REASONS, *AUTH_REASONS, Reason.RATE_LIMITED}
 # So many calls wait in memory for each connection: of millions, not all need to.
-_AHEAD = 2
+_QUEUED_PER_CONNECTION = 2
 
 # The workspace and the endpoint of calls.
-_Sort = tuple[str, str]
+_EndpointKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Wait:
     """Why no call is made in a workspace, and until when, in seconds that never jump."""
 
     workspace: str
-    because: str
+    reason: str
     until: float
 
 
@@ -55,90 +55,102 @@ class _Job:
     """
 
     query: Query
-    piece: Query
+    chunk: Query
     newer: tuple[Query, ...] = ()
     next_at: float = 0.0
-    background: bool = False
+    is_history: bool = False
 
     @property
-    def endpoint(self) -> str:
+    def path(self) -> str:
         """The endpoint that is asked."""
-        return self.query.kind.endpoint
+        return self.query.kind.path
 
 
 @dataclass(frozen=True, slots=True)
-class _Leave:
+class _AdmittedCall:
     """Leave to make a call, and how it passed the gate."""
 
     permit: Permit
-    entered: Entered
+    probe: Probe
 
 
-class _Road:
+class _WorkspaceClient:
     """The way to one workspace, with a gate that is shut for a while when Braze is in trouble."""
 
     def __init__(self, client: Client, admission: Admission) -> None:
         self.client = client
         self.admission = admission
-        self.gate = Gate(on_trial=False)
+        self.circuit_breaker = CircuitBreaker(is_probe=False)
         self.failures = 0
 
 
 class Reader:
     """Makes the calls of a backfill, in threads of its own. Thread-safe.
 
-    `answered` counts the calls that were answered; `aside` has the queries that Braze refuses, each with its error, for
-    which no more calls are made.
+    `responses` counts the calls that were answered; `rejected` has the queries that Braze refuses, each with its error,
+    for which no more calls are made.
     """
 
-    def __init__(self, wish: Wish, spool: Spool, *, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        request: BackfillRequest,
+        resume_file: ResumeFile,
+        *,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
         """Begin without calls. `wall` tells seconds since the epoch, `monotonic` seconds that never jump."""
-        self._wish = wish
-        self._spool = spool
+        self._request = request
+        self._resume_file = resume_file
         self._wall = wall
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._roads: dict[str, _Road] = {}
-        self._lanes: dict[str, Lane[_Job, _Leave | Withheld]] = {}
-        self._groups: dict[_Sort, list[Query]] = {}
-        self._sources: dict[_Sort, Iterator[_Job]] = {}
-        self._again: dict[_Sort, deque[_Job]] = {}
+        self._clients: dict[str, _WorkspaceClient] = {}
+        self._worker_pools: dict[str, WorkerPool[_Job, _AdmittedCall | Deferred]] = {}
+        self._groups: dict[_EndpointKey, list[Query]] = {}
+        self._sources: dict[_EndpointKey, Iterator[_Job]] = {}
+        self._retries: dict[_EndpointKey, deque[_Job]] = {}
         self._waits: dict[tuple[str, str], Wait] = {}
         self._max_lengths: dict[Query, int] = {}
-        self._open = 0
-        self._ended = threading.Event()
+        self._pending_jobs = 0
+        self._has_ended = threading.Event()
         self._failure: Exception | None = None
-        self.answered = 0
-        self.aside: dict[Query, BrazeError] = {}
+        self.responses = 0
+        self.rejected: dict[Query, BrazeError] = {}
 
-    def note_call(self, call: Call) -> None:
+    def on_call(self, call: CallEvent) -> None:
         """Take note of a call that brought its pool to rest."""
-        if call.rests is not None:
-            until = self._monotonic() + call.rests
-            is_refused = call.reason is Reason.RATE_LIMITED
-            because = "Braze answered HTTP 429" if is_refused else "what is left of Braze's rate limit is in reserve"
+        if call.pause_seconds is not None:
+            until = self._monotonic() + call.pause_seconds
+            is_rejected = call.reason is Reason.RATE_LIMITED
+            reason = "Braze answered HTTP 429" if is_rejected else "what is left of Braze's rate limit is in reserve"
             with self._lock:
-                self._waits[call.workspace, call.pool] = Wait(call.workspace, because, until)
+                self._waits[call.workspace, call.pool] = Wait(call.workspace, reason, until)
 
-    def start(self, roads: Mapping[str, tuple[Client, Admission]], queries: Iterable[Query], concurrency: int) -> None:
+    def start(
+        self, clients: Mapping[str, tuple[Client, Admission]], queries: Iterable[Query], concurrency: int
+    ) -> None:
         """Begin to ask what is missing of `queries`, by the client and the admission of each workspace."""
         groups = self._groups
         for query in queries:
-            groups.setdefault((query.workspace, query.kind.endpoint), []).append(query)
-        self._sources = {sort: self._missing(group) for sort, group in groups.items()}
-        self._again = {sort: deque() for sort in groups}
-        first = {sort: [*islice(source, concurrency * _AHEAD)] for sort, source in self._sources.items()}
-        self._open = sum(map(len, first.values()))
-        self._roads = {workspace: _Road(*road) for workspace, road in roads.items()}
-        self._lanes = {name: Lane(name, concurrency, self._admit, self._run) for name in roads}
+            groups.setdefault((query.workspace, query.kind.path), []).append(query)
+        self._sources = {endpoint_key: self._missing(group) for endpoint_key, group in groups.items()}
+        self._retries = {endpoint_key: deque() for endpoint_key in groups}
+        first = {
+            endpoint_key: [*islice(source, concurrency * _QUEUED_PER_CONNECTION)]
+            for endpoint_key, source in self._sources.items()
+        }
+        self._pending_jobs = sum(map(len, first.values()))
+        self._clients = {workspace: _WorkspaceClient(*client) for workspace, client in clients.items()}
+        self._worker_pools = {name: WorkerPool(name, concurrency, self._admit, self._run) for name in clients}
         for (workspace, _), jobs in first.items():
-            self._lanes[workspace].add(jobs)
-        if not self._open:
-            self._ended.set()
+            self._worker_pools[workspace].add(jobs)
+        if not self._pending_jobs:
+            self._has_ended.set()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end, but no longer than that; return whether it has come. Raise what has brought it about."""
-        has_ended = self._ended.wait(seconds)
+        has_ended = self._has_ended.wait(seconds)
         if self._failure is not None:
             raise self._failure
         return has_ended
@@ -151,123 +163,131 @@ class Reader:
 
     def close(self) -> None:
         """Make no more calls. Those under way end with the process."""
-        for lane in self._lanes.values():
-            lane.close()
+        for worker_pool in self._worker_pools.values():
+            worker_pool.close()
 
     def _missing(self, queries: Iterable[Query]) -> Iterator[_Job]:
         """Yield the calls that are to be made, the queries by turns: one in trouble does not keep the others."""
         turns = deque((query, iter(self._endings(query))) for query in queries)
         while turns:
             query, endings = turns.popleft()
-            ending_at = None if query in self.aside else next(endings, None)
+            ending_at = None if query in self.rejected else next(endings, None)
             if ending_at is not None:
-                yield _Job(query, replace(query, ending_at=ending_at, length=query.kind.longest))
+                yield _Job(query, replace(query, ending_at=ending_at, length=query.kind.max_length))
                 turns.append((query, endings))
 
     def _endings(self, query: Query) -> list[int | None]:
         """Return of the calls that are missing what they end at, which takes a tenth of their memory."""
-        return [piece.ending_at for piece in self._spool.missing(self._wish.pieces(query))]
+        return [chunk.ending_at for chunk in self._resume_file.missing(self._request.chunks(query))]
 
-    def _admit(self, job: _Job) -> _Leave | Withheld | None:
+    def _admit(self, job: _Job) -> _AdmittedCall | Deferred | None:
         """Return leave to make a call, or None while it has to wait, or that nobody wants it any more."""
         with self._lock:
-            if job.query in self.aside:
-                return Withheld("aside")
-            road = self._roads[job.query.workspace]
-            if road.gate.passage(self._monotonic()) is not Passage.OPEN:
+            if job.query in self.rejected:
+                return Deferred("aside")
+            client = self._clients[job.query.workspace]
+            if client.circuit_breaker.decide(self._monotonic()) is not Decision.ALLOW:
                 return None
-            permit = road.admission.admit(job.query.kind)
-            return _Leave(permit, road.gate.enter()) if isinstance(permit, Permit) else None
+            permit = client.admission.admit(job.query.kind)
+            return _AdmittedCall(permit, client.circuit_breaker.acquire()) if isinstance(permit, Permit) else None
 
-    def _run(self, job: _Job, leave: _Leave | Withheld) -> None:
+    def _run(self, job: _Job, admitted: _AdmittedCall | Deferred) -> None:
         """Make a call, in a thread of its lane, and see to what is next."""
         try:
-            following = self._following(job, again=isinstance(leave, _Leave) and not self._is_done(job, leave))
+            next_job = self._next_job(
+                job, is_retry=isinstance(admitted, _AdmittedCall) and not self._is_done(job, admitted)
+            )
         except Exception as failure:  # noqa: BLE001 - who waits for the end is told
             self._end(failure)
             return
-        if following is not None:
-            self._lanes[job.query.workspace].add([following])
+        if next_job is not None:
+            self._worker_pools[job.query.workspace].add([next_job])
 
-    def _following(self, job: _Job, *, again: bool) -> _Job | None:
+    def _next_job(self, job: _Job, *, is_retry: bool) -> _Job | None:
         """Return the next call of that sort, if there is one; without any, and none under way, that is the end.
 
-        A call that is to be made `again` waits for all others.
+        A call that is to be made `is_retry` waits for all others.
         """
-        sort = (job.query.workspace, job.endpoint)
+        endpoint_key = (job.query.workspace, job.path)
         with self._lock:
-            if again:
-                self._again[sort].append(job)
-            following = next(self._sources[sort], None)
-            if following is None and self._again[sort]:
-                following = self._again[sort].popleft()
-            self._open -= following is None
-            if not self._open:
-                self._ended.set()
-            return following
+            if is_retry:
+                self._retries[endpoint_key].append(job)
+            next_job = next(self._sources[endpoint_key], None)
+            if next_job is None and self._retries[endpoint_key]:
+                next_job = self._retries[endpoint_key].popleft()
+            self._pending_jobs -= next_job is None
+            if not self._pending_jobs:
+                self._has_ended.set()
+            return next_job
 
     def _end(self, failure: Exception) -> None:
         with self._lock:
             self._failure = self._failure or failure
-            self._ended.set()
+            self._has_ended.set()
 
-    def _is_done(self, job: _Job, leave: _Leave) -> bool:
+    def _is_done(self, job: _Job, admitted: _AdmittedCall) -> bool:
         """Make a call; return whether that was it. Raise `BackfillError` if there is no point in another."""
         self._shorten(job)
-        road, asked_at = self._roads[job.query.workspace], self._wall()
+        client, requested_at = self._clients[job.query.workspace], self._wall()
         error: BrazeError | None = None
         try:
-            fetched = road.client.fetch(job.piece, job.piece.length, leave.permit)
+            fetched = client.client.fetch(job.chunk, job.chunk.length, admitted.permit)
         except BrazeError as failure:
-            error = failure.bare()
+            error = failure.without_traceback()
         else:
-            self._check_clock(job.query, asked_at if fetched.answered_at is None else fetched.answered_at)
-            self._spool.keep(job.piece, fetched.series)
+            self._check_clock(job.query, requested_at if fetched.responded_at is None else fetched.responded_at)
+            self._resume_file.save(job.chunk, fetched.series)
         with self._lock:
-            self._note(road, job.query, error, leave.entered)
+            self._record(client, job.query, error, admitted.probe)
             if error is None and job.newer:
-                job.piece, job.newer = job.newer[0], job.newer[1:]
+                job.chunk, job.newer = job.newer[0], job.newer[1:]
                 return False
-            if error is not None and error.reason is Reason.TOO_LARGE and job.piece.length > 1:
-                self._max_lengths[job.query] = halved(job.piece.length)
+            if error is not None and error.reason is Reason.TOO_LARGE and job.chunk.length > 1:
+                self._max_lengths[job.query] = halved(job.chunk.length)
                 return False
             if error is None:
-                self.answered += 1
-            elif error.reason in REFUSALS:  # and so would the others of its endpoint be
-                self.aside |= dict.fromkeys(self._groups[job.query.workspace, job.endpoint], error)
-            elif error.reason in _HOPELESS:
-                self.aside[job.query] = error
-        return error is None or error.reason in _HOPELESS | REFUSALS
+                self.responses += 1
+            elif error.reason in AUTH_REASONS:  # and so would the others of its endpoint be
+                self.rejected |= dict.fromkeys(self._groups[job.query.workspace, job.path], error)
+            elif error.reason in _PERMANENT_REASONS:
+                self.rejected[job.query] = error
+        return error is None or error.reason in _PERMANENT_REASONS | AUTH_REASONS
 
     def _shorten(self, job: _Job) -> None:
         """Cut the piece of a job into such as have fitted a response of its query."""
         with self._lock:
-            max_length = self._max_lengths.get(job.query, job.piece.length)
-        job.piece, *newer = chunks(job.piece, max_length)
+            max_length = self._max_lengths.get(job.query, job.chunk.length)
+        job.chunk, *newer = chunks(job.chunk, max_length)
         job.newer = (*newer, *job.newer)
 
-    def _check_clock(self, query: Query, asked_at: float) -> None:
+    def _check_clock(self, query: Query, requested_at: float) -> None:
         """Refuse what may not have settled yet by Braze's clock."""
-        if asked_at < self._wish.end.of(query.zone):
-            text = f"to Braze it is {written(asked_at)}, before --end={self._wish.end}: set the clock of this machine"
-            raise BackfillError(f"{shown(query.workspace)}: {text}")
+        if requested_at < self._request.end.in_zone(query.zone):
+            text = (
+                f"to Braze it is {format_time(requested_at)}, before --end={self._request.end}: set the clock of "
+                "this machine"
+            )
+            raise BackfillError(f"{shorten(query.workspace)}: {text}")
 
-    def _note(self, road: _Road, query: Query, error: BrazeError | None, entered: Entered) -> None:
+    def _record(self, client: _WorkspaceClient, query: Query, error: BrazeError | None, probe: Probe) -> None:
         """Let Braze rest after a trouble that is news, and give up after many in a row, or once the key is rejected."""
-        workspace = shown(query.workspace)
-        is_news, is_trouble = road.gate.is_news(entered), error is not None and error.reason not in _ANSWERED
-        road.gate.leave(entered, passed=not is_trouble)
-        refusal = road.admission.standing().refusal
-        if refusal is not None:
-            raise BackfillError(f"{workspace}: {refusal.error.detail}")
-        if not is_news:
+        workspace = shorten(query.workspace)
+        is_current, is_failure = (
+            client.circuit_breaker.is_current(probe),
+            error is not None and error.reason not in _RESPONSE_REASONS,
+        )
+        client.circuit_breaker.release(probe, succeeded=not is_failure)
+        failure = client.admission.status().key_failure
+        if failure is not None:
+            raise BackfillError(f"{workspace}: {failure.error.detail}")
+        if not is_current:
             return
-        if error is None or not is_trouble:
-            road.failures = 0
+        if error is None or not is_failure:
+            client.failures = 0
             return
-        now, rest = self._monotonic(), min(FIRST_REST * 2**road.failures, LONGEST_REST)
-        road.failures += 1
-        if road.failures == MOST_FAILURES:
+        now, pause_seconds = self._monotonic(), min(INITIAL_PAUSE_SECONDS * 2**client.failures, MAX_PAUSE_SECONDS)
+        client.failures += 1
+        if client.failures == MAX_FAILURES:
             raise BackfillError(f"{workspace}: nothing is answered, for long: {error.detail}")
-        road.gate.shut(now + rest)
-        self._waits[query.workspace, ""] = Wait(query.workspace, error.detail, now + rest)
+        client.circuit_breaker.open(now + pause_seconds)
+        self._waits[query.workspace, ""] = Wait(query.workspace, error.detail, now + pause_seconds)

@@ -11,15 +11,15 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.buckets import bucket_end, bucket_start, midnight
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
-from braze_exporter.config.document import shown
-from braze_exporter.metrics.promql import series
+from braze_exporter.config.document import shorten
+from braze_exporter.metrics.promql import select_series
 from braze_exporter.metrics.self_metrics import BUILD_INFO
-from braze_exporter.scheduler.plan import Plan, pieces
+from braze_exporter.scheduler.plan import Plan, chunks
 
 # Prometheus holds so much in memory, and blocks must not reach into that: a restart would forget the rest of it.
-HEAD = 3 * 3_600
+HEAD_BLOCK_SECONDS = 3 * 3_600
 # What every series has that Prometheus scraped itself.
-_OF_A_SCRAPE = ("job", "instance")
+_SCRAPE_LABELS = ("job", "instance")
 _LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SECONDS = re.compile(r"\d{9,10}(\.\d*)?", re.ASCII)
@@ -32,60 +32,60 @@ class BackfillError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TimeArgument:
     """A moment as a user means it: an instant in seconds since the epoch, or a day, which begins by the local clock."""
 
-    meant: float | date
+    value: float | date
 
-    def of(self, zone: ZoneInfo) -> float:
+    def in_zone(self, zone: ZoneInfo) -> float:
         """Return the instant (seconds since the epoch), which for a day depends on the zone."""
-        if isinstance(self.meant, date):
-            return midnight(self.meant, zone)
-        return self.meant
+        if isinstance(self.value, date):
+            return midnight(self.value, zone)
+        return self.value
 
     def __str__(self) -> str:
         """Return what can be written to mean the same."""
-        return self.meant.isoformat() if isinstance(self.meant, date) else written(self.meant)
+        return self.value.isoformat() if isinstance(self.value, date) else format_time(self.value)
 
 
-def written(instant: float) -> str:
+def format_time(instant: float) -> str:
     """Return an instant in RFC 3339, to the second or, if it is within one, to the millisecond."""
     moment = datetime.fromtimestamp(round(instant, 3), UTC)
     return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
 
 
-def moment(text: str) -> Moment:
+def parse_time(text: str) -> TimeArgument:
     """Return what a date, an instant with its offset from UTC, or a number of seconds since the epoch means.
 
     Raises ValueError, with what to write.
     """
     try:
-        found = _meant(text)
-        year = int(str(found)[:4])
+        result = _parse(text)
+        year = int(str(result)[:4])
     except (ValueError, OverflowError):
         forms = "a date (2026-01-31), an instant with its offset from UTC (2026-01-31T12:00:00Z), or Unix seconds"
-        raise ValueError(f"{shown(text)} is not a moment: write {forms}") from None
+        raise ValueError(f"{shorten(text)} is not a moment: write {forms}") from None
     if year < _FIRST_YEAR:
-        raise ValueError(f"{shown(text)} is before Braze began")
-    return found
+        raise ValueError(f"{shorten(text)} is before Braze began")
+    return result
 
 
-def _meant(text: str) -> Moment:
+def _parse(text: str) -> TimeArgument:
     if _DATE.fullmatch(text):
-        return Moment(date.fromisoformat(text))
+        return TimeArgument(date.fromisoformat(text))
     if _SECONDS.fullmatch(text):
-        return Moment(float(text))
+        return TimeArgument(float(text))
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError
-    return Moment(instant.timestamp())
+    return TimeArgument(instant.timestamp())
 
 
-def label(text: str) -> tuple[str, str]:
+def parse_label(text: str) -> tuple[str, str]:
     """Return the name and the value of a label that is written as `name=value`; raise ValueError if it is not one."""
-    name, found, value = text.partition("=")
-    if not found or not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
-        raise ValueError(f"{shown(text)} is not a label: write name=value, such as job=braze; no name begins with __")
+    name, separator, value = text.partition("=")
+    if not separator or not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
+        raise ValueError(f"{shorten(text)} is not a label: write name=value, such as job=braze; no name begins with __")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -94,83 +94,88 @@ def label(text: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class BackfillRequest:
     """What a backfill is to bring: which buckets, the labels that the scrape adds, and where to write it.
 
     It takes the buckets that begin at `start` or later, and whose samples come before `end`. A sample comes at the end
     of its bucket plus the time to settle, when a scrape would have seen it first.
     """
 
-    start: Moment
-    end: Moment
+    start: TimeArgument
+    end: TimeArgument
     labels: tuple[tuple[str, str], ...]
     output: Path
 
     @property
-    def spool(self) -> Path:
+    def resume_path(self) -> Path:
         """Where is kept what was read, while the output is not finished."""
         return self.output.with_name(f"{self.output.name}.partial")
 
     @property
-    def text(self) -> Path:
+    def text_path(self) -> Path:
         """Where the output is written, until it is whole. Without a spool no file of ours is there."""
-        return self.output.with_name(f"{self.spool.name}-text")
+        return self.output.with_name(f"{self.resume_path.name}-text")
 
-    def wanted(self, query: Query, points: Iterable[Point]) -> Iterator[tuple[Point, float]]:
+    def select_points(self, query: Query, points: Iterable[Point]) -> Iterator[tuple[Point, float]]:
         """Yield those points of `query` that are wanted, each with the time of its sample (seconds since the epoch)."""
-        start, end = self.start.of(query.zone), self.end.of(query.zone)
+        start, end = self.start.in_zone(query.zone), self.end.in_zone(query.zone)
         for point in points:
             stamp = bucket_end(point.start, query.unit, query.zone) + query.settle
             if start <= point.start and stamp < end:
                 yield point, stamp
 
-    def pieces(self, query: Query) -> tuple[Query, ...]:
+    def chunks(self, query: Query) -> tuple[Query, ...]:
         """Return the calls for the buckets of `query`, the newest first."""
-        begun = bucket_start(self.end.of(query.zone) - query.settle - 1, query.unit, query.zone)
-        newest, oldest = begun - 1, self.start.of(query.zone)
+        bucket = bucket_start(self.end.in_zone(query.zone) - query.settle - 1, query.unit, query.zone)
+        newest, oldest = bucket - 1, self.start.in_zone(query.zone)
         is_any = bucket_start(newest, query.unit, query.zone) >= oldest
-        return pieces(query, oldest, newest) if is_any else ()
+        return chunks(query, oldest, newest) if is_any else ()
 
-    def check(self, plan: Plan, now: float) -> None:
+    def validate(self, plan: Plan, now: float) -> None:
         """Raise `BackfillError` if there is anything against carrying it out at `now`."""
-        queries = [*plan.queries, *(query for wildcard in plan.wildcards for query in wildcard.queries)]
+        queries = [*plan.queries, *(query for selector in plan.selectors for query in selector.queries)]
         self._check_span(queries, now)
         self._check_labels(queries)
         folder = self.output.parent
         if not folder.is_dir():
-            raise BackfillError(f"--output={shown(self.output, 200)}: there is no folder {shown(folder, 200)}: make it")
-        if self.output.exists():
-            text = f"--output={shown(self.output, 200)} is there already: choose another name, or remove it"
-            raise BackfillError(text)
-        if os.path.lexists(self.text) and not self.spool.exists():
             raise BackfillError(
-                f"{shown(self.text, 200)} is the file of something else: choose another --output, or move it away"
+                f"--output={shorten(self.output, 200)}: there is no folder {shorten(folder, 200)}: make it"
+            )
+        if self.output.exists():
+            text = f"--output={shorten(self.output, 200)} is there already: choose another name, or remove it"
+            raise BackfillError(text)
+        if os.path.lexists(self.text_path) and not self.resume_path.exists():
+            raise BackfillError(
+                f"{shorten(self.text_path, 200)} is the file of something else: choose another --output, or move it "
+                "away"
             )
 
     def _check_span(self, queries: Iterable[Query], now: float) -> None:
         zones = {query.zone for query in queries}
-        if any(self.start.of(zone) >= self.end.of(zone) for zone in zones):
+        if any(self.start.in_zone(zone) >= self.end.in_zone(zone) for zone in zones):
             raise BackfillError(f"--start={self.start} is not before --end={self.end}")
-        if any(self.end.of(zone) > now - HEAD for zone in zones):
+        if any(self.end.in_zone(zone) > now - HEAD_BLOCK_SECONDS for zone in zones):
             raise BackfillError(
                 f"--end={self.end} is in the future or within the last three hours, which Prometheus holds in memory: "
-                f"give {written(now // 1 - HEAD)} or earlier, or wait"
+                f"give {format_time(now // 1 - HEAD_BLOCK_SECONDS)} or earlier, or wait"
             )
-        if not any(self.pieces(query) for query in queries):
+        if not any(self.chunks(query) for query in queries):
             raise BackfillError(
                 f"between --start={self.start} and --end={self.end} no bucket began, ended and settled: give more time"
             )
 
     def _check_labels(self, queries: Iterable[Query]) -> None:
         names = [name for name, _ in self.labels]
-        nouns = {noun for query in queries for noun in query.nouns}
-        taken = {"workspace"}.union(*((*noun.labels, *noun.breakdown) for noun in nouns))
+        metric_groups = {metric_group for query in queries for metric_group in query.metric_groups}
+        taken = {"workspace"}.union(
+            *((*metric_group.labels, *metric_group.series_labels) for metric_group in metric_groups)
+        )
         for name in names:
             if names.count(name) > 1:
                 raise BackfillError(f"--label {name} is given twice")
             if name in taken:
                 raise BackfillError(f"--label {name}: the series have that label of their own")
-        for name in _OF_A_SCRAPE:
+        for name in _SCRAPE_LABELS:
             if name not in names:
                 raise BackfillError(
                     f"--label {name}=… is missing: give each label of the target as Prometheus has it, or what is "
@@ -178,19 +183,21 @@ class Wish:
                 )
 
 
-def wish(start: Moment, end: Moment | None, labels: Iterable[tuple[str, str]], output: Path) -> Wish:
+def build_request(
+    start: TimeArgument, end: TimeArgument | None, labels: Iterable[tuple[str, str]], output: Path
+) -> BackfillRequest:
     """Return a wish; raise `BackfillError` without an `end`, with the query that finds it."""
     if end is None:
         raise BackfillError(
             "--end=… is missing: give the time of the first sample that was scraped from the exporter. In Prometheus "
-            f"this query finds it: {first_sample(labels)}"
+            f"this query finds it: {first_sample_query(labels)}"
         )
-    return Wish(start, end, tuple(labels), output)
+    return BackfillRequest(start, end, tuple(labels), output)
 
 
-def first_sample(labels: Iterable[tuple[str, str]]) -> str:
+def first_sample_query(labels: Iterable[tuple[str, str]]) -> str:
     """Return the PromQL that finds when the target with these labels was scraped first, within a minute before that.
 
     What it looks at is in no backfill.
     """
-    return f"min(min_over_time(timestamp({series(BUILD_INFO, labels)})[1y:1m])) - 60"
+    return f"min(min_over_time(timestamp({select_series(BUILD_INFO, labels)})[1y:1m])) - 60"

@@ -11,18 +11,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from braze_exporter.backfill.request import BackfillError, Moment
+from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
-from braze_exporter.config.document import shown
-from braze_exporter.state import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileError, read_version
+from braze_exporter.config.document import shorten
+from braze_exporter.state import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileError, read_schema_version
 
 # Written into the file, so that a later version knows what it reads.
-VERSION = 1
+SCHEMA_VERSION = 1
 # "Brzh": marks the file as ours, so that no other database is taken for one or written into.
-APPLICATION = 0x42727A68
+APPLICATION_ID = 0x42727A68
 # So many points are in memory at once when a series is read.
-_SOME = 1_000
+_FETCH_ROWS = 1_000
 
 _TABLES = (
     "CREATE TABLE span (start TEXT NOT NULL, end TEXT NOT NULL)",
@@ -35,16 +35,16 @@ _TABLES = (
     "CREATE TABLE points (series INTEGER, start INTEGER, value REAL, PRIMARY KEY (series, start)) WITHOUT ROWID",
 )
 # The labels of a series are those that the newest answer has for it, as the exporter shows them.
-_NOTE_SERIES = (
+_UPSERT_SERIES = (
     "INSERT INTO series (query, noun, key, labels, told_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (query, noun, key)"
     " DO UPDATE SET labels = excluded.labels, told_at = excluded.told_at WHERE excluded.told_at > told_at"
 )
 
 
-class Spool:
+class ResumeFile:
     """An open spool. Thread-safe; every method raises `BackfillError` if the file cannot be used any more."""
 
-    def __init__(self, path: Path, start: Moment, end: Moment) -> None:
+    def __init__(self, path: Path, start: TimeArgument, end: TimeArgument) -> None:
         """Open the spool at `path` for the span from `start` to `end`, or make it.
 
         Raises `BackfillError` if it is of another span or of something else, is damaged or in use, or cannot be made.
@@ -52,7 +52,7 @@ class Spool:
         self._path = Path(os.path.realpath(path))  # as SQLite follows links
         self._lock = threading.Lock()
         is_new = self._is_new()
-        with self._explained():
+        with self._translate_errors():
             self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare((str(start), str(end)), is_new=is_new)
@@ -60,56 +60,59 @@ class Spool:
                 self._connection.close()
                 raise
 
-    def missing(self, pieces: Sequence[Query]) -> list[Query]:
+    def missing(self, chunks: Sequence[Query]) -> list[Query]:
         """Return those of the calls of one query that were not answered yet."""
-        if not pieces:
+        if not chunks:
             return []
-        with self._explained():
-            asked = "SELECT ending_at FROM pieces JOIN queries ON id = query WHERE key = ?"
-            answered = {ending_at for (ending_at,) in self._connection.execute(asked, (_key(pieces[0]),))}
-        return [piece for piece in pieces if piece.ending_at not in answered]
+        with self._translate_errors():
+            select = "SELECT ending_at FROM pieces JOIN queries ON id = query WHERE key = ?"
+            saved = {ending_at for (ending_at,) in self._connection.execute(select, (_key(chunks[0]),))}
+        return [chunk for chunk in chunks if chunk.ending_at not in saved]
 
-    def keep(self, piece: Query, found: Sequence[Series]) -> None:
+    def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
         """Keep what a call brought, all or nothing; it outlives the process, whatever ends that."""
-        with self._explained(), self._connection as connection:
+        with self._translate_errors(), self._connection as connection:
             connection.execute("BEGIN")
-            asked = (_key(piece),)
-            connection.execute("INSERT OR IGNORE INTO queries (key) VALUES (?)", asked)
-            (query,) = connection.execute("SELECT id FROM queries WHERE key = ?", asked).fetchone()
-            for one in found:
-                identity = (query, one.noun.name, json.dumps(one.key))
-                connection.execute(_NOTE_SERIES, (*identity, json.dumps(one.labels), piece.ending_at))
-                said = "SELECT id FROM series WHERE query = ? AND noun = ? AND key = ?"
-                (series,) = connection.execute(said, identity).fetchone()
-                rows = ((series, start, value) for start, value in one.points)
+            key = (_key(chunk),)
+            connection.execute("INSERT OR IGNORE INTO queries (key) VALUES (?)", key)
+            (query,) = connection.execute("SELECT id FROM queries WHERE key = ?", key).fetchone()
+            for series_item in series_list:
+                identity = (query, series_item.metric_group.name, json.dumps(series_item.key))
+                connection.execute(_UPSERT_SERIES, (*identity, json.dumps(series_item.labels), chunk.ending_at))
+                select = "SELECT id FROM series WHERE query = ? AND noun = ? AND key = ?"
+                (series,) = connection.execute(select, identity).fetchone()
+                rows = ((series, start, value) for start, value in series_item.points)
                 connection.executemany("INSERT OR REPLACE INTO points VALUES (?, ?, ?)", rows)
-            connection.execute("INSERT OR IGNORE INTO pieces VALUES (?, ?)", (query, piece.ending_at))
+            connection.execute("INSERT OR IGNORE INTO pieces VALUES (?, ?)", (query, chunk.ending_at))
 
     def series(self, query: Query) -> list[tuple[int, Series]]:
         """Return the series that were read of a query, without their points, each with what to ask for these.
 
         Those come first of which the newest answers tell.
         """
-        nouns = {noun.name: noun for noun in query.nouns}
-        with self._explained():
-            found = (
+        metric_groups = {metric_group.name: metric_group for metric_group in query.metric_groups}
+        with self._translate_errors():
+            select = (
                 "SELECT series.id, noun, series.key, labels FROM series JOIN queries ON queries.id = query"
                 " WHERE queries.key = ? ORDER BY told_at DESC, series.id"
             )
-            rows = self._connection.execute(found, (_key(query),)).fetchall()
+            rows = self._connection.execute(select, (_key(query),)).fetchall()
         return [
-            (number, Series(nouns[noun], (), tuple(map(tuple, json.loads(labels))), tuple(json.loads(key))))
-            for number, noun, key, labels in rows
+            (
+                number,
+                Series(metric_groups[metric_group], (), tuple(map(tuple, json.loads(labels))), tuple(json.loads(key))),
+            )
+            for number, metric_group, key, labels in rows
         ]
 
     def points(self, series: int) -> Iterator[Point]:
         """Yield the points of a series, oldest first, one for each bucket."""
-        with self._explained():
-            found = "SELECT start, value FROM points WHERE series = ? ORDER BY start"
-            cursor = self._connection.execute(found, (series,))
+        with self._translate_errors():
+            select = "SELECT start, value FROM points WHERE series = ? ORDER BY start"
+            cursor = self._connection.execute(select, (series,))
         while True:
-            with self._explained():
-                rows = cursor.fetchmany(_SOME)
+            with self._translate_errors():
+                rows = cursor.fetchmany(_FETCH_ROWS)
             if not rows:
                 return
             yield from (Point(start, value) for start, value in rows)
@@ -122,7 +125,7 @@ class Spool:
     def remove(self) -> None:
         """Let the file go, and remove it."""
         self.close()
-        with self._explained():
+        with self._translate_errors():
             self._path.unlink()
 
     def _is_new(self) -> bool:
@@ -130,43 +133,43 @@ class Spool:
         remedy = "choose another --output"
         try:
             beside = {"-journal": ROLLBACK_JOURNAL, "-wal": WRITE_AHEAD_LOG}
-            return read_version(self._path, APPLICATION, beside) is None
+            return read_schema_version(self._path, APPLICATION_ID, beside) is None
         except ForeignFileError as error:
             raise BackfillError(f"{error}: {remedy}, or move it away") from None
         except OSError as error:
-            raise BackfillError(f"{shown(self._path, 200)} cannot be read ({error.strerror}): {remedy}") from None
+            raise BackfillError(f"{shorten(self._path, 200)} cannot be read ({error.strerror}): {remedy}") from None
 
     def _prepare(self, span: tuple[str, str], *, is_new: bool) -> None:
         """Take hold of the file; make the tables in a new one, and refuse one of another version or another span."""
-        path, run = shown(self._path, 200), self._connection.execute
-        run("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
+        path, execute = shorten(self._path, 200), self._connection.execute
+        execute("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
         if is_new:  # before anything else is in the file, so that it is known as ours whenever the process is killed
-            run(f"PRAGMA application_id = {APPLICATION}")
-        run("PRAGMA locking_mode = EXCLUSIVE")
+            execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        execute("PRAGMA locking_mode = EXCLUSIVE")
         # A power cut may lose the last answers, which are asked again then; a killed process loses nothing.
-        run("PRAGMA journal_mode = WAL")
-        run("PRAGMA synchronous = NORMAL")
-        run("BEGIN IMMEDIATE")  # in this mode the lock outlives the transaction
-        (version,) = run("PRAGMA user_version").fetchone()
-        if run("SELECT 1 FROM sqlite_master").fetchone() is None:
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = NORMAL")
+        execute("BEGIN IMMEDIATE")  # in this mode the lock outlives the transaction
+        (version,) = execute("PRAGMA user_version").fetchone()
+        if execute("SELECT 1 FROM sqlite_master").fetchone() is None:
             for table in _TABLES:
-                run(table)
-            run("INSERT INTO span VALUES (?, ?)", span)
-            run(f"PRAGMA user_version = {VERSION}")
-        elif version != VERSION:
+                execute(table)
+            execute("INSERT INTO span VALUES (?, ?)", span)
+            execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
             raise BackfillError(f"{path} was begun by another version of the exporter: go on with that, or remove it")
-        elif run("SELECT 1 FROM pieces").fetchone() is None:
-            run("UPDATE span SET start = ?, end = ?", span)
-        elif (begun := run("SELECT start, end FROM span").fetchone()) != span:
+        elif execute("SELECT 1 FROM pieces").fetchone() is None:
+            execute("UPDATE span SET start = ?, end = ?", span)
+        elif (started := execute("SELECT start, end FROM span").fetchone()) != span:
             raise BackfillError(
-                f"{path} was begun with --start={begun[0]} --end={begun[1]}: give the same to go on, or remove it"
+                f"{path} was begun with --start={started[0]} --end={started[1]}: give the same to go on, or remove it"
             )
-        run("COMMIT")
+        execute("COMMIT")
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Hold the lock, and say what is wrong with the file if something is."""
-        path = shown(self._path, 200)
+        path = shorten(self._path, 200)
         with self._lock:
             try:
                 yield

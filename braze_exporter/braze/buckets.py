@@ -9,24 +9,24 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 
-WEEK = 7 * 86_400
+WEEK_SECONDS = 7 * 86_400
 
 # The same days come in each of the many series of an answer, and with every answer again.
-_kept = functools.lru_cache(maxsize=8_192)
+_cached = functools.lru_cache(maxsize=8_192)
 
 
-@_kept
+@_cached
 def midnight(day: date, zone: ZoneInfo) -> int:
     """Return the instant at which a day begins in `zone`."""
     return int(datetime.combine(day, time.min, zone).timestamp())
 
 
-@_kept
+@_cached
 def _day_end(start: int, zone: ZoneInfo) -> int:
     return midnight(datetime.fromtimestamp(start, zone).date() + timedelta(days=1), zone)
 
 
-@_kept
+@_cached
 def _day_number(start: float, zone: ZoneInfo) -> int:
     return datetime.fromtimestamp(start, zone).date().toordinal()
 
@@ -54,19 +54,19 @@ def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
     return int(start) if unit is Unit.HOUR else _day_number(start, zone)
 
 
-def oldest_asked(query: Query, sent_at: float) -> int:
+def oldest_requested_bucket(query: Query, sent_at: float) -> int:
     """Return the lowest number that a bucket can have which a usual fetch at `sent_at` asks for."""
     units = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
     return bucket_number(sent_at, query.unit, query.zone) - units
 
 
-def starts(found: Sequence[Series]) -> list[int]:
+def bucket_starts(result: Sequence[Series]) -> list[int]:
     """Return the start of each bucket that any of the series has, holes included, oldest first."""
-    points = {start for series in found for start, _ in series.points}
-    return sorted(points.union(*(series.holes for series in found)))
+    points = {start for series in result for start, _ in series.points}
+    return sorted(points.union(*(series.holes for series in result)))
 
 
-def settled(starts: Sequence[int], query: Query, sent_at: float) -> int | None:
+def newest_settled(starts: Sequence[int], query: Query, sent_at: float) -> int | None:
     """Return the start of the newest bucket that was settled when its response was requested at `sent_at`, or None.
 
     A bucket is settled by a fetch that was sent `settle` or more after its end. The newest bucket of a response that
@@ -78,16 +78,16 @@ def settled(starts: Sequence[int], query: Query, sent_at: float) -> int | None:
     return None
 
 
-def same_in_earlier_weeks(start: int, query: Query) -> list[int]:
+def same_buckets_in_earlier_weeks(start: int, query: Query) -> list[int]:
     """Return the starts of the buckets at the same local time as that at `start` in each of the `weeks` before.
 
     A local hour that a spring night leaves out is left out; one that an autumn night repeats pairs with the same pass.
     """
     local = datetime.fromtimestamp(start, query.zone)
-    found = []
-    for week in range(1, query.weeks + 1):
+    result = []
+    for week in range(1, query.baseline_weeks + 1):
         earlier = local - timedelta(weeks=week)  # on the wall's clock, keeping the pass
         instant = int(earlier.timestamp())
         if datetime.fromtimestamp(instant, query.zone).replace(tzinfo=None) == earlier.replace(tzinfo=None):
-            found.append(instant)
-    return found
+            result.append(instant)
+    return result

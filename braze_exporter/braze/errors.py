@@ -12,7 +12,7 @@ class Reason(StrEnum):
     NOT_FOUND = "not_found"
     RATE_LIMITED = "rate_limited"
     SERVER_ERROR = "server_error"
-    HTTP = "http"
+    UNEXPECTED_STATUS = "http"
     QUEUED = "queued"
     NO_CONTENT = "no_content"
     TIMEOUT = "timeout"
@@ -23,7 +23,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     TRUNCATED = "truncated"
     NOT_JSON = "not_json"
-    BAD_ANSWER = "bad_answer"
+    INVALID_RESPONSE = "bad_answer"
 
 
 class BrazeError(Exception):
@@ -35,6 +35,6 @@ class BrazeError(Exception):
         self.reason = reason
         self.detail = detail
 
-    def bare(self) -> "BrazeError":
+    def without_traceback(self) -> "BrazeError":
         """Return the error to be kept: without the frames that it came through, which hold all that was read."""
         return BrazeError(self.reason, self.detail)

@@ -19,14 +19,14 @@ _INTERIM = re.compile(rb"HTTP/\S+\s+1(?!01)\d\d\s")
 _FIRST_FINAL_STATUS = 200
 
 
-def shut_down(connection: Any) -> None:  # noqa: ANN401 - a socket, or urllib3's TLS within the TLS to a proxy
+def shut_down_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or urllib3's TLS within the TLS to a proxy
     """Shut down both directions of a connection: reads return at once, and the pool does not use it again."""
     with contextlib.suppress(OSError):  # it has ended by itself
         # The method of the plain socket, for that of TLS must be called by the thread that reads.
         socket.socket.shutdown(getattr(connection, "socket", connection), socket.SHUT_RDWR)
 
 
-class _Reader(io.BufferedReader):
+class _ResponseReader(io.BufferedReader):
     """Reads one response without the interim ones before it.
 
     Unless the server is silent when the reader is closed, the connection is shut down.
@@ -54,7 +54,7 @@ class _Reader(io.BufferedReader):
     def close(self) -> None:
         """End the response, and the connection if there is more on it."""
         if not self.closed and not self._is_server_silent():
-            shut_down(self._connection)
+            shut_down_socket(self._connection)
         super().close()
 
     def _is_server_silent(self) -> bool:
@@ -78,7 +78,7 @@ class FinalResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Read from `sock`; the other arguments are those of http.client."""
         super().__init__(sock, *args, **kwargs)
-        self.fp = _Reader(self.fp.detach(), sock)
+        self.fp = _ResponseReader(self.fp.detach(), sock)
 
     def begin(self) -> None:
         """Read the headers; raise OSError if the status is not that of a final response."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from zoneinfo import ZoneInfo
 
-from braze_exporter.braze.lists import CAMPAIGN_LIST, CANVAS_LIST, EVENT_LIST, PRODUCT_LIST, SEGMENT_LIST, Listing
+from braze_exporter.braze.lists import CAMPAIGN_LIST, CANVAS_LIST, EVENT_LIST, PRODUCT_LIST, SEGMENT_LIST, ListEndpoint
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL, Pool
 
 UTC = ZoneInfo("UTC")
@@ -16,10 +16,10 @@ UTC = ZoneInfo("UTC")
 MAX_LENGTH = 100
 _MAX_CANVAS_LENGTH = 14
 # What Braze computes once a day, or tells out of a small pool, is not asked for more often than this, in seconds.
-_SLOW = 3_600.0
-_SPARING = 900.0
+_DAILY_REFRESH_SECONDS = 3_600.0
+_SMALL_POOL_REFRESH_SECONDS = 900.0
 # Monthly active users are computed at 12:05 UTC, uninstalls by night: up to a day after the day that they are of.
-_COMPUTED_LATER = 86_400.0
+_LATE_COMPUTATION_SECONDS = 86_400.0
 
 
 class Unit(StrEnum):
@@ -40,25 +40,25 @@ class Unit(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Noun:
-    """A plural noun of the metric names; `counts` begins the help of its metrics.
+class MetricGroup:
+    """A plural noun of the metric names; `help_prefix` begins the help of its metrics.
 
-    `labels` are those that a query has beside `workspace`, `breakdown` those that each series of an answer adds; the
-    sum of the series whose `stat` is in the `headline` stands for all of them, for alerts too. Only what `is_additive`
-    has a counter: of users that were active on two days nobody knows how many they were. `may_sink` is for sums that
-    can be negative.
+    `labels` are those that a query has beside `workspace`, `series_labels` those that each series of an answer adds;
+    the sum of the series whose `stat` is in the `primary_stats` stands for all of them, for alerts too. Only what
+    `is_additive` has a counter: of users that were active on two days nobody knows how many they were.
+    `can_be_negative` is for sums that can be negative.
     """
 
     name: str
-    counts: str
+    help_prefix: str
     labels: tuple[str, ...] = ()
-    breakdown: tuple[str, ...] = ()
-    headline: tuple[str, ...] = ()
+    series_labels: tuple[str, ...] = ()
+    primary_stats: tuple[str, ...] = ()
     is_additive: bool = True
-    may_sink: bool = False
+    can_be_negative: bool = False
 
 
-class Shape(Enum):
+class ResponseFormat(Enum):
     """How the data of an answer is made."""
 
     ROWS = auto()
@@ -70,219 +70,228 @@ class Shape(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SeriesKind:
     """One sort of series that Braze offers.
 
-    `section` names it in the config and in the label `kind`. An answer feeds the families of all its `nouns`; those of
-    a query that is filtered by app, segment or product are of `filtered`, so that a sum over the plain noun counts
-    nothing twice. `subject` is the label of what is asked for, and `parameter` the request parameter, empty where
-    there is only one series; `value` is the field of a row that holds the number.
+    `section` names it in the config and in the label `kind`. An answer feeds the families of all its `metric_groups`;
+    those of a query that is filtered by app, segment or product are of `filtered_group`, so that a sum over the plain
+    noun counts nothing twice. `subject_label` is the label of what is asked for, and `subject_parameter` the request
+    parameter, empty where there is only one series; `value_field` is the field of a row that holds the number.
 
-    Braze tells `longest` units at most. No query is fetched more often than `refresh` seconds, or settles sooner than
-    `settle` seconds. `parameters` go with each request, and an `ending_at` with those that have `needs_end`. The newest
-    day of an answer that `tells_today` is the one that runs. `listing` has the subjects that there are; `is_named` is
-    for those whose name only it tells: the config has their ids.
+    Braze tells `max_length` units at most. No query is fetched more often than `min_refresh_seconds` seconds, or
+    settles sooner than `min_settle_seconds` seconds. `parameters` go with each request, and an `ending_at` with those
+    that have `requires_ending_at`. The newest day of an answer that `includes_current_day` is the one that runs.
+    `list_endpoint` has the subjects that there are; `is_identified_by_id` is for those whose name only it tells: the
+    config has their ids.
     """
 
     section: str
-    nouns: tuple[Noun, ...]
-    endpoint: str
+    metric_groups: tuple[MetricGroup, ...]
+    path: str
     permission: str
-    filtered: Noun | None = None
+    filtered_group: MetricGroup | None = None
     pool: Pool = DEFAULT_POOL
     units: tuple[Unit, ...] = (Unit.DAY,)
-    subject: str = ""
-    parameter: str = ""
-    value: str = ""
-    shape: Shape = Shape.ROWS
-    longest: int = MAX_LENGTH
-    refresh: float = 0.0
-    settle: float = 0.0
+    subject_label: str = ""
+    subject_parameter: str = ""
+    value_field: str = ""
+    response_format: ResponseFormat = ResponseFormat.ROWS
+    max_length: int = MAX_LENGTH
+    min_refresh_seconds: float = 0.0
+    min_settle_seconds: float = 0.0
     parameters: tuple[tuple[str, str], ...] = ()
-    needs_end: bool = False
-    tells_today: bool = False
-    is_named: bool = False
-    listing: Listing | None = None
+    requires_ending_at: bool = False
+    includes_current_day: bool = False
+    is_identified_by_id: bool = False
+    list_endpoint: ListEndpoint | None = None
 
     @property
-    def noun(self) -> Noun:
+    def metric_group(self) -> MetricGroup:
         """The noun that stands for the kind, in alerts too: a campaign sends messages, and a Canvas is entered."""
-        return self.nouns[0]
+        return self.metric_groups[0]
 
 
 # What was sent. In-app messages are not: the devices show them, and they alone have impressions of that name.
-_SENT = ("sent", "impressions")
+_SENT_STATS = ("sent", "impressions")
 _HOURS_AND_DAYS = (Unit.HOUR, Unit.DAY)
-_OCCURRENCES = "Occurrences of a custom event"
+_CUSTOM_EVENTS_HELP = "Occurrences of a custom event"
 
-CUSTOM_EVENTS = Kind(
+CUSTOM_EVENTS = SeriesKind(
     section="custom_events",
-    nouns=(Noun("custom_events", _OCCURRENCES, ("event",)),),
-    filtered=Noun("custom_events_filtered", _OCCURRENCES, ("event", "braze_app", "segment")),
-    endpoint="/events/data_series",
+    metric_groups=(MetricGroup("custom_events", _CUSTOM_EVENTS_HELP, ("event",)),),
+    filtered_group=MetricGroup("custom_events_filtered", _CUSTOM_EVENTS_HELP, ("event", "braze_app", "segment")),
+    path="/events/data_series",
     permission="events.data_series",
     units=_HOURS_AND_DAYS,
-    subject="event",
-    parameter="event",
-    value="count",
-    tells_today=True,
-    listing=EVENT_LIST,
+    subject_label="event",
+    subject_parameter="event",
+    value_field="count",
+    includes_current_day=True,
+    list_endpoint=EVENT_LIST,
 )
 
-SESSIONS = Kind(
+SESSIONS = SeriesKind(
     section="sessions",
-    nouns=(Noun("sessions", "Sessions of the apps"),),
-    filtered=Noun("sessions_filtered", "Sessions of the apps", ("braze_app", "segment")),
-    endpoint="/sessions/data_series",
+    metric_groups=(MetricGroup("sessions", "Sessions of the apps"),),
+    filtered_group=MetricGroup("sessions_filtered", "Sessions of the apps", ("braze_app", "segment")),
+    path="/sessions/data_series",
     permission="sessions.data_series",
     units=_HOURS_AND_DAYS,
-    value="sessions",
-    tells_today=True,
+    value_field="sessions",
+    includes_current_day=True,
 )
 
-PURCHASES = Kind(
+PURCHASES = SeriesKind(
     section="purchases",
-    nouns=(Noun("purchases", "Purchases"),),
-    filtered=Noun("purchases_filtered", "Purchases", ("product", "braze_app")),
-    endpoint="/purchases/quantity_series",
+    metric_groups=(MetricGroup("purchases", "Purchases"),),
+    filtered_group=MetricGroup("purchases_filtered", "Purchases", ("product", "braze_app")),
+    path="/purchases/quantity_series",
     permission="purchases.quantity_series",
     pool=LISTS_POOL,
     units=_HOURS_AND_DAYS,
-    subject="product",
-    parameter="product",
-    value="purchase_quantity",
-    refresh=_SPARING,
-    listing=PRODUCT_LIST,
+    subject_label="product",
+    subject_parameter="product",
+    value_field="purchase_quantity",
+    min_refresh_seconds=_SMALL_POOL_REFRESH_SECONDS,
+    list_endpoint=PRODUCT_LIST,
 )
 
-REVENUE = Kind(
+REVENUE = SeriesKind(
     section="revenue",
-    nouns=(Noun("revenue", "Revenue of purchases, in the currency of Braze's reports", may_sink=True),),
-    filtered=Noun(
+    metric_groups=(
+        MetricGroup("revenue", "Revenue of purchases, in the currency of Braze's reports", can_be_negative=True),
+    ),
+    filtered_group=MetricGroup(
         "revenue_filtered",
         "Revenue of purchases, in the currency of Braze's reports",
         ("product", "braze_app"),
-        may_sink=True,
+        can_be_negative=True,
     ),
-    endpoint="/purchases/revenue_series",
+    path="/purchases/revenue_series",
     permission="purchases.revenue_series",
     pool=LISTS_POOL,
     units=_HOURS_AND_DAYS,
-    subject="product",
-    parameter="product",
-    value="revenue",
-    refresh=_SPARING,
-    listing=PRODUCT_LIST,
+    subject_label="product",
+    subject_parameter="product",
+    value_field="revenue",
+    min_refresh_seconds=_SMALL_POOL_REFRESH_SECONDS,
+    list_endpoint=PRODUCT_LIST,
 )
 
-SEGMENT_USERS = Kind(
+SEGMENT_USERS = SeriesKind(
     section="segment_users",
-    nouns=(Noun("segment_users", "Users in a segment, as Braze estimates", ("segment",), is_additive=False),),
-    endpoint="/segments/data_series",
+    metric_groups=(
+        MetricGroup("segment_users", "Users in a segment, as Braze estimates", ("segment",), is_additive=False),
+    ),
+    path="/segments/data_series",
     permission="segments.data_series",
-    subject="segment",
-    parameter="segment_id",
-    value="size",
-    listing=SEGMENT_LIST,
+    subject_label="segment",
+    subject_parameter="segment_id",
+    value_field="size",
+    list_endpoint=SEGMENT_LIST,
 )
 
-NEW_USERS = Kind(
+NEW_USERS = SeriesKind(
     section="new_users",
-    nouns=(Noun("new_users", "New users"),),
-    filtered=Noun("new_users_filtered", "New users", ("braze_app",)),
-    endpoint="/kpi/new_users/data_series",
+    metric_groups=(MetricGroup("new_users", "New users"),),
+    filtered_group=MetricGroup("new_users_filtered", "New users", ("braze_app",)),
+    path="/kpi/new_users/data_series",
     permission="kpi.new_users.data_series",
-    value="new_users",
+    value_field="new_users",
 )
 
-UNINSTALLS = Kind(
+UNINSTALLS = SeriesKind(
     section="uninstalls",
-    nouns=(Noun("uninstalls", "Uninstalls of the apps"),),
-    filtered=Noun("uninstalls_filtered", "Uninstalls of the apps", ("braze_app",)),
-    endpoint="/kpi/uninstalls/data_series",
+    metric_groups=(MetricGroup("uninstalls", "Uninstalls of the apps"),),
+    filtered_group=MetricGroup("uninstalls_filtered", "Uninstalls of the apps", ("braze_app",)),
+    path="/kpi/uninstalls/data_series",
     permission="kpi.uninstalls.data_series",
-    value="uninstalls",
-    refresh=_SLOW,
-    settle=_COMPUTED_LATER,
+    value_field="uninstalls",
+    min_refresh_seconds=_DAILY_REFRESH_SECONDS,
+    min_settle_seconds=_LATE_COMPUTATION_SECONDS,
 )
 
-DAILY_ACTIVE_USERS = Kind(
+DAILY_ACTIVE_USERS = SeriesKind(
     section="daily_active_users",
-    nouns=(Noun("daily_active_users", "Users who were active", is_additive=False),),
-    filtered=Noun("daily_active_users_filtered", "Users who were active", ("braze_app",), is_additive=False),
-    endpoint="/kpi/dau/data_series",
+    metric_groups=(MetricGroup("daily_active_users", "Users who were active", is_additive=False),),
+    filtered_group=MetricGroup(
+        "daily_active_users_filtered", "Users who were active", ("braze_app",), is_additive=False
+    ),
+    path="/kpi/dau/data_series",
     permission="kpi.dau.data_series",
-    value="dau",
+    value_field="dau",
 )
 
-MONTHLY_ACTIVE_USERS = Kind(
+MONTHLY_ACTIVE_USERS = SeriesKind(
     section="monthly_active_users",
-    nouns=(Noun("monthly_active_users", "Users who were active in 30 days, as computed", is_additive=False),),
-    filtered=Noun(
+    metric_groups=(
+        MetricGroup("monthly_active_users", "Users who were active in 30 days, as computed", is_additive=False),
+    ),
+    filtered_group=MetricGroup(
         "monthly_active_users_filtered",
         "Users who were active in 30 days, as computed",
         ("braze_app",),
         is_additive=False,
     ),
-    endpoint="/kpi/mau/data_series",
+    path="/kpi/mau/data_series",
     permission="kpi.mau.data_series",
-    value="mau",
-    refresh=_SLOW,
-    settle=_COMPUTED_LATER,
+    value_field="mau",
+    min_refresh_seconds=_DAILY_REFRESH_SECONDS,
+    min_settle_seconds=_LATE_COMPUTATION_SECONDS,
 )
 
-CAMPAIGNS = Kind(
+CAMPAIGNS = SeriesKind(
     section="campaigns",
-    nouns=(
-        Noun(
+    metric_groups=(
+        MetricGroup(
             "campaign_messages",
             "Statistics of the messages of a campaign",
             ("campaign",),
             ("channel", "variation", "stat"),
-            headline=_SENT,
+            primary_stats=_SENT_STATS,
         ),
-        Noun("campaign_conversions", "Conversions of a campaign", ("campaign",)),
-        Noun("campaign_revenue", "Revenue of a campaign, in US dollars", ("campaign",), may_sink=True),
-        Noun("campaign_unique_recipients", "Users who received a campaign", ("campaign",), is_additive=False),
+        MetricGroup("campaign_conversions", "Conversions of a campaign", ("campaign",)),
+        MetricGroup("campaign_revenue", "Revenue of a campaign, in US dollars", ("campaign",), can_be_negative=True),
+        MetricGroup("campaign_unique_recipients", "Users who received a campaign", ("campaign",), is_additive=False),
     ),
-    endpoint="/campaigns/data_series",
+    path="/campaigns/data_series",
     permission="campaigns.data_series",
     pool=CAMPAIGNS_POOL,
-    subject="campaign",
-    parameter="campaign_id",
-    shape=Shape.CAMPAIGN,
-    is_named=True,
-    listing=CAMPAIGN_LIST,
+    subject_label="campaign",
+    subject_parameter="campaign_id",
+    response_format=ResponseFormat.CAMPAIGN,
+    is_identified_by_id=True,
+    list_endpoint=CAMPAIGN_LIST,
 )
 
-CANVASES = Kind(
+CANVASES = SeriesKind(
     section="canvases",
-    nouns=(
-        Noun("canvas_entries", "Entries into a Canvas", ("canvas",)),
-        Noun("canvas_conversions", "Conversions of a Canvas", ("canvas",)),
-        Noun("canvas_revenue", "Revenue of a Canvas, in US dollars", ("canvas",), may_sink=True),
-        Noun(
+    metric_groups=(
+        MetricGroup("canvas_entries", "Entries into a Canvas", ("canvas",)),
+        MetricGroup("canvas_conversions", "Conversions of a Canvas", ("canvas",)),
+        MetricGroup("canvas_revenue", "Revenue of a Canvas, in US dollars", ("canvas",), can_be_negative=True),
+        MetricGroup(
             "canvas_messages",
             "Statistics of the messages of a Canvas",
             ("canvas",),
             ("step", "channel", "stat"),
-            headline=_SENT,
+            primary_stats=_SENT_STATS,
         ),
     ),
-    endpoint="/canvas/data_series",
+    path="/canvas/data_series",
     permission="canvas.data_series",
-    subject="canvas",
-    parameter="canvas_id",
-    shape=Shape.CANVAS,
-    longest=_MAX_CANVAS_LENGTH,
+    subject_label="canvas",
+    subject_parameter="canvas_id",
+    response_format=ResponseFormat.CANVAS,
+    max_length=_MAX_CANVAS_LENGTH,
     # Without it there are no messages (Airbyte's issue 30372).
     parameters=(("include_step_breakdown", "true"),),
-    needs_end=True,
-    is_named=True,
-    listing=CANVAS_LIST,
+    requires_ending_at=True,
+    is_identified_by_id=True,
+    list_endpoint=CANVAS_LIST,
 )
 
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[SeriesKind, ...] = (
     CUSTOM_EVENTS,
     SESSIONS,
     PURCHASES,

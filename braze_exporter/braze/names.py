@@ -4,18 +4,18 @@ from collections import Counter
 from collections.abc import Mapping
 
 
-def told_apart(names: Mapping[str, str]) -> dict[str, str]:
+def disambiguate(names: Mapping[str, str]) -> dict[str, str]:
     """Return a label for each name, by the same ids: the name, where several have it with the id behind it.
 
     No two are the same, though somebody may have given a name of that form.
     """
     labels = dict(names)
-    while same := {label for label, count in Counter(labels.values()).items() if count > 1}:
-        labels = {key: f"{label} ({key})" if label in same else label for key, label in labels.items()}
+    while duplicates := {label for label, count in Counter(labels.values()).items() if count > 1}:
+        labels = {key: f"{label} ({key})" if label in duplicates else label for key, label in labels.items()}
     return labels
 
 
-def text(value: object) -> str:
+def clean_text(value: object) -> str:
     """Return a text as a label may be: without halves of characters, which a name that was cut may end with.
 
     What is no text is empty.

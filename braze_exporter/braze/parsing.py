@@ -10,25 +10,25 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from zoneinfo import ZoneInfo
 
-from braze_exporter.braze.body import content
-from braze_exporter.braze.buckets import bucket_number, midnight, starts
-from braze_exporter.braze.calls import Quota
+from braze_exporter.braze.body import parse_body
+from braze_exporter.braze.buckets import bucket_number, bucket_starts, midnight
+from braze_exporter.braze.calls import RateLimitHeaders
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.rows import Written, WrittenTime, bad, written
+from braze_exporter.braze.rows import ParsedSeries, ParsedTime, invalid_response, parse_rows
 from braze_exporter.braze.series import Point, Series
 
 # Reset headers below this are seconds to go, not a time: no window of Braze's began before September 2001.
-_FIRST_EPOCH = 1_000_000_000
+_MIN_EPOCH_RESET = 1_000_000_000
 # No hour begins in the future, but clocks differ. Seconds.
-_HOUR_AHEAD = 300.0
+_MAX_HOUR_AHEAD_SECONDS = 300.0
 # A day begins earlier in the east than in the west, so tomorrow is a matter of the time zone. Days.
-_DAYS_AHEAD = 1
+_MAX_DAYS_AHEAD = 1
 # A response may begin so many buckets before the requested ones: what `ending_at` includes is not documented.
-_BUCKETS_BEFORE = 2
+_MAX_BUCKETS_BEFORE = 2
 
-_BY_STATUS = {
+_REASON_BY_STATUS = {
     202: Reason.QUEUED,  # older documentation: accepted during maintenance, not done
     204: Reason.NO_CONTENT,
     400: Reason.BAD_REQUEST,
@@ -37,45 +37,47 @@ _BY_STATUS = {
     404: Reason.NOT_FOUND,
     429: Reason.RATE_LIMITED,
 }
-_REDIRECTS = (301, 302, 303, 307, 308)
-_SUCCESS = (200, 201)
+_REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+_SUCCESS_STATUSES = (200, 201)
 
 
-def failure(status: int) -> Reason | None:
+def reason_for_status(status: int) -> Reason | None:
     """Return the reason that an HTTP status stands for, or None if its body is to be read."""
-    if status in _SUCCESS:
+    if status in _SUCCESS_STATUSES:
         return None
-    if status in _REDIRECTS:
+    if status in _REDIRECT_STATUSES:
         return Reason.REDIRECT
     if 500 <= status < 600:  # noqa: PLR2004 - the class of server errors
         return Reason.SERVER_ERROR
-    return _BY_STATUS.get(status, Reason.HTTP)
+    return _REASON_BY_STATUS.get(status, Reason.UNEXPECTED_STATUS)
 
 
-def message(body: bytes) -> str:
-    """Return what Braze said in the `message` of a body, or nothing."""
+def read_message(body: bytes) -> str:
+    """Return what Braze said in the `read_message` of a body, or nothing."""
     try:
-        found = json.loads(body)
+        document = json.loads(body)
     except (ValueError, RecursionError):
         return ""
-    said = found.get("message") if isinstance(found, dict) else None
-    return said if isinstance(said, str) else ""
+    message = document.get("message") if isinstance(document, dict) else None
+    return message if isinstance(message, str) else ""
 
 
-def quota(headers: Mapping[str, str], now: float) -> Quota:
+def parse_rate_limit(headers: Mapping[str, str], now: float) -> RateLimitHeaders:
     """Return what the rate-limit headers say; `now` is the time of the answer in seconds since the epoch."""
-    reset = _number(headers.get("X-RateLimit-Reset"))
-    if reset is not None and reset < _FIRST_EPOCH:
+    reset = _parse_number(headers.get("X-RateLimit-Reset"))
+    if reset is not None and reset < _MIN_EPOCH_RESET:
         reset += now
-    return Quota(_number(headers.get("X-RateLimit-Limit")), _number(headers.get("X-RateLimit-Remaining")), reset)
+    return RateLimitHeaders(
+        _parse_number(headers.get("X-RateLimit-Limit")), _parse_number(headers.get("X-RateLimit-Remaining")), reset
+    )
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a `Retry-After` header asks to wait; Braze documents none, but an edge may send one."""
-    return _number(headers.get("Retry-After"))
+    return _parse_number(headers.get("Retry-After"))
 
 
-def sent_by_braze_at(headers: Mapping[str, str]) -> float | None:
+def parse_date(headers: Mapping[str, str]) -> float | None:
     """Return the time at which Braze says that it answered, by its own clock, or None if it does not say."""
     try:
         moment = parsedate_to_datetime(headers.get("Date", ""))
@@ -84,7 +86,7 @@ def sent_by_braze_at(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _number(text: str | None) -> float | None:
+def _parse_number(text: str | None) -> float | None:
     """Return a header's number; Braze sends empty headers with a 401."""
     try:
         number = float(text or "")
@@ -93,7 +95,7 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
+def parse_series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
     """Return the series in the `body` of a success, their points sorted, or raise `BrazeError` if it is malformed.
 
     `length` is the number of buckets that were requested. It is `earliest` and `latest` by the clock that is behind and
@@ -102,28 +104,30 @@ def series(query: Query, body: bytes, length: int, earliest: float, latest: floa
     end = earliest if query.ending_at is None else query.ending_at
     unit, zone = query.unit, query.zone
     step = unit.seconds if unit is Unit.HOUR else 1
-    oldest = bucket_number(end, unit, zone) - (length + _BUCKETS_BEFORE) * step
-    newest = latest + _HOUR_AHEAD if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _DAYS_AHEAD
-    found = [_series(query, one) for one in written(query, content(body).get("data"))]
-    for start in starts(found):
+    oldest = bucket_number(end, unit, zone) - (length + _MAX_BUCKETS_BEFORE) * step
+    newest = (
+        latest + _MAX_HOUR_AHEAD_SECONDS if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _MAX_DAYS_AHEAD
+    )
+    parsed = [_build_series(query, item) for item in parse_rows(query, parse_body(body).get("data"))]
+    for start in bucket_starts(parsed):
         number = bucket_number(start, unit, zone)
         if number > newest:
-            raise bad("a row has a time in the future")
+            raise invalid_response("a row has a time in the future")
         if number < oldest:
-            raise bad(f"a row is older than the {length} {unit}s that were requested")
-    return tuple(found)
+            raise invalid_response(f"a row is older than the {length} {unit}s that were requested")
+    return tuple(parsed)
 
 
-def _series(query: Query, found: Written) -> Series:
-    read = _days if query.unit is Unit.DAY else _hours
-    begins = read([time for time, _ in found.values], query.zone)
+def _build_series(query: Query, parsed: ParsedSeries) -> Series:
+    parse_times = _parse_days if query.unit is Unit.DAY else _parse_hours
+    begins = parse_times([time for time, _ in parsed.values], query.zone)
     values: dict[int, float | None] = {}
-    for start, (_, value) in zip(begins, found.values, strict=True):
+    for start, (_, value) in zip(begins, parsed.values, strict=True):
         known = values.setdefault(start, value)
         if known is None:  # a duplicate may have the number that a hole lacks
             values[start] = value
         elif value not in (None, known):
-            raise bad(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
+            raise invalid_response(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
     points, holes = [], []
     for start in sorted(values)[-MAX_LENGTH:]:
         number = values[start]
@@ -131,22 +135,22 @@ def _series(query: Query, found: Written) -> Series:
             holes.append(start)
         else:
             points.append(Point(start, number))
-    return Series(found.noun, tuple(points), found.labels, found.key, tuple(holes))
+    return Series(parsed.metric_group, tuple(points), parsed.labels, parsed.key, tuple(holes))
 
 
-def _days(written: Iterable[WrittenTime], zone: ZoneInfo) -> list[int]:
+def _parse_days(written: Iterable[ParsedTime], zone: ZoneInfo) -> list[int]:
     """Return where days begin. Only the written date counts, whatever time and offset stand beside it."""
     return [midnight(time.moment.date(), zone) for time in written]
 
 
-def _hours(times: Sequence[WrittenTime], zone: ZoneInfo) -> list[int]:
+def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     """Return the instants of hours. Those without an offset are local time in `zone`.
 
     In an autumn night the clocks show one hour twice: of two equal ones in a row the second is the second pass, and one
     alone is the second pass if the answer begins with it and goes on with the next hour.
     """
     if any(time.is_date for time in times):
-        raise bad("a row has a date in place of an hour")
+        raise invalid_response("a row has a date in place of an hour")
     written = [time.moment for time in times]
     clocks = [moment.replace(tzinfo=None) for moment in written]
     order = list(range(len(written)))
@@ -164,6 +168,6 @@ def _hours(times: Sequence[WrittenTime], zone: ZoneInfo) -> list[int]:
         # What begins off the hour, by its own offset, the company's clock and UTC, is no bucket that can be known again
         # in the next answer: it would be counted each time.
         if not any(clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))):
-            raise bad("a row has an hour that does not begin on the hour")
+            raise invalid_response("a row has an hour that does not begin on the hour")
         starts[at] = int(moment.timestamp())
     return starts

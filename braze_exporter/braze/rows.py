@@ -11,24 +11,24 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import Noun, Shape
-from braze_exporter.braze.names import text, told_apart
+from braze_exporter.braze.kinds import MetricGroup, ResponseFormat
+from braze_exporter.braze.names import clean_text, disambiguate
 from braze_exporter.braze.query import Query
 
 Row: TypeAlias = Mapping[str, Any]
-Values: TypeAlias = list[tuple["WrittenTime", float | None]]
+Values: TypeAlias = list[tuple["ParsedTime", float | None]]
 
 # Times beyond these years are misread or made up; they would also leave the range of the calendar's arithmetic.
-_YEARS = range(2000, 2200)
+_VALID_YEARS = range(2000, 2200)
 # `2026-W48-1`, as `2026-11-23`; the shortest date with an hour is `20261123T12`.
-_LONGEST_DATE = len("YYYY-MM-DD")
+_DATE_LENGTH = len("YYYY-MM-DD")
 # What an entry of messages has beside statistics.
 _NAMES = {"variation_api_id", "variation_name", "name"}
 # The statistic of a message that may be negative, as refunds are.
 _REVENUE = "revenue"
 
 
-class WrittenTime(NamedTuple):
+class ParsedTime(NamedTuple):
     """The time of a row as it is written, and whether it is a date alone."""
 
     moment: datetime
@@ -36,19 +36,19 @@ class WrittenTime(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ParsedSeries:
     """What an answer says of one series: the time of each row as it is written, and its value there, or None.
 
-    `labels` and `key` are as in `Series`.
+    `labels` and `key` are as in `SeriesResponder`.
     """
 
-    noun: Noun
+    metric_group: MetricGroup
     values: Values
     labels: tuple[tuple[str, str], ...] = ()
     key: tuple[str, ...] = ()
 
 
-class _Message(NamedTuple):
+class _MessageStats(NamedTuple):
     """The statistics of one channel of a part of a campaign or a Canvas: of a variation, or of a step.
 
     Where Braze has a null in place of statistics they are None, and so is the part or the channel if it is for all.
@@ -60,57 +60,57 @@ class _Message(NamedTuple):
     stats: Row | None
 
 
-_ALL_NULL = _Message(None, "", None, None)
+_ALL_NULL = _MessageStats(None, "", None, None)
 
 
-def bad(detail: str) -> BrazeError:
+def invalid_response(detail: str) -> BrazeError:
     """Return the error for an answer that makes no sense. It is not to repeat anything of the body."""
-    return BrazeError(Reason.BAD_ANSWER, detail)
+    return BrazeError(Reason.INVALID_RESPONSE, detail)
 
 
-def written(query: Query, data: object) -> list[Written]:
+def parse_rows(query: Query, data: object) -> list[ParsedSeries]:
     """Return what `data`, which answers `query`, says of each series; raise `BrazeError` if it cannot be read."""
     kind = query.kind
-    match kind.shape:
-        case Shape.ROWS:
-            rows = _rows(data)
-            return [_series(query.noun, rows, kind.value)]
-        case Shape.CAMPAIGN:
-            rows = _rows(data)
-            messages, conversions, revenue, recipients = kind.nouns
+    match kind.response_format:
+        case ResponseFormat.ROWS:
+            rows = _check_rows(data)
+            return [_parse_series(query.metric_group, rows, kind.value_field)]
+        case ResponseFormat.CAMPAIGN:
+            rows = _check_rows(data)
+            messages, conversions, revenue, recipients = kind.metric_groups
             named = {conversions: "conversions", revenue: _REVENUE, recipients: "unique_recipients"}
-            return [*_totals(rows, named), *_messages(messages, rows, _of_campaign)]
-        case Shape.CANVAS:
-            rows = _rows(data.get("stats") if isinstance(data, dict) else None)
-            entries, conversions, revenue, messages = kind.nouns
+            return [*_parse_totals(rows, named), *_parse_messages(messages, rows, _campaign_messages)]
+        case ResponseFormat.CANVAS:
+            rows = _check_rows(data.get("stats") if isinstance(data, dict) else None)
+            entries, conversions, revenue, messages = kind.metric_groups
             named = {entries: "entries", conversions: "conversions", revenue: _REVENUE}
-            totals = [{**_mapping(row.get("total_stats")), "time": row.get("time")} for row in rows]
-            return [*_totals(totals, named), *_messages(messages, rows, _of_canvas)]
+            totals = [{**_as_mapping(row.get("total_stats")), "time": row.get("time")} for row in rows]
+            return [*_parse_totals(totals, named), *_parse_messages(messages, rows, _canvas_messages)]
 
 
-def _rows(data: object) -> list[Row]:
+def _check_rows(data: object) -> list[Row]:
     if not isinstance(data, list):
-        raise bad("there is no list of data")
+        raise invalid_response("there is no list of data")
     if not all(isinstance(row, dict) for row in data):
-        raise bad("a row of data is not an object")
+        raise invalid_response("a row of data is not an object")
     return data
 
 
-def _time(row: Row) -> WrittenTime:
+def _parse_time(row: Row) -> ParsedTime:
     """Return the time of a row as it is written."""
     time = row.get("time")
     if not isinstance(time, str):
-        raise bad("a row has no time")
+        raise invalid_response("a row has no time")
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:
-        raise bad("a row has a time that is not in ISO 8601") from None
-    if moment.year not in _YEARS:
-        raise bad("a row has a time out of range")
-    return WrittenTime(moment, len(time) <= _LONGEST_DATE)
+        raise invalid_response("a row has a time that is not in ISO 8601") from None
+    if moment.year not in _VALID_YEARS:
+        raise invalid_response("a row has a time out of range")
+    return ParsedTime(moment, len(time) <= _DATE_LENGTH)
 
 
-def _number(value: object, field: str, *, may_sink: bool = False) -> float | None:
+def _parse_number(value: object, field: str, *, can_be_negative: bool = False) -> float | None:
     """Return the number of a row, or None for a hole."""
     if value is None:
         return None
@@ -118,37 +118,45 @@ def _number(value: object, field: str, *, may_sink: bool = False) -> float | Non
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
         number = math.nan
-    if not math.isfinite(number) or (number < 0 and not may_sink):
-        raise bad(f"a row has no {field} that is a number{'' if may_sink else ' from 0'}")
+    if not math.isfinite(number) or (number < 0 and not can_be_negative):
+        raise invalid_response(f"a row has no {field} that is a number{'' if can_be_negative else ' from 0'}")
     return number
 
 
-def _series(noun: Noun, rows: Sequence[Row], field: str) -> Written:
-    return Written(noun, [(_time(row), _number(row.get(field), field, may_sink=noun.may_sink)) for row in rows])
+def _parse_series(metric_group: MetricGroup, rows: Sequence[Row], field: str) -> ParsedSeries:
+    return ParsedSeries(
+        metric_group,
+        [
+            (_parse_time(row), _parse_number(row.get(field), field, can_be_negative=metric_group.can_be_negative))
+            for row in rows
+        ],
+    )
 
 
-def _totals(rows: Sequence[Row], fields: Mapping[Noun, str]) -> Iterator[Written]:
+def _parse_totals(rows: Sequence[Row], fields: Mapping[MetricGroup, str]) -> Iterator[ParsedSeries]:
     """Yield the series of nouns without a breakdown."""
-    for noun, name in fields.items():
-        yield _series(noun, rows, name)
+    for metric_group, name in fields.items():
+        yield _parse_series(metric_group, rows, name)
 
 
-def _messages(noun: Noun, rows: Sequence[Row], messages: Callable[[Row], Iterator[_Message]]) -> Iterator[Written]:
+def _parse_messages(
+    metric_group: MetricGroup, rows: Sequence[Row], messages: Callable[[Row], Iterator[_MessageStats]]
+) -> Iterator[ParsedSeries]:
     """Yield a series for each statistic of each channel of each part, which is named as people name it.
 
     If several entries of a row are of the same, they are added up, but for unique users, who may be in several.
     """
     names: dict[str, str] = {}
     days = [_day(row, messages, names) for row in rows]
-    told = told_apart(names)
+    labels = disambiguate(names)
     for part, channel, stat in dict.fromkeys(key for day in days for key in day.numbers):
-        values = [(day.time, *found) for day in days if (found := day.value(part, channel, stat))]
+        values = [(day.time, *values_by_key) for day in days if (values_by_key := day.value(part, channel, stat))]
         if any((part, channel, stat) in day.others for day in days) and any(value is not None for _, value in values):
-            raise bad(f"a row has no {stat} that is a number")
+            raise invalid_response(f"a row has no {stat} that is a number")
         if not values:
             continue
-        labels = dict.fromkeys(noun.breakdown, told[part]) | {"channel": channel, "stat": stat}
-        yield Written(noun, values, tuple(labels.items()), (part, channel, stat))
+        series_labels = dict.fromkeys(metric_group.series_labels, labels[part]) | {"channel": channel, "stat": stat}
+        yield ParsedSeries(metric_group, values, tuple(series_labels.items()), (part, channel, stat))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +166,7 @@ class _Day:
     `entries` are the parts and channels that have any, and `nulls` those that are null, where None stands for all.
     """
 
-    time: WrittenTime
+    time: ParsedTime
     numbers: dict[tuple[str, str, str], list[float | None]] = field(default_factory=dict)
     others: set[tuple[str, str, str]] = field(default_factory=set)
     entries: set[tuple[str, str]] = field(default_factory=set)
@@ -177,9 +185,9 @@ class _Day:
         return (None if None in numbers else sum(filter(None, numbers)),)
 
 
-def _day(row: Row, messages: Callable[[Row], Iterator[_Message]], names: dict[str, str]) -> _Day:
+def _day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]], names: dict[str, str]) -> _Day:
     """Return the statistics of messages of a row, and note the `names` of their parts."""
-    day = _Day(_time(row))
+    day = _Day(_parse_time(row))
     for part, name, channel, stats in messages(row):
         if part is None or channel is None or stats is None:
             day.nulls.add((part, channel))
@@ -187,49 +195,49 @@ def _day(row: Row, messages: Callable[[Row], Iterator[_Message]], names: dict[st
         names[part] = name or names.get(part, part)
         day.entries.add((part, channel))
         for stat, value in stats.items():
-            key = (part, channel, text(stat))
+            key = (part, channel, clean_text(stat))
             if stat in _NAMES:
                 continue
             if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-                day.numbers.setdefault(key, []).append(_number(value, stat, may_sink=stat == _REVENUE))
+                day.numbers.setdefault(key, []).append(_parse_number(value, stat, can_be_negative=stat == _REVENUE))
             else:
                 day.others.add(key)
     return day
 
 
-def _of_campaign(row: Row) -> Iterator[_Message]:
+def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
     """Yield the messages of a row of a campaign: for each channel a list with an entry for each variation.
 
     The list may be empty, and the entry of a control group has users who are enrolled, and nothing sent.
     """
     if row.get("messages") is None:
         yield _ALL_NULL
-    for channel, entries in _mapping(row.get("messages")).items():
+    for channel, entries in _as_mapping(row.get("messages")).items():
         if entries is None:
-            yield _ALL_NULL._replace(channel=text(channel))
-        for entry in _mappings(entries):
-            part, name = text(entry.get("variation_api_id")), text(entry.get("variation_name"))
-            yield _Message(part, name, text(channel), entry)
+            yield _ALL_NULL._replace(channel=clean_text(channel))
+        for entry in _as_mappings(entries):
+            part, name = clean_text(entry.get("variation_api_id")), clean_text(entry.get("variation_name"))
+            yield _MessageStats(part, name, clean_text(channel), entry)
 
 
-def _of_canvas(row: Row) -> Iterator[_Message]:
+def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
     """Yield the messages of a row of a Canvas: for each step, by its id, its name and its lists by channel."""
     if row.get("step_stats") is None:
         yield _ALL_NULL
-    for step, stats in _mapping(row.get("step_stats")).items():
-        found = _mapping(stats)
-        if found.get("messages") is None:
-            yield _ALL_NULL._replace(part=text(step))
-        for channel, entries in _mapping(found.get("messages")).items():
+    for step, stats in _as_mapping(row.get("step_stats")).items():
+        step_stats = _as_mapping(stats)
+        if step_stats.get("messages") is None:
+            yield _ALL_NULL._replace(part=clean_text(step))
+        for channel, entries in _as_mapping(step_stats.get("messages")).items():
             if entries is None:
-                yield _ALL_NULL._replace(part=text(step), channel=text(channel))
-            for entry in _mappings(entries):
-                yield _Message(text(step), text(found.get("name")), text(channel), entry)
+                yield _ALL_NULL._replace(part=clean_text(step), channel=clean_text(channel))
+            for entry in _as_mappings(entries):
+                yield _MessageStats(clean_text(step), clean_text(step_stats.get("name")), clean_text(channel), entry)
 
 
-def _mapping(value: object) -> Row:
+def _as_mapping(value: object) -> Row:
     return value if isinstance(value, dict) else {}
 
 
-def _mappings(value: object) -> list[Row]:
+def _as_mappings(value: object) -> list[Row]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

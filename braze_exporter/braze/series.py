@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from braze_exporter.braze.errors import Reason
-from braze_exporter.braze.kinds import Noun
+from braze_exporter.braze.kinds import MetricGroup
 
 # Of the labels that a series adds, those that are not the name of its part.
-_NOT_NAMES = ("channel", "stat")
+_LABELS_WITHOUT_NAMES = ("channel", "stat")
 
 
 class Point(NamedTuple):
@@ -26,7 +26,7 @@ class Series:
     noun has only one. An answer can hold several series.
     """
 
-    noun: Noun
+    metric_group: MetricGroup
     points: tuple[Point, ...]
     labels: tuple[tuple[str, str], ...] = ()
     key: tuple[str, ...] = ()
@@ -40,21 +40,22 @@ class Series:
     @property
     def identity(self) -> tuple[str, ...]:
         """What tells the series apart from others of the query."""
-        return (self.noun.name, *self.key)
+        return (self.metric_group.name, *self.key)
 
     @property
     def with_id(self) -> "Series":
         """The series with the id of its part behind the name of that, for one that another part is called by too."""
         labels = tuple(
-            (name, value if name in _NOT_NAMES else f"{value} ({self.key[0]})") for name, value in self.labels
+            (name, value if name in _LABELS_WITHOUT_NAMES else f"{value} ({self.key[0]})")
+            for name, value in self.labels
         )
         return replace(self, labels=labels)
 
     @property
-    def is_counted(self) -> bool:
+    def has_counter(self) -> bool:
         """Whether its points add up to a counter: those of unique users do not, nor what has no id to be known by."""
         is_unique = dict(self.labels).get("stat", "").startswith("unique_")
-        return self.noun.is_additive and "" not in self.key and not is_unique
+        return self.metric_group.is_additive and "" not in self.key and not is_unique
 
 
 # Failures of Braze, or of the way to it: requests that are repeated soon make them worse.

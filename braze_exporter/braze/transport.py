@@ -15,13 +15,13 @@ from requests.auth import AuthBase
 
 from braze_exporter import __version__
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.watchdog import POOLS, Watchdog
+from braze_exporter.braze.watchdog import CONNECTION_POOLS, Watchdog
 
 # A hundred buckets of an event are under 10 kB, a Canvas of 200 steps is some megabytes.
-MAX_BODY = 8 * 1024 * 1024
-_PIECE = 64 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
 # Routers forget a connection that is idle for some minutes, and the next request on it would be lost.
-_KEEP_ALIVE = [
+_SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
@@ -40,11 +40,11 @@ class Timeouts:
     """
 
     connect: float = 5.0
-    piece: float = 15.0
-    answer: float = 30.0
+    read: float = 15.0
+    total: float = 30.0
 
 
-USUAL_TIMEOUTS = Timeouts()
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 class _Adapter(HTTPAdapter):
@@ -55,13 +55,13 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_connections=connections, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the signature of requests
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._context, socket_options=_KEEP_ALIVE)
-        self.poolmanager.pool_classes_by_scheme = POOLS
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context, socket_options=_SOCKET_OPTIONS)
+        self.poolmanager.pool_classes_by_scheme = CONNECTION_POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         kwargs |= {"ssl_context": self._context, "proxy_ssl_context": self._context}
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = POOLS
+        manager.pool_classes_by_scheme = CONNECTION_POOLS
         return manager
 
     def cert_verify(self, *_args: object, **_kwargs: object) -> None:
@@ -75,7 +75,7 @@ class _Session(requests.Session):
         return None
 
 
-class _Bearer(AuthBase):
+class _BearerAuth(AuthBase):
     """The key as Braze wants it. It has no `repr` that would show it."""
 
     def __init__(self, reveal_key: Callable[[], str]) -> None:
@@ -108,13 +108,13 @@ def open_session(connections: int, ca_bundle: str | None = None) -> requests.Ses
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """An answer: its status, its headers, and its decompressed body, or in `failure` why that could not be read."""
+class RawResponse:
+    """An answer: its status, its headers, and its decompressed body, or in `body_error` why that could not be read."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = b""
-    failure: BrazeError | None = None
+    body_error: BrazeError | None = None
 
 
 class Transport:
@@ -128,87 +128,87 @@ class Transport:
         *,
         proxies: Mapping[str, str],
         monotonic: Callable[[], float],
-        timeouts: Timeouts = USUAL_TIMEOUTS,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         """Ask below the base `url`, through the `proxies` by scheme; `monotonic` tells seconds that never jump."""
         self._timeouts = timeouts
         self._session = session
         self._url = url
-        self._auth = _Bearer(reveal_key)
+        self._auth = _BearerAuth(reveal_key)
         self._proxies = dict(proxies)
         self._watchdog = Watchdog(monotonic)
 
-    def get(self, path: str, parameters: Mapping[str, str]) -> Received:
+    def get(self, path: str, parameters: Mapping[str, str]) -> RawResponse:
         """Ask for `path` once and return what came back; raise `BrazeError` if nothing did.
 
         Redirects are not followed: the key must not leave the host.
         """
-        with self._watchdog.limit(self._timeouts.answer) as exchange:
+        with self._watchdog.limit(self._timeouts.total) as exchange:
             try:
-                received = self._receive(path, parameters)
+                received = self._send(path, parameters)
             except BrazeError:
-                if exchange.is_cut_off:
-                    raise self._too_slow() from None
+                if exchange.is_aborted:
+                    raise self._timeout_error() from None
                 raise
-            return replace(received, failure=self._too_slow()) if exchange.is_cut_off else received
+            return replace(received, body_error=self._timeout_error()) if exchange.is_aborted else received
 
-    def _too_slow(self) -> BrazeError:
-        return BrazeError(Reason.TIMEOUT, f"the answer was not complete after {self._timeouts.answer:g} s")
+    def _timeout_error(self) -> BrazeError:
+        return BrazeError(Reason.TIMEOUT, f"the answer was not complete after {self._timeouts.total:g} s")
 
-    def _receive(self, path: str, parameters: Mapping[str, str]) -> Received:
+    def _send(self, path: str, parameters: Mapping[str, str]) -> RawResponse:
         try:
             response = self._session.get(
                 self._url + path,
                 params=parameters,
                 auth=self._auth,
                 proxies=self._proxies,
-                timeout=(self._timeouts.connect, self._timeouts.piece),
+                timeout=(self._timeouts.connect, self._timeouts.read),
                 allow_redirects=False,
                 stream=True,
             )
         except requests.exceptions.SSLError as error:
-            raise BrazeError(Reason.TLS, f"the TLS connection failed: {_cause(error)}") from None
+            raise BrazeError(Reason.TLS, f"the TLS connection failed: {_describe_cause(error)}") from None
         except requests.exceptions.Timeout:
             raise BrazeError(Reason.TIMEOUT, "no answer in time") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-            if isinstance(_reason(error), urllib3.exceptions.NameResolutionError):
+            if isinstance(_urllib3_reason(error), urllib3.exceptions.NameResolutionError):
                 raise BrazeError(Reason.DNS, "the host name of the url cannot be resolved") from None
-            raise BrazeError(Reason.CONNECTION, f"the connection failed: {_cause(error)}") from None
+            raise BrazeError(Reason.CONNECTION, f"the connection failed: {_describe_cause(error)}") from None
         with response:
             status, headers = response.status_code, response.headers
             try:
-                return Received(status, headers, _read(response.raw))
+                return RawResponse(status, headers, _read_body(response.raw))
             except BrazeError as error:
-                failure = error.bare()
+                failure = error.without_traceback()
             except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
                 failure = BrazeError(Reason.TIMEOUT, "the answer stopped halfway")
             except urllib3.exceptions.DecodeError:
                 failure = BrazeError(Reason.NOT_JSON, "the body cannot be decompressed")
             except (urllib3.exceptions.HTTPError, OSError):
                 failure = BrazeError(Reason.TRUNCATED, "the connection broke before the whole answer was here")
-            return Received(status, headers, failure=failure)
+            return RawResponse(status, headers, body_error=failure)
 
 
-def _read(raw: urllib3.response.BaseHTTPResponse) -> bytes:
+def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
     """Return the decompressed body; raise `BrazeError` as soon as it is too large."""
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     size = 0
-    while piece := raw.read1(_PIECE, decode_content=True):
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_BODY:
-            raise BrazeError(Reason.TOO_LARGE, f"the answer is larger than {MAX_BODY // 1024**2} MiB")
-    return b"".join(pieces)
+    while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise BrazeError(Reason.TOO_LARGE, f"the answer is larger than {MAX_BODY_BYTES // 1024**2} MiB")
+    return b"".join(chunks)
 
 
-def _reason(error: BaseException) -> object:
+def _urllib3_reason(error: BaseException) -> object:
     """Return what urllib3 says is behind an error of requests, if it does."""
     return getattr(error.args[0], "reason", None) if error.args else None
 
 
-def _cause(error: BaseException) -> str:
+def _describe_cause(error: BaseException) -> str:
     """Return the innermost cause in a few words: enough to act on, and sure to hold nothing secret."""
-    reason = _reason(error)
+    reason = _urllib3_reason(error)
     cause: BaseException = reason if isinstance(reason, BaseException) else error
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner

@@ -14,30 +14,30 @@ from typing import Any
 import urllib3.connection
 import urllib3.connectionpool
 
-from braze_exporter.braze.http_response import FinalResponse, shut_down
+from braze_exporter.braze.http_response import FinalResponse, shut_down_socket
 
 # How often the clock is looked at while an exchange is under way, in seconds.
-_PERIOD = 0.1
+_CHECK_INTERVAL_SECONDS = 0.1
 # How long it stays for the next one.
-_LINGER = 1.0
+_IDLE_SECONDS = 1.0
 
 _current = threading.local()
 
 
 class Exchange:
-    """One request and its answer. `is_cut_off` once its deadline has passed."""
+    """One request and its answer. `is_aborted` once its deadline has passed."""
 
     def __init__(self, deadline: float) -> None:
         """Last until `deadline`."""
         self.deadline = deadline
-        self.is_cut_off = False
+        self.is_aborted = False
         self.socket: socket.socket | None = None
 
-    def cut_off(self) -> None:
+    def abort(self) -> None:
         """End it: whoever reads or writes the socket is woken by an error or the end."""
-        self.is_cut_off = True
+        self.is_aborted = True
         if self.socket is not None:
-            shut_down(self.socket)
+            shut_down_socket(self.socket)
 
 
 class Watchdog:
@@ -71,23 +71,23 @@ class Watchdog:
     def _watch(self) -> None:
         with self._changed:
             try:
-                while self._changed.wait_for(lambda: self._exchanges, _LINGER):
-                    self._changed.wait(_PERIOD)
+                while self._changed.wait_for(lambda: self._exchanges, _IDLE_SECONDS):
+                    self._changed.wait(_CHECK_INTERVAL_SECONDS)
                     now = self._monotonic()
                     for exchange in self._exchanges:
                         if now >= exchange.deadline:
-                            exchange.cut_off()
+                            exchange.abort()
             finally:
                 self._is_running = False
 
 
-def _note_socket(found: Any) -> None:  # noqa: ANN401 - a socket, or TLS over the TLS to a proxy
+def _register_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or TLS over the TLS to a proxy
     """Tell the exchange of this thread which socket it uses, or that it uses none any more."""
     exchange: Exchange | None = getattr(_current, "exchange", None)
     if exchange is not None:
-        exchange.socket = getattr(found, "socket", found)
-        if exchange.is_cut_off:
-            exchange.cut_off()
+        exchange.socket = getattr(connection, "socket", connection)
+        if exchange.is_aborted:
+            exchange.abort()
 
 
 class _HTTPConnection(urllib3.connection.HTTPConnection):
@@ -96,12 +96,12 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
     response_class = FinalResponse
 
     def _new_conn(self) -> socket.socket:
-        found = super()._new_conn()
-        _note_socket(found)
-        return found
+        result = super()._new_conn()
+        _register_socket(result)
+        return result
 
     def getresponse(self) -> Any:  # noqa: ANN401 - the signature of urllib3
-        _note_socket(self.sock)
+        _register_socket(self.sock)
         return super().getresponse()
 
 
@@ -111,12 +111,12 @@ class _HTTPSConnection(urllib3.connection.HTTPSConnection):
     response_class = FinalResponse
 
     def _new_conn(self) -> socket.socket:
-        found = super()._new_conn()
-        _note_socket(found)
-        return found
+        result = super()._new_conn()
+        _register_socket(result)
+        return result
 
     def getresponse(self) -> Any:  # noqa: ANN401
-        _note_socket(self.sock)
+        _register_socket(self.sock)
         return super().getresponse()
 
 
@@ -126,7 +126,7 @@ class HTTPConnectionPool(urllib3.connectionpool.HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
 
     def _put_conn(self, conn: Any) -> None:  # noqa: ANN401
-        _note_socket(None)
+        _register_socket(None)
         super()._put_conn(conn)
 
 
@@ -136,8 +136,8 @@ class HTTPSConnectionPool(urllib3.connectionpool.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
     def _put_conn(self, conn: Any) -> None:  # noqa: ANN401
-        _note_socket(None)
+        _register_socket(None)
         super()._put_conn(conn)
 
 
-POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+CONNECTION_POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}

@@ -18,7 +18,7 @@ DEFAULT_ADDRESS = ":27293"
 T = TypeVar("T")
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = argparse.ArgumentParser(
         prog="braze-exporter",
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         commands, "serve", serve_command.serve, "serve /metrics for the workspaces of a config (the default)"
     )
     _add_config(serve)
-    _add_listen(serve)
+    _add_listen_address(serve)
     serve.add_argument(
         "--web.enable-lifecycle",
         dest="enable_lifecycle",
@@ -40,17 +40,19 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_web_config(serve)
     _add_log(serve, level="info")
-    show = _command(commands, "demo", demo.show, "serve a simulated Braze and its metrics: no account needed")
-    _add_listen(show)
-    show.add_argument(
+    demo_parser = _command(
+        commands, "demo", demo.serve_demo, "serve a simulated Braze and its metrics: no account needed"
+    )
+    _add_listen_address(demo_parser)
+    demo_parser.add_argument(
         "--braze.listen-address",
         dest="braze_address",
-        type=_checked(_address),
+        type=_parse_with(_address),
         default="127.0.0.1:0",
         metavar="HOST:PORT",
         help="where the simulated Braze listens, on loopback (default: %(default)s, a free port)",
     )
-    _add_log(show, level="warn")
+    _add_log(demo_parser, level="warn")
     check = _command(
         commands, "check", check_command.check, "say what is wrong with a config, and what it costs in calls"
     )
@@ -61,16 +63,18 @@ def parser() -> argparse.ArgumentParser:
         help="also ask Braze once for everything, with the keys, and say what is wrong (default: without a network)",
     )
     _add_web_config(check)
-    listing = _command(commands, "discover", discover.discover, "print what Braze has, as config to paste")
-    _add_config(listing)
-    listing.add_argument(
+    discover_parser = _command(commands, "discover", discover.discover, "print what Braze has, as config to paste")
+    _add_config(discover_parser)
+    discover_parser.add_argument(
         "--archived", action="store_true", help="also what is archived, commented out (default: without)"
     )
     _add_backfill(commands)
-    board = _command(commands, "dashboard", dashboard.dashboard, "print the Grafana dashboard for a config, as JSON")
-    _add_config(board)
-    alerting = _command(commands, "rules", rules.rules, "print the alerting rules for a config, for Prometheus")
-    _add_config(alerting)
+    dashboard_parser = _command(
+        commands, "dashboard", dashboard.dashboard, "print the Grafana dashboard for a config, as JSON"
+    )
+    _add_config(dashboard_parser)
+    rules_parser = _command(commands, "rules", rules.rules, "print the alerting rules for a config, for Prometheus")
+    _add_config(rules_parser)
     _command(commands, "schema", schema.schema, "print the JSON Schema of the config, for editors")
     return top
 
@@ -95,19 +99,19 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     history = _command(
-        commands, "backfill", backfill_command.write_history, "write the history of a config's queries, for promtool"
+        commands, "backfill", backfill_command.backfill, "write the history of a config's queries, for promtool"
     )
     _add_config(history)
     history.add_argument(
         "--start",
-        type=_checked(request.moment),
+        type=_parse_with(request.parse_time),
         required=True,
         metavar="WHEN",
         help="where the first buckets begin: a date, an instant such as 2026-01-31T12:00:00Z, or Unix seconds",
     )
     history.add_argument(
         "--end",
-        type=_checked(request.moment),
+        type=_parse_with(request.parse_time),
         metavar="WHEN",
         help="the first sample that Prometheus has scraped, before which all are to be; if it is not given, the query "
         "that finds it is printed",
@@ -115,7 +119,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     history.add_argument(
         "--label",
         dest="labels",
-        type=_checked(request.label),
+        type=_parse_with(request.parse_label),
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -124,7 +128,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     history.add_argument("--output", type=Path, required=True, metavar="PATH", help="the file to write, in OpenMetrics")
 
 
-def _checked(read: Callable[[str], T]) -> Callable[[str], T]:
+def _parse_with(read: Callable[[str], T]) -> Callable[[str], T]:
     """Return what reads the value of an argument, and tells argparse what is wrong with one."""
 
     def check(text: str) -> T:
@@ -136,11 +140,11 @@ def _checked(read: Callable[[str], T]) -> Callable[[str], T]:
     return check
 
 
-def _add_listen(command: argparse.ArgumentParser) -> None:
+def _add_listen_address(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--web.listen-address",
         dest="web_address",
-        type=_checked(_address),
+        type=_parse_with(_address),
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
         help="where to serve; without a host, on all interfaces (default: %(default)s)",

@@ -5,20 +5,20 @@ from collections.abc import Mapping
 
 from braze_exporter.backfill import request, run
 from braze_exporter.backfill.request import BackfillError
-from braze_exporter.commands.context import surroundings
-from braze_exporter.commands.exit_codes import GOOD, fail
-from braze_exporter.config.loading import read
-from braze_exporter.scheduler.plan import build
+from braze_exporter.commands.context import command_context
+from braze_exporter.commands.exit_codes import SUCCESS, fail
+from braze_exporter.config.loading import read_config
+from braze_exporter.scheduler.plan import build_plan
 
 
-def write_history(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def backfill(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Write the history of the queries of a config, and print what is to be done with it."""
-    config = read(options.config_file, environ)
-    plan = build(config)
+    config = read_config(options.config_file, environ)
+    plan = build_plan(config)
     try:
-        wish = request.wish(options.start, options.end, options.labels, options.output)
-        with surroundings(config, environ, options.on_stop) as around:
-            run.backfill(wish, config, plan, around)
+        backfill_request = request.build_request(options.start, options.end, options.labels, options.output)
+        with command_context(config, environ, options.on_stop) as ctx:
+            run.run_backfill(backfill_request, config, plan, ctx)
     except BackfillError as error:
         return fail(str(error))
-    return GOOD
+    return SUCCESS

@@ -4,16 +4,16 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from braze_exporter.backfill.progress import count
+from braze_exporter.backfill.progress import pluralize
 from braze_exporter.commands import logs
 from braze_exporter.commands.check_live import check_live
-from braze_exporter.commands.context import read_plan, refuse_shared_state_file, surroundings
-from braze_exporter.commands.exit_codes import FAILED, GOOD
-from braze_exporter.config.document import shown
-from braze_exporter.config.loading import Config, read
-from braze_exporter.scheduler.plan import build
-from braze_exporter.state import StoreError, UnreadableError, inspect_state_file
-from braze_exporter.web.config_file import read as read_web
+from braze_exporter.commands.context import command_context, read_plan, refuse_shared_state_file
+from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
+from braze_exporter.config.document import shorten
+from braze_exporter.config.loading import Config, read_config
+from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.state import StateFileError, UnreadableError, inspect_state_file
+from braze_exporter.web.config_file import read_web_config as read_web
 
 
 def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -21,23 +21,26 @@ def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     config, plan = read_plan(options, environ)
     refuse_shared_state_file(config, options.web_config_file, environ)
     _check_state_file(config)
-    wild = (
-        f", and what {count(len(plan.wildcards), 'entry takes', 'entries take')} of Braze's lists"
-        if plan.wildcards
+    selectors = (
+        f", and what {pluralize(len(plan.selectors), 'entry takes', 'entries take')} of Braze's lists"
+        if plan.selectors
         else ""
     )
-    print(f"{options.config_file} is good: {count(len(plan.queries), 'query', 'queries')}{wild}")
-    for cost in plan.loads:
-        once = f", and {count(cost.once, 'call', 'calls')} once for baselines" if cost.once else ""
+    print(f"{options.config_file} is good: {pluralize(len(plan.queries), 'query', 'queries')}{selectors}")
+    for usage in plan.pool_usage:
+        startup = (
+            f", and {pluralize(usage.startup_calls, 'call', 'calls')} once for baselines" if usage.startup_calls else ""
+        )
         print(
-            f"{shown(cost.workspace)}: {count(cost.queries, 'query', 'queries')} in the {cost.pool.name} pool make "
-            f"{cost.calls:,.0f} calls an hour{once}; "
-            f"budget.share allows {cost.allowed:,.0f} of {cost.pool.per_hour:,.0f}"
+            f"{shorten(usage.workspace)}: {pluralize(usage.queries, 'query', 'queries')} in the {usage.pool.name} "
+            "pool make "
+            f"{usage.calls:,.0f} calls an hour{startup}; "
+            f"budget.share allows {usage.allowed:,.0f} of {usage.pool.per_hour:,.0f}"
         )
     if options.web_config_file:
-        asked = " and ".join(read_web(options.web_config_file).protections)
-        print(f"{options.web_config_file} is good: {asked or 'neither TLS nor passwords'}")
-    return GOOD if not options.live or _live(options, environ) else FAILED
+        protections = " and ".join(read_web(options.web_config_file).protections)
+        print(f"{options.web_config_file} is good: {protections or 'neither TLS nor passwords'}")
+    return SUCCESS if not options.live or _live(options, environ) else FAILURE
 
 
 def _check_state_file(config: Config) -> None:
@@ -48,13 +51,13 @@ def _check_state_file(config: Config) -> None:
             inspect_state_file(path)
     except UnreadableError as error:  # the user who serves may be another
         print(f"warning: {config.error([(('state_file',), str(error))])}", file=sys.stderr)
-    except StoreError as error:
+    except StateFileError as error:
         raise config.error([(("state_file",), str(error))]) from None
 
 
 def _live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
     """Ask Braze for everything in a config, and return whether all is well."""
-    logs.configure("error", "logfmt")  # what is not answered is told below, once
-    config = read(options.config_file, environ)
-    with surroundings(config, environ, options.on_stop) as around:
-        return check_live(config, build(config), around)
+    logs.configure_logging("error", "logfmt")  # what is not answered is told below, once
+    config = read_config(options.config_file, environ)
+    with command_context(config, environ, options.on_stop) as ctx:
+        return check_live(config, build_plan(config), ctx)

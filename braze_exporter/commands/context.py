@@ -10,20 +10,20 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 import requests
 
-from braze_exporter.backfill.context import Surroundings
+from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import transport
-from braze_exporter.braze.lists import LISTINGS
+from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.config.document import ConfigError, Problem
-from braze_exporter.config.loading import Config, missing_keys, read
+from braze_exporter.config.loading import Config, find_missing_keys, read_config
 from braze_exporter.config.schema import Workspace
 from braze_exporter.config.values import is_loopback, is_same_file
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import open_client
-from braze_exporter.scheduler.list_reader import Lister
-from braze_exporter.scheduler.plan import Plan, build
+from braze_exporter.scheduler.list_reader import ListReader
+from braze_exporter.scheduler.plan import Plan, build_plan
 
 
-def session(config: Config, environ: Mapping[str, str]) -> requests.Session:
+def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session:
     """Return a session that trusts what the environment says; raise `ConfigError` if that cannot be used."""
     connections = config.settings.budget.concurrency * len(config.workspaces)
     variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "SSL_CERT_FILE"
@@ -49,12 +49,12 @@ def refuse_shared_state_file(config: Config, web_config_file: str | None, enviro
 
 
 @contextlib.contextmanager
-def surroundings(
+def command_context(
     config: Config, environ: Mapping[str, str], on_stop: Callable[[Callable[[], str]], None]
-) -> Iterator[Surroundings]:
+) -> Iterator[CommandContext]:
     """Yield what a command that asks Braze needs."""
-    with contextlib.closing(session(config, environ)) as opened:
-        yield Surroundings(opened, proxies, time.time, time.monotonic, time.sleep, sys.stdout, sys.stderr, on_stop)
+    with contextlib.closing(open_session(config, environ)) as opened:
+        yield CommandContext(opened, proxies, time.time, time.monotonic, time.sleep, sys.stdout, sys.stderr, on_stop)
 
 
 def proxies(url: str) -> Mapping[str, str]:
@@ -65,20 +65,20 @@ def proxies(url: str) -> Mapping[str, str]:
 
 def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, Plan]:
     """Return a config and its plan without its keys, with a warning for each that is missing."""
-    config = read(options.config_file)
-    plan = build(config)
-    for problem in missing_keys(config, environ):
+    config = read_config(options.config_file)
+    plan = build_plan(config)
+    for problem in find_missing_keys(config, environ):
         print(f"warning: {problem.render(config.source)}", file=sys.stderr)
     return config, plan
 
 
-def open_lister(config: Config, workspace: Workspace, around: Surroundings) -> Lister:
+def open_lister(config: Config, workspace: Workspace, ctx: CommandContext) -> ListReader:
     """Return who reads the lists of a workspace, with an hour's share of each pool and none of its reserve."""
     key, budget = config.keys[workspace.name], config.settings.budget
-    client = open_client(
-        workspace, key, around.session, proxies=around.proxies, wall=around.wall, monotonic=around.monotonic
-    )
-    admission = Admission(around.monotonic)
-    bursts = {listing.pool: max(1, int(listing.pool.per_hour * budget.share)) for listing in LISTINGS}
-    admission.allow(bursts, share=budget.share, reserve=budget.reserve)
-    return Lister(client, admission, around.sleep)
+    client = open_client(workspace, key, ctx.session, proxies=ctx.proxies, wall=ctx.wall, monotonic=ctx.monotonic)
+    admission = Admission(ctx.monotonic)
+    bursts = {
+        list_endpoint.pool: max(1, int(list_endpoint.pool.per_hour * budget.share)) for list_endpoint in LIST_ENDPOINTS
+    }
+    admission.set_budget(bursts, share=budget.share, reserve=budget.reserve)
+    return ListReader(client, admission, ctx.sleep)

@@ -5,12 +5,12 @@ import json
 from collections.abc import Mapping
 
 from braze_exporter.commands.context import read_plan
-from braze_exporter.commands.exit_codes import GOOD
+from braze_exporter.commands.exit_codes import SUCCESS
 from braze_exporter.monitoring import dashboard as grafana
 
 
 def dashboard(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the dashboard of a config, without a network and without its keys."""
     config, plan = read_plan(options, environ)
-    print(json.dumps(grafana.dashboard(plan, config.settings.budget.reserve), indent=2))
-    return GOOD
+    print(json.dumps(grafana.build_dashboard(plan, config.settings.budget.reserve), indent=2))
+    return SUCCESS

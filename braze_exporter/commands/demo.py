@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from braze_exporter.commands import logs
 from braze_exporter.commands.exit_codes import fail
 from braze_exporter.commands.serve import listen_error, run_exporter
-from braze_exporter.config.loading import load
+from braze_exporter.config.loading import load_config
 from braze_exporter.config.values import is_loopback
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator import server as simulator_server
@@ -15,9 +15,9 @@ from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE
 from braze_exporter.web import server
 
 
-def show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def serve_demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve a simulated Braze and its metrics until a signal comes."""
-    logs.configure(options.log_level, options.log_format)
+    logs.configure_logging(options.log_level, options.log_format)
     host, port = server.split_address(options.braze_address)
     if not is_loopback(host):
         return fail(f"--braze.listen-address {options.braze_address}: only loopback, such as 127.0.0.1:0")
@@ -26,12 +26,12 @@ def show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except OSError as error:
         return fail(listen_error("--web.listen-address", options.web_address, error))
     try:
-        running = simulator_server.serve(demo_config.shop(time.time), host, port)
+        running = simulator_server.serve(demo_config.build_shop(time.time), host, port)
     except OSError as error:
         listener.close()
         return fail(listen_error("--braze.listen-address", options.braze_address, error))
     with running:
-        config = load(demo_config.config(running.url), "demo", {KEY_VARIABLE: KEY})
+        config = load_config(demo_config.build_config(running.url), "demo", {KEY_VARIABLE: KEY})
         print(_welcome(running.url, options.web_address), flush=True)
         return run_exporter(config, listener, None, environ)
 

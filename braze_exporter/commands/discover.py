@@ -3,22 +3,22 @@
 import argparse
 from collections.abc import Mapping
 
-from braze_exporter.backfill.context import Surroundings
-from braze_exporter.braze.lists import LISTINGS, Listing
+from braze_exporter.backfill.context import CommandContext
+from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.commands import config_rendering
-from braze_exporter.commands.context import open_lister, surroundings
-from braze_exporter.commands.exit_codes import FAILED, GOOD
-from braze_exporter.config.document import shown
-from braze_exporter.config.loading import Config, read
-from braze_exporter.scheduler.list_reader import Found
+from braze_exporter.commands.context import command_context, open_lister
+from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
+from braze_exporter.config.document import shorten
+from braze_exporter.config.loading import Config, read_config
+from braze_exporter.scheduler.list_reader import ListResult
 
 
 def discover(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print what Braze has; the config may have nothing to ask for yet."""
-    config = read(options.config_file, environ, may_ask_nothing=True)
-    with surroundings(config, environ, options.on_stop) as around:
-        has_found = print_lists(config, around, archived=options.archived)
-    return GOOD if has_found else FAILED
+    config = read_config(options.config_file, environ, allow_empty=True)
+    with command_context(config, environ, options.on_stop) as ctx:
+        has_found = print_lists(config, ctx, archived=options.archived)
+    return SUCCESS if has_found else FAILURE
 
 
 _HEAD = """\
@@ -27,34 +27,38 @@ _HEAD = """\
 workspaces:"""
 
 
-def print_lists(config: Config, around: Surroundings, *, archived: bool) -> bool:
+def print_lists(config: Config, ctx: CommandContext, *, archived: bool) -> bool:
     """Print what Braze lists, and of what is `archived` too if that is wanted; return whether anything was listed."""
-    found: list[dict[Listing, Found]] = []
+    results: list[dict[ListEndpoint, ListResult]] = []
     for spec in (workspace.spec for workspace in config.workspaces):
-        lister = open_lister(config, spec, around)
-        lister.admission.use(LISTINGS)
-        read: dict[Listing, Found] = {}
-        for listing in LISTINGS:
-            read[listing] = lister.read(listing, archived=archived)
-            print(f"{shown(spec.name)}: {_outcome(listing, read[listing])}", file=around.err, flush=True)
-        refusal = lister.admission.standing().refusal
-        if refusal is not None:  # each list alone could not tell a permission from the key
-            print(f"{shown(spec.name)}: {refusal.error.detail}", file=around.err, flush=True)
-            read = {listing: Found((), failure=refusal.error.detail) for listing in read}
-        found.append(read)
-    for workspace, read in zip(config.workspaces, found, strict=True):
-        count, most = config_rendering.count(workspace, read), config.settings.max_queries
+        reader = open_lister(config, spec, ctx)
+        reader.admission.set_endpoints(LIST_ENDPOINTS)
+        result: dict[ListEndpoint, ListResult] = {}
+        for list_endpoint in LIST_ENDPOINTS:
+            result[list_endpoint] = reader.read(list_endpoint, archived=archived)
+            print(
+                f"{shorten(spec.name)}: {_describe_result(list_endpoint, result[list_endpoint])}",
+                file=ctx.err,
+                flush=True,
+            )
+        failure = reader.admission.status().key_failure
+        if failure is not None:  # each list alone could not tell a permission from the key
+            print(f"{shorten(spec.name)}: {failure.error.detail}", file=ctx.err, flush=True)
+            result = {list_endpoint: ListResult((), failure=failure.error.detail) for list_endpoint in result}
+        results.append(result)
+    for workspace, result in zip(config.workspaces, results, strict=True):
+        count, most = config_rendering.count_entries(workspace, result), config.settings.max_queries
         if count > most:
             text = f"{count:,} entries, more than max_queries, which is {most:,}: take what you watch of them"
-            print(f"warning: {shown(workspace.spec.name)}: {text}", file=around.err, flush=True)
+            print(f"warning: {shorten(workspace.spec.name)}: {text}", file=ctx.err, flush=True)
     lines = [_HEAD]
-    for workspace, read in zip(config.workspaces, found, strict=True):
-        lines += config_rendering.fragment(workspace, config.settings, read)
-    around.out.write("".join(f"{line}\n" for line in lines))  # at once, so that a signal leaves no part of it
-    return any(read.rows or not read.failure for lists in found for read in lists.values())
+    for workspace, result in zip(config.workspaces, results, strict=True):
+        lines += config_rendering.render_config(workspace, config.settings, result)
+    ctx.out.write("".join(f"{line}\n" for line in lines))  # at once, so that a signal leaves no part of it
+    return any(result.items or not result.failure for lists in results for result in lists.values())
 
 
-def _outcome(listing: Listing, read: Found) -> str:
-    count = f"{len(read.rows):,} {listing.what[len(read.rows) != 1]}"
-    count += f" and {len(read.archived):,} archived" if read.archived else ""
-    return f"{count}, and then: {read.failure}" if read.failure else count
+def _describe_result(list_endpoint: ListEndpoint, result: ListResult) -> str:
+    count = f"{len(result.items):,} {list_endpoint.item_names[len(result.items) != 1]}"
+    count += f" and {len(result.archived_items):,} archived" if result.archived_items else ""
+    return f"{count}, and then: {result.failure}" if result.failure else count

@@ -2,10 +2,10 @@
 
 import sys
 
-GOOD, FAILED = 0, 1
+SUCCESS, FAILURE = 0, 1
 
 
 def fail(message: str) -> int:
     """Tell people what is wrong, and return the exit code for that."""
     print(message, file=sys.stderr)
-    return FAILED
+    return FAILURE

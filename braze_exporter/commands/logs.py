@@ -15,38 +15,38 @@ from typing import Any, Literal
 Format = Literal["logfmt", "json"]
 LEVELS = ("debug", "info", "warn", "error")
 # So many lines wait for a reader of standard error that stands still; what comes after is lost, and nothing else is.
-_MOST_WAITING = 1_000
+_MAX_QUEUED_LINES = 1_000
 # Seconds that it has at the end to take what waits.
-_FAREWELL = 1.0
+_FLUSH_SECONDS = 1.0
 # A name out of the config can be as long as it likes.
-_MOST_OF_A_VALUE = 2_000
+_MAX_VALUE_LENGTH = 2_000
 
 
 class Formatter(logging.Formatter):
     """Writes time, level, message and the `fields` of a record, in this order."""
 
-    def __init__(self, form: Format) -> None:
-        """Write lines in the format `form`."""
+    def __init__(self, line_format: Format) -> None:
+        """Write lines in the format `line_format`."""
         super().__init__()
-        self._form = form
+        self._line_format = line_format
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line without its end."""
         level = "warn" if record.levelno == logging.WARNING else record.levelname.lower()
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         fields: dict[str, object] = {"ts": moment, "level": level, "msg": record.getMessage()}
-        found = getattr(record, "fields", None)
-        if isinstance(found, Mapping):
-            fields.update({name: _short(value) for name, value in found.items()})
+        record_fields = getattr(record, "fields", None)
+        if isinstance(record_fields, Mapping):
+            fields.update({name: _truncate(value) for name, value in record_fields.items()})
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        if self._form == "json":
+        if self._line_format == "json":
             return json.dumps(fields, default=str, ensure_ascii=False)
         return " ".join(f"{name}={_logfmt(value)}" for name, value in fields.items())
 
 
-def _short(value: object) -> object:
-    return value[:_MOST_OF_A_VALUE] + "…" if isinstance(value, str) and len(value) > _MOST_OF_A_VALUE else value
+def _truncate(value: object) -> object:
+    return value[:_MAX_VALUE_LENGTH] + "…" if isinstance(value, str) and len(value) > _MAX_VALUE_LENGTH else value
 
 
 def _logfmt(value: object) -> str:
@@ -55,7 +55,7 @@ def _logfmt(value: object) -> str:
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-class _Queue(QueueHandler):
+class _LineHandler(QueueHandler):
     """Hands lines on to the thread that writes; who logs never waits for it."""
 
     def prepare(self, record: logging.LogRecord) -> Any:  # noqa: ANN401 - the signature of logging
@@ -66,7 +66,7 @@ class _Queue(QueueHandler):
         """Drop a line that finds no place."""
 
 
-class _Writer(QueueListener):
+class _LineWriter(QueueListener):
     """The thread that writes. It holds no lock of `logging` or of `sys.stderr`, at which the end would wait for it."""
 
     def __init__(self, waiting: "queue.Queue[bytes]", descriptor: int) -> None:
@@ -85,18 +85,18 @@ class _Writer(QueueListener):
         with contextlib.suppress(queue.Full):
             self.enqueue_sentinel()
         if self._thread is not None:
-            self._thread.join(_FAREWELL)
+            self._thread.join(_FLUSH_SECONDS)
 
 
-def configure(level: str, form: Format) -> None:
-    """Send everything from `level` up to standard error, in the format `form`, by a thread of its own."""
+def configure_logging(level: str, line_format: Format) -> None:
+    """Send everything from `level` up to standard error, in the format `line_format`, by a thread of its own."""
     if sys.stderr is None:  # it is closed
         logging.disable()
         return
-    waiting: queue.Queue[bytes] = queue.Queue(_MOST_WAITING)
-    handler = _Queue(waiting)
-    handler.setFormatter(Formatter(form))
-    writer = _Writer(waiting, sys.stderr.fileno())
+    waiting: queue.Queue[bytes] = queue.Queue(_MAX_QUEUED_LINES)
+    handler = _LineHandler(waiting)
+    handler.setFormatter(Formatter(line_format))
+    writer = _LineWriter(waiting, sys.stderr.fileno())
     writer.start()
     atexit.register(writer.stop)
     logging.basicConfig(level=level.upper().replace("WARN", "WARNING"), handlers=[handler], force=True)

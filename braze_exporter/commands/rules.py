@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Mapping
 
 from braze_exporter.commands.context import read_plan
-from braze_exporter.commands.exit_codes import GOOD
+from braze_exporter.commands.exit_codes import SUCCESS
 from braze_exporter.monitoring import rules as alerting
 
 
 def rules(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the alerting rules of a config, without a network and without its keys."""
     config, plan = read_plan(options, environ)
-    print(alerting.as_yaml(alerting.rules(plan, config.settings)), end="")
-    return GOOD
+    print(alerting.as_yaml(alerting.build_rules(plan, config.settings)), end="")
+    return SUCCESS

@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 
 from braze_exporter import __version__
 from braze_exporter.commands import logs
-from braze_exporter.commands.context import proxies, refuse_shared_state_file, session
-from braze_exporter.commands.exit_codes import GOOD, fail
-from braze_exporter.config.loading import Config, read
+from braze_exporter.commands.context import open_session, proxies, refuse_shared_state_file
+from braze_exporter.commands.exit_codes import SUCCESS, fail
+from braze_exporter.config.loading import Config, read_config
 from braze_exporter.exporter import Exporter, Reloader
-from braze_exporter.scheduler.plan import build
-from braze_exporter.state import Store, StoreError, open_store
+from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.state import StateFile, StateFileError, open_state_file
 from braze_exporter.web import server
-from braze_exporter.web.access import Web
+from braze_exporter.web.access import AccessControl
 from braze_exporter.web.status_page import StatusPage
-from braze_exporter.web.status_response import status_response
+from braze_exporter.web.status_response import read_status_response
 
 _log = logging.getLogger(__name__)
 
@@ -29,15 +29,15 @@ def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve the metrics of a config until a signal comes."""
     if hasattr(signal, "SIGHUP"):  # one that comes before there is something to reload waits for that
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    logs.configure(options.log_level, options.log_format)
-    config = read(options.config_file, environ)
-    build(config)  # what is wrong with it is said before the state file is waited for
-    web = Web(options.web_config_file, time.monotonic) if options.web_config_file else None
+    logs.configure_logging(options.log_level, options.log_format)
+    config = read_config(options.config_file, environ)
+    build_plan(config)  # what is wrong with it is said before the state file is waited for
+    web = AccessControl(options.web_config_file, time.monotonic) if options.web_config_file else None
     refuse_shared_state_file(config, options.web_config_file, environ)
     path = config.settings.state_file
     try:
-        store = open_store(path) if path is not None else None
-    except StoreError as error:
+        store = open_state_file(path) if path is not None else None
+    except StateFileError as error:
         raise config.error([(("state_file",), str(error))]) from None
     with contextlib.closing(store) if store is not None else contextlib.nullcontext():
         try:
@@ -49,7 +49,7 @@ def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             listener,
             store,
             environ,
-            read_again=lambda: read(options.config_file, environ),
+            read_again=lambda: read_config(options.config_file, environ),
             by_request=options.enable_lifecycle,
             web=web,
         )
@@ -65,19 +65,21 @@ def listen_error(flag: str, address: str, error: OSError) -> str:
 def run_exporter(
     config: Config,
     listener: socket.socket,
-    store: Store | None,
+    store: StateFile | None,
     environ: Mapping[str, str],
     *,
     read_again: Callable[[], Config] | None = None,
     by_request: bool = False,
-    web: Web | None = None,
+    web: AccessControl | None = None,
 ) -> int:
     """Serve the metrics of `config` on `listener`, to whom `web` lets in, until a signal comes.
 
     SIGHUP has the config read by `read_again`, and so does a request if that may be.
     """
     exporter = Exporter(store, wall=time.time, monotonic=time.monotonic, proxies=proxies)
-    reloader = Reloader(exporter, config, read_again or (lambda: config), lambda found: session(found, environ))
+    reloader = Reloader(
+        exporter, config, read_again or (lambda: config), lambda new_config: open_session(new_config, environ)
+    )
     host, port = listener.getsockname()[:2]
     fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(exporter.plan.queries)}
     _log.info("serving", extra={"fields": fields})
@@ -86,11 +88,11 @@ def run_exporter(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     application = server.Application(
         exporter,
-        front=StatusPage(lambda: status_response(exporter)),
+        status_page=StatusPage(lambda: read_status_response(exporter)),
         reload=reloader.reload if by_request else None,
-        web=web,
+        access=web,
     )
     with contextlib.closing(web) if web is not None else contextlib.nullcontext():
         server.serve(application, listener, on_stop=exporter.close)
     _log.info("stopped")
-    return GOOD
+    return SUCCESS

@@ -21,8 +21,8 @@ HIDDEN = "***"
 
 _TAG = "tag:yaml.org,2002:"
 # It is not shown: a password that begins with ! is one.
-_TAGGED = "has a tag, which means nothing here: remove it, or quote a value that begins with !"
-_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+_TAG_MESSAGE = "has a tag, which means nothing here: remove it, or quote a value that begins with !"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # A name is rarely that long, with digits in it; keys, hashes and tokens are.
 _LONG_WORD = re.compile("[A-Za-z0-9+/=_.~-]{20,}")
 # The scalars that YAML knows by their tags; any other tag may be a password that begins with !!.
@@ -48,7 +48,7 @@ class Problem:
     def render(self, source: str) -> str:
         """Return the problem as one line that starts with `source` and, if known, the line in it."""
         where = f"{source}:{self.line}" if self.line else source
-        path = path_text(self.path)
+        path = format_path(self.path)
         return f"{where}: {path}: {self.text}" if path else f"{where}: {self.text}"
 
 
@@ -57,8 +57,8 @@ class ConfigError(Exception):
 
     def __init__(self, source: str, problems: Iterable[Problem]) -> None:
         """Keep the `problems` of the config called `source`, in the order of their lines."""
-        self.source = shown(source, 200)
-        self.problems = tuple(sorted(set(problems), key=lambda p: (p.line or 0, path_text(p.path), p.text)))
+        self.source = shorten(source, 200)
+        self.problems = tuple(sorted(set(problems), key=lambda p: (p.line or 0, format_path(p.path), p.text)))
         super().__init__("\n".join(problem.render(self.source) for problem in self.problems))
 
 
@@ -73,7 +73,7 @@ class Document:
     lines: Mapping[Path, int]
     problems: tuple[Problem, ...] = ()
 
-    def problem(self, path: Path, text: str) -> Problem:
+    def make_problem(self, path: Path, text: str) -> Problem:
         """Return a problem at `path`, on the line of the nearest thing that the document has."""
         known = path
         while known and known not in self.lines:
@@ -81,26 +81,26 @@ class Document:
         return Problem(path, text, self.lines.get(known))
 
 
-def path_text(path: Path) -> str:
+def format_path(path: Path) -> str:
     """Return a path as people write it: `workspaces[0].custom_events[1].unit`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{_key_text(part)}" for part in path).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_echo_key(part)}" for part in path).removeprefix(".")
 
 
-def shown(value: object, limit: int = 60) -> str:
+def shorten(value: object, limit: int = 60) -> str:
     """Return a value as it may stand in a one-line message: printable and short."""
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def echoed(value: object) -> str:
+def echo_value(value: object) -> str:
     """Return a value of the config as an error may repeat it: `***` if it looks like a key or has one in it."""
     is_key_like = any(re.search("[0-9]", word) for word in _LONG_WORD.findall(str(value)))
-    return HIDDEN if is_key_like else shown(value)
+    return HIDDEN if is_key_like else shorten(value)
 
 
-def _key_text(key: str) -> str:
+def _echo_key(key: str) -> str:
     """Return a key of a mapping as an error may repeat it; one with a colon may be `user:password`."""
-    return HIDDEN if ":" in key else echoed(key)
+    return HIDDEN if ":" in key else echo_value(key)
 
 
 def parse(text: str, source: str) -> Document:
@@ -112,15 +112,15 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # The name of an alias or the handle of a tag may be a password that begins with * or !, without quotes.
-        found = re.sub("(undefined alias|tag handle) .*", r"\1", error.problem or "unreadable")
-        hint = next((f": {hint}" for start, hint in _HINTS.items() if found.startswith(start)), "")
-        problem = Problem((), f"not YAML: {shown(found, 200)}{hint}", mark.line + 1 if mark else None)
+        problem_text = re.sub("(undefined alias|tag handle) .*", r"\1", error.problem or "unreadable")
+        hint = next((f": {hint}" for start, hint in _HINTS.items() if problem_text.startswith(start)), "")
+        problem = Problem((), f"not YAML: {shorten(problem_text, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         problem = Problem((), f"not YAML: remove the character U+{ord(text[error.position]):04X}", line)
     except (ValueError, OverflowError):  # the parser trusts numbers in the text: \UFFFFFFFF is one too far
         problem = Problem((), "not YAML: an escape such as \\U… in it, or a directive (%), means nothing: remove it")
-    except (_TooMuchError, RecursionError):
+    except (_DocumentTooLargeError, RecursionError):
         problem = Problem((), "holds too much: too many values, or values nested too deeply")
     else:
         return Document(data, builder.lines, tuple(builder.problems))
@@ -135,7 +135,7 @@ def _root(text: str) -> yaml.Node | None:
         loader.dispose()
 
 
-class _TooMuchError(Exception):
+class _DocumentTooLargeError(Exception):
     """The data is larger than any config has reason to be."""
 
 
@@ -154,11 +154,11 @@ class _Builder:
         self.lines.setdefault(path, node.start_mark.line + 1)
         self._count(1)
         if len(path) > MAX_DEPTH:
-            raise _TooMuchError
+            raise _DocumentTooLargeError
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in {f"{_TAG}map", f"{_TAG}seq"}:
-            self._complain(path, node, _TAGGED)
+            self._add_problem(path, node, _TAG_MESSAGE)
             return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
@@ -167,14 +167,14 @@ class _Builder:
     def _count(self, values: int) -> None:
         self._values += values
         if self._values > MAX_VALUES:
-            raise _TooMuchError
+            raise _DocumentTooLargeError
 
-    def _complain(self, path: Path, node: yaml.Node, text: str) -> None:
+    def _add_problem(self, path: Path, node: yaml.Node, text: str) -> None:
         self.problems.append(Problem(path, text, node.start_mark.line + 1))
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:  # noqa: ANN401
-        if _HALF_A_CHARACTER.search(node.value):
-            self._complain(path, node, "has half a character (a lone surrogate), which is no text: remove it")
+        if _SURROGATE.search(node.value):
+            self._add_problem(path, node, "has half a character (a lone surrogate), which is no text: remove it")
             return None
         try:
             value = self._constructor.construct_object(node)
@@ -183,7 +183,9 @@ class _Builder:
         except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
             pass
         kind = node.tag.removeprefix(_TAG)
-        self._complain(path, node, f"cannot be read as {kind}: if it is text, quote it" if kind in _KINDS else _TAGGED)
+        self._add_problem(
+            path, node, f"cannot be read as {kind}: if it is text, quote it" if kind in _KINDS else _TAG_MESSAGE
+        )
         return None
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
@@ -211,7 +213,7 @@ class _Builder:
                 continue
             if key in own:
                 first = own[key][0].start_mark.line + 1
-                self._complain((*path, key), key_node, f"stands twice, first on line {first}: keep one")
+                self._add_problem((*path, key), key_node, f"stands twice, first on line {first}: keep one")
             own[key] = (key_node, value_node)
         self._pairs_of[node] = merged | own
         return self._pairs_of[node]
@@ -220,17 +222,17 @@ class _Builder:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         mappings = [source for source in sources if isinstance(source, yaml.MappingNode)]
         if len(mappings) < len(sources):
-            self._complain(path, node, "merges only a mapping or a list of mappings: write <<: *name")
+            self._add_problem(path, node, "merges only a mapping or a list of mappings: write <<: *name")
         return mappings
 
     def _key(self, node: yaml.Node, path: Path) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
-            self._complain(path, node, "a key must be text: quote what begins with { or [")
+            self._add_problem(path, node, "a key must be text: quote what begins with { or [")
         elif node.tag != f"{_TAG}str":
-            self._complain((*path, node.value), node, f'a key must be text: quote it ("{echoed(node.value)}")')
-        elif _HALF_A_CHARACTER.search(node.value):
+            self._add_problem((*path, node.value), node, f'a key must be text: quote it ("{echo_value(node.value)}")')
+        elif _SURROGATE.search(node.value):
             text = "has half a character (a lone surrogate), which is no text: remove it"
-            self._complain((*path, node.value), node, text)
+            self._add_problem((*path, node.value), node, text)
         else:
             return str(node.value)
         return None

@@ -8,29 +8,31 @@ from typing import Any, TypeAlias
 
 from pydantic.json_schema import models_json_schema
 
-from braze_exporter.braze.kinds import KINDS, Kind
-from braze_exporter.config.schema import SECTIONS, WHEN, Matching, Model, Settings, Workspace
+from braze_exporter.braze.kinds import KINDS, SeriesKind
+from braze_exporter.config.schema import ALERT_CONDITIONS, SECTIONS, Model, RegexEntry, Settings, Workspace
 from braze_exporter.config.values import duration
 
 Json: TypeAlias = dict[str, Any]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_WHAT = {"oneOf": [{"required": ["url"]}, {"required": ["instance"]}]}
-_KEY = {"oneOf": [{"required": ["api_key_file"]}, {"required": ["api_key_env"]}]}
+_ENDPOINT_CHOICE = {"oneOf": [{"required": ["url"]}, {"required": ["instance"]}]}
+_KEY_CHOICE = {"oneOf": [{"required": ["api_key_file"]}, {"required": ["api_key_env"]}]}
 
 
-def schema() -> Json:
+def build_schema() -> Json:
     """Return the JSON Schema of the config."""
     models: tuple[type[Model], ...] = (Settings, Workspace, *dict.fromkeys(SECTIONS.values()))
-    _, found = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
-    definitions = {name: _without_nulls(definition) for name, definition in found["$defs"].items()}
+    _, schema = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
+    definitions = {name: _without_nulls(definition) for name, definition in schema["$defs"].items()}
     settings, workspace = definitions.pop("Settings"), definitions["Workspace"]
-    definitions["Alerts"]["anyOf"] = [{"required": [key]} for key in WHEN]
+    definitions["Alerts"]["anyOf"] = [{"required": [key]} for key in ALERT_CONDITIONS]
     for kind in KINDS:
-        if issubclass(SECTIONS[kind.section], Matching):
-            definitions[SECTIONS[kind.section].__name__] |= _one_of_subject_and_match(kind)
-    workspace["properties"] |= {kind.section: _section(kind) for kind in KINDS}
-    workspace |= {"allOf": [_WHAT, _KEY, {"anyOf": [{"required": [section]} for section in SECTIONS]}]}
+        if issubclass(SECTIONS[kind.section], RegexEntry):
+            definitions[SECTIONS[kind.section].__name__] |= _subject_or_selector(kind)
+    workspace["properties"] |= {kind.section: _section_schema(kind) for kind in KINDS}
+    workspace |= {
+        "allOf": [_ENDPOINT_CHOICE, _KEY_CHOICE, {"anyOf": [{"required": [section]} for section in SECTIONS]}]
+    }
     workspaces = {
         "description": "what to ask, and where",
         "title": "list of workspaces",
@@ -49,32 +51,36 @@ def schema() -> Json:
     }
 
 
-def _section(kind: Kind) -> Json:
-    text = kind.noun.counts[0].lower() + kind.noun.counts[1:]
+def _section_schema(kind: SeriesKind) -> Json:
+    text = kind.metric_group.help_prefix[0].lower() + kind.metric_group.help_prefix[1:]
     reference = {"$ref": f"#/$defs/{SECTIONS[kind.section].__name__}"}
     return {"description": text, "title": "list of entries", "type": "array", "minItems": 1, "items": reference}
 
 
-def _one_of_subject_and_match(kind: Kind) -> Json:
+def _subject_or_selector(kind: SeriesKind) -> Json:
     """Return what an entry needs: its subject, or what stands in place of it; where all is asked for, not both."""
     names = [name for name in ("match", "tag") if name in SECTIONS[kind.section].model_fields]
-    own, instead = {"required": [kind.subject]}, {"anyOf": [{"required": [name]} for name in names]}
-    return {"oneOf": [own, instead]} if kind.subject in kind.noun.labels else {"not": {"allOf": [own, instead]}}
+    own, instead = {"required": [kind.subject_label]}, {"anyOf": [{"required": [name]} for name in names]}
+    return (
+        {"oneOf": [own, instead]}
+        if kind.subject_label in kind.metric_group.labels
+        else {"not": {"allOf": [own, instead]}}
+    )
 
 
 def _without_nulls(definition: Mapping[str, Any]) -> Json:
     """Return the schema of a mapping as the config has it: what may be left out is not null, and seconds are text."""
-    properties = {name: _property(dict(found)) for name, found in definition.get("properties", {}).items()}
+    properties = {name: _property_schema(dict(schema)) for name, schema in definition.get("properties", {}).items()}
     return {**{key: value for key, value in definition.items() if key != "title"}, "properties": properties}
 
 
-def _property(found: Json) -> Json:
-    if "anyOf" in found:
-        (kept,) = [choice for choice in found.pop("anyOf") if choice != {"type": "null"}]
-        found = {**kept, **found}
-    default = found.get("default")
+def _property_schema(schema: Json) -> Json:
+    if "anyOf" in schema:
+        (kept,) = [choice for choice in schema.pop("anyOf") if choice != {"type": "null"}]
+        schema = {**kept, **schema}
+    default = schema.get("default")
     if default is None or isinstance(default, dict):
-        found.pop("default", None)
-    elif found["type"] == "string" and not isinstance(default, str):
-        found["default"] = duration(default)
-    return found
+        schema.pop("default", None)
+    elif schema["type"] == "string" and not isinstance(default, str):
+        schema["default"] = duration(default)
+    return schema

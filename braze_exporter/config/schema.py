@@ -24,32 +24,32 @@ from braze_exporter.braze.kinds import (
     UNINSTALLS,
     Unit,
 )
-from braze_exporter.braze.lists import Listed
+from braze_exporter.braze.lists import ListItem
 from braze_exporter.config.values import (
-    A_MAPPING,
     ALL,
+    MAPPING,
     AlertLabels,
     Duration,
     NamedIds,
-    OwnDuration,
-    OwnId,
-    OwnInstance,
-    OwnKeyFile,
-    OwnPath,
-    OwnPattern,
-    OwnSegment,
-    OwnText,
-    OwnTimeZone,
-    OwnUrl,
-    OwnVariable,
+    OptionalDuration,
+    OptionalId,
+    OptionalInstance,
+    OptionalKeyFile,
+    OptionalPath,
+    OptionalRegex,
+    OptionalSegment,
+    OptionalText,
+    OptionalTimeZone,
+    OptionalUrl,
+    OptionalVariable,
     Selection,
     Text,
     UnitName,
-    number,
+    number_range,
 )
 
 # Up to here every whole number is one that PromQL can tell from its neighbours.
-LARGEST = 10**15
+MAX_NUMBER = 10**15
 
 
 class Model(BaseModel):
@@ -64,7 +64,7 @@ class ByUnit(Model):
     hour: Duration
     day: Duration
 
-    def of(self, unit: Unit) -> float:
+    def for_unit(self, unit: Unit) -> float:
         """Return the seconds for `unit`."""
         return self.hour if unit is Unit.HOUR else self.day
 
@@ -86,14 +86,14 @@ class Settle(ByUnit):
 class Budget(Model):
     """What of Braze's rate limits the exporter may use, and over how many connections for each workspace."""
 
-    share: Annotated[float, *number(0.001, 1)] = Field(
+    share: Annotated[float, *number_range(0.001, 1)] = Field(
         default=0.1, description="of each of Braze's rate limits, which your own sends need too: at most that is used"
     )
-    reserve: Annotated[float, *number(0, 0.9)] = Field(
+    reserve: Annotated[float, *number_range(0, 0.9)] = Field(
         default=0.2,
         description="of each limit: when no more than that is left, whoever used it, no calls until it is reset",
     )
-    concurrency: Annotated[int, *number(1, 100, whole=True)] = Field(
+    concurrency: Annotated[int, *number_range(1, 100, whole=True)] = Field(
         default=10, description="connections to Braze for each workspace"
     )
 
@@ -106,11 +106,11 @@ class Settings(Model):
     max_age: Duration = Field(
         default=3_600.0, description="how long values are shown when Braze no longer answers; at least two refreshes"
     )
-    max_queries: Annotated[int, *number(1, 1_000_000, whole=True)] = Field(
+    max_queries: Annotated[int, *number_range(1, 1_000_000, whole=True)] = Field(
         default=2_000, description="a guard; more of what `match` and `tag` take is left out"
     )
     budget: Budget = Field(default=Budget(), description="what may be used of Braze's rate limits")
-    state_file: OwnPath = Field(
+    state_file: OptionalPath = Field(
         default=None,
         description="where counters are kept through restarts, by one exporter at a time; else they begin at 0",
     )
@@ -119,7 +119,7 @@ class Settings(Model):
 class Baseline(Model):
     """What a bucket is compared with: the same local time of the last weeks."""
 
-    weeks: Annotated[int, *number(1, 52, whole=True)] = Field(description="how many of them")
+    weeks: Annotated[int, *number_range(1, 52, whole=True)] = Field(description="how many of them")
 
 
 class Alerts(Model):
@@ -128,16 +128,18 @@ class Alerts(Model):
     At least one of `silent`, `below`, `above` and `drop` is given; `min` goes with `drop`.
     """
 
-    silent: OwnDuration = Field(default=None, description="nothing was counted for so long, while Braze answers")
-    below: Annotated[float | None, *number(0.001, LARGEST)] = Field(
+    silent: OptionalDuration = Field(default=None, description="nothing was counted for so long, while Braze answers")
+    below: Annotated[float | None, *number_range(0.001, MAX_NUMBER)] = Field(
         default=None, description="a settled bucket is under it"
     )
-    above: Annotated[float | None, *number(0, LARGEST)] = Field(default=None, description="a settled bucket is over it")
-    drop: Annotated[float | None, *number(0.01, 1)] = Field(
+    above: Annotated[float | None, *number_range(0, MAX_NUMBER)] = Field(
+        default=None, description="a settled bucket is over it"
+    )
+    drop: Annotated[float | None, *number_range(0.01, 1)] = Field(
         default=None,
         description="a settled bucket fell by this share or more, against its `baseline`: 0.5 is by half, 1 to 0",
     )
-    min: Annotated[float, *number(0, LARGEST)] = Field(
+    min: Annotated[float, *number_range(0, MAX_NUMBER)] = Field(
         10.0, description="where the baseline is less, `drop` says nothing: what is rare falls by chance"
     )
     wait: Duration = Field(
@@ -148,10 +150,10 @@ class Alerts(Model):
 
 
 # The keys of `alerts` that say when.
-WHEN = ("silent", "below", "above", "drop")
+ALERT_CONDITIONS = ("silent", "below", "above", "drop")
 
 
-class Asked(NamedTuple):
+class QuerySpec(NamedTuple):
     """What an entry asks for: one query of `subject`, times each of the apps, times each of the segments."""
 
     subject: str = ""
@@ -160,94 +162,94 @@ class Asked(NamedTuple):
     segments: tuple[str, ...] = (ALL,)
 
 
-class Asking(Model):
+class Entry(Model):
     """What an entry of any section may have: its own durations, a baseline and alerts. `example` is the shortest."""
 
     example: ClassVar[str] = "- apps: [all]"
 
-    refresh: OwnDuration = Field(default=None, description="instead of the file's")
-    settle: OwnDuration = Field(default=None, description="instead of the file's")
-    max_age: OwnDuration = Field(default=None, description="instead of the file's")
-    baseline: Annotated[Baseline | None, A_MAPPING] = Field(
+    refresh: OptionalDuration = Field(default=None, description="instead of the file's")
+    settle: OptionalDuration = Field(default=None, description="instead of the file's")
+    max_age: OptionalDuration = Field(default=None, description="instead of the file's")
+    baseline: Annotated[Baseline | None, MAPPING] = Field(
         default=None, description="also show what is usual: the median of the same local hour or day of the last weeks"
     )
-    alerts: Annotated[Alerts | None, A_MAPPING] = Field(
+    alerts: Annotated[Alerts | None, MAPPING] = Field(
         default=None, description="what `braze-exporter rules` makes rules of"
     )
 
     @property
-    def asked(self) -> Asked:
+    def query_spec(self) -> QuerySpec:
         """What is asked for; of an entry that asks for what a list has, its pattern or tag is the subject."""
-        return Asked()
+        return QuerySpec()
 
     @property
-    def is_wild(self) -> bool:
+    def is_selector(self) -> bool:
         """Whether it asks for all that it takes of a list."""
         return False
 
-    def takes(self, row: Listed) -> bool:  # noqa: ARG002 - other entries look at it
+    def matches(self, item: ListItem) -> bool:  # noqa: ARG002 - other entries look at it
         """Return whether it asks for what a row of a list is of."""
         return False
 
 
-class Matching(Asking):
+class RegexEntry(Entry):
     """An entry that may have `match` in place of its subject: all whose name the pattern matches, as Braze lists it."""
 
-    match: OwnPattern = Field(
+    match: OptionalRegex = Field(
         None, description="in place of it: all in Braze's list whose whole name the expression matches"
     )
 
     @property
-    def is_wild(self) -> bool:
+    def is_selector(self) -> bool:
         """Whether it asks for all that it takes of a list."""
         return self.match is not None
 
-    def takes(self, row: Listed) -> bool:
+    def matches(self, item: ListItem) -> bool:
         """Return whether it asks for what a row of a list is of: by its name."""
-        return self.match is not None and self.match.matches(row.name)
+        return self.match is not None and self.match.matches(item.name)
 
-    def subject(self, own: str | None) -> str:
-        """Return its `own` subject, or what stands in place of it."""
-        return own or (self.match.text if self.match is not None else "")
+    def subject_or_selector(self, subject: str | None) -> str:
+        """Return its `subject` subject, or what stands in place of it."""
+        return subject or (self.match.text if self.match is not None else "")
 
 
-class Tagged(Matching):
+class TagEntry(RegexEntry):
     """An entry that may have `tag` too: all that has the tag in Braze, and is matched if there is `match` beside it."""
 
-    tag: OwnText = Field(None, description="in place of it, or beside `match`: all that have the tag in Braze")
+    tag: OptionalText = Field(None, description="in place of it, or beside `match`: all that have the tag in Braze")
 
     @property
-    def is_wild(self) -> bool:
+    def is_selector(self) -> bool:
         """Whether it asks for all that it takes of a list."""
         return self.match is not None or self.tag is not None
 
-    def takes(self, row: Listed) -> bool:
+    def matches(self, item: ListItem) -> bool:
         """Return whether it asks for what a row of a list is of: by its name and its tags."""
-        is_matched = self.match is None or self.match.matches(row.name)
-        return self.is_wild and is_matched and (self.tag is None or self.tag in row.tags)
+        is_matched = self.match is None or self.match.matches(item.name)
+        return self.is_selector and is_matched and (self.tag is None or self.tag in item.tags)
 
-    def subject(self, own: str | None) -> str:
-        """Return its `own` subject, or what stands in place of it."""
-        return super().subject(own) or self.tag or ""
+    def subject_or_selector(self, subject: str | None) -> str:
+        """Return its `subject` subject, or what stands in place of it."""
+        return super().subject_or_selector(subject) or self.tag or ""
 
 
-class CustomEvent(Matching):
+class CustomEvent(RegexEntry):
     """One entry of `custom_events`: an event, times each of the apps, times each of the segments."""
 
     example: ClassVar[str] = "- event: purchase"
 
-    event: OwnText = Field(None, description="its exact name in Braze; upper and lower case matter")
+    event: OptionalText = Field(None, description="its exact name in Braze; upper and lower case matter")
     unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
     apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
     segments: Selection = Field((ALL,), description="names of `segments`, or `all`: times each of the apps")
 
     @property
-    def asked(self) -> Asked:
+    def query_spec(self) -> QuerySpec:
         """The event."""
-        return Asked(self.subject(self.event), self.unit, self.apps, self.segments)
+        return QuerySpec(self.subject_or_selector(self.event), self.unit, self.apps, self.segments)
 
 
-class Sessions(Asking):
+class Sessions(Entry):
     """One entry of `sessions`: those of each of the apps, times each of the segments."""
 
     example: ClassVar[str] = "- unit: hour"
@@ -257,92 +259,92 @@ class Sessions(Asking):
     segments: Selection = Field((ALL,), description="names of `segments`, or `all`: times each of the apps")
 
     @property
-    def asked(self) -> Asked:
+    def query_spec(self) -> QuerySpec:
         """All sessions."""
-        return Asked("", self.unit, self.apps, self.segments)
+        return QuerySpec("", self.unit, self.apps, self.segments)
 
 
-class Purchases(Matching):
+class Purchases(RegexEntry):
     """One entry of `purchases` or `revenue`: of a product or of all, times each of the apps."""
 
     example: ClassVar[str] = "- product: all"
 
-    product: OwnText = Field(None, description="its exact name in Braze, or `all` for all together")
+    product: OptionalText = Field(None, description="its exact name in Braze, or `all` for all together")
     unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
     apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
 
     @property
-    def asked(self) -> Asked:
+    def query_spec(self) -> QuerySpec:
         """The product, or all of them."""
-        return Asked(self.subject(None if self.product == ALL else self.product), self.unit, self.apps)
+        return QuerySpec(self.subject_or_selector(None if self.product == ALL else self.product), self.unit, self.apps)
 
 
-class SegmentUsers(Matching):
+class SegmentUsers(RegexEntry):
     """One entry of `segment_users`: a segment, by the name that the workspace gives it."""
 
     example: ClassVar[str] = "- segment: vip"
 
-    segment: OwnSegment = Field(None, description="a name of `segments`")
+    segment: OptionalSegment = Field(None, description="a name of `segments`")
 
     @property
-    def asked(self) -> Asked:
+    def query_spec(self) -> QuerySpec:
         """The segment."""
-        return Asked(self.subject(self.segment))
+        return QuerySpec(self.subject_or_selector(self.segment))
 
 
-class Users(Asking):
+class Users(Entry):
     """One entry of the sections that count users by the day: those of each of the apps."""
 
     apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
 
     @property
-    def asked(self) -> Asked:
+    def query_spec(self) -> QuerySpec:
         """All users."""
-        return Asked(apps=self.apps)
+        return QuerySpec(apps=self.apps)
 
 
-class Campaign(Tagged):
+class Campaign(TagEntry):
     """One entry of `campaigns`: a campaign, by Braze's identifier."""
 
     example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
 
-    campaign: OwnId = Field(None, description="its API identifier, at the bottom of its page")
+    campaign: OptionalId = Field(None, description="its API identifier, at the bottom of its page")
 
     @property
-    def asked(self) -> Asked:
+    def query_spec(self) -> QuerySpec:
         """The campaign."""
-        return Asked(self.subject(self.campaign))
+        return QuerySpec(self.subject_or_selector(self.campaign))
 
 
-class Canvas(Tagged):
+class Canvas(TagEntry):
     """One entry of `canvases`: a Canvas, by Braze's identifier."""
 
     example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
 
-    canvas: OwnId = Field(None, description="its API identifier, under Analyze Variants")
+    canvas: OptionalId = Field(None, description="its API identifier, under Analyze Variants")
 
     @property
-    def asked(self) -> Asked:
+    def query_spec(self) -> QuerySpec:
         """The Canvas."""
-        return Asked(self.subject(self.canvas))
+        return QuerySpec(self.subject_or_selector(self.canvas))
 
 
 class Workspace(Model):
     """The keys of a workspace beside its sections. Exactly one of `url` and `instance`, and of the two key sources."""
 
     name: Text = Field(description="the label `workspace`")
-    url: OwnUrl = Field(
+    url: OptionalUrl = Field(
         default=None, description="the REST endpoint, such as `https://rest.iad-01.braze.com`; or `instance`"
     )
-    instance: OwnInstance = Field(default=None, description="instead of `url`")
+    instance: OptionalInstance = Field(default=None, description="instead of `url`")
     # Neither is in the `repr`: it may be the key itself, put in the wrong place.
-    api_key_file: OwnKeyFile = Field(
+    api_key_file: OptionalKeyFile = Field(
         default=None, repr=False, description="the file that holds the REST API key; or `api_key_env`"
     )
-    api_key_env: OwnVariable = Field(
+    api_key_env: OptionalVariable = Field(
         default=None, repr=False, description="the variable that holds it, instead of `api_key_file`"
     )
-    timezone: OwnTimeZone = Field(
+    timezone: OptionalTimeZone = Field(
         default=None, description="of the company in Braze; needed for days, baselines, and hours without an offset"
     )
     apps: NamedIds = Field(default_factory=dict, description="names for the label `braze_app`")
@@ -357,7 +359,7 @@ class Workspace(Model):
 
 
 # The sections of a workspace, by key: the model of their entries.
-SECTIONS: Mapping[str, type[Asking]] = {
+SECTIONS: Mapping[str, type[Entry]] = {
     CUSTOM_EVENTS.section: CustomEvent,
     SESSIONS.section: Sessions,
     PURCHASES.section: Purchases,

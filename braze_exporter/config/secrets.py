@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from braze_exporter.config.document import HIDDEN, shown
+from braze_exporter.config.document import HIDDEN, shorten
 
 MUST_BE_PATH = "must be a path, not the key itself, such as /run/secrets/braze_api_key"
 MUST_BE_VARIABLE = "must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself"
@@ -20,7 +20,7 @@ _SHOWN_PATH = re.compile(r"\.{0,2}/")
 _SHOWN_VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
 
 # So many keys are kept out of error texts: the current one, and those that calls under way were sent with.
-_REDACTED = 10
+_MAX_REDACTED_KEYS = 10
 
 _MAX_KEY_FILE_BYTES = 64 * 1024
 
@@ -64,7 +64,7 @@ class ApiKey:
         """Begin with `secret`, which was read from `file`, or from the environment if that is None."""
         self._workspace = workspace
         self._lock = threading.Lock()
-        self._secrets = deque([secret], _REDACTED)
+        self._secrets = deque([secret], _MAX_REDACTED_KEYS)
         self._file = file
         self._is_file_good = True
 
@@ -96,7 +96,7 @@ class ApiKey:
         if file is None:
             return False
         try:
-            secret = from_file(file)  # without the lock: a disk can be slow
+            secret = read_key_file(file)  # without the lock: a disk can be slow
         except KeyUnusableError as error:
             with self._lock:
                 was_good, self._is_file_good = self._is_file_good, False
@@ -119,13 +119,13 @@ class ApiKey:
         return True
 
 
-def from_variable(name: str, environ: Mapping[str, str]) -> Secret:
+def read_key_variable(name: str, environ: Mapping[str, str]) -> Secret:
     """Return the key that the variable `name` holds; raise `KeyUnusableError` if there is none."""
     remedy = ": set it to the REST API key" if _SHOWN_VARIABLE.fullmatch(name) else ""
-    return _checked(environ.get(name, ""), f"{unset_variable(name)}{remedy}")
+    return _check_key(environ.get(name, ""), f"{unset_variable(name)}{remedy}")
 
 
-def from_file(path: str) -> Secret:
+def read_key_file(path: str) -> Secret:
     """Return the key that the file at `path` holds; raise `KeyUnusableError` if there is none."""
     try:
         # A FIFO without a writer would wait forever.
@@ -138,13 +138,13 @@ def from_file(path: str) -> Secret:
     except OSError as error:
         problem = f"cannot be read ({error.strerror}): {shown_path(path)}"
     else:
-        return _checked(text, "the file is empty: write the REST API key into it")
+        return _check_key(text, "the file is empty: write the REST API key into it")
     raise KeyUnusableError(problem)
 
 
 def shown_path(path: str) -> str:
     """Return the path of a key file as a message may repeat it, or what it must be."""
-    return shown(path, 200) if _SHOWN_PATH.match(path) else MUST_BE_PATH
+    return shorten(path, 200) if _SHOWN_PATH.match(path) else MUST_BE_PATH
 
 
 def unset_variable(name: str) -> str:
@@ -153,7 +153,7 @@ def unset_variable(name: str) -> str:
     return f"the variable {name} is not set" if is_shown else f"the variable is not set: {MUST_BE_VARIABLE}"
 
 
-def is_there(path: str) -> bool:
+def key_file_exists(path: str) -> bool:
     """Return whether a file is at `path`, as far as can be seen from here."""
     try:
         return Path(path).is_file()
@@ -161,7 +161,7 @@ def is_there(path: str) -> bool:
         return False
 
 
-def _checked(text: str, if_empty: str) -> Secret:
+def _check_key(text: str, if_empty: str) -> Secret:
     key = text.strip()
     if not key:
         raise KeyUnusableError(if_empty)

@@ -5,36 +5,36 @@ import heapq
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-_MOST = 3
+_MAX_SUGGESTIONS = 3
 # Names of a list are compared in full with so many that have the most pairs of letters in common.
-_COMPARED = 50
+_MAX_COMPARED = 50
 # Less alike than that is no typing error, as `difflib` measures it: what two names share, of the letters of both.
-_ALIKE = 0.6
+_MIN_SIMILARITY = 0.6
 
 
-def nearest(asked: Sequence[str], names: Collection[str]) -> Mapping[str, tuple[str, ...]]:
-    """Return for each that is `asked` at most three of `names`, the nearest first.
+def find_nearest(words: Sequence[str], names: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+    """Return for each that is `words` at most three of `names`, the nearest first.
 
     Lists may have tens of thousands of names, so only those that have a fitting length and much in common are compared.
     """
-    wanted = {one: _pairs(one) for one in asked}
-    found: dict[str, list[tuple[int, str]]] = {one: [] for one in asked}
+    wanted = {word: _pairs(word) for word in words}
+    candidates: dict[str, list[tuple[int, str]]] = {word: [] for word in words}
     for name in names:
-        fitting = [one for one in wanted if _may_be_alike(one, name)]
+        fitting = [word for word in wanted if _is_length_similar(word, name)]
         pairs = _pairs(name) if fitting else frozenset()
-        for one in fitting:
-            found[one].append((len(pairs & wanted[one]), name))
-    return {one: tuple(_closest(one, most)) for one, most in found.items()}
+        for word in fitting:
+            candidates[word].append((len(pairs & wanted[word]), name))
+    return {word: tuple(_closest(word, most)) for word, most in candidates.items()}
 
 
-def _closest(one: str, found: Sequence[tuple[int, str]]) -> Iterator[str]:
-    best = sorted(name for _, name in heapq.nlargest(_COMPARED, found))
-    yield from difflib.get_close_matches(one, best, n=_MOST, cutoff=_ALIKE)
+def _closest(word: str, result: Sequence[tuple[int, str]]) -> Iterator[str]:
+    best = sorted(name for _, name in heapq.nlargest(_MAX_COMPARED, result))
+    yield from difflib.get_close_matches(word, best, n=_MAX_SUGGESTIONS, cutoff=_MIN_SIMILARITY)
 
 
-def _may_be_alike(one: str, other: str) -> bool:
+def _is_length_similar(word: str, other: str) -> bool:
     """Return whether the lengths leave that possible."""
-    return 2 * min(len(one), len(other)) >= _ALIKE * (len(one) + len(other))
+    return 2 * min(len(word), len(other)) >= _MIN_SIMILARITY * (len(word) + len(other))
 
 
 def _pairs(name: str) -> frozenset[str]:

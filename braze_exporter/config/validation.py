@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from braze_exporter.config.document import Path
 from braze_exporter.config.schema import Model
-from braze_exporter.config.values import nearest
+from braze_exporter.config.values import did_you_mean
 
 M = TypeVar("M", bound=Model)
 
@@ -66,7 +66,7 @@ def _message(
         return misplaced[key]
     at = detail["loc"][:-1]
     known = (*_keys_of(model, at), *(() if at else also_known))
-    return f"unknown key{nearest(key, known)}: here are known {', '.join(known)}"
+    return f"unknown key{did_you_mean(key, known)}: here are known {', '.join(known)}"
 
 
 def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:

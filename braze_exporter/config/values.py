@@ -18,8 +18,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, WithJsonSchema
 
 from braze_exporter.braze.kinds import INSTANCES, KINDS, Unit
-from braze_exporter.config.document import echoed
-from braze_exporter.config.regex import Pattern, PatternError, pattern
+from braze_exporter.config.document import echo_value
+from braze_exporter.config.regex import Regex, RegexError, compile_regex
 from braze_exporter.config.secrets import MUST_BE_PATH, MUST_BE_VARIABLE
 
 # Not filtered: what `all` stands for in the lists `apps` and `segments`.
@@ -37,21 +37,26 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LABEL_NAME = _VARIABLE
 # What an alert of ours is labelled with already: the labels of its series, and what the rule adds.
 ALERT_LABELS = {"alertname", "match", "severity", "unit", "workspace"}.union(
-    *({*noun.labels, *noun.breakdown} for kind in KINDS for noun in (*kind.nouns, kind.filtered) if noun is not None)
+    *(
+        {*metric_group.labels, *metric_group.series_labels}
+        for kind in KINDS
+        for metric_group in (*kind.metric_groups, kind.filtered_group)
+        if metric_group is not None
+    )
 )
 
 
-class UnfitError(ValueError):
+class InvalidValueError(ValueError):
     """A value that cannot stand where it stands: what is wrong, and what to write."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "…"?)` for the known word nearest to `word`, or nothing if none is near."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f' (did you mean "{echoed(found[0])}"?)' if found else ""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f' (did you mean "{echo_value(matches[0])}"?)' if matches else ""
 
 
-def _written(value: object) -> str:
+def _describe(value: object) -> str:
     """Return a value about as YAML has it; of a list or a mapping only what it is, for it may hold a secret."""
     match value:
         case None | bool():
@@ -61,29 +66,29 @@ def _written(value: object) -> str:
         case dict():
             return "a mapping"
         case str():
-            return f'"{echoed(value)}"'
+            return f'"{echo_value(value)}"'
         case _:
-            return echoed(value)
+            return echo_value(value)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         is_scalar = value is not None and not isinstance(value, list | dict)
-        raise UnfitError(f"must be text, not {_written(value)}{': quote it' if is_scalar else ''}")
+        raise InvalidValueError(f"must be text, not {_describe(value)}{': quote it' if is_scalar else ''}")
     if not value.strip():
-        raise UnfitError("must not be empty")
+        raise InvalidValueError("must not be empty")
     return value
 
 
 def _duration(value: object) -> float:
-    found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
-    if found is None:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
+    if match is None:
         is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
         example = f': write "{value}s" or "{value}m"' if is_count else ""
-        raise UnfitError(f"must be a duration such as 30s, 5m, 1h30m or 2d, not {_written(value)}{example}")
-    seconds = sum(int(part) * unit for part, unit in zip(found.groups("0"), _DURATION_UNITS.values(), strict=True))
+        raise InvalidValueError(f"must be a duration such as 30s, 5m, 1h30m or 2d, not {_describe(value)}{example}")
+    seconds = sum(int(part) * unit for part, unit in zip(match.groups("0"), _DURATION_UNITS.values(), strict=True))
     if seconds < 1:
-        raise UnfitError("must be at least 1s")
+        raise InvalidValueError("must be at least 1s")
     return float(seconds)
 
 
@@ -98,14 +103,14 @@ def duration(seconds: float) -> str:
 
 def _unit(value: object) -> Unit:
     if value not in tuple(Unit):
-        raise UnfitError(f"must be hour or day, not {_written(value)}")
+        raise InvalidValueError(f"must be hour or day, not {_describe(value)}")
     return Unit(str(value))
 
 
-def is_same_file(one: str, other: str) -> bool:
+def is_same_file(item: str, other: str) -> bool:
     """Return whether two paths lead to one file, through links too; it need not be there yet."""
     try:
-        return os.path.realpath(one) == os.path.realpath(other) or Path(one).samefile(other)
+        return os.path.realpath(item) == os.path.realpath(other) or Path(item).samefile(other)
     except (OSError, ValueError):  # one is not there, or is no path
         return False
 
@@ -118,32 +123,32 @@ def is_braze_id(text: str) -> bool:
 def _braze_id(value: object) -> str:
     if not isinstance(value, str) or not is_braze_id(value):
         example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
-        raise UnfitError(f"must be an identifier of Braze {example}, not {_written(value)}")
+        raise InvalidValueError(f"must be an identifier of Braze {example}, not {_describe(value)}")
     return value
 
 
-def _pattern(value: object) -> Pattern:
+def _regex(value: object) -> Regex:
     try:
-        return pattern(_text(value))
-    except PatternError as error:
-        raise UnfitError(str(error)) from None
+        return compile_regex(_text(value))
+    except RegexError as error:
+        raise InvalidValueError(str(error)) from None
 
 
-def _own_name(value: object) -> str:
+def _configured_name(value: object) -> str:
     if value == ALL:
-        raise UnfitError(f'the name "{ALL}" is reserved for "not filtered": choose another')
+        raise InvalidValueError(f'the name "{ALL}" is reserved for "not filtered": choose another')
     return _text(value)
 
 
 def _mapping_of_ids(value: object) -> object:
     if not isinstance(value, dict):
-        raise UnfitError("must be a mapping of names to Braze's identifiers, such as {ios: 3bbc4555-…}")
+        raise InvalidValueError("must be a mapping of names to Braze's identifiers, such as {ios: 3bbc4555-…}")
     return value
 
 
 def _list_of_names(value: object) -> object:
     if not isinstance(value, list) or not value:
-        raise UnfitError(f"must be a list of names, such as [{ALL}, …]")
+        raise InvalidValueError(f"must be a list of names, such as [{ALL}, …]")
     return value
 
 
@@ -156,8 +161,8 @@ def _time_zones() -> frozenset[str]:
 def _timezone(value: object) -> ZoneInfo:
     name = _text(value)
     if name not in _time_zones():
-        hint = nearest(name, sorted(_time_zones())) or ", as in America/New_York"
-        raise UnfitError(f'"{echoed(name)}" is not the name of a time zone{hint}')
+        hint = did_you_mean(name, sorted(_time_zones())) or ", as in America/New_York"
+        raise InvalidValueError(f'"{echo_value(name)}" is not the name of a time zone{hint}')
     return ZoneInfo(name)
 
 
@@ -166,12 +171,12 @@ def _url(value: object) -> str:
     example = "such as https://rest.iad-01.braze.com"
     not_a_url = f"is not a URL: give the REST endpoint, {example}"
     if not isinstance(value, str):
-        raise UnfitError(f"must be the REST endpoint, {example}")
+        raise InvalidValueError(f"must be the REST endpoint, {example}")
     try:
         parts = urlsplit(value)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise UnfitError(not_a_url) from None
+        raise InvalidValueError(not_a_url) from None
     checks = {
         "must not hold a user or password: the key comes from api_key_file or api_key_env": "@" not in parts.netloc,
         f"must begin with https://, {example}": parts.scheme in {"http", "https"},
@@ -185,7 +190,7 @@ def _url(value: object) -> str:
     }
     for problem, is_good in checks.items():
         if not is_good:
-            raise UnfitError(problem)
+            raise InvalidValueError(problem)
     return f"{parts.scheme}://{parts.netloc.lower().removesuffix(':')}"
 
 
@@ -207,39 +212,41 @@ def is_loopback(host: str) -> bool:
 
 def _instance(value: object) -> str:
     if not isinstance(value, str) or value.upper() not in INSTANCES:
-        raise UnfitError(f"is not an instance of Braze known here: give one of {', '.join(INSTANCES)}, or its url")
+        raise InvalidValueError(
+            f"is not an instance of Braze known here: give one of {', '.join(INSTANCES)}, or its url"
+        )
     return value.upper()
 
 
 def _variable(value: object) -> str:
     if not isinstance(value, str) or not _VARIABLE.fullmatch(value) or _HEX_KEY.fullmatch(value):
-        raise UnfitError(MUST_BE_VARIABLE)
+        raise InvalidValueError(MUST_BE_VARIABLE)
     return value
 
 
 def _path(value: object) -> str:
     path = _text(value)
     if "\0" in path:
-        raise UnfitError("must be the path of a file, which holds no NUL")
+        raise InvalidValueError("must be the path of a file, which holds no NUL")
     return path
 
 
 def _key_file(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise UnfitError(MUST_BE_PATH)
+        raise InvalidValueError(MUST_BE_PATH)
     if "/" not in value and (_BRAZE_ID.search(value) or _HEX_KEY.search(value)):
-        raise UnfitError(MUST_BE_PATH)
+        raise InvalidValueError(MUST_BE_PATH)
     return value
 
 
-def number(low: float, high: float, *, whole: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:
+def number_range(low: float, high: float, *, whole: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:
     """Return what takes the numbers from `low` to `high`, and what says so in JSON Schema."""
     kind = "whole number" if whole else "number"
 
     def check(value: object) -> float:
         is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:  # type: ignore[operator] # it is a number
-            raise UnfitError(f"must be a {kind} from {low:,} to {high:,}, not {_written(value)}")
+            raise InvalidValueError(f"must be a {kind} from {low:,} to {high:,}, not {_describe(value)}")
         return value  # type: ignore[return-value] # it is a number
 
     return BeforeValidator(check), WithJsonSchema(
@@ -255,58 +262,60 @@ def number(low: float, high: float, *, whole: bool = False) -> tuple[BeforeValid
 def _label_name(value: object) -> str:
     name = _text(value)
     if not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
-        raise UnfitError("is not the name of a label: letters, digits and _, such as team, and no two _ at its start")
+        raise InvalidValueError(
+            "is not the name of a label: letters, digits and _, such as team, and no two _ at its start"
+        )
     if name in ALERT_LABELS:
         beside = ": write it beside labels" if name == "severity" else ": choose another name"
-        raise UnfitError(f"is a label that the alert has already{beside}")
+        raise InvalidValueError(f"is a label that the alert has already{beside}")
     return name
 
 
 def _mapping_of_labels(value: object) -> object:
     if not isinstance(value, dict):
-        raise UnfitError("must be a mapping of names of labels to their values, such as {team: growth}")
+        raise InvalidValueError("must be a mapping of names of labels to their values, such as {team: growth}")
     return value
 
 
 def _mapping_of_keys(value: object) -> object:
     if not isinstance(value, dict):
-        raise UnfitError("must be a mapping of keys to values")
+        raise InvalidValueError("must be a mapping of keys to values")
     return value
 
 
 # What JSON Schema says of a value: a little less than what is refused here. The title is what people call it.
-_A_TEXT = {"title": "text", "type": "string", "pattern": r"\S"}
-_AN_ID = {
+_TEXT_SCHEMA = {"title": "text", "type": "string", "pattern": r"\S"}
+_ID_SCHEMA = {
     "title": "identifier of Braze",
     "type": "string",
     "pattern": f"^{_BRAZE_ID.pattern.replace('a-f', 'a-fA-F')}$",
 }
-_A_NAME = {**_A_TEXT, "title": f"text, but not `{ALL}`", "not": {"const": ALL}}
-_TEXT = WithJsonSchema(_A_TEXT)
-_ID = WithJsonSchema(_AN_ID)
-_NAME = WithJsonSchema(_A_NAME)
+_NAME_SCHEMA = {**_TEXT_SCHEMA, "title": f"text, but not `{ALL}`", "not": {"const": ALL}}
+_TEXT = WithJsonSchema(_TEXT_SCHEMA)
+_ID = WithJsonSchema(_ID_SCHEMA)
+_NAME = WithJsonSchema(_NAME_SCHEMA)
 _IDS = WithJsonSchema(
     {
         "title": "mapping of names to identifiers of Braze",
         "type": "object",
-        "propertyNames": _A_NAME,
-        "additionalProperties": _AN_ID,
+        "propertyNames": _NAME_SCHEMA,
+        "additionalProperties": _ID_SCHEMA,
     }
 )
 _NAMES = WithJsonSchema(
-    {"title": "list of names", "type": "array", "items": _A_TEXT, "minItems": 1, "uniqueItems": True}
+    {"title": "list of names", "type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "uniqueItems": True}
 )
 _LABELS = WithJsonSchema(
     {
         "title": "mapping of names of labels to texts",
         "type": "object",
         "propertyNames": {"pattern": f"^(?!__){_LABEL_NAME.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
-        "additionalProperties": _A_TEXT,
+        "additionalProperties": _TEXT_SCHEMA,
     }
 )
 _SECONDS = WithJsonSchema({"title": "duration", "type": "string", "pattern": f"^(?=[0-9]){_DURATION.pattern}$"})
 _UNIT = WithJsonSchema({"title": "`hour` or `day`", "type": "string", "enum": [*Unit]})
-_ZONE = WithJsonSchema({**_A_TEXT, "title": "time zone, such as `America/New_York`"})
+_ZONE = WithJsonSchema({**_TEXT_SCHEMA, "title": "time zone, such as `America/New_York`"})
 _URL = WithJsonSchema({"title": "URL", "type": "string", "pattern": "^https?://"})
 _INSTANCE = WithJsonSchema(
     {"title": "instance of Braze, such as `US-01`", "type": "string", "pattern": "^[A-Za-z]{2}-[0-9]{2}$"}
@@ -314,28 +323,28 @@ _INSTANCE = WithJsonSchema(
 _ENVIRONMENT = WithJsonSchema(
     {"title": "name of an environment variable", "type": "string", "pattern": f"^{_VARIABLE.pattern}$"}
 )
-_PATTERN = WithJsonSchema({**_A_TEXT, "title": "regular expression"})
-_PATH = WithJsonSchema({**_A_TEXT, "title": "path of a file"})
+_PATTERN = WithJsonSchema({**_TEXT_SCHEMA, "title": "regular expression"})
+_PATH = WithJsonSchema({**_TEXT_SCHEMA, "title": "path of a file"})
 
 Text = Annotated[str, BeforeValidator(_text), _TEXT]
 Duration = Annotated[float, BeforeValidator(_duration), _SECONDS]
 UnitName = Annotated[Unit, BeforeValidator(_unit), _UNIT]
-OwnName = Annotated[str, BeforeValidator(_own_name), _NAME]
+ConfiguredName = Annotated[str, BeforeValidator(_configured_name), _NAME]
 BrazeId = Annotated[str, BeforeValidator(_braze_id), _ID]
-NamedIds = Annotated[dict[OwnName, BrazeId], BeforeValidator(_mapping_of_ids), _IDS]
+NamedIds = Annotated[dict[ConfiguredName, BrazeId], BeforeValidator(_mapping_of_ids), _IDS]
 Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names), _NAMES]
 # What may be left out. A key without a value is refused: `timezone:` is a mistake, not a wish for none.
-OwnDuration = Annotated[float | None, BeforeValidator(_duration), _SECONDS]
-OwnText = Annotated[str | None, BeforeValidator(_text), _TEXT]
-OwnPath = Annotated[str | None, BeforeValidator(_path), _PATH]
+OptionalDuration = Annotated[float | None, BeforeValidator(_duration), _SECONDS]
+OptionalText = Annotated[str | None, BeforeValidator(_text), _TEXT]
+OptionalPath = Annotated[str | None, BeforeValidator(_path), _PATH]
 LabelName = Annotated[str, BeforeValidator(_label_name)]
 AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_mapping_of_labels), _LABELS]
-OwnId = Annotated[str | None, BeforeValidator(_braze_id), _ID]
-OwnSegment = Annotated[str | None, BeforeValidator(_own_name), _NAME]
-OwnPattern = Annotated[Pattern | None, BeforeValidator(_pattern), _PATTERN]
-OwnTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_timezone), _ZONE]
-OwnUrl = Annotated[str | None, BeforeValidator(_url), _URL]
-OwnInstance = Annotated[str | None, BeforeValidator(_instance), _INSTANCE]
-OwnVariable = Annotated[str | None, BeforeValidator(_variable), _ENVIRONMENT]
-OwnKeyFile = Annotated[str | None, BeforeValidator(_key_file), _PATH]
-A_MAPPING = BeforeValidator(_mapping_of_keys)
+OptionalId = Annotated[str | None, BeforeValidator(_braze_id), _ID]
+OptionalSegment = Annotated[str | None, BeforeValidator(_configured_name), _NAME]
+OptionalRegex = Annotated[Regex | None, BeforeValidator(_regex), _PATTERN]
+OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_timezone), _ZONE]
+OptionalUrl = Annotated[str | None, BeforeValidator(_url), _URL]
+OptionalInstance = Annotated[str | None, BeforeValidator(_instance), _INSTANCE]
+OptionalVariable = Annotated[str | None, BeforeValidator(_variable), _ENVIRONMENT]
+OptionalKeyFile = Annotated[str | None, BeforeValidator(_key_file), _PATH]
+MAPPING = BeforeValidator(_mapping_of_keys)

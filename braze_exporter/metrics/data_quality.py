@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from braze_exporter.braze.buckets import bucket_end, starts
+from braze_exporter.braze.buckets import bucket_end, bucket_starts
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.query_state import Answer
+from braze_exporter.scheduler.query_state import Response
 
 # So close to midnight a small difference of the clocks would look like another zone.
 _NEAR_MIDNIGHT = timedelta(minutes=30)
 
 
-def revision_ages(query: Query, before: Answer, now: Answer) -> Iterator[float]:
+def revision_delays(query: Query, before: Response, now: Response) -> Iterator[float]:
     """Yield, for each bucket that has changed since the answer before, how long after its end it was, in seconds.
 
     Only what had ended when it was asked for before tells of a revision; and after a pause of two refreshes or more
@@ -29,19 +29,19 @@ def revision_ages(query: Query, before: Answer, now: Answer) -> Iterator[float]:
                 yield now.sent_at - end
 
 
-def timezone_mismatch(query: Query, answer: Answer) -> bool | None:
+def is_timezone_mismatch(query: Query, response: Response) -> bool | None:
     """Return whether the newest day of an answer is not the one that runs in `query.zone`, or None if that is unclear.
 
     Only yesterday and tomorrow are judged: an answer that is further behind has another cause, and of some kinds Braze
     tells a day only later.
     """
-    if not query.kind.tells_today:
+    if not query.kind.includes_current_day:
         return None
-    known = starts(answer.series) if query.unit is Unit.DAY else []
+    known = bucket_starts(response.series) if query.unit is Unit.DAY else []
     if not known:
         return None
-    asked = datetime.fromtimestamp(answer.sent_at, query.zone)
-    if (asked - _NEAR_MIDNIGHT).date() != (asked + _NEAR_MIDNIGHT).date():
+    requested = datetime.fromtimestamp(response.sent_at, query.zone)
+    if (requested - _NEAR_MIDNIGHT).date() != (requested + _NEAR_MIDNIGHT).date():
         return None
-    days = abs((datetime.fromtimestamp(known[-1], query.zone).date() - asked.date()).days)
+    days = abs((datetime.fromtimestamp(known[-1], query.zone).date() - requested.date()).days)
     return days == 1 if days <= 1 else None

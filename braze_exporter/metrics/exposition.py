@@ -10,17 +10,17 @@ from prometheus_client.utils import floatToGoString
 from braze_exporter.metrics.families import Family
 
 
-def labels_text(labels: Iterable[tuple[str, str]]) -> str:
+def format_labels(labels: Iterable[tuple[str, str]]) -> str:
     r"""Return `{name="value",…}`, sorted by name, with `\`, `"` and line feeds escaped."""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(labels)) + "}"
+    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(labels)) + "}"
 
 
-def sample(name: str, labels: str, value: float) -> str:
+def format_sample(name: str, labels: str, value: float) -> str:
     """Return one line: the sample `name` with the finished `labels`."""
     return f"{name}{labels} {floatToGoString(value)}\n"
 
 
-def header(family: Family, *, openmetrics: bool) -> str:
+def format_header(family: Family, *, openmetrics: bool) -> str:
     """Return the lines that introduce the samples of `family`."""
     name = family.name
     if openmetrics and family.type == "counter":
@@ -31,5 +31,5 @@ def header(family: Family, *, openmetrics: bool) -> str:
     return f"# HELP {name} {text}\n# TYPE {name} {family.type}\n"
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

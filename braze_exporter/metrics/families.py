@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from braze_exporter.braze.kinds import Kind, Noun, Unit
+from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Family:
 
 
 # What each query gives, by the suffix of the family, with its help; `{counts}` is of the noun, `{unit}` of the query.
-GAUGES: dict[str, str] = {
+GAUGE_HELP: dict[str, str] = {
     "latest": "{counts} in the newest {unit}, which is usually still in progress and growing.",
     "latest_bucket_start_timestamp_seconds": "Start of the newest {unit}.",
     "settled": "{counts} in the newest settled {unit}: one fetched its settle time or more after its end.",
@@ -26,28 +26,30 @@ GAUGES: dict[str, str] = {
     "last_success_timestamp_seconds": "When a fetch was last answered, 0 until the first time.",
 }
 # Those of the query itself, whatever series its answers have.
-OF_QUERY = ("up", "last_success_timestamp_seconds")
+QUERY_GAUGES = ("up", "last_success_timestamp_seconds")
 
 
-def gauge(kind: Kind, noun: Noun, unit: Unit, measure: str) -> Family:
-    """Return the gauge family of one of `GAUGES` for a noun of `kind`."""
-    text = GAUGES[measure].format(counts=noun.counts, unit=unit.value)
-    labels = ("workspace", *noun.labels, *(() if measure in OF_QUERY else noun.breakdown))
-    return Family(f"braze_{noun.name}_{unit.adverb}_{measure}", "gauge", _with_source(text, kind), labels)
+def build_gauge(kind: SeriesKind, metric_group: MetricGroup, unit: Unit, measure: str) -> Family:
+    """Return the gauge family of one of `GAUGE_HELP` for a noun of `kind`."""
+    text = GAUGE_HELP[measure].format(counts=metric_group.help_prefix, unit=unit.value)
+    labels = ("workspace", *metric_group.labels, *(() if measure in QUERY_GAUGES else metric_group.series_labels))
+    return Family(f"braze_{metric_group.name}_{unit.adverb}_{measure}", "gauge", _append_source(text, kind), labels)
 
 
-def counter(kind: Kind, noun: Noun) -> Family:
+def build_counter(kind: SeriesKind, metric_group: MetricGroup) -> Family:
     """Return the counter family for an additive noun of `kind`."""
-    text = f"{noun.counts} that Braze has reported since the first answer, late arrivals included."
-    labels = ("workspace", *noun.labels, *noun.breakdown)
-    return Family(f"braze_{noun.name}_total", "counter", _with_source(text, kind), labels)
+    text = f"{metric_group.help_prefix} that Braze has reported since the first answer, late arrivals included."
+    labels = ("workspace", *metric_group.labels, *metric_group.series_labels)
+    return Family(f"braze_{metric_group.name}_total", "counter", _append_source(text, kind), labels)
 
 
-def info(kind: Kind) -> Family:
+def build_info(kind: SeriesKind) -> Family:
     """Return the family that maps the names of the subjects of `kind`, which `is_named`, to their ids."""
-    text = f"The identifier that Braze has for the {kind.subject}."
-    return Family(f"braze_{kind.subject}_info", "gauge", text, ("workspace", kind.subject, kind.parameter))
+    text = f"The identifier that Braze has for the {kind.subject_label}."
+    return Family(
+        f"braze_{kind.subject_label}_info", "gauge", text, ("workspace", kind.subject_label, kind.subject_parameter)
+    )
 
 
-def _with_source(text: str, kind: Kind) -> str:
-    return f"{text} Fetched from {kind.endpoint} about once per refresh."
+def _append_source(text: str, kind: SeriesKind) -> str:
+    return f"{text} Fetched from {kind.path} about once per refresh."

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.families import Family, counter, gauge
+from braze_exporter.metrics.families import Family, build_counter, build_gauge
 from braze_exporter.monitoring import exporter_rows, freshness_rows, overview_rows
-from braze_exporter.monitoring.kind_rows import is_repeated, repeated, sections
-from braze_exporter.monitoring.panel_groups import Slice, any_of, chosen, slices, variable
+from braze_exporter.monitoring.kind_rows import is_repeated, kind_rows, repeat_variable
+from braze_exporter.monitoring.panel_groups import PanelGroup, panel_groups, select_any, variable_matcher, variable_name
 from braze_exporter.monitoring.panels import DATASOURCE, Grid, Json, Row
-from braze_exporter.monitoring.selector_queries import wild_queries
+from braze_exporter.monitoring.selector_queries import selector_queries
 from braze_exporter.scheduler.plan import Plan
 
 UID = "braze-exporter"
@@ -17,15 +17,15 @@ UID = "braze-exporter"
 _SCHEMA_VERSION = 39
 
 
-def dashboard(plan: Plan, reserve: float) -> Json:
+def build_dashboard(plan: Plan, reserve: float) -> Json:
     """Return the dashboard for the queries of `plan`; `reserve` is the share of a limit that the exporter leaves.
 
     It asks for what the plan has and for nothing else, so that no panel stays empty. The same plan gives the same.
     """
-    plan = replace(plan, queries=(*plan.queries, *(query for query, _ in wild_queries(plan))))
-    found = slices(plan)
+    plan = replace(plan, queries=(*plan.queries, *(query for query, _ in selector_queries(plan))))
+    groups = panel_groups(plan)
     grid = Grid()
-    for row in _rows(plan, reserve, found):
+    for row in _rows(plan, reserve, groups):
         grid.add(row)
     return {
         "id": None,
@@ -38,45 +38,50 @@ def dashboard(plan: Plan, reserve: float) -> Json:
         "graphTooltip": 1,
         "time": {"from": "now-2d", "to": "now"},
         "refresh": "1m",
-        "templating": {"list": list(_variables(found))},
+        "templating": {"list": list(_variables(groups))},
         "annotations": {"list": []},
         "panels": grid.panels,
     }
 
 
-def _rows(plan: Plan, reserve: float, found: Sequence[Slice]) -> Iterator[Row]:
+def _rows(plan: Plan, reserve: float, groups: Sequence[PanelGroup]) -> Iterator[Row]:
     """Yield the rows from what one looks at first to what one looks up."""
-    yield Row("", (overview_rows.totals(found), list(freshness_rows.checks(plan, reserve))))
-    yield overview_rows.rising_and_falling(plan, found)
-    yield from sections(plan, found)
-    yield freshness_rows.freshness(plan)
-    yield exporter_rows.api(plan, reserve)
-    yield exporter_rows.exporter(plan)
+    yield Row("", (overview_rows.totals_panels(groups), list(freshness_rows.check_panels(plan, reserve))))
+    yield overview_rows.change_row(plan, groups)
+    yield from kind_rows(plan, groups)
+    yield freshness_rows.freshness_row(plan)
+    yield exporter_rows.api_row(plan, reserve)
+    yield exporter_rows.exporter_row(plan)
 
 
-def _variables(found: Sequence[Slice]) -> Iterator[Json]:
+def _variables(groups: Sequence[PanelGroup]) -> Iterator[Json]:
     """Yield the variables; what can be chosen in one depends on what is chosen in those before it."""
     yield {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus"}
-    queries = [query for one in found for query in one.queries]
+    queries = [query for group in groups for query in group.queries]
     # An app is listed beside a segment or without one, and so the one does not narrow down the other.
-    common = [label for label in found[0].labels if all(label in one.labels for one in found)]
-    for label in dict.fromkeys(label for one in found for label in one.labels):
-        having = _answered(query for query in queries if dict(query.labels).get(label))
+    common = [label for label in groups[0].labels if all(label in group.labels for group in groups)]
+    for label in dict.fromkeys(label for group in groups for label in group.labels):
+        families = _success_families(query for query in queries if dict(query.labels).get(label))
         earlier = common[: common.index(label)] if label in common else common
-        yield _variable(variable(label), label, having, earlier)
-    sent = [counter(query.kind, noun) for query in queries for noun in query.nouns if "channel" in noun.breakdown]
+        yield _variable(variable_name(label), label, families, earlier)
+    sent = [
+        build_counter(query.kind, metric_group)
+        for query in queries
+        for metric_group in query.metric_groups
+        if "channel" in metric_group.series_labels
+    ]
     if sent:
         yield _variable("channel", "channel", sent, ["workspace"])
-    for one in found:
-        for unit in one.units if is_repeated(one) else ():
-            having = _answered(query for query in one.queries if query.unit is unit)
-            subject = one.kind.subject
-            yield {**_variable(repeated(one, unit), subject, having, ["workspace", subject]), "hide": 2}
+    for group in groups:
+        for unit in group.units if is_repeated(group) else ():
+            families = _success_families(query for query in group.queries if query.unit is unit)
+            subject = group.kind.subject_label
+            yield {**_variable(repeat_variable(group, unit), subject, families, ["workspace", subject]), "hide": 2}
 
 
 def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequence[str]) -> Json:
     """Return a variable with the values of a label among the series of these families."""
-    query = f"label_values({any_of(families, *(chosen(other) for other in earlier))}, {label})"
+    query = f"label_values({select_any(families, *(variable_matcher(other) for other in earlier))}, {label})"
     return {
         "type": "query",
         "name": name,
@@ -93,6 +98,8 @@ def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequen
     }
 
 
-def _answered(queries: Iterable[Query]) -> list[Family]:
+def _success_families(queries: Iterable[Query]) -> list[Family]:
     """Return the families that are there for each of these queries from the first scrape on."""
-    return [gauge(query.kind, query.noun, query.unit, "last_success_timestamp_seconds") for query in queries]
+    return [
+        build_gauge(query.kind, query.metric_group, query.unit, "last_success_timestamp_seconds") for query in queries
+    ]

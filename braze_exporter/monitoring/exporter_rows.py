@@ -8,19 +8,19 @@ from braze_exporter.metrics.self_metrics import (
     BUILD_INFO,
     DEFERRED,
     DURATION,
-    ERRORS,
     QUERIES,
-    QUOTA_LIMIT,
-    QUOTA_REMAINING,
+    RATE_LIMIT,
+    RATE_LIMIT_REMAINING,
     RELOAD_SUCCESSFUL,
     REQUESTS,
-    REVISION_AGE,
+    REQUESTS_FAILED,
+    REVISION_DELAY,
     SCRAPES_INCOMPLETE,
     STATE_WRITE_FAILURES,
     TIMEZONE_MISMATCH,
-    State,
+    QueryStatus,
 )
-from braze_exporter.monitoring.panel_groups import drawn, legend, own
+from braze_exporter.monitoring.panel_groups import legend, self_metric, styled_target
 from braze_exporter.monitoring.panels import Panel, Row, Target, chart, stat, steps
 from braze_exporter.scheduler.plan import Plan
 
@@ -28,16 +28,16 @@ _MINUTE = 60.0
 _RECENT = "$__rate_interval"
 
 _COLORS = {
-    State.UP: "green",
-    State.FAILED: "red",
-    State.DEFERRED: "orange",
-    State.STALE: "purple",
-    State.PENDING: "#8e8e8e",
+    QueryStatus.UP: "green",
+    QueryStatus.FAILED: "red",
+    QueryStatus.DEFERRED: "orange",
+    QueryStatus.STALE: "purple",
+    QueryStatus.PENDING: "#8e8e8e",
 }
-_TROUBLES = {SCRAPES_INCOMPLETE: ("incomplete scrapes", "orange"), STATE_WRITE_FAILURES: ("failed writes", "red")}
+_PROBLEMS = {SCRAPES_INCOMPLETE: ("incomplete scrapes", "orange"), STATE_WRITE_FAILURES: ("failed writes", "red")}
 
 
-def api(plan: Plan, reserve: float) -> Row:
+def api_row(plan: Plan, reserve: float) -> Row:
     """Return how the calls to Braze go, and what is left of its rate limit; `reserve` is the share that is left."""
     # So long that there is a call in it, else there would be no time to an answer.
     often = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE))}s"
@@ -46,7 +46,7 @@ def api(plan: Plan, reserve: float) -> Row:
         chart(
             "Calls to Braze",
             "Calls a minute by the status of the answer; none is a call without an answer.",
-            [Target(f"sum by (workspace, code) (rate({own(REQUESTS)}[{_RECENT}])) * 60", code)],
+            [Target(f"sum by (workspace, code) (rate({self_metric(REQUESTS)}[{_RECENT}])) * 60", code)],
             unit="reqpm",
             interval=often,
             style="stacked",
@@ -54,7 +54,7 @@ def api(plan: Plan, reserve: float) -> Row:
         chart(
             "Errors",
             "Calls that were not answered, by reason. Empty if all is well.",
-            [Target(f"sum by (workspace, reason) (increase({own(ERRORS)}[{_RECENT}])) > 0", reason)],
+            [Target(f"sum by (workspace, reason) (increase({self_metric(REQUESTS_FAILED)}[{_RECENT}])) > 0", reason)],
             unit="short",
             interval=often,
             style="bars",
@@ -67,7 +67,7 @@ def api(plan: Plan, reserve: float) -> Row:
             interval=often,
         ),
     ]
-    left, limit = (f"max by (workspace, pool) ({own(family)})" for family in (QUOTA_REMAINING, QUOTA_LIMIT))
+    left, limit = (f"max by (workspace, pool) ({self_metric(family)})" for family in (RATE_LIMIT_REMAINING, RATE_LIMIT))
     budget = [
         chart(
             "Rate limit",
@@ -82,7 +82,7 @@ def api(plan: Plan, reserve: float) -> Row:
             "Calls put off",
             "Calls that were due and not made, for the budget, the reserve or a 429. They are made later; the last "
             "values stay until they are too old.",
-            [Target(f"sum by (workspace, pool) (increase({own(DEFERRED)}[{_RECENT}]))", pool)],
+            [Target(f"sum by (workspace, pool) (increase({self_metric(DEFERRED)}[{_RECENT}]))", pool)],
             unit="short",
             interval=often,
             style="bars",
@@ -90,7 +90,7 @@ def api(plan: Plan, reserve: float) -> Row:
         chart(
             "Queries by state",
             "pending was never tried, stale is too old to be shown, deferred is put off, failed was not answered.",
-            [drawn(plan, _in_state(state), state.value, color) for state, color in _COLORS.items()],
+            [styled_target(plan, _in_state(state), state.value, color) for state, color in _COLORS.items()],
             unit="short",
             interval="1m",
             style="stacked",
@@ -99,14 +99,14 @@ def api(plan: Plan, reserve: float) -> Row:
     return Row("Braze's API", (calls, budget))
 
 
-def exporter(plan: Plan) -> Row:
+def exporter_row(plan: Plan) -> Row:
     """Return how late Braze revises, and how the exporter is."""
     charts = [
         chart(
             "How late Braze revises",
             "How long after its end a bucket still changed, in the 24 hours before: so many of a hundred changes came "
             "within that. Set `settle` by it; the line is the longest of the config.",
-            list(_quantiles(plan, REVISION_AGE, "24h", (0.5, 0.9, 0.99))),
+            list(_quantiles(plan, REVISION_DELAY, "24h", (0.5, 0.9, 0.99))),
             unit="s",
             interval="30m",
             limit=max(query.settle for query in plan.queries),
@@ -116,22 +116,22 @@ def exporter(plan: Plan) -> Row:
             "Scrapes whose deadline came before every due answer, and writes of the state file that failed, while "
             "which the counters stand still.",
             [
-                drawn(plan, f"sum(increase({own(family)}[{_RECENT}]))", words, color)
-                for family, (words, color) in _TROUBLES.items()
+                styled_target(plan, f"sum(increase({self_metric(family)}[{_RECENT}]))", words, color)
+                for family, (words, color) in _PROBLEMS.items()
             ],
             unit="short",
             interval="1m",
             style="bars",
         ),
     ]
-    return Row("The exporter", (charts, list(_itself(plan))))
+    return Row("The exporter", (charts, list(_exporter_panels(plan))))
 
 
-def _itself(plan: Plan) -> Iterator[Panel]:
+def _exporter_panels(plan: Plan) -> Iterator[Panel]:
     yield stat(
         "Last reload",
         "Whether the config could be used when it was last read. If not, the one before goes on; the log says why.",
-        Target(f"min({own(RELOAD_SUCCESSFUL)})"),
+        Target(f"min({self_metric(RELOAD_SUCCESSFUL)})"),
         thresholds=steps("red", (1, "green")),
         words={"1": "good", "0": "failed"},
     )
@@ -139,25 +139,25 @@ def _itself(plan: Plan) -> Iterator[Panel]:
         yield stat(
             "Time zone",
             "Whether the days of a workspace begin when those of its `timezone` do. Not judged around midnight.",
-            Target(f"max({own(TIMEZONE_MISMATCH)})"),
+            Target(f"max({self_metric(TIMEZONE_MISMATCH)})"),
             thresholds=steps("green", (1, "red")),
             words={"0": "as in Braze", "1": "not that of Braze"},
         )
     yield stat(
         "Version",
         "The version that runs, and how many of it: one exporter for a workspace.",
-        Target(f"sum by (version) ({own(BUILD_INFO)})", "{{version}}"),
+        Target(f"sum by (version) ({self_metric(BUILD_INFO)})", "{{version}}"),
         thresholds=steps("text"),
     )
 
 
-def _in_state(state: State) -> str:
-    queries = own(QUERIES, f'state="{state}"')
+def _in_state(state: QueryStatus) -> str:
+    queries = self_metric(QUERIES, f'state="{state}"')
     return f"sum(max by (workspace, kind) ({queries}))"
 
 
 def _quantiles(plan: Plan, family: Family, span: str, shares: tuple[float, ...]) -> Iterator[Target]:
-    buckets = own(family).replace(family.name, f"{family.name}_bucket", 1)
+    buckets = self_metric(family).replace(family.name, f"{family.name}_bucket", 1)
     for share in shares:
         expr = f"histogram_quantile({share:g}, sum by (workspace, le) (rate({buckets}[{span}])))"
         yield Target(expr, legend(plan, [], f"{share * 100:g} %"))

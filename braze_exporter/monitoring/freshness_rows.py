@@ -4,28 +4,29 @@ from collections.abc import Iterator, Sequence
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.families import gauge
-from braze_exporter.metrics.promql import highest
-from braze_exporter.metrics.self_metrics import ERRORS, QUERIES, QUOTA_LIMIT, QUOTA_REMAINING, State
-from braze_exporter.monitoring.panel_groups import any_of, chosen, legend_of, own, slices
+from braze_exporter.metrics.families import build_gauge
+from braze_exporter.metrics.promql import max_by
+from braze_exporter.metrics.self_metrics import QUERIES, RATE_LIMIT, RATE_LIMIT_REMAINING, REQUESTS_FAILED, QueryStatus
+from braze_exporter.monitoring.panel_groups import legend_of, panel_groups, select_any, self_metric, variable_matcher
 from braze_exporter.monitoring.panels import Panel, Row, Target, chart, stat, steps, timeline
 from braze_exporter.scheduler.plan import Plan
 
 _SETTLED = "settled_bucket_start_timestamp_seconds"
-_ANSWERED = "last_success_timestamp_seconds"
-_NOUN = "noun"
+_LAST_SUCCESS = "last_success_timestamp_seconds"
+_GROUP_LABEL = "noun"
 _WORST = 20
 _TEN_MINUTES = 600.0
 
 
-def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
+def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
     """Yield the numbers for the top of the screen; `reserve` is the share of a limit that the exporter leaves."""
-    up = own(QUERIES, f'state="{State.UP}"')
+    up = self_metric(QUERIES, f'state="{QueryStatus.UP}"')
     yield stat(
         "Queries up",
         "The share of the plan whose last fetch was answered and is young enough to be shown. Below, by state.",
         Target(
-            f"sum(max by (workspace, kind, state) ({up}))\n  / sum(max by (workspace, kind, state) ({own(QUERIES)}))"
+            f"sum(max by (workspace, kind, state) ({up}))\n  / sum(max by (workspace, kind, state) "
+            f"({self_metric(QUERIES)}))"
         ),
         unit="percentunit",
         decimals=1,
@@ -35,7 +36,7 @@ def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
         "Rate limit left",
         "The smallest share that is left of one of Braze's rate limits, whoever used it: your own sends need it too. "
         f"From {reserve * 100:g} % down the exporter makes no calls.",
-        Target(f"min(\n  {own(QUOTA_REMAINING)}\n  / {own(QUOTA_LIMIT)}\n)"),
+        Target(f"min(\n  {self_metric(RATE_LIMIT_REMAINING)}\n  / {self_metric(RATE_LIMIT)}\n)"),
         unit="percentunit",
         decimals=1,
         thresholds=steps("red", (reserve, "orange"), (reserve + (1 - reserve) / 4, "green")),
@@ -48,28 +49,28 @@ def checks(plan: Plan, reserve: float) -> Iterator[Panel]:
             Target(f"time() - min({_newest(queries, _SETTLED)})"),
             unit="s",
             decimals=1,
-            thresholds=steps("green", (_too_old(queries), "red")),
+            thresholds=steps("green", (_max_settled_age(queries), "red")),
         )
     yield stat(
         "Oldest answer",
         "How long ago Braze last answered the query that has waited the longest. Queries that were never answered do "
         "not count here; they are not up either.",
-        Target(f"time() - min({_chosen(plan.queries, _ANSWERED)} > 0)"),
+        Target(f"time() - min({_chosen(plan.queries, _LAST_SUCCESS)} > 0)"),
         unit="s",
         decimals=1,
-        thresholds=steps("green", (_too_long(plan.queries), "red")),
+        thresholds=steps("green", (_max_response_age(plan.queries), "red")),
     )
     yield stat(
         "Errors in 1 h",
         "Calls to Braze that were not answered. Below, by reason.",
-        Target(f"sum(increase({own(ERRORS)}[1h]))"),
+        Target(f"sum(increase({self_metric(REQUESTS_FAILED)}[1h]))"),
         thresholds=steps("green", (0.5, "orange")),
     )
 
 
-def freshness(plan: Plan) -> Row:
+def freshness_row(plan: Plan) -> Row:
     """Return how old the numbers are, and which queries are not answered."""
-    name = legend_of(plan, slices(plan), _NOUN)
+    name = legend_of(plan, panel_groups(plan), _GROUP_LABEL)
     ages = [
         chart(
             f"Age of the settled {unit}",
@@ -78,23 +79,23 @@ def freshness(plan: Plan) -> Row:
             [Target(f"topk({_WORST}, time() - {_newest(queries, _SETTLED)})", name)],
             unit="s",
             interval="1m",
-            limit=_too_old(queries),
+            limit=_max_settled_age(queries),
         )
         for unit, queries in _units(plan)
     ]
     since = [
-        Target(f"topk({_WORST}, time() - ({_newest(queries, _ANSWERED)} > 0))", f"{name} by the {unit}")
+        Target(f"topk({_WORST}, time() - ({_newest(queries, _LAST_SUCCESS)} > 0))", f"{name} by the {unit}")
         for unit, queries in _units(plan)
     ]
     unanswered = [Target(f"{_newest(queries, 'up')} == 0", f"{name} by the {unit}") for unit, queries in _units(plan)]
-    answers = [
+    responses = [
         chart(
             "Since the last answer",
             "How long ago Braze last answered each query. Usually it falls to zero once in a refresh.",
             since,
             unit="s",
             interval="1m",
-            limit=_too_long(plan.queries),
+            limit=_max_response_age(plan.queries),
         ),
         timeline(
             "Not answered",
@@ -103,7 +104,7 @@ def freshness(plan: Plan) -> Row:
             states={"0": {"text": "not answered", "color": "red", "index": 0}},
         ),
     ]
-    return Row("Freshness", (ages, answers))
+    return Row("Freshness", (ages, responses))
 
 
 def _units(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
@@ -115,10 +116,12 @@ def _units(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
 
 def _chosen(queries: Sequence[Query], measure: str) -> str:
     """Return a gauge of all these queries, whatever app and segment they are filtered by."""
-    families = (gauge(query.kind, query.noun, query.unit, measure) for query in queries)
-    plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.noun.labels))
-    matchers = (chosen(name, or_none=any(name not in dict(query.labels) for query in queries)) for name in plain)
-    return any_of(families, *matchers)
+    families = (build_gauge(query.kind, query.metric_group, query.unit, measure) for query in queries)
+    plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.metric_group.labels))
+    matchers = (
+        variable_matcher(name, or_none=any(name not in dict(query.labels) for query in queries)) for name in plain
+    )
+    return select_any(families, *matchers)
 
 
 def _newest(queries: Sequence[Query], measure: str) -> str:
@@ -126,15 +129,15 @@ def _newest(queries: Sequence[Query], measure: str) -> str:
     labels = dict.fromkeys(name for query in queries for name, _ in query.labels)
     units = "|".join(unit.adverb for unit in Unit)
     pattern = f"braze_(.+?)(_filtered)?_({units})_.+"
-    named = f'label_replace({_chosen(queries, measure)}, "{_NOUN}", "$1", "__name__", "{pattern}")'
-    return highest(named, (_NOUN, *labels))
+    named = f'label_replace({_chosen(queries, measure)}, "{_GROUP_LABEL}", "$1", "__name__", "{pattern}")'
+    return max_by(named, (_GROUP_LABEL, *labels))
 
 
-def _too_old(queries: Sequence[Query]) -> float:
+def _max_settled_age(queries: Sequence[Query]) -> float:
     """Return the age at which a settled bucket is outdated: as the alerts have it, at three units and its settling."""
     return max(query.settle + 3 * query.unit.seconds for query in queries)
 
 
-def _too_long(queries: Sequence[Query]) -> float:
+def _max_response_age(queries: Sequence[Query]) -> float:
     """Return the time without an answer that is no chance any more: three refreshes, and at least ten minutes."""
     return max(_TEN_MINUTES, 3 * max(query.refresh for query in queries))

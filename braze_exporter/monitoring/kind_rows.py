@@ -2,122 +2,130 @@
 
 from collections.abc import Iterator, Sequence
 
-from braze_exporter.braze.kinds import Kind, Unit
+from braze_exporter.braze.kinds import SeriesKind, Unit
 from braze_exporter.monitoring import message_panels
-from braze_exporter.monitoring.kind_texts import heading
-from braze_exporter.monitoring.overview_rows import MOST, SPANS, a_week_before
-from braze_exporter.monitoring.panel_groups import Slice, drawn, legend
+from braze_exporter.monitoring.kind_texts import kind_title
+from braze_exporter.monitoring.overview_rows import MAX_SERIES, SPANS, week_earlier
+from braze_exporter.monitoring.panel_groups import PanelGroup, legend, styled_target
 from braze_exporter.monitoring.panels import DASHED, DOTTED, Panel, Row, Target, bars, chart, steps
 from braze_exporter.scheduler.plan import Plan
 
 # With more subjects than these, the charts of each are folded away; with more kinds, all of them but the first.
-MANY = 12
-_MANY_KINDS = 3
+MAX_UNFOLDED = 12
+_MAX_UNFOLDED_KINDS = 3
 
-_PROGRESS = "orange"
-_USUAL = "#8e8e8e"
+_PROGRESS_COLOR = "orange"
+_BASELINE_COLOR = "#8e8e8e"
 
 
-def repeated(one: Slice, unit: Unit) -> str:
+def repeat_variable(group: PanelGroup, unit: Unit) -> str:
     """Return the hidden variable of the chosen subjects that have series of a unit, for which charts are repeated."""
-    return f"{one.kind.subject}_{unit.adverb}"
+    return f"{group.kind.subject_label}_{unit.adverb}"
 
 
-def is_repeated(one: Slice) -> bool:
+def is_repeated(group: PanelGroup) -> bool:
     """Return whether each subject has a chart of its own: what does not add up has no bucket that grows."""
-    return one.has_subject and not one.filters and one.noun.is_additive
+    return group.has_subject and not group.filters and group.metric_group.is_additive
 
 
-def sections(plan: Plan, found: Sequence[Slice]) -> Iterator[Row]:
+def kind_rows(plan: Plan, groups: Sequence[PanelGroup]) -> Iterator[Row]:
     """Yield the rows of all kinds; those of users, which have but a number for each day, share one."""
-    of_users = [one for one in found if _is_of_users(one.kind)]
-    kinds = list(dict.fromkeys(one.kind for one in found if not _is_of_users(one.kind)))
-    are_many = len(kinds) + bool(of_users) > _MANY_KINDS
+    of_users = [group for group in groups if _is_of_users(group.kind)]
+    kinds = list(dict.fromkeys(group.kind for group in groups if not _is_of_users(group.kind)))
+    are_many = len(kinds) + bool(of_users) > _MAX_UNFOLDED_KINDS
     for kind in kinds:
-        mine, is_folded = [one for one in found if one.kind is kind], are_many and kind is not kinds[0]
-        yield Row(heading(kind), tuple(_lines(plan, mine)), is_collapsed=is_folded)
-        for one in mine:
-            if is_repeated(one):
-                yield from (_each(plan, one, unit, is_folded=is_folded) for unit in one.units)
-    yield Row("Users", tuple(_lines(plan, of_users)), is_collapsed=are_many)
+        groups_of_kind, is_folded = [group for group in groups if group.kind is kind], are_many and kind is not kinds[0]
+        yield Row(kind_title(kind), tuple(_panel_lines(plan, groups_of_kind)), is_collapsed=is_folded)
+        for group in groups_of_kind:
+            if is_repeated(group):
+                yield from (_subject_row(plan, group, unit, is_folded=is_folded) for unit in group.units)
+    yield Row("Users", tuple(_panel_lines(plan, of_users)), is_collapsed=are_many)
 
 
-def _is_of_users(kind: Kind) -> bool:
-    return not kind.noun.labels and kind.units == (Unit.DAY,)
+def _is_of_users(kind: SeriesKind) -> bool:
+    return not kind.metric_group.labels and kind.units == (Unit.DAY,)
 
 
-def _lines(plan: Plan, found: Sequence[Slice]) -> Iterator[Sequence[Panel]]:
+def _panel_lines(plan: Plan, groups: Sequence[PanelGroup]) -> Iterator[Sequence[Panel]]:
     """Yield the lines of panels of some slices: first what is not filtered."""
-    plain = [one for one in found if not one.filters]
-    yield [_alone(plan, one, unit) for one in plain if not one.has_subject for unit in one.units] + [
-        _rolling(plan, one) for one in plain if one.is_counted and not one.has_subject and Unit.HOUR in one.units
+    plain = [group for group in groups if not group.filters]
+    yield [_total_panel(plan, group, unit) for group in plain if not group.has_subject for unit in group.units] + [
+        _rolling_panel(plan, group)
+        for group in plain
+        if group.has_counter and not group.has_subject and Unit.HOUR in group.units
     ]
-    for one in plain:
-        if one.has_subject:
-            for unit in one.units:
-                yield [_settled(one, unit), _so_far(one, unit)]
-            yield from message_panels.lines(plan, one)
-            if one.is_counted:
-                yield [*_reported(one), *([_rolling(plan, one)] if Unit.HOUR in one.units else [])]
-    beside = {(one.kind, unit): one for one in plain for unit in one.units}
-    for one in found:
-        if one.filters:
-            for unit in one.units:
-                yield list(_filtered(plan, one, unit, beside.get((one.kind, unit))))
+    for group in plain:
+        if group.has_subject:
+            for unit in group.units:
+                yield [_settled_panel(group, unit), _progress_panel(group, unit)]
+            yield from message_panels.panel_lines(plan, group)
+            if group.has_counter:
+                yield [*_increase_panels(group), *([_rolling_panel(plan, group)] if Unit.HOUR in group.units else [])]
+    beside = {(group.kind, unit): group for group in plain for unit in group.units}
+    for group in groups:
+        if group.filters:
+            for unit in group.units:
+                yield list(_filtered_panels(plan, group, unit, beside.get((group.kind, unit))))
 
 
-def _settled(one: Slice, unit: Unit) -> Panel:
+def _settled_panel(group: PanelGroup, unit: Unit) -> Panel:
     return chart(
-        f"{one.title}, settled {unit}",
+        f"{group.title}, settled {unit}",
         f"Each {unit} once it has settled, which is when its number can be trusted. Drawn at the time when it was "
         "known, as the alerts saw it.",
-        [Target(one.held(unit, "settled"), one.legend)],
+        [Target(group.last_value(unit, "settled"), group.legend)],
         unit="short",
         interval=interval(unit),
         style="steps",
-        may_sink=one.noun.may_sink,
+        can_be_negative=group.metric_group.can_be_negative,
     )
 
 
-def _so_far(one: Slice, unit: Unit) -> Panel:
+def _progress_panel(group: PanelGroup, unit: Unit) -> Panel:
     about = f"What Braze has counted of the newest {unit} so far."
-    if one.noun.is_additive:
+    if group.metric_group.is_additive:
         about += f" It grows until the {unit} ends, and a little longer: a low number says nothing yet."
     return bars(
-        f"{one.title}, {unit} in progress",
+        f"{group.title}, {unit} in progress",
         about,
-        [Target(f"topk({MOST}, {one.now(unit, 'latest')})", one.legend)],
+        [Target(f"topk({MAX_SERIES}, {group.current(unit, 'latest')})", group.legend)],
         unit="short",
-        thresholds=steps(_PROGRESS),
-        bounds=_from_zero(one),
+        thresholds=steps(_PROGRESS_COLOR),
+        bounds=_from_zero(group),
     )
 
 
-def _alone(plan: Plan, one: Slice, unit: Unit) -> Panel:
+def _total_panel(plan: Plan, group: PanelGroup, unit: Unit) -> Panel:
     """Return the chart of what is counted as a whole."""
-    return _three_lines(plan, one, unit, f"{one.title} by the {unit}")
+    return _three_lines(plan, group, unit, f"{group.title} by the {unit}")
 
 
-def _each(plan: Plan, one: Slice, unit: Unit, *, is_folded: bool) -> Row:
+def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_folded: bool) -> Row:
     """Return the charts of each subject."""
-    name = repeated(one, unit)
-    subjects = {query.subject for query in one.queries if query.unit is unit}
-    panel = _three_lines(plan, one, unit, f"${{{name}}}", repeat=name)
-    return Row(f"Each {one.kind.subject} by the {unit}", ([panel],), is_collapsed=is_folded or len(subjects) > MANY)
+    name = repeat_variable(group, unit)
+    subjects = {query.subject for query in group.queries if query.unit is unit}
+    panel = _three_lines(plan, group, unit, f"${{{name}}}", repeat=name)
+    return Row(
+        f"Each {group.kind.subject_label} by the {unit}",
+        ([panel],),
+        is_collapsed=is_folded or len(subjects) > MAX_UNFOLDED,
+    )
 
 
-def _three_lines(plan: Plan, one: Slice, unit: Unit, title: str, repeat: str = "") -> Panel:
+def _three_lines(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat: str = "") -> Panel:
     """Return a chart of the settled bucket, of the one in progress and, if it is known, of what is usual."""
-    settled = one.held(unit, "settled", subject=repeat)
+    settled = group.last_value(unit, "settled", subject=repeat)
     targets = [
-        drawn(plan, settled, legend(plan, [], "settled"), "blue"),
-        drawn(plan, _in_progress(one, unit, repeat), legend(plan, [], "in progress"), _PROGRESS, DOTTED),
+        styled_target(plan, settled, legend(plan, [], "settled"), "blue"),
+        styled_target(
+            plan, _in_progress(group, unit, repeat), legend(plan, [], "in progress"), _PROGRESS_COLOR, DOTTED
+        ),
     ]
-    grows = ", which still grows" if one.noun.is_additive else ""
+    grows = ", which still grows" if group.metric_group.is_additive else ""
     about = f"The settled {unit}, and the {unit} in progress (dotted){grows}."
-    if one.has_baseline(unit):
-        usual = one.held(unit, "baseline", subject=repeat)
-        targets.append(drawn(plan, usual, legend(plan, [], "usual"), _USUAL, DASHED))
+    if group.has_baseline(unit):
+        baseline = group.last_value(unit, "baseline", subject=repeat)
+        targets.append(styled_target(plan, baseline, legend(plan, [], "usual"), _BASELINE_COLOR, DASHED))
         about += " Usual is the median of the same time in the last weeks."
     return chart(
         title,
@@ -127,86 +135,88 @@ def _three_lines(plan: Plan, one: Slice, unit: Unit, title: str, repeat: str = "
         interval=interval(unit),
         style="steps",
         repeat=repeat,
-        may_sink=one.noun.may_sink,
+        can_be_negative=group.metric_group.can_be_negative,
     )
 
 
-def _in_progress(one: Slice, unit: Unit, subject: str) -> str:
+def _in_progress(group: PanelGroup, unit: Unit, subject: str) -> str:
     """Return the growth of the bucket that is the newest at the end of the chart: all of them would be a saw."""
     latest, start = (
-        one.held(unit, f"latest{measure}", subject=subject) for measure in ("", "_bucket_start_timestamp_seconds")
+        group.last_value(unit, f"latest{measure}", subject=subject)
+        for measure in ("", "_bucket_start_timestamp_seconds")
     )
-    newest = one.held(unit, "latest_bucket_start_timestamp_seconds", subject=subject, at="end()")
+    newest = group.last_value(unit, "latest_bucket_start_timestamp_seconds", subject=subject, at="end()")
     return f"{latest}\n  and {start}\n  == {newest}"
 
 
-def _reported(one: Slice) -> Iterator[Panel]:
+def _increase_panels(group: PanelGroup) -> Iterator[Panel]:
     for span, words in SPANS.items():
         yield bars(
-            f"{one.title}, reported in {words}",
+            f"{group.title}, reported in {words}",
             f"What Braze has reported in the last {words}. Late arrivals and repairs count when they are seen.",
-            [Target(f"topk({MOST}, {one.reported(span)})", one.legend)],
+            [Target(f"topk({MAX_SERIES}, {group.increase(span)})", group.legend)],
             unit="short",
             thresholds=steps("blue"),
             bounds={"min": 0},
         )
 
 
-def _rolling(plan: Plan, one: Slice) -> Panel:
+def _rolling_panel(plan: Plan, group: PanelGroup) -> Panel:
     return chart(
-        f"{one.title}, reported in the 24 h before",
+        f"{group.title}, reported in the 24 h before",
         "What Braze had reported in the 24 hours before each moment, of everything that is chosen, and the same a week "
         "earlier.",
         [
-            drawn(plan, f"sum({one.reported('24h')})", "now", "blue"),
-            drawn(plan, f"sum({a_week_before(one)})", "a week earlier", _USUAL, DASHED),
+            styled_target(plan, f"sum({group.increase('24h')})", "now", "blue"),
+            styled_target(plan, f"sum({week_earlier(group)})", "a week earlier", _BASELINE_COLOR, DASHED),
         ],
         unit="short",
         interval="30m",
     )
 
 
-def _filtered(plan: Plan, one: Slice, unit: Unit, total: Slice | None) -> Iterator[Panel]:
+def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGroup | None) -> Iterator[Panel]:
     """Yield what is filtered by app, segment or product, beside the total where that is asked for."""
-    settled, by = one.held(unit, "settled"), _filters(one)
-    subject = ", ".join(("workspace", *one.kind.noun.labels))
+    settled, by = group.last_value(unit, "settled"), _filters(group)
+    subject = ", ".join(("workspace", *group.kind.metric_group.labels))
     beside = []
     if total is not None:
-        all_of_it = f"{total.held(unit, 'settled')}\n  and on ({subject}) {settled}"
-        beside.append(Target(all_of_it, legend(plan, one.kind.noun.labels, "all")))
-    same = f" of the same {one.kind.subject}" if one.has_subject else ""
+        all_of_it = f"{total.last_value(unit, 'settled')}\n  and on ({subject}) {settled}"
+        beside.append(Target(all_of_it, legend(plan, group.kind.metric_group.labels, "all")))
+    same = f" of the same {group.kind.subject_label}" if group.has_subject else ""
     yield chart(
-        f"{one.title} by {by}, settled {unit}",
+        f"{group.title} by {by}, settled {unit}",
         f"Each {unit} once it has settled, of what is chosen by {by}" + (f", and all{same}." if beside else "."),
-        [Target(settled, one.legend), *beside],
+        [Target(settled, group.legend), *beside],
         unit="short",
         interval=interval(unit),
         style="steps",
-        may_sink=one.noun.may_sink,
+        can_be_negative=group.metric_group.can_be_negative,
     )
     if total is not None:
         start = "settled_bucket_start_timestamp_seconds"
         yield chart(
-            f"{one.title} by {by}, share of all, settled {unit}",
+            f"{group.title} by {by}, share of all, settled {unit}",
             "A release that breaks something shows as a share that falls, even where the total hides it. Only where "
             f"both numbers are of the same {unit}: they turn over one after the other.",
             [
                 Target(
-                    f"{settled}\n  / on ({subject}) group_left ()\n{total.held(unit, 'settled')}\n"
-                    f"  and on ({', '.join(one.labels)})\n"
-                    f"{one.held(unit, start)}\n  == on ({subject}) group_left ()\n{total.held(unit, start)}",
-                    one.legend,
+                    f"{settled}\n  / on ({subject}) group_left ()\n{total.last_value(unit, 'settled')}\n"
+                    f"  and on ({', '.join(group.labels)})\n"
+                    f"{group.last_value(unit, start)}\n  == on ({subject}) group_left "
+                    f"()\n{total.last_value(unit, start)}",
+                    group.legend,
                 )
             ],
             unit="percentunit",
             interval=interval(unit),
             style="steps",
         )
-    if one.is_counted and unit is one.units[0]:
+    if group.has_counter and unit is group.units[0]:
         yield bars(
-            f"{one.title} by {by}, reported in 24 hours",
+            f"{group.title} by {by}, reported in 24 hours",
             "What Braze has reported in the last 24 hours. Late arrivals and repairs count when they are seen.",
-            [Target(f"topk({MOST}, {one.reported('24h')})", one.legend)],
+            [Target(f"topk({MAX_SERIES}, {group.increase('24h')})", group.legend)],
             unit="short",
             thresholds=steps("blue"),
             bounds={"min": 0},
@@ -218,9 +228,9 @@ def interval(unit: Unit) -> str:
     return {Unit.HOUR: "5m", Unit.DAY: "30m"}[unit]
 
 
-def _from_zero(one: Slice) -> dict[str, float]:
-    return {} if one.noun.may_sink else {"min": 0}
+def _from_zero(group: PanelGroup) -> dict[str, float]:
+    return {} if group.metric_group.can_be_negative else {"min": 0}
 
 
-def _filters(one: Slice) -> str:
-    return " and ".join(name.removeprefix("braze_") for name in one.filters)
+def _filters(group: PanelGroup) -> str:
+    return " and ".join(name.removeprefix("braze_") for name in group.filters)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, CUSTOM_EVENTS, REVENUE, SEGMENT_USERS, Kind
+from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, CUSTOM_EVENTS, REVENUE, SEGMENT_USERS, SeriesKind
 from braze_exporter.braze.query import Query
 
 _FILTERS = {
@@ -15,7 +15,7 @@ _SENDS = "Is it still active, does what triggers it still arrive, and has its au
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class KindTexts:
     """The words for a kind. Those of sentences are templates of Prometheus, which name people's texts by labels alone.
 
     `counted` are what a query counts, `silence` is said when nothing was counted, before a time, and `advice` with it.
@@ -28,22 +28,22 @@ class Words:
     advice: str = "Look at what was released last in the apps: a broken SDK, its key, a consent banner."
 
 
-_OWN: Mapping[Kind, Words] = {
-    CUSTOM_EVENTS: Words(
+_TEXTS: Mapping[SeriesKind, KindTexts] = {
+    CUSTOM_EVENTS: KindTexts(
         "Custom events",
         "{{ $labels.event }}",
         "is",
         advice="Ask what was changed or released where the event is sent; campaigns that wait for it send nothing.",
     ),
-    REVENUE: Words("Revenue", "revenue", "is"),
-    SEGMENT_USERS: Words("Segment users", "users in the segment {{ $labels.segment }}"),
-    CAMPAIGNS: Words(
+    REVENUE: KindTexts("Revenue", "revenue", "is"),
+    SEGMENT_USERS: KindTexts("Segment users", "users in the segment {{ $labels.segment }}"),
+    CAMPAIGNS: KindTexts(
         "Messages sent",
         "messages of the campaign {{ $labels.campaign }}",
         silence="The campaign {{ $labels.campaign }} in {{ $labels.workspace }} has sent nothing",
         advice=_SENDS,
     ),
-    CANVASES: Words(
+    CANVASES: KindTexts(
         "Canvas entries",
         "entries into the Canvas {{ $labels.canvas }}",
         silence="Nobody has entered the Canvas {{ $labels.canvas }} in {{ $labels.workspace }}",
@@ -52,38 +52,38 @@ _OWN: Mapping[Kind, Words] = {
 }
 
 
-def words(kind: Kind) -> Words:
+def kind_texts(kind: SeriesKind) -> KindTexts:
     """Return the words for a kind; most are called as their section in the config."""
-    name = heading(kind)
-    return _OWN.get(kind) or Words(name, name.lower())
+    title = kind_title(kind)
+    return _TEXTS.get(kind) or KindTexts(title, title.lower())
 
 
-def heading(kind: Kind) -> str:
+def kind_title(kind: SeriesKind) -> str:
     """Return what a kind is called as a whole."""
     return kind.section.replace("_", " ").capitalize()
 
 
-def alert_of(kind: Kind) -> str:
+def alert_prefix(kind: SeriesKind) -> str:
     """Return how the names of a kind's alerts begin: with its subject if every query has one."""
-    name = kind.subject if kind.subject in kind.noun.labels else kind.section
+    name = kind.subject_label if kind.subject_label in kind.metric_group.labels else kind.section
     return f"Braze{name.title().replace('_', '')}"
 
 
-def what(query: Query) -> str:
+def query_text(query: Query) -> str:
     """Return the template that names what a query, or another one of its families, counts, by its labels alone."""
-    plain = query.kind.noun.labels
-    filters = "".join(_FILTERS[name] for name in query.noun.labels if name not in plain)
-    return f"{words(query.kind).counted}{filters} in {{{{ $labels.workspace }}}}"
+    plain = query.kind.metric_group.labels
+    filters = "".join(_FILTERS[name] for name in query.metric_group.labels if name not in plain)
+    return f"{kind_texts(query.kind).counted}{filters} in {{{{ $labels.workspace }}}}"
 
 
-def silence(query: Query, span: str) -> str:
+def silence_text(query: Query, span: str) -> str:
     """Return the sentence for a query that has counted nothing for a span of time."""
-    found = words(query.kind)
-    were = {"are": "were", "is": "was"}[found.are]
-    said = found.silence or f"No {what(query)} {were} counted"
-    return f"{said} for {span} or longer."
+    texts = kind_texts(query.kind)
+    were = {"are": "were", "is": "was"}[texts.are]
+    sentence = texts.silence or f"No {query_text(query)} {were} counted"
+    return f"{sentence} for {span} or longer."
 
 
-def capital(text: str) -> str:
+def capitalize(text: str) -> str:
     """Return a text as a sentence begins; the name of an event stays as it is."""
     return text[:1].upper() + text[1:]

@@ -79,19 +79,19 @@ class Grid:
         }
         self._bottom += 1
         below = self._bottom
-        found = list(self._lines(row.lines))
+        panels = list(self._lines(row.lines))
         if row.is_collapsed:
-            heading["panels"] = found
+            heading["panels"] = panels
             self._bottom = below  # what is folded takes no room
-            found = []
-        self.panels += [heading, *found]
+            panels = []
+        self.panels += [heading, *panels]
 
     def _lines(self, lines: Iterable[Sequence[Panel]]) -> Iterator[Json]:
         for line in lines:
             edges = [_COLUMNS * at // max(len(line), 1) for at in range(len(line) + 1)]
             for panel, left, right in zip(line, edges, edges[1:], strict=False):
-                place = {"x": left, "y": self._bottom, "w": right - left, "h": panel.height}
-                yield _json(panel, self._next(), place)
+                position = {"x": left, "y": self._bottom, "w": right - left, "h": panel.height}
+                yield _panel_json(panel, self._next(), position)
             self._bottom += max((panel.height for panel in line), default=0)
 
     def _next(self) -> int:
@@ -99,16 +99,16 @@ class Grid:
         return self._number
 
 
-def _json(panel: Panel, number: int, place: Json) -> Json:
+def _panel_json(panel: Panel, number: int, position: Json) -> Json:
     now = panel.type in {"stat", "bargauge"}
     names = [chr(ord("A") + index) for index in range(len(panel.targets))]
-    found: Json = {
+    result: Json = {
         "type": panel.type,
         "id": number,
         "title": panel.title,
         "description": panel.description,
         "datasource": DATASOURCE,
-        "gridPos": place,
+        "gridPos": position,
         "targets": [
             {
                 "refId": name,
@@ -128,10 +128,10 @@ def _json(panel: Panel, number: int, place: Json) -> Json:
         "options": panel.options,
     }
     if panel.interval:
-        found["interval"] = panel.interval
+        result["interval"] = panel.interval
     if panel.repeat:
-        found |= {"repeat": panel.repeat, "repeatDirection": "h", "maxPerRow": 3}
-    return found
+        result |= {"repeat": panel.repeat, "repeatDirection": "h", "maxPerRow": 3}
+    return result
 
 
 def _override(target: Target) -> Json:
@@ -146,8 +146,8 @@ def _override(target: Target) -> Json:
 
 def steps(first: str, *others: tuple[float, str]) -> Json:
     """Return thresholds: a colour, and from which value on another one counts."""
-    found = [{"value": None, "color": first}, *({"value": value, "color": color} for value, color in others)]
-    return {"mode": "absolute", "steps": found}
+    result = [{"value": None, "color": first}, *({"value": value, "color": color} for value, color in others)]
+    return {"mode": "absolute", "steps": result}
 
 
 def stat(
@@ -170,13 +170,13 @@ def stat(
     if words is not None:
         options = {value: {"text": word, "index": index} for index, (value, word) in enumerate(words.items())}
         defaults["mappings"] = [{"type": "value", "options": options}]
-    shown = {
+    panel_options = {
         "colorMode": "value",
         "graphMode": "none",
         "textMode": "value_and_name" if any(target.legend for target in targets) else "value",
-        **_last(),
+        **_last_value_options(),
     }
-    return Panel(title, description, "stat", targets, defaults, shown, height=4)
+    return Panel(title, description, "stat", targets, defaults, panel_options, height=4)
 
 
 def bars(
@@ -186,19 +186,19 @@ def bars(
     *,
     unit: str,
     thresholds: Json,
-    none: str = "none",
+    no_value: str = "none",
     bounds: Mapping[str, float] | None = None,
 ) -> Panel:
     """Return a panel with a horizontal bar for each series, in the order of the query."""
     defaults = {
         "unit": unit,
         "decimals": 0,
-        "noValue": none,
+        "noValue": no_value,
         "color": {"mode": "thresholds"},
         "thresholds": thresholds,
         **(bounds or {}),
     }
-    options = {"displayMode": "basic", "orientation": "horizontal", "showUnfilled": True, **_last()}
+    options = {"displayMode": "basic", "orientation": "horizontal", "showUnfilled": True, **_last_value_options()}
     return Panel(title, description, "bargauge", tuple(targets), defaults, options)
 
 
@@ -212,11 +212,12 @@ def chart(
     limit: float | None = None,
     style: str = "line",
     repeat: str = "",
-    may_sink: bool = False,
+    can_be_negative: bool = False,
 ) -> Panel:
     """Return a panel with lines over time, of one of the styles `line`, `steps`, `bars` and `stacked`.
 
-    A `limit` is a dashed red line. What is drawn is a count, a share or an age, and begins at 0 unless it `may_sink`.
+    A `limit` is a dashed red line. What is drawn is a count, a share or an age, and begins at 0 unless it
+    `can_be_negative`.
     """
     stacked = style in {"bars", "stacked"}
     custom: Json = {
@@ -229,7 +230,7 @@ def chart(
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
     }
     defaults: Json = {"unit": unit, "color": {"mode": "palette-classic"}, "custom": custom}
-    if not may_sink:
+    if not can_be_negative:
         defaults["min"] = 0
     if limit is not None:
         custom["thresholdsStyle"] = {"mode": "dashed"}
@@ -254,5 +255,5 @@ def timeline(title: str, description: str, targets: Sequence[Target], *, states:
     return Panel(title, description, "state-timeline", tuple(targets), defaults, options, interval="1m")
 
 
-def _last() -> Json:
+def _last_value_options() -> Json:
     return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from braze_exporter.braze.query import Query
 from braze_exporter.config.schema import Alerts
 from braze_exporter.config.values import duration
-from braze_exporter.metrics.promql import Matched, number
+from braze_exporter.metrics.promql import LabelRegex, format_number
 from braze_exporter.metrics.self_metrics import STATE_WRITE_FAILURES
-from braze_exporter.monitoring.kind_texts import alert_of, capital, silence, what, words
-from braze_exporter.monitoring.query_expr import Number
+from braze_exporter.monitoring.kind_texts import alert_prefix, capitalize, kind_texts, query_text, silence_text
+from braze_exporter.monitoring.query_expr import QueryExpr
 from braze_exporter.monitoring.rule import Rule
-from braze_exporter.scheduler.plan import MISSED_REFRESHES
+from braze_exporter.scheduler.plan import MAX_MISSED_REFRESHES
 
 # An answer is news for as long, if no more fetches than may be are missed.
-_NEWS = 600.0
+_MIN_RESULT_AGE_SECONDS = 600.0
 # The paragraph of the README for each sort of alert, whatever it counts.
-RUNBOOKS_OF = {
+RUNBOOK_HEADINGS = {
     "Silent": "Silent",
     "NoData": "No data",
     "Drop": "Drop",
@@ -28,26 +28,26 @@ _STARTED = "process_start_time_seconds"
 _TARGET = "on (job, instance)"
 
 
-def news(query: Query) -> float:
+def max_result_age(query: Query) -> float:
     """Return how old the last answer may be, in seconds, before that tells something."""
-    return max(MISSED_REFRESHES * query.refresh, _NEWS)
+    return max(MAX_MISSED_REFRESHES * query.refresh, _MIN_RESULT_AGE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A query with its alerts. `feeder` feeds its counter, if it has one; that lasts if `is_durable`."""
+class QueryAlerts:
+    """A query with its alerts. `counter_source` feeds its counter, if it has one; that lasts if `is_durable`."""
 
     query: Query
     alerts: Alerts
-    feeder: Query | None
+    counter_source: Query | None
     is_durable: bool
 
     def rules(self) -> Iterator[Rule]:
         """Yield the rules that its alerts ask for."""
         alerts = self.alerts
-        silent = alerts.silent if self.feeder is not None else None
-        if silent is not None and self.feeder is not None:
-            yield self._silent(silent, self.feeder)
+        silent = alerts.silent if self.counter_source is not None else None
+        if silent is not None and self.counter_source is not None:
+            yield self._silent(silent, self.counter_source)
         if (silent, alerts.drop, alerts.below) != (None, None, None):
             yield self._no_data(silent or 0.0)
         if alerts.drop is not None:
@@ -57,41 +57,44 @@ class Asked:
         if alerts.above is not None:
             yield self._beyond("Above", ">", alerts.above, "over")
 
-    def _silent(self, silent: float, feeder: Query) -> Rule:
+    def _silent(self, silent: float, counter_source: Query) -> Rule:
         """Return the rule for a counter that stands still while Braze answers.
 
         Where the counter does not tell of the time, nothing is said: after a restart without a state file, while that
         cannot be written, and where Braze had not answered yet when the time began.
         """
-        counted, span = Number(feeder), duration(silent)
+        expression, span = QueryExpr(counter_source), duration(silent)
         if self.is_durable:
-            untrue = f"increase({STATE_WRITE_FAILURES.name}[{duration(news(feeder))}]) > 0"
+            untrue = f"increase({STATE_WRITE_FAILURES.name}[{duration(max_result_age(counter_source))}]) > 0"
         else:
-            untrue = f"time() - {_STARTED} < {number(silent)}"
-        told = counted.total(unless=f" unless {_TARGET} ({untrue})")
-        since = counted.gauge("last_success_timestamp_seconds", offset=span)
+            untrue = f"time() - {_STARTED} < {format_number(silent)}"
+        total = expression.total(unless=f" unless {_TARGET} ({untrue})")
+        since = expression.gauge("last_success_timestamp_seconds", offset=span)
         return self._rule(
             "Silent",
-            f"{told}\n  == {counted.total(offset=span)}\n"
-            f"and time() - {counted.gauge('last_success_timestamp_seconds')} < {number(news(feeder))}\n"
+            f"{total}\n  == {expression.total(offset=span)}\n"
+            f"and time() - {expression.gauge('last_success_timestamp_seconds')} < "
+            f"{format_number(max_result_age(counter_source))}\n"
             f"and {since} > 0",
-            silence(self.query, span),
-            f"Braze answers, and reports nothing new. {words(self.query.kind).advice}",
+            silence_text(self.query, span),
+            f"Braze answers, and reports nothing new. {kind_texts(self.query.kind).advice}",
         )
 
     def _no_data(self, silent: float) -> Rule:
         """Return the rule for answers that are empty or outdated: the other rules see nothing in them."""
         query, oldest = self.query, max(silent, self.query.settle + 3 * self.query.unit.seconds)
-        of = Number(query)
-        up, start = of.gauge("up"), of.gauge("settled_bucket_start_timestamp_seconds")
+        expression = QueryExpr(query)
+        up, start = expression.gauge("up"), expression.gauge("settled_bucket_start_timestamp_seconds")
         return self._rule(
             "NoData",
-            f"(\n  time() - {start} > {number(oldest)}\n"
-            f"  or time() - {start} unless {of.gauge('settled')}\n"
+            f"(\n  time() - {start} > {format_number(oldest)}\n"
+            f"  or time() - {start} unless {expression.gauge('settled')}\n"
             f"  or 0 * {up} unless {start}\n)\n"
             f"and {up} == 1\n"
-            f"and time() - {of.gauge('last_success_timestamp_seconds')} < {number(news(query))}",
-            f"Braze answers for {what(query)}, but with {{{{ if $value }}}}no settled {query.unit} since the one that "
+            f"and time() - {expression.gauge('last_success_timestamp_seconds')} < "
+            f"{format_number(max_result_age(query))}",
+            f"Braze answers for {query_text(query)}, but with {{{{ if $value }}}}no settled {query.unit} since the "
+            "one that "
             "began {{ $value | humanizeDuration }} ago{{ else }}nothing at all{{ end }}.",
             "Empty and outdated answers hide what happens, and the other alerts see nothing in them. Is the name or "
             "the identifier right, to the letter, and is it neither archived, blocklisted nor deleted in Braze? If it "
@@ -100,16 +103,19 @@ class Asked:
 
     def _drop(self, drop: float) -> Rule:
         """Return the rule for a settled bucket that is far from what is usual; a ratio, since that is exact."""
-        query, of = self.query, Number(self.query)
+        query, expression = self.query, QueryExpr(self.query)
         when = {"hour": "at this hour of the week", "day": "on this day of the week"}[query.unit]
-        by_app = " Compare the apps: if only one has fallen, look at its last release." if query.kind.filtered else ""
+        by_app = (
+            " Compare the apps: if only one has fallen, look at its last release." if query.kind.filtered_group else ""
+        )
         return self._rule(
             "Drop",
-            f"{of.gauge('settled')}\n  / ({of.gauge('baseline')} >= {number(self.alerts.min)})\n"
-            f"  <= {number(1 - drop)}",
-            f"{capital(what(query))} {words(query.kind).are} at {{{{ $value | humanizePercentage }}}} of what is "
+            f"{expression.gauge('settled')}\n  / ({expression.gauge('baseline')} >= {format_number(self.alerts.min)})\n"
+            f"  <= {format_number(1 - drop)}",
+            f"{capitalize(query_text(query))} {kind_texts(query.kind).are} at {{{{ $value | humanizePercentage }}}} "
+            "of what is "
             "usual.",
-            f"That is the newest settled {query.unit} against the median of the last {query.weeks} weeks "
+            f"That is the newest settled {query.unit} against the median of the last {query.baseline_weeks} weeks "
             f"{when}.{by_app}",
         )
 
@@ -117,27 +123,28 @@ class Asked:
         query = self.query
         return self._rule(
             name,
-            f"{Number(query).gauge('settled')} {sign} {number(limit)}",
-            f"{capital(what(query))}: {{{{ $value | humanize }}}} in a settled {query.unit}, {beyond} {number(limit)}.",
+            f"{QueryExpr(query).gauge('settled')} {sign} {format_number(limit)}",
+            f"{capitalize(query_text(query))}: {{{{ $value | humanize }}}} in a settled {query.unit}, {beyond} "
+            f"{format_number(limit)}.",
             f"The {query.unit} has ended and settled. The limit is the same at all times: where the time matters, "
             "`drop` fits better, which compares with what is usual for it.",
         )
 
     @property
-    def _wildcard(self) -> dict[str, str]:
+    def _selector_labels(self) -> dict[str, str]:
         """What tells the rules of wildcards apart, whose series tell their subjects."""
-        return {"match": str(self.query.subject)} if isinstance(self.query.subject, Matched) else {}
+        return {"match": str(self.query.subject)} if isinstance(self.query.subject, LabelRegex) else {}
 
     def _rule(self, sort: str, expr: str, summary: str, description: str) -> Rule:
         alerts, query = self.alerts, self.query
         return Rule(
-            alert=f"{alert_of(query.kind)}{sort}",
-            expr=Number(query).chosen(expr),
+            alert=f"{alert_prefix(query.kind)}{sort}",
+            expr=QueryExpr(query).restrict(expr),
             wait=alerts.wait,
             summary=summary,
             description=description,
             severity=alerts.severity,
             # Without the unit an alert by the hour and one by the day would be the same.
-            labels={**alerts.labels, "unit": query.unit.value, **Number(query).identity, **self._wildcard},
-            runbook=RUNBOOKS_OF[sort],
+            labels={**alerts.labels, "unit": query.unit.value, **QueryExpr(query).identity, **self._selector_labels},
+            runbook=RUNBOOK_HEADINGS[sort],
         )

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 import requests
 
-from braze_exporter.braze.calls import Call
+from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.client import Client
-from braze_exporter.braze.transport import USUAL_TIMEOUTS, Timeouts, Transport
+from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts, Transport
 from braze_exporter.config.schema import Workspace
 from braze_exporter.config.secrets import ApiKey, Secret
 
@@ -19,8 +19,8 @@ def open_client(
     proxies: Callable[[str], Mapping[str, str]],
     wall: Callable[[], float],
     monotonic: Callable[[], float],
-    on_call: Callable[[Call], None] = lambda _call: None,
-    timeouts: Timeouts = USUAL_TIMEOUTS,
+    on_call: Callable[[CallEvent], None] = lambda _call: None,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Client:
     """Return who asks Braze for a workspace with its `key`, over `session` and through the `proxies` to its url."""
     url = workspace.rest_endpoint

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from braze_exporter.braze.calls import Call
+from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.errors import Reason
-from braze_exporter.braze.kinds import Kind
-from braze_exporter.scheduler.admission import REJECTED
-from braze_exporter.scheduler.plan import Discovered, Plan
-from braze_exporter.scheduler.query_state import Answer, Entry, Reading
+from braze_exporter.braze.kinds import SeriesKind
+from braze_exporter.scheduler.admission import KEY_REJECTED
+from braze_exporter.scheduler.plan import Plan, SelectionResult
+from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 
 # So many queries of a workspace are named that fail for one reason; the rest is summed up. The metrics name them all.
-MOST_NAMED = 3
+MAX_LOGGED_QUERIES = 3
 # A clock that is further off than this, beyond the time that the answer took, is worth a word.
-CLOCK_TOLERANCE = 60.0
+CLOCK_TOLERANCE_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -33,114 +33,133 @@ class _Group(NamedTuple):
 class _Outage:
     """The queries of a workspace that fail for one reason, the most there were, and whether the rest was summed up."""
 
-    failing: set[Entry] = field(default_factory=set)
-    worst: int = 0
-    summed_up: bool = False
+    failing: set[QueryState] = field(default_factory=set)
+    max_failing: int = 0
+    is_summarized: bool = False
 
 
-class Journal:
+class FetchLog:
     """Notes what happens to queries, which comes one at a time, and calls, which come from many threads."""
 
     def __init__(self) -> None:
         """Begin with nothing failing."""
         self._outages: dict[_Group, _Outage] = {}
-        self._failing: dict[Entry, _Group] = {}
-        self._unlisted: set[tuple[str, Kind, str]] = set()
-        self._discovered: dict[tuple[str, Kind], Discovered] = {}
+        self._failing: dict[QueryState, _Group] = {}
+        self._unlisted: set[tuple[str, SeriesKind, str]] = set()
+        self._selection_results: dict[tuple[str, SeriesKind], SelectionResult] = {}
         self._lock = threading.Lock()
-        self._off: set[str] = set()
+        self._clock_differs: set[str] = set()
 
-    def note_entries(self, entries: Sequence[Entry]) -> None:
+    def on_queries(self, entries: Sequence[QueryState]) -> None:
         """Forget the queries that are not in the plan any more."""
-        for entry in [entry for entry in self._failing if entry.gone]:
-            self._leave(entry)
+        for query_state in [query_state for query_state in self._failing if query_state.removed]:
+            self._remove_failure(query_state)
         with self._lock:
-            self._off &= {entry.query.workspace for entry in entries}
+            self._clock_differs &= {query_state.query.workspace for query_state in entries}
 
-    def note_reading(self, entry: Entry, before: Reading | None) -> None:  # noqa: ARG002 - what counts is what it knows
+    def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:  # noqa: ARG002 - what counts is what it knows
         """Log what a new reading changes."""
-        self.note_hold(entry)
+        self.on_circuit_change(query_state)
 
-    def note_repair(self, entry: Entry, answer: Answer) -> None:
+    def on_repair(self, query_state: QueryState, response: Response) -> None:
         """Log nothing: what older buckets tell changes nothing about the query."""
 
-    def note_hold(self, entry: Entry) -> None:
+    def on_circuit_change(self, query_state: QueryState) -> None:
         """Log it if a query is not answered for another reason than before, or answered again."""
-        error, before = entry.error, self._failing.get(entry)
+        error, before = query_state.error, self._failing.get(query_state)
         if error is None:
             if before is not None:
-                self._leave(entry)
+                self._remove_failure(query_state)
             return
         # A 401 is of the key or of a permission, and what it is of is known by what holds the query.
         detail = error.detail if error.reason is Reason.UNAUTHORIZED else ""
-        group = _Group(entry.query.workspace, error.reason, detail)
-        if before is not None and before.reason is error.reason and (before == group or entry.held is None):
+        group = _Group(query_state.query.workspace, error.reason, detail)
+        if (
+            before is not None
+            and before.reason is error.reason
+            and (before == group or query_state.circuit_error is None)
+        ):
             return
         if before is not None:
-            self._leave(entry, is_still_failing=before.reason is error.reason)
-        self._failing[entry] = group
-        self._enter(group, entry, error.detail)
+            self._remove_failure(query_state, is_still_failing=before.reason is error.reason)
+        self._failing[query_state] = group
+        self._add_failure(group, query_state, error.detail)
 
-    def note_lists(self, plan: Plan) -> None:
+    def log_lists(self, plan: Plan) -> None:
         """Log what Braze's lists lack that the config names, and what wildcards take and is left out, once."""
-        unlisted = {(named.workspace, named.kind, named.subject): named for named in plan.named if not named.is_listed}
-        for named in (named for key, named in unlisted.items() if key not in self._unlisted):
-            fields = {"workspace": named.workspace, "kind": named.kind.section, named.kind.subject: named.subject}
-            if named.nearest:
-                fields["nearest"] = ", ".join(named.nearest)
+        unlisted = {
+            (subject.workspace, subject.kind, subject.subject): subject
+            for subject in plan.configured_subjects
+            if not subject.is_listed
+        }
+        for subject in (subject for key, subject in unlisted.items() if key not in self._unlisted):
+            fields = {
+                "workspace": subject.workspace,
+                "kind": subject.kind.section,
+                subject.kind.subject_label: subject.subject,
+            }
+            if subject.suggestions:
+                fields["nearest"] = ", ".join(subject.suggestions)
             _log.warning("not in Braze's list", extra={"fields": fields})
         self._unlisted = {*unlisted}
-        for found in plan.discovered:
-            if found != self._discovered.get((found.workspace, found.kind)):
-                fields = {"workspace": found.workspace, "kind": found.kind.section}
-                counts = {"found": found.found, "matched": found.matched, "left_out": found.left_out}
-                level = logging.WARNING if found.left_out else logging.INFO
+        for selection in plan.selection_results:
+            if selection != self._selection_results.get((selection.workspace, selection.kind)):
+                fields = {"workspace": selection.workspace, "kind": selection.kind.section}
+                counts = {"found": selection.listed, "matched": selection.matched, "left_out": selection.skipped}
+                level = logging.WARNING if selection.skipped else logging.INFO
                 _log.log(level, "wildcards take of Braze's list", extra={"fields": fields | counts})
-        self._discovered = {(found.workspace, found.kind): found for found in plan.discovered}
+        self._selection_results = {
+            (selection.workspace, selection.kind): selection for selection in plan.selection_results
+        }
 
-    def note_call(self, call: Call) -> None:
+    def log_call(self, call: CallEvent) -> None:
         """Log when a pool comes to rest, when our clock and Braze's begin to differ, and when they agree again."""
-        if call.rests is not None:
+        if call.pause_seconds is not None:
             why = "HTTP 429" if call.reason is Reason.RATE_LIMITED else "what is left of Braze's limit is in reserve"
-            fields = {"workspace": call.workspace, "pool": call.pool, "because": why, "seconds": round(call.rests)}
+            fields = {
+                "workspace": call.workspace,
+                "pool": call.pool,
+                "because": why,
+                "seconds": round(call.pause_seconds),
+            }
             _log.warning("no calls until Braze's window ends", extra={"fields": fields})
         if call.clock_offset is None:
             return
-        is_off = abs(call.clock_offset) > CLOCK_TOLERANCE + call.seconds
+        is_off = abs(call.clock_offset) > CLOCK_TOLERANCE_SECONDS + call.seconds
         with self._lock:
-            if is_off == (call.workspace in self._off):
+            if is_off == (call.workspace in self._clock_differs):
                 return
-            self._off ^= {call.workspace}
+            self._clock_differs ^= {call.workspace}
         fields = {"workspace": call.workspace, "braze_is_ahead_by_seconds": round(call.clock_offset)}
         if is_off:
             _log.warning("our clock and Braze's differ: buckets settle too early or late", extra={"fields": fields})
         else:
             _log.info("our clock and Braze's agree again", extra={"fields": fields})
 
-    def _enter(self, group: _Group, entry: Entry, detail: str) -> None:
+    def _add_failure(self, group: _Group, query_state: QueryState, detail: str) -> None:
         outage = self._outages.setdefault(group, _Outage())
-        outage.failing.add(entry)
-        outage.worst = max(outage.worst, len(outage.failing))
-        query = entry.query
-        if group.refused == REJECTED:  # that is of the workspace: no query is named
-            if not outage.summed_up:
+        outage.failing.add(query_state)
+        outage.max_failing = max(outage.max_failing, len(outage.failing))
+        query = query_state.query
+        if group.refused == KEY_REJECTED:  # that is of the workspace: no query is named
+            if not outage.is_summarized:
                 fields = {"workspace": group.workspace, "reason": group.reason, "detail": detail}
                 _log.warning("API key rejected", extra={"fields": fields})
-            outage.summed_up = True
-        elif len(outage.failing) <= MOST_NAMED:
+            outage.is_summarized = True
+        elif len(outage.failing) <= MAX_LOGGED_QUERIES:
             fields = {**dict(query.labels), "unit": query.unit, "reason": group.reason, "detail": detail}
             _log.warning("query not answered", extra={"fields": fields})
-        elif not outage.summed_up:
-            outage.summed_up = True
+        elif not outage.is_summarized:
+            outage.is_summarized = True
             fields = {"workspace": group.workspace, "reason": group.reason}
             _log.warning("more queries not answered for the same reason", extra={"fields": fields})
 
-    def _leave(self, entry: Entry, *, is_still_failing: bool = False) -> None:
-        group = self._failing.pop(entry)
+    def _remove_failure(self, query_state: QueryState, *, is_still_failing: bool = False) -> None:
+        group = self._failing.pop(query_state)
         outage = self._outages[group]
-        outage.failing.discard(entry)
+        outage.failing.discard(query_state)
         if not outage.failing:
             del self._outages[group]
             if not is_still_failing:
-                fields = {"workspace": group.workspace, "reason": group.reason, "queries": outage.worst}
+                fields = {"workspace": group.workspace, "reason": group.reason, "queries": outage.max_failing}
                 _log.info("no query fails for this reason any more", extra={"fields": fields})

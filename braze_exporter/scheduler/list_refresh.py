@@ -12,27 +12,27 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.lists import Listed, Listing
-from braze_exporter.scheduler.admission import REFUSALS
-from braze_exporter.scheduler.errors import Held, Withheld
-from braze_exporter.scheduler.list_pager import Admitter, Asker, Busy, Walk
-from braze_exporter.scheduler.selectors import Known, Lists
+from braze_exporter.braze.lists import ListEndpoint, ListItem
+from braze_exporter.scheduler.admission import AUTH_REASONS
+from braze_exporter.scheduler.errors import CircuitOpen, Deferred
+from braze_exporter.scheduler.list_pager import Admitter, ListPager, PageFetcher, ProbeInFlight
+from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots
 
 # How often a list is read, in seconds.
-EVERY = 3_600.0
+LIST_INTERVAL_SECONDS = 3_600.0
 # A list that was withheld goes on after so long, and one that failed begins anew, the longer the more often it failed.
-RETRY = 60.0
+RETRY_SECONDS = 60.0
 # The permissions of a key cannot be changed, only the key; an address that is not allowed may be.
-FORBIDDEN_RETRY = 86_400.0
+FORBIDDEN_RETRY_SECONDS = 86_400.0
 # So many rows that are not listed any more keep their names.
-_MOST_GONE = 10_000
+_MAX_REMOVED = 10_000
 # How soon it is tried again, in seconds, whether a page may be asked for while another call goes alone.
-_TRY = 0.1
+_POLL_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
+class WorkspaceKey(NamedTuple):
     """A workspace, and where its Braze is: what was listed there is true of no other."""
 
     workspace: str
@@ -40,12 +40,12 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WorkspaceLists:
     """Which lists of a place are read, and who asks for them, and whether with the same key as before."""
 
-    listings: Sequence[Listing]
-    asker: Asker
-    admitter: Admitter
+    list_endpoints: Sequence[ListEndpoint]
+    page_fetcher: PageFetcher
+    admission: Admitter
     is_same_key: bool
 
 
@@ -56,34 +56,34 @@ class ListState:
     In so many `seconds` the next scrape has it read, or read on.
     """
 
-    listing: Listing
+    list_endpoint: ListEndpoint
     read_at: float
     error: BrazeError | None
     seconds: float
 
 
 @dataclass(slots=True, eq=False)
-class _List:
+class _ListReadState:
     """One list as it stands: the last whole one, or None, and when it is to be read or read on.
 
-    `missed` are the ids of what is known yet and was not listed, the last time. `walk` is how far it was read, `busy`
-    means queued or being read, `error` is why it could not be, the last time. `read_at` is 0 until it was, in seconds
-    since the epoch.
+    `missing_ids` are the ids of what is known yet and was not listed, the last time. `pager` is how far it was read,
+    `in_flight` means queued or being read, `error` is why it could not be, the last time. `read_at` is 0 until it was,
+    in seconds since the epoch.
     """
 
-    place: Place
-    listing: Listing
+    workspace_key: WorkspaceKey
+    list_endpoint: ListEndpoint
     next_at: float
-    known: Known | None = None
-    missed: frozenset[str] = frozenset()
-    walk: Walk | None = None
-    busy: bool = False
+    known: ListSnapshot | None = None
+    missing_ids: frozenset[str] = frozenset()
+    pager: ListPager | None = None
+    in_flight: bool = False
     failures: int = 0
     error: BrazeError | None = None
     read_at: float = 0.0
 
 
-class Discovery:
+class ListRefresher:
     """Reads lists in a thread of its own. Thread-safe."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Discovery:
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
         on_end: Callable[[], None],
-        on_deferred: Callable[[str, Listing], None] = lambda _workspace, _listing: None,
+        on_deferred: Callable[[str, ListEndpoint], None] = lambda _workspace, _listing: None,
     ) -> None:
         """Begin without lists.
 
@@ -107,70 +107,86 @@ class Discovery:
         self._on_end = on_end
         self._on_deferred = on_deferred
         self._changed = threading.Condition()
-        self._lists: dict[tuple[Place, Listing], _List] = {}
-        self._wanted: Mapping[Place, Wanted] = {}
-        self._due: deque[_List] = deque()
+        self._lists: dict[tuple[WorkspaceKey, ListEndpoint], _ListReadState] = {}
+        self._workspace_lists: Mapping[WorkspaceKey, WorkspaceLists] = {}
+        self._due: deque[_ListReadState] = deque()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._is_closed = False
 
-    def use(self, wanted: Mapping[Place, Wanted]) -> None:
+    def set_lists(self, wanted: Mapping[WorkspaceKey, WorkspaceLists]) -> None:
         """Read these lists from now on, and forget all others.
 
         All are due at once, but for those that the same key was refused.
         """
         with self._changed:
             now = self._monotonic()
-            keys = [(place, listing) for place, found in wanted.items() for listing in found.listings]
-            self._lists = {key: self._lists.get(key) or _List(*key, next_at=now) for key in keys}
-            self._wanted = wanted
-            for one in self._lists.values():
-                one.walk = None
-                if not (wanted[one.place].is_same_key and _is_refused(one)):
-                    one.next_at = now
+            keys = [
+                (workspace_key, list_endpoint)
+                for workspace_key, workspace_lists in wanted.items()
+                for list_endpoint in workspace_lists.list_endpoints
+            ]
+            self._lists = {key: self._lists.get(key) or _ListReadState(*key, next_at=now) for key in keys}
+            self._workspace_lists = wanted
+            for read_state in self._lists.values():
+                read_state.pager = None
+                if not (wanted[read_state.workspace_key].is_same_key and _is_rejected(read_state)):
+                    read_state.next_at = now
 
-    def try_again(self, place: Place) -> None:
+    def try_again(self, workspace_key: WorkspaceKey) -> None:
         """Have the lists of a place read by the next scrape that were refused: the key is another one now."""
         with self._changed:
-            for one in self._lists.values():
-                if one.place == place and _is_refused(one):
-                    one.next_at = self._monotonic()
+            for read_state in self._lists.values():
+                if read_state.workspace_key == workspace_key and _is_rejected(read_state):
+                    read_state.next_at = self._monotonic()
 
-    def known(self) -> Lists:
+    def known_lists(self) -> ListSnapshots:
         """Return what is known."""
         with self._changed:
             lists = self._lists.values()
-            return {(one.place.workspace, one.listing): one.known for one in lists if one.known is not None}
+            return {
+                (read_state.workspace_key.workspace, read_state.list_endpoint): read_state.known
+                for read_state in lists
+                if read_state.known is not None
+            }
 
-    def awaited(self) -> set[tuple[str, Listing]]:
+    def pending_lists(self) -> set[tuple[str, ListEndpoint]]:
         """Return the lists that are not known and may yet be, with the name of the workspace before each."""
         with self._changed:
             return {
-                (one.place.workspace, one.listing)
-                for one in self._lists.values()
-                if one.known is None and not (_is_refused(one) and self._wanted[one.place].admitter.is_key_accepted)
+                (read_state.workspace_key.workspace, read_state.list_endpoint)
+                for read_state in self._lists.values()
+                if read_state.known is None
+                and not (
+                    _is_rejected(read_state)
+                    and self._workspace_lists[read_state.workspace_key].admission.is_key_accepted
+                )
             }
 
     def states(self) -> Mapping[str, Sequence[ListState]]:
         """Return how the lists stand, by the name of the workspace."""
-        found: dict[str, list[ListState]] = {}
+        states: dict[str, list[ListState]] = {}
         with self._changed:
             now = self._monotonic()
-            for one in self._lists.values():
-                state = ListState(one.listing, one.read_at, one.error, max(0.0, one.next_at - now))
-                found.setdefault(one.place.workspace, []).append(state)
-        return found
+            for read_state in self._lists.values():
+                list_state = ListState(
+                    read_state.list_endpoint, read_state.read_at, read_state.error, max(0.0, read_state.next_at - now)
+                )
+                states.setdefault(read_state.workspace_key.workspace, []).append(list_state)
+        return states
 
     def refresh(self) -> None:
         """Have the lists read that are due."""
         with self._changed:
-            if self._closed:
+            if self._is_closed:
                 return
             now = self._monotonic()
-            for one in self._lists.values():
-                is_due = one.next_at <= now or self._wanted[one.place].admitter.is_sought(one.listing)
-                if is_due and not one.busy:
-                    one.busy = True
-                    self._due.append(one)
+            for read_state in self._lists.values():
+                is_due = read_state.next_at <= now or self._workspace_lists[
+                    read_state.workspace_key
+                ].admission.is_probe_wanted(read_state.list_endpoint)
+                if is_due and not read_state.in_flight:
+                    read_state.in_flight = True
+                    self._due.append(read_state)
             if self._due and self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="lists", daemon=True)
                 self._thread.start()
@@ -179,113 +195,124 @@ class Discovery:
     def close(self) -> None:
         """Begin no more pages. One that is under way ends by itself, or with the process."""
         with self._changed:
-            self._closed = True
+            self._is_closed = True
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while (one := self._take()) is not None:
+        while (read_state := self._take()) is not None:
             try:
-                if self._read(one):
+                if self._read(read_state):
                     self._on_end()
             except Exception:  # noqa: BLE001 - the thread lives on for the others
-                _log.exception("a list was not taken in by a fault of the exporter", extra={"fields": _fields(one)})
+                _log.exception(
+                    "a list was not taken in by a fault of the exporter", extra={"fields": _log_fields(read_state)}
+                )
             with self._changed:
-                one.busy = False
+                read_state.in_flight = False
 
-    def _take(self) -> _List | None:
+    def _take(self) -> _ListReadState | None:
         """Wait for a list that is due and return it, or None to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._due)
-            if self._closed:
+            self._changed.wait_for(lambda: self._is_closed or self._due)
+            if self._is_closed:
                 return None
-            one = self._due.popleft()
-            one.next_at = self._monotonic() + RETRY  # whatever comes of it
-            return one
+            read_state = self._due.popleft()
+            read_state.next_at = self._monotonic() + RETRY_SECONDS  # whatever comes of it
+            return read_state
 
-    def _read(self, one: _List) -> bool:
+    def _read(self, read_state: _ListReadState) -> bool:
         """Read a list on, and return whether it was read to its end, or failed."""
         with self._changed:
-            wanted = self._wanted.get(one.place)
-            if wanted is None or self._lists.get((one.place, one.listing)) is not one:
+            wanted = self._workspace_lists.get(read_state.workspace_key)
+            if (
+                wanted is None
+                or self._lists.get((read_state.workspace_key, read_state.list_endpoint)) is not read_state
+            ):
                 return False  # it is not wanted any more
-            walk = one.walk = one.walk or Walk(one.listing, wanted.asker, wanted.admitter)
+            pager = read_state.pager = read_state.pager or ListPager(
+                read_state.list_endpoint, wanted.page_fetcher, wanted.admission
+            )
         error: BrazeError | None = None
-        rows: tuple[Listed, ...] | None = None
+        rows: tuple[ListItem, ...] | None = None
         try:
-            rows = self._walk(walk)
-        except Held:  # for a refusal, which is no want of budget
+            rows = self._read_pages(pager)
+        except CircuitOpen:  # for a refusal, which is no want of budget
             return False
-        except Withheld:
-            self._on_deferred(one.place.workspace, one.listing)
+        except Deferred:
+            self._on_deferred(read_state.workspace_key.workspace, read_state.list_endpoint)
             return False
         except BrazeError as failure:
-            error = failure.bare()
+            error = failure.without_traceback()
         with self._changed:
-            if one.walk is not walk:
+            if read_state.pager is not pager:
                 return False  # a new config has come: it is read anew, as that has it
-            one.walk = None
-            self._schedule(one, error)
+            read_state.pager = None
+            self._schedule(read_state, error)
             if rows is None:
                 return True
-            missed = _missed(one, rows)
-            one.missed = frozenset(row.id for row in missed)
-            if missed:
-                one.next_at = self._monotonic() + RETRY
-            before, every = one.known, (*rows, *missed)
-            known = Known(every, calls=walk.pages + 1, gone=_gone(one, every))
-            if before is not None and before.rows == known.rows:
-                known = replace(known, near=before.near)
-            one.known, one.read_at = known, self._wall()
+            missing = _newly_missing(read_state, rows)
+            read_state.missing_ids = frozenset(row.id for row in missing)
+            if missing:
+                read_state.next_at = self._monotonic() + RETRY_SECONDS
+            before, items = read_state.known, (*rows, *missing)
+            known = ListSnapshot(items, calls=pager.pages_read + 1, removed=_removed(read_state, items))
+            if before is not None and before.items == known.items:
+                known = replace(known, suggestions=before.suggestions)
+            read_state.known, read_state.read_at = known, self._wall()
             return True
 
-    def _walk(self, walk: Walk) -> tuple[Listed, ...]:
+    def _read_pages(self, pager: ListPager) -> tuple[ListItem, ...]:
         """Read on to the end, and wait only for a call that goes alone."""
         while True:
             try:
-                return walk.go_on()
-            except Busy:
+                return pager.read()
+            except ProbeInFlight:
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._closed, _TRY):
+                    if self._changed.wait_for(lambda: self._is_closed, _POLL_SECONDS):
                         raise
 
-    def _schedule(self, one: _List, error: BrazeError | None) -> None:
+    def _schedule(self, read_state: _ListReadState, error: BrazeError | None) -> None:
         """Set when a list is read again, and tell the log if it fails for another reason than before, or does not."""
         reason = error.reason if error is not None else None
-        one.failures = one.failures + 1 if error is not None else 0
-        wait = EVERY
+        read_state.failures = read_state.failures + 1 if error is not None else 0
+        wait = LIST_INTERVAL_SECONDS
         if reason is Reason.FORBIDDEN:
-            wait = FORBIDDEN_RETRY
+            wait = FORBIDDEN_RETRY_SECONDS
         elif error is not None:
-            wait = min(RETRY * 2.0 ** (one.failures - 1), EVERY) * self._jitter()
-        one.next_at = self._monotonic() + wait
-        before, one.error = one.error, error
+            wait = min(RETRY_SECONDS * 2.0 ** (read_state.failures - 1), LIST_INTERVAL_SECONDS) * self._jitter()
+        read_state.next_at = self._monotonic() + wait
+        before, read_state.error = read_state.error, error
         if reason is (before.reason if before is not None else None):
             return
         if error is not None:
             detail = {"reason": error.reason, "detail": error.detail}
-            known = "none is known yet" if one.known is None else "the one before is used"
-            _log.warning("list not read: %s", known, extra={"fields": _fields(one) | detail})
+            known = "none is known yet" if read_state.known is None else "the one before is used"
+            _log.warning("list not read: %s", known, extra={"fields": _log_fields(read_state) | detail})
         else:
-            _log.info("list read again", extra={"fields": _fields(one)})
+            _log.info("list read again", extra={"fields": _log_fields(read_state)})
 
 
-def _is_refused(one: _List) -> bool:
-    return one.error is not None and one.error.reason in REFUSALS
+def _is_rejected(read_state: _ListReadState) -> bool:
+    return read_state.error is not None and read_state.error.reason in AUTH_REASONS
 
 
-def _missed(one: _List, rows: Sequence[Listed]) -> tuple[Listed, ...]:
+def _newly_missing(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
     """Return the rows that were known and are missing for the first time."""
-    found = {row.id for row in rows} | one.missed
-    return tuple(row for row in one.known.rows if row.id not in found) if one.known is not None else ()
+    known_ids = {row.id for row in rows} | read_state.missing_ids
+    return (
+        tuple(row for row in read_state.known.items if row.id not in known_ids) if read_state.known is not None else ()
+    )
 
 
-def _gone(one: _List, rows: Sequence[Listed]) -> tuple[Listed, ...]:
+def _removed(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
     """Return the rows with ids that were known once and are not among `rows`, as many of the last as are kept."""
-    if one.known is None or not one.listing.has_ids:
+    if read_state.known is None or not read_state.list_endpoint.has_ids:
         return ()
-    found = {row.id for row in rows}
-    return tuple(row for row in (*one.known.gone, *one.known.rows) if row.id not in found)[-_MOST_GONE:]
+    listed_ids = {row.id for row in rows}
+    return tuple(row for row in (*read_state.known.removed, *read_state.known.items) if row.id not in listed_ids)[
+        -_MAX_REMOVED:
+    ]
 
 
-def _fields(one: _List) -> dict[str, object]:
-    return {"workspace": one.place.workspace, "list": one.listing.what[1]}
+def _log_fields(read_state: _ListReadState) -> dict[str, object]:
+    return {"workspace": read_state.workspace_key.workspace, "list": read_state.list_endpoint.item_names[1]}

@@ -5,31 +5,31 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from braze_exporter.braze.buckets import WEEK, bucket_end, bucket_start
-from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, UTC, Kind, Unit
+from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
+from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, UTC, SeriesKind, Unit
 from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import Path
-from braze_exporter.config.loading import Config, Entry
-from braze_exporter.config.schema import Alerts, Asking, Settings, Workspace
+from braze_exporter.config.loading import Config, LocatedEntry
+from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 
 # So many fetches may be missed before that tells something.
-MISSED_REFRESHES = 3
+MAX_MISSED_REFRESHES = 3
 # The history of baselines is read within so many hours, with the calls that the budget leaves.
-LONGEST_HISTORY = 24
+MAX_HISTORY_HOURS = 24
 # What every fetch asks for: enough to see late data of the last day, or of the last two weeks.
-USUAL_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
+DEFAULT_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
 # The bucket in progress, the one that the time to settle begins in, and one in case Braze's clock is a little ahead.
-_MARGIN = 3
+_MARGIN_BUCKETS = 3
 _KINDS = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class PoolUsage:
     """The calls an hour that a workspace's queries make of a pool, and how many of them its share allows.
 
-    `once` is how many calls come to that when the exporter starts, for the history of baselines. `burst` is how many
-    may be made at once: those of one refresh, and one more for each query with a history.
+    `startup_calls` is how many calls come to that when the exporter starts, for the history of baselines. `burst` is
+    how many may be made at once: those of one refresh, and one more for each query with a history.
     """
 
     workspace: str
@@ -38,17 +38,17 @@ class Load:
     calls: float
     allowed: float
     burst: int
-    once: int = 0
+    startup_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Wildcard:
+class Selector:
     """An entry that asks for all that it takes of a list, and what each of that is asked: queries without a subject.
 
     In place of their subject they have the entry's pattern, or its tag.
     """
 
-    entry: Asking
+    entry: Entry
     queries: tuple[Query, ...]
 
     @property
@@ -57,50 +57,50 @@ class Wildcard:
         return self.queries[0].workspace
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SeriesKind:
         """The kind of its queries."""
         return self.queries[0].kind
 
 
 @dataclass(frozen=True, slots=True)
-class Discovered:
+class SelectionResult:
     """How many rows the list of a kind has, how many of them wildcards take, and how many of these are left out."""
 
     workspace: str
-    kind: Kind
-    found: int
+    kind: SeriesKind
+    listed: int
     matched: int
-    left_out: int
+    skipped: int
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ConfiguredSubject:
     """A subject that the config names itself, whether Braze lists it, and if not, the nearest names that it does."""
 
     workspace: str
-    kind: Kind
+    kind: SeriesKind
     subject: str
     is_listed: bool
-    nearest: tuple[str, ...] = ()
+    suggestions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The queries of a config, in its order and without duplicates, what they cost, and the alerts that some have.
 
-    `wildcards` are its entries that ask for what a list has. Once lists are known, `selectors.filled` adds the queries
-    that come of them, and what is to be told: `discovered`, and which subjects are `named`.
+    `selectors` are its entries that ask for what a list has. Once lists are known, `selectors.expand` adds the queries
+    that come of them, and what is to be told: `selection_results`, and which subjects are `configured_subjects`.
     """
 
     queries: tuple[Query, ...]
-    loads: tuple[Load, ...]
+    pool_usage: tuple[PoolUsage, ...]
     alerts: tuple[tuple[Query, Alerts], ...] = ()
-    wildcards: tuple[Wildcard, ...] = ()
-    discovered: tuple[Discovered, ...] = ()
-    named: tuple[Named, ...] = ()
+    selectors: tuple[Selector, ...] = ()
+    selection_results: tuple[SelectionResult, ...] = ()
+    configured_subjects: tuple[ConfiguredSubject, ...] = ()
 
 
-def build(config: Config) -> Plan:
+def build_plan(config: Config) -> Plan:
     """Return the plan of `config`; raise `ConfigError` if it cannot be carried out, with the setting to change.
 
     It has the queries of the entries that name their subject; what wildcards take is not known yet.
@@ -113,13 +113,16 @@ def build(config: Config) -> Plan:
         for entry in group
     ]
     for _, kind, entry in entries:
-        unit, longest = entry.spec.asked.unit, kind.longest
-        if _length(unit, _settle(settings, kind, entry.spec)) > longest:
+        unit, longest = entry.spec.query_spec.unit, kind.max_length
+        if _query_length(unit, _settle_seconds(settings, kind, entry.spec)) > longest:
             text = f"is too long for {unit}s: Braze tells {longest} {unit}s at most, so at most"
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
-            problems.append((path, f"{text} {longest - _MARGIN}{unit[0]}"))
-    wild, entries = [[found for found in entries if found[2].spec.is_wild is is_wild] for is_wild in (True, False)]
-    count = sum(len(entry.spec.asked.apps) * len(entry.spec.asked.segments) for *_, entry in entries)
+            problems.append((path, f"{text} {longest - _MARGIN_BUCKETS}{unit[0]}"))
+    selector_entries, entries = [
+        [entry_item for entry_item in entries if entry_item[2].spec.is_selector is is_selector]
+        for is_selector in (True, False)
+    ]
+    count = sum(len(entry.spec.query_spec.apps) * len(entry.spec.query_spec.segments) for *_, entry in entries)
     if count > settings.max_queries:  # and not a query is made: they may be far too many
         text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
         problems.append((("max_queries",), f"{text}: raise it, or ask for less: fewer entries, apps or segments"))
@@ -127,53 +130,62 @@ def build(config: Config) -> Plan:
     planned = [
         (query, entry)
         for workspace, kind, entry in entries
-        for query in _queries(settings, workspace, kind, entry.spec)
+        for query in _build_queries(settings, workspace, kind, entry.spec)
     ]
     queries = tuple(query for query, _ in planned)
-    wildcards = [(tuple(_queries(settings, workspace, kind, entry.spec)), entry) for workspace, kind, entry in wild]
-    loads = tuple(loads_of(settings, queries))
+    selectors = [
+        (tuple(_build_queries(settings, workspace, kind, entry.spec)), entry)
+        for workspace, kind, entry in selector_entries
+    ]
+    pool_usages = tuple(compute_pool_usage(settings, queries))
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
-    problems += [(paths[load.workspace], _over_share(load, queries)) for load in loads if _is_over(load)]
-    problems += [(paths[load.workspace], _too_much_history(load)) for load in loads if _is_too_much_history(load)]
-    problems += _too_short_silences([*planned, *((query, entry) for found, entry in wildcards for query in found)])
+    problems += [
+        (paths[usage.workspace], _describe_overuse(usage, queries)) for usage in pool_usages if _exceeds_share(usage)
+    ]
+    problems += [(paths[usage.workspace], _describe_history(usage)) for usage in pool_usages if _exceeds_history(usage)]
+    problems += _check_silences(
+        [*planned, *((query, entry) for entry_item, entry in selectors for query in entry_item)]
+    )
     if problems:
         raise config.error(problems)
     alerts = tuple((query, entry.spec.alerts) for query, entry in planned if entry.spec.alerts is not None)
-    return Plan(queries, loads, alerts, tuple(Wildcard(entry.spec, found) for found, entry in wildcards))
+    return Plan(
+        queries, pool_usages, alerts, tuple(Selector(entry.spec, entry_item) for entry_item, entry in selectors)
+    )
 
 
-def fits(load: Load) -> bool:
+def is_within_budget(usage: PoolUsage) -> bool:
     """Return whether what a workspace asks of a pool can be carried out."""
-    return not _is_over(load) and not _is_too_much_history(load)
+    return not _exceeds_share(usage) and not _exceeds_history(usage)
 
 
-def _settle(settings: Settings, kind: Kind, entry: Asking) -> float:
-    return max(entry.settle or settings.settle.of(entry.asked.unit), kind.settle)
+def _settle_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float:
+    return max(entry.settle or settings.settle.for_unit(entry.query_spec.unit), kind.min_settle_seconds)
 
 
 def newest_length(unit: Unit, settle: float) -> int:
     """Return how many buckets of a response, from the newest on, are sure to hold one that has settled."""
-    return math.ceil(settle / unit.seconds) + _MARGIN
+    return math.ceil(settle / unit.seconds) + _MARGIN_BUCKETS
 
 
-def _length(unit: Unit, settle: float) -> int:
-    return max(USUAL_LENGTH[unit], newest_length(unit, settle))
+def _query_length(unit: Unit, settle: float) -> int:
+    return max(DEFAULT_LENGTH[unit], newest_length(unit, settle))
 
 
-def _queries(settings: Settings, workspace: Workspace, kind: Kind, entry: Asking) -> Iterator[Query]:
-    asked = entry.asked
-    refresh = max(entry.refresh or settings.refresh.of(asked.unit), kind.refresh)
-    settle = _settle(settings, kind, entry)
-    subject_id = asked.subject if kind.is_named and not entry.is_wild else ""
-    if kind is SEGMENT_USERS and not entry.is_wild:
-        subject_id = workspace.segments[asked.subject]
-    for app, segment in product(asked.apps, asked.segments):
+def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, entry: Entry) -> Iterator[Query]:
+    query_spec = entry.query_spec
+    refresh = max(entry.refresh or settings.refresh.for_unit(query_spec.unit), kind.min_refresh_seconds)
+    settle = _settle_seconds(settings, kind, entry)
+    subject_id = query_spec.subject if kind.is_identified_by_id and not entry.is_selector else ""
+    if kind is SEGMENT_USERS and not entry.is_selector:
+        subject_id = workspace.segments[query_spec.subject]
+    for app, segment in product(query_spec.apps, query_spec.segments):
         app_id, segment_id = workspace.apps.get(app, ""), workspace.segments.get(segment, "")
         yield Query(
             workspace=workspace.name,
             kind=kind,
-            unit=asked.unit,
-            subject=asked.subject,
+            unit=query_spec.unit,
+            subject=query_spec.subject,
             subject_id=subject_id,
             url=workspace.rest_endpoint,
             app=app if app_id else "",
@@ -183,18 +195,22 @@ def _queries(settings: Settings, workspace: Workspace, kind: Kind, entry: Asking
             refresh=refresh,
             settle=settle,
             max_age=max(entry.max_age or settings.max_age, 2 * refresh),
-            length=_length(asked.unit, settle),
+            length=_query_length(query_spec.unit, settle),
             zone=workspace.timezone or UTC,
-            weeks=entry.baseline.weeks if entry.baseline is not None else 0,
+            baseline_weeks=entry.baseline.weeks if entry.baseline is not None else 0,
         )
 
 
-def has_counter(query: Query) -> bool:
+def feeds_counter(query: Query) -> bool:
     """Return whether what a query counts adds up to a counter, if no query with a finer unit feeds that."""
-    return query.feeds and not query.segment_id and any(noun.is_additive for noun in query.nouns)
+    return (
+        query.has_counter
+        and not query.segment_id
+        and any(metric_group.is_additive for metric_group in query.metric_groups)
+    )
 
 
-def counting(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
+def counter_sources(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
     """Return the query that feeds each counter, by what is counted.
 
     A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts
@@ -202,40 +218,45 @@ def counting(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
     """
     finest: dict[tuple[str, ...], Query] = {}
     for query in queries:
-        if not has_counter(query):
+        if not feeds_counter(query):
             continue
-        if query.unit.seconds <= finest.setdefault(query.counted, query).unit.seconds:
-            finest[query.counted] = query
+        if query.unit.seconds <= finest.setdefault(query.counter_key, query).unit.seconds:
+            finest[query.counter_key] = query
     return finest
 
 
-def _too_short_silences(planned: Sequence[tuple[Query, Entry]]) -> Iterator[tuple[Path, str]]:
+def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[tuple[Path, str]]:
     """Yield what is wrong with a silence that missed fetches would look like, or what is computed by night."""
-    fed = counting(query for query, _ in planned)
+    fed = counter_sources(query for query, _ in planned)
     for query, entry in planned:
         silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
-        if silent is None or not has_counter(query):
+        if silent is None or not feeds_counter(query):
             continue
-        least = MISSED_REFRESHES * fed[query.counted].refresh
+        least = MAX_MISSED_REFRESHES * fed[query.counter_key].refresh
         if silent < least:
-            text = f"is shorter than {MISSED_REFRESHES} refreshes of the counter: at least {_rounded_up(least)}"
+            text = (
+                f"is shorter than {MAX_MISSED_REFRESHES} refreshes of the counter: at least {_format_rounded_up(least)}"
+            )
             yield (*entry.path, "alerts", "silent"), f"{text}, or a shorter refresh"
-        elif query.kind.settle and silent < 2 * query.unit.seconds:
+        elif query.kind.min_settle_seconds and silent < 2 * query.unit.seconds:
             text = f"is too short: {query.kind.section} are computed once a day, so at least 2d"
             yield (*entry.path, "alerts", "silent"), text
 
 
-def loads_of(settings: Settings, queries: Sequence[Query]) -> Iterator[Load]:
+def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator[PoolUsage]:
     """Yield what each workspace asks of each pool: a query is one call in each of its refreshes."""
     groups: dict[tuple[str, Pool], list[Query]] = {}
     for query in queries:
         groups.setdefault((query.workspace, query.kind.pool), []).append(query)
     for (workspace, pool), group in groups.items():
-        allowed, once = pool.per_hour * settings.budget.share, sum(len(history(query, now=0.0)) for query in group)
-        burst = len(group) + sum(query.weeks > 0 for query in group)
+        allowed, once = (
+            pool.per_hour * settings.budget.share,
+            sum(len(history_chunks(query, now=0.0)) for query in group),
+        )
+        burst = len(group) + sum(query.baseline_weeks > 0 for query in group)
         if pool is LISTS_POOL:  # too small to hold a whole plan at once
             burst = max(1, math.floor(allowed))
-        yield Load(workspace, pool, len(group), calls_per_hour(group), allowed, burst, once)
+        yield PoolUsage(workspace, pool, len(group), calls_per_hour(group), allowed, burst, once)
 
 
 def calls_per_hour(queries: Iterable[Query]) -> float:
@@ -243,84 +264,91 @@ def calls_per_hour(queries: Iterable[Query]) -> float:
     return sum(3_600 / query.refresh for query in queries)
 
 
-def _is_over(load: Load) -> bool:
-    return round(load.calls - load.allowed, 3) > 0  # less is rounding: of a third of an hour, or of a tenth
+def _exceeds_share(usage: PoolUsage) -> bool:
+    return round(usage.calls - usage.allowed, 3) > 0  # less is rounding: of a third of an hour, or of a tenth
 
 
-def _over_share(load: Load, queries: Sequence[Query]) -> str:
+def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
     """Say by how much a plan is over its share, and the refresh with which it fits."""
-    mine = [query for query in queries if (query.workspace, query.kind.pool) == (load.workspace, load.pool)]
-    enough = _enough(sorted(query.refresh for query in mine), load.allowed)
-    quick = sorted({(query.kind.section, query.unit) for query in mine if query.refresh < enough})
-    needs = ", ".join(f"{section} by the {unit} needs refresh ≥ {_rounded_up(enough)}" for section, unit in quick)
-    count = f"{load.queries:,} {'query' if load.queries == 1 else 'queries'}"
+    queries_of_pool = [
+        query for query in queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool)
+    ]
+    enough = _min_refresh(sorted(query.refresh for query in queries_of_pool), usage.allowed)
+    quick = sorted({(query.kind.section, query.unit) for query in queries_of_pool if query.refresh < enough})
+    needs = ", ".join(
+        f"{section} by the {unit} needs refresh ≥ {_format_rounded_up(enough)}" for section, unit in quick
+    )
+    count = f"{usage.queries:,} {'query' if usage.queries == 1 else 'queries'}"
     return (
-        f"its {count} would make {math.ceil(load.calls):,} calls an hour, but budget.share allows "
-        f"{math.floor(load.allowed):,} of the {load.pool.per_hour:,.0f} of the {load.pool.name} pool: {needs}, "
+        f"its {count} would make {math.ceil(usage.calls):,} calls an hour, but budget.share allows "
+        f"{math.floor(usage.allowed):,} of the {usage.pool.per_hour:,.0f} of the {usage.pool.name} pool: {needs}, "
         "or fewer queries"
     )
 
 
-def _is_too_much_history(load: Load) -> bool:
-    return not _is_over(load) and load.once > min(load.allowed, LONGEST_HISTORY * (load.allowed - load.calls))
+def _exceeds_history(usage: PoolUsage) -> bool:
+    return not _exceeds_share(usage) and usage.startup_calls > min(
+        usage.allowed, MAX_HISTORY_HOURS * (usage.allowed - usage.calls)
+    )
 
 
-def _too_much_history(load: Load) -> str:
+def _describe_history(usage: PoolUsage) -> str:
     return (
-        f"its baselines would take {load.once:,} calls when it starts, but of the {math.floor(load.allowed):,} an hour "
-        f"that budget.share allows of the {load.pool.name} pool {math.floor(load.allowed - load.calls):,} are left: "
+        f"its baselines would take {usage.startup_calls:,} calls when it starts, but of the "
+        f"{math.floor(usage.allowed):,} an hour "
+        f"that budget.share allows of the {usage.pool.name} pool {math.floor(usage.allowed - usage.calls):,} are left: "
         "fewer weeks, fewer queries with a baseline, or a longer refresh"
     )
 
 
-def _enough(refreshes: Sequence[float], allowed: float) -> float:
+def _min_refresh(refreshes: Sequence[float], allowed: float) -> float:
     """Return the refresh to which all shorter ones must be raised, so that they make the `allowed` calls an hour.
 
     `refreshes` are sorted, and make more calls than that.
     """
     number = len(refreshes)
-    while (found := number * 3_600 / allowed) < refreshes[number - 1]:
+    while (refresh := number * 3_600 / allowed) < refreshes[number - 1]:
         number -= 1  # this one is slow enough: the quicker ones share what it leaves
         allowed -= 3_600 / refreshes[number]
-    return found
+    return refresh
 
 
-def _rounded_up(seconds: float) -> str:
+def _format_rounded_up(seconds: float) -> str:
     """Return a duration as the config would say it."""
     return f"{math.ceil(seconds)}s" if seconds < 60 else f"{math.ceil(seconds / 60)}m"  # noqa: PLR2004 - a minute
 
 
-def length(query: Query, since: float | None, now: float) -> int:
+def fetch_length(query: Query, since: float | None, now: float) -> int:
     """Return how many units a fetch at `now` asks for, when the last answer was asked for at `since`.
 
     It is the usual length and what has passed since, so that nothing is missed after an outage, up to Braze's maximum.
     """
     missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
-    return min(query.length + missed, query.kind.longest)
+    return min(query.length + missed, query.kind.max_length)
 
 
-def history(query: Query, now: float) -> tuple[Query, ...]:
+def history_chunks(query: Query, now: float) -> tuple[Query, ...]:
     """Return the queries that read what the baseline of `query` needs at `now`, each a call; none without a baseline.
 
     They end where the usual fetch begins to reach, and go back over the weeks and the time to settle.
     """
-    if not query.weeks:
+    if not query.baseline_weeks:
         return ()
     unit = query.unit.seconds
-    newest = now - (query.length - _MARGIN) * unit
-    oldest = now - query.weeks * WEEK - query.settle - _MARGIN * unit
-    return pieces(query, oldest, newest)
+    newest = now - (query.length - _MARGIN_BUCKETS) * unit
+    oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle - _MARGIN_BUCKETS * unit
+    return chunks(query, oldest, newest)
 
 
-def pieces(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
+def chunks(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
     """Return the queries that read the buckets that begin from `oldest` on, up to the one at `newest`, each a call.
 
     The newest comes first. Each ends with the last second of a bucket, and overlaps the next by one, since days are of
     several lengths.
     """
-    step = (query.kind.longest - 1) * query.unit.seconds
+    step = (query.kind.max_length - 1) * query.unit.seconds
     ends = (_last_second(newest - number * step, query) for number in range(math.ceil((newest - oldest) / step)))
-    return tuple(replace(query, ending_at=end, length=query.kind.longest) for end in ends)
+    return tuple(replace(query, ending_at=end, length=query.kind.max_length) for end in ends)
 
 
 def _last_second(instant: float, query: Query) -> int:

@@ -14,60 +14,60 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeAlias
 
-from braze_exporter.braze.buckets import starts
-from braze_exporter.braze.calls import Fetched, Permit, Told
+from braze_exporter.braze.buckets import bucket_starts
+from braze_exporter.braze.calls import FetchedSeries, Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import Kind
+from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.errors import Held, Withheld
-from braze_exporter.scheduler.query_state import Answer, Entry, Reading, place
+from braze_exporter.scheduler.errors import CircuitOpen, Deferred
+from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, state_key
 from braze_exporter.scheduler.repair import halves
-from braze_exporter.scheduler.worker_pool import Lane
+from braze_exporter.scheduler.worker_pool import WorkerPool
 
 # So much of what is fetched once is queued by a scrape; there may be thousands.
-MOST_BACKGROUND = 500
+MAX_QUEUED_HISTORY = 500
 
 # The workspace and the endpoint of a query: they decide whether it may be asked.
-Sort: TypeAlias = tuple[str, str]
+EndpointKey: TypeAlias = tuple[str, str]
 
 _log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
+class Fetcher(Protocol):
     """Who asks Braze for the cache."""
 
-    def admit(self, query: Query) -> Permit | Withheld | None:
+    def admit(self, query: Query) -> Permit | Deferred | None:
         """Return leave to ask for `query`, or why it is not to be asked now, or None while another is asked alone."""
 
-    def fetch(self, entry: Entry, permit: Permit) -> Fetched:
-        """Ask once, with leave to, for the query of `entry`; raise `BrazeError` if it is not answered."""
+    def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
+        """Ask once, with leave to, for the query of `query_state`; raise `BrazeError` if it is not answered."""
 
-    def objection(self, query: Query) -> Withheld | None:
+    def deny_reason(self, query: Query) -> Deferred | None:
         """Return why `query` would not be asked now, or None if it would."""
 
-    def refusal(self, query: Query) -> BrazeError | None:
+    def open_circuit_error(self, query: Query) -> BrazeError | None:
         """Return the error that holds all queries of that sort, if one does."""
 
-    def is_sought(self, query: Query) -> bool:
+    def is_probe_wanted(self, query: Query) -> bool:
         """Return whether one query of that sort is to be asked to see how the key stands, though none is due."""
 
     def history(self, query: Query, now: float) -> Iterable[Query]:
         """Return what is to be fetched once, beside a `query` that is new at `now`, in seconds since the epoch."""
 
 
-class Watcher(Protocol):
+class Listener(Protocol):
     """Who wants to know what changes; told of one thing at a time."""
 
-    def note_entries(self, entries: Sequence[Entry]) -> None:
+    def on_queries(self, entries: Sequence[QueryState]) -> None:
         """Take note of all entries, in their order: some are new, others gone, or ask under other names."""
 
-    def note_reading(self, entry: Entry, before: Reading | None) -> None:
+    def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:
         """Take note of an entry that has a new reading, and of the one that it had before."""
 
-    def note_repair(self, entry: Entry, answer: Answer) -> None:
+    def on_repair(self, query_state: QueryState, response: Response) -> None:
         """Take note of older buckets of an entry, which are not shown."""
 
-    def note_hold(self, entry: Entry) -> None:
+    def on_circuit_change(self, query_state: QueryState) -> None:
         """Take note of an entry that is held, or not held any more, without having been asked."""
 
 
@@ -77,18 +77,18 @@ class _Waiter:
     def __init__(self) -> None:
         self.future: Future[None] = Future()
         self.future.set_running_or_notify_cancel()  # so that one who stops waiting cannot cancel it
-        self.outstanding = 0
+        self.pending = 0
 
-    def one_done(self) -> None:
-        self.outstanding -= 1
-        self.end_if_done()
+    def finish_one(self) -> None:
+        self.pending -= 1
+        self.resolve_if_done()
 
-    def end_if_done(self) -> None:
-        if self.outstanding == 0:
+    def resolve_if_done(self) -> None:
+        if self.pending == 0:
             self.future.set_result(None)
 
 
-class Cache:
+class Scheduler:
     """Holds the readings of queries and has them fetched when they are asked for. Thread-safe."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Cache:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
-        on_deferred: Callable[[str, Kind], None] = lambda _workspace, _kind: None,
+        on_deferred: Callable[[str, SeriesKind], None] = lambda _workspace, _kind: None,
     ) -> None:
         """Begin without queries.
 
@@ -109,79 +109,86 @@ class Cache:
         self._monotonic = monotonic
         self._jitter = jitter
         self._on_deferred = on_deferred
-        self._watchers: list[Watcher] = []
+        self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self.revision = 0
-        self.entries: tuple[Entry, ...] = ()
-        self.background: dict[Entry, None] = {}
-        self._sorts: dict[Sort, list[Entry]] = {}
-        self._held: dict[Sort, BrazeError | None] = {}
-        self._lanes: dict[str, Lane[Entry, Permit | Withheld]] = {}
+        self.query_states: tuple[QueryState, ...] = ()
+        self.pending_history: dict[QueryState, None] = {}
+        self._states_by_endpoint: dict[EndpointKey, list[QueryState]] = {}
+        self._open_circuits: dict[EndpointKey, BrazeError | None] = {}
+        self._worker_pools: dict[str, WorkerPool[QueryState, Permit | Deferred]] = {}
         self._concurrency = 0
         self._waiter = _Waiter()
-        self._waiter.end_if_done()
-        self._closed = False
+        self._waiter.resolve_if_done()
+        self._is_closed = False
 
-    def watch(self, watcher: Watcher) -> None:
-        """Tell `watcher` what changes from now on, one thing at a time."""
-        self._watchers.append(watcher)
+    def add_listener(self, listener: Listener) -> None:
+        """Tell `listener` what changes from now on, one thing at a time."""
+        self._listeners.append(listener)
 
-    def plan(self, queries: Sequence[Query], source: Source, concurrency: int) -> None:
+    def set_queries(self, queries: Sequence[Query], source: Fetcher, concurrency: int) -> None:
         """Hold these queries from now on, and fetch them from `source`, at most `concurrency` at once for a workspace.
 
         Those that ask for the same as before go on with what is held of them.
         """
         with self._lock:
             self._source = source
-            known = {place(entry.query): entry for entry in self.entries}
-            self._keep_history({place(query): query.weeks for query in queries}, known)
-            self.entries = tuple(self._entry(query, known.pop(place(query), None)) for query in queries)
-            for entry in known.values():
-                entry.gone = True
-                self._let_go(entry)
-            self._open_lanes(dict.fromkeys(query.workspace for query in queries), concurrency)
-            self._sorts = {}
-            for entry in self.entries:
-                self._sorts.setdefault(_sort(entry), []).append(entry)
-            for watcher in self._watchers:
-                watcher.note_entries(self.entries)
+            known = {state_key(query_state.query): query_state for query_state in self.query_states}
+            self._drop_history({state_key(query): query.baseline_weeks for query in queries}, known)
+            self.query_states = tuple(self._make_state(query, known.pop(state_key(query), None)) for query in queries)
+            for query_state in known.values():
+                query_state.removed = True
+                self._release_waiters(query_state)
+            self._open_worker_pools(dict.fromkeys(query.workspace for query in queries), concurrency)
+            self._states_by_endpoint = {}
+            for query_state in self.query_states:
+                self._states_by_endpoint.setdefault(_endpoint_key(query_state), []).append(query_state)
+            for listener in self._listeners:
+                listener.on_queries(self.query_states)
             self.revision += 1
-            self._held = {}
-            for sort in self._sorts:
-                self._spread_hold(sort)
+            self._open_circuits = {}
+            for endpoint_key in self._states_by_endpoint:
+                self._update_circuit(endpoint_key)
 
-    def _keep_history(self, weeks: Mapping[tuple[object, ...], int], known: Mapping[tuple[object, ...], Entry]) -> None:
+    def _drop_history(
+        self, weeks: Mapping[tuple[object, ...], int], known: Mapping[tuple[object, ...], QueryState]
+    ) -> None:
         """Forget what is to be fetched once for queries that went, or that look back over other weeks now."""
-        for piece in list(self.background):
-            owner = place(piece.query)
-            if owner not in known or weeks.get(owner) != known[owner].query.weeks:
-                piece.gone = True
-                del self.background[piece]
+        for chunk in list(self.pending_history):
+            owner = state_key(chunk.query)
+            if owner not in known or weeks.get(owner) != known[owner].query.baseline_weeks:
+                chunk.removed = True
+                del self.pending_history[chunk]
 
-    def _entry(self, query: Query, entry: Entry | None) -> Entry:
+    def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
         """Return the entry that goes on as `query`, or a new one, with what is to be fetched once for it."""
         now = self._monotonic()
-        is_new = entry is None
-        entry = entry or Entry(query, self._wall(), next_at=now)
-        if is_new or entry.query.weeks != query.weeks:
-            entry.planned_at = self._wall()
-            pieces = self._source.history(query, entry.planned_at)
-            added = [Entry(piece, entry.planned_at, next_at=now, background=True) for piece in pieces]
-            self.background.update(dict.fromkeys(added))
-        entry.change(query, now)
-        return entry
+        is_new = query_state is None
+        query_state = query_state or QueryState(query, self._wall(), next_at=now)
+        if is_new or query_state.query.baseline_weeks != query.baseline_weeks:
+            query_state.planned_at = self._wall()
+            chunks = self._source.history(query, query_state.planned_at)
+            added = [QueryState(chunk, query_state.planned_at, next_at=now, is_history=True) for chunk in chunks]
+            self.pending_history.update(dict.fromkeys(added))
+        query_state.update(query, now)
+        return query_state
 
-    def _open_lanes(self, workspaces: Iterable[str], concurrency: int) -> None:
+    def _open_worker_pools(self, workspaces: Iterable[str], concurrency: int) -> None:
         """Have a lane of that width for each workspace, and end the others."""
-        wanted = {name: self._lanes.pop(name, None) for name in workspaces}
+        wanted_pools = {name: self._worker_pools.pop(name, None) for name in workspaces}
         if concurrency != self._concurrency:
-            self._lanes |= {name: lane for name, lane in wanted.items() if lane is not None}
-            wanted = dict.fromkeys(wanted)
-        for lane in self._lanes.values():
-            for entry in lane.close():
-                self._release(entry)
+            self._worker_pools |= {
+                name: worker_pool for name, worker_pool in wanted_pools.items() if worker_pool is not None
+            }
+            wanted_pools = dict.fromkeys(wanted_pools)
+        for worker_pool in self._worker_pools.values():
+            for query_state in worker_pool.close():
+                self._release(query_state)
         self._concurrency = concurrency
-        self._lanes = {name: lane or Lane(name, concurrency, self._admit, self._run) for name, lane in wanted.items()}
+        self._worker_pools = {
+            name: worker_pool or WorkerPool(name, concurrency, self._admit, self._run)
+            for name, worker_pool in wanted_pools.items()
+        }
 
     def refresh(self) -> Future[None]:
         """Have every due query fetched; return a future that is done when no fetch is queued or under way.
@@ -189,185 +196,197 @@ class Cache:
         What is withheld is not waited for. To stop waiting, leave the future alone.
         """
         with self._lock:
-            added = [] if self._closed else self._take_due(self._monotonic())
-            for name, lane in self._lanes.items():
-                lane.add([entry for entry in added if entry.query.workspace == name])
+            added = [] if self._is_closed else self._take_due(self._monotonic())
+            for name, worker_pool in self._worker_pools.items():
+                worker_pool.add([query_state for query_state in added if query_state.query.workspace == name])
             if added or self._waiter.future.done():  # else it waits for the same
                 self._waiter = _Waiter()
-                for entry in self.entries:
-                    if entry.busy:
-                        self._waiter.outstanding += 1
-                        entry.waiting.append(self._waiter)
-                self._waiter.end_if_done()
+                for query_state in self.query_states:
+                    if query_state.in_flight:
+                        self._waiter.pending += 1
+                        query_state.waiters.append(self._waiter)
+                self._waiter.resolve_if_done()
             return self._waiter.future
 
-    def _take_due(self, now: float) -> list[Entry]:
+    def _take_due(self, now: float) -> list[QueryState]:
         """Mark what is due as queued, or as deferred if it is withheld, and return the former."""
-        due = [entry for entry in self.entries if not entry.busy and entry.is_due(now)]
-        due += self._trials({_sort(entry) for entry in due})
-        objections = {sort: self._source.objection(entries[0].query) for sort, entries in self._sorts.items()}
+        due = [
+            query_state for query_state in self.query_states if not query_state.in_flight and query_state.is_due(now)
+        ]
+        due += self._probes({_endpoint_key(query_state) for query_state in due})
+        deny_reasons = {
+            endpoint_key: self._source.deny_reason(entries[0].query)
+            for endpoint_key, entries in self._states_by_endpoint.items()
+        }
         background = (
-            piece
-            for piece in self.background
-            if not piece.busy and piece.is_due(now) and objections[_sort(piece)] is None
+            chunk
+            for chunk in self.pending_history
+            if not chunk.in_flight and chunk.is_due(now) and deny_reasons[_endpoint_key(chunk)] is None
         )
-        due += itertools.islice(background, MOST_BACKGROUND)
-        for entry in due:
-            objection = objections[_sort(entry)]
-            entry.busy = objection is None
-            if objection is not None:
-                self._note_objection(entry, objection)
-        return [entry for entry in due if entry.busy]
+        due += itertools.islice(background, MAX_QUEUED_HISTORY)
+        for query_state in due:
+            deny_reason = deny_reasons[_endpoint_key(query_state)]
+            query_state.in_flight = deny_reason is None
+            if deny_reason is not None:
+                self._set_deferred(query_state, deny_reason)
+        return [query_state for query_state in due if query_state.in_flight]
 
-    def _trials(self, due: Collection[Sort]) -> list[Entry]:
+    def _probes(self, due: Collection[EndpointKey]) -> list[QueryState]:
         """Return a query of each sort that is held, or sought, and has none `due`, to find out how the key stands."""
         wanted = [
             entries
-            for sort, entries in self._sorts.items()
-            if sort not in due and (self._held[sort] is not None or self._source.is_sought(entries[0].query))
+            for endpoint_key, entries in self._states_by_endpoint.items()
+            if endpoint_key not in due
+            and (self._open_circuits[endpoint_key] is not None or self._source.is_probe_wanted(entries[0].query))
         ]
-        idle = ([entry for entry in entries if not entry.busy] for entries in wanted)
-        return [min(entries, key=lambda entry: entry.next_at) for entries in idle if entries]
+        idle = ([query_state for query_state in entries if not query_state.in_flight] for entries in wanted)
+        return [min(entries, key=lambda query_state: query_state.next_at) for entries in idle if entries]
 
-    def note_refusals(self) -> None:
+    def update_circuits(self) -> None:
         """Take note of what is refused, or not any more, as a call that was for no query has shown."""
         with self._lock:
-            self._spread_refusals()
+            self._update_circuits()
 
-    def history_left(self) -> Mapping[str, int]:
+    def remaining_history(self) -> Mapping[str, int]:
         """Return how many calls each workspace still makes for the history of its baselines, if any."""
         with self._lock:
-            return Counter(entry.query.workspace for entry in self.background)
+            return Counter(query_state.query.workspace for query_state in self.pending_history)
 
     def close(self) -> None:
         """Begin no more fetches and end all waiting. Fetches under way end by themselves, or with the process."""
         with self._lock:
-            self._closed = True
-            for lane in self._lanes.values():
-                lane.close()
-            for entry in self.entries:
-                self._release(entry)
+            self._is_closed = True
+            for worker_pool in self._worker_pools.values():
+                worker_pool.close()
+            for query_state in self.query_states:
+                self._release(query_state)
 
-    def _admit(self, entry: Entry) -> Permit | Withheld | None:
-        return Withheld("gone") if entry.gone else self._source.admit(entry.query)
+    def _admit(self, query_state: QueryState) -> Permit | Deferred | None:
+        return Deferred("gone") if query_state.removed else self._source.admit(query_state.query)
 
-    def _run(self, entry: Entry, admitted: Permit | Withheld) -> None:
+    def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch one query, in a thread of its lane, or put it off."""
-        if isinstance(admitted, Withheld):
+        if isinstance(admitted, Deferred):
             with self._lock:
-                self._note_objection(entry, admitted)
-                self._release(entry)
+                self._set_deferred(query_state, admitted)
+                self._release(query_state)
             return
         sent_at = self._wall()
-        fetched: Fetched | None = None
+        fetched: FetchedSeries | None = None
         error: BrazeError | None = None
         try:
-            fetched = self._source.fetch(entry, admitted)
+            fetched = self._source.fetch(query_state, admitted)
         except BrazeError as failure:
-            error = failure.bare()
+            error = failure.without_traceback()
         except Exception:  # noqa: BLE001 - whatever it was, this query is not answered, and the others go on
-            _log.exception("a fetch failed by a fault of the exporter", extra={"fields": dict(entry.query.labels)})
-            error = BrazeError(Reason.BAD_ANSWER, "a fault of the exporter itself: see the log")
-        admitted.end(error, Told())  # in case the fetch did not come to that
+            _log.exception(
+                "a fetch failed by a fault of the exporter", extra={"fields": dict(query_state.query.labels)}
+            )
+            error = BrazeError(Reason.INVALID_RESPONSE, "a fault of the exporter itself: see the log")
+        admitted.end(error, RateLimitInfo())  # in case the fetch did not come to that
         with self._lock:
-            if not entry.gone:
-                self._note_objection(entry, None)
-                self._spread_refusals()  # first, so that the log has what this fetch has shown of the key
-                self._take(entry, fetched, error, sent_at)
-            self._release(entry)
+            if not query_state.removed:
+                self._set_deferred(query_state, None)
+                self._update_circuits()  # first, so that the log has what this fetch has shown of the key
+                self._store_result(query_state, fetched, error, sent_at)
+            self._release(query_state)
 
-    def _take(self, entry: Entry, fetched: Fetched | None, error: BrazeError | None, sent_at: float) -> None:
+    def _store_result(
+        self, query_state: QueryState, fetched: FetchedSeries | None, error: BrazeError | None, sent_at: float
+    ) -> None:
         """Take in how a fetch ended."""
         now = self._monotonic()
-        entry.schedule(now, error, self._jitter())
-        before = entry.reading
+        query_state.schedule(now, error, self._jitter())
+        before = query_state.result
         if error is not None:
-            outcome = entry.repair.note_failure(entry.query, error)
+            outcome = query_state.repair.record_failure(query_state.query, error)
             if outcome.is_due:
-                entry.next_at = min(entry.next_at, now)
+                query_state.next_at = min(query_state.next_at, now)
             if outcome.is_tolerated:
                 return
-            if entry.background and error.reason is Reason.TOO_LARGE:
-                self._halve(entry)
-            entry.reading = Reading(entry.answer, error)
+            if query_state.is_history and error.reason is Reason.TOO_LARGE:
+                self._halve(query_state)
+            query_state.result = FetchResult(query_state.response, error)
         elif fetched is not None:
-            if entry.background:
-                del self.background[entry]
+            if query_state.is_history:
+                del self.pending_history[query_state]
             # If our clock is ahead of Braze's, Braze's counts: nothing settles too early.
-            asked_at = sent_at if fetched.answered_at is None else min(sent_at, fetched.answered_at)
-            answer = self._answer(entry, fetched, asked_at)
-            if entry.repair.request is not None and entry.repair.request.ending_at is not None:
-                self._tell(entry, operator.methodcaller("note_repair", entry, answer))
+            requested_at = sent_at if fetched.responded_at is None else min(sent_at, fetched.responded_at)
+            response = self._make_response(query_state, fetched, requested_at)
+            if query_state.repair.request is not None and query_state.repair.request.ending_at is not None:
+                self._notify(query_state, operator.methodcaller("on_repair", query_state, response))
                 return
-            entry.reading = Reading(answer, None)
-        self._tell(entry, operator.methodcaller("note_reading", entry, before))
+            query_state.result = FetchResult(response, None)
+        self._notify(query_state, operator.methodcaller("on_result", query_state, before))
 
-    def _answer(self, entry: Entry, fetched: Fetched, asked_at: float) -> Answer:
+    def _make_response(self, query_state: QueryState, fetched: FetchedSeries, requested_at: float) -> Response:
         """Return the answer that was fetched, and what it means for the repair."""
-        request = entry.repair.request
-        oldest = next(iter(starts(fetched.series)), None)
-        outcome = entry.repair.note_success(entry.query, asked_at, oldest)
-        return Answer(
+        request = query_state.repair.request
+        oldest = next(iter(bucket_starts(fetched.series)), None)
+        outcome = query_state.repair.record_success(query_state.query, requested_at, oldest)
+        return Response(
             fetched.series,
-            asked_at,
+            requested_at,
             self._wall(),
             self._monotonic(),
             is_complete=outcome.is_complete,
-            is_short=request is not None and request.length < entry.query.length,
+            is_short=request is not None and request.length < query_state.query.length,
         )
 
-    def _halve(self, entry: Entry) -> None:
+    def _halve(self, query_state: QueryState) -> None:
         """Replace a piece of history that is oversized by its halves, and others of its query that are as long."""
-        owner, length = place(entry.query), entry.query.length
-        for piece in list(self.background):
-            is_as_long = place(piece.query) == owner and piece.query.length >= length
-            found = halves(piece.query) if is_as_long and (piece is entry or not piece.busy) else ()
-            if found:
-                piece.gone = True
-                del self.background[piece]
-                added = [Entry(half, piece.planned_at, next_at=self._monotonic(), background=True) for half in found]
-                self.background.update(dict.fromkeys(added))
+        owner, length = state_key(query_state.query), query_state.query.length
+        for chunk in list(self.pending_history):
+            is_as_long = state_key(chunk.query) == owner and chunk.query.length >= length
+            result = halves(chunk.query) if is_as_long and (chunk is query_state or not chunk.in_flight) else ()
+            if result:
+                chunk.removed = True
+                del self.pending_history[chunk]
+                added = [
+                    QueryState(half, chunk.planned_at, next_at=self._monotonic(), is_history=True) for half in result
+                ]
+                self.pending_history.update(dict.fromkeys(added))
 
-    def _spread_refusals(self) -> None:
+    def _update_circuits(self) -> None:
         """Hold what is refused since, and let go what is not any more."""
-        for sort, held in self._held.items():
-            if self._source.refusal(self._sorts[sort][0].query) is not held:
-                self._spread_hold(sort)
+        for endpoint_key, open_circuit in self._open_circuits.items():
+            if self._source.open_circuit_error(self._states_by_endpoint[endpoint_key][0].query) is not open_circuit:
+                self._update_circuit(endpoint_key)
 
-    def _spread_hold(self, sort: Sort) -> None:
+    def _update_circuit(self, endpoint_key: EndpointKey) -> None:
         """Hold all queries that Braze would refuse as well, or let them go if it would not any more."""
-        entries = self._sorts[sort]
-        held = self._held[sort] = self._source.refusal(entries[0].query)
-        for entry in entries:
-            if entry.held is not held:
-                entry.held = held
-                self._tell(entry, operator.methodcaller("note_hold", entry))
+        entries = self._states_by_endpoint[endpoint_key]
+        open_circuit = self._open_circuits[endpoint_key] = self._source.open_circuit_error(entries[0].query)
+        for query_state in entries:
+            if query_state.circuit_error is not open_circuit:
+                query_state.circuit_error = open_circuit
+                self._notify(query_state, operator.methodcaller("on_circuit_change", query_state))
 
-    def _tell(self, entry: Entry, what: Callable[[Watcher], None]) -> None:
-        for watcher in self._watchers:
+    def _notify(self, query_state: QueryState, call: Callable[[Listener], None]) -> None:
+        for listener in self._listeners:
             try:
-                what(watcher)
+                call(listener)
             except Exception:  # noqa: BLE001 - the thread lives on, and the scrapes that wait are let go
-                _log.exception("a reading was not taken in", extra={"fields": dict(entry.query.labels)})
+                _log.exception("a reading was not taken in", extra={"fields": dict(query_state.query.labels)})
         self.revision += 1  # after the watchers: who sees the new revision sees what they made of it
 
-    def _note_objection(self, entry: Entry, objection: Withheld | None) -> None:
-        deferred = objection is not None and not isinstance(objection, Held)
-        if entry.deferred != deferred:
-            entry.deferred = deferred
+    def _set_deferred(self, query_state: QueryState, deny_reason: Deferred | None) -> None:
+        deferred = deny_reason is not None and not isinstance(deny_reason, CircuitOpen)
+        if query_state.is_deferred != deferred:
+            query_state.is_deferred = deferred
             self.revision += 1
-            if deferred and not entry.background:
-                self._on_deferred(entry.query.workspace, entry.query.kind)
+            if deferred and not query_state.is_history:
+                self._on_deferred(query_state.query.workspace, query_state.query.kind)
 
-    def _release(self, entry: Entry) -> None:
-        entry.busy = False
-        self._let_go(entry)
+    def _release(self, query_state: QueryState) -> None:
+        query_state.in_flight = False
+        self._release_waiters(query_state)
 
-    def _let_go(self, entry: Entry) -> None:
-        waiting, entry.waiting = entry.waiting, []
+    def _release_waiters(self, query_state: QueryState) -> None:
+        waiting, query_state.waiters = query_state.waiters, []
         for waiter in waiting:
-            waiter.one_done()
+            waiter.finish_one()
 
 
-def _sort(entry: Entry) -> Sort:
-    return (entry.query.workspace, entry.query.kind.endpoint)
+def _endpoint_key(query_state: QueryState) -> EndpointKey:
+    return (query_state.query.workspace, query_state.query.kind.path)

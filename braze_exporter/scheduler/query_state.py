@@ -6,21 +6,21 @@ from typing import Protocol
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import TROUBLES, Series
-from braze_exporter.scheduler.admission import REFUSALS
-from braze_exporter.scheduler.rate_limiter import HOLD
+from braze_exporter.scheduler.admission import AUTH_REASONS
+from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS
 from braze_exporter.scheduler.repair import Repair
 
 # A query is due a little before its time, so that a scrape interval equal to its refresh finds it due each time.
-EARLY = 0.1
+EARLY_FRACTION = 0.1
 # What is fetched once, and was not answered, can wait for an hour.
-BACKGROUND_RETRY = 3_600.0
+HISTORY_RETRY_SECONDS = 3_600.0
 # Beyond this a query does not wait longer for each failure, unless its refresh is longer.
-LONGEST_BACKOFF = 900.0
-_MOST_DOUBLINGS = 20
+MAX_BACKOFF_SECONDS = 900.0
+_MAX_DOUBLINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """The series of an answer, and when it was asked for and when it was here, in seconds since the epoch.
 
     `sent_at` is by Braze's clock if ours is ahead of it; `received_monotonic` is on the clock that never jumps. It
@@ -36,71 +36,71 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FetchResult:
     """What is held of a query that was asked: the newest answer, if there ever was one, and why the last fetch failed.
 
     `error` is None if the last fetch was answered.
     """
 
-    answer: Answer | None
+    response: Response | None
     error: BrazeError | None
 
 
 class Waiter(Protocol):
     """Who waits for the end of fetches."""
 
-    def one_done(self) -> None:
+    def finish_one(self) -> None:
         """Take note that one has ended."""
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class QueryState:
     """The state of one query, which only the cache changes.
 
     `planned_at` is when it came into the plan, in seconds since the epoch; `next_at` is on the monotonic clock.
-    `reading` is replaced whole, and None until the first try. `held` is why none of its sort is asked. `busy` means
-    queued or under way, `deferred` that the query was due when it was last looked at, but withheld, `gone` that it is
-    not in the plan any more. `failures` are those in a row that were Braze's trouble. `background` is for what is
-    fetched once, after all else, and without anyone waiting.
+    `result` is replaced whole, and None until the first try. `circuit_error` is why none of its sort is asked.
+    `in_flight` means queued or under way, `is_deferred` that the query was due when it was last looked at, but
+    withheld, `removed` that it is not in the plan any more. `failures` are those in a row that were Braze's trouble.
+    `is_history` is for what is fetched once, after all else, and without anyone waiting.
     """
 
     query: Query
     planned_at: float
     next_at: float
-    reading: Reading | None = None
-    held: BrazeError | None = None
-    busy: bool = False
-    deferred: bool = False
-    gone: bool = False
+    result: FetchResult | None = None
+    circuit_error: BrazeError | None = None
+    in_flight: bool = False
+    is_deferred: bool = False
+    removed: bool = False
     failures: int = 0
-    background: bool = False
-    waiting: list["Waiter"] = field(default_factory=list)
+    is_history: bool = False
+    waiters: list["Waiter"] = field(default_factory=list)
     repair: Repair = field(default_factory=Repair)
 
     @property
-    def endpoint(self) -> str:
+    def path(self) -> str:
         """The endpoint that is asked."""
-        return self.query.kind.endpoint
+        return self.query.kind.path
 
     @property
-    def answer(self) -> Answer | None:
+    def response(self) -> Response | None:
         """The newest answer, if there ever was one."""
-        return self.reading.answer if self.reading is not None else None
+        return self.result.response if self.result is not None else None
 
     @property
     def error(self) -> BrazeError | None:
         """Why the query is not answered, or None if it is, or was not tried."""
-        return self.held or (self.reading.error if self.reading is not None else None)
+        return self.circuit_error or (self.result.error if self.result is not None else None)
 
     @property
-    def is_tried(self) -> bool:
+    def has_result(self) -> bool:
         """Whether it is known if the query is answered."""
-        return self.reading is not None or self.held is not None
+        return self.result is not None or self.circuit_error is not None
 
     @property
     def due_at(self) -> float:
         """From when the query should be fetched, on the monotonic clock."""
-        return self.next_at - EARLY * self.query.refresh
+        return self.next_at - EARLY_FRACTION * self.query.refresh
 
     def is_due(self, now: float) -> bool:
         """Return whether the query should be fetched at `now`, on the monotonic clock."""
@@ -115,39 +115,39 @@ class Entry:
         refresh = self.query.refresh
         reason = error.reason if error is not None else None
         self.failures = self.failures + 1 if reason in TROUBLES else 0
-        if reason in REFUSALS:
-            self.next_at = now + min(refresh, HOLD)
+        if reason in AUTH_REASONS:
+            self.next_at = now + min(refresh, HOLD_SECONDS)
             return
         if reason is Reason.RATE_LIMITED:  # it was put off, and is due when its pool is asked again
             self.next_at = min(self.next_at, now)
             return
-        if self.background:
-            self.next_at = now + BACKGROUND_RETRY
+        if self.is_history:
+            self.next_at = now + HISTORY_RETRY_SECONDS
             return
         if self.failures:
-            self.next_at = now + backoff(refresh, self.failures, jitter)
+            self.next_at = now + backoff_seconds(refresh, self.failures, jitter)
             return
         self.next_at += refresh
         if self.is_due(now):  # it fell behind: nothing is caught up on
             self.next_at = now + refresh
 
-    def change(self, query: Query, now: float) -> None:
+    def update(self, query: Query, now: float) -> None:
         """Go on as another query that asks for the same: with other names, another refresh, or another key."""
         self.query = query
-        error = self.reading.error if self.reading is not None else None
-        if error is not None and error.reason in REFUSALS:
+        error = self.result.error if self.result is not None else None
+        if error is not None and error.reason in AUTH_REASONS:
             self.next_at = now
         elif not self.failures:
             self.next_at = min(self.next_at, now + query.refresh)
 
 
-def backoff(refresh: float, failures: int, jitter: float) -> float:
+def backoff_seconds(refresh: float, failures: int, jitter: float) -> float:
     """Return how long a query waits after so many failures in a row, from 1, give or take `jitter`, in seconds."""
-    doublings = min(failures - 1, _MOST_DOUBLINGS)
-    return min(refresh * 2.0**doublings * jitter, max(LONGEST_BACKOFF, refresh))
+    doublings = min(failures - 1, _MAX_DOUBLINGS)
+    return min(refresh * 2.0**doublings * jitter, max(MAX_BACKOFF_SECONDS, refresh))
 
 
-def place(query: Query) -> tuple[object, ...]:
+def state_key(query: Query) -> tuple[object, ...]:
     """Return what must be the same of two queries, that what is held of one is true of the other.
 
     Names for labels may differ, and so may when it is fetched and how it is judged.

@@ -6,81 +6,81 @@ Nothing here takes a lock or waits; `admission` does, and asks with the time of 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from braze_exporter.braze.calls import Told
+from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
 
 # How long a refusal (401 or 403) holds its endpoint, or the workspace once all endpoints have refused the key.
-HOLD = 120.0
+HOLD_SECONDS = 120.0
 # How long a pool rests after a 429 that does not say until when; it doubles with each that follows, up to the most.
-BLIND_STOP = 60.0
-LONGEST_BLIND_STOP = 900.0
+DEFAULT_STOP_SECONDS = 60.0
+MAX_STOP_SECONDS = 900.0
 # Braze's windows are aligned to the clock, so a reset is at most one window away; clocks differ a little.
-_CLOCK_SKEW = 60.0
+_CLOCK_SKEW_SECONDS = 60.0
 # Answers of one window name the same reset, give or take this part of it: some of them come late.
-_SAME_WINDOW = 1 / 60
+_RESET_TOLERANCE = 1 / 60
 # A whole call, less what sums of fractions lose.
-_ONE = 1 - 1e-9
+_ONE_CALL = 1 - 1e-9
 
 
-class Passage(Enum):
+class Decision(Enum):
     """Whether a call may go: at once, after the one that goes alone has ended, or not now."""
 
-    OPEN = auto()
-    BUSY = auto()
-    SHUT = auto()
+    ALLOW = auto()
+    WAIT = auto()
+    DENY = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Entered:
+class Probe:
     """That a call has passed a gate: whether on trial, and how often the gate had been shut before."""
 
-    on_trial: bool
-    shuts: int
+    is_probe: bool
+    generation: int
 
 
-class Gate:
+class CircuitBreaker:
     """Lets calls pass; or none until a time, and then one alone, on trial, until it has ended."""
 
-    def __init__(self, *, on_trial: bool) -> None:
-        """Begin open, or with a call `on_trial`."""
-        self.shut_until = float("-inf")
-        self._shuts = 0
-        self._is_trial_due = on_trial
-        self._is_trial_running = False
+    def __init__(self, *, is_probe: bool) -> None:
+        """Begin open, or with a call `is_probe`."""
+        self.open_until = float("-inf")
+        self._generation = 0
+        self._is_probe_due = is_probe
+        self._is_probe_running = False
 
-    def passage(self, now: float) -> Passage:
+    def decide(self, now: float) -> Decision:
         """Return whether a call may pass at `now`."""
-        if now < self.shut_until:
-            return Passage.SHUT
-        return Passage.BUSY if self._is_trial_running else Passage.OPEN
+        if now < self.open_until:
+            return Decision.DENY
+        return Decision.WAIT if self._is_probe_running else Decision.ALLOW
 
-    def enter(self) -> Entered:
+    def acquire(self) -> Probe:
         """Let a call pass."""
-        self._is_trial_running = self._is_trial_due
-        return Entered(self._is_trial_due, self._shuts)
+        self._is_probe_running = self._is_probe_due
+        return Probe(self._is_probe_due, self._generation)
 
-    def is_news(self, entered: Entered) -> bool:
+    def is_current(self, probe: Probe) -> bool:
         """Return whether the gate has not been shut since a call passed: else it tells of what is known."""
-        return entered.shuts == self._shuts
+        return probe.generation == self._generation
 
-    def leave(self, entered: Entered, *, passed: bool) -> None:
-        """Note the end of a call: a trial that was `passed` lets all others go, unless it was shut meanwhile."""
-        if entered.on_trial:
-            self._is_trial_running = False
-            self._is_trial_due = not (passed and self.is_news(entered))
+    def release(self, probe: Probe, *, succeeded: bool) -> None:
+        """Note the end of a call: a trial that was `succeeded` lets all others go, unless it was shut meanwhile."""
+        if probe.is_probe:
+            self._is_probe_running = False
+            self._is_probe_due = not (succeeded and self.is_current(probe))
 
-    def shut(self, until: float) -> None:
+    def open(self, until: float) -> None:
         """Let none pass until then, and one alone after that. What is shut for longer stays so."""
-        self.shut_until = max(self.shut_until, until)
-        self.require_trial()
+        self.open_until = max(self.open_until, until)
+        self.require_probe()
 
-    def require_trial(self) -> None:
+    def require_probe(self) -> None:
         """Let the next call pass alone, whatever those that have passed will tell."""
-        self._shuts += 1
-        self._is_trial_due = True
+        self._generation += 1
+        self._is_probe_due = True
 
 
-class Cause(Enum):
+class PauseReason(Enum):
     """Why a pool rests: for a 429, for the reserve, or because the budget is spent."""
 
     RATE_LIMITED = auto()
@@ -89,14 +89,14 @@ class Cause(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Pause:
     """That a pool makes no calls now, why, and for how many seconds."""
 
-    cause: Cause
+    reason: PauseReason
     seconds: float
 
 
-class Limiter:
+class RateLimiter:
     """Grants calls of one pool: at most `share` of its limit, and a burst; none that would touch the reserve.
 
     A token bucket, which learns Braze's limit from the answers. In any span of time it grants at most `share` times the
@@ -114,122 +114,124 @@ class Limiter:
         self._limit = float(pool.limit)
         self._tokens = float(burst)
         self._filled_at = now
-        self._left = float("inf")
+        self._remaining = float("inf")
         self._resets_at = now
-        self._is_guess = False
-        self._under_way = 0
-        self._blind_stops = 0
-        self._gate = Gate(on_trial=True)
-        self._told_until = float("-inf")
+        self._is_window_estimated = False
+        self._in_flight = 0
+        self._consecutive_stops = 0
+        self._circuit_breaker = CircuitBreaker(is_probe=True)
+        self._reported_until = float("-inf")
 
-    def change(self, *, share: float, reserve: float, burst: int, now: float) -> None:
+    def update(self, *, share: float, reserve: float, burst: int, now: float) -> None:
         """Go on with another budget; what was learned and spent stays so."""
-        self._fill(now)
+        self._refill(now)
         self._share, self._reserve, self._burst = share, reserve, float(burst)
         self._tokens = min(self._tokens, self._burst)
 
-    def passage(self, now: float, *, spare: bool = False) -> Passage:
-        """Return whether a call may be made at `now`; a `spare` one leaves half of the burst to others."""
-        kept = self._burst // 2 if spare else 0.0
-        if self._tokens_at(now) - kept < _ONE or self._is_reserve_reached(now):
-            return Passage.SHUT
-        return self._gate.passage(now)
+    def decide(self, now: float, *, low_priority: bool = False) -> Decision:
+        """Return whether a call may be made at `now`; a `low_priority` one leaves half of the burst to others."""
+        kept = self._burst // 2 if low_priority else 0.0
+        if self._tokens_at(now) - kept < _ONE_CALL or self._is_reserve_reached(now):
+            return Decision.DENY
+        return self._circuit_breaker.decide(now)
 
-    def rest(self, now: float) -> Rest | None:
+    def pause(self, now: float) -> Pause | None:
         """Return why no call may be made at `now`, by what lasts longest, or None if one may."""
-        rate = self._share * self._limit / self._pool.window
+        rate = self._share * self._limit / self._pool.window_seconds
         seconds = {
-            Cause.RATE_LIMITED: self._gate.shut_until - now,
-            Cause.RESERVE: self._resets_at - now if self._is_reserve_reached(now) else 0.0,
-            Cause.BUDGET: (_ONE - self._tokens_at(now)) / rate,
+            PauseReason.RATE_LIMITED: self._circuit_breaker.open_until - now,
+            PauseReason.RESERVE: self._resets_at - now if self._is_reserve_reached(now) else 0.0,
+            PauseReason.BUDGET: (_ONE_CALL - self._tokens_at(now)) / rate,
         }
-        cause = max(seconds, key=seconds.__getitem__)
-        return Rest(cause, seconds[cause]) if seconds[cause] > 0 else None
+        reason = max(seconds, key=seconds.__getitem__)
+        return Pause(reason, seconds[reason]) if seconds[reason] > 0 else None
 
-    def enter(self, now: float) -> Entered:
+    def acquire(self, now: float) -> Probe:
         """Grant a call that may be made."""
-        self._fill(now)
+        self._refill(now)
         self._tokens -= 1
-        self._under_way += 1
-        self._roll(now)
-        self._left -= 1
-        entered = self._gate.enter()
-        self._note_reserve(now)
-        return entered
+        self._in_flight += 1
+        self._start_window(now)
+        self._remaining -= 1
+        probe = self._circuit_breaker.acquire()
+        self._check_reserve(now)
+        return probe
 
-    def leave(self, told: Told, entered: Entered, now: float) -> float | None:
+    def release(self, info: RateLimitInfo, probe: Probe, now: float) -> float | None:
         """Note the end of a call and what it told; return for how many seconds the pool rests, if that is news."""
-        self._under_way -= 1
-        is_news = self._gate.is_news(entered)
-        self._gate.leave(entered, passed=told.answered or told.remaining is not None)
-        self._learn(told, now)
-        if told.refused:
-            self._stop(told, now, is_news=is_news)
-        elif told.answered and is_news:
-            self._blind_stops = 0
-        until, told_until = self._rests_until(now), self._told_until
-        self._told_until = max(until, told_until)
-        return until - now if told_until <= now < until else None
+        self._in_flight -= 1
+        is_current = self._circuit_breaker.is_current(probe)
+        self._circuit_breaker.release(probe, succeeded=info.has_response or info.remaining is not None)
+        self._update(info, now)
+        if info.is_rate_limited:
+            self._stop(info, now, is_current=is_current)
+        elif info.has_response and is_current:
+            self._consecutive_stops = 0
+        until, reported_until = self._paused_until(now), self._reported_until
+        self._reported_until = max(until, reported_until)
+        return until - now if reported_until <= now < until else None
 
     @property
     def _tolerance(self) -> float:
-        return self._pool.window * _SAME_WINDOW
+        return self._pool.window_seconds * _RESET_TOLERANCE
 
     def _tokens_at(self, now: float) -> float:
-        rate = self._share * self._limit / self._pool.window
+        rate = self._share * self._limit / self._pool.window_seconds
         return min(self._burst, self._tokens + rate * max(0.0, now - self._filled_at))
 
-    def _fill(self, now: float) -> None:
+    def _refill(self, now: float) -> None:
         self._tokens, self._filled_at = self._tokens_at(now), now
 
-    def _roll(self, now: float) -> None:
+    def _start_window(self, now: float) -> None:
         """Begin another window with all of the limit, if it is known when one began."""
-        if now >= self._resets_at and self._left < float("inf"):
-            windows = (now - self._resets_at) // self._pool.window + 1
-            self._left, self._resets_at = self._limit, self._resets_at + windows * self._pool.window
-            self._is_guess = True
+        if now >= self._resets_at and self._remaining < float("inf"):
+            windows = (now - self._resets_at) // self._pool.window_seconds + 1
+            self._remaining, self._resets_at = self._limit, self._resets_at + windows * self._pool.window_seconds
+            self._is_window_estimated = True
 
-    def _learn(self, told: Told, now: float) -> None:
-        self._fill(now)
-        is_other_limit = told.limit is not None and told.limit >= 1 and told.limit != self._limit
-        if is_other_limit and told.limit is not None:
-            self._limit = told.limit
-        if told.remaining is None:
+    def _update(self, info: RateLimitInfo, now: float) -> None:
+        self._refill(now)
+        is_other_limit = info.limit is not None and info.limit >= 1 and info.limit != self._limit
+        if is_other_limit and info.limit is not None:
+            self._limit = info.limit
+        if info.remaining is None:
             return
-        self._roll(now)
-        resets_in = self._readable(told.resets_in) or BLIND_STOP
+        self._start_window(now)
+        resets_in = self._valid_reset(info.resets_in) or DEFAULT_STOP_SECONDS
         resets_at, known = now + resets_in, now < self._resets_at
         is_sooner = known and resets_at < self._resets_at - self._tolerance
-        if is_sooner and (resets_in < self._tolerance or not self._is_guess):
+        if is_sooner and (resets_in < self._tolerance or not self._is_window_estimated):
             return  # a late answer, of the window before
-        self._is_guess = False
-        left = told.remaining - self._under_way
+        self._is_window_estimated = False
+        left = info.remaining - self._in_flight
         if known and abs(resets_at - self._resets_at) <= self._tolerance:
             # Answers come in another order than calls, but within a window there is less and less left.
-            left = left if is_other_limit else min(self._left, left)
+            left = left if is_other_limit else min(self._remaining, left)
             resets_at = min(self._resets_at, resets_at)
-        self._left, self._resets_at = left, resets_at
-        self._note_reserve(now)
+        self._remaining, self._resets_at = left, resets_at
+        self._check_reserve(now)
 
-    def _readable(self, seconds: float | None) -> float | None:
-        return seconds if seconds is not None and 0 < seconds <= self._pool.window + _CLOCK_SKEW else None
+    def _valid_reset(self, seconds: float | None) -> float | None:
+        return (
+            seconds if seconds is not None and 0 < seconds <= self._pool.window_seconds + _CLOCK_SKEW_SECONDS else None
+        )
 
-    def _stop(self, told: Told, now: float, *, is_news: bool) -> None:
+    def _stop(self, info: RateLimitInfo, now: float, *, is_current: bool) -> None:
         """Shut after a 429."""
-        seconds = self._readable(told.resets_in) or self._readable(told.retry_after)
+        seconds = self._valid_reset(info.resets_in) or self._valid_reset(info.retry_after)
         if seconds is not None:
-            self._gate.shut(now + seconds)
-        elif is_news:  # of those that were under way together only the first tells something new
-            self._gate.shut(now + min(BLIND_STOP * 2**self._blind_stops, LONGEST_BLIND_STOP))
-            self._blind_stops += 1
+            self._circuit_breaker.open(now + seconds)
+        elif is_current:  # of those that were under way together only the first tells something new
+            self._circuit_breaker.open(now + min(DEFAULT_STOP_SECONDS * 2**self._consecutive_stops, MAX_STOP_SECONDS))
+            self._consecutive_stops += 1
 
     def _is_reserve_reached(self, now: float) -> bool:
-        return now < self._resets_at and self._left <= self._reserve * self._limit
+        return now < self._resets_at and self._remaining <= self._reserve * self._limit
 
-    def _note_reserve(self, now: float) -> None:
+    def _check_reserve(self, now: float) -> None:
         if self._is_reserve_reached(now):
-            self._gate.require_trial()
+            self._circuit_breaker.require_probe()
 
-    def _rests_until(self, now: float) -> float:
+    def _paused_until(self, now: float) -> float:
         reserve_until = self._resets_at if self._is_reserve_reached(now) else float("-inf")
-        return max(self._gate.shut_until, reserve_until)
+        return max(self._circuit_breaker.open_until, reserve_until)

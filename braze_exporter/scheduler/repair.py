@@ -14,7 +14,7 @@ from braze_exporter.braze.series import TROUBLES
 from braze_exporter.scheduler.plan import newest_length
 
 # A shorter request may succeed where these fail.
-SHORTENED = {Reason.BAD_ANSWER, Reason.TOO_LARGE}
+SHORTENED = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
 # How long the length of oversized responses is remembered, in seconds.
 _REMEMBERED = 7 * 86_400.0
 # How long a query waits for its next time if it was due at once before that, in seconds.
@@ -25,12 +25,12 @@ _BETWEEN_HURRIES = 3_600.0
 class Request:
     """A request for `length` buckets up to `ending_at`, in seconds since the epoch, or up to now if that is None.
 
-    It `is_short` if it is for the newest buckets alone. The first request of the repair was sent at `begun_at`, in
+    It `is_short` if it is for the newest buckets alone. The first request of the repair was sent at `started_at`, in
     seconds since the epoch. If the repair needs older buckets too, they start at `oldest` or later.
     """
 
     length: int
-    begun_at: float
+    started_at: float
     oldest: int | None = None
     ending_at: int | None = None
     is_short: bool = False
@@ -53,47 +53,47 @@ class Repair:
 
     Usually each fetch requests all that the repair needs. After a malformed or oversized response every second fetch is
     a short one, until a repair succeeds. An oversized one halves the length, which is remembered for a week: the repair
-    then begins with the newest buckets and goes back in pieces. `done_at` is the time at which the last complete repair
-    began, in seconds since the epoch, None before the first.
+    then begins with the newest buckets and goes back in pieces. `completed_at` is the time at which the last complete
+    repair began, in seconds since the epoch, None before the first.
     """
 
     __slots__ = (
-        "_alternates",
         "_hurried_at",
+        "_is_alternating",
         "_is_short_next",
         "_max_length",
-        "_next_piece",
+        "_next_chunk",
         "_oversized_at",
-        "done_at",
+        "completed_at",
         "request",
     )
 
     def __init__(self) -> None:
         """Begin with requests of any length."""
-        self.done_at: float | None = None
+        self.completed_at: float | None = None
         self.request: Request | None = None
         self._max_length = math.inf
         self._oversized_at = -math.inf
         self._hurried_at = -math.inf
-        self._alternates = False
+        self._is_alternating = False
         self._is_short_next = False
-        self._next_piece: Request | None = None
+        self._next_chunk: Request | None = None
 
     def next_request(self, query: Query, needed: int, now: float) -> Request:
         """Return what to request of `query` at `now`, if the repair needs the newest `needed` buckets."""
         if now - self._oversized_at >= _REMEMBERED:
             self._max_length = math.inf
-        if self._alternates and self._is_short_next:
+        if self._is_alternating and self._is_short_next:
             self.request = Request(newest_length(query.unit, query.settle), now, is_short=True)
-        elif self._next_piece is not None:
-            self.request = self._next_piece
+        elif self._next_chunk is not None:
+            self.request = self._next_chunk
         elif needed <= self._max_length:
             self.request = Request(needed, now)
         else:
             self.request = Request(int(self._max_length), now, _first_start(now, needed, query))
         return self.request
 
-    def note_success(self, query: Query, sent_at: float, oldest: int | None) -> Outcome:
+    def record_success(self, query: Query, sent_at: float, oldest: int | None) -> Outcome:
         """Note that the request succeeded, which was sent at `sent_at`.
 
         `oldest` is the start of the oldest bucket of the response, None if it has none: such a response up to now
@@ -107,36 +107,36 @@ class Repair:
             return Outcome()
         is_newest = request.ending_at is None
         if is_newest:
-            request = replace(request, begun_at=min(request.begun_at, sent_at))
+            request = replace(request, started_at=min(request.started_at, sent_at))
         is_repair_empty = is_newest and oldest is None
-        self._next_piece = None if is_repair_empty else self._older(request, query, oldest)
-        self._alternates = self._next_piece is not None
-        if self._alternates or is_repair_empty:
+        self._next_chunk = None if is_repair_empty else self._older_request(request, query, oldest)
+        self._is_alternating = self._next_chunk is not None
+        if self._is_alternating or is_repair_empty:
             return Outcome()
-        self.done_at = request.begun_at
+        self.completed_at = request.started_at
         return Outcome(is_complete=True)
 
-    def note_failure(self, query: Query, error: BrazeError) -> Outcome:
+    def record_failure(self, query: Query, error: BrazeError) -> Outcome:
         """Note that the request failed with `error`."""
         request = self.request
         if request is None or error.reason not in SHORTENED | TROUBLES:
             return Outcome()
-        is_tolerated = self._alternates and not request.is_short
+        is_tolerated = self._is_alternating and not request.is_short
         if error.reason in TROUBLES:
             self._is_short_next = True  # as soon as Braze responds again, the newest buckets come first
             return Outcome(is_tolerated=is_tolerated)
         if error.reason is Reason.TOO_LARGE:
             self._max_length = max(newest_length(query.unit, query.settle), halved(request.length))
-            self._oversized_at = request.begun_at
-        is_due = not self._alternates and request.begun_at - self._hurried_at >= _BETWEEN_HURRIES
+            self._oversized_at = request.started_at
+        is_due = not self._is_alternating and request.started_at - self._hurried_at >= _BETWEEN_HURRIES
         if is_due:
-            self._hurried_at = request.begun_at
-        self._next_piece = None
-        self._alternates = True
+            self._hurried_at = request.started_at
+        self._next_chunk = None
+        self._is_alternating = True
         self._is_short_next = not request.is_short
         return Outcome(is_due=is_due, is_tolerated=is_tolerated)
 
-    def _older(self, request: Request, query: Query, oldest: int | None) -> Request | None:
+    def _older_request(self, request: Request, query: Query, oldest: int | None) -> Request | None:
         """Return the request for the buckets before those of `request`, or None if the repair needs none of them.
 
         Where the clocks differ, only the response tells where the newest buckets begin.
@@ -156,22 +156,22 @@ def halved(length: int) -> int:
     return max(1, (length + 1) // 2)
 
 
-def halves(piece: Query) -> tuple[Query, ...]:
+def halves(history: Query) -> tuple[Query, ...]:
     """Return the requests that share the buckets of a piece of history: the older half, then the newer one.
 
     A piece of one bucket has none.
     """
-    if piece.ending_at is None or piece.length == 1:
+    if history.ending_at is None or history.length == 1:
         return ()
-    length = halved(piece.length)
-    end = _first_start(piece.ending_at, length, piece) - 1
-    return replace(piece, length=piece.length - length, ending_at=end), replace(piece, length=length)
+    length = halved(history.length)
+    end = _first_start(history.ending_at, length, history) - 1
+    return replace(history, length=history.length - length, ending_at=end), replace(history, length=length)
 
 
-def chunks(piece: Query, max_length: int) -> tuple[Query, ...]:
+def chunks(history: Query, max_length: int) -> tuple[Query, ...]:
     """Return the requests of at most `max_length` buckets that share those of a piece of history, the oldest first."""
-    found = halves(piece) if piece.length > max_length else ()
-    return tuple(chunk for half in found for chunk in chunks(half, max_length)) or (piece,)
+    result = halves(history) if history.length > max_length else ()
+    return tuple(part for half in result for part in chunks(half, max_length)) or (history,)
 
 
 def _first_start(end: float, length: int, query: Query) -> int:

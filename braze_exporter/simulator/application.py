@@ -18,12 +18,12 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
 from braze_exporter.simulator.endpoint import Endpoint
-from braze_exporter.simulator.inventory import NOTHING, World
-from braze_exporter.simulator.lists import Lists
-from braze_exporter.simulator.rate_limit import NO_QUOTA, Allowance
-from braze_exporter.simulator.reply import Reply, encode, phrase
+from braze_exporter.simulator.inventory import EMPTY_INVENTORY, Inventory
+from braze_exporter.simulator.lists import ListResponder
+from braze_exporter.simulator.rate_limit import EMPTY_HEADERS, RateLimitCounter
+from braze_exporter.simulator.reply import Reply, encode_json, status_phrase
 from braze_exporter.simulator.request import Request
-from braze_exporter.simulator.series import Series
+from braze_exporter.simulator.series import SeriesResponder
 from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until
 from braze_exporter.simulator.traffic import Counts, Traffic
 
@@ -37,7 +37,7 @@ class UnknownEvent(Enum):
     """200 with an empty list, as seen for KPIs of a workspace without apps."""
     NO_DATA = auto()
     """200 without the key `data`, as list endpoints are said to answer."""
-    REFUSED = auto()
+    REJECTED = auto()
     """400 with a message, as for an unknown Canvas."""
 
 
@@ -57,8 +57,8 @@ class SimulatedBraze:
         zone: ZoneInfo,
         apps: Collection[str] = (),
         segments: Collection[str] = (),
-        world: World = NOTHING,
-        figures: Counts | None = None,
+        inventory: Inventory = EMPTY_INVENTORY,
+        series_counts: Counts | None = None,
         permissions: Collection[str] | None = None,
         limit: int = DEFAULT_POOL.limit,
         hour_format: HourFormat = HourFormat.OFFSET,
@@ -68,8 +68,8 @@ class SimulatedBraze:
     ) -> None:
         """Answer those who hold the `key` from `traffic`; `apps` and `segments` are the ids that may be filtered by.
 
-        `world` is what the lists have, and `figures` are what the series beside events tell (see `simulator.series`).
-        `permissions` are those of the key, by default all.
+        `inventory` is what the lists have, and `series_counts` are what the series beside events tell (see
+        `simulator.series`). `permissions` are those of the key, by default all.
         """
         self.key = key
         self.traffic = traffic
@@ -77,21 +77,24 @@ class SimulatedBraze:
         self.zone = zone
         self.apps = apps
         self.segments = segments
-        self.world = world
-        self.figures: Counts = figures if figures is not None else Traffic(seed=0, zone=zone, events={})
+        self.inventory = inventory
+        self.series_counts: Counts = (
+            series_counts if series_counts is not None else Traffic(seed=0, zone=zone, events={})
+        )
         self.permissions = permissions
         self.hour_format = hour_format
         self.day_format = day_format
         self.unknown_event = unknown_event
         self.newest_first = newest_first
         self.pools = {
-            pool.name: Allowance(pool.limit, pool.window) for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)
+            pool.name: RateLimitCounter(pool.limit, pool.window_seconds)
+            for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)
         }
         self.limit = limit
-        self.lists = Lists(lambda: self.traffic.events, lambda: self.world)
+        self.lists = ListResponder(lambda: self.traffic.events, lambda: self.inventory)
         self._endpoints: dict[str, Endpoint] = {
             "/events/data_series": Endpoint(DEFAULT_POOL, "events.data_series", self._event_series),
-            **Series(self).endpoints(),
+            **SeriesResponder(self).endpoints(),
             **self.lists.endpoints(),
         }
         self._ids = itertools.count(1)
@@ -105,68 +108,72 @@ class SimulatedBraze:
     def limit(self, limit: int) -> None:
         self.pools[DEFAULT_POOL.name].limit = limit
 
-    def spend(self, calls: int, pool: str = DEFAULT_POOL.name) -> None:
+    def spend_calls(self, calls: int, pool: str = DEFAULT_POOL.name) -> None:
         """Take calls out of this hour's limit, as the company's own sends do."""
-        self.pools[pool].take(self.clock(), calls)
+        self.pools[pool].count_calls(self.clock(), calls)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
-        reply = self._answer(Request.read(environ, self.clock()))
+        reply = self._respond(Request.read(environ, self.clock()))
         body = reply.read()
         headers = {**reply.headers, "Content-Length": str(len(body))}
-        start_response(f"{reply.status} {phrase(reply.status)}", list(headers.items()))
+        start_response(f"{reply.status} {status_phrase(reply.status)}", list(headers.items()))
         return [body]
 
-    def _answer(self, request: Request) -> Reply:
+    def _respond(self, request: Request) -> Reply:
         """Answer truly. The names of the headers are those of recorded answers."""
-        began = time.perf_counter()
-        code, document, quota = self._outcome(request)
-        body = encode(document)
+        started_at = time.perf_counter()
+        code, document, quota = self._build_response(request)
+        body = encode_json(document)
         headers = {
             "Content-Type": "application/json",
             "Date": formatdate(request.time, usegmt=True),
             "Cache-Control": "max-age=0, private, must-revalidate",
             "ETag": f'W/"{blake2b(body, digest_size=16).hexdigest()}"',
             "X-Request-Id": str(UUID(int=next(self._ids))),
-            "X-Runtime": f"{time.perf_counter() - began:.6f}",
+            "X-Runtime": f"{time.perf_counter() - started_at:.6f}",
         }
         return Reply(code, {**headers, **quota}, body)
 
-    def _outcome(self, request: Request) -> tuple[HTTPStatus, object, Mapping[str, str]]:
+    def _build_response(self, request: Request) -> tuple[HTTPStatus, object, Mapping[str, str]]:
         """Return the status, the document and the rate-limit headers."""
         # A wrong path is told even to those without a key, who have no quota.
         if request.method != "GET" or request.path not in self._endpoints:
             return HTTPStatus.NOT_FOUND, {"message": "Invalid URL"}, {}
         if request.headers.get("authorization") != f"Bearer {self.key}":
-            return HTTPStatus.UNAUTHORIZED, {"message": f"Invalid API key: {request.key}"}, NO_QUOTA
+            return HTTPStatus.UNAUTHORIZED, {"message": f"Invalid API key: {request.key}"}, EMPTY_HEADERS
         endpoint = self._endpoints[request.path]
-        granted, quota = self.pools[endpoint.pool.name].take(request.time)
+        granted, quota = self.pools[endpoint.pool.name].count_calls(request.time)
         if not granted:
             return HTTPStatus.TOO_MANY_REQUESTS, {"message": "Rate limit exceeded"}, quota
         if self.permissions is not None and endpoint.permission not in self.permissions:
             return HTTPStatus.FORBIDDEN, {"message": "Access Denied"}, quota  # the status is documented, the words not
         try:
-            return HTTPStatus.OK, endpoint.answer(request), quota
-        except parameters.BadRequestError as refusal:
-            return HTTPStatus.BAD_REQUEST, {"message": str(refusal)}, quota
+            return HTTPStatus.OK, endpoint.respond(request), quota
+        except parameters.BadRequestError as failure:
+            return HTTPStatus.BAD_REQUEST, {"message": str(failure)}, quota
 
     def _event_series(self, request: Request) -> object:
         """Answer GET /events/data_series: occurrences of one event by hour or by day."""
-        event, unit, length = parameters.name(request, "event"), parameters.unit(request), parameters.length(request)
-        end = parameters.ending_at(request, self.zone)
-        app = parameters.identifier(request, "app_id", self.apps)
-        segment = parameters.identifier(request, "segment_id", self.segments)
+        event, unit, length = (
+            parameters.required_text(request, "event"),
+            parameters.parse_unit(request),
+            parameters.parse_length(request),
+        )
+        end = parameters.parse_ending_at(request, self.zone)
+        app = parameters.parse_identifier(request, "app_id", self.apps)
+        segment = parameters.parse_identifier(request, "segment_id", self.segments)
         known = event in self.traffic.events
-        if not known and self.unknown_event is UnknownEvent.REFUSED:
-            parameters.refuse("event must be a string of the custom event name")
+        if not known and self.unknown_event is UnknownEvent.REJECTED:
+            parameters.reject("event must be a string of the custom event name")
         if not known and self.unknown_event is UnknownEvent.NO_DATA:
             return {"message": "success"}
         if not known and self.unknown_event is UnknownEvent.EMPTY:
             return {"message": "success", "data": []}
 
         def total(hours: Iterable[int]) -> int:
-            begun = (hour for hour in hours if hour <= request.time)
-            return sum(self.traffic.count(event, hour, request.time, app, segment) for hour in begun) if known else 0
+            started = (hour for hour in hours if hour <= request.time)
+            return sum(self.traffic.count(event, hour, request.time, app, segment) for hour in started) if known else 0
 
         rows = [{"time": label, "count": total(hours)} for label, hours in self._buckets(unit, length, end)]
         return {"message": "success", "data": rows[::-1] if self.newest_first else rows}

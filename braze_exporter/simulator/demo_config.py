@@ -4,7 +4,7 @@ from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
 from braze_exporter.simulator.application import SimulatedBraze, UnknownEvent
-from braze_exporter.simulator.inventory import SHOP, Campaign, Canvas
+from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign, Canvas
 from braze_exporter.simulator.traffic import DEMO
 
 # It opens nothing but the simulated Braze.
@@ -13,13 +13,13 @@ KEY_VARIABLE = "BRAZE_API_KEY"
 ZONE = ZoneInfo("America/New_York")
 
 
-def shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> SimulatedBraze:
+def build_shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> SimulatedBraze:
     """Return the simulated Braze of the demo: a shop, with all that Braze tells of it."""
     return SimulatedBraze(
         key=KEY,
-        traffic=DEMO.traffic(seed=1, zone=ZONE),
-        figures=DEMO.told(seed=1, zone=ZONE),
-        world=DEMO.world,
+        traffic=DEMO.event_traffic(seed=1, zone=ZONE),
+        series_counts=DEMO.series_traffic(seed=1, zone=ZONE),
+        inventory=DEMO.inventory,
         apps=DEMO.apps.values(),
         segments=DEMO.segments.values(),
         clock=clock,
@@ -28,7 +28,7 @@ def shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.
     )
 
 
-def config(url: str) -> str:
+def build_config(url: str) -> str:
     """Return the YAML of a config for the simulated Braze at `url`, whose key stands in the variable `KEY_VARIABLE`."""
     apps = "".join(f"\n      {name}: {app_id}" for name, app_id in DEMO.apps.items())
     segments = "".join(f"\n      {name}: {segment_id}" for name, segment_id in DEMO.segments.items())
@@ -78,12 +78,12 @@ workspaces:
     daily_active_users:
       - apps: [all, ios, android]
     campaigns:
-{_entries("campaign", SHOP.campaigns[0], SHOP.campaigns[2])}
+{_entries("campaign", SHOP_INVENTORY.campaigns[0], SHOP_INVENTORY.campaigns[2])}
     canvases:
-{_entries("canvas", SHOP.canvases[1])}
+{_entries("canvas", SHOP_INVENTORY.canvases[1])}
 refresh: {{hour: 15s, day: 1m}}
 """
 
 
 def _entries(key: str, *named: Campaign | Canvas) -> str:
-    return "\n".join(f"      - {key}: {one.id}  # {one.name}" for one in named)
+    return "\n".join(f"      - {key}: {item.id}  # {item.name}" for item in named)

@@ -13,4 +13,4 @@ class Endpoint:
 
     pool: Pool
     permission: str
-    answer: Callable[[Request], object]
+    respond: Callable[[Request], object]

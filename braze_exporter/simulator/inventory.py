@@ -51,7 +51,7 @@ class Canvas:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Inventory:
     """All that is set up. By default nothing is."""
 
     segments: tuple[Segment, ...] = ()
@@ -60,13 +60,13 @@ class World:
     products: tuple[str, ...] = ()
 
 
-NOTHING = World()
-VIP = "1d94e6b2-83c7-4f5a-a0d8-6b72f19c3e45"
+EMPTY_INVENTORY = Inventory()
+VIP_SEGMENT_ID = "1d94e6b2-83c7-4f5a-a0d8-6b72f19c3e45"
 
 # Of the online shop. Two campaigns have one name, and names are what people call things.
-SHOP = World(
+SHOP_INVENTORY = Inventory(
     segments=(
-        Segment(VIP, "VIP customers", tags=("loyalty",)),
+        Segment(VIP_SEGMENT_ID, "VIP customers", tags=("loyalty",)),
         Segment("8ec1961c-c936-46da-a5a6-f4370e36f748", "Newsletter subscribers", tags=("newsletter",)),
         Segment(
             "57fc9c54-aff6-4122-8410-7b59dcfa920f", "Cart abandoned in the last 7 days", tags=("cart", "lifecycle")

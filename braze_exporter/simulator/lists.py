@@ -6,28 +6,28 @@ from typing import Any
 from braze_exporter.braze.pools import DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
 from braze_exporter.simulator.endpoint import Endpoint
-from braze_exporter.simulator.inventory import World
+from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.request import Request
 
 # The page size of products is not documented.
-_EVENTS, _USUAL, _PRODUCTS = 250, 100, 40
+_EVENTS_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _PRODUCTS_PAGE_SIZE = 250, 100, 40
 
 
-class Lists:
+class ListResponder:
     """Answers the list endpoints, whose pages count from 0 and whose end is a page without rows.
 
-    The switches are plain attributes: `page_size` is another one than documented, `ends_without_key` leaves out the key
-    of the rows where there are none, and `shifts` has every page begin with the last row of the one before, as it is
-    when something new came before it meanwhile.
+    The switches are plain attributes: `page_size` is another one than documented, `omits_empty_key` leaves out the key
+    of the rows where there are none, and `has_overlapping_pages` has every page begin with the last row of the one
+    before, as it is when something new came before it meanwhile.
     """
 
-    def __init__(self, events: Callable[[], Collection[str]], world: Callable[[], World]) -> None:
-        """List the names that `events` returns, and what `world` returns, as they are when they are asked for."""
+    def __init__(self, events: Callable[[], Collection[str]], inventory: Callable[[], Inventory]) -> None:
+        """List the names that `events` returns, and what `inventory` returns, as they are when they are asked for."""
         self._events = events
-        self._world = world
+        self._inventory = inventory
         self.page_size: int | None = None
-        self.ends_without_key = False
-        self.shifts = False
+        self.omits_empty_key = False
+        self.has_overlapping_pages = False
 
     def endpoints(self) -> Mapping[str, Endpoint]:
         """Return what is asked at which path."""
@@ -41,55 +41,55 @@ class Lists:
 
     def _event_names(self, request: Request) -> object:
         """Answer GET /events/list: in alphabetical order."""
-        return self._page(request, "events", sorted(self._events()), _EVENTS)
+        return self._page(request, "events", sorted(self._events()), _EVENTS_PAGE_SIZE)
 
     def _products(self, request: Request) -> object:
         """Answer GET /purchases/product_list."""
-        return self._page(request, "products", self._world().products, _PRODUCTS)
+        return self._page(request, "products", self._inventory().products, _PRODUCTS_PAGE_SIZE)
 
     def _segments(self, request: Request) -> object:
         """Answer GET /segments/list. It has none that are archived."""
         rows = [
-            {"id": one.id, "name": one.name, "analytics_tracking_enabled": one.tracked, "tags": one.tags}
-            for one in self._world().segments
+            {"id": item.id, "name": item.name, "analytics_tracking_enabled": item.tracked, "tags": item.tags}
+            for item in self._inventory().segments
         ]
-        return self._page(request, "segments", _sorted(request, rows), _USUAL)
+        return self._page(request, "segments", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
     def _campaigns(self, request: Request) -> object:
         """Answer GET /campaigns/list."""
         rows = [
             {
-                "id": one.id,
-                "name": one.name,
-                "is_api_campaign": one.is_api,
-                "tags": one.tags,
-                "last_edited": one.last_edited,
+                "id": item.id,
+                "name": item.name,
+                "is_api_campaign": item.is_api,
+                "tags": item.tags,
+                "last_edited": item.last_edited,
             }
-            for one in _shown(request, self._world().campaigns)
+            for item in _without_archived(request, self._inventory().campaigns)
         ]
-        return self._page(request, "campaigns", _sorted(request, rows), _USUAL)
+        return self._page(request, "campaigns", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
     def _canvases(self, request: Request) -> object:
         """Answer GET /canvas/list."""
         rows = [
-            {"id": one.id, "name": one.name, "tags": one.tags, "last_edited": one.last_edited}
-            for one in _shown(request, self._world().canvases)
+            {"id": item.id, "name": item.name, "tags": item.tags, "last_edited": item.last_edited}
+            for item in _without_archived(request, self._inventory().canvases)
         ]
-        return self._page(request, "canvases", _sorted(request, rows), _USUAL)
+        return self._page(request, "canvases", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
     def _page(self, request: Request, key: str, rows: Sequence[Any], size: int) -> object:
-        page, size = parameters.page(request), self.page_size or size
+        page, size = parameters.parse_page(request), self.page_size or size
         start = page * size
-        found = rows[max(0, start - (self.shifts and start < len(rows))) : start + size]
-        return {"message": "success", **({key: found} if found or not self.ends_without_key else {})}
+        items = rows[max(0, start - (self.has_overlapping_pages and start < len(rows))) : start + size]
+        return {"message": "success", **({key: items} if items or not self.omits_empty_key else {})}
 
 
 def _sorted(request: Request, rows: Sequence[Any]) -> Sequence[Any]:
     """Return what was made first first, unless it is asked for the other way."""
-    return rows[::-1] if parameters.choice(request, "sort_direction", ("asc", "desc")) == "desc" else rows
+    return rows[::-1] if parameters.parse_choice(request, "sort_direction", ("asc", "desc")) == "desc" else rows
 
 
-def _shown(request: Request, found: Sequence[Any]) -> list[Any]:
+def _without_archived(request: Request, result: Sequence[Any]) -> list[Any]:
     """Return what is not archived, or all if that is asked for."""
-    with_archived = parameters.choice(request, "include_archived", ("false", "true")) == "true"
-    return [one for one in found if with_archived or not one.archived]
+    with_archived = parameters.parse_choice(request, "include_archived", ("false", "true")) == "true"
+    return [item for item in result if with_archived or not item.archived]

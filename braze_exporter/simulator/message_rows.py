@@ -43,14 +43,14 @@ def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object
         channels[channel] = [
             {
                 **({"variation_name": name} if name else {}),
-                "variation_api_id": made_up(campaign.id, name),
+                "variation_api_id": make_id(campaign.id, name),
                 **_statistics(channel, sent // len(parts)),
                 **({"conversions": conversions // len(parts), "revenue": 0.0} if name else {}),
             }
             for name in parts
         ]
         if campaign.has_control:  # as recorded: users are enrolled, and nothing is sent
-            control = made_up(campaign.id, "Control")
+            control = make_id(campaign.id, "Control")
             channels[channel].append(
                 {"variation_name": "Control", "variation_api_id": control, "enrolled": sent // 10, "conversions": 0}
             )
@@ -74,7 +74,7 @@ def canvas_row(canvas: Canvas, day: str, entries: int, *, with_steps: bool) -> M
         "entries": entries,
     }
     steps = {
-        made_up(canvas.id, f"{index} {name}"): {
+        make_id(canvas.id, f"{index} {name}"): {
             "name": name,
             "revenue": 0.0,
             "conversions": 0,
@@ -86,9 +86,9 @@ def canvas_row(canvas: Canvas, day: str, entries: int, *, with_steps: bool) -> M
     return {"time": day, "total_stats": totals, **({"step_stats": steps} if with_steps else {})}
 
 
-def made_up(of: str, name: str) -> str:
-    """Return an identifier for a part of what has the identifier `of`."""
-    return str(UUID(bytes=blake2b(f"{of}/{name}".encode(), digest_size=16).digest()))
+def make_id(owner: str, name: str) -> str:
+    """Return an identifier for a part of what has the identifier `owner`."""
+    return str(UUID(bytes=blake2b(f"{owner}/{name}".encode(), digest_size=16).digest()))
 
 
 def _statistics(channel: str, sent: int) -> Mapping[str, object]:

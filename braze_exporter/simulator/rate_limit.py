@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from threading import Lock
 
-LIMIT, REMAINING, RESET = "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"
+LIMIT_HEADER, REMAINING_HEADER, RESET_HEADER = "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"
 
 # Every recorded 401 carries the three headers as empty strings: no key, no workspace, no quota.
-NO_QUOTA: Mapping[str, str] = {LIMIT: "", REMAINING: "", RESET: ""}
+EMPTY_HEADERS: Mapping[str, str] = {LIMIT_HEADER: "", REMAINING_HEADER: "", RESET_HEADER: ""}
 
 
-class Allowance:
+class RateLimitCounter:
     """The calls of one pool, counted in windows that are aligned to the clock. Thread-safe.
 
     In Braze's recorded answers the reset is the next full hour (or minute) in epoch seconds, not a sliding hour.
@@ -23,7 +23,7 @@ class Allowance:
         self._used = 0
         self._lock = Lock()
 
-    def take(self, now: float, calls: int = 1) -> tuple[bool, dict[str, str]]:
+    def count_calls(self, now: float, calls: int = 1) -> tuple[bool, dict[str, str]]:
         """Count the calls in the window of `now`; return whether they were within the limit, and the headers."""
         window = int(now // self._window)
         with self._lock:
@@ -32,4 +32,4 @@ class Allowance:
             self._used += calls
             left = self.limit - self._used
         reset = (window + 1) * self._window
-        return left >= 0, {LIMIT: str(self.limit), REMAINING: str(max(0, left)), RESET: str(reset)}
+        return left >= 0, {LIMIT_HEADER: str(self.limit), REMAINING_HEADER: str(max(0, left)), RESET_HEADER: str(reset)}

@@ -32,11 +32,11 @@ class Reply:
         return self.body if isinstance(self.body, bytes) else b"".join(self.body)
 
 
-def phrase(code: int) -> str:
+def status_phrase(code: int) -> str:
     """Return what HTTP calls the status."""
     return responses.get(code, "Unknown")
 
 
-def encode(document: object) -> bytes:
+def encode_json(document: object) -> bytes:
     """Return the document as compact JSON in UTF-8."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -23,9 +23,9 @@ from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from braze_exporter.simulator.reply import Disconnect
 
-_POLL = 0.02  # seconds until a closing server notices
-_PATIENCE = 2.0  # seconds for the threads of a closing server
-_LARGEST_REQUEST = 1_000_000
+_POLL_SECONDS = 0.02  # seconds until a closing server notices
+_CLOSE_TIMEOUT_SECONDS = 2.0  # seconds for the threads of a closing server
+_MAX_REQUEST_BYTES = 1_000_000
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
 
 
@@ -41,11 +41,11 @@ class Server:
         """Listen on the address and answer from a thread of its own."""
         self._app: object = app
         self._http = _HTTPServer(app, host, port, tls)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(_POLL,), daemon=True)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(_POLL_SECONDS,), daemon=True)
         self._thread.start()
-        shown = f"[{host}]" if ":" in host else host
+        rendered = f"[{host}]" if ":" in host else host
         self.port: int = self._http.server_address[1]
-        self.url = f"{'https' if tls else 'http'}://{shown}:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{rendered}:{self.port}"
 
     @property
     def connections(self) -> int:
@@ -57,7 +57,7 @@ class Server:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
-        self._http.break_all(self._app.close if isinstance(self._app, _Closeable) else None)
+        self._http.close_connections(self._app.close if isinstance(self._app, _Closeable) else None)
 
     def __enter__(self) -> Self:
         """Return the server, which listens already."""
@@ -107,7 +107,7 @@ class _HTTPServer(ThreadingHTTPServer):
         """Serve one connection, TLS handshake included, so that a slow client delays no other."""
         try:
             if self.tls:
-                connection = self._shake_hands(connection, self.tls)
+                connection = self._start_tls(connection, self.tls)
             self.finish_request(connection, client_address)
         except OSError:
             pass  # a client that went away is no news
@@ -119,7 +119,7 @@ class _HTTPServer(ThreadingHTTPServer):
             with self._lock:
                 self._open.pop(threading.current_thread(), None)
 
-    def _shake_hands(self, connection: socket.socket, tls: ssl.SSLContext) -> socket.socket:
+    def _start_tls(self, connection: socket.socket, tls: ssl.SSLContext) -> socket.socket:
         secure = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         with self._lock:
             self._open[threading.current_thread()] = secure
@@ -130,9 +130,9 @@ class _HTTPServer(ThreadingHTTPServer):
             raise
         return secure
 
-    def break_all(self, wake: Callable[[], object] | None) -> None:
+    def close_connections(self, wake: Callable[[], object] | None) -> None:
         """Break every connection and see its thread end; `wake` ends what the application waits for."""
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _CLOSE_TIMEOUT_SECONDS
         while time.monotonic() < until:
             with self._lock:
                 threads = list(self._open)
@@ -144,7 +144,7 @@ class _HTTPServer(ThreadingHTTPServer):
                 return
             if wake:
                 wake()
-            threads[0].join(_POLL)
+            threads[0].join(_POLL_SECONDS)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -158,32 +158,32 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
         """Stay quiet."""
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         """Run the application for the request that was read, and send what it says."""
         try:
             self._run()
-        except Disconnect as wish:
+        except Disconnect as disconnect:
             self.close_connection = True
-            if wish.reset:
+            if disconnect.reset:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815 - inherited names
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond  # noqa: N815 - inherited names
 
     def _run(self) -> None:
-        begun: list[tuple[str, list[tuple[str, str]]]] = []
+        responses: list[tuple[str, list[tuple[str, str]]]] = []
         written: list[bytes] = []
 
         def start_response(
             status: str, headers: list[tuple[str, str]], _error: object = None, /
         ) -> Callable[[bytes], object]:
-            begun.append((status, headers))
+            responses.append((status, headers))
             return written.append
 
         chunks = self.server.app(self._environ(), start_response)
         try:
             body = iter(chunks)
             first = next(body, b"")  # an application may wait with start_response until here
-            self._send(*begun[-1], itertools.chain(written, [first], body))
+            self._send(*responses[-1], itertools.chain(written, [first], body))
         finally:
             if isinstance(chunks, _Closeable):
                 chunks.close()
@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD" or status.startswith(("1", "204", "304")):
             frames = ()
         elif lengths:
-            frames = self._counted(chunks, lengths[0])
+            frames = self._limited(chunks, lengths[0])
         elif old:
             frames = chunks
         else:
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         if pending:
             self.connection.sendall(pending)
 
-    def _counted(self, chunks: Iterable[bytes], length: int) -> Iterator[bytes]:
+    def _limited(self, chunks: Iterable[bytes], length: int) -> Iterator[bytes]:
         """Pass on as much as was promised; where it was less, the end of the connection has to tell."""
         for chunk in chunks:
             yield chunk[:length]
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Read the rest of the request; its target is taken from the request line, where `//` is still two slashes."""
         path, _, query = self.requestline.split()[1].partition("?")
         length = self.headers.get("Content-Length", "0")
-        readable = length.isdecimal() and int(length) <= _LARGEST_REQUEST and "Transfer-Encoding" not in self.headers
+        readable = length.isdecimal() and int(length) <= _MAX_REQUEST_BYTES and "Transfer-Encoding" not in self.headers
         if not readable:
             self.close_connection = True
         fields: dict[str, str] = {}

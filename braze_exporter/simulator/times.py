@@ -10,7 +10,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-HOUR = 3_600
+HOUR_SECONDS = 3_600
 
 
 class HourFormat(Enum):
@@ -62,8 +62,8 @@ class DayFormat(Enum):
 
 def hours_until(end: float, length: int) -> list[int]:
     """Return the starts of `length` hours, oldest first; the last is the one in progress at `end`."""
-    last = int(end // HOUR) * HOUR
-    return list(range(last - (length - 1) * HOUR, last + 1, HOUR))
+    last = int(end // HOUR_SECONDS) * HOUR_SECONDS
+    return list(range(last - (length - 1) * HOUR_SECONDS, last + 1, HOUR_SECONDS))
 
 
 def days_until(end: float, length: int, zone: ZoneInfo) -> list[date]:
@@ -76,10 +76,10 @@ def days_until(end: float, length: int, zone: ZoneInfo) -> list[date]:
 def hours_of(day: date, zone: ZoneInfo) -> range:
     """Return the starts of the hours that start in the local day."""
     first, end = (datetime.combine(day + timedelta(days=n), time(), zone).timestamp() for n in (0, 1))
-    return range(-int(-first // HOUR) * HOUR, -int(-end // HOUR) * HOUR, HOUR)
+    return range(-int(-first // HOUR_SECONDS) * HOUR_SECONDS, -int(-end // HOUR_SECONDS) * HOUR_SECONDS, HOUR_SECONDS)
 
 
-def parse_moment(text: str, zone: ZoneInfo) -> float:
+def parse_time(text: str, zone: ZoneInfo) -> float:
     """Return the instant of an ISO 8601 datetime; without an offset, or without a time, it is local.
 
     A date alone means its local midnight, the likelier reading of what was recorded. ValueError if it is neither.

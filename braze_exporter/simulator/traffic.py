@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from braze_exporter.simulator.inventory import SHOP, VIP, World
-from braze_exporter.simulator.times import HOUR
+from braze_exporter.simulator.inventory import SHOP_INVENTORY, VIP_SEGMENT_ID, Inventory
+from braze_exporter.simulator.times import HOUR_SECONDS
 
 # SDKs keep events while they are offline and send them later with their own time, so past hours still grow.
-LATE_FOR = 2 * HOUR
+MAX_DELAY_SECONDS = 2 * HOUR_SECONDS
 _SATURDAY = 5
 _DRAW_BYTES = 3  # coarse enough that a draw below 1 stays below 1 when it is added to a large count
 
@@ -37,7 +37,7 @@ class Counts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TrafficShape:
     """How often an event happens.
 
     `hourly` is the volume of the busiest hour of a weekday, which starts at `peak` o'clock; twelve hours away from it
@@ -60,18 +60,18 @@ class Shape:
         if self.hourly < 0 or self.weekend < 0 or not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"volumes are at least 0, and shares and their sum over the apps 0 to 1: {self}")
 
-    def level(self, local: datetime) -> float:
+    def expected_count(self, local: datetime) -> float:
         """Return the expected volume of the hour that starts at the local time."""
         swing = (1 + math.cos((local.hour - self.peak) * math.tau / 24)) / 2
         week = self.weekend if local.weekday() >= _SATURDAY else 1.0
         return self.hourly * week * (self.night + (1 - self.night) * swing)
 
-    def arrived(self, age: float) -> float:
+    def arrived_share(self, age: float) -> float:
         """Return the share that has been counted `age` seconds after the hour began: from 0 to 1, never falling."""
-        if age >= HOUR + LATE_FOR:
+        if age >= HOUR_SECONDS + MAX_DELAY_SECONDS:
             return 1.0
-        in_time = min(max(age / HOUR, 0.0), 1.0)
-        waited = max(age - HOUR, 0.0) / LATE_FOR
+        in_time = min(max(age / HOUR_SECONDS, 0.0), 1.0)
+        waited = max(age - HOUR_SECONDS, 0.0) / MAX_DELAY_SECONDS
         return (1 - self.late) * in_time + self.late * (1 - (1 - waited) ** 2)
 
 
@@ -82,24 +82,24 @@ class Traffic:
     segment is a part of either. A count never falls, and is final three hours after its hour began.
     """
 
-    def __init__(self, seed: int, zone: ZoneInfo, events: Mapping[str, Shape]) -> None:
+    def __init__(self, seed: int, zone: ZoneInfo, events: Mapping[str, TrafficShape]) -> None:
         """Follow the day and the week of the company's `zone`."""
-        self.events: Mapping[str, Shape] = MappingProxyType(dict(events))
+        self.events: Mapping[str, TrafficShape] = MappingProxyType(dict(events))
         self._seed = seed
         self._zone = zone
         # A hundred days are 2,400 hours, and what is final is asked for again and again.
-        self._final = lru_cache(maxsize=2**17)(self._tally)
+        self._final = lru_cache(maxsize=2**17)(self._count)
         self._level = lru_cache(maxsize=2**17)(self._expected)
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
         """Return what has been counted by `now`; 0 for what is not in the set."""
-        if now >= hour_start + HOUR + LATE_FOR:
+        if now >= hour_start + HOUR_SECONDS + MAX_DELAY_SECONDS:
             return self._final(event, hour_start, app_id, segment_id)
         shape = self.events.get(event)
-        arrived = shape.arrived(now - hour_start) if shape else 0.0
-        return self._tally(event, hour_start, app_id, segment_id, arrived) if arrived else 0
+        arrived = shape.arrived_share(now - hour_start) if shape else 0.0
+        return self._count(event, hour_start, app_id, segment_id, arrived) if arrived else 0
 
-    def _tally(self, event: str, hour: int, app_id: str, segment_id: str, arrived: float = 1.0) -> int:
+    def _count(self, event: str, hour: int, app_id: str, segment_id: str, arrived: float = 1.0) -> int:
         shape = self.events.get(event)
         if shape is None:
             return 0
@@ -122,79 +122,87 @@ class Traffic:
         return total
 
     def _expected(self, event: str, hour: int) -> float:
-        return self.events[event].level(datetime.fromtimestamp(hour, self._zone))
+        return self.events[event].expected_count(datetime.fromtimestamp(hour, self._zone))
 
     def _draws(self, *about: object) -> tuple[float, float, float]:
         key = "\0".join(map(str, (self._seed, *about))).encode()
         digest = blake2b(key, digest_size=3 * _DRAW_BYTES).digest()
-        one, two, three = (int.from_bytes(digest[at : at + _DRAW_BYTES], "big") for at in range(0, 9, _DRAW_BYTES))
-        return one / 2**24, two / 2**24, three / 2**24
+        item, two, three = (int.from_bytes(digest[at : at + _DRAW_BYTES], "big") for at in range(0, 9, _DRAW_BYTES))
+        return item / 2**24, two / 2**24, three / 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class Workspace:
+class DemoWorkspace:
     """A made-up company: its events, its apps and segments as name → id, and what it has set up.
 
-    `figures` are what the series beside events tell, by the names that `simulator.series` has for them.
+    `series_shapes` are what the series beside events tell, by the names that `simulator.series` has for them.
     """
 
-    events: Mapping[str, Shape]
-    figures: Mapping[str, Shape]
+    events: Mapping[str, TrafficShape]
+    series_shapes: Mapping[str, TrafficShape]
     apps: Mapping[str, str]
     segments: Mapping[str, str]
-    world: World
+    inventory: Inventory
 
-    def traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
+    def event_traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
         """Return what happens there."""
         return Traffic(seed, zone, self.events)
 
-    def told(self, seed: int, zone: ZoneInfo) -> Traffic:
+    def series_traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
         """Return what the series beside events tell of."""
-        return Traffic(seed, zone, self.figures)
+        return Traffic(seed, zone, self.series_shapes)
 
 
 _IOS, _ANDROID = "5f3a9c1e-7d42-4b86-9e0f-2c61d8a4b793", "c8e17b50-26f9-4d3a-b1c4-90a7e5d2f618"
 _MOBILE = MappingProxyType({_IOS: 0.58, _ANDROID: 0.42})
-_EVERYWHERE = MappingProxyType({_IOS: 0.44, _ANDROID: 0.31})
-_FEW, _MORE = MappingProxyType({VIP: 0.06}), MappingProxyType({VIP: 0.19})
+_ALL_PLATFORMS = MappingProxyType({_IOS: 0.44, _ANDROID: 0.31})
+_FEW_VIPS, _MORE_VIPS = MappingProxyType({VIP_SEGMENT_ID: 0.06}), MappingProxyType({VIP_SEGMENT_ID: 0.19})
 
 # An online shop: busy evenings and weekends, a funnel of five events, and a rare one with empty hours at night.
-DEMO = Workspace(
+DEMO = DemoWorkspace(
     events=MappingProxyType(
         {
-            "app_opened": Shape(5_200, peak=20, night=0.08, weekend=1.15, apps=_MOBILE, segments=_FEW),
-            "product_viewed": Shape(9_400, peak=20, night=0.06, weekend=1.25, apps=_EVERYWHERE, segments=_FEW),
-            "added_to_cart": Shape(1_350, peak=21, night=0.05, weekend=1.2, apps=_EVERYWHERE, segments=_MORE),
-            "checkout_started": Shape(610, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE, segments=_MORE),
-            "purchase_completed": Shape(
-                390, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE, segments=_MORE, late=0.05
+            "app_opened": TrafficShape(5_200, peak=20, night=0.08, weekend=1.15, apps=_MOBILE, segments=_FEW_VIPS),
+            "product_viewed": TrafficShape(
+                9_400, peak=20, night=0.06, weekend=1.25, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
             ),
-            "newsletter_signup": Shape(7, peak=12, night=0.02, weekend=0.6, apps=_EVERYWHERE, segments=_FEW),
+            "added_to_cart": TrafficShape(
+                1_350, peak=21, night=0.05, weekend=1.2, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
+            ),
+            "checkout_started": TrafficShape(
+                610, peak=21, night=0.05, weekend=1.1, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
+            ),
+            "purchase_completed": TrafficShape(
+                390, peak=21, night=0.05, weekend=1.1, apps=_ALL_PLATFORMS, segments=_MORE_VIPS, late=0.05
+            ),
+            "newsletter_signup": TrafficShape(
+                7, peak=12, night=0.02, weekend=0.6, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
+            ),
         }
     ),
-    figures=MappingProxyType(
+    series_shapes=MappingProxyType(
         {
-            "sessions": Shape(6_100, peak=20, night=0.07, weekend=1.15, apps=_MOBILE, segments=_FEW),
-            "purchases": Shape(470, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE),
-            "purchases/Gift card": Shape(21, peak=18, night=0.04, weekend=1.4, apps=_EVERYWHERE),
-            "purchases/Beans: House blend, 1 kg": Shape(96, peak=20, night=0.05, apps=_EVERYWHERE),
-            "revenue": Shape(1_650_000, peak=21, night=0.05, weekend=1.1, apps=_EVERYWHERE),
-            f"segments/{VIP}": Shape(12_400, night=1, late=0),
-            "new_users": Shape(72, peak=20, night=0.1, weekend=1.2, apps=_MOBILE),
-            "uninstalls": Shape(31, peak=22, night=0.3, apps=_MOBILE),
-            "daily_active_users": Shape(2_900, peak=19, night=0.1, weekend=1.1, apps=_MOBILE),
-            "monthly_active_users": Shape(318_000, night=1, late=0, apps=_MOBILE),
+            "sessions": TrafficShape(6_100, peak=20, night=0.07, weekend=1.15, apps=_MOBILE, segments=_FEW_VIPS),
+            "purchases": TrafficShape(470, peak=21, night=0.05, weekend=1.1, apps=_ALL_PLATFORMS),
+            "purchases/Gift card": TrafficShape(21, peak=18, night=0.04, weekend=1.4, apps=_ALL_PLATFORMS),
+            "purchases/Beans: House blend, 1 kg": TrafficShape(96, peak=20, night=0.05, apps=_ALL_PLATFORMS),
+            "revenue": TrafficShape(1_650_000, peak=21, night=0.05, weekend=1.1, apps=_ALL_PLATFORMS),
+            f"segments/{VIP_SEGMENT_ID}": TrafficShape(12_400, night=1, late=0),
+            "new_users": TrafficShape(72, peak=20, night=0.1, weekend=1.2, apps=_MOBILE),
+            "uninstalls": TrafficShape(31, peak=22, night=0.3, apps=_MOBILE),
+            "daily_active_users": TrafficShape(2_900, peak=19, night=0.1, weekend=1.1, apps=_MOBILE),
+            "monthly_active_users": TrafficShape(318_000, night=1, late=0, apps=_MOBILE),
             **{
-                f"campaigns/{campaign.id}": Shape(sent, peak=17, night=0, weekend=0.9)
-                for campaign, sent in zip(SHOP.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
+                f"campaigns/{campaign.id}": TrafficShape(sent, peak=17, night=0, weekend=0.9)
+                for campaign, sent in zip(SHOP_INVENTORY.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
             },
             **{
-                f"canvases/{canvas.id}": Shape(entries, peak=20, night=0.1)
-                for canvas, entries in zip(SHOP.canvases, (68, 290, 410, 0), strict=True)
+                f"canvases/{canvas.id}": TrafficShape(entries, peak=20, night=0.1)
+                for canvas, entries in zip(SHOP_INVENTORY.canvases, (68, 290, 410, 0), strict=True)
             },
         }
     ),
     apps=MappingProxyType({"ios": _IOS, "android": _ANDROID}),
-    segments=MappingProxyType({"vip": VIP}),
-    world=SHOP,
+    segments=MappingProxyType({"vip": VIP_SEGMENT_ID}),
+    inventory=SHOP_INVENTORY,
 )

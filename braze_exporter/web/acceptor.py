@@ -5,17 +5,17 @@ import socket
 from collections.abc import Callable, Collection
 from heapq import nsmallest
 
-from braze_exporter.web.connection import MOST, Connection
+from braze_exporter.web.connection import MAX_CONNECTIONS, Connection
 
 # Each connection is a file descriptor, of which a process usually has 1,024, and with TLS a third of a megabyte.
-FULL = 2 * MOST
+HARD_MAX_CONNECTIONS = 2 * MAX_CONNECTIONS
 # Seconds that a client is waited for at least: what it said may still have to be read.
-_GRACE = 0.25
+_MIN_IDLE_SECONDS = 0.25
 # Seconds until it is tried again to let the next one in.
-_PAUSE = 0.01
+_RETRY_SECONDS = 0.01
 # Bytes of an answer that the kernel keeps for a client that does not read; left alone, it takes megabytes.
-_SENT = 131_072
-_BURST = 64  # who are let in before those who are there have their turn
+_SEND_BUFFER_BYTES = 131_072
+_MAX_ACCEPTS = 64  # who are let in before those who are there have their turn
 
 
 class Acceptor:
@@ -33,11 +33,11 @@ class Acceptor:
         self._make = make
         self._connections = connections
         self._loop = asyncio.get_running_loop()
-        self._coming: set[asyncio.Task[object]] = set()
+        self._accepting: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
         # Inherited by what is accepted. Without the latter the end of a page waits 40 ms for the client to confirm its
         # beginning; asyncio sets it only for a listener that was made otherwise.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENT)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setblocking(False)  # noqa: FBT003 - its only argument
         self._resume()
@@ -60,30 +60,30 @@ class Acceptor:
         self._timer = self._loop.call_later(seconds, self._resume) if seconds is not None else None
 
     def _accept(self) -> None:
-        for _ in range(_BURST):
-            there = len(self._connections) + len(self._coming)
-            if there >= MOST:
-                self._make_room(there - MOST + 1)
-            if there >= FULL:
-                self._pause(_PAUSE)
+        for _ in range(_MAX_ACCEPTS):
+            connections = len(self._connections) + len(self._accepting)
+            if connections >= MAX_CONNECTIONS:
+                self._evict_idle(connections - MAX_CONNECTIONS + 1)
+            if connections >= HARD_MAX_CONNECTIONS:
+                self._pause(_RETRY_SECONDS)
                 return
             try:
                 client, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError:  # the process has no file descriptor left for it
-                self._make_room(_BURST)
-                self._pause(_PAUSE)
+                self._evict_idle(_MAX_ACCEPTS)
+                self._pause(_RETRY_SECONDS)
                 return
             client.setblocking(False)  # noqa: FBT003 - its only argument
-            coming = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
-            self._coming.add(coming)
-            coming.add_done_callback(self._coming.discard)
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
 
-    def _make_room(self, count: int) -> None:
+    def _evict_idle(self, count: int) -> None:
         """End up to `count` connections, those whose clients are waited for longest."""
-        latest = self._loop.time() - _GRACE
+        latest = self._loop.time() - _MIN_IDLE_SECONDS
         others = (other for other in self._connections if isinstance(other, Connection) and not other.is_ended)
-        waited_for = [other for other in others if other.is_awaited and other.since <= latest]
-        for other in nsmallest(count, waited_for, key=lambda other: other.since):
-            other.end()
+        idle = [other for other in others if other.is_waiting_for_client and other.waiting_since <= latest]
+        for other in nsmallest(count, idle, key=lambda other: other.waiting_since):
+            other.abort()

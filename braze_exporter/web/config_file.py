@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
-from braze_exporter.config.document import HIDDEN, ConfigError, Path, Problem, echoed, parse, shown
+from braze_exporter.config.document import HIDDEN, ConfigError, Path, Problem, echo_value, parse, shorten
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.validation import InvalidError, validate
 from braze_exporter.web import passwords
-from braze_exporter.web.config_schema import REFUSED, TlsServer, WebFile
+from braze_exporter.web.config_schema import UNSUPPORTED_KEYS, TlsServer, WebFile
 
 _TLS: Path = ("tls_server_config",)
 # What OpenSSL says of a certificate and the key of another, by its version and by their types.
@@ -31,15 +31,15 @@ class WebConfig:
     @property
     def protections(self) -> tuple[str, ...]:
         """What stands between the pages and a stranger, in words."""
-        asked = {
+        is_enabled = {
             "TLS": self.tls is not None,
             "client certificates": self.tls is not None and self.tls.verify_mode is not ssl.CERT_NONE,
             "passwords": bool(self.users),
         }
-        return tuple(name for name, is_there in asked.items() if is_there)
+        return tuple(name for name, is_there in is_enabled.items() if is_there)
 
 
-def read(path: str) -> WebConfig:
+def read_web_config(path: str) -> WebConfig:
     """Read the web configuration file at `path` and what it names; raise `ConfigError` with every problem of it."""
     try:
         text = FilePath(path).read_text(encoding="utf-8")
@@ -50,22 +50,25 @@ def read(path: str) -> WebConfig:
     document = parse(text, path)
     directory = FilePath(path).parent
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    found: WebFile | None = None
+    web_file: WebFile | None = None
     try:
-        found = _validated(document.data)
-        wrong = [*_set_up(context, found.tls_server_config, directory), *_without_bcrypt(found)]
+        web_file = _validated(document.data)
+        wrong = [*_configure_tls(context, web_file.tls_server_config, directory), *_check_bcrypt(web_file)]
     except InvalidError as error:
         wrong = error.problems
-    faulty = {problem.path for problem in document.problems}
-    problems = [*document.problems, *(document.problem(at, told) for at, told in wrong if at not in faulty)]
-    if problems or found is None:
+    paths_with_problems = {problem.path for problem in document.problems}
+    problems = [
+        *document.problems,
+        *(document.make_problem(at, text_of_problem) for at, text_of_problem in wrong if at not in paths_with_problems),
+    ]
+    if problems or web_file is None:
         raise ConfigError(path, problems)
-    headers = found.http_server_config.headers.model_dump(by_alias=True)
+    headers = web_file.http_server_config.headers.model_dump(by_alias=True)
     return WebConfig(
-        users=found.basic_auth_users,
-        tls=context if found.tls_server_config is not None else None,
+        users=web_file.basic_auth_users,
+        tls=context if web_file.tls_server_config is not None else None,
         headers={name.lower().encode(): value.encode() for name, value in headers.items() if value},
-        files=(FilePath(path), *_files(found.tls_server_config, directory).values()),
+        files=(FilePath(path), *_files(web_file.tls_server_config, directory).values()),
     )
 
 
@@ -74,11 +77,11 @@ def _validated(data: object) -> WebFile:
         return WebFile()
     if not isinstance(data, dict):
         raise InvalidError([((), f"must be a mapping with the keys {', '.join(WebFile.model_fields)}")])
-    return validate(WebFile, data, (), misplaced=REFUSED)
+    return validate(WebFile, data, (), misplaced=UNSUPPORTED_KEYS)
 
 
-def _without_bcrypt(found: WebFile) -> Iterator[tuple[Path, str]]:
-    if found.basic_auth_users and not passwords.is_possible():
+def _check_bcrypt(result: WebFile) -> Iterator[tuple[Path, str]]:
+    if result.basic_auth_users and not passwords.is_available():
         yield ("basic_auth_users",), 'passwords need the package bcrypt: pip install "braze-exporter[bcrypt]"'
 
 
@@ -88,13 +91,13 @@ def _files(tls: TlsServer | None, directory: FilePath) -> dict[str, FilePath]:
     return {name: directory / path for name in names if tls is not None and (path := getattr(tls, name))}
 
 
-def _set_up(context: ssl.SSLContext, tls: TlsServer | None, directory: FilePath) -> list[tuple[Path, str]]:
+def _configure_tls(context: ssl.SSLContext, tls: TlsServer | None, directory: FilePath) -> list[tuple[Path, str]]:
     """Have `context` speak TLS as `tls` says; return what of it cannot be used."""
     if tls is None:
         return []
     files = _files(tls, directory)
-    unreadable = ((name, _unreadable(path, getattr(tls, name))) for name, path in files.items())
-    problems = [*_nonsense(tls), *((name, text) for name, text in unreadable if text)]
+    unreadable = ((name, _describe_unreadable(path, getattr(tls, name))) for name, path in files.items())
+    problems = [*_check_consistency(tls), *((name, text) for name, text in unreadable if text)]
     context.minimum_version, context.maximum_version = tls.min_version, tls.max_version
     context.verify_mode = tls.client_auth_type
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -102,7 +105,7 @@ def _set_up(context: ssl.SSLContext, tls: TlsServer | None, directory: FilePath)
     return [((*_TLS, name), text) for name, text in problems or _load(context, files)]
 
 
-def _nonsense(tls: TlsServer) -> Iterator[tuple[str, str]]:
+def _check_consistency(tls: TlsServer) -> Iterator[tuple[str, str]]:
     """Yield what does not make sense together, each with its key."""
     if tls.max_version < tls.min_version:
         yield "max_version", "is under min_version: raise it, or leave it out"
@@ -112,14 +115,14 @@ def _nonsense(tls: TlsServer) -> Iterator[tuple[str, str]]:
         yield "client_ca_file", "is not used: add client_auth_type: RequireAndVerifyClientCert"
 
 
-def _unreadable(path: FilePath, written: str) -> str | None:
+def _describe_unreadable(path: FilePath, written: str) -> str | None:
     """Return why a file that is `written` so cannot be read; what is written may be the private key itself."""
     try:
         path.read_bytes()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "no path"
-        is_shown = written.startswith(("/", "./", "../")) or echoed(written) != HIDDEN
-        return f"cannot be read ({reason}): {shown(path, 200) if is_shown else HIDDEN}"
+        is_shown = written.startswith(("/", "./", "../")) or echo_value(written) != HIDDEN
+        return f"cannot be read ({reason}): {shorten(path, 200) if is_shown else HIDDEN}"
     return None
 
 
@@ -130,9 +133,9 @@ def _load(context: ssl.SSLContext, files: Mapping[str, FilePath]) -> Iterator[tu
         # Without a password of ours OpenSSL would ask for one on the terminal.
         context.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, OSError, _EncryptedError) as error:
-        yield _blame(certificate, key, error)
+        yield _describe_load_error(certificate, key, error)
     if "client_ca_file" in files and not _holds_certificate(context, files["client_ca_file"]):
-        yield "client_ca_file", f"holds no certificate in PEM: {shown(files['client_ca_file'], 200)}"
+        yield "client_ca_file", f"holds no certificate in PEM: {shorten(files['client_ca_file'], 200)}"
 
 
 class _EncryptedError(Exception):
@@ -151,15 +154,15 @@ def _holds_certificate(context: ssl.SSLContext, path: FilePath) -> bool:
     return True
 
 
-def _blame(certificate: FilePath, key: FilePath, error: Exception) -> tuple[str, str]:
+def _describe_load_error(certificate: FilePath, key: FilePath, error: Exception) -> tuple[str, str]:
     """Return the key to blame for an error of loading a certificate and its key, and what is wrong."""
     if isinstance(error, _EncryptedError):
         return "key_file", "is encrypted: give the key without a passphrase, readable by the exporter alone"
     if not _holds_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate):
-        return "cert_file", f"holds no certificate in PEM: {shown(certificate, 200)}"
+        return "cert_file", f"holds no certificate in PEM: {shorten(certificate, 200)}"
     reason = getattr(error, "reason", None)
     if reason in _MISMATCHES:
         return "key_file", "is not the key of the certificate in cert_file: give the two that were made together"
     if reason == "EE_KEY_TOO_SMALL":
         return "cert_file", "is too weak for OpenSSL (EE_KEY_TOO_SMALL): make one with a larger key"
-    return "key_file", f"holds no private key in PEM: {shown(key, 200)}"
+    return "key_file", f"holds no private key in PEM: {shorten(key, 200)}"

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from braze_exporter.config.schema import Model
 from braze_exporter.config.secrets import Secret
-from braze_exporter.config.values import OwnText, Text, UnfitError, nearest
+from braze_exporter.config.values import InvalidValueError, OptionalText, Text, did_you_mean
 
 CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
@@ -24,22 +24,22 @@ _UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _OLD_VERSIONS = ("TLS10", "TLS11")
 # The work doubles with each step: from 1 ms at 4 through 60 ms at 10 to a second at 14.
-_HIGHEST_COST = 14
+_MAX_COST = 14
 # The last character of the salt holds two bits.
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}", re.ASCII)
-_HOW_TO_HASH = "make one with htpasswd -nBC 10 \"\" | tr -d ':\\n'"
+_HASH_HINT = "make one with htpasswd -nBC 10 \"\" | tr -d ':\\n'"
 
-_IN_A_FILE = "does not belong in here: write it into a file, and name that by"
-_BY_OPENSSL = "is not supported: the choice is OpenSSL's, remove it"
+_FILE_HINT = "does not belong in here: write it into a file, and name that by"
+_OPENSSL_HINT = "is not supported: the choice is OpenSSL's, remove it"
 # Keys of Prometheus's format that are not supported, and what to do.
-REFUSED: Mapping[str, str] = {
-    "cert": f"{_IN_A_FILE} cert_file",
-    "key": f"{_IN_A_FILE} key_file",
-    "client_ca": f"{_IN_A_FILE} client_ca_file",
+UNSUPPORTED_KEYS: Mapping[str, str] = {
+    "cert": f"{_FILE_HINT} cert_file",
+    "key": f"{_FILE_HINT} key_file",
+    "client_ca": f"{_FILE_HINT} client_ca_file",
     "client_allowed_sans": "is not supported: give a client_ca_file that signs only the clients that may come in",
-    "cipher_suites": _BY_OPENSSL,
-    "curve_preferences": _BY_OPENSSL,
-    "prefer_server_cipher_suites": _BY_OPENSSL,
+    "cipher_suites": _OPENSSL_HINT,
+    "curve_preferences": _OPENSSL_HINT,
+    "prefer_server_cipher_suites": _OPENSSL_HINT,
     "rate_limit": "is not supported: a flood of scrapes costs no calls, and shares its pages; remove it",
     "auth_excluded_paths": "is not supported: /-/healthy and /-/ready never ask for a password; remove it",
 }
@@ -48,57 +48,57 @@ REFUSED: Mapping[str, str] = {
 def _client_auth(value: object) -> ssl.VerifyMode:
     if value in _UNVERIFIED:
         text = "takes certificates that nobody signed, which protects nothing: write RequireAndVerifyClientCert"
-        raise UnfitError(f"{value} {text}")
+        raise InvalidValueError(f"{value} {text}")
     if value not in tuple(CLIENT_AUTH):
-        hint = nearest(value, CLIENT_AUTH) if isinstance(value, str) else ""
-        raise UnfitError(f"must be one of {', '.join(CLIENT_AUTH)}{hint}")
+        hint = did_you_mean(value, CLIENT_AUTH) if isinstance(value, str) else ""
+        raise InvalidValueError(f"must be one of {', '.join(CLIENT_AUTH)}{hint}")
     return CLIENT_AUTH[str(value)]
 
 
 def _version(value: object) -> ssl.TLSVersion:
     if value in _OLD_VERSIONS:
-        raise UnfitError(f"{value} is broken, and OpenSSL no longer speaks it: write {' or '.join(VERSIONS)}")
+        raise InvalidValueError(f"{value} is broken, and OpenSSL no longer speaks it: write {' or '.join(VERSIONS)}")
     if value not in tuple(VERSIONS):
-        raise UnfitError(f"must be {' or '.join(VERSIONS)}")
+        raise InvalidValueError(f"must be {' or '.join(VERSIONS)}")
     return VERSIONS[str(value)]
 
 
 def _user(value: object) -> str:
     if not isinstance(value, str) or not value or ":" in value or not value.isprintable():
-        raise UnfitError("is no name of a user: it must not be empty nor hold a colon or control characters")
+        raise InvalidValueError("is no name of a user: it must not be empty nor hold a colon or control characters")
     return value
 
 
 def _hash(value: object) -> Secret:
     """Accept a hash of bcrypt; no message repeats the value, since it may be the password itself."""
-    found = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise UnfitError(f"must be a hash of bcrypt, not the password itself nor another hash: {_HOW_TO_HASH}")
-    cost = int(found[1])
-    if not 4 <= cost <= _HIGHEST_COST:  # noqa: PLR2004 - bcrypt's own lowest
-        why = "with which a check takes seconds" if cost > _HIGHEST_COST else "which bcrypt does not know"
-        raise UnfitError(f"has the cost {cost}, {why}: {_HOW_TO_HASH}")
-    return Secret(found[0])
+    match = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise InvalidValueError(f"must be a hash of bcrypt, not the password itself nor another hash: {_HASH_HINT}")
+    cost = int(match[1])
+    if not 4 <= cost <= _MAX_COST:  # noqa: PLR2004 - bcrypt's own lowest
+        why = "with which a check takes seconds" if cost > _MAX_COST else "which bcrypt does not know"
+        raise InvalidValueError(f"has the cost {cost}, {why}: {_HASH_HINT}")
+    return Secret(match[0])
 
 
 def _users(value: object) -> object:
     if not isinstance(value, dict):
-        raise UnfitError("must be a mapping of users to hashes of bcrypt; to ask for no password, remove it")
+        raise InvalidValueError("must be a mapping of users to hashes of bcrypt; to ask for no password, remove it")
     return value
 
 
 def _tls(value: object) -> object:
     if not isinstance(value, dict):  # for Prometheus's exporters nothing is no TLS, which is nobody's wish
-        raise UnfitError("must be a mapping with cert_file and key_file; to serve without TLS, remove it")
+        raise InvalidValueError("must be a mapping with cert_file and key_file; to serve without TLS, remove it")
     return value
 
 
 def _header(*choices: str) -> BeforeValidator:
     def check(value: object) -> str:
         if choices and value not in ("", *choices):
-            raise UnfitError(f"must be {' or '.join(choices)}")
+            raise InvalidValueError(f"must be {' or '.join(choices)}")
         if not isinstance(value, str) or not value.isascii() or not (value.isprintable() or not value):
-            raise UnfitError("must be the text of a header: one line of printable ASCII")
+            raise InvalidValueError("must be the text of a header: one line of printable ASCII")
         return value
 
     return BeforeValidator(check)
@@ -106,7 +106,9 @@ def _header(*choices: str) -> BeforeValidator:
 
 def _no_http2(value: object) -> bool:
     if value is not False:
-        raise UnfitError("must be false, or left out: HTTP/2 is not spoken here, and a scrape gains nothing by it")
+        raise InvalidValueError(
+            "must be false, or left out: HTTP/2 is not spoken here, and a scrape gains nothing by it"
+        )
     return False
 
 
@@ -116,7 +118,7 @@ class TlsServer(Model):
     cert_file: Text
     key_file: Text
     client_auth_type: Annotated[ssl.VerifyMode, BeforeValidator(_client_auth)] = ssl.CERT_NONE
-    client_ca_file: OwnText = None
+    client_ca_file: OptionalText = None
     min_version: Annotated[ssl.TLSVersion, BeforeValidator(_version)] = ssl.TLSVersion.TLSv1_2
     max_version: Annotated[ssl.TLSVersion, BeforeValidator(_version)] = ssl.TLSVersion.TLSv1_3
 

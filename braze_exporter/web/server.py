@@ -21,29 +21,29 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from braze_exporter.config.document import ConfigError
 from braze_exporter.web.acceptor import Acceptor
-from braze_exporter.web.access import Web
-from braze_exporter.web.connection import PATIENCE, Connection, has_body
+from braze_exporter.web.access import AccessControl
+from braze_exporter.web.connection import IDLE_TIMEOUT_SECONDS, Connection, has_body
 from braze_exporter.web.passwords import BusyError
-from braze_exporter.web.rendering import Kind, Pages, Readers
+from braze_exporter.web.rendering import PageReaders, PageRenderer, RenderKey
 
 OPENMETRICS = "application/openmetrics-text"
 CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
 # Seconds that a scrape waits at most: without a word of Prometheus, and less than what it allows.
-DEFAULT_TIMEOUT = 10.0
-TIMEOUT_MARGIN = 0.5
-MAX_TIMEOUT = 60.0
-_HIGHEST_PORT = 65_535
+DEFAULT_TIMEOUT_SECONDS = 10.0
+TIMEOUT_MARGIN_SECONDS = 0.5
+MAX_TIMEOUT_SECONDS = 60.0
+_MAX_PORT = 65_535
 _BACKLOG = 1_024  # connections that wait to be accepted
 # Scrapes that wait for Braze at a time; beyond, they are given what is held, so that no crowd of them fills the house.
-MOST_WAITING = 64
-_PIECE = 32_768  # bytes of a page that are sent at a time
-_DRAIN = 1  # seconds that answers under way have at the end
+MAX_WAITING_SCRAPES = 64
+_CHUNK_BYTES = 32_768  # bytes of a page that are sent at a time
+_SHUTDOWN_SECONDS = 1  # seconds that answers under way have at the end
 # What whoever asks may know without a password: probes have none.
-_OPEN = {"/-/healthy", "/-/ready"}
+_PUBLIC_PATHS = {"/-/healthy", "/-/ready"}
 # The character set makes browsers send names in UTF-8.
-_WHO = b'Basic realm="braze-exporter", charset="UTF-8"'
+_AUTH_CHALLENGE = b'Basic realm="braze-exporter", charset="UTF-8"'
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Source(Protocol):
+class MetricsSource(Protocol):
     """What the application serves."""
 
     def refresh(self) -> Future[None]:
@@ -65,7 +65,7 @@ class Source(Protocol):
         """Count a scrape that stopped waiting."""
 
 
-class Front(Protocol):
+class StatusPage(Protocol):
     """What the application serves at `/`."""
 
     policy: str
@@ -79,14 +79,14 @@ class Front(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer: its status, type and body, which may be compressed, and `more` headers."""
+    """An answer: its status, type and body, which may be compressed, and `extra_headers` headers."""
 
     status: int
     content_type: str
     body: bytes
-    gzipped: bool = False
+    is_gzipped: bool = False
     allow: str = ""
-    more: Mapping[bytes, bytes] = field(default_factory=dict)
+    extra_headers: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 class Application:
@@ -94,25 +94,27 @@ class Application:
 
     def __init__(
         self,
-        source: Source,
+        source: MetricsSource,
         *,
-        front: Front,
+        status_page: StatusPage,
         reload: Callable[[], Future[None]] | None = None,
-        web: Web | None = None,
+        access: AccessControl | None = None,
     ) -> None:
-        """Serve `source`, and `front` at `/`.
+        """Serve `source`, and `status_page` at `/`.
 
-        `reload` is what a request for it does, None if none may; its `ConfigError` is shown to who asked. `web` says
+        `reload` is what a request for it does, None if none may; its `ConfigError` is shown to who asked. `access` says
         who may come in, else everyone may.
         """
         self._source = source
-        self._front = front
+        self._status_page = status_page
         self._reload = reload
-        self.web = web
-        self._pages = Pages(lambda form: source.render(openmetrics=form == CONTENT_TYPE_OPENMETRICS))
-        self._fronts = Pages(lambda form: front.json() if form == JSON else front.html(), threads=1)
+        self.access = access
+        self._pages = PageRenderer(lambda form: source.render(openmetrics=form == CONTENT_TYPE_OPENMETRICS))
+        self._status_pages = PageRenderer(
+            lambda form: status_page.json() if form == JSON else status_page.html(), threads=1
+        )
         self._waiting = 0
-        self._readers = Readers()
+        self._readers = PageReaders()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request. A fault of our own is a 500 and a line in the log."""
@@ -120,166 +122,170 @@ class Application:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            refusal = await self._refusal(scope, headers)
-            response = refusal or await self._respond(scope["method"], scope["path"], headers, receive)
+            access_error = await self._access_error(scope, headers)
+            response = access_error or await self._respond(scope["method"], scope["path"], headers, receive)
         except Exception:  # noqa: BLE001 - whatever it was, the server goes on
             _log.exception("a page could not be made", extra={"fields": {"path": scope["path"]}})
-            response = _FAULT
-        more = self.web.config().headers if self.web else {}
-        await send({"type": "http.response.start", "status": response.status, "headers": _headers(response, more)})
+            response = _INTERNAL_ERROR
+        extra_headers = self.access.config().headers if self.access else {}
+        await send(
+            {"type": "http.response.start", "status": response.status, "headers": _headers(response, extra_headers)}
+        )
         await self._deliver(response.body if scope["method"] != "HEAD" else b"", send)
 
     async def _deliver(self, body: bytes, send: Send) -> None:
         """Send a body in pieces, as fast as it is read, so that it is not copied for each who reads slowly."""
         with self._readers.reading(body):
-            for start in range(0, len(body) or 1, _PIECE):
-                end = start + _PIECE
+            for start in range(0, len(body) or 1, _CHUNK_BYTES):
+                end = start + _CHUNK_BYTES
                 await send({"type": "http.response.body", "body": body[start:end], "more_body": end < len(body)})
 
-    async def _refusal(self, scope: Message, headers: dict[bytes, str]) -> Response | None:
+    async def _access_error(self, scope: Message, headers: dict[bytes, str]) -> Response | None:
         """Return what one who may not come in, or brings a body, is told; None to everyone else."""
         if has_body(scope["headers"]):
-            return _text(413, "A request has no body here.")
-        if self.web is None or scope["path"] in _OPEN:
+            return _text_response(413, "A request has no body here.")
+        if self.access is None or scope["path"] in _PUBLIC_PATHS:
             return None
         try:
-            if await self.web.admits(headers.get(b"authorization")):
+            if await self.access.authorize(headers.get(b"authorization")):
                 return None
         except BusyError:
-            return _text(503, "Too many passwords wait for their check: come again in a second.")
-        return _text(401, "A user and a password are needed.")
+            return _text_response(503, "Too many passwords wait for their check: come again in a second.")
+        return _text_response(401, "A user and a password are needed.")
 
     async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> Response:
         texts = {"/-/healthy": "Healthy.", "/-/ready": "Ready."}
         if path == "/-/reload":
-            return await self._reloaded() if method == "POST" else _not_allowed("POST")
+            return await self._handle_reload() if method == "POST" else _not_allowed("POST")
         if path not in {"/", "/metrics", *texts}:
-            return _text(404, "Not found. The metrics are at /metrics.")
+            return _text_response(404, "Not found. The metrics are at /metrics.")
         if method not in {"GET", "HEAD"}:
             return _not_allowed("GET, HEAD")
         if path in texts:
-            return _text(200, texts[path])
-        return await (self._status(headers) if path == "/" else self._metrics(headers, receive))
+            return _text_response(200, texts[path])
+        return await (self._handle_status(headers) if path == "/" else self._handle_metrics(headers, receive))
 
-    async def _status(self, headers: dict[bytes, str]) -> Response:
-        form = JSON if accepts_json(headers.get(b"accept", "")) else HTML
-        found = await self._shared(self._fronts, form, headers)
-        more = {b"cache-control": b"no-store"}  # nor is the JSON shown to who comes back to the page
-        if form == HTML:
-            more[b"content-security-policy"] = self._front.policy.encode()
-        return replace(found, more=more)
+    async def _handle_status(self, headers: dict[bytes, str]) -> Response:
+        content_type = JSON if accepts_json(headers.get(b"accept", "")) else HTML
+        response = await self._render_shared(self._status_pages, content_type, headers)
+        extra_headers = {b"cache-control": b"no-store"}  # nor is the JSON shown to who comes back to the page
+        if content_type == HTML:
+            extra_headers[b"content-security-policy"] = self._status_page.policy.encode()
+        return replace(response, extra_headers=extra_headers)
 
-    async def _reloaded(self) -> Response:
+    async def _handle_reload(self) -> Response:
         if self._reload is None:
-            return _text(403, "Not enabled: start the exporter with --web.enable-lifecycle, or send it SIGHUP.")
+            return _text_response(
+                403, "Not enabled: start the exporter with --web.enable-lifecycle, or send it SIGHUP."
+            )
         try:
             await asyncio.wrap_future(self._reload())
         except ConfigError as error:
-            return _text(400, str(error))
-        return _text(200, "Reloaded.")
+            return _text_response(400, str(error))
+        return _text_response(200, "Reloaded.")
 
-    async def _metrics(self, headers: dict[bytes, str], receive: Receive) -> Response:
+    async def _handle_metrics(self, headers: dict[bytes, str], receive: Receive) -> Response:
         waiting = asyncio.wrap_future(self._source.refresh())
-        gone = asyncio.ensure_future(_gone(receive))
-        timeout = wait_time(headers.get(b"x-prometheus-scrape-timeout-seconds"), self._pages.seconds)
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
+        timeout = scrape_wait_seconds(headers.get(b"x-prometheus-scrape-timeout-seconds"), self._pages.render_seconds)
         self._waiting += 1
         try:
-            timeout = timeout if self._waiting <= MOST_WAITING else 0
-            await asyncio.wait([waiting, gone], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            timeout = timeout if self._waiting <= MAX_WAITING_SCRAPES else 0
+            await asyncio.wait([waiting, disconnected], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiting -= 1
-        if gone.done():
-            return _text(503, "Nobody reads this.")
-        gone.cancel()
+        if disconnected.done():
+            return _text_response(503, "Nobody reads this.")
+        disconnected.cancel()
         if not waiting.done():
             self._source.count_incomplete_scrape()
         openmetrics = accepts_openmetrics(headers.get(b"accept", ""))
-        form = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
-        return await self._shared(self._pages, form, headers)
+        content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
+        return await self._render_shared(self._pages, content_type, headers)
 
-    async def _shared(self, pages: Pages, form: str, headers: dict[bytes, str]) -> Response:
-        kind = Kind(form, accepts_gzip(headers.get(b"accept-encoding", "")))
-        body = await pages.page(kind)
-        return Response(200, form, body, gzipped=kind.gzipped) if body is not None else _FAULT
+    async def _render_shared(self, pages: PageRenderer, content_type: str, headers: dict[bytes, str]) -> Response:
+        key = RenderKey(content_type, accepts_gzip(headers.get(b"accept-encoding", "")))
+        body = await pages.page(key)
+        return Response(200, content_type, body, is_gzipped=key.is_gzipped) if body is not None else _INTERNAL_ERROR
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     """Return when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def _headers(response: Response, more: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response, and `more` of them."""
+def _headers(response: Response, extra_headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a response, and `extra_headers` of them."""
     headers = {
         b"content-type": response.content_type.encode(),
         b"content-length": str(len(response.body)).encode(),
         b"vary": b"Accept, Accept-Encoding",
         b"x-content-type-options": b"nosniff",
-        **({b"content-encoding": b"gzip"} if response.gzipped else {}),
+        **({b"content-encoding": b"gzip"} if response.is_gzipped else {}),
         **({b"allow": response.allow.encode()} if response.allow else {}),
-        **({b"www-authenticate": _WHO} if response.status == HTTPStatus.UNAUTHORIZED else {}),
+        **({b"www-authenticate": _AUTH_CHALLENGE} if response.status == HTTPStatus.UNAUTHORIZED else {}),
         **({b"connection": b"close"} if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}),
-        **response.more,
-        **more,
+        **response.extra_headers,
+        **extra_headers,
     }
     return list(headers.items())
 
 
-def _text(status: int, text: str) -> Response:
+def _text_response(status: int, text: str) -> Response:
     return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())
 
 
 def _not_allowed(methods: str) -> Response:
-    return replace(_text(405, f"Only {methods.replace(', ', ' and ')}."), allow=methods)
+    return replace(_text_response(405, f"Only {methods.replace(', ', ' and ')}."), allow=methods)
 
 
-_FAULT = _text(500, "A fault of the exporter: see its log.")
+_INTERNAL_ERROR = _text_response(500, "A fault of the exporter: see its log.")
 
 
-def wait_time(header: str | None, page_takes: float = 0.0) -> float:
+def scrape_wait_seconds(header: str | None, page_seconds: float = 0.0) -> float:
     """Return how many seconds a scrape may wait, by Prometheus's header with its own time-out.
 
     What the page itself takes then, which may be seconds where there are very many series, is kept for that.
     """
     try:
-        timeout = float(header) if header is not None else DEFAULT_TIMEOUT
+        timeout = float(header) if header is not None else DEFAULT_TIMEOUT_SECONDS
     except ValueError:
-        timeout = DEFAULT_TIMEOUT
+        timeout = DEFAULT_TIMEOUT_SECONDS
     if math.isnan(timeout):
-        timeout = DEFAULT_TIMEOUT
-    return max(0.0, min(max(0.0, timeout), MAX_TIMEOUT) - TIMEOUT_MARGIN - page_takes)
+        timeout = DEFAULT_TIMEOUT_SECONDS
+    return max(0.0, min(max(0.0, timeout), MAX_TIMEOUT_SECONDS) - TIMEOUT_MARGIN_SECONDS - page_seconds)
 
 
-def _accepted(header: str) -> dict[str, float]:
+def _parse_accept(header: str) -> dict[str, float]:
     """Return what an `Accept` or `Accept-Encoding` header names, with its weights."""
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for part in header.split(","):
-        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        name, *parameters = (token.strip().lower() for token in part.split(";"))
         weight = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):
                 with contextlib.suppress(ValueError):
                     weight = float(parameter[2:])
-        found[name] = max(weight, found.get(name, 0.0))
-    return found
+        weights[name] = max(weight, weights.get(name, 0.0))
+    return weights
 
 
 def accepts_openmetrics(accept: str) -> bool:
     """Return whether a client that sends this `Accept` header wants OpenMetrics rather than the text format."""
-    accepted = _accepted(accept)
+    accepted = _parse_accept(accept)
     return accepted.get(OPENMETRICS, 0.0) > 0 and accepted[OPENMETRICS] >= accepted.get("text/plain", 0.0)
 
 
 def accepts_json(accept: str) -> bool:
     """Return whether a client that sends this `Accept` header wants JSON rather than HTML."""
-    accepted = _accepted(accept)
+    accepted = _parse_accept(accept)
     return accepted.get(JSON, 0.0) > accepted.get("text/html", 0.0)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
     """Return whether a client that sends this `Accept-Encoding` header takes gzip."""
-    return _accepted(accept_encoding).get("gzip", 0.0) > 0
+    return _parse_accept(accept_encoding).get("gzip", 0.0) > 0
 
 
 class _Server(uvicorn.Server):
@@ -297,7 +303,7 @@ class _Server(uvicorn.Server):
         self.started = True
 
     def _connection(self) -> Connection:
-        tls = self._application.web.context if self._application.web is not None else None
+        tls = self._application.access.context if self._application.access is not None else None
         return Connection(config=self.config, server_state=self.server_state, app_state={}, tls=tls)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of uvicorn
@@ -316,8 +322,8 @@ def serve(application: Application, listener: socket.socket, on_stop: Callable[[
         ws="none",
         http=Connection,
         loop="asyncio",
-        timeout_keep_alive=int(PATIENCE),
-        timeout_graceful_shutdown=_DRAIN,
+        timeout_keep_alive=int(IDLE_TIMEOUT_SECONDS),
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         server_header=False,
     )
     _Server(config, application, on_stop).run(sockets=[listener])
@@ -326,7 +332,7 @@ def serve(application: Application, listener: socket.socket, on_stop: Callable[[
 def split_address(address: str) -> tuple[str, int]:
     """Return host and port of `host:port` or `:port`; raise ValueError if `address` is not of that form."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > _HIGHEST_PORT:
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ValueError(f"{address} is not host:port or :port, such as :27293")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

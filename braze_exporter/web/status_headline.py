@@ -4,43 +4,52 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from braze_exporter.braze.series import Point, Series
-from braze_exporter.metrics.rows import Held, Values, View
+from braze_exporter.metrics.rows import BucketWindow, GaugeValues, SeriesView
 
 
-def headline(views: Sequence[View]) -> View:
+def representative_view(views: Sequence[SeriesView]) -> SeriesView:
     """Return the view that stands for those of one query: the first noun's, summed up where that has several series."""
-    noun = views[0].entry.query.noun
-    of_noun = [view for view in views if view.series.noun is noun]
-    chosen = [view for view in of_noun if not noun.headline or _stat(view) in noun.headline]
-    if len(chosen) == 1 and not noun.breakdown:
+    metric_group = views[0].query_state.query.metric_group
+    views_of_group = [view for view in views if view.series.metric_group is metric_group]
+    chosen = [
+        view for view in views_of_group if not metric_group.primary_stats or _stat(view) in metric_group.primary_stats
+    ]
+    if len(chosen) == 1 and not metric_group.series_labels:
         return chosen[0]
     if not chosen:
-        return replace(views[0], series=Series(noun, ()), held=Held(), values=Values(), starts=(None, None), total=None)
-    longest = max(chosen, key=lambda view: len(view.held.points))
+        return replace(
+            views[0],
+            series=Series(metric_group, ()),
+            window=BucketWindow(),
+            values=GaugeValues(),
+            starts=(None, None),
+            total=None,
+        )
+    longest = max(chosen, key=lambda view: len(view.window.points))
     sums: dict[int, float] = {}
     for view in chosen:
-        for start, value in view.held.points:
+        for start, value in view.window.points:
             sums[start] = sums.get(start, 0.0) + value
-    held = longest.held._replace(points=tuple(Point(start, sums[start]) for start, _ in longest.held.points))
+    window = longest.window._replace(points=tuple(Point(start, sums[start]) for start, _ in longest.window.points))
     return replace(
         longest,
-        series=Series(noun, (), (("stat", " + ".join(dict.fromkeys(_stat(view) for view in chosen))),)),
-        held=held,
-        values=_values(held, longest.values),
-        total=_sum([view.total for view in chosen]),
+        series=Series(metric_group, (), (("stat", " + ".join(dict.fromkeys(_stat(view) for view in chosen))),)),
+        window=window,
+        values=_sum_values(window, longest.values),
+        total=_sum_totals([view.total for view in chosen]),
     )
 
 
-def _stat(view: View) -> str:
+def _stat(view: SeriesView) -> str:
     return dict(view.series.labels).get("stat", "")
 
 
-def _values(held: Held, like: Values) -> Values:
+def _sum_values(window: BucketWindow, like: GaugeValues) -> GaugeValues:
     """Return what is latest and settled of the sum, if that is shown of its parts. Medians do not add up."""
-    latest = held.points[-1].value if like.latest is not None else None
-    return Values(latest, held.points[held.settled - 1].value if like.settled is not None else None)
+    latest = window.points[-1].value if like.latest is not None else None
+    return GaugeValues(latest, window.points[window.settled - 1].value if like.settled is not None else None)
 
 
-def _sum(totals: Sequence[float | None]) -> float | None:
+def _sum_totals(totals: Sequence[float | None]) -> float | None:
     known = [total for total in totals if total is not None]
     return sum(known) if known else None

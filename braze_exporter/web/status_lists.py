@@ -3,67 +3,86 @@
 from collections.abc import Iterator, Sequence
 
 from braze_exporter.braze.errors import Reason
-from braze_exporter.braze.kinds import Kind
+from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.metrics.self_metrics import QUERY_UNLISTED
-from braze_exporter.scheduler.admission import Standing
+from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.list_refresh import ListState
-from braze_exporter.scheduler.plan import Discovered, Named, Plan
-from braze_exporter.web.status_messages import Level, Sentence, When, again, failure
+from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult
+from braze_exporter.web.status_messages import Level, StatusMessage, TimeFormatter, failure_message, retry_message
 
 # So many subjects that Braze does not list are named.
-MOST_NAMED = 3
+MAX_NAMED = 3
 
 
-def of_lists(
-    workspace: str, plan: Plan, lists: Sequence[ListState], standing: Standing, when: When, *, has_queries: bool
-) -> list[Sentence]:
+def list_messages(
+    workspace: str,
+    plan: Plan,
+    lists: Sequence[ListState],
+    limiter_status: LimiterStatus,
+    when: TimeFormatter,
+    *,
+    has_queries: bool,
+) -> list[StatusMessage]:
     """Return what there is to say of the lists of a workspace, and of what `plan` takes of them and misses in them.
 
     That the key is rejected is said by others if it `has_queries`.
     """
-    wild = dict.fromkeys(wildcard.kind for wildcard in plan.wildcards if wildcard.workspace == workspace)
-    needed = {kind.listing for kind in wild}
-    known = {found.kind: found for found in plan.discovered if found.workspace == workspace}
-    is_said = has_queries and standing.refusal is not None
-    unread = (one for one in lists if one.error and not (is_said and one.error.reason is Reason.UNAUTHORIZED))
+    selectors = dict.fromkeys(selector.kind for selector in plan.selectors if selector.workspace == workspace)
+    needed = {kind.list_endpoint for kind in selectors}
+    selections = {selection.kind: selection for selection in plan.selection_results if selection.workspace == workspace}
+    is_said = has_queries and limiter_status.key_failure is not None
+    failing_lists = (
+        item for item in lists if item.error and not (is_said and item.error.reason is Reason.UNAUTHORIZED)
+    )
     return [
-        *(_unread(one, standing, when, is_needed=one.listing in needed) for one in unread),
-        *(_taken(kind, known.get(kind)) for kind in wild),
-        *_unlisted([named for named in plan.named if named.workspace == workspace and not named.is_listed]),
+        *(
+            _unread_message(item, limiter_status, when, is_needed=item.list_endpoint in needed)
+            for item in failing_lists
+        ),
+        *(_selection_message(kind, selections.get(kind)) for kind in selectors),
+        *_unlisted_messages(
+            [
+                subject
+                for subject in plan.configured_subjects
+                if subject.workspace == workspace and not subject.is_listed
+            ]
+        ),
     ]
 
 
-def _unlisted(unlisted: Sequence[Named]) -> Iterator[Sentence]:
+def _unlisted_messages(unlisted: Sequence[ConfiguredSubject]) -> Iterator[StatusMessage]:
     """Yield a sentence for each subject of the config that Braze does not list, as far as they are few."""
-    for named in unlisted[:MOST_NAMED]:
-        what = named.kind.listing.what[0] if named.kind.listing is not None else ""
-        text = f'Braze does not list the {what} "{named.subject}"'
-        near = " or ".join(f'"{name}"' for name in named.nearest)
-        yield Level.WAITING, f"{text}: did you mean {near}?" if near else f"{text}."
-    if len(unlisted) > MOST_NAMED:
-        yield Level.WAITING, f"Nor does it list {len(unlisted) - MOST_NAMED:,} more: see {QUERY_UNLISTED.name}."
+    for subject in unlisted[:MAX_NAMED]:
+        what = subject.kind.list_endpoint.item_names[0] if subject.kind.list_endpoint is not None else ""
+        text = f'Braze does not list the {what} "{subject.subject}"'
+        suggestions = " or ".join(f'"{name}"' for name in subject.suggestions)
+        yield Level.WAITING, f"{text}: did you mean {suggestions}?" if suggestions else f"{text}."
+    if len(unlisted) > MAX_NAMED:
+        yield Level.WAITING, f"Nor does it list {len(unlisted) - MAX_NAMED:,} more: see {QUERY_UNLISTED.name}."
 
 
-def _unread(one: ListState, standing: Standing, when: When, *, is_needed: bool) -> Sentence:
-    refusals = (standing.refusal, standing.refusals.get(one.listing.endpoint))
-    seconds = max(one.seconds, *(refusal.seconds for refusal in refusals if refusal is not None), 0.0)
-    error = standing.refusal.error if standing.refusal is not None else one.error
-    why = failure(error, one.listing.permission) if error is not None else ""
-    text = f"Braze's list of {one.listing.what[1]} cannot be read ({why}). {again(seconds, when)}"
+def _unread_message(
+    item: ListState, limiter_status: LimiterStatus, when: TimeFormatter, *, is_needed: bool
+) -> StatusMessage:
+    failures = (limiter_status.key_failure, limiter_status.endpoint_failures.get(item.list_endpoint.path))
+    seconds = max(item.seconds, *(failure.seconds for failure in failures if failure is not None), 0.0)
+    error = limiter_status.key_failure.error if limiter_status.key_failure is not None else item.error
+    why = failure_message(error, item.list_endpoint.permission) if error is not None else ""
+    text = f"Braze's list of {item.list_endpoint.item_names[1]} cannot be read ({why}). {retry_message(seconds, when)}"
     if not is_needed:
         return Level.GOOD, f"{text} No value depends on it."
-    return Level.BAD, f"{text} The one before is used." if one.read_at else text
+    return Level.BAD, f"{text} The one before is used." if item.read_at else text
 
 
-def _taken(kind: Kind, found: Discovered | None) -> Sentence:
-    what = kind.listing.what if kind.listing is not None else ("", "")
-    if found is None:
+def _selection_message(kind: SeriesKind, selection: SelectionResult | None) -> StatusMessage:
+    what = kind.list_endpoint.item_names if kind.list_endpoint is not None else ("", "")
+    if selection is None:
         return Level.NEW, f"The match and tag entries of {kind.section} wait for Braze's list of {what[1]}."
-    listed = f"{found.found:,} {what[found.found != 1]}"
+    listed = f"{selection.listed:,} {what[selection.listed != 1]}"
     text = f"Of {listed} that Braze lists, the match and tag entries of {kind.section} take"
-    if not found.matched:
+    if not selection.matched:
         return Level.WAITING, f"{text} none."
-    if found.left_out:
-        text = f"{text} {found.matched:,}, less {found.left_out:,} for want of room"
+    if selection.skipped:
+        text = f"{text} {selection.matched:,}, less {selection.skipped:,} for want of room"
         return Level.WAITING, f"{text}: raise max_queries or budget.share, or match less."
-    return Level.GOOD, f"{text} {found.matched:,}."
+    return Level.GOOD, f"{text} {selection.matched:,}."

@@ -8,15 +8,15 @@ from typing import NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.metrics.self_metrics import State
-from braze_exporter.scheduler.admission import Standing
-from braze_exporter.scheduler.query_state import Entry
-from braze_exporter.scheduler.rate_limiter import Cause, Rest
+from braze_exporter.metrics.self_metrics import QueryStatus
+from braze_exporter.scheduler.admission import LimiterStatus
+from braze_exporter.scheduler.query_state import QueryState
+from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
 
 # In seconds.
-_CLOCKS_DIFFER = 2.0
+_CLOCK_TOLERANCE_SECONDS = 2.0
 
-When: TypeAlias = Callable[[float], str]
+TimeFormatter: TypeAlias = Callable[[float], str]
 
 
 class Level(StrEnum):
@@ -28,7 +28,7 @@ class Level(StrEnum):
     GOOD = "good"
 
 
-Sentence: TypeAlias = tuple[Level, str]
+StatusMessage: TypeAlias = tuple[Level, str]
 
 
 class Health(NamedTuple):
@@ -39,22 +39,22 @@ class Health(NamedTuple):
 
 
 # What each state is called, and how urgent it is; the most urgent first.
-STATES: Mapping[State, tuple[str, Level]] = {
-    State.STALE: ("too old", Level.BAD),
-    State.FAILED: ("not answered", Level.BAD),
-    State.DEFERRED: ("waiting", Level.WAITING),
-    State.PENDING: ("not asked yet", Level.NEW),
-    State.UP: ("answering", Level.GOOD),
+STATUS_MESSAGES: Mapping[QueryStatus, tuple[str, Level]] = {
+    QueryStatus.STALE: ("too old", Level.BAD),
+    QueryStatus.FAILED: ("not answered", Level.BAD),
+    QueryStatus.DEFERRED: ("waiting", Level.WAITING),
+    QueryStatus.PENDING: ("not asked yet", Level.NEW),
+    QueryStatus.UP: ("answering", Level.GOOD),
 }
 
-_FAILURES: Mapping[Reason, str] = {
+_REASON_MESSAGES: Mapping[Reason, str] = {
     Reason.BAD_REQUEST: "refused: 400, Braze does not take this query",
     Reason.UNAUTHORIZED: "refused: {detail}",
     Reason.FORBIDDEN: "refused: 403, the key lacks {permission}",
     Reason.NOT_FOUND: "refused: 404, Braze does not know the address",
     Reason.RATE_LIMITED: "refused: 429, rate limit",
     Reason.SERVER_ERROR: "failing: {status}, Braze is in trouble",
-    Reason.HTTP: "failing: {status}",
+    Reason.UNEXPECTED_STATUS: "failing: {status}",
     Reason.QUEUED: "failing: Braze is in maintenance",
     Reason.NO_CONTENT: "failing: the answer is without content",
     Reason.TIMEOUT: "failing: no answer in time",
@@ -65,55 +65,55 @@ _FAILURES: Mapping[Reason, str] = {
     Reason.TOO_LARGE: "failing: the answer is too large",
     Reason.TRUNCATED: "failing: the answer breaks off",
     Reason.NOT_JSON: "failing: the answer is not JSON",
-    Reason.BAD_ANSWER: "failing: the answer makes no sense",
+    Reason.INVALID_RESPONSE: "failing: the answer makes no sense",
 }
 
-_CAUSES: Mapping[Cause, str] = {
-    Cause.RATE_LIMITED: "rate limit",
-    Cause.RESERVE: "reserve of the rate limit",
-    Cause.BUDGET: "budget",
+_PAUSE_MESSAGES: Mapping[PauseReason, str] = {
+    PauseReason.RATE_LIMITED: "rate limit",
+    PauseReason.RESERVE: "reserve of the rate limit",
+    PauseReason.BUDGET: "budget",
 }
 
 
-def clock(instant: float, zone: ZoneInfo, now: float) -> str:
+def format_time(instant: float, zone: ZoneInfo, now: float) -> str:
     """Return a time to come as the clock on the wall shows it in `zone`: with the seconds or the day only if needed.
 
     A few seconds off the minute are what our clock and Braze's differ by, whose windows end on the minute.
     """
     minute = round(instant / 60) * 60
-    at = minute if abs(minute - instant) <= _CLOCKS_DIFFER else round(instant)
+    at = minute if abs(minute - instant) <= _CLOCK_TOLERANCE_SECONDS else round(instant)
     local, today = (datetime.fromtimestamp(moment, zone) for moment in (at, now))
     day = "" if local.date() == today.date() else "%a "
     return local.strftime(f"{day}%H:%M:%S" if local.second else f"{day}%H:%M")
 
 
-def of_query(entry: Entry, state: State, rest: Rest | None, when: When) -> str:
-    """Return how a query stands. `rest` is of its pool, if that rests."""
-    if state is State.UP:
-        has_data = entry.answer is not None and any(series.points for series in entry.answer.series)
+def query_message(query_state: QueryState, state: QueryStatus, pause: Pause | None, when: TimeFormatter) -> str:
+    """Return how a query stands. `pause` is of its pool, if that rests."""
+    if state is QueryStatus.UP:
+        has_data = query_state.response is not None and any(series.points for series in query_state.response.series)
         return "answering" if has_data else "answering, without data"
-    if entry.deferred:
-        why = _waiting(rest, when)
-    elif entry.error is not None:
-        why = _failure(entry, entry.error, rest, when)
-    elif state is State.STALE:
+    if query_state.is_deferred:
+        why = _deferred_message(pause, when)
+    elif query_state.error is not None:
+        why = _query_failure_message(query_state, query_state.error, pause, when)
+    elif state is QueryStatus.STALE:
         why = "nobody has scraped since"
     else:
-        why = "being asked now" if entry.busy else "Braze is asked when Prometheus scrapes"
-    return f"{STATES[state][0]}: {why}" if state in {State.STALE, State.PENDING} else why
+        why = "being asked now" if query_state.in_flight else "Braze is asked when Prometheus scrapes"
+    return f"{STATUS_MESSAGES[state][0]}: {why}" if state in {QueryStatus.STALE, QueryStatus.PENDING} else why
 
 
-def _waiting(rest: Rest | None, when: When) -> str:
-    return f"waiting: {_resting(rest, when)}" if rest is not None else "waiting for the next scrape"
+def _deferred_message(pause: Pause | None, when: TimeFormatter) -> str:
+    return f"waiting: {_pause_message(pause, when)}" if pause is not None else "waiting for the next scrape"
 
 
-def _resting(rest: Rest, when: When) -> str:
-    return f"{_CAUSES[rest.cause]} until {when(rest.seconds)}"
+def _pause_message(pause: Pause, when: TimeFormatter) -> str:
+    return f"{_PAUSE_MESSAGES[pause.reason]} until {when(pause.seconds)}"
 
 
-def failure(error: BrazeError, permission: str) -> str:
+def failure_message(error: BrazeError, permission: str) -> str:
     """Return why a call was not answered that needs this permission."""
-    return _FAILURES[error.reason].format(
+    return _REASON_MESSAGES[error.reason].format(
         permission=permission, status=error.detail.partition(":")[0], detail=_headline(error)
     )
 
@@ -123,58 +123,71 @@ def _headline(error: BrazeError) -> str:
     return error.detail.partition(" (")[0]
 
 
-def _failure(entry: Entry, error: BrazeError, rest: Rest | None, when: When) -> str:
-    text = failure(error, entry.query.kind.permission)
-    if error.reason is Reason.RATE_LIMITED and rest is not None and rest.cause is Cause.RATE_LIMITED:
-        text += f" until {when(rest.seconds)}"
-    return f"{text}, {entry.failures} times in a row" if entry.failures > 1 else text
+def _query_failure_message(query_state: QueryState, error: BrazeError, pause: Pause | None, when: TimeFormatter) -> str:
+    text = failure_message(error, query_state.query.kind.permission)
+    if error.reason is Reason.RATE_LIMITED and pause is not None and pause.reason is PauseReason.RATE_LIMITED:
+        text += f" until {when(pause.seconds)}"
+    return f"{text}, {query_state.failures} times in a row" if query_state.failures > 1 else text
 
 
-def of_workspace(
-    states: Counter[State],
-    standing: Standing,
+def workspace_health(
+    states: Counter[QueryStatus],
+    limiter_status: LimiterStatus,
     permissions: Mapping[str, str],
-    when: When,
+    when: TimeFormatter,
     *,
-    more: Sequence[Sentence] = (),
-    history_left: int = 0,
+    more: Sequence[StatusMessage] = (),
+    remaining_history: int = 0,
     other_zone: str = "",
 ) -> Health:
     """Return how a workspace stands, by how many of its queries are in which state.
 
-    `permissions` are by the endpoint of its queries, `more` is of its lists, `history_left` are calls; `other_zone` is
-    the zone of the config, if Braze's days are not its days.
+    `permissions` are by the endpoint of its queries, `more` is of its lists, `remaining_history` are calls;
+    `other_zone` is the zone of the config, if Braze's days are not its days.
     """
-    found = [
-        *_refused(standing, permissions, when),
+    messages = [
+        *_auth_messages(limiter_status, permissions, when),
         *(
-            (Level.WAITING, f"No calls: {_resting(rest, when)}.")
-            for rest in standing.rests.values()
-            if rest.cause is not Cause.BUDGET or states[State.DEFERRED]  # each refresh spends it, and it fills again
+            (Level.WAITING, f"No calls: {_pause_message(pause, when)}.")
+            for pause in limiter_status.pauses.values()
+            if pause.reason is not PauseReason.BUDGET
+            or states[QueryStatus.DEFERRED]  # each refresh spends it, and it fills again
         ),
-        *_counted(states),
+        *_status_messages(states),
         *more,
     ]
     if other_zone:
         text = f"Braze's newest day is not today in {other_zone}: set timezone to that of the company in Braze."
-        found.append((Level.BAD, text))
-    if history_left:
-        found.append((Level.GOOD, f"History for baselines is being read: {_count(history_left, 'call')} to go."))
-    found.sort(key=lambda one: list(Level).index(one[0]))
-    return Health(found[0][0], [text for _, text in found])
+        messages.append((Level.BAD, text))
+    if remaining_history:
+        messages.append(
+            (Level.GOOD, f"History for baselines is being read: {_pluralize(remaining_history, 'call')} to go.")
+        )
+    messages.sort(key=lambda item: list(Level).index(item[0]))
+    return Health(messages[0][0], [text for _, text in messages])
 
 
-def again(seconds: float, when: When) -> str:
+def retry_message(seconds: float, when: TimeFormatter) -> str:
     """Return when something is tried again."""
     return f"Next attempt {f'at {when(seconds)}' if seconds else 'with the next scrape'}."
 
 
-def _refused(standing: Standing, permissions: Mapping[str, str], when: When) -> list[Sentence]:
-    if standing.refusal is not None and permissions:
-        return [(Level.BAD, f"{_headline(standing.refusal.error)}. {again(standing.refusal.seconds, when)}")]
+def _auth_messages(
+    limiter_status: LimiterStatus, permissions: Mapping[str, str], when: TimeFormatter
+) -> list[StatusMessage]:
+    if limiter_status.key_failure is not None and permissions:
+        return [
+            (
+                Level.BAD,
+                (
+                    f"{_headline(limiter_status.key_failure.error)}. "
+                    f"{retry_message(limiter_status.key_failure.seconds, when)}"
+                ),
+            )
+        ]
     return [
-        (Level.BAD, f"{_lacking(refusal.error, permissions[endpoint])}. {again(refusal.seconds, when)}")
-        for endpoint, refusal in standing.refusals.items()
+        (Level.BAD, f"{_lacking(failure.error, permissions[endpoint])}. {retry_message(failure.seconds, when)}")
+        for endpoint, failure in limiter_status.endpoint_failures.items()
         if endpoint in permissions
     ]
 
@@ -184,30 +197,30 @@ def _lacking(error: BrazeError, permission: str) -> str:
     return f"{status}: the key lacks the permission {permission}"
 
 
-def _counted(states: Counter[State]) -> list[Sentence]:
+def _status_messages(states: Counter[QueryStatus]) -> list[StatusMessage]:
     total = states.total()
     if not total:
         return []
-    if states[State.UP] == total:
-        text = "The only query is" if total == 1 else f"All {_count(total, 'query')} are"
+    if states[QueryStatus.UP] == total:
+        text = "The only query is" if total == 1 else f"All {_pluralize(total, 'query')} are"
         return [(Level.GOOD, f"{text} answered.")]
     return [
-        (level, f"{states[state]:,} of {_count(total, 'query')} {'is' if states[state] == 1 else 'are'} {name}.")
-        for state, (name, level) in STATES.items()
-        if states[state] and state is not State.UP
+        (level, f"{states[state]:,} of {_pluralize(total, 'query')} {'is' if states[state] == 1 else 'are'} {name}.")
+        for state, (name, level) in STATUS_MESSAGES.items()
+        if states[state] and state is not QueryStatus.UP
     ]
 
 
-def _count(number: int, one: str) -> str:
-    many = f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
-    return f"{number:,} {one if number == 1 else many}"
+def _pluralize(number: int, singular: str) -> str:
+    many = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
+    return f"{number:,} {singular if number == 1 else many}"
 
 
-def of_exporter(*, is_scraped: bool, is_config_good: bool, counters_stand_still: bool) -> list[str]:
+def exporter_messages(*, is_scraped: bool, is_config_good: bool, are_counters_stalled: bool) -> list[str]:
     """Return what is wrong with the exporter itself, in sentences."""
-    found = {
+    result = {
         "Nobody scrapes: Braze is asked only when Prometheus asks for /metrics.": not is_scraped,
         "The config that was read last cannot be used, and the one before goes on: see the log.": not is_config_good,
-        "The state file cannot be written, so the counters stand still: see the log.": counters_stand_still,
+        "The state file cannot be written, so the counters stand still: see the log.": are_counters_stalled,
     }
-    return [text for text, applies in found.items() if applies]
+    return [text for text, applies in result.items() if applies]

@@ -7,26 +7,26 @@ from collections.abc import Callable
 from hashlib import sha256
 from importlib.resources import files
 
-from braze_exporter.web.status_types import Facts
+from braze_exporter.web.status_types import StatusResponse
 
 # What would end the element that the facts stand in, or begin another; JSON knows these letters by number as well.
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"}
 
 
 class StatusPage:
-    """Shows what `facts` returns, as HTML for people and as JSON, with which the page keeps itself up to date.
+    """Shows what `read_status` returns, as HTML for people and as JSON, with which the page keeps itself up to date.
 
     Nothing runs or is loaded but what is in the page: `policy` is the Content-Security-Policy that holds browsers to
     that, and to making no HTML of texts.
     """
 
-    def __init__(self, facts: Callable[[], Facts]) -> None:
+    def __init__(self, read_status: Callable[[], StatusResponse]) -> None:
         """Read the parts of the page."""
-        self._facts = facts
-        style, script, page = (_part(name) for name in ("page.css", "page.js", "page.html"))
+        self._read_status = read_status
+        style, script, page = (_read_resource(name) for name in ("page.css", "page.js", "page.html"))
         page = page.replace("{{style}}", style).replace("{{script}}", script)
-        self._before, _, rest = page.partition("{{workspaces}}")
-        self._between, _, self._after = rest.partition("{{facts}}")
+        self._before, _, pause = page.partition("{{workspaces}}")
+        self._between, _, self._after = pause.partition("{{facts}}")
         self.policy = "; ".join(
             [
                 "default-src 'none'",
@@ -44,18 +44,18 @@ class StatusPage:
 
     def json(self) -> bytes:
         """Return the facts as JSON."""
-        return _json(self._facts()).encode()
+        return _json(self._read_status()).encode()
 
     def html(self) -> bytes:
         """Return the page with the facts in it, and what there is to see without a script."""
-        facts = self._facts()
-        text = _json(facts)
+        response = self._read_status()
+        text = _json(response)
         for letter, escaped in _ESCAPES.items():
             text = text.replace(letter, escaped)
-        return f"{self._before}{_items(facts)}{self._between}{text}{self._after}".encode()
+        return f"{self._before}{_format_workspaces(response)}{self._between}{text}{self._after}".encode()
 
 
-def _part(name: str) -> str:
+def _read_resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8").strip()
 
 
@@ -63,12 +63,12 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-def _json(facts: Facts) -> str:
+def _json(response: StatusResponse) -> str:
     """Return JSON in ASCII, so that neither line separators nor halves of characters are in it."""
-    return json.dumps(facts, separators=(",", ":"), allow_nan=False)
+    return json.dumps(response, separators=(",", ":"), allow_nan=False)
 
 
-def _items(facts: Facts) -> str:
+def _format_workspaces(response: StatusResponse) -> str:
     """Return the workspaces as items of a list, for those whose browser runs no script."""
-    items = ((workspace["name"], " ".join(workspace["sentences"])) for workspace in facts["workspaces"])
+    items = ((workspace["name"], " ".join(workspace["sentences"])) for workspace in response["workspaces"])
     return "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(text)}</li>" for name, text in items)

@@ -6,7 +6,7 @@ Times are seconds since the epoch; how long ago that was is for the reader to sa
 from typing import TypedDict
 
 
-class PointsFacts(TypedDict):
+class PointsData(TypedDict):
     """The points held, oldest first, in two lists; without `starts` they are the hours from `first` on.
 
     The first `settled` of them have settled, and the first `ended` had ended when they were asked for.
@@ -19,7 +19,7 @@ class PointsFacts(TypedDict):
     ended: int
 
 
-class ErrorFacts(TypedDict):
+class ErrorData(TypedDict):
     """Why a query is not answered, and how many failures in a row were Braze's trouble."""
 
     reason: str
@@ -27,7 +27,7 @@ class ErrorFacts(TypedDict):
     failures: int
 
 
-class SeriesFacts(TypedDict):
+class SeriesData(TypedDict):
     """One of the series of a query, with what the metrics show: its noun, and the labels that tell it from others."""
 
     noun: str
@@ -37,7 +37,7 @@ class SeriesFacts(TypedDict):
     total: float | None
 
 
-class QueryFacts(TypedDict):
+class QueryData(TypedDict):
     """A query, with the values that the metrics show; null is what is not shown.
 
     `tags` tell it from others of its name, each with what it is. If its answers have several `series`, the values are
@@ -50,7 +50,7 @@ class QueryFacts(TypedDict):
     name: str
     tags: list[tuple[str, str]]
     labels: dict[str, str]
-    series: list[SeriesFacts]
+    series: list[SeriesData]
     unit: str
     app_id: str
     segment_id: str
@@ -59,7 +59,7 @@ class QueryFacts(TypedDict):
     max_age: float
     state: str
     words: str
-    error: ErrorFacts | None
+    error: ErrorData | None
     answered_at: float | None
     next_at: float | None
     busy: bool
@@ -71,10 +71,10 @@ class QueryFacts(TypedDict):
     weeks: int
     total: float | None
     metrics: list[str]
-    points: PointsFacts | None
+    points: PointsData | None
 
 
-class PoolFacts(TypedDict):
+class PoolData(TypedDict):
     """A pool of a workspace: what Braze last said, null where it did not, and the calls an hour planned and allowed.
 
     `reserve` is the number of calls that are left to others.
@@ -89,7 +89,7 @@ class PoolFacts(TypedDict):
     allowed: float
 
 
-class WorkspaceFacts(TypedDict):
+class WorkspaceData(TypedDict):
     """A workspace, with its health: how urgent that is, and the sentences that say why."""
 
     name: str
@@ -98,10 +98,10 @@ class WorkspaceFacts(TypedDict):
     level: str
     sentences: list[str]
     queries: int
-    pools: list[PoolFacts]
+    pools: list[PoolData]
 
 
-class StateFacts(TypedDict):
+class StateData(TypedDict):
     """A state that a query can be in: as the metrics have it, what it is called, and how urgent it is."""
 
     state: str
@@ -109,13 +109,13 @@ class StateFacts(TypedDict):
     level: str
 
 
-class Facts(TypedDict):
+class StatusResponse(TypedDict):
     """Everything. `states` begin with the most urgent one; `troubles` are of the exporter itself."""
 
     version: str
     now: float
     scraped_at: float | None
     troubles: list[str]
-    states: list[StateFacts]
-    workspaces: list[WorkspaceFacts]
-    queries: list[QueryFacts]
+    states: list[StateData]
+    workspaces: list[WorkspaceData]
+    queries: list[QueryData]

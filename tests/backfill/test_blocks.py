@@ -1,7 +1,7 @@
 """End to end: promtool makes blocks of the file, and a real Prometheus has in them what Braze has counted.
 
-The program is scraped by that Prometheus too, so that history and what is live must be one series. Needs `prometheus`
-and `promtool`, as `test_prometheus`.
+The program is scraped by that Prometheus too, so that history and what is live must be one series. Needs
+`running_prometheus` and `promtool`, as `test_prometheus`.
 """
 
 import itertools
@@ -16,14 +16,25 @@ from datetime import time as clock_time
 from pathlib import Path
 
 import pytest
-from backfills import arguments
-from servers import Labels, Prometheus, prometheus, tool
-from support import HOUR, IOS, KEY, NEW_YORK, Program, run, simulated, until, workspace, write
+from backfills import backfill_arguments
+from servers import Labels, Prometheus, require_tool, running_prometheus
+from support import (
+    HOUR,
+    IOS,
+    KEY,
+    NEW_YORK,
+    Program,
+    run_program,
+    running_braze,
+    wait_until,
+    workspace_yaml,
+    write_file,
+)
 
-from braze_exporter.config.loading import load
-from braze_exporter.monitoring.panel_groups import slices
-from braze_exporter.scheduler.plan import build
-from braze_exporter.simulator.traffic import Counts, Shape, Traffic
+from braze_exporter.config.loading import load_config
+from braze_exporter.monitoring.panel_groups import panel_groups
+from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.simulator.traffic import Counts, Traffic, TrafficShape
 
 ODD = 'sign "up" (a|b) \\d+ 🎉'
 EVENTS = """
@@ -56,12 +67,12 @@ class Scene:
 
     def raw(self, metric: str) -> dict[Labels, list[tuple[float, float]]]:
         """Return all samples of a metric up to the end of the span, as they are stored."""
-        found = self.server.ask("query", query=f"{metric}[{2 * DAYS}d]", time=str(self.end))
+        result = self.server.request("query", query=f"{metric}[{2 * DAYS}d]", time=str(self.end))
         return {
             frozenset((name, value) for name, value in series["metric"].items() if name != "__name__"): [
                 (float(stamp), float(value)) for stamp, value in series["values"]
             ]
-            for series in found["result"]
+            for series in result["result"]
         }
 
     def hours(self, event: str, app_id: str = "") -> list[tuple[float, float]]:
@@ -82,49 +93,49 @@ class Scene:
 
     def _days(self, event: str, first: date) -> Iterator[tuple[float, float, float]]:
         for back in range(DAYS + 1):
-            begun, ended = (
+            started, ended = (
                 datetime.combine(first + timedelta(days=back + more), MIDNIGHT, NEW_YORK).timestamp() for more in (0, 1)
             )
-            hours = range(int(begun), int(ended), HOUR)
-            yield begun, ended, float(sum(self.traffic.count(event, hour, self.asked_at) for hour in hours))
+            hours = range(int(started), int(ended), HOUR)
+            yield started, ended, float(sum(self.traffic.count(event, hour, self.asked_at) for hour in hours))
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Write a year, make blocks of it with the command that is printed, and let Prometheus scrape what goes on."""
-    tool("promtool")
+    require_tool("promtool")
     folder = tmp_path_factory.mktemp("blocks")
-    shapes = {"purchase": Shape(400, apps={IOS: 0.4}), ODD: Shape(50), "rare": Shape(0.02)}
+    shapes = {"purchase": TrafficShape(400, apps={IOS: 0.4}), ODD: TrafficShape(50), "rare": TrafficShape(0.02)}
     traffic = Traffic(7, NEW_YORK, shapes)
     today = datetime.now(NEW_YORK).date()
     start = datetime.combine(today - timedelta(days=DAYS), MIDNIGHT, NEW_YORK).timestamp()
     end = time.time() // HOUR * HOUR - 4 * HOUR + 600
     with ExitStack() as stack:
-        _, server = stack.enter_context(simulated(traffic))
-        text = workspace(server.url, EVENTS, rest="budget: {share: 1, reserve: 0}\n")
-        config = write(folder / "config.yaml", text)
+        _, server = stack.enter_context(running_braze(traffic))
+        text = workspace_yaml(server.url, EVENTS, pause="budget: {share: 1, reserve: 0}\n")
+        config = write_file(folder / "config.yaml", text)
         live = stack.enter_context(Program.start([f"--config.file={config}"]))
         labels = ("--label=job=braze", f"--label=instance=127.0.0.1:{live.port}")
-        command = arguments(config, folder / "a year.om", f"{today - timedelta(days=DAYS)}", str(end))
-        done = run(*(part for part in command if not part.startswith("--label")), *labels, BRAZE_API_KEY=KEY)
+        command = backfill_arguments(config, folder / "a year.om", f"{today - timedelta(days=DAYS)}", str(end))
+        done = run_program(*(part for part in command if not part.startswith("--label")), *labels, BRAZE_API_KEY=KEY)
         assert done.returncode == 0, done.stderr
         script = ["sh", "-ec", done.stdout]
-        environment = {"DATA": str(folder / "server" / "data"), "PATH": str(Path(tool("promtool")).parent)}
+        environment = {"DATA": str(folder / "server" / "data"), "PATH": str(Path(require_tool("promtool")).parent)}
         subprocess.run(script, env=environment, check=True, capture_output=True)  # noqa: S603
         retention = done.stdout.partition("--storage.tsdb.retention.time=")[2].partition(" ")[0]
         flags = [f"--storage.tsdb.retention.time={retention}"]
-        running = stack.enter_context(prometheus(folder / "server", live.port, flags=flags))
-        until(running.answers, "Prometheus has scraped", 60)
+        running = stack.enter_context(running_prometheus(folder / "server", live.port, flags=flags))
+        wait_until(running.is_responding, "Prometheus has scraped", 60)
         yield Scene(traffic, running, start, end, done.stdout, text)
 
 
 def of(scene: Scene, **labels: str) -> Mapping[str, str]:
     """Return the labels of a series, with those of the target."""
-    target = next(iter(scene.server.ask("series", **{"match[]": "up"})))
+    target = next(iter(scene.server.request("series", **{"match[]": "up"})))
     return {"workspace": "production", "job": "braze", "instance": target["instance"], **labels}
 
 
-def test_every_sample_is_what_braze_has_counted(scene: Scene) -> None:
+def test_backfilled_samples_equal_braze_counts(scene: Scene) -> None:
     """Hours and days, all and by app: each bucket of the year once, at its time, with its count, and none besides."""
     purchase, odd, rare = (frozenset(of(scene, event=event).items()) for event in ("purchase", ODD, "rare"))
     ios = frozenset(of(scene, event="purchase", braze_app="ios").items())
@@ -147,7 +158,7 @@ def test_every_sample_is_what_braze_has_counted(scene: Scene) -> None:
         assert totals[labels][0] == (scene.start + (HOUR if labels is not rare else 2 * HOUR), 0.0)
 
 
-def test_the_counters_rise_by_what_happened_in_a_day(scene: Scene) -> None:
+def test_backfilled_counters_rise_by_daily_counts(scene: Scene) -> None:
     """`increase` over each day of the year, at the time when it has settled, is the count of that day."""
     purchase = frozenset(of(scene, event="purchase").items())
     days = scene.raw(DAILY)[purchase]
@@ -155,15 +166,15 @@ def test_the_counters_rise_by_what_happened_in_a_day(scene: Scene) -> None:
     for (before, _), (after, value) in list(itertools.pairwise(days))[::7]:
         # The day's last hour is in the counter an hour before the day is in its gauge; a minute for either end.
         span, moment = int(after - before) + 60, after - HOUR + 30
-        found = scene.server.query(f'increase({TOTAL}{{event="purchase"}}[{span}s])', moment)
-        assert list(found.values()) == [pytest.approx(value, rel=0.001)]
+        result = scene.server.query(f'increase({TOTAL}{{event="purchase"}}[{span}s])', moment)
+        assert list(result.values()) == [pytest.approx(value, rel=0.001)]
 
 
-def test_what_is_scraped_goes_on_in_the_same_series(scene: Scene) -> None:
+def test_scraped_samples_continue_backfilled_series(scene: Scene) -> None:
     """History and what is live have the same labels, and the counter that begins anew is a reset and no step."""
     for metric in (HOURLY, DAILY, TOTAL, f"{FILTERED}_hourly_settled", f"{FILTERED}_total"):
-        both = scene.server.ask("series", **{"match[]": metric})
-        old = scene.server.ask("series", **{"match[]": metric, "end": str(scene.end)})
+        both = scene.server.request("series", **{"match[]": metric})
+        old = scene.server.request("series", **{"match[]": metric, "end": str(scene.end)})
         live = scene.server.query(metric)
         assert len(both) == len(old) == len(live) > 0, metric
     now = time.time()
@@ -174,22 +185,22 @@ def test_what_is_scraped_goes_on_in_the_same_series(scene: Scene) -> None:
     assert rise <= 1.1 * sum(value for _, value in hours)
 
 
-def test_the_query_that_is_printed_finds_the_first_sample(scene: Scene) -> None:
+def test_printed_query_finds_first_sample(scene: Scene) -> None:
     """It is before the first scrape, by two minutes at most, and not moved by the history."""
     query = scene.advice.splitlines()[-1].removeprefix("# ")
-    [found] = scene.server.query(query, time.time() + 61).values()  # it looks at full minutes
-    scraped = scene.server.ask("query", query="braze_exporter_build_info[1h]")["result"][0]["values"]
+    [result] = scene.server.query(query, time.time() + 61).values()  # it looks at full minutes
+    scraped = scene.server.request("query", query="braze_exporter_build_info[1h]")["result"][0]["values"]
     first = float(scraped[0][0])
-    assert first - 120 < found <= first
+    assert first - 120 < result <= first
 
 
-def test_dashboards_draw_the_history_without_gaps(scene: Scene) -> None:
+def test_dashboards_show_backfilled_history_without_gaps(scene: Scene) -> None:
     """The panels' own queries have a value each half hour of two weeks, of hours and of days."""
-    config = load(scene.config, "config.yaml", {"BRAZE_API_KEY": KEY})
-    begun = scene.start + 30 * 24 * HOUR
-    for one in slices(build(config)):
-        for unit in one.units:
-            expr = re.sub(r"\$\{\w+:regex\}", ".+", one.held(unit, "settled"))
-            found = scene.server.query_range(expr, begun, begun + 14 * 24 * HOUR, 1_800)
-            assert found
-            assert {len(values) for values in found.values()} == {14 * 48 + 1}
+    config = load_config(scene.config, "config.yaml", {"BRAZE_API_KEY": KEY})
+    started = scene.start + 30 * 24 * HOUR
+    for item in panel_groups(build_plan(config)):
+        for unit in item.units:
+            expr = re.sub(r"\$\{\w+:regex\}", ".+", item.last_value(unit, "settled"))
+            result = scene.server.query_range(expr, started, started + 14 * 24 * HOUR, 1_800)
+            assert result
+            assert {len(values) for values in result.values()} == {14 * 48 + 1}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import transfer_faults
-from backfills import SETTLED, arguments, one, program, samples
-from recorded_counts import Recorded
+from backfills import SETTLED, backfill_arguments, samples, single_value, start_program
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import KEY, run, simulated, workspace, write
+from support import KEY, run_program, running_braze, workspace_yaml, write_file
 
 from braze_exporter.simulator.server import Server
 
@@ -30,15 +30,15 @@ CALLS = 41
 @pytest.fixture
 def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
     """Run a simulated Braze with an event that never happens."""
-    with simulated(Recorded(events=["purchase"])) as running:
+    with running_braze(RecordedCounts(events=["purchase"])) as running:
         yield running
 
 
 @pytest.fixture
 def command(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> tuple[str, ...]:
     """Return the command line of a backfill with a budget that does not keep it."""
-    config = workspace(braze[1].url, "{event: purchase}", rest="budget: {share: 1, reserve: 0}\n")
-    return (*arguments(write(tmp_path / "config.yaml", config), tmp_path / "history.om", START, END),)
+    config = workspace_yaml(braze[1].url, "{event: purchase}", pause="budget: {share: 1, reserve: 0}\n")
+    return (*backfill_arguments(write_file(tmp_path / "config.yaml", config), tmp_path / "history.om", START, END),)
 
 
 def endings(braze: FaultInjectingBraze) -> list[str]:
@@ -47,36 +47,36 @@ def endings(braze: FaultInjectingBraze) -> list[str]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_it_ends_at_once_and_goes_on_where_it_was(
+def test_backfill_after_interrupt_resumes(
     braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path, how: signal.Signals
 ) -> None:
     """Ctrl-C, an end by the system and kill -9 in the middle: one line, and only what is missing is asked again."""
     output = tmp_path / "history.om"
-    braze[0].fail(transfer_faults.delay(0.01), times=15)
-    braze[0].fail(transfer_faults.hold())
-    with program(*command) as process:
+    braze[0].inject(transfer_faults.delay(0.01), times=15)
+    braze[0].inject(transfer_faults.hold())
+    with start_program(*command) as process:
         braze[0].wait_for(25, timeout=20)  # of which ten are not answered
         process.send_signal(how)
-        _, said = process.communicate(timeout=15)  # Braze would have thirty seconds to answer
+        _, message = process.communicate(timeout=15)  # Braze would have thirty seconds to answer
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
     assert not output.exists()
     if how is not signal.SIGKILL:
-        assert said.splitlines()[-1] == (
+        assert message.splitlines()[-1] == (
             f"braze-exporter: stopped by {how.name} before it finished. "
             f"The responses to 15 of {CALLS} calls are kept in {output}.partial: run the same command again to resume"
         )
         assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
-    assert "Traceback" not in said
+    assert "Traceback" not in message
     first = endings(braze[0])
-    braze[0].heal()
+    braze[0].clear_faults()
     braze[0].reset()
-    done = run(*command, BRAZE_API_KEY=KEY)
+    done = run_program(*command, BRAZE_API_KEY=KEY)
     assert done.returncode == 0, done.stderr
     second = endings(braze[0])
     assert len(set(first) | set(second)) == CALLS
     assert len(second) == len(set(second)) == CALLS - 15
     text = output.read_text(encoding="utf-8")
-    assert len(samples(text)[SETTLED, one(event="purchase")]) == 4_000 - 2
+    assert len(samples(text)[SETTLED, single_value(event="purchase")]) == 4_000 - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om"]
 
 
@@ -85,26 +85,26 @@ def with_key() -> dict[str, str]:
     return {**os.environ, "BRAZE_API_KEY": KEY}
 
 
-def test_only_one_at_a_time(
+def test_second_backfill_of_same_output_is_refused(
     braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path
 ) -> None:
     """A second one to the same file is refused, and does the first no harm."""
-    braze[0].fail(transfer_faults.hold())
-    with program(*command) as process:
+    braze[0].inject(transfer_faults.hold())
+    with start_program(*command) as process:
         braze[0].wait_for(1)
-        done = run(*command, BRAZE_API_KEY=KEY)
+        done = run_program(*command, BRAZE_API_KEY=KEY)
         assert done.returncode == 1
         assert (
             done.stderr == f"{tmp_path}/history.om.partial is in use by another backfill: wait until that has ended\n"
         )
-        braze[0].heal()
+        braze[0].clear_faults()
         process.communicate(timeout=20)
     assert process.returncode == 0
 
 
 @pytest.mark.parametrize("name", ["history.om.partial", "history.om.partial-text"])
 @pytest.mark.parametrize("is_link", [False, True])
-def test_a_file_of_something_else_in_its_way(
+def test_foreign_file_at_output_is_refused(
     braze: tuple[FaultInjectingBraze, Server],
     command: tuple[str, ...],
     tmp_path: Path,
@@ -118,7 +118,7 @@ def test_a_file_of_something_else_in_its_way(
         (tmp_path / name).symlink_to("precious")
     else:
         (tmp_path / "precious").rename(tmp_path / name)
-    done = run(*command, BRAZE_API_KEY=KEY)
+    done = run_program(*command, BRAZE_API_KEY=KEY)
     assert done.returncode == 1
     assert done.stderr.endswith(" is the file of something else: choose another --output, or move it away\n")
     assert done.stderr.count("\n") == 1
@@ -127,28 +127,28 @@ def test_a_file_of_something_else_in_its_way(
     assert braze[0].requests == []
 
 
-def test_an_output_that_was_made_meanwhile_is_left_alone(
+def test_output_created_meanwhile_is_kept(
     braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path
 ) -> None:
     """What another program has written there is not replaced, and what was read is kept; nor is a link followed."""
     output = tmp_path / "history.om"
-    braze[0].fail(transfer_faults.hold())
-    with program(*command) as process:
+    braze[0].inject(transfer_faults.hold())
+    with start_program(*command) as process:
         braze[0].wait_for(1)
         output.write_bytes(b"precious")
         (tmp_path / "history.om.partial-text").symlink_to("history.om")
-        braze[0].heal()
-        _, said = process.communicate(timeout=30)
+        braze[0].clear_faults()
+        _, message = process.communicate(timeout=30)
     assert process.returncode == 1
-    told = f"{output} was made by another program meanwhile: move it away. The responses to {CALLS} of {CALLS} calls "
-    assert said.splitlines()[-1].startswith(f"{told}are kept")
+    info = f"{output} was made by another program meanwhile: move it away. The responses to {CALLS} of {CALLS} calls "
+    assert message.splitlines()[-1].startswith(f"{info}are kept")
     assert output.read_bytes() == b"precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om", "history.om.partial"]
 
 
-def test_it_says_what_to_do_with_the_file(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) -> None:
     """What it prints is a script: the exact command, which asks for the directory, and the rest as comments."""
-    done = run(*command, BRAZE_API_KEY=KEY)
+    done = run_program(*command, BRAZE_API_KEY=KEY)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line for line in lines if not line.startswith("# ")] == [
@@ -162,13 +162,13 @@ def test_it_says_what_to_do_with_the_file(command: tuple[str, ...], tmp_path: Pa
     script = subprocess.run(["sh", "-c", done.stdout], capture_output=True, text=True, check=False)  # noqa: S603, S607
     assert script.returncode != 0
     assert "DATA" in script.stderr
-    again = run(*command, BRAZE_API_KEY=KEY)
+    again = run_program(*command, BRAZE_API_KEY=KEY)
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr == f"--output={tmp_path}/history.om is there already: choose another name, or remove it\n"
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "refusal"),
+    ("changes", "code", "failure"),
     [
         ({"--start": "yesterday"}, 2, "argument --start: yesterday is not a moment: write a date"),
         ({"--label": "job"}, 2, "argument --label: job is not a label: write name=value"),
@@ -176,25 +176,25 @@ def test_it_says_what_to_do_with_the_file(command: tuple[str, ...], tmp_path: Pa
         ({"--output": "/nowhere/x"}, 1, "there is no folder /nowhere: make it"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_user_mistake_is_one_error_line(
     braze: tuple[FaultInjectingBraze, Server],
     command: tuple[str, ...],
     changes: dict[str, str],
     code: int,
-    refusal: str,
+    failure: str,
 ) -> None:
     """Wrong usage is 2, what cannot be is 1, and nothing is asked of Braze."""
     kept = [argument for argument in command if argument.partition("=")[0] not in changes]
-    done = run(*kept, *(f"{name}={value}" for name, value in changes.items() if value), BRAZE_API_KEY=KEY)
+    done = run_program(*kept, *(f"{name}={value}" for name, value in changes.items() if value), BRAZE_API_KEY=KEY)
     assert done.returncode == code
-    assert refusal in done.stderr.splitlines()[-1]
+    assert failure in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert braze[0].requests == []
 
 
-def test_a_terminal_sees_a_bar(braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...]) -> None:
+def test_progress_on_terminal_is_a_bar(braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...]) -> None:
     """It grows in its line, with the pace and the time that is left, and leaves what remains to be read."""
-    braze[0].fail(transfer_faults.delay(0.25))
+    braze[0].inject(transfer_faults.delay(0.25))
     ours, theirs = pty.openpty()
     process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-m", "braze_exporter", *command], stdout=subprocess.PIPE, stderr=theirs, env=with_key()
@@ -202,8 +202,8 @@ def test_a_terminal_sees_a_bar(braze: tuple[FaultInjectingBraze, Server], comman
     os.close(theirs)
     seen = b""
     with suppress(OSError):  # the end of it
-        while piece := os.read(ours, 65_536):
-            seen += piece
+        while chunk := os.read(ours, 65_536):
+            seen += chunk
     os.close(ours)
     process.communicate(timeout=10)
     text = seen.decode()
@@ -218,13 +218,13 @@ def test_a_terminal_sees_a_bar(braze: tuple[FaultInjectingBraze, Server], comman
 
 
 @pytest.mark.parametrize(
-    ("blocks", "refusal"),
+    ("blocks", "failure"),
     [
         (200, r"\.partial cannot be used \(.*\): make room for it.* responses to \d+ of 41 calls are kept"),
         (8_000, r" cannot be written \(File too large\): make room for it.* responses to 41 of 41 calls are kept"),
     ],
 )
-def test_a_full_disk_loses_nothing(command: tuple[str, ...], tmp_path: Path, blocks: int, refusal: str) -> None:
+def test_full_disk_keeps_fetched_buckets(command: tuple[str, ...], tmp_path: Path, blocks: int, failure: str) -> None:
     """Where files cannot grow there is no half of one; what was read is kept, and it goes on when there is room."""
     command = (*command, f"--label=long={'x' * 1_000}")
     shell = ["sh", "-c", f'ulimit -f {blocks} && exec "$@"', "sh", sys.executable, "-m", "braze_exporter", *command]
@@ -232,9 +232,9 @@ def test_a_full_disk_loses_nothing(command: tuple[str, ...], tmp_path: Path, blo
     environ = {name: value for name, value in with_key().items() if not name.startswith("COV")}
     done = subprocess.run(shell, capture_output=True, text=True, timeout=30, check=False, env=environ)  # noqa: S603
     assert done.returncode == 1
-    assert re.search(rf"^{tmp_path}/history\.om{refusal}", done.stderr.splitlines()[-1])
+    assert re.search(rf"^{tmp_path}/history\.om{failure}", done.stderr.splitlines()[-1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
-    done = run(*command, BRAZE_API_KEY=KEY)
+    done = run_program(*command, BRAZE_API_KEY=KEY)
     assert done.returncode == 0
     (labels, *_) = (labels for _, labels in samples((tmp_path / "history.om").read_text(encoding="utf-8")))
     assert dict(labels)["long"] == "x" * 1_000

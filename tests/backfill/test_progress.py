@@ -5,34 +5,34 @@ import io
 import pytest
 from support import Clock
 
-from braze_exporter.backfill.progress import Progress, State, pace, span
+from braze_exporter.backfill.progress import Progress, ProgressState, format_rate, format_span
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (3_600, "60 min"), (7_200, "2 h"), (172_800, "2 days")],
 )
-def test_spans_are_about(seconds: float, expected: str) -> None:
+def test_span_is_rounded(seconds: float, expected: str) -> None:
     """In the unit that says it best."""
-    assert span(seconds) == expected
+    assert format_span(seconds) == expected
 
 
 @pytest.mark.parametrize(
     ("per_second", "expected"),
     [(6.94, "6.9 calls/s"), (1, "1.0 calls/s"), (0.5, "1,800 calls/h"), (0.0277, "100 calls/h")],
 )
-def test_the_pace_is_by_the_second_or_by_the_hour(per_second: float, expected: str) -> None:
+def test_rate_is_per_second_or_per_hour(per_second: float, expected: str) -> None:
     """What is slow is seen by the hour."""
-    assert pace(per_second) == expected
+    assert format_rate(per_second) == expected
 
 
-def test_without_a_terminal_a_line_tells_it_now_and_then() -> None:
+def test_progress_without_terminal_is_a_line_per_interval() -> None:
     """Each minute, and when it begins or ends to wait; with the pace of the last minute."""
     clock, stream = Clock(), io.StringIO()
     progress = Progress(stream, clock.monotonic)
     for second in range(180):
         waiting = "waiting until 13:00:00 UTC: production: Braze answered HTTP 429" if 70 <= second < 75 else ""
-        progress.show(State(min(10 * second, 700), 1_000, waiting))
+        progress.update(ProgressState(min(10 * second, 700), 1_000, waiting))
         clock.advance(1)
     assert stream.getvalue().splitlines() == [
         "0 of 1,000 calls",
@@ -43,13 +43,13 @@ def test_without_a_terminal_a_line_tells_it_now_and_then() -> None:
     ]
 
 
-def test_a_reader_who_went_away_does_not_end_it() -> None:
+def test_progress_with_closed_stream_is_ignored() -> None:
     """A closed stream, or none."""
     stream = io.StringIO()
     stream.close()
     for gone in (stream, None):
         progress = Progress(gone, Clock().monotonic)
-        progress.show(State(1, 2))
-        progress.say("text")
+        progress.update(ProgressState(1, 2))
+        progress.print_line("text")
         progress.clear()
     assert stream.closed

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import response_faults
 import transfer_faults
-from backfills import SETTLED, TARGET, Backfill, one, prepared
+from backfills import SETTLED, TARGET, BackfillRig, prepared_backfill, single_value
 from fault_injection import Exchange, Fault
-from recorded_counts import Recorded
-from support import HOUR, KEY, NEW_YORK, Clock, until
+from recorded_counts import RecordedCounts
+from support import HOUR, KEY, NEW_YORK, Clock, wait_until
 
-from braze_exporter.backfill.reader import MOST_FAILURES
+from braze_exporter.backfill.reader import MAX_FAILURES
 from braze_exporter.backfill.request import BackfillError
 from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.reply import Reply
@@ -22,56 +22,59 @@ EVENT, START, END = "{event: purchase}", "2026-06-01", "2026-11-01"
 HOURS, CALLS = 153 * 24 - 2, 38
 
 
-def traffic() -> Recorded:
+def traffic() -> RecordedCounts:
     """Return two events that never happen."""
-    return Recorded(events=["purchase", "signup"])
+    return RecordedCounts(events=["purchase", "signup"])
 
 
-def asked_for(backfill: Backfill) -> list[tuple[str, str]]:
+def asked_for(backfill: BackfillRig) -> list[tuple[str, str]]:
     """Return what Braze was asked for and has answered."""
     return [(request.params["event"], request.params["ending_at"]) for request in backfill.braze.requests]
 
 
-def stop_after_ten(backfill: Backfill) -> None:
+def stop_after_ten(backfill: BackfillRig) -> None:
     """Have it end after ten calls were answered, whose answers are kept, and forget the calls."""
     backfill.braze.limit = 1_000  # so that it stands still after ten
     running = backfill.begin()
-    until(lambda: "10 of 38 calls" in backfill.said, "the first answers are kept")
-    backfill.braze.fail(response_faults.status(403))
+    wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "the first answers are kept")
+    backfill.braze.inject(response_faults.status(403))
     with pytest.raises(BackfillError, match=r"The responses to 10 of 38 calls are kept"):
         running.end(step=60)
     backfill.braze.limit = 250_000
-    backfill.braze.heal()
+    backfill.braze.clear_faults()
     backfill.braze.reset()
 
 
-def is_complete(backfill: Backfill, event: str = "purchase") -> bool:
+def is_complete(backfill: BackfillRig, event: str = "purchase") -> bool:
     """Return whether the file has all hours."""
-    return len(backfill.found[SETTLED, one(event=event)]) == HOURS
+    return len(backfill.output_samples[SETTLED, single_value(event=event)]) == HOURS
 
 
-def test_each_piece_is_asked_for_once_a_hundred_hours_at_a_time(tmp_path: Path) -> None:
+def test_chunks_are_fetched_once_with_100_hours_each(tmp_path: Path) -> None:
     """No call is made twice, all are for a hundred hours and up to ten go at once; the spool is gone at the end."""
-    with prepared(tmp_path, EVENT, traffic(), START, END) as backfill:
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
         backfill.run()
         assert len(set(asked_for(backfill))) == len(asked_for(backfill)) == CALLS
         assert {request.params["length"] for request in backfill.braze.requests} == {"100"}
         assert 2 <= backfill.braze.concurrency_peak <= 10
         assert is_complete(backfill)
-        assert [*tmp_path.iterdir()] == [backfill.wish.output]
-    assert "1 query from 2026-06-01 to 2026-11-01: 38 calls to make. At 6.9 calls/s, which is what" in backfill.said
+        assert [*tmp_path.iterdir()] == [backfill.request.output]
+    assert (
+        "1 query from 2026-06-01 to 2026-11-01: 38 calls to make. At 6.9 calls/s, which is what"
+        in backfill.progress_text
+    )
 
 
-def test_the_share_is_kept_beside_an_exporter_that_takes_its_part(tmp_path: Path) -> None:
+def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
     """In any span of time it is what the share leaves of Braze's limit, and once as many calls as connections."""
-    rest = "refresh: {hour: 1m}\nbudget: {share: 0.1, concurrency: 4}\n"
-    with prepared(tmp_path, EVENT, traffic(), START, END, rest=rest) as backfill:
+    pause = "refresh: {hour: 1m}\nbudget: {share: 0.1, concurrency: 4}\n"
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause=pause) as backfill:
         backfill.braze.limit = 1_000
         running, passed, expected = backfill.begin(), 0, 4
         left = (0.1 - 60 / 250_000) * 1_000 / HOUR
         while expected < CALLS:
             made = partial(lambda count: len(asked_for(backfill)) == count, expected)
-            until(made, f"{expected} calls are made")
+            wait_until(made, f"{expected} calls are made")
             backfill.clock.advance(100)
             passed += 100
             expected = int(4 + left * passed)
@@ -79,10 +82,10 @@ def test_the_share_is_kept_beside_an_exporter_that_takes_its_part(tmp_path: Path
         assert len(asked_for(backfill)) == CALLS
 
 
-def test_a_budget_that_the_exporter_needs_itself_is_refused(tmp_path: Path) -> None:
+def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
     """It says which limit it is, and what to do."""
-    rest = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
-    with prepared(tmp_path, EVENT, traffic(), START, END, rest=rest) as backfill:
+    pause = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause=pause) as backfill:
         with pytest.raises(
             BackfillError, match=r"production: the exporter itself needs all of the 1,800 calls an hour"
         ):
@@ -90,14 +93,14 @@ def test_a_budget_that_the_exporter_needs_itself_is_refused(tmp_path: Path) -> N
         assert backfill.braze.requests == []
 
 
-def test_the_reserve_is_left_alone_until_the_window_ends(tmp_path: Path) -> None:
+def test_reserve_reached_pauses_until_window_end(tmp_path: Path) -> None:
     """While others have spent the limit down to it, the wait is told with its reason and its end."""
     clock = Clock()
-    with prepared(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
-        backfill.braze.spend(200_000)
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+        backfill.braze.spend_calls(200_000)
         running = backfill.begin()
         reason = "waiting until 13:00:00 UTC: production: what is left of Braze's rate limit is in reserve"
-        until(lambda: reason in backfill.said, "it is told")
+        wait_until(lambda: reason in backfill.progress_text, "it is told")
         assert len(asked_for(backfill)) == 1
         clock.advance(39 * 60)
         assert len(asked_for(backfill)) == 1
@@ -105,13 +108,13 @@ def test_the_reserve_is_left_alone_until_the_window_ends(tmp_path: Path) -> None
         assert is_complete(backfill)
 
 
-def test_a_429_stops_it_until_braze_says(tmp_path: Path) -> None:
+def test_rate_limited_backfill_pauses_until_reset(tmp_path: Path) -> None:
     """The call is made again after the reset, and no other before."""
     clock = Clock()
-    with prepared(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
-        backfill.braze.fail(response_faults.rate_limited(), times=1)
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+        backfill.braze.inject(response_faults.rate_limited(), times=1)
         running = backfill.begin()
-        until(lambda: "UTC: production: Braze answered HTTP 429" in backfill.said, "it is told")
+        wait_until(lambda: "UTC: production: Braze answered HTTP 429" in backfill.progress_text, "it is told")
         assert len(asked_for(backfill)) == 1
         running.end(step=60)
         assert len(asked_for(backfill)) == CALLS + 1
@@ -124,10 +127,10 @@ def oversized(exchange: Exchange) -> Reply:
     return transfer_faults.huge(9 * 1024**2)(exchange) if is_oversized else exchange.reply
 
 
-def test_oversized_responses_are_requested_in_shorter_pieces(tmp_path: Path) -> None:
+def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> None:
     """A length that has failed is not requested again, and no hour is missing or there twice."""
-    with prepared(tmp_path, EVENT, traffic(), START, END, rest="budget: {concurrency: 1}\n") as backfill:
-        backfill.braze.fail(oversized)
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause="budget: {concurrency: 1}\n") as backfill:
+        backfill.braze.inject(oversized)
         backfill.run()
         lengths = [request.params["length"] for request in backfill.braze.requests]
         assert lengths[:2] == ["100", "50"]
@@ -135,34 +138,34 @@ def test_oversized_responses_are_requested_in_shorter_pieces(tmp_path: Path) -> 
         assert is_complete(backfill)
 
 
-def test_oversized_responses_of_a_backfill_that_was_interrupted_are_complete(tmp_path: Path) -> None:
+def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> None:
     """What has been read of a piece in part is read again: with its newest part it counts as read."""
-    with prepared(tmp_path, EVENT, traffic(), START, END, rest="budget: {concurrency: 1}\n") as backfill:
-        backfill.braze.fail(oversized)
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause="budget: {concurrency: 1}\n") as backfill:
+        backfill.braze.inject(oversized)
         running = backfill.begin()
         while len(backfill.braze.requests) < 20:
             backfill.clock.advance(1)
             backfill.braze.wait_for(len(backfill.braze.requests) + 1)
-        backfill.braze.fail(response_faults.status(403))
+        backfill.braze.inject(response_faults.status(403))
         with pytest.raises(BackfillError, match=r"of 38 calls are kept"):
             running.end(step=60)
-        backfill.braze.heal()
-        backfill.braze.fail(oversized)
+        backfill.braze.clear_faults()
+        backfill.braze.inject(oversized)
         backfill.run()
         assert is_complete(backfill)
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "problem",
     [response_faults.status(503), transfer_faults.disconnect(), transfer_faults.truncated(), response_faults.queued()],
 )
-def test_troubles_in_the_middle_are_waited_out(tmp_path: Path, trouble: Fault) -> None:
+def test_transient_failures_are_retried(tmp_path: Path, problem: Fault) -> None:
     """After each Braze has a rest, twice as long each time, and one call tries alone; nothing is lost."""
     clock = Clock()
-    with prepared(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
-        backfill.braze.fail(trouble, times=5)
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+        backfill.braze.inject(problem, times=5)
         running = backfill.begin()
-        until(lambda: "waiting until 12:20:01 UTC: production: " in backfill.said, "it is told")
+        wait_until(lambda: "waiting until 12:20:01 UTC: production: " in backfill.progress_text, "it is told")
         running.end()
         times = [request.time - Clock().now for request in backfill.braze.requests]
         assert is_complete(backfill)
@@ -170,11 +173,13 @@ def test_troubles_in_the_middle_are_waited_out(tmp_path: Path, trouble: Fault) -
     assert all(later >= earlier for earlier, later in zip([0, 1, 3, 7, 15, 31], times, strict=False))
 
 
-def test_one_call_that_fails_for_long_does_not_keep_the_others(tmp_path: Path) -> None:
+def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
     """It goes behind them: what can be read is read, before it is given up."""
     clock = Clock()
-    with prepared(tmp_path, "{event: signup}\n{event: purchase}", traffic(), START, END, clock=clock) as backfill:
-        backfill.braze.fail(response_faults.status(500), event="signup")
+    with prepared_backfill(
+        tmp_path, "{event: signup}\n{event: purchase}", traffic(), START, END, clock=clock
+    ) as backfill:
+        backfill.braze.inject(response_faults.status(500), event="signup")
         with pytest.raises(BackfillError, match="nothing is answered, for long: HTTP 500"):
             backfill.begin().end(step=30)
         backfill.use("{event: purchase}")
@@ -184,15 +189,15 @@ def test_one_call_that_fails_for_long_does_not_keep_the_others(tmp_path: Path) -
         assert is_complete(backfill)
 
 
-def test_an_outage_ends_it_and_what_was_read_is_kept(tmp_path: Path) -> None:
+def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None:
     """After a quarter of an hour it says so and how to go on; a second run asks only for what is missing."""
     clock = Clock()
-    with prepared(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.limit = 1_000  # so that it stands still after ten calls
         running = backfill.begin()
-        until(lambda: "10 of 38 calls" in backfill.said, "the first answers are kept")
+        wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "the first answers are kept")
         backfill.braze.reset()
-        backfill.braze.fail(response_faults.status(503))
+        backfill.braze.inject(response_faults.status(503))
         with pytest.raises(
             BackfillError,
             match=r"^production: nothing is answered, for long: HTTP 503.*\. "
@@ -200,24 +205,24 @@ def test_an_outage_ends_it_and_what_was_read_is_kept(tmp_path: Path) -> None:
             r"run the same command again to resume$",
         ):
             running.end(step=30)
-        assert len(asked_for(backfill)) <= MOST_FAILURES + 9
-        assert not backfill.wish.output.exists()
+        assert len(asked_for(backfill)) <= MAX_FAILURES + 9
+        assert not backfill.request.output.exists()
         backfill.braze.limit = 250_000
-        backfill.braze.heal()
+        backfill.braze.clear_faults()
         backfill.braze.reset()
         backfill.run()
         assert len(set(asked_for(backfill))) == CALLS - 10  # one of the first run may still have been on its way
         assert is_complete(backfill)
-    assert "28 calls to make, 10 are made already" in backfill.said
+    assert "28 calls to make, 10 are made already" in backfill.progress_text
 
 
-def test_a_refused_key_ends_it_with_one_clear_line(tmp_path: Path) -> None:
+def test_rejected_key_ends_backfill_with_one_error_line(tmp_path: Path) -> None:
     """Nothing is asked after it, the key is not told, and what was read is kept."""
     clock = Clock()
-    with prepared(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.limit = 1_000
         running = backfill.begin()
-        until(lambda: "10 of 38 calls" in backfill.said, "the first answers are kept")
+        wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "the first answers are kept")
         backfill.braze.key = "another"
         backfill.braze.reset()
         with pytest.raises(
@@ -229,22 +234,22 @@ def test_a_refused_key_ends_it_with_one_clear_line(tmp_path: Path) -> None:
         assert len(asked_for(backfill)) <= 10
 
 
-def test_a_missing_permission_ends_it(tmp_path: Path) -> None:
+def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
     """It is named."""
-    with prepared(tmp_path, EVENT, traffic(), START, END) as backfill:
-        backfill.braze.fail(response_faults.status(403))
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
+        backfill.braze.inject(response_faults.status(403))
         with pytest.raises(BackfillError, match=r"HTTP 403: the key needs the permission events\.data_series"):
             backfill.run()
         assert len(asked_for(backfill)) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_an_endpoint_that_is_refused_keeps_no_other(tmp_path: Path, status: int) -> None:
+def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) -> None:
     """Its queries are put aside after the first call, each permission is named, and what was read is kept."""
-    rest = "    sessions:\n      - apps: [all, ios]\n    new_users:\n      - {}\n"
-    with prepared(tmp_path, "{event: purchase}", traffic(), START, END, rest=rest) as backfill:
-        backfill.braze.fail(response_faults.status(status), path="/sessions/data_series")
-        backfill.braze.fail(response_faults.status(status), path="/kpi/new_users/data_series")
+    pause = "    sessions:\n      - apps: [all, ios]\n    new_users:\n      - {}\n"
+    with prepared_backfill(tmp_path, "{event: purchase}", traffic(), START, END, pause=pause) as backfill:
+        backfill.braze.inject(response_faults.status(status), path="/sessions/data_series")
+        backfill.braze.inject(response_faults.status(status), path="/kpi/new_users/data_series")
         with pytest.raises(BackfillError, match=r"^Braze refuses 3 queries, such as ") as error:
             backfill.run()
         for permission in ("sessions.data_series", "kpi.new_users.data_series"):
@@ -259,10 +264,10 @@ def test_an_endpoint_that_is_refused_keeps_no_other(tmp_path: Path, status: int)
         assert is_complete(backfill)
 
 
-def test_a_query_that_braze_refuses_keeps_no_other(tmp_path: Path) -> None:
+def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
     """The others are read; it is named, nothing is written that lacks it; without it all is there at once."""
-    with prepared(tmp_path, "{event: gone}\n{event: purchase}", traffic(), START, END) as backfill:
-        backfill.braze.unknown_event = UnknownEvent.REFUSED
+    with prepared_backfill(tmp_path, "{event: gone}\n{event: purchase}", traffic(), START, END) as backfill:
+        backfill.braze.unknown_event = UnknownEvent.REJECTED
         with pytest.raises(
             BackfillError,
             match=r"^Braze refuses 1 query, such as workspace=production, event=gone by the hour: HTTP 400: .*: "
@@ -270,7 +275,7 @@ def test_a_query_that_braze_refuses_keeps_no_other(tmp_path: Path) -> None:
         ):
             backfill.run()
         assert len(asked_for(backfill)) < CALLS + 30
-        assert not backfill.wish.output.exists()
+        assert not backfill.request.output.exists()
         backfill.use("{event: purchase}")
         backfill.braze.reset()
         backfill.run()
@@ -278,9 +283,9 @@ def test_a_query_that_braze_refuses_keeps_no_other(tmp_path: Path) -> None:
         assert is_complete(backfill)
 
 
-def test_what_the_config_asks_for_anew_is_all_that_is_asked(tmp_path: Path) -> None:
+def test_changed_config_fetches_new_queries_only(tmp_path: Path) -> None:
     """A spool goes on with another event and other labels, but not with another span."""
-    with prepared(tmp_path, EVENT, traffic(), START, END) as backfill:
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
         stop_after_ten(backfill)
         backfill.span(START, "2026-10-31")
         with pytest.raises(
@@ -289,18 +294,18 @@ def test_what_the_config_asks_for_anew_is_all_that_is_asked(tmp_path: Path) -> N
             backfill.run()
         backfill.span(START, END)
         backfill.use("{event: purchase}\n{event: signup}")
-        backfill.wish = replace(backfill.wish, labels=(*TARGET, ("pod", "a")))
+        backfill.request = replace(backfill.request, labels=(*TARGET, ("pod", "a")))
         backfill.run()
         assert len(set(asked_for(backfill))) == 2 * CALLS - 10
-        found = backfill.found
+        result = backfill.output_samples
     for event in ("purchase", "signup"):
-        assert len(found[SETTLED, one(event=event, pod="a")]) == HOURS
+        assert len(result[SETTLED, single_value(event=event, pod="a")]) == HOURS
 
 
-def test_pieces_end_in_the_past_by_the_clock_of_brazes_company(tmp_path: Path) -> None:
+def test_chunks_end_in_the_past_by_braze_clock(tmp_path: Path) -> None:
     """A day that still runs is never asked for: Braze refuses what ends in the future."""
     clock = Clock()
-    with prepared(
+    with prepared_backfill(
         tmp_path, "{event: purchase, unit: day}", traffic(), "2026-01-01", "2026-11-23", clock=clock
     ) as backfill:
         backfill.run()

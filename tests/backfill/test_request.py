@@ -9,14 +9,14 @@ import pytest
 from backfills import TARGET
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import HOUR, NEW_YORK, NOW, workspace
+from support import HOUR, NEW_YORK, NOW, workspace_yaml
 
-from braze_exporter.backfill.request import BackfillError, Wish, label, moment, wish
+from braze_exporter.backfill.request import BackfillError, BackfillRequest, build_request, parse_label, parse_time
 from braze_exporter.braze.buckets import bucket_end, bucket_start
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.config.loading import load
-from braze_exporter.scheduler.plan import Plan, build
+from braze_exporter.config.loading import load_config
+from braze_exporter.scheduler.plan import Plan, build_plan
 
 # The zones with the oddest clocks: by half hours and quarters, a summer time of half an hour, a day that was left out.
 ZONES = ["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "America/Havana"]
@@ -33,57 +33,59 @@ ZONES = ["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pa
         ("1769860800.25", datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)),
     ],
 )
-def test_a_moment_is_a_local_date_an_instant_or_a_number_of_seconds(text: str, expected: datetime) -> None:
+def test_time_argument_is_date_instant_or_unix_seconds(text: str, expected: datetime) -> None:
     """All forms in which one is at hand, the answer of a query of Prometheus among them; its text means the same."""
-    found = moment(text)
-    assert found.of(NEW_YORK) == expected.timestamp()
-    assert moment(str(found)) == found
+    result = parse_time(text)
+    assert result.in_zone(NEW_YORK) == expected.timestamp()
+    assert parse_time(str(result)) == result
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "yesterday", "2026-02-30", "2026-01-31T12:00:00", "31.01.2026", "20260131", "99", "1999-12-31", "-1", "nan"],
 )
-def test_what_is_no_moment_is_refused(text: str) -> None:
+def test_invalid_time_argument_is_refused(text: str) -> None:
     """A date that does not exist, a time without its offset, and what was before Braze."""
     with pytest.raises(ValueError, match=r"is not a moment: write a date|is before Braze began"):
-        moment(text)
+        parse_time(text)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("job=braze", ("job", "braze")), ("a=b=c", ("a", "b=c")), ("pod=", ("pod", ""))]
 )
-def test_a_label_is_a_name_and_a_value(text: str, expected: tuple[str, str]) -> None:
+def test_label_argument_is_name_and_value(text: str, expected: tuple[str, str]) -> None:
     """The value is everything behind the first sign."""
-    assert label(text) == expected
+    assert parse_label(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "job", "=braze", "jöb=braze", "1st=x", "a-b=x", "__name__=x", "job=\udce9"])
-def test_what_is_no_label_is_refused(text: str) -> None:
+def test_invalid_label_argument_is_refused(text: str) -> None:
     """Prometheus would not take it either."""
     with pytest.raises(ValueError, match=r"is not a label: write name=value|is not text in UTF-8"):
-        label(text)
+        parse_label(text)
 
 
 def plan(events: str = "{event: purchase}") -> Plan:
     """Return the plan of a config."""
-    return build(load(workspace("https://rest.iad-01.braze.com", events), "config.yaml"))
+    return build_plan(load_config(workspace_yaml("https://rest.iad-01.braze.com", events), "config.yaml"))
 
 
-def asked(folder: Path, **changes: str) -> Wish:
+def asked(folder: Path, **changes: str) -> BackfillRequest:
     """Return a good wish, with changes."""
-    start, end = (moment(changes.get(name, usual)) for name, usual in (("start", "2026-01-01"), ("end", "2026-11-20")))
-    return Wish(start, end, TARGET, folder / changes.get("output", "history.om"))
+    start, end = (
+        parse_time(changes.get(name, baseline)) for name, baseline in (("start", "2026-01-01"), ("end", "2026-11-20"))
+    )
+    return BackfillRequest(start, end, TARGET, folder / changes.get("output", "history.om"))
 
 
-def test_a_good_wish_is_not_refused(tmp_path: Path) -> None:
+def test_valid_request_is_accepted(tmp_path: Path) -> None:
     """Nothing is said against it, up to three hours before now."""
-    asked(tmp_path).check(plan(), NOW)
-    asked(tmp_path, end=str(NOW - 3 * HOUR)).check(plan(), NOW)
+    asked(tmp_path).validate(plan(), NOW)
+    asked(tmp_path, end=str(NOW - 3 * HOUR)).validate(plan(), NOW)
 
 
 @pytest.mark.parametrize(
-    ("changes", "refusal"),
+    ("changes", "failure"),
     [
         ({"start": "2026-11-20"}, r"--start=2026-11-20 is not before --end=2026-11-20$"),
         ({"start": "2026-12-01"}, r"--start=2026-12-01 is not before --end=2026-11-20$"),
@@ -98,17 +100,17 @@ def test_a_good_wish_is_not_refused(tmp_path: Path) -> None:
         ({"output": "."}, r"is there already"),
     ],
 )
-def test_a_wish_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, str], refusal: str) -> None:
+def test_invalid_request_is_refused(tmp_path: Path, changes: dict[str, str], failure: str) -> None:
     """Each with what is wrong and what to do, in one line; a file that is there stays as it is."""
     (tmp_path / "there").write_text("precious")
-    with pytest.raises(BackfillError, match=refusal) as error:
-        asked(tmp_path, **changes).check(plan(), NOW)
+    with pytest.raises(BackfillError, match=failure) as error:
+        asked(tmp_path, **changes).validate(plan(), NOW)
     assert "\n" not in str(error.value)
     assert (tmp_path / "there").read_text() == "precious"
 
 
 @pytest.mark.parametrize(
-    ("labels", "refusal"),
+    ("labels", "failure"),
     [
         (
             [("job", "braze")],
@@ -120,19 +122,17 @@ def test_a_wish_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, str
         ([*TARGET, ("job", "other")], "--label job is given twice"),
     ],
 )
-def test_labels_that_would_make_other_series_are_refused(
-    tmp_path: Path, labels: list[tuple[str, str]], refusal: str
-) -> None:
+def test_conflicting_or_missing_labels_are_refused(tmp_path: Path, labels: list[tuple[str, str]], failure: str) -> None:
     """Without those of the scrape nothing would join; with those of the series it would be another one."""
-    with pytest.raises(BackfillError, match=refusal):
-        replace(asked(tmp_path), labels=tuple(labels)).check(plan(), NOW)
-    replace(asked(tmp_path), labels=(*TARGET, ("pod", ""))).check(plan(), NOW)
+    with pytest.raises(BackfillError, match=failure):
+        replace(asked(tmp_path), labels=tuple(labels)).validate(plan(), NOW)
+    replace(asked(tmp_path), labels=(*TARGET, ("pod", ""))).validate(plan(), NOW)
 
 
-def test_without_an_end_the_query_is_told_that_finds_it(tmp_path: Path) -> None:
+def test_missing_end_error_names_query(tmp_path: Path) -> None:
     """It looks at what a scrape has and a backfill has not, of that target."""
     with pytest.raises(BackfillError) as error:
-        wish(moment("2026-01-01"), None, [("job", 'a"b')], tmp_path / "history.om")
+        build_request(parse_time("2026-01-01"), None, [("job", 'a"b')], tmp_path / "history.om")
     assert r'timestamp(braze_exporter_build_info{job="a\"b"})[1y:1m]' in str(error.value)
 
 
@@ -144,30 +144,33 @@ def test_without_an_end_the_query_is_told_that_finds_it(tmp_path: Path) -> None:
     st.sampled_from(ZONES),
     st.sampled_from([1.0, 3_600.0, 7_200.0, 5_400.5, 40 * 86_400.0]),
 )
-def test_calls_cover_every_bucket_and_end_in_the_past(
+def test_chunks_cover_every_bucket_and_end_in_the_past(
     first: datetime, days: int, unit: Unit, name: str, settle: float
 ) -> None:
     """Each wanted bucket is among the newest hundred of a call; each ends in a bucket that is over before the end."""
     zone = ZoneInfo(name)
     start = first.replace(microsecond=0, tzinfo=zone)
-    wanted = Wish(
-        moment(start.isoformat()), moment((start + timedelta(days=days, hours=7)).isoformat()), TARGET, Path("x")
+    wanted = BackfillRequest(
+        parse_time(start.isoformat()),
+        parse_time((start + timedelta(days=days, hours=7)).isoformat()),
+        TARGET,
+        Path("x"),
     )
     query = Query("production", CUSTOM_EVENTS, unit, "purchase", zone=zone, settle=settle)
-    calls = wanted.pieces(query)
+    calls = wanted.chunks(query)
     covered: set[int] = set()
     for call in calls:
         assert call.length == MAX_LENGTH
         assert call.ending_at is not None
-        assert call.ending_at < wanted.end.of(zone) - settle
+        assert call.ending_at < wanted.end.in_zone(zone) - settle
         covered.update(_newest(call.ending_at, unit, zone))
-    begun = bucket_start(wanted.start.of(zone), unit, zone)
-    while begun < wanted.end.of(zone):
-        ended = bucket_end(begun, unit, zone)
-        if begun >= wanted.start.of(zone) and ended + settle < wanted.end.of(zone):
-            assert begun in covered
-        begun = ended
-    hours = (wanted.end.of(zone) - wanted.start.of(zone)) / unit.seconds
+    started = bucket_start(wanted.start.in_zone(zone), unit, zone)
+    while started < wanted.end.in_zone(zone):
+        ended = bucket_end(started, unit, zone)
+        if started >= wanted.start.in_zone(zone) and ended + settle < wanted.end.in_zone(zone):
+            assert started in covered
+        started = ended
+    hours = (wanted.end.in_zone(zone) - wanted.start.in_zone(zone)) / unit.seconds
     assert len(calls) <= hours // (MAX_LENGTH - 1) + 1
 
 
@@ -178,4 +181,4 @@ def _newest(ending_at: int, unit: Unit, zone: ZoneInfo) -> set[int]:
         return {last - back * HOUR for back in range(MAX_LENGTH)}
     day = datetime.fromtimestamp(ending_at, zone).date()
     days = (day - timedelta(days=back) for back in range(MAX_LENGTH))
-    return {int(datetime.combine(found, datetime.min.time(), zone).timestamp()) for found in days}
+    return {int(datetime.combine(result, datetime.min.time(), zone).timestamp()) for result in days}

@@ -10,29 +10,29 @@ from pathlib import Path
 import pytest
 from support import NEW_YORK, cut_off
 
-from braze_exporter.backfill.request import BackfillError, Moment
-from braze_exporter.backfill.resume_file import Spool
+from braze_exporter.backfill.request import BackfillError, TimeArgument
+from braze_exporter.backfill.resume_file import ResumeFile
 from braze_exporter.braze.kinds import CAMPAIGNS, CUSTOM_EVENTS, UTC, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
 
-START, END = Moment(0.0), Moment(1e6)
+START, END = TimeArgument(0.0), TimeArgument(1e6)
 QUERY = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", zone=NEW_YORK, ending_at=7_199)
 
 
-def opened(path: Path) -> Spool:
+def opened(path: Path) -> ResumeFile:
     """Open a spool."""
-    return Spool(path, START, END)
+    return ResumeFile(path, START, END)
 
 
-def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
+def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
     """Several series of a query, each with its points in order, and which calls were answered."""
-    messages, conversions = CAMPAIGNS.nouns[:2]
+    messages, conversions = CAMPAIGNS.metric_groups[:2]
     campaign = replace(QUERY, kind=CAMPAIGNS, unit=Unit.DAY)
     older = replace(campaign, ending_at=3_599)
     sent, other = ("v1", "email", "sent"), ("v2", "email", "sent")
-    with closing(opened(tmp_path / "x")) as spool:
-        spool.keep(
+    with closing(opened(tmp_path / "x")) as resume_file:
+        resume_file.save(
             campaign,
             [
                 Series(messages, (Point(3_600, 2.5),), (("variation", "new name"),), sent),
@@ -40,18 +40,22 @@ def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
                 Series(conversions, (Point(3_600, 9.0),)),
             ],
         )
-        spool.keep(older, [Series(messages, (Point(0, 1.0), Point(3_600, 3.0)), (("variation", "old name"),), sent)])
-        spool.keep(replace(older, workspace="other"), [])
-    with closing(opened(tmp_path / "x")) as spool:
-        found = {series: [*spool.points(number)] for number, series in spool.series(campaign)}
-        assert found == {
+        resume_file.save(
+            older, [Series(messages, (Point(0, 1.0), Point(3_600, 3.0)), (("variation", "old name"),), sent)]
+        )
+        resume_file.save(replace(older, workspace="other"), [])
+    with closing(opened(tmp_path / "x")) as resume_file:
+        result = {series: [*resume_file.points(number)] for number, series in resume_file.series(campaign)}
+        assert result == {
             Series(messages, (), (("variation", "new name"),), sent): [Point(0, 1.0), Point(3_600, 3.0)],
             Series(messages, (), (("variation", "b"),), other): [Point(3_600, 7.0)],
             Series(conversions, ()): [Point(3_600, 9.0)],
         }
-        assert spool.missing([campaign, older, replace(campaign, ending_at=1)]) == [replace(campaign, ending_at=1)]
-        assert spool.series(replace(campaign, workspace="other")) == []
-        spool.remove()
+        assert resume_file.missing([campaign, older, replace(campaign, ending_at=1)]) == [
+            replace(campaign, ending_at=1)
+        ]
+        assert resume_file.series(replace(campaign, workspace="other")) == []
+        resume_file.remove()
     assert [*tmp_path.iterdir()] == []
 
 
@@ -67,33 +71,33 @@ def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
         {"zone": UTC},
     ],
 )
-def test_what_is_asked_otherwise_is_not_there(tmp_path: Path, other: dict[str, object]) -> None:
+def test_chunks_of_changed_query_are_missing(tmp_path: Path, other: dict[str, object]) -> None:
     """The answers to one query are never those to another; names and times to refresh make none."""
-    with closing(opened(tmp_path / "x")) as spool:
-        spool.keep(QUERY, [Series(CUSTOM_EVENTS.noun, (Point(0, 1.0),))])
+    with closing(opened(tmp_path / "x")) as resume_file:
+        resume_file.save(QUERY, [Series(CUSTOM_EVENTS.metric_group, (Point(0, 1.0),))])
         changed = replace(QUERY, **other)  # type: ignore[arg-type] # each is of its type
-        assert spool.missing([changed]) == [changed]
-        assert spool.series(changed) == []
-        assert spool.missing([replace(QUERY, app="ios", refresh=1.0, settle=1.0, length=1)]) == []
+        assert resume_file.missing([changed]) == [changed]
+        assert resume_file.series(changed) == []
+        assert resume_file.missing([replace(QUERY, app="ios", refresh=1.0, settle=1.0, length=1)]) == []
 
 
-def test_the_points_of_a_long_history_are_read_bit_by_bit(tmp_path: Path) -> None:
+def test_points_are_read_in_batches(tmp_path: Path) -> None:
     """More than are read at once, in order."""
     points = tuple(Point(hour * 3_600, float(hour)) for hour in range(2_500))
-    with closing(opened(tmp_path / "x")) as spool:
-        spool.keep(QUERY, [Series(CUSTOM_EVENTS.noun, points[::-1])])
-        assert tuple(spool.points(spool.series(QUERY)[0][0])) == points
+    with closing(opened(tmp_path / "x")) as resume_file:
+        resume_file.save(QUERY, [Series(CUSTOM_EVENTS.metric_group, points[::-1])])
+        assert tuple(resume_file.points(resume_file.series(QUERY)[0][0])) == points
 
 
-def test_one_of_another_version_is_left_alone(tmp_path: Path) -> None:
+def test_resume_file_of_other_version_is_refused(tmp_path: Path) -> None:
     """It is refused, and nothing in it changes."""
     opened(tmp_path / "x").close()
     with closing(sqlite3.connect(tmp_path / "x")) as connection:
         connection.execute("INSERT INTO points VALUES (1, 2, 3)")
         connection.execute("PRAGMA user_version = 2")
         connection.commit()
-    refusal = "x was begun by another version of the exporter: go on with that, or remove it"
-    with pytest.raises(BackfillError, match=refusal):
+    failure = "x was begun by another version of the exporter: go on with that, or remove it"
+    with pytest.raises(BackfillError, match=failure):
         opened(tmp_path / "x")
     with closing(sqlite3.connect(tmp_path / "x")) as connection:
         assert connection.execute("SELECT * FROM points").fetchall() == [(1, 2, 3)]
@@ -101,7 +105,7 @@ def test_one_of_another_version_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_killed", [False, True])
 @pytest.mark.parametrize("application", [0, 1])
-def test_another_database_is_left_alone(tmp_path: Path, application: int, *, is_killed: bool) -> None:
+def test_foreign_database_is_refused(tmp_path: Path, application: int, *, is_killed: bool) -> None:
     """The database of something else stays byte for byte; one that was killed is not rolled back."""
     whole, path = tmp_path / "whole", tmp_path / "x"
     with closing(sqlite3.connect(whole)) as connection:
@@ -117,7 +121,7 @@ def test_another_database_is_left_alone(tmp_path: Path, application: int, *, is_
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_file_is_refused(tmp_path: Path) -> None:
     """It is refused, and stays as it is, also through a link."""
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / "x").symlink_to("precious")
@@ -126,7 +130,7 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
-def test_a_damaged_file_is_left_alone(tmp_path: Path) -> None:
+def test_damaged_resume_file_is_refused(tmp_path: Path) -> None:
     """One of ours that cannot be read is refused, and stays as it is."""
     opened(tmp_path / "x").close()
     damaged = (tmp_path / "x").read_bytes()[:100] + b"\xff" * 5_000
@@ -140,7 +144,7 @@ def test_a_damaged_file_is_left_alone(tmp_path: Path) -> None:
     ("suffix", "content"),
     [("-journal", b"precious"), ("-wal", b"precious"), ("-shm", b"precious")],
 )
-def test_a_file_beside_it_that_is_not_its_own_is_left_alone(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_foreign_neighbor_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     """What SQLite would take for a part of the file is refused, and stays as it is."""
     (tmp_path / f"x{suffix}").write_bytes(content)
     with pytest.raises(BackfillError, match=f"x{suffix} is the file of something else: choose another --output"):
@@ -151,8 +155,8 @@ def test_a_file_beside_it_that_is_not_its_own_is_left_alone(tmp_path: Path, suff
 BEGINNER = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from braze_exporter.backfill.request import Moment
-from braze_exporter.backfill.resume_file import Spool
+from braze_exporter.backfill.request import TimeArgument
+from braze_exporter.backfill.resume_file import ResumeFile
 class Killed(sqlite3.Connection):
     left = int(sys.argv[2])
     def execute(self, *arguments):
@@ -162,30 +166,30 @@ class Killed(sqlite3.Connection):
         return super().execute(*arguments)
 connect = sqlite3.connect
 sqlite3.connect = lambda *arguments, **more: connect(*arguments, factory=Killed, **more)
-Spool(Path(sys.argv[1]), Moment(0.0), Moment(1e6))
+ResumeFile(Path(sys.argv[1]), TimeArgument(0.0), TimeArgument(1e6))
 """
 
 
-def test_one_that_was_killed_while_it_was_made_is_made(tmp_path: Path) -> None:
+def test_half_created_resume_file_is_created_again(tmp_path: Path) -> None:
     """Whenever the process is killed, the next one takes the file for its own."""
     for statements in range(30):
         path = tmp_path / str(statements)
         killed = subprocess.run([sys.executable, "-c", BEGINNER, str(path), str(statements)], check=False)  # noqa: S603
-        with closing(opened(path)) as spool:
-            assert spool.missing([QUERY]) == [QUERY]
+        with closing(opened(path)) as resume_file:
+            assert resume_file.missing([QUERY]) == [QUERY]
         if killed.returncode == 0:
             break
     assert 5 < statements < 29
 
 
-def test_one_that_is_in_use_is_refused(tmp_path: Path) -> None:
+def test_resume_file_in_use_is_refused(tmp_path: Path) -> None:
     """It is held from the first moment to the last."""
     with closing(opened(tmp_path / "x")), pytest.raises(BackfillError, match="is in use by another backfill"):
         opened(tmp_path / "x")
     opened(tmp_path / "x").close()
 
 
-def test_one_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_unwritable_resume_file_is_refused(tmp_path: Path) -> None:
     """No folder, or no file but a folder."""
     with pytest.raises(BackfillError, match=r"cannot be used \(unable to open database file\): make room"):
         opened(tmp_path / "nowhere" / "x")
@@ -196,18 +200,18 @@ def test_one_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "file" / "x")
 
 
-def test_what_comes_after_the_end_is_not_kept(tmp_path: Path) -> None:
+def test_save_after_close_fails(tmp_path: Path) -> None:
     """An answer that was under way is refused, not half written."""
-    spool = opened(tmp_path / "x")
-    spool.close()
+    resume_file = opened(tmp_path / "x")
+    resume_file.close()
     with pytest.raises(BackfillError, match="is closed"):
-        spool.keep(QUERY, [])
+        resume_file.save(QUERY, [])
 
 
-def test_one_that_holds_nothing_takes_another_span(tmp_path: Path) -> None:
+def test_empty_resume_file_accepts_another_span(tmp_path: Path) -> None:
     """Before the first answer there is nothing to lose; after it the span is the one that it was begun with."""
     opened(tmp_path / "x").close()
-    with closing(Spool(tmp_path / "x", START, Moment(2e6))) as spool:
-        spool.keep(QUERY, [])
+    with closing(ResumeFile(tmp_path / "x", START, TimeArgument(2e6))) as resume_file:
+        resume_file.save(QUERY, [])
     with pytest.raises(BackfillError, match="x was begun with --start=1970-01-01T00:00:00Z --end=1970-01-24T03:33:20Z"):
         opened(tmp_path / "x")

@@ -12,21 +12,21 @@ import response_faults
 import transfer_faults
 import trustme
 from fault_injection import Fault
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import (
+    CURRENT_HOUR,
     HOUR,
     KEY,
     NEW_YORK,
-    THIS_HOUR,
     Clock,
-    Page,
+    MetricsPage,
     Program,
     RunningClock,
-    rig,
-    simulated,
-    workspace_item,
-    write,
+    running_braze,
+    running_exporter,
+    workspace_item_yaml,
+    write_file,
 )
 
 from braze_exporter.braze.errors import BrazeError, Reason
@@ -46,7 +46,7 @@ REFUSALS: dict[str, tuple[Fault, Reason]] = {
     "502 in HTML": (response_faults.html(502), Reason.SERVER_ERROR),
     "503": (response_faults.status(503), Reason.SERVER_ERROR),
     "504": (response_faults.status(504), Reason.SERVER_ERROR),
-    "418": (response_faults.status(418), Reason.HTTP),
+    "418": (response_faults.status(418), Reason.UNEXPECTED_STATUS),
     "202 queued": (response_faults.queued(), Reason.QUEUED),
     "200 queued": (response_faults.message("queued"), Reason.QUEUED),
     "204": (response_faults.no_content(), Reason.NO_CONTENT),
@@ -64,34 +64,34 @@ REFUSALS: dict[str, tuple[Fault, Reason]] = {
     "200 MB": (transfer_faults.huge(), Reason.TOO_LARGE),
     "200 MB announced": (transfer_faults.huge(announced=True), Reason.TOO_LARGE),
     "compressed bomb": (transfer_faults.gzip_bomb(), Reason.TOO_LARGE),
-    "a list": (response_faults.document([]), Reason.BAD_ANSWER),
-    "a number": (response_faults.document(7), Reason.BAD_ANSWER),
-    "message with the key": (response_faults.message(f"Invalid API key: {KEY}"), Reason.BAD_ANSWER),
-    "message of megabytes": (response_faults.message("no " * 300_000), Reason.BAD_ANSWER),
+    "a list": (response_faults.document([]), Reason.INVALID_RESPONSE),
+    "a number": (response_faults.document(7), Reason.INVALID_RESPONSE),
+    "message with the key": (response_faults.message(f"Invalid API key: {KEY}"), Reason.INVALID_RESPONSE),
+    "message of megabytes": (response_faults.message("no " * 300_000), Reason.INVALID_RESPONSE),
     "400 with the key": (response_faults.status(400, f"Invalid API key: {KEY}\n"), Reason.BAD_REQUEST),
     "redirect with the key": (response_faults.redirect(f"{ELSEWHERE}?{KEY}"), Reason.REDIRECT),
     "redirect to nowhere": (response_faults.redirect("http://[x"), Reason.REDIRECT),
-    "message of failure": (response_faults.message("error"), Reason.BAD_ANSWER),
-    "message missing": (response_faults.document({"data": []}), Reason.BAD_ANSWER),
-    "message null": (response_faults.message(None), Reason.BAD_ANSWER),
-    "data missing": (response_faults.no_data(), Reason.BAD_ANSWER),
-    "data null": (response_faults.data(None), Reason.BAD_ANSWER),
-    "data an object": (response_faults.data({"time": "2026-11-23", "count": 1}), Reason.BAD_ANSWER),
-    "data of numbers": (response_faults.data([1, 2]), Reason.BAD_ANSWER),
-    "count negative": (response_faults.count(-1), Reason.BAD_ANSWER),
-    "count NaN": (response_faults.count(float("nan")), Reason.BAD_ANSWER),
-    "count infinite": (response_faults.count(float("inf")), Reason.BAD_ANSWER),
-    "count a string": (response_faults.count("7"), Reason.BAD_ANSWER),
-    "count a boolean": (response_faults.count(value=True), Reason.BAD_ANSWER),
-    "count beyond numbers": (response_faults.count(10**400), Reason.BAD_ANSWER),
-    "time empty": (response_faults.time(""), Reason.BAD_ANSWER),
-    "time a word": (response_faults.time("yesterday"), Reason.BAD_ANSWER),
-    "time a number": (response_faults.time(1795436400), Reason.BAD_ANSWER),
-    "time null": (response_faults.time(None), Reason.BAD_ANSWER),
-    "time missing": (response_faults.missing("time"), Reason.BAD_ANSWER),
-    "time in year 1": (response_faults.time("0001-01-01T00:00:00+14:00"), Reason.BAD_ANSWER),
-    "time in year 9999": (response_faults.time("9999-12-31T23:00:00-12:00"), Reason.BAD_ANSWER),
-    "contradicting duplicates": (response_faults.duplicated(contradicting=True), Reason.BAD_ANSWER),
+    "message of failure": (response_faults.message("error"), Reason.INVALID_RESPONSE),
+    "message missing": (response_faults.document({"data": []}), Reason.INVALID_RESPONSE),
+    "message null": (response_faults.message(None), Reason.INVALID_RESPONSE),
+    "data missing": (response_faults.no_data(), Reason.INVALID_RESPONSE),
+    "data null": (response_faults.data(None), Reason.INVALID_RESPONSE),
+    "data an object": (response_faults.data({"time": "2026-11-23", "count": 1}), Reason.INVALID_RESPONSE),
+    "data of numbers": (response_faults.data([1, 2]), Reason.INVALID_RESPONSE),
+    "count negative": (response_faults.count(-1), Reason.INVALID_RESPONSE),
+    "count NaN": (response_faults.count(float("nan")), Reason.INVALID_RESPONSE),
+    "count infinite": (response_faults.count(float("inf")), Reason.INVALID_RESPONSE),
+    "count a string": (response_faults.count("7"), Reason.INVALID_RESPONSE),
+    "count a boolean": (response_faults.count(value=True), Reason.INVALID_RESPONSE),
+    "count beyond numbers": (response_faults.count(10**400), Reason.INVALID_RESPONSE),
+    "time empty": (response_faults.time(""), Reason.INVALID_RESPONSE),
+    "time a word": (response_faults.time("yesterday"), Reason.INVALID_RESPONSE),
+    "time a number": (response_faults.time(1795436400), Reason.INVALID_RESPONSE),
+    "time null": (response_faults.time(None), Reason.INVALID_RESPONSE),
+    "time missing": (response_faults.missing("time"), Reason.INVALID_RESPONSE),
+    "time in year 1": (response_faults.time("0001-01-01T00:00:00+14:00"), Reason.INVALID_RESPONSE),
+    "time in year 9999": (response_faults.time("9999-12-31T23:00:00-12:00"), Reason.INVALID_RESPONSE),
+    "contradicting duplicates": (response_faults.duplicated(contradicting=True), Reason.INVALID_RESPONSE),
 }
 
 # What looks odd and is an answer all the same.
@@ -104,12 +104,12 @@ ODDITIES: dict[str, Fault] = {
 }
 
 
-def shop() -> Recorded:
+def shop() -> RecordedCounts:
     """Return a day of a made-up shop: 100 purchases an hour, and 7 in the one that runs."""
-    recorded = Recorded(events=["purchase", "signup"])
+    recorded = RecordedCounts(events=["purchase", "signup"])
     for back in range(30):
-        recorded.set("purchase", THIS_HOUR - back * HOUR, 100 + back if back else 7)
-        recorded.set("signup", THIS_HOUR - back * HOUR, 3)
+        recorded.set("purchase", CURRENT_HOUR - back * HOUR, 100 + back if back else 7)
+        recorded.set("signup", CURRENT_HOUR - back * HOUR, 3)
     return recorded
 
 
@@ -118,15 +118,15 @@ HOLDING = {"401", "403"}
 
 
 @pytest.mark.parametrize("fault", sorted(REFUSALS.keys() - HOLDING))
-def test_a_refusal_is_counted_once_and_leaves_the_rest_alone(fault: str) -> None:
+def test_failed_query_is_counted_once_and_others_succeed(fault: str) -> None:
     """A query that is not answered is down, has one error of the right reason and no value; the other has its own."""
     failure, reason = REFUSALS[fault]
-    with rig("{event: purchase}\n{event: signup}", shop()) as exporter:
-        exporter.braze.fail(failure, event="purchase")
+    with running_exporter("{event: purchase}\n{event: signup}", shop()) as exporter:
+        exporter.braze.inject(failure, event="purchase")
         page = exporter.scrape()
     assert page.value("braze_custom_events_hourly_up", event="purchase") == 0
-    assert page.of("braze_custom_events_hourly_latest", event="purchase") == []
-    assert page.of("braze_custom_events_hourly_settled", event="purchase") == []
+    assert page.values("braze_custom_events_hourly_latest", event="purchase") == []
+    assert page.values("braze_custom_events_hourly_settled", event="purchase") == []
     assert page.value("braze_custom_events_total", event="purchase") == 0
     assert page.value("braze_custom_events_hourly_last_success_timestamp_seconds", event="purchase") == 0
     assert errors(page) == {reason: 1}
@@ -137,53 +137,55 @@ def test_a_refusal_is_counted_once_and_leaves_the_rest_alone(fault: str) -> None
 
 
 @pytest.mark.parametrize("oddity", ODDITIES)
-def test_an_odd_answer_is_an_answer(oddity: str) -> None:
+def test_unusual_response_is_accepted(oddity: str) -> None:
     """An answer in an unusual form gives the same values as a usual one."""
-    with rig("{event: purchase}", shop()) as exporter:
-        exporter.braze.fail(ODDITIES[oddity])
+    with running_exporter("{event: purchase}", shop()) as exporter:
+        exporter.braze.inject(ODDITIES[oddity])
         page = exporter.scrape()
     assert page.value("braze_custom_events_hourly_up") == 1
     assert page.value("braze_custom_events_hourly_latest") == 7
-    assert page.value("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == THIS_HOUR
+    assert page.value("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == CURRENT_HOUR
     assert page.value("braze_custom_events_hourly_settled") == 102
-    assert page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds") == THIS_HOUR - 2 * HOUR
+    assert page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds") == CURRENT_HOUR - 2 * HOUR
     assert errors(page) == {}
 
 
-def test_an_empty_answer_is_an_answer_without_values() -> None:
+def test_empty_response_is_success_without_values() -> None:
     """Empty data is up, and neither a zero nor an error."""
-    with rig("{event: purchase}", shop()) as exporter:
-        exporter.braze.fail(response_faults.data([]))
+    with running_exporter("{event: purchase}", shop()) as exporter:
+        exporter.braze.inject(response_faults.data([]))
         page = exporter.scrape()
     assert page.value("braze_custom_events_hourly_up") == 1
-    assert page.of("braze_custom_events_hourly_latest") == []
-    assert page.of("braze_custom_events_hourly_settled") == []
-    assert page.of("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == []
+    assert page.values("braze_custom_events_hourly_latest") == []
+    assert page.values("braze_custom_events_hourly_settled") == []
+    assert page.values("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == []
     assert page.value("braze_custom_events_total") == 0
     assert errors(page) == {}
 
 
 @pytest.mark.parametrize("fault", [transfer_faults.hang(), transfer_faults.drip(0.05)], ids=str)
-def test_a_slow_answer_ends_in_a_timeout(fault: Fault) -> None:
+def test_slow_response_times_out(fault: Fault) -> None:
     """Neither silence nor an answer byte by byte holds a connection for longer than the answer may take."""
-    timeouts = Timeouts(connect=1, piece=0.2, answer=0.4)
-    with rig("{event: purchase}\n{event: signup}", shop(), clock=RunningClock(), timeouts=timeouts) as exporter:
-        exporter.braze.fail(fault, event="purchase")
+    timeouts = Timeouts(connect=1, read=0.2, total=0.4)
+    with running_exporter(
+        "{event: purchase}\n{event: signup}", shop(), clock=RunningClock(), timeouts=timeouts
+    ) as exporter:
+        exporter.braze.inject(fault, event="purchase")
         page = exporter.scrape()
     assert page.value("braze_custom_events_hourly_up", event="purchase") == 0
     assert errors(page) == {Reason.TIMEOUT: 1}
     assert page.value("braze_custom_events_hourly_up", event="signup") == 1
 
 
-def test_a_host_that_is_not_there_is_told_apart() -> None:
+def test_unknown_host_is_dns_failure() -> None:
     """A name that nobody knows is dns; a port that nobody listens on is connection."""
-    with rig("{event: purchase}", shop()) as exporter:
+    with running_exporter("{event: purchase}", shop()) as exporter:
         url = exporter.url
     assert asked(url) is Reason.CONNECTION
     assert asked("https://rest.iad-99.braze.invalid") is Reason.DNS
 
 
-def test_a_certificate_that_is_not_trusted_is_refused() -> None:
+def test_untrusted_certificate_is_tls_failure() -> None:
     """The key is sent to no one whose certificate the bundle does not vouch for."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -207,23 +209,26 @@ def asked(url: str, ca_bundle: str | None = None) -> Reason | None:
         except BrazeError as error:
             assert KEY not in str(error)
             return error.reason
-    return None if received.status == 200 else Reason.HTTP
+    return None if received.status == 200 else Reason.UNEXPECTED_STATUS
 
 
-def test_no_redirect_is_followed() -> None:
+def test_redirect_is_not_followed() -> None:
     """The key stays with the host that it is for."""
-    with rig("{event: purchase}", shop()) as elsewhere, rig("{event: purchase}", shop()) as exporter:
-        exporter.braze.fail(response_faults.redirect(f"{elsewhere.url}/events/data_series?event=purchase&length=24"))
+    with (
+        running_exporter("{event: purchase}", shop()) as elsewhere,
+        running_exporter("{event: purchase}", shop()) as exporter,
+    ):
+        exporter.braze.inject(response_faults.redirect(f"{elsewhere.url}/events/data_series?event=purchase&length=24"))
         exporter.scrape()
         assert elsewhere.braze.requests == []
 
 
-def test_the_body_is_capped_in_memory() -> None:
+def test_oversized_body_is_limited_in_memory() -> None:
     """200 MB, plain or compressed, cost no more memory than a few answers."""
-    with rig("{event: purchase}", shop()) as exporter:
+    with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         for fault in (transfer_faults.huge(), transfer_faults.gzip_bomb()):
-            exporter.braze.fail(fault, times=1)
+            exporter.braze.inject(fault, times=1)
             exporter.clock.advance(300)
             tracemalloc.start()
             page = exporter.scrape()
@@ -238,31 +243,31 @@ def test_the_body_is_capped_in_memory() -> None:
     [transfer_faults.huge(), transfer_faults.gzip_bomb(), response_faults.html(), response_faults.status(503)],
     ids=str,
 )
-def test_nothing_of_a_bad_answer_is_kept(fault: Fault) -> None:
+def test_invalid_response_keeps_no_references(fault: Fault) -> None:
     """What is remembered of a failure is its reason and its words, not what was read before it was one."""
     names = [f"event {number}" for number in range(20)]
-    with rig("\n".join(f"{{event: {name}}}" for name in names), Recorded(events=names)) as exporter:
-        exporter.begin()
-        exporter.braze.fail(fault)
+    with running_exporter("\n".join(f"{{event: {name}}}" for name in names), RecordedCounts(events=names)) as exporter:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(fault)
         gc.collect()
         tracemalloc.start()
-        assert exporter.scrape().of("braze_custom_events_hourly_up") == [0] * 20
+        assert exporter.scrape().values("braze_custom_events_hourly_up") == [0] * 20
         gc.collect()
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert kept < 1_000_000
 
 
-def test_the_program_survives_them_all(tmp_path: Path) -> None:
+def test_program_serves_through_every_fault(tmp_path: Path) -> None:
     """With every fault at once the scrape is good, each workspace has its own error, and the key is nowhere."""
     names = list(REFUSALS)
-    traffic = Recorded(events=["signup", *names])
-    with simulated(traffic) as (braze, server):
+    traffic = RecordedCounts(events=["signup", *names])
+    with running_braze(traffic) as (braze, server):
         items = ""
         for name in names:
-            items += workspace_item(server.url, f'{{event: "{name}"}}\n{{event: signup}}', name=f'"{name}"')
-            braze.fail(REFUSALS[name][0], event=name)
-        config = write(tmp_path / "config.yaml", "workspaces:\n" + items)
+            items += workspace_item_yaml(server.url, f'{{event: "{name}"}}\n{{event: signup}}', name=f'"{name}"')
+            braze.inject(REFUSALS[name][0], event=name)
+        config = write_file(tmp_path / "config.yaml", "workspaces:\n" + items)
         with Program.start([f"--config.file={config}", "--log.level=debug"]) as program:
             page = program.scrape(timeout=60)
             again = program.get("/metrics", {"Accept": "application/openmetrics-text"})
@@ -272,8 +277,8 @@ def test_the_program_survives_them_all(tmp_path: Path) -> None:
             up = page.value("braze_custom_events_hourly_up", workspace=name, event="signup")
             assert up == (0 if name in HOLDING else 1), name
             assert page.value("braze_api_errors_total", workspace=name, endpoint=path, reason=reason) == 1, name
-            assert sum(page.of("braze_api_errors_total", workspace=name, endpoint=path)) == 1
-            assert page.of("braze_custom_events_hourly_latest", workspace=name, event=name) == []
+            assert sum(page.values("braze_api_errors_total", workspace=name, endpoint=path)) == 1
+            assert page.values("braze_custom_events_hourly_latest", workspace=name, event=name) == []
     assert again.status == 200
     assert program.process.returncode == 0
     assert KEY not in program.output + page.text + again.text
@@ -283,10 +288,10 @@ def test_the_program_survives_them_all(tmp_path: Path) -> None:
     assert "Invalid API key: ***" in program.output
 
 
-def errors(page: Page) -> dict[str, float]:
+def errors(page: MetricsPage) -> dict[str, float]:
     """Return the errors that were counted, by reason."""
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for (name, labels), value in page.samples.items():
         if name == "braze_api_errors_total" and value:
-            found[dict(labels)["reason"]] = value
-    return found
+            result[dict(labels)["reason"]] = value
+    return result

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from certificates import Pki
 from raw_server import ESTABLISHED, ROUTES, Route, raw_server, route
-from recorded_counts import Recorded
-from support import KEY, THIS_HOUR, rig
+from recorded_counts import RecordedCounts
+from support import CURRENT_HOUR, KEY, running_exporter
 
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.transport import MAX_BODY, Timeouts, Transport, open_session
+from braze_exporter.braze.transport import MAX_BODY_BYTES, Timeouts, Transport, open_session
 
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
@@ -60,18 +60,18 @@ def late(target: str, connection: socket.socket) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def client(found: Route, pki: Pki, connections: int = 1, piece: float = 5.0) -> Iterator[Callable[[str], object]]:
+def client(result: Route, pki: Pki, connections: int = 1, chunk: float = 5.0) -> Iterator[Callable[[str], object]]:
     """Yield a function that returns the path which the response to a request of a path repeats."""
     with contextlib.closing(open_session(connections, str(pki.directory / "ca.pem"))) as session:
-        timeouts = Timeouts(connect=5, piece=piece, answer=10)
+        timeouts = Timeouts(connect=5, read=chunk, total=10)
         transport = Transport(
-            session, found.url, lambda: KEY, proxies=found.proxies, monotonic=time.monotonic, timeouts=timeouts
+            session, result.url, lambda: KEY, proxies=result.proxies, monotonic=time.monotonic, timeouts=timeouts
         )
 
         def ask(path: str) -> object:
             received = transport.get(path, {})
-            if received.failure is not None:
-                raise received.failure
+            if received.body_error is not None:
+                raise received.body_error
             return json.loads(received.body) if received.body else received.status
 
         yield ask
@@ -89,9 +89,9 @@ def relayed(target: str, port: int) -> bytes:
 
 def test_exporter_with_interim_responses_exports_own_value_of_each_query() -> None:
     """Thirty queries share few connections; each value and counter is that of its event."""
-    traffic = Recorded(events=EVENTS)
+    traffic = RecordedCounts(events=EVENTS)
     events = "\n".join(f"{{event: {event}}}" for event in EVENTS)
-    with rig(events, traffic) as exporter:
+    with running_exporter(events, traffic) as exporter:
 
         def respond(target: str, connection: socket.socket) -> Iterator[bytes]:
             yield EARLY_HINTS
@@ -99,10 +99,10 @@ def test_exporter_with_interim_responses_exports_own_value_of_each_query() -> No
             yield relayed(target, exporter.server.port)
 
         with raw_server(respond) as edge:
-            exporter.use(events, **{exporter.url: f"http://127.0.0.1:{edge.port}"})
+            exporter.apply_config(events, **{exporter.url: f"http://127.0.0.1:{edge.port}"})
             for step in range(3):
                 for number, event in enumerate(EVENTS):
-                    traffic.set(event, THIS_HOUR, 1_000 * (step + 1) + number * (step + 1))
+                    traffic.set(event, CURRENT_HOUR, 1_000 * (step + 1) + number * (step + 1))
                 page = exporter.scrape()
                 for number, event in enumerate(EVENTS):
                     assert page.value("braze_custom_events_hourly_up", event=event) == 1
@@ -118,11 +118,11 @@ def test_exporter_with_interim_responses_exports_own_value_of_each_query() -> No
 def test_interim_responses_are_skipped_and_connections_kept(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
     """By each route, forty queries over five connections get their own responses."""
     established = EARLY_HINTS + PROCESSING + ESTABLISHED
-    with route(name, late, tls, established) as found, client(found, pki, 5) as ask, ThreadPoolExecutor(5) as threads:
+    with route(name, late, tls, established) as result, client(result, pki, 5) as ask, ThreadPoolExecutor(5) as threads:
         paths = [f"/{number}" for number in range(40)]
         assert list(threads.map(ask, paths)) == paths
-    assert len(found.server.targets) == 40
-    assert found.server.connections <= 5
+    assert len(result.server.targets) == 40
+    assert result.server.connections <= 5
 
 
 def chunked(target: str) -> bytes:
@@ -155,10 +155,10 @@ def test_connection_after_unexpected_bytes_is_closed(response: str, name: str, p
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield UNEXPECTED[response](target)
 
-    with route(name, respond, tls) as found, client(found, pki) as ask:
+    with route(name, respond, tls) as result, client(result, pki) as ask:
         for path in ("/1", "/2", "/3"):
             assert ask(path) in {path, 204, 304}
-    assert found.server.connections == 3
+    assert result.server.connections == 3
 
 
 @pytest.mark.parametrize("name", ROUTES)
@@ -175,9 +175,9 @@ def test_connection_after_usual_responses_is_kept(name: str, pki: Pki, tls: ssl.
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield responses["/" + target.rpartition("/")[2]]
 
-    with route(name, respond, tls) as found, client(found, pki) as ask:
+    with route(name, respond, tls) as result, client(result, pki) as ask:
         assert [ask(path) for path in responses] == ["/1", "/2", 204, "/4", "/5"]
-    assert found.server.connections == 1
+    assert result.server.connections == 1
 
 
 @pytest.mark.parametrize("name", ["plain", "TLS", "plain, by a proxy", "plain, by a TLS proxy"])
@@ -192,12 +192,12 @@ def test_response_to_no_request_closes_idle_connection(name: str, pki: Pki, tls:
             yield final("/unasked")
             is_sent.set()
 
-    with route(name, respond, tls) as found, client(found, pki) as ask:
+    with route(name, respond, tls) as result, client(result, pki) as ask:
         assert ask("/1") == "/1"
         is_idle.set()
         assert is_sent.wait(5)
         assert ask("/2") == "/2"
-    assert found.server.connections == 2
+    assert result.server.connections == 2
 
 
 @pytest.mark.parametrize("name", ["plain", "TLS", "plain, by a proxy", "plain, by a TLS proxy"])
@@ -221,11 +221,11 @@ def test_connection_that_server_ended_is_replaced(name: str, pki: Pki, tls: ssl.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         is_ended.set()
 
-    with route(name, respond, tls) as found, client(found, pki) as ask:
+    with route(name, respond, tls) as result, client(result, pki) as ask:
         assert ask("/1") == "/1"
         assert is_ended.wait(5)
         assert ask("/2") == "/2"
-    assert found.server.connections == 2
+    assert result.server.connections == 2
 
 
 @pytest.mark.parametrize("name", ROUTES)
@@ -240,12 +240,12 @@ def test_response_after_timeout_belongs_to_no_query(name: str, pki: Pki, tls: ss
         is_next.set()
         yield final(target)
 
-    with route(name, respond, tls) as found, client(found, pki, piece=0.2) as ask:
+    with route(name, respond, tls) as result, client(result, pki, chunk=0.2) as ask:
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason is Reason.TIMEOUT
         assert ask("/2") == "/2"
-    assert found.server.connections == 2
+    assert result.server.connections == 2
 
 
 @pytest.mark.parametrize("name", ROUTES)
@@ -253,14 +253,14 @@ def test_connection_of_oversized_body_is_closed(name: str, pki: Pki, tls: ssl.SS
     """What is left of a body that was too large is not read as the next response."""
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
-        yield final(target, 2 * MAX_BODY if target.endswith("/1") else 0)
+        yield final(target, 2 * MAX_BODY_BYTES if target.endswith("/1") else 0)
 
-    with route(name, respond, tls) as found, client(found, pki) as ask:
+    with route(name, respond, tls) as result, client(result, pki) as ask:
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason is Reason.TOO_LARGE
         assert ask("/2") == "/2"
-    assert found.server.connections == 2
+    assert result.server.connections == 2
 
 
 REFUSED = {
@@ -276,23 +276,23 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_interim_responses_beyond_bounds_are_refused(case: str, name: str, pki: Pki, tls: ssl.SSLContext) -> None:
     """Interim responses have a limit in size, and an upgrade that was not requested is an error."""
-    start, piece, detail = REFUSED[case]
+    start, chunk, detail = REFUSED[case]
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         if target.endswith("/2"):
             yield final(target)
             return
         yield start
-        while piece:
-            yield piece
+        while chunk:
+            yield chunk
 
-    with route(name, respond, tls) as found, client(found, pki) as ask:
+    with route(name, respond, tls) as result, client(result, pki) as ask:
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason is Reason.CONNECTION
         assert caught.value.detail == f"the connection failed: {detail}"
         assert ask("/2") == "/2"
-    assert found.server.connections == 2
+    assert result.server.connections == 2
 
 
 @pytest.mark.parametrize("name", ["TLS, by a proxy", "TLS, by a TLS proxy"])
@@ -312,8 +312,8 @@ def test_tunnel_with_unexpected_bytes_is_refused(established: bytes, name: str, 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield final(target)
 
-    with route(name, respond, tls, established) as found, client(found, pki) as ask:
+    with route(name, respond, tls, established) as result, client(result, pki) as ask:
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason in {Reason.CONNECTION, Reason.TLS}
-    assert found.server.targets == []
+    assert result.server.targets == []

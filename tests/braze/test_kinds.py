@@ -13,18 +13,31 @@ import response_faults
 from fault_injection import Exchange, Fault
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_counts import Recorded
-from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, Page, Rig, every_section, rig, until
+from recorded_counts import RecordedCounts
+from support import (
+    CURRENT_HOUR,
+    HOUR,
+    IOS,
+    NEW_YORK,
+    NOW,
+    VIP,
+    Clock,
+    ExporterRig,
+    MetricsPage,
+    all_sections_yaml,
+    running_exporter,
+    wait_until,
+)
 
 from braze_exporter.braze import parsing
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, KINDS, Kind, Unit
+from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, KINDS, SeriesKind, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.families import GAUGES, gauge
-from braze_exporter.simulator.inventory import Campaign, Canvas, World
-from braze_exporter.simulator.message_rows import made_up
+from braze_exporter.metrics.families import GAUGE_HELP, build_gauge
+from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
+from braze_exporter.simulator.message_rows import make_id
 from braze_exporter.simulator.reply import Reply
-from braze_exporter.web.status_response import status_response
+from braze_exporter.web.status_response import read_status_response
 
 CAMPAIGN = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels=("email", "ios_push"))
 CANVAS = Canvas("4ffe74b7-ca90-4046-ae7f-68b1b337f6a6", "Onboarding", steps=(("Hello", "email"), ("Wait", "")))
@@ -33,25 +46,27 @@ YESTERDAY, DAY = TODAY - 24 * HOUR, 24 * HOUR
 GOLDEN = Path(__file__).parents[1] / "golden"
 MUG = "Mug “Largo”, 0.3 l"
 
-EVERYTHING = every_section(CAMPAIGN.id, CANVAS.id, MUG)
+EVERYTHING = all_sections_yaml(CAMPAIGN.id, CANVAS.id, MUG)
 
 
 @contextmanager
-def everything(sections: str = EVERYTHING, clock: Clock | None = None) -> Iterator[tuple[Rig, Recorded]]:
+def everything(sections: str = EVERYTHING, clock: Clock | None = None) -> Iterator[tuple[ExporterRig, RecordedCounts]]:
     """Run the exporter with all sections against a simulated Braze whose figures are in the test's hand."""
-    figures = Recorded()
-    with rig("{event: purchase}", Recorded(events=["purchase"]), rest=sections, clock=clock) as exporter:
-        exporter.braze.figures = figures
-        exporter.braze.world = World(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
+    figures = RecordedCounts()
+    with running_exporter(
+        "{event: purchase}", RecordedCounts(events=["purchase"]), pause=sections, clock=clock
+    ) as exporter:
+        exporter.braze.series_counts = figures
+        exporter.braze.inventory = Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
         yield exporter, figures
 
 
-def labelled(page: Page, name: str) -> dict[frozenset[tuple[str, str]], float]:
+def labelled(page: MetricsPage, name: str) -> dict[frozenset[tuple[str, str]], float]:
     """Return all samples of a name by their labels but the workspace."""
     return {
         frozenset(pair for pair in labels if pair[0] != "workspace"): value
-        for (found, labels), value in page.samples.items()
-        if found == name
+        for (result, labels), value in page.samples.items()
+        if result == name
     }
 
 
@@ -60,15 +75,15 @@ def of(**labels: str) -> frozenset[tuple[str, str]]:
     return frozenset(labels.items())
 
 
-def test_every_kind_has_its_numbers() -> None:
+def test_every_kind_exposes_braze_counts() -> None:
     """Each gauge shows what was put into Braze, under its own name and labels."""
     with everything() as (exporter, figures):
         for name, value in {"sessions": 50, "purchases": 7, f"purchases/{MUG}": 3}.items():
-            figures.set(name, THIS_HOUR - 2 * HOUR, value)
-        figures.set("sessions", THIS_HOUR - 2 * HOUR, 20, IOS)
-        figures.set("sessions", THIS_HOUR - 2 * HOUR, 9, "", VIP)
-        figures.set("sessions", THIS_HOUR - 2 * HOUR, 4, IOS, VIP)
-        figures.set(f"purchases/{MUG}", THIS_HOUR - 2 * HOUR, 2, IOS)
+            figures.set(name, CURRENT_HOUR - 2 * HOUR, value)
+        figures.set("sessions", CURRENT_HOUR - 2 * HOUR, 20, IOS)
+        figures.set("sessions", CURRENT_HOUR - 2 * HOUR, 9, "", VIP)
+        figures.set("sessions", CURRENT_HOUR - 2 * HOUR, 4, IOS, VIP)
+        figures.set(f"purchases/{MUG}", CURRENT_HOUR - 2 * HOUR, 2, IOS)
         for name, value in {
             f"revenue/{MUG}": 12_345,
             f"segments/{VIP}": 8_000,
@@ -82,7 +97,7 @@ def test_every_kind_has_its_numbers() -> None:
             figures.set(name, YESTERDAY, value)
         figures.set("new_users", YESTERDAY, 11, IOS)
         page = exporter.scrape()
-    assert page.of("braze_up") == [1]
+    assert page.values("braze_up") == [1]
     settled = {
         "sessions_hourly": {of(): 50},
         "sessions_filtered_hourly": {
@@ -105,21 +120,21 @@ def test_every_kind_has_its_numbers() -> None:
         "canvas_conversions_daily": {of(canvas=CANVAS.id): 6},
         "canvas_revenue_daily": {of(canvas=CANVAS.id): 297},
     }
-    shown = {noun: labelled(page, f"braze_{noun}_settled") for noun in settled}
-    assert shown == settled
+    rendered = {metric_group: labelled(page, f"braze_{metric_group}_settled") for metric_group in settled}
+    assert rendered == settled
     sent = {
         dict(labels)["channel"]: value
         for labels, value in labelled(page, "braze_campaign_messages_daily_settled").items()
         if ("stat", "sent") in labels
     }
     assert sent == {"email": 1_000, "ios_push": 1_000}
-    opened = of(campaign=CAMPAIGN.id, channel="email", variation=made_up(CAMPAIGN.id, ""), stat="unique_opens")
+    opened = of(campaign=CAMPAIGN.id, channel="email", variation=make_id(CAMPAIGN.id, ""), stat="unique_opens")
     assert labelled(page, "braze_campaign_messages_daily_settled")[opened] == 330
     clicked = of(canvas=CANVAS.id, step="Hello", channel="email", stat="clicks")
     assert labelled(page, "braze_canvas_messages_daily_settled")[clicked] == 12
 
 
-def test_what_is_computed_later_settles_later() -> None:
+def test_late_computed_kinds_settle_later() -> None:
     """Uninstalls and monthly active users of yesterday are not settled today, and what is there of them is shown."""
     with everything() as (exporter, figures):
         figures.set("uninstalls", YESTERDAY, 6)
@@ -135,16 +150,16 @@ def test_what_is_computed_later_settles_later() -> None:
         assert page.value("braze_monthly_active_users_daily_settled") == 15_000
 
 
-def test_each_kind_asks_as_it_is_documented() -> None:
+def test_each_kind_sends_documented_parameters() -> None:
     """The paths, the parameters, and how many units at most."""
     with everything() as (exporter, _):
         exporter.scrape()
-        asked = {
+        requested = {
             (request.path, tuple(sorted((key, value) for key, value in request.params.items() if key != "ending_at")))
             for request in exporter.braze.requests
         }
         (canvas,) = [request for request in exporter.braze.requests if request.path == "/canvas/data_series"]
-    assert asked == {
+    assert requested == {
         ("/events/data_series", (("event", "purchase"), ("length", "24"), ("unit", "hour"))),
         ("/sessions/data_series", (("length", "24"), ("unit", "hour"))),
         ("/sessions/data_series", (("length", "24"), ("segment_id", VIP), ("unit", "hour"))),
@@ -168,7 +183,7 @@ def test_each_kind_asks_as_it_is_documented() -> None:
     assert canvas.params["ending_at"] == datetime.fromtimestamp(NOW - 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_a_canvas_is_never_asked_for_more_than_braze_tells() -> None:
+def test_canvas_request_length_is_limited() -> None:
     """After an outage of weeks a Canvas is asked for 14 days, a campaign for as many as were missed."""
     with everything() as (exporter, _):
         exporter.scrape()
@@ -179,7 +194,7 @@ def test_a_canvas_is_never_asked_for_more_than_braze_tells() -> None:
     assert (lengths["/canvas/data_series"], lengths["/campaigns/data_series"]) == ("14", "44")
 
 
-def test_every_pool_is_accounted_for() -> None:
+def test_plan_accounts_for_every_pool() -> None:
     """Purchases take from the lists' limit, campaigns from their own, all others from the default one."""
     with everything() as (exporter, _):
         page = exporter.scrape()
@@ -190,20 +205,22 @@ def test_every_pool_is_accounted_for() -> None:
     assert left["campaigns"] == 50_000 - 1
 
 
-def test_a_permission_that_lacks_is_named() -> None:
+def test_missing_permission_is_named() -> None:
     """Each kind needs its own permission; what lacks one does not hold the others."""
     with everything() as (exporter, _):
         exporter.braze.permissions = {kind.permission for kind in KINDS} - {"kpi.mau.data_series"}
         page = exporter.scrape()
         (mau,) = [
-            query for query in status_response(exporter.exporter)["queries"] if query["name"] == "monthly active users"
+            query
+            for query in read_status_response(exporter.exporter)["queries"]
+            if query["name"] == "monthly active users"
         ]
     assert mau["words"] == "refused: 403, the key lacks kpi.mau.data_series"
     assert page.value("braze_monthly_active_users_daily_up") == 0
     assert page.value("braze_daily_active_users_daily_up") == 1
 
 
-def test_only_what_adds_up_is_counted() -> None:
+def test_only_additive_kinds_have_counters() -> None:
     """Occurrences have a counter; sizes, active users and unique users have none."""
     with everything() as (exporter, figures):
         exporter.scrape()
@@ -249,13 +266,13 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Fault:
     return response_faults.edited(change_all)
 
 
-def test_a_channel_that_appears_later_has_risen_from_nothing() -> None:
+def test_new_channel_counts_from_zero() -> None:
     """Who begins to send by SMS sees all of it counted."""
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         first = exporter.scrape()
         assert {*labelled(first, "braze_campaign_messages_total").values()} == {0}
-        exporter.braze.world = World(campaigns=(replace(CAMPAIGN, channels=("email", "ios_push", "sms")),))
+        exporter.braze.inventory = Inventory(campaigns=(replace(CAMPAIGN, channels=("email", "ios_push", "sms")),))
         exporter.clock.advance(900)
         page = exporter.scrape()
     sent = {
@@ -266,11 +283,11 @@ def test_a_channel_that_appears_later_has_risen_from_nothing() -> None:
     assert sent == {"email": 0, "ios_push": 0, "sms": 100}
 
 
-def test_a_variation_that_is_renamed_goes_on_counting() -> None:
+def test_renamed_variation_keeps_its_counter() -> None:
     """The counter is of Braze's id: with another name the label changes, and the count goes on."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
-        exporter.braze.world = World(campaigns=(named,))
+        exporter.braze.inventory = Inventory(campaigns=(named,))
         exporter.scrape()
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         exporter.clock.advance(900)
@@ -279,13 +296,13 @@ def test_a_variation_that_is_renamed_goes_on_counting() -> None:
         def rename(row: dict[str, Any]) -> None:
             row["messages"]["email"][0]["variation_name"] = "The first"
 
-        exporter.braze.fail(edited(rename), path="/campaigns/data_series")
+        exporter.braze.inject(edited(rename), path="/campaigns/data_series")
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 120)
         exporter.clock.advance(900)
         page = exporter.scrape()
     assert page.value("braze_campaign_messages_total", variation="The first", stat="sent") == 60
-    assert page.of("braze_campaign_messages_total", variation="A") == []
-    assert page.of("braze_campaign_messages_daily_latest", variation="A") == []
+    assert page.values("braze_campaign_messages_total", variation="A") == []
+    assert page.values("braze_campaign_messages_daily_latest", variation="A") == []
 
 
 @pytest.mark.parametrize(
@@ -296,7 +313,7 @@ def test_a_variation_that_is_renamed_goes_on_counting() -> None:
         (TODAY + DAY, {"email": 30, "ios_push": 30}, {"email": 1_000, "ios_push": 1_000}),
     ],
 )
-def test_what_is_shown_of_a_noun_is_of_one_day(since: int, latest: dict[str, int], settled: dict[str, int]) -> None:
+def test_series_of_response_show_same_bucket(since: int, latest: dict[str, int], settled: dict[str, int]) -> None:
     """A channel of which a day tells nothing adds nothing to it: neither its last day, nor one that has not settled."""
 
     def stop(row: dict[str, Any]) -> None:
@@ -306,55 +323,55 @@ def test_what_is_shown_of_a_noun_is_of_one_day(since: int, latest: dict[str, int
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000), (TODAY, 30)):
             figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
-        exporter.braze.fail(edited(stop), path="/campaigns/data_series")
+        exporter.braze.inject(edited(stop), path="/campaigns/data_series")
         page = exporter.scrape()
     for measure, expected in (("latest", latest), ("settled", settled)):
-        shown = labelled(page, f"braze_campaign_messages_daily_{measure}").items()
-        assert {dict(labels)["channel"]: value for labels, value in shown if ("stat", "sent") in labels} == expected
+        rendered = labelled(page, f"braze_campaign_messages_daily_{measure}").items()
+        assert {dict(labels)["channel"]: value for labels, value in rendered if ("stat", "sent") in labels} == expected
     starts = labelled(page, "braze_campaign_messages_daily_settled_bucket_start_timestamp_seconds").items()
-    told = {dict(labels)["channel"]: start for labels, start in starts if ("stat", "sent") in labels}
-    assert told == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
+    info = {dict(labels)["channel"]: start for labels, start in starts if ("stat", "sent") in labels}
+    assert info == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
 
 
-def test_a_variation_takes_the_name_of_another() -> None:
+def test_variation_with_name_of_another_keeps_both_series() -> None:
     """Who has the name of another one has its id behind it: a counter must not seem to jump to that of the newcomer."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
-        exporter.braze.world = World(campaigns=(named,))
+        exporter.braze.inventory = Inventory(campaigns=(named,))
         exporter.scrape()
 
         def replace_one(row: dict[str, Any]) -> None:
             row["messages"]["email"][0] |= {"variation_api_id": "a-new-one", "sent": 7}
 
-        exporter.braze.fail(edited(replace_one), path="/campaigns/data_series")
+        exporter.braze.inject(edited(replace_one), path="/campaigns/data_series")
         exporter.clock.advance(900)
         page = exporter.scrape()  # which reads no sample twice
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
 
         def swap(row: dict[str, Any]) -> None:
             first, second = row["messages"]["email"]
             first["variation_name"], second["variation_name"] = "B", "A"
 
-        exporter.braze.fail(edited(swap), path="/campaigns/data_series")
+        exporter.braze.inject(edited(swap), path="/campaigns/data_series")
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 120)
         exporter.clock.advance(900)
         swapped = exporter.scrape()
     assert page.value("braze_campaign_messages_daily_latest", variation="A (a-new-one)", stat="sent") == 7
     assert page.value("braze_campaign_messages_total", variation="A (a-new-one)", stat="sent") == 7  # today's
     assert page.value("braze_campaign_messages_total", variation="A", stat="sent") == 0
-    first, second = made_up(CAMPAIGN.id, "A"), made_up(CAMPAIGN.id, "B")
+    first, second = make_id(CAMPAIGN.id, "A"), make_id(CAMPAIGN.id, "B")
     assert swapped.value("braze_campaign_messages_total", variation=f"B ({first})", stat="sent") == 10
     assert swapped.value("braze_campaign_messages_total", variation=f"A ({second})", stat="sent") == 10
 
 
-def read(kind: Kind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
+def read(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
     """Return the values of each series of an answer, by noun and labels."""
     body = json.dumps({"message": "success", "data": data}).encode()
-    found = parsing.series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
+    result = parsing.parse_series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
     return {
-        (series.noun.name, series.labels): [value for _, value in series.points]
-        for series in found
+        (series.metric_group.name, series.labels): [value for _, value in series.points]
+        for series in result
         if series.points or not series.key
     }
 
@@ -383,10 +400,14 @@ RECORDED = {
 }
 
 
-def test_a_recorded_row_is_read() -> None:
+def test_recorded_row_is_parsed() -> None:
     """All that is in it, and nothing else."""
-    found = read(CAMPAIGNS, [RECORDED])
-    stats = {dict(labels)["stat"]: values for (noun, labels), values in found.items() if noun == "campaign_messages"}
+    result = read(CAMPAIGNS, [RECORDED])
+    stats = {
+        dict(labels)["stat"]: values
+        for (metric_group, labels), values in result.items()
+        if metric_group == "campaign_messages"
+    }
     assert stats == {
         "sent": [7],
         "opens": [2],
@@ -396,8 +417,8 @@ def test_a_recorded_row_is_read() -> None:
         "bounces": [0],
         "reported_spam": [0],
     }
-    assert found["campaign_unique_recipients", ()] == [7]
-    assert found["campaign_conversions", ()] == [0]
+    assert result["campaign_unique_recipients", ()] == [7]
+    assert result["campaign_conversions", ()] == [0]
 
 
 def variation(**fields: object) -> dict[str, object]:
@@ -405,7 +426,7 @@ def variation(**fields: object) -> dict[str, object]:
     return {"variation_api_id": "v1", "sent": 1, **fields}
 
 
-def test_what_is_odd_breaks_nothing() -> None:
+def test_unknown_fields_are_ignored() -> None:
     """Control groups, nameless and unknown things, nulls, and two entries of a variation are all taken as they are."""
     messages = {
         "email": [
@@ -419,11 +440,11 @@ def test_what_is_odd_breaks_nothing() -> None:
         "banners": {},
         "webhook": [variation(unique_clicks=2), variation(sent=4, unique_clicks=3)],
     }
-    found = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": messages}, {"time": "2026-11-21"}])
+    result = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": messages}, {"time": "2026-11-21"}])
     labels = {
         (channel, name, stat): values
-        for (noun, pairs), values in found.items()
-        if noun == "campaign_messages"
+        for (metric_group, pairs), values in result.items()
+        if metric_group == "campaign_messages"
         for channel, name, stat in [tuple(value for _, value in pairs)]
     }
     assert labels == {
@@ -434,10 +455,10 @@ def test_what_is_odd_breaks_nothing() -> None:
         ("pigeon_post", "A (v1)", "feathers"): [3],
         ("webhook", "A (v1)", "sent"): [5],
     }
-    assert found["campaign_conversions", ()] == []
+    assert result["campaign_conversions", ()] == []
 
 
-def test_no_name_can_make_two_the_same() -> None:
+def test_names_never_make_duplicate_series() -> None:
     """A variation that is called what another would be called to tell it apart is called by its id."""
     entries = [
         variation(variation_name="A (v2)"),
@@ -446,12 +467,12 @@ def test_no_name_can_make_two_the_same() -> None:
         variation(variation_api_id="v4", variation_name="v5"),
         variation(variation_api_id="v5"),
     ]
-    found = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
-    names = [dict(labels)["variation"] for noun, labels in found if noun == "campaign_messages"]
+    result = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
+    names = [dict(labels)["variation"] for metric_group, labels in result if metric_group == "campaign_messages"]
     assert names == ["A (v2) (v1)", "A (v2) (v2)", "A (v3)", "v5 (v4)", "v5 (v5)"]
 
 
-def test_halves_of_characters_cost_no_page() -> None:
+def test_lone_surrogates_do_not_break_page() -> None:
     """A name that was cut within an emoji, and keys like that, are labels all the same, and the page is there."""
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, _):
 
@@ -461,14 +482,14 @@ def test_halves_of_characters_cost_no_page() -> None:
                 row["messages"]["email"][0] |= {"variation_name": "Sale \ud83d", "stat \udc00": 3}
             return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
 
-        exporter.braze.fail(cut, path="/campaigns/data_series")
+        exporter.braze.inject(cut, path="/campaigns/data_series")
         page = exporter.scrape()
         exporter.exporter.render(openmetrics=True)
-        json.dumps(status_response(exporter.exporter))
+        json.dumps(read_status_response(exporter.exporter))
     assert page.value("braze_campaign_messages_daily_latest", variation="Sale \ufffd", stat="stat \ufffd") == 3
 
 
-def test_history_makes_no_label_twice() -> None:
+def test_history_never_makes_duplicate_labels() -> None:
     """Variations of former weeks that had the name of one of today are told apart by their ids."""
     sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 20}}\n"
     with everything(sections) as (exporter, _):
@@ -481,14 +502,14 @@ def test_history_makes_no_label_twice() -> None:
                     row["messages"]["email"][0]["variation_api_id"] = "former"
             return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
 
-        exporter.braze.fail(former, path="/campaigns/data_series")
+        exporter.braze.inject(former, path="/campaigns/data_series")
 
         def is_read() -> bool:
             exporter.clock.advance(60)
             exporter.scrape()
-            return exporter.rest()
+            return exporter.wait_for_history()
 
-        until(is_read, "history is read")
+        wait_until(is_read, "history is read")
         page = exporter.page()  # which reads no sample twice
     assert {dict(labels)["variation"] for labels in labelled(page, "braze_campaign_messages_total")} >= {
         "Red",
@@ -496,20 +517,20 @@ def test_history_makes_no_label_twice() -> None:
     }
 
 
-def test_name_that_is_null_is_no_statistic() -> None:
+def test_null_name_is_no_statistic() -> None:
     """A null is a hole where other rows have a number; elsewhere it is not known to be a statistic at all."""
     messages = [{"variation_api_id": "a", "variation_name": None, "sent": sent} for sent in (3, None)]
     rows = [{"time": f"2026-11-2{day}", "messages": {"email": [entry]}} for day, entry in enumerate(messages)]
     body = json.dumps({"message": "success", "data": rows}).encode()
-    found = parsing.series(Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
-    (series,) = [one for one in found if one.key]
+    result = parsing.parse_series(Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
+    (series,) = [item for item in result if item.key]
     assert series.key == ("a", "email", "sent")
     assert ([value for _, value in series.points], len(series.holes)) == ([3], 1)
 
 
-def test_what_has_no_id_is_not_counted() -> None:
+def test_parts_without_id_have_no_counter() -> None:
     """An entry without an id is shown, and cannot be known again to be counted."""
-    found = parsing.series(
+    result = parsing.parse_series(
         Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"),
         json.dumps(
             {"message": "success", "data": [{"time": "2026-11-20", "messages": {"email": [{"sent": 3}]}}]}
@@ -518,11 +539,11 @@ def test_what_has_no_id_is_not_counted() -> None:
         NOW,
         NOW,
     )
-    (series,) = [series for series in found if series.key]
-    assert (series.points[0].value, series.is_counted) == (3, False)
+    (series,) = [series for series in result if series.key]
+    assert (series.points[0].value, series.has_counter) == (3, False)
 
 
-def test_a_canvas_is_asked_by_the_clock_of_braze() -> None:
+def test_canvas_request_ends_by_braze_clock() -> None:
     """If our clock is ahead by ten minutes, that is known after the first answer, whatever was asked."""
     with everything() as (exporter, _):
         real = exporter.clock.wall
@@ -533,7 +554,7 @@ def test_a_canvas_is_asked_by_the_clock_of_braze() -> None:
     assert page.value("braze_canvas_entries_daily_up") == 1
 
 
-def test_steps_are_named_and_told_apart() -> None:
+def test_steps_with_same_name_are_disambiguated() -> None:
     """Steps have their names, those of one name their ids too; a Canvas without steps has its totals."""
     steps = {
         "s1": {"name": "Hello", "messages": {"email": [{"sent": 3}]}},
@@ -542,18 +563,22 @@ def test_steps_are_named_and_told_apart() -> None:
         "s4": None,
     }
     rows = [{"time": "2026-11-20", "total_stats": {"entries": 9, "revenue": -1.5}, "step_stats": steps}]
-    found = read(CANVASES, {"name": "Onboarding", "stats": rows})
-    assert {tuple(value for _, value in labels): values for (noun, labels), values in found.items() if labels} == {
+    result = read(CANVASES, {"name": "Onboarding", "stats": rows})
+    assert {
+        tuple(value for _, value in labels): values for (metric_group, labels), values in result.items() if labels
+    } == {
         ("Hello (s1)", "email", "sent"): [3],
         ("Hello (s2)", "email", "sent"): [2],
         ("s3", "sms", "sent"): [1],
     }
-    assert (found["canvas_entries", ()], found["canvas_revenue", ()]) == ([9], [-1.5])
-    assert read(CANVASES, {"stats": []}) == {(noun.name, ()): [] for noun in CANVASES.nouns if not noun.breakdown}
+    assert (result["canvas_entries", ()], result["canvas_revenue", ()]) == ([9], [-1.5])
+    assert read(CANVASES, {"stats": []}) == {
+        (metric_group.name, ()): [] for metric_group in CANVASES.metric_groups if not metric_group.series_labels
+    }
 
 
 @pytest.mark.parametrize(
-    ("kind", "data", "said"),
+    ("kind", "data", "message"),
     [
         (CAMPAIGNS, None, "there is no list of data"),
         (CAMPAIGNS, [7], "a row of data is not an object"),
@@ -576,11 +601,11 @@ def test_steps_are_named_and_told_apart() -> None:
         (CANVASES, {"name": "x"}, "there is no list of data"),
     ],
 )
-def test_what_cannot_be_read_is_an_error(kind: Kind, data: object, said: str) -> None:
+def test_unreadable_response_is_an_error(kind: SeriesKind, data: object, message: str) -> None:
     """What is there and makes no sense is an error of the query, in words, and never a zero."""
     with pytest.raises(BrazeError) as raised:
         read(kind, data)
-    assert (raised.value.reason, raised.value.detail) == (Reason.BAD_ANSWER, said)
+    assert (raised.value.reason, raised.value.detail) == (Reason.INVALID_RESPONSE, message)
 
 
 json_values = st.recursive(
@@ -611,17 +636,17 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from(KINDS), json_values)
-def test_anything_is_read_or_refused(kind: Kind, data: object) -> None:
+def test_any_response_is_parsed_or_rejected(kind: SeriesKind, data: object) -> None:
     """Whatever JSON Braze might send, it is an answer or an error of the query."""
     try:
-        found = read(kind, data)
+        result = read(kind, data)
     except BrazeError as error:
-        assert error.reason is Reason.BAD_ANSWER
+        assert error.reason is Reason.INVALID_RESPONSE
     else:
-        assert len({noun for noun, _ in found}) <= len(kind.nouns)
+        assert len({metric_group for metric_group, _ in result}) <= len(kind.metric_groups)
 
 
-def test_a_canvas_says_yesterday_at_midnight_and_nothing_is_told_of_the_zone() -> None:
+def test_canvas_at_midnight_reports_no_timezone_mismatch() -> None:
     """A Canvas is asked for what was a minute ago: in the first minute of a day that is no sign of another zone."""
     clock = Clock(TODAY + 30)
     sections = f"    canvases:\n      - canvas: {CANVAS.id}\n"
@@ -630,31 +655,31 @@ def test_a_canvas_says_yesterday_at_midnight_and_nothing_is_told_of_the_zone() -
         start = page.value("braze_canvas_entries_daily_latest_bucket_start_timestamp_seconds")
         assert page.value("braze_canvas_entries_daily_up") == 1
     assert start == TODAY - timedelta(days=1).total_seconds()
-    assert page.of("braze_workspace_timezone_mismatch") == []
+    assert page.values("braze_workspace_timezone_mismatch") == []
 
 
-def test_the_lines_of_every_kind_are_the_golden_ones() -> None:
+def test_lines_of_every_kind_equal_golden_file() -> None:
     """What the page shows of the kinds beside events is, byte for byte, what dashboards and alerts rely on."""
     with everything() as (exporter, figures):
         for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000)):
             figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
             figures.set(f"canvases/{CANVAS.id}", day, sent // 5)
         exporter.scrape()
-        figures.set("sessions", THIS_HOUR, 12)
+        figures.set("sessions", CURRENT_HOUR, 12)
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 500)
         exporter.clock.advance(900)
         text = exporter.scrape().text
     own = ("custom_events", "up{", "api_", "discovery_", "exporter_", "query_", "revision_age", "workspace_timezone")
     names = [line.removeprefix("# HELP ").removeprefix("# TYPE ").removeprefix("braze_") for line in text.splitlines()]
-    shown = [
+    rendered = [
         line
         for line, name in zip(text.splitlines(), names, strict=True)
         if "braze_" in line and not name.startswith(own) and "braze_up " not in line
     ]
-    assert "\n".join(shown) + "\n" == (GOLDEN / "kinds.txt").read_text(encoding="utf-8")
+    assert "\n".join(rendered) + "\n" == (GOLDEN / "kinds.txt").read_text(encoding="utf-8")
 
 
-def test_every_kind_has_lines_of_its_own() -> None:
+def test_every_kind_has_lines() -> None:
     """All families of all nouns are on the page, with the labels that the catalog gives them."""
     with everything() as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", YESTERDAY, 1_000)
@@ -663,10 +688,10 @@ def test_every_kind_has_lines_of_its_own() -> None:
     for name, pairs in page.samples:
         labels.setdefault(name, set()).add(frozenset(label for label, _ in pairs))
     for kind in KINDS:
-        for noun in kind.nouns:
-            units = [unit for unit in kind.units if gauge(kind, noun, unit, "up").name in labels]
+        for metric_group in kind.metric_groups:
+            units = [unit for unit in kind.units if build_gauge(kind, metric_group, unit, "up").name in labels]
             assert units
             for unit in units:
-                for measure in (measure for measure in GAUGES if measure != "baseline"):
-                    family = gauge(kind, noun, unit, measure)
+                for measure in (measure for measure in GAUGE_HELP if measure != "baseline"):
+                    family = build_gauge(kind, metric_group, unit, measure)
                     assert labels[family.name] == {frozenset(family.labels)}

@@ -14,7 +14,7 @@ from support import HOUR, NOW
 
 from braze_exporter.braze import parsing
 from braze_exporter.braze.buckets import bucket_end
-from braze_exporter.braze.calls import Quota
+from braze_exporter.braze.calls import RateLimitHeaders
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
@@ -52,19 +52,19 @@ def body(rows: object) -> bytes:
     return json.dumps({"message": "success", "data": rows}).encode()
 
 
-def points(found: bytes, asked: Query) -> tuple[Point, ...]:
+def points(result: bytes, requested: Query) -> tuple[Point, ...]:
     """Return the points of the only series."""
-    (series,) = parsing.series(asked, found, ANY_LENGTH, LATER, LATER)
+    (series,) = parsing.parse_series(requested, result, ANY_LENGTH, LATER, LATER)
     return series.points
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_an_answer_or_an_error(found: bytes) -> None:
+def test_any_bytes_are_parsed_or_rejected(result: bytes) -> None:
     """No body makes anything but points or a `BrazeError`."""
     try:
-        parsing.series(query(), found, ANY_LENGTH, LATER, LATER)
+        parsing.parse_series(query(), result, ANY_LENGTH, LATER, LATER)
     except BrazeError as error:
-        assert error.reason in {Reason.NOT_JSON, Reason.BAD_ANSWER}
+        assert error.reason in {Reason.NOT_JSON, Reason.INVALID_RESPONSE}
 
 
 anything = st.recursive(
@@ -76,12 +76,12 @@ rows = st.lists(st.fixed_dictionaries({}, optional={"time": anything, "count": a
 
 
 @given(rows, st.sampled_from(Unit), zones)
-def test_any_rows_are_points_or_an_error(found: list[object], unit: Unit, zone: ZoneInfo) -> None:
+def test_any_rows_are_parsed_or_rejected(result: list[object], unit: Unit, zone: ZoneInfo) -> None:
     """Rows of anything make sorted points with one value each that is a number from 0, or a `BrazeError`."""
     try:
-        made = points(body(found), query(unit, zone))
+        made = points(body(result), query(unit, zone))
     except BrazeError as error:
-        assert error.reason is Reason.BAD_ANSWER
+        assert error.reason is Reason.INVALID_RESPONSE
     else:
         assert list(made) == sorted(made)
         assert len({point.start for point in made}) == len(made)
@@ -89,7 +89,7 @@ def test_any_rows_are_points_or_an_error(found: list[object], unit: Unit, zone: 
 
 
 @given(instants, st.integers(2, 40), st.sampled_from(HourFormat), zones, st.sampled_from(["up", "down", "shuffled"]))
-def test_hours_are_the_same_instants_in_every_form(
+def test_hours_in_every_format_are_same_instants(
     moment: datetime, length: int, form: HourFormat, zone: ZoneInfo, order: str
 ) -> None:
     """A dense series of hours is read as the instants that were meant, in each form, zone and order."""
@@ -98,17 +98,17 @@ def test_hours_are_the_same_instants_in_every_form(
     half_hours = (zone.utcoffset(moment) or timedelta()) % timedelta(hours=1) or zone.key == "Australia/Lord_Howe"
     if form is HourFormat.ZONELESS and (half_hours or order == "shuffled"):
         form = HourFormat.LOCAL  # on a clock half an hour off, or out of order, an hour that comes twice is not known
-    found = [{"time": form.write(start, zone), "count": number} for number, start in enumerate(starts)]
+    result = [{"time": form.write(start, zone), "count": number} for number, start in enumerate(starts)]
     if order == "down":
-        found.reverse()
+        result.reverse()
     elif order == "shuffled":
-        random.Random(first).shuffle(found)  # noqa: S311 - any order will do
-    made = points(body(found), query(Unit.HOUR, zone))
+        random.Random(first).shuffle(result)  # noqa: S311 - any order will do
+    made = points(body(result), query(Unit.HOUR, zone))
     assert made == tuple(Point(start, float(number)) for number, start in enumerate(starts))
 
 
 @given(instants, st.integers(1, 100), st.sampled_from(DayFormat), zones)
-def test_days_follow_each_other_without_a_hole(moment: datetime, length: int, form: DayFormat, zone: ZoneInfo) -> None:
+def test_days_are_consecutive(moment: datetime, length: int, form: DayFormat, zone: ZoneInfo) -> None:
     """Days are read as local midnights, and each ends where the next begins."""
     last = moment.astimezone(zone).date()
     days = [last - timedelta(days=back) for back in reversed(range(length))]
@@ -132,70 +132,70 @@ def test_days_follow_each_other_without_a_hole(moment: datetime, length: int, fo
         ("2026-07-23T08:00:00", "2026-07-23T12:00:00+00:00"),
     ],
 )
-def test_the_forms_of_an_hour(written: str, instant: str) -> None:
+def test_hour_formats_are_parsed(written: str, instant: str) -> None:
     """With an offset an hour is that instant; without one it is local time of the company."""
     (point,) = points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("America/New_York")))
     assert point == Point(int(datetime.fromisoformat(instant).timestamp()), 5.0)
 
 
-def test_an_hour_without_offset_or_timezone_is_utc() -> None:
+def test_hour_without_offset_and_timezone_is_utc() -> None:
     """Where the config gives no timezone, an hour without an offset is taken as UTC."""
     (point,) = points(body([{"time": "2026-11-23T12:00:00", "count": 5}]), query())
     assert point.start == int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 
 
 @pytest.mark.parametrize("written", ["2026-11-23", "2026-11-23T00:00:00Z", "2026-11-23T23:59:59-11:00"])
-def test_of_a_day_only_the_written_date_counts(written: str) -> None:
+def test_day_with_time_uses_written_date(written: str) -> None:
     """Whatever time and offset stand beside it, a day begins at local midnight of its date."""
     zone = ZoneInfo("Asia/Kathmandu")
     (point,) = points(body([{"time": written, "count": 5}]), query(Unit.DAY, zone))
     assert point.start == int(datetime(2026, 11, 23, tzinfo=zone).timestamp())
 
 
-def test_the_night_in_which_an_hour_comes_twice() -> None:
+def test_repeated_dst_hour_is_two_passes() -> None:
     """Two equal hours without an offset, with different counts, are the first and the second pass."""
     zone = ZoneInfo("America/New_York")
     written = ["2026-11-01T00:00:00", "2026-11-01T01:00:00", "2026-11-01T01:00:00", "2026-11-01T02:00:00"]
-    found = [{"time": text, "count": number} for number, text in enumerate(written)]
-    made = points(body(found), query(Unit.HOUR, zone))
+    result = [{"time": text, "count": number} for number, text in enumerate(written)]
+    made = points(body(result), query(Unit.HOUR, zone))
     midnight = int(datetime(2026, 11, 1, 4, tzinfo=UTC).timestamp())
     assert made == tuple(Point(midnight + number * HOUR, float(number)) for number in range(4))
-    assert points(body(found[::-1]), query(Unit.HOUR, zone)) == made
-    assert points(body(found[2:]), query(Unit.HOUR, zone)) == made[2:]
-    assert points(body(found[:2]), query(Unit.HOUR, zone)) == made[:2]
+    assert points(body(result[::-1]), query(Unit.HOUR, zone)) == made
+    assert points(body(result[2:]), query(Unit.HOUR, zone)) == made[2:]
+    assert points(body(result[:2]), query(Unit.HOUR, zone)) == made[:2]
 
 
-def test_equal_hours_on_any_other_day_contradict_each_other() -> None:
+def test_repeated_hour_outside_dst_is_rejected() -> None:
     """What an autumn night explains is an error on any other day."""
-    found = [{"time": "2026-11-02T01:00:00", "count": number} for number in range(2)]
+    result = [{"time": "2026-11-02T01:00:00", "count": number} for number in range(2)]
     with pytest.raises(BrazeError, match=r"bad_answer: the bucket of 2026-11-02T06:00Z has two values"):
-        points(body(found), query(Unit.HOUR, ZoneInfo("America/New_York")))
+        points(body(result), query(Unit.HOUR, ZoneInfo("America/New_York")))
 
 
-def test_one_hour_alone_is_the_first_pass_unless_the_next_hour_follows() -> None:
+def test_single_dst_hour_is_first_pass_unless_next_follows() -> None:
     """An answer with holes does not turn an hour into another when its window moves on."""
     zone = ZoneInfo("America/New_York")
-    found = [{"time": f"{text}:00:00", "count": 1} for text in ("2026-10-31T23", "2026-11-01T01", "2026-11-01T05")]
-    made = points(body(found), query(Unit.HOUR, zone))
-    assert points(body(found[1:]), query(Unit.HOUR, zone)) == made[1:]
+    result = [{"time": f"{text}:00:00", "count": 1} for text in ("2026-10-31T23", "2026-11-01T01", "2026-11-01T05")]
+    made = points(body(result), query(Unit.HOUR, zone))
+    assert points(body(result[1:]), query(Unit.HOUR, zone)) == made[1:]
 
 
 @pytest.mark.parametrize("written", ["2026-11-23T12:20:00Z", "2026-11-23T12:00:01Z", "2026-11-23T07:30:00"])
-def test_an_hour_that_does_not_begin_on_the_hour_is_refused(written: str) -> None:
+def test_hour_off_the_hour_is_rejected(written: str) -> None:
     """Hours that slide with the time of the request would be counted anew in each answer."""
     with pytest.raises(BrazeError, match="does not begin on the hour"):
         points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("America/New_York")))
 
 
 @pytest.mark.parametrize("written", ["2026-11-23T12:30:00Z", "2026-11-23T18:00:00+05:30", "2026-11-23T12:00:00Z"])
-def test_an_hour_of_a_zone_with_half_hours_begins_on_its_own(written: str) -> None:
+def test_hour_of_half_hour_zone_is_accepted(written: str) -> None:
     """Where the clock is half an hour off, an hour may begin on the hour there or in UTC."""
     (point,) = points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("Asia/Kolkata")))
     assert point.start == int(datetime.fromisoformat(written).timestamp())
 
 
 @pytest.mark.parametrize(
-    ("unit", "ahead", "is_refused"),
+    ("unit", "ahead", "is_rejected"),
     [
         (Unit.HOUR, 0, False),
         (Unit.HOUR, 300, False),
@@ -204,43 +204,43 @@ def test_an_hour_of_a_zone_with_half_hours_begins_on_its_own(written: str) -> No
         (Unit.DAY, 48 * HOUR, True),
     ],
 )
-def test_a_bucket_in_the_future_is_refused(unit: Unit, ahead: int, is_refused: bool) -> None:  # noqa: FBT001
+def test_future_bucket_is_rejected(unit: Unit, ahead: int, is_rejected: bool) -> None:  # noqa: FBT001
     """An hour may begin 5 minutes ahead of either clock, and a day may be tomorrow: clocks and zones differ."""
     noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
     time = noon.isoformat() if unit is Unit.HOUR else (noon + timedelta(seconds=ahead)).date().isoformat()
     latest = noon.timestamp() - (ahead if unit is Unit.HOUR else 0)
-    found = body([{"time": time, "count": 5}])
-    if is_refused:
+    result = body([{"time": time, "count": 5}])
+    if is_rejected:
         with pytest.raises(BrazeError, match="a time in the future"):
-            parsing.series(query(unit), found, 1, latest - HOUR, latest)
+            parsing.parse_series(query(unit), result, 1, latest - HOUR, latest)
     else:
-        assert parsing.series(query(unit), found, 1, latest - HOUR, latest)[0].points[0].value == 5
+        assert parsing.parse_series(query(unit), result, 1, latest - HOUR, latest)[0].points[0].value == 5
 
 
 @pytest.mark.parametrize(
-    ("unit", "back", "is_refused"),
+    ("unit", "back", "is_rejected"),
     [(Unit.HOUR, 26, False), (Unit.HOUR, 27, True), (Unit.DAY, 26, False), (Unit.DAY, 27, True)],
 )
 @pytest.mark.parametrize("is_history", [False, True])
-def test_a_row_older_than_the_requested_range_is_refused(
-    unit: Unit, back: int, *, is_refused: bool, is_history: bool
+def test_row_older_than_requested_range_is_rejected(
+    unit: Unit, back: int, *, is_rejected: bool, is_history: bool
 ) -> None:
     """A response may begin two buckets earlier, whether it runs up to now or not: what an end includes is unknown."""
     noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
     time = noon - timedelta(**{f"{unit}s": back})
-    found = body([{"time": time.isoformat() if unit is Unit.HOUR else time.date().isoformat(), "count": 5}])
-    asked, clock = query(unit), noon.timestamp()
+    result = body([{"time": time.isoformat() if unit is Unit.HOUR else time.date().isoformat(), "count": 5}])
+    requested, clock = query(unit), noon.timestamp()
     if is_history:
-        asked, clock = replace(asked, ending_at=int(clock)), LATER
-    if is_refused:
+        requested, clock = replace(requested, ending_at=int(clock)), LATER
+    if is_rejected:
         with pytest.raises(BrazeError, match=f"a row is older than the 24 {unit}s that were requested"):
-            parsing.series(asked, found, 24, clock, clock + HOUR)
+            parsing.parse_series(requested, result, 24, clock, clock + HOUR)
     else:
-        assert parsing.series(asked, found, 24, clock, clock + HOUR)[0].points[0].value == 5
+        assert parsing.parse_series(requested, result, 24, clock, clock + HOUR)[0].points[0].value == 5
 
 
 @pytest.mark.parametrize("written", ["2026-11-23", "20261123", "2026-W48-1"])
-def test_a_date_is_no_hour(written: str) -> None:
+def test_date_alone_as_hour_is_rejected(written: str) -> None:
     """Where hours were requested, a date alone is a day: its count would be that of 24 hours."""
     with pytest.raises(BrazeError, match="a row has a date in place of an hour"):
         points(body([{"time": written, "count": 5}]), query())
@@ -248,17 +248,17 @@ def test_a_date_is_no_hour(written: str) -> None:
 
 
 @pytest.mark.parametrize("first", [None, 5])
-def test_a_hole_beside_a_number_of_the_same_bucket_is_that_number(first: int | None) -> None:
+def test_hole_and_number_of_same_bucket_is_number(first: int | None) -> None:
     """A null says nothing, so it contradicts nothing."""
-    found = [{"time": "2026-11-23T12:00:00Z", "count": count} for count in (first, 5 if first is None else None)]
-    (series,) = parsing.series(query(), body(found), 24, NOW, NOW)
+    result = [{"time": "2026-11-23T12:00:00Z", "count": count} for count in (first, 5 if first is None else None)]
+    (series,) = parsing.parse_series(query(), body(result), 24, NOW, NOW)
     assert ([value for _, value in series.points], series.holes) == ([5], ())
 
 
-def test_no_more_points_are_held_than_can_be_asked_for() -> None:
+def test_points_are_limited_to_max_length() -> None:
     """Of an answer with thousands of rows the newest hundred are held."""
-    found = [{"time": f"{year}-01-{day:02}", "count": year} for year in range(2001, 2199) for day in range(1, 29)]
-    made = points(body(found), query(Unit.DAY))
+    result = [{"time": f"{year}-01-{day:02}", "count": year} for year in range(2001, 2199) for day in range(1, 29)]
+    made = points(body(result), query(Unit.DAY))
     assert len(made) == MAX_LENGTH
     assert made[-1].value == 2198
 
@@ -268,17 +268,17 @@ def test_no_more_points_are_held_than_can_be_asked_for() -> None:
     [
         (
             {"X-RateLimit-Limit": "250000", "X-RateLimit-Remaining": "249999", "X-RateLimit-Reset": "1592427600"},
-            Quota(250_000.0, 249_999.0, 1_592_427_600.0),
+            RateLimitHeaders(250_000.0, 249_999.0, 1_592_427_600.0),
         ),
-        ({"X-RateLimit-Limit": "", "X-RateLimit-Remaining": "", "X-RateLimit-Reset": ""}, Quota()),
-        ({}, Quota()),
-        ({"X-RateLimit-Reset": "30"}, Quota(reset=1_030.0)),
-        ({"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": "inf"}, Quota()),
+        ({"X-RateLimit-Limit": "", "X-RateLimit-Remaining": "", "X-RateLimit-Reset": ""}, RateLimitHeaders()),
+        ({}, RateLimitHeaders()),
+        ({"X-RateLimit-Reset": "30"}, RateLimitHeaders(reset=1_030.0)),
+        ({"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": "inf"}, RateLimitHeaders()),
     ],
 )
-def test_rate_limit_headers(headers: dict[str, str], expected: Quota) -> None:
+def test_rate_limit_headers_are_parsed(headers: dict[str, str], expected: RateLimitHeaders) -> None:
     """Numbers are read, seconds to go become a time, and what is empty or no number is not known."""
-    assert parsing.quota(headers, now=1_000.0) == expected
+    assert parsing.parse_rate_limit(headers, now=1_000.0) == expected
 
 
 @pytest.mark.parametrize(
@@ -291,21 +291,21 @@ def test_rate_limit_headers(headers: dict[str, str], expected: Quota) -> None:
         ({}, None),
     ],
 )
-def test_the_time_at_which_braze_answered(headers: dict[str, str], expected: float | None) -> None:
+def test_date_header_is_parsed(headers: dict[str, str], expected: float | None) -> None:
     """The `Date` header is Braze's clock; without a good one it is not known."""
-    assert parsing.sent_by_braze_at(headers) == expected
+    assert parsing.parse_date(headers) == expected
 
 
 @given(st.integers(100, 999))
-def test_every_status_means_something(status: int) -> None:
+def test_every_status_has_a_reason(status: int) -> None:
     """Only 200 and 201 are worth reading; every other status is a reason."""
-    assert (parsing.failure(status) is None) == (status in {200, 201})
+    assert (parsing.reason_for_status(status) is None) == (status in {200, 201})
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("result", "message"),
     [(b'{"message":"no"}', "no"), (b'{"message":7}', ""), (b"[]", ""), (b"<html>", ""), (b"[" * 100_000, "")],
 )
-def test_what_braze_said(found: bytes, said: str) -> None:
+def test_error_message_is_read(result: bytes, message: str) -> None:
     """The message of a refusal is shown if it is text, whatever else the body is."""
-    assert parsing.message(found) == said
+    assert parsing.read_message(result) == message

@@ -14,7 +14,7 @@ import trustme
 from support import KEY
 
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.transport import MAX_BODY, Received, Timeouts, Transport, open_session
+from braze_exporter.braze.transport import MAX_BODY_BYTES, RawResponse, Timeouts, Transport, open_session
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
@@ -27,15 +27,15 @@ def gzip_without_end() -> Iterator[bytes]:
         yield EMPTY_BLOCK
 
 
-def after(start: bytes, piece: bytes) -> Callable[[], Iterator[bytes]]:
+def after(start: bytes, chunk: bytes) -> Callable[[], Iterator[bytes]]:
     """Return an answer of `start`, and then of the same piece for ever."""
 
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         yield start
         while True:
-            yield piece
+            yield chunk
 
-    return pieces
+    return chunks
 
 
 ENDLESS: dict[str, Callable[[], Iterator[bytes]]] = {
@@ -57,11 +57,11 @@ ENDLESS: dict[str, Callable[[], Iterator[bytes]]] = {
 
 
 @contextlib.contextmanager
-def answering(pieces: Callable[[], Iterator[bytes]], authority: trustme.CA | None = None) -> Iterator[str]:
+def answering(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | None = None) -> Iterator[str]:
     """Answer one connection with the pieces, slowly, until its client goes away; yield the URL."""
     done = threading.Event()
 
-    def answer(listener: socket.socket) -> None:
+    def response(listener: socket.socket) -> None:
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             connection = stack.enter_context(listener.accept()[0])
             if authority is not None:
@@ -71,13 +71,13 @@ def answering(pieces: Callable[[], Iterator[bytes]], authority: trustme.CA | Non
                 authority.issue_cert("127.0.0.1").configure_cert(context)
                 connection = stack.enter_context(context.wrap_socket(connection, server_side=True))
             connection.recv(65_536)
-            for piece in pieces():
-                connection.sendall(piece)
+            for chunk in chunks():
+                connection.sendall(chunk)
                 if done.wait(0.01):
                     return
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread = threading.Thread(target=response, args=(listener,), daemon=True)
         thread.start()
         scheme = "http" if authority is None else "https"
         yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
@@ -86,10 +86,10 @@ def answering(pieces: Callable[[], Iterator[bytes]], authority: trustme.CA | Non
     assert not thread.is_alive()
 
 
-def ask(url: str, ca_bundle: str | None = None) -> Received:
+def ask(url: str, ca_bundle: str | None = None) -> RawResponse:
     """Ask once, with half a second for the whole answer."""
     with contextlib.closing(open_session(1, ca_bundle)) as session:
-        timeouts = Timeouts(connect=5, piece=5, answer=0.5)
+        timeouts = Timeouts(connect=5, read=5, total=0.5)
         transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic, timeouts=timeouts)
         return transport.get("/events/data_series", {})
 
@@ -100,12 +100,12 @@ def reason_of(url: str, ca_bundle: str | None = None) -> Reason | None:
         received = ask(url, ca_bundle)
     except BrazeError as error:
         return error.reason
-    return received.failure.reason if received.failure is not None else None
+    return received.body_error.reason if received.body_error is not None else None
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("name", ENDLESS)
-def test_no_answer_outlasts_its_time(name: str, tls: bool) -> None:  # noqa: FBT001
+def test_endless_response_is_cut_off_at_deadline(name: str, tls: bool) -> None:  # noqa: FBT001
     """Wherever it is drawn out, plain or encrypted, it ends as a time-out when all of its time has passed."""
     authority = trustme.CA() if tls else None
     with answering(ENDLESS[name], authority) as url, tempfile.NamedTemporaryFile() as bundle:
@@ -117,36 +117,36 @@ def test_no_answer_outlasts_its_time(name: str, tls: bool) -> None:  # noqa: FBT
         assert 0.4 < time.monotonic() - started < 3
 
 
-def test_a_redirect_is_not_read_into_memory() -> None:
+def test_redirect_body_is_not_read() -> None:
     """The body of a redirect is capped as any other."""
 
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         yield b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 100000000\r\n\r\n"
         while True:
             yield b" " * 1_000_000
 
-    with answering(pieces) as url:
+    with answering(chunks) as url:
         tracemalloc.start()
         received = ask(url)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert received.status == 302
-    assert received.failure is not None
-    assert peak < MAX_BODY + 4_000_000
+    assert received.body_error is not None
+    assert peak < MAX_BODY_BYTES + 4_000_000
 
 
-def test_cookies_are_not_kept() -> None:
+def test_cookies_are_not_stored() -> None:
     """What a proxy sets for one workspace is not sent with the next request."""
     seen: list[bytes] = []
 
-    def answer(listener: socket.socket) -> None:
+    def response(listener: socket.socket) -> None:
         for _ in range(2):
             with listener.accept()[0] as connection:
                 seen.append(connection.recv(65_536))
                 connection.sendall(HEAD + b"Set-Cookie: a=b\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
 
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.closing(open_session(1)) as session:
-        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread = threading.Thread(target=response, args=(listener,), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic)
@@ -157,17 +157,17 @@ def test_cookies_are_not_kept() -> None:
     assert not any(b"cookie" in request.lower() for request in seen)
 
 
-def test_what_is_sent_is_what_braze_documents() -> None:
+def test_request_headers_are_as_documented() -> None:
     """One line, the key as a bearer token, and nothing that the environment or the library adds by itself."""
     seen: list[bytes] = []
 
-    def answer(listener: socket.socket) -> None:
+    def response(listener: socket.socket) -> None:
         with listener.accept()[0] as connection:
             seen.append(connection.recv(65_536))
             connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread = threading.Thread(target=response, args=(listener,), daemon=True)
         thread.start()
         ask(f"http://127.0.0.1:{listener.getsockname()[1]}")
         thread.join(5)
@@ -177,7 +177,7 @@ def test_what_is_sent_is_what_braze_documents() -> None:
     assert "Accept-Encoding: gzip" in lines
 
 
-def test_zlib_agrees_that_the_pieces_are_empty() -> None:
+def test_gzip_chunks_of_test_are_empty() -> None:
     """The answer of empty blocks is valid as far as it goes, so it is the clock that ends it."""
     decoder = zlib.decompressobj(wbits=-15)
     assert decoder.decompress(EMPTY_BLOCK * 10) == b""

@@ -15,17 +15,30 @@ import transfer_faults
 from fault_injection import Exchange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import HOUR, IOS, KEY, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, run, simulated, workspace, write
+from support import (
+    CURRENT_HOUR,
+    HOUR,
+    IOS,
+    KEY,
+    NEW_YORK,
+    NOW,
+    VIP,
+    Clock,
+    run_program,
+    running_braze,
+    workspace_yaml,
+    write_file,
+)
 
-from braze_exporter.backfill.context import Surroundings
+from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import time_zones, transport
 from braze_exporter.commands import check_live
-from braze_exporter.config.loading import load
-from braze_exporter.scheduler.plan import build
+from braze_exporter.config.loading import load_config
+from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.application import UnknownEvent
-from braze_exporter.simulator.inventory import Segment, World
+from braze_exporter.simulator.inventory import Inventory, Segment
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.times import hours_of
 
@@ -46,13 +59,13 @@ class Live:
     url: str
     clock: Clock
 
-    def check(self, events: str = EVENTS, *, rest: str = "", key: str = KEY, zone: str = "") -> tuple[bool, list[str]]:
+    def check(self, events: str = EVENTS, *, pause: str = "", key: str = KEY, zone: str = "") -> tuple[bool, list[str]]:
         """Run the command, and return whether all is well, and what it printed."""
-        text = workspace(self.url, events, rest=rest).replace(str(NEW_YORK), zone or str(NEW_YORK))
-        config = load(text, "config.yaml", {"BRAZE_API_KEY": key})
+        text = workspace_yaml(self.url, events, pause=pause).replace(str(NEW_YORK), zone or str(NEW_YORK))
+        config = load_config(text, "config.yaml", {"BRAZE_API_KEY": key})
         out, clock = io.StringIO(), self.clock
         with contextlib.closing(transport.open_session(10)) as session:
-            around = Surroundings(
+            ctx = CommandContext(
                 session,
                 lambda _url: {},
                 clock.wall,
@@ -62,7 +75,7 @@ class Live:
                 io.StringIO(),
                 lambda _: None,
             )
-            good = check_live.check_live(config, build(config), around)
+            good = check_live.check_live(config, build_plan(config), ctx)
         assert key not in out.getvalue()
         return good, out.getvalue().splitlines()
 
@@ -70,17 +83,17 @@ class Live:
         """Return what it says is wrong, and hold it to say so in its outcome too."""
         good, lines = self.check(events, **changes)
         start = "production: problem: "
-        found = [line.removeprefix(start) for line in lines if line.startswith(start)]
-        assert good == (not found)
-        return found
+        result = [line.removeprefix(start) for line in lines if line.startswith(start)]
+        assert good == (not result)
+        return result
 
 
-def counts() -> Recorded:
+def counts() -> RecordedCounts:
     """Return another count for each of the last 100 hours, of two events."""
-    recorded = Recorded()
+    recorded = RecordedCounts()
     for back in range(120):
         for event, app in (("purchase", ""), ("purchase", IOS), ("signup", "")):
-            recorded.set(event, THIS_HOUR - back * HOUR, 1 + back * back % 97, app_id=app)
+            recorded.set(event, CURRENT_HOUR - back * HOUR, 1 + back * back % 97, app_id=app)
     return recorded
 
 
@@ -88,16 +101,16 @@ def counts() -> Recorded:
 def braze() -> Iterator[Live]:
     """Run a Braze that has all of `EVENTS`, and the segment of the config."""
     clock = Clock()
-    with simulated(counts(), clock) as (running, server):
-        running.world = World(segments=(Segment(VIP, "Very important"),))
+    with running_braze(counts(), clock) as (running, server):
+        running.inventory = Inventory(segments=(Segment(VIP, "Very important"),))
         yield Live(running, server.url, clock)
 
 
-def test_all_is_well(braze: Live) -> None:
+def test_check_live_with_valid_config_finds_no_problem(braze: Live) -> None:
     """Each query is asked for once, without its history, and the lists that tell something; it says what it saw."""
     assert braze.check() == (True, WELL.splitlines())
-    asked = [(request.path, request.params.get("length")) for request in braze.braze.requests]
-    assert sorted(asked, key=str) == [("/events/data_series", "100")] * 4 + [
+    requested = [(request.path, request.params.get("length")) for request in braze.braze.requests]
+    assert sorted(requested, key=str) == [("/events/data_series", "100")] * 4 + [
         ("/events/list", None),
         ("/events/list", None),
         ("/segments/list", None),
@@ -115,58 +128,58 @@ def test_oversized_response_is_requested_again_for_fewer_buckets(braze: Live) ->
             else exchange.reply
         )
 
-    braze.braze.fail(oversized, event="signup")
+    braze.braze.inject(oversized, event="signup")
     assert braze.problems() == []
     lengths = [request.params["length"] for request in braze.braze.requests if request.event == "signup"]
     assert lengths == ["100", "4"]
 
 
-def test_malformed_and_oversized_responses_are_told_apart(braze: Live) -> None:
+def test_malformed_and_oversized_responses_are_distinguished(braze: Live) -> None:
     """What is malformed stays a problem, also where shorter requests are made for others."""
-    braze.braze.fail(transfer_faults.huge(9 * 1024**2), event="signup")
-    braze.braze.fail(response_faults.count(-1, row=0), event="purchase")
+    braze.braze.inject(transfer_faults.huge(9 * 1024**2), event="signup")
+    braze.braze.inject(response_faults.count(-1, row=0), event="purchase")
     assert braze.problems("{event: purchase}\n{event: signup}") == [
         "custom_events purchase by the hour: a row has no count that is a number from 0",
         "custom_events signup by the hour: the answer is larger than 8 MiB",
     ]
 
 
-def test_response_of_holes_only_is_told(braze: Live) -> None:
+def test_response_of_holes_only_is_reported(braze: Live) -> None:
     """Buckets without a number are neither zeros nor an unknown event."""
-    braze.braze.fail(
-        response_faults.edited(lambda found: found.update(data=[{**row, "count": None} for row in found["data"]]))
+    braze.braze.inject(
+        response_faults.edited(lambda result: result.update(data=[{**row, "count": None} for row in result["data"]]))
     )
     assert braze.problems("{event: signup}") == [
         "custom_events signup by the hour: no bucket of Braze's response has a number"
     ]
 
 
-def test_as_its_users_run_it(tmp_path: Path) -> None:
+def test_check_live_program_succeeds(tmp_path: Path) -> None:
     """It prints what `check` prints, and then what Braze says; the exit code is 1 if something is wrong."""
-    with simulated(Recorded(events=["purchase"])) as (running, server):
-        running.world = World(segments=(Segment(VIP, "Very important"),))
-        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}"))
-        done = run("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
+    with running_braze(RecordedCounts(events=["purchase"])) as (running, server):
+        running.inventory = Inventory(segments=(Segment(VIP, "Very important"),))
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
+        done = run_program("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines()[2:] == [
             "production: 1 of 1 query is answered",
             "production: custom_events purchase by the hour: Braze counted nothing in the last 100 hours",
         ]
-        running.fail(response_faults.status(503, "Down for a moment"), event="purchase")
-        done = run("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
+        running.inject(response_faults.status(503, "Down for a moment"), event="purchase")
+        done = run_program("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (1, "")
         assert done.stdout.splitlines()[2:] == [
             "production: 0 of 1 query is answered",
             "production: problem: custom_events purchase by the hour: HTTP 503: Down for a moment",
         ]
-        done = run("check", "--live", f"--config.file={config}")
+        done = run_program("check", "--live", f"--config.file={config}")
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].endswith(
             "the variable BRAZE_API_KEY is not set: set it to the REST API key"
         )
 
 
-def test_a_missing_permission_is_named_once(braze: Live) -> None:
+def test_missing_permission_is_reported_once(braze: Live) -> None:
     """A permission that is missing is one problem, however many queries need it; for a list it is a remark."""
     braze.braze.permissions = {"segments.list"}
     good, lines = braze.check()
@@ -185,7 +198,7 @@ the permission events.list: Access Denied
     assert braze.problems() == []
 
 
-def test_a_refused_key_may_be_of_another_instance(braze: Live) -> None:
+def test_rejected_key_error_names_instance(braze: Live) -> None:
     """A key that Braze does not know is one problem, which says that the url may be of another instance."""
     (problem,) = braze.problems(key="another-key")
     assert problem.startswith("custom_events purchase by the hour, custom_events purchase / ios by the hour, ")
@@ -196,22 +209,22 @@ def test_a_refused_key_may_be_of_another_instance(braze: Live) -> None:
     assert len(braze.braze.requests) == 3  # one for each list, and one for the queries
 
 
-def test_a_401_of_one_endpoint_is_a_permission_and_not_the_key(braze: Live) -> None:
+def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
     """It is named, whether of a query or of a list, and all else is asked and told."""
     sessions = "    sessions:\n      - {}\n"
-    braze.braze.fail(response_faults.status(401), path="/sessions/data_series")
-    (problem,) = braze.problems(rest=sessions)
+    braze.braze.inject(response_faults.status(401), path="/sessions/data_series")
+    (problem,) = braze.problems(pause=sessions)
     lacks = "401 Unauthorized: the key lacks the permission"
     assert problem == f"sessions  by the hour: {lacks} sessions.data_series (or Braze does not know the key)"
-    assert braze.check(rest=sessions)[1][0] == "production: 4 of 5 queries are answered"
-    braze.braze.heal()
-    braze.braze.fail(response_faults.status(401), path="/events/list")
+    assert braze.check(pause=sessions)[1][0] == "production: 4 of 5 queries are answered"
+    braze.braze.clear_faults()
+    braze.braze.inject(response_faults.status(401), path="/events/list")
     good, lines = braze.check()
     assert good
     assert lines[1].startswith("production: Braze's list of events could not be read, what is named was not compared")
     assert f"{lacks} events.list" in lines[1]
-    braze.braze.heal()
-    braze.braze.fail(
+    braze.braze.clear_faults()
+    braze.braze.inject(
         response_faults.status(401), path="/events/data_series"
     )  # all that is asked, but the lists are read
     (problem,) = braze.problems("{event: purchase}")
@@ -220,21 +233,21 @@ def test_a_401_of_one_endpoint_is_a_permission_and_not_the_key(braze: Live) -> N
 
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("unknown", UnknownEvent)
-def test_an_unknown_event_is_told(braze: Live, unknown: UnknownEvent, listed: bool) -> None:  # noqa: FBT001 - a case
+def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: bool) -> None:  # noqa: FBT001 - a case
     """An event that Braze does not list is told with the nearest; without the list, by what Braze answers."""
     braze.braze.unknown_event = unknown
     if not listed:
         braze.braze.permissions = {"events.data_series", "segments.list"}
     words = "custom_events Purchase by the hour"
-    answered = {
+    responded = {
         UnknownEvent.ZEROS: [],
         UnknownEvent.EMPTY: [f"{words}: Braze answers without data: is the name right, to the letter?"],
         UnknownEvent.NO_DATA: [f"{words}: there is no list of data"],
-        UnknownEvent.REFUSED: [f"{words}: HTTP 400: event must be a string of the custom event name"],
+        UnknownEvent.REJECTED: [f"{words}: HTTP 400: event must be a string of the custom event name"],
     }
     missing = ['Braze lists no event "Purchase" (did you mean "purchase"?): upper and lower case matter']
     assert set(braze.problems("{event: Purchase}\n{event: signup}")) == {
-        *answered[unknown],
+        *responded[unknown],
         *(missing if listed else []),
     }
     if unknown is UnknownEvent.ZEROS:
@@ -242,7 +255,7 @@ def test_an_unknown_event_is_told(braze: Live, unknown: UnknownEvent, listed: bo
         assert f"production: {words}: Braze counted nothing in the last 100 hours" in lines
 
 
-def test_what_wildcards_take_is_asked_for_too(braze: Live) -> None:
+def test_selected_items_are_fetched(braze: Live) -> None:
     """What matches is asked for; a match that takes nothing, or more than there is room for, is a problem."""
     good, lines = braze.check("{match: 'p.*'}")
     assert good
@@ -251,26 +264,26 @@ def test_what_wildcards_take_is_asked_for_too(braze: Live) -> None:
         "production: custom_events: match takes 1 of 2 that Braze lists",
     ]
     assert braze.problems("{match: 'x.*'}") == ["custom_events: match takes 0 of 2 that Braze lists"]
-    (problem,) = braze.problems("{match: '.*'}", rest="max_queries: 1\n")
+    (problem,) = braze.problems("{match: '.*'}", pause="max_queries: 1\n")
     assert problem.startswith("custom_events: match takes 2 of 2 that Braze lists, of which 1 are left out: raise max_")
     braze.braze.permissions = {"events.data_series", "segments.list"}
     (problem,) = braze.problems("{match: '.*'}")
     assert problem.startswith("Braze's list of events could not be read, what match takes is not known: HTTP 403: the ")
 
 
-def test_segments_without_series_are_told(braze: Live) -> None:
+def test_segments_without_series_are_reported(braze: Live) -> None:
     """A segment that is not tracked, or that Braze does not list, is told by both of its names."""
-    braze.braze.world = World(segments=(Segment(VIP.upper(), "Very important", tracked=False),))
+    braze.braze.inventory = Inventory(segments=(Segment(VIP.upper(), "Very important", tracked=False),))
     assert braze.problems("{event: purchase}") == [
         'the segment "vip" has no series: switch its analytics tracking on in Braze (Very important)'
     ]
-    braze.braze.world = World()
+    braze.braze.inventory = Inventory()
     assert braze.problems("{event: purchase}") == [
         'Braze lists no segment with the id of "vip": is it archived, or of another workspace?'
     ]
 
 
-def test_the_time_zone_that_the_days_suggest(braze: Live) -> None:
+def test_wrong_timezone_is_reported_with_matching_zones(braze: Live) -> None:
     """Where the hours of a day add up to it in another zone, that is named, and what to do."""
     braze.braze.zone = ZoneInfo("Europe/Paris")
     (problem,) = braze.problems()
@@ -281,7 +294,7 @@ def test_the_time_zone_that_the_days_suggest(braze: Live) -> None:
     assert braze.problems(zone="Europe/Paris") == []
 
 
-def test_a_newest_day_that_is_not_today(braze: Live) -> None:
+def test_newest_day_not_today_is_reported(braze: Live) -> None:
     """Without hours beside the days, a newest day that is tomorrow in the config's zone tells of another zone."""
     braze.braze.zone = ZoneInfo("Pacific/Auckland")
     (problem,) = braze.problems("{event: purchase, unit: day}")
@@ -291,23 +304,23 @@ def test_a_newest_day_that_is_not_today(braze: Live) -> None:
     assert problem.endswith(": set timezone to that of the company in Braze")
 
 
-def test_a_braze_that_is_behind_is_told(braze: Live) -> None:
+def test_late_data_is_reported(braze: Live) -> None:
     """If the newest hour with a count ended longer ago than hours take to settle, they settle too early."""
-    braze.braze.traffic = Recorded(events=["purchase", "signup"])
-    braze.braze.traffic.set("purchase", THIS_HOUR - 3 * HOUR, 5)
+    braze.braze.traffic = RecordedCounts(events=["purchase", "signup"])
+    braze.braze.traffic.set("purchase", CURRENT_HOUR - 3 * HOUR, 5)
     (problem,) = braze.problems("{event: purchase}\n{event: signup}")
     assert problem.startswith(
         "the newest hour in which Braze has counted anything ended 140 min ago, but hours settle "
     )
     assert problem.endswith("after 60 min: Braze is behind, or settle is too short")
-    good, lines = braze.check("{event: purchase}", rest="settle: {hour: 3h}\n")
+    good, lines = braze.check("{event: purchase}", pause="settle: {hour: 3h}\n")
     assert good
     assert lines[1].startswith("production: the newest hour in which Braze has counted anything ended 140 min ago. How")
 
 
-def test_it_leaves_the_reserve(braze: Live) -> None:
+def test_check_live_leaves_reserve(braze: Live) -> None:
     """Where Braze's limit is nearly spent by others, what was not asked is said."""
-    braze.braze.spend(200_000 - 3)
+    braze.braze.spend_calls(200_000 - 3)
     (problem,) = braze.problems()
     assert problem.startswith("custom_events ")
     assert problem.endswith(": not asked: what the budget or Braze's rate limit has left does not allow it now")
@@ -319,17 +332,17 @@ ZONES = st.sampled_from(["UTC", "America/New_York", "Asia/Tokyo", "Europe/Paris"
 
 @settings(max_examples=30, deadline=None)
 @given(ZONES, st.integers(0), st.integers(0, 365 * 24))
-def test_the_zone_in_which_hours_add_up_to_days_is_found(name: str, seed: int, later: int) -> None:
+def test_matching_zones_are_found_from_hours_and_days(name: str, seed: int, later: int) -> None:
     """The true zone is among those that fit, and so are only such whose days have the same sums."""
-    now, zone, random = THIS_HOUR + later * HOUR, ZoneInfo(name), Random(seed)  # noqa: S311 - counts, no secrets
+    now, zone, random = CURRENT_HOUR + later * HOUR, ZoneInfo(name), Random(seed)  # noqa: S311 - counts, no secrets
     hours = {now - back * HOUR: float(random.randint(0, 9_999)) for back in range(100)}
     newest = datetime.fromtimestamp(now, zone).date()
     days = {day: total(hours, day, zone) for day in (newest - timedelta(days=back) for back in range(14))}
-    fits = time_zones.fitting(days, hours, now + 1_200.0)
+    fits = time_zones.find_matching_zones(days, hours, now + 1_200.0)
     assert name in fits
     whole = [day for day in days if all(hour in hours for hour in range(hours_of(day, zone)[0] - 28 * HOUR, now, HOUR))]
     assert all(total(hours, day, ZoneInfo(other)) == days[day] for other in fits for day in whole[1:])
-    assert time_zones.fitting({newest: days[newest]}, hours, now + 1_200.0) == ()
+    assert time_zones.find_matching_zones({newest: days[newest]}, hours, now + 1_200.0) == ()
 
 
 def total(hours: Mapping[int, float], day: date, zone: ZoneInfo) -> float:
@@ -337,9 +350,9 @@ def total(hours: Mapping[int, float], day: date, zone: ZoneInfo) -> float:
     return sum(hours.get(hour, 0.0) for hour in hours_of(day, zone))
 
 
-def test_nothing_is_told_of_nothing() -> None:
+def test_matching_zones_without_counts_are_none() -> None:
     """Where nothing was counted, every zone fits, and none is named."""
-    hours = {THIS_HOUR - back * HOUR: 0.0 for back in range(100)}
+    hours = {CURRENT_HOUR - back * HOUR: 0.0 for back in range(100)}
     days = {datetime.fromtimestamp(NOW, NEW_YORK).date() - timedelta(days=back): 0.0 for back in range(14)}
-    assert time_zones.fitting(days, hours, NOW) == ()
-    assert time_zones.fitting({}, {}, NOW) == ()
+    assert time_zones.find_matching_zones(days, hours, NOW) == ()
+    assert time_zones.find_matching_zones({}, {}, NOW) == ()

@@ -12,22 +12,22 @@ import response_faults
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import KEY, NEW_YORK, NOW, VIP, run, simulated, workspace, workspace_item, write
+from support import KEY, NEW_YORK, NOW, VIP, run_program, running_braze, workspace_item_yaml, workspace_yaml, write_file
 
 from braze_exporter.backfill import context
 from braze_exporter.braze import transport
-from braze_exporter.braze.lists import CAMPAIGN_LIST, EVENT_LIST, LISTINGS, SEGMENT_LIST, Listed
+from braze_exporter.braze.lists import CAMPAIGN_LIST, EVENT_LIST, LIST_ENDPOINTS, SEGMENT_LIST, ListItem
 from braze_exporter.commands import config_rendering, discover
-from braze_exporter.config.loading import Config, load
+from braze_exporter.config.loading import Config, load_config
 from braze_exporter.config.schema import SECTIONS
-from braze_exporter.config.yaml_scalar import scalar
-from braze_exporter.scheduler.list_reader import Found
-from braze_exporter.simulator.inventory import Campaign, Canvas, Segment, World
+from braze_exporter.config.yaml_scalar import quote_scalar
+from braze_exporter.scheduler.list_reader import ListResult
+from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 from braze_exporter.simulator.server import Server
 
-WORLD = World(
+WORLD = Inventory(
     segments=(
         Segment(VIP, "Very important", tags=("loyalty", None)),
         Segment("1" * 8 + "-1111-1111-1111-" + "1" * 12, "all"),
@@ -91,22 +91,22 @@ workspaces:
 def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
     """Run a simulated Braze with a few of everything, and what is hard about them."""
     events = ["purchase", "Login", "login", 'Größe & Maß\u2028🛒 "#1": x']
-    with simulated(Recorded(events=events)) as (running, server):
-        running.world = WORLD
+    with running_braze(RecordedCounts(events=events)) as (running, server):
+        running.inventory = WORLD
         yield running, server
 
 
 def discovered(config: str, *flags: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
     """Run the command, and hold it to show no key and no traceback."""
-    done = run("discover", f"--config.file={config}", *flags, BRAZE_API_KEY=key)
+    done = run_program("discover", f"--config.file={config}", *flags, BRAZE_API_KEY=key)
     assert key not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
 
 
-def test_all_that_braze_lists_is_printed(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_discover_prints_every_list_item(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """What Braze lists is printed with comments, and what cannot be pasted is commented out with the reason."""
-    config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: purchase}"))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = discovered(config, "--archived")
     assert done.returncode == 0
     assert done.stdout == PRINTED
@@ -120,13 +120,13 @@ def test_all_that_braze_lists_is_printed(braze: tuple[FaultInjectingBraze, Serve
     assert "aaaaaaaa-0000-0000-0000-000000000003" not in discovered(config).stdout
 
 
-def test_what_a_pattern_takes_is_in_the_config(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_selected_items_are_marked_as_configured(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """What the config has by a pattern or a tag is commented out as what it names is."""
-    text = workspace(braze[1].url, "{match: '(?i)login'}").replace(
+    text = workspace_yaml(braze[1].url, "{match: '(?i)login'}").replace(
         "    custom_events:",
         "    campaigns: [{tag: a}]\n    segment_users: [{segment: vip}, {match: 'a.*'}]\n    custom_events:",
     )
-    done, campaign = discovered(write(tmp_path / "config.yaml", text)), WORLD.campaigns[0].id
+    done, campaign = discovered(write_file(tmp_path / "config.yaml", text)), WORLD.campaigns[0].id
     for line in (
         "      - event: purchase",
         '      # - event: Login  # differs only by case from "login"; in the config',
@@ -137,22 +137,24 @@ def test_what_a_pattern_takes_is_in_the_config(braze: tuple[FaultInjectingBraze,
         assert line in done.stdout.splitlines()
 
 
-def test_a_config_need_not_ask_for_anything_yet(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_discover_accepts_config_without_sections(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """A workspace with a url and a key is enough to discover; `check` wants an entry, and other problems stay such."""
     head = f"workspaces:\n  - name: production\n    url: {braze[1].url}\n    api_key_env: BRAZE_API_KEY\n"
-    config = write(tmp_path / "config.yaml", head)
+    config = write_file(tmp_path / "config.yaml", head)
     done = discovered(config)
     assert done.returncode == 0
     assert "      - event: purchase\n" in done.stdout
-    assert run("check", f"--config.file={config}", BRAZE_API_KEY=KEY).returncode == 1
-    bad = discovered(write(tmp_path / "bad.yaml", head + "    zone: 1\n"))
+    assert run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY).returncode == 1
+    bad = discovered(write_file(tmp_path / "bad.yaml", head + "    zone: 1\n"))
     assert (bad.returncode, bad.stdout) == (1, "")
     assert "bad.yaml:5: workspaces[0].zone: unknown key" in bad.stderr
 
 
-def test_a_missing_permission_stops_nothing_else(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_missing_permission_does_not_stop_other_lists(
+    braze: tuple[FaultInjectingBraze, Server], tmp_path: Path
+) -> None:
     """What the key may not list is named in a comment, and the rest is listed; without anything it is a failure."""
-    config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: purchase}"))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     braze[0].permissions = {"events.data_series", "segments.list"}
     done = discovered(config)
     assert done.returncode == 0
@@ -174,9 +176,9 @@ def test_a_missing_permission_stops_nothing_else(braze: tuple[FaultInjectingBraz
     assert set(yaml.safe_load(done.stdout)["workspaces"][0]) == {"name"}
 
 
-def test_a_refused_key_is_tried_once_for_each_list(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_rejected_key_is_tried_once_per_list(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """With a key that Braze refuses each list costs one call, and says why it is missing."""
-    config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: purchase}"))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = discovered(config, key="another-key")
     assert done.returncode == 1
     assert done.stdout.count(": not listed: 401 Unauthorized: API key rejected (check that it is a REST API key") == 6
@@ -184,12 +186,12 @@ def test_a_refused_key_is_tried_once_for_each_list(braze: tuple[FaultInjectingBr
     assert len(braze[0].requests) == 5
 
 
-def test_a_list_that_is_refused_by_a_401_is_named_and_the_others_are_read(
+def test_list_with_401_is_reported_and_others_are_read(
     braze: tuple[FaultInjectingBraze, Server], tmp_path: Path
 ) -> None:
     """A 401 of one list is about its permission, while the key is accepted for the others."""
-    braze[0].fail(response_faults.status(401), path="/events/list")
-    config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: purchase}"))
+    braze[0].inject(response_faults.status(401), path="/events/list")
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = discovered(config)
     assert done.returncode == 0
     refused = "401 Unauthorized: the key lacks the permission events.list (or Braze does not know the key)"
@@ -198,31 +200,31 @@ def test_a_list_that_is_refused_by_a_401_is_named_and_the_others_are_read(
     assert "API key rejected" not in done.stdout + done.stderr
 
 
-def test_an_unknown_key_variable_is_told_at_once(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_missing_key_variable_is_an_error(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """Without a key nothing is asked."""
-    config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: purchase}"))
-    done = run("discover", f"--config.file={config}")
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
+    done = run_program("discover", f"--config.file={config}")
     assert (done.returncode, done.stdout) == (1, "")
     assert "the variable BRAZE_API_KEY is not set" in done.stderr
     assert braze[0].requests == []
 
 
-def test_two_workspaces(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_discover_with_two_workspaces_prints_both(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """Each workspace is listed with its own key, and one that fails is no failure of the other."""
-    items = [workspace_item(braze[1].url, "{event: purchase}", name=name) for name in ("one", "two")]
+    items = [workspace_item_yaml(braze[1].url, "{event: purchase}", name=name) for name in ("one", "two")]
     items[1] = items[1].replace("BRAZE_API_KEY", "OTHER")
-    config = write(tmp_path / "config.yaml", "workspaces:\n" + "".join(items))
-    done = run("discover", f"--config.file={config}", BRAZE_API_KEY=KEY, OTHER="wrong")
+    config = write_file(tmp_path / "config.yaml", "workspaces:\n" + "".join(items))
+    done = run_program("discover", f"--config.file={config}", BRAZE_API_KEY=KEY, OTHER="wrong")
     assert done.returncode == 0
-    one, two = yaml.safe_load(done.stdout)["workspaces"]
-    assert (one["name"], len(one["custom_events"])) == ("one", 3)
+    item, two = yaml.safe_load(done.stdout)["workspaces"]
+    assert (item["name"], len(item["custom_events"])) == ("one", 3)
     assert two == {"name": "two"}
 
 
-def test_too_many_are_warned_of(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_too_many_items_print_a_warning(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """More entries than max_queries are printed, after a warning."""
-    braze[0].traffic = Recorded(events=[f"event {n}" for n in range(30)])
-    config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: x}", rest="max_queries: 20\n"))
+    braze[0].traffic = RecordedCounts(events=[f"event {n}" for n in range(30)])
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: x}", pause="max_queries: 20\n"))
     done = discovered(config)
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == (
@@ -231,10 +233,10 @@ def test_too_many_are_warned_of(braze: tuple[FaultInjectingBraze, Server], tmp_p
     assert done.stdout.count("- event:") == 30
 
 
-def test_who_reads_may_have_enough(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_closed_pipe_is_no_error(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """A pipe that closes after the first line is no fault to be told of."""
-    braze[0].traffic = Recorded(events=[f"event {n}" for n in range(9_000)])
-    config = write(tmp_path / "config.yaml", workspace(braze[1].url, "{event: x}"))
+    braze[0].traffic = RecordedCounts(events=[f"event {n}" for n in range(9_000)])
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: x}"))
     command = [sys.executable, "-m", "braze_exporter", "discover", f"--config.file={config}"]
     with subprocess.Popen(  # noqa: S603 - our own program
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"BRAZE_API_KEY": KEY}, text=True
@@ -243,31 +245,34 @@ def test_who_reads_may_have_enough(braze: tuple[FaultInjectingBraze, Server], tm
         assert process.stderr is not None
         assert process.stdout.readline().startswith("# What Braze has")
         process.stdout.close()
-        said = process.stderr.read()
+        message = process.stderr.read()
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith("warning: production: 9,006 entries, more than max_queries")
+    assert message.splitlines()[-1].startswith("warning: production: 9,006 entries, more than max_queries")
 
 
 @contextlib.contextmanager
 def lister(share: float = 0.1) -> Iterator[tuple[FaultInjectingBraze, Config]]:
     """Run a Braze with 1,000 events, and yield it with a config for it."""
-    with simulated(Recorded(events=[f"event {n:04}" for n in range(1_000)])) as (braze, server):
-        rest = f"budget: {{share: {share}}}\n"
-        yield braze, load(workspace(server.url, "{event: x}", rest=rest), "config.yaml", {"BRAZE_API_KEY": KEY})
+    with running_braze(RecordedCounts(events=[f"event {n:04}" for n in range(1_000)])) as (braze, server):
+        pause = f"budget: {{share: {share}}}\n"
+        yield (
+            braze,
+            load_config(workspace_yaml(server.url, "{event: x}", pause=pause), "config.yaml", {"BRAZE_API_KEY": KEY}),
+        )
 
 
 def printed(config: Config, slept: list[float]) -> tuple[bool, str]:
     """Run the command in this process; what it would sleep is noted."""
     out = io.StringIO()
     with contextlib.closing(transport.open_session(1)) as session:
-        around = context.Surroundings(
+        ctx = context.CommandContext(
             session, lambda _url: {}, lambda: NOW, lambda: 0.0, slept.append, out, io.StringIO(), lambda _: None
         )
-        good = discover.print_lists(config, around, archived=False)
+        good = discover.print_lists(config, ctx, archived=False)
     return good, out.getvalue()
 
 
-def test_it_keeps_to_the_share() -> None:
+def test_discover_keeps_to_share() -> None:
     """With a share of two calls an hour two pages are read, and the rest is said to be missing."""
     with lister(share=0.002) as (braze, config):
         good, text = printed(config, [])
@@ -281,26 +286,26 @@ def test_it_keeps_to_the_share() -> None:
         assert sum(request.path == "/events/list" for request in braze.requests) == 2
 
 
-def test_it_leaves_the_reserve() -> None:
+def test_discover_leaves_reserve() -> None:
     """Where what is left of Braze's limit is in reserve, no call follows the one that saw it."""
     with lister() as (braze, config):
-        braze.spend(850, pool="lists")
+        braze.spend_calls(850, pool="lists")
         _, text = printed(config, [])
         assert "only 250 events were listed: budget allows no more calls" in text
         assert sum(request.path in {"/events/list", "/purchases/product_list"} for request in braze.requests) == 1
 
 
-def test_trouble_is_tried_again() -> None:
+def test_transient_failure_is_retried() -> None:
     """A page that Braze's trouble kept from us is asked for again, twice, and then said to be missing."""
     with lister() as (braze, config):
         slept: list[float] = []
-        braze.fail(response_faults.edited(lambda _: None), path="/events/list", times=1)
-        braze.fail(response_faults.status(503), path="/events/list", times=2)
+        braze.inject(response_faults.edited(lambda _: None), path="/events/list", times=1)
+        braze.inject(response_faults.status(503), path="/events/list", times=2)
         assert printed(config, slept)[1].count("- event:") == 1_000
         assert slept == [1, 5]
-        braze.fail(response_faults.status(503), path="/events/list", times=3)
+        braze.inject(response_faults.status(503), path="/events/list", times=3)
         assert "# custom_events: not listed: HTTP 503" in printed(config, slept)[1]
-        braze.fail(response_faults.html(), path="/events/list")
+        braze.inject(response_faults.html(), path="/events/list")
         slept.clear()
         assert "# custom_events: not listed: the body is not JSON" in printed(config, slept)[1]
         assert slept == []
@@ -314,31 +319,31 @@ def test_trouble_is_tried_again() -> None:
 @example("<<")
 @example("0x1F")
 @example("2026-01-01")
-def test_a_scalar_reads_as_the_same_text(text: str) -> None:
+def test_quoted_scalar_reads_as_same_text(text: str) -> None:
     """Any text is one line of YAML that reads as just that text, whether as an item, a value, or beside a comment."""
-    written = scalar(text)
+    written = quote_scalar(text)
     assert len(written.splitlines()) == 1
     assert yaml.safe_load(f"- {written}  # {text.splitlines()[:0]}") == [text]
     assert yaml.safe_load(f"a: {{b: {written}}}") == {"a": {"b": text}}
 
 
 ids = st.uuids().map(str)
-rows = st.builds(Listed, ids, st.text(), st.lists(st.text(), max_size=7).map(tuple), st.booleans(), st.text())
-named = st.text().map(lambda name: Listed(name, name))
+rows = st.builds(ListItem, ids, st.text(), st.lists(st.text(), max_size=7).map(tuple), st.booleans(), st.text())
+named = st.text().map(lambda name: ListItem(name, name))
 
 
-def different(one: st.SearchStrategy[Listed]) -> st.SearchStrategy[list[Listed]]:
+def different(item: st.SearchStrategy[ListItem]) -> st.SearchStrategy[list[ListItem]]:
     """Return lists of rows as they are read: none twice."""
-    return st.lists(one, unique_by=lambda row: row.id)
+    return st.lists(item, unique_by=lambda row: row.id)
 
 
 @given(different(named), different(rows), different(rows), st.text(), st.sets(st.sampled_from(["event", "login"])))
-def test_whatever_the_names_are_it_reads_as_config(
-    events: list[Listed], segments: list[Listed], campaigns: list[Listed], failure: str, own: set[str]
+def test_any_names_give_valid_config(
+    events: list[ListItem], segments: list[ListItem], campaigns: list[ListItem], failure: str, own: set[str]
 ) -> None:
     """What is not commented out is just what Braze lists and can be asked for, and the loader takes all of it."""
     archived = campaigns[:2]
-    events = [*events, *(Listed(name, name) for name in own if name not in {row.name for row in events})]
+    events = [*events, *(ListItem(name, name) for name in own if name not in {row.name for row in events})]
     configured = "".join(f"      - event: {name}\n" for name in sorted(own))
     head = f"""\
     instance: US-01
@@ -346,14 +351,14 @@ def test_whatever_the_names_are_it_reads_as_config(
     timezone: {NEW_YORK}
 """
     start = f"workspaces:\n  - name: production\n{head}"
-    config = load(start + (f"    custom_events:\n{configured}" if own else ""), "config.yaml", may_ask_nothing=True)
-    found = {
-        **dict.fromkeys(LISTINGS, Found(failure=failure)),
-        EVENT_LIST: Found(tuple(events), failure=failure),
-        SEGMENT_LIST: Found(tuple(segments)),
-        CAMPAIGN_LIST: Found(tuple(campaigns[2:]), tuple(archived)),
+    config = load_config(start + (f"    custom_events:\n{configured}" if own else ""), "config.yaml", allow_empty=True)
+    result = {
+        **dict.fromkeys(LIST_ENDPOINTS, ListResult(failure=failure)),
+        EVENT_LIST: ListResult(tuple(events), failure=failure),
+        SEGMENT_LIST: ListResult(tuple(segments)),
+        CAMPAIGN_LIST: ListResult(tuple(campaigns[2:]), tuple(archived)),
     }
-    lines = list(config_rendering.fragment(config.workspaces[0], config.settings, found))
+    lines = list(config_rendering.render_config(config.workspaces[0], config.settings, result))
     assert all(len(line.splitlines()) <= 1 for line in lines)
     text = "\n".join([f"workspaces:\n{lines[0]}\n{head}", *lines[1:]])
     whole = yaml.safe_load(text)["workspaces"][0]
@@ -366,10 +371,10 @@ def test_whatever_the_names_are_it_reads_as_config(
     expected = [row.id for row in campaigns[2:] if row.is_tracked]
     assert [entry["campaign"] for entry in whole.get("campaigns", [])] == expected
     known = {key: value for key, value in whole.items() if key in {*SECTIONS, "name", "segments"}}
-    pasted = load(
+    pasted = load_config(
         yaml.safe_dump({"workspaces": [known | yaml.safe_load(start)["workspaces"][0]]}, allow_unicode=True),
         "pasted.yaml",
-        may_ask_nothing=True,
+        allow_empty=True,
     )
     (workspace,) = pasted.workspaces
     assert sum(map(len, workspace.entries.values())) == sum(len(whole.get(key, ())) for key in SECTIONS)

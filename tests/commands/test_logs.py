@@ -10,8 +10,18 @@ from pathlib import Path
 
 import pytest
 import response_faults
-from recorded_counts import Recorded
-from support import KEY, NOW, Program, free_port, rig, simulated, until, workspace, write
+from recorded_counts import RecordedCounts
+from support import (
+    KEY,
+    NOW,
+    Program,
+    free_port,
+    running_braze,
+    running_exporter,
+    wait_until,
+    workspace_yaml,
+    write_file,
+)
 
 from braze_exporter.commands import logs
 
@@ -21,31 +31,31 @@ EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what was logged since the last time: the level and the message."""
-    found = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+    result = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
     caplog.clear()
-    return found
+    return result
 
 
-def test_healthy_fetches_are_silent(caplog: pytest.LogCaptureFixture) -> None:
+def test_successful_fetches_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is logged while all is well, not even for debugging."""
     caplog.set_level(logging.DEBUG, logger="braze_exporter")
-    with rig(EVENTS, Recorded(events=NAMES)) as exporter:
+    with running_exporter(EVENTS, RecordedCounts(events=NAMES)) as exporter:
         exporter.scrape()
     assert [record for record in caplog.records if record.name.startswith("braze_exporter")] == []
 
 
-def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_is_logged_at_begin_and_end(caplog: pytest.LogCaptureFixture) -> None:
     """Three queries are named, the rest is one line, repetition is silent, and the end is one line."""
     caplog.set_level(logging.INFO, logger="braze_exporter")
-    with rig(EVENTS, Recorded(events=NAMES)) as exporter:
-        exporter.braze.fail(response_faults.status(503))
+    with running_exporter(EVENTS, RecordedCounts(events=NAMES)) as exporter:
+        exporter.braze.inject(response_faults.status(503))
         exporter.scrape()
         named = ["WARNING query not answered"] * 3
         assert messages(caplog) == [*named, "WARNING more queries not answered for the same reason"]
         exporter.clock.advance(300)
         exporter.scrape()
         assert messages(caplog) == []
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         exporter.clock.advance(600)  # after a second failure it waits for twice its refresh
         exporter.scrape()
         assert caplog.records[0].__dict__["fields"] == {
@@ -54,24 +64,24 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogC
             "queries": 6,
         }
         assert messages(caplog) == ["INFO no query fails for this reason any more"]
-        exporter.braze.fail(response_faults.status(503), event=NAMES[0])
+        exporter.braze.inject(response_faults.status(503), event=NAMES[0])
         exporter.clock.advance(300)
         exporter.scrape()
         assert messages(caplog) == ["WARNING query not answered"]
 
 
-def test_another_reason_is_another_event(caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_failure_reason_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A query that fails for a new reason is logged with it, and leaves the old one."""
     caplog.set_level(logging.INFO, logger="braze_exporter")
-    with rig("{event: event 0}", Recorded(events=NAMES)) as exporter:
-        exporter.braze.fail(response_faults.status(503))
+    with running_exporter("{event: event 0}", RecordedCounts(events=NAMES)) as exporter:
+        exporter.braze.inject(response_faults.status(503))
         exporter.scrape()
         caplog.clear()
-        exporter.braze.fail(response_faults.status(403))
+        exporter.braze.inject(response_faults.status(403))
         exporter.clock.advance(300)
         exporter.scrape()
     fields = [record.__dict__["fields"] for record in caplog.records]
-    assert [found["reason"] for found in fields] == ["server_error", "forbidden"]
+    assert [result["reason"] for result in fields] == ["server_error", "forbidden"]
     assert fields[1]["event"] == "event 0"
     assert "events.data_series" in fields[1]["detail"]
 
@@ -84,7 +94,7 @@ def record(message: str, level: int = logging.INFO, **fields: object) -> logging
     return made
 
 
-def test_logfmt() -> None:
+def test_logfmt_lines_are_escaped() -> None:
     """Values with spaces, quotes or control characters are quoted, so that a line stays a line of pairs."""
     made = logs.Formatter("logfmt").format(record("hello", event='say "hi"\n', plain="a/b", empty="", umlaut="günstig"))
     expected = (
@@ -93,7 +103,7 @@ def test_logfmt() -> None:
     assert made == expected
 
 
-def test_json() -> None:
+def test_json_lines_are_valid() -> None:
     """JSON has the same fields, and `warn` for a warning."""
     made = json.loads(logs.Formatter("json").format(record("hello", logging.WARNING, event="a b", number=3)))
     ts = made.pop("ts")
@@ -101,7 +111,7 @@ def test_json() -> None:
     assert made == {"level": "warn", "msg": "hello", "event": "a b", "number": 3}
 
 
-def test_a_fault_of_our_own_is_one_line() -> None:
+def test_traceback_is_one_line() -> None:
     """An exception comes with its traceback in a field, still on one line."""
     error = ZeroDivisionError("by zero")
     made = logging.LogRecord("x", logging.ERROR, __file__, 1, "fault", (), (ZeroDivisionError, error, None))
@@ -110,17 +120,17 @@ def test_a_fault_of_our_own_is_one_line() -> None:
     assert 'exception="ZeroDivisionError: by zero"' in line
 
 
-def test_a_name_of_any_length_is_a_line_of_bounded_length() -> None:
+def test_long_value_is_truncated() -> None:
     """An event name can have ten thousand characters; what is logged of it is enough to know it by."""
     line = logs.Formatter("logfmt").format(record("hello", event="x" * 10_000))
     assert len(line) < 2_200
     assert line.endswith("x…")
 
 
-def test_without_standard_error_it_serves(tmp_path: Path) -> None:
+def test_closed_stderr_does_not_stop_serving(tmp_path: Path) -> None:
     """Started with standard error closed, it has nowhere to log to, and works."""
-    with simulated(Recorded(events=NAMES)) as (_, server):
-        config = write(tmp_path / "config.yaml", workspace(server.url, EVENTS))
+    with running_braze(RecordedCounts(events=NAMES)) as (_, server):
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, EVENTS))
         port = free_port()
         arguments = f"--config.file={config} --web.listen-address=127.0.0.1:{port}"
         command = f"exec {sys.executable} -m braze_exporter {arguments} 2>&-"
@@ -128,16 +138,16 @@ def test_without_standard_error_it_serves(tmp_path: Path) -> None:
             command, shell=True, env={**os.environ, "BRAZE_API_KEY": KEY}, text=True
         ) as process:
             program = Program(process, port)
-            until(lambda: program.answers("/-/ready"), "it is ready")
+            wait_until(lambda: program.is_responding("/-/ready"), "it is ready")
             assert program.scrape().value("braze_up") == 1
             process.terminate()
             assert process.wait(5) == 0
 
 
-def test_a_reader_of_the_log_that_stands_still_stops_nothing(tmp_path: Path) -> None:
+def test_blocked_log_reader_does_not_stop_serving(tmp_path: Path) -> None:
     """With nobody taking the log, thousands of lines cost a few of themselves, no scrape, and not the end."""
-    with simulated(Recorded(events=NAMES)) as (_, server):
-        write(tmp_path / "config.yaml", workspace(server.url, EVENTS))
+    with running_braze(RecordedCounts(events=NAMES)) as (_, server):
+        write_file(tmp_path / "config.yaml", workspace_yaml(server.url, EVENTS))
         port = free_port()
         command = [sys.executable, "-m", "braze_exporter", "--config.file=config.yaml"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle"]
@@ -149,8 +159,8 @@ def test_a_reader_of_the_log_that_stands_still_stops_nothing(tmp_path: Path) -> 
             text=True,
         ) as process:
             program = Program(process, port)
-            until(lambda: program.answers("/-/ready"), "it is ready")
-            write(tmp_path / "config.yaml", "workspaces: []\n" + "x: y\n" * 20)
+            wait_until(lambda: program.is_responding("/-/ready"), "it is ready")
+            write_file(tmp_path / "config.yaml", "workspaces: []\n" + "x: y\n" * 20)
             for _ in range(300):  # eleven lines each, which a pipe does not hold
                 assert program.get("/-/reload", method="POST").status == 400
             started = time.monotonic()

@@ -18,26 +18,26 @@ import psutil
 import pytest
 import response_faults
 import transfer_faults
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import (
     HOUR,
     KEY,
-    Page,
+    MetricsPage,
     Program,
     free_port,
-    run,
+    run_program,
+    running_braze,
     series_requests,
-    simulated,
-    until,
-    workspace,
-    workspace_item,
-    write,
+    wait_until,
+    workspace_item_yaml,
+    workspace_yaml,
+    write_file,
 )
 
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.server import Server
-from braze_exporter.state import StoreError, open_store
+from braze_exporter.state import StateFileError, open_state_file
 
 # The Accept headers of Prometheus 2.42 and 3.5.
 PROMETHEUS_2 = (
@@ -54,15 +54,15 @@ PROMETHEUS_3 = (
 @pytest.fixture
 def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
     """Run a simulated Braze with two events that never happen."""
-    with simulated(Recorded(events=["purchase", "signup"])) as running:
+    with running_braze(RecordedCounts(events=["purchase", "signup"])) as running:
         yield running
 
 
 @pytest.fixture
 def config(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> str:
     """Write a config with two queries."""
-    text = workspace(braze[1].url, "{event: purchase}\n{event: signup}")
-    return write(tmp_path / "config.yaml", text)
+    text = workspace_yaml(braze[1].url, "{event: purchase}\n{event: signup}")
+    return write_file(tmp_path / "config.yaml", text)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def program(config: str) -> Iterator[Program]:
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8", "braze_exporter_build_info"),
     ],
 )
-def test_pages(program: Program, path: str, content_type: str, text: str) -> None:
+def test_pages_have_content_types(program: Program, path: str, content_type: str, text: str) -> None:
     """Each page answers GET with its type and HEAD without a body; other methods are refused."""
     got, head, post = (program.get(path, method=method) for method in ("GET", "HEAD", "POST"))
     assert (got.status, got.headers["content-type"]) == (200, content_type)
@@ -91,11 +91,11 @@ def test_pages(program: Program, path: str, content_type: str, text: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/foo", "/metrics/", "/metric", "/-/", "/-/quit", "//metrics", "/%2e%2e/metrics"])
-def test_any_other_path_is_not_found(program: Program, path: str) -> None:
+def test_unknown_path_is_404(program: Program, path: str) -> None:
     """What is not a page is 404, and says where the metrics are."""
-    answer = program.get(path)
-    assert answer.status == 404
-    assert "/metrics" in answer.text
+    response = program.get(path)
+    assert response.status == 404
+    assert "/metrics" in response.text
 
 
 @pytest.mark.parametrize(
@@ -112,56 +112,56 @@ def test_any_other_path_is_not_found(program: Program, path: str) -> None:
         ("application/openmetrics-text;q=much", True),
     ],
 )
-def test_the_format_is_negotiated(program: Program, accept: str | None, openmetrics: bool) -> None:  # noqa: FBT001
+def test_metrics_format_is_negotiated(program: Program, accept: str | None, openmetrics: bool) -> None:  # noqa: FBT001
     """OpenMetrics goes to those who want it at least as much as text."""
-    answer = program.get("/metrics", {"Accept": accept} if accept else None)
-    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0") == openmetrics
-    assert answer.text.endswith("# EOF\n") == openmetrics
+    response = program.get("/metrics", {"Accept": accept} if accept else None)
+    assert response.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0") == openmetrics
+    assert response.text.endswith("# EOF\n") == openmetrics
 
 
 @pytest.mark.parametrize(
     ("encoding", "compressed"), [("gzip", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False), ("identity", False)]
 )
-def test_the_page_is_compressed_for_those_who_take_it(program: Program, encoding: str, compressed: bool) -> None:  # noqa: FBT001
+def test_metrics_page_is_gzipped_on_request(program: Program, encoding: str, compressed: bool) -> None:  # noqa: FBT001
     """Gzip is used if it is accepted, and unpacks to the page."""
-    answer = program.get("/metrics", {"Accept-Encoding": encoding})
-    assert (answer.headers.get("content-encoding") == "gzip") == compressed
-    assert b"braze_exporter_build_info" in (gzip.decompress(answer.body) if compressed else answer.body)
-    assert len(answer.body) == int(answer.headers["content-length"])
+    response = program.get("/metrics", {"Accept-Encoding": encoding})
+    assert (response.headers.get("content-encoding") == "gzip") == compressed
+    assert b"braze_exporter_build_info" in (gzip.decompress(response.body) if compressed else response.body)
+    assert len(response.body) == int(response.headers["content-length"])
 
 
 @pytest.mark.parametrize(("header", "longest"), [("0.7", 0.2), ("0.3", 0.0), ("-5", 0.0), ("0", 0.0)])
-def test_a_scrape_answers_within_prometheus_timeout(
+def test_scrape_ends_within_prometheus_timeout(
     braze: tuple[FaultInjectingBraze, Server], program: Program, header: str, longest: float
 ) -> None:
     """With Braze silent the page is 200, half a second before Prometheus gives up, and is counted as incomplete."""
-    braze[0].fail(transfer_faults.hold())
+    braze[0].inject(transfer_faults.hold())
     started = time.monotonic()
-    answer = program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": header})
+    response = program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": header})
     elapsed = time.monotonic() - started
-    assert answer.status == 200
+    assert response.status == 200
     assert longest <= elapsed < longest + 1
-    page = Page(answer.text)
-    assert page.of("braze_custom_events_hourly_up") == []
+    page = MetricsPage(response.text)
+    assert page.values("braze_custom_events_hourly_up") == []
     assert page.value("braze_exporter_scrapes_incomplete_total") == 1
-    braze[0].heal()
-    assert program.scrape().of("braze_custom_events_hourly_up") == [1, 1]
+    braze[0].clear_faults()
+    assert program.scrape().values("braze_custom_events_hourly_up") == [1, 1]
     assert len(series_requests(braze[0])) == 2
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_at_once_with_requests_under_way(
+def test_signal_ends_program_with_requests_in_flight(
     braze: tuple[FaultInjectingBraze, Server], program: Program, stop: signal.Signals
 ) -> None:
     """With Braze silent it ends within two seconds with 0, and the scrape that waits still gets its page."""
-    braze[0].fail(transfer_faults.hold())
+    braze[0].inject(transfer_faults.hold())
     with socket.create_connection(("127.0.0.1", program.port)) as scraper:
         scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n\r\n")
         braze[0].wait_for(1)
         seconds = program.stop(stop)
         page = b""
-        while piece := scraper.recv(65_536):
-            page += piece
+        while chunk := scraper.recv(65_536):
+            page += chunk
     assert seconds < 2
     assert program.process.returncode == 0
     assert page.startswith(b"HTTP/1.1 200 OK")
@@ -170,23 +170,21 @@ def test_a_signal_ends_it_at_once_with_requests_under_way(
     assert [line.split("msg=")[1].split()[0] for line in program.lines] == ["serving", "stopped"]
 
 
-def test_a_scraper_that_goes_away_is_not_waited_with(
-    braze: tuple[FaultInjectingBraze, Server], program: Program
-) -> None:
+def test_disconnected_scraper_is_not_waited_for(braze: tuple[FaultInjectingBraze, Server], program: Program) -> None:
     """Scrapes that are broken off while Braze is silent are no incomplete scrapes, and leave nothing behind."""
-    braze[0].fail(transfer_faults.hold())
+    braze[0].inject(transfer_faults.hold())
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", program.port)) as scraper:
             scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n\r\n")
     braze[0].wait_for(1)
-    braze[0].heal()
+    braze[0].clear_faults()
     page = program.scrape()
-    assert page.of("braze_custom_events_hourly_up") == [1, 1]
+    assert page.values("braze_custom_events_hourly_up") == [1, 1]
     assert page.value("braze_exporter_scrapes_incomplete_total") == 0
     assert len(series_requests(braze[0])) == 2
 
 
-def test_one_connection_serves_many_scrapes(program: Program) -> None:
+def test_connection_is_reused_for_scrapes(program: Program) -> None:
     """Connections are kept alive, as Prometheus wants them."""
     connection = http.client.HTTPConnection("127.0.0.1", program.port)
     ports = set()
@@ -198,7 +196,7 @@ def test_one_connection_serves_many_scrapes(program: Program) -> None:
     assert len(ports) == 1
 
 
-def test_a_kept_connection_is_not_slower_than_a_new_one(program: Program) -> None:
+def test_reused_connection_is_not_slower(program: Program) -> None:
     """No part of a page waits for the client's kernel to confirm another, which takes 40 ms."""
     connection = http.client.HTTPConnection("127.0.0.1", program.port)
     seconds = []
@@ -211,16 +209,16 @@ def test_a_kept_connection_is_not_slower_than_a_new_one(program: Program) -> Non
     assert statistics.median(seconds) < 0.03
 
 
-def test_an_outage_is_a_few_lines_in_the_log(tmp_path: Path) -> None:
+def test_outage_logs_few_lines(tmp_path: Path) -> None:
     """Of many queries that fail for one reason a few are named, as JSON if that is wanted, and never the key."""
     names = [f"event {number}" for number in range(6)]
-    with simulated(Recorded(events=names)) as (braze, server):
-        braze.fail(response_faults.status(401))
+    with running_braze(RecordedCounts(events=names)) as (braze, server):
+        braze.inject(response_faults.status(401))
         events = "\n".join(f"{{event: {name}}}" for name in names)
-        config = write(tmp_path / "config.yaml", workspace(server.url, events))
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, events))
         with Program.start([f"--config.file={config}", "--log.format=json"]) as program:
             program.scrape()
-            until(lambda: "API key rejected" in program.output, "the list has refused the key too")
+            wait_until(lambda: "API key rejected" in program.output, "the list has refused the key too")
     lines = [json.loads(line) for line in program.lines]
     failing = [*["query not answered"] * 3, "more queries not answered for the same reason"]
     unread = "list not read: none is known yet"
@@ -232,23 +230,25 @@ def test_an_outage_is_a_few_lines_in_the_log(tmp_path: Path) -> None:
     assert KEY not in program.output
 
 
-def test_the_key_comes_from_a_file(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
+def test_api_key_file_is_read(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """A key file with a line feed at its end is what Braze gets, without the line feed."""
-    file = write(tmp_path / "key", KEY + "\n")
-    text = workspace(braze[1].url, "{event: purchase}").replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {file}")
-    with Program.start([f"--config.file={write(tmp_path / 'config.yaml', text)}"]) as program:
+    file = write_file(tmp_path / "key", KEY + "\n")
+    text = workspace_yaml(braze[1].url, "{event: purchase}").replace(
+        "api_key_env: BRAZE_API_KEY", f"api_key_file: {file}"
+    )
+    with Program.start([f"--config.file={write_file(tmp_path / 'config.yaml', text)}"]) as program:
         assert program.scrape().value("braze_up") == 1
     assert [request.key for request in series_requests(braze[0])] == [KEY]
 
 
-def test_workspaces_are_apart(tmp_path: Path) -> None:
+def test_workspaces_are_independent(tmp_path: Path) -> None:
     """Each workspace asks its own Braze with its own key, and the failure of one is not the other's."""
-    traffic = Recorded(events=["purchase"])
-    with simulated(traffic) as (first, one), simulated(traffic) as (second, two):
+    traffic = RecordedCounts(events=["purchase"])
+    with running_braze(traffic) as (first, item), running_braze(traffic) as (second, two):
         second.key = "another"
-        text = "workspaces:\n" + workspace_item(one.url, "{event: purchase}", name="one")
-        text += workspace_item(two.url, "{event: purchase}", name="two").replace("BRAZE_API_KEY", "OTHER_KEY")
-        config = write(tmp_path / "config.yaml", text)
+        text = "workspaces:\n" + workspace_item_yaml(item.url, "{event: purchase}", name="one")
+        text += workspace_item_yaml(two.url, "{event: purchase}", name="two").replace("BRAZE_API_KEY", "OTHER_KEY")
+        config = write_file(tmp_path / "config.yaml", text)
         with Program.start([f"--config.file={config}"], {"OTHER_KEY": "another"}) as program:
             page = program.scrape()
     assert page.value("braze_up", workspace="one") == page.value("braze_up", workspace="two") == 1
@@ -256,11 +256,11 @@ def test_workspaces_are_apart(tmp_path: Path) -> None:
     assert [request.key for request in series_requests(second)] == ["another"]
 
 
-def test_neither_netrc_nor_proxies_of_the_environment_touch_loopback(
+def test_netrc_and_proxies_do_not_affect_loopback(
     braze: tuple[FaultInjectingBraze, Server], config: str, tmp_path: Path
 ) -> None:
     """A `.netrc` for the host does not replace the key, and no proxy is asked for this machine itself."""
-    write(tmp_path / ".netrc", "default login someone password else\n")
+    write_file(tmp_path / ".netrc", "default login someone password else\n")
     environment = {"HOME": str(tmp_path), "NETRC": str(tmp_path / ".netrc"), "http_proxy": "http://127.0.0.1:9"}
     with Program.start([f"--config.file={config}"], environment) as program:
         assert program.scrape().value("braze_up") == 1
@@ -268,17 +268,17 @@ def test_neither_netrc_nor_proxies_of_the_environment_touch_loopback(
 
 
 @pytest.fixture
-def counted(tmp_path: Path) -> Iterator[tuple[Recorded, str, str]]:
+def counted(tmp_path: Path) -> Iterator[tuple[RecordedCounts, str, str]]:
     """Run a simulated Braze whose event grows, and write a config with a state file; yield all three."""
-    recorded = Recorded(events=["purchase"])
-    with simulated(recorded) as (_, server):
+    recorded = RecordedCounts(events=["purchase"])
+    with running_braze(recorded) as (_, server):
         state = str(tmp_path / "state.sqlite")
-        rest = f"state_file: {state}\nbudget: {{share: 0.5}}\n"
-        text = workspace(server.url, "{event: purchase, refresh: 1s}", rest=rest)
-        yield recorded, write(tmp_path / "config.yaml", text), state
+        pause = f"state_file: {state}\nbudget: {{share: 0.5}}\n"
+        text = workspace_yaml(server.url, "{event: purchase, refresh: 1s}", pause=pause)
+        yield recorded, write_file(tmp_path / "config.yaml", text), state
 
 
-def test_the_counter_survives_kill_9(counted: tuple[Recorded, str, str]) -> None:
+def test_counter_survives_kill_9(counted: tuple[RecordedCounts, str, str]) -> None:
     """Killed without a word, it goes on from what was scraped, and counts what Braze reported while it was away."""
     recorded, config, _ = counted
     this_hour = int(time.time()) // HOUR * HOUR
@@ -286,14 +286,14 @@ def test_the_counter_survives_kill_9(counted: tuple[Recorded, str, str]) -> None
         with Program.start([f"--config.file={config}"]) as program:
             recorded.set("purchase", this_hour, 10 + 100 * number)
             expected = 100 * number
-            until(
+            wait_until(
                 lambda program=program, expected=expected: (  # type: ignore[misc] # bound now
                     program.scrape().value("braze_custom_events_total") == expected
                 ),
                 "what came while it was away is counted",
             )
             recorded.set("purchase", this_hour, 50 + 100 * number)
-            until(
+            wait_until(
                 lambda program=program, expected=expected: (  # type: ignore[misc]
                     program.scrape().value("braze_custom_events_total") == expected + 40
                 ),
@@ -302,7 +302,7 @@ def test_the_counter_survives_kill_9(counted: tuple[Recorded, str, str]) -> None
             program.stop(signal.SIGKILL)
 
 
-def test_a_second_exporter_on_the_same_state_is_refused(counted: tuple[Recorded, str, str]) -> None:
+def test_second_exporter_with_same_state_file_is_refused(counted: tuple[RecordedCounts, str, str]) -> None:
     """One that cannot have the state file says so after its wait; a signal ends the wait at once."""
     _, config, state = counted
     with Program.start([f"--config.file={config}"]):
@@ -316,23 +316,23 @@ def test_a_second_exporter_on_the_same_state_is_refused(counted: tuple[Recorded,
         environment = {**os.environ, "BRAZE_API_KEY": KEY}
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second:  # noqa: S603
             process = psutil.Process(second.pid)
-            until(lambda: state in [file.path for file in process.open_files()], "it tries to open the file")
+            wait_until(lambda: state in [file.path for file in process.open_files()], "it tries to open the file")
             with pytest.raises(subprocess.TimeoutExpired):
                 second.wait(1)
             second.terminate()
             assert second.communicate(timeout=2)[1] == ""
         assert second.returncode == 0
         held = f"{state} is held by another exporter: run one for each state file, or wait until it has ended"
-        with pytest.raises(StoreError, match=re.escape(held)):
-            open_store(state, wait=0.2)
+        with pytest.raises(StateFileError, match=re.escape(held)):
+            open_state_file(state, wait=0.2)
 
 
-def test_check_tells_the_cost(tmp_path: Path) -> None:
+def test_check_prints_calls_per_hour(tmp_path: Path) -> None:
     """A good config is 0, with its queries, its calls and a warning for a key that is not there; no network is used."""
     events = "{event: purchase, apps: [all, ios], baseline: {weeks: 4}}\n{event: a, unit: day}"
-    text = workspace("https://rest.iad-01.braze.com", events)
-    config = write(tmp_path / "config.yaml", text)
-    done = run("check", f"--config.file={config}")
+    text = workspace_yaml("https://rest.iad-01.braze.com", events)
+    config = write_file(tmp_path / "config.yaml", text)
+    done = run_program("check", f"--config.file={config}")
     assert done.returncode == 0
     assert done.stdout == (
         f"{config} is good: 3 queries\n"
@@ -343,12 +343,12 @@ def test_check_tells_the_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_a_plan_over_its_share_is_refused(tmp_path: Path, command: str) -> None:
+def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     """Too many calls an hour are refused at once, by check and by serve, with the figures and the setting."""
     events = "\n".join(f"{{event: event {number}}}" for number in range(10))
-    text = workspace("https://rest.iad-01.braze.com", events, rest="refresh: {hour: 1s}\nbudget: {share: 0.1}\n")
-    config = write(tmp_path / "config.yaml", text)
-    done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
+    text = workspace_yaml("https://rest.iad-01.braze.com", events, pause="refresh: {hour: 1s}\nbudget: {share: 0.1}\n")
+    config = write_file(tmp_path / "config.yaml", text)
+    done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
@@ -358,10 +358,12 @@ def test_a_plan_over_its_share_is_refused(tmp_path: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_a_bad_config_is_refused_with_every_problem(tmp_path: Path, command: str) -> None:
+def test_invalid_config_lists_every_problem(tmp_path: Path, command: str) -> None:
     """All problems come at once, one a line, with file, line and path; the exit code is 1."""
-    config = write(tmp_path / "config.yaml", "workspaces:\n  - title: x\n    url: http://example.com\nrefresh: 5m\n")
-    done = run(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
+    config = write_file(
+        tmp_path / "config.yaml", "workspaces:\n  - title: x\n    url: http://example.com\nrefresh: 5m\n"
+    )
+    done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert all(line.startswith(f"{config}:") for line in lines)
@@ -369,27 +371,29 @@ def test_a_bad_config_is_refused_with_every_problem(tmp_path: Path, command: str
     assert "Traceback" not in done.stderr
 
 
-def test_a_config_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_config_file_is_an_error(tmp_path: Path) -> None:
     """A missing file is one line that says how to give it."""
     missing = tmp_path / "missing.yaml"
-    done = run(f"--config.file={missing}")
+    done = run_program(f"--config.file={missing}")
     expected = f"{missing}: cannot be read (No such file or directory): give the config file by --config.file\n"
     assert (done.returncode, done.stderr) == (1, expected)
 
 
-def test_a_port_in_use(config: str) -> None:
+def test_port_in_use_is_an_error(config: str) -> None:
     """A port that is taken is one line that says what to change."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = run(f"--config.file={config}", f"--web.listen-address={address}", BRAZE_API_KEY=KEY)
+        done = run_program(f"--config.file={config}", f"--web.listen-address={address}", BRAZE_API_KEY=KEY)
     expected = f"cannot listen on {address} (Address already in use): choose another address by --web.listen-address\n"
     assert (done.returncode, done.stderr) == (1, expected)
 
 
-def test_a_ca_bundle_that_is_no_bundle(config: str, tmp_path: Path) -> None:
+def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
     """A bundle that the environment names and that cannot be used is one line."""
-    bundle = write(tmp_path / "bundle.pem", "nothing")
-    done = run(f"--config.file={config}", "--web.listen-address=127.0.0.1:0", BRAZE_API_KEY=KEY, SSL_CERT_FILE=bundle)
+    bundle = write_file(tmp_path / "bundle.pem", "nothing")
+    done = run_program(
+        f"--config.file={config}", "--web.listen-address=127.0.0.1:0", BRAZE_API_KEY=KEY, SSL_CERT_FILE=bundle
+    )
     assert done.returncode == 1
     assert done.stderr.startswith(f"SSL_CERT_FILE: the file {bundle} cannot be used")
     assert done.stderr.count("\n") == 1
@@ -408,20 +412,20 @@ def test_a_ca_bundle_that_is_no_bundle(config: str, tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage(arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     """What the command line does not know is 2, with the usage."""
-    done = run(*arguments)
+    done = run_program(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: braze-exporter")
     assert "Traceback" not in done.stderr
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     """The version is one line."""
-    assert run("--version").stdout == "braze-exporter 0.1.0\n"
+    assert run_program("--version").stdout == "braze-exporter 0.1.0\n"
 
 
-def test_the_demo_needs_nothing() -> None:
+def test_demo_runs_without_account() -> None:
     """The demo prints what to open and what to paste, serves believable metrics, and ends quietly by Ctrl-C."""
     with Program.start(["demo"]) as program:
         page = program.scrape()
@@ -435,42 +439,42 @@ def test_the_demo_needs_nothing() -> None:
     assert f"Its REST API key: {demo_config.KEY}" in output
     assert "Traceback" not in output
     assert output.endswith("in ten minutes\n\n")
-    up, queries = page.of("braze_exporter_queries", state="up"), page.of("braze_exporter_queries")
+    up, queries = page.values("braze_exporter_queries", state="up"), page.values("braze_exporter_queries")
     assert sum(up) == sum(queries) > 30
     assert all(up)
     events = {dict(labels)["event"] for name, labels in page.samples if name == "braze_custom_events_hourly_latest"}
     assert len(events) >= 5
     for name in ("hourly_settled", "daily_settled", "filtered_hourly_settled", "filtered_daily_settled"):
-        assert any(value > 0 for value in page.of(f"braze_custom_events_{name}"))
+        assert any(value > 0 for value in page.values(f"braze_custom_events_{name}"))
 
 
-def test_the_demos_braze_can_be_asked_with_the_printed_key() -> None:
+def test_demo_braze_accepts_printed_key() -> None:
     """A person with curl gets what the exporter gets; and both addresses can be chosen."""
     port = free_port()
     with Program.start(["demo", f"--braze.listen-address=127.0.0.1:{port}"]) as program:
-        asked = Program(program.process, port)
+        requested = Program(program.process, port)
         path = "/events/data_series?event=purchase_completed&length=3&unit=hour"
-        answer = asked.get(path, {"Authorization": f"Bearer {demo_config.KEY}"})
-        refused = asked.get(path)
-    data = json.loads(answer.text)["data"]
+        response = requested.get(path, {"Authorization": f"Bearer {demo_config.KEY}"})
+        refused = requested.get(path)
+    data = json.loads(response.text)["data"]
     assert len(data) == 3
     assert refused.status == 401
-    assert int(answer.headers["x-ratelimit-reset"]) % HOUR == 0
+    assert int(response.headers["x-ratelimit-reset"]) % HOUR == 0
 
 
 @pytest.mark.parametrize("flag", ["--web.listen-address", "--braze.listen-address"])
-def test_a_port_of_the_demo_in_use(flag: str) -> None:
+def test_demo_port_in_use_is_an_error(flag: str) -> None:
     """A port of the demo that is taken is one line that names its flag."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = run("demo", "--web.listen-address=127.0.0.1:0", f"{flag}={address}")
+        done = run_program("demo", "--web.listen-address=127.0.0.1:0", f"{flag}={address}")
     expected = f"cannot listen on {address} (Address already in use): choose another address by {flag}\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
 
 
 @pytest.mark.parametrize("flag", ["--braze.listen-address=0.0.0.0:0", "--braze.listen-address=example.com:80"])
-def test_the_simulated_braze_stays_on_this_machine(flag: str) -> None:
+def test_simulated_braze_listens_on_loopback_only(flag: str) -> None:
     """The simulated Braze is not served to others."""
-    done = run("demo", flag, "--web.listen-address=127.0.0.1:0")
+    done = run_program("demo", flag, "--web.listen-address=127.0.0.1:0")
     assert done.returncode == 1
     assert "only loopback" in done.stderr

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support import IOS, KEY, VIP
 
 from braze_exporter.config.document import ConfigError
-from braze_exporter.config.loading import Config, load
-from braze_exporter.scheduler.plan import build
+from braze_exporter.config.loading import Config, load_config
+from braze_exporter.scheduler.plan import build_plan
 
 PASSWORD = "hunter2-of-a-url"  # noqa: S105 - of a test
 ENVIRON = {"BRAZE_API_KEY": KEY, "QUOTED_KEY": f'"{KEY}"'}
@@ -101,7 +101,7 @@ anything = st.recursive(
 def load_and_build(text: str) -> Config | None:
     """Load a config, plan it, and hold what is said of it to what any message promises."""
     try:
-        config = load(text, "x.yaml", ENVIRON)
+        config = load_config(text, "x.yaml", ENVIRON)
     except ConfigError as error:
         hold(error)
         return None
@@ -110,7 +110,7 @@ def load_and_build(text: str) -> Config | None:
         assert config.keys[workspace.spec.name].reveal() == KEY
     assert KEY not in repr(config)
     try:
-        plan = build(config)
+        plan = build_plan(config)
     except ConfigError as error:
         hold(error)
         return None
@@ -131,7 +131,7 @@ def hold(error: ConfigError) -> None:
 def places(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """Return the path of every value within `data`."""
     inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    return [found for key, value in inner for found in ((*path, key), *places(value, (*path, key)))]
+    return [result for key, value in inner for result in ((*path, key), *places(value, (*path, key)))]
 
 
 @st.composite
@@ -153,12 +153,12 @@ def mutations(draw: st.DrawFn, base: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def test_the_base_of_the_mutations_is_good() -> None:
+def test_mutation_base_is_valid() -> None:
     """What the mutations begin with loads, by JSON as by YAML; and what is indiscreet tells each fault."""
     assert load_and_build(json.dumps(GOOD)) is not None
     assert load_and_build(yaml.safe_dump(GOOD)) is not None
     with pytest.raises(ConfigError) as raised:
-        load(json.dumps(INDISCREET), "x.yaml", ENVIRON)
+        load_config(json.dumps(INDISCREET), "x.yaml", ENVIRON)
     hold(raised.value)
     assert {problem.path[-1] for problem in raised.value.problems} == {
         "url", "api_key", "api_key_env", "instance", "max_age"
@@ -180,42 +180,42 @@ def test_the_base_of_the_mutations_is_good() -> None:
 @example("[" * 400)
 @example("- " * 400)
 @example("!%ff x")
-def test_any_text_is_a_config_or_an_error(text: str) -> None:
+def test_any_text_is_config_or_error(text: str) -> None:
     """No text makes anything but a config or a readable error."""
     load_and_build(text)
 
 
 @settings(deadline=None)
 @given(anything)
-def test_any_data_is_a_config_or_an_error(data: object) -> None:
+def test_any_data_is_config_or_error(data: object) -> None:
     """No data in YAML makes anything but a config or a readable error."""
     load_and_build(json.dumps(data))
 
 
 @settings(deadline=None)
 @given(st.dictionaries(any_text, st.lists(st.integers() | any_text, max_size=3), max_size=3))
-def test_what_is_written_by_a_yaml_library_is_a_config_or_an_error(data: object) -> None:
+def test_any_dumped_yaml_is_config_or_error(data: object) -> None:
     """The same holds in YAML's own style, with its escapes, anchors and line breaks."""
     load_and_build(yaml.safe_dump({"workspaces": [data, data], "refresh": data}, allow_unicode=True))
 
 
 @settings(deadline=None)
 @given(mutations(GOOD))
-def test_a_config_that_was_changed_is_a_config_or_an_error(data: object) -> None:
+def test_any_mutated_config_is_config_or_error(data: object) -> None:
     """However a good config is changed, the answer is a config with all it needs, or a readable error."""
     load_and_build(json.dumps(data))
 
 
 @settings(deadline=None)
 @given(mutations(INDISCREET))
-def test_no_message_holds_a_secret(data: object) -> None:
+def test_error_messages_hold_no_secret(data: object) -> None:
     """Whatever else is wrong, neither the key nor the password of a url is told."""
     load_and_build(json.dumps(data))
 
 
 @settings(deadline=None)
 @given(st.data())
-def test_a_cut_config_is_a_config_or_an_error(data: st.DataObject) -> None:
+def test_truncated_config_is_config_or_error(data: st.DataObject) -> None:
     """A config that breaks off anywhere, or lacks a piece, is answered as well."""
     text = yaml.safe_dump(GOOD)
     start = data.draw(st.integers(0, len(text)))

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from support import run
+from support import run_program
 
 from braze_exporter.config.document import ConfigError, parse
-from braze_exporter.config.json_schema import schema
-from braze_exporter.config.loading import load
+from braze_exporter.config.json_schema import build_schema
+from braze_exporter.config.loading import load_config
 
-GALLERY = Path(__file__).parent
-GOOD = [GALLERY.parents[1] / "config.example.yaml", *sorted((GALLERY / "good").glob("*.yaml"))]
+CONFIG_DIRECTORY = Path(__file__).parent
+GOOD = [CONFIG_DIRECTORY.parents[1] / "config.example.yaml", *sorted((CONFIG_DIRECTORY / "good").glob("*.yaml"))]
 GONE = object()
-SCHEMA = Draft202012Validator(schema())
+SCHEMA = Draft202012Validator(build_schema())
 # What needs more than a look at each value: what is defined elsewhere, sums, time zones, the form of a host, keys and
 # files, and the same thing twice.
 BEYOND: tuple[str, ...] = (
@@ -69,38 +69,38 @@ def changed(data: Any) -> Iterator[Any]:  # noqa: ANN401
             yield other
 
 
-def test_it_is_a_schema_that_the_command_prints() -> None:
+def test_schema_command_prints_json_schema() -> None:
     """It is right by its own dialect, and describes every key."""
-    Draft202012Validator.check_schema(schema())
-    done = run("schema")
-    assert (done.returncode, json.loads(done.stdout)) == (0, schema())
-    mappings = [schema(), *schema()["$defs"].values()]
-    lacking = [name for found in mappings for name, key in found["properties"].items() if not key.get("description")]
+    Draft202012Validator.check_schema(build_schema())
+    done = run_program("schema")
+    assert (done.returncode, json.loads(done.stdout)) == (0, build_schema())
+    mappings = [build_schema(), *build_schema()["$defs"].values()]
+    lacking = [name for result in mappings for name, key in result["properties"].items() if not key.get("description")]
     assert lacking == []
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
-def test_good_configs_are_good(path: Path) -> None:
+def test_schema_accepts_valid_configs(path: Path) -> None:
     """What the exporter takes, an editor does not complain of."""
     assert [error.message for error in SCHEMA.iter_errors(document(path))] == []
 
 
-def test_bad_configs_are_bad_as_far_as_a_schema_can_tell() -> None:
+def test_schema_rejects_invalid_configs() -> None:
     """Of all configs in the gallery of bad ones, only those that need more than a schema are taken."""
-    bad = {path.stem: SCHEMA.is_valid(document(path)) for path in (GALLERY / "bad").glob("*.yaml")}
+    bad = {path.stem: SCHEMA.is_valid(document(path)) for path in (CONFIG_DIRECTORY / "bad").glob("*.yaml")}
     taken = {name for name, is_taken in bad.items() if is_taken}
     assert {name for name in taken if not name.startswith(BEYOND)} == set()
     assert len(bad) > 2 * len(taken)
 
 
 @pytest.mark.parametrize("name", ["every-section", "every-setting", "shortest"])
-def test_whatever_the_exporter_takes_is_good(name: str) -> None:
+def test_schema_accepts_every_loadable_config(name: str) -> None:
     """With any value odd, or left out: a schema that refused more than the exporter would be in the way."""
     tried = 0
-    for data in changed(document(GALLERY / "good" / f"{name}.yaml")):
+    for data in changed(document(CONFIG_DIRECTORY / "good" / f"{name}.yaml")):
         text = yaml.safe_dump(data, allow_unicode=True)
         try:
-            load(text, "config.yaml")
+            load_config(text, "config.yaml")
         except ConfigError:
             continue
         tried += 1

@@ -7,73 +7,73 @@ from pathlib import Path
 import pytest
 
 from braze_exporter.config.document import ConfigError, parse
-from braze_exporter.config.loading import Config, load, missing_keys, read
-from braze_exporter.scheduler.plan import build
+from braze_exporter.config.loading import Config, find_missing_keys, load_config, read_config
+from braze_exporter.scheduler.plan import build_plan
 
-GALLERY = Path(__file__).parent
+CONFIG_DIRECTORY = Path(__file__).parent
 KEY = "b7f3c1de-aaaa-bbbb-cccc-0123456789ab"
 NOT_THE_KEY = "must be a path, not the key itself, such as /run/secrets/braze_api_key"
 ENVIRON = {"BRAZE_API_KEY": KEY, "EMPTY": " ", "QUOTED": f"'{KEY}'", "TWO_LINES": f"{KEY}\n{KEY}"}
 
 
-def pictures(room: str) -> list[str]:
+def config_files(room: str) -> list[str]:
     """Return the names of the configs in one gallery."""
-    return sorted(path.stem for path in (GALLERY / room).glob("*.yaml"))
+    return sorted(path.stem for path in (CONFIG_DIRECTORY / room).glob("*.yaml"))
 
 
 def expected(room: str, name: str) -> list[str]:
     """Return the lines that stand beside a config."""
-    return (GALLERY / room / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return (CONFIG_DIRECTORY / room / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def described(config: Config) -> Iterator[str]:
     """Yield what a config asks for, a query or a pool a line."""
-    plan = build(config)
+    plan = build_plan(config)
     for query in plan.queries:
         labels = ",".join(f'{name}="{value}"' for name, value in query.labels)
         ids = f"app={query.app_id} segment={query.segment_id}"
         times = f"refresh={query.refresh:.9g} settle={query.settle:.9g} max_age={query.max_age:.9g}"
-        yield f"{query.noun.name} {labels!r} {ids} {query.unit} x {query.length} in {query.zone} {times}"
-    for wildcard in plan.wildcards:
-        listing = wildcard.kind.listing
-        assert listing is not None
-        for query in wildcard.queries:
-            asked = f"{query.noun.name} by the {query.unit}"
-            yield f"{wildcard.workspace}: {asked} of those that take {query.subject!r} in {listing.endpoint}"
-    for cost in plan.loads:
+        yield f"{query.metric_group.name} {labels!r} {ids} {query.unit} x {query.length} in {query.zone} {times}"
+    for selector in plan.selectors:
+        list_endpoint = selector.kind.list_endpoint
+        assert list_endpoint is not None
+        for query in selector.queries:
+            requested = f"{query.metric_group.name} by the {query.unit}"
+            yield f"{selector.workspace}: {requested} of those that take {query.subject!r} in {list_endpoint.path}"
+    for cost in plan.pool_usage:
         yield f"{cost.workspace}: {cost.queries} in {cost.pool.name} make {cost.calls:g} of {cost.allowed:g} calls"
     for workspace in config.workspaces:
         yield f"{workspace.spec.name}: {workspace.spec.rest_endpoint}"
     for query, alerts in plan.alerts:
-        yield f"{query.noun.name} {','.join(value for _, value in query.labels)} by the {query.unit}: {alerts}"
+        yield f"{query.metric_group.name} {','.join(value for _, value in query.labels)} by the {query.unit}: {alerts}"
 
 
-@pytest.mark.parametrize("name", pictures("bad"))
-def test_a_bad_config_is_told_what_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", config_files("bad"))
+def test_invalid_config_has_expected_messages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each fault is told in exactly the words beside it, with its line, and never with a key or a password."""
-    monkeypatch.chdir(GALLERY / "bad")
+    monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
     with pytest.raises(ConfigError) as raised:
-        build(read(f"{name}.yaml", ENVIRON))
-    told = str(raised.value)
-    assert told.splitlines() == expected("bad", name)
-    assert "hunter2" not in told
-    assert KEY not in told.lower()
+        build_plan(read_config(f"{name}.yaml", ENVIRON))
+    info = str(raised.value)
+    assert info.splitlines() == expected("bad", name)
+    assert "hunter2" not in info
+    assert KEY not in info.lower()
 
 
-@pytest.mark.parametrize("name", pictures("good"))
-def test_a_good_config_makes_its_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", config_files("good"))
+def test_valid_config_has_expected_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each good config makes exactly the plan beside it, and has the key of every workspace."""
-    monkeypatch.chdir(GALLERY / "good")
-    config = read(f"{name}.yaml", ENVIRON)
+    monkeypatch.chdir(CONFIG_DIRECTORY / "good")
+    config = read_config(f"{name}.yaml", ENVIRON)
     assert list(described(config)) == expected("good", name)
     assert {secret.reveal() for secret in config.keys.values()} == {KEY}
     assert list(config.keys) == [workspace.spec.name for workspace in config.workspaces]
 
 
 @pytest.mark.parametrize("room", ["bad", "good"])
-def test_no_expectation_stands_alone(room: str) -> None:
+def test_every_expectation_has_a_config(room: str) -> None:
     """Every text of a gallery has its config, and every config its text."""
-    assert sorted(path.stem for path in (GALLERY / room).glob("*.txt")) == pictures(room) != []
+    assert sorted(path.stem for path in (CONFIG_DIRECTORY / room).glob("*.txt")) == config_files(room) != []
 
 
 @pytest.mark.parametrize(
@@ -91,45 +91,45 @@ def test_no_expectation_stands_alone(room: str) -> None:
         ("http://[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_one_endpoint_is_written_in_one_way(tmp_path: Path, url: str, endpoint: str) -> None:
+def test_equivalent_urls_are_normalized(tmp_path: Path, url: str, endpoint: str) -> None:
     """However a url is written, requests begin with the same scheme and host, and nothing stands after them."""
-    text = (GALLERY / "good" / "shortest.yaml").read_text(encoding="utf-8")
+    text = (CONFIG_DIRECTORY / "good" / "shortest.yaml").read_text(encoding="utf-8")
     path = tmp_path / "config.yaml"
     path.write_text(text.replace("https://rest.iad-01.braze.com", f'"{url}"'), encoding="utf-8")
-    assert read(str(path)).workspaces[0].spec.rest_endpoint == endpoint
+    assert read_config(str(path)).workspaces[0].spec.rest_endpoint == endpoint
 
 
-def test_without_an_environment_no_key_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no key is asked for, none is read, and what is missing is told apart."""
-    monkeypatch.chdir(GALLERY / "bad")
-    for name, told in {
+    monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
+    for name, info in {
         "key-file-missing": ["api_key_file: there is no such file: ./keys/missing"],
         "key-file-folder": [f"api_key_file: there is no such file: {NOT_THE_KEY}"],
         "key-file-below-a-file": [f"api_key_file: there is no such file: {NOT_THE_KEY}"],
         "key-variable-unset": ["api_key_env: the variable UNSET is not set"],
         "key-file-two-lines": [],
     }.items():
-        config = read(f"{name}.yaml")
+        config = read_config(f"{name}.yaml")
         assert config.keys == {}
-        found = [problem.render(config.source) for problem in missing_keys(config, ENVIRON)]
-        assert found == [f"{name}.yaml:4: workspaces[0].{text}" for text in told]
+        result = [problem.render(config.source) for problem in find_missing_keys(config, ENVIRON)]
+        assert result == [f"{name}.yaml:4: workspaces[0].{text}" for text in info]
 
 
-def test_a_folder_that_may_not_be_entered_has_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_key_folder_is_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key file that cannot even be looked for is missing, and no traceback."""
 
     def refuse(_path: Path) -> bool:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.chdir(GALLERY / "bad")
-    config = read("key-file-missing.yaml")
+    monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
+    config = read_config("key-file-missing.yaml")
     monkeypatch.setattr(Path, "is_file", refuse)
-    (problem,) = missing_keys(config, {})
+    (problem,) = find_missing_keys(config, {})
     assert problem.text == "there is no such file: ./keys/missing"
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "info"),
     [
         ("missing.yaml", "missing.yaml: cannot be read (No such file or directory): give the config file by"),
         (".", ".: cannot be read (Is a directory): give the config file by"),
@@ -137,18 +137,20 @@ def test_a_folder_that_may_not_be_entered_has_no_key(monkeypatch: pytest.MonkeyP
         ("two\nlines.yaml", "two\N{REPLACEMENT CHARACTER}lines.yaml: must begin with workspaces:"),
     ],
 )
-def test_a_file_that_is_no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str) -> None:
+def test_unreadable_config_file_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, info: str
+) -> None:
     """What cannot be read as text is one line that names it, and says how to give the file."""
     (tmp_path / "latin-1.yaml").write_bytes("name: Zürich".encode("latin-1"))
     (tmp_path / "two\nlines.yaml").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as raised:
-        read(name)
-    assert str(raised.value).startswith(told)
+        read_config(name)
+    assert str(raised.value).startswith(info)
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_merges_of_merges_stay_small() -> None:
+def test_nested_merges_stay_small() -> None:
     """Thirty generations of tenfold merges are one small mapping, at once."""
     lines = ["a0: &a0 {x: 1, y: 2}"]
     lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}], y: {n}}}" for n in range(1, 31)]
@@ -159,29 +161,29 @@ def test_merges_of_merges_stay_small() -> None:
     assert document.problems == ()
 
 
-def test_many_merges_of_a_large_mapping_are_too_much() -> None:
+def test_many_merges_of_large_mapping_are_refused() -> None:
     """What merges copy counts as if it were written."""
     large = ", ".join(f"k{number}: 1" for number in range(400))
     with pytest.raises(ConfigError, match="holds too much"):
         parse(f"a: &a {{{large}}}\nb:\n" + "- {<<: *a}\n" * 100 + "- {<<: [" + "*a, " * 200 + "]}", "x.yaml")
 
 
-def test_a_mapping_that_merges_itself_ends() -> None:
+def test_self_merging_mapping_terminates() -> None:
     """A mapping that merges or holds itself is neither endless nor a crash."""
     assert parse("&a {<<: *a, x: 1}", "x.yaml").data == {"x": 1}
     with pytest.raises(ConfigError, match="holds too much"):
         parse("&a {x: *a}", "x.yaml")
 
 
-def test_a_product_of_long_lists_is_refused_at_once() -> None:
+def test_product_of_long_lists_is_refused_quickly() -> None:
     """Seven hundred apps times as many segments in twelve entries are counted, not made."""
     names = ", ".join(f"n{number}" for number in range(700))
     ids = ", ".join(f"n{number}: 3bbc4555-8fa0-4c9b-a5c0-{number:012}" for number in range(700))
-    shortest = (GALLERY / "good" / "shortest.yaml").read_text(encoding="utf-8")
+    shortest = (CONFIG_DIRECTORY / "good" / "shortest.yaml").read_text(encoding="utf-8")
     text = shortest.replace("    custom_events:", f"    apps: &ids {{{ids}}}\n    segments: *ids\n    custom_events:")
     text += f"        apps: &names [{names}]\n        segments: *names\n"
     text += "".join(f"      - {{event: e{number}, apps: *names, segments: *names}}\n" for number in range(11))
     started = time.process_time()
     with pytest.raises(ConfigError, match="max_queries: is 2,000, but the entries make 5,880,000 queries"):
-        build(load(text, "x.yaml"))
+        build_plan(load_config(text, "x.yaml"))
     assert time.process_time() - started < 8

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support import IOS, KEY, VIP
 
 from braze_exporter.config.document import ConfigError
-from braze_exporter.config.loading import Config, load, missing_keys
+from braze_exporter.config.loading import Config, find_missing_keys, load_config
 from braze_exporter.config.secrets import Secret
 
 CONFIG = """\
@@ -48,16 +48,16 @@ def config(tmp_path: Path) -> Config:
     """Load a config with a key from a variable and the same from a file."""
     path = tmp_path / "key"
     path.write_text(f"\n {KEY}\n", encoding="utf-8")
-    return load(CONFIG.replace("KEY_FILE", str(path)), "x.yaml", {"BRAZE_API_KEY": f" {KEY}\n"})
+    return load_config(CONFIG.replace("KEY_FILE", str(path)), "x.yaml", {"BRAZE_API_KEY": f" {KEY}\n"})
 
 
-def test_the_key_is_there(config: Config) -> None:
+def test_key_is_loaded(config: Config) -> None:
     """The key is what the variable or the file holds, less the white space around it."""
     assert {name: secret.reveal() for name, secret in config.keys.items()} == {"a": KEY, "b": KEY}
 
 
 @pytest.mark.parametrize("printer", PRINTERS.values(), ids=PRINTERS)
-def test_no_print_shows_the_key(config: Config, printer: Callable[[object], str]) -> None:
+def test_no_output_shows_key(config: Config, printer: Callable[[object], str]) -> None:
     """However a config or its keys are printed, the key is `***`."""
     for value in (config, config.keys, config.keys["a"], [config]):
         printed = printer(value)
@@ -66,7 +66,7 @@ def test_no_print_shows_the_key(config: Config, printer: Callable[[object], str]
 
 
 @pytest.mark.parametrize("write", [pickle.dumps, copy.copy, copy.deepcopy, lambda secret: f"{secret:>40}"])
-def test_a_key_cannot_be_copied(write: Callable[[Secret], object]) -> None:
+def test_secret_cannot_be_copied(write: Callable[[Secret], object]) -> None:
     """A secret is neither pickled nor copied nor formatted, and the refusal does not tell it."""
     with pytest.raises(TypeError) as raised:
         write(Secret(KEY))
@@ -74,14 +74,14 @@ def test_a_key_cannot_be_copied(write: Callable[[Secret], object]) -> None:
 
 
 @pytest.mark.parametrize("write", [pickle.dumps, copy.deepcopy, asdict])
-def test_a_config_with_keys_cannot_be_copied(config: Config, write: Callable[[Config], object]) -> None:
+def test_config_with_keys_cannot_be_copied(config: Config, write: Callable[[Config], object]) -> None:
     """What holds a key is refused as well, while the same without keys is not."""
     with pytest.raises(TypeError, match="a secret cannot be pickled or copied"):
         write(config)
     write(replace(config, keys={}))
 
 
-def test_a_secret_has_no_other_way_to_it() -> None:
+def test_secret_is_revealed_by_reveal_only() -> None:
     """A secret has no attributes to list, is equal to itself alone, and none can be added."""
     secret = Secret(KEY)
     assert not hasattr(secret, "__dict__")
@@ -91,12 +91,12 @@ def test_a_secret_has_no_other_way_to_it() -> None:
 
 
 @pytest.mark.parametrize("key", [f'"{KEY}"', f"{KEY}\n{KEY}", f"Bearer {KEY}", f"{KEY}\x00", f"{KEY}é"])
-def test_no_error_shows_the_key(tmp_path: Path, key: str) -> None:
+def test_no_error_shows_key(tmp_path: Path, key: str) -> None:
     """A key that cannot be used is refused, with a trace of the stack and as a pickle, without being told."""
     path = tmp_path / "key"
     path.write_text(key, encoding="utf-8")
     with pytest.raises(ConfigError) as raised:
-        load(CONFIG.replace("KEY_FILE", str(path)), "x.yaml", {"BRAZE_API_KEY": key})
+        load_config(CONFIG.replace("KEY_FILE", str(path)), "x.yaml", {"BRAZE_API_KEY": key})
     error = raised.value
     assert [problem.path for problem in error.problems] == [
         ("workspaces", 0, "api_key_env"),
@@ -109,13 +109,13 @@ def test_no_error_shows_the_key(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("mark", ["*", "!"])
-def test_what_yaml_takes_for_an_alias_or_a_tag_is_not_repeated(mark: str) -> None:
+def test_yaml_alias_or_tag_is_not_repeated_in_errors(mark: str) -> None:
     """A password that begins so and stands there without quotes is no text to YAML; the problem does not show it."""
     for line in (f"a: {mark}{KEY}", f"a: [{mark}{KEY} 1]"):
-        with pytest.raises(ConfigError) as found:
-            load(f"{line}\n", "x.yaml")
-        assert KEY not in str(found.value)
-        assert "x.yaml:1" in str(found.value)
+        with pytest.raises(ConfigError) as result:
+            load_config(f"{line}\n", "x.yaml")
+        assert KEY not in str(result.value)
+        assert "x.yaml:1" in str(result.value)
 
 
 HEX = "0123456789abcdef"
@@ -173,22 +173,22 @@ OTHER_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
 
 def told(text: str) -> str:
     """Return all that is said of a config, whether its keys are read or not."""
-    said = []
+    message = []
     for environ in (None, {"BRAZE_API_KEY": KEY}):
         try:
-            config = load(text, "x.yaml", environ)
+            config = load_config(text, "x.yaml", environ)
         except ConfigError as error:
-            said.append(f"{error} {error!r} {''.join(traceback.format_exception(error))}")
+            message.append(f"{error} {error!r} {''.join(traceback.format_exception(error))}")
         else:
-            said += [repr(config), *(problem.render("x.yaml") for problem in missing_keys(config, {}))]
-    return "\n".join(said)
+            message += [repr(config), *(problem.render("x.yaml") for problem in find_missing_keys(config, {}))]
+    return "\n".join(message)
 
 
-def hold_back(said: str, key: str) -> None:
+def hold_back(message: str, key: str) -> None:
     """Hold a text to say something, and nothing of a key."""
-    assert said
-    pieces = {key[start : start + 8].lower() for start in range(len(key) - 7)}
-    assert not [piece for piece in pieces if piece in said.lower()]
+    assert message
+    chunks = {key[start : start + 8].lower() for start in range(len(key) - 7)}
+    assert not [chunk for chunk in chunks if chunk in message.lower()]
 
 
 def with_changes(changes: Mapping[str, object]) -> str:
@@ -207,7 +207,7 @@ def with_changes(changes: Mapping[str, object]) -> str:
 @example("abcdefghijklmnopqrst", "{}", KEY_PLACES[0])
 @example("abcdefghijklmnopqrst", "{}", KEY_PLACES[1])
 @example("x" * 300 + "12345678", "{}", KEY_PLACES[0])
-def test_a_key_of_any_form_in_place_of_its_place_is_not_repeated(
+def test_misplaced_key_of_any_form_is_not_repeated(
     key: str, wrapping: str, place: Callable[[str], dict[str, object]]
 ) -> None:
     """Where the path or the name of the variable belongs, and in the url, no form of a key is shown."""
@@ -216,9 +216,7 @@ def test_a_key_of_any_form_in_place_of_its_place_is_not_repeated(
 
 @settings(deadline=None)
 @given(telling, wrapped, st.sampled_from(OTHER_PLACES))
-def test_a_key_in_any_other_place_is_not_repeated(
-    key: str, wrapping: str, place: Callable[[str], dict[str, object]]
-) -> None:
+def test_key_in_any_setting_is_not_repeated(key: str, wrapping: str, place: Callable[[str], dict[str, object]]) -> None:
     """Where something else belongs, and where a key of the file belongs, what looks like a key is not shown."""
     hold_back(told(with_changes(place(wrapping.replace("{}", key)))), key)
 
@@ -251,7 +249,7 @@ def test_a_key_in_any_other_place_is_not_repeated(
         ]
     ),
 )
-def test_a_key_in_a_file_that_is_no_config_is_not_repeated(key: str, text: str) -> None:
+def test_key_in_invalid_yaml_is_not_repeated(key: str, text: str) -> None:
     """No error of YAML quotes a key."""
     hold_back(told(text.replace("{}", key)), key)
 
@@ -273,18 +271,18 @@ NOT_THE_KEY = "must be the name of an environment variable, such as BRAZE_API_KE
         ("api_key_env: braze_key", f"the variable is not set: {NOT_THE_KEY}"),
     ],
 )
-def test_a_place_is_repeated_only_if_it_cannot_be_a_key(line: str, problem: str) -> None:
+def test_key_source_is_repeated_only_if_it_cannot_be_a_key(line: str, problem: str) -> None:
     """A path that begins as one, and a name in capitals, are shown to help; the rest is not."""
     name, _, value = line.partition(": ")
-    config = load(with_changes({name: value}), "x.yaml")
-    assert [found.text for found in missing_keys(config, {})] == [problem]
+    config = load_config(with_changes({name: value}), "x.yaml")
+    assert [result.text for result in find_missing_keys(config, {})] == [problem]
 
 
-def test_a_relative_path_and_a_variable_in_lower_case_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_and_lower_case_variable_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not repeated is used all the same."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "key").write_text(KEY, encoding="utf-8")
     for changes in ({"api_key_file": "key"}, {"api_key_env": "braze_key"}):
-        config = load(with_changes(changes), "x.yaml", {"braze_key": KEY})
+        config = load_config(with_changes(changes), "x.yaml", {"braze_key": KEY})
         assert config.keys["a"].reveal() == KEY
-        assert missing_keys(config, {"braze_key": KEY}) == []
+        assert find_missing_keys(config, {"braze_key": KEY}) == []

@@ -7,26 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braze_exporter.config.suggestions import nearest
+from braze_exporter.config.suggestions import find_nearest
 
 
-def test_the_nearest_come_first() -> None:
+def test_nearest_names_come_first() -> None:
     """At most three, by how much they share; what is nothing like it is not among them."""
     names = ["purchase", "Purchase", "purchases", "purchased_item", "signup", "p"]
-    found = nearest(["purchse", "xyz"], names)
-    assert found == {"purchse": ("purchase", "purchases", "Purchase"), "xyz": ()}
+    result = find_nearest(["purchse", "xyz"], names)
+    assert result == {"purchse": ("purchase", "purchases", "Purchase"), "xyz": ()}
 
 
 NAMES = st.text("abcA_", min_size=1, max_size=8)
 
 
 @given(NAMES, st.sets(NAMES, max_size=30))
-def test_short_lists_are_compared_in_full(asked: str, names: set[str]) -> None:
+def test_short_list_is_compared_in_full(requested: str, names: set[str]) -> None:
     """Of a list with few names none is left out that the library would find."""
-    assert list(nearest([asked], names)[asked]) == difflib.get_close_matches(asked, sorted(names))
+    assert list(find_nearest([requested], names)[requested]) == difflib.get_close_matches(requested, sorted(names))
 
 
-def test_of_a_long_list_few_names_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_list_is_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Among many thousands of names the one with a letter missing is found, and few were compared in full."""
     random = Random(1)  # noqa: S311 - names, no secrets
     words = ["cart", "order", "view", "started", "done", "app", "push", "opened", "screen", "item"]
@@ -40,6 +40,6 @@ def test_of_a_long_list_few_names_are_compared(monkeypatch: pytest.MonkeyPatch) 
         return real(word, possibilities, n, cutoff)
 
     monkeypatch.setattr(difflib, "get_close_matches", counted)
-    found = nearest([name[:5] + name[6:] for name in meant], names)
-    assert [name in near for name, near in zip(meant, found.values(), strict=True)] == [True] * 20
+    result = find_nearest([name[:5] + name[6:] for name in meant], names)
+    assert [name in near for name, near in zip(meant, result.values(), strict=True)] == [True] * 20
     assert compared == [50] * 20

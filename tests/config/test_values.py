@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from braze_exporter.config.document import ConfigError
-from braze_exporter.config.loading import Config, load
-from braze_exporter.scheduler.plan import build
+from braze_exporter.config.loading import Config, load_config
+from braze_exporter.scheduler.plan import build_plan
 
 CONFIG = """\
 workspaces:
@@ -17,12 +17,12 @@ SECONDS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s":
 
 def with_line(line: str) -> Config:
     """Load a good config that ends with `line`."""
-    return load(CONFIG + line, "x.yaml")
+    return load_config(CONFIG + line, "x.yaml")
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(SECONDS)), st.integers(0, 10_000), min_size=1))
-def test_durations_are_the_sum_of_their_parts(parts: dict[str, int]) -> None:
+def test_duration_is_sum_of_parts(parts: dict[str, int]) -> None:
     """Units from large to small, each at most once, are summed exactly; less than a second is refused."""
     seconds = sum(number * SECONDS[unit] for unit, number in parts.items())
     line = "max_age: " + "".join(f"{parts[unit]}{unit}" for unit in SECONDS if unit in parts)
@@ -35,7 +35,7 @@ def test_durations_are_the_sum_of_their_parts(parts: dict[str, int]) -> None:
 
 @settings(deadline=None)
 @given(st.permutations(list(SECONDS)), st.integers(2, 6))
-def test_durations_have_one_order(units: list[str], count: int) -> None:
+def test_duration_parts_in_wrong_order_are_refused(units: list[str], count: int) -> None:
     """Units in any other order than from large to small are refused."""
     written = units[:count]
     if written == sorted(written, key=lambda unit: -SECONDS[unit]):
@@ -44,28 +44,28 @@ def test_durations_have_one_order(units: list[str], count: int) -> None:
         with_line("max_age: " + "".join(f"1{unit}" for unit in written))
 
 
-def test_milliseconds_count() -> None:
+def test_duration_milliseconds_are_counted() -> None:
     """Milliseconds may end a duration of a second or more."""
     assert with_line("max_age: 1s500ms").settings.max_age == 1.5
     assert with_line("max_age: 1000ms").settings.max_age == 1
 
 
 @pytest.mark.parametrize(("key", "low", "high"), [("share", 0.001, 1), ("reserve", 0, 0.9), ("concurrency", 1, 100)])
-def test_limits_are_within_the_range(key: str, low: float, high: float) -> None:
+def test_number_limits_are_inclusive(key: str, low: float, high: float) -> None:
     """A number may be the least and the most that its message names."""
     for number in (low, high):
         assert getattr(with_line(f"budget: {{{key}: {number}}}").settings.budget, key) == number
 
 
-def test_defaults_of_alerts() -> None:
+def test_alert_defaults_are_as_documented() -> None:
     """What is left out of `alerts` has the defaults of the documentation."""
     entry = "workspaces: [{name: a, instance: US-01, api_key_env: K, custom_events: [{event: e, alerts: {below: 5}}]}]"
-    (found,) = (alerts for _, alerts in build(load(entry, "x.yaml")).alerts)
-    assert (found.below, found.silent, found.above, found.drop) == (5, None, None, None)
-    assert (found.min, found.wait, found.severity, found.labels) == (10, 900, "warning", {})
+    (result,) = (alerts for _, alerts in build_plan(load_config(entry, "x.yaml")).alerts)
+    assert (result.below, result.silent, result.above, result.drop) == (5, None, None, None)
+    assert (result.min, result.wait, result.severity, result.labels) == (10, 900, "warning", {})
 
 
-def test_defaults() -> None:
+def test_defaults_are_as_documented() -> None:
     """What is left out has the defaults of the documentation."""
     settings = with_line("").settings
     assert (settings.refresh.hour, settings.refresh.day) == (300, 900)

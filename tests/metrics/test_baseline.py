@@ -11,15 +11,15 @@ import transfer_faults
 from fault_injection import Exchange
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_counts import Recorded
-from support import HOUR, NEW_YORK, NOW, THIS_HOUR, Clock, Rig, rig, until
+from recorded_counts import RecordedCounts
+from support import CURRENT_HOUR, HOUR, NEW_YORK, NOW, Clock, ExporterRig, running_exporter, wait_until
 
-from braze_exporter.braze.buckets import WEEK, same_in_earlier_weeks
+from braze_exporter.braze.buckets import WEEK_SECONDS, same_buckets_in_earlier_weeks
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
 from braze_exporter.metrics.baseline import Baseline
-from braze_exporter.scheduler.plan import history
+from braze_exporter.scheduler.plan import history_chunks
 from braze_exporter.simulator.reply import Reply
 
 BASELINE = "braze_custom_events_hourly_baseline"
@@ -28,7 +28,7 @@ BASELINE = "braze_custom_events_hourly_baseline"
 def query(unit: Unit = Unit.HOUR, weeks: int = 4, zone: ZoneInfo = NEW_YORK) -> Query:
     """Return a query with a baseline."""
     length = 24 if unit is Unit.HOUR else 14
-    return Query("production", CUSTOM_EVENTS, unit, "purchase", weeks=weeks, zone=zone, length=length)
+    return Query("production", CUSTOM_EVENTS, unit, "purchase", baseline_weeks=weeks, zone=zone, length=length)
 
 
 def local(year: int, month: int, day: int, hour: int = 0, *, fold: int = 0) -> int:
@@ -49,9 +49,9 @@ def local(year: int, month: int, day: int, hour: int = 0, *, fold: int = 0) -> i
         (local(2026, 11, 8, 1), [local(2026, 11, 1, 1, fold=0), local(2026, 10, 25, 1)]),
     ],
 )
-def test_the_same_local_hour_in_earlier_weeks(start: int, expected: list[int]) -> None:
+def test_same_local_hour_in_earlier_weeks_is_found(start: int, expected: list[int]) -> None:
     """Weeks are counted on the wall's clock, through the changes of summer time."""
-    assert same_in_earlier_weeks(start, query(weeks=2)) == expected
+    assert same_buckets_in_earlier_weeks(start, query(weeks=2)) == expected
 
 
 @given(
@@ -59,16 +59,16 @@ def test_the_same_local_hour_in_earlier_weeks(start: int, expected: list[int]) -
     st.sampled_from(["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe"]).map(ZoneInfo),
     st.integers(1, 8),
 )
-def test_earlier_weeks_have_the_same_weekday_and_time(moment: datetime, zone: ZoneInfo, weeks: int) -> None:
+def test_earlier_buckets_have_same_weekday_and_time(moment: datetime, zone: ZoneInfo, weeks: int) -> None:
     """Each is at the same weekday and time of the wall's clock, so many weeks before."""
     start = int(moment.replace(minute=0, second=0, microsecond=0, tzinfo=UTC).timestamp())
-    shown = datetime.fromtimestamp(start, zone).replace(tzinfo=None)
-    found = [
+    rendered = datetime.fromtimestamp(start, zone).replace(tzinfo=None)
+    result = [
         datetime.fromtimestamp(at, zone).replace(tzinfo=None)
-        for at in same_in_earlier_weeks(start, query(weeks=weeks, zone=zone))
+        for at in same_buckets_in_earlier_weeks(start, query(weeks=weeks, zone=zone))
     ]
-    assert set(found) <= {shown - timedelta(weeks=week) for week in range(1, weeks + 1)}
-    assert len(found) >= weeks - 1  # at most one night of a few weeks leaves the hour out
+    assert set(result) <= {rendered - timedelta(weeks=week) for week in range(1, weeks + 1)}
+    assert len(result) >= weeks - 1  # at most one night of a few weeks leaves the hour out
 
 
 @pytest.mark.parametrize(
@@ -86,87 +86,87 @@ def test_earlier_weeks_have_the_same_weekday_and_time(moment: datetime, zone: Zo
         (4, [0, 0, 0, 0], 0),
     ],
 )
-def test_the_median_of_the_weeks_that_are_known(weeks: int, known: list[int | None], expected: float | None) -> None:
+def test_baseline_is_median_of_known_weeks(weeks: int, known: list[int | None], expected: float | None) -> None:
     """All weeks but one are enough, at least two of several; fewer are nothing rather than a guess."""
-    asked = query(weeks=weeks)
-    baseline = Baseline(asked)
-    for start, value in zip(same_in_earlier_weeks(THIS_HOUR, asked), known, strict=True):
+    requested = query(weeks=weeks)
+    baseline = Baseline(requested)
+    for start, value in zip(same_buckets_in_earlier_weeks(CURRENT_HOUR, requested), known, strict=True):
         baseline.learn([] if value is None else [Point(start, float(value))], NOW)
-    assert baseline.of(THIS_HOUR) == expected
+    assert baseline.median_for(CURRENT_HOUR) == expected
 
 
-def test_only_what_has_settled_is_learned() -> None:
+def test_unsettled_buckets_are_not_learned() -> None:
     """A bucket that was fetched before it had settled is no part of what is usual."""
-    asked = query(weeks=1)
-    start = same_in_earlier_weeks(THIS_HOUR, asked)[0]
-    baseline = Baseline(asked)
-    baseline.learn([Point(start, 5.0)], start + HOUR + asked.settle - 1)
-    assert baseline.of(THIS_HOUR) is None
-    baseline.learn([Point(start, 6.0)], start + HOUR + asked.settle)
-    assert baseline.of(THIS_HOUR) == 6.0
+    requested = query(weeks=1)
+    start = same_buckets_in_earlier_weeks(CURRENT_HOUR, requested)[0]
+    baseline = Baseline(requested)
+    baseline.learn([Point(start, 5.0)], start + HOUR + requested.settle - 1)
+    assert baseline.median_for(CURRENT_HOUR) is None
+    baseline.learn([Point(start, 6.0)], start + HOUR + requested.settle)
+    assert baseline.median_for(CURRENT_HOUR) == 6.0
 
 
-def test_what_is_too_old_is_forgotten() -> None:
+def test_old_buckets_are_removed() -> None:
     """Years of answers hold no more than the weeks that are looked at, and one."""
-    asked = query(weeks=2)
-    baseline = Baseline(asked)
-    for hour in range(0, 20 * WEEK, HOUR):
-        baseline.learn([Point(hour, 1.0)], hour + HOUR + asked.settle)
-    assert len(baseline._values) <= 3 * WEEK // HOUR  # noqa: SLF001 - memory is the point
+    requested = query(weeks=2)
+    baseline = Baseline(requested)
+    for hour in range(0, 20 * WEEK_SECONDS, HOUR):
+        baseline.learn([Point(hour, 1.0)], hour + HOUR + requested.settle)
+    assert len(baseline._values) <= 3 * WEEK_SECONDS // HOUR  # noqa: SLF001 - memory is the point
 
 
 @pytest.mark.parametrize(
     ("unit", "weeks"), [(Unit.HOUR, 1), (Unit.HOUR, 4), (Unit.HOUR, 52), (Unit.DAY, 2), (Unit.DAY, 4), (Unit.DAY, 52)]
 )
-def test_history_is_read_without_a_hole(unit: Unit, weeks: int) -> None:
+def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
     """The pieces follow each other, join what usual fetches tell, and reach back over all the weeks."""
-    asked = query(unit, weeks)
-    pieces = history(asked, NOW)
-    reach = [(piece.ending_at - MAX_LENGTH * unit.seconds, piece.ending_at) for piece in pieces if piece.ending_at]
-    assert len(reach) == len(pieces)
-    assert reach[0][1] > NOW - asked.length * unit.seconds
+    requested = query(unit, weeks)
+    chunks = history_chunks(requested, NOW)
+    reach = [(chunk.ending_at - MAX_LENGTH * unit.seconds, chunk.ending_at) for chunk in chunks if chunk.ending_at]
+    assert len(reach) == len(chunks)
+    assert reach[0][1] > NOW - requested.length * unit.seconds
     assert all(newer[0] <= older[1] for newer, older in itertools.pairwise(reach))
     assert all((end + 1) % 3_600 == 0 for _, end in reach)
-    assert reach[-1][0] <= NOW - weeks * WEEK - asked.settle - unit.seconds
-    assert len(pieces) <= weeks * WEEK / ((MAX_LENGTH - 1) * unit.seconds) + 1
-    assert history(query(weeks=0), NOW) == ()
+    assert reach[-1][0] <= NOW - weeks * WEEK_SECONDS - requested.settle - unit.seconds
+    assert len(chunks) <= weeks * WEEK_SECONDS / ((MAX_LENGTH - 1) * unit.seconds) + 1
+    assert history_chunks(query(weeks=0), NOW) == ()
 
 
-def shop(now: float = NOW) -> Recorded:
+def shop(now: float = NOW) -> RecordedCounts:
     """Return six weeks of purchases: a thousand for each week ago, and the hour of the week."""
-    recorded = Recorded(events=["purchase"])
-    for back in range(6 * WEEK // HOUR):
+    recorded = RecordedCounts(events=["purchase"])
+    for back in range(6 * WEEK_SECONDS // HOUR):
         start = int(now) // HOUR * HOUR - back * HOUR
-        week = int((now - start) // WEEK)
+        week = int((now - start) // WEEK_SECONDS)
         hour = datetime.fromtimestamp(start, NEW_YORK)
         recorded.set("purchase", start, 1_000 * week + 24 * hour.weekday() + hour.hour)
     return recorded
 
 
-def read_history(exporter: Rig, calls: int, code: str = "200") -> None:
+def read_history(exporter: ExporterRig, calls: int, code: str = "200") -> None:
     """Scrape until so many calls were answered with the status `code`: a piece or two of history for each scrape."""
 
-    def answered() -> float:
+    def responded() -> float:
         return exporter.page().value("braze_api_requests_total", code=code) or 0
 
-    while (before := answered()) < calls:
+    while (before := responded()) < calls:
         exporter.clock.advance(1)
         exporter.scrape()
-        until(lambda before=before: answered() > before, "another piece is here")  # type: ignore[misc] # bound now
+        wait_until(lambda before=before: responded() > before, "another piece is here")  # type: ignore[misc] # bound now
 
 
-def test_the_baseline_is_there_from_the_first_hour() -> None:
+def test_baseline_is_exposed_after_history() -> None:
     """After the first scrapes the median of four weeks is shown for the settled bucket, for seven calls, once."""
     recorded = shop()
-    with rig("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
+    with running_exporter("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
         exporter.scrape()
-        until(lambda: exporter.page().value("braze_api_requests_total") == 1 + 1, "the first piece is here")
+        wait_until(lambda: exporter.page().value("braze_api_requests_total") == 1 + 1, "the first piece is here")
         read_history(exporter, 1 + 7)
         page = exporter.page()
         start = page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds")
         assert start is not None
-        asked = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", weeks=4, zone=NEW_YORK)
-        weeks = same_in_earlier_weeks(int(start), asked)
+        requested = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=4, zone=NEW_YORK)
+        weeks = same_buckets_in_earlier_weeks(int(start), requested)
         assert page.value(BASELINE) == median(recorded.count("purchase", at, 0) for at in weeks)
         for _ in range(12):
             exporter.clock.advance(300)
@@ -176,24 +176,26 @@ def test_the_baseline_is_there_from_the_first_hour() -> None:
         assert len({end for end in ends if end}) == 7
 
 
-def test_a_scrape_does_not_wait_for_history() -> None:
+def test_scrape_does_not_wait_for_history() -> None:
     """With the history held back, the page has its values and no baseline; it comes when it comes."""
-    with rig("{event: purchase, baseline: {weeks: 4}}", shop(), rest="budget: {concurrency: 2}\n") as exporter:
+    with running_exporter(
+        "{event: purchase, baseline: {weeks: 4}}", shop(), pause="budget: {concurrency: 2}\n"
+    ) as exporter:
 
         def slow(exchange: Exchange) -> Reply:
             return transfer_faults.hold()(exchange) if "ending_at" in exchange.request.params else exchange.reply
 
-        exporter.braze.fail(slow)
+        exporter.braze.inject(slow)
         page = exporter.scrape()
         assert page.value("braze_custom_events_hourly_settled") is not None
-        assert page.of(BASELINE) == []
+        assert page.values(BASELINE) == []
         assert page.value("braze_exporter_queries", state="up") == 1
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
 
 
-def test_history_that_is_refused_is_asked_for_again() -> None:
+def test_failed_history_is_fetched_again() -> None:
     """A piece that was not answered is asked for an hour later; what depends on it is absent, not wrong."""
-    with rig("{event: purchase, baseline: {weeks: 4}}", shop()) as exporter:
+    with running_exporter("{event: purchase, baseline: {weeks: 4}}", shop()) as exporter:
 
         def refuse(exchange: Exchange) -> Reply:
             return response_faults.status(503)(exchange) if "ending_at" in exchange.request.params else exchange.reply
@@ -201,37 +203,37 @@ def test_history_that_is_refused_is_asked_for_again() -> None:
         def calls(code: str) -> float:
             return exporter.page().value("braze_api_requests_total", code=code) or 0
 
-        exporter.braze.fail(refuse)
+        exporter.braze.inject(refuse)
         exporter.scrape()
-        until(lambda: calls("503") == 1, "the first piece was refused")
+        wait_until(lambda: calls("503") == 1, "the first piece was refused")
         read_history(exporter, 7, "503")
         for _ in range(11):
             exporter.clock.advance(300)
             exporter.scrape()
         page = exporter.page()
         assert calls("503") == 7
-        assert page.of(BASELINE) == []
+        assert page.values(BASELINE) == []
         exporter.clock.advance(300)
         read_history(exporter, 14, "503")
         assert calls("503") == 14
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         exporter.clock.advance(3_600)
         exporter.scrape()
-        until(lambda: calls("200") == 14 + 1, "the first piece was answered")
-        assert exporter.page().of(BASELINE) == []
+        wait_until(lambda: calls("200") == 14 + 1, "the first piece was answered")
+        assert exporter.page().values(BASELINE) == []
         read_history(exporter, 14 + 7)
         assert exporter.page().value(BASELINE) is not None
 
 
-def test_history_waits_while_queries_are_put_off() -> None:
+def test_history_is_deferred_while_queries_are_deferred() -> None:
     """With less budget than due queries, none of it goes into history."""
     events = "\n".join(f"{{event: purchase, apps: [{app}], baseline: {{weeks: 4}}}}" for app in ("all", "ios"))
-    with rig(events, shop(), rest="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
+    with running_exporter(events, shop(), pause="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
         exporter.braze.limit = 120  # of which half is one call a minute
 
         def scrape() -> None:
             exporter.scrape()
-            exporter.rest()
+            exporter.wait_for_history()
             exporter.clock.advance(60)
 
         scrape()
@@ -243,13 +245,13 @@ def test_history_waits_while_queries_are_put_off() -> None:
         assert not any("ending_at" in request.params for request in exporter.braze.requests)
 
 
-def test_a_day_is_compared_with_the_same_weekday() -> None:
+def test_daily_baseline_uses_same_weekday() -> None:
     """The baseline of days is the median of the same weekday, across the end of summer time, for one call."""
     now = datetime(2026, 11, 10, 17, 0, tzinfo=UTC).timestamp()
     recorded = shop(now)
-    with rig("{event: purchase, unit: day, baseline: {weeks: 3}}", recorded, clock=Clock(now)) as exporter:
+    with running_exporter("{event: purchase, unit: day, baseline: {weeks: 3}}", recorded, clock=Clock(now)) as exporter:
         exporter.scrape()
-        until(lambda: exporter.page().value("braze_api_requests_total") == 2, "the history is here")
+        wait_until(lambda: exporter.page().value("braze_api_requests_total") == 2, "the history is here")
         page = exporter.page()
     days = [local(2026, 11, 2), local(2026, 10, 26), local(2026, 10, 19)]
     sums = [sum(recorded.count("purchase", day + hour * HOUR, 0) for hour in range(24)) for day in days]

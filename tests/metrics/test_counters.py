@@ -15,159 +15,170 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded_counts import Recorded
-from support import HOUR, IOS, KEY, THIS_HOUR, Clock, Page, cut_off, rig, simulated, workspace
+from recorded_counts import RecordedCounts
+from support import (
+    CURRENT_HOUR,
+    HOUR,
+    IOS,
+    KEY,
+    Clock,
+    MetricsPage,
+    cut_off,
+    running_braze,
+    running_exporter,
+    workspace_yaml,
+)
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.transport import open_session
-from braze_exporter.config.loading import load
+from braze_exporter.config.loading import load_config
 from braze_exporter.exporter import Exporter
-from braze_exporter.metrics.counters import MANY, MAX_BUCKETS, Ledger
-from braze_exporter.scheduler.plan import build
-from braze_exporter.state import StoreError, open_store
+from braze_exporter.metrics.counters import MAX_BUCKETS, MAX_UNSAVED, Counters
+from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.state import StateFileError, open_state_file
 
 DAY = 24 * HOUR
 PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "")
 
 
-def record(ledger: Ledger, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, asked_from: int = 0) -> float:
+def record(counters: Counters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, asked_from: int = 0) -> float:
     """Record one answer, save it, and return the total that is shown."""
-    ledger.record(PURCHASES, unit, buckets.items(), asked_from, asked_at=float(max(buckets, default=0)))
-    ledger.save()
-    return ledger.total(PURCHASES)
+    counters.record(PURCHASES, unit, buckets.items(), asked_from, requested_at=float(max(buckets, default=0)))
+    counters.save()
+    return counters.total(PURCHASES)
 
 
 reports = st.lists(st.dictionaries(st.integers(0, 30), st.integers(0, 50).map(float), max_size=12), max_size=12)
 
 
 @given(reports)
-def test_a_total_never_falls_and_counts_no_occurrence_twice(answers: list[dict[int, float]]) -> None:
+def test_total_never_falls_and_counts_once(responses: list[dict[int, float]]) -> None:
     """Whatever Braze reports, the total only rises, and never beyond the most that each bucket ever showed."""
-    ledger = Ledger()
-    shown = 0.0
+    counters = Counters()
+    rendered = 0.0
     most: dict[int, float] = {}
-    for number, buckets in enumerate(answers):
-        total = record(ledger, buckets)
-        assert total >= shown
+    for number, buckets in enumerate(responses):
+        total = record(counters, buckets)
+        assert total >= rendered
         assert number or total == 0
-        shown = total
+        rendered = total
         for bucket, value in buckets.items():
             most[bucket] = max(most.get(bucket, 0.0), value)
         assert total <= sum(most.values())
 
 
-def test_what_is_new_beside_what_is_known_has_risen_from_nothing(tmp_path: Path) -> None:
+def test_new_series_counts_from_zero(tmp_path: Path) -> None:
     """A series that appears later counts what is in the buckets since then; one that was known goes on as ever."""
     old, new = ("campaign", "email"), ("campaign", "sms")
     path = str(tmp_path / "state.sqlite")
-    with contextlib.closing(open_store(path)) as store:
-        ledger = Ledger(store)
-        ledger.record(old, Unit.DAY, [(7, 5.0)], 5, None)
-        ledger.save()
-        assert ledger.total(old) == 0
-    with contextlib.closing(open_store(path)) as store:
-        ledger = Ledger(store)
-        ledger.record(old, Unit.DAY, [(7, 6.0)], 5, None, new_from=7)
-        ledger.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, None, new_from=7)
-        ledger.save()
-        assert (ledger.total(old), ledger.total(new)) == (1, 7)  # what was before is no news
+    with contextlib.closing(open_state_file(path)) as store:
+        counters = Counters(store)
+        counters.record(old, Unit.DAY, [(7, 5.0)], 5, None)
+        counters.save()
+        assert counters.total(old) == 0
+    with contextlib.closing(open_state_file(path)) as store:
+        counters = Counters(store)
+        counters.record(old, Unit.DAY, [(7, 6.0)], 5, None, new_from=7)
+        counters.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, None, new_from=7)
+        counters.save()
+        assert (counters.total(old), counters.total(new)) == (1, 7)  # what was before is no news
 
 
-def test_what_is_as_it_was_is_not_written_again() -> None:
+def test_unchanged_counters_are_not_written() -> None:
     """An answer without news costs no write, where another account tells when it was asked for."""
-    ledger = Ledger()
-    ledger.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
-    ledger.save()
-    revision = ledger.revision
-    ledger.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
-    ledger.save()
-    assert ledger.revision == revision
+    counters = Counters()
+    counters.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
+    counters.save()
+    revision = counters.revision
+    counters.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
+    counters.save()
+    assert counters.revision == revision
 
 
-def test_a_sum_that_was_negative_rises_from_nothing() -> None:
+def test_negative_value_counts_from_zero() -> None:
     """Refunds of the first answer are ground as those of later ones are: what comes back to 0 has not risen."""
-    ledger = Ledger()
-    assert record(ledger, {7: -50.0}) == 0
-    assert record(ledger, {7: 0.0}) == 0
-    assert record(ledger, {7: 20.0}) == 20
+    counters = Counters()
+    assert record(counters, {7: -50.0}) == 0
+    assert record(counters, {7: 0.0}) == 0
+    assert record(counters, {7: 20.0}) == 20
 
 
 @given(st.lists(st.integers(0, 1_000).map(float), min_size=1, max_size=30))
-def test_a_bucket_that_grows_is_counted_in_full(values: list[float]) -> None:
+def test_growing_bucket_is_counted_in_full(values: list[float]) -> None:
     """The total of a bucket that came after the first answer is the most that was reported of it."""
-    ledger = Ledger()
-    record(ledger, {0: 5.0})
-    totals = [record(ledger, {0: 5.0, 1: value}) for value in values]
+    counters = Counters()
+    record(counters, {0: 5.0})
+    totals = [record(counters, {0: 5.0, 1: value}) for value in values]
     assert totals[-1] == max(values)
 
 
 @given(reports)
 @settings(max_examples=30, deadline=None)
-def test_a_restart_with_state_changes_nothing(answers: list[dict[int, float]]) -> None:
+def test_restart_with_state_keeps_totals(responses: list[dict[int, float]]) -> None:
     """A ledger that is closed and opened between any two answers counts as one that goes on."""
-    going_on = Ledger()
+    going_on = Counters()
     with tempfile.TemporaryDirectory() as directory:
-        for buckets in answers:
+        for buckets in responses:
             with opened(f"{directory}/state.sqlite") as restarted:
                 assert record(restarted, buckets) == record(going_on, buckets)
 
 
-def test_the_ledger_forgets_what_braze_cannot_tell_any_more() -> None:
+def test_unreachable_buckets_are_removed() -> None:
     """It holds the newest hundred buckets of a series, and what is older never counts."""
-    ledger = Ledger()
-    record(ledger, {0: 1.0})
-    totals = [record(ledger, {bucket: 1.0}) for bucket in range(1, 3 * MAX_BUCKETS)]
+    counters = Counters()
+    record(counters, {0: 1.0})
+    totals = [record(counters, {bucket: 1.0}) for bucket in range(1, 3 * MAX_BUCKETS)]
     assert totals[-1] == 3 * MAX_BUCKETS - 1
-    assert record(ledger, {1: 1_000.0}) == 3 * MAX_BUCKETS - 1
+    assert record(counters, {1: 1_000.0}) == 3 * MAX_BUCKETS - 1
 
 
-def test_an_empty_first_answer_holds_its_buckets_at_zero() -> None:
+def test_empty_first_response_counts_from_zero() -> None:
     """What is told of the buckets that were asked for first is new; what is older is not."""
-    ledger = Ledger()
-    record(ledger, {}, asked_from=10)
-    assert record(ledger, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
+    counters = Counters()
+    record(counters, {}, asked_from=10)
+    assert record(counters, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
 
 
-def test_what_was_not_told_first_does_not_count_later() -> None:
+def test_older_buckets_never_count() -> None:
     """Braze's clock may be in the next hour: its first answer begins a bucket later than was asked for by ours."""
-    ledger = Ledger()
-    record(ledger, {81: 50.0, 100: 5.0}, asked_from=80)
-    assert record(ledger, {80: 50.0, 81: 50.0, 100: 6.0}) == 1.0
+    counters = Counters()
+    record(counters, {81: 50.0, 100: 5.0}, asked_from=80)
+    assert record(counters, {80: 50.0, 81: 50.0, 100: 6.0}) == 1.0
 
 
-def test_another_unit_goes_on_from_where_the_counter_is() -> None:
+def test_changed_unit_keeps_total() -> None:
     """When hours take over from days, or days from hours, the first answer of the new unit counts nothing."""
-    ledger = Ledger()
-    record(ledger, {738_000: 100.0}, unit=Unit.DAY)
-    assert record(ledger, {738_000: 130.0}, unit=Unit.DAY) == 30.0
-    assert record(ledger, {0: 7.0, 1: 8.0}) == 30.0
-    assert record(ledger, {0: 7.0, 1: 9.0}) == 31.0
-    assert record(ledger, {738_000: 140.0, 738_001: 50.0}, unit=Unit.DAY) == 31.0
-    assert record(ledger, {738_001: 51.0}, unit=Unit.DAY) == 32.0
+    counters = Counters()
+    record(counters, {738_000: 100.0}, unit=Unit.DAY)
+    assert record(counters, {738_000: 130.0}, unit=Unit.DAY) == 30.0
+    assert record(counters, {0: 7.0, 1: 8.0}) == 30.0
+    assert record(counters, {0: 7.0, 1: 9.0}) == 31.0
+    assert record(counters, {738_000: 140.0, 738_001: 50.0}, unit=Unit.DAY) == 31.0
+    assert record(counters, {738_001: 51.0}, unit=Unit.DAY) == 32.0
 
 
-def test_nothing_is_shown_before_it_is_saved() -> None:
+def test_totals_are_shown_after_save() -> None:
     """A total that has been counted but not written is not the one that is shown."""
-    ledger = Ledger()
-    record(ledger, {0: 1.0})
-    ledger.record(PURCHASES, Unit.HOUR, [(0, 5.0)], 0, 1.0)
-    assert ledger.total(PURCHASES) == 0.0
-    ledger.save()
-    assert ledger.total(PURCHASES) == 4.0
+    counters = Counters()
+    record(counters, {0: 1.0})
+    counters.record(PURCHASES, Unit.HOUR, [(0, 5.0)], 0, 1.0)
+    assert counters.total(PURCHASES) == 0.0
+    counters.save()
+    assert counters.total(PURCHASES) == 4.0
 
 
-def test_many_changes_need_not_wait_for_a_page(path: str) -> None:
+def test_many_changes_are_saved_before_scrape(path: str) -> None:
     """They are saved as soon as they are many, all of them; fewer are not, and a disk that fails is not tried again."""
-    subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(MANY)]
+    subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(MAX_UNSAVED)]
     failures: list[None] = []
-    with contextlib.closing(open_store(path)) as store:
-        ledger = Ledger(store, lambda: failures.append(None))
+    with contextlib.closing(open_state_file(path)) as store:
+        counters = Counters(store, lambda: failures.append(None))
 
         def rise(value: float, events: Sequence[tuple[str, ...]]) -> set[float]:
             for subject in events:
-                ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
-            ledger.save_many()
-            return {ledger.total(subject) for subject in subjects}
+                counters.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+            counters.save_if_many()
+            return {counters.total(subject) for subject in subjects}
 
         assert rise(1.0, subjects) == {0}
         assert rise(3.0, subjects) == {2}
@@ -177,12 +188,12 @@ def test_many_changes_need_not_wait_for_a_page(path: str) -> None:
         assert rise(5.0, subjects) == rise(6.0, subjects) == {3}
         assert len(failures) == 1
         store._connection.execute("PRAGMA query_only = 0")  # noqa: SLF001
-        ledger.save()
-        ledger.close()
+        counters.save()
+        counters.close()
         assert rise(7.0, subjects) == {5}  # the store may be closed now
-        ledger.save()  # by a scrape that was let go
-    with opened(path) as ledger:
-        assert {ledger.total(subject) for subject in subjects} == {6}
+        counters.save()  # by a scrape that was let go
+    with opened(path) as counters:
+        assert {counters.total(subject) for subject in subjects} == {6}
 
 
 @pytest.fixture
@@ -192,112 +203,112 @@ def path(tmp_path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[Ledger]:
+def opened(path: str) -> Iterator[Counters]:
     """Open a state file and let it go again."""
-    with contextlib.closing(open_store(path, wait=0.1)) as store:
-        yield Ledger(store)
+    with contextlib.closing(open_state_file(path, wait=0.1)) as store:
+        yield Counters(store)
 
 
-def test_the_counter_survives_a_restart(path: str) -> None:
+def test_counter_survives_restart(path: str) -> None:
     """The total, the buckets that were seen and the time of the last answer are there after a restart."""
-    with opened(path) as ledger:
-        record(ledger, {0: 1.0, 1: 1.0})
-        assert record(ledger, {0: 1.0, 1: 5.0}) == 4.0
-    with opened(path) as ledger:
-        assert ledger.total(PURCHASES) == 4.0
-        assert ledger.last_asked(PURCHASES) == 1.0
-        assert record(ledger, {0: 1.0, 1: 6.0, 2: 2.0}) == 7.0
+    with opened(path) as counters:
+        record(counters, {0: 1.0, 1: 1.0})
+        assert record(counters, {0: 1.0, 1: 5.0}) == 4.0
+    with opened(path) as counters:
+        assert counters.total(PURCHASES) == 4.0
+        assert counters.last_requested(PURCHASES) == 1.0
+        assert record(counters, {0: 1.0, 1: 6.0, 2: 2.0}) == 7.0
 
 
-def test_what_nobody_asks_for_is_forgotten_after_a_hundred_days(path: str) -> None:
+def test_unused_counters_are_removed_after_100_days(path: str) -> None:
     """It leaves the file, with all its series, and begins at 0 if it comes back; what is asked for stays for ever."""
     signup, campaign = (*PURCHASES[:3], "signup", "", ""), (*PURCHASES[:2], "campaigns", "welcome", "", "")
     email, others = (*campaign, "email"), ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
 
-    def told(ledger: Ledger, value: float, day: int) -> None:
-        for subject, asked_at in ((signup, DAY * day), (campaign, DAY * day), (email, None)):
-            ledger.record(subject, Unit.DAY, [(day, value)], 0, asked_at)
+    def info(counters: Counters, value: float, day: int) -> None:
+        for subject, requested_at in ((signup, DAY * day), (campaign, DAY * day), (email, None)):
+            counters.record(subject, Unit.DAY, [(day, value)], 0, requested_at)
 
-    def asked(ledger: Ledger, day: int) -> None:
-        ledger.record(PURCHASES, Unit.HOUR, [(24 * day, 1.0)], 0, DAY * day)
-        ledger.save()
+    def requested(counters: Counters, day: int) -> None:
+        counters.record(PURCHASES, Unit.HOUR, [(24 * day, 1.0)], 0, DAY * day)
+        counters.save()
 
-    with opened(path) as ledger:
+    with opened(path) as counters:
         for value in (2.0, 5.0):
-            told(ledger, value, 7)
-        asked(ledger, 107)
+            info(counters, value, 7)
+        requested(counters, 107)
         for asked_for in others:
-            ledger.forget_others(asked_for)
-        asked(ledger, 108)
-        assert [ledger.total(subject) for subject in (signup, email)] == [3, 3]
-        ledger.forget_others(others[2])
-        ledger.forget_others({signup, campaign})
-        assert [ledger.total(subject) for subject in (signup, email)] == [3, 3]
-        ledger.forget_others(others[1])
-        assert [ledger.total(subject) for subject in (signup, email)] == [3, 0]
-        told(ledger, 9.0, 108)  # back before it has left the file
-        ledger.forget_others(others[1])
-        ledger.save()
-        assert [ledger.total(subject) for subject in (signup, email)] == [12, 0]
-        told(ledger, 10.0, 108)
-        ledger.save()
-    with opened(path) as ledger:
-        assert [ledger.total(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
-        asked(ledger, 209)
-        ledger.forget_others(others[0])
-        ledger.save()
-    with contextlib.closing(open_store(path)) as store:
+            counters.remove_others(asked_for)
+        requested(counters, 108)
+        assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
+        counters.remove_others(others[2])
+        counters.remove_others({signup, campaign})
+        assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
+        counters.remove_others(others[1])
+        assert [counters.total(subject) for subject in (signup, email)] == [3, 0]
+        info(counters, 9.0, 108)  # back before it has left the file
+        counters.remove_others(others[1])
+        counters.save()
+        assert [counters.total(subject) for subject in (signup, email)] == [12, 0]
+        info(counters, 10.0, 108)
+        counters.save()
+    with opened(path) as counters:
+        assert [counters.total(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
+        requested(counters, 209)
+        counters.remove_others(others[0])
+        counters.save()
+    with contextlib.closing(open_state_file(path)) as store:
         assert set(store.read()) == {PURCHASES}
 
 
-def test_what_cannot_be_deleted_is_deleted_later(path: str) -> None:
+def test_failed_removal_is_retried(path: str) -> None:
     """While the state file cannot be written what is forgotten stays in it, and goes with the first write."""
     gone = (*PURCHASES[:3], "signup", "", "")
-    with contextlib.closing(open_store(path)) as store:
-        ledger = Ledger(store)
-        ledger.record(gone, Unit.HOUR, [(0, 1.0)], 0, 0.0)
-        ledger.record(PURCHASES, Unit.HOUR, [(0, 1.0)], 0, 101.0 * DAY)
-        ledger.save()
-        ledger.forget_others({PURCHASES})
+    with contextlib.closing(open_state_file(path)) as store:
+        counters = Counters(store)
+        counters.record(gone, Unit.HOUR, [(0, 1.0)], 0, 0.0)
+        counters.record(PURCHASES, Unit.HOUR, [(0, 1.0)], 0, 101.0 * DAY)
+        counters.save()
+        counters.remove_others({PURCHASES})
         store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - as a disk that may only be read
-        ledger.save()
-        assert ledger.is_standing_still
+        counters.save()
+        assert counters.is_stalled
         assert set(store.read()) == {PURCHASES, gone}
         store._connection.execute("PRAGMA query_only = 0")  # noqa: SLF001
-        ledger.save()
-        assert not ledger.is_standing_still
+        counters.save()
+        assert not counters.is_stalled
         assert set(store.read()) == {PURCHASES}
 
 
-def test_the_file_is_held_by_one(path: str) -> None:
+def test_state_file_is_locked(path: str) -> None:
     """A second process is told that the file is held, and by what; it gets the file when the first has ended."""
     with opened(path):
-        with pytest.raises(StoreError) as refused:
-            open_store(path, wait=0.1)
+        with pytest.raises(StateFileError) as refused:
+            open_state_file(path, wait=0.1)
         assert str(refused.value) == (
             f"{path} is held by another exporter: run one for each state file, or wait until it has ended"
         )
-    with opened(path) as ledger:
-        assert record(ledger, {0: 1.0}) == 0.0
+    with opened(path) as counters:
+        assert record(counters, {0: 1.0}) == 0.0
 
 
-def test_a_second_process_waits_for_the_first(path: str) -> None:
+def test_second_process_waits_for_lock(path: str) -> None:
     """One that starts while the other ends gets the file within its time."""
-    first = open_store(path)
+    first = open_state_file(path)
     opening = threading.Event()
-    found: list[Ledger] = []
+    result: list[Counters] = []
 
     def second() -> None:
         opening.set()
-        with contextlib.closing(open_store(path, wait=10)) as store:
-            found.append(Ledger(store))
+        with contextlib.closing(open_state_file(path, wait=10)) as store:
+            result.append(Counters(store))
 
     waiting = threading.Thread(target=second)
     waiting.start()
     opening.wait()
     first.close()
     waiting.join(10)
-    assert len(found) == 1
+    assert len(result) == 1
 
 
 @pytest.mark.parametrize(
@@ -310,12 +321,10 @@ def test_a_second_process_waits_for_the_first(path: str) -> None:
         "UPDATE accounts SET seen = 'nonsense'",
     ],
 )
-def test_a_state_file_that_no_exporter_wrote_so_is_moved_aside(
-    path: str, statement: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_state_file_is_moved_aside(path: str, statement: str, caplog: pytest.LogCaptureFixture) -> None:
     """A file with our header that SQLite can read and we cannot is damage: the counters begin at 0, loudly."""
-    with opened(path) as ledger:
-        record(ledger, {0: 1.0})
+    with opened(path) as counters:
+        record(counters, {0: 1.0})
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(statement)
     expect_moved_aside(path, caplog)
@@ -324,12 +333,12 @@ def test_a_state_file_that_no_exporter_wrote_so_is_moved_aside(
 @pytest.mark.parametrize(
     ("start", "end"), [(100, None), (110, None), (100, 4_096), (4_096, 8_192), (16, 60), (44, 48)], ids=str
 )
-def test_a_damaged_state_file_is_moved_aside(
+def test_damaged_state_file_is_moved_aside(
     path: str, start: int, end: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file with our header that is overwritten elsewhere, or ends there, is kept for who wants to look at it."""
-    with opened(path) as ledger:
-        record(ledger, {0: 1.0})
+    with opened(path) as counters:
+        record(counters, {0: 1.0})
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[:start] + (b"\xff" * (end - start) + content[end:] if end is not None else b""))
     expect_moved_aside(path, caplog)
@@ -338,11 +347,11 @@ def test_a_damaged_state_file_is_moved_aside(
 def expect_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """Assert that a state file is moved aside as it is, is logged, and is begun anew."""
     content = Path(path).read_bytes()
-    with opened(path) as ledger:
-        assert ledger.total(PURCHASES) == 0.0
-        assert ledger.last_asked(PURCHASES) is None
-        assert record(ledger, {0: 1.0}) == 0.0
-        assert record(ledger, {0: 3.0}) == 2.0
+    with opened(path) as counters:
+        assert counters.total(PURCHASES) == 0.0
+        assert counters.last_requested(PURCHASES) is None
+        assert record(counters, {0: 1.0}) == 0.0
+        assert record(counters, {0: 3.0}) == 2.0
     (aside,) = Path(path).parent.glob("state.sqlite.damaged-*")
     assert aside.read_bytes() == content
     assert [entry.getMessage() for entry in caplog.records] == [
@@ -350,52 +359,50 @@ def expect_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_a_file_that_is_moved_aside_replaces_no_other(path: str) -> None:
+def test_moved_state_file_replaces_no_other(path: str) -> None:
     """One that was moved aside in the same second stays, with its journal; and a link to the state file stays one."""
     link = f"{path}.link"
     Path(link).symlink_to(path)
-    with opened(link) as ledger:
-        record(ledger, {0: 1.0})
+    with opened(link) as counters:
+        record(counters, {0: 1.0})
     damaged = Path(path).read_bytes()[:200]
     Path(path).write_bytes(damaged)
     now = datetime.now(UTC)
     names = [f"{path}.damaged-{now + timedelta(seconds=second):%Y%m%dT%H%M%SZ}" for second in range(60)]
     for name in (*names, *(f"{name}-2-journal" for name in names)):
         Path(name).write_bytes(b"older")
-    with opened(link) as ledger:
-        assert record(ledger, {0: 1.0}) == 0.0
+    with opened(link) as counters:
+        assert record(counters, {0: 1.0}) == 0.0
     assert Path(link).readlink() == Path(path)
     assert {Path(name).read_bytes() for name in (*names, *(f"{name}-2-journal" for name in names))} == {b"older"}
     (aside,) = Path(path).parent.glob("*Z-3")
     assert aside.read_bytes() == damaged
 
 
-def test_a_file_of_a_newer_exporter_is_refused(path: str) -> None:
+def test_newer_state_file_is_refused(path: str) -> None:
     """What a newer version wrote is neither read nor moved."""
     with opened(path):
         pass
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     content = Path(path).read_bytes()
-    with pytest.raises(StoreError, match=r"written by a newer exporter \(version 99, not 1\): run that one"):
-        open_store(path)
+    with pytest.raises(StateFileError, match=r"written by a newer exporter \(version 99, not 1\): run that one"):
+        open_state_file(path)
     assert [file.read_bytes() for file in Path(path).parent.iterdir()] == [content]
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     """It is one line that says what to change."""
-    with pytest.raises(StoreError, match=r"cannot be used .*: choose another place by state_file"):
-        open_store(str(tmp_path / "missing" / "state.sqlite"))
+    with pytest.raises(StateFileError, match=r"cannot be used .*: choose another place by state_file"):
+        open_state_file(str(tmp_path / "missing" / "state.sqlite"))
 
 
 @pytest.mark.parametrize("where", [":memory:", "file:state?mode=memory"])
-def test_a_name_that_means_something_to_sqlite_is_a_file(
-    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_special_sqlite_name_is_a_file(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a state file is called, it is on the disk."""
     monkeypatch.chdir(tmp_path)
-    with opened(where) as ledger:
-        record(ledger, {0: 1.0})
+    with opened(where) as counters:
+        record(counters, {0: 1.0})
     assert (tmp_path / where).stat().st_size > 0
 
 
@@ -404,27 +411,27 @@ def test_a_name_that_means_something_to_sqlite_is_a_file(
     [("max_page_count = 1", "max_page_count = 1000000"), ("query_only = ON", "query_only = OFF")],
     ids=["full disk", "read-only disk"],
 )
-def test_while_writes_fail_the_counter_stands_still(
+def test_counter_is_stalled_while_writes_fail(
     path: str, broken: str, mended: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each failed write is counted, the total that is shown stays, and the next good write catches up."""
     caplog.set_level("INFO")
     failures: list[None] = []
-    with contextlib.closing(open_store(path)) as store:
-        ledger = Ledger(store, lambda: failures.append(None))
-        record(ledger, {0: 1.0})
-        assert record(ledger, {0: 5.0}) == 4.0
+    with contextlib.closing(open_state_file(path)) as store:
+        counters = Counters(store, lambda: failures.append(None))
+        record(counters, {0: 1.0})
+        assert record(counters, {0: 5.0}) == 4.0
         store._connection.execute(f"PRAGMA {broken}")  # noqa: SLF001 - as the disk would
         pages = dict.fromkeys(range(1, 99), 12345.678)
-        assert record(ledger, pages) == 4.0
-        assert record(ledger, {0: 6.0}) == 4.0
+        assert record(counters, pages) == 4.0
+        assert record(counters, {0: 6.0}) == 4.0
         assert len(failures) == 2
-        assert ledger.is_standing_still
+        assert counters.is_stalled
         store._connection.execute(f"PRAGMA {mended}")  # noqa: SLF001
-        ledger.save()
-        assert ledger.total(PURCHASES) == pytest.approx(5.0 + 98 * 12_345.678)
+        counters.save()
+        assert counters.total(PURCHASES) == pytest.approx(5.0 + 98 * 12_345.678)
         assert len(failures) == 2
-        assert not ledger.is_standing_still
+        assert not counters.is_stalled
     assert [entry.getMessage() for entry in caplog.records] == [
         "the state file cannot be written: counters stand still",
         "the state file is written again",
@@ -432,30 +439,30 @@ def test_while_writes_fail_the_counter_stands_still(
 
 
 @pytest.mark.parametrize("is_synced", [False, True])
-def test_a_write_that_was_killed_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bool) -> None:
+def test_killed_write_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bool) -> None:
     """The journal beside the state file is its own, whether the file was written to already or not yet."""
     subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(500)]
-    with opened(path) as ledger:
+    with opened(path) as counters:
         for value in (1.0, 3.0):
             for subject in subjects:
-                ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
-            ledger.save()
+                counters.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
+            counters.save()
     (tmp_path / "killed").mkdir()
     killed = tmp_path / "killed" / "state.sqlite"
     cut_off(Path(path), "UPDATE accounts SET total = 7", killed, is_synced=is_synced)
     assert killed.with_name("state.sqlite-journal").read_bytes().startswith(bytes(8)) is not is_synced
-    with opened(str(killed)) as ledger:
-        assert {ledger.total(subject) for subject in subjects} == {2}
-        record(ledger, {0: 1.0})
+    with opened(str(killed)) as counters:
+        assert {counters.total(subject) for subject in subjects} == {2}
+        record(counters, {0: 1.0})
     assert [file.name for file in killed.parent.iterdir()] == ["state.sqlite"]
 
 
 WRITER = """
 import sys
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.metrics.counters import Ledger
-from braze_exporter.state import open_store
-ledger = Ledger(open_store(sys.argv[1]))
+from braze_exporter.metrics.counters import Counters
+from braze_exporter.state import open_state_file
+ledger = Counters(open_state_file(sys.argv[1]))
 subject = ("production", "url", "custom_events", "purchase", "", "")
 value = ledger.total(subject)
 ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
@@ -467,43 +474,43 @@ while True:
 """
 
 
-def test_kill_9_at_any_moment_loses_nothing_that_was_shown(path: str) -> None:
+def test_kill_9_loses_no_shown_total(path: str) -> None:
     """However often a process is killed while it writes, the next one never shows less than was shown before."""
-    shown = 0.0
+    rendered = 0.0
     for _ in range(8):
         with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:  # noqa: S603
             assert writer.stdout is not None
             seen = [float(writer.stdout.readline()) for _ in range(20)]
             os.kill(writer.pid, signal.SIGKILL)
             seen += [float(line) for line in writer.stdout if line.endswith("\n")]
-        assert seen[0] >= shown
+        assert seen[0] >= rendered
         assert seen == sorted(seen)
-        shown = seen[-1]
-        with opened(path) as ledger:
-            found = ledger.total(("production", "url", "custom_events", "purchase", "", ""))
-        assert found >= shown
+        rendered = seen[-1]
+        with opened(path) as counters:
+            result = counters.total(("production", "url", "custom_events", "purchase", "", ""))
+        assert result >= rendered
 
 
-def test_a_counter_goes_on_under_other_names(path: str) -> None:
+def test_counter_with_changed_labels_continues(path: str) -> None:
     """With the labels renamed and other queries beside it in the config, a counter keeps what it has counted."""
-    recorded = Recorded(events=["purchase", "signup"])
+    recorded = RecordedCounts(events=["purchase", "signup"])
     clock = Clock()
-    with simulated(recorded, clock) as (_, server):
+    with running_braze(recorded, clock) as (_, server):
 
         def totals(events: str, app: str, *steps: int) -> list[float]:
-            text = workspace(server.url, events.replace("ios", app)).replace("{ios:", f"{{{app}:")
-            config = load(text, "config.yaml", {"BRAZE_API_KEY": KEY})
-            with contextlib.closing(open_session(1)) as session, contextlib.closing(open_store(path)) as store:
+            text = workspace_yaml(server.url, events.replace("ios", app)).replace("{ios:", f"{{{app}:")
+            config = load_config(text, "config.yaml", {"BRAZE_API_KEY": KEY})
+            with contextlib.closing(open_session(1)) as session, contextlib.closing(open_state_file(path)) as store:
                 exporter = Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)
-                exporter.use(config, build(config), session)
+                exporter.apply_config(config, build_plan(config), session)
                 with contextlib.closing(exporter):
                     for step in (0, *steps):
-                        count = recorded.count("purchase", THIS_HOUR, 0, IOS)
-                        recorded.set("purchase", THIS_HOUR, count + step, IOS)
+                        count = recorded.count("purchase", CURRENT_HOUR, 0, IOS)
+                        recorded.set("purchase", CURRENT_HOUR, count + step, IOS)
                         clock.advance(300)
                         exporter.refresh().result(5)
-                    page = Page(exporter.render(openmetrics=False).decode())
-                    return page.of("braze_custom_events_filtered_total", event="purchase", braze_app=app)
+                    page = MetricsPage(exporter.render(openmetrics=False).decode())
+                    return page.values("braze_custom_events_filtered_total", event="purchase", braze_app=app)
 
         assert totals("{event: purchase, apps: [ios]}", "ios", 7, 5) == [12]
         assert totals("{event: signup}\n{event: purchase, apps: [all, ios]}", "iphone", 3) == [15]
@@ -512,29 +519,29 @@ def test_a_counter_goes_on_under_other_names(path: str) -> None:
 
 
 @pytest.mark.parametrize(("days", "total"), [(99, 5), (101, 0)])
-def test_an_event_that_comes_back_to_the_config(days: int, total: float) -> None:
+def test_returning_event_restarts_or_continues(days: int, total: float) -> None:
     """Its counter goes on where it was, or begins at 0 if it was away for more than a hundred days."""
-    recorded = Recorded(events=["purchase", "signup"])
-    with rig("{event: purchase}\n{event: signup}", recorded) as exporter:
-        exporter.begin()
-        recorded.set("signup", THIS_HOUR, 5)
+    recorded = RecordedCounts(events=["purchase", "signup"])
+    with running_exporter("{event: purchase}\n{event: signup}", recorded) as exporter:
+        exporter.skip_first_scrape()
+        recorded.set("signup", CURRENT_HOUR, 5)
         assert exporter.scrape().value("braze_custom_events_total", event="signup") == 5
-        exporter.use("{event: purchase}")
+        exporter.apply_config("{event: purchase}")
         exporter.clock.advance(days * DAY)
-        recorded.set("purchase", THIS_HOUR + days * DAY, 1)
+        recorded.set("purchase", CURRENT_HOUR + days * DAY, 1)
         exporter.scrape()
-        exporter.use("{event: purchase}")
-        exporter.use("{event: purchase}\n{event: signup}")
+        exporter.apply_config("{event: purchase}")
+        exporter.apply_config("{event: purchase}\n{event: signup}")
         exporter.clock.advance(300)
         assert exporter.scrape().value("braze_custom_events_total", event="signup") == total
 
 
-@pytest.mark.parametrize(("many", "is_saved"), [(3, True), (MANY, False)])
-def test_a_refresh_saves_what_is_much(monkeypatch: pytest.MonkeyPatch, many: int, *, is_saved: bool) -> None:
+@pytest.mark.parametrize(("many", "is_saved"), [(3, True), (MAX_UNSAVED, False)])
+def test_refresh_saves_many_changes(monkeypatch: pytest.MonkeyPatch, many: int, *, is_saved: bool) -> None:
     """Of many answers most are saved while the others are asked for, and of a few none before the page is made."""
-    monkeypatch.setattr("braze_exporter.metrics.counters.MANY", many)
+    monkeypatch.setattr("braze_exporter.metrics.counters.MAX_UNSAVED", many)
     names = [f"event {number}" for number in range(6)]
     events = "\n".join(f"{{event: {name}}}" for name in names)
-    with rig(events, Recorded(events=names), rest="budget: {concurrency: 1}\n") as exporter:
-        exporter.ask()
-        assert (exporter.exporter._ledger.revision > 0) is is_saved  # noqa: SLF001 - a page would save the rest
+    with running_exporter(events, RecordedCounts(events=names), pause="budget: {concurrency: 1}\n") as exporter:
+        exporter.refresh()
+        assert (exporter.exporter._counters.revision > 0) is is_saved  # noqa: SLF001 - a page would save the rest

@@ -12,13 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from recorded_counts import Recorded
-from support import HOUR, IOS, THIS_HOUR, VIP, Page, rig
+from recorded_counts import RecordedCounts
+from support import CURRENT_HOUR, HOUR, IOS, VIP, MetricsPage, running_exporter
 
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
-from braze_exporter.metrics.exposition import header, labels_text, sample
-from braze_exporter.metrics.families import GAUGES, Family, counter, gauge
-from braze_exporter.metrics.self_metrics import OWN, QUERIES, UP
+from braze_exporter.metrics.exposition import format_header, format_labels, format_sample
+from braze_exporter.metrics.families import GAUGE_HELP, Family, build_counter, build_gauge
+from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EVENTS = """
@@ -33,15 +33,15 @@ EVENTS = """
 @pytest.fixture(scope="module")
 def pages() -> tuple[str, str]:
     """Return a page in the text format and in OpenMetrics, of queries in every state."""
-    recorded = Recorded(events=["broken", "empty", 'sign "up" \\ 🎉', "purchase"])
+    recorded = RecordedCounts(events=["broken", "empty", 'sign "up" \\ 🎉', "purchase"])
     for back in range(400):
         for app, segment, count in (("", "", 100), (IOS, "", 60), ("", VIP, 9), (IOS, VIP, 4)):
-            recorded.set("purchase", THIS_HOUR - back * HOUR, count + back % 24, app, segment)
-    with rig(EVENTS, recorded, rest="budget: {concurrency: 1}\n") as exporter:  # answers come in order
-        exporter.braze.fail(response_faults.data([]), event="empty")
+            recorded.set("purchase", CURRENT_HOUR - back * HOUR, count + back % 24, app, segment)
+    with running_exporter(EVENTS, recorded, pause="budget: {concurrency: 1}\n") as exporter:  # answers come in order
+        exporter.braze.inject(response_faults.data([]), event="empty")
         exporter.scrape()
-        recorded.set("purchase", THIS_HOUR, 1_234_567)
-        exporter.braze.fail(response_faults.status(500), event="broken")
+        recorded.set("purchase", CURRENT_HOUR, 1_234_567)
+        exporter.braze.inject(response_faults.status(500), event="broken")
         exporter.clock.advance(600)
         exporter.scrape()
         text, openmetrics = (exporter.exporter.render(openmetrics=which).decode() for which in (False, True))
@@ -55,12 +55,12 @@ def stable(page: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "which"), [("page.txt", 0), ("page.openmetrics", 1)])
-def test_the_page_is_the_golden_one(pages: tuple[str, str], name: str, which: int) -> None:
+def test_page_equals_golden_file(pages: tuple[str, str], name: str, which: int) -> None:
     """The page is, byte for byte, what dashboards and alerts rely on."""
     assert stable(pages[which]) == (GOLDEN / name).read_text(encoding="utf-8")
 
 
-def test_both_formats_hold_the_same_samples(pages: tuple[str, str]) -> None:
+def test_both_formats_have_same_samples(pages: tuple[str, str]) -> None:
     """OpenMetrics differs from the text format in its headers and its end alone."""
     text, openmetrics = ([line for line in page.splitlines() if line[0] != "#"] for page in pages)
     assert sorted(map(_without_values, text)) == sorted(map(_without_values, openmetrics))
@@ -71,30 +71,36 @@ def _without_values(line: str) -> str:
     return line if line.startswith("braze_custom") else line.rpartition(" ")[0]
 
 
-def test_prometheus_own_parsers_read_both(pages: tuple[str, str]) -> None:
+def test_client_library_parses_both_formats(pages: tuple[str, str]) -> None:
     """Both pages are read by the library's parsers, and the strict one finds each family once."""
     text, openmetrics = pages
-    assert Page(text).value("braze_custom_events_hourly_latest", event="purchase") == 1_234_567
+    assert MetricsPage(text).value("braze_custom_events_hourly_latest", event="purchase") == 1_234_567
     names = [family.name for family in parse_openmetrics(openmetrics)]
     assert len(names) == len(set(names))
     assert "braze_custom_events" in names
 
 
-def test_no_series_has_a_creation_time(pages: tuple[str, str]) -> None:
+def test_no_created_series_are_exposed(pages: tuple[str, str]) -> None:
     """Counters and histograms come without the `_created` series that would double them."""
     assert "_created" not in pages[0] + pages[1]
 
 
-def test_every_family_on_the_page_is_documented(pages: tuple[str, str]) -> None:
+def test_every_family_is_documented(pages: tuple[str, str]) -> None:
     """What the page shows is what the tables of families say, and the other way round."""
-    shown = {line.split()[2] for line in pages[0].splitlines() if line.startswith("# TYPE braze_")}
-    nouns = [noun for noun in (CUSTOM_EVENTS.noun, CUSTOM_EVENTS.filtered) if noun is not None]
-    known = {family.name for family in (*OWN, UP, QUERIES)} | {counter(CUSTOM_EVENTS, noun).name for noun in nouns}
-    for noun in nouns:
+    rendered = {line.split()[2] for line in pages[0].splitlines() if line.startswith("# TYPE braze_")}
+    metric_groups = [
+        metric_group
+        for metric_group in (CUSTOM_EVENTS.metric_group, CUSTOM_EVENTS.filtered_group)
+        if metric_group is not None
+    ]
+    known = {family.name for family in (*SELF_METRICS, UP, QUERIES)} | {
+        build_counter(CUSTOM_EVENTS, metric_group).name for metric_group in metric_groups
+    }
+    for metric_group in metric_groups:
         for unit in Unit:
-            known |= {gauge(CUSTOM_EVENTS, noun, unit, measure).name for measure in GAUGES}
-    missing = {name for name in known - shown if "filtered_daily" not in name}  # not in this config
-    assert shown <= known
+            known |= {build_gauge(CUSTOM_EVENTS, metric_group, unit, measure).name for measure in GAUGE_HELP}
+    missing = {name for name in known - rendered if "filtered_daily" not in name}  # not in this config
+    assert rendered <= known
     assert missing == set()
 
 
@@ -104,7 +110,7 @@ numbers = st.one_of(st.floats(), st.integers(0, 10**18).map(float))
 
 
 @given(st.sampled_from(["gauge", "counter"]), text_values, label_sets, numbers)
-def test_lines_are_those_of_the_library(kind: str, text: str, labels: dict[str, str], value: float) -> None:
+def test_lines_equal_those_of_client_library(kind: str, text: str, labels: dict[str, str], value: float) -> None:
     """Whatever labels, help and value are, headers and samples are the bytes that `prometheus_client` writes."""
     name = "braze_things_total" if kind == "counter" else "braze_things"
     family = Family(name, kind, text, tuple(labels))
@@ -118,6 +124,6 @@ def test_lines_are_those_of_the_library(kind: str, text: str, labels: dict[str, 
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(One())
-    line = sample(name, labels_text(labels.items()), value)
-    assert (header(family, openmetrics=False) + line).encode() == generate_latest(registry)
-    assert (header(family, openmetrics=True) + line + "# EOF\n").encode() == generate_openmetrics(registry)
+    line = format_sample(name, format_labels(labels.items()), value)
+    assert (format_header(family, openmetrics=False) + line).encode() == generate_latest(registry)
+    assert (format_header(family, openmetrics=True) + line + "# EOF\n").encode() == generate_openmetrics(registry)

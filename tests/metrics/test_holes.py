@@ -12,18 +12,30 @@ import pytest
 import response_faults
 import transfer_faults
 from fault_injection import Exchange, Fault
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import HOUR, KEY, NEW_YORK, NOW, THIS_HOUR, Clock, Page, Rig, rig, simulated, workspace
+from support import (
+    CURRENT_HOUR,
+    HOUR,
+    KEY,
+    NEW_YORK,
+    NOW,
+    Clock,
+    ExporterRig,
+    MetricsPage,
+    running_braze,
+    running_exporter,
+    workspace_yaml,
+)
 
 from braze_exporter.braze.transport import open_session
-from braze_exporter.config.loading import load
+from braze_exporter.config.loading import load_config
 from braze_exporter.exporter import Exporter
-from braze_exporter.scheduler.plan import build
-from braze_exporter.simulator.inventory import Campaign, Canvas, World
+from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.server import Server
-from braze_exporter.state import open_store
+from braze_exporter.state import open_state_file
 
 LATEST = "braze_custom_events_hourly_latest"
 SETTLED = "braze_custom_events_hourly_settled"
@@ -36,17 +48,17 @@ USUAL = "24"  # the hours that a usual fetch requests
 SHORT = "4"  # an hour to settle, and 3 more
 
 
-def hours() -> Recorded:
+def hours() -> RecordedCounts:
     """Return purchases: 40 in the hour that runs, and 101, 102 and so on in those before it."""
-    recorded = Recorded(events=["purchase"])
+    recorded = RecordedCounts(events=["purchase"])
     for back in range(120):
-        recorded.set("purchase", THIS_HOUR - back * HOUR, 100 + back if back else 40)
+        recorded.set("purchase", CURRENT_HOUR - back * HOUR, 100 + back if back else 40)
     return recorded
 
 
 def without(*back: int, value: object = None) -> Fault:
     """Return a fault that replaces the counts of the hours so far back from this one, where the response has them."""
-    starts = {THIS_HOUR - hour * HOUR for hour in back}
+    starts = {CURRENT_HOUR - hour * HOUR for hour in back}
 
     def change(document: dict[str, Any]) -> None:
         for row in document["data"]:
@@ -56,19 +68,19 @@ def without(*back: int, value: object = None) -> Fault:
     return response_faults.edited(change)
 
 
-def lengths(found: Rig) -> list[str]:
+def lengths(result: ExporterRig) -> list[str]:
     """Return the lengths that were requested since the last look, and forget them."""
-    requested = [request.params["length"] for request in found.braze.requests]
-    found.braze.reset()
+    requested = [request.params["length"] for request in result.braze.requests]
+    result.braze.reset()
     return requested
 
 
-def again(found: Rig, times: int = 1, seconds: float = 300) -> Page:
+def again(result: ExporterRig, times: int = 1, seconds: float = 300) -> MetricsPage:
     """Scrape so many times, each so many seconds later, and return the last page."""
     for _ in range(times):
-        found.clock.advance(seconds)
-        found.ask()
-    return found.page()
+        result.clock.advance(seconds)
+        result.refresh()
+    return result.page()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +88,7 @@ def again(found: Rig, times: int = 1, seconds: float = 300) -> Page:
     [(0, None, 102), (1, 40, 102), (2, 40, None), (3, 40, 102), (23, 40, 102)],
 )
 @pytest.mark.parametrize("is_missing", [False, True])
-def test_hole_hides_its_own_bucket_alone(
+def test_hole_hides_only_its_bucket(
     back: int, latest: float | None, settled: float | None, *, is_missing: bool
 ) -> None:
     """The response is a success: the value and the start of the hole are absent, all others are as they were."""
@@ -87,55 +99,55 @@ def test_hole_hides_its_own_bucket_alone(
                 del row["count"]
 
     fault = without(back)
-    with rig("{event: purchase}", hours()) as exporter:
-        exporter.braze.fail(
+    with running_exporter("{event: purchase}", hours()) as exporter:
+        exporter.braze.inject(
             (lambda exchange: response_faults.edited(drop)(_replied(exchange, fault))) if is_missing else fault
         )
         page = exporter.scrape()
-        assert (page.value(UP), page.of(FAILED, reason="bad_answer")) == (1, [0])
+        assert (page.value(UP), page.values(FAILED, reason="bad_answer")) == (1, [0])
         assert (page.value(LATEST), page.value(SETTLED)) == (latest, settled)
-        assert page.value(LATEST_START) == (None if latest is None else THIS_HOUR)
-        assert page.value(SETTLED_START) == (None if settled is None else THIS_HOUR - 2 * HOUR)
+        assert page.value(LATEST_START) == (None if latest is None else CURRENT_HOUR)
+        assert page.value(SETTLED_START) == (None if settled is None else CURRENT_HOUR - 2 * HOUR)
         again(exporter, 3)
         assert lengths(exporter) == [USUAL] * 4
 
 
 def _replied(exchange: Exchange, fault: Fault) -> Exchange:
     """Return the exchange whose true reply is that of `fault`."""
-    return Exchange(exchange.request, fault(exchange), exchange.wait, exchange.wait_until_healed)
+    return Exchange(exchange.request, fault(exchange), exchange.wait, exchange.wait_until_cleared)
 
 
-def test_hole_of_the_first_response_is_ground_for_the_counter() -> None:
+def test_hole_of_first_response_counts_from_its_first_number() -> None:
     """Its first number counts 0, whatever it is; what comes on top of that counts."""
     recorded = hours()
-    with rig("{event: purchase}", recorded) as exporter:
-        exporter.braze.fail(without(0, 5), times=1)
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        exporter.braze.inject(without(0, 5), times=1)
         assert exporter.scrape().value(TOTAL) == 0
         assert again(exporter).value(TOTAL) == 0
-        recorded.set("purchase", THIS_HOUR, 47)
-        recorded.set("purchase", THIS_HOUR - 5 * HOUR, 106)
+        recorded.set("purchase", CURRENT_HOUR, 47)
+        recorded.set("purchase", CURRENT_HOUR - 5 * HOUR, 106)
         assert again(exporter).value(TOTAL) == 7 + 1
 
 
-def test_later_hole_leaves_the_counter_as_it_is() -> None:
+def test_later_hole_keeps_counter() -> None:
     """What a bucket counted before and after it was a hole counts once, and so does what began as a hole."""
     recorded = hours()
-    with rig("{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
-        exporter.braze.fail(without(0, 3, -1))
+        exporter.braze.inject(without(0, 3, -1))
         assert again(exporter).value(TOTAL) == 0
-        recorded.set("purchase", THIS_HOUR, 45)
-        recorded.set("purchase", THIS_HOUR + HOUR, 9)
+        recorded.set("purchase", CURRENT_HOUR, 45)
+        recorded.set("purchase", CURRENT_HOUR + HOUR, 9)
         exporter.clock.advance(HOUR)
         assert exporter.scrape().value(TOTAL) == 0
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         assert again(exporter).value(TOTAL) == 5 + 9
 
 
-def test_response_of_holes_only_is_a_success_without_values() -> None:
+def test_response_of_holes_only_is_success_without_values() -> None:
     """The query is up, its values and starts are absent, and the next fetches request no more than usual."""
-    with rig("{event: purchase}", hours()) as exporter:
-        exporter.braze.fail(without(*range(-4, 30)))
+    with running_exporter("{event: purchase}", hours()) as exporter:
+        exporter.braze.inject(without(*range(-4, 30)))
         page = exporter.scrape()
         exporter.clock.advance(3 * HOUR)
         exporter.scrape()
@@ -143,28 +155,28 @@ def test_response_of_holes_only_is_a_success_without_values() -> None:
         page = again(exporter)
         assert lengths(exporter) == [USUAL]
     assert page.value(UP) == 1
-    assert [page.of(name) for name in (LATEST, SETTLED, LATEST_START, SETTLED_START)] == [[], [], [], []]
+    assert [page.values(name) for name in (LATEST, SETTLED, LATEST_START, SETTLED_START)] == [[], [], [], []]
     assert page.value(TOTAL) == 0
 
 
 @contextlib.contextmanager
-def started(clock: Clock, braze: FaultInjectingBraze, server: Server, state_file: Path) -> Iterator[Rig]:
+def started(clock: Clock, braze: FaultInjectingBraze, server: Server, state_file: Path) -> Iterator[ExporterRig]:
     """Run the exporter with a state file."""
-    config = load(workspace(server.url, "{event: purchase}"), "config.yaml", {"BRAZE_API_KEY": KEY})
+    config = load_config(workspace_yaml(server.url, "{event: purchase}"), "config.yaml", {"BRAZE_API_KEY": KEY})
     with (
         contextlib.closing(open_session(10)) as session,
-        contextlib.closing(open_store(str(state_file))) as store,
+        contextlib.closing(open_state_file(str(state_file))) as store,
         contextlib.closing(Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter,
     ):
-        exporter.use(config, build(config), session)
-        yield Rig(clock, braze, exporter, server, session)
+        exporter.apply_config(config, build_plan(config), session)
+        yield ExporterRig(clock, braze, exporter, server, session)
 
 
-def test_hole_stays_unknown_through_a_restart(tmp_path: Path) -> None:
+def test_hole_stays_unknown_after_restart(tmp_path: Path) -> None:
     """The state file remembers which buckets of the first response had no number."""
     clock, path = Clock(), tmp_path / "state.sqlite"
-    with simulated(hours(), clock) as (braze, server):
-        braze.fail(without(0, 5), times=1)
+    with running_braze(hours(), clock) as (braze, server):
+        braze.inject(without(0, 5), times=1)
         totals = []
         for _ in range(2):
             with started(clock, braze, server, path) as exporter:
@@ -173,24 +185,24 @@ def test_hole_stays_unknown_through_a_restart(tmp_path: Path) -> None:
     assert totals == [0, 0]
 
 
-def test_restart_during_a_repair_goes_back_past_the_last_complete_response(tmp_path: Path) -> None:
+def test_restart_during_repair_fetches_from_last_complete_response(tmp_path: Path) -> None:
     """Short responses do not end a repair: what was missed before them is read after a restart, and counted."""
     recorded, clock, path = hours(), Clock(), tmp_path / "state.sqlite"
-    with simulated(recorded, clock) as (braze, server):
+    with running_braze(recorded, clock) as (braze, server):
         with started(clock, braze, server, path) as exporter:
             exporter.scrape()
-            braze.fail(without(1, value=-1))
+            braze.inject(without(1, value=-1))
             clock.advance(30 * HOUR)
             assert again(exporter, 2).value(UP) == 1
-        recorded.set("purchase", THIS_HOUR - 2 * HOUR, 109)
-        braze.heal()
+        recorded.set("purchase", CURRENT_HOUR - 2 * HOUR, 109)
+        braze.clear_faults()
         braze.reset()
         with started(clock, braze, server, path) as exporter:
             assert exporter.scrape().value(TOTAL) == 7
             assert lengths(exporter) == [str(24 + 30)]
 
 
-def test_hole_of_a_campaign_hides_one_number() -> None:
+def test_hole_of_campaign_hides_one_value() -> None:
     """A statistic or a total that is null has no value on that day; the others of the day have theirs."""
 
     def change(document: dict[str, Any]) -> None:
@@ -199,23 +211,23 @@ def test_hole_of_a_campaign_hides_one_number() -> None:
         newest["conversions"] = None
 
     with campaign() as exporter:
-        exporter.braze.fail(response_faults.edited(change), path="/campaigns/data_series", times=1)
+        exporter.braze.inject(response_faults.edited(change), path="/campaigns/data_series", times=1)
         first = exporter.scrape()
         exporter.clock.advance(900)
         second = exporter.scrape()
     name = "braze_campaign_messages_daily_latest"
     assert first.value("braze_campaign_messages_daily_up") == 1
-    assert (first.value(name, stat="sent"), first.of(name, stat="opens")) == (1_000, [])
-    assert first.of("braze_campaign_conversions_daily_latest") == []
+    assert (first.value(name, stat="sent"), first.values(name, stat="opens")) == (1_000, [])
+    assert first.values("braze_campaign_conversions_daily_latest") == []
     assert first.value("braze_campaign_revenue_daily_latest") is not None
     assert (second.value(name, stat="opens"), second.value("braze_campaign_conversions_daily_latest")) == (410, 30)
     assert second.value("braze_campaign_messages_total", stat="opens") == 0
     assert second.value("braze_campaign_conversions_total") == 0
 
 
-def test_clock_that_was_ahead_shortens_no_repair() -> None:
+def test_fast_clock_does_not_shorten_repair() -> None:
     """The last success counts by Braze's clock: a gap that began before ours was set right is read in full."""
-    with rig("{event: purchase}", hours()) as exporter:
+    with running_exporter("{event: purchase}", hours()) as exporter:
         clock = exporter.clock
         clock.now += 30 * HOUR
         exporter.braze.clock = lambda: NOW
@@ -234,8 +246,8 @@ MALFORMED: dict[str, Callable[[dict[str, Any]], object]] = {
     "NaN": lambda row: row.update(count=math.nan),
     "bad time": lambda row: row.update(time="noon"),
     "date alone": lambda row: row.update(time=row["time"][:10]),
-    "older than requested": lambda row: row.update(time=_hour(THIS_HOUR - 27 * HOUR)),
-    "ahead": lambda row: row.update(time=_hour(THIS_HOUR + HOUR)),
+    "older than requested": lambda row: row.update(time=_hour(CURRENT_HOUR - 27 * HOUR)),
+    "ahead": lambda row: row.update(time=_hour(CURRENT_HOUR + HOUR)),
 }
 
 
@@ -248,7 +260,7 @@ def _hour(start: float) -> str:
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_bucket_hides_no_newer_one(name: str) -> None:
+def test_malformed_bucket_hides_no_newer_bucket(name: str) -> None:
     """The exporter requests the newest buckets with each second fetch, and the failing repairs are counted."""
 
     def change(document: dict[str, Any]) -> None:
@@ -256,23 +268,23 @@ def test_malformed_bucket_hides_no_newer_one(name: str) -> None:
             MALFORMED[name](document["data"][-int(SHORT) - 1])
 
     recorded = hours()
-    with rig("{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
-        exporter.braze.fail(response_faults.edited(change))
+        exporter.braze.inject(response_faults.edited(change))
         lengths(exporter)
         failed = again(exporter)
         assert (failed.value(UP), failed.value(FAILED, reason="bad_answer")) == (0, 1)
         page = again(exporter, seconds=15)  # with the next scrape: the newest buckets need not wait
         assert (page.value(UP), page.value(LATEST), page.value(SETTLED)) == (1, 40, 102)
-        recorded.set("purchase", THIS_HOUR, 43)
-        recorded.set("purchase", THIS_HOUR - 10 * HOUR, 115)  # late, and out of reach of the short fetches
+        recorded.set("purchase", CURRENT_HOUR, 43)
+        recorded.set("purchase", CURRENT_HOUR - 10 * HOUR, 115)  # late, and out of reach of the short fetches
         for repairs in (2, 3, 4):
             page = again(exporter)
             assert (page.value(UP), page.value(FAILED, reason="bad_answer")) == (1, repairs)
             page = again(exporter)
             assert (page.value(UP), page.value(LATEST), page.value(TOTAL)) == (1, 43, 3)
         assert lengths(exporter) == [USUAL, SHORT] * 4
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         assert again(exporter, 2).value(TOTAL) == 3 + 5
         assert lengths(exporter) == [USUAL, USUAL]
 
@@ -280,65 +292,67 @@ def test_malformed_bucket_hides_no_newer_one(name: str) -> None:
 def test_malformed_bucket_hides_nothing_for_days() -> None:
     """A negative hour that stays so: the newest hours are as fresh as ever, long after it was in the usual range."""
     recorded = hours()
-    with rig("{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
-        exporter.braze.fail(without(1, value=-3))
+        exporter.braze.inject(without(1, value=-3))
         for hour in range(1, 120):
             exporter.clock.advance(HOUR - 600)
-            recorded.set("purchase", THIS_HOUR + hour * HOUR, 1)
+            recorded.set("purchase", CURRENT_HOUR + hour * HOUR, 1)
             page = again(exporter, 2)  # a repair and a short one, in either order
             if hour > 4:  # until then it is among the newest
-                assert (page.value(UP), page.value(LATEST_START)) == (1, THIS_HOUR + hour * HOUR), hour
+                assert (page.value(UP), page.value(LATEST_START)) == (1, CURRENT_HOUR + hour * HOUR), hour
                 assert page.value(TOTAL) == hour
         assert lengths(exporter)[-4:] == [USUAL] * 4
 
 
-def test_first_response_that_is_short_holds_the_ground_of_the_rest() -> None:
+def test_short_first_response_keeps_counter_floor_of_repair() -> None:
     """What a short first response does not reach is unknown until a full one, and counts 0 then."""
     recorded = hours()
-    with rig("{event: purchase}", recorded) as exporter:
-        exporter.braze.fail(without(9, value=-1))
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        exporter.braze.inject(without(9, value=-1))
         exporter.scrape()
-        recorded.set("purchase", THIS_HOUR, 50)
+        recorded.set("purchase", CURRENT_HOUR, 50)
         assert again(exporter, seconds=15).value(TOTAL) == 0
-        recorded.set("purchase", THIS_HOUR, 51)
-        exporter.braze.heal()
+        recorded.set("purchase", CURRENT_HOUR, 51)
+        exporter.braze.clear_faults()
         assert again(exporter).value(TOTAL) == 1
-        recorded.set("purchase", THIS_HOUR - 9 * HOUR, 110)
+        recorded.set("purchase", CURRENT_HOUR - 9 * HOUR, 110)
         assert again(exporter).value(TOTAL) == 1 + 1
 
 
 @pytest.mark.parametrize("minutes", [4, 6])
-def test_hour_that_begins_a_little_ahead_is_a_difference_of_clocks(minutes: int) -> None:
+def test_hour_slightly_ahead_is_accepted(minutes: int) -> None:
     """An hour may begin up to 5 minutes ahead of both clocks; beyond that the response is malformed."""
-    clock = Clock(THIS_HOUR + HOUR - minutes * 60)
+    clock = Clock(CURRENT_HOUR + HOUR - minutes * 60)
     recorded = hours()
-    recorded.set("purchase", THIS_HOUR + HOUR, 2)
-    ahead = response_faults.edited(lambda found: found["data"].append({"time": _hour(THIS_HOUR + HOUR), "count": 2}))
-    with rig("{event: purchase}", recorded, clock=clock) as exporter:
-        exporter.braze.fail(ahead)
+    recorded.set("purchase", CURRENT_HOUR + HOUR, 2)
+    ahead = response_faults.edited(
+        lambda result: result["data"].append({"time": _hour(CURRENT_HOUR + HOUR), "count": 2})
+    )
+    with running_exporter("{event: purchase}", recorded, clock=clock) as exporter:
+        exporter.braze.inject(ahead)
         page = exporter.scrape()
     assert (page.value(UP), page.value(LATEST)) == ((1, 2) if minutes == 4 else (0, None))
 
 
 @pytest.mark.parametrize(("ahead", "up"), [(1, 1), (2, 0)])
-def test_tomorrow_is_another_time_zone_and_the_day_after_is_malformed(ahead: int, up: float) -> None:
+def test_tomorrow_is_accepted_and_day_after_is_malformed(ahead: int, up: float) -> None:
     """A company east of the configured zone may be a day ahead: that is reported, and no more than that."""
     day = (datetime.fromtimestamp(NOW, NEW_YORK) + timedelta(days=ahead)).date().isoformat()
-    with rig("{event: purchase, unit: day}", hours()) as exporter:
-        exporter.braze.fail(response_faults.edited(lambda found: found["data"].append({"time": day, "count": 1})))
+    with running_exporter("{event: purchase, unit: day}", hours()) as exporter:
+        exporter.braze.inject(response_faults.edited(lambda result: result["data"].append({"time": day, "count": 1})))
         page = exporter.scrape()
     assert page.value("braze_custom_events_daily_up") == up
-    assert page.of("braze_workspace_timezone_mismatch") == ([1] if up else [])
+    assert page.values("braze_workspace_timezone_mismatch") == ([1] if up else [])
 
 
-def test_daily_rows_are_no_hours() -> None:
+def test_daily_rows_in_hourly_response_are_malformed() -> None:
     """An hourly query that is answered by day has no values and counts nothing."""
     days = [(datetime.fromtimestamp(NOW, NEW_YORK) - timedelta(days=back)).date() for back in reversed(range(24))]
     rows = [{"time": f"{day}T00:00:00-05:00", "count": 2_400} for day in days]
-    with rig("{event: purchase}", hours()) as exporter:
+    with running_exporter("{event: purchase}", hours()) as exporter:
         exporter.scrape()
-        exporter.braze.fail(response_faults.data(rows))
+        exporter.braze.inject(response_faults.data(rows))
         page = again(exporter)
     assert (page.value(UP), page.value(FAILED, reason="bad_answer"), page.value(TOTAL)) == (0, 1, 0)
 
@@ -359,26 +373,26 @@ def padded(bytes_of: Callable[[int], int]) -> Fault:
     return fault
 
 
-def test_response_of_eight_mebibytes_is_read() -> None:
+def test_response_of_8_mib_is_read() -> None:
     """The limit is 8 MiB of a body after decompression."""
-    with rig("{event: purchase}", hours()) as exporter:
-        exporter.braze.fail(padded(lambda _rows: 8 * MEBIBYTE))
+    with running_exporter("{event: purchase}", hours()) as exporter:
+        exporter.braze.inject(padded(lambda _rows: 8 * MEBIBYTE))
         assert exporter.scrape().value(LATEST) == 40
-        exporter.braze.fail(padded(lambda _rows: 8 * MEBIBYTE + 1))
+        exporter.braze.inject(padded(lambda _rows: 8 * MEBIBYTE + 1))
         page = again(exporter)
     assert (page.value(UP), page.value(FAILED, reason="too_large")) == (0, 1)
 
 
-def test_oversized_response_is_requested_in_pieces() -> None:
+def test_oversized_response_is_requested_in_chunks() -> None:
     """After an outage of three days the gap is read newest piece first, and every hour of it is counted once."""
     recorded = hours()
-    with rig("{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
         lengths(exporter)
         exporter.clock.advance(72 * HOUR)
         for hour in range(1, 73):
-            recorded.set("purchase", THIS_HOUR + hour * HOUR, 10)
-        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+            recorded.set("purchase", CURRENT_HOUR + hour * HOUR, 10)
+        exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
         page = exporter.scrape()
         assert (page.value(UP), page.value(FAILED, reason="too_large")) == (0, 1)
         page = again(exporter, seconds=15)
@@ -387,7 +401,7 @@ def test_oversized_response_is_requested_in_pieces() -> None:
         assert page.value(TOTAL) == 48 * 10
         page = again(exporter, 2)
         older = exporter.braze.requests[-1].params
-        assert older["ending_at"] == _utc(THIS_HOUR + (72 - 47) * HOUR - 1)  # the second before the newest 48 hours
+        assert older["ending_at"] == _utc(CURRENT_HOUR + (72 - 47) * HOUR - 1)  # the second before the newest 48 hours
         assert lengths(exporter) == ["96", "4", "48", "4", "48"]
         assert (page.value(TOTAL), page.value(FAILED, reason="too_large")) == (72 * 10, 1)
         again(exporter, 2)
@@ -401,33 +415,33 @@ def test_oversized_response_is_requested_in_pieces() -> None:
 @pytest.mark.parametrize("is_first_empty", [False, True])
 def test_pieces_of_a_repair_leave_no_gap(ahead: int, *, is_first_empty: bool) -> None:
     """Each hour of an outage counts once, whichever clock is ahead, and also after an empty response in between."""
-    clock, recorded = Clock(THIS_HOUR + HOUR - 375), hours()
-    with rig("{event: purchase}", recorded, clock=clock) as exporter:
+    clock, recorded = Clock(CURRENT_HOUR + HOUR - 375), hours()
+    with running_exporter("{event: purchase}", recorded, clock=clock) as exporter:
         exporter.braze.clock = lambda: clock.now + ahead
         exporter.scrape()
         start = int(clock.now + ahead) // HOUR * HOUR
         clock.advance(72 * HOUR)
         for hour in range(1, 73):
             recorded.set("purchase", start + hour * HOUR, 10)
-        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
-        exporter.ask()
+        exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        exporter.refresh()
         again(exporter, seconds=15)
         if is_first_empty:
-            exporter.braze.fail(response_faults.data([]), times=1)
+            exporter.braze.inject(response_faults.data([]), times=1)
         assert again(exporter, 12).value(TOTAL) == 720
 
 
 def test_spell_of_oversized_responses_leaves_nothing_behind() -> None:
     """While even short responses are oversized the query is down; afterwards it shows and counts all, in pieces."""
     recorded = hours()
-    with rig("{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
-        exporter.braze.fail(transfer_faults.huge(9 * MEBIBYTE))
+        exporter.braze.inject(transfer_faults.huge(9 * MEBIBYTE))
         again(exporter)
         assert again(exporter, seconds=15).value(UP) == 0
         assert again(exporter).value(UP) == 0
-        exporter.braze.heal()
-        recorded.set("purchase", THIS_HOUR - 20 * HOUR, 125)
+        exporter.braze.clear_faults()
+        recorded.set("purchase", CURRENT_HOUR - 20 * HOUR, 125)
         page = again(exporter, 15)
         assert (page.value(UP), page.value(SETTLED) is not None, page.value(TOTAL)) == (1, True, 5)
         assert {*lengths(exporter)} <= {USUAL, "12", "6", "5", SHORT, "2"}
@@ -438,12 +452,12 @@ def test_spell_of_oversized_responses_leaves_nothing_behind() -> None:
 
 def test_trouble_of_a_repair_leaves_the_newest_buckets() -> None:
     """Also where the request of a repair fails by a 503, short ones go on in between."""
-    with rig("{event: purchase}", hours()) as exporter:
+    with running_exporter("{event: purchase}", hours()) as exporter:
         exporter.scrape()
-        exporter.braze.fail(without(9, value=-1))
+        exporter.braze.inject(without(9, value=-1))
         again(exporter)
         again(exporter, seconds=15)
-        exporter.braze.fail(
+        exporter.braze.inject(
             lambda exchange: (
                 exchange.reply if exchange.request.params["length"] == SHORT else response_faults.status(503)(exchange)
             )
@@ -452,7 +466,7 @@ def test_trouble_of_a_repair_leaves_the_newest_buckets() -> None:
             page = again(exporter)
             this_hour = int(exporter.clock.now) // HOUR * HOUR
             assert (page.value(UP), page.value(LATEST_START)) in [(1, this_hour), (1, this_hour - HOUR)]
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         again(exporter, 4)
         assert lengths(exporter)[-1] == USUAL
 
@@ -460,23 +474,23 @@ def test_trouble_of_a_repair_leaves_the_newest_buckets() -> None:
 def test_trouble_between_pieces_is_over_with_the_next_response() -> None:
     """After an older piece has failed the newest buckets come first."""
     recorded = hours()
-    with rig("{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
         exporter.clock.advance(72 * HOUR)
-        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
-        exporter.ask()
+        exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        exporter.refresh()
         again(exporter, seconds=15)
         again(exporter, 2)
-        exporter.braze.fail(response_faults.status(503), times=1)
+        exporter.braze.inject(response_faults.status(503), times=1)
         assert again(exporter).value(UP) == 1
         assert again(exporter).value(UP) == 1
 
 
 def test_response_that_flaps_hurries_no_more_than_once_an_hour() -> None:
     """A query is due at once after a malformed response, but not after each of many."""
-    with rig("{event: purchase}", hours()) as exporter:
+    with running_exporter("{event: purchase}", hours()) as exporter:
         for _ in range(24):
-            exporter.braze.fail(without(9, value=-1), times=1)
+            exporter.braze.inject(without(9, value=-1), times=1)
             again(exporter, 4, seconds=75)
         assert len(exporter.braze.requests) <= 24 + 3
 
@@ -484,11 +498,11 @@ def test_response_that_flaps_hurries_no_more_than_once_an_hour() -> None:
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
 def test_first_response_that_is_short_and_empty_counts_nothing(zone: str) -> None:
     """What it does not reach is unknown, the hour that runs included."""
-    with rig("{event: purchase}", hours(), clock=Clock(NOW + 11)) as exporter:
-        exporter.use("{event: purchase}", **{"America/New_York": zone})
-        exporter.braze.fail(without(9, value=-1), times=1)
-        exporter.ask()
-        exporter.braze.fail(response_faults.data([]), times=1)
+    with running_exporter("{event: purchase}", hours(), clock=Clock(NOW + 11)) as exporter:
+        exporter.apply_config("{event: purchase}", **{"America/New_York": zone})
+        exporter.braze.inject(without(9, value=-1), times=1)
+        exporter.refresh()
+        exporter.braze.inject(response_faults.data([]), times=1)
         again(exporter, seconds=15)
         assert again(exporter).value(TOTAL) == 0
 
@@ -507,13 +521,15 @@ def edited_email(change: Callable[[dict[str, Any]], object], *, in_all: bool = F
 
 
 @contextlib.contextmanager
-def campaign() -> Iterator[Rig]:
+def campaign() -> Iterator[ExporterRig]:
     """Run the exporter for a campaign that has sent 1,000 emails today."""
-    with rig("{event: purchase}", hours(), rest=f"    campaigns: [{{campaign: {CAMPAIGN}}}]\n") as exporter:
-        exporter.braze.world = World(campaigns=(Campaign(CAMPAIGN, "Welcome", channels=("email",)),))
-        figures = Recorded()
-        figures.set(f"campaigns/{CAMPAIGN}", THIS_HOUR, 1_000)
-        exporter.braze.figures = figures
+    with running_exporter(
+        "{event: purchase}", hours(), pause=f"    campaigns: [{{campaign: {CAMPAIGN}}}]\n"
+    ) as exporter:
+        exporter.braze.inventory = Inventory(campaigns=(Campaign(CAMPAIGN, "Welcome", channels=("email",)),))
+        figures = RecordedCounts()
+        figures.set(f"campaigns/{CAMPAIGN}", CURRENT_HOUR, 1_000)
+        exporter.braze.series_counts = figures
         yield exporter
 
 
@@ -531,12 +547,12 @@ def campaign() -> Iterator[Rig]:
 def test_hole_of_a_campaign_is_ground_for_its_counter(fault: Fault) -> None:
     """Wherever the null stands, the first number of that day counts 0."""
     with campaign() as exporter:
-        exporter.braze.fail(fault, path="/campaigns/data_series", times=1)
+        exporter.braze.inject(fault, path="/campaigns/data_series", times=1)
         page = exporter.scrape()
         assert page.value("braze_campaign_messages_daily_up") == 1
         exporter.clock.advance(900)
         assert exporter.scrape().value("braze_campaign_messages_total", stat="sent", variation="") in (None, 0)
-        assert all(value == 0 for value in exporter.page().of("braze_campaign_messages_total"))
+        assert all(value == 0 for value in exporter.page().values("braze_campaign_messages_total"))
 
 
 @pytest.mark.parametrize("value", ["1000", True, [7]])
@@ -544,10 +560,10 @@ def test_statistic_of_a_campaign_that_is_no_number_is_malformed(value: object) -
     """Where other days have a number, text is no statistic that is new."""
     with campaign() as exporter:
         fault = edited_email(lambda row: row["messages"]["email"][0].update(sent=value))
-        exporter.braze.fail(fault, path="/campaigns/data_series")
+        exporter.braze.inject(fault, path="/campaigns/data_series")
         page = exporter.scrape()
     assert page.value("braze_campaign_messages_daily_up") == 0
-    assert page.of("braze_campaign_messages_daily_latest") == []
+    assert page.values("braze_campaign_messages_daily_latest") == []
 
 
 def test_late_data_of_a_part_count_after_a_short_first_response() -> None:
@@ -563,8 +579,8 @@ def test_late_data_of_a_part_count_after_a_short_first_response() -> None:
 
     opens = 3
     with campaign() as exporter:
-        exporter.braze.fail(response_faults.edited(malformed), path="/campaigns/data_series", times=1)
-        exporter.braze.fail(response_faults.edited(opened), path="/campaigns/data_series")
+        exporter.braze.inject(response_faults.edited(malformed), path="/campaigns/data_series", times=1)
+        exporter.braze.inject(response_faults.edited(opened), path="/campaigns/data_series")
         exporter.scrape()
         again(exporter, seconds=15)
         again(exporter, seconds=900)
@@ -573,23 +589,23 @@ def test_late_data_of_a_part_count_after_a_short_first_response() -> None:
     assert page.value("braze_campaign_messages_total", variation="old", stat="opens") == 5
 
 
-def test_oversized_history_of_a_baseline_is_read_in_halves() -> None:
+def test_oversized_baseline_history_is_read_in_halves() -> None:
     """The pieces of a history get shorter until they fit, and the baseline is there."""
-    recorded = Recorded(events=["purchase"])
+    recorded = RecordedCounts(events=["purchase"])
     for back in range(31 * 24):
-        recorded.set("purchase", THIS_HOUR - back * HOUR, 100)
-    with rig("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
-        exporter.braze.fail(padded(lambda rows: rows * 8 * MEBIBYTE // 40))
+        recorded.set("purchase", CURRENT_HOUR - back * HOUR, 100)
+    with running_exporter("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
+        exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 40))
         page = exporter.scrape()
         for _ in range(30):
-            if exporter.rest():
+            if exporter.wait_for_history():
                 break
             page = again(exporter)
         page = again(exporter)
     assert page.value("braze_custom_events_hourly_baseline") == 100
 
 
-def test_a_canvas_of_two_hundred_steps_is_read() -> None:
+def test_canvas_with_200_steps_is_read() -> None:
     """Two hundred steps with email and two push channels make a response of megabytes, which is no failure."""
     canvas = "1d49b884-9f73-4a1d-8f10-2b3c4d5e6f70"
     steps = tuple((f"Step {number} of the welcome series", "email") for number in range(200))
@@ -600,9 +616,9 @@ def test_a_canvas_of_two_hundred_steps_is_read() -> None:
                 push = [{"sent": 1, "direct_opens": 1, "total_opens": 1, "bounces": 0, "body_clicks": 0}]
                 step["messages"] |= {"ios_push": push, "android_push": push}
 
-    with rig("{event: purchase}", hours(), rest=f"    canvases: [{{canvas: {canvas}}}]\n") as exporter:
-        exporter.braze.world = World(canvases=(Canvas(canvas, "Welcome", steps=steps),))
-        exporter.braze.fail(response_faults.edited(more), path="/canvas/data_series")
+    with running_exporter("{event: purchase}", hours(), pause=f"    canvases: [{{canvas: {canvas}}}]\n") as exporter:
+        exporter.braze.inventory = Inventory(canvases=(Canvas(canvas, "Welcome", steps=steps),))
+        exporter.braze.inject(response_faults.edited(more), path="/canvas/data_series")
         page = exporter.scrape(60)
     assert page.value("braze_canvas_messages_daily_up") == 1
-    assert len(page.of("braze_canvas_messages_daily_latest", channel="ios_push", stat="sent")) == 200
+    assert len(page.values("braze_canvas_messages_daily_latest", channel="ios_push", stat="sent")) == 200

@@ -7,10 +7,10 @@ import pytest
 import response_faults
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_counts import Recorded
-from support import HOUR, IOS, NEW_YORK, NOW, THIS_HOUR, VIP, Clock, rig
+from recorded_counts import RecordedCounts
+from support import CURRENT_HOUR, HOUR, IOS, NEW_YORK, NOW, VIP, Clock, running_exporter
 
-from braze_exporter.braze.buckets import settled
+from braze_exporter.braze.buckets import newest_settled
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.simulator.application import UnknownEvent
@@ -25,174 +25,174 @@ UP = "braze_custom_events_hourly_up"
 SUCCESS = "braze_custom_events_hourly_last_success_timestamp_seconds"
 
 
-def purchases(**extra: int) -> Recorded:
+def purchases(**extra: int) -> RecordedCounts:
     """Return purchases: 100 in each full hour, 40 in the one that runs."""
-    recorded = Recorded(events=["purchase"])
+    recorded = RecordedCounts(events=["purchase"])
     for back in range(48):
-        recorded.set("purchase", THIS_HOUR - back * HOUR, 100 if back else 40)
+        recorded.set("purchase", CURRENT_HOUR - back * HOUR, 100 if back else 40)
     for name, value in extra.items():
-        recorded.set("purchase", THIS_HOUR - int(name.removeprefix("back_")) * HOUR, value)
+        recorded.set("purchase", CURRENT_HOUR - int(name.removeprefix("back_")) * HOUR, value)
     return recorded
 
 
-def test_latest_is_the_bucket_in_progress_and_settled_a_full_one() -> None:
+def test_latest_is_current_bucket_and_settled_complete_one() -> None:
     """At twenty past twelve, with an hour to settle, noon is in progress and the hour from ten is the settled one."""
-    with rig("{event: purchase}", purchases(back_1=91, back_2=92)) as exporter:
+    with running_exporter("{event: purchase}", purchases(back_1=91, back_2=92)) as exporter:
         page = exporter.scrape()
-    assert (page.value(LATEST), page.value(LATEST_START)) == (40, THIS_HOUR)
-    assert (page.value(SETTLED), page.value(SETTLED_START)) == (92, THIS_HOUR - 2 * HOUR)
+    assert (page.value(LATEST), page.value(LATEST_START)) == (40, CURRENT_HOUR)
+    assert (page.value(SETTLED), page.value(SETTLED_START)) == (92, CURRENT_HOUR - 2 * HOUR)
     assert page.value(SUCCESS) == NOW
 
 
-def test_a_bucket_settles_by_a_fetch_and_not_by_time() -> None:
+def test_bucket_settles_by_fetch_only() -> None:
     """An hour that was fetched while it ran is not settled hours later, when Braze has been down since."""
-    with rig("{event: purchase, max_age: 1d}", purchases()) as exporter:
+    with running_exporter("{event: purchase, max_age: 1d}", purchases()) as exporter:
         exporter.scrape()
-        exporter.braze.fail(response_faults.status(503))
+        exporter.braze.inject(response_faults.status(503))
         for _ in range(12):
             exporter.clock.advance(HOUR / 2)
             page = exporter.scrape()
             assert page.value(UP) == 0
-            assert (page.value(SETTLED), page.value(SETTLED_START)) == (100, THIS_HOUR - 2 * HOUR)
-            assert (page.value(LATEST), page.value(LATEST_START)) == (40, THIS_HOUR)
-        exporter.braze.heal()
+            assert (page.value(SETTLED), page.value(SETTLED_START)) == (100, CURRENT_HOUR - 2 * HOUR)
+            assert (page.value(LATEST), page.value(LATEST_START)) == (40, CURRENT_HOUR)
+        exporter.braze.clear_faults()
         exporter.clock.advance(HOUR / 2)
         page = exporter.scrape()
-    assert page.value(SETTLED_START) == THIS_HOUR + 4 * HOUR
+    assert page.value(SETTLED_START) == CURRENT_HOUR + 4 * HOUR
 
 
 @pytest.mark.parametrize("ahead", [0, HOUR, 10 * HOUR])
-def test_the_newest_bucket_is_never_settled(ahead: float) -> None:
+def test_newest_bucket_is_never_settled(ahead: float) -> None:
     """Even if our clock is hours ahead of Braze's, the bucket that Braze has in progress is not shown as settled."""
-    with rig("{event: purchase}", purchases()) as exporter:
+    with running_exporter("{event: purchase}", purchases()) as exporter:
         exporter.braze.clock = lambda: exporter.clock.now - ahead
         page = exporter.scrape()
-    newest = THIS_HOUR - int(ahead)
+    newest = CURRENT_HOUR - int(ahead)
     assert page.value(LATEST_START) == newest
     start = page.value(SETTLED_START)
     assert start is not None
     assert start < newest
 
 
-def test_the_time_to_settle_is_counted_from_the_request() -> None:
+def test_settle_is_counted_from_request() -> None:
     """The hour from eleven is settled at one o'clock and not a second before."""
     until_one = HOUR - NOW % HOUR
-    with rig("{event: purchase, refresh: 1s}", purchases(back_1=91)) as exporter:
+    with running_exporter("{event: purchase, refresh: 1s}", purchases(back_1=91)) as exporter:
         exporter.clock.advance(until_one - 1)
-        assert exporter.scrape().value(SETTLED_START) == THIS_HOUR - 2 * HOUR
+        assert exporter.scrape().value(SETTLED_START) == CURRENT_HOUR - 2 * HOUR
         exporter.clock.advance(1)
         page = exporter.scrape()
-    assert (page.value(SETTLED), page.value(SETTLED_START)) == (91, THIS_HOUR - HOUR)
+    assert (page.value(SETTLED), page.value(SETTLED_START)) == (91, CURRENT_HOUR - HOUR)
 
 
-def test_values_go_when_they_are_too_old_and_times_stay() -> None:
+def test_stale_values_disappear_and_timestamps_stay() -> None:
     """Past max_age the gauges are gone; the counter, the bucket starts and the last success stay."""
-    with rig("{event: purchase, max_age: 30m}", purchases()) as exporter:
+    with running_exporter("{event: purchase, max_age: 30m}", purchases()) as exporter:
         exporter.scrape()
-        exporter.braze.fail(response_faults.status(503))
+        exporter.braze.inject(response_faults.status(503))
         exporter.clock.advance(30 * 60 - 1)
         page = exporter.scrape()
         assert page.value(LATEST) == 40
         assert page.value("braze_exporter_queries", state="failed") == 1
         exporter.clock.advance(1)
         page = exporter.scrape()
-        assert page.of(LATEST) == []
-        assert page.of(SETTLED) == []
-        assert page.value(LATEST_START) == THIS_HOUR
-        assert page.value(SETTLED_START) == THIS_HOUR - 2 * HOUR
+        assert page.values(LATEST) == []
+        assert page.values(SETTLED) == []
+        assert page.value(LATEST_START) == CURRENT_HOUR
+        assert page.value(SETTLED_START) == CURRENT_HOUR - 2 * HOUR
         assert page.value(SUCCESS) == NOW
         assert page.value(TOTAL) == 0
         assert page.value(UP) == 0
         assert page.value("braze_up") == 0
         assert page.value("braze_exporter_queries", state="stale") == 1
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         exporter.clock.advance(300)
         page = exporter.scrape()
     assert page.value(LATEST) is not None
     assert page.value("braze_up") == 1
 
 
-def test_an_empty_answer_takes_the_values_and_leaves_the_times() -> None:
+def test_empty_response_removes_values_and_keeps_timestamps() -> None:
     """Braze forgets an event: it is up without values, and its bucket starts are the last known."""
-    with rig("{event: purchase}", purchases()) as exporter:
+    with running_exporter("{event: purchase}", purchases()) as exporter:
         exporter.scrape()
-        exporter.braze.fail(response_faults.data([]))
+        exporter.braze.inject(response_faults.data([]))
         exporter.clock.advance(300)
         page = exporter.scrape()
     assert page.value(UP) == 1
-    assert page.of(LATEST) == page.of(SETTLED) == []
-    assert page.value(LATEST_START) == THIS_HOUR
-    assert page.value(SETTLED_START) == THIS_HOUR - 2 * HOUR
+    assert page.values(LATEST) == page.values(SETTLED) == []
+    assert page.value(LATEST_START) == CURRENT_HOUR
+    assert page.value(SETTLED_START) == CURRENT_HOUR - 2 * HOUR
 
 
-def test_a_zero_is_a_zero() -> None:
+def test_zero_count_is_exposed_as_zero() -> None:
     """An hour in which nothing happened is the value 0, not an absence."""
-    with rig("{event: purchase}", purchases(back_0=0, back_2=0)) as exporter:
+    with running_exporter("{event: purchase}", purchases(back_0=0, back_2=0)) as exporter:
         page = exporter.scrape()
     assert page.value(LATEST) == 0
     assert page.value(SETTLED) == 0
 
 
-def test_the_counter_counts_what_braze_reports_after_the_first_answer() -> None:
+def test_counter_counts_after_first_response() -> None:
     """The first answer counts 0, then growth and late arrivals count, each once; a revision down does not."""
     recorded = purchases()
-    with rig("{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase}", recorded) as exporter:
         assert exporter.scrape().value(TOTAL) == 0
         steps = [({0: 45}, 5), ({0: 45}, 5), ({0: 60, 3: 104}, 24), ({3: 90}, 24), ({3: 104}, 24), ({3: 105}, 25)]
         for changes, expected in steps:
             for back, value in changes.items():
-                recorded.set("purchase", THIS_HOUR - back * HOUR, value)
+                recorded.set("purchase", CURRENT_HOUR - back * HOUR, value)
             exporter.clock.advance(300)
             assert exporter.scrape().value(TOTAL) == expected
 
 
-def test_the_counter_begins_at_nothing_after_an_empty_answer() -> None:
+def test_counter_after_empty_response_starts_at_zero() -> None:
     """If the first answer was empty, what the next one tells of the same hours is new."""
-    with rig("{event: purchase}", purchases()) as exporter:
-        exporter.braze.fail(response_faults.data([]), times=1)
+    with running_exporter("{event: purchase}", purchases()) as exporter:
+        exporter.braze.inject(response_faults.data([]), times=1)
         assert exporter.scrape().value(TOTAL) == 0
         exporter.clock.advance(300)
         assert exporter.scrape().value(TOTAL) == 23 * 100 + 40
 
 
-def test_the_counter_is_fed_once_by_the_finest_unit() -> None:
+def test_counter_uses_finest_unit() -> None:
     """An event asked by the hour and by the day has one counter, which does not count twice."""
     recorded = purchases()
-    with rig("{event: purchase, unit: day}\n{event: purchase}", recorded) as exporter:
+    with running_exporter("{event: purchase, unit: day}\n{event: purchase}", recorded) as exporter:
         exporter.scrape()
-        recorded.set("purchase", THIS_HOUR, 50)
+        recorded.set("purchase", CURRENT_HOUR, 50)
         exporter.clock.advance(900)
         page = exporter.scrape()
     assert page.value(TOTAL, event="purchase") == 10
 
 
-def test_filtered_queries_have_families_of_their_own() -> None:
+def test_filtered_queries_have_own_families() -> None:
     """A sum over the plain family counts nothing twice; segments have no counter."""
     recorded = purchases()
-    recorded.set("purchase", THIS_HOUR, 30, IOS)
-    recorded.set("purchase", THIS_HOUR, 4, "", VIP)
-    recorded.set("purchase", THIS_HOUR, 3, IOS, VIP)
-    with rig("{event: purchase, apps: [all, ios], segments: [all, vip]}", recorded) as exporter:
+    recorded.set("purchase", CURRENT_HOUR, 30, IOS)
+    recorded.set("purchase", CURRENT_HOUR, 4, "", VIP)
+    recorded.set("purchase", CURRENT_HOUR, 3, IOS, VIP)
+    with running_exporter("{event: purchase, apps: [all, ios], segments: [all, vip]}", recorded) as exporter:
         page = exporter.scrape()
-    assert page.of(LATEST) == [40]
+    assert page.values(LATEST) == [40]
     filtered = "braze_custom_events_filtered_hourly_latest"
     assert page.value(filtered, braze_app="ios", segment="") == 30
     assert page.value(filtered, braze_app="", segment="vip") == 4
     assert page.value(filtered, braze_app="ios", segment="vip") == 3
-    assert page.of("braze_custom_events_filtered_total") == [0]
+    assert page.values("braze_custom_events_filtered_total") == [0]
     assert page.value("braze_custom_events_filtered_total", braze_app="ios", segment="") == 0
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("hour_format", HourFormat)
-def test_every_form_of_an_hour_is_the_same_hour(hour_format: HourFormat, *, newest_first: bool) -> None:
+def test_every_hour_format_gives_same_values(hour_format: HourFormat, *, newest_first: bool) -> None:
     """However Braze writes the times of hours, and in whichever order, the page is the same."""
-    with rig("{event: purchase}", purchases(back_2=92)) as exporter:
+    with running_exporter("{event: purchase}", purchases(back_2=92)) as exporter:
         exporter.braze.hour_format = hour_format
         exporter.braze.newest_first = newest_first
         page = exporter.scrape()
-    assert (page.value(LATEST), page.value(LATEST_START)) == (40, THIS_HOUR)
-    assert (page.value(SETTLED), page.value(SETTLED_START)) == (92, THIS_HOUR - 2 * HOUR)
+    assert (page.value(LATEST), page.value(LATEST_START)) == (40, CURRENT_HOUR)
+    assert (page.value(SETTLED), page.value(SETTLED_START)) == (92, CURRENT_HOUR - 2 * HOUR)
 
 
 AUTUMN = [datetime(2026, 11, 1, 4, 10, tzinfo=ZoneInfo("UTC")) + timedelta(hours=hours) for hours in range(30)]
@@ -200,14 +200,14 @@ AUTUMN = [datetime(2026, 11, 1, 4, 10, tzinfo=ZoneInfo("UTC")) + timedelta(hours
 
 @pytest.mark.parametrize("hour_format", HourFormat)
 @pytest.mark.parametrize("moment", AUTUMN, ids=lambda moment: moment.strftime("%dT%H"))
-def test_the_hour_that_comes_twice_is_told_apart(moment: datetime, hour_format: HourFormat) -> None:
+def test_repeated_dst_hour_is_two_buckets(moment: datetime, hour_format: HourFormat) -> None:
     """In the night in which summer time ends, and a day on, the newest hours are the right ones."""
     clock = Clock(moment.timestamp())
     hour = int(moment.timestamp()) // HOUR * HOUR
-    recorded = Recorded(events=["purchase"])
+    recorded = RecordedCounts(events=["purchase"])
     for back in range(30):
         recorded.set("purchase", hour - back * HOUR, back + 1)
-    with rig("{event: purchase}", recorded, clock=clock) as exporter:
+    with running_exporter("{event: purchase}", recorded, clock=clock) as exporter:
         exporter.braze.hour_format = hour_format
         page = exporter.scrape()
         exporter.clock.advance(300)
@@ -223,15 +223,15 @@ def test_the_hour_that_comes_twice_is_told_apart(moment: datetime, hour_format: 
     [((2026, 11, 1), 25), ((2026, 3, 8), 23), ((2026, 11, 20), 24)],
     ids=["25 hours", "23 hours", "24 hours"],
 )
-def test_a_day_settles_after_its_own_end(day: tuple[int, int, int], hours: int, day_format: DayFormat) -> None:
+def test_day_settles_after_its_end(day: tuple[int, int, int], hours: int, day_format: DayFormat) -> None:
     """A day begins at local midnight and ends at the next one, 23, 24 or 25 hours later, and settles after that."""
     start = int(datetime(*day, tzinfo=NEW_YORK).timestamp())
-    recorded = Recorded(events=["purchase"])
+    recorded = RecordedCounts(events=["purchase"])
     for hour in range(-48, 48):
         recorded.set("purchase", start + hour * HOUR, 1)
     clock = Clock(start + hours * HOUR + 2 * HOUR - 1)
     name = "braze_custom_events_daily_settled"
-    with rig("{event: purchase, unit: day, refresh: 1s}", recorded, clock=clock) as exporter:
+    with running_exporter("{event: purchase, unit: day, refresh: 1s}", recorded, clock=clock) as exporter:
         exporter.braze.day_format = day_format
         before = exporter.scrape()
         exporter.clock.advance(1)
@@ -247,27 +247,27 @@ def test_a_day_settles_after_its_own_end(day: tuple[int, int, int], hours: int, 
         (UnknownEvent.ZEROS, 1, [0]),
         (UnknownEvent.EMPTY, 1, []),
         (UnknownEvent.NO_DATA, 0, []),
-        (UnknownEvent.REFUSED, 0, []),
+        (UnknownEvent.REJECTED, 0, []),
     ],
 )
-def test_an_unknown_event_is_never_more_than_braze_says(variant: UnknownEvent, up: int, values: list[float]) -> None:
+def test_unknown_event_exposes_what_braze_reports(variant: UnknownEvent, up: int, values: list[float]) -> None:
     """Whatever Braze answers for an event that it does not know, there is no value that it did not send."""
-    with rig("{event: nothing}\n{event: purchase}", purchases()) as exporter:
+    with running_exporter("{event: nothing}\n{event: purchase}", purchases()) as exporter:
         exporter.braze.unknown_event = variant
         page = exporter.scrape()
     assert page.value(UP, event="nothing") == up
-    assert page.of(LATEST, event="nothing") == values
+    assert page.values(LATEST, event="nothing") == values
     assert page.value(LATEST, event="purchase") == 40
 
 
-def test_event_names_are_asked_for_and_shown_as_they_are() -> None:
+def test_event_names_are_sent_and_shown_unchanged() -> None:
     """Spaces, slashes, plus signs, quotes, emoji and case reach Braze and the page unharmed."""
     names = ["Login", "login", "a b/c&d+e=f?g#h%20", 'say "hi"', "back\\slash", "günstig 🎉", "line\nfeed"]
-    recorded = Recorded(events=names)
+    recorded = RecordedCounts(events=names)
     for number, name in enumerate(names):
-        recorded.set(name, THIS_HOUR, number + 1)
+        recorded.set(name, CURRENT_HOUR, number + 1)
     quoted = "\n".join("{event: " + _yaml(name) + "}" for name in names)
-    with rig(quoted, recorded) as exporter:
+    with running_exporter(quoted, recorded) as exporter:
         page = exporter.scrape()
     assert [page.value(LATEST, event=name) for name in names] == list(range(1, len(names) + 1))
 
@@ -282,9 +282,9 @@ def _yaml(name: str) -> str:
     st.integers(0, 120 * HOUR),
     st.integers(1, 30 * HOUR),
 )
-def test_settled_is_the_newest_that_qualifies(hours: list[int], sent_at: int, settle: int) -> None:
+def test_settled_is_newest_settled_bucket(hours: list[int], sent_at: int, settle: int) -> None:
     """It is not the newest of the answer, ended long enough before the request, and no later one did."""
     starts = [hour * HOUR for hour in hours]
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=float(settle))
     qualified = [start for start in starts[:-1] if start + HOUR + settle <= sent_at]
-    assert settled(starts, query, sent_at) == (qualified[-1] if qualified else None)
+    assert newest_settled(starts, query, sent_at) == (qualified[-1] if qualified else None)

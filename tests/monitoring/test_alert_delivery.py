@@ -1,8 +1,8 @@
 """The whole chain, of real parts: an event falls silent, and whoever is on call is paged for that and for no more.
 
 A simulated Braze, the exporter, a Prometheus with the rules that the exporter prints, an Alertmanager with the config
-of `deploy/`, and a receiver of its webhooks. Needs `prometheus`, `promtool` and `prometheus-alertmanager` (Debian:
-prometheus, prometheus-alertmanager). Skipped without them, except in CI, where that is a failure.
+of `deploy/`, and a receiver of its webhooks. Needs `running_prometheus`, `promtool` and `prometheus-alertmanager`
+(Debian: prometheus, prometheus-alertmanager). Skipped without them, except in CI, where that is a failure.
 """
 
 import json
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from servers import alertmanager, prometheus
-from support import HOUR, Program, run, simulated, until, workspace, write
+from servers import running_alertmanager, running_prometheus
+from support import HOUR, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
 from braze_exporter.monitoring.rule import RUNBOOKS
 
@@ -84,7 +84,7 @@ def pager() -> Iterator[Pager]:
         def do_POST(self) -> None:
             """Note the alerts of a notification."""
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            found.alerts.extend(sent["alerts"])
+            result.alerts.extend(sent["alerts"])
             self.send_response(200)
             self.end_headers()
 
@@ -92,11 +92,11 @@ def pager() -> Iterator[Pager]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        found = Pager(f"http://127.0.0.1:{server.server_port}/")
+        result = Pager(f"http://127.0.0.1:{server.server_port}/")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield found
+            yield result
         finally:
             server.shutdown()
             thread.join()
@@ -104,27 +104,27 @@ def pager() -> Iterator[Pager]:
 
 def to(url: str) -> str:
     """Return the config of `deploy/` for Alertmanager, with a receiver at `url` that is told within a second."""
-    found = yaml.safe_load((ROOT / "deploy/compose/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
-    found["route"] |= {"group_wait": "0s", "group_interval": "1s"}
-    (receiver,) = found["receivers"]
+    result = yaml.safe_load((ROOT / "deploy/compose/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
+    result["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    (receiver,) = result["receivers"]
     receiver["webhook_configs"] = [{"url": url}]
-    return str(yaml.safe_dump(found))
+    return str(yaml.safe_dump(result))
 
 
-def test_a_silent_event_pages_and_its_return_is_told(tmp_path: Path) -> None:
+def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
     """One page for the one event, in its words and with its labels; none before, none of others; then it resolves."""
     shop = Shop()
-    rest = f"refresh: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
+    pause = f"refresh: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
     with ExitStack() as stack:
         received = stack.enter_context(pager())
-        manager = stack.enter_context(alertmanager(tmp_path / "alertmanager", to(received.url)))
-        _, braze = stack.enter_context(simulated(shop))
-        option = f"--config.file={write(tmp_path / 'config.yaml', workspace(braze.url, EVENTS, rest=rest))}"
+        manager = stack.enter_context(running_alertmanager(tmp_path / "alertmanager", to(received.url)))
+        _, braze = stack.enter_context(running_braze(shop))
+        option = f"--config.file={write_file(tmp_path / 'config.yaml', workspace_yaml(braze.url, EVENTS, pause=pause))}"
         program = stack.enter_context(Program.start([option]))
-        found = prometheus(
-            tmp_path / "prometheus", program.port, rules=run("rules", option).stdout, alertmanager=manager
+        result = running_prometheus(
+            tmp_path / "prometheus", program.port, rules=run_program("rules", option).stdout, alertmanager=manager
         )
-        server = stack.enter_context(found)
+        server = stack.enter_context(result)
 
         def have_happened() -> bool:
             with suppress(OSError):
@@ -132,11 +132,11 @@ def test_a_silent_event_pages_and_its_return_is_told(tmp_path: Path) -> None:
                 return {dict(labels)["event"] for labels in rising} == shop.events
             return False
 
-        until(have_happened, "each event has happened for longer than silence takes to be told", 60)
+        wait_until(have_happened, "each event has happened for longer than silence takes to be told", 60)
         assert received.alerts == []
 
         shop.silent |= FALL_SILENT
-        until(lambda: bool(received.alerts), "someone is paged", 60)
+        wait_until(lambda: bool(received.alerts), "someone is paged", 60)
         (page,) = received.alerts
         assert (page["status"], page["labels"]) == ("firing", PAGE)
         assert page["annotations"]["summary"] == "No purchase_completed in production was counted for 10s or longer."
@@ -145,7 +145,7 @@ def test_a_silent_event_pages_and_its_return_is_told(tmp_path: Path) -> None:
         assert datetime.fromisoformat(page["startsAt"]).timestamp() >= shop.last["purchase_completed"] + 10 + 3 - 1
 
         shop.silent.clear()
-        until(lambda: len(received.alerts) > 1, "the page is resolved", 60)
+        wait_until(lambda: len(received.alerts) > 1, "the page is resolved", 60)
         assert [(alert["status"], alert["labels"]) for alert in received.alerts] == [
             ("firing", PAGE),
             ("resolved", PAGE),

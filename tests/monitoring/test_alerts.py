@@ -11,27 +11,27 @@ from alert_scenarios import (
     MINUTE,
     PRODUCTION,
     PURCHASE,
-    Fired,
-    Story,
-    Told,
+    ExpectedAlert,
+    SampleFunction,
+    Scenario,
     always,
     between,
-    generated,
+    generated_rules,
     healthy,
     hours,
     last_fetch,
     series,
     until,
 )
-from support import HOUR, workspace
+from support import HOUR, workspace_yaml
 
 URL = "https://rest.iad-01.braze.com"
 ALERTS = "{silent: 2h, drop: 0.5, below: 5, above: 5000, severity: critical, labels: {team: growth}}"
-HOURLY = workspace(URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}")
-DURABLE = workspace(
-    URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}", rest="state_file: /state.sqlite\n"
+HOURLY = workspace_yaml(URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}")
+DURABLE = workspace_yaml(
+    URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}", pause="state_file: /state.sqlite\n"
 )
-DAILY = workspace(
+DAILY = workspace_yaml(
     URL, "{event: purchase, unit: day, baseline: {weeks: 4}, alerts: {silent: 1d, drop: 0.5, below: 100, above: 9000}}"
 )
 
@@ -59,29 +59,31 @@ def refused(reason: str) -> str:
     return series("braze_api_errors_total", f'{PRODUCTION},endpoint="/events/data_series",reason="{reason}"')
 
 
-def but(changes: Mapping[str, Told], base: Mapping[str, Told] | None = None) -> dict[str, Told]:
+def given(
+    changes: Mapping[str, SampleFunction], base: Mapping[str, SampleFunction] | None = None
+) -> dict[str, SampleFunction]:
     """Return an exporter that is well but for these series."""
-    found = dict(healthy() if base is None else base)
-    assert changes.keys() <= found.keys()
-    return {**found, **changes}
+    result = dict(healthy() if base is None else base)
+    assert changes.keys() <= result.keys()
+    return {**result, **changes}
 
 
-def without(start: float, end: float, base: Mapping[str, Told]) -> dict[str, Told]:
+def without(start: float, end: float, base: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
     """Return an exporter that is not scraped between these hours."""
-    return {name: between(start, end, None, told) for name, told in base.items()}
+    return {name: between(start, end, None, info) for name, info in base.items()}
 
 
-def outage(start: float, end: float, *, counted: Told | None = None) -> dict[str, Told]:
+def outage(start: float, end: float, *, counted: SampleFunction | None = None) -> dict[str, SampleFunction]:
     """Return an exporter that Braze does not answer between these hours: the values are gone after an hour.
 
     After it the counter is repaired, or goes on as `counted` has it.
     """
     well = healthy()
 
-    def still(told: Told) -> Told:
-        return lambda now: told(start * HOUR - 1) if start <= hours(now) < end else told(now)
+    def still(info: SampleFunction) -> SampleFunction:
+        return lambda now: info(start * HOUR - 1) if start <= hours(now) < end else info(now)
 
-    return but(
+    return given(
         {
             TOTAL: still(counted or well[TOTAL]),
             ANSWERED: still(last_fetch),
@@ -94,14 +96,14 @@ def outage(start: float, end: float, *, counted: Told | None = None) -> dict[str
     )
 
 
-def silent(since: str = "2h") -> Fired:
+def silent(since: str = "2h") -> ExpectedAlert:
     """Return the alert of a silent purchase."""
-    return Fired("BrazeEventSilent", f"No purchase in production was counted for {since} or longer.", EVENT)
+    return ExpectedAlert("BrazeEventSilent", f"No purchase in production was counted for {since} or longer.", EVENT)
 
 
-def no_data(what: str) -> Fired:
+def no_data(what: str) -> ExpectedAlert:
     """Return the alert of a purchase whose answers tell nothing."""
-    return Fired("BrazeEventNoData", f"Braze answers for purchase in production, but with {what}.", EVENT)
+    return ExpectedAlert("BrazeEventNoData", f"Braze answers for purchase in production, but with {what}.", EVENT)
 
 
 def rare(now: float) -> float:
@@ -109,41 +111,41 @@ def rare(now: float) -> float:
     return 7 + last_fetch(now) // (100 * MINUTE)
 
 
-def at_night(day: float, night: float) -> Told:
+def at_night(day: float, night: float) -> SampleFunction:
     """Return a value by day and one from the 8th to the 16th of 24 hours."""
     return lambda now: night if 8 <= hours(now) % 24 < 16 else day
 
 
-STORIES = {
+SCENARIOS = {
     # An event stops at three. Two hours and fifteen minutes later it is told; when it comes back, that is said as late.
-    "silent": Story(
+    "silent": Scenario(
         HOURLY,
-        but({TOTAL: lambda now: 1_000 + min(now, 3 * HOUR) // 300 * 8 + max(0, now - 7 * HOUR) // 300 * 8}),
+        given({TOTAL: lambda now: 1_000 + min(now, 3 * HOUR) // 300 * 8 + max(0, now - 7 * HOUR) // 300 * 8}),
         fires={316: [silent()], 419: [silent()], 425: [silent()], 439: [silent()]},
-        quiet=(1, 120, 180, 300, 314, 441, 500),
+        silent=(1, 120, 180, 300, 314, 441, 500),
     ),
-    "silent of an app": Story(
-        workspace(URL, "{event: purchase, apps: [ios], alerts: {silent: 2h, for: 30m}}"),
+    "silent of an app": Scenario(
+        workspace_yaml(URL, "{event: purchase, apps: [ios], alerts: {silent: 2h, for: 30m}}"),
         {
-            **healthy(labels=f'{PURCHASE},braze_app="ios"', noun="custom_events_filtered"),
+            **healthy(labels=f'{PURCHASE},braze_app="ios"', metric_group="custom_events_filtered"),
             series("braze_custom_events_filtered_total", f'{PURCHASE},braze_app="ios"'): always(90),
             series("braze_custom_events_filtered_total", f'{PURCHASE},braze_app="ios",segment="vip"'): last_fetch,
             series("braze_custom_events_filtered_total", f'{PURCHASE},braze_app="android"'): last_fetch,
         },
         fires={
             151: [
-                Fired(
+                ExpectedAlert(
                     "BrazeEventSilent",
                     "No purchase from ios in production was counted for 2h or longer.",
                     {**OWN, "event": "purchase", "braze_app": "ios", "unit": "hour"},
                 )
             ]
         },
-        quiet=(120, 149),
+        silent=(120, 149),
     ),
     # The counter is fed by the finer unit, and its answers count: those by the day are late here, and no matter.
-    "silent by the day with a counter by the hour": Story(
-        workspace(URL, "{event: purchase}\n{event: purchase, unit: day, alerts: {silent: 2h}}"),
+    "silent by the day with a counter by the hour": Scenario(
+        workspace_yaml(URL, "{event: purchase}\n{event: purchase, unit: day, alerts: {silent: 2h}}"),
         {
             **healthy("daily"),
             **healthy(),
@@ -152,29 +154,29 @@ STORIES = {
         },
         fires={
             136: [
-                Fired(
+                ExpectedAlert(
                     "BrazeEventSilent",
                     "No purchase in production was counted for 2h or longer.",
                     {**OWN, "event": "purchase", "unit": "day"},
                 )
             ]
         },
-        quiet=(134,),
+        silent=(134,),
     ),
-    "silent is told over a new pod that has the state": Story(
+    "silent is told over a new pod that has the state": Scenario(
         DURABLE,
         {
-            **without(3, 99, but({TOTAL: always(90)})),
+            **without(3, 99, given({TOTAL: always(90)})),
             **{
-                name.replace("exporter:27293", "10.0.0.7:27293"): between(0, 3, None, told)
-                for name, told in but({TOTAL: always(90), STARTED: always(3 * HOUR)}).items()
+                name.replace("exporter:27293", "10.0.0.7:27293"): between(0, 3, None, info)
+                for name, info in given({TOTAL: always(90), STARTED: always(3 * HOUR)}).items()
             },
         },
         fires={minute: [silent()] for minute in (136, 179, 180, 185, 300)},
     ),
-    "night": Story(
+    "night": Scenario(
         HOURLY,
-        but(
+        given(
             {
                 TOTAL: lambda now: rare(now) if 8 <= hours(now) % 24 < 16 else 1_000 + last_fetch(now) // 60,
                 SETTLED: at_night(100, 6),
@@ -182,69 +184,69 @@ STORIES = {
                 LATEST: at_night(60, 0),
             }
         ),
-        quiet=range(0, 24 * 60, 60),
+        silent=range(0, 24 * 60, 60),
     ),
-    "a quiet night that is usual": Story(
-        workspace(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.5}}"),
-        but({TOTAL: until(8, healthy()[TOTAL]), SETTLED: at_night(100, 0), BASELINE: at_night(101, 9.5)}),
-        quiet=range(0, 24 * 60, 60),
+    "a quiet night that is usual": Scenario(
+        workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.5}}"),
+        given({TOTAL: until(8, healthy()[TOTAL]), SETTLED: at_night(100, 0), BASELINE: at_night(101, 9.5)}),
+        silent=range(0, 24 * 60, 60),
     ),
-    "a bucket in progress": Story(
-        HOURLY, but({LATEST: lambda now: now % HOUR // 36, TOTAL: rare}), quiet=range(0, 600, 25)
+    "a bucket in progress": Scenario(
+        HOURLY, given({LATEST: lambda now: now % HOUR // 36, TOTAL: rare}), silent=range(0, 600, 25)
     ),
     # 90 → 0 → … → 0, and events in between; every two hours, so that 0 meets 0.
-    "restarts without a state file": Story(
+    "restarts without a state file": Scenario(
         HOURLY,
-        but(
+        given(
             {
                 TOTAL: lambda now: 90 if now < 2 * HOUR else max(0, now % (2 * HOUR) - HOUR) // 300,
                 STARTED: lambda now: -HOUR if now < 2 * HOUR else now // (2 * HOUR) * 2 * HOUR,
             }
         ),
-        quiet=range(120, 720, 8),
+        silent=range(120, 720, 8),
     ),
-    "an exporter that ends every few minutes": Story(
-        HOURLY, but({TOTAL: always(0), STARTED: lambda now: now // 240 * 240}), quiet=range(0, 600, 25)
+    "an exporter that ends every few minutes": Scenario(
+        HOURLY, given({TOTAL: always(0), STARTED: lambda now: now // 240 * 240}), silent=range(0, 600, 25)
     ),
-    "a restart with a state file": Story(
+    "a restart with a state file": Scenario(
         DURABLE,
-        without(3, 3.05, but({TOTAL: rare, STARTED: between(3, 99, 3 * HOUR, always(-HOUR))})),
-        quiet=range(0, 480, 7),
+        without(3, 3.05, given({TOTAL: rare, STARTED: between(3, 99, 3 * HOUR, always(-HOUR))})),
+        silent=range(0, 480, 7),
     ),
     # The event happens each half hour, but Braze does not answer before 1:55.
-    "a first answer that is late": Story(
+    "a first answer that is late": Scenario(
         HOURLY,
-        but({
+        given({
             TOTAL: lambda now: max(0, now - 6_900) // 1_800,
             ANSWERED: between(0, 1.9, 0, last_fetch),
             UP: between(0, 1.9, 0, always(1)),
             STARTED: always(0),
             BRAZE_UP: always(1),
         }),
-        quiet=range(115, 300, 5),
+        silent=range(115, 300, 5),
     ),
-    "an outage of Braze": Story(
+    "an outage of Braze": Scenario(
         HOURLY,
         outage(3, 8),
         fires={
-            minute: [Fired("BrazeNotAnswering", f"Braze has answered nothing of production for {since}.", OWN)]
+            minute: [ExpectedAlert("BrazeNotAnswering", f"Braze has answered nothing of production for {since}.", OWN)]
             for minute, since in {196: "20m 59s", 300: "2h 4m 59s", 479: "5h 3m 59s", 494: "5h 3m 59s"}.items()
         },
-        quiet=(179, 181, 194, 496, 500, 600),
+        silent=(179, 181, 194, 496, 500, 600),
     ),
-    "an outage of ten minutes": Story(HOURLY, outage(3, 3.2), quiet=range(175, 240, 2)),
-    "a repair after an outage, of an event that happened": Story(
-        HOURLY, outage(3, 3.2, counted=lambda now: rare(now) * 40), quiet=range(175, 480, 8)
+    "an outage of ten minutes": Scenario(HOURLY, outage(3, 3.2), silent=range(175, 240, 2)),
+    "a repair after an outage, of an event that happened": Scenario(
+        HOURLY, outage(3, 3.2, counted=lambda now: rare(now) * 40), silent=range(175, 480, 8)
     ),
-    "a repair after an outage, of an event that did not": Story(
+    "a repair after an outage, of an event that did not": Scenario(
         HOURLY,
         outage(3, 3.2, counted=always(90)),
         fires={minute: [silent()] for minute in (136, 180, 190, 195, 300)},
     ),
     # Empty for an hour, and again data.
-    "empty answers": Story(
+    "empty answers": Scenario(
         HOURLY,
-        but(
+        given(
             {
                 **{name: between(3, 4, None, healthy()[name]) for name in (SETTLED, BASELINE, LATEST)},
                 TOTAL: lambda now: healthy()[TOTAL](3 * HOUR if 3 <= hours(now) < 4 else now),
@@ -254,27 +256,27 @@ STORIES = {
             196: [no_data("no settled hour since the one that began 2h 16m 0s ago")],
             239: [no_data("no settled hour since the one that began 2h 59m 0s ago")],
         },
-        quiet=(179, 181, 194, 256, 300, 400),
+        silent=(179, 181, 194, 256, 300, 400),
     ),
-    "empty answers from the start": Story(
+    "empty answers from the start": Scenario(
         HOURLY,
-        but({name: always(None) for name in (SETTLED, BASELINE, LATEST, START)}),
+        given({name: always(None) for name in (SETTLED, BASELINE, LATEST, START)}),
         fires={16: [no_data("nothing at all")], 100: [no_data("nothing at all")]},
-        quiet=(0, 14),
+        silent=(0, 14),
     ),
-    "answers that are outdated": Story(
+    "answers that are outdated": Scenario(
         HOURLY,
-        but({START: until(3, healthy()[START])}),
+        given({START: until(3, healthy()[START])}),
         fires={
             316: [no_data("no settled hour since the one that began 4h 16m 0s ago")],
             600: [no_data("no settled hour since the one that began 9h 0m 0s ago")],
         },
-        quiet=(180, 299, 314),
+        silent=(180, 299, 314),
     ),
     # They get too old just when Braze stops to answer: it does not answer with nothing.
-    "answers that are outdated by an outage": Story(
+    "answers that are outdated by an outage": Scenario(
         HOURLY.replace("silent: 2h", "silent: 2h, for: 5m"),
-        but(
+        given(
             {
                 START: until(3, healthy()[START]),
                 ANSWERED: until(4.99, last_fetch),
@@ -282,12 +284,12 @@ STORIES = {
                 TOTAL: rare,
             }
         ),
-        quiet=range(290, 320),
+        silent=range(290, 320),
     ),
     # Nothing is asked for the reserve: the values go, and that is no word of Braze's.
-    "answers that are put off": Story(
+    "answers that are put off": Scenario(
         HOURLY,
-        but(
+        given(
             {
                 ANSWERED: until(2, last_fetch),
                 START: until(2, healthy()[START]),
@@ -299,7 +301,7 @@ STORIES = {
         ),
         fires={
             minute: [
-                Fired(
+                ExpectedAlert(
                     "BrazeQuotaLow",
                     "20% of the rate limit of production is left (pool default): the exporter asks nothing until it is "
                     "reset.",
@@ -308,76 +310,77 @@ STORIES = {
             ]
             for minute in (136, 250, 600)
         },
-        quiet=(119, 134),
+        silent=(119, 134),
     ),
-    "a window that ends with little left": Story(
+    "a window that ends with little left": Scenario(
         HOURLY,
-        but({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),
-        quiet=range(0, 480, 10),
+        given({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),
+        silent=range(0, 480, 10),
     ),
     # What Braze said last is not true any more once the window has ended.
-    "a limit that was reset": Story(
-        HOURLY, but({REMAINING: always(20_000), RESET: always(600)}), quiet=range(0, 300, 10)
+    "a limit that was reset": Scenario(
+        HOURLY, given({REMAINING: always(20_000), RESET: always(600)}), silent=range(0, 300, 10)
     ),
-    "drop": Story(
+    "drop": Scenario(
         HOURLY,
-        but({SETTLED: between(3, 5, 24, always(100)), BASELINE: always(100)}),
+        given({SETTLED: between(3, 5, 24, always(100)), BASELINE: always(100)}),
         fires={
-            minute: [Fired("BrazeEventDrop", "purchase in production is at 24% of what is usual.", EVENT)]
+            minute: [ExpectedAlert("BrazeEventDrop", "purchase in production is at 24% of what is usual.", EVENT)]
             for minute in (196, 299, 314)
         },
-        quiet=(179, 194, 316, 400),
+        silent=(179, 194, 316, 400),
     ),
-    "drop to just half, and not quite": Story(
-        workspace(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.3, min: 10}}"),
-        but({SETTLED: between(3, 5, 7.01, always(7)), BASELINE: always(10)}),
+    "drop to just half, and not quite": Scenario(
+        workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.3, min: 10}}"),
+        given({SETTLED: between(3, 5, 7.01, always(7)), BASELINE: always(10)}),
         fires={
             16: [
-                Fired(
+                ExpectedAlert(
                     "BrazeEventDrop",
                     "purchase in production is at 70% of what is usual.",
                     {**OWN, "event": "purchase", "unit": "hour"},
                 )
             ]
         },
-        quiet=(14, 200, 290),
+        silent=(14, 200, 290),
     ),
-    "drop to nothing": Story(
-        workspace(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 1, min: 0}}"),
-        but({SETTLED: between(3, 5, 1, always(0)), BASELINE: between(6, 99, 0, always(1))}),
+    "drop to nothing": Scenario(
+        workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 1, min: 0}}"),
+        given({SETTLED: between(3, 5, 1, always(0)), BASELINE: between(6, 99, 0, always(1))}),
         fires={
             16: [
-                Fired(
+                ExpectedAlert(
                     "BrazeEventDrop",
                     "purchase in production is at 0% of what is usual.",
                     {**OWN, "event": "purchase", "unit": "hour"},
                 )
             ]
         },
-        quiet=(14, 200, 290, 390, 400, 500),
+        silent=(14, 200, 290, 390, 400, 500),
     ),
-    "below": Story(
+    "below": Scenario(
         HOURLY,
-        but({SETTLED: between(3, 5, 4, always(8)), BASELINE: always(9)}),
+        given({SETTLED: between(3, 5, 4, always(8)), BASELINE: always(9)}),
         fires={
-            196: [Fired("BrazeEventBelow", "purchase in production: 4 in a settled hour, under 5.", EVENT)],
+            196: [ExpectedAlert("BrazeEventBelow", "purchase in production: 4 in a settled hour, under 5.", EVENT)],
         },
-        quiet=(170, 194, 316),
+        silent=(170, 194, 316),
     ),
-    "above": Story(
+    "above": Scenario(
         HOURLY,
-        but({SETTLED: between(3, 5, 6_300, always(100)), BASELINE: always(101)}),
+        given({SETTLED: between(3, 5, 6_300, always(100)), BASELINE: always(101)}),
         fires={
-            196: [Fired("BrazeEventAbove", "purchase in production: 6.3k in a settled hour, over 5000.", EVENT)],
+            196: [ExpectedAlert("BrazeEventAbove", "purchase in production: 6.3k in a settled hour, over "
+                                                   "5000.", EVENT)],
         },
-        quiet=(170, 194, 316),
+        silent=(170, 194, 316),
     ),
-    "the exporter is down": Story(
+    "the exporter is down": Scenario(
         HOURLY,
         without(3, 4, healthy()),
         fires={
             minute: [
-                Fired(
+                ExpectedAlert(
                     "BrazeExporterDown",
                     "For 5 minutes or longer Prometheus has no metrics of production: no other alert of it can fire.",
                     {**OWN, "severity": "critical"},
@@ -385,11 +388,11 @@ STORIES = {
             ]
             for minute in (186, 239, 244)
         },
-        quiet=(179, 184, 246),
+        silent=(179, 184, 246),
     ),
-    "a restart": Story(HOURLY, without(3, 3.05, healthy()), quiet=range(175, 420, 5)),
+    "a restart": Scenario(HOURLY, without(3, 3.05, healthy()), silent=range(175, 420, 5)),
     # One call is tried two minutes after the last, at the next scrape.
-    "the key is refused": Story(
+    "the key is refused": Scenario(
         HOURLY,
         {
             **outage(1, 3),
@@ -397,7 +400,7 @@ STORIES = {
         },
         fires={
             minute: [
-                Fired(
+                ExpectedAlert(
                     "BrazeKeyRefused",
                     f"Braze refuses the API key of production (unauthorized): about {count} calls in 10 minutes.",
                     {**OWN, "severity": "critical", "reason": "unauthorized"},
@@ -405,29 +408,29 @@ STORIES = {
             ]
             for minute, count in {66: 3, 100: 3, 179: 3, 184: 3}.items()
         },
-        quiet=(59, 64, 186, 200),
+        silent=(59, 64, 186, 200),
     ),
     # Ten calls were under way; two minutes later the key is taken again.
-    "a key that is refused for a moment": Story(
-        HOURLY, {**outage(3, 3.05), refused("unauthorized"): between(3, 99, 10, always(0))}, quiet=range(175, 300, 3)
+    "a key that is refused for a moment": Scenario(
+        HOURLY, {**outage(3, 3.05), refused("unauthorized"): between(3, 99, 10, always(0))}, silent=range(175, 300, 3)
     ),
-    "one query is not answered": Story(
+    "one query is not answered": Scenario(
         HOURLY,
         {**outage(3, 8), BRAZE_UP: always(1), QUERIES_UP: always(1)},
         fires={
             256: [
-                Fired(
+                ExpectedAlert(
                     "BrazeQueryUnanswered",
                     "Braze has not answered for purchase in production for 1h 20m 59s: there are no values.",
                     {**OWN, "event": "purchase", "kind": "custom_events", "unit": "hour"},
                 )
             ]
         },
-        quiet=(200, 239, 254, 496),
+        silent=(200, 239, 254, 496),
     ),
     # Promtool's clock begins at 0, so that a time far before that is as far as 0 is from now.
-    "one query was never answered": Story(
-        workspace(URL, "{event: purchase}\n{event: purchase, apps: [ios], segments: [vip]}"),
+    "one query was never answered": Scenario(
+        workspace_yaml(URL, "{event: purchase}\n{event: purchase, apps: [ios], segments: [vip]}"),
         {
             **healthy(),
             series(
@@ -437,7 +440,7 @@ STORIES = {
         },
         fires={
             16: [
-                Fired(
+                ExpectedAlert(
                     "BrazeQueryUnanswered",
                     "Braze has not answered for purchase from ios of the segment vip in production since the exporter "
                     "was started: there are no values.",
@@ -452,26 +455,26 @@ STORIES = {
                 )
             ]
         },
-        quiet=(14,),
+        silent=(14,),
     ),
-    "a config that cannot be used": Story(
+    "a config that cannot be used": Scenario(
         HOURLY,
-        but({series("braze_exporter_config_last_reload_successful", ""): between(2, 3, 0, always(1))}),
+        given({series("braze_exporter_config_last_reload_successful", ""): between(2, 3, 0, always(1))}),
         fires={
             126: [
-                Fired(
+                ExpectedAlert(
                     "BrazeConfigReloadFailed",
                     "The Braze exporter cannot use its new config, and goes on with the one of 3h 6m 0s ago.",
                     {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
                 )
             ]
         },
-        quiet=(119, 124, 186),
+        silent=(119, 124, 186),
     ),
     # The counters stand still, and nobody says that the events do.
-    "a state file that cannot be written": Story(
+    "a state file that cannot be written": Scenario(
         DURABLE,
-        but(
+        given(
             {
                 TOTAL: lambda now: healthy()[TOTAL](3 * HOUR if 3 <= hours(now) < 8 else now),
                 WRITES: lambda now: min(300, max(0, now - 3 * HOUR) // 60),
@@ -479,7 +482,7 @@ STORIES = {
         ),
         fires={
             minute: [
-                Fired(
+                ExpectedAlert(
                     "BrazeStateNotWritten",
                     f"About {count} writes of the state file failed in 10 minutes.",
                     {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
@@ -487,25 +490,25 @@ STORIES = {
             ]
             for minute, count in {197: 10, 320: 10, 479: 10}.items()
         },
-        quiet=(179, 190, 510, 600),
+        silent=(179, 190, 510, 600),
     ),
-    "one write that fails": Story(DURABLE, but({WRITES: between(3, 99, 1, always(0))}), quiet=range(175, 300, 3)),
-    "another time zone": Story(
+    "one write that fails": Scenario(DURABLE, given({WRITES: between(3, 99, 1, always(0))}), silent=range(175, 300, 3)),
+    "another time zone": Scenario(
         DAILY,
         {**healthy("daily"), series("braze_workspace_timezone_mismatch"): between(1, 4, 1, always(0))},
         fires={
             121: [
-                Fired(
+                ExpectedAlert(
                     "BrazeTimezoneMismatch",
                     "For 1 hour or longer the newest day of production is not the one of its `timezone`.",
                     OWN,
                 )
             ]
         },
-        quiet=(59, 119, 301),
+        silent=(59, 119, 301),
     ),
     # Days of 24, 25, 24, 23 and 24 hours: each is shown from two hours after its end.
-    "days of other lengths": Story(
+    "days of other lengths": Scenario(
         DAILY,
         {
             **healthy("daily"),
@@ -513,22 +516,22 @@ STORIES = {
             series(f"{DAYS}_baseline", PURCHASE): always(2_400),
             series(f"{DAYS}_settled_bucket_start_timestamp_seconds", PURCHASE): lambda now: _day(now)[0] * HOUR,
         },
-        quiet=range(0, 120 * 60, 60),
+        silent=range(0, 120 * 60, 60),
         step=5,
     ),
-    "a silent day": Story(
+    "a silent day": Scenario(
         DAILY,
         {**healthy("daily"), TOTAL: until(24, healthy()[TOTAL])},
         fires={
             48 * 60 + 20: [
-                Fired(
+                ExpectedAlert(
                     "BrazeEventSilent",
                     "No purchase in production was counted for 1d or longer.",
                     {**OWN, "event": "purchase", "unit": "day"},
                 )
             ]
         },
-        quiet=(24 * 60, 40 * 60, 48 * 60 + 10),
+        silent=(24 * 60, 40 * 60, 48 * 60 + 10),
         step=5,
     ),
 }  # fmt: skip
@@ -536,24 +539,29 @@ STORIES = {
 
 def _day(now: float) -> tuple[int, int]:
     """Return the start and the length of the newest settled day, in hours."""
-    start, found = -48, (-48, 24)
+    start, result = -48, (-48, 24)
     for length in (24, 24, 24, 25, 24, 23, 24, 24):
         if (start + length + 2) * HOUR <= last_fetch(now):
-            found = (start, length)
+            result = (start, length)
         start += length
-    return found
+    return result
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_what_is_to_fire_fires_and_nothing_else(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario_fires_expected_alerts_only(name: str, tmp_path: Path) -> None:
     """At each minute that is looked at, exactly the alerts of the story fire, in exactly these words."""
-    STORIES[name].judge(tmp_path)
+    SCENARIOS[name].check(tmp_path)
 
 
-def test_every_rule_fires_in_a_story_and_is_silent_in_others() -> None:
+def test_every_rule_fires_in_some_scenario_and_not_in_others() -> None:
     """No rule is without a story in which it fires, nor without a moment in which it does not."""
     known = {
-        rule["alert"] for config in (DURABLE, DAILY) for group in generated(config)["groups"] for rule in group["rules"]
+        rule["alert"]
+        for config in (DURABLE, DAILY)
+        for group in generated_rules(config)["groups"]
+        for rule in group["rules"]
     }
-    assert {fired.alert for story in STORIES.values() for moment in story.fires.values() for fired in moment} == known
-    assert all(any(minute not in story.fires for minute in story.quiet) for story in STORIES.values() if story.quiet)
+    assert {fired.alert for story in SCENARIOS.values() for moment in story.fires.values() for fired in moment} == known
+    assert all(
+        any(minute not in story.fires for minute in story.silent) for story in SCENARIOS.values() if story.silent
+    )

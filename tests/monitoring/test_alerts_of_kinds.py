@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from alert_scenarios import (
     PRODUCTION,
-    Fired,
-    Story,
-    Told,
+    ExpectedAlert,
+    SampleFunction,
+    Scenario,
     always,
     between,
     healthy,
     hours,
     last_fetch,
+    samples,
     series,
-    told,
     until,
 )
-from support import HOUR, workspace
+from support import HOUR, workspace_yaml
 
 URL = "https://rest.iad-01.braze.com"
 DAY = 24
@@ -40,7 +40,7 @@ OPENED = ('channel="email",variation="A",stat="opens"', 'channel="in_app_message
 
 def config(sections: str) -> str:
     """Return a config with an event and more sections."""
-    return workspace(URL, "{event: purchase}", rest=sections)
+    return workspace_yaml(URL, "{event: purchase}", pause=sections)
 
 
 SESSIONS = config("    sessions: [{apps: [all, ios], alerts: {silent: 2h, below: 50}}]\n")
@@ -53,12 +53,12 @@ CANVAS = config(f"    canvases: [{{canvas: {ONBOARDING}, alerts: {{silent: 2d}}}
 CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, UNINSTALLS, CAMPAIGN, CANVAS)
 
 
-def fired(alert: str, summary: str, unit: str = "day", **labels: str) -> Fired:
+def fired(alert: str, summary: str, unit: str = "day", **labels: str) -> ExpectedAlert:
     """Return an alert of the workspace."""
-    return Fired(alert, summary, {"workspace": "production", "severity": "warning", "unit": unit, **labels})
+    return ExpectedAlert(alert, summary, {"workspace": "production", "severity": "warning", "unit": unit, **labels})
 
 
-def quota(pool: str, left: float) -> dict[str, Told]:
+def quota(pool: str, left: float) -> dict[str, SampleFunction]:
     """Return what Braze says of a pool in which a share is left."""
     of = f'{PRODUCTION},pool="{pool}"'
     return {
@@ -68,23 +68,25 @@ def quota(pool: str, left: float) -> dict[str, Told]:
     }
 
 
-def named(noun: str, subject: str, name: tuple[str, str], total: Told, settled: float = 40) -> dict[str, Told]:
+def named(
+    metric_group: str, subject: str, name: tuple[str, str], total: SampleFunction, settled: float = 40
+) -> dict[str, SampleFunction]:
     """Return a campaign or a Canvas that is answered all along, with its name and its identifier."""
     labels = f'{subject}="{name[0]}"'
-    breakdown = SENT if noun == "campaign_messages" else ("",)
+    breakdown = SENT if metric_group == "campaign_messages" else ("",)
     info = series(f"braze_{subject}_info", f'{PRODUCTION},{labels},{subject}_id="{name[1]}"')
-    found = {info: always(1), **told(noun, labels, settled=settled, total=total, breakdown=breakdown)}
-    if noun == "campaign_messages":
-        found |= told(noun, labels, settled=5_000, total=lambda now: now, breakdown=OPENED)
-    return found
+    result = {info: always(1), **samples(metric_group, labels, settled=settled, total=total, breakdown=breakdown)}
+    if metric_group == "campaign_messages":
+        result |= samples(metric_group, labels, settled=5_000, total=lambda now: now, breakdown=OPENED)
+    return result
 
 
-def campaign(of: str, ident: str, total: Told, settled: float = 40) -> dict[str, Told]:
+def campaign(of: str, ident: str, total: SampleFunction, settled: float = 40) -> dict[str, SampleFunction]:
     """Return a campaign, each series of which has these values."""
     return named("campaign_messages", "campaign", (of, ident), total, settled)
 
 
-def changed(base: Mapping[str, Told], changes: Mapping[str, Told]) -> dict[str, Told]:
+def changed(base: Mapping[str, SampleFunction], changes: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
     """Return what is told, but for what changes."""
     assert changes.keys() <= base.keys()
     return {**base, **changes}
@@ -106,7 +108,7 @@ def before_outage(now: float) -> float:
     return 50 * HOUR if 50 <= hours(now) < 120 else now
 
 
-def renamed(at: float) -> dict[str, Told]:
+def renamed(at: float) -> dict[str, SampleFunction]:
     """Return a silent campaign that gets another name after so many hours."""
     before, after = (campaign(name, WINBACK, always(7)) for name in ("Win-back", "Come back"))
     return {
@@ -115,22 +117,22 @@ def renamed(at: float) -> dict[str, Told]:
     }
 
 
-def silent_campaign(name: str) -> Fired:
+def silent_campaign(name: str) -> ExpectedAlert:
     """Return the alert of a campaign that sends nothing."""
     summary = f"The campaign {name} in production has sent nothing for 2d or longer."
     return fired("BrazeCampaignSilent", summary, campaign=name, campaign_id=WINBACK)
 
 
-def few_messages(count: int, name: str = "Win-back") -> Fired:
+def few_messages(count: int, name: str = "Win-back") -> ExpectedAlert:
     """Return the alert of a campaign that sends few messages."""
     summary = f"Messages of the campaign {name} in production: {count} in a settled day, under 100."
     return fired("BrazeCampaignBelow", summary, campaign=name, campaign_id=WINBACK)
 
 
-IOS_SESSIONS = told("sessions_filtered", 'braze_app="ios"', unit="hourly", settled=90, latest=1, total=steady)
+IOS_SESSIONS = samples("sessions_filtered", 'braze_app="ios"', unit="hourly", settled=90, latest=1, total=steady)
 MUGS = 'product="Mug",braze_app="ios"'
-MUG = told("purchases_filtered", MUGS, unit="hourly", settled=9, total=steady)
-MONEY = told("revenue", settled=400.5, total=steady) | {
+MUG = samples("purchases_filtered", MUGS, unit="hourly", settled=9, total=steady)
+MONEY = samples("revenue", settled=400.5, total=steady) | {
     series("braze_revenue_daily_baseline"): always(1_000),
     series("braze_revenue_daily_latest"): always(3),
 }
@@ -166,26 +168,26 @@ MUG_GONE = {
     },
 }
 
-STORIES = {
-    "sessions stop": Story(
+SCENARIOS = {
+    "sessions stop": Scenario(
         SESSIONS,
         {
             **healthy(),
-            **told("sessions", unit="hourly", settled=100, latest=1, total=until(3, steady)),
+            **samples("sessions", unit="hourly", settled=100, latest=1, total=until(3, steady)),
             **IOS_SESSIONS,
         },
         fires={
             minute: [fired("BrazeSessionsSilent", "No sessions in production were counted for 2h or longer.", "hour")]
             for minute in (325, 600)
         },
-        quiet=(120, 180, 300, 310),
+        silent=(120, 180, 300, 310),
         step=5,
     ),
-    "few sessions from an app in a settled hour, and few in the one in progress": Story(
+    "few sessions from an app in a settled hour, and few in the one in progress": Scenario(
         SESSIONS,
         {
             **healthy(),
-            **told("sessions", unit="hourly", settled=100, latest=1, total=steady),
+            **samples("sessions", unit="hourly", settled=100, latest=1, total=steady),
             **changed(
                 IOS_SESSIONS,
                 {
@@ -205,10 +207,10 @@ STORIES = {
                 )
             ]
         },
-        quiet=(170, 190, 320, 400),
+        silent=(170, 190, 320, 400),
         step=5,
     ),
-    "nobody buys a product": Story(
+    "nobody buys a product": Scenario(
         PURCHASES,
         {
             **healthy(),
@@ -218,10 +220,10 @@ STORIES = {
             series("braze_purchases_total"): steady,
         },
         fires={15 * 60 + 30: [NO_MUGS]},
-        quiet=(12 * 60, 15 * 60),
+        silent=(12 * 60, 15 * 60),
         step=15,
     ),
-    "purchases without a state file and a restart": Story(
+    "purchases without a state file and a restart": Scenario(
         PURCHASES,
         {
             **healthy(),
@@ -229,15 +231,15 @@ STORIES = {
             series("braze_purchases_filtered_total", f"{PRODUCTION},{MUGS}"): always(0),
             STARTED: lambda now: now // (8 * HOUR) * 8 * HOUR,
         },
-        quiet=range(0, 48 * 60, 60),
+        silent=range(0, 48 * 60, 60),
         step=15,
     ),
-    "purchases that are not answered": Story(
+    "purchases that are not answered": Scenario(
         PURCHASES,
         {**healthy(), **MUG_GONE, **quota("lists", 0.5), **quota("default", 0.1)},
         fires={
             8 * 60: [
-                Fired(
+                ExpectedAlert(
                     "BrazeQuotaLow",
                     "10% of the rate limit of production is left (pool default): the exporter asks nothing until it is "
                     "reset.",
@@ -248,12 +250,12 @@ STORIES = {
         },
         step=15,
     ),
-    "purchases that wait for their own limit": Story(
+    "purchases that wait for their own limit": Scenario(
         PURCHASES,
         {**healthy(), **MUG_GONE, **quota("lists", 0.1)},
         fires={
             8 * 60: [
-                Fired(
+                ExpectedAlert(
                     "BrazeQuotaLow",
                     "10% of the rate limit of production is left (pool lists): the exporter asks nothing until it is "
                     "reset.",
@@ -263,25 +265,25 @@ STORIES = {
         },
         step=15,
     ),
-    "revenue falls": Story(
+    "revenue falls": Scenario(
         REVENUE,
         {**healthy(), **MONEY},
         fires={30: [fired("BrazeRevenueDrop", "Revenue in production is at 40.05% of what is usual.")]},
-        quiet=(0,),
+        silent=(0,),
         step=15,
     ),
-    "revenue is as usual, and today's is still small": Story(
+    "revenue is as usual, and today's is still small": Scenario(
         REVENUE,
         {**healthy(), **changed(MONEY, {series("braze_revenue_daily_settled"): always(501)})},
-        quiet=range(0, 30 * 60, 60),
+        silent=range(0, 30 * 60, 60),
         step=15,
     ),
-    "a segment shrinks": Story(
+    "a segment shrinks": Scenario(
         SEGMENT,
         {
             **healthy(),
             **changed(
-                told("segment_users", 'segment="vip"', settled=120, latest=0),
+                samples("segment_users", 'segment="vip"', settled=120, latest=0),
                 {
                     series("braze_segment_users_daily_settled", f'{PRODUCTION},segment="vip"'): between(
                         26, 50, 90, always(120)
@@ -298,16 +300,16 @@ STORIES = {
                 )
             ]
         },
-        quiet=(60, 26 * 60, 51 * 60),
+        silent=(60, 26 * 60, 51 * 60),
         step=15,
     ),
-    "a segment of which answers are empty": Story(
+    "a segment of which answers are empty": Scenario(
         SEGMENT,
         {
             **healthy(),
             **{
                 name: value
-                for name, value in told("segment_users", 'segment="vip"').items()
+                for name, value in samples("segment_users", 'segment="vip"').items()
                 if "_up" in name or "_last_success" in name
             },
         },
@@ -320,16 +322,16 @@ STORIES = {
                 )
             ]
         },
-        quiet=(0,),
+        silent=(0,),
         step=15,
     ),
     # The newest settled day is one older than of other kinds, and the counter rises but once a day.
-    "uninstalls are computed by night": Story(
+    "uninstalls are computed by night": Scenario(
         UNINSTALLS,
         {
             **healthy(),
             **changed(
-                told("uninstalls", settled=70, total=by_night),
+                samples("uninstalls", settled=70, total=by_night),
                 {
                     series("braze_uninstalls_daily_settled_bucket_start_timestamp_seconds"): lambda now: (
                         (last_fetch(now) - 4 * HOUR) // (DAY * HOUR) - 2
@@ -339,12 +341,12 @@ STORIES = {
                 },
             ),
         },
-        quiet=range(0, 6 * DAY * 60, 60),
+        silent=range(0, 6 * DAY * 60, 60),
         step=15,
     ),
-    "uninstalls that are not computed any more": Story(
+    "uninstalls that are not computed any more": Scenario(
         UNINSTALLS,
-        {**healthy(), **told("uninstalls", settled=600, total=until(30, by_night))},
+        {**healthy(), **samples("uninstalls", settled=600, total=until(30, by_night))},
         fires={
             30: [fired("BrazeUninstallsAbove", "Uninstalls in production: 600 in a settled day, over 500.")],
             77 * 60: [
@@ -355,7 +357,7 @@ STORIES = {
         step=15,
     ),
     # 120 a day, of which opens are no part.
-    "a campaign sends nothing": Story(
+    "a campaign sends nothing": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -363,20 +365,20 @@ STORIES = {
             **campaign("Welcome email", WELCOME, always(3), settled=1),
         },
         fires={59 * 60: [silent_campaign("Win-back")]},
-        quiet=(20 * 60, 57 * 60, 58 * 60),
+        silent=(20 * 60, 57 * 60, 58 * 60),
         step=15,
     ),
-    "a campaign sends over one channel only": Story(
+    "a campaign sends over one channel only": Scenario(
         CAMPAIGN,
         {
             **healthy(),
             **campaign("Win-back", WINBACK, always(3)),
             series("braze_campaign_messages_total", f'{PRODUCTION},campaign="Win-back",{SENT[2]}'): steady,
         },
-        quiet=range(0, 4 * DAY * 60, 6 * 60),
+        silent=range(0, 4 * DAY * 60, 6 * 60),
         step=60,
     ),
-    "a campaign sends over a channel that is new": Story(
+    "a campaign sends over a channel that is new": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -386,17 +388,17 @@ STORIES = {
                 f'{PRODUCTION},campaign="Win-back",channel="sms",variation="A",stat="sent"',
             ): between(0, 30, None, steady),
         },
-        quiet=range(0, 4 * DAY * 60, 6 * 60),
+        silent=range(0, 4 * DAY * 60, 6 * 60),
         step=60,
     ),
-    "a campaign sends little": Story(
+    "a campaign sends little": Scenario(
         CAMPAIGN,
         {**healthy(), **campaign("Win-back", WINBACK, steady, settled=30)},
         fires={30: [few_messages(90)], 20 * 60: [few_messages(90)]},
-        quiet=(0,),
+        silent=(0,),
         step=15,
     ),
-    "a campaign gets its name": Story(
+    "a campaign gets its name": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -416,7 +418,7 @@ STORIES = {
         },
         step=15,
     ),
-    "a silent campaign gets another name": Story(
+    "a silent campaign gets another name": Scenario(
         CAMPAIGN,
         {**healthy(), **renamed(60)},
         fires={
@@ -424,10 +426,10 @@ STORIES = {
             # It is silent for two days from then on.
             109 * 60: [silent_campaign("Come back")],
         },
-        quiet=(40 * 60, 62 * 60, 107 * 60),
+        silent=(40 * 60, 62 * 60, 107 * 60),
         step=15,
     ),
-    "a campaign of which answers tell of no messages": Story(
+    "a campaign of which answers tell of no messages": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -447,11 +449,11 @@ STORIES = {
                 )
             ]
         },
-        quiet=(0,),
+        silent=(0,),
         step=15,
     ),
     # While Braze does not answer, the counter says nothing.
-    "a campaign in an outage of Braze": Story(
+    "a campaign in an outage of Braze": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -463,10 +465,10 @@ STORIES = {
                 50, 120, 0, always(1)
             ),
         },
-        quiet=range(0, 6 * DAY * 60, 3 * 60),
+        silent=range(0, 6 * DAY * 60, 3 * 60),
         step=60,
     ),
-    "nobody enters a Canvas": Story(
+    "nobody enters a Canvas": Scenario(
         CANVAS,
         {
             **healthy(),
@@ -483,23 +485,23 @@ STORIES = {
                 )
             ]
         },
-        quiet=(20 * 60, 57 * 60, 58 * 60),
+        silent=(20 * 60, 57 * 60, 58 * 60),
         step=15,
     ),
-    "a Canvas and an exporter that is started anew each day": Story(
+    "a Canvas and an exporter that is started anew each day": Scenario(
         CANVAS,
         {
             **healthy(),
             **named("canvas_entries", "canvas", ("Onboarding, 14 days", ONBOARDING), always(0)),
             STARTED: lambda now: now // (DAY * HOUR) * DAY * HOUR,
         },
-        quiet=range(0, 4 * DAY * 60, 60),
+        silent=range(0, 4 * DAY * 60, 60),
         step=60,
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_what_is_to_fire_fires_and_nothing_else(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario_fires_expected_alerts_only(name: str, tmp_path: Path) -> None:
     """At each minute that is looked at, exactly the alerts of the story fire, in exactly these words."""
-    STORIES[name].judge(tmp_path)
+    SCENARIOS[name].check(tmp_path)

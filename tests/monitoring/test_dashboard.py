@@ -10,33 +10,33 @@ from typing import Any
 import docs
 import pytest
 from jsonschema import Draft7Validator
-from support import run, workspace, workspace_item, write
+from support import run_program, workspace_item_yaml, workspace_yaml, write_file
 
-from braze_exporter.braze.kinds import Noun
+from braze_exporter.braze.kinds import MetricGroup
 from braze_exporter.braze.query import Query
-from braze_exporter.config.loading import load
+from braze_exporter.config.loading import load_config
 from braze_exporter.metrics import self_metrics
-from braze_exporter.metrics.families import GAUGES, OF_QUERY, counter, gauge
-from braze_exporter.monitoring.dashboard import dashboard
-from braze_exporter.scheduler.plan import Plan, build, has_counter
+from braze_exporter.metrics.families import GAUGE_HELP, QUERY_GAUGES, build_counter, build_gauge
+from braze_exporter.monitoring.dashboard import build_dashboard
+from braze_exporter.scheduler.plan import Plan, build_plan, feeds_counter
 from braze_exporter.simulator import demo_config
 
 URL = "https://rest.iad-01.braze.com"
 SCHEMA = docs.ROOT.parent / "shared/grafana/dashboard.jsonschema.json"
 
-NO_EVENTS = workspace(URL, "").replace("    custom_events:\n      - \n", "").replace("    custom_events:\n", "")
+NO_EVENTS = workspace_yaml(URL, "").replace("    custom_events:\n      - \n", "").replace("    custom_events:\n", "")
 CONFIGS = {
-    "least": workspace(URL, "{event: purchase}"),
-    "days": workspace(URL, "{event: purchase, unit: day, baseline: {weeks: 4}}"),
-    "filtered": workspace(URL, "{event: purchase, apps: [ios], segments: [all, vip]}"),
-    "many": workspace(URL, "\n".join(f"{{event: event_{number}}}" for number in range(30))),
-    "workspaces": workspace(URL, "{event: purchase, apps: [all, ios]}")
-    + workspace_item(URL, "{event: signup, unit: day, segments: [all, vip]}", name="staging"),
+    "least": workspace_yaml(URL, "{event: purchase}"),
+    "days": workspace_yaml(URL, "{event: purchase, unit: day, baseline: {weeks: 4}}"),
+    "filtered": workspace_yaml(URL, "{event: purchase, apps: [ios], segments: [all, vip]}"),
+    "many": workspace_yaml(URL, "\n".join(f"{{event: event_{number}}}" for number in range(30))),
+    "workspaces": workspace_yaml(URL, "{event: purchase, apps: [all, ios]}")
+    + workspace_item_yaml(URL, "{event: signup, unit: day, segments: [all, vip]}", name="staging"),
     "users": NO_EVENTS + "    segment_users: [{segment: vip}]\n    monthly_active_users: [{apps: [ios]}]\n",
     "campaign": NO_EVENTS + "    campaigns: [{campaign: d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05}]\n",
-    "two kinds": workspace(URL, "{event: purchase}", rest="    sessions: [{apps: [all, ios]}]\n"),
+    "two kinds": workspace_yaml(URL, "{event: purchase}", pause="    sessions: [{apps: [all, ios]}]\n"),
     "example": (docs.ROOT / "config.example.yaml").read_text(encoding="utf-8"),
-    "demo": demo_config.config("http://127.0.0.1:1"),
+    "demo": demo_config.build_config("http://127.0.0.1:1"),
 }
 
 Json = dict[str, Any]
@@ -44,25 +44,25 @@ Json = dict[str, Any]
 
 def plan_of(name: str) -> Plan:
     """Return the plan of one of the configs."""
-    return build(load(CONFIGS[name], "config.yaml"))
+    return build_plan(load_config(CONFIGS[name], "config.yaml"))
 
 
 def board(name: str) -> Json:
     """Return the dashboard of one of the configs, as JSON has it."""
-    found: Json = json.loads(json.dumps(dashboard(plan_of(name), 0.2)))
-    return found
+    result: Json = json.loads(json.dumps(build_dashboard(plan_of(name), 0.2)))
+    return result
 
 
-def panels(found: Json) -> Iterator[Json]:
+def panels(result: Json) -> Iterator[Json]:
     """Yield all panels but the headings, those in folded rows too."""
-    for panel in found["panels"]:
+    for panel in result["panels"]:
         yield from [panel] if panel["type"] != "row" else panel["panels"]
 
 
-def queries(found: Json) -> Iterator[str]:
+def queries(result: Json) -> Iterator[str]:
     """Yield every PromQL of a dashboard, that of its variables too."""
-    yield from (target["expr"] for panel in panels(found) for target in panel["targets"])
-    yield from (item["query"] for item in found["templating"]["list"] if item["type"] == "query")
+    yield from (target["expr"] for panel in panels(result) for target in panel["targets"])
+    yield from (item["query"] for item in result["templating"]["list"] if item["type"] == "query")
 
 
 def text(name: str) -> str:
@@ -79,43 +79,43 @@ def schema() -> Draft7Validator:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_grafana_knows_everything_in_it(schema: Draft7Validator, name: str) -> None:
+def test_dashboard_matches_grafana_schema(schema: Draft7Validator, name: str) -> None:
     """The JSON is as Grafana's schema wants it."""
     assert [f"{error.json_path}: {error.message[:200]}" for error in schema.iter_errors(board(name))] == []
 
 
-def test_the_schema_would_find_a_mistake(schema: Draft7Validator) -> None:
+def test_grafana_schema_rejects_mistakes(schema: Draft7Validator) -> None:
     """A key that Grafana does not know, deep in a panel, is no good."""
-    found = board("least")
-    next(panels(found))["fieldConfig"]["defaults"]["colour"] = "red"
-    assert not schema.is_valid(found)
+    result = board("least")
+    next(panels(result))["fieldConfig"]["defaults"]["colour"] = "red"
+    assert not schema.is_valid(result)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_can_be_provisioned_as_it_is(name: str) -> None:
+def test_dashboard_is_provisionable(name: str) -> None:
     """It has a fixed uid, no id of a database and no inputs, and each panel asks the data source that is chosen."""
-    found = board(name)
-    assert (found["id"], found["uid"]) == (None, "braze-exporter")
-    assert not [key for key in found if key.startswith("__")]
+    result = board(name)
+    assert (result["id"], result["uid"]) == (None, "braze-exporter")
+    assert not [key for key in result if key.startswith("__")]
     chosen = {"type": "prometheus", "uid": "${datasource}"}
-    assert {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus"} in found[
+    assert {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus"} in result[
         "templating"
     ]["list"]
-    for panel in panels(found):
+    for panel in panels(result):
         assert [panel["datasource"], *(target["datasource"] for target in panel["targets"])] == [chosen] * (
             1 + len(panel["targets"])
         )
-    assert all(item["datasource"] == chosen for item in found["templating"]["list"] if item["type"] == "query")
+    assert all(item["datasource"] == chosen for item in result["templating"]["list"] if item["type"] == "query")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_panels_have_numbers_and_places_of_their_own(name: str) -> None:
+def test_panels_have_unique_ids_and_positions(name: str) -> None:
     """No two panels have the same id or the same cell of the screen, no cell is out of it, no line has a hole."""
-    found = board(name)
-    headings = [panel for panel in found["panels"] if panel["type"] == "row"]
-    numbers = Counter(panel["id"] for panel in [*headings, *panels(found)])
+    result = board(name)
+    headings = [panel for panel in result["panels"] if panel["type"] == "row"]
+    numbers = Counter(panel["id"] for panel in [*headings, *panels(result)])
     assert set(numbers.values()) == {1}
-    for group in [found["panels"], *(heading["panels"] for heading in headings)]:
+    for group in [result["panels"], *(heading["panels"] for heading in headings)]:
         cells = Counter(
             (place["x"] + x, place["y"] + y)
             for place in (panel["gridPos"] for panel in group)
@@ -127,12 +127,12 @@ def test_panels_have_numbers_and_places_of_their_own(name: str) -> None:
         lines = Counter(y for _, y in cells)
         assert set(lines.values()) <= {24}
     assert all(heading["collapsed"] == bool(heading["panels"]) for heading in headings)
-    open_rows = sorted(panel["gridPos"]["y"] for panel in found["panels"])
+    open_rows = sorted(panel["gridPos"]["y"] for panel in result["panels"])
     assert open_rows[0] == 0
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_panel_says_what_it_means(name: str) -> None:
+def test_every_panel_has_a_description(name: str) -> None:
     """Each has a title, a description, a unit where it shows numbers, and queries with names of their own."""
     titles = Counter(panel["title"] for panel in panels(board(name)))
     assert set(titles.values()) == {1}
@@ -147,39 +147,41 @@ def test_every_panel_says_what_it_means(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_asks_for_what_the_config_has_and_for_nothing_else(name: str) -> None:
+def test_dashboard_queries_configured_metrics_only(name: str) -> None:
     """Every metric that is named is one of the plan's queries or of the exporter; every gauge of the plan is shown."""
     plan = plan_of(name)
-    known, shown = set(), set()
+    known, rendered = set(), set()
     for query in plan.queries:
-        for noun in query.nouns:
-            gauges = {measure: gauge(query.kind, noun, query.unit, measure).name for measure in GAUGES}
-            known |= {*gauges.values(), counter(query.kind, noun).name}
-            shown |= {gauges[measure] for measure in _shown(query, noun)}
-        if has_counter(query):
-            shown.add(counter(query.kind, query.noun).name)
-    itself = {family.name for family in (self_metrics.UP, self_metrics.QUERIES, *self_metrics.OWN)}
-    itself |= {f"{family.name}_bucket" for family in self_metrics.OWN if family.type == "histogram"}
+        for metric_group in query.metric_groups:
+            gauges = {
+                measure: build_gauge(query.kind, metric_group, query.unit, measure).name for measure in GAUGE_HELP
+            }
+            known |= {*gauges.values(), build_counter(query.kind, metric_group).name}
+            rendered |= {gauges[measure] for measure in _shown(query, metric_group)}
+        if feeds_counter(query):
+            rendered.add(build_counter(query.kind, query.metric_group).name)
+    itself = {family.name for family in (self_metrics.UP, self_metrics.QUERIES, *self_metrics.SELF_METRICS)}
+    itself |= {f"{family.name}_bucket" for family in self_metrics.SELF_METRICS if family.type == "histogram"}
     named = set(re.findall(r"\bbraze_\w+", text(name))) - {"braze_app"}
     assert named <= known | itself
-    assert shown <= named
+    assert rendered <= named
 
 
-def _shown(query: Query, noun: Noun) -> Iterator[str]:
+def _shown(query: Query, metric_group: MetricGroup) -> Iterator[str]:
     """Yield the gauges of a query that are of use: of what is in progress, only of what is not filtered."""
     yield "settled"
-    if noun is not query.noun:
+    if metric_group is not query.metric_group:
         return
-    yield from ("settled_bucket_start_timestamp_seconds", *OF_QUERY)
-    if noun is not query.kind.filtered:
+    yield from ("settled_bucket_start_timestamp_seconds", *QUERY_GAUGES)
+    if metric_group is not query.kind.filtered_group:
         yield "latest"
-        if noun.is_additive or not noun.labels:  # its growth is drawn
+        if metric_group.is_additive or not metric_group.labels:  # its growth is drawn
             yield "latest_bucket_start_timestamp_seconds"
-    if query.weeks:
+    if query.baseline_weeks:
         yield "baseline"
 
 
-def test_nothing_is_there_that_would_stay_empty() -> None:
+def test_dashboard_has_no_empty_panels() -> None:
     """Without days, baselines, apps and segments there are neither panels nor variables for them."""
     least = board("least")
     assert [item["name"] for item in least["templating"]["list"]] == [
@@ -197,7 +199,7 @@ def test_nothing_is_there_that_would_stay_empty() -> None:
     assert {"Settled day against usual", "Time zone"} <= {panel["title"] for panel in panels(days)}
 
 
-def test_apps_and_segments_are_chosen_where_there_are_some() -> None:
+def test_app_and_segment_variables_exist_where_configured() -> None:
     """Each has a variable; what is filtered by one of them is not mixed with what is filtered by both."""
     variables = [item["name"] for item in board("example")["templating"]["list"]]
     assert variables == [
@@ -227,7 +229,7 @@ def test_apps_and_segments_are_chosen_where_there_are_some() -> None:
     assert len(alone["targets"]) == 1  # there is no total beside it
 
 
-def test_every_choice_may_be_everything_or_several() -> None:
+def test_variables_allow_all_and_several() -> None:
     """All variables of labels begin with All, which is one short pattern, however many values there are."""
     for item in board("example")["templating"]["list"][1:]:
         assert (item["multi"], item["includeAll"], item["allValue"]) == (True, True, ".+")
@@ -236,21 +238,21 @@ def test_every_choice_may_be_everything_or_several() -> None:
 
 
 @pytest.mark.parametrize(("name", "folded"), [("least", False), ("many", True)])
-def test_charts_of_each_event_are_folded_away_if_they_are_many(name: str, *, folded: bool) -> None:
+def test_many_event_charts_are_collapsed(name: str, *, folded: bool) -> None:
     """With a few events each has a chart in sight, with many one can unfold them."""
-    found = board(name)
-    row = next(panel for panel in found["panels"] if panel["title"] == "Each event by the hour")
+    result = board(name)
+    row = next(panel for panel in result["panels"] if panel["title"] == "Each event by the hour")
     assert row["collapsed"] is folded
     assert [panel["repeat"] for panel in row["panels"]] == ["event_hourly"] * folded
-    assert [panel["repeat"] for panel in panels(found) if "repeat" in panel] == ["event_hourly"]
+    assert [panel["repeat"] for panel in panels(result) if "repeat" in panel] == ["event_hourly"]
 
 
-def test_each_kind_has_a_row_and_many_are_folded() -> None:
+def test_each_kind_has_a_row_and_many_are_collapsed() -> None:
     """What has a number for each day and no more shares a row; with more than three rows the first is in sight."""
 
     def rows(name: str) -> dict[str, bool]:
-        found = {row["title"]: row["collapsed"] for row in board(name)["panels"] if row["type"] == "row"}
-        return {title: found[title] for title in list(found)[:-3]}  # the last three are of the exporter
+        result = {row["title"]: row["collapsed"] for row in board(name)["panels"] if row["type"] == "row"}
+        return {title: result[title] for title in list(result)[:-3]}  # the last three are of the exporter
 
     assert rows("campaign") == {"Rising and falling": False, "Campaigns": False, "Each campaign by the day": False}
     assert rows("two kinds") == dict.fromkeys(
@@ -268,10 +270,10 @@ def test_each_kind_has_a_row_and_many_are_folded() -> None:
     }
 
 
-def test_a_campaign_shows_what_it_sent_and_what_came_of_it() -> None:
+def test_campaign_row_shows_messages_and_outcomes() -> None:
     """Messages by channel and what became of them, conversions, revenue, recipients; all judged by what was sent."""
-    found = {panel["title"]: panel["targets"][0] for panel in panels(board("campaign"))}
-    titles = [title for title in found if title.startswith(("Messages", "Campaign"))]
+    result = {panel["title"]: panel["targets"][0] for panel in panels(board("campaign"))}
+    titles = [title for title in result if title.startswith(("Messages", "Campaign"))]
     assert titles == [
         "Messages sent, settled day",
         "Messages sent, day in progress",
@@ -284,12 +286,12 @@ def test_a_campaign_shows_what_it_sent_and_what_came_of_it() -> None:
         "Messages sent, reported in 7 days",
     ]
     for title in (*titles[:3], *titles[-2:], "Fell most in 24 h", "Rose most in 24 h"):
-        assert found[title]["expr"].count('stat=~"sent|impressions"') == found[title]["expr"].count("braze_"), title
-    assert found[titles[2]]["legendFormat"] == "{{channel}}"
-    assert found[titles[3]]["legendFormat"] == "{{channel}} {{stat}}"
+        assert result[title]["expr"].count('stat=~"sent|impressions"') == result[title]["expr"].count("braze_"), title
+    assert result[titles[2]]["legendFormat"] == "{{channel}}"
+    assert result[titles[3]]["legendFormat"] == "{{channel}} {{stat}}"
 
 
-def test_several_workspaces_are_told_apart() -> None:
+def test_several_workspaces_are_distinguished() -> None:
     """With one workspace no legend names it; with two each does that has more than the exporter as a whole."""
     assert "{{workspace}}" not in json.dumps(board("example"))
     each = next(panel for panel in panels(board("workspaces")) if panel.get("repeat") == "event_hourly")
@@ -301,30 +303,30 @@ def test_several_workspaces_are_told_apart() -> None:
     assert drawn[0] == ["production settled", "staging settled"]
 
 
-def test_lines_are_where_the_config_has_them() -> None:
+def test_thresholds_follow_config() -> None:
     """What is too old, what is unanswered too long and the reserve follow from the settings."""
-    slow = load(workspace(URL, "{event: purchase, settle: 2h, refresh: 15m}"), "config.yaml")
-    found = {panel["title"]: panel for panel in panels(dashboard(build(slow), 0.35))}
-    assert found["Age of the settled hour"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 5 * 3_600
-    assert found["Since the last answer"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 45 * 60
-    assert found["How late Braze revises"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 2 * 3_600
-    assert found["Rate limit"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
-    assert found["Rate limit left"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
-    assert found["Calls to Braze"]["interval"] == "900s"
+    slow = load_config(workspace_yaml(URL, "{event: purchase, settle: 2h, refresh: 15m}"), "config.yaml")
+    result = {panel["title"]: panel for panel in panels(build_dashboard(build_plan(slow), 0.35))}
+    assert result["Age of the settled hour"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 5 * 3_600
+    assert result["Since the last answer"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 45 * 60
+    assert result["How late Braze revises"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 2 * 3_600
+    assert result["Rate limit"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
+    assert result["Rate limit left"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
+    assert result["Calls to Braze"]["interval"] == "900s"
 
 
-def test_the_names_of_the_catalog_are_the_only_ones() -> None:
+def test_monitoring_modules_spell_no_metric_name() -> None:
     """No module of the mixin spells the name of a metric."""
     for path in sorted((docs.ROOT / "braze_exporter/monitoring").glob("*.py")):
         assert re.findall(r"braze_(?!exporter|app)\w+", path.read_text(encoding="utf-8")) == [], path.name
 
 
-def test_the_command_prints_it_without_key_and_state(tmp_path: Path) -> None:
+def test_dashboard_command_needs_no_key_and_no_state(tmp_path: Path) -> None:
     """`braze-exporter dashboard` needs no key and touches no state; the same config gives the same bytes."""
     state = tmp_path / "state.sqlite"
-    config = workspace(URL, "{event: purchase, apps: [all, ios]}\n{event: signup}", rest=f"state_file: {state}\n")
-    option = f"--config.file={write(tmp_path / 'config.yaml', config)}"
-    first, second = (run("dashboard", option, PYTHONHASHSEED=seed) for seed in ("1", "2"))
+    config = workspace_yaml(URL, "{event: purchase, apps: [all, ios]}\n{event: signup}", pause=f"state_file: {state}\n")
+    option = f"--config.file={write_file(tmp_path / 'config.yaml', config)}"
+    first, second = (run_program("dashboard", option, PYTHONHASHSEED=seed) for seed in ("1", "2"))
     assert (first.returncode, second.returncode) == (0, 0)
     assert "BRAZE_API_KEY" in first.stderr
     assert first.stderr.startswith("warning: ")
@@ -334,11 +336,13 @@ def test_the_command_prints_it_without_key_and_state(tmp_path: Path) -> None:
     assert not state.exists()
 
 
-def test_a_bad_config_gives_no_dashboard(tmp_path: Path) -> None:
+def test_invalid_config_prints_no_dashboard(tmp_path: Path) -> None:
     """What is wrong is said in a line, with exit code 1; wrong usage has 2."""
-    bad = run("dashboard", f"--config.file={write(tmp_path / 'config.yaml', workspace(URL, '{evnt: purchase}'))}")
+    bad = run_program(
+        "dashboard", f"--config.file={write_file(tmp_path / 'config.yaml', workspace_yaml(URL, '{evnt: purchase}'))}"
+    )
     assert (bad.returncode, bad.stdout) == (1, "")
     assert "evnt" in bad.stderr
-    missing = run("dashboard", f"--config.file={tmp_path / 'none.yaml'}")
+    missing = run_program("dashboard", f"--config.file={tmp_path / 'none.yaml'}")
     assert (missing.returncode, missing.stdout, missing.stderr.count("\n")) == (1, "", 1)
-    assert run("dashboard", "--config=x").returncode == 2
+    assert run_program("dashboard", "--config=x").returncode == 2

@@ -1,7 +1,8 @@
 """End to end: every query of the dashboard is run against a real Prometheus, for every choice, and returns data.
 
 Prometheus holds fifteen days of the exporter's series, one sample an hour, and then scrapes the program in trouble.
-What Grafana does to a query is done here as its sources do it. Needs `prometheus` and `promtool`, as `test_prometheus`.
+What Grafana does to a query is done here as its sources do it. Needs `running_prometheus` and `promtool`, as
+`test_prometheus`.
 """
 
 import json
@@ -19,18 +20,31 @@ from zoneinfo import ZoneInfo
 import pytest
 import response_faults
 import transfer_faults
-from recorded_counts import Recorded
-from servers import Labels, Prometheus, backfill, prometheus, tool
+from recorded_counts import RecordedCounts
+from servers import Labels, Prometheus, backfill, require_tool, running_prometheus
 from simulated_braze import FaultInjectingBraze
-from support import HOUR, IOS, KEY, NEW_YORK, VIP, Page, Program, run, until, workspace, workspace_item, write
+from support import (
+    HOUR,
+    IOS,
+    KEY,
+    NEW_YORK,
+    VIP,
+    MetricsPage,
+    Program,
+    run_program,
+    wait_until,
+    workspace_item_yaml,
+    workspace_yaml,
+    write_file,
+)
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.config.loading import load
-from braze_exporter.metrics.families import GAUGES, counter, gauge
-from braze_exporter.metrics.self_metrics import OWN, QUERIES, TIMEZONE_MISMATCH, UP
-from braze_exporter.scheduler.plan import build, has_counter
-from braze_exporter.simulator.inventory import Campaign, Canvas, World
+from braze_exporter.config.loading import load_config
+from braze_exporter.metrics.families import GAUGE_HELP, build_counter, build_gauge
+from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, TIMEZONE_MISMATCH, UP
+from braze_exporter.scheduler.plan import build_plan, feeds_counter
+from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.server import serve
 
 # Quotes, what a regular expression is made of, and a letter of four bytes: Grafana has to bring it to Prometheus whole.
@@ -63,14 +77,14 @@ RISING = "purchase"
 CHANNELS = {"campaign_messages": ("email", "in_app_message"), "canvas_messages": ("email", "ios_push")}
 # Variables whose labels some series have together.
 TOGETHER = (("workspace", "event", "app", "segment"), ("workspace", "app", "product", "campaign", "canvas", "channel"))
-OF_EXPORTER = {family.name for family in (UP, QUERIES, *OWN)}
+OF_EXPORTER = {family.name for family in (UP, QUERIES, *SELF_METRICS)}
 # In the history, what happens in an hour, and by how much that changed a day ago.
 BEFORE, RISE, FALL = 100, 2.0, 0.5
 
 Json = dict[str, Any]
 
 
-class Shop(Recorded):
+class Shop(RecordedCounts):
     """The same in each hour, but for apps and segments."""
 
     def __init__(self) -> None:
@@ -84,9 +98,9 @@ class Shop(Recorded):
                 self.set(event, self.this_hour - back * HOUR, 10, IOS, VIP)
 
 
-def figures(this_hour: int) -> Recorded:
+def figures(this_hour: int) -> RecordedCounts:
     """Return what happens beside events: the same in each hour."""
-    found = Recorded()
+    result = RecordedCounts()
     names = ["sessions", "purchases", "purchases/Mug", "revenue", "new_users", "uninstalls", "daily_active_users"]
     for name in [
         *names,
@@ -96,9 +110,9 @@ def figures(this_hour: int) -> Recorded:
         f"segments/{VIP}",
     ]:
         for back in range(-2, 26 * 24):
-            found.set(name, this_hour - back * HOUR, 100)
-            found.set(name, this_hour - back * HOUR, 40, IOS)
-    return found
+            result.set(name, this_hour - back * HOUR, 100)
+            result.set(name, this_hour - back * HOUR, 40, IOS)
+    return result
 
 
 @dataclass
@@ -115,8 +129,8 @@ class Scene:
         """All panels but the headings, those that are folded away too."""
         return [
             panel
-            for found in self.board["panels"]
-            for panel in ([found] if found["type"] != "row" else found["panels"])
+            for result in self.board["panels"]
+            for panel in ([result] if result["type"] != "row" else result["panels"])
         ]
 
     @property
@@ -126,9 +140,9 @@ class Scene:
 
     def values(self, variable: str, choice: Mapping[str, Sequence[str]]) -> list[str]:
         """Return what a variable lists under a choice in those before it."""
-        found = re.fullmatch(r"label_values\((.+), (\w+)\)", self.variables[variable])
-        assert found
-        return self.server.label_values(found[2], interpolated(found[1], choice))
+        result = re.fullmatch(r"label_values\((.+), (\w+)\)", self.variables[variable])
+        assert result
+        return self.server.label_values(result[2], interpolated(result[1], choice))
 
     def choices(self, expr: str, repeat: str = "") -> Iterator[dict[str, Sequence[str]]]:
         """Yield what can be chosen for a query: All, one of each variable in it, and two events.
@@ -149,26 +163,26 @@ class Scene:
     @cached_property
     def offers(self) -> Mapping[str, Sequence[Sequence[str]]]:
         """What is chosen in each variable: All, each value, and two events."""
-        found = {name: [(), *((value,) for value in self.values(name, {}))] for name in self.variables}
-        found["event"].append(("purchase", ODD))
-        return found
+        result = {name: [(), *((value,) for value in self.values(name, {}))] for name in self.variables}
+        result["event"].append(("purchase", ODD))
+        return result
 
     def ask(self, expr: str, choice: Mapping[str, Sequence[str]]) -> dict[Labels, float]:
         """Return what Prometheus says to a query under a choice, without what is not a number."""
-        found = self.server.query(interpolated(expr, choice), self.at)
-        return {labels: value for labels, value in found.items() if not math.isnan(value)}
+        result = self.server.query(interpolated(expr, choice), self.at)
+        return {labels: value for labels, value in result.items() if not math.isnan(value)}
 
     def panel(self, title: str) -> Json:
         """Return a panel by its title."""
-        found: Json = next(panel for panel in self.panels if panel["title"] == title)
-        return found
+        result: Json = next(panel for panel in self.panels if panel["title"] == title)
+        return result
 
 
 def interpolated(text: str, choice: Mapping[str, Sequence[str]]) -> str:
     """Return a query as Grafana would send it. What is not in `choice`, or empty there, is All."""
 
-    def replace(found: re.Match[str]) -> str:
-        values = choice.get(found[1], ())
+    def replace(result: re.Match[str]) -> str:
+        values = choice.get(result[1], ())
         escaped = [re.sub(r"[\\^$.*+?()\[\]{}|]", r"\\\g<0>", value) for value in values]
         return ".+" if not escaped else escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
@@ -190,7 +204,7 @@ def _is_configured(expr: str, queries: Sequence[Query]) -> bool:
         wanted.append({"__name__": name, **matchers})
     groups: dict[tuple[object, ...], list[Query]] = {}
     for query in queries:
-        groups.setdefault((query.kind, query.subject if query.kind.noun.labels else ""), []).append(query)
+        groups.setdefault((query.kind, query.subject if query.kind.metric_group.labels else ""), []).append(query)
     return any(
         all(any(_matches(query, matchers) for query in group) for matchers in wanted) for group in groups.values()
     )
@@ -203,22 +217,28 @@ def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
         if name == TIMEZONE_MISMATCH.name and query.unit is not Unit.DAY:
             return False
         return bool(re.fullmatch(matchers.get("workspace", ".*"), query.workspace))
-    for noun in query.nouns:
+    for metric_group in query.metric_groups:
         names = [
-            gauge(query.kind, noun, query.unit, found).name for found in GAUGES if found != "baseline" or query.weeks
+            build_gauge(query.kind, metric_group, query.unit, result).name
+            for result in GAUGE_HELP
+            if result != "baseline" or query.baseline_weeks
         ]
-        names += [counter(query.kind, noun).name] if has_counter(query) and noun.is_additive else []
-        channels = CHANNELS[noun.name] if noun.breakdown else ("",)
-        shown = [{**dict(query.labels), "channel": channel, "stat": "sent" if channel else ""} for channel in channels]
-        if any(re.fullmatch(name, found) for found in names) and any(
+        names += (
+            [build_counter(query.kind, metric_group).name] if feeds_counter(query) and metric_group.is_additive else []
+        )
+        channels = CHANNELS[metric_group.name] if metric_group.series_labels else ("",)
+        rendered = [
+            {**dict(query.labels), "channel": channel, "stat": "sent" if channel else ""} for channel in channels
+        ]
+        if any(re.fullmatch(name, result) for result in names) and any(
             all(re.fullmatch(text, labels.get(label, "")) for label, text in matchers.items() if label != "__name__")
-            for labels in shown
+            for labels in rendered
         ):
             return True
     return False
 
 
-def history(page: Page, instance: str, end: float, days: int) -> Iterator[str]:
+def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator[str]:
     """Yield what Prometheus would have kept of the series of `page`, one sample an hour, as OpenMetrics.
 
     Counters of what Braze counts rise by `BEFORE` an hour, and by more or less of it in the last day; histograms and
@@ -228,7 +248,7 @@ def history(page: Page, instance: str, end: float, days: int) -> Iterator[str]:
         if not name.startswith("braze_"):
             continue
         pairs = {**dict(labels), "job": "braze", "instance": instance}
-        shown = ",".join(f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in pairs.items() if text)
+        rendered = ",".join(f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in pairs.items() if text)
         total = 0.0
         for hour in range(days * 24, -1, -1):
             rise = 1.0
@@ -237,7 +257,7 @@ def history(page: Page, instance: str, end: float, days: int) -> Iterator[str]:
             total += rise
             is_count = name.endswith(("_total", "_bucket", "_count", "_sum"))
             was = total if is_count else value - hour * HOUR if name.endswith("_timestamp_seconds") else value
-            yield f"{name}{{{shown}}} {was} {end - hour * HOUR}\n"
+            yield f"{name}{{{rendered}}} {was} {end - hour * HOUR}\n"
     yield "# EOF\n"
 
 
@@ -249,32 +269,32 @@ def midday() -> ZoneInfo:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Let the exporter run well, then let Braze answer 503, break connections and send 429, and look at that moment."""
-    tool("prometheus")
+    require_tool("prometheus")
     directory, shop, zone = tmp_path_factory.mktemp("dashboard"), Shop(), midday()
     braze = FaultInjectingBraze(key=KEY, traffic=shop, clock=time.time, zone=zone, apps=(IOS,), segments=(VIP,))
-    braze.figures, braze.world = figures(shop.this_hour), World(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
+    braze.series_counts, braze.inventory = figures(shop.this_hour), Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
     with ExitStack() as stack:
         url = stack.enter_context(serve(braze)).url
-        text = workspace(url, EVENTS) + OTHERS + workspace_item(url, STAGING, name="staging")
+        text = workspace_yaml(url, EVENTS) + OTHERS + workspace_item_yaml(url, STAGING, name="staging")
         text = text.replace(str(NEW_YORK), str(zone)) + "refresh: {hour: 2s, day: 2s}\nbudget: {share: 0.5}\n"
-        option = f"--config.file={write(directory / 'config.yaml', text)}"
-        board = json.loads(run("dashboard", option).stdout)
-        queries = tuple(named(query) for query in build(load(text, "config.yaml")).queries)
+        option = f"--config.file={write_file(directory / 'config.yaml', text)}"
+        board = json.loads(run_program("dashboard", option).stdout)
+        queries = tuple(named(query) for query in build_plan(load_config(text, "config.yaml")).queries)
         program = stack.enter_context(Program.start([option]))
-        until(lambda: is_well(program.scrape(), queries), "all queries are answered, and what is usual is known")
-        until(lambda: has_revised(program.scrape(), shop), "Braze has revised an hour")
+        wait_until(lambda: is_well(program.scrape(), queries), "all queries are answered, and what is usual is known")
+        wait_until(lambda: has_revised(program.scrape(), shop), "Braze has revised an hour")
         lines = history(program.scrape(), f"127.0.0.1:{program.port}", int(time.time()) - 60, days=15)
         (directory / "prometheus").mkdir()
-        backfill(write(directory / "history.txt", "".join(lines)), directory / "prometheus/data")
-        server = stack.enter_context(prometheus(directory / "prometheus", program.port))
-        until(server.answers, "Prometheus has scraped", 60)
-        braze.fail(response_faults.status(503))
+        backfill(write_file(directory / "history.txt", "".join(lines)), directory / "prometheus/data")
+        server = stack.enter_context(running_prometheus(directory / "prometheus", program.port))
+        wait_until(server.is_responding, "Prometheus has scraped", 60)
+        braze.inject(response_faults.status(503))
         up = 'sum({__name__=~"braze_.+ly_up"})'
-        until(lambda: server.query(up) == {frozenset(): slow(queries)}, "nothing is answered")
-        braze.fail(transfer_faults.disconnect(), times=3)
-        braze.fail(response_faults.rate_limited())
-        troubles = "sum(braze_api_requests_total{code='429'}) > 0 and sum(braze_api_requests_deferred_total) > 5"
-        until(lambda: bool(server.query(troubles)), "calls are put off after a 429")
+        wait_until(lambda: server.query(up) == {frozenset(): slow(queries)}, "nothing is answered")
+        braze.inject(transfer_faults.disconnect(), times=3)
+        braze.inject(response_faults.rate_limited())
+        problems = "sum(braze_api_requests_total{code='429'}) > 0 and sum(braze_api_requests_deferred_total) > 5"
+        wait_until(lambda: bool(server.query(problems)), "calls are put off after a 429")
         yield Scene(server, board, queries, time.time())
 
 
@@ -286,29 +306,29 @@ def named(query: Query) -> Query:
 
 def slow(queries: Sequence[Query]) -> float:
     """Return how many queries are fetched so rarely that they are not in trouble here."""
-    return sum(query.kind.refresh > 0 for query in queries)
+    return sum(query.kind.min_refresh_seconds > 0 for query in queries)
 
 
-def is_well(page: Page, queries: Sequence[Query]) -> bool:
+def is_well(page: MetricsPage, queries: Sequence[Query]) -> bool:
     """Return whether all queries are up, all baselines are there, and what has a name has got it."""
     if not page.value("braze_campaign_info", campaign=CAMPAIGN.name) or not page.value(
         "braze_canvas_info", canvas=CANVAS.name
     ):
         return False
     ups = [value for (name, _), value in page.samples.items() if name.endswith("ly_up")]
-    usual = [name for name, _ in page.samples if name.endswith("_baseline")]
-    all_of_them = sum(len(query.nouns) for query in queries)
-    return ups == [1.0] * all_of_them and len(usual) == sum(query.weeks > 0 for query in queries)
+    baseline = [name for name, _ in page.samples if name.endswith("_baseline")]
+    all_of_them = sum(len(query.metric_groups) for query in queries)
+    return ups == [1.0] * all_of_them and len(baseline) == sum(query.baseline_weeks > 0 for query in queries)
 
 
-def has_revised(page: Page, shop: Shop) -> bool:
+def has_revised(page: MetricsPage, shop: Shop) -> bool:
     """Return whether the exporter has seen an hour change after its end, and change one."""
     hour = shop.this_hour - 5 * HOUR
     shop.set("purchase", hour, shop.count("purchase", hour, 0) + 1)
-    return sum(page.of("braze_revision_age_seconds_count")) > 0
+    return sum(page.values("braze_revision_age_seconds_count")) > 0
 
 
-def test_the_variables_list_what_is_configured(scene: Scene) -> None:
+def test_variables_list_configured_values(scene: Scene) -> None:
     """Workspaces, events, apps and segments by what is chosen before, and the subjects of each unit."""
     assert {name: scene.values(name, {}) for name in scene.variables} == {
         "workspace": ["production", "staging"],
@@ -329,28 +349,28 @@ def test_the_variables_list_what_is_configured(scene: Scene) -> None:
     assert scene.values("event_hourly", {"event": [ODD, "rare"]}) == [ODD]
 
 
-def test_every_panel_has_data_with_everything_chosen(scene: Scene) -> None:
+def test_every_panel_has_data_with_all_selected(scene: Scene) -> None:
     """Each query of each panel returns numbers in a moment when much is wrong."""
     empty = [(panel["title"], expr) for panel, expr in _targets(scene.panels) if not scene.ask(expr, {})]
     assert empty == []
 
 
-def test_every_panel_has_the_data_that_any_choice_can_have(scene: Scene) -> None:
+def test_every_panel_has_data_for_any_selection(scene: Scene) -> None:
     """For each choice a query returns numbers if, and only if, the config has the series it asks for."""
-    answered: dict[str, bool] = {}
+    responded: dict[str, bool] = {}
     for panel, expr in _targets(scene.panels):
         for choice in scene.choices(expr, panel.get("repeat", "")):
             text = interpolated(expr, choice)
-            if text in answered:
+            if text in responded:
                 continue
-            answered[text] = bool(scene.ask(text, {}))
+            responded[text] = bool(scene.ask(text, {}))
             is_there = is_configured(text, scene.queries)
             if panel["title"] == "Rose most in 24 h":
                 is_there = not choice["event"] or RISING in choice["event"]
             if panel["title"] == "Fell most in 24 h":  # all others, of which there is nothing else in staging
                 is_there = choice["workspace"] != ("staging",)
-            assert answered[text] == is_there, (panel["title"], choice, text)
-    assert len(answered) > 500
+            assert responded[text] == is_there, (panel["title"], choice, text)
+    assert len(responded) > 500
 
 
 def _targets(panels: Sequence[Json]) -> Iterator[tuple[Json, str]]:
@@ -359,28 +379,28 @@ def _targets(panels: Sequence[Json]) -> Iterator[tuple[Json, str]]:
             yield panel, target["expr"]
 
 
-def test_what_was_backfilled_is_drawn_without_gaps(scene: Scene) -> None:
+def test_backfilled_data_is_drawn_without_gaps(scene: Scene) -> None:
     """A gauge with a sample an hour has a value at each point of its chart, from two days ago until now."""
     charts = [(panel, expr) for panel, expr in _targets(scene.panels) if panel["type"] == "timeseries"]
     drawn = [(panel, expr) for panel, expr in charts if "last_over_time" in expr and "end()" not in expr]
     assert len(drawn) > 10
     for panel, expr in drawn:
         step = {"5m": 300, "30m": 1_800}[panel["interval"]]
-        found = scene.server.query_range(interpolated(expr, {}), scene.at - 48 * HOUR, scene.at, step)
-        assert found, panel["title"]
-        assert {len(values) for values in found.values()} == {48 * HOUR // step + 1}, panel["title"]
+        result = scene.server.query_range(interpolated(expr, {}), scene.at - 48 * HOUR, scene.at, step)
+        assert result, panel["title"]
+        assert {len(values) for values in result.values()} == {48 * HOUR // step + 1}, panel["title"]
 
 
-def test_of_the_buckets_in_progress_only_the_newest_is_drawn(scene: Scene) -> None:
+def test_only_newest_current_bucket_is_drawn(scene: Scene) -> None:
     """Its growth ends a chart of two days; those before it are seen as they settled."""
     for title, step, most in (("${event_hourly}", 300, 12), ("${event_daily}", 1_800, 48)):
         growth = interpolated(scene.panel(title)["targets"][1]["expr"], {})
-        found = scene.server.query_range(growth, scene.at - 48 * HOUR, scene.at, step)
-        assert found
-        assert {1 <= len(values) <= most for values in found.values()} == {True}
+        result = scene.server.query_range(growth, scene.at - 48 * HOUR, scene.at, step)
+        assert result
+        assert {1 <= len(values) <= most for values in result.values()} == {True}
 
 
-def test_the_numbers_are_those_of_the_history(scene: Scene) -> None:
+def test_panel_values_equal_history(scene: Scene) -> None:
     """What Braze reported in a day and a week, what rose and fell by how much, and what is what share of it."""
     purchase = frozenset({"workspace": "production", "event": "purchase"}.items())
     odd = frozenset({"workspace": "production", "event": ODD}.items())
@@ -401,7 +421,7 @@ def test_the_numbers_are_those_of_the_history(scene: Scene) -> None:
     assert rose.keys() == {purchase | {events}} | {
         frozenset({"workspace": "staging", "event": RISING, "kind": "custom_events"}.items())
     }
-    assert {(found["kind"], found.get("event", "")) for found in map(dict, fell)} == {
+    assert {(result["kind"], result.get("event", "")) for result in map(dict, fell)} == {
         ("custom_events", ODD),
         ("custom_events", "rare"),
         *(
@@ -411,8 +431,8 @@ def test_the_numbers_are_those_of_the_history(scene: Scene) -> None:
     }
     assert rose[purchase | {events}] == pytest.approx(RISE - 1, abs=0.1)
     assert fell[odd | {events}] == pytest.approx(FALL - 1, abs=0.1)
-    usual = scene.ask(scene.panel("Settled hour against usual")["targets"][0]["expr"], {})
-    assert usual[odd | {events}] == 0.0
+    baseline = scene.ask(scene.panel("Settled hour against usual")["targets"][0]["expr"], {})
+    assert baseline[odd | {events}] == 0.0
     share = scene.ask(
         scene.panel("Custom events by app, share of all, settled hour")["targets"][0]["expr"], {"event": ["purchase"]}
     )
@@ -420,28 +440,28 @@ def test_the_numbers_are_those_of_the_history(scene: Scene) -> None:
     assert {dict(labels)["braze_app"] for labels in share} == {"ios"}
 
 
-def test_messages_are_by_channel_and_with_what_came_of_them(scene: Scene) -> None:
+def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
     """Of 2,400 that were sent on a settled day; in-app messages are shown, four of five times."""
 
-    def shown(title: str, choice: Mapping[str, Sequence[str]], *labels: str) -> dict[tuple[str, ...], float]:
-        found = scene.ask(scene.panel(title)["targets"][0]["expr"], choice)
-        return {tuple(dict(key)[label] for label in labels): value for key, value in found.items()}
+    def rendered(title: str, choice: Mapping[str, Sequence[str]], *labels: str) -> dict[tuple[str, ...], float]:
+        result = scene.ask(scene.panel(title)["targets"][0]["expr"], choice)
+        return {tuple(dict(key)[label] for label in labels): value for key, value in result.items()}
 
-    assert shown("Messages sent, settled day", {}, "campaign") == {(CAMPAIGN.name,): 2_400 + 1_920}
+    assert rendered("Messages sent, settled day", {}, "campaign") == {(CAMPAIGN.name,): 2_400 + 1_920}
     by_channel = "Campaign messages by channel, settled day"
-    assert shown(by_channel, {}, "channel") == {("email",): 2_400, ("in_app_message",): 1_920}
-    assert shown(by_channel, {"channel": ["email"]}, "channel") == {("email",): 2_400}
-    came_of_it = shown("Campaign messages: what came of them, settled day", {}, "channel", "stat")
+    assert rendered(by_channel, {}, "channel") == {("email",): 2_400, ("in_app_message",): 1_920}
+    assert rendered(by_channel, {"channel": ["email"]}, "channel") == {("email",): 2_400}
+    came_of_it = rendered("Campaign messages: what came of them, settled day", {}, "channel", "stat")
     assert came_of_it["email", "opens"] == 983 / 2_400
     assert came_of_it["in_app_message", "clicks"] == 480 / 1_920
     assert not {"sent", "impressions", "unique_opens"} & {stat for _, stat in came_of_it}
-    assert shown("Canvas messages by step and channel, settled day", {}, "step", "channel") == {
+    assert rendered("Canvas messages by step and channel, settled day", {}, "step", "channel") == {
         ("Welcome", "email"): 2_400,
         ("Reminder", "ios_push"): 600,
     }
 
 
-def test_what_is_wrong_is_seen(scene: Scene) -> None:
+def test_failures_are_visible(scene: Scene) -> None:
     """The errors are there by reason and by status, with the calls that were put off and the queries not answered."""
     errors = scene.ask(scene.panel("Errors")["targets"][0]["expr"], {})
     assert {dict(labels)["reason"] for labels in errors} >= {"server_error", "connection", "rate_limited"}

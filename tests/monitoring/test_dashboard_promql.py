@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from servers import tool
-from support import workspace, write
+from servers import require_tool
+from support import workspace_yaml, write_file
 
-from braze_exporter.config.loading import load
-from braze_exporter.monitoring.dashboard import dashboard
-from braze_exporter.scheduler.plan import build
+from braze_exporter.config.loading import load_config
+from braze_exporter.monitoring.dashboard import build_dashboard
+from braze_exporter.scheduler.plan import build_plan
 
 EVENTS = "{event: purchase, apps: [all, ios], baseline: {weeks: 4}}"
 LABELS = 'workspace="production", event="purchase"'
@@ -28,8 +28,8 @@ Series = tuple[str, str]
 
 def expression(title: str) -> str:
     """Return the first query of a panel, with everything chosen."""
-    plan = build(load(workspace("https://rest.iad-01.braze.com", EVENTS), "config.yaml"))
-    panel = next(panel for panel in dashboard(plan, 0.2)["panels"] if panel["title"] == title)
+    plan = build_plan(load_config(workspace_yaml("https://rest.iad-01.braze.com", EVENTS), "config.yaml"))
+    panel = next(panel for panel in build_dashboard(plan, 0.2)["panels"] if panel["title"] == title)
     expr = str(panel["targets"][0]["expr"])
     for name in ("workspace", "event", "app", "segment"):
         expr = expr.replace(f"${{{name}:regex}}", ".+")
@@ -66,8 +66,8 @@ class Judge:
                 }
             ],
         }
-        found = write(self._folder / "test.yaml", json.dumps({"rule_files": [], "tests": [test]}))
-        command = [tool("promtool"), "test", "rules", found]
+        result = write_file(self._folder / "test.yaml", json.dumps({"rule_files": [], "tests": [test]}))
+        command = [require_tool("promtool"), "test", "rules", result]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -79,29 +79,29 @@ def total(values: str, instance: str = "a") -> Series:
 
 def gauge(labels: str, unit_and_measure: str, values: str) -> Series:
     """Return a gauge, of the event or of what is filtered by app."""
-    noun = "custom_events" if labels == LABELS else "custom_events_filtered"
-    return f'braze_{noun}_{unit_and_measure}{{{labels}, job="braze", instance="a"}}', values
+    metric_group = "custom_events" if labels == LABELS else "custom_events_filtered"
+    return f'braze_{metric_group}_{unit_and_measure}{{{labels}, job="braze", instance="a"}}', values
 
 
-def test_a_fall_is_against_the_same_day_of_the_week_before(judge: Judge) -> None:
+def test_fall_is_against_same_day_of_last_week(judge: Judge) -> None:
     """After eight days at 50 an hour, a day at 25 is half of it; at 100 it is no fall but a rise."""
     judge("Fell most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [(CHANGED, -0.5)])
     judge("Rose most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [])
     judge("Rose most in 24 h", "240h", [total("0+25x431 10825+50x48")], [(CHANGED, 1.0)])
 
 
-def test_a_counter_that_is_not_eight_days_old_says_nothing(judge: Judge) -> None:
+def test_counter_younger_than_eight_days_is_not_compared(judge: Judge) -> None:
     """Half a day of counting a week ago would make any day look like twice as much."""
     judge("Rose most in 24 h", "180h", [total("0+25x400")], [])
     judge("Fell most in 24 h", "180h", [total("0+25x400")], [])
 
 
-def test_what_is_rare_neither_rises_nor_falls(judge: Judge) -> None:
+def test_rare_events_are_not_compared(judge: Judge) -> None:
     """Nine in a day, and then three times as many, are left out."""
     judge("Rose most in 24 h", "240h", [total("0+0.1875x431 81+0.6x48")], [])
 
 
-def test_another_address_of_the_exporter_is_no_fall(judge: Judge) -> None:
+def test_changed_instance_is_no_fall(judge: Judge) -> None:
     """In Kubernetes the target changes with each release; what both reported is added up."""
     moved = [total("0+25x455 _x24", "a"), total("_x455 0+25x24", "b")]
     # Somewhat less than 1,200: what came between the last scrape of one and the first of the other is not known.
@@ -111,7 +111,7 @@ def test_another_address_of_the_exporter_is_no_fall(judge: Judge) -> None:
 @pytest.mark.parametrize(
     ("ios", "everything", "share"), [("3600x4", "3600x4", [0.25]), ("3600x4", "7200x4", []), ("7200x4", "3600x4", [])]
 )
-def test_a_share_is_of_one_and_the_same_hour(judge: Judge, ios: str, everything: str, share: list[float]) -> None:
+def test_share_uses_same_hour(judge: Judge, ios: str, everything: str, share: list[float]) -> None:
     """While one of two queries has turned over and the other has not, there is no share."""
     series = [
         gauge(IOS, "hourly_settled", "25x4"),
@@ -123,7 +123,7 @@ def test_a_share_is_of_one_and_the_same_hour(judge: Judge, ios: str, everything:
     judge(title, "2h", series, [(f"{{{IOS}}}", value) for value in share])
 
 
-def test_a_settled_hour_is_against_what_is_usual_only_if_it_has_that(judge: Judge) -> None:
+def test_settled_hour_without_baseline_is_not_compared(judge: Judge) -> None:
     """Half of usual is -50 %; without a baseline now, an old one does not count; of nine it is no matter."""
     settled = gauge(LABELS, "hourly_settled", "50x4")
     title = "Settled hour against usual"
@@ -132,7 +132,7 @@ def test_a_settled_hour_is_against_what_is_usual_only_if_it_has_that(judge: Judg
     judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "9x4")], [])
 
 
-def test_a_query_that_was_never_answered_has_not_waited_since_1970(judge: Judge) -> None:
+def test_query_without_success_has_no_age(judge: Judge) -> None:
     """The oldest answer is of those that were answered at all."""
     series = [
         gauge(LABELS, "hourly_last_success_timestamp_seconds", "7000x4"),

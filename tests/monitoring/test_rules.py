@@ -1,6 +1,6 @@
 """`braze-exporter rules`: what it prints for any config is what Prometheus takes, and names stay names.
 
-Needs `prometheus` and `promtool`, as `test_prometheus` does.
+Needs `running_prometheus` and `promtool`, as `test_prometheus` does.
 """
 
 import re
@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 import yaml
-from alert_scenarios import Fired, Story, generated, series
+from alert_scenarios import ExpectedAlert, Scenario, generated_rules, series
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from recorded_counts import Recorded
-from servers import Prometheus, prometheus, tool
-from support import HOUR, Program, run, simulated, until, workspace, write
+from recorded_counts import RecordedCounts
+from servers import Prometheus, require_tool, running_prometheus
+from support import HOUR, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
-from braze_exporter.config.loading import load
+from braze_exporter.config.loading import load_config
 from braze_exporter.config.values import duration
-from braze_exporter.metrics.promql import number, quoted
+from braze_exporter.metrics.promql import format_number, quote
 from braze_exporter.monitoring.rule import RUNBOOKS
 from braze_exporter.monitoring.rules import as_yaml
-from braze_exporter.scheduler.plan import build
+from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 
 URL = "https://rest.iad-01.braze.com"
@@ -95,35 +95,37 @@ def names_config(*names: str) -> str:
     return str(yaml.safe_dump({"workspaces": workspaces}, allow_unicode=True))
 
 
-def alerts_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+def alerts_of(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all rules of a file."""
-    return [rule for group in found["groups"] for rule in group["rules"]]
+    return [rule for group in result["groups"] for rule in group["rules"]]
 
 
 def check(folder: Path, text: str) -> None:
     """Have promtool check a file of rules."""
-    path = write(folder / "rules.yml", text)
-    done = subprocess.run([tool("promtool"), "check", "rules", path], capture_output=True, text=True, check=False)  # noqa: S603
+    path = write_file(folder / "rules.yml", text)
+    done = subprocess.run(  # noqa: S603
+        [require_tool("promtool"), "check", "rules", path], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 CONFIGS = {
     **{path.stem: path.read_text(encoding="utf-8-sig") for path in (ROOT / "tests/config/good").glob("*.yaml")},
     "the example": (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
-    "the demo": demo_config.config("http://127.0.0.1"),
-    "everything": workspace(URL, EVERYTHING, rest="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
-    "every kind": workspace(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", rest=EVERY_KIND),
+    "the demo": demo_config.build_config("http://127.0.0.1"),
+    "everything": workspace_yaml(URL, EVERYTHING, pause="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
+    "every kind": workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", pause=EVERY_KIND),
     "odd names": names_config(*ODD),
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_promtool_finds_nothing_to_say(name: str, tmp_path: Path) -> None:
+def test_rules_pass_promtool(name: str, tmp_path: Path) -> None:
     """The rules of each config are rules to promtool, none twice, and say the same once they are read again."""
-    found = generated(CONFIGS[name])
-    assert yaml.safe_load(as_yaml(found)) == found
-    check(tmp_path, as_yaml(found))
-    for rule in alerts_of(found):
+    result = generated_rules(CONFIGS[name])
+    assert yaml.safe_load(as_yaml(result)) == result
+    check(tmp_path, as_yaml(result))
+    for rule in alerts_of(result):
         assert rule["keep_firing_for"] == rule["for"]
         assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
 
@@ -136,40 +138,40 @@ any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_siz
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(any_name, min_size=1, max_size=20, unique=True))
 @example(["{{"])
-def test_any_name_makes_rules(tmp_path: Path, names: list[str]) -> None:
+def test_any_name_gives_valid_rules(tmp_path: Path, names: list[str]) -> None:
     """Whatever people call their workspaces, events, apps and teams, promtool takes the rules."""
-    check(tmp_path, as_yaml(generated(names_config(*names))))
+    check(tmp_path, as_yaml(generated_rules(names_config(*names))))
 
 
-def test_a_name_is_no_more_than_a_name(tmp_path: Path) -> None:
+def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
     """An alert is labelled with exactly the names of its series, and shows them, and none is a template or PromQL."""
-    told = {
+    info = {
         series(
-            "braze_custom_events_hourly_settled", f"workspace={quoted(name)},event={quoted(name)}", 'instance="a"'
+            "braze_custom_events_hourly_settled", f"workspace={quote(name)},event={quote(name)}", 'instance="a"'
         ): lambda _now, number=number: 10.0 + number
         for number, name in enumerate(ODD)
     }
     present = {
-        series("braze_exporter_queries", f'workspace={quoted(name)},state="up"', ""): lambda _now: 1.0 for name in ODD
+        series("braze_exporter_queries", f'workspace={quote(name)},state="up"', ""): lambda _now: 1.0 for name in ODD
     }
     alerts = [
-        Fired(
+        ExpectedAlert(
             "BrazeEventAbove",
             f"{name} in {name}: {10 + number} in a settled hour, over 5.",
             {"workspace": name, "event": name, "unit": "hour", "severity": name, "team": name},
         )
         for number, name in enumerate(ODD)
     ]
-    Story(names_config(*ODD), {**told, **present}, fires={16: alerts}).judge(tmp_path)
+    Scenario(names_config(*ODD), {**info, **present}, fires={16: alerts}).check(tmp_path)
 
 
-def test_every_alert_has_a_runbook() -> None:
+def test_every_alert_has_runbook() -> None:
     """The link of each alert leads to a heading of the README: its own, or one for all alerts of its sort."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#### (.+)$", readme, re.MULTILINE)}
     sorts = {"silent", "no-data", "drop", "below", "above"}
     led = set()
-    for rule in alerts_of(generated(CONFIGS["every kind"])):
+    for rule in alerts_of(generated_rules(CONFIGS["every kind"])):
         url, _, fragment = rule["annotations"]["runbook_url"].partition("#")
         assert url == RUNBOOKS
         name = rule["alert"].lower()
@@ -178,15 +180,15 @@ def test_every_alert_has_a_runbook() -> None:
     assert led == headings
 
 
-def test_each_query_has_the_alerts_that_fit_it() -> None:
+def test_each_query_has_its_alerts() -> None:
     """Silence is for what is counted, and what the others would not see in empty answers is said for all."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for rule in alerts_of(generated(CONFIGS["everything"])):
+    result: dict[tuple[str, ...], list[str]] = {}
+    for rule in alerts_of(generated_rules(CONFIGS["everything"])):
         if rule["alert"].startswith("BrazeEvent"):
             labels = rule["labels"]
             place = tuple(labels.get(name, "-") for name in ("event", "unit", "braze_app", "segment"))
-            found.setdefault(place, []).append(rule["alert"].removeprefix("BrazeEvent"))
-    assert found == {
+            result.setdefault(place, []).append(rule["alert"].removeprefix("BrazeEvent"))
+    assert result == {
         ("purchase", "hour", "-", "-"): ["Silent", "NoData", "Drop"],
         ("purchase", "hour", "-", "vip"): ["NoData", "Drop"],
         ("purchase", "hour", "ios", "-"): ["Silent", "NoData", "Drop"],
@@ -196,11 +198,15 @@ def test_each_query_has_the_alerts_that_fit_it() -> None:
     }
 
 
-def test_thresholds_are_of_the_query() -> None:
+def test_thresholds_follow_query() -> None:
     """How old an answer and a settled bucket may be comes from the query's own refresh, settle, unit and silence."""
 
     def ages(entry: str) -> set[str]:
-        rules = [rule for rule in alerts_of(generated(workspace(URL, entry))) if rule["alert"].startswith("BrazeEvent")]
+        rules = [
+            rule
+            for rule in alerts_of(generated_rules(workspace_yaml(URL, entry)))
+            if rule["alert"].startswith("BrazeEvent")
+        ]
         return {age for rule in rules for age in re.findall(r"time\(\) - .* ([<>] \d+)", rule["expr"])}
 
     assert ages("{event: a, alerts: {silent: 2h}}") == {"< 7200", "< 900", f"> {4 * HOUR}"}
@@ -211,24 +217,24 @@ def test_thresholds_are_of_the_query() -> None:
     assert ages(mixed) == {f"< {24 * HOUR}", "< 3600", "< 2700", f"> {74 * HOUR}"}
 
 
-def test_a_string_of_promql_can_be_read() -> None:
+def test_promql_string_is_escaped() -> None:
     """What cannot be seen, or turns the text around it, is written as its code."""
     text = 'a "b" \\ é 🎉 \n \r \0 \N{RIGHT-TO-LEFT OVERRIDE} \U000e0001'
-    assert quoted(text) == r'"a \"b\" \\ é 🎉 \n \u000d \u0000 \u202e \U000e0001"'
+    assert quote(text) == r'"a \"b\" \\ é 🎉 \n \u000d \u0000 \u202e \U000e0001"'
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(1, "1s"), (5_400, "1h30m"), (86_400, "1d"), (604_800, "7d"), (1.5, "1s500ms"), (90_061.001, "1d1h1m1s1ms")],
 )
-def test_durations_are_written_as_prometheus_reads_them(seconds: float, text: str) -> None:
+def test_durations_are_in_prometheus_format(seconds: float, text: str) -> None:
     """From large to small, and nothing that is 0."""
     assert duration(seconds) == text
 
 
-def test_numbers_are_written_as_people_write_them() -> None:
+def test_numbers_are_plain() -> None:
     """Neither an exponent nor what binary fractions add."""
-    assert [number(value) for value in (1 - 0.9, 1 - 0.3, 5_000_000.0, 0.001, 10.0**14)] == [
+    assert [format_number(value) for value in (1 - 0.9, 1 - 0.3, 5_000_000.0, 0.001, 10.0**14)] == [
         "0.1",
         "0.7",
         "5000000",
@@ -237,28 +243,28 @@ def test_numbers_are_written_as_people_write_them() -> None:
     ]
 
 
-def test_the_command_prints_the_rules(tmp_path: Path) -> None:
+def test_rules_command_prints_rules(tmp_path: Path) -> None:
     """It needs neither the key nor the state file, and prints the same each time."""
-    config = workspace(URL, EVERYTHING, rest=f"state_file: {tmp_path / 'missing' / 'state.sqlite'}\n")
-    path = write(tmp_path / "config.yaml", config)
-    done = run("rules", f"--config.file={path}")
+    config = workspace_yaml(URL, EVERYTHING, pause=f"state_file: {tmp_path / 'missing' / 'state.sqlite'}\n")
+    path = write_file(tmp_path / "config.yaml", config)
+    done = run_program("rules", f"--config.file={path}")
     assert done.returncode == 0
     assert done.stderr == f"warning: {path}:4: workspaces[0].api_key_env: the variable BRAZE_API_KEY is not set\n"
-    assert done.stdout == as_yaml(generated(config))
+    assert done.stdout == as_yaml(generated_rules(config))
     assert done.stdout.startswith("# Generated by `braze-exporter rules`")
-    assert run("rules", f"--config.file={path}", BRAZE_API_KEY="x").stdout == done.stdout
+    assert run_program("rules", f"--config.file={path}", BRAZE_API_KEY="x").stdout == done.stdout
     assert not (tmp_path / "missing").exists()
 
 
-def test_a_bad_config_has_no_rules(tmp_path: Path) -> None:
+def test_invalid_config_prints_no_rules(tmp_path: Path) -> None:
     """Its problems are told, and the exit code is 1."""
-    path = write(tmp_path / "config.yaml", workspace(URL, "{event: a, alerts: {silent: 2}}"))
-    done = run("rules", f"--config.file={path}")
+    path = write_file(tmp_path / "config.yaml", workspace_yaml(URL, "{event: a, alerts: {silent: 2}}"))
+    done = run_program("rules", f"--config.file={path}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"{path}:9: workspaces[0].custom_events[0].alerts.silent: must be a duration")
 
 
-class Shop(Recorded):
+class Shop(RecordedCounts):
     """One event that stops and one that goes on, each fetch a little further."""
 
     def __init__(self) -> None:
@@ -293,42 +299,42 @@ class Chain:
 
     def firing(self) -> dict[tuple[str, ...], dict[str, Any]]:
         """Return the alerts that fire by their names, events and apps."""
-        found = self.server.ask("alerts")["alerts"]
+        result = self.server.request("alerts")["alerts"]
         return {
-            (one["labels"]["alertname"], one["labels"].get("event", ""), one["labels"].get("braze_app", "")): one
-            for one in found
-            if one["state"] == "firing"
+            (item["labels"]["alertname"], item["labels"].get("event", ""), item["labels"].get("braze_app", "")): item
+            for item in result
+            if item["state"] == "firing"
         }
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Run Braze, the exporter and a Prometheus with the rules that the program prints, none of which waits for long."""
-    tool("prometheus")
+    require_tool("prometheus")
     directory = tmp_path_factory.mktemp("rules")
     with ExitStack() as stack:
-        _, server = stack.enter_context(simulated(Shop()))
-        path = write(directory / "config.yaml", workspace(server.url, QUICK, rest="budget: {share: 0.5}\n"))
-        printed = run("rules", f"--config.file={path}").stdout
+        _, server = stack.enter_context(running_braze(Shop()))
+        path = write_file(directory / "config.yaml", workspace_yaml(server.url, QUICK, pause="budget: {share: 0.5}\n"))
+        printed = run_program("rules", f"--config.file={path}").stdout
         rules = re.sub(r"for: \d+[mh]$", "for: 1s", printed, flags=re.MULTILINE)
         program = stack.enter_context(Program.start([f"--config.file={path}", "--web.enable-lifecycle"]))
-        found = stack.enter_context(prometheus(directory / "prometheus", program.port, rules=rules))
-        until(found.answers, "Prometheus has scraped", 60)
-        yield Chain(Path(path), program, found)
+        result = stack.enter_context(running_prometheus(directory / "prometheus", program.port, rules=rules))
+        wait_until(result.is_responding, "Prometheus has scraped", 60)
+        yield Chain(Path(path), program, result)
 
 
 def test_prometheus_evaluates_every_rule(chain: Chain) -> None:
     """No rule has an error in the real Prometheus, with the real series."""
 
     def evaluated() -> list[dict[str, Any]]:
-        return [rule for group in chain.server.ask("rules")["groups"] for rule in group["rules"]]
+        return [rule for group in chain.server.request("rules")["groups"] for rule in group["rules"]]
 
-    until(lambda: all(rule["health"] == "ok" for rule in evaluated()), "every rule is evaluated without an error")
+    wait_until(lambda: all(rule["health"] == "ok" for rule in evaluated()), "every rule is evaluated without an error")
     assert len(evaluated()) == 20
     assert not [rule["lastError"] for rule in evaluated() if rule.get("lastError")]
 
 
-def test_an_event_that_stops_is_told(chain: Chain) -> None:
+def test_silent_event_fires_alert(chain: Chain) -> None:
     """The event that stands still is silent, of all apps and of one; what is beyond its limit is told; no more is."""
     expected = {
         ("BrazeEventSilent", "stops", ""),
@@ -336,30 +342,30 @@ def test_an_event_that_stops_is_told(chain: Chain) -> None:
         ("BrazeEventAbove", "stops", ""),
         ("BrazeEventBelow", "quiet", ""),
     }
-    until(lambda: expected <= chain.firing().keys(), "the alerts fire", 60)
-    found = chain.firing()
-    assert found.keys() - {("BrazeEventDrop", "stops", "ios")} == expected
-    silent = found["BrazeEventSilent", "stops", ""]
+    wait_until(lambda: expected <= chain.firing().keys(), "the alerts fire", 60)
+    result = chain.firing()
+    assert result.keys() - {("BrazeEventDrop", "stops", "ios")} == expected
+    silent = result["BrazeEventSilent", "stops", ""]
     assert silent["annotations"]["summary"] == "No stops in production was counted for 5s or longer."
-    below = found["BrazeEventBelow", "quiet", ""]
+    below = result["BrazeEventBelow", "quiet", ""]
     assert below["annotations"]["summary"] == "quiet of the segment vip in production: 0 in a settled day, under 5."
     assert (below["labels"]["team"], below["labels"]["severity"]) == ("{{ growth }}", "page")
 
 
-def test_what_is_wrong_with_the_exporter_is_told(chain: Chain) -> None:
+def test_exporter_failures_fire_alerts(chain: Chain) -> None:
     """A config that cannot be used, and an exporter that is gone."""
     assert not chain.firing().keys() & {("BrazeConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
-    write(chain.config, "workspaces: []")
+    write_file(chain.config, "workspaces: []")
     assert chain.program.get("/-/reload", method="POST").status == 400
-    until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload is told")
+    wait_until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload is told")
     chain.program.stop()
-    until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the exporter that is gone is told")
+    wait_until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the exporter that is gone is told")
     down = chain.firing()["BrazeExporterDown", "", ""]
     assert down["labels"] == {"alertname": "BrazeExporterDown", "severity": "critical", "workspace": "production"}
-    until(lambda: chain.firing().keys() == {("BrazeExporterDown", "", "")}, "nothing else is told any more")
+    wait_until(lambda: chain.firing().keys() == {("BrazeExporterDown", "", "")}, "nothing else is told any more")
 
 
-def test_the_plan_keeps_to_what_the_config_says() -> None:
+def test_plan_matches_config() -> None:
     """The alerts of a plan are those of its entries, one for each query of theirs."""
-    plan = build(load(CONFIGS["everything"], "config.yaml"))
+    plan = build_plan(load_config(CONFIGS["everything"], "config.yaml"))
     assert [query for query, _ in plan.alerts] == [query for query in plan.queries if query.subject != "login"]

@@ -10,10 +10,19 @@ from pathlib import Path
 import pytest
 import response_faults
 import transfer_faults
-from recorded_counts import Recorded
-from support import KEY, THIS_HOUR, Page, Rig, rig, series_requests, until, write
+from recorded_counts import RecordedCounts
+from support import (
+    CURRENT_HOUR,
+    KEY,
+    ExporterRig,
+    MetricsPage,
+    running_exporter,
+    series_requests,
+    wait_until,
+    write_file,
+)
 
-from braze_exporter.simulator.inventory import Campaign, Segment, World
+from braze_exporter.simulator.inventory import Campaign, Inventory, Segment
 
 EVERY = 3_600
 FOUND, MATCHED, LEFT_OUT = (f"braze_discovery_{what}" for what in ("found", "matched", "left_out"))
@@ -21,62 +30,62 @@ LATEST, UNLISTED = "braze_custom_events_hourly_latest", "braze_query_unlisted"
 WELCOME = "f293e280-c0e7-4304-b9b9-62803fc0b053"
 
 
-def shop(*names: str) -> Recorded:
+def shop(*names: str) -> RecordedCounts:
     """Return events that have happened five times in this hour."""
-    recorded = Recorded()
+    recorded = RecordedCounts()
     for name in names:
-        recorded.set(name, THIS_HOUR, 5)
+        recorded.set(name, CURRENT_HOUR, 5)
     return recorded
 
 
-def listed(exporter: Rig, path: str = "/events/list") -> int:
+def set_items(exporter: ExporterRig, path: str = "/events/list") -> int:
     """Return how many pages of a list were asked for."""
     return sum(request.path == path for request in exporter.braze.requests)
 
 
-def lists(exporter: Rig) -> None:
+def lists(exporter: ExporterRig) -> None:
     """Have the lists read that are due, and wait until nothing is read any more."""
-    exporter.ask()
-    exporter.exporter._discovery.refresh()  # noqa: SLF001 - it is called when the scrape is answered, or a moment later
+    exporter.refresh()
+    exporter.exporter._list_refresher.refresh()  # noqa: SLF001 - it is called when the scrape is answered, or a moment later
     deadline = time.monotonic() + 20
-    while any(one.busy for one in exporter.exporter._discovery._lists.values()):  # noqa: SLF001
+    while any(item.in_flight for item in exporter.exporter._list_refresher._lists.values()):  # noqa: SLF001
         assert time.monotonic() < deadline, "lists are still read"
         time.sleep(0.002)
 
 
-def shown(page: Page) -> set[str]:
+def exposed_events(page: MetricsPage) -> set[str]:
     """Return the events of which the page has anything."""
     return {dict(labels)["event"] for _, labels in page.samples if "event" in dict(labels)}
 
 
 @contextmanager
-def discovering(events: str, *names: str, rest: str = "") -> Iterator[Rig]:
+def running_discovery(events: str, *names: str, pause: str = "") -> Iterator[ExporterRig]:
     """Run the exporter with its lists against a Braze with events of these names, and have the lists read once."""
-    with rig(events, shop(*names), rest=rest, reads_lists=True) as found:
-        lists(found)
-        yield found
+    with running_exporter(events, shop(*names), pause=pause, reads_lists=True) as result:
+        lists(result)
+        yield result
 
 
-def test_what_a_pattern_takes_is_asked_for_by_the_next_scrape() -> None:
+def test_selected_items_are_fetched_by_next_scrape() -> None:
     """The first scrape has the list read, and the next one asks for what the pattern takes."""
-    with rig("{match: 'cart_.*'}", shop("cart_a", "cart_b", "other"), reads_lists=True) as exporter:
+    with running_exporter("{match: 'cart_.*'}", shop("cart_a", "cart_b", "other"), reads_lists=True) as exporter:
         page = exporter.scrape()
-        assert shown(page) == set()
+        assert exposed_events(page) == set()
         assert page.value("braze_exporter_queries", kind="custom_events", state="pending") == 0
         lists(exporter)
         page = exporter.scrape()
-        assert shown(page) == {"cart_a", "cart_b"}
-        assert page.of(LATEST) == [5, 5]
+        assert exposed_events(page) == {"cart_a", "cart_b"}
+        assert page.values(LATEST) == [5, 5]
         counts = [page.value(name, workspace="production", kind="custom_events") for name in (FOUND, MATCHED, LEFT_OUT)]
         assert counts == [3, 2, 0]
         assert page.value("braze_api_requests_total", endpoint="/events/list", code="200") == 2
         assert page.value("braze_api_quota_remaining", pool="lists") == 998
 
 
-def test_when_a_list_was_read_is_told() -> None:
+def test_list_success_time_is_exposed() -> None:
     """It is 0 until the first time, then the time of the last that was whole, and gone with the list."""
     read = "braze_discovery_list_last_success_timestamp_seconds"
-    with rig("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
         assert exporter.page().value(read, workspace="production", list="events") == 0
         lists(exporter)
         first = exporter.clock.now
@@ -84,55 +93,55 @@ def test_when_a_list_was_read_is_told() -> None:
         exporter.clock.advance(EVERY)
         lists(exporter)
         assert exporter.page().value(read) == first + EVERY
-        exporter.braze.fail(response_faults.status(500), path="/events/list")
+        exporter.braze.inject(response_faults.status(500), path="/events/list")
         exporter.clock.advance(EVERY)
         lists(exporter)
         assert exporter.page().value(read) == first + EVERY
-        exporter.use("{match: '.*'}", **{"127.0.0.1": "localhost"})
+        exporter.apply_config("{match: '.*'}", **{"127.0.0.1": "localhost"})
         assert exporter.page().value(read) == 0
-        exporter.use("{event: a}", **{"custom_events": "sessions", "{event: a}": "{unit: day}"})
-        assert exporter.page().of(read) == []
+        exporter.apply_config("{event: a}", **{"custom_events": "sessions", "{event: a}": "{unit: day}"})
+        assert exporter.page().values(read) == []
 
 
-def test_a_list_is_read_once_an_hour_and_only_if_someone_scrapes() -> None:
+def test_list_is_read_hourly_while_scraped() -> None:
     """Ten scrapes in an hour read the list once; a day without a scrape reads it not at all."""
-    with discovering("{match: '.*'}", "a") as exporter:
+    with running_discovery("{match: '.*'}", "a") as exporter:
         for _ in range(11):
             exporter.clock.advance(300)
             lists(exporter)
-        assert listed(exporter) == 2
+        assert set_items(exporter) == 2
         exporter.clock.advance(300)
         lists(exporter)
-        assert listed(exporter) == 4
+        assert set_items(exporter) == 4
         exporter.clock.advance(86_400)
-        assert listed(exporter) == 4
+        assert set_items(exporter) == 4
         lists(exporter)
-        assert listed(exporter) == 6
+        assert set_items(exporter) == 6
 
 
-def test_a_list_that_is_as_it_was_changes_nothing() -> None:
+def test_unchanged_list_changes_nothing() -> None:
     """Reading the same again makes no new plan."""
-    with discovering("{match: '.*'}", "a") as exporter:
+    with running_discovery("{match: '.*'}", "a") as exporter:
         plan = exporter.exporter.plan
         exporter.clock.advance(EVERY)
         lists(exporter)
-        assert listed(exporter) == 4
+        assert set_items(exporter) == 4
         assert exporter.exporter.plan is plan
 
 
-def test_a_key_that_is_refused_is_tried_by_a_list_once() -> None:
+def test_rejected_key_is_tried_once_by_list() -> None:
     """Until the list has refused it too, the key may only lack a permission."""
-    with rig("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         for _ in range(3):
-            exporter.ask()
+            exporter.refresh()
             lists(exporter)
         assert [request.path for request in exporter.braze.requests] == ["/events/data_series", "/events/list"]
 
 
-def test_a_key_that_a_list_finds_refused_is_tried_by_a_query_at_once() -> None:
+def test_key_rejected_for_list_is_tried_by_query_at_once() -> None:
     """A key that was accepted a while ago may have been revoked, and no query has to be due to see that."""
-    with rig("{event: a, refresh: 12h}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{event: a, refresh: 12h}", shop("a"), reads_lists=True) as exporter:
         lists(exporter)
         exporter.clock.advance(EVERY)
         exporter.braze.key = "another"
@@ -147,9 +156,9 @@ def test_a_key_that_a_list_finds_refused_is_tried_by_a_query_at_once() -> None:
         assert exporter.page().value(state, state="up") == 1
 
 
-def test_a_list_that_a_refusal_holds_is_not_deferred() -> None:
+def test_list_with_open_circuit_is_not_deferred() -> None:
     """What waits for another key waits for no budget, and is not counted as if it did."""
-    with rig("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         for _ in range(5):
             lists(exporter)
@@ -158,47 +167,47 @@ def test_a_list_that_a_refusal_holds_is_not_deferred() -> None:
         assert exporter.page().value("braze_api_requests_deferred_total", pool="lists") == 0
 
 
-def test_what_a_list_tells_does_not_hasten_what_is_refused() -> None:
+def test_list_result_keeps_circuit_open() -> None:
     """A permission that is missing is not tried again for a list that was read meanwhile."""
-    with rig("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
+    with running_exporter("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.list"}
-        exporter.ask()
+        exporter.refresh()
         lists(exporter)
         exporter.clock.advance(10)
-        assert shown(exporter.scrape()) == {"a", "b"}
-        assert listed(exporter, "/events/data_series") == 1
+        assert exposed_events(exporter.scrape()) == {"a", "b"}
+        assert set_items(exporter, "/events/data_series") == 1
         exporter.clock.advance(110)
-        exporter.ask()
-        assert listed(exporter, "/events/data_series") == 2
+        exporter.refresh()
+        assert set_items(exporter, "/events/data_series") == 2
 
 
-def test_what_comes_and_goes_in_braze_comes_and_goes_in_the_metrics() -> None:
+def test_added_and_removed_items_change_metrics() -> None:
     """A new name is asked for after the next reading, a name that is gone has no line any more; the rest goes on."""
-    with discovering("{match: '.*'}", "gone", "stays") as exporter:
-        assert shown(exporter.scrape()) == {"gone", "stays"}
+    with running_discovery("{match: '.*'}", "gone", "stays") as exporter:
+        assert exposed_events(exporter.scrape()) == {"gone", "stays"}
         exporter.braze.traffic = shop("stays", "new")
         exporter.clock.advance(EVERY - 1)
         lists(exporter)
-        assert shown(exporter.scrape()) == {"gone", "stays"}
+        assert exposed_events(exporter.scrape()) == {"gone", "stays"}
         exporter.clock.advance(1)
         lists(exporter)
-        assert shown(exporter.page()) == {"gone", "stays", "new"}
+        assert exposed_events(exporter.page()) == {"gone", "stays", "new"}
         exporter.clock.advance(60)
         lists(exporter)
-        assert shown(exporter.page()) == {"stays", "new"}
+        assert exposed_events(exporter.page()) == {"stays", "new"}
         assert exporter.page().value(LATEST, event="stays") == 0  # of the hour that has begun meanwhile
-        asked = [request.event for request in exporter.braze.requests if request.event]
+        requested = [request.event for request in exporter.braze.requests if request.event]
         exporter.clock.advance(60)
-        exporter.ask()
-        assert asked.count("new") == 1
+        exporter.refresh()
+        assert requested.count("new") == 1
         assert exporter.page().value("braze_custom_events_total", event="new") == 0
 
 
 @pytest.mark.parametrize("bad", [("a", "c"), ()], ids=str)
-def test_one_bad_listing_takes_nothing_away(bad: Sequence[str]) -> None:
+def test_item_missing_once_is_kept(bad: Sequence[str]) -> None:
     """What one listing lacks is read again a minute later, and if it is there nothing has gone: the counters go on."""
-    with discovering("{match: '.*', refresh: 6h}", "a", "b", "c") as exporter:
-        assert shown(exporter.scrape()) == {"a", "b", "c"}
+    with running_discovery("{match: '.*', refresh: 6h}", "a", "b", "c") as exporter:
+        assert exposed_events(exporter.scrape()) == {"a", "b", "c"}
         plan, good = exporter.exporter.plan, exporter.braze.traffic
         exporter.braze.traffic = shop(*bad)
         exporter.clock.advance(EVERY)
@@ -206,65 +215,65 @@ def test_one_bad_listing_takes_nothing_away(bad: Sequence[str]) -> None:
         assert exporter.exporter.plan.queries == plan.queries
         exporter.braze.traffic = good
         exporter.clock.advance(60)
-        asked = listed(exporter)
+        requested = set_items(exporter)
         lists(exporter)
-        assert listed(exporter) == asked + 2
+        assert set_items(exporter) == requested + 2
         assert exporter.exporter.plan.queries == plan.queries
         exporter.clock.advance(60)
         lists(exporter)
-        assert listed(exporter) == asked + 2
+        assert set_items(exporter) == requested + 2
         exporter.braze.traffic = shop()
         for gone in (False, True):
             exporter.clock.advance(EVERY)
             lists(exporter)
-            assert shown(exporter.page()) == (set() if gone else {"a", "b", "c"})
+            assert exposed_events(exporter.page()) == (set() if gone else {"a", "b", "c"})
 
 
-def test_a_list_that_cannot_be_read_leaves_the_one_before() -> None:
+def test_failed_list_keeps_previous_one() -> None:
     """A failure, at whatever page, changes nothing; it is tried again later and later, and each time from the start."""
-    with discovering("{match: '.*', refresh: 6h}", "a", "b") as exporter:
-        assert shown(exporter.scrape()) == {"a", "b"}
+    with running_discovery("{match: '.*', refresh: 6h}", "a", "b") as exporter:
+        assert exposed_events(exporter.scrape()) == {"a", "b"}
         exporter.braze.traffic = shop("other")
         exporter.braze.lists.page_size = 1
         exporter.clock.advance(EVERY)
         exporter.braze.reset()
-        exporter.braze.fail(response_faults.edited(lambda _: None), path="/events/list", times=1)
-        exporter.braze.fail(response_faults.status(503), path="/events/list")
+        exporter.braze.inject(response_faults.edited(lambda _: None), path="/events/list", times=1)
+        exporter.braze.inject(response_faults.status(503), path="/events/list")
         lists(exporter)
-        assert listed(exporter) == 2
-        assert shown(exporter.page()) == {"a", "b"}
-        asked, waits = listed(exporter), []
+        assert set_items(exporter) == 2
+        assert exposed_events(exporter.page()) == {"a", "b"}
+        requested, waits = set_items(exporter), []
         for minute in range(1, 200):
             exporter.clock.advance(60)
             lists(exporter)
-            if listed(exporter) > asked:
-                asked = listed(exporter)
+            if set_items(exporter) > requested:
+                requested = set_items(exporter)
                 waits.append(minute)
         assert waits == [1, 3, 7, 15, 31, 63, 123, 183]
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         exporter.clock.advance(EVERY)
         lists(exporter)
-        assert shown(exporter.page()) == {"a", "b", "other"}
+        assert exposed_events(exporter.page()) == {"a", "b", "other"}
 
 
-def test_the_log_tells_once_that_a_list_fails_and_that_it_does_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A failure is told when it begins, for another reason again, and its end; never the key."""
-    with discovering("{match: '.*'}", "a") as exporter, caplog.at_level(logging.INFO):
+    with running_discovery("{match: '.*'}", "a") as exporter, caplog.at_level(logging.INFO):
         for fault in (
             response_faults.status(500),
             response_faults.status(500),
             response_faults.html(),
             response_faults.edited(lambda _: None),
         ):
-            exporter.braze.fail(fault, path="/events/list")
+            exporter.braze.inject(fault, path="/events/list")
             exporter.clock.advance(EVERY)
             lists(exporter)
-        told = [
+        info = [
             (record.message, getattr(record, "fields", {}).get("reason"), getattr(record, "fields", {}).get("list"))
             for record in caplog.records
             if record.message.startswith("list")
         ]
-        assert told == [
+        assert info == [
             ("list not read: the one before is used", "server_error", "events"),
             ("list not read: the one before is used", "not_json", "events"),
             ("list read again", None, "events"),
@@ -272,70 +281,75 @@ def test_the_log_tells_once_that_a_list_fails_and_that_it_does_not(caplog: pytes
         assert KEY not in caplog.text
 
 
-def test_a_counter_waits_for_the_list_that_may_feed_it_by_the_hour() -> None:
+def test_counter_waits_for_hourly_selector_list() -> None:
     """It is not there before, and goes on by the hour from its first answer; without a permission the day feeds it."""
     events = "{event: purchase, unit: day}\n{match: '.*'}"
-    with rig(events, Recorded(events=["purchase"]), reads_lists=True) as exporter:
-        exporter.braze.fail(transfer_faults.hold(), path="/events/list")
-        assert exporter.scrape().of("braze_custom_events_total") == []
-        exporter.braze.heal(path="/events/list")
-        until(lambda: exporter.page().of("braze_custom_events_total") == [0], "the list is read")
-    with rig(events, Recorded(events=["purchase"]), reads_lists=True) as exporter:
+    with running_exporter(events, RecordedCounts(events=["purchase"]), reads_lists=True) as exporter:
+        exporter.braze.inject(transfer_faults.hold(), path="/events/list")
+        assert exporter.scrape().values("braze_custom_events_total") == []
+        exporter.braze.clear_faults(path="/events/list")
+        wait_until(lambda: exporter.page().values("braze_custom_events_total") == [0], "the list is read")
+    with running_exporter(events, RecordedCounts(events=["purchase"]), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.data_series"}
         exporter.scrape()
-        until(lambda: exporter.page().of("braze_custom_events_total") == [0], "the list is refused")
+        wait_until(lambda: exporter.page().values("braze_custom_events_total") == [0], "the list is refused")
 
 
-def test_without_the_permission_a_list_is_asked_for_once_a_day(tmp_path: Path) -> None:
+def test_forbidden_list_is_read_daily(tmp_path: Path) -> None:
     """What the key may not list is asked for again the next day, or at once with another key."""
-    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.data_series"}
         for _ in range(23):
             lists(exporter)
             exporter.clock.advance(EVERY)
-        assert listed(exporter) == 1
+        assert set_items(exporter) == 1
         assert exporter.page().value("braze_custom_events_hourly_up", event="a") == 1
-        exporter.use("{event: a}")
+        exporter.apply_config("{event: a}")
         lists(exporter)
-        assert listed(exporter) == 1
+        assert set_items(exporter) == 1
         exporter.braze.key = "another"
-        key = write(tmp_path / "key", "another")
-        exporter.use("{event: a}", **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {key}"})
+        key = write_file(tmp_path / "key", "another")
+        exporter.apply_config("{event: a}", **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {key}"})
         lists(exporter)
-        assert listed(exporter) == 2
+        assert set_items(exporter) == 2
         exporter.clock.advance(86_400)
         lists(exporter)
-        assert listed(exporter) == 3
+        assert set_items(exporter) == 3
 
 
-def test_a_list_waits_for_budget_and_goes_on() -> None:
+def test_deferred_list_resumes() -> None:
     """A list that is longer than the share of an hour is read as the budget comes, and is in use when it is whole."""
-    rest = "budget: {share: 0.004}\n"
-    with rig("{match: '.*'}", shop(*(f"e{n}" for n in range(6))), rest=rest, reads_lists=True) as exporter:
+    pause = "budget: {share: 0.004}\n"
+    with running_exporter(
+        "{match: '.*'}", shop(*(f"e{n}" for n in range(6))), pause=pause, reads_lists=True
+    ) as exporter:
         exporter.braze.lists.page_size = 1
         lists(exporter)
-        assert listed(exporter) == 4
+        assert set_items(exporter) == 4
         page = exporter.page()
         assert page.value("braze_api_requests_deferred_total", pool="lists") == 1
-        assert page.of(FOUND) == []
+        assert page.values(FOUND) == []
         exporter.clock.advance(1_800)
         lists(exporter)
-        assert listed(exporter) == 6
+        assert set_items(exporter) == 6
         exporter.clock.advance(1_800)
         lists(exporter)
-        assert listed(exporter) == 7
+        assert set_items(exporter) == 7
         assert exporter.page().value(FOUND) == 6
 
 
-def test_what_is_left_out_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
     """Beyond max_queries names are left out, counted, and told in the log; what is served stays when others come."""
-    with caplog.at_level(logging.INFO), discovering("{match: '.*'}", "m", "n", rest="max_queries: 2\n") as exporter:
+    with (
+        caplog.at_level(logging.INFO),
+        running_discovery("{match: '.*'}", "m", "n", pause="max_queries: 2\n") as exporter,
+    ):
         assert exporter.page().value(LEFT_OUT) == 0
         exporter.braze.traffic = shop("a", "m", "n")
         exporter.clock.advance(EVERY)
         lists(exporter)
         page = exporter.scrape()
-        assert shown(page) == {"m", "n"}
+        assert exposed_events(page) == {"m", "n"}
         assert [page.value(name) for name in (FOUND, MATCHED, LEFT_OUT)] == [3, 3, 1]
         (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert record.message == "wildcards take of Braze's list"
@@ -343,107 +357,109 @@ def test_what_is_left_out_is_told(caplog: pytest.LogCaptureFixture) -> None:
         assert record.fields == fields  # type: ignore[attr-defined] # ours
 
 
-def test_an_event_that_braze_does_not_list_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
     """An event of the config that is not in the list is 1 in the metrics, and once in the log, with the nearest."""
     events = "{event: purchase}\n{event: purchase, unit: day}\n{event: Purchase}"
-    with rig(events, shop("purchase"), reads_lists=True) as exporter, caplog.at_level(logging.WARNING):
-        assert exporter.scrape().of(UNLISTED) in ([], [0, 1])
+    with running_exporter(events, shop("purchase"), reads_lists=True) as exporter, caplog.at_level(logging.WARNING):
+        assert exporter.scrape().values(UNLISTED) in ([], [0, 1])
         lists(exporter)
         for _ in range(2):
             page = exporter.scrape()
             assert page.value(UNLISTED, workspace="production", kind="custom_events", subject="purchase") == 0
             assert page.value(UNLISTED, subject="Purchase") == 1
-            assert page.of(FOUND) == []
+            assert page.values(FOUND) == []
             exporter.clock.advance(EVERY)
             lists(exporter)
         (record,) = [record for record in caplog.records if record.message == "not in Braze's list"]
         fields = {"workspace": "production", "kind": "custom_events", "event": "Purchase", "nearest": "purchase"}
         assert record.fields == fields  # type: ignore[attr-defined] # ours
-        assert [(named.subject, named.nearest) for named in exporter.exporter.plan.named if not named.is_listed] == [
-            ("Purchase", ("purchase",))
-        ]
+        assert [
+            (named.subject, named.suggestions)
+            for named in exporter.exporter.plan.configured_subjects
+            if not named.is_listed
+        ] == [("Purchase", ("purchase",))]
         exporter.braze.traffic = shop("purchase", "Purchases")
         exporter.clock.advance(EVERY)
         lists(exporter)
-        assert exporter.exporter.plan.named[1].nearest == ("Purchases", "purchase")
+        assert exporter.exporter.plan.configured_subjects[1].suggestions == ("Purchases", "purchase")
         assert [record.message for record in caplog.records].count("not in Braze's list") == 1
-        exporter.use("{event: purchase}")
-        assert exporter.page().of(UNLISTED) == [0]
+        exporter.apply_config("{event: purchase}")
+        assert exporter.page().values(UNLISTED) == [0]
 
 
-def test_a_reload_goes_with_what_is_known() -> None:
+def test_reload_uses_known_lists() -> None:
     """A new config uses the lists that are known at once; a workspace at another url has its own."""
-    with discovering("{match: 'a.*'}", "a1", "a2", "b") as exporter:
-        exporter.ask()
+    with running_discovery("{match: 'a.*'}", "a1", "a2", "b") as exporter:
+        exporter.refresh()
         exporter.braze.reset()
         exporter.clock.advance(10)
-        exporter.use("{match: 'b'}\n{event: a1}")
+        exporter.apply_config("{match: 'b'}\n{event: a1}")
         page = exporter.scrape()
-        assert shown(page) == {"a1", "b"}
+        assert exposed_events(page) == {"a1", "b"}
         assert [request.event for request in series_requests(exporter.braze)] == ["b"]
         assert page.value(MATCHED) == 1
-        exporter.use("{event: a1}")
-        assert exporter.page().of(FOUND) == []
-        exporter.use("{match: 'b'}", **{"127.0.0.1": "localhost"})
-        assert shown(exporter.page()) == set()
+        exporter.apply_config("{event: a1}")
+        assert exporter.page().values(FOUND) == []
+        exporter.apply_config("{match: 'b'}", **{"127.0.0.1": "localhost"})
+        assert exposed_events(exporter.page()) == set()
         lists(exporter)
-        assert shown(exporter.page()) == {"b"}
+        assert exposed_events(exporter.page()) == {"b"}
 
 
-def test_a_reload_has_the_lists_read_soon() -> None:
+def test_reload_refreshes_lists() -> None:
     """The next scrape after a reload has them read: another key may be that of another workspace at the same url."""
-    with discovering("{match: '.*', refresh: 6h}", "a") as exporter:
+    with running_discovery("{match: '.*', refresh: 6h}", "a") as exporter:
         exporter.braze.traffic = shop("a", "b")
         exporter.clock.advance(60)
         lists(exporter)
-        assert listed(exporter) == 2
-        exporter.use("{match: '.*', refresh: 6h}")
+        assert set_items(exporter) == 2
+        exporter.apply_config("{match: '.*', refresh: 6h}")
         lists(exporter)
-        assert listed(exporter) == 4
-        assert shown(exporter.page()) == {"a", "b"}
+        assert set_items(exporter) == 4
+        assert exposed_events(exporter.page()) == {"a", "b"}
 
 
-def test_a_scrape_does_not_wait_for_a_list() -> None:
+def test_scrape_does_not_wait_for_list() -> None:
     """While a list hangs, scrapes are answered, and a reload is used; the list is taken in when it comes."""
-    with rig("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
-        exporter.braze.fail(transfer_faults.hold(), path="/events/list")
+    with running_exporter("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
+        exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         started = time.monotonic()
-        assert shown(exporter.scrape()) == {"a"}
-        exporter.use("{match: '.*'}\n{event: a}", rest="max_queries: 100\n")
-        assert shown(exporter.scrape()) == {"a"}
+        assert exposed_events(exporter.scrape()) == {"a"}
+        exporter.apply_config("{match: '.*'}\n{event: a}", pause="max_queries: 100\n")
+        assert exposed_events(exporter.scrape()) == {"a"}
         assert time.monotonic() - started < 5
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         lists(exporter)  # the one that hung was of the config before
         lists(exporter)
-        assert shown(exporter.page()) == {"a", "b"}
+        assert exposed_events(exporter.page()) == {"a", "b"}
 
 
-def test_an_edit_that_changes_no_query_makes_no_new_plan() -> None:
+def test_list_edit_without_query_change_keeps_plan() -> None:
     """Campaigns are edited all the time: where the plan stays as it is, nothing is planned anew."""
     changes = {"    custom_events:": "    campaigns: [{match: '.*'}]\n    custom_events:"}
-    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
-        exporter.braze.world = World(campaigns=(Campaign(WELCOME, "Welcome"),))
-        exporter.use("{event: a}", **changes)
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.inventory = Inventory(campaigns=(Campaign(WELCOME, "Welcome"),))
+        exporter.apply_config("{event: a}", **changes)
         for _ in range(3):  # until both lists are read, each of which waits for the first call of its pool
             exporter.clock.advance(60)
             lists(exporter)
         plan = exporter.exporter.plan
         assert [query.subject for query in plan.queries] == ["a", "Welcome"]
         edited = Campaign(WELCOME, "Welcome", ("new",), last_edited="2026-11-23T12:00:00+00:00")
-        exporter.braze.world = World(campaigns=(edited,))
+        exporter.braze.inventory = Inventory(campaigns=(edited,))
         exporter.clock.advance(EVERY)
-        asked = listed(exporter, "/campaigns/list")
+        requested = set_items(exporter, "/campaigns/list")
         lists(exporter)
-        assert listed(exporter, "/campaigns/list") == asked + 2
+        assert set_items(exporter, "/campaigns/list") == requested + 2
         assert exporter.exporter.plan is plan
 
 
-def test_campaigns_are_called_what_braze_calls_them() -> None:
+def test_campaigns_have_listed_names() -> None:
     """A campaign of the config has its id for a name until the list has told it, and goes on under each new name."""
     changes = {"    custom_events:": f"    campaigns: [{{campaign: {WELCOME}}}]\n    custom_events:"}
-    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
-        exporter.braze.world = World(campaigns=(Campaign(WELCOME, "Welcome"),))
-        exporter.use("{event: a}", **changes)
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.inventory = Inventory(campaigns=(Campaign(WELCOME, "Welcome"),))
+        exporter.apply_config("{event: a}", **changes)
         up = "braze_campaign_conversions_daily_up"
         assert exporter.scrape().value(up, campaign=WELCOME) == 1
         exporter.clock.advance(60)
@@ -451,74 +467,78 @@ def test_campaigns_are_called_what_braze_calls_them() -> None:
         page = exporter.page()
         assert page.value(up, campaign="Welcome") == 1
         assert page.value(UNLISTED, kind="campaigns", subject="Welcome") == 0
-        exporter.braze.world = World(campaigns=(Campaign(WELCOME, "Hello"), Campaign(WELCOME[::-1], "Hello")))
+        exporter.braze.inventory = Inventory(campaigns=(Campaign(WELCOME, "Hello"), Campaign(WELCOME[::-1], "Hello")))
         exporter.clock.advance(EVERY)
         lists(exporter)
         assert exporter.page().value(up, campaign=f"Hello ({WELCOME})") == 1
-        assert exporter.page().of(up, campaign="Welcome") == []
+        assert exporter.page().values(up, campaign="Welcome") == []
 
 
-def test_an_archived_campaign_keeps_its_name() -> None:
+def test_archived_campaign_keeps_name() -> None:
     """What is not listed any more is told so, by the name that it had; another one that takes the name has it."""
     changes = {"    custom_events:": f"    campaigns: [{{campaign: {WELCOME}}}]\n    custom_events:"}
     other = Campaign(WELCOME[::-1], "Welcome")
-    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
-        exporter.use("{event: a}", **changes)
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.apply_config("{event: a}", **changes)
         up = "braze_campaign_conversions_daily_up"
         for world, name in (
-            (World(campaigns=(Campaign(WELCOME, "Welcome"),)), "Welcome"),
-            (World(campaigns=()), "Welcome"),
-            (World(campaigns=(other,)), f"Welcome ({WELCOME})"),
-            (World(campaigns=(Campaign(WELCOME, "Hello"), other)), "Hello"),
+            (Inventory(campaigns=(Campaign(WELCOME, "Welcome"),)), "Welcome"),
+            (Inventory(campaigns=()), "Welcome"),
+            (Inventory(campaigns=(other,)), f"Welcome ({WELCOME})"),
+            (Inventory(campaigns=(Campaign(WELCOME, "Hello"), other)), "Hello"),
         ):
-            exporter.braze.world = world
+            exporter.braze.inventory = world
             for _ in range(3):
                 exporter.clock.advance(EVERY)
                 lists(exporter)
             page = exporter.page()
-            assert page.of(up, campaign=name) == page.of(up) != []
+            assert page.values(up, campaign=name) == page.values(up) != []
             is_listed = WELCOME in {campaign.id for campaign in world.campaigns}
             assert page.value(UNLISTED, kind="campaigns", subject=name) == (not is_listed)
 
 
-def test_lists_take_no_call_that_queries_need() -> None:
+def test_lists_leave_calls_to_queries() -> None:
     """In the pool of the queries a list leaves half of what may be made at once to them."""
-    rest = "budget: {share: 0.001}\n"
+    pause = "budget: {share: 0.001}\n"
     changes = {"    custom_events:": "    segment_users: [{match: '.*', refresh: 1h}]\n    custom_events:"}
-    with rig("{event: a}", shop("a"), reads_lists=True) as exporter:
-        exporter.braze.world = World(segments=tuple(Segment(f"{n:08}{WELCOME[8:]}", f"s{n}") for n in range(300)))
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.inventory = Inventory(
+            segments=tuple(Segment(f"{n:08}{WELCOME[8:]}", f"s{n}") for n in range(300))
+        )
         exporter.braze.lists.page_size = 1
-        exporter.use("{event: a}", rest=rest, **changes)
+        exporter.apply_config("{event: a}", pause=pause, **changes)
         exporter.clock.advance(EVERY)
         lists(exporter)
-        assert 49 <= listed(exporter, "/segments/list") <= 51
+        assert 49 <= set_items(exporter, "/segments/list") <= 51
 
 
-def test_after_the_end_no_list_is_read() -> None:
+def test_closed_exporter_reads_no_list() -> None:
     """The end of the exporter ends the reading, in the middle of a list too."""
-    with rig("{match: '.*'}", shop("a", "b", "c"), reads_lists=True) as exporter:
+    with running_exporter("{match: '.*'}", shop("a", "b", "c"), reads_lists=True) as exporter:
         exporter.braze.lists.page_size = 1
-        exporter.braze.fail(transfer_faults.hold(), path="/events/list")
-        exporter.ask()
+        exporter.braze.inject(transfer_faults.hold(), path="/events/list")
+        exporter.refresh()
         exporter.braze.wait_for(1)
         exporter.exporter.close()
-        exporter.braze.heal()
-        until(lambda: not any(thread.name == "lists" for thread in threading.enumerate()), "the thread has ended", 5)
+        exporter.braze.clear_faults()
+        wait_until(
+            lambda: not any(thread.name == "lists" for thread in threading.enumerate()), "the thread has ended", 5
+        )
         exporter.clock.advance(EVERY)
-        exporter.ask()
-        assert listed(exporter) <= 5
+        exporter.refresh()
+        assert set_items(exporter) <= 5
 
 
-def test_a_fault_of_ours_is_told_and_tried_again(
+def test_internal_error_is_logged_and_retried(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If what a list told cannot be taken in, the thread lives on, and the next list is."""
-    with rig("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
         with monkeypatch.context() as patched:
-            patched.setattr("braze_exporter.exporter.filled", lambda *_: 1 / 0)
+            patched.setattr("braze_exporter.exporter.expand", lambda *_: 1 / 0)
             lists(exporter)
         assert "a list was not taken in by a fault of the exporter" in caplog.text
         exporter.braze.traffic = shop("a", "b")
         exporter.clock.advance(EVERY)
         lists(exporter)
-        assert shown(exporter.page()) == {"a", "b"}
+        assert exposed_events(exporter.page()) == {"a", "b"}

@@ -10,14 +10,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import HOUR, IOS, NEW_YORK, NOW, VIP, configured
+from support import HOUR, IOS, NEW_YORK, NOW, VIP, build_test_config
 
-from braze_exporter.braze.buckets import bucket_end, settled
+from braze_exporter.braze.buckets import bucket_end, newest_settled
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.pools import DEFAULT_POOL
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import ConfigError
-from braze_exporter.scheduler.plan import Load, Plan, build, calls_per_hour
+from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, calls_per_hour
 
 DAY = 24 * HOUR
 ZONES = [
@@ -39,12 +39,12 @@ dates = st.dates(date(2000, 1, 1), date(2100, 12, 31))
 
 def plan(*events: Mapping[str, Any], **settings: Any) -> Plan:  # noqa: ANN401 - whatever a config can hold
     """Return the plan of a config with one workspace."""
-    return build(configured({"custom_events": events}, **settings))
+    return build_plan(build_test_config({"custom_events": events}, **settings))
 
 
-def test_a_query_is_all_that_its_entry_says() -> None:
+def test_query_has_all_settings_of_entry() -> None:
     """An entry becomes one query for each app and each segment, in its order, with names, ids, times and zone."""
-    found = plan(
+    result = plan(
         {
             "event": "purchase",
             "apps": ["ios", "all"],
@@ -53,7 +53,7 @@ def test_a_query_is_all_that_its_entry_says() -> None:
             "baseline": {"weeks": 3},
         }
     )
-    asked = Query(
+    requested = Query(
         workspace="production",
         kind=CUSTOM_EVENTS,
         unit=Unit.DAY,
@@ -63,23 +63,26 @@ def test_a_query_is_all_that_its_entry_says() -> None:
         max_age=3_600,
         length=14,
         zone=NEW_YORK,
-        weeks=3,
+        baseline_weeks=3,
         url="https://rest.iad-01.braze.com",
     )
     ios, vip = {"app": "ios", "app_id": IOS}, {"segment": "vip", "segment_id": VIP}
-    assert [query.labels for query in found.queries] == [
+    assert [query.labels for query in result.queries] == [
         (("workspace", "production"), ("event", "purchase"), ("braze_app", "ios"), ("segment", "")),
         (("workspace", "production"), ("event", "purchase"), ("braze_app", "ios"), ("segment", "vip")),
         (("workspace", "production"), ("event", "purchase")),
         (("workspace", "production"), ("event", "purchase"), ("braze_app", ""), ("segment", "vip")),
     ]
-    assert found.queries == tuple(
-        Query(**{name: getattr(asked, name) for name in Query.__slots__} | more) for more in (ios, ios | vip, {}, vip)
+    assert result.queries == tuple(
+        Query(**{name: getattr(requested, name) for name in Query.__slots__} | more)
+        for more in (ios, ios | vip, {}, vip)
     )
-    assert found.loads == (Load("production", DEFAULT_POOL, queries=4, calls=16.0, allowed=25_000.0, burst=8, once=4),)
+    assert result.pool_usage == (
+        PoolUsage("production", DEFAULT_POOL, queries=4, calls=16.0, allowed=25_000.0, burst=8, startup_calls=4),
+    )
 
 
-def test_calls_per_hour() -> None:
+def test_calls_per_hour_are_summed() -> None:
     """A query makes one call in each refresh."""
     assert (
         calls_per_hour(plan({"event": "a"}, {"event": "b", "unit": "day"}, {"event": "c", "refresh": "2h"}).queries)
@@ -90,7 +93,7 @@ def test_calls_per_hour() -> None:
 
 @settings(deadline=None)
 @given(st.sampled_from(Unit), st.integers(1, 100 * DAY))
-def test_an_answer_is_long_enough_to_hold_a_settled_bucket(unit: Unit, settle: int) -> None:
+def test_fetch_length_includes_settled_bucket(unit: Unit, settle: int) -> None:
     """What is asked for reaches back over the settle time, or the config is refused with the most that it may be."""
     entry = {"event": "a", "unit": unit, "settle": f"{settle}s"}
     try:
@@ -105,7 +108,7 @@ def test_an_answer_is_long_enough_to_hold_a_settled_bucket(unit: Unit, settle: i
     if unit is Unit.HOUR:  # days are of several lengths; the margin is theirs
         newest = int(NOW) // HOUR * HOUR
         starts = [newest - n * HOUR for n in reversed(range(query.length))]
-        assert settled(starts, query, NOW) is not None
+        assert newest_settled(starts, query, NOW) is not None
 
 
 REFRESHES = st.lists(st.tuples(st.integers(1, 100_000), st.sampled_from(Unit), st.booleans()), min_size=1, max_size=40)
@@ -116,31 +119,31 @@ ADVICE = re.compile(r"custom_events by the (hour|day) needs refresh ≥ (\d+)([s
 @given(REFRESHES, st.sampled_from([0.001, 0.003, 0.0015]), st.integers(1, 60), st.integers(1, 60))
 @example([(1, Unit.HOUR, True)] + [(13, Unit.HOUR, False)] * 3, 0.001, 20, 20)
 @example([(7 * 60, Unit.HOUR, True)] * 30, 0.001, 1, 1)
-def test_the_advised_refresh_fits_and_is_the_least_that_does(
-    asked: list[tuple[int, Unit, bool]], share: float, hour: int, day: int
+def test_advised_refresh_is_smallest_that_fits(
+    requested: list[tuple[int, Unit, bool]], share: float, hour: int, day: int
 ) -> None:
     """A plan over its share is refused; with each shorter refresh raised to what the message says it passes."""
 
     def attempt(floors: Mapping[str, int]) -> None:
         events = [
             {"event": f"e{number}", "unit": unit} | ({"refresh": f"{max(seconds, floors[unit])}s"} if own else {})
-            for number, (seconds, unit, own) in enumerate(asked)
+            for number, (seconds, unit, own) in enumerate(requested)
         ]
         refresh = {"hour": f"{max(hour, floors['hour'])}s", "day": f"{max(day, floors['day'])}s"}
         plan(*events, refresh=refresh, budget={"share": share})
 
-    calls = sum(3_600 / (seconds if own else {"hour": hour, "day": day}[unit]) for seconds, unit, own in asked)
+    calls = sum(3_600 / (seconds if own else {"hour": hour, "day": day}[unit]) for seconds, unit, own in requested)
     if calls <= 250_000 * share:
         attempt({"hour": 0, "day": 0})
         return
     with pytest.raises(ConfigError) as raised:
         attempt({"hour": 0, "day": 0})
-    told = str(raised.value)
+    info = str(raised.value)
     assert (
         f"would make {math.ceil(calls - 1e-9):,} calls an hour, but budget.share allows {250_000 * share:,.0f} of"
-        in told
+        in info
     )
-    advised = {unit: int(number) * (60 if measure == "m" else 1) for unit, number, measure in ADVICE.findall(told)}
+    advised = {unit: int(number) * (60 if measure == "m" else 1) for unit, number, measure in ADVICE.findall(info)}
     attempt({"hour": 0, "day": 0} | advised)
     step = 60 if max(advised.values()) >= 60 else 1
     with pytest.raises(ConfigError):
@@ -170,24 +173,24 @@ def starts_of_days(zone: ZoneInfo, day: date) -> int:
 @example(ZoneInfo("Africa/Cairo"), date(2010, 8, 10))
 @example(ZoneInfo("Africa/Cairo"), date(2023, 4, 27))
 @example(ZoneInfo("Australia/Lord_Howe"), date(2024, 4, 7))  # a shift of half an hour
-def test_a_day_ends_where_the_next_begins(zone: ZoneInfo, day: date) -> None:
+def test_day_ends_where_next_begins(zone: ZoneInfo, day: date) -> None:
     """A day of 23 to 25 hours ends at the first instant of a later date, which is midnight unless that is skipped."""
     start = starts_of_days(zone, day)
-    begun = datetime.fromtimestamp(start, zone).date()
+    started = datetime.fromtimestamp(start, zone).date()
     end = bucket_end(start, Unit.DAY, zone)
-    assert end == starts_of_days(zone, begun + timedelta(days=1))
+    assert end == starts_of_days(zone, started + timedelta(days=1))
     assert 23 * HOUR <= end - start <= 25 * HOUR
-    assert datetime.fromtimestamp(end - 1, zone).date() == begun
+    assert datetime.fromtimestamp(end - 1, zone).date() == started
     after = datetime.fromtimestamp(end, zone)
-    skipped = timedelta(days=1) if (zone.key, begun) == ("Pacific/Apia", date(2011, 12, 29)) else timedelta()
-    assert after.date() == begun + timedelta(days=1) + skipped
+    skipped = timedelta(days=1) if (zone.key, started) == ("Pacific/Apia", date(2011, 12, 29)) else timedelta()
+    assert after.date() == started + timedelta(days=1) + skipped
     midnight = datetime.combine(after.date(), time.min, zone)
     exists = midnight.astimezone(UTC).astimezone(zone).replace(fold=0) == midnight
     assert after.time() == (time.min if exists else time(1))
 
 
 @given(zones, st.integers(946_684_800, 4_133_980_799))
-def test_an_hour_is_an_hour(zone: ZoneInfo, start: int) -> None:
+def test_hour_has_3600_seconds(zone: ZoneInfo, start: int) -> None:
     """An hour ends 3,600 seconds later, whatever the clocks on the wall do."""
     assert bucket_end(start, Unit.HOUR, zone) == start + HOUR
 
@@ -206,7 +209,7 @@ def test_an_hour_is_an_hour(zone: ZoneInfo, start: int) -> None:
         ("Pacific/Apia", date(2011, 12, 29), 24),
     ],
 )
-def test_days_of_other_lengths(name: str, day: date, hours: float) -> None:
+def test_dst_days_have_23_or_25_hours(name: str, day: date, hours: float) -> None:
     """Days on which the clocks change are as long as they are."""
     zone = ZoneInfo(name)
     start = starts_of_days(zone, day)
@@ -228,28 +231,28 @@ def answers(draw: st.DrawFn) -> tuple[list[int], Query]:
 
 
 @given(answers(), st.integers(-20, 20), st.integers(-2, 2), st.integers(0, 3 * DAY))
-def test_settled_is_the_newest_that_was_over_for_long_enough(
-    answer: tuple[list[int], Query], units: int, seconds: int, later: int
+def test_settled_is_newest_bucket_past_settle(
+    response: tuple[list[int], Query], units: int, seconds: int, later: int
 ) -> None:
     """The settled bucket is the newest but the last whose end was `settle` or more before the request."""
-    starts, query = answer
+    starts, query = response
     base = starts[-1] if starts else NOW
     sent_at = base + query.settle + units * query.unit.seconds + seconds
-    found = settled(starts, query, sent_at)
+    result = newest_settled(starts, query, sent_at)
     ripe = {start for start in starts if sent_at - bucket_end(start, query.unit, query.zone) >= query.settle}
-    assert found == max(ripe - {*starts[-1:]}, default=None)
-    afterwards = settled(starts, query, sent_at + later)
-    assert found is None or (afterwards is not None and afterwards >= found)
+    assert result == max(ripe - {*starts[-1:]}, default=None)
+    afterwards = newest_settled(starts, query, sent_at + later)
+    assert result is None or (afterwards is not None and afterwards >= result)
 
 
-def test_settling_to_the_second() -> None:
+def test_settle_is_exact_to_the_second() -> None:
     """An hour settles at the very second, not before; the newest never does, and neither does a lonely one."""
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=60)
-    noon, one, two = 12 * HOUR, 13 * HOUR, 14 * HOUR
-    assert settled([noon, one, two], query, 13 * HOUR + 59.9) is None
-    assert settled([noon, one, two], query, 13 * HOUR + 60) == noon
-    assert settled([noon, one, two], query, 14 * HOUR + 59.9) == noon
-    assert settled([noon, one, two], query, 14 * HOUR + 60) == one
-    assert settled([noon, one, two], query, 99 * HOUR) == one
-    assert settled([noon], query, 99 * HOUR) is None
-    assert settled([], query, 99 * HOUR) is None
+    noon, item, two = 12 * HOUR, 13 * HOUR, 14 * HOUR
+    assert newest_settled([noon, item, two], query, 13 * HOUR + 59.9) is None
+    assert newest_settled([noon, item, two], query, 13 * HOUR + 60) == noon
+    assert newest_settled([noon, item, two], query, 14 * HOUR + 59.9) == noon
+    assert newest_settled([noon, item, two], query, 14 * HOUR + 60) == item
+    assert newest_settled([noon, item, two], query, 99 * HOUR) == item
+    assert newest_settled([noon], query, 99 * HOUR) is None
+    assert newest_settled([], query, 99 * HOUR) is None

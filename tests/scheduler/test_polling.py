@@ -10,47 +10,47 @@ import pytest
 import response_faults
 import transfer_faults
 from fault_injection import Exchange, Fault
-from recorded_counts import Recorded
-from support import HOUR, NOW, THIS_HOUR, Clock, Rig, RunningClock, rig
+from recorded_counts import RecordedCounts
+from support import CURRENT_HOUR, HOUR, NOW, Clock, ExporterRig, RunningClock, running_exporter
 
-from braze_exporter.braze.calls import Fetched, Permit, Told
+from braze_exporter.braze.calls import FetchedSeries, Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import CUSTOM_EVENTS, Kind, Unit
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
-from braze_exporter.scheduler.errors import Withheld
-from braze_exporter.scheduler.polling import Cache
-from braze_exporter.scheduler.query_state import Entry
+from braze_exporter.scheduler.errors import Deferred
+from braze_exporter.scheduler.polling import Scheduler
+from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.simulator.reply import Reply
 
 EVENTS = "\n".join(f"{{event: event {number:02}}}" for number in range(24))
 
 
-def quiet() -> Recorded:
+def silent_traffic() -> RecordedCounts:
     """Return events that exist and never happen."""
-    return Recorded(events=[f"event {number:02}" for number in range(24)] + ["purchase", "signup"])
+    return RecordedCounts(events=[f"event {number:02}" for number in range(24)] + ["purchase", "signup"])
 
 
-def calls(exporter: Rig) -> int:
+def calls(exporter: ExporterRig) -> int:
     """Return how many requests the simulated Braze has had."""
     return len(exporter.braze.requests)
 
 
-def test_nothing_is_asked_before_the_first_scrape() -> None:
+def test_no_call_before_first_scrape() -> None:
     """No scrape, no calls: the page is there, with a counter at 0 and nothing else of the query."""
-    with rig("{event: purchase}", quiet()) as exporter:
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         page = exporter.page()
         assert calls(exporter) == 0
     assert page.value("braze_custom_events_total", event="purchase") == 0
     assert page.value("braze_custom_events_hourly_last_success_timestamp_seconds", event="purchase") == 0
-    assert page.of("braze_custom_events_hourly_up") == []
-    assert page.of("braze_up") == []
+    assert page.values("braze_custom_events_hourly_up") == []
+    assert page.values("braze_up") == []
     assert page.value("braze_exporter_queries", state="pending") == 1
 
 
-def test_a_query_is_asked_once_in_its_refresh() -> None:
+def test_query_is_fetched_once_per_refresh_interval() -> None:
     """Scrapes every 15 seconds make a first call, and then twelve in each hour."""
-    with rig("{event: purchase}", quiet()) as exporter:
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         for hour in range(1, 4):
             for _ in range(HOUR // 15):
                 exporter.scrape()
@@ -59,9 +59,9 @@ def test_a_query_is_asked_once_in_its_refresh() -> None:
 
 
 @pytest.mark.parametrize("interval", [60, 100, 290, 300, 310, 1_000])
-def test_the_calls_per_hour_never_exceed_the_plan(interval: int) -> None:
+def test_calls_per_hour_never_exceed_plan(interval: int) -> None:
     """Whatever the scrape interval is, there is at most one call a refresh, and one a scrape if that is slower."""
-    with rig("{event: purchase}", quiet()) as exporter:
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         scrapes = 6 * HOUR // interval
         for _ in range(scrapes):
             exporter.scrape()
@@ -70,18 +70,18 @@ def test_the_calls_per_hour_never_exceed_the_plan(interval: int) -> None:
         assert expected * 0.95 <= calls(exporter) <= expected + 1
 
 
-def test_an_interval_equal_to_the_refresh_is_always_due() -> None:
+def test_scrape_interval_equal_to_refresh_is_always_due() -> None:
     """Scrapes that come a little early, as Prometheus's do, find the query due each time."""
-    with rig("{event: purchase}", quiet()) as exporter:
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         for number in range(1, 21):
             exporter.scrape()
             assert calls(exporter) == number
             exporter.clock.advance(300 - 2 if number % 2 else 300 + 2)
 
 
-def test_what_fell_behind_is_not_caught_up_on() -> None:
+def test_late_query_is_fetched_once() -> None:
     """After an hour without scrapes, two scrapes in a row make one call."""
-    with rig("{event: purchase}", quiet()) as exporter:
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         exporter.scrape()
         exporter.clock.advance(HOUR)
         exporter.scrape()
@@ -90,23 +90,23 @@ def test_what_fell_behind_is_not_caught_up_on() -> None:
         assert calls(exporter) == 2
 
 
-def test_a_failed_query_waits_its_refresh() -> None:
+def test_failed_query_waits_refresh_interval() -> None:
     """A query that was not answered is asked again no sooner than one that was."""
-    with rig("{event: purchase}", quiet()) as exporter:
-        exporter.braze.fail(response_faults.status(503))
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
+        exporter.braze.inject(response_faults.status(503))
         for _ in range(270 // 15):
             exporter.scrape()
             exporter.clock.advance(15)
         assert calls(exporter) == 1
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         page = exporter.scrape()
         assert calls(exporter) == 2
         assert page.value("braze_custom_events_hourly_up") == 1
 
 
-def test_a_system_clock_that_jumps_changes_no_interval() -> None:
+def test_clock_jump_changes_no_interval() -> None:
     """Intervals run on the clock that never jumps: setting the system clock neither hastens nor delays a call."""
-    with rig("{event: purchase}", quiet()) as exporter:
+    with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         exporter.scrape()
         for jump in (-2 * HOUR, 5 * HOUR):
             exporter.clock.now += jump
@@ -117,24 +117,24 @@ def test_a_system_clock_that_jumps_changes_no_interval() -> None:
         assert calls(exporter) == 2
 
 
-def test_many_scrapes_at_once_make_the_calls_of_one() -> None:
+def test_concurrent_scrapes_share_calls() -> None:
     """Ten scrapes that come while the queries are under way wait for the same answers."""
-    with rig(EVENTS, quiet()) as exporter:
-        exporter.begin()
-        exporter.braze.fail(transfer_faults.hold())
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(transfer_faults.hold())
         with ThreadPoolExecutor(10) as pool:
             pages = [pool.submit(exporter.scrape) for _ in range(10)]
             exporter.braze.wait_for(10)
-            exporter.braze.heal()
+            exporter.braze.clear_faults()
             for page in pages:
                 assert page.result().value("braze_exporter_queries", state="up") == 24
         assert calls(exporter) == 24
 
 
-def test_connections_are_bounded_and_kept_alive() -> None:
+def test_connections_are_limited_and_reused() -> None:
     """No more than `concurrency` requests are under way at once, and their connections are used again."""
-    with rig(EVENTS, quiet(), rest="budget: {concurrency: 3}\n") as exporter:
-        exporter.braze.fail(transfer_faults.delay(0.01))
+    with running_exporter(EVENTS, silent_traffic(), pause="budget: {concurrency: 3}\n") as exporter:
+        exporter.braze.inject(transfer_faults.delay(0.01))
         for _ in range(3):
             exporter.scrape()
             exporter.clock.advance(300)
@@ -143,27 +143,27 @@ def test_connections_are_bounded_and_kept_alive() -> None:
         assert exporter.server.connections == 3
 
 
-def test_a_scrape_does_not_wait_beyond_its_deadline() -> None:
+def test_scrape_ends_at_deadline() -> None:
     """What is late goes on: the page comes without it, and the next one has it, without another call."""
-    with rig("{event: purchase}\n{event: signup}", quiet()) as exporter:
-        exporter.begin()
+    with running_exporter("{event: purchase}\n{event: signup}", silent_traffic()) as exporter:
+        exporter.skip_first_scrape()
         last_success = "braze_custom_events_hourly_last_success_timestamp_seconds"
-        exporter.braze.fail(transfer_faults.hold(), event="purchase")
+        exporter.braze.inject(transfer_faults.hold(), event="purchase")
         page = exporter.scrape(timeout=0.2)
         assert page.value(last_success, event="purchase") == NOW
         assert page.value(last_success, event="signup") == NOW + 300
-        exporter.braze.heal("purchase")
+        exporter.braze.clear_faults("purchase")
         page = exporter.scrape()
         assert page.value(last_success, event="purchase") == NOW + 300
         assert calls(exporter) == 2
 
 
-def test_the_longest_overdue_is_asked_first() -> None:
+def test_most_overdue_query_is_fetched_first() -> None:
     """With one connection, queries go out in the order in which they became due."""
-    with rig(
+    with running_exporter(
         "{event: event 00, refresh: 10m}\n{event: event 01, refresh: 5m}\n{event: event 02, refresh: 7m}",
-        quiet(),
-        rest="budget: {concurrency: 1}\n",
+        silent_traffic(),
+        pause="budget: {concurrency: 1}\n",
     ) as exporter:
         exporter.scrape()
         exporter.clock.advance(HOUR)
@@ -172,10 +172,10 @@ def test_the_longest_overdue_is_asked_first() -> None:
     assert order == ["event 00", "event 01", "event 02", "event 01", "event 02", "event 00"]
 
 
-def test_429_stops_the_pool_until_the_reset() -> None:
+def test_rate_limit_pauses_pool_until_reset() -> None:
     """After a 429 nothing is asked until the window ends, nobody waits, and the queries are then asked first."""
-    with rig(EVENTS, quiet(), rest="budget: {concurrency: 1}\n") as exporter:
-        exporter.braze.fail(response_faults.rate_limited(), event="event 05")
+    with running_exporter(EVENTS, silent_traffic(), pause="budget: {concurrency: 1}\n") as exporter:
+        exporter.braze.inject(response_faults.rate_limited(), event="event 05")
         page = exporter.scrape()
         assert calls(exporter) == 6
         assert page.value("braze_exporter_queries", state="up") == 5
@@ -187,7 +187,7 @@ def test_429_stops_the_pool_until_the_reset() -> None:
         page = exporter.scrape(timeout=0)
         assert calls(exporter) == 6
         assert page.value("braze_exporter_queries", state="deferred") == 6
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         exporter.clock.advance(1)
         page = exporter.scrape()
         assert calls(exporter) == 30
@@ -206,10 +206,10 @@ def test_429_stops_the_pool_until_the_reset() -> None:
     ],
     ids=["missing", "empty", "a word", "nan", "past", "tomorrow"],
 )
-def test_429_without_a_readable_reset_stops_for_a_minute(headers: dict[str, str | None]) -> None:
+def test_rate_limit_without_reset_pauses_one_minute(headers: dict[str, str | None]) -> None:
     """Without a usable reset the pool rests for 60 seconds."""
-    with rig("{event: purchase, refresh: 1s}", quiet()) as exporter:
-        exporter.braze.fail(limited(headers), times=1)
+    with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
+        exporter.braze.inject(limited(headers), times=1)
         exporter.scrape()
         exporter.clock.advance(59)
         exporter.scrape()
@@ -219,10 +219,10 @@ def test_429_without_a_readable_reset_stops_for_a_minute(headers: dict[str, str 
         assert calls(exporter) == 2
 
 
-def test_a_reset_in_seconds_to_go_and_in_lower_case_is_understood() -> None:
+def test_relative_lower_case_reset_is_parsed() -> None:
     """A small number is a time span, and header names have no case."""
-    with rig("{event: purchase, refresh: 1s}", quiet()) as exporter:
-        exporter.braze.fail(limited({"X-RateLimit-Reset": None, "x-ratelimit-reset": "90"}), times=1)
+    with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
+        exporter.braze.inject(limited({"X-RateLimit-Reset": None, "x-ratelimit-reset": "90"}), times=1)
         exporter.scrape()
         exporter.clock.advance(89)
         exporter.scrape()
@@ -232,11 +232,11 @@ def test_a_reset_in_seconds_to_go_and_in_lower_case_is_understood() -> None:
         assert calls(exporter) == 2
 
 
-def test_the_reset_is_a_time_of_brazes_clock() -> None:
+def test_reset_is_by_braze_clock() -> None:
     """An exporter whose clock is an hour ahead still waits until Braze's window ends."""
-    with rig("{event: purchase, refresh: 1s}", quiet()) as exporter:
+    with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
         exporter.braze.clock = lambda: exporter.clock.now - HOUR
-        exporter.braze.fail(limited({"X-RateLimit-Reset": str(int(NOW) - HOUR + 500)}), times=1)
+        exporter.braze.inject(limited({"X-RateLimit-Reset": str(int(NOW) - HOUR + 500)}), times=1)
         exporter.scrape()
         exporter.clock.advance(499)
         exporter.scrape()
@@ -256,18 +256,18 @@ def limited(headers: dict[str, str | None]) -> Fault:
     return strike
 
 
-def test_closing_lets_those_who_wait_go() -> None:
+def test_close_releases_waiting_scrapes() -> None:
     """The end of the exporter ends all waiting at once, with requests under way."""
-    with rig(EVENTS, quiet()) as exporter:
-        exporter.begin()
-        exporter.braze.fail(transfer_faults.hold())
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(transfer_faults.hold())
         waiting = exporter.exporter.refresh()
         exporter.braze.wait_for(10)
         assert not waiting.done()
         exporter.exporter.close()
         assert waiting.done()
         assert exporter.exporter.refresh().done()
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
     assert calls(exporter) == 10
 
 
@@ -275,29 +275,29 @@ def test_closing_lets_those_who_wait_go() -> None:
 class Plain:
     """A source of answers that a test makes up."""
 
-    answer: Callable[[Query], Fetched]
-    granted: Collection[Kind]
-    at_last: Withheld | None = None
+    respond: Callable[[Query], FetchedSeries]
+    granted: Collection[SeriesKind]
+    at_last: Deferred | None = None
 
-    def admit(self, query: Query) -> Permit | Withheld:
+    def admit(self, query: Query) -> Permit | Deferred:
         """Let what is granted go."""
-        return self.at_last or self.objection(query) or Permit(lambda _error, _told: None)
+        return self.at_last or self.deny_reason(query) or Permit(lambda _error, _told: None)
 
-    def fetch(self, entry: Entry, permit: Permit) -> Fetched:
+    def fetch(self, entry: QueryState, permit: Permit) -> FetchedSeries:
         """Answer."""
-        fetched = self.answer(entry.query)
-        permit.end(None, Told())
+        fetched = self.respond(entry.query)
+        permit.end(None, RateLimitInfo())
         return fetched
 
-    def objection(self, query: Query) -> Withheld | None:
+    def deny_reason(self, query: Query) -> Deferred | None:
         """Object to what is not granted."""
-        return None if query.kind in self.granted else Withheld(query.kind.pool.name)
+        return None if query.kind in self.granted else Deferred(query.kind.pool.name)
 
-    def refusal(self, _query: Query) -> BrazeError | None:
+    def open_circuit_error(self, _query: Query) -> BrazeError | None:
         """Refuse nothing."""
         return None
 
-    def is_sought(self, _query: Query) -> bool:
+    def is_probe_wanted(self, _query: Query) -> bool:
         """Seek nothing."""
         return False
 
@@ -306,21 +306,21 @@ class Plain:
         return ()
 
 
-def cached(
+def make_scheduler(
     queries: Sequence[Query],
-    answer: Callable[[Query], Fetched],
+    response: Callable[[Query], FetchedSeries],
     clock: Clock,
     *,
     concurrency: int = 1,
-    granted: Collection[Kind] = (CUSTOM_EVENTS,),
-) -> Cache:
+    granted: Collection[SeriesKind] = (CUSTOM_EVENTS,),
+) -> Scheduler:
     """Return a cache of these queries."""
-    cache = Cache(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
-    cache.plan(queries, Plain(answer, granted), concurrency)
+    cache = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
+    cache.set_queries(queries, Plain(response, granted), concurrency)
     return cache
 
 
-class Gate:
+class BlockingFetcher:
     """A fetch that ends when it is told to, and knows what is under way."""
 
     def __init__(self) -> None:
@@ -328,13 +328,13 @@ class Gate:
         self.changed = threading.Condition()
         self.order: list[str] = []
 
-    def fetch(self, query: Query) -> Fetched:
+    def fetch(self, query: Query) -> FetchedSeries:
         """Hold a connection until the gate opens."""
         with self.changed:
             self.order.append(query.subject)
             self.changed.notify_all()
         self.open.acquire()
-        return Fetched((), None)
+        return FetchedSeries((), None)
 
     def wait_until_started(self, count: int) -> None:
         """Return once so many fetches have begun."""
@@ -343,14 +343,14 @@ class Gate:
             assert len(self.order) == count
 
 
-def test_no_endpoint_takes_all_connections_while_another_waits() -> None:
+def test_endpoint_uses_half_the_connections_while_others_wait() -> None:
     """Once another endpoint has queries due, one that holds more than half of the connections starts nothing new."""
-    slow = replace(CUSTOM_EVENTS, endpoint="/slow")
-    gate, clock = Gate(), Clock()
+    slow = replace(CUSTOM_EVENTS, path="/slow")
+    gate, clock = BlockingFetcher(), Clock()
     slow_queries = [Query("w", slow, Unit.HOUR, f"slow {n}") for n in range(8)]
     quick_queries = [Query("w", CUSTOM_EVENTS, Unit.HOUR, f"quick {n}") for n in range(4)]
     granted = [slow]
-    cache = cached([*slow_queries, *quick_queries], gate.fetch, clock, concurrency=4, granted=granted)
+    cache = make_scheduler([*slow_queries, *quick_queries], gate.fetch, clock, concurrency=4, granted=granted)
     cache.refresh()
     gate.wait_until_started(4)
     granted.append(CUSTOM_EVENTS)
@@ -366,99 +366,99 @@ def test_no_endpoint_takes_all_connections_while_another_waits() -> None:
     assert len(gate.order) == 12
 
 
-def test_a_fault_of_our_own_is_a_failure_of_one_query() -> None:
+def test_internal_error_fails_one_query() -> None:
     """An unexpected exception fails its query, is logged, and leaves the thread and the others alive."""
     clock = Clock()
 
-    def fetch(query: Query) -> Fetched:
+    def fetch(query: Query) -> FetchedSeries:
         if query.subject == "bad":
             raise ZeroDivisionError
-        return Fetched((), None)
+        return FetchedSeries((), None)
 
     queries = [Query("w", CUSTOM_EVENTS, Unit.HOUR, name) for name in ("bad", "good")]
-    cache = cached(queries, fetch, clock)
-    seen: list[Entry] = []
+    cache = make_scheduler(queries, fetch, clock)
+    seen: list[QueryState] = []
 
     class Careless:
-        def note_entries(self, _entries: object) -> None:
+        def on_queries(self, _entries: object) -> None:
             raise AssertionError
 
-        def note_hold(self, _entry: object) -> None:
+        def on_circuit_change(self, _entry: object) -> None:
             raise AssertionError
 
-        def note_repair(self, _entry: object, _answer: object) -> None:
+        def on_repair(self, _entry: object, _answer: object) -> None:
             raise AssertionError
 
-        def note_reading(self, entry: Entry, _before: object) -> None:
+        def on_result(self, entry: QueryState, _before: object) -> None:
             seen.append(entry)
             raise ZeroDivisionError
 
-    cache.watch(Careless())
+    cache.add_listener(Careless())
     cache.refresh().result(5)
     clock.advance(300)
     cache.refresh().result(5)
     cache.close()
-    bad, good = (entry.reading for entry in cache.entries)
+    bad, good = (entry.result for entry in cache.query_states)
     assert bad is not None
     assert bad.error is not None
-    assert bad.error.reason is Reason.BAD_ANSWER
+    assert bad.error.reason is Reason.INVALID_RESPONSE
     assert good is not None
     assert good.error is None
     assert len(seen) == 4
 
 
-def test_a_call_withheld_at_the_last_moment_leaves_the_query_due() -> None:
+def test_late_deferred_call_leaves_query_due() -> None:
     """A query that was queued when its pool was stopped is no failure, and is asked when the pool opens."""
     clock = Clock()
-    source = Plain(lambda _query: Fetched((), None), (CUSTOM_EVENTS,), at_last=Withheld("default"))
-    cache = Cache(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
-    cache.plan([Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")], source, 1)
+    source = Plain(lambda _query: FetchedSeries((), None), (CUSTOM_EVENTS,), at_last=Deferred("default"))
+    cache = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
+    cache.set_queries([Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")], source, 1)
     cache.refresh().result(5)
-    (entry,) = cache.entries
-    assert entry.reading is None
-    assert entry.deferred
+    (entry,) = cache.query_states
+    assert entry.result is None
+    assert entry.is_deferred
     source.at_last = None
     cache.refresh().result(5)
     cache.close()
-    assert entry.reading is not None
-    assert not entry.deferred
+    assert entry.result is not None
+    assert not entry.is_deferred
 
 
-def test_a_failure_keeps_the_last_answer() -> None:
+def test_failed_fetch_keeps_last_response() -> None:
     """What was answered stays in the reading, with its own times, beside the reason of the failure."""
     clock = Clock()
     failure: list[BrazeError] = []
 
-    def fetch(_query: Query) -> Fetched:
+    def fetch(_query: Query) -> FetchedSeries:
         if failure:
             raise failure[0]
-        return Fetched((Series(CUSTOM_EVENTS.noun, ()),), None)
+        return FetchedSeries((Series(CUSTOM_EVENTS.metric_group, ()),), None)
 
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
-    cache = cached([query], fetch, clock)
+    cache = make_scheduler([query], fetch, clock)
     cache.refresh().result(5)
-    (entry,) = cache.entries
-    first = entry.reading
+    (entry,) = cache.query_states
+    first = entry.result
     failure.append(BrazeError(Reason.TIMEOUT, "no answer"))
     clock.advance(300)
     cache.refresh().result(5)
     cache.close()
     assert first is not None
-    assert entry.reading is not None
-    assert entry.reading.answer is first.answer
-    assert str(entry.reading.error) == str(failure[0])
+    assert entry.result is not None
+    assert entry.result.response is first.response
+    assert str(entry.result.error) == str(failure[0])
 
 
-def test_waiting_costs_no_thread_of_its_own() -> None:
+def test_waiting_scrape_uses_no_thread() -> None:
     """Fifty scrapes that wait for a slow Braze hold no more threads than the connections."""
-    with rig("{event: purchase}", quiet(), clock=RunningClock()) as exporter:
-        exporter.braze.fail(transfer_faults.hold())
+    with running_exporter("{event: purchase}", silent_traffic(), clock=RunningClock()) as exporter:
+        exporter.braze.inject(transfer_faults.hold())
         before = threading.active_count()
         futures = [exporter.exporter.refresh() for _ in range(50)]
         exporter.braze.wait_for(1)
         assert threading.active_count() <= before + 2  # the watchdog, and who answers in the simulated Braze
-        exporter.braze.heal()
+        exporter.braze.clear_faults()
         started = time.monotonic()
         assert not wait(futures, 5).not_done
         assert time.monotonic() - started < 5
-    assert exporter.page().value("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == THIS_HOUR
+    assert exporter.page().value("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == CURRENT_HOUR

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import VIP, configured
+from support import VIP, build_test_config
 
 from braze_exporter.braze.kinds import KINDS
 from braze_exporter.braze.lists import (
@@ -15,99 +15,109 @@ from braze_exporter.braze.lists import (
     EVENT_LIST,
     PRODUCT_LIST,
     SEGMENT_LIST,
-    Listed,
-    Listing,
+    ListEndpoint,
+    ListItem,
 )
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import ConfigError
 from braze_exporter.scheduler import selectors
-from braze_exporter.scheduler.plan import Named, Plan, build, counting, fits
-from braze_exporter.scheduler.selectors import Known, filled, needed
+from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, build_plan, counter_sources, is_within_budget
+from braze_exporter.scheduler.selectors import ListSnapshot, expand, required_lists
 
 ONE, TWO, THREE = (f"aaaaaaaa-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
 
 
-def lists(found: Mapping[Listing, Sequence[Listed | str]], calls: int = 1) -> dict[tuple[str, Listing | None], Known]:
+def lists(
+    result: Mapping[ListEndpoint, Sequence[ListItem | str]], calls: int = 1
+) -> dict[tuple[str, ListEndpoint | None], ListSnapshot]:
     """Return what is known of the workspace's lists; a text is a row that is a name alone."""
     return {
-        ("production", listing): Known(
-            tuple(row if isinstance(row, Listed) else Listed(row, row) for row in rows), calls
+        ("production", list_endpoint): ListSnapshot(
+            tuple(row if isinstance(row, ListItem) else ListItem(row, row) for row in rows), calls
         )
-        for listing, rows in found.items()
+        for list_endpoint, rows in result.items()
     }
 
 
 def plan_of(
     sections: Mapping[str, object],
-    found: Mapping[Listing, Sequence[Listed | str]],
-    served: Sequence[Query] = (),
+    result: Mapping[ListEndpoint, Sequence[ListItem | str]],
+    current: Sequence[Query] = (),
     calls: int = 1,
     **settings: object,
 ) -> Plan:
     """Return the plan of a config with what its wildcards take."""
-    written = configured(sections, **settings)
-    identities = {query.identity for query in served}
-    return filled(build(written), written.settings, lists(found, calls), identities)
+    written = build_test_config(sections, **settings)
+    identities = {query.identity for query in current}
+    return expand(build_plan(written), written.settings, lists(result, calls), identities)
 
 
 def asked(plan: Plan) -> list[str]:
     """Return what the queries ask for, in short."""
-    return [" ".join(filter(None, (query.asked, query.app, query.segment, query.unit))) for query in plan.queries]
+    return [
+        " ".join(filter(None, (query.request_value, query.app, query.segment, query.unit))) for query in plan.queries
+    ]
 
 
 def counts(plan: Plan) -> dict[str, tuple[int, int, int]]:
     """Return what is found, matched and left out of each kind."""
-    return {one.kind.section: (one.found, one.matched, one.left_out) for one in plan.discovered}
+    return {item.kind.section: (item.listed, item.matched, item.skipped) for item in plan.selection_results}
 
 
-def test_a_pattern_takes_all_that_it_matches_in_the_order_of_the_names() -> None:
+def test_regex_selects_matches_in_name_order() -> None:
     """What matches is asked for as the entry says, times its apps; what the config names itself comes first."""
     plan = plan_of(
         {"custom_events": [{"match": "cart_.*", "apps": ["all", "ios"], "baseline": {"weeks": 3}}, {"event": "b"}]},
         {EVENT_LIST: ["cart_b", "b", "cart_a", "CART_c", "a cart_d", " "]},
     )
     assert asked(plan) == ["b hour", "cart_a hour", "cart_a ios hour", "cart_b hour", "cart_b ios hour"]
-    assert {query.weeks for query in plan.queries[1:]} == {3}
+    assert {query.baseline_weeks for query in plan.queries[1:]} == {3}
     assert counts(plan) == {"custom_events": (6, 2, 0)}
-    (load,) = plan.loads
-    assert (load.queries, load.calls) == (5, 60)
+    (usage,) = plan.pool_usage
+    assert (usage.queries, usage.calls) == (5, 60)
 
 
-def test_nothing_is_known_before_the_list_is() -> None:
+def test_selector_without_list_has_no_queries() -> None:
     """Without the list the plan has what the config names, says nothing of the rest, and knows which list it needs."""
-    written = configured({"custom_events": [{"match": ".*"}, {"event": "a"}], "canvases": [{"tag": "x"}]})
-    plan = build(written)
-    assert filled(plan, written.settings, {}) == plan
+    written = build_test_config({"custom_events": [{"match": ".*"}, {"event": "a"}], "canvases": [{"tag": "x"}]})
+    plan = build_plan(written)
+    assert expand(plan, written.settings, {}) == plan
     assert asked(plan) == ["a hour"]
-    assert (plan.discovered, plan.named) == ((), ())
-    assert needed(plan) == {"production": (EVENT_LIST, CANVAS_LIST)}
+    assert (plan.selection_results, plan.configured_subjects) == ((), ())
+    assert required_lists(plan) == {"production": (EVENT_LIST, CANVAS_LIST)}
 
 
-def test_nothing_feeds_a_counter_that_a_finer_unit_is_about_to_feed() -> None:
+def test_counter_waits_for_finer_unit() -> None:
     """A query by the day has no counter while a pattern by the hour, which takes the same, waits for its list."""
-    written = configured(
+    written = build_test_config(
         {"custom_events": [{"match": "a.*"}, *({"event": name, "unit": "day"} for name in ("a1", "b"))]}
     )
-    plan, awaited = build(written), {("production", EVENT_LIST)}
-    waiting = filled(plan, written.settings, {}, awaited=awaited)
-    assert [(query.subject, query.feeds) for query in waiting.queries] == [("a1", False), ("b", True)]
-    assert [query.subject for query in counting(waiting.queries).values()] == ["b"]
-    known = filled(plan, written.settings, lists({EVENT_LIST: ["a1", "b"]}))
-    assert [(query.subject, query.unit) for query in counting(known.queries).values()] == [("a1", "hour"), ("b", "day")]
-    never = filled(plan, written.settings, {})  # it may not be read
-    assert [(query.subject, query.unit) for query in counting(never.queries).values()] == [("a1", "day"), ("b", "day")]
+    plan, pending = build_plan(written), {("production", EVENT_LIST)}
+    waiting = expand(plan, written.settings, {}, pending=pending)
+    assert [(query.subject, query.has_counter) for query in waiting.queries] == [("a1", False), ("b", True)]
+    assert [query.subject for query in counter_sources(waiting.queries).values()] == ["b"]
+    known = expand(plan, written.settings, lists({EVENT_LIST: ["a1", "b"]}))
+    assert [(query.subject, query.unit) for query in counter_sources(known.queries).values()] == [
+        ("a1", "hour"),
+        ("b", "day"),
+    ]
+    never = expand(plan, written.settings, {})  # it may not be read
+    assert [(query.subject, query.unit) for query in counter_sources(never.queries).values()] == [
+        ("a1", "day"),
+        ("b", "day"),
+    ]
 
 
-def test_no_name_can_make_two_campaigns_the_same() -> None:
+def test_campaigns_with_same_name_are_disambiguated() -> None:
     """A campaign that is called what another would be called to tell it apart has its own id behind that."""
-    rows = [Listed(ONE, "Sale"), Listed(TWO, "Sale"), Listed(THREE, f"Sale ({ONE})")]
+    rows = [ListItem(ONE, "Sale"), ListItem(TWO, "Sale"), ListItem(THREE, f"Sale ({ONE})")]
     plan = plan_of({"campaigns": [{"match": ".*"}]}, {CAMPAIGN_LIST: rows})
     names = [query.subject for query in plan.queries]
     assert len(names) == len(set(names)) == 3
     assert f"Sale ({TWO})" in names
 
 
-def test_an_entry_wins_over_a_pattern_for_the_same_query() -> None:
+def test_named_entry_wins_over_selector() -> None:
     """What an entry asks for is not asked for by a pattern too; what only the pattern asks for stays."""
     plan = plan_of(
         {
@@ -121,7 +131,7 @@ def test_an_entry_wins_over_a_pattern_for_the_same_query() -> None:
         },
         {EVENT_LIST: ["a", "b"]},
     )
-    assert [(query.asked, query.app, query.unit, query.refresh) for query in plan.queries] == [
+    assert [(query.request_value, query.app, query.unit, query.refresh) for query in plan.queries] == [
         ("a", "", "hour", 3_600),
         ("a", "", "day", 900),
         ("a", "ios", "hour", 600),
@@ -132,7 +142,7 @@ def test_an_entry_wins_over_a_pattern_for_the_same_query() -> None:
     assert counts(plan) == {"custom_events": (2, 2, 0)}
 
 
-def test_of_every_kind() -> None:
+def test_selector_expands_for_every_kind() -> None:
     """Segments, campaigns and Canvases are asked for by their id, under their name; products by their name."""
     every = {"match": ".*"}
     plan = plan_of(
@@ -144,13 +154,13 @@ def test_of_every_kind() -> None:
             "revenue": [{"match": "b"}],
         },
         {
-            SEGMENT_LIST: [Listed(VIP.upper(), "VIP"), Listed(TWO, "vip"), Listed(THREE, "QA", is_tracked=False)],
+            SEGMENT_LIST: [ListItem(VIP.upper(), "VIP"), ListItem(TWO, "vip"), ListItem(THREE, "QA", is_tracked=False)],
             CAMPAIGN_LIST: [
-                Listed(ONE, "Welcome", ("cart",)),
-                Listed(TWO, "Old", ("cart", "x")),
-                Listed(THREE, "Older", ("y",)),
+                ListItem(ONE, "Welcome", ("cart",)),
+                ListItem(TWO, "Old", ("cart", "x")),
+                ListItem(THREE, "Older", ("y",)),
             ],
-            CANVAS_LIST: [Listed(ONE, "Same"), Listed(TWO, "Same"), Listed(THREE, "Other")],
+            CANVAS_LIST: [ListItem(ONE, "Same"), ListItem(TWO, "Same"), ListItem(THREE, "Other")],
             PRODUCT_LIST: ["a", "b"],
         },
     )
@@ -176,7 +186,7 @@ def test_of_every_kind() -> None:
     }
 
 
-def test_beyond_max_queries_the_rest_is_left_out() -> None:
+def test_items_beyond_max_queries_are_skipped() -> None:
     """What does not fit is left out whole, by the order of the entries and the names; smaller ones still fit."""
     entries = [{"match": "b.*"}, {"match": ".*", "apps": ["all", "ios"]}, {"event": "own"}]
     events = ["a", "b1", "b2", "c", "own"]
@@ -186,7 +196,7 @@ def test_beyond_max_queries_the_rest_is_left_out() -> None:
     assert len(plan_of({"custom_events": entries}, {EVENT_LIST: events}, max_queries=1).queries) == 1
 
 
-def test_what_is_served_stays() -> None:
+def test_current_items_are_kept() -> None:
     """A name that is new to the list takes the place of none that is asked for already, until that is gone."""
     sections = {"custom_events": [{"match": ".*"}]}
     before = plan_of(sections, {EVENT_LIST: ["m", "n"]}, max_queries=2)
@@ -198,41 +208,41 @@ def test_what_is_served_stays() -> None:
     assert counts(gone) == {"custom_events": (2, 2, 0)}
 
 
-def test_beyond_the_budget_the_rest_is_left_out() -> None:
+def test_items_beyond_budget_are_skipped() -> None:
     """Of each pool no more is planned than its share has beside what the lists cost; other pools have room."""
     sections = {"purchases": [{"match": ".*", "refresh": "30m"}], "custom_events": [{"match": ".*"}]}
     products, events = [f"p{n:03}" for n in range(60)], [f"e{n:03}" for n in range(60)]
-    found = {PRODUCT_LIST: products, EVENT_LIST: events}
+    result = {PRODUCT_LIST: products, EVENT_LIST: events}
     plan = plan_of(
-        sections, found, calls=5
+        sections, result, calls=5
     )  # of the 100 calls of the pool 10 are for the two lists, each 2 for a product
     assert counts(plan) == {"custom_events": (60, 60, 0), "purchases": (60, 60, 15)}
-    assert [load.calls for load in plan.loads] == [720, 90]
+    assert [usage.calls for usage in plan.pool_usage] == [720, 90]
 
 
-def test_lists_that_get_longer_take_nothing_away() -> None:
+def test_longer_lists_keep_current_items() -> None:
     """What the lists cost leaves less room for what is new, and what is served stays all the same."""
     sections = {"purchases": [{"match": ".*", "refresh": "30m"}]}
-    found = {PRODUCT_LIST: [f"p{n:03}" for n in range(60)]}
-    before = plan_of(sections, found, calls=10)
-    after = plan_of(sections, found, before.queries, calls=60)
-    assert [plan.discovered[0].left_out for plan in (before, after)] == [15, 15]
+    result = {PRODUCT_LIST: [f"p{n:03}" for n in range(60)]}
+    before = plan_of(sections, result, calls=10)
+    after = plan_of(sections, result, before.queries, calls=60)
+    assert [plan.selection_results[0].skipped for plan in (before, after)] == [15, 15]
     assert asked(after) == asked(before)
-    assert counts(plan_of(sections, found, calls=60)) == {"purchases": (60, 60, 40)}
+    assert counts(plan_of(sections, result, calls=60)) == {"purchases": (60, 60, 40)}
 
 
-def test_beyond_what_history_may_cost_the_rest_is_left_out() -> None:
+def test_items_beyond_history_budget_are_skipped() -> None:
     """What the history of baselines may cost bounds a pattern with a baseline too, and what is left out is told."""
     entry = {"match": ".*", "baseline": {"weeks": 52}, "refresh": "1h"}
     plan = plan_of({"custom_events": [entry]}, {EVENT_LIST: [f"e{n:04}" for n in range(500)]})
-    (load,) = plan.loads
-    assert fits(load)
-    assert 0 < load.queries < 500
-    assert load.once <= 25_000 < load.once / load.queries * (load.queries + 1)
-    assert counts(plan) == {"custom_events": (500, 500, 500 - load.queries)}
+    (usage,) = plan.pool_usage
+    assert is_within_budget(usage)
+    assert 0 < usage.queries < 500
+    assert usage.startup_calls <= 25_000 < usage.startup_calls / usage.queries * (usage.queries + 1)
+    assert counts(plan) == {"custom_events": (500, 500, 500 - usage.queries)}
 
 
-def test_what_the_config_names_and_braze_does_not_list() -> None:
+def test_unlisted_subjects_are_reported() -> None:
     """Each subject that the config names is told to be listed or not, with the nearest names where there are names."""
     plan = plan_of(
         {
@@ -244,48 +254,52 @@ def test_what_the_config_names_and_braze_does_not_list() -> None:
         {
             EVENT_LIST: ["purchase", "purchase_2", "unlike"],
             PRODUCT_LIST: ["Cup"],
-            CAMPAIGN_LIST: [Listed(ONE, "Welcome")],
+            CAMPAIGN_LIST: [ListItem(ONE, "Welcome")],
             SEGMENT_LIST: [],
         },
     )
     kinds = {kind.section: kind for kind in KINDS}
-    assert plan.named == (
-        Named("production", kinds["custom_events"], "Purchase", is_listed=False, nearest=("purchase", "purchase_2")),
-        Named("production", kinds["custom_events"], "purchase", is_listed=True),
-        Named("production", kinds["purchases"], "Mug", is_listed=False),
-        Named("production", kinds["campaigns"], "Welcome", is_listed=True),
-        Named("production", kinds["campaigns"], TWO, is_listed=False),
+    assert plan.configured_subjects == (
+        ConfiguredSubject(
+            "production", kinds["custom_events"], "Purchase", is_listed=False, suggestions=("purchase", "purchase_2")
+        ),
+        ConfiguredSubject("production", kinds["custom_events"], "purchase", is_listed=True),
+        ConfiguredSubject("production", kinds["purchases"], "Mug", is_listed=False),
+        ConfiguredSubject("production", kinds["campaigns"], "Welcome", is_listed=True),
+        ConfiguredSubject("production", kinds["campaigns"], TWO, is_listed=False),
     )
-    assert plan.discovered == ()
+    assert plan.selection_results == ()
 
 
-def test_the_nearest_names_are_sought_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suggestions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was sought in a list is kept with it, and at most twenty are sought in each."""
     sought: list[str] = []
 
-    def found(asked: Sequence[str], _: object) -> dict[str, tuple[str, ...]]:
-        sought.extend(asked)
-        return dict.fromkeys(asked, ("b",))
+    def result(requested: Sequence[str], _: object) -> dict[str, tuple[str, ...]]:
+        sought.extend(requested)
+        return dict.fromkeys(requested, ("b",))
 
-    monkeypatch.setattr(selectors, "nearest", found)
-    written = configured({"custom_events": [{"event": f"a{number:02}"} for number in range(30)]})
+    monkeypatch.setattr(selectors, "find_nearest", result)
+    written = build_test_config({"custom_events": [{"event": f"a{number:02}"} for number in range(30)]})
     known = lists({EVENT_LIST: ["b"]})
     for _ in range(3):
-        plan = filled(build(written), written.settings, known)
-        assert [named.nearest for named in plan.named] == [("b",)] * 20 + [()] * 10
+        plan = expand(build_plan(written), written.settings, known)
+        assert [named.suggestions for named in plan.configured_subjects] == [("b",)] * 20 + [()] * 10
     assert sought == [f"a{number:02}" for number in range(20)]
 
 
-def test_what_is_gone_has_the_last_name_and_no_query() -> None:
+def test_removed_item_keeps_name_without_query() -> None:
     """By its id the config's campaign has the name that it had, told apart from all others; a pattern takes it not."""
-    written = configured({"campaigns": [{"campaign": ONE}, {"campaign": TWO}, {"match": ".*"}]})
-    known = Known((Listed(THREE, "Same"),), 1, gone=(Listed(ONE, "Same"), Listed(TWO, "Own"), Listed(VIP, "Other")))
-    plan = filled(build(written), written.settings, {("production", CAMPAIGN_LIST): known})
+    written = build_test_config({"campaigns": [{"campaign": ONE}, {"campaign": TWO}, {"match": ".*"}]})
+    known = ListSnapshot(
+        (ListItem(THREE, "Same"),), 1, removed=(ListItem(ONE, "Same"), ListItem(TWO, "Own"), ListItem(VIP, "Other"))
+    )
+    plan = expand(build_plan(written), written.settings, {("production", CAMPAIGN_LIST): known})
     assert [query.subject for query in plan.queries] == [f"Same ({ONE})", "Own", "Same"]
-    assert [named.is_listed for named in plan.named] == [False, False]
+    assert [named.is_listed for named in plan.configured_subjects] == [False, False]
 
 
-def test_names_that_differ_by_case_are_two() -> None:
+def test_names_differing_by_case_are_distinct() -> None:
     """Upper and lower case tell events apart."""
     assert asked(plan_of({"custom_events": [{"match": "(?i)login"}]}, {EVENT_LIST: ["Login", "login"]})) == [
         "Login hour",
@@ -293,15 +307,15 @@ def test_names_that_differ_by_case_are_two() -> None:
     ]
 
 
-def test_alerts_go_with_what_a_pattern_takes() -> None:
+def test_selected_items_have_entry_alerts() -> None:
     """Each query that comes of an entry with alerts has them."""
     plan = plan_of({"custom_events": [{"match": "a.*", "alerts": {"below": 1}}]}, {EVENT_LIST: ["a1", "a2", "b"]})
-    assert [query.asked for query, _ in plan.alerts] == ["a1", "a2"]
+    assert [query.request_value for query, _ in plan.alerts] == ["a1", "a2"]
 
 
 NAMES = st.sampled_from(["a", "b", "ab", "B", "c d", "é", " ", ""])
 ROWS = st.builds(
-    Listed, st.sampled_from([ONE, TWO, THREE, VIP]), NAMES, st.lists(NAMES, max_size=2).map(tuple), st.booleans()
+    ListItem, st.sampled_from([ONE, TWO, THREE, VIP]), NAMES, st.lists(NAMES, max_size=2).map(tuple), st.booleans()
 )
 SUBJECTS: Mapping[str, list[dict[str, Any]]] = {
     "custom_events": [
@@ -323,22 +337,29 @@ SECTIONS = st.fixed_dictionaries(
 ).filter(bool)
 
 
-def _unique(rows: st.SearchStrategy[Listed]) -> st.SearchStrategy[list[Listed]]:
+def _unique(rows: st.SearchStrategy[ListItem]) -> st.SearchStrategy[list[ListItem]]:
     return st.lists(rows, unique_by=lambda row: row.id)
 
 
 LISTS = st.fixed_dictionaries(
     {},
     optional={
-        **{listing: _unique(ROWS) for listing in (SEGMENT_LIST, CAMPAIGN_LIST, CANVAS_LIST)},
-        **{listing: _unique(NAMES.map(lambda name: Listed(name, name))) for listing in (EVENT_LIST, PRODUCT_LIST)},
+        **{list_endpoint: _unique(ROWS) for list_endpoint in (SEGMENT_LIST, CAMPAIGN_LIST, CANVAS_LIST)},
+        **{
+            list_endpoint: _unique(NAMES.map(lambda name: ListItem(name, name)))
+            for list_endpoint in (EVENT_LIST, PRODUCT_LIST)
+        },
     },
 )
 
 
 @given(SECTIONS, LISTS, LISTS, st.integers(8, 20), st.sampled_from([0.001, 0.1]))
-def test_whatever_is_listed(
-    sections: Mapping[str, Any], first: Mapping[Listing, Any], second: Mapping[Listing, Any], most: int, share: float
+def test_any_list_gives_consistent_plan(
+    sections: Mapping[str, Any],
+    first: Mapping[ListEndpoint, Any],
+    second: Mapping[ListEndpoint, Any],
+    most: int,
+    share: float,
 ) -> None:
     """A plan keeps to its limits, has no series twice, and goes on with what it had, as long as that is listed."""
     settings: dict[str, Any] = {
@@ -347,25 +368,25 @@ def test_whatever_is_listed(
         "refresh": {"hour": "30m", "day": "40m"},
     }
     try:
-        own = build(configured(sections, **settings))
+        own = build_plan(build_test_config(sections, **settings))
     except ConfigError:  # what the config alone decides is refused
         return
     before = plan_of(sections, first, **settings)
     after = plan_of(sections, second, before.queries, **settings)
     for plan in (before, after):
         assert len(plan.queries) <= most
-        assert all(fits(load) for load in plan.loads)
+        assert all(is_within_budget(usage) for usage in plan.pool_usage)
         assert len({query.identity for query in plan.queries}) == len(plan.queries)
-        labels = [(query.kind.section, query.noun, query.labels, query.unit) for query in plan.queries]
+        labels = [(query.kind.section, query.metric_group, query.labels, query.unit) for query in plan.queries]
         assert len({*labels}) == len(labels)
         assert [query.identity for query in plan.queries[: len(own.queries)]] == [
             query.identity for query in own.queries
         ]
-        assert all(one.left_out <= one.matched <= one.found for one in plan.discovered)
+        assert all(item.skipped <= item.matched <= item.listed for item in plan.selection_results)
     free = plan_of(sections, second, **(settings | {"max_queries": 1_000, "budget": {"share": 1}}))
     possible = {query.identity for query in free.queries}
     kept = {query.identity for query in before.queries} & possible
-    if all(listing in second for listing in first) and share > 0.05:
+    if all(list_endpoint in second for list_endpoint in first) and share > 0.05:
         assert kept <= {query.identity for query in after.queries}
     assert after == plan_of(sections, second, before.queries, **settings)
     again = plan_of(sections, second, after.queries, **settings)
@@ -373,7 +394,7 @@ def test_whatever_is_listed(
 
 
 @pytest.mark.parametrize("calls", [1, 101])
-def test_lists_that_cost_the_whole_pool_leave_no_room(calls: int) -> None:
+def test_lists_using_whole_pool_leave_no_budget(calls: int) -> None:
     """Where the lists take all of their pool's share, no product is asked for by a pattern."""
     plan = plan_of({"purchases": [{"match": ".*"}]}, {PRODUCT_LIST: ["a"]}, calls=calls)
     assert counts(plan) == {"purchases": (1, 1, int(calls > 100))}

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import requests
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.simulator.server import Server, serve
@@ -19,16 +19,16 @@ NOW = 1_728_912_000  # 2024-10-14T13:20:00Z, 09:20 in New York
 
 
 @pytest.fixture
-def traffic() -> Recorded:
+def traffic() -> RecordedCounts:
     """Record twelve purchases in the hour before that of NOW and five since, and an event that never happened."""
-    traffic = Recorded(events=["quiet"])
+    traffic = RecordedCounts(events=["quiet"])
     traffic.set("purchase", NOW - 1_200 - 3_600, 12)
     traffic.set("purchase", NOW - 1_200, 5)
     return traffic
 
 
 @pytest.fixture
-def braze(traffic: Recorded) -> FaultInjectingBraze:
+def braze(traffic: RecordedCounts) -> FaultInjectingBraze:
     """Return a Braze in New York with one app and one segment, at NOW."""
     return FaultInjectingBraze(
         key="secret",
@@ -54,8 +54,8 @@ def ask(server: Server) -> Iterator[Callable[..., requests.Response]]:
         session.headers["Authorization"] = "Bearer secret"
 
         def ask(**params: Any) -> requests.Response:  # noqa: ANN401 - whatever a URL can hold
-            asked = {"event": "purchase", "length": 2, "unit": "hour", **params}
-            return session.get(f"{server.url}/events/data_series", params=asked, timeout=5, allow_redirects=False)
+            requested = {"event": "purchase", "length": 2, "unit": "hour", **params}
+            return session.get(f"{server.url}/events/data_series", params=requested, timeout=5, allow_redirects=False)
 
         yield ask
 

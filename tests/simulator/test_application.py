@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 import transfer_faults
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.simulator.application import UnknownEvent
@@ -26,11 +26,11 @@ def row(time: str, count: int) -> dict[str, Any]:
     return {"time": time, "count": count}
 
 
-def test_hours(ask: Ask) -> None:
+def test_hourly_series_is_returned(ask: Ask) -> None:
     """Hours come oldest first, zero-filled, as many as asked for, and the last one is in progress."""
-    answer = ask(length=3)
-    assert answer.status_code == 200
-    assert answer.json() == {
+    response = ask(length=3)
+    assert response.status_code == 200
+    assert response.json() == {
         "message": "success",
         "data": [
             row("2024-10-14T11:00:00+00:00", 0),
@@ -40,14 +40,14 @@ def test_hours(ask: Ask) -> None:
     }
 
 
-def test_days_are_the_default(ask: Ask, traffic: Recorded) -> None:
+def test_daily_series_is_default(ask: Ask, traffic: RecordedCounts) -> None:
     """Without a unit the series is of local days: 03:59Z is still yesterday in New York."""
     traffic.set("purchase", ONE_PM - 10 * HOUR, 100)
-    answer = ask(unit=None, length=3)
-    assert answer.json()["data"] == [row("2024-10-12", 0), row("2024-10-13", 100), row("2024-10-14", 17)]
+    response = ask(unit=None, length=3)
+    assert response.json()["data"] == [row("2024-10-12", 0), row("2024-10-13", 100), row("2024-10-14", 17)]
 
 
-def test_hours_that_have_not_begun_are_not_counted(ask: Ask, traffic: Recorded) -> None:
+def test_future_hours_are_not_counted(ask: Ask, traffic: RecordedCounts) -> None:
     """The current day counts nothing of the hours to come."""
     traffic.set("purchase", ONE_PM + HOUR, 1_000)
     assert ask(unit="day", length=1).json()["data"] == [row("2024-10-14", 17)]
@@ -63,22 +63,22 @@ def test_hours_that_have_not_begun_are_not_counted(ask: Ask, traffic: Recorded) 
         (HourFormat.ZONELESS, "2024-10-14T08:00:00"),
     ],
 )
-def test_hour_format_is_a_switch(ask: Ask, braze: FaultInjectingBraze, form: HourFormat, first: str) -> None:
+def test_hour_format_can_be_changed(ask: Ask, braze: FaultInjectingBraze, form: HourFormat, first: str) -> None:
     """The time of an hour is written in the form that was chosen."""
     braze.hour_format = form
     assert ask().json()["data"][0] == row(first, 12)
 
 
-def test_day_format_is_a_switch(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_day_format_can_be_changed(ask: Ask, braze: FaultInjectingBraze) -> None:
     """The time of a day is written in the form that was chosen."""
     braze.day_format = DayFormat.MIDNIGHT
     assert ask(unit="day", length=1).json()["data"] == [row("2024-10-14T00:00:00-04:00", 17)]
 
 
-def test_order_is_a_switch(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_order_can_be_reversed(ask: Ask, braze: FaultInjectingBraze) -> None:
     """The newest bucket comes first where that was chosen."""
     braze.newest_first = True
-    assert [found["count"] for found in ask().json()["data"]] == [5, 12]
+    assert [result["count"] for result in ask().json()["data"]] == [5, 12]
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_order_is_a_switch(ask: Ask, braze: FaultInjectingBraze) -> None:
         ("2024-10-14", row("2024-10-14T04:00:00+00:00", 0)),
     ],
 )
-def test_ending_at(ask: Ask, ending_at: str, last: dict[str, Any]) -> None:
+def test_ending_at_is_respected(ask: Ask, ending_at: str, last: dict[str, Any]) -> None:
     """The last bucket is the one in progress at `ending_at`, with all that is known of it now."""
     assert ask(ending_at=ending_at, length=1).json()["data"] == [last]
 
 
 @pytest.mark.parametrize("name", ["Größe & Maß/1+1=2 🛒", " ", "a b", "x=y&unit=week", "%2B", "\u0000", '"'])
-def test_event_names_are_any_text(ask: Ask, traffic: Recorded, name: str) -> None:
+def test_event_names_may_be_any_text(ask: Ask, traffic: RecordedCounts, name: str) -> None:
     """An event name is any text, taken to the letter."""
     traffic.set(name, ONE_PM, 3)
     assert ask(event=name, length=1).json()["data"] == [row("2024-10-14T13:00:00+00:00", 3)]
@@ -109,7 +109,7 @@ def test_event_names_are_case_sensitive(ask: Ask, braze: FaultInjectingBraze) ->
     assert ask(event="Purchase").json() == {"message": "success", "data": []}
 
 
-def test_filters(ask: Ask, traffic: Recorded) -> None:
+def test_app_and_segment_filters_are_applied(ask: Ask, traffic: RecordedCounts) -> None:
     """An app, a segment, and both, are each counted on their own."""
     traffic.set("purchase", ONE_PM, 3, app_id="app-1")
     traffic.set("purchase", ONE_PM, 2, segment_id="segment-1")
@@ -136,17 +136,17 @@ def test_filters(ask: Ask, traffic: Recorded) -> None:
         ),
         (UnknownEvent.EMPTY, 200, {"message": "success", "data": []}),
         (UnknownEvent.NO_DATA, 200, {"message": "success"}),
-        (UnknownEvent.REFUSED, 400, {"message": "event must be a string of the custom event name"}),
+        (UnknownEvent.REJECTED, 400, {"message": "event must be a string of the custom event name"}),
     ],
 )
-def test_unknown_event_is_a_switch(
+def test_unknown_event_response_can_be_changed(
     ask: Ask, braze: FaultInjectingBraze, unknown: UnknownEvent, status: int, document: object
 ) -> None:
     """An event that does not exist is answered as was chosen, and one that never happened with zeros."""
     braze.unknown_event = unknown
-    answer = ask(event="nothing")
-    assert (answer.status_code, answer.json()) == (status, document)
-    assert [found["count"] for found in ask(event="quiet").json()["data"]] == [0, 0]
+    response = ask(event="nothing")
+    assert (response.status_code, response.json()) == (status, document)
+    assert [result["count"] for result in ask(event="quiet").json()["data"]] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -173,15 +173,15 @@ def test_unknown_event_is_a_switch(
         ({"segment_id": "app-1"}, "segment_id must be a string of the Segment api identifier"),
     ],
 )
-def test_wrong_parameters(ask: Ask, params: dict[str, object], message: str) -> None:
+def test_wrong_parameters_are_400(ask: Ask, params: dict[str, object], message: str) -> None:
     """A parameter that is not as documented is answered with 400 and a message, which counts as a call."""
-    answer = ask(**params)
-    assert (answer.status_code, answer.json()) == (400, {"message": message})
-    assert answer.headers["X-RateLimit-Remaining"] == "249999"
+    response = ask(**params)
+    assert (response.status_code, response.json()) == (400, {"message": message})
+    assert response.headers["X-RateLimit-Remaining"] == "249999"
 
 
 @pytest.mark.parametrize("length", [1, 99, 100])
-def test_length_is_the_number_of_rows(ask: Ask, length: int) -> None:
+def test_length_is_number_of_rows(ask: Ask, length: int) -> None:
     """A series has as many rows as were asked for, 100 at most."""
     assert len(ask(length=length).json()["data"]) == length
     assert len(ask(length=length, unit="day").json()["data"]) == length
@@ -198,13 +198,13 @@ def test_length_is_the_number_of_rows(ask: Ask, length: int) -> None:
         (None, ""),
     ],
 )
-def test_wrong_key(ask: Ask, braze: FaultInjectingBraze, server: Server, header: str | None, echo: str) -> None:
+def test_wrong_key_is_401(ask: Ask, braze: FaultInjectingBraze, server: Server, header: str | None, echo: str) -> None:
     """Another key is answered with 401, which repeats it, and with rate-limit headers that are there but empty."""
     headers = {} if header is None else {"Authorization": header}
-    answer = requests.get(f"{server.url}/events/data_series", headers=headers, timeout=5)
-    assert answer.status_code == 401
-    assert answer.json() == {"message": f"Invalid API key: {echo}"}
-    assert [answer.headers[f"X-RateLimit-{name}"] for name in ("Limit", "Remaining", "Reset")] == ["", "", ""]
+    response = requests.get(f"{server.url}/events/data_series", headers=headers, timeout=5)
+    assert response.status_code == 401
+    assert response.json() == {"message": f"Invalid API key: {echo}"}
+    assert [response.headers[f"X-RateLimit-{name}"] for name in ("Limit", "Remaining", "Reset")] == ["", "", ""]
     assert ask().headers["X-RateLimit-Remaining"] == "249999"
     assert braze.requests[0].key == echo
 
@@ -212,19 +212,19 @@ def test_wrong_key(ask: Ask, braze: FaultInjectingBraze, server: Server, header:
 @pytest.mark.parametrize(
     "path", ["/", "/events", "/events/data_series/", "//events/data_series", "/Events/data_series"]
 )
-def test_wrong_path(server: Server, path: str) -> None:
+def test_wrong_path_is_404(server: Server, path: str) -> None:
     """Another path is answered with 404, with or without a key."""
-    answer = requests.get(server.url + path, timeout=5)
-    assert (answer.status_code, answer.json()) == (404, {"message": "Invalid URL"})
+    response = requests.get(server.url + path, timeout=5)
+    assert (response.status_code, response.json()) == (404, {"message": "Invalid URL"})
 
 
-def test_wrong_method(server: Server) -> None:
+def test_wrong_method_is_404(server: Server) -> None:
     """Only GET is a call of this API."""
-    answer = requests.post(f"{server.url}/events/data_series", json={"event": "purchase"}, timeout=5)
-    assert (answer.status_code, answer.json()) == (404, {"message": "Invalid URL"})
+    response = requests.post(f"{server.url}/events/data_series", json={"event": "purchase"}, timeout=5)
+    assert (response.status_code, response.json()) == (404, {"message": "Invalid URL"})
 
 
-def test_headers(ask: Ask) -> None:
+def test_response_headers_are_as_recorded(ask: Ask) -> None:
     """An answer carries the headers of Braze's recorded answers; the reset is the next full hour in epoch seconds."""
     headers = ask().headers
     assert headers["Content-Type"] == "application/json"
@@ -238,49 +238,49 @@ def test_headers(ask: Ask) -> None:
     assert headers["X-Request-Id"] != ask().headers["X-Request-Id"]
 
 
-def test_limit(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_rate_limit_is_enforced(ask: Ask, braze: FaultInjectingBraze) -> None:
     """Calls over the limit of the hour are answered with 429; the next hour begins anew."""
     braze.limit = 3
-    braze.spend(1)
+    braze.spend_calls(1)
     granted = [ask() for _ in range(2)]
-    assert [found.status_code for found in granted] == [200, 200]
-    assert [found.headers["X-RateLimit-Remaining"] for found in granted] == ["1", "0"]
-    answer = ask()
-    assert (answer.status_code, answer.json()) == (429, {"message": "Rate limit exceeded"})
-    assert answer.headers["X-RateLimit-Limit"] == "3"
-    assert answer.headers["X-RateLimit-Remaining"] == "0"
-    assert answer.headers["X-RateLimit-Reset"] == str(ONE_PM + HOUR)
+    assert [result.status_code for result in granted] == [200, 200]
+    assert [result.headers["X-RateLimit-Remaining"] for result in granted] == ["1", "0"]
+    response = ask()
+    assert (response.status_code, response.json()) == (429, {"message": "Rate limit exceeded"})
+    assert response.headers["X-RateLimit-Limit"] == "3"
+    assert response.headers["X-RateLimit-Remaining"] == "0"
+    assert response.headers["X-RateLimit-Reset"] == str(ONE_PM + HOUR)
     braze.clock = lambda: ONE_PM + HOUR - 0.1
     assert ask().status_code == 429
     braze.clock = lambda: ONE_PM + HOUR
-    answer = ask()
-    assert (answer.status_code, answer.headers["X-RateLimit-Remaining"]) == (200, "2")
+    response = ask()
+    assert (response.status_code, response.headers["X-RateLimit-Remaining"]) == (200, "2")
     assert braze.limit == 3
 
 
-def test_requests_are_noted(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_requests_are_logged(ask: Ask, braze: FaultInjectingBraze) -> None:
     """Each request is noted with its path, parameters, headers and time, until they are forgotten."""
     ask(event="a b+c", app_id="app-1")
-    (found,) = braze.requests
-    assert (found.method, found.path, found.time) == ("GET", "/events/data_series", NOW)
-    assert found.params == {"event": "a b+c", "length": "2", "unit": "hour", "app_id": "app-1"}
-    assert (found.event, found.key) == ("a b+c", "secret")
-    assert found.headers["authorization"] == "Bearer secret"
-    assert found.headers["accept-encoding"]
+    (result,) = braze.requests
+    assert (result.method, result.path, result.time) == ("GET", "/events/data_series", NOW)
+    assert result.params == {"event": "a b+c", "length": "2", "unit": "hour", "app_id": "app-1"}
+    assert (result.event, result.key) == ("a b+c", "secret")
+    assert result.headers["authorization"] == "Bearer secret"
+    assert result.headers["accept-encoding"]
     braze.reset()
     assert braze.requests == []
 
 
-def test_concurrency_peak(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_concurrency_peak_is_counted(ask: Ask, braze: FaultInjectingBraze) -> None:
     """The peak is the most requests that were being answered at once, and starts anew at a reset."""
-    braze.fail(transfer_faults.hold())
+    braze.inject(transfer_faults.hold())
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
     braze.wait_for(3)
     braze.reset()
     assert braze.concurrency_peak == 3
-    braze.heal()
+    braze.clear_faults()
     for thread in threads:
         thread.join()
     ask()
@@ -291,7 +291,7 @@ def test_concurrency_peak(ask: Ask, braze: FaultInjectingBraze) -> None:
     assert braze.concurrency_peak == 1
 
 
-def test_waiting_for_requests_ends(braze: FaultInjectingBraze) -> None:
+def test_wait_for_requests_times_out(braze: FaultInjectingBraze) -> None:
     """Waiting for requests that do not come ends with an error that says how many came."""
     with pytest.raises(TimeoutError, match=r"^0 requests after 0\.01 s, expected 1$"):
         braze.wait_for(1, timeout=0.01)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from alert_scenarios import MINUTE, Fired, Story, Told, series
-from history import Release, scraped
-from servers import tool
+from alert_scenarios import MINUTE, ExpectedAlert, SampleFunction, Scenario, series
+from history import Release, scrape_history
+from servers import require_tool
 from support import Labels
 
 from braze_exporter.simulator import demo_config
@@ -28,30 +28,30 @@ def named(name: str, labels: Labels) -> str:
     return series(name, ",".join(f"{label}={json.dumps(value)}" for label, value in sorted(labels) if value))
 
 
-def told() -> Mapping[str, Told]:
+def told() -> Mapping[str, SampleFunction]:
     """Return what the exporter of the demo shows through a weekend, and then through a release that renames an event.
 
     The times that it tells count from its start, as promtool's clock does.
     """
     start = START.timestamp()
-    found: dict[str, dict[float, float]] = {}
-    for now, page in scraped(Release("app_opened", RELEASE.timestamp()), start, END.timestamp(), STEP):
+    result: dict[str, dict[float, float]] = {}
+    for now, page in scrape_history(Release("app_opened", RELEASE.timestamp()), start, END.timestamp(), STEP):
         for (name, labels), value in page.samples.items():
             if name.startswith("braze_"):
                 shift = start if name.endswith("_timestamp_seconds") else 0
-                found.setdefault(named(name, labels), {})[now - start] = value - shift
-    return {"process_start_time_seconds": lambda _now: 0.0, **{name: values.get for name, values in found.items()}}
+                result.setdefault(named(name, labels), {})[now - start] = value - shift
+    return {"process_start_time_seconds": lambda _now: 0.0, **{name: values.get for name, values in result.items()}}
 
 
-def fired(alert: str, summary: str, **labels: str) -> Fired:
+def fired(alert: str, summary: str, **labels: str) -> ExpectedAlert:
     """Return an alert of the app being opened, by the hour."""
     always = {"workspace": "production", "event": "app_opened", "unit": "hour", "severity": "critical"}
-    return Fired(alert, summary, {**always, **labels})
+    return ExpectedAlert(alert, summary, {**always, **labels})
 
 
-def test_the_demo_raises_no_alert_until_a_release_renames_an_event(tmp_path: Path) -> None:
+def test_demo_fires_no_alert_until_event_is_renamed(tmp_path: Path) -> None:
     """Not one in two days; then the fall of the app and of all, once the hour has settled; then the app's silence."""
-    tool("promtool")
+    require_tool("promtool")
     ios = fired("BrazeEventDrop", "app_opened from ios in production is at 0% of what is usual.", braze_app="ios")
     both = [
         fired("BrazeEventDrop", f"app_opened in production is at {share}% of what is usual.")
@@ -61,10 +61,10 @@ def test_the_demo_raises_no_alert_until_a_release_renames_an_event(tmp_path: Pat
         "BrazeEventSilent", "No app_opened from ios in production was counted for 1h or longer.", braze_app="ios"
     )
     released = int((RELEASE - START).total_seconds()) // MINUTE
-    Story(
-        demo_config.config("http://127.0.0.1"),
+    Scenario(
+        demo_config.build_config("http://127.0.0.1"),
         told(),
         fires={released + 150: [ios, both[0]], released + 240: [ios, both[1], silent]},
-        quiet=range(0, released + 150, STEP // MINUTE),
+        silent=range(0, released + 150, STEP // MINUTE),
         step=STEP // MINUTE,
-    ).judge(tmp_path)
+    ).check(tmp_path)

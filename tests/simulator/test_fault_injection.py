@@ -55,17 +55,17 @@ def raw(server: Server, connection_header: str = "keep-alive") -> bytes:
         (520, "Unknown"),
     ],
 )
-def test_status(ask: Ask, braze: FaultInjectingBraze, code: int, message: str) -> None:
+def test_status_fault_returns_status(ask: Ask, braze: FaultInjectingBraze, code: int, message: str) -> None:
     """Any status comes with Braze's error document; only a 401 has an empty quota."""
-    braze.fail(response_faults.status(code))
-    answer = ask()
-    assert (answer.status_code, answer.json()) == (code, {"message": message})
-    assert [answer.headers[name] == "" for name in QUOTA] == [code == 401] * 3
+    braze.inject(response_faults.status(code))
+    response = ask()
+    assert (response.status_code, response.json()) == (code, {"message": message})
+    assert [response.headers[name] == "" for name in QUOTA] == [code == 401] * 3
 
 
-def test_status_says_what_it_is_told(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_status_fault_returns_message(ask: Ask, braze: FaultInjectingBraze) -> None:
     """The message and the minor errors of an error document may be given."""
-    braze.fail(response_faults.status(400, "no such thing", errors=["one", "two"]))
+    braze.inject(response_faults.status(400, "no such thing", errors=["one", "two"]))
     assert ask().json() == {"message": "no such thing", "errors": ["one", "two"]}
 
 
@@ -78,31 +78,36 @@ def test_status_says_what_it_is_told(ask: Ask, braze: FaultInjectingBraze) -> No
         ("relative", ["250000", "0", "2400"]),
     ],
 )
-def test_rate_limited(ask: Ask, braze: FaultInjectingBraze, headers: Any, quota: list[str | None]) -> None:  # noqa: ANN401
+def test_rate_limited_fault_returns_429(
+    ask: Ask,
+    braze: FaultInjectingBraze,
+    headers: Any,  # noqa: ANN401
+    quota: list[str | None],
+) -> None:
     """A 429 comes with true, no, garbled or relative rate-limit headers."""
-    braze.fail(response_faults.rate_limited(headers))
-    answer = ask()
-    assert (answer.status_code, answer.json()) == (429, {"message": "Rate limit exceeded"})
-    assert [answer.headers.get(name) for name in QUOTA] == quota
-    assert "Retry-After" not in answer.headers
+    braze.inject(response_faults.rate_limited(headers))
+    response = ask()
+    assert (response.status_code, response.json()) == (429, {"message": "Rate limit exceeded"})
+    assert [response.headers.get(name) for name in QUOTA] == quota
+    assert "Retry-After" not in response.headers
 
 
-def test_rate_limited_with_retry_after(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_rate_limited_fault_sends_retry_after(ask: Ask, braze: FaultInjectingBraze) -> None:
     """A 429 says when to come back only where that was asked for."""
-    braze.fail(response_faults.rate_limited(retry_after="30"))
+    braze.inject(response_faults.rate_limited(retry_after="30"))
     assert ask().headers["Retry-After"] == "30"
 
 
-def test_queued(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_queued_fault_returns_202(ask: Ask, braze: FaultInjectingBraze) -> None:
     """A call in maintenance is answered with 202 and "queued"."""
-    braze.fail(response_faults.queued())
-    answer = ask()
-    assert (answer.status_code, answer.json()) == (202, {"message": "queued"})
+    braze.inject(response_faults.queued())
+    response = ask()
+    assert (response.status_code, response.json()) == (202, {"message": "queued"})
 
 
-def test_no_content(braze: FaultInjectingBraze, server: Server) -> None:
+def test_no_content_fault_returns_204(braze: FaultInjectingBraze, server: Server) -> None:
     """A 204 ends with its head: no length, no chunks, no body."""
-    braze.fail(response_faults.no_content())
+    braze.inject(response_faults.no_content())
     head, body = raw(server, "close").split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 204 No Content\r\n")
     assert b"Content-Length" not in head
@@ -111,64 +116,64 @@ def test_no_content(braze: FaultInjectingBraze, server: Server) -> None:
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
-def test_redirect(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
+def test_redirect_fault_sends_location(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
     """A redirect names the place that was given."""
-    braze.fail(response_faults.redirect("https://elsewhere.example/x", code))
-    answer = ask()
-    assert (answer.status_code, answer.headers["Location"]) == (code, "https://elsewhere.example/x")
+    braze.inject(response_faults.redirect("https://elsewhere.example/x", code))
+    response = ask()
+    assert (response.status_code, response.headers["Location"]) == (code, "https://elsewhere.example/x")
 
 
 @pytest.mark.parametrize("code", [200, 502])
-def test_html(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
+def test_html_fault_returns_html(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
     """A page of HTML comes with its type and is no JSON."""
-    braze.fail(response_faults.html(code))
-    answer = ask()
-    assert (answer.status_code, answer.headers["Content-Type"]) == (code, "text/html")
-    assert answer.text.startswith("<html>")
-    assert "X-RateLimit-Limit" not in answer.headers
+    braze.inject(response_faults.html(code))
+    response = ask()
+    assert (response.status_code, response.headers["Content-Type"]) == (code, "text/html")
+    assert response.text.startswith("<html>")
+    assert "X-RateLimit-Limit" not in response.headers
 
 
-def test_headers(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_with_headers_fault_changes_headers(ask: Ask, braze: FaultInjectingBraze) -> None:
     """Headers of a true answer are replaced or left out."""
-    braze.fail(
+    braze.inject(
         response_faults.with_headers({"X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": None, "Content-Type": "x/y"})
     )
-    answer = ask()
-    assert answer.json()["data"] == TRUTH
-    assert [answer.headers.get(name) for name in QUOTA] == ["250000", "-1", None]
-    assert answer.headers["Content-Type"] == "x/y"
+    response = ask()
+    assert response.json()["data"] == TRUTH
+    assert [response.headers.get(name) for name in QUOTA] == ["250000", "-1", None]
+    assert response.headers["Content-Type"] == "x/y"
 
 
 @pytest.mark.parametrize("content", [b"", b"success", b'{"message":"success","data":[', b"\xff\xfe"])
-def test_body(ask: Ask, braze: FaultInjectingBraze, content: bytes) -> None:
+def test_body_fault_returns_bytes(ask: Ask, braze: FaultInjectingBraze, content: bytes) -> None:
     """Any bytes come as the body of a 200."""
-    braze.fail(response_faults.body(content) if content else response_faults.empty_body())
-    answer = ask()
-    assert (answer.status_code, answer.content) == (200, content)
-    assert answer.headers["Content-Length"] == str(len(content))
+    braze.inject(response_faults.body(content) if content else response_faults.empty_body())
+    response = ask()
+    assert (response.status_code, response.content) == (200, content)
+    assert response.headers["Content-Length"] == str(len(content))
 
 
 @pytest.mark.parametrize("value", [None, [], "success", 1, True, [{"message": "success"}]], ids=str)
-def test_document(ask: Ask, braze: FaultInjectingBraze, value: object) -> None:
+def test_document_fault_returns_json(ask: Ask, braze: FaultInjectingBraze, value: object) -> None:
     """Any JSON value comes as the document of a 200."""
-    braze.fail(response_faults.document(value))
+    braze.inject(response_faults.document(value))
     assert ask().json() == value
 
 
-def test_deeply_nested(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_deeply_nested_fault_nests_lists(ask: Ask, braze: FaultInjectingBraze) -> None:
     """The true document has another member that is nested too deeply for a recursive reader."""
-    braze.fail(response_faults.deeply_nested())
+    braze.inject(response_faults.deeply_nested())
     content = ask().content
     assert content.startswith(b'{"note":[[[[')
     with pytest.raises(RecursionError):
         json.loads(content)
-    braze.fail(response_faults.deeply_nested(3))
+    braze.inject(response_faults.deeply_nested(3))
     assert ask().json() == {"note": [[[]]], "message": "success", "data": TRUTH}
 
 
-def test_invalid_utf8(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_invalid_utf8_fault_breaks_encoding(ask: Ask, braze: FaultInjectingBraze) -> None:
     """The true document has another member that is not UTF-8, and nothing else is wrong with it."""
-    braze.fail(response_faults.invalid_utf8())
+    braze.inject(response_faults.invalid_utf8())
     content = ask().content
     with pytest.raises(UnicodeDecodeError):
         content.decode()
@@ -186,7 +191,7 @@ def test_invalid_utf8(ask: Ask, braze: FaultInjectingBraze) -> None:
         (response_faults.data([]), {"message": "success", "data": []}),
         (response_faults.data([1, [], None]), {"message": "success", "data": [1, [], None]}),
         pytest.param(
-            response_faults.edited(lambda found: found.update(extra=1)),
+            response_faults.edited(lambda result: result.update(extra=1)),
             {"message": "success", "data": TRUTH, "extra": 1},
             id="edited",
         ),
@@ -194,11 +199,11 @@ def test_invalid_utf8(ask: Ask, braze: FaultInjectingBraze) -> None:
     ],
     ids=str,
 )
-def test_edited_documents(ask: Ask, braze: FaultInjectingBraze, fault: Fault, document: object) -> None:
+def test_edited_fault_changes_document(ask: Ask, braze: FaultInjectingBraze, fault: Fault, document: object) -> None:
     """Of the true document only what was asked for is changed."""
-    braze.fail(fault)
-    answer = ask()
-    assert (answer.status_code, answer.json()) == (200, document)
+    braze.inject(fault)
+    response = ask()
+    assert (response.status_code, response.json()) == (200, document)
 
 
 @pytest.mark.parametrize(
@@ -220,64 +225,64 @@ def test_edited_documents(ask: Ask, braze: FaultInjectingBraze, fault: Fault, do
     ],
     ids=str,
 )
-def test_edited_rows(ask: Ask, braze: FaultInjectingBraze, fault: Fault, last: object) -> None:
+def test_edited_fault_changes_row(ask: Ask, braze: FaultInjectingBraze, fault: Fault, last: object) -> None:
     """Of the newest row only what was asked for is changed, and no other row."""
-    braze.fail(fault)
+    braze.inject(fault)
     assert ask().json()["data"] == [TRUTH[0], last]
 
 
-def test_not_a_number(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_count_fault_returns_nan(ask: Ask, braze: FaultInjectingBraze) -> None:
     """NaN is written as Python and others write it, which is not JSON; another row can be meant."""
-    braze.fail(response_faults.count(math.nan, row=0))
+    braze.inject(response_faults.count(math.nan, row=0))
     assert b'{"time":"2024-10-14T12:00:00+00:00","count":NaN}' in ask().content
 
 
 @pytest.mark.parametrize("contradicting", [False, True])
-def test_duplicates(ask: Ask, braze: FaultInjectingBraze, *, contradicting: bool) -> None:
+def test_duplicated_fault_repeats_row(ask: Ask, braze: FaultInjectingBraze, *, contradicting: bool) -> None:
     """The newest row comes twice, with the same count or with another one."""
-    braze.fail(response_faults.duplicated(contradicting=contradicting))
+    braze.inject(response_faults.duplicated(contradicting=contradicting))
     assert ask().json()["data"] == [*TRUTH, {**TRUTH[1], "count": 6 if contradicting else 5}]
 
 
-def test_edits_need_a_success(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_edited_fault_leaves_errors(ask: Ask, braze: FaultInjectingBraze) -> None:
     """An answer that is an error stays the error that it is."""
-    braze.fail(response_faults.no_data())
+    braze.inject(response_faults.no_data())
     assert ask(length=0).json() == {"message": "length must be an integer between 1 and 100"}
 
 
 @pytest.mark.parametrize("fault", [transfer_faults.disconnect(), transfer_faults.disconnect(reset=False)], ids=str)
-def test_disconnect(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
+def test_disconnect_fault_breaks_connection(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
     """The connection breaks before any byte of an answer; the next call is answered."""
-    braze.fail(fault, times=1)
+    braze.inject(fault, times=1)
     with pytest.raises(requests.ConnectionError):
         ask()
     assert ask().json()["data"] == TRUTH
     assert braze.concurrency_peak == 1
 
 
-def test_disconnect_is_a_reset(braze: FaultInjectingBraze, server: Server) -> None:
+def test_disconnect_fault_sends_reset(braze: FaultInjectingBraze, server: Server) -> None:
     """An abrupt end is a TCP reset, the other one an ordinary end of the connection."""
-    braze.fail(transfer_faults.disconnect(), times=1)
+    braze.inject(transfer_faults.disconnect(), times=1)
     with pytest.raises(ConnectionResetError):
         raw(server)
-    braze.fail(transfer_faults.disconnect(reset=False), times=1)
+    braze.inject(transfer_faults.disconnect(reset=False), times=1)
     assert raw(server) == b""
 
 
-def test_truncated(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
+def test_truncated_fault_sends_half(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
     """The header promises the whole body, half of it comes, and the connection ends in peace."""
     whole = ask().content
-    braze.fail(transfer_faults.truncated())
+    braze.inject(transfer_faults.truncated())
     head, body = raw(server).split(b"\r\n\r\n", 1)
     assert f"Content-Length: {len(whole)}".encode() in head
     assert body == whole[: len(whole) // 2]
 
 
-def test_truncated_chunks(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
+def test_truncated_chunks_fault_sends_half(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
     """Half of the body comes in a chunk, and the connection ends without the last chunk."""
     whole = ask().content
     half = whole[: len(whole) // 2]
-    braze.fail(transfer_faults.truncated_chunks())
+    braze.inject(transfer_faults.truncated_chunks())
     head, body = raw(server).split(b"\r\n\r\n", 1)
     assert b"Transfer-Encoding: chunked" in head
     assert body == b"%x\r\n%b\r\n" % (len(half), half)
@@ -285,27 +290,27 @@ def test_truncated_chunks(ask: Ask, braze: FaultInjectingBraze, server: Server) 
         ask()
 
 
-def test_delay(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_delay_fault_waits(ask: Ask, braze: FaultInjectingBraze) -> None:
     """The true answer comes after the delay."""
-    braze.fail(transfer_faults.delay(0.05))
-    began = time.monotonic()
+    braze.inject(transfer_faults.delay(0.05))
+    started_at = time.monotonic()
     assert ask().json()["data"] == TRUTH
-    assert time.monotonic() - began >= 0.05
+    assert time.monotonic() - started_at >= 0.05
 
 
-def test_hold(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_hold_fault_waits_until_cleared(ask: Ask, braze: FaultInjectingBraze) -> None:
     """What is held is answered truly when the fault is healed, and not before."""
-    answers: list[Any] = []
-    braze.fail(transfer_faults.hold(), event="purchase")
-    thread = threading.Thread(target=lambda: answers.append(ask().json()["data"]))
+    responses: list[Any] = []
+    braze.inject(transfer_faults.hold(), event="purchase")
+    thread = threading.Thread(target=lambda: responses.append(ask().json()["data"]))
     thread.start()
     braze.wait_for(1)
-    braze.heal(event="quiet")
-    assert [found["count"] for found in ask(event="quiet").json()["data"]] == [0, 0]
-    assert answers == []
-    braze.heal(event="purchase")
+    braze.clear_faults(event="quiet")
+    assert [result["count"] for result in ask(event="quiet").json()["data"]] == [0, 0]
+    assert responses == []
+    braze.clear_faults(event="purchase")
     thread.join()
-    assert answers == [TRUTH]
+    assert responses == [TRUTH]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +318,7 @@ def test_hold(ask: Ask, braze: FaultInjectingBraze) -> None:
     [transfer_faults.hang(), transfer_faults.hold(), transfer_faults.delay(60), transfer_faults.drip(60)],
     ids=str,
 )
-def test_waits_end_when_the_simulation_is_closed(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
+def test_waiting_faults_end_on_close(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
     """Whatever an answer waits for, closing breaks its connection; later calls are answered."""
     failures: list[Exception] = []
 
@@ -323,7 +328,7 @@ def test_waits_end_when_the_simulation_is_closed(ask: Ask, braze: FaultInjecting
         except requests.RequestException as error:
             failures.append(error)
 
-    braze.fail(fault, times=1)
+    braze.inject(fault, times=1)
     thread = threading.Thread(target=fail)
     thread.start()
     braze.wait_for(1)
@@ -334,99 +339,99 @@ def test_waits_end_when_the_simulation_is_closed(ask: Ask, braze: FaultInjecting
     assert ask().json()["data"] == TRUTH
 
 
-def test_drip(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_drip_fault_sends_bytes_slowly(ask: Ask, braze: FaultInjectingBraze) -> None:
     """The body comes byte by byte, with a pause after each, and is whole at the end."""
     length = len(ask().content)
-    braze.fail(transfer_faults.drip(0.0005))
-    began = time.monotonic()
-    answer = ask()
-    assert answer.json()["data"] == TRUTH
-    assert answer.headers["Content-Length"] == str(length)
-    assert time.monotonic() - began >= length * 0.0005
+    braze.inject(transfer_faults.drip(0.0005))
+    started_at = time.monotonic()
+    response = ask()
+    assert response.json()["data"] == TRUTH
+    assert response.headers["Content-Length"] == str(length)
+    assert time.monotonic() - started_at >= length * 0.0005
 
 
 @pytest.mark.parametrize("announced", [False, True])
-def test_huge(ask: Ask, braze: FaultInjectingBraze, *, announced: bool) -> None:
+def test_huge_fault_pads_body(ask: Ask, braze: FaultInjectingBraze, *, announced: bool) -> None:
     """The true document is padded to the very size, in chunks or with its length."""
-    braze.fail(transfer_faults.huge(1_000_003, announced=announced))
-    answer = ask()
-    assert len(answer.content) == 1_000_003
-    assert answer.json()["data"] == TRUTH
-    assert answer.headers.get("Content-Length") == ("1000003" if announced else None)
-    assert answer.headers.get("Transfer-Encoding") == (None if announced else "chunked")
+    braze.inject(transfer_faults.huge(1_000_003, announced=announced))
+    response = ask()
+    assert len(response.content) == 1_000_003
+    assert response.json()["data"] == TRUTH
+    assert response.headers.get("Content-Length") == ("1000003" if announced else None)
+    assert response.headers.get("Transfer-Encoding") == (None if announced else "chunked")
 
 
-def test_huge_holds_nothing_in_memory(braze: FaultInjectingBraze, server: Server) -> None:
+def test_huge_fault_uses_little_memory(braze: FaultInjectingBraze, server: Server) -> None:
     """The 200 MB are made while they are sent, and a reader that leaves early is no error."""
-    braze.fail(transfer_faults.huge())
+    braze.inject(transfer_faults.huge())
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
     tracemalloc.start()
     connection.request("GET", TARGET, headers={"Authorization": "Bearer secret"})
-    answer = connection.getresponse()
+    response = connection.getresponse()
     for _ in range(100):
-        assert len(answer.read(65_536)) == 65_536
+        assert len(response.read(65_536)) == 65_536
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    answer.close()
+    response.close()
     connection.close()
     assert peak < 5_000_000
 
 
-def test_gzip_bomb(braze: FaultInjectingBraze, server: Server) -> None:
+def test_gzip_bomb_fault_expands(braze: FaultInjectingBraze, server: Server) -> None:
     """200 KB on the wire are 200 MB of one valid gzip stream, which begins with the true document."""
-    braze.fail(transfer_faults.gzip_bomb())
+    braze.inject(transfer_faults.gzip_bomb())
     head, body = raw(server, "close").split(b"\r\n\r\n", 1)
     assert b"Content-Encoding: gzip" in head
     assert len(body) < 250_000
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     assert json.loads(stream.decompress(body, 1_000))["data"] == TRUTH
-    braze.fail(transfer_faults.gzip_bomb(3))
+    braze.inject(transfer_faults.gzip_bomb(3))
     body = raw(server, "close").split(b"\r\n\r\n", 1)[1]
     whole = gzip.decompress(body)
     assert len(whole.rstrip()) == len(whole) - 3_000_000
 
 
-def test_gzipped(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_gzipped_fault_compresses(ask: Ask, braze: FaultInjectingBraze) -> None:
     """A compressed answer says so and is the true one."""
-    braze.fail(transfer_faults.gzipped())
-    answer = ask()
-    assert answer.headers["Content-Encoding"] == "gzip"
-    assert answer.json()["data"] == TRUTH
+    braze.inject(transfer_faults.gzipped())
+    response = ask()
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert response.json()["data"] == TRUTH
 
 
-def test_garbled_gzip(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_garbled_gzip_fault_is_invalid(ask: Ask, braze: FaultInjectingBraze) -> None:
     """An answer that says that it is compressed is not."""
-    braze.fail(transfer_faults.garbled_gzip())
+    braze.inject(transfer_faults.garbled_gzip())
     with pytest.raises(requests.exceptions.ContentDecodingError):
         ask()
 
 
-def test_faults_strike_so_many_times(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_faults_apply_given_times(ask: Ask, braze: FaultInjectingBraze) -> None:
     """Counted faults come in the order given, then the newest lasting one, until all is healed."""
-    braze.fail(response_faults.status(504))
-    braze.fail(response_faults.status(500), times=2)
-    braze.fail(response_faults.status(502), times=1)
-    braze.fail(response_faults.status(503))
+    braze.inject(response_faults.status(504))
+    braze.inject(response_faults.status(500), times=2)
+    braze.inject(response_faults.status(502), times=1)
+    braze.inject(response_faults.status(503))
     assert [ask().status_code for _ in range(6)] == [500, 500, 502, 503, 503, 503]
-    braze.heal()
+    braze.clear_faults()
     assert ask().status_code == 200
 
 
-def test_faults_strike_one_event(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_faults_apply_to_one_event(ask: Ask, braze: FaultInjectingBraze) -> None:
     """An event's fault strikes no other one, comes before those of all, and is healed on its own."""
-    braze.fail(response_faults.status(500))
-    braze.fail(response_faults.status(503), event="quiet")
+    braze.inject(response_faults.status(500))
+    braze.inject(response_faults.status(503), event="quiet")
     assert [ask().status_code, ask(event="quiet").status_code] == [500, 503]
-    braze.heal(event="quiet")
+    braze.clear_faults(event="quiet")
     assert [ask().status_code, ask(event="quiet").status_code] == [500, 500]
-    braze.fail(response_faults.status(503), event="quiet")
-    braze.heal()
+    braze.inject(response_faults.status(503), event="quiet")
+    braze.clear_faults()
     assert [ask().status_code, ask(event="quiet").status_code] == [200, 200]
 
 
-def test_faults_are_counted_once_by_many_threads(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_faults_are_counted_once_across_threads(ask: Ask, braze: FaultInjectingBraze) -> None:
     """However many ask at once, a fault for ten times strikes ten of them."""
-    braze.fail(response_faults.status(503), times=10)
+    braze.inject(response_faults.status(503), times=10)
     codes: list[int] = []
     threads = [threading.Thread(target=lambda: codes.extend(ask().status_code for _ in range(5))) for _ in range(8)]
     for thread in threads:
@@ -437,15 +442,15 @@ def test_faults_are_counted_once_by_many_threads(ask: Ask, braze: FaultInjecting
     assert len(braze.requests) == 40
 
 
-def test_failed_calls_are_counted(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_failed_calls_use_rate_limit(ask: Ask, braze: FaultInjectingBraze) -> None:
     """A call that is answered with a fault is noted and spends the limit like any other."""
-    braze.fail(response_faults.status(503), times=1)
+    braze.inject(response_faults.status(503), times=1)
     ask()
     assert ask().headers["X-RateLimit-Remaining"] == "249998"
     assert len(braze.requests) == 2
 
 
-def test_own_faults(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_custom_fault_is_applied(ask: Ask, braze: FaultInjectingBraze) -> None:
     """A fault is any function that makes another reply of an exchange, or breaks the connection."""
 
     def fault(exchange: Exchange) -> Any:  # noqa: ANN401 - the type is the library's
@@ -453,7 +458,7 @@ def test_own_faults(ask: Ask, braze: FaultInjectingBraze) -> None:
             raise Disconnect
         return exchange.reply
 
-    braze.fail(fault)
+    braze.inject(fault)
     assert ask().json()["data"] == TRUTH
     with pytest.raises(requests.ConnectionError):
         ask(event="quiet")

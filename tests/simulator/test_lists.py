@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import requests
 import response_faults
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 
-from braze_exporter.simulator.inventory import Campaign, Canvas, Segment, World
+from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 from braze_exporter.simulator.server import Server
 from braze_exporter.simulator.traffic import DEMO
 
@@ -33,8 +33,8 @@ def names(prefix: str, count: int) -> list[str]:
 @pytest.fixture
 def big(braze: FaultInjectingBraze) -> FaultInjectingBraze:
     """Give Braze 251 events, 101 of all else, and 41 products."""
-    braze.traffic = Recorded(events=names("event", 251))
-    braze.world = World(
+    braze.traffic = RecordedCounts(events=names("event", 251))
+    braze.inventory = Inventory(
         segments=tuple(Segment(f"s{n}", name, tracked=n % 2 == 0) for n, name in enumerate(names("segment", 101))),
         campaigns=tuple(Campaign(f"c{n}", name) for n, name in enumerate(names("campaign", 101))),
         canvases=tuple(Canvas(f"v{n}", name) for n, name in enumerate(names("canvas", 101))),
@@ -53,13 +53,13 @@ def get(server: Server) -> Iterator[Get]:
 
 def rows(get: Get, path: str, **params: object) -> list[Any]:
     """Return the rows of a page that is answered with success."""
-    answer = get(path, **params)
-    assert answer.status_code == 200
-    document = answer.json()
+    response = get(path, **params)
+    assert response.status_code == 200
+    document = response.json()
     assert document.pop("message") == "success"
-    (found,) = document.values()
+    (result,) = document.values()
     assert set(document) == {LISTS[path][0]}
-    return list(found)
+    return list(result)
 
 
 @pytest.mark.usefixtures("big")
@@ -73,16 +73,16 @@ def rows(get: Get, path: str, **params: object) -> list[Any]:
         ("/purchases/product_list", 40),
     ],
 )
-def test_pages_count_from_0_and_end_empty(get: Get, path: str, size: int) -> None:
+def test_pages_start_at_0_and_end_empty(get: Get, path: str, size: int) -> None:
     """The first page is page 0, pages are as long as documented, and after the last there are empty ones."""
     assert [len(rows(get, path, page=page)) for page in range(4)] == [size, 1, 0, 0]
     assert rows(get, path) == rows(get, path, page=0)
     assert rows(get, path, page=1)[0] not in rows(get, path, page=0)
 
 
-def test_rows_are_those_that_were_recorded(braze: FaultInjectingBraze, get: Get) -> None:
+def test_items_are_as_recorded(braze: FaultInjectingBraze, get: Get) -> None:
     """Rows have the fields of the recorded ones, and of the documentation; a tag may be null."""
-    braze.world = World(
+    braze.inventory = Inventory(
         segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "B", tracked=False)),
         campaigns=(Campaign("c1", "A", ("one",), is_api=True, last_edited="2022-11-29T14:59:02+00:00"),),
         canvases=(Canvas("v1", "A", (None,), last_edited="2022-11-29T14:59:02+00:00"),),
@@ -102,9 +102,9 @@ def test_rows_are_those_that_were_recorded(braze: FaultInjectingBraze, get: Get)
 
 
 @pytest.mark.parametrize("path", ["/campaigns/list", "/canvas/list"])
-def test_archived_ones_are_hidden(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+def test_archived_items_are_hidden(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """What is archived is listed only for those who ask for it."""
-    braze.world = World(
+    braze.inventory = Inventory(
         campaigns=(Campaign("1", "A"), Campaign("2", "B", archived=True)),
         canvases=(Canvas("1", "A"), Canvas("2", "B", archived=True)),
     )
@@ -118,7 +118,7 @@ def test_archived_ones_are_hidden(braze: FaultInjectingBraze, get: Get, path: st
 
 @pytest.mark.usefixtures("big")
 @pytest.mark.parametrize("path", ["/segments/list", "/campaigns/list", "/canvas/list"])
-def test_direction(get: Get, path: str) -> None:
+def test_sort_direction_is_respected(get: Get, path: str) -> None:
     """What was made first comes first, or last if that is asked for."""
     oldest = rows(get, path)[0]
     assert rows(get, path, sort_direction="asc")[0] == oldest
@@ -127,16 +127,16 @@ def test_direction(get: Get, path: str) -> None:
 
 @pytest.mark.usefixtures("big")
 @pytest.mark.parametrize("path", LISTS)
-def test_end_without_its_key_is_a_switch(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+def test_empty_page_can_omit_key(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """After the end there is not even the key, where that was chosen."""
-    braze.lists.ends_without_key = True
+    braze.lists.omits_empty_key = True
     assert len(rows(get, path, page=1)) == 1
     assert get(path, page=2).json() == {"message": "success"}
 
 
 @pytest.mark.usefixtures("big")
 @pytest.mark.parametrize("path", LISTS)
-def test_page_size_is_a_switch(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+def test_page_size_can_be_changed(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """Pages are shorter than documented, and nothing is lost, where that was chosen."""
     whole = [*rows(get, path), *rows(get, path, page=1)]
     braze.lists.page_size = 30
@@ -147,9 +147,9 @@ def test_page_size_is_a_switch(braze: FaultInjectingBraze, get: Get, path: str) 
 
 @pytest.mark.usefixtures("big")
 @pytest.mark.parametrize("path", LISTS)
-def test_shifting_is_a_switch(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+def test_overlapping_pages_can_be_enabled(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """Each page begins with the last row of the one before, where that was chosen, and the list still ends."""
-    braze.lists.shifts = True
+    braze.lists.has_overlapping_pages = True
     first, second = rows(get, path), rows(get, path, page=1)
     assert second[0] == first[-1]
     assert len(second) == 2
@@ -166,29 +166,29 @@ def test_shifting_is_a_switch(braze: FaultInjectingBraze, get: Get, path: str) -
         ("/campaigns/list", {"include_archived": "1"}, "include_archived must be one of false, true"),
     ],
 )
-def test_wrong_parameters(get: Get, path: str, params: dict[str, str], message: str) -> None:
+def test_wrong_list_parameters_are_400(get: Get, path: str, params: dict[str, str], message: str) -> None:
     """A parameter that is not as documented is answered with 400."""
-    answer = get(path, **params)
-    assert (answer.status_code, answer.json()) == (400, {"message": message})
+    response = get(path, **params)
+    assert (response.status_code, response.json()) == (400, {"message": message})
 
 
-def test_events_and_products_share_a_small_limit(braze: FaultInjectingBraze, get: Get) -> None:
+def test_events_and_products_share_lists_pool(braze: FaultInjectingBraze, get: Get) -> None:
     """The lists of events and of products take from 1,000 calls an hour of their own, the others from the usual."""
     left = [
-        (answer.headers["X-RateLimit-Limit"], answer.headers["X-RateLimit-Remaining"])
-        for answer in (get(path) for path in LISTS)
+        (response.headers["X-RateLimit-Limit"], response.headers["X-RateLimit-Remaining"])
+        for response in (get(path) for path in LISTS)
     ]
-    usual = [("250000", str(count)) for count in (249_999, 249_998, 249_997)]
-    assert left == [("1000", "999"), *usual, ("1000", "998")]
-    braze.spend(998, pool="lists")
+    baseline = [("250000", str(count)) for count in (249_999, 249_998, 249_997)]
+    assert left == [("1000", "999"), *baseline, ("1000", "998")]
+    braze.spend_calls(998, pool="lists")
     assert [get(path).status_code for path in LISTS] == [429, 200, 200, 200, 429]
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_permissions(braze: FaultInjectingBraze, get: Get, path: str) -> None:
+def test_missing_permission_is_403(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """A key that lacks just the permission of an endpoint is answered with 403 there."""
     permission = LISTS[path][1]
-    braze.permissions = {found for _, found in LISTS.values()} - {permission}
+    braze.permissions = {result for _, result in LISTS.values()} - {permission}
     assert [other for other in LISTS if get(other).status_code == 403] == [path]
     assert get(path).json() == {"message": "Access Denied"}
     braze.permissions = {permission}
@@ -196,34 +196,34 @@ def test_permissions(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     assert get("/events/data_series", event="purchase", length=1).status_code == 403
 
 
-def test_faults_strike_a_path(braze: FaultInjectingBraze, get: Get) -> None:
+def test_faults_apply_to_a_path(braze: FaultInjectingBraze, get: Get) -> None:
     """A fault of a path strikes what is asked there, after that of an event there, and before that of all requests."""
-    braze.fail(response_faults.status(500))
-    braze.fail(response_faults.status(503), path="/events/list")
-    braze.fail(response_faults.status(502), path="/events/data_series")
-    braze.fail(response_faults.status(504), event="purchase", path="/events/data_series", times=1)
+    braze.inject(response_faults.status(500))
+    braze.inject(response_faults.status(503), path="/events/list")
+    braze.inject(response_faults.status(502), path="/events/data_series")
+    braze.inject(response_faults.status(504), event="purchase", path="/events/data_series", times=1)
     assert get("/events/list").status_code == 503
     assert get("/canvas/list").status_code == 500
-    asked = [get("/events/data_series", event="purchase", length=1).status_code for _ in range(2)]
-    assert asked == [504, 502]
-    braze.heal(path="/events/list")
+    requested = [get("/events/data_series", event="purchase", length=1).status_code for _ in range(2)]
+    assert requested == [504, 502]
+    braze.clear_faults(path="/events/list")
     assert get("/events/list").status_code == 500
-    braze.heal()
+    braze.clear_faults()
     assert get("/events/data_series", event="purchase", length=1).status_code == 200
 
 
-def test_the_demo_has_a_believable_shop() -> None:
+def test_demo_inventory_is_plausible() -> None:
     """The demo has of all that is hard: a name that two have, what is archived, not tracked, and a tag that is null."""
-    world = DEMO.world
+    world = DEMO.inventory
     ids = [
-        *(one.id for one in world.segments),
-        *(one.id for one in world.campaigns),
-        *(one.id for one in world.canvases),
+        *(item.id for item in world.segments),
+        *(item.id for item in world.campaigns),
+        *(item.id for item in world.canvases),
     ]
     assert len(set(ids)) == len(ids)
-    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", found) for found in ids)
-    called = [one.name for one in world.campaigns]
+    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", result) for result in ids)
+    called = [item.name for item in world.campaigns]
     assert len(set(called)) < len(called)
-    assert {one.tracked for one in world.segments} == {one.archived for one in world.canvases} == {True, False}
-    assert any(None in one.tags for one in world.segments)
-    assert DEMO.segments["vip"] in {one.id for one in world.segments}
+    assert {item.tracked for item in world.segments} == {item.archived for item in world.canvases} == {True, False}
+    assert any(None in item.tags for item in world.segments)
+    assert DEMO.segments["vip"] in {item.id for item in world.segments}

@@ -10,7 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.simulator.application import UnknownEvent
@@ -40,7 +40,7 @@ def ask(url: str, key: str = KEY, **parameters: Any) -> Any:  # noqa: ANN401 - w
 
 def simulated(**switches: Any) -> FaultInjectingBraze:  # noqa: ANN401
     """Return a simulated Braze with one event."""
-    recorded = Recorded(events=["purchase"])
+    recorded = RecordedCounts(events=["purchase"])
     for back in range(100):
         recorded.set("purchase", int(NOW) // 3_600 * 3_600 - back * 3_600, back)
     zone = ZoneInfo("America/New_York")
@@ -52,21 +52,21 @@ def simulated(**switches: Any) -> FaultInjectingBraze:  # noqa: ANN401
 @pytest.mark.parametrize("hour_format", HourFormat)
 @pytest.mark.parametrize("day_format", DayFormat)
 @pytest.mark.parametrize("unit", ["hour", "day"])
-def test_its_models_take_every_answer(unit: str, hour_format: HourFormat, day_format: DayFormat) -> None:
+def test_official_client_parses_every_response(unit: str, hour_format: HourFormat, day_format: DayFormat) -> None:
     """A success is validated by Braze's own model, row by row."""
     with serve(simulated(hour_format=hour_format, day_format=day_format)) as server:
-        answer = ask(server.url, event="purchase", length=4, unit=unit)
-    assert type(answer).__name__ == "EventDataSeriesResponse"
-    assert answer.message == "success"
-    assert len(answer.data) == 4
+        response = ask(server.url, event="purchase", length=4, unit=unit)
+    assert type(response).__name__ == "EventDataSeriesResponse"
+    assert response.message == "success"
+    assert len(response.data) == 4
     if unit == "hour":
-        assert [row.count for row in answer.data] == [3, 2, 1, 0]
+        assert [row.count for row in response.data] == [3, 2, 1, 0]
 
 
-def test_its_filters_and_its_end_are_understood() -> None:
+def test_official_client_filters_are_understood() -> None:
     """App, segment and end are sent as Braze's client sends them."""
     with serve(simulated()) as server:
-        answer = ask(
+        response = ask(
             server.url,
             event="purchase",
             length=1,
@@ -75,17 +75,17 @@ def test_its_filters_and_its_end_are_understood() -> None:
             app_id=APP,
             segment_id=SEGMENT,
         )
-    assert [row.model_dump() for row in answer.data] == [{"time": "2026-11-23T10:00:00+00:00", "count": 0}]
+    assert [row.model_dump() for row in response.data] == [{"time": "2026-11-23T10:00:00+00:00", "count": 0}]
 
 
 @pytest.mark.parametrize(
     ("key", "event", "status"), [("wrong", "purchase", 401), (KEY, "unknown", 400)], ids=["bad key", "bad event"]
 )
-def test_its_errors_are_understood(key: str, event: str, status: int) -> None:
+def test_official_client_errors_are_understood(key: str, event: str, status: int) -> None:
     """A refusal is taken for one, with its status and the body that Braze sends."""
-    with serve(simulated(unknown_event=UnknownEvent.REFUSED)) as server:
-        answer = ask(server.url, key, event=event, length=1)
-    assert isinstance(answer, dict)
-    details = answer["error"]["details"]
+    with serve(simulated(unknown_event=UnknownEvent.REJECTED)) as server:
+        response = ask(server.url, key, event=event, length=1)
+    assert isinstance(response, dict)
+    details = response["error"]["details"]
     assert details["http_status"] == status
     assert set(details["response_body"]) == {"message"}

@@ -16,7 +16,7 @@ import requests
 import transfer_faults
 import trustme
 from fault_injection import Fault
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.simulator.reply import Disconnect
@@ -47,7 +47,7 @@ def exchange(server: Server, *requests_sent: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
-def test_runs_an_application() -> None:
+def test_server_runs_application() -> None:
     """The application sees the method, the decoded path and the query as it was sent."""
     with serve(hello) as server:
         assert server.url == f"http://127.0.0.1:{server.port}"
@@ -55,18 +55,18 @@ def test_runs_an_application() -> None:
         assert requests.post(f"{server.url}//x", data=b"body", timeout=5).content == b"POST //x "
 
 
-def test_connections_are_kept_and_counted() -> None:
+def test_connections_are_reused_and_counted() -> None:
     """Many requests of a session share one connection; another session has its own."""
-    with serve(hello) as server, requests.Session() as one, requests.Session() as other:
+    with serve(hello) as server, requests.Session() as item, requests.Session() as other:
         for _ in range(5):
-            one.get(server.url, timeout=5)
-            one.post(server.url, data=b"a body that is read by nobody", timeout=5)
+            item.get(server.url, timeout=5)
+            item.post(server.url, data=b"a body that is read by nobody", timeout=5)
         assert server.connections == 1
         other.get(server.url, timeout=5)
         assert server.connections == 2
 
 
-def test_small_answers_are_one_packet() -> None:
+def test_small_response_is_one_packet() -> None:
     """Head and body of a small answer are sent together, so one read gets both."""
     with serve(hello) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         for _ in range(3):
@@ -74,18 +74,18 @@ def test_small_answers_are_one_packet() -> None:
             assert connection.recv(65_536).endswith(b"\r\n\r\nGET /x ")
 
 
-def test_parts_of_unknown_length_are_chunks() -> None:
+def test_body_of_unknown_length_is_chunked() -> None:
     """Without a length the body is chunked, empty parts left out, and the connection is kept."""
     with serve(stream) as server:
-        found = exchange(
+        result = exchange(
             server, *[b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"]
         )
-    assert found.count(b"Transfer-Encoding: chunked\r\n") == 2
-    assert found.count(b"\r\n\r\n4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n") == 2
-    assert found.count(b"Connection: close\r\n") == 1
+    assert result.count(b"Transfer-Encoding: chunked\r\n") == 2
+    assert result.count(b"\r\n\r\n4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n") == 2
+    assert result.count(b"Connection: close\r\n") == 1
 
 
-def test_old_clients_get_no_chunks() -> None:
+def test_http_1_0_client_gets_no_chunks() -> None:
     """HTTP/1.0 knows no chunks: the end of the connection ends the body."""
     with serve(stream) as server:
         head, body = exchange(server, b"GET / HTTP/1.0\r\n\r\n").split(b"\r\n\r\n", 1)
@@ -94,13 +94,13 @@ def test_old_clients_get_no_chunks() -> None:
 
 
 @pytest.mark.parametrize("app", [hello, stream])
-def test_head_has_no_body(app: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]) -> None:
+def test_head_response_has_no_body(app: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]) -> None:
     """The answer to HEAD is its head alone."""
     with serve(app) as server:
         assert exchange(server, b"HEAD / HTTP/1.1\r\nConnection: close\r\n\r\n").endswith(b"\r\n\r\n")
 
 
-def test_more_than_promised_is_cut() -> None:
+def test_body_longer_than_announced_is_cut() -> None:
     """Not a byte more than the length promised is sent, so that the connection stays of use."""
 
     def liar(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -108,11 +108,11 @@ def test_more_than_promised_is_cut() -> None:
         return [b"ab", b"cde", b"f"]
 
     with serve(liar) as server:
-        found = exchange(server, b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
-    assert [part.partition(b"\r\n\r\n")[2] for part in found.split(b"HTTP/1.1 ")] == [b"", b"abc", b"abc"]
+        result = exchange(server, b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert [part.partition(b"\r\n\r\n")[2] for part in result.split(b"HTTP/1.1 ")] == [b"", b"abc", b"abc"]
 
 
-def test_written_parts_come_first() -> None:
+def test_written_data_comes_first() -> None:
     """What an application writes in the old way of WSGI is sent before what it returns."""
 
     def old(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -123,15 +123,15 @@ def test_written_parts_come_first() -> None:
         assert requests.get(server.url, timeout=5).content == b"first second"
 
 
-def test_a_body_too_large_ends_the_connection() -> None:
+def test_large_request_body_ends_connection() -> None:
     """A request whose body is not read is answered, and its connection is not used again."""
     with serve(hello) as server:
-        found = exchange(server, b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
-    assert found.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"Connection: close\r\n" in found
+        result = exchange(server, b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
+    assert result.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Connection: close\r\n" in result
 
 
-def test_chunks_are_closed_however_the_answer_ends() -> None:
+def test_response_iterable_is_always_closed() -> None:
     """What an application returns is closed after a whole answer and after a broken one."""
     closed = []
 
@@ -158,7 +158,7 @@ def test_chunks_are_closed_however_the_answer_ends() -> None:
     assert sorted(closed) == ["/broken", "/whole"]
 
 
-def test_errors_of_the_application_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+def test_application_errors_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     """An application's own error breaks the connection and shows its traceback; the server goes on."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -173,12 +173,12 @@ def test_errors_of_the_application_are_reported(capsys: pytest.CaptureFixture[st
     assert "RuntimeError: a bug" in capsys.readouterr().err
 
 
-def test_clients_that_leave_make_no_noise(
+def test_disconnected_clients_are_ignored(
     braze: FaultInjectingBraze, server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A client that goes away before, during or after its request leaves no trace on the screen."""
     head = b"GET /events/data_series?event=purchase&length=2 HTTP/1.1\r\nAuthorization: Bearer secret\r\n"
-    braze.fail(transfer_faults.huge())
+    braze.inject(transfer_faults.huge())
     for sent in (b"", head, head + b"\r\n"):
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
             connection.sendall(sent)
@@ -187,7 +187,7 @@ def test_clients_that_leave_make_no_noise(
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_tls() -> None:
+def test_tls_is_served() -> None:
     """With a TLS context the server speaks TLS, and a client that does not is no one's trouble."""
     authority = trustme.CA()
     theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
@@ -205,13 +205,13 @@ def test_tls() -> None:
         assert server.connections == 2
 
 
-def test_tls_reset(braze: FaultInjectingBraze) -> None:
+def test_tls_connection_is_reset(braze: FaultInjectingBraze) -> None:
     """A connection can be broken under TLS, too."""
     authority = trustme.CA()
     theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(theirs)
     authority.configure_trust(ours)
-    braze.fail(transfer_faults.disconnect())
+    braze.inject(transfer_faults.disconnect())
     with serve(braze, tls=theirs) as server:
         connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=ours, timeout=5)
         connection.request("GET", "/events/data_series")
@@ -225,10 +225,10 @@ def test_tls_reset(braze: FaultInjectingBraze) -> None:
     [transfer_faults.hang(), transfer_faults.hold(), transfer_faults.delay(60), transfer_faults.huge()],
     ids=str,
 )
-def test_closing_ends_at_once(ask: Ask, braze: FaultInjectingBraze, server: Server, fault: Fault) -> None:
+def test_close_ends_requests(ask: Ask, braze: FaultInjectingBraze, server: Server, fault: Fault) -> None:
     """Closing ends requests in progress and idle connections at once, and leaves no thread behind."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as idle:
-        braze.fail(fault)
+        braze.inject(fault)
 
         def give_up() -> None:
             with contextlib.suppress(requests.RequestException):
@@ -238,46 +238,46 @@ def test_closing_ends_at_once(ask: Ask, braze: FaultInjectingBraze, server: Serv
         for thread in threads:
             thread.start()
         braze.wait_for(3)
-        began = time.monotonic()
+        started_at = time.monotonic()
         server.close()
         for thread in threads:
             thread.join()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - started_at < 1
         assert idle.recv(1) == b""
     assert not [thread for thread in threading.enumerate() if "serve" in thread.name]
     with pytest.raises(requests.ConnectionError):
         ask()
 
 
-def test_closing_twice_is_harmless(server: Server) -> None:
+def test_close_twice_is_allowed(server: Server) -> None:
     """A server that is closed already may be closed again."""
     server.close()
     server.close()
     assert server.connections == 0
 
 
-def test_an_application_may_be_served_again(braze: FaultInjectingBraze) -> None:
+def test_application_is_served_again(braze: FaultInjectingBraze) -> None:
     """Braze may go down and come back: on the same port, with the same counts."""
     with serve(braze) as server:
         port = server.port
     with serve(braze, port=port) as server, requests.Session() as session:
         session.headers["Authorization"] = "Bearer secret"
-        answer = session.get(f"{server.url}/events/data_series?event=purchase&length=1&unit=hour", timeout=5)
-        assert answer.json()["data"] == [{"time": "2024-10-14T13:00:00+00:00", "count": 5}]
+        response = session.get(f"{server.url}/events/data_series?event=purchase&length=1&unit=hour", timeout=5)
+        assert response.json()["data"] == [{"time": "2024-10-14T13:00:00+00:00", "count": 5}]
 
 
-def test_many_connections_at_once() -> None:
+def test_many_connections_are_served() -> None:
     """A hundred clients that come at the same instant are all answered."""
     with serve(hello) as server, ThreadPoolExecutor(100) as pool:
-        found = pool.map(lambda n: requests.get(f"{server.url}/{n}", timeout=5).content, range(100))
-        assert list(found) == [f"GET /{n} ".encode() for n in range(100)]
+        result = pool.map(lambda n: requests.get(f"{server.url}/{n}", timeout=5).content, range(100))
+        assert list(result) == [f"GET /{n} ".encode() for n in range(100)]
         assert server.connections == 100
 
 
-def test_the_simulation_keeps_to_wsgi(braze: FaultInjectingBraze, traffic: Recorded) -> None:
+def test_simulator_conforms_to_wsgi(braze: FaultInjectingBraze, traffic: RecordedCounts) -> None:
     """The simulated Braze passes the checks of the standard library for WSGI applications."""
     traffic.set("x", 0, 1)
     with serve(validator(braze)) as server:
         headers = {"Authorization": "Bearer secret"}
-        answer = requests.get(f"{server.url}/events/data_series?event=x&length=1", headers=headers, timeout=5)
-        assert (answer.status_code, answer.json()["message"]) == (200, "success")
+        response = requests.get(f"{server.url}/events/data_series?event=x&length=1", headers=headers, timeout=5)
+        assert (response.status_code, response.json()["message"]) == (200, "success")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until, parse_moment
+from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until, parse_time
 
 HOUR = 3_600
 NEW_YORK = ZoneInfo("America/New_York")
@@ -24,12 +24,12 @@ ONE_PM = 1_728_910_800  # 2024-10-14T13:00:00Z
         (HourFormat.ZONELESS, "2024-10-14T09:00:00"),
     ],
 )
-def test_hour_formats(form: HourFormat, text: str) -> None:
+def test_hour_formats_are_written(form: HourFormat, text: str) -> None:
     """Each form writes the same hour in its own way."""
     assert form.write(ONE_PM, NEW_YORK) == text
 
 
-def test_zoneless_autumn_hour_is_written_twice() -> None:
+def test_zoneless_dst_hour_is_written_twice() -> None:
     """Without an offset the two hours of the autumn night look the same."""
     first = int(datetime(2024, 11, 3, 1, tzinfo=NEW_YORK).timestamp())
     assert [HourFormat.ZONELESS.write(first + n * HOUR, NEW_YORK) for n in range(3)] == [
@@ -47,7 +47,7 @@ def test_zoneless_autumn_hour_is_written_twice() -> None:
         (DayFormat.MIDNIGHT, date(2022, 7, 8), "2022-07-08T00:00:00-04:00"),
     ],
 )
-def test_day_formats(form: DayFormat, day: date, text: str) -> None:
+def test_day_formats_are_written(form: DayFormat, day: date, text: str) -> None:
     """A day is written as its date, or as its local midnight with the offset of that time of the year."""
     assert form.write(day, NEW_YORK) == text
 
@@ -65,7 +65,7 @@ def test_day_formats(form: DayFormat, day: date, text: str) -> None:
         ("UTC", date(2024, 3, 10), 24),
     ],
 )
-def test_days_have_their_hours(zone: str, day: date, length: int) -> None:
+def test_day_has_its_hours(zone: str, day: date, length: int) -> None:
     """A day has 23, 24 or 25 hours, also where clocks change by half an hour or at midnight."""
     assert len(hours_of(day, ZoneInfo(zone))) == length
 
@@ -76,13 +76,13 @@ def test_days_have_their_hours(zone: str, day: date, length: int) -> None:
 )
 def test_every_hour_belongs_to_one_day(zone: ZoneInfo, day: date) -> None:
     """The hours of a day are whole hours of UTC, each starts on that date, and the next day goes on where it ends."""
-    found = hours_of(day, zone)
-    assert {datetime.fromtimestamp(hour, zone).date() for hour in found} == {day}
-    assert found.start % HOUR == 0
-    assert hours_of(day + timedelta(days=1), zone).start == found.stop
+    result = hours_of(day, zone)
+    assert {datetime.fromtimestamp(hour, zone).date() for hour in result} == {day}
+    assert result.start % HOUR == 0
+    assert hours_of(day + timedelta(days=1), zone).start == result.stop
 
 
-def test_the_last_bucket_is_in_progress_at_the_end() -> None:
+def test_last_bucket_is_current_at_end() -> None:
     """A series ends with the bucket that holds its end, the first instant of a bucket included."""
     assert hours_until(ONE_PM + 3_599.9, 2) == [ONE_PM - HOUR, ONE_PM]
     assert hours_until(ONE_PM, 1) == [ONE_PM]
@@ -103,16 +103,16 @@ def test_the_last_bucket_is_in_progress_at_the_end() -> None:
         ("2024-10-14", ONE_PM - 9 * HOUR),
     ],
 )
-def test_moments_are_read(text: str, moment: float) -> None:
+def test_times_are_parsed(text: str, moment: float) -> None:
     """A datetime is read with its offset, without one as local, and a date as its local midnight."""
-    assert parse_moment(text, NEW_YORK) == moment
+    assert parse_time(text, NEW_YORK) == moment
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "now", "14/10/2024", "2024-10-14T13:00:00 00:00", "2014-12-10T23:59:59-5:00", "1728910800", "0001-01-01"],
 )
-def test_other_texts_are_refused(text: str) -> None:
+def test_invalid_times_are_rejected(text: str) -> None:
     """What is not ISO 8601, and what is before the epoch, is refused; so is an offset whose plus became a space."""
     with pytest.raises(ValueError, match=r"."):
-        parse_moment(text, NEW_YORK)
+        parse_time(text, NEW_YORK)

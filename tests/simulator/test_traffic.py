@@ -9,15 +9,15 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 
-from braze_exporter.simulator.traffic import DEMO, Shape, Traffic
+from braze_exporter.simulator.traffic import DEMO, Traffic, TrafficShape
 
 HOUR = 3_600
 MONDAY = datetime(2024, 10, 14, tzinfo=UTC)
 NEW_YORK = ZoneInfo("America/New_York")
-TRAFFIC = DEMO.traffic(7, NEW_YORK)
+TRAFFIC = DEMO.event_traffic(7, NEW_YORK)
 IOS, ANDROID, VIP = DEMO.apps["ios"], DEMO.apps["android"], DEMO.segments["vip"]
 
 events = st.sampled_from(sorted(DEMO.events))
@@ -28,14 +28,14 @@ segments = st.sampled_from(["", VIP])
 
 
 @given(events, hours, st.lists(ages, min_size=2), apps, segments)
-def test_never_falls(event: str, hour: int, ages: list[float], app: str, segment: str) -> None:
+def test_count_never_falls(event: str, hour: int, ages: list[float], app: str, segment: str) -> None:
     """What has been counted of an hour never falls as time goes on."""
     seen = [TRAFFIC.count(event, hour, hour + age, app, segment) for age in sorted(ages)]
     assert seen == sorted(seen)
 
 
 @given(events, hours, apps, segments)
-def test_begins_at_nothing_and_ends_three_hours_later(event: str, hour: int, app: str, segment: str) -> None:
+def test_count_grows_from_zero_for_three_hours(event: str, hour: int, app: str, segment: str) -> None:
     """An hour counts 0 until it starts and is fixed for ever two hours after its end."""
     assert TRAFFIC.count(event, hour, hour, app, segment) == 0
     assert TRAFFIC.count(event, hour, hour - 1, app, segment) == 0
@@ -45,21 +45,21 @@ def test_begins_at_nothing_and_ends_three_hours_later(event: str, hour: int, app
 
 
 @given(hours, ages, segments)
-def test_is_the_sum_of_its_apps(hour: int, age: float, segment: str) -> None:
+def test_count_is_sum_of_apps(hour: int, age: float, segment: str) -> None:
     """Of an event that only apps send, the count without a filter is the sum over the apps, whenever it is read."""
     parts = [TRAFFIC.count("app_opened", hour, hour + age, app, segment) for app in (IOS, ANDROID)]
     assert TRAFFIC.count("app_opened", hour, hour + age, "", segment) == sum(parts)
 
 
 @given(events, hours, ages)
-def test_filters_are_parts(event: str, hour: int, age: float) -> None:
+def test_filtered_count_is_part_of_total(event: str, hour: int, age: float) -> None:
     """Apps together and a segment are each no more than the whole."""
     whole = TRAFFIC.count(event, hour, hour + age)
     assert sum(TRAFFIC.count(event, hour, hour + age, app) for app in (IOS, ANDROID)) <= whole
     assert TRAFFIC.count(event, hour, hour + age, "", VIP) <= whole
 
 
-def test_shares() -> None:
+def test_counts_follow_shares() -> None:
     """Over a week the apps, the servers and the segment have their shares, to a hundredth."""
     week = [int(MONDAY.timestamp()) + n * HOUR for n in range(7 * 24)]
 
@@ -73,17 +73,17 @@ def test_shares() -> None:
 
 
 @pytest.mark.parametrize("late", [0.0, 0.05])
-def test_some_arrive_late(late: float) -> None:
+def test_some_occurrences_arrive_late(late: float) -> None:
     """When an hour ends, all but the late share of it has been counted."""
-    traffic = Traffic(1, NEW_YORK, {"event": Shape(1_000_000, late=late)})
+    traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(1_000_000, late=late)})
     final = traffic.count("event", 0, 3 * HOUR)
     assert traffic.count("event", 0, HOUR) / final == pytest.approx(1 - late, abs=1e-5)
     assert traffic.count("event", 0, HOUR // 2) / final == pytest.approx((1 - late) / 2, abs=1e-5)
 
 
-def test_small_counts_have_their_shares() -> None:
+def test_small_counts_follow_shares() -> None:
     """Of a rare event, too, a segment has its share and half of what is in time is there at half-time."""
-    traffic = Traffic(1, NEW_YORK, {"event": Shape(2, night=1, segments={"some": 0.25}, late=0)})
+    traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(2, night=1, segments={"some": 0.25}, late=0)})
     hours = [n * HOUR for n in range(2_000)]
     final, part, half = (
         sum(traffic.count("event", hour, hour + age, "", segment) for hour in hours)
@@ -94,11 +94,11 @@ def test_small_counts_have_their_shares() -> None:
     assert half / final == pytest.approx(0.5, abs=0.02)
 
 
-def test_late_occurrences_arrive_fast_at_first() -> None:
+def test_late_arrivals_slow_down() -> None:
     """Half-way through the two late hours three quarters of the late ones are there, and at their end all."""
-    shape = Shape(1, late=0.04)
-    assert [shape.arrived(hours * HOUR) for hours in (-1, 0, 3, 4)] == [0, 0, 1, 1]
-    assert shape.arrived(2 * HOUR) == pytest.approx(0.99)
+    shape = TrafficShape(1, late=0.04)
+    assert [shape.arrived_share(hours * HOUR) for hours in (-1, 0, 3, 4)] == [0, 0, 1, 1]
+    assert shape.arrived_share(2 * HOUR) == pytest.approx(0.99)
 
 
 @pytest.mark.parametrize(
@@ -111,32 +111,32 @@ def test_late_occurrences_arrive_fast_at_first() -> None:
         (MONDAY.replace(hour=20) + timedelta(days=6), 50.0),
     ],
 )
-def test_level_follows_day_and_week(start: datetime, level: float) -> None:
+def test_expected_count_follows_day_and_week(start: datetime, level: float) -> None:
     """The expected volume swings between the peak and the night, and weekends have their factor."""
-    assert Shape(100, peak=20, night=0.1, weekend=0.5).level(start) == pytest.approx(level)
+    assert TrafficShape(100, peak=20, night=0.1, weekend=0.5).expected_count(start) == pytest.approx(level)
 
 
-def test_day_is_that_of_the_zone() -> None:
+def test_traffic_follows_timezone() -> None:
     """The busiest hour is the peak hour on the clock of the zone."""
     for name in ("UTC", "America/New_York", "Asia/Tokyo"):
         zone = ZoneInfo(name)
-        traffic = Traffic(1, zone, {"event": Shape(1_000_000, peak=9, night=0)})
+        traffic = Traffic(1, zone, {"event": TrafficShape(1_000_000, peak=9, night=0)})
         day = [MONDAY + timedelta(hours=n) for n in range(24)]
         busiest = max(day, key=lambda start: traffic.count("event", int(start.timestamp()), 2e9))
         assert busiest.astimezone(zone).hour in (8, 9, 10)
 
 
-def test_same_seed_same_counts() -> None:
+def test_same_seed_gives_same_counts() -> None:
     """Counts depend on the seed and on nothing else."""
     day = [int(MONDAY.timestamp()) + n * HOUR for n in range(24)]
     first, second, other = (
-        [DEMO.traffic(seed, NEW_YORK).count("app_opened", hour, 2e9) for hour in day] for seed in (7, 7, 8)
+        [DEMO.event_traffic(seed, NEW_YORK).count("app_opened", hour, 2e9) for hour in day] for seed in (7, 7, 8)
     )
     assert first == second
     assert first != other
 
 
-def test_what_is_not_there_is_never_counted() -> None:
+def test_unknown_names_are_never_counted() -> None:
     """An event, an app or a segment that is not in the set counts 0."""
     hour = int(MONDAY.timestamp())
     assert TRAFFIC.count("App_Opened", hour, 2e9) == 0
@@ -158,16 +158,16 @@ def test_what_is_not_there_is_never_counted() -> None:
     ],
     ids=str,
 )
-def test_impossible_shapes_are_refused(fields: dict[str, Any]) -> None:
+def test_invalid_shapes_are_refused(fields: dict[str, Any]) -> None:
     """A negative volume, and shares that are more than all or less than nothing, are refused."""
     with pytest.raises(ValueError, match="at least 0"):
-        Shape(**{"hourly": 1, **fields})
+        TrafficShape(**{"hourly": 1, **fields})
 
 
-def test_demo_is_a_believable_shop() -> None:
+def test_demo_traffic_is_plausible() -> None:
     """Six events, a funnel that narrows, ids that are UUIDs, and a rare event that sleeps at night but not by day."""
     assert len(DEMO.events) == 6
-    assert all(UUID(found) for found in (*DEMO.apps.values(), *DEMO.segments.values()))
+    assert all(UUID(result) for result in (*DEMO.apps.values(), *DEMO.segments.values()))
     midnight = int(datetime(2024, 10, 14, tzinfo=NEW_YORK).timestamp())
     day = [midnight + n * HOUR for n in range(24)]
     funnel = [
@@ -180,9 +180,9 @@ def test_demo_is_a_believable_shop() -> None:
     assert all(signups[9:15])
 
 
-def test_recorded_counts_are_what_was_set() -> None:
+def test_recorded_counts_return_set_values() -> None:
     """A count set by hand holds whatever the time is and may be revised either way; each filter stands on its own."""
-    traffic = Recorded(events=["quiet"])
+    traffic = RecordedCounts(events=["quiet"])
     traffic.set("event", 0, 9)
     traffic.set("event", 0, 4, app_id="app")
     traffic.set("event", 0, 3, app_id="app", segment_id="segment")
@@ -196,10 +196,10 @@ def test_recorded_counts_are_what_was_set() -> None:
     assert traffic.events == {"event", "quiet"}
 
 
-def test_recorded_counts_lie_over_others() -> None:
+def test_recorded_counts_override_base() -> None:
     """What was not set by hand is what lies beneath, and the events of both exist."""
     hour = int(MONDAY.timestamp())
-    traffic = Recorded(TRAFFIC)
+    traffic = RecordedCounts(TRAFFIC)
     traffic.set("app_opened", hour, 0)
     traffic.set("new", hour, 1)
     assert traffic.count("app_opened", hour, 2e9) == 0
@@ -216,10 +216,10 @@ def test_recorded_counts_lie_over_others() -> None:
     ),
     clock=st.integers(min_value=0, max_value=86_399),
 )
-def test_day_is_the_sum_of_its_hours(call: Callable[..., Any], zone: ZoneInfo, day: date, clock: int) -> None:
+def test_day_is_sum_of_hours(call: Callable[..., Any], zone: ZoneInfo, day: date, clock: int) -> None:
     """A day counts exactly what the hours that start in it count, over every change of the clocks, finished or not."""
     now = datetime(day.year, day.month, day.day, tzinfo=zone).timestamp() + clock
-    braze = FaultInjectingBraze(key="k", traffic=DEMO.traffic(3, zone), clock=lambda: now, zone=zone)
+    braze = FaultInjectingBraze(key="k", traffic=DEMO.event_traffic(3, zone), clock=lambda: now, zone=zone)
     days = call(braze, event="added_to_cart", length=2)["data"]
     sums = {row["time"]: 0 for row in days}
     for row in call(braze, event="added_to_cart", length=60, unit="hour")["data"]:

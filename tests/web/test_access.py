@@ -7,7 +7,7 @@ import pytest
 from certificates import Pki
 from support import Clock
 
-from braze_exporter.web.access import Web
+from braze_exporter.web.access import AccessControl
 
 TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"
 MUTUAL = TLS.replace("}", ", client_ca_file: ca.pem, client_auth_type: RequireAndVerifyClientCert}")
@@ -24,14 +24,14 @@ class Files:
         self.path = directory / "web.yaml"
         self.path.write_text(text, encoding="utf-8")
         self.clock = Clock()
-        self.web = Web(str(self.path), self.clock.monotonic)
+        self.web = AccessControl(str(self.path), self.clock.monotonic)
 
     def write(self, text: str) -> None:
         """Write the file anew."""
         self.path.write_text(text, encoding="utf-8")
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged_problems(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what was logged since the last time."""
     messages = [record.getMessage() for record in caplog.records]
     caplog.clear()
@@ -43,7 +43,7 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="braze_exporter")
 
 
-def test_nothing_is_read_again_without_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unchanged_files_are_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As long as no file changes, what counts is the same, and there is nothing to say."""
     files = Files(tmp_path, TLS + USERS)
     files.web.config()
@@ -51,23 +51,23 @@ def test_nothing_is_read_again_without_a_change(tmp_path: Path, caplog: pytest.L
     first = files.web.config()
     files.clock.advance(1_000)
     assert files.web.config() is first
-    assert told(caplog) == []
+    assert logged_problems(caplog) == []
 
 
-def test_a_renewed_certificate_counts_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_renewed_certificate_is_used_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """New files are taken with the next connection, by a line in the log."""
     files = Files(tmp_path, TLS)
     before = files.web.context()
     files.pki.renew()
     after = files.web.context()
     assert after is not before
-    assert told(caplog) == [AGAIN]
+    assert logged_problems(caplog) == [AGAIN]
     files.clock.advance(1)
     files.web.context()
-    assert told(caplog) == []
+    assert logged_problems(caplog) == []
 
 
-def test_half_a_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While certificate and key do not belong together the pair before goes on, which is told once."""
     files = Files(tmp_path, TLS)
     before = files.web.context()
@@ -82,25 +82,25 @@ def test_half_a_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptur
         f"{files.path}:1: tls_server_config.key_file: is not the key of the certificate in cert_file: "
         "give the two that were made together"
     )
-    told(caplog)
+    logged_problems(caplog)
     (tmp_path / "key.pem").write_bytes(key)
     assert files.web.context() is not before
-    assert told(caplog) == [AGAIN]
+    assert logged_problems(caplog) == [AGAIN]
 
 
-def test_a_file_that_is_gone_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that is removed and comes back is told of once, and then read again, though it looks like before."""
     files = Files(tmp_path, TLS)
     before = files.web.context()
     (tmp_path / "key.pem").rename(tmp_path / "away.pem")
     assert files.web.context() is before
-    assert told(caplog) == [NOT_TAKEN]
+    assert logged_problems(caplog) == [NOT_TAKEN]
     (tmp_path / "away.pem").rename(tmp_path / "key.pem")
     assert files.web.context() is not before
-    assert told(caplog) == [AGAIN]
+    assert logged_problems(caplog) == [AGAIN]
 
 
-def test_after_a_change_all_is_read_once_more(tmp_path: Path) -> None:
+def test_changed_files_are_read_twice(tmp_path: Path) -> None:
     """A file that was written while it was read, within a tick of its clock, looks unchanged a second later."""
     files = Files(tmp_path, TLS)
     files.web.config()
@@ -128,7 +128,7 @@ def test_after_a_change_all_is_read_once_more(tmp_path: Path) -> None:
     ],
     ids=["passwords", "passwords of TLS", "TLS and passwords", "client certificates", "no TLS", "no TLS but passwords"],
 )
-def test_what_needs_a_restart(
+def test_weaker_protection_needs_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str, after: str, problem: str
 ) -> None:
     """A file that is being written begins empty: it opens no door. And a port does not change its protocol."""
@@ -142,7 +142,7 @@ def test_what_needs_a_restart(
     assert record.__dict__["fields"]["problem"] == f"{files.path}: {problem}"
 
 
-def test_users_come_and_go(tmp_path: Path) -> None:
+def test_changed_users_apply(tmp_path: Path) -> None:
     """Passwords may begin while it runs, and users may change, as long as there are some."""
     files = Files(tmp_path, "")
     for names in (["alice"], ["alice", "bob"], ["bob"]):

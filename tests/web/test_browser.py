@@ -14,8 +14,8 @@ import pytest
 import response_faults
 from browser import SIZES, Browser, Keys, chromium
 from pictures import scene
-from recorded_counts import Recorded
-from support import KEY, Program, simulated, until, workspace, write
+from recorded_counts import RecordedCounts
+from support import KEY, Program, running_braze, wait_until, workspace_yaml, write_file
 from test_names import NAMES
 
 NAME, TITLE = "#rows .name", "#rows .title"
@@ -60,33 +60,33 @@ return [...document.querySelectorAll("main button, main select, input")]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Run Chromium, once for all tests."""
-    with chromium() as found:
-        yield found
+    with chromium() as result:
+        yield result
 
 
 @pytest.fixture(scope="module")
 def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:  # noqa: ARG001 - skips first
     """Run the exporter with the demo and troubles of all sorts."""
-    with scene(tmp_path_factory.mktemp("scene")) as found:
-        yield found
+    with scene(tmp_path_factory.mktemp("scene")) as result:
+        yield result
 
 
 @pytest.fixture
 def page(browser: Browser, troubled: Program) -> Iterator[Browser]:
     """Open the page of the demo with its troubles, at a desk and in the light; nothing is complained of in the end."""
-    browser.look()
+    browser.inspect()
     browser.open(f"http://127.0.0.1:{troubled.port}/")
     yield browser
-    assert browser.complaints() == []
+    assert browser.console_errors() == []
 
 
 def queries(program: Program) -> list[dict[str, str]]:
     """Return what the program tells of its queries."""
-    found: list[dict[str, str]] = json.loads(program.get("/", {"Accept": "application/json"}).text)["queries"]
-    return found
+    result: list[dict[str, str]] = json.loads(program.get("/", {"Accept": "application/json"}).text)["queries"]
+    return result
 
 
-def test_every_workspace_and_query_is_there(page: Browser, troubled: Program) -> None:
+def test_page_shows_every_workspace_and_query(page: Browser, troubled: Program) -> None:
     """The workspaces with their health in words, and a row for each query; what is urgent comes first."""
     assert page.texts(".workspace h2") == ["production", "europe", "staging"]
     assert "3 of 34 queries are not answered." in page.text(".workspace:nth-child(1)")
@@ -100,7 +100,7 @@ def test_every_workspace_and_query_is_there(page: Browser, troubled: Program) ->
     assert page.run("return document.title") == "(4) Braze exporter"
 
 
-def test_the_points_of_a_query_stand_on_zero(page: Browser) -> None:
+def test_chart_starts_at_zero(page: Browser) -> None:
     """24 bars, of which the newest two are hollow, and the words for who cannot see them."""
     page.press("/", *"product_viewed")
     label = page.run("return document.querySelector('#rows .spark').ariaLabel")
@@ -109,7 +109,7 @@ def test_the_points_of_a_query_stand_on_zero(page: Browser) -> None:
     assert [page.run(drawn.format(name)).count("z") for name in ("settled", "open")] == [22, 2]
 
 
-def test_typing_filters(page: Browser) -> None:
+def test_typing_filters_rows(page: Browser) -> None:
     """A slash begins; all words must be there, in any order and in small letters; Escape takes it back."""
     page.press("/", *"IOS purchase")
     assert set(page.texts(TITLE)) == {"purchase_completed"}
@@ -122,7 +122,7 @@ def test_typing_filters(page: Browser) -> None:
     assert page.texts(TITLE) == []
 
 
-def test_states_filter_too_and_a_reload_keeps_it(page: Browser) -> None:
+def test_state_filter_survives_reload(page: Browser) -> None:
     """A state is chosen by its button; what is chosen stands in the address."""
     page.click("#states [data-state=deferred]")
     assert page.texts(TITLE) == ["app_opened", "purchase_completed", "wishlist"]
@@ -133,7 +133,7 @@ def test_states_filter_too_and_a_reload_keeps_it(page: Browser) -> None:
     assert page.run("return document.querySelector('#states [data-state=deferred]').ariaPressed") == "true"
 
 
-def test_headers_sort(page: Browser) -> None:
+def test_headers_sort_rows(page: Browser) -> None:
     """A click sorts by a column, another one turns it round, and what has no value is last either way."""
 
     def settled() -> list[float | None]:
@@ -141,29 +141,29 @@ def test_headers_sort(page: Browser) -> None:
         return [None if cell == "\N{EN DASH}" else float(cell.replace(",", "")) for cell in cells]
 
     def order() -> str | None:
-        found: str | None = page.run("return document.querySelector('#columns [data-key=settled]').ariaSort")
-        return found
+        result: str | None = page.run("return document.querySelector('#columns [data-key=settled]').ariaSort")
+        return result
 
     page.click("#columns [data-key=settled] button")
-    found, unknown = [value for value in settled() if value is not None], settled().count(None)
-    assert found == sorted(found, reverse=True)
+    result, unknown = [value for value in settled() if value is not None], settled().count(None)
+    assert result == sorted(result, reverse=True)
     assert (unknown, settled()[-3:], order()) == (3, [None] * 3, "descending")
     page.click("#columns [data-key=settled] button")
-    assert settled() == [*reversed(found), None, None, None]
+    assert settled() == [*reversed(result), None, None, None]
     assert order() == "ascending"
     page.click("#columns [data-key=name] button")
     assert page.texts(TITLE) == sorted(page.texts(TITLE), key=str.casefold)
     assert order() is None
 
 
-def test_a_query_is_opened_and_closed_by_keys(page: Browser, troubled: Program) -> None:
+def test_keys_open_and_close_query(page: Browser, troubled: Program) -> None:
     """Arrows move, Enter opens to the raw points and the last error, and Escape closes, with the focus where it was."""
     page.press("/", *"added_to_cart production", Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ENTER)
     focused = "return document.activeElement.querySelector('.title')?.textContent + document.activeElement.ariaExpanded"
     assert page.run(focused) == "added_to_carttrue"
     assert page.text("#rows .error").startswith("Last error (server_error")
     assert page.text("#rows .error").endswith("HTTP 503: Service Unavailable")
-    (query, *_) = [found for found in queries(troubled) if found["name"] == "added_to_cart"]
+    (query, *_) = [result for result in queries(troubled) if result["name"] == "added_to_cart"]
     assert len(page.texts("#rows .points tbody tr")) == 24
     assert page.texts("#rows .points td:last-child")[:3] == ["in progress", "ended, may change", "settled"]
     assert page.texts("#rows code")[0] == f'{query["metrics"][0]}{{workspace="production",event="added_to_cart"}}'
@@ -176,7 +176,7 @@ def test_a_query_is_opened_and_closed_by_keys(page: Browser, troubled: Program) 
     assert page.run("return document.activeElement.id") == "filter"
 
 
-def test_it_keeps_itself_up_to_date(page: Browser, troubled: Program) -> None:
+def test_page_updates_itself(page: Browser, troubled: Program) -> None:
     """Newer facts come without a reload; focus, filter and what is open stay; paused, nothing comes."""
     page.run("window.mark = 1")
     page.press("/", *"product_viewed", Keys.ARROW_DOWN, Keys.ENTER)
@@ -193,7 +193,7 @@ def test_it_keeps_itself_up_to_date(page: Browser, troubled: Program) -> None:
     page.wait(f"facts.now > {before}")
 
 
-def test_a_hidden_tab_asks_nothing(page: Browser) -> None:
+def test_hidden_tab_sends_no_requests(page: Browser) -> None:
     """While nobody sees the page, it does not ask; as soon as somebody does, it asks at once."""
     page.run("Object.defineProperty(document, 'hidden', {get: () => window.isHidden, configurable: true})")
     page.run("window.isHidden = true; document.dispatchEvent(new Event('visibilitychange'))")
@@ -205,41 +205,41 @@ def test_a_hidden_tab_asks_nothing(page: Browser) -> None:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_it_can_be_read_at_every_size(page: Browser, size: str, *, dark: bool) -> None:
+def test_page_is_readable_at_every_size(page: Browser, size: str, *, dark: bool) -> None:
     """Nothing is wider than the screen, texts have the contrast of WCAG AA, and targets are large enough to hit."""
-    page.look(size, dark=dark)
+    page.inspect(size, dark=dark)
     for level in ("bad", "good"):
         page.run(f"document.querySelector('#rows .row:has(.{level}):has(.spark) .name').click()")
     width, _ = SIZES[size]
     assert page.run("return document.documentElement.scrollWidth") <= width
     assert page.run(WIDE) == []
-    low = [found for found in page.run(CONTRASTS) if found[0] < 4.5]
+    low = [result for result in page.run(CONTRASTS) if result[0] < 4.5]
     assert low == []
     assert page.run(SMALL) == []
     background = page.run("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 200) == dark
 
 
-def test_a_phone_sorts_by_a_list(page: Browser) -> None:
+def test_small_screen_sorts_by_list(page: Browser) -> None:
     """Where there are no headers there is a list; numbers say what they are."""
-    page.look("phone")
+    page.inspect("phone")
     page.run("byId('sort').value = 'name down'; byId('sort').dispatchEvent(new Event('change'))")
     assert page.texts(TITLE) == sorted(page.texts(TITLE), key=str.casefold, reverse=True)
     label = "return getComputedStyle(document.querySelector('#rows .number'), '::before').content"
     assert page.run(label) in {'"Latest"', "attr(data-label)"}
 
 
-def test_names_are_texts(browser: Browser, tmp_path: Path) -> None:
+def test_names_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
     """HTML, quotes, line feeds, marks that turn writing round, 10,000 letters: all is shown, none of it runs."""
     events = "\n".join(json.dumps({"event": name}, ensure_ascii=False) for name in NAMES.values())
     with ExitStack() as stack:
-        braze, server = stack.enter_context(simulated(Recorded(events=list(NAMES.values()))))
-        braze.fail(response_faults.status(400, NAMES["html"]), event=NAMES["html"])
-        text = workspace(server.url, events, name=json.dumps(NAMES["html"]))
-        config = write(tmp_path / "config.yaml", text)
+        braze, server = stack.enter_context(running_braze(RecordedCounts(events=list(NAMES.values()))))
+        braze.inject(response_faults.status(400, NAMES["html"]), event=NAMES["html"])
+        text = workspace_yaml(server.url, events, name=json.dumps(NAMES["html"]))
+        config = write_file(tmp_path / "config.yaml", text)
         program = stack.enter_context(Program.start([f"--config.file={config}"]))
         program.scrape()
-        browser.look()
+        browser.inspect()
         browser.open(f"http://127.0.0.1:{program.port}/")
         browser.run("for (const name of document.querySelectorAll('#rows .name')) name.click()")
         contents = "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)"
@@ -248,14 +248,14 @@ def test_names_are_texts(browser: Browser, tmp_path: Path) -> None:
         errors = browser.run(contents, "#rows .error")
         elements = browser.run("return document.querySelectorAll('main script, main img').length")
         wide = browser.run("return document.documentElement.scrollWidth")
-        complaints = browser.complaints()
+        complaints = browser.console_errors()
     assert set(whole) == set(NAMES.values())
     assert max(map(len, shortened)) == 201
     assert NAMES["html"] in errors[0]
     assert (elements, wide <= SIZES["desk"][0], complaints) == (0, True, [])
 
 
-def test_the_policy_holds(page: Browser) -> None:
+def test_content_security_policy_holds(page: Browser) -> None:
     """What would run or make elements of a text is forbidden by the browser, as the page's policy says."""
     for attack in (
         "document.body.innerHTML = '<img src=x onerror=window.broken=1>'",
@@ -266,15 +266,15 @@ def test_the_policy_holds(page: Browser) -> None:
         page.run(f"try {{ {attack} }} catch (error) {{ window.caught = (window.caught ?? 0) + 1 }}")
     assert page.run("await new Promise((done) => setTimeout(done, 50)); return window.broken ?? null") is None
     assert page.run("return window.caught") >= 2
-    assert page.complaints() != []
+    assert page.console_errors() != []
 
 
-def test_an_exporter_that_ends_is_told(browser: Browser, tmp_path: Path) -> None:
+def test_stopped_exporter_is_shown(browser: Browser, tmp_path: Path) -> None:
     """The page says that it is old, and goes on by itself when the exporter is back."""
-    with simulated(Recorded(events=["purchase"])) as (_, server):
-        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}"))
+    with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
         with Program.start([f"--config.file={config}"]) as program:
-            browser.look()
+            browser.inspect()
             browser.open(f"http://127.0.0.1:{program.port}/")
             assert browser.text("#troubles").startswith("Nobody scrapes")
             program.scrape()
@@ -286,15 +286,19 @@ def test_an_exporter_that_ends_is_told(browser: Browser, tmp_path: Path) -> None
             browser.wait("!document.querySelector('#troubles').textContent")
 
 
-def test_two_thousand_queries(browser: Browser, tmp_path: Path) -> None:
+def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> None:
     """Shown, filtered, sorted and refreshed without a pause that a person would notice; the bounds are generous."""
     names = [f"event_{number:04}" for number in range(2_000)]
     events = "\n".join(f"{{event: {name}}}" for name in names)
-    with simulated(Recorded(events=names)) as (_, server):
-        config = write(tmp_path / "config.yaml", workspace(server.url, events, rest="budget: {share: 0.5}\n"))
+    with running_braze(RecordedCounts(events=names)) as (_, server):
+        config = write_file(
+            tmp_path / "config.yaml", workspace_yaml(server.url, events, pause="budget: {share: 0.5}\n")
+        )
         with Program.start([f"--config.file={config}"]) as program:
-            until(lambda: program.scrape(60).value("braze_exporter_queries", state="up") == 2_000, "all are answered")
-            browser.look()
+            wait_until(
+                lambda: program.scrape(60).value("braze_exporter_queries", state="up") == 2_000, "all are answered"
+            )
+            browser.inspect()
             browser.open(f"http://127.0.0.1:{program.port}/")
             measured = browser.run(MEASURE)
             browser.press("/", *"event_19")

@@ -16,14 +16,14 @@ import psutil
 import pytest
 import transfer_faults
 from certificates import Pki
-from recorded_counts import Recorded
+from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import Page, Program, simulated, workspace, write
+from support import MetricsPage, Program, running_braze, workspace_yaml, write_file
 
 from braze_exporter.simulator.server import Server
-from braze_exporter.web.acceptor import FULL
-from braze_exporter.web.connection import Requests
-from braze_exporter.web.server import MOST_WAITING
+from braze_exporter.web.acceptor import HARD_MAX_CONNECTIONS
+from braze_exporter.web.connection import RequestParser
+from braze_exporter.web.server import MAX_WAITING_SCRAPES
 
 ASK = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n\r\n"
 MEGABYTE = 1_000_000
@@ -33,7 +33,7 @@ MEGABYTE = 1_000_000
 pytestmark = pytest.mark.alone
 
 
-class Crowd:
+class ClientGroup:
     """Clients of one program, and threads in which they go on, until the end of the test."""
 
     def __init__(self, program: Program, stack: contextlib.ExitStack) -> None:
@@ -42,7 +42,7 @@ class Crowd:
         self._over = threading.Event()
         self._coming: list[threading.Thread] = []
 
-    def join(self, count: int, said: bytes = b"", *, reads: int | None = None) -> list[socket.socket]:
+    def join(self, count: int, message: bytes = b"", *, reads: int | None = None) -> list[socket.socket]:
         """Connect `count` clients that say something, as far as they are let; `reads` is how much they take at once."""
         clients = []
         for _ in range(count):
@@ -52,13 +52,13 @@ class Crowd:
             client.settimeout(5)
             client.connect(("127.0.0.1", self.program.port))
             with contextlib.suppress(OSError):
-                client.sendall(said)
+                client.sendall(message)
             clients.append(client)
         return clients
 
-    def come(self, count: int, said: bytes) -> None:
+    def connect(self, count: int, message: bytes) -> None:
         """Have `count` clients join meanwhile."""
-        thread = threading.Thread(target=self.join, args=(count, said), daemon=True)
+        thread = threading.Thread(target=self.join, args=(count, message), daemon=True)
         thread.start()
         self._coming.append(thread)
 
@@ -67,7 +67,7 @@ class Crowd:
         """Whether there are clients that have yet to join."""
         return any(thread.is_alive() for thread in self._coming)
 
-    def keep(self, go_on: Callable[[], object], pause: float = 0.0) -> None:
+    def reconnect(self, go_on: Callable[[], object], pause: float = 0.0) -> None:
         """Do something again and again in a thread, whatever comes of it."""
 
         def run() -> None:
@@ -80,15 +80,15 @@ class Crowd:
         self._stack.callback(thread.join, 5)
         self._stack.callback(self._over.set)
 
-    def again(self, said: bytes) -> None:
+    def again(self, message: bytes) -> None:
         """Connect, say something for as long as it is listened to, and connect again."""
 
         def once() -> None:
             with socket.create_connection(("127.0.0.1", self.program.port), 1) as client:
                 while not self._over.is_set():
-                    client.sendall(said)
+                    client.sendall(message)
 
-        self.keep(once)
+        self.reconnect(once)
 
     def flood(self, count: int) -> None:
         """Have `count` clients ask for a page as soon as they have one."""
@@ -103,11 +103,11 @@ class Crowd:
                     for client in clients:
                         assert whole(client).status == 200
 
-        self.keep(once)
+        self.reconnect(once)
 
-    def trickle(self, clients: list[socket.socket], said: bytes) -> None:
+    def trickle(self, clients: list[socket.socket], message: bytes) -> None:
         """Have each of `clients` say something, a byte at a time."""
-        letters = cycle(said)
+        letters = cycle(message)
 
         def a_byte() -> None:
             letter = bytes([next(letters)])
@@ -115,33 +115,33 @@ class Crowd:
                 with contextlib.suppress(OSError):
                     client.send(letter)
 
-        self.keep(a_byte, 0.05)
+        self.reconnect(a_byte, 0.05)
 
 
 def whole(client: socket.socket) -> http.client.HTTPResponse:
     """Return what is answered to a client, of which all was read."""
-    answer = http.client.HTTPResponse(client)
-    with contextlib.closing(answer):
+    response = http.client.HTTPResponse(client)
+    with contextlib.closing(response):
         try:
-            answer.begin()
-            answer.read()
+            response.begin()
+            response.read()
         except http.client.HTTPException as error:
             raise ConnectionError from error
-    return answer
+    return response
 
 
 @contextlib.contextmanager
-def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True) -> Iterator[Crowd]:
+def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True) -> Iterator[ClientGroup]:
     """Let in a crowd, and hold the program to its promises while it comes, and for a moment when it is there.
 
     If it `ends`, it does so with the crowd there.
     """
     process = psutil.Process(program.process.pid)
     for _ in range(5):
-        assert program.scrape().of("braze_up") == [1]
+        assert program.scrape().values("braze_up") == [1]
     before = process.memory_info().rss
     with contextlib.ExitStack() as stack:
-        crowd = Crowd(program, stack)
+        crowd = ClientGroup(program, stack)
         yield crowd
         files, memory, seconds = list[int](), list[int](), list[float]()
         end = time.monotonic() + 0.7
@@ -149,12 +149,12 @@ def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True
             started = time.monotonic()
             page = program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": "0.9"})
             seconds.append(time.monotonic() - started)
-            assert Page(page.text).of("braze_up") == [1]
+            assert MetricsPage(page.text).values("braze_up") == [1]
             files.append(process.num_fds())
             memory.append(process.memory_info().rss)
         assert statistics.median(seconds) < 1
         assert max(seconds) < 3  # the machine that runs this has other things to do too
-        assert max(files) < FULL + 50
+        assert max(files) < HARD_MAX_CONNECTIONS + 50
         assert max(memory) < before + growth
         if ends:
             assert program.stop() < 2
@@ -187,7 +187,7 @@ def lasting() -> Iterator[Program]:
         is_over(program)
 
 
-SAID = {
+CLIENT_DATA = {
     "nothing": b"",
     "half a request": b"GET /metrics HTTP/1.1\r\nHost: ",
     "a giant header": b"GET /metrics HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * MEGABYTE,
@@ -207,37 +207,37 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("said", SAID)
-def test_five_hundred_clients_that_say(lasting: Program, said: str) -> None:
+@pytest.mark.parametrize("message", CLIENT_DATA)
+def test_silent_or_odd_clients_delay_no_scrape(lasting: Program, message: str) -> None:
     """They say it and then nothing, and read nothing."""
     with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
-            crowd.come(125, SAID[said])
+            crowd.connect(125, CLIENT_DATA[message])
 
 
-@pytest.mark.parametrize("said", ["half a request", "many headers", "garbage", "many scrapes", "a body in crumbs"])
-def test_clients_that_come_again_and_again_and_say(lasting: Program, said: str) -> None:
+@pytest.mark.parametrize("message", ["half a request", "many headers", "garbage", "many scrapes", "a body in crumbs"])
+def test_reconnecting_clients_delay_no_scrape(lasting: Program, message: str) -> None:
     """They say it as often as they are listened to, from four threads, and come again when they are hung up on."""
     with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
-            crowd.again(SAID[said])
+            crowd.again(CLIENT_DATA[message])
 
 
-@pytest.mark.parametrize("said", ["many headers", "a body in crumbs"])
-def test_clients_that_trickle(lasting: Program, said: str) -> None:
+@pytest.mark.parametrize("message", ["many headers", "a body in crumbs"])
+def test_slow_clients_delay_no_scrape(lasting: Program, message: str) -> None:
     """A byte at a time, from more clients than are kept."""
     with unharmed(lasting, ends=False) as crowd:
-        crowd.trickle(crowd.join(FULL + 50), SAID[said])
+        crowd.trickle(crowd.join(HARD_MAX_CONNECTIONS + 50), CLIENT_DATA[message])
 
 
-def test_a_crowd_that_comes_and_goes(lasting: Program) -> None:
+def test_churning_clients_delay_no_scrape(lasting: Program) -> None:
     """Clients that connect and are gone, as fast as they can."""
     with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
-            crowd.keep(lambda: socket.create_connection(("127.0.0.1", lasting.port), 1).close())
+            crowd.reconnect(lambda: socket.create_connection(("127.0.0.1", lasting.port), 1).close())
 
 
-def test_more_clients_than_there_may_be_open_files(show: Program) -> None:
+def test_clients_beyond_open_file_limit_delay_no_scrape(show: Program) -> None:
     """Where a process may have few files, those that are waited for longest make way sooner."""
     process = psutil.Process(show.process.pid)
     for _ in range(3):
@@ -246,20 +246,20 @@ def test_more_clients_than_there_may_be_open_files(show: Program) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (process.num_fds() + 40, hard))
     with unharmed(show) as crowd:
         for _ in range(4):
-            crowd.come(50, b"")
+            crowd.connect(50, b"")
 
 
-def test_a_flood_of_scrapes(show: Program) -> None:
+def test_many_scrapes_are_answered(show: Program) -> None:
     """More scrapers than connections are kept, each of which asks again as soon as it has its page."""
     with unharmed(show) as crowd:
         for _ in range(4):
-            crowd.flood(2 * FULL // 4)
+            crowd.flood(2 * HARD_MAX_CONNECTIONS // 4)
 
 
 @pytest.fixture
 def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
     """Run a simulated Braze with many events, so that the page is large."""
-    with simulated(Recorded(events=[f"event {number}" for number in range(2_000)])) as running:
+    with running_braze(RecordedCounts(events=[f"event {number}" for number in range(2_000)])) as running:
         yield running
 
 
@@ -267,58 +267,58 @@ def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
 def config(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> str:
     """Write a config with all of the events."""
     events = "\n".join(f"{{event: event {number}}}" for number in range(2_000))
-    return write(tmp_path / "config.yaml", workspace(braze[1].url, events))
+    return write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, events))
 
 
-def test_clients_that_read_nothing_of_a_large_page(config: str) -> None:
+def test_clients_not_reading_large_page_use_little_memory(config: str) -> None:
     """Of the pages that wait to be read few are in memory, however many clients each wait for another one."""
     with Program.start([f"--config.file={config}"]) as program, unharmed(program, growth=70 * MEGABYTE) as crowd:
-        for _ in range(2 * FULL):
+        for _ in range(2 * HARD_MAX_CONNECTIONS):
             (client,) = crowd.join(1, ASK, reads=4_096)
             assert client.recv(15) == b"HTTP/1.1 200 OK"  # so that the next one is given a page of its own
 
 
-def test_clients_of_tls_that_read_nothing_of_a_large_page(config: str, tmp_path: Path) -> None:
+def test_tls_clients_not_reading_large_page_use_little_memory(config: str, tmp_path: Path) -> None:
     """By TLS no more is kept for each than without."""
     pki = Pki.make(tmp_path)
-    web = write(tmp_path / "web.yaml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem}")
+    web = write_file(tmp_path / "web.yaml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem}")
     arguments = [f"--config.file={config}", f"--web.config.file={web}"]
     with (
         Program.start(arguments, tls=pki.client()) as program,
         unharmed(program, growth=150 * MEGABYTE) as crowd,  # asyncio takes a quarter of a megabyte for each
         contextlib.ExitStack() as stack,
     ):
-        for client in crowd.join(2 * FULL, reads=4_096):
+        for client in crowd.join(2 * HARD_MAX_CONNECTIONS, reads=4_096):
             with contextlib.suppress(OSError):
                 secure = pki.client().wrap_socket(client, server_hostname="localhost")
                 stack.enter_context(secure)
                 secure.sendall(ASK)
 
 
-def test_one_who_reads_slowly_gets_the_whole_page(config: str) -> None:
+def test_slow_reader_gets_whole_page(config: str) -> None:
     """A large page is sent as it is read, to the last byte, while others read theirs at once."""
     with Program.start([f"--config.file={config}"]) as program, contextlib.ExitStack() as stack:
         program.scrape()
-        (client,) = Crowd(program, stack).join(1, ASK.replace(b"60", b"1"), reads=4_096)
-        answer = http.client.HTTPResponse(client)
-        answer.begin()
+        (client,) = ClientGroup(program, stack).join(1, ASK.replace(b"60", b"1"), reads=4_096)
+        response = http.client.HTTPResponse(client)
+        response.begin()
         page = b""
-        while piece := answer.read(50_000):
-            page += piece
+        while chunk := response.read(50_000):
+            page += chunk
             assert program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": "1"}).status == 200
-        assert len(page) == int(answer.headers["content-length"]) > 1_000_000
-        assert len(Page(page.decode()).of("braze_custom_events_hourly_up")) == 2_000
+        assert len(page) == int(response.headers["content-length"]) > 1_000_000
+        assert len(MetricsPage(page.decode()).values("braze_custom_events_hourly_up")) == 2_000
 
 
-def test_scrapes_that_wait_for_braze_leave_room(braze: tuple[FaultInjectingBraze, Server], config: str) -> None:
+def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze, Server], config: str) -> None:
     """Of a crowd of scrapes that may wait for a minute so many do; the others are given what is held."""
-    braze[0].fail(transfer_faults.hold())
+    braze[0].inject(transfer_faults.hold())
     with Program.start([f"--config.file={config}"]) as program, contextlib.ExitStack() as stack:
-        crowd = Crowd(program, stack)
-        waiting = crowd.join(MOST_WAITING, ASK)
+        crowd = ClientGroup(program, stack)
+        waiting = crowd.join(MAX_WAITING_SCRAPES, ASK)
         braze[0].wait_for(1)  # it goes alone
-        told = crowd.join(2 * FULL, ASK, reads=4_096)
-        for client in told[-10:]:
+        info = crowd.join(2 * HARD_MAX_CONNECTIONS, ASK, reads=4_096)
+        for client in info[-10:]:
             assert client.recv(15) == b"HTTP/1.1 200 OK"
         started = time.monotonic()
         assert program.scrape(timeout=0.9).value("braze_exporter_scrapes_incomplete_total") is not None
@@ -327,12 +327,12 @@ def test_scrapes_that_wait_for_braze_leave_room(braze: tuple[FaultInjectingBraze
             client.setblocking(False)  # noqa: FBT003 - its only argument
             with pytest.raises(BlockingIOError):
                 client.recv(1)
-        braze[0].heal()
+        braze[0].clear_faults()
         assert program.stop() < 2
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("message", "status"),
     [
         (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
         (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
@@ -354,23 +354,23 @@ def test_scrapes_that_wait_for_braze_leave_room(braze: tuple[FaultInjectingBraze
         (b"GET /-/ready?x=%ff HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
     ],
 )
-def test_what_odd_requests_are_told(lasting: Program, said: bytes, status: int) -> None:
+def test_invalid_requests_have_statuses(lasting: Program, message: bytes, status: int) -> None:
     """Each is told one status, at once, and what is refused ends the connection without a line in the log."""
     with socket.create_connection(("127.0.0.1", lasting.port), 5) as client:
-        client.sendall(said)
+        client.sendall(message)
         assert whole(client).status == status
         if status in {400, 413}:
             assert client.recv(1) == b""
     assert "Traceback" not in lasting.output
 
 
-def test_nothing_of_a_body_is_read() -> None:
+def test_request_body_is_not_read() -> None:
     """However many crumbs a body comes in, they are not looked at; a body of no bytes is none."""
-    reader = Requests(h11.SERVER)
-    reader.receive_data(SAID["a body in crumbs"][:400])
+    reader = RequestParser(h11.SERVER)
+    reader.receive_data(CLIENT_DATA["a body in crumbs"][:400])
     assert isinstance(reader.next_event(), h11.Request)
     assert reader.next_event() is reader.next_event() is h11.PAUSED
-    reader = Requests(h11.SERVER)
+    reader = RequestParser(h11.SERVER)
     reader.receive_data(b"POST /-/ready HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
     assert isinstance(reader.next_event(), h11.Request)
     assert isinstance(reader.next_event(), h11.EndOfMessage)

@@ -9,7 +9,7 @@ import bcrypt
 import pytest
 
 from braze_exporter.config.secrets import Secret
-from braze_exporter.web.passwords import MOST_REMEMBERED, MOST_WAITING, BusyError, Passwords
+from braze_exporter.web.passwords import MAX_PENDING_CHECKS, MAX_REMEMBERED, BusyError, PasswordChecker
 
 PASSWORD = "correct: horse é"  # noqa: S105 - of this test
 LONG = "x" * 100
@@ -28,12 +28,12 @@ def basic(user: str, password: str, scheme: str = "Basic") -> str:
 USERS = {"älice": hashed(PASSWORD), "long": hashed(LONG), "empty": hashed(""), "": hashed("nobody")}
 
 
-def admitted(users: Mapping[str, Secret], *headers: str | None, passwords: Passwords | None = None) -> list[bool]:
+def admitted(users: Mapping[str, Secret], *headers: str | None, passwords: PasswordChecker | None = None) -> list[bool]:
     """Return for each header whether it admits, one after the other."""
 
     async def ask() -> list[bool]:
-        asked = passwords or Passwords()
-        return [await asked.admit(users, header) for header in headers]
+        requested = passwords or PasswordChecker()
+        return [await requested.check(users, header) for header in headers]
 
     return asyncio.run(ask())
 
@@ -50,7 +50,7 @@ def admitted(users: Mapping[str, Secret], *headers: str | None, passwords: Passw
         basic("empty", ""),
     ],
 )
-def test_a_good_password(header: str) -> None:
+def test_correct_password_is_accepted(header: str) -> None:
     """User and password are UTF-8, a password may hold colons, and of a long one 72 bytes count, as for Prometheus."""
     assert admitted(USERS, header, header) == [True, True]
 
@@ -79,38 +79,38 @@ def test_a_good_password(header: str) -> None:
         basic("somebody", ""),
     ],
 )
-def test_what_admits_nobody(header: str | None) -> None:
+def test_invalid_credentials_are_refused(header: str | None) -> None:
     """A wrong password, another user, and whatever is no basic authentication are the same: no."""
     assert admitted(USERS, header, header) == [False, False]
 
 
-def test_the_password_of_another_user_is_wrong() -> None:
+def test_password_of_another_user_is_refused() -> None:
     """The first user's password admits nobody who is unknown, and whoever becomes known is not held to that."""
-    passwords = Passwords()
+    passwords = PasswordChecker()
     users = {"a": hashed("secret")}
     assert admitted(users, basic("b", "secret"), basic("a", "secret"), passwords=passwords) == [False, True]
     assert admitted(users | {"b": users["a"]}, basic("b", "secret"), passwords=passwords) == [True]
 
 
-def test_a_new_hash_ends_the_old_password() -> None:
+def test_changed_hash_refuses_old_password() -> None:
     """What is remembered of a password is no longer true once its user has another, or is gone."""
-    passwords = Passwords()
+    passwords = PasswordChecker()
     old, new = basic("a", "old"), basic("a", "new")
     assert admitted({"a": hashed("old")}, old, new, passwords=passwords) == [True, False]
     assert admitted({"a": hashed("new")}, old, new, passwords=passwords) == [False, True]
     assert admitted({"b": hashed("new")}, old, new, passwords=passwords) == [False, False]
 
 
-def test_each_password_is_checked_once_and_not_kept() -> None:
+def test_password_is_checked_once_and_not_stored() -> None:
     """The second time costs nothing, good or bad, also where many ask at once; and the password is nowhere."""
     users = {"a": hashed(PASSWORD, cost=11)}
 
     async def ask() -> list[float]:
-        passwords, seconds = Passwords(), []
+        passwords, seconds = PasswordChecker(), []
         for header in (basic("a", PASSWORD), basic("a", "wrong"), basic("b", PASSWORD)):
             for _ in range(2):
                 started = time.monotonic()
-                await asyncio.gather(*(passwords.admit(users, header) for _ in range(50)))
+                await asyncio.gather(*(passwords.check(users, header) for _ in range(50)))
                 seconds.append(time.monotonic() - started)
         assert not any(secret in f"{vars(passwords)}" for secret in (PASSWORD, "wrong"))
         return seconds
@@ -120,30 +120,30 @@ def test_each_password_is_checked_once_and_not_kept() -> None:
         assert second < first / 3
 
 
-def test_a_flood_of_wrong_passwords_delays_no_good_one() -> None:
+def test_wrong_passwords_delay_no_correct_one() -> None:
     """One that is remembered is admitted at once; of those who wait for a check, the last are told to come again."""
     users = {"a": hashed(PASSWORD, cost=10)}
 
     async def ask() -> tuple[float, list[bool | BaseException]]:
-        passwords = Passwords()
-        assert await passwords.admit(users, basic("a", PASSWORD))
-        wrong = [asyncio.ensure_future(passwords.admit(users, basic("a", f"{number}"))) for number in range(100)]
+        passwords = PasswordChecker()
+        assert await passwords.check(users, basic("a", PASSWORD))
+        wrong = [asyncio.ensure_future(passwords.check(users, basic("a", f"{number}"))) for number in range(100)]
         await asyncio.sleep(0)
         started = time.monotonic()
-        assert await passwords.admit(users, basic("a", PASSWORD))
+        assert await passwords.check(users, basic("a", PASSWORD))
         return time.monotonic() - started, await asyncio.gather(*wrong, return_exceptions=True)
 
-    seconds, answers = asyncio.run(ask())
+    seconds, responses = asyncio.run(ask())
     assert seconds < 0.05
-    assert answers.count(False) == MOST_WAITING
-    assert sum(isinstance(answer, BusyError) for answer in answers) == 100 - MOST_WAITING
+    assert responses.count(False) == MAX_PENDING_CHECKS
+    assert sum(isinstance(response, BusyError) for response in responses) == 100 - MAX_PENDING_CHECKS
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_remembered_passwords_are_limited() -> None:
     """However many wrong passwords are tried, so many are remembered, and the right one always is."""
-    passwords = Passwords()
+    passwords = PasswordChecker()
     right = basic("a", PASSWORD)
-    wrong = [basic("a", f"{number}") for number in range(MOST_REMEMBERED + 50)]
-    answers = admitted({"a": hashed(PASSWORD)}, right, *wrong, passwords=passwords)
-    assert answers == [True] + [False] * len(wrong)
-    assert (len(passwords._good), len(passwords._bad)) == (1, MOST_REMEMBERED)  # noqa: SLF001 - what it is about
+    wrong = [basic("a", f"{number}") for number in range(MAX_REMEMBERED + 50)]
+    responses = admitted({"a": hashed(PASSWORD)}, right, *wrong, passwords=passwords)
+    assert responses == [True] + [False] * len(wrong)
+    assert (len(passwords._good), len(passwords._bad)) == (1, MAX_REMEMBERED)  # noqa: SLF001 - what it is about

@@ -10,9 +10,9 @@ from itertools import product
 import pytest
 from support import Clock
 
-from braze_exporter.web.rendering import MOST_READ, Kind, Pages, Readers
+from braze_exporter.web.rendering import MAX_READ_PAGES, PageReaders, PageRenderer, RenderKey
 
-PLAIN = Kind("plain", gzipped=False)
+PLAIN = RenderKey("plain", is_gzipped=False)
 
 
 class Maker:
@@ -33,12 +33,12 @@ class Maker:
         return held
 
 
-def together(test: Callable[[Maker, Pages], Coroutine[None, None, None]]) -> None:
+def together(test: Callable[[Maker, PageRenderer], Coroutine[None, None, None]]) -> None:
     """Run a test within a loop."""
 
     async def run() -> None:
         maker = Maker()
-        await asyncio.wait_for(test(maker, Pages(maker.render)), 10)
+        await asyncio.wait_for(test(maker, PageRenderer(maker.render)), 10)
 
     asyncio.run(run())
 
@@ -48,14 +48,14 @@ async def begun(maker: Maker) -> None:
     await asyncio.to_thread(maker.begun.acquire)
 
 
-async def asked(pages: Pages, count: int, kind: Kind = PLAIN) -> list[Awaitable[bytes | None]]:
+async def asked(pages: PageRenderer, count: int, kind: RenderKey = PLAIN) -> list[Awaitable[bytes | None]]:
     """Ask for a page so many times."""
-    found: list[Awaitable[bytes | None]] = [asyncio.ensure_future(pages.page(kind)) for _ in range(count)]
+    result: list[Awaitable[bytes | None]] = [asyncio.ensure_future(pages.page(kind)) for _ in range(count)]
     await asyncio.sleep(0)
-    return found
+    return result
 
 
-def test_how_long_a_page_takes_is_known() -> None:
+def test_render_time_is_known() -> None:
     """It is the longest of the last hour, and one that could not be made counts too."""
     clock = Clock()
     seconds = {"plain": 3, "quick": 1, "broken": 5}
@@ -65,14 +65,14 @@ def test_how_long_a_page_takes_is_known() -> None:
         return b"" if form != "broken" else b"".join(None)  # type: ignore[arg-type] # a fault
 
     async def run() -> None:
-        pages = Pages(render, monotonic=clock.monotonic)
+        pages = PageRenderer(render, monotonic=clock.monotonic)
 
         async def after(form: str, pause: float) -> float:
             clock.advance(pause)
-            assert await pages.page(Kind(form, gzipped=False)) == (None if form == "broken" else b"")
-            return pages.seconds
+            assert await pages.page(RenderKey(form, is_gzipped=False)) == (None if form == "broken" else b"")
+            return pages.render_seconds
 
-        assert pages.seconds == 0
+        assert pages.render_seconds == 0
         assert await after("plain", 0) == 3
         assert await after("quick", 0) == 3
         assert await after("broken", 600) == 5
@@ -80,15 +80,15 @@ def test_how_long_a_page_takes_is_known() -> None:
         assert await after("plain", 2_000) == 5
         assert await after("quick", 1_000) == 3  # the broken one is an hour ago
         clock.advance(4_000)
-        assert pages.seconds == 0
+        assert pages.render_seconds == 0
 
     asyncio.run(run())
 
 
-def test_a_crowd_shares_one_page_and_those_who_come_meanwhile_the_next() -> None:
+def test_concurrent_requests_share_pages() -> None:
     """While one page is made all who ask wait for one more, which shows what changed before they asked."""
 
-    async def test(maker: Maker, pages: Pages) -> None:
+    async def test(maker: Maker, pages: PageRenderer) -> None:
         first = await asked(pages, 50)
         await begun(maker)
         maker.held = 1
@@ -107,27 +107,27 @@ def test_a_crowd_shares_one_page_and_those_who_come_meanwhile_the_next() -> None
     together(test)
 
 
-def test_of_each_kind_there_is_a_page_of_its_own() -> None:
+def test_each_key_has_its_own_page() -> None:
     """Format and compression are apart, and what is compressed unpacks to the page."""
 
-    async def test(maker: Maker, pages: Pages) -> None:
+    async def test(maker: Maker, pages: PageRenderer) -> None:
         maker.may_end.release(4)
-        kinds = [Kind(*found) for found in product(("plain", "other"), (False, True))]
+        kinds = [RenderKey(*result) for result in product(("plain", "other"), (False, True))]
         made = await asyncio.gather(*(pages.page(kind) for kind in [*kinds, *kinds]))
         assert made[:4] == made[4:]
         for kind, page in zip(kinds, made[:4], strict=True):
             assert page is not None
-            plain = gzip.decompress(page) if kind.gzipped else page
-            assert plain == f"0 {kind.form} ".encode() * 1_000
+            plain = gzip.decompress(page) if kind.is_gzipped else page
+            assert plain == f"0 {kind.content_type} ".encode() * 1_000
         assert len(maker.rendered) == 4
 
     together(test)
 
 
-def test_one_who_gives_up_takes_nothing_from_the_others() -> None:
+def test_cancelled_request_does_not_affect_others() -> None:
     """If one of those who wait is cancelled, the page is made for the rest."""
 
-    async def test(maker: Maker, pages: Pages) -> None:
+    async def test(maker: Maker, pages: PageRenderer) -> None:
         impatient, patient = await asked(pages, 2)
         await begun(maker)
         assert isinstance(impatient, asyncio.Future)
@@ -138,7 +138,7 @@ def test_one_who_gives_up_takes_nothing_from_the_others() -> None:
     together(test)
 
 
-def test_a_fault_is_one_line_however_many_wait(caplog: pytest.LogCaptureFixture) -> None:
+def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A page that cannot be made is None for all who wait for it, told once, and the next one is tried."""
     faults = [ValueError("bad luck")]
 
@@ -148,7 +148,7 @@ def test_a_fault_is_one_line_however_many_wait(caplog: pytest.LogCaptureFixture)
         return b"good"
 
     async def ask() -> tuple[list[bytes | None], bytes | None]:
-        pages = Pages(render)
+        pages = PageRenderer(render)
         return await asyncio.gather(*(pages.page(PLAIN) for _ in range(50))), await pages.page(PLAIN)
 
     caplog.set_level(logging.ERROR)
@@ -157,22 +157,22 @@ def test_a_fault_is_one_line_however_many_wait(caplog: pytest.LogCaptureFixture)
     assert [record.getMessage() for record in caplog.records] == ["a page could not be made"]
 
 
-def test_of_many_pages_that_are_read_the_oldest_is_let_go() -> None:
+def test_oldest_page_readers_are_cancelled() -> None:
     """All who read it are; those who read another one are not, however many they are."""
 
     async def read() -> tuple[list[bool], list[bool]]:
-        readers = Readers()
+        readers = PageReaders()
 
-        async def hold(page: bytes) -> None:
+        async def circuit(page: bytes) -> None:
             with readers.reading(page):
                 await asyncio.Event().wait()
 
-        pages = [bytes([number]) * 2 for number in range(MOST_READ + 1)]
-        oldest = [asyncio.create_task(hold(pages[0])) for _ in range(3)]
-        others = [asyncio.create_task(hold(page)) for page in [*pages[1:-1] * 5]]
+        pages = [bytes([number]) * 2 for number in range(MAX_READ_PAGES + 1)]
+        oldest = [asyncio.create_task(circuit(pages[0])) for _ in range(3)]
+        others = [asyncio.create_task(circuit(page)) for page in [*pages[1:-1] * 5]]
         await asyncio.sleep(0)
         assert not any(task.done() for task in [*oldest, *others])
-        newest = asyncio.create_task(hold(pages[-1]))
+        newest = asyncio.create_task(circuit(pages[-1]))
         await asyncio.wait(oldest)
         await asyncio.sleep(0)
         return [task.cancelled() for task in oldest], [task.done() for task in [*others, newest]]

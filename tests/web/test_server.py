@@ -28,25 +28,25 @@ from braze_exporter.web import server
         ("", 9.5),
     ],
 )
-def test_a_scrape_waits_half_a_second_less_than_prometheus(header: str | None, seconds: float) -> None:
+def test_scrape_waits_prometheus_timeout_minus_margin(header: str | None, seconds: float) -> None:
     """The header is held between 0 and 60 s, what is no number counts as absent, and half a second is left."""
-    assert server.wait_time(header) == seconds
+    assert server.scrape_wait_seconds(header) == seconds
 
 
-def test_what_the_page_takes_is_not_waited_for() -> None:
+def test_scrape_wait_excludes_render_time() -> None:
     """A page that takes three seconds is begun three seconds earlier, and one that takes longer at once."""
-    assert [server.wait_time("10", seconds) for seconds in (0, 3, 20)] == [9.5, 6.5, 0]
+    assert [server.scrape_wait_seconds("10", seconds) for seconds in (0, 3, 20)] == [9.5, 6.5, 0]
 
 
 @given(st.text(max_size=20))
-def test_any_header_gives_a_time(header: str) -> None:
+def test_any_timeout_header_gives_a_wait(header: str) -> None:
     """Whatever a client sends, a scrape waits between 0 and 59.5 seconds."""
-    assert 0 <= server.wait_time(header) <= 59.5
-    assert math.isfinite(server.wait_time(header))
+    assert 0 <= server.scrape_wait_seconds(header) <= 59.5
+    assert math.isfinite(server.scrape_wait_seconds(header))
 
 
 @given(st.text(max_size=60))
-def test_any_accept_header_is_understood(header: str) -> None:
+def test_any_accept_header_is_parsed(header: str) -> None:
     """Whatever a client sends, there is a format and an encoding for it."""
     assert server.accepts_openmetrics(header) in {True, False}
     assert server.accepts_gzip(header) in {True, False}
@@ -61,7 +61,7 @@ def test_any_accept_header_is_understood(header: str) -> None:
         ("10.0.0.1:65535", "10.0.0.1", 65_535),
     ],
 )
-def test_addresses(address: str, host: str, port: int) -> None:
+def test_listen_addresses_are_parsed(address: str, host: str, port: int) -> None:
     """An address is a host, which may be empty, and a port."""
     assert server.split_address(address) == (host, port)
 
@@ -69,14 +69,14 @@ def test_addresses(address: str, host: str, port: int) -> None:
 @pytest.mark.parametrize(
     "address", ["", "27293", ":", ":65536", ":-1", ":\N{FULLWIDTH DIGIT EIGHT}", "localhost", "localhost:http"]
 )
-def test_what_is_no_address(address: str) -> None:
+def test_invalid_listen_address_is_refused(address: str) -> None:
     """What has no port that is one is refused, with an example."""
     with pytest.raises(ValueError, match=r"is not host:port or :port, such as :27293$"):
         server.split_address(address)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_without_a_host_it_listens_everywhere(host: str) -> None:
+def test_address_without_host_listens_on_all_interfaces(host: str) -> None:
     """`:port` is reached by IPv4 and by IPv6."""
     if host == "::1" and not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
@@ -84,13 +84,13 @@ def test_without_a_host_it_listens_everywhere(host: str) -> None:
         assert client.getpeername()[0] == host
 
 
-def test_a_taken_port_is_not_shared() -> None:
+def test_port_in_use_is_not_shared() -> None:
     """A port that another process listens on everywhere is refused rather than taken for IPv4 alone."""
     with server.listen(":0") as taken, pytest.raises(OSError, match="in use"):
         server.listen(f":{taken.getsockname()[1]}")
 
 
-def test_a_host_is_listened_on_alone() -> None:
+def test_address_with_host_listens_there_only() -> None:
     """With a host, only that address is served."""
     with server.listen("127.0.0.1:0") as listener:
         assert listener.getsockname()[0] == "127.0.0.1"

@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from recorded_counts import Recorded
-from support import KEY, Program, simulated, workspace, write
+from recorded_counts import RecordedCounts
+from support import KEY, Program, running_braze, workspace_yaml, write_file
 from test_names import NAMES
 
 from braze_exporter.web import server
@@ -27,19 +27,19 @@ HTML, JSON = "text/html; charset=utf-8", "application/json"
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """Run the exporter with queries of all sorts of names, scraped once."""
     events = "\n".join(json.dumps({"event": name}, ensure_ascii=False) for name in NAMES.values())
-    with simulated(Recorded(events=list(NAMES.values()))) as (_, running):
-        path = write(tmp_path_factory.mktemp("front") / "config.yaml", workspace(running.url, events))
-        with Program.start([f"--config.file={path}"]) as found:
-            found.scrape()
-            yield found
+    with running_braze(RecordedCounts(events=list(NAMES.values()))) as (_, running):
+        path = write_file(tmp_path_factory.mktemp("front") / "config.yaml", workspace_yaml(running.url, events))
+        with Program.start([f"--config.file={path}"]) as result:
+            result.scrape()
+            yield result
 
 
 def part(page: str, start: str) -> str:
     """Return what is between a tag and its end."""
     name = start.split(maxsplit=1)[0].strip("<>")
-    found = re.search(rf"{re.escape(start)}(.*?)</{name}>", page, re.DOTALL)
-    assert found is not None
-    return found[1]
+    result = re.search(rf"{re.escape(start)}(.*?)</{name}>", page, re.DOTALL)
+    assert result is not None
+    return result[1]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def part(page: str, start: str) -> str:
     ],
 )
 @pytest.mark.parametrize("zipped", [False, True])
-def test_html_for_people_and_json_for_programs(
+def test_page_is_html_or_json_by_accept_header(
     program: Program, accept: str | None, content_type: str, *, zipped: bool
 ) -> None:
     """The form is what is asked for, compressed if it may be; HEAD tells the same without a body."""
@@ -69,23 +69,23 @@ def test_html_for_people_and_json_for_programs(
     assert [query["name"] for query in facts["queries"]] == list(NAMES.values())
 
 
-def test_the_policy_allows_what_is_in_the_page_and_nothing_else(program: Program) -> None:
+def test_policy_allows_page_content_only(program: Program) -> None:
     """Style and script are allowed by their hashes; the page names no other, and nothing outside itself."""
-    answer = program.get("/")
-    policy = dict(line.split(" ", 1) for line in answer.headers["content-security-policy"].split("; "))
+    response = program.get("/")
+    policy = dict(line.split(" ", 1) for line in response.headers["content-security-policy"].split("; "))
     for directive, start in (("script-src", "<script>"), ("style-src", "<style>")):
-        digest = b64encode(sha256(part(answer.text, start).encode()).digest()).decode()
+        digest = b64encode(sha256(part(response.text, start).encode()).digest()).decode()
         assert policy.pop(directive) == f"'sha256-{digest}'"
     assert policy.pop("connect-src") == "'self'"
     assert policy.pop("img-src") == "data:"
     assert policy.pop("require-trusted-types-for") == "'script'"
     assert set(policy) == {"default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types"}
     assert set(policy.values()) == {"'none'"}
-    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", answer.text)
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", response.text)
     assert "content-security-policy" not in program.get("/", {"Accept": "application/json"}).headers
 
 
-def test_nothing_ends_the_element_of_the_facts(program: Program) -> None:
+def test_status_data_is_escaped_in_html(program: Program) -> None:
     """Of all names and messages not a letter is left that HTML gives a meaning, nor a line separator of JavaScript."""
     text = part(program.get("/").text, '<script type="application/json" id="facts">')
     assert text.isascii()
@@ -93,15 +93,15 @@ def test_nothing_ends_the_element_of_the_facts(program: Program) -> None:
     assert program.get("/").text.count("<script") == 2
 
 
-def test_without_a_script_there_is_a_list(program: Program) -> None:
+def test_page_without_script_lists_workspaces(program: Program) -> None:
     """Those whose browser runs no script are told how each workspace is, and where the numbers are."""
-    found = part(program.get("/").text, "<noscript>")
-    assert "<b>production</b>: " in found
-    assert f"All {len(NAMES)} queries are answered." in html.unescape(found)
-    assert 'href="metrics"' in found
+    result = part(program.get("/").text, "<noscript>")
+    assert "<b>production</b>: " in result
+    assert f"All {len(NAMES)} queries are answered." in html.unescape(result)
+    assert 'href="metrics"' in result
 
 
-def test_the_key_is_on_neither(program: Program) -> None:
+def test_page_shows_no_key(program: Program) -> None:
     """Neither form shows the key."""
     for accept in ("text/html", "application/json"):
         assert KEY not in program.get("/", {"Accept": accept}).text
@@ -110,12 +110,12 @@ def test_the_key_is_on_neither(program: Program) -> None:
 @pytest.mark.parametrize(
     ("accept", "expected"), [("application/json", True), ("", False), ("APPLICATION/JSON;q=0", False)]
 )
-def test_who_wants_json(accept: str, *, expected: bool) -> None:
+def test_accept_header_selects_json(accept: str, *, expected: bool) -> None:
     """Only who prefers it to HTML."""
     assert server.accepts_json(accept) is expected
 
 
-def test_the_wheel_brings_the_page(tmp_path: Path) -> None:
+def test_wheel_contains_page_files(tmp_path: Path) -> None:
     """What is installed has the files that the page is made of."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # noqa: S603

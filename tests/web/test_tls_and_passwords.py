@@ -16,10 +16,10 @@ import psutil
 import pytest
 import trustme
 from certificates import Pki
-from recorded_counts import Recorded
-from support import KEY, Program, run, simulated, until, workspace, write
+from recorded_counts import RecordedCounts
+from support import KEY, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
-from braze_exporter.web.acceptor import FULL
+from braze_exporter.web.acceptor import HARD_MAX_CONNECTIONS
 
 PASSWORD = "correct horse"  # noqa: S105 - of this test
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode().replace("$2b$", "$2y$")
@@ -38,7 +38,7 @@ GOOD = basic("prometheus", PASSWORD)
 
 
 @dataclass
-class Place:
+class WebSetup:
     """A folder with a config, and with certificates for a web configuration file beside it."""
 
     config: str
@@ -51,15 +51,15 @@ class Place:
 
     def web(self, text: str) -> str:
         """Write the web configuration file and return its name."""
-        return write(self.directory / "web.yaml", text)
+        return write_file(self.directory / "web.yaml", text)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path) -> Iterator[WebSetup]:
     """Run a simulated Braze and write a config for it."""
-    with simulated(Recorded(events=["purchase"])) as (_, server):
-        config = write(tmp_path / "config.yaml", workspace(server.url, "{event: purchase}"))
-        yield Place(config, tmp_path, Pki.make(tmp_path))
+    with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
+        yield WebSetup(config, tmp_path, Pki.make(tmp_path))
 
 
 def messages(program: Program) -> list[str]:
@@ -77,20 +77,20 @@ def serial(program: Program) -> int:
         socket.create_connection(("127.0.0.1", program.port), 10) as plain,
         program.tls.wrap_socket(plain, server_hostname="localhost") as secure,
     ):
-        found = secure.getpeercert()
-    assert found is not None
-    return int(str(found["serialNumber"]), 16)
+        result = secure.getpeercert()
+    assert result is not None
+    return int(str(result["serialNumber"]), 16)
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/reload", "/nowhere", "/-/healthy/", "//-/healthy"])
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
-def test_without_a_password_nothing_is_told(guarded: Program, path: str, method: str) -> None:
+def test_missing_password_is_401(guarded: Program, path: str, method: str) -> None:
     """Each page, and what is none, is 401 alike to one without a password or with a wrong one."""
     for headers in ({}, basic("prometheus", "wrong"), basic("nobody", PASSWORD), {"Authorization": "Bearer x"}):
-        answer = guarded.get(path, headers, method=method)
-        assert answer.status == 401
-        assert answer.headers["www-authenticate"] == 'Basic realm="braze-exporter", charset="UTF-8"'
-        assert answer.body == (b"" if method == "HEAD" else b"A user and a password are needed.\n")
+        response = guarded.get(path, headers, method=method)
+        assert response.status == 401
+        assert response.headers["www-authenticate"] == 'Basic realm="braze-exporter", charset="UTF-8"'
+        assert response.body == (b"" if method == "HEAD" else b"A user and a password are needed.\n")
     assert guarded.get(path, GOOD, method=method).status != 401
 
 
@@ -98,29 +98,29 @@ def test_without_a_password_nothing_is_told(guarded: Program, path: str, method:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """Run the exporter with TLS, a password and headers."""
     directory = tmp_path_factory.mktemp("guarded")
-    with simulated(Recorded(events=["purchase"])) as (_, server):
-        config = write(directory / "config.yaml", workspace(server.url, "{event: purchase}"))
-        place = Place(config, directory, Pki.make(directory))
+    with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
+        config = write_file(directory / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
+        place = WebSetup(config, directory, Pki.make(directory))
         with place.start(TLS + USERS + HEADERS, place.pki.client()) as program:
             yield program
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])
-def test_probes_need_no_password(guarded: Program, path: str) -> None:
+def test_health_probes_need_no_password(guarded: Program, path: str) -> None:
     """Whether it is healthy is told to everyone who speaks TLS."""
     assert guarded.get(path).status == guarded.get(path, basic("nobody", "")).status == 200
 
 
-def test_a_scrape_by_tls_with_a_password(guarded: Program) -> None:
+def test_scrape_with_tls_and_password_succeeds(guarded: Program) -> None:
     """One with the password gets the page, over HTTP/1.1, with the headers of the file on this and every answer."""
     assert guarded.scrape(headers=GOOD).value("braze_up") == 1
     for path, headers in (("/metrics", GOOD), ("/metrics", {}), ("/-/ready", {}), ("/nowhere", GOOD)):
-        found = guarded.get(path, headers).headers
-        assert (found["x-frame-options"], found["strict-transport-security"]) == ("deny", "max-age=60")
-        assert found["x-content-type-options"] == "nosniff"
+        result = guarded.get(path, headers).headers
+        assert (result["x-frame-options"], result["strict-transport-security"]) == ("deny", "max-age=60")
+        assert result["x-content-type-options"] == "nosniff"
 
 
-def test_a_client_that_speaks_http_2_too_is_answered_in_http_1(guarded: Program) -> None:
+def test_http_2_client_is_served_http_1(guarded: Program) -> None:
     """Of the protocols that a client offers, HTTP/1.1 is taken."""
     assert guarded.tls is not None
     guarded.tls.set_alpn_protocols(["h2", "http/1.1"])
@@ -131,17 +131,17 @@ def test_a_client_that_speaks_http_2_too_is_answered_in_http_1(guarded: Program)
         assert secure.selected_alpn_protocol() == "http/1.1"
 
 
-def test_plain_http_on_the_port_of_tls(guarded: Program) -> None:
+def test_plain_http_on_tls_port_is_closed(guarded: Program) -> None:
     """Whoever speaks HTTP without TLS, or no protocol at all, is hung up on at once, without a line in the log."""
-    for said in (b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xffgarbage", b"\0" * 100_000):
+    for message in (b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xffgarbage", b"\0" * 100_000):
         with socket.create_connection(("127.0.0.1", guarded.port), 5) as client, contextlib.suppress(ConnectionError):
-            client.sendall(said)
+            client.sendall(message)
             assert b"HTTP" not in client.recv(1_000)
     assert guarded.get("/-/ready").status == 200
     assert messages(guarded) == ["serving"]
 
 
-def test_a_flood_of_wrong_passwords_delays_no_scrape(guarded: Program) -> None:
+def test_wrong_passwords_delay_no_scrape(guarded: Program) -> None:
     """While a hundred clients guess, some are told to come again, and one that was here before is served at once."""
     assert guarded.scrape(headers=GOOD).value("braze_up") == 1
     assert guarded.tls is not None
@@ -155,22 +155,22 @@ def test_a_flood_of_wrong_passwords_delays_no_scrape(guarded: Program) -> None:
         started = time.monotonic()
         assert guarded.scrape(headers=GOOD).value("braze_up") == 1
         assert time.monotonic() - started < 0.5
-        answers = [client.getresponse() for client in guessing]
-        told = {answer.status: answer.read().decode() for answer in answers}
-    assert told == {
+        responses = [client.getresponse() for client in guessing]
+        info = {response.status: response.read().decode() for response in responses}
+    assert info == {
         401: "A user and a password are needed.\n",
         503: "Too many passwords wait for their check: come again in a second.\n",
     }
 
 
-def test_no_secret_is_in_the_log(guarded: Program) -> None:
+def test_no_secret_is_logged(guarded: Program) -> None:
     """Neither key nor password nor hash is there, whatever happened."""
     guarded.get("/metrics", basic("prometheus", "a guess"))
     for secret in (KEY, PASSWORD, HASH[29:], "guess", "PRIVATE"):
         assert secret not in guarded.output
 
 
-def test_certificates_and_users_change_without_a_restart(place: Place) -> None:
+def test_certificates_and_users_change_without_restart(place: WebSetup) -> None:
     """A new certificate is shown to the next client, half of one to nobody, and users come and go."""
     with place.start(TLS + USERS, place.pki.client()) as program:
         first = serial(program)
@@ -181,10 +181,10 @@ def test_certificates_and_users_change_without_a_restart(place: Place) -> None:
         for _ in range(20):
             assert serial(program) == second
         (place.directory / "key.pem").write_bytes(key)
-        until(lambda: serial(program) not in {first, second}, "the certificate is the third")
+        wait_until(lambda: serial(program) not in {first, second}, "the certificate is the third")
 
         place.web(TLS + USERS.replace("prometheus", "agent"))
-        until(lambda: program.get("/", basic("agent", PASSWORD)).status == 200, "another user counts")
+        wait_until(lambda: program.get("/", basic("agent", PASSWORD)).status == 200, "another user counts")
         assert program.get("/", GOOD).status == 401
         place.web("")
         assert program.get("/", basic("agent", PASSWORD)).status == 200
@@ -193,7 +193,7 @@ def test_certificates_and_users_change_without_a_restart(place: Place) -> None:
     assert messages(program) == ["serving", again, kept, again, again, kept, "stopped"]
 
 
-def test_an_open_connection_goes_on_through_a_renewal(place: Place) -> None:
+def test_open_connection_survives_renewal(place: WebSetup) -> None:
     """Who is connected stays so, and finds new users with the next request."""
     with place.start(TLS + USERS, place.pki.client()) as program:
         assert program.tls is not None
@@ -202,12 +202,12 @@ def test_an_open_connection_goes_on_through_a_renewal(place: Place) -> None:
             place.web(TLS + USERS.replace("prometheus", name))
             place.pki.renew()
             client.request("GET", "/", headers=basic(name, PASSWORD))
-            answer = client.getresponse()
-            assert (answer.status, answer.read()[:9]) == (200, b"<!doctype")
+            response = client.getresponse()
+            assert (response.status, response.read()[:9]) == (200, b"<!doctype")
         client.close()
 
 
-def test_client_certificates(place: Place) -> None:
+def test_client_certificates_are_required(place: WebSetup) -> None:
     """Where the clients' CA is named, one with a certificate of it gets in, and no one else."""
     with place.start(MUTUAL, place.pki.client(signed_by=place.pki.ca)) as program:
         assert program.scrape().value("braze_up") == 1
@@ -218,7 +218,7 @@ def test_client_certificates(place: Place) -> None:
     assert messages(program) == ["serving", "stopped"]
 
 
-def test_versions_of_tls(place: Place) -> None:
+def test_tls_versions_are_enforced(place: WebSetup) -> None:
     """A client that speaks no version that is asked for is refused."""
     with place.start(TLS.replace("}", ", min_version: TLS13}"), place.pki.client()) as program:
         assert program.get("/-/ready").status == 200
@@ -228,7 +228,7 @@ def test_versions_of_tls(place: Place) -> None:
             program.get("/-/ready")
 
 
-def test_passwords_without_tls(place: Place) -> None:
+def test_passwords_work_without_tls(place: WebSetup) -> None:
     """Passwords work without TLS as well, for those whose proxy speaks it."""
     with place.start(USERS) as program:
         assert program.get("/metrics").status == 401
@@ -236,40 +236,40 @@ def test_passwords_without_tls(place: Place) -> None:
 
 
 @pytest.mark.parametrize("text", ["", TLS])
-def test_a_file_without_passwords_asks_for_none(place: Place, text: str) -> None:
+def test_file_without_passwords_requires_none(place: WebSetup, text: str) -> None:
     """An empty file changes nothing, and one with TLS alone asks for TLS alone."""
     with place.start(text, place.pki.client() if text else None) as program:
         assert program.scrape().value("braze_up") == 1
 
 
-def test_silent_clients_of_tls_cost_no_scrape(place: Place) -> None:
+def test_silent_tls_clients_delay_no_scrape(place: WebSetup) -> None:
     """More clients than there may be open files, that never begin or never finish with TLS: a scrape is served."""
     with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
         assert program.scrape().value("braze_up") == 1
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (FULL + 150, hard))
+        resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (HARD_MAX_CONNECTIONS + 150, hard))
         seconds = []
-        for number in range(3 * FULL):
+        for number in range(3 * HARD_MAX_CONNECTIONS):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
             if number % 2:
                 client.sendall(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a hello
-            if number % 100 == 0 or number == 3 * FULL - 1:
+            if number % 100 == 0 or number == 3 * HARD_MAX_CONNECTIONS - 1:
                 started = time.monotonic()
                 assert program.scrape().value("braze_up") == 1
                 seconds.append(time.monotonic() - started)
         assert max(seconds) < 1
         process = psutil.Process(program.process.pid)
-        assert process.num_fds() < FULL + 50
+        assert process.num_fds() < HARD_MAX_CONNECTIONS + 50
         assert process.memory_info().rss < 200_000_000
         assert program.stop() < 2
     assert messages(program) == ["serving", "stopped"]
 
 
-def test_silent_clients_of_tls_leave_nothing_behind(place: Place) -> None:
+def test_silent_tls_clients_leave_no_connections(place: WebSetup) -> None:
     """Those that went or were ended are no longer counted: whoever comes after them keeps the connection."""
     with place.start(TLS, place.pki.client()) as program:
         with contextlib.ExitStack() as stack:
-            for number in range(3 * FULL):
+            for number in range(3 * HARD_MAX_CONNECTIONS):
                 stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
                 if number % 50 == 0:  # so that each is heard of before it is ended
                     assert program.get("/-/ready").status == 200
@@ -284,7 +284,7 @@ def test_silent_clients_of_tls_leave_nothing_behind(place: Place) -> None:
         assert len(ports) == 1
 
 
-def test_it_ends_at_once_with_clients_of_tls(place: Place) -> None:
+def test_program_ends_with_tls_clients_connected(place: WebSetup) -> None:
     """Clients that keep their connection and do not answer the good-bye do not keep it from ending."""
     with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
         assert program.tls is not None
@@ -298,10 +298,10 @@ def test_it_ends_at_once_with_clients_of_tls(place: Place) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_a_bad_file_is_refused_at_start(place: Place, command: str) -> None:
+def test_invalid_file_is_refused_at_start(place: WebSetup, command: str) -> None:
     """Every problem comes at once, one a line, with 1."""
     web = place.web("tls_server_config: {cert_file: missing.pem, key_file: key.pem}\nbasic_auth_users: {a: secret}\n")
-    done = run(command, f"--config.file={place.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
+    done = run_program(command, f"--config.file={place.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1
     assert done.stderr == (
         f"{web}:2: basic_auth_users.a: must be a hash of bcrypt, not the password itself nor another hash: "
@@ -310,11 +310,11 @@ def test_a_bad_file_is_refused_at_start(place: Place, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_passwords_without_bcrypt_are_refused_at_start(place: Place, tmp_path: Path, command: str) -> None:
+def test_passwords_without_bcrypt_are_refused_at_start(place: WebSetup, tmp_path: Path, command: str) -> None:
     """Where the extra is not installed, passwords are one line with the remedy, and TLS needs no bcrypt."""
-    write(tmp_path / "bcrypt.py", "raise ImportError\n")
+    write_file(tmp_path / "bcrypt.py", "raise ImportError\n")
     web = place.web(USERS)
-    done = run(
+    done = run_program(
         command,
         f"--config.file={place.config}",
         f"--web.config.file={web}",
@@ -336,9 +336,9 @@ def test_passwords_without_bcrypt_are_refused_at_start(place: Place, tmp_path: P
         (MUTUAL + USERS, "TLS and client certificates and passwords"),
     ],
 )
-def test_check_tells_what_protects(place: Place, text: str, asks: str) -> None:
+def test_check_prints_protections(place: WebSetup, text: str, asks: str) -> None:
     """`check` validates the web configuration file too, and says what it asks for."""
     web = place.web(text)
-    done = run("check", f"--config.file={place.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
+    done = run_program("check", f"--config.file={place.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == f"{web} is good: {asks}"
