@@ -1,3 +1,3 @@
-"""Prometheus exporter for Braze: the newest counts of all that it has series of, as labelled gauges."""
+"""Prometheus exporter for Braze: exports the counts of every data series of Braze's REST API as metrics."""
 
 __version__ = "0.1.0"

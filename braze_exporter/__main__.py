@@ -1,4 +1,4 @@
-"""`python -m braze_exporter`: the command line."""
+"""Run the command line as `python -m braze_exporter`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The body of a success, as an object. Pure."""
+"""Parse the JSON body of a successful response. No I/O."""
 
 import json
 from typing import Any
@@ -8,7 +8,11 @@ from braze_exporter.braze.rows import invalid_response
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """Return the object that the body of a success is, or raise `BrazeError`, which repeats nothing of it."""
+    """Return the JSON object in the body of a successful response.
+
+    Raises `BrazeError` if the body is not a JSON object or its `message` is not `success`. The error quotes nothing of
+    the body.
+    """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The arithmetic of buckets: when they begin and end, which have settled, and which are compared. Pure, no clock."""
+"""Bucket arithmetic: starts and ends, settled buckets, and the buckets of a baseline. No I/O, no clock."""
 
 import functools
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from braze_exporter.braze.series import Series
 
 WEEK_SECONDS = 7 * 86_400
 
-# The same days come in each of the many series of an answer, and with every answer again.
+# The same days occur in every series of a response, and again in every later response.
 _cached = functools.lru_cache(maxsize=8_192)
 
 
 @_cached
 def midnight(day: date, zone: ZoneInfo) -> int:
-    """Return the instant at which a day begins in `zone`."""
+    """Return the start of a day in `zone`, in seconds since the epoch."""
     return int(datetime.combine(day, time.min, zone).timestamp())
 
 
@@ -32,45 +32,48 @@ def _day_number(start: float, zone: ZoneInfo) -> int:
 
 
 def bucket_start(instant: float, unit: Unit, zone: ZoneInfo) -> int:
-    """Return the instant at which the bucket begins in which `instant` lies: an hour of UTC, or a day in `zone`."""
+    """Return the start of the bucket that contains `instant`, in seconds since the epoch.
+
+    Hours are those of UTC, days those of `zone`.
+    """
     if unit is Unit.HOUR:
         return int(instant) // unit.seconds * unit.seconds
     return midnight(datetime.fromtimestamp(instant, zone).date(), zone)
 
 
 def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:
-    """Return the instant (seconds since the epoch) at which the bucket that begins at `start` ends.
+    """Return the end of the bucket that begins at `start`, in seconds since the epoch.
 
-    An hour is an hour. A day ends at the next local midnight in `zone`, 23, 24 or 25 hours later.
+    A day ends at the next local midnight in `zone`, which is 23, 24 or 25 hours later.
     """
     return start + unit.seconds if unit is Unit.HOUR else _day_end(start, zone)
 
 
 def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
-    """Return a number for the bucket that begins at `start`: its instant, or its civil date as a count of days.
+    """Return a number that orders buckets: the start of an hour, or the ordinal of the local date of a day.
 
-    It rises by time, and that of a day stays the same if the zone is corrected.
+    The number of a day stays the same when the zone in the configuration is corrected.
     """
     return int(start) if unit is Unit.HOUR else _day_number(start, zone)
 
 
 def oldest_requested_bucket(query: Query, sent_at: float) -> int:
-    """Return the lowest number that a bucket can have which a usual fetch at `sent_at` asks for."""
+    """Return the number of the oldest bucket that a regular fetch at `sent_at` requests (see `bucket_number`)."""
     units = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
     return bucket_number(sent_at, query.unit, query.zone) - units
 
 
 def bucket_starts(result: Sequence[Series]) -> list[int]:
-    """Return the start of each bucket that any of the series has, holes included, oldest first."""
+    """Return the starts of all buckets in the series, including holes, oldest first."""
     points = {start for series in result for start, _ in series.points}
     return sorted(points.union(*(series.holes for series in result)))
 
 
 def newest_settled(starts: Sequence[int], query: Query, sent_at: float) -> int | None:
-    """Return the start of the newest bucket that was settled when its response was requested at `sent_at`, or None.
+    """Return the start of the newest settled bucket of a response, or None if it has no settled bucket.
 
-    A bucket is settled by a fetch that was sent `settle` or more after its end. The newest bucket of a response that
-    runs up to now is never settled, whatever the clocks say. `starts` are those of all its buckets, oldest first.
+    `starts` are the starts of all its buckets, oldest first; `sent_at` is the time at which it was requested. A bucket
+    is settled if it was fetched `settle` or more after its end. The newest bucket of a response is never settled.
     """
     for start in reversed(starts[:-1]):
         if bucket_end(start, query.unit, query.zone) + query.settle <= sent_at:
@@ -79,14 +82,14 @@ def newest_settled(starts: Sequence[int], query: Query, sent_at: float) -> int |
 
 
 def same_buckets_in_earlier_weeks(start: int, query: Query) -> list[int]:
-    """Return the starts of the buckets at the same local time as that at `start` in each of the `weeks` before.
+    """Return the starts of the buckets at the same local time as `start` in the last `baseline_weeks` weeks.
 
-    A local hour that a spring night leaves out is left out; one that an autumn night repeats pairs with the same pass.
+    Local hours that DST skips are omitted. A local hour that DST repeats matches the same one of its two passes.
     """
     local = datetime.fromtimestamp(start, query.zone)
     result = []
     for week in range(1, query.baseline_weeks + 1):
-        earlier = local - timedelta(weeks=week)  # on the wall's clock, keeping the pass
+        earlier = local - timedelta(weeks=week)  # local arithmetic, which keeps `fold`
         instant = int(earlier.timestamp())
         if datetime.fromtimestamp(instant, query.zone).replace(tzinfo=None) == earlier.replace(tzinfo=None):
             result.append(instant)

@@ -1,4 +1,4 @@
-"""One call to Braze: the permit to make it, what its rate-limit headers said, and how it ended."""
+"""Data of one call to Braze: its permit, its rate-limit headers and its outcome."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,11 @@ from braze_exporter.braze.series import Series
 
 @dataclass(frozen=True, slots=True)
 class FetchedSeries:
-    """What a call brought: the series, and when Braze answered by its own clock, or None if it did not tell."""
+    """The result of a successful call for a query.
+
+    `responded_at` is the time of the response by Braze's clock, in seconds since the epoch, or None without a valid
+    `Date` header.
+    """
 
     series: tuple[Series, ...]
     responded_at: float | None
@@ -17,7 +21,7 @@ class FetchedSeries:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeaders:
-    """What Braze's rate-limit headers said; None where a header was absent, empty or not a number.
+    """The values of Braze's rate-limit headers. A value is None if the header is absent, empty or not a number.
 
     `reset` is in seconds since the epoch.
     """
@@ -29,11 +33,11 @@ class RateLimitHeaders:
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
-    """One HTTP call as it went.
+    """The outcome of one HTTP call.
 
-    `status` is the status, or None without one; `reason` is None if it was answered. `clock_offset` is by how many
-    seconds Braze's clock is ahead of ours, or None if it did not tell. `pause_seconds` is for how many seconds its pool
-    makes no more calls, if this call brought that about.
+    `status` is the HTTP status, or None if there was no response. `reason` is None if the call succeeded. `seconds` is
+    its duration. `clock_offset` is how many seconds Braze's clock is ahead of the local clock, or None if unknown. If
+    this call paused its pool, `pause_seconds` is the length of the pause.
     """
 
     workspace: str
@@ -49,11 +53,11 @@ class CallEvent:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitInfo:
-    """What a call told of its pool: its limit, what is left of it, and in how many seconds its window ends.
+    """What a response says about the rate limit of its pool. A value is None if the response does not have it.
 
-    None is what it did not tell. `is_rate_limited` is for an answer that there were too many calls (429), and
-    `retry_after` the seconds that came with it; `has_response` is for any other answer of Braze's that is not of its
-    own trouble.
+    `limit` is the number of calls per window, `remaining` the number left in this window. `resets_in` is the number of
+    seconds until the window ends. `is_rate_limited` is true for a 429, and `retry_after` is the value of the
+    `Retry-After` header in seconds. `has_response` is true for any response that is neither a 429 nor a server error.
     """
 
     limit: float | None = None
@@ -65,7 +69,7 @@ class RateLimitInfo:
 
 
 class Permit:
-    """Leave to make one call, which must `end`: others may wait for it."""
+    """Permission to make one call. Call `end` when the call has ended, since other calls may wait for it."""
 
     def __init__(
         self,
@@ -73,13 +77,16 @@ class Permit:
         *,
         begin: Callable[[], None] = lambda: None,
     ) -> None:
-        """Pass on how the call ended to `end`; `begin` is called before it is sent."""
+        """Create a permit that calls `begin` before the request is sent and `end` with the outcome."""
         self.begin = begin
         self._end = end
         self._has_ended = False
 
     def end(self, error: BrazeError | None, info: RateLimitInfo) -> float | None:
-        """Note how the call ended, once; return for how many seconds its pool rests now, if that is news."""
+        """Report the outcome of the call. Further calls of this method do nothing.
+
+        Returns for how many seconds the pool is paused if this call started the pause, otherwise None.
+        """
         if self._has_ended:
             return None
         self._has_ended = True

@@ -1,10 +1,10 @@
-"""Why Braze did not answer a query."""
+"""The error for a failed request to Braze, and the reasons for failures."""
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a query was not answered: the values of the label `reason`, with the help for them."""
+    """Why a request to Braze failed. The values are those of the label `reason`."""
 
     BAD_REQUEST = "bad_request"
     UNAUTHORIZED = "unauthorized"
@@ -27,14 +27,17 @@ class Reason(StrEnum):
 
 
 class BrazeError(Exception):
-    """A query was asked and not answered. `detail` is a short line for people, without the key."""
+    """A request to Braze failed. `detail` is a short description for people, without the API key."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        """Keep the `reason`, for the metrics, and the `detail`, for the log."""
+        """Create an error with a `reason` for the metrics and a `detail` for the log."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 
     def without_traceback(self) -> "BrazeError":
-        """Return the error to be kept: without the frames that it came through, which hold all that was read."""
+        """Return a copy without traceback.
+
+        The frames of a traceback reference the response, so a stored error would keep it in memory.
+        """
         return BrazeError(self.reason, self.detail)

@@ -1,7 +1,7 @@
 """HTTP responses on kept-alive connections: each request gets its own final response, or an error.
 
-http.client takes any interim response but 100 for the final one, and drops what it has buffered beyond the end of a
-response. Either way a later request on the connection would get the response to an earlier one.
+`http.client` treats any interim response except 100 as the final one. It also drops data that it has buffered beyond
+the end of a response. In both cases a later request on the connection could get the response to an earlier one.
 """
 
 import contextlib
@@ -14,22 +14,22 @@ import ssl
 from typing import Any
 
 _MAX_INTERIM_BYTES = 64 * 1024
-# All of 1xx but 101, which ends HTTP on the connection: the exporter requests no upgrade.
+# All 1xx except 101, which ends HTTP on the connection. The exporter never requests an upgrade.
 _INTERIM = re.compile(rb"HTTP/\S+\s+1(?!01)\d\d\s")
 _FIRST_FINAL_STATUS = 200
 
 
 def shut_down_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or urllib3's TLS within the TLS to a proxy
-    """Shut down both directions of a connection: reads return at once, and the pool does not use it again."""
-    with contextlib.suppress(OSError):  # it has ended by itself
-        # The method of the plain socket, for that of TLS must be called by the thread that reads.
+    """Shut down both directions of a connection, so that reads return at once and the pool does not reuse it."""
+    with contextlib.suppress(OSError):  # the connection has already ended
+        # Use the method of the plain socket: only the reading thread may call that of a TLS socket.
         socket.socket.shutdown(getattr(connection, "socket", connection), socket.SHUT_RDWR)
 
 
 class _ResponseReader(io.BufferedReader):
-    """Reads one response without the interim ones before it.
+    """Reads one response and skips the interim ones before it.
 
-    Unless the server is silent when the reader is closed, the connection is shut down.
+    Closing the reader shuts down the connection if anything arrived after the response.
     """
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
@@ -38,7 +38,7 @@ class _ResponseReader(io.BufferedReader):
         self._is_final = False
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Return a line of the final response; raise OSError after too many interim ones."""
+        """Return a line of the final response. Raises `OSError` if the interim responses are too large."""
         line = super().readline(size)
         skipped = 0
         while not self._is_final and _INTERIM.match(line):
@@ -52,13 +52,13 @@ class _ResponseReader(io.BufferedReader):
         return line
 
     def close(self) -> None:
-        """End the response, and the connection if there is more on it."""
+        """Close the reader, and shut down the connection if there is unread data on it."""
         if not self.closed and not self._is_server_silent():
             shut_down_socket(self._connection)
         super().close()
 
     def _is_server_silent(self) -> bool:
-        """Return whether nothing has arrived after what was read, not even the end of the connection."""
+        """Return whether nothing has arrived after the response: neither data nor the end of the connection."""
         try:
             timeout = self._connection.gettimeout()
             self._connection.settimeout(0)
@@ -73,18 +73,18 @@ class _ResponseReader(io.BufferedReader):
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """The final response to a request, for the `response_class` of a connection."""
+    """The final response to a request. Set it as the `response_class` of a connection."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Read from `sock`; the other arguments are those of http.client."""
+        """Read from `sock`. The other arguments are those of `http.client.HTTPResponse`."""
         super().__init__(sock, *args, **kwargs)
         self.fp = _ResponseReader(self.fp.detach(), sock)
 
     def begin(self) -> None:
-        """Read the headers; raise OSError if the status is not that of a final response."""
+        """Read the headers. Raises `OSError` if the status is not that of a final response."""
         super().begin()
         if self.status < _FIRST_FINAL_STATUS:
             raise OSError(errno.EPROTO, f"unexpected status {self.status}")
         framing = [name for name in self.headers if name.lower() in {"content-length", "transfer-encoding"}]
-        if len(framing) > 1:  # servers and proxies disagree on where such a response ends
+        if len(framing) > 1:  # servers and proxies disagree about where such a response ends
             self.will_close = True

@@ -1,4 +1,4 @@
-"""A page of one of Braze's lists → its rows. Pure."""
+"""Parse a page of one of Braze's lists into items. No I/O."""
 
 from braze_exporter.braze.body import parse_body
 from braze_exporter.braze.lists import ListEndpoint, ListItem
@@ -7,10 +7,11 @@ from braze_exporter.braze.rows import invalid_response
 
 
 def parse_list_page(list_endpoint: ListEndpoint, body: bytes) -> tuple[ListItem | None, ...]:
-    """Return the rows in the `body` of a success, or raise `BrazeError` if there is no list in it.
+    """Return the items in the `body` of a successful response.
 
-    A row without a name or an id that can be read is None: it can be neither asked for nor shown. What else is odd in a
-    row counts as not told. After the end of a list its key is said to be missing at times.
+    An item without a valid name and id is None, since it can neither be queried nor displayed. Other invalid fields of
+    an item are treated as absent. A body without the list's key is an empty page, as reported for pages past the end.
+    Raises `BrazeError` if the body is invalid or the value of the key is not a list.
     """
     rows = parse_body(body).get(list_endpoint.response_key, [])
     if not isinstance(rows, list):
@@ -19,13 +20,13 @@ def parse_list_page(list_endpoint: ListEndpoint, body: bytes) -> tuple[ListItem 
 
 
 def _parse_name(row: object) -> ListItem | None:
-    """Return a row that is a name alone."""
+    """Return the item for a row that is a name only, or None if it is invalid."""
     name = _valid_text(row)
     return ListItem(id=name, name=name) if name is not None else None
 
 
 def _parse_item(row: object) -> ListItem | None:
-    """Return a row with an id."""
+    """Return the item for a row that is an object with an id, or None if it is invalid."""
     if not isinstance(row, dict):
         return None
     braze_id, name, tags = _valid_text(row.get("id")), _valid_text(row.get("name")), row.get("tags")
@@ -41,5 +42,5 @@ def _parse_item(row: object) -> ListItem | None:
 
 
 def _valid_text(value: object) -> str | None:
-    """Return a text that can be written in UTF-8, or None for what is no such thing."""
+    """Return `value` if it is a string that can be encoded in UTF-8, otherwise None."""
     return value if isinstance(value, str) and clean_text(value) == value else None

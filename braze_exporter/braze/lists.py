@@ -1,4 +1,4 @@
-"""What Braze lists, as one table, and the rows of its lists."""
+"""The table of Braze's list endpoints, and the items of the lists."""
 
 from dataclasses import dataclass, replace
 
@@ -7,11 +7,12 @@ from braze_exporter.braze.pools import DEFAULT_POOL, LISTS_POOL, Pool
 
 @dataclass(frozen=True, slots=True)
 class ListEndpoint:
-    """One list of what there is in Braze, in pages.
+    """A paginated list endpoint of Braze.
 
-    `item_names` are its rows to people, one and several; `response_key` is the field of an answer that holds them.
-    `has_ids` tells rows that are objects with an id and a name from names alone. Braze leaves out what is archived, and
-    segments always; where `can_be_archived` it is listed `with_archived`.
+    `item_names` are the singular and the plural for messages. `response_key` is the field of a response that holds the
+    items. If `has_ids` is true, items are objects with an id and a name; otherwise they are names. Braze omits archived
+    items. If `can_be_archived` is true, `with_archived` returns an endpoint that includes them; segments have no such
+    option.
     """
 
     item_names: tuple[str, str]
@@ -24,7 +25,7 @@ class ListEndpoint:
     parameters: tuple[tuple[str, str], ...] = ()
 
     def with_archived(self) -> "ListEndpoint":
-        """Return the list that has archived rows too."""
+        """Return the same endpoint with the parameter that includes archived items."""
         return replace(self, parameters=(("include_archived", "true"),))
 
 
@@ -50,9 +51,10 @@ LIST_ENDPOINTS: tuple[ListEndpoint, ...] = (EVENT_LIST, SEGMENT_LIST, CAMPAIGN_L
 
 @dataclass(frozen=True, slots=True)
 class ListItem:
-    """One row of a list: Braze's id of it, which is its name where there are names alone, and what else is told.
+    """An item of a list.
 
-    `is_tracked` is whether a segment has series. `last_edited` is as Braze writes it, empty where it does not.
+    `id` is Braze's id, or the name if the list has names only. `is_tracked` is whether a segment has series (Braze's
+    analytics tracking). `last_edited` is the text that Braze sends, or empty.
     """
 
     id: str

@@ -1,13 +1,14 @@
-"""Names that people give, as labels: what Braze knows by an identifier is told apart whatever it is called."""
+"""Turn the names that users give to items in Braze into valid and unique label values."""
 
 from collections import Counter
 from collections.abc import Mapping
 
 
 def disambiguate(names: Mapping[str, str]) -> dict[str, str]:
-    """Return a label for each name, by the same ids: the name, where several have it with the id behind it.
+    """Return a unique label for each id in `names`, which maps ids to names.
 
-    No two are the same, though somebody may have given a name of that form.
+    The label is the name. If several ids have the same name, it is `NAME (ID)`. Labels are unique even if a name
+    already has that form.
     """
     labels = dict(names)
     while duplicates := {label for label, count in Counter(labels.values()).items() if count > 1}:
@@ -16,8 +17,8 @@ def disambiguate(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def clean_text(value: object) -> str:
-    """Return a text as a label may be: without halves of characters, which a name that was cut may end with.
+    """Return `value` as a valid label value, or an empty string if it is not a string.
 
-    What is no text is empty.
+    Replaces lone surrogates, which a truncated name may end with.
     """
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""What Braze limits: calls by the pool, and what it is asked at."""
+"""The rate limits of Braze by pool, and the interface of an endpoint."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Calls that share one of Braze's rate limits: at most `limit` calls in each window of `window_seconds` seconds."""
+    """Calls that share one of Braze's rate limits: at most `limit` calls per window of `window_seconds` seconds."""
 
     name: str
     limit: int
@@ -14,29 +14,29 @@ class Pool:
 
     @property
     def per_hour(self) -> float:
-        """The limit as calls per hour."""
+        """The limit in calls per hour."""
         return self.limit * 3_600 / self.window_seconds
 
 
-# Braze's rate-limits page: 250,000 an hour, shared by nearly every endpoint of a workspace, its own sends included.
+# Braze's page on rate limits: 250,000 per hour, shared by nearly all endpoints of a workspace and by its own sends.
 DEFAULT_POOL = Pool("default", limit=250_000, window_seconds=3_600)
-# The same page: shared by the lists of events and of products, and by the series of purchases, as their pages say.
+# The same page and those of the endpoints: shared by the event list, the product list and the purchase series.
 LISTS_POOL = Pool("lists", limit=1_000, window_seconds=3_600)
-# The page on campaign analytics: a limit of its own.
+# Braze's page on campaign analytics: this endpoint has a separate limit.
 CAMPAIGNS_POOL = Pool("campaigns", limit=50_000, window_seconds=60)
 
 
 class Endpoint(Protocol):
-    """What Braze is asked at: its path, the permission that the key needs for it, and the pool of its calls."""
+    """An endpoint of Braze's REST API: its path, the permission that the API key needs, and the pool of its calls."""
 
     @property
     def path(self) -> str:
-        """The path, with its slash."""
+        """The path, with a leading slash."""
 
     @property
     def permission(self) -> str:
-        """The permission, in Braze's words."""
+        """The permission, as Braze names it."""
 
     @property
     def pool(self) -> Pool:
-        """The pool."""
+        """The pool whose rate limit applies."""

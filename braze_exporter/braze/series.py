@@ -1,4 +1,4 @@
-"""Series of counts by bucket, as Braze reports them."""
+"""Series of values by bucket, as parsed from a response."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -6,12 +6,12 @@ from typing import NamedTuple
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import MetricGroup
 
-# Of the labels that a series adds, those that are not the name of its part.
+# The labels of a series that are not the name of a variation or step.
 _LABELS_WITHOUT_NAMES = ("channel", "stat")
 
 
 class Point(NamedTuple):
-    """A count and the bucket it belongs to, which starts at `start` (seconds since the epoch, UTC)."""
+    """The value of the bucket that starts at `start` (seconds since the epoch, UTC)."""
 
     start: int
     value: float
@@ -19,11 +19,11 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The points of one series of an answer, oldest first, one for each bucket, and the noun that they are of.
+    """One series of a response, which can have several.
 
-    `holes` are the starts of the buckets that the response has without a number, oldest first. `labels` are what this
-    series adds to the labels of its query, and `key` what tells it apart in Braze's own ids; both are empty where the
-    noun has only one. An answer can hold several series.
+    `metric_group` is what the series counts. `points` has one point per bucket, oldest first. `holes` are the starts of
+    the buckets for which the response has no number, oldest first. `labels` are added to the labels of the query. `key`
+    identifies the series by Braze's ids. Both are empty if the metric group has only one series per query.
     """
 
     metric_group: MetricGroup
@@ -34,17 +34,17 @@ class Series:
 
     @property
     def without_buckets(self) -> "Series":
-        """The series itself: its noun, its labels and its key."""
+        """The series without points and holes."""
         return replace(self, points=(), holes=())
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What tells the series apart from others of the query."""
+        """The key that identifies the series among those of its query."""
         return (self.metric_group.name, *self.key)
 
     @property
     def with_id(self) -> "Series":
-        """The series with the id of its part behind the name of that, for one that another part is called by too."""
+        """The series with the id of its variation or step appended to the name, for names that are not unique."""
         labels = tuple(
             (name, value if name in _LABELS_WITHOUT_NAMES else f"{value} ({self.key[0]})")
             for name, value in self.labels
@@ -53,12 +53,15 @@ class Series:
 
     @property
     def has_counter(self) -> bool:
-        """Whether its points add up to a counter: those of unique users do not, nor what has no id to be known by."""
+        """Whether the series has a counter.
+
+        Counts of unique users cannot be summed, and a series with an empty id cannot be identified in later responses.
+        """
         is_unique = dict(self.labels).get("stat", "").startswith("unique_")
         return self.metric_group.is_additive and "" not in self.key and not is_unique
 
 
-# Failures of Braze, or of the way to it: requests that are repeated soon make them worse.
+# Failures of Braze or the network. Retrying them immediately would add load.
 TROUBLES = {
     Reason.SERVER_ERROR,
     Reason.TIMEOUT,

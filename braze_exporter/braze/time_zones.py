@@ -1,4 +1,4 @@
-"""In which time zones the days of a series begin, as its own hours tell. Pure."""
+"""Infer the time zone of a series' daily buckets from its hourly buckets. No I/O."""
 
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from braze_exporter.braze.buckets import midnight
 
 _HOUR_SECONDS = 3_600
-# Of zones where it is the same time these are named first.
+# These are returned first, since many zones have the same offsets.
 _PREFERRED_ZONES = (
     "UTC",
     "America/New_York",
@@ -23,15 +23,16 @@ _PREFERRED_ZONES = (
     "Asia/Tokyo",
     "Australia/Sydney",
 )
-# A day begins and ends so many hours at most before it does in UTC, and after: in a hundred hours there are two whole.
+# The largest offsets from UTC, east and west. With them, 100 hours (the maximum of a request) cover two whole days.
 _MAX_HOURS_AHEAD, _MAX_HOURS_BEHIND = 14, 12
 
 
 def find_matching_zones(days: Mapping[date, float], hours: Mapping[int, float], until: float) -> tuple[str, ...]:
-    """Return the zones in which the hours of each day add up to what was counted in that day, well-known ones first.
+    """Return the zones in which the hourly values of each day add up to its daily value, well-known zones first.
 
-    `hours` are by their start in seconds since the epoch. Only days are judged that had ended everywhere at `until`,
-    and whose hours are known wherever they begin. None fits if nothing can be told: too few days, or nothing happened.
+    The keys of `hours` are bucket starts in seconds since the epoch. A day is compared only if it had ended in every
+    zone at `until` and all its hours are known for every zone. The result is empty if fewer than two such days exist,
+    if all their values are 0, or if every zone fits.
     """
     complete_days = {day: value for day, value in days.items() if _is_covered(day, hours, until)}
     if len(complete_days) < 2 or not any(complete_days.values()):  # noqa: PLR2004 - one day may fit by chance
@@ -47,7 +48,7 @@ def find_matching_zones(days: Mapping[date, float], hours: Mapping[int, float], 
             )
         if matches[spans]:
             names.append(name)
-    # Where several times of day fit, as for what happens only by day, the days tell nothing.
+    # If every zone fits, the values do not depend on the zone (for example if all events happen in the daytime).
     return tuple(names) if sum(matches.values()) < len(matches) else ()
 
 
@@ -58,7 +59,7 @@ def _is_covered(day: date, hours: Mapping[int, float], until: float) -> bool:
 
 
 def _day_span(day: date, zone: ZoneInfo) -> tuple[int, int]:
-    """Return when a day begins and ends."""
+    """Return the start and the end of a day, in seconds since the epoch."""
     return midnight(day, zone), midnight(day + timedelta(days=1), zone)
 
 
