@@ -1,4 +1,7 @@
-"""One authenticated GET → what its answer says, or a typed `BrazeError`. Nothing is kept, nothing is repeated."""
+"""The REST client: sends one authenticated GET and returns the parsed response, or raises `BrazeError`.
+
+It caches nothing and never retries.
+"""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -14,18 +17,18 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.braze.transport import RawResponse, Transport
 
-# How much of Braze's own words goes into a log line.
+# The maximum length of a message from Braze in a log line.
 _MAX_EXCERPT_LENGTH = 200
-# The objects of a large response take many times its size, so only one is parsed at a time, whatever its workspace.
+# A parsed response takes many times the size of its body, so only one is parsed at a time in all workspaces.
 _PARSING = threading.Lock()
-# By so much, in seconds, our clock may be ahead of Braze's where the end of an answer has to be given.
+# A required `ending_at` is this many seconds in the past, since Braze rejects times in the future and clocks differ.
 _CLOCK_TOLERANCE_SECONDS = 60.0
 
 T = TypeVar("T")
 
 
 class Client:
-    """Asks Braze for one workspace. Thread-safe."""
+    """The API client of one workspace. Thread-safe."""
 
     def __init__(
         self,
@@ -37,10 +40,10 @@ class Client:
         monotonic: Callable[[], float],
         on_call: Callable[[CallEvent], None],
     ) -> None:
-        """Ask over `transport` for the `workspace` of that name.
+        """Create a client that sends requests over `transport`.
 
-        `redact` takes the key out of a text. `wall` tells seconds since the epoch, `monotonic` seconds that never jump;
-        `on_call` is told of every call.
+        `workspace` is the name of the workspace. `redact` removes the API key from a text. `wall` returns seconds since
+        the epoch, `monotonic` seconds of a monotonic clock. `on_call` is called after every call.
         """
         self._transport = transport
         self._workspace = workspace
@@ -48,13 +51,13 @@ class Client:
         self._wall = wall
         self._monotonic = monotonic
         self._on_call = on_call
-        # By how many seconds our clock was ahead of Braze's when it last told the time.
+        # How many seconds the local clock was ahead of Braze's at the last response.
         self._clock_ahead_seconds = 0.0
 
     def fetch(self, query: Query, length: int, permit: Permit) -> FetchedSeries:
-        """Ask Braze once, with leave to, for the newest `length` buckets of `query`.
+        """Fetch the newest `length` buckets of `query` with one request, for which `permit` was granted.
 
-        Raises `BrazeError` if it was not answered.
+        Raises `BrazeError` if the request fails.
         """
 
         def read(body: bytes, earliest: float, latest: float) -> tuple[Series, ...]:
@@ -67,9 +70,10 @@ class Client:
         )
 
     def fetch_page(self, list_endpoint: ListEndpoint, number: int, permit: Permit) -> tuple[ListItem | None, ...]:
-        """Ask Braze once, with leave to, for a page of a list, from 0, and return its rows; none are after the end.
+        """Return the items of page `number` of a list, fetched with one request, for which `permit` was granted.
 
-        A row that cannot be read is None. Raises `BrazeError` if it was not answered.
+        Pages are numbered from 0. An invalid item is None. A page past the end has no items. Raises `BrazeError` if the
+        request fails.
         """
 
         def read(body: bytes, _earliest: float, _latest: float) -> tuple[ListItem | None, ...]:
@@ -85,10 +89,10 @@ class Client:
         permit: Permit,
         read: Callable[[bytes, float, float], T],
     ) -> tuple[T, float | None]:
-        """Ask `endpoint` an endpoint; return what is `read` in the body, and when Braze answered by its own clock.
+        """Send a request to `endpoint`; return the result of `read` and the time of the response by Braze's clock.
 
-        `read` is given the time of the response too, by the clock that is behind and by the one that is ahead. Raises
-        `BrazeError` if it was not answered.
+        `read` is called with the body and the time of the response, first by the slower, then by the faster of the
+        local clock and Braze's. Raises `BrazeError` if the request fails.
         """
         started = self._monotonic()
         seconds = 0.0
@@ -117,9 +121,13 @@ class Client:
         read: Callable[[bytes, float, float], T],
         responded_at: float | None,
     ) -> T:
-        """Return what the answer says, or raise what it means. The status says more than what is behind it."""
+        """Return the result of `read` for a success.
+
+        Raises `BrazeError` for an error status or an unreadable body. The status takes precedence, since it is the more
+        specific reason.
+        """
         reason = parsing.reason_for_status(received.status)
-        if reason is Reason.UNAUTHORIZED:  # this body repeats the key, so none of it is shown
+        if reason is Reason.UNAUTHORIZED:  # the body repeats the key, so nothing of it is shown
             raise BrazeError(reason, unauthorized(endpoint))
         if reason is not None:
             hint = f": the key needs the permission {endpoint.permission}" if reason is Reason.FORBIDDEN else ""
@@ -135,7 +143,7 @@ class Client:
             raise BrazeError(error.reason, error.detail + self.error_excerpt(received)) from None
 
     def error_excerpt(self, received: RawResponse) -> str:
-        """Return Braze's own words about a failure, short, printable and without the key, or nothing."""
+        """Return Braze's message about a failure, shortened and without the API key, or an empty string."""
         message = self._redact(parsing.read_message(received.body))[:_MAX_EXCERPT_LENGTH]
         if message in ("", "success"):
             return ""
@@ -149,13 +157,13 @@ class Client:
         failure: BrazeError | None,
         seconds: float,
     ) -> None:
-        """Learn from a call and tell of it, however it went."""
+        """Report the outcome of a call to its permit and to `on_call`, and update the clock offset."""
         quota, offset, rate_limit = RateLimitHeaders(), None, RateLimitInfo()
         reason = failure.reason if failure is not None else None
         try:
             if received is not None:
                 local_time, braze_time = self._wall(), parsing.parse_date(received.headers)
-                now = local_time if braze_time is None else braze_time  # resets are times of Braze's clock
+                now = local_time if braze_time is None else braze_time  # reset times are by Braze's clock
                 offset = None if braze_time is None else braze_time - local_time
                 self._clock_ahead_seconds = 0.0 if offset is None else max(0.0, -offset)
                 quota = parsing.parse_rate_limit(received.headers, now)
@@ -167,7 +175,7 @@ class Client:
                     is_rate_limited=reason is Reason.RATE_LIMITED,
                     has_response=reason not in {Reason.RATE_LIMITED, Reason.SERVER_ERROR},
                 )
-        finally:  # others may wait for the end of this call
+        finally:  # other calls may wait for the end of this one
             pause_seconds = permit.end(failure, rate_limit)
         status = received.status if received is not None else None
         self._on_call(
@@ -186,12 +194,16 @@ class Client:
 
 
 def unauthorized(at: Endpoint) -> str:
-    """Return what a 401 of one endpoint means; what the others say of the key decides which of the two it is."""
+    """Return the error detail for a 401 from the endpoint `at`.
+
+    Braze sends 401 for a rejected key and for a missing permission. Only the responses of other endpoints show which
+    of the two applies.
+    """
     return f"401 Unauthorized: the key lacks the permission {at.permission} (or Braze does not know the key)"
 
 
 def _build_parameters(query: Query, length: int, now: float) -> Mapping[str, str]:
-    """Return what is sent to ask for a query at `now`."""
+    """Return the request parameters of a query that is sent at `now`."""
     parameters = {"length": str(length), **dict(query.kind.parameters)}
     if query.request_value:
         parameters[query.kind.subject_parameter] = query.request_value
@@ -201,7 +213,7 @@ def _build_parameters(query: Query, length: int, now: float) -> Mapping[str, str
         parameters["app_id"] = query.app_id
     if query.segment_id:
         parameters["segment_id"] = query.segment_id
-    # Without it an answer runs up to the time of the request; Braze refuses one in the future.
+    # Without `ending_at` a response ends at the time of the request. Braze rejects an `ending_at` in the future.
     end = (
         now - _CLOCK_TOLERANCE_SECONDS if query.ending_at is None and query.kind.requires_ending_at else query.ending_at
     )

@@ -1,7 +1,7 @@
-"""What Braze offers, as one table of kinds.
+"""The endpoint table: every kind of series that Braze offers.
 
-Metric names and their help, the sections of the config, the plan, the client, the simulated Braze and the README's
-metric table all derive from `KINDS`.
+Metric names and help, config sections, the plan, the client's requests, dashboards, rules and the README's metric table
+derive from `KINDS`.
 """
 
 from dataclasses import dataclass
@@ -12,41 +12,42 @@ from braze_exporter.braze.lists import CAMPAIGN_LIST, CANVAS_LIST, EVENT_LIST, P
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL, Pool
 
 UTC = ZoneInfo("UTC")
-# Braze's pages on the series endpoints: `length` is from 1 to 100 units, and of a Canvas from 1 to 14.
+# Braze's pages on the series endpoints: `length` is 1 to 100 units, or 1 to 14 for Canvases.
 MAX_LENGTH = 100
 _MAX_CANVAS_LENGTH = 14
-# What Braze computes once a day, or tells out of a small pool, is not asked for more often than this, in seconds.
+# The shortest refresh intervals of kinds that Braze computes once a day, and of kinds with a small pool. Seconds.
 _DAILY_REFRESH_SECONDS = 3_600.0
 _SMALL_POOL_REFRESH_SECONDS = 900.0
-# Monthly active users are computed at 12:05 UTC, uninstalls by night: up to a day after the day that they are of.
+# Braze computes monthly active users at 12:05 UTC and uninstalls at night, up to a day after the end of the day.
 _LATE_COMPUTATION_SECONDS = 86_400.0
 
 
 class Unit(StrEnum):
-    """The width of a bucket, in Braze's own words."""
+    """The width of a bucket, as Braze names it."""
 
     HOUR = "hour"
     DAY = "day"
 
     @property
     def adverb(self) -> str:
-        """The word that stands for the width in a metric name."""
+        """The word for this unit in metric names."""
         return {Unit.HOUR: "hourly", Unit.DAY: "daily"}[self]
 
     @property
     def seconds(self) -> int:
-        """The usual length of a bucket; a day of 23 or 25 hours is the business of `buckets.bucket_end`."""
+        """The usual length of a bucket. For days of 23 or 25 hours use `buckets.bucket_end`."""
         return 3_600 if self is Unit.HOUR else 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class MetricGroup:
-    """A plural noun of the metric names; `help_prefix` begins the help of its metrics.
+    """A group of metrics that share a plural noun in their names, for example `custom_events`.
 
-    `labels` are those that a query has beside `workspace`, `series_labels` those that each series of an answer adds;
-    the sum of the series whose `stat` is in the `primary_stats` stands for all of them, for alerts too. Only what
-    `is_additive` has a counter: of users that were active on two days nobody knows how many they were.
-    `can_be_negative` is for sums that can be negative.
+    `help_prefix` is the start of the help of its metrics. `labels` are the labels of a query besides `workspace`;
+    `series_labels` are the labels that each series of a response adds. In alerts and overviews, the sum of the series
+    whose `stat` is in `primary_stats` represents the group. Only groups with `is_additive` have a counter: counts of
+    active users cannot be summed over days, since a user can be active on several days. `can_be_negative` is true if
+    values can be negative.
     """
 
     name: str
@@ -59,30 +60,30 @@ class MetricGroup:
 
 
 class ResponseFormat(Enum):
-    """How the data of an answer is made."""
+    """The structure of the data of a response."""
 
     ROWS = auto()
     """Rows with a time and a number."""
     CAMPAIGN = auto()
-    """Rows with a time, numbers, and statistics of messages by channel and variation."""
+    """Rows with a time, numbers, and message statistics by channel and variation."""
     CANVAS = auto()
-    """Rows with a time, total statistics, and those of steps, with messages by channel."""
+    """Rows with a time, total statistics, and statistics by step with messages by channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesKind:
-    """One sort of series that Braze offers.
+    """A kind of series that Braze offers: one row of the endpoint table.
 
-    `section` names it in the config and in the label `kind`. An answer feeds the families of all its `metric_groups`;
-    those of a query that is filtered by app, segment or product are of `filtered_group`, so that a sum over the plain
-    noun counts nothing twice. `subject_label` is the label of what is asked for, and `subject_parameter` the request
-    parameter, empty where there is only one series; `value_field` is the field of a row that holds the number.
+    `section` is the name of the kind in the config and in the label `kind`. A response has values for all of
+    `metric_groups`. Queries filtered by app, segment or product use `filtered_group`, so that sums over `metric_group`
+    count nothing twice. `subject_label` is the label of the subject and `subject_parameter` its request parameter; both
+    are empty for kinds without subjects. `value_field` is the field of a row that holds the value.
 
-    Braze tells `max_length` units at most. No query is fetched more often than `min_refresh_seconds` seconds, or
-    settles sooner than `min_settle_seconds` seconds. `parameters` go with each request, and an `ending_at` with those
-    that have `requires_ending_at`. The newest day of an answer that `includes_current_day` is the one that runs.
-    `list_endpoint` has the subjects that there are; `is_identified_by_id` is for those whose name only it tells: the
-    config has their ids.
+    `max_length` is the maximum number of buckets that Braze returns. `min_refresh_seconds` and `min_settle_seconds` are
+    lower limits of `refresh` and `settle`. `parameters` are added to each request; `requires_ending_at` adds
+    `ending_at`. `includes_current_day` is true if the newest day of a response is the current day. `list_endpoint`
+    lists the subjects. `is_identified_by_id` is true if Braze identifies the subject by an id, so that its name is
+    known only from the list.
     """
 
     section: str
@@ -107,11 +108,14 @@ class SeriesKind:
 
     @property
     def metric_group(self) -> MetricGroup:
-        """The noun that stands for the kind, in alerts too: a campaign sends messages, and a Canvas is entered."""
+        """The metric group that represents the kind, also in alerts.
+
+        For example, it is the messages of a campaign and the entries of a Canvas.
+        """
         return self.metric_groups[0]
 
 
-# What was sent. In-app messages are not: the devices show them, and they alone have impressions of that name.
+# In-app messages have no `sent` statistic, since devices display them. Only they have `impressions`.
 _SENT_STATS = ("sent", "impressions")
 _HOURS_AND_DAYS = (Unit.HOUR, Unit.DAY)
 _CUSTOM_EVENTS_HELP = "Occurrences of a custom event"
@@ -284,7 +288,7 @@ CANVASES = SeriesKind(
     subject_parameter="canvas_id",
     response_format=ResponseFormat.CANVAS,
     max_length=_MAX_CANVAS_LENGTH,
-    # Without it there are no messages (Airbyte's issue 30372).
+    # Without it the response has no messages (Airbyte issue 30372).
     parameters=(("include_step_breakdown", "true"),),
     requires_ending_at=True,
     is_identified_by_id=True,
@@ -305,7 +309,7 @@ KINDS: tuple[SeriesKind, ...] = (
     CANVASES,
 )
 
-# Braze's data-centers page. There is no US-09. New instances appear, so any https host is accepted as a `url` too.
+# Braze's page on data centers. There is no US-09. `url` also accepts any other https host, since Braze adds instances.
 INSTANCES: dict[str, str] = {
     **{f"US-0{number}": f"https://rest.iad-0{number}.braze.com" for number in range(1, 9)},
     "US-10": "https://rest.us-10.braze.com",

@@ -1,6 +1,6 @@
-"""What an answer of Braze says: status, headers and body → points, a quota, or a `BrazeError`. Pure.
+"""Parse the status, headers and body of a response into series, rate-limit headers or a `BrazeError`. No I/O.
 
-Nothing is guessed: a row that cannot be read makes the whole answer an error of its query, never a zero.
+An invalid row makes the whole response an error. It never counts as zero.
 """
 
 import json
@@ -19,17 +19,17 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.rows import ParsedSeries, ParsedTime, invalid_response, parse_rows
 from braze_exporter.braze.series import Point, Series
 
-# Reset headers below this are seconds to go, not a time: no window of Braze's began before September 2001.
+# Smaller values of the reset header are seconds from now, since as epoch seconds they would be before September 2001.
 _MIN_EPOCH_RESET = 1_000_000_000
-# No hour begins in the future, but clocks differ. Seconds.
+# How far in the future an hour may begin, since Braze's clock and the local one can differ. Seconds.
 _MAX_HOUR_AHEAD_SECONDS = 300.0
-# A day begins earlier in the east than in the west, so tomorrow is a matter of the time zone. Days.
+# How far in the future a day may be: days begin earlier in the east, so tomorrow can be a wrong zone. Days.
 _MAX_DAYS_AHEAD = 1
-# A response may begin so many buckets before the requested ones: what `ending_at` includes is not documented.
+# How many buckets before the requested ones a response may begin. Braze does not document what `ending_at` includes.
 _MAX_BUCKETS_BEFORE = 2
 
 _REASON_BY_STATUS = {
-    202: Reason.QUEUED,  # older documentation: accepted during maintenance, not done
+    202: Reason.QUEUED,  # older documentation: accepted during maintenance, but not processed
     204: Reason.NO_CONTENT,
     400: Reason.BAD_REQUEST,
     401: Reason.UNAUTHORIZED,
@@ -42,7 +42,7 @@ _SUCCESS_STATUSES = (200, 201)
 
 
 def reason_for_status(status: int) -> Reason | None:
-    """Return the reason that an HTTP status stands for, or None if its body is to be read."""
+    """Return the reason for the failure that an HTTP status means, or None for a success."""
     if status in _SUCCESS_STATUSES:
         return None
     if status in _REDIRECT_STATUSES:
@@ -53,7 +53,7 @@ def reason_for_status(status: int) -> Reason | None:
 
 
 def read_message(body: bytes) -> str:
-    """Return what Braze said in the `read_message` of a body, or nothing."""
+    """Return the `message` in a JSON body, or an empty string if it has none."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -63,7 +63,7 @@ def read_message(body: bytes) -> str:
 
 
 def parse_rate_limit(headers: Mapping[str, str], now: float) -> RateLimitHeaders:
-    """Return what the rate-limit headers say; `now` is the time of the answer in seconds since the epoch."""
+    """Return the rate-limit headers. `now` is the time of the response in seconds since the epoch, by Braze's clock."""
     reset = _parse_number(headers.get("X-RateLimit-Reset"))
     if reset is not None and reset < _MIN_EPOCH_RESET:
         reset += now
@@ -73,12 +73,15 @@ def parse_rate_limit(headers: Mapping[str, str], now: float) -> RateLimitHeaders
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a `Retry-After` header asks to wait; Braze documents none, but an edge may send one."""
+    """Return the value of a `Retry-After` header in seconds, or None.
+
+    Braze does not document this header, but a proxy or CDN in front of Braze may send it.
+    """
     return _parse_number(headers.get("Retry-After"))
 
 
 def parse_date(headers: Mapping[str, str]) -> float | None:
-    """Return the time at which Braze says that it answered, by its own clock, or None if it does not say."""
+    """Return the time in the `Date` header in seconds since the epoch, or None if it is absent or invalid."""
     try:
         moment = parsedate_to_datetime(headers.get("Date", ""))
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
@@ -87,7 +90,7 @@ def parse_date(headers: Mapping[str, str]) -> float | None:
 
 
 def _parse_number(text: str | None) -> float | None:
-    """Return a header's number; Braze sends empty headers with a 401."""
+    """Return the number in a header, or None. Braze sends empty headers with a 401."""
     try:
         number = float(text or "")
     except ValueError:
@@ -96,10 +99,11 @@ def _parse_number(text: str | None) -> float | None:
 
 
 def parse_series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
-    """Return the series in the `body` of a success, their points sorted, or raise `BrazeError` if it is malformed.
+    """Return the series in the `body` of a successful response, with sorted points.
 
-    `length` is the number of buckets that were requested. It is `earliest` and `latest` by the clock that is behind and
-    by the one that is ahead, Braze's or ours, in seconds since the epoch. No error repeats anything of the body.
+    `length` is the number of buckets that were requested. `earliest` and `latest` are the time of the response by the
+    slower and the faster of the local clock and Braze's, in seconds since the epoch. Raises `BrazeError` if the
+    response is malformed. The error quotes nothing of the body.
     """
     end = earliest if query.ending_at is None else query.ending_at
     unit, zone = query.unit, query.zone
@@ -124,7 +128,7 @@ def _build_series(query: Query, parsed: ParsedSeries) -> Series:
     values: dict[int, float | None] = {}
     for start, (_, value) in zip(begins, parsed.values, strict=True):
         known = values.setdefault(start, value)
-        if known is None:  # a duplicate may have the number that a hole lacks
+        if known is None:  # a duplicate row may have a number for this hole
             values[start] = value
         elif value not in (None, known):
             raise invalid_response(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
@@ -139,15 +143,17 @@ def _build_series(query: Query, parsed: ParsedSeries) -> Series:
 
 
 def _parse_days(written: Iterable[ParsedTime], zone: ZoneInfo) -> list[int]:
-    """Return where days begin. Only the written date counts, whatever time and offset stand beside it."""
+    """Return the start of each day in `zone`. Only the date in the text counts; time and offset are ignored."""
     return [midnight(time.moment.date(), zone) for time in written]
 
 
 def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
-    """Return the instants of hours. Those without an offset are local time in `zone`.
+    """Return the start of each hour. Times without an offset are local times in `zone`.
 
-    In an autumn night the clocks show one hour twice: of two equal ones in a row the second is the second pass, and one
-    alone is the second pass if the answer begins with it and goes on with the next hour.
+    At the end of DST one local hour occurs twice. If two equal times follow each other, the second is the second pass.
+    A single such time is the second pass if it is the first of the response and the next hour follows it.
+
+    Raises `BrazeError` if a time is a date only or not on the hour.
     """
     if any(time.is_date for time in times):
         raise invalid_response("a row has a date in place of an hour")
@@ -165,8 +171,8 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
             after = clocks[order[position + 1]] if position + 1 < len(order) else None
             second = before == moment or (before is None and after == moment + timedelta(hours=1))
             moment = moment.replace(tzinfo=zone, fold=int(second))
-        # What begins off the hour, by its own offset, the company's clock and UTC, is no bucket that can be known again
-        # in the next answer: it would be counted each time.
+        # A time must be on the hour by its own offset, the zone or UTC. Otherwise the bucket could not be identified in
+        # the next response, and its value would be counted again.
         if not any(clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))):
             raise invalid_response("a row has an hour that does not begin on the hour")
         starts[at] = int(moment.timestamp())

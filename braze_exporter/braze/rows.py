@@ -1,7 +1,7 @@
-"""The data of an answer → what it says of each of its series, as it is written. Pure.
+"""Parse the data of a response into series, with times as written. No I/O.
 
-What may be missing, or may be news to us, is left out: a statistic, a channel, a step. A null is a hole: a bucket
-without a number. What is there and is neither a number nor null makes the whole an error, never a zero.
+Statistics, channels and steps may be absent or unknown. A null is a hole: a bucket without a number. A value that is
+neither a number nor null makes the whole response an error. It never counts as zero.
 """
 
 import math
@@ -18,18 +18,18 @@ from braze_exporter.braze.query import Query
 Row: TypeAlias = Mapping[str, Any]
 Values: TypeAlias = list[tuple["ParsedTime", float | None]]
 
-# Times beyond these years are misread or made up; they would also leave the range of the calendar's arithmetic.
+# Years outside this range are errors, and could exceed the range of `datetime` arithmetic.
 _VALID_YEARS = range(2000, 2200)
-# `2026-W48-1`, as `2026-11-23`; the shortest date with an hour is `20261123T12`.
+# The longest dates, such as `2026-11-23` and `2026-W48-1`. The shortest date with an hour is `20261123T12`.
 _DATE_LENGTH = len("YYYY-MM-DD")
-# What an entry of messages has beside statistics.
+# The fields of a message entry that are not statistics.
 _NAMES = {"variation_api_id", "variation_name", "name"}
-# The statistic of a message that may be negative, as refunds are.
+# The only statistic of a message that can be negative, because of refunds.
 _REVENUE = "revenue"
 
 
 class ParsedTime(NamedTuple):
-    """The time of a row as it is written, and whether it is a date alone."""
+    """The time of a row as written, and whether it is a date without a time."""
 
     moment: datetime
     is_date: bool
@@ -37,9 +37,9 @@ class ParsedTime(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParsedSeries:
-    """What an answer says of one series: the time of each row as it is written, and its value there, or None.
+    """One series of a response. `values` has the time of each row as written and the value, or None for a hole.
 
-    `labels` and `key` are as in `SeriesResponder`.
+    `labels` and `key` are as in `Series`.
     """
 
     metric_group: MetricGroup
@@ -49,9 +49,10 @@ class ParsedSeries:
 
 
 class _MessageStats(NamedTuple):
-    """The statistics of one channel of a part of a campaign or a Canvas: of a variation, or of a step.
+    """The statistics of one channel of a part: a variation of a campaign or a step of a Canvas.
 
-    Where Braze has a null in place of statistics they are None, and so is the part or the channel if it is for all.
+    `stats` is None if Braze sends null instead of statistics. Then `part` is None if the null applies to all parts, and
+    `channel` is None if it applies to all channels.
     """
 
     part: str | None
@@ -64,12 +65,12 @@ _ALL_NULL = _MessageStats(None, "", None, None)
 
 
 def invalid_response(detail: str) -> BrazeError:
-    """Return the error for an answer that makes no sense. It is not to repeat anything of the body."""
+    """Return the error for an invalid response. `detail` must quote nothing of the body."""
     return BrazeError(Reason.INVALID_RESPONSE, detail)
 
 
 def parse_rows(query: Query, data: object) -> list[ParsedSeries]:
-    """Return what `data`, which answers `query`, says of each series; raise `BrazeError` if it cannot be read."""
+    """Return the series in `data`, the data of a response to `query`. Raises `BrazeError` if it is invalid."""
     kind = query.kind
     match kind.response_format:
         case ResponseFormat.ROWS:
@@ -97,7 +98,7 @@ def _check_rows(data: object) -> list[Row]:
 
 
 def _parse_time(row: Row) -> ParsedTime:
-    """Return the time of a row as it is written."""
+    """Return the time of a row as written. Raises `BrazeError` if it is missing or invalid."""
     time = row.get("time")
     if not isinstance(time, str):
         raise invalid_response("a row has no time")
@@ -111,7 +112,7 @@ def _parse_time(row: Row) -> ParsedTime:
 
 
 def _parse_number(value: object, field: str, *, can_be_negative: bool = False) -> float | None:
-    """Return the number of a row, or None for a hole."""
+    """Return `value` as a number, or None for a hole. Raises `BrazeError` if it is neither a valid number nor null."""
     if value is None:
         return None
     try:
@@ -134,7 +135,7 @@ def _parse_series(metric_group: MetricGroup, rows: Sequence[Row], field: str) ->
 
 
 def _parse_totals(rows: Sequence[Row], fields: Mapping[MetricGroup, str]) -> Iterator[ParsedSeries]:
-    """Yield the series of nouns without a breakdown."""
+    """Yield the series of metric groups without series labels."""
     for metric_group, name in fields.items():
         yield _parse_series(metric_group, rows, name)
 
@@ -142,9 +143,10 @@ def _parse_totals(rows: Sequence[Row], fields: Mapping[MetricGroup, str]) -> Ite
 def _parse_messages(
     metric_group: MetricGroup, rows: Sequence[Row], messages: Callable[[Row], Iterator[_MessageStats]]
 ) -> Iterator[ParsedSeries]:
-    """Yield a series for each statistic of each channel of each part, which is named as people name it.
+    """Yield a series for each statistic of each channel of each part, labeled with the name of the part.
 
-    If several entries of a row are of the same, they are added up, but for unique users, who may be in several.
+    If a row has several entries for the same statistic, their values are summed. Unique users cannot be summed, since a
+    user may be in several entries, so such a value is omitted.
     """
     names: dict[str, str] = {}
     days = [_day(row, messages, names) for row in rows]
@@ -161,9 +163,10 @@ def _parse_messages(
 
 @dataclass(frozen=True, slots=True)
 class _Day:
-    """The statistics of messages of a row: `numbers` by part, channel and statistic, `others` that are no numbers.
+    """The message statistics of one row.
 
-    `entries` are the parts and channels that have any, and `nulls` those that are null, where None stands for all.
+    `numbers` holds the values by part, channel and statistic, and `others` the keys of values that are not numbers.
+    `entries` are the parts and channels that have statistics. `nulls` are those that are null; None means all of them.
     """
 
     time: ParsedTime
@@ -173,7 +176,7 @@ class _Day:
     nulls: set[tuple[str | None, str | None]] = field(default_factory=set)
 
     def value(self, part: str, channel: str, stat: str) -> tuple[float | None] | None:
-        """Return the value of a statistic, None for a hole, in a tuple; or None if the day has no such entry."""
+        """Return a tuple with the value of a statistic (None for a hole), or None if the day has no value for it."""
         numbers = self.numbers.get((part, channel, stat))
         if numbers is None:
             is_hole = (part, channel) in self.entries or not self.nulls.isdisjoint(
@@ -186,7 +189,7 @@ class _Day:
 
 
 def _day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]], names: dict[str, str]) -> _Day:
-    """Return the statistics of messages of a row, and note the `names` of their parts."""
+    """Return the message statistics of a row, and add the names of its parts to `names`."""
     day = _Day(_parse_time(row))
     for part, name, channel, stats in messages(row):
         if part is None or channel is None or stats is None:
@@ -206,9 +209,10 @@ def _day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]], names: di
 
 
 def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
-    """Yield the messages of a row of a campaign: for each channel a list with an entry for each variation.
+    """Yield the message statistics in a row of a campaign.
 
-    The list may be empty, and the entry of a control group has users who are enrolled, and nothing sent.
+    Each channel has a list with one entry per variation. The list may be empty. The entry of a control group has
+    enrolled users, but no sent messages.
     """
     if row.get("messages") is None:
         yield _ALL_NULL
@@ -221,7 +225,10 @@ def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
 
 
 def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
-    """Yield the messages of a row of a Canvas: for each step, by its id, its name and its lists by channel."""
+    """Yield the message statistics in a row of a Canvas.
+
+    The row maps step ids to objects with the step's name and a list of entries per channel.
+    """
     if row.get("step_stats") is None:
         yield _ALL_NULL
     for step, stats in _as_mapping(row.get("step_stats")).items():

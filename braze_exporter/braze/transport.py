@@ -1,4 +1,4 @@
-"""One HTTP GET over kept-alive connections, within limits of time and size. Whatever fails becomes a `BrazeError`."""
+"""HTTP GETs over kept-alive connections with limits of time and size. Every failure is raised as a `BrazeError`."""
 
 import socket
 import ssl
@@ -17,10 +17,10 @@ from braze_exporter import __version__
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.watchdog import CONNECTION_POOLS, Watchdog
 
-# A hundred buckets of an event are under 10 kB, a Canvas of 200 steps is some megabytes.
+# A response with 100 buckets of an event is below 10 kB; one of a Canvas with 200 steps is some megabytes.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
-# Routers forget a connection that is idle for some minutes, and the next request on it would be lost.
+# Routers drop connections that are idle for some minutes, and the next request on such a connection would be lost.
 _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -34,9 +34,9 @@ _SOCKET_OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How many seconds Braze has: to accept a connection, between two pieces of an answer, and for all of it.
+    """Timeouts in seconds: to connect, between two chunks of a response, and for the whole exchange.
 
-    It usually answers within one; Braze's own client allows 15.
+    Braze usually responds within one second; Braze's own client waits 15.
     """
 
     connect: float = 5.0
@@ -48,7 +48,7 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 class _Adapter(HTTPAdapter):
-    """Connections that share one TLS context; by default requests reads the CA bundle anew for each of them."""
+    """An adapter whose connections share a TLS context. By default requests reads the CA bundle for each connection."""
 
     def __init__(self, context: ssl.SSLContext, connections: int) -> None:
         self._context = context
@@ -65,34 +65,37 @@ class _Adapter(HTTPAdapter):
         return manager
 
     def cert_verify(self, *_args: object, **_kwargs: object) -> None:
-        """Leave the verification to the context, which requires a certificate and checks the host name."""
+        """Do nothing: the TLS context requires a certificate and checks the host name."""
 
 
 class _Session(requests.Session):
-    """A session that looks at no redirect; requests reads the whole body of one, even where it does not follow it."""
+    """A session that ignores redirects.
+
+    `requests.Session` reads the whole body of a redirect even if it does not follow it.
+    """
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the signature of requests
         return None
 
 
 class _BearerAuth(AuthBase):
-    """The key as Braze wants it. It has no `repr` that would show it."""
+    """Bearer authentication with the API key. Its `repr` does not contain the key."""
 
     def __init__(self, reveal_key: Callable[[], str]) -> None:
-        """Send what `reveal_key` returns with each request."""
+        """Call `reveal_key` for the key of each request."""
         self._reveal_key = reveal_key
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the key to `request`."""
+        """Add the `Authorization` header to `request`."""
         request.headers["Authorization"] = f"Bearer {self._reveal_key()}"
         return request
 
 
 def open_session(connections: int, ca_bundle: str | None = None) -> requests.Session:
-    """Return the session for the life of the process, which keeps at most `connections` alive to each host.
+    """Return a session for the lifetime of the process that keeps at most `connections` per host alive.
 
-    `ca_bundle` is a file of trusted certificates, certifi's if None; raises OSError if it cannot be used. The
-    environment has no other influence: no `.netrc` replaces the key. Cookies are not kept.
+    `ca_bundle` is the path of a file of trusted certificates, certifi's if None. The session ignores the environment,
+    so that `.netrc` cannot replace the API key, and stores no cookies. Raises `OSError` if `ca_bundle` cannot be used.
     """
     context = ssl.create_default_context(cafile=ca_bundle or certifi.where())
     session = _Session()
@@ -109,7 +112,7 @@ def open_session(connections: int, ca_bundle: str | None = None) -> requests.Ses
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
-    """An answer: its status, its headers, and its decompressed body, or in `body_error` why that could not be read."""
+    """A response: status, headers and decompressed body, or the error of reading the body in `body_error`."""
 
     status: int
     headers: Mapping[str, str]
@@ -118,7 +121,7 @@ class RawResponse:
 
 
 class Transport:
-    """GETs at one REST endpoint, with its key. Thread-safe as far as its session is."""
+    """Sends GET requests to one REST endpoint with its API key. As thread-safe as its session."""
 
     def __init__(
         self,
@@ -130,7 +133,11 @@ class Transport:
         monotonic: Callable[[], float],
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        """Ask below the base `url`, through the `proxies` by scheme; `monotonic` tells seconds that never jump."""
+        """Create a transport for the base URL `url`.
+
+        `reveal_key` returns the API key. `proxies` maps schemes to proxy URLs. `monotonic` returns seconds of a
+        monotonic clock.
+        """
         self._timeouts = timeouts
         self._session = session
         self._url = url
@@ -139,9 +146,10 @@ class Transport:
         self._watchdog = Watchdog(monotonic)
 
     def get(self, path: str, parameters: Mapping[str, str]) -> RawResponse:
-        """Ask for `path` once and return what came back; raise `BrazeError` if nothing did.
+        """Send one GET request for `path` and return the response.
 
-        Redirects are not followed: the key must not leave the host.
+        Redirects are not followed, since the API key must not be sent to another host. Raises `BrazeError` if there is
+        no response.
         """
         with self._watchdog.limit(self._timeouts.total) as exchange:
             try:
@@ -190,7 +198,7 @@ class Transport:
 
 
 def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
-    """Return the decompressed body; raise `BrazeError` as soon as it is too large."""
+    """Return the decompressed body. Raises `BrazeError` as soon as it exceeds `MAX_BODY_BYTES`."""
     chunks: list[bytes] = []
     size = 0
     while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
@@ -202,12 +210,12 @@ def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
 
 
 def _urllib3_reason(error: BaseException) -> object:
-    """Return what urllib3 says is behind an error of requests, if it does."""
+    """Return the `reason` of the urllib3 error that a requests error wraps, or None."""
     return getattr(error.args[0], "reason", None) if error.args else None
 
 
 def _describe_cause(error: BaseException) -> str:
-    """Return the innermost cause in a few words: enough to act on, and sure to hold nothing secret."""
+    """Return a short description of the innermost cause that is sure to contain no secrets."""
     reason = _urllib3_reason(error)
     cause: BaseException = reason if isinstance(reason, BaseException) else error
     while (inner := cause.__cause__ or cause.__context__) is not None:

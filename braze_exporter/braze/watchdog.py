@@ -1,8 +1,8 @@
-"""A limit for the whole of an exchange: whoever drips headers, trailers or empty pieces is cut off at the deadline.
+"""A total timeout for exchanges: a server that sends slowly is disconnected at the deadline.
 
-The time-outs of sockets begin anew with every byte that arrives, and most of an answer is read where nobody looks at a
-clock. So another thread looks, and shuts the socket down. Only resolving the name and shaking hands for TLS are beyond
-its reach.
+Socket timeouts restart with every byte that arrives, and libraries read most of a response without checking a clock.
+Therefore a separate thread checks the deadlines and shuts sockets down. It does not cover name resolution and the TLS
+handshake.
 """
 
 import contextlib
@@ -16,35 +16,35 @@ import urllib3.connectionpool
 
 from braze_exporter.braze.http_response import FinalResponse, shut_down_socket
 
-# How often the clock is looked at while an exchange is under way, in seconds.
+# How often the thread checks the deadlines while exchanges are in flight. Seconds.
 _CHECK_INTERVAL_SECONDS = 0.1
-# How long it stays for the next one.
+# How long the thread waits for the next exchange before it ends. Seconds.
 _IDLE_SECONDS = 1.0
 
 _current = threading.local()
 
 
 class Exchange:
-    """One request and its answer. `is_aborted` once its deadline has passed."""
+    """One request and its response. `is_aborted` is true once the deadline has passed."""
 
     def __init__(self, deadline: float) -> None:
-        """Last until `deadline`."""
+        """Create an exchange with a `deadline` in seconds of the watchdog's clock."""
         self.deadline = deadline
         self.is_aborted = False
         self.socket: socket.socket | None = None
 
     def abort(self) -> None:
-        """End it: whoever reads or writes the socket is woken by an error or the end."""
+        """Shut down the socket. Blocked reads and writes then fail or return the end of the stream."""
         self.is_aborted = True
         if self.socket is not None:
             shut_down_socket(self.socket)
 
 
 class Watchdog:
-    """Cuts off exchanges at their deadlines. Its thread runs as long as there are any, and a little longer."""
+    """Aborts exchanges at their deadlines. Its thread runs while exchanges are in flight and shortly after."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        """Look at `monotonic`, which tells seconds that never jump."""
+        """Use `monotonic`, which returns seconds of a monotonic clock."""
         self._monotonic = monotonic
         self._changed = threading.Condition()
         self._exchanges: set[Exchange] = set()
@@ -52,7 +52,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def limit(self, seconds: float) -> Iterator[Exchange]:
-        """Watch over the exchange of this thread for so many seconds."""
+        """Limit the exchange of the current thread to `seconds`. The context manager yields the `Exchange`."""
         exchange = Exchange(self._monotonic() + seconds)
         with self._changed:
             self._exchanges.add(exchange)
@@ -82,7 +82,7 @@ class Watchdog:
 
 
 def _register_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or TLS over the TLS to a proxy
-    """Tell the exchange of this thread which socket it uses, or that it uses none any more."""
+    """Set the socket that the exchange of the current thread uses, or None if it no longer uses one."""
     exchange: Exchange | None = getattr(_current, "exchange", None)
     if exchange is not None:
         exchange.socket = getattr(connection, "socket", connection)
@@ -91,7 +91,7 @@ def _register_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or TL
 
 
 class _HTTPConnection(urllib3.connection.HTTPConnection):
-    """A connection that tells the exchange of its thread which socket it uses, from the first byte on."""
+    """An HTTP connection that registers its socket with the exchange of the current thread before the first byte."""
 
     response_class = FinalResponse
 
@@ -106,7 +106,7 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
 
 
 class _HTTPSConnection(urllib3.connection.HTTPSConnection):
-    """The same over TLS."""
+    """An HTTPS connection that registers its socket with the exchange of the current thread before the first byte."""
 
     response_class = FinalResponse
 
@@ -121,7 +121,7 @@ class _HTTPSConnection(urllib3.connection.HTTPSConnection):
 
 
 class HTTPConnectionPool(urllib3.connectionpool.HTTPConnectionPool):
-    """A pool of connections that a watchdog can cut off as long as they are in use."""
+    """A pool of HTTP connections that a watchdog can abort while they are in use."""
 
     ConnectionCls = _HTTPConnection
 
@@ -131,7 +131,7 @@ class HTTPConnectionPool(urllib3.connectionpool.HTTPConnectionPool):
 
 
 class HTTPSConnectionPool(urllib3.connectionpool.HTTPSConnectionPool):
-    """The same over TLS."""
+    """A pool of HTTPS connections that a watchdog can abort while they are in use."""
 
     ConnectionCls = _HTTPSConnection
 
