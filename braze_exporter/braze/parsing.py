@@ -47,7 +47,7 @@ def reason_for_status(status: int) -> Reason | None:
         return None
     if status in _REDIRECT_STATUSES:
         return Reason.REDIRECT
-    if 500 <= status < 600:  # noqa: PLR2004 - the class of server errors
+    if 500 <= status < 600:  # noqa: PLR2004 - the range of server errors
         return Reason.SERVER_ERROR
     return _REASON_BY_STATUS.get(status, Reason.UNEXPECTED_STATUS)
 

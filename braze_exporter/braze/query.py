@@ -15,8 +15,8 @@ class Query:
     label values, empty without that filter; `app_id` and `segment_id` are Braze's ids. `refresh`, `settle` and
     `max_age` are in seconds. `length` is the number of buckets to request. `zone` is the company's time zone in Braze.
     `baseline_weeks` is the number of weeks that the baseline covers, 0 without a baseline. `ending_at` is the end of
-    the requested range in seconds since the epoch, or None for the current time. `has_counter` is false while a selector
-    without its list may still add a query with a finer unit, which then becomes the source of the counter.
+    the requested range in seconds since the epoch, or None for the current time. `has_counter` is false while a
+    selector without its list may still add a query with a finer unit, which then is the source of the counter.
     """
 
     workspace: str

@@ -35,7 +35,7 @@ def find_matching_zones(days: Mapping[date, float], hours: Mapping[int, float], 
     if all their values are 0, or if every zone fits.
     """
     complete_days = {day: value for day, value in days.items() if _is_covered(day, hours, until)}
-    if len(complete_days) < 2 or not any(complete_days.values()):  # noqa: PLR2004 - one day may fit by chance
+    if len(complete_days) < 2 or not any(complete_days.values()):  # noqa: PLR2004 - a single day may fit by chance
         return ()
     matches: dict[tuple[tuple[float, float], ...], bool] = {}
     names = []

@@ -54,7 +54,7 @@ class _Adapter(HTTPAdapter):
         self._context = context
         super().__init__(pool_connections=connections, pool_maxsize=connections, max_retries=0)
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the signature of requests
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - inherited signature of requests
         super().init_poolmanager(*args, **kwargs, ssl_context=self._context, socket_options=_SOCKET_OPTIONS)
         self.poolmanager.pool_classes_by_scheme = CONNECTION_POOLS
 
@@ -74,7 +74,7 @@ class _Session(requests.Session):
     `requests.Session` reads the whole body of a redirect even if it does not follow it.
     """
 
-    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the signature of requests
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - inherited signature of requests
         return None
 
 

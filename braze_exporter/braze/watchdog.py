@@ -81,7 +81,7 @@ class Watchdog:
                 self._is_running = False
 
 
-def _register_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or TLS over the TLS to a proxy
+def _register_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or urllib3's TLS within the TLS to a proxy
     """Set the socket that the exchange of the current thread uses, or None if it no longer uses one."""
     exchange: Exchange | None = getattr(_current, "exchange", None)
     if exchange is not None:
@@ -100,7 +100,7 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
         _register_socket(result)
         return result
 
-    def getresponse(self) -> Any:  # noqa: ANN401 - the signature of urllib3
+    def getresponse(self) -> Any:  # noqa: ANN401 - inherited signature of urllib3
         _register_socket(self.sock)
         return super().getresponse()
 

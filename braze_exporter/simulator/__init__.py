@@ -1,5 +1,5 @@
-"""A simulated Braze for the command `demo` and for the tests: a made-up shop behind Braze's REST API.
+"""The simulator: a simulated Braze for the command `demo` and the tests, with the data of a fictional online shop.
 
-It is an independent reading of Braze's documentation: of the exporter it imports the endpoint table alone. Fault
-injection lives in the tests.
+It implements Braze's documentation independently of the exporter, from which it imports only the units and pools of
+`braze_exporter.braze`. Fault injection is part of the tests.
 """

@@ -1,6 +1,6 @@
-"""The simulated Braze: a WSGI application that answers as Braze's REST API is documented and was recorded to answer.
+"""The simulated Braze: a WSGI application that follows the documentation and recorded responses of Braze's REST API.
 
-What is not known of Braze is a switch, so that clients can be tried with every variant.
+Undocumented behavior can be switched, so that clients can be tested with every variant.
 """
 
 import itertools
@@ -29,23 +29,23 @@ from braze_exporter.simulator.traffic import Counts, Traffic
 
 
 class UnknownEvent(Enum):
-    """How an event that does not exist is answered. Not documented."""
+    """The response to a query for an event that does not exist, which Braze does not document."""
 
     ZEROS = auto()
     """200 with a full series of zeros."""
     EMPTY = auto()
-    """200 with an empty list, as seen for KPIs of a workspace without apps."""
+    """200 with an empty list, as recorded for KPIs of a workspace without apps."""
     NO_DATA = auto()
-    """200 without the key `data`, as list endpoints are said to answer."""
+    """200 without the key `data`, as reported for list endpoints."""
     REJECTED = auto()
     """400 with a message, as for an unknown Canvas."""
 
 
 class SimulatedBraze:
-    """One workspace of Braze.
+    """A simulated workspace of Braze, as a WSGI application.
 
-    Times are those of `clock` (seconds since the epoch), days those of `zone`. The switches and `clock` are plain
-    attributes and may be changed between requests. Safe to be called by many threads.
+    `clock` returns the time in seconds since the epoch; days are those of `zone`. `clock` and the switches are plain
+    attributes that may be changed between requests. Thread-safe.
     """
 
     def __init__(
@@ -66,10 +66,11 @@ class SimulatedBraze:
         unknown_event: UnknownEvent = UnknownEvent.ZEROS,
         newest_first: bool = False,
     ) -> None:
-        """Answer those who hold the `key` from `traffic`; `apps` and `segments` are the ids that may be filtered by.
+        """Create a workspace whose API key is `key`.
 
-        `inventory` is what the lists have, and `series_counts` are what the series beside events tell (see
-        `simulator.series`). `permissions` are those of the key, by default all.
+        `traffic` has the counts of custom events and `series_counts` those of the other series (see
+        `simulator.series`). `apps` and `segments` are the ids that queries may filter by. `inventory` has the items of
+        the lists. `permissions` are those of the key, by default all. `limit` is the limit of the default pool.
         """
         self.key = key
         self.traffic = traffic
@@ -101,7 +102,7 @@ class SimulatedBraze:
 
     @property
     def limit(self) -> int:
-        """How many calls of the default pool Braze allows in an hour; `pools` has them all."""
+        """The number of calls per hour that the default pool allows. `pools` has all pools."""
         return self.pools[DEFAULT_POOL.name].limit
 
     @limit.setter
@@ -109,11 +110,11 @@ class SimulatedBraze:
         self.pools[DEFAULT_POOL.name].limit = limit
 
     def spend_calls(self, calls: int, pool: str = DEFAULT_POOL.name) -> None:
-        """Take calls out of this hour's limit, as the company's own sends do."""
+        """Count `calls` against the current window of a pool, as the company's own sends do."""
         self.pools[pool].count_calls(self.clock(), calls)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request (PEP 3333)."""
+        """Respond to one request (PEP 3333)."""
         reply = self._respond(Request.read(environ, self.clock()))
         body = reply.read()
         headers = {**reply.headers, "Content-Length": str(len(body))}
@@ -121,7 +122,7 @@ class SimulatedBraze:
         return [body]
 
     def _respond(self, request: Request) -> Reply:
-        """Answer truly. The names of the headers are those of recorded answers."""
+        """Return the response without faults. Its header names are those of recorded responses."""
         started_at = time.perf_counter()
         code, document, quota = self._build_response(request)
         body = encode_json(document)
@@ -136,8 +137,8 @@ class SimulatedBraze:
         return Reply(code, {**headers, **quota}, body)
 
     def _build_response(self, request: Request) -> tuple[HTTPStatus, object, Mapping[str, str]]:
-        """Return the status, the document and the rate-limit headers."""
-        # A wrong path is told even to those without a key, who have no quota.
+        """Return the status, the JSON document and the rate-limit headers."""
+        # Braze rejects a wrong path even without a valid key; then there are no rate-limit headers.
         if request.method != "GET" or request.path not in self._endpoints:
             return HTTPStatus.NOT_FOUND, {"message": "Invalid URL"}, {}
         if request.headers.get("authorization") != f"Bearer {self.key}":
@@ -147,14 +148,14 @@ class SimulatedBraze:
         if not granted:
             return HTTPStatus.TOO_MANY_REQUESTS, {"message": "Rate limit exceeded"}, quota
         if self.permissions is not None and endpoint.permission not in self.permissions:
-            return HTTPStatus.FORBIDDEN, {"message": "Access Denied"}, quota  # the status is documented, the words not
+            return HTTPStatus.FORBIDDEN, {"message": "Access Denied"}, quota  # the message is not documented
         try:
             return HTTPStatus.OK, endpoint.respond(request), quota
         except parameters.BadRequestError as failure:
             return HTTPStatus.BAD_REQUEST, {"message": str(failure)}, quota
 
     def _event_series(self, request: Request) -> object:
-        """Answer GET /events/data_series: occurrences of one event by hour or by day."""
+        """Respond to GET /events/data_series with the occurrences of one event by hour or day."""
         event, unit, length = (
             parameters.required_text(request, "event"),
             parameters.parse_unit(request),
@@ -179,9 +180,9 @@ class SimulatedBraze:
         return {"message": "success", "data": rows[::-1] if self.newest_first else rows}
 
     def _buckets(self, unit: Unit, length: int, end: float) -> Iterable[tuple[str, Iterable[int]]]:
-        """Return the time and the hours of each bucket, oldest first, as recorded of campaigns and segments.
+        """Return the time and the hours of each bucket, oldest first, as recorded for campaigns and segments.
 
-        The last one is in progress at `end`: that is why a date alone gives its own day, and now the current bucket.
+        The last bucket is the one in progress at `end`. If `end` was a date only, that is the day of the date.
         """
         if unit is Unit.HOUR:
             return [(self.hour_format.write(hour, self.zone), [hour]) for hour in hours_until(end, length)]

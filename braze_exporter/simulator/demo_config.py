@@ -1,4 +1,4 @@
-"""The config with which the exporter watches the simulated Braze: what a user of the demo might have written."""
+"""The simulated Braze of `demo`, and the exporter's config for it, written as a user would write it."""
 
 from collections.abc import Callable
 from zoneinfo import ZoneInfo
@@ -7,14 +7,14 @@ from braze_exporter.simulator.application import SimulatedBraze, UnknownEvent
 from braze_exporter.simulator.inventory import SHOP_INVENTORY, Campaign, Canvas
 from braze_exporter.simulator.traffic import DEMO
 
-# It opens nothing but the simulated Braze.
+# Not a secret: only the simulated Braze accepts this key.
 KEY = "0d1e2f30-demo-demo-demo-5a6b7c8d9eaf"
 KEY_VARIABLE = "BRAZE_API_KEY"
 ZONE = ZoneInfo("America/New_York")
 
 
 def build_shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> SimulatedBraze:
-    """Return the simulated Braze of the demo: a shop, with all that Braze tells of it."""
+    """Return the simulated Braze of the demo: an online shop with data for every endpoint."""
     return SimulatedBraze(
         key=KEY,
         traffic=DEMO.event_traffic(seed=1, zone=ZONE),
@@ -29,7 +29,7 @@ def build_shop(clock: Callable[[], float], unknown_event: UnknownEvent = Unknown
 
 
 def build_config(url: str) -> str:
-    """Return the YAML of a config for the simulated Braze at `url`, whose key stands in the variable `KEY_VARIABLE`."""
+    """Return the YAML of a config for the simulated Braze at `url`, with the API key in the variable `KEY_VARIABLE`."""
     apps = "".join(f"\n      {name}: {app_id}" for name, app_id in DEMO.apps.items())
     segments = "".join(f"\n      {name}: {segment_id}" for name, segment_id in DEMO.segments.items())
     return f"""\

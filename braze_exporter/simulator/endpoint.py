@@ -1,4 +1,4 @@
-"""What the simulated Braze knows of a path."""
+"""An endpoint of the simulated Braze."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from braze_exporter.simulator.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Which limit a call takes from, which permission of the key it needs, and the document that answers it."""
+    """The pool of an endpoint, the permission that it needs, and the function that returns its JSON document."""
 
     pool: Pool
     permission: str

@@ -1,17 +1,17 @@
-"""What a company has set up in Braze, beside the events that happen there: segments, campaigns, Canvases and products.
+"""What a company has set up in Braze: segments, campaigns, Canvases and products.
 
-All of it in the order in which it was made. Ids are of the form that was recorded, which is not always RFC 4122.
+Items are in the order of their creation. Ids have the recorded form, which is not always that of RFC 4122.
 """
 
 from dataclasses import dataclass
 
 Tags = tuple[str | None, ...]
-"""Names of tags; Braze's own client says that there may be a null among them."""
+"""Names of tags. According to Braze's own client, a tag can be null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment. Only a `tracked` one has series, and can be filtered by."""
+    """A segment. Only a `tracked` segment has series and can be used as a filter."""
 
     id: str
     name: str
@@ -21,10 +21,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """A campaign. `last_edited` is as Braze writes it.
+    """A campaign. `last_edited` is in the format of Braze.
 
-    It sends over each of the `channels`, to one variation without a name or to each of the `variations`; a multivariate
-    one may have a control group, to which nothing is sent.
+    It sends messages over each of the `channels`, either to one variation without a name or to each of the
+    `variations`. With `has_control` it has a control group that receives no messages.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A Canvas, which is a journey of several `steps`, each by its name with the channel of its message, or none."""
+    """A Canvas: a journey of several `steps`. A step is a name and the channel of its message, empty without one."""
 
     id: str
     name: str
@@ -52,7 +52,7 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All that is set up. By default nothing is."""
+    """All items of a workspace. Empty by default."""
 
     segments: tuple[Segment, ...] = ()
     campaigns: tuple[Campaign, ...] = ()
@@ -63,7 +63,7 @@ class Inventory:
 EMPTY_INVENTORY = Inventory()
 VIP_SEGMENT_ID = "1d94e6b2-83c7-4f5a-a0d8-6b72f19c3e45"
 
-# Of the online shop. Two campaigns have one name, and names are what people call things.
+# The items of the online shop. Two campaigns have the same name on purpose.
 SHOP_INVENTORY = Inventory(
     segments=(
         Segment(VIP_SEGMENT_ID, "VIP customers", tags=("loyalty",)),

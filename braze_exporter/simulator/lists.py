@@ -1,4 +1,4 @@
-"""What Braze lists: pages of what there is, answered as documented, with switches for what clients report of them."""
+"""The list endpoints, which follow Braze's documentation, with switches for behavior that clients have reported."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -14,15 +14,15 @@ _EVENTS_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _PRODUCTS_PAGE_SIZE = 250, 100, 40
 
 
 class ListResponder:
-    """Answers the list endpoints, whose pages count from 0 and whose end is a page without rows.
+    """Responds to requests of the list endpoints. Pages are numbered from 0; a page past the end has no items.
 
-    The switches are plain attributes: `page_size` is another one than documented, `omits_empty_key` leaves out the key
-    of the rows where there are none, and `has_overlapping_pages` has every page begin with the last row of the one
-    before, as it is when something new came before it meanwhile.
+    The switches are plain attributes. `page_size` replaces the documented page size. `omits_empty_key` omits the key of
+    the items if a page has none. With `has_overlapping_pages` every page begins with the last item of the previous one,
+    as happens when an item is added between two requests.
     """
 
     def __init__(self, events: Callable[[], Collection[str]], inventory: Callable[[], Inventory]) -> None:
-        """List the names that `events` returns, and what `inventory` returns, as they are when they are asked for."""
+        """Call `events` for the event names and `inventory` for the other items at each request."""
         self._events = events
         self._inventory = inventory
         self.page_size: int | None = None
@@ -30,7 +30,7 @@ class ListResponder:
         self.has_overlapping_pages = False
 
     def endpoints(self) -> Mapping[str, Endpoint]:
-        """Return what is asked at which path."""
+        """Return the endpoints by path."""
         return {
             "/events/list": Endpoint(LISTS_POOL, "events.list", self._event_names),
             "/segments/list": Endpoint(DEFAULT_POOL, "segments.list", self._segments),
@@ -40,15 +40,15 @@ class ListResponder:
         }
 
     def _event_names(self, request: Request) -> object:
-        """Answer GET /events/list: in alphabetical order."""
+        """Respond to GET /events/list with the event names in alphabetical order."""
         return self._page(request, "events", sorted(self._events()), _EVENTS_PAGE_SIZE)
 
     def _products(self, request: Request) -> object:
-        """Answer GET /purchases/product_list."""
+        """Respond to GET /purchases/product_list."""
         return self._page(request, "products", self._inventory().products, _PRODUCTS_PAGE_SIZE)
 
     def _segments(self, request: Request) -> object:
-        """Answer GET /segments/list. It has none that are archived."""
+        """Respond to GET /segments/list, which never has archived segments."""
         rows = [
             {"id": item.id, "name": item.name, "analytics_tracking_enabled": item.tracked, "tags": item.tags}
             for item in self._inventory().segments
@@ -56,7 +56,7 @@ class ListResponder:
         return self._page(request, "segments", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
     def _campaigns(self, request: Request) -> object:
-        """Answer GET /campaigns/list."""
+        """Respond to GET /campaigns/list."""
         rows = [
             {
                 "id": item.id,
@@ -70,7 +70,7 @@ class ListResponder:
         return self._page(request, "campaigns", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
 
     def _canvases(self, request: Request) -> object:
-        """Answer GET /canvas/list."""
+        """Respond to GET /canvas/list."""
         rows = [
             {"id": item.id, "name": item.name, "tags": item.tags, "last_edited": item.last_edited}
             for item in _without_archived(request, self._inventory().canvases)
@@ -85,11 +85,11 @@ class ListResponder:
 
 
 def _sorted(request: Request, rows: Sequence[Any]) -> Sequence[Any]:
-    """Return what was made first first, unless it is asked for the other way."""
+    """Return the rows by creation time, oldest first unless the request has `sort_direction=desc`."""
     return rows[::-1] if parameters.parse_choice(request, "sort_direction", ("asc", "desc")) == "desc" else rows
 
 
 def _without_archived(request: Request, result: Sequence[Any]) -> list[Any]:
-    """Return what is not archived, or all if that is asked for."""
+    """Return the items that are not archived, or all if the request has `include_archived=true`."""
     with_archived = parameters.parse_choice(request, "include_archived", ("false", "true")) == "true"
     return [item for item in result if with_archived or not item.archived]

@@ -1,4 +1,4 @@
-"""The rows of campaigns and Canvases, in the forms that were recorded: what is sent, and what comes of it."""
+"""Rows of campaigns and Canvases in the recorded formats: sent messages and the reactions to them."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -7,7 +7,7 @@ from uuid import UUID
 from braze_exporter.simulator.inventory import Campaign, Canvas
 
 _PUSH = {"sent": 1.0, "direct_opens": 0.04, "total_opens": 0.07, "bounces": 0.01, "body_clicks": 0.03}
-# Of each channel the statistics that Braze documents, and the two of email that were only recorded, as shares of sent.
+# The statistics that Braze documents by channel, as shares of sent messages. Two of email are recorded, not documented.
 _STATS: Mapping[str, Mapping[str, float]] = {
     "email": {
         "sent": 1.0,
@@ -34,10 +34,10 @@ _CENTS = 4_950
 
 
 def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object]:
-    """Return the row of a campaign for a day on which so many messages were sent over each channel."""
+    """Return the row of a campaign for a day on which it sent `sent` messages over each channel."""
     parts = campaign.variations or ("",)
     conversions = int(sent * _CONVERSIONS)
-    # As recorded: a channel that is not used may stand there with an empty list.
+    # As recorded, an unused channel can have an empty list.
     channels: dict[str, list[Mapping[str, object]]] = {"sms": []}
     for channel in campaign.channels:
         channels[channel] = [
@@ -49,7 +49,7 @@ def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object
             }
             for name in parts
         ]
-        if campaign.has_control:  # as recorded: users are enrolled, and nothing is sent
+        if campaign.has_control:  # as recorded: a control group has enrolled users, but no sent messages
             control = make_id(campaign.id, "Control")
             channels[channel].append(
                 {"variation_name": "Control", "variation_api_id": control, "enrolled": sent // 10, "conversions": 0}
@@ -65,7 +65,7 @@ def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object
 
 
 def canvas_row(canvas: Canvas, day: str, entries: int, *, with_steps: bool) -> Mapping[str, object]:
-    """Return the row of a Canvas for a day with so many entries; each step reaches half of those of the step before."""
+    """Return the row of a Canvas for a day with `entries` entries. Each step reaches half of the previous one."""
     conversions = int(entries * _CONVERSIONS)
     totals = {
         "revenue": conversions * _CENTS / 100,
@@ -87,7 +87,7 @@ def canvas_row(canvas: Canvas, day: str, entries: int, *, with_steps: bool) -> M
 
 
 def make_id(owner: str, name: str) -> str:
-    """Return an identifier for a part of what has the identifier `owner`."""
+    """Return a stable id for the part `name` of the campaign or Canvas with the id `owner`."""
     return str(UUID(bytes=blake2b(f"{owner}/{name}".encode(), digest_size=16).digest()))
 
 

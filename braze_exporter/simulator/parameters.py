@@ -1,7 +1,7 @@
-"""The parameters of a request, read as Braze documents them.
+"""Parse the parameters of a request as Braze documents them.
 
-Whatever is not as documented is answered with 400. The wording of the messages is ours, except where a recorded one is
-cited: what Braze says here was not seen.
+Any other value is rejected with 400. Braze's messages for this were not recorded, so the wording here is invented,
+except where a docstring refers to a recorded message.
 """
 
 import re
@@ -18,16 +18,16 @@ _PAGE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 class BadRequestError(Exception):
-    """Answered with 400 and this message."""
+    """A request that is rejected with 400 and this message."""
 
 
 def reject(message: str) -> NoReturn:
-    """Answer the request with 400."""
+    """Reject the request with 400. Raises `BadRequestError`."""
     raise BadRequestError(message)
 
 
 def required_text(request: Request, parameter: str) -> str:
-    """Return what is asked about: required, any text in UTF-8, taken to the letter."""
+    """Return a required parameter as sent. It may be any text in UTF-8."""
     text = request.params.get(parameter, "")
     if not text:
         reject(f"{parameter} is required")
@@ -37,12 +37,12 @@ def required_text(request: Request, parameter: str) -> str:
 
 
 def parse_unit(request: Request) -> Unit:
-    """Return the width of a bucket, by default a day."""
+    """Return the unit of the buckets, by default `Unit.DAY`."""
     return Unit(parse_choice(request, "unit", (Unit.DAY, Unit.HOUR)))
 
 
 def parse_length(request: Request, maximum: int = 100) -> int:
-    """Return the number of units: required, 1 to 100, or to `maximum`."""
+    """Return the number of buckets, which is required and from 1 to `maximum`."""
     text = request.params.get("length", "")
     if not _LENGTH.fullmatch(text) or int(text) > maximum:
         reject(f"length must be an integer between 1 and {maximum}")
@@ -50,7 +50,10 @@ def parse_length(request: Request, maximum: int = 100) -> int:
 
 
 def parse_ending_at(request: Request, zone: ZoneInfo) -> float:
-    """Return when the series ends, by default now. A future end was reported to be refused."""
+    """Return the end of the series in seconds since the epoch, by default the time of the request.
+
+    An end in the future is rejected, as reported for Braze.
+    """
     text = request.params.get("ending_at")
     if text is None:
         return request.time
@@ -64,7 +67,10 @@ def parse_ending_at(request: Request, zone: ZoneInfo) -> float:
 
 
 def parse_identifier(request: Request, name: str, known: Collection[str]) -> str:
-    """Return the id to filter by, empty without one. The message is worded as the one recorded for a Canvas."""
+    """Return the id in the parameter `name`, or an empty string if it is absent.
+
+    The message for an id that is not in `known` follows the one recorded for a Canvas.
+    """
     text = request.params.get(name)
     if text is not None and text not in known:
         reject(f"{name} must be a string of the {name.removesuffix('_id').capitalize()} api identifier")
@@ -72,7 +78,7 @@ def parse_identifier(request: Request, name: str, known: Collection[str]) -> str
 
 
 def parse_page(request: Request) -> int:
-    """Return which page of a list is asked for, from 0, which is the default."""
+    """Return the number of the page, from 0, which is the default."""
     text = request.params.get("page", "0")
     if not _PAGE.fullmatch(text):
         reject("page must be a non-negative integer")
@@ -80,7 +86,7 @@ def parse_page(request: Request) -> int:
 
 
 def parse_choice(request: Request, parameter: str, known: Sequence[str]) -> str:
-    """Return one of a few words, by default the first."""
+    """Return the value of a parameter that must be one of `known`, by default the first."""
     text = request.params.get(parameter, known[0])
     if text not in known:
         reject(f"{parameter} must be one of {', '.join(known)}")

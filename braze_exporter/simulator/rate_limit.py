@@ -1,22 +1,23 @@
-"""Braze's rate limit: so many calls in each fixed window of the clock."""
+"""Braze's rate limit: a number of calls per fixed window."""
 
 from collections.abc import Mapping
 from threading import Lock
 
 LIMIT_HEADER, REMAINING_HEADER, RESET_HEADER = "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"
 
-# Every recorded 401 carries the three headers as empty strings: no key, no workspace, no quota.
+# In every recorded 401 the three headers are empty strings, since without a valid key there is no workspace.
 EMPTY_HEADERS: Mapping[str, str] = {LIMIT_HEADER: "", REMAINING_HEADER: "", RESET_HEADER: ""}
 
 
 class RateLimitCounter:
-    """The calls of one pool, counted in windows that are aligned to the clock. Thread-safe.
+    """Counts the calls of one pool in fixed windows aligned to the clock. Thread-safe.
 
-    In Braze's recorded answers the reset is the next full hour (or minute) in epoch seconds, not a sliding hour.
+    In Braze's recorded responses the reset is the next full hour (or minute) in epoch seconds. The window does not
+    slide.
     """
 
     def __init__(self, limit: int, window: int) -> None:
-        """Allow `limit` calls in each `window` of seconds. `limit` may be changed at any time."""
+        """Allow `limit` calls per window of `window` seconds. `limit` may be changed at any time."""
         self.limit = limit
         self._window = window
         self._current = 0
@@ -24,7 +25,7 @@ class RateLimitCounter:
         self._lock = Lock()
 
     def count_calls(self, now: float, calls: int = 1) -> tuple[bool, dict[str, str]]:
-        """Count the calls in the window of `now`; return whether they were within the limit, and the headers."""
+        """Count `calls` in the window of `now`; return whether they are within the limit, and the headers."""
         window = int(now // self._window)
         with self._lock:
             if window != self._current:

@@ -1,4 +1,4 @@
-"""What the simulated Braze sends back: a `Reply`, or no reply at all (`Disconnect`)."""
+"""The responses of the simulated Braze: a `Reply`, or a broken connection (`Disconnect`)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from http.client import responses
 
 
-class Disconnect(Exception):  # noqa: N818 - a wish to the server, not an error
-    """Break the connection now: with a TCP reset, or, where `reset` is false, as if all had been sent."""
+class Disconnect(Exception):  # noqa: N818 - an instruction to the server, not an error
+    """Raised to break the connection: with a TCP reset, or with a regular close if `reset` is false."""
 
     def __init__(self, *, reset: bool = True) -> None:
-        """Keep how to break it."""
+        """Create the exception; `reset` selects the way to break the connection."""
         super().__init__()
         self.reset = reset
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A status, its headers and a body.
+    """A response: status, headers and body.
 
-    A body of `bytes` is sent with its length, unless the headers name another one; a body of chunks is sent with the
-    length that the headers name, or chunked without one.
+    A body of `bytes` is sent with its length unless the headers have a `Content-Length`. A body of chunks is sent with
+    the `Content-Length` of the headers, or with chunked encoding if they have none.
     """
 
     status: int
@@ -33,7 +33,7 @@ class Reply:
 
 
 def status_phrase(code: int) -> str:
-    """Return what HTTP calls the status."""
+    """Return the reason phrase of a status code."""
     return responses.get(code, "Unknown")
 
 

@@ -8,7 +8,7 @@ from wsgiref.types import WSGIEnvironment
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: parameters decoded, header names in lower case, `time` by the simulation's clock."""
+    """A request with decoded parameters and lower-case header names. `time` is by the clock of the simulator."""
 
     method: str
     path: str
@@ -18,17 +18,17 @@ class Request:
 
     @classmethod
     def read(cls, environ: WSGIEnvironment, now: float) -> "Request":
-        """Take the request from its WSGI environment. Of a parameter given twice the last one counts, as in Rails."""
+        """Return the request in a WSGI environment. If a parameter occurs twice, the last one counts, as in Rails."""
         query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True, errors="surrogateescape")
         headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
         return cls(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), dict(query), headers, now)
 
     @property
     def event(self) -> str | None:
-        """The event that is asked for."""
+        """The event parameter, or None if it is absent."""
         return self.params.get("event")
 
     @property
     def key(self) -> str:
-        """The key as it was sent, quotes and all; empty without one."""
+        """The API key as sent, including any quotes, or an empty string if it is absent."""
         return self.headers.get("authorization", "").removeprefix("Bearer ")

@@ -1,8 +1,8 @@
-"""The series of Braze beside those of events: rows by hour or by day, as documented and as far as recorded.
+"""The series endpoints except that of custom events: hourly or daily rows, as documented and as far as recorded.
 
-Each is told of by figures, which are counts by name: `sessions`, `purchases`, `purchases/PRODUCT`, `revenue` and
-`revenue/PRODUCT` in cents, `new_users`, `uninstalls`, `daily_active_users`, `monthly_active_users`, `segments/ID`; and
-of what is sent, `campaigns/ID` and `canvases/ID`.
+The values come from figures, which are counts by name: `sessions`, `purchases`, `purchases/PRODUCT`, `new_users`,
+`uninstalls`, `daily_active_users`, `monthly_active_users` and `segments/ID`. `revenue` and `revenue/PRODUCT` are in
+cents. `campaigns/ID` counts sent messages and `canvases/ID` entries.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,13 +20,13 @@ from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, ho
 from braze_exporter.simulator.traffic import Counts
 
 _MAX_CANVAS_LENGTH = 14
-# Silent pushes that find out who has uninstalled an app are sent by night.
+# Braze detects uninstalls by silent pushes, which it sends at night.
 _UNINSTALLS_DELAY = timedelta(hours=3)
 _MAU_TIME = time(12, 5)
 
 
 class SimulatedWorkspace(Protocol):
-    """What the simulated Braze knows, which may change between requests."""
+    """The attributes of the simulated workspace that the series need. They may change between requests."""
 
     zone: ZoneInfo
     apps: Collection[str]
@@ -39,14 +39,14 @@ class SimulatedWorkspace(Protocol):
 
 
 class SeriesResponder:
-    """Answers the series endpoints."""
+    """Responds to requests of the series endpoints."""
 
     def __init__(self, workspace: SimulatedWorkspace) -> None:
-        """Tell of `workspace` as it is when it is asked for."""
+        """Read the attributes of `workspace` at each request."""
         self._workspace = workspace
 
     def endpoints(self) -> Mapping[str, Endpoint]:
-        """Return what is asked at which path."""
+        """Return the endpoints by path."""
         result = {
             "/sessions/data_series": (DEFAULT_POOL, self._sessions),
             "/purchases/quantity_series": (LISTS_POOL, self._purchases),
@@ -65,20 +65,20 @@ class SeriesResponder:
         }
 
     def _sessions(self, request: Request) -> object:
-        """Answer GET /sessions/data_series."""
+        """Respond to GET /sessions/data_series."""
         segment = parameters.parse_identifier(request, "segment_id", self._workspace.segments)
         return self._figure_rows(request, "sessions", "sessions", segment=segment)
 
     def _purchases(self, request: Request) -> object:
-        """Answer GET /purchases/quantity_series."""
+        """Respond to GET /purchases/quantity_series."""
         return self._figure_rows(request, "purchase_quantity", "/".join(["purchases", *_product(request)]))
 
     def _revenue(self, request: Request) -> object:
-        """Answer GET /purchases/revenue_series. Braze's own client takes it for a float."""
+        """Respond to GET /purchases/revenue_series. The values are floats, as in Braze's own client."""
         return self._figure_rows(request, "revenue", "/".join(["revenue", *_product(request)]), cents=True)
 
     def _segment_size(self, request: Request) -> object:
-        """Answer GET /segments/data_series. Of a segment without analytics tracking there is said to be an error."""
+        """Respond to GET /segments/data_series. A segment without analytics tracking is an error, as reported."""
         tracked = [*self._workspace.segments, *(item.id for item in self._workspace.inventory.segments if item.tracked)]
         segment = parameters.parse_identifier(request, "segment_id", tracked) or parameters.required_text(
             request, "segment_id"
@@ -87,11 +87,11 @@ class SeriesResponder:
         return self._document([{"time": day, "size": size} for day, size in sizes])
 
     def _new_users(self, request: Request) -> object:
-        """Answer GET /kpi/new_users/data_series."""
+        """Respond to GET /kpi/new_users/data_series."""
         return self._figure_rows(request, "new_users", "new_users", unit=Unit.DAY)
 
     def _uninstalls(self, request: Request) -> object:
-        """Answer GET /kpi/uninstalls/data_series: those of a day are found out in the night after it."""
+        """Respond to GET /kpi/uninstalls/data_series. The uninstalls of a day are known in the night after it."""
         app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
 
         def known(day: date) -> int:
@@ -101,11 +101,11 @@ class SeriesResponder:
         return self._document([{"time": day, "uninstalls": count} for day, count in self._days(request, known)])
 
     def _daily_active_users(self, request: Request) -> object:
-        """Answer GET /kpi/dau/data_series."""
+        """Respond to GET /kpi/dau/data_series."""
         return self._figure_rows(request, "dau", "daily_active_users", unit=Unit.DAY)
 
     def _monthly_active_users(self, request: Request) -> object:
-        """Answer GET /kpi/mau/data_series: a day is there as soon as it has been computed, which is at 12:05 UTC."""
+        """Respond to GET /kpi/mau/data_series. It has a day from 12:05 UTC on, when Braze computes its value."""
         app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
         computed = datetime.fromtimestamp(request.time, UTC)
         last = computed.date() if computed.time() >= _MAU_TIME else computed.date() - timedelta(days=1)
@@ -113,7 +113,7 @@ class SeriesResponder:
         return self._document([{"time": day, "mau": count} for day, count in rows if day <= last.isoformat()])
 
     def _campaign(self, request: Request) -> object:
-        """Answer GET /campaigns/data_series."""
+        """Respond to GET /campaigns/data_series."""
         known = {campaign.id: campaign for campaign in self._workspace.inventory.campaigns}
         campaign = known[
             parameters.parse_identifier(request, "campaign_id", known)
@@ -123,7 +123,7 @@ class SeriesResponder:
         return self._document([message_rows.campaign_row(campaign, day, count) for day, count in sent])
 
     def _canvas(self, request: Request) -> object:
-        """Answer GET /canvas/data_series, whose data are an object; its end is documented to be required."""
+        """Respond to GET /canvas/data_series. Its data is an object, and `ending_at` is documented as required."""
         known = {canvas.id: canvas for canvas in self._workspace.inventory.canvases}
         canvas = known[
             parameters.parse_identifier(request, "canvas_id", known) or parameters.required_text(request, "canvas_id")
@@ -146,7 +146,7 @@ class SeriesResponder:
         segment: str = "",
         cents: bool = False,
     ) -> object:
-        """Return the rows of a figure that adds up, by the unit that is asked for if `unit` is not the only one."""
+        """Return the rows of an additive figure by `unit`, or by the unit in the request if `unit` is None."""
         app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
         zone, count = self._workspace.zone, self._workspace.series_counts.count
         if (unit or parameters.parse_unit(request)) is Unit.DAY:
@@ -160,7 +160,7 @@ class SeriesResponder:
         return self._document([{"time": at, field: value / 100 if cents else value} for at, value in result])
 
     def _days(self, request: Request, value: Callable[[date], int], longest: int = 100) -> list[tuple[str, int]]:
-        """Return the days that are asked for, as they are written, with their values."""
+        """Return the requested days, formatted, with their values. `longest` is the maximum `length`."""
         zone = self._workspace.zone
         days = days_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request, longest), zone)
         return [(self._workspace.day_format.write(day, zone), value(day)) for day in days]
@@ -170,7 +170,7 @@ class SeriesResponder:
         return sum(self._workspace.series_counts.count(figure, hour, request.time, app, segment) for hour in started)
 
     def _level(self, figure: str, day: date, app: str = "") -> int:
-        """Return what does not grow during the day: the figure of its first hour, when that is over."""
+        """Return a value that is constant during a day: the final count of a figure in its first hour."""
         first = hours_of(day, self._workspace.zone)[0]
         return self._workspace.series_counts.count(figure, first, first + 7 * 86_400, app)
 

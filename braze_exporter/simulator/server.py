@@ -1,7 +1,7 @@
-"""A small web server for the simulated Braze: HTTP/1.1 over real sockets, and broken in the ways that are asked for.
+"""A small HTTP/1.1 server for the simulated Braze that can break connections on request.
 
-It runs any WSGI application, keeps connections alive, and breaks a connection where the application raises
-`Disconnect` or sends less than its Content-Length promised.
+It runs any WSGI application and keeps connections alive. It breaks a connection if the application raises `Disconnect`
+or sends less data than its `Content-Length`.
 """
 
 import io
@@ -23,10 +23,10 @@ from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from braze_exporter.simulator.reply import Disconnect
 
-_POLL_SECONDS = 0.02  # seconds until a closing server notices
-_CLOSE_TIMEOUT_SECONDS = 2.0  # seconds for the threads of a closing server
+_POLL_SECONDS = 0.02  # how often the server checks whether it is closing
+_CLOSE_TIMEOUT_SECONDS = 2.0  # how long `close` waits for the threads of connections
 _MAX_REQUEST_BYTES = 1_000_000
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, with a timeout of 0
 
 
 @runtime_checkable
@@ -35,10 +35,10 @@ class _Closeable(Protocol):
 
 
 class Server:
-    """A running server. Leaving its context, or `close`, ends it at once, requests in progress included."""
+    """A running server. `close`, or leaving its context, stops it at once and aborts requests in progress."""
 
     def __init__(self, app: WSGIApplication, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-        """Listen on the address and answer from a thread of its own."""
+        """Listen on the address and start a thread that serves requests."""
         self._app: object = app
         self._http = _HTTPServer(app, host, port, tls)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(_POLL_SECONDS,), daemon=True)
@@ -49,18 +49,18 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many connections have been accepted so far."""
+        """The number of connections accepted so far."""
         return self._http.accepted
 
     def close(self) -> None:
-        """Stop listening and break all connections; an application that can `close` is told to end its waits."""
+        """Stop listening and break all connections. Calls the application's `close`, if any, to end its waits."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
         self._http.close_connections(self._app.close if isinstance(self._app, _Closeable) else None)
 
     def __enter__(self) -> Self:
-        """Return the server, which listens already."""
+        """Return the server, which is already listening."""
         return self
 
     def __exit__(
@@ -71,12 +71,12 @@ class Server:
 
 
 def serve(app: WSGIApplication, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> Server:
-    """Serve the application, on a free port by default, and over TLS where a context is given."""
+    """Start a server for `app` and return it. It uses a free port by default, and TLS if `tls` is given."""
     return Server(app, host, port, tls)
 
 
 class _HTTPServer(ThreadingHTTPServer):
-    """Accepts connections, each with its own thread, and keeps book of both so that it can end them."""
+    """Accepts connections, serves each in its own thread, and tracks both so that it can end them."""
 
     request_queue_size = 512
 
@@ -90,13 +90,13 @@ class _HTTPServer(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind without the look-up of a host name, which can take seconds."""
+        """Bind without looking up the host name, which can take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
-        """Count the connection and give it its thread."""
-        assert isinstance(request, socket.socket)  # noqa: S101 - the type of the base class allows for UDP
+        """Count the connection and start its thread."""
+        assert isinstance(request, socket.socket)  # noqa: S101 - the base class also allows UDP requests
         thread = threading.Thread(target=self._serve, args=(request, client_address), daemon=True)
         self.accepted += 1
         with self._lock:
@@ -104,17 +104,17 @@ class _HTTPServer(ThreadingHTTPServer):
         thread.start()
 
     def _serve(self, connection: socket.socket, client_address: object) -> None:
-        """Serve one connection, TLS handshake included, so that a slow client delays no other."""
+        """Serve one connection, including its TLS handshake, so that a slow client does not delay others."""
         try:
             if self.tls:
                 connection = self._start_tls(connection, self.tls)
             self.finish_request(connection, client_address)
         except OSError:
-            pass  # a client that went away is no news
+            pass  # clients may disconnect at any time
         except Exception:  # noqa: BLE001 - an error of the application must not end the server
             self.handle_error(connection, client_address)
         finally:
-            # No shutdown before: an end that is announced first would hide the reset that a fault asks for.
+            # Do not shut down the socket first: that would hide a reset requested by `Disconnect`.
             connection.close()
             with self._lock:
                 self._open.pop(threading.current_thread(), None)
@@ -131,14 +131,14 @@ class _HTTPServer(ThreadingHTTPServer):
         return secure
 
     def close_connections(self, wake: Callable[[], object] | None) -> None:
-        """Break every connection and see its thread end; `wake` ends what the application waits for."""
+        """Break every connection and wait for its thread to end. `wake` is called to end waits of the application."""
         until = time.monotonic() + _CLOSE_TIMEOUT_SECONDS
         while time.monotonic() < until:
             with self._lock:
                 threads = list(self._open)
                 for connection in self._open.values():
                     with suppress(OSError):
-                        # The method of SSLSocket would take the TLS layer from under the thread that is using it.
+                        # `SSLSocket.shutdown` would discard the TLS layer while another thread uses it.
                         socket.socket.shutdown(connection, socket.SHUT_RDWR)
             if not threads:
                 return
@@ -148,7 +148,7 @@ class _HTTPServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers the requests of one connection."""
+    """Handles the requests of one connection."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -156,10 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
     connection: socket.socket
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
-        """Stay quiet."""
+        """Log nothing."""
 
     def respond(self) -> None:
-        """Run the application for the request that was read, and send what it says."""
+        """Run the application for the request and send its response."""
         try:
             self._run()
         except Disconnect as disconnect:
@@ -182,14 +182,14 @@ class _Handler(BaseHTTPRequestHandler):
         chunks = self.server.app(self._environ(), start_response)
         try:
             body = iter(chunks)
-            first = next(body, b"")  # an application may wait with start_response until here
+            first = next(body, b"")  # an application may call start_response as late as here
             self._send(*responses[-1], itertools.chain(written, [first], body))
         finally:
             if isinstance(chunks, _Closeable):
                 chunks.close()
 
     def _send(self, status: str, headers: list[tuple[str, str]], chunks: Iterable[bytes]) -> None:
-        """Send the head together with the first chunk: one packet for a small answer."""
+        """Send a response. The headers are sent with the first chunk, so that a small response is one packet."""
         lengths = [int(value) for name, value in headers if name.lower() == "content-length"]
         old = self.request_version == "HTTP/1.0"
         frames: Iterable[bytes]
@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.sendall(pending)
 
     def _limited(self, chunks: Iterable[bytes], length: int) -> Iterator[bytes]:
-        """Pass on as much as was promised; where it was less, the end of the connection has to tell."""
+        """Yield at most `length` bytes. If the chunks are shorter, the connection is closed after the response."""
         for chunk in chunks:
             yield chunk[:length]
             length -= len(chunk[:length])
@@ -222,7 +222,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _environ(self) -> WSGIEnvironment:
-        """Read the rest of the request; its target is taken from the request line, where `//` is still two slashes."""
+        """Read the body of the request and return its WSGI environment.
+
+        The path comes from the request line, because `BaseHTTPRequestHandler` merges leading slashes in `path`.
+        """
         path, _, query = self.requestline.split()[1].partition("?")
         length = self.headers.get("Content-Length", "0")
         readable = length.isdecimal() and int(length) <= _MAX_REQUEST_BYTES and "Transfer-Encoding" not in self.headers
@@ -254,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _in_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Frame chunks as HTTP/1.1 does for a body of unknown length."""
+    """Yield the chunks in the chunked transfer encoding of HTTP/1.1."""
     for chunk in chunks:
         if chunk:
             yield b"%x\r\n%b\r\n" % (len(chunk), chunk)

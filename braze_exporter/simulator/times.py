@@ -1,8 +1,8 @@
-"""Hours and days as the simulated Braze cuts and writes them.
+"""The hourly and daily buckets of the simulated Braze, and the formats of their times.
 
-How Braze writes the time of an hour, and where it cuts hours in zones that are not whole hours off UTC, is not
-documented. Here an hour is an hour of UTC, and a day is made of the hours that start in it, by the company's zone: each
-hour belongs to exactly one day, and a day has 23, 24 or 25 of them in every zone.
+Braze does not document the format of hours, nor where hours begin in zones whose offset is not a whole hour. Here an
+hour is an hour of UTC, and a day has the hours that start in it by the company's zone. Thus each hour belongs to
+exactly one day, and a day has 23, 24 or 25 hours in every zone.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -14,21 +14,21 @@ HOUR_SECONDS = 3_600
 
 
 class HourFormat(Enum):
-    """How the times of `unit=hour` are written. Documented only as "ISO 8601 extended"."""
+    """The format of times with `unit=hour`, which Braze documents only as "ISO 8601 extended"."""
 
     OFFSET = auto()
-    """2024-10-14T13:00:00+00:00, the form of Braze's recorded `last_edited`."""
+    """2024-10-14T13:00:00+00:00, the format of `last_edited` in recorded responses."""
     ZULU = auto()
     """2024-10-14T13:00:00Z."""
     LOCAL = auto()
     """2024-10-14T09:00:00-04:00, in the company's zone."""
     FRACTIONAL = auto()
-    """2024-10-14T13:00:00.000+00:00, the form of Braze's recorded `updated_at` of catalogs."""
+    """2024-10-14T13:00:00.000+00:00, the format of `updated_at` of catalogs in recorded responses."""
     ZONELESS = auto()
-    """2024-10-14T09:00:00, the clock on the company's wall: an autumn hour is written twice."""
+    """2024-10-14T09:00:00, local time without an offset. At the end of DST one hour occurs twice."""
 
     def write(self, start: int, zone: ZoneInfo) -> str:
-        """Return the text for the hour that starts at `start`."""
+        """Return the formatted time of the hour that starts at `start`."""
         utc = datetime.fromtimestamp(start, UTC)
         match self:
             case HourFormat.OFFSET:
@@ -44,7 +44,7 @@ class HourFormat(Enum):
 
 
 class DayFormat(Enum):
-    """How the times of `unit=day` are written."""
+    """The format of times with `unit=day`."""
 
     DATE = auto()
     """2022-12-08, as in every recorded daily series."""
@@ -52,7 +52,7 @@ class DayFormat(Enum):
     """2022-12-08T00:00:00-05:00, local midnight with its offset."""
 
     def write(self, day: date, zone: ZoneInfo) -> str:
-        """Return the text for the day."""
+        """Return the formatted time of the day."""
         match self:
             case DayFormat.DATE:
                 return day.isoformat()
@@ -74,15 +74,16 @@ def days_until(end: float, length: int, zone: ZoneInfo) -> list[date]:
 
 @lru_cache(maxsize=4_096)
 def hours_of(day: date, zone: ZoneInfo) -> range:
-    """Return the starts of the hours that start in the local day."""
+    """Return the starts of the hours that begin within the local day."""
     first, end = (datetime.combine(day + timedelta(days=n), time(), zone).timestamp() for n in (0, 1))
     return range(-int(-first // HOUR_SECONDS) * HOUR_SECONDS, -int(-end // HOUR_SECONDS) * HOUR_SECONDS, HOUR_SECONDS)
 
 
 def parse_time(text: str, zone: ZoneInfo) -> float:
-    """Return the instant of an ISO 8601 datetime; without an offset, or without a time, it is local.
+    """Return an ISO 8601 datetime or date in seconds since the epoch. Without an offset it is local time in `zone`.
 
-    A date alone means its local midnight, the likelier reading of what was recorded. ValueError if it is neither.
+    A date means its local midnight, which fits recorded responses best. Raises `ValueError` if `text` is invalid or
+    before the epoch.
     """
     moment = datetime.fromisoformat(text)
     if moment.year < 1970:  # noqa: PLR2004 - the epoch

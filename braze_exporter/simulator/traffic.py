@@ -1,6 +1,6 @@
-"""How often each event happened, hour by hour, as far as Braze has counted it.
+"""Hourly counts of events, as far as the simulated Braze has counted them at a time.
 
-`Traffic` invents believable counts, the same ones for the same seed.
+`Traffic` generates realistic counts that are the same for the same seed.
 """
 
 import math
@@ -16,34 +16,34 @@ from zoneinfo import ZoneInfo
 from braze_exporter.simulator.inventory import SHOP_INVENTORY, VIP_SEGMENT_ID, Inventory
 from braze_exporter.simulator.times import HOUR_SECONDS
 
-# SDKs keep events while they are offline and send them later with their own time, so past hours still grow.
+# Offline SDKs store events and send them later with the original time, so counts of past hours still grow.
 MAX_DELAY_SECONDS = 2 * HOUR_SECONDS
 _SATURDAY = 5
-_DRAW_BYTES = 3  # coarse enough that a draw below 1 stays below 1 when it is added to a large count
+_DRAW_BYTES = 3  # few enough bits that a large count plus a draw below 1 is not rounded up
 
 
 class Counts(Protocol):
-    """What the simulated Braze needs to know of the world."""
+    """The counts that the simulated Braze reports."""
 
     @property
     def events(self) -> Collection[str]:
         """The names of the events that exist."""
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return how many occurrences in the hour at `hour_start` Braze has counted by `now`.
+        """Return how many occurrences in the hour that starts at `hour_start` Braze has counted by `now`.
 
-        An empty id filters nothing.
+        Times are in seconds since the epoch. An empty id means no filter.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficShape:
-    """How often an event happens.
+    """The volume of an event by hour and weekday.
 
-    `hourly` is the volume of the busiest hour of a weekday, which starts at `peak` o'clock; twelve hours away from it
-    the volume is `hourly` times `night`; on Saturdays and Sundays all of it is multiplied by `weekend`. `apps` and
-    `segments` are the shares of each id; what the apps leave over is sent by servers and carries no app. `late` is the
-    share that Braze learns of after the hour has ended.
+    `hourly` is the volume of the busiest hour of a weekday, which starts at `peak` o'clock. Twelve hours away from it
+    the volume is `hourly` times `night`. On Saturdays and Sundays volumes are multiplied by `weekend`. `apps` and
+    `segments` map ids to shares. Events outside the shares of `apps` are sent by servers and have no app. `late` is the
+    share that Braze receives after the end of the hour.
     """
 
     hourly: float
@@ -55,19 +55,19 @@ class TrafficShape:
     late: float = 0.03
 
     def __post_init__(self) -> None:
-        """Refuse shares that are no shares."""
+        """Check the values. Raises `ValueError` if a volume is negative or a share is not from 0 to 1."""
         shares = (sum(self.apps.values()), self.late, self.night, *self.apps.values(), *self.segments.values())
         if self.hourly < 0 or self.weekend < 0 or not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"volumes are at least 0, and shares and their sum over the apps 0 to 1: {self}")
 
     def expected_count(self, local: datetime) -> float:
-        """Return the expected volume of the hour that starts at the local time."""
+        """Return the expected volume of the hour that starts at the local time `local`."""
         swing = (1 + math.cos((local.hour - self.peak) * math.tau / 24)) / 2
         week = self.weekend if local.weekday() >= _SATURDAY else 1.0
         return self.hourly * week * (self.night + (1 - self.night) * swing)
 
     def arrived_share(self, age: float) -> float:
-        """Return the share that has been counted `age` seconds after the hour began: from 0 to 1, never falling."""
+        """Return the share, from 0 to 1, that is counted `age` seconds after the start of the hour. It never falls."""
         if age >= HOUR_SECONDS + MAX_DELAY_SECONDS:
             return 1.0
         in_time = min(max(age / HOUR_SECONDS, 0.0), 1.0)
@@ -76,23 +76,24 @@ class TrafficShape:
 
 
 class Traffic:
-    """Believable counts that depend on nothing but the seed, the event, the hour and the filters.
+    """Realistic counts that depend only on the seed, the event, the hour, the time and the filters.
 
-    For every hour and every `now`: the count without an app is the sum of the apps and of what servers sent, and a
-    segment is a part of either. A count never falls, and is final three hours after its hour began.
+    At any time, the count without an app filter is the sum of the counts of the apps and of events sent by servers. The
+    count of a segment is a part of either. A count never decreases. It is final three hours after the start of its
+    hour.
     """
 
     def __init__(self, seed: int, zone: ZoneInfo, events: Mapping[str, TrafficShape]) -> None:
-        """Follow the day and the week of the company's `zone`."""
+        """Generate counts of `events`, with days and weeks in the company's `zone`."""
         self.events: Mapping[str, TrafficShape] = MappingProxyType(dict(events))
         self._seed = seed
         self._zone = zone
-        # A hundred days are 2,400 hours, and what is final is asked for again and again.
+        # A query of 100 days needs 2,400 hours, and final counts are requested repeatedly.
         self._final = lru_cache(maxsize=2**17)(self._count)
         self._level = lru_cache(maxsize=2**17)(self._expected)
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return what has been counted by `now`; 0 for what is not in the set."""
+        """Return the count by `now`, or 0 for an unknown event (see `Counts.count`)."""
         if now >= hour_start + HOUR_SECONDS + MAX_DELAY_SECONDS:
             return self._final(event, hour_start, app_id, segment_id)
         shape = self.events.get(event)
@@ -111,10 +112,10 @@ class Traffic:
                 continue
             noise, rounding, order = self._draws(event, hour, app)
             mean = level * share
-            # As wide as chance alone would have it (of a Poisson count), and a little more for large counts.
+            # The spread of a Poisson count, and a little more so that large counts vary too.
             spread = min(1.0, 0.05 + math.sqrt(3 / mean)) if mean else 0.0
             final = int(mean * (1 + spread * (2 * noise - 1)) + rounding)
-            part = int(final * arrived + order)  # the draw decides when in the hour a lone occurrence arrives
+            part = int(final * arrived + order)  # `order` decides when in the hour a single occurrence arrives
             if segment_id:
                 rounding, *_ = self._draws(event, hour, app, segment_id)
                 part = int(part * shape.segments.get(segment_id, 0.0) + rounding)
@@ -133,9 +134,9 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class DemoWorkspace:
-    """A made-up company: its events, its apps and segments as name → id, and what it has set up.
+    """A fictional company: its events, apps and segments (both map names to ids) and inventory.
 
-    `series_shapes` are what the series beside events tell, by the names that `simulator.series` has for them.
+    `series_shapes` are the volumes of the other series by the names that `simulator.series` lists.
     """
 
     events: Mapping[str, TrafficShape]
@@ -145,11 +146,11 @@ class DemoWorkspace:
     inventory: Inventory
 
     def event_traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
-        """Return what happens there."""
+        """Return the counts of the custom events."""
         return Traffic(seed, zone, self.events)
 
     def series_traffic(self, seed: int, zone: ZoneInfo) -> Traffic:
-        """Return what the series beside events tell of."""
+        """Return the counts of the series other than custom events."""
         return Traffic(seed, zone, self.series_shapes)
 
 
@@ -158,7 +159,7 @@ _MOBILE = MappingProxyType({_IOS: 0.58, _ANDROID: 0.42})
 _ALL_PLATFORMS = MappingProxyType({_IOS: 0.44, _ANDROID: 0.31})
 _FEW_VIPS, _MORE_VIPS = MappingProxyType({VIP_SEGMENT_ID: 0.06}), MappingProxyType({VIP_SEGMENT_ID: 0.19})
 
-# An online shop: busy evenings and weekends, a funnel of five events, and a rare one with empty hours at night.
+# An online shop: busy evenings and weekends, a funnel of five events, and a rare event with empty hours at night.
 DEMO = DemoWorkspace(
     events=MappingProxyType(
         {
