@@ -143,7 +143,10 @@ class Client:
             raise BrazeError(error.reason, error.detail + self.error_excerpt(received)) from None
 
     def error_excerpt(self, received: RawResponse) -> str:
-        """Return Braze's message about a failure, shortened and without the API key, or an empty string."""
+        """Return Braze's message about a failure, or an empty string.
+
+        It is shortened, contains only printable characters and does not contain the API key.
+        """
         message = self._redact(parsing.read_message(received.body))[:_MAX_EXCERPT_LENGTH]
         if message in ("", "success"):
             return ""
