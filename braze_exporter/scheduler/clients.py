@@ -22,7 +22,12 @@ def open_client(
     on_call: Callable[[CallEvent], None] = lambda _call: None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Client:
-    """Return who asks Braze for a workspace with its `key`, over `session` and through the `proxies` to its url."""
+    """Return the API client of a workspace.
+
+    The client sends `key` over `session`, through the proxies that `proxies` returns for the workspace's url. `wall`
+    returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward. `on_call` is
+    called with each finished call.
+    """
     url = workspace.rest_endpoint
     transport = Transport(session, url, key.reveal, proxies=proxies(url), monotonic=monotonic, timeouts=timeouts)
     return Client(

@@ -1,9 +1,9 @@
-"""Why a call was not made."""
+"""The exceptions for calls that were not made."""
 
 
-class Deferred(Exception):  # noqa: N818 - nothing went wrong: no call was made
-    """A call was not made, because its pool has no budget for it now. The query stays due."""
+class Deferred(Exception):  # noqa: N818 - not an error: the call is only delayed
+    """A call was not made, because its pool has no budget for it now. The query or list stays due."""
 
 
 class CircuitOpen(Deferred):
-    """A call was not made, because Braze has refused the key for all of its sort. The query stays due."""
+    """A call was not made, because Braze rejects the key at its endpoint (401 or 403). It stays due."""

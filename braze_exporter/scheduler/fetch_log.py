@@ -1,4 +1,8 @@
-"""Tells the log when queries cease to be answered, the first few by name, and when none fails for a reason any more."""
+"""Logs changes in the state of queries, lists, pools and clocks, once each.
+
+The first few failing queries are logged by name. A recovery is logged when the last query that failed for a reason
+succeeds.
+"""
 
 import logging
 import threading
@@ -13,16 +17,21 @@ from braze_exporter.scheduler.admission import KEY_REJECTED
 from braze_exporter.scheduler.plan import Plan, SelectionResult
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 
-# So many queries of a workspace are named that fail for one reason; the rest is summed up. The metrics name them all.
+# How many queries of a workspace are logged by name for each failure reason. One line stands for the others; the
+# metrics show all of them.
 MAX_LOGGED_QUERIES = 3
-# A clock that is further off than this, beyond the time that the answer took, is worth a word.
+# A larger difference between the clocks, beyond the duration of the call, is logged.
 CLOCK_TOLERANCE_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
 
 class _Group(NamedTuple):
-    """What queries have in common that are named together: for a 401 this is what was refused too."""
+    """The key by which failing queries are grouped in the log.
+
+    `refused` is the error detail of a 401, which names the rejected key or the missing permission. It is empty for
+    other reasons.
+    """
 
     workspace: str
     reason: Reason
@@ -31,7 +40,11 @@ class _Group(NamedTuple):
 
 @dataclass(slots=True)
 class _Outage:
-    """The queries of a workspace that fail for one reason, the most there were, and whether the rest was summed up."""
+    """The queries of a workspace that fail for one reason.
+
+    `max_failing` is the highest number of queries that failed at the same time. `is_summarized` is true once the line
+    that stands for the unnamed queries was logged.
+    """
 
     failing: set[QueryState] = field(default_factory=set)
     max_failing: int = 0
@@ -39,10 +52,13 @@ class _Outage:
 
 
 class FetchLog:
-    """Notes what happens to queries, which comes one at a time, and calls, which come from many threads."""
+    """Writes log lines for changes of queries, lists and calls.
+
+    It is a `Listener` of the scheduler, which calls it for one query at a time. `log_call` may be called by any thread.
+    """
 
     def __init__(self) -> None:
-        """Begin with nothing failing."""
+        """Start without failing queries."""
         self._outages: dict[_Group, _Outage] = {}
         self._failing: dict[QueryState, _Group] = {}
         self._unlisted: set[tuple[str, SeriesKind, str]] = set()
@@ -51,27 +67,27 @@ class FetchLog:
         self._clock_differs: set[str] = set()
 
     def on_queries(self, entries: Sequence[QueryState]) -> None:
-        """Forget the queries that are not in the plan any more."""
+        """Drop the queries and workspaces that are no longer in the plan."""
         for query_state in [query_state for query_state in self._failing if query_state.removed]:
             self._remove_failure(query_state)
         with self._lock:
             self._clock_differs &= {query_state.query.workspace for query_state in entries}
 
-    def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:  # noqa: ARG002 - what counts is what it knows
-        """Log what a new reading changes."""
+    def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:  # noqa: ARG002 - the log compares with its own state
+        """Log if a query begins to fail, fails for another reason, or recovers."""
         self.on_circuit_change(query_state)
 
     def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Log nothing: what older buckets tell changes nothing about the query."""
+        """Log nothing: older buckets do not change whether the query is up."""
 
     def on_circuit_change(self, query_state: QueryState) -> None:
-        """Log it if a query is not answered for another reason than before, or answered again."""
+        """Log if a query begins to fail, fails for another reason, or recovers."""
         error, before = query_state.error, self._failing.get(query_state)
         if error is None:
             if before is not None:
                 self._remove_failure(query_state)
             return
-        # A 401 is of the key or of a permission, and what it is of is known by what holds the query.
+        # A 401 can mean a rejected key or a missing permission. The error of the open circuit says which.
         detail = error.detail if error.reason is Reason.UNAUTHORIZED else ""
         group = _Group(query_state.query.workspace, error.reason, detail)
         if (
@@ -86,7 +102,7 @@ class FetchLog:
         self._add_failure(group, query_state, error.detail)
 
     def log_lists(self, plan: Plan) -> None:
-        """Log what Braze's lists lack that the config names, and what wildcards take and is left out, once."""
+        """Log configured subjects that Braze does not list, and how many items selectors match and skip, once each."""
         unlisted = {
             (subject.workspace, subject.kind, subject.subject): subject
             for subject in plan.configured_subjects
@@ -113,7 +129,7 @@ class FetchLog:
         }
 
     def log_call(self, call: CallEvent) -> None:
-        """Log when a pool comes to rest, when our clock and Braze's begin to differ, and when they agree again."""
+        """Log when a pool pauses, when the exporter's clock and Braze's begin to differ, and when they agree again."""
         if call.pause_seconds is not None:
             why = "HTTP 429" if call.reason is Reason.RATE_LIMITED else "what is left of Braze's limit is in reserve"
             fields = {
@@ -141,7 +157,7 @@ class FetchLog:
         outage.failing.add(query_state)
         outage.max_failing = max(outage.max_failing, len(outage.failing))
         query = query_state.query
-        if group.refused == KEY_REJECTED:  # that is of the workspace: no query is named
+        if group.refused == KEY_REJECTED:  # this concerns the whole workspace, so no query is named
             if not outage.is_summarized:
                 fields = {"workspace": group.workspace, "reason": group.reason, "detail": detail}
                 _log.warning("API key rejected", extra={"fields": fields})

@@ -1,6 +1,6 @@
-"""The budget of one pool of one workspace, and the gates that calls pass: open, shut, or passed by one alone. Pure.
+"""The rate limiter of one pool of a workspace, and the circuit breaker that it uses.
 
-Nothing here takes a lock or waits; `admission` does, and asks with the time of its own clock.
+Pure: nothing here locks, waits or reads a clock. `admission` does that and passes the current time in.
 """
 
 from dataclasses import dataclass
@@ -9,21 +9,27 @@ from enum import Enum, auto
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
 
-# How long a refusal (401 or 403) holds its endpoint, or the workspace once all endpoints have refused the key.
+# How long an endpoint is not called after a 401 or 403. Once all endpoints in use have rejected the key, it is how long
+# the whole workspace is not called. In seconds.
 HOLD_SECONDS = 120.0
-# How long a pool rests after a 429 that does not say until when; it doubles with each that follows, up to the most.
+# How long a pool pauses after a 429 without a reset time, in seconds. The pause doubles with each further 429, up to
+# the maximum.
 DEFAULT_STOP_SECONDS = 60.0
 MAX_STOP_SECONDS = 900.0
-# Braze's windows are aligned to the clock, so a reset is at most one window away; clocks differ a little.
+# Braze's windows are aligned to the clock, so a reset is at most one window away. This is the tolerance for clocks that
+# differ.
 _CLOCK_SKEW_SECONDS = 60.0
-# Answers of one window name the same reset, give or take this part of it: some of them come late.
+# Responses of one window name the same reset. Delayed responses may make it differ by this fraction of the window.
 _RESET_TOLERANCE = 1 / 60
-# A whole call, less what sums of fractions lose.
+# One call, minus a tolerance for floating-point rounding.
 _ONE_CALL = 1 - 1e-9
 
 
 class Decision(Enum):
-    """Whether a call may go: at once, after the one that goes alone has ended, or not now."""
+    """Whether a call may be made.
+
+    `ALLOW` means at once, `WAIT` means after the running probe has ended, and `DENY` means not now.
+    """
 
     ALLOW = auto()
     WAIT = auto()
@@ -32,56 +38,69 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """That a call has passed a gate: whether on trial, and how often the gate had been shut before."""
+    """Represents a call that a circuit breaker allowed.
+
+    `is_probe` is true if no other call may be made until this one has ended. `generation` counts how often the breaker
+    had been opened before.
+    """
 
     is_probe: bool
     generation: int
 
 
 class CircuitBreaker:
-    """Lets calls pass; or none until a time, and then one alone, on trial, until it has ended."""
+    """Allows calls while closed, denies all calls while open, and then allows one probe.
+
+    The first call after an opening is the probe. Other calls wait until it has ended.
+    """
 
     def __init__(self, *, is_probe: bool) -> None:
-        """Begin open, or with a call `is_probe`."""
+        """Start closed; the first call is a probe if `is_probe` is true."""
         self.open_until = float("-inf")
         self._generation = 0
         self._is_probe_due = is_probe
         self._is_probe_running = False
 
     def decide(self, now: float) -> Decision:
-        """Return whether a call may pass at `now`."""
+        """Return whether a call may be made at `now`."""
         if now < self.open_until:
             return Decision.DENY
         return Decision.WAIT if self._is_probe_running else Decision.ALLOW
 
     def acquire(self) -> Probe:
-        """Let a call pass."""
+        """Register the start of a call that `decide` allowed."""
         self._is_probe_running = self._is_probe_due
         return Probe(self._is_probe_due, self._generation)
 
     def is_current(self, probe: Probe) -> bool:
-        """Return whether the gate has not been shut since a call passed: else it tells of what is known."""
+        """Return whether the breaker has not been opened since the call began.
+
+        The result of a call from before that is outdated.
+        """
         return probe.generation == self._generation
 
     def release(self, probe: Probe, *, succeeded: bool) -> None:
-        """Note the end of a call: a trial that was `succeeded` lets all others go, unless it was shut meanwhile."""
+        """Register the end of a call.
+
+        A probe that `succeeded` closes the breaker, unless it was opened again meanwhile.
+        """
         if probe.is_probe:
             self._is_probe_running = False
             self._is_probe_due = not (succeeded and self.is_current(probe))
 
     def open(self, until: float) -> None:
-        """Let none pass until then, and one alone after that. What is shut for longer stays so."""
+        """Deny all calls until `until`, then allow one probe. A later end that was set before is kept."""
         self.open_until = max(self.open_until, until)
         self.require_probe()
 
     def require_probe(self) -> None:
-        """Let the next call pass alone, whatever those that have passed will tell."""
+        """Make the next call a probe. The results of calls that are already running no longer count."""
         self._generation += 1
         self._is_probe_due = True
 
 
 class PauseReason(Enum):
-    """Why a pool rests: for a 429, for the reserve, or because the budget is spent."""
+    """Why a pool makes no calls: after a 429, to keep the reserve, or because the budget is spent."""
 
     RATE_LIMITED = auto()
     RESERVE = auto()
@@ -90,23 +109,23 @@ class PauseReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """That a pool makes no calls now, why, and for how many seconds."""
+    """Represents a pool that makes no calls now, with the reason and the remaining seconds."""
 
     reason: PauseReason
     seconds: float
 
 
 class RateLimiter:
-    """Grants calls of one pool: at most `share` of its limit, and a burst; none that would touch the reserve.
+    """Limits the calls of one pool to `share` of Braze's limit plus a burst, and keeps the reserve.
 
-    A token bucket, which learns Braze's limit from the answers. In any span of time it grants at most `share` times the
-    limit of that span, plus `burst`. It stops when what is left of the limit, whoever spent it, comes down to the
-    reserve, until Braze's window ends; and after a 429 likewise. At first, and after each stop, one call goes alone,
-    until one is answered.
+    It is a token bucket that learns Braze's limit from the rate-limit headers of the responses. In any period it allows
+    at most `share` times the limit of that period, plus `burst` calls. It pauses until Braze's window ends when the
+    remaining calls fall to the reserve, even if other clients of the company used them. It also pauses after a 429. At
+    the start and after each pause one call is made alone, until Braze has responded.
     """
 
     def __init__(self, pool: Pool, *, share: float, reserve: float, burst: int, now: float) -> None:
-        """Begin with `burst` calls to grant. `share` and `reserve` are fractions of the limit."""
+        """Start with `burst` calls available. `share` and `reserve` are fractions of the limit."""
         self._pool = pool
         self._share = share
         self._reserve = reserve
@@ -123,20 +142,23 @@ class RateLimiter:
         self._reported_until = float("-inf")
 
     def update(self, *, share: float, reserve: float, burst: int, now: float) -> None:
-        """Go on with another budget; what was learned and spent stays so."""
+        """Change the budget. The learned limit and the calls made so far still count."""
         self._refill(now)
         self._share, self._reserve, self._burst = share, reserve, float(burst)
         self._tokens = min(self._tokens, self._burst)
 
     def decide(self, now: float, *, low_priority: bool = False) -> Decision:
-        """Return whether a call may be made at `now`; a `low_priority` one leaves half of the burst to others."""
+        """Return whether a call may be made at `now`. A `low_priority` call leaves half of the burst to other calls."""
         kept = self._burst // 2 if low_priority else 0.0
         if self._tokens_at(now) - kept < _ONE_CALL or self._is_reserve_reached(now):
             return Decision.DENY
         return self._circuit_breaker.decide(now)
 
     def pause(self, now: float) -> Pause | None:
-        """Return why no call may be made at `now`, by what lasts longest, or None if one may."""
+        """Return why no call may be made at `now`, or None if one may.
+
+        If there are several reasons, the longest pause is returned.
+        """
         rate = self._share * self._limit / self._pool.window_seconds
         seconds = {
             PauseReason.RATE_LIMITED: self._circuit_breaker.open_until - now,
@@ -147,7 +169,7 @@ class RateLimiter:
         return Pause(reason, seconds[reason]) if seconds[reason] > 0 else None
 
     def acquire(self, now: float) -> Probe:
-        """Grant a call that may be made."""
+        """Register the start of a call that `decide` allowed."""
         self._refill(now)
         self._tokens -= 1
         self._in_flight += 1
@@ -158,7 +180,10 @@ class RateLimiter:
         return probe
 
     def release(self, info: RateLimitInfo, probe: Probe, now: float) -> float | None:
-        """Note the end of a call and what it told; return for how many seconds the pool rests, if that is news."""
+        """Register the end of a call, with the rate-limit information of its response.
+
+        Returns for how many seconds the pool pauses if a new pause begins, else None.
+        """
         self._in_flight -= 1
         is_current = self._circuit_breaker.is_current(probe)
         self._circuit_breaker.release(probe, succeeded=info.has_response or info.remaining is not None)
@@ -183,7 +208,7 @@ class RateLimiter:
         self._tokens, self._filled_at = self._tokens_at(now), now
 
     def _start_window(self, now: float) -> None:
-        """Begin another window with all of the limit, if it is known when one began."""
+        """Start a new window with the full limit, if the previous one has ended and the remaining calls are known."""
         if now >= self._resets_at and self._remaining < float("inf"):
             windows = (now - self._resets_at) // self._pool.window_seconds + 1
             self._remaining, self._resets_at = self._limit, self._resets_at + windows * self._pool.window_seconds
@@ -201,11 +226,11 @@ class RateLimiter:
         resets_at, known = now + resets_in, now < self._resets_at
         is_sooner = known and resets_at < self._resets_at - self._tolerance
         if is_sooner and (resets_in < self._tolerance or not self._is_window_estimated):
-            return  # a late answer, of the window before
+            return  # a delayed response of the previous window
         self._is_window_estimated = False
         left = info.remaining - self._in_flight
         if known and abs(resets_at - self._resets_at) <= self._tolerance:
-            # Answers come in another order than calls, but within a window there is less and less left.
+            # Responses arrive in any order, but the remaining calls only fall within a window.
             left = left if is_other_limit else min(self._remaining, left)
             resets_at = min(self._resets_at, resets_at)
         self._remaining, self._resets_at = left, resets_at
@@ -217,11 +242,11 @@ class RateLimiter:
         )
 
     def _stop(self, info: RateLimitInfo, now: float, *, is_current: bool) -> None:
-        """Shut after a 429."""
+        """Pause the pool after a 429."""
         seconds = self._valid_reset(info.resets_in) or self._valid_reset(info.retry_after)
         if seconds is not None:
             self._circuit_breaker.open(now + seconds)
-        elif is_current:  # of those that were under way together only the first tells something new
+        elif is_current:  # of several calls in flight only the first 429 counts
             self._circuit_breaker.open(now + min(DEFAULT_STOP_SECONDS * 2**self._consecutive_stops, MAX_STOP_SECONDS))
             self._consecutive_stops += 1
 
