@@ -1,4 +1,7 @@
-"""Who may call Braze for one workspace now: as the budget of the pool has it, and not while a refusal holds."""
+"""Decides whether a call to Braze may be made for a workspace now.
+
+It depends on the rate limiter of the pool and on whether Braze accepts the API key.
+"""
 
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -12,9 +15,9 @@ from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS, CircuitBreaker, Decision, Pause, Probe, RateLimiter
 
-# What is refused for the key: all of it (401), or a permission (401 or 403).
+# The failures caused by the key: it is rejected (401), or a permission is missing (401 or 403).
 AUTH_REASONS = {Reason.UNAUTHORIZED, Reason.FORBIDDEN}
-# Failures that show all the same that the key was taken.
+# The results, success (None) included, which show that Braze accepted the key.
 _KEY_ACCEPTED = {
     None,
     Reason.BAD_REQUEST,
@@ -24,7 +27,7 @@ _KEY_ACCEPTED = {
     Reason.TRUNCATED,
     Reason.INVALID_RESPONSE,
 }
-# Why no call is made with a key that all endpoints in use refuse.
+# The error of a key that all endpoints in use reject.
 KEY_REJECTED = (
     "401 Unauthorized: API key rejected "
     "(check that it is a REST API key of this workspace, and that url is its REST endpoint)"
@@ -33,7 +36,7 @@ KEY_REJECTED = (
 
 @dataclass(frozen=True, slots=True)
 class AuthFailure:
-    """What Braze refuses, and in how many seconds that is tried again."""
+    """Represents a rejection of the key, with the seconds until the next attempt."""
 
     error: BrazeError
     seconds: float
@@ -41,9 +44,10 @@ class AuthFailure:
 
 @dataclass(frozen=True, slots=True)
 class LimiterStatus:
-    """What keeps the calls of a workspace now: its pools that rest, by name, and what is refused.
+    """Represents what prevents calls of a workspace now.
 
-    `key_failure` is of the key, for all calls; `endpoint_failures` are by endpoint, and empty while there is that one.
+    `pauses` are by the name of the pool. `key_failure` is set if all endpoints in use reject the key.
+    `endpoint_failures` are by the path of the endpoint, and empty if `key_failure` is set.
     """
 
     pauses: Mapping[str, Pause]
@@ -52,7 +56,7 @@ class LimiterStatus:
 
 
 class _Verdict(Enum):
-    """What the last response of an endpoint that says anything of the key said of it."""
+    """Whether an endpoint accepted the key in its last response that shows it."""
 
     UNKNOWN = auto()
     ACCEPTED = auto()
@@ -60,7 +64,11 @@ class _Verdict(Enum):
 
 
 class _AuthCircuitBreaker(CircuitBreaker):
-    """Keeps calls from an endpoint that refused one, until one of them alone is not refused."""
+    """Denies calls to an endpoint after a 401 or 403, until a probe succeeds.
+
+    `verdict` is whether the endpoint accepts the key, as of `verdict_at`. `refused_since` is the time of the first of
+    the latest 401s in a row.
+    """
 
     def __init__(self) -> None:
         super().__init__(is_probe=False)
@@ -71,7 +79,7 @@ class _AuthCircuitBreaker(CircuitBreaker):
         self.is_probe_wanted = False
 
     def record(self, error: BrazeError | None, probe: Probe, now: float) -> None:
-        """Note how a call ended that passed here. One that passed before the last refusal says nothing new."""
+        """Register the end of a call. The result of a call that began before the last opening is ignored."""
         reason = error.reason if error is not None else None
         is_current, is_rejected = self.is_current(probe), reason in AUTH_REASONS
         succeeded = reason in _KEY_ACCEPTED and not is_rejected
@@ -91,19 +99,23 @@ class _AuthCircuitBreaker(CircuitBreaker):
             self.error = None
 
     def reset(self) -> None:
-        """Know nothing of the key, and let the next call go alone."""
+        """Forget the verdict on the key, close the breaker, and make the next call a probe."""
         self.error, self.verdict = None, _Verdict.UNKNOWN
         self.open_until = float("-inf")
         self.require_probe()
 
     def auth_failure(self, now: float) -> AuthFailure | None:
-        """Return what is refused, if it is."""
+        """Return the failure that the breaker is open for, or None."""
         return AuthFailure(self.error, max(0.0, self.open_until - now)) if self.error is not None else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AdmittedCall:
-    """That a call was let go: how it passed the hold of its endpoint, and whether it goes alone or is a probe."""
+    """Represents a call that `_KeyState` allowed.
+
+    `probe` is of the circuit breaker of its endpoint. If `is_alone`, other calls with the key wait for its end.
+    `is_probe` is true if the call tests a key that the endpoint rejected.
+    """
 
     probe: Probe
     is_alone: bool
@@ -111,58 +123,59 @@ class _AdmittedCall:
 
 
 class _KeyState:
-    """What Braze says of one key, at each endpoint and at all that are `endpoints`.
+    """Tracks whether Braze accepts one key, for each endpoint and for all `endpoints` in use.
 
-    While no endpoint accepts it, calls go one alone after another. Once all in use refuse it, `error` holds them all,
-    and they take turns to try it. A call with an older key is noted in the object of that key.
+    While no endpoint accepts the key, only one call is made at a time. Once all endpoints in use reject it, `error` is
+    set, no usual calls are made, and the endpoints take turns to probe. Each key has its own object, so a call with an
+    older key changes only the state of that key.
     """
 
     def __init__(self, endpoints: Collection[Endpoint]) -> None:
-        """Begin with a key of which nothing is known."""
+        """Start with a key that has not been used yet."""
         self.endpoints = endpoints
         self.error: BrazeError | None = None
         self._circuits: dict[str, _AuthCircuitBreaker] = {}
         self._probe_in_flight: _AdmittedCall | None = None
 
     def set_endpoints(self, endpoints: Collection[Endpoint]) -> None:
-        """Judge the key by these endpoints from now on."""
+        """Set the endpoints in use."""
         self.endpoints = endpoints
         self._update_error()
 
     def circuit(self, endpoint: Endpoint) -> _AuthCircuitBreaker:
-        """Return the hold of an endpoint."""
+        """Return the circuit breaker of an endpoint."""
         return self._circuits.setdefault(endpoint.path, _AuthCircuitBreaker())
 
     @property
     def is_accepted(self) -> bool:
-        """Whether an endpoint in use accepts the key; if none is known to be in use, any."""
+        """Whether an endpoint in use accepts the key. If no endpoints are set, all that were called count."""
         holds = [self.circuit(at) for at in self.endpoints] or self._circuits.values()
         return any(circuit.verdict is _Verdict.ACCEPTED for circuit in holds)
 
     @property
     def open_until(self) -> float:
-        """Until when a key that all endpoints in use refuse is not tried."""
+        """The time until which a key that all endpoints in use reject is not tried."""
         return max(self.circuit(at).open_until for at in self.endpoints)
 
     def auth_failures(self, now: float) -> Mapping[str, AuthFailure]:
-        """Return what is refused, by the endpoint."""
+        """Return the failures by the path of the endpoint."""
         result = {endpoint: circuit.auth_failure(now) for endpoint, circuit in self._circuits.items()}
         return {endpoint: failure for endpoint, failure in result.items() if failure is not None}
 
     def decide(self, endpoint: Endpoint, now: float, is_open: Callable[[Endpoint], bool]) -> Decision:
-        """Return whether a call may pass; `is_open` tells whether the pool of an endpoint makes calls now."""
+        """Return whether a call may be made. `is_open` returns whether the pool of an endpoint allows calls now."""
         decision = self.circuit(endpoint).decide(now)
         if decision is Decision.DENY or (self.error is not None and now < self.open_until):
             return Decision.DENY
         if self._probe_in_flight is not None and not self.is_accepted:
             return Decision.WAIT
         if self.error is not None and self._next_probe(is_open) != endpoint.path:
-            # A query has been taken for the turn by the same scrape; lists are read by themselves.
+            # A query can wait, since the same scrape also queues the query that probes. Lists are read on their own.
             return Decision.DENY if isinstance(endpoint, ListEndpoint) else Decision.WAIT
         return decision
 
     def acquire(self, endpoint: Endpoint) -> _AdmittedCall:
-        """Let a call pass."""
+        """Register the start of a call that `decide` allowed."""
         circuit = self.circuit(endpoint)
         circuit.is_probe_wanted = False
         probe = circuit.acquire()
@@ -172,18 +185,18 @@ class _KeyState:
         return call
 
     def record(self, endpoint: Endpoint, error: BrazeError | None, call: _AdmittedCall, now: float) -> None:
-        """Note how a call ended that passed here."""
+        """Register the end of a call."""
         if self._probe_in_flight is call:
             self._probe_in_flight = None
         circuit = self.circuit(endpoint)
         circuit.record(error, call.probe, now)
         if self.error is not None and circuit.verdict is _Verdict.ACCEPTED:
-            # The others refused a key that was refused everywhere: that says nothing of a permission.
+            # The other endpoints rejected a key that was rejected everywhere. This shows no missing permission.
             for other in (self.circuit(other) for other in self.endpoints if other.path != endpoint.path):
                 other.reset()
         self._update_error()
         if circuit.verdict is _Verdict.REJECTED:
-            # If the key was revoked, the others need not show that only when they are due.
+            # If the key was revoked, find out at the other endpoints now, not only when their queries are due.
             latest = min(circuit.refused_since, now - HOLD_SECONDS)
             for other in map(self.circuit, self.endpoints):
                 other.is_probe_wanted = other.verdict is _Verdict.ACCEPTED and other.verdict_at <= latest
@@ -195,9 +208,9 @@ class _KeyState:
             self.error = BrazeError(Reason.UNAUTHORIZED, KEY_REJECTED)
 
     def _next_probe(self, is_open: Callable[[Endpoint], bool]) -> str | None:
-        """Return the endpoint that tries a rejected key next: of queries, or where there are none, of a list.
+        """Return the path of the endpoint that probes a rejected key next, or None if no pool allows calls.
 
-        It is the one that was tried the longest ago, of those that can be.
+        It is the endpoint whose last attempt is the oldest. List endpoints probe only if no query endpoint can.
         """
         able = [at for at in self.endpoints if is_open(at)]
         able = [at for at in able if not isinstance(at, ListEndpoint)] or able
@@ -205,13 +218,13 @@ class _KeyState:
 
 
 class Admission:
-    """Lets the calls of one workspace go, one alone first where something must be tried. Thread-safe."""
+    """Decides which calls of one workspace may be made, and makes probes run alone. Thread-safe."""
 
     def __init__(self, monotonic: Callable[[], float], read_key: Callable[[], bool] = lambda: False) -> None:
-        """Begin without a budget.
+        """Start without a budget; `set_budget` must be called before the first call.
 
-        `monotonic` tells seconds that never jump. `read_key` is called before a call that tries again what was refused,
-        and returns whether the key is another one now.
+        `monotonic` returns seconds of a clock that is never set back or forward. `read_key` reads the key again before
+        a probe of a rejected key, and returns whether the key has changed.
         """
         self._monotonic = monotonic
         self._read_key = read_key
@@ -220,9 +233,9 @@ class Admission:
         self._key = _KeyState(())
 
     def set_budget(self, bursts: Mapping[Pool, int], *, share: float, reserve: float) -> None:
-        """Let go, of each pool, at most `share` of its limit and that burst, and nothing of its `reserve`.
+        """Set the budget of each pool: `share` of its limit, its burst of calls, and the `reserve` to keep.
 
-        What was spent and learned stays so.
+        `share` and `reserve` are fractions. The learned limits and the calls made so far still count.
         """
         with self._lock:
             now = self._monotonic()
@@ -234,9 +247,10 @@ class Admission:
                     self._limiters[pool.name] = limiter
 
     def set_endpoints(self, endpoints: Collection[Endpoint], *, is_same_key: bool = True) -> None:
-        """Judge the key by these endpoints, which calls are made at from now on.
+        """Set the endpoints in use.
 
-        Nothing is known of another key; what the same one was refused is tried no sooner for this.
+        If the key has changed, all verdicts on it are dropped. If it is the same, open circuits stay open until their
+        time.
         """
         with self._lock:
             if is_same_key:
@@ -251,24 +265,24 @@ class Admission:
             return self._key.is_accepted
 
     def open_circuit_error(self, endpoint: Endpoint) -> BrazeError | None:
-        """Return the error that holds all calls `endpoint` an endpoint, if one does."""
+        """Return the error for which the circuit of `endpoint` or of the whole key is open, or None."""
         with self._lock:
             return self._key.error or self._key.circuit(endpoint).error
 
     def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
-        """Return why a call would not be made now, or None if it would, perhaps after another one."""
+        """Return why a call would not be made now, or None if it would, perhaps after a running probe."""
         with self._lock:
             return self._deny_reason(self._decisions(endpoint, self._monotonic()), endpoint)
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
-        """Return whether a call to `endpoint` is wanted to test the key, though nothing is due."""
+        """Return whether a call to `endpoint` is needed to test the key, though nothing is due."""
         with self._lock:
             if self._key.error is not None:
                 return all(decision is Decision.ALLOW for decision in self._decisions(endpoint, self._monotonic()))
             return self._key.circuit(endpoint).is_probe_wanted
 
     def status(self) -> LimiterStatus:
-        """Return what keeps calls now."""
+        """Return what prevents calls now."""
         with self._lock:
             now, key = self._monotonic(), self._key
             pauses = {name: limiter.pause(now) for name, limiter in self._limiters.items()}
@@ -280,9 +294,9 @@ class Admission:
             )
 
     def admit(self, endpoint: Endpoint, *, low_priority: bool = False) -> Permit | Deferred | None:
-        """Return leave to make one call, or why it is not to be made now, or None while another one goes alone.
+        """Return a permit for one call, a `Deferred` if it may not be made now, or None while a probe is in flight.
 
-        A `low_priority` call leaves half of what may be made at once to others.
+        A `low_priority` call leaves half of the burst to other calls.
         """
         with self._lock:
             now = self._monotonic()
@@ -311,7 +325,7 @@ class Admission:
         return Permit(end, begin=begin)
 
     def _decisions(self, endpoint: Endpoint, now: float, *, low_priority: bool = False) -> tuple[Decision, Decision]:
-        """Return whether a call may pass as far as the key is concerned, and its pool."""
+        """Return the decisions for the key and for the pool."""
         key = self._key.decide(endpoint, now, lambda other: self._is_open(other, now))
         return key, self._limiters[endpoint.pool.name].decide(now, low_priority=low_priority)
 

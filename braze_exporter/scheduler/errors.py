@@ -2,8 +2,8 @@
 
 
 class Deferred(Exception):  # noqa: N818 - not an error: the call is only delayed
-    """A call was not made, because its pool has no budget for it now. The query or list stays due."""
+    """A call was not made, because its pool has no budget for it now. Its query stays due."""
 
 
 class CircuitOpen(Deferred):
-    """A call was not made, because Braze rejects the key at its endpoint (401 or 403). It stays due."""
+    """A call was not made, because Braze rejected the key at its endpoint (401 or 403). Its query stays due."""

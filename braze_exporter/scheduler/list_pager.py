@@ -1,4 +1,7 @@
-"""A list of Braze's, read page by page to its end, as far as the budget lets it. It waits for nothing by itself."""
+"""Reads one of Braze's lists page by page, as far as the budget allows.
+
+The pager never waits. If no call may be made now, it raises an exception and can continue later.
+"""
 
 from typing import Protocol
 
@@ -8,34 +11,34 @@ from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.scheduler.errors import Deferred
 
-# So many pages are all that Braze answers in an hour of events and products; no list has reason to be longer.
+# Braze's rate limit allows this many pages of events and products an hour. No list should be longer.
 MAX_PAGES = 1_000
-# Nor to hold more letters: names are short, and all that is read is kept.
+# The limit of characters in a list, since all of them are kept in memory. Names are short.
 MAX_CHARACTERS = 20_000_000
 
 
 class ProbeInFlight(Deferred):
-    """A call was not made, because another one goes alone just now."""
+    """A call was not made, because a probe is in flight and must end first."""
 
 
 class PageFetcher(Protocol):
-    """Who asks Braze for a page."""
+    """Fetches pages of lists from Braze."""
 
     def fetch_page(self, list_endpoint: ListEndpoint, number: int, permit: Permit) -> tuple[ListItem | None, ...]:
-        """Ask once, with leave to, for a page from 0; raise `BrazeError` if it is not answered.
+        """Fetch one page of a list with one request, using `permit`. The first page has `number` 0.
 
-        A row that cannot be read is None.
+        An item that cannot be read is None. Raises `BrazeError` if the request fails.
         """
 
 
 class Admitter(Protocol):
-    """Who says whether a call may be made."""
+    """Decides whether a call may be made."""
 
     def admit(self, endpoint: Endpoint) -> Permit | Deferred | None:
-        """Return leave to make one call, or why it is not to be made now, or None while another one goes alone."""
+        """Return a permit for one call, a `Deferred` if it may not be made now, or None while a probe is in flight."""
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
-        """Return whether a call is wanted for what it will show of the key, though nothing is due."""
+        """Return whether a call to `endpoint` is needed to test the key, though nothing is due."""
 
     @property
     def is_key_accepted(self) -> bool:
@@ -43,14 +46,15 @@ class Admitter(Protocol):
 
 
 class ListPager:
-    """The way through one list. A list ends where a page has no rows: a short page is no sign of it.
+    """Reads one list from its first page to its last.
 
-    Rows that cannot be read are left out, unless none can. Where rows come while it is read, pages overlap; what is
-    listed twice is there once, as it was listed last.
+    The list ends at a page without items; a short page is not the end. Items that cannot be read are skipped, but the
+    first page must have one that can. If items are added during the reading, pages overlap. An item that is listed
+    twice is returned once, as it was last listed.
     """
 
     def __init__(self, list_endpoint: ListEndpoint, page_fetcher: PageFetcher, admission: Admitter) -> None:
-        """Begin before the first page."""
+        """Start before the first page."""
         self.list_endpoint = list_endpoint
         self.pages_read = 0
         self._page_fetcher = page_fetcher
@@ -60,14 +64,15 @@ class ListPager:
 
     @property
     def items(self) -> tuple[ListItem, ...]:
-        """What was read so far, in the order of the list."""
+        """The items read so far, in the order of the list."""
         return tuple(self._items.values())
 
     def read(self) -> tuple[ListItem, ...]:
-        """Read on to the end, and return all rows in the order of the list.
+        """Read the remaining pages and return all items in the order of the list.
 
-        Raises `Deferred` where no call may be made now, and `ProbeInFlight` if that is only until another one has
-        ended: the next time it goes on there. Raises `BrazeError` if a page was not answered, or the list does not end.
+        Raises `Deferred` if no call may be made now, and `ProbeInFlight` if a probe must end first. After both, the
+        next `read` continues at the same page. Raises `BrazeError` if a page fails, cannot be read or repeats earlier
+        items, and if the list is longer than `MAX_PAGES` or `MAX_CHARACTERS`.
         """
         while page := self._next_page():
             items, before = [row for row in page if row is not None], len(self._items)
@@ -93,7 +98,7 @@ class ListPager:
         finally:
             permit.end(
                 BrazeError(Reason.INVALID_RESPONSE, "a fault of the exporter itself"), RateLimitInfo()
-            )  # if it has not ended
+            )  # no effect if the call has ended the permit
 
     def _invalid_list(self, why: str) -> BrazeError:
         return BrazeError(

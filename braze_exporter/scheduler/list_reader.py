@@ -14,27 +14,33 @@ from braze_exporter.scheduler.list_pager import ListPager
 
 @dataclass(frozen=True, slots=True)
 class ListResult:
-    """What was read of a list: its rows, and those that are archived; and why that is not all, or nothing."""
+    """Holds the items of a list, its archived items, and why the list is incomplete.
+
+    `failure` is empty if the list was read to its end.
+    """
 
     items: tuple[ListItem, ...] = ()
     archived_items: tuple[ListItem, ...] = ()
     failure: str = ""
 
 
-# A page that Braze's trouble kept from us is asked for again, after so many seconds.
+# How long to wait before each retry of a page that failed by a fault of Braze or the network, in seconds.
 _RETRY_SECONDS = (1.0, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ListReader:
-    """Reads the lists of one workspace."""
+    """Reads the lists of one workspace, without the caching and scheduling of `ListRefresher`."""
 
     client: Client
     admission: Admission
     sleep: Callable[[float], None]
 
     def read(self, list_endpoint: ListEndpoint, *, archived: bool) -> ListResult:
-        """Read a list as far as it can be, and if `archived` is wanted, what is archived too."""
+        """Read a list and return its items, and its archived items if `archived` is true.
+
+        If a page fails, the result holds the items read so far and the reason.
+        """
         items, failure = self._read_items(list_endpoint)
         if failure or not (archived and list_endpoint.can_be_archived):
             return ListResult(items, failure=failure)
@@ -43,7 +49,7 @@ class ListReader:
         return ListResult(items, tuple(row for row in items_with_archived if row.id not in known), failure)
 
     def _read_items(self, list_endpoint: ListEndpoint) -> tuple[tuple[ListItem, ...], str]:
-        """Return the rows of a list, and why these are not all."""
+        """Return the items of a list, and why they are incomplete, or an empty text if they are not."""
         pager = ListPager(list_endpoint, self.client, self.admission)
         pauses = list(_RETRY_SECONDS)
         while True:

@@ -1,7 +1,7 @@
-"""What Braze lists, read beside the scrapes: about once an hour, as long as someone scrapes.
+"""Refreshes Braze's lists in the background, about once an hour while Prometheus scrapes.
 
-The last list that was read to its end is held until another one was, and what that lacks until the next one lacks it
-too: pages shift while they are read, and what is taken away is hard to bring back. Nobody waits for a list.
+The last list that was read to its end is used until the next one was. An item is removed after two consecutive reads
+without it, since pages shift while they are read and a wrong removal is hard to undo. Scrapes do not wait for lists.
 """
 
 import logging
@@ -18,22 +18,24 @@ from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.list_pager import Admitter, ListPager, PageFetcher, ProbeInFlight
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots
 
-# How often a list is read, in seconds.
+# The interval between reads of a list, in seconds.
 LIST_INTERVAL_SECONDS = 3_600.0
-# A list that was withheld goes on after so long, and one that failed begins anew, the longer the more often it failed.
+# How long until a deferred list continues and a failed one is read again, in seconds. After failures in a row the wait
+# doubles each time, up to `LIST_INTERVAL_SECONDS`.
 RETRY_SECONDS = 60.0
-# The permissions of a key cannot be changed, only the key; an address that is not allowed may be.
+# How long until a list is read again after a 403, in seconds. The permissions of a key cannot be changed, but the IP
+# addresses that it allows can.
 FORBIDDEN_RETRY_SECONDS = 86_400.0
-# So many rows that are not listed any more keep their names.
+# The number of removed items whose names are kept.
 _MAX_REMOVED = 10_000
-# How soon it is tried again, in seconds, whether a page may be asked for while another call goes alone.
+# How often the thread checks whether a probe has ended, so that it can fetch the next page, in seconds.
 _POLL_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
 
 
 class WorkspaceKey(NamedTuple):
-    """A workspace, and where its Braze is: what was listed there is true of no other."""
+    """The key of a workspace's state: its name and the url of its REST endpoint. Lists of another url do not apply."""
 
     workspace: str
     url: str
@@ -41,7 +43,10 @@ class WorkspaceKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceLists:
-    """Which lists of a place are read, and who asks for them, and whether with the same key as before."""
+    """Holds the lists to read of one workspace, and the components that fetch them.
+
+    `is_same_key` is true if the API key has not changed with the config.
+    """
 
     list_endpoints: Sequence[ListEndpoint]
     page_fetcher: PageFetcher
@@ -51,9 +56,11 @@ class WorkspaceLists:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """How a list stands: when it was read last, in seconds since the epoch, 0 for never, and why not since, if so.
+    """The state of a list for metrics and the status page.
 
-    In so many `seconds` the next scrape has it read, or read on.
+    `read_at` is when the list was last read to its end, in seconds since the epoch, or 0 if it never was. `error` is
+    why the last read failed, or None. `seconds` is how long until the list is due; the next scrape then starts the
+    read.
     """
 
     list_endpoint: ListEndpoint
@@ -64,11 +71,12 @@ class ListState:
 
 @dataclass(slots=True, eq=False)
 class _ListReadState:
-    """One list as it stands: the last whole one, or None, and when it is to be read or read on.
+    """The state of a list in `ListRefresher`.
 
-    `missing_ids` are the ids of what is known yet and was not listed, the last time. `pager` is how far it was read,
-    `in_flight` means queued or being read, `error` is why it could not be, the last time. `read_at` is 0 until it was,
-    in seconds since the epoch.
+    `known` is the last list that was read to its end, or None. `missing_ids` are the ids of its items that the last
+    read did not list. `next_at` is when the list is due, in monotonic seconds. `pager` holds an unfinished read.
+    `in_flight` is true while the list is queued or being read. `error` is why the last read failed, or None. `read_at`
+    is when the list was last read, in seconds since the epoch, or 0 if it never was.
     """
 
     workspace_key: WorkspaceKey
@@ -84,7 +92,7 @@ class _ListReadState:
 
 
 class ListRefresher:
-    """Reads lists in a thread of its own. Thread-safe."""
+    """Reads lists in its own thread. Thread-safe."""
 
     def __init__(
         self,
@@ -95,11 +103,12 @@ class ListRefresher:
         on_end: Callable[[], None],
         on_deferred: Callable[[str, ListEndpoint], None] = lambda _workspace, _listing: None,
     ) -> None:
-        """Begin without lists.
+        """Start without lists.
 
-        `wall` tells seconds since the epoch, `monotonic` seconds that never jump, `jitter` a factor for waiting after
-        failures. `on_end` is called, from the thread, when a list was read to its end, or failed; `on_deferred` is
-        told of a list of a workspace that is due and withheld, but for a refusal.
+        `wall` returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward, and
+        `jitter` a factor for the wait after failures. The thread calls `on_end` after a list was read to its end or
+        failed. It calls `on_deferred` with the workspace and the list when a due list is deferred because of rate
+        limiting.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -114,9 +123,9 @@ class ListRefresher:
         self._is_closed = False
 
     def set_lists(self, wanted: Mapping[WorkspaceKey, WorkspaceLists]) -> None:
-        """Read these lists from now on, and forget all others.
+        """Set the lists to read, and drop all others.
 
-        All are due at once, but for those that the same key was refused.
+        All lists are due at once, except those for which Braze rejected the same key.
         """
         with self._changed:
             now = self._monotonic()
@@ -133,14 +142,14 @@ class ListRefresher:
                     read_state.next_at = now
 
     def try_again(self, workspace_key: WorkspaceKey) -> None:
-        """Have the lists of a place read by the next scrape that were refused: the key is another one now."""
+        """Make the rejected lists of a workspace due at once, since its key has changed."""
         with self._changed:
             for read_state in self._lists.values():
                 if read_state.workspace_key == workspace_key and _is_rejected(read_state):
                     read_state.next_at = self._monotonic()
 
     def known_lists(self) -> ListSnapshots:
-        """Return what is known."""
+        """Return the last read of each list that was read to its end."""
         with self._changed:
             lists = self._lists.values()
             return {
@@ -150,7 +159,10 @@ class ListRefresher:
             }
 
     def pending_lists(self) -> set[tuple[str, ListEndpoint]]:
-        """Return the lists that are not known and may yet be, with the name of the workspace before each."""
+        """Return the lists that were not read yet but may be, as pairs of the workspace name and the list.
+
+        A list that was rejected is not among them if another endpoint accepts the key.
+        """
         with self._changed:
             return {
                 (read_state.workspace_key.workspace, read_state.list_endpoint)
@@ -163,7 +175,7 @@ class ListRefresher:
             }
 
     def states(self) -> Mapping[str, Sequence[ListState]]:
-        """Return how the lists stand, by the name of the workspace."""
+        """Return the states of the lists by the name of the workspace."""
         states: dict[str, list[ListState]] = {}
         with self._changed:
             now = self._monotonic()
@@ -175,7 +187,7 @@ class ListRefresher:
         return states
 
     def refresh(self) -> None:
-        """Have the lists read that are due."""
+        """Queue the lists that are due, and start the thread if there are any."""
         with self._changed:
             if self._is_closed:
                 return
@@ -193,7 +205,7 @@ class ListRefresher:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Begin no more pages. One that is under way ends by itself, or with the process."""
+        """Stop reading. A page in flight ends by itself or with the process."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -203,7 +215,7 @@ class ListRefresher:
             try:
                 if self._read(read_state):
                     self._on_end()
-            except Exception:  # noqa: BLE001 - the thread lives on for the others
+            except Exception:  # noqa: BLE001 - the thread must survive for the other lists
                 _log.exception(
                     "a list was not taken in by a fault of the exporter", extra={"fields": _log_fields(read_state)}
                 )
@@ -211,24 +223,24 @@ class ListRefresher:
                 read_state.in_flight = False
 
     def _take(self) -> _ListReadState | None:
-        """Wait for a list that is due and return it, or None to end."""
+        """Wait for a queued list and return it, or None if the thread must end."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._due)
             if self._is_closed:
                 return None
             read_state = self._due.popleft()
-            read_state.next_at = self._monotonic() + RETRY_SECONDS  # whatever comes of it
+            read_state.next_at = self._monotonic() + RETRY_SECONDS  # overwritten if the read ends
             return read_state
 
     def _read(self, read_state: _ListReadState) -> bool:
-        """Read a list on, and return whether it was read to its end, or failed."""
+        """Read the rest of a list, and return whether it was read to its end or failed."""
         with self._changed:
             wanted = self._workspace_lists.get(read_state.workspace_key)
             if (
                 wanted is None
                 or self._lists.get((read_state.workspace_key, read_state.list_endpoint)) is not read_state
             ):
-                return False  # it is not wanted any more
+                return False  # the config no longer needs it
             pager = read_state.pager = read_state.pager or ListPager(
                 read_state.list_endpoint, wanted.page_fetcher, wanted.admission
             )
@@ -236,7 +248,7 @@ class ListRefresher:
         rows: tuple[ListItem, ...] | None = None
         try:
             rows = self._read_pages(pager)
-        except CircuitOpen:  # for a refusal, which is no want of budget
+        except CircuitOpen:  # the key was rejected, which is not counted as deferred
             return False
         except Deferred:
             self._on_deferred(read_state.workspace_key.workspace, read_state.list_endpoint)
@@ -245,7 +257,7 @@ class ListRefresher:
             error = failure.without_traceback()
         with self._changed:
             if read_state.pager is not pager:
-                return False  # a new config has come: it is read anew, as that has it
+                return False  # the config was reloaded, and the list is read from the start
             read_state.pager = None
             self._schedule(read_state, error)
             if rows is None:
@@ -262,7 +274,7 @@ class ListRefresher:
             return True
 
     def _read_pages(self, pager: ListPager) -> tuple[ListItem, ...]:
-        """Read on to the end, and wait only for a call that goes alone."""
+        """Read the remaining pages. Waits only while a probe is in flight."""
         while True:
             try:
                 return pager.read()
@@ -272,7 +284,10 @@ class ListRefresher:
                         raise
 
     def _schedule(self, read_state: _ListReadState, error: BrazeError | None) -> None:
-        """Set when a list is read again, and tell the log if it fails for another reason than before, or does not."""
+        """Set when a list is read next.
+
+        Logs if the list begins to fail, fails for another reason, or recovers.
+        """
         reason = error.reason if error is not None else None
         read_state.failures = read_state.failures + 1 if error is not None else 0
         wait = LIST_INTERVAL_SECONDS
@@ -297,7 +312,7 @@ def _is_rejected(read_state: _ListReadState) -> bool:
 
 
 def _newly_missing(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
-    """Return the rows that were known and are missing for the first time."""
+    """Return the known items that are missing in this read but were not in the one before."""
     known_ids = {row.id for row in rows} | read_state.missing_ids
     return (
         tuple(row for row in read_state.known.items if row.id not in known_ids) if read_state.known is not None else ()
@@ -305,7 +320,10 @@ def _newly_missing(read_state: _ListReadState, rows: Sequence[ListItem]) -> tupl
 
 
 def _removed(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
-    """Return the rows with ids that were known once and are not among `rows`, as many of the last as are kept."""
+    """Return the items that were listed before and are not in `rows`, at most the last `_MAX_REMOVED`.
+
+    Empty for lists without ids.
+    """
     if read_state.known is None or not read_state.list_endpoint.has_ids:
         return ()
     listed_ids = {row.id for row in rows}

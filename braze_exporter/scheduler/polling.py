@@ -1,8 +1,8 @@
-"""Query → reading: what is held of every query, and who fetches it when.
+"""Holds the state of every query, and fetches the due queries at each scrape.
 
-Prometheus is the scheduler: nothing is fetched unless someone asks. Whoever asks, a query is fetched about once in its
-`refresh`, at most once at a time, over the bounded connections of its workspace. Whoever waits may stop waiting; the
-fetch goes on, and its reading is there for the next.
+Queries are fetched only when Prometheus scrapes. However often it does, a query is fetched about once per `refresh` and
+at most once at a time, over a bounded number of connections per workspace. A scrape that times out does not cancel its
+fetches; the next scrape returns their results.
 """
 
 import itertools
@@ -24,51 +24,51 @@ from braze_exporter.scheduler.query_state import FetchResult, QueryState, Respon
 from braze_exporter.scheduler.repair import halves
 from braze_exporter.scheduler.worker_pool import WorkerPool
 
-# So much of what is fetched once is queued by a scrape; there may be thousands.
+# The number of history chunks that one scrape queues, since there may be thousands.
 MAX_QUEUED_HISTORY = 500
 
-# The workspace and the endpoint of a query: they decide whether it may be asked.
+# The workspace and the endpoint path of a query. They decide whether it may be fetched.
 EndpointKey: TypeAlias = tuple[str, str]
 
 _log = logging.getLogger(__name__)
 
 
 class Fetcher(Protocol):
-    """Who asks Braze for the cache."""
+    """Fetches queries from Braze for the scheduler, and decides which calls may be made."""
 
     def admit(self, query: Query) -> Permit | Deferred | None:
-        """Return leave to ask for `query`, or why it is not to be asked now, or None while another is asked alone."""
+        """Return a permit to fetch `query`, a `Deferred` if it may not be fetched now, or None while a probe is in flight."""
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
-        """Ask once, with leave to, for the query of `query_state`; raise `BrazeError` if it is not answered."""
+        """Fetch the query of `query_state` with one request, using `permit`. Raises `BrazeError` if it fails."""
 
     def deny_reason(self, query: Query) -> Deferred | None:
-        """Return why `query` would not be asked now, or None if it would."""
+        """Return why `query` would not be fetched now, or None if it would."""
 
     def open_circuit_error(self, query: Query) -> BrazeError | None:
-        """Return the error that holds all queries of that sort, if one does."""
+        """Return the error for which no query of the endpoint is fetched, or None."""
 
     def is_probe_wanted(self, query: Query) -> bool:
-        """Return whether one query of that sort is to be asked to see how the key stands, though none is due."""
+        """Return whether a query of the endpoint must be fetched to test the key, though none is due."""
 
     def history(self, query: Query, now: float) -> Iterable[Query]:
-        """Return what is to be fetched once, beside a `query` that is new at `now`, in seconds since the epoch."""
+        """Return the history chunks to fetch once for a `query` that was added at `now`, in seconds since the epoch."""
 
 
 class Listener(Protocol):
-    """Who wants to know what changes; told of one thing at a time."""
+    """Receives the changes of query states, one call at a time."""
 
     def on_queries(self, entries: Sequence[QueryState]) -> None:
-        """Take note of all entries, in their order: some are new, others gone, or ask under other names."""
+        """Handle a new set of queries. `entries` are all query states, in the order of the plan."""
 
     def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:
-        """Take note of an entry that has a new reading, and of the one that it had before."""
+        """Handle a new result of a query. `before` is its previous result, or None."""
 
     def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Take note of older buckets of an entry, which are not shown."""
+        """Handle a response with older buckets of a query, which the metrics do not show."""
 
     def on_circuit_change(self, query_state: QueryState) -> None:
-        """Take note of an entry that is held, or not held any more, without having been asked."""
+        """Handle a query whose `circuit_error` has changed without a fetch of it."""
 
 
 class _Waiter:
@@ -76,7 +76,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.future: Future[None] = Future()
-        self.future.set_running_or_notify_cancel()  # so that one who stops waiting cannot cancel it
+        self.future.set_running_or_notify_cancel()  # so that a scrape that times out cannot cancel it
         self.pending = 0
 
     def finish_one(self) -> None:

@@ -1,4 +1,4 @@
-"""What is held of a query, and when it is asked next. Pure: the cache decides who may change what."""
+"""The state of a query: its last result, and when it is fetched next. Pure; `Scheduler` guards it with its lock."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,21 +10,23 @@ from braze_exporter.scheduler.admission import AUTH_REASONS
 from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS
 from braze_exporter.scheduler.repair import Repair
 
-# A query is due a little before its time, so that a scrape interval equal to its refresh finds it due each time.
+# A query is due this fraction of its refresh before its next time. So it is due at each scrape even if the scrape
+# interval equals the refresh.
 EARLY_FRACTION = 0.1
-# What is fetched once, and was not answered, can wait for an hour.
+# How long until a failed fetch of history is tried again, in seconds.
 HISTORY_RETRY_SECONDS = 3_600.0
-# Beyond this a query does not wait longer for each failure, unless its refresh is longer.
+# The longest wait after failures, in seconds, unless the refresh is longer.
 MAX_BACKOFF_SECONDS = 900.0
 _MAX_DOUBLINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The series of an answer, and when it was asked for and when it was here, in seconds since the epoch.
+    """Holds the series of a response, with the times of its request and its arrival.
 
-    `sent_at` is by Braze's clock if ours is ahead of it; `received_monotonic` is on the clock that never jumps. It
-    `is_complete` if with it all has been read that repair needs, and `is_short` if it holds less than a usual one.
+    `sent_at` and `received_at` are in seconds since the epoch. `sent_at` is by Braze's clock if the exporter's clock is
+    ahead of it. `received_monotonic` is in monotonic seconds. `is_complete` is true if the repair has now read all the
+    buckets that it needs. `is_short` is true if the request was shorter than a usual one.
     """
 
     series: tuple[Series, ...]
@@ -37,9 +39,10 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What is held of a query that was asked: the newest answer, if there ever was one, and why the last fetch failed.
+    """Represents the result of the last fetch of a query.
 
-    `error` is None if the last fetch was answered.
+    `response` is the newest response, or None before the first. `error` is why the last fetch failed, or None if it
+    succeeded.
     """
 
     response: Response | None
@@ -47,21 +50,23 @@ class FetchResult:
 
 
 class Waiter(Protocol):
-    """Who waits for the end of fetches."""
+    """Waits for the end of fetches."""
 
     def finish_one(self) -> None:
-        """Take note that one has ended."""
+        """Register that one of the fetches has ended."""
 
 
 @dataclass(slots=True, eq=False)
 class QueryState:
-    """The state of one query, which only the cache changes.
+    """The state of one query. Only `Scheduler` changes it.
 
-    `planned_at` is when it came into the plan, in seconds since the epoch; `next_at` is on the monotonic clock.
-    `result` is replaced whole, and None until the first try. `circuit_error` is why none of its sort is asked.
-    `in_flight` means queued or under way, `is_deferred` that the query was due when it was last looked at, but
-    withheld, `removed` that it is not in the plan any more. `failures` are those in a row that were Braze's trouble.
-    `is_history` is for what is fetched once, after all else, and without anyone waiting.
+    `planned_at` is when the query was added to the plan, in seconds since the epoch. `next_at` is when it is fetched
+    next, in monotonic seconds. `result` is None before the end of the first fetch, and replaced as a whole.
+    `circuit_error` is the error for which no query of its endpoint is fetched, or None. `in_flight` is true while the
+    query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
+    `removed` is true if it is no longer in the plan. `failures` counts the latest failures in a row that were faults of
+    Braze or the network. `is_history` marks a chunk of history: it is fetched once, at the lowest priority, and no
+    scrape waits for it.
     """
 
     query: Query
@@ -79,38 +84,40 @@ class QueryState:
 
     @property
     def path(self) -> str:
-        """The endpoint that is asked."""
+        """The path of the endpoint."""
         return self.query.kind.path
 
     @property
     def response(self) -> Response | None:
-        """The newest answer, if there ever was one."""
+        """The newest response, or None before the first."""
         return self.result.response if self.result is not None else None
 
     @property
     def error(self) -> BrazeError | None:
-        """Why the query is not answered, or None if it is, or was not tried."""
+        """Why the query fails, or None if it succeeds or was not fetched yet."""
         return self.circuit_error or (self.result.error if self.result is not None else None)
 
     @property
     def has_result(self) -> bool:
-        """Whether it is known if the query is answered."""
+        """Whether the query has succeeded or failed yet."""
         return self.result is not None or self.circuit_error is not None
 
     @property
     def due_at(self) -> float:
-        """From when the query should be fetched, on the monotonic clock."""
+        """The time from which the query is due, in monotonic seconds."""
         return self.next_at - EARLY_FRACTION * self.query.refresh
 
     def is_due(self, now: float) -> bool:
-        """Return whether the query should be fetched at `now`, on the monotonic clock."""
+        """Return whether the query is due at `now`, in monotonic seconds."""
         return now >= self.due_at
 
     def schedule(self, now: float, error: BrazeError | None, jitter: float) -> None:
-        """Set the next time: one refresh after the last, so that the calls per hour are 3600 / refresh.
+        """Set when the query is fetched next, after a fetch that ended at `now` with `error`.
 
-        After failures that are Braze's trouble it waits for longer each time, give or take the factor `jitter`; after a
-        refusal of the key for as long as that holds; after a 429 it stays due.
+        Usually the next time is one refresh after the previous next time, so that the query makes 3600 / refresh calls
+        an hour. After faults of Braze or the network the wait doubles each time and is multiplied by `jitter`. After a
+        rejection of the key the query waits for `HOLD_SECONDS` or its refresh, if that is shorter. After a 429 the
+        query stays due.
         """
         refresh = self.query.refresh
         reason = error.reason if error is not None else None
@@ -118,7 +125,7 @@ class QueryState:
         if reason in AUTH_REASONS:
             self.next_at = now + min(refresh, HOLD_SECONDS)
             return
-        if reason is Reason.RATE_LIMITED:  # it was put off, and is due when its pool is asked again
+        if reason is Reason.RATE_LIMITED:  # it stays due, and is fetched when the pool allows calls again
             self.next_at = min(self.next_at, now)
             return
         if self.is_history:
@@ -128,11 +135,14 @@ class QueryState:
             self.next_at = now + backoff_seconds(refresh, self.failures, jitter)
             return
         self.next_at += refresh
-        if self.is_due(now):  # it fell behind: nothing is caught up on
+        if self.is_due(now):  # it fell behind, and missed fetches are not made up for
             self.next_at = now + refresh
 
     def update(self, query: Query, now: float) -> None:
-        """Go on as another query that asks for the same: with other names, another refresh, or another key."""
+        """Replace the query by one with the same `state_key`, for example after a reload.
+
+        Names, refresh and API key may differ. A query whose key was rejected is due at once.
+        """
         self.query = query
         error = self.result.error if self.result is not None else None
         if error is not None and error.reason in AUTH_REASONS:
@@ -142,14 +152,14 @@ class QueryState:
 
 
 def backoff_seconds(refresh: float, failures: int, jitter: float) -> float:
-    """Return how long a query waits after so many failures in a row, from 1, give or take `jitter`, in seconds."""
+    """Return how long a query waits after `failures` failures in a row, in seconds. `jitter` is a factor near 1."""
     doublings = min(failures - 1, _MAX_DOUBLINGS)
     return min(refresh * 2.0**doublings * jitter, max(MAX_BACKOFF_SECONDS, refresh))
 
 
 def state_key(query: Query) -> tuple[object, ...]:
-    """Return what must be the same of two queries, that what is held of one is true of the other.
+    """Return the key under which the state of a query is kept.
 
-    Names for labels may differ, and so may when it is fetched and how it is judged.
+    Queries with the same key can share their state. Their label names, `refresh`, `settle` and `max_age` may differ.
     """
     return (*query.identity, query.url, query.zone)

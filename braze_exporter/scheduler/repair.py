@@ -1,6 +1,8 @@
-"""Which buckets the next fetch of a query requests: all that repair needs, or the newest alone after a bad response.
+"""Chooses which buckets the next fetch of a query requests.
 
-Pure. A malformed or oversized response must not hide the newest buckets, and a short response must not end the repair.
+Usually these are all the buckets that the repair needs. After a bad response every second fetch requests only the newest
+ones. A malformed or oversized response must not hide the newest buckets, and a short response must not end the repair.
+Pure.
 """
 
 import math
@@ -13,11 +15,11 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import TROUBLES
 from braze_exporter.scheduler.plan import newest_length
 
-# A shorter request may succeed where these fail.
+# The failures after which a shorter request may succeed.
 SHORTENED = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
-# How long the length of oversized responses is remembered, in seconds.
+# How long the shorter length after an oversized response is kept, in seconds.
 _REMEMBERED = 7 * 86_400.0
-# How long a query waits for its next time if it was due at once before that, in seconds.
+# The shortest interval between two immediate retries of a query, in seconds.
 _BETWEEN_HURRIES = 3_600.0
 
 
@@ -25,8 +27,8 @@ _BETWEEN_HURRIES = 3_600.0
 class Request:
     """A request for `length` buckets up to `ending_at`, in seconds since the epoch, or up to now if that is None.
 
-    It `is_short` if it is for the newest buckets alone. The first request of the repair was sent at `started_at`, in
-    seconds since the epoch. If the repair needs older buckets too, they start at `oldest` or later.
+    `is_short` is true if it requests only the newest buckets. `started_at` is when the first request of the repair was
+    sent, in seconds since the epoch. If the repair needs older buckets too, `oldest` is the start of the oldest one.
     """
 
     length: int
@@ -37,10 +39,11 @@ class Request:
 
 
 class Outcome(NamedTuple):
-    """What the end of a fetch means.
+    """Represents the effect of a finished fetch.
 
-    It `is_complete` if all that the repair needs has been read. The query `is_due` at once if a shorter request may
-    succeed. A failure `is_tolerated` if short fetches succeed meanwhile.
+    `is_complete` is true if the repair has read all the buckets that it needs. `is_due` is true if the query is to be
+    fetched at once, since a shorter request may succeed. `is_tolerated` is true for a failure while short fetches
+    succeed, so that the query stays up.
     """
 
     is_complete: bool = False
@@ -51,10 +54,10 @@ class Outcome(NamedTuple):
 class Repair:
     """Chooses the requests of one query. Not thread-safe.
 
-    Usually each fetch requests all that the repair needs. After a malformed or oversized response every second fetch is
-    a short one, until a repair succeeds. An oversized one halves the length, which is remembered for a week: the repair
-    then begins with the newest buckets and goes back in pieces. `completed_at` is the time at which the last complete
-    repair began, in seconds since the epoch, None before the first.
+    Usually each fetch requests all the buckets that the repair needs. After a malformed or oversized response every
+    second fetch is a short one, until a repair succeeds. An oversized response halves the length for a week. The repair
+    then starts with the newest buckets and continues with older ones, one chunk at a time. `completed_at` is when the
+    last complete repair began, in seconds since the epoch, or None before the first.
     """
 
     __slots__ = (
@@ -69,7 +72,7 @@ class Repair:
     )
 
     def __init__(self) -> None:
-        """Begin with requests of any length."""
+        """Start without a limit on the length of requests."""
         self.completed_at: float | None = None
         self.request: Request | None = None
         self._max_length = math.inf
@@ -80,7 +83,7 @@ class Repair:
         self._next_chunk: Request | None = None
 
     def next_request(self, query: Query, needed: int, now: float) -> Request:
-        """Return what to request of `query` at `now`, if the repair needs the newest `needed` buckets."""
+        """Return the next request for `query` at `now`, if the repair needs the newest `needed` buckets."""
         if now - self._oversized_at >= _REMEMBERED:
             self._max_length = math.inf
         if self._is_alternating and self._is_short_next:
@@ -94,10 +97,10 @@ class Repair:
         return self.request
 
     def record_success(self, query: Query, sent_at: float, oldest: int | None) -> Outcome:
-        """Note that the request succeeded, which was sent at `sent_at`.
+        """Register that the last request succeeded. It was sent at `sent_at`, in seconds since the epoch.
 
-        `oldest` is the start of the oldest bucket of the response, None if it has none: such a response up to now
-        completes no repair.
+        `oldest` is the start of the oldest bucket of the response, or None if it has no buckets. A response up to now
+        without buckets completes no repair.
         """
         request = self.request
         if request is None:
@@ -117,13 +120,13 @@ class Repair:
         return Outcome(is_complete=True)
 
     def record_failure(self, query: Query, error: BrazeError) -> Outcome:
-        """Note that the request failed with `error`."""
+        """Register that the last request failed with `error`."""
         request = self.request
         if request is None or error.reason not in SHORTENED | TROUBLES:
             return Outcome()
         is_tolerated = self._is_alternating and not request.is_short
         if error.reason in TROUBLES:
-            self._is_short_next = True  # as soon as Braze responds again, the newest buckets come first
+            self._is_short_next = True  # so that the newest buckets are fetched first once Braze responds again
             return Outcome(is_tolerated=is_tolerated)
         if error.reason is Reason.TOO_LARGE:
             self._max_length = max(newest_length(query.unit, query.settle), halved(request.length))
@@ -139,7 +142,7 @@ class Repair:
     def _older_request(self, request: Request, query: Query, oldest: int | None) -> Request | None:
         """Return the request for the buckets before those of `request`, or None if the repair needs none of them.
 
-        Where the clocks differ, only the response tells where the newest buckets begin.
+        The clocks may differ, so the start of the newest buckets is taken from the response.
         """
         start = oldest if request.ending_at is None else _first_start(request.ending_at, request.length, query)
         if request.oldest is None or start is None or start <= request.oldest:
@@ -157,9 +160,9 @@ def halved(length: int) -> int:
 
 
 def halves(history: Query) -> tuple[Query, ...]:
-    """Return the requests that share the buckets of a piece of history: the older half, then the newer one.
+    """Return two queries for the buckets of a chunk of history, the older half first.
 
-    A piece of one bucket has none.
+    The result is empty if the chunk has only one bucket.
     """
     if history.ending_at is None or history.length == 1:
         return ()
@@ -169,13 +172,13 @@ def halves(history: Query) -> tuple[Query, ...]:
 
 
 def chunks(history: Query, max_length: int) -> tuple[Query, ...]:
-    """Return the requests of at most `max_length` buckets that share those of a piece of history, the oldest first."""
+    """Split a chunk of history into queries of at most `max_length` buckets, the oldest first."""
     result = halves(history) if history.length > max_length else ()
     return tuple(part for half in result for part in chunks(half, max_length)) or (history,)
 
 
 def _first_start(end: float, length: int, query: Query) -> int:
-    """Return the start of the first of `length` buckets, the last of which holds `end`."""
+    """Return the start of the first of `length` buckets. The last one contains `end`."""
     start = bucket_start(end, query.unit, query.zone)
     for _ in range(length - 1):
         start = bucket_start(start - 1, query.unit, query.zone)

@@ -1,4 +1,4 @@
-"""The connections of one workspace: threads that take the next thing to fetch, the longest overdue first."""
+"""Runs the fetches of one workspace in a bounded number of threads, the most overdue first."""
 
 import heapq
 import itertools
@@ -7,27 +7,27 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
-# How soon it is tried again, in seconds, whether a job may run for which another one was waited. The end of a job of
-# this lane is noticed at once.
+# How often a thread checks whether a job that was not admitted may run now, in seconds. When a job of this pool ends,
+# the threads check at once.
 _RETRY_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
 
 
 class Job(Protocol):
-    """What a lane needs to know of what it runs."""
+    """A job that `WorkerPool` can run."""
 
     @property
     def path(self) -> str:
-        """The endpoint that is asked."""
+        """The path of the endpoint."""
 
     @property
     def next_at(self) -> float:
-        """When it became due."""
+        """When the job became due, in monotonic seconds."""
 
     @property
     def is_history(self) -> bool:
-        """Whether all others go first."""
+        """Whether the job has the lowest priority."""
 
 
 J = TypeVar("J", bound=Job)
@@ -35,17 +35,18 @@ A = TypeVar("A")
 
 
 class WorkerPool(Generic[J, A]):
-    """Runs jobs in `concurrency` threads, background ones last.
+    """Runs jobs in `concurrency` threads, those of history last.
 
-    No endpoint holds more than half of the threads, rounded up, while another has jobs queued. Thread-safe.
+    No endpoint uses more than half of the threads, rounded up, while another has jobs queued. Thread-safe.
     """
 
     def __init__(
         self, name: str, concurrency: int, admit: Callable[[J], A | None], run: Callable[[J, A], None]
     ) -> None:
-        """Start the threads; they end with `close` or with the process.
+        """Start the threads. They end after `close` or with the process.
 
-        Each job is run with what `admit` returns for it; while that is None it stays queued.
+        `run` is called with each job and the result of `admit` for it. While `admit` returns None, the job stays
+        queued.
         """
         self._max_per_endpoint = (concurrency + 1) // 2
         self._admit = admit
@@ -59,7 +60,7 @@ class WorkerPool(Generic[J, A]):
             threading.Thread(target=self._work, name=f"fetch {name}", daemon=True).start()
 
     def add(self, jobs: Sequence[J]) -> None:
-        """Queue jobs, all before the first is taken."""
+        """Queue jobs. No thread takes one before all are queued."""
         with self._changed:
             for job in jobs:
                 queue = self._queues.setdefault(job.path, [])
@@ -67,7 +68,7 @@ class WorkerPool(Generic[J, A]):
             self._changed.notify(len(jobs))
 
     def close(self) -> list[J]:
-        """Drop what is queued, and return it; end the threads, each after what it is at."""
+        """Drop the queued jobs and return them. Each thread ends after its current job."""
         with self._changed:
             self._is_closed = True
             dropped = [job for queue in self._queues.values() for *_, job in queue]
@@ -80,14 +81,14 @@ class WorkerPool(Generic[J, A]):
             job, admitted = taken
             try:
                 self._run(job, admitted)
-            except Exception:  # noqa: BLE001 - the thread lives on for the others
+            except Exception:  # noqa: BLE001 - the thread must survive for the other jobs
                 _log.exception("a fetch was not brought to its end")
             with self._changed:
                 self._running[job.path] -= 1
-                self._changed.notify_all()  # another endpoint, or those that are not admitted, may have waited for this
+                self._changed.notify_all()  # jobs over the endpoint limit or not admitted may run now
 
     def _take_job(self) -> tuple[J, A] | None:
-        """Wait for a job that may be run and return it with what admits it, or None to end."""
+        """Wait for a job that may run and return it with the result of `admit`, or None if the thread must end."""
         with self._changed:
             while not self._is_closed:
                 for endpoint in self._eligible_endpoints():
@@ -100,7 +101,7 @@ class WorkerPool(Generic[J, A]):
             return None
 
     def _eligible_endpoints(self) -> Iterator[str]:
-        """Yield the endpoints that may have another thread, first the one whose first job is the longest overdue."""
+        """Yield the endpoints that may use another thread, first the one with the most overdue job."""
         queued = {endpoint: queue[0][:3] for endpoint, queue in self._queues.items() if queue}
         if len(queued) > 1:
             queued = {e: first for e, first in queued.items() if self._running.get(e, 0) < self._max_per_endpoint}
