@@ -1,4 +1,4 @@
-"""Config → the queries to ask, what they cost, and the calls that read their history: pure."""
+"""Builds the plan of a config: its queries, the calls that they need, and the chunks of their history. Pure."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,23 +13,24 @@ from braze_exporter.config.document import Path
 from braze_exporter.config.loading import Config, LocatedEntry
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 
-# So many fetches may be missed before that tells something.
+# How many fetches in a row may be missed without being a sign of trouble.
 MAX_MISSED_REFRESHES = 3
-# The history of baselines is read within so many hours, with the calls that the budget leaves.
+# The history of baselines must be read within this many hours, with the calls that the queries leave of the share.
 MAX_HISTORY_HOURS = 24
-# What every fetch asks for: enough to see late data of the last day, or of the last two weeks.
+# The number of buckets that each fetch requests: enough for late data of the last day (hourly) or two weeks (daily).
 DEFAULT_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
-# The bucket in progress, the one that the time to settle begins in, and one in case Braze's clock is a little ahead.
+# The bucket in progress, the one in which `settle` begins, and one in case Braze's clock is slightly ahead.
 _MARGIN_BUCKETS = 3
 _KINDS = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
-    """The calls an hour that a workspace's queries make of a pool, and how many of them its share allows.
+    """The calls that a workspace's queries make of a pool.
 
-    `startup_calls` is how many calls come to that when the exporter starts, for the history of baselines. `burst` is
-    how many may be made at once: those of one refresh, and one more for each query with a history.
+    `calls` and `allowed` are calls per hour: those of the queries, and those that the share allows. `startup_calls` is
+    the number of additional calls after a start, for the history of baselines. `burst` is how many calls may be made at
+    once: those of one refresh, and one more for each query with a baseline.
     """
 
     workspace: str
@@ -43,9 +44,9 @@ class PoolUsage:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """An entry that asks for all that it takes of a list, and what each of that is asked: queries without a subject.
+    """An entry with `regex` or `tag`, and the queries to make for each item that it selects.
 
-    In place of their subject they have the entry's pattern, or its tag.
+    The subject of these queries is the entry's regex or tag, until it is replaced by the name of an item.
     """
 
     entry: Entry
@@ -53,18 +54,18 @@ class Selector:
 
     @property
     def workspace(self) -> str:
-        """The name of its workspace."""
+        """The name of the workspace."""
         return self.queries[0].workspace
 
     @property
     def kind(self) -> SeriesKind:
-        """The kind of its queries."""
+        """The kind of the queries."""
         return self.queries[0].kind
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionResult:
-    """How many rows the list of a kind has, how many of them wildcards take, and how many of these are left out."""
+    """How many items the list of a kind has, how many of them selectors match, and how many of these are skipped."""
 
     workspace: str
     kind: SeriesKind
@@ -75,7 +76,7 @@ class SelectionResult:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredSubject:
-    """A subject that the config names itself, whether Braze lists it, and if not, the nearest names that it does."""
+    """A subject that the config names, whether Braze lists it, and if not, the nearest names that Braze lists."""
 
     workspace: str
     kind: SeriesKind
@@ -86,10 +87,11 @@ class ConfiguredSubject:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The queries of a config, in its order and without duplicates, what they cost, and the alerts that some have.
+    """The queries of a config, the calls that they need, and the alerts that some of them have.
 
-    `selectors` are its entries that ask for what a list has. Once lists are known, `selectors.expand` adds the queries
-    that come of them, and what is to be told: `selection_results`, and which subjects are `configured_subjects`.
+    `queries` are in the order of the config and without duplicates. `selectors` are the entries with `regex` or `tag`.
+    Once lists were read, `scheduler.selectors.expand` adds their queries, the `selection_results`, and the
+    `configured_subjects`.
     """
 
     queries: tuple[Query, ...]
@@ -101,9 +103,10 @@ class Plan:
 
 
 def build_plan(config: Config) -> Plan:
-    """Return the plan of `config`; raise `ConfigError` if it cannot be carried out, with the setting to change.
+    """Return the plan of `config`, with the queries of the entries that name their subject.
 
-    It has the queries of the entries that name their subject; what wildcards take is not known yet.
+    The queries of selectors are added later by `scheduler.selectors.expand`. Raises `ConfigError` with the setting to
+    change if the plan exceeds `max_queries` or the budget, or if a `settle` or `silent` does not fit.
     """
     settings, problems = config.settings, []
     entries = [
@@ -123,7 +126,7 @@ def build_plan(config: Config) -> Plan:
         for is_selector in (True, False)
     ]
     count = sum(len(entry.spec.query_spec.apps) * len(entry.spec.query_spec.segments) for *_, entry in entries)
-    if count > settings.max_queries:  # and not a query is made: they may be far too many
+    if count > settings.max_queries:  # stop before making the queries, since there may be far too many
         text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
         problems.append((("max_queries",), f"{text}: raise it, or ask for less: fewer entries, apps or segments"))
         raise config.error(problems)
@@ -155,7 +158,7 @@ def build_plan(config: Config) -> Plan:
 
 
 def is_within_budget(usage: PoolUsage) -> bool:
-    """Return whether what a workspace asks of a pool can be carried out."""
+    """Return whether the share of a pool suffices for the calls of a workspace, startup calls included."""
     return not _exceeds_share(usage) and not _exceeds_history(usage)
 
 
@@ -164,7 +167,7 @@ def _settle_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float
 
 
 def newest_length(unit: Unit, settle: float) -> int:
-    """Return how many buckets of a response, from the newest on, are sure to hold one that has settled."""
+    """Return how many of the newest buckets are needed to be sure that one of them has settled."""
     return math.ceil(settle / unit.seconds) + _MARGIN_BUCKETS
 
 
@@ -202,7 +205,7 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
 
 
 def feeds_counter(query: Query) -> bool:
-    """Return whether what a query counts adds up to a counter, if no query with a finer unit feeds that."""
+    """Return whether `query` can feed a counter. It does unless a query with a finer unit feeds it."""
     return (
         query.has_counter
         and not query.segment_id
@@ -211,10 +214,10 @@ def feeds_counter(query: Query) -> bool:
 
 
 def counter_sources(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
-    """Return the query that feeds each counter, by what is counted.
+    """Return the query that feeds each counter, by `Query.counter_key`.
 
-    A counter exists once for each subject and app, fed by the finest unit. Whether a segment's series counts
-    occurrences or users is not known, so there is none for those, nor for what is not additive.
+    Each subject and app has one counter, fed by the query with the finest unit. Values that are not additive have no
+    counter. Neither have segments, since it is not known whether their series count occurrences or users.
     """
     finest: dict[tuple[str, ...], Query] = {}
     for query in queries:
@@ -226,7 +229,7 @@ def counter_sources(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
 
 
 def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[tuple[Path, str]]:
-    """Yield what is wrong with a silence that missed fetches would look like, or what is computed by night."""
+    """Yield a problem for each `silent` that is so short that missed fetches or nightly computation would fire it."""
     fed = counter_sources(query for query, _ in planned)
     for query, entry in planned:
         silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
@@ -244,7 +247,7 @@ def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[t
 
 
 def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator[PoolUsage]:
-    """Yield what each workspace asks of each pool: a query is one call in each of its refreshes."""
+    """Yield the usage of each pool by each workspace. A query makes one call per refresh."""
     groups: dict[tuple[str, Pool], list[Query]] = {}
     for query in queries:
         groups.setdefault((query.workspace, query.kind.pool), []).append(query)
@@ -254,22 +257,22 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
             sum(len(history_chunks(query, now=0.0)) for query in group),
         )
         burst = len(group) + sum(query.baseline_weeks > 0 for query in group)
-        if pool is LISTS_POOL:  # too small to hold a whole plan at once
+        if pool is LISTS_POOL:  # its limit is too small for all queries of a plan at once
             burst = max(1, math.floor(allowed))
         yield PoolUsage(workspace, pool, len(group), calls_per_hour(group), allowed, burst, once)
 
 
 def calls_per_hour(queries: Iterable[Query]) -> float:
-    """Return how many calls an hour the queries make if someone scrapes all along."""
+    """Return how many calls the queries make per hour while Prometheus scrapes."""
     return sum(3_600 / query.refresh for query in queries)
 
 
 def _exceeds_share(usage: PoolUsage) -> bool:
-    return round(usage.calls - usage.allowed, 3) > 0  # less is rounding: of a third of an hour, or of a tenth
+    return round(usage.calls - usage.allowed, 3) > 0  # smaller differences are rounding errors
 
 
 def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
-    """Say by how much a plan is over its share, and the refresh with which it fits."""
+    """Return the problem of a plan that exceeds its share, with the refresh at which it would fit."""
     queries_of_pool = [
         query for query in queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool)
     ]
@@ -302,35 +305,37 @@ def _describe_history(usage: PoolUsage) -> str:
 
 
 def _min_refresh(refreshes: Sequence[float], allowed: float) -> float:
-    """Return the refresh to which all shorter ones must be raised, so that they make the `allowed` calls an hour.
+    """Return the refresh, in seconds, to which all shorter ones must be raised to make `allowed` calls per hour.
 
-    `refreshes` are sorted, and make more calls than that.
+    `refreshes` must be sorted in ascending order and make more calls than `allowed`.
     """
     number = len(refreshes)
     while (refresh := number * 3_600 / allowed) < refreshes[number - 1]:
-        number -= 1  # this one is slow enough: the quicker ones share what it leaves
+        number -= 1  # this refresh is long enough; the shorter ones share the remaining calls
         allowed -= 3_600 / refreshes[number]
     return refresh
 
 
 def _format_rounded_up(seconds: float) -> str:
-    """Return a duration as the config would say it."""
+    """Return a duration in the notation of the config, rounded up to seconds or minutes."""
     return f"{math.ceil(seconds)}s" if seconds < 60 else f"{math.ceil(seconds / 60)}m"  # noqa: PLR2004 - a minute
 
 
 def fetch_length(query: Query, since: float | None, now: float) -> int:
-    """Return how many units a fetch at `now` asks for, when the last answer was asked for at `since`.
+    """Return how many buckets a fetch at `now` requests, if the last response was requested at `since`.
 
-    It is the usual length and what has passed since, so that nothing is missed after an outage, up to Braze's maximum.
+    `since` and `now` are in seconds since the epoch. The result is the usual length plus the units that have passed
+    since then, so that no bucket is missed after an outage. It is at most Braze's maximum.
     """
     missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
     return min(query.length + missed, query.kind.max_length)
 
 
 def history_chunks(query: Query, now: float) -> tuple[Query, ...]:
-    """Return the queries that read what the baseline of `query` needs at `now`, each a call; none without a baseline.
+    """Return the queries that read the history for the baseline of `query` at `now`, one call each.
 
-    They end where the usual fetch begins to reach, and go back over the weeks and the time to settle.
+    They cover the weeks of the baseline and `settle`, up to the buckets that a usual fetch requests. The result is
+    empty if `query` has no baseline.
     """
     if not query.baseline_weeks:
         return ()
@@ -341,10 +346,10 @@ def history_chunks(query: Query, now: float) -> tuple[Query, ...]:
 
 
 def chunks(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
-    """Return the queries that read the buckets that begin from `oldest` on, up to the one at `newest`, each a call.
+    """Return the queries that read the buckets from `oldest` to the one that contains `newest`, one call each.
 
-    The newest comes first. Each ends with the last second of a bucket, and overlaps the next by one, since days are of
-    several lengths.
+    The newest chunk comes first. Each one ends at the last second of a bucket. It overlaps the next chunk by a bucket,
+    since days differ in length.
     """
     step = (query.kind.max_length - 1) * query.unit.seconds
     ends = (_last_second(newest - number * step, query) for number in range(math.ceil((newest - oldest) / step)))
@@ -352,5 +357,5 @@ def chunks(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
 
 
 def _last_second(instant: float, query: Query) -> int:
-    """Return the last second of the bucket in which `instant` lies."""
+    """Return the last second of the bucket that contains `instant`."""
     return bucket_end(bucket_start(instant, query.unit, query.zone), query.unit, query.zone) - 1

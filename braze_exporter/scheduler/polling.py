@@ -37,7 +37,7 @@ class Fetcher(Protocol):
     """Fetches queries from Braze for the scheduler, and decides which calls may be made."""
 
     def admit(self, query: Query) -> Permit | Deferred | None:
-        """Return a permit to fetch `query`, a `Deferred` if it may not be fetched now, or None while a probe is in flight."""
+        """Return a permit to fetch `query`, a `Deferred` if that is not allowed now, or None while a probe is in flight."""
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
         """Fetch the query of `query_state` with one request, using `permit`. Raises `BrazeError` if it fails."""
@@ -89,7 +89,7 @@ class _Waiter:
 
 
 class Scheduler:
-    """Holds the readings of queries and has them fetched when they are asked for. Thread-safe."""
+    """Holds the states of all queries and fetches the due ones at each scrape. Thread-safe."""
 
     def __init__(
         self,
@@ -99,11 +99,11 @@ class Scheduler:
         jitter: Callable[[], float],
         on_deferred: Callable[[str, SeriesKind], None] = lambda _workspace, _kind: None,
     ) -> None:
-        """Begin without queries.
+        """Start without queries.
 
-        `wall` tells seconds since the epoch, `monotonic` seconds that never jump, `jitter` a factor for the waiting
-        after failures. `on_deferred` is told of the workspace and the kind of each query that is due and withheld.
-        `revision` changes whenever an entry does.
+        `wall` returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward, and
+        `jitter` a factor for the wait after failures. `on_deferred` is called with the workspace and the kind of each
+        query that is deferred. `revision` changes whenever a query state does.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -123,13 +123,13 @@ class Scheduler:
         self._is_closed = False
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell `listener` what changes from now on, one thing at a time."""
+        """Call `listener` for all changes from now on, one call at a time."""
         self._listeners.append(listener)
 
     def set_queries(self, queries: Sequence[Query], source: Fetcher, concurrency: int) -> None:
-        """Hold these queries from now on, and fetch them from `source`, at most `concurrency` at once for a workspace.
+        """Replace the queries. `source` fetches them, at most `concurrency` at once per workspace.
 
-        Those that ask for the same as before go on with what is held of them.
+        Queries with the same `state_key` as before keep their state.
         """
         with self._lock:
             self._source = source
@@ -153,7 +153,7 @@ class Scheduler:
     def _drop_history(
         self, weeks: Mapping[tuple[object, ...], int], known: Mapping[tuple[object, ...], QueryState]
     ) -> None:
-        """Forget what is to be fetched once for queries that went, or that look back over other weeks now."""
+        """Drop the history chunks of queries that were removed or whose `baseline_weeks` changed."""
         for chunk in list(self.pending_history):
             owner = state_key(chunk.query)
             if owner not in known or weeks.get(owner) != known[owner].query.baseline_weeks:
@@ -161,7 +161,7 @@ class Scheduler:
                 del self.pending_history[chunk]
 
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
-        """Return the entry that goes on as `query`, or a new one, with what is to be fetched once for it."""
+        """Update the state for `query`, or create it if `query_state` is None, and add the history chunks that it needs."""
         now = self._monotonic()
         is_new = query_state is None
         query_state = query_state or QueryState(query, self._wall(), next_at=now)
@@ -174,7 +174,7 @@ class Scheduler:
         return query_state
 
     def _open_worker_pools(self, workspaces: Iterable[str], concurrency: int) -> None:
-        """Have a lane of that width for each workspace, and end the others."""
+        """Keep or create a `WorkerPool` of `concurrency` threads per workspace, and close the others."""
         wanted_pools = {name: self._worker_pools.pop(name, None) for name in workspaces}
         if concurrency != self._concurrency:
             self._worker_pools |= {
@@ -191,15 +191,15 @@ class Scheduler:
         }
 
     def refresh(self) -> Future[None]:
-        """Have every due query fetched; return a future that is done when no fetch is queued or under way.
+        """Queue a fetch of every due query, and return a future that is done when no fetch is in flight.
 
-        What is withheld is not waited for. To stop waiting, leave the future alone.
+        Deferred queries do not delay the future. A caller that stops waiting need not cancel it.
         """
         with self._lock:
             added = [] if self._is_closed else self._take_due(self._monotonic())
             for name, worker_pool in self._worker_pools.items():
                 worker_pool.add([query_state for query_state in added if query_state.query.workspace == name])
-            if added or self._waiter.future.done():  # else it waits for the same
+            if added or self._waiter.future.done():  # else the current waiter covers the same fetches
                 self._waiter = _Waiter()
                 for query_state in self.query_states:
                     if query_state.in_flight:
@@ -209,7 +209,7 @@ class Scheduler:
             return self._waiter.future
 
     def _take_due(self, now: float) -> list[QueryState]:
-        """Mark what is due as queued, or as deferred if it is withheld, and return the former."""
+        """Mark each due query as in flight, or as deferred if it may not be fetched now, and return those in flight."""
         due = [
             query_state for query_state in self.query_states if not query_state.in_flight and query_state.is_due(now)
         ]
@@ -232,7 +232,10 @@ class Scheduler:
         return [query_state for query_state in due if query_state.in_flight]
 
     def _probes(self, due: Collection[EndpointKey]) -> list[QueryState]:
-        """Return a query of each sort that is held, or sought, and has none `due`, to find out how the key stands."""
+        """Return one query per endpoint that must be probed: its circuit is open or its key is to be tested.
+
+        Endpoints that are in `due` need no extra probe.
+        """
         wanted = [
             entries
             for endpoint_key, entries in self._states_by_endpoint.items()
@@ -243,17 +246,17 @@ class Scheduler:
         return [min(entries, key=lambda query_state: query_state.next_at) for entries in idle if entries]
 
     def update_circuits(self) -> None:
-        """Take note of what is refused, or not any more, as a call that was for no query has shown."""
+        """Update the circuit errors of all queries after a call for something else, such as a list."""
         with self._lock:
             self._update_circuits()
 
     def remaining_history(self) -> Mapping[str, int]:
-        """Return how many calls each workspace still makes for the history of its baselines, if any."""
+        """Return the number of history chunks that remain to be fetched, by workspace."""
         with self._lock:
             return Counter(query_state.query.workspace for query_state in self.pending_history)
 
     def close(self) -> None:
-        """Begin no more fetches and end all waiting. Fetches under way end by themselves, or with the process."""
+        """Stop fetching and resolve all futures. Fetches in flight end by themselves or with the process."""
         with self._lock:
             self._is_closed = True
             for worker_pool in self._worker_pools.values():
@@ -265,7 +268,7 @@ class Scheduler:
         return Deferred("gone") if query_state.removed else self._source.admit(query_state.query)
 
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
-        """Fetch one query, in a thread of its lane, or put it off."""
+        """Fetch one query, in a thread of its `WorkerPool`, or defer it if it was not admitted."""
         if isinstance(admitted, Deferred):
             with self._lock:
                 self._set_deferred(query_state, admitted)
@@ -278,23 +281,23 @@ class Scheduler:
             fetched = self._source.fetch(query_state, admitted)
         except BrazeError as failure:
             error = failure.without_traceback()
-        except Exception:  # noqa: BLE001 - whatever it was, this query is not answered, and the others go on
+        except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
             _log.exception(
                 "a fetch failed by a fault of the exporter", extra={"fields": dict(query_state.query.labels)}
             )
             error = BrazeError(Reason.INVALID_RESPONSE, "a fault of the exporter itself: see the log")
-        admitted.end(error, RateLimitInfo())  # in case the fetch did not come to that
+        admitted.end(error, RateLimitInfo())  # no effect if the fetch has ended the permit
         with self._lock:
             if not query_state.removed:
                 self._set_deferred(query_state, None)
-                self._update_circuits()  # first, so that the log has what this fetch has shown of the key
+                self._update_circuits()  # first, so that the log shows what this fetch revealed about the key
                 self._store_result(query_state, fetched, error, sent_at)
             self._release(query_state)
 
     def _store_result(
         self, query_state: QueryState, fetched: FetchedSeries | None, error: BrazeError | None, sent_at: float
     ) -> None:
-        """Take in how a fetch ended."""
+        """Store the result of a fetch and notify the listeners."""
         now = self._monotonic()
         query_state.schedule(now, error, self._jitter())
         before = query_state.result
@@ -310,7 +313,7 @@ class Scheduler:
         elif fetched is not None:
             if query_state.is_history:
                 del self.pending_history[query_state]
-            # If our clock is ahead of Braze's, Braze's counts: nothing settles too early.
+            # If the exporter's clock is ahead of Braze's, use Braze's, so that no bucket settles too early.
             requested_at = sent_at if fetched.responded_at is None else min(sent_at, fetched.responded_at)
             response = self._make_response(query_state, fetched, requested_at)
             if query_state.repair.request is not None and query_state.repair.request.ending_at is not None:
@@ -320,7 +323,7 @@ class Scheduler:
         self._notify(query_state, operator.methodcaller("on_result", query_state, before))
 
     def _make_response(self, query_state: QueryState, fetched: FetchedSeries, requested_at: float) -> Response:
-        """Return the answer that was fetched, and what it means for the repair."""
+        """Return the response that was fetched, and register its success in the repair."""
         request = query_state.repair.request
         oldest = next(iter(bucket_starts(fetched.series)), None)
         outcome = query_state.repair.record_success(query_state.query, requested_at, oldest)
@@ -334,7 +337,10 @@ class Scheduler:
         )
 
     def _halve(self, query_state: QueryState) -> None:
-        """Replace a piece of history that is oversized by its halves, and others of its query that are as long."""
+        """Replace a history chunk whose response was oversized by its halves.
+
+        Chunks of the same query that are at least as long and not in flight are halved too.
+        """
         owner, length = state_key(query_state.query), query_state.query.length
         for chunk in list(self.pending_history):
             is_as_long = state_key(chunk.query) == owner and chunk.query.length >= length
@@ -348,13 +354,13 @@ class Scheduler:
                 self.pending_history.update(dict.fromkeys(added))
 
     def _update_circuits(self) -> None:
-        """Hold what is refused since, and let go what is not any more."""
+        """Update the endpoints whose circuit has opened, closed or changed its error."""
         for endpoint_key, open_circuit in self._open_circuits.items():
             if self._source.open_circuit_error(self._states_by_endpoint[endpoint_key][0].query) is not open_circuit:
                 self._update_circuit(endpoint_key)
 
     def _update_circuit(self, endpoint_key: EndpointKey) -> None:
-        """Hold all queries that Braze would refuse as well, or let them go if it would not any more."""
+        """Set or clear the circuit error of all queries of an endpoint, and notify the listeners."""
         entries = self._states_by_endpoint[endpoint_key]
         open_circuit = self._open_circuits[endpoint_key] = self._source.open_circuit_error(entries[0].query)
         for query_state in entries:
@@ -366,9 +372,9 @@ class Scheduler:
         for listener in self._listeners:
             try:
                 call(listener)
-            except Exception:  # noqa: BLE001 - the thread lives on, and the scrapes that wait are let go
+            except Exception:  # noqa: BLE001 - the thread must survive, and waiting scrapes must be released
                 _log.exception("a reading was not taken in", extra={"fields": dict(query_state.query.labels)})
-        self.revision += 1  # after the watchers: who sees the new revision sees what they made of it
+        self.revision += 1  # after the listeners, so that a new revision implies that they have handled the change
 
     def _set_deferred(self, query_state: QueryState, deny_reason: Deferred | None) -> None:
         deferred = deny_reason is not None and not isinstance(deny_reason, CircuitOpen)

@@ -1,8 +1,8 @@
 """Chooses which buckets the next fetch of a query requests.
 
-Usually these are all the buckets that the repair needs. After a bad response every second fetch requests only the newest
-ones. A malformed or oversized response must not hide the newest buckets, and a short response must not end the repair.
-Pure.
+Usually these are all the buckets that the repair needs. After a bad response every second fetch requests only the
+newest ones. A malformed or oversized response must not hide the newest buckets, and a short response must not end the
+repair. Pure.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Plan + what Braze lists → the plan with what its wildcards take, within `max_queries` and the budget. Pure."""
+"""Expands the selectors of a plan into queries, from Braze's lists and within `max_queries` and the budget. Pure."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,16 +22,17 @@ from braze_exporter.scheduler.plan import (
     is_within_budget,
 )
 
-# The nearest names are sought for so many of a list: where more are not in it the reason is another.
+# How many unlisted names of a list get suggestions. More of them are unlikely to be typing errors, and the search is slow.
 _MAX_SUGGESTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class ListSnapshot:
-    """A list that was read to its end, in so many calls.
+    """Holds a list that was read to its end.
 
-    `removed` are rows that were listed before: what has an id keeps its last name, when it is archived too.
-    `suggestions` keeps what was sought in the list: that takes a while.
+    `calls` is the number of calls of the read. `removed` are items that were listed before, so that an archived item
+    with an id keeps its last name. `suggestions` caches the nearest names that were found for unlisted names, since the
+    search is slow.
     """
 
     items: tuple[ListItem, ...]
@@ -42,14 +43,14 @@ class ListSnapshot:
 
 ListKey: TypeAlias = tuple[str, ListEndpoint | None]
 ListSnapshots: TypeAlias = Mapping[ListKey, ListSnapshot]
-"""The lists that are known, by the name of the workspace and the list."""
+"""The last read of each list, by the name of the workspace and the list."""
 Identity: TypeAlias = tuple[object, ...]
 
 
 def required_lists(plan: Plan) -> dict[str, tuple[ListEndpoint, ...]]:
-    """Return the lists that tell something of a plan's queries and wildcards, by the name of the workspace.
+    """Return the lists that a plan needs for its selectors and configured subjects, by the name of the workspace.
 
-    Segments that the config names have its own names, so their list is needed for wildcards alone.
+    The config has its own names for segments, so their list is needed only for selectors.
     """
     lists: dict[str, dict[ListEndpoint, None]] = {}
     kinds = [
@@ -70,12 +71,14 @@ def expand(
     current: Collection[Identity] = (),
     pending: Collection[ListKey] = (),
 ) -> Plan:
-    """Return `plan`, as `build` made it with `settings`, with the queries that come of its wildcards.
+    """Return `plan`, as `build_plan` made it with `settings`, with the queries of its selectors added.
 
-    What the config names itself comes first. Of what wildcards take, that is asked which is `current` already, by the
-    identity of its queries, and then the others in the order of the entries and of the names, as far as there is room.
-    Campaigns and Canvases get the names that Braze lists. While a list is `pending` nothing feeds a counter that what a
-    wildcard takes of it may feed by a finer unit: the unit would change, and what came meanwhile would be lost.
+    Subjects that the config names come first. Selected items that already have queries in `current` come next, and then
+    the others in the order of the entries and of their names. Items that exceed `max_queries` or the budget are
+    skipped. Campaigns and Canvases get the names that Braze lists.
+
+    While a list is `pending`, a query feeds no counter if a selected query of a finer unit may feed it later.
+    Otherwise the unit of the counter would change, and occurrences counted meanwhile would be lost.
     """
     names = {key: _item_names(known) for key, known in lists.items() if key[1] is not None and key[1].has_ids}
     waiting = [selector for selector in plan.selectors if (selector.workspace, selector.kind.list_endpoint) in pending]
@@ -104,7 +107,7 @@ def expand(
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A row of a list that a wildcard takes, and the queries that come of it which no other entry asks for."""
+    """Represents an item that a selector matches, with its queries that no earlier entry has."""
 
     selector: Selector
     item: ListItem
@@ -120,9 +123,10 @@ def _candidates(
     lists: ListSnapshots,
     names: Mapping[ListKey, Mapping[str, str]],
 ) -> Iterator[_Candidate]:
-    """Yield what wildcards take, in the order of the entries and of the names. The first that asks for a query has it.
+    """Yield the items that selectors match, in the order of the entries and of their names.
 
-    A name that the config has given to something else is told apart by the id.
+    If several entries have the same query, it belongs to the first. The id is added to a name that the config uses for
+    another subject.
     """
     taken = {_identity(query) for query in queries}
     ids_by_name = {(query.workspace, query.kind, query.subject): query.request_value for query in queries}
@@ -143,12 +147,12 @@ def _candidates(
 
 
 def _identity(query: Query) -> Identity:
-    """Return the identity of a query, with ids as in the config or as in the list."""
+    """Return the identity of a query. Ids are compared in lower case."""
     return tuple(part.lower() for part in query.identity) if query.subject_id else query.identity
 
 
 def _suspend_counter(query: Query, waiting: Iterable[Selector]) -> Query:
-    """Return a query that feeds no counter, if a wildcard that waits for its list may do that by a finer unit."""
+    """Return `query`, without its counter if a selector in `waiting` may feed that counter by a finer unit."""
     subject = ListItem(query.request_value, query.subject)
     is_pending = any(
         (finer.workspace, finer.kind, finer.app_id, finer.segment_id)
@@ -162,9 +166,9 @@ def _suspend_counter(query: Query, waiting: Iterable[Selector]) -> Query:
 
 
 def _item_names(known: ListSnapshot) -> Mapping[str, str]:
-    """Return the name of each row by its id in lower case; of several with one name the id tells them apart.
+    """Return the names of a list's items by their ids in lower case.
 
-    What is gone leaves its name to what is listed.
+    The id is added to names that several items have, and to names of removed items that a listed item has.
     """
     listed_names = {item.name for item in known.items}
     names = {
@@ -176,15 +180,16 @@ def _item_names(known: ListSnapshot) -> Mapping[str, str]:
 
 
 def _with_listed_name(query: Query, names: Mapping[ListKey, Mapping[str, str]]) -> Query:
-    """Return a query by the name that Braze lists, where the config has only an id."""
+    """Return `query` with the name that Braze lists, if the config identifies the subject by an id."""
     name = names.get((query.workspace, query.kind.list_endpoint), {}).get(query.request_value.lower(), "")
     return replace(query, subject=name) if query.kind.is_identified_by_id and name.strip() else query
 
 
 class _Capacity:
-    """What there is room for yet: queries, and calls of each pool, for what is new beside those that its lists cost.
+    """Tracks how many more queries, and calls of each pool, fit into `max_queries` and the budget.
 
-    Lists get longer, and what is served already does not give way to that.
+    Calls for lists are subtracted only for new items. Lists grow, and this must not remove items that already have
+    queries.
     """
 
     def __init__(self, settings: Settings, pool_usage: Iterable[PoolUsage], queries: int, lists: ListSnapshots) -> None:
@@ -197,7 +202,7 @@ class _Capacity:
                 self._list_calls[workspace, list_endpoint.pool] += known.calls
 
     def reserve(self, queries: Sequence[Query], *, is_current: bool) -> bool:
-        """Take what these queries need, if there is room for all of them, and tell whether."""
+        """Reserve capacity for `queries` and return True, or return False if not all of them fit."""
         if len(queries) > self._queries:
             return False
         usages = {}
@@ -221,7 +226,7 @@ class _Capacity:
 def _selection_results(
     selectors: Iterable[Selector], lists: ListSnapshots, candidates: Sequence[_Candidate], taken: Collection[int]
 ) -> Iterator[SelectionResult]:
-    """Yield what there is to be told of each kind with wildcards whose list is known."""
+    """Yield the result for each kind that has selectors and whose list was read."""
     for workspace, kind in dict.fromkeys((selector.workspace, selector.kind) for selector in selectors):
         if (workspace, kind.list_endpoint) not in lists:
             continue
@@ -236,7 +241,7 @@ def _selection_results(
 
 
 def _configured_subjects(queries: Iterable[Query], lists: ListSnapshots) -> Iterator[ConfiguredSubject]:
-    """Yield each subject that the config names, as far as the list of its kind is known."""
+    """Yield each subject that the config names, if the list of its kind was read."""
     ids = {
         key: {item.id.lower() if key[1] is not None and key[1].has_ids else item.id for item in known.items}
         for key, known in lists.items()
