@@ -45,7 +45,7 @@ from braze_exporter.state import StateFile
 
 @dataclass(frozen=True, slots=True)
 class ActiveWorkspace:
-    """A workspace of the config in use: what its calls may cost, who admits them, and the plan that it is part of."""
+    """A workspace of the config in use, with its budget, the `Admission` of its calls, and the whole plan."""
 
     url: str
     zone: ZoneInfo
@@ -56,28 +56,31 @@ class ActiveWorkspace:
     plan: Plan
 
 
-# So many pages of a list may be read at once, beside a refresh of the plan.
+# The number of list pages that may be read at once, in addition to one refresh of the plan.
 _MAX_LIST_BURST = 100
 
 
 def _default_jitter() -> float:
-    return random.uniform(0.9, 1.1)  # noqa: S311 - a moment, not a secret
+    return random.uniform(0.9, 1.1)  # noqa: S311 - spreads retries, is not a secret
 
 
 @dataclass(frozen=True, slots=True)
 class _WorkspaceClient:
-    """A workspace, who asks for it, and who says when."""
+    """A workspace, its API client, and the `Admission` of its calls."""
 
     spec: Workspace
     client: Client
     admission: Admission
 
     def admit(self, endpoint: Endpoint) -> Permit | Deferred | None:
-        """Return leave to ask for a page of a list. Queries go first, but in the pool that is the lists' own."""
+        """Return a permit for a page of a list, as `Admission.admit` does.
+
+        The call has low priority so that queries come first, except in the lists pool.
+        """
         return self.admission.admit(endpoint, low_priority=endpoint.pool is not LISTS_POOL)
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
-        """Return whether a call is wanted for what it will show of the key, though nothing is due."""
+        """Return whether a call to `endpoint` is needed to test the key, though nothing is due."""
         return self.admission.is_probe_wanted(endpoint)
 
     @property
@@ -87,7 +90,7 @@ class _WorkspaceClient:
 
 
 class _QueryFetcher:
-    """Asks Braze for the cache, as one config has it: each query for its workspace."""
+    """Fetches queries for the scheduler, with the API clients of one config."""
 
     def __init__(
         self, workspaces: Mapping[str, _WorkspaceClient], counters: Counters, wall: Callable[[], float]
@@ -97,13 +100,13 @@ class _QueryFetcher:
         self._wall = wall
 
     def admit(self, query: Query) -> Permit | Deferred | None:
-        """Return leave to ask, or why not now, or None while another query is asked alone."""
-        workspace = self._workspaces.get(query.workspace)  # it may just have gone out of the config
+        """Return a permit for `query`, a `Deferred` if it may not be fetched now, or None while a probe runs."""
+        workspace = self._workspaces.get(query.workspace)  # None if a reload has just removed it
         return workspace.admission.admit(query.kind) if workspace is not None else Deferred(query.workspace)
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
-        """Ask for the buckets that are new or may have changed since the last answer that told of any."""
-        self._counters.save_if_many()  # of the answers before, where nobody waits for a lock
+        """Fetch the buckets that are new or may have changed since the last complete repair, or a chunk of history."""
+        self._counters.save_if_many()  # written here because no lock is held that others wait for
         query = query_state.query
         client = self._workspaces[query.workspace].client
         if query.ending_at is not None:
@@ -111,24 +114,24 @@ class _QueryFetcher:
         done_at, now = query_state.repair.completed_at, self._wall()
         since = done_at if done_at is not None else self._counters.last_requested(query.counter_key)
         if since is None and query.baseline_weeks:
-            since = query_state.planned_at  # up to which the history of the baseline is read
+            since = query_state.planned_at  # the history of the baseline is read up to this time
         request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
         return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit)
 
     def deny_reason(self, query: Query) -> Deferred | None:
-        """Return why the query would not be asked now, or None if it would."""
+        """Return why `query` would not be fetched now, or None if it would."""
         return self._workspaces[query.workspace].admission.deny_reason(query.kind)
 
     def open_circuit_error(self, query: Query) -> BrazeError | None:
-        """Return the error that holds all queries of that sort, if one does."""
+        """Return the error for which no query of the endpoint is fetched, or None."""
         return self._workspaces[query.workspace].admission.open_circuit_error(query.kind)
 
     def is_probe_wanted(self, query: Query) -> bool:
-        """Return whether one query of that sort is to be asked to see how the key stands, though none is due."""
+        """Return whether a query of the endpoint must be fetched to test the key, though none is due."""
         return self._workspaces[query.workspace].admission.is_probe_wanted(query.kind)
 
     def history(self, query: Query, now: float) -> Iterable[Query]:
-        """Return what the baseline of the query needs."""
+        """Return the queries that read the history for the baseline of `query`."""
         return history_chunks(query, now)
 
 
@@ -136,8 +139,8 @@ class _QueryFetcher:
 class Snapshot:
     """The state of an exporter at one moment.
 
-    `now` and `scraped_at` are in seconds since the epoch, `monotonic` is on the clock that never jumps.
-    `active_workspaces`, `lists` and `remaining_history` are by the name of the workspace.
+    `now` and `scraped_at` are in seconds since the epoch; `scraped_at` is None before the first scrape. `monotonic` is
+    in monotonic seconds. `active_workspaces`, `lists` and `remaining_history` are by the name of the workspace.
     """
 
     now: float
@@ -153,7 +156,7 @@ class Snapshot:
 
 
 class Exporter:
-    """What the server serves: the metrics of a plan, fetched when they are asked for."""
+    """A running exporter: fetches the due queries of a plan at each scrape and renders the metrics."""
 
     def __init__(
         self,
@@ -166,11 +169,11 @@ class Exporter:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         reads_lists: bool = True,
     ) -> None:
-        """Begin without a plan; the counters live in `store`.
+        """Start without a plan. The counters are kept in `store`, or only in memory if it is None.
 
-        `wall` tells seconds since the epoch, `monotonic` seconds that never jump. `proxies` tells which proxies lead to
-        a URL, by scheme; `jitter` tells a factor for the waiting after failures. `plan` is the one in use, with what
-        wildcards take of Braze's lists, if it `reads_lists`.
+        `wall` returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward.
+        `proxies` returns the proxies for a URL by scheme. `jitter` returns a factor for the wait after failures. The
+        attribute `plan` is the plan in use. If `reads_lists` is true, it includes the queries of selectors.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -179,7 +182,7 @@ class Exporter:
         self._fetch_log = FetchLog()
         self._self_metrics = SelfMetrics(__version__)
         self._counters = Counters(store, self._self_metrics.count_state_write_failure)
-        # Those of workspaces that went are kept: what was spent is spent, should they come back.
+        # Entries of removed workspaces are kept, so that their budget is not refilled if a reload adds them again.
         self._admissions: dict[WorkspaceKey, Admission] = {}
         self._keys: dict[WorkspaceKey, ApiKey] = {}
         self._scheduler = Scheduler(
@@ -202,10 +205,10 @@ class Exporter:
         self._scraped_at: float | None = None
 
     def apply_config(self, config: Config, plan: Plan, session: requests.Session) -> None:
-        """Ask Braze for the queries of `plan` from now on, over `session`, with the keys of `config`.
+        """Replace the config, and fetch the queries of `plan` over `session` with the keys of `config`.
 
-        What is held of queries that stay, what is known of the budgets, and all counters go on. Fetches that are under
-        way end as they began. What wildcards take is added once Braze's lists are known.
+        Unchanged queries keep their state, and budgets and counters are kept. Fetches in flight end with the previous
+        config. The queries of selectors are added once Braze's lists were read.
         """
         with self._config_lock:
             workspaces: dict[str, _WorkspaceClient] = {}
@@ -244,14 +247,17 @@ class Exporter:
             self._self_metrics.record_reload(loaded_at=self._wall())
 
     def _read_key(self, place: WorkspaceKey) -> bool:
-        """Read the key of a place again; return whether it is another one now, of which nothing is known."""
+        """Read the API key of a workspace again, and return whether it has changed.
+
+        If it has, the lists that Braze rejected are due at once.
+        """
         if not self._keys[place].read_again():
             return False
         self._list_refresher.try_again(place)
         return True
 
     def _apply_lists(self) -> None:
-        """Ask for what wildcards take of the lists as they are now, and hold what Braze has refused a list."""
+        """Update the plan from the current lists, and the circuit errors of queries if a list call was rejected."""
         with self._config_lock:
             plan = self._expand_plan()
             self._record_lists(plan)
@@ -260,13 +266,13 @@ class Exporter:
             self._scheduler.update_circuits()
 
     def _expand_plan(self) -> Plan:
-        """Return the plan as it is written, with what its wildcards take."""
+        """Return the plan of the config with the queries of its selectors."""
         current = {query.identity for query in self.plan.queries}
         known, pending = self._list_refresher.known_lists(), self._list_refresher.pending_lists()
         return expand(self._base_plan, self._config.settings, known, current, pending)
 
     def _apply_plan(self, plan: Plan, same_keys: Container[str]) -> None:
-        """Ask for the queries of `plan` from now on; `same_keys` names the workspaces whose key is the one before."""
+        """Fetch the queries of `plan` from now on. `same_keys` names the workspaces whose key is unchanged."""
         workspaces, budget = self._workspaces, self._config.settings.budget
         endpoints: dict[str, dict[str, Endpoint]] = {name: {} for name in workspaces}
         for query in plan.queries:
@@ -312,13 +318,13 @@ class Exporter:
         self._self_metrics.record_lists(plan, read)
 
     def record_failed_reload(self) -> None:
-        """Take note that a config was to be used and could not be."""
+        """Record that a configuration reload failed."""
         self._self_metrics.record_reload(loaded_at=None)
 
     def refresh(self) -> Future[None]:
-        """Have every due query fetched; the future is done when nothing is left to wait for.
+        """Start a fetch of every due query, and return a future that is done when no fetch is in flight.
 
-        After that the lists are read that are due: queries go first, and a key that is refused is not tried twice.
+        The due lists are read after that. This gives queries priority, and a rejected key is not tried twice.
         """
         self._scraped_at = self._wall()
         fetched = self._scheduler.refresh()
@@ -326,16 +332,16 @@ class Exporter:
         return fetched
 
     def render(self, *, openmetrics: bool) -> bytes:
-        """Return the page of metrics, in the text format 0.0.4 or in OpenMetrics 1.0.0."""
+        """Return the metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics` is true."""
         return self._collector.render(openmetrics=openmetrics)
 
     @property
     def query_states(self) -> tuple[QueryState, ...]:
-        """The queries of the plan, with what is held of them."""
+        """The states of the queries of the plan."""
         return self._scheduler.query_states
 
     def snapshot(self) -> Snapshot:
-        """Return the state of the exporter, as the metrics show it, without a request to Braze."""
+        """Return the state of the exporter, as the metrics show it. Makes no request to Braze."""
         active_workspaces = self._active_workspaces
         return Snapshot(
             now=self._wall(),
@@ -351,11 +357,11 @@ class Exporter:
         )
 
     def count_incomplete_scrape(self) -> None:
-        """Count a scrape whose deadline came before the answer to every due query."""
+        """Count a scrape whose deadline passed before all its fetches ended."""
         self._self_metrics.count_incomplete_scrape()
 
     def close(self) -> None:
-        """Fetch no more, and let those who wait go."""
+        """Stop fetching, resolve the futures of waiting scrapes, and close the counters."""
         self._scheduler.close()
         self._counters.close()
         self._list_refresher.close()
@@ -365,16 +371,16 @@ class Exporter:
         self._fetch_log.log_call(call)
 
 
-# So many problems are logged, a line each. The rest is shown by `check`.
+# The number of config problems that are logged, one per line. The `check` command shows all of them.
 _MAX_LOGGED_PROBLEMS = 10
 
 _log = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Has an exporter use what is read, now and whenever that is asked for. Thread-safe, and safe in signal handlers.
+    """Loads the config into an exporter, at the start and at each reload. Thread-safe, and safe in signal handlers.
 
-    A thread of its own reads, so that a disk that stands still holds up neither scrapes nor the end.
+    The config is read in its own thread, so that a disk that does not respond delays neither scrapes nor shutdown.
     """
 
     def __init__(
@@ -384,9 +390,10 @@ class Reloader:
         read: Callable[[], Config],
         open_session: Callable[[Config], requests.Session],
     ) -> None:
-        """Use `config`, and what `read` returns whenever it is to be read again, over what `open_session` opens.
+        """Apply `config` to `exporter`.
 
-        Raises `ConfigError` if `config` cannot be used, as the two may.
+        At each reload `read` returns the new config. `open_session` opens the HTTP session for a config. Raises
+        `ConfigError` if `config` cannot be used. `read` and `open_session` may raise it too.
         """
         self._exporter = exporter
         self._read = read
@@ -398,9 +405,12 @@ class Reloader:
         threading.Thread(target=self._work, name="reload", daemon=True).start()
 
     def reload(self) -> Future[None]:
-        """Have the config read again and used; return what is done then, or has the `ConfigError` if it cannot be."""
+        """Request a reload, and return a future that is done when the new config is in use.
+
+        The future has the exception, usually a `ConfigError`, if the reload fails.
+        """
         future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # so that one who stops waiting cannot cancel it
+        future.set_running_or_notify_cancel()  # so that a caller that stops waiting cannot cancel it
         self._requests.put(future)
         return future
 
@@ -412,7 +422,7 @@ class Reloader:
                     futures.append(self._requests.get_nowait())
             try:
                 self._reload()
-            except Exception as error:  # noqa: BLE001 - told to who asked
+            except Exception as error:  # noqa: BLE001 - passed on to the callers of `reload`
                 for future in futures:
                     future.set_exception(error)
             else:

@@ -1,4 +1,4 @@
-"""The state file in SQLite, held by one process at a time."""
+"""The state file: an SQLite database that one process at a time can open."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ from pathlib import Path
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.config.document import shorten
 
-# https://www.sqlite.org/fileformat2.html: the file, its rollback journal, whose first bytes are 0 until it is synced,
-# and its write-ahead log.
+# The headers of SQLite's files (https://www.sqlite.org/fileformat2.html): the database, its rollback journal and its
+# write-ahead log. The first bytes of the journal are 0 until it is synced.
 _LENGTH = 100
 _MAGIC = b"SQLite format 3\0"
 _VERSION, _APPLICATION = slice(60, 64), slice(68, 72)
@@ -26,16 +26,19 @@ _SUFFIXES = ("-journal", "-wal", "-shm")
 
 
 class ForeignFileError(Exception):
-    """A file is not a database of ours; the text says which, and what it is."""
+    """A file is not a database of the exporter. The text names the file and what it is."""
 
 
 def read_schema_version(path: Path, application: int, beside: Mapping[str, tuple[bytes, ...]]) -> int | None:
-    """Return the version of the database of `application` at `path`, or None if it is empty or not there.
+    """Return the schema version of the database at `path`, or None if the file is empty or missing.
 
-    `path` has no links in it, as SQLite follows them. `beside` are the files that such a database may have, each by
-    its suffix with the bytes that it may begin with. Raises `ForeignFileError` if the file or one of these is anything
-    else, and OSError if one cannot be read. Nothing is changed, and nothing but regular files is opened: a FIFO would
-    block, and a device may act.
+    `application` is the SQLite application id that the database must have. `path` must have no symbolic links, since
+    SQLite resolves them. `beside` holds the files that the database may have beside it: the allowed first bytes of
+    each by its suffix. Raises `ForeignFileError` if the file or one of these is anything else, and `OSError` if one
+    cannot be read.
+
+    The function changes nothing and opens only regular files. Opening a FIFO would block, and opening a device may have
+    side effects.
     """
     header = _read_header(path)
     for suffix in _SUFFIXES:
@@ -53,7 +56,10 @@ def read_schema_version(path: Path, application: int, beside: Mapping[str, tuple
 
 
 def _read_header(path: Path) -> bytes:
-    """Return the first bytes of a regular file, or none if it is not there."""
+    """Return the first bytes of a regular file, or no bytes if it is missing.
+
+    Raises `ForeignFileError` if it is not a regular file, and `OSError` if it cannot be read.
+    """
     try:
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
@@ -65,17 +71,19 @@ def _read_header(path: Path) -> bytes:
         return b""
 
 
-# Written into the file, so that a later version knows what it reads.
+# Written into the file, so that later versions can recognize and migrate it.
 SCHEMA_VERSION = 1
-# "Braz": marks the file as ours, so that no other database is taken for one or written into.
+# "Braz" in ASCII. It marks the file as a state file, so that the exporter never writes into another database.
 APPLICATION_ID = 0x4272617A
-# How long a second process waits for the first to let go: a new one starts while the old one ends.
+# How long a second process waits for the lock, in seconds. During an update the new process starts while the old one
+# ends.
 LOCK_TIMEOUT_SECONDS = 30.0
-# SQLite waits in one piece, deaf to signals, so the wait is made of many.
+# The length of one wait for the lock, in seconds. Many short waits are used, since signals are not handled while SQLite
+# waits.
 _LOCK_RETRY_SECONDS = 0.1
 _ROW_PLACEHOLDERS = "(?, ?, ?, ?, ?, ?)"
-# Rows of one statement. After each the thread waits for its turn to go on, while others may be busy with answers. An
-# older SQLite takes no more than 999 values.
+# The number of rows per statement. Larger statements are faster, since the thread waits for the GIL after each one.
+# Older SQLite versions accept at most 999 values.
 _ROWS_PER_STATEMENT = 150
 
 CounterKey = tuple[str, ...]
@@ -85,24 +93,24 @@ _log = logging.getLogger(__name__)
 
 
 class StateFileError(Exception):
-    """The state file cannot be used or written; the text says why."""
+    """The state file cannot be used or written. The text says why."""
 
 
 class UnreadableError(StateFileError):
-    """The state file may not be looked at by this user."""
+    """This user is not allowed to read the state file."""
 
 
 class _DamagedError(StateFileError):
-    """What is in the file is not what a ledger wrote."""
+    """The content of the state file is damaged."""
 
 
 @dataclass(slots=True)
 class CounterState:
-    """What has been counted of a subject, fed by series of one `unit`.
+    """The state of one counter, fed by series of one `unit`.
 
-    Nothing counts in buckets before `floor`; `highest` is the most that was seen of each bucket, None where its first
-    number is yet to come and counts nothing; `requested_at` is when the
-    last answer that told something was asked for, or the first one, in seconds since the epoch.
+    `total` is the value of the counter. Buckets before `floor` are not counted. `highest` holds the highest value of
+    each bucket. It is None for a bucket without a number yet, whose first number is not counted. `requested_at` is when
+    the last response with values was requested, or the first response, in seconds since the epoch.
     """
 
     unit: Unit
@@ -112,29 +120,29 @@ class CounterState:
     highest: dict[int, float | None] = field(default_factory=dict)
 
     def copy(self) -> "CounterState":
-        """Return an account that does not change with this one."""
+        """Return an independent copy."""
         return replace(self, highest=dict(self.highest))
 
     def to_row(self) -> Row:
-        """Return the account as a row of the file, which does not change any more."""
+        """Return the state as an immutable row of the state file."""
         return (self.unit.value, self.total, self.floor, self.requested_at, json.dumps(list(self.highest.items())))
 
     @classmethod
     def from_row(cls, row: Row) -> "CounterState":
-        """Return the account that a row holds; raise ValueError or TypeError if it holds none."""
+        """Return the state that a row holds. Raises `ValueError` or `TypeError` if the row is invalid."""
         unit, total, floor, requested_at, highest = row
         return cls(Unit(unit), float(total), int(floor), float(requested_at), dict(json.loads(highest)))
 
 
 class StateFile:
-    """An open state file, which no other process can open. Not thread-safe."""
+    """An open state file, locked against other processes. Not thread-safe."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        """Use a connection that holds the lock and has the table."""
+        """Use `connection`, which must hold the lock and have the table."""
         self._connection = connection
 
     def read(self) -> dict[CounterKey, CounterState]:
-        """Return all accounts; raise `StateFileError` if one cannot be read."""
+        """Return all counter states. Raises `StateFileError` if one cannot be read."""
         try:
             rows = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
             return {tuple(json.loads(subject)): CounterState.from_row(row) for subject, *row in rows}
@@ -143,7 +151,10 @@ class StateFile:
             raise (_DamagedError if is_damage else StateFileError)(f"it cannot be read: {error}") from error
 
     def write(self, rows: Mapping[CounterKey, Row], removed: Iterable[CounterKey] = ()) -> None:
-        """Write rows and delete those that are gone, all or none, and durably; raise `StateFileError` if that fails."""
+        """Write `rows` and delete those in `removed`, in one durable transaction.
+
+        Raises `StateFileError` if that fails.
+        """
         values: list[tuple[object, ...]] = [(json.dumps(subject), *row) for subject, row in rows.items()]
         try:
             with self._connection:
@@ -153,32 +164,34 @@ class StateFile:
                 for start in range(0, len(values), _ROWS_PER_STATEMENT):
                     batch = values[start : start + _ROWS_PER_STATEMENT]
                     placeholders = ", ".join([_ROW_PLACEHOLDERS] * len(batch))
-                    statement = f"INSERT OR REPLACE INTO accounts VALUES {placeholders}"  # noqa: S608 - no word of anybody's
+                    statement = f"INSERT OR REPLACE INTO accounts VALUES {placeholders}"  # noqa: S608 - contains only placeholders, no input
                     self._connection.execute(statement, [*chain(*batch)])
         except sqlite3.Error as error:
             raise StateFileError(str(error)) from error
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file and release its lock."""
         self._connection.close()
 
 
 def inspect_state_file(path: str) -> None:
-    """Raise `StateFileError` if what is at `path` is neither a state file nor empty, or if it cannot be looked at.
+    """Check that `path` is a state file, empty or missing, without changing or creating anything.
 
-    Nothing is changed or made.
+    Raises `StateFileError` if it is anything else or was written by a newer exporter. Raises its subclass
+    `UnreadableError` if this user may not read it.
     """
     _inspect(Path(os.path.realpath(path)))
 
 
 def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
-    """Open the state file at `path`, or make it, and hold it.
+    """Open the state file at `path`, or create it, and lock it against other processes.
 
-    A damaged state file is moved aside and begun anew: the counters start at 0, which Prometheus understands. Raises
-    `StateFileError` if another process holds it for longer than `wait` seconds, or if it can be neither opened nor
-    made, or is the file of something else or of a newer exporter; then it stays as it is.
+    A damaged state file is renamed and replaced by a new one. The counters then start at 0, which Prometheus treats as
+    a counter reset. Raises `StateFileError` if another process locks the file for longer than `wait` seconds, or if it
+    can be neither opened nor created. The same error is raised if the file is of another program or a newer exporter.
+    In these cases the file is not changed.
     """
-    real = Path(os.path.realpath(path))  # as SQLite follows links: what belongs to the file is beside the real one
+    real = Path(os.path.realpath(path))  # SQLite resolves symbolic links, and puts its other files beside the real file
     try:
         return _open(real, wait)
     except sqlite3.DatabaseError as error:
@@ -200,14 +213,14 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
 
 
 def _free_name(name: str) -> str:
-    """Return `name`, with a number behind it if a file or its journal has that name."""
+    """Return `name`, with a number appended if a file or a journal of that name exists."""
     names = chain([name], (f"{name}-{number}" for number in count(2)))
     return next(name for name in names if not (os.path.lexists(name) or os.path.lexists(f"{name}-journal")))
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Return whether an error is of what is in the file, not of the disk or a lock."""
-    # An error of the SQL, which is right: the file lacks what it names, or has a format that no SQLite writes.
+    """Return whether an error is caused by the content of the file, not by the disk or a lock."""
+    # The SQL is correct, so SQLITE_ERROR means that the file lacks the table or a column, or has an invalid format.
     return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
 
 
@@ -230,7 +243,10 @@ def _inspect(real: Path) -> None:
 
 
 def _open(real: Path, wait: float) -> StateFile:
-    """Open the file as soon as no other process holds it, at the latest after `wait` seconds."""
+    """Open the file as soon as no other process locks it.
+
+    Raises `sqlite3.OperationalError` if it is still locked after `wait` seconds.
+    """
     for _ in range(round(wait / _LOCK_RETRY_SECONDS)):
         try:
             return _try_to_open(real)
@@ -241,13 +257,13 @@ def _open(real: Path, wait: float) -> StateFile:
 
 
 def _try_to_open(real: Path) -> StateFile:
-    _inspect(real)  # before the file is open: closing a file lets go of all locks that the process has on it
+    _inspect(real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
     connection = sqlite3.connect(real, timeout=_LOCK_RETRY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
+        connection.execute("PRAGMA temp_store = MEMORY")  # a directory for temporary files may not exist
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN EXCLUSIVE")  # in this mode the lock outlives the transaction
+        connection.execute("BEGIN EXCLUSIVE")  # in EXCLUSIVE mode the lock is kept after the transaction
         _prepare(connection)
         connection.execute("COMMIT")
         state_file = StateFile(connection)
@@ -259,7 +275,7 @@ def _try_to_open(real: Path) -> StateFile:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table in a new file; raise `_DamagedError` for one that is not as it was written."""
+    """Create the table in a new file. Raises `_DamagedError` if an existing file fails its check."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if (application, version) == (0, 0):

@@ -205,7 +205,7 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
 
 
 def feeds_counter(query: Query) -> bool:
-    """Return whether `query` can feed a counter. It does unless a query with a finer unit feeds it."""
+    """Return whether `query` can feed a counter. It does so unless a query with a finer unit feeds the same counter."""
     return (
         query.has_counter
         and not query.segment_id

@@ -37,7 +37,7 @@ class Fetcher(Protocol):
     """Fetches queries from Braze for the scheduler, and decides which calls may be made."""
 
     def admit(self, query: Query) -> Permit | Deferred | None:
-        """Return a permit to fetch `query`, a `Deferred` if that is not allowed now, or None while a probe is in flight."""
+        """Return a permit to fetch `query`, a `Deferred` if it is not allowed now, or None while a probe runs."""
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
         """Fetch the query of `query_state` with one request, using `permit`. Raises `BrazeError` if it fails."""
@@ -161,7 +161,7 @@ class Scheduler:
                 del self.pending_history[chunk]
 
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
-        """Update the state for `query`, or create it if `query_state` is None, and add the history chunks that it needs."""
+        """Update `query_state` for `query`, or create it if it is None, and add the history chunks that it needs."""
         now = self._monotonic()
         is_new = query_state is None
         query_state = query_state or QueryState(query, self._wall(), next_at=now)

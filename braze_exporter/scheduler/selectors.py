@@ -22,7 +22,8 @@ from braze_exporter.scheduler.plan import (
     is_within_budget,
 )
 
-# How many unlisted names of a list get suggestions. More of them are unlikely to be typing errors, and the search is slow.
+# How many unlisted names of a list get suggestions. The search is slow, and more of them are unlikely to be typing
+# errors.
 _MAX_SUGGESTED = 20
 
 
