@@ -106,7 +106,7 @@ class _QueryFetcher:
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
         """Fetch the buckets that are new or may have changed since the last complete repair, or a chunk of history."""
-        self._counters.save_if_many()  # written here because no lock is held that others wait for
+        self._counters.save_if_many()  # written here, since this thread holds no lock
         query = query_state.query
         client = self._workspaces[query.workspace].client
         if query.ending_at is not None:

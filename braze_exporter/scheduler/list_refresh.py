@@ -105,10 +105,10 @@ class ListRefresher:
     ) -> None:
         """Start without lists.
 
-        `wall` returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward, and
-        `jitter` a factor for the wait after failures. The thread calls `on_end` after a list was read to its end or
-        failed. It calls `on_deferred` with the workspace and the list when a due list is deferred because of rate
-        limiting.
+        `wall` returns seconds since the epoch, and `monotonic` seconds of a clock that is never set back or forward.
+        `jitter` returns a factor for the wait after failures. The thread calls `on_end` after a list was read to its
+        end or failed. It calls `on_deferred` with the workspace and the list when a due list is deferred because of
+        rate limiting.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -233,7 +233,7 @@ class ListRefresher:
             return read_state
 
     def _read(self, read_state: _ListReadState) -> bool:
-        """Read the rest of a list, and return whether it was read to its end or failed."""
+        """Read the remaining pages of a list, and return whether the read ended, successfully or not."""
         with self._changed:
             wanted = self._workspace_lists.get(read_state.workspace_key)
             if (

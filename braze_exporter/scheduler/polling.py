@@ -1,8 +1,8 @@
 """Holds the state of every query, and fetches the due queries at each scrape.
 
-Queries are fetched only when Prometheus scrapes. However often it does, a query is fetched about once per `refresh` and
-at most once at a time, over a bounded number of connections per workspace. A scrape that times out does not cancel its
-fetches; the next scrape returns their results.
+Queries are fetched only when Prometheus scrapes. A query is fetched about once per `refresh`, however often Prometheus
+scrapes, and at most once at a time. Each workspace has a bounded number of connections. A scrape that times
+out does not cancel its fetches; the next scrape returns their results.
 """
 
 import itertools
@@ -101,9 +101,9 @@ class Scheduler:
     ) -> None:
         """Start without queries.
 
-        `wall` returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward, and
-        `jitter` a factor for the wait after failures. `on_deferred` is called with the workspace and the kind of each
-        query that is deferred. `revision` changes whenever a query state does.
+        `wall` returns seconds since the epoch, and `monotonic` seconds of a clock that is never set back or forward.
+        `jitter` returns a factor for the wait after failures. `on_deferred` is called with the workspace and the kind
+        of each query that is deferred. `revision` changes whenever a query state does.
         """
         self._wall = wall
         self._monotonic = monotonic
