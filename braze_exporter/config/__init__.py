@@ -1,4 +1,4 @@
-"""The configuration: a YAML file and the environment become one frozen `Config`, or a list of every problem.
+"""Loads a YAML file and the environment into one frozen `Config`, or reports every problem.
 
-It knows the endpoint table of `braze`, and nothing of queries, metrics or the network.
+This package imports the endpoint table of `braze`, but nothing about queries, metrics or the network.
 """

@@ -1,4 +1,4 @@
-"""YAML text → plain data, with the line of every value: the ground that clear error messages stand on."""
+"""Parse YAML text into plain data, and record the line of every value for error messages."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,24 +10,24 @@ import yaml
 Path: TypeAlias = tuple[str | int, ...]
 _Pairs: TypeAlias = dict[str, tuple[yaml.Node, yaml.Node]]
 
-# Aliases can make a small file stand for a huge tree ("billion laughs"), and nesting can exhaust the stack.
+# Aliases let a small file expand to a huge tree ("billion laughs"), and deep nesting can exhaust the stack.
 MAX_VALUES = 100_000
 MAX_DEPTH = 20
-# A longer number is a mistake, and one of thousands of digits cannot even be shown.
+# A larger integer is a mistake, and an integer of thousands of digits cannot be printed.
 _MAX_BITS = 64
 
-# What stands in place of a secret, or of what may be one.
+# Replaces a secret, or a value that may be one, in messages.
 HIDDEN = "***"
 
 _TAG = "tag:yaml.org,2002:"
-# It is not shown: a password that begins with ! is one.
+# The message does not repeat the tag: an unquoted password that begins with ! is read as a tag.
 _TAG_MESSAGE = "has a tag, which means nothing here: remove it, or quote a value that begins with !"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# A name is rarely that long, with digits in it; keys, hashes and tokens are.
+# A word of this length that contains a digit is probably a key, a hash or a token; names rarely are.
 _LONG_WORD = re.compile("[A-Za-z0-9+/=_.~-]{20,}")
-# The scalars that YAML knows by their tags; any other tag may be a password that begins with !!.
+# The standard tags of scalars in YAML. Any other tag may be a password that begins with !!.
 _KINDS = {"binary", "bool", "float", "int", "null", "timestamp"}
-# What to do about an error whose words begin so, where they do not say it.
+# Hints for the user, by the start of the parser's message. Other messages need no hint.
 _HINTS = {
     "found character '\\t'": "indent with spaces, not with tabs",
     "found character": "quote a value that begins with it",
@@ -39,24 +39,24 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a config: where (line and path, as far as known), what, and the remedy."""
+    """A problem of a config: its `path`, its `line` if known, and a `text` with the problem and the fix."""
 
     path: Path
     text: str
     line: int | None = None
 
     def render(self, source: str) -> str:
-        """Return the problem as one line that starts with `source` and, if known, the line in it."""
+        """Return the problem as one line that starts with `source` and, if known, the line number."""
         where = f"{source}:{self.line}" if self.line else source
         path = format_path(self.path)
         return f"{where}: {path}: {self.text}" if path else f"{where}: {self.text}"
 
 
 class ConfigError(Exception):
-    """A config that cannot be used: every problem of it, one a line."""
+    """Raised if a config cannot be used. The message lists every problem, one per line."""
 
     def __init__(self, source: str, problems: Iterable[Problem]) -> None:
-        """Keep the `problems` of the config called `source`, in the order of their lines."""
+        """Store the `problems` of the config named `source`, sorted by line."""
         self.source = shorten(source, 200)
         self.problems = tuple(sorted(set(problems), key=lambda p: (p.line or 0, format_path(p.path), p.text)))
         super().__init__("\n".join(problem.render(self.source) for problem in self.problems))
@@ -64,9 +64,10 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain data (dict, list, str, int, float, bool, None, …) and the line on which each path stands, from 1.
+    """Holds plain data (dict, list, str, int, float, bool, None, …) and the line number of each path, from 1.
 
-    `problems` are those of single places; the data has no value or None there, so that the rest can be judged too.
+    `problems` concern single values. The data has None or no value at their paths, so that the rest can still be
+    validated.
     """
 
     data: Any
@@ -74,7 +75,7 @@ class Document:
     problems: tuple[Problem, ...] = ()
 
     def make_problem(self, path: Path, text: str) -> Problem:
-        """Return a problem at `path`, on the line of the nearest thing that the document has."""
+        """Return a `Problem` at `path`, with the line of the nearest enclosing path that the document has."""
         known = path
         while known and known not in self.lines:
             known = known[:-1]
@@ -82,43 +83,46 @@ class Document:
 
 
 def format_path(path: Path) -> str:
-    """Return a path as people write it: `workspaces[0].custom_events[1].unit`."""
+    """Return a path as text, such as `workspaces[0].custom_events[1].unit`; keys that may be secret are hidden."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{_echo_key(part)}" for part in path).removeprefix(".")
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """Return a value as it may stand in a one-line message: printable and short."""
+    """Return `value` as text for a one-line message: printable, and at most `limit` characters long."""
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def echo_value(value: object) -> str:
-    """Return a value of the config as an error may repeat it: `***` if it looks like a key or has one in it."""
+    """Return `value` as text for an error message, or `***` if a part of it looks like a key."""
     is_key_like = any(re.search("[0-9]", word) for word in _LONG_WORD.findall(str(value)))
     return HIDDEN if is_key_like else shorten(value)
 
 
 def _echo_key(key: str) -> str:
-    """Return a key of a mapping as an error may repeat it; one with a colon may be `user:password`."""
+    """Return a mapping key as text for an error message, or `***` if it may be a secret or `user:password`."""
     return HIDDEN if ":" in key else echo_value(key)
 
 
 def parse(text: str, source: str) -> Document:
-    """Parse YAML `text` into a `Document`; raise `ConfigError` if it is no YAML or too much of it, and nothing else."""
+    """Parse YAML `text` into a `Document`; `source` is its name in messages.
+
+    Raises `ConfigError`, and no other exception, if the text is not YAML or exceeds `MAX_VALUES` or `MAX_DEPTH`.
+    """
     try:
         root = _root(text)
         builder = _Builder()
         data = builder.value(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        # The name of an alias or the handle of a tag may be a password that begins with * or !, without quotes.
+        # The name of an alias or the handle of a tag may be an unquoted password that begins with * or !.
         problem_text = re.sub("(undefined alias|tag handle) .*", r"\1", error.problem or "unreadable")
         hint = next((f": {hint}" for start, hint in _HINTS.items() if problem_text.startswith(start)), "")
         problem = Problem((), f"not YAML: {shorten(problem_text, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         problem = Problem((), f"not YAML: remove the character U+{ord(text[error.position]):04X}", line)
-    except (ValueError, OverflowError):  # the parser trusts numbers in the text: \UFFFFFFFF is one too far
+    except (ValueError, OverflowError):  # the parser does not check the range of escapes such as \UFFFFFFFF
         problem = Problem((), "not YAML: an escape such as \\U… in it, or a directive (%), means nothing: remove it")
     except (_DocumentTooLargeError, RecursionError):
         problem = Problem((), "holds too much: too many values, or values nested too deeply")
@@ -136,11 +140,11 @@ def _root(text: str) -> yaml.Node | None:
 
 
 class _DocumentTooLargeError(Exception):
-    """The data is larger than any config has reason to be."""
+    """Raised if a document has more values or deeper nesting than any real config."""
 
 
 class _Builder:
-    """Turns nodes into data, noting the line of every path and every problem on the way."""
+    """Converts YAML nodes to data, and records the line of every path and every problem."""
 
     def __init__(self) -> None:
         self.lines: dict[Path, int] = {}
@@ -149,8 +153,8 @@ class _Builder:
         self._pairs_of: dict[yaml.Node, _Pairs] = {}
         self._values = 0
 
-    def value(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401 - YAML holds anything
-        """Return the data of `node`, which stands at `path`."""
+    def value(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401 - a YAML value can have any type
+        """Return the data of `node`, whose path is `path`."""
         self.lines.setdefault(path, node.start_mark.line + 1)
         self._count(1)
         if len(path) > MAX_DEPTH:
@@ -196,12 +200,15 @@ class _Builder:
         return data
 
     def _pairs(self, node: yaml.MappingNode, path: Path) -> _Pairs:
-        """Return the nodes of a mapping by key; its own win over those that it merges (<<), of these the first."""
+        """Return the nodes of a mapping by key.
+
+        The mapping's own keys override those that it merges (`<<`). Among the merged mappings the first wins.
+        """
         if node in self._pairs_of:
             return self._pairs_of[node]
         merged: _Pairs = {}
         own: _Pairs = {}
-        self._pairs_of[node] = own  # for a mapping that merges itself
+        self._pairs_of[node] = own  # ends the recursion if the mapping merges itself
         for key_node, value_node in node.value:
             if key_node.tag == f"{_TAG}merge":
                 for source in self._merged(value_node, (*path, "<<")):

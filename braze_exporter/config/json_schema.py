@@ -1,6 +1,6 @@
-"""The config as JSON Schema, for editors to complete and to check what is written.
+"""Build the JSON Schema of the config, with which editors complete and validate it.
 
-It says what can stand where; what only makes sense together is refused by `loading`, which has the last word.
+The schema does not cover all rules across several values. `loading` checks these, and its result is decisive.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,10 @@ def _section_schema(kind: SeriesKind) -> Json:
 
 
 def _subject_or_selector(kind: SeriesKind) -> Json:
-    """Return what an entry needs: its subject, or what stands in place of it; where all is asked for, not both."""
+    """Return the schema rule for an entry's subject and its selector (`match` or `tag`).
+
+    Exactly one of the two is required. If the subject is optional, as in `purchases`, both may be missing.
+    """
     names = [name for name in ("match", "tag") if name in SECTIONS[kind.section].model_fields]
     own, instead = {"required": [kind.subject_label]}, {"anyOf": [{"required": [name]} for name in names]}
     return (
@@ -69,7 +72,7 @@ def _subject_or_selector(kind: SeriesKind) -> Json:
 
 
 def _without_nulls(definition: Mapping[str, Any]) -> Json:
-    """Return the schema of a mapping as the config has it: what may be left out is not null, and seconds are text."""
+    """Return the schema of a mapping as users write it: optional keys are never null, and durations are text."""
     properties = {name: _property_schema(dict(schema)) for name, schema in definition.get("properties", {}).items()}
     return {**{key: value for key, value in definition.items() if key != "title"}, "properties": properties}
 

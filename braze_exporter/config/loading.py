@@ -1,6 +1,6 @@
-"""File + environment → one frozen `Config`, or one `ConfigError` that lists every problem with its place.
+"""Load a file and the environment into one frozen `Config`, or raise one `ConfigError` with every problem.
 
-Each mapping is validated by itself, so that a mistake in one does not hide those in the others.
+Each mapping is validated separately, so that a mistake in one does not hide mistakes in the others.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,14 +30,14 @@ from braze_exporter.config.values import ALL, did_you_mean, is_same_file
 _MISPLACED = dict.fromkeys(
     ("api_key", "key", "token"), "the key does not belong in the file: name its place by api_key_file or api_key_env"
 )
-# Of more queries than any plan may have, it does not matter whether two are the same.
+# Duplicates are searched among this many queries only. No plan can have more.
 _MAX_COMPARED = 1_000_000
 _KINDS = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
 class LocatedEntry:
-    """One entry of a section, and where it stands in the file."""
+    """An entry of a section, and its path in the file."""
 
     spec: Entry
     path: Path
@@ -45,7 +45,7 @@ class LocatedEntry:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredWorkspace:
-    """A workspace with its entries by section, and where it stands in the file."""
+    """A workspace, its entries by section, and its path in the file."""
 
     spec: Workspace
     entries: Mapping[str, tuple[LocatedEntry, ...]]
@@ -54,7 +54,7 @@ class ConfiguredWorkspace:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A config without a problem. `keys` holds the API key of each workspace by its name, if they were asked for."""
+    """A valid config. `keys` holds the API keys by workspace name, or is empty if they were not read."""
 
     settings: Settings
     workspaces: tuple[ConfiguredWorkspace, ...]
@@ -63,15 +63,17 @@ class Config:
     document: Document = field(repr=False)
 
     def error(self, problems: Iterable[tuple[Path, str]]) -> ConfigError:
-        """Return the error for problems that were found later, each by its path."""
+        """Return a `ConfigError` for `problems` that were found after loading: pairs of path and text."""
         return ConfigError(self.source, [self.document.make_problem(path, text) for path, text in problems])
 
 
 def read_config(path: str, environ: Mapping[str, str] | None = None, *, allow_empty: bool = False) -> Config:
-    """Read the config file at `path`; raise `ConfigError` with every problem of it.
+    """Read and validate the config file at `path`.
 
-    With `environ` the API keys are read too, from it or from their files. Without it no key is touched. A workspace
-    without an entry is a problem unless it `allow_empty`.
+    With `environ`, the API keys are read too, from variables or key files. Without it, no key is read. A workspace
+    without entries is a problem unless `allow_empty` is set.
+
+    Raises `ConfigError` with every problem.
     """
     try:
         text = FilePath(path).read_text(encoding="utf-8")
@@ -85,7 +87,7 @@ def read_config(path: str, environ: Mapping[str, str] | None = None, *, allow_em
 def load_config(
     text: str, source: str, environ: Mapping[str, str] | None = None, *, allow_empty: bool = False
 ) -> Config:
-    """Return the `Config` that `text` holds, as `read_config` does; `source` is its name in messages."""
+    """Return the `Config` in `text`, as `read_config` does; `source` is its name in messages."""
     loader = _Loader(parse(text, source), environ, allow_empty=allow_empty)
     config = loader.build(source)
     if loader.problems or config is None:
@@ -94,7 +96,7 @@ def load_config(
 
 
 def find_missing_keys(config: Config, environ: Mapping[str, str]) -> list[Problem]:
-    """Return a problem for each workspace whose key is not there. The keys themselves are not read."""
+    """Return a problem for each workspace whose key file or variable is missing. The keys are not read."""
     problems = []
     for workspace in config.workspaces:
         spec = workspace.spec
@@ -108,7 +110,7 @@ def find_missing_keys(config: Config, environ: Mapping[str, str]) -> list[Proble
 
 
 class _Loader:
-    """Collects what is good of a document, and every problem."""
+    """Collects the valid parts of a document, and every problem."""
 
     def __init__(self, document: Document, environ: Mapping[str, str] | None, *, allow_empty: bool) -> None:
         self.document = document
@@ -120,7 +122,7 @@ class _Loader:
         self._faulty = {problem.path for problem in self.problems}
 
     def build(self, source: str) -> Config | None:
-        """Return the config, or None if it has a problem that leaves nothing to return."""
+        """Return the config, or None if a problem leaves no config to return."""
         data = self._check_mapping(self.document.data, ())
         if data is None:
             return None
@@ -191,7 +193,11 @@ class _Loader:
         return tuple(entries)
 
     def _check_subject(self, kind: SeriesKind, data: Mapping[str, Any], path: Path) -> None:
-        """Refuse an entry with both its subject and what stands in place of it, or with neither if that is not all."""
+        """Check that an entry has its subject or a selector (`match`, `tag`), but not both.
+
+        The subject is optional in sections that can also count all subjects together. Alerts with `tag` need `match`,
+        because Prometheus does not know Braze's tags.
+        """
         instead = [name for name in ("match", "tag") if name in data and name in SECTIONS[kind.section].model_fields]
         if kind.subject_label in data and instead:
             self._add_problem((*path, instead[0]), f"both are given: keep one of {kind.subject_label} and {instead[0]}")
@@ -201,7 +207,7 @@ class _Loader:
             self._add_problem((*path, "alerts"), "need match beside tag: Prometheus knows names, and no tags")
 
     def _check_timezone(self, data: Mapping[str, Any], path: Path, *, only_days: bool) -> None:
-        """Refuse what needs to know the time zone, which the workspace does not tell."""
+        """Add a problem for each setting that needs the time zone, which the workspace does not set."""
         remedy = "add the workspace's timezone, as in Braze's company settings"
         if only_days or data.get("unit") == Unit.DAY:
             at = path if only_days else (*path, "unit")
@@ -225,7 +231,7 @@ class _Loader:
             return None
 
     def _add_problem(self, path: Path, text: str) -> None:
-        """Note a problem, unless the document has no value at `path`, and said so."""
+        """Add a problem, unless the document already has one at `path`."""
         if path not in self._faulty:
             self.problems.append(self.document.make_problem(path, text))
 
@@ -244,12 +250,12 @@ class _Loader:
                 self._add_problem((*path, name), f'has the same identifier as "{echo_value(other)}": keep one')
 
     def _check_choices(self, raw: object, path: Path, defined: object) -> None:
-        """Of the names that an entry chooses, each is to be one of the workspace's, and to stand there once."""
+        """Check that the workspace defines each name in `apps` or `segments` of an entry, and that none repeats."""
         names = str(path[-1])
         seen: set[str] = set()
         for index, name in enumerate(raw if isinstance(raw, list) else ()):
             if not isinstance(name, str) or not name.strip():
-                continue  # the model says so
+                continue  # the model reports it
             if name in seen:
                 self._add_problem((*path, index), f'"{echo_value(name)}" stands twice: keep one')
             elif name != ALL:
@@ -257,7 +263,7 @@ class _Loader:
             seen.add(name)
 
     def _check_known(self, name: str, path: Path, names: str, defined: object) -> None:
-        """Refuse a name that is not among those that the workspace defines."""
+        """Add a problem if the workspace does not define `name` under the key `names`."""
         known: Mapping[str, Any] = defined if isinstance(defined, dict) else {}
         if name not in known:
             hint = did_you_mean(name, sorted([ALL, *known]))
@@ -266,7 +272,7 @@ class _Loader:
     def _check_alerts(
         self, kind: SeriesKind, entry: Entry, alerts: Alerts, given: Mapping[str, Any], path: Path
     ) -> None:
-        """Refuse alerts that could never fire, and what has no effect on them."""
+        """Add a problem for alerts that can never fire, and for settings that have no effect on them."""
         if not {*ALERT_CONDITIONS} & {*given}:
             self._add_problem(path, f"says nothing of when: add one of {', '.join(ALERT_CONDITIONS)}")
         if alerts.drop is not None and entry.baseline is None:
@@ -286,14 +292,14 @@ class _Loader:
             self._add_problem((*path, "silent"), text)
 
     def _check_unique_queries(self, entries: Mapping[str, tuple[LocatedEntry, ...]]) -> None:
-        """Two entries that ask for the same would be two series with the same labels."""
+        """Check that no two entries define the same query: they would export series with the same labels."""
         every = (
             ((section, subject, requested.unit, app, segment), entry.path)
             for section, group in entries.items()
             for entry in group
             for subject, requested in [
                 (_entry_identity(entry.spec), entry.spec.query_spec)
-            ]  # once for a million of them
+            ]  # computed once per entry, not per query
             for app, segment in product(set(requested.apps), set(requested.segments))
         )
         first: dict[tuple[Any, ...], Path] = {}
@@ -303,9 +309,9 @@ class _Loader:
                 self._add_problem(path, f"{text} ({_identity_text(query[0])}): remove one")
 
     def _refuse_state_file(self, key_file: object, path: Path) -> bool:
-        """Refuse a state file that is the key file; return whether it is another, so that the key may be read.
+        """Add a problem if the state file is the key file; return whether the key file may be read.
 
-        After a reload the state file is in use, and whoever closes it lets go of the lock that the process has on it.
+        After a reload the state file is in use. Closing another descriptor of it would release the lock of the process.
         """
         is_other = not (self._state_file and isinstance(key_file, str) and is_same_file(self._state_file, key_file))
         if not is_other:
@@ -330,12 +336,12 @@ class _Loader:
 
 
 def _entry_identity(entry: Entry) -> tuple[object, ...]:
-    """Return what tells entries of a section apart that have the same unit, app and segment."""
+    """Return what distinguishes entries of a section that have the same unit, app and segment."""
     return (entry.is_selector, getattr(entry, "match", None), getattr(entry, "tag", None), entry.query_spec.subject)
 
 
 def _identity_text(section: str) -> str:
-    """Return what tells the queries of a section apart, in words."""
+    """Return in words which keys distinguish the queries of a section."""
     own = [name for name in SECTIONS[section].model_fields if name not in TagEntry.model_fields]
     words = [name.removesuffix("s") for name in own]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,7 +1,7 @@
-"""`match:` → what it matches: the regular expressions that Prometheus takes, less what could take for ever.
+"""Compile the regexes of `match`: the syntax that Python and Prometheus read alike, with limited matching time.
 
-A rule for Prometheus holds the same text, so what one of the two would take otherwise than the other is refused. Python
-tries all ways to match, one after the other; with few repeats, and none of a group, there are few.
+The rules for Prometheus contain the same text, so syntax that RE2 and Python read differently is refused. Python
+matches by backtracking. It makes few attempts, because the number of repeats is limited and groups cannot be repeated.
 """
 
 import re
@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from braze_exporter.config.document import echo_value
 
-# What an expression is made of. What RE2 or Python knows beside that is refused: it would be read as something else.
+# The tokens of a regex. Other syntax of RE2 or Python is refused, because the other of the two would read it
+# differently.
 _TOKEN = re.compile(
     r"""
       (?P<class>\[\^?(?:\\[dsw]|\\[\x00-/:-@\[-`{-\x7f]|[^\\\[\]])+\])
@@ -24,35 +25,40 @@ _TOKEN = re.compile(
     re.VERBOSE | re.ASCII | re.DOTALL,
 )
 _IGNORE_CASE = "(?i)"
-# As RE2 has them, of ASCII alone.
+# As in RE2: ASCII only.
 _CLASS_CONTENTS = {"d": "0-9", "s": r"\t\n\f\r ", "w": "0-9A-Za-z_"}
 _QUANTIFIERS = {"repeat", "maybe"}
-# How many of ? there may be beside so many repeats: the ways to match multiply.
+# The maximum number of ?, indexed by the number of repeats. Together they multiply the ways to match.
 _MAX_OPTIONALS = (10, 10, 6, 2)
 _MAX_REPEATS = len(_MAX_OPTIONALS) - 1
 _MAX_COUNT = 1_000
-# Longer names are not matched: the time grows with the power of the repeats. Braze's own are far shorter.
+# Longer names never match, because matching time grows as a power of the length: the more repeats, the higher the
+# exponent. Braze's own names are far shorter.
 MAX_NAME_LENGTH = 500
 
 
 class RegexError(ValueError):
-    """A text that cannot be used as a pattern: what is wrong with it, and what to write."""
+    """Raised if a text cannot be used as a regex. The message says what is wrong and what to write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """A regular expression that matches whole names, as Prometheus's `=~` does."""
+    """A regex that matches whole names, as `=~` in Prometheus does."""
 
     text: str
     _compiled: re.Pattern[str] = field(repr=False, compare=False)
 
     def matches(self, name: str) -> bool:
-        """Return whether a name is matched from its first to its last character."""
+        """Return whether the whole `name` matches. A name longer than `MAX_NAME_LENGTH` never matches."""
         return len(name) <= MAX_NAME_LENGTH and self._compiled.fullmatch(name) is not None
 
 
 def compile_regex(text: str) -> Regex:
-    """Return the pattern that `text` is; raise `RegexError` if it is none, or none that both understand."""
+    """Return `text` as a `Regex`.
+
+    Raises `RegexError` if it is not a regex, if Python and RE2 may read it differently, or if matching could take too
+    long.
+    """
     body = text.removeprefix(_IGNORE_CASE)
     flags = re.DOTALL | (re.IGNORECASE if body != text else 0)
     chunks: list[str] = []
@@ -84,7 +90,7 @@ def compile_regex(text: str) -> Regex:
 
 
 def _translate(token: str, kind: str) -> str:
-    """Return a token as Python means what RE2 means by it."""
+    """Return a token in Python's syntax with the meaning that it has in RE2."""
     match kind:
         case "letters":
             return f"[{'^' if token[1].isupper() else ''}{_CLASS_CONTENTS[token[1].lower()]}]"
@@ -96,7 +102,7 @@ def _translate(token: str, kind: str) -> str:
 
 
 def _translate_class(token: str) -> str:
-    """Return a class without what Python may one day read as sets."""
+    """Return a character class in which characters are escaped that later Pythons may read as set operators."""
     if re.search(r"--|-\\[dsw]|\\[dsw]-(?!\])", token):
         raise RegexError(
             f"has a - in {echo_value(token)} that is neither a range nor a character: write \\- for the character"
@@ -110,7 +116,7 @@ def _escape(letter: str) -> str:
 
 
 def _describe_error(pause: str) -> str:
-    """Return what is wrong with what begins with no token."""
+    """Return what is wrong with text that does not begin with a token."""
     if pause[0] in "^$":
         return f"has {pause[0]}: leave it out, a name is always matched as a whole"
     if pause.startswith("(?"):

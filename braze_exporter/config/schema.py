@@ -1,7 +1,7 @@
-"""What may stand in a config: one frozen model for each mapping, with the defaults and the meaning of every key.
+"""The models of the config: one frozen model per mapping, with the default and description of every key.
 
-A model refuses unknown keys, and takes values as they are written. What only makes sense together (a name used in one
-place and defined in another) is the business of `loading`.
+A model refuses unknown keys and checks single values. `loading` checks rules across several mappings, such as a name
+that is used in one place and defined in another.
 """
 
 from collections.abc import Mapping
@@ -48,43 +48,43 @@ from braze_exporter.config.values import (
     number_range,
 )
 
-# Up to here every whole number is one that PromQL can tell from its neighbours.
+# PromQL can represent every whole number up to this one exactly.
 MAX_NUMBER = 10**15
 
 
 class Model(BaseModel):
-    """A mapping of the config: frozen, and without unknown keys."""
+    """A mapping of the config: immutable, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class ByUnit(Model):
-    """A duration in seconds for each unit."""
+    """A duration for each unit, in seconds once loaded."""
 
     hour: Duration
     day: Duration
 
     def for_unit(self, unit: Unit) -> float:
-        """Return the seconds for `unit`."""
+        """Return the duration for `unit`, in seconds."""
         return self.hour if unit is Unit.HOUR else self.day
 
 
 class Refresh(ByUnit):
-    """How often a query is fetched, in seconds."""
+    """How often a query is fetched, by its unit."""
 
     hour: Duration = Field(default=300.0, description="of queries by the hour")
     day: Duration = Field(default=900.0, description="of queries by the day")
 
 
 class Settle(ByUnit):
-    """How long after the end of a bucket it is trusted, in seconds."""
+    """How long after its end a bucket may still change, by its unit."""
 
     hour: Duration = Field(default=3_600.0, description="of hours")
     day: Duration = Field(default=7_200.0, description="of days")
 
 
 class Budget(Model):
-    """What of Braze's rate limits the exporter may use, and over how many connections for each workspace."""
+    """The part of Braze's rate limits that the exporter may use, and the number of connections per workspace."""
 
     share: Annotated[float, *number_range(0.001, 1)] = Field(
         default=0.1, description="of each of Braze's rate limits, which your own sends need too: at most that is used"
@@ -99,7 +99,7 @@ class Budget(Model):
 
 
 class Settings(Model):
-    """The keys of the file beside `workspaces`."""
+    """The top-level keys beside `workspaces`."""
 
     refresh: Refresh = Field(default=Refresh(), description="how often a query is fetched, whoever scrapes")
     settle: Settle = Field(default=Settle(), description="how long after its end a bucket is trusted")
@@ -117,15 +117,15 @@ class Settings(Model):
 
 
 class Baseline(Model):
-    """What a bucket is compared with: the same local time of the last weeks."""
+    """The usual value for a bucket: the median of the same local bucket in the last weeks."""
 
     weeks: Annotated[int, *number_range(1, 52, whole=True)] = Field(description="how many of them")
 
 
 class Alerts(Model):
-    """When an entry's queries are to be alerted on, and how the alerts are labelled.
+    """The conditions and labels of the alerts on an entry's queries.
 
-    At least one of `silent`, `below`, `above` and `drop` is given; `min` goes with `drop`.
+    At least one of `silent`, `below`, `above` and `drop` is required. `min` requires `drop`.
     """
 
     silent: OptionalDuration = Field(default=None, description="nothing was counted for so long, while Braze answers")
@@ -149,12 +149,12 @@ class Alerts(Model):
     labels: AlertLabels = Field(default_factory=dict, description="more labels, for Alertmanager to route by")
 
 
-# The keys of `alerts` that say when.
+# The keys of `alerts` that are conditions.
 ALERT_CONDITIONS = ("silent", "below", "above", "drop")
 
 
 class QuerySpec(NamedTuple):
-    """What an entry asks for: one query of `subject`, times each of the apps, times each of the segments."""
+    """The queries of an entry: one for `subject` with each combination of the apps and the segments."""
 
     subject: str = ""
     unit: Unit = Unit.DAY
@@ -163,7 +163,7 @@ class QuerySpec(NamedTuple):
 
 
 class Entry(Model):
-    """What an entry of any section may have: its own durations, a baseline and alerts. `example` is the shortest."""
+    """The keys that an entry of any section may have. `example` is the shortest valid entry."""
 
     example: ClassVar[str] = "- apps: [all]"
 
@@ -179,21 +179,21 @@ class Entry(Model):
 
     @property
     def query_spec(self) -> QuerySpec:
-        """What is asked for; of an entry that asks for what a list has, its pattern or tag is the subject."""
+        """The queries that the entry defines. The subject of a selector is its regex or tag."""
         return QuerySpec()
 
     @property
     def is_selector(self) -> bool:
-        """Whether it asks for all that it takes of a list."""
+        """Whether the entry selects items of a Braze list."""
         return False
 
-    def matches(self, item: ListItem) -> bool:  # noqa: ARG002 - other entries look at it
-        """Return whether it asks for what a row of a list is of."""
+    def matches(self, item: ListItem) -> bool:  # noqa: ARG002 - subclasses use it
+        """Return whether the entry selects `item`."""
         return False
 
 
 class RegexEntry(Entry):
-    """An entry that may have `match` in place of its subject: all whose name the pattern matches, as Braze lists it."""
+    """An entry that may have `match` instead of its subject, to select list items whose whole name matches."""
 
     match: OptionalRegex = Field(
         None, description="in place of it: all in Braze's list whose whole name the expression matches"
@@ -201,40 +201,40 @@ class RegexEntry(Entry):
 
     @property
     def is_selector(self) -> bool:
-        """Whether it asks for all that it takes of a list."""
+        """Whether the entry selects items of a Braze list."""
         return self.match is not None
 
     def matches(self, item: ListItem) -> bool:
-        """Return whether it asks for what a row of a list is of: by its name."""
+        """Return whether the entry selects `item`, by its name."""
         return self.match is not None and self.match.matches(item.name)
 
     def subject_or_selector(self, subject: str | None) -> str:
-        """Return its `subject` subject, or what stands in place of it."""
+        """Return `subject` or, if it is empty, the text of the selector."""
         return subject or (self.match.text if self.match is not None else "")
 
 
 class TagEntry(RegexEntry):
-    """An entry that may have `tag` too: all that has the tag in Braze, and is matched if there is `match` beside it."""
+    """An entry that may also have `tag`, to select list items by tag. With `match` too, both must apply."""
 
     tag: OptionalText = Field(None, description="in place of it, or beside `match`: all that have the tag in Braze")
 
     @property
     def is_selector(self) -> bool:
-        """Whether it asks for all that it takes of a list."""
+        """Whether the entry selects items of a Braze list."""
         return self.match is not None or self.tag is not None
 
     def matches(self, item: ListItem) -> bool:
-        """Return whether it asks for what a row of a list is of: by its name and its tags."""
+        """Return whether the entry selects `item`, by its name and its tags."""
         is_matched = self.match is None or self.match.matches(item.name)
         return self.is_selector and is_matched and (self.tag is None or self.tag in item.tags)
 
     def subject_or_selector(self, subject: str | None) -> str:
-        """Return its `subject` subject, or what stands in place of it."""
+        """Return `subject` or, if it is empty, the text of the selector."""
         return super().subject_or_selector(subject) or self.tag or ""
 
 
 class CustomEvent(RegexEntry):
-    """One entry of `custom_events`: an event, times each of the apps, times each of the segments."""
+    """One entry of `custom_events`: an event, with each combination of the apps and the segments."""
 
     example: ClassVar[str] = "- event: purchase"
 
@@ -245,12 +245,12 @@ class CustomEvent(RegexEntry):
 
     @property
     def query_spec(self) -> QuerySpec:
-        """The event."""
+        """The queries of the event or the selector."""
         return QuerySpec(self.subject_or_selector(self.event), self.unit, self.apps, self.segments)
 
 
 class Sessions(Entry):
-    """One entry of `sessions`: those of each of the apps, times each of the segments."""
+    """One entry of `sessions`: all sessions, with each combination of the apps and the segments."""
 
     example: ClassVar[str] = "- unit: hour"
 
@@ -260,12 +260,12 @@ class Sessions(Entry):
 
     @property
     def query_spec(self) -> QuerySpec:
-        """All sessions."""
+        """The queries of all sessions."""
         return QuerySpec("", self.unit, self.apps, self.segments)
 
 
 class Purchases(RegexEntry):
-    """One entry of `purchases` or `revenue`: of a product or of all, times each of the apps."""
+    """One entry of `purchases` or `revenue`: one product or all together, for each of the apps."""
 
     example: ClassVar[str] = "- product: all"
 
@@ -275,12 +275,12 @@ class Purchases(RegexEntry):
 
     @property
     def query_spec(self) -> QuerySpec:
-        """The product, or all of them."""
+        """The queries of the product, of all products or of the selector."""
         return QuerySpec(self.subject_or_selector(None if self.product == ALL else self.product), self.unit, self.apps)
 
 
 class SegmentUsers(RegexEntry):
-    """One entry of `segment_users`: a segment, by the name that the workspace gives it."""
+    """One entry of `segment_users`: a segment, by its name in `segments` of the workspace."""
 
     example: ClassVar[str] = "- segment: vip"
 
@@ -288,23 +288,23 @@ class SegmentUsers(RegexEntry):
 
     @property
     def query_spec(self) -> QuerySpec:
-        """The segment."""
+        """The query of the segment or the selector."""
         return QuerySpec(self.subject_or_selector(self.segment))
 
 
 class Users(Entry):
-    """One entry of the sections that count users by the day: those of each of the apps."""
+    """One entry of a section that counts users by day, for each of the apps."""
 
     apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
 
     @property
     def query_spec(self) -> QuerySpec:
-        """All users."""
+        """The queries of all users."""
         return QuerySpec(apps=self.apps)
 
 
 class Campaign(TagEntry):
-    """One entry of `campaigns`: a campaign, by Braze's identifier."""
+    """One entry of `campaigns`: a campaign, by its Braze identifier."""
 
     example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
 
@@ -312,12 +312,12 @@ class Campaign(TagEntry):
 
     @property
     def query_spec(self) -> QuerySpec:
-        """The campaign."""
+        """The query of the campaign or the selector."""
         return QuerySpec(self.subject_or_selector(self.campaign))
 
 
 class Canvas(TagEntry):
-    """One entry of `canvases`: a Canvas, by Braze's identifier."""
+    """One entry of `canvases`: a Canvas, by its Braze identifier."""
 
     example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
 
@@ -325,19 +325,22 @@ class Canvas(TagEntry):
 
     @property
     def query_spec(self) -> QuerySpec:
-        """The Canvas."""
+        """The query of the Canvas or the selector."""
         return QuerySpec(self.subject_or_selector(self.canvas))
 
 
 class Workspace(Model):
-    """The keys of a workspace beside its sections. Exactly one of `url` and `instance`, and of the two key sources."""
+    """The keys of a workspace beside its sections.
+
+    Exactly one of `url` and `instance` is required, and exactly one of `api_key_file` and `api_key_env`.
+    """
 
     name: Text = Field(description="the label `workspace`")
     url: OptionalUrl = Field(
         default=None, description="the REST endpoint, such as `https://rest.iad-01.braze.com`; or `instance`"
     )
     instance: OptionalInstance = Field(default=None, description="instead of `url`")
-    # Neither is in the `repr`: it may be the key itself, put in the wrong place.
+    # Both are excluded from `repr`, because a user may have written the key itself there.
     api_key_file: OptionalKeyFile = Field(
         default=None, repr=False, description="the file that holds the REST API key; or `api_key_env`"
     )
@@ -358,7 +361,7 @@ class Workspace(Model):
         return self.url or INSTANCES[str(self.instance)]
 
 
-# The sections of a workspace, by key: the model of their entries.
+# The model of the entries of each section, by the key of the section.
 SECTIONS: Mapping[str, type[Entry]] = {
     CUSTOM_EVENTS.section: CustomEvent,
     SESSIONS.section: Sessions,

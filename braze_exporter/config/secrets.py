@@ -1,4 +1,4 @@
-"""The API keys: where they come from, and what keeps them out of every message. No text here holds what was read."""
+"""Read and hold the API keys, and keep them out of messages. No message here repeats what was read."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ from braze_exporter.config.document import HIDDEN, shorten
 MUST_BE_PATH = "must be a path, not the key itself, such as /run/secrets/braze_api_key"
 MUST_BE_VARIABLE = "must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself"
 
-# What is neither may be the key itself, put in the wrong place.
+# A value that does not match may be the key itself, so messages do not repeat it.
 _SHOWN_PATH = re.compile(r"\.{0,2}/")
 _SHOWN_VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
 
-# So many keys are kept out of error texts: the current one, and those that calls under way were sent with.
+# How many keys are redacted in error texts: the current one, and earlier ones that calls in flight may use.
 _MAX_REDACTED_KEYS = 10
 
 _MAX_KEY_FILE_BYTES = 64 * 1024
@@ -28,20 +28,20 @@ _log = logging.getLogger(__name__)
 
 
 class Secret:
-    """A text that prints as `***`, whatever prints it. `reveal` is the only way to it."""
+    """A text that every output shows as `***`. Only `reveal` returns it."""
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        """Keep `text`."""
+        """Store `text`."""
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text."""
+        """Return the text itself."""
         return self._text
 
     def redact(self, text: str) -> str:
-        """Return `text` with `***` in place of the secret."""
+        """Return `text` with the secret replaced by `***`."""
         return text.replace(self._text, "***")
 
     def __repr__(self) -> str:
@@ -49,19 +49,19 @@ class Secret:
         return HIDDEN
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied."""
+        """Raise `TypeError`, because a secret must not be pickled or copied."""
         raise TypeError("a secret cannot be pickled or copied")
 
 
 class KeyUnusableError(Exception):
-    """There is no key, or none that Braze would take; the message says what to do."""
+    """Raised if there is no key, or not a valid one. The message says what to do."""
 
 
 class ApiKey:
-    """The API key of a workspace, which can be replaced while calls are made. Thread-safe."""
+    """The API key of a workspace, which can be replaced while calls are in flight. Thread-safe."""
 
     def __init__(self, workspace: str, secret: Secret, file: str | None) -> None:
-        """Begin with `secret`, which was read from `file`, or from the environment if that is None."""
+        """Start with `secret`, which was read from `file`, or from the environment if `file` is None."""
         self._workspace = workspace
         self._lock = threading.Lock()
         self._secrets = deque([secret], _MAX_REDACTED_KEYS)
@@ -73,30 +73,30 @@ class ApiKey:
         return self._secrets[0].reveal()
 
     def redact(self, text: str) -> str:
-        """Return `text` with `***` in place of the current key and of those before it."""
+        """Return `text` with the current key and the keys before it replaced by `***`."""
         with self._lock:
-            secrets = sorted(self._secrets, key=lambda secret: -len(secret.reveal()))  # a key may be part of another
+            secrets = sorted(self._secrets, key=lambda secret: -len(secret.reveal()))  # a key may contain another one
         for secret in secrets:
             text = secret.redact(text)
         return text
 
     def replace(self, secret: Secret, file: str | None) -> bool:
-        """Use `secret` from `file`, as at the start; return whether it is another key than before."""
+        """Use `secret`, which was read from `file` or the environment; return whether the key has changed."""
         with self._lock:
             self._file, self._is_file_good = file, True
             return self._change(secret)
 
     def read_again(self) -> bool:
-        """Read the file again, if there is one; return whether it has another key, which is used from now on.
+        """Read the key file again, if there is one, and use its key; return whether the key has changed.
 
-        A file that cannot be used leaves the key as it is, and is logged once, until it can be used again.
+        If the file cannot be used, the current key is kept. A warning is logged once, until the file can be used again.
         """
         with self._lock:
             file, before = self._file, self._secrets[0]
         if file is None:
             return False
         try:
-            secret = read_key_file(file)  # without the lock: a disk can be slow
+            secret = read_key_file(file)  # outside the lock, because a disk can be slow
         except KeyUnusableError as error:
             with self._lock:
                 was_good, self._is_file_good = self._is_file_good, False
@@ -106,7 +106,7 @@ class ApiKey:
             return False
         with self._lock:
             self._is_file_good = True
-            # A reload in the meantime is newer than what was read.
+            # If a reload has changed the key meanwhile, its key is newer than the one read here.
             has_changed = self._secrets[0] is before and self._change(secret)
         if has_changed:
             _log.info("API key file read again: the key has changed", extra={"fields": {"workspace": self._workspace}})
@@ -120,15 +120,15 @@ class ApiKey:
 
 
 def read_key_variable(name: str, environ: Mapping[str, str]) -> Secret:
-    """Return the key that the variable `name` holds; raise `KeyUnusableError` if there is none."""
+    """Return the key in the variable `name`; raise `KeyUnusableError` if it is missing or invalid."""
     remedy = ": set it to the REST API key" if _SHOWN_VARIABLE.fullmatch(name) else ""
     return _check_key(environ.get(name, ""), f"{unset_variable(name)}{remedy}")
 
 
 def read_key_file(path: str) -> Secret:
-    """Return the key that the file at `path` holds; raise `KeyUnusableError` if there is none."""
+    """Return the key in the file at `path`; raise `KeyUnusableError` if it is missing or invalid."""
     try:
-        # A FIFO without a writer would wait forever.
+        # Without O_NONBLOCK, opening a FIFO that has no writer would block forever.
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise KeyUnusableError(f"is not a regular file: {shown_path(path)}")
@@ -143,21 +143,21 @@ def read_key_file(path: str) -> Secret:
 
 
 def shown_path(path: str) -> str:
-    """Return the path of a key file as a message may repeat it, or what it must be."""
+    """Return `path` for a message or, if it may be the key itself, what it must be."""
     return shorten(path, 200) if _SHOWN_PATH.match(path) else MUST_BE_PATH
 
 
 def unset_variable(name: str) -> str:
-    """Return that a variable is not set, with its name or with what it must be."""
+    """Return the message for a variable that is not set, without its name if that may be the key itself."""
     is_shown = _SHOWN_VARIABLE.fullmatch(name) is not None
     return f"the variable {name} is not set" if is_shown else f"the variable is not set: {MUST_BE_VARIABLE}"
 
 
 def key_file_exists(path: str) -> bool:
-    """Return whether a file is at `path`, as far as can be seen from here."""
+    """Return whether a regular file exists at `path`, and False if that cannot be determined."""
     try:
         return Path(path).is_file()
-    except OSError:  # a folder that may not be entered, a name too long
+    except OSError:  # for example, no permission for the folder or a name that is too long
         return False
 
 

@@ -1,4 +1,4 @@
-"""The names of a list that are most like one that is not in it: what may have been meant. Pure."""
+"""Find the names in a list that are most similar to a name that is not in it, for suggestions. Pure."""
 
 import difflib
 import heapq
@@ -6,16 +6,17 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _MAX_SUGGESTIONS = 3
-# Names of a list are compared in full with so many that have the most pairs of letters in common.
+# How many names are compared in full: those that have the most letter pairs in common with the word.
 _MAX_COMPARED = 50
-# Less alike than that is no typing error, as `difflib` measures it: what two names share, of the letters of both.
+# Less similar names are not typing errors. `difflib` measures similarity as the share of common letters in both names.
 _MIN_SIMILARITY = 0.6
 
 
 def find_nearest(words: Sequence[str], names: Collection[str]) -> Mapping[str, tuple[str, ...]]:
-    """Return for each that is `words` at most three of `names`, the nearest first.
+    """Return, for each of `words`, at most three of `names`, the most similar first.
 
-    Lists may have tens of thousands of names, so only those that have a fitting length and much in common are compared.
+    A list may have tens of thousands of names. Only names of similar length that share many letter pairs are compared
+    in full.
     """
     wanted = {word: _pairs(word) for word in words}
     candidates: dict[str, list[tuple[int, str]]] = {word: [] for word in words}
@@ -33,11 +34,11 @@ def _closest(word: str, result: Sequence[tuple[int, str]]) -> Iterator[str]:
 
 
 def _is_length_similar(word: str, other: str) -> bool:
-    """Return whether the lengths leave that possible."""
+    """Return whether words of these lengths can have the similarity `_MIN_SIMILARITY`."""
     return 2 * min(len(word), len(other)) >= _MIN_SIMILARITY * (len(word) + len(other))
 
 
 def _pairs(name: str) -> frozenset[str]:
-    """Return the pairs of letters in a name, with its ends, in lower case."""
+    """Return the pairs of adjacent letters in `name`, in lower case, with a space at its start and end."""
     text = f" {name.lower()} "
     return frozenset(map("".join, itertools.pairwise(text)))

@@ -1,4 +1,4 @@
-"""A mapping against its model: either a frozen value, or every problem in our words, each with its path."""
+"""Validate a mapping against its model: return a frozen value, or raise every problem with its path."""
 
 from collections.abc import Iterator, Mapping
 from inspect import get_annotations
@@ -15,10 +15,10 @@ M = TypeVar("M", bound=Model)
 
 
 class InvalidError(Exception):
-    """What is wrong with a mapping: `problems`, each a path and what to write."""
+    """Raised if a mapping is invalid. `problems` holds pairs of a path and a text that says what to write."""
 
     def __init__(self, problems: list[tuple[Path, str]]) -> None:
-        """Keep the problems."""
+        """Store the problems."""
         super().__init__(problems)
         self.problems = problems
 
@@ -31,10 +31,12 @@ def validate(
     also_known: tuple[str, ...] = (),
     misplaced: Mapping[str, str] | None = None,
 ) -> M:
-    """Return the `model` of the mapping `data` at `path`; raise `InvalidError` with every problem of it.
+    """Return the mapping `data` at `path` as an instance of `model`.
 
-    `also_known` are keys of the same mapping that were taken out before. `misplaced` tells what to do about keys that
-    people write and that are not known here.
+    `also_known` are valid keys of the same mapping that the caller has removed. `misplaced` maps unknown keys that
+    users often write to what to do about them.
+
+    Raises `InvalidError` with every problem.
     """
     try:
         return model.model_validate(data)
@@ -54,13 +56,13 @@ def _problems(
 def _message(
     detail: ErrorDetails, model: type[Model], also_known: tuple[str, ...], misplaced: Mapping[str, str]
 ) -> str:
-    """Return our words for an error of pydantic's: what is wrong and what to write."""
+    """Return the exporter's message for an error of pydantic: what is wrong and what to write."""
     key = str(detail["loc"][-1])
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if detail["type"] == "missing":
         return "is required: add it"
-    if detail["type"] != "extra_forbidden":  # what is left: a mapping of fixed keys that is none
+    if detail["type"] != "extra_forbidden":  # the only other type: the value is not a mapping
         return f"must be a mapping with the keys {', '.join(_keys_of(model, detail['loc']))}"
     if key in misplaced:
         return misplaced[key]
@@ -70,13 +72,13 @@ def _message(
 
 
 def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:
-    """Return the keys of the mapping that stands at `loc` within `model`."""
+    """Return the keys of the mapping at `loc` within `model`."""
     for part in loc:
         annotation = model.model_fields[str(part)].annotation
         model = next(
             kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Model)
         )
-    # Its own first, and then those of the nearest of its bases.
+    # The model's own keys first, then those of its bases, the nearest first.
     order = {name: depth for depth, base in reversed([*enumerate(model.__mro__)]) for name in get_annotations(base)}
     fields = sorted(model.model_fields.items(), key=lambda item: order[item[0]])
     return tuple(field.alias or name for name, field in fields)

@@ -1,6 +1,6 @@
-"""The values that may stand in a config: each is taken as it is written, or refused with what to write.
+"""The value types of the config. Each validates a value as written, or raises an error that says what to write.
 
-No number becomes text, no text a number.
+Numbers are not converted to text, nor text to numbers.
 """
 
 import difflib
@@ -22,20 +22,20 @@ from braze_exporter.config.document import echo_value
 from braze_exporter.config.regex import Regex, RegexError, compile_regex
 from braze_exporter.config.secrets import MUST_BE_PATH, MUST_BE_VARIABLE
 
-# Not filtered: what `all` stands for in the lists `apps` and `segments`.
+# The name for an unfiltered query in the lists `apps` and `segments`.
 ALL = "all"
 
-# Prometheus's own form: units from large to small, each at most once.
+# Prometheus's notation: units from large to small, each at most once. The values are in seconds.
 _DURATION_UNITS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 0.001}
 _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _DURATION_UNITS), re.ASCII)
-# Recorded ids of Braze are not all RFC 4122 UUIDs, so any of that form is taken.
+# Not all ids in recorded responses are RFC 4122 UUIDs, so any id of that form is valid.
 _BRAZE_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
-# A key without its dashes, or a longer one.
+# A Braze API key without its dashes, or a longer key.
 _HEX_KEY = re.compile(r"[0-9a-f]{32,}", re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LABEL_NAME = _VARIABLE
-# What an alert of ours is labelled with already: the labels of its series, and what the rule adds.
+# Labels that a generated alert already has: those of its series, and those that the rule adds.
 ALERT_LABELS = {"alertname", "match", "severity", "unit", "workspace"}.union(
     *(
         {*metric_group.labels, *metric_group.series_labels}
@@ -47,17 +47,17 @@ ALERT_LABELS = {"alertname", "match", "severity", "unit", "workspace"}.union(
 
 
 class InvalidValueError(ValueError):
-    """A value that cannot stand where it stands: what is wrong, and what to write."""
+    """Raised if a value is invalid. The message says what is wrong and what to write."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean "…"?)` for the known word nearest to `word`, or nothing if none is near."""
+    """Return ` (did you mean "…"?)` with the known word nearest to `word`, or an empty text if none is similar."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f' (did you mean "{echo_value(matches[0])}"?)' if matches else ""
 
 
 def _describe(value: object) -> str:
-    """Return a value about as YAML has it; of a list or a mapping only what it is, for it may hold a secret."""
+    """Return `value` roughly as in YAML; of a list or a mapping only the type, because it may hold a secret."""
     match value:
         case None | bool():
             return json.dumps(value)
@@ -93,7 +93,7 @@ def _duration(value: object) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as the config and Prometheus write it, in days and less: 5400 seconds are `1h30m`."""
+    """Return a duration in Prometheus's notation, with days as the largest unit: 5400 seconds are `1h30m`."""
     left, text = round(seconds * 1_000), ""
     for unit in ("d", "h", "m", "s", "ms"):
         count, left = divmod(left, round(_DURATION_UNITS[unit] * 1_000))
@@ -108,15 +108,15 @@ def _unit(value: object) -> Unit:
 
 
 def is_same_file(item: str, other: str) -> bool:
-    """Return whether two paths lead to one file, through links too; it need not be there yet."""
+    """Return whether two paths lead to the same file, also through links. The file need not exist."""
     try:
         return os.path.realpath(item) == os.path.realpath(other) or Path(item).samefile(other)
-    except (OSError, ValueError):  # one is not there, or is no path
+    except (OSError, ValueError):  # a file does not exist, or a path is invalid
         return False
 
 
 def is_braze_id(text: str) -> bool:
-    """Return whether a text has the form of Braze's identifiers."""
+    """Return whether `text` has the form of a Braze identifier."""
     return _BRAZE_ID.fullmatch(text) is not None
 
 
@@ -154,7 +154,8 @@ def _list_of_names(value: object) -> object:
 
 @functools.cache
 def _time_zones() -> frozenset[str]:
-    # What is not in here may be a file all the same: of leap seconds (right/UTC), or of anything (../../etc).
+    # `ZoneInfo` would also read files that are not in this set: with leap seconds (right/UTC), or any other
+    # (../../etc).
     return frozenset(available_timezones() - {"localtime", "Factory"})
 
 
@@ -167,7 +168,7 @@ def _timezone(value: object) -> ZoneInfo:
 
 
 def _url(value: object) -> str:
-    """Accept a REST endpoint; no message repeats the value, since it may hold a secret."""
+    """Return the REST endpoint in `value`, normalized. Errors do not repeat the value, because it may hold a secret."""
     example = "such as https://rest.iad-01.braze.com"
     not_a_url = f"is not a URL: give the REST endpoint, {example}"
     if not isinstance(value, str):
@@ -203,7 +204,7 @@ def _is_host(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine itself."""
+    """Return whether a host name or address is a loopback one."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -240,7 +241,7 @@ def _key_file(value: object) -> str:
 
 
 def number_range(low: float, high: float, *, whole: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:
-    """Return what takes the numbers from `low` to `high`, and what says so in JSON Schema."""
+    """Return a validator for numbers from `low` to `high`, and its JSON Schema."""
     kind = "whole number" if whole else "number"
 
     def check(value: object) -> float:
@@ -283,7 +284,7 @@ def _mapping_of_keys(value: object) -> object:
     return value
 
 
-# What JSON Schema says of a value: a little less than what is refused here. The title is what people call it.
+# The JSON Schema of each value. It accepts slightly more than the validators here. The title names the type for people.
 _TEXT_SCHEMA = {"title": "text", "type": "string", "pattern": r"\S"}
 _ID_SCHEMA = {
     "title": "identifier of Braze",
@@ -333,7 +334,7 @@ ConfiguredName = Annotated[str, BeforeValidator(_configured_name), _NAME]
 BrazeId = Annotated[str, BeforeValidator(_braze_id), _ID]
 NamedIds = Annotated[dict[ConfiguredName, BrazeId], BeforeValidator(_mapping_of_ids), _IDS]
 Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names), _NAMES]
-# What may be left out. A key without a value is refused: `timezone:` is a mistake, not a wish for none.
+# Types of optional keys. A key without a value is refused, because `timezone:` alone is a mistake.
 OptionalDuration = Annotated[float | None, BeforeValidator(_duration), _SECONDS]
 OptionalText = Annotated[str | None, BeforeValidator(_text), _TEXT]
 OptionalPath = Annotated[str | None, BeforeValidator(_path), _PATH]

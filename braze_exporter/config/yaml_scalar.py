@@ -1,10 +1,10 @@
-"""Text → a scalar of YAML on one line, which reads as the same text again."""
+"""Write text as a one-line YAML scalar that reads back as the same text."""
 
 import re
 
-# What every reader of YAML takes for text: words, and one mark between two of them; but not these words.
+# Every YAML parser reads this as text: words with one mark between two of them, except `_RESERVED_WORDS`.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:[ .-][A-Za-z0-9_]+)*", re.ASCII)
-# As do all of what has the form of Braze's ids.
+# Every YAML parser also reads text in the form of Braze's ids as text.
 _ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 _RESERVED_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 _ESCAPES = {"\\": r"\\", '"': r"\""}
@@ -12,14 +12,14 @@ _MAX_SHORT_ESCAPE = 0xFFFF
 
 
 def quote_scalar(text: str) -> str:
-    """Return `text` as it is where that is plain, and else in quotes, in which every character can be printed."""
+    """Return `text` unchanged if YAML reads it as text, else in double quotes with unprintable letters escaped."""
     if _ID.fullmatch(text) or (_PLAIN.fullmatch(text) and text.lower() not in _RESERVED_WORDS):
         return text
     return '"' + "".join(_ESCAPES.get(letter) or escape_letter(letter) for letter in text) + '"'
 
 
 def escape_letter(letter: str) -> str:
-    """Return a letter as it is, or escaped, as YAML and PromQL both take it, if it cannot be printed."""
+    """Return `letter` or, if it cannot be printed, an escape that YAML and PromQL both accept."""
     code = ord(letter)
     if letter.isprintable():
         return letter
