@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from braze_exporter.config.document import echo_value
 
-# The tokens of a regex. Other syntax of RE2 or Python is refused, because the other of the two would read it
-# differently.
+# The tokens of a regex. Other syntax is refused, because RE2 and Python may read it differently.
 _TOKEN = re.compile(
     r"""
       (?P<class>\[\^?(?:\\[dsw]|\\[\x00-/:-@\[-`{-\x7f]|[^\\\[\]])+\])
