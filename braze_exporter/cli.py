@@ -1,6 +1,6 @@
-"""The entry point of the program: signals, the command of `argv`, and its exit code.
+"""The entry point of the program: handles signals, runs the command in `argv` and returns its exit code.
 
-Nothing else reads `argv` or the environment.
+No other module reads `argv` or the environment.
 """
 
 import contextlib
@@ -14,21 +14,22 @@ from types import FrameType
 from braze_exporter.commands.exit_codes import FAILURE, fail
 
 SERVING_COMMANDS = {"serve", "demo"}
-# A shell adds it to the number of a signal.
+# A process that a signal ends exits with this plus the number of the signal, as in a shell.
 _SIGNAL_BASE = 128
 
 
 class StopHandler:
-    """Ends the process at SIGTERM and SIGINT, until the server installs handlers of its own.
+    """Ends the process at SIGTERM and SIGINT, until the server installs its own handlers.
 
-    It does not raise: an exception can be lost in a finalizer, and the interpreter would then wait for a reader of
-    stdout. Nor does it leave the end to the default action, which process 1 of a container does not have.
+    It does not raise, because an exception can be lost in a finalizer. The interpreter would then wait for a reader of
+    stdout. It does not use the default action either, because process 1 of a container has none.
     """
 
     def __init__(self, *, is_serving: bool) -> None:
-        """Handle the signals: with exit code 0 and in silence if the command `is_serving`, else 143 or 130 and a line.
+        """Install the handlers.
 
-        Call it in the main thread.
+        If the command `is_serving`, they exit silently with 0, else with 143 or 130 and a message. Call this in the
+        main thread.
         """
         self._is_serving = is_serving
         self._is_cleaning_up = False
@@ -38,17 +39,20 @@ class StopHandler:
             signal.signal(number, self._stop)
 
     def on_stop(self, clean_up: Callable[[], str]) -> None:
-        """Call `clean_up` before the end; it returns what to add to the line. It must not need the main thread."""
+        """Call `clean_up` before the process ends; it returns text to add to the message.
+
+        `clean_up` must not need the main thread.
+        """
         self._clean_up = clean_up
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if self._is_serving:
             os._exit(0)
-        if self._is_writing:  # the signal before this one is about to end the process
+        if self._is_writing:  # an earlier signal is about to end the process
             return
         added = ""
         try:
-            if not self._is_cleaning_up:  # a second signal does not wait for that
+            if not self._is_cleaning_up:  # a second signal does not wait for the cleanup
                 self._is_cleaning_up = True
                 added = self._clean_up()
             self._is_writing = True
@@ -59,27 +63,29 @@ class StopHandler:
 
 
 def _write_line(text: str) -> None:
-    """Write a line to stderr if that is possible without waiting."""
-    if sys.stderr is None:  # it was closed when the program started
+    """Write a line to stderr, if that is possible without blocking."""
+    if sys.stderr is None:  # stderr was closed when the program started
         return
     with contextlib.suppress(OSError, ValueError):
-        erase = "\r\x1b[K" if sys.stderr.isatty() else ""  # a progress bar
+        erase = "\r\x1b[K" if sys.stderr.isatty() else ""  # removes a progress bar
         descriptor = sys.stderr.fileno()
         if select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{erase}{text}\n".encode(errors="backslashreplace"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in `argv` and return the exit code: 0 success, 1 failure, 2 (raised by argparse) wrong usage.
+    """Run the command in `argv` and return the exit code.
 
-    SIGTERM and SIGINT end the process, except while a server handles them.
+    The code is 0 for success, 1 for failure and 2 for wrong usage (raised by argparse). SIGTERM and SIGINT end the
+    process, except while a server handles them.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "serve")
     is_serving = arguments[0] in SERVING_COMMANDS
     stop = StopHandler(is_serving=is_serving)
-    # These take up to seconds to load, and a signal may arrive meanwhile.
+    # These imports take up to several seconds. They follow `StopHandler`, so that a signal can end the process
+    # meanwhile.
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from braze_exporter.commands.arguments import build_parser  # noqa: PLC0415
@@ -90,11 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if is_serving:
             return int(options.run(options, os.environ))
-        # Signal handlers run in the main thread, but not while it waits in C, such as for the resolver.
+        # Signal handlers run in the main thread, but not while it blocks in C code, such as the resolver. The command
+        # therefore runs in another thread.
         with ThreadPoolExecutor(1) as pool:
             return int(pool.submit(options.run, options, os.environ).result())
     except ConfigError as error:
         return fail(str(error))
-    except BrokenPipeError:  # who reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
+    except BrokenPipeError:  # the reader of stdout has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout at exit
         return FAILURE

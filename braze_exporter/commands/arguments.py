@@ -1,4 +1,4 @@
-"""The arguments of each command: what they may be, and the help for them."""
+"""Define the arguments and the help texts of each command."""
 
 import argparse
 from collections.abc import Callable
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+    """Return the argument parser for all commands."""
     top = argparse.ArgumentParser(
         prog="braze-exporter",
         description="Prometheus exporter for Braze. Without a command, it serves.",
@@ -129,7 +129,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _parse_with(read: Callable[[str], T]) -> Callable[[str], T]:
-    """Return what reads the value of an argument, and tells argparse what is wrong with one."""
+    """Return a type for argparse that parses with `read` and reports a `ValueError` as a usage error."""
 
     def check(text: str) -> T:
         try:

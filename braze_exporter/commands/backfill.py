@@ -12,7 +12,7 @@ from braze_exporter.scheduler.plan import build_plan
 
 
 def backfill(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Write the history of the queries of a config, and print what is to be done with it."""
+    """Write the history of the queries of a config, print how to import it, and return the exit code."""
     config = read_config(options.config_file, environ)
     plan = build_plan(config)
     try:

@@ -1,4 +1,4 @@
-"""The command `check`: validates a configuration and prints the calls that it costs."""
+"""The command `check`: validates a configuration and prints how many calls it makes."""
 
 import argparse
 import sys
@@ -17,7 +17,10 @@ from braze_exporter.web.config_file import read_web_config as read_web
 
 
 def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Validate a config, without a network and without its keys unless it is to be live."""
+    """Validate a config, print its queries and calls per hour, and return the exit code.
+
+    Without `--live`, neither the network nor the API keys are used. With it, the command fails if there is a problem.
+    """
     config, plan = read_plan(options, environ)
     refuse_shared_state_file(config, options.web_config_file, environ)
     _check_state_file(config)
@@ -44,20 +47,20 @@ def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _check_state_file(config: Config) -> None:
-    """Raise `ConfigError` if `serve` would refuse what is at `state_file`; nothing is changed or made."""
+    """Raise `ConfigError` if `serve` would refuse the file at `state_file`. Nothing is changed or created."""
     path = config.settings.state_file
     try:
         if path is not None:
             inspect_state_file(path)
-    except UnreadableError as error:  # the user who serves may be another
+    except UnreadableError as error:  # `serve` may run as another user
         print(f"warning: {config.error([(('state_file',), str(error))])}", file=sys.stderr)
     except StateFileError as error:
         raise config.error([(("state_file",), str(error))]) from None
 
 
 def _live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
-    """Ask Braze for everything in a config, and return whether all is well."""
-    logs.configure_logging("error", "logfmt")  # what is not answered is told below, once
+    """Run all queries of a config against Braze, and return whether there is no problem."""
+    logs.configure_logging("error", "logfmt")  # failures are printed below, once each
     config = read_config(options.config_file, environ)
     with command_context(config, environ, options.on_stop) as ctx:
         return check_live(config, build_plan(config), ctx)

@@ -1,4 +1,4 @@
-"""`check --live`: asks Braze once for everything in a config, as the exporter would, and tells what is wrong."""
+"""Implement `check --live`: run all queries of a config once, as the exporter would, and report problems."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
@@ -26,31 +26,32 @@ from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResu
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots, expand, required_lists
 
-# How often a shorter request is tried, a second apart, after an oversized response.
+# How many times shorter requests are tried after an oversized response, one second apart.
 _MOST_TRIES = 60
-# So many of the queries that are not answered for one reason are named.
+# How many queries are named for each reason of a failure.
 _MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of a workspace, in a sentence, and whether something is to be done about it."""
+    """One sentence about a workspace, and whether it is a problem that the user should fix."""
 
     text: str
     is_problem: bool = True
 
 
 def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
-    """Print what Braze says of the queries of `plan`, the plan of `config`, and return whether all is well.
+    """Fetch all queries of `plan`, print the findings, and return whether there is no problem.
 
-    It keeps to the config's budget: one refresh of the plan, and an hour's share for the lists.
+    `plan` is the plan of `config`. The calls stay within the config's budget: one refresh of the plan, and one hour's
+    share for the lists.
     """
     lists = _read_lists(config, plan, ctx)
     known: ListSnapshots = {
         key: ListSnapshot(result.items, calls=0) for key, result in lists.items() if not result.failure
     }
     plan = expand(plan, config.settings, known)
-    # Without baselines, whose history is long; and with all that one answer can tell.
+    # Baselines are left out, because their history is long. Each query requests all buckets that one response can hold.
     queries = tuple(replace(query, baseline_weeks=0, length=query.kind.max_length) for query in plan.queries)
     exporter = Exporter(wall=ctx.wall, monotonic=ctx.monotonic, proxies=ctx.proxies, reads_lists=False)
     problems, lines = 0, []
@@ -65,7 +66,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
         for _ in range(_MOST_TRIES):
             if not _are_oversized(exporter.query_states, ctx.monotonic()):
                 break
-            ctx.sleep(1.0)  # the budget may have to grow
+            ctx.sleep(1.0)  # the rate limiter may allow more calls by then
             _wait_for_queries(exporter, len(queries), ctx.err)
         for workspace in config.workspaces:
             name = workspace.spec.name
@@ -77,12 +78,12 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
                 problems += finding.is_problem
                 prefix = "problem: " if finding.is_problem else ""
                 lines.append(f"{shorten(name)}: {prefix}{finding.text}\n")
-    ctx.out.write("".join(lines))  # at once, so that a signal leaves no part of it
+    ctx.out.write("".join(lines))  # in one write, so that a signal leaves no partial output
     return not problems
 
 
 def _read_lists(config: Config, plan: Plan, ctx: CommandContext) -> dict[tuple[str, ListEndpoint], ListResult]:
-    """Return the lists that tell something of the plan, by the name of the workspace."""
+    """Return the lists that the plan and the segments need, by workspace name and list."""
     lists: dict[tuple[str, ListEndpoint], ListResult] = {}
     list_endpoints = required_lists(plan)
     for spec in (workspace.spec for workspace in config.workspaces):
@@ -95,7 +96,7 @@ def _read_lists(config: Config, plan: Plan, ctx: CommandContext) -> dict[tuple[s
 
 
 def _wait_for_queries(exporter: Exporter, count: int, err: TextIO) -> None:
-    """Ask, and wait until all is answered, or will not be now; who looks on is told how far it is."""
+    """Fetch due queries, wait until each is done or deferred, and show the progress on a terminal."""
     fetched = exporter.refresh()
     while not wait([fetched], 1.0).done:
         if err.isatty():
@@ -110,7 +111,7 @@ def _wait_for_queries(exporter: Exporter, count: int, err: TextIO) -> None:
 
 
 def _are_oversized(entries: Iterable[QueryState], now: float) -> bool:
-    """Return whether some responses are oversized for which a shorter request is due at `now`."""
+    """Return whether a query whose response was oversized is due for a shorter request at `now`."""
     return any(
         query_state.error is not None and query_state.error.reason is Reason.TOO_LARGE and query_state.is_due(now)
         for query_state in entries
@@ -154,7 +155,7 @@ def _findings(
 
 
 def _is_rejected(entries: Iterable[QueryState], lists: Mapping[ListEndpoint, ListResult]) -> bool:
-    """Return whether Braze refuses the key at all endpoints, those of the lists too."""
+    """Return whether Braze rejects the key at all endpoints, including those of the lists."""
     return any(
         query_state.error is not None and query_state.error.detail == KEY_REJECTED for query_state in entries
     ) and all(result.failure == unauthorized(list_endpoint) for list_endpoint, result in lists.items())
@@ -163,7 +164,7 @@ def _is_rejected(entries: Iterable[QueryState], lists: Mapping[ListEndpoint, Lis
 def _failed_queries(
     workspace: ConfiguredWorkspace, errors: Mapping[QueryState, BrazeError | None], *, is_rejected: bool
 ) -> Iterator[Finding]:
-    """Yield why queries are not answered, each reason once."""
+    """Yield one finding for each reason for which queries failed or were deferred."""
     groups: dict[str, list[Query]] = {}
     for query_state, error in errors.items():
         if error is not None and error.reason is Reason.UNAUTHORIZED:
@@ -187,7 +188,7 @@ def _failed_queries(
 
 
 def _unlisted(named: Iterable[ConfiguredSubject]) -> Iterator[Finding]:
-    """Yield what the config names and Braze does not list."""
+    """Yield a finding for each subject that the config names and Braze does not list."""
     for item in named:
         if item.is_listed or item.kind.list_endpoint is None:
             continue
@@ -201,7 +202,7 @@ def _unlisted(named: Iterable[ConfiguredSubject]) -> Iterator[Finding]:
 
 
 def _selections(discovered: Iterable[SelectionResult]) -> Iterator[Finding]:
-    """Yield what match and tag take of what Braze lists."""
+    """Yield how many items of Braze's lists the selectors match, and how many of these are skipped."""
     for item in discovered:
         text = f"{item.kind.section}: match takes {item.matched:,} of {item.listed:,} that Braze lists"
         if item.skipped:
@@ -210,7 +211,7 @@ def _selections(discovered: Iterable[SelectionResult]) -> Iterator[Finding]:
 
 
 def _segments(workspace: ConfiguredWorkspace, result: ListResult | None) -> Iterator[Finding]:
-    """Yield the segments that have no series."""
+    """Yield a finding for each segment that has no series, because Braze does not list or track it."""
     if result is None or result.failure:
         return
     rows = {row.id.lower(): row for row in result.items}
@@ -228,7 +229,7 @@ def _segments(workspace: ConfiguredWorkspace, result: ListResult | None) -> Iter
 
 
 def _without_data(responding: Iterable[QueryState]) -> Iterator[Finding]:
-    """Yield the queries whose answer tells nothing, or nothing but zeros."""
+    """Yield a finding for each query whose response has no data, no numbers or only zeros."""
     for query_state in responding:
         points = (
             [point for series in query_state.response.series for point in series.points]
@@ -250,7 +251,7 @@ def _without_data(responding: Iterable[QueryState]) -> Iterator[Finding]:
 
 
 def _time_zone(workspace: ConfiguredWorkspace, responding: Sequence[QueryState]) -> Iterator[Finding]:
-    """Yield what the days tell of the company's time zone, where they tell something."""
+    """Yield whether the days in the responses fit the time zone of the workspace, where that can be determined."""
     zone = workspace.spec.timezone
     if zone is None:
         return
@@ -274,7 +275,7 @@ def _time_zone(workspace: ConfiguredWorkspace, responding: Sequence[QueryState])
 
 
 def _matching_zones(responding: Iterable[QueryState]) -> Iterator[Sequence[str]]:
-    """Yield, for each series that is asked for by the hour and by the day, the zones in which the two agree."""
+    """Yield the time zones in which hours and days agree, for each series with an hourly and a daily query."""
     pairs: dict[tuple[str, ...], dict[Unit, QueryState]] = {}
     for query_state in responding:
         pairs.setdefault(query_state.query.counter_key, {})[query_state.query.unit] = query_state
@@ -287,7 +288,7 @@ def _matching_zones(responding: Iterable[QueryState]) -> Iterator[Sequence[str]]
 
 
 def _lag(responding: Iterable[QueryState]) -> Iterator[Finding]:
-    """Yield how near to now Braze has counted, which is all that one answer tells of its delay."""
+    """Yield the age of the newest hour with a count. One response shows nothing else about Braze's delay."""
     hourly = [
         query_state
         for query_state in responding

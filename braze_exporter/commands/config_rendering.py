@@ -1,7 +1,7 @@
-"""What Braze lists → a piece of config to paste, with comments. Pure.
+"""Render Braze's lists as entries of a config, with comments. Pure.
 
-What is in the config already, and what cannot be asked for, is commented out with the reason: so all that is not can
-be pasted at once.
+Items that the config has already, and items that cannot be queried, are commented out with the reason. All other lines
+can be copied into a config as they are.
 """
 
 from collections import Counter
@@ -25,11 +25,12 @@ from braze_exporter.config.values import ALL, is_braze_id
 from braze_exporter.config.yaml_scalar import quote_scalar
 from braze_exporter.scheduler.list_reader import ListResult
 
-# A key of YAML may have 1,024 characters, and each of a name may take ten.
+# A YAML key may have 1,024 characters, and an escaped character of a name takes up to ten.
 _MAX_KEY_LENGTH = 100
 _MAX_TAGS = 5
 
-# The sections whose entries are what a list has: by name, by id where there is one, and segments by our names.
+# The sections whose entries come from a list. An entry has the item's name, its id if there is one, or for segments a
+# name from the config.
 SECTIONS = (
     (CUSTOM_EVENTS, EVENT_LIST),
     (SEGMENT_USERS, SEGMENT_LIST),
@@ -43,7 +44,7 @@ _ALREADY_CONFIGURED = "in the config"
 
 @dataclass(frozen=True, slots=True)
 class _ConfigLine:
-    """An item of a section: what it is, a comment, and why it is commented out, if it is."""
+    """One line of a section: its text, comments, and the reason if it is commented out."""
 
     text: str
     notes: tuple[str, ...] = ()
@@ -57,7 +58,7 @@ class _ConfigLine:
 def render_config(
     workspace: ConfiguredWorkspace, settings: Settings, results: Mapping[ListEndpoint, ListResult]
 ) -> Iterator[str]:
-    """Yield the lines of one item of `workspaces`: its name, and all of what was `results` that it could have."""
+    """Yield the lines of one workspace: its name, and the entries for all items in `results`."""
     yield f"  - name: {quote_scalar(workspace.spec.name)}"
     for kind, list_endpoint, lines in _sections(workspace, results):
         result = results[list_endpoint]
@@ -76,7 +77,7 @@ def count_entries(workspace: ConfiguredWorkspace, results: Mapping[ListEndpoint,
 def _sections(
     workspace: ConfiguredWorkspace, results: Mapping[ListEndpoint, ListResult]
 ) -> Iterator[tuple[SeriesKind, ListEndpoint, Sequence[_ConfigLine]]]:
-    """Yield each section with its list and its entries."""
+    """Yield each section with its list and its lines."""
     for kind, list_endpoint in SECTIONS:
         if list_endpoint not in results:
             continue
@@ -99,7 +100,7 @@ def _sections(
 def _render_block(
     key: str, list_endpoint: ListEndpoint, result: ListResult, lines: Sequence[_ConfigLine], cost: str = ""
 ) -> Iterator[str]:
-    """Yield the lines of a key of the workspace, and what is to be said of it."""
+    """Yield the lines of one key of the workspace, after a comment with the number of items or the failure."""
     item, many = list_endpoint.item_names
     yield ""
     if result.failure:
@@ -116,14 +117,14 @@ def _render_block(
 
 
 def _describe_cost(kind: SeriesKind, rows: int, settings: Settings) -> str:
-    """Return what all of a list would cost."""
+    """Return a comment with the calls per hour for all items of a list."""
     calls = rows * 3_600 / max(settings.refresh.for_unit(kind.units[0]), kind.min_refresh_seconds)
     allowed = kind.pool.per_hour * settings.budget.share
     return f"; all of them make {calls:,.0f} calls an hour, and budget.share allows {allowed:,.0f}"
 
 
 def _by_name(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_ConfigLine]:
-    """Yield entries that have a name and no id."""
+    """Yield the entries of a list whose items have no id."""
     alike: dict[str, list[str]] = {}
     for row in read.items:
         alike.setdefault(row.name.casefold(), []).append(row.name)
@@ -137,7 +138,7 @@ def _by_name(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_C
 
 
 def _by_id(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_ConfigLine]:
-    """Yield entries that are named by an id, first those that are not archived."""
+    """Yield the entries of a list whose items have an id, archived items last."""
     called, archived = Counter(row.name for row in read.items), {row.id for row in read.archived_items}
     for row in (*read.items, *read.archived_items):
         same = f"{called[row.name]:,} have this name" if called[row.name] > 1 else ""
@@ -152,14 +153,14 @@ def _by_id(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_Con
 def _by_configured_name(
     kind: SeriesKind, names: Mapping[str, str], read: ListResult, taken: set[str]
 ) -> Iterator[_ConfigLine]:
-    """Yield entries that are named as the config names the ids."""
+    """Yield the entries of segments, which are identified by their names in the config."""
     for row in read.items:
         text = f"- {kind.subject_label}: {quote_scalar(names[row.id])}"
         yield _ConfigLine(text, (), _ALREADY_CONFIGURED if row.id in taken else _skip_reason(row))
 
 
 def _segments(workspace: ConfiguredWorkspace, read: ListResult) -> Iterator[_ConfigLine]:
-    """Yield the items of the mapping of our names to ids."""
+    """Yield the lines of `segments`, the mapping of names to Braze's ids."""
     names = _segment_names(workspace, read)
     taken = {braze_id.lower() for braze_id in workspace.spec.segments.values()}
     for row in read.items:
@@ -172,7 +173,10 @@ def _segments(workspace: ConfiguredWorkspace, read: ListResult) -> Iterator[_Con
 
 
 def _segment_names(workspace: ConfiguredWorkspace, read: ListResult) -> Mapping[str, str]:
-    """Return our name for each segment by its id: the one in the config, or Braze's, or the id if that cannot be."""
+    """Return a name for each segment, by its id: the name in the config, else Braze's name, else the id.
+
+    Braze's name is not used if it is empty, too long or already used.
+    """
     configured = {braze_id.lower(): name for name, braze_id in workspace.spec.segments.items()}
     names: dict[str, str] = {}
     used = {ALL, *configured.values()}
@@ -184,14 +188,14 @@ def _segment_names(workspace: ConfiguredWorkspace, read: ListResult) -> Mapping[
 
 
 def _skip_reason(row: ListItem) -> str:
-    """Return why a row with an id cannot stand in a config, or nothing."""
+    """Return why an item with an id cannot be used in a config, or an empty text."""
     if not is_braze_id(row.id):
         return "its id is not of the form of Braze's identifiers"
     return "" if row.is_tracked else "not tracked: switch its analytics tracking on in Braze"
 
 
 def _describe_item(row: ListItem, written: str = "") -> str:
-    """Return the name of a row, unless it is `written` already, and its tags."""
+    """Return the name of an item, unless it is equal to `written`, and its tags."""
     tags = [shorten(tag) for tag in row.tags[:_MAX_TAGS]] + (["…"] if len(row.tags) > _MAX_TAGS else [])
     return " ".join(([] if row.name == written else [shorten(row.name)]) + ([f"[{', '.join(tags)}]"] if tags else []))
 

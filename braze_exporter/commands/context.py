@@ -1,4 +1,4 @@
-"""What the commands share: reading the plan, and the connection to Braze as the environment wants it."""
+"""Functions that the commands share: read the plan, and open connections to Braze as the environment requires."""
 
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ from braze_exporter.scheduler.plan import Plan, build_plan
 
 
 def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session:
-    """Return a session that trusts what the environment says; raise `ConfigError` if that cannot be used."""
+    """Return a session that trusts the CA file named in `environ`; raise `ConfigError` if it cannot be used."""
     connections = config.settings.budget.concurrency * len(config.workspaces)
     variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "SSL_CERT_FILE"
     bundle = environ.get(variable) or None
@@ -36,7 +36,7 @@ def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session
 
 
 def refuse_shared_state_file(config: Config, web_config_file: str | None, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError` if `state_file` names a file that the exporter reads, empty or not there though it may be."""
+    """Raise `ConfigError` if `state_file` is a file that the exporter reads, even if it is empty or missing."""
     path = config.settings.state_file
     others = {
         "the config": config.source,
@@ -52,19 +52,19 @@ def refuse_shared_state_file(config: Config, web_config_file: str | None, enviro
 def command_context(
     config: Config, environ: Mapping[str, str], on_stop: Callable[[Callable[[], str]], None]
 ) -> Iterator[CommandContext]:
-    """Yield what a command that asks Braze needs."""
+    """Yield the `CommandContext` of a command that makes calls to Braze, and close its session at the end."""
     with contextlib.closing(open_session(config, environ)) as opened:
         yield CommandContext(opened, proxies, time.time, time.monotonic, time.sleep, sys.stdout, sys.stderr, on_stop)
 
 
 def proxies(url: str) -> Mapping[str, str]:
-    """Return the proxies that the environment names for `url`; loopback is asked directly."""
+    """Return the proxies that the environment sets for `url`; loopback addresses have none."""
     host = urlsplit(url).hostname or ""
     return {} if is_loopback(host) or proxy_bypass(host) else getproxies_environment()
 
 
 def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, Plan]:
-    """Return a config and its plan without its keys, with a warning for each that is missing."""
+    """Return a config and its plan without reading the API keys, and print a warning for each missing key."""
     config = read_config(options.config_file)
     plan = build_plan(config)
     for problem in find_missing_keys(config, environ):
@@ -73,7 +73,7 @@ def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[
 
 
 def open_lister(config: Config, workspace: Workspace, ctx: CommandContext) -> ListReader:
-    """Return who reads the lists of a workspace, with an hour's share of each pool and none of its reserve."""
+    """Return a `ListReader` for a workspace that may use one hour's share of each pool, but not the reserve."""
     key, budget = config.keys[workspace.name], config.settings.budget
     client = open_client(workspace, key, ctx.session, proxies=ctx.proxies, wall=ctx.wall, monotonic=ctx.monotonic)
     admission = Admission(ctx.monotonic)

@@ -10,7 +10,7 @@ from braze_exporter.monitoring import dashboard as grafana
 
 
 def dashboard(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Print the dashboard of a config, without a network and without its keys."""
+    """Print the dashboard of a config. Neither the network nor the API keys are used."""
     config, plan = read_plan(options, environ)
     print(json.dumps(grafana.build_dashboard(plan, config.settings.budget.reserve), indent=2))
     return SUCCESS

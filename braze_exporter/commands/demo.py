@@ -1,4 +1,4 @@
-"""The command `demo`: serves a simulated Braze and its metrics until a signal comes."""
+"""The command `demo`: serves a simulated Braze and its metrics until SIGTERM or SIGINT."""
 
 import argparse
 import time
@@ -16,7 +16,7 @@ from braze_exporter.web import server
 
 
 def serve_demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Serve a simulated Braze and its metrics until a signal comes."""
+    """Serve a simulated Braze and its metrics until SIGTERM or SIGINT, and return the exit code."""
     logs.configure_logging(options.log_level, options.log_format)
     host, port = server.split_address(options.braze_address)
     if not is_loopback(host):

@@ -1,4 +1,4 @@
-"""The command `discover`: prints all that Braze lists as configuration to paste."""
+"""The command `discover`: prints all items of Braze's lists as configuration."""
 
 import argparse
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from braze_exporter.scheduler.list_reader import ListResult
 
 
 def discover(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Print what Braze has; the config may have nothing to ask for yet."""
+    """Print Braze's lists as config. The workspaces of the given config need no entries yet."""
     config = read_config(options.config_file, environ, allow_empty=True)
     with command_context(config, environ, options.on_stop) as ctx:
         has_found = print_lists(config, ctx, archived=options.archived)
@@ -28,7 +28,10 @@ workspaces:"""
 
 
 def print_lists(config: Config, ctx: CommandContext, *, archived: bool) -> bool:
-    """Print what Braze lists, and of what is `archived` too if that is wanted; return whether anything was listed."""
+    """Print Braze's lists as config, with archived items if `archived` is set.
+
+    Returns whether at least one item was listed or one list was read completely.
+    """
     results: list[dict[ListEndpoint, ListResult]] = []
     for spec in (workspace.spec for workspace in config.workspaces):
         reader = open_lister(config, spec, ctx)
@@ -42,7 +45,7 @@ def print_lists(config: Config, ctx: CommandContext, *, archived: bool) -> bool:
                 flush=True,
             )
         failure = reader.admission.status().key_failure
-        if failure is not None:  # each list alone could not tell a permission from the key
+        if failure is not None:  # a single list does not show whether the key or a permission is the cause
             print(f"{shorten(spec.name)}: {failure.error.detail}", file=ctx.err, flush=True)
             result = {list_endpoint: ListResult((), failure=failure.error.detail) for list_endpoint in result}
         results.append(result)
@@ -54,7 +57,7 @@ def print_lists(config: Config, ctx: CommandContext, *, archived: bool) -> bool:
     lines = [_HEAD]
     for workspace, result in zip(config.workspaces, results, strict=True):
         lines += config_rendering.render_config(workspace, config.settings, result)
-    ctx.out.write("".join(f"{line}\n" for line in lines))  # at once, so that a signal leaves no part of it
+    ctx.out.write("".join(f"{line}\n" for line in lines))  # in one write, so that a signal leaves no partial output
     return any(result.items or not result.failure for lists in results for result in lists.values())
 
 

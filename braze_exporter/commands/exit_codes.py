@@ -1,4 +1,4 @@
-"""The exit codes, and the one line that goes with a failure."""
+"""The exit codes, and a function that reports a failure."""
 
 import sys
 
@@ -6,6 +6,6 @@ SUCCESS, FAILURE = 0, 1
 
 
 def fail(message: str) -> int:
-    """Tell people what is wrong, and return the exit code for that."""
+    """Print `message` to stderr and return the exit code of a failure."""
     print(message, file=sys.stderr)
     return FAILURE

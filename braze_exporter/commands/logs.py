@@ -1,4 +1,4 @@
-"""Log lines that machines read: logfmt as Prometheus's own exporters write it, or JSON, one line for each event."""
+"""Write one log line per event, as JSON or in the logfmt of Prometheus's own exporters."""
 
 import atexit
 import contextlib
@@ -14,24 +14,24 @@ from typing import Any, Literal
 
 Format = Literal["logfmt", "json"]
 LEVELS = ("debug", "info", "warn", "error")
-# So many lines wait for a reader of standard error that stands still; what comes after is lost, and nothing else is.
+# How many lines are queued while the reader of stderr is blocked. Later lines are dropped.
 _MAX_QUEUED_LINES = 1_000
-# Seconds that it has at the end to take what waits.
+# How long queued lines are written at exit, in seconds.
 _FLUSH_SECONDS = 1.0
-# A name out of the config can be as long as it likes.
+# Names in the config have no maximum length.
 _MAX_VALUE_LENGTH = 2_000
 
 
 class Formatter(logging.Formatter):
-    """Writes time, level, message and the `fields` of a record, in this order."""
+    """Formats the time, level, message and `fields` of a record, in this order."""
 
     def __init__(self, line_format: Format) -> None:
-        """Write lines in the format `line_format`."""
+        """Format lines as `line_format`."""
         super().__init__()
         self._line_format = line_format
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line without its end."""
+        """Return the record as one line, without a line break at its end."""
         level = "warn" if record.levelno == logging.WARNING else record.levelname.lower()
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         fields: dict[str, object] = {"ts": moment, "level": level, "msg": record.getMessage()}
@@ -56,32 +56,35 @@ def _logfmt(value: object) -> str:
 
 
 class _LineHandler(QueueHandler):
-    """Hands lines on to the thread that writes; who logs never waits for it."""
+    """Queues lines for the writer thread, so that logging never blocks."""
 
     def prepare(self, record: logging.LogRecord) -> Any:  # noqa: ANN401 - the signature of logging
-        """Return the line."""
+        """Return the formatted line as bytes."""
         return f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the signature of logging
-        """Drop a line that finds no place."""
+        """Drop the line, because the queue is full."""
 
 
 class _LineWriter(QueueListener):
-    """The thread that writes. It holds no lock of `logging` or of `sys.stderr`, at which the end would wait for it."""
+    """The writer thread.
+
+    It holds no lock of `logging` or `sys.stderr`, because the interpreter would wait for that lock at exit.
+    """
 
     def __init__(self, waiting: "queue.Queue[bytes]", descriptor: int) -> None:
         super().__init__(waiting)
         self._descriptor = descriptor
 
-    def handle(self, record: Any) -> None:  # noqa: ANN401 - a line
-        """Write a line, if somebody takes it."""
+    def handle(self, record: Any) -> None:  # noqa: ANN401 - the signature of logging
+        """Write a line; drop it if stderr cannot be written to."""
         left = memoryview(record)
         with contextlib.suppress(OSError):
             while left:
                 left = left[os.write(self._descriptor, left) :]
 
     def stop(self) -> None:
-        """Write what waits, but wait for that no longer than a moment."""
+        """Write the queued lines, for at most `_FLUSH_SECONDS`."""
         with contextlib.suppress(queue.Full):
             self.enqueue_sentinel()
         if self._thread is not None:
@@ -89,8 +92,8 @@ class _LineWriter(QueueListener):
 
 
 def configure_logging(level: str, line_format: Format) -> None:
-    """Send everything from `level` up to standard error, in the format `line_format`, by a thread of its own."""
-    if sys.stderr is None:  # it is closed
+    """Log everything from `level` up to stderr in the format `line_format`, from a separate thread."""
+    if sys.stderr is None:  # stderr is closed
         logging.disable()
         return
     waiting: queue.Queue[bytes] = queue.Queue(_MAX_QUEUED_LINES)
@@ -100,6 +103,6 @@ def configure_logging(level: str, line_format: Format) -> None:
     writer.start()
     atexit.register(writer.stop)
     logging.basicConfig(level=level.upper().replace("WARN", "WARNING"), handlers=[handler], force=True)
-    # They report every client and every broken connection; what matters of those is in the metrics.
+    # These loggers report every client and every broken connection. The metrics cover those that matter.
     for name in ("uvicorn", "urllib3", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

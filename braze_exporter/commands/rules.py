@@ -9,7 +9,7 @@ from braze_exporter.monitoring import rules as alerting
 
 
 def rules(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Print the alerting rules of a config, without a network and without its keys."""
+    """Print the alerting rules of a config. Neither the network nor the API keys are used."""
     config, plan = read_plan(options, environ)
     print(alerting.as_yaml(alerting.build_rules(plan, config.settings)), end="")
     return SUCCESS

@@ -1,4 +1,4 @@
-"""The command `serve`: serves the metrics of a configuration until a signal comes."""
+"""The command `serve`: serves the metrics of a configuration until SIGTERM or SIGINT."""
 
 import argparse
 import contextlib
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Serve the metrics of a config until a signal comes."""
-    if hasattr(signal, "SIGHUP"):  # one that comes before there is something to reload waits for that
+    """Serve the metrics of a config until SIGTERM or SIGINT, and return the exit code."""
+    if hasattr(signal, "SIGHUP"):  # a SIGHUP stays pending until a reload is possible
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     logs.configure_logging(options.log_level, options.log_format)
     config = read_config(options.config_file, environ)
-    build_plan(config)  # what is wrong with it is said before the state file is waited for
+    build_plan(config)  # reports problems of the config before the wait for the state file
     web = AccessControl(options.web_config_file, time.monotonic) if options.web_config_file else None
     refuse_shared_state_file(config, options.web_config_file, environ)
     path = config.settings.state_file
@@ -56,8 +56,8 @@ def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def listen_error(flag: str, address: str, error: OSError) -> str:
-    """Return the message for an address on which the server cannot listen."""
-    # asyncio and the resolver put more into `strerror`, and the resolver has numbers of its own.
+    """Return the error message for an address on which the server cannot listen."""
+    # asyncio and the resolver add text to `strerror`, and the resolver has its own error numbers.
     reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
     return f"cannot listen on {address} ({reason}): choose another address by {flag}"
 
@@ -72,9 +72,10 @@ def run_exporter(
     by_request: bool = False,
     web: AccessControl | None = None,
 ) -> int:
-    """Serve the metrics of `config` on `listener`, to whom `web` lets in, until a signal comes.
+    """Serve the metrics of `config` on `listener` until SIGTERM or SIGINT, and return the exit code.
 
-    SIGHUP has the config read by `read_again`, and so does a request if that may be.
+    `web` controls access, if given. With `read_again`, SIGHUP reloads the config with it. With `by_request`, an HTTP
+    request does so too.
     """
     exporter = Exporter(store, wall=time.time, monotonic=time.monotonic, proxies=proxies)
     reloader = Reloader(
