@@ -1,4 +1,4 @@
-"""What a command is given of its environment: the session, the clocks and the streams."""
+"""What a command needs from its environment: the session, the clocks and the streams."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,11 +9,13 @@ import requests
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """What a command finds where it runs: the way to Braze, the clocks, and where to write.
+    """Holds what a command needs from its environment: the session, the clocks and the streams.
 
-    `proxies` tells which proxies lead to a URL, by scheme; `wall` tells seconds since the epoch, `monotonic` seconds
-    that never jump. `out` is for what was asked for, `err` for how it goes. `on_stop` has a signal that ends the
-    command call a function first, in another thread, which returns what to add to the line that says so.
+    `proxies` returns the proxies for a URL, by scheme. `wall` returns seconds since the epoch, `monotonic` the seconds
+    of a clock that never jumps. `out` is for results, `err` for progress.
+
+    `on_stop` sets a function to call before a signal ends the command. It is called in another thread and returns text
+    to add to the message about the signal.
     """
 
     session: requests.Session

@@ -1,4 +1,4 @@
-"""What Braze lists, read once before its history: what wildcards take, and the names by which a scrape shows it."""
+"""Read the lists that a backfill needs: for the items of selectors, and for the names that a scrape shows."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -14,11 +14,12 @@ from braze_exporter.scheduler.selectors import ListKey, ListSnapshot, expand
 def expand_plan(
     plan: Plan, settings: Settings, readers: Mapping[str, ListReader], print_line: Callable[[str], None]
 ) -> Plan:
-    """Return the plan with what its wildcards take, and with the names of campaigns and Canvases, as the exporter has.
+    """Return `plan` with the items of its selectors and the names of campaigns and Canvases, as in the exporter.
 
-    Raises `BackfillError` if a list cannot be read, but for names that the key has no permission for: the exporter has
-    the ids then, too, and what that means is said by `print_line`. A key that Braze does not know is found out by the
-    queries.
+    If the key has no permission for a list that only provides names, the series have ids as names. The exporter does
+    the same. `print_line` receives a message about that. The queries report a key that Braze rejects.
+
+    Raises `BackfillError` if any other list cannot be read.
     """
     lists: dict[ListKey, ListSnapshot] = {}
     for workspace, list_endpoint, is_selector in required_lists(plan):
@@ -27,7 +28,7 @@ def expand_plan(
         failure = reader.admission.open_circuit_error(list_endpoint)
         what = f"{shorten(workspace)}: the list of {list_endpoint.item_names[1]} cannot be read: {result.failure}"
         if not result.failure:
-            # What the list costs an exporter is not looked at: what it may leave out for that is read too.
+            # The calls for the list do not count here: items that an exporter may skip because of them are read too.
             lists[workspace, list_endpoint] = ListSnapshot(result.items, calls=0)
         elif failure is not None and not is_selector:
             print_line(
@@ -40,7 +41,7 @@ def expand_plan(
 
 
 def required_lists(plan: Plan) -> Iterator[tuple[str, ListEndpoint, bool]]:
-    """Yield the lists that series depend on, each with its workspace and whether wildcards take of it."""
+    """Yield the lists that series depend on, each with its workspace and whether a selector uses it."""
     selector_lists = {(selector.workspace, selector.kind.list_endpoint) for selector in plan.selectors}
     named_lists = {
         (query.workspace, query.kind.list_endpoint) for query in plan.queries if query.kind.is_identified_by_id

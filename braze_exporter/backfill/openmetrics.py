@@ -1,6 +1,7 @@
-"""What was read → OpenMetrics text, family by family and series by series, each in the order of time.
+"""Write the fetched history as OpenMetrics text, by family and series, each in the order of time.
 
-promtool takes no series whose samples go back in time, and reads the whole text once for each block, in any order.
+promtool rejects a series whose samples go back in time. It reads the whole text once for each block, so the order of
+the series does not matter.
 """
 
 import os
@@ -30,10 +31,10 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(slots=True)
 class ExportSummary:
-    """What was written: how many samples and series, and the times of the first and the last bucket's samples.
+    """Holds the number of samples and series written, and the times of the oldest and the newest sample.
 
-    `empty_queries` is of how many queries Braze told no bucket at all, `gaps` how many buckets it left out between
-    others.
+    `empty_queries` is the number of queries without any bucket. `gaps` is the number of missing buckets between others.
+    Times are in seconds since the epoch.
     """
 
     samples: int = 0
@@ -46,7 +47,7 @@ class ExportSummary:
 
 @dataclass(frozen=True, slots=True)
 class _SeriesRow:
-    """A series: the query that it comes from, what to ask the spool for its points, and its finished labels."""
+    """A series: its query, its `number` in the resume file, and its formatted labels."""
 
     query: Query
     series: Series
@@ -55,11 +56,14 @@ class _SeriesRow:
 
 
 def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeFile) -> ExportSummary:
-    """Write the selected samples to the output of `request`, all or nothing; raise `BackfillError` on failure."""
+    """Write the selected samples to the output of `request`, and return a summary.
+
+    The output is written completely or not at all. Raises `BackfillError` if that fails.
+    """
     path = request.text_path
     writer = _Writer(request, resume_file)
     try:
-        path.unlink(missing_ok=True)  # of a run that was killed
+        path.unlink(missing_ok=True)  # left by a run that was killed
         with path.open("x", encoding="utf-8", newline="\n", buffering=_BUFFER) as file:
             file.writelines(writer.lines(plan))
             file.flush()
@@ -80,7 +84,7 @@ def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeF
 
 
 class _Writer:
-    """Makes the lines, and keeps count of them."""
+    """Generates the lines, and counts what they contain."""
 
     def __init__(self, request: BackfillRequest, resume_file: ResumeFile) -> None:
         self._request = request
@@ -88,7 +92,7 @@ class _Writer:
         self.summary = ExportSummary()
 
     def lines(self, plan: Plan) -> Iterator[str]:
-        """Yield the text, some lines at a time."""
+        """Yield the text in parts of a few lines; raise `BackfillError` if there is nothing to write."""
         families = self._families(plan)
         if not families:
             raise BackfillError("Braze has told no bucket of any query in that time: there is nothing to write")
@@ -100,7 +104,7 @@ class _Writer:
         yield "# EOF\n"
 
     def _families(self, plan: Plan) -> Mapping[Family, list[_SeriesRow]]:
-        """Return the series of each family, without those that have no bucket; look for what Braze left out."""
+        """Return the series of each family that have selected samples, and count empty queries and gaps."""
         rows_by_family: dict[Family, list[_SeriesRow]] = {}
         sources = set(counter_sources(plan.queries).values())
         for query in plan.queries:
@@ -114,10 +118,10 @@ class _Writer:
         return rows_by_family
 
     def _rows(self, query: Query) -> list[_SeriesRow]:
-        """Return the series of a query, with the labels that Prometheus would store; to it, an empty one is none.
+        """Return the series of a query with the labels that Prometheus would store, so without empty labels.
 
-        Two variations or steps may have had one name, one after the other. The newest keeps it, as it has it in a
-        scrape; the others have their id behind it, as those have that are in one answer.
+        Two variations or steps may have had the same name at different times. The newest keeps the name, as in a
+        scrape. The names of the others end with their id, as for equal names in one response.
         """
         rows: dict[tuple[MetricGroup, Labels], _SeriesRow] = {}
         for number, series in self._resume_file.series(query):
@@ -131,9 +135,9 @@ class _Writer:
         return [*rows.values()]
 
     def _has_points(self, row: _SeriesRow) -> bool:
-        """Return whether anything of a series is wanted; note from when until when, and count what is missing between.
+        """Return whether a series has selected samples; add their times and gaps to the summary.
 
-        A statistic of messages may come and go, but not a number of the whole.
+        Gaps of a message statistic are not counted, because such statistics may come and go.
         """
         query, summary = row.query, self.summary
         buckets = [
@@ -158,13 +162,14 @@ class _Writer:
             yield f"{name} {floatToGoString(value)} {_format_seconds(stamp)}\n"
 
     def _values(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
-        """Yield value and time of the samples of a gauge: one a bucket."""
+        """Yield the value and the time of the samples of a gauge, one per bucket."""
         return ((point.value, stamp) for point, stamp in self._select_points(row))
 
     def _totals(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
-        """Yield value and time of the samples of a counter: one a bucket, by whose value it rises, and a 0 before.
+        """Yield the value and the time of the samples of a counter: first a 0, then one per bucket.
 
-        It never falls: where the revenue of a bucket is negative, it stands still, as that of the exporter does.
+        Each bucket adds its value. The counter never falls: a bucket with negative revenue leaves it as it is, as in
+        the exporter.
         """
         total: float | None = None
         for point, stamp in self._select_points(row):

@@ -1,4 +1,4 @@
-"""How far it is: a bar where someone looks on, a line now and then where nobody does."""
+"""Show the progress of a backfill: a bar on a terminal, otherwise a line from time to time."""
 
 import os
 from collections import deque
@@ -7,16 +7,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
-# Where nobody looks on, a line every so many seconds.
+# Seconds between two lines if the stream is not a terminal.
 _LINE_INTERVAL_SECONDS = 60.0
-# The pace is that of the last so many seconds.
+# The rate is measured over this many seconds.
 _RATE_WINDOW_SECONDS = 60.0
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _MAX_BAR_WIDTH, _MIN_BAR_WIDTH, _DEFAULT_WIDTH = 40, 10, 80
 
 
 def format_span(seconds: float) -> str:
-    """Return how long something takes, in words, about: `40 s`, `12 min`, `3 h`, `2 days`."""
+    """Return an approximate duration in words: `40 s`, `12 min`, `3 h`, `2 days`."""
     if seconds < 2 * _MINUTE:
         return f"{seconds:.0f} s"
     if seconds < 2 * _HOUR:
@@ -25,18 +25,18 @@ def format_span(seconds: float) -> str:
 
 
 def format_rate(per_second: float) -> str:
-    """Return how fast it goes, in calls a second or, if that is slow, an hour."""
+    """Return a rate as text, in calls per second or, below 1, in calls per hour."""
     return f"{per_second:.1f} calls/s" if per_second >= 1 else f"{per_second * _HOUR:,.0f} calls/h"
 
 
 def pluralize(number: int, singular: str, plural: str) -> str:
-    """Return a number with its noun."""
+    """Return a number with its noun in singular or plural."""
     return f"{number:,} {singular if number == 1 else plural}"
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressState:
-    """How far it is: calls that are answered of all, and why none is made now, if so."""
+    """How many calls have succeeded, how many there are in all, and why none is made now, if so."""
 
     done: int
     total: int
@@ -44,10 +44,10 @@ class ProgressState:
 
 
 class Progress:
-    """Shows the state on a stream."""
+    """Shows the progress on a stream."""
 
     def __init__(self, stream: TextIO | None, monotonic: Callable[[], float]) -> None:
-        """Write to `stream`, if there is one and somebody reads it. `monotonic` tells seconds that never jump."""
+        """Write to `stream`, if there is one. `monotonic` returns the seconds of a clock that never jumps."""
         self._stream = stream
         self._monotonic = monotonic
         self._is_terminal = stream is not None and not stream.closed and stream.isatty()
@@ -60,7 +60,10 @@ class Progress:
         self._write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
 
     def update(self, state: ProgressState) -> None:
-        """Show the state: a bar in its place each time, a line now and then, and one for each thing it waits for."""
+        """Show `state`: as a bar on a terminal, otherwise as a line once a minute.
+
+        A change of the reason for waiting is always shown as a line, too.
+        """
         now = self._monotonic()
         text = self._text(state, now)
         is_current, self._printed_waiting = state.waiting != self._printed_waiting, state.waiting
@@ -72,7 +75,7 @@ class Progress:
             self._write("\r" + f"{_bar(state, columns - len(text) - 4)}{text}"[: columns - 1] + "\x1b[K")
 
     def clear(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._is_terminal:
             self._write("\r\x1b[K")
 
@@ -97,7 +100,7 @@ class Progress:
         return f"{text}, {format_rate(per_second)}, {format_span((state.total - state.done) / per_second)} left"
 
     def _write(self, text: str) -> None:
-        """Write, if somebody reads; the work goes on without."""
+        """Write `text`. Errors are ignored, so that the backfill continues if the stream is closed."""
         with suppress(OSError, ValueError):
             if self._stream is not None:
                 self._stream.write(text)
@@ -105,7 +108,7 @@ class Progress:
 
 
 def _bar(state: ProgressState, columns: int) -> str:
-    """Return the bar, if there is room for one."""
+    """Return the bar, or an empty text if there is no room for it."""
     width = min(columns, _MAX_BAR_WIDTH)
     full = width * state.done // max(state.total, 1)
     return f"[{'#' * full}{'.' * (width - full)}] " if width >= _MIN_BAR_WIDTH else ""

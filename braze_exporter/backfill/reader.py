@@ -1,6 +1,6 @@
-"""Asks Braze for history, several calls at once and each until it is answered, and has the spool keep what came.
+"""Fetch history with several calls at once, retry failed calls, and save the responses to the resume file.
 
-It goes by the same rules as the exporter: one admission a workspace, and a rest for Braze when Braze is in trouble.
+The reader follows the rules of the exporter: one `Admission` per workspace, and pauses while Braze has problems.
 """
 
 import threading
@@ -22,25 +22,25 @@ from braze_exporter.scheduler.rate_limiter import CircuitBreaker, Decision, Prob
 from braze_exporter.scheduler.repair import chunks, halved
 from braze_exporter.scheduler.worker_pool import WorkerPool
 
-# How long Braze is left alone when it is in trouble, in seconds; it doubles with each failure that follows.
+# The pause of a workspace after a failure, in seconds. It doubles with each further failure in a row.
 INITIAL_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 300.0
-# So many failures in a row, which is about a quarter of an hour, end the run.
+# This many failures in a row, over about a quarter of an hour, end the run.
 MAX_FAILURES = 12
-# What says something of the query, and would be said again.
+# Errors that are due to the query and would occur again.
 _PERMANENT_REASONS = {Reason.BAD_REQUEST, Reason.NOT_FOUND, Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
-# What leaves no doubt that Braze can answer.
+# Errors that show that Braze can respond.
 _RESPONSE_REASONS = {*_PERMANENT_REASONS, *AUTH_REASONS, Reason.RATE_LIMITED}
-# So many calls wait in memory for each connection: of millions, not all need to.
+# How many calls are queued in memory for each connection. A backfill can have millions of calls.
 _QUEUED_PER_CONNECTION = 2
 
-# The workspace and the endpoint of calls.
+# The workspace and the endpoint of a call.
 _EndpointKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why no call is made in a workspace, and until when, in seconds that never jump."""
+    """Why a workspace makes no calls now, and until when, in monotonic seconds."""
 
     workspace: str
     reason: str
@@ -49,9 +49,9 @@ class Wait:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A call to make: a piece of the history of a query. `newer` are the calls for the rest of that piece.
+    """A call to make: a chunk of the history of a query. `newer` holds the calls for the rest of that chunk.
 
-    The newest part comes last: with it the spool takes the whole piece for read.
+    The newest part is fetched last, because with it the resume file counts the whole chunk as read.
     """
 
     query: Query
@@ -62,20 +62,20 @@ class _Job:
 
     @property
     def path(self) -> str:
-        """The endpoint that is asked."""
+        """The endpoint of the call."""
         return self.query.kind.path
 
 
 @dataclass(frozen=True, slots=True)
 class _AdmittedCall:
-    """Leave to make a call, and how it passed the gate."""
+    """The permission to make a call: the permit of the rate limiter and the probe of the circuit breaker."""
 
     permit: Permit
     probe: Probe
 
 
 class _WorkspaceClient:
-    """The way to one workspace, with a gate that is shut for a while when Braze is in trouble."""
+    """The client of a workspace, with a circuit breaker that opens for a while if Braze has problems."""
 
     def __init__(self, client: Client, admission: Admission) -> None:
         self.client = client
@@ -85,10 +85,10 @@ class _WorkspaceClient:
 
 
 class Reader:
-    """Makes the calls of a backfill, in threads of its own. Thread-safe.
+    """Makes the calls of a backfill in its own threads. Thread-safe.
 
-    `responses` counts the calls that were answered; `rejected` has the queries that Braze refuses, each with its error,
-    for which no more calls are made.
+    `responses` is the number of successful calls. `rejected` maps each query that Braze rejects to its error. No more
+    calls are made for these queries.
     """
 
     def __init__(
@@ -99,7 +99,10 @@ class Reader:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        """Begin without calls. `wall` tells seconds since the epoch, `monotonic` seconds that never jump."""
+        """Create a reader that makes no calls before `start`.
+
+        `wall` returns seconds since the epoch, `monotonic` the seconds of a clock that never jumps.
+        """
         self._request = request
         self._resume_file = resume_file
         self._wall = wall
@@ -119,7 +122,7 @@ class Reader:
         self.rejected: dict[Query, BrazeError] = {}
 
     def on_call(self, call: CallEvent) -> None:
-        """Take note of a call that brought its pool to rest."""
+        """Record the pause of a pool if `call` has caused one."""
         if call.pause_seconds is not None:
             until = self._monotonic() + call.pause_seconds
             is_rejected = call.reason is Reason.RATE_LIMITED
@@ -130,7 +133,10 @@ class Reader:
     def start(
         self, clients: Mapping[str, tuple[Client, Admission]], queries: Iterable[Query], concurrency: int
     ) -> None:
-        """Begin to ask what is missing of `queries`, by the client and the admission of each workspace."""
+        """Start to fetch the missing history of `queries`, with the client and admission of each workspace.
+
+        Each workspace makes up to `concurrency` calls at once.
+        """
         groups = self._groups
         for query in queries:
             groups.setdefault((query.workspace, query.kind.path), []).append(query)
@@ -149,25 +155,28 @@ class Reader:
             self._has_ended.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end, but no longer than that; return whether it has come. Raise what has brought it about."""
+        """Wait for the end of the backfill, for at most `seconds`, and return whether it has ended.
+
+        Raises the exception that ended it, if any.
+        """
         has_ended = self._has_ended.wait(seconds)
         if self._failure is not None:
             raise self._failure
         return has_ended
 
     def waiting(self) -> Wait | None:
-        """Return why nothing is asked now of a workspace, if there is more to it than the pace of the budget."""
+        """Return why a workspace makes no calls now, or None if only the rate of the budget limits them."""
         with self._lock:
             now = self._monotonic()
             return next((wait for wait in self._waits.values() if now < wait.until), None)
 
     def close(self) -> None:
-        """Make no more calls. Those under way end with the process."""
+        """Make no more calls. Calls in flight end with the process."""
         for worker_pool in self._worker_pools.values():
             worker_pool.close()
 
     def _missing(self, queries: Iterable[Query]) -> Iterator[_Job]:
-        """Yield the calls that are to be made, the queries by turns: one in trouble does not keep the others."""
+        """Yield the missing calls, one query in turn after the other, so that a failing query does not block others."""
         turns = deque((query, iter(self._endings(query))) for query in queries)
         while turns:
             query, endings = turns.popleft()
@@ -177,11 +186,11 @@ class Reader:
                 turns.append((query, endings))
 
     def _endings(self, query: Query) -> list[int | None]:
-        """Return of the calls that are missing what they end at, which takes a tenth of their memory."""
+        """Return the ends of the missing calls. They need a tenth of the memory of the calls themselves."""
         return [chunk.ending_at for chunk in self._resume_file.missing(self._request.chunks(query))]
 
     def _admit(self, job: _Job) -> _AdmittedCall | Deferred | None:
-        """Return leave to make a call, or None while it has to wait, or that nobody wants it any more."""
+        """Return the permission for a call, None if it must wait, or `Deferred` if its query was rejected."""
         with self._lock:
             if job.query in self.rejected:
                 return Deferred("aside")
@@ -192,21 +201,22 @@ class Reader:
             return _AdmittedCall(permit, client.circuit_breaker.acquire()) if isinstance(permit, Permit) else None
 
     def _run(self, job: _Job, admitted: _AdmittedCall | Deferred) -> None:
-        """Make a call, in a thread of its lane, and see to what is next."""
+        """Make a call in a worker thread, and queue the next call."""
         try:
             next_job = self._next_job(
                 job, is_retry=isinstance(admitted, _AdmittedCall) and not self._is_done(job, admitted)
             )
-        except Exception as failure:  # noqa: BLE001 - who waits for the end is told
+        except Exception as failure:  # noqa: BLE001 - `wait` raises it
             self._end(failure)
             return
         if next_job is not None:
             self._worker_pools[job.query.workspace].add([next_job])
 
     def _next_job(self, job: _Job, *, is_retry: bool) -> _Job | None:
-        """Return the next call of that sort, if there is one; without any, and none under way, that is the end.
+        """Return the next call of the same workspace and endpoint, or None if there is none.
 
-        A call that is to be made `is_retry` waits for all others.
+        If `is_retry` is set, `job` is made again after all other calls. If no call is left or in flight, the backfill
+        ends.
         """
         endpoint_key = (job.query.workspace, job.path)
         with self._lock:
@@ -226,7 +236,7 @@ class Reader:
             self._has_ended.set()
 
     def _is_done(self, job: _Job, admitted: _AdmittedCall) -> bool:
-        """Make a call; return whether that was it. Raise `BackfillError` if there is no point in another."""
+        """Make a call and return whether it is done; raise `BackfillError` if further calls are pointless."""
         self._shorten(job)
         client, requested_at = self._clients[job.query.workspace], self._wall()
         error: BrazeError | None = None
@@ -247,21 +257,21 @@ class Reader:
                 return False
             if error is None:
                 self.responses += 1
-            elif error.reason in AUTH_REASONS:  # and so would the others of its endpoint be
+            elif error.reason in AUTH_REASONS:  # the other queries of the endpoint would fail too
                 self.rejected |= dict.fromkeys(self._groups[job.query.workspace, job.path], error)
             elif error.reason in _PERMANENT_REASONS:
                 self.rejected[job.query] = error
         return error is None or error.reason in _PERMANENT_REASONS | AUTH_REASONS
 
     def _shorten(self, job: _Job) -> None:
-        """Cut the piece of a job into such as have fitted a response of its query."""
+        """Split the chunk of a job so that no part is longer than what has fitted a response of its query."""
         with self._lock:
             max_length = self._max_lengths.get(job.query, job.chunk.length)
         job.chunk, *newer = chunks(job.chunk, max_length)
         job.newer = (*newer, *job.newer)
 
     def _check_clock(self, query: Query, requested_at: float) -> None:
-        """Refuse what may not have settled yet by Braze's clock."""
+        """Raise `BackfillError` if the requested buckets may not have settled yet by Braze's clock."""
         if requested_at < self._request.end.in_zone(query.zone):
             text = (
                 f"to Braze it is {format_time(requested_at)}, before --end={self._request.end}: set the clock of "
@@ -270,7 +280,10 @@ class Reader:
             raise BackfillError(f"{shorten(query.workspace)}: {text}")
 
     def _record(self, client: _WorkspaceClient, query: Query, error: BrazeError | None, probe: Probe) -> None:
-        """Let Braze rest after a trouble that is news, and give up after many in a row, or once the key is rejected."""
+        """Record the result of a call, and pause the workspace after a new failure.
+
+        Raises `BackfillError` after `MAX_FAILURES` failures in a row, or if Braze rejects the key.
+        """
         workspace = shorten(query.workspace)
         is_current, is_failure = (
             client.circuit_breaker.is_current(probe),

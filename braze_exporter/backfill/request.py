@@ -1,4 +1,4 @@
-"""What a backfill is asked for: taken as it is written, or refused with what to write."""
+"""Parse and validate the arguments of a backfill. Errors say what to write."""
 
 import os
 import re
@@ -16,48 +16,49 @@ from braze_exporter.metrics.promql import select_series
 from braze_exporter.metrics.self_metrics import BUILD_INFO
 from braze_exporter.scheduler.plan import Plan, chunks
 
-# Prometheus holds so much in memory, and blocks must not reach into that: a restart would forget the rest of it.
+# Prometheus holds this time range in memory. Imported blocks must not reach into it, because a restart would lose the
+# rest of it.
 HEAD_BLOCK_SECONDS = 3 * 3_600
-# What every series has that Prometheus scraped itself.
+# Labels that each series scraped by Prometheus has.
 _SCRAPE_LABELS = ("job", "instance")
 _LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SECONDS = re.compile(r"\d{9,10}(\.\d*)?", re.ASCII)
-# What is before that is a slip of the pen: Braze began in 2011.
+# Earlier times are typing errors, because Braze started in 2011.
 _FIRST_YEAR = 2000
 
 
 class BackfillError(Exception):
-    """A backfill that cannot begin, or that ended before its end: one line that says why, and what to do."""
+    """Raised if a backfill cannot start or ends early. The message is one line with the reason and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeArgument:
-    """A moment as a user means it: an instant in seconds since the epoch, or a day, which begins by the local clock."""
+    """A time argument: an instant in seconds since the epoch, or a date, which starts at local midnight."""
 
     value: float | date
 
     def in_zone(self, zone: ZoneInfo) -> float:
-        """Return the instant (seconds since the epoch), which for a day depends on the zone."""
+        """Return the instant in seconds since the epoch. A date starts at midnight in `zone`."""
         if isinstance(self.value, date):
             return midnight(self.value, zone)
         return self.value
 
     def __str__(self) -> str:
-        """Return what can be written to mean the same."""
+        """Return the time as text that `parse_time` reads as the same time."""
         return self.value.isoformat() if isinstance(self.value, date) else format_time(self.value)
 
 
 def format_time(instant: float) -> str:
-    """Return an instant in RFC 3339, to the second or, if it is within one, to the millisecond."""
+    """Return an instant in RFC 3339, to the second, or to the millisecond if it is not a whole second."""
     moment = datetime.fromtimestamp(round(instant, 3), UTC)
     return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
 
 
 def parse_time(text: str) -> TimeArgument:
-    """Return what a date, an instant with its offset from UTC, or a number of seconds since the epoch means.
+    """Return the time in `text`: a date, an instant with its offset from UTC, or seconds since the epoch.
 
-    Raises ValueError, with what to write.
+    Raises `ValueError` with a message that says what to write.
     """
     try:
         result = _parse(text)
@@ -82,7 +83,7 @@ def _parse(text: str) -> TimeArgument:
 
 
 def parse_label(text: str) -> tuple[str, str]:
-    """Return the name and the value of a label that is written as `name=value`; raise ValueError if it is not one."""
+    """Return the name and the value of a label written as `name=value`; raise `ValueError` if it is invalid."""
     name, separator, value = text.partition("=")
     if not separator or not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
         raise ValueError(f"{shorten(text)} is not a label: write name=value, such as job=braze; no name begins with __")
@@ -95,10 +96,10 @@ def parse_label(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """What a backfill is to bring: which buckets, the labels that the scrape adds, and where to write it.
+    """The range of buckets to fetch, the labels that a scrape adds, and the file to write.
 
-    It takes the buckets that begin at `start` or later, and whose samples come before `end`. A sample comes at the end
-    of its bucket plus the time to settle, when a scrape would have seen it first.
+    The range has the buckets that start at `start` or later and whose samples come before `end`. The time of a sample
+    is the end of its bucket plus the settle time. At that time a scrape would have returned it first.
     """
 
     start: TimeArgument
@@ -108,16 +109,16 @@ class BackfillRequest:
 
     @property
     def resume_path(self) -> Path:
-        """Where is kept what was read, while the output is not finished."""
+        """The file that holds the fetched data until the output is complete."""
         return self.output.with_name(f"{self.output.name}.partial")
 
     @property
     def text_path(self) -> Path:
-        """Where the output is written, until it is whole. Without a spool no file of ours is there."""
+        """The file of an incomplete output. Without a resume file, a file there is not from a backfill."""
         return self.output.with_name(f"{self.resume_path.name}-text")
 
     def select_points(self, query: Query, points: Iterable[Point]) -> Iterator[tuple[Point, float]]:
-        """Yield those points of `query` that are wanted, each with the time of its sample (seconds since the epoch)."""
+        """Yield the `points` of `query` in the range, each with the time of its sample in seconds since the epoch."""
         start, end = self.start.in_zone(query.zone), self.end.in_zone(query.zone)
         for point in points:
             stamp = bucket_end(point.start, query.unit, query.zone) + query.settle
@@ -132,7 +133,7 @@ class BackfillRequest:
         return chunks(query, oldest, newest) if is_any else ()
 
     def validate(self, plan: Plan, now: float) -> None:
-        """Raise `BackfillError` if there is anything against carrying it out at `now`."""
+        """Raise `BackfillError` if the request cannot be carried out at `now`, in seconds since the epoch."""
         queries = [*plan.queries, *(query for selector in plan.selectors for query in selector.queries)]
         self._check_span(queries, now)
         self._check_labels(queries)
@@ -186,7 +187,10 @@ class BackfillRequest:
 def build_request(
     start: TimeArgument, end: TimeArgument | None, labels: Iterable[tuple[str, str]], output: Path
 ) -> BackfillRequest:
-    """Return a wish; raise `BackfillError` without an `end`, with the query that finds it."""
+    """Return a `BackfillRequest`.
+
+    Raises `BackfillError` if `end` is None. The message contains the PromQL query that finds the value.
+    """
     if end is None:
         raise BackfillError(
             "--end=… is missing: give the time of the first sample that was scraped from the exporter. In Prometheus "
@@ -196,8 +200,8 @@ def build_request(
 
 
 def first_sample_query(labels: Iterable[tuple[str, str]]) -> str:
-    """Return the PromQL that finds when the target with these labels was scraped first, within a minute before that.
+    """Return the PromQL query for the time of a target's first scrape, or up to one minute earlier.
 
-    What it looks at is in no backfill.
+    The query uses a metric that no backfill contains.
     """
     return f"min(min_over_time(timestamp({select_series(BUILD_INFO, labels)})[1y:1m])) - 60"

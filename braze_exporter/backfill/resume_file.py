@@ -1,6 +1,6 @@
-"""What was read and is not written yet: a file in SQLite beside the output, held by one process at a time.
+"""Store fetched history until the output is written: an SQLite file that one process uses at a time.
 
-It knows what was asked by Braze's own ids, so the config may change between two runs: what it still asks for is there.
+Queries are stored under Braze's own ids. The config may change between two runs: data that it still needs is reused.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from braze_exporter.braze.series import Point, Series
 from braze_exporter.config.document import shorten
 from braze_exporter.state import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileError, read_schema_version
 
-# Written into the file, so that a later version knows what it reads.
+# Stored in the file, so that later versions recognize its format.
 SCHEMA_VERSION = 1
-# "Brzh": marks the file as ours, so that no other database is taken for one or written into.
+# "Brzh" in ASCII. It marks resume files, so that no other database is read or written by mistake.
 APPLICATION_ID = 0x42727A68
-# So many points are in memory at once when a series is read.
+# How many points are in memory at once while a series is read.
 _FETCH_ROWS = 1_000
 
 _TABLES = (
@@ -34,7 +34,7 @@ _TABLES = (
     ),
     "CREATE TABLE points (series INTEGER, start INTEGER, value REAL, PRIMARY KEY (series, start)) WITHOUT ROWID",
 )
-# The labels of a series are those that the newest answer has for it, as the exporter shows them.
+# A series has the labels of its newest response, as in the exporter.
 _UPSERT_SERIES = (
     "INSERT INTO series (query, noun, key, labels, told_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (query, noun, key)"
     " DO UPDATE SET labels = excluded.labels, told_at = excluded.told_at WHERE excluded.told_at > told_at"
@@ -42,14 +42,18 @@ _UPSERT_SERIES = (
 
 
 class ResumeFile:
-    """An open spool. Thread-safe; every method raises `BackfillError` if the file cannot be used any more."""
+    """An open resume file. Thread-safe.
+
+    Every method raises `BackfillError` if the file cannot be used any more.
+    """
 
     def __init__(self, path: Path, start: TimeArgument, end: TimeArgument) -> None:
-        """Open the spool at `path` for the span from `start` to `end`, or make it.
+        """Open the file at `path` for the time from `start` to `end`, or create it.
 
-        Raises `BackfillError` if it is of another span or of something else, is damaged or in use, or cannot be made.
+        Raises `BackfillError` if the file has another time range or is no resume file. The same applies if it is
+        damaged, in use or cannot be created.
         """
-        self._path = Path(os.path.realpath(path))  # as SQLite follows links
+        self._path = Path(os.path.realpath(path))  # SQLite resolves links too
         self._lock = threading.Lock()
         is_new = self._is_new()
         with self._translate_errors():
@@ -61,7 +65,7 @@ class ResumeFile:
                 raise
 
     def missing(self, chunks: Sequence[Query]) -> list[Query]:
-        """Return those of the calls of one query that were not answered yet."""
+        """Return those of `chunks`, all of one query, whose responses are not stored."""
         if not chunks:
             return []
         with self._translate_errors():
@@ -70,7 +74,7 @@ class ResumeFile:
         return [chunk for chunk in chunks if chunk.ending_at not in saved]
 
     def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
-        """Keep what a call brought, all or nothing; it outlives the process, whatever ends that."""
+        """Store the series of a response in one transaction, so that they outlive a killed process."""
         with self._translate_errors(), self._connection as connection:
             connection.execute("BEGIN")
             key = (_key(chunk),)
@@ -86,9 +90,9 @@ class ResumeFile:
             connection.execute("INSERT OR IGNORE INTO pieces VALUES (?, ?)", (query, chunk.ending_at))
 
     def series(self, query: Query) -> list[tuple[int, Series]]:
-        """Return the series that were read of a query, without their points, each with what to ask for these.
+        """Return the stored series of a query without their points, each with its number for `points`.
 
-        Those come first of which the newest answers tell.
+        Series of newer responses come first.
         """
         metric_groups = {metric_group.name: metric_group for metric_group in query.metric_groups}
         with self._translate_errors():
@@ -106,7 +110,7 @@ class ResumeFile:
         ]
 
     def points(self, series: int) -> Iterator[Point]:
-        """Yield the points of a series, oldest first, one for each bucket."""
+        """Yield the points of the series with this number, the oldest first, one per bucket."""
         with self._translate_errors():
             select = "SELECT start, value FROM points WHERE series = ? ORDER BY start"
             cursor = self._connection.execute(select, (series,))
@@ -118,18 +122,18 @@ class ResumeFile:
             yield from (Point(start, value) for start, value in rows)
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         with self._lock:
             self._connection.close()
 
     def remove(self) -> None:
-        """Let the file go, and remove it."""
+        """Close and delete the file."""
         self.close()
         with self._translate_errors():
             self._path.unlink()
 
     def _is_new(self) -> bool:
-        """Return whether the file is empty or not there; refuse one that is not ours before SQLite opens it."""
+        """Return whether the file is missing or empty; refuse a foreign file before SQLite opens it."""
         remedy = "choose another --output"
         try:
             beside = {"-journal": ROLLBACK_JOURNAL, "-wal": WRITE_AHEAD_LOG}
@@ -140,16 +144,19 @@ class ResumeFile:
             raise BackfillError(f"{shorten(self._path, 200)} cannot be read ({error.strerror}): {remedy}") from None
 
     def _prepare(self, span: tuple[str, str], *, is_new: bool) -> None:
-        """Take hold of the file; make the tables in a new one, and refuse one of another version or another span."""
+        """Lock the file, and create the tables if it is new.
+
+        Raises `BackfillError` if it has another version, or responses for another time range.
+        """
         path, execute = shorten(self._path, 200), self._connection.execute
         execute("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
-        if is_new:  # before anything else is in the file, so that it is known as ours whenever the process is killed
+        if is_new:  # first, so that the file is recognized even if the process is killed
             execute(f"PRAGMA application_id = {APPLICATION_ID}")
         execute("PRAGMA locking_mode = EXCLUSIVE")
-        # A power cut may lose the last answers, which are asked again then; a killed process loses nothing.
+        # A power failure may lose the last responses, which are then fetched again. A killed process loses nothing.
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
-        execute("BEGIN IMMEDIATE")  # in this mode the lock outlives the transaction
+        execute("BEGIN IMMEDIATE")  # in exclusive mode the lock remains after the transaction
         (version,) = execute("PRAGMA user_version").fetchone()
         if execute("SELECT 1 FROM sqlite_master").fetchone() is None:
             for table in _TABLES:
@@ -168,16 +175,16 @@ class ResumeFile:
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Hold the lock, and say what is wrong with the file if something is."""
+        """Hold the lock, and raise errors of the file as `BackfillError`."""
         path = shorten(self._path, 200)
         with self._lock:
             try:
                 yield
-            except sqlite3.OperationalError as error:  # the disk or a lock, not what is in the file
+            except sqlite3.OperationalError as error:  # a problem of the disk or a lock, not of the content
                 if "locked" in str(error):
                     raise BackfillError(f"{path} is in use by another backfill: wait until that has ended") from None
                 raise BackfillError(f"{path} cannot be used ({error}): make room for it, or make it writable") from None
-            except sqlite3.ProgrammingError:  # it was closed while a call was under way
+            except sqlite3.ProgrammingError:  # the file was closed during a call
                 raise BackfillError(f"{path} is closed") from None
             except sqlite3.DatabaseError as error:
                 raise BackfillError(f"{path} is not what a backfill has kept ({error}): remove it") from None
@@ -186,5 +193,5 @@ class ResumeFile:
 
 
 def _key(query: Query) -> str:
-    """Return what tells the history of a query from that of any other."""
+    """Return the key that identifies the history of a query in the file."""
     return json.dumps([*query.identity, query.url, str(query.zone)])

@@ -1,4 +1,4 @@
-"""A backfill from beginning to end: what is missing is read within the budget, and when all is there, it is written."""
+"""Run a backfill: fetch missing history within the budget, then write the output."""
 
 import contextlib
 import shlex
@@ -26,23 +26,23 @@ from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.list_reader import ListReader
 from braze_exporter.scheduler.plan import Plan, PoolUsage
 
-# How often it is looked how far it is, in seconds.
+# Seconds between two updates of the progress.
 _POLL_SECONDS = 0.2
 _HOUR, _DAY = 3_600, 86_400
-# So many pages of lists may be read at once, if the budget has them: 25,000 events.
+# How many pages of lists may be read at once if the budget allows it: 25,000 events.
 _MAX_LIST_PAGES = 100
-# promtool reads the text once for each block that it makes. By default they are of two hours; of these there are 18 in
-# a year, and Prometheus makes none longer by itself than a month.
+# promtool reads the text once for each block. By default a block covers two hours. With this option a year has 18
+# blocks. Prometheus itself makes no blocks longer than a month.
 _BLOCK_OPTION = "--max-block-duration=720h"
 
 
 def run_backfill(
     request: BackfillRequest, config: Config, plan: Plan, ctx: CommandContext, timeouts: Timeouts = DEFAULT_TIMEOUTS
 ) -> None:
-    """Carry out `request` for the queries of `plan`, the plan of `config`, and print what is to be done with the file.
+    """Run `request` for the queries of `plan`, the plan of `config`, and print how to import the output.
 
-    Raises `BackfillError` if that cannot be, or ends before all is there. Then, and after a signal, what was read is
-    kept for the next time.
+    Raises `BackfillError` if the backfill cannot start or ends early. After an error or a signal, the fetched data is
+    kept for the next run.
     """
     request.validate(plan, ctx.wall())
     progress = Progress(ctx.err, ctx.monotonic)
@@ -103,7 +103,7 @@ def _missing(request: BackfillRequest, resume_file: ResumeFile, query: Query) ->
 
 
 def _remaining_calls(usage: PoolUsage) -> float:
-    """Return the calls an hour that are left of the share, when an exporter with the same config runs beside."""
+    """Return the calls per hour that an exporter with the same config leaves of the share."""
     return usage.allowed - usage.calls
 
 
@@ -118,7 +118,7 @@ def _check_budget(missing: Mapping[PoolUsage, int]) -> None:
 
 
 def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUsage, int], done: int) -> str:
-    """Say how much there is to do, and how long that takes."""
+    """Return how many calls are left, and how long they take."""
     calls = sum(missing.values())
     text = f"{pluralize(len(plan.queries), 'query', 'queries')} from {request.start} to {request.end}: "
     text += f"{pluralize(calls, 'call', 'calls')} to make" + (f", {done:,} are made already" if done else "")
@@ -137,7 +137,7 @@ def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUs
 def _open_clients(
     config: Config, ctx: CommandContext, reader: Reader, timeouts: Timeouts
 ) -> Mapping[str, tuple[Client, Admission]]:
-    """Return who asks for each workspace, and who says when."""
+    """Return the API client and the `Admission` of each workspace."""
     return {
         spec.name: (
             open_client(
@@ -159,7 +159,10 @@ def _open_clients(
 def _set_budgets(
     clients: Mapping[str, tuple[Client, Admission]], config: Config, plan: Plan, *, max_burst: int
 ) -> None:
-    """Let go, of each pool, what an exporter beside leaves of the share, and at most so many calls at once."""
+    """Set the budget of each pool to what an exporter with the same config leaves of the share.
+
+    At most `max_burst` calls may be made at once.
+    """
     budget = config.settings.budget
     for name, (_, admission) in clients.items():
         planned = {usage.pool: usage.calls for usage in plan.pool_usage if usage.workspace == name}
@@ -170,7 +173,7 @@ def _set_budgets(
 
 
 def _describe_wait(reader: Reader, ctx: CommandContext) -> str:
-    """Return what is waited for and until when, in words, or nothing."""
+    """Return the reason and the end of the current pause, or an empty text."""
     wait = reader.waiting()
     if wait is None:
         return ""
@@ -179,7 +182,10 @@ def _describe_wait(reader: Reader, ctx: CommandContext) -> str:
 
 
 def _check_rejected(rejected: Mapping[Query, BrazeError]) -> None:
-    """Refuse to write what would lack some of the queries; name one for each reason that is of the key."""
+    """Raise `BackfillError` if Braze has rejected queries, because the output would lack them.
+
+    The message names one query for each error of the key, and one for all other errors.
+    """
     if rejected:
         examples: dict[str, Query] = {}
         for query, error in rejected.items():
@@ -197,7 +203,7 @@ def _describe_query(query: Query) -> str:
 
 
 def _instructions(request: BackfillRequest, summary: ExportSummary, now: float) -> str:
-    """Return what to do with the file, as a script for a shell whose comments are for people."""
+    """Return how to import the output, as a shell script with comments."""
     output = str(request.output) if not str(request.output).startswith("-") else f"./{request.output}"
     days = ceil((now - summary.oldest) / _DAY) + 1
     samples, series = pluralize(summary.samples, "sample", "samples"), pluralize(summary.series, "series", "series")
