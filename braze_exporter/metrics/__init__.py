@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: metric families, the collector, counters, baselines and the exporter's own metrics.
+"""Metric families, the collector, counters, baselines and the exporter's own metrics.
 
-It renders what the scheduler fetched. It never makes a request, and it does not know the web server.
+This package renders what the scheduler fetched. It makes no requests and does not depend on the web server.
 """

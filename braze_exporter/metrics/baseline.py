@@ -1,4 +1,4 @@
-"""What is usual at an hour of the week: the settled buckets of the last weeks, and their median."""
+"""The baseline of a series: the median of the same local bucket in the last weeks."""
 
 from collections.abc import Iterable
 from statistics import median
@@ -9,29 +9,32 @@ from braze_exporter.braze.series import Point
 
 
 class Baseline:
-    """The settled history of one series of a query. Not thread-safe."""
+    """Holds the settled history of one series of a query. Not thread-safe."""
 
     def __init__(self, query: Query) -> None:
-        """Look back over the `weeks` of `query`."""
+        """Start without history, for the last `baseline_weeks` of `query`."""
         self.query = query
         self._values: dict[int, float] = {}
 
     def learn(self, points: Iterable[Point], requested_at: float) -> None:
-        """Take in the points that had settled when their answer was asked for, and forget what is too old."""
+        """Store the points that had settled at `requested_at`, and drop those that are too old.
+
+        `requested_at` is when the response of the points was requested, in seconds since the epoch.
+        """
         query = self.query
         for start, value in points:
             if bucket_end(start, query.unit, query.zone) + query.settle <= requested_at:
                 self._values[start] = value
-        # A week more than is looked at: the settled bucket can be some days old.
+        # One more week than the median needs, since the settled bucket can be some days old.
         oldest = requested_at - (query.baseline_weeks + 1) * WEEK_SECONDS
         for start in [start for start in self._values if start < oldest]:
             del self._values[start]
 
     def median_for(self, start: int) -> float | None:
-        """Return what is usual for the bucket at `start`, or None if too little is known.
+        """Return the baseline of the bucket at `start`, or None if too few values are known.
 
-        It is the median of the same local hour and weekday (or weekday) in the last weeks, of those that are known: all
-        but one, and at least two where it looks at two weeks or more.
+        It is the median of the same local weekday and hour (or weekday) in the last `baseline_weeks` weeks. At least
+        `max(2, baseline_weeks - 1)` values must be known, or 1 if `baseline_weeks` is 1.
         """
         weeks = self.query.baseline_weeks
         values = [self._values[at] for at in same_buckets_in_earlier_weeks(start, self.query) if at in self._values]

@@ -1,4 +1,4 @@
-"""Readings + ledger → what Prometheus scrapes."""
+"""Renders the results of the scheduler and the counters as the `/metrics` page."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from braze_exporter.scheduler.query_state import FetchResult, QueryState, Respon
 
 
 def query_status(query_state: QueryState, now: float) -> QueryStatus:
-    """Return the state of a query at `now`, on the monotonic clock."""
+    """Return the status of a query at `now`, on the monotonic clock."""
     if query_state.result is None:
         return QueryStatus.PENDING
     if now >= expiry_time(query_state):
@@ -30,12 +30,12 @@ def query_status(query_state: QueryState, now: float) -> QueryStatus:
 
 
 class Collector:
-    """Renders the page of metrics. Thread-safe; whatever Braze did, rendering does not raise."""
+    """Renders the `/metrics` page. Thread-safe. Rendering never raises, whatever Braze returned."""
 
     def __init__(
         self, scheduler: Scheduler, counters: Counters, self_metrics: SelfMetrics, monotonic: Callable[[], float]
     ) -> None:
-        """Show the queries of `scheduler`, whose readings are taken into `counters` from now on."""
+        """Export the queries of `scheduler`, and record their results in `counters` from now on."""
         self._scheduler = scheduler
         self._counters = counters
         self._self_metrics = self_metrics
@@ -52,12 +52,12 @@ class Collector:
         scheduler.add_listener(self)
 
     def render(self, *, openmetrics: bool) -> bytes:
-        """Return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0."""
+        """Return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics`."""
         self._counters.save()
         return self._queries_body(openmetrics=openmetrics) + self._self_metrics.render(openmetrics=openmetrics)
 
     def _queries_body(self, *, openmetrics: bool) -> bytes:
-        """Return what depends on the readings; it is made anew only after something of it has changed."""
+        """Return the metrics that depend on query results, rendered again only if something changed."""
         with self._lock:
             now = self._monotonic()
             revision = (self._scheduler.revision, self._counters.revision)
@@ -73,11 +73,11 @@ class Collector:
                 text = "".join(
                     format_header(family, openmetrics=openmetrics) + lines for family, lines in self._sections
                 )
-                self._bodies[openmetrics] = text.encode(errors="replace")  # one bad name is not to cost the page
+                self._bodies[openmetrics] = text.encode(errors="replace")  # one bad name must not fail the page
             return self._bodies[openmetrics]
 
     def views(self) -> list[SeriesView]:
-        """Return what the page of metrics shows of the queries, in the order of the plan, and ask for nothing."""
+        """Return what `/metrics` exports of each series, in the order of the plan, without any fetch."""
         with self._lock:
             now = self._monotonic()
             for row in self._rows.values():
@@ -91,7 +91,7 @@ class Collector:
         )
 
     def on_queries(self, entries: Sequence[QueryState]) -> None:
-        """Show these queries from now on; those that stayed go on with what is known of them."""
+        """Export these queries from now on. Queries that were there before keep their values."""
         with self._lock:
             rows = {state_key(query_state.query): self._row(query_state) for query_state in entries}
             self._rows = rows
@@ -101,7 +101,7 @@ class Collector:
         self._counters.remove_others({query_state.query.counter_key for query_state in entries})
 
     def _row(self, query_state: QueryState) -> QueryRow:
-        """Return the row of an entry: the one that is there, if its query is the same."""
+        """Return the row of `query_state`: the existing one if its query is the same, else a new one."""
         row = self._rows.get(state_key(query_state.query))
         return (
             row
@@ -110,12 +110,12 @@ class Collector:
         )
 
     def on_circuit_change(self, query_state: QueryState) -> None:
-        """Write the lines of an entry that is held, or not held any more."""
+        """Render a query again after its circuit opened or closed."""
         with self._lock:
             self._rows[state_key(query_state.query)].render()
 
     def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:
-        """Take in a new reading: count what is new in an answer, learn from it, and write the lines."""
+        """Handle a new result: update counters, baselines and self-metrics, and render the query."""
         result = query_state.result
         response = result.response if result is not None and result.error is None else None
         if response is not None and not query_state.is_history:
@@ -130,14 +130,14 @@ class Collector:
             row.render()
 
     def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Take in older buckets, which are not shown: count what is new in them, and learn what is usual."""
+        """Handle older buckets, which no gauge shows: update the counters and the baseline."""
         if query_state in self._counter_sources:
             self._count(query_state.query, response)
         with self._lock:
             self._rows[state_key(query_state.query)].learn(response, is_history=True)
 
     def _observe(self, query: Query, response: Response, before: Response | None) -> None:
-        """Tell the instruments how late Braze revises, and whether its days are those of the configured zone."""
+        """Update the self-metrics for revision delays and time zone mismatches."""
         for delay in revision_delays(query, before, response) if before is not None else ():
             self._self_metrics.observe_revision(query, delay)
         mismatch = is_timezone_mismatch(query, response)
@@ -145,10 +145,11 @@ class Collector:
             self._self_metrics.record_timezone(query, mismatch=mismatch)
 
     def _count(self, query: Query, response: Response) -> None:
-        """Have the ledger count what is new in an answer.
+        """Record the buckets of a response in the counters.
 
-        Where answers have several series, when they were asked for is told by an account of the query itself. One that
-        appears later has risen from nothing since the answer before; what it tells of earlier days is no news.
+        If the query has several metric groups, the counter state of the query itself holds the time of the last
+        request. A series that first appears later is counted from zero, but only in the buckets since the previous
+        response.
         """
         oldest, has_several = oldest_requested_bucket(query, response.sent_at), len(query.metric_groups) > 1
         last = self._counters.last_requested(query.counter_key) if has_several else None
@@ -180,7 +181,7 @@ class Collector:
             )
 
     def _join(self, now: float) -> Iterator[tuple[Family, str]]:
-        """Yield every family with all its lines."""
+        """Yield each family with all its lines."""
         for gauges, rows in self._groups:
             for row in rows:
                 row.update_age(now)
@@ -192,7 +193,10 @@ class Collector:
         yield from self._summary(now)
 
     def _totals(self, family: Family, metric_group: MetricGroup, rows: Iterable[QueryRow]) -> str:
-        """Return the lines of a counter. What may be shown of it changes when it is saved, not when it is read."""
+        """Return the lines of a counter.
+
+        The exported totals change when the counters are saved, not when a response arrives.
+        """
         return "".join(
             [
                 format_sample(
@@ -207,7 +211,7 @@ class Collector:
         )
 
     def _infos(self) -> Iterator[tuple[Family, str]]:
-        """Yield what maps the names of subjects to their ids, where the config has ids."""
+        """Yield the info metrics that map the names of subjects to their ids, for kinds configured by id."""
         values_by_kind: dict[SeriesKind, dict[tuple[str, ...], float]] = {}
         for query in (
             query_state.query
@@ -219,7 +223,7 @@ class Collector:
             yield build_info(kind), _lines(build_info(kind), values.items())
 
     def _summary(self, now: float) -> Iterator[tuple[Family, str]]:
-        """Yield what sums up the queries: by workspace, and by state."""
+        """Yield the families that summarize the queries: `UP` and `QUERIES`."""
         kinds = [(workspace, kind.section) for workspace, kind in self._self_metrics.kinds]
         counts = {(workspace, kind, state): 0 for workspace, kind in kinds for state in QueryStatus}
         is_up: dict[str, bool] = {}
@@ -233,7 +237,7 @@ class Collector:
 
 
 def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[int]:
-    """Return the numbers of the buckets of a usual response, from `oldest` on, that a short one does not have."""
+    """Return the bucket numbers of a full response, from `oldest` on, that a short response lacks."""
     if not response.is_short:
         return ()
     step = query.unit.seconds if query.unit is Unit.HOUR else 1
@@ -244,7 +248,7 @@ def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[
 
 
 def _lines(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> str:
-    """Return the lines of a family from the values of its labels and of its samples."""
+    """Return the lines of a family from pairs of label values and sample value."""
     return "".join(
         format_sample(family.name, format_labels(zip(family.labels, labels, strict=True)), value)
         for labels, value in values
@@ -252,7 +256,7 @@ def _lines(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> s
 
 
 def _group_rows(rows: Iterable[QueryRow]) -> list[tuple[tuple[Family, ...], list[QueryRow]]]:
-    """Return the rows, those with the same families together."""
+    """Return the rows, grouped by their gauge families."""
     groups: dict[tuple[Family, ...], list[QueryRow]] = {}
     for row in rows:
         groups.setdefault(row.gauges, []).append(row)
@@ -260,7 +264,7 @@ def _group_rows(rows: Iterable[QueryRow]) -> list[tuple[tuple[Family, ...], list
 
 
 def _group_counters(rows: Iterable[QueryRow]) -> list[tuple[Family, MetricGroup, list[QueryRow]]]:
-    """Return the counter families, each with its noun and the rows that feed it."""
+    """Return each counter family with its metric group and its rows."""
     rows_by_query = {row.query_state.query: row for row in rows}
     counters: dict[str, tuple[Family, MetricGroup, list[QueryRow]]] = {}
     for query in counter_sources(rows_by_query).values():
@@ -272,5 +276,8 @@ def _group_counters(rows: Iterable[QueryRow]) -> list[tuple[Family, MetricGroup,
 
 
 def _counter_key(query: Query, series: Series) -> tuple[str, ...]:
-    """Return what a counter is of: the query in Braze's own ids, and what tells its series apart if it has several."""
+    """Return the key of a counter.
+
+    It is the query in Braze's own ids, and the identity of the series if the query has several metric groups.
+    """
     return (*query.counter_key, *series.identity) if len(query.metric_groups) > 1 else query.counter_key

@@ -1,7 +1,7 @@
-"""The counters: what Braze has reported of each bucket, and the sum of what was new in it.
+"""The counters: the highest value that Braze reported for each bucket, and the sum of the increases.
 
-Braze tells totals of buckets, again and again, and revises them. A counter may only rise, by each occurrence once. With
-a state file, what is shown of a counter is always in the file first.
+Braze reports the total of a bucket again in each response, and revises it. A counter must never fall, and must count
+each occurrence once. With a state file, a total is exported only after it was written there.
 """
 
 import logging
@@ -11,25 +11,25 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.state import CounterKey, CounterState, StateFile, StateFileError
 
-# As many buckets as Braze can tell in one answer; what is older never counts.
+# The most buckets that Braze returns in one response. Older buckets never count.
 MAX_BUCKETS = MAX_LENGTH
-# Seconds after which no answer can tell any more of a bucket that is held, of days not either.
+# Once a counter has not been updated for so long, no response can include its buckets, daily ones included.
 _RETENTION_SECONDS = MAX_LENGTH * 24 * 3_600.0
-# Counters that have changed and are not written: the next page would wait for a tenth of a second, or two.
+# Unsaved counters after which `save_if_many` writes. Writing more would delay the next scrape by 0.1 s to 0.2 s.
 MAX_UNSAVED = 2_000
 
 _log = logging.getLogger(__name__)
 
 
 class Counters:
-    """Turns the buckets of answers into totals that never fall. Thread-safe.
+    """Turns the buckets of responses into totals that never fall. Thread-safe.
 
-    `revision` changes whenever a total that may be shown does.
-    A subject is what a counter is of, in Braze's own ids: the names of labels may change, and the counter goes on.
+    The key of a counter consists of Braze's own ids, so the counter continues when the names in labels change.
+    `revision` changes whenever an exported total changes.
     """
 
     def __init__(self, store: StateFile | None = None, on_write_failure: Callable[[], None] = lambda: None) -> None:
-        """Begin with what is in `store`, or with nothing; `on_write_failure` is told of each write that failed."""
+        """Start with the counters of `store`, or with none. `on_write_failure` is called after each failed write."""
         self._store = store
         self._on_write_failure = on_write_failure
         self._lock = threading.Lock()
@@ -54,14 +54,18 @@ class Counters:
         unknown: Iterable[int] = (),
         new_from: int | None = None,
     ) -> None:
-        """Take in the buckets of an answer, each as a number that rises by time, and its value.
+        """Record the `buckets` of a response, each as a bucket number that rises with time, and its value.
 
-        The answer was asked for at `requested_at`, for buckets from `requested_from` on. `requested_at` is None where
-        another account tells that, and moves only by an answer that `is_complete`. The first one of a subject, or of
-        another unit than before, is the ground that later ones rise from and counts nothing; nor does the first number
-        of a bucket that was `unknown` then. After that a rise of a bucket is added, a fall is not subtracted, and a
-        later rise counts only above the most that was seen. Buckets older than the oldest that is held do not count.
-        With `new_from` a subject that is new has risen from nothing in the buckets from that one on.
+        The response was requested at `requested_at` (seconds since the epoch), for the buckets from `requested_from`
+        on. Only a response that `is_complete` moves the time of the last request. `requested_at` is None if another
+        counter state holds that time.
+
+        The first response of a key counts 0, and so does the first one after the unit changed. After that, a rise of a
+        bucket is added and a fall is not subtracted. A later rise counts only above the highest value seen. The first
+        value of a bucket that was `unknown` in the first response counts 0. Buckets older than the oldest kept one do
+        not count.
+
+        With `new_from`, a key that is new is counted from zero in the buckets from that number on.
         """
         values, holes = dict(buckets), list(unknown)
         with self._lock:
@@ -72,7 +76,7 @@ class Counters:
             if state is None or state.unit is not unit:
                 total = state.total if state is not None else 0.0
                 initial: dict[int, float | None] = dict.fromkeys(holes)
-                initial |= {bucket: max(value, 0.0) for bucket, value in values.items()}  # as if it had risen to that
+                initial |= {bucket: max(value, 0.0) for bucket, value in values.items()}  # rises start at 0
                 self._states[key] = CounterState(
                     unit, total, min(initial, default=requested_from), requested_at or 0.0, initial
                 )
@@ -86,7 +90,7 @@ class Counters:
 
     @staticmethod
     def _add(state: CounterState, values: Mapping[int, float]) -> bool:
-        """Add to an account what is new in its buckets, and return whether anything was."""
+        """Add the increases in these buckets to a counter state, and return whether the state changed."""
         has_changed = False
         for bucket, value in values.items():
             before = state.highest.get(bucket, 0.0)
@@ -106,10 +110,10 @@ class Counters:
         return has_changed
 
     def remove_others(self, kept: Collection[CounterKey]) -> None:
-        """Forget what is not `kept` and was not told of in the hundred days before the newest answer.
+        """Forget counters that are not `kept` and were not updated in the 100 days before the newest response.
 
-        The subjects that are asked for are of one length, and those of their series begin with them. What comes back
-        begins at 0. While nothing is asked for, nothing is forgotten.
+        All keys in `kept` have the same length, and the key of a series begins with the key of its query. A counter
+        that returns later starts at 0. If `kept` is empty, nothing is removed.
         """
         width = len(next(iter(kept), ()))
         with self._lock:
@@ -124,31 +128,38 @@ class Counters:
             self._removed.update(removed)
 
     def last_requested(self, key: CounterKey) -> float | None:
-        """Return when the last answer that told of a subject was asked for, in seconds since the epoch, or None.
+        """Return when the last recorded response of a key was requested, in seconds since the epoch, or None.
 
-        If none has told anything yet, it is when the first was asked for, None if that was a short one.
+        Only complete responses move this time; until there is one, it is the time of the first response. It is None if
+        that was a short response.
         """
         with self._lock:
             state = self._states.get(key)
             return state.requested_at or None if state is not None else None
 
     def total(self, key: CounterKey) -> float:
-        """Return what may be shown of a counter: 0 before its first answer, then what `save` has made durable."""
+        """Return the exported total of a counter: 0 before its first response, then the value at the last `save`."""
         with self._lock:
             return self._saved_totals.get(key, 0.0)
 
     @property
     def is_stalled(self) -> bool:
-        """Whether the last write failed, so that no total that is shown rises."""
+        """Whether the last write failed, so that exported totals do not rise."""
         return self._is_failing
 
     def save(self) -> None:
-        """Write what has changed, and let it be shown. If it cannot be written, the totals stand still until it can."""
+        """Write the changed counters and export their new totals.
+
+        If the write fails, the exported totals stay the same until a write succeeds.
+        """
         with self._write_lock:
             self._save()
 
     def save_if_many(self) -> None:
-        """Save if so much has changed that the next page would wait for it, unless that is done already, or fails."""
+        """Save if so many counters changed that the next scrape would wait for the write.
+
+        Nothing is saved while another save is running, after a failed save, or after `close`.
+        """
         with self._lock:
             are_many = len(self._changed) >= MAX_UNSAVED
         if are_many and self._write_lock.acquire(blocking=False):
@@ -159,7 +170,7 @@ class Counters:
                 self._write_lock.release()
 
     def close(self) -> None:
-        """Save what changes for those alone who ask for it: with the last of them the store may be closed."""
+        """Stop `save_if_many` from writing, so that the caller can close the store after the last `save`."""
         with self._write_lock:
             self._is_closing = True
 

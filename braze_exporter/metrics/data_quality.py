@@ -1,4 +1,4 @@
-"""What answers say about Braze itself: how late it still revises a bucket, and in which zone its days begin. Pure."""
+"""Checks of responses: how late Braze revises a bucket, and in which time zone its days begin. Pure functions."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -8,15 +8,15 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.query_state import Response
 
-# So close to midnight a small difference of the clocks would look like another zone.
+# This close to midnight, a small difference between the clocks would look like another time zone.
 _NEAR_MIDNIGHT = timedelta(minutes=30)
 
 
 def revision_delays(query: Query, before: Response, now: Response) -> Iterator[float]:
-    """Yield, for each bucket that has changed since the answer before, how long after its end it was, in seconds.
+    """Yield the seconds from the end of each changed bucket until `now`, the response that shows the change.
 
-    Only what had ended when it was asked for before tells of a revision; and after a pause of two refreshes or more
-    nothing tells when it happened.
+    A change counts only if the bucket had ended when the response `before` was requested. If two or more refresh
+    intervals lie between the responses, the time of a change is unknown and nothing is yielded.
     """
     if now.sent_at - before.sent_at >= 2 * query.refresh:
         return
@@ -30,10 +30,10 @@ def revision_delays(query: Query, before: Response, now: Response) -> Iterator[f
 
 
 def is_timezone_mismatch(query: Query, response: Response) -> bool | None:
-    """Return whether the newest day of an answer is not the one that runs in `query.zone`, or None if that is unclear.
+    """Return whether the newest day of a response is not today in `query.zone`, or None if that is unclear.
 
-    Only yesterday and tomorrow are judged: an answer that is further behind has another cause, and of some kinds Braze
-    tells a day only later.
+    Only yesterday and tomorrow are a mismatch. A response that is further behind has another cause, and for some kinds
+    Braze returns a day only later.
     """
     if not query.kind.includes_current_day:
         return None

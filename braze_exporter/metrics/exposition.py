@@ -1,6 +1,6 @@
-"""Lines of the text format, byte for byte as `prometheus_client` writes them, but made once and kept.
+"""Lines of the text format, byte for byte as `prometheus_client` writes them, but cached by the callers.
 
-The two formats that are served differ in the headers alone: OpenMetrics names a counter without `_total` there.
+The text format and OpenMetrics differ only in the headers: OpenMetrics names a counter without `_total` there.
 """
 
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ def format_labels(labels: Iterable[tuple[str, str]]) -> str:
 
 
 def format_sample(name: str, labels: str, value: float) -> str:
-    """Return one line: the sample `name` with the finished `labels`."""
+    """Return one line: the sample `name` with the formatted `labels`."""
     return f"{name}{labels} {floatToGoString(value)}\n"
 
 
 def format_header(family: Family, *, openmetrics: bool) -> str:
-    """Return the lines that introduce the samples of `family`."""
+    """Return the `# HELP` and `# TYPE` lines of `family`."""
     name = family.name
     if openmetrics and family.type == "counter":
         name = name.removesuffix("_total")

@@ -1,4 +1,4 @@
-"""The metric families that queries feed: their names, their help and their labels."""
+"""The metric families that queries feed: names, help texts and labels."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric family: its full name, its type in Prometheus's words, its help and the names of its labels."""
+    """A metric family: its full name, its Prometheus type, its help and the names of its labels."""
 
     name: str
     type: str
@@ -15,7 +15,8 @@ class Family:
     labels: tuple[str, ...]
 
 
-# What each query gives, by the suffix of the family, with its help; `{counts}` is of the noun, `{unit}` of the query.
+# Help texts of the gauges of a query, by the suffix of the family. `{counts}` is the `help_prefix` of the metric group,
+# `{unit}` the unit of the query.
 GAUGE_HELP: dict[str, str] = {
     "latest": "{counts} in the newest {unit}, which is usually still in progress and growing.",
     "latest_bucket_start_timestamp_seconds": "Start of the newest {unit}.",
@@ -25,26 +26,26 @@ GAUGE_HELP: dict[str, str] = {
     "up": "Whether the last fetch was answered (1) or not (0).",
     "last_success_timestamp_seconds": "When a fetch was last answered, 0 until the first time.",
 }
-# Those of the query itself, whatever series its answers have.
+# The gauges that a query has once, even if its responses have several series.
 QUERY_GAUGES = ("up", "last_success_timestamp_seconds")
 
 
 def build_gauge(kind: SeriesKind, metric_group: MetricGroup, unit: Unit, measure: str) -> Family:
-    """Return the gauge family of one of `GAUGE_HELP` for a noun of `kind`."""
+    """Return the gauge family for one of the measures in `GAUGE_HELP` of a metric group of `kind`."""
     text = GAUGE_HELP[measure].format(counts=metric_group.help_prefix, unit=unit.value)
     labels = ("workspace", *metric_group.labels, *(() if measure in QUERY_GAUGES else metric_group.series_labels))
     return Family(f"braze_{metric_group.name}_{unit.adverb}_{measure}", "gauge", _append_source(text, kind), labels)
 
 
 def build_counter(kind: SeriesKind, metric_group: MetricGroup) -> Family:
-    """Return the counter family for an additive noun of `kind`."""
+    """Return the counter family for an additive metric group of `kind`."""
     text = f"{metric_group.help_prefix} that Braze has reported since the first answer, late arrivals included."
     labels = ("workspace", *metric_group.labels, *metric_group.series_labels)
     return Family(f"braze_{metric_group.name}_total", "counter", _append_source(text, kind), labels)
 
 
 def build_info(kind: SeriesKind) -> Family:
-    """Return the family that maps the names of the subjects of `kind`, which `is_named`, to their ids."""
+    """Return the info family that maps the subjects of `kind` to their ids. `kind` must be `is_identified_by_id`."""
     text = f"The identifier that Braze has for the {kind.subject_label}."
     return Family(
         f"braze_{kind.subject_label}_info", "gauge", text, ("workspace", kind.subject_label, kind.subject_parameter)

@@ -1,4 +1,4 @@
-"""PromQL as text: names of people in it, durations, and series whatever target of Prometheus they came from."""
+"""Helpers that write PromQL: quoting, numbers, label matchers, and aggregation over Prometheus targets."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -10,19 +10,20 @@ _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 
 
 def quote(text: str) -> str:
-    """Return a text as a string of PromQL, in which every character can be printed."""
+    """Return a text as a PromQL string literal that has only printable characters."""
     return '"' + "".join(_ESCAPES.get(letter) or escape_letter(letter) for letter in text) + '"'
 
 
 def format_number(value: float) -> str:
-    """Return a number in no more digits than it takes."""
+    """Return a number with as few digits as possible, at most 15."""
     return f"{value:.15g}"
 
 
 class LabelRegex(str):
-    """Values of a label, by the text that stands for them in the config: those that an `expression` matches, less some.
+    """Represents the values of a label that match `expression` but not `excluded`.
 
-    `expression` and `excluded` are regular expressions of whole values; an empty `expression` matches all.
+    Both are regexes that match whole values. An empty `expression` matches all values. As a string, the object is the
+    text that stands for these values in the config.
     """
 
     __slots__ = ("excluded", "expression")
@@ -30,7 +31,7 @@ class LabelRegex(str):
     excluded: str
 
     def __new__(cls, text: str, expression: str | None = None, excluded: str = "") -> Self:
-        """Return the values that `expression` matches, by default `text`, without those that `excluded` does."""
+        """Return the values that match `expression`, by default `text`, but not `excluded`."""
         value = super().__new__(cls, text)
         value.expression = text if expression is None else expression
         value.excluded = excluded
@@ -38,7 +39,7 @@ class LabelRegex(str):
 
 
 def matchers(name: str, value: str) -> list[str]:
-    """Return the matchers for a label with a value."""
+    """Return the PromQL matchers for a label with this value."""
     if not isinstance(value, LabelRegex):
         return [f"{name}={quote(value)}"]
     pairs = (("=~", value.expression), ("!~", value.excluded))
@@ -46,24 +47,24 @@ def matchers(name: str, value: str) -> list[str]:
 
 
 def select_series(family: Family, labels: Iterable[tuple[str, str]], stats: Iterable[str] = ()) -> str:
-    """Return the series of a family that have these labels, and one of the `stats` if there are some.
+    """Return a selector for the series of a family with these labels, and with one of the `stats` if there are any.
 
-    An empty label is none to Prometheus.
+    Prometheus treats an empty label value as a missing label.
     """
     parts = [matcher for name, value in labels for matcher in matchers(name, value)]
     return f"{family.name}{{{', '.join([*parts, *stat_matchers(stats)])}}}"
 
 
 def stat_matchers(stats: Iterable[str]) -> list[str]:
-    """Return the matchers for the series of some statistics of messages: one, or none for all of them."""
+    """Return the matchers for the series of these `stats`: one matcher, or none if `stats` is empty."""
     pattern = "|".join(stats)
     return [f'stat=~"{pattern}"'] if pattern else []
 
 
 def max_by(expr: str, by: Iterable[str]) -> str:
-    """Return what an expression has by these labels, whichever target it came from.
+    """Return the maximum of an expression by these labels, over all Prometheus targets.
 
-    So a new pod goes on where the old one was, and an alert is the same from both.
+    Without the target labels a new pod continues the series of the old one, and both raise the same alert.
     """
     return f"max by ({', '.join(by)}) ({expr})"
 

@@ -1,4 +1,4 @@
-"""What is shown of one query: the lines of its gauges, written when something of it changes and kept until then."""
+"""The exported series of one query: the lines of its gauges, rendered when something changes and cached until then."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,18 +19,21 @@ SeriesLabels: TypeAlias = tuple[tuple[str, str], ...]
 
 @functools.cache
 def _gauge_families(kind: SeriesKind, metric_group: MetricGroup, unit: Unit) -> tuple[Family, ...]:
-    """Return the gauge families of a noun, in the order of `GAUGE_HELP`."""
+    """Return the gauge families of a metric group, in the order of `GAUGE_HELP`."""
     return tuple(build_gauge(kind, metric_group, unit, measure) for measure in GAUGE_HELP)
 
 
 def expiry_time(query_state: QueryState) -> float:
-    """Return when the answer that is held becomes too old to be shown, on the monotonic clock."""
+    """Return when the last response becomes stale, on the monotonic clock; infinity if there is none."""
     response = query_state.response
     return float("inf") if response is None else response.received_monotonic + query_state.query.max_age
 
 
 class BucketWindow(NamedTuple):
-    """The points of a series, oldest first, and how many had settled, and had ended, when they were asked for."""
+    """The points of a series, oldest first.
+
+    `settled` and `ended` are how many of them had settled and ended when the response was requested.
+    """
 
     points: tuple[Point, ...] = ()
     settled: int = 0
@@ -38,7 +41,7 @@ class BucketWindow(NamedTuple):
 
 
 class GaugeValues(NamedTuple):
-    """The values of the gauges of a series; None is what is not shown."""
+    """The values of the gauges of a series; None where a gauge is absent."""
 
     latest: float | None = None
     settled: float | None = None
@@ -51,9 +54,10 @@ _NO_VALUES = GaugeValues()
 
 @dataclass(slots=True)
 class SeriesRow:
-    """One series of a query, without its points: its finished labels, what is usual, and what its gauges show.
+    """One series of a query: its formatted labels, its baseline and the values of its gauges.
 
-    The starts of the latest and the settled bucket are the last known ones; they outlive the answer they came from.
+    `series` has no points. `latest_start` and `settled_start` are the last known starts of these buckets; they remain
+    when the response is replaced.
     """
 
     series: Series
@@ -67,10 +71,10 @@ class SeriesRow:
 
 @dataclass(frozen=True, slots=True)
 class SeriesView:
-    """One series of a query, without its points, as the gauges show it, with what is held and where it comes from.
+    """One series of a query as the gauges show it, with its points and its last response.
 
-    `starts` are those of the latest and the settled bucket. `total` is what the counter shows, None if the series feeds
-    none.
+    `series` has no points. `starts` are the starts of the latest and the settled bucket. `total` is the exported value
+    of the counter, or None if the series has no counter.
     """
 
     query_state: QueryState
@@ -86,7 +90,7 @@ class QueryRow:
     """The lines of one query, for each of its families. Not thread-safe."""
 
     def __init__(self, query_state: QueryState, before: "QueryRow | None" = None) -> None:
-        """Begin with what is shown of the `query_state` as it is, and with what the row `before` had learned of it."""
+        """Render `query_state`, and take over what the row `before` knew: labels, bucket starts and baselines."""
         query = query_state.query
         self.query_state = query_state
         self.query = query
@@ -96,7 +100,7 @@ class QueryRow:
             for family in _gauge_families(query.kind, metric_group, query.unit)
         )
         self.series: dict[tuple[str, ...], SeriesRow] = {}
-        # Which series has, or had, which labels.
+        # The series that has or had these labels, by its identity.
         self.owners: dict[tuple[str, SeriesLabels], tuple[str, ...]] = before.owners if before is not None else {}
         self.lines: tuple[str, ...] = ()
         self.response: Response | None = None
@@ -114,9 +118,9 @@ class QueryRow:
         self.render()
 
     def learn(self, response: Response, *, is_history: bool) -> None:
-        """Take in what an answer, of the query or of its history, says of what is usual.
+        """Add the settled points of a response, of the query or of its history, to the baselines.
 
-        The newest bucket of an answer that runs up to now has not settled, whatever the clocks say.
+        The newest bucket of a response that runs up to now has never settled, whatever the clocks say.
         """
         for series in response.series if self.query_state.query.baseline_weeks else ():
             series_row = self._series_row(series)
@@ -125,14 +129,14 @@ class QueryRow:
             series_row.baseline.learn(series.points if is_history else series.points[:-1], response.sent_at)
 
     def update_age(self, now: float) -> None:
-        """Hide or show the values, as the age of the answer at `now` wants it."""
+        """Render again if the values became stale, or no longer are, at `now` on the monotonic clock."""
         is_stale = now >= expiry_time(self.query_state)
         if is_stale != self.is_stale:
             self.is_stale = is_stale
             self.render()
 
     def render(self) -> None:
-        """Write the lines, for each family those of all series."""
+        """Render the lines of each family, with those of all series."""
         query_state, query, response = self.query_state, self.query_state.query, self.query_state.response
         self._apply_response(response)
         up = (0.0 if query_state.error else 1.0) if query_state.has_result else None
@@ -158,10 +162,10 @@ class QueryRow:
         self.lines = tuple(lines)
 
     def _apply_response(self, response: Response | None) -> None:
-        """Judge the series of an answer, and forget those of the one before.
+        """Set the bucket windows and gauge values from a response, and drop those of the previous one.
 
-        The series of a noun show values of one and the same bucket, for they are added up: what is gone, a variation or
-        a step, would go on to show its last day for as long as answers reach back to it.
+        All series of a metric group show the same bucket, because their values are added up. Otherwise a removed
+        variation or step would show its last day for as long as responses reach back to it.
         """
         self.response = response
         for series_row in self.series.values():
@@ -175,14 +179,17 @@ class QueryRow:
             newest, settled_point = known[-1] if known else None, newest_settled(known, query, response.sent_at)
             for series in series_of_group:
                 if series.key and not series.points and series.identity not in self.series:
-                    continue  # only nulls so far: whether it is a statistic is not known
+                    continue  # only nulls so far, so it may not be a statistic
                 series_row = self._series_row(series)
                 series_row.window = _bucket_window(series.points, query, response.sent_at, settled_point)
                 if not self.is_stale:
                     series_row.values = _gauge_values(series_row, series.holes, newest, settled_point)
 
     def views(self, total: Callable[[Series], float | None]) -> Iterator[SeriesView]:
-        """Yield what the lines show, series by series."""
+        """Yield a view of each series with the values that the lines show.
+
+        `total` returns the exported counter value of a series, or None.
+        """
         for series_row in self.series.values():
             starts = series_row.latest_start, series_row.settled_start
             yield SeriesView(
@@ -196,10 +203,10 @@ class QueryRow:
             )
 
     def _series_row(self, series: Series) -> SeriesRow:
-        """Return what is shown of the series, which may have got other labels.
+        """Return the row of the series, updated if its labels changed.
 
-        If another one has ever had its name, it has its id behind that: else a counter would seem to jump to that of
-        the newcomer.
+        If another series has ever had the same labels, the name is followed by the id. Otherwise a counter would seem
+        to jump to the value of the new series.
         """
         labelled = series.without_buckets
         while (
@@ -230,9 +237,9 @@ def _format_lines(name: str, values: Iterable[tuple[str, float | None]]) -> str:
 
 
 def _bucket_window(points: tuple[Point, ...], query: Query, sent_at: float, settled_point: int | None) -> BucketWindow:
-    """Return the points of an answer that was asked for at `sent_at`, and how they stand.
+    """Return the points of a response that was requested at `sent_at`, with the numbers of settled and ended buckets.
 
-    `settled_point` is the start of the newest settled bucket, None if none has settled.
+    `settled_point` is the start of the newest settled bucket, or None if none has settled.
     """
     settled = ended = len(points)
     while settled and (settled_point is None or points[settled - 1].start > settled_point):
@@ -245,10 +252,10 @@ def _bucket_window(points: tuple[Point, ...], query: Query, sent_at: float, sett
 def _gauge_values(
     series_row: SeriesRow, holes: Sequence[int], newest: int | None, settled_point: int | None
 ) -> GaugeValues:
-    """Return the latest value, the settled one and what is usual for it, and note where their buckets start.
+    """Return the latest, settled and baseline values, and store the starts of their buckets in `series_row`.
 
-    Values are of the bucket that starts at `newest`, and of that at `settled_point`, or there are none. A hole has no
-    start.
+    A value is returned only if it is of the bucket that starts at `newest` or at `settled_point`. For a hole, the start
+    becomes None.
     """
     points, settled, _ = series_row.window
     latest = None

@@ -1,6 +1,7 @@
-"""The exporter's own metrics: their families, and what counts them.
+"""The exporter's own metrics: their families, and the class that counts them.
 
-`QUERIES` and `UP` sum up the queries and are filled by the collector; `SELF_METRICS` are counted as things happen.
+The collector fills `QUERIES` and `UP`, which summarize the queries. The families in `SELF_METRICS` are counted as
+events occur.
 """
 
 import platform
@@ -31,7 +32,7 @@ QUERIES = Family(
 
 
 class QueryStatus(StrEnum):
-    """How a query stands, which is the label `state`; of several that apply, the first."""
+    """The status of a query, exported as the label `state`. If several apply, the first one counts."""
 
     PENDING = "pending"
     STALE = "stale"
@@ -164,17 +165,20 @@ SELF_METRICS: tuple[Family, ...] = (
     BUILD_INFO,
 )
 
-# From a fast answer to the time-outs of the client, in seconds.
+# From a fast response to the timeouts of the client, in seconds.
 _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-# From the usual refresh to a few days: what `settle` may reasonably be.
+# From the usual refresh interval to a few days, the reasonable range of `settle`.
 _REVISION_BUCKETS = (600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400, 172_800, 345_600)
 
 
 class SelfMetrics:
-    """What the exporter counts of itself."""
+    """Counts and renders the exporter's own metrics."""
 
     def __init__(self, version: str) -> None:
-        """Begin at 0. `kinds` are those of the plan, by workspace, wildcards that nothing is known of included."""
+        """Start all counters at 0.
+
+        `kinds` are the workspaces and kinds of the plan, including those of selectors whose list was not read yet.
+        """
         self.kinds: tuple[tuple[str, SeriesKind], ...] = ()
         disable_created_metrics()
         self._registry = CollectorRegistry()
@@ -217,13 +221,14 @@ class SelfMetrics:
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()
         self._workspaces: set[str] = set()
-        # One for each subject of the config, so they are written when they change, and not with each page.
+        # There is one sample for each subject of the config, so these lines are rendered when they change, not in each
+        # scrape.
         self._unlisted = self._render_unlisted({})
 
     def initialize(self, plan: Plan, lists: Mapping[str, Sequence[ListEndpoint]]) -> None:
-        """Begin at 0 for every endpoint, pool and reason that can be met, and forget workspaces that went.
+        """Start at 0 for each possible endpoint, pool and reason, and remove the metrics of removed workspaces.
 
-        That is for the kinds of `plan`, and for the `lists` that are read, by the name of the workspace.
+        The endpoints are those of the kinds in `plan`, and of `lists`: the lists that are read, by workspace name.
         """
         queries: Sequence[Query | Selector] = [*plan.queries, *plan.selectors]
         self.kinds = tuple(dict.fromkeys((query.workspace, query.kind) for query in queries))
@@ -248,13 +253,17 @@ class SelfMetrics:
                 self._errors.labels(workspace, endpoint.path, reason)
 
     def clear_timezones(self) -> None:
-        """Say nothing of time zones until the next day is judged: they may have changed, or there are no days."""
+        """Remove the time zone mismatches until the next check.
+
+        The time zones may have changed, or no daily queries may be left.
+        """
         self._timezone_mismatch.clear()
 
     def record_lists(self, plan: Plan, read: Mapping[tuple[str, ListEndpoint], float]) -> None:
-        """Show what lists tell of the wildcards of `plan`, and of the subjects that the config names.
+        """Set the metrics of the selectors of `plan` and of the subjects that the config names.
 
-        `read` are the lists in use, by workspace, and when each was read, in seconds since the epoch, 0 for never.
+        `read` maps the lists in use, by workspace, to the time of the last read in seconds since the epoch, 0 for
+        never.
         """
         values: dict[tuple[Gauge, tuple[str, ...]], float] = {}
         for selection in plan.selection_results:
@@ -277,7 +286,7 @@ class SelfMetrics:
 
     @staticmethod
     def _render_unlisted(values: Mapping[tuple[str, ...], float]) -> Mapping[bool, bytes]:
-        """Return what is shown of the subjects of the config, in the text format and in OpenMetrics (True)."""
+        """Return the samples of `QUERY_UNLISTED`, in the text format (False) and in OpenMetrics (True)."""
         family = QUERY_UNLISTED
         lines = "".join(
             format_sample(family.name, format_labels(zip(family.labels, labels, strict=True)), value)
@@ -295,7 +304,7 @@ class SelfMetrics:
         return Gauge(family.name, family.help, family.labels, registry=self._registry)
 
     def count_call(self, call: CallEvent) -> None:
-        """Count a call, and note what it told of its pool, if its workspace is still in the plan."""
+        """Count a call and record its rate limit, if its workspace is still in the plan."""
         with self._lock:
             if call.workspace in self._workspaces:
                 self._count(call)
@@ -315,17 +324,17 @@ class SelfMetrics:
                 metric.labels(call.workspace, call.pool).set(value)
 
     def count_deferred(self, workspace: str, endpoint: Endpoint) -> None:
-        """Count a request that was due and put off."""
+        """Count a request that was due but deferred."""
         self._deferred.labels(workspace, endpoint.pool.name).inc()
 
     def record_reload(self, loaded_at: float | None) -> None:
-        """Note when a config came into use, in seconds since the epoch, or None for one that cannot be used."""
+        """Record a configuration reload: the time of the read in seconds since the epoch, or None if it failed."""
         self._reload_successful.set(float(loaded_at is not None))
         if loaded_at is not None:
             self._reload_success_time.set(loaded_at)
 
     def count_incomplete_scrape(self) -> None:
-        """Count a scrape that did not wait for everything."""
+        """Count a scrape that reached its deadline before all due queries were fetched."""
         self._scrapes_incomplete.inc()
 
     def count_state_write_failure(self) -> None:
@@ -333,21 +342,21 @@ class SelfMetrics:
         self._state_write_failures.inc()
 
     def observe_revision(self, query: Query, delay: float) -> None:
-        """Note that a bucket of `query` has changed `delay` seconds after its end."""
+        """Record that a bucket of `query` changed `delay` seconds after its end."""
         self._revision_age.labels(query.workspace, query.kind.section).observe(delay)
 
     def record_timezone(self, query: Query, *, mismatch: bool) -> None:
-        """Note whether the days of the workspace's answers are those of its configured zone."""
+        """Record whether the days of Braze's responses differ from those of the workspace's configured time zone."""
         self._timezone_mismatch.labels(query.workspace).set(float(mismatch))
 
     def read_values(self, family: Family) -> dict[tuple[str, ...], float]:
-        """Return what is shown of one of the families that are not histograms, by the values of its labels."""
+        """Return the exported values of a family that is not a histogram, by its label values."""
         metrics = self._registry.restricted_registry([family.name]).collect()
         samples = (sample for metric in metrics for sample in metric.samples)
         return {tuple(sample.labels[label] for label in family.labels): sample.value for sample in samples}
 
     def render(self, *, openmetrics: bool) -> bytes:
-        """Return the metrics in the text format, or in OpenMetrics with its end."""
+        """Return the metrics in the text format, or in OpenMetrics with its `# EOF` line."""
         return self._unlisted[openmetrics] + (
             generate_openmetrics(self._registry) if openmetrics else generate_latest(self._registry)
         )
