@@ -1,4 +1,4 @@
-"""The rules that watch the exporter itself: whatever is wrong with it, the other alerts cannot fire."""
+"""The built-in alerting rules for the exporter itself, whose failures would keep the other alerts from firing."""
 
 from collections.abc import Iterator, Sequence
 
@@ -32,16 +32,16 @@ _LONG_SECONDS = 3_600.0
 # Lists are read about once an hour.
 _MAX_LIST_AGE_SECONDS = 10_800.0
 _LAST_SUCCESS = "last_success_timestamp_seconds"
-# A time to the last answer that is none: there was no answer since the start.
+# A `$value` of 1e9 or more means that the last success is 0: no fetch has succeeded since the start.
 _SINCE_TEMPLATE = (
     "{{ if lt $value 1e9 }}for {{ $value | humanizeDuration }}{{ else }}since the exporter was started{{ end }}"
 )
 
 
 def workspace_rules(queries: Sequence[Query], reserve: float, lists: Sequence[ListEndpoint]) -> Iterator[Rule]:
-    """Yield the rules for one workspace with these queries, and with wildcards that take of these lists.
+    """Yield the rules of one workspace: for its `queries`, and for the `lists` that its selectors use.
 
-    `reserve` is the share of a limit that is left alone.
+    `reserve` is the fraction of a rate limit that the exporter leaves to the company's sends.
     """
     name = queries[0].workspace
     yield _down_rule(name)
@@ -57,7 +57,7 @@ def workspace_rules(queries: Sequence[Query], reserve: float, lists: Sequence[Li
 
 
 def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
-    """Yield the rules for the process."""
+    """Yield the rules for the exporter process."""
     yield Rule(
         alert="BrazeConfigReloadFailed",
         expr=f"time() - {RELOAD_SUCCESS_TIME.name}\nand {RELOAD_SUCCESSFUL.name} == 0",
@@ -78,7 +78,7 @@ def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
 
 
 def _down_rule(workspace: str) -> Rule:
-    """Return the rule for an exporter that is not there, whatever its job in Prometheus is called."""
+    """Return the rule for missing metrics of a workspace. It does not depend on the Prometheus job name."""
     return Rule(
         alert="BrazeExporterDown",
         labels=dict(_workspace_label(workspace)),
@@ -93,9 +93,10 @@ def _down_rule(workspace: str) -> Rule:
 
 
 def _key_rejected_rule(workspace: str) -> Rule:
-    """Return the rule for a key that Braze refuses for all of a kind, which one call in two minutes tries again.
+    """Return the rule for an API key that Braze rejects for all queries of a kind. One call in two minutes probes it.
 
-    While all endpoints refuse it those of queries take turns, so that refusals of lists need not be counted.
+    While all endpoints reject the key, the endpoints of queries are probed in turn. So rejected list requests need not
+    be counted.
     """
     up = select_series(QUERIES, (*_workspace_label(workspace), ("state", QueryStatus.UP)))
     return Rule(
@@ -114,7 +115,7 @@ def _key_rejected_rule(workspace: str) -> Rule:
 
 
 def _workspace_failing_rule(workspace: str, queries: Sequence[Query]) -> Rule:
-    """Return the rule for a workspace of which nothing is answered, unless that is for the key."""
+    """Return the rule for a workspace whose queries all fail for a reason other than the API key."""
     families = dict.fromkeys(
         build_gauge(query.kind, query.metric_group, query.unit, _LAST_SUCCESS).name for query in queries
     )
@@ -134,7 +135,7 @@ def _workspace_failing_rule(workspace: str, queries: Sequence[Query]) -> Rule:
 
 
 def _query_stale_rule(queries: Sequence[Query], reserve: float) -> Rule:
-    """Return the rule for queries of one kind and unit without values for want of answers that others have."""
+    """Return the rule for queries of one kind and unit whose values are stale while other queries succeed."""
     longest = max(queries, key=lambda query: len(query.labels))
     workspace, kind, unit = longest.workspace, longest.kind, longest.unit
     late = []
@@ -161,7 +162,7 @@ def _query_stale_rule(queries: Sequence[Query], reserve: float) -> Rule:
 
 
 def _rate_limit_low_rule(workspace: str, reserve: float) -> Rule:
-    """Return the rule for a rate limit of which the reserve is reached, until Braze's window ends."""
+    """Return the rule for a rate limit that has reached the reserve, until Braze's window ends."""
     return Rule(
         alert="BrazeQuotaLow",
         labels=dict(_workspace_label(workspace)),
@@ -176,7 +177,10 @@ def _rate_limit_low_rule(workspace: str, reserve: float) -> Rule:
 
 
 def _list_stale_rule(workspace: str, lists: Sequence[ListEndpoint]) -> Rule:
-    """Return the rule for a list that wildcards take of and that is not read any more; 0 is never, and long ago."""
+    """Return the rule for a list that selectors use and that is no longer read.
+
+    A last success of 0 means never, and counts as long ago.
+    """
     result = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in lists))
     read = max_by(
         select_series(LIST_LAST_SUCCESS, (*_workspace_label(workspace), ("list", result))), LIST_LAST_SUCCESS.labels
@@ -215,8 +219,11 @@ def _up_expr(workspace: str) -> str:
 
 
 def _auth_failures(workspace: str, by: str) -> str:
-    """Return how often Braze has refused the key in ten minutes: five probes fit in, so that one is not missed."""
-    # A list that may not be read keeps no query from being answered.
+    """Return the PromQL for the number of auth failures in 10 minutes.
+
+    Ten minutes cover five probes, so that no rejection is missed.
+    """
+    # Queries can succeed without the permission to read a list.
     lists = LabelRegex("", excluded="|".join(list_endpoint.path for list_endpoint in LIST_ENDPOINTS))
     reasons = LabelRegex(f"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}")
     result = select_series(REQUESTS_FAILED, (*_workspace_label(workspace), ("endpoint", lists), ("reason", reasons)))
@@ -224,7 +231,7 @@ def _auth_failures(workspace: str, by: str) -> str:
 
 
 def _reserve_reached(workspace: str, reserve: float, pool: tuple[tuple[str, str], ...] = ()) -> str:
-    """Return the share that is left of the limits of which the reserve is reached, until they are reset."""
+    """Return the PromQL for the remaining fractions of rate limits that have reached the reserve, until their reset."""
 
     def of(family: Family) -> str:
         return max_by(select_series(family, (*_workspace_label(workspace), *pool)), family.labels)

@@ -1,4 +1,4 @@
-"""Plan → Grafana dashboard, as it is provisioned: with a fixed uid, and without inputs to be filled in."""
+"""Generates the Grafana dashboard of a plan, ready for provisioning: with a fixed uid and without inputs."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,14 +13,15 @@ from braze_exporter.monitoring.selector_queries import selector_queries
 from braze_exporter.scheduler.plan import Plan
 
 UID = "braze-exporter"
-# Of the forms of Grafana's JSON; newer ones of Grafana read it too.
+# The version of Grafana's dashboard JSON. Newer versions of Grafana read it too.
 _SCHEMA_VERSION = 39
 
 
 def build_dashboard(plan: Plan, reserve: float) -> Json:
-    """Return the dashboard for the queries of `plan`; `reserve` is the share of a limit that the exporter leaves.
+    """Return the dashboard for the queries of `plan`. The result is deterministic.
 
-    It asks for what the plan has and for nothing else, so that no panel stays empty. The same plan gives the same.
+    `reserve` is the fraction of a rate limit that the exporter leaves to the company's sends. The dashboard queries
+    only series that the plan has, so that no panel stays empty.
     """
     plan = replace(plan, queries=(*plan.queries, *(query for query, _ in selector_queries(plan))))
     groups = panel_groups(plan)
@@ -45,7 +46,7 @@ def build_dashboard(plan: Plan, reserve: float) -> Json:
 
 
 def _rows(plan: Plan, reserve: float, groups: Sequence[PanelGroup]) -> Iterator[Row]:
-    """Yield the rows from what one looks at first to what one looks up."""
+    """Yield the rows, from the overview to the details."""
     yield Row("", (overview_rows.totals_panels(groups), list(freshness_rows.check_panels(plan, reserve))))
     yield overview_rows.change_row(plan, groups)
     yield from kind_rows(plan, groups)
@@ -55,10 +56,10 @@ def _rows(plan: Plan, reserve: float, groups: Sequence[PanelGroup]) -> Iterator[
 
 
 def _variables(groups: Sequence[PanelGroup]) -> Iterator[Json]:
-    """Yield the variables; what can be chosen in one depends on what is chosen in those before it."""
+    """Yield the dashboard variables. The choices of each variable depend on the values of the variables before it."""
     yield {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus"}
     queries = [query for group in groups for query in group.queries]
-    # An app is listed beside a segment or without one, and so the one does not narrow down the other.
+    # Only labels that all groups have narrow down later variables. Apps and segments do not, as series may have either.
     common = [label for label in groups[0].labels if all(label in group.labels for group in groups)]
     for label in dict.fromkeys(label for group in groups for label in group.labels):
         families = _success_families(query for query in queries if dict(query.labels).get(label))
@@ -80,7 +81,7 @@ def _variables(groups: Sequence[PanelGroup]) -> Iterator[Json]:
 
 
 def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequence[str]) -> Json:
-    """Return a variable with the values of a label among the series of these families."""
+    """Return a query variable with the values of a label in the series of these families."""
     query = f"label_values({select_any(families, *(variable_matcher(other) for other in earlier))}, {label})"
     return {
         "type": "query",
@@ -99,7 +100,7 @@ def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequen
 
 
 def _success_families(queries: Iterable[Query]) -> list[Family]:
-    """Return the families that are there for each of these queries from the first scrape on."""
+    """Return the last-success families of these queries, which exist from the first scrape on."""
     return [
         build_gauge(query.kind, query.metric_group, query.unit, "last_success_timestamp_seconds") for query in queries
     ]

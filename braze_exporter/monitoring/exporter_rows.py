@@ -1,4 +1,4 @@
-"""The rows of a dashboard that show how the calls to Braze go, and how the exporter is."""
+"""The dashboard rows for the calls to Braze and for the exporter itself."""
 
 from collections.abc import Iterator
 
@@ -38,8 +38,11 @@ _PROBLEMS = {SCRAPES_INCOMPLETE: ("incomplete scrapes", "orange"), STATE_WRITE_F
 
 
 def api_row(plan: Plan, reserve: float) -> Row:
-    """Return how the calls to Braze go, and what is left of its rate limit; `reserve` is the share that is left."""
-    # So long that there is a call in it, else there would be no time to an answer.
+    """Return the row for the calls to Braze and the rate limit.
+
+    `reserve` is the fraction of the rate limit that the exporter leaves to the company's sends.
+    """
+    # Each interval must include a call, or the response time would have no data.
     often = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE))}s"
     code, reason, pool = (legend(plan, [label]) for label in ("code", "reason", "pool"))
     calls = [
@@ -100,7 +103,7 @@ def api_row(plan: Plan, reserve: float) -> Row:
 
 
 def exporter_row(plan: Plan) -> Row:
-    """Return how late Braze revises, and how the exporter is."""
+    """Return the row for revision delays and for the exporter itself."""
     charts = [
         chart(
             "How late Braze revises",

@@ -1,4 +1,4 @@
-"""The rows of a dashboard that show how old its numbers are, and the numbers that tell whether something is wrong."""
+"""The dashboard rows for the age of the values, and the panels that show whether something is wrong."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +19,10 @@ _TEN_MINUTES = 600.0
 
 
 def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
-    """Yield the numbers for the top of the screen; `reserve` is the share of a limit that the exporter leaves."""
+    """Yield the stat panels at the top of the dashboard.
+
+    `reserve` is the fraction of a rate limit that the exporter leaves to the company's sends.
+    """
     up = self_metric(QUERIES, f'state="{QueryStatus.UP}"')
     yield stat(
         "Queries up",
@@ -69,7 +72,7 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
 
 
 def freshness_row(plan: Plan) -> Row:
-    """Return how old the numbers are, and which queries are not answered."""
+    """Return the row for the age of the values and for the queries that fail."""
     name = legend_of(plan, panel_groups(plan), _GROUP_LABEL)
     ages = [
         chart(
@@ -115,7 +118,7 @@ def _units(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
 
 
 def _chosen(queries: Sequence[Query], measure: str) -> str:
-    """Return a gauge of all these queries, whatever app and segment they are filtered by."""
+    """Return the PromQL for a gauge of all these queries, with any app and segment."""
     families = (build_gauge(query.kind, query.metric_group, query.unit, measure) for query in queries)
     plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.metric_group.labels))
     matchers = (
@@ -125,7 +128,10 @@ def _chosen(queries: Sequence[Query], measure: str) -> str:
 
 
 def _newest(queries: Sequence[Query], measure: str) -> str:
-    """Return a gauge of all these queries, each once, with its noun as a label: other nouns have the same labels."""
+    """Return the PromQL for a gauge of all these queries, one series per query.
+
+    The metric group becomes a label, because several metric groups have the same labels.
+    """
     labels = dict.fromkeys(name for query in queries for name, _ in query.labels)
     units = "|".join(unit.adverb for unit in Unit)
     pattern = f"braze_(.+?)(_filtered)?_({units})_.+"
@@ -134,10 +140,13 @@ def _newest(queries: Sequence[Query], measure: str) -> str:
 
 
 def _max_settled_age(queries: Sequence[Query]) -> float:
-    """Return the age at which a settled bucket is outdated: as the alerts have it, at three units and its settling."""
+    """Return the age in seconds at which a settled bucket is outdated: `settle` plus three units, as in the alerts."""
     return max(query.settle + 3 * query.unit.seconds for query in queries)
 
 
 def _max_response_age(queries: Sequence[Query]) -> float:
-    """Return the time without an answer that is no chance any more: three refreshes, and at least ten minutes."""
+    """Return the longest normal time since the last success, in seconds.
+
+    It is three refresh intervals, and at least 10 minutes.
+    """
     return max(_TEN_MINUTES, 3 * max(query.refresh for query in queries))

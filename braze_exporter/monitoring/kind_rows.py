@@ -1,4 +1,4 @@
-"""The rows of a dashboard that each kind has: what was counted, by subject, by app and segment, and each by itself."""
+"""The dashboard rows of each kind: counts by subject, by app and segment, and a chart for each subject."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from braze_exporter.monitoring.panel_groups import PanelGroup, legend, styled_ta
 from braze_exporter.monitoring.panels import DASHED, DOTTED, Panel, Row, Target, bars, chart, steps
 from braze_exporter.scheduler.plan import Plan
 
-# With more subjects than these, the charts of each are folded away; with more kinds, all of them but the first.
+# With more subjects than this, the row of their charts is collapsed. With more kinds, all kinds but the first are.
 MAX_UNFOLDED = 12
 _MAX_UNFOLDED_KINDS = 3
 
@@ -19,17 +19,17 @@ _BASELINE_COLOR = "#8e8e8e"
 
 
 def repeat_variable(group: PanelGroup, unit: Unit) -> str:
-    """Return the hidden variable of the chosen subjects that have series of a unit, for which charts are repeated."""
+    """Return the name of the hidden variable that repeats a chart for each chosen subject with series of `unit`."""
     return f"{group.kind.subject_label}_{unit.adverb}"
 
 
 def is_repeated(group: PanelGroup) -> bool:
-    """Return whether each subject has a chart of its own: what does not add up has no bucket that grows."""
+    """Return whether each subject has its own chart. Without additive values there is no growing bucket to show."""
     return group.has_subject and not group.filters and group.metric_group.is_additive
 
 
 def kind_rows(plan: Plan, groups: Sequence[PanelGroup]) -> Iterator[Row]:
-    """Yield the rows of all kinds; those of users, which have but a number for each day, share one."""
+    """Yield the rows of all kinds. The kinds of users, which have only one value a day, share a row."""
     of_users = [group for group in groups if _is_of_users(group.kind)]
     kinds = list(dict.fromkeys(group.kind for group in groups if not _is_of_users(group.kind)))
     are_many = len(kinds) + bool(of_users) > _MAX_UNFOLDED_KINDS
@@ -47,7 +47,7 @@ def _is_of_users(kind: SeriesKind) -> bool:
 
 
 def _panel_lines(plan: Plan, groups: Sequence[PanelGroup]) -> Iterator[Sequence[Panel]]:
-    """Yield the lines of panels of some slices: first what is not filtered."""
+    """Yield the lines of panels for some groups, those without filters first."""
     plain = [group for group in groups if not group.filters]
     yield [_total_panel(plan, group, unit) for group in plain if not group.has_subject for unit in group.units] + [
         _rolling_panel(plan, group)
@@ -96,12 +96,12 @@ def _progress_panel(group: PanelGroup, unit: Unit) -> Panel:
 
 
 def _total_panel(plan: Plan, group: PanelGroup, unit: Unit) -> Panel:
-    """Return the chart of what is counted as a whole."""
+    """Return the chart of a group without a subject."""
     return _three_lines(plan, group, unit, f"{group.title} by the {unit}")
 
 
 def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_folded: bool) -> Row:
-    """Return the charts of each subject."""
+    """Return the row with a chart for each subject."""
     name = repeat_variable(group, unit)
     subjects = {query.subject for query in group.queries if query.unit is unit}
     panel = _three_lines(plan, group, unit, f"${{{name}}}", repeat=name)
@@ -113,7 +113,7 @@ def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_folded: bool) 
 
 
 def _three_lines(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat: str = "") -> Panel:
-    """Return a chart of the settled bucket, of the one in progress and, if it is known, of what is usual."""
+    """Return a chart of the settled bucket, the bucket in progress and, if configured, the baseline."""
     settled = group.last_value(unit, "settled", subject=repeat)
     targets = [
         styled_target(plan, settled, legend(plan, [], "settled"), "blue"),
@@ -140,7 +140,10 @@ def _three_lines(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat: 
 
 
 def _in_progress(group: PanelGroup, unit: Unit, subject: str) -> str:
-    """Return the growth of the bucket that is the newest at the end of the chart: all of them would be a saw."""
+    """Return the PromQL for the growth of the bucket that is the newest at the end of the chart.
+
+    The growth of all buckets would give a sawtooth.
+    """
     latest, start = (
         group.last_value(unit, f"latest{measure}", subject=subject)
         for measure in ("", "_bucket_start_timestamp_seconds")
@@ -176,7 +179,7 @@ def _rolling_panel(plan: Plan, group: PanelGroup) -> Panel:
 
 
 def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGroup | None) -> Iterator[Panel]:
-    """Yield what is filtered by app, segment or product, beside the total where that is asked for."""
+    """Yield the panels of a group filtered by app, segment or product, with the total if `total` is given."""
     settled, by = group.last_value(unit, "settled"), _filters(group)
     subject = ", ".join(("workspace", *group.kind.metric_group.labels))
     beside = []
@@ -224,7 +227,7 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
 
 
 def interval(unit: Unit) -> str:
-    """Return the least distance of the points of a chart: fine enough for a bucket that grows."""
+    """Return the minimum interval between points of a chart, short enough to show how a bucket grows."""
     return {Unit.HOUR: "5m", Unit.DAY: "30m"}[unit]
 
 

@@ -1,4 +1,4 @@
-"""What the series of a kind are called: in the sentences of alerts, and in the titles of a dashboard."""
+"""The names of kinds in alert texts and dashboard titles."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ _SENDS = "Is it still active, does what triggers it still arrive, and has its au
 
 @dataclass(frozen=True, slots=True)
 class KindTexts:
-    """The words for a kind. Those of sentences are templates of Prometheus, which name people's texts by labels alone.
+    """The texts for a kind. All but `title` are Prometheus templates, which take names from labels only.
 
-    `counted` are what a query counts, `silence` is said when nothing was counted, before a time, and `advice` with it.
+    `counted` is what a query counts, and `are` its verb. `silence` is the sentence for a query that counted nothing,
+    without the time. `advice` follows it.
     """
 
     title: str
@@ -53,31 +54,31 @@ _TEXTS: Mapping[SeriesKind, KindTexts] = {
 
 
 def kind_texts(kind: SeriesKind) -> KindTexts:
-    """Return the words for a kind; most are called as their section in the config."""
+    """Return the texts for a kind. By default they come from the name of its config section."""
     title = kind_title(kind)
     return _TEXTS.get(kind) or KindTexts(title, title.lower())
 
 
 def kind_title(kind: SeriesKind) -> str:
-    """Return what a kind is called as a whole."""
+    """Return the title of a kind, made from its config section."""
     return kind.section.replace("_", " ").capitalize()
 
 
 def alert_prefix(kind: SeriesKind) -> str:
-    """Return how the names of a kind's alerts begin: with its subject if every query has one."""
+    """Return the prefix of a kind's alert names: its subject label if every query has a subject, else its section."""
     name = kind.subject_label if kind.subject_label in kind.metric_group.labels else kind.section
     return f"Braze{name.title().replace('_', '')}"
 
 
 def query_text(query: Query) -> str:
-    """Return the template that names what a query, or another one of its families, counts, by its labels alone."""
+    """Return the template for what a query counts. It uses only labels, so it also fits the query's other families."""
     plain = query.kind.metric_group.labels
     filters = "".join(_FILTERS[name] for name in query.metric_group.labels if name not in plain)
     return f"{kind_texts(query.kind).counted}{filters} in {{{{ $labels.workspace }}}}"
 
 
 def silence_text(query: Query, span: str) -> str:
-    """Return the sentence for a query that has counted nothing for a span of time."""
+    """Return the sentence for a query that has counted nothing for `span`."""
     texts = kind_texts(query.kind)
     were = {"are": "were", "is": "was"}[texts.are]
     sentence = texts.silence or f"No {query_text(query)} {were} counted"
@@ -85,5 +86,5 @@ def silence_text(query: Query, span: str) -> str:
 
 
 def capitalize(text: str) -> str:
-    """Return a text as a sentence begins; the name of an event stays as it is."""
+    """Return a text with its first letter in uppercase. A text that begins with a template does not change."""
     return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""What campaigns and Canvases tell beside the number that stands for them: their messages, and what came of those."""
+"""The panels for the additional series of campaigns and Canvases: their messages and the outcomes of those."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,12 +9,12 @@ from braze_exporter.monitoring.panels import Panel, Target, chart
 from braze_exporter.scheduler.plan import Plan
 
 _INTERVAL = "30m"
-# Whoever is in two variations, or gets a message by two channels, is in both numbers.
+# Unique users cannot be added up: a user in two variations, or with two channels, is in both values.
 _UNIQUE_STATS = "unique_.+"
 
 
 def panel_lines(plan: Plan, group: PanelGroup) -> Iterator[Sequence[Panel]]:
-    """Yield the lines of panels for the nouns of a kind that answers with several."""
+    """Yield the lines of panels for a kind whose responses have several metric groups."""
     metric_groups = group.kind.metric_groups
     others = [
         metric_group
@@ -45,7 +45,7 @@ def _group_chart(name: str, description: str, group: PanelGroup, metric_group: M
 
 
 def _sent_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Panel:
-    """Return what was sent by channel; of a Canvas by step, which has one message or none."""
+    """Return the panel of sent messages by channel; for a Canvas by step and channel."""
     by = tuple(label for label in metric_group.series_labels if label in {"step", "channel"})
     labels = (*metric_group.labels, *by) if "step" in by else by
     return chart(
@@ -65,7 +65,7 @@ def _sent_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Pan
 
 
 def _outcome_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Panel:
-    """Return what share of the messages of a channel was delivered, opened, clicked, …: each statistic Braze has."""
+    """Return the panel of the fraction of messages delivered, opened, clicked and so on: all statistics Braze has."""
     by = ("workspace", "channel")
     others = f'stat!~"{"|".join([*metric_group.primary_stats, _UNIQUE_STATS])}"'
     each = group.last_value(Unit.DAY, "settled", metric_group=metric_group, stats=others, by=(*by, "stat"))

@@ -1,4 +1,4 @@
-"""The rows of a dashboard that tell of all kinds together: what Braze reported, and what is unusual in it."""
+"""The dashboard rows for all kinds together: what Braze reported, and which values are unusual."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -7,14 +7,14 @@ from braze_exporter.monitoring.panel_groups import PanelGroup, legend_of
 from braze_exporter.monitoring.panels import Panel, Row, Target, bars, stat, steps
 from braze_exporter.scheduler.plan import Plan
 
-# What is rare rises and falls by chance. As the alerts have it.
+# Below this count, changes are mostly chance. The default of the alerts is the same.
 MIN_COUNT = 10
 MAX_SERIES = 15
 SPANS = {"24h": "24 hours", "7d": "7 days"}
 
 
 def totals_panels(groups: Sequence[PanelGroup]) -> list[Panel]:
-    """Return the numbers for the top of the screen: what was reported of all that is chosen, kind by kind."""
+    """Return the stat panels at the top of the dashboard: what was reported for the chosen series, by kind."""
     counted = [group for group in groups if group.has_counter and not group.filters]
     if not counted:
         return []
@@ -30,16 +30,16 @@ def totals_panels(groups: Sequence[PanelGroup]) -> list[Panel]:
 
 
 def change_row(plan: Plan, groups: Sequence[PanelGroup]) -> Row:
-    """Return what changed most, by the counters and, where there are baselines, by the settled buckets."""
+    """Return the row of the largest changes, by counters and, where there are baselines, by settled buckets."""
     counted = [group for group in groups if group.has_counter and not group.filters]
     changes = _weekly_change_panels(plan, counted) if counted else ()
     return Row("Rising and falling", ([*changes, *_baseline_change_panels(plan, groups)],))
 
 
 def week_earlier(group: PanelGroup) -> str:
-    """Return what was reported in the same 24 hours a week before, of the counters that ran through all of them.
+    """Return the PromQL for the increase in the same 24 hours a week before, of counters that existed all that time.
 
-    One that began in between would make a day that is as usual look like a rise.
+    A counter that started in these 24 hours would make a usual day look like a rise.
     """
     started_at = f"max by ({', '.join(group.labels)}) (last_over_time({group.total}[1h] offset 191h))"
     return f"{group.increase('24h', offset='1w')}\n  and {started_at}"
@@ -95,5 +95,8 @@ def _baseline_change_panels(plan: Plan, groups: Sequence[PanelGroup]) -> Iterato
 
 
 def _join_kinds(parts: Iterable[tuple[PanelGroup, str]]) -> str:
-    """Return what the expressions of several slices have together, with the kind as a label: some have no others."""
+    """Return the union of the expressions of several groups, with the kind as a label.
+
+    Without this label, series of different kinds could have the same labels.
+    """
     return "\n  or\n".join(f'label_replace({expr}, "kind", "{group.kind.section}", "", "")' for group, expr in parts)

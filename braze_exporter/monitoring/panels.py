@@ -1,7 +1,7 @@
-"""Panels of Grafana as small values, and their place on the screen. Knows nothing of Braze.
+"""Grafana panels as dataclasses, and their layout. Independent of Braze.
 
-Grafana's own schema takes only objects in overrides: a colour and a line style are some, a number of pixels is none,
-and series are chosen by a list of their names, not by a pattern.
+Grafana's schema allows only objects as values of overrides. So a color and a line style can be overridden, but a width
+in pixels cannot. Overrides select series by a list of names, not by a pattern.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# The variable by which a user chooses the Prometheus to ask.
+# The dashboard variable for the Prometheus data source.
 DATASOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 _COLUMNS = 24
 
@@ -21,7 +21,7 @@ DOTTED: Json = {"fill": "dot", "dash": [2, 6]}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A query and how its series are named; those called `names` are drawn with a colour and a style of line."""
+    """A query and its legend format. Series whose legend is in `names` are drawn with `color` and the style `line`."""
 
     expr: str
     legend: str = ""
@@ -32,7 +32,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel without a place; `interval` is the least distance of its points, `repeat` the variable it repeats for."""
+    """A panel without its position.
+
+    `interval` is the minimum interval between its points, and `repeat` the variable that the panel is repeated for.
+    """
 
     title: str
     description: str
@@ -47,7 +50,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A heading and lines of panels; the panels of a line share its width."""
+    """A heading and lines of panels. The panels of a line share its width."""
 
     title: str
     lines: tuple[Sequence[Panel], ...]
@@ -56,14 +59,14 @@ class Row:
 
 @dataclass(slots=True)
 class Grid:
-    """Places rows under each other, and numbers their panels."""
+    """Places rows below each other and numbers their panels."""
 
     _number: int = 0
     _bottom: int = 0
     panels: list[Json] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
-        """Place a row and its panels; one without a title has no heading, one without panels is left out."""
+        """Place a row and its panels. A row without a title has no heading; a row without panels is skipped."""
         if not any(row.lines):
             return
         if not row.title:
@@ -82,7 +85,7 @@ class Grid:
         panels = list(self._lines(row.lines))
         if row.is_collapsed:
             heading["panels"] = panels
-            self._bottom = below  # what is folded takes no room
+            self._bottom = below  # collapsed panels use no height
             panels = []
         self.panels += [heading, *panels]
 
@@ -145,7 +148,7 @@ def _override(target: Target) -> Json:
 
 
 def steps(first: str, *others: tuple[float, str]) -> Json:
-    """Return thresholds: a colour, and from which value on another one counts."""
+    """Return thresholds: the first color, and the values from which the other colors apply."""
     result = [{"value": None, "color": first}, *({"value": value, "color": color} for value, color in others)]
     return {"mode": "absolute", "steps": result}
 
@@ -159,7 +162,10 @@ def stat(
     decimals: int = 0,
     words: Mapping[str, str] | None = None,
 ) -> Panel:
-    """Return a panel with a number, or one of `words` in its place, for each target, with its legend if it has one."""
+    """Return a stat panel with one number for each target, with its legend if it has one.
+
+    `words` maps values to the texts shown instead of them.
+    """
     defaults: Json = {
         "unit": unit,
         "decimals": decimals,
@@ -214,10 +220,9 @@ def chart(
     repeat: str = "",
     can_be_negative: bool = False,
 ) -> Panel:
-    """Return a panel with lines over time, of one of the styles `line`, `steps`, `bars` and `stacked`.
+    """Return a panel with lines over time. `style` is `line`, `steps`, `bars` or `stacked`.
 
-    A `limit` is a dashed red line. What is drawn is a count, a share or an age, and begins at 0 unless it
-    `can_be_negative`.
+    `limit` draws a dashed red line. The axis begins at 0 unless `can_be_negative`.
     """
     stacked = style in {"bars", "stacked"}
     custom: Json = {
@@ -243,7 +248,7 @@ def chart(
 
 
 def timeline(title: str, description: str, targets: Sequence[Target], *, states: Mapping[str, Json]) -> Panel:
-    """Return a panel with a line of blocks for each series; `states` tells what a value is called, and its colour."""
+    """Return a state timeline with one line for each series. `states` maps each value to its text and color."""
     defaults = {"mappings": [{"type": "value", "options": dict(states)}], "color": {"mode": "thresholds"}}
     options = {
         "mergeValues": True,

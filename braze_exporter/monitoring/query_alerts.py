@@ -1,4 +1,4 @@
-"""The rules that entries ask for with `alerts`: what Braze has counted is not as it should be."""
+"""The alerting rules for the `alerts` of config entries."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from braze_exporter.monitoring.query_expr import QueryExpr
 from braze_exporter.monitoring.rule import Rule
 from braze_exporter.scheduler.plan import MAX_MISSED_REFRESHES
 
-# An answer is news for as long, if no more fetches than may be are missed.
+# The lowest `max_result_age`, for short refresh intervals.
 _MIN_RESULT_AGE_SECONDS = 600.0
-# The paragraph of the README for each sort of alert, whatever it counts.
+# The README heading for each sort of alert.
 RUNBOOK_HEADINGS = {
     "Silent": "Silent",
     "NoData": "No data",
@@ -23,19 +23,23 @@ RUNBOOK_HEADINGS = {
     "Below": "Below",
     "Above": "Above",
 }
-# Of the exporter's process, by the Prometheus client.
+# Exported for the exporter process by prometheus_client.
 _STARTED = "process_start_time_seconds"
 _TARGET = "on (job, instance)"
 
 
 def max_result_age(query: Query) -> float:
-    """Return how old the last answer may be, in seconds, before that tells something."""
+    """Return how old the last success of a query may be, in seconds, before alerts treat its values as outdated."""
     return max(MAX_MISSED_REFRESHES * query.refresh, _MIN_RESULT_AGE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class QueryAlerts:
-    """A query with its alerts. `counter_source` feeds its counter, if it has one; that lasts if `is_durable`."""
+    """A query with its alerts.
+
+    `counter_source` is the query that feeds its counter, or None. `is_durable` is whether a state file keeps the
+    counter.
+    """
 
     query: Query
     alerts: Alerts
@@ -43,7 +47,7 @@ class QueryAlerts:
     is_durable: bool
 
     def rules(self) -> Iterator[Rule]:
-        """Yield the rules that its alerts ask for."""
+        """Yield the rules for the configured alerts."""
         alerts = self.alerts
         silent = alerts.silent if self.counter_source is not None else None
         if silent is not None and self.counter_source is not None:
@@ -58,10 +62,10 @@ class QueryAlerts:
             yield self._beyond("Above", ">", alerts.above, "over")
 
     def _silent(self, silent: float, counter_source: Query) -> Rule:
-        """Return the rule for a counter that stands still while Braze answers.
+        """Return the rule for a counter that does not rise while fetches succeed.
 
-        Where the counter does not tell of the time, nothing is said: after a restart without a state file, while that
-        cannot be written, and where Braze had not answered yet when the time began.
+        The rule does not fire where the counter proves nothing: after a restart without a state file, while the state
+        file cannot be written, and before the first success was older than `silent`.
         """
         expression, span = QueryExpr(counter_source), duration(silent)
         if self.is_durable:
@@ -81,7 +85,7 @@ class QueryAlerts:
         )
 
     def _no_data(self, silent: float) -> Rule:
-        """Return the rule for answers that are empty or outdated: the other rules see nothing in them."""
+        """Return the rule for empty or outdated responses, in which the other rules find nothing."""
         query, oldest = self.query, max(silent, self.query.settle + 3 * self.query.unit.seconds)
         expression = QueryExpr(query)
         up, start = expression.gauge("up"), expression.gauge("settled_bucket_start_timestamp_seconds")
@@ -102,7 +106,10 @@ class QueryAlerts:
         )
 
     def _drop(self, drop: float) -> Rule:
-        """Return the rule for a settled bucket that is far from what is usual; a ratio, since that is exact."""
+        """Return the rule for a settled bucket far below its baseline.
+
+        The expression compares the ratio of both, which is exact.
+        """
         query, expression = self.query, QueryExpr(self.query)
         when = {"hour": "at this hour of the week", "day": "on this day of the week"}[query.unit]
         by_app = (
@@ -132,7 +139,7 @@ class QueryAlerts:
 
     @property
     def _selector_labels(self) -> dict[str, str]:
-        """What tells the rules of wildcards apart, whose series tell their subjects."""
+        """The labels that distinguish the rules of selectors. The subjects are labels of their series."""
         return {"match": str(self.query.subject)} if isinstance(self.query.subject, LabelRegex) else {}
 
     def _rule(self, sort: str, expr: str, summary: str, description: str) -> Rule:
@@ -144,7 +151,7 @@ class QueryAlerts:
             summary=summary,
             description=description,
             severity=alerts.severity,
-            # Without the unit an alert by the hour and one by the day would be the same.
+            # Without the unit, the hourly and the daily alert would have the same labels.
             labels={**alerts.labels, "unit": query.unit.value, **QueryExpr(query).identity, **self._selector_labels},
             runbook=RUNBOOK_HEADINGS[sort],
         )

@@ -1,4 +1,4 @@
-"""What a query tells, as PromQL: one number, whatever targets of Prometheus and however many series it comes from."""
+"""The PromQL for the value of a query: one value, over all its series and all Prometheus targets."""
 
 from dataclasses import dataclass
 
@@ -9,23 +9,28 @@ from braze_exporter.metrics.promql import LabelRegex, max_by, select_series, sum
 
 @dataclass(frozen=True, slots=True)
 class QueryExpr:
-    """The number that a query is judged by: of its first noun, the series of the main statistics added up.
+    """The value that alerts compare: the sum of the `primary_stats` of a query's first metric group.
 
-    A campaign or a Canvas is known by its identifier, and its series have its name, which nobody knows when rules are
-    made, and which may change. So a number is of all of them until it is `restrict` by what has name and identifier.
+    A campaign or a Canvas is configured by its id, but its series carry its name. The name is unknown when rules are
+    generated, and it may change. So expressions cover all campaigns until `restrict` joins them with the info metric,
+    which has both labels.
     """
 
     query: Query
 
     @property
     def identity(self) -> dict[str, str]:
-        """The labels that tell the number apart, whatever its subject is called."""
+        """The labels that identify the value, independent of the subject's name."""
         kind = self.query.kind
         result = self._matchers | ({kind.subject_parameter: self.query.subject_id} if kind.is_identified_by_id else {})
         return {name: value for name, value in result.items() if not isinstance(value, LabelRegex)}
 
     def gauge(self, measure: str, *, offset: str = "") -> str:
-        """Return one of the gauges of the query, as it was at an offset; if it is of several buckets, of the newest."""
+        """Return the PromQL for one of the query's gauges, optionally at `offset`.
+
+        The values of `latest`, `settled` and `baseline` are summed over the series of a response. All other gauges are
+        the maximum over the series, such as the start of the newest bucket.
+        """
         query = self.query
         family = build_gauge(query.kind, query.metric_group, query.unit, measure)
         is_summed = query.metric_group.primary_stats and measure in {"latest", "settled", "baseline"}
@@ -40,7 +45,7 @@ class QueryExpr:
         )
 
     def total(self, *, offset: str = "", unless: str = "") -> str:
-        """Return the counter, as it was at an offset, without the series that an `unless` leaves out."""
+        """Return the PromQL for the counter, optionally at `offset`. `unless` excludes series."""
         query = self.query
         selected = select_series(
             build_counter(query.kind, query.metric_group), self._matchers.items(), query.metric_group.primary_stats
@@ -49,7 +54,7 @@ class QueryExpr:
         return sum_by(expression, self._labels, query.metric_group.series_labels)
 
     def restrict(self, expr: str) -> str:
-        """Return what an expression has of this number alone."""
+        """Return `expr` limited to the subjects of this query."""
         kind = self.query.kind
         if not kind.is_identified_by_id:
             return expr

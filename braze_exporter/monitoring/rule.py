@@ -1,21 +1,21 @@
-"""An alerting rule of Prometheus, as a value."""
+"""The Prometheus alerting rule."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from braze_exporter.config.values import duration
 
-# Where the README stands that has a paragraph for each alert, or for each sort of them.
+# The README has a section for each built-in alert and for each sort of query alert.
 RUNBOOKS = "https://github.com/braze-exporter/braze-exporter/blob/main/README.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An alert that fires when `expr` has had a value for `wait` seconds, and once it fires, for as long after that.
+    """An alerting rule that fires when `expr` has had a value for `wait` seconds, and keeps firing for `wait` seconds.
 
-    `summary` and `description` are templates of Prometheus, and name people's texts only by the labels that hold them;
-    `severity` and `labels` are plain text. The labels repeat those of the series, for promtool takes two rules of one
-    name and the same labels for a mistake. `runbook` is the heading in the README, if not the name.
+    `summary` and `description` are Prometheus templates, which take user-chosen names from labels only. `severity` and
+    `labels` are plain text. The labels repeat those of the series, because promtool rejects two rules with the same
+    name and labels. `runbook` is the heading in the README, if it differs from the name.
     """
 
     alert: str
@@ -28,7 +28,7 @@ class Rule:
     runbook: str = ""
 
     def as_dict(self) -> dict[str, object]:
-        """Return the rule as it stands in a file of rules."""
+        """Return the rule as it is written to a rule file."""
         labels = {"severity": self.severity, **self.labels}
         return {
             "alert": self.alert,
@@ -45,5 +45,5 @@ class Rule:
 
 
 def _plain(text: str) -> str:
-    """Return a template that gives just this text."""
+    """Return a template that renders as exactly this text."""
     return text.replace("{{", '{{ "{{" }}')

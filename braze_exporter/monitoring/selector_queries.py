@@ -1,4 +1,4 @@
-"""The queries of wildcards as rules and dashboards ask for them: by what is matched, for no list is known there."""
+"""The queries of selectors for rules and dashboards. Their subjects are regexes, because Braze's lists are not read."""
 
 import re
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from braze_exporter.config.schema import Entry
 from braze_exporter.metrics.promql import LabelRegex
 from braze_exporter.scheduler.plan import Plan
 
-# What tells apart those that have one name in Braze.
+# The suffix that distinguishes items with the same name in Braze.
 _ID_SUFFIX = r"( \([0-9A-Fa-f-]{36}\))?"
 
 
 def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
-    """Yield the queries of wildcards with their entries; what they match is less what other entries ask for.
+    """Yield the queries of selectors with their entries, excluding the subjects of other entries.
 
-    Those win that name their subject, and of wildcards the first.
+    An entry that names a subject takes precedence over selectors, and an earlier selector over a later one.
     """
     before: dict[tuple[object, ...], list[str]] = {}
     ids: dict[tuple[object, ...], list[str]] = {}
@@ -32,12 +32,12 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
             subject = LabelRegex(query.subject, expression, "|".join(excluded))
             subject_id = LabelRegex("", excluded="|".join(ids.get(_group_key(query), ())))
             yield replace(query, subject=subject, subject_id=subject_id), selector.entry
-            if getattr(selector.entry, "tag", None) is None:  # else a name does not tell whether it is taken
+            if getattr(selector.entry, "tag", None) is None:  # a tag cannot be derived from a name
                 excluded.append(f"(?:{expression})")
 
 
 def _expression(query: Query, entry: Entry) -> str:
-    """Return what the label matches: an id may stand behind a name, if there are ids. A tag says nothing of names."""
+    """Return the regex for the label. If the list has ids, an id may follow the name. A tag matches any name."""
     match = getattr(entry, "match", None)
     if match is None:
         return ""
@@ -46,5 +46,5 @@ def _expression(query: Query, entry: Entry) -> str:
 
 
 def _group_key(query: Query) -> tuple[object, ...]:
-    """Return what two queries have in common that differ by their subject alone."""
+    """Return the fields that are equal in queries that differ only by their subject."""
     return (query.workspace, query.kind, query.unit, query.app_id, query.segment_id)
