@@ -1,4 +1,7 @@
-"""Lets clients in while there is room, and makes room; the others wait in the backlog, where they cost nothing."""
+"""Accepts connections up to a limit and evicts idle ones.
+
+Further clients wait in the listen backlog, where they use no memory of the exporter.
+"""
 
 import asyncio
 import socket
@@ -7,47 +10,47 @@ from heapq import nsmallest
 
 from braze_exporter.web.connection import MAX_CONNECTIONS, Connection
 
-# Each connection is a file descriptor, of which a process usually has 1,024, and with TLS a third of a megabyte.
+# Each connection uses a file descriptor, of which a process usually has 1,024. With TLS it also uses 0.3 MB.
 HARD_MAX_CONNECTIONS = 2 * MAX_CONNECTIONS
-# Seconds that a client is waited for at least: what it said may still have to be read.
+# Connections idle for a shorter time are not evicted, since their data may not have been read yet.
 _MIN_IDLE_SECONDS = 0.25
-# Seconds until it is tried again to let the next one in.
+# Seconds until the next attempt to accept a connection.
 _RETRY_SECONDS = 0.01
-# Bytes of an answer that the kernel keeps for a client that does not read; left alone, it takes megabytes.
+# The socket's send buffer. By default, the kernel buffers megabytes for a client that does not read.
 _SEND_BUFFER_BYTES = 131_072
-_MAX_ACCEPTS = 64  # who are let in before those who are there have their turn
+_MAX_ACCEPTS = 64  # connections accepted before existing ones are served
 
 
 class Acceptor:
-    """Accepts the connections of `listener`. To uvicorn it is a server of asyncio's.
+    """Accepts the connections of `listener`. For uvicorn it is an asyncio server.
 
-    If there are more than MOST, those make way whose clients are waited for longest. If they are FULL nevertheless, the
-    next client waits: no one who is to be answered is hung up on for one who comes later.
+    From `MAX_CONNECTIONS` on, each new connection evicts the one that has been idle longest. At `HARD_MAX_CONNECTIONS`
+    the next client waits, so that no connection with a pending response is closed for a new one.
     """
 
     def __init__(
         self, listener: socket.socket, make: Callable[[], Connection], connections: Collection[object]
     ) -> None:
-        """Begin to accept; `make` makes a connection, and `connections` has those that there are."""
+        """Start accepting. `make` creates a connection, and `connections` contains all open ones."""
         self._listener = listener
         self._make = make
         self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._accepting: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        # Inherited by what is accepted. Without the latter the end of a page waits 40 ms for the client to confirm its
-        # beginning; asyncio sets it only for a listener that was made otherwise.
+        # Accepted sockets inherit these options. Without TCP_NODELAY, the end of a page waits 40 ms for the client's
+        # acknowledgment. asyncio sets it only for listeners that it created.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setblocking(False)  # noqa: FBT003 - its only argument
+        listener.setblocking(False)  # noqa: FBT003 - the only argument
         self._resume()
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._pause()
 
     async def wait_closed(self) -> None:
-        """Return: nothing is left to close."""
+        """Do nothing, since nothing is left to close."""
 
     def _resume(self) -> None:
         self._timer = None
@@ -71,17 +74,17 @@ class Acceptor:
                 client, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError:  # the process has no file descriptor left for it
+            except OSError:  # the process has no file descriptor left
                 self._evict_idle(_MAX_ACCEPTS)
                 self._pause(_RETRY_SECONDS)
                 return
-            client.setblocking(False)  # noqa: FBT003 - its only argument
+            client.setblocking(False)  # noqa: FBT003 - the only argument
             task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
 
     def _evict_idle(self, count: int) -> None:
-        """End up to `count` connections, those whose clients are waited for longest."""
+        """Abort up to `count` connections, those idle longest first."""
         latest = self._loop.time() - _MIN_IDLE_SECONDS
         others = (other for other in self._connections if isinstance(other, Connection) and not other.is_ended)
         idle = [other for other in others if other.is_waiting_for_client and other.waiting_since <= latest]

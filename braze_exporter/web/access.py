@@ -10,18 +10,21 @@ from braze_exporter.config.document import ConfigError, Problem
 from braze_exporter.web.config_file import WebConfig, read_web_config
 from braze_exporter.web.passwords import PasswordChecker
 
-# Seconds after a change until the files are read once more: one that is written while it is read, in a tick of the file
-# system's clock, looks as if it had not changed since. If they cannot be used, they are read again that often.
+# Seconds after a change until the files are read once more. A file that is written during a read can keep the same
+# timestamp, so the change would be missed. Invalid files are read again at this interval.
 _REREAD_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 class AccessControl:
-    """Says who may come in, by the newest good state of a web configuration file and of the files that it names."""
+    """Authorizes requests by the newest valid version of a web configuration file and of the files that it names."""
 
     def __init__(self, path: str, monotonic: Callable[[], float]) -> None:
-        """Read the file at `path`; raise `ConfigError` if it cannot be used. `monotonic` tells seconds."""
+        """Read the web configuration file at `path`. `monotonic` returns seconds.
+
+        Raises `ConfigError` if the file is invalid.
+        """
         self._path = path
         self._monotonic = monotonic
         self._passwords = PasswordChecker()
@@ -31,7 +34,7 @@ class AccessControl:
         self._logged_problem: str | None = None
 
     def config(self) -> WebConfig:
-        """Return what counts now. Files that cannot be used change nothing, and are a line in the log."""
+        """Return the current configuration. Invalid files are logged, and the previous configuration stays in use."""
         state, now = _state(self._config.files), self._monotonic()
         is_new = state != self._file_state
         if not is_new and now < self._reread_at:
@@ -52,20 +55,26 @@ class AccessControl:
         return new_config
 
     def context(self) -> ssl.SSLContext | None:
-        """Return what speaks TLS with a new connection, or None if it is plain HTTP."""
+        """Return the TLS context for a new connection, or None for plain HTTP."""
         return self.config().tls
 
     async def authorize(self, authorization: str | None) -> bool:
-        """Return whether one with this `Authorization` header may come in; raise `BusyError` if it cannot be known."""
+        """Return whether a request with this `Authorization` header is authorized.
+
+        Raises `BusyError` if too many passwords are being checked.
+        """
         users = self.config().users
         return not users or await self._passwords.check(users, authorization)
 
     def close(self) -> None:
-        """Check no more passwords."""
+        """Stop checking passwords."""
         self._passwords.close()
 
     def _check_not_weaker(self, new_config: WebConfig) -> None:
-        """Refuse what protects less: a file that is being written begins empty, and would let everyone in."""
+        """Raise `ConfigError` if the new configuration protects less than the current one, or enables TLS.
+
+        A file that is being written starts empty, which would allow access for everyone.
+        """
         lost = [name for name in self._config.protections if name not in new_config.protections]
         if lost:
             text = f"would end {', '.join(lost)}: if that is meant, restart the exporter"
@@ -83,7 +92,7 @@ class AccessControl:
 
 
 def _state(files: Iterable[Path]) -> tuple[tuple[int, ...] | None, ...]:
-    """Return what changes when one of `files` does."""
+    """Return a value that changes when one of `files` changes."""
     return tuple(_stamp(path) for path in files)
 
 

@@ -12,15 +12,15 @@ from braze_exporter.web import passwords
 from braze_exporter.web.config_schema import UNSUPPORTED_KEYS, TlsServer, WebFile
 
 _TLS: Path = ("tls_server_config",)
-# What OpenSSL says of a certificate and the key of another, by its version and by their types.
+# OpenSSL's reasons for a key that does not match the certificate. They depend on its version and the types of the keys.
 _MISMATCHES = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """Who may come in and how: `users` with the hashes of their passwords, TLS, and the headers of every answer.
+    """A web configuration: `users` with their password hashes, TLS, and the `headers` of every response.
 
-    `files` are what it was made of.
+    `files` are the files that it was read from.
     """
 
     users: Mapping[str, Secret] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class WebConfig:
 
     @property
     def protections(self) -> tuple[str, ...]:
-        """What stands between the pages and a stranger, in words."""
+        """The enabled protections, as texts for messages."""
         is_enabled = {
             "TLS": self.tls is not None,
             "client certificates": self.tls is not None and self.tls.verify_mode is not ssl.CERT_NONE,
@@ -40,7 +40,10 @@ class WebConfig:
 
 
 def read_web_config(path: str) -> WebConfig:
-    """Read the web configuration file at `path` and what it names; raise `ConfigError` with every problem of it."""
+    """Return the configuration in the web configuration file at `path` and in the files that it names.
+
+    Raises `ConfigError` with all problems if one of them is invalid.
+    """
     try:
         text = FilePath(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -92,7 +95,7 @@ def _files(tls: TlsServer | None, directory: FilePath) -> dict[str, FilePath]:
 
 
 def _configure_tls(context: ssl.SSLContext, tls: TlsServer | None, directory: FilePath) -> list[tuple[Path, str]]:
-    """Have `context` speak TLS as `tls` says; return what of it cannot be used."""
+    """Configure `context` as `tls` requires, and return the problems, each with its path."""
     if tls is None:
         return []
     files = _files(tls, directory)
@@ -106,7 +109,7 @@ def _configure_tls(context: ssl.SSLContext, tls: TlsServer | None, directory: Fi
 
 
 def _check_consistency(tls: TlsServer) -> Iterator[tuple[str, str]]:
-    """Yield what does not make sense together, each with its key."""
+    """Yield the problems between settings that do not fit together, each with its key."""
     if tls.max_version < tls.min_version:
         yield "max_version", "is under min_version: raise it, or leave it out"
     if tls.client_auth_type is not ssl.CERT_NONE and tls.client_ca_file is None:
@@ -116,7 +119,10 @@ def _check_consistency(tls: TlsServer) -> Iterator[tuple[str, str]]:
 
 
 def _describe_unreadable(path: FilePath, written: str) -> str | None:
-    """Return why a file that is `written` so cannot be read; what is written may be the private key itself."""
+    """Return why a file cannot be read, or None. `written` is its path in the config.
+
+    A path that may be the private key itself is not shown.
+    """
     try:
         path.read_bytes()
     except (OSError, ValueError) as error:
@@ -127,10 +133,10 @@ def _describe_unreadable(path: FilePath, written: str) -> str | None:
 
 
 def _load(context: ssl.SSLContext, files: Mapping[str, FilePath]) -> Iterator[tuple[str, str]]:
-    """Load certificate, key and CA into `context`; yield what is wrong with them, each with its key."""
+    """Load certificate, key and CA into `context`, and yield the problems, each with its key."""
     certificate, key = files["cert_file"], files["key_file"]
     try:
-        # Without a password of ours OpenSSL would ask for one on the terminal.
+        # Without a password callback, OpenSSL would prompt on the terminal.
         context.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, OSError, _EncryptedError) as error:
         yield _describe_load_error(certificate, key, error)
@@ -139,7 +145,7 @@ def _load(context: ssl.SSLContext, files: Mapping[str, FilePath]) -> Iterator[tu
 
 
 class _EncryptedError(Exception):
-    """The key is encrypted."""
+    """The private key is encrypted."""
 
 
 def _no_password() -> str:
@@ -155,7 +161,7 @@ def _holds_certificate(context: ssl.SSLContext, path: FilePath) -> bool:
 
 
 def _describe_load_error(certificate: FilePath, key: FilePath, error: Exception) -> tuple[str, str]:
-    """Return the key to blame for an error of loading a certificate and its key, and what is wrong."""
+    """Return the config key that caused an error of loading a certificate and its key, and the problem."""
     if isinstance(error, _EncryptedError):
         return "key_file", "is encrypted: give the key without a passphrase, readable by the exporter alone"
     if not _holds_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate):

@@ -1,7 +1,7 @@
-"""What may stand in a web configuration file, which is Prometheus's own format (exporter-toolkit, `--web.config.file`).
+"""The schema of the web configuration file, in Prometheus's format (exporter-toolkit, `--web.config.file`).
 
-What that format knows and the exporter does not do is refused by name: a protection that someone wrote down must not be
-missing in silence.
+Keys of that format that the exporter does not support are rejected by name. Otherwise a configured protection would be
+missing without a message.
 """
 
 import re
@@ -23,15 +23,15 @@ CLIENT_AUTH = {
 _UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _OLD_VERSIONS = ("TLS10", "TLS11")
-# The work doubles with each step: from 1 ms at 4 through 60 ms at 10 to a second at 14.
+# The time of a check doubles with each step: 1 ms at 4, 60 ms at 10, 1 s at 14.
 _MAX_COST = 14
-# The last character of the salt holds two bits.
+# The last character of the salt encodes only two bits, so only four characters are valid.
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}", re.ASCII)
 _HASH_HINT = "make one with htpasswd -nBC 10 \"\" | tr -d ':\\n'"
 
 _FILE_HINT = "does not belong in here: write it into a file, and name that by"
 _OPENSSL_HINT = "is not supported: the choice is OpenSSL's, remove it"
-# Keys of Prometheus's format that are not supported, and what to do.
+# Keys of Prometheus's format that are not supported, with the fix.
 UNSUPPORTED_KEYS: Mapping[str, str] = {
     "cert": f"{_FILE_HINT} cert_file",
     "key": f"{_FILE_HINT} key_file",
@@ -70,12 +70,12 @@ def _user(value: object) -> str:
 
 
 def _hash(value: object) -> Secret:
-    """Accept a hash of bcrypt; no message repeats the value, since it may be the password itself."""
+    """Accept a bcrypt hash. No message repeats the value, since it may be the password itself."""
     match = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise InvalidValueError(f"must be a hash of bcrypt, not the password itself nor another hash: {_HASH_HINT}")
     cost = int(match[1])
-    if not 4 <= cost <= _MAX_COST:  # noqa: PLR2004 - bcrypt's own lowest
+    if not 4 <= cost <= _MAX_COST:  # noqa: PLR2004 - the minimum of bcrypt
         why = "with which a check takes seconds" if cost > _MAX_COST else "which bcrypt does not know"
         raise InvalidValueError(f"has the cost {cost}, {why}: {_HASH_HINT}")
     return Secret(match[0])
@@ -88,7 +88,7 @@ def _users(value: object) -> object:
 
 
 def _tls(value: object) -> object:
-    if not isinstance(value, dict):  # for Prometheus's exporters nothing is no TLS, which is nobody's wish
+    if not isinstance(value, dict):  # Prometheus's exporters treat an empty section as no TLS
         raise InvalidValueError("must be a mapping with cert_file and key_file; to serve without TLS, remove it")
     return value
 
@@ -113,7 +113,7 @@ def _no_http2(value: object) -> bool:
 
 
 class TlsServer(Model):
-    """How the server speaks TLS. Files are relative to the web configuration file."""
+    """The TLS settings of the server. File paths are relative to the web configuration file."""
 
     cert_file: Text
     key_file: Text
@@ -124,7 +124,7 @@ class TlsServer(Model):
 
 
 class Headers(Model):
-    """The headers that every answer may be given; an empty one is none."""
+    """The configurable headers of every response. Empty headers are not sent."""
 
     content_security_policy: Annotated[str, _header()] = Field(default="", alias="Content-Security-Policy")
     x_frame_options: Annotated[str, _header("deny", "sameorigin")] = Field(default="", alias="X-Frame-Options")
@@ -134,7 +134,7 @@ class Headers(Model):
 
 
 class HttpServer(Model):
-    """What there is to say of HTTP."""
+    """The HTTP settings of the server."""
 
     http2: Annotated[bool, BeforeValidator(_no_http2)] = False
     headers: Headers = Headers()

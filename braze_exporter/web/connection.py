@@ -1,4 +1,4 @@
-"""A client's connection to our server, with a limit to what it may cost: in time, and in number."""
+"""A client's connection to the server, with limits on its time and on the number of connections."""
 
 import asyncio
 import logging
@@ -9,36 +9,36 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# Seconds that a client has for its turn: to send a request, to read the answer, to come back. Prometheus comes back
-# within a minute or so, and a connection that is kept saves it a new one each time.
+# Seconds that a client has to send a request, to read the response, or to send the next request. Prometheus usually
+# scrapes once a minute, and can reuse a kept-alive connection.
 IDLE_TIMEOUT_SECONDS = 75.0
-# Seconds that a client has of it to agree on TLS.
+# Seconds that a client has for the TLS handshake, within the idle timeout.
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
-# Beyond so many connections those make way that we wait for, and those that were answered.
+# Above this number, idle connections are evicted and connections are closed after their response.
 MAX_CONNECTIONS = 128
-# Bytes that a request may have, which are looked at in one go: 2 ms at worst.
+# The maximum size of a request. The parser handles it in one step, which takes 2 ms at worst.
 _CHUNK_BYTES = 8_192
-# Lines that a request may have: each costs far more than its bytes.
+# The maximum number of lines of a request. A line takes much more time than its bytes.
 _MAX_LINES = 128
-# Bytes of an answer that wait for a client to read; the rest waits with the page, which all share.
+# The write buffer of a connection. The rest of a response stays in the page, which all readers share.
 _WRITE_BUFFER_BYTES = 32_768
 
 _log = logging.getLogger(__name__)
 
 
 class RequestParser(h11.Connection):
-    """Reads requests, and nothing of their bodies: no page takes one, and a body in crumbs is a lot of work."""
+    """Parses requests without their bodies: no path accepts a body, and many small chunks would take much CPU time."""
 
     _has_body = False
     _lines = 0
 
     def receive_data(self, data: bytes) -> None:
-        """Take what the client says."""
+        """Add received data to the parser's input."""
         self._lines += data.count(b"\n")
         super().receive_data(data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return what comes next."""
+        """Return the next parser event."""
         if self._has_body:
             return h11.PAUSED
         if self._lines > _MAX_LINES and self.their_state is h11.IDLE:
@@ -51,28 +51,29 @@ class RequestParser(h11.Connection):
 
 
 def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a request with these headers, in small letters, has a body."""
+    """Return whether a request with these headers has a body. Header names are lowercase."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
     )
 
 
 class Connection(H11Protocol):
-    """Ends when its client is waited for too long.
+    """A connection that is closed when its client is idle for too long.
 
-    So neither silence nor a trickle of bytes nor an answer that nobody reads can keep a proper scrape from its answer.
+    So clients that send nothing, send slowly or do not read cannot delay the response of a scrape.
     """
 
     def __init__(self, *args: Any, tls: Callable[[], ssl.SSLContext | None] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Speak TLS in the context that `tls` returns, if it does; the other arguments are uvicorn's."""
+        """Use TLS with the context that `tls` returns, if it returns one. The other arguments are uvicorn's."""
         super().__init__(*args, **kwargs)
         self.conn = RequestParser(h11.SERVER, _CHUNK_BYTES)
         self._tls = tls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Begin with the client's turn.
+        """Start the idle timeout, and the TLS handshake if TLS is enabled.
 
-        TLS begins here and not in the server, so that a client that never says anything is counted from the start.
+        TLS starts here instead of in the server, so that a client that sends nothing counts as a connection from the
+        start.
         """
         self.transport = self._socket = transport
         self.connections.add(self)
@@ -90,7 +91,7 @@ class Connection(H11Protocol):
             self._handshake = self.loop.create_task(self._start_tls(context))
 
     async def _start_tls(self, context: ssl.SSLContext) -> None:
-        """Agree with the client on TLS, and only then let it speak."""
+        """Perform the TLS handshake, and process requests only after it."""
         if self._socket.is_closing():
             return
         transport = None
@@ -103,10 +104,10 @@ class Connection(H11Protocol):
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_SECONDS,
                 ssl_shutdown_timeout=IDLE_TIMEOUT_SECONDS,
             )
-        except OSError as error:  # no TLS, none that both speak, no certificate, too late, or gone
+        except OSError as error:  # no TLS, no common version, no certificate, a timeout, or a closed connection
             _log.debug("no TLS with a client", extra={"fields": {"reason": str(error)}})
         finally:
-            if transport is None:  # nobody else would say so
+            if transport is None:  # asyncio does not call it
                 self.connection_lost(None)
         if transport is not None:
             self._start(transport)
@@ -117,14 +118,14 @@ class Connection(H11Protocol):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client says; it may say more before this end of the handshake has run."""
+        """Process received data. Data that arrives before `_start` is kept until then."""
         if self.flow is None:
             self._early_data += data
             return
         for start in range(0, len(data), _CHUNK_BYTES):
             if self._ignores_input or self.transport.is_closing():
                 return
-            if start and self._is_responding:  # a body, or a long line of requests: neither is answered
+            if start and self._is_responding:  # a body or pipelined requests, which get no response
                 self._ignores_input = True
                 self.cycle.keep_alive = False
                 self.flow.pause_reading()
@@ -132,39 +133,39 @@ class Connection(H11Protocol):
                 super().data_received(data[start : start + _CHUNK_BYTES])
 
     def abort(self) -> None:
-        """End at once: to close would wait for what was sent to be read."""
+        """Close the connection at once, without waiting until sent data is read."""
         self.is_ended = True
         self._socket.abort()
 
     @property
     def is_waiting_for_client(self) -> bool:
-        """Whether it is the client's turn, to ask or to read, and not ours to answer."""
+        """Whether the server waits for the client to send or read, rather than the client for a response."""
         return not self._is_responding or self.flow.write_paused
 
     @property
     def _is_responding(self) -> bool:
-        """Whether a request is being answered."""
-        cycle: object = self.cycle  # None before the first request, though uvicorn does not say so
+        """Whether a response is pending."""
+        cycle: object = self.cycle  # None before the first request, unlike its type in uvicorn
         return cycle is not None and not self.cycle.response_complete
 
     def pause_writing(self) -> None:
-        """Begin the client's turn to read, once for each answer."""
+        """Start the idle timeout for reading, once for each response."""
         super().pause_writing()
         if self._read is not self.cycle:
             self._read = self.cycle
             self.waiting_since = self.loop.time()
 
     def on_response_complete(self) -> None:
-        """Begin the client's next turn, which is to read what was sent."""
+        """Restart the idle timeout, since the client has to read the response."""
         self.waiting_since = self.loop.time()
         if (
             len(self.connections) > MAX_CONNECTIONS
-        ):  # so that those who ask again line up behind those who have not been answered
+        ):  # so that clients with further requests wait behind clients that have no response yet
             self.transport.close()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End, once."""
+        """Clean up, once."""
         if self in self.connections:
             self._timer.cancel()
             super().connection_lost(exc)

@@ -1,4 +1,4 @@
-"""Passwords against their hashes of bcrypt, which are slow by design: one at a time, and each once."""
+"""Checks passwords against bcrypt hashes, which is slow by design: one check at a time, and each password once."""
 
 import asyncio
 import base64
@@ -13,34 +13,34 @@ from braze_exporter.config.secrets import Secret
 
 try:
     import bcrypt
-except ImportError:  # an extra of the package
-    bcrypt = None  # type: ignore[assignment] # as `is_available` says
+except ImportError:  # an optional dependency
+    bcrypt = None  # type: ignore[assignment] # see `is_available`
 
-# bcrypt takes no more of a password, in every library; that of Python refuses longer ones.
+# bcrypt uses only the first 72 bytes of a password. The Python library rejects longer ones.
 _MAX_PASSWORD_BYTES = 72
-# At 60 ms each, the last of them waits for half a second. Beyond, one is told to come again.
+# At 60 ms for each check, the last one waits for half a second. Further requests get 503.
 MAX_PENDING_CHECKS = 8
 MAX_REMEMBERED = 1_000
 
 
 def is_available() -> bool:
-    """Return whether passwords can be checked here."""
+    """Return whether the bcrypt package is installed."""
     return bcrypt is not None
 
 
 class BusyError(Exception):
-    """Too many passwords wait for their check."""
+    """Too many passwords are waiting to be checked."""
 
 
 class PasswordChecker:
-    """Tells good passwords from bad ones.
+    """Checks passwords and remembers the results.
 
-    What was checked is remembered under a keyed hash, so that no password stays in memory. A flood of wrong passwords
-    delays no one whose right one is remembered: those are apart, and wait for nothing.
+    Results are stored under a keyed hash, so that no password stays in memory. Good and bad results are stored
+    separately. So a flood of wrong passwords does not delay users whose password was checked before.
     """
 
     def __init__(self) -> None:
-        """Remember nothing yet."""
+        """Start without results."""
         self._key = secrets.token_bytes(32)
         self._good: OrderedDict[bytes, None] = OrderedDict()
         self._bad: OrderedDict[bytes, None] = OrderedDict()
@@ -48,15 +48,15 @@ class PasswordChecker:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="passwords")
 
     async def check(self, users: Mapping[str, Secret], authorization: str | None) -> bool:
-        """Return whether an `Authorization` header names one of `users` with the right password.
+        """Return whether an `Authorization` header contains one of `users` with the right password.
 
-        Raise `BusyError` if that cannot be known soon.
+        Raises `BusyError` if too many passwords are waiting to be checked.
         """
         credentials = _parse_credentials(authorization)
         if credentials is None:
             return False
         user, password = credentials
-        # One who is unknown costs the same time, so that nobody learns who is known.
+        # An unknown user is checked too, so that the response time does not reveal user names.
         known = users.get(user)
         hashed = (known or next(iter(users.values()))).reveal().encode()
         digest = self._digest(b"known" if known else b"", user.encode(), hashed, password)
@@ -72,7 +72,7 @@ class PasswordChecker:
         return await asyncio.shield(self._pending[digest])
 
     def close(self) -> None:
-        """Check no more; a check under way ends by itself."""
+        """Stop checking. A running check ends by itself."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _check(self, digest: bytes, hashed: bytes, password: bytes, is_known: bool) -> bool:  # noqa: FBT001
@@ -96,12 +96,12 @@ class PasswordChecker:
 
 
 def _parse_credentials(authorization: str | None) -> tuple[str, bytes] | None:
-    """Return user and password of a header for basic authentication, or None if it is none."""
+    """Return user and password of a basic authentication header, or None for any other header."""
     scheme, _, encoded = (authorization or "").partition(" ")
     if scheme.lower() != "basic":
         return None
     try:
         user, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
         return (user.decode("utf-8"), password[:_MAX_PASSWORD_BYTES]) if colon else None
-    except (binascii.Error, ValueError):  # no Base64, not ASCII, not UTF-8
+    except (binascii.Error, ValueError):  # not Base64, not ASCII, or not UTF-8
         return None

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-# Level 1 makes the page a third larger than level 6 and costs half the time.
+# Compared with level 6, pages are a third larger and take half the time.
 _GZIP_LEVEL = 1
-# Different pages that may be read at a time. Who reads slowly, or not at all, holds one in memory.
+# The most pages that can be sent at a time. A slow client keeps its page in memory.
 MAX_READ_PAGES = 16
-# Seconds: most queries are asked more often, and most pages between have little that is new.
+# Most queries are fetched at least once an hour, and most pages in between contain few changes.
 _RECENT_SECONDS = 3_600.0
 
 _log = logging.getLogger(__name__)
@@ -23,41 +23,41 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RenderKey:
-    """What a page may be: its form, and whether it is compressed."""
+    """The format of a page and its compression."""
 
     content_type: str
     is_gzipped: bool
 
 
 class PageRenderer:
-    """Makes the pages of `render`, which is told which form is wanted, in so many `threads`.
+    """Renders pages in up to `threads` threads. `render` gets the content type.
 
-    Of each kind at most one is being made, and one waits for that to end. Whoever asks gets one that is begun
-    afterwards, so it shows what was held when it was asked for.
+    For each `RenderKey`, at most one render runs and one waits for its end. Each request gets a page whose render began
+    after the request arrived, so the page is up to date.
     """
 
     def __init__(
         self, render: Callable[[str], bytes], threads: int = 2, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """Make nothing yet. `monotonic` tells seconds that never jump."""
+        """Start without pages. `monotonic` returns seconds of a clock that never jumps."""
         self._render = render
         self._monotonic = monotonic
         self._durations: deque[tuple[float, float]] = (
             deque()
-        )  # when a page was made, and how long that took, longest first
+        )  # when a page was rendered and the seconds it took, longest first
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="render")
         self._running: dict[RenderKey, asyncio.Task[bytes | None]] = {}
         self._next: dict[RenderKey, asyncio.Task[bytes | None]] = {}
 
     @property
     def render_seconds(self) -> float:
-        """How long a page takes that has much to show: the longest of the last hour."""
+        """The seconds that a page with many changes takes: the longest render of the last hour."""
         while self._durations and self._durations[0][0] < self._monotonic() - _RECENT_SECONDS:
             self._durations.popleft()
         return self._durations[0][1] if self._durations else 0.0
 
     async def page(self, key: RenderKey) -> bytes | None:
-        """Return a page, or None by a fault that is in the log."""
+        """Return the page for `key`, or None if rendering failed. Failures are logged."""
         if key not in self._next:
             self._next[key] = asyncio.get_running_loop().create_task(self._render_after(key, self._running.get(key)))
         return await asyncio.shield(self._next[key])
@@ -75,29 +75,29 @@ class PageRenderer:
                 del self._running[key]
 
     def _render_page(self, key: RenderKey) -> tuple[bytes | None, float]:
-        """Return a page, in a thread of its own, and how many seconds that took."""
+        """Return a page, or None if rendering failed, and how many seconds it took. Runs in a worker thread."""
         started_at = self._monotonic()
         page = None
         try:
             text = self._render(key.content_type)
             page = gzip.compress(text, _GZIP_LEVEL, mtime=0) if key.is_gzipped else text
-        except Exception:  # noqa: BLE001 - whatever it was, the server goes on
+        except Exception:  # noqa: BLE001 - the server must continue after any error
             _log.exception("a page could not be made")
         return page, self._monotonic() - started_at
 
     def _record_duration(self, seconds: float) -> None:
-        """Take note of how long a page took, and forget the shorter ones before."""
+        """Record how long a page took, and forget shorter durations before it."""
         while self._durations and self._durations[-1][1] <= seconds:
             self._durations.pop()
         self._durations.append((self._monotonic(), seconds))
 
 
 class PageReaders:
-    """Knows who reads which page, and lets go of those who read the oldest when too many different ones are read."""
+    """Tracks which task sends which page, and cancels the readers of the oldest one if there are too many pages."""
 
     def __init__(self) -> None:
-        """Know nobody yet."""
-        self._tasks: dict[int, list[asyncio.Task[Any] | None]] = {}  # by the identity of the page, the oldest first
+        """Start without readers."""
+        self._tasks: dict[int, list[asyncio.Task[Any] | None]] = {}  # by `id()` of the page, the oldest first
 
     @contextlib.contextmanager
     def reading(self, page: bytes) -> Iterator[None]:

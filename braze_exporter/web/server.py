@@ -1,6 +1,6 @@
-"""The web application: `/metrics`, `/` and what is below `/-/`, on a server that slow clients cannot block.
+"""The web application for `/metrics`, `/` and the paths below `/-/`, on a server that slow clients cannot block.
 
-A scrape waits for Braze without holding a thread; only rendering and compressing take one of a few.
+A waiting scrape holds no thread. Only rendering and compression use a thread of a small pool.
 """
 
 import asyncio
@@ -30,19 +30,19 @@ OPENMETRICS = "application/openmetrics-text"
 CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
-# Seconds that a scrape waits at most: without a word of Prometheus, and less than what it allows.
+# Limits of a scrape's wait in seconds: without a timeout header, subtracted from the header, and the maximum.
 DEFAULT_TIMEOUT_SECONDS = 10.0
 TIMEOUT_MARGIN_SECONDS = 0.5
 MAX_TIMEOUT_SECONDS = 60.0
 _MAX_PORT = 65_535
-_BACKLOG = 1_024  # connections that wait to be accepted
-# Scrapes that wait for Braze at a time; beyond, they are given what is held, so that no crowd of them fills the house.
+_BACKLOG = 1_024  # the listen backlog
+# The most scrapes that wait for fetches at a time. Further ones return the current values at once, which bounds memory.
 MAX_WAITING_SCRAPES = 64
-_CHUNK_BYTES = 32_768  # bytes of a page that are sent at a time
-_SHUTDOWN_SECONDS = 1  # seconds that answers under way have at the end
-# What whoever asks may know without a password: probes have none.
+_CHUNK_BYTES = 32_768
+_SHUTDOWN_SECONDS = 1  # for pending responses at shutdown
+# Paths exempt from authentication, for health probes.
 _PUBLIC_PATHS = {"/-/healthy", "/-/ready"}
-# The character set makes browsers send names in UTF-8.
+# The charset makes browsers send user names in UTF-8.
 _AUTH_CHALLENGE = b'Basic realm="braze-exporter", charset="UTF-8"'
 
 _log = logging.getLogger(__name__)
@@ -53,33 +53,33 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class MetricsSource(Protocol):
-    """What the application serves."""
+    """The source of the metrics that the application serves."""
 
     def refresh(self) -> Future[None]:
-        """Have what is due fetched; the future is done when nothing is left to wait for."""
+        """Start the fetches that are due. The future completes when nothing is left to wait for."""
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the page of metrics."""
 
     def count_incomplete_scrape(self) -> None:
-        """Count a scrape that stopped waiting."""
+        """Count a scrape that reached its deadline before its fetches completed."""
 
 
 class StatusPage(Protocol):
-    """What the application serves at `/`."""
+    """The status page that the application serves at `/`."""
 
     policy: str
 
     def html(self) -> bytes:
-        """Return it as HTML."""
+        """Return the page as HTML."""
 
     def json(self) -> bytes:
-        """Return it as JSON."""
+        """Return the status as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer: its status, type and body, which may be compressed, and `extra_headers` headers."""
+    """An HTTP response: its status, content type, body and headers. `is_gzipped` is whether the body is compressed."""
 
     status: int
     content_type: str
@@ -90,7 +90,7 @@ class Response:
 
 
 class Application:
-    """An ASGI application."""
+    """The ASGI application of the exporter."""
 
     def __init__(
         self,
@@ -100,10 +100,10 @@ class Application:
         reload: Callable[[], Future[None]] | None = None,
         access: AccessControl | None = None,
     ) -> None:
-        """Serve `source`, and `status_page` at `/`.
+        """Serve `source` at `/metrics` and `status_page` at `/`.
 
-        `reload` is what a request for it does, None if none may; its `ConfigError` is shown to who asked. `access` says
-        who may come in, else everyone may.
+        `reload` reloads the configuration for `/-/reload`, or is None if that is disabled. The response shows its
+        `ConfigError`. `access` authorizes requests; without it, access is open.
         """
         self._source = source
         self._status_page = status_page
@@ -117,14 +117,14 @@ class Application:
         self._readers = PageReaders()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request. A fault of our own is a 500 and a line in the log."""
+        """Respond to one request. An unexpected error is logged and becomes a 500."""
         if scope["type"] != "http":
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
             access_error = await self._access_error(scope, headers)
             response = access_error or await self._respond(scope["method"], scope["path"], headers, receive)
-        except Exception:  # noqa: BLE001 - whatever it was, the server goes on
+        except Exception:  # noqa: BLE001 - the server must continue after any error
             _log.exception("a page could not be made", extra={"fields": {"path": scope["path"]}})
             response = _INTERNAL_ERROR
         extra_headers = self.access.config().headers if self.access else {}
@@ -134,14 +134,14 @@ class Application:
         await self._deliver(response.body if scope["method"] != "HEAD" else b"", send)
 
     async def _deliver(self, body: bytes, send: Send) -> None:
-        """Send a body in pieces, as fast as it is read, so that it is not copied for each who reads slowly."""
+        """Send a body in chunks, as fast as the client reads, so that slow clients need no copies of it."""
         with self._readers.reading(body):
             for start in range(0, len(body) or 1, _CHUNK_BYTES):
                 end = start + _CHUNK_BYTES
                 await send({"type": "http.response.body", "body": body[start:end], "more_body": end < len(body)})
 
     async def _access_error(self, scope: Message, headers: dict[bytes, str]) -> Response | None:
-        """Return what one who may not come in, or brings a body, is told; None to everyone else."""
+        """Return the response to a request that is unauthorized or has a body, else None."""
         if has_body(scope["headers"]):
             return _text_response(413, "A request has no body here.")
         if self.access is None or scope["path"] in _PUBLIC_PATHS:
@@ -168,7 +168,7 @@ class Application:
     async def _handle_status(self, headers: dict[bytes, str]) -> Response:
         content_type = JSON if accepts_json(headers.get(b"accept", "")) else HTML
         response = await self._render_shared(self._status_pages, content_type, headers)
-        extra_headers = {b"cache-control": b"no-store"}  # nor is the JSON shown to who comes back to the page
+        extra_headers = {b"cache-control": b"no-store"}  # so that going back in a browser does not show the JSON
         if content_type == HTML:
             extra_headers[b"content-security-policy"] = self._status_page.policy.encode()
         return replace(response, extra_headers=extra_headers)
@@ -210,13 +210,13 @@ class Application:
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
-    """Return when the client has gone away."""
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def _headers(response: Response, extra_headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response, and `extra_headers` of them."""
+    """Return the headers of a response, with `extra_headers` taking precedence."""
     headers = {
         b"content-type": response.content_type.encode(),
         b"content-length": str(len(response.body)).encode(),
@@ -244,9 +244,9 @@ _INTERNAL_ERROR = _text_response(500, "A fault of the exporter: see its log.")
 
 
 def scrape_wait_seconds(header: str | None, page_seconds: float = 0.0) -> float:
-    """Return how many seconds a scrape may wait, by Prometheus's header with its own time-out.
+    """Return how many seconds a scrape may wait, from Prometheus's scrape timeout header.
 
-    What the page itself takes then, which may be seconds where there are very many series, is kept for that.
+    `page_seconds`, the time that rendering takes, is subtracted. With very many series it can be seconds.
     """
     try:
         timeout = float(header) if header is not None else DEFAULT_TIMEOUT_SECONDS
@@ -258,7 +258,7 @@ def scrape_wait_seconds(header: str | None, page_seconds: float = 0.0) -> float:
 
 
 def _parse_accept(header: str) -> dict[str, float]:
-    """Return what an `Accept` or `Accept-Encoding` header names, with its weights."""
+    """Return the values of an `Accept` or `Accept-Encoding` header, with their weights."""
     weights: dict[str, float] = {}
     for part in header.split(","):
         name, *parameters = (token.strip().lower() for token in part.split(";"))
@@ -272,24 +272,24 @@ def _parse_accept(header: str) -> dict[str, float]:
 
 
 def accepts_openmetrics(accept: str) -> bool:
-    """Return whether a client that sends this `Accept` header wants OpenMetrics rather than the text format."""
+    """Return whether a client that sends this `Accept` header prefers OpenMetrics to the text format."""
     accepted = _parse_accept(accept)
     return accepted.get(OPENMETRICS, 0.0) > 0 and accepted[OPENMETRICS] >= accepted.get("text/plain", 0.0)
 
 
 def accepts_json(accept: str) -> bool:
-    """Return whether a client that sends this `Accept` header wants JSON rather than HTML."""
+    """Return whether a client that sends this `Accept` header prefers JSON to HTML."""
     accepted = _parse_accept(accept)
     return accepted.get(JSON, 0.0) > accepted.get("text/html", 0.0)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Return whether a client that sends this `Accept-Encoding` header takes gzip."""
+    """Return whether a client that sends this `Accept-Encoding` header accepts gzip."""
     return _parse_accept(accept_encoding).get("gzip", 0.0) > 0
 
 
 class _Server(uvicorn.Server):
-    """A server whose end by a signal is a success, and that says so to those who wait."""
+    """A uvicorn server that exits successfully after a signal, and calls `on_stop` first."""
 
     def __init__(self, config: uvicorn.Config, application: Application, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -297,23 +297,23 @@ class _Server(uvicorn.Server):
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve on `sockets`."""
+        """Start serving on `sockets`."""
         connections = self.server_state.connections
-        self.servers = [Acceptor(listener, self._connection, connections) for listener in sockets or []]  # type: ignore[misc] # asyncio's otherwise
+        self.servers = [Acceptor(listener, self._connection, connections) for listener in sockets or []]  # type: ignore[misc] # uvicorn expects asyncio servers
         self.started = True
 
     def _connection(self) -> Connection:
         tls = self._application.access.context if self._application.access is not None else None
         return Connection(config=self.config, server_state=self.server_state, app_state={}, tls=tls)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of uvicorn
-        """Begin to end; called from a signal handler, so what takes locks is left to the loop."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Start the shutdown. A signal handler calls this, so `on_stop`, which takes locks, runs on the event loop."""
         self.should_exit = True
         asyncio.get_running_loop().call_soon_threadsafe(self._on_stop)
 
 
 def serve(application: Application, listener: socket.socket, on_stop: Callable[[], None]) -> None:
-    """Serve on `listener` until SIGTERM or SIGINT; `on_stop` is called then, and lets the waiting scrapes go."""
+    """Serve on `listener` until SIGTERM or SIGINT, then call `on_stop`, which must release the waiting scrapes."""
     config = uvicorn.Config(
         application,
         log_config=None,
@@ -330,7 +330,10 @@ def serve(application: Application, listener: socket.socket, on_stop: Callable[[
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of `host:port` or `:port`; raise ValueError if `address` is not of that form."""
+    """Return host and port of `host:port` or `:port`.
+
+    Raises `ValueError` if `address` does not have that form.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ValueError(f"{address} is not host:port or :port, such as :27293")
@@ -338,7 +341,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def listen(address: str) -> socket.socket:
-    """Return a socket that listens on `address`, on all interfaces if it has no host; raise OSError if it cannot."""
+    """Return a socket that listens on `address`, or on all interfaces if it has no host.
+
+    Raises `OSError` if that fails, and `ValueError` if `address` is invalid.
+    """
     host, port = split_address(address)
     if host:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
