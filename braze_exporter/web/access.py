@@ -1,4 +1,7 @@
-"""The web configuration that counts now: it follows its files, so that certificates are renewed without a restart."""
+"""The current web configuration, which is read again when its files change.
+
+So certificates can be renewed without a restart.
+"""
 
 import logging
 import math

@@ -1,4 +1,7 @@
-"""The web configuration file → one frozen `WebConfig`, or one `ConfigError` that lists every problem with its place."""
+"""Reads and validates the web configuration file.
+
+The result is one frozen `WebConfig`, or a `ConfigError` that lists every problem with its place.
+"""
 
 import ssl
 from collections.abc import Iterator, Mapping

@@ -158,9 +158,8 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Restart the idle timeout, since the client has to read the response."""
         self.waiting_since = self.loop.time()
-        if (
-            len(self.connections) > MAX_CONNECTIONS
-        ):  # so that clients with further requests wait behind clients that have no response yet
+        # Clients with further requests must wait behind clients that have no response yet.
+        if len(self.connections) > MAX_CONNECTIONS:
             self.transport.close()
         super().on_response_complete()
 

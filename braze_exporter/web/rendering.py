@@ -1,4 +1,7 @@
-"""Pages that are shared: a flood of scrapes costs what one after the other costs."""
+"""Renders a page once for all requests that wait for it.
+
+So concurrent scrapes cost no more than sequential ones.
+"""
 
 import asyncio
 import contextlib
@@ -42,9 +45,8 @@ class PageRenderer:
         """Start without pages. `monotonic` returns seconds of a clock that never jumps."""
         self._render = render
         self._monotonic = monotonic
-        self._durations: deque[tuple[float, float]] = (
-            deque()
-        )  # when a page was rendered and the seconds it took, longest first
+        # When a page was rendered and the seconds it took, longest first.
+        self._durations: deque[tuple[float, float]] = deque()
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="render")
         self._running: dict[RenderKey, asyncio.Task[bytes | None]] = {}
         self._next: dict[RenderKey, asyncio.Task[bytes | None]] = {}
@@ -101,7 +103,10 @@ class PageReaders:
 
     @contextlib.contextmanager
     def reading(self, page: bytes) -> Iterator[None]:
-        """Count the task that runs as a reader of `page`; it is cancelled if the page becomes too old."""
+        """Register the current task as a reader of `page`.
+
+        The task is cancelled if too many pages are being read and `page` is the oldest one.
+        """
         task = asyncio.current_task()
         tasks = self._tasks.setdefault(id(page), [])
         tasks.append(task)

@@ -1,4 +1,4 @@
-"""The one series that stands for a query, of all that its answers have."""
+"""Selects or computes the one series that represents a query on the status page."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from braze_exporter.metrics.rows import BucketWindow, GaugeValues, SeriesView
 
 
 def representative_view(views: Sequence[SeriesView]) -> SeriesView:
-    """Return the view that stands for those of one query: the first noun's, summed up where that has several series."""
+    """Return the view that represents a query: of its first metric group, summed if that has several series."""
     metric_group = views[0].query_state.query.metric_group
     views_of_group = [view for view in views if view.series.metric_group is metric_group]
     chosen = [
@@ -45,7 +45,7 @@ def _stat(view: SeriesView) -> str:
 
 
 def _sum_values(window: BucketWindow, like: GaugeValues) -> GaugeValues:
-    """Return what is latest and settled of the sum, if that is shown of its parts. Medians do not add up."""
+    """Return the latest and settled values of the sum, where its parts have them. Medians cannot be added up."""
     latest = window.points[-1].value if like.latest is not None else None
     return GaugeValues(latest, window.points[window.settled - 1].value if like.settled is not None else None)
 

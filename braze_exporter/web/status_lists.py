@@ -1,4 +1,4 @@
-"""The words for how the lists of a workspace stand, for what wildcards take of them, and for what they lack. Pure."""
+"""Status page texts about the lists of a workspace, their selectors, and subjects missing from them. Pure functions."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from braze_exporter.scheduler.list_refresh import ListState
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult
 from braze_exporter.web.status_messages import Level, StatusMessage, TimeFormatter, failure_message, retry_message
 
-# So many subjects that Braze does not list are named.
+# The most unlisted subjects that are named.
 MAX_NAMED = 3
 
 
@@ -23,9 +23,9 @@ def list_messages(
     *,
     has_queries: bool,
 ) -> list[StatusMessage]:
-    """Return what there is to say of the lists of a workspace, and of what `plan` takes of them and misses in them.
+    """Return the messages about the lists of a workspace, its selectors in `plan`, and subjects missing from the lists.
 
-    That the key is rejected is said by others if it `has_queries`.
+    If the workspace `has_queries`, other messages report a rejected key, so it is left out here.
     """
     selectors = dict.fromkeys(selector.kind for selector in plan.selectors if selector.workspace == workspace)
     needed = {kind.list_endpoint for kind in selectors}
@@ -51,7 +51,10 @@ def list_messages(
 
 
 def _unlisted_messages(unlisted: Sequence[ConfiguredSubject]) -> Iterator[StatusMessage]:
-    """Yield a sentence for each subject of the config that Braze does not list, as far as they are few."""
+    """Yield a message for each subject of the config that Braze does not list.
+
+    Beyond `MAX_NAMED` subjects, one message gives the number of the rest.
+    """
     for subject in unlisted[:MAX_NAMED]:
         what = subject.kind.list_endpoint.item_names[0] if subject.kind.list_endpoint is not None else ""
         text = f'Braze does not list the {what} "{subject.subject}"'

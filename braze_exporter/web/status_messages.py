@@ -1,4 +1,7 @@
-"""The words for how a query, a workspace and the exporter stand. Pure: `when` tells the time in so many seconds."""
+"""Status page texts about queries, workspaces and the exporter. Pure functions.
+
+`when` is a `TimeFormatter`, which formats the time that is a number of seconds from now.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +16,13 @@ from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
 
-# In seconds.
 _CLOCK_TOLERANCE_SECONDS = 2.0
 
 TimeFormatter: TypeAlias = Callable[[float], str]
 
 
 class Level(StrEnum):
-    """How urgent it is, the most urgent first: the page has a shape and a colour for each."""
+    """How urgent a message is, the most urgent first. The status page has a shape and a color for each level."""
 
     BAD = "bad"
     WAITING = "waiting"
@@ -32,13 +34,13 @@ StatusMessage: TypeAlias = tuple[Level, str]
 
 
 class Health(NamedTuple):
-    """How a workspace stands: how urgent that is, and why, the most urgent sentence first."""
+    """The health of a workspace: the highest level of its messages, and their texts, the most urgent first."""
 
     level: Level
     sentences: list[str]
 
 
-# What each state is called, and how urgent it is; the most urgent first.
+# The name and the level of each query status, the most urgent first.
 STATUS_MESSAGES: Mapping[QueryStatus, tuple[str, Level]] = {
     QueryStatus.STALE: ("too old", Level.BAD),
     QueryStatus.FAILED: ("not answered", Level.BAD),
@@ -76,9 +78,10 @@ _PAUSE_MESSAGES: Mapping[PauseReason, str] = {
 
 
 def format_time(instant: float, zone: ZoneInfo, now: float) -> str:
-    """Return a time to come as the clock on the wall shows it in `zone`: with the seconds or the day only if needed.
+    """Return a future time as local time in `zone`, with seconds or weekday only if needed.
 
-    A few seconds off the minute are what our clock and Braze's differ by, whose windows end on the minute.
+    A time within 2 seconds of a full minute is rounded to it. Braze's windows end on the minute, and its clock may
+    differ.
     """
     minute = round(instant / 60) * 60
     at = minute if abs(minute - instant) <= _CLOCK_TOLERANCE_SECONDS else round(instant)
@@ -88,7 +91,7 @@ def format_time(instant: float, zone: ZoneInfo, now: float) -> str:
 
 
 def query_message(query_state: QueryState, state: QueryStatus, pause: Pause | None, when: TimeFormatter) -> str:
-    """Return how a query stands. `pause` is of its pool, if that rests."""
+    """Return the text for the status of a query. `pause` is the pause of its pool, or None."""
     if state is QueryStatus.UP:
         has_data = query_state.response is not None and any(series.points for series in query_state.response.series)
         return "answering" if has_data else "answering, without data"
@@ -112,14 +115,14 @@ def _pause_message(pause: Pause, when: TimeFormatter) -> str:
 
 
 def failure_message(error: BrazeError, permission: str) -> str:
-    """Return why a call was not answered that needs this permission."""
+    """Return why a call failed. `permission` is the permission that the call needs."""
     return _REASON_MESSAGES[error.reason].format(
         permission=permission, status=error.detail.partition(":")[0], detail=_headline(error)
     )
 
 
 def _headline(error: BrazeError) -> str:
-    """Return what an error says without the hint in brackets, which the log has."""
+    """Return the detail of an error without the hint in parentheses. The log has the hint."""
     return error.detail.partition(" (")[0]
 
 
@@ -140,18 +143,18 @@ def workspace_health(
     remaining_history: int = 0,
     other_zone: str = "",
 ) -> Health:
-    """Return how a workspace stands, by how many of its queries are in which state.
+    """Return the health of a workspace. `states` are the numbers of its queries by status.
 
-    `permissions` are by the endpoint of its queries, `more` is of its lists, `remaining_history` are calls;
-    `other_zone` is the zone of the config, if Braze's days are not its days.
+    `permissions` maps the endpoints of its queries to the permissions they need. `more` are messages about its lists.
+    `remaining_history` is a number of calls. `other_zone` is the configured time zone if Braze's days differ from it.
     """
     messages = [
         *_auth_messages(limiter_status, permissions, when),
         *(
             (Level.WAITING, f"No calls: {_pause_message(pause, when)}.")
             for pause in limiter_status.pauses.values()
-            if pause.reason is not PauseReason.BUDGET
-            or states[QueryStatus.DEFERRED]  # each refresh spends it, and it fills again
+            # Each refresh uses up the budget, so that is only reported if queries are deferred.
+            if pause.reason is not PauseReason.BUDGET or states[QueryStatus.DEFERRED]
         ),
         *_status_messages(states),
         *more,
@@ -168,7 +171,7 @@ def workspace_health(
 
 
 def retry_message(seconds: float, when: TimeFormatter) -> str:
-    """Return when something is tried again."""
+    """Return the text for the next attempt, which is `seconds` from now or with the next scrape."""
     return f"Next attempt {f'at {when(seconds)}' if seconds else 'with the next scrape'}."
 
 
@@ -217,7 +220,7 @@ def _pluralize(number: int, singular: str) -> str:
 
 
 def exporter_messages(*, is_scraped: bool, is_config_good: bool, are_counters_stalled: bool) -> list[str]:
-    """Return what is wrong with the exporter itself, in sentences."""
+    """Return the texts for problems of the exporter itself."""
     result = {
         "Nobody scrapes: Braze is asked only when Prometheus asks for /metrics.": not is_scraped,
         "The config that was read last cannot be used, and the one before goes on: see the log.": not is_config_good,

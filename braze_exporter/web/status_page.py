@@ -1,4 +1,4 @@
-"""The page at `/`, put together: one document that brings its style, its script and its first facts with it."""
+"""Builds the status page at `/`: one HTML document that contains its style, its script and its first data."""
 
 import html
 import json
@@ -9,19 +9,19 @@ from importlib.resources import files
 
 from braze_exporter.web.status_types import StatusResponse
 
-# What would end the element that the facts stand in, or begin another; JSON knows these letters by number as well.
+# Characters that could end the script element with the data. JSON can escape them.
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"}
 
 
 class StatusPage:
-    """Shows what `read_status` returns, as HTML for people and as JSON, with which the page keeps itself up to date.
+    """Renders the result of `read_status` as HTML, and as JSON that the page uses to update itself.
 
-    Nothing runs or is loaded but what is in the page: `policy` is the Content-Security-Policy that holds browsers to
-    that, and to making no HTML of texts.
+    `policy` is the Content-Security-Policy. It allows only the script and style of the page, and no HTML made from
+    text.
     """
 
     def __init__(self, read_status: Callable[[], StatusResponse]) -> None:
-        """Read the parts of the page."""
+        """Read the template of the page, its style and its script."""
         self._read_status = read_status
         style, script, page = (_read_resource(name) for name in ("page.css", "page.js", "page.html"))
         page = page.replace("{{style}}", style).replace("{{script}}", script)
@@ -43,11 +43,11 @@ class StatusPage:
         )
 
     def json(self) -> bytes:
-        """Return the facts as JSON."""
+        """Return the status as JSON."""
         return _json(self._read_status()).encode()
 
     def html(self) -> bytes:
-        """Return the page with the facts in it, and what there is to see without a script."""
+        """Return the page with the current status, and a list of workspaces for browsers without scripts."""
         response = self._read_status()
         text = _json(response)
         for letter, escaped in _ESCAPES.items():
@@ -64,11 +64,11 @@ def _hash(text: str) -> str:
 
 
 def _json(response: StatusResponse) -> str:
-    """Return JSON in ASCII, so that neither line separators nor halves of characters are in it."""
+    """Return ASCII JSON, so that line separators and lone surrogates are escaped."""
     return json.dumps(response, separators=(",", ":"), allow_nan=False)
 
 
 def _format_workspaces(response: StatusResponse) -> str:
-    """Return the workspaces as items of a list, for those whose browser runs no script."""
+    """Return the workspaces as HTML list items, for browsers without scripts."""
     items = ((workspace["name"], " ".join(workspace["sentences"])) for workspace in response["workspaces"])
     return "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(text)}</li>" for name, text in items)

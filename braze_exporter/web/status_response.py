@@ -1,4 +1,4 @@
-"""The state of the exporter as plain data that JSON can hold: what the page at `/` shows."""
+"""Builds the status of the exporter as JSON-serializable data for the status page."""
 
 import functools
 import itertools
@@ -30,24 +30,24 @@ from braze_exporter.web import status_lists, status_messages
 from braze_exporter.web.status_headline import representative_view
 from braze_exporter.web.status_types import PointsData, PoolData, QueryData, SeriesData, StatusResponse
 
-# Without a scrape for so long it is said that nobody scrapes: Prometheus does so every minute or so.
+# The page reports missing scrapes after this time. Prometheus usually scrapes about once a minute.
 _NO_SCRAPE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Instant:
-    """When the facts are told: in seconds since the epoch, and on the clock that never jumps."""
+    """The time of the status: `now` in seconds since the epoch, and `monotonic` on the clock that never jumps."""
 
     now: float
     monotonic: float
 
     def time_formatter(self, zone: ZoneInfo) -> status_messages.TimeFormatter:
-        """Return what tells the time in so many seconds."""
+        """Return a function that formats the time a number of seconds from now, in `zone`."""
         return lambda seconds: status_messages.format_time(self.now + seconds, zone, self.now)
 
 
 def read_status_response(exporter: Exporter) -> StatusResponse:
-    """Return the state of an exporter as the page shows it."""
+    """Return the current status of `exporter`."""
     snapshot = exporter.snapshot()
     return build_status_response(
         now=snapshot.now,
@@ -76,10 +76,10 @@ def build_status_response(
     remaining_history: Mapping[str, int],
     are_counters_stalled: bool,
 ) -> StatusResponse:
-    """Return the facts at `now`, which is `monotonic` on the clock that never jumps.
+    """Return the status at `now`, which is `monotonic` on the clock that never jumps.
 
-    `active_workspaces`, `lists` and `remaining_history` are by the name of the workspace. Of workspaces that are just
-    coming or going nothing is told.
+    `active_workspaces`, `lists` and `remaining_history` are keyed by workspace name. Workspaces that are being added or
+    removed are left out.
     """
     moment = _Instant(now, monotonic)
     mismatches = self_metrics.read_values(TIMEZONE_MISMATCH)
@@ -223,7 +223,7 @@ def _tags(query: Query, series: Series) -> list[tuple[str, str]]:
 
 
 def _group_text(metric_group: MetricGroup) -> str:
-    """Return a noun as people say it."""
+    """Return the name of a metric group in words."""
     return metric_group.name.removesuffix("_filtered").replace("_", " ")
 
 
@@ -236,7 +236,7 @@ def _metric_names(kind: SeriesKind, metric_group: MetricGroup, unit: Unit, *, ha
 def _points_data(window: BucketWindow, unit: Unit) -> PointsData:
     points = window.points
     first = points[0].start if points else 0
-    # Hours are whole ones, and no two are the same: if so many fit between the first and the last, none is missing.
+    # Hourly buckets start on the hour and are unique. So if the count fits the range, no bucket is missing.
     is_whole = unit is Unit.HOUR and bool(points) and points[-1].start - first == (len(points) - 1) * 3_600
     return {
         "first": first,

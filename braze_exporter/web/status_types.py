@@ -1,15 +1,15 @@
-"""The form of the facts that the page at `/` shows, as JSON has them.
+"""The types of the JSON status response at `/`.
 
-Times are seconds since the epoch; how long ago that was is for the reader to say, by `now`.
+Times are seconds since the epoch. The page computes ages from `now`.
 """
 
 from typing import TypedDict
 
 
 class PointsData(TypedDict):
-    """The points held, oldest first, in two lists; without `starts` they are the hours from `first` on.
+    """The points of a series, oldest first. Without `starts`, they are consecutive hours from `first` on.
 
-    The first `settled` of them have settled, and the first `ended` had ended when they were asked for.
+    The first `settled` points have settled. The first `ended` points had ended when the response was requested.
     """
 
     first: int
@@ -20,7 +20,7 @@ class PointsData(TypedDict):
 
 
 class ErrorData(TypedDict):
-    """Why a query is not answered, and how many failures in a row were Braze's trouble."""
+    """Why the last fetch of a query failed. `failures` counts consecutive failures of Braze or the connection."""
 
     reason: str
     detail: str
@@ -28,7 +28,7 @@ class ErrorData(TypedDict):
 
 
 class SeriesData(TypedDict):
-    """One of the series of a query, with what the metrics show: its noun, and the labels that tell it from others."""
+    """One series of a query, as exported: the name of its metric group (`noun`), and the labels that distinguish it."""
 
     noun: str
     labels: list[str]
@@ -38,12 +38,12 @@ class SeriesData(TypedDict):
 
 
 class QueryData(TypedDict):
-    """A query, with the values that the metrics show; null is what is not shown.
+    """A query with its exported values; null where a metric is absent.
 
-    `tags` tell it from others of its name, each with what it is. If its answers have several `series`, the values are
-    those of the sum that stands for it. `labels` are those of its samples; `app_id` and `segment_id` are Braze's.
-    `metrics` are the names of its settled gauge and of its counter, if it has one. `next_at` is when it may be asked,
-    null if the next scrape asks.
+    `tags` distinguish queries with the same name, each with its label. If the responses have several `series`, the
+    values are those of the representative sum. `labels` are the labels of its samples. `app_id` and `segment_id` are
+    Braze's ids. `metrics` are the names of its settled gauge and of its counter, if any. `next_at` is the earliest time
+    of the next fetch, or null if the next scrape fetches.
     """
 
     workspace: str
@@ -75,9 +75,9 @@ class QueryData(TypedDict):
 
 
 class PoolData(TypedDict):
-    """A pool of a workspace: what Braze last said, null where it did not, and the calls an hour planned and allowed.
+    """A rate limit pool of a workspace, with the last values from Braze, or null if unknown.
 
-    `reserve` is the number of calls that are left to others.
+    `reserve` is the number of calls that are left to the company's sends. `planned` and `allowed` are calls per hour.
     """
 
     name: str
@@ -90,7 +90,7 @@ class PoolData(TypedDict):
 
 
 class WorkspaceData(TypedDict):
-    """A workspace, with its health: how urgent that is, and the sentences that say why."""
+    """A workspace, with its health: the `level` is its urgency, and `sentences` explain it."""
 
     name: str
     url: str
@@ -102,7 +102,7 @@ class WorkspaceData(TypedDict):
 
 
 class StateData(TypedDict):
-    """A state that a query can be in: as the metrics have it, what it is called, and how urgent it is."""
+    """A query status: its value in the metrics, its name and its urgency."""
 
     state: str
     name: str
@@ -110,7 +110,7 @@ class StateData(TypedDict):
 
 
 class StatusResponse(TypedDict):
-    """Everything. `states` begin with the most urgent one; `troubles` are of the exporter itself."""
+    """The whole status. `states` begin with the most urgent one. `troubles` are problems of the exporter itself."""
 
     version: str
     now: float
