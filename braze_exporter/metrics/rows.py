@@ -90,7 +90,7 @@ class QueryRow:
     """The lines of one query, for each of its families. Not thread-safe."""
 
     def __init__(self, query_state: QueryState, before: "QueryRow | None" = None) -> None:
-        """Render `query_state`, and take over what the row `before` knew: labels, bucket starts and baselines."""
+        """Render `query_state`, reusing the labels, bucket starts and baselines of the row `before`."""
         query = query_state.query
         self.query_state = query_state
         self.query = query

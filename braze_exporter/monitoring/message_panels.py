@@ -45,7 +45,10 @@ def _group_chart(name: str, description: str, group: PanelGroup, metric_group: M
 
 
 def _sent_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Panel:
-    """Return the panel of sent messages by channel; for a Canvas by step and channel."""
+    """Return the panel of sent messages by channel; for a Canvas by step and channel.
+
+    A Canvas step has at most one message.
+    """
     by = tuple(label for label in metric_group.series_labels if label in {"step", "channel"})
     labels = (*metric_group.labels, *by) if "step" in by else by
     return chart(

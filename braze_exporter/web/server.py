@@ -289,7 +289,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that exits successfully after a signal, and calls `on_stop` first."""
+    """A uvicorn server that exits successfully after a signal, and calls `on_stop` at the signal."""
 
     def __init__(self, config: uvicorn.Config, application: Application, on_stop: Callable[[], None]) -> None:
         super().__init__(config)

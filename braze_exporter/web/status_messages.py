@@ -1,6 +1,6 @@
 """Status page texts about queries, workspaces and the exporter. Pure functions.
 
-`when` is a `TimeFormatter`, which formats the time that is a number of seconds from now.
+`when` is a `TimeFormatter`: it formats the time that lies a number of seconds from now.
 """
 
 from collections import Counter
