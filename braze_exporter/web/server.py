@@ -313,7 +313,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(application: Application, listener: socket.socket, on_stop: Callable[[], None]) -> None:
-    """Serve on `listener` until SIGTERM or SIGINT, then call `on_stop`, which must release the waiting scrapes."""
+    """Serve on `listener` until SIGTERM or SIGINT.
+
+    The signal calls `on_stop`, which must release the waiting scrapes.
+    """
     config = uvicorn.Config(
         application,
         log_config=None,
