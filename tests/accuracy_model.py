@@ -1,6 +1,7 @@
-"""What the proof sets the exporter against: counts that Braze learns late and takes back, and a wire without sockets.
+"""Reference model of the accuracy tests: late and revised event counts, and a connection without sockets.
 
-Nothing here is shared with the exporter: buckets are counted anew, and what Braze said is taken from the wire.
+This module uses no calculation of the exporter. It computes buckets by itself and reads Braze's responses off the
+simulated connection.
 """
 
 import gzip
@@ -26,25 +27,25 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.simulator.reply import Disconnect
 
 EVENTS = ("purchase", "signup")
-# Every occurrence comes from one of these; the count without an app is the sum of both.
+# Each occurrence has one of these sources. The count without an app is the sum of both.
 ELSEWHERE = "a server, without an app"
 SOURCES = (IOS, ELSEWHERE)
-# Nothing changes later than this after the end of its hour, in the invented histories.
+# Generated histories contain no change later than this after the end of its hour, in seconds.
 LATEST_CHANGE = 21 * HOUR
 
-# When Braze learns of something, and by how much that changes the count of an hour.
+# The time at which Braze learns of a change, and the difference to the count of the hour.
 Change = tuple[float, int]
 Inventor = Callable[[str, int, str], Iterable[Change]]
 
 
 def bucket_at(unit: Unit, moment: float) -> int:
-    """Return a number for the bucket that runs at `moment`: the next bucket has the next number."""
+    """Return the number of the bucket that contains `moment`; consecutive buckets have consecutive numbers."""
     return int(moment // HOUR) if unit is Unit.HOUR else datetime.fromtimestamp(moment, NEW_YORK).toordinal()
 
 
 @lru_cache(maxsize=4_096)
 def start_of(unit: Unit, bucket: int) -> int:
-    """Return when a bucket begins, which is when the one before it ends."""
+    """Return the start of a bucket as Unix time, which is also the end of the bucket before it."""
     if unit is Unit.HOUR:
         return bucket * HOUR
     return int(datetime.combine(date.fromordinal(bucket), time(), NEW_YORK).timestamp())
@@ -52,7 +53,7 @@ def start_of(unit: Unit, bucket: int) -> int:
 
 @dataclass(frozen=True)
 class ExpectedQuery:
-    """A query as the proof knows it: what it asks for, when it is trusted, and whether it feeds a counter."""
+    """A query as the model sees it: what it requests, when its buckets settle, and whether it feeds a counter."""
 
     event: str
     unit: Unit
@@ -63,40 +64,40 @@ class ExpectedQuery:
 
     @property
     def usual(self) -> int:
-        """How many buckets every fetch asks for at least."""
+        """The minimum number of buckets that each usual fetch requests."""
         return 24 if self.unit is Unit.HOUR else 14
 
     def newest(self, moment: float) -> int:
-        """Return the bucket that runs at `moment`."""
+        """Return the bucket that contains `moment`."""
         return bucket_at(self.unit, moment)
 
     def start(self, bucket: int) -> int:
-        """Return when a bucket begins."""
+        """Return the start of a bucket as Unix time."""
         return start_of(self.unit, bucket)
 
     def hours(self, bucket: int) -> range:
-        """Return the starts of the hours that a bucket is made of."""
+        """Return the starts of the hours in a bucket."""
         return range(start_of(self.unit, bucket), start_of(self.unit, bucket + 1), HOUR)
 
 
 class EventModel:
-    """What happened, and when Braze learned of it: the truth for any bucket at any time."""
+    """Holds all occurrences and when Braze learned of them: the true value of any bucket at any time."""
 
     def __init__(self, invent: Inventor = lambda _event, _hour, _source: ()) -> None:
-        """Begin with a history that is invented hour by hour, as it is asked for."""
+        """Start with a history that `invent` generates, hour by hour, when an hour is first read."""
         self.events: Collection[str] = EVENTS
         self._invent = invent
         self._changes: dict[tuple[str, int, str], list[Change]] = {}
         self._sums: dict[tuple[str, int, str], tuple[list[float], list[int]]] = {}
 
     def add_occurrences(self, event: str, hour: int, when: float, change: int, source: str) -> None:
-        """Let Braze change its count of the hour that starts at `hour`, at `when`."""
+        """Change Braze's count of the hour that starts at `hour` by `change`, at the time `when`."""
         self.changes(event, hour, source).append((when, change))
         self._sums.pop((event, hour, source), None)
         self._sums.pop((event, hour, ""), None)
 
     def changes(self, event: str, hour: int, app_id: str = "") -> list[Change]:
-        """Return what changed the count of an hour, of one source or of all."""
+        """Return the changes to the count of an hour, for one source or, without `app_id`, for all."""
         if not app_id:
             return [change for source in SOURCES for change in self.changes(event, hour, source)]
         key = (event, hour, app_id)
@@ -105,7 +106,7 @@ class EventModel:
         return self._changes[key]
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return how many occurrences of an hour Braze has counted by `now`."""
+        """Return how many occurrences in an hour Braze has counted by `now`."""
         assert not segment_id
         key = (event, hour_start, app_id)
         if key not in self._sums:
@@ -122,7 +123,7 @@ class EventModel:
         return sum(self.count(watch.event, hour, now, watch.app_id) for hour in watch.hours(bucket))
 
     def occurrences(self, watch: ExpectedQuery, after: float, until: float) -> int:
-        """Return how many occurrences Braze learned of after one time and until another, whatever their bucket."""
+        """Return how many occurrences Braze learned of after `after` and up to `until`, in any bucket."""
         first, last = watch.newest(after - 2 * LATEST_CHANGE), watch.newest(until)
         return sum(
             change
@@ -133,10 +134,10 @@ class EventModel:
         )
 
     def reported(self, watch: ExpectedQuery, times: Sequence[float], oldest: int, *, reach: int) -> int:
-        """Return what a counter shows after true answers at `times`, if each tells the newest `reach` buckets.
+        """Return the expected counter after correct responses at `times`, each with the newest `reach` buckets.
 
-        That is, of each bucket from `oldest` on, the most that Braze ever said above its first answer. No answer is
-        looked at but the next one after each change.
+        For each bucket from `oldest` on, this is the highest value that Braze reported minus the value in the first
+        response. Only the first response after each change is evaluated.
         """
         total = 0
         for bucket in range(oldest, watch.newest(times[-1]) + 1):
@@ -151,13 +152,14 @@ class EventModel:
 
 
 def make_inventor(seed: int, *, revisions: bool) -> Inventor:
-    """Return histories with silent hours and days, late arrivals up to a day later and, if asked for, revisions.
+    """Return a generator of histories with silent hours and days, late arrivals and, if `revisions`, revisions.
 
-    A revision takes back a part of an hour; often a part of that, or more, comes back later.
+    Late arrivals come up to `LATEST_CHANGE` after the end of the hour. A revision removes a part of an hour's count.
+    Often a part of that, or more, is added again later.
     """
 
     def invent(event: str, hour: int, source: str) -> Iterable[Change]:
-        draw = Random(f"{seed} {event} {hour} {source}")  # noqa: S311 - not a secret
+        draw = Random(f"{seed} {event} {hour} {source}")  # noqa: S311 - does not need to be secure
         local = datetime.fromtimestamp(hour, NEW_YORK)
         silent_day = Random(f"{seed} {event} {local.date()}").random() < 0.05  # noqa: S311
         if silent_day or draw.random() < (0.5 if 3 <= local.hour < 6 else 0.05):
@@ -181,11 +183,12 @@ def make_inventor(seed: int, *, revisions: bool) -> Inventor:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One call as it went over the wire; the times are those at which it left, was answered, and was back.
+    """One call as seen on the connection, with the times of the request and of the response.
 
-    `counts` are those of an answer, oldest first, or None if there was none. `took_key` is whether what came shows that
-    Braze took the key. It `is_malformed` if it is a success that cannot be read, and `is_trouble` if Braze, or the way
-    to it, failed. It `is_short` if it was for the newest buckets alone.
+    `asked_at` is when the request left, `told_at` when Braze responded, and `received_at` when the response arrived.
+    `counts` are the values of a successful response, oldest first, or None. `took_key` is whether the response shows
+    that Braze accepted the key. `is_malformed` is set for a 200 that cannot be parsed. `is_trouble` is set if Braze or
+    the connection failed. `is_short` is set if the request was for the newest buckets only.
     """
 
     event: str
@@ -204,7 +207,7 @@ class Exchange:
 
 
 class SimulatedConnection(HTTPAdapter):
-    """Leads a session of requests straight into a WSGI application: no sockets, and any latency at no cost."""
+    """Passes the requests of a session directly to a WSGI application: no sockets, and latency only in virtual time."""
 
     def __init__(self, app: WSGIApplication, clock: Clock, note: Callable[[Exchange], None]) -> None:
         super().__init__(max_retries=0)
@@ -213,7 +216,7 @@ class SimulatedConnection(HTTPAdapter):
         self._clock = clock
         self._note = note
 
-    def send(  # noqa: PLR0917 - the signature of requests
+    def send(  # noqa: PLR0917 - the signature is that of requests
         self,
         request: requests.PreparedRequest,
         stream: bool = False,  # noqa: FBT001, FBT002
@@ -222,7 +225,7 @@ class SimulatedConnection(HTTPAdapter):
         cert: object = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Answer one request, and tell what went over the wire."""
+        """Return the application's response to one request, and report the exchange."""
         del stream, timeout, verify, cert, proxies
         assert request.url is not None
         url = urlsplit(request.url)
@@ -278,7 +281,7 @@ class SimulatedConnection(HTTPAdapter):
 
 
 def _took_key(status: int, headers: Mapping[str, str], body: bytes) -> bool:
-    """Return whether Braze looked at the request itself: it refuses it, limits it, or answers, if only in part."""
+    """Return whether the response shows that Braze accepted the key: a 400, a 429 or a 200, even a truncated one."""
     is_read = _is_truncated(headers, body) or isinstance(_document(headers, body), dict)
     return status in (400, 429) or (status == 200 and is_read)
 
@@ -295,7 +298,7 @@ def _is_truncated(headers: Mapping[str, str], body: bytes) -> bool:
     return int(headers.get("Content-Length", len(body))) != len(body)
 
 
-def _document(headers: Mapping[str, str], body: bytes) -> Any:  # noqa: ANN401 - JSON
+def _document(headers: Mapping[str, str], body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     if _is_truncated(headers, body):
         return None
     try:
@@ -305,7 +308,7 @@ def _document(headers: Mapping[str, str], body: bytes) -> Any:  # noqa: ANN401 -
 
 
 def _counts(status: int, headers: Mapping[str, str], body: bytes) -> tuple[int, ...] | None:
-    """Return what an answer says, or None if what came is none. The order of the days and hours is not looked at."""
+    """Return the values of a successful response, or None for any other. The order of the rows is not checked."""
     if status != 200:
         return None
     content = _document(headers, body)

@@ -1,7 +1,7 @@
-"""Drives the real exporter through virtual time, and judges every page by what Braze said over the wire.
+"""Runs the real exporter through virtual time and checks each page against what Braze sent over the connection.
 
-The judge takes the words of the design and nothing of the exporter: what an answer told, when it was asked for, and
-what follows for each sample. A page that shows one sample more, or less, or another value, is a fault.
+The checks follow the design document and use no calculation of the exporter. They use what each response contained and
+when it was requested. A missing sample, an extra sample or a different value is a failure.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import StateFile, open_state_file
 
 MAX_LENGTH = 100
-# What holds the newest settled bucket, with an hour to settle or two: one of them, and 3 more.
+# Enough to contain the newest settled bucket with a `settle` of one or two hours: 1 bucket, plus 3.
 SHORT = 4
 HOLD = 120.0
 
@@ -41,21 +41,22 @@ _EVENTS = """
 {event: purchase, unit: day}
 {event: signup, unit: day}
 """
-# One connection: what is asked first is the same in every run. Days are asked for seldom, and max_age is twice that.
+# With one connection, queries are fetched in the same order in each run. Days are fetched rarely, so that their
+# `max_age` is twice the refresh interval.
 DAYS_REFRESH = 3 * HOUR
 _REST = "refresh: {day: 3h}\nbudget: {concurrency: 1}\n"
 _SAMPLE = re.compile(r"^(braze_custom_events\w+){(.*)} (\S+)$", re.MULTILINE)
 _UP = re.compile(r"^braze_up{.*} (\S+)$", re.MULTILINE)
 
-# The samples of a page: the value of each family and labels.
+# The value of each sample on a page, by family name and labels.
 Samples = Mapping[tuple[str, str], float]
 
 
 class ExpectedCounter:
-    """A counter in the words of the design.
+    """Reference implementation of a counter, written from the design.
 
-    The first answer is recorded and counts 0; an empty one holds the buckets that it asked for at 0. A rise is added,
-    a fall is not subtracted, and a later rise counts only above what was already seen.
+    The first response is recorded and counts 0. If it is empty, the buckets that were requested start at 0. A rise is
+    added, a fall is not subtracted, and a later rise counts only above the highest value seen.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,10 @@ class ExpectedCounter:
         self.unread: set[int] = set()
 
     def add_response(self, info: Mapping[int, int], oldest_asked: int, unread: Iterable[int]) -> None:
-        """Take in what an answer told; of the first one, its buckets and those that are `unread` are ground."""
+        """Count the buckets of a response.
+
+        In the first response, its buckets and those in `unread` are recorded without counting.
+        """
         if self.oldest is None:
             self.unread = {*unread}
             self.oldest = min(self.unread, default=min(info, default=oldest_asked))
@@ -83,7 +87,7 @@ class ExpectedCounter:
 
 @dataclass
 class ExpectedState:
-    """What the exporter must hold of a query since it was started, by what went over the wire."""
+    """What the exporter must have for a query since it was started, judging by the exchanges on the connection."""
 
     up: bool | None = None
     answer: Exchange | None = None
@@ -97,7 +101,7 @@ class ExpectedState:
 
 @dataclass
 class ReceivedResponse:
-    """What Braze told of one query while the counter went on from where it was: from one forgetting to the next."""
+    """The responses to one query during the life of a counter, from one loss of the state to the next."""
 
     oldest: int
     times: list[float] = field(default_factory=list)
@@ -105,10 +109,10 @@ class ReceivedResponse:
 
 
 class AccuracyRun:
-    """The exporter over a wire to a simulated Braze, and everything that may go wrong with either."""
+    """Runs the exporter against a simulated Braze without sockets, with faults in either of them."""
 
     def __init__(self, world: EventModel, start: float, directory: Path | None) -> None:
-        """Begin at `start`; the state file is in `directory`, or there is none."""
+        """Start at the time `start`, with a state file in `directory`, or without a state file if that is None."""
         self.world = world
         self.clock = Clock(start)
         self.braze = FaultInjectingBraze(
@@ -133,15 +137,15 @@ class AccuracyRun:
         self._held = {watch: ExpectedState() for watch in WATCHES}
         self._tallies = {watch: ExpectedCounter() for watch in COUNTED}
         self._shown = dict.fromkeys(COUNTED, 0.0)
-        # Answers that came after the last page; nothing says yet that they are written down.
+        # Responses that came after the last page. It is not known yet whether they were written to the state file.
         self._unwritten: list[tuple[ExpectedQuery, Exchange, Mapping[int, int]]] = []
-        # When the last answer that is written down was asked for: a start with state asks back to there.
+        # When the last response in the state file was requested. A start with state requests data back to that time.
         self._asked = dict[ExpectedQuery, float]()
         self._problems: list[str] = []
         self.start()
 
     def start(self) -> None:
-        """Start the exporter with what it left; the first page is looked at before anything is asked."""
+        """Start the exporter with the state that it left, and check the first page before any fetch."""
         self.is_running = True
         self._held = {watch: ExpectedState() for watch in WATCHES}
         self._refused_at: float | None = None
@@ -153,16 +157,19 @@ class AccuracyRun:
         self.check_page(is_first=True)
 
     def stop(self, *, how: str = "ended", keep: bool = True) -> None:
-        """End the exporter in peace, or as a power cut would; then keep its state file or lose it."""
+        """Stop the exporter, by a clean shutdown or by a simulated power cut, and keep or delete its state file.
+
+        `how` is `ended` or `killed`.
+        """
         assert self._exporter is not None
         if any(tally.oldest is None for tally in self._tallies.values()):
             self.empty_disk()
-            self.check_page()  # whether the very first answer was written is not to be seen on any page
+            self.check_page()  # no page shows whether the very first response was written
         left = self._files() if how == "killed" else {}
         self._exporter.close()
         if self._store is not None:
             self._store.close()
-        if how == "killed":  # the disk is as it was, whatever was written in farewell
+        if how == "killed":  # restore the files, because the shutdown may have written to them
             for path in self._files():
                 path.unlink()
             for path, content in left.items():
@@ -180,7 +187,7 @@ class AccuracyRun:
         self.is_running = False
 
     def close(self) -> None:
-        """End whatever runs."""
+        """Close the exporter, the state file and the session."""
         if self._exporter is not None:
             self._exporter.close()
         if self._store is not None:
@@ -194,19 +201,19 @@ class AccuracyRun:
         self.close()
 
     def ask(self) -> None:
-        """Have what is due fetched, as a scrape does that is gone before its page is made."""
+        """Fetch the due queries without rendering a page, like a scrape whose client disconnects early."""
         assert self._exporter is not None
         with self._disk():
             self._exporter.refresh().result(timeout=10)
 
     def scrape(self) -> Samples:
-        """Have what is due fetched, and judge the page."""
+        """Fetch the due queries, then check the page and return its samples."""
         self.scrapes += 1
         self.ask()
         return self.check_page()
 
     def check_page(self, *, is_first: bool = False) -> Samples:
-        """Judge the page as it is."""
+        """Check the current page and return its samples."""
         assert self._exporter is not None
         with self._disk():
             text = self._exporter.render(openmetrics=False).decode()
@@ -227,29 +234,32 @@ class AccuracyRun:
 
     @property
     def can_check_page(self) -> bool:
-        """Whether to look changes nothing: a page writes the answers that have come since the last one, if it can."""
+        """Whether checking the page has no side effect: rendering writes pending responses unless the disk is full."""
         return not self._unwritten or self._is_disk_full
 
     def fill_disk(self) -> None:
-        """Let nothing be written from now on: the counters have to stand still."""
+        """Make all writes to the state file fail from now on; the counters must not change then."""
         self.check_page()
         self._is_disk_full = True
 
     def empty_disk(self) -> None:
-        """Let the state file be written again."""
+        """Make writes to the state file succeed again."""
         self._is_disk_full = False
 
     def age(self, watch: ExpectedQuery) -> float:
-        """Return how old the answer is that is held of a query."""
+        """Return the age in seconds of the last response to a query, or infinity without one."""
         response = self._held[watch].answer
         return self.clock.now - response.received_at if response else float("inf")
 
     def is_up(self, watch: ExpectedQuery) -> bool:
-        """Return whether the last call for a query was answered."""
+        """Return whether the last fetch of a query succeeded."""
         return self._held[watch].up is True
 
     def _note(self, exchange: Exchange) -> None:
-        """Take down a call. This runs in a thread of the exporter, so what is wrong is kept for the next page."""
+        """Record a call.
+
+        This runs in a thread of the exporter, so problems are kept for the check of the next page.
+        """
         code = str(exchange.status or "none")
         self.calls[code] = self.calls.get(code, 0) + 1
         (watch,) = (
@@ -262,7 +272,8 @@ class AccuracyRun:
         exchange = replace(exchange, is_short=held.alternates and held.is_short_next)
         self._check_length(watch, exchange)
         self._check_hold(exchange)
-        # The repair of what a malformed response has kept from being read fails beside short fetches that succeed.
+        # After a malformed response, full fetches alternate with short ones. A failing full fetch does not set `up` to
+        # False while the short ones succeed.
         is_tolerated = held.alternates and not exchange.is_short and (exchange.is_malformed or exchange.is_trouble)
         if not is_tolerated:
             held.up = exchange.counts is not None
@@ -282,14 +293,15 @@ class AccuracyRun:
         held.answer, held.told = exchange, info
         if info:
             held.latest = newest
-            # Settled: asked for `settle` or more after its end, and not the newest of an answer that runs up to now.
+            # A bucket is settled if the request was sent `settle` or more after its end. The newest bucket of a
+            # response that runs up to now is never settled.
             trusted = [b for b in info if watch.start(b + 1) + watch.settle <= exchange.asked_at and b != newest]
             held.settled = max(trusted, default=held.settled)
         if watch.counted:
             self._unwritten.append((watch, exchange, info))
 
     def _check_hold(self, exchange: Exchange) -> None:
-        """After a 401 or a 403 nothing is asked for two minutes, and then one call, until the key is taken again."""
+        """Check that a 401 or 403 stops requests for `HOLD` seconds, until a probe shows that the key is accepted."""
         if self._refused_at is not None and exchange.asked_at < self._refused_at + HOLD:
             self._add_problem(f"asked at {exchange.asked_at}, after a refusal at {self._refused_at}")
         if exchange.status in (401, 403) or (self._refused_at is not None and not exchange.took_key):
@@ -298,11 +310,11 @@ class AccuracyRun:
             self._refused_at = None
 
     def _is_up(self, held: ExpectedState) -> bool | None:
-        """Return what `_up` has to be: what the last call was, and down while a refusal holds."""
+        """Return the expected `_up`: whether the last fetch succeeded, or False during a hold after a 401 or 403."""
         return held.up if self._refused_at is None else False
 
     def _check_length(self, watch: ExpectedQuery, exchange: Exchange) -> None:
-        """Each fetch asks for what repair needs: the usual length, and back past the last success, up to 100."""
+        """Check that a fetch requests at least the usual length and back past the last success, up to `MAX_LENGTH`."""
         complete_at = self._held[watch].complete_at
         last = complete_at if complete_at is not None else self._asked.get(watch)
         if exchange.is_short:
@@ -314,7 +326,10 @@ class AccuracyRun:
             self._add_problem(f"{exchange.length} buckets were asked of {watch}, last answered at {last}")
 
     def _check_counters(self, samples: Samples, *, is_first: bool) -> None:
-        """Count the answers since the last page; whether those of a life before had been written, the page decides."""
+        """Count the responses since the last page.
+
+        On the first page after a start, the page shows whether the responses before the stop had been written.
+        """
         for watch in COUNTED:
             news = [(exchange, info) for result, exchange, info in self._unwritten if result is watch]
             total = samples.get((_name(watch, "total"), _labels(watch)), 0.0)
@@ -322,7 +337,7 @@ class AccuracyRun:
                 self._add_problem(f"the counter of {watch} fell from {self._shown[watch]} to {total}")
             self._shown[watch] = total
             if news and (self._is_disk_full or (is_first and total == self._tallies[watch].total)):
-                for exchange, _ in news:  # not written, or nothing new was in them
+                for exchange, _ in news:  # they were not written, or they changed nothing
                     self._note_asked(watch, exchange)
                 continue
             for exchange, info in news:
@@ -333,7 +348,7 @@ class AccuracyRun:
             self._unwritten = []
 
     def _record_exchanges(self, watch: ExpectedQuery, exchange: Exchange, info: Mapping[int, int]) -> None:
-        """Count an answer that is written down."""
+        """Count a response that was written to the state file."""
         oldest_asked = watch.newest(exchange.told_at) - exchange.length + 1
         tally = self._tallies[watch]
         if tally.oldest is None:
@@ -350,7 +365,7 @@ class AccuracyRun:
             self._asked[watch] = exchange.asked_at
 
     def _expected(self) -> Iterator[tuple[tuple[str, str], float]]:
-        """Yield every sample that has to be on the page."""
+        """Yield each sample that must be on the page."""
         for watch, held in self._held.items():
             labels, response = _labels(watch), held.answer
             up = self._is_up(held)
@@ -367,7 +382,7 @@ class AccuracyRun:
             yield (_name(watch, "total"), _labels(watch)), tally.total
 
     def _check_value(self, watch: ExpectedQuery, samples: Samples) -> None:
-        """Hold what is shown of a query against the world itself, in the plain words of the promise."""
+        """Check the values of a query directly against the event model."""
         labels, response = _labels(watch), self._held[watch].answer
         for measure in ("latest", "settled"):
             value = samples.get((_name(watch, measure), labels))
@@ -395,7 +410,7 @@ class AccuracyRun:
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
-        """Let no file of this process be written to, if the disk is full."""
+        """Make all file writes of this process fail while the disk is meant to be full."""
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0 if self._is_disk_full and self._file else soft, hard))
         try:
@@ -407,7 +422,7 @@ class AccuracyRun:
         self._problems.append(f"{datetime.fromtimestamp(self.clock.now, NEW_YORK)}: {problem}")
 
     def _files(self) -> dict[Path, bytes]:
-        """Return the state file, and what SQLite may have put beside it."""
+        """Return the contents of the state file and of the files that SQLite may have created beside it."""
         if self._file is None:
             return {}
         result = {}

@@ -1,4 +1,4 @@
-"""Stories told to promtool: an exporter minute by minute, and which alerts are to fire when, and no others."""
+"""Scenarios for promtool: the series of an exporter minute by minute, and the alerts that must fire."""
 
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -19,43 +19,43 @@ TARGET = 'job="braze",instance="exporter:27293"'
 PRODUCTION = 'workspace="production"'
 PURCHASE = f'{PRODUCTION},event="purchase"'
 
-# What a series has at a time, in seconds since the story began; None where it is gone.
+# Returns the value of a series at a time, in seconds since the start of the scenario, or None if it is absent.
 SampleFunction = Callable[[float], float | None]
 
 
 def generated_rules(config: str) -> dict[str, Any]:
-    """Return the rules for a config."""
+    """Return the rules generated for a config."""
     result = load_config(config, "config.yaml")
     return build_rules(build_plan(result), result.settings)
 
 
 def series(name: str, labels: str = PRODUCTION, target: str = TARGET) -> str:
-    """Return the name of a series as promtool takes it."""
+    """Return a series selector in the notation of promtool."""
     return f"{name}{{{','.join(filter(None, [labels, target]))}}}"
 
 
 def hours(seconds: float) -> float:
-    """Return the hours that have passed."""
+    """Return `seconds` in hours."""
     return seconds / HOUR
 
 
 def always(value: float | None) -> SampleFunction:
-    """Return what does not change."""
+    """Return a function with a constant value."""
     return lambda _now: value
 
 
 def between(start: float, end: float, value: float | None, usually: SampleFunction) -> SampleFunction:
-    """Return what is as usual but for some hours."""
+    """Return a function with `value` from hour `start` to hour `end`, and otherwise the value of `usually`."""
     return lambda now: value if start <= hours(now) < end else usually(now)
 
 
 def until(end: float, info: SampleFunction) -> SampleFunction:
-    """Return what stands still after so many hours."""
+    """Return a function whose value stays constant after hour `end`."""
     return lambda now: info(min(now, end * HOUR))
 
 
 def last_fetch(now: float) -> float:
-    """Return when a query was fetched that is fetched every five minutes; not 0, which means never."""
+    """Return when a query with a refresh interval of 5 minutes was last fetched; never 0, which means "never"."""
     return 1 + now // 300 * 300
 
 
@@ -69,7 +69,7 @@ def samples(
     total: SampleFunction | None = None,
     breakdown: Sequence[str] = ("",),
 ) -> dict[str, SampleFunction]:
-    """Return a query that is answered all along; with a `breakdown` each of its series has these values."""
+    """Return the series of a query that always succeeds; with a `breakdown`, each of its series has these values."""
     query = ",".join(filter(None, [PRODUCTION, labels]))
     of, is_hourly = f"braze_{metric_group}_{unit}", unit == "hourly"
     result: dict[str, SampleFunction] = {
@@ -91,14 +91,14 @@ def samples(
 
 
 def settled_start(unit: int = HOUR, settle: int = HOUR) -> SampleFunction:
-    """Return the start of the newest settled bucket, if all buckets are as long."""
+    """Return the start of the newest settled bucket, for buckets of the same length `unit`, in seconds."""
     return lambda now: (last_fetch(now) - settle) // unit * unit - unit
 
 
 def healthy(
     unit: str = "hourly", labels: str = PURCHASE, metric_group: str = "custom_events"
 ) -> dict[str, SampleFunction]:
-    """Return an exporter with one query that is answered all along: a hundred an hour, as usual."""
+    """Return the series of an exporter with one query that always succeeds: 100 an hour, equal to the baseline."""
     of = f"braze_{metric_group}_{unit}"
     is_hourly = unit == "hourly"
     constants = {
@@ -136,7 +136,7 @@ def healthy(
 
 @dataclass(frozen=True)
 class ExpectedAlert:
-    """An alert that is to fire: its labels beside its name, and its summary as people read it."""
+    """An alert that must fire: its labels without its name, and the expected summary."""
 
     alert: str
     summary: str
@@ -145,7 +145,10 @@ class ExpectedAlert:
 
 @dataclass
 class Scenario:
-    """An exporter minute by minute under the rules of a config, and what fires at which minute; at others nothing."""
+    """The series of an exporter under the rules of a config, and the alerts that fire at certain minutes.
+
+    No alert may fire at a minute in `silent`. `step` is the interval of samples and rules in minutes.
+    """
 
     config: str
     series: Mapping[str, SampleFunction]
@@ -154,7 +157,7 @@ class Scenario:
     step: int = 1
 
     def check(self, folder: Path) -> None:
-        """Have promtool judge it: at each of the minutes what is to fire does, and no other alert."""
+        """Check with promtool that the expected alerts, and no others, fire at each listed minute."""
         result = generated_rules(self.config)
         write_file(folder / "rules.yml", as_yaml(result))
         known = {rule["alert"]: rule["annotations"] for group in result["groups"] for rule in group["rules"]}
@@ -191,7 +194,7 @@ class Scenario:
 
 
 def _values(info: SampleFunction, times: Sequence[int]) -> str:
-    """Return the samples of a series; the scrape after which it is gone marks it as stale, as Prometheus does."""
+    """Return the samples of a series in promtool's notation; its first absent sample is a staleness marker."""
     words, was = [], False
     for now in times:
         value = info(now)

@@ -1,4 +1,4 @@
-"""Backfills in the hands of a test: over real sockets against a simulated Braze, and what is in their files."""
+"""Helpers to run backfills in tests, over real sockets against a simulated Braze, and to parse their output files."""
 
 import contextlib
 import io
@@ -23,11 +23,11 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.traffic import Counts
 
-# What every series of a backfill has, as of a target of Prometheus.
+# The target labels that each series of a backfill has.
 TARGET = (("job", "braze"), ("instance", "exporter:27293"))
 SETTLED, TOTAL = "braze_custom_events_hourly_settled", "braze_custom_events_total"
 
-# The samples of each series, oldest first: their times and values.
+# The times and values of each series, oldest first.
 Samples = dict[tuple[str, Labels], list[tuple[float, float]]]
 
 
@@ -37,7 +37,7 @@ def single_value(**labels: str) -> Labels:
 
 
 def samples(text: str) -> Samples:
-    """Return what a file of OpenMetrics holds; each series is in one piece and in the order of time, without twins."""
+    """Parse an OpenMetrics file; check that the times of each series are in order and without duplicates."""
     result: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -51,16 +51,16 @@ def samples(text: str) -> Samples:
 
 
 class Terminal(io.StringIO):
-    """A terminal of the usual width."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Return that it is one."""
+        """Return True."""
         return True
 
 
 @dataclass
 class BackfillRig:
-    """A backfill in this process, with its clock and its Braze in the test's hand."""
+    """A backfill in this process, with a clock and a simulated Braze that the test controls."""
 
     clock: Clock
     braze: FaultInjectingBraze
@@ -69,47 +69,47 @@ class BackfillRig:
     stream: io.StringIO = field(default_factory=Terminal)
 
     def use(self, events: str, pause: str = "") -> None:
-        """Have another config of the same workspace from now on."""
+        """Replace the events and further settings in the config, for the same workspace."""
         url = self.config.partition("url: ")[2].partition("\n")[0]
         self.config = workspace_yaml(url, events, pause=pause)
 
     def span(self, start: str, end: str) -> None:
-        """Have another span from now on."""
+        """Set another time span."""
         self.request = replace(self.request, start=parse_time(start), end=parse_time(end))
 
     def run(self) -> str:
-        """Carry it out while time passes, a second in a moment, and return what it advises."""
+        """Run the backfill while time passes quickly, and return its output."""
         return self.begin().end()
 
     def begin(self) -> "Running":
-        """Carry it out in a thread, at a time that stands still."""
+        """Start the backfill in a thread, with a clock that does not advance by itself."""
         return Running(self)
 
     def run_request(self) -> str:
-        """Carry it out, and return what it advises."""
+        """Run the backfill to its end in this thread, and return its output."""
         config = load_config(self.config, "config.yaml", {"BRAZE_API_KEY": KEY})
         out, clock = io.StringIO(), self.clock
         with contextlib.closing(transport.open_session(10)) as session:
             ctx = CommandContext(
                 session, lambda _: {}, clock.wall, clock.monotonic, clock.advance, out, self.stream, lambda _: None
             )
-            timeouts = transport.Timeouts(total=1e9)  # time jumps while an answer is under way
+            timeouts = transport.Timeouts(total=1e9)  # the clock jumps while a response is in progress
             run_backfill(self.request, config, build_plan(config), ctx, timeouts)
         return out.getvalue()
 
     @property
     def output_samples(self) -> Samples:
-        """What it has written."""
+        """The samples in the output file."""
         return samples(self.request.output.read_text(encoding="utf-8"))
 
     @property
     def progress_text(self) -> str:
-        """What it has told of how far it is."""
+        """The progress messages so far."""
         return self.stream.getvalue()
 
 
 class Running:
-    """A backfill that is under way."""
+    """A backfill that runs in a thread."""
 
     def __init__(self, what: BackfillRig) -> None:
         self._what = what
@@ -119,11 +119,11 @@ class Running:
     def _run(self) -> None:
         try:
             self._future.set_result(self._what.run_request())
-        except Exception as error:  # noqa: BLE001 - the test looks at it
+        except Exception as error:  # noqa: BLE001 - the test checks it
             self._future.set_exception(error)
 
     def end(self, step: float = 1.0) -> str:
-        """Let time pass by steps until it ends; return what it advises, or raise what brought the end about."""
+        """Advance the clock by `step` seconds until the backfill ends, and return its output, or raise its error."""
         for _ in range(2_000):
             with contextlib.suppress(TimeoutError):
                 return self._future.result(0.01)
@@ -135,7 +135,7 @@ class Running:
 def prepared_backfill(
     folder: Path, events: str, traffic: Counts, start: str, end: str, *, pause: str = "", clock: Clock | None = None
 ) -> Iterator[BackfillRig]:
-    """Yield a backfill of one workspace that can be run."""
+    """Yield a backfill of one workspace that is ready to run."""
     clock = clock or Clock()
     with running_braze(traffic, clock) as (braze, server):
         request = BackfillRequest(parse_time(start), parse_time(end), TARGET, folder / "history.om")
@@ -143,14 +143,14 @@ def prepared_backfill(
 
 
 def backfill_arguments(config: str, output: Path, start: str, end: str) -> Sequence[str]:
-    """Return the command line of a backfill."""
+    """Return the command line arguments of a backfill."""
     labels = [f"--label={name}={value}" for name, value in TARGET]
     return ("backfill", f"--config.file={config}", f"--start={start}", f"--end={end}", f"--output={output}", *labels)
 
 
 @contextlib.contextmanager
 def start_program(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the program with its streams in the hands of the test, and not longer than that."""
+    """Run the program with pipes for its output, and kill it at the end of the block."""
     command = [sys.executable, "-m", "braze_exporter", *arguments]
     environment = {**os.environ, "BRAZE_API_KEY": KEY}
     with subprocess.Popen(  # noqa: S603 - our own program

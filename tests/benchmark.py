@@ -1,7 +1,7 @@
-"""Measures what the README promises about speed, as ratios within one run: `python tests/benchmark.py`.
+"""Measure the performance figures of the README, as ratios within one run: `python tests/benchmark.py`.
 
-Everything runs for real: a simulated Braze, the exporter and the scraper are processes of their own, over loopback.
-Exits with 1 if a promise is not kept.
+A simulated Braze, the exporter and the scraper run as separate processes and communicate over loopback. The exit code
+is 1 if a limit is exceeded.
 """
 
 import argparse
@@ -42,7 +42,7 @@ KEY = "benchmark"
 
 
 def main() -> int:
-    """Run what the arguments name: all benchmarks, or one of the processes that they need."""
+    """Run all benchmarks, or the helper process that the arguments name, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", nargs="?", default="all", choices=["all", "braze", "constant"])
     parser.add_argument("--latency", type=float, default=0.0)
@@ -66,7 +66,7 @@ def _verdict(what: str, measured: float, limit: float, unit: str = "x") -> bool:
 
 
 def _refresh() -> bool:
-    """500 due queries at 100 ms over 10 connections, against the bound that the latency sets."""
+    """Fetch 500 due queries at 100 ms over 10 connections, and compare with the minimum that the latency allows."""
     queries = 500
     with _processes(queries, LATENCY) as (exporter, _):
         started = time.perf_counter()
@@ -79,11 +79,11 @@ def _refresh() -> bool:
 
 
 def _scrape() -> bool:
-    """Scrape 2,000 queries with nothing due, against the same bytes served as a constant."""
+    """Compare a scrape of 2,000 queries with none due to the same page served as a constant, and check the memory."""
     with _processes(2_000, 0.0) as (exporter, directory):
         _get(exporter.port, timeout=60)
         page, _ = _get(exporter.port)
-        while b"braze_query_unlisted{" not in page:  # once Braze's list is read, the page stays as it is
+        while b"braze_query_unlisted{" not in page:  # the page is stable once Braze's list has been read
             time.sleep(0.1)
             page, _ = _get(exporter.port)
         (directory / "page").write_bytes(page)
@@ -102,7 +102,7 @@ def _scrape() -> bool:
 
 
 def _paired(ours: int, theirs: int, rounds: int = 60) -> tuple[float, float]:
-    """Return the medians of scrapes of two servers, asked in turn so that noise meets both."""
+    """Return the median scrape times of two servers in seconds; alternating requests expose both to the same noise."""
     seconds: dict[int, list[float]] = {ours: [], theirs: []}
     connections = {port: http.client.HTTPConnection("127.0.0.1", port) for port in seconds}
     for _ in range(rounds):
@@ -117,7 +117,7 @@ def _paired(ours: int, theirs: int, rounds: int = 60) -> tuple[float, float]:
 
 
 def _library_seconds(page: bytes) -> float:
-    """Return how long `prometheus_client` takes to render the families of `page` from samples that are there."""
+    """Return the seconds that `prometheus_client` takes to render the families of `page` from existing samples."""
     families = list(text_string_to_metric_families(page.decode()))
 
     class Families:
@@ -135,7 +135,7 @@ def _library_seconds(page: bytes) -> float:
 
 
 def _ten_scrapers() -> bool:
-    """Ten scrapers at once, and again at once, against the calls of one."""
+    """Compare the calls to Braze of ten simultaneous scrapers, twice, to those of one scraper."""
     queries = 200
     calls = {}
     for scrapers in (1, 10):
@@ -154,7 +154,7 @@ def _ten_scrapers() -> bool:
 
 
 def _ledger() -> bool:
-    """Keep the ledger of 2,000 queries, durably, against all that a refresh of them takes."""
+    """Compare the CPU time of counting and saving 2,000 queries to that of their whole refresh."""
     queries = 2_000
     with _processes(queries, 0.0) as (exporter, _):
         process = psutil.Process(exporter.pid)
@@ -173,7 +173,10 @@ def _ledger() -> bool:
 
 
 def _fill_ledger(subjects: Sequence[CounterKey], *, trace: bool) -> tuple[float, int]:
-    """Count three answers for each subject, the last of a hundred buckets; return the CPU of the second, and memory."""
+    """Count three responses for each subject, the last one of 100 buckets.
+
+    Return the seconds of CPU for the second response, and the traced memory in bytes.
+    """
     seconds = 0.0
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -191,7 +194,7 @@ def _fill_ledger(subjects: Sequence[CounterKey], *, trace: bool) -> tuple[float,
 
 
 def _count_all(counters: Counters, subjects: Sequence[CounterKey], length: int, grown: float) -> float:
-    """Count and save an answer for each subject, and return the seconds of CPU that took."""
+    """Count and save one response for each subject, and return the seconds of CPU that it took."""
     responses = [[(hour * 3_600, hour + grown) for hour in range(length)] for _ in subjects]
     started = time.process_time()
     for subject, buckets in zip(subjects, responses, strict=True):
@@ -201,7 +204,10 @@ def _count_all(counters: Counters, subjects: Sequence[CounterKey], length: int, 
 
 
 def _backfill() -> bool:
-    """Write a year of hours of 100 queries at ten times Braze's usual limit, against the bound that the budget sets."""
+    """Backfill a year of hours of 100 queries, and compare with the minimum time that the budget allows.
+
+    Braze's limit is 10 times the usual one.
+    """
     queries, limit, share = 100, 2_500_000, 0.1
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=4)
     with (
@@ -229,7 +235,8 @@ def _backfill() -> bool:
         result = re.search(r"([\d,]+) calls answered", message)
         size = (directory / "year.om").stat().st_size if process.returncode == 0 else 0
     calls = int(result.group(1).replace(",", "")) if result else 0
-    left = share - queries * 12 / 250_000  # beside an exporter that asks each query every five minutes
+    # The backfill leaves room for an exporter that fetches each query every five minutes.
+    left = share - queries * 12 / 250_000
     bound = (calls - CONNECTIONS) / (left * limit / 3_600)
     print(
         f"     {calls:,} calls in {seconds:.1f} s; the bound is {bound:.1f} s; {size / 1e6:.0f} MB are written, with "
@@ -241,7 +248,7 @@ def _backfill() -> bool:
 
 
 class _Peak(threading.Thread):
-    """The most memory that a process has held; what `wait4` tells begins with what its parent held."""
+    """Measures the peak memory of a process. The value from `wait4` is not usable: it starts at the parent's memory."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -250,7 +257,7 @@ class _Peak(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look until the process has ended."""
+        """Read the peak repeatedly until the process has ended."""
         with contextlib.suppress(OSError):
             while result := re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text()):
                 self.bytes = int(result[1]) * 1_024
@@ -267,7 +274,7 @@ class _Process:
 
 @contextlib.contextmanager
 def _processes(queries: int, latency: float) -> Iterator[tuple[_Process, Path]]:
-    """Run a simulated Braze and an exporter with so many queries, and yield the exporter and a directory."""
+    """Run a simulated Braze and an exporter with `queries` queries, and yield the exporter and a directory."""
     with (
         tempfile.TemporaryDirectory() as name,
         _process([sys.executable, __file__, "braze", "--latency", str(latency)]) as braze,
@@ -281,7 +288,7 @@ def _processes(queries: int, latency: float) -> Iterator[tuple[_Process, Path]]:
 
 
 def _config(directory: Path, port: int, queries: int, pause: str) -> Path:
-    """Write a config with so many queries that ends with `pause`, and return where it is."""
+    """Write a config with `queries` queries that ends with the text `pause`, and return its path."""
     config = directory / "config.yaml"
     events = "".join(f"      - event: event {number:04}\n" for number in range(queries))
     config.write_text(
@@ -293,7 +300,7 @@ def _config(directory: Path, port: int, queries: int, pause: str) -> Path:
 
 @contextlib.contextmanager
 def _process(command: list[str], port: int | None = None) -> Iterator[_Process]:
-    """Run a command that listens on `port`, or on the one that it prints first."""
+    """Run a command that listens on `port` or, if that is None, on the port that it prints first."""
     environment = {**os.environ, "BRAZE_API_KEY": KEY}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
@@ -340,7 +347,7 @@ def _simulate_braze(latency: float, limit: int) -> int:
 
 
 class _Constant:
-    """A source whose page never changes."""
+    """A source of pages that always returns the same page."""
 
     def __init__(self, page: bytes) -> None:
         self._page = page
@@ -358,7 +365,7 @@ class _Constant:
 
 
 class _Nothing:
-    """Shows nothing at `/`."""
+    """An empty status page."""
 
     policy = ""
 

@@ -1,4 +1,4 @@
-"""Certificates for tests: a folder with what a server, its clients and their mistakes need."""
+"""Certificates for tests: files for a server, for its clients and for invalid setups."""
 
 import datetime as dt
 import ssl
@@ -14,33 +14,33 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 @dataclass(frozen=True)
 class Pki:
-    """A CA, and in `directory` its `ca.pem` and the `cert.pem` and `key.pem` of a server on this machine."""
+    """A CA and a `directory` with its `ca.pem`, and with `cert.pem` and `key.pem` of a server on this machine."""
 
     ca: trustme.CA
     directory: Path
 
     @classmethod
     def make(cls, directory: Path) -> Self:
-        """Write the files."""
+        """Create a CA and write the files to `directory`."""
         pki = cls(trustme.CA(), directory)
         pki.ca.cert_pem.write_to_path(str(directory / "ca.pem"))
         pki.renew()
         return pki
 
     def renew(self) -> int:
-        """Give the server a new certificate and key, and return its serial number."""
+        """Write a new server certificate and key, and return the serial number of the certificate."""
         certificate, key = self.issue()
         (self.directory / "cert.pem").write_bytes(certificate)
         (self.directory / "key.pem").write_bytes(key)
         return x509.load_pem_x509_certificate(certificate).serial_number
 
     def issue(self) -> tuple[bytes, bytes]:
-        """Return a new certificate for this machine, and its key."""
+        """Return a new certificate for this machine, and its key, both as PEM."""
         issued = self.ca.issue_cert("localhost", "127.0.0.1")
         return b"".join(blob.bytes() for blob in issued.cert_chain_pems), issued.private_key_pem.bytes()
 
     def client(self, signed_by: trustme.CA | None = None) -> ssl.SSLContext:
-        """Return what a client needs that trusts the CA, and that has a certificate if it is to be `signed_by` one."""
+        """Return the TLS context of a client that trusts the CA, with a client certificate if `signed_by` is given."""
         context = ssl.create_default_context(cafile=str(self.directory / "ca.pem"))
         if signed_by is not None:
             signed_by.issue_cert("client").configure_cert(context)
@@ -48,9 +48,9 @@ class Pki:
 
 
 def write_mistakes(directory: Path) -> None:
-    """Write keys that cannot be used, and a certificate that is too weak."""
+    """Write keys that a server cannot use, and a certificate whose key is too weak."""
     key = rsa.generate_private_key(65_537, 2_048)
-    weak = rsa.generate_private_key(65_537, 1_024)  # noqa: S505 - the mistake
+    weak = rsa.generate_private_key(65_537, 1_024)  # noqa: S505 - deliberately weak
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "weak")])
     now = dt.datetime.now(dt.UTC)
     certificate = (

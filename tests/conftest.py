@@ -1,4 +1,4 @@
-"""Lets tests that measure time have the machine for themselves, and measure the program as it is."""
+"""Runs tests marked `alone` without other tests at the same time, and without coverage measurement of subprocesses."""
 
 import contextlib
 import fcntl
@@ -14,9 +14,9 @@ TURN = pytest.StashKey[contextlib.ExitStack]()
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
-    """Run a test in the room with others, or `alone`, and those that are alone in one turn.
+    """Run a test in parallel with others or, if it is marked `alone`, exclusively.
 
-    What a test waits for its turn is not counted by its time-out.
+    Consecutive `alone` tests share one exclusive lock. The timeout of a test does not include the wait for the lock.
     """
     stash = item.config.stash
     if TURN not in stash:
@@ -30,15 +30,16 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def is_alone(item: pytest.Item) -> bool:
-    """Return whether a test is to have the machine for itself."""
+    """Return whether a test must run without other tests at the same time."""
     return item.get_closest_marker("alone") is not None
 
 
 def turn(*, is_alone: bool) -> contextlib.ExitStack:
-    """Wait for a turn, and return what ends it.
+    """Wait for the lock and return an `ExitStack` that releases it.
 
-    Who waits to be alone stands in the door, and nobody else comes in; that holds for all test runs of a user on a
-    machine. Programs that run alone are not measured for coverage, which makes them three times as slow.
+    The lock covers all test runs of a user on a machine. A run that waits for the exclusive lock holds the `door` lock,
+    so that no other test can start first. Programs started by `alone` tests are not measured for coverage, because that
+    makes them three times as slow.
     """
     folder = Path(tempfile.gettempdir(), f"braze-exporter-tests-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)

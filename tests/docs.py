@@ -1,4 +1,7 @@
-"""Writes what of the README and of `deploy/` comes from the code: `python tests/docs.py`; tests hold them to it."""
+"""Generates parts of the README and of `deploy/` from the code: `python tests/docs.py`.
+
+Tests check that these parts are current.
+"""
 
 import argparse
 import json
@@ -29,7 +32,7 @@ HELP_WIDTH = 100
 
 
 def blocks() -> dict[str, str]:
-    """Return the generated blocks of the README by the name in their marks."""
+    """Return the generated blocks of the README, by the name in their markers."""
     return {
         "metrics": _table(_families()),
         "kinds": _kinds(),
@@ -44,7 +47,7 @@ def blocks() -> dict[str, str]:
 
 
 def demo_files() -> dict[Path, str]:
-    """Return the rules and the dashboard of the demo, which the example with Docker loads and provisions."""
+    """Return the rules and the dashboard that the Docker Compose example loads."""
     config = load_config(demo_config.build_config("http://127.0.0.1"), "demo")
     plan, settings = build_plan(config), config.settings
     return {
@@ -54,7 +57,10 @@ def demo_files() -> dict[Path, str]:
 
 
 def filled(text: str) -> str:
-    """Return the text with the content of every generated block."""
+    """Return the text with the content of each generated block filled in.
+
+    Raises `SystemExit` if a block is missing.
+    """
     for name, content in blocks().items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, _, pause = text.partition(start)
@@ -66,7 +72,7 @@ def filled(text: str) -> str:
 
 
 def _families() -> Iterator[Family]:
-    """Yield the families that each noun has, with the noun and the unit left open."""
+    """Yield the families of each metric group, with placeholders for the group and the unit."""
     metric_group = MetricGroup("<noun>", "What is counted")
     for measure in GAUGE_HELP:
         result = build_gauge(CUSTOM_EVENTS, metric_group, Unit.HOUR, measure)
@@ -78,7 +84,7 @@ def _families() -> Iterator[Family]:
 
 
 def _kinds() -> str:
-    """Return the table of the kinds: a row for each noun."""
+    """Return the table of the kinds: one row for each metric group."""
     rows = [
         "| `<noun>` | counts | config section | units | labels of the query | of the series | counter | permission |",
         "|---|---|---|---|---|---|---|---|",
@@ -101,7 +107,7 @@ def _kinds() -> str:
 
 
 def _judged() -> str:
-    """Return the table of the names of alerts, and of the number that each kind is judged by."""
+    """Return the table of the alert name prefixes, and of the metric that the alerts of each kind evaluate."""
     rows = ["| config section | alerts | judged by |", "|---|---|---|"]
     for kind in KINDS:
         stats = " or ".join(f"`{stat}`" for stat in kind.metric_group.primary_stats)
@@ -124,7 +130,7 @@ def _table(families: Iterable[Family]) -> str:
 
 
 def _reference() -> str:
-    """Return the tables of all keys of the config but those of `alerts`."""
+    """Return the tables of all configuration keys except those of `alerts`."""
     whole = build_schema()
     definitions = whole["$defs"]
     asking = [field.alias or name for name, field in Entry.model_fields.items()]
@@ -146,7 +152,7 @@ def _reference() -> str:
 
 
 def _keys(definition: Mapping[str, Any], without: Collection[str] = ()) -> str:
-    """Return the table of the keys of a mapping, by its JSON Schema."""
+    """Return the table of the keys of a mapping, from its JSON Schema."""
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     required = definition.get("required", ())
     for name, result in definition["properties"].items():
@@ -174,7 +180,7 @@ def _default(result: Mapping[str, Any]) -> str:
 
 
 def _help() -> str:
-    """Return the help of the program and of each command."""
+    """Return the `--help` output of the program and of each command."""
     top = build_parser()
     commands = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
     parts = [top, *commands.choices.values()]

@@ -1,4 +1,4 @@
-"""Which fault strikes which request, and how long a fault may wait."""
+"""Selects the fault for each request to the simulated Braze, and lets faults wait."""
 
 import reprlib
 from collections import Counter, defaultdict, deque
@@ -14,24 +14,24 @@ from braze_exporter.simulator.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What a fault is given: the request, the true reply, and two ways to wait that the simulation can end."""
+    """The input of a fault: the request, the true reply, and two functions that wait until the simulation is closed."""
 
     request: Request
     reply: Reply
     wait: Callable[[float | None], None]
-    """Wait for so many seconds, or for ever; `Disconnect` if the simulation is closed meanwhile."""
+    """Wait for this many seconds, or forever if None. Raises `Disconnect` if the simulation is closed meanwhile."""
     wait_until_cleared: Callable[[], None]
-    """Wait until this request's fault is healed; `Disconnect` if the simulation is closed meanwhile."""
+    """Wait until this request's fault is cleared. Raises `Disconnect` if the simulation is closed meanwhile."""
 
 
 Fault = Callable[[Exchange], Reply]
-"""Makes another reply of the true one, or raises `Disconnect`."""
+"""Returns another reply in place of the true one, or raises `Disconnect`."""
 
 _P = ParamSpec("_P")
 
 
 class FaultTarget(NamedTuple):
-    """What a fault strikes: the requests for an event, those at a path, those that are both, or, with neither, all."""
+    """The requests that a fault applies to: those for an event, those of a path, those of both, or all."""
 
     event: str | None = None
     path: str | None = None
@@ -41,7 +41,7 @@ ALL_REQUESTS = FaultTarget()
 
 
 def _targets(request: Request) -> list[FaultTarget]:
-    """Return the aims that a request is in, the narrowest first."""
+    """Return the targets that match a request, the narrowest first."""
     event, path = request.event, request.path
     return [
         *([FaultTarget(event, path), FaultTarget(event)] if event is not None else []),
@@ -63,7 +63,7 @@ class _Named:
 
 
 def with_name(factory: Callable[_P, Fault]) -> Callable[_P, Fault]:
-    """Let the faults of the factory print as they were made, `status(503)`: a name for a test."""
+    """Let the faults that a factory returns print as the call that made them, such as `status(503)`, for test ids."""
 
     @wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> Fault:
@@ -75,7 +75,7 @@ def with_name(factory: Callable[_P, Fault]) -> Callable[_P, Fault]:
 
 @dataclass(slots=True)
 class _FaultQueue:
-    """The faults of one aim: those for so many times in the order given, then the lasting one."""
+    """The faults of one target: first those with a number of times, in the given order, then the permanent one."""
 
     counted: deque[Fault] = field(default_factory=deque)
     permanent: Fault | None = None
@@ -85,21 +85,21 @@ class _FaultQueue:
 
 
 class FaultInjector:
-    """The faults that were asked for. Thread-safe.
+    """Holds the injected faults and applies them to requests. Thread-safe.
 
-    The faults of the narrowest aim come first. Of each, those for a number of times come first, in the order given;
-    then the lasting one, which a newer lasting one replaces.
+    The faults of the narrowest target come first. For each target, the faults with a number of times come first, in the
+    given order. The permanent fault follows; a newer permanent fault replaces it.
     """
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start without faults."""
         self._changed = Condition()
         self._queues: defaultdict[FaultTarget, _FaultQueue] = defaultdict(_FaultQueue)
         self._clears: Counter[FaultTarget] = Counter()
         self._closes = 0
 
     def inject(self, fault: Fault, target: FaultTarget, times: int | None) -> None:
-        """Let the fault strike the requests in `target`, so many times (None: until healed)."""
+        """Apply the fault to the next `times` requests in `target`, or until cleared if `times` is None."""
         with self._changed:
             if times is None:
                 self._queues[target].permanent = fault
@@ -107,7 +107,7 @@ class FaultInjector:
                 self._queues[target].counted.extend([fault] * times)
 
     def clear(self, target: FaultTarget) -> None:
-        """Take back the faults of the aim (of all aims if it is all) and let go what waits for that."""
+        """Remove the faults of the target (of all targets if it is `ALL_REQUESTS`), and end the waits of its faults."""
         with self._changed:
             if target == ALL_REQUESTS:
                 self._queues.clear()
@@ -117,13 +117,13 @@ class FaultInjector:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End every wait that has begun, with `Disconnect`."""
+        """End all current waits with `Disconnect`."""
         with self._changed:
             self._closes += 1
             self._changed.notify_all()
 
     def apply(self, request: Request, response: Callable[[], Reply]) -> Reply:
-        """Return the answer, made wrong by the fault that is next for this request, if there is one."""
+        """Return the reply to a request, changed by the next fault for this request, if there is one."""
         with self._changed:
             closes, heals = self._closes, self._clear_count(request)
             lines = [self._queues[aim] for aim in _targets(request) if aim in self._queues]

@@ -1,6 +1,6 @@
-"""Graphs of the demo that Prometheus draws on its own page, of what the exporter showed through some simulated days.
+"""Graphs of the demo for the README, drawn by Prometheus from what the exporter showed through some simulated days.
 
-In these days an iOS release renames the event `app_opened`, and a large campaign of the company's own takes the rate
+In these days an iOS release renames the event `app_opened`, and a large campaign of the company uses most of the rate
 limit of an hour.
 """
 
@@ -24,7 +24,7 @@ CAMPAIGN = datetime(2026, 11, 17, 15, tzinfo=UTC)
 RELEASE = datetime(2026, 11, 19, 15, tzinfo=UTC)
 END = datetime(2026, 11, 20, tzinfo=UTC)
 RENAMED = "app_opened"
-# From the numbers of the axis to the last line of the legend.
+# The rectangle from the axis labels to the end of the legend.
 _AROUND = """
 const [axis, graph, legend] = [".y_axis", ".graph svg", ".legend"].map(
   (name) => document.querySelector(name).getBoundingClientRect());
@@ -35,7 +35,7 @@ return {x, y, width: graph.right + 10 - x, height: legend.bottom - y};
 
 @dataclass(frozen=True)
 class Graph:
-    """An expression, and of how many hours until when it is drawn."""
+    """An expression, the hours that its graph covers, and when the graph ends."""
 
     expr: str
     hours: int
@@ -57,7 +57,7 @@ GRAPHS = {
 
 
 def sends(now: float) -> int:
-    """Return the calls that the company makes between two scrapes: more by day, and a campaign in half an hour."""
+    """Return the company's own calls between two scrapes: more by day, and many for half an hour from `CAMPAIGN`."""
     baseline = 0.3 + 0.15 * (datetime.fromtimestamp(now, ZONE).hour in range(9, 22))
     is_campaign = 0 <= now - CAMPAIGN.timestamp() < HOUR / 2
     return round(250_000 * (baseline / HOUR + is_campaign * 0.8 / (HOUR / 2)) * STEP)
@@ -65,7 +65,7 @@ def sends(now: float) -> int:
 
 @contextmanager
 def kept(directory: Path) -> Iterator[Prometheus]:
-    """Run a Prometheus that has kept the days."""
+    """Run a Prometheus whose storage contains the simulated days."""
     directory.mkdir()
     pages = scrape_history(
         Release(RENAMED, RELEASE.timestamp()), START.timestamp(), END.timestamp(), STEP, others=sends
@@ -83,7 +83,7 @@ def kept(directory: Path) -> Iterator[Prometheus]:
 
 
 def draw(browser: Browser, server: Prometheus, graph: Graph, path: Path) -> None:
-    """Take a picture of a graph with its legend, as Prometheus draws it."""
+    """Write a screenshot of a graph and its legend, as drawn by Prometheus."""
     browser.inspect((1_000, 1_000))
     chosen = {
         "g0.expr": graph.expr,

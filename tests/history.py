@@ -1,4 +1,4 @@
-"""The demo through simulated time: what its exporter shows when it is scraped for days."""
+"""Scrapes the demo's exporter through days of simulated time."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ from braze_exporter.simulator.traffic import DEMO, Counts
 
 
 class Release:
-    """The traffic of the demo, until its iOS app is released with another name for an event."""
+    """The demo's traffic with a release of its iOS app that renames an event."""
 
     def __init__(self, event: str, at: float) -> None:
-        """Let it be released at the start of an hour."""
+        """Rename `event` at `at`, the start of an hour as Unix time."""
         self._beneath = DEMO.event_traffic(seed=1, zone=ZONE)
         self._app = DEMO.apps["ios"]
         self._event = event
@@ -30,28 +30,28 @@ class Release:
 
     @property
     def events(self) -> Collection[str]:
-        """The names that the demo knows; the new one is not among them."""
+        """The event names of the demo, without the new name."""
         return self._beneath.events
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return what the demo has, less what came from the app."""
+        """Return the demo's count, minus the iOS app's part from the release on."""
         counted = self._beneath.count(event, hour_start, now, app_id, segment_id)
         if event != self._event or hour_start < self._at or app_id not in ("", self._app):
             return counted
         return counted - self._beneath.count(event, hour_start, now, self._app, segment_id)
 
 
-# A page, and when it was scraped.
+# The time of a scrape and its page.
 ScrapedPage = tuple[float, MetricsPage]
 
 
 def scrape_history(
     traffic: Counts, start: float, end: float, step: float, others: Callable[[float], int] = lambda _now: 0
 ) -> Iterator[ScrapedPage]:
-    """Yield the pages of the demo's exporter from `start` to `end`, one each `step` seconds.
+    """Yield the pages of the demo's exporter from `start` to `end`, one every `step` seconds.
 
-    Braze counts `traffic`, and before each scrape `others` make so many calls. The history of the baselines is read
-    before it begins.
+    Braze counts `traffic`. Before each scrape, the company makes `others(now)` calls of its own. The exporter reads the
+    history for the baselines before the first page.
     """
     clock = Clock(start - HOUR)
     braze = simulated_braze.build_shop(clock.wall)
@@ -65,7 +65,7 @@ def scrape_history(
                 return MetricsPage(exporter.render(openmetrics=False).decode())
 
             def is_ready() -> bool:
-                clock.advance(5)  # and the budget allows some more calls
+                clock.advance(5)  # lets the budget refill for some more calls
                 wait([exporter.refresh()])
                 return page().text.count("_baseline{") == sum(query.baseline_weeks > 0 for query in plan.queries)
 
@@ -80,7 +80,7 @@ def scrape_history(
 
 
 def openmetrics(pages: Iterable[ScrapedPage]) -> Iterator[str]:
-    """Yield the lines of all samples that Braze or the exporter account for, series by series, as promtool wants it."""
+    """Yield the lines of all `braze_` samples as OpenMetrics, series by series, as promtool requires."""
     kept: dict[tuple[str, Labels], list[tuple[float, float]]] = {}
     for now, page in pages:
         for series, value in page.samples.items():

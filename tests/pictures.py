@@ -1,7 +1,7 @@
-"""Takes the pictures of the README: `python tests/pictures.py`, or of another directory. It takes some minutes.
+"""Takes the screenshots of the README: `python tests/pictures.py`, or for another directory. This takes some minutes.
 
-They are of the page at `/`, light and dark: the demo, and an exporter that has troubles of all sorts, see `scene`; and
-of graphs that Prometheus draws, see `graphs`.
+They show the status page, light and dark: of the demo, and of an exporter with many kinds of failures, see `scene`.
+Others show graphs drawn by Prometheus, see `graphs`.
 """
 
 import sys
@@ -24,10 +24,10 @@ from braze_exporter.simulator.server import serve
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / ".github/pictures"
-# Below that a picture is no burden, neither to the repository nor to its readers.
+# The size limit keeps the repository and the README small.
 MAX_BYTES = 150_000
 _OPEN = "document.querySelector('#rows .name').click()"
-# From the top of the screen to below an element, or to the end of the screen.
+# The rectangle from the top of the screen to below an element, or to the end of the screen.
 _UNTIL = """
 const { bottom } = document.querySelector(arguments[0]).getBoundingClientRect();
 return { x: 0, y: 0, width: innerWidth, height: Math.min(bottom + 8, innerHeight) };
@@ -47,10 +47,10 @@ def _workspace(name: str, url: str, key: str, *events: str) -> str:
 
 @contextmanager
 def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
-    """Run the exporter: all of the demo is answered, and then, with `problems`, some of it is not any more.
+    """Run the exporter until all queries of the demo succeed; with `problems`, some of them fail after that.
 
-    One event meets a 503, one a 400; a second workspace has come down to the reserve of its rate limit, and has an
-    event without data; a third has the wrong key.
+    One event gets a 503, another a 400. The second workspace is at the reserve of its rate limit, and one of its events
+    has no data. The third workspace has the wrong key.
     """
     with ExitStack() as stack:
         production, europe, staging = (simulated_braze.build_shop(time.time, UnknownEvent.EMPTY) for _ in range(3))
@@ -73,13 +73,13 @@ def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
 
 
 def _has_history(program: Program) -> bool:
-    """Return whether what the baselines need has been read."""
+    """Return whether the history for the baselines has been read."""
     program.scrape()
     return "History for baselines" not in program.get("/", {"Accept": "application/json"}).text
 
 
 def _count_states(program: Program) -> tuple[float | None, float | None]:
-    """Return how many queries wait in Europe, and how many fail in production."""
+    """Return how many queries are deferred in `europe`, and how many fail in `production`."""
     page = program.scrape()
     events = {"kind": "custom_events"}
     waiting = page.value("braze_exporter_queries", workspace="europe", state="deferred", **events)
@@ -87,27 +87,27 @@ def _count_states(program: Program) -> tuple[float | None, float | None]:
 
 
 def names() -> list[str]:
-    """Return the names of all pictures."""
+    """Return the names of all screenshots."""
     pages = [f"{name}-{light}.png" for name in ("demo", "troubles", "phone") for light in ("light", "dark")]
     return [*pages, *(f"{name}.png" for name in graphs.GRAPHS)]
 
 
-def _take_picture(  # noqa: PLR0917 - as it reads below
+def _take_picture(  # noqa: PLR0917 - calls read well in this order
     browser: Browser, program: Program, path: Path, size: str | tuple[int, int], last: str = "html", script: str = ""
 ) -> None:
-    """Take a picture of the page, light and dark, after a script, down to the first element that is like `last`."""
+    """Write light and dark screenshots of the status page after a script, down to the first `last` element."""
     for light in ("light", "dark"):
         browser.inspect(size, dark=light == "dark")
         program.scrape()
         browser.open(f"http://127.0.0.1:{program.port}/")
         browser.run(script)
-        time.sleep(0.3)  # until what moves has come to rest
+        time.sleep(0.3)  # until animations have ended
         clip = browser.run(_UNTIL, last)
         browser.picture(path.with_name(f"{path.name}-{light}.png"), clip)
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Take all screenshots."""
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as scratch, chromium() as browser:

@@ -1,4 +1,4 @@
-"""An HTTP server whose responses are scripted byte by byte, and the ways by which a request reaches it."""
+"""An HTTP server with byte-by-byte scripted responses, and the routes by which a request can reach it."""
 
 import contextlib
 import select
@@ -13,7 +13,7 @@ Script = Callable[[str, socket.socket], Iterable[bytes]]
 
 @dataclass
 class RawServer:
-    """A running server. `targets` are those of its requests, `connections` how many it has accepted."""
+    """A running server: `targets` are those of its requests, and `connections` is how many it has accepted."""
 
     port: int
     script: Script
@@ -40,7 +40,7 @@ def _read_target(lines: Iterable[bytes]) -> str:
 
 @contextlib.contextmanager
 def raw_server(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
-    """Run a server that sends what `script` yields for the target of a request, over its connection."""
+    """Run a server that sends what `script` yields for each request target; `script` also gets the connection."""
 
     def shake_hands(connection: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The requests to a simulated Braze, for tests to look at."""
+"""A log of the requests to a simulated Braze, for tests."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -6,22 +6,22 @@ from threading import Condition
 
 from braze_exporter.simulator.request import Request
 
-# The demo runs for days; its memory is to stay small.
+# Limits memory, because the demo runs for days.
 MAX_REQUESTS = 50_000
 
 
 class RequestLog:
-    """The requests so far and how many were being answered at once. Thread-safe."""
+    """The requests so far, and how many were in progress at once. Thread-safe."""
 
     def __init__(self) -> None:
-        """Begin with an empty page."""
+        """Start with an empty log."""
         self._changed = Condition()
         self._requests: deque[Request] = deque(maxlen=MAX_REQUESTS)
         self._active = 0
         self._peak = 0
 
     def start(self, request: Request) -> None:
-        """Note a request whose answer begins."""
+        """Record a request whose response begins."""
         with self._changed:
             self._requests.append(request)
             self._active += 1
@@ -29,45 +29,48 @@ class RequestLog:
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """Note that an answer has ended, whatever way."""
+        """Record that a response has ended, successfully or not."""
         with self._changed:
             self._active -= 1
 
     @property
     def requests(self) -> list[Request]:
-        """The requests in the order in which they came."""
+        """The requests in the order of their arrival."""
         with self._changed:
             return list(self._requests)
 
     @property
     def peak(self) -> int:
-        """The most requests that were being answered at once."""
+        """The highest number of requests in progress at once."""
         with self._changed:
             return self._peak
 
     def reset(self) -> None:
-        """Forget the requests so far; the peak starts at what is being answered now."""
+        """Clear the log; the peak restarts at the number of requests in progress."""
         with self._changed:
             self._requests.clear()
             self._peak = self._active
 
     def wait_for(self, count: int, timeout: float) -> None:
-        """Return as soon as `count` requests have come; TimeoutError if they do not."""
+        """Wait until `count` requests have arrived.
+
+        Raises `TimeoutError` if they do not within `timeout` seconds.
+        """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._requests) >= count, timeout):
                 raise TimeoutError(f"{len(self._requests)} requests after {timeout:g} s, expected {count}")
 
 
 class LoggedBody:
-    """The chunks of a long answer, which ends in the logbook when the server closes them (PEP 3333)."""
+    """The chunks of a long response, which logs its end when the server closes it (PEP 3333)."""
 
     def __init__(self, chunks: Iterable[bytes], request_log: RequestLog) -> None:
-        """Keep both."""
+        """Wrap `chunks`, and log their end in `request_log`."""
         self._chunks = iter(chunks)
         self._request_log = request_log
 
     def __iter__(self) -> "LoggedBody":
-        """Be read once."""
+        """Return itself, because it can be read only once."""
         return self
 
     def __next__(self) -> bytes:
@@ -75,5 +78,5 @@ class LoggedBody:
         return next(self._chunks)
 
     def close(self) -> None:
-        """Note the end of the answer."""
+        """Log the end of the response."""
         self._request_log.finish()

@@ -1,4 +1,4 @@
-"""Faults in what Braze says: another status, or a document that is not what it should be."""
+"""Faults in Braze's responses: another status or an invalid document."""
 
 import json
 import random
@@ -21,7 +21,10 @@ _HTML = "<html>\r\n<head><title>{0}</title></head>\r\n<body><center><h1>{0}</h1>
 
 @with_name
 def status(code: int, message: str | None = None, errors: Sequence[str] = ()) -> Fault:
-    """Answer with the status and Braze's error document; a 401 repeats the key and empties the quota, as Braze does."""
+    """Respond with the status and Braze's error document.
+
+    A 401 repeats the key and has empty quota headers, as Braze's does.
+    """
 
     def fault(exchange: Exchange) -> Reply:
         refused = code == HTTPStatus.UNAUTHORIZED
@@ -36,7 +39,10 @@ def status(code: int, message: str | None = None, errors: Sequence[str] = ()) ->
 def rate_limited(
     headers: Literal["present", "absent", "garbled", "relative"] = "present", *, retry_after: str | None = None
 ) -> Fault:
-    """Answer 429. Its headers were never recorded, so they may be missing, garbled, or count the seconds to go."""
+    """Respond with a 429, with the given variant of the rate limit headers.
+
+    The headers of a real 429 were never recorded. They may be missing, unreadable, or give seconds until the reset.
+    """
 
     def fault(exchange: Exchange) -> Reply:
         kept = dict(exchange.reply.headers)
@@ -61,32 +67,32 @@ def rate_limited(
 
 @with_name
 def queued() -> Fault:
-    """Answer 202 "queued", which older docs name for times of maintenance."""
+    """Respond with 202 "queued", which older Braze docs name for times of maintenance."""
     return status(202, "queued")
 
 
 @with_name
 def no_content() -> Fault:
-    """Answer 204, without a body."""
+    """Respond with 204, without a body."""
     return lambda exchange: Reply(204, exchange.reply.headers)
 
 
 @with_name
 def redirect(location: str, code: int = 302) -> Fault:
-    """Answer that the same is to be found at another URL."""
+    """Respond with a redirect to another URL."""
     return lambda exchange: Reply(code, {**exchange.reply.headers, "Location": location})
 
 
 @with_name
 def html(code: int = 200) -> Fault:
-    """Answer with a page of HTML, as an edge in front of Braze does."""
+    """Respond with an HTML page, as an edge server in front of Braze does."""
     page = _HTML.format(f"{code} {status_phrase(code)}").encode()
     return lambda _: Reply(code, {"Content-Type": "text/html"}, page)
 
 
 @with_name
 def with_headers(changes: Mapping[str, str | None]) -> Fault:
-    """Answer truly, with some headers replaced, or left out where the value is None."""
+    """Respond correctly, with some headers replaced, or removed where the value is None."""
 
     def fault(exchange: Exchange) -> Reply:
         headers = {**exchange.reply.headers, **changes}
@@ -97,42 +103,42 @@ def with_headers(changes: Mapping[str, str | None]) -> Fault:
 
 @with_name
 def body(content: bytes, content_type: str = "application/json") -> Fault:
-    """Answer 200 with these bytes."""
+    """Respond with 200 and these bytes."""
     return lambda exchange: Reply(200, {**exchange.reply.headers, "Content-Type": content_type}, content)
 
 
 @with_name
 def empty_body() -> Fault:
-    """Answer 200 with nothing."""
+    """Respond with 200 and an empty body."""
     return body(b"")
 
 
 @with_name
 def document(value: object) -> Fault:
-    """Answer 200 with this JSON value."""
+    """Respond with 200 and this JSON value."""
     return body(encode_json(value))
 
 
 def _with_member(insert: bytes) -> Fault:
-    """Put another member into the true document, so that only its being there can be wrong."""
+    """Add another member to the correct document, so that only its presence can be wrong."""
     return lambda exchange: replace(exchange.reply, body=b"{" + insert + b"," + exchange.reply.read()[1:])
 
 
 @with_name
 def deeply_nested(depth: int = 100_000) -> Fault:
-    """Answer truly, beside lists in lists, so many deep."""
+    """Respond correctly, with an additional member of lists nested `depth` deep."""
     return _with_member(b'"note":' + b"[" * depth + b"]" * depth)
 
 
 @with_name
 def invalid_utf8() -> Fault:
-    """Answer truly, beside a text that is not UTF-8."""
+    """Respond correctly, with an additional text that is not UTF-8."""
     return _with_member(b'"note":"\xff\xfe\xc3"')
 
 
 @with_name
 def edited(change: Callable[[dict[str, Any]], None]) -> Fault:
-    """Answer with the true document after `change` was done to it; an answer other than 200 stays as it is."""
+    """Respond with the correct document after `change` was applied to it; a status other than 200 is not changed."""
 
     def fault(exchange: Exchange) -> Reply:
         if exchange.reply.status != HTTPStatus.OK:
@@ -146,25 +152,25 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Fault:
 
 @with_name
 def message(value: object) -> Fault:
-    """Answer 200 with another `message`."""
+    """Respond with 200 and another `message`."""
     return edited(lambda content: content.update(message=value))
 
 
 @with_name
 def data(value: object) -> Fault:
-    """Answer 200 with another `data`."""
+    """Respond with 200 and other `data`."""
     return edited(lambda content: content.update(data=value))
 
 
 @with_name
 def no_data() -> Fault:
-    """Answer 200 without `data`."""
+    """Respond with 200 without `data`."""
     return edited(lambda content: content.pop("data"))
 
 
 @with_name
 def count(value: object, row: int = -1) -> Fault:
-    """Answer with another value in one row (the newest), whatever the field is called."""
+    """Respond with another value in one row (by default the newest), for any field name."""
 
     def change(content: dict[str, Any]) -> None:
         rows = content["data"]
@@ -175,19 +181,19 @@ def count(value: object, row: int = -1) -> Fault:
 
 @with_name
 def time(value: object, row: int = -1) -> Fault:
-    """Answer with another time in one row (the newest)."""
+    """Respond with another time in one row (by default the newest)."""
     return edited(lambda content: content["data"][row].update(time=value))
 
 
 @with_name
 def missing(name: str, row: int = -1) -> Fault:
-    """Answer without one field of one row (the newest)."""
+    """Respond without one field of one row (by default the newest)."""
     return edited(lambda content: content["data"][row].pop(name))
 
 
 @with_name
 def duplicated(row: int = -1, *, contradicting: bool = False) -> Fault:
-    """Answer with one row (the newest) twice; the second one with the same values, or with one more of each."""
+    """Respond with one row (by default the newest) twice; if `contradicting`, the second has values higher by 1."""
 
     def change(content: dict[str, Any]) -> None:
         again = {
@@ -201,11 +207,11 @@ def duplicated(row: int = -1, *, contradicting: bool = False) -> Fault:
 
 @with_name
 def shuffled(seed: int = 0) -> Fault:
-    """Answer truly, in another order: nothing says that Braze sorts."""
+    """Respond correctly with the rows in another order, because Braze does not document that it sorts them."""
 
     def change(content: dict[str, Any]) -> None:
         before = list(content["data"])
-        random.Random(seed).shuffle(content["data"])  # noqa: S311 - an order, not a secret
+        random.Random(seed).shuffle(content["data"])  # noqa: S311 - does not need to be secure
         if content["data"] == before:
             content["data"].reverse()
 
