@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes the exporter, and a real Alertmanager."""
+"""Runs a real Prometheus that scrapes the exporter, and a real Alertmanager."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Labels = frozenset[tuple[str, str]]
 
 
 def require_tool(name: str) -> str:
-    """Return the path of a program, or skip the test; in CI a missing one is a failure."""
+    """Return the path of a program. Without it, skip the test, or fail it in CI."""
     result = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if result is None and os.environ.get("CI"):
         pytest.fail(f"{name} is not installed, and in CI its tests are not skipped")
@@ -31,17 +31,17 @@ def require_tool(name: str) -> str:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A running Prometheus."""
+    """A running Prometheus server."""
 
     port: int
 
     def query(self, expression: str, at: float | None = None) -> dict[Labels, float]:
-        """Return the instant vector of an expression, without the labels of the target, now or `at` a time."""
+        """Return the instant vector of an expression, now or at the Unix time `at`, without the target's labels."""
         results = self.request("query", query=expression, **({"time": str(at)} if at is not None else {}))["result"]
         return {_labels(result["metric"]): float(result["value"][1]) for result in results}
 
     def query_range(self, expression: str, start: float, end: float, step: float) -> dict[Labels, list[float]]:
-        """Return the values of an expression from `start` to `end`, one each `step`, where there are some."""
+        """Return the existing values of an expression from `start` to `end`, one every `step` seconds."""
         span = {"start": str(start), "end": str(end), "step": str(step)}
         results = self.request("query_range", query=expression, **span)["result"]
         return {_labels(result["metric"]): [float(value) for _, value in result["values"]] for result in results}
@@ -51,11 +51,11 @@ class Prometheus:
         result: list[str] = self.request(f"label/{label}/values", **{"match[]": selector})
         return result
 
-    def request(self, what: str, **parameters: str) -> Any:  # noqa: ANN401 - as many forms as there are questions
-        """Return the data of an answer of its API."""
+    def request(self, what: str, **parameters: str) -> Any:  # noqa: ANN401 - each API path has its own data type
+        """Return the data of a response of the HTTP API."""
         data = urllib.parse.urlencode(parameters).encode()
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}"
-        if what.startswith("label/"):  # that one takes no POST
+        if what.startswith("label/"):  # this path does not support POST
             url, data = f"{url}?{data.decode()}", b""
         with urllib.request.urlopen(url, data or None, timeout=10) as response:  # noqa: S310 - our own server
             return json.load(response)["data"]
@@ -73,7 +73,7 @@ def _labels(metric: Mapping[str, str]) -> Labels:
 
 @contextmanager
 def running_process(*command: str) -> Iterator[None]:
-    """Run a program in the background."""
+    """Run a program in the background during the block."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
         try:
             yield
@@ -91,10 +91,11 @@ def running_prometheus(
     alertmanager: int | None = None,
     flags: Sequence[str] = (),
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes the port `target` each second, in each way of `how` by the name of its job.
+    """Run a Prometheus that scrapes the port `target` each second, with one job for each item of `how`.
 
-    Its data are in `directory`, with any that were. It evaluates the text of `rules` each second, and tells the
-    `alertmanager` on that port. It is started with further `flags`.
+    `how` maps job names to further scrape settings. The storage is in `directory` and keeps existing data. `rules` is
+    the text of a rule file, evaluated each second. `alertmanager` is the port of an Alertmanager that receives the
+    alerts. `flags` are further command line arguments.
     """
     directory.mkdir(exist_ok=True)
     targets = {"static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
@@ -120,14 +121,14 @@ def running_prometheus(
 
 
 def backfill(lines: str, data: Path) -> None:
-    """Write OpenMetrics into the data of a Prometheus that does not run yet; in few blocks, for that is quick."""
+    """Write OpenMetrics to the storage of a Prometheus that is not running yet; few large blocks make this fast."""
     command = [require_tool("promtool"), "tsdb", "create-blocks-from", "--max-block-duration=720h", "openmetrics"]
     subprocess.run([*command, lines, str(data)], check=True, capture_output=True)  # noqa: S603
 
 
 @contextmanager
 def running_alertmanager(directory: Path, config: str) -> Iterator[int]:
-    """Run an Alertmanager with the text of a config and its data in `directory`; yield its port, once it is ready."""
+    """Run an Alertmanager with a config and with its data in `directory`; yield its port once it is ready."""
     directory.mkdir(exist_ok=True)
     port = free_port()
 

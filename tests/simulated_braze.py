@@ -1,4 +1,4 @@
-"""A simulated Braze whose replies tests can break, and whose requests they can look at."""
+"""A simulated Braze with fault injection and a request log."""
 
 from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
@@ -62,41 +62,44 @@ class FaultInjectingBraze(SimulatedBraze):
     def inject(
         self, fault: Fault, *, event: str | None = None, path: str | None = None, times: int | None = None
     ) -> None:
-        """Inject a fault into requests for `event` or at `path` (default: all), so many `times` (default: for good).
+        """Inject a fault into requests for `event` or at `path` (default: all).
 
-        An event's own faults come before those of its path, and these before those of all requests. Of each, those for
-        a number of times come first, in the order given; then the lasting one, which a newer lasting one replaces.
+        The fault applies to `times` requests, or permanently if `times` is None.
+
+        An event's faults come before those of its path, and these before those of all requests. For each of them, the
+        faults with a number of times come first, in the given order. The permanent fault follows; a newer permanent
+        fault replaces it.
         """
         self._faults.inject(fault, FaultTarget(event, path), times)
 
     def clear_faults(self, event: str | None = None, path: str | None = None) -> None:
-        """Take back the faults of an event or a path, or all; what `faults.hold` holds for them is answered now."""
+        """Remove the faults of an event or a path, or all, and let requests held by `transfer_faults.hold` continue."""
         self._faults.clear(FaultTarget(event, path))
 
     def close(self) -> None:
-        """Break off the answers that are waiting; later requests are answered as ever."""
+        """Abort the responses that are waiting; later requests get normal responses."""
         self._faults.close()
 
     @property
     def requests(self) -> list[Request]:
-        """The requests so far, of all statuses, oldest first (the last 50,000)."""
+        """The requests so far, with any response status, oldest first (the last 50,000)."""
         return self._request_log.requests
 
     @property
     def concurrency_peak(self) -> int:
-        """The most requests that were being answered at once."""
+        """The highest number of requests in progress at once."""
         return self._request_log.peak
 
     def reset(self) -> None:
-        """Forget the requests so far and their concurrency. Faults and the rate limit stay as they are."""
+        """Clear the request log and its concurrency peak. Faults and the rate limit stay as they are."""
         self._request_log.reset()
 
     def wait_for(self, count: int, timeout: float = 5.0) -> None:
-        """Return as soon as there are `count` requests since the last reset; TimeoutError after `timeout` seconds."""
+        """Wait until there are `count` requests since the last reset. Raises `TimeoutError` after `timeout` seconds."""
         self._request_log.wait_for(count, timeout)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request (PEP 3333); `Disconnect` where the connection is to be broken."""
+        """Respond to one request (PEP 3333). Raises `Disconnect` if the connection must be broken."""
         request = Request.read(environ, self.clock())
         self._request_log.start(request)
         try:
@@ -109,14 +112,15 @@ class FaultInjectingBraze(SimulatedBraze):
             self._request_log.finish()
             raise
         if isinstance(reply.body, bytes):
-            # Left before it is sent: who has read this answer and asks anew must not be counted twice.
+            # Finish before sending: a client that has read this response and sends another request must not be counted
+            # twice.
             self._request_log.finish()
             return [reply.body]
         return LoggedBody(reply.body, self._request_log)
 
 
 def build_shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> FaultInjectingBraze:
-    """Return the simulated Braze of the demo: a shop, with all that Braze tells of it."""
+    """Return the simulated Braze of the demo: a shop with all kinds of data."""
     return FaultInjectingBraze(
         key=KEY,
         traffic=DEMO.event_traffic(seed=1, zone=ZONE),

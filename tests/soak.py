@@ -1,8 +1,8 @@
-"""Minutes of everything at once: `python tests/soak.py --minutes 10`. Exits with 1 if anything was not as promised.
+"""Test the exporter under many faults at once: `python tests/soak.py --minutes 10`. Exit with 1 if a check fails.
 
-The exporter runs as a program. Braze is simulated here: its counts grow all along, and every fault strikes in turn,
-each for some of the events. Meanwhile three scrapers and two hundred idle clients stay connected, and the config is
-reloaded again and again. At the end every counter has to show exactly what Braze has reported.
+The exporter runs as a program. The simulated Braze runs in this process. Its counts grow all the time, and each fault
+is injected in turn for some of the events. Three scrapers and 200 idle clients stay connected, and the config is
+reloaded repeatedly. At the end each counter must equal what Braze has reported.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from braze_exporter.simulator.reply import Reply
 
 EVENTS = [f"event {number:02}" for number in range(60)]
 ROUND = 5.0  # seconds that a fault lasts
-TIMEOUT = 2.0  # of a scrape, as its Prometheus says
+TIMEOUT = 2.0  # scrape timeout in seconds, sent in the request
 IDLE = 200
 
 
 def limited(seconds: float) -> Fault:
-    """Return a 429 that ends soon: Braze's own can last an hour."""
+    """Return a 429 whose rate limit resets after `seconds`, because Braze's own reset can be an hour away."""
     headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(seconds)}
 
     def strike(exchange: Exchange) -> Reply:
@@ -75,22 +75,22 @@ FAULTS: dict[str, Fault] = {
     "shuffled": response_faults.shuffled(),
     "slow": transfer_faults.delay(1.0),
 }
-# These hold a connection for half a minute, so they strike few.
+# These hold a connection for half a minute, so they apply to few events only.
 LONG = {"silence": transfer_faults.hang(), "drip": transfer_faults.drip(0.5)}
-# These hold all that would be refused as well, for two minutes.
+# After one of these, the exporter holds all fetches for two minutes.
 REFUSALS = {"401": response_faults.status(401), "403": response_faults.status(403)}
 
 
 @dataclass
 class Shop:
-    """Counts that grow, and how much each event has grown since it began."""
+    """Growing counts, and the total growth of each event since the start."""
 
     recorded: RecordedCounts
     grown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def grow(self, rng: random.Random) -> None:
-        """Let something happen: mostly now, sometimes some hours ago."""
+        """Add occurrences of some events, mostly in the current hour and sometimes some hours ago."""
         this_hour = int(time.time()) // HOUR * HOUR
         with self.lock:
             for event in rng.sample(EVENTS, 30):
@@ -111,7 +111,7 @@ class ScrapeStatistics:
 
 
 def scrape(program: Program, tally: ScrapeStatistics) -> None:
-    """Scrape once, and judge it."""
+    """Scrape once and check that no counter fell."""
     started = time.monotonic()
     try:
         page = program.scrape(TIMEOUT)
@@ -129,7 +129,7 @@ def scrape(program: Program, tally: ScrapeStatistics) -> None:
 
 @contextlib.contextmanager
 def running(target: object, *arguments: object) -> Iterator[None]:
-    """Call `target` in a thread, again and again, until the end."""
+    """Call `target` repeatedly in a thread until the end of the block."""
     ended = threading.Event()
 
     def run() -> None:
@@ -147,7 +147,10 @@ def running(target: object, *arguments: object) -> Iterator[None]:
 
 
 def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, Fault, list[str]]]:
-    """Yield which fault strikes which events, a round each; a refusal early, so that all ends well after it."""
+    """Yield the fault of each round and the events that it affects.
+
+    A 401 and a 403 come early, so that the exporter has recovered from them long before the end.
+    """
     names = itertools.cycle(rng.sample(sorted(FAULTS), len(FAULTS)))
     rounds = int(minutes * 60 / ROUND)
     for number in range(rounds):
@@ -163,8 +166,8 @@ def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, Fault, l
 
 
 def soak(minutes: float, seed: int) -> bool:
-    """Run, print what was seen, and return whether all is well."""
-    rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    """Run the soak test, print the results, and return whether all checks passed."""
+    rng = random.Random(seed)  # noqa: S311 - does not need to be secure
     shop, tallies = Shop(RecordedCounts(events=EVENTS)), [ScrapeStatistics() for _ in range(3)]
     usage: list[tuple[float, int, int]] = []
     with contextlib.ExitStack() as stack:
@@ -217,8 +220,8 @@ def print_summary(
     ended: float,
     program: Program,
 ) -> bool:
-    """Print each promise with what was measured."""
-    # Every fault strikes in each half, so the most of the second is what the first has shown to be needed.
+    """Print the result of each check, and return whether all passed."""
+    # Each fault occurs in both halves, so the second half should not need more than the first.
     half = len(usage) // 2
     early, late = ([max(values) for values in zip(*part, strict=True)] for part in (usage[:half], usage[half:]))
     failures = [failure for tally in tallies for failure in tally.failures]

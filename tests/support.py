@@ -1,4 +1,4 @@
-"""What tests share: a clock in their hands, the metrics of a page, and the exporter in this process or as a program."""
+"""Shared test helpers: a controllable clock, parsed metrics pages, and the exporter in this process or as a program."""
 
 import contextlib
 import http.client
@@ -34,9 +34,9 @@ from braze_exporter.simulator.traffic import Counts
 
 KEY = "b7f3c1de-the-secret-key-of-a-test-90ab"
 HOUR = 3_600
-# A Monday in winter, twenty past seven in New York.
+# A Monday in winter, 07:20 in New York.
 NOW = datetime(2026, 11, 23, 12, 20, tzinfo=UTC).timestamp()
-# The start of the hour that runs then.
+# The start of the hour that contains `NOW`.
 CURRENT_HOUR = int(NOW) // HOUR * HOUR
 NEW_YORK = ZoneInfo("America/New_York")
 IOS = "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
@@ -46,14 +46,14 @@ Labels = frozenset[tuple[str, str]]
 
 
 class Clock:
-    """Time as an argument: it stands still until it is moved."""
+    """A clock that advances only when a test calls `advance()`."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
         self.passed = 0.0
 
     def wall(self) -> float:
-        """Return seconds since the epoch."""
+        """Return the current time in seconds since the epoch."""
         return self.now
 
     def monotonic(self) -> float:
@@ -61,21 +61,21 @@ class Clock:
         return self.passed
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance both clocks."""
         self.now += seconds
         self.passed += seconds
 
 
 class RunningClock(Clock):
-    """A clock whose intervals are real, for what is about real waiting."""
+    """A clock whose monotonic time is real, for tests of real waiting."""
 
     def monotonic(self) -> float:
-        """Return seconds that pass by themselves."""
+        """Return the real monotonic time in seconds."""
         return time.monotonic()
 
 
 class MetricsPage:
-    """The samples of a page of metrics in the text format."""
+    """The samples of a metrics page in the text format."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -87,12 +87,12 @@ class MetricsPage:
                 self.samples[key] = sample.value
 
     def values(self, name: str, **labels: str) -> list[float]:
-        """Return the values of all samples of that name with at least these labels."""
+        """Return the values of all samples with this name and at least these labels."""
         wanted = set(labels.items())
         return [value for (result, have), value in self.samples.items() if result == name and wanted <= have]
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Return the value of the one sample of that name with at least these labels, or None if there is none."""
+        """Return the value of the only sample with this name and at least these labels, or None without one."""
         values = self.values(name, **labels)
         assert len(values) <= 1, f"{len(values)} samples of {name}{labels}"
         return values[0] if values else None
@@ -100,7 +100,7 @@ class MetricsPage:
 
 @dataclass
 class ExporterRig:
-    """The exporter in this process, over real sockets against a simulated Braze, and its clocks in the test's hand."""
+    """The exporter in this process, over real sockets against a simulated Braze, with clocks that the test controls."""
 
     clock: Clock
     braze: FaultInjectingBraze
@@ -109,7 +109,7 @@ class ExporterRig:
     session: requests.Session
 
     def apply_config(self, events: str, *, pause: str = "", **changes: str) -> None:
-        """Have the exporter use another config; `changes` are texts of it and what is to stand in their place."""
+        """Apply another config to the exporter, after replacing each key of `changes` in its text by the value."""
         text = workspace_yaml(self.url, events, pause=pause)
         for old, new in changes.items():
             assert old in text
@@ -119,37 +119,49 @@ class ExporterRig:
 
     @property
     def url(self) -> str:
-        """Where the simulated Braze listens."""
+        """The URL of the simulated Braze."""
         return self.server.url
 
     def scrape(self, timeout: float = 10.0) -> MetricsPage:
-        """Ask for what is due, wait for it, and return the page."""
+        """Fetch the due queries, wait for them for at most `timeout` seconds, and return the page."""
         self.refresh(timeout)
         return self.page()
 
     def refresh(self, timeout: float = 10.0) -> None:
-        """Ask for what is due and wait for it, as a scrape does that is gone before its page is made."""
+        """Fetch the due queries and wait for them without rendering a page.
+
+        This is like a scrape whose client disconnects early. Wait for at most `timeout` seconds.
+        """
         wait([self.exporter.refresh()], timeout)
 
     def skip_first_scrape(self) -> None:
-        """Have the first scrape behind, whose first call went alone; forget its calls, and be due again."""
+        """Do the first scrape, clear the request log, and make all queries due again.
+
+        The first scrape after a start sends its first call alone.
+        """
         self.scrape()
         self.braze.reset()
         self.clock.advance(300)
 
     def wait_for_history(self) -> bool:
-        """Wait until what is queued is asked or put off, for history too; return whether all history is read."""
+        """Wait until each queued call is done or deferred, those for history included.
+
+        Return whether all history has been read.
+        """
         history = self.exporter._scheduler.pending_history  # noqa: SLF001 - no scrape waits for it
         wait_until(lambda: not any(chunk.in_flight for chunk in list(history)), "no call is under way")
         return not history
 
     def page(self) -> MetricsPage:
-        """Return what is held, without asking."""
+        """Return the current page without fetching anything."""
         return MetricsPage(self.exporter.render(openmetrics=False).decode())
 
 
 def workspace_yaml(url: str, events: str, *, name: str = "production", pause: str = "") -> str:
-    """Return the YAML of a config with one workspace; `events` are flow mappings, one a line; `pause` ends the file."""
+    """Return the YAML of a config with one workspace.
+
+    `events` has one flow mapping on each line. `pause` is appended to the end of the file.
+    """
     return "workspaces:\n" + workspace_item_yaml(url, events, name=name) + pause
 
 
@@ -168,7 +180,7 @@ def workspace_item_yaml(url: str, events: str, *, name: str = "production") -> s
 
 
 def build_test_config(sections: Mapping[str, object], **settings: object) -> Config:
-    """Return a config with one workspace of these sections; `settings` stand beside `workspaces`."""
+    """Return a config of one workspace with `sections`; `settings` are top-level keys beside `workspaces`."""
     item = {
         "name": "production",
         "instance": "US-01",
@@ -182,7 +194,7 @@ def build_test_config(sections: Mapping[str, object], **settings: object) -> Con
 
 
 def all_sections_yaml(campaign: str, canvas: str, product: str) -> str:
-    """Return the YAML of all sections but events, to end that of a workspace, with these ids and this product."""
+    """Return the YAML of all sections except events, to append to a workspace, with the given ids and product."""
     return f"""\
     sessions:
       - apps: [all, ios]
@@ -215,7 +227,7 @@ def all_sections_yaml(campaign: str, canvas: str, product: str) -> str:
 
 @contextlib.contextmanager
 def running_braze(traffic: Counts, clock: Clock | None = None) -> Iterator[tuple[FaultInjectingBraze, Server]]:
-    """Run a simulated Braze and yield it with its server."""
+    """Run a simulated Braze, and yield it with its server."""
     braze = FaultInjectingBraze(
         key=KEY,
         traffic=traffic,
@@ -241,7 +253,7 @@ def running_exporter(
 ) -> Iterator[ExporterRig]:
     """Run the exporter with a config of one workspace against a simulated Braze with `traffic`.
 
-    It asks for series alone, unless the test is about lists.
+    It reads no lists unless `reads_lists`.
     """
     clock = clock or Clock()
     with running_braze(traffic, clock) as (braze, server), contextlib.closing(transport.open_session(10)) as session:
@@ -256,7 +268,7 @@ def running_exporter(
 
 @dataclass
 class HttpResponse:
-    """An answer over HTTP."""
+    """An HTTP response."""
 
     status: int
     headers: Mapping[str, str]
@@ -270,7 +282,7 @@ class HttpResponse:
 
 @dataclass
 class Program:
-    """The exporter as its users run it: a process of its own."""
+    """The exporter as its users run it, in a process of its own."""
 
     process: subprocess.Popen[str]
     port: int
@@ -287,9 +299,11 @@ class Program:
         tls: ssl.SSLContext | None = None,
         prefix: Sequence[str] = (),
     ) -> Self:
-        """Start it with `--web.listen-address` on a free port, and wait until it is ready; with `tls` by HTTPS.
+        """Start the program on `port` (default: a free one) and wait until it is ready, over HTTPS if `tls` is given.
 
-        `prefix` is a command that becomes the program.
+        `prefix` is a command that executes the rest of its arguments.
+
+        Raises `AssertionError` if the program is not ready within 20 seconds.
         """
         port = port or free_port()
         command = [
@@ -324,11 +338,11 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What it has written so far."""
+        """What the program has written so far."""
         return "".join(self.lines)
 
     def is_responding(self, path: str) -> bool:
-        """Return whether it answers a request, and that with 200."""
+        """Return whether a request of `path` gets a 200."""
         with contextlib.suppress(OSError):
             return self.get(path).status == 200
         return False
@@ -336,7 +350,7 @@ class Program:
     def get(
         self, path: str, headers: Mapping[str, str] | None = None, timeout: float = 30.0, method: str = "GET"
     ) -> HttpResponse:
-        """Ask it for a page."""
+        """Send a request to the program and return the response."""
         connection = (
             http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
             if self.tls is None
@@ -351,14 +365,14 @@ class Program:
             connection.close()
 
     def scrape(self, timeout: float = 30.0, headers: Mapping[str, str] | None = None) -> MetricsPage:
-        """Scrape it as Prometheus would, in the text format."""
+        """Scrape the program as Prometheus does, in the text format."""
         result = {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout), **(headers or {})}
         response = self.get("/metrics", result, timeout + 5)
         assert response.status == 200
         return MetricsPage(response.text)
 
     def stop(self, signal: int | None = None, timeout: float = 10.0) -> float:
-        """End it by a signal (SIGTERM), and return the seconds that took."""
+        """Stop the program by a signal (default: SIGTERM), and return the seconds that this took."""
         started = time.monotonic()
         if self.process.poll() is None:
             self.process.send_signal(signal) if signal else self.process.terminate()
@@ -383,7 +397,7 @@ class Program:
 
 
 def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end, with nothing in its environment but this and what measures coverage."""
+    """Run the program to its end, with only `environment` and the variables for coverage in its environment."""
     command = [sys.executable, "-m", "braze_exporter", *arguments]
     inherited = {name: value for name, value in os.environ.items() if name.startswith("COV")}
     return subprocess.run(  # noqa: S603 - our own program
@@ -392,17 +406,20 @@ def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProc
 
 
 def unprivileged() -> Sequence[str]:
-    """Return what runs a command without the rights of root, which may read and write everything."""
+    """Return a command prefix that removes the capabilities of root, which can read and write any file."""
     return ("setpriv", "--bounding-set=-all", "--no-new-privs") if os.getuid() == 0 else ()
 
 
 def series_requests(braze: FaultInjectingBraze) -> list[Request]:
-    """Return the requests for series so far, without those for lists, which are read beside them."""
+    """Return the requests for series so far, without those for lists."""
     return [request for request in braze.requests if not request.path.endswith("list")]
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Wait for a condition of another thread or process."""
+    """Wait until a condition holds that another thread or process makes true.
+
+    Raises `AssertionError` after `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
@@ -410,15 +427,15 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a port of the loopback interface that is not in use."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def cut_off(database: Path, statement: str, copy: Path, *, is_synced: bool = True) -> None:
-    """Copy a database with its journal, as kill -9 leaves them in the middle of a transaction.
+    """Copy a database and its journal as they are after kill -9 in the middle of a transaction.
 
-    If it `is_synced`, a part of what the statement changes is in the file already.
+    If `is_synced`, a part of the statement's changes is already in the database file.
     """
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA cache_size = {1 if is_synced else 1_000}")
@@ -430,6 +447,6 @@ def cut_off(database: Path, statement: str, copy: Path, *, is_synced: bool = Tru
 
 
 def write_file(path: Path, text: str) -> str:
-    """Write a file and return its name."""
+    """Write a text file and return its path."""
     path.write_text(text, encoding="utf-8")
     return str(path)

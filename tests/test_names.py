@@ -1,4 +1,4 @@
-"""Names of events, apps and workspaces are people's texts: whatever is in them, every surface shows it as text."""
+"""Names of events, apps and workspaces may contain any text, and each output shows them as text."""
 
 import json
 import re
@@ -24,13 +24,13 @@ NAMES = {
 
 
 def config(url: str, path: Path) -> str:
-    """Write a config with every name as an event, and with names of the same kind for the rest; JSON is YAML too."""
+    """Write a config with each of `NAMES` as an event, and with similar app and workspace names; JSON is valid YAML."""
     workspaces = [
         {
             "name": f"{name} {NAMES['html'] if name == 'html' else NAMES[name][:50]}",
             "url": url,
             "api_key_env": "BRAZE_API_KEY",
-            "apps": {NAMES[name][:500]: "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"},  # YAML has no longer keys
+            "apps": {NAMES[name][:500]: "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"},  # YAML keys cannot be longer
             "custom_events": [{"event": NAMES[name], "apps": ["all", NAMES[name][:500]]}],
         }
         for name in NAMES
@@ -40,7 +40,7 @@ def config(url: str, path: Path) -> str:
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
-    """Metrics in both formats, the page, the log, a reload and `check`: the name is whole, or escaped, and no more."""
+    """Metrics in both formats, the status page, the log, a reload and `check` show each name complete or escaped."""
     with running_braze(RecordedCounts(events=list(NAMES.values()))) as (braze, server):
         braze.apps = ("3bbc4555-8fa0-4c9b-a5c0-4505edf3e064",)
         path = config(server.url, tmp_path / "config.yaml")
@@ -74,7 +74,7 @@ def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_failure_names_query_on_one_line(form: str, tmp_path: Path) -> None:
-    """The log tells which query failed, on one line of bounded length, whatever the name and Braze's words hold."""
+    """The log names each failed query on one line of limited length, for any name and any message from Braze."""
     with running_braze(RecordedCounts(events=list(NAMES.values()))) as (braze, server):
         braze.inject(response_faults.status(400, "no\nts=2026 level=error msg=forged <script> " * 100))
         path = config(server.url, tmp_path / "config.yaml")

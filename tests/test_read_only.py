@@ -1,7 +1,7 @@
-"""The program where nothing can be written but the folder of its state: a read-only root and no temporary folder.
+"""Runs the program with a read-only root and no temporary folder; only its state folder is writable.
 
-Needs Linux, root, and `unshare`, `mount` and `setpriv` (Debian: mount, util-linux). Skipped without them, except in CI,
-where that is a failure.
+Needs Linux, root, and `unshare`, `mount` and `setpriv` (Debian: mount, util-linux). Without them the tests are skipped,
+except in CI, where they fail.
 """
 
 import os
@@ -17,20 +17,20 @@ from recorded_counts import RecordedCounts
 from servers import require_tool
 from support import HOUR, KEY, MetricsPage, Program, running_braze, wait_until, workspace_yaml, write_file
 
-# More than are written by one statement, so that a transaction has several.
+# One statement writes fewer than these, so a transaction needs several statements.
 EVENTS = [f"event {number}" for number in range(500)]
 
 
 @pytest.fixture
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
-    """Return what runs a command where only the folder `state` can be written."""
+    """Return a command prefix that makes only the folder `state` writable."""
     command = (
         require_tool("unshare"),
         "--mount",
         str(Path(__file__).with_name("read_only.sh")),
         str(tmp_path / "state"),
     )
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # it would be written too
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # the coverage data could not be written
     (tmp_path / "state").mkdir()
     require_tool("mount")
     require_tool("setpriv")
@@ -47,7 +47,7 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
 
 @pytest.fixture
 def braze() -> Iterator[tuple[RecordedCounts, str]]:
-    """Run a simulated Braze with many events; yield what happens there, and its address."""
+    """Run a simulated Braze with many events; yield its counts and its URL."""
     recorded = RecordedCounts(events=EVENTS)
     with running_braze(recorded) as (_, server):
         yield recorded, server.url
@@ -56,7 +56,7 @@ def braze() -> Iterator[tuple[RecordedCounts, str]]:
 def test_many_counters_need_no_temporary_folder(
     braze: tuple[RecordedCounts, str], sandbox: Sequence[str], tmp_path: Path
 ) -> None:
-    """Five hundred counters are written in each round, and are there after kill -9."""
+    """Five hundred counters are written in each round, and are still there after kill -9."""
     recorded, url = braze
     pause = f"state_file: {tmp_path / 'state' / 'state.sqlite'}\nbudget: {{share: 1}}\nrefresh: {{hour: 8s}}\n"
     config = write_file(
@@ -89,7 +89,7 @@ def test_many_counters_need_no_temporary_folder(
 def test_no_command_needs_a_temporary_folder(
     braze: tuple[RecordedCounts, str], sandbox: Sequence[str], tmp_path: Path, command: str
 ) -> None:
-    """Each does its work, and writes at most where it is told to."""
+    """Each command succeeds, and only `backfill` writes to its output file."""
     recorded, url = braze
     recorded.set("event 1", int(time.time()) // HOUR * HOUR, 5)
     output = tmp_path / "state" / "history.om"

@@ -1,4 +1,4 @@
-"""Faults in how Braze sends: late, in part, not at all, too much, or compressed."""
+"""Faults in how Braze sends a response: late, truncated, not at all, too large, or compressed."""
 
 import gzip
 import zlib
@@ -16,7 +16,7 @@ _LAST_BLOCK = b"\x03\x00"
 
 @with_name
 def delay(seconds: float | None) -> Fault:
-    """Answer truly, but later (None: never)."""
+    """Respond correctly, but after `seconds` (None: never)."""
 
     def fault(exchange: Exchange) -> Reply:
         exchange.wait(seconds)
@@ -27,7 +27,7 @@ def delay(seconds: float | None) -> Fault:
 
 @with_name
 def hold() -> Fault:
-    """Answer truly, but not before this fault is healed."""
+    """Respond correctly, but only after this fault is cleared."""
 
     def fault(exchange: Exchange) -> Reply:
         exchange.wait_until_cleared()
@@ -38,13 +38,13 @@ def hold() -> Fault:
 
 @with_name
 def hang() -> Fault:
-    """Never answer: keep the connection open until the simulation is closed."""
+    """Never respond, and keep the connection open until the simulation is closed."""
     return delay(None)
 
 
 @with_name
 def disconnect(*, reset: bool = True) -> Fault:
-    """Break the connection before any byte."""
+    """Break the connection before the first byte."""
 
     def fault(_: Exchange) -> Reply:
         raise Disconnect(reset=reset)
@@ -54,7 +54,7 @@ def disconnect(*, reset: bool = True) -> Fault:
 
 @with_name
 def truncated() -> Fault:
-    """Send half of the body after a header that promises all of it, then end the connection in peace."""
+    """Send half of the body after a header that announces all of it, then close the connection normally."""
 
     def fault(exchange: Exchange) -> Reply:
         content = exchange.reply.read()
@@ -66,7 +66,7 @@ def truncated() -> Fault:
 
 @with_name
 def truncated_chunks() -> Fault:
-    """Send half of the body in chunks, then end the connection in peace, without the last chunk."""
+    """Send half of the body in chunks, then close the connection normally, without the last chunk."""
 
     def half(content: bytes) -> Iterator[bytes]:
         yield content[: len(content) // 2]
@@ -77,7 +77,7 @@ def truncated_chunks() -> Fault:
 
 @with_name
 def drip(interval: float) -> Fault:
-    """Send the true body one byte at a time, waiting in between: a socket time-out alone never ends this."""
+    """Send the correct body one byte at a time, with waits in between; a socket timeout alone never ends this."""
 
     def drops(exchange: Exchange, content: bytes) -> Iterator[bytes]:
         for at in range(len(content)):
@@ -94,9 +94,9 @@ def drip(interval: float) -> Fault:
 
 @with_name
 def huge(size: int = 200 * _MEGABYTE, *, announced: bool = False) -> Fault:
-    """Answer truly, but with white space to the given size: valid for whoever reads it all.
+    """Respond correctly, but with white space up to `size` bytes, which is still valid JSON.
 
-    `announced` says the size in the header; else it is sent in chunks.
+    If `announced`, the header gives the size; otherwise the body is sent in chunks.
     """
 
     def padded(content: bytes) -> Iterator[bytes]:
@@ -118,23 +118,24 @@ def _compressed(exchange: Exchange, content: bytes) -> Reply:
 
 @with_name
 def gzipped() -> Fault:
-    """Answer truly, compressed with gzip."""
+    """Respond correctly, compressed with gzip."""
     return lambda exchange: _compressed(exchange, gzip.compress(exchange.reply.read()))
 
 
 @with_name
 def garbled_gzip() -> Fault:
-    """Say that the body is gzip and send the true body with every bit turned."""
+    """Declare the body as gzip, but send the correct body with each bit inverted."""
     return lambda exchange: _compressed(exchange, bytes(byte ^ 0xFF for byte in exchange.reply.read()))
 
 
 @with_name
 def gzip_bomb(megabytes: int = 200) -> Fault:
-    """Answer truly, but with so many megabytes of white space, in one gzip stream of about a thousandth of that."""
+    """Respond correctly, with megabytes of white space in one gzip stream of about a thousandth of that size."""
 
     def fault(exchange: Exchange) -> Reply:
         start, blank = exchange.reply.read(), b" " * _MEGABYTE
-        # A full flush ends a block at a byte and forgets what came before, so one compressed block can be repeated.
+        # A full flush ends a block at a byte boundary and resets the compressor, so that a compressed block can be
+        # repeated.
         head, block = (_deflated(part) for part in (start, blank))
         checksum = zlib.crc32(start)
         for _ in range(megabytes):
