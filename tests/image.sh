@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Builds the container image and tries it as a careful operator runs it: read-only, not root, without capabilities.
+# Builds the container image and tests it with a read-only root, as a non-root user and without capabilities.
 #
-#   tests/image.sh                 run by hand: it takes a minute or two, so pytest does not
-#   BASE=python:3.14-slim tests/image.sh   on another base
+#   tests/image.sh                         run by hand, because it takes a minute or two; pytest does not run it
+#   BASE=python:3.14-slim tests/image.sh   with another base image
 #
-# Needs Linux, root, buildah, podman and runc, and the network for the base and for the dependencies. Where the base
-# cannot be pulled, a Debian of the same release and Python made by debootstrap stands in for it; its mirror is the one
-# that apt uses. A CA bundle named by PIP_CERT, REQUESTS_CA_BUNDLE or SSL_CERT_FILE is lent to the build.
-# Images and containers live in a temporary directory and go with it; nothing of the machine's own is touched.
+# Needs Linux, root, buildah, podman and runc, and network access for the base image and the dependencies. If the base
+# image cannot be pulled, debootstrap builds a substitute with the same Debian release and Python, from the mirror that
+# apt uses. The build can read a CA bundle named by PIP_CERT, REQUESTS_CA_BUNDLE or SSL_CERT_FILE.
+# Images and containers are in a temporary directory that is deleted at the end. Nothing else on the machine changes.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -27,9 +27,9 @@ for tool in buildah podman runc; do
 done
 
 work=$(mktemp -d)
-# Both work inside another container too: a storage without mounts, and a build without namespaces.
+# Storage without mounts and a build without namespaces also work inside another container.
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
-# No systemd timers: the health check is run from here.
+# No systemd timers, because this script runs the health check.
 export DISABLE_HC_SYSTEMD=true
 buildah() { command buildah --root "$work/storage" --runroot "$work/run" "$@"; }
 podman() {
@@ -52,10 +52,10 @@ trap 'exit 143' TERM
 stand_in() {
     command -v debootstrap >/dev/null || fail "$base cannot be pulled, and debootstrap is not installed"
     local mirror
-    # shellcheck disable=SC2016  # apt-get fills these in
+    # shellcheck disable=SC2016  # apt-get expands these
     mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 'Component: main' 2>/dev/null |
         sed -n 's/^Debian //p' | head -n 1) || true
-    # The release that the official image is made of; without a mirror debootstrap knows one.
+    # The release of the official image. Without a mirror, debootstrap uses its default.
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates trixie "$work/debian" \
         ${mirror:+"$mirror"} >"$work/debootstrap.log" 2>&1 || fail "debootstrap: $(tail -n 3 "$work/debootstrap.log")"
     rm -rf "$work"/debian/var/cache/apt/archives/*.deb "$work"/debian/var/lib/apt/lists/*
@@ -82,7 +82,7 @@ if [ -n "${PIP_INDEX_URL:-}" ]; then
 fi
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$repository/braze_exporter/__init__.py")
 build() {
-    # The Docker format, because OCI's has no health check.
+    # The Docker format, because the OCI format has no health check.
     buildah build --format docker --layers --pull-never "${arguments[@]}" --build-arg "VERSION=$version" \
         --tag "$image" "$repository" >"$work/build.log" 2>&1 || fail "the build: $(tail -n 30 "$work/build.log")"
 }
@@ -92,7 +92,7 @@ build
 cached=$(grep -c 'Using cache' "$work/build.log") || fail "a second build took nothing from the cache"
 say "built it again: $cached steps came from the cache"
 
-# What is in it.
+# Contents of the image.
 size() { podman image inspect --format '{{.Size}}' "$1"; }
 label() { podman image inspect --format "{{index .Labels \"org.opencontainers.image.$1\"}}" "$image"; }
 megabytes() { awk "BEGIN { printf \"%.1f MB\", ($1) / 1e6 }"; }
@@ -119,7 +119,7 @@ say "no compiler, no pip, no wheels, nothing left of the build; $(wc -l <"$work/
 run --rm --entrypoint python "$image" -c "import bcrypt" || fail "the image cannot check passwords"
 say "version $version, licence $(label licenses)"
 
-# Without a config the default command says where it belongs.
+# Without a config, the default command names the expected path.
 code=0
 message=$(run --rm "$image" 2>&1) || code=$?
 [ "$code" = 1 ] || fail "without a config it exits with $code: $message"
@@ -135,7 +135,7 @@ else
     say "there is no config.example.yaml to check"
 fi
 
-# It runs. The volume and the second config are for many counters, below.
+# Run the demo. The volume and the second config are for the test with many counters below.
 install -d -o 65534 -g 65534 "$work/state"
 {
     printf 'workspaces:\n  - name: production\n    url: http://127.0.0.1:8080\n    api_key_env: BRAZE_API_KEY\n'
@@ -179,14 +179,14 @@ inside "${get/PATH//metrics}" >"$work/metrics" || fail "/metrics"
 grep -q '^braze_up{.*} 1\.0$' "$work/metrics" || fail "/metrics has no braze_up of 1: $(head -n 20 "$work/metrics")"
 say "/-/healthy and /metrics answer: $(grep -c '^braze_' "$work/metrics") samples, braze_up 1"
 
-# Many counters, where the state's volume is all that can be written, and there is no folder for temporary files.
+# Test many counters with the state volume as the only writable place, so without a folder for temporary files.
 key=$(podman logs "$container" | sed -n 's/^Its REST API key: //p')
 get_many=${get/27293/27294}
 start_many() {
     podman exec --detach --env "BRAZE_API_KEY=$key" "$container" braze-exporter serve \
         --config.file=/etc/braze-exporter/many.yaml --web.listen-address=127.0.0.1:27294 >/dev/null
 }
-# Prints how much is counted of product_viewed, on the first page that has all counters.
+# Prints the counter of product_viewed from the first page that has all counters.
 scrape_many() {
     local deadline=$((SECONDS + 60))
     until inside "${get_many/PATH//metrics}" >"$work/many" 2>"$work/many.log" &&
@@ -215,7 +215,7 @@ again=$(scrape_many)
 at_least "$again" "$total" || fail "500 counters: after kill -9 $again are counted of $total"
 say "500 counters rise and outlive kill -9 ($total, $again), without a folder for temporary files"
 
-# SIGTERM, and two seconds later SIGKILL, which would show as 137.
+# Send SIGTERM, and SIGKILL two seconds later, which would result in exit code 137.
 podman stop --time 2 "$container" >/dev/null
 code=$(podman inspect --format '{{.State.ExitCode}}' "$container")
 [ "$code" = 0 ] || fail "after SIGTERM the exit code is $code: $(podman logs "$container" 2>&1)"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs a command where nothing can be written but one folder, as the image runs with a read-only root and one volume.
-# There is no folder for temporary files then, and the command has no rights beyond those of its user. Needs root.
+# Runs a command with one writable folder only, like the image with a read-only root and one volume. There is no folder
+# for temporary files, and the command has no capabilities. Needs root.
 #
 #   unshare --mount tests/read_only.sh FOLDER COMMAND [ARGUMENT ...]
 set -eu
@@ -11,7 +11,7 @@ mount --make-rprivate /
 mount --bind "$folder" "$folder"
 cut -d ' ' -f 5 /proc/self/mountinfo | while read -r escaped; do
     point=$(printf '%b' "$escaped")
-    # One that is covered by another cannot be named any more, nor written to.
+    # The remount fails for a mount point hidden by another mount, which cannot be written to anyway.
     [ "$point" = "$folder" ] || mount -o remount,bind,ro "$point" 2>/dev/null || true
 done
 cd /

@@ -1,8 +1,8 @@
-"""What is in `deploy/`: right by its linters, right by the exporter's own words, and run for real where that can be.
+"""Checks the files in `deploy/` with linters and with the exporter's own code, and runs some of them for real.
 
 Needs `systemd-analyze`, `prometheus`, `promtool`, `prometheus-alertmanager`, `amtool` and `shellcheck` (Debian: systemd
 with procps, prometheus, prometheus-alertmanager, shellcheck), and `kubernetes-validate`, `check-jsonschema` and
-`yamllint` (PyPI). A test is skipped without its tool, except in CI, where that is a failure.
+`yamllint` (PyPI). A test is skipped without its tool, except in CI, where it fails.
 """
 
 import json
@@ -45,7 +45,7 @@ Tree = dict[str, Any]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a tool to its end."""
+    """Run a tool and return its result."""
     return subprocess.run(  # noqa: S603
         [require_tool(command[0]), *command[1:]], capture_output=True, text=True, check=False
     )
@@ -57,7 +57,7 @@ def trees(path: Path) -> list[Tree]:
 
 
 def tree(path: Path) -> Tree:
-    """Return the one document of a YAML file."""
+    """Return the only document of a YAML file."""
     (result,) = trees(path)
     return result
 
@@ -66,7 +66,7 @@ def tree(path: Path) -> Tree:
 
 
 def test_deploy_files_pass_yamllint() -> None:
-    """No key stands twice, nothing is indented by chance; of the generated rules promtool judges."""
+    """The linter yamllint reports nothing; the generated rules are left to promtool."""
     rules = "{document-start: disable, line-length: {max: 120}, comments: {min-spaces-from-content: 1}}"
     config = f"{{extends: default, ignore: [{docs.RULES.name}], rules: {rules}}}"
     done = run("yamllint", "--strict", "--config-data", config, str(DEPLOY))
@@ -75,7 +75,7 @@ def test_deploy_files_pass_yamllint() -> None:
 
 @pytest.mark.parametrize("script", [".ci/run", "tests/image.sh", "tests/read_only.sh"])
 def test_scripts_pass_shellcheck(script: str) -> None:
-    """The shell scripts quote what they must."""
+    """The linter shellcheck reports nothing about the shell scripts."""
     done = run("shellcheck", str(ROOT / script))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -84,12 +84,12 @@ def test_scripts_pass_shellcheck(script: str) -> None:
 
 
 def settings(name: str) -> list[str]:
-    """Return what the unit sets `name` to, each time."""
+    """Return all values that the unit gives to the setting `name`."""
     return re.findall(rf"^{name}=(.*)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_unit_passes_systemd_analyze(tmp_path: Path) -> None:
-    """`systemd-analyze verify` has nothing to say, once the program is where it is installed here."""
+    """`systemd-analyze verify` reports nothing once the path of the program is replaced by the one installed here."""
     program = shlex.split(settings("ExecStart")[0])[0]
     copy = tmp_path / UNIT.name
     copy.write_text(UNIT.read_text(encoding="utf-8").replace(f"={program} ", f"={PROGRAM} "), encoding="utf-8")
@@ -99,14 +99,14 @@ def test_unit_passes_systemd_analyze(tmp_path: Path) -> None:
 
 
 def test_unit_exposure_is_low() -> None:
-    """By systemd's own measure from 0 to 10 it is at 1.2: the network is left, and /proc for the process metrics."""
+    """Systemd rates the unit 1.2 of 10, because it needs the network, and /proc for the process metrics."""
     done = run("systemd-analyze", "security", "--offline=yes", "--threshold=12", "--no-pager", str(UNIT))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Overall exposure level" in done.stdout
 
 
 def test_unit_starts_installed_program() -> None:
-    """Program, config, user and unit are at the same places in the unit and in the commands at its head."""
+    """The unit and the commands at its head agree on the paths of program, config and state, and on the user."""
     head = UNIT.read_text(encoding="utf-8").partition("[Unit]")[0]
     program, *arguments = shlex.split(settings("ExecStart")[0])
     environment = PurePosixPath(program).parent.parent
@@ -126,48 +126,48 @@ def test_unit_starts_installed_program() -> None:
 
 
 def resource(kind: str) -> Tree:
-    """Return the one resource of that kind."""
+    """Return the only resource of a kind."""
     (result,) = (each for each in [*trees(MANIFEST), *trees(MONITOR)] if each["kind"] == kind)
     return result
 
 
 def pod() -> Tree:
-    """Return the template of the pod."""
+    """Return the pod template of the Deployment."""
     template: Tree = resource("Deployment")["spec"]["template"]
     return template
 
 
 def container() -> Tree:
-    """Return the one container of the pod."""
+    """Return the only container of the pod."""
     (result,) = pod()["spec"]["containers"]
     assert isinstance(result, dict)
     return result
 
 
 def volume_at(path: str) -> Tree:
-    """Return the volume that is mounted, as a whole, at the directory of `path`."""
+    """Return the volume that is mounted, without a subPath, at the directory of `path`."""
     (mount,) = (each for each in container()["volumeMounts"] if each["mountPath"] == str(PurePosixPath(path).parent))
-    assert "subPath" not in mount  # it would never be updated
+    assert "subPath" not in mount  # Kubernetes does not update a subPath mount
     (result,) = (each for each in pod()["spec"]["volumes"] if each["name"] == mount["name"])
     assert isinstance(result, dict)
     return result
 
 
 def test_manifest_matches_kubernetes_schema() -> None:
-    """All resources are of kinds that Kubernetes has, with fields that these have."""
+    """All resources have kinds and fields that Kubernetes knows."""
     done = run("kubernetes-validate", "--strict", str(MANIFEST))
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall("^INFO .* passed", done.stdout + done.stderr, re.MULTILINE)) == len(trees(MANIFEST))
 
 
 def test_manifest_runs_one_pod() -> None:
-    """Not even while a new version takes over."""
+    """At most one pod runs, even during an update."""
     assert resource("Deployment")["spec"]["replicas"] == 1
     assert resource("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
 
 
 def test_pod_has_no_privileges() -> None:
-    """It is the image's user, on a read-only file system, without capabilities and without a token."""
+    """The pod runs as the image's user, with a read-only root and without capabilities or a service account token."""
     (user,) = re.findall(r"^USER (\d+):\1$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     spec = pod()["spec"]
     assert spec["automountServiceAccountToken"] is False
@@ -187,7 +187,7 @@ def test_pod_has_no_privileges() -> None:
 
 
 def test_manifest_config_is_valid_and_mounted() -> None:
-    """The image finds the config, the config the key and the state file, and the key has the name that it is given."""
+    """The config is mounted where the image reads it, and the key and the state file where the config names them."""
     command = re.findall(r"^CMD (.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)[-1]
     path = PurePosixPath(cli.build_parser().parse_args(json.loads(command)).config_file)
     assert volume_at(str(path))["configMap"]["name"] == resource("ConfigMap")["metadata"]["name"]
@@ -205,7 +205,7 @@ def test_manifest_config_is_valid_and_mounted() -> None:
 
 
 def test_manifest_selectors_and_ports_match() -> None:
-    """Deployment, service, network policy and monitor select what is there, and lead to the port that is served."""
+    """All selectors match the existing labels, and all ports lead to the default port."""
     labels = pod()["metadata"]["labels"].items()
     service = resource("Service")
     policy = resource("NetworkPolicy")["spec"]
@@ -226,7 +226,7 @@ def test_manifest_selectors_and_ports_match() -> None:
 
 
 def test_manifest_runs_current_version() -> None:
-    """The tag of the image is the version of the exporter, and not one that moves."""
+    """The image tag is the current version of the exporter."""
     assert container()["image"].endswith(f"/braze-exporter:{__version__}")
 
 
@@ -241,13 +241,13 @@ def services() -> dict[str, Tree]:
 
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.braze.yaml"])
 def test_compose_files_match_specification(file: str) -> None:
-    """The schema of the Compose specification has nothing to say."""
+    """The compose files match the schema of the Compose specification."""
     done = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE / file))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_compose_mounts_exist() -> None:
-    """Each file and directory of the repository that a service mounts exists, and the image is built from its root."""
+    """Each mounted file and directory of the repository exists, and the image is built from the repository root."""
     sources = [volume.split(":")[0] for service in services().values() for volume in service.get("volumes", [])]
     paths = [source for source in sources if source.startswith(".")]
     assert len(paths) >= 5
@@ -257,21 +257,21 @@ def test_compose_mounts_exist() -> None:
 
 
 def test_compose_ports_are_on_loopback() -> None:
-    """Ports are on loopback alone: Grafana's password is admin, and Prometheus has none."""
+    """All ports are published on loopback only, because Grafana's password is admin and Prometheus has none."""
     ports = [port for service in services().values() for port in service["ports"]]
     assert f"127.0.0.1:{PORT}:{PORT}" in ports
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
 def test_third_party_images_have_versions() -> None:
-    """What worked yesterday is what runs tomorrow."""
+    """Third-party images have exact versions, so that the example does not change by itself."""
     images = {name: service["image"] for name, service in services().items() if "build" not in service}
     assert len(images) == 3
     assert [image for image in images.values() if not re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", image)] == []
 
 
 def test_compose_exporter_has_no_privileges() -> None:
-    """It runs as careful operators run it."""
+    """The exporter's container has a read-only root, no capabilities and no new privileges."""
     exporter = services()["braze-exporter"]
     assert exporter["read_only"] is True
     assert exporter["cap_drop"] == ["ALL"]
@@ -279,7 +279,7 @@ def test_compose_exporter_has_no_privileges() -> None:
 
 
 def test_compose_services_resolve_each_other() -> None:
-    """Every address in the configs is a service, and the port that it publishes."""
+    """Each address in the configs is a service and its published port."""
     prometheus = tree(COMPOSE / "prometheus/prometheus.yml")
     (source,) = tree(COMPOSE / "grafana/datasources/prometheus.yaml")["datasources"]
     targets = {
@@ -302,7 +302,7 @@ def test_compose_services_resolve_each_other() -> None:
 
 
 def test_grafana_provisioning_paths_exist() -> None:
-    """The data source has the uid that dashboards name, and the provider looks where they are mounted."""
+    """The data source has the uid that the dashboards use, and the provider reads the mounted directory."""
     (source,) = tree(COMPOSE / "grafana/datasources/prometheus.yaml")["datasources"]
     (provider,) = tree(COMPOSE / "grafana/providers/files.yaml")["providers"]
     assert source["uid"] == "prometheus"
@@ -311,7 +311,7 @@ def test_grafana_provisioning_paths_exist() -> None:
 
 
 def test_compose_with_real_braze_uses_mounted_config() -> None:
-    """Its command is one that the exporter has; config and key come from a directory that git does not see."""
+    """The command is valid, and config and key come from a mounted directory that git ignores."""
     override = tree(COMPOSE / "compose.braze.yaml")["services"]
     assert override.keys() <= services().keys()
     options = cli.build_parser().parse_args(override["braze-exporter"]["command"])
@@ -326,23 +326,23 @@ def test_compose_with_real_braze_uses_mounted_config() -> None:
     assert demo.web_address == cli.DEFAULT_ADDRESS
     printed = dict(re.findall(r"exec -T braze-exporter (braze-exporter .+) \\\n# +> (\S+)\n", head))
     assert {ROOT / path for path in printed.values()} == docs.demo_files().keys()
-    for command in printed:  # in the directory of the config
+    for command in printed:  # they run in the directory of the config
         assert cli.build_parser().parse_args(command.split()[1:]).config_file == PurePosixPath(options.config_file).name
 
 
-# The chain, for real
+# Exporter, Prometheus and Alertmanager together
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The exporter, and a Prometheus and an Alertmanager with the configs of `deploy/`."""
+    """A running exporter, Prometheus and Alertmanager with the configs of `deploy/`."""
 
     program: Program
     prometheus: int
     alertmanager: int
 
     def query(self, expression: str) -> list[Tree]:
-        """Return the labels of the samples that an expression has."""
+        """Return the labels of the samples of an expression."""
         reply = _get(self.prometheus, f"/api/v1/query?query={urllib.parse.quote(expression)}")
         return [result["metric"] for result in reply["data"]["result"]]
 
@@ -353,7 +353,10 @@ def _get(port: int, path: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def _monitored() -> Tree:
-    """Return a job as the operator makes it of the monitor: its labels first, then our relabelling."""
+    """Return the scrape job that the Prometheus Operator makes of the ServiceMonitor.
+
+    The target labels of the operator come first, then the relabelings of the ServiceMonitor.
+    """
     (endpoint,) = resource("ServiceMonitor")["spec"]["endpoints"]
     names = {"targetLabel": "target_label"}
     return {
@@ -368,7 +371,7 @@ def _monitored() -> Tree:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """Run it, with the addresses of this machine, and with seconds in place of minutes."""
+    """Run the chain with the addresses of this machine and with intervals of seconds instead of minutes."""
     directory = tmp_path_factory.mktemp("chain")
     shutil.copytree(COMPOSE / "prometheus", directory / "prometheus")
     config = directory / "prometheus/prometheus.yml"
@@ -407,7 +410,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 
 def test_prometheus_files_pass_promtool_and_amtool() -> None:
-    """Config and rules of Prometheus and the config of Alertmanager are right."""
+    """The configs of Prometheus and Alertmanager and the rules are valid."""
     done = run("promtool", "check", "config", str(COMPOSE / "prometheus/prometheus.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
     count = docs.RULES.read_text(encoding="utf-8").count("- alert: ")
@@ -417,27 +420,27 @@ def test_prometheus_files_pass_promtool_and_amtool() -> None:
 
 
 def test_alertmanager_inhibits_as_documented() -> None:
-    """What it inhibits is what people are told to copy."""
+    """The inhibit rules in the Alertmanager config are those in the README."""
     readme = docs.README.read_text(encoding="utf-8")
     (rendered,) = re.findall(r"^```text\n(inhibit_rules:\n.*?)^```", readme, re.DOTALL | re.MULTILINE)
     assert tree(COMPOSE / "alertmanager/alertmanager.yml")["inhibit_rules"] == yaml.safe_load(rendered)["inhibit_rules"]
 
 
 def test_prometheus_has_demo_metrics(chain: Chain) -> None:
-    """What `docker compose up` runs is scraped, and Braze is up."""
+    """Prometheus has scraped the demo under both jobs, and `braze_up` is 1."""
     assert {labels["job"] for labels in chain.query("up == 1")} == {"braze", "monitor"}
     assert chain.query('braze_up{job="braze"} == 1')
     assert chain.query('braze_custom_events_hourly_settled{job="braze"} > 0')
 
 
 def test_kubernetes_probes_succeed(chain: Chain) -> None:
-    """Each path that a probe asks for is there."""
+    """Each path that a probe requests returns 200."""
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert chain.program.get(container()[probe]["httpGet"]["path"]).status == 200
 
 
 def test_operator_relabeling_keeps_series_of_new_pod(chain: Chain) -> None:
-    """The labels that it gives to targets neither push ours aside nor change with the pod."""
+    """The operator's target labels neither replace the exporter's labels nor change when the pod is replaced."""
     for labels in chain.query('braze_api_requests_total{job="monitor"}'):
         assert labels.keys() == {"__name__", "job", "instance", "workspace", "endpoint", "code"}
         assert labels["endpoint"] in {
@@ -448,7 +451,10 @@ def test_operator_relabeling_keeps_series_of_new_pod(chain: Chain) -> None:
 
 
 def test_missing_exporter_alerts_in_alertmanager(chain: Chain) -> None:
-    """Last, because it ends the exporter: rule, evaluation and delivery work together."""
+    """When the exporter stops, Alertmanager receives `BrazeExporterDown`.
+
+    This test is the last one, because it stops the exporter.
+    """
 
     def names() -> set[str]:
         return {alert["labels"]["alertname"] for alert in _get(chain.alertmanager, "/api/v2/alerts")}

@@ -1,7 +1,7 @@
-"""A search for a sequence of events, faults and restarts after which a page is wrong.
+"""Searches for a sequence of events, faults and restarts after which a page is wrong.
 
-It tries the same few sequences each time; `PROOF_EXAMPLES=2000 pytest tests/test_machine.py` tries as many new ones, of
-more steps.
+By default it tries the same few sequences each time. `ACCURACY_EXAMPLES=2000 pytest tests/test_machine.py` tries that
+many new sequences, with more steps.
 """
 
 import math
@@ -28,27 +28,27 @@ from braze_exporter.simulator.times import HourFormat
 MINUTE = 60
 EXAMPLES = int(os.environ.get("ACCURACY_EXAMPLES", "0"))
 
-# An ordinary Monday, and an hour or two before the clocks of New York change.
+# An ordinary Monday, and times shortly before the clocks of New York change.
 STARTS = [
     datetime(2026, 11, 23, 12, 20, tzinfo=UTC),
     datetime(2026, 11, 1, 4, 10, tzinfo=UTC),
     datetime(2026, 11, 1, 3, 59, 58, tzinfo=UTC),
     datetime(2026, 3, 8, 6, 40, tzinfo=UTC),
 ]
-# Most pauses are short; some are long enough for answers to grow too old, and for Braze to forget.
+# Most pauses are short. Some are long enough to make values stale, or to exceed the history that Braze returns.
 PAUSES = st.one_of(
     st.integers(1, 59).map(lambda minutes: minutes * MINUTE),
     st.integers(1, 30).map(lambda hours: hours * HOUR),
     st.integers(31, 130).map(lambda hours: hours * HOUR),
 )
-# Which hour is meant: the one that runs, and some that are a day or more than a hundred hours old.
+# The age of an hour: the current one, recent ones, and some more than a hundred hours old.
 BACK = st.one_of(st.integers(0, 3), st.integers(4, 30), st.integers(31, 120))
-# How long after a change a scrape follows, if one does.
+# The time from a change to the next scrape, or None for no scrape.
 SCRAPES = st.sampled_from([15 * MINUTE, HOUR, None])
 
 
 def short(result: dict[str, Any]) -> None:
-    """Leave the newest hours and days in an answer, whatever was asked for."""
+    """Leave only the newest five hours or days in a response."""
     rows = result["data"]
     result["data"] = rows[-5:] if rows[0]["time"] < rows[-1]["time"] else rows[:5]
 
@@ -67,24 +67,24 @@ FAULTS = [
     response_faults.rate_limited("absent"),
     transfer_faults.gzipped(),
 ]
-# What may be wrong with the answers that a counter begins with.
+# Faults in the first responses of a counter.
 FIRST = st.sampled_from([None, response_faults.data([]), response_faults.edited(short)])
 
 
 class AccuracyMachine(RuleBasedStateMachine):
-    """Every step is one that happens to an exporter in its life; every page is judged."""
+    """Each rule is an incident in the life of an exporter. Each page is checked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
         self.world = EventModel()
         self.drive: AccuracyRun
-        # The hours that were changed, the newest change last.
+        # The changed hours, with the newest change last.
         self.changed: list[tuple[str, int, str]] = []
 
     @initialize(start=st.sampled_from(STARTS), first=FIRST, past=st.booleans())
     def begin(self, start: datetime, first: Fault | None, *, past: bool) -> None:
-        """Start the exporter, with or without a past of the events, and have the first answers."""
+        """Start the exporter, with or without earlier occurrences, and do the first scrape."""
         now = start.timestamp()
         if past:
             for event in EVENTS:
@@ -95,33 +95,33 @@ class AccuracyMachine(RuleBasedStateMachine):
         self.first_answers(first)
 
     def first_answers(self, fault: Fault | None) -> None:
-        """Scrape for the first time, with a fault in each answer of this scrape."""
+        """Do the first scrape with a fault in each of its responses, or do nothing without a fault."""
         if fault is not None:
             self.drive.braze.inject(fault, times=len(WATCHES))
             self.drive.scrape()
             self.drive.braze.clear_faults()
 
     def change(self, event: str, hour: int, source: str, change: Callable[[int], int]) -> None:
-        """Let Braze change its count of an hour, a second after all that was before."""
+        """Change Braze's count of an hour, one second after all earlier steps."""
         self.drive.clock.advance(1)
         now = self.drive.clock.now
         self.world.add_occurrences(event, hour, now, change(self.world.count(event, hour, now, source)), source)
         self.changed.append((event, hour, source))
 
     def scrape_after(self, seconds: float | None) -> None:
-        """Let time pass, and scrape; or do not."""
+        """Advance the clock and scrape, unless `seconds` is None."""
         if seconds is not None:
             self.drive.clock.advance(seconds)
             self.drive.scrape()
 
     @rule(seconds=PAUSES)
     def wait(self, seconds: float) -> None:
-        """Let time pass without a scrape."""
+        """Advance the clock without a scrape."""
         self.drive.clock.advance(seconds)
 
     @rule(seconds=PAUSES)
     def scrape(self, seconds: float) -> None:
-        """Let time pass, and scrape."""
+        """Advance the clock and scrape."""
         self.scrape_after(seconds)
 
     @rule(after=st.integers(-3, 1))
@@ -137,14 +137,14 @@ class AccuracyMachine(RuleBasedStateMachine):
         then=SCRAPES,
     )
     def add_occurrences(self, event: str, back: int, source: str, count: int, then: float | None) -> None:
-        """Let Braze learn of events, in time or late."""
+        """Let Braze learn of occurrences, in time or late."""
         self.change(event, (int(self.drive.clock.now) // HOUR - back) * HOUR, source, lambda _count: count)
         self.scrape_after(then)
 
     @rule(which=st.integers(0, 3), share=st.integers(1, 4), again=st.integers(0, 3), then=SCRAPES)
     @precondition(lambda self: self.changed)
     def revise(self, which: int, share: int, again: int, then: float | None) -> None:
-        """Let Braze take back a part of an hour, or all of it; then it may find a part of that again, or more."""
+        """Let Braze remove a part or all of an hour's count, and possibly add some again."""
         event, hour, source = self.changed[-1 - which % len(self.changed)]
         self.change(event, hour, source, lambda count: -math.ceil(count * share / 4))
         self.scrape_after(then)
@@ -154,7 +154,7 @@ class AccuracyMachine(RuleBasedStateMachine):
 
     @rule(fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), then=SCRAPES, lasts=st.booleans())
     def inject_fault(self, fault: Fault, event: str | None, then: float | None, *, lasts: bool) -> None:
-        """Let Braze answer wrongly or not at all, for a while or until it heals."""
+        """Inject a fault, for one scrape or until the faults are cleared."""
         self.drive.braze.inject(fault, event=event)
         self.scrape_after(then)
         if not lasts:
@@ -162,17 +162,17 @@ class AccuracyMachine(RuleBasedStateMachine):
 
     @rule()
     def clear_faults(self) -> None:
-        """Let Braze answer as it should again."""
+        """Remove all faults."""
         self.drive.braze.clear_faults()
 
     @rule()
     def spend_the_limit(self) -> None:
-        """Let the company's own sends use up the calls of this hour."""
+        """Use up the rate limit of this hour with the company's own calls."""
         self.drive.braze.spend_calls(self.drive.braze.limit)
 
     @rule(is_full=st.booleans(), then=SCRAPES)
     def fill_the_disk(self, *, is_full: bool, then: float | None) -> None:
-        """Let nothing be written to the state file, or let it be again."""
+        """Make writes to the state file fail, or succeed again."""
         if is_full:
             self.drive.fill_disk()
         else:
@@ -181,41 +181,41 @@ class AccuracyMachine(RuleBasedStateMachine):
 
     @rule(latency=st.sampled_from([0.0, 4.0]))
     def change_interval(self, latency: float) -> None:
-        """Let answers take some seconds, or none."""
+        """Let each response take some seconds, or no time."""
         self.drive.wire.latency = latency
 
     @rule(hour_format=st.sampled_from(HourFormat), newest_first=st.booleans())
     def change_format(self, hour_format: HourFormat, *, newest_first: bool) -> None:
-        """Let Braze write its hours in another way."""
+        """Let Braze write its hours in another format."""
         self.drive.braze.hour_format, self.drive.braze.newest_first = hour_format, newest_first
 
     @rule()
     def ask(self) -> None:
-        """Scrape, and be gone before the page is there."""
+        """Scrape and disconnect before the page is rendered."""
         self.drive.ask()
 
     @rule(seconds=st.one_of(st.just(0), PAUSES), how=st.sampled_from(["ended", "killed"]))
     def restart(self, seconds: float, how: str) -> None:
-        """End the exporter, or have it killed, and start it again with its state."""
+        """Stop or kill the exporter, and start it again with its state."""
         self.drive.stop(how=how)
         self.drive.clock.advance(seconds)
         self.drive.start()
 
     @rule(first=FIRST)
     def delete_state(self, first: Fault | None) -> None:
-        """Start the exporter anew, without its state."""
+        """Start the exporter again without its state."""
         self.drive.stop(keep=False)
         self.drive.start()
         self.first_answers(first)
 
     @invariant()
     def page_is_accurate(self) -> None:
-        """Look at the page only if nothing is to be lost: to look is to write."""
+        """Check the page, but only if rendering it does not write pending responses."""
         if self.drive.can_check_page:
             self.drive.check_page()
 
     def teardown(self) -> None:
-        """End with some hours without faults, after which everything is answered."""
+        """End with some hours without faults, after which all queries must succeed."""
         try:
             if hasattr(self, "drive"):
                 with self.drive:
@@ -224,7 +224,7 @@ class AccuracyMachine(RuleBasedStateMachine):
             self.directory.cleanup()
 
     def recover(self) -> None:
-        """See everything answered, and every page right, some time after the last fault."""
+        """Check that all queries succeed, and that all pages are correct, some time after the last fault."""
         self.drive.braze.clear_faults()
         self.drive.empty_disk()
         self.drive.clock.advance(HOUR)
@@ -236,7 +236,7 @@ class AccuracyMachine(RuleBasedStateMachine):
             assert self.drive.age(watch) <= DAYS_REFRESH
 
 
-# To make a failing sequence short takes minutes.
+# Shrinking a failing sequence takes minutes.
 pytestmark = pytest.mark.timeout(0 if EXAMPLES else 600)
 
 TestAccuracy = AccuracyMachine.TestCase

@@ -1,7 +1,7 @@
-"""End to end: two real Prometheus servers scrape the program, which asks a simulated Braze, and know what it knows.
+"""End to end: two real Prometheus servers scrape the exporter, which fetches from a simulated Braze.
 
-Needs `running_prometheus` and `promtool` (Debian: prometheus). Skipped without them, except in CI, where that is a
-failure.
+Needs `prometheus` and `promtool` (Debian: prometheus). Without them the tests are skipped, except in CI, where they
+fail.
 """
 
 import re
@@ -43,7 +43,7 @@ NAMES = ["purchase", 'sign "up" 🎉', "quiet", "growing"]
 
 
 class Shop(RecordedCounts):
-    """Counts that differ in every hour, so that no bucket can be taken for another."""
+    """Counts that differ in each hour, so that no bucket can be mistaken for another."""
 
     def __init__(self) -> None:
         super().__init__(events=NAMES)
@@ -57,7 +57,7 @@ class Shop(RecordedCounts):
 
 @dataclass(frozen=True)
 class Chain:
-    """All of it, running."""
+    """All components of the test, running."""
 
     shop: Shop
     braze: FaultInjectingBraze
@@ -67,7 +67,7 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """Run Braze, the exporter and two Prometheus servers, until both have scraped a while."""
+    """Run a simulated Braze, the exporter and two Prometheus servers, until both have scraped several times."""
     require_tool("prometheus")
     directory = tmp_path_factory.mktemp("chain")
     shop = Shop()
@@ -89,7 +89,7 @@ def one(**labels: str) -> frozenset[tuple[str, str]]:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_prometheus_has_every_braze_value(chain: Chain, which: int) -> None:
-    """Each event, app, segment and unit: latest and settled are Braze's numbers for the buckets that are named."""
+    """For each event, app, segment and unit, latest and settled have Braze's values for the buckets that are shown."""
     server, shop = chain.servers[which], chain.shop
     starts = server.query("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds")
     settled_starts = server.query("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds")
@@ -98,13 +98,13 @@ def test_prometheus_has_every_braze_value(chain: Chain, which: int) -> None:
     latest = server.query("braze_custom_events_hourly_latest")
     settled = server.query("braze_custom_events_hourly_settled")
     for name in NAMES:
-        if name != "growing":  # another test lets it grow
+        if name != "growing":  # another test makes it grow
             assert latest[one(event=name)] == shop.count(name, int(starts[one(event=name)]), 0)
         assert settled[one(event=name)] == shop.count(name, int(settled_starts[one(event=name)]), 0)
         assert starts[one(event=name)] - settled_starts[one(event=name)] == 2 * HOUR
     starts = server.query("braze_custom_events_filtered_hourly_settled_bucket_start_timestamp_seconds")
     settled = server.query("braze_custom_events_filtered_hourly_settled")
-    # An empty label is no label in Prometheus.
+    # Prometheus treats an empty label as absent.
     for labels, app_id, segment_id in (
         (one(event="purchase", braze_app="ios"), IOS, ""),
         (one(event="purchase", segment="vip"), "", VIP),
@@ -115,7 +115,7 @@ def test_prometheus_has_every_braze_value(chain: Chain, which: int) -> None:
 
 
 def test_daily_values_are_sums_of_hours(chain: Chain) -> None:
-    """The settled day is the sum of the hours of that local day, all and by app."""
+    """The settled day is the sum of the hours of that local day, in total and by app."""
     server, shop = chain.servers[0], chain.shop
     starts = server.query("braze_custom_events_daily_settled_bucket_start_timestamp_seconds")
     start = int(starts[one(event="purchase")])
@@ -132,7 +132,7 @@ def test_daily_values_are_sums_of_hours(chain: Chain) -> None:
 
 
 def test_two_prometheus_servers_cost_calls_of_one(chain: Chain) -> None:
-    """However many scrapes there were, each query with a long refresh was asked once."""
+    """Each query with a long refresh interval was fetched once, regardless of the number of scrapes."""
     scrapes = sum(sum(server.query("count_over_time(up[10m])").values()) for server in chain.servers)
     assert scrapes >= 6
     requested = [
@@ -144,10 +144,10 @@ def test_two_prometheus_servers_cost_calls_of_one(chain: Chain) -> None:
 
 
 def test_counter_in_prometheus_grows_by_reported_counts(chain: Chain) -> None:
-    """What happens while Prometheus watches is on the counter, in both servers."""
+    """Occurrences that Braze reports while Prometheus scrapes are added to the counter in both servers."""
     before = [server.query("braze_custom_events_total")[one(event="growing")] for server in chain.servers]
     this_hour = int(time.time()) // HOUR * HOUR
-    for hour in (this_hour, this_hour - HOUR):  # it may be a new hour before it is asked for
+    for hour in (this_hour, this_hour - HOUR):  # a new hour may begin before the next fetch
         chain.shop.set("growing", hour, chain.shop.count("growing", hour, 0) + 11)
     for server, count in zip(chain.servers, before, strict=True):
         wait_until(
@@ -159,7 +159,7 @@ def test_counter_in_prometheus_grows_by_reported_counts(chain: Chain) -> None:
 
 
 def test_page_passes_promtool(chain: Chain) -> None:
-    """Every scrape succeeded, with the same samples each time, and promtool has nothing to say."""
+    """Every scrape succeeds with the same samples, and promtool reports nothing about the page."""
     for server in chain.servers:
         assert set(server.query("min_over_time(up[10m])").values()) == {1}
         assert list(server.query("scrape_samples_scraped == scrape_samples_post_metric_relabeling").values())
@@ -171,20 +171,20 @@ def test_page_passes_promtool(chain: Chain) -> None:
 
 
 def test_every_readme_promql_runs(chain: Chain) -> None:
-    """What people copy is understood by Prometheus, and what asks for values that are there returns some."""
+    """Prometheus accepts each expression of the README, and those for existing values return some."""
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```promql\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
     expressions = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
     assert len(expressions) >= 9
     responded = {expression: chain.servers[0].query(expression) for expression in expressions}
     for expression, result in responded.items():
-        # Those need history, the demo's names or a campaign.
+        # These expressions need history, the demo's names or a campaign.
         if not re.search(r"offset|increase|baseline|== 0|event=|campaign", expression):
             assert result, expression
 
 
 def test_alerting_metrics_exist(chain: Chain) -> None:
-    """`up`, the states and the errors can be asked in PromQL as the README shows."""
+    """The metrics that the README uses for alerts can be queried."""
     server = chain.servers[0]
     assert server.query("braze_up") == {one(): 1}
     assert server.query('sum(braze_exporter_queries{state="up"})') == {frozenset(): 9}
@@ -193,7 +193,7 @@ def test_alerting_metrics_exist(chain: Chain) -> None:
 
 
 def test_prometheus_scrapes_with_tls_and_password(tmp_path: Path) -> None:
-    """With the CA and the password of the web configuration file it has the numbers; without one of them `up` is 0."""
+    """`up` is 1 with the CA and the password of the web configuration file, and 0 without one of them."""
     require_tool("prometheus")
     pki = Pki.make(tmp_path)
     hashed = bcrypt.hashpw(b"correct horse", bcrypt.gensalt(10)).decode()

@@ -17,7 +17,7 @@ from recorded_counts import RecordedCounts
 from servers import require_tool
 from support import HOUR, KEY, MetricsPage, Program, running_braze, wait_until, workspace_yaml, write_file
 
-# One statement writes fewer than these, so a transaction needs several statements.
+# A single statement writes fewer rows than this, so each transaction has several statements.
 EVENTS = [f"event {number}" for number in range(500)]
 
 

@@ -1,4 +1,4 @@
-"""A config is changed under way: what stays goes on, what is bad changes nothing, and both are told."""
+"""A reload keeps queries that do not change, an invalid config changes nothing, and both results are reported."""
 
 import itertools
 import os
@@ -48,7 +48,7 @@ SUCCESS_TIME = "braze_exporter_config_last_reload_success_timestamp_seconds"
 
 
 def shop() -> RecordedCounts:
-    """Return a made-up shop with some purchases in each hour."""
+    """Return counts with some purchases in each hour."""
     recorded = RecordedCounts(events=["purchase", "signup"])
     for back in range(200):
         for app in ("", IOS):
@@ -57,12 +57,12 @@ def shop() -> RecordedCounts:
 
 
 def requested_events(exporter: ExporterRig) -> list[str | None]:
-    """Return the events that were asked for."""
+    """Return the events of all requests so far."""
     return [request.event for request in exporter.braze.requests]
 
 
 def test_reload_fetches_new_queries_only() -> None:
-    """A query that stays keeps its reading and its next time; one that goes leaves nothing behind."""
+    """A query that stays keeps its values and its next time; the metrics of a removed query disappear."""
     with running_exporter("{event: purchase}\n{event: quiet}", shop()) as exporter:
         exporter.scrape()
         exporter.clock.advance(60)
@@ -80,7 +80,7 @@ def test_reload_fetches_new_queries_only() -> None:
 
 
 def test_reload_with_new_names_keeps_counters() -> None:
-    """A name for the labels may change, and so may the order; what was counted stays, and late data is still seen."""
+    """New label names or another order keep the counters, and late data is still counted."""
     recorded = shop()
     with running_exporter("{event: purchase, apps: [ios, all]}", recorded) as exporter:
         exporter.skip_first_scrape()
@@ -99,7 +99,7 @@ def test_reload_with_new_names_keeps_counters() -> None:
 
 
 def test_changed_refresh_applies_to_next_fetch() -> None:
-    """After a reload nothing waits for longer than its new refresh."""
+    """After a reload no query waits longer than its new refresh interval."""
     with running_exporter("{event: purchase, refresh: 1h}\n{event: signup, refresh: 1m}", shop()) as exporter:
         exporter.scrape()
         exporter.braze.reset()
@@ -112,7 +112,7 @@ def test_changed_refresh_applies_to_next_fetch() -> None:
 
 
 def test_changed_settle_and_max_age_apply_at_once() -> None:
-    """What is held is shown as the new `settle` and `max_age` have it, without a call."""
+    """New `settle` and `max_age` apply at once to the current response, without a call."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         settled = "braze_custom_events_hourly_settled"
@@ -128,7 +128,7 @@ def test_changed_settle_and_max_age_apply_at_once() -> None:
 
 
 def test_changed_zone_or_unit_is_new_query() -> None:
-    """What was read in another time zone, or by another unit, is asked for anew; the counter goes on."""
+    """A query with another time zone or unit is fetched again, and its counter continues."""
     recorded = shop()
     with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.skip_first_scrape()
@@ -138,13 +138,13 @@ def test_changed_zone_or_unit_is_new_query() -> None:
         page = exporter.page()
         assert page.values(LATEST) == []
         assert page.value("braze_custom_events_total") == 5
-        exporter.clock.advance(1)  # its share of the budget has to grow
+        exporter.clock.advance(1)  # its share of the budget must refill
         assert exporter.scrape().value(LATEST) == 15
         assert len(exporter.braze.requests) == 2
 
 
 def test_fetch_in_flight_during_reload_is_kept() -> None:
-    """What was asked before the reload is answered after it, and nothing is asked twice; what went is let go."""
+    """A fetch that started before the reload is used after it and not repeated; removed queries are dropped."""
     events = "\n".join(f"{{event: purchase, apps: [{app}]}}" for app in ("all", "ios")) + "\n{event: signup}"
     with running_exporter(events, shop()) as exporter, ThreadPoolExecutor(2) as pool:
         exporter.skip_first_scrape()
@@ -163,7 +163,7 @@ def test_fetch_in_flight_during_reload_is_kept() -> None:
 
 
 def test_queued_query_removed_by_reload_is_not_fetched() -> None:
-    """A query that had its turn still before it when it went costs no call."""
+    """A queued query that a reload removes is not fetched."""
     pause = "budget: {concurrency: 1}\n"
     with running_exporter("{event: signup}\n{event: purchase}\n{event: quiet}", shop(), pause=pause) as exporter:
         exporter.skip_first_scrape()
@@ -179,7 +179,7 @@ def test_queued_query_removed_by_reload_is_not_fetched() -> None:
 
 
 def test_open_circuit_of_removed_query_is_probed_by_another() -> None:
-    """When the refused query is gone, one that is not due finds out that the key is good."""
+    """If a reload removes the query that got a 401, another query that is not due probes the key."""
     with running_exporter("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}", shop()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(401), times=1)
@@ -202,7 +202,7 @@ def read_history(exporter: ExporterRig) -> float:
 
 
 def test_reload_reads_history_once() -> None:
-    """A baseline that stays needs no call; one that looks back over other weeks is read anew."""
+    """A baseline that does not change needs no call; one with other `weeks` is read again."""
     with running_exporter("{event: purchase, baseline: {weeks: 1}}", shop()) as exporter:
 
         def history() -> int:
@@ -223,7 +223,7 @@ def test_reload_reads_history_once() -> None:
 
 
 def test_pending_history_of_removed_query_is_dropped() -> None:
-    """Of a query that went, or that looks back over other weeks, no further piece of the old history is asked for."""
+    """The remaining history of a removed query, or of one with other `weeks`, is not fetched."""
     with running_exporter(
         "{event: purchase, baseline: {weeks: 8}}\n{event: signup, baseline: {weeks: 8}}", shop()
     ) as exporter:
@@ -231,12 +231,12 @@ def test_pending_history_of_removed_query_is_dropped() -> None:
         exporter.apply_config("{event: purchase, baseline: {weeks: 1}}")
         read_history(exporter)
         chunks = [request for request in exporter.braze.requests if "ending_at" in request.params]
-        assert len(chunks) <= 2 + 2  # a scrape before the change had asked for up to two
+        assert len(chunks) <= 2 + 2  # the scrape before the change had fetched up to two
         assert requested_events(exporter).count("signup") <= 1 + 2
 
 
 def test_removed_workspace_loses_its_metrics() -> None:
-    """Neither its own metrics nor its errors and quotas stay."""
+    """A removed workspace leaves no metrics, error counts or quotas."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         exporter.apply_config("{event: purchase}", production="staging")
@@ -247,7 +247,7 @@ def test_removed_workspace_loses_its_metrics() -> None:
 
 
 def test_call_in_flight_adds_no_metric_of_removed_workspace() -> None:
-    """What is answered after the workspace went is not counted for it, and nobody waits for it."""
+    """A call that completes after its workspace was removed is not counted, and no scrape waits for it."""
     with running_exporter("{event: purchase}", shop()) as exporter, ThreadPoolExecutor(1) as pool:
         exporter.skip_first_scrape()
         exporter.braze.inject(transfer_faults.hold())
@@ -264,7 +264,7 @@ def test_call_in_flight_adds_no_metric_of_removed_workspace() -> None:
 
 
 def test_timezone_mismatch_of_removed_days_is_cleared() -> None:
-    """The mismatch is of answers under the config that is used."""
+    """The mismatch is removed with the daily queries that caused it."""
     with running_exporter("{event: purchase, unit: day}\n{event: signup}", shop()) as exporter:
         exporter.braze.zone = ZoneInfo("Pacific/Kiritimati")
         assert exporter.scrape().value("braze_workspace_timezone_mismatch") == 1
@@ -274,7 +274,7 @@ def test_timezone_mismatch_of_removed_days_is_cleared() -> None:
 
 @dataclass
 class Reloadable:
-    """A running program, and the files that it reads."""
+    """A running program and the files that it reads."""
 
     program: Program
     braze: FaultInjectingBraze
@@ -283,19 +283,19 @@ class Reloadable:
     url: str
 
     def write(self, events: str, pause: str = "") -> None:
-        """Write the config, with the key in its file."""
+        """Write the config, with the key in a file."""
         text = workspace_yaml(self.url, events, pause=pause).replace(
             "api_key_env: BRAZE_API_KEY", f"api_key_file: {self.key}"
         )
         write_file(self.config, text)
 
     def reload(self) -> tuple[int, str]:
-        """Ask for a reload, and return the status and the text."""
+        """Send a reload request, and return its status and text."""
         response = self.program.get("/-/reload", method="POST")
         return response.status, response.text
 
     def scrape_until(self, **states: int) -> MetricsPage:
-        """Scrape until so many queries are in these states: what is new waits for its share of the budget."""
+        """Scrape until so many queries are in these states; new queries wait for their share of the budget."""
         pages: list[MetricsPage] = []
 
         def is_so() -> bool:
@@ -322,7 +322,7 @@ def reloadable(tmp_path: Path) -> Iterator[Reloadable]:
 
 
 def test_reload_request_reloads(reloadable: Reloadable) -> None:
-    """A good file is used at once, and the metrics and the log say so."""
+    """A valid config is used at once, and the metrics and the log report it."""
     before = reloadable.program.scrape()
     assert before.value(SUCCESSFUL) == 1
     assert time.time() - 60 < (before.value(SUCCESS_TIME) or 0) < time.time()
@@ -338,7 +338,7 @@ def test_reload_request_reloads(reloadable: Reloadable) -> None:
 
 
 def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: Reloadable) -> None:
-    """The old config goes on, every problem is said at once, and a good file puts it right."""
+    """The previous config stays in use, all problems are reported at once, and a valid config can be loaded later."""
     before = reloadable.program.scrape()
     reloadable.write("{event: purchase, unit: week}\n{name: signup}")
     status, text = reloadable.reload()
@@ -370,7 +370,7 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     ],
 )
 def test_unfeasible_plan_reload_is_refused(reloadable: Reloadable, pause: str, problem: str) -> None:
-    """A file that is well-formed and asks for what cannot be had is as bad as one that is not."""
+    """A well-formed config that cannot be used is refused like an invalid one."""
     reloadable.write("{event: purchase}\n{event: signup}", pause)
     status, text = reloadable.reload()
     assert status == 400
@@ -381,7 +381,7 @@ def test_unfeasible_plan_reload_is_refused(reloadable: Reloadable, pause: str, p
 
 
 def test_missing_file_reload_is_refused(reloadable: Reloadable) -> None:
-    """A file that went is named, and the config that was read goes on."""
+    """The error names the missing file, and the previous config stays in use."""
     reloadable.config.unlink()
     status, text = reloadable.reload()
     expected = f"{reloadable.config}: cannot be read (No such file or directory): give the config file by --config.file"
@@ -390,7 +390,7 @@ def test_missing_file_reload_is_refused(reloadable: Reloadable) -> None:
 
 
 def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
-    """After a reload the new key is used at once, though the old one was refused a moment ago."""
+    """After a reload a new key is used at once, even if the old one was rejected just before."""
     reloadable.program.scrape()
     reloadable.braze.key = "another-key"
     reloadable.write("{event: purchase}\n{event: signup}")
@@ -413,7 +413,7 @@ def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
 
 
 def test_sighup_reloads(reloadable: Reloadable) -> None:
-    """The signal does what the request does; a bad file is in the log and in the metrics."""
+    """SIGHUP reloads like the request does; an invalid config is reported in the log and in the metrics."""
     reloadable.write("{event: signup}\n{event: purchase}")
     os.kill(reloadable.program.process.pid, signal.SIGHUP)
     wait_until(lambda: "config reloaded" in reloadable.program.output, "it is reloaded")
@@ -428,7 +428,7 @@ def test_sighup_reloads(reloadable: Reloadable) -> None:
 
 
 def test_many_signals_and_scrapes_lose_nothing(reloadable: Reloadable) -> None:
-    """With reloads and scrapes at once every scrape is whole, and nothing is asked more than once in its refresh."""
+    """With simultaneous reloads and scrapes, each scrape is complete and no query is fetched more often than usual."""
     reloadable.write("{event: signup}\n{event: purchase}")
 
     def scrape(_: int) -> MetricsPage:
@@ -445,7 +445,7 @@ def test_many_signals_and_scrapes_lose_nothing(reloadable: Reloadable) -> None:
 
 
 def test_blocked_config_read_does_not_delay_exit(reloadable: Reloadable) -> None:
-    """With a config on a disk that stands still, scrapes are answered, and a signal ends it at once."""
+    """While the config cannot be read, scrapes succeed, and a signal ends the program at once."""
     reloadable.config.unlink()
     os.mkfifo(reloadable.config)
     for _ in range(3):
@@ -458,7 +458,7 @@ def test_blocked_config_read_does_not_delay_exit(reloadable: Reloadable) -> None
 
 
 def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
-    """SIGHUP while the state file is waited for ends nothing, and has the newest config read once it can be."""
+    """A SIGHUP while the program waits for the state file does not end it, and the newest config is used afterwards."""
     with running_braze(RecordedCounts(events=["purchase", "signup"])) as (_, server):
         state, config = tmp_path / "state.sqlite", tmp_path / "config.yaml"
         write_file(config, workspace_yaml(server.url, "{event: purchase}", pause=f"state_file: {state}\n"))
@@ -488,7 +488,7 @@ def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_reload_endpoint_requires_lifecycle_flag(reloadable: Reloadable, tmp_path: Path) -> None:
-    """Only POST does, and only with the flag; without it the answer says how."""
+    """A reload needs a POST and `--web.enable-lifecycle`; the response without the flag names it."""
     for method in ("GET", "HEAD", "PUT"):
         response = reloadable.program.get("/-/reload", method=method)
         assert (response.status, response.headers["allow"]) == (405, "POST")

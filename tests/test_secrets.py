@@ -1,4 +1,4 @@
-"""The key is nowhere: not in a log line, a metric, a page, an error or a `repr`, through all that may go wrong."""
+"""The API key appears in no log line, metric, page, error or `repr`, through all kinds of failures."""
 
 import base64
 import gc
@@ -38,12 +38,12 @@ from support import (
 from braze_exporter.simulator import server as simulator_server
 
 SERIES = "/events/data_series"
-PROXY_PASSWORD = "the-password-of-the-proxy"  # noqa: S105 - of a proxy made up here
-# As it is, and in the forms in which it could travel.
+PROXY_PASSWORD = "the-password-of-the-proxy"  # noqa: S105 - the password of a proxy that exists only in this test
+# The secrets as they are, and in encoded or partial forms.
 FORMS = {KEY, quote(KEY, safe=""), base64.b64encode(KEY.encode()).decode(), KEY[:18], KEY[-18:], PROXY_PASSWORD}
 NAMES = ["purchase", "signup"]
 
-# All that Braze may say with the key in it, and what else it may do.
+# Responses with the key in them, and other failures.
 FAULTS = {
     "401": response_faults.status(401),
     "400": response_faults.status(400, f"Invalid API key: {KEY}"),
@@ -66,12 +66,12 @@ FAULTS = {
 
 
 def found(text: str) -> set[str]:
-    """Return what of the secrets is in a text."""
+    """Return which forms of the secrets a text contains."""
     return {form for form in FORMS if form.lower() in text.lower()}
 
 
 def config(items: str, directory: Path, *, key: str = KEY) -> str:
-    """Write a config whose keys are in a file."""
+    """Write a config whose key is in a file."""
     file = write_file(directory / "key", key)
     text = "workspaces:\n" + items.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {file}")
     return write_file(directory / "config.yaml", text)
@@ -79,7 +79,7 @@ def config(items: str, directory: Path, *, key: str = KEY) -> str:
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
-    """Every fault, a host that is not there, bad TLS, all pages, good and bad reloads, signals and the end."""
+    """The key is in no output through all faults, an unknown host, untrusted TLS, all pages, reloads and signals."""
     with (
         running_braze(RecordedCounts(events=NAMES)) as (braze, server),
         simulator_server.serve(braze, tls=untrusted()) as secure,
@@ -123,14 +123,14 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
 
 
 def untrusted() -> ssl.SSLContext:
-    """Return the certificate of nobody that is known."""
+    """Return a server context with a certificate of an unknown CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     return context
 
 
 def test_key_is_in_no_repr() -> None:
-    """After answers and failures, no object of ours or of the libraries under us shows the key when it is printed."""
+    """No object of the exporter or of its libraries shows the key in `repr` or `str`, after successes and failures."""
     with running_exporter(
         "{event: purchase}\n{event: signup}", RecordedCounts(events=NAMES), clock=Clock()
     ) as exporter:
@@ -145,7 +145,7 @@ def test_key_is_in_no_repr() -> None:
 
 
 def of_the_exporter(exporter: ExporterRig) -> Iterator[str]:
-    """Yield the `repr` and the `str` of every object that the exporter refers to, near or far."""
+    """Yield the `repr` and `str` of each object that the exporter refers to, directly or indirectly."""
     seen: set[int] = set()
     waiting: list[object] = [exporter.exporter, exporter.session]
     while waiting:
@@ -160,7 +160,7 @@ def of_the_exporter(exporter: ExporterRig) -> Iterator[str]:
             waiting += [near for near in gc.get_referents(thing) if type(near).__name__ not in {"module", "function"}]
 
 
-# Keys of several forms, as they are put where their file or their variable belongs.
+# Keys of several forms, as users might paste them instead of the key's file or variable.
 PASTED = (
     "b7f3c1de-1234-1234-1234-123456789abc",
     "b7f3c1de12341234123412345678cafe",
@@ -174,13 +174,13 @@ PASTED = (
 
 
 def pieces(text: str) -> list[str]:
-    """Return all pieces of the keys that are in a text."""
+    """Return all 8-character pieces of the pasted keys that a text contains."""
     keys = [re.sub(r"^Bearer |[\\\\n']+$|^'", "", pasted) for pasted in PASTED]
     return [chunk for key in keys for chunk in (key[at : at + 8] for at in range(len(key) - 7)) if chunk in text]
 
 
 def pasted(directory: Path, place: str) -> str:
-    """Write a config with a workspace for each of the keys, in place of its file or its variable."""
+    """Write a config with one workspace for each pasted key, given as the value of `place`."""
     workspaces = [
         workspace_item_yaml("https://rest.iad-01.braze.com", "{event: purchase}", name=f"w{number}").replace(
             "api_key_env: BRAZE_API_KEY", f'{place}: "{key}"'
@@ -193,7 +193,7 @@ def pasted(directory: Path, place: str) -> str:
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env", "api_key", "token"])
 @pytest.mark.parametrize("command", ["check", "rules", "dashboard", "discover", "serve"])
 def test_misplaced_key_is_refused_and_not_repeated(command: str, place: str, tmp_path: Path) -> None:
-    """Each command names the place and what belongs there, without the key."""
+    """Each command names the setting and what belongs there, without the key."""
     done = run_program(command, f"--config.file={pasted(tmp_path, place)}")
     assert done.returncode == 1
     assert done.stderr.count(f"].{place}: ") >= len(PASTED) - 3
@@ -203,7 +203,7 @@ def test_misplaced_key_is_refused_and_not_repeated(command: str, place: str, tmp
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
 @pytest.mark.parametrize("command", ["check", "rules", "dashboard"])
 def test_possible_path_is_a_warning_without_value(command: str, place: str, tmp_path: Path) -> None:
-    """What has the form of a path or a name is refused only where the key is read; the warning does not repeat it."""
+    """A key that could be a path or a name is a warning until it is read; the warning does not repeat its value."""
     item = workspace_item_yaml("https://rest.iad-01.braze.com", "{event: purchase}")
     path = write_file(
         tmp_path / "config.yaml",
@@ -217,7 +217,7 @@ def test_possible_path_is_a_warning_without_value(command: str, place: str, tmp_
 
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
 def test_misplaced_key_is_in_no_log_and_no_response(place: str, tmp_path: Path) -> None:
-    """A reload that fails for it says so in the log, in its response and on the page, without the key."""
+    """A failed reload reports the misplaced key in the log, in its response and on the status page, without the key."""
     with running_braze(RecordedCounts(events=NAMES)) as (_, server):
         path = config(workspace_item_yaml(server.url, "{event: purchase}"), tmp_path)
         arguments = [f"--config.file={path}", "--log.level=debug", "--web.enable-lifecycle"]
@@ -233,7 +233,7 @@ def test_misplaced_key_is_in_no_log_and_no_response(place: str, tmp_path: Path) 
 
 @contextmanager
 def proxy(target: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Run a proxy that leads every CONNECT to the port `target`; yield its port and what it saw before the tunnels."""
+    """Run a proxy that connects each CONNECT to the port `target`; yield its port and the request heads it received."""
     seen: list[bytes] = []
 
     def lead(client: socket.socket) -> None:
@@ -264,9 +264,10 @@ def proxy(target: int) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
-    """HTTPS_PROXY is used, with its password, to a host that only it knows; the bundle named by the environment counts.
+    """HTTPS_PROXY is used with its password, for a host that only the proxy can resolve.
 
-    A `.netrc` for that host does not replace the key, and NO_PROXY is obeyed.
+    The CA bundle that the environment names is used. A `.netrc` for that host does not replace the key, and NO_PROXY is
+    obeyed.
     """
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -292,7 +293,7 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
         braze.reset()
         with Program.start([f"--config.file={path}"], environment | {"NO_PROXY": "braze.test"}) as direct:
             page = direct.scrape()
-        assert page.value("braze_api_errors_total", endpoint=SERIES, reason="dns") == 2  # it was looked up here
+        assert page.value("braze_api_errors_total", endpoint=SERIES, reason="dns") == 2  # the name was resolved here
         assert braze.requests == []
     assert not found(program.output + direct.output)
 
@@ -301,7 +302,7 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
     "response", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.1 503 no\r\n\r\n", b""]
 )
 def test_refusing_proxy_is_failed_connection(response: bytes, tmp_path: Path) -> None:
-    """What a proxy says is no answer of Braze's, and its password is not in the log."""
+    """An error response of a proxy is a connection failure, not a response of Braze, and its password is not logged."""
 
     def serve(listener: socket.socket) -> None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: every command ends at once, by its exit code, with one line or none, and never a traceback."""
+"""On SIGTERM and SIGINT each command ends at once with its exit code and at most one line, never with a traceback."""
 
 import fcntl
 import os
@@ -17,14 +17,14 @@ import pytest
 from recorded_counts import RecordedCounts
 from support import KEY, free_port, running_braze, wait_until, workspace_yaml, write_file
 
-# The exit codes that a shell shows, which are also those of the processes themselves: no signal ends process 1.
+# Exit codes as a shell shows them. The processes return them themselves, because no signal kills process 1.
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 SERVING = {"serve", "demo"}
 LABELS = ("--label=job=braze", "--label=instance=exporter:27293")
 
 
 def line(stop: signal.Signals) -> str:
-    """Return what a command says that was stopped."""
+    """Return the message of a command that was stopped."""
     return f"braze-exporter: stopped by {stop.name} before it finished\n"
 
 
@@ -32,7 +32,7 @@ def line(stop: signal.Signals) -> str:
 def started(
     *arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the program for as long as the test looks at it."""
+    """Run the program, and kill it at the end of the block."""
     command = [sys.executable, "-m", "braze_exporter", *arguments]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "BRAZE_API_KEY": KEY, **environment}
     with subprocess.Popen(command, env=variables, stdout=stdout, stderr=stderr, text=True) as process:  # noqa: S603
@@ -44,7 +44,10 @@ def started(
 
 @pytest.fixture
 def silent() -> Iterator[tuple[str, threading.Event]]:
-    """Run a server that accepts and never responds; yield its URL, and what is set once it was reached."""
+    """Run a server that accepts connections but never responds; yield its URL and an event.
+
+    The event is set when a client connects.
+    """
     reached, kept = threading.Event(), []
 
     def accept(listener: socket.socket) -> None:
@@ -66,7 +69,7 @@ def silent() -> Iterator[tuple[str, threading.Event]]:
 
 
 def backfill(folder: Path) -> tuple[str, ...]:
-    """Return the command line of a backfill, less its config."""
+    """Return the command line of a backfill without its config."""
     return ("backfill", "--start=2026-01-01", "--end=2026-01-03", f"--output={folder / 'history.om'}", *LABELS)
 
 
@@ -82,7 +85,7 @@ def command_line(name: str, folder: Path, config: str) -> Sequence[str]:
 def test_command_waiting_for_braze_is_stopped(
     silent: tuple[str, threading.Event], tmp_path: Path, name: str, stop: signal.Signals
 ) -> None:
-    """A time-out in CI is no success: the exit code is the signal's, a line says so, and no findings are printed."""
+    """An interrupted command exits with the signal's code, prints a line about it, and prints no findings."""
     url, reached = silent
     config = write_file(tmp_path / "config.yaml", workspace_yaml(url, "{event: purchase}"))
     with started(*command_line(name, tmp_path, config)) as process:
@@ -91,7 +94,7 @@ def test_command_waiting_for_braze_is_stopped(
         out, err = process.communicate(timeout=5)
     assert process.returncode == CODES[stop]
     if name == "check --live":
-        assert len(out.splitlines()) == 2  # what it says without a network is complete
+        assert len(out.splitlines()) == 2  # the findings that need no network are complete
     else:
         assert out == ""
     if name == "backfill":
@@ -108,10 +111,10 @@ def test_command_waiting_for_braze_is_stopped(
 @pytest.mark.parametrize("stop", CODES)
 @pytest.mark.parametrize("name", ["serve", "check", "discover", "backfill", "rules"])
 def test_command_waiting_for_config_is_stopped(tmp_path: Path, name: str, stop: signal.Signals) -> None:
-    """Before it does anything, a command ends as well; the exporter by 0 and in silence."""
+    """A command that waits for its config ends at once; `serve` exits with 0 and without a message."""
     config = tmp_path / "config.yaml"
     os.mkfifo(config)
-    with started(*command_line(name, tmp_path, str(config))) as process, config.open("w"):  # both wait for the other
+    with started(*command_line(name, tmp_path, str(config))) as process, config.open("w"):  # a FIFO opens on both sides
         process.send_signal(stop)
         out, err = process.communicate(timeout=5)
     assert process.returncode == (0 if name == "serve" else CODES[stop])
@@ -122,7 +125,7 @@ def test_command_waiting_for_config_is_stopped(tmp_path: Path, name: str, stop: 
 @pytest.mark.parametrize("entry", ["module", "script"])
 @pytest.mark.parametrize("arguments", [["check"], ["--help"], ["demo"], []])
 def test_loading_program_is_stopped(tmp_path: Path, arguments: list[str], entry: str, stop: signal.Signals) -> None:
-    """A signal in the first moments, while modules are read from a slow disk, is no traceback."""
+    """A signal while modules are still being loaded from a slow disk does not cause a traceback."""
     started = tmp_path / "begun"
     slow = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(30)\n"
     write_file(tmp_path / "yaml.py", slow)
@@ -142,7 +145,7 @@ def test_loading_program_is_stopped(tmp_path: Path, arguments: list[str], entry:
 
 @contextmanager
 def full_pipe() -> Iterator[tuple[int, int]]:
-    """Yield the two ends of a small pipe."""
+    """Yield the read and the write end of a pipe with a capacity of 4 KiB."""
     ours, theirs = os.pipe()
     fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4_096)
     try:
@@ -153,7 +156,7 @@ def full_pipe() -> Iterator[tuple[int, int]]:
 
 
 def is_full(pipe: int) -> bool:
-    """Return whether nothing more goes into a pipe."""
+    """Return whether a pipe is full."""
     waiting = array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, waiting)
     return waiting[0] == 4_096
@@ -162,7 +165,7 @@ def is_full(pipe: int) -> bool:
 @pytest.mark.parametrize("stop", CODES)
 @pytest.mark.parametrize("name", ["schema", "rules"])
 def test_command_with_unread_output_is_stopped(tmp_path: Path, name: str, stop: signal.Signals) -> None:
-    """A reader that stands still keeps no command from its end, nor from its exit code."""
+    """A command ends with its exit code even if its output is not read."""
     events = "\n".join(f"{{event: event {number}, alerts: {{silent: 2d}}}}" for number in range(20))
     config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", events))
     arguments = [name] if name == "schema" else [name, f"--config.file={config}"]
@@ -174,7 +177,7 @@ def test_command_with_unread_output_is_stopped(tmp_path: Path, name: str, stop: 
 
 
 def test_command_with_unread_messages_is_stopped() -> None:
-    """The line that nobody reads is not waited for."""
+    """A command ends even if its message is not read."""
     with full_pipe() as (ours, theirs), started("schema", stdout=theirs, stderr=theirs) as process:
         wait_until(lambda: is_full(ours), "it waits for its reader")
         process.terminate()
@@ -182,7 +185,7 @@ def test_command_with_unread_messages_is_stopped() -> None:
 
 
 def test_command_without_stderr_is_stopped(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
-    """Where messages go nowhere, the exit code is the same."""
+    """A command without stderr has the same exit code."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(silent[0], "{event: purchase}"))
     shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "braze_exporter"]
     with subprocess.Popen(  # noqa: S603
@@ -194,7 +197,7 @@ def test_command_without_stderr_is_stopped(silent: tuple[str, threading.Event], 
 
 
 def test_many_signals_write_one_line(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
-    """Whoever presses Ctrl-C again and again, or is followed by the system, gets one line and one exit code."""
+    """Repeated Ctrl-C, or a SIGTERM after it, results in one line and one exit code."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(silent[0], "{event: purchase}"))
     with started("discover", f"--config.file={config}") as process:
         assert silent[1].wait(20)
@@ -208,7 +211,7 @@ def test_many_signals_write_one_line(silent: tuple[str, threading.Event], tmp_pa
 
 @pytest.mark.parametrize("name", sorted(SERVING))
 def test_many_signals_end_exporter_with_0(tmp_path: Path, name: str) -> None:
-    """More signals while it ends change nothing."""
+    """Further signals during the shutdown change nothing."""
     with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
         pause = f"state_file: {tmp_path / 'state.sqlite'}\n"
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}", pause=pause))
@@ -225,13 +228,13 @@ def test_many_signals_end_exporter_with_0(tmp_path: Path, name: str) -> None:
 
 
 def answers(port: int) -> bool:
-    """Return whether a port is served."""
+    """Return whether a port accepts connections."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_command_resolving_a_name_is_stopped(tmp_path: Path) -> None:
-    """A resolver that does not respond cannot be interrupted; the command ends all the same."""
+    """A resolver that does not respond cannot be interrupted, but the command ends nevertheless."""
     has_started = tmp_path / "begun"
     resolver = f"""\
 import ctypes, pathlib, socket
@@ -254,7 +257,10 @@ socket.getaddrinfo = never
 
 
 def test_discover_prints_everything_at_once(tmp_path: Path) -> None:
-    """A signal leaves nothing, or all: the output is a single write, of which a packet each would be seen here."""
+    """`discover` writes its whole output at once, so that a signal leaves all or nothing.
+
+    Several writes would arrive as several packets.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, running_braze(RecordedCounts(events=[f"event {number}" for number in range(1_000)])) as (_, server):
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))

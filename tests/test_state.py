@@ -1,4 +1,4 @@
-"""What `state_file` names: a state file, what is to be one, or another file, which is left alone."""
+"""`state_file` may name a state file or a path for a new one; any other file is refused and left alone."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from braze_exporter.state import StateFileError, open_state_file
 
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_unusable_state_file_is_an_error(tmp_path: Path, command: str) -> None:
-    """`check` does not make the state file; `serve` says in one line why it cannot be had."""
+    """`check` does not create the state file; `serve` reports in one line why it cannot be created."""
     state = tmp_path / "missing" / "state.sqlite"
     config = write_file(tmp_path / "config.yaml", with_state(state))
     done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
@@ -44,25 +44,25 @@ def with_state(state: Path) -> str:
 
 
 def text_file(path: Path) -> str:
-    """Make a file of something else."""
+    """Create a text file."""
     write_file(path, "precious: " + "notes\n" * 100)
     return f"{path} is the file of something else"
 
 
 def short_file(path: Path) -> str:
-    """Make a file that begins as a database, and ends within its header."""
+    """Create a file that starts like a database and ends within its header."""
     path.write_bytes(b"SQLite format 3\0" + bytes(52) + b"Braz" + bytes(27))
     return f"{path} is the file of something else"
 
 
 def zeros(path: Path) -> str:
-    """Make a file of zeros, as a power cut leaves some."""
+    """Create a file of zeros, as a power cut can leave behind."""
     path.write_bytes(bytes(8_192))
     return f"{path} is the file of something else"
 
 
 def other_database(path: Path) -> str:
-    """Make the database of something else that has never heard of application ids."""
+    """Create a database of another program that does not set an application id."""
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE orders AS SELECT randomblob(50000) AS x")
         connection.execute("PRAGMA user_version = 1")
@@ -70,14 +70,14 @@ def other_database(path: Path) -> str:
 
 
 def empty_database(path: Path) -> str:
-    """Make the database of something else that has no table yet."""
+    """Create a database of another program without tables."""
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA application_id = 1")
     return f"{path} is the database of something else"
 
 
 def killed_database(path: Path) -> str:
-    """Make the database of something else that was killed, and is rolled back by whoever opens it first."""
+    """Create a database of another killed program, which the next process to open it would roll back."""
     whole = path.with_name("whole")
     other_database(whole)
     cut_off(whole, "INSERT INTO orders SELECT randomblob(50000)", path)
@@ -86,7 +86,7 @@ def killed_database(path: Path) -> str:
 
 
 def logged_database(path: Path) -> str:
-    """Make the database of something else whose changes are in its write-ahead log."""
+    """Create a database of another program whose changes are in its write-ahead log."""
     whole = path.with_name("whole")
     with contextlib.closing(sqlite3.connect(whole)) as connection, connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -99,74 +99,74 @@ def logged_database(path: Path) -> str:
 
 
 def folder(path: Path) -> str:
-    """Make a folder."""
+    """Create a folder."""
     path.mkdir()
     return f"{path} is a folder"
 
 
 def fifo(path: Path) -> str:
-    """Make a FIFO, whose reader waits for a writer."""
+    """Create a FIFO, whose reader waits for a writer."""
     os.mkfifo(path)
     return f"{path} is not a regular file"
 
 
 def bound_socket(path: Path) -> str:
-    """Make a socket."""
-    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as bound:  # its path may be long
+    """Create a socket."""
+    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as bound:  # the full path may be too long
         bound.bind(path.name)
     return f"{path} is not a regular file"
 
 
 def device(path: Path) -> str:
-    """Make a link to a device."""
+    """Create a link to a device."""
     path.symlink_to("/dev/zero")
     return "/dev/zero is not a regular file"
 
 
 def endless_link(path: Path) -> str:
-    """Make a link to itself."""
+    """Create a link to itself."""
     path.symlink_to(path)
     return f"{path} is not a regular file"
 
 
 def below_a_file(path: Path) -> str:
-    """Make a link to what would be in a folder that is a file."""
+    """Create a link to a path below a regular file."""
     write_file(path.with_name("file"), "no folder")
     path.symlink_to(path.with_name("file") / "state.sqlite")
     return f"{path.with_name('file')}/state.sqlite cannot be read (Not a directory)"
 
 
 def beside(path: Path, suffix: str, content: bytes) -> str:
-    """Make another file that SQLite would take for the state file's."""
+    """Create a file next to the state file that SQLite would treat as a part of it."""
     neighbor = path.with_name(path.name + suffix)
     neighbor.write_bytes(content)
     return f"{neighbor} is the file of something else"
 
 
 def journal(path: Path) -> str:
-    """Make a file whose name is that of the state file's journal."""
+    """Create a file with the name of the state file's journal."""
     return beside(path, "-journal", b"my journal")
 
 
 def write_ahead_log(path: Path) -> str:
-    """Make a file that a state file never has."""
+    """Create a write-ahead log, which a state file never has."""
     return beside(path, "-wal", b"\x37\x7f\x06\x82" + bytes(28))
 
 
 def shared_memory(path: Path) -> str:
-    """Make another that it never has."""
+    """Create a shared memory file, which a state file never has."""
     return beside(path, "-shm", bytes(32_768))
 
 
 def journal_fifo(path: Path) -> str:
-    """Make a FIFO beside a state file, in place of its journal."""
+    """Create a FIFO in place of a state file's journal."""
     open_state_file(str(path)).close()
     os.mkfifo(f"{path}-journal")
     return f"{path}-journal is not a regular file"
 
 
 def newer_state(path: Path) -> str:
-    """Make the state file of a newer exporter."""
+    """Create a state file of a newer exporter version."""
     open_state_file(str(path)).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 2")
@@ -196,7 +196,7 @@ FOREIGN: Sequence[Callable[[Path], str]] = (
 
 
 def snapshot(folder: Path) -> Mapping[str, object]:
-    """Return what is in a folder: each file by its name with its kind, its time and, if it has one, its content."""
+    """Return the contents of a folder: the mode, inode, modification time and bytes of each file, by its path."""
     result = {}
     for path in folder.rglob("*"):
         status = path.lstat()
@@ -207,7 +207,7 @@ def snapshot(folder: Path) -> Mapping[str, object]:
 
 @pytest.mark.parametrize(("make", "name"), [*((make, "state") for make in FOREIGN), (killed_database, "link")])
 def test_foreign_file_as_state_file_is_refused(tmp_path: Path, make: Callable[[Path], str], name: str) -> None:
-    """Whatever is no state file is refused in one line, and neither changed nor moved nor waited for."""
+    """Anything that is not a state file is refused in one line; it is not changed, moved or waited for."""
     info = make(tmp_path / "state")
     (tmp_path / "link").symlink_to("state")
     config = write_file(tmp_path / "config.yaml", with_state(tmp_path / name))
@@ -233,7 +233,7 @@ def test_foreign_file_as_state_file_is_refused(tmp_path: Path, make: Callable[[P
 def test_file_read_by_exporter_as_state_file_is_refused(
     tmp_path: Path, used_as: str, info: str, *, is_there: bool
 ) -> None:
-    """A file that the exporter reads is no place for its state, though it is empty or is not there; nor is a link."""
+    """A file that the exporter reads cannot be its state file, even if it is empty or missing, nor can a link to it."""
     used, link = tmp_path / "used", tmp_path / "link"
     if is_there:
         used.touch()
@@ -260,7 +260,7 @@ def test_file_read_by_exporter_as_state_file_is_refused(
 
 @pytest.mark.parametrize("is_hard", [False, True])
 def test_config_as_state_file_is_refused(tmp_path: Path, *, is_hard: bool) -> None:
-    """It is not moved aside, by whatever name it is given."""
+    """The config cannot be the state file, also through a link, and is not moved aside."""
     link, config = tmp_path / "link", tmp_path / "config.yaml"
     write_file(config, with_state(link))
     if is_hard:
@@ -276,7 +276,7 @@ def test_config_as_state_file_is_refused(tmp_path: Path, *, is_hard: bool) -> No
 
 
 def test_key_file_as_state_file_is_not_read_at_reload(tmp_path: Path) -> None:
-    """The config is refused before the file is opened, so that the exporter still holds it."""
+    """The config is refused before the key file is opened, so the exporter keeps its lock on the state file."""
     state, config = tmp_path / "state", tmp_path / "config.yaml"
     write_file(config, with_state(state))
     with Program.start([f"--config.file={config}", "--web.enable-lifecycle"]) as program:
@@ -291,7 +291,7 @@ def test_key_file_as_state_file_is_not_read_at_reload(tmp_path: Path) -> None:
 
 
 def test_unreadable_state_file_is_a_warning(tmp_path: Path) -> None:
-    """`serve` refuses it; `check` warns, for it may be run by another user than the exporter."""
+    """An unreadable state file makes `serve` fail; `check` only warns, because another user may run it."""
     state = tmp_path / "state"
     open_state_file(str(state)).close()
     state.chmod(0)
@@ -311,7 +311,7 @@ def test_unreadable_state_file_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_check_creates_no_state_file(tmp_path: Path) -> None:
-    """It neither makes one nor changes one that is empty, and does not wait for one that an exporter holds."""
+    """`check` does not create a state file, does not change an empty one, and does not wait for one in use."""
     state = tmp_path / "state"
     config = write_file(tmp_path / "config.yaml", with_state(state))
 
