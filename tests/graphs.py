@@ -1,6 +1,6 @@
 """Graphs of the demo for the README, drawn by Prometheus from what the exporter showed through some simulated days.
 
-In these days an iOS release renames the event `app_opened`, and a large campaign of the company uses most of the rate
+In these days an iOS release renames the event `app_opened`. A large campaign of the company uses most of the rate
 limit of an hour.
 """
 
