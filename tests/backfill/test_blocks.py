@@ -1,7 +1,7 @@
-"""End to end: promtool makes blocks of the file, and a real Prometheus has in them what Braze has counted.
+"""Test a backfill end to end: promtool turns the file into blocks, and a real Prometheus serves Braze's counts.
 
-The program is scraped by that Prometheus too, so that history and what is live must be one series. Needs
-`running_prometheus` and `promtool`, as `test_prometheus`.
+The same Prometheus scrapes the exporter, so backfilled and scraped samples must form one series. Needs the tools
+`prometheus` and `promtool`, as `test_prometheus` does.
 """
 
 import itertools
@@ -45,13 +45,13 @@ EVENTS = """
 """
 HOURLY, DAILY = "braze_custom_events_hourly_settled", "braze_custom_events_daily_settled"
 TOTAL, FILTERED = "braze_custom_events_total", "braze_custom_events_filtered"
-# A year of days has both nights on which the clocks change.
+# A year of days includes both days on which DST changes.
 DAYS, MIDNIGHT = 370, clock_time()
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What Braze has counted, what there is of it in Prometheus, and the span that was asked for."""
+    """Holds Braze's counts, the Prometheus server with the backfilled blocks, and the span of the backfill."""
 
     traffic: Counts
     server: Prometheus
@@ -62,11 +62,11 @@ class Scene:
 
     @property
     def asked_at(self) -> float:
-        """When Braze was asked, about: hours were final by then."""
+        """Return the approximate time of the fetches, in Unix seconds; hours were final by then."""
         return self.end + 3 * HOUR
 
     def raw(self, metric: str) -> dict[Labels, list[tuple[float, float]]]:
-        """Return all samples of a metric up to the end of the span, as they are stored."""
+        """Return all samples of a metric up to the end of the span, as Prometheus stores them."""
         result = self.server.request("query", query=f"{metric}[{2 * DAYS}d]", time=str(self.end))
         return {
             frozenset((name, value) for name, value in series["metric"].items() if name != "__name__"): [
@@ -76,7 +76,7 @@ class Scene:
         }
 
     def hours(self, event: str, app_id: str = "") -> list[tuple[float, float]]:
-        """Return the time and the count of each hour of the span, as they are to be in Prometheus."""
+        """Return the expected time and count of each hour of the span."""
         starts = range(int(self.start), int(self.end), HOUR)
         return [
             (start + 2.0 * HOUR, float(self.traffic.count(event, start, self.asked_at, app_id)))
@@ -85,7 +85,7 @@ class Scene:
         ]
 
     def days(self, event: str) -> list[tuple[float, float]]:
-        """Return the time and the count of each local day of the span."""
+        """Return the expected time and count of each local day of the span."""
         first = datetime.fromtimestamp(self.start, NEW_YORK).date()
         return [
             (after + 2.0 * HOUR, count) for _, after, count in self._days(event, first) if after + 2 * HOUR < self.end
@@ -102,7 +102,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Write a year, make blocks of it with the command that is printed, and let Prometheus scrape what goes on."""
+    """Backfill a year, create blocks with the printed command, and let Prometheus scrape the exporter afterwards."""
     require_tool("promtool")
     folder = tmp_path_factory.mktemp("blocks")
     shapes = {"purchase": TrafficShape(400, apps={IOS: 0.4}), ODD: TrafficShape(50), "rare": TrafficShape(0.02)}
@@ -130,13 +130,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def of(scene: Scene, **labels: str) -> Mapping[str, str]:
-    """Return the labels of a series, with those of the target."""
+    """Return the labels of a series, including those of the scrape target."""
     target = next(iter(scene.server.request("series", **{"match[]": "up"})))
     return {"workspace": "production", "job": "braze", "instance": target["instance"], **labels}
 
 
 def test_backfilled_samples_equal_braze_counts(scene: Scene) -> None:
-    """Hours and days, all and by app: each bucket of the year once, at its time, with its count, and none besides."""
+    """Each hour and day of the year has exactly one sample with its count, unfiltered and by app."""
     purchase, odd, rare = (frozenset(of(scene, event=event).items()) for event in ("purchase", ODD, "rare"))
     ios = frozenset(of(scene, event="purchase", braze_app="ios").items())
     assert scene.raw(HOURLY) == {purchase: scene.hours("purchase"), odd: scene.hours(ODD)}
@@ -159,19 +159,20 @@ def test_backfilled_samples_equal_braze_counts(scene: Scene) -> None:
 
 
 def test_backfilled_counters_rise_by_daily_counts(scene: Scene) -> None:
-    """`increase` over each day of the year, at the time when it has settled, is the count of that day."""
+    """`increase` over a day, evaluated when the day settles, equals the count of that day."""
     purchase = frozenset(of(scene, event="purchase").items())
     days = scene.raw(DAILY)[purchase]
     assert len(days) > DAYS - 2
     for (before, _), (after, value) in list(itertools.pairwise(days))[::7]:
-        # The day's last hour is in the counter an hour before the day is in its gauge; a minute for either end.
+        # The counter includes the day's last hour one hour before the gauge has the day. Both ends get a minute of
+        # slack.
         span, moment = int(after - before) + 60, after - HOUR + 30
         result = scene.server.query(f'increase({TOTAL}{{event="purchase"}}[{span}s])', moment)
         assert list(result.values()) == [pytest.approx(value, rel=0.001)]
 
 
 def test_scraped_samples_continue_backfilled_series(scene: Scene) -> None:
-    """History and what is live have the same labels, and the counter that begins anew is a reset and no step."""
+    """Backfilled and scraped series have the same labels, and the restarted counter is a reset instead of a jump."""
     for metric in (HOURLY, DAILY, TOTAL, f"{FILTERED}_hourly_settled", f"{FILTERED}_total"):
         both = scene.server.request("series", **{"match[]": metric})
         old = scene.server.request("series", **{"match[]": metric, "end": str(scene.end)})
@@ -186,16 +187,16 @@ def test_scraped_samples_continue_backfilled_series(scene: Scene) -> None:
 
 
 def test_printed_query_finds_first_sample(scene: Scene) -> None:
-    """It is before the first scrape, by two minutes at most, and not moved by the history."""
+    """The printed query returns a time up to two minutes before the first scrape, despite the backfilled samples."""
     query = scene.advice.splitlines()[-1].removeprefix("# ")
-    [result] = scene.server.query(query, time.time() + 61).values()  # it looks at full minutes
+    [result] = scene.server.query(query, time.time() + 61).values()  # the query evaluates full minutes
     scraped = scene.server.request("query", query="braze_exporter_build_info[1h]")["result"][0]["values"]
     first = float(scraped[0][0])
     assert first - 120 < result <= first
 
 
 def test_dashboards_show_backfilled_history_without_gaps(scene: Scene) -> None:
-    """The panels' own queries have a value each half hour of two weeks, of hours and of days."""
+    """The dashboard queries return a value every half hour for two weeks, for hourly and daily data."""
     config = load_config(scene.config, "config.yaml", {"BRAZE_API_KEY": KEY})
     started = scene.start + 30 * 24 * HOUR
     for item in panel_groups(build_plan(config)):

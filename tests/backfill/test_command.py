@@ -1,4 +1,4 @@
-"""The program as its users run it: it ends at once, goes on where it was, and says what to do."""
+"""Test the `backfill` command as a user runs it: interruption, resuming, and messages that say what to do."""
 
 import os
 import pty
@@ -21,7 +21,7 @@ from support import KEY, run_program, running_braze, workspace_yaml, write_file
 
 from braze_exporter.simulator.server import Server
 
-# In words of the command line: some months up to yesterday, of which there are so many calls.
+# Command-line values: a span of several months up to yesterday, which takes `CALLS` calls.
 YESTERDAY = datetime.fromtimestamp(time.time() - 86_400, UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 START, END = ((YESTERDAY - timedelta(hours=back)).isoformat() for back in (4_000, 0))
 CALLS = 41
@@ -29,20 +29,20 @@ CALLS = 41
 
 @pytest.fixture
 def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
-    """Run a simulated Braze with an event that never happens."""
+    """Run a simulated Braze with an event whose counts are all zero."""
     with running_braze(RecordedCounts(events=["purchase"])) as running:
         yield running
 
 
 @pytest.fixture
 def command(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> tuple[str, ...]:
-    """Return the command line of a backfill with a budget that does not keep it."""
+    """Return the command line of a backfill whose budget does not slow it down."""
     config = workspace_yaml(braze[1].url, "{event: purchase}", pause="budget: {share: 1, reserve: 0}\n")
     return (*backfill_arguments(write_file(tmp_path / "config.yaml", config), tmp_path / "history.om", START, END),)
 
 
 def endings(braze: FaultInjectingBraze) -> list[str]:
-    """Return what Braze was asked for."""
+    """Return the `ending_at` parameter of each request that Braze received."""
     return [request.params["ending_at"] for request in braze.requests]
 
 
@@ -50,14 +50,14 @@ def endings(braze: FaultInjectingBraze) -> list[str]:
 def test_backfill_after_interrupt_resumes(
     braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path, how: signal.Signals
 ) -> None:
-    """Ctrl-C, an end by the system and kill -9 in the middle: one line, and only what is missing is asked again."""
+    """An interrupted backfill prints one line, and the next run fetches only the missing chunks."""
     output = tmp_path / "history.om"
     braze[0].inject(transfer_faults.delay(0.01), times=15)
     braze[0].inject(transfer_faults.hold())
     with start_program(*command) as process:
-        braze[0].wait_for(25, timeout=20)  # of which ten are not answered
+        braze[0].wait_for(25, timeout=20)  # ten of them have no response
         process.send_signal(how)
-        _, message = process.communicate(timeout=15)  # Braze would have thirty seconds to answer
+        _, message = process.communicate(timeout=15)  # shorter than the 30 s after which a request to Braze times out
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
     assert not output.exists()
     if how is not signal.SIGKILL:
@@ -81,14 +81,14 @@ def test_backfill_after_interrupt_resumes(
 
 
 def with_key() -> dict[str, str]:
-    """Return the environment with the key."""
+    """Return the environment with the API key."""
     return {**os.environ, "BRAZE_API_KEY": KEY}
 
 
 def test_second_backfill_of_same_output_is_refused(
     braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """A second one to the same file is refused, and does the first no harm."""
+    """A second backfill to the same output is refused and does not disturb the first."""
     braze[0].inject(transfer_faults.hold())
     with start_program(*command) as process:
         braze[0].wait_for(1)
@@ -112,7 +112,7 @@ def test_foreign_file_at_output_is_refused(
     *,
     is_link: bool,
 ) -> None:
-    """A file that no backfill made is refused and left alone, and Braze is asked nothing."""
+    """A file that no backfill created is refused and left unchanged, and no request is sent to Braze."""
     (tmp_path / "precious").write_bytes(b"precious")
     if is_link:
         (tmp_path / name).symlink_to("precious")
@@ -130,7 +130,7 @@ def test_foreign_file_at_output_is_refused(
 def test_output_created_meanwhile_is_kept(
     braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """What another program has written there is not replaced, and what was read is kept; nor is a link followed."""
+    """A file created meanwhile is not replaced, symbolic links are not followed, and the fetched data is kept."""
     output = tmp_path / "history.om"
     braze[0].inject(transfer_faults.hold())
     with start_program(*command) as process:
@@ -147,7 +147,7 @@ def test_output_created_meanwhile_is_kept(
 
 
 def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) -> None:
-    """What it prints is a script: the exact command, which asks for the directory, and the rest as comments."""
+    """The output is a shell script: the exact promtool command, which requires `DATA`, and comments."""
     done = run_program(*command, BRAZE_API_KEY=KEY)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -183,7 +183,7 @@ def test_user_mistake_is_one_error_line(
     code: int,
     failure: str,
 ) -> None:
-    """Wrong usage is 2, what cannot be is 1, and nothing is asked of Braze."""
+    """Wrong usage exits with 2 and an impossible request with 1, and no request is sent to Braze."""
     kept = [argument for argument in command if argument.partition("=")[0] not in changes]
     done = run_program(*kept, *(f"{name}={value}" for name, value in changes.items() if value), BRAZE_API_KEY=KEY)
     assert done.returncode == code
@@ -193,15 +193,15 @@ def test_user_mistake_is_one_error_line(
 
 
 def test_progress_on_terminal_is_a_bar(braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...]) -> None:
-    """It grows in its line, with the pace and the time that is left, and leaves what remains to be read."""
+    """On a terminal, a progress bar shows rate and remaining time in one line; the final messages stay readable."""
     braze[0].inject(transfer_faults.delay(0.25))
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(  # noqa: S603 - our own program
+    process = subprocess.Popen(  # noqa: S603 - runs our own program
         [sys.executable, "-m", "braze_exporter", *command], stdout=subprocess.PIPE, stderr=theirs, env=with_key()
     )
     os.close(theirs)
     seen = b""
-    with suppress(OSError):  # the end of it
+    with suppress(OSError):  # the end of the terminal output
         while chunk := os.read(ours, 65_536):
             seen += chunk
     os.close(ours)
@@ -225,10 +225,10 @@ def test_progress_on_terminal_is_a_bar(braze: tuple[FaultInjectingBraze, Server]
     ],
 )
 def test_full_disk_keeps_fetched_buckets(command: tuple[str, ...], tmp_path: Path, blocks: int, failure: str) -> None:
-    """Where files cannot grow there is no half of one; what was read is kept, and it goes on when there is room."""
+    """A full disk leaves no partial output, keeps the fetched data, and the next run resumes."""
     command = (*command, f"--label=long={'x' * 1_000}")
     shell = ["sh", "-c", f'ulimit -f {blocks} && exec "$@"', "sh", sys.executable, "-m", "braze_exporter", *command]
-    # What measures coverage would write files too.
+    # Coverage measurement would write files too.
     environ = {name: value for name, value in with_key().items() if not name.startswith("COV")}
     done = subprocess.run(shell, capture_output=True, text=True, timeout=30, check=False, env=environ)  # noqa: S603
     assert done.returncode == 1

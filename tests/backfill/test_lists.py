@@ -1,4 +1,4 @@
-"""What Braze lists decides what series there are and what they are called; without it nothing is made up."""
+"""Test that Braze's lists determine the series and names of a backfill, and that a missing list ends it."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ EVENTS = ("purchase", "signup", "other")
 
 
 def test_selectors_expand_from_list(tmp_path: Path) -> None:
-    """All that match, by one list, and what the config names is asked for once."""
+    """A selector expands to all matching items of one list, and an event that is also configured is fetched once."""
     events = "{event: purchase}\n{match: 'purchase|signup'}"
     with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as requested:
         requested.run()
@@ -28,7 +28,7 @@ def test_selectors_expand_from_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("events", ["{event: purchase}\n{match: 'sig.*'}", "{match: '.*'}"])
 def test_selector_without_list_ends_backfill(tmp_path: Path, events: str) -> None:
-    """It is refused with the reason, and nothing is asked of any series; when the list is there it goes on."""
+    """A failed list ends the backfill with the reason before any series request; a later run succeeds."""
     with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as requested:
         requested.braze.inject(response_faults.status(403), path="/events/list")
         with pytest.raises(
@@ -45,7 +45,7 @@ def test_selector_without_list_ends_backfill(tmp_path: Path, events: str) -> Non
 
 
 def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None:
-    """So has an exporter with that key; it is said."""
+    """If the campaigns list is forbidden, ids are used as names, as in the exporter, and a message says so."""
     pause = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
     with prepared_backfill(
         tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, pause=pause
@@ -59,7 +59,7 @@ def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None
 
 
 def test_list_after_server_error_is_fetched_again(tmp_path: Path) -> None:
-    """Twice, and then it is refused: ids in place of names would be other series than those of the scrape."""
+    """A list is retried after two server errors; a third ends the backfill, as ids would not match the scrape."""
     pause = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
     with prepared_backfill(
         tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, pause=pause

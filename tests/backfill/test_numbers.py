@@ -1,4 +1,4 @@
-"""The file holds what Braze has counted: each bucket once, at its time, under the labels of the scrape."""
+"""Test that the backfill file holds Braze's counts: each bucket once, at its time, with the labels of the scrape."""
 
 import itertools
 from datetime import date, datetime, time, timedelta
@@ -41,19 +41,19 @@ DAY = "braze_custom_events_daily_settled"
 
 
 class Numbered(RecordedCounts):
-    """An event whose every hour has another count, so that no bucket can be taken for another."""
+    """An event with a different count in every hour, so that a test detects swapped buckets."""
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return the number of the hour, times what is filtered."""
+        """Return the number of the hour, multiplied by a factor that depends on the filters."""
         del now
         return hour_start // HOUR % 100_000 * (1 + (app_id == IOS) + 2 * (segment_id == VIP)) * (event in self.events)
 
 
 class Figures(RecordedCounts):
-    """Another figure of each sort and in each hour, whenever it is asked for."""
+    """Counts that differ by series and hour but do not depend on the time of the request."""
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return some hundreds or thousands."""
+        """Return a count from 500 to a few thousand."""
         del now
         return 500 + hour_start // HOUR % 997 + 100 * len(event) + 10 * len(app_id + segment_id)
 
@@ -64,20 +64,20 @@ EVERYTHING = all_sections_yaml(CAMPAIGN.id, CANVAS.id, "mug")
 
 
 def at(text: str) -> float:
-    """Return the instant of a local time in New York, or of one with its offset."""
+    """Return the Unix time of an ISO time; a time without an offset is in New York."""
     result = datetime.fromisoformat(text)
     return (result if result.tzinfo else result.replace(tzinfo=NEW_YORK)).timestamp()
 
 
 def test_hourly_sample_is_at_bucket_end_plus_settle(tmp_path: Path) -> None:
-    """The gauge has an hour's count, the counter all up to it after a 0, from the start to before the end."""
+    """The gauge has each hour's count, and the counter starts at 0 and sums all hours up to the end."""
     traffic = Numbered(events=["purchase"])
     with prepared_backfill(
         tmp_path, "{event: purchase, settle: 2h}", traffic, "2026-11-01", "2026-11-20T12:00:00Z"
     ) as requested:
         requested.run()
         result = requested.output_samples
-    first, last = at("2026-11-01T00:00"), at("2026-11-20T08:00+00:00")  # its sample comes at 11:00
+    first, last = at("2026-11-01T00:00"), at("2026-11-20T08:00+00:00")  # its sample is at 11:00
     hours = range(int(first), int(last) + 1, HOUR)
     counts = [traffic.count("purchase", hour, 0.0) for hour in hours]
     stamps = [hour + 3.0 * HOUR for hour in hours]
@@ -89,14 +89,14 @@ def test_hourly_sample_is_at_bucket_end_plus_settle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", DayFormat)
 def test_daily_samples_follow_workspace_timezone_through_dst(tmp_path: Path, written: DayFormat) -> None:
-    """Each local day is a sample two hours after the midnight that ends it: days of 23, 24 and 25 hours."""
+    """Each local day has a sample two hours after its final midnight, also if the day has 23 or 25 hours."""
     traffic = Numbered(events=["purchase"])
     with prepared_backfill(tmp_path, "{event: purchase, unit: day}", traffic, "2025-10-01", "2026-11-20") as requested:
         requested.braze.day_format = written
         requested.run()
         result = requested.output_samples[DAY, single_value(event="purchase")]
     days = [date(2025, 10, 1) + timedelta(days=number) for number in range(414)]
-    assert days[-1] == date(2026, 11, 18)  # the sample of the 19th comes two hours after the end
+    assert days[-1] == date(2026, 11, 18)  # the sample of the 19th would be two hours after its end
     midnights = [datetime.combine(day, time.min, NEW_YORK).timestamp() for day in [*days, date(2026, 11, 19)]]
     lengths = {(after - before) / HOUR for before, after in itertools.pairwise(midnights)}
     assert lengths == {23.0, 24.0, 25.0}
@@ -112,7 +112,7 @@ def test_daily_samples_follow_workspace_timezone_through_dst(tmp_path: Path, wri
 def test_hourly_samples_are_complete_through_dst_changes(
     tmp_path: Path, written: HourFormat, start: str, end: str
 ) -> None:
-    """However Braze writes them, no hour of an autumn or a spring night is lost, doubled or taken for another."""
+    """No hour of a DST change is lost, doubled or swapped, whatever time format Braze uses."""
     traffic = Numbered(events=["purchase"])
     with prepared_backfill(tmp_path, "{event: purchase}", traffic, start, end) as requested:
         requested.braze.hour_format = written
@@ -123,7 +123,7 @@ def test_hourly_samples_are_complete_through_dst_changes(
 
 
 def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path) -> None:
-    """Filtered queries go to families of their own; segments have no counter; the finest unit feeds it."""
+    """Filtered queries have their own families, segments have no counter, and the finest unit feeds the counter."""
     events = "{event: purchase, apps: [all, ios], segments: [all, vip]}\n{event: purchase, unit: day, apps: [all, ios]}"
     traffic = Numbered(events=["purchase"])
     with prepared_backfill(tmp_path, events, traffic, "2026-11-01", "2026-11-05") as requested:
@@ -149,14 +149,14 @@ def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path)
 
 
 def leave_out(response: dict[str, Any], written: str) -> None:
-    """Take the row of a time out of an answer."""
+    """Remove the row of a time from a response."""
     response["data"] = [row for row in response["data"] if row["time"] != written]
 
 
 def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -> None:
-    """What a scrape shows as settled is in the history under the same names and labels, and each counter has one.
+    """Settled values and counters of a scrape appear in the backfill with the same names and labels.
 
-    Wildcards take the same of Braze's lists, and campaigns and Canvases have the names that Braze lists.
+    Selectors expand from the same lists, and campaigns and Canvases have the names from Braze's lists.
     """
     events, traffic = "{event: purchase}\n{match: 's.*'}", Numbered(events=["purchase", "signup"])
     with running_exporter(events, traffic, pause=EVERYTHING, reads_lists=True) as live:
@@ -170,7 +170,7 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
         text = workspace_yaml(live.url, events, pause=EVERYTHING)
         request = BackfillRequest(parse_time("2026-10-01"), parse_time("2026-11-24"), TARGET, tmp_path / "history.om")
         requested = BackfillRig(live.clock, live.braze, request, text)
-        requested.begin().end(step=120)  # of the lists Braze tells 1,000 an hour
+        requested.begin().end(step=120)  # the simulated Braze allows 1,000 list requests an hour
         result = requested.output_samples
     rendered = {
         (name, frozenset((label, value) for label, value in (*labels, *TARGET) if value)): value
@@ -192,13 +192,13 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
 
 
 def scraped_a_minute_later(live: ExporterRig) -> MetricsPage:
-    """Return the next page; a list that could not be read goes on a minute later."""
+    """Advance the clock by a minute, so that a failed list is retried, and return the next metrics page."""
     live.clock.advance(60)
     return live.scrape()
 
 
 def is_listed(page: MetricsPage) -> bool:
-    """Return whether what wildcards take and what campaigns and Canvases are called is on a page."""
+    """Return whether a page has the series of the selectors and the names of campaigns and Canvases."""
     result = (
         page.values(SETTLED, event="signup"),
         page.values("braze_campaign_messages_daily_settled", campaign="Win-back"),
@@ -208,7 +208,7 @@ def is_listed(page: MetricsPage) -> bool:
 
 
 def is_own(name: str) -> bool:
-    """Return whether a metric is of the exporter itself."""
+    """Return whether a metric describes the exporter itself."""
     return name.startswith(("braze_api_", "braze_exporter_", "process_"))
 
 
@@ -218,7 +218,7 @@ def plan_of(text: str) -> tuple[Query, ...]:
 
 
 def test_date_argument_is_in_workspace_timezone(tmp_path: Path) -> None:
-    """Two companies, two clocks: a day begins and ends at the midnight of each, and each is asked for its own."""
+    """A date argument means midnight in each workspace's timezone, and each Braze receives one request."""
     days, traffic, tokyo = "{event: purchase, unit: day}", Numbered(events=["purchase"]), ZoneInfo("Asia/Tokyo")
     with (
         prepared_backfill(tmp_path, days, traffic, "2026-11-01", "2026-11-04T12:00:00Z") as requested,
@@ -236,7 +236,7 @@ def test_date_argument_is_in_workspace_timezone(tmp_path: Path) -> None:
 
 
 def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
-    """The gauge has what Braze says; the counter stands still where that is negative, as the exporter's does."""
+    """The gauge shows the negative value that Braze returns, and the counter keeps its value, as in the exporter."""
     pause = "    revenue:\n      - unit: day\n"
     figures = RecordedCounts()
     refunds = {"2026-11-02": -500, "2026-11-03": 700}
@@ -254,7 +254,7 @@ def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
 
 
 def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
-    """The newest has the name, as in a scrape; one that had it before has its id too: promtool takes no twins."""
+    """If two variations have the same name, the older one has its id appended, as promtool rejects duplicate series."""
     pause = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
 
     def rename(response: dict[str, Any]) -> None:
@@ -279,7 +279,7 @@ def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
 
 
 def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
-    """Nothing is filled in and nothing is a zero: a missing hour has no sample, and the counter no step."""
+    """A missing hour has no sample, and the counter does not change for it."""
     traffic = Numbered(events=["purchase"])
     gap = int(at("2026-11-02T10:00+00:00"))
     written = HourFormat.OFFSET.write(gap, NEW_YORK)
@@ -297,7 +297,7 @@ def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
 
 
 def test_event_without_data_has_no_samples(tmp_path: Path) -> None:
-    """An empty answer is an answer: no zero is made of it, and what else there is is written."""
+    """An empty response produces no samples, and the other queries are written."""
     with prepared_backfill(
         tmp_path, "{event: purchase}\n{event: nobody}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
     ) as requested:
@@ -309,7 +309,7 @@ def test_event_without_data_has_no_samples(tmp_path: Path) -> None:
 
 
 def test_backfill_without_data_writes_no_file(tmp_path: Path) -> None:
-    """Where Braze told no bucket of any query, that is said."""
+    """If Braze returns no bucket for any query, the command reports it and writes no file."""
     with prepared_backfill(
         tmp_path, "{event: nobody}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
     ) as requested:
@@ -320,7 +320,7 @@ def test_backfill_without_data_writes_no_file(tmp_path: Path) -> None:
 
 
 def test_zero_counts_are_samples(tmp_path: Path) -> None:
-    """What Braze says of the time before an event existed is what it says."""
+    """A count of zero is a sample, also for hours before the event existed."""
     with prepared_backfill(
         tmp_path, "{event: quiet}", RecordedCounts(events=["quiet"]), "2026-11-01", "2026-11-02"
     ) as requested:
@@ -331,7 +331,7 @@ def test_zero_counts_are_samples(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped_in_output(tmp_path: Path) -> None:
-    """Quotes, backslashes and letters of four bytes in an event's name are escaped as Prometheus reads them."""
+    """Quotes, backslashes and four-byte characters in an event name are escaped in the Prometheus format."""
     name = 'sign "up" (a|b) \\d+ 🎉'
     with prepared_backfill(
         tmp_path, f"{{event: '{name}'}}", Numbered(events=[name]), "2026-11-01", "2026-11-02"
@@ -341,7 +341,7 @@ def test_names_are_escaped_in_output(tmp_path: Path) -> None:
 
 
 def test_unsettled_buckets_by_braze_clock_are_refused(tmp_path: Path) -> None:
-    """Where our clock is ahead of Braze's by more than the three hours, it is refused and not guessed."""
+    """If `--end` is in the future by Braze's clock, the backfill is refused."""
     clock = Clock(at("2026-11-20T12:00+00:00"))
     with prepared_backfill(
         tmp_path, "{event: purchase}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-20T09:00:00Z", clock=clock
@@ -359,7 +359,7 @@ def test_unsettled_buckets_by_braze_clock_are_refused(tmp_path: Path) -> None:
 
 
 def test_last_sample_is_before_end(tmp_path: Path) -> None:
-    """A sample at the very end is that of the scrape: it is not written twice."""
+    """No sample is at or after `--end`, where the scraped samples begin."""
     end = int(at("2026-11-20T08:00+00:00"))
     for shift, newest in ((0, end - HOUR), (1, end)):
         folder = tmp_path / str(shift)

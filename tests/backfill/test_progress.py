@@ -1,4 +1,4 @@
-"""How far it is, in words."""
+"""Test the progress messages of a backfill."""
 
 import io
 
@@ -13,7 +13,7 @@ from braze_exporter.backfill.progress import Progress, ProgressState, format_rat
     [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (3_600, "60 min"), (7_200, "2 h"), (172_800, "2 days")],
 )
 def test_span_is_rounded(seconds: float, expected: str) -> None:
-    """In the unit that says it best."""
+    """A span is shown in the largest unit that is precise enough."""
     assert format_span(seconds) == expected
 
 
@@ -22,12 +22,12 @@ def test_span_is_rounded(seconds: float, expected: str) -> None:
     [(6.94, "6.9 calls/s"), (1, "1.0 calls/s"), (0.5, "1,800 calls/h"), (0.0277, "100 calls/h")],
 )
 def test_rate_is_per_second_or_per_hour(per_second: float, expected: str) -> None:
-    """What is slow is seen by the hour."""
+    """A rate below one call per second is shown per hour."""
     assert format_rate(per_second) == expected
 
 
 def test_progress_without_terminal_is_a_line_per_interval() -> None:
-    """Each minute, and when it begins or ends to wait; with the pace of the last minute."""
+    """Without a terminal, a line appears each minute and when a pause starts or ends; rates are of the last minute."""
     clock, stream = Clock(), io.StringIO()
     progress = Progress(stream, clock.monotonic)
     for second in range(180):
@@ -44,7 +44,7 @@ def test_progress_without_terminal_is_a_line_per_interval() -> None:
 
 
 def test_progress_with_closed_stream_is_ignored() -> None:
-    """A closed stream, or none."""
+    """A closed or missing stream causes no error."""
     stream = io.StringIO()
     stream.close()
     for gone in (stream, None):

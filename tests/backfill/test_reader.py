@@ -1,4 +1,4 @@
-"""Braze is asked within the budget, once for each piece, and left alone when it is in trouble; nothing is lost."""
+"""Test that a backfill respects the budget, fetches each chunk once, backs off on failures and loses no data."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,24 +17,24 @@ from braze_exporter.backfill.request import BackfillError
 from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.reply import Reply
 
-# The hours of some months and their calls: each brings a hundred, of which one is that of the next.
+# The hours of several months and the number of calls. Each call returns 100 hours, one of which overlaps the next call.
 EVENT, START, END = "{event: purchase}", "2026-06-01", "2026-11-01"
 HOURS, CALLS = 153 * 24 - 2, 38
 
 
 def traffic() -> RecordedCounts:
-    """Return two events that never happen."""
+    """Return two events whose counts are all zero."""
     return RecordedCounts(events=["purchase", "signup"])
 
 
 def asked_for(backfill: BackfillRig) -> list[tuple[str, str]]:
-    """Return what Braze was asked for and has answered."""
+    """Return the event and the `ending_at` parameter of each request that Braze received."""
     return [(request.params["event"], request.params["ending_at"]) for request in backfill.braze.requests]
 
 
 def stop_after_ten(backfill: BackfillRig) -> None:
-    """Have it end after ten calls were answered, whose answers are kept, and forget the calls."""
-    backfill.braze.limit = 1_000  # so that it stands still after ten
+    """Run a backfill that fails after ten responses were saved, and clear the recorded requests."""
+    backfill.braze.limit = 1_000  # so that it pauses after ten calls
     running = backfill.begin()
     wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "the first answers are kept")
     backfill.braze.inject(response_faults.status(403))
@@ -46,12 +46,12 @@ def stop_after_ten(backfill: BackfillRig) -> None:
 
 
 def is_complete(backfill: BackfillRig, event: str = "purchase") -> bool:
-    """Return whether the file has all hours."""
+    """Return whether the output has every hour of the event."""
     return len(backfill.output_samples[SETTLED, single_value(event=event)]) == HOURS
 
 
 def test_chunks_are_fetched_once_with_100_hours_each(tmp_path: Path) -> None:
-    """No call is made twice, all are for a hundred hours and up to ten go at once; the spool is gone at the end."""
+    """Each chunk is fetched once with 100 hours, at most ten at a time, and the resume file is removed at the end."""
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
         backfill.run()
         assert len(set(asked_for(backfill))) == len(asked_for(backfill)) == CALLS
@@ -66,7 +66,7 @@ def test_chunks_are_fetched_once_with_100_hours_each(tmp_path: Path) -> None:
 
 
 def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
-    """In any span of time it is what the share leaves of Braze's limit, and once as many calls as connections."""
+    """The request rate stays within the part of the share that the exporter leaves, after one call per connection."""
     pause = "refresh: {hour: 1m}\nbudget: {share: 0.1, concurrency: 4}\n"
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause=pause) as backfill:
         backfill.braze.limit = 1_000
@@ -83,7 +83,7 @@ def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
 
 
 def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
-    """It says which limit it is, and what to do."""
+    """If the exporter needs the whole share, the backfill is refused and the error names the limit."""
     pause = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause=pause) as backfill:
         with pytest.raises(
@@ -94,7 +94,7 @@ def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
 
 
 def test_reserve_reached_pauses_until_window_end(tmp_path: Path) -> None:
-    """While others have spent the limit down to it, the wait is told with its reason and its end."""
+    """When the remaining limit reaches the reserve, the backfill pauses and reports the reason and the end."""
     clock = Clock()
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.spend_calls(200_000)
@@ -109,7 +109,7 @@ def test_reserve_reached_pauses_until_window_end(tmp_path: Path) -> None:
 
 
 def test_rate_limited_backfill_pauses_until_reset(tmp_path: Path) -> None:
-    """The call is made again after the reset, and no other before."""
+    """After a 429 no request is sent until the reset; then the failed call is repeated."""
     clock = Clock()
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.inject(response_faults.rate_limited(), times=1)
@@ -122,13 +122,13 @@ def test_rate_limited_backfill_pauses_until_reset(tmp_path: Path) -> None:
 
 
 def oversized(exchange: Exchange) -> Reply:
-    """Answer truly, but with more than 8 MiB if more than 30 buckets are requested."""
+    """Return the correct counts, but in a body of more than 8 MiB if more than 30 buckets are requested."""
     is_oversized = int(exchange.request.params["length"]) > 30
     return transfer_faults.huge(9 * 1024**2)(exchange) if is_oversized else exchange.reply
 
 
 def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> None:
-    """A length that has failed is not requested again, and no hour is missing or there twice."""
+    """A length that was too large is not requested again, and each hour has one sample."""
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause="budget: {concurrency: 1}\n") as backfill:
         backfill.braze.inject(oversized)
         backfill.run()
@@ -139,7 +139,7 @@ def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> 
 
 
 def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> None:
-    """What has been read of a piece in part is read again: with its newest part it counts as read."""
+    """A chunk that was only partly fetched in smaller requests is fetched again by the next run."""
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause="budget: {concurrency: 1}\n") as backfill:
         backfill.braze.inject(oversized)
         running = backfill.begin()
@@ -160,7 +160,7 @@ def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> Non
     [response_faults.status(503), transfer_faults.disconnect(), transfer_faults.truncated(), response_faults.queued()],
 )
 def test_transient_failures_are_retried(tmp_path: Path, problem: Fault) -> None:
-    """After each Braze has a rest, twice as long each time, and one call tries alone; nothing is lost."""
+    """After each transient failure the backfill waits twice as long, then probes with one call; no data is lost."""
     clock = Clock()
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.inject(problem, times=5)
@@ -174,7 +174,7 @@ def test_transient_failures_are_retried(tmp_path: Path, problem: Fault) -> None:
 
 
 def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
-    """It goes behind them: what can be read is read, before it is given up."""
+    """A failing query is retried after the others, so that their data is kept before the backfill gives up."""
     clock = Clock()
     with prepared_backfill(
         tmp_path, "{event: signup}\n{event: purchase}", traffic(), START, END, clock=clock
@@ -190,10 +190,10 @@ def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
 
 
 def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None:
-    """After a quarter of an hour it says so and how to go on; a second run asks only for what is missing."""
+    """After 15 minutes of failures the backfill ends with advice, and the next run fetches only missing chunks."""
     clock = Clock()
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
-        backfill.braze.limit = 1_000  # so that it stands still after ten calls
+        backfill.braze.limit = 1_000  # so that it pauses after ten calls
         running = backfill.begin()
         wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "the first answers are kept")
         backfill.braze.reset()
@@ -211,13 +211,13 @@ def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None
         backfill.braze.clear_faults()
         backfill.braze.reset()
         backfill.run()
-        assert len(set(asked_for(backfill))) == CALLS - 10  # one of the first run may still have been on its way
+        assert len(set(asked_for(backfill))) == CALLS - 10  # one call of the first run may still have been in flight
         assert is_complete(backfill)
     assert "28 calls to make, 10 are made already" in backfill.progress_text
 
 
 def test_rejected_key_ends_backfill_with_one_error_line(tmp_path: Path) -> None:
-    """Nothing is asked after it, the key is not told, and what was read is kept."""
+    """A rejected key ends the backfill without more requests, the key is not shown, and fetched data is kept."""
     clock = Clock()
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.limit = 1_000
@@ -235,7 +235,7 @@ def test_rejected_key_ends_backfill_with_one_error_line(tmp_path: Path) -> None:
 
 
 def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
-    """It is named."""
+    """A 403 ends the backfill, and the error names the missing permission."""
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
         backfill.braze.inject(response_faults.status(403))
         with pytest.raises(BackfillError, match=r"HTTP 403: the key needs the permission events\.data_series"):
@@ -245,7 +245,7 @@ def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) -> None:
-    """Its queries are put aside after the first call, each permission is named, and what was read is kept."""
+    """A rejected endpoint is skipped after its first calls; each permission is named, and other data is kept."""
     pause = "    sessions:\n      - apps: [all, ios]\n    new_users:\n      - {}\n"
     with prepared_backfill(tmp_path, "{event: purchase}", traffic(), START, END, pause=pause) as backfill:
         backfill.braze.inject(response_faults.status(status), path="/sessions/data_series")
@@ -256,7 +256,7 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
             assert str(error.value).count(permission) == 1
         assert "API key rejected" not in str(error.value)
         refused = [request for request in backfill.braze.requests if request.path != "/events/data_series"]
-        assert len(refused) <= 2 * 5  # those that were under way together
+        assert len(refused) <= 2 * 5  # those that were in flight together
         backfill.use("{event: purchase}")
         backfill.braze.reset()
         backfill.run()
@@ -265,7 +265,7 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
 
 
 def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
-    """The others are read; it is named, nothing is written that lacks it; without it all is there at once."""
+    """A rejected query is named and no output is written; without it, the next run needs no more requests."""
     with prepared_backfill(tmp_path, "{event: gone}\n{event: purchase}", traffic(), START, END) as backfill:
         backfill.braze.unknown_event = UnknownEvent.REJECTED
         with pytest.raises(
@@ -284,7 +284,7 @@ def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
 
 
 def test_changed_config_fetches_new_queries_only(tmp_path: Path) -> None:
-    """A spool goes on with another event and other labels, but not with another span."""
+    """A resume file can be used with other events and labels, but not with another span."""
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
         stop_after_ten(backfill)
         backfill.span(START, "2026-10-31")
@@ -303,7 +303,7 @@ def test_changed_config_fetches_new_queries_only(tmp_path: Path) -> None:
 
 
 def test_chunks_end_in_the_past_by_braze_clock(tmp_path: Path) -> None:
-    """A day that still runs is never asked for: Braze refuses what ends in the future."""
+    """No chunk ends in a day that is not over, as Braze rejects an `ending_at` in the future."""
     clock = Clock()
     with prepared_backfill(
         tmp_path, "{event: purchase, unit: day}", traffic(), "2026-01-01", "2026-11-23", clock=clock

@@ -1,4 +1,4 @@
-"""What is asked for is taken as it is meant, or refused in one line that says what to write; calls cover all of it."""
+"""Test that backfill arguments are parsed or refused with one line of advice, and that calls cover the whole span."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
 from braze_exporter.scheduler.plan import Plan, build_plan
 
-# The zones with the oddest clocks: by half hours and quarters, a summer time of half an hour, a day that was left out.
+# Unusual timezones: offsets of half and quarter hours, a DST shift of half an hour, a skipped day.
 ZONES = ["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "America/Havana"]
 
 
@@ -34,7 +34,7 @@ ZONES = ["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pa
     ],
 )
 def test_time_argument_is_date_instant_or_unix_seconds(text: str, expected: datetime) -> None:
-    """All forms in which one is at hand, the answer of a query of Prometheus among them; its text means the same."""
+    """Dates, instants and Unix seconds are accepted, and the text of the result parses to the same value."""
     result = parse_time(text)
     assert result.in_zone(NEW_YORK) == expected.timestamp()
     assert parse_time(str(result)) == result
@@ -45,7 +45,7 @@ def test_time_argument_is_date_instant_or_unix_seconds(text: str, expected: date
     ["", "yesterday", "2026-02-30", "2026-01-31T12:00:00", "31.01.2026", "20260131", "99", "1999-12-31", "-1", "nan"],
 )
 def test_invalid_time_argument_is_refused(text: str) -> None:
-    """A date that does not exist, a time without its offset, and what was before Braze."""
+    """Nonexistent dates, times without an offset and times before Braze existed are refused."""
     with pytest.raises(ValueError, match=r"is not a moment: write a date|is before Braze began"):
         parse_time(text)
 
@@ -54,13 +54,13 @@ def test_invalid_time_argument_is_refused(text: str) -> None:
     ("text", "expected"), [("job=braze", ("job", "braze")), ("a=b=c", ("a", "b=c")), ("pod=", ("pod", ""))]
 )
 def test_label_argument_is_name_and_value(text: str, expected: tuple[str, str]) -> None:
-    """The value is everything behind the first sign."""
+    """The value is everything after the first equals sign."""
     assert parse_label(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "job", "=braze", "jöb=braze", "1st=x", "a-b=x", "__name__=x", "job=\udce9"])
 def test_invalid_label_argument_is_refused(text: str) -> None:
-    """Prometheus would not take it either."""
+    """A label name or value that Prometheus would reject is refused."""
     with pytest.raises(ValueError, match=r"is not a label: write name=value|is not text in UTF-8"):
         parse_label(text)
 
@@ -71,7 +71,7 @@ def plan(events: str = "{event: purchase}") -> Plan:
 
 
 def asked(folder: Path, **changes: str) -> BackfillRequest:
-    """Return a good wish, with changes."""
+    """Return a valid `BackfillRequest` with changes."""
     start, end = (
         parse_time(changes.get(name, baseline)) for name, baseline in (("start", "2026-01-01"), ("end", "2026-11-20"))
     )
@@ -79,7 +79,7 @@ def asked(folder: Path, **changes: str) -> BackfillRequest:
 
 
 def test_valid_request_is_accepted(tmp_path: Path) -> None:
-    """Nothing is said against it, up to three hours before now."""
+    """A valid request passes, also with an end exactly three hours before now."""
     asked(tmp_path).validate(plan(), NOW)
     asked(tmp_path, end=str(NOW - 3 * HOUR)).validate(plan(), NOW)
 
@@ -101,7 +101,7 @@ def test_valid_request_is_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_request_is_refused(tmp_path: Path, changes: dict[str, str], failure: str) -> None:
-    """Each with what is wrong and what to do, in one line; a file that is there stays as it is."""
+    """Each invalid request is refused in one line with advice, and an existing file is left unchanged."""
     (tmp_path / "there").write_text("precious")
     with pytest.raises(BackfillError, match=failure) as error:
         asked(tmp_path, **changes).validate(plan(), NOW)
@@ -123,14 +123,14 @@ def test_invalid_request_is_refused(tmp_path: Path, changes: dict[str, str], fai
     ],
 )
 def test_conflicting_or_missing_labels_are_refused(tmp_path: Path, labels: list[tuple[str, str]], failure: str) -> None:
-    """Without those of the scrape nothing would join; with those of the series it would be another one."""
+    """The labels of the scrape target are required, and labels that the series have themselves are refused."""
     with pytest.raises(BackfillError, match=failure):
         replace(asked(tmp_path), labels=tuple(labels)).validate(plan(), NOW)
     replace(asked(tmp_path), labels=(*TARGET, ("pod", ""))).validate(plan(), NOW)
 
 
 def test_missing_end_error_names_query(tmp_path: Path) -> None:
-    """It looks at what a scrape has and a backfill has not, of that target."""
+    """If `--end` is missing, the error shows a query for a metric that only scrapes produce, with the given labels."""
     with pytest.raises(BackfillError) as error:
         build_request(parse_time("2026-01-01"), None, [("job", 'a"b')], tmp_path / "history.om")
     assert r'timestamp(braze_exporter_build_info{job="a\"b"})[1y:1m]' in str(error.value)
@@ -138,7 +138,7 @@ def test_missing_end_error_names_query(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(
-    st.datetimes(datetime(2009, 1, 1), datetime(2030, 1, 1)),  # noqa: DTZ001 - made aware below
+    st.datetimes(datetime(2009, 1, 1), datetime(2030, 1, 1)),  # noqa: DTZ001 - gets a timezone below
     st.integers(1, 250),
     st.sampled_from(Unit),
     st.sampled_from(ZONES),
@@ -147,7 +147,7 @@ def test_missing_end_error_names_query(tmp_path: Path) -> None:
 def test_chunks_cover_every_bucket_and_end_in_the_past(
     first: datetime, days: int, unit: Unit, name: str, settle: float
 ) -> None:
-    """Each wanted bucket is among the newest hundred of a call; each ends in a bucket that is over before the end."""
+    """Each requested bucket is among the newest 100 of some call, and each call ends before the end of the span."""
     zone = ZoneInfo(name)
     start = first.replace(microsecond=0, tzinfo=zone)
     wanted = BackfillRequest(
@@ -175,7 +175,7 @@ def test_chunks_cover_every_bucket_and_end_in_the_past(
 
 
 def _newest(ending_at: int, unit: Unit, zone: ZoneInfo) -> set[int]:
-    """Return the hundred buckets that Braze tells up to the one in which it ends."""
+    """Return the 100 newest buckets that Braze returns for an `ending_at`."""
     if unit is Unit.HOUR:
         last = ending_at // HOUR * HOUR
         return {last - back * HOUR for back in range(MAX_LENGTH)}

@@ -1,4 +1,4 @@
-"""What was read is kept, by one process at a time, in a file that is taken for no other and no other for it."""
+"""Test that `ResumeFile` keeps fetched data, is used by one process at a time, and never overwrites another file."""
 
 import sqlite3
 import subprocess
@@ -21,12 +21,12 @@ QUERY = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", zone=NEW_YORK,
 
 
 def opened(path: Path) -> ResumeFile:
-    """Open a spool."""
+    """Open a resume file."""
     return ResumeFile(path, START, END)
 
 
 def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
-    """Several series of a query, each with its points in order, and which calls were answered."""
+    """Saved series are read back with their points in order, and `missing` returns the calls without a response."""
     messages, conversions = CAMPAIGNS.metric_groups[:2]
     campaign = replace(QUERY, kind=CAMPAIGNS, unit=Unit.DAY)
     older = replace(campaign, ending_at=3_599)
@@ -72,17 +72,17 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
     ],
 )
 def test_chunks_of_changed_query_are_missing(tmp_path: Path, other: dict[str, object]) -> None:
-    """The answers to one query are never those to another; names and times to refresh make none."""
+    """Data of one query is not used for another; changed names and intervals make no difference."""
     with closing(opened(tmp_path / "x")) as resume_file:
         resume_file.save(QUERY, [Series(CUSTOM_EVENTS.metric_group, (Point(0, 1.0),))])
-        changed = replace(QUERY, **other)  # type: ignore[arg-type] # each is of its type
+        changed = replace(QUERY, **other)  # type: ignore[arg-type] # the parametrized values have the right types
         assert resume_file.missing([changed]) == [changed]
         assert resume_file.series(changed) == []
         assert resume_file.missing([replace(QUERY, app="ios", refresh=1.0, settle=1.0, length=1)]) == []
 
 
 def test_points_are_read_in_batches(tmp_path: Path) -> None:
-    """More than are read at once, in order."""
+    """Points that span several read batches are returned in order."""
     points = tuple(Point(hour * 3_600, float(hour)) for hour in range(2_500))
     with closing(opened(tmp_path / "x")) as resume_file:
         resume_file.save(QUERY, [Series(CUSTOM_EVENTS.metric_group, points[::-1])])
@@ -90,7 +90,7 @@ def test_points_are_read_in_batches(tmp_path: Path) -> None:
 
 
 def test_resume_file_of_other_version_is_refused(tmp_path: Path) -> None:
-    """It is refused, and nothing in it changes."""
+    """A resume file of another version is refused and left unchanged."""
     opened(tmp_path / "x").close()
     with closing(sqlite3.connect(tmp_path / "x")) as connection:
         connection.execute("INSERT INTO points VALUES (1, 2, 3)")
@@ -106,7 +106,7 @@ def test_resume_file_of_other_version_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_killed", [False, True])
 @pytest.mark.parametrize("application", [0, 1])
 def test_foreign_database_is_refused(tmp_path: Path, application: int, *, is_killed: bool) -> None:
-    """The database of something else stays byte for byte; one that was killed is not rolled back."""
+    """A foreign database is refused and stays unchanged; its unfinished transaction is not rolled back."""
     whole, path = tmp_path / "whole", tmp_path / "x"
     with closing(sqlite3.connect(whole)) as connection:
         connection.execute(f"PRAGMA application_id = {application}")
@@ -122,7 +122,7 @@ def test_foreign_database_is_refused(tmp_path: Path, application: int, *, is_kil
 
 
 def test_foreign_file_is_refused(tmp_path: Path) -> None:
-    """It is refused, and stays as it is, also through a link."""
+    """A foreign file is refused and left unchanged, also behind a symbolic link."""
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / "x").symlink_to("precious")
     with pytest.raises(BackfillError, match="precious is the file of something else: choose another --output"):
@@ -131,7 +131,7 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_resume_file_is_refused(tmp_path: Path) -> None:
-    """One of ours that cannot be read is refused, and stays as it is."""
+    """A damaged resume file is refused and left unchanged."""
     opened(tmp_path / "x").close()
     damaged = (tmp_path / "x").read_bytes()[:100] + b"\xff" * 5_000
     (tmp_path / "x").write_bytes(damaged)
@@ -145,7 +145,7 @@ def test_damaged_resume_file_is_refused(tmp_path: Path) -> None:
     [("-journal", b"precious"), ("-wal", b"precious"), ("-shm", b"precious")],
 )
 def test_foreign_neighbor_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
-    """What SQLite would take for a part of the file is refused, and stays as it is."""
+    """A foreign file with a name that SQLite uses for the resume file is refused and left unchanged."""
     (tmp_path / f"x{suffix}").write_bytes(content)
     with pytest.raises(BackfillError, match=f"x{suffix} is the file of something else: choose another --output"):
         opened(tmp_path / "x")
@@ -171,7 +171,7 @@ ResumeFile(Path(sys.argv[1]), TimeArgument(0.0), TimeArgument(1e6))
 
 
 def test_half_created_resume_file_is_created_again(tmp_path: Path) -> None:
-    """Whenever the process is killed, the next one takes the file for its own."""
+    """If the process is killed at any point of the creation, the next process can use the file."""
     for statements in range(30):
         path = tmp_path / str(statements)
         killed = subprocess.run([sys.executable, "-c", BEGINNER, str(path), str(statements)], check=False)  # noqa: S603
@@ -183,14 +183,14 @@ def test_half_created_resume_file_is_created_again(tmp_path: Path) -> None:
 
 
 def test_resume_file_in_use_is_refused(tmp_path: Path) -> None:
-    """It is held from the first moment to the last."""
+    """A resume file is locked from opening to closing."""
     with closing(opened(tmp_path / "x")), pytest.raises(BackfillError, match="is in use by another backfill"):
         opened(tmp_path / "x")
     opened(tmp_path / "x").close()
 
 
 def test_unwritable_resume_file_is_refused(tmp_path: Path) -> None:
-    """No folder, or no file but a folder."""
+    """A resume file in a missing folder, or at the path of a folder, is refused."""
     with pytest.raises(BackfillError, match=r"cannot be used \(unable to open database file\): make room"):
         opened(tmp_path / "nowhere" / "x")
     with pytest.raises(BackfillError, match=r"is a folder: choose another --output"):
@@ -201,7 +201,7 @@ def test_unwritable_resume_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_save_after_close_fails(tmp_path: Path) -> None:
-    """An answer that was under way is refused, not half written."""
+    """A response that arrives after `close` is refused instead of partly written."""
     resume_file = opened(tmp_path / "x")
     resume_file.close()
     with pytest.raises(BackfillError, match="is closed"):
@@ -209,7 +209,7 @@ def test_save_after_close_fails(tmp_path: Path) -> None:
 
 
 def test_empty_resume_file_accepts_another_span(tmp_path: Path) -> None:
-    """Before the first answer there is nothing to lose; after it the span is the one that it was begun with."""
+    """An empty resume file accepts another span; after the first response the span is fixed."""
     opened(tmp_path / "x").close()
     with closing(ResumeFile(tmp_path / "x", START, TimeArgument(2e6))) as resume_file:
         resume_file.save(QUERY, [])
