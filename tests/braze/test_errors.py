@@ -1,4 +1,4 @@
-"""Whatever Braze answers, it is that query's error and no one else's."""
+"""Test that any response from Braze affects only the query that received it."""
 
 import contextlib
 import gc
@@ -36,7 +36,7 @@ from braze_exporter.simulator.server import serve
 
 ELSEWHERE = "http://127.0.0.1:9/elsewhere"
 
-# What Braze might do, and the reason that the query is then given. Those that take time or stop the pool come below.
+# Faults and the failure reasons they cause. Faults that take time or pause the pool are tested below.
 REFUSALS: dict[str, tuple[Fault, Reason]] = {
     "400": (response_faults.status(400), Reason.BAD_REQUEST),
     "401": (response_faults.status(401), Reason.UNAUTHORIZED),
@@ -94,7 +94,7 @@ REFUSALS: dict[str, tuple[Fault, Reason]] = {
     "contradicting duplicates": (response_faults.duplicated(contradicting=True), Reason.INVALID_RESPONSE),
 }
 
-# What looks odd and is an answer all the same.
+# Unusual responses that are valid.
 ODDITIES: dict[str, Fault] = {
     "shuffled": response_faults.shuffled(),
     "equal duplicates": response_faults.duplicated(),
@@ -105,7 +105,7 @@ ODDITIES: dict[str, Fault] = {
 
 
 def shop() -> RecordedCounts:
-    """Return a day of a made-up shop: 100 purchases an hour, and 7 in the one that runs."""
+    """Return 30 hours of counts: 100 purchases or more an hour, and 7 in the current one."""
     recorded = RecordedCounts(events=["purchase", "signup"])
     for back in range(30):
         recorded.set("purchase", CURRENT_HOUR - back * HOUR, 100 + back if back else 7)
@@ -113,13 +113,13 @@ def shop() -> RecordedCounts:
     return recorded
 
 
-# What would be refused to others as well, so that they are not asked at all.
+# Faults that hold the endpoint, so that other queries are not fetched either.
 HOLDING = {"401", "403"}
 
 
 @pytest.mark.parametrize("fault", sorted(REFUSALS.keys() - HOLDING))
 def test_failed_query_is_counted_once_and_others_succeed(fault: str) -> None:
-    """A query that is not answered is down, has one error of the right reason and no value; the other has its own."""
+    """A failed query is down, has one error with its reason and no value; the other query succeeds."""
     failure, reason = REFUSALS[fault]
     with running_exporter("{event: purchase}\n{event: signup}", shop()) as exporter:
         exporter.braze.inject(failure, event="purchase")
@@ -138,7 +138,7 @@ def test_failed_query_is_counted_once_and_others_succeed(fault: str) -> None:
 
 @pytest.mark.parametrize("oddity", ODDITIES)
 def test_unusual_response_is_accepted(oddity: str) -> None:
-    """An answer in an unusual form gives the same values as a usual one."""
+    """A response in an unusual form gives the same values as a usual one."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.braze.inject(ODDITIES[oddity])
         page = exporter.scrape()
@@ -151,7 +151,7 @@ def test_unusual_response_is_accepted(oddity: str) -> None:
 
 
 def test_empty_response_is_success_without_values() -> None:
-    """Empty data is up, and neither a zero nor an error."""
+    """A response with empty data is a success without values and without an error."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.braze.inject(response_faults.data([]))
         page = exporter.scrape()
@@ -165,7 +165,7 @@ def test_empty_response_is_success_without_values() -> None:
 
 @pytest.mark.parametrize("fault", [transfer_faults.hang(), transfer_faults.drip(0.05)], ids=str)
 def test_slow_response_times_out(fault: Fault) -> None:
-    """Neither silence nor an answer byte by byte holds a connection for longer than the answer may take."""
+    """A response that stalls or arrives byte by byte is cut off at the timeout."""
     timeouts = Timeouts(connect=1, read=0.2, total=0.4)
     with running_exporter(
         "{event: purchase}\n{event: signup}", shop(), clock=RunningClock(), timeouts=timeouts
@@ -178,7 +178,7 @@ def test_slow_response_times_out(fault: Fault) -> None:
 
 
 def test_unknown_host_is_dns_failure() -> None:
-    """A name that nobody knows is dns; a port that nobody listens on is connection."""
+    """An unknown host is a DNS failure, and a port without a listener is a connection failure."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         url = exporter.url
     assert asked(url) is Reason.CONNECTION
@@ -186,7 +186,7 @@ def test_unknown_host_is_dns_failure() -> None:
 
 
 def test_untrusted_certificate_is_tls_failure() -> None:
-    """The key is sent to no one whose certificate the bundle does not vouch for."""
+    """The key is not sent to a server whose certificate the CA bundle does not cover."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -196,12 +196,12 @@ def test_untrusted_certificate_is_tls_failure() -> None:
         assert braze.requests == []
         assert asked(running.url, bundle) is None
         assert [request.key for request in braze.requests] == [KEY]
-        assert asked(running.url.replace("127.0.0.1", "localhost"), bundle) is Reason.TLS  # it is not its name
+        assert asked(running.url.replace("127.0.0.1", "localhost"), bundle) is Reason.TLS  # another host name
         assert len(braze.requests) == 1
 
 
 def asked(url: str, ca_bundle: str | None = None) -> Reason | None:
-    """Ask once at a URL and return why that failed, or None."""
+    """Send one request to a URL and return the reason of its failure, or None."""
     with contextlib.closing(open_session(1, ca_bundle)) as session:
         transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic)
         try:
@@ -213,7 +213,7 @@ def asked(url: str, ca_bundle: str | None = None) -> Reason | None:
 
 
 def test_redirect_is_not_followed() -> None:
-    """The key stays with the host that it is for."""
+    """A redirect is not followed, so the key is not sent to another host."""
     with (
         running_exporter("{event: purchase}", shop()) as elsewhere,
         running_exporter("{event: purchase}", shop()) as exporter,
@@ -224,7 +224,7 @@ def test_redirect_is_not_followed() -> None:
 
 
 def test_oversized_body_is_limited_in_memory() -> None:
-    """200 MB, plain or compressed, cost no more memory than a few answers."""
+    """A body of 200 MB, plain or compressed, needs no more memory than a few usual responses."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         for fault in (transfer_faults.huge(), transfer_faults.gzip_bomb()):
@@ -244,7 +244,7 @@ def test_oversized_body_is_limited_in_memory() -> None:
     ids=str,
 )
 def test_invalid_response_keeps_no_references(fault: Fault) -> None:
-    """What is remembered of a failure is its reason and its words, not what was read before it was one."""
+    """After a failure only its reason and message are kept in memory, not the response."""
     names = [f"event {number}" for number in range(20)]
     with running_exporter("\n".join(f"{{event: {name}}}" for name in names), RecordedCounts(events=names)) as exporter:
         exporter.skip_first_scrape()
@@ -259,7 +259,7 @@ def test_invalid_response_keeps_no_references(fault: Fault) -> None:
 
 
 def test_program_serves_through_every_fault(tmp_path: Path) -> None:
-    """With every fault at once the scrape is good, each workspace has its own error, and the key is nowhere."""
+    """With every fault at once, `/metrics` works, each workspace counts its own error, and the key is not shown."""
     names = list(REFUSALS)
     traffic = RecordedCounts(events=["signup", *names])
     with running_braze(traffic) as (braze, server):
@@ -289,7 +289,7 @@ def test_program_serves_through_every_fault(tmp_path: Path) -> None:
 
 
 def errors(page: MetricsPage) -> dict[str, float]:
-    """Return the errors that were counted, by reason."""
+    """Return the counted errors by reason."""
     result: dict[str, float] = {}
     for (name, labels), value in page.samples.items():
         if name == "braze_api_errors_total" and value:

@@ -1,4 +1,4 @@
-"""Only a final response belongs to a request, and a connection with anything unexpected on it is closed."""
+"""Test that only a final response belongs to a request, and that unexpected bytes close a connection."""
 
 import contextlib
 import http.client
@@ -30,13 +30,13 @@ EVENTS = [f"event {number:02}" for number in range(30)]
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    """Return a CA and the certificate of a server."""
+    """Return a CA and a server certificate."""
     return Pki.make(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture(scope="module")
 def tls(pki: Pki) -> ssl.SSLContext:
-    """Return what a server needs to speak TLS."""
+    """Return the TLS context of the server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki.directory / "cert.pem", pki.directory / "key.pem")
     return context
@@ -51,7 +51,7 @@ def final(target: str, size: int = 0) -> bytes:
 
 
 def late(target: str, connection: socket.socket) -> Iterator[bytes]:
-    """Yield interim responses, and the final one only after the next request or when none comes."""
+    """Yield interim responses, then the final one after a short wait for another request."""
     yield EARLY_HINTS
     yield PROCESSING + b"HTTP/1.1 100 Continue\r\n\r\n" + EARLY_HINTS[:30]
     yield EARLY_HINTS[30:]
@@ -61,7 +61,7 @@ def late(target: str, connection: socket.socket) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def client(result: Route, pki: Pki, connections: int = 1, chunk: float = 5.0) -> Iterator[Callable[[str], object]]:
-    """Yield a function that returns the path which the response to a request of a path repeats."""
+    """Yield a function that requests a path and returns the path that the response repeats."""
     with contextlib.closing(open_session(connections, str(pki.directory / "ca.pem"))) as session:
         timeouts = Timeouts(connect=5, read=chunk, total=10)
         transport = Transport(
@@ -88,7 +88,7 @@ def relayed(target: str, port: int) -> bytes:
 
 
 def test_exporter_with_interim_responses_exports_own_value_of_each_query() -> None:
-    """Thirty queries share few connections; each value and counter is that of its event."""
+    """Thirty queries share few connections, and each value and counter belongs to its event."""
     traffic = RecordedCounts(events=EVENTS)
     events = "\n".join(f"{{event: {event}}}" for event in EVENTS)
     with running_exporter(events, traffic) as exporter:
@@ -116,7 +116,7 @@ def test_exporter_with_interim_responses_exports_own_value_of_each_query() -> No
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_interim_responses_are_skipped_and_connections_kept(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """By each route, forty queries over five connections get their own responses."""
+    """On each route, forty requests over five connections get their own responses."""
     established = EARLY_HINTS + PROCESSING + ESTABLISHED
     with route(name, late, tls, established) as result, client(result, pki, 5) as ask, ThreadPoolExecutor(5) as threads:
         paths = [f"/{number}" for number in range(40)]
@@ -126,7 +126,7 @@ def test_interim_responses_are_skipped_and_connections_kept(name: str, pki: Pki,
 
 
 def chunked(target: str) -> bytes:
-    """Return the same response in one chunk."""
+    """Return the same response with `Transfer-Encoding: chunked`, in one chunk."""
     head, body = final(target).split(b"\r\n\r\n")
     head = head.split(b"\r\n")[0] + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
     return head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
@@ -150,7 +150,7 @@ UNEXPECTED: dict[str, Callable[[str], bytes]] = {
 @pytest.mark.parametrize("name", ROUTES)
 @pytest.mark.parametrize("response", UNEXPECTED)
 def test_connection_after_unexpected_bytes_is_closed(response: str, name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """What follows the end of a response, or blurs it, ends its connection; the next query gets its own response."""
+    """Bytes after a response, or an ambiguous end, close the connection, and the next request gets its own response."""
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield UNEXPECTED[response](target)
@@ -163,7 +163,7 @@ def test_connection_after_unexpected_bytes_is_closed(response: str, name: str, p
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_connection_after_usual_responses_is_kept(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """Bodies with a length, in chunks, without content and over several buffers keep their connection."""
+    """Responses with a length, in chunks, without content or spanning several buffers keep their connection."""
     responses = {
         "/1": final("/1"),
         "/2": chunked("/2"),
@@ -182,7 +182,7 @@ def test_connection_after_usual_responses_is_kept(name: str, pki: Pki, tls: ssl.
 
 @pytest.mark.parametrize("name", ["plain", "TLS", "plain, by a proxy", "plain, by a TLS proxy"])
 def test_response_to_no_request_closes_idle_connection(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """A response that arrives while the connection waits in the pool belongs to no query."""
+    """A response that arrives on an idle connection closes it and is not used for the next request."""
     is_idle, is_sent = threading.Event(), threading.Event()
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
@@ -202,7 +202,7 @@ def test_response_to_no_request_closes_idle_connection(name: str, pki: Pki, tls:
 
 @pytest.mark.parametrize("name", ["plain", "TLS", "plain, by a proxy", "plain, by a TLS proxy"])
 def test_connection_that_server_ended_is_replaced(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """An end that arrives together with a response, be it that of TLS alone, costs the next query nothing."""
+    """If the server closes a connection right after a response, by TCP or only by TLS, the next request succeeds."""
     is_ended = threading.Event()
 
     def respond(target: str, connection: socket.socket) -> Iterator[bytes]:
@@ -213,7 +213,7 @@ def test_connection_that_server_ended_is_replaced(name: str, pki: Pki, tls: ssl.
         yield final(target)
         if isinstance(connection, ssl.SSLSocket):
             connection.settimeout(0)
-            with contextlib.suppress(ssl.SSLWantReadError):  # the client's own end
+            with contextlib.suppress(ssl.SSLWantReadError):  # the client has not closed its side
                 connection.unwrap()
             connection.settimeout(10)
         else:
@@ -230,7 +230,7 @@ def test_connection_that_server_ended_is_replaced(name: str, pki: Pki, tls: ssl.
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_response_after_timeout_belongs_to_no_query(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """The connection of a query that timed out is closed, so that its response is not that of the next one."""
+    """The connection of a timed-out request is closed, so its response is not used for the next request."""
     is_next = threading.Event()
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
@@ -250,7 +250,7 @@ def test_response_after_timeout_belongs_to_no_query(name: str, pki: Pki, tls: ss
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_connection_of_oversized_body_is_closed(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """What is left of a body that was too large is not read as the next response."""
+    """The rest of an oversized body is not read as the next response."""
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield final(target, 2 * MAX_BODY_BYTES if target.endswith("/1") else 0)
@@ -275,7 +275,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", ROUTES)
 @pytest.mark.parametrize("case", REFUSED)
 def test_interim_responses_beyond_bounds_are_refused(case: str, name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """Interim responses have a limit in size, and an upgrade that was not requested is an error."""
+    """Interim responses are limited in size, and an upgrade that was not requested is an error."""
     start, chunk, detail = REFUSED[case]
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
@@ -307,7 +307,7 @@ def test_interim_responses_beyond_bounds_are_refused(case: str, name: str, pki: 
     ids=["endless interim responses", "an upgrade", "a body", "a response"],
 )
 def test_tunnel_with_unexpected_bytes_is_refused(established: bytes, name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """A proxy that sends more than the response to CONNECT gets no request."""
+    """A proxy that sends more than the response to CONNECT receives no request."""
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield final(target)

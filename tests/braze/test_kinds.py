@@ -1,4 +1,4 @@
-"""Every kind of series that Braze offers, from the simulated Braze to the page of metrics."""
+"""Test every kind of series that Braze offers, from the simulated Braze to the metrics page."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ EVERYTHING = all_sections_yaml(CAMPAIGN.id, CANVAS.id, MUG)
 
 @contextmanager
 def everything(sections: str = EVERYTHING, clock: Clock | None = None) -> Iterator[tuple[ExporterRig, RecordedCounts]]:
-    """Run the exporter with all sections against a simulated Braze whose figures are in the test's hand."""
+    """Run the exporter with all config sections against a simulated Braze whose counts the test sets."""
     figures = RecordedCounts()
     with running_exporter(
         "{event: purchase}", RecordedCounts(events=["purchase"]), pause=sections, clock=clock
@@ -62,7 +62,7 @@ def everything(sections: str = EVERYTHING, clock: Clock | None = None) -> Iterat
 
 
 def labelled(page: MetricsPage, name: str) -> dict[frozenset[tuple[str, str]], float]:
-    """Return all samples of a name by their labels but the workspace."""
+    """Return all samples of a metric by their labels, without the workspace."""
     return {
         frozenset(pair for pair in labels if pair[0] != "workspace"): value
         for (result, labels), value in page.samples.items()
@@ -71,12 +71,12 @@ def labelled(page: MetricsPage, name: str) -> dict[frozenset[tuple[str, str]], f
 
 
 def of(**labels: str) -> frozenset[tuple[str, str]]:
-    """Return labels as a key."""
+    """Return labels as a dictionary key."""
     return frozenset(labels.items())
 
 
 def test_every_kind_exposes_braze_counts() -> None:
-    """Each gauge shows what was put into Braze, under its own name and labels."""
+    """Each gauge shows the count of the simulated Braze under its own name and labels."""
     with everything() as (exporter, figures):
         for name, value in {"sessions": 50, "purchases": 7, f"purchases/{MUG}": 3}.items():
             figures.set(name, CURRENT_HOUR - 2 * HOUR, value)
@@ -135,14 +135,14 @@ def test_every_kind_exposes_braze_counts() -> None:
 
 
 def test_late_computed_kinds_settle_later() -> None:
-    """Uninstalls and monthly active users of yesterday are not settled today, and what is there of them is shown."""
+    """Yesterday's uninstalls and monthly active users are not settled today, but are exposed as latest."""
     with everything() as (exporter, figures):
         figures.set("uninstalls", YESTERDAY, 6)
         figures.set("uninstalls", YESTERDAY - DAY, 5)
         figures.set("monthly_active_users", YESTERDAY, 15_000)
         page = exporter.scrape()
         assert page.value("braze_uninstalls_daily_settled") == 5
-        # 12:20 UTC: today's has just been computed.
+        # At 12:20 UTC today's value has just been computed.
         assert page.value("braze_monthly_active_users_daily_latest_bucket_start_timestamp_seconds") == TODAY
         exporter.clock.advance(DAY)
         page = exporter.scrape()
@@ -151,7 +151,7 @@ def test_late_computed_kinds_settle_later() -> None:
 
 
 def test_each_kind_sends_documented_parameters() -> None:
-    """The paths, the parameters, and how many units at most."""
+    """Each kind sends the documented path and parameters, including the length."""
     with everything() as (exporter, _):
         exporter.scrape()
         requested = {
@@ -184,7 +184,7 @@ def test_each_kind_sends_documented_parameters() -> None:
 
 
 def test_canvas_request_length_is_limited() -> None:
-    """After an outage of weeks a Canvas is asked for 14 days, a campaign for as many as were missed."""
+    """After an outage of weeks a Canvas query requests 14 days, and a campaign query all missed days."""
     with everything() as (exporter, _):
         exporter.scrape()
         exporter.braze.reset()
@@ -195,18 +195,18 @@ def test_canvas_request_length_is_limited() -> None:
 
 
 def test_plan_accounts_for_every_pool() -> None:
-    """Purchases take from the lists' limit, campaigns from their own, all others from the default one."""
+    """Purchases use the pool of the lists, campaigns their own pool, and all other kinds the default pool."""
     with everything() as (exporter, _):
         page = exporter.scrape()
     limits = {dict(labels)["pool"]: value for labels, value in labelled(page, "braze_api_quota_limit").items()}
     assert limits == {"default": 250_000, "lists": 1_000, "campaigns": 50_000}
     left = {dict(labels)["pool"]: value for labels, value in labelled(page, "braze_api_quota_remaining").items()}
-    assert 1_000 - 5 <= left["lists"] < 1_000  # what Braze said in the answer that came last
+    assert 1_000 - 5 <= left["lists"] < 1_000  # the value of the response that arrived last
     assert left["campaigns"] == 50_000 - 1
 
 
 def test_missing_permission_is_named() -> None:
-    """Each kind needs its own permission; what lacks one does not hold the others."""
+    """Each kind needs its own permission, and a missing one does not hold the other kinds."""
     with everything() as (exporter, _):
         exporter.braze.permissions = {kind.permission for kind in KINDS} - {"kpi.mau.data_series"}
         page = exporter.scrape()
@@ -221,7 +221,7 @@ def test_missing_permission_is_named() -> None:
 
 
 def test_only_additive_kinds_have_counters() -> None:
-    """Occurrences have a counter; sizes, active users and unique users have none."""
+    """Counts of occurrences have a counter; sizes, active users and unique users have none."""
     with everything() as (exporter, figures):
         exporter.scrape()
         figures.set("new_users", TODAY, 5)
@@ -267,7 +267,7 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Fault:
 
 
 def test_new_channel_counts_from_zero() -> None:
-    """Who begins to send by SMS sees all of it counted."""
+    """A channel that first appears later is counted from zero."""
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         first = exporter.scrape()
@@ -284,7 +284,7 @@ def test_new_channel_counts_from_zero() -> None:
 
 
 def test_renamed_variation_keeps_its_counter() -> None:
-    """The counter is of Braze's id: with another name the label changes, and the count goes on."""
+    """A counter is keyed by Braze's id: a new name changes the label, and the value is kept."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         exporter.braze.inventory = Inventory(campaigns=(named,))
@@ -314,7 +314,7 @@ def test_renamed_variation_keeps_its_counter() -> None:
     ],
 )
 def test_series_of_response_show_same_bucket(since: int, latest: dict[str, int], settled: dict[str, int]) -> None:
-    """A channel of which a day tells nothing adds nothing to it: neither its last day, nor one that has not settled."""
+    """A day without a channel has no value for it, neither as latest nor as settled."""
 
     def stop(row: dict[str, Any]) -> None:
         if row["time"] >= datetime.fromtimestamp(since, NEW_YORK).date().isoformat():
@@ -334,7 +334,7 @@ def test_series_of_response_show_same_bucket(since: int, latest: dict[str, int],
 
 
 def test_variation_with_name_of_another_keeps_both_series() -> None:
-    """Who has the name of another one has its id behind it: a counter must not seem to jump to that of the newcomer."""
+    """A new variation with a name in use has its id appended, so that no counter seems to jump."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
@@ -346,7 +346,7 @@ def test_variation_with_name_of_another_keeps_both_series() -> None:
 
         exporter.braze.inject(edited(replace_one), path="/campaigns/data_series")
         exporter.clock.advance(900)
-        page = exporter.scrape()  # which reads no sample twice
+        page = exporter.scrape()  # raises an error if two samples have the same labels
         exporter.braze.clear_faults()
 
         def swap(row: dict[str, Any]) -> None:
@@ -358,7 +358,7 @@ def test_variation_with_name_of_another_keeps_both_series() -> None:
         exporter.clock.advance(900)
         swapped = exporter.scrape()
     assert page.value("braze_campaign_messages_daily_latest", variation="A (a-new-one)", stat="sent") == 7
-    assert page.value("braze_campaign_messages_total", variation="A (a-new-one)", stat="sent") == 7  # today's
+    assert page.value("braze_campaign_messages_total", variation="A (a-new-one)", stat="sent") == 7  # counted today
     assert page.value("braze_campaign_messages_total", variation="A", stat="sent") == 0
     first, second = make_id(CAMPAIGN.id, "A"), make_id(CAMPAIGN.id, "B")
     assert swapped.value("braze_campaign_messages_total", variation=f"B ({first})", stat="sent") == 10
@@ -366,7 +366,7 @@ def test_variation_with_name_of_another_keeps_both_series() -> None:
 
 
 def read(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
-    """Return the values of each series of an answer, by noun and labels."""
+    """Return the values of each series of a response, by metric group and labels."""
     body = json.dumps({"message": "success", "data": data}).encode()
     result = parsing.parse_series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
     return {
@@ -376,7 +376,7 @@ def read(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[str, str
     }
 
 
-# Abridged of a recorded answer.
+# Abridged from a recorded response.
 RECORDED = {
     "time": "2022-09-01",
     "messages": {
@@ -401,7 +401,7 @@ RECORDED = {
 
 
 def test_recorded_row_is_parsed() -> None:
-    """All that is in it, and nothing else."""
+    """All fields of a recorded row are parsed, and no others."""
     result = read(CAMPAIGNS, [RECORDED])
     stats = {
         dict(labels)["stat"]: values
@@ -427,7 +427,7 @@ def variation(**fields: object) -> dict[str, object]:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """Control groups, nameless and unknown things, nulls, and two entries of a variation are all taken as they are."""
+    """Control groups, missing names, unknown fields, nulls and duplicate entries are accepted."""
     messages = {
         "email": [
             variation(variation_name="A"),
@@ -459,7 +459,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_names_never_make_duplicate_series() -> None:
-    """A variation that is called what another would be called to tell it apart is called by its id."""
+    """If a name with an appended id equals another name, both get one more id appended."""
     entries = [
         variation(variation_name="A (v2)"),
         variation(variation_api_id="v2", variation_name="A"),
@@ -473,11 +473,11 @@ def test_names_never_make_duplicate_series() -> None:
 
 
 def test_lone_surrogates_do_not_break_page() -> None:
-    """A name that was cut within an emoji, and keys like that, are labels all the same, and the page is there."""
+    """Names and keys with lone surrogates, such as a truncated emoji, become labels, and the page is rendered."""
     with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, _):
 
         def cut(exchange: Exchange) -> Reply:
-            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # it is bytes
+            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # the body is bytes
             for row in document["data"]:
                 row["messages"]["email"][0] |= {"variation_name": "Sale \ud83d", "stat \udc00": 3}
             return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
@@ -490,12 +490,12 @@ def test_lone_surrogates_do_not_break_page() -> None:
 
 
 def test_history_never_makes_duplicate_labels() -> None:
-    """Variations of former weeks that had the name of one of today are told apart by their ids."""
+    """If a past variation has the name of a current one, both are told apart by their ids."""
     sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 20}}\n"
     with everything(sections) as (exporter, _):
 
         def former(exchange: Exchange) -> Reply:
-            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # it is bytes
+            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # the body is bytes
             for row in document["data"]:
                 row["messages"]["email"][0] |= {"variation_name": "Red"}
                 if "ending_at" in exchange.request.params:
@@ -510,7 +510,7 @@ def test_history_never_makes_duplicate_labels() -> None:
             return exporter.wait_for_history()
 
         wait_until(is_read, "history is read")
-        page = exporter.page()  # which reads no sample twice
+        page = exporter.page()  # raises an error if two samples have the same labels
     assert {dict(labels)["variation"] for labels in labelled(page, "braze_campaign_messages_total")} >= {
         "Red",
         "Red (former)",
@@ -518,7 +518,7 @@ def test_history_never_makes_duplicate_labels() -> None:
 
 
 def test_null_name_is_no_statistic() -> None:
-    """A null is a hole where other rows have a number; elsewhere it is not known to be a statistic at all."""
+    """A null is a hole if other rows have a number in that field; otherwise the field is not a statistic."""
     messages = [{"variation_api_id": "a", "variation_name": None, "sent": sent} for sent in (3, None)]
     rows = [{"time": f"2026-11-2{day}", "messages": {"email": [entry]}} for day, entry in enumerate(messages)]
     body = json.dumps({"message": "success", "data": rows}).encode()
@@ -529,7 +529,7 @@ def test_null_name_is_no_statistic() -> None:
 
 
 def test_parts_without_id_have_no_counter() -> None:
-    """An entry without an id is shown, and cannot be known again to be counted."""
+    """An entry without an id is exposed but has no counter, as later responses cannot identify it."""
     result = parsing.parse_series(
         Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"),
         json.dumps(
@@ -544,7 +544,7 @@ def test_parts_without_id_have_no_counter() -> None:
 
 
 def test_canvas_request_ends_by_braze_clock() -> None:
-    """If our clock is ahead by ten minutes, that is known after the first answer, whatever was asked."""
+    """If the local clock is ten minutes ahead, requests end by Braze's clock after the first response."""
     with everything() as (exporter, _):
         real = exporter.clock.wall
         exporter.braze.clock = lambda: real() - 600
@@ -555,7 +555,7 @@ def test_canvas_request_ends_by_braze_clock() -> None:
 
 
 def test_steps_with_same_name_are_disambiguated() -> None:
-    """Steps have their names, those of one name their ids too; a Canvas without steps has its totals."""
+    """Steps with the same name have their ids appended, and a Canvas without steps has its totals."""
     steps = {
         "s1": {"name": "Hello", "messages": {"email": [{"sent": 3}]}},
         "s2": {"name": "Hello", "messages": {"email": [{"sent": 2}], "sms": []}},
@@ -602,7 +602,7 @@ def test_steps_with_same_name_are_disambiguated() -> None:
     ],
 )
 def test_unreadable_response_is_an_error(kind: SeriesKind, data: object, message: str) -> None:
-    """What is there and makes no sense is an error of the query, in words, and never a zero."""
+    """An invalid value in a response is an error of the query with a message, never a zero."""
     with pytest.raises(BrazeError) as raised:
         read(kind, data)
     assert (raised.value.reason, raised.value.detail) == (Reason.INVALID_RESPONSE, message)
@@ -637,7 +637,7 @@ json_values = st.recursive(
 
 @given(st.sampled_from(KINDS), json_values)
 def test_any_response_is_parsed_or_rejected(kind: SeriesKind, data: object) -> None:
-    """Whatever JSON Braze might send, it is an answer or an error of the query."""
+    """Any JSON response is parsed or is an error of the query."""
     try:
         result = read(kind, data)
     except BrazeError as error:
@@ -647,7 +647,7 @@ def test_any_response_is_parsed_or_rejected(kind: SeriesKind, data: object) -> N
 
 
 def test_canvas_at_midnight_reports_no_timezone_mismatch() -> None:
-    """A Canvas is asked for what was a minute ago: in the first minute of a day that is no sign of another zone."""
+    """A Canvas request that ends a minute ago, just before midnight, reports no timezone mismatch."""
     clock = Clock(TODAY + 30)
     sections = f"    canvases:\n      - canvas: {CANVAS.id}\n"
     with everything(sections, clock) as (exporter, _):
@@ -659,7 +659,7 @@ def test_canvas_at_midnight_reports_no_timezone_mismatch() -> None:
 
 
 def test_lines_of_every_kind_equal_golden_file() -> None:
-    """What the page shows of the kinds beside events is, byte for byte, what dashboards and alerts rely on."""
+    """The lines of all kinds except custom events equal the golden file byte for byte."""
     with everything() as (exporter, figures):
         for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000)):
             figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
@@ -680,7 +680,7 @@ def test_lines_of_every_kind_equal_golden_file() -> None:
 
 
 def test_every_kind_has_lines() -> None:
-    """All families of all nouns are on the page, with the labels that the catalog gives them."""
+    """The page has all families of all metric groups with the labels of the endpoint table."""
     with everything() as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", YESTERDAY, 1_000)
         page = exporter.scrape()

@@ -1,4 +1,4 @@
-"""What an answer says: parsing is exact, forgiving of every form that Braze may have, and never guesses."""
+"""Test that parsing is exact, accepts every format that Braze may use, and never guesses."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ ZONES = [
 zones = st.sampled_from(ZONES)
 # Later than any time in these tests.
 LATER = datetime(2199, 12, 31, tzinfo=UTC).timestamp()
-# As if all that any test has was requested.
+# A requested length that covers all rows of any test.
 ANY_LENGTH = 10_000_000
 instants = st.datetimes(datetime(2005, 1, 1), datetime(2060, 1, 1)).map(lambda d: d.replace(tzinfo=UTC))  # noqa: DTZ001
 
@@ -48,7 +48,7 @@ def query(unit: Unit = Unit.HOUR, zone: ZoneInfo = ZONES[0]) -> Query:
 
 
 def body(rows: object) -> bytes:
-    """Return a body of success."""
+    """Return the body of a successful response."""
     return json.dumps({"message": "success", "data": rows}).encode()
 
 
@@ -60,7 +60,7 @@ def points(result: bytes, requested: Query) -> tuple[Point, ...]:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_parsed_or_rejected(result: bytes) -> None:
-    """No body makes anything but points or a `BrazeError`."""
+    """Any body yields points or a `BrazeError`."""
     try:
         parsing.parse_series(query(), result, ANY_LENGTH, LATER, LATER)
     except BrazeError as error:
@@ -77,7 +77,7 @@ rows = st.lists(st.fixed_dictionaries({}, optional={"time": anything, "count": a
 
 @given(rows, st.sampled_from(Unit), zones)
 def test_any_rows_are_parsed_or_rejected(result: list[object], unit: Unit, zone: ZoneInfo) -> None:
-    """Rows of anything make sorted points with one value each that is a number from 0, or a `BrazeError`."""
+    """Any rows yield sorted points with one non-negative number per bucket, or a `BrazeError`."""
     try:
         made = points(body(result), query(unit, zone))
     except BrazeError as error:
@@ -92,12 +92,12 @@ def test_any_rows_are_parsed_or_rejected(result: list[object], unit: Unit, zone:
 def test_hours_in_every_format_are_same_instants(
     moment: datetime, length: int, form: HourFormat, zone: ZoneInfo, order: str
 ) -> None:
-    """A dense series of hours is read as the instants that were meant, in each form, zone and order."""
+    """A series of consecutive hours is parsed to the same instants in every format, timezone and order."""
     first = int(moment.timestamp()) // HOUR * HOUR
     starts = [first + number * HOUR for number in range(length)]
     half_hours = (zone.utcoffset(moment) or timedelta()) % timedelta(hours=1) or zone.key == "Australia/Lord_Howe"
     if form is HourFormat.ZONELESS and (half_hours or order == "shuffled"):
-        form = HourFormat.LOCAL  # on a clock half an hour off, or out of order, an hour that comes twice is not known
+        form = HourFormat.LOCAL  # with half-hour offsets, or out of order, a repeated zone-less hour is ambiguous
     result = [{"time": form.write(start, zone), "count": number} for number, start in enumerate(starts)]
     if order == "down":
         result.reverse()
@@ -109,7 +109,7 @@ def test_hours_in_every_format_are_same_instants(
 
 @given(instants, st.integers(1, 100), st.sampled_from(DayFormat), zones)
 def test_days_are_consecutive(moment: datetime, length: int, form: DayFormat, zone: ZoneInfo) -> None:
-    """Days are read as local midnights, and each ends where the next begins."""
+    """Days are parsed as local midnights, and each day ends where the next begins."""
     last = moment.astimezone(zone).date()
     days = [last - timedelta(days=back) for back in reversed(range(length))]
     made = points(body([{"time": form.write(day, zone), "count": 1} for day in days]), query(Unit.DAY, zone))
@@ -133,27 +133,27 @@ def test_days_are_consecutive(moment: datetime, length: int, form: DayFormat, zo
     ],
 )
 def test_hour_formats_are_parsed(written: str, instant: str) -> None:
-    """With an offset an hour is that instant; without one it is local time of the company."""
+    """An hour with an offset is that instant; without an offset it is local time in the workspace's timezone."""
     (point,) = points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("America/New_York")))
     assert point == Point(int(datetime.fromisoformat(instant).timestamp()), 5.0)
 
 
 def test_hour_without_offset_and_timezone_is_utc() -> None:
-    """Where the config gives no timezone, an hour without an offset is taken as UTC."""
+    """If the config has no timezone, an hour without an offset is in UTC."""
     (point,) = points(body([{"time": "2026-11-23T12:00:00", "count": 5}]), query())
     assert point.start == int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 
 
 @pytest.mark.parametrize("written", ["2026-11-23", "2026-11-23T00:00:00Z", "2026-11-23T23:59:59-11:00"])
 def test_day_with_time_uses_written_date(written: str) -> None:
-    """Whatever time and offset stand beside it, a day begins at local midnight of its date."""
+    """A day begins at local midnight of the written date, whatever time and offset the row has."""
     zone = ZoneInfo("Asia/Kathmandu")
     (point,) = points(body([{"time": written, "count": 5}]), query(Unit.DAY, zone))
     assert point.start == int(datetime(2026, 11, 23, tzinfo=zone).timestamp())
 
 
 def test_repeated_dst_hour_is_two_passes() -> None:
-    """Two equal hours without an offset, with different counts, are the first and the second pass."""
+    """Two equal zone-less hours on the night when DST ends are the first and the second pass."""
     zone = ZoneInfo("America/New_York")
     written = ["2026-11-01T00:00:00", "2026-11-01T01:00:00", "2026-11-01T01:00:00", "2026-11-01T02:00:00"]
     result = [{"time": text, "count": number} for number, text in enumerate(written)]
@@ -166,14 +166,14 @@ def test_repeated_dst_hour_is_two_passes() -> None:
 
 
 def test_repeated_hour_outside_dst_is_rejected() -> None:
-    """What an autumn night explains is an error on any other day."""
+    """A repeated hour on any day without a DST change is an error."""
     result = [{"time": "2026-11-02T01:00:00", "count": number} for number in range(2)]
     with pytest.raises(BrazeError, match=r"bad_answer: the bucket of 2026-11-02T06:00Z has two values"):
         points(body(result), query(Unit.HOUR, ZoneInfo("America/New_York")))
 
 
 def test_single_dst_hour_is_first_pass_unless_next_follows() -> None:
-    """An answer with holes does not turn an hour into another when its window moves on."""
+    """A response with holes does not change the meaning of an hour when its range moves."""
     zone = ZoneInfo("America/New_York")
     result = [{"time": f"{text}:00:00", "count": 1} for text in ("2026-10-31T23", "2026-11-01T01", "2026-11-01T05")]
     made = points(body(result), query(Unit.HOUR, zone))
@@ -182,14 +182,14 @@ def test_single_dst_hour_is_first_pass_unless_next_follows() -> None:
 
 @pytest.mark.parametrize("written", ["2026-11-23T12:20:00Z", "2026-11-23T12:00:01Z", "2026-11-23T07:30:00"])
 def test_hour_off_the_hour_is_rejected(written: str) -> None:
-    """Hours that slide with the time of the request would be counted anew in each answer."""
+    """Hours that do not begin on the hour are an error, as each response would count them again."""
     with pytest.raises(BrazeError, match="does not begin on the hour"):
         points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("America/New_York")))
 
 
 @pytest.mark.parametrize("written", ["2026-11-23T12:30:00Z", "2026-11-23T18:00:00+05:30", "2026-11-23T12:00:00Z"])
 def test_hour_of_half_hour_zone_is_accepted(written: str) -> None:
-    """Where the clock is half an hour off, an hour may begin on the hour there or in UTC."""
+    """In a timezone with a half-hour offset, an hour may begin on the local hour or on the UTC hour."""
     (point,) = points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("Asia/Kolkata")))
     assert point.start == int(datetime.fromisoformat(written).timestamp())
 
@@ -205,7 +205,7 @@ def test_hour_of_half_hour_zone_is_accepted(written: str) -> None:
     ],
 )
 def test_future_bucket_is_rejected(unit: Unit, ahead: int, is_rejected: bool) -> None:  # noqa: FBT001
-    """An hour may begin 5 minutes ahead of either clock, and a day may be tomorrow: clocks and zones differ."""
+    """An hour may begin five minutes ahead of either clock, and a day may be tomorrow, as clocks and zones differ."""
     noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
     time = noon.isoformat() if unit is Unit.HOUR else (noon + timedelta(seconds=ahead)).date().isoformat()
     latest = noon.timestamp() - (ahead if unit is Unit.HOUR else 0)
@@ -225,7 +225,7 @@ def test_future_bucket_is_rejected(unit: Unit, ahead: int, is_rejected: bool) ->
 def test_row_older_than_requested_range_is_rejected(
     unit: Unit, back: int, *, is_rejected: bool, is_history: bool
 ) -> None:
-    """A response may begin two buckets earlier, whether it runs up to now or not: what an end includes is unknown."""
+    """A response may begin two buckets early, as Braze does not document whether the end is included."""
     noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
     time = noon - timedelta(**{f"{unit}s": back})
     result = body([{"time": time.isoformat() if unit is Unit.HOUR else time.date().isoformat(), "count": 5}])
@@ -241,7 +241,7 @@ def test_row_older_than_requested_range_is_rejected(
 
 @pytest.mark.parametrize("written", ["2026-11-23", "20261123", "2026-W48-1"])
 def test_date_alone_as_hour_is_rejected(written: str) -> None:
-    """Where hours were requested, a date alone is a day: its count would be that of 24 hours."""
+    """A date without a time is an error in an hourly response, as its count would cover 24 hours."""
     with pytest.raises(BrazeError, match="a row has a date in place of an hour"):
         points(body([{"time": written, "count": 5}]), query())
     assert points(body([{"time": written, "count": 5}]), query(Unit.DAY))[0].value == 5
@@ -249,14 +249,14 @@ def test_date_alone_as_hour_is_rejected(written: str) -> None:
 
 @pytest.mark.parametrize("first", [None, 5])
 def test_hole_and_number_of_same_bucket_is_number(first: int | None) -> None:
-    """A null says nothing, so it contradicts nothing."""
+    """A null does not contradict a number of the same bucket."""
     result = [{"time": "2026-11-23T12:00:00Z", "count": count} for count in (first, 5 if first is None else None)]
     (series,) = parsing.parse_series(query(), body(result), 24, NOW, NOW)
     assert ([value for _, value in series.points], series.holes) == ([5], ())
 
 
 def test_points_are_limited_to_max_length() -> None:
-    """Of an answer with thousands of rows the newest hundred are held."""
+    """Only the newest 100 rows of a response are kept."""
     result = [{"time": f"{year}-01-{day:02}", "count": year} for year in range(2001, 2199) for day in range(1, 29)]
     made = points(body(result), query(Unit.DAY))
     assert len(made) == MAX_LENGTH
@@ -277,7 +277,7 @@ def test_points_are_limited_to_max_length() -> None:
     ],
 )
 def test_rate_limit_headers_are_parsed(headers: dict[str, str], expected: RateLimitHeaders) -> None:
-    """Numbers are read, seconds to go become a time, and what is empty or no number is not known."""
+    """Numbers are parsed, relative resets become timestamps, and empty or invalid values are unknown."""
     assert parsing.parse_rate_limit(headers, now=1_000.0) == expected
 
 
@@ -292,13 +292,13 @@ def test_rate_limit_headers_are_parsed(headers: dict[str, str], expected: RateLi
     ],
 )
 def test_date_header_is_parsed(headers: dict[str, str], expected: float | None) -> None:
-    """The `Date` header is Braze's clock; without a good one it is not known."""
+    """The `Date` header gives Braze's clock; if it is missing or invalid, the clock is unknown."""
     assert parsing.parse_date(headers) == expected
 
 
 @given(st.integers(100, 999))
 def test_every_status_has_a_reason(status: int) -> None:
-    """Only 200 and 201 are worth reading; every other status is a reason."""
+    """Only the statuses 200 and 201 have no failure reason."""
     assert (parsing.reason_for_status(status) is None) == (status in {200, 201})
 
 
@@ -307,5 +307,5 @@ def test_every_status_has_a_reason(status: int) -> None:
     [(b'{"message":"no"}', "no"), (b'{"message":7}', ""), (b"[]", ""), (b"<html>", ""), (b"[" * 100_000, "")],
 )
 def test_error_message_is_read(result: bytes, message: str) -> None:
-    """The message of a refusal is shown if it is text, whatever else the body is."""
+    """The message of an error response is shown if it is text, whatever the rest of the body is."""
     assert parsing.read_message(result) == message

@@ -1,4 +1,4 @@
-"""A Braze that never ends an answer, in every place where one can be drawn out, is cut off at the deadline."""
+"""Test that a response that never ends is cut off at the deadline, wherever in the response it stalls."""
 
 import contextlib
 import socket
@@ -21,14 +21,14 @@ EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
 
 
 def gzip_without_end() -> Iterator[bytes]:
-    """Yield a compressed answer that goes on and never holds anything."""
+    """Yield a gzip response of endless blocks that decompress to nothing."""
     yield HEAD + b"Content-Encoding: gzip\r\n\r\n" + b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
     while True:
         yield EMPTY_BLOCK
 
 
 def after(start: bytes, chunk: bytes) -> Callable[[], Iterator[bytes]]:
-    """Return an answer of `start`, and then of the same piece for ever."""
+    """Return a function that yields `start` and then `chunk` forever."""
 
     def chunks() -> Iterator[bytes]:
         yield start
@@ -58,7 +58,7 @@ ENDLESS: dict[str, Callable[[], Iterator[bytes]]] = {
 
 @contextlib.contextmanager
 def answering(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | None = None) -> Iterator[str]:
-    """Answer one connection with the pieces, slowly, until its client goes away; yield the URL."""
+    """Serve one connection with the chunks, slowly, until the client disconnects; yield the URL."""
     done = threading.Event()
 
     def response(listener: socket.socket) -> None:
@@ -87,7 +87,7 @@ def answering(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | Non
 
 
 def ask(url: str, ca_bundle: str | None = None) -> RawResponse:
-    """Ask once, with half a second for the whole answer."""
+    """Send one request with a deadline of half a second."""
     with contextlib.closing(open_session(1, ca_bundle)) as session:
         timeouts = Timeouts(connect=5, read=5, total=0.5)
         transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic, timeouts=timeouts)
@@ -95,7 +95,7 @@ def ask(url: str, ca_bundle: str | None = None) -> RawResponse:
 
 
 def reason_of(url: str, ca_bundle: str | None = None) -> Reason | None:
-    """Ask once and return why that failed."""
+    """Send one request and return the reason of its failure, or None."""
     try:
         received = ask(url, ca_bundle)
     except BrazeError as error:
@@ -106,7 +106,7 @@ def reason_of(url: str, ca_bundle: str | None = None) -> Reason | None:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("name", ENDLESS)
 def test_endless_response_is_cut_off_at_deadline(name: str, tls: bool) -> None:  # noqa: FBT001
-    """Wherever it is drawn out, plain or encrypted, it ends as a time-out when all of its time has passed."""
+    """An endless response fails as a timeout at the deadline, with and without TLS."""
     authority = trustme.CA() if tls else None
     with answering(ENDLESS[name], authority) as url, tempfile.NamedTemporaryFile() as bundle:
         if authority is not None:
@@ -118,7 +118,7 @@ def test_endless_response_is_cut_off_at_deadline(name: str, tls: bool) -> None: 
 
 
 def test_redirect_body_is_not_read() -> None:
-    """The body of a redirect is capped as any other."""
+    """The body of a redirect is limited in size like any other."""
 
     def chunks() -> Iterator[bytes]:
         yield b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 100000000\r\n\r\n"
@@ -136,7 +136,7 @@ def test_redirect_body_is_not_read() -> None:
 
 
 def test_cookies_are_not_stored() -> None:
-    """What a proxy sets for one workspace is not sent with the next request."""
+    """A cookie set by a response is not sent with the next request."""
     seen: list[bytes] = []
 
     def response(listener: socket.socket) -> None:
@@ -158,7 +158,7 @@ def test_cookies_are_not_stored() -> None:
 
 
 def test_request_headers_are_as_documented() -> None:
-    """One line, the key as a bearer token, and nothing that the environment or the library adds by itself."""
+    """The request has the documented request line, bearer token and encoding."""
     seen: list[bytes] = []
 
     def response(listener: socket.socket) -> None:
@@ -178,7 +178,7 @@ def test_request_headers_are_as_documented() -> None:
 
 
 def test_gzip_chunks_of_test_are_empty() -> None:
-    """The answer of empty blocks is valid as far as it goes, so it is the clock that ends it."""
+    """The blocks of `gzip_without_end` are valid and empty, so only the deadline ends the response."""
     decoder = zlib.decompressobj(wbits=-15)
     assert decoder.decompress(EMPTY_BLOCK * 10) == b""
     assert not decoder.eof

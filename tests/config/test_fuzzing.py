@@ -1,4 +1,4 @@
-"""Whatever is given as a config, the answer is a `Config` or a `ConfigError`, in lines that anyone may read."""
+"""Test that any input yields a `Config` or a `ConfigError` with readable lines."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ from braze_exporter.config.document import ConfigError
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.scheduler.plan import build_plan
 
-PASSWORD = "hunter2-of-a-url"  # noqa: S105 - of a test
+PASSWORD = "hunter2-of-a-url"  # noqa: S105 - a test value
 ENVIRON = {"BRAZE_API_KEY": KEY, "QUOTED_KEY": f'"{KEY}"'}
 
 GOOD: dict[str, Any] = {
@@ -68,7 +68,7 @@ INDISCREET["workspaces"][0] |= {
 }
 INDISCREET["workspaces"][1] |= {"url": f"someone:{PASSWORD}@x", "api_key_env": KEY, "max_age": {"key": KEY}}
 
-any_text = st.text(st.characters(), max_size=40)  # control characters, beyond the BMP, and half ones
+any_text = st.text(st.characters(), max_size=40)  # includes control characters and lone surrogates
 yaml_text = st.text("{}[]:,-#&*!|>'\"%@`?<= \t\n\r\\abUxF0129~.\ufeff\u2028\U0001f642", max_size=80)
 odd_texts = st.sampled_from(
     [
@@ -99,7 +99,7 @@ anything = st.recursive(
 
 
 def load_and_build(text: str) -> Config | None:
-    """Load a config, plan it, and hold what is said of it to what any message promises."""
+    """Load a config and build its plan; check every error with `hold`."""
     try:
         config = load_config(text, "x.yaml", ENVIRON)
     except ConfigError as error:
@@ -119,7 +119,7 @@ def load_and_build(text: str) -> Config | None:
 
 
 def hold(error: ConfigError) -> None:
-    """Hold an error to its form: a line for each problem, in order, printable, and without a secret."""
+    """Check the form of an error: one printable line per problem, in order, without secrets."""
     lines = str(error).split("\n")
     assert len(lines) == len(error.problems) > 0
     assert all(line.startswith("x.yaml:") and line.isprintable() for line in lines)
@@ -136,7 +136,7 @@ def places(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | i
 
 @st.composite
 def mutations(draw: st.DrawFn, base: dict[str, Any]) -> dict[str, Any]:
-    """Drop, replace or add something in one to three places of `base`."""
+    """Draw a copy of `base` with values dropped, replaced or added in one to three places."""
     data = copy.deepcopy(base)
     for _ in range(draw(st.integers(1, 3))):
         at: Any = data
@@ -154,7 +154,7 @@ def mutations(draw: st.DrawFn, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_mutation_base_is_valid() -> None:
-    """What the mutations begin with loads, by JSON as by YAML; and what is indiscreet tells each fault."""
+    """The unmodified config loads as JSON and as YAML, and the config with misplaced secrets reports every problem."""
     assert load_and_build(json.dumps(GOOD)) is not None
     assert load_and_build(yaml.safe_dump(GOOD)) is not None
     with pytest.raises(ConfigError) as raised:
@@ -181,42 +181,42 @@ def test_mutation_base_is_valid() -> None:
 @example("- " * 400)
 @example("!%ff x")
 def test_any_text_is_config_or_error(text: str) -> None:
-    """No text makes anything but a config or a readable error."""
+    """Any text is a config or a readable error."""
     load_and_build(text)
 
 
 @settings(deadline=None)
 @given(anything)
 def test_any_data_is_config_or_error(data: object) -> None:
-    """No data in YAML makes anything but a config or a readable error."""
+    """Any YAML data is a config or a readable error."""
     load_and_build(json.dumps(data))
 
 
 @settings(deadline=None)
 @given(st.dictionaries(any_text, st.lists(st.integers() | any_text, max_size=3), max_size=3))
 def test_any_dumped_yaml_is_config_or_error(data: object) -> None:
-    """The same holds in YAML's own style, with its escapes, anchors and line breaks."""
+    """Any data dumped as YAML, with its escapes, anchors and line breaks, is a config or a readable error."""
     load_and_build(yaml.safe_dump({"workspaces": [data, data], "refresh": data}, allow_unicode=True))
 
 
 @settings(deadline=None)
 @given(mutations(GOOD))
 def test_any_mutated_config_is_config_or_error(data: object) -> None:
-    """However a good config is changed, the answer is a config with all it needs, or a readable error."""
+    """Any modification of a valid config yields a config with a plan and keys, or a readable error."""
     load_and_build(json.dumps(data))
 
 
 @settings(deadline=None)
 @given(mutations(INDISCREET))
 def test_error_messages_hold_no_secret(data: object) -> None:
-    """Whatever else is wrong, neither the key nor the password of a url is told."""
+    """No error message contains the API key or the password of a URL."""
     load_and_build(json.dumps(data))
 
 
 @settings(deadline=None)
 @given(st.data())
 def test_truncated_config_is_config_or_error(data: st.DataObject) -> None:
-    """A config that breaks off anywhere, or lacks a piece, is answered as well."""
+    """A config that is truncated or lacks a part is a config or a readable error."""
     text = yaml.safe_dump(GOOD)
     start = data.draw(st.integers(0, len(text)))
     load_and_build(text[:start] + text[data.draw(st.integers(start, len(text))) :])

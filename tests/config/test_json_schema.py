@@ -1,4 +1,4 @@
-"""The JSON Schema of the config: what the exporter takes it takes, and it refuses what a schema can refuse."""
+"""Test that the JSON Schema accepts what the exporter accepts, and rejects what a schema can detect."""
 
 import copy
 import json
@@ -19,8 +19,7 @@ CONFIG_DIRECTORY = Path(__file__).parent
 GOOD = [CONFIG_DIRECTORY.parents[1] / "config.example.yaml", *sorted((CONFIG_DIRECTORY / "good").glob("*.yaml"))]
 GONE = object()
 SCHEMA = Draft202012Validator(build_schema())
-# What needs more than a look at each value: what is defined elsewhere, sums, time zones, the form of a host, keys and
-# files, and the same thing twice.
+# Problems that no schema can detect: references to other keys, sums, timezones, hostnames, keys, files and duplicates.
 BEYOND: tuple[str, ...] = (
     "alerts-",
     "baseline-",
@@ -33,13 +32,13 @@ BEYOND: tuple[str, ...] = (
     "merge-",
 )
 BEYOND += ("name-twice", "plan-", "purchases-too", "same-", "state-file-", "surrogate-", "timezone-", "url-")
-# And what JSON takes for the same: 10.0 is a whole number there, and no text has to be a second long.
+# JSON Schema also treats 10.0 as an integer, and it cannot require a duration of at least a second.
 BEYOND += ("concurrency-fraction", "share-nan", "duration-milliseconds", "duration-zero")
 ODD: tuple[object, ...] = (None, True, 1, 0.5, "", "all", "5m", [], {})
 
 
-def document(path: Path) -> Any:  # noqa: ANN401 - YAML holds anything
-    """Return what a file holds, or None if it is no YAML."""
+def document(path: Path) -> Any:  # noqa: ANN401 - YAML can hold any type
+    """Return the data of a file, or None if it is not valid YAML."""
     try:
         return parse(path.read_text(encoding="utf-8"), path.name).data
     except ConfigError:
@@ -47,7 +46,7 @@ def document(path: Path) -> Any:  # noqa: ANN401 - YAML holds anything
 
 
 def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401
-    """Yield the way to each value in the data."""
+    """Yield the path of each value within `data`."""
     keys = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
     for key in keys:
         yield (*at, key)
@@ -55,7 +54,7 @@ def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  #
 
 
 def changed(data: Any) -> Iterator[Any]:  # noqa: ANN401
-    """Yield the data with each value in turn left out, or replaced by something odd."""
+    """Yield copies of `data`, each with one value removed or replaced by an unusual one."""
     for *way, last in places(data):
         for odd in (*ODD, GONE):
             other = copy.deepcopy(data)
@@ -70,7 +69,7 @@ def changed(data: Any) -> Iterator[Any]:  # noqa: ANN401
 
 
 def test_schema_command_prints_json_schema() -> None:
-    """It is right by its own dialect, and describes every key."""
+    """The schema is valid JSON Schema, the command prints it, and every key has a description."""
     Draft202012Validator.check_schema(build_schema())
     done = run_program("schema")
     assert (done.returncode, json.loads(done.stdout)) == (0, build_schema())
@@ -81,12 +80,12 @@ def test_schema_command_prints_json_schema() -> None:
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_schema_accepts_valid_configs(path: Path) -> None:
-    """What the exporter takes, an editor does not complain of."""
+    """The schema accepts every config that the exporter accepts."""
     assert [error.message for error in SCHEMA.iter_errors(document(path))] == []
 
 
 def test_schema_rejects_invalid_configs() -> None:
-    """Of all configs in the gallery of bad ones, only those that need more than a schema are taken."""
+    """The schema rejects every invalid config except those listed in `BEYOND`."""
     bad = {path.stem: SCHEMA.is_valid(document(path)) for path in (CONFIG_DIRECTORY / "bad").glob("*.yaml")}
     taken = {name for name, is_taken in bad.items() if is_taken}
     assert {name for name in taken if not name.startswith(BEYOND)} == set()
@@ -95,7 +94,7 @@ def test_schema_rejects_invalid_configs() -> None:
 
 @pytest.mark.parametrize("name", ["every-section", "every-setting", "shortest"])
 def test_schema_accepts_every_loadable_config(name: str) -> None:
-    """With any value odd, or left out: a schema that refused more than the exporter would be in the way."""
+    """With any value removed or replaced, the schema accepts at least every config that the exporter loads."""
     tried = 0
     for data in changed(document(CONFIG_DIRECTORY / "good" / f"{name}.yaml")):
         text = yaml.safe_dump(data, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""A 401 or a 403 is about the endpoint that gave it, until every endpoint in use has refused the key."""
+"""Test that a 401 or 403 holds only its endpoint, until every endpoint in use has rejected the key."""
 
 import itertools
 import logging
@@ -30,23 +30,23 @@ LACKS_EVENTS = "401 Unauthorized: the key lacks the permission events.data_serie
 
 
 def quiet() -> RecordedCounts:
-    """Return events that exist and never happen."""
+    """Return events whose counts are all zero."""
     return RecordedCounts(events=["purchase", "signup"])
 
 
 def calls(exporter: ExporterRig) -> list[tuple[float, str]]:
-    """Return the calls so far: when, in seconds since the clock began, and at which endpoint."""
+    """Return the requests so far: seconds since the start of the clock, and the endpoint."""
     start = exporter.clock.now - exporter.clock.passed
     return [(request.time - start, request.path) for request in exporter.braze.requests]
 
 
 def counted(exporter: ExporterRig) -> Counter[str]:
-    """Return how many calls there were at each endpoint."""
+    """Return the number of requests per endpoint."""
     return Counter(path for _, path in calls(exporter))
 
 
 def scrape_for(exporter: ExporterRig, seconds: float, every: float = 15.0) -> None:
-    """Scrape at an interval for so long, and have the lists read that are due."""
+    """Scrape at an interval for a number of seconds, and refresh the lists that are due."""
     end = exporter.clock.now + seconds
     while exporter.clock.now < end:
         exporter.refresh()
@@ -55,29 +55,29 @@ def scrape_for(exporter: ExporterRig, seconds: float, every: float = 15.0) -> No
 
 
 def read_lists(exporter: ExporterRig) -> None:
-    """Have the lists read that are due, and wait until none is being read."""
-    inside = exporter.exporter._list_refresher  # noqa: SLF001 - no scrape waits for it
+    """Refresh the lists that are due, and wait until no list fetch is in flight."""
+    inside = exporter.exporter._list_refresher  # noqa: SLF001 - a scrape does not wait for list fetches
     inside.refresh()
     wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list is read")  # noqa: SLF001
 
 
 def sentences(exporter: ExporterRig, workspace: int = 0) -> Sequence[str]:
-    """Return what the status page says of a workspace."""
+    """Return the sentences of the status page about a workspace."""
     return read_status_response(exporter.exporter)["workspaces"][workspace]["sentences"]
 
 
 def details(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return why queries were not answered, as the log has it."""
+    """Return the logged reasons of failed queries."""
     return [str(fields["detail"]) for fields in logged(caplog, "query not answered")]
 
 
 def logged(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, object]]:
-    """Return the fields of the lines with that message."""
+    """Return the fields of the log lines with the given message."""
     return [record.__dict__["fields"] for record in caplog.records if record.getMessage() == message]
 
 
 def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureFixture) -> None:
-    """The others are asked as ever; the page, the log and the metrics name the permission, and not the key."""
+    """Other endpoints are fetched as usual, and the page, the log and the metrics name the permission, not the key."""
     with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
         scrape_for(exporter, 600)
@@ -99,7 +99,7 @@ def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureF
 
 
 def test_401_of_list_holds_that_list_only() -> None:
-    """No query is down for it, and the page names the permission."""
+    """A 401 of a list leaves the queries up, and the status page names the permission."""
     with running_exporter("{event: purchase}\n{match: 's.*'}", quiet(), reads_lists=True) as exporter:
         exporter.braze.inject(response_faults.status(401), path=LIST)
         scrape_for(exporter, 3_600)
@@ -116,7 +116,7 @@ def test_401_of_list_holds_that_list_only() -> None:
 
 
 def test_forbidden_list_does_not_stop_counters() -> None:
-    """A list that is refused while the key is accepted is not waited for, whether by a 401 or a 403."""
+    """Counters do not wait for a list that a 401 or 403 holds while the key is accepted elsewhere."""
     events = "{event: purchase, unit: day}\n{match: 'p.*'}"
     for status in (401, 403):
         with running_exporter(events, quiet(), reads_lists=True) as exporter:
@@ -132,7 +132,7 @@ def test_forbidden_list_does_not_stop_counters() -> None:
 def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """At the start endpoints are tried one alone after another; then those of queries take turns."""
+    """At the start one endpoint after another is tried alone; then the endpoints of queries are probed in turn."""
     with running_exporter(TWO, quiet(), pause=BOTH, reads_lists=True) as exporter:
         exporter.braze.key = NEW_KEY
         scrape_for(exporter, 500, every=5)
@@ -153,7 +153,7 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         }
         (fields,) = logged(caplog, "API key rejected")
         assert str(fields["detail"]).startswith(f"{REJECTED} (check that it is a REST API key of this workspace")
-        assert len(details(caplog)) == 3  # before the last endpoint had refused the key too
+        assert len(details(caplog)) == 3  # logged before the last endpoint had rejected the key too
         exporter.braze.key = KEY
         exporter.braze.reset()
         scrape_for(exporter, HOLD_SECONDS, every=5)
@@ -161,14 +161,14 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         assert page.values(EVENTS_UP) == [1, 1]
         assert page.value(SESSIONS_UP) == 1
         assert {moment for moment, path in calls(exporter) if path != LIST} == {600}
-        assert len(details(caplog)) == 3  # nor is a permission missing now
+        assert len(details(caplog)) == 3  # no missing permission is logged now either
         scrape_for(exporter, 3_600)
         assert counted(exporter)[LIST] >= 2
         assert sentences(exporter)[0] == "All 3 queries are answered."
 
 
 def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
-    """Without a query it is the lists that take turns, every two minutes; what they take is asked for in the end."""
+    """Without queries the lists are probed in turn every two minutes; their items are fetched once the key is valid."""
     pause = "    purchases:\n      - match: '.*'\n"
     products = "/purchases/product_list"
     with running_exporter("{match: '.*'}", quiet(), pause=pause, reads_lists=True) as exporter:
@@ -183,8 +183,8 @@ def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
 
 
 @pytest.mark.parametrize("reads_lists", [True, False])
-def test_revoked_key_is_tried_once_by_every_endpoint(reads_lists: bool) -> None:  # noqa: FBT001 - a case
-    """After one refusal of each endpoint there is one call in two minutes for all of them."""
+def test_revoked_key_is_tried_once_by_every_endpoint(reads_lists: bool) -> None:  # noqa: FBT001 - a parametrized value
+    """After each endpoint has rejected the key once, one call probes every two minutes in total."""
     events = "{event: purchase}\n{event: signup, refresh: 12h}"
     with running_exporter(
         events, quiet(), pause="    sessions:\n      - refresh: 6h\n", reads_lists=reads_lists
@@ -203,7 +203,7 @@ def test_revoked_key_is_tried_once_by_every_endpoint(reads_lists: bool) -> None:
 
 
 def test_single_endpoint_decides_about_key() -> None:
-    """Where one endpoint is all that is asked, its refusal is that of the key; with a list that is read, it is not."""
+    """A 401 of the only endpoint means that the key is rejected, unless a list is fetched as well."""
     with running_exporter(TWO, quiet()) as exporter:
         exporter.braze.inject(response_faults.status(401))
         scrape_for(exporter, 300)
@@ -217,7 +217,7 @@ def test_single_endpoint_decides_about_key() -> None:
 
 
 def test_403_accepts_key_and_holds_endpoint() -> None:
-    """With 403 at one endpoint and 401 at the other each is held by itself, and each permission is named."""
+    """With 403 at one endpoint and 401 at another, each is held separately and each permission is named."""
     with running_exporter("{event: purchase}", quiet(), pause=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
         exporter.braze.inject(response_faults.status(403), path=EVENTS)
@@ -227,7 +227,7 @@ def test_403_accepts_key_and_holds_endpoint() -> None:
             LACKS_SESSIONS,
             "403 Forbidden: the key lacks the permission events.data_series",
         ]
-        exporter.braze.inject(response_faults.status(401), path=EVENTS)  # and now neither is accepted
+        exporter.braze.inject(response_faults.status(401), path=EVENTS)  # now no endpoint accepts the key
         exporter.braze.reset()
         scrape_for(exporter, 600)
         assert len(calls(exporter)) <= 2 + 4
@@ -235,7 +235,7 @@ def test_403_accepts_key_and_holds_endpoint() -> None:
 
 
 def test_inconclusive_call_keeps_circuit_open() -> None:
-    """A probe that meets trouble is the only one for two minutes, as one that is refused."""
+    """A probe that fails for another reason is not repeated for two minutes, as after a rejection."""
     with running_exporter("{event: purchase}", quiet(), pause=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401))
         exporter.refresh()
@@ -246,7 +246,7 @@ def test_inconclusive_call_keeps_circuit_open() -> None:
 
 
 def test_endpoint_without_budget_does_not_block_key_probe() -> None:
-    """The turn of an endpoint that may not be asked now goes to the next one."""
+    """If an endpoint has no budget for its probe, the next endpoint is probed."""
     campaigns = "/campaigns/data_series"
     pause = """\
     campaigns:
@@ -254,7 +254,7 @@ def test_endpoint_without_budget_does_not_block_key_probe() -> None:
 budget: {share: 0.001}
 """
     with running_exporter("{event: purchase, refresh: 1h}", quiet(), pause=pause) as exporter:
-        exporter.braze.limit = 1_000  # of which a thousandth is a call an hour
+        exporter.braze.limit = 1_000  # the share of 0.001 allows one call an hour
         exporter.refresh()
         exporter.braze.key = NEW_KEY
         exporter.clock.advance(3_600)
@@ -265,7 +265,7 @@ budget: {share: 0.001}
 
 
 def test_reload_with_same_key_probes_nothing() -> None:
-    """However often the config is read, what is held is held for its two minutes."""
+    """A reload with the same key does not shorten the two minutes of a hold."""
     with running_exporter("{event: purchase}", quiet(), pause=BOTH, reads_lists=True) as exporter:
         exporter.braze.key = NEW_KEY
         exporter.refresh()
@@ -294,7 +294,7 @@ def test_reload_with_same_key_probes_nothing() -> None:
 
 
 def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
-    """What was refused is tried at once, one alone, and what was accepted is unknown again."""
+    """After a reload with another key, held endpoints are tried at once, one at a time, and no verdict is kept."""
     new = {"api_key_env: BRAZE_API_KEY": f"api_key_file: {write_file(tmp_path / 'key', NEW_KEY)}"}
     with running_exporter(TWO, quiet(), pause=BOTH, reads_lists=True) as exporter:
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
@@ -308,7 +308,7 @@ def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
         exporter.clock.advance(1)
         assert exporter.scrape().value(SESSIONS_UP) == 1
         assert counted(exporter)[SESSIONS] == 1
-        exporter.braze.key = KEY  # and back: the key of the config is refused everywhere
+        exporter.braze.key = KEY  # and back: the configured key is now rejected everywhere
         exporter.clock.advance(300)
         exporter.apply_config(TWO, pause=BOTH, **new)
         exporter.braze.reset()
@@ -318,7 +318,7 @@ def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
 
 
 def test_removed_endpoint_is_ignored() -> None:
-    """Once the endpoint that accepts the key is gone from the config, the others speak for the key, without a call."""
+    """Removing the only endpoint that accepts the key leaves the verdict to the others, without a new call."""
     with running_exporter("{event: purchase}", quiet(), pause=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401), path=EVENTS)
         exporter.refresh()
@@ -333,7 +333,7 @@ def test_removed_endpoint_is_ignored() -> None:
 
 
 def test_workspaces_have_separate_verdicts(tmp_path: Path) -> None:
-    """A key that is refused in one workspace says nothing of the key of another."""
+    """A key that is rejected in one workspace does not affect other workspaces."""
     with running_exporter("{event: purchase}", quiet()) as exporter:
         item = workspace_item_yaml(exporter.url, "{event: signup}", name="staging")
         key = write_file(tmp_path / "key", NEW_KEY)
@@ -347,7 +347,7 @@ def test_workspaces_have_separate_verdicts(tmp_path: Path) -> None:
 
 
 class Rotation:
-    """The exporter with its key in a file."""
+    """Runs the exporter with its key in a file."""
 
     def __init__(self, exporter: ExporterRig, file: Path) -> None:
         self.exporter = exporter
@@ -356,16 +356,16 @@ class Rotation:
         self.use()
 
     def use(self) -> None:
-        """Have the exporter read its config again, and the file with it."""
+        """Reload the config, and with it the key file."""
         self.exporter.apply_config(TWO, pause=BOTH, **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {self.file}"})
 
     def keys(self) -> list[str]:
-        """Return the keys of the calls so far."""
+        """Return the keys of the requests so far."""
         return [request.key for request in self.exporter.braze.requests]
 
 
 def test_rotated_key_file_is_read_before_next_probe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a reload, the probe after two minutes has the new key, and all that was held goes with it."""
+    """Without a reload, the probe after two minutes uses the new key of the file, and all holds end."""
     caplog.set_level(logging.INFO)
     with running_exporter(TWO, quiet(), pause=BOTH, reads_lists=True) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
@@ -376,7 +376,7 @@ def test_rotated_key_file_is_read_before_next_probe(tmp_path: Path, caplog: pyte
         exporter.braze.key = NEW_KEY
         exporter.clock.advance(300)
         exporter.refresh()
-        read_lists(exporter)  # which is refused too
+        read_lists(exporter)  # the list rejects the key too
         assert exporter.page().value("braze_up") == 0
         write_file(rotation.file, f"{NEW_KEY}\n")
         exporter.braze.reset()
@@ -396,7 +396,7 @@ def test_rotated_key_file_is_read_before_next_probe(tmp_path: Path, caplog: pyte
 
 
 def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
-    """The probe of one endpoint reads the file too; the other endpoints go on with the new key."""
+    """The probe of a single held endpoint reads the key file too, and the other endpoints use the new key."""
     with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
@@ -415,7 +415,7 @@ def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_revoked_soon_after_an_endpoint_accepted_it() -> None:
-    """That endpoint is not refused until its own refresh: the second refusal of another one has it tried."""
+    """An endpoint with a recent success is tried early once another endpoint has rejected the key twice."""
     with running_exporter("{event: purchase, refresh: 1m}", quiet(), pause="    new_users:\n      - {}\n") as exporter:
         exporter.refresh()
         exporter.braze.key = NEW_KEY
@@ -427,7 +427,7 @@ def test_a_key_that_is_revoked_soon_after_an_endpoint_accepted_it() -> None:
 
 @pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a FIFO", "two words"])
 def test_unusable_key_file_keeps_old_key(how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The key that was read last is used, and one line says why, until a key is read again."""
+    """The last valid key stays in use, and one log line gives the reason, until a key can be read."""
     with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401))
@@ -454,7 +454,7 @@ def test_unusable_key_file_keeps_old_key(how: str, tmp_path: Path, caplog: pytes
 
 
 def test_rotation_to_other_bad_key_costs_one_call_per_endpoint(tmp_path: Path) -> None:
-    """The new key is tried as at the start: at each endpoint that is due, one alone after another."""
+    """A new key is tried as at the start: once at each due endpoint, one at a time."""
     with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401))
@@ -472,7 +472,7 @@ def test_rotation_to_other_bad_key_costs_one_call_per_endpoint(tmp_path: Path) -
 
 
 def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
-    """What was under way while the file was rotated comes back refused, and holds nothing."""
+    """A 401 for a request that was in flight with the old key does not hold its endpoint."""
     with running_exporter(TWO, quiet(), pause=BOTH) as exporter, ThreadPoolExecutor(1) as pool:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
@@ -504,7 +504,7 @@ def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
 
 
 def test_no_error_shows_current_or_previous_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Braze's own words are shown without both, after a rotation by the file and after one by a reload."""
+    """Braze's error messages are shown without the current and the previous key, after a probe and after a reload."""
     with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401))

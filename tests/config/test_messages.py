@@ -1,4 +1,4 @@
-"""Two galleries beside this file: `bad/` with the exact words for each fault, `good/` with the plan each makes."""
+"""Test the example configs beside this file: `bad/` with the expected messages, `good/` with the expected plans."""
 
 import time
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ ENVIRON = {"BRAZE_API_KEY": KEY, "EMPTY": " ", "QUOTED": f"'{KEY}'", "TWO_LINES"
 
 
 def config_files(room: str) -> list[str]:
-    """Return the names of the configs in one gallery."""
+    """Return the names of the configs in `bad` or `good`."""
     return sorted(path.stem for path in (CONFIG_DIRECTORY / room).glob("*.yaml"))
 
 
 def expected(room: str, name: str) -> list[str]:
-    """Return the lines that stand beside a config."""
+    """Return the expected lines for a config."""
     return (CONFIG_DIRECTORY / room / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def described(config: Config) -> Iterator[str]:
-    """Yield what a config asks for, a query or a pool a line."""
+    """Yield a line for each query, pool, workspace and alert group of a config."""
     plan = build_plan(config)
     for query in plan.queries:
         labels = ",".join(f'{name}="{value}"' for name, value in query.labels)
@@ -50,7 +50,7 @@ def described(config: Config) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", config_files("bad"))
 def test_invalid_config_has_expected_messages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each fault is told in exactly the words beside it, with its line, and never with a key or a password."""
+    """An invalid config has exactly the expected messages, with line numbers, and without a key or a password."""
     monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
     with pytest.raises(ConfigError) as raised:
         build_plan(read_config(f"{name}.yaml", ENVIRON))
@@ -62,7 +62,7 @@ def test_invalid_config_has_expected_messages(name: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", config_files("good"))
 def test_valid_config_has_expected_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each good config makes exactly the plan beside it, and has the key of every workspace."""
+    """A valid config has exactly the expected plan and a key for every workspace."""
     monkeypatch.chdir(CONFIG_DIRECTORY / "good")
     config = read_config(f"{name}.yaml", ENVIRON)
     assert list(described(config)) == expected("good", name)
@@ -72,7 +72,7 @@ def test_valid_config_has_expected_plan(name: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("room", ["bad", "good"])
 def test_every_expectation_has_a_config(room: str) -> None:
-    """Every text of a gallery has its config, and every config its text."""
+    """Every text file has a config, and every config has a text file."""
     assert sorted(path.stem for path in (CONFIG_DIRECTORY / room).glob("*.txt")) == config_files(room) != []
 
 
@@ -92,7 +92,7 @@ def test_every_expectation_has_a_config(room: str) -> None:
     ],
 )
 def test_equivalent_urls_are_normalized(tmp_path: Path, url: str, endpoint: str) -> None:
-    """However a url is written, requests begin with the same scheme and host, and nothing stands after them."""
+    """Equivalent URLs are normalized to the same scheme and host without a trailing path."""
     text = (CONFIG_DIRECTORY / "good" / "shortest.yaml").read_text(encoding="utf-8")
     path = tmp_path / "config.yaml"
     path.write_text(text.replace("https://rest.iad-01.braze.com", f'"{url}"'), encoding="utf-8")
@@ -100,7 +100,7 @@ def test_equivalent_urls_are_normalized(tmp_path: Path, url: str, endpoint: str)
 
 
 def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no key is asked for, none is read, and what is missing is told apart."""
+    """Without an environment no key is read, and `find_missing_keys` reports why each key is missing."""
     monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
     for name, info in {
         "key-file-missing": ["api_key_file: there is no such file: ./keys/missing"],
@@ -116,7 +116,7 @@ def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch
 
 
 def test_inaccessible_key_folder_is_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key file that cannot even be looked for is missing, and no traceback."""
+    """A key file in an inaccessible folder is reported as missing, without a traceback."""
 
     def refuse(_path: Path) -> bool:
         raise PermissionError(13, "Permission denied")
@@ -140,7 +140,7 @@ def test_inaccessible_key_folder_is_missing_key(monkeypatch: pytest.MonkeyPatch)
 def test_unreadable_config_file_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, info: str
 ) -> None:
-    """What cannot be read as text is one line that names it, and says how to give the file."""
+    """A config file that cannot be read as text gives a one-line error with its name and advice."""
     (tmp_path / "latin-1.yaml").write_bytes("name: Zürich".encode("latin-1"))
     (tmp_path / "two\nlines.yaml").touch()
     monkeypatch.chdir(tmp_path)
@@ -151,7 +151,7 @@ def test_unreadable_config_file_is_an_error(
 
 
 def test_nested_merges_stay_small() -> None:
-    """Thirty generations of tenfold merges are one small mapping, at once."""
+    """Thirty levels of merges with ten references each are parsed quickly into one small mapping."""
     lines = ["a0: &a0 {x: 1, y: 2}"]
     lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}], y: {n}}}" for n in range(1, 31)]
     started = time.process_time()
@@ -162,21 +162,21 @@ def test_nested_merges_stay_small() -> None:
 
 
 def test_many_merges_of_large_mapping_are_refused() -> None:
-    """What merges copy counts as if it were written."""
+    """Copies made by merges count toward the size limit of a config."""
     large = ", ".join(f"k{number}: 1" for number in range(400))
     with pytest.raises(ConfigError, match="holds too much"):
         parse(f"a: &a {{{large}}}\nb:\n" + "- {<<: *a}\n" * 100 + "- {<<: [" + "*a, " * 200 + "]}", "x.yaml")
 
 
 def test_self_merging_mapping_terminates() -> None:
-    """A mapping that merges or holds itself is neither endless nor a crash."""
+    """A mapping that merges or contains itself causes no endless loop and no crash."""
     assert parse("&a {<<: *a, x: 1}", "x.yaml").data == {"x": 1}
     with pytest.raises(ConfigError, match="holds too much"):
         parse("&a {x: *a}", "x.yaml")
 
 
 def test_product_of_long_lists_is_refused_quickly() -> None:
-    """Seven hundred apps times as many segments in twelve entries are counted, not made."""
+    """The queries of 700 apps times 700 segments in twelve entries are counted without being built."""
     names = ", ".join(f"n{number}" for number in range(700))
     ids = ", ".join(f"n{number}: 3bbc4555-8fa0-4c9b-a5c0-{number:012}" for number in range(700))
     shortest = (CONFIG_DIRECTORY / "good" / "shortest.yaml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`match:` takes what Prometheus takes and means the same by it, and never takes for ever."""
+"""Test that `match:` accepts and interprets regexes as Prometheus does, and that matching ends quickly."""
 
 import re
 import time
@@ -28,7 +28,7 @@ from braze_exporter.config.regex import MAX_NAME_LENGTH, RegexError, compile_reg
     ],
 )
 def test_regex_matches_whole_names(text: str, matched: list[str], others: list[str]) -> None:
-    """A name is matched from its first to its last character; letters and digits of a class are those of ASCII."""
+    r"""A regex matches the whole name, and `\w` and `\d` match only ASCII."""
     result = compile_regex(text)
     assert result.text == text
     assert [name for name in (*matched, *others) if result.matches(name)] == matched
@@ -73,7 +73,7 @@ def test_regex_matches_whole_names(text: str, matched: list[str], others: list[s
     ],
 )
 def test_regex_unlike_prometheus_is_refused(text: str, problem: str) -> None:
-    """What one of the two takes otherwise than the other, or could take for ever over, is refused with the remedy."""
+    """A regex that Prometheus interprets differently, or that could take too long, is refused with advice."""
     with pytest.raises(RegexError) as caught:
         compile_regex(text)
     assert str(caught.value).startswith(problem)
@@ -87,7 +87,7 @@ PATTERNS = st.lists(BRANCHES | BRANCHES.map("({}|b)".format), max_size=3).map("|
 
 @given(PATTERNS, st.text(alphabet="ab_.1&|é \n", max_size=6))
 def test_regex_matches_as_re_does(text: str, name: str) -> None:
-    """What is taken matches as Python's own expressions do, of whose classes the letters are those of ASCII."""
+    """An accepted regex matches like Python's `re` with ASCII classes."""
     try:
         result = compile_regex(text)
     except RegexError as error:
@@ -101,7 +101,7 @@ def test_regex_matches_as_re_does(text: str, name: str) -> None:
 @example("(?i)(?i)a")
 @example("[\\")
 def test_any_text_is_regex_or_refused(text: str) -> None:
-    """No text makes anything but a pattern, or one line that says what is wrong."""
+    """Any text is a regex or a one-line error."""
     try:
         compile_regex(text).matches("a name")
     except RegexError as error:
@@ -110,7 +110,7 @@ def test_any_text_is_regex_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", [".*a.*a.*b", ".*.*.*x", "a?" * 10 + "a{0,1000}b", r"[\w]*[\w]*\d*-"])
 def test_slowest_accepted_regex_is_fast(text: str) -> None:
-    """On a long name that all but matches, the slowest patterns take a second or two; longer names are not matched."""
+    """The slowest accepted regexes take a second or two on a long name, and longer names never match."""
     worst, started = compile_regex(text), time.process_time()
     assert not worst.matches("a" * MAX_NAME_LENGTH)
     assert time.process_time() - started < 20

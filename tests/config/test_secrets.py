@@ -1,4 +1,4 @@
-"""The key is in the memory of the exporter and in its requests, and nowhere else."""
+"""Test that the API key appears only in memory and in requests."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ workspaces:
 
 
 def logged(value: object) -> str:
-    """Return what a log holds of a value."""
+    """Return the log message of a value."""
     record = logging.LogRecord("secrets", logging.ERROR, __file__, 1, "%s %r", (value, value), exc_info=None)
     return logging.Formatter().format(record)
 
@@ -36,7 +36,7 @@ PRINTERS: dict[str, Callable[[object], str]] = {
     "str": str,
     "repr": repr,
     "f-string": lambda value: f"{value} {value!r} {value!s} {value!a}",
-    "percent": lambda value: "%s %r" % (value, value),  # noqa: UP031 - one way of many
+    "percent": lambda value: "%s %r" % (value, value),  # noqa: UP031 - one of the ways to print that are tested
     "pprint": pprint.pformat,
     "json": lambda value: json.dumps({"value": value}, default=str),
     "logging": logged,
@@ -45,20 +45,20 @@ PRINTERS: dict[str, Callable[[object], str]] = {
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Load a config with a key from a variable and the same from a file."""
+    """Load a config with one key from a variable and the same key from a file."""
     path = tmp_path / "key"
     path.write_text(f"\n {KEY}\n", encoding="utf-8")
     return load_config(CONFIG.replace("KEY_FILE", str(path)), "x.yaml", {"BRAZE_API_KEY": f" {KEY}\n"})
 
 
 def test_key_is_loaded(config: Config) -> None:
-    """The key is what the variable or the file holds, less the white space around it."""
+    """Whitespace around the key in a variable or file is removed."""
     assert {name: secret.reveal() for name, secret in config.keys.items()} == {"a": KEY, "b": KEY}
 
 
 @pytest.mark.parametrize("printer", PRINTERS.values(), ids=PRINTERS)
 def test_no_output_shows_key(config: Config, printer: Callable[[object], str]) -> None:
-    """However a config or its keys are printed, the key is `***`."""
+    """The key prints as `***` in every form of output."""
     for value in (config, config.keys, config.keys["a"], [config]):
         printed = printer(value)
         assert KEY not in printed
@@ -67,7 +67,7 @@ def test_no_output_shows_key(config: Config, printer: Callable[[object], str]) -
 
 @pytest.mark.parametrize("write", [pickle.dumps, copy.copy, copy.deepcopy, lambda secret: f"{secret:>40}"])
 def test_secret_cannot_be_copied(write: Callable[[Secret], object]) -> None:
-    """A secret is neither pickled nor copied nor formatted, and the refusal does not tell it."""
+    """A secret cannot be pickled, copied or formatted, and the error does not show it."""
     with pytest.raises(TypeError) as raised:
         write(Secret(KEY))
     assert KEY not in str(raised.value)
@@ -75,14 +75,14 @@ def test_secret_cannot_be_copied(write: Callable[[Secret], object]) -> None:
 
 @pytest.mark.parametrize("write", [pickle.dumps, copy.deepcopy, asdict])
 def test_config_with_keys_cannot_be_copied(config: Config, write: Callable[[Config], object]) -> None:
-    """What holds a key is refused as well, while the same without keys is not."""
+    """A config with keys cannot be copied, but the same config without keys can."""
     with pytest.raises(TypeError, match="a secret cannot be pickled or copied"):
         write(config)
     write(replace(config, keys={}))
 
 
 def test_secret_is_revealed_by_reveal_only() -> None:
-    """A secret has no attributes to list, is equal to itself alone, and none can be added."""
+    """A secret has no readable or writable attributes and equals only itself."""
     secret = Secret(KEY)
     assert not hasattr(secret, "__dict__")
     assert secret != Secret(KEY)
@@ -92,7 +92,7 @@ def test_secret_is_revealed_by_reveal_only() -> None:
 
 @pytest.mark.parametrize("key", [f'"{KEY}"', f"{KEY}\n{KEY}", f"Bearer {KEY}", f"{KEY}\x00", f"{KEY}é"])
 def test_no_error_shows_key(tmp_path: Path, key: str) -> None:
-    """A key that cannot be used is refused, with a trace of the stack and as a pickle, without being told."""
+    """The error for an unusable key shows no part of it, also in a stack trace and when pickled."""
     path = tmp_path / "key"
     path.write_text(key, encoding="utf-8")
     with pytest.raises(ConfigError) as raised:
@@ -110,7 +110,7 @@ def test_no_error_shows_key(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("mark", ["*", "!"])
 def test_yaml_alias_or_tag_is_not_repeated_in_errors(mark: str) -> None:
-    """A password that begins so and stands there without quotes is no text to YAML; the problem does not show it."""
+    """YAML treats an unquoted password that begins with `*` or `!` as an alias or a tag; the error does not show it."""
     for line in (f"a: {mark}{KEY}", f"a: [{mark}{KEY} 1]"):
         with pytest.raises(ConfigError) as result:
             load_config(f"{line}\n", "x.yaml")
@@ -123,14 +123,14 @@ BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
 def texts(alphabet: str, *lengths: int) -> st.SearchStrategy[str]:
-    """Draw a text of one of these lengths."""
+    """Draw a text of one of the given lengths."""
     return st.sampled_from(lengths).flatmap(lambda length: st.text(alphabet, min_size=length, max_size=length))
 
 
 uuids = st.uuids().map(str)
 hexes = texts(HEX, 32, 40, 64)
 base64s = texts(BASE64, 24, 43, 44, 88).filter(lambda key: key[0] != "/")
-# Forms that no name has, so that they are known anywhere.
+# Forms of keys that no name has, so that the exporter recognizes them in any setting.
 telling = (uuids | hexes | uuids.map(str.upper) | hexes.map(str.upper) | base64s).filter(
     lambda key: any(letter.isdigit() for letter in key)
 )
@@ -138,7 +138,7 @@ any_form = telling | texts("abcdefghijklmnopqrstuvwxyz", 8, 20, 40) | texts("012
 WRAPPINGS = ("{}", "Bearer {}", '"{}"', "'{}'", " {} ", "{}\n", "{}\n{}", "KEY={}", "$ {}", "${{{}}}", "keys/{}")
 wrapped = st.sampled_from(WRAPPINGS)
 
-# Where the key or its place belongs, and where a key of any form is not repeated.
+# Settings for the key or its source; no key of any form is shown there.
 KEY_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
     lambda key: {"api_key_file": key},
     lambda key: {"api_key_env": key},
@@ -152,7 +152,7 @@ KEY_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
     lambda key: {"url": key},
     lambda key: {"instance": key},
 )
-# Where other values belong.
+# Settings for other values.
 OTHER_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
     lambda key: {key: 1},
     lambda key: {"timezone": key},
@@ -172,7 +172,7 @@ OTHER_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
 
 
 def told(text: str) -> str:
-    """Return all that is said of a config, whether its keys are read or not."""
+    """Return all messages about a config, loaded with and without its keys."""
     message = []
     for environ in (None, {"BRAZE_API_KEY": KEY}):
         try:
@@ -185,14 +185,14 @@ def told(text: str) -> str:
 
 
 def hold_back(message: str, key: str) -> None:
-    """Hold a text to say something, and nothing of a key."""
+    """Check that a message is not empty and contains no eight characters of the key in a row."""
     assert message
     chunks = {key[start : start + 8].lower() for start in range(len(key) - 7)}
     assert not [chunk for chunk in chunks if chunk in message.lower()]
 
 
 def with_changes(changes: Mapping[str, object]) -> str:
-    """Return a config whose workspace has other values."""
+    """Return a config whose workspace has the given values."""
     base: dict[str, object] = {"name": "a", "url": "https://rest.iad-01.braze.com"}
     sections = {"custom_events": [{"event": "purchase"}]}
     key = {} if {"api_key_file", "api_key_env"} & {*changes} else {"api_key_env": "BRAZE_API_KEY"}
@@ -210,14 +210,14 @@ def with_changes(changes: Mapping[str, object]) -> str:
 def test_misplaced_key_of_any_form_is_not_repeated(
     key: str, wrapping: str, place: Callable[[str], dict[str, object]]
 ) -> None:
-    """Where the path or the name of the variable belongs, and in the url, no form of a key is shown."""
+    """In the key settings and the URL, no key of any form is shown."""
     hold_back(told(with_changes(place(wrapping.replace("{}", key)))), key)
 
 
 @settings(deadline=None)
 @given(telling, wrapped, st.sampled_from(OTHER_PLACES))
 def test_key_in_any_setting_is_not_repeated(key: str, wrapping: str, place: Callable[[str], dict[str, object]]) -> None:
-    """Where something else belongs, and where a key of the file belongs, what looks like a key is not shown."""
+    """In any other setting, text that looks like a key is not shown."""
     hold_back(told(with_changes(place(wrapping.replace("{}", key)))), key)
 
 
@@ -250,7 +250,7 @@ def test_key_in_any_setting_is_not_repeated(key: str, wrapping: str, place: Call
     ),
 )
 def test_key_in_invalid_yaml_is_not_repeated(key: str, text: str) -> None:
-    """No error of YAML quotes a key."""
+    """Errors about invalid YAML do not show a key."""
     hold_back(told(text.replace("{}", key)), key)
 
 
@@ -272,14 +272,14 @@ NOT_THE_KEY = "must be the name of an environment variable, such as BRAZE_API_KE
     ],
 )
 def test_key_source_is_repeated_only_if_it_cannot_be_a_key(line: str, problem: str) -> None:
-    """A path that begins as one, and a name in capitals, are shown to help; the rest is not."""
+    """Only a path that begins with `/`, `./` or `../`, or a variable name in capitals, is shown in errors."""
     name, _, value = line.partition(": ")
     config = load_config(with_changes({name: value}), "x.yaml")
     assert [result.text for result in find_missing_keys(config, {})] == [problem]
 
 
 def test_relative_path_and_lower_case_variable_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not repeated is used all the same."""
+    """Values that are not shown in errors still work."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "key").write_text(KEY, encoding="utf-8")
     for changes in ({"api_key_file": "key"}, {"api_key_env": "braze_key"}):

@@ -1,4 +1,4 @@
-"""What may have been meant is found, in long lists too, without comparing everything."""
+"""Test that `find_nearest` finds similar names, also in long lists, without comparing all names in full."""
 
 import difflib
 from random import Random
@@ -11,7 +11,7 @@ from braze_exporter.config.suggestions import find_nearest
 
 
 def test_nearest_names_come_first() -> None:
-    """At most three, by how much they share; what is nothing like it is not among them."""
+    """At most three names are returned, most similar first, and dissimilar names are left out."""
     names = ["purchase", "Purchase", "purchases", "purchased_item", "signup", "p"]
     result = find_nearest(["purchse", "xyz"], names)
     assert result == {"purchse": ("purchase", "purchases", "Purchase"), "xyz": ()}
@@ -22,13 +22,13 @@ NAMES = st.text("abcA_", min_size=1, max_size=8)
 
 @given(NAMES, st.sets(NAMES, max_size=30))
 def test_short_list_is_compared_in_full(requested: str, names: set[str]) -> None:
-    """Of a list with few names none is left out that the library would find."""
+    """For a short list the result equals that of `difflib.get_close_matches`."""
     assert list(find_nearest([requested], names)[requested]) == difflib.get_close_matches(requested, sorted(names))
 
 
 def test_long_list_is_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among many thousands of names the one with a letter missing is found, and few were compared in full."""
-    random = Random(1)  # noqa: S311 - names, no secrets
+    """In a list of 20,000 names, a name with a missing letter is found after comparing only 50 in full."""
+    random = Random(1)  # noqa: S311 - generates names, no secrets
     words = ["cart", "order", "view", "started", "done", "app", "push", "opened", "screen", "item"]
     names = {f"{'_'.join(random.choices(words, k=3))}_{number}" for number in range(20_000)}
     meant = sorted(name for name in names if len(name) > 20)[:20]

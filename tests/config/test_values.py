@@ -1,4 +1,4 @@
-"""Durations, as Prometheus writes them, and numbers at their limits."""
+"""Test durations in the format of Prometheus, numbers at their limits, and defaults."""
 
 import pytest
 from hypothesis import given, settings
@@ -16,14 +16,14 @@ SECONDS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s":
 
 
 def with_line(line: str) -> Config:
-    """Load a good config that ends with `line`."""
+    """Load a valid config with `line` appended."""
     return load_config(CONFIG + line, "x.yaml")
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(SECONDS)), st.integers(0, 10_000), min_size=1))
 def test_duration_is_sum_of_parts(parts: dict[str, int]) -> None:
-    """Units from large to small, each at most once, are summed exactly; less than a second is refused."""
+    """The parts of a duration are summed exactly; a total under one second is refused."""
     seconds = sum(number * SECONDS[unit] for unit, number in parts.items())
     line = "max_age: " + "".join(f"{parts[unit]}{unit}" for unit in SECONDS if unit in parts)
     if seconds:
@@ -36,7 +36,7 @@ def test_duration_is_sum_of_parts(parts: dict[str, int]) -> None:
 @settings(deadline=None)
 @given(st.permutations(list(SECONDS)), st.integers(2, 6))
 def test_duration_parts_in_wrong_order_are_refused(units: list[str], count: int) -> None:
-    """Units in any other order than from large to small are refused."""
+    """Units in any order other than from large to small are refused."""
     written = units[:count]
     if written == sorted(written, key=lambda unit: -SECONDS[unit]):
         written.reverse()
@@ -45,20 +45,20 @@ def test_duration_parts_in_wrong_order_are_refused(units: list[str], count: int)
 
 
 def test_duration_milliseconds_are_counted() -> None:
-    """Milliseconds may end a duration of a second or more."""
+    """A duration of a second or more may contain milliseconds."""
     assert with_line("max_age: 1s500ms").settings.max_age == 1.5
     assert with_line("max_age: 1000ms").settings.max_age == 1
 
 
 @pytest.mark.parametrize(("key", "low", "high"), [("share", 0.001, 1), ("reserve", 0, 0.9), ("concurrency", 1, 100)])
 def test_number_limits_are_inclusive(key: str, low: float, high: float) -> None:
-    """A number may be the least and the most that its message names."""
+    """The lowest and the highest value that the error message names are accepted."""
     for number in (low, high):
         assert getattr(with_line(f"budget: {{{key}: {number}}}").settings.budget, key) == number
 
 
 def test_alert_defaults_are_as_documented() -> None:
-    """What is left out of `alerts` has the defaults of the documentation."""
+    """Keys omitted from `alerts` have the documented defaults."""
     entry = "workspaces: [{name: a, instance: US-01, api_key_env: K, custom_events: [{event: e, alerts: {below: 5}}]}]"
     (result,) = (alerts for _, alerts in build_plan(load_config(entry, "x.yaml")).alerts)
     assert (result.below, result.silent, result.above, result.drop) == (5, None, None, None)
@@ -66,7 +66,7 @@ def test_alert_defaults_are_as_documented() -> None:
 
 
 def test_defaults_are_as_documented() -> None:
-    """What is left out has the defaults of the documentation."""
+    """Omitted settings have the documented defaults."""
     settings = with_line("").settings
     assert (settings.refresh.hour, settings.refresh.day) == (300, 900)
     assert (settings.settle.hour, settings.settle.day) == (3_600, 7_200)
