@@ -1,4 +1,4 @@
-"""`braze-exporter check --live` asks once for everything, and tells what is wrong in a line each."""
+"""Test that `check --live` fetches each query once and prints one line per problem."""
 
 import contextlib
 import io
@@ -53,14 +53,14 @@ one answer does not tell: braze_revision_age_seconds will
 
 @dataclass
 class Live:
-    """A simulated Braze, and the command in this process."""
+    """Holds a simulated Braze, and runs the command in this process."""
 
     braze: FaultInjectingBraze
     url: str
     clock: Clock
 
     def check(self, events: str = EVENTS, *, pause: str = "", key: str = KEY, zone: str = "") -> tuple[bool, list[str]]:
-        """Run the command, and return whether all is well, and what it printed."""
+        """Run the command; return whether it found no problem, and the lines it printed."""
         text = workspace_yaml(self.url, events, pause=pause).replace(str(NEW_YORK), zone or str(NEW_YORK))
         config = load_config(text, "config.yaml", {"BRAZE_API_KEY": key})
         out, clock = io.StringIO(), self.clock
@@ -80,7 +80,7 @@ class Live:
         return good, out.getvalue().splitlines()
 
     def problems(self, events: str = EVENTS, **changes: str) -> list[str]:
-        """Return what it says is wrong, and hold it to say so in its outcome too."""
+        """Return the reported problems, and check that the result of the command agrees with them."""
         good, lines = self.check(events, **changes)
         start = "production: problem: "
         result = [line.removeprefix(start) for line in lines if line.startswith(start)]
@@ -89,7 +89,7 @@ class Live:
 
 
 def counts() -> RecordedCounts:
-    """Return another count for each of the last 100 hours, of two events."""
+    """Return varying counts of two events for the last 120 hours."""
     recorded = RecordedCounts()
     for back in range(120):
         for event, app in (("purchase", ""), ("purchase", IOS), ("signup", "")):
@@ -99,7 +99,7 @@ def counts() -> RecordedCounts:
 
 @pytest.fixture
 def braze() -> Iterator[Live]:
-    """Run a Braze that has all of `EVENTS`, and the segment of the config."""
+    """Run a simulated Braze with all events of `EVENTS` and the segment of the config."""
     clock = Clock()
     with running_braze(counts(), clock) as (running, server):
         running.inventory = Inventory(segments=(Segment(VIP, "Very important"),))
@@ -107,7 +107,7 @@ def braze() -> Iterator[Live]:
 
 
 def test_check_live_with_valid_config_finds_no_problem(braze: Live) -> None:
-    """Each query is asked for once, without its history, and the lists that tell something; it says what it saw."""
+    """Each query is fetched once, without history, along with the lists needed; the output summarizes the results."""
     assert braze.check() == (True, WELL.splitlines())
     requested = [(request.path, request.params.get("length")) for request in braze.braze.requests]
     assert sorted(requested, key=str) == [("/events/data_series", "100")] * 4 + [
@@ -119,7 +119,7 @@ def test_check_live_with_valid_config_finds_no_problem(braze: Live) -> None:
 
 
 def test_oversized_response_is_requested_again_for_fewer_buckets(braze: Live) -> None:
-    """A response of more than 8 MiB for a hundred hours is no problem if the newest hours are answered."""
+    """An oversized response is no problem if a shorter request for the newest hours succeeds."""
 
     def oversized(exchange: Exchange) -> Reply:
         return (
@@ -135,7 +135,7 @@ def test_oversized_response_is_requested_again_for_fewer_buckets(braze: Live) ->
 
 
 def test_malformed_and_oversized_responses_are_distinguished(braze: Live) -> None:
-    """What is malformed stays a problem, also where shorter requests are made for others."""
+    """A malformed response is a problem, also if other queries need shorter requests."""
     braze.braze.inject(transfer_faults.huge(9 * 1024**2), event="signup")
     braze.braze.inject(response_faults.count(-1, row=0), event="purchase")
     assert braze.problems("{event: purchase}\n{event: signup}") == [
@@ -145,7 +145,7 @@ def test_malformed_and_oversized_responses_are_distinguished(braze: Live) -> Non
 
 
 def test_response_of_holes_only_is_reported(braze: Live) -> None:
-    """Buckets without a number are neither zeros nor an unknown event."""
+    """A response in which no bucket has a number is reported as such, not as zeros or an unknown event."""
     braze.braze.inject(
         response_faults.edited(lambda result: result.update(data=[{**row, "count": None} for row in result["data"]]))
     )
@@ -155,7 +155,7 @@ def test_response_of_holes_only_is_reported(braze: Live) -> None:
 
 
 def test_check_live_program_succeeds(tmp_path: Path) -> None:
-    """It prints what `check` prints, and then what Braze says; the exit code is 1 if something is wrong."""
+    """The program prints the output of `check` and then the results; the exit code is 1 if there is a problem."""
     with running_braze(RecordedCounts(events=["purchase"])) as (running, server):
         running.inventory = Inventory(segments=(Segment(VIP, "Very important"),))
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
@@ -180,7 +180,7 @@ def test_check_live_program_succeeds(tmp_path: Path) -> None:
 
 
 def test_missing_permission_is_reported_once(braze: Live) -> None:
-    """A permission that is missing is one problem, however many queries need it; for a list it is a remark."""
+    """A missing permission is one problem for all its queries; for a list it is only a note."""
     braze.braze.permissions = {"segments.list"}
     good, lines = braze.check()
     assert not good
@@ -199,18 +199,18 @@ the permission events.list: Access Denied
 
 
 def test_rejected_key_error_names_instance(braze: Live) -> None:
-    """A key that Braze does not know is one problem, which says that the url may be of another instance."""
+    """A rejected key is one problem, which says that the key may belong to another instance."""
     (problem,) = braze.problems(key="another-key")
     assert problem.startswith("custom_events purchase by the hour, custom_events purchase / ios by the hour, ")
     assert (
         "and 1 more: 401 Unauthorized: API key rejected (check that it is a REST API key of this workspace" in problem
     )
     assert problem.endswith(f"A key belongs to one instance, and may be of another one than {braze.url}")
-    assert len(braze.braze.requests) == 3  # one for each list, and one for the queries
+    assert len(braze.braze.requests) == 3  # one for each list and one for the queries
 
 
 def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
-    """It is named, whether of a query or of a list, and all else is asked and told."""
+    """A 401 of one endpoint or list names its permission, and all other checks are made."""
     sessions = "    sessions:\n      - {}\n"
     braze.braze.inject(response_faults.status(401), path="/sessions/data_series")
     (problem,) = braze.problems(pause=sessions)
@@ -226,7 +226,7 @@ def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
     braze.braze.clear_faults()
     braze.braze.inject(
         response_faults.status(401), path="/events/data_series"
-    )  # all that is asked, but the lists are read
+    )  # no query succeeds, but the lists are read
     (problem,) = braze.problems("{event: purchase}")
     assert f"{lacks} events.data_series" in problem
 
@@ -234,7 +234,7 @@ def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("unknown", UnknownEvent)
 def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: bool) -> None:  # noqa: FBT001 - a case
-    """An event that Braze does not list is told with the nearest; without the list, by what Braze answers."""
+    """An event missing from Braze's list is reported with a suggestion; without the list, Braze's response decides."""
     braze.braze.unknown_event = unknown
     if not listed:
         braze.braze.permissions = {"events.data_series", "segments.list"}
@@ -256,7 +256,7 @@ def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: b
 
 
 def test_selected_items_are_fetched(braze: Live) -> None:
-    """What matches is asked for; a match that takes nothing, or more than there is room for, is a problem."""
+    """Items that a selector matches are fetched; too few or too many matches are a problem."""
     good, lines = braze.check("{match: 'p.*'}")
     assert good
     assert lines[:2] == [
@@ -272,7 +272,7 @@ def test_selected_items_are_fetched(braze: Live) -> None:
 
 
 def test_segments_without_series_are_reported(braze: Live) -> None:
-    """A segment that is not tracked, or that Braze does not list, is told by both of its names."""
+    """A segment without tracking, or missing from Braze's list, is reported with its alias and its name."""
     braze.braze.inventory = Inventory(segments=(Segment(VIP.upper(), "Very important", tracked=False),))
     assert braze.problems("{event: purchase}") == [
         'the segment "vip" has no series: switch its analytics tracking on in Braze (Very important)'
@@ -284,7 +284,7 @@ def test_segments_without_series_are_reported(braze: Live) -> None:
 
 
 def test_wrong_timezone_is_reported_with_matching_zones(braze: Live) -> None:
-    """Where the hours of a day add up to it in another zone, that is named, and what to do."""
+    """If hours and days add up only in another timezone, those zones and the fix are reported."""
     braze.braze.zone = ZoneInfo("Europe/Paris")
     (problem,) = braze.problems()
     assert problem.startswith(
@@ -295,7 +295,7 @@ def test_wrong_timezone_is_reported_with_matching_zones(braze: Live) -> None:
 
 
 def test_newest_day_not_today_is_reported(braze: Live) -> None:
-    """Without hours beside the days, a newest day that is tomorrow in the config's zone tells of another zone."""
+    """Without hourly queries, a newest day of tomorrow reveals a wrong timezone."""
     braze.braze.zone = ZoneInfo("Pacific/Auckland")
     (problem,) = braze.problems("{event: purchase, unit: day}")
     assert problem.startswith(
@@ -305,7 +305,7 @@ def test_newest_day_not_today_is_reported(braze: Live) -> None:
 
 
 def test_late_data_is_reported(braze: Live) -> None:
-    """If the newest hour with a count ended longer ago than hours take to settle, they settle too early."""
+    """If the newest hour with a count ended longer ago than `settle`, a problem is reported."""
     braze.braze.traffic = RecordedCounts(events=["purchase", "signup"])
     braze.braze.traffic.set("purchase", CURRENT_HOUR - 3 * HOUR, 5)
     (problem,) = braze.problems("{event: purchase}\n{event: signup}")
@@ -319,7 +319,7 @@ def test_late_data_is_reported(braze: Live) -> None:
 
 
 def test_check_live_leaves_reserve(braze: Live) -> None:
-    """Where Braze's limit is nearly spent by others, what was not asked is said."""
+    """If the remaining limit reaches the reserve, the queries that were not fetched are reported."""
     braze.braze.spend_calls(200_000 - 3)
     (problem,) = braze.problems()
     assert problem.startswith("custom_events ")
@@ -333,7 +333,7 @@ ZONES = st.sampled_from(["UTC", "America/New_York", "Asia/Tokyo", "Europe/Paris"
 @settings(max_examples=30, deadline=None)
 @given(ZONES, st.integers(0), st.integers(0, 365 * 24))
 def test_matching_zones_are_found_from_hours_and_days(name: str, seed: int, later: int) -> None:
-    """The true zone is among those that fit, and so are only such whose days have the same sums."""
+    """The true timezone is among the matching ones, and every matching zone gives the same daily sums."""
     now, zone, random = CURRENT_HOUR + later * HOUR, ZoneInfo(name), Random(seed)  # noqa: S311 - counts, no secrets
     hours = {now - back * HOUR: float(random.randint(0, 9_999)) for back in range(100)}
     newest = datetime.fromtimestamp(now, zone).date()
@@ -346,12 +346,12 @@ def test_matching_zones_are_found_from_hours_and_days(name: str, seed: int, late
 
 
 def total(hours: Mapping[int, float], day: date, zone: ZoneInfo) -> float:
-    """Return what the hours of a day add up to."""
+    """Return the sum of the hours of a day."""
     return sum(hours.get(hour, 0.0) for hour in hours_of(day, zone))
 
 
 def test_matching_zones_without_counts_are_none() -> None:
-    """Where nothing was counted, every zone fits, and none is named."""
+    """If all counts are zero, every timezone would match, so none is returned."""
     hours = {CURRENT_HOUR - back * HOUR: 0.0 for back in range(100)}
     days = {datetime.fromtimestamp(NOW, NEW_YORK).date() - timedelta(days=back): 0.0 for back in range(14)}
     assert time_zones.find_matching_zones(days, hours, NOW) == ()

@@ -1,4 +1,4 @@
-"""`braze-exporter discover` prints what Braze lists as config that can be pasted, whatever the names are."""
+"""Test that `discover` prints Braze's lists as a valid config, whatever names they contain."""
 
 import contextlib
 import io
@@ -89,7 +89,7 @@ workspaces:
 
 @pytest.fixture
 def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
-    """Run a simulated Braze with a few of everything, and what is hard about them."""
+    """Run a simulated Braze with items of each list, including unusual names."""
     events = ["purchase", "Login", "login", 'Größe & Maß\u2028🛒 "#1": x']
     with running_braze(RecordedCounts(events=events)) as (running, server):
         running.inventory = WORLD
@@ -97,7 +97,7 @@ def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
 
 
 def discovered(config: str, *flags: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
-    """Run the command, and hold it to show no key and no traceback."""
+    """Run the command, and check that it shows no key and no traceback."""
     done = run_program("discover", f"--config.file={config}", *flags, BRAZE_API_KEY=key)
     assert key not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -105,7 +105,7 @@ def discovered(config: str, *flags: str, key: str = KEY) -> subprocess.Completed
 
 
 def test_discover_prints_every_list_item(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """What Braze lists is printed with comments, and what cannot be pasted is commented out with the reason."""
+    """Each list item is printed with comments, and an item that cannot be queried is commented out with the reason."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = discovered(config, "--archived")
     assert done.returncode == 0
@@ -121,7 +121,7 @@ def test_discover_prints_every_list_item(braze: tuple[FaultInjectingBraze, Serve
 
 
 def test_selected_items_are_marked_as_configured(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """What the config has by a pattern or a tag is commented out as what it names is."""
+    """Items that a regex or tag of the config selects are commented out like items that the config names."""
     text = workspace_yaml(braze[1].url, "{match: '(?i)login'}").replace(
         "    custom_events:",
         "    campaigns: [{tag: a}]\n    segment_users: [{segment: vip}, {match: 'a.*'}]\n    custom_events:",
@@ -138,7 +138,7 @@ def test_selected_items_are_marked_as_configured(braze: tuple[FaultInjectingBraz
 
 
 def test_discover_accepts_config_without_sections(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """A workspace with a url and a key is enough to discover; `check` wants an entry, and other problems stay such."""
+    """`discover` needs only a URL and a key per workspace; `check` requires an entry; other problems are reported."""
     head = f"workspaces:\n  - name: production\n    url: {braze[1].url}\n    api_key_env: BRAZE_API_KEY\n"
     config = write_file(tmp_path / "config.yaml", head)
     done = discovered(config)
@@ -153,7 +153,7 @@ def test_discover_accepts_config_without_sections(braze: tuple[FaultInjectingBra
 def test_missing_permission_does_not_stop_other_lists(
     braze: tuple[FaultInjectingBraze, Server], tmp_path: Path
 ) -> None:
-    """What the key may not list is named in a comment, and the rest is listed; without anything it is a failure."""
+    """A list that the key may not read is named in a comment; the command fails only if no list can be read."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     braze[0].permissions = {"events.data_series", "segments.list"}
     done = discovered(config)
@@ -177,7 +177,7 @@ def test_missing_permission_does_not_stop_other_lists(
 
 
 def test_rejected_key_is_tried_once_per_list(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """With a key that Braze refuses each list costs one call, and says why it is missing."""
+    """With a rejected key each list costs one call, and each missing list has a comment with the reason."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = discovered(config, key="another-key")
     assert done.returncode == 1
@@ -189,7 +189,7 @@ def test_rejected_key_is_tried_once_per_list(braze: tuple[FaultInjectingBraze, S
 def test_list_with_401_is_reported_and_others_are_read(
     braze: tuple[FaultInjectingBraze, Server], tmp_path: Path
 ) -> None:
-    """A 401 of one list is about its permission, while the key is accepted for the others."""
+    """A 401 of one list is reported as its missing permission if other lists accept the key."""
     braze[0].inject(response_faults.status(401), path="/events/list")
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = discovered(config)
@@ -201,7 +201,7 @@ def test_list_with_401_is_reported_and_others_are_read(
 
 
 def test_missing_key_variable_is_an_error(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """Without a key nothing is asked."""
+    """Without a key no request is sent."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = run_program("discover", f"--config.file={config}")
     assert (done.returncode, done.stdout) == (1, "")
@@ -210,7 +210,7 @@ def test_missing_key_variable_is_an_error(braze: tuple[FaultInjectingBraze, Serv
 
 
 def test_discover_with_two_workspaces_prints_both(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """Each workspace is listed with its own key, and one that fails is no failure of the other."""
+    """Each workspace is listed with its own key, and a failure of one does not affect the other."""
     items = [workspace_item_yaml(braze[1].url, "{event: purchase}", name=name) for name in ("one", "two")]
     items[1] = items[1].replace("BRAZE_API_KEY", "OTHER")
     config = write_file(tmp_path / "config.yaml", "workspaces:\n" + "".join(items))
@@ -222,7 +222,7 @@ def test_discover_with_two_workspaces_prints_both(braze: tuple[FaultInjectingBra
 
 
 def test_too_many_items_print_a_warning(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """More entries than max_queries are printed, after a warning."""
+    """If there are more entries than `max_queries`, they are printed and a warning follows."""
     braze[0].traffic = RecordedCounts(events=[f"event {n}" for n in range(30)])
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: x}", pause="max_queries: 20\n"))
     done = discovered(config)
@@ -234,11 +234,11 @@ def test_too_many_items_print_a_warning(braze: tuple[FaultInjectingBraze, Server
 
 
 def test_closed_pipe_is_no_error(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """A pipe that closes after the first line is no fault to be told of."""
+    """A pipe that closes early causes no error message."""
     braze[0].traffic = RecordedCounts(events=[f"event {n}" for n in range(9_000)])
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: x}"))
     command = [sys.executable, "-m", "braze_exporter", "discover", f"--config.file={config}"]
-    with subprocess.Popen(  # noqa: S603 - our own program
+    with subprocess.Popen(  # noqa: S603 - runs our own program
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"BRAZE_API_KEY": KEY}, text=True
     ) as process:
         assert process.stdout is not None
@@ -252,7 +252,7 @@ def test_closed_pipe_is_no_error(braze: tuple[FaultInjectingBraze, Server], tmp_
 
 @contextlib.contextmanager
 def lister(share: float = 0.1) -> Iterator[tuple[FaultInjectingBraze, Config]]:
-    """Run a Braze with 1,000 events, and yield it with a config for it."""
+    """Run a simulated Braze with 1,000 events, and yield it with a config."""
     with running_braze(RecordedCounts(events=[f"event {n:04}" for n in range(1_000)])) as (braze, server):
         pause = f"budget: {{share: {share}}}\n"
         yield (
@@ -262,7 +262,7 @@ def lister(share: float = 0.1) -> Iterator[tuple[FaultInjectingBraze, Config]]:
 
 
 def printed(config: Config, slept: list[float]) -> tuple[bool, str]:
-    """Run the command in this process; what it would sleep is noted."""
+    """Run the command in this process, and append the requested sleep times to `slept`."""
     out = io.StringIO()
     with contextlib.closing(transport.open_session(1)) as session:
         ctx = context.CommandContext(
@@ -273,7 +273,7 @@ def printed(config: Config, slept: list[float]) -> tuple[bool, str]:
 
 
 def test_discover_keeps_to_share() -> None:
-    """With a share of two calls an hour two pages are read, and the rest is said to be missing."""
+    """With a share of two calls an hour two pages are read, and comments say what is missing."""
     with lister(share=0.002) as (braze, config):
         good, text = printed(config, [])
         assert good
@@ -287,7 +287,7 @@ def test_discover_keeps_to_share() -> None:
 
 
 def test_discover_leaves_reserve() -> None:
-    """Where what is left of Braze's limit is in reserve, no call follows the one that saw it."""
+    """If the remaining limit is within the reserve, no call follows the one that reported it."""
     with lister() as (braze, config):
         braze.spend_calls(850, pool="lists")
         _, text = printed(config, [])
@@ -296,7 +296,7 @@ def test_discover_leaves_reserve() -> None:
 
 
 def test_transient_failure_is_retried() -> None:
-    """A page that Braze's trouble kept from us is asked for again, twice, and then said to be missing."""
+    """A page is retried twice after a transient failure; if it still fails, the list is reported as missing."""
     with lister() as (braze, config):
         slept: list[float] = []
         braze.inject(response_faults.edited(lambda _: None), path="/events/list", times=1)
@@ -320,7 +320,7 @@ def test_transient_failure_is_retried() -> None:
 @example("0x1F")
 @example("2026-01-01")
 def test_quoted_scalar_reads_as_same_text(text: str) -> None:
-    """Any text is one line of YAML that reads as just that text, whether as an item, a value, or beside a comment."""
+    """Any text is quoted as one line of YAML that parses to the same text, alone and before a comment."""
     written = quote_scalar(text)
     assert len(written.splitlines()) == 1
     assert yaml.safe_load(f"- {written}  # {text.splitlines()[:0]}") == [text]
@@ -333,7 +333,7 @@ named = st.text().map(lambda name: ListItem(name, name))
 
 
 def different(item: st.SearchStrategy[ListItem]) -> st.SearchStrategy[list[ListItem]]:
-    """Return lists of rows as they are read: none twice."""
+    """Return lists of items with unique ids, as Braze returns them."""
     return st.lists(item, unique_by=lambda row: row.id)
 
 
@@ -341,7 +341,7 @@ def different(item: st.SearchStrategy[ListItem]) -> st.SearchStrategy[list[ListI
 def test_any_names_give_valid_config(
     events: list[ListItem], segments: list[ListItem], campaigns: list[ListItem], failure: str, own: set[str]
 ) -> None:
-    """What is not commented out is just what Braze lists and can be asked for, and the loader takes all of it."""
+    """The printed entries are exactly the items that can be queried, and they form a valid config."""
     archived = campaigns[:2]
     events = [*events, *(ListItem(name, name) for name in own if name not in {row.name for row in events})]
     configured = "".join(f"      - event: {name}\n" for name in sorted(own))

@@ -1,4 +1,4 @@
-"""What a person reads in the log: each event once, in a form that machines read too, and never the key."""
+"""Test the log: each event appears once, in a machine-readable format, and never with the key."""
 
 import json
 import logging
@@ -30,14 +30,14 @@ EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged since the last time: the level and the message."""
+    """Return the level and message of each line since the last call."""
     result = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
     caplog.clear()
     return result
 
 
 def test_successful_fetches_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is logged while all is well, not even for debugging."""
+    """Successful fetches are not logged, not even at debug level."""
     caplog.set_level(logging.DEBUG, logger="braze_exporter")
     with running_exporter(EVENTS, RecordedCounts(events=NAMES)) as exporter:
         exporter.scrape()
@@ -45,7 +45,7 @@ def test_successful_fetches_are_not_logged(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_outage_is_logged_at_begin_and_end(caplog: pytest.LogCaptureFixture) -> None:
-    """Three queries are named, the rest is one line, repetition is silent, and the end is one line."""
+    """An outage logs three queries and one summary line, then nothing until one line reports its end."""
     caplog.set_level(logging.INFO, logger="braze_exporter")
     with running_exporter(EVENTS, RecordedCounts(events=NAMES)) as exporter:
         exporter.braze.inject(response_faults.status(503))
@@ -56,7 +56,7 @@ def test_outage_is_logged_at_begin_and_end(caplog: pytest.LogCaptureFixture) -> 
         exporter.scrape()
         assert messages(caplog) == []
         exporter.braze.clear_faults()
-        exporter.clock.advance(600)  # after a second failure it waits for twice its refresh
+        exporter.clock.advance(600)  # after a second failure the next attempt waits for twice `refresh`
         exporter.scrape()
         assert caplog.records[0].__dict__["fields"] == {
             "workspace": "production",
@@ -71,7 +71,7 @@ def test_outage_is_logged_at_begin_and_end(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_changed_failure_reason_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A query that fails for a new reason is logged with it, and leaves the old one."""
+    """A query that fails for a new reason is logged again with that reason."""
     caplog.set_level(logging.INFO, logger="braze_exporter")
     with running_exporter("{event: event 0}", RecordedCounts(events=NAMES)) as exporter:
         exporter.braze.inject(response_faults.status(503))
@@ -95,7 +95,7 @@ def record(message: str, level: int = logging.INFO, **fields: object) -> logging
 
 
 def test_logfmt_lines_are_escaped() -> None:
-    """Values with spaces, quotes or control characters are quoted, so that a line stays a line of pairs."""
+    """Values with spaces, quotes or control characters are quoted and stay on one line."""
     made = logs.Formatter("logfmt").format(record("hello", event='say "hi"\n', plain="a/b", empty="", umlaut="günstig"))
     expected = (
         r'ts=2026-11-23T12:20:00.250Z level=info msg=hello event="say \"hi\"\n" plain=a/b empty="" umlaut=günstig'
@@ -104,7 +104,7 @@ def test_logfmt_lines_are_escaped() -> None:
 
 
 def test_json_lines_are_valid() -> None:
-    """JSON has the same fields, and `warn` for a warning."""
+    """JSON lines have the same fields, and the level of a warning is `warn`."""
     made = json.loads(logs.Formatter("json").format(record("hello", logging.WARNING, event="a b", number=3)))
     ts = made.pop("ts")
     assert ts == "2026-11-23T12:20:00.250Z"
@@ -112,7 +112,7 @@ def test_json_lines_are_valid() -> None:
 
 
 def test_traceback_is_one_line() -> None:
-    """An exception comes with its traceback in a field, still on one line."""
+    """An exception is logged with its traceback in a field of the same line."""
     error = ZeroDivisionError("by zero")
     made = logging.LogRecord("x", logging.ERROR, __file__, 1, "fault", (), (ZeroDivisionError, error, None))
     line = logs.Formatter("logfmt").format(made)
@@ -121,20 +121,20 @@ def test_traceback_is_one_line() -> None:
 
 
 def test_long_value_is_truncated() -> None:
-    """An event name can have ten thousand characters; what is logged of it is enough to know it by."""
+    """Long values, such as event names of 10,000 characters, are truncated."""
     line = logs.Formatter("logfmt").format(record("hello", event="x" * 10_000))
     assert len(line) < 2_200
     assert line.endswith("x…")
 
 
 def test_closed_stderr_does_not_stop_serving(tmp_path: Path) -> None:
-    """Started with standard error closed, it has nowhere to log to, and works."""
+    """The exporter works if standard error is closed."""
     with running_braze(RecordedCounts(events=NAMES)) as (_, server):
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, EVENTS))
         port = free_port()
         arguments = f"--config.file={config} --web.listen-address=127.0.0.1:{port}"
         command = f"exec {sys.executable} -m braze_exporter {arguments} 2>&-"
-        with subprocess.Popen(  # noqa: S602 - the shell closes it
+        with subprocess.Popen(  # noqa: S602 - a shell is needed to close standard error
             command, shell=True, env={**os.environ, "BRAZE_API_KEY": KEY}, text=True
         ) as process:
             program = Program(process, port)
@@ -145,15 +145,15 @@ def test_closed_stderr_does_not_stop_serving(tmp_path: Path) -> None:
 
 
 def test_blocked_log_reader_does_not_stop_serving(tmp_path: Path) -> None:
-    """With nobody taking the log, thousands of lines cost a few of themselves, no scrape, and not the end."""
+    """If the log is not read, lines are dropped, and neither scrapes nor shutdown are blocked."""
     with running_braze(RecordedCounts(events=NAMES)) as (_, server):
         write_file(tmp_path / "config.yaml", workspace_yaml(server.url, EVENTS))
         port = free_port()
         command = [sys.executable, "-m", "braze_exporter", "--config.file=config.yaml"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle"]
-        with subprocess.Popen(  # noqa: S603 - our own program
+        with subprocess.Popen(  # noqa: S603 - runs our own program
             command,
-            cwd=tmp_path,  # so that lines are as long on every machine
+            cwd=tmp_path,  # so that paths in log lines have the same length on every machine
             env={**os.environ, "BRAZE_API_KEY": KEY},
             stderr=subprocess.PIPE,
             text=True,
@@ -161,7 +161,7 @@ def test_blocked_log_reader_does_not_stop_serving(tmp_path: Path) -> None:
             program = Program(process, port)
             wait_until(lambda: program.is_responding("/-/ready"), "it is ready")
             write_file(tmp_path / "config.yaml", "workspaces: []\n" + "x: y\n" * 20)
-            for _ in range(300):  # eleven lines each, which a pipe does not hold
+            for _ in range(300):  # eleven lines each, more than a pipe buffers
                 assert program.get("/-/reload", method="POST").status == 400
             started = time.monotonic()
             assert program.scrape().value("braze_up") == 1

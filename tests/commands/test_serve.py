@@ -1,4 +1,4 @@
-"""The program as its users run it: a process, its pages, its signals, its exit codes and its log."""
+"""Test the program as a user runs it: its pages, signals, exit codes and log."""
 
 import gzip
 import http.client
@@ -53,7 +53,7 @@ PROMETHEUS_3 = (
 
 @pytest.fixture
 def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
-    """Run a simulated Braze with two events that never happen."""
+    """Run a simulated Braze with two events whose counts are all zero."""
     with running_braze(RecordedCounts(events=["purchase", "signup"])) as running:
         yield running
 
@@ -82,7 +82,7 @@ def program(config: str) -> Iterator[Program]:
     ],
 )
 def test_pages_have_content_types(program: Program, path: str, content_type: str, text: str) -> None:
-    """Each page answers GET with its type and HEAD without a body; other methods are refused."""
+    """Each page responds to GET with its content type and to HEAD without a body; other methods get 405."""
     got, head, post = (program.get(path, method=method) for method in ("GET", "HEAD", "POST"))
     assert (got.status, got.headers["content-type"]) == (200, content_type)
     assert text in got.text
@@ -92,7 +92,7 @@ def test_pages_have_content_types(program: Program, path: str, content_type: str
 
 @pytest.mark.parametrize("path", ["/foo", "/metrics/", "/metric", "/-/", "/-/quit", "//metrics", "/%2e%2e/metrics"])
 def test_unknown_path_is_404(program: Program, path: str) -> None:
-    """What is not a page is 404, and says where the metrics are."""
+    """An unknown path gets 404 with a hint at `/metrics`."""
     response = program.get(path)
     assert response.status == 404
     assert "/metrics" in response.text
@@ -113,7 +113,7 @@ def test_unknown_path_is_404(program: Program, path: str) -> None:
     ],
 )
 def test_metrics_format_is_negotiated(program: Program, accept: str | None, openmetrics: bool) -> None:  # noqa: FBT001
-    """OpenMetrics goes to those who want it at least as much as text."""
+    """OpenMetrics is sent if the client accepts it with at least the same quality as the text format."""
     response = program.get("/metrics", {"Accept": accept} if accept else None)
     assert response.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0") == openmetrics
     assert response.text.endswith("# EOF\n") == openmetrics
@@ -123,7 +123,7 @@ def test_metrics_format_is_negotiated(program: Program, accept: str | None, open
     ("encoding", "compressed"), [("gzip", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False), ("identity", False)]
 )
 def test_metrics_page_is_gzipped_on_request(program: Program, encoding: str, compressed: bool) -> None:  # noqa: FBT001
-    """Gzip is used if it is accepted, and unpacks to the page."""
+    """The page is compressed with gzip only if the client accepts it."""
     response = program.get("/metrics", {"Accept-Encoding": encoding})
     assert (response.headers.get("content-encoding") == "gzip") == compressed
     assert b"braze_exporter_build_info" in (gzip.decompress(response.body) if compressed else response.body)
@@ -134,7 +134,7 @@ def test_metrics_page_is_gzipped_on_request(program: Program, encoding: str, com
 def test_scrape_ends_within_prometheus_timeout(
     braze: tuple[FaultInjectingBraze, Server], program: Program, header: str, longest: float
 ) -> None:
-    """With Braze silent the page is 200, half a second before Prometheus gives up, and is counted as incomplete."""
+    """If Braze does not respond, the scrape ends half a second before its timeout with 200 and counts as incomplete."""
     braze[0].inject(transfer_faults.hold())
     started = time.monotonic()
     response = program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": header})
@@ -153,7 +153,7 @@ def test_scrape_ends_within_prometheus_timeout(
 def test_signal_ends_program_with_requests_in_flight(
     braze: tuple[FaultInjectingBraze, Server], program: Program, stop: signal.Signals
 ) -> None:
-    """With Braze silent it ends within two seconds with 0, and the scrape that waits still gets its page."""
+    """A signal ends the program with 0 within two seconds, and a waiting scrape still gets its page."""
     braze[0].inject(transfer_faults.hold())
     with socket.create_connection(("127.0.0.1", program.port)) as scraper:
         scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n\r\n")
@@ -171,7 +171,7 @@ def test_signal_ends_program_with_requests_in_flight(
 
 
 def test_disconnected_scraper_is_not_waited_for(braze: tuple[FaultInjectingBraze, Server], program: Program) -> None:
-    """Scrapes that are broken off while Braze is silent are no incomplete scrapes, and leave nothing behind."""
+    """Scrapes that disconnect while Braze does not respond are not counted as incomplete and leave no work behind."""
     braze[0].inject(transfer_faults.hold())
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", program.port)) as scraper:
@@ -185,7 +185,7 @@ def test_disconnected_scraper_is_not_waited_for(braze: tuple[FaultInjectingBraze
 
 
 def test_connection_is_reused_for_scrapes(program: Program) -> None:
-    """Connections are kept alive, as Prometheus wants them."""
+    """Connections are kept alive between scrapes."""
     connection = http.client.HTTPConnection("127.0.0.1", program.port)
     ports = set()
     for _ in range(3):
@@ -197,7 +197,7 @@ def test_connection_is_reused_for_scrapes(program: Program) -> None:
 
 
 def test_reused_connection_is_not_slower(program: Program) -> None:
-    """No part of a page waits for the client's kernel to confirm another, which takes 40 ms."""
+    """No part of a page is delayed by delayed TCP acknowledgments, which take 40 ms."""
     connection = http.client.HTTPConnection("127.0.0.1", program.port)
     seconds = []
     for _ in range(30):
@@ -210,7 +210,7 @@ def test_reused_connection_is_not_slower(program: Program) -> None:
 
 
 def test_outage_logs_few_lines(tmp_path: Path) -> None:
-    """Of many queries that fail for one reason a few are named, as JSON if that is wanted, and never the key."""
+    """If many queries fail for one reason, only a few are logged, as JSON if configured, and never with the key."""
     names = [f"event {number}" for number in range(6)]
     with running_braze(RecordedCounts(events=names)) as (braze, server):
         braze.inject(response_faults.status(401))
@@ -231,7 +231,7 @@ def test_outage_logs_few_lines(tmp_path: Path) -> None:
 
 
 def test_api_key_file_is_read(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """A key file with a line feed at its end is what Braze gets, without the line feed."""
+    """The key from `api_key_file` is sent to Braze without its trailing newline."""
     file = write_file(tmp_path / "key", KEY + "\n")
     text = workspace_yaml(braze[1].url, "{event: purchase}").replace(
         "api_key_env: BRAZE_API_KEY", f"api_key_file: {file}"
@@ -242,7 +242,7 @@ def test_api_key_file_is_read(braze: tuple[FaultInjectingBraze, Server], tmp_pat
 
 
 def test_workspaces_are_independent(tmp_path: Path) -> None:
-    """Each workspace asks its own Braze with its own key, and the failure of one is not the other's."""
+    """Each workspace uses its own Braze and key."""
     traffic = RecordedCounts(events=["purchase"])
     with running_braze(traffic) as (first, item), running_braze(traffic) as (second, two):
         second.key = "another"
@@ -259,7 +259,7 @@ def test_workspaces_are_independent(tmp_path: Path) -> None:
 def test_netrc_and_proxies_do_not_affect_loopback(
     braze: tuple[FaultInjectingBraze, Server], config: str, tmp_path: Path
 ) -> None:
-    """A `.netrc` for the host does not replace the key, and no proxy is asked for this machine itself."""
+    """A `.netrc` entry does not replace the key, and loopback addresses use no proxy."""
     write_file(tmp_path / ".netrc", "default login someone password else\n")
     environment = {"HOME": str(tmp_path), "NETRC": str(tmp_path / ".netrc"), "http_proxy": "http://127.0.0.1:9"}
     with Program.start([f"--config.file={config}"], environment) as program:
@@ -269,7 +269,7 @@ def test_netrc_and_proxies_do_not_affect_loopback(
 
 @pytest.fixture
 def counted(tmp_path: Path) -> Iterator[tuple[RecordedCounts, str, str]]:
-    """Run a simulated Braze whose event grows, and write a config with a state file; yield all three."""
+    """Run a simulated Braze and write a config with a state file; yield the counts, the config and the state file."""
     recorded = RecordedCounts(events=["purchase"])
     with running_braze(recorded) as (_, server):
         state = str(tmp_path / "state.sqlite")
@@ -279,7 +279,7 @@ def counted(tmp_path: Path) -> Iterator[tuple[RecordedCounts, str, str]]:
 
 
 def test_counter_survives_kill_9(counted: tuple[RecordedCounts, str, str]) -> None:
-    """Killed without a word, it goes on from what was scraped, and counts what Braze reported while it was away."""
+    """After SIGKILL the counter continues from its last value and includes what Braze reported meanwhile."""
     recorded, config, _ = counted
     this_hour = int(time.time()) // HOUR * HOUR
     for number in range(3):
@@ -303,7 +303,7 @@ def test_counter_survives_kill_9(counted: tuple[RecordedCounts, str, str]) -> No
 
 
 def test_second_exporter_with_same_state_file_is_refused(counted: tuple[RecordedCounts, str, str]) -> None:
-    """One that cannot have the state file says so after its wait; a signal ends the wait at once."""
+    """A second exporter with the same state file waits, then fails; a signal ends the wait at once."""
     _, config, state = counted
     with Program.start([f"--config.file={config}"]):
         command = [
@@ -328,7 +328,7 @@ def test_second_exporter_with_same_state_file_is_refused(counted: tuple[Recorded
 
 
 def test_check_prints_calls_per_hour(tmp_path: Path) -> None:
-    """A good config is 0, with its queries, its calls and a warning for a key that is not there; no network is used."""
+    """`check` prints queries, calls and a warning for a missing key, exits with 0, and uses no network."""
     events = "{event: purchase, apps: [all, ios], baseline: {weeks: 4}}\n{event: a, unit: day}"
     text = workspace_yaml("https://rest.iad-01.braze.com", events)
     config = write_file(tmp_path / "config.yaml", text)
@@ -344,7 +344,7 @@ def test_check_prints_calls_per_hour(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
-    """Too many calls an hour are refused at once, by check and by serve, with the figures and the setting."""
+    """`check` and `serve` refuse a config with too many calls an hour and print the figures and the setting."""
     events = "\n".join(f"{{event: event {number}}}" for number in range(10))
     text = workspace_yaml("https://rest.iad-01.braze.com", events, pause="refresh: {hour: 1s}\nbudget: {share: 0.1}\n")
     config = write_file(tmp_path / "config.yaml", text)
@@ -359,7 +359,7 @@ def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_invalid_config_lists_every_problem(tmp_path: Path, command: str) -> None:
-    """All problems come at once, one a line, with file, line and path; the exit code is 1."""
+    """All problems are printed at once, one a line with file, line and path, and the exit code is 1."""
     config = write_file(
         tmp_path / "config.yaml", "workspaces:\n  - title: x\n    url: http://example.com\nrefresh: 5m\n"
     )
@@ -372,7 +372,7 @@ def test_invalid_config_lists_every_problem(tmp_path: Path, command: str) -> Non
 
 
 def test_missing_config_file_is_an_error(tmp_path: Path) -> None:
-    """A missing file is one line that says how to give it."""
+    """A missing config file gives a one-line error that names the flag."""
     missing = tmp_path / "missing.yaml"
     done = run_program(f"--config.file={missing}")
     expected = f"{missing}: cannot be read (No such file or directory): give the config file by --config.file\n"
@@ -380,7 +380,7 @@ def test_missing_config_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_port_in_use_is_an_error(config: str) -> None:
-    """A port that is taken is one line that says what to change."""
+    """A port in use gives a one-line error that names the flag."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run_program(f"--config.file={config}", f"--web.listen-address={address}", BRAZE_API_KEY=KEY)
@@ -389,7 +389,7 @@ def test_port_in_use_is_an_error(config: str) -> None:
 
 
 def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
-    """A bundle that the environment names and that cannot be used is one line."""
+    """An unusable CA bundle from the environment gives a one-line error."""
     bundle = write_file(tmp_path / "bundle.pem", "nothing")
     done = run_program(
         f"--config.file={config}", "--web.listen-address=127.0.0.1:0", BRAZE_API_KEY=KEY, SSL_CERT_FILE=bundle
@@ -413,7 +413,7 @@ def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
-    """What the command line does not know is 2, with the usage."""
+    """Wrong usage exits with 2 and prints the usage."""
     done = run_program(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: braze-exporter")
@@ -421,12 +421,12 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 
 def test_version_is_printed() -> None:
-    """The version is one line."""
+    """`--version` prints one line."""
     assert run_program("--version").stdout == "braze-exporter 0.1.0\n"
 
 
 def test_demo_runs_without_account() -> None:
-    """The demo prints what to open and what to paste, serves believable metrics, and ends quietly by Ctrl-C."""
+    """`demo` prints its addresses and a scrape config, serves plausible metrics, and ends cleanly on SIGINT."""
     with Program.start(["demo"]) as program:
         page = program.scrape()
         port = program.port
@@ -449,7 +449,7 @@ def test_demo_runs_without_account() -> None:
 
 
 def test_demo_braze_accepts_printed_key() -> None:
-    """A person with curl gets what the exporter gets; and both addresses can be chosen."""
+    """The simulated Braze of `demo` accepts the printed key at the address of its flag."""
     port = free_port()
     with Program.start(["demo", f"--braze.listen-address=127.0.0.1:{port}"]) as program:
         requested = Program(program.process, port)
@@ -464,7 +464,7 @@ def test_demo_braze_accepts_printed_key() -> None:
 
 @pytest.mark.parametrize("flag", ["--web.listen-address", "--braze.listen-address"])
 def test_demo_port_in_use_is_an_error(flag: str) -> None:
-    """A port of the demo that is taken is one line that names its flag."""
+    """A port of `demo` in use gives a one-line error that names its flag."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run_program("demo", "--web.listen-address=127.0.0.1:0", f"{flag}={address}")
@@ -474,7 +474,7 @@ def test_demo_port_in_use_is_an_error(flag: str) -> None:
 
 @pytest.mark.parametrize("flag", ["--braze.listen-address=0.0.0.0:0", "--braze.listen-address=example.com:80"])
 def test_simulated_braze_listens_on_loopback_only(flag: str) -> None:
-    """The simulated Braze is not served to others."""
+    """`demo` refuses to serve the simulated Braze on an address that is not loopback."""
     done = run_program("demo", flag, "--web.listen-address=127.0.0.1:0")
     assert done.returncode == 1
     assert "only loopback" in done.stderr

@@ -1,4 +1,4 @@
-"""What is usual: the median of the same local hour of the week, from settled history, or nothing."""
+"""Test the baseline: the median of the same local bucket in earlier weeks, or nothing."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -32,35 +32,35 @@ def query(unit: Unit = Unit.HOUR, weeks: int = 4, zone: ZoneInfo = NEW_YORK) -> 
 
 
 def local(year: int, month: int, day: int, hour: int = 0, *, fold: int = 0) -> int:
-    """Return the instant of a local time in New York."""
+    """Return the Unix time of a local time in New York."""
     return int(datetime(year, month, day, hour, tzinfo=NEW_YORK, fold=fold).timestamp())
 
 
 @pytest.mark.parametrize(
     ("start", "expected"),
     [
-        # Across the end of summer time: the same local hour is one hour of UTC later.
+        # Across the end of DST, the same local hour is one UTC hour later.
         (local(2026, 11, 3, 10), [local(2026, 10, 27, 10), local(2026, 10, 20, 10)]),
-        # The hour that a spring night leaves out, seen from later weeks, is left out.
+        # The hour that a spring night skips has no value for later weeks.
         (local(2026, 3, 15, 2), [local(2026, 3, 1, 2)]),
-        # The hour that comes twice pairs with the same pass; where it comes once there is only one.
+        # An hour that occurs twice is compared with the same pass, or with the only one of other weeks.
         (local(2026, 11, 1, 1, fold=0), [local(2026, 10, 25, 1), local(2026, 10, 18, 1)]),
         (local(2026, 11, 1, 1, fold=1), [local(2026, 10, 25, 1), local(2026, 10, 18, 1)]),
         (local(2026, 11, 8, 1), [local(2026, 11, 1, 1, fold=0), local(2026, 10, 25, 1)]),
     ],
 )
 def test_same_local_hour_in_earlier_weeks_is_found(start: int, expected: list[int]) -> None:
-    """Weeks are counted on the wall's clock, through the changes of summer time."""
+    """Earlier weeks are counted in local time, through DST changes."""
     assert same_buckets_in_earlier_weeks(start, query(weeks=2)) == expected
 
 
 @given(
-    st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)),  # noqa: DTZ001 - made aware below
+    st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)),  # noqa: DTZ001 - gets a timezone below
     st.sampled_from(["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe"]).map(ZoneInfo),
     st.integers(1, 8),
 )
 def test_earlier_buckets_have_same_weekday_and_time(moment: datetime, zone: ZoneInfo, weeks: int) -> None:
-    """Each is at the same weekday and time of the wall's clock, so many weeks before."""
+    """Each earlier bucket has the same local weekday and time, a whole number of weeks before."""
     start = int(moment.replace(minute=0, second=0, microsecond=0, tzinfo=UTC).timestamp())
     rendered = datetime.fromtimestamp(start, zone).replace(tzinfo=None)
     result = [
@@ -68,7 +68,7 @@ def test_earlier_buckets_have_same_weekday_and_time(moment: datetime, zone: Zone
         for at in same_buckets_in_earlier_weeks(start, query(weeks=weeks, zone=zone))
     ]
     assert set(result) <= {rendered - timedelta(weeks=week) for week in range(1, weeks + 1)}
-    assert len(result) >= weeks - 1  # at most one night of a few weeks leaves the hour out
+    assert len(result) >= weeks - 1  # a DST change skips the hour in at most one of a few weeks
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_earlier_buckets_have_same_weekday_and_time(moment: datetime, zone: Zone
     ],
 )
 def test_baseline_is_median_of_known_weeks(weeks: int, known: list[int | None], expected: float | None) -> None:
-    """All weeks but one are enough, at least two of several; fewer are nothing rather than a guess."""
+    """The baseline needs all weeks but one, and at least two if several are configured; otherwise it is absent."""
     requested = query(weeks=weeks)
     baseline = Baseline(requested)
     for start, value in zip(same_buckets_in_earlier_weeks(CURRENT_HOUR, requested), known, strict=True):
@@ -96,7 +96,7 @@ def test_baseline_is_median_of_known_weeks(weeks: int, known: list[int | None], 
 
 
 def test_unsettled_buckets_are_not_learned() -> None:
-    """A bucket that was fetched before it had settled is no part of what is usual."""
+    """A bucket that was fetched before it was settled is not part of the baseline."""
     requested = query(weeks=1)
     start = same_buckets_in_earlier_weeks(CURRENT_HOUR, requested)[0]
     baseline = Baseline(requested)
@@ -107,19 +107,19 @@ def test_unsettled_buckets_are_not_learned() -> None:
 
 
 def test_old_buckets_are_removed() -> None:
-    """Years of answers hold no more than the weeks that are looked at, and one."""
+    """Only the buckets of the configured weeks and one more week are kept in memory."""
     requested = query(weeks=2)
     baseline = Baseline(requested)
     for hour in range(0, 20 * WEEK_SECONDS, HOUR):
         baseline.learn([Point(hour, 1.0)], hour + HOUR + requested.settle)
-    assert len(baseline._values) <= 3 * WEEK_SECONDS // HOUR  # noqa: SLF001 - memory is the point
+    assert len(baseline._values) <= 3 * WEEK_SECONDS // HOUR  # noqa: SLF001 - tests memory use
 
 
 @pytest.mark.parametrize(
     ("unit", "weeks"), [(Unit.HOUR, 1), (Unit.HOUR, 4), (Unit.HOUR, 52), (Unit.DAY, 2), (Unit.DAY, 4), (Unit.DAY, 52)]
 )
 def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
-    """The pieces follow each other, join what usual fetches tell, and reach back over all the weeks."""
+    """The chunks of the history overlap each other and the usual fetches, and cover all weeks."""
     requested = query(unit, weeks)
     chunks = history_chunks(requested, NOW)
     reach = [(chunk.ending_at - MAX_LENGTH * unit.seconds, chunk.ending_at) for chunk in chunks if chunk.ending_at]
@@ -133,7 +133,7 @@ def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
 
 
 def shop(now: float = NOW) -> RecordedCounts:
-    """Return six weeks of purchases: a thousand for each week ago, and the hour of the week."""
+    """Return six weeks of counts: 1,000 per week back plus the hour of the week."""
     recorded = RecordedCounts(events=["purchase"])
     for back in range(6 * WEEK_SECONDS // HOUR):
         start = int(now) // HOUR * HOUR - back * HOUR
@@ -144,7 +144,7 @@ def shop(now: float = NOW) -> RecordedCounts:
 
 
 def read_history(exporter: ExporterRig, calls: int, code: str = "200") -> None:
-    """Scrape until so many calls were answered with the status `code`: a piece or two of history for each scrape."""
+    """Scrape until `calls` requests have received the status `code`; each scrape fetches a chunk or two of history."""
 
     def responded() -> float:
         return exporter.page().value("braze_api_requests_total", code=code) or 0
@@ -156,7 +156,7 @@ def read_history(exporter: ExporterRig, calls: int, code: str = "200") -> None:
 
 
 def test_baseline_is_exposed_after_history() -> None:
-    """After the first scrapes the median of four weeks is shown for the settled bucket, for seven calls, once."""
+    """The median of four weeks is exposed for the settled bucket after seven history calls, each made once."""
     recorded = shop()
     with running_exporter("{event: purchase, baseline: {weeks: 4}}", recorded) as exporter:
         exporter.scrape()
@@ -177,7 +177,7 @@ def test_baseline_is_exposed_after_history() -> None:
 
 
 def test_scrape_does_not_wait_for_history() -> None:
-    """With the history held back, the page has its values and no baseline; it comes when it comes."""
+    """A scrape returns values without a baseline while the history is still being fetched."""
     with running_exporter(
         "{event: purchase, baseline: {weeks: 4}}", shop(), pause="budget: {concurrency: 2}\n"
     ) as exporter:
@@ -194,7 +194,7 @@ def test_scrape_does_not_wait_for_history() -> None:
 
 
 def test_failed_history_is_fetched_again() -> None:
-    """A piece that was not answered is asked for an hour later; what depends on it is absent, not wrong."""
+    """A failed history chunk is fetched again after an hour, and the baseline is absent until then."""
     with running_exporter("{event: purchase, baseline: {weeks: 4}}", shop()) as exporter:
 
         def refuse(exchange: Exchange) -> Reply:
@@ -226,10 +226,10 @@ def test_failed_history_is_fetched_again() -> None:
 
 
 def test_history_is_deferred_while_queries_are_deferred() -> None:
-    """With less budget than due queries, none of it goes into history."""
+    """While due queries exceed the budget, no history is fetched."""
     events = "\n".join(f"{{event: purchase, apps: [{app}], baseline: {{weeks: 4}}}}" for app in ("all", "ios"))
     with running_exporter(events, shop(), pause="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
-        exporter.braze.limit = 120  # of which half is one call a minute
+        exporter.braze.limit = 120  # half of it is one call a minute
 
         def scrape() -> None:
             exporter.scrape()
@@ -246,7 +246,7 @@ def test_history_is_deferred_while_queries_are_deferred() -> None:
 
 
 def test_daily_baseline_uses_same_weekday() -> None:
-    """The baseline of days is the median of the same weekday, across the end of summer time, for one call."""
+    """The daily baseline is the median of the same weekday, also across the end of DST, with one history call."""
     now = datetime(2026, 11, 10, 17, 0, tzinfo=UTC).timestamp()
     recorded = shop(now)
     with running_exporter("{event: purchase, unit: day, baseline: {weeks: 3}}", recorded, clock=Clock(now)) as exporter:

@@ -1,4 +1,4 @@
-"""The counters only rise, by each occurrence once, and what is shown of them is durable first."""
+"""Test that counters only rise, count each occurrence once, and are saved before they are shown."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "pu
 
 
 def record(counters: Counters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, asked_from: int = 0) -> float:
-    """Record one answer, save it, and return the total that is shown."""
+    """Record one response, save the counters, and return the total that is shown."""
     counters.record(PURCHASES, unit, buckets.items(), asked_from, requested_at=float(max(buckets, default=0)))
     counters.save()
     return counters.total(PURCHASES)
@@ -53,7 +53,7 @@ reports = st.lists(st.dictionaries(st.integers(0, 30), st.integers(0, 50).map(fl
 
 @given(reports)
 def test_total_never_falls_and_counts_once(responses: list[dict[int, float]]) -> None:
-    """Whatever Braze reports, the total only rises, and never beyond the most that each bucket ever showed."""
+    """The total never falls, and it never exceeds the sum of the highest values reported for the buckets."""
     counters = Counters()
     rendered = 0.0
     most: dict[int, float] = {}
@@ -68,7 +68,7 @@ def test_total_never_falls_and_counts_once(responses: list[dict[int, float]]) ->
 
 
 def test_new_series_counts_from_zero(tmp_path: Path) -> None:
-    """A series that appears later counts what is in the buckets since then; one that was known goes on as ever."""
+    """A series that appears after the first response counts from `new_from`; a known series continues."""
     old, new = ("campaign", "email"), ("campaign", "sms")
     path = str(tmp_path / "state.sqlite")
     with contextlib.closing(open_state_file(path)) as store:
@@ -81,11 +81,11 @@ def test_new_series_counts_from_zero(tmp_path: Path) -> None:
         counters.record(old, Unit.DAY, [(7, 6.0)], 5, None, new_from=7)
         counters.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, None, new_from=7)
         counters.save()
-        assert (counters.total(old), counters.total(new)) == (1, 7)  # what was before is no news
+        assert (counters.total(old), counters.total(new)) == (1, 7)  # buckets before `new_from` do not count
 
 
 def test_unchanged_counters_are_not_written() -> None:
-    """An answer without news costs no write, where another account tells when it was asked for."""
+    """A response without changes causes no write if the time of the request is kept by another counter."""
     counters = Counters()
     counters.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
     counters.save()
@@ -96,7 +96,7 @@ def test_unchanged_counters_are_not_written() -> None:
 
 
 def test_negative_value_counts_from_zero() -> None:
-    """Refunds of the first answer are ground as those of later ones are: what comes back to 0 has not risen."""
+    """Negative values of the first response count as 0, so that a later rise to 0 does not count."""
     counters = Counters()
     assert record(counters, {7: -50.0}) == 0
     assert record(counters, {7: 0.0}) == 0
@@ -105,7 +105,7 @@ def test_negative_value_counts_from_zero() -> None:
 
 @given(st.lists(st.integers(0, 1_000).map(float), min_size=1, max_size=30))
 def test_growing_bucket_is_counted_in_full(values: list[float]) -> None:
-    """The total of a bucket that came after the first answer is the most that was reported of it."""
+    """A bucket that first appears after the first response counts with its highest value."""
     counters = Counters()
     record(counters, {0: 5.0})
     totals = [record(counters, {0: 5.0, 1: value}) for value in values]
@@ -115,7 +115,7 @@ def test_growing_bucket_is_counted_in_full(values: list[float]) -> None:
 @given(reports)
 @settings(max_examples=30, deadline=None)
 def test_restart_with_state_keeps_totals(responses: list[dict[int, float]]) -> None:
-    """A ledger that is closed and opened between any two answers counts as one that goes on."""
+    """Counters that are closed and opened between responses equal counters that stay open."""
     going_on = Counters()
     with tempfile.TemporaryDirectory() as directory:
         for buckets in responses:
@@ -124,7 +124,7 @@ def test_restart_with_state_keeps_totals(responses: list[dict[int, float]]) -> N
 
 
 def test_unreachable_buckets_are_removed() -> None:
-    """It holds the newest hundred buckets of a series, and what is older never counts."""
+    """Only the newest 100 buckets of a series are kept, and older buckets never count."""
     counters = Counters()
     record(counters, {0: 1.0})
     totals = [record(counters, {bucket: 1.0}) for bucket in range(1, 3 * MAX_BUCKETS)]
@@ -133,21 +133,21 @@ def test_unreachable_buckets_are_removed() -> None:
 
 
 def test_empty_first_response_counts_from_zero() -> None:
-    """What is told of the buckets that were asked for first is new; what is older is not."""
+    """After an empty first response, buckets within its requested range count and older ones do not."""
     counters = Counters()
     record(counters, {}, asked_from=10)
     assert record(counters, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
 
 
 def test_older_buckets_never_count() -> None:
-    """Braze's clock may be in the next hour: its first answer begins a bucket later than was asked for by ours."""
+    """Buckets before the first row of the first response never count, even if its request began one bucket earlier."""
     counters = Counters()
     record(counters, {81: 50.0, 100: 5.0}, asked_from=80)
     assert record(counters, {80: 50.0, 81: 50.0, 100: 6.0}) == 1.0
 
 
 def test_changed_unit_keeps_total() -> None:
-    """When hours take over from days, or days from hours, the first answer of the new unit counts nothing."""
+    """When the unit changes between hours and days, the first response of the new unit counts 0."""
     counters = Counters()
     record(counters, {738_000: 100.0}, unit=Unit.DAY)
     assert record(counters, {738_000: 130.0}, unit=Unit.DAY) == 30.0
@@ -158,7 +158,7 @@ def test_changed_unit_keeps_total() -> None:
 
 
 def test_totals_are_shown_after_save() -> None:
-    """A total that has been counted but not written is not the one that is shown."""
+    """A total that is not saved yet is not shown."""
     counters = Counters()
     record(counters, {0: 1.0})
     counters.record(PURCHASES, Unit.HOUR, [(0, 5.0)], 0, 1.0)
@@ -168,7 +168,7 @@ def test_totals_are_shown_after_save() -> None:
 
 
 def test_many_changes_are_saved_before_scrape(path: str) -> None:
-    """They are saved as soon as they are many, all of them; fewer are not, and a disk that fails is not tried again."""
+    """Many unsaved changes are saved at once, few are not, and a failing disk is not retried until the next save."""
     subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(MAX_UNSAVED)]
     failures: list[None] = []
     with contextlib.closing(open_state_file(path)) as store:
@@ -184,33 +184,33 @@ def test_many_changes_are_saved_before_scrape(path: str) -> None:
         assert rise(3.0, subjects) == {2}
         assert rise(4.0, subjects[1:]) == {2}
         assert rise(4.0, subjects[:1]) == {3}
-        store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - as a disk that may only be read
+        store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - simulates a read-only disk
         assert rise(5.0, subjects) == rise(6.0, subjects) == {3}
         assert len(failures) == 1
         store._connection.execute("PRAGMA query_only = 0")  # noqa: SLF001
         counters.save()
         counters.close()
         assert rise(7.0, subjects) == {5}  # the store may be closed now
-        counters.save()  # by a scrape that was let go
+        counters.save()  # by an abandoned scrape
     with opened(path) as counters:
         assert {counters.total(subject) for subject in subjects} == {6}
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """Return the path of a state file that is not there yet."""
+    """Return the path of a state file that does not exist yet."""
     return str(tmp_path / "state.sqlite")
 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Counters]:
-    """Open a state file and let it go again."""
+    """Open a state file, and close it at the end."""
     with contextlib.closing(open_state_file(path, wait=0.1)) as store:
         yield Counters(store)
 
 
 def test_counter_survives_restart(path: str) -> None:
-    """The total, the buckets that were seen and the time of the last answer are there after a restart."""
+    """The total, the known buckets and the time of the last request survive a restart."""
     with opened(path) as counters:
         record(counters, {0: 1.0, 1: 1.0})
         assert record(counters, {0: 1.0, 1: 5.0}) == 4.0
@@ -221,7 +221,7 @@ def test_counter_survives_restart(path: str) -> None:
 
 
 def test_unused_counters_are_removed_after_100_days(path: str) -> None:
-    """It leaves the file, with all its series, and begins at 0 if it comes back; what is asked for stays for ever."""
+    """A counter unused for 100 days is removed with its series and restarts at 0; counters in use stay forever."""
     signup, campaign = (*PURCHASES[:3], "signup", "", ""), (*PURCHASES[:2], "campaigns", "welcome", "", "")
     email, others = (*campaign, "email"), ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
 
@@ -246,7 +246,7 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
         assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
         counters.remove_others(others[1])
         assert [counters.total(subject) for subject in (signup, email)] == [3, 0]
-        info(counters, 9.0, 108)  # back before it has left the file
+        info(counters, 9.0, 108)  # back before its removal is saved
         counters.remove_others(others[1])
         counters.save()
         assert [counters.total(subject) for subject in (signup, email)] == [12, 0]
@@ -262,7 +262,7 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
 
 
 def test_failed_removal_is_retried(path: str) -> None:
-    """While the state file cannot be written what is forgotten stays in it, and goes with the first write."""
+    """If the state file cannot be written, a removal is retried with the next successful write."""
     gone = (*PURCHASES[:3], "signup", "", "")
     with contextlib.closing(open_state_file(path)) as store:
         counters = Counters(store)
@@ -270,7 +270,7 @@ def test_failed_removal_is_retried(path: str) -> None:
         counters.record(PURCHASES, Unit.HOUR, [(0, 1.0)], 0, 101.0 * DAY)
         counters.save()
         counters.remove_others({PURCHASES})
-        store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - as a disk that may only be read
+        store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - simulates a read-only disk
         counters.save()
         assert counters.is_stalled
         assert set(store.read()) == {PURCHASES, gone}
@@ -281,7 +281,7 @@ def test_failed_removal_is_retried(path: str) -> None:
 
 
 def test_state_file_is_locked(path: str) -> None:
-    """A second process is told that the file is held, and by what; it gets the file when the first has ended."""
+    """A locked state file gives an error that says so, and can be opened once the first process closes it."""
     with opened(path):
         with pytest.raises(StateFileError) as refused:
             open_state_file(path, wait=0.1)
@@ -293,7 +293,7 @@ def test_state_file_is_locked(path: str) -> None:
 
 
 def test_second_process_waits_for_lock(path: str) -> None:
-    """One that starts while the other ends gets the file within its time."""
+    """A second process that waits for the lock opens the file when the first closes it."""
     first = open_state_file(path)
     opening = threading.Event()
     result: list[Counters] = []
@@ -322,7 +322,7 @@ def test_second_process_waits_for_lock(path: str) -> None:
     ],
 )
 def test_invalid_state_file_is_moved_aside(path: str, statement: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A file with our header that SQLite can read and we cannot is damage: the counters begin at 0, loudly."""
+    """A state file with a valid header but an invalid schema or content is moved aside; counters restart at 0."""
     with opened(path) as counters:
         record(counters, {0: 1.0})
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
@@ -336,7 +336,7 @@ def test_invalid_state_file_is_moved_aside(path: str, statement: str, caplog: py
 def test_damaged_state_file_is_moved_aside(
     path: str, start: int, end: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file with our header that is overwritten elsewhere, or ends there, is kept for who wants to look at it."""
+    """A state file with a valid header that is damaged elsewhere or truncated is moved aside."""
     with opened(path) as counters:
         record(counters, {0: 1.0})
     content = Path(path).read_bytes()
@@ -345,7 +345,7 @@ def test_damaged_state_file_is_moved_aside(
 
 
 def expect_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Assert that a state file is moved aside as it is, is logged, and is begun anew."""
+    """Check that the state file is moved aside unchanged and logged, and that a new one is created."""
     content = Path(path).read_bytes()
     with opened(path) as counters:
         assert counters.total(PURCHASES) == 0.0
@@ -360,7 +360,7 @@ def expect_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_moved_state_file_replaces_no_other(path: str) -> None:
-    """One that was moved aside in the same second stays, with its journal; and a link to the state file stays one."""
+    """Files moved aside earlier are not overwritten, and a symbolic link to the state file stays a link."""
     link = f"{path}.link"
     Path(link).symlink_to(path)
     with opened(link) as counters:
@@ -380,7 +380,7 @@ def test_moved_state_file_replaces_no_other(path: str) -> None:
 
 
 def test_newer_state_file_is_refused(path: str) -> None:
-    """What a newer version wrote is neither read nor moved."""
+    """A state file of a newer version is neither read nor moved."""
     with opened(path):
         pass
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -392,14 +392,14 @@ def test_newer_state_file_is_refused(path: str) -> None:
 
 
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
-    """It is one line that says what to change."""
+    """A state file in a missing folder gives a one-line error that names the setting."""
     with pytest.raises(StateFileError, match=r"cannot be used .*: choose another place by state_file"):
         open_state_file(str(tmp_path / "missing" / "state.sqlite"))
 
 
 @pytest.mark.parametrize("where", [":memory:", "file:state?mode=memory"])
 def test_special_sqlite_name_is_a_file(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a state file is called, it is on the disk."""
+    """A name with a special meaning in SQLite still creates a file on disk."""
     monkeypatch.chdir(tmp_path)
     with opened(where) as counters:
         record(counters, {0: 1.0})
@@ -414,14 +414,14 @@ def test_special_sqlite_name_is_a_file(tmp_path: Path, where: str, monkeypatch: 
 def test_counter_is_stalled_while_writes_fail(
     path: str, broken: str, mended: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each failed write is counted, the total that is shown stays, and the next good write catches up."""
+    """Failed writes are counted, the shown total stays, and the next successful write catches up."""
     caplog.set_level("INFO")
     failures: list[None] = []
     with contextlib.closing(open_state_file(path)) as store:
         counters = Counters(store, lambda: failures.append(None))
         record(counters, {0: 1.0})
         assert record(counters, {0: 5.0}) == 4.0
-        store._connection.execute(f"PRAGMA {broken}")  # noqa: SLF001 - as the disk would
+        store._connection.execute(f"PRAGMA {broken}")  # noqa: SLF001 - simulates a broken disk
         pages = dict.fromkeys(range(1, 99), 12345.678)
         assert record(counters, pages) == 4.0
         assert record(counters, {0: 6.0}) == 4.0
@@ -440,7 +440,7 @@ def test_counter_is_stalled_while_writes_fail(
 
 @pytest.mark.parametrize("is_synced", [False, True])
 def test_killed_write_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bool) -> None:
-    """The journal beside the state file is its own, whether the file was written to already or not yet."""
+    """The journal of a killed write is rolled back, whether or not the database file was already modified."""
     subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(500)]
     with opened(path) as counters:
         for value in (1.0, 3.0):
@@ -475,7 +475,7 @@ while True:
 
 
 def test_kill_9_loses_no_shown_total(path: str) -> None:
-    """However often a process is killed while it writes, the next one never shows less than was shown before."""
+    """After SIGKILL during writes, the next process never shows a lower total than before."""
     rendered = 0.0
     for _ in range(8):
         with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:  # noqa: S603
@@ -492,7 +492,7 @@ def test_kill_9_loses_no_shown_total(path: str) -> None:
 
 
 def test_counter_with_changed_labels_continues(path: str) -> None:
-    """With the labels renamed and other queries beside it in the config, a counter keeps what it has counted."""
+    """A counter keeps its total when its labels are renamed or other queries are added to the config."""
     recorded = RecordedCounts(events=["purchase", "signup"])
     clock = Clock()
     with running_braze(recorded, clock) as (_, server):
@@ -520,7 +520,7 @@ def test_counter_with_changed_labels_continues(path: str) -> None:
 
 @pytest.mark.parametrize(("days", "total"), [(99, 5), (101, 0)])
 def test_returning_event_restarts_or_continues(days: int, total: float) -> None:
-    """Its counter goes on where it was, or begins at 0 if it was away for more than a hundred days."""
+    """A counter that returns continues, or restarts at 0 after more than 100 days."""
     recorded = RecordedCounts(events=["purchase", "signup"])
     with running_exporter("{event: purchase}\n{event: signup}", recorded) as exporter:
         exporter.skip_first_scrape()
@@ -538,10 +538,10 @@ def test_returning_event_restarts_or_continues(days: int, total: float) -> None:
 
 @pytest.mark.parametrize(("many", "is_saved"), [(3, True), (MAX_UNSAVED, False)])
 def test_refresh_saves_many_changes(monkeypatch: pytest.MonkeyPatch, many: int, *, is_saved: bool) -> None:
-    """Of many answers most are saved while the others are asked for, and of a few none before the page is made."""
+    """Many responses are saved while others are fetched; few are not saved before the page is rendered."""
     monkeypatch.setattr("braze_exporter.metrics.counters.MAX_UNSAVED", many)
     names = [f"event {number}" for number in range(6)]
     events = "\n".join(f"{{event: {name}}}" for name in names)
     with running_exporter(events, RecordedCounts(events=names), pause="budget: {concurrency: 1}\n") as exporter:
         exporter.refresh()
-        assert (exporter.exporter._counters.revision > 0) is is_saved  # noqa: SLF001 - a page would save the rest
+        assert (exporter.exporter._counters.revision > 0) is is_saved  # noqa: SLF001 - rendering would save the rest

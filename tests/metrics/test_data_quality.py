@@ -1,4 +1,4 @@
-"""What answers say about Braze itself, and about our clock: said once, and only where it is sure."""
+"""Test what responses reveal about Braze and the local clock: reported once, and only when certain."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -22,14 +22,14 @@ DAYS = Query("production", CUSTOM_EVENTS, Unit.DAY, "purchase", refresh=900, zon
 
 
 def answer(sent_at: float, *points: tuple[int, float]) -> Response:
-    """Return an answer with one series."""
+    """Return a response with one series."""
     return Response(
         (Series(CUSTOM_EVENTS.metric_group, tuple(Point(*point) for point in points)),), sent_at, sent_at, 0.0
     )
 
 
 def test_change_after_bucket_end_is_revision() -> None:
-    """Up or down, of a bucket that had ended when it was asked for before: its age is counted from its end."""
+    """A change of a bucket that had ended before the previous fetch is a revision, measured from the bucket's end."""
     before = answer(NOW, (CURRENT_HOUR - 2 * HOUR, 5.0), (CURRENT_HOUR - HOUR, 7.0), (CURRENT_HOUR, 1.0))
     now = answer(NOW + 300, (CURRENT_HOUR - 2 * HOUR, 4.0), (CURRENT_HOUR - HOUR, 8.0), (CURRENT_HOUR, 3.0))
     since_the_hour = NOW + 300 - CURRENT_HOUR
@@ -37,27 +37,27 @@ def test_change_after_bucket_end_is_revision() -> None:
 
 
 def test_growth_before_bucket_end_is_no_revision() -> None:
-    """What changed from before its end to after it may have changed before it."""
+    """A change between a fetch before and a fetch after the bucket's end is not a revision."""
     end = CURRENT_HOUR + HOUR
     before, now = answer(end - 10, (CURRENT_HOUR, 5.0)), answer(end + 290, (CURRENT_HOUR, 9.0), (end, 0.0))
     assert list(revision_delays(PURCHASES, before, now)) == []
 
 
 def test_new_or_missing_bucket_is_no_revision() -> None:
-    """Only what was told twice can be compared."""
+    """A bucket that only one of two responses has is not a revision."""
     before, now = answer(NOW, (CURRENT_HOUR - HOUR, 5.0)), answer(NOW + 300, (CURRENT_HOUR - 2 * HOUR, 5.0))
     assert list(revision_delays(PURCHASES, before, now)) == []
 
 
 @pytest.mark.parametrize(("pause", "expected"), [(599, 1), (600, 0), (86_400, 0)])
 def test_revision_after_pause_is_not_reported(pause: int, expected: int) -> None:
-    """Two refreshes or more later nobody knows when it changed."""
+    """After a pause of two refresh intervals or more, the time of a change is unknown and not reported."""
     before, now = answer(NOW, (CURRENT_HOUR - HOUR, 5.0)), answer(NOW + pause, (CURRENT_HOUR - HOUR, 6.0))
     assert len(list(revision_delays(PURCHASES, before, now))) == expected
 
 
 def test_revision_delay_is_exposed() -> None:
-    """A late arrival is one observation, with its age; a second fetch without a change is none."""
+    """A late arrival is observed once with its delay; a fetch without a change is not observed."""
     recorded = RecordedCounts(events=["purchase"])
     recorded.set("purchase", CURRENT_HOUR - HOUR, 5)
     with running_exporter("{event: purchase}", recorded) as exporter:
@@ -72,7 +72,7 @@ def test_revision_delay_is_exposed() -> None:
 
 
 def local(day: int, hour: int, minute: int = 0) -> datetime:
-    """Return a local time in November."""
+    """Return a local time in November 2026."""
     return datetime(2026, 11, day, hour, minute, tzinfo=NEW_YORK)
 
 
@@ -89,20 +89,20 @@ def local(day: int, hour: int, minute: int = 0) -> datetime:
     ],
 )
 def test_newest_day_shows_timezone_mismatch(requested: datetime, newest: datetime, expected: bool | None) -> None:  # noqa: FBT001
-    """Yesterday or tomorrow is a wrong zone, today the right one; near midnight, or days behind, nothing is said."""
+    """A newest day of yesterday or tomorrow is a mismatch; near midnight or days behind, the result is unknown."""
     result = answer(requested.timestamp(), (int(newest.timestamp()), 1.0))
     assert is_timezone_mismatch(DAYS, result) is expected
 
 
 def test_hours_and_empty_responses_show_no_timezone() -> None:
-    """Only days show where they begin."""
+    """Hourly and empty responses give no information about the timezone."""
     assert is_timezone_mismatch(PURCHASES, answer(NOW, (CURRENT_HOUR - 24 * HOUR, 1.0))) is None
     assert is_timezone_mismatch(DAYS, answer(NOW)) is None
 
 
 @pytest.mark.parametrize(("zone", "expected"), [("America/New_York", 0), ("Pacific/Auckland", 1)])
 def test_timezone_mismatch_is_exposed(zone: str, expected: float) -> None:
-    """With Braze's days in another zone than the config says, the workspace is marked."""
+    """If Braze's days are in another timezone than the configured one, the workspace is marked."""
     with running_exporter("{event: purchase, unit: day}", RecordedCounts(events=["purchase"])) as exporter:
         exporter.braze.zone = ZoneInfo(zone)
         page = exporter.scrape()
@@ -110,7 +110,7 @@ def test_timezone_mismatch_is_exposed(zone: str, expected: float) -> None:
 
 
 def test_clock_difference_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """More than a minute off Braze's clock is a warning, its end a word, and what is within is silent."""
+    """A clock difference of more than a minute is logged once, and its end is logged once."""
     caplog.set_level(logging.INFO, logger="braze_exporter")
     with running_exporter("{event: a}\n{event: b}", RecordedCounts(events=["a", "b"])) as exporter:
         for offset in (60, 61, 61, -300, 0, 0):
@@ -126,7 +126,7 @@ def test_clock_difference_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
 
 @pytest.mark.parametrize("ahead", [65 * 60, 5 * HOUR])
 def test_fast_clock_settles_nothing_early(ahead: int) -> None:
-    """Braze's clock rules: what ended a quarter of an hour ago is not settled because our clock is wrong."""
+    """If the local clock is ahead, buckets still settle by Braze's clock."""
     recorded = RecordedCounts(events=["purchase"])
     with running_exporter("{event: purchase}", recorded, clock=Clock(NOW + ahead)) as exporter:
         exporter.braze.clock = lambda: exporter.clock.now - ahead
@@ -150,14 +150,14 @@ def test_fast_clock_settles_nothing_early(ahead: int) -> None:
     ],
 )
 def test_fetch_reaches_back_past_last_success(unit: Unit, since: int | None, expected: int) -> None:
-    """The usual length, and what has passed since the last answer, up to what Braze can tell."""
+    """A fetch requests the usual length plus the time since the last success, up to Braze's maximum."""
     requested = Query("p", CUSTOM_EVENTS, unit, "purchase", length=24 if unit is Unit.HOUR else 14)
     assert fetch_length(requested, None if since is None else NOW - since, NOW) == expected
 
 
 @pytest.mark.parametrize("hours", [1, 30, 76, 95])
 def test_counter_after_outage_is_exact(hours: int) -> None:
-    """Whether Braze or Prometheus was away, for up to four days everything that happened is counted."""
+    """After an outage of Braze or Prometheus of up to four days, everything is counted."""
     recorded = RecordedCounts(events=["purchase"])
     for hour in range(-100, 120):
         recorded.set("purchase", CURRENT_HOUR + hour * HOUR, 100)
@@ -173,7 +173,7 @@ def test_counter_after_outage_is_exact(hours: int) -> None:
 
 
 def test_late_arrival_before_outage_is_counted() -> None:
-    """What came late during an outage, for an hour before it, is within reach when Braze answers again."""
+    """A late arrival during an outage, for an hour before it, is counted after the outage."""
     recorded = RecordedCounts(events=["purchase"])
     with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
@@ -187,8 +187,8 @@ def test_late_arrival_before_outage_is_counted() -> None:
 
 
 def test_changed_timezone_keeps_daily_buckets() -> None:
-    """A day is known by its date: with another zone in the config its bucket is the same."""
-    day = datetime(2026, 11, 23)  # noqa: DTZ001 - made aware below
+    """A daily bucket is identified by its date, so another timezone does not change it."""
+    day = datetime(2026, 11, 23)  # noqa: DTZ001 - gets a timezone below
     numbers = {
         bucket_number(day.replace(tzinfo=zone).timestamp(), Unit.DAY, zone)
         for zone in (ZoneInfo("UTC"), NEW_YORK, ZoneInfo("Asia/Kathmandu"))
@@ -199,7 +199,7 @@ def test_changed_timezone_keeps_daily_buckets() -> None:
 
 
 def test_empty_responses_lose_no_counts() -> None:
-    """However long Braze answers without data, the next fetch reaches back to the last answer that told something."""
+    """After empty responses, the next fetch reaches back to the last response with data."""
     recorded = RecordedCounts(events=["purchase"])
     with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()

@@ -1,4 +1,4 @@
-"""The page of metrics: byte for byte, in both formats."""
+"""Test the metrics page byte for byte in both formats."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,12 +32,12 @@ EVENTS = """
 
 @pytest.fixture(scope="module")
 def pages() -> tuple[str, str]:
-    """Return a page in the text format and in OpenMetrics, of queries in every state."""
+    """Return a page in the text format and in OpenMetrics, with queries in every state."""
     recorded = RecordedCounts(events=["broken", "empty", 'sign "up" \\ 🎉', "purchase"])
     for back in range(400):
         for app, segment, count in (("", "", 100), (IOS, "", 60), ("", VIP, 9), (IOS, VIP, 4)):
             recorded.set("purchase", CURRENT_HOUR - back * HOUR, count + back % 24, app, segment)
-    with running_exporter(EVENTS, recorded, pause="budget: {concurrency: 1}\n") as exporter:  # answers come in order
+    with running_exporter(EVENTS, recorded, pause="budget: {concurrency: 1}\n") as exporter:  # responses come in order
         exporter.braze.inject(response_faults.data([]), event="empty")
         exporter.scrape()
         recorded.set("purchase", CURRENT_HOUR, 1_234_567)
@@ -49,19 +49,19 @@ def pages() -> tuple[str, str]:
 
 
 def stable(page: str) -> str:
-    """Return what of a page does not depend on the machine: no process metrics, no versions."""
+    """Return a page without the parts that depend on the machine: process metrics and versions."""
     kept = (line for line in page.splitlines() if "process_" not in line and "build_info{" not in line)
     return "\n".join(kept) + "\n"
 
 
 @pytest.mark.parametrize(("name", "which"), [("page.txt", 0), ("page.openmetrics", 1)])
 def test_page_equals_golden_file(pages: tuple[str, str], name: str, which: int) -> None:
-    """The page is, byte for byte, what dashboards and alerts rely on."""
+    """The page equals the golden file byte for byte."""
     assert stable(pages[which]) == (GOLDEN / name).read_text(encoding="utf-8")
 
 
 def test_both_formats_have_same_samples(pages: tuple[str, str]) -> None:
-    """OpenMetrics differs from the text format in its headers and its end alone."""
+    """The OpenMetrics page has the same samples as the text page."""
     text, openmetrics = ([line for line in page.splitlines() if line[0] != "#"] for page in pages)
     assert sorted(map(_without_values, text)) == sorted(map(_without_values, openmetrics))
     assert pages[1].endswith("# EOF\n")
@@ -72,7 +72,7 @@ def _without_values(line: str) -> str:
 
 
 def test_client_library_parses_both_formats(pages: tuple[str, str]) -> None:
-    """Both pages are read by the library's parsers, and the strict one finds each family once."""
+    """The parsers of `prometheus_client` read both pages, and the OpenMetrics one finds each family once."""
     text, openmetrics = pages
     assert MetricsPage(text).value("braze_custom_events_hourly_latest", event="purchase") == 1_234_567
     names = [family.name for family in parse_openmetrics(openmetrics)]
@@ -81,12 +81,12 @@ def test_client_library_parses_both_formats(pages: tuple[str, str]) -> None:
 
 
 def test_no_created_series_are_exposed(pages: tuple[str, str]) -> None:
-    """Counters and histograms come without the `_created` series that would double them."""
+    """Counters and histograms have no `_created` series."""
     assert "_created" not in pages[0] + pages[1]
 
 
 def test_every_family_is_documented(pages: tuple[str, str]) -> None:
-    """What the page shows is what the tables of families say, and the other way round."""
+    """The families of the page are exactly the declared ones."""
     rendered = {line.split()[2] for line in pages[0].splitlines() if line.startswith("# TYPE braze_")}
     metric_groups = [
         metric_group
@@ -111,7 +111,7 @@ numbers = st.one_of(st.floats(), st.integers(0, 10**18).map(float))
 
 @given(st.sampled_from(["gauge", "counter"]), text_values, label_sets, numbers)
 def test_lines_equal_those_of_client_library(kind: str, text: str, labels: dict[str, str], value: float) -> None:
-    """Whatever labels, help and value are, headers and samples are the bytes that `prometheus_client` writes."""
+    """Headers and samples equal those of `prometheus_client` byte for byte, for any labels, help and value."""
     name = "braze_things_total" if kind == "counter" else "braze_things"
     family = Family(name, kind, text, tuple(labels))
     made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily

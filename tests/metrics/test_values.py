@@ -1,4 +1,4 @@
-"""The numbers are true: what is shown of a query, and what is not."""
+"""Test which values of a query are exposed, and which are not."""
 
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -26,7 +26,7 @@ SUCCESS = "braze_custom_events_hourly_last_success_timestamp_seconds"
 
 
 def purchases(**extra: int) -> RecordedCounts:
-    """Return purchases: 100 in each full hour, 40 in the one that runs."""
+    """Return purchases: 100 in each full hour, and 40 in the current one."""
     recorded = RecordedCounts(events=["purchase"])
     for back in range(48):
         recorded.set("purchase", CURRENT_HOUR - back * HOUR, 100 if back else 40)
@@ -36,7 +36,7 @@ def purchases(**extra: int) -> RecordedCounts:
 
 
 def test_latest_is_current_bucket_and_settled_complete_one() -> None:
-    """At twenty past twelve, with an hour to settle, noon is in progress and the hour from ten is the settled one."""
+    """At 12:20 with a `settle` of one hour, latest is the hour from 12:00, and settled is the hour from 10:00."""
     with running_exporter("{event: purchase}", purchases(back_1=91, back_2=92)) as exporter:
         page = exporter.scrape()
     assert (page.value(LATEST), page.value(LATEST_START)) == (40, CURRENT_HOUR)
@@ -45,7 +45,7 @@ def test_latest_is_current_bucket_and_settled_complete_one() -> None:
 
 
 def test_bucket_settles_by_fetch_only() -> None:
-    """An hour that was fetched while it ran is not settled hours later, when Braze has been down since."""
+    """A bucket fetched before it was settled does not become settled while fetches fail."""
     with running_exporter("{event: purchase, max_age: 1d}", purchases()) as exporter:
         exporter.scrape()
         exporter.braze.inject(response_faults.status(503))
@@ -63,7 +63,7 @@ def test_bucket_settles_by_fetch_only() -> None:
 
 @pytest.mark.parametrize("ahead", [0, HOUR, 10 * HOUR])
 def test_newest_bucket_is_never_settled(ahead: float) -> None:
-    """Even if our clock is hours ahead of Braze's, the bucket that Braze has in progress is not shown as settled."""
+    """Even if the local clock is hours ahead, Braze's current bucket is not settled."""
     with running_exporter("{event: purchase}", purchases()) as exporter:
         exporter.braze.clock = lambda: exporter.clock.now - ahead
         page = exporter.scrape()
@@ -75,7 +75,7 @@ def test_newest_bucket_is_never_settled(ahead: float) -> None:
 
 
 def test_settle_is_counted_from_request() -> None:
-    """The hour from eleven is settled at one o'clock and not a second before."""
+    """The hour from 11:00 is settled by a request at 13:00, and not one second earlier."""
     until_one = HOUR - NOW % HOUR
     with running_exporter("{event: purchase, refresh: 1s}", purchases(back_1=91)) as exporter:
         exporter.clock.advance(until_one - 1)
@@ -86,7 +86,7 @@ def test_settle_is_counted_from_request() -> None:
 
 
 def test_stale_values_disappear_and_timestamps_stay() -> None:
-    """Past max_age the gauges are gone; the counter, the bucket starts and the last success stay."""
+    """After `max_age` the value gauges disappear; the counter, bucket starts and last success stay."""
     with running_exporter("{event: purchase, max_age: 30m}", purchases()) as exporter:
         exporter.scrape()
         exporter.braze.inject(response_faults.status(503))
@@ -113,7 +113,7 @@ def test_stale_values_disappear_and_timestamps_stay() -> None:
 
 
 def test_empty_response_removes_values_and_keeps_timestamps() -> None:
-    """Braze forgets an event: it is up without values, and its bucket starts are the last known."""
+    """After an empty response the query is up without values, and the last bucket starts stay."""
     with running_exporter("{event: purchase}", purchases()) as exporter:
         exporter.scrape()
         exporter.braze.inject(response_faults.data([]))
@@ -126,7 +126,7 @@ def test_empty_response_removes_values_and_keeps_timestamps() -> None:
 
 
 def test_zero_count_is_exposed_as_zero() -> None:
-    """An hour in which nothing happened is the value 0, not an absence."""
+    """An hour without events has the value 0."""
     with running_exporter("{event: purchase}", purchases(back_0=0, back_2=0)) as exporter:
         page = exporter.scrape()
     assert page.value(LATEST) == 0
@@ -134,7 +134,7 @@ def test_zero_count_is_exposed_as_zero() -> None:
 
 
 def test_counter_counts_after_first_response() -> None:
-    """The first answer counts 0, then growth and late arrivals count, each once; a revision down does not."""
+    """The first response counts 0, later rises and late arrivals count once, and a fall is not subtracted."""
     recorded = purchases()
     with running_exporter("{event: purchase}", recorded) as exporter:
         assert exporter.scrape().value(TOTAL) == 0
@@ -147,7 +147,7 @@ def test_counter_counts_after_first_response() -> None:
 
 
 def test_counter_after_empty_response_starts_at_zero() -> None:
-    """If the first answer was empty, what the next one tells of the same hours is new."""
+    """After an empty first response, values of the same hours in the next response count."""
     with running_exporter("{event: purchase}", purchases()) as exporter:
         exporter.braze.inject(response_faults.data([]), times=1)
         assert exporter.scrape().value(TOTAL) == 0
@@ -156,7 +156,7 @@ def test_counter_after_empty_response_starts_at_zero() -> None:
 
 
 def test_counter_uses_finest_unit() -> None:
-    """An event asked by the hour and by the day has one counter, which does not count twice."""
+    """An event with hourly and daily queries has one counter, which counts once."""
     recorded = purchases()
     with running_exporter("{event: purchase, unit: day}\n{event: purchase}", recorded) as exporter:
         exporter.scrape()
@@ -167,7 +167,7 @@ def test_counter_uses_finest_unit() -> None:
 
 
 def test_filtered_queries_have_own_families() -> None:
-    """A sum over the plain family counts nothing twice; segments have no counter."""
+    """Filtered queries have their own families, so that a sum counts nothing twice; segments have no counter."""
     recorded = purchases()
     recorded.set("purchase", CURRENT_HOUR, 30, IOS)
     recorded.set("purchase", CURRENT_HOUR, 4, "", VIP)
@@ -186,7 +186,7 @@ def test_filtered_queries_have_own_families() -> None:
 @pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("hour_format", HourFormat)
 def test_every_hour_format_gives_same_values(hour_format: HourFormat, *, newest_first: bool) -> None:
-    """However Braze writes the times of hours, and in whichever order, the page is the same."""
+    """The values are the same for every format and order of hours."""
     with running_exporter("{event: purchase}", purchases(back_2=92)) as exporter:
         exporter.braze.hour_format = hour_format
         exporter.braze.newest_first = newest_first
@@ -201,7 +201,7 @@ AUTUMN = [datetime(2026, 11, 1, 4, 10, tzinfo=ZoneInfo("UTC")) + timedelta(hours
 @pytest.mark.parametrize("hour_format", HourFormat)
 @pytest.mark.parametrize("moment", AUTUMN, ids=lambda moment: moment.strftime("%dT%H"))
 def test_repeated_dst_hour_is_two_buckets(moment: datetime, hour_format: HourFormat) -> None:
-    """In the night in which summer time ends, and a day on, the newest hours are the right ones."""
+    """On the night when DST ends, and a day later, the newest hours are correct."""
     clock = Clock(moment.timestamp())
     hour = int(moment.timestamp()) // HOUR * HOUR
     recorded = RecordedCounts(events=["purchase"])
@@ -224,7 +224,7 @@ def test_repeated_dst_hour_is_two_buckets(moment: datetime, hour_format: HourFor
     ids=["25 hours", "23 hours", "24 hours"],
 )
 def test_day_settles_after_its_end(day: tuple[int, int, int], hours: int, day_format: DayFormat) -> None:
-    """A day begins at local midnight and ends at the next one, 23, 24 or 25 hours later, and settles after that."""
+    """A day lasts from local midnight to the next one, 23, 24 or 25 hours, and settles after that."""
     start = int(datetime(*day, tzinfo=NEW_YORK).timestamp())
     recorded = RecordedCounts(events=["purchase"])
     for hour in range(-48, 48):
@@ -251,7 +251,7 @@ def test_day_settles_after_its_end(day: tuple[int, int, int], hours: int, day_fo
     ],
 )
 def test_unknown_event_exposes_what_braze_reports(variant: UnknownEvent, up: int, values: list[float]) -> None:
-    """Whatever Braze answers for an event that it does not know, there is no value that it did not send."""
+    """For an event that Braze does not know, only values that Braze returned are exposed."""
     with running_exporter("{event: nothing}\n{event: purchase}", purchases()) as exporter:
         exporter.braze.unknown_event = variant
         page = exporter.scrape()
@@ -261,7 +261,7 @@ def test_unknown_event_exposes_what_braze_reports(variant: UnknownEvent, up: int
 
 
 def test_event_names_are_sent_and_shown_unchanged() -> None:
-    """Spaces, slashes, plus signs, quotes, emoji and case reach Braze and the page unharmed."""
+    """Event names with spaces, slashes, quotes, emoji and different case are sent and exposed unchanged."""
     names = ["Login", "login", "a b/c&d+e=f?g#h%20", 'say "hi"', "back\\slash", "günstig 🎉", "line\nfeed"]
     recorded = RecordedCounts(events=names)
     for number, name in enumerate(names):
@@ -283,7 +283,7 @@ def _yaml(name: str) -> str:
     st.integers(1, 30 * HOUR),
 )
 def test_settled_is_newest_settled_bucket(hours: list[int], sent_at: int, settle: int) -> None:
-    """It is not the newest of the answer, ended long enough before the request, and no later one did."""
+    """The settled bucket is the newest that ended `settle` before the request, and never the newest of the response."""
     starts = [hour * HOUR for hour in hours]
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=float(settle))
     qualified = [start for start in starts[:-1] if start + HOUR + settle <= sent_at]
