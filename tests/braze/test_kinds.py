@@ -490,7 +490,7 @@ def test_lone_surrogates_do_not_break_page() -> None:
 
 
 def test_history_never_makes_duplicate_labels() -> None:
-    """If a past variation has the name of a current one, both are told apart by their ids."""
+    """A past variation with the name of a current one has its id appended."""
     sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 20}}\n"
     with everything(sections) as (exporter, _):
 

@@ -295,7 +295,7 @@ def test_wrong_timezone_is_reported_with_matching_zones(braze: Live) -> None:
 
 
 def test_newest_day_not_today_is_reported(braze: Live) -> None:
-    """Without hourly queries, a newest day of tomorrow reveals a wrong timezone."""
+    """Without hourly queries, a wrong timezone is reported if the newest day is tomorrow's."""
     braze.braze.zone = ZoneInfo("Pacific/Auckland")
     (problem,) = braze.problems("{event: purchase, unit: day}")
     assert problem.startswith(

@@ -85,7 +85,7 @@ def test_new_series_counts_from_zero(tmp_path: Path) -> None:
 
 
 def test_unchanged_counters_are_not_written() -> None:
-    """A response without changes causes no write if the time of the request is kept by another counter."""
+    """An unchanged response causes no write if `requested_at` is None."""
     counters = Counters()
     counters.record(PURCHASES, Unit.DAY, [(7, 5.0)], 5, None)
     counters.save()

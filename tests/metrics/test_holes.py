@@ -337,7 +337,7 @@ def test_hour_slightly_ahead_is_accepted(minutes: int) -> None:
 
 @pytest.mark.parametrize(("ahead", "up"), [(1, 1), (2, 0)])
 def test_tomorrow_is_accepted_and_day_after_is_malformed(ahead: int, up: float) -> None:
-    """A day of tomorrow is accepted and reported as a timezone mismatch; the day after is malformed."""
+    """Tomorrow's day is accepted and reported as a timezone mismatch; the day after tomorrow is malformed."""
     day = (datetime.fromtimestamp(NOW, NEW_YORK) + timedelta(days=ahead)).date().isoformat()
     with running_exporter("{event: purchase, unit: day}", hours()) as exporter:
         exporter.braze.inject(response_faults.edited(lambda result: result["data"].append({"time": day, "count": 1})))
@@ -497,7 +497,7 @@ def test_response_that_flaps_hurries_no_more_than_once_an_hour() -> None:
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
 def test_first_response_that_is_short_and_empty_counts_nothing(zone: str) -> None:
-    """Hours that a short, empty first response does not reach, or the current hour, count 0."""
+    """After a short, empty first response, the hours it does not reach and the current hour count 0."""
     with running_exporter("{event: purchase}", hours(), clock=Clock(NOW + 11)) as exporter:
         exporter.apply_config("{event: purchase}", **{"America/New_York": zone})
         exporter.braze.inject(without(9, value=-1), times=1)
