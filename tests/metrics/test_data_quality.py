@@ -89,7 +89,7 @@ def local(day: int, hour: int, minute: int = 0) -> datetime:
     ],
 )
 def test_newest_day_shows_timezone_mismatch(requested: datetime, newest: datetime, expected: bool | None) -> None:  # noqa: FBT001
-    """A newest day of yesterday or tomorrow is a mismatch; near midnight or days behind, the result is unknown."""
+    """If the newest day is yesterday or tomorrow, the timezone is wrong; near midnight or days behind it is unknown."""
     result = answer(requested.timestamp(), (int(newest.timestamp()), 1.0))
     assert is_timezone_mismatch(DAYS, result) is expected
 
