@@ -1,8 +1,10 @@
-"""The whole chain, of real parts: an event falls silent, and whoever is on call is paged for that and for no more.
+"""Test alert delivery end to end with real components.
 
-A simulated Braze, the exporter, a Prometheus with the rules that the exporter prints, an Alertmanager with the config
-of `deploy/`, and a receiver of its webhooks. Needs `running_prometheus`, `promtool` and `prometheus-alertmanager`
-(Debian: prometheus, prometheus-alertmanager). Skipped without them, except in CI, where that is a failure.
+The tests run the simulator, the exporter, and a Prometheus with the rules that the exporter prints. An Alertmanager
+runs with the config of `deploy/`, and a local server receives its webhooks.
+
+Needs `running_prometheus`, `promtool` and `prometheus-alertmanager` (Debian: prometheus, prometheus-alertmanager).
+Skipped without them, except in CI, where their absence is a failure.
 """
 
 import json
@@ -24,7 +26,8 @@ from support import HOUR, Program, run_program, running_braze, wait_until, works
 from braze_exporter.monitoring.rule import RUNBOOKS
 
 ROOT = Path(__file__).parents[2]
-# One event that is to page, two that go on, one that is silent for less than its hour, and one that nobody asks about.
+# In order: an event whose alert must page, two events that keep occurring, one event silent for less than its hour, and
+# one event without alerts.
 EVENTS = """
 {event: purchase_completed, alerts: {silent: 10s, for: 3s, severity: page, labels: {team: growth}}}
 {event: app_opened, apps: [all, ios], baseline: {weeks: 1}, alerts: {silent: 10s, drop: 0.5, below: 10, for: 3s}}
@@ -45,9 +48,10 @@ PAGE = {
 
 
 class Shop:
-    """Events that happen whenever they are asked for, all of them in the hour in which this began, unless silent.
+    """Simulated traffic that adds one occurrence each time an event is fetched, unless the event is in `silent`.
 
-    A thousand of each happened in every hour before. The next hour, should it begin meanwhile, brings nothing.
+    All these occurrences belong to the hour in which the object was created. Every earlier hour has 1,000 of each
+    event. A later hour that begins during the test has none.
     """
 
     events = frozenset({"app_opened", "signup", *FALL_SILENT})
@@ -59,7 +63,7 @@ class Shop:
         self._happened: Counter[str] = Counter()
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:  # noqa: ARG002
-        """Return the same for each app."""
+        """Return the count of an event in an hour; it is the same for every app."""
         if hour_start != self._hour:
             return 1_000 if hour_start < self._hour else 0
         if event not in self.silent:
@@ -70,7 +74,7 @@ class Shop:
 
 @dataclass
 class Pager:
-    """What Alertmanager has sent: each alert, as often as it was sent."""
+    """Holds all alerts that Alertmanager has sent, repetitions included."""
 
     url: str
     alerts: list[dict[str, Any]] = field(default_factory=list)
@@ -78,18 +82,18 @@ class Pager:
 
 @contextmanager
 def pager() -> Iterator[Pager]:
-    """Run a receiver of webhooks."""
+    """Run a server that receives webhooks."""
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            """Note the alerts of a notification."""
+            """Record the alerts of a notification."""
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             result.alerts.extend(sent["alerts"])
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Suppress the request log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
         result = Pager(f"http://127.0.0.1:{server.server_port}/")
@@ -103,7 +107,7 @@ def pager() -> Iterator[Pager]:
 
 
 def to(url: str) -> str:
-    """Return the config of `deploy/` for Alertmanager, with a receiver at `url` that is told within a second."""
+    """Return the Alertmanager config of `deploy/` with a webhook receiver at `url` and notifications within 1 s."""
     result = yaml.safe_load((ROOT / "deploy/compose/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
     result["route"] |= {"group_wait": "0s", "group_interval": "1s"}
     (receiver,) = result["receivers"]
@@ -112,7 +116,7 @@ def to(url: str) -> str:
 
 
 def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
-    """One page for the one event, in its words and with its labels; none before, none of others; then it resolves."""
+    """A silent event is paged exactly once, with its text and labels; no other event is paged, and it resolves."""
     shop = Shop()
     pause = f"refresh: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
     with ExitStack() as stack:
@@ -141,7 +145,7 @@ def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
         assert (page["status"], page["labels"]) == ("firing", PAGE)
         assert page["annotations"]["summary"] == "No purchase_completed in production was counted for 10s or longer."
         assert page["annotations"]["runbook_url"] == f"{RUNBOOKS}#silent"
-        # A sample has the time at which its scrape began, at most a second before the answer of Braze.
+        # The timestamp of a sample is the start of its scrape, which is at most a second before the response of Braze.
         assert datetime.fromisoformat(page["startsAt"]).timestamp() >= shop.last["purchase_completed"] + 10 + 3 - 1
 
         shop.silent.clear()

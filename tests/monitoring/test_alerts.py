@@ -1,6 +1,6 @@
-"""Each rule fires when it should, and stays silent when it should: promtool judges stories of an exporter.
+"""Test with promtool that each rule fires when it should and stays silent when it should.
 
-Needs `promtool`, as `test_prometheus` does.
+Each scenario is a set of series of an exporter. Needs `promtool`, as `test_prometheus` does.
 """
 
 from collections.abc import Mapping
@@ -55,28 +55,29 @@ OWN = {"workspace": "production", "severity": "warning"}
 
 
 def refused(reason: str) -> str:
-    """Return the errors of a reason."""
+    """Return the name of the error counter with a reason."""
     return series("braze_api_errors_total", f'{PRODUCTION},endpoint="/events/data_series",reason="{reason}"')
 
 
 def given(
     changes: Mapping[str, SampleFunction], base: Mapping[str, SampleFunction] | None = None
 ) -> dict[str, SampleFunction]:
-    """Return an exporter that is well but for these series."""
+    """Return the series of a healthy exporter, with some of them replaced by `changes`."""
     result = dict(healthy() if base is None else base)
     assert changes.keys() <= result.keys()
     return {**result, **changes}
 
 
 def without(start: float, end: float, base: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
-    """Return an exporter that is not scraped between these hours."""
+    """Return the series of an exporter that is not scraped between two times, in hours."""
     return {name: between(start, end, None, info) for name, info in base.items()}
 
 
 def outage(start: float, end: float, *, counted: SampleFunction | None = None) -> dict[str, SampleFunction]:
-    """Return an exporter that Braze does not answer between these hours: the values are gone after an hour.
+    """Return the series of an exporter whose fetches all fail between two times, in hours.
 
-    After it the counter is repaired, or goes on as `counted` has it.
+    The gauges disappear after an hour of failures. Afterwards the counter continues with all missed occurrences, or as
+    `counted` returns.
     """
     well = healthy()
 
@@ -97,27 +98,27 @@ def outage(start: float, end: float, *, counted: SampleFunction | None = None) -
 
 
 def silent(since: str = "2h") -> ExpectedAlert:
-    """Return the alert of a silent purchase."""
+    """Return the expected alert for a silent purchase event."""
     return ExpectedAlert("BrazeEventSilent", f"No purchase in production was counted for {since} or longer.", EVENT)
 
 
 def no_data(what: str) -> ExpectedAlert:
-    """Return the alert of a purchase whose answers tell nothing."""
+    """Return the expected alert for a purchase event whose responses have no usable data."""
     return ExpectedAlert("BrazeEventNoData", f"Braze answers for purchase in production, but with {what}.", EVENT)
 
 
 def rare(now: float) -> float:
-    """Return the counter of an event that happens every 100 minutes, which is seen at the next fetch."""
+    """Return the counter of an event that occurs every 100 minutes, as of the last fetch."""
     return 7 + last_fetch(now) // (100 * MINUTE)
 
 
 def at_night(day: float, night: float) -> SampleFunction:
-    """Return a value by day and one from the 8th to the 16th of 24 hours."""
+    """Return a value that is `night` from hour 8 to hour 16 of each 24 hours and `day` otherwise."""
     return lambda now: night if 8 <= hours(now) % 24 < 16 else day
 
 
 SCENARIOS = {
-    # An event stops at three. Two hours and fifteen minutes later it is told; when it comes back, that is said as late.
+    # An event stops at 3:00. The alert fires 2h15m later and resolves with the same delay after the event resumes.
     "silent": Scenario(
         HOURLY,
         given({TOTAL: lambda now: 1_000 + min(now, 3 * HOUR) // 300 * 8 + max(0, now - 7 * HOUR) // 300 * 8}),
@@ -143,7 +144,8 @@ SCENARIOS = {
         },
         silent=(120, 149),
     ),
-    # The counter is fed by the finer unit, and its answers count: those by the day are late here, and no matter.
+    # The hourly query feeds the counter, so only its successes matter. The daily query's last success is outdated here,
+    # which must not suppress the alert.
     "silent by the day with a counter by the hour": Scenario(
         workspace_yaml(URL, "{event: purchase}\n{event: purchase, unit: day, alerts: {silent: 2h}}"),
         {
@@ -194,7 +196,8 @@ SCENARIOS = {
     "a bucket in progress": Scenario(
         HOURLY, given({LATEST: lambda now: now % HOUR // 36, TOTAL: rare}), silent=range(0, 600, 25)
     ),
-    # 90 → 0 → … → 0, and events in between; every two hours, so that 0 meets 0.
+    # The counter goes 90 → 0 → … → 0, with events in between. It restarts every two hours, so that `offset 2h` compares
+    # 0 with 0.
     "restarts without a state file": Scenario(
         HOURLY,
         given(
@@ -213,7 +216,7 @@ SCENARIOS = {
         without(3, 3.05, given({TOTAL: rare, STARTED: between(3, 99, 3 * HOUR, always(-HOUR))})),
         silent=range(0, 480, 7),
     ),
-    # The event happens each half hour, but Braze does not answer before 1:55.
+    # The event occurs every half hour, but the first response of Braze comes at 1:55.
     "a first answer that is late": Scenario(
         HOURLY,
         given({
@@ -243,7 +246,7 @@ SCENARIOS = {
         outage(3, 3.2, counted=always(90)),
         fires={minute: [silent()] for minute in (136, 180, 190, 195, 300)},
     ),
-    # Empty for an hour, and again data.
+    # Responses are empty for an hour, then have data again.
     "empty answers": Scenario(
         HOURLY,
         given(
@@ -273,7 +276,8 @@ SCENARIOS = {
         },
         silent=(180, 299, 314),
     ),
-    # They get too old just when Braze stops to answer: it does not answer with nothing.
+    # The settled bucket gets too old at the moment when Braze stops responding. Empty responses are not the cause, so
+    # `BrazeEventNoData` must not fire.
     "answers that are outdated by an outage": Scenario(
         HOURLY.replace("silent: 2h", "silent: 2h, for: 5m"),
         given(
@@ -286,7 +290,7 @@ SCENARIOS = {
         ),
         silent=range(290, 320),
     ),
-    # Nothing is asked for the reserve: the values go, and that is no word of Braze's.
+    # Queries are deferred because of the reserve. The values disappear, but not because of Braze's responses.
     "answers that are put off": Scenario(
         HOURLY,
         given(
@@ -317,7 +321,7 @@ SCENARIOS = {
         given({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),
         silent=range(0, 480, 10),
     ),
-    # What Braze said last is not true any more once the window has ended.
+    # The last reported remaining calls are outdated once the window has ended.
     "a limit that was reset": Scenario(
         HOURLY, given({REMAINING: always(20_000), RESET: always(600)}), silent=range(0, 300, 10)
     ),
@@ -391,7 +395,7 @@ SCENARIOS = {
         silent=(179, 184, 246),
     ),
     "a restart": Scenario(HOURLY, without(3, 3.05, healthy()), silent=range(175, 420, 5)),
-    # One call is tried two minutes after the last, at the next scrape.
+    # One call probes at the next scrape after two minutes.
     "the key is refused": Scenario(
         HOURLY,
         {
@@ -410,7 +414,7 @@ SCENARIOS = {
         },
         silent=(59, 64, 186, 200),
     ),
-    # Ten calls were under way; two minutes later the key is taken again.
+    # Ten calls were in flight; two minutes later the key is accepted again.
     "a key that is refused for a moment": Scenario(
         HOURLY, {**outage(3, 3.05), refused("unauthorized"): between(3, 99, 10, always(0))}, silent=range(175, 300, 3)
     ),
@@ -428,7 +432,7 @@ SCENARIOS = {
         },
         silent=(200, 239, 254, 496),
     ),
-    # Promtool's clock begins at 0, so that a time far before that is as far as 0 is from now.
+    # Promtool's clock begins at 0. A last success of 0 would not be old there, so the test uses a time far before 0.
     "one query was never answered": Scenario(
         workspace_yaml(URL, "{event: purchase}\n{event: purchase, apps: [ios], segments: [vip]}"),
         {
@@ -471,7 +475,7 @@ SCENARIOS = {
         },
         silent=(119, 124, 186),
     ),
-    # The counters stand still, and nobody says that the events do.
+    # The counters do not change because they cannot be written. This does not show that the events stopped.
     "a state file that cannot be written": Scenario(
         DURABLE,
         given(
@@ -507,7 +511,7 @@ SCENARIOS = {
         },
         silent=(59, 119, 301),
     ),
-    # Days of 24, 25, 24, 23 and 24 hours: each is shown from two hours after its end.
+    # Days of 24, 25, 24, 23 and 24 hours; each settles two hours after its end.
     "days of other lengths": Scenario(
         DAILY,
         {
@@ -549,12 +553,12 @@ def _day(now: float) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario_fires_expected_alerts_only(name: str, tmp_path: Path) -> None:
-    """At each minute that is looked at, exactly the alerts of the story fire, in exactly these words."""
+    """At each checked minute, exactly the alerts of the scenario fire, with exactly the expected texts."""
     SCENARIOS[name].check(tmp_path)
 
 
 def test_every_rule_fires_in_some_scenario_and_not_in_others() -> None:
-    """No rule is without a story in which it fires, nor without a moment in which it does not."""
+    """Every rule fires in at least one scenario and stays silent in at least one other moment."""
     known = {
         rule["alert"]
         for config in (DURABLE, DAILY)

@@ -1,4 +1,4 @@
-"""The alerts of each kind beside events: promtool judges stories of sessions, purchases, users, campaigns, Canvases.
+"""Test with promtool the alerts of sessions, purchases, revenue, users, campaigns and Canvases.
 
 Needs `promtool`, as `test_prometheus` does.
 """
@@ -28,7 +28,8 @@ DAY = 24
 WINBACK, WELCOME = "d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "f293e280-c0e7-4304-b9b9-62803fc0b053"
 ONBOARDING = "4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
 STARTED = series("process_start_time_seconds", "")
-# A campaign with two channels, one of them with two variations; beside what is sent, what comes of it.
+# The sent messages of a campaign with two channels, one of which has two variations. `OPENED` has other statistics of
+# it.
 SENT = (
     'channel="email",variation="A",stat="sent"',
     'channel="email",variation="B",stat="sent"',
@@ -39,7 +40,7 @@ OPENED = ('channel="email",variation="A",stat="opens"', 'channel="in_app_message
 
 
 def config(sections: str) -> str:
-    """Return a config with an event and more sections."""
+    """Return a config with one event and additional sections."""
     return workspace_yaml(URL, "{event: purchase}", pause=sections)
 
 
@@ -54,12 +55,12 @@ CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, UNINSTALLS, CAMPAIGN, CANVAS)
 
 
 def fired(alert: str, summary: str, unit: str = "day", **labels: str) -> ExpectedAlert:
-    """Return an alert of the workspace."""
+    """Return an expected alert of the workspace."""
     return ExpectedAlert(alert, summary, {"workspace": "production", "severity": "warning", "unit": unit, **labels})
 
 
 def quota(pool: str, left: float) -> dict[str, SampleFunction]:
-    """Return what Braze says of a pool in which a share is left."""
+    """Return the rate limit series of a pool that has the fraction `left` of its limit left."""
     of = f'{PRODUCTION},pool="{pool}"'
     return {
         series("braze_api_quota_limit", of): always(1_000),
@@ -71,7 +72,7 @@ def quota(pool: str, left: float) -> dict[str, SampleFunction]:
 def named(
     metric_group: str, subject: str, name: tuple[str, str], total: SampleFunction, settled: float = 40
 ) -> dict[str, SampleFunction]:
-    """Return a campaign or a Canvas that is answered all along, with its name and its identifier."""
+    """Return the series of a campaign or Canvas without failed fetches, with its name and id."""
     labels = f'{subject}="{name[0]}"'
     breakdown = SENT if metric_group == "campaign_messages" else ("",)
     info = series(f"braze_{subject}_info", f'{PRODUCTION},{labels},{subject}_id="{name[1]}"')
@@ -82,12 +83,12 @@ def named(
 
 
 def campaign(of: str, ident: str, total: SampleFunction, settled: float = 40) -> dict[str, SampleFunction]:
-    """Return a campaign, each series of which has these values."""
+    """Return the series of a campaign with these values."""
     return named("campaign_messages", "campaign", (of, ident), total, settled)
 
 
 def changed(base: Mapping[str, SampleFunction], changes: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
-    """Return what is told, but for what changes."""
+    """Return the series of `base`, with some of them replaced by `changes`."""
     assert changes.keys() <= base.keys()
     return {**base, **changes}
 
@@ -98,18 +99,18 @@ def steady(now: float) -> float:
 
 
 def by_night(now: float) -> float:
-    """Return a counter that rises once a day, at three, or an hour later on every other day."""
+    """Return a counter that rises once a day, at 3:00 and 4:00 on alternate days."""
     day, hour = divmod(hours(now), DAY)
     return 70 * (day + (hour >= 3 + day % 2))
 
 
 def before_outage(now: float) -> float:
-    """Return the time, or that of the last answer while Braze does not answer for 70 hours."""
+    """Return the time, or the start of the outage while all fetches fail from hour 50 to hour 120."""
     return 50 * HOUR if 50 <= hours(now) < 120 else now
 
 
 def renamed(at: float) -> dict[str, SampleFunction]:
-    """Return a silent campaign that gets another name after so many hours."""
+    """Return the series of a silent campaign that is renamed after `at` hours."""
     before, after = (campaign(name, WINBACK, always(7)) for name in ("Win-back", "Come back"))
     return {
         **{name: between(0, at, None, value) for name, value in after.items()},
@@ -118,13 +119,13 @@ def renamed(at: float) -> dict[str, SampleFunction]:
 
 
 def silent_campaign(name: str) -> ExpectedAlert:
-    """Return the alert of a campaign that sends nothing."""
+    """Return the expected alert for a campaign that sends nothing."""
     summary = f"The campaign {name} in production has sent nothing for 2d or longer."
     return fired("BrazeCampaignSilent", summary, campaign=name, campaign_id=WINBACK)
 
 
 def few_messages(count: int, name: str = "Win-back") -> ExpectedAlert:
-    """Return the alert of a campaign that sends few messages."""
+    """Return the expected alert for a campaign that sends few messages."""
     summary = f"Messages of the campaign {name} in production: {count} in a settled day, under 100."
     return fired("BrazeCampaignBelow", summary, campaign=name, campaign_id=WINBACK)
 
@@ -152,7 +153,7 @@ MUG_UNANSWERED = fired(
     braze_app="ios",
     kind="purchases",
 )
-# What is left in the default pool says nothing of purchases, which have a limit of their own.
+# Purchases are deferred only if the pool `lists` is low, since they do not use the default pool.
 MUG_GONE = {
     **MUG,
     series("braze_purchases_filtered_hourly_last_success_timestamp_seconds", f"{PRODUCTION},{MUGS}"): until(
@@ -325,7 +326,7 @@ SCENARIOS = {
         silent=(0,),
         step=15,
     ),
-    # The newest settled day is one older than of other kinds, and the counter rises but once a day.
+    # The newest settled day is one day older than for other kinds, and the counter rises only once a day.
     "uninstalls are computed by night": Scenario(
         UNINSTALLS,
         {
@@ -356,7 +357,7 @@ SCENARIOS = {
         },
         step=15,
     ),
-    # 120 a day, of which opens are no part.
+    # The campaign sends 120 messages a day. Opens do not count as sent.
     "a campaign sends nothing": Scenario(
         CAMPAIGN,
         {
@@ -423,7 +424,7 @@ SCENARIOS = {
         {**healthy(), **renamed(60)},
         fires={
             50 * 60: [silent_campaign("Win-back")],
-            # It is silent for two days from then on.
+            # The renamed campaign has to be silent for two days under its new name.
             109 * 60: [silent_campaign("Come back")],
         },
         silent=(40 * 60, 62 * 60, 107 * 60),
@@ -452,7 +453,7 @@ SCENARIOS = {
         silent=(0,),
         step=15,
     ),
-    # While Braze does not answer, the counter says nothing.
+    # The counter does not change during an outage, which does not show that the campaign is silent.
     "a campaign in an outage of Braze": Scenario(
         CAMPAIGN,
         {
@@ -503,5 +504,5 @@ SCENARIOS = {
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario_fires_expected_alerts_only(name: str, tmp_path: Path) -> None:
-    """At each minute that is looked at, exactly the alerts of the story fire, in exactly these words."""
+    """At each checked minute, exactly the alerts of the scenario fire, with exactly the expected texts."""
     SCENARIOS[name].check(tmp_path)

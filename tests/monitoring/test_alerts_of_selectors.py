@@ -1,4 +1,4 @@
-"""The alerts of wildcards: promtool judges what a regular expression in a rule takes, less what others ask for.
+"""Test with promtool that the alerts of a selector cover what its regex matches, except the subjects of other entries.
 
 Needs `promtool`, as `test_prometheus` does.
 """
@@ -40,19 +40,19 @@ EVENTS = """\
 
 
 def config(sections: str, events: str = "{event: purchase}") -> str:
-    """Return a config with events and more sections."""
+    """Return a config with events and additional sections."""
     return workspace_yaml(URL, events, pause=sections)
 
 
 def below(name: str, value: str, limit: str, **labels: str) -> ExpectedAlert:
-    """Return the alert of an event with too few."""
+    """Return the expected alert for an event with too few occurrences."""
     baseline = {"workspace": "production", "event": name, "severity": "warning", "unit": "hour"}
     summary = f"{name} in production: {value} in a settled hour, under {limit}."
     return ExpectedAlert("BrazeEventBelow", summary, baseline | labels)
 
 
 def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
-    """An event that an entry names is not judged by a pattern, and one that two match by the first of them alone."""
+    """An event with its own entry uses the alerts of that entry only; otherwise the first matching regex applies."""
     result = healthy(labels=f'{PRODUCTION},event="purchase"')
     for name, settled in (
         ("checkout_started", 30),
@@ -81,18 +81,18 @@ LIST_READ = "braze_discovery_list_last_success_timestamp_seconds"
 
 
 def unread(how: str, what: str) -> ExpectedAlert:
-    """Return the alert of a list that is not read."""
+    """Return the expected alert for a list that is not read."""
     labels = {"workspace": "production", "list": what, "severity": "warning"}
     return ExpectedAlert("BrazeListUnread", f"Braze's list of {what} of production was not read {how}.", labels)
 
 
 def read_each(labels: str, last: float) -> dict[str, SampleFunction]:
-    """Return a list that is read every hour until so many have passed."""
+    """Return the success time of a list that is read hourly for the first `last` hours."""
     return {series(LIST_READ, f"{PRODUCTION},{labels}"): lambda now: 1 + min(now, last * 3_600) // 3_600 * 3_600}
 
 
 def test_stale_selector_list_fires(tmp_path: Path) -> None:
-    """Three hours after the last time and a little more; another list that is read, or not needed, tells nothing."""
+    """The alert fires three hours after the last successful read, but not for a list that is current or not needed."""
     sections = "    campaigns: [{match: '.*'}]\n"
     result = (
         healthy() | read_each('list="events"', 2) | read_each('list="campaigns"', 99) | read_each('list="products"', 0)
@@ -108,7 +108,10 @@ def test_stale_selector_list_fires(tmp_path: Path) -> None:
 
 
 def test_never_read_list_fires_after_15_minutes(tmp_path: Path) -> None:
-    """Never is 0, which is long ago; the clock of promtool begins there, so that it has to be longer ago here."""
+    """A list that was never read, with the success time 0, fires the alert after 15 minutes.
+
+    Promtool's clock begins at 0, so the test uses a time far before 0.
+    """
     story = Scenario(
         config("", "{event: purchase}\n{match: 'x.*'}"),
         healthy() | {series(LIST_READ, f'{PRODUCTION},list="events"'): between(0.5, 99, 1_800, always(-1.8e9))},
@@ -119,13 +122,13 @@ def test_never_read_list_fires_after_15_minutes(tmp_path: Path) -> None:
 
 
 def test_rules_without_selectors_need_no_list() -> None:
-    """What the config names itself is asked for without any list, so that there is no such rule."""
+    """A config that names all its subjects needs no list and has no rule about lists."""
     alerts = [rule["alert"] for group in generated_rules(config(""))["groups"] for rule in group["rules"]]
     assert "BrazeListUnread" not in alerts
 
 
 def campaign(name: str, ident: str) -> dict[str, SampleFunction]:
-    """Return a campaign that has sent three messages."""
+    """Return the series of a campaign that has sent three messages."""
     labels = f'campaign="{name}"'
     info = series("braze_campaign_info", f'{PRODUCTION},{labels},campaign_id="{ident}"')
     sent = ('channel="email",variation="A",stat="sent"',)
@@ -133,7 +136,7 @@ def campaign(name: str, ident: str) -> dict[str, SampleFunction]:
 
 
 def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
-    """Of two campaigns with one name, which the id tells apart, both are matched; one that an entry names is not."""
+    """A regex matches campaigns by their names, which end in an id if two are the same, unless they have an entry."""
     sections = f"    campaigns: [{{campaign: {THREE}}}, {{match: 'Win-back.*', alerts: {{below: 5}}}}]\n"
     result = healthy(labels=f'{PRODUCTION},event="purchase"')
     names = {f"Win-back ({ONE})": ONE, "Win-back 2": TWO, "Win-back 3": THREE, "A Win-back": ONE[::-1]}
@@ -151,7 +154,7 @@ def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
 
 
 def test_tag_selector_excludes_named_entries() -> None:
-    """What has a tag is not known by its name, so that no later pattern leaves it out."""
+    """A tag selector excludes no names from later regex selectors, since the names of its items are unknown."""
     sections = "    campaigns: [{tag: cart}, {match: 'a.*', tag: b}, {match: '.*', alerts: {below: 5}}]\n"
     plan = build_plan(load_config(config(sections), "x.yaml"))
     result = [(query.subject, query.subject.excluded) for query, _ in selector_queries(plan)]  # type: ignore[attr-defined]
@@ -159,7 +162,7 @@ def test_tag_selector_excludes_named_entries() -> None:
 
 
 def test_workspace_with_only_selectors_has_rules_and_dashboard(tmp_path: Path) -> None:
-    """Where the config names nothing itself there are rules and panels all the same, which promtool takes."""
+    """A workspace with only selectors has rules and panels that pass promtool."""
     text = config("", "{match: 'a\\\\.b \\\"?.*', unit: day, alerts: {silent: 2d, above: 5}}\n{match: '.*'}")
     rules = generated_rules(text)
     alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
@@ -179,7 +182,7 @@ NAMES = ("a", "b", "ab", "aab", "a.b", "a_b", "1", "12", "é", "É", "&", "|", "
 
 
 def made_up(random: Random) -> str:
-    """Return an expression that is taken here."""
+    """Return a random regex that the exporter accepts."""
     while True:
         text = "".join(random.choice(LETTERS) + random.choice(TIMES) for _ in range(random.randint(1, 4)))
         try:
@@ -189,8 +192,8 @@ def made_up(random: Random) -> str:
 
 
 def test_regex_matches_same_names_in_prometheus(tmp_path: Path) -> None:
-    """Of made-up names Prometheus's own expressions match just those that ours match."""
-    random = Random(7)  # noqa: S311 - expressions, no secrets
+    """Random regexes match the same names in Prometheus as in the exporter."""
+    random = Random(7)  # noqa: S311 - random regexes, not secrets
     tests = [
         {
             "expr": f"n{{name=~{quote(text)}}}",

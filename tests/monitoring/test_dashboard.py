@@ -1,4 +1,7 @@
-"""The dashboard is what Grafana reads as it is, and asks for what the config has. `test_dashboard_data` asks for it."""
+"""Test that the dashboard is valid for Grafana and queries what the config has.
+
+`test_dashboard_data` runs its queries.
+"""
 
 import json
 import re
@@ -48,19 +51,19 @@ def plan_of(name: str) -> Plan:
 
 
 def board(name: str) -> Json:
-    """Return the dashboard of one of the configs, as JSON has it."""
+    """Return the dashboard of one of the configs, after a JSON round trip."""
     result: Json = json.loads(json.dumps(build_dashboard(plan_of(name), 0.2)))
     return result
 
 
 def panels(result: Json) -> Iterator[Json]:
-    """Yield all panels but the headings, those in folded rows too."""
+    """Yield all panels except row headings, including those in collapsed rows."""
     for panel in result["panels"]:
         yield from [panel] if panel["type"] != "row" else panel["panels"]
 
 
 def queries(result: Json) -> Iterator[str]:
-    """Yield every PromQL of a dashboard, that of its variables too."""
+    """Yield every PromQL query of a dashboard, including those of its variables."""
     yield from (target["expr"] for panel in panels(result) for target in panel["targets"])
     yield from (item["query"] for item in result["templating"]["list"] if item["type"] == "query")
 
@@ -72,7 +75,7 @@ def text(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def schema() -> Draft7Validator:
-    """Return Grafana's own schema of a dashboard; it is too large to be kept here."""
+    """Return Grafana's own JSON schema of a dashboard, which is too large to keep in this repository."""
     if not SCHEMA.exists():
         pytest.skip(f"{SCHEMA} is not there")
     return Draft7Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
@@ -80,12 +83,12 @@ def schema() -> Draft7Validator:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_dashboard_matches_grafana_schema(schema: Draft7Validator, name: str) -> None:
-    """The JSON is as Grafana's schema wants it."""
+    """The dashboard is valid under Grafana's schema."""
     assert [f"{error.json_path}: {error.message[:200]}" for error in schema.iter_errors(board(name))] == []
 
 
 def test_grafana_schema_rejects_mistakes(schema: Draft7Validator) -> None:
-    """A key that Grafana does not know, deep in a panel, is no good."""
+    """Grafana's schema rejects an unknown key deep inside a panel."""
     result = board("least")
     next(panels(result))["fieldConfig"]["defaults"]["colour"] = "red"
     assert not schema.is_valid(result)
@@ -93,7 +96,7 @@ def test_grafana_schema_rejects_mistakes(schema: Draft7Validator) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_dashboard_is_provisionable(name: str) -> None:
-    """It has a fixed uid, no id of a database and no inputs, and each panel asks the data source that is chosen."""
+    """The dashboard has a fixed uid, no database id and no inputs, and each panel uses the selected data source."""
     result = board(name)
     assert (result["id"], result["uid"]) == (None, "braze-exporter")
     assert not [key for key in result if key.startswith("__")]
@@ -110,7 +113,7 @@ def test_dashboard_is_provisionable(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_panels_have_unique_ids_and_positions(name: str) -> None:
-    """No two panels have the same id or the same cell of the screen, no cell is out of it, no line has a hole."""
+    """Panel ids are unique, and the panels fill the grid without overlaps, gaps or cells outside it."""
     result = board(name)
     headings = [panel for panel in result["panels"] if panel["type"] == "row"]
     numbers = Counter(panel["id"] for panel in [*headings, *panels(result)])
@@ -133,7 +136,7 @@ def test_panels_have_unique_ids_and_positions(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_panel_has_a_description(name: str) -> None:
-    """Each has a title, a description, a unit where it shows numbers, and queries with names of their own."""
+    """Each panel has a title, a description, a unit where it shows numbers, and unique query names."""
     titles = Counter(panel["title"] for panel in panels(board(name)))
     assert set(titles.values()) == {1}
     for panel in panels(board(name)):
@@ -148,7 +151,7 @@ def test_every_panel_has_a_description(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_dashboard_queries_configured_metrics_only(name: str) -> None:
-    """Every metric that is named is one of the plan's queries or of the exporter; every gauge of the plan is shown."""
+    """All metrics in the dashboard belong to the plan's queries or to the exporter, and every useful gauge is shown."""
     plan = plan_of(name)
     known, rendered = set(), set()
     for query in plan.queries:
@@ -168,7 +171,7 @@ def test_dashboard_queries_configured_metrics_only(name: str) -> None:
 
 
 def _shown(query: Query, metric_group: MetricGroup) -> Iterator[str]:
-    """Yield the gauges of a query that are of use: of what is in progress, only of what is not filtered."""
+    """Yield the gauges of a query that a dashboard shows; buckets in progress only for unfiltered queries."""
     yield "settled"
     if metric_group is not query.metric_group:
         return
@@ -182,7 +185,7 @@ def _shown(query: Query, metric_group: MetricGroup) -> Iterator[str]:
 
 
 def test_dashboard_has_no_empty_panels() -> None:
-    """Without days, baselines, apps and segments there are neither panels nor variables for them."""
+    """Without daily queries, baselines, apps and segments there are no panels and variables for them."""
     least = board("least")
     assert [item["name"] for item in least["templating"]["list"]] == [
         "datasource",
@@ -200,7 +203,7 @@ def test_dashboard_has_no_empty_panels() -> None:
 
 
 def test_app_and_segment_variables_exist_where_configured() -> None:
-    """Each has a variable; what is filtered by one of them is not mixed with what is filtered by both."""
+    """Apps and segments have variables, and series with one filter are not mixed with series with both."""
     variables = [item["name"] for item in board("example")["templating"]["list"]]
     assert variables == [
         "datasource",
@@ -226,11 +229,11 @@ def test_app_and_segment_variables_exist_where_configured() -> None:
     assert 'braze_app=~`${app:regex}`, segment=""' in by_app["targets"][0]["expr"]
     assert len(by_app["targets"]) == 2
     alone = next(panel for panel in panels(board("filtered")) if panel["title"] == "Custom events by app, settled hour")
-    assert len(alone["targets"]) == 1  # there is no total beside it
+    assert len(alone["targets"]) == 1  # the config has no unfiltered query to compare with
 
 
 def test_variables_allow_all_and_several() -> None:
-    """All variables of labels begin with All, which is one short pattern, however many values there are."""
+    """All label variables default to All, which is one short regex however many values there are."""
     for item in board("example")["templating"]["list"][1:]:
         assert (item["multi"], item["includeAll"], item["allValue"]) == (True, True, ".+")
         assert item["current"]["value"] == ["$__all"]
@@ -239,7 +242,7 @@ def test_variables_allow_all_and_several() -> None:
 
 @pytest.mark.parametrize(("name", "folded"), [("least", False), ("many", True)])
 def test_many_event_charts_are_collapsed(name: str, *, folded: bool) -> None:
-    """With a few events each has a chart in sight, with many one can unfold them."""
+    """Charts for each event are expanded for few events and collapsed for many."""
     result = board(name)
     row = next(panel for panel in result["panels"] if panel["title"] == "Each event by the hour")
     assert row["collapsed"] is folded
@@ -248,11 +251,11 @@ def test_many_event_charts_are_collapsed(name: str, *, folded: bool) -> None:
 
 
 def test_each_kind_has_a_row_and_many_are_collapsed() -> None:
-    """What has a number for each day and no more shares a row; with more than three rows the first is in sight."""
+    """Kinds with a single daily value share a row; with more than three rows all but the first kind are collapsed."""
 
     def rows(name: str) -> dict[str, bool]:
         result = {row["title"]: row["collapsed"] for row in board(name)["panels"] if row["type"] == "row"}
-        return {title: result[title] for title in list(result)[:-3]}  # the last three are of the exporter
+        return {title: result[title] for title in list(result)[:-3]}  # the last three rows are about the exporter
 
     assert rows("campaign") == {"Rising and falling": False, "Campaigns": False, "Each campaign by the day": False}
     assert rows("two kinds") == dict.fromkeys(
@@ -271,7 +274,7 @@ def test_each_kind_has_a_row_and_many_are_collapsed() -> None:
 
 
 def test_campaign_row_shows_messages_and_outcomes() -> None:
-    """Messages by channel and what became of them, conversions, revenue, recipients; all judged by what was sent."""
+    """The campaign row shows messages, outcomes, conversions, revenue and recipients; changes compare sent messages."""
     result = {panel["title"]: panel["targets"][0] for panel in panels(board("campaign"))}
     titles = [title for title in result if title.startswith(("Messages", "Campaign"))]
     assert titles == [
@@ -292,7 +295,7 @@ def test_campaign_row_shows_messages_and_outcomes() -> None:
 
 
 def test_several_workspaces_are_distinguished() -> None:
-    """With one workspace no legend names it; with two each does that has more than the exporter as a whole."""
+    """Legends name the workspace only if there are several workspaces."""
     assert "{{workspace}}" not in json.dumps(board("example"))
     each = next(panel for panel in panels(board("workspaces")) if panel.get("repeat") == "event_hourly")
     assert [target["legendFormat"] for target in each["targets"]] == [
@@ -304,7 +307,7 @@ def test_several_workspaces_are_distinguished() -> None:
 
 
 def test_thresholds_follow_config() -> None:
-    """What is too old, what is unanswered too long and the reserve follow from the settings."""
+    """The thresholds for bucket age, success age and the reserve follow the settings."""
     slow = load_config(workspace_yaml(URL, "{event: purchase, settle: 2h, refresh: 15m}"), "config.yaml")
     result = {panel["title"]: panel for panel in panels(build_dashboard(build_plan(slow), 0.35))}
     assert result["Age of the settled hour"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 5 * 3_600
@@ -316,13 +319,13 @@ def test_thresholds_follow_config() -> None:
 
 
 def test_monitoring_modules_spell_no_metric_name() -> None:
-    """No module of the mixin spells the name of a metric."""
+    """No module in `monitoring` contains a metric name."""
     for path in sorted((docs.ROOT / "braze_exporter/monitoring").glob("*.py")):
         assert re.findall(r"braze_(?!exporter|app)\w+", path.read_text(encoding="utf-8")) == [], path.name
 
 
 def test_dashboard_command_needs_no_key_and_no_state(tmp_path: Path) -> None:
-    """`braze-exporter dashboard` needs no key and touches no state; the same config gives the same bytes."""
+    """`braze-exporter dashboard` needs no key, touches no state file and prints the same bytes for the same config."""
     state = tmp_path / "state.sqlite"
     config = workspace_yaml(URL, "{event: purchase, apps: [all, ios]}\n{event: signup}", pause=f"state_file: {state}\n")
     option = f"--config.file={write_file(tmp_path / 'config.yaml', config)}"
@@ -337,7 +340,7 @@ def test_dashboard_command_needs_no_key_and_no_state(tmp_path: Path) -> None:
 
 
 def test_invalid_config_prints_no_dashboard(tmp_path: Path) -> None:
-    """What is wrong is said in a line, with exit code 1; wrong usage has 2."""
+    """An invalid config or a missing file is an error with exit code 1; wrong usage has exit code 2."""
     bad = run_program(
         "dashboard", f"--config.file={write_file(tmp_path / 'config.yaml', workspace_yaml(URL, '{evnt: purchase}'))}"
     )

@@ -1,8 +1,9 @@
-"""End to end: every query of the dashboard is run against a real Prometheus, for every choice, and returns data.
+"""Test end to end that every dashboard query returns data from a real Prometheus for every selection.
 
-Prometheus holds fifteen days of the exporter's series, one sample an hour, and then scrapes the program in trouble.
-What Grafana does to a query is done here as its sources do it. Needs `running_prometheus` and `promtool`, as
-`test_prometheus`.
+Prometheus holds fifteen days of the exporter's series, one sample an hour. It then scrapes the exporter while Braze
+fails. The tests replace variables in queries as Grafana's source code does.
+
+Needs `running_prometheus` and `promtool`, as `test_prometheus` does.
 """
 
 import json
@@ -47,7 +48,7 @@ from braze_exporter.scheduler.plan import build_plan, feeds_counter
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.server import serve
 
-# Quotes, what a regular expression is made of, and a letter of four bytes: Grafana has to bring it to Prometheus whole.
+# Has quotes, regex characters and a four-byte letter, which Grafana has to pass to Prometheus unchanged.
 ODD = r'sign "up" (a|b) \d+ 🎉'
 EVENTS = """
 {event: purchase, apps: [all, ios], segments: [all, vip], baseline: {weeks: 1}}
@@ -75,17 +76,17 @@ STAGING = """
 """
 RISING = "purchase"
 CHANNELS = {"campaign_messages": ("email", "in_app_message"), "canvas_messages": ("email", "ios_push")}
-# Variables whose labels some series have together.
+# Groups of variables whose labels occur together in some series.
 TOGETHER = (("workspace", "event", "app", "segment"), ("workspace", "app", "product", "campaign", "canvas", "channel"))
 OF_EXPORTER = {family.name for family in (UP, QUERIES, *SELF_METRICS)}
-# In the history, what happens in an hour, and by how much that changed a day ago.
+# The occurrences per hour in the history, and the factors by which they change for the last day.
 BEFORE, RISE, FALL = 100, 2.0, 0.5
 
 Json = dict[str, Any]
 
 
 class Shop(RecordedCounts):
-    """The same in each hour, but for apps and segments."""
+    """Simulated traffic with the same counts in each hour, and fewer for an app or a segment."""
 
     def __init__(self) -> None:
         super().__init__(events=["purchase", ODD, "rare", "only_ios"])
@@ -99,7 +100,7 @@ class Shop(RecordedCounts):
 
 
 def figures(this_hour: int) -> RecordedCounts:
-    """Return what happens beside events: the same in each hour."""
+    """Return the counts of all other kinds, the same in each hour."""
     result = RecordedCounts()
     names = ["sessions", "purchases", "purchases/Mug", "revenue", "new_users", "uninstalls", "daily_active_users"]
     for name in [
@@ -117,7 +118,7 @@ def figures(this_hour: int) -> RecordedCounts:
 
 @dataclass
 class Scene:
-    """What there is to look at, and when it was like that."""
+    """Holds the Prometheus server, the dashboard, the queries and the time to evaluate them at."""
 
     server: Prometheus
     board: Json
@@ -126,7 +127,7 @@ class Scene:
 
     @property
     def panels(self) -> list[Json]:
-        """All panels but the headings, those that are folded away too."""
+        """Return all panels except row headings, collapsed ones included."""
         return [
             panel
             for result in self.board["panels"]
@@ -135,20 +136,20 @@ class Scene:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables that list values of labels, each with its query, those first that others depend on."""
+        """Return the query of each variable that lists label values, each variable after those it depends on."""
         return {item["name"]: item["query"] for item in self.board["templating"]["list"] if item["type"] == "query"}
 
     def values(self, variable: str, choice: Mapping[str, Sequence[str]]) -> list[str]:
-        """Return what a variable lists under a choice in those before it."""
+        """Return the values of a variable under the selection in the variables before it."""
         result = re.fullmatch(r"label_values\((.+), (\w+)\)", self.variables[variable])
         assert result
         return self.server.label_values(result[2], interpolated(result[1], choice))
 
     def choices(self, expr: str, repeat: str = "") -> Iterator[dict[str, Sequence[str]]]:
-        """Yield what can be chosen for a query: All, one of each variable in it, and two events.
+        """Yield the selections to test for a query: All, each value of each variable in it, and two events.
 
-        A chart that is repeated is so for the values of the variable `repeat`. Of variables that no series has together
-        all combinations are with All in the others.
+        A repeated chart is tested for each value of the variable `repeat`. For variables whose labels never occur
+        together, all combinations are tested with All in the other variables.
         """
         texts = expr + self.variables.get(repeat, "")
         names = [name for name in self.variables if f"${{{name}:regex}}" in texts and name != repeat]
@@ -162,13 +163,13 @@ class Scene:
 
     @cached_property
     def offers(self) -> Mapping[str, Sequence[Sequence[str]]]:
-        """What is chosen in each variable: All, each value, and two events."""
+        """Return the selections to test for each variable: All, each value, and two events."""
         result = {name: [(), *((value,) for value in self.values(name, {}))] for name in self.variables}
         result["event"].append(("purchase", ODD))
         return result
 
     def ask(self, expr: str, choice: Mapping[str, Sequence[str]]) -> dict[Labels, float]:
-        """Return what Prometheus says to a query under a choice, without what is not a number."""
+        """Return the result of a query under a selection, without NaN values."""
         result = self.server.query(interpolated(expr, choice), self.at)
         return {labels: value for labels, value in result.items() if not math.isnan(value)}
 
@@ -179,7 +180,7 @@ class Scene:
 
 
 def interpolated(text: str, choice: Mapping[str, Sequence[str]]) -> str:
-    """Return a query as Grafana would send it. What is not in `choice`, or empty there, is All."""
+    """Return a query as Grafana sends it. A variable that is missing or empty in `choice` means All."""
 
     def replace(result: re.Match[str]) -> str:
         values = choice.get(result[1], ())
@@ -190,7 +191,7 @@ def interpolated(text: str, choice: Mapping[str, Sequence[str]]) -> str:
 
 
 def is_configured(expr: str, queries: Sequence[Query]) -> bool:
-    """Return whether the config has what a query asks for, or a part of it: for some subject, each of its series."""
+    """Return whether the config has all series of at least one part of a query, for one subject."""
     return any(_is_configured(part, queries) for part in re.split(r"\n  or\n", expr))
 
 
@@ -211,7 +212,7 @@ def _is_configured(expr: str, queries: Sequence[Query]) -> bool:
 
 
 def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
-    """Return whether a query has a series like that; of the exporter's own only the workspace is looked at."""
+    """Return whether a query has a matching series. For the exporter's own metrics only the workspace is compared."""
     name = matchers["__name__"]
     if name.removesuffix("_bucket") in OF_EXPORTER:
         if name == TIMEZONE_MISMATCH.name and query.unit is not Unit.DAY:
@@ -239,10 +240,10 @@ def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
 
 
 def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator[str]:
-    """Yield what Prometheus would have kept of the series of `page`, one sample an hour, as OpenMetrics.
+    """Yield samples of the series of `page` for the last `days`, one an hour, as OpenMetrics lines.
 
-    Counters of what Braze counts rise by `BEFORE` an hour, and by more or less of it in the last day; histograms and
-    other counters rise by one; what is a time is as long ago as it is now; all else stays as it is.
+    Counters of Braze's data rise by `BEFORE` an hour, and by `RISE` or `FALL` times that in the last day. Histograms
+    and other counters rise by one. Timestamps keep their age, and other values stay the same.
     """
     for (name, labels), value in sorted(page.samples.items(), key=lambda item: (item[0][0], sorted(item[0][1]))):
         if not name.startswith("braze_"):
@@ -262,13 +263,13 @@ def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator
 
 
 def midday() -> ZoneInfo:
-    """Return a zone where it is about noon, so that nothing is unclear around midnight."""
+    """Return a time zone where it is about noon, so that no bucket changes at midnight during the test."""
     return ZoneInfo(f"Etc/GMT{time.gmtime().tm_hour - 12:+d}")
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Let the exporter run well, then let Braze answer 503, break connections and send 429, and look at that moment."""
+    """Run the exporter until it is healthy, then inject 503, disconnects and 429, and return the resulting state."""
     require_tool("prometheus")
     directory, shop, zone = tmp_path_factory.mktemp("dashboard"), Shop(), midday()
     braze = FaultInjectingBraze(key=KEY, traffic=shop, clock=time.time, zone=zone, apps=(IOS,), segments=(VIP,))
@@ -305,12 +306,12 @@ def named(query: Query) -> Query:
 
 
 def slow(queries: Sequence[Query]) -> float:
-    """Return how many queries are fetched so rarely that they are not in trouble here."""
+    """Return how many queries are fetched too rarely to fail during the test."""
     return sum(query.kind.min_refresh_seconds > 0 for query in queries)
 
 
 def is_well(page: MetricsPage, queries: Sequence[Query]) -> bool:
-    """Return whether all queries are up, all baselines are there, and what has a name has got it."""
+    """Return whether all queries are up, all baselines exist, and campaigns and Canvases have their names."""
     if not page.value("braze_campaign_info", campaign=CAMPAIGN.name) or not page.value(
         "braze_canvas_info", canvas=CANVAS.name
     ):
@@ -322,14 +323,14 @@ def is_well(page: MetricsPage, queries: Sequence[Query]) -> bool:
 
 
 def has_revised(page: MetricsPage, shop: Shop) -> bool:
-    """Return whether the exporter has seen an hour change after its end, and change one."""
+    """Return whether the exporter has counted a revised hour; also revise one more hour."""
     hour = shop.this_hour - 5 * HOUR
     shop.set("purchase", hour, shop.count("purchase", hour, 0) + 1)
     return sum(page.values("braze_revision_age_seconds_count")) > 0
 
 
 def test_variables_list_configured_values(scene: Scene) -> None:
-    """Workspaces, events, apps and segments by what is chosen before, and the subjects of each unit."""
+    """Each variable lists the configured values under the current selection, by unit where it has a unit."""
     assert {name: scene.values(name, {}) for name in scene.variables} == {
         "workspace": ["production", "staging"],
         "event": sorted(["purchase", ODD, "rare", "only_ios"]),
@@ -350,13 +351,13 @@ def test_variables_list_configured_values(scene: Scene) -> None:
 
 
 def test_every_panel_has_data_with_all_selected(scene: Scene) -> None:
-    """Each query of each panel returns numbers in a moment when much is wrong."""
+    """With All selected, each query of each panel returns data while much is failing."""
     empty = [(panel["title"], expr) for panel, expr in _targets(scene.panels) if not scene.ask(expr, {})]
     assert empty == []
 
 
 def test_every_panel_has_data_for_any_selection(scene: Scene) -> None:
-    """For each choice a query returns numbers if, and only if, the config has the series it asks for."""
+    """For each selection, a query returns data if and only if the config has its series."""
     responded: dict[str, bool] = {}
     for panel, expr in _targets(scene.panels):
         for choice in scene.choices(expr, panel.get("repeat", "")):
@@ -367,7 +368,7 @@ def test_every_panel_has_data_for_any_selection(scene: Scene) -> None:
             is_there = is_configured(text, scene.queries)
             if panel["title"] == "Rose most in 24 h":
                 is_there = not choice["event"] or RISING in choice["event"]
-            if panel["title"] == "Fell most in 24 h":  # all others, of which there is nothing else in staging
+            if panel["title"] == "Fell most in 24 h":  # all other events; staging has none with data
                 is_there = choice["workspace"] != ("staging",)
             assert responded[text] == is_there, (panel["title"], choice, text)
     assert len(responded) > 500
@@ -380,7 +381,7 @@ def _targets(panels: Sequence[Json]) -> Iterator[tuple[Json, str]]:
 
 
 def test_backfilled_data_is_drawn_without_gaps(scene: Scene) -> None:
-    """A gauge with a sample an hour has a value at each point of its chart, from two days ago until now."""
+    """A gauge with one sample an hour has a value at each step of its chart for the last two days."""
     charts = [(panel, expr) for panel, expr in _targets(scene.panels) if panel["type"] == "timeseries"]
     drawn = [(panel, expr) for panel, expr in charts if "last_over_time" in expr and "end()" not in expr]
     assert len(drawn) > 10
@@ -392,7 +393,7 @@ def test_backfilled_data_is_drawn_without_gaps(scene: Scene) -> None:
 
 
 def test_only_newest_current_bucket_is_drawn(scene: Scene) -> None:
-    """Its growth ends a chart of two days; those before it are seen as they settled."""
+    """A two-day chart shows only the newest bucket in progress; earlier buckets appear with their settled values."""
     for title, step, most in (("${event_hourly}", 300, 12), ("${event_daily}", 1_800, 48)):
         growth = interpolated(scene.panel(title)["targets"][1]["expr"], {})
         result = scene.server.query_range(growth, scene.at - 48 * HOUR, scene.at, step)
@@ -401,7 +402,7 @@ def test_only_newest_current_bucket_is_drawn(scene: Scene) -> None:
 
 
 def test_panel_values_equal_history(scene: Scene) -> None:
-    """What Braze reported in a day and a week, what rose and fell by how much, and what is what share of it."""
+    """The panels show the reported counts of a day and a week, the rises and falls, and the shares of the history."""
     purchase = frozenset({"workspace": "production", "event": "purchase"}.items())
     odd = frozenset({"workspace": "production", "event": ODD}.items())
     day, week, _ = (
@@ -441,7 +442,7 @@ def test_panel_values_equal_history(scene: Scene) -> None:
 
 
 def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
-    """Of 2,400 that were sent on a settled day; in-app messages are shown, four of five times."""
+    """Campaign and Canvas messages are shown by channel and step, and their outcomes as shares of the messages sent."""
 
     def rendered(title: str, choice: Mapping[str, Sequence[str]], *labels: str) -> dict[tuple[str, ...], float]:
         result = scene.ask(scene.panel(title)["targets"][0]["expr"], choice)
@@ -462,7 +463,7 @@ def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
 
 
 def test_failures_are_visible(scene: Scene) -> None:
-    """The errors are there by reason and by status, with the calls that were put off and the queries not answered."""
+    """Panels show errors by reason and by status, deferred calls and failed queries."""
     errors = scene.ask(scene.panel("Errors")["targets"][0]["expr"], {})
     assert {dict(labels)["reason"] for labels in errors} >= {"server_error", "connection", "rate_limited"}
     calls = scene.ask(scene.panel("Calls to Braze")["targets"][0]["expr"], {})

@@ -1,4 +1,4 @@
-"""What the dashboard's PromQL makes of moments that are hard to bring about: each is a few samples, judged by promtool.
+"""Test the dashboard's PromQL with promtool, in situations that are hard to produce with a running exporter.
 
 Needs `promtool`, as `test_prometheus` does.
 """
@@ -19,7 +19,7 @@ from braze_exporter.scheduler.plan import build_plan
 EVENTS = "{event: purchase, apps: [all, ios], baseline: {weeks: 4}}"
 LABELS = 'workspace="production", event="purchase"'
 IOS = f'{LABELS}, braze_app="ios"'
-# With several kinds together each is named.
+# The config has several kinds, so the results carry the label `kind`.
 CHANGED = f'{{kind="custom_events", {LABELS}}}'
 START = "settled_bucket_start_timestamp_seconds"
 
@@ -27,7 +27,7 @@ Series = tuple[str, str]
 
 
 def expression(title: str) -> str:
-    """Return the first query of a panel, with everything chosen."""
+    """Return the first query of a panel, with All selected in every variable."""
     plan = build_plan(load_config(workspace_yaml("https://rest.iad-01.braze.com", EVENTS), "config.yaml"))
     panel = next(panel for panel in build_dashboard(plan, 0.2)["panels"] if panel["title"] == title)
     expr = str(panel["targets"][0]["expr"])
@@ -38,12 +38,12 @@ def expression(title: str) -> str:
 
 @pytest.fixture
 def judge(tmp_path: Path) -> "Judge":
-    """Return what asks promtool."""
+    """Return a `Judge` that checks queries with promtool."""
     return Judge(tmp_path)
 
 
 class Judge:
-    """Asks promtool whether a query gives what is expected."""
+    """Checks the results of dashboard queries with promtool."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,9 +51,9 @@ class Judge:
     def __call__(
         self, title: str, at: str, series: Sequence[Series], expected: Sequence[tuple[str, float]], then: str = ""
     ) -> None:
-        """Assert what the first query of a panel gives at a time, from series that have a sample each half hour.
+        """Assert the result of a panel's first query at a time, for series with a sample every half hour.
 
-        It may be compared in PromQL first, by what stands in `then`.
+        `then` is PromQL that is appended to the query, such as a comparison.
         """
         test = {
             "interval": "30m",
@@ -73,38 +73,39 @@ class Judge:
 
 
 def total(values: str, instance: str = "a") -> Series:
-    """Return the counter of the event with samples in promtool's notation."""
+    """Return the event's counter with samples in promtool's notation."""
     return f'braze_custom_events_total{{{LABELS}, job="braze", instance="{instance}"}}', values
 
 
 def gauge(labels: str, unit_and_measure: str, values: str) -> Series:
-    """Return a gauge, of the event or of what is filtered by app."""
+    """Return a gauge of the event, unfiltered or filtered by app."""
     metric_group = "custom_events" if labels == LABELS else "custom_events_filtered"
     return f'braze_{metric_group}_{unit_and_measure}{{{labels}, job="braze", instance="a"}}', values
 
 
 def test_fall_is_against_same_day_of_last_week(judge: Judge) -> None:
-    """After eight days at 50 an hour, a day at 25 is half of it; at 100 it is no fall but a rise."""
+    """The last day is compared with the same day a week ago: half of it is a fall, and twice as much a rise."""
     judge("Fell most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [(CHANGED, -0.5)])
     judge("Rose most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [])
     judge("Rose most in 24 h", "240h", [total("0+25x431 10825+50x48")], [(CHANGED, 1.0)])
 
 
 def test_counter_younger_than_eight_days_is_not_compared(judge: Judge) -> None:
-    """Half a day of counting a week ago would make any day look like twice as much."""
+    """A counter younger than eight days is not compared, since an incomplete day a week ago would double any rise."""
     judge("Rose most in 24 h", "180h", [total("0+25x400")], [])
     judge("Fell most in 24 h", "180h", [total("0+25x400")], [])
 
 
 def test_rare_events_are_not_compared(judge: Judge) -> None:
-    """Nine in a day, and then three times as many, are left out."""
+    """Events with fewer than ten occurrences a day are left out, even if they triple."""
     judge("Rose most in 24 h", "240h", [total("0+0.1875x431 81+0.6x48")], [])
 
 
 def test_changed_instance_is_no_fall(judge: Judge) -> None:
-    """In Kubernetes the target changes with each release; what both reported is added up."""
+    """A new instance, as after each release in Kubernetes, is no fall: the counts of both instances are added."""
     moved = [total("0+25x455 _x24", "a"), total("_x455 0+25x24", "b")]
-    # Somewhat less than 1,200: what came between the last scrape of one and the first of the other is not known.
+    # The result is less than 1,200: the increase between the last scrape of one instance and the first of the other is
+    # unknown.
     judge("Custom events, reported in 24 hours", "240h10m", moved, [(f"{{{LABELS}}}", 1)], then="> bool 1150")
 
 
@@ -112,7 +113,7 @@ def test_changed_instance_is_no_fall(judge: Judge) -> None:
     ("ios", "everything", "share"), [("3600x4", "3600x4", [0.25]), ("3600x4", "7200x4", []), ("7200x4", "3600x4", [])]
 )
 def test_share_uses_same_hour(judge: Judge, ios: str, everything: str, share: list[float]) -> None:
-    """While one of two queries has turned over and the other has not, there is no share."""
+    """There is no share while the settled hours of two queries differ."""
     series = [
         gauge(IOS, "hourly_settled", "25x4"),
         gauge(LABELS, "hourly_settled", "100x4"),
@@ -124,7 +125,7 @@ def test_share_uses_same_hour(judge: Judge, ios: str, everything: str, share: li
 
 
 def test_settled_hour_without_baseline_is_not_compared(judge: Judge) -> None:
-    """Half of usual is -50 %; without a baseline now, an old one does not count; of nine it is no matter."""
+    """A settled hour is compared only with a current baseline, and not with one of less than ten."""
     settled = gauge(LABELS, "hourly_settled", "50x4")
     title = "Settled hour against usual"
     judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "100x4")], [(CHANGED, -0.5)])
@@ -133,7 +134,7 @@ def test_settled_hour_without_baseline_is_not_compared(judge: Judge) -> None:
 
 
 def test_query_without_success_has_no_age(judge: Judge) -> None:
-    """The oldest answer is of those that were answered at all."""
+    """A query that has never succeeded does not count for the oldest success."""
     series = [
         gauge(LABELS, "hourly_last_success_timestamp_seconds", "7000x4"),
         gauge(IOS, "hourly_last_success_timestamp_seconds", "0x4"),

@@ -1,4 +1,4 @@
-"""`braze-exporter rules`: what it prints for any config is what Prometheus takes, and names stay names.
+"""Test that `braze-exporter rules` prints valid rules for any config, with all names escaped.
 
 Needs `running_prometheus` and `promtool`, as `test_prometheus` does.
 """
@@ -37,7 +37,7 @@ EVERYTHING = """
 {event: signup, segments: [vip], alerts: {below: 5}}
 {event: login}
 """
-# Each kind, with all alerts that it can have.
+# Each kind, with the alerts that it supports.
 EVERY_KIND = """
     sessions: [{apps: [all, ios], baseline: {weeks: 2}, alerts: {silent: 2h, drop: 0.5, below: 5, above: 9}}]
     purchases: [{baseline: {weeks: 2}, alerts: {silent: 12h, drop: 0.5}}, {product: Mug, alerts: {silent: 2d}}]
@@ -75,7 +75,7 @@ ODD = [
 
 
 def names_config(*names: str) -> str:
-    """Return a config with each name as a workspace, an event, an app, and wherever else a text may stand."""
+    """Return a config that uses each name as a workspace, event, app, severity and label value."""
     workspaces = [
         {
             "name": name,
@@ -96,12 +96,12 @@ def names_config(*names: str) -> str:
 
 
 def alerts_of(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return all rules of a file."""
+    """Return all rules of a rule file."""
     return [rule for group in result["groups"] for rule in group["rules"]]
 
 
 def check(folder: Path, text: str) -> None:
-    """Have promtool check a file of rules."""
+    """Assert that promtool accepts a rule file."""
     path = write_file(folder / "rules.yml", text)
     done = subprocess.run(  # noqa: S603
         [require_tool("promtool"), "check", "rules", path], capture_output=True, text=True, check=False
@@ -121,7 +121,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rules_pass_promtool(name: str, tmp_path: Path) -> None:
-    """The rules of each config are rules to promtool, none twice, and say the same once they are read again."""
+    """The rules of each config pass promtool and do not change when they are written as YAML and read again."""
     result = generated_rules(CONFIGS[name])
     assert yaml.safe_load(as_yaml(result)) == result
     check(tmp_path, as_yaml(result))
@@ -139,12 +139,12 @@ any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_siz
 @given(st.lists(any_name, min_size=1, max_size=20, unique=True))
 @example(["{{"])
 def test_any_name_gives_valid_rules(tmp_path: Path, names: list[str]) -> None:
-    """Whatever people call their workspaces, events, apps and teams, promtool takes the rules."""
+    """Rules are valid for any names of workspaces, events, apps and teams."""
     check(tmp_path, as_yaml(generated_rules(names_config(*names))))
 
 
 def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
-    """An alert is labelled with exactly the names of its series, and shows them, and none is a template or PromQL."""
+    """Alert labels and texts contain the exact names of the series, and no name acts as a template or PromQL."""
     info = {
         series(
             "braze_custom_events_hourly_settled", f"workspace={quote(name)},event={quote(name)}", 'instance="a"'
@@ -166,7 +166,7 @@ def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
 
 
 def test_every_alert_has_runbook() -> None:
-    """The link of each alert leads to a heading of the README: its own, or one for all alerts of its sort."""
+    """The runbook link of each alert leads to a README heading for that alert or for its sort of alert."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#### (.+)$", readme, re.MULTILINE)}
     sorts = {"silent", "no-data", "drop", "below", "above"}
@@ -181,7 +181,7 @@ def test_every_alert_has_runbook() -> None:
 
 
 def test_each_query_has_its_alerts() -> None:
-    """Silence is for what is counted, and what the others would not see in empty answers is said for all."""
+    """Each query has its configured alerts; `Silent` only for queries with a counter, and `NoData` for all."""
     result: dict[tuple[str, ...], list[str]] = {}
     for rule in alerts_of(generated_rules(CONFIGS["everything"])):
         if rule["alert"].startswith("BrazeEvent"):
@@ -199,7 +199,7 @@ def test_each_query_has_its_alerts() -> None:
 
 
 def test_thresholds_follow_query() -> None:
-    """How old an answer and a settled bucket may be comes from the query's own refresh, settle, unit and silence."""
+    """The age limits for successes and settled buckets follow the query's refresh, settle, unit and silence."""
 
     def ages(entry: str) -> set[str]:
         rules = [
@@ -218,7 +218,7 @@ def test_thresholds_follow_query() -> None:
 
 
 def test_promql_string_is_escaped() -> None:
-    """What cannot be seen, or turns the text around it, is written as its code."""
+    """Control characters and characters that change the text direction are escaped by their codes."""
     text = 'a "b" \\ é 🎉 \n \r \0 \N{RIGHT-TO-LEFT OVERRIDE} \U000e0001'
     assert quote(text) == r'"a \"b\" \\ é 🎉 \n \u000d \u0000 \u202e \U000e0001"'
 
@@ -228,12 +228,12 @@ def test_promql_string_is_escaped() -> None:
     [(1, "1s"), (5_400, "1h30m"), (86_400, "1d"), (604_800, "7d"), (1.5, "1s500ms"), (90_061.001, "1d1h1m1s1ms")],
 )
 def test_durations_are_in_prometheus_format(seconds: float, text: str) -> None:
-    """From large to small, and nothing that is 0."""
+    """Units go from the largest to the smallest, and zero units are left out."""
     assert duration(seconds) == text
 
 
 def test_numbers_are_plain() -> None:
-    """Neither an exponent nor what binary fractions add."""
+    """Numbers have no exponent and no binary rounding error."""
     assert [format_number(value) for value in (1 - 0.9, 1 - 0.3, 5_000_000.0, 0.001, 10.0**14)] == [
         "0.1",
         "0.7",
@@ -244,7 +244,7 @@ def test_numbers_are_plain() -> None:
 
 
 def test_rules_command_prints_rules(tmp_path: Path) -> None:
-    """It needs neither the key nor the state file, and prints the same each time."""
+    """`braze-exporter rules` needs no key and no state file and prints the same output each time."""
     config = workspace_yaml(URL, EVERYTHING, pause=f"state_file: {tmp_path / 'missing' / 'state.sqlite'}\n")
     path = write_file(tmp_path / "config.yaml", config)
     done = run_program("rules", f"--config.file={path}")
@@ -257,7 +257,7 @@ def test_rules_command_prints_rules(tmp_path: Path) -> None:
 
 
 def test_invalid_config_prints_no_rules(tmp_path: Path) -> None:
-    """Its problems are told, and the exit code is 1."""
+    """An invalid config prints its problems and exits with 1."""
     path = write_file(tmp_path / "config.yaml", workspace_yaml(URL, "{event: a, alerts: {silent: 2}}"))
     done = run_program("rules", f"--config.file={path}")
     assert (done.returncode, done.stdout) == (1, "")
@@ -265,7 +265,7 @@ def test_invalid_config_prints_no_rules(tmp_path: Path) -> None:
 
 
 class Shop(RecordedCounts):
-    """One event that stops and one that goes on, each fetch a little further."""
+    """Simulated traffic with one event that stops, one that grows with each fetch, and one that never occurs."""
 
     def __init__(self) -> None:
         super().__init__(events=["stops", "goes on", "quiet"])
@@ -275,7 +275,7 @@ class Shop(RecordedCounts):
         self._calls = 0
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return what is set, and of `goes on` more each time."""
+        """Return the recorded count, or for `goes on` one more at each call."""
         if event == "goes on":
             self._calls += 1
             return self._calls
@@ -291,14 +291,14 @@ QUICK = """
 
 @dataclass(frozen=True)
 class Chain:
-    """The exporter and a Prometheus with its rules, running."""
+    """Holds a running exporter and a Prometheus with the exporter's rules."""
 
     config: Path
     program: Program
     server: Prometheus
 
     def firing(self) -> dict[tuple[str, ...], dict[str, Any]]:
-        """Return the alerts that fire by their names, events and apps."""
+        """Return the firing alerts by their names, events and apps."""
         result = self.server.request("alerts")["alerts"]
         return {
             (item["labels"]["alertname"], item["labels"].get("event", ""), item["labels"].get("braze_app", "")): item
@@ -309,7 +309,7 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """Run Braze, the exporter and a Prometheus with the rules that the program prints, none of which waits for long."""
+    """Run the simulator, the exporter and a Prometheus with the printed rules, each `for` shortened to a second."""
     require_tool("prometheus")
     directory = tmp_path_factory.mktemp("rules")
     with ExitStack() as stack:
@@ -324,7 +324,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 
 def test_prometheus_evaluates_every_rule(chain: Chain) -> None:
-    """No rule has an error in the real Prometheus, with the real series."""
+    """Prometheus evaluates every rule without an error on the exporter's series."""
 
     def evaluated() -> list[dict[str, Any]]:
         return [rule for group in chain.server.request("rules")["groups"] for rule in group["rules"]]
@@ -335,7 +335,7 @@ def test_prometheus_evaluates_every_rule(chain: Chain) -> None:
 
 
 def test_silent_event_fires_alert(chain: Chain) -> None:
-    """The event that stands still is silent, of all apps and of one; what is beyond its limit is told; no more is."""
+    """A silent event fires for all apps and for one app, events beyond their limits fire too, and nothing else does."""
     expected = {
         ("BrazeEventSilent", "stops", ""),
         ("BrazeEventSilent", "stops", "ios"),
@@ -353,7 +353,7 @@ def test_silent_event_fires_alert(chain: Chain) -> None:
 
 
 def test_exporter_failures_fire_alerts(chain: Chain) -> None:
-    """A config that cannot be used, and an exporter that is gone."""
+    """A failed config reload and an exporter that is down fire their alerts."""
     assert not chain.firing().keys() & {("BrazeConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
     write_file(chain.config, "workspaces: []")
     assert chain.program.get("/-/reload", method="POST").status == 400
@@ -366,6 +366,6 @@ def test_exporter_failures_fire_alerts(chain: Chain) -> None:
 
 
 def test_plan_matches_config() -> None:
-    """The alerts of a plan are those of its entries, one for each query of theirs."""
+    """A plan has the alerts of its entries, one for each query."""
     plan = build_plan(load_config(CONFIGS["everything"], "config.yaml"))
     assert [query for query, _ in plan.alerts] == [query for query in plan.queries if query.subject != "login"]
