@@ -1,4 +1,4 @@
-"""Braze is never hurt: the exporter keeps to its share, leaves the reserve alone, and does not press it in trouble."""
+"""Test that the exporter keeps to its share, leaves the reserve alone, and backs off when Braze fails."""
 
 import random
 import re
@@ -30,19 +30,19 @@ NEXT_HOUR = (int(NOW) // HOUR + 1) * HOUR
 
 
 def quiet() -> RecordedCounts:
-    """Return events that exist and never happen."""
+    """Return traffic in which the events exist but never occur."""
     return RecordedCounts(events=NAMES)
 
 
 def scrape_until(exporter: ExporterRig, end: float, every: float = 15.0) -> None:
-    """Scrape at an interval until a time."""
+    """Scrape every `every` seconds until the clock reaches `end`."""
     while exporter.clock.now < end:
         exporter.refresh()
         exporter.clock.advance(every)
 
 
 def test_first_call_probes_and_others_follow_in_same_scrape() -> None:
-    """With one call under way of which nothing is known yet, the others wait for it, and nobody for the next scrape."""
+    """Other queries wait while the first call probes, and are fetched within the same scrape."""
     with running_exporter(EVENTS, quiet()) as exporter, ThreadPoolExecutor(1) as pool:
         exporter.braze.inject(transfer_faults.hold())
         page = pool.submit(exporter.scrape)
@@ -54,7 +54,7 @@ def test_first_call_probes_and_others_follow_in_same_scrape() -> None:
 
 
 def test_reserve_is_kept_when_others_use_the_limit() -> None:
-    """With nine tenths of every hour's limit spent by others, each hour costs one call, and none of the reserve."""
+    """When others use nine tenths of each hour's limit, the exporter makes one call an hour and keeps the reserve."""
     with running_exporter(EVENTS, quiet()) as exporter:
         exporter.braze.limit = 10_000
         for _ in range(4):
@@ -68,14 +68,14 @@ def test_reserve_is_kept_when_others_use_the_limit() -> None:
         assert page.value("braze_api_quota_reset_timestamp_seconds") == exporter.clock.now
         assert (
             page.value("braze_api_requests_deferred_total", pool="default") == 24 + 3
-        )  # put off once, and three again
-        exporter.scrape()  # a new hour in which nobody else spends anything
+        )  # each query deferred once, and three of them again
+        exporter.scrape()  # a new hour without calls of others
         assert exporter.page().value("braze_exporter_queries", state="up") == 24
 
 
 @pytest.mark.parametrize("spent_in_the_end", [7_900, 10_000])
 def test_reserve_is_kept_when_others_accelerate(spent_in_the_end: int) -> None:
-    """While others spend more with every minute, no call is made once a fifth of the limit is all that is left."""
+    """The exporter makes no call once others have used all of the limit except the reserve."""
     with running_exporter(EVENTS, quiet(), pause="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
         exporter.braze.limit = 10_000
         spent, left = 0, []
@@ -90,13 +90,13 @@ def test_reserve_is_kept_when_others_accelerate(spent_in_the_end: int) -> None:
                 left.append(10_000 - spent - len(exporter.braze.requests))
             exporter.clock.advance(15)
         assert len(left) > 20
-        # What the others spend shows in the next answer, and a few calls are under way by then.
+        # Calls of others become visible only in the next response, when a few calls are already in flight.
         assert sum(now < 2_000 for now in left) <= 1
         assert min(left) > 1_800 - 10
 
 
 def forms(limit: str, remaining: str, reset: str) -> dict[str, dict[str, str | None]]:
-    """Return the rate-limit headers in the forms that they may have."""
+    """Return the rate limit headers in each supported format."""
     return {
         "lower case": {f"x-ratelimit-{name}": text for name, text in zip(WORDS, (limit, remaining, reset), strict=True)}
         | dict.fromkeys(f"X-RateLimit-{name.title()}" for name in WORDS),
@@ -110,7 +110,7 @@ WORDS = ("limit", "remaining", "reset")
 
 @pytest.mark.parametrize("form", forms("", "", ""))
 def test_reserve_is_read_from_any_header_format(form: str) -> None:
-    """The call that is told that little is left is the last one until the reset, however that is written."""
+    """The call whose response reports little left is the last one until the reset, in any header format."""
     headers = forms("1000", "100", str(int(NOW) + 600))[form]
     with running_exporter(EVENTS, quiet()) as exporter:
         exporter.braze.inject(response_faults.with_headers(headers), times=1)
@@ -123,7 +123,7 @@ def test_reserve_is_read_from_any_header_format(form: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "none", "nan", "-1", None])
 def test_empty_headers_stop_nothing(text: str | None) -> None:
-    """Empty, garbled or missing headers leave the token bucket in charge."""
+    """Empty, invalid or missing headers stop no calls; the token bucket still applies."""
     headers = dict.fromkeys(("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"), text)
     with running_exporter(EVENTS, quiet()) as exporter:
         exporter.braze.inject(response_faults.with_headers(headers))
@@ -131,7 +131,7 @@ def test_empty_headers_stop_nothing(text: str | None) -> None:
 
 
 def test_rate_limit_without_headers_doubles_pause() -> None:
-    """One call goes after 60, 120, 240, 480, 900 and 900 seconds; after the first that is answered all go."""
+    """After a 429 without headers one call probes after 60, 120, 240, 480, 900 and 900 s, until one succeeds."""
     with running_exporter(EVENTS, quiet(), pause="refresh: {hour: 1m}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent"))
         scrape_until(exporter, NOW + 3_600, every=1)
@@ -144,7 +144,7 @@ def test_rate_limit_without_headers_doubles_pause() -> None:
 
 
 def test_retry_after_is_obeyed() -> None:
-    """Without Braze's headers, `Retry-After` counts, as whatever stands in front of Braze would write it."""
+    """Without rate limit headers of Braze, `Retry-After` sets the pause, as a proxy in front of Braze may send it."""
     with running_exporter(EVENTS, quiet(), pause="refresh: {hour: 1m}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent", retry_after="200"), times=1)
         scrape_until(exporter, NOW + 201, every=1)
@@ -152,11 +152,11 @@ def test_retry_after_is_obeyed() -> None:
 
 
 def test_queries_over_budget_take_turns() -> None:
-    """A limit that shrinks to a third of what is planned stretches the refresh, of all queries alike."""
+    """When the limit shrinks to a third of the plan, all queries are fetched equally less often."""
     with running_exporter(EVENTS, quiet(), pause="budget: {share: 0.5}\n") as exporter:
         exporter.scrape()
         exporter.braze.reset()
-        exporter.braze.limit = 192  # of which half is a third of 24 queries times 12
+        exporter.braze.limit = 192  # of which the share of half is 96, a third of 24 queries times 12
         scrape_until(exporter, NOW + 12 * HOUR)
         requested = Counter(request.event for request in exporter.braze.requests)
         calls = len(exporter.braze.requests)
@@ -183,13 +183,13 @@ def longest_gaps(exporter: ExporterRig) -> dict[str, float]:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_rejected_key_is_probed_every_two_minutes(status: int) -> None:
-    """All that would be refused too is down, without being asked; when the key works again, all go at once."""
+    """A rejected key marks all queries down without fetching them; one call probes every two minutes until it works."""
     with running_exporter(EVENTS, quiet()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(status))
         page = exporter.scrape()
         refused = len(exporter.braze.requests)
-        assert refused <= 10  # those that were under way together
+        assert refused <= 10  # requests that were in flight together
         assert page.values(UP) == [0] * 24
         assert page.value("braze_up") == 0
         assert page.value("braze_exporter_queries", state="failed") == 24
@@ -208,7 +208,7 @@ def test_rejected_key_is_probed_every_two_minutes(status: int) -> None:
 
 
 def test_open_circuit_marks_all_queries_down_until_closed() -> None:
-    """A key that is refused to one query shows at once on all, and what was answered before needs no new answer."""
+    """A key rejected for one query marks all queries down; when it works again, earlier responses still count."""
     with running_exporter("{event: event 00}\n{event: event 01, refresh: 1h}", quiet()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(401), times=1)
@@ -219,14 +219,14 @@ def test_open_circuit_marks_all_queries_down_until_closed() -> None:
 
 
 def end(admission: Admission, kind: SeriesKind, error: BrazeError | None, info: RateLimitInfo | None = None) -> None:
-    """Make a call that ends so."""
+    """Make a call that ends with `error`, and with `info` about the rate limit."""
     permit = admission.admit(kind)
     assert isinstance(permit, Permit)
     permit.end(error, info or RateLimitInfo(has_response=True))
 
 
 def test_missing_permission_holds_one_endpoint() -> None:
-    """A 401 or a 403 is about one endpoint, until all refuse the key; a trial that says nothing of it frees nothing."""
+    """A 401 or 403 opens the circuit of one endpoint, and only a probe with a verdict on the key closes it."""
     clock = Clock()
     admission = Admission(clock.monotonic)
     sessions = replace(CUSTOM_EVENTS, path="/sessions/data_series")
@@ -251,7 +251,7 @@ def test_missing_permission_holds_one_endpoint() -> None:
         clock.advance(1)
         call(reason, sessions)
         assert "unauthorized" in str(admission.open_circuit_error(sessions))
-    call(Reason.FORBIDDEN)  # the key is good, and its permission still missing
+    call(Reason.FORBIDDEN)  # the key is accepted, but its permission is still missing
     assert "unauthorized" in str(admission.open_circuit_error(sessions))
     assert "forbidden" in str(admission.open_circuit_error(CUSTOM_EVENTS))
     clock.advance(HOLD_SECONDS)
@@ -260,7 +260,7 @@ def test_missing_permission_holds_one_endpoint() -> None:
 
 
 def test_changed_key_is_tried_at_once() -> None:
-    """After a reload with another key, one call may find that it is a good one; another budget has nothing tried."""
+    """One probe is made at once after a reload with another key, but not when only the budget changes."""
     clock = Clock()
     admission = Admission(clock.monotonic)
     admission.set_budget({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
@@ -276,7 +276,7 @@ def test_changed_key_is_tried_at_once() -> None:
 
 
 def late(fault: Fault) -> Fault:
-    """Return a fault that strikes when it is healed."""
+    """Return a fault that applies only once faults are cleared."""
 
     def strike(exchange: Exchange) -> Reply:
         transfer_faults.hold()(exchange)
@@ -286,7 +286,7 @@ def late(fault: Fault) -> Fault:
 
 
 def test_late_rejection_of_old_key_is_ignored(tmp_path: Path) -> None:
-    """A refusal that comes after a reload with another key, to a call from before it, holds nobody."""
+    """A 401 for a call made before a reload with another key does not open the circuit."""
     key = write_file(tmp_path / "key", "another-key")
     with running_exporter(EVENTS, quiet()) as exporter, ThreadPoolExecutor(1) as pool:
         exporter.skip_first_scrape()
@@ -304,7 +304,7 @@ def test_late_rejection_of_old_key_is_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("events", ["{event: event 00, refresh: 1h, baseline: {weeks: 1}}\n{event: event 01}"])
 def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
-    """If what was refused is not asked again, as with history, another query finds out after two minutes."""
+    """If the rejected query is not repeated, as with history, another query probes after two minutes."""
 
     def refuse(exchange: Exchange) -> Reply:
         return response_faults.status(401)(exchange) if "ending_at" in exchange.request.params else exchange.reply
@@ -325,7 +325,7 @@ def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
 
 @pytest.mark.parametrize("fault", [response_faults.status(503), transfer_faults.disconnect()], ids=str)
 def test_failing_start_probes_one_query_at_a_time(fault: Fault) -> None:
-    """Until there is a first answer, no two calls are under way at once."""
+    """Until the first success, at most one call is in flight at a time."""
     with running_exporter(EVENTS, quiet()) as exporter:
         exporter.braze.inject(fault)
         assert exporter.scrape().values(UP) == [0] * 24
@@ -333,7 +333,7 @@ def test_failing_start_probes_one_query_at_a_time(fault: Fault) -> None:
 
 
 def test_rate_limited_query_is_fetched_after_pause() -> None:
-    """It was put off like the others, and does not wait for its refresh."""
+    """A query that got a 429 is fetched after the pause, without waiting for its refresh interval."""
     with running_exporter("{event: event 00, refresh: 12h}\n{event: event 01, refresh: 12h}", quiet()) as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent"), times=1)
         exporter.scrape()
@@ -342,7 +342,7 @@ def test_rate_limited_query_is_fetched_after_pause() -> None:
 
 
 def test_reload_keeps_backoff() -> None:
-    """A config that is read again and again changes nothing for queries in trouble."""
+    """Reloading the config repeatedly does not reset the back-off of failing queries."""
     with running_exporter(EVENTS, quiet(), pause="refresh: {hour: 1m}\n") as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(503))
@@ -353,7 +353,7 @@ def test_reload_keeps_backoff() -> None:
 
 
 def test_returning_workspace_keeps_spent_budget() -> None:
-    """A stop outlives a reload without the workspace."""
+    """A pause after a 429 is kept when a reload removes the workspace and another one restores it."""
     with running_exporter(EVENTS, quiet()) as exporter:
         exporter.braze.inject(response_faults.rate_limited())
         exporter.scrape()
@@ -377,12 +377,12 @@ def test_returning_workspace_keeps_spent_budget() -> None:
     ids=str,
 )
 def test_transient_failures_back_off(fault: Fault) -> None:
-    """With a refresh of 5 minutes it is asked after 5, 10, 15 and 15 minutes; an answer ends that."""
+    """With a refresh of 5 minutes a failing query is fetched after 5, 10, 15 and 15 minutes, until it succeeds."""
     with running_exporter("{event: event 00}\n{event: event 01}", quiet()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(fault, event="event 00")
         scrape_until(exporter, NOW + 300 + 3_000, every=30)
-        # It is due a tenth of its refresh early, as ever.
+        # As usual, the query is due earlier by a tenth of its refresh interval.
         assert moments(exporter, "event 00") == [0, 270, 840, 1_710, 2_580]
         assert len(moments(exporter, "event 01")) == 11
         exporter.braze.clear_faults()
@@ -393,7 +393,7 @@ def test_transient_failures_back_off(fault: Fault) -> None:
 
 
 def moments(exporter: ExporterRig, event: str, start: float = NOW + 300) -> list[float]:
-    """Return when an event was asked for, in seconds after `start`."""
+    """Return when an event was requested, in seconds after `start`."""
     return [request.time - start for request in exporter.braze.requests if request.event == event]
 
 
@@ -403,12 +403,12 @@ def moments(exporter: ExporterRig, event: str, start: float = NOW + 300) -> list
     ids=str,
 )
 def test_permanent_failure_waits_refresh_interval(fault: Fault) -> None:
-    """What will not get better by waiting is asked as often as ever."""
+    """A failure that does not pass with time causes no back-off."""
     with running_exporter("{event: event 00}", quiet()) as exporter:
         exporter.braze.inject(fault)
         scrape_until(exporter, NOW + 3_000, every=30)
         is_malformed = exporter.page().value("braze_api_errors_total", reason="bad_answer") != 0
-        assert len(exporter.braze.requests) == 11 + is_malformed  # the newest buckets, at once
+        assert len(exporter.braze.requests) == 11 + is_malformed  # plus an immediate fetch of the newest buckets
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_permanent_failure_waits_refresh_interval(fault: Fault) -> None:
     ],
 )
 def test_backoff_doubles_to_15_minutes(refresh: float, waits: list[float]) -> None:
-    """It ends at the larger of 15 minutes and the refresh, after however many failures."""
+    """The back-off doubles up to the larger of 15 minutes and the refresh interval, after any number of failures."""
     assert [backoff_seconds(refresh, failures, 1.0) for failures in range(1, len(waits) + 1)] == waits
     assert backoff_seconds(refresh, 10**9, 1.1) == waits[-1]
     assert backoff_seconds(60, 2, 0.9) == 108
@@ -428,8 +428,8 @@ def test_backoff_doubles_to_15_minutes(refresh: float, waits: list[float]) -> No
 
 @pytest.mark.parametrize("refresh", ["1m", "5m"])
 def test_first_minute_after_outage_has_normal_call_rate(refresh: str) -> None:
-    """An hour of 503 ends, and no minute after it has more calls than the fullest one before it."""
-    jitter = random.Random(7)  # noqa: S311 - moments, not secrets
+    """After an hour of 503, no minute has more calls than the busiest minute before the outage."""
+    jitter = random.Random(7)  # noqa: S311 - jitter, not secrets
     pause = f"refresh: {{hour: {refresh}}}\n"
     with running_exporter(EVENTS, quiet(), pause=pause, jitter=lambda: jitter.uniform(0.9, 1.1)) as exporter:
         scrape_until(exporter, NOW + HOUR)
@@ -450,13 +450,13 @@ def test_first_minute_after_outage_has_normal_call_rate(refresh: str) -> None:
 
 
 def fullest_minute(exporter: ExporterRig) -> int:
-    """Return the most requests that any span of a minute held."""
+    """Return the highest number of requests in any 60 seconds."""
     times = sorted(request.time for request in exporter.braze.requests)
     return max(sum(start <= time < start + 60 for time in times) for start in times)
 
 
 def test_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """What stopped, why, and for how long; not for each call that was under way, and not for each scrape."""
+    """A pause is logged once with its reason and duration, not for each call in flight or each scrape."""
     with running_exporter(EVENTS, quiet()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.rate_limited())

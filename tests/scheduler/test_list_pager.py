@@ -1,4 +1,4 @@
-"""Lists of Braze's are read to their end, whatever their pages are like, and within the budget."""
+"""Test that Braze's lists are read to their end, within the budget and for any form of their pages."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ from braze_exporter.simulator.reply import Reply
 
 @dataclass
 class ListSetup:
-    """A simulated Braze, and who walks through its lists with a budget."""
+    """Holds a simulator and what is needed to read its lists with a budget."""
 
     braze: FaultInjectingBraze
     clock: Clock
@@ -50,26 +50,26 @@ class ListSetup:
     calls: list[CallEvent] = field(default_factory=list)
 
     def pager(self, what: ListEndpoint = EVENT_LIST) -> ListPager:
-        """Return the way through a list."""
+        """Return a pager for a list."""
         return ListPager(what, self.client, self.admission)
 
     def names(self, what: ListEndpoint = EVENT_LIST) -> list[str]:
-        """Return the names of all rows of a list."""
+        """Return the names of all items of a list."""
         return [row.name for row in self.pager(what).read()]
 
     @property
     def pages(self) -> list[str]:
-        """Return the pages that were asked for, in order."""
+        """The requested pages, in order."""
         return [request.params["page"] for request in self.braze.requests]
 
 
 def names(count: int, what: str = "event") -> list[str]:
-    """Return so many names in alphabetical order."""
+    """Return `count` names in alphabetical order."""
     return [f"{what} {number:05}" for number in range(count)]
 
 
 def world(count: int) -> Inventory:
-    """Return so much of everything."""
+    """Return an inventory with `count` items of each sort."""
     return Inventory(
         segments=tuple(Segment(f"s{name}", name) for name in names(count, "segment")),
         campaigns=tuple(Campaign(f"c{name}", name) for name in names(count, "campaign")),
@@ -80,7 +80,7 @@ def world(count: int) -> Inventory:
 
 @pytest.fixture
 def lists() -> Iterator[ListSetup]:
-    """Run a Braze with 1,000 of everything, with a tenth of its limits to be used."""
+    """Run a simulator with 1,000 items of each sort and a share of a tenth."""
     clock = Clock()
     with (
         running_braze(RecordedCounts(events=names(1_000)), clock) as (braze, server),
@@ -103,7 +103,7 @@ def lists() -> Iterator[ListSetup]:
 
 @pytest.mark.parametrize("what", LIST_ENDPOINTS, ids=lambda what: what.path)
 def test_pager_reads_whole_list(lists: ListSetup, what: ListEndpoint) -> None:
-    """A list is read to its end, in its order, and each page is a call that is told of."""
+    """A list is read to its end in its order, and each page is reported as a call."""
     assert lists.names(what) == names(1_000, what.item_names[0])
     pages = {EVENT_LIST: 4, PRODUCT_LIST: 25}.get(what, 10)
     assert lists.pages == [str(number) for number in range(pages + 1)]
@@ -114,7 +114,7 @@ def test_pager_reads_whole_list(lists: ListSetup, what: ListEndpoint) -> None:
 
 
 def test_pager_with_5000_events_makes_21_calls(lists: ListSetup) -> None:
-    """Five thousand events are twenty pages, and a page without rows."""
+    """A list of 5,000 events takes twenty pages and one empty page."""
     lists.braze.traffic = RecordedCounts(events=names(5_000))
     assert lists.names() == names(5_000)
     assert len(lists.braze.requests) == 21
@@ -123,7 +123,7 @@ def test_pager_with_5000_events_makes_21_calls(lists: ListSetup) -> None:
 @pytest.mark.parametrize("what", LIST_ENDPOINTS, ids=lambda what: what.path)
 @pytest.mark.parametrize("page_size", [None, 99, 3])
 def test_pager_reads_pages_of_any_size(lists: ListSetup, what: ListEndpoint, page_size: int | None) -> None:
-    """Short pages, pages that shift, and an end without its key lose nothing and make nothing twice."""
+    """Short pages, overlapping pages and a last page without its key lose and duplicate no item."""
     lists.braze.traffic = RecordedCounts(events=names(260))
     lists.braze.inventory = world(260)
     lists.braze.lists.page_size = page_size
@@ -133,7 +133,7 @@ def test_pager_reads_pages_of_any_size(lists: ListSetup, what: ListEndpoint, pag
 
 
 def test_pager_reads_item_fields(lists: ListSetup) -> None:
-    """A row has its id, name, tags without nulls, whether it is tracked, and when it was edited."""
+    """An item has its id, name, tags without nulls, whether it is tracked, and when it was edited."""
     lists.braze.inventory = Inventory(
         segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "A", tracked=False)),
         campaigns=(Campaign("c1", "", ("one", "two"), last_edited="2022-11-29T14:59:02+00:00"),),
@@ -149,7 +149,7 @@ def test_pager_reads_item_fields(lists: ListSetup) -> None:
 
 
 def test_repeated_item_is_as_listed_last(lists: ListSetup) -> None:
-    """A campaign that is renamed while the list is read is there once, by its new name, where it was first."""
+    """An item that is renamed while the list is read appears once, at its first position and with its new name."""
     lists.braze.inventory = Inventory(campaigns=(Campaign("c1", "A"), Campaign("c2", "B"), Campaign("c3", "C")))
     lists.braze.lists.page_size = 2
     lists.braze.lists.has_overlapping_pages = True
@@ -163,7 +163,7 @@ def test_repeated_item_is_as_listed_last(lists: ListSetup) -> None:
 
 
 def test_repeating_list_is_an_error(lists: ListSetup) -> None:
-    """A page that has nothing new would come again for ever."""
+    """A page without new items is an error, since the list would never end."""
     same = response_faults.document({"message": "success", "events": ["a", "b"]})
     lists.braze.inject(same)
     with pytest.raises(BrazeError, match=r"^bad_answer: the list of events cannot be read: page 1 repeats what came"):
@@ -173,7 +173,7 @@ def test_repeating_list_is_an_error(lists: ListSetup) -> None:
 
 @pytest.mark.parametrize(("most", "pages"), [("MAX_PAGES", 5), ("MAX_CHARACTERS", 3)])
 def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPatch, most: str, pages: int) -> None:
-    """A list that goes on for ever ends the reading after so many pages, or so many letters."""
+    """A list is an error after `MAX_PAGES` pages or `MAX_CHARACTERS` characters."""
     monkeypatch.setattr(list_pager, most, {"MAX_PAGES": 5, "MAX_CHARACTERS": 2_500}[most])
     lists.admission.set_budget({LISTS_POOL: 1_000}, share=1, reserve=0)
 
@@ -216,7 +216,7 @@ def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPa
     ids=str,
 )
 def test_failed_page_is_an_error(lists: ListSetup, fault: Fault, reason: Reason, detail: str) -> None:
-    """A fault in any page makes an error of the list, in the same words as of a series, and never a shorter list."""
+    """A failure in any page fails the list with the same message as for a series, and never shortens the list."""
     lists.braze.inject(response_faults.edited(lambda _: None), times=1)
     lists.braze.inject(fault)
     with pytest.raises(BrazeError) as caught:
@@ -242,7 +242,7 @@ GOOD = {"id": "1", "name": "A", "tags": ["a", None], "analytics_tracking_enabled
     ids=ascii,
 )
 def test_item_without_id_or_name_is_skipped(row: object) -> None:
-    """A row whose id or name is no text that can be written is none, and the others are as they are."""
+    """An item whose id or name is not valid text is skipped, and the other items are kept."""
     body = json.dumps({"message": "success", "segments": [row, GOOD]}).encode()
     assert list_page.parse_list_page(SEGMENT_LIST, body) == (
         None,
@@ -262,14 +262,14 @@ def test_item_without_id_or_name_is_skipped(row: object) -> None:
     ids=ascii,
 )
 def test_invalid_item_fields_are_ignored(change: dict[str, object], read: dict[str, Any]) -> None:
-    """Tags, tracking and times of another type are as if they were missing."""
+    """Tags, tracking and times of a wrong type are treated as missing."""
     body = json.dumps({"message": "success", "segments": [GOOD | change]}).encode()
     baseline = ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022")
     assert list_page.parse_list_page(SEGMENT_LIST, body) == (replace(baseline, **read),)
 
 
 def test_unreadable_items_do_not_end_list(lists: ListSetup) -> None:
-    """A page of odd rows is no end and no repetition, and what is readable is all there is."""
+    """A page of unreadable items neither ends the list nor counts as a repeated page."""
     for rows in (["a", None, "\ud800"], [5, {}], ["b"], []):
         lists.braze.inject(response_faults.body(json.dumps({"message": "success", "events": rows}).encode()), times=1)
     assert lists.names() == ["a", "b"]
@@ -277,7 +277,7 @@ def test_unreadable_items_do_not_end_list(lists: ListSetup) -> None:
 
 
 def test_list_without_readable_item_is_an_error(lists: ListSetup) -> None:
-    """Where nothing can be read, the list has another form than is known: that is no list without rows."""
+    """A list without any readable item is an error, not an empty list: its format is unknown."""
     lists.braze.inject(response_faults.document({"message": "success", "events": [{"name": "a"}, None]}))
     with pytest.raises(
         BrazeError, match=r"^bad_answer: the list of events cannot be read: no row of page 0 has a name"
@@ -288,7 +288,7 @@ def test_list_without_readable_item_is_an_error(lists: ListSetup) -> None:
 
 @pytest.mark.parametrize("name", ["tags", "analytics_tracking_enabled", "last_edited"])
 def test_missing_item_fields_have_defaults(name: str) -> None:
-    """Tags, tracking and the time of the last change may be missing, and unknown fields are there for others."""
+    """Tags, tracking and the edit time may be missing, and unknown fields are ignored."""
     row = {key: value for key, value in GOOD.items() if key != name} | {"teams": [{}]}
     (result,) = list_page.parse_list_page(
         SEGMENT_LIST, json.dumps({"message": "success", "segments": [row], "x": 1}).encode()
@@ -302,7 +302,7 @@ def test_missing_item_fields_have_defaults(name: str) -> None:
 
 @pytest.mark.parametrize("value", [None, []])
 def test_null_tags_and_times_are_ignored(value: object) -> None:
-    """Null is nothing."""
+    """Null tags and times are treated as missing."""
     row = GOOD | {"tags": value, "last_edited": None}
     (result,) = list_page.parse_list_page(SEGMENT_LIST, json.dumps({"message": "success", "segments": [row]}).encode())
     assert result is not None
@@ -318,7 +318,7 @@ anything = st.recursive(
 
 @given(st.sampled_from(LIST_ENDPOINTS), anything, st.binary(max_size=50))
 def test_any_page_is_parsed_or_rejected(what: ListEndpoint, result: object, junk: bytes) -> None:
-    """No body makes anything but rows of text that can be written, or a `BrazeError`."""
+    """Any body gives either items with valid text or a `BrazeError`."""
     for body in (
         json.dumps({"message": "success", what.response_key: result}).encode(),
         json.dumps(result).encode(),
@@ -335,7 +335,7 @@ def test_any_page_is_parsed_or_rejected(what: ListEndpoint, result: object, junk
 
 
 def test_list_over_budget_is_read_in_parts(lists: ListSetup) -> None:
-    """With ten calls at once and a hundred an hour it goes on where it was withheld, and no page is read twice."""
+    """A list over the budget resumes where it was deferred, and reads no page twice."""
     lists.admission.set_budget({LISTS_POOL: 10}, share=0.1, reserve=0.2)
     lists.braze.lists.page_size = 20
     pager = lists.pager()
@@ -349,7 +349,7 @@ def test_list_over_budget_is_read_in_parts(lists: ListSetup) -> None:
 
 
 def test_reserve_and_rate_limit_defer_list(lists: ListSetup) -> None:
-    """A list is not read where the calls that are left are in reserve, and no more after a 429."""
+    """A list is deferred when only the reserve is left, and after a 429."""
     lists.braze.spend_calls(797, pool="lists")
     pager = lists.pager()
     with pytest.raises(Deferred, match=r"^lists$"):
@@ -367,7 +367,7 @@ def test_reserve_and_rate_limit_defer_list(lists: ListSetup) -> None:
 
 
 def test_missing_permission_holds_one_list(lists: ListSetup) -> None:
-    """Of a list that the key may not read no second page is asked for; the others are read."""
+    """A list without permission is not requested again, and other lists are still read."""
     lists.braze.permissions = {"segments.list"}
     with pytest.raises(BrazeError, match=r"^forbidden: HTTP 403: the key needs the permission events.list"):
         lists.pager().read()
@@ -377,7 +377,7 @@ def test_missing_permission_holds_one_list(lists: ListSetup) -> None:
 
 
 def test_list_is_deferred_during_probe(lists: ListSetup) -> None:
-    """The first call of a pool goes alone, and a list does not wait for its end."""
+    """A list is deferred while another call of its pool probes."""
     alone = lists.admission.admit(PRODUCT_LIST)
     assert not isinstance(alone, Deferred)
     assert alone is not None
@@ -388,7 +388,7 @@ def test_list_is_deferred_during_probe(lists: ListSetup) -> None:
 
 
 def test_internal_error_releases_permit(lists: ListSetup) -> None:
-    """Whatever happens in a call, its leave ends, so that none waits for it for ever."""
+    """A call that raises an unexpected exception still releases its permit."""
 
     class Broken:
         def fetch_page(self, *_: object) -> tuple[ListItem | None, ...]:

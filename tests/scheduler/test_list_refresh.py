@@ -1,4 +1,4 @@
-"""Lists are read beside the scrapes, about once an hour, and what wildcards take of them comes and goes with them."""
+"""Test that lists are read about once an hour beside the scrapes, and that selector queries follow them."""
 
 import logging
 import threading
@@ -31,7 +31,7 @@ WELCOME = "f293e280-c0e7-4304-b9b9-62803fc0b053"
 
 
 def shop(*names: str) -> RecordedCounts:
-    """Return events that have happened five times in this hour."""
+    """Return events that have occurred five times in this hour."""
     recorded = RecordedCounts()
     for name in names:
         recorded.set(name, CURRENT_HOUR, 5)
@@ -39,14 +39,14 @@ def shop(*names: str) -> RecordedCounts:
 
 
 def set_items(exporter: ExporterRig, path: str = "/events/list") -> int:
-    """Return how many pages of a list were asked for."""
+    """Return how many pages of a list were requested."""
     return sum(request.path == path for request in exporter.braze.requests)
 
 
 def lists(exporter: ExporterRig) -> None:
-    """Have the lists read that are due, and wait until nothing is read any more."""
+    """Refresh the lists that are due and wait until none is in flight."""
     exporter.refresh()
-    exporter.exporter._list_refresher.refresh()  # noqa: SLF001 - it is called when the scrape is answered, or a moment later
+    exporter.exporter._list_refresher.refresh()  # noqa: SLF001 - a scrape calls it at its end, or a moment later
     deadline = time.monotonic() + 20
     while any(item.in_flight for item in exporter.exporter._list_refresher._lists.values()):  # noqa: SLF001
         assert time.monotonic() < deadline, "lists are still read"
@@ -54,20 +54,20 @@ def lists(exporter: ExporterRig) -> None:
 
 
 def exposed_events(page: MetricsPage) -> set[str]:
-    """Return the events of which the page has anything."""
+    """Return all events in the page's labels."""
     return {dict(labels)["event"] for _, labels in page.samples if "event" in dict(labels)}
 
 
 @contextmanager
 def running_discovery(events: str, *names: str, pause: str = "") -> Iterator[ExporterRig]:
-    """Run the exporter with its lists against a Braze with events of these names, and have the lists read once."""
+    """Run the exporter and a simulator with these events, and read the lists once."""
     with running_exporter(events, shop(*names), pause=pause, reads_lists=True) as result:
         lists(result)
         yield result
 
 
 def test_selected_items_are_fetched_by_next_scrape() -> None:
-    """The first scrape has the list read, and the next one asks for what the pattern takes."""
+    """The first scrape starts reading the list, and the next one fetches the selected events."""
     with running_exporter("{match: 'cart_.*'}", shop("cart_a", "cart_b", "other"), reads_lists=True) as exporter:
         page = exporter.scrape()
         assert exposed_events(page) == set()
@@ -83,7 +83,7 @@ def test_selected_items_are_fetched_by_next_scrape() -> None:
 
 
 def test_list_success_time_is_exposed() -> None:
-    """It is 0 until the first time, then the time of the last that was whole, and gone with the list."""
+    """The success time of a list is 0 at first, then that of the last complete read, and disappears with the list."""
     read = "braze_discovery_list_last_success_timestamp_seconds"
     with running_exporter("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
         assert exporter.page().value(read, workspace="production", list="events") == 0
@@ -104,7 +104,7 @@ def test_list_success_time_is_exposed() -> None:
 
 
 def test_list_is_read_hourly_while_scraped() -> None:
-    """Ten scrapes in an hour read the list once; a day without a scrape reads it not at all."""
+    """The list is read once an hour while scrapes arrive, and not at all without scrapes."""
     with running_discovery("{match: '.*'}", "a") as exporter:
         for _ in range(11):
             exporter.clock.advance(300)
@@ -120,7 +120,7 @@ def test_list_is_read_hourly_while_scraped() -> None:
 
 
 def test_unchanged_list_changes_nothing() -> None:
-    """Reading the same again makes no new plan."""
+    """Reading an unchanged list makes no new plan."""
     with running_discovery("{match: '.*'}", "a") as exporter:
         plan = exporter.exporter.plan
         exporter.clock.advance(EVERY)
@@ -130,7 +130,7 @@ def test_unchanged_list_changes_nothing() -> None:
 
 
 def test_rejected_key_is_tried_once_by_list() -> None:
-    """Until the list has refused it too, the key may only lack a permission."""
+    """After a query was rejected, a list tries the key once, since the key may only lack a permission."""
     with running_exporter("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         for _ in range(3):
@@ -140,7 +140,7 @@ def test_rejected_key_is_tried_once_by_list() -> None:
 
 
 def test_key_rejected_for_list_is_tried_by_query_at_once() -> None:
-    """A key that was accepted a while ago may have been revoked, and no query has to be due to see that."""
+    """A key rejected for a list is tried by a query at once, even if no query is due."""
     with running_exporter("{event: a, refresh: 12h}", shop("a"), reads_lists=True) as exporter:
         lists(exporter)
         exporter.clock.advance(EVERY)
@@ -157,7 +157,7 @@ def test_key_rejected_for_list_is_tried_by_query_at_once() -> None:
 
 
 def test_list_with_open_circuit_is_not_deferred() -> None:
-    """What waits for another key waits for no budget, and is not counted as if it did."""
+    """A list whose circuit is open is not counted as deferred."""
     with running_exporter("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         for _ in range(5):
@@ -168,7 +168,7 @@ def test_list_with_open_circuit_is_not_deferred() -> None:
 
 
 def test_list_result_keeps_circuit_open() -> None:
-    """A permission that is missing is not tried again for a list that was read meanwhile."""
+    """A successful list does not close the circuit of an endpoint whose permission is missing."""
     with running_exporter("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.list"}
         exporter.refresh()
@@ -182,7 +182,7 @@ def test_list_result_keeps_circuit_open() -> None:
 
 
 def test_added_and_removed_items_change_metrics() -> None:
-    """A new name is asked for after the next reading, a name that is gone has no line any more; the rest goes on."""
+    """An added event is fetched after the next read, a removed one disappears, and the others are unaffected."""
     with running_discovery("{match: '.*'}", "gone", "stays") as exporter:
         assert exposed_events(exporter.scrape()) == {"gone", "stays"}
         exporter.braze.traffic = shop("stays", "new")
@@ -195,7 +195,7 @@ def test_added_and_removed_items_change_metrics() -> None:
         exporter.clock.advance(60)
         lists(exporter)
         assert exposed_events(exporter.page()) == {"stays", "new"}
-        assert exporter.page().value(LATEST, event="stays") == 0  # of the hour that has begun meanwhile
+        assert exporter.page().value(LATEST, event="stays") == 0  # the value of the hour that has begun meanwhile
         requested = [request.event for request in exporter.braze.requests if request.event]
         exporter.clock.advance(60)
         exporter.refresh()
@@ -205,7 +205,7 @@ def test_added_and_removed_items_change_metrics() -> None:
 
 @pytest.mark.parametrize("bad", [("a", "c"), ()], ids=str)
 def test_item_missing_once_is_kept(bad: Sequence[str]) -> None:
-    """What one listing lacks is read again a minute later, and if it is there nothing has gone: the counters go on."""
+    """A list that lacks an item is read again a minute later; if the item is back, its counters continue."""
     with running_discovery("{match: '.*', refresh: 6h}", "a", "b", "c") as exporter:
         assert exposed_events(exporter.scrape()) == {"a", "b", "c"}
         plan, good = exporter.exporter.plan, exporter.braze.traffic
@@ -230,7 +230,7 @@ def test_item_missing_once_is_kept(bad: Sequence[str]) -> None:
 
 
 def test_failed_list_keeps_previous_one() -> None:
-    """A failure, at whatever page, changes nothing; it is tried again later and later, and each time from the start."""
+    """A failure on any page keeps the previous list; the list is retried from its start with increasing delays."""
     with running_discovery("{match: '.*', refresh: 6h}", "a", "b") as exporter:
         assert exposed_events(exporter.scrape()) == {"a", "b"}
         exporter.braze.traffic = shop("other")
@@ -257,7 +257,7 @@ def test_failed_list_keeps_previous_one() -> None:
 
 
 def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A failure is told when it begins, for another reason again, and its end; never the key."""
+    """A list failure is logged when it begins or its reason changes, and so is its end; the key is never logged."""
     with running_discovery("{match: '.*'}", "a") as exporter, caplog.at_level(logging.INFO):
         for fault in (
             response_faults.status(500),
@@ -282,7 +282,10 @@ def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixt
 
 
 def test_counter_waits_for_hourly_selector_list() -> None:
-    """It is not there before, and goes on by the hour from its first answer; without a permission the day feeds it."""
+    """A daily query starts its counter only once the list shows whether an hourly selector will feed it.
+
+    If the key may not read the list, the daily query feeds the counter.
+    """
     events = "{event: purchase, unit: day}\n{match: '.*'}"
     with running_exporter(events, RecordedCounts(events=["purchase"]), reads_lists=True) as exporter:
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
@@ -296,7 +299,7 @@ def test_counter_waits_for_hourly_selector_list() -> None:
 
 
 def test_forbidden_list_is_read_daily(tmp_path: Path) -> None:
-    """What the key may not list is asked for again the next day, or at once with another key."""
+    """A list that the key may not read is tried again after a day, or at once with another key."""
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.data_series"}
         for _ in range(23):
@@ -318,7 +321,7 @@ def test_forbidden_list_is_read_daily(tmp_path: Path) -> None:
 
 
 def test_deferred_list_resumes() -> None:
-    """A list that is longer than the share of an hour is read as the budget comes, and is in use when it is whole."""
+    """A list longer than an hour's share is read in parts, and used once it is complete."""
     pause = "budget: {share: 0.004}\n"
     with running_exporter(
         "{match: '.*'}", shop(*(f"e{n}" for n in range(6))), pause=pause, reads_lists=True
@@ -339,7 +342,7 @@ def test_deferred_list_resumes() -> None:
 
 
 def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
-    """Beyond max_queries names are left out, counted, and told in the log; what is served stays when others come."""
+    """Items beyond `max_queries` are skipped, counted and logged, and current items are kept."""
     with (
         caplog.at_level(logging.INFO),
         running_discovery("{match: '.*'}", "m", "n", pause="max_queries: 2\n") as exporter,
@@ -354,11 +357,11 @@ def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
         (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert record.message == "wildcards take of Braze's list"
         fields = {"workspace": "production", "kind": "custom_events", "found": 3, "matched": 3, "left_out": 1}
-        assert record.fields == fields  # type: ignore[attr-defined] # ours
+        assert record.fields == fields  # type: ignore[attr-defined] # set by the exporter's logger
 
 
 def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
-    """An event of the config that is not in the list is 1 in the metrics, and once in the log, with the nearest."""
+    """A configured event that is not listed is 1 in the metrics, and logged once with suggestions."""
     events = "{event: purchase}\n{event: purchase, unit: day}\n{event: Purchase}"
     with running_exporter(events, shop("purchase"), reads_lists=True) as exporter, caplog.at_level(logging.WARNING):
         assert exporter.scrape().values(UNLISTED) in ([], [0, 1])
@@ -372,7 +375,7 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
             lists(exporter)
         (record,) = [record for record in caplog.records if record.message == "not in Braze's list"]
         fields = {"workspace": "production", "kind": "custom_events", "event": "Purchase", "nearest": "purchase"}
-        assert record.fields == fields  # type: ignore[attr-defined] # ours
+        assert record.fields == fields  # type: ignore[attr-defined] # set by the exporter's logger
         assert [
             (named.subject, named.suggestions)
             for named in exporter.exporter.plan.configured_subjects
@@ -388,7 +391,7 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_reload_uses_known_lists() -> None:
-    """A new config uses the lists that are known at once; a workspace at another url has its own."""
+    """A reload uses the known lists at once, except for a workspace with another url."""
     with running_discovery("{match: 'a.*'}", "a1", "a2", "b") as exporter:
         exporter.refresh()
         exporter.braze.reset()
@@ -407,7 +410,7 @@ def test_reload_uses_known_lists() -> None:
 
 
 def test_reload_refreshes_lists() -> None:
-    """The next scrape after a reload has them read: another key may be that of another workspace at the same url."""
+    """The next scrape after a reload reads the lists, as another key may belong to another workspace of the url."""
     with running_discovery("{match: '.*', refresh: 6h}", "a") as exporter:
         exporter.braze.traffic = shop("a", "b")
         exporter.clock.advance(60)
@@ -420,7 +423,7 @@ def test_reload_refreshes_lists() -> None:
 
 
 def test_scrape_does_not_wait_for_list() -> None:
-    """While a list hangs, scrapes are answered, and a reload is used; the list is taken in when it comes."""
+    """While a list hangs, scrapes and reloads succeed; the list is used once it arrives."""
     with running_exporter("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         started = time.monotonic()
@@ -429,18 +432,18 @@ def test_scrape_does_not_wait_for_list() -> None:
         assert exposed_events(exporter.scrape()) == {"a"}
         assert time.monotonic() - started < 5
         exporter.braze.clear_faults()
-        lists(exporter)  # the one that hung was of the config before
+        lists(exporter)  # the list that hung belongs to the previous config
         lists(exporter)
         assert exposed_events(exporter.page()) == {"a", "b"}
 
 
 def test_list_edit_without_query_change_keeps_plan() -> None:
-    """Campaigns are edited all the time: where the plan stays as it is, nothing is planned anew."""
+    """A list change that affects no query, such as an edited campaign, makes no new plan."""
     changes = {"    custom_events:": "    campaigns: [{match: '.*'}]\n    custom_events:"}
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.inventory = Inventory(campaigns=(Campaign(WELCOME, "Welcome"),))
         exporter.apply_config("{event: a}", **changes)
-        for _ in range(3):  # until both lists are read, each of which waits for the first call of its pool
+        for _ in range(3):  # until both lists are read, each after the first call of its pool has probed
             exporter.clock.advance(60)
             lists(exporter)
         plan = exporter.exporter.plan
@@ -455,7 +458,7 @@ def test_list_edit_without_query_change_keeps_plan() -> None:
 
 
 def test_campaigns_have_listed_names() -> None:
-    """A campaign of the config has its id for a name until the list has told it, and goes on under each new name."""
+    """A configured campaign is labelled with its id until the list is read, and then with its current name."""
     changes = {"    custom_events:": f"    campaigns: [{{campaign: {WELCOME}}}]\n    custom_events:"}
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.inventory = Inventory(campaigns=(Campaign(WELCOME, "Welcome"),))
@@ -475,7 +478,7 @@ def test_campaigns_have_listed_names() -> None:
 
 
 def test_archived_campaign_keeps_name() -> None:
-    """What is not listed any more is told so, by the name that it had; another one that takes the name has it."""
+    """An archived campaign is unlisted and keeps its last name, with its id if another campaign has that name."""
     changes = {"    custom_events:": f"    campaigns: [{{campaign: {WELCOME}}}]\n    custom_events:"}
     other = Campaign(WELCOME[::-1], "Welcome")
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
@@ -498,7 +501,7 @@ def test_archived_campaign_keeps_name() -> None:
 
 
 def test_lists_leave_calls_to_queries() -> None:
-    """In the pool of the queries a list leaves half of what may be made at once to them."""
+    """In the default pool, a list leaves half of the burst to queries."""
     pause = "budget: {share: 0.001}\n"
     changes = {"    custom_events:": "    segment_users: [{match: '.*', refresh: 1h}]\n    custom_events:"}
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
@@ -513,7 +516,7 @@ def test_lists_leave_calls_to_queries() -> None:
 
 
 def test_closed_exporter_reads_no_list() -> None:
-    """The end of the exporter ends the reading, in the middle of a list too."""
+    """Closing the exporter ends the reading, also in the middle of a list."""
     with running_exporter("{match: '.*'}", shop("a", "b", "c"), reads_lists=True) as exporter:
         exporter.braze.lists.page_size = 1
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
@@ -532,7 +535,7 @@ def test_closed_exporter_reads_no_list() -> None:
 def test_internal_error_is_logged_and_retried(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If what a list told cannot be taken in, the thread lives on, and the next list is."""
+    """An unexpected error while applying a list is logged, and the next read is applied."""
     with running_exporter("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
         with monkeypatch.context() as patched:
             patched.setattr("braze_exporter.exporter.expand", lambda *_: 1 / 0)

@@ -1,4 +1,4 @@
-"""The plan: what is asked for, what it costs, and where buckets begin, end and settle."""
+"""Test which queries a plan has, what they cost, and where buckets begin, end and settle."""
 
 import math
 import re
@@ -37,13 +37,13 @@ zones = st.sampled_from(ZONES)
 dates = st.dates(date(2000, 1, 1), date(2100, 12, 31))
 
 
-def plan(*events: Mapping[str, Any], **settings: Any) -> Plan:  # noqa: ANN401 - whatever a config can hold
+def plan(*events: Mapping[str, Any], **settings: Any) -> Plan:  # noqa: ANN401 - any config value
     """Return the plan of a config with one workspace."""
     return build_plan(build_test_config({"custom_events": events}, **settings))
 
 
 def test_query_has_all_settings_of_entry() -> None:
-    """An entry becomes one query for each app and each segment, in its order, with names, ids, times and zone."""
+    """An entry becomes one query for each app and segment, in order, with its names, ids, times and zone."""
     result = plan(
         {
             "event": "purchase",
@@ -83,7 +83,7 @@ def test_query_has_all_settings_of_entry() -> None:
 
 
 def test_calls_per_hour_are_summed() -> None:
-    """A query makes one call in each refresh."""
+    """The calls per hour of a plan are the sum of one call per refresh interval of each query."""
     assert (
         calls_per_hour(plan({"event": "a"}, {"event": "b", "unit": "day"}, {"event": "c", "refresh": "2h"}).queries)
         == 16.5
@@ -94,7 +94,7 @@ def test_calls_per_hour_are_summed() -> None:
 @settings(deadline=None)
 @given(st.sampled_from(Unit), st.integers(1, 100 * DAY))
 def test_fetch_length_includes_settled_bucket(unit: Unit, settle: int) -> None:
-    """What is asked for reaches back over the settle time, or the config is refused with the most that it may be."""
+    """A fetch is long enough to include a settled bucket, or the config is refused with the largest `settle`."""
     entry = {"event": "a", "unit": unit, "settle": f"{settle}s"}
     try:
         (query,) = plan(entry).queries
@@ -105,7 +105,7 @@ def test_fetch_length_includes_settled_bucket(unit: Unit, settle: int) -> None:
         return
     assert settle <= 97 * unit.seconds
     assert query.length >= {Unit.HOUR: 24, Unit.DAY: 14}[unit]
-    if unit is Unit.HOUR:  # days are of several lengths; the margin is theirs
+    if unit is Unit.HOUR:  # days differ in length; a margin covers that
         newest = int(NOW) // HOUR * HOUR
         starts = [newest - n * HOUR for n in reversed(range(query.length))]
         assert newest_settled(starts, query, NOW) is not None
@@ -122,7 +122,7 @@ ADVICE = re.compile(r"custom_events by the (hour|day) needs refresh ≥ (\d+)([s
 def test_advised_refresh_is_smallest_that_fits(
     requested: list[tuple[int, Unit, bool]], share: float, hour: int, day: int
 ) -> None:
-    """A plan over its share is refused; with each shorter refresh raised to what the message says it passes."""
+    """A plan over its share is refused, and the refresh in the message is the smallest that passes."""
 
     def attempt(floors: Mapping[str, int]) -> None:
         events = [
@@ -151,7 +151,7 @@ def test_advised_refresh_is_smallest_that_fits(
 
 
 def starts_of_days(zone: ZoneInfo, day: date) -> int:
-    """Return where a day begins, found without the plan: the first second whose local date is `day` or later."""
+    """Return the first second whose local date is `day` or later, computed independently of the plan."""
     low = int(datetime.combine(day, time.min, UTC).timestamp()) - 2 * DAY
     high = low + 4 * DAY
     while high - low > 1:
@@ -168,13 +168,13 @@ def starts_of_days(zone: ZoneInfo, day: date) -> int:
 @example(ZoneInfo("Pacific/Apia"), date(2011, 12, 31))
 @example(ZoneInfo("America/Sao_Paulo"), date(2018, 11, 3))  # the next midnight does not exist
 @example(ZoneInfo("America/Sao_Paulo"), date(2018, 11, 4))
-@example(ZoneInfo("America/Sao_Paulo"), date(2018, 2, 17))  # an hour twice before midnight
+@example(ZoneInfo("America/Sao_Paulo"), date(2018, 2, 17))  # an hour that occurs twice, just before midnight
 @example(ZoneInfo("Asia/Beirut"), date(2022, 3, 26))
 @example(ZoneInfo("Africa/Cairo"), date(2010, 8, 10))
 @example(ZoneInfo("Africa/Cairo"), date(2023, 4, 27))
 @example(ZoneInfo("Australia/Lord_Howe"), date(2024, 4, 7))  # a shift of half an hour
 def test_day_ends_where_next_begins(zone: ZoneInfo, day: date) -> None:
-    """A day of 23 to 25 hours ends at the first instant of a later date, which is midnight unless that is skipped."""
+    """A day of 23 to 25 hours ends at the first instant of a later date: at midnight, unless DST skips midnight."""
     start = starts_of_days(zone, day)
     started = datetime.fromtimestamp(start, zone).date()
     end = bucket_end(start, Unit.DAY, zone)
@@ -191,7 +191,7 @@ def test_day_ends_where_next_begins(zone: ZoneInfo, day: date) -> None:
 
 @given(zones, st.integers(946_684_800, 4_133_980_799))
 def test_hour_has_3600_seconds(zone: ZoneInfo, start: int) -> None:
-    """An hour ends 3,600 seconds later, whatever the clocks on the wall do."""
+    """An hour ends 3,600 seconds after its start, whatever DST does."""
     assert bucket_end(start, Unit.HOUR, zone) == start + HOUR
 
 
@@ -210,7 +210,7 @@ def test_hour_has_3600_seconds(zone: ZoneInfo, start: int) -> None:
     ],
 )
 def test_dst_days_have_23_or_25_hours(name: str, day: date, hours: float) -> None:
-    """Days on which the clocks change are as long as they are."""
+    """A day on which DST changes has its true length."""
     zone = ZoneInfo(name)
     start = starts_of_days(zone, day)
     assert (bucket_end(start, Unit.DAY, zone) - start) / HOUR == hours
@@ -218,7 +218,7 @@ def test_dst_days_have_23_or_25_hours(name: str, day: date, hours: float) -> Non
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[list[int], Query]:
-    """Make an answer of consecutive buckets, perhaps with holes, and its query."""
+    """Generate the starts of consecutive buckets, some of them missing, and their query."""
     unit, zone = draw(st.sampled_from(Unit)), draw(zones)
     start = starts_of_days(zone, draw(dates)) + (draw(st.integers(0, 30)) * HOUR if unit is Unit.HOUR else 0)
     starts = []
@@ -234,7 +234,7 @@ def answers(draw: st.DrawFn) -> tuple[list[int], Query]:
 def test_settled_is_newest_bucket_past_settle(
     response: tuple[list[int], Query], units: int, seconds: int, later: int
 ) -> None:
-    """The settled bucket is the newest but the last whose end was `settle` or more before the request."""
+    """The settled bucket is the newest one, except the last, that ended at least `settle` before the request."""
     starts, query = response
     base = starts[-1] if starts else NOW
     sent_at = base + query.settle + units * query.unit.seconds + seconds
@@ -246,7 +246,7 @@ def test_settled_is_newest_bucket_past_settle(
 
 
 def test_settle_is_exact_to_the_second() -> None:
-    """An hour settles at the very second, not before; the newest never does, and neither does a lonely one."""
+    """An hour settles exactly `settle` after its end; the newest or only bucket never settles."""
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=60)
     noon, item, two = 12 * HOUR, 13 * HOUR, 14 * HOUR
     assert newest_settled([noon, item, two], query, 13 * HOUR + 59.9) is None

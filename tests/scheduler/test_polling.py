@@ -1,4 +1,4 @@
-"""The scrape algorithm: what is asked when, how often, over how many connections, and who waits for it."""
+"""Test when a scrape fetches which queries, how often, over how many connections, and what it waits for."""
 
 import threading
 import time
@@ -27,17 +27,17 @@ EVENTS = "\n".join(f"{{event: event {number:02}}}" for number in range(24))
 
 
 def silent_traffic() -> RecordedCounts:
-    """Return events that exist and never happen."""
+    """Return traffic in which the events exist but never occur."""
     return RecordedCounts(events=[f"event {number:02}" for number in range(24)] + ["purchase", "signup"])
 
 
 def calls(exporter: ExporterRig) -> int:
-    """Return how many requests the simulated Braze has had."""
+    """Return how many requests the simulator has received."""
     return len(exporter.braze.requests)
 
 
 def test_no_call_before_first_scrape() -> None:
-    """No scrape, no calls: the page is there, with a counter at 0 and nothing else of the query."""
+    """Before the first scrape no call is made; the page has the counter at 0 and no query status."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         page = exporter.page()
         assert calls(exporter) == 0
@@ -49,7 +49,7 @@ def test_no_call_before_first_scrape() -> None:
 
 
 def test_query_is_fetched_once_per_refresh_interval() -> None:
-    """Scrapes every 15 seconds make a first call, and then twelve in each hour."""
+    """Scrapes every 15 seconds make one call at first, and then twelve an hour."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         for hour in range(1, 4):
             for _ in range(HOUR // 15):
@@ -60,7 +60,7 @@ def test_query_is_fetched_once_per_refresh_interval() -> None:
 
 @pytest.mark.parametrize("interval", [60, 100, 290, 300, 310, 1_000])
 def test_calls_per_hour_never_exceed_plan(interval: int) -> None:
-    """Whatever the scrape interval is, there is at most one call a refresh, and one a scrape if that is slower."""
+    """At any scrape interval, a query makes at most one call per refresh interval and per scrape."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         scrapes = 6 * HOUR // interval
         for _ in range(scrapes):
@@ -71,7 +71,7 @@ def test_calls_per_hour_never_exceed_plan(interval: int) -> None:
 
 
 def test_scrape_interval_equal_to_refresh_is_always_due() -> None:
-    """Scrapes that come a little early, as Prometheus's do, find the query due each time."""
+    """A query is due at each scrape of the same interval, even if a scrape is slightly early."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         for number in range(1, 21):
             exporter.scrape()
@@ -91,7 +91,7 @@ def test_late_query_is_fetched_once() -> None:
 
 
 def test_failed_query_waits_refresh_interval() -> None:
-    """A query that was not answered is asked again no sooner than one that was."""
+    """A failed query is not fetched again sooner than a successful one."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         exporter.braze.inject(response_faults.status(503))
         for _ in range(270 // 15):
@@ -105,7 +105,7 @@ def test_failed_query_waits_refresh_interval() -> None:
 
 
 def test_clock_jump_changes_no_interval() -> None:
-    """Intervals run on the clock that never jumps: setting the system clock neither hastens nor delays a call."""
+    """Changes of the system clock neither hasten nor delay a call, since intervals use the monotonic clock."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
         exporter.scrape()
         for jump in (-2 * HOUR, 5 * HOUR):
@@ -118,7 +118,7 @@ def test_clock_jump_changes_no_interval() -> None:
 
 
 def test_concurrent_scrapes_share_calls() -> None:
-    """Ten scrapes that come while the queries are under way wait for the same answers."""
+    """Ten scrapes that arrive while fetches are in flight share their results."""
     with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(transfer_faults.hold())
@@ -132,7 +132,7 @@ def test_concurrent_scrapes_share_calls() -> None:
 
 
 def test_connections_are_limited_and_reused() -> None:
-    """No more than `concurrency` requests are under way at once, and their connections are used again."""
+    """At most `concurrency` requests are in flight at once, and connections are reused."""
     with running_exporter(EVENTS, silent_traffic(), pause="budget: {concurrency: 3}\n") as exporter:
         exporter.braze.inject(transfer_faults.delay(0.01))
         for _ in range(3):
@@ -144,7 +144,7 @@ def test_connections_are_limited_and_reused() -> None:
 
 
 def test_scrape_ends_at_deadline() -> None:
-    """What is late goes on: the page comes without it, and the next one has it, without another call."""
+    """A late fetch continues after the scrape's deadline; the next page has its result without another call."""
     with running_exporter("{event: purchase}\n{event: signup}", silent_traffic()) as exporter:
         exporter.skip_first_scrape()
         last_success = "braze_custom_events_hourly_last_success_timestamp_seconds"
@@ -159,7 +159,7 @@ def test_scrape_ends_at_deadline() -> None:
 
 
 def test_most_overdue_query_is_fetched_first() -> None:
-    """With one connection, queries go out in the order in which they became due."""
+    """With one connection, queries are fetched in the order in which they became due."""
     with running_exporter(
         "{event: event 00, refresh: 10m}\n{event: event 01, refresh: 5m}\n{event: event 02, refresh: 7m}",
         silent_traffic(),
@@ -173,7 +173,7 @@ def test_most_overdue_query_is_fetched_first() -> None:
 
 
 def test_rate_limit_pauses_pool_until_reset() -> None:
-    """After a 429 nothing is asked until the window ends, nobody waits, and the queries are then asked first."""
+    """After a 429, no query is fetched until the window ends, and no scrape waits."""
     with running_exporter(EVENTS, silent_traffic(), pause="budget: {concurrency: 1}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited(), event="event 05")
         page = exporter.scrape()
@@ -207,7 +207,7 @@ def test_rate_limit_pauses_pool_until_reset() -> None:
     ids=["missing", "empty", "a word", "nan", "past", "tomorrow"],
 )
 def test_rate_limit_without_reset_pauses_one_minute(headers: dict[str, str | None]) -> None:
-    """Without a usable reset the pool rests for 60 seconds."""
+    """After a 429 without a usable reset the pool pauses for 60 seconds."""
     with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
         exporter.braze.inject(limited(headers), times=1)
         exporter.scrape()
@@ -220,7 +220,7 @@ def test_rate_limit_without_reset_pauses_one_minute(headers: dict[str, str | Non
 
 
 def test_relative_lower_case_reset_is_parsed() -> None:
-    """A small number is a time span, and header names have no case."""
+    """A small reset value is a number of seconds, and header names are case-insensitive."""
     with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
         exporter.braze.inject(limited({"X-RateLimit-Reset": None, "x-ratelimit-reset": "90"}), times=1)
         exporter.scrape()
@@ -247,7 +247,7 @@ def test_reset_is_by_braze_clock() -> None:
 
 
 def limited(headers: dict[str, str | None]) -> Fault:
-    """Return a 429 with its headers changed."""
+    """Return a fault that sends a 429 with changed headers."""
 
     def strike(exchange: Exchange) -> Reply:
         reply = response_faults.status(429)(exchange)
@@ -257,7 +257,7 @@ def limited(headers: dict[str, str | None]) -> Fault:
 
 
 def test_close_releases_waiting_scrapes() -> None:
-    """The end of the exporter ends all waiting at once, with requests under way."""
+    """Closing the exporter ends all waits at once, even with requests in flight."""
     with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(transfer_faults.hold())
@@ -273,36 +273,36 @@ def test_close_releases_waiting_scrapes() -> None:
 
 @dataclass
 class Plain:
-    """A source of answers that a test makes up."""
+    """Fetches made-up responses, and allows only the kinds in `granted`."""
 
     respond: Callable[[Query], FetchedSeries]
     granted: Collection[SeriesKind]
     at_last: Deferred | None = None
 
     def admit(self, query: Query) -> Permit | Deferred:
-        """Let what is granted go."""
+        """Return a permit for an allowed query, otherwise why it is deferred."""
         return self.at_last or self.deny_reason(query) or Permit(lambda _error, _told: None)
 
     def fetch(self, entry: QueryState, permit: Permit) -> FetchedSeries:
-        """Answer."""
+        """Return the made-up response."""
         fetched = self.respond(entry.query)
         permit.end(None, RateLimitInfo())
         return fetched
 
     def deny_reason(self, query: Query) -> Deferred | None:
-        """Object to what is not granted."""
+        """Return why a query is deferred, or `None` if its kind is in `granted`."""
         return None if query.kind in self.granted else Deferred(query.kind.pool.name)
 
     def open_circuit_error(self, _query: Query) -> BrazeError | None:
-        """Refuse nothing."""
+        """Return `None`, as no circuit is open."""
         return None
 
     def is_probe_wanted(self, _query: Query) -> bool:
-        """Seek nothing."""
+        """Return `False`, as no probe is needed."""
         return False
 
     def history(self, _query: Query, _now: float) -> Sequence[Query]:
-        """Have none."""
+        """Return no history queries."""
         return ()
 
 
@@ -314,14 +314,14 @@ def make_scheduler(
     concurrency: int = 1,
     granted: Collection[SeriesKind] = (CUSTOM_EVENTS,),
 ) -> Scheduler:
-    """Return a cache of these queries."""
+    """Return a `Scheduler` for these queries."""
     cache = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
     cache.set_queries(queries, Plain(response, granted), concurrency)
     return cache
 
 
 class BlockingFetcher:
-    """A fetch that ends when it is told to, and knows what is under way."""
+    """Fetches that block until the test releases them, recorded in the order of their starts."""
 
     def __init__(self) -> None:
         self.open = threading.Semaphore(0)
@@ -329,7 +329,7 @@ class BlockingFetcher:
         self.order: list[str] = []
 
     def fetch(self, query: Query) -> FetchedSeries:
-        """Hold a connection until the gate opens."""
+        """Block until the semaphore is released, then return an empty response."""
         with self.changed:
             self.order.append(query.subject)
             self.changed.notify_all()
@@ -337,14 +337,14 @@ class BlockingFetcher:
         return FetchedSeries((), None)
 
     def wait_until_started(self, count: int) -> None:
-        """Return once so many fetches have begun."""
+        """Wait until exactly `count` fetches have started."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.order) >= count, 5), self.order
             assert len(self.order) == count
 
 
 def test_endpoint_uses_half_the_connections_while_others_wait() -> None:
-    """Once another endpoint has queries due, one that holds more than half of the connections starts nothing new."""
+    """An endpoint with half of the connections starts no further fetch while another endpoint has due queries."""
     slow = replace(CUSTOM_EVENTS, path="/slow")
     gate, clock = BlockingFetcher(), Clock()
     slow_queries = [Query("w", slow, Unit.HOUR, f"slow {n}") for n in range(8)]
@@ -367,7 +367,7 @@ def test_endpoint_uses_half_the_connections_while_others_wait() -> None:
 
 
 def test_internal_error_fails_one_query() -> None:
-    """An unexpected exception fails its query, is logged, and leaves the thread and the others alive."""
+    """An unexpected exception fails its query and is logged, and other queries are still fetched."""
     clock = Clock()
 
     def fetch(query: Query) -> FetchedSeries:
@@ -408,7 +408,7 @@ def test_internal_error_fails_one_query() -> None:
 
 
 def test_late_deferred_call_leaves_query_due() -> None:
-    """A query that was queued when its pool was stopped is no failure, and is asked when the pool opens."""
+    """A query that is deferred after it was queued does not fail, and is fetched when its pool allows."""
     clock = Clock()
     source = Plain(lambda _query: FetchedSeries((), None), (CUSTOM_EVENTS,), at_last=Deferred("default"))
     cache = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
@@ -425,7 +425,7 @@ def test_late_deferred_call_leaves_query_due() -> None:
 
 
 def test_failed_fetch_keeps_last_response() -> None:
-    """What was answered stays in the reading, with its own times, beside the reason of the failure."""
+    """After a failed fetch the last response is kept beside the error."""
     clock = Clock()
     failure: list[BrazeError] = []
 
@@ -450,13 +450,13 @@ def test_failed_fetch_keeps_last_response() -> None:
 
 
 def test_waiting_scrape_uses_no_thread() -> None:
-    """Fifty scrapes that wait for a slow Braze hold no more threads than the connections."""
+    """Scrapes that wait for a slow Braze use no threads of their own."""
     with running_exporter("{event: purchase}", silent_traffic(), clock=RunningClock()) as exporter:
         exporter.braze.inject(transfer_faults.hold())
         before = threading.active_count()
         futures = [exporter.exporter.refresh() for _ in range(50)]
         exporter.braze.wait_for(1)
-        assert threading.active_count() <= before + 2  # the watchdog, and who answers in the simulated Braze
+        assert threading.active_count() <= before + 2  # the watchdog, and the simulator's thread for the request
         exporter.braze.clear_faults()
         started = time.monotonic()
         assert not wait(futures, 5).not_done

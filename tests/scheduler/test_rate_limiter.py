@@ -1,4 +1,4 @@
-"""The budget of a pool, as pure arithmetic: what it grants in any span, and what it leaves to others."""
+"""Test the rate limiter of a pool: what it grants in any time span, and what it leaves to others."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ POOL = Pool("default", limit=3_600, window_seconds=3_600)
 
 @dataclass
 class Calls:
-    """A limiter and the calls that it has granted, on a clock that the test moves."""
+    """Holds a limiter and the calls it has granted, with a clock that the test sets."""
 
     limiter: RateLimiter
     now: float = 0.0
@@ -23,7 +23,7 @@ class Calls:
     under_way: list[Probe] = field(default_factory=list)
 
     def enter(self) -> bool:
-        """Make a call if that may be, and return whether it was made."""
+        """Make a call if the limiter allows it, and return whether it was made."""
         if self.limiter.decide(self.now) is not Decision.ALLOW:
             return False
         self.under_way.append(self.limiter.acquire(self.now))
@@ -31,12 +31,15 @@ class Calls:
         return True
 
     def leave(self, info: RateLimitInfo | None = None) -> float | None:
-        """End the call that has been under way longest."""
+        """End the oldest call in flight."""
         return self.limiter.release(info or RateLimitInfo(has_response=True), self.under_way.pop(0), self.now)
 
 
 def calls(*, share: float = 0.1, reserve: float = 0.2, burst: int = 5, tried: bool = True) -> Calls:
-    """Return a limiter of a call a second, whose first call, which goes alone, is over and given back if `tried`."""
+    """Return a limiter for a pool of one call a second.
+
+    With `tried`, the first call, which probes alone, has already succeeded and its budget is refilled.
+    """
     made = Calls(RateLimiter(POOL, share=share, reserve=reserve, burst=burst, now=-1_000.0), now=-1_000.0)
     if tried:
         made.enter()
@@ -46,7 +49,7 @@ def calls(*, share: float = 0.1, reserve: float = 0.2, burst: int = 5, tried: bo
 
 
 def test_limiter_grants_burst_then_share() -> None:
-    """Five calls go at once, and then one every ten seconds, a tenth of Braze's one a second."""
+    """Five calls are granted at once, and then one every ten seconds, which is a tenth of Braze's one a second."""
     made = calls()
     assert [made.enter() for _ in range(6)] == [True] * 5 + [False]
     for second in range(1, 101):
@@ -56,14 +59,14 @@ def test_limiter_grants_burst_then_share() -> None:
 
 
 def test_limiter_does_not_accumulate_beyond_burst() -> None:
-    """After a day without a call no more than the burst goes."""
+    """After a day without calls, no more than the burst is granted."""
     made = calls()
     made.now = 86_400.0
     assert [made.enter() for _ in range(6)] == [True] * 5 + [False]
 
 
 def test_limiter_uses_reported_limit() -> None:
-    """A limit that shrank to a tenth makes it ten times slower; nonsense is no limit."""
+    """A reported limit of a tenth slows the limiter to a tenth; an invalid limit is ignored."""
     made = calls(burst=1)
     made.enter()
     made.leave(RateLimitInfo(limit=360))
@@ -77,7 +80,7 @@ def test_limiter_uses_reported_limit() -> None:
 
 @pytest.mark.parametrize("under_way", [0, 3])
 def test_limiter_leaves_reserve(under_way: int) -> None:
-    """Of a limit of 3,600 with a fifth in reserve, the call that would leave less than 720 is not made."""
+    """With a limit of 3,600 and a reserve of a fifth, a call that would leave less than 720 is not granted."""
     made = calls(burst=100)
     for _ in range(under_way + 1):
         made.enter()
@@ -89,11 +92,11 @@ def test_limiter_leaves_reserve(under_way: int) -> None:
     assert not made.enter()
     made.now = 50.0
     assert made.enter()
-    assert not made.enter()  # it goes alone
+    assert not made.enter()  # the first call after the reset probes alone
 
 
 def test_reserve_counts_calls_of_others() -> None:
-    """What others spend shows in the next answer, and stops it until the window ends, which is news once."""
+    """Calls of others show in the next response and stop the limiter until the reset; the stop is reported once."""
     made = calls(burst=100)
     for _ in range(3):
         made.enter()
@@ -103,7 +106,7 @@ def test_reserve_counts_calls_of_others() -> None:
 
 
 def test_reordered_responses_restore_nothing() -> None:
-    """Within a window the least that was told counts; a new window begins anew."""
+    """Within a window the lowest reported remaining value applies; a new window replaces it."""
     made = calls(burst=100)
     for _ in range(4):
         made.enter()
@@ -118,7 +121,7 @@ def test_reordered_responses_restore_nothing() -> None:
 
 
 def test_reserve_without_reset_pauses_one_minute() -> None:
-    """Where Braze does not tell when its window ends, it is asked again after a minute, by one call."""
+    """If the reserve is reached without a known reset, one call probes after a minute."""
     made = calls(burst=100)
     made.enter()
     assert made.leave(RateLimitInfo(limit=3_600, remaining=0)) == 60
@@ -128,7 +131,7 @@ def test_reserve_without_reset_pauses_one_minute() -> None:
 
 
 def test_rate_limit_without_reset_doubles_pause() -> None:
-    """60 seconds, doubling to 15 minutes; refusals that were under way together count as one, and an answer ends it."""
+    """The pause starts at 60 s, doubles up to 15 minutes and ends with a success; concurrent 429s count once."""
     made = calls(burst=100)
     made.enter()
     made.enter()
@@ -149,14 +152,14 @@ def test_rate_limit_without_reset_doubles_pause() -> None:
 
 @pytest.mark.parametrize(("resets_in", "stop"), [(1_200.0, 1_200), (-5.0, 60), (0.0, 60), (9_999.0, 60), (None, 60)])
 def test_rate_limit_pauses_until_valid_reset(resets_in: float | None, stop: float) -> None:
-    """A reset in the past or beyond the window is none."""
+    """A reset in the past or beyond the window is ignored."""
     made = calls()
     made.enter()
     assert made.leave(RateLimitInfo(remaining=0, resets_in=resets_in, is_rate_limited=True)) == stop
 
 
 def test_first_call_is_probe() -> None:
-    """Nothing is known of a pool at first, so the others wait for the end of one call, however it ends."""
+    """The first call of a pool probes alone, and the others wait until it ends, whatever its result."""
     made = calls(tried=False)
     assert made.enter()
     assert made.limiter.decide(made.now) is Decision.WAIT
@@ -165,7 +168,7 @@ def test_first_call_is_probe() -> None:
 
 
 def test_changed_budget_keeps_spent_calls() -> None:
-    """With a larger burst nothing is granted at once; with a smaller one no more than that is left."""
+    """A larger burst grants nothing at once, and a smaller one caps what is left."""
     made = calls(burst=5)
     for _ in range(5):
         made.enter()
@@ -179,7 +182,7 @@ def test_changed_budget_keeps_spent_calls() -> None:
 
 
 def test_circuit_open_for_longer_stays_open() -> None:
-    """A shorter shutting does not open it sooner, and a trial that was not passed is followed by another."""
+    """Opening a circuit for a shorter time does not shorten the wait, and a failed probe is followed by another."""
     gate = CircuitBreaker(is_probe=False)
     gate.open(100.0)
     gate.open(50.0)
@@ -195,7 +198,7 @@ def test_circuit_open_for_longer_stays_open() -> None:
 
 
 def test_circuit_opened_during_probe_requires_another() -> None:
-    """What a trial found out is not true of what came after it had begun."""
+    """A probe that began before the circuit was opened again does not close it."""
     gate = CircuitBreaker(is_probe=True)
     trial = gate.acquire()
     gate.open(50.0)
@@ -204,7 +207,7 @@ def test_circuit_opened_during_probe_requires_another() -> None:
 
 
 def test_late_response_of_previous_window_restores_nothing() -> None:
-    """What was left a moment before the window ended says nothing of the one that has begun."""
+    """A late response of the previous window does not change the remaining calls of the current one."""
     made = calls(burst=100)
     for _ in range(4):
         made.enter()
@@ -213,11 +216,11 @@ def test_late_response_of_previous_window_restores_nothing() -> None:
     made.leave(RateLimitInfo(limit=3_600, remaining=723, resets_in=3_594))
     made.leave(RateLimitInfo(limit=3_600, remaining=2_999, resets_in=4))
     assert made.enter()
-    assert not made.enter()  # one is under way still: two more would leave 720
+    assert not made.enter()  # one call is still in flight: two more would leave 720
 
 
 def test_new_window_starts_with_known_limit() -> None:
-    """Before the first answer of a window, no more goes than the limit leaves."""
+    """Before the first response of a window, the limiter grants no more than the known limit leaves."""
     made = calls(burst=100, reserve=0.5)
     made.enter()
     made.leave(RateLimitInfo(limit=6, remaining=5, resets_in=10))
@@ -226,7 +229,7 @@ def test_new_window_starts_with_known_limit() -> None:
 
 
 def test_raised_limit_applies_at_once() -> None:
-    """What is left under a new limit is what Braze says of it, and not what the old one left."""
+    """When the reported limit rises, the remaining calls reported with it apply at once."""
     made = calls(burst=100)
     for _ in range(2):
         made.enter()
@@ -236,7 +239,7 @@ def test_raised_limit_applies_at_once() -> None:
 
 
 def test_changed_reserve_applies_at_once() -> None:
-    """A reserve that was lowered lets one call go at once, and the others after it; a 429 still holds."""
+    """A lower reserve allows one probe at once and the other calls after it, but not after a 429."""
     made = calls(burst=100, reserve=0.5)
     made.enter()
     made.leave(RateLimitInfo(limit=3_600, remaining=1_500, resets_in=3_000))
@@ -252,7 +255,7 @@ def test_changed_reserve_applies_at_once() -> None:
 
 
 def test_failed_probe_is_followed_by_another() -> None:
-    """While Braze is in trouble calls go one by one; the doubling of blind stops is not forgotten for it."""
+    """While probes fail, calls are made one at a time, and the doubling of pauses is not reset."""
     made = calls(burst=100, tried=False)
     for _ in range(3):
         assert made.enter()
@@ -279,7 +282,7 @@ steps = st.lists(st.one_of(st.floats(0, 500), st.just("enter"), rate_limit_info)
 
 
 def assert_pause_is_exact(made: Calls) -> None:
-    """Hold it to that a limiter tells of a rest if and only if there is one, and its end."""
+    """Assert that the limiter reports a pause, with its exact end, if and only if it denies calls."""
     pause = made.limiter.pause(made.now)
     assert (pause is not None) == (made.limiter.decide(made.now) is Decision.DENY)
     if pause is not None:
@@ -291,7 +294,7 @@ def assert_pause_is_exact(made: Calls) -> None:
 def test_any_time_span_grants_at_most_share(
     made_of: list[float | str | RateLimitInfo], share: float, reserve: float, burst: int
 ) -> None:
-    """Whatever happens, between any two calls there are at most the share of that span and one burst."""
+    """In any time span the limiter grants at most its share of the span and one burst."""
     made = calls(share=share, reserve=reserve, burst=burst, tried=False)
     alone = 0
     for step in made_of:

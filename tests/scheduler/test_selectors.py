@@ -1,4 +1,4 @@
-"""What wildcards take of Braze's lists: pure, within max_queries and the budget, and what is served stays."""
+"""Test which items selectors take from Braze's lists: within `max_queries` and the budget, keeping current items."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ ONE, TWO, THREE = (f"aaaaaaaa-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
 def lists(
     result: Mapping[ListEndpoint, Sequence[ListItem | str]], calls: int = 1
 ) -> dict[tuple[str, ListEndpoint | None], ListSnapshot]:
-    """Return what is known of the workspace's lists; a text is a row that is a name alone."""
+    """Return snapshots of the workspace's lists; a text stands for an item with that name and id."""
     return {
         ("production", list_endpoint): ListSnapshot(
             tuple(row if isinstance(row, ListItem) else ListItem(row, row) for row in rows), calls
@@ -46,26 +46,26 @@ def plan_of(
     calls: int = 1,
     **settings: object,
 ) -> Plan:
-    """Return the plan of a config with what its wildcards take."""
+    """Return the plan of a config, expanded with these lists."""
     written = build_test_config(sections, **settings)
     identities = {query.identity for query in current}
     return expand(build_plan(written), written.settings, lists(result, calls), identities)
 
 
 def asked(plan: Plan) -> list[str]:
-    """Return what the queries ask for, in short."""
+    """Return short descriptions of a plan's queries."""
     return [
         " ".join(filter(None, (query.request_value, query.app, query.segment, query.unit))) for query in plan.queries
     ]
 
 
 def counts(plan: Plan) -> dict[str, tuple[int, int, int]]:
-    """Return what is found, matched and left out of each kind."""
+    """Return the numbers of listed, matched and skipped items of each kind."""
     return {item.kind.section: (item.listed, item.matched, item.skipped) for item in plan.selection_results}
 
 
 def test_regex_selects_matches_in_name_order() -> None:
-    """What matches is asked for as the entry says, times its apps; what the config names itself comes first."""
+    """A regex selects the items it matches, for each app of its entry; queries of named entries come first."""
     plan = plan_of(
         {"custom_events": [{"match": "cart_.*", "apps": ["all", "ios"], "baseline": {"weeks": 3}}, {"event": "b"}]},
         {EVENT_LIST: ["cart_b", "b", "cart_a", "CART_c", "a cart_d", " "]},
@@ -78,7 +78,7 @@ def test_regex_selects_matches_in_name_order() -> None:
 
 
 def test_selector_without_list_has_no_queries() -> None:
-    """Without the list the plan has what the config names, says nothing of the rest, and knows which list it needs."""
+    """Without the list, a plan has only the queries of named entries, and knows which lists are required."""
     written = build_test_config({"custom_events": [{"match": ".*"}, {"event": "a"}], "canvases": [{"tag": "x"}]})
     plan = build_plan(written)
     assert expand(plan, written.settings, {}) == plan
@@ -88,7 +88,7 @@ def test_selector_without_list_has_no_queries() -> None:
 
 
 def test_counter_waits_for_finer_unit() -> None:
-    """A query by the day has no counter while a pattern by the hour, which takes the same, waits for its list."""
+    """A daily query has no counter while an hourly selector that matches its event waits for its list."""
     written = build_test_config(
         {"custom_events": [{"match": "a.*"}, *({"event": name, "unit": "day"} for name in ("a1", "b"))]}
     )
@@ -101,7 +101,7 @@ def test_counter_waits_for_finer_unit() -> None:
         ("a1", "hour"),
         ("b", "day"),
     ]
-    never = expand(plan, written.settings, {})  # it may not be read
+    never = expand(plan, written.settings, {})  # the key may not read the list
     assert [(query.subject, query.unit) for query in counter_sources(never.queries).values()] == [
         ("a1", "day"),
         ("b", "day"),
@@ -109,7 +109,7 @@ def test_counter_waits_for_finer_unit() -> None:
 
 
 def test_campaigns_with_same_name_are_disambiguated() -> None:
-    """A campaign that is called what another would be called to tell it apart has its own id behind that."""
+    """A campaign whose name equals the disambiguated name of another gets its own id as a suffix."""
     rows = [ListItem(ONE, "Sale"), ListItem(TWO, "Sale"), ListItem(THREE, f"Sale ({ONE})")]
     plan = plan_of({"campaigns": [{"match": ".*"}]}, {CAMPAIGN_LIST: rows})
     names = [query.subject for query in plan.queries]
@@ -118,7 +118,7 @@ def test_campaigns_with_same_name_are_disambiguated() -> None:
 
 
 def test_named_entry_wins_over_selector() -> None:
-    """What an entry asks for is not asked for by a pattern too; what only the pattern asks for stays."""
+    """A query of a named entry replaces the same query of a selector; the selector's other queries stay."""
     plan = plan_of(
         {
             "custom_events": [
@@ -143,7 +143,7 @@ def test_named_entry_wins_over_selector() -> None:
 
 
 def test_selector_expands_for_every_kind() -> None:
-    """Segments, campaigns and Canvases are asked for by their id, under their name; products by their name."""
+    """Segments, campaigns and Canvases are requested by id and labelled by name; products are requested by name."""
     every = {"match": ".*"}
     plan = plan_of(
         {
@@ -187,7 +187,7 @@ def test_selector_expands_for_every_kind() -> None:
 
 
 def test_items_beyond_max_queries_are_skipped() -> None:
-    """What does not fit is left out whole, by the order of the entries and the names; smaller ones still fit."""
+    """An item whose queries do not fit is skipped whole, by order of entries and names; smaller ones still fit."""
     entries = [{"match": "b.*"}, {"match": ".*", "apps": ["all", "ios"]}, {"event": "own"}]
     events = ["a", "b1", "b2", "c", "own"]
     plan = plan_of({"custom_events": entries}, {EVENT_LIST: events}, max_queries=6)
@@ -197,7 +197,7 @@ def test_items_beyond_max_queries_are_skipped() -> None:
 
 
 def test_current_items_are_kept() -> None:
-    """A name that is new to the list takes the place of none that is asked for already, until that is gone."""
+    """A new item does not displace a current one while that is listed."""
     sections = {"custom_events": [{"match": ".*"}]}
     before = plan_of(sections, {EVENT_LIST: ["m", "n"]}, max_queries=2)
     after = plan_of(sections, {EVENT_LIST: ["a", "m", "n"]}, before.queries, max_queries=2)
@@ -209,19 +209,17 @@ def test_current_items_are_kept() -> None:
 
 
 def test_items_beyond_budget_are_skipped() -> None:
-    """Of each pool no more is planned than its share has beside what the lists cost; other pools have room."""
+    """A pool's selected items use at most its share minus the cost of its lists, and other pools are unaffected."""
     sections = {"purchases": [{"match": ".*", "refresh": "30m"}], "custom_events": [{"match": ".*"}]}
     products, events = [f"p{n:03}" for n in range(60)], [f"e{n:03}" for n in range(60)]
     result = {PRODUCT_LIST: products, EVENT_LIST: events}
-    plan = plan_of(
-        sections, result, calls=5
-    )  # of the 100 calls of the pool 10 are for the two lists, each 2 for a product
+    plan = plan_of(sections, result, calls=5)  # lists take 10 of the pool's 100 calls, and each product takes 2
     assert counts(plan) == {"custom_events": (60, 60, 0), "purchases": (60, 60, 15)}
     assert [usage.calls for usage in plan.pool_usage] == [720, 90]
 
 
 def test_longer_lists_keep_current_items() -> None:
-    """What the lists cost leaves less room for what is new, and what is served stays all the same."""
+    """Longer lists leave fewer calls for new items, but current items are kept."""
     sections = {"purchases": [{"match": ".*", "refresh": "30m"}]}
     result = {PRODUCT_LIST: [f"p{n:03}" for n in range(60)]}
     before = plan_of(sections, result, calls=10)
@@ -232,7 +230,7 @@ def test_longer_lists_keep_current_items() -> None:
 
 
 def test_items_beyond_history_budget_are_skipped() -> None:
-    """What the history of baselines may cost bounds a pattern with a baseline too, and what is left out is told."""
+    """The cost of baseline history limits a selector too, and skipped items are counted."""
     entry = {"match": ".*", "baseline": {"weeks": 52}, "refresh": "1h"}
     plan = plan_of({"custom_events": [entry]}, {EVENT_LIST: [f"e{n:04}" for n in range(500)]})
     (usage,) = plan.pool_usage
@@ -243,7 +241,7 @@ def test_items_beyond_history_budget_are_skipped() -> None:
 
 
 def test_unlisted_subjects_are_reported() -> None:
-    """Each subject that the config names is told to be listed or not, with the nearest names where there are names."""
+    """Each configured subject is reported as listed or not, with suggestions where subjects have names."""
     plan = plan_of(
         {
             "custom_events": [{"event": "Purchase"}, {"event": "purchase"}, {"event": "purchase", "unit": "day"}],
@@ -272,7 +270,7 @@ def test_unlisted_subjects_are_reported() -> None:
 
 
 def test_suggestions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was sought in a list is kept with it, and at most twenty are sought in each."""
+    """Suggestions are computed once per list, for at most twenty subjects."""
     sought: list[str] = []
 
     def result(requested: Sequence[str], _: object) -> dict[str, tuple[str, ...]]:
@@ -289,7 +287,7 @@ def test_suggestions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_removed_item_keeps_name_without_query() -> None:
-    """By its id the config's campaign has the name that it had, told apart from all others; a pattern takes it not."""
+    """A configured campaign that was removed keeps its last name, disambiguated, and a selector does not select it."""
     written = build_test_config({"campaigns": [{"campaign": ONE}, {"campaign": TWO}, {"match": ".*"}]})
     known = ListSnapshot(
         (ListItem(THREE, "Same"),), 1, removed=(ListItem(ONE, "Same"), ListItem(TWO, "Own"), ListItem(VIP, "Other"))
@@ -300,7 +298,7 @@ def test_removed_item_keeps_name_without_query() -> None:
 
 
 def test_names_differing_by_case_are_distinct() -> None:
-    """Upper and lower case tell events apart."""
+    """Event names that differ only in case are distinct."""
     assert asked(plan_of({"custom_events": [{"match": "(?i)login"}]}, {EVENT_LIST: ["Login", "login"]})) == [
         "Login hour",
         "login hour",
@@ -308,7 +306,7 @@ def test_names_differing_by_case_are_distinct() -> None:
 
 
 def test_selected_items_have_entry_alerts() -> None:
-    """Each query that comes of an entry with alerts has them."""
+    """Each selected query has the alerts of its entry."""
     plan = plan_of({"custom_events": [{"match": "a.*", "alerts": {"below": 1}}]}, {EVENT_LIST: ["a1", "a2", "b"]})
     assert [query.request_value for query, _ in plan.alerts] == ["a1", "a2"]
 
@@ -361,7 +359,7 @@ def test_any_list_gives_consistent_plan(
     most: int,
     share: float,
 ) -> None:
-    """A plan keeps to its limits, has no series twice, and goes on with what it had, as long as that is listed."""
+    """For any lists, a plan keeps to its limits, has unique series, and keeps current items while they are listed."""
     settings: dict[str, Any] = {
         "max_queries": most,
         "budget": {"share": share},
@@ -369,7 +367,7 @@ def test_any_list_gives_consistent_plan(
     }
     try:
         own = build_plan(build_test_config(sections, **settings))
-    except ConfigError:  # what the config alone decides is refused
+    except ConfigError:  # the config alone is over its limits
         return
     before = plan_of(sections, first, **settings)
     after = plan_of(sections, second, before.queries, **settings)
@@ -395,6 +393,6 @@ def test_any_list_gives_consistent_plan(
 
 @pytest.mark.parametrize("calls", [1, 101])
 def test_lists_using_whole_pool_leave_no_budget(calls: int) -> None:
-    """Where the lists take all of their pool's share, no product is asked for by a pattern."""
+    """When lists use the whole share of a pool, selectors select no products."""
     plan = plan_of({"purchases": [{"match": ".*"}]}, {PRODUCT_LIST: ["a"]}, calls=calls)
     assert counts(plan) == {"purchases": (1, 1, int(calls > 100))}
