@@ -1,4 +1,4 @@
-"""A simulated Braze on a real socket, whose counts and clock the test sets."""
+"""Fixtures with a simulator on a real socket, whose counts and clock the tests set."""
 
 import io
 import json
@@ -20,7 +20,7 @@ NOW = 1_728_912_000  # 2024-10-14T13:20:00Z, 09:20 in New York
 
 @pytest.fixture
 def traffic() -> RecordedCounts:
-    """Record twelve purchases in the hour before that of NOW and five since, and an event that never happened."""
+    """Record twelve purchases in the hour before that of `NOW`, five since, and an event that never occurred."""
     traffic = RecordedCounts(events=["quiet"])
     traffic.set("purchase", NOW - 1_200 - 3_600, 12)
     traffic.set("purchase", NOW - 1_200, 5)
@@ -29,7 +29,7 @@ def traffic() -> RecordedCounts:
 
 @pytest.fixture
 def braze(traffic: RecordedCounts) -> FaultInjectingBraze:
-    """Return a Braze in New York with one app and one segment, at NOW."""
+    """Return a simulated Braze in New York with one app and one segment, at the time `NOW`."""
     return FaultInjectingBraze(
         key="secret",
         traffic=traffic,
@@ -42,18 +42,18 @@ def braze(traffic: RecordedCounts) -> FaultInjectingBraze:
 
 @pytest.fixture
 def server(braze: FaultInjectingBraze) -> Iterator[Server]:
-    """Serve it on a socket."""
+    """Serve the simulated Braze on a socket."""
     with serve(braze) as server:
         yield server
 
 
 @pytest.fixture
 def ask(server: Server) -> Iterator[Callable[..., requests.Response]]:
-    """Ask for the last two hours of purchases, or for what the arguments say, over one session."""
+    """Return a function that requests the last two hours of purchases, or other parameters, over one session."""
     with requests.Session() as session:
         session.headers["Authorization"] = "Bearer secret"
 
-        def ask(**params: Any) -> requests.Response:  # noqa: ANN401 - whatever a URL can hold
+        def ask(**params: Any) -> requests.Response:  # noqa: ANN401 - any URL parameter
             requested = {"event": "purchase", "length": 2, "unit": "hour", **params}
             return session.get(f"{server.url}/events/data_series", params=requested, timeout=5, allow_redirects=False)
 
@@ -62,9 +62,9 @@ def ask(server: Server) -> Iterator[Callable[..., requests.Response]]:
 
 @pytest.fixture(scope="session")
 def call() -> Callable[..., Any]:
-    """Call an application without a socket and return the document of its answer."""
+    """Return a function that calls an application without a socket and returns its JSON document."""
 
-    def call(braze: FaultInjectingBraze, **params: object) -> Any:  # noqa: ANN401 - it is JSON
+    def call(braze: FaultInjectingBraze, **params: object) -> Any:  # noqa: ANN401 - any JSON value
         environ = {
             "PATH_INFO": "/events/data_series",
             "QUERY_STRING": urlencode(params),

@@ -1,4 +1,4 @@
-"""The simulated Braze, asked over real sockets."""
+"""Test the simulator's data series over real sockets."""
 
 import threading
 from collections.abc import Callable
@@ -22,12 +22,12 @@ ONE_PM = NOW - 1_200
 
 
 def row(time: str, count: int) -> dict[str, Any]:
-    """One row of a series."""
+    """Represents one row of a series."""
     return {"time": time, "count": count}
 
 
 def test_hourly_series_is_returned(ask: Ask) -> None:
-    """Hours come oldest first, zero-filled, as many as asked for, and the last one is in progress."""
+    """Hours are returned oldest first and zero-filled, as many as requested; the last one is in progress."""
     response = ask(length=3)
     assert response.status_code == 200
     assert response.json() == {
@@ -41,14 +41,14 @@ def test_hourly_series_is_returned(ask: Ask) -> None:
 
 
 def test_daily_series_is_default(ask: Ask, traffic: RecordedCounts) -> None:
-    """Without a unit the series is of local days: 03:59Z is still yesterday in New York."""
+    """Without `unit` the series has local days: at 03:59Z it is still the previous day in New York."""
     traffic.set("purchase", ONE_PM - 10 * HOUR, 100)
     response = ask(unit=None, length=3)
     assert response.json()["data"] == [row("2024-10-12", 0), row("2024-10-13", 100), row("2024-10-14", 17)]
 
 
 def test_future_hours_are_not_counted(ask: Ask, traffic: RecordedCounts) -> None:
-    """The current day counts nothing of the hours to come."""
+    """The current day does not count later hours."""
     traffic.set("purchase", ONE_PM + HOUR, 1_000)
     assert ask(unit="day", length=1).json()["data"] == [row("2024-10-14", 17)]
 
@@ -64,19 +64,19 @@ def test_future_hours_are_not_counted(ask: Ask, traffic: RecordedCounts) -> None
     ],
 )
 def test_hour_format_can_be_changed(ask: Ask, braze: FaultInjectingBraze, form: HourFormat, first: str) -> None:
-    """The time of an hour is written in the form that was chosen."""
+    """The format of an hour's time can be configured."""
     braze.hour_format = form
     assert ask().json()["data"][0] == row(first, 12)
 
 
 def test_day_format_can_be_changed(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The time of a day is written in the form that was chosen."""
+    """The format of a day's time can be configured."""
     braze.day_format = DayFormat.MIDNIGHT
     assert ask(unit="day", length=1).json()["data"] == [row("2024-10-14T00:00:00-04:00", 17)]
 
 
 def test_order_can_be_reversed(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The newest bucket comes first where that was chosen."""
+    """The order can be configured so that the newest bucket comes first."""
     braze.newest_first = True
     assert [result["count"] for result in ask().json()["data"]] == [5, 12]
 
@@ -92,30 +92,30 @@ def test_order_can_be_reversed(ask: Ask, braze: FaultInjectingBraze) -> None:
     ],
 )
 def test_ending_at_is_respected(ask: Ask, ending_at: str, last: dict[str, Any]) -> None:
-    """The last bucket is the one in progress at `ending_at`, with all that is known of it now."""
+    """The last bucket contains `ending_at`, with all occurrences that are known now."""
     assert ask(ending_at=ending_at, length=1).json()["data"] == [last]
 
 
 @pytest.mark.parametrize("name", ["Größe & Maß/1+1=2 🛒", " ", "a b", "x=y&unit=week", "%2B", "\u0000", '"'])
 def test_event_names_may_be_any_text(ask: Ask, traffic: RecordedCounts, name: str) -> None:
-    """An event name is any text, taken to the letter."""
+    """An event name may be any text and is matched literally."""
     traffic.set(name, ONE_PM, 3)
     assert ask(event=name, length=1).json()["data"] == [row("2024-10-14T13:00:00+00:00", 3)]
 
 
 def test_event_names_are_case_sensitive(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The same letters in another case are another event."""
+    """Event names that differ only in case are distinct."""
     braze.unknown_event = UnknownEvent.EMPTY
     assert ask(event="Purchase").json() == {"message": "success", "data": []}
 
 
 def test_app_and_segment_filters_are_applied(ask: Ask, traffic: RecordedCounts) -> None:
-    """An app, a segment, and both, are each counted on their own."""
+    """An app, a segment, and both together each have their own counts."""
     traffic.set("purchase", ONE_PM, 3, app_id="app-1")
     traffic.set("purchase", ONE_PM, 2, segment_id="segment-1")
     traffic.set("purchase", ONE_PM, 1, app_id="app-1", segment_id="segment-1")
 
-    def newest(**params: str) -> Any:  # noqa: ANN401 - it is JSON
+    def newest(**params: str) -> Any:  # noqa: ANN401 - any JSON value
         return ask(length=1, **params).json()["data"][0]["count"]
 
     assert newest(app_id="app-1") == 3
@@ -142,7 +142,7 @@ def test_app_and_segment_filters_are_applied(ask: Ask, traffic: RecordedCounts) 
 def test_unknown_event_response_can_be_changed(
     ask: Ask, braze: FaultInjectingBraze, unknown: UnknownEvent, status: int, document: object
 ) -> None:
-    """An event that does not exist is answered as was chosen, and one that never happened with zeros."""
+    """The response for an unknown event can be configured; an event that never occurred has zeros."""
     braze.unknown_event = unknown
     response = ask(event="nothing")
     assert (response.status_code, response.json()) == (status, document)
@@ -174,7 +174,7 @@ def test_unknown_event_response_can_be_changed(
     ],
 )
 def test_wrong_parameters_are_400(ask: Ask, params: dict[str, object], message: str) -> None:
-    """A parameter that is not as documented is answered with 400 and a message, which counts as a call."""
+    """An invalid parameter is 400 with a message, and counts as a call."""
     response = ask(**params)
     assert (response.status_code, response.json()) == (400, {"message": message})
     assert response.headers["X-RateLimit-Remaining"] == "249999"
@@ -182,7 +182,7 @@ def test_wrong_parameters_are_400(ask: Ask, params: dict[str, object], message: 
 
 @pytest.mark.parametrize("length", [1, 99, 100])
 def test_length_is_number_of_rows(ask: Ask, length: int) -> None:
-    """A series has as many rows as were asked for, 100 at most."""
+    """A series has as many rows as requested, at most 100."""
     assert len(ask(length=length).json()["data"]) == length
     assert len(ask(length=length, unit="day").json()["data"]) == length
 
@@ -199,7 +199,7 @@ def test_length_is_number_of_rows(ask: Ask, length: int) -> None:
     ],
 )
 def test_wrong_key_is_401(ask: Ask, braze: FaultInjectingBraze, server: Server, header: str | None, echo: str) -> None:
-    """Another key is answered with 401, which repeats it, and with rate-limit headers that are there but empty."""
+    """A wrong key is 401 with a body that repeats the key and with empty rate limit headers."""
     headers = {} if header is None else {"Authorization": header}
     response = requests.get(f"{server.url}/events/data_series", headers=headers, timeout=5)
     assert response.status_code == 401
@@ -213,19 +213,19 @@ def test_wrong_key_is_401(ask: Ask, braze: FaultInjectingBraze, server: Server, 
     "path", ["/", "/events", "/events/data_series/", "//events/data_series", "/Events/data_series"]
 )
 def test_wrong_path_is_404(server: Server, path: str) -> None:
-    """Another path is answered with 404, with or without a key."""
+    """An unknown path is 404, with or without a key."""
     response = requests.get(server.url + path, timeout=5)
     assert (response.status_code, response.json()) == (404, {"message": "Invalid URL"})
 
 
 def test_wrong_method_is_404(server: Server) -> None:
-    """Only GET is a call of this API."""
+    """Any method other than GET is 404."""
     response = requests.post(f"{server.url}/events/data_series", json={"event": "purchase"}, timeout=5)
     assert (response.status_code, response.json()) == (404, {"message": "Invalid URL"})
 
 
 def test_response_headers_are_as_recorded(ask: Ask) -> None:
-    """An answer carries the headers of Braze's recorded answers; the reset is the next full hour in epoch seconds."""
+    """A response has the headers of Braze's recorded responses; the reset is the next full hour in epoch seconds."""
     headers = ask().headers
     assert headers["Content-Type"] == "application/json"
     assert headers["Date"] == "Mon, 14 Oct 2024 13:20:00 GMT"
@@ -239,7 +239,7 @@ def test_response_headers_are_as_recorded(ask: Ask) -> None:
 
 
 def test_rate_limit_is_enforced(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """Calls over the limit of the hour are answered with 429; the next hour begins anew."""
+    """Calls over the hourly limit are 429, and the limit is reset in the next hour."""
     braze.limit = 3
     braze.spend_calls(1)
     granted = [ask() for _ in range(2)]
@@ -259,7 +259,7 @@ def test_rate_limit_is_enforced(ask: Ask, braze: FaultInjectingBraze) -> None:
 
 
 def test_requests_are_logged(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """Each request is noted with its path, parameters, headers and time, until they are forgotten."""
+    """Each request is recorded with its path, parameters, headers and time until `reset`."""
     ask(event="a b+c", app_id="app-1")
     (result,) = braze.requests
     assert (result.method, result.path, result.time) == ("GET", "/events/data_series", NOW)
@@ -272,7 +272,7 @@ def test_requests_are_logged(ask: Ask, braze: FaultInjectingBraze) -> None:
 
 
 def test_concurrency_peak_is_counted(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The peak is the most requests that were being answered at once, and starts anew at a reset."""
+    """The concurrency peak is the highest number of requests in flight at once since the last `reset`."""
     braze.inject(transfer_faults.hold())
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -292,6 +292,6 @@ def test_concurrency_peak_is_counted(ask: Ask, braze: FaultInjectingBraze) -> No
 
 
 def test_wait_for_requests_times_out(braze: FaultInjectingBraze) -> None:
-    """Waiting for requests that do not come ends with an error that says how many came."""
+    """`wait_for` raises an error with the number of received requests if too few arrive in time."""
     with pytest.raises(TimeoutError, match=r"^0 requests after 0\.01 s, expected 1$"):
         braze.wait_for(1, timeout=0.01)

@@ -1,4 +1,4 @@
-"""The alerts of the demo: its own traffic raises none, by day, by night and at the weekend; a bad release does.
+"""Test that the demo's usual traffic fires no alert at any time of day or week, and that a bad release does.
 
 Needs `promtool`, as `test_prometheus` does.
 """
@@ -17,21 +17,21 @@ from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import ZONE
 
 STEP = 30 * MINUTE
-# A Friday; the shop is busiest in the evening.
+# A Friday; traffic peaks in the evening.
 START = datetime(2026, 11, 20, 12, tzinfo=ZONE)
 RELEASE = START + timedelta(days=2)
 END = RELEASE + timedelta(hours=4)
 
 
 def named(name: str, labels: Labels) -> str:
-    """Return a series as promtool takes it."""
+    """Return a series in promtool's notation."""
     return series(name, ",".join(f"{label}={json.dumps(value)}" for label, value in sorted(labels) if value))
 
 
 def told() -> Mapping[str, SampleFunction]:
-    """Return what the exporter of the demo shows through a weekend, and then through a release that renames an event.
+    """Return the demo exporter's samples over a weekend and a release that renames an event.
 
-    The times that it tells count from its start, as promtool's clock does.
+    Timestamps count from the start of the series, as promtool's clock does.
     """
     start = START.timestamp()
     result: dict[str, dict[float, float]] = {}
@@ -44,13 +44,16 @@ def told() -> Mapping[str, SampleFunction]:
 
 
 def fired(alert: str, summary: str, **labels: str) -> ExpectedAlert:
-    """Return an alert of the app being opened, by the hour."""
+    """Return an expected alert of the hourly event `app_opened`."""
     always = {"workspace": "production", "event": "app_opened", "unit": "hour", "severity": "critical"}
     return ExpectedAlert(alert, summary, {**always, **labels})
 
 
 def test_demo_fires_no_alert_until_event_is_renamed(tmp_path: Path) -> None:
-    """Not one in two days; then the fall of the app and of all, once the hour has settled; then the app's silence."""
+    """No alert fires in two days of usual traffic; after the release the expected ones do.
+
+    The `drop` alerts of the app and of all apps fire once the hour has settled, then the `silent` alert of the app.
+    """
     require_tool("promtool")
     ios = fired("BrazeEventDrop", "app_opened from ios in production is at 0% of what is usual.", braze_app="ios")
     both = [

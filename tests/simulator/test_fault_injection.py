@@ -1,4 +1,4 @@
-"""The faults of the simulated Braze, as they arrive over real sockets."""
+"""Test the injected faults of the simulator over real sockets."""
 
 import gzip
 import http.client
@@ -30,7 +30,7 @@ TARGET = "/events/data_series?event=purchase&length=2&unit=hour"
 
 
 def raw(server: Server, connection_header: str = "keep-alive") -> bytes:
-    """Send one request by hand and return every byte that comes until the server ends the connection."""
+    """Send one raw request and return all bytes until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(
             f"GET {TARGET} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
@@ -56,7 +56,7 @@ def raw(server: Server, connection_header: str = "keep-alive") -> bytes:
     ],
 )
 def test_status_fault_returns_status(ask: Ask, braze: FaultInjectingBraze, code: int, message: str) -> None:
-    """Any status comes with Braze's error document; only a 401 has an empty quota."""
+    """A status fault returns that status with Braze's error document; only a 401 has empty rate limit headers."""
     braze.inject(response_faults.status(code))
     response = ask()
     assert (response.status_code, response.json()) == (code, {"message": message})
@@ -64,7 +64,7 @@ def test_status_fault_returns_status(ask: Ask, braze: FaultInjectingBraze, code:
 
 
 def test_status_fault_returns_message(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The message and the minor errors of an error document may be given."""
+    """The message and the minor errors of an error document can be set."""
     braze.inject(response_faults.status(400, "no such thing", errors=["one", "two"]))
     assert ask().json() == {"message": "no such thing", "errors": ["one", "two"]}
 
@@ -81,10 +81,10 @@ def test_status_fault_returns_message(ask: Ask, braze: FaultInjectingBraze) -> N
 def test_rate_limited_fault_returns_429(
     ask: Ask,
     braze: FaultInjectingBraze,
-    headers: Any,  # noqa: ANN401
+    headers: Any,  # noqa: ANN401 - a header value or its absence
     quota: list[str | None],
 ) -> None:
-    """A 429 comes with true, no, garbled or relative rate-limit headers."""
+    """A 429 has valid, no, invalid or relative rate limit headers."""
     braze.inject(response_faults.rate_limited(headers))
     response = ask()
     assert (response.status_code, response.json()) == (429, {"message": "Rate limit exceeded"})
@@ -93,20 +93,20 @@ def test_rate_limited_fault_returns_429(
 
 
 def test_rate_limited_fault_sends_retry_after(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """A 429 says when to come back only where that was asked for."""
+    """A 429 has `Retry-After` only if it was set."""
     braze.inject(response_faults.rate_limited(retry_after="30"))
     assert ask().headers["Retry-After"] == "30"
 
 
 def test_queued_fault_returns_202(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """A call in maintenance is answered with 202 and "queued"."""
+    """A call during maintenance is 202 with the message "queued"."""
     braze.inject(response_faults.queued())
     response = ask()
     assert (response.status_code, response.json()) == (202, {"message": "queued"})
 
 
 def test_no_content_fault_returns_204(braze: FaultInjectingBraze, server: Server) -> None:
-    """A 204 ends with its head: no length, no chunks, no body."""
+    """A 204 has neither a length nor a body."""
     braze.inject(response_faults.no_content())
     head, body = raw(server, "close").split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 204 No Content\r\n")
@@ -117,7 +117,7 @@ def test_no_content_fault_returns_204(braze: FaultInjectingBraze, server: Server
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 def test_redirect_fault_sends_location(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
-    """A redirect names the place that was given."""
+    """A redirect has the given `Location`."""
     braze.inject(response_faults.redirect("https://elsewhere.example/x", code))
     response = ask()
     assert (response.status_code, response.headers["Location"]) == (code, "https://elsewhere.example/x")
@@ -125,7 +125,7 @@ def test_redirect_fault_sends_location(ask: Ask, braze: FaultInjectingBraze, cod
 
 @pytest.mark.parametrize("code", [200, 502])
 def test_html_fault_returns_html(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
-    """A page of HTML comes with its type and is no JSON."""
+    """An HTML page has its content type and is not JSON."""
     braze.inject(response_faults.html(code))
     response = ask()
     assert (response.status_code, response.headers["Content-Type"]) == (code, "text/html")
@@ -134,7 +134,7 @@ def test_html_fault_returns_html(ask: Ask, braze: FaultInjectingBraze, code: int
 
 
 def test_with_headers_fault_changes_headers(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """Headers of a true answer are replaced or left out."""
+    """Headers of an unchanged response are replaced or left out."""
     braze.inject(
         response_faults.with_headers({"X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": None, "Content-Type": "x/y"})
     )
@@ -146,7 +146,7 @@ def test_with_headers_fault_changes_headers(ask: Ask, braze: FaultInjectingBraze
 
 @pytest.mark.parametrize("content", [b"", b"success", b'{"message":"success","data":[', b"\xff\xfe"])
 def test_body_fault_returns_bytes(ask: Ask, braze: FaultInjectingBraze, content: bytes) -> None:
-    """Any bytes come as the body of a 200."""
+    """A body fault returns a 200 with any bytes."""
     braze.inject(response_faults.body(content) if content else response_faults.empty_body())
     response = ask()
     assert (response.status_code, response.content) == (200, content)
@@ -155,13 +155,13 @@ def test_body_fault_returns_bytes(ask: Ask, braze: FaultInjectingBraze, content:
 
 @pytest.mark.parametrize("value", [None, [], "success", 1, True, [{"message": "success"}]], ids=str)
 def test_document_fault_returns_json(ask: Ask, braze: FaultInjectingBraze, value: object) -> None:
-    """Any JSON value comes as the document of a 200."""
+    """A document fault returns a 200 with any JSON value."""
     braze.inject(response_faults.document(value))
     assert ask().json() == value
 
 
 def test_deeply_nested_fault_nests_lists(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The true document has another member that is nested too deeply for a recursive reader."""
+    """The document has an additional member that is nested too deeply for a recursive parser."""
     braze.inject(response_faults.deeply_nested())
     content = ask().content
     assert content.startswith(b'{"note":[[[[')
@@ -172,7 +172,7 @@ def test_deeply_nested_fault_nests_lists(ask: Ask, braze: FaultInjectingBraze) -
 
 
 def test_invalid_utf8_fault_breaks_encoding(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The true document has another member that is not UTF-8, and nothing else is wrong with it."""
+    """The document has an additional member that is not UTF-8 and is otherwise unchanged."""
     braze.inject(response_faults.invalid_utf8())
     content = ask().content
     with pytest.raises(UnicodeDecodeError):
@@ -200,7 +200,7 @@ def test_invalid_utf8_fault_breaks_encoding(ask: Ask, braze: FaultInjectingBraze
     ids=str,
 )
 def test_edited_fault_changes_document(ask: Ask, braze: FaultInjectingBraze, fault: Fault, document: object) -> None:
-    """Of the true document only what was asked for is changed."""
+    """Only the requested part of the document is changed."""
     braze.inject(fault)
     response = ask()
     assert (response.status_code, response.json()) == (200, document)
@@ -226,33 +226,33 @@ def test_edited_fault_changes_document(ask: Ask, braze: FaultInjectingBraze, fau
     ids=str,
 )
 def test_edited_fault_changes_row(ask: Ask, braze: FaultInjectingBraze, fault: Fault, last: object) -> None:
-    """Of the newest row only what was asked for is changed, and no other row."""
+    """Only the requested field of the newest row is changed."""
     braze.inject(fault)
     assert ask().json()["data"] == [TRUTH[0], last]
 
 
 def test_count_fault_returns_nan(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """NaN is written as Python and others write it, which is not JSON; another row can be meant."""
+    """NaN is written as in Python, which is not valid JSON; the row can be chosen."""
     braze.inject(response_faults.count(math.nan, row=0))
     assert b'{"time":"2024-10-14T12:00:00+00:00","count":NaN}' in ask().content
 
 
 @pytest.mark.parametrize("contradicting", [False, True])
 def test_duplicated_fault_repeats_row(ask: Ask, braze: FaultInjectingBraze, *, contradicting: bool) -> None:
-    """The newest row comes twice, with the same count or with another one."""
+    """The newest row appears twice, with the same or another count."""
     braze.inject(response_faults.duplicated(contradicting=contradicting))
     assert ask().json()["data"] == [*TRUTH, {**TRUTH[1], "count": 6 if contradicting else 5}]
 
 
 def test_edited_fault_leaves_errors(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """An answer that is an error stays the error that it is."""
+    """An error response is not edited."""
     braze.inject(response_faults.no_data())
     assert ask(length=0).json() == {"message": "length must be an integer between 1 and 100"}
 
 
 @pytest.mark.parametrize("fault", [transfer_faults.disconnect(), transfer_faults.disconnect(reset=False)], ids=str)
 def test_disconnect_fault_breaks_connection(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
-    """The connection breaks before any byte of an answer; the next call is answered."""
+    """The connection breaks before the first byte of a response; the next call succeeds."""
     braze.inject(fault, times=1)
     with pytest.raises(requests.ConnectionError):
         ask()
@@ -261,7 +261,7 @@ def test_disconnect_fault_breaks_connection(ask: Ask, braze: FaultInjectingBraze
 
 
 def test_disconnect_fault_sends_reset(braze: FaultInjectingBraze, server: Server) -> None:
-    """An abrupt end is a TCP reset, the other one an ordinary end of the connection."""
+    """The connection ends with a TCP reset, or regularly if `reset` is false."""
     braze.inject(transfer_faults.disconnect(), times=1)
     with pytest.raises(ConnectionResetError):
         raw(server)
@@ -270,7 +270,7 @@ def test_disconnect_fault_sends_reset(braze: FaultInjectingBraze, server: Server
 
 
 def test_truncated_fault_sends_half(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
-    """The header promises the whole body, half of it comes, and the connection ends in peace."""
+    """The header announces the whole body, but half of it is sent before the connection closes."""
     whole = ask().content
     braze.inject(transfer_faults.truncated())
     head, body = raw(server).split(b"\r\n\r\n", 1)
@@ -279,7 +279,7 @@ def test_truncated_fault_sends_half(ask: Ask, braze: FaultInjectingBraze, server
 
 
 def test_truncated_chunks_fault_sends_half(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
-    """Half of the body comes in a chunk, and the connection ends without the last chunk."""
+    """Half of the body is sent in a chunk, and the connection closes without the last chunk."""
     whole = ask().content
     half = whole[: len(whole) // 2]
     braze.inject(transfer_faults.truncated_chunks())
@@ -291,7 +291,7 @@ def test_truncated_chunks_fault_sends_half(ask: Ask, braze: FaultInjectingBraze,
 
 
 def test_delay_fault_waits(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The true answer comes after the delay."""
+    """The unchanged response is sent after the delay."""
     braze.inject(transfer_faults.delay(0.05))
     started_at = time.monotonic()
     assert ask().json()["data"] == TRUTH
@@ -299,7 +299,7 @@ def test_delay_fault_waits(ask: Ask, braze: FaultInjectingBraze) -> None:
 
 
 def test_hold_fault_waits_until_cleared(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """What is held is answered truly when the fault is healed, and not before."""
+    """A held request gets its unchanged response once the fault is cleared."""
     responses: list[Any] = []
     braze.inject(transfer_faults.hold(), event="purchase")
     thread = threading.Thread(target=lambda: responses.append(ask().json()["data"]))
@@ -319,7 +319,7 @@ def test_hold_fault_waits_until_cleared(ask: Ask, braze: FaultInjectingBraze) ->
     ids=str,
 )
 def test_waiting_faults_end_on_close(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
-    """Whatever an answer waits for, closing breaks its connection; later calls are answered."""
+    """Closing the server breaks the connection of any waiting response, and later calls succeed."""
     failures: list[Exception] = []
 
     def fail() -> None:
@@ -340,7 +340,7 @@ def test_waiting_faults_end_on_close(ask: Ask, braze: FaultInjectingBraze, fault
 
 
 def test_drip_fault_sends_bytes_slowly(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """The body comes byte by byte, with a pause after each, and is whole at the end."""
+    """The body is sent byte by byte with a pause after each, and is complete."""
     length = len(ask().content)
     braze.inject(transfer_faults.drip(0.0005))
     started_at = time.monotonic()
@@ -352,7 +352,7 @@ def test_drip_fault_sends_bytes_slowly(ask: Ask, braze: FaultInjectingBraze) -> 
 
 @pytest.mark.parametrize("announced", [False, True])
 def test_huge_fault_pads_body(ask: Ask, braze: FaultInjectingBraze, *, announced: bool) -> None:
-    """The true document is padded to the very size, in chunks or with its length."""
+    """The unchanged document is padded to the exact size, in chunks or with its length."""
     braze.inject(transfer_faults.huge(1_000_003, announced=announced))
     response = ask()
     assert len(response.content) == 1_000_003
@@ -362,7 +362,7 @@ def test_huge_fault_pads_body(ask: Ask, braze: FaultInjectingBraze, *, announced
 
 
 def test_huge_fault_uses_little_memory(braze: FaultInjectingBraze, server: Server) -> None:
-    """The 200 MB are made while they are sent, and a reader that leaves early is no error."""
+    """200 MB are generated while they are sent, and a client that disconnects early causes no error."""
     braze.inject(transfer_faults.huge())
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
     tracemalloc.start()
@@ -378,7 +378,7 @@ def test_huge_fault_uses_little_memory(braze: FaultInjectingBraze, server: Serve
 
 
 def test_gzip_bomb_fault_expands(braze: FaultInjectingBraze, server: Server) -> None:
-    """200 KB on the wire are 200 MB of one valid gzip stream, which begins with the true document."""
+    """200 KB of compressed data expand to 200 MB in one valid gzip stream that begins with the unchanged document."""
     braze.inject(transfer_faults.gzip_bomb())
     head, body = raw(server, "close").split(b"\r\n\r\n", 1)
     assert b"Content-Encoding: gzip" in head
@@ -392,7 +392,7 @@ def test_gzip_bomb_fault_expands(braze: FaultInjectingBraze, server: Server) -> 
 
 
 def test_gzipped_fault_compresses(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """A compressed answer says so and is the true one."""
+    """A compressed response has the `Content-Encoding` header and the unchanged document."""
     braze.inject(transfer_faults.gzipped())
     response = ask()
     assert response.headers["Content-Encoding"] == "gzip"
@@ -400,14 +400,14 @@ def test_gzipped_fault_compresses(ask: Ask, braze: FaultInjectingBraze) -> None:
 
 
 def test_garbled_gzip_fault_is_invalid(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """An answer that says that it is compressed is not."""
+    """A response that is marked as compressed is not."""
     braze.inject(transfer_faults.garbled_gzip())
     with pytest.raises(requests.exceptions.ContentDecodingError):
         ask()
 
 
 def test_faults_apply_given_times(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """Counted faults come in the order given, then the newest lasting one, until all is healed."""
+    """Faults with `times` apply in their order, then the newest permanent fault applies until faults are cleared."""
     braze.inject(response_faults.status(504))
     braze.inject(response_faults.status(500), times=2)
     braze.inject(response_faults.status(502), times=1)
@@ -418,7 +418,7 @@ def test_faults_apply_given_times(ask: Ask, braze: FaultInjectingBraze) -> None:
 
 
 def test_faults_apply_to_one_event(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """An event's fault strikes no other one, comes before those of all, and is healed on its own."""
+    """A fault of an event applies to that event only, before general faults, and can be cleared on its own."""
     braze.inject(response_faults.status(500))
     braze.inject(response_faults.status(503), event="quiet")
     assert [ask().status_code, ask(event="quiet").status_code] == [500, 503]
@@ -430,7 +430,7 @@ def test_faults_apply_to_one_event(ask: Ask, braze: FaultInjectingBraze) -> None
 
 
 def test_faults_are_counted_once_across_threads(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """However many ask at once, a fault for ten times strikes ten of them."""
+    """A fault for ten calls applies to exactly ten of many concurrent ones."""
     braze.inject(response_faults.status(503), times=10)
     codes: list[int] = []
     threads = [threading.Thread(target=lambda: codes.extend(ask().status_code for _ in range(5))) for _ in range(8)]
@@ -443,7 +443,7 @@ def test_faults_are_counted_once_across_threads(ask: Ask, braze: FaultInjectingB
 
 
 def test_failed_calls_use_rate_limit(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """A call that is answered with a fault is noted and spends the limit like any other."""
+    """A call with a fault is recorded and uses the rate limit like any other call."""
     braze.inject(response_faults.status(503), times=1)
     ask()
     assert ask().headers["X-RateLimit-Remaining"] == "249998"
@@ -451,7 +451,7 @@ def test_failed_calls_use_rate_limit(ask: Ask, braze: FaultInjectingBraze) -> No
 
 
 def test_custom_fault_is_applied(ask: Ask, braze: FaultInjectingBraze) -> None:
-    """A fault is any function that makes another reply of an exchange, or breaks the connection."""
+    """A fault is any function that returns a `Reply` for an `Exchange`, or breaks the connection."""
 
     def fault(exchange: Exchange) -> Any:  # noqa: ANN401 - the type is the library's
         if exchange.request.event == "quiet":
@@ -475,5 +475,5 @@ def test_custom_fault_is_applied(ask: Ask, braze: FaultInjectingBraze) -> None:
     ids=str,
 )
 def test_faults_have_names(fault: Fault, name: str) -> None:
-    """A fault prints as it was made."""
+    """The text of a fault is the call that made it."""
     assert str(fault) == name

@@ -1,4 +1,4 @@
-"""What the simulated Braze lists, asked over real sockets."""
+"""Test the simulator's lists over real sockets."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -26,13 +26,13 @@ LISTS = {
 
 
 def names(prefix: str, count: int) -> list[str]:
-    """Return so many names in alphabetical order."""
+    """Return `count` names in alphabetical order."""
     return [f"{prefix} {number:04}" for number in range(count)]
 
 
 @pytest.fixture
 def big(braze: FaultInjectingBraze) -> FaultInjectingBraze:
-    """Give Braze 251 events, 101 of all else, and 41 products."""
+    """Return a simulated Braze with 251 events, 41 products, and 101 items of each other list."""
     braze.traffic = RecordedCounts(events=names("event", 251))
     braze.inventory = Inventory(
         segments=tuple(Segment(f"s{n}", name, tracked=n % 2 == 0) for n, name in enumerate(names("segment", 101))),
@@ -45,14 +45,14 @@ def big(braze: FaultInjectingBraze) -> FaultInjectingBraze:
 
 @pytest.fixture
 def get(server: Server) -> Iterator[Get]:
-    """Ask for a path with the parameters, over one session."""
+    """Return a function that requests a path with parameters over one session."""
     with requests.Session() as session:
         session.headers["Authorization"] = "Bearer secret"
         yield lambda path, **params: session.get(server.url + path, params=params, timeout=5)
 
 
 def rows(get: Get, path: str, **params: object) -> list[Any]:
-    """Return the rows of a page that is answered with success."""
+    """Return the rows of a successful page."""
     response = get(path, **params)
     assert response.status_code == 200
     document = response.json()
@@ -74,14 +74,14 @@ def rows(get: Get, path: str, **params: object) -> list[Any]:
     ],
 )
 def test_pages_start_at_0_and_end_empty(get: Get, path: str, size: int) -> None:
-    """The first page is page 0, pages are as long as documented, and after the last there are empty ones."""
+    """Pages start at 0, have the documented size, and are empty after the last one."""
     assert [len(rows(get, path, page=page)) for page in range(4)] == [size, 1, 0, 0]
     assert rows(get, path) == rows(get, path, page=0)
     assert rows(get, path, page=1)[0] not in rows(get, path, page=0)
 
 
 def test_items_are_as_recorded(braze: FaultInjectingBraze, get: Get) -> None:
-    """Rows have the fields of the recorded ones, and of the documentation; a tag may be null."""
+    """Items have the recorded and documented fields; a tag may be null."""
     braze.inventory = Inventory(
         segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "B", tracked=False)),
         campaigns=(Campaign("c1", "A", ("one",), is_api=True, last_edited="2022-11-29T14:59:02+00:00"),),
@@ -103,7 +103,7 @@ def test_items_are_as_recorded(braze: FaultInjectingBraze, get: Get) -> None:
 
 @pytest.mark.parametrize("path", ["/campaigns/list", "/canvas/list"])
 def test_archived_items_are_hidden(braze: FaultInjectingBraze, get: Get, path: str) -> None:
-    """What is archived is listed only for those who ask for it."""
+    """Archived items are listed only on request."""
     braze.inventory = Inventory(
         campaigns=(Campaign("1", "A"), Campaign("2", "B", archived=True)),
         canvases=(Canvas("1", "A"), Canvas("2", "B", archived=True)),
@@ -119,7 +119,7 @@ def test_archived_items_are_hidden(braze: FaultInjectingBraze, get: Get, path: s
 @pytest.mark.usefixtures("big")
 @pytest.mark.parametrize("path", ["/segments/list", "/campaigns/list", "/canvas/list"])
 def test_sort_direction_is_respected(get: Get, path: str) -> None:
-    """What was made first comes first, or last if that is asked for."""
+    """Items are sorted by creation, in the requested direction."""
     oldest = rows(get, path)[0]
     assert rows(get, path, sort_direction="asc")[0] == oldest
     assert rows(get, path, sort_direction="desc", page=1) == [oldest]
@@ -128,7 +128,7 @@ def test_sort_direction_is_respected(get: Get, path: str) -> None:
 @pytest.mark.usefixtures("big")
 @pytest.mark.parametrize("path", LISTS)
 def test_empty_page_can_omit_key(braze: FaultInjectingBraze, get: Get, path: str) -> None:
-    """After the end there is not even the key, where that was chosen."""
+    """Pages after the end can be configured to omit the key."""
     braze.lists.omits_empty_key = True
     assert len(rows(get, path, page=1)) == 1
     assert get(path, page=2).json() == {"message": "success"}
@@ -137,7 +137,7 @@ def test_empty_page_can_omit_key(braze: FaultInjectingBraze, get: Get, path: str
 @pytest.mark.usefixtures("big")
 @pytest.mark.parametrize("path", LISTS)
 def test_page_size_can_be_changed(braze: FaultInjectingBraze, get: Get, path: str) -> None:
-    """Pages are shorter than documented, and nothing is lost, where that was chosen."""
+    """The page size can be reduced without losing items."""
     whole = [*rows(get, path), *rows(get, path, page=1)]
     braze.lists.page_size = 30
     pages = [rows(get, path, page=page) for page in range(9)]
@@ -148,7 +148,7 @@ def test_page_size_can_be_changed(braze: FaultInjectingBraze, get: Get, path: st
 @pytest.mark.usefixtures("big")
 @pytest.mark.parametrize("path", LISTS)
 def test_overlapping_pages_can_be_enabled(braze: FaultInjectingBraze, get: Get, path: str) -> None:
-    """Each page begins with the last row of the one before, where that was chosen, and the list still ends."""
+    """Pages can be configured to begin with the last row of the previous page, and the list still ends."""
     braze.lists.has_overlapping_pages = True
     first, second = rows(get, path), rows(get, path, page=1)
     assert second[0] == first[-1]
@@ -167,13 +167,13 @@ def test_overlapping_pages_can_be_enabled(braze: FaultInjectingBraze, get: Get, 
     ],
 )
 def test_wrong_list_parameters_are_400(get: Get, path: str, params: dict[str, str], message: str) -> None:
-    """A parameter that is not as documented is answered with 400."""
+    """An invalid parameter is 400."""
     response = get(path, **params)
     assert (response.status_code, response.json()) == (400, {"message": message})
 
 
 def test_events_and_products_share_lists_pool(braze: FaultInjectingBraze, get: Get) -> None:
-    """The lists of events and of products take from 1,000 calls an hour of their own, the others from the usual."""
+    """The lists of events and products share a pool of 1,000 calls an hour; other lists use the default pool."""
     left = [
         (response.headers["X-RateLimit-Limit"], response.headers["X-RateLimit-Remaining"])
         for response in (get(path) for path in LISTS)
@@ -186,7 +186,7 @@ def test_events_and_products_share_lists_pool(braze: FaultInjectingBraze, get: G
 
 @pytest.mark.parametrize("path", LISTS)
 def test_missing_permission_is_403(braze: FaultInjectingBraze, get: Get, path: str) -> None:
-    """A key that lacks just the permission of an endpoint is answered with 403 there."""
+    """An endpoint whose permission the key lacks is 403."""
     permission = LISTS[path][1]
     braze.permissions = {result for _, result in LISTS.values()} - {permission}
     assert [other for other in LISTS if get(other).status_code == 403] == [path]
@@ -197,7 +197,7 @@ def test_missing_permission_is_403(braze: FaultInjectingBraze, get: Get, path: s
 
 
 def test_faults_apply_to_a_path(braze: FaultInjectingBraze, get: Get) -> None:
-    """A fault of a path strikes what is asked there, after that of an event there, and before that of all requests."""
+    """A fault of a path applies after the faults of an event and before general faults."""
     braze.inject(response_faults.status(500))
     braze.inject(response_faults.status(503), path="/events/list")
     braze.inject(response_faults.status(502), path="/events/data_series")
@@ -213,7 +213,7 @@ def test_faults_apply_to_a_path(braze: FaultInjectingBraze, get: Get) -> None:
 
 
 def test_demo_inventory_is_plausible() -> None:
-    """The demo has of all that is hard: a name that two have, what is archived, not tracked, and a tag that is null."""
+    """The demo has difficult items: a duplicate name, archived and untracked items, and a null tag."""
     world = DEMO.inventory
     ids = [
         *(item.id for item in world.segments),

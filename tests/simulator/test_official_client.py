@@ -1,7 +1,7 @@
-"""Braze's own client talks to the simulated Braze: its models are a third reading of the API, and Braze's.
+"""Test the simulator with Braze's own client, whose models are an independent reading of the API.
 
-The package `braze-mcp-server` is published by Braze, needs Python 3.12 and brings many others along, so it is no part
-of the development dependencies: `pip install braze-mcp-server "mcp<2"` runs this too.
+The package `braze-mcp-server` is published by Braze. It needs Python 3.12 and has many dependencies, so it is not a
+development dependency. Run `pip install braze-mcp-server "mcp<2"` to enable these tests.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ KEY = "a-key"
 NOW = 1_795_436_400.0
 
 
-def ask(url: str, key: str = KEY, **parameters: Any) -> Any:  # noqa: ANN401 - what the client returns
-    """Call the function of Braze's client for the series of an event."""
+def ask(url: str, key: str = KEY, **parameters: Any) -> Any:  # noqa: ANN401 - whatever the client returns
+    """Call the function of Braze's client that fetches the series of an event."""
     from braze_mcp.tools.events import get_events_data_series  # noqa: PLC0415 - not installed everywhere
     from braze_mcp.utils.http import build_http_client  # noqa: PLC0415
 
@@ -53,7 +53,7 @@ def simulated(**switches: Any) -> FaultInjectingBraze:  # noqa: ANN401
 @pytest.mark.parametrize("day_format", DayFormat)
 @pytest.mark.parametrize("unit", ["hour", "day"])
 def test_official_client_parses_every_response(unit: str, hour_format: HourFormat, day_format: DayFormat) -> None:
-    """A success is validated by Braze's own model, row by row."""
+    """Braze's models validate a successful response row by row."""
     with serve(simulated(hour_format=hour_format, day_format=day_format)) as server:
         response = ask(server.url, event="purchase", length=4, unit=unit)
     assert type(response).__name__ == "EventDataSeriesResponse"
@@ -64,7 +64,7 @@ def test_official_client_parses_every_response(unit: str, hour_format: HourForma
 
 
 def test_official_client_filters_are_understood() -> None:
-    """App, segment and end are sent as Braze's client sends them."""
+    """The simulator accepts app, segment and end as Braze's client sends them."""
     with serve(simulated()) as server:
         response = ask(
             server.url,
@@ -82,7 +82,7 @@ def test_official_client_filters_are_understood() -> None:
     ("key", "event", "status"), [("wrong", "purchase", 401), (KEY, "unknown", 400)], ids=["bad key", "bad event"]
 )
 def test_official_client_errors_are_understood(key: str, event: str, status: int) -> None:
-    """A refusal is taken for one, with its status and the body that Braze sends."""
+    """Braze's client recognizes an error by its status and body."""
     with serve(simulated(unknown_event=UnknownEvent.REJECTED)) as server:
         response = ask(server.url, key, event=event, length=1)
     assert isinstance(response, dict)

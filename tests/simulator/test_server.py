@@ -1,4 +1,4 @@
-"""The small web server, with applications of every sort."""
+"""Test the simulator's HTTP server with different WSGI applications."""
 
 import contextlib
 import http.client
@@ -26,14 +26,14 @@ Ask = Callable[..., requests.Response]
 
 
 def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer with what was asked."""
+    """Return the method, path and query of the request."""
     body = " ".join((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])).encode("latin-1")
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body + environ["wsgi.input"].read()[:0]]
 
 
 def stream(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
-    """Answer in parts, one of them empty, without saying how long it will be."""
+    """Return a body in parts, one of them empty, without a length."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     yield b"one "
     yield b""
@@ -41,14 +41,14 @@ def stream(_: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]
 
 
 def exchange(server: Server, *requests_sent: bytes) -> bytes:
-    """Send the bytes over one connection and return all that comes back."""
+    """Send bytes over one connection and return all bytes that are received."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(b"".join(requests_sent))
         return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
 def test_server_runs_application() -> None:
-    """The application sees the method, the decoded path and the query as it was sent."""
+    """The application receives the method, the decoded path and the unchanged query string."""
     with serve(hello) as server:
         assert server.url == f"http://127.0.0.1:{server.port}"
         assert requests.get(f"{server.url}/a%20b/%C3%A9?x=%20y", timeout=5).content == "GET /a b/é x=%20y".encode()
@@ -56,7 +56,7 @@ def test_server_runs_application() -> None:
 
 
 def test_connections_are_reused_and_counted() -> None:
-    """Many requests of a session share one connection; another session has its own."""
+    """Requests of one session share a connection, and another session uses its own."""
     with serve(hello) as server, requests.Session() as item, requests.Session() as other:
         for _ in range(5):
             item.get(server.url, timeout=5)
@@ -67,7 +67,7 @@ def test_connections_are_reused_and_counted() -> None:
 
 
 def test_small_response_is_one_packet() -> None:
-    """Head and body of a small answer are sent together, so one read gets both."""
+    """The head and body of a small response are sent together, so that one read returns both."""
     with serve(hello) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         for _ in range(3):
             connection.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -75,7 +75,7 @@ def test_small_response_is_one_packet() -> None:
 
 
 def test_body_of_unknown_length_is_chunked() -> None:
-    """Without a length the body is chunked, empty parts left out, and the connection is kept."""
+    """A body without a length is sent in chunks without the empty parts, and the connection is kept."""
     with serve(stream) as server:
         result = exchange(
             server, *[b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"]
@@ -86,7 +86,7 @@ def test_body_of_unknown_length_is_chunked() -> None:
 
 
 def test_http_1_0_client_gets_no_chunks() -> None:
-    """HTTP/1.0 knows no chunks: the end of the connection ends the body."""
+    """An HTTP/1.0 client gets no chunks; the end of the connection ends the body."""
     with serve(stream) as server:
         head, body = exchange(server, b"GET / HTTP/1.0\r\n\r\n").split(b"\r\n\r\n", 1)
     assert b"chunked" not in head
@@ -95,13 +95,13 @@ def test_http_1_0_client_gets_no_chunks() -> None:
 
 @pytest.mark.parametrize("app", [hello, stream])
 def test_head_response_has_no_body(app: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]) -> None:
-    """The answer to HEAD is its head alone."""
+    """The response to HEAD has no body."""
     with serve(app) as server:
         assert exchange(server, b"HEAD / HTTP/1.1\r\nConnection: close\r\n\r\n").endswith(b"\r\n\r\n")
 
 
 def test_body_longer_than_announced_is_cut() -> None:
-    """Not a byte more than the length promised is sent, so that the connection stays of use."""
+    """A body is cut at its announced length, so that the connection stays usable."""
 
     def liar(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [("Content-Length", "3")])
@@ -113,7 +113,7 @@ def test_body_longer_than_announced_is_cut() -> None:
 
 
 def test_written_data_comes_first() -> None:
-    """What an application writes in the old way of WSGI is sent before what it returns."""
+    """Data passed to WSGI's `write` is sent before the returned body."""
 
     def old(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [])(b"first ")
@@ -124,7 +124,7 @@ def test_written_data_comes_first() -> None:
 
 
 def test_large_request_body_ends_connection() -> None:
-    """A request whose body is not read is answered, and its connection is not used again."""
+    """A request whose body is not read gets its response, and then the connection is closed."""
     with serve(hello) as server:
         result = exchange(server, b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
     assert result.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -132,7 +132,7 @@ def test_large_request_body_ends_connection() -> None:
 
 
 def test_response_iterable_is_always_closed() -> None:
-    """What an application returns is closed after a whole answer and after a broken one."""
+    """The returned iterable is closed after both a complete and an aborted response."""
     closed = []
 
     class Chunks:
@@ -159,7 +159,7 @@ def test_response_iterable_is_always_closed() -> None:
 
 
 def test_application_errors_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    """An application's own error breaks the connection and shows its traceback; the server goes on."""
+    """An exception in the application breaks the connection and prints its traceback; the server keeps running."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/bug":
@@ -176,7 +176,7 @@ def test_application_errors_are_reported(capsys: pytest.CaptureFixture[str]) -> 
 def test_disconnected_clients_are_ignored(
     braze: FaultInjectingBraze, server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A client that goes away before, during or after its request leaves no trace on the screen."""
+    """A client that disconnects before, during or after its request causes no output."""
     head = b"GET /events/data_series?event=purchase&length=2 HTTP/1.1\r\nAuthorization: Bearer secret\r\n"
     braze.inject(transfer_faults.huge())
     for sent in (b"", head, head + b"\r\n"):
@@ -188,7 +188,7 @@ def test_disconnected_clients_are_ignored(
 
 
 def test_tls_is_served() -> None:
-    """With a TLS context the server speaks TLS, and a client that does not is no one's trouble."""
+    """With a TLS context the server uses TLS, and clients that do not cause no error."""
     authority = trustme.CA()
     theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(theirs)
@@ -206,7 +206,7 @@ def test_tls_is_served() -> None:
 
 
 def test_tls_connection_is_reset(braze: FaultInjectingBraze) -> None:
-    """A connection can be broken under TLS, too."""
+    """A connection can be reset under TLS, too."""
     authority = trustme.CA()
     theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(theirs)
@@ -226,7 +226,7 @@ def test_tls_connection_is_reset(braze: FaultInjectingBraze) -> None:
     ids=str,
 )
 def test_close_ends_requests(ask: Ask, braze: FaultInjectingBraze, server: Server, fault: Fault) -> None:
-    """Closing ends requests in progress and idle connections at once, and leaves no thread behind."""
+    """Closing ends requests in flight and idle connections at once, and leaves no threads."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as idle:
         braze.inject(fault)
 
@@ -250,14 +250,14 @@ def test_close_ends_requests(ask: Ask, braze: FaultInjectingBraze, server: Serve
 
 
 def test_close_twice_is_allowed(server: Server) -> None:
-    """A server that is closed already may be closed again."""
+    """A closed server can be closed again."""
     server.close()
     server.close()
     assert server.connections == 0
 
 
 def test_application_is_served_again(braze: FaultInjectingBraze) -> None:
-    """Braze may go down and come back: on the same port, with the same counts."""
+    """An application can be served again on the same port, with its counts kept."""
     with serve(braze) as server:
         port = server.port
     with serve(braze, port=port) as server, requests.Session() as session:
@@ -267,7 +267,7 @@ def test_application_is_served_again(braze: FaultInjectingBraze) -> None:
 
 
 def test_many_connections_are_served() -> None:
-    """A hundred clients that come at the same instant are all answered."""
+    """A hundred clients that connect at once all get a response."""
     with serve(hello) as server, ThreadPoolExecutor(100) as pool:
         result = pool.map(lambda n: requests.get(f"{server.url}/{n}", timeout=5).content, range(100))
         assert list(result) == [f"GET /{n} ".encode() for n in range(100)]
@@ -275,7 +275,7 @@ def test_many_connections_are_served() -> None:
 
 
 def test_simulator_conforms_to_wsgi(braze: FaultInjectingBraze, traffic: RecordedCounts) -> None:
-    """The simulated Braze passes the checks of the standard library for WSGI applications."""
+    """The simulator passes the checks of `wsgiref.validate`."""
     traffic.set("x", 0, 1)
     with serve(validator(braze)) as server:
         headers = {"Authorization": "Bearer secret"}

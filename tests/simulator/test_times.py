@@ -1,4 +1,4 @@
-"""How the simulated Braze cuts and writes time."""
+"""Test how the simulator divides and formats time."""
 
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -25,12 +25,12 @@ ONE_PM = 1_728_910_800  # 2024-10-14T13:00:00Z
     ],
 )
 def test_hour_formats_are_written(form: HourFormat, text: str) -> None:
-    """Each form writes the same hour in its own way."""
+    """Each format writes the same hour in its own way."""
     assert form.write(ONE_PM, NEW_YORK) == text
 
 
 def test_zoneless_dst_hour_is_written_twice() -> None:
-    """Without an offset the two hours of the autumn night look the same."""
+    """Without an offset, the two hours when DST ends have the same text."""
     first = int(datetime(2024, 11, 3, 1, tzinfo=NEW_YORK).timestamp())
     assert [HourFormat.ZONELESS.write(first + n * HOUR, NEW_YORK) for n in range(3)] == [
         "2024-11-03T01:00:00",
@@ -48,7 +48,7 @@ def test_zoneless_dst_hour_is_written_twice() -> None:
     ],
 )
 def test_day_formats_are_written(form: DayFormat, day: date, text: str) -> None:
-    """A day is written as its date, or as its local midnight with the offset of that time of the year."""
+    """A day is written as its date, or as its local midnight with the offset of that day."""
     assert form.write(day, NEW_YORK) == text
 
 
@@ -66,7 +66,7 @@ def test_day_formats_are_written(form: DayFormat, day: date, text: str) -> None:
     ],
 )
 def test_day_has_its_hours(zone: str, day: date, length: int) -> None:
-    """A day has 23, 24 or 25 hours, also where clocks change by half an hour or at midnight."""
+    """A day has 23, 24 or 25 hours, also where DST changes by half an hour or at midnight."""
     assert len(hours_of(day, ZoneInfo(zone))) == length
 
 
@@ -75,7 +75,7 @@ def test_day_has_its_hours(zone: str, day: date, length: int) -> None:
     st.dates(date(2015, 1, 1), date(2030, 1, 1)),
 )
 def test_every_hour_belongs_to_one_day(zone: ZoneInfo, day: date) -> None:
-    """The hours of a day are whole hours of UTC, each starts on that date, and the next day goes on where it ends."""
+    """A day consists of whole UTC hours that start on its date, and the next day follows without a gap."""
     result = hours_of(day, zone)
     assert {datetime.fromtimestamp(hour, zone).date() for hour in result} == {day}
     assert result.start % HOUR == 0
@@ -83,7 +83,7 @@ def test_every_hour_belongs_to_one_day(zone: ZoneInfo, day: date) -> None:
 
 
 def test_last_bucket_is_current_at_end() -> None:
-    """A series ends with the bucket that holds its end, the first instant of a bucket included."""
+    """A series ends with the bucket that contains its end, including the first instant of the bucket."""
     assert hours_until(ONE_PM + 3_599.9, 2) == [ONE_PM - HOUR, ONE_PM]
     assert hours_until(ONE_PM, 1) == [ONE_PM]
     assert hours_until(ONE_PM - 0.1, 1) == [ONE_PM - HOUR]
@@ -104,7 +104,7 @@ def test_last_bucket_is_current_at_end() -> None:
     ],
 )
 def test_times_are_parsed(text: str, moment: float) -> None:
-    """A datetime is read with its offset, without one as local, and a date as its local midnight."""
+    """A time is parsed with its offset or as local time, and a date as its local midnight."""
     assert parse_time(text, NEW_YORK) == moment
 
 
@@ -113,6 +113,6 @@ def test_times_are_parsed(text: str, moment: float) -> None:
     ["", "now", "14/10/2024", "2024-10-14T13:00:00 00:00", "2014-12-10T23:59:59-5:00", "1728910800", "0001-01-01"],
 )
 def test_invalid_times_are_rejected(text: str) -> None:
-    """What is not ISO 8601, and what is before the epoch, is refused; so is an offset whose plus became a space."""
+    """A text that is not ISO 8601, a time before the epoch, and an offset whose plus became a space are rejected."""
     with pytest.raises(ValueError, match=r"."):
         parse_time(text, NEW_YORK)

@@ -1,4 +1,4 @@
-"""The counts of the simulated Braze."""
+"""Test the counts of the simulator's traffic."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -29,14 +29,14 @@ segments = st.sampled_from(["", VIP])
 
 @given(events, hours, st.lists(ages, min_size=2), apps, segments)
 def test_count_never_falls(event: str, hour: int, ages: list[float], app: str, segment: str) -> None:
-    """What has been counted of an hour never falls as time goes on."""
+    """The count of an hour never falls."""
     seen = [TRAFFIC.count(event, hour, hour + age, app, segment) for age in sorted(ages)]
     assert seen == sorted(seen)
 
 
 @given(events, hours, apps, segments)
 def test_count_grows_from_zero_for_three_hours(event: str, hour: int, app: str, segment: str) -> None:
-    """An hour counts 0 until it starts and is fixed for ever two hours after its end."""
+    """An hour counts 0 until it starts, and does not change later than two hours after its end."""
     assert TRAFFIC.count(event, hour, hour, app, segment) == 0
     assert TRAFFIC.count(event, hour, hour - 1, app, segment) == 0
     final = TRAFFIC.count(event, hour, hour + 3 * HOUR, app, segment)
@@ -46,21 +46,21 @@ def test_count_grows_from_zero_for_three_hours(event: str, hour: int, app: str, 
 
 @given(hours, ages, segments)
 def test_count_is_sum_of_apps(hour: int, age: float, segment: str) -> None:
-    """Of an event that only apps send, the count without a filter is the sum over the apps, whenever it is read."""
+    """The count without a filter is the sum of the counts of all apps, if only apps send the event."""
     parts = [TRAFFIC.count("app_opened", hour, hour + age, app, segment) for app in (IOS, ANDROID)]
     assert TRAFFIC.count("app_opened", hour, hour + age, "", segment) == sum(parts)
 
 
 @given(events, hours, ages)
 def test_filtered_count_is_part_of_total(event: str, hour: int, age: float) -> None:
-    """Apps together and a segment are each no more than the whole."""
+    """Neither all apps together nor a segment have more than the total count."""
     whole = TRAFFIC.count(event, hour, hour + age)
     assert sum(TRAFFIC.count(event, hour, hour + age, app) for app in (IOS, ANDROID)) <= whole
     assert TRAFFIC.count(event, hour, hour + age, "", VIP) <= whole
 
 
 def test_counts_follow_shares() -> None:
-    """Over a week the apps, the servers and the segment have their shares, to a hundredth."""
+    """Over a week, apps, servers and segments have their configured shares, to one percent."""
     week = [int(MONDAY.timestamp()) + n * HOUR for n in range(7 * 24)]
 
     def total(app: str = "", segment: str = "") -> int:
@@ -74,7 +74,7 @@ def test_counts_follow_shares() -> None:
 
 @pytest.mark.parametrize("late", [0.0, 0.05])
 def test_some_occurrences_arrive_late(late: float) -> None:
-    """When an hour ends, all but the late share of it has been counted."""
+    """When an hour ends, all but its late share has been counted."""
     traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(1_000_000, late=late)})
     final = traffic.count("event", 0, 3 * HOUR)
     assert traffic.count("event", 0, HOUR) / final == pytest.approx(1 - late, abs=1e-5)
@@ -112,12 +112,12 @@ def test_late_arrivals_slow_down() -> None:
     ],
 )
 def test_expected_count_follows_day_and_week(start: datetime, level: float) -> None:
-    """The expected volume swings between the peak and the night, and weekends have their factor."""
+    """The expected count varies between the peak and the night, and is scaled on weekends."""
     assert TrafficShape(100, peak=20, night=0.1, weekend=0.5).expected_count(start) == pytest.approx(level)
 
 
 def test_traffic_follows_timezone() -> None:
-    """The busiest hour is the peak hour on the clock of the zone."""
+    """The busiest hour is the peak hour in the configured time zone."""
     for name in ("UTC", "America/New_York", "Asia/Tokyo"):
         zone = ZoneInfo(name)
         traffic = Traffic(1, zone, {"event": TrafficShape(1_000_000, peak=9, night=0)})
@@ -127,7 +127,7 @@ def test_traffic_follows_timezone() -> None:
 
 
 def test_same_seed_gives_same_counts() -> None:
-    """Counts depend on the seed and on nothing else."""
+    """Counts depend only on the seed."""
     day = [int(MONDAY.timestamp()) + n * HOUR for n in range(24)]
     first, second, other = (
         [DEMO.event_traffic(seed, NEW_YORK).count("app_opened", hour, 2e9) for hour in day] for seed in (7, 7, 8)
@@ -137,7 +137,7 @@ def test_same_seed_gives_same_counts() -> None:
 
 
 def test_unknown_names_are_never_counted() -> None:
-    """An event, an app or a segment that is not in the set counts 0."""
+    """An unknown event, app or segment counts 0."""
     hour = int(MONDAY.timestamp())
     assert TRAFFIC.count("App_Opened", hour, 2e9) == 0
     assert TRAFFIC.count("App_Opened", hour, hour + 60) == 0
@@ -159,13 +159,13 @@ def test_unknown_names_are_never_counted() -> None:
     ids=str,
 )
 def test_invalid_shapes_are_refused(fields: dict[str, Any]) -> None:
-    """A negative volume, and shares that are more than all or less than nothing, are refused."""
+    """A negative volume, and shares below 0 or above 1 in total, raise `ValueError`."""
     with pytest.raises(ValueError, match="at least 0"):
         TrafficShape(**{"hourly": 1, **fields})
 
 
 def test_demo_traffic_is_plausible() -> None:
-    """Six events, a funnel that narrows, ids that are UUIDs, and a rare event that sleeps at night but not by day."""
+    """The demo has six events, a narrowing funnel, UUIDs as ids, and a rare event that occurs only by day."""
     assert len(DEMO.events) == 6
     assert all(UUID(result) for result in (*DEMO.apps.values(), *DEMO.segments.values()))
     midnight = int(datetime(2024, 10, 14, tzinfo=NEW_YORK).timestamp())
@@ -181,7 +181,7 @@ def test_demo_traffic_is_plausible() -> None:
 
 
 def test_recorded_counts_return_set_values() -> None:
-    """A count set by hand holds whatever the time is and may be revised either way; each filter stands on its own."""
+    """A set count holds at any time, may be changed in either direction, and is separate for each filter."""
     traffic = RecordedCounts(events=["quiet"])
     traffic.set("event", 0, 9)
     traffic.set("event", 0, 4, app_id="app")
@@ -197,7 +197,7 @@ def test_recorded_counts_return_set_values() -> None:
 
 
 def test_recorded_counts_override_base() -> None:
-    """What was not set by hand is what lies beneath, and the events of both exist."""
+    """Counts that were not set come from the base, and the events of both exist."""
     hour = int(MONDAY.timestamp())
     traffic = RecordedCounts(TRAFFIC)
     traffic.set("app_opened", hour, 0)
@@ -217,7 +217,7 @@ def test_recorded_counts_override_base() -> None:
     clock=st.integers(min_value=0, max_value=86_399),
 )
 def test_day_is_sum_of_hours(call: Callable[..., Any], zone: ZoneInfo, day: date, clock: int) -> None:
-    """A day counts exactly what the hours that start in it count, over every change of the clocks, finished or not."""
+    """A day counts the sum of the hours that start in it, whether finished or not, and across DST changes."""
     now = datetime(day.year, day.month, day.day, tzinfo=zone).timestamp() + clock
     braze = FaultInjectingBraze(key="k", traffic=DEMO.event_traffic(3, zone), clock=lambda: now, zone=zone)
     days = call(braze, event="added_to_cart", length=2)["data"]
