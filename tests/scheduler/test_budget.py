@@ -183,7 +183,7 @@ def longest_gaps(exporter: ExporterRig) -> dict[str, float]:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_rejected_key_is_probed_every_two_minutes(status: int) -> None:
-    """A rejected key marks all queries down without fetching them; one call probes every two minutes until it works."""
+    """A rejected key marks all queries down, fetched or not; one call probes every two minutes until it works."""
     with running_exporter(EVENTS, quiet()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(status))

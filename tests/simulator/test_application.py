@@ -22,7 +22,7 @@ ONE_PM = NOW - 1_200
 
 
 def row(time: str, count: int) -> dict[str, Any]:
-    """Represents one row of a series."""
+    """Return one row of a series."""
     return {"time": time, "count": count}
 
 

@@ -82,7 +82,7 @@ def test_some_occurrences_arrive_late(late: float) -> None:
 
 
 def test_small_counts_follow_shares() -> None:
-    """Of a rare event, too, a segment has its share and half of what is in time is there at half-time."""
+    """A rare event follows its segment's share too, and half of its timely count is there after half an hour."""
     traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(2, night=1, segments={"some": 0.25}, late=0)})
     hours = [n * HOUR for n in range(2_000)]
     final, part, half = (
@@ -95,7 +95,7 @@ def test_small_counts_follow_shares() -> None:
 
 
 def test_late_arrivals_slow_down() -> None:
-    """Half-way through the two late hours three quarters of the late ones are there, and at their end all."""
+    """Three quarters of late occurrences arrive in the first of the two late hours, and all by their end."""
     shape = TrafficShape(1, late=0.04)
     assert [shape.arrived_share(hours * HOUR) for hours in (-1, 0, 3, 4)] == [0, 0, 1, 1]
     assert shape.arrived_share(2 * HOUR) == pytest.approx(0.99)

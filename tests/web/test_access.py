@@ -1,4 +1,4 @@
-"""The web configuration follows its files: what counts after a change, and what a change cannot do."""
+"""Test that changes of the web configuration and its files are applied, except those that weaken protection."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ AGAIN = "web configuration read again"
 
 
 class Files:
-    """A web configuration file with its certificates, and what follows it."""
+    """Holds a web configuration file, its certificates, and the `AccessControl` that follows it."""
 
     def __init__(self, directory: Path, text: str) -> None:
         self.pki = Pki.make(directory)
@@ -27,12 +27,12 @@ class Files:
         self.web = AccessControl(str(self.path), self.clock.monotonic)
 
     def write(self, text: str) -> None:
-        """Write the file anew."""
+        """Replace the content of the file."""
         self.path.write_text(text, encoding="utf-8")
 
 
 def logged_problems(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged since the last time."""
+    """Return the messages that were logged since the last call."""
     messages = [record.getMessage() for record in caplog.records]
     caplog.clear()
     return messages
@@ -44,7 +44,7 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_unchanged_files_are_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As long as no file changes, what counts is the same, and there is nothing to say."""
+    """Unchanged files are not read again, and nothing is logged."""
     files = Files(tmp_path, TLS + USERS)
     files.web.config()
     files.clock.advance(1)
@@ -55,7 +55,7 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_renewed_certificate_is_used_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """New files are taken with the next connection, by a line in the log."""
+    """A renewed certificate is used for the next connection, and the change is logged once."""
     files = Files(tmp_path, TLS)
     before = files.web.context()
     files.pki.renew()
@@ -68,7 +68,7 @@ def test_renewed_certificate_is_used_at_once(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """While certificate and key do not belong together the pair before goes on, which is told once."""
+    """While certificate and key do not match, the previous pair stays in use, and the problem is logged once."""
     files = Files(tmp_path, TLS)
     before = files.web.context()
     certificate, key = files.pki.issue()
@@ -89,7 +89,7 @@ def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_missing_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is removed and comes back is told of once, and then read again, though it looks like before."""
+    """A missing file is logged once, and read again when it is back, even if it looks unchanged."""
     files = Files(tmp_path, TLS)
     before = files.web.context()
     (tmp_path / "key.pem").rename(tmp_path / "away.pem")
@@ -101,7 +101,7 @@ def test_missing_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_changed_files_are_read_twice(tmp_path: Path) -> None:
-    """A file that was written while it was read, within a tick of its clock, looks unchanged a second later."""
+    """A changed file is read again a second later, since a write within one clock tick of a read looks unchanged."""
     files = Files(tmp_path, TLS)
     files.web.config()
     files.clock.advance(1)
@@ -131,7 +131,7 @@ def test_changed_files_are_read_twice(tmp_path: Path) -> None:
 def test_weaker_protection_needs_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str, after: str, problem: str
 ) -> None:
-    """A file that is being written begins empty: it opens no door. And a port does not change its protocol."""
+    """A change that removes protection or starts TLS needs a restart, as a file that is being written may be empty."""
     files = Files(tmp_path, before)
     config = files.web.config()
     files.write(after)
@@ -143,7 +143,7 @@ def test_weaker_protection_needs_restart(
 
 
 def test_changed_users_apply(tmp_path: Path) -> None:
-    """Passwords may begin while it runs, and users may change, as long as there are some."""
+    """Passwords can be introduced and users changed without a restart, as long as at least one user remains."""
     files = Files(tmp_path, "")
     for names in (["alice"], ["alice", "bob"], ["bob"]):
         files.write("".join(["basic_auth_users:\n", *(f"  {name}: {USERS.split()[2][:-1]}\n" for name in names)]))

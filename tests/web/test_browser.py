@@ -1,7 +1,7 @@
-"""The page at `/` in a real Chromium: what people see, what keys do, and that no name becomes more than a text.
+"""Test the status page at `/` in Chromium: content, keyboard use, layout, and names shown as plain text.
 
-Needs `chromium` and `chromedriver` (Debian: chromium, chromium-driver). Skipped without them, except in CI, where that
-is a failure.
+Needs `chromium` and `chromedriver` (Debian: chromium, chromium-driver). Skipped without them, except in CI, where their
+absence is a failure.
 """
 
 import json
@@ -19,7 +19,7 @@ from support import KEY, Program, running_braze, wait_until, workspace_yaml, wri
 from test_names import NAMES
 
 NAME, TITLE = "#rows .name", "#rows .title"
-# WCAG's contrast of every text with what is behind it, the smallest first.
+# Returns the WCAG contrast of every text with its background, the lowest first.
 CONTRASTS = """
 const parse = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
 const light = ([r, g, b]) => [r, g, b].map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
@@ -39,14 +39,15 @@ for (const e of document.querySelectorAll("body *")) {
 return found.sort((a, b) => a[0] - b[0]);
 """
 
-# How many questions it makes of the exporter to be told that it is time for one.
+# Returns how many requests the page sends when it is due to update.
 ASK = """
 const asked = () => performance.getEntriesByType("resource").length;
 const before = asked();
 await ask();
 return asked() - before;
 """
-# The classes of what is cut off at the right edge of the screen, and the texts of what is too low to be hit.
+# `WIDE` returns the classes of elements cut off at the right edge of the screen. `SMALL` returns the texts of targets
+# too low to be hit.
 WIDE = """
 return [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
   .map((e) => e.className);
@@ -59,21 +60,21 @@ return [...document.querySelectorAll("main button, main select, input")]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Run Chromium, once for all tests."""
+    """Run Chromium once for all tests of this module."""
     with chromium() as result:
         yield result
 
 
 @pytest.fixture(scope="module")
-def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:  # noqa: ARG001 - skips first
-    """Run the exporter with the demo and troubles of all sorts."""
+def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:  # noqa: ARG001 - a missing browser skips before the exporter starts
+    """Run the exporter with the demo and many kinds of failures."""
     with scene(tmp_path_factory.mktemp("scene")) as result:
         yield result
 
 
 @pytest.fixture
 def page(browser: Browser, troubled: Program) -> Iterator[Browser]:
-    """Open the page of the demo with its troubles, at a desk and in the light; nothing is complained of in the end."""
+    """Open the page of the failing demo in the default view, and assert in the end that the console has no errors."""
     browser.inspect()
     browser.open(f"http://127.0.0.1:{troubled.port}/")
     yield browser
@@ -81,13 +82,13 @@ def page(browser: Browser, troubled: Program) -> Iterator[Browser]:
 
 
 def queries(program: Program) -> list[dict[str, str]]:
-    """Return what the program tells of its queries."""
+    """Return the query data of the exporter's status response."""
     result: list[dict[str, str]] = json.loads(program.get("/", {"Accept": "application/json"}).text)["queries"]
     return result
 
 
 def test_page_shows_every_workspace_and_query(page: Browser, troubled: Program) -> None:
-    """The workspaces with their health in words, and a row for each query; what is urgent comes first."""
+    """The page has each workspace with its health in words and one row for each query, the most urgent first."""
     assert page.texts(".workspace h2") == ["production", "europe", "staging"]
     assert "3 of 34 queries are not answered." in page.text(".workspace:nth-child(1)")
     assert re.search(r"No calls: reserve of the rate limit until [\d:]+\.", page.text(".workspace:nth-child(2)"))
@@ -101,7 +102,7 @@ def test_page_shows_every_workspace_and_query(page: Browser, troubled: Program) 
 
 
 def test_chart_starts_at_zero(page: Browser) -> None:
-    """24 bars, of which the newest two are hollow, and the words for who cannot see them."""
+    """A chart has 24 bars from zero, the newest two of them hollow, and a text for screen readers."""
     page.press("/", *"product_viewed")
     label = page.run("return document.querySelector('#rows .spark').ariaLabel")
     assert re.fullmatch(r"24 hours from [\d,]+ to [\d,]+, of which the newest 2 may change", label)
@@ -110,7 +111,7 @@ def test_chart_starts_at_zero(page: Browser) -> None:
 
 
 def test_typing_filters_rows(page: Browser) -> None:
-    """A slash begins; all words must be there, in any order and in small letters; Escape takes it back."""
+    """Typing after a slash filters rows by all words in any order and case, and Escape clears the filter."""
     page.press("/", *"IOS purchase")
     assert set(page.texts(TITLE)) == {"purchase_completed"}
     assert page.text("#count") == "3 of 39 queries"
@@ -123,7 +124,7 @@ def test_typing_filters_rows(page: Browser) -> None:
 
 
 def test_state_filter_survives_reload(page: Browser) -> None:
-    """A state is chosen by its button; what is chosen stands in the address."""
+    """Buttons select a state, and the URL keeps the selection across a reload."""
     page.click("#states [data-state=deferred]")
     assert page.texts(TITLE) == ["app_opened", "purchase_completed", "wishlist"]
     page.press("/", *"wish")
@@ -134,7 +135,7 @@ def test_state_filter_survives_reload(page: Browser) -> None:
 
 
 def test_headers_sort_rows(page: Browser) -> None:
-    """A click sorts by a column, another one turns it round, and what has no value is last either way."""
+    """A click on a header sorts by its column, a second click reverses the order, and empty values are always last."""
 
     def settled() -> list[float | None]:
         cells = page.texts("#rows .row > [data-label=Settled]")
@@ -157,7 +158,7 @@ def test_headers_sort_rows(page: Browser) -> None:
 
 
 def test_keys_open_and_close_query(page: Browser, troubled: Program) -> None:
-    """Arrows move, Enter opens to the raw points and the last error, and Escape closes, with the focus where it was."""
+    """Arrow keys move, Enter opens a query's points and last error, and Escape closes them and restores the focus."""
     page.press("/", *"added_to_cart production", Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ENTER)
     focused = "return document.activeElement.querySelector('.title')?.textContent + document.activeElement.ariaExpanded"
     assert page.run(focused) == "added_to_carttrue"
@@ -177,7 +178,7 @@ def test_keys_open_and_close_query(page: Browser, troubled: Program) -> None:
 
 
 def test_page_updates_itself(page: Browser, troubled: Program) -> None:
-    """Newer facts come without a reload; focus, filter and what is open stay; paused, nothing comes."""
+    """The page updates without a reload and keeps focus, filter and open rows; a paused page sends no requests."""
     page.run("window.mark = 1")
     page.press("/", *"product_viewed", Keys.ARROW_DOWN, Keys.ENTER)
     before = page.run("return facts.scraped_at")
@@ -194,7 +195,7 @@ def test_page_updates_itself(page: Browser, troubled: Program) -> None:
 
 
 def test_hidden_tab_sends_no_requests(page: Browser) -> None:
-    """While nobody sees the page, it does not ask; as soon as somebody does, it asks at once."""
+    """A hidden page sends no requests, and a page that becomes visible updates at once."""
     page.run("Object.defineProperty(document, 'hidden', {get: () => window.isHidden, configurable: true})")
     page.run("window.isHidden = true; document.dispatchEvent(new Event('visibilitychange'))")
     assert page.run(ASK) == 0
@@ -221,7 +222,7 @@ def test_page_is_readable_at_every_size(page: Browser, size: str, *, dark: bool)
 
 
 def test_small_screen_sorts_by_list(page: Browser) -> None:
-    """Where there are no headers there is a list; numbers say what they are."""
+    """A small screen has a sort list instead of headers, and numbers have labels."""
     page.inspect("phone")
     page.run("byId('sort').value = 'name down'; byId('sort').dispatchEvent(new Event('change'))")
     assert page.texts(TITLE) == sorted(page.texts(TITLE), key=str.casefold, reverse=True)
@@ -230,7 +231,7 @@ def test_small_screen_sorts_by_list(page: Browser) -> None:
 
 
 def test_names_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
-    """HTML, quotes, line feeds, marks that turn writing round, 10,000 letters: all is shown, none of it runs."""
+    """Names with HTML, quotes, line feeds, bidirectional marks or 10,000 letters are shown as text and run no code."""
     events = "\n".join(json.dumps({"event": name}, ensure_ascii=False) for name in NAMES.values())
     with ExitStack() as stack:
         braze, server = stack.enter_context(running_braze(RecordedCounts(events=list(NAMES.values()))))
@@ -256,7 +257,7 @@ def test_names_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_content_security_policy_holds(page: Browser) -> None:
-    """What would run or make elements of a text is forbidden by the browser, as the page's policy says."""
+    """The browser blocks code and elements created from text, as the page's policy demands."""
     for attack in (
         "document.body.innerHTML = '<img src=x onerror=window.broken=1>'",
         "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.broken=1'}))",
@@ -270,7 +271,7 @@ def test_content_security_policy_holds(page: Browser) -> None:
 
 
 def test_stopped_exporter_is_shown(browser: Browser, tmp_path: Path) -> None:
-    """The page says that it is old, and goes on by itself when the exporter is back."""
+    """The page shows that the exporter does not respond, and updates again once it is back."""
     with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
         with Program.start([f"--config.file={config}"]) as program:
@@ -287,7 +288,10 @@ def test_stopped_exporter_is_shown(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> None:
-    """Shown, filtered, sorted and refreshed without a pause that a person would notice; the bounds are generous."""
+    """A page with 2,000 queries is shown, filtered, sorted and updated without a noticeable delay.
+
+    The bounds are generous, so that they hold on a busy machine.
+    """
     names = [f"event_{number:04}" for number in range(2_000)]
     events = "\n".join(f"{{event: {name}}}" for name in names)
     with running_braze(RecordedCounts(events=names)) as (_, server):
@@ -313,7 +317,7 @@ def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> N
     assert max(measured[name] for name in ("filter", "sort", "show")) < 2_000
 
 
-# From the start of the page to the end of its script, and the time of each thing until it is laid out.
+# Measures the time from navigation to the end of the page's script, and of each action up to its layout.
 MEASURE = """
 const timed = (act) => {
   const began = performance.now();

@@ -1,4 +1,4 @@
-"""A gallery beside this file: web configuration files that cannot be used, with the exact words for each fault."""
+"""Test invalid web configuration files, stored beside this file, against their exact error messages."""
 
 import pickle
 import re
@@ -20,7 +20,7 @@ MUTUAL = f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: c
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with certificates, good and bad."""
+    """Return a folder with valid and invalid certificates."""
     directory = tmp_path_factory.mktemp("web")
     Pki.make(directory)
     write_mistakes(directory)
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIG_DIRECTORY.glob("*.yaml")))
 def test_invalid_file_has_expected_messages(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each fault is told in exactly the words beside it, with its line, and never with a hash or a password."""
+    """Each invalid file has exactly the expected messages with line numbers, and none shows a hash or password."""
     shutil.copy(CONFIG_DIRECTORY / f"{name}.yaml", folder)
     monkeypatch.chdir(folder)
     with pytest.raises(ConfigError) as raised:
@@ -42,13 +42,13 @@ def test_invalid_file_has_expected_messages(name: str, folder: Path, monkeypatch
 
 
 def test_every_expectation_has_a_file() -> None:
-    """Every file of the gallery has its text, and every text its file."""
+    """Every invalid file has an expectation, and every expectation has a file."""
     files, texts = ({path.stem for path in CONFIG_DIRECTORY.glob(f"*.{end}")} for end in ("yaml", "txt"))
     assert files == texts != set()
 
 
 def loaded(folder: Path, text: str) -> WebConfig:
-    """Return what a file holds."""
+    """Return the configuration that a file with this text gives."""
     path = folder / "web.yaml"
     path.write_text(text, encoding="utf-8")
     return read_web_config(str(path))
@@ -68,13 +68,13 @@ def loaded(folder: Path, text: str) -> WebConfig:
     ],
 )
 def test_protections_are_listed(folder: Path, text: str, protections: tuple[str, ...]) -> None:
-    """A file asks for what it names, and an empty one for nothing, as for Prometheus's exporters."""
+    """A file enables only the protections it names; an empty file enables none, as for other Prometheus exporters."""
     assert loaded(folder, text).protections == protections
 
 
 @pytest.mark.parametrize("pattern", [r"^  # (?!.*htpasswd)", "^$"], ids=["everything", "as it stands"])
 def test_readme_example_is_valid(folder: Path, pattern: str) -> None:
-    """What people copy out of the README works, with what is commented out and without."""
+    """The README's example is valid both as written and with its commented lines enabled."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"^```text\n(tls_server_config:.*?)^```", readme, re.DOTALL | re.MULTILINE)
     for name, file in {"server.pem": "cert.pem", "server-key.pem": "key.pem", "clients.pem": "ca.pem"}.items():
@@ -85,13 +85,13 @@ def test_readme_example_is_valid(folder: Path, pattern: str) -> None:
 
 
 def test_response_headers_are_read(folder: Path) -> None:
-    """The headers of the file are those of the answers, in small letters; one that is empty is none."""
+    """The configured response headers are read in lower case, and empty ones are left out."""
     text = "http_server_config: {http2: false, headers: {X-Frame-Options: sameorigin, Content-Security-Policy: ''}}"
     assert loaded(folder, text).headers == {b"x-frame-options": b"sameorigin"}
 
 
 def test_tls_versions_are_read(folder: Path) -> None:
-    """TLS begins at 1.2, unless the file says otherwise."""
+    """The default minimum is TLS 1.2."""
     baseline = loaded(folder, TLS).tls
     narrow = loaded(folder, f"{TLS}  min_version: TLS13\n  max_version: TLS13\n").tls
     assert baseline is not None
@@ -101,7 +101,7 @@ def test_tls_versions_are_read(folder: Path) -> None:
 
 
 def test_paths_are_relative_to_config_file(folder: Path) -> None:
-    """From wherever it is read, a name without a slash at its front begins where the file is."""
+    """A relative path starts at the folder of the configuration file, whatever the working directory."""
     config = loaded(folder, f"{TLS}  client_ca_file: ca.pem\n  client_auth_type: RequireAndVerifyClientCert\n")
     assert config.files == tuple(folder / name for name in ("web.yaml", "cert.pem", "key.pem", "ca.pem"))
     absolute = TLS.replace("cert.pem", str(folder / "cert.pem"))
@@ -109,7 +109,7 @@ def test_paths_are_relative_to_config_file(folder: Path) -> None:
 
 
 def test_hashes_are_not_printed(folder: Path) -> None:
-    """However it is printed, a hash is `***`."""
+    """A hash is printed as `***`."""
     config = loaded(folder, f"basic_auth_users: {{alice: {HASH}}}")
     assert HASH not in f"{config} {config!r} {config.users}"
     assert config.users["alice"].reveal() == HASH
@@ -124,7 +124,7 @@ def test_hashes_are_not_printed(folder: Path) -> None:
     ],
 )
 def test_unreadable_file_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
-    """What cannot be read as text is one line that names it, and says how to give the file."""
+    """An unreadable file is a one-line error with its name and the flag that sets it."""
     (folder / "latin-1.yaml").write_bytes("# Zürich".encode("latin-1"))
     monkeypatch.chdir(folder)
     with pytest.raises(ConfigError) as raised:

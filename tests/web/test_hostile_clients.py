@@ -1,4 +1,4 @@
-"""Clients that mean harm, or are broken: meanwhile a proper scrape is answered, and what they cost is bounded."""
+"""Test that hostile or broken clients delay no regular scrape, and that their cost in memory and files is bounded."""
 
 import contextlib
 import http.client
@@ -29,12 +29,12 @@ ASK = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds:
 MEGABYTE = 1_000_000
 
 
-# They measure time, and attack with what the machine has.
+# The tests measure time and use the whole machine.
 pytestmark = pytest.mark.alone
 
 
 class ClientGroup:
-    """Clients of one program, and threads in which they go on, until the end of the test."""
+    """Clients of one program, and threads that act for them until the end of the test."""
 
     def __init__(self, program: Program, stack: contextlib.ExitStack) -> None:
         self.program = program
@@ -43,7 +43,10 @@ class ClientGroup:
         self._coming: list[threading.Thread] = []
 
     def join(self, count: int, message: bytes = b"", *, reads: int | None = None) -> list[socket.socket]:
-        """Connect `count` clients that say something, as far as they are let; `reads` is how much they take at once."""
+        """Connect `count` clients and send `message` as far as the server reads it.
+
+        `reads` is the size of a client's receive buffer in bytes.
+        """
         clients = []
         for _ in range(count):
             client = self._stack.enter_context(socket.socket())
@@ -57,18 +60,18 @@ class ClientGroup:
         return clients
 
     def connect(self, count: int, message: bytes) -> None:
-        """Have `count` clients join meanwhile."""
+        """Connect `count` clients in a thread."""
         thread = threading.Thread(target=self.join, args=(count, message), daemon=True)
         thread.start()
         self._coming.append(thread)
 
     @property
     def is_coming(self) -> bool:
-        """Whether there are clients that have yet to join."""
+        """Whether clients are still being connected."""
         return any(thread.is_alive() for thread in self._coming)
 
     def reconnect(self, go_on: Callable[[], object], pause: float = 0.0) -> None:
-        """Do something again and again in a thread, whatever comes of it."""
+        """Call `go_on` repeatedly in a thread, ignoring connection errors."""
 
         def run() -> None:
             while not self._over.wait(pause):
@@ -81,7 +84,7 @@ class ClientGroup:
         self._stack.callback(self._over.set)
 
     def again(self, message: bytes) -> None:
-        """Connect, say something for as long as it is listened to, and connect again."""
+        """Connect and send `message` until the connection breaks, repeatedly in a thread."""
 
         def once() -> None:
             with socket.create_connection(("127.0.0.1", self.program.port), 1) as client:
@@ -91,7 +94,7 @@ class ClientGroup:
         self.reconnect(once)
 
     def flood(self, count: int) -> None:
-        """Have `count` clients ask for a page as soon as they have one."""
+        """Have `count` clients request a page again as soon as they have received one."""
 
         def once() -> None:
             with contextlib.ExitStack() as stack:
@@ -106,7 +109,7 @@ class ClientGroup:
         self.reconnect(once)
 
     def trickle(self, clients: list[socket.socket], message: bytes) -> None:
-        """Have each of `clients` say something, a byte at a time."""
+        """Send `message` from each of `clients`, a byte at a time."""
         letters = cycle(message)
 
         def a_byte() -> None:
@@ -119,7 +122,7 @@ class ClientGroup:
 
 
 def whole(client: socket.socket) -> http.client.HTTPResponse:
-    """Return what is answered to a client, of which all was read."""
+    """Return the response of a client after reading it completely."""
     response = http.client.HTTPResponse(client)
     with contextlib.closing(response):
         try:
@@ -132,9 +135,9 @@ def whole(client: socket.socket) -> http.client.HTTPResponse:
 
 @contextlib.contextmanager
 def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True) -> Iterator[ClientGroup]:
-    """Let in a crowd, and hold the program to its promises while it comes, and for a moment when it is there.
+    """Assert that the program stays within its limits while the clients connect and for a moment afterwards.
 
-    If it `ends`, it does so with the crowd there.
+    `growth` limits the additional memory in bytes. If `ends`, the program is stopped while the clients are connected.
     """
     process = psutil.Process(program.process.pid)
     for _ in range(5):
@@ -153,7 +156,7 @@ def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True
             files.append(process.num_fds())
             memory.append(process.memory_info().rss)
         assert statistics.median(seconds) < 1
-        assert max(seconds) < 3  # the machine that runs this has other things to do too
+        assert max(seconds) < 3  # the machine may be busy with other work
         assert max(files) < HARD_MAX_CONNECTIONS + 50
         assert max(memory) < before + growth
         if ends:
@@ -163,7 +166,7 @@ def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True
 
 
 def is_over(program: Program) -> None:
-    """Hold a program that has ended to its promises: that was no failure, and the crowd left nothing in the log."""
+    """Assert that a program exited with 0 and logged nothing about its clients."""
     assert program.process.returncode == 0
     assert [line.split("msg=")[1].split()[0] for line in program.lines if "msg=" in line] == ["serving", "stopped"]
     assert "Traceback" not in program.output
@@ -178,7 +181,7 @@ def show() -> Iterator[Program]:
 
 @pytest.fixture(scope="module")
 def lasting() -> Iterator[Program]:
-    """Run the demo for one crowd after the other, and look at the end what that has done to it."""
+    """Run the demo for all tests of this module, and check it at the end."""
     with Program.start(["demo", "--log.level=info"]) as program:
         for _ in range(20):
             program.scrape()
@@ -209,7 +212,7 @@ CLIENT_DATA = {
 
 @pytest.mark.parametrize("message", CLIENT_DATA)
 def test_silent_or_odd_clients_delay_no_scrape(lasting: Program, message: str) -> None:
-    """They say it and then nothing, and read nothing."""
+    """Clients that send odd data, then stay silent and read nothing, delay no scrape."""
     with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
             crowd.connect(125, CLIENT_DATA[message])
@@ -217,7 +220,7 @@ def test_silent_or_odd_clients_delay_no_scrape(lasting: Program, message: str) -
 
 @pytest.mark.parametrize("message", ["half a request", "many headers", "garbage", "many scrapes", "a body in crumbs"])
 def test_reconnecting_clients_delay_no_scrape(lasting: Program, message: str) -> None:
-    """They say it as often as they are listened to, from four threads, and come again when they are hung up on."""
+    """Clients that send as much as they can from four threads, and reconnect when disconnected, delay no scrape."""
     with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
             crowd.again(CLIENT_DATA[message])
@@ -225,20 +228,20 @@ def test_reconnecting_clients_delay_no_scrape(lasting: Program, message: str) ->
 
 @pytest.mark.parametrize("message", ["many headers", "a body in crumbs"])
 def test_slow_clients_delay_no_scrape(lasting: Program, message: str) -> None:
-    """A byte at a time, from more clients than are kept."""
+    """More clients than the connection limit, each sending one byte at a time, delay no scrape."""
     with unharmed(lasting, ends=False) as crowd:
         crowd.trickle(crowd.join(HARD_MAX_CONNECTIONS + 50), CLIENT_DATA[message])
 
 
 def test_churning_clients_delay_no_scrape(lasting: Program) -> None:
-    """Clients that connect and are gone, as fast as they can."""
+    """Clients that connect and disconnect as fast as possible delay no scrape."""
     with unharmed(lasting, ends=False) as crowd:
         for _ in range(4):
             crowd.reconnect(lambda: socket.create_connection(("127.0.0.1", lasting.port), 1).close())
 
 
 def test_clients_beyond_open_file_limit_delay_no_scrape(show: Program) -> None:
-    """Where a process may have few files, those that are waited for longest make way sooner."""
+    """With a low limit of open files, idle connections are evicted sooner, so that scrapes are not delayed."""
     process = psutil.Process(show.process.pid)
     for _ in range(3):
         show.scrape()
@@ -250,7 +253,7 @@ def test_clients_beyond_open_file_limit_delay_no_scrape(show: Program) -> None:
 
 
 def test_many_scrapes_are_answered(show: Program) -> None:
-    """More scrapers than connections are kept, each of which asks again as soon as it has its page."""
+    """More scrapers than the connection limit, each scraping without a pause, delay no scrape."""
     with unharmed(show) as crowd:
         for _ in range(4):
             crowd.flood(2 * HARD_MAX_CONNECTIONS // 4)
@@ -258,7 +261,7 @@ def test_many_scrapes_are_answered(show: Program) -> None:
 
 @pytest.fixture
 def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
-    """Run a simulated Braze with many events, so that the page is large."""
+    """Run a simulator with many events, so that the page is large."""
     with running_braze(RecordedCounts(events=[f"event {number}" for number in range(2_000)])) as running:
         yield running
 
@@ -271,21 +274,21 @@ def config(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> str:
 
 
 def test_clients_not_reading_large_page_use_little_memory(config: str) -> None:
-    """Of the pages that wait to be read few are in memory, however many clients each wait for another one."""
+    """Few rendered pages stay in memory, however many clients do not read theirs."""
     with Program.start([f"--config.file={config}"]) as program, unharmed(program, growth=70 * MEGABYTE) as crowd:
         for _ in range(2 * HARD_MAX_CONNECTIONS):
             (client,) = crowd.join(1, ASK, reads=4_096)
-            assert client.recv(15) == b"HTTP/1.1 200 OK"  # so that the next one is given a page of its own
+            assert client.recv(15) == b"HTTP/1.1 200 OK"  # wait, so that the next client gets a page of its own
 
 
 def test_tls_clients_not_reading_large_page_use_little_memory(config: str, tmp_path: Path) -> None:
-    """By TLS no more is kept for each than without."""
+    """A TLS client uses no more page memory than a plain one."""
     pki = Pki.make(tmp_path)
     web = write_file(tmp_path / "web.yaml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem}")
     arguments = [f"--config.file={config}", f"--web.config.file={web}"]
     with (
         Program.start(arguments, tls=pki.client()) as program,
-        unharmed(program, growth=150 * MEGABYTE) as crowd,  # asyncio takes a quarter of a megabyte for each
+        unharmed(program, growth=150 * MEGABYTE) as crowd,  # asyncio uses 256 KiB for each TLS client
         contextlib.ExitStack() as stack,
     ):
         for client in crowd.join(2 * HARD_MAX_CONNECTIONS, reads=4_096):
@@ -296,7 +299,7 @@ def test_tls_clients_not_reading_large_page_use_little_memory(config: str, tmp_p
 
 
 def test_slow_reader_gets_whole_page(config: str) -> None:
-    """A large page is sent as it is read, to the last byte, while others read theirs at once."""
+    """A slow client receives a large page completely, while other clients are served without delay."""
     with Program.start([f"--config.file={config}"]) as program, contextlib.ExitStack() as stack:
         program.scrape()
         (client,) = ClientGroup(program, stack).join(1, ASK.replace(b"60", b"1"), reads=4_096)
@@ -311,12 +314,12 @@ def test_slow_reader_gets_whole_page(config: str) -> None:
 
 
 def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze, Server], config: str) -> None:
-    """Of a crowd of scrapes that may wait for a minute so many do; the others are given what is held."""
+    """At most `MAX_WAITING_SCRAPES` scrapes wait for long; others get the current values at once."""
     braze[0].inject(transfer_faults.hold())
     with Program.start([f"--config.file={config}"]) as program, contextlib.ExitStack() as stack:
         crowd = ClientGroup(program, stack)
         waiting = crowd.join(MAX_WAITING_SCRAPES, ASK)
-        braze[0].wait_for(1)  # it goes alone
+        braze[0].wait_for(1)  # the first call probes alone
         info = crowd.join(2 * HARD_MAX_CONNECTIONS, ASK, reads=4_096)
         for client in info[-10:]:
             assert client.recv(15) == b"HTTP/1.1 200 OK"
@@ -324,7 +327,7 @@ def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze,
         assert program.scrape(timeout=0.9).value("braze_exporter_scrapes_incomplete_total") is not None
         assert time.monotonic() - started < 1
         for client in waiting:
-            client.setblocking(False)  # noqa: FBT003 - its only argument
+            client.setblocking(False)  # noqa: FBT003 - the method takes no other argument
             with pytest.raises(BlockingIOError):
                 client.recv(1)
         braze[0].clear_faults()
@@ -355,7 +358,7 @@ def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze,
     ],
 )
 def test_invalid_requests_have_statuses(lasting: Program, message: bytes, status: int) -> None:
-    """Each is told one status, at once, and what is refused ends the connection without a line in the log."""
+    """Each request gets one status at once; an invalid one ends the connection and logs no traceback."""
     with socket.create_connection(("127.0.0.1", lasting.port), 5) as client:
         client.sendall(message)
         assert whole(client).status == status
@@ -365,7 +368,7 @@ def test_invalid_requests_have_statuses(lasting: Program, message: bytes, status
 
 
 def test_request_body_is_not_read() -> None:
-    """However many crumbs a body comes in, they are not looked at; a body of no bytes is none."""
+    """A request body is not parsed, however small its chunks; a body of no bytes is ignored."""
     reader = RequestParser(h11.SERVER)
     reader.receive_data(CLIENT_DATA["a body in crumbs"][:400])
     assert isinstance(reader.next_event(), h11.Request)

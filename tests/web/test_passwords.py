@@ -1,4 +1,4 @@
-"""Passwords in this process: which are good, what each costs, and that a flood of wrong ones delays no good one."""
+"""Test which passwords are accepted, what a check costs, and that many wrong passwords delay no correct one."""
 
 import asyncio
 import base64
@@ -11,17 +11,17 @@ import pytest
 from braze_exporter.config.secrets import Secret
 from braze_exporter.web.passwords import MAX_PENDING_CHECKS, MAX_REMEMBERED, BusyError, PasswordChecker
 
-PASSWORD = "correct: horse é"  # noqa: S105 - of this test
+PASSWORD = "correct: horse é"  # noqa: S105 - used only in this test
 LONG = "x" * 100
 
 
 def hashed(password: str, cost: int = 4) -> Secret:
-    """Return the hash of a password, of which bcrypt takes 72 bytes."""
+    """Return the hash of a password, of which bcrypt uses the first 72 bytes."""
     return Secret(bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(cost)).decode())
 
 
 def basic(user: str, password: str, scheme: str = "Basic") -> str:
-    """Return what a client sends."""
+    """Return the `Authorization` header for a user and a password."""
     return f"{scheme} {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
@@ -29,7 +29,7 @@ USERS = {"älice": hashed(PASSWORD), "long": hashed(LONG), "empty": hashed(""), 
 
 
 def admitted(users: Mapping[str, Secret], *headers: str | None, passwords: PasswordChecker | None = None) -> list[bool]:
-    """Return for each header whether it admits, one after the other."""
+    """Return for each header, checked in order, whether it is accepted."""
 
     async def ask() -> list[bool]:
         requested = passwords or PasswordChecker()
@@ -51,7 +51,7 @@ def admitted(users: Mapping[str, Secret], *headers: str | None, passwords: Passw
     ],
 )
 def test_correct_password_is_accepted(header: str) -> None:
-    """User and password are UTF-8, a password may hold colons, and of a long one 72 bytes count, as for Prometheus."""
+    """Users and passwords are UTF-8, a password may contain colons, and its first 72 bytes count, as in Prometheus."""
     assert admitted(USERS, header, header) == [True, True]
 
 
@@ -80,12 +80,12 @@ def test_correct_password_is_accepted(header: str) -> None:
     ],
 )
 def test_invalid_credentials_are_refused(header: str | None) -> None:
-    """A wrong password, another user, and whatever is no basic authentication are the same: no."""
+    """A wrong password, an unknown user, and any header that is not basic authentication are all refused."""
     assert admitted(USERS, header, header) == [False, False]
 
 
 def test_password_of_another_user_is_refused() -> None:
-    """The first user's password admits nobody who is unknown, and whoever becomes known is not held to that."""
+    """The password of one user is refused for an unknown user, and accepted once that user has it, too."""
     passwords = PasswordChecker()
     users = {"a": hashed("secret")}
     assert admitted(users, basic("b", "secret"), basic("a", "secret"), passwords=passwords) == [False, True]
@@ -93,7 +93,7 @@ def test_password_of_another_user_is_refused() -> None:
 
 
 def test_changed_hash_refuses_old_password() -> None:
-    """What is remembered of a password is no longer true once its user has another, or is gone."""
+    """A remembered password is refused once its user's hash changes or the user is removed."""
     passwords = PasswordChecker()
     old, new = basic("a", "old"), basic("a", "new")
     assert admitted({"a": hashed("old")}, old, new, passwords=passwords) == [True, False]
@@ -102,7 +102,7 @@ def test_changed_hash_refuses_old_password() -> None:
 
 
 def test_password_is_checked_once_and_not_stored() -> None:
-    """The second time costs nothing, good or bad, also where many ask at once; and the password is nowhere."""
+    """A correct or wrong password is hashed once, also for concurrent checks, and is not stored."""
     users = {"a": hashed(PASSWORD, cost=11)}
 
     async def ask() -> list[float]:
@@ -121,7 +121,7 @@ def test_password_is_checked_once_and_not_stored() -> None:
 
 
 def test_wrong_passwords_delay_no_correct_one() -> None:
-    """One that is remembered is admitted at once; of those who wait for a check, the last are told to come again."""
+    """A remembered password is accepted at once; beyond `MAX_PENDING_CHECKS` further checks raise `BusyError`."""
     users = {"a": hashed(PASSWORD, cost=10)}
 
     async def ask() -> tuple[float, list[bool | BaseException]]:
@@ -140,10 +140,10 @@ def test_wrong_passwords_delay_no_correct_one() -> None:
 
 
 def test_remembered_passwords_are_limited() -> None:
-    """However many wrong passwords are tried, so many are remembered, and the right one always is."""
+    """At most `MAX_REMEMBERED` wrong passwords are remembered, and correct ones are never displaced."""
     passwords = PasswordChecker()
     right = basic("a", PASSWORD)
     wrong = [basic("a", f"{number}") for number in range(MAX_REMEMBERED + 50)]
     responses = admitted({"a": hashed(PASSWORD)}, right, *wrong, passwords=passwords)
     assert responses == [True] + [False] * len(wrong)
-    assert (len(passwords._good), len(passwords._bad)) == (1, MAX_REMEMBERED)  # noqa: SLF001 - what it is about
+    assert (len(passwords._good), len(passwords._bad)) == (1, MAX_REMEMBERED)  # noqa: SLF001 - limits of the caches

@@ -1,4 +1,4 @@
-"""Pages are shared, and none is older than the wish for it."""
+"""Test that requests share rendered pages, and that no page is older than its request."""
 
 import asyncio
 import gzip
@@ -16,7 +16,7 @@ PLAIN = RenderKey("plain", is_gzipped=False)
 
 
 class Maker:
-    """Renders what is held, as slowly as a test wants it to."""
+    """Renders a counter, and blocks until the test lets it finish."""
 
     def __init__(self) -> None:
         self.held = 0
@@ -25,7 +25,7 @@ class Maker:
         self.rendered: list[str] = []
 
     def render(self, form: str) -> bytes:
-        """Return what was held at the beginning."""
+        """Return a page with the value of `held` at its start."""
         self.rendered.append(f"{self.held} {form}")
         held = f"{self.rendered[-1]} ".encode() * 1_000
         self.begun.release()
@@ -34,7 +34,7 @@ class Maker:
 
 
 def together(test: Callable[[Maker, PageRenderer], Coroutine[None, None, None]]) -> None:
-    """Run a test within a loop."""
+    """Run a test in an event loop."""
 
     async def run() -> None:
         maker = Maker()
@@ -44,25 +44,25 @@ def together(test: Callable[[Maker, PageRenderer], Coroutine[None, None, None]])
 
 
 async def begun(maker: Maker) -> None:
-    """Wait until a page is begun."""
+    """Wait until the rendering of a page has started."""
     await asyncio.to_thread(maker.begun.acquire)
 
 
 async def asked(pages: PageRenderer, count: int, kind: RenderKey = PLAIN) -> list[Awaitable[bytes | None]]:
-    """Ask for a page so many times."""
+    """Request a page `count` times and return the pending results."""
     result: list[Awaitable[bytes | None]] = [asyncio.ensure_future(pages.page(kind)) for _ in range(count)]
     await asyncio.sleep(0)
     return result
 
 
 def test_render_time_is_known() -> None:
-    """It is the longest of the last hour, and one that could not be made counts too."""
+    """`render_seconds` is the longest render time of the last hour, failed renderings included."""
     clock = Clock()
     seconds = {"plain": 3, "quick": 1, "broken": 5}
 
     def render(form: str) -> bytes:
         clock.advance(seconds[form])
-        return b"" if form != "broken" else b"".join(None)  # type: ignore[arg-type] # a fault
+        return b"" if form != "broken" else b"".join(None)  # type: ignore[arg-type] # raises on purpose
 
     async def run() -> None:
         pages = PageRenderer(render, monotonic=clock.monotonic)
@@ -78,7 +78,7 @@ def test_render_time_is_known() -> None:
         assert await after("broken", 600) == 5
         assert await after("quick", 600) == 5
         assert await after("plain", 2_000) == 5
-        assert await after("quick", 1_000) == 3  # the broken one is an hour ago
+        assert await after("quick", 1_000) == 3  # the failed rendering was more than an hour ago
         clock.advance(4_000)
         assert pages.render_seconds == 0
 
@@ -86,7 +86,7 @@ def test_render_time_is_known() -> None:
 
 
 def test_concurrent_requests_share_pages() -> None:
-    """While one page is made all who ask wait for one more, which shows what changed before they asked."""
+    """Requests that arrive while a page is rendered share the next one, which has all changes up to their arrival."""
 
     async def test(maker: Maker, pages: PageRenderer) -> None:
         first = await asked(pages, 50)
@@ -108,7 +108,7 @@ def test_concurrent_requests_share_pages() -> None:
 
 
 def test_each_key_has_its_own_page() -> None:
-    """Format and compression are apart, and what is compressed unpacks to the page."""
+    """Each content type and compression has its own page, and the compressed one unpacks to the same bytes."""
 
     async def test(maker: Maker, pages: PageRenderer) -> None:
         maker.may_end.release(4)
@@ -125,7 +125,7 @@ def test_each_key_has_its_own_page() -> None:
 
 
 def test_cancelled_request_does_not_affect_others() -> None:
-    """If one of those who wait is cancelled, the page is made for the rest."""
+    """A cancelled request does not cancel the rendering for others."""
 
     async def test(maker: Maker, pages: PageRenderer) -> None:
         impatient, patient = await asked(pages, 2)
@@ -139,7 +139,7 @@ def test_cancelled_request_does_not_affect_others() -> None:
 
 
 def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A page that cannot be made is None for all who wait for it, told once, and the next one is tried."""
+    """A failed rendering returns `None` to all its requests and is logged once, and the next request renders again."""
     faults = [ValueError("bad luck")]
 
     def render(_form: str) -> bytes:
@@ -158,7 +158,7 @@ def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_oldest_page_readers_are_cancelled() -> None:
-    """All who read it are; those who read another one are not, however many they are."""
+    """With too many different pages being read, all readers of the oldest page are cancelled and no others."""
 
     async def read() -> tuple[list[bool], list[bool]]:
         readers = PageReaders()

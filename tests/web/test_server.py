@@ -1,4 +1,4 @@
-"""The server's small print: how long a scrape may wait, and where it listens."""
+"""Test how long a scrape may wait, how headers are parsed, and which addresses the server listens on."""
 
 import math
 import socket
@@ -29,25 +29,25 @@ from braze_exporter.web import server
     ],
 )
 def test_scrape_waits_prometheus_timeout_minus_margin(header: str | None, seconds: float) -> None:
-    """The header is held between 0 and 60 s, what is no number counts as absent, and half a second is left."""
+    """The wait is the header's value, clamped to 0 to 60 s, less half a second; an invalid header counts as absent."""
     assert server.scrape_wait_seconds(header) == seconds
 
 
 def test_scrape_wait_excludes_render_time() -> None:
-    """A page that takes three seconds is begun three seconds earlier, and one that takes longer at once."""
+    """The wait is shortened by the render time, down to 0."""
     assert [server.scrape_wait_seconds("10", seconds) for seconds in (0, 3, 20)] == [9.5, 6.5, 0]
 
 
 @given(st.text(max_size=20))
 def test_any_timeout_header_gives_a_wait(header: str) -> None:
-    """Whatever a client sends, a scrape waits between 0 and 59.5 seconds."""
+    """Any header gives a wait between 0 and 59.5 seconds."""
     assert 0 <= server.scrape_wait_seconds(header) <= 59.5
     assert math.isfinite(server.scrape_wait_seconds(header))
 
 
 @given(st.text(max_size=60))
 def test_any_accept_header_is_parsed(header: str) -> None:
-    """Whatever a client sends, there is a format and an encoding for it."""
+    """Any `Accept` or `Accept-Encoding` header selects a format and an encoding."""
     assert server.accepts_openmetrics(header) in {True, False}
     assert server.accepts_gzip(header) in {True, False}
 
@@ -62,7 +62,7 @@ def test_any_accept_header_is_parsed(header: str) -> None:
     ],
 )
 def test_listen_addresses_are_parsed(address: str, host: str, port: int) -> None:
-    """An address is a host, which may be empty, and a port."""
+    """An address consists of a host, which may be empty, and a port."""
     assert server.split_address(address) == (host, port)
 
 
@@ -70,14 +70,14 @@ def test_listen_addresses_are_parsed(address: str, host: str, port: int) -> None
     "address", ["", "27293", ":", ":65536", ":-1", ":\N{FULLWIDTH DIGIT EIGHT}", "localhost", "localhost:http"]
 )
 def test_invalid_listen_address_is_refused(address: str) -> None:
-    """What has no port that is one is refused, with an example."""
+    """An address without a valid port raises `ValueError` with an example."""
     with pytest.raises(ValueError, match=r"is not host:port or :port, such as :27293$"):
         server.split_address(address)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_address_without_host_listens_on_all_interfaces(host: str) -> None:
-    """`:port` is reached by IPv4 and by IPv6."""
+    """`:port` listens on IPv4 and IPv6."""
     if host == "::1" and not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
     with server.listen(":0") as listener, socket.create_connection((host, listener.getsockname()[1]), 5) as client:
@@ -85,13 +85,13 @@ def test_address_without_host_listens_on_all_interfaces(host: str) -> None:
 
 
 def test_port_in_use_is_not_shared() -> None:
-    """A port that another process listens on everywhere is refused rather than taken for IPv4 alone."""
+    """A port in use on all interfaces is an error, rather than used for IPv4 alone."""
     with server.listen(":0") as taken, pytest.raises(OSError, match="in use"):
         server.listen(f":{taken.getsockname()[1]}")
 
 
 def test_address_with_host_listens_there_only() -> None:
-    """With a host, only that address is served."""
+    """With a host, the server listens only on that address."""
     with server.listen("127.0.0.1:0") as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
     with server.listen("[::1]:0") as listener:

@@ -1,4 +1,4 @@
-"""The page at `/` as it is served: one document that needs nothing else, and JSON for its script."""
+"""Test the status page at `/` as it is served: one self-contained document, and JSON for its script."""
 
 import gzip
 import html
@@ -25,7 +25,7 @@ HTML, JSON = "text/html; charset=utf-8", "application/json"
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """Run the exporter with queries of all sorts of names, scraped once."""
+    """Run the exporter with queries with many sorts of names, scraped once."""
     events = "\n".join(json.dumps({"event": name}, ensure_ascii=False) for name in NAMES.values())
     with running_braze(RecordedCounts(events=list(NAMES.values()))) as (_, running):
         path = write_file(tmp_path_factory.mktemp("front") / "config.yaml", workspace_yaml(running.url, events))
@@ -35,7 +35,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 def part(page: str, start: str) -> str:
-    """Return what is between a tag and its end."""
+    """Return the text between a start tag and its end tag."""
     name = start.split(maxsplit=1)[0].strip("<>")
     result = re.search(rf"{re.escape(start)}(.*?)</{name}>", page, re.DOTALL)
     assert result is not None
@@ -57,7 +57,7 @@ def part(page: str, start: str) -> str:
 def test_page_is_html_or_json_by_accept_header(
     program: Program, accept: str | None, content_type: str, *, zipped: bool
 ) -> None:
-    """The form is what is asked for, compressed if it may be; HEAD tells the same without a body."""
+    """The `Accept` header selects HTML or JSON, compressed if accepted; HEAD gives the headers without a body."""
     headers = {**({"Accept": accept} if accept else {}), **({"Accept-Encoding": "gzip"} if zipped else {})}
     got, head = program.get("/", headers), program.get("/", headers, method="HEAD")
     assert (got.status, got.headers["content-type"]) == (200, content_type)
@@ -70,7 +70,7 @@ def test_page_is_html_or_json_by_accept_header(
 
 
 def test_policy_allows_page_content_only(program: Program) -> None:
-    """Style and script are allowed by their hashes; the page names no other, and nothing outside itself."""
+    """The policy allows the page's own style and script by their hashes, and the page loads nothing else."""
     response = program.get("/")
     policy = dict(line.split(" ", 1) for line in response.headers["content-security-policy"].split("; "))
     for directive, start in (("script-src", "<script>"), ("style-src", "<style>")):
@@ -86,7 +86,7 @@ def test_policy_allows_page_content_only(program: Program) -> None:
 
 
 def test_status_data_is_escaped_in_html(program: Program) -> None:
-    """Of all names and messages not a letter is left that HTML gives a meaning, nor a line separator of JavaScript."""
+    """Names and messages in the page have no character with a meaning in HTML and no line separator of JavaScript."""
     text = part(program.get("/").text, '<script type="application/json" id="facts">')
     assert text.isascii()
     assert not set("<>&") & set(text)
@@ -94,7 +94,7 @@ def test_status_data_is_escaped_in_html(program: Program) -> None:
 
 
 def test_page_without_script_lists_workspaces(program: Program) -> None:
-    """Those whose browser runs no script are told how each workspace is, and where the numbers are."""
+    """Without JavaScript the page shows the health of each workspace and links to the metrics."""
     result = part(program.get("/").text, "<noscript>")
     assert "<b>production</b>: " in result
     assert f"All {len(NAMES)} queries are answered." in html.unescape(result)
@@ -102,7 +102,7 @@ def test_page_without_script_lists_workspaces(program: Program) -> None:
 
 
 def test_page_shows_no_key(program: Program) -> None:
-    """Neither form shows the key."""
+    """Neither format shows the key."""
     for accept in ("text/html", "application/json"):
         assert KEY not in program.get("/", {"Accept": accept}).text
 
@@ -111,12 +111,12 @@ def test_page_shows_no_key(program: Program) -> None:
     ("accept", "expected"), [("application/json", True), ("", False), ("APPLICATION/JSON;q=0", False)]
 )
 def test_accept_header_selects_json(accept: str, *, expected: bool) -> None:
-    """Only who prefers it to HTML."""
+    """JSON is returned only if the client prefers it to HTML."""
     assert server.accepts_json(accept) is expected
 
 
 def test_wheel_contains_page_files(tmp_path: Path) -> None:
-    """What is installed has the files that the page is made of."""
+    """The wheel contains the files of the page."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # noqa: S603
     (wheel,) = tmp_path.glob("*.whl")

@@ -1,4 +1,4 @@
-"""The page at `/` says what the metrics say, in words that are true, and looking at it asks Braze for nothing."""
+"""Test that the status page at `/` agrees with the metrics, has accurate messages, and makes no call to Braze."""
 
 import time
 from collections import Counter
@@ -37,7 +37,7 @@ REFUSED_403 = "refused: 403, the key lacks events.data_series"
 
 
 def shop() -> Traffic:
-    """Return what happens in a shop."""
+    """Return simulated traffic with two events."""
     shape = TrafficShape(500, apps={"3bbc4555-8fa0-4c9b-a5c0-4505edf3e064": 0.5})
     return Traffic(1, NEW_YORK, {"purchase": shape, "signup": shape})
 
@@ -50,7 +50,7 @@ def exporter() -> Iterator[ExporterRig]:
 
 
 def named(facts: StatusResponse, name: str, unit: str = "hour") -> QueryData:
-    """Return what is told of the unfiltered query of that name."""
+    """Return the status data of the unfiltered query with that name."""
     (result,) = (
         query
         for query in facts["queries"]
@@ -60,18 +60,18 @@ def named(facts: StatusResponse, name: str, unit: str = "hour") -> QueryData:
 
 
 def words_of(exporter: ExporterRig, name: str = "purchase") -> str:
-    """Return in which words the state of a query is told."""
+    """Return the message for the state of a query."""
     return named(read_status_response(exporter.exporter), name)["words"]
 
 
 def sentences(exporter: ExporterRig) -> list[str]:
-    """Return in which sentences the health of the workspace is told, and before them how urgent it is."""
+    """Return the health level of the workspace, followed by its messages."""
     (workspace,) = read_status_response(exporter.exporter)["workspaces"]
     return [workspace["level"], *workspace["sentences"]]
 
 
 def assert_same_as_metrics(exporter: ExporterRig) -> None:
-    """Hold every number of the facts to the page of metrics."""
+    """Assert that every number of the status response equals that of the metrics page."""
     exporter.wait_for_history()
     page = exporter.page()
     facts = read_status_response(exporter.exporter)
@@ -97,7 +97,7 @@ def assert_same_as_metrics(exporter: ExporterRig) -> None:
 
 
 def test_page_values_equal_metrics(exporter: ExporterRig) -> None:
-    """At first, when all is answered, when some of it fails, when it is too old, and when it is answered again."""
+    """Status values equal the metrics before the first fetch, after successes and failures, and when stale."""
     assert_same_as_metrics(exporter)
     exporter.scrape()
     wait_until(lambda: exporter.scrape().values("braze_custom_events_hourly_baseline") != [], "history is read")
@@ -116,7 +116,7 @@ def test_page_values_equal_metrics(exporter: ExporterRig) -> None:
 
 
 def test_page_makes_no_braze_calls(exporter: ExporterRig) -> None:
-    """However much is due, to look at the page is no scrape."""
+    """Viewing the page does not scrape, however many queries are due."""
     read_status_response(exporter.exporter)
     exporter.scrape()
     exporter.wait_for_history()
@@ -128,7 +128,7 @@ def test_page_makes_no_braze_calls(exporter: ExporterRig) -> None:
 
 
 def test_page_before_first_scrape_says_so(exporter: ExporterRig) -> None:
-    """Nothing is asked, and it is said why."""
+    """Before the first scrape the page says that queries run only on a scrape."""
     facts = read_status_response(exporter.exporter)
     assert facts["scraped_at"] is None
     assert facts["troubles"] == ["Nobody scrapes: Braze is asked only when Prometheus asks for /metrics."]
@@ -140,7 +140,7 @@ def test_page_before_first_scrape_says_so(exporter: ExporterRig) -> None:
 
 
 def test_first_fetch_in_flight_is_shown(exporter: ExporterRig) -> None:
-    """It is being asked now."""
+    """The first fetch is shown while it is in flight."""
     exporter.braze.inject(transfer_faults.hold())
     exporter.exporter.refresh()
     exporter.braze.wait_for(1)
@@ -149,7 +149,7 @@ def test_first_fetch_in_flight_is_shown(exporter: ExporterRig) -> None:
 
 
 def test_healthy_workspace_is_shown() -> None:
-    """All queries are answered, with and without data, and nothing else is said."""
+    """A workspace whose queries all succeed, with or without data, has no other message."""
     with running_exporter("{event: purchase}\n{event: nothing}", shop()) as exporter:
         exporter.braze.unknown_event = UnknownEvent.EMPTY
         exporter.scrape()
@@ -164,12 +164,12 @@ def test_healthy_workspace_is_shown() -> None:
 
 
 def rate_limited(exporter: ExporterRig) -> None:
-    """Have a 429 come."""
+    """Have the next call get a 429."""
     exporter.braze.inject(response_faults.rate_limited(), times=1)
 
 
 def spent(exporter: ExporterRig) -> None:
-    """Have others spend what is not in reserve."""
+    """Have others use all calls except the reserve."""
     exporter.braze.spend_calls(205_000)
 
 
@@ -181,7 +181,7 @@ def spent(exporter: ExporterRig) -> None:
     ],
 )
 def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str, then: str, health: str) -> None:
-    """It is told why nothing is asked, and until when in the time of the workspace; the next fetch is then."""
+    """A paused pool shows its reason and its end in the workspace's time zone; the next fetch is then."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         exporter.clock.advance(300)
@@ -193,15 +193,15 @@ def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str
         assert words_of(exporter) == then
         assert sentences(exporter)[:2] == ["waiting", f"No calls: {health} until 08:00."]
         assert named(read_status_response(exporter.exporter), "purchase")["next_at"] == CURRENT_HOUR + HOUR
-        exporter.clock.advance(HOUR - 300)  # nobody has scraped since the window ended
+        exporter.clock.advance(HOUR - 300)  # no scrape since the window ended
         assert words_of(exporter) in {"waiting for the next scrape", "too old: waiting for the next scrape"}
 
 
 def test_spent_budget_is_shown() -> None:
-    """Without a budget for all that is due, what waits is told to wait for the budget."""
+    """Queries that are deferred for the budget show when it allows the next call."""
     events = "\n".join(f"{{event: event {number}, refresh: 1h}}" for number in range(3))
     with running_exporter(events, RecordedCounts(events=[]), pause="budget: {share: 0.001}\n") as exporter:
-        exporter.braze.limit = 1_000  # of which a thousandth is a call an hour
+        exporter.braze.limit = 1_000  # of which a thousandth is one call an hour
         exporter.scrape()
         exporter.clock.advance(HOUR)
         exporter.scrape()
@@ -213,7 +213,7 @@ def test_spent_budget_is_shown() -> None:
 
 
 def test_rejected_key_is_shown(exporter: ExporterRig) -> None:
-    """The words name what the key lacks, and when that is tried again."""
+    """The message names the missing permission and the time of the next attempt."""
     exporter.braze.inject(response_faults.status(403))
     exporter.scrape()
     assert {
@@ -236,15 +236,15 @@ def test_rejected_key_is_shown(exporter: ExporterRig) -> None:
 
 
 def read_lists(exporter: ExporterRig) -> None:
-    """Have the lists read that are due, and wait until nothing is read any more."""
+    """Refresh the lists that are due and wait until none is in flight."""
     exporter.refresh()
-    inside = exporter.exporter._list_refresher  # noqa: SLF001 - no scrape waits for it
+    inside = exporter.exporter._list_refresher  # noqa: SLF001 - no scrape waits for the lists
     inside.refresh()
     wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list is read")  # noqa: SLF001
 
 
 def test_selector_workspace_waits_for_list() -> None:
-    """Nothing is good while entries wait for a list, or take nothing of it, or what they take is left out."""
+    """A workspace is not healthy while selectors wait for a list, match nothing, or have skipped items."""
     with running_exporter("{match: 'p.*|s.*'}", shop(), pause="max_queries: 1\n", reads_lists=True) as exporter:
         waits = "The match and tag entries of custom_events wait for Braze's list of events."
         assert sentences(exporter) == ["new", waits]
@@ -281,7 +281,7 @@ def test_selector_workspace_waits_for_list() -> None:
 
 
 def test_key_rejected_for_list_is_shown_with_list_retry() -> None:
-    """Where there is no query yet it is the list that tries the key again."""
+    """Without a query, the list shows when the key is tried again."""
     with running_exporter("{match: '.*'}", shop(), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         read_lists(exporter)
@@ -295,7 +295,7 @@ def test_key_rejected_for_list_is_shown_with_list_retry() -> None:
 
 
 def test_failed_name_list_is_no_problem() -> None:
-    """Without the permission for a list that no entry takes of, all is well, and it is said what is missing."""
+    """A forbidden list that no selector uses is shown, but does not affect the health."""
     with running_exporter("{event: purchase}", shop(), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.data_series"}
         read_lists(exporter)
@@ -305,7 +305,7 @@ def test_failed_name_list_is_no_problem() -> None:
 
 
 def test_unlisted_subjects_are_shown_with_suggestions() -> None:
-    """A typing error is told by name with what may be meant, of many the first three; names are no more than text."""
+    """Unlisted subjects are shown with suggestions, at most three by name, and their names are escaped."""
     script = "<script>alert(1)</script>"
     events = f"{{event: purchse}}\n{{event: signup}}\n{{event: '{script}'}}\n{{event: purchse, unit: day}}"
     with running_exporter(events, shop(), reads_lists=True) as exporter:
@@ -329,7 +329,7 @@ def test_unlisted_subjects_are_shown_with_suggestions() -> None:
 
 
 def test_failures_in_a_row_are_shown(exporter: ExporterRig) -> None:
-    """Braze's trouble is told by its status, and from the second time on by how often in a row."""
+    """A failure shows its status and, from the second time on, how often it occurred in a row."""
     exporter.scrape()
     exporter.braze.inject(response_faults.status(503, "come back later"))
     for expected in ("", ", 2 times in a row", ", 3 times in a row"):
@@ -343,7 +343,7 @@ def test_failures_in_a_row_are_shown(exporter: ExporterRig) -> None:
 
 
 def test_missing_scrapes_are_shown(exporter: ExporterRig) -> None:
-    """What becomes too old says that nobody has asked for it."""
+    """Stale queries say that no scrape has arrived."""
     exporter.scrape()
     exporter.clock.advance(299)
     assert read_status_response(exporter.exporter)["troubles"] == []
@@ -354,7 +354,7 @@ def test_missing_scrapes_are_shown(exporter: ExporterRig) -> None:
 
 
 def test_every_reason_has_a_message() -> None:
-    """Whatever the reason, it is told in words, and without what a template leaves."""
+    """Every `Reason` has its own message without unfilled placeholders."""
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     result = set()
     for reason in Reason:
@@ -378,12 +378,12 @@ def test_every_reason_has_a_message() -> None:
     ],
 )
 def test_times_are_formatted(seconds: float, expected: str) -> None:
-    """Times are those of the workspace, with seconds and the day only where they are needed."""
+    """Times are in the workspace's time zone, with seconds and the weekday only where needed."""
     assert status_messages.format_time(NOW + seconds, NEW_YORK, NOW) == expected
 
 
 def test_exporter_problems_are_shown() -> None:
-    """A config that cannot be used, and a state file that cannot be written."""
+    """A failed config reload and a state file that cannot be written are shown."""
     result = status_messages.exporter_messages(is_scraped=True, is_config_good=False, are_counters_stalled=True)
     assert [text.split()[1] for text in result] == ["config", "state"]
     with running_exporter("{event: purchase}", shop()) as exporter:
@@ -393,7 +393,7 @@ def test_exporter_problems_are_shown() -> None:
 
 
 def test_timezone_mismatch_is_shown() -> None:
-    """If Braze's days are not those of the config, it is said what to set."""
+    """A time zone mismatch shows which setting to change."""
     with running_exporter("{event: purchase, unit: day}", shop()) as exporter:
         exporter.braze.zone = ZoneInfo("Pacific/Auckland")
         exporter.scrape()
@@ -404,7 +404,7 @@ def test_timezone_mismatch_is_shown() -> None:
 
 
 def test_pending_history_is_shown(exporter: ExporterRig) -> None:
-    """How many calls the baselines still take; all other news goes first."""
+    """The page shows the remaining calls for baseline history after all other messages."""
     assert sentences(exporter)[-1] == "History for baselines is being read: 16 calls to go."
 
     def is_done() -> bool:
@@ -416,7 +416,7 @@ def test_pending_history_is_shown(exporter: ExporterRig) -> None:
 
 
 def test_several_pauses_and_failures_are_shown() -> None:
-    """The most urgent first: what is refused, what rests."""
+    """A paused pool is shown before the state of the queries."""
     limiter_status = LimiterStatus({"lists": Pause(PauseReason.RESERVE, 60.0)}, None, {})
     assert status_messages.workspace_health(
         Counter({QueryStatus.UP: 2}), limiter_status, {}, lambda seconds: f"+{seconds:g}"
@@ -427,7 +427,7 @@ def test_several_pauses_and_failures_are_shown() -> None:
 
 
 def test_campaign_is_shown_as_one_value() -> None:
-    """A campaign is a query, however many series it has: what was sent over all channels stands for it."""
+    """A campaign is shown as one query, whose value is the number of messages sent over all channels."""
     campaign = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels=("email", "sms"))
     today = int(datetime(2026, 11, 23, tzinfo=NEW_YORK).timestamp())
     with running_exporter(
@@ -455,7 +455,7 @@ def test_campaign_is_shown_as_one_value() -> None:
 
 
 def test_settled_and_ended_points_are_counted() -> None:
-    """Of 24 hours at twenty past, the newest is in progress, the one before has ended, and 22 have settled."""
+    """At twenty past, of 24 hours the newest is in progress, the one before has ended, and 22 have settled."""
     with running_exporter("{event: purchase}\n{event: purchase, unit: day}", shop()) as exporter:
         exporter.scrape()
         result = read_status_response(exporter.exporter)
@@ -470,7 +470,7 @@ def test_settled_and_ended_points_are_counted() -> None:
 
 
 def test_missing_hours_are_a_gap() -> None:
-    """If an hour is missing, each of the others has its own start."""
+    """If an hour is missing, the points have a start each."""
     with running_exporter("{event: purchase}", shop()) as exporter:
 
         def change(result: dict[str, list[object]]) -> None:
@@ -485,7 +485,7 @@ def test_missing_hours_are_a_gap() -> None:
 
 
 def test_reported_limit_is_shown_in_budget() -> None:
-    """What is allowed and what is in reserve are parts of the limit that Braze told, not of the usual one."""
+    """The budget and the reserve are fractions of the limit that Braze reported, not of the default limit."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.braze.limit = 10_000
         (before,) = read_status_response(exporter.exporter)["workspaces"][0]["pools"]
@@ -497,7 +497,7 @@ def test_reported_limit_is_shown_in_budget() -> None:
 
 
 def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
-    """During a reload the queries may be older or newer than the workspaces: then they are left out."""
+    """Queries whose workspace is missing, as during a reload, are left out."""
     inside = exporter.exporter
     result = build_status_response(
         now=NOW,
@@ -505,7 +505,7 @@ def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
         version="1",
         scraped_at=NOW,
         active_workspaces={},
-        views=inside._collector.views(),  # noqa: SLF001 - what a reload does in between
+        views=inside._collector.views(),  # noqa: SLF001 - reproduces the state during a reload
         self_metrics=inside._self_metrics,  # noqa: SLF001
         lists={},
         remaining_history={},
@@ -515,7 +515,7 @@ def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
 
 
 def test_page_data_of_2000_queries_is_fast() -> None:
-    """Facts and page take little; a generous bound, for machines that are busy."""
+    """The status response for 2,000 queries takes less than half a second, a generous bound for busy machines."""
     events = "\n".join(f"{{event: event {number}}}" for number in range(2_000))
     with running_exporter(events, RecordedCounts(events=[]), pause="budget: {share: 0.5}\n") as exporter:
         exporter.scrape(60)

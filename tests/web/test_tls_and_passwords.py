@@ -1,4 +1,4 @@
-"""The program with `--web.config.file`: TLS and passwords, as its users have them, and as others try to."""
+"""Test the exporter with `--web.config.file`: TLS and passwords, for regular and hostile clients."""
 
 import base64
 import contextlib
@@ -21,7 +21,7 @@ from support import KEY, Program, run_program, running_braze, wait_until, worksp
 
 from braze_exporter.web.acceptor import HARD_MAX_CONNECTIONS
 
-PASSWORD = "correct horse"  # noqa: S105 - of this test
+PASSWORD = "correct horse"  # noqa: S105 - used only in this test
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode().replace("$2b$", "$2y$")
 TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"
 MUTUAL = TLS.replace("}", ", client_ca_file: ca.pem, client_auth_type: RequireAndVerifyClientCert}")
@@ -30,7 +30,7 @@ HEADERS = "http_server_config: {headers: {X-Frame-Options: deny, Strict-Transpor
 
 
 def basic(user: str, password: str) -> dict[str, str]:
-    """Return the headers of a client with a user and a password."""
+    """Return the request headers for a user and a password."""
     return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
@@ -39,7 +39,7 @@ GOOD = basic("prometheus", PASSWORD)
 
 @dataclass
 class WebSetup:
-    """A folder with a config, and with certificates for a web configuration file beside it."""
+    """Holds a folder with a config and the certificates for a web configuration file."""
 
     config: str
     directory: Path
@@ -50,20 +50,20 @@ class WebSetup:
         return Program.start([f"--config.file={self.config}", f"--web.config.file={self.web(text)}"], tls=tls)
 
     def web(self, text: str) -> str:
-        """Write the web configuration file and return its name."""
+        """Write the web configuration file and return its path."""
         return write_file(self.directory / "web.yaml", text)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[WebSetup]:
-    """Run a simulated Braze and write a config for it."""
+    """Run a simulator and write a config for it."""
     with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
         yield WebSetup(config, tmp_path, Pki.make(tmp_path))
 
 
 def messages(program: Program) -> list[str]:
-    """Return the messages of its log."""
+    """Return the messages of the program's log."""
     return [
         line.split("msg=")[1].split('"')[1] if 'msg="' in line else line.split("msg=")[1].split()[0]
         for line in program.lines
@@ -71,7 +71,7 @@ def messages(program: Program) -> list[str]:
 
 
 def serial(program: Program) -> int:
-    """Return the serial number of the certificate that it shows."""
+    """Return the serial number of the certificate that the program presents."""
     assert program.tls is not None
     with (
         socket.create_connection(("127.0.0.1", program.port), 10) as plain,
@@ -85,7 +85,7 @@ def serial(program: Program) -> int:
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/reload", "/nowhere", "/-/healthy/", "//-/healthy"])
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 def test_missing_password_is_401(guarded: Program, path: str, method: str) -> None:
-    """Each page, and what is none, is 401 alike to one without a password or with a wrong one."""
+    """Any path, existing or not, is 401 without a password or with a wrong one."""
     for headers in ({}, basic("prometheus", "wrong"), basic("nobody", PASSWORD), {"Authorization": "Bearer x"}):
         response = guarded.get(path, headers, method=method)
         assert response.status == 401
@@ -96,7 +96,7 @@ def test_missing_password_is_401(guarded: Program, path: str, method: str) -> No
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """Run the exporter with TLS, a password and headers."""
+    """Run the exporter with TLS, a password and response headers."""
     directory = tmp_path_factory.mktemp("guarded")
     with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
         config = write_file(directory / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
@@ -107,12 +107,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])
 def test_health_probes_need_no_password(guarded: Program, path: str) -> None:
-    """Whether it is healthy is told to everyone who speaks TLS."""
+    """Health probes need no password, only TLS."""
     assert guarded.get(path).status == guarded.get(path, basic("nobody", "")).status == 200
 
 
 def test_scrape_with_tls_and_password_succeeds(guarded: Program) -> None:
-    """One with the password gets the page, over HTTP/1.1, with the headers of the file on this and every answer."""
+    """A scrape with TLS and a password succeeds, and every response has the configured headers."""
     assert guarded.scrape(headers=GOOD).value("braze_up") == 1
     for path, headers in (("/metrics", GOOD), ("/metrics", {}), ("/-/ready", {}), ("/nowhere", GOOD)):
         result = guarded.get(path, headers).headers
@@ -121,7 +121,7 @@ def test_scrape_with_tls_and_password_succeeds(guarded: Program) -> None:
 
 
 def test_http_2_client_is_served_http_1(guarded: Program) -> None:
-    """Of the protocols that a client offers, HTTP/1.1 is taken."""
+    """HTTP/1.1 is negotiated with a client that also offers HTTP/2."""
     assert guarded.tls is not None
     guarded.tls.set_alpn_protocols(["h2", "http/1.1"])
     with (
@@ -132,7 +132,7 @@ def test_http_2_client_is_served_http_1(guarded: Program) -> None:
 
 
 def test_plain_http_on_tls_port_is_closed(guarded: Program) -> None:
-    """Whoever speaks HTTP without TLS, or no protocol at all, is hung up on at once, without a line in the log."""
+    """A client that does not use TLS is disconnected at once, and nothing is logged."""
     for message in (b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xffgarbage", b"\0" * 100_000):
         with socket.create_connection(("127.0.0.1", guarded.port), 5) as client, contextlib.suppress(ConnectionError):
             client.sendall(message)
@@ -142,7 +142,7 @@ def test_plain_http_on_tls_port_is_closed(guarded: Program) -> None:
 
 
 def test_wrong_passwords_delay_no_scrape(guarded: Program) -> None:
-    """While a hundred clients guess, some are told to come again, and one that was here before is served at once."""
+    """While a hundred clients guess, some get 503, and a client with a remembered password is served at once."""
     assert guarded.scrape(headers=GOOD).value("braze_up") == 1
     assert guarded.tls is not None
     with contextlib.ExitStack() as stack:
@@ -164,14 +164,14 @@ def test_wrong_passwords_delay_no_scrape(guarded: Program) -> None:
 
 
 def test_no_secret_is_logged(guarded: Program) -> None:
-    """Neither key nor password nor hash is there, whatever happened."""
+    """No key, password or hash is logged."""
     guarded.get("/metrics", basic("prometheus", "a guess"))
     for secret in (KEY, PASSWORD, HASH[29:], "guess", "PRIVATE"):
         assert secret not in guarded.output
 
 
 def test_certificates_and_users_change_without_restart(place: WebSetup) -> None:
-    """A new certificate is shown to the next client, half of one to nobody, and users come and go."""
+    """New certificates and users apply at once; a certificate without its key and an empty file do not."""
     with place.start(TLS + USERS, place.pki.client()) as program:
         first = serial(program)
         second = place.pki.renew()
@@ -194,7 +194,7 @@ def test_certificates_and_users_change_without_restart(place: WebSetup) -> None:
 
 
 def test_open_connection_survives_renewal(place: WebSetup) -> None:
-    """Who is connected stays so, and finds new users with the next request."""
+    """An open connection survives a renewal, and uses the new users from the next request on."""
     with place.start(TLS + USERS, place.pki.client()) as program:
         assert program.tls is not None
         client = http.client.HTTPSConnection("127.0.0.1", program.port, timeout=10, context=program.tls)
@@ -208,18 +208,18 @@ def test_open_connection_survives_renewal(place: WebSetup) -> None:
 
 
 def test_client_certificates_are_required(place: WebSetup) -> None:
-    """Where the clients' CA is named, one with a certificate of it gets in, and no one else."""
+    """With a client CA configured, only clients with a certificate from it are accepted."""
     with place.start(MUTUAL, place.pki.client(signed_by=place.pki.ca)) as program:
         assert program.scrape().value("braze_up") == 1
         for refused in (place.pki.client(), place.pki.client(signed_by=trustme.CA())):
             program.tls = refused
-            with pytest.raises(OSError, match=r"without response|reset|EOF|Broken pipe"):  # by version and moment
+            with pytest.raises(OSError, match=r"without response|reset|EOF|Broken pipe"):  # by TLS version and timing
                 program.get("/-/ready")
     assert messages(program) == ["serving", "stopped"]
 
 
 def test_tls_versions_are_enforced(place: WebSetup) -> None:
-    """A client that speaks no version that is asked for is refused."""
+    """A client without an allowed TLS version is refused."""
     with place.start(TLS.replace("}", ", min_version: TLS13}"), place.pki.client()) as program:
         assert program.get("/-/ready").status == 200
         assert program.tls is not None
@@ -229,7 +229,7 @@ def test_tls_versions_are_enforced(place: WebSetup) -> None:
 
 
 def test_passwords_work_without_tls(place: WebSetup) -> None:
-    """Passwords work without TLS as well, for those whose proxy speaks it."""
+    """Passwords work without TLS, for use behind a TLS proxy."""
     with place.start(USERS) as program:
         assert program.get("/metrics").status == 401
         assert program.scrape(headers=GOOD).value("braze_up") == 1
@@ -237,13 +237,13 @@ def test_passwords_work_without_tls(place: WebSetup) -> None:
 
 @pytest.mark.parametrize("text", ["", TLS])
 def test_file_without_passwords_requires_none(place: WebSetup, text: str) -> None:
-    """An empty file changes nothing, and one with TLS alone asks for TLS alone."""
+    """An empty file requires nothing, and a file with only TLS requires no password."""
     with place.start(text, place.pki.client() if text else None) as program:
         assert program.scrape().value("braze_up") == 1
 
 
 def test_silent_tls_clients_delay_no_scrape(place: WebSetup) -> None:
-    """More clients than there may be open files, that never begin or never finish with TLS: a scrape is served."""
+    """More silent TLS clients than allowed open files delay no scrape."""
     with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
         assert program.scrape().value("braze_up") == 1
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -252,7 +252,7 @@ def test_silent_tls_clients_delay_no_scrape(place: WebSetup) -> None:
         for number in range(3 * HARD_MAX_CONNECTIONS):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
             if number % 2:
-                client.sendall(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a hello
+                client.sendall(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a TLS `ClientHello`
             if number % 100 == 0 or number == 3 * HARD_MAX_CONNECTIONS - 1:
                 started = time.monotonic()
                 assert program.scrape().value("braze_up") == 1
@@ -266,12 +266,12 @@ def test_silent_tls_clients_delay_no_scrape(place: WebSetup) -> None:
 
 
 def test_silent_tls_clients_leave_no_connections(place: WebSetup) -> None:
-    """Those that went or were ended are no longer counted: whoever comes after them keeps the connection."""
+    """Connections that closed or were evicted in the TLS handshake no longer count, so a later client is kept."""
     with place.start(TLS, place.pki.client()) as program:
         with contextlib.ExitStack() as stack:
             for number in range(3 * HARD_MAX_CONNECTIONS):
                 stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
-                if number % 50 == 0:  # so that each is heard of before it is ended
+                if number % 50 == 0:  # so that the server has accepted each client before it is evicted
                     assert program.get("/-/ready").status == 200
         client = http.client.HTTPSConnection("127.0.0.1", program.port, timeout=10, context=program.tls)
         with contextlib.closing(client):
@@ -285,7 +285,7 @@ def test_silent_tls_clients_leave_no_connections(place: WebSetup) -> None:
 
 
 def test_program_ends_with_tls_clients_connected(place: WebSetup) -> None:
-    """Clients that keep their connection and do not answer the good-bye do not keep it from ending."""
+    """The exporter stops in time even if clients keep their connections open and ignore the TLS shutdown."""
     with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
         assert program.tls is not None
         for _ in range(50):
@@ -299,7 +299,7 @@ def test_program_ends_with_tls_clients_connected(place: WebSetup) -> None:
 
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_invalid_file_is_refused_at_start(place: WebSetup, command: str) -> None:
-    """Every problem comes at once, one a line, with 1."""
+    """An invalid file prints its problems, one per line, and exits with 1."""
     web = place.web("tls_server_config: {cert_file: missing.pem, key_file: key.pem}\nbasic_auth_users: {a: secret}\n")
     done = run_program(command, f"--config.file={place.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1
@@ -311,7 +311,7 @@ def test_invalid_file_is_refused_at_start(place: WebSetup, command: str) -> None
 
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_passwords_without_bcrypt_are_refused_at_start(place: WebSetup, tmp_path: Path, command: str) -> None:
-    """Where the extra is not installed, passwords are one line with the remedy, and TLS needs no bcrypt."""
+    """Passwords without the package `bcrypt` are a one-line error that says how to install it; TLS works without it."""
     write_file(tmp_path / "bcrypt.py", "raise ImportError\n")
     web = place.web(USERS)
     done = run_program(
@@ -337,7 +337,7 @@ def test_passwords_without_bcrypt_are_refused_at_start(place: WebSetup, tmp_path
     ],
 )
 def test_check_prints_protections(place: WebSetup, text: str, asks: str) -> None:
-    """`check` validates the web configuration file too, and says what it asks for."""
+    """`check` also validates the web configuration file and prints which protections it enables."""
     web = place.web(text)
     done = run_program("check", f"--config.file={place.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
