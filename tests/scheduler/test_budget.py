@@ -226,7 +226,10 @@ def end(admission: Admission, kind: SeriesKind, error: BrazeError | None, info: 
 
 
 def test_missing_permission_holds_one_endpoint() -> None:
-    """A 401 or 403 opens the circuit of one endpoint, and only a probe with a verdict on the key closes it."""
+    """A 401 or 403 opens the circuit of its endpoint only, unless all endpoints reject the key.
+
+    A probe without a verdict on the key closes no circuit.
+    """
     clock = Clock()
     admission = Admission(clock.monotonic)
     sessions = replace(CUSTOM_EVENTS, path="/sessions/data_series")

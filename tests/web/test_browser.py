@@ -66,7 +66,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:  # noqa: ARG001 - a missing browser skips before the exporter starts
+def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:  # noqa: ARG001 - it may skip
     """Run the exporter with the demo and many kinds of failures."""
     with scene(tmp_path_factory.mktemp("scene")) as result:
         yield result
