@@ -99,10 +99,10 @@ def test_command_waiting_for_braze_is_stopped(
         assert out == ""
     if name == "backfill":
         partial = f"{tmp_path / 'history.om'}.partial"
-        assert err.splitlines()[-1] == (
+        assert (
             f"braze-exporter: stopped by {stop.name} before it finished. "
             f"The responses to 0 of 1 call are kept in {partial}: run the same command again to resume"
-        )
+        ) in err.splitlines()  # beside those about the progress
         assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
     else:
         assert err == line(stop)
