@@ -412,6 +412,7 @@ def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
     )
 
 
+@pytest.mark.alone
 def test_sighup_reloads(reloadable: Reloadable) -> None:
     """SIGHUP reloads like the request does; an invalid config is reported in the log and in the metrics."""
     reloadable.write("{event: signup}\n{event: purchase}")
@@ -444,6 +445,7 @@ def test_many_signals_and_scrapes_lose_nothing(reloadable: Reloadable) -> None:
     assert "Traceback" not in reloadable.program.output
 
 
+@pytest.mark.alone
 def test_blocked_config_read_does_not_delay_exit(reloadable: Reloadable) -> None:
     """While the config cannot be read, scrapes succeed, and a signal ends the program at once."""
     reloadable.config.unlink()

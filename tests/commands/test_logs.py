@@ -144,6 +144,7 @@ def test_closed_stderr_does_not_stop_serving(tmp_path: Path) -> None:
             assert process.wait(5) == 0
 
 
+@pytest.mark.alone
 def test_blocked_log_reader_does_not_stop_serving(tmp_path: Path) -> None:
     """If the log is not read, lines are dropped, and neither scrapes nor shutdown are blocked."""
     with running_braze(RecordedCounts(events=NAMES)) as (_, server):

@@ -130,6 +130,7 @@ def test_metrics_page_is_gzipped_on_request(program: Program, encoding: str, com
     assert len(response.body) == int(response.headers["content-length"])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("header", "longest"), [("0.7", 0.2), ("0.3", 0.0), ("-5", 0.0), ("0", 0.0)])
 def test_scrape_ends_within_prometheus_timeout(
     braze: tuple[FaultInjectingBraze, Server], program: Program, header: str, longest: float
@@ -149,6 +150,7 @@ def test_scrape_ends_within_prometheus_timeout(
     assert len(series_requests(braze[0])) == 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_program_with_requests_in_flight(
     braze: tuple[FaultInjectingBraze, Server], program: Program, stop: signal.Signals
@@ -425,6 +427,7 @@ def test_version_is_printed() -> None:
     assert run_program("--version").stdout == "braze-exporter 0.1.0\n"
 
 
+@pytest.mark.alone
 def test_demo_runs_without_account() -> None:
     """`demo` prints its addresses and a scrape config, serves plausible metrics, and ends cleanly on SIGINT."""
     with Program.start(["demo"]) as program:

@@ -220,6 +220,7 @@ def test_tls_connection_is_reset(braze: FaultInjectingBraze) -> None:
         connection.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "fault",
     [transfer_faults.hang(), transfer_faults.hold(), transfer_faults.delay(60), transfer_faults.huge()],

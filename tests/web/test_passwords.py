@@ -120,6 +120,7 @@ def test_password_is_checked_once_and_not_stored() -> None:
         assert second < first / 3
 
 
+@pytest.mark.alone
 def test_wrong_passwords_delay_no_correct_one() -> None:
     """A remembered password is accepted at once; beyond `MAX_PENDING_CHECKS` further checks raise `BusyError`."""
     users = {"a": hashed(PASSWORD, cost=10)}

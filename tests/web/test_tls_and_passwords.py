@@ -141,6 +141,7 @@ def test_plain_http_on_tls_port_is_closed(guarded: Program) -> None:
     assert messages(guarded) == ["serving"]
 
 
+@pytest.mark.alone
 def test_wrong_passwords_delay_no_scrape(guarded: Program) -> None:
     """While a hundred clients guess, some get 503, and a client with a remembered password is served at once."""
     assert guarded.scrape(headers=GOOD).value("braze_up") == 1
@@ -242,6 +243,7 @@ def test_file_without_passwords_requires_none(place: WebSetup, text: str) -> Non
         assert program.scrape().value("braze_up") == 1
 
 
+@pytest.mark.alone
 def test_silent_tls_clients_delay_no_scrape(place: WebSetup) -> None:
     """More silent TLS clients than allowed open files delay no scrape."""
     with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
@@ -284,6 +286,7 @@ def test_silent_tls_clients_leave_no_connections(place: WebSetup) -> None:
         assert len(ports) == 1
 
 
+@pytest.mark.alone
 def test_program_ends_with_tls_clients_connected(place: WebSetup) -> None:
     """The exporter stops in time even if clients keep their connections open and ignore the TLS shutdown."""
     with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
