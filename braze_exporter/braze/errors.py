@@ -26,6 +26,18 @@ class Reason(StrEnum):
     INVALID_RESPONSE = "bad_answer"
 
 
+# Failures of Braze or the network. Retrying them immediately would add load.
+TROUBLES = {
+    Reason.SERVER_ERROR,
+    Reason.TIMEOUT,
+    Reason.CONNECTION,
+    Reason.DNS,
+    Reason.TLS,
+    Reason.TRUNCATED,
+    Reason.QUEUED,
+}
+
+
 class BrazeError(Exception):
     """A request to Braze failed. `detail` is a short description for people, without the API key."""
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import MetricGroup
 
 # The labels of a series that are not the name of a variation or step.
@@ -59,15 +58,3 @@ class Series:
         """
         is_unique = dict(self.labels).get("stat", "").startswith("unique_")
         return self.metric_group.is_additive and "" not in self.key and not is_unique
-
-
-# Failures of Braze or the network. Retrying them immediately would add load.
-TROUBLES = {
-    Reason.SERVER_ERROR,
-    Reason.TIMEOUT,
-    Reason.CONNECTION,
-    Reason.DNS,
-    Reason.TLS,
-    Reason.TRUNCATED,
-    Reason.QUEUED,
-}

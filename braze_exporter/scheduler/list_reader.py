@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from braze_exporter.braze.client import Client
-from braze_exporter.braze.errors import BrazeError
+from braze_exporter.braze.errors import TROUBLES, BrazeError
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.braze.series import TROUBLES
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.list_pager import ListPager

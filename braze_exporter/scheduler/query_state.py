@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.errors import TROUBLES, BrazeError, Reason
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import TROUBLES, Series
+from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.admission import AUTH_REASONS
 from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS
 from braze_exporter.scheduler.repair import Repair

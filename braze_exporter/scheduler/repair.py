@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from braze_exporter.braze.buckets import bucket_start
-from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.errors import TROUBLES, BrazeError, Reason
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import TROUBLES
 from braze_exporter.scheduler.plan import newest_length
 
 # The failures after which a shorter request may succeed.
@@ -155,8 +154,8 @@ class Repair:
 
 
 def halved(length: int) -> int:
-    """Return half of a number of buckets, at least 1."""
-    return max(1, (length + 1) // 2)
+    """Return half of a number of buckets, rounded up."""
+    return (length + 1) // 2
 
 
 def halves(history: Query) -> tuple[Query, ...]:
