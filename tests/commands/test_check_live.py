@@ -38,7 +38,7 @@ from braze_exporter.commands import check_live
 from braze_exporter.config.loading import load_config
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.application import UnknownEvent
-from braze_exporter.simulator.inventory import Inventory, Segment
+from braze_exporter.simulator.inventory import Campaign, Inventory, Segment
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.times import hours_of
 
@@ -116,6 +116,26 @@ def test_check_live_with_valid_config_finds_no_problem(braze: Live) -> None:
         ("/segments/list", None),
         ("/segments/list", None),
     ]
+
+
+def test_campaign_of_nine_variations_over_three_push_channels_is_read(braze: Live) -> None:
+    """Its response for 100 days is larger than 1 MiB, which is no failure."""
+    campaign = "0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f"
+    channels = ("ios_push", "android_push", "web_push")
+    variations = tuple(f"Variation {number} " + "of the long welcome series " * 8 for number in range(9))
+    sizes = []
+
+    def measured(exchange: Exchange) -> Reply:
+        sizes.append(len(exchange.reply.read()))
+        return exchange.reply
+
+    braze.braze.inventory = Inventory(
+        segments=(Segment(VIP, "Very important"),),
+        campaigns=(Campaign(campaign, "Welcome", channels=channels, variations=variations),),
+    )
+    braze.braze.inject(measured, path="/campaigns/data_series")
+    assert braze.problems("{event: purchase}", pause=f"    campaigns: [{{campaign: {campaign}}}]\n") == []
+    assert sizes[0] > 1024**2
 
 
 def test_oversized_response_is_requested_again_for_fewer_buckets(braze: Live) -> None:

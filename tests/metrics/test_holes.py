@@ -589,6 +589,44 @@ def test_late_data_of_a_part_count_after_a_short_first_response() -> None:
     assert page.value("braze_campaign_messages_total", variation="old", stat="opens") == 5
 
 
+def test_campaign_of_24_kilobytes_a_day_is_read_after_an_outage_of_31_days() -> None:
+    """The response for 45 days is larger than 1 MiB, which is no failure."""
+    with campaign() as exporter:
+        exporter.scrape()
+        exporter.clock.advance(31 * 86_400)
+        exporter.braze.inject(padded(lambda rows: rows * 24_000), path="/campaigns/data_series")
+        exporter.braze.reset()
+        page = exporter.scrape()
+        requested = [request for request in exporter.braze.requests if request.path == "/campaigns/data_series"]
+    assert [request.params["length"] for request in requested] == ["45"]
+    assert page.value("braze_campaign_messages_daily_up") == 1
+    assert page.value("braze_campaign_messages_daily_latest", stat="sent") == 0
+
+
+def test_older_chunks_of_a_repair_are_used_for_the_baseline() -> None:
+    """A week after an outage that was read in chunks each of its hours has a baseline."""
+    recorded = hours()
+    with running_exporter("{event: purchase, baseline: {weeks: 1}}", recorded) as exporter:
+        exporter.scrape()
+        while not exporter.wait_for_history():
+            again(exporter)
+        exporter.clock.advance(72 * HOUR)
+        for hour in range(1, 73):
+            recorded.set("purchase", CURRENT_HOUR + hour * HOUR, 10)
+        exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
+        exporter.refresh()
+        again(exporter, 6)
+        exporter.braze.clear_faults()
+        missing = []
+        for hour in range(168, 168 + 72, 4):
+            exporter.clock.now = NOW + hour * HOUR
+            exporter.clock.passed = exporter.clock.now - NOW
+            # An older chunk and the newest buckets, in either order.
+            if again(exporter, 2).value("braze_custom_events_hourly_baseline") is None:
+                missing.append(hour)
+    assert missing == []
+
+
 def test_oversized_baseline_history_is_read_in_halves() -> None:
     """History that is too large is fetched in shorter chunks, and the baseline is exposed."""
     recorded = RecordedCounts(events=["purchase"])
