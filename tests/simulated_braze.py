@@ -1,61 +1,26 @@
 """A simulated Braze with fault injection and a request log."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
-from zoneinfo import ZoneInfo
 
 from fault_injection import Fault, FaultInjector, FaultTarget
 from request_log import LoggedBody, RequestLog
 
-from braze_exporter.braze.pools import DEFAULT_POOL
 from braze_exporter.simulator.application import SimulatedBraze, UnknownEvent
 from braze_exporter.simulator.demo_config import KEY, ZONE
-from braze_exporter.simulator.inventory import EMPTY_INVENTORY, Inventory
 from braze_exporter.simulator.reply import status_phrase
 from braze_exporter.simulator.request import Request
-from braze_exporter.simulator.times import DayFormat, HourFormat
-from braze_exporter.simulator.traffic import DEMO, Counts
+from braze_exporter.simulator.traffic import DEMO
 
 
 class FaultInjectingBraze(SimulatedBraze):
     """A simulated Braze with fault injection and a log of its requests."""
 
-    def __init__(
-        self,
-        *,
-        key: str,
-        traffic: Counts,
-        clock: Callable[[], float],
-        zone: ZoneInfo,
-        apps: Collection[str] = (),
-        segments: Collection[str] = (),
-        inventory: Inventory = EMPTY_INVENTORY,
-        series_counts: Counts | None = None,
-        permissions: Collection[str] | None = None,
-        limit: int = DEFAULT_POOL.limit,
-        hour_format: HourFormat = HourFormat.OFFSET,
-        day_format: DayFormat = DayFormat.DATE,
-        unknown_event: UnknownEvent = UnknownEvent.ZEROS,
-        newest_first: bool = False,
-    ) -> None:
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - the arguments of `SimulatedBraze`
         """Simulate a workspace as `SimulatedBraze` does, without faults and with an empty log."""
-        super().__init__(
-            key=key,
-            traffic=traffic,
-            clock=clock,
-            zone=zone,
-            apps=apps,
-            segments=segments,
-            inventory=inventory,
-            series_counts=series_counts,
-            permissions=permissions,
-            limit=limit,
-            hour_format=hour_format,
-            day_format=day_format,
-            unknown_event=unknown_event,
-            newest_first=newest_first,
-        )
+        super().__init__(**settings)
         self._request_log = RequestLog()
         self._faults = FaultInjector()
 

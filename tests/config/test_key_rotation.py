@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import response_faults
 import transfer_faults
-from fault_injection import Exchange
+from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
 from support import KEY, ExporterRig, running_exporter, wait_until, workspace_item_yaml, write_file
 
@@ -165,6 +165,21 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         scrape_for(exporter, 3_600)
         assert counted(exporter)[LIST] >= 2
         assert sentences(exporter)[0] == "All 3 queries are answered."
+
+
+@pytest.mark.parametrize("fault", [transfer_faults.huge(9 * 1024**2), transfer_faults.truncated()])
+def test_success_that_cannot_be_read_shows_that_key_is_accepted(fault: Fault) -> None:
+    """A status of 200 ends the hold of a rejected key, even if the body is too large or truncated."""
+    with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
+        exporter.braze.key = NEW_KEY
+        exporter.refresh()
+        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        exporter.braze.key = KEY
+        exporter.braze.inject(fault, times=1)
+        exporter.clock.advance(HOLD_SECONDS)
+        exporter.refresh()
+        assert REJECTED not in " ".join(sentences(exporter))
+        assert counted(exporter).total() > 2 + 1  # the probe let the others go
 
 
 def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
