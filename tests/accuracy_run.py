@@ -129,7 +129,7 @@ class AccuracyRun:
         self._session = transport.open_session(1)
         self._session.mount("http://", self.wire)
         self._config = load_config(
-            workspace_yaml("http://127.0.0.1", _EVENTS, pause=_REST), "config.yaml", {"BRAZE_API_KEY": KEY}
+            workspace_yaml("http://127.0.0.1", _EVENTS, extra_yaml=_REST), "config.yaml", {"BRAZE_API_KEY": KEY}
         )
         self._file = directory / "state.sqlite" if directory else None
         self._exporter: Exporter | None = None

@@ -68,10 +68,10 @@ class BackfillRig:
     config: str
     stream: io.StringIO = field(default_factory=Terminal)
 
-    def use(self, events: str, pause: str = "") -> None:
+    def use(self, events: str, extra_yaml: str = "") -> None:
         """Replace the events and further settings in the config, for the same workspace."""
         url = self.config.partition("url: ")[2].partition("\n")[0]
-        self.config = workspace_yaml(url, events, pause=pause)
+        self.config = workspace_yaml(url, events, extra_yaml=extra_yaml)
 
     def span(self, start: str, end: str) -> None:
         """Set another time span."""
@@ -133,13 +133,20 @@ class Running:
 
 @contextlib.contextmanager
 def prepared_backfill(
-    folder: Path, events: str, traffic: Counts, start: str, end: str, *, pause: str = "", clock: Clock | None = None
+    folder: Path,
+    events: str,
+    traffic: Counts,
+    start: str,
+    end: str,
+    *,
+    extra_yaml: str = "",
+    clock: Clock | None = None,
 ) -> Iterator[BackfillRig]:
     """Yield a backfill of one workspace that is ready to run."""
     clock = clock or Clock()
     with running_braze(traffic, clock) as (braze, server):
         request = BackfillRequest(parse_time(start), parse_time(end), TARGET, folder / "history.om")
-        yield BackfillRig(clock, braze, request, workspace_yaml(server.url, events, pause=pause))
+        yield BackfillRig(clock, braze, request, workspace_yaml(server.url, events, extra_yaml=extra_yaml))
 
 
 def backfill_arguments(config: str, output: Path, start: str, end: str) -> Sequence[str]:

@@ -287,13 +287,13 @@ def _processes(queries: int, latency: float) -> Iterator[tuple[_Process, Path]]:
             yield exporter, directory
 
 
-def _config(directory: Path, port: int, queries: int, pause: str) -> Path:
-    """Write a config with `queries` queries that ends with the text `pause`, and return its path."""
+def _config(directory: Path, port: int, queries: int, extra_yaml: str) -> Path:
+    """Write a config with `queries` queries that ends with the text `extra_yaml`, and return its path."""
     config = directory / "config.yaml"
     events = "".join(f"      - event: event {number:04}\n" for number in range(queries))
     config.write_text(
         f"workspaces:\n  - name: production\n    url: http://127.0.0.1:{port}\n"
-        f"    api_key_env: BRAZE_API_KEY\n    custom_events:\n{events}{pause}"
+        f"    api_key_env: BRAZE_API_KEY\n    custom_events:\n{events}{extra_yaml}"
     )
     return config
 

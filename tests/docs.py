@@ -63,8 +63,8 @@ def filled(text: str) -> str:
     """
     for name, content in blocks().items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, _, pause = text.partition(start)
-        _, result, after = pause.partition(end)
+        before, _, remainder = text.partition(start)
+        _, result, after = remainder.partition(end)
         if not result:
             raise SystemExit(f"README.md has no block {start.strip()}")
         text = before + start + content + end + after

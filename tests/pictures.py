@@ -56,11 +56,11 @@ def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
         production, europe, staging = (simulated_braze.build_shop(time.time, UnknownEvent.EMPTY) for _ in range(3))
         urls = [stack.enter_context(serve(braze)).url for braze in (production, europe, staging)]
         text = demo_config.build_config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
-        workspaces, refresh, pause = text.partition("refresh:")
+        workspaces, refresh, remainder = text.partition("refresh:")
         workspaces += _workspace("europe", urls[1], KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
         if problems:
             workspaces += _workspace("staging", urls[2], "STAGING_KEY", "app_opened", "purchase_completed")
-        config = write_file(directory / "config.yaml", f"{workspaces}{refresh}{pause}")
+        config = write_file(directory / "config.yaml", f"{workspaces}{refresh}{remainder}")
         keys = {KEY_VARIABLE: KEY, "STAGING_KEY": "the-key-of-another-workspace"}
         program = stack.enter_context(Program.start([f"--config.file={config}"], keys))
         wait_until(lambda: _has_history(program), "the history is read")

@@ -108,9 +108,9 @@ class ExporterRig:
     server: Server
     session: requests.Session
 
-    def apply_config(self, events: str, *, pause: str = "", **changes: str) -> None:
+    def apply_config(self, events: str, *, extra_yaml: str = "", **changes: str) -> None:
         """Apply another config to the exporter, after replacing each key of `changes` in its text by the value."""
-        text = workspace_yaml(self.url, events, pause=pause)
+        text = workspace_yaml(self.url, events, extra_yaml=extra_yaml)
         for old, new in changes.items():
             assert old in text
             text = text.replace(old, new)
@@ -157,12 +157,12 @@ class ExporterRig:
         return MetricsPage(self.exporter.render(openmetrics=False).decode())
 
 
-def workspace_yaml(url: str, events: str, *, name: str = "production", pause: str = "") -> str:
+def workspace_yaml(url: str, events: str, *, name: str = "production", extra_yaml: str = "") -> str:
     """Return the YAML of a config with one workspace.
 
-    `events` has one flow mapping on each line. `pause` is appended to the end of the file.
+    `events` has one flow mapping on each line. `extra_yaml` is appended to the end of the file.
     """
-    return "workspaces:\n" + workspace_item_yaml(url, events, name=name) + pause
+    return "workspaces:\n" + workspace_item_yaml(url, events, name=name) + extra_yaml
 
 
 def workspace_item_yaml(url: str, events: str, *, name: str = "production") -> str:
@@ -245,7 +245,7 @@ def running_exporter(
     events: str,
     traffic: Counts,
     *,
-    pause: str = "",
+    extra_yaml: str = "",
     clock: Clock | None = None,
     timeouts: transport.Timeouts = transport.DEFAULT_TIMEOUTS,
     jitter: Callable[[], float] = lambda: 1.0,
@@ -262,7 +262,7 @@ def running_exporter(
         )
         with contextlib.closing(exporter):
             result = ExporterRig(clock, braze, exporter, server, session)
-            result.apply_config(events, pause=pause)
+            result.apply_config(events, extra_yaml=extra_yaml)
             yield result
 
 

@@ -35,17 +35,17 @@ def stages() -> list[list[tuple[str, str]]]:
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     result: list[list[tuple[str, str]]] = []
     for line in text.replace("\\\n", "").splitlines():
-        name, _, pause = line.partition(" ")
+        name, _, remainder = line.partition(" ")
         if name == "FROM":
             result.append([])
         if result and name:
-            result[-1].append((name, pause.strip()))
+            result[-1].append((name, remainder.strip()))
     return result
 
 
 def last(name: str) -> str:
     """Return the arguments of the only instruction `name` in the final stage."""
-    (result,) = (pause for instruction, pause in stages()[-1] if instruction == name)
+    (result,) = (remainder for instruction, remainder in stages()[-1] if instruction == name)
     return result
 
 
@@ -104,7 +104,7 @@ def test_build_context_is_minimal() -> None:
     """.dockerignore allows only what the Dockerfile copies, so that no key and no history gets into a layer."""
     lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
-    copies = [pause.split() for stage in stages() for name, pause in stage if name == "COPY"]
+    copies = [remainder.split() for stage in stages() for name, remainder in stage if name == "COPY"]
     copied = [source for words in copies if not words[0].startswith("--from=") for source in words[:-1]]
     assert rules[0] == "*"
     assert sorted(rule[1:] for rule in rules if rule.startswith("!")) == sorted(copied)

@@ -117,7 +117,7 @@ def test_changed_settle_and_max_age_apply_at_once() -> None:
         exporter.scrape()
         settled = "braze_custom_events_hourly_settled"
         assert exporter.page().value(settled) == 12
-        exporter.apply_config("{event: purchase}", pause="settle: {hour: 10m}\n")
+        exporter.apply_config("{event: purchase}", extra_yaml="settle: {hour: 10m}\n")
         assert exporter.page().value(settled) == 11
         exporter.clock.advance(1_200)
         exporter.apply_config("{event: purchase, max_age: 15m}")
@@ -151,7 +151,7 @@ def test_fetch_in_flight_during_reload_is_kept() -> None:
         exporter.braze.inject(transfer_faults.hold())
         page = pool.submit(exporter.scrape)
         exporter.braze.wait_for(3)
-        exporter.apply_config("{event: purchase}\n{event: new}", pause="budget: {concurrency: 2}\n")
+        exporter.apply_config("{event: purchase}\n{event: new}", extra_yaml="budget: {concurrency: 2}\n")
         exporter.clock.advance(1)
         second = pool.submit(exporter.scrape)
         exporter.braze.wait_for(4)
@@ -164,13 +164,15 @@ def test_fetch_in_flight_during_reload_is_kept() -> None:
 
 def test_queued_query_removed_by_reload_is_not_fetched() -> None:
     """A queued query that a reload removes is not fetched."""
-    pause = "budget: {concurrency: 1}\n"
-    with running_exporter("{event: signup}\n{event: purchase}\n{event: quiet}", shop(), pause=pause) as exporter:
+    extra_yaml = "budget: {concurrency: 1}\n"
+    with running_exporter(
+        "{event: signup}\n{event: purchase}\n{event: quiet}", shop(), extra_yaml=extra_yaml
+    ) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(transfer_faults.hold())
         waiting = exporter.exporter.refresh()
         exporter.braze.wait_for(1)
-        exporter.apply_config("{event: signup}", pause=pause)
+        exporter.apply_config("{event: signup}", extra_yaml=extra_yaml)
         exporter.braze.clear_faults()
         waiting.result(5)
         exporter.clock.advance(300)
@@ -282,9 +284,9 @@ class Reloadable:
     key: Path
     url: str
 
-    def write(self, events: str, pause: str = "") -> None:
+    def write(self, events: str, extra_yaml: str = "") -> None:
         """Write the config, with the key in a file."""
-        text = workspace_yaml(self.url, events, pause=pause).replace(
+        text = workspace_yaml(self.url, events, extra_yaml=extra_yaml).replace(
             "api_key_env: BRAZE_API_KEY", f"api_key_file: {self.key}"
         )
         write_file(self.config, text)
@@ -362,16 +364,16 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
 
 
 @pytest.mark.parametrize(
-    ("pause", "problem"),
+    ("extra_yaml", "problem"),
     [
         ("max_queries: 1\n", "max_queries: is 1, but the entries make 2 queries: raise it, or ask for less"),
         ("refresh: {hour: 1s}\nbudget: {share: 0.001}\n", "custom_events by the hour needs refresh ≥ 29s"),
         ("state_file: /tmp/state\n", "state_file: cannot change while the exporter runs: restart it, or put the old"),
     ],
 )
-def test_unfeasible_plan_reload_is_refused(reloadable: Reloadable, pause: str, problem: str) -> None:
+def test_unfeasible_plan_reload_is_refused(reloadable: Reloadable, extra_yaml: str, problem: str) -> None:
     """A well-formed config that cannot be used is refused like an invalid one."""
-    reloadable.write("{event: purchase}\n{event: signup}", pause)
+    reloadable.write("{event: purchase}\n{event: signup}", extra_yaml)
     status, text = reloadable.reload()
     assert status == 400
     assert problem in text
@@ -463,7 +465,7 @@ def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
     """A SIGHUP while the program waits for the state file does not end it, and the newest config is used afterwards."""
     with running_braze(RecordedCounts(events=["purchase", "signup"])) as (_, server):
         state, config = tmp_path / "state.sqlite", tmp_path / "config.yaml"
-        write_file(config, workspace_yaml(server.url, "{event: purchase}", pause=f"state_file: {state}\n"))
+        write_file(config, workspace_yaml(server.url, "{event: purchase}", extra_yaml=f"state_file: {state}\n"))
         holder = open_state_file(str(state))
         command = [sys.executable, "-m", "braze_exporter", f"--config.file={config}"]
         port = free_port()
@@ -476,7 +478,8 @@ def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
                 lambda: any(result.path == str(state) for result in waiting.open_files()), "it waits for the file"
             )
             write_file(
-                config, workspace_yaml(server.url, "{event: purchase}\n{event: signup}", pause=f"state_file: {state}\n")
+                config,
+                workspace_yaml(server.url, "{event: purchase}\n{event: signup}", extra_yaml=f"state_file: {state}\n"),
             )
             process.send_signal(signal.SIGHUP)
             holder.close()

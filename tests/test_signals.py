@@ -213,8 +213,10 @@ def test_many_signals_write_one_line(silent: tuple[str, threading.Event], tmp_pa
 def test_many_signals_end_exporter_with_0(tmp_path: Path, name: str) -> None:
     """Further signals during the shutdown change nothing."""
     with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
-        pause = f"state_file: {tmp_path / 'state.sqlite'}\n"
-        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}", pause=pause))
+        extra_yaml = f"state_file: {tmp_path / 'state.sqlite'}\n"
+        config = write_file(
+            tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}", extra_yaml=extra_yaml)
+        )
         port = free_port()
         arguments = [name, f"--web.listen-address=127.0.0.1:{port}"]
         with started(*arguments, *([f"--config.file={config}"] if name == "serve" else [])) as process:

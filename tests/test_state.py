@@ -40,7 +40,7 @@ STATE_LINE = 10
 
 def with_state(state: Path) -> str:
     """Return the text of a config with a state file, on the line `STATE_LINE`."""
-    return workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}", pause=f"state_file: {state}\n")
+    return workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}", extra_yaml=f"state_file: {state}\n")
 
 
 def text_file(path: Path) -> str:

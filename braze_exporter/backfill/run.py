@@ -226,6 +226,6 @@ def _instructions(request: BackfillRequest, summary: ExportSummary, now: float) 
         "Make blocks of it, as the user that Prometheus runs as; DATA is its --storage.tsdb.path. It sees them soon.",
     ]
     command = f'promtool tsdb create-blocks-from openmetrics {_BLOCK_OPTION} {shlex.quote(output)} "${{DATA:?}}"'
-    pause = ["The first sample that was scraped from the exporter must be newer. This query finds it:"]
-    pause.append(first_sample_query(request.labels))
-    return "\n".join([*(f"# {line}" for line in lines), command, *(f"# {line}" for line in pause)])
+    remainder = ["The first sample that was scraped from the exporter must be newer. This query finds it:"]
+    remainder.append(first_sample_query(request.labels))
+    return "\n".join([*(f"# {line}" for line in lines), command, *(f"# {line}" for line in remainder)])

@@ -114,14 +114,14 @@ def _escape(letter: str) -> str:
     return f"\\{letter}" if letter in "&|~" else letter
 
 
-def _describe_error(pause: str) -> str:
+def _describe_error(remainder: str) -> str:
     """Return what is wrong with text that does not begin with a token."""
-    if pause[0] in "^$":
-        return f"has {pause[0]}: leave it out, a name is always matched as a whole"
-    if pause.startswith("(?"):
+    if remainder[0] in "^$":
+        return f"has {remainder[0]}: leave it out, a name is always matched as a whole"
+    if remainder.startswith("(?"):
         return "has a group that begins with (?: only (?:…) is known, and (?i) at the start for any case"
-    if pause[0] == "[":
+    if remainder[0] == "[":
         return "has a [ that begins no class such as [a-z_]: write \\[ for the character"
-    if pause[0] == "\\":
-        return f"has {echo_value(pause[:2])}, which is not known: of letters only \\d \\s \\w \\D \\S \\W"
-    return f"has {pause[0]} where it means nothing: write \\{pause[0]} for the character"
+    if remainder[0] == "\\":
+        return f"has {echo_value(remainder[:2])}, which is not known: of letters only \\d \\s \\w \\D \\S \\W"
+    return f"has {remainder[0]} where it means nothing: write \\{remainder[0]} for the character"

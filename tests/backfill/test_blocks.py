@@ -112,7 +112,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     end = time.time() // HOUR * HOUR - 4 * HOUR + 600
     with ExitStack() as stack:
         _, server = stack.enter_context(running_braze(traffic))
-        text = workspace_yaml(server.url, EVENTS, pause="budget: {share: 1, reserve: 0}\n")
+        text = workspace_yaml(server.url, EVENTS, extra_yaml="budget: {share: 1, reserve: 0}\n")
         config = write_file(folder / "config.yaml", text)
         live = stack.enter_context(Program.start([f"--config.file={config}"]))
         labels = ("--label=job=braze", f"--label=instance=127.0.0.1:{live.port}")

@@ -37,7 +37,7 @@ def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
 @pytest.fixture
 def command(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> tuple[str, ...]:
     """Return the command line of a backfill whose budget does not slow it down."""
-    config = workspace_yaml(braze[1].url, "{event: purchase}", pause="budget: {share: 1, reserve: 0}\n")
+    config = workspace_yaml(braze[1].url, "{event: purchase}", extra_yaml="budget: {share: 1, reserve: 0}\n")
     return (*backfill_arguments(write_file(tmp_path / "config.yaml", config), tmp_path / "history.om", START, END),)
 
 

@@ -46,9 +46,9 @@ def test_selector_without_list_ends_backfill(tmp_path: Path, events: str) -> Non
 
 def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None:
     """If the campaigns list is forbidden, ids are used as names, as in the exporter, and a message says so."""
-    pause = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
+    extra_yaml = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
     with prepared_backfill(
-        tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, pause=pause
+        tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, extra_yaml=extra_yaml
     ) as requested:
         requested.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
         requested.braze.inject(response_faults.status(403), path="/campaigns/list")
@@ -60,9 +60,9 @@ def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None
 
 def test_list_after_server_error_is_fetched_again(tmp_path: Path) -> None:
     """A list is retried after two server errors; a third ends the backfill, as ids would not match the scrape."""
-    pause = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
+    extra_yaml = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
     with prepared_backfill(
-        tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, pause=pause
+        tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, extra_yaml=extra_yaml
     ) as requested:
         requested.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
         requested.braze.inject(response_faults.status(503), path="/campaigns/list", times=3)

@@ -159,7 +159,7 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
     Selectors expand from the same lists, and campaigns and Canvases have the names from Braze's lists.
     """
     events, traffic = "{event: purchase}\n{match: 's.*'}", Numbered(events=["purchase", "signup"])
-    with running_exporter(events, traffic, pause=EVERYTHING, reads_lists=True) as live:
+    with running_exporter(events, traffic, extra_yaml=EVERYTHING, reads_lists=True) as live:
         live.braze.series_counts = Figures()
         live.braze.inventory = Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
         wait_until(
@@ -167,7 +167,7 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
         )
         page = live.page()
         live.clock.advance(2 * 24 * HOUR)
-        text = workspace_yaml(live.url, events, pause=EVERYTHING)
+        text = workspace_yaml(live.url, events, extra_yaml=EVERYTHING)
         request = BackfillRequest(parse_time("2026-10-01"), parse_time("2026-11-24"), TARGET, tmp_path / "history.om")
         requested = BackfillRig(live.clock, live.braze, request, text)
         requested.begin().end(step=120)  # the simulated Braze allows 1,000 list requests an hour
@@ -237,13 +237,13 @@ def test_date_argument_is_in_workspace_timezone(tmp_path: Path) -> None:
 
 def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
     """The gauge shows the negative value that Braze returns, and the counter keeps its value, as in the exporter."""
-    pause = "    revenue:\n      - unit: day\n"
+    extra_yaml = "    revenue:\n      - unit: day\n"
     figures = RecordedCounts()
     refunds = {"2026-11-02": -500, "2026-11-03": 700}
     for day, cents in refunds.items():
         figures.set("revenue", int(at(day)), cents)
     with prepared_backfill(
-        tmp_path, "{event: purchase}", Numbered(), "2026-11-01", "2026-11-06", pause=pause
+        tmp_path, "{event: purchase}", Numbered(), "2026-11-01", "2026-11-06", extra_yaml=extra_yaml
     ) as requested:
         requested.braze.series_counts = figures
         requested.run()
@@ -255,7 +255,7 @@ def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
 
 def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
     """If two variations have the same name, the older one has its id appended, as promtool rejects duplicate series."""
-    pause = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
+    extra_yaml = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
 
     def rename(response: dict[str, Any]) -> None:
         for row in response["data"]:
@@ -265,7 +265,7 @@ def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
             row["messages"]["email"] = [first] * (row["time"] < "2026-03") + [second] * (row["time"] >= "2026-08")
 
     with prepared_backfill(
-        tmp_path, "{event: purchase}", Numbered(), "2026-01-01", "2026-11-06", pause=pause
+        tmp_path, "{event: purchase}", Numbered(), "2026-01-01", "2026-11-06", extra_yaml=extra_yaml
     ) as requested:
         requested.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
         requested.braze.series_counts = Figures()

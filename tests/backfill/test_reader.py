@@ -67,8 +67,8 @@ def test_chunks_are_fetched_once_with_100_hours_each(tmp_path: Path) -> None:
 
 def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
     """The request rate stays within the part of the share that the exporter leaves, after one call per connection."""
-    pause = "refresh: {hour: 1m}\nbudget: {share: 0.1, concurrency: 4}\n"
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause=pause) as backfill:
+    extra_yaml = "refresh: {hour: 1m}\nbudget: {share: 0.1, concurrency: 4}\n"
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         backfill.braze.limit = 1_000
         running, passed, expected = backfill.begin(), 0, 4
         left = (0.1 - 60 / 250_000) * 1_000 / HOUR
@@ -84,8 +84,8 @@ def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
 
 def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
     """If the exporter needs the whole share, the backfill is refused and the error names the limit."""
-    pause = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause=pause) as backfill:
+    extra_yaml = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         with pytest.raises(
             BackfillError, match=r"production: the exporter itself needs all of the 1,800 calls an hour"
         ):
@@ -129,7 +129,7 @@ def oversized(exchange: Exchange) -> Reply:
 
 def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> None:
     """A length that was too large is not requested again, and each hour has one sample."""
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause="budget: {concurrency: 1}\n") as backfill:
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml="budget: {concurrency: 1}\n") as backfill:
         backfill.braze.inject(oversized)
         backfill.run()
         lengths = [request.params["length"] for request in backfill.braze.requests]
@@ -140,7 +140,7 @@ def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> 
 
 def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> None:
     """A chunk that was only partly fetched in smaller requests is fetched again by the next run."""
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, pause="budget: {concurrency: 1}\n") as backfill:
+    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml="budget: {concurrency: 1}\n") as backfill:
         backfill.braze.inject(oversized)
         running = backfill.begin()
         while len(backfill.braze.requests) < 20:
@@ -246,8 +246,8 @@ def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [401, 403])
 def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) -> None:
     """A rejected endpoint is skipped after its first calls; each permission is named, and other data is kept."""
-    pause = "    sessions:\n      - apps: [all, ios]\n    new_users:\n      - {}\n"
-    with prepared_backfill(tmp_path, "{event: purchase}", traffic(), START, END, pause=pause) as backfill:
+    extra_yaml = "    sessions:\n      - apps: [all, ios]\n    new_users:\n      - {}\n"
+    with prepared_backfill(tmp_path, "{event: purchase}", traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         backfill.braze.inject(response_faults.status(status), path="/sessions/data_series")
         backfill.braze.inject(response_faults.status(status), path="/kpi/new_users/data_series")
         with pytest.raises(BackfillError, match=r"^Braze refuses 3 queries, such as ") as error:

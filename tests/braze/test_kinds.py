@@ -54,7 +54,7 @@ def everything(sections: str = EVERYTHING, clock: Clock | None = None) -> Iterat
     """Run the exporter with all config sections against a simulated Braze whose counts the test sets."""
     figures = RecordedCounts()
     with running_exporter(
-        "{event: purchase}", RecordedCounts(events=["purchase"]), pause=sections, clock=clock
+        "{event: purchase}", RecordedCounts(events=["purchase"]), extra_yaml=sections, clock=clock
     ) as exporter:
         exporter.braze.series_counts = figures
         exporter.braze.inventory = Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))

@@ -59,9 +59,11 @@ class Live:
     url: str
     clock: Clock
 
-    def check(self, events: str = EVENTS, *, pause: str = "", key: str = KEY, zone: str = "") -> tuple[bool, list[str]]:
+    def check(
+        self, events: str = EVENTS, *, extra_yaml: str = "", key: str = KEY, zone: str = ""
+    ) -> tuple[bool, list[str]]:
         """Run the command; return whether it found no problem, and the lines it printed."""
-        text = workspace_yaml(self.url, events, pause=pause).replace(str(NEW_YORK), zone or str(NEW_YORK))
+        text = workspace_yaml(self.url, events, extra_yaml=extra_yaml).replace(str(NEW_YORK), zone or str(NEW_YORK))
         config = load_config(text, "config.yaml", {"BRAZE_API_KEY": key})
         out, clock = io.StringIO(), self.clock
         with contextlib.closing(transport.open_session(10)) as session:
@@ -134,7 +136,7 @@ def test_campaign_of_nine_variations_over_three_push_channels_is_read(braze: Liv
         campaigns=(Campaign(campaign, "Welcome", channels=channels, variations=variations),),
     )
     braze.braze.inject(measured, path="/campaigns/data_series")
-    assert braze.problems("{event: purchase}", pause=f"    campaigns: [{{campaign: {campaign}}}]\n") == []
+    assert braze.problems("{event: purchase}", extra_yaml=f"    campaigns: [{{campaign: {campaign}}}]\n") == []
     assert sizes[0] > 1024**2
 
 
@@ -233,10 +235,10 @@ def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
     """A 401 of one endpoint or list names its permission, and all other checks are made."""
     sessions = "    sessions:\n      - {}\n"
     braze.braze.inject(response_faults.status(401), path="/sessions/data_series")
-    (problem,) = braze.problems(pause=sessions)
+    (problem,) = braze.problems(extra_yaml=sessions)
     lacks = "401 Unauthorized: the key lacks the permission"
     assert problem == f"sessions  by the hour: {lacks} sessions.data_series (or Braze does not know the key)"
-    assert braze.check(pause=sessions)[1][0] == "production: 4 of 5 queries are answered"
+    assert braze.check(extra_yaml=sessions)[1][0] == "production: 4 of 5 queries are answered"
     braze.braze.clear_faults()
     braze.braze.inject(response_faults.status(401), path="/events/list")
     good, lines = braze.check()
@@ -284,7 +286,7 @@ def test_selected_items_are_fetched(braze: Live) -> None:
         "production: custom_events: match takes 1 of 2 that Braze lists",
     ]
     assert braze.problems("{match: 'x.*'}") == ["custom_events: match takes 0 of 2 that Braze lists"]
-    (problem,) = braze.problems("{match: '.*'}", pause="max_queries: 1\n")
+    (problem,) = braze.problems("{match: '.*'}", extra_yaml="max_queries: 1\n")
     assert problem.startswith("custom_events: match takes 2 of 2 that Braze lists, of which 1 are left out: raise max_")
     braze.braze.permissions = {"events.data_series", "segments.list"}
     (problem,) = braze.problems("{match: '.*'}")
@@ -333,7 +335,7 @@ def test_late_data_is_reported(braze: Live) -> None:
         "the newest hour in which Braze has counted anything ended 140 min ago, but hours settle "
     )
     assert problem.endswith("after 60 min: Braze is behind, or settle is too short")
-    good, lines = braze.check("{event: purchase}", pause="settle: {hour: 3h}\n")
+    good, lines = braze.check("{event: purchase}", extra_yaml="settle: {hour: 3h}\n")
     assert good
     assert lines[1].startswith("production: the newest hour in which Braze has counted anything ended 140 min ago. How")
 

@@ -224,7 +224,9 @@ def test_discover_with_two_workspaces_prints_both(braze: tuple[FaultInjectingBra
 def test_too_many_items_print_a_warning(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """If there are more entries than `max_queries`, they are printed and a warning follows."""
     braze[0].traffic = RecordedCounts(events=[f"event {n}" for n in range(30)])
-    config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: x}", pause="max_queries: 20\n"))
+    config = write_file(
+        tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: x}", extra_yaml="max_queries: 20\n")
+    )
     done = discovered(config)
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == (
@@ -254,10 +256,12 @@ def test_closed_pipe_is_no_error(braze: tuple[FaultInjectingBraze, Server], tmp_
 def lister(share: float = 0.1) -> Iterator[tuple[FaultInjectingBraze, Config]]:
     """Run a simulated Braze with 1,000 events, and yield it with a config."""
     with running_braze(RecordedCounts(events=[f"event {n:04}" for n in range(1_000)])) as (braze, server):
-        pause = f"budget: {{share: {share}}}\n"
+        extra_yaml = f"budget: {{share: {share}}}\n"
         yield (
             braze,
-            load_config(workspace_yaml(server.url, "{event: x}", pause=pause), "config.yaml", {"BRAZE_API_KEY": KEY}),
+            load_config(
+                workspace_yaml(server.url, "{event: x}", extra_yaml=extra_yaml), "config.yaml", {"BRAZE_API_KEY": KEY}
+            ),
         )
 
 

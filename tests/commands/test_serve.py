@@ -275,8 +275,8 @@ def counted(tmp_path: Path) -> Iterator[tuple[RecordedCounts, str, str]]:
     recorded = RecordedCounts(events=["purchase"])
     with running_braze(recorded) as (_, server):
         state = str(tmp_path / "state.sqlite")
-        pause = f"state_file: {state}\nbudget: {{share: 0.5}}\n"
-        text = workspace_yaml(server.url, "{event: purchase, refresh: 1s}", pause=pause)
+        extra_yaml = f"state_file: {state}\nbudget: {{share: 0.5}}\n"
+        text = workspace_yaml(server.url, "{event: purchase, refresh: 1s}", extra_yaml=extra_yaml)
         yield recorded, write_file(tmp_path / "config.yaml", text), state
 
 
@@ -348,7 +348,9 @@ def test_check_prints_calls_per_hour(tmp_path: Path) -> None:
 def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     """`check` and `serve` refuse a config with too many calls an hour and print the figures and the setting."""
     events = "\n".join(f"{{event: event {number}}}" for number in range(10))
-    text = workspace_yaml("https://rest.iad-01.braze.com", events, pause="refresh: {hour: 1s}\nbudget: {share: 0.1}\n")
+    text = workspace_yaml(
+        "https://rest.iad-01.braze.com", events, extra_yaml="refresh: {hour: 1s}\nbudget: {share: 0.1}\n"
+    )
     config = write_file(tmp_path / "config.yaml", text)
     done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1

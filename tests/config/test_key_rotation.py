@@ -78,7 +78,7 @@ def logged(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, obj
 
 def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureFixture) -> None:
     """Other endpoints are fetched as usual, and the page, the log and the metrics name the permission, not the key."""
-    with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
         scrape_for(exporter, 600)
         assert [moment for moment, path in calls(exporter) if path == SESSIONS] == [0, 120, 240, 360, 480]
@@ -133,7 +133,7 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """At the start one endpoint after another is tried alone; then the endpoints of queries are probed in turn."""
-    with running_exporter(TWO, quiet(), pause=BOTH, reads_lists=True) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH, reads_lists=True) as exporter:
         exporter.braze.key = NEW_KEY
         scrape_for(exporter, 500, every=5)
         paths = [path for _, path in calls(exporter)]
@@ -170,7 +170,7 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
 @pytest.mark.parametrize("fault", [transfer_faults.huge(9 * 1024**2), transfer_faults.truncated()])
 def test_success_that_cannot_be_read_shows_that_key_is_accepted(fault: Fault) -> None:
     """A status of 200 ends the hold of a rejected key, even if the body is too large or truncated."""
-    with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH) as exporter:
         exporter.braze.key = NEW_KEY
         exporter.refresh()
         assert sentences(exporter)[0].startswith(f"{REJECTED}.")
@@ -184,9 +184,9 @@ def test_success_that_cannot_be_read_shows_that_key_is_accepted(fault: Fault) ->
 
 def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
     """Without queries the lists are probed in turn every two minutes; their items are fetched once the key is valid."""
-    pause = "    purchases:\n      - match: '.*'\n"
+    extra_yaml = "    purchases:\n      - match: '.*'\n"
     products = "/purchases/product_list"
-    with running_exporter("{match: '.*'}", quiet(), pause=pause, reads_lists=True) as exporter:
+    with running_exporter("{match: '.*'}", quiet(), extra_yaml=extra_yaml, reads_lists=True) as exporter:
         exporter.braze.key = NEW_KEY
         scrape_for(exporter, 730)
         assert counted(exporter) == {LIST: 1 + 3, products: 1 + 3}
@@ -202,7 +202,7 @@ def test_revoked_key_is_tried_once_by_every_endpoint(reads_lists: bool) -> None:
     """After each endpoint has rejected the key once, one call probes every two minutes in total."""
     events = "{event: purchase}\n{event: signup, refresh: 12h}"
     with running_exporter(
-        events, quiet(), pause="    sessions:\n      - refresh: 6h\n", reads_lists=reads_lists
+        events, quiet(), extra_yaml="    sessions:\n      - refresh: 6h\n", reads_lists=reads_lists
     ) as exporter:
         scrape_for(exporter, 600)
         exporter.clock.advance(300)
@@ -233,7 +233,7 @@ def test_single_endpoint_decides_about_key() -> None:
 
 def test_403_accepts_key_and_holds_endpoint() -> None:
     """With 403 at one endpoint and 401 at another, each is held separately and each permission is named."""
-    with running_exporter("{event: purchase}", quiet(), pause=BOTH) as exporter:
+    with running_exporter("{event: purchase}", quiet(), extra_yaml=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
         exporter.braze.inject(response_faults.status(403), path=EVENTS)
         scrape_for(exporter, 370)
@@ -251,7 +251,7 @@ def test_403_accepts_key_and_holds_endpoint() -> None:
 
 def test_inconclusive_call_keeps_circuit_open() -> None:
     """A probe that fails for another reason is not repeated for two minutes, as after a rejection."""
-    with running_exporter("{event: purchase}", quiet(), pause=BOTH) as exporter:
+    with running_exporter("{event: purchase}", quiet(), extra_yaml=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401))
         exporter.refresh()
         exporter.braze.inject(response_faults.status(503))
@@ -263,12 +263,12 @@ def test_inconclusive_call_keeps_circuit_open() -> None:
 def test_endpoint_without_budget_does_not_block_key_probe() -> None:
     """If an endpoint has no budget for its probe, the next endpoint is probed."""
     campaigns = "/campaigns/data_series"
-    pause = """\
+    extra_yaml = """\
     campaigns:
       - campaign: f293e280-c0e7-4304-b9b9-62803fc0b053
 budget: {share: 0.001}
 """
-    with running_exporter("{event: purchase, refresh: 1h}", quiet(), pause=pause) as exporter:
+    with running_exporter("{event: purchase, refresh: 1h}", quiet(), extra_yaml=extra_yaml) as exporter:
         exporter.braze.limit = 1_000  # the share of 0.001 allows one call an hour
         exporter.refresh()
         exporter.braze.key = NEW_KEY
@@ -281,14 +281,14 @@ budget: {share: 0.001}
 
 def test_reload_with_same_key_probes_nothing() -> None:
     """A reload with the same key does not shorten the two minutes of a hold."""
-    with running_exporter("{event: purchase}", quiet(), pause=BOTH, reads_lists=True) as exporter:
+    with running_exporter("{event: purchase}", quiet(), extra_yaml=BOTH, reads_lists=True) as exporter:
         exporter.braze.key = NEW_KEY
         exporter.refresh()
         read_lists(exporter)
         assert len(calls(exporter)) == 3
         for _ in range(11):
             exporter.clock.advance(10)
-            exporter.apply_config("{event: purchase}", pause=BOTH)
+            exporter.apply_config("{event: purchase}", extra_yaml=BOTH)
             exporter.refresh()
             read_lists(exporter)
         assert len(calls(exporter)) == 3
@@ -311,7 +311,7 @@ def test_reload_with_same_key_probes_nothing() -> None:
 def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
     """After a reload with another key, held endpoints are tried at once, one at a time, and no verdict is kept."""
     new = {"api_key_env: BRAZE_API_KEY": f"api_key_file: {write_file(tmp_path / 'key', NEW_KEY)}"}
-    with running_exporter(TWO, quiet(), pause=BOTH, reads_lists=True) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH, reads_lists=True) as exporter:
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
         exporter.refresh()
         read_lists(exporter)
@@ -319,13 +319,13 @@ def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
         exporter.braze.key = NEW_KEY
         exporter.clock.advance(30)
         exporter.braze.reset()
-        exporter.apply_config(TWO, pause=BOTH, **new)
+        exporter.apply_config(TWO, extra_yaml=BOTH, **new)
         exporter.clock.advance(1)
         assert exporter.scrape().value(SESSIONS_UP) == 1
         assert counted(exporter)[SESSIONS] == 1
         exporter.braze.key = KEY  # and back: the configured key is now rejected everywhere
         exporter.clock.advance(300)
-        exporter.apply_config(TWO, pause=BOTH, **new)
+        exporter.apply_config(TWO, extra_yaml=BOTH, **new)
         exporter.braze.reset()
         scrape_for(exporter, 100)
         assert sum(counted(exporter)[path] for path in (EVENTS, SESSIONS)) <= 2 + 10
@@ -334,7 +334,7 @@ def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
 
 def test_removed_endpoint_is_ignored() -> None:
     """Removing the only endpoint that accepts the key leaves the verdict to the others, without a new call."""
-    with running_exporter("{event: purchase}", quiet(), pause=BOTH) as exporter:
+    with running_exporter("{event: purchase}", quiet(), extra_yaml=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401), path=EVENTS)
         exporter.refresh()
         assert sentences(exporter)[0].startswith(f"{LACKS_EVENTS}.")
@@ -343,7 +343,7 @@ def test_removed_endpoint_is_ignored() -> None:
         exporter.clock.advance(HOLD_SECONDS - 1)
         exporter.refresh()
         assert counted(exporter) == {EVENTS: 1, SESSIONS: 1}
-        exporter.apply_config("{event: purchase}", pause=BOTH)
+        exporter.apply_config("{event: purchase}", extra_yaml=BOTH)
         assert sentences(exporter)[0].startswith(f"{LACKS_EVENTS}.")
 
 
@@ -353,7 +353,7 @@ def test_workspaces_have_separate_verdicts(tmp_path: Path) -> None:
         item = workspace_item_yaml(exporter.url, "{event: signup}", name="staging")
         key = write_file(tmp_path / "key", NEW_KEY)
         exporter.apply_config(
-            "{event: purchase}", pause=item.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {key}")
+            "{event: purchase}", extra_yaml=item.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {key}")
         )
         page = exporter.scrape()
         assert [page.value("braze_up", workspace=name) for name in ("production", "staging")] == [1, 0]
@@ -372,7 +372,7 @@ class Rotation:
 
     def use(self) -> None:
         """Reload the config, and with it the key file."""
-        self.exporter.apply_config(TWO, pause=BOTH, **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {self.file}"})
+        self.exporter.apply_config(TWO, extra_yaml=BOTH, **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {self.file}"})
 
     def keys(self) -> list[str]:
         """Return the keys of the requests so far."""
@@ -382,7 +382,7 @@ class Rotation:
 def test_rotated_key_file_is_read_before_next_probe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without a reload, the probe after two minutes uses the new key of the file, and all holds end."""
     caplog.set_level(logging.INFO)
-    with running_exporter(TWO, quiet(), pause=BOTH, reads_lists=True) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH, reads_lists=True) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(403), path=LIST)
         exporter.refresh()
@@ -412,7 +412,7 @@ def test_rotated_key_file_is_read_before_next_probe(tmp_path: Path, caplog: pyte
 
 def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
     """The probe of a single held endpoint reads the key file too, and the other endpoints use the new key."""
-    with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
         exporter.refresh()
@@ -431,7 +431,9 @@ def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
 
 def test_a_key_that_is_revoked_soon_after_an_endpoint_accepted_it() -> None:
     """An endpoint with a recent success is tried early once another endpoint has rejected the key twice."""
-    with running_exporter("{event: purchase, refresh: 1m}", quiet(), pause="    new_users:\n      - {}\n") as exporter:
+    with running_exporter(
+        "{event: purchase, refresh: 1m}", quiet(), extra_yaml="    new_users:\n      - {}\n"
+    ) as exporter:
         exporter.refresh()
         exporter.braze.key = NEW_KEY
         exporter.clock.advance(60)
@@ -443,7 +445,7 @@ def test_a_key_that_is_revoked_soon_after_an_endpoint_accepted_it() -> None:
 @pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a FIFO", "two words"])
 def test_unusable_key_file_keeps_old_key(how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The last valid key stays in use, and one log line gives the reason, until a key can be read."""
-    with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401))
         exporter.refresh()
@@ -470,7 +472,7 @@ def test_unusable_key_file_keeps_old_key(how: str, tmp_path: Path, caplog: pytes
 
 def test_rotation_to_other_bad_key_costs_one_call_per_endpoint(tmp_path: Path) -> None:
     """A new key is tried as at the start: once at each due endpoint, one at a time."""
-    with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401))
         exporter.refresh()
@@ -488,7 +490,7 @@ def test_rotation_to_other_bad_key_costs_one_call_per_endpoint(tmp_path: Path) -
 
 def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
     """A 401 for a request that was in flight with the old key does not hold its endpoint."""
-    with running_exporter(TWO, quiet(), pause=BOTH) as exporter, ThreadPoolExecutor(1) as pool:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH) as exporter, ThreadPoolExecutor(1) as pool:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
         exporter.refresh()
@@ -520,7 +522,7 @@ def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
 
 def test_no_error_shows_current_or_previous_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Braze's error messages are shown without the current and the previous key, after a probe and after a reload."""
-    with running_exporter(TWO, quiet(), pause=BOTH) as exporter:
+    with running_exporter(TWO, quiet(), extra_yaml=BOTH) as exporter:
         rotation = Rotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(401))
         exporter.refresh()

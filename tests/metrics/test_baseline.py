@@ -179,7 +179,7 @@ def test_baseline_is_exposed_after_history() -> None:
 def test_scrape_does_not_wait_for_history() -> None:
     """A scrape returns values without a baseline while the history is still being fetched."""
     with running_exporter(
-        "{event: purchase, baseline: {weeks: 4}}", shop(), pause="budget: {concurrency: 2}\n"
+        "{event: purchase, baseline: {weeks: 4}}", shop(), extra_yaml="budget: {concurrency: 2}\n"
     ) as exporter:
 
         def slow(exchange: Exchange) -> Reply:
@@ -228,7 +228,7 @@ def test_failed_history_is_fetched_again() -> None:
 def test_history_is_deferred_while_queries_are_deferred() -> None:
     """While due queries exceed the budget, no history is fetched."""
     events = "\n".join(f"{{event: purchase, apps: [{app}], baseline: {{weeks: 4}}}}" for app in ("all", "ios"))
-    with running_exporter(events, shop(), pause="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
+    with running_exporter(events, shop(), extra_yaml="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
         exporter.braze.limit = 120  # half of it is one call a minute
 
         def scrape() -> None:

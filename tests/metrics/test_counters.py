@@ -542,6 +542,6 @@ def test_refresh_saves_many_changes(monkeypatch: pytest.MonkeyPatch, many: int, 
     monkeypatch.setattr("braze_exporter.metrics.counters.MAX_UNSAVED", many)
     names = [f"event {number}" for number in range(6)]
     events = "\n".join(f"{{event: {name}}}" for name in names)
-    with running_exporter(events, RecordedCounts(events=names), pause="budget: {concurrency: 1}\n") as exporter:
+    with running_exporter(events, RecordedCounts(events=names), extra_yaml="budget: {concurrency: 1}\n") as exporter:
         exporter.refresh()
         assert (exporter.exporter._counters.revision > 0) is is_saved  # noqa: SLF001 - rendering would save the rest

@@ -37,7 +37,9 @@ def pages() -> tuple[str, str]:
     for back in range(400):
         for app, segment, count in (("", "", 100), (IOS, "", 60), ("", VIP, 9), (IOS, VIP, 4)):
             recorded.set("purchase", CURRENT_HOUR - back * HOUR, count + back % 24, app, segment)
-    with running_exporter(EVENTS, recorded, pause="budget: {concurrency: 1}\n") as exporter:  # responses come in order
+    with running_exporter(
+        EVENTS, recorded, extra_yaml="budget: {concurrency: 1}\n"
+    ) as exporter:  # responses come in order
         exporter.braze.inject(response_faults.data([]), event="empty")
         exporter.scrape()
         recorded.set("purchase", CURRENT_HOUR, 1_234_567)

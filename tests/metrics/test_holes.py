@@ -524,7 +524,7 @@ def edited_email(change: Callable[[dict[str, Any]], object], *, in_all: bool = F
 def campaign() -> Iterator[ExporterRig]:
     """Run the exporter for a campaign that has sent 1,000 emails today."""
     with running_exporter(
-        "{event: purchase}", hours(), pause=f"    campaigns: [{{campaign: {CAMPAIGN}}}]\n"
+        "{event: purchase}", hours(), extra_yaml=f"    campaigns: [{{campaign: {CAMPAIGN}}}]\n"
     ) as exporter:
         exporter.braze.inventory = Inventory(campaigns=(Campaign(CAMPAIGN, "Welcome", channels=("email",)),))
         figures = RecordedCounts()
@@ -654,7 +654,9 @@ def test_canvas_with_200_steps_is_read() -> None:
                 push = [{"sent": 1, "direct_opens": 1, "total_opens": 1, "bounces": 0, "body_clicks": 0}]
                 step["messages"] |= {"ios_push": push, "android_push": push}
 
-    with running_exporter("{event: purchase}", hours(), pause=f"    canvases: [{{canvas: {canvas}}}]\n") as exporter:
+    with running_exporter(
+        "{event: purchase}", hours(), extra_yaml=f"    canvases: [{{canvas: {canvas}}}]\n"
+    ) as exporter:
         exporter.braze.inventory = Inventory(canvases=(Canvas(canvas, "Welcome", steps=steps),))
         exporter.braze.inject(response_faults.edited(more), path="/canvas/data_series")
         page = exporter.scrape(60)

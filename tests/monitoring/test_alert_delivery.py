@@ -118,12 +118,13 @@ def to(url: str) -> str:
 def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
     """A silent event is paged exactly once, with its text and labels; no other event is paged, and it resolves."""
     shop = Shop()
-    pause = f"refresh: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
+    extra_yaml = f"refresh: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
     with ExitStack() as stack:
         received = stack.enter_context(pager())
         manager = stack.enter_context(running_alertmanager(tmp_path / "alertmanager", to(received.url)))
         _, braze = stack.enter_context(running_braze(shop))
-        option = f"--config.file={write_file(tmp_path / 'config.yaml', workspace_yaml(braze.url, EVENTS, pause=pause))}"
+        config = workspace_yaml(braze.url, EVENTS, extra_yaml=extra_yaml)
+        option = f"--config.file={write_file(tmp_path / 'config.yaml', config)}"
         program = stack.enter_context(Program.start([option]))
         result = running_prometheus(
             tmp_path / "prometheus", program.port, rules=run_program("rules", option).stdout, alertmanager=manager

@@ -29,7 +29,7 @@ URL = "https://rest.iad-01.braze.com"
 ALERTS = "{silent: 2h, drop: 0.5, below: 5, above: 5000, severity: critical, labels: {team: growth}}"
 HOURLY = workspace_yaml(URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}")
 DURABLE = workspace_yaml(
-    URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}", pause="state_file: /state.sqlite\n"
+    URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}", extra_yaml="state_file: /state.sqlite\n"
 )
 DAILY = workspace_yaml(
     URL, "{event: purchase, unit: day, baseline: {weeks: 4}, alerts: {silent: 1d, drop: 0.5, below: 100, above: 9000}}"

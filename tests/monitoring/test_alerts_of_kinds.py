@@ -41,7 +41,7 @@ OPENED = ('channel="email",variation="A",stat="opens"', 'channel="in_app_message
 
 def config(sections: str) -> str:
     """Return a config with one event and additional sections."""
-    return workspace_yaml(URL, "{event: purchase}", pause=sections)
+    return workspace_yaml(URL, "{event: purchase}", extra_yaml=sections)
 
 
 SESSIONS = config("    sessions: [{apps: [all, ios], alerts: {silent: 2h, below: 50}}]\n")

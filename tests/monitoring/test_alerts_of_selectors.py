@@ -41,7 +41,7 @@ EVENTS = """\
 
 def config(sections: str, events: str = "{event: purchase}") -> str:
     """Return a config with events and additional sections."""
-    return workspace_yaml(URL, events, pause=sections)
+    return workspace_yaml(URL, events, extra_yaml=sections)
 
 
 def below(name: str, value: str, limit: str, **labels: str) -> ExpectedAlert:

@@ -37,7 +37,7 @@ CONFIGS = {
     + workspace_item_yaml(URL, "{event: signup, unit: day, segments: [all, vip]}", name="staging"),
     "users": NO_EVENTS + "    segment_users: [{segment: vip}]\n    monthly_active_users: [{apps: [ios]}]\n",
     "campaign": NO_EVENTS + "    campaigns: [{campaign: d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05}]\n",
-    "two kinds": workspace_yaml(URL, "{event: purchase}", pause="    sessions: [{apps: [all, ios]}]\n"),
+    "two kinds": workspace_yaml(URL, "{event: purchase}", extra_yaml="    sessions: [{apps: [all, ios]}]\n"),
     "example": (docs.ROOT / "config.example.yaml").read_text(encoding="utf-8"),
     "demo": demo_config.build_config("http://127.0.0.1:1"),
 }
@@ -327,7 +327,9 @@ def test_monitoring_modules_spell_no_metric_name() -> None:
 def test_dashboard_command_needs_no_key_and_no_state(tmp_path: Path) -> None:
     """`braze-exporter dashboard` needs no key, touches no state file and prints the same bytes for the same config."""
     state = tmp_path / "state.sqlite"
-    config = workspace_yaml(URL, "{event: purchase, apps: [all, ios]}\n{event: signup}", pause=f"state_file: {state}\n")
+    config = workspace_yaml(
+        URL, "{event: purchase, apps: [all, ios]}\n{event: signup}", extra_yaml=f"state_file: {state}\n"
+    )
     option = f"--config.file={write_file(tmp_path / 'config.yaml', config)}"
     first, second = (run_program("dashboard", option, PYTHONHASHSEED=seed) for seed in ("1", "2"))
     assert (first.returncode, second.returncode) == (0, 0)

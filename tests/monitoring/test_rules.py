@@ -113,8 +113,8 @@ CONFIGS = {
     **{path.stem: path.read_text(encoding="utf-8-sig") for path in (ROOT / "tests/config/good").glob("*.yaml")},
     "the example": (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
     "the demo": demo_config.build_config("http://127.0.0.1"),
-    "everything": workspace_yaml(URL, EVERYTHING, pause="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
-    "every kind": workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", pause=EVERY_KIND),
+    "everything": workspace_yaml(URL, EVERYTHING, extra_yaml="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
+    "every kind": workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", extra_yaml=EVERY_KIND),
     "odd names": names_config(*ODD),
 }
 
@@ -245,7 +245,7 @@ def test_numbers_are_plain() -> None:
 
 def test_rules_command_prints_rules(tmp_path: Path) -> None:
     """`braze-exporter rules` needs no key and no state file and prints the same output each time."""
-    config = workspace_yaml(URL, EVERYTHING, pause=f"state_file: {tmp_path / 'missing' / 'state.sqlite'}\n")
+    config = workspace_yaml(URL, EVERYTHING, extra_yaml=f"state_file: {tmp_path / 'missing' / 'state.sqlite'}\n")
     path = write_file(tmp_path / "config.yaml", config)
     done = run_program("rules", f"--config.file={path}")
     assert done.returncode == 0
@@ -314,7 +314,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     directory = tmp_path_factory.mktemp("rules")
     with ExitStack() as stack:
         _, server = stack.enter_context(running_braze(Shop()))
-        path = write_file(directory / "config.yaml", workspace_yaml(server.url, QUICK, pause="budget: {share: 0.5}\n"))
+        path = write_file(
+            directory / "config.yaml", workspace_yaml(server.url, QUICK, extra_yaml="budget: {share: 0.5}\n")
+        )
         printed = run_program("rules", f"--config.file={path}").stdout
         rules = re.sub(r"for: \d+[mh]$", "for: 1s", printed, flags=re.MULTILINE)
         program = stack.enter_context(Program.start([f"--config.file={path}", "--web.enable-lifecycle"]))

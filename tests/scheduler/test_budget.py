@@ -76,7 +76,7 @@ def test_reserve_is_kept_when_others_use_the_limit() -> None:
 @pytest.mark.parametrize("spent_in_the_end", [7_900, 10_000])
 def test_reserve_is_kept_when_others_accelerate(spent_in_the_end: int) -> None:
     """The exporter makes no call once others have used all of the limit except the reserve."""
-    with running_exporter(EVENTS, quiet(), pause="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
+    with running_exporter(EVENTS, quiet(), extra_yaml="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
         exporter.braze.limit = 10_000
         spent, left = 0, []
         while exporter.clock.now < NEXT_HOUR:
@@ -132,7 +132,7 @@ def test_empty_headers_stop_nothing(text: str | None) -> None:
 
 def test_rate_limit_without_headers_doubles_pause() -> None:
     """After a 429 without headers one call probes after 60, 120, 240, 480, 900 and 900 s, until one succeeds."""
-    with running_exporter(EVENTS, quiet(), pause="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, quiet(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent"))
         scrape_until(exporter, NOW + 3_600, every=1)
         moments = [round(request.time - NOW) for request in exporter.braze.requests]
@@ -145,7 +145,7 @@ def test_rate_limit_without_headers_doubles_pause() -> None:
 
 def test_retry_after_is_obeyed() -> None:
     """Without rate limit headers of Braze, `Retry-After` sets the pause, as a proxy in front of Braze may send it."""
-    with running_exporter(EVENTS, quiet(), pause="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, quiet(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent", retry_after="200"), times=1)
         scrape_until(exporter, NOW + 201, every=1)
         assert [request.time - NOW for request in exporter.braze.requests[:2]] == [0, 200]
@@ -153,7 +153,7 @@ def test_retry_after_is_obeyed() -> None:
 
 def test_queries_over_budget_take_turns() -> None:
     """When the limit shrinks to a third of the plan, all queries are fetched equally less often."""
-    with running_exporter(EVENTS, quiet(), pause="budget: {share: 0.5}\n") as exporter:
+    with running_exporter(EVENTS, quiet(), extra_yaml="budget: {share: 0.5}\n") as exporter:
         exporter.scrape()
         exporter.braze.reset()
         exporter.braze.limit = 192  # of which the share of half is 96, a third of 24 queries times 12
@@ -346,12 +346,12 @@ def test_rate_limited_query_is_fetched_after_pause() -> None:
 
 def test_reload_keeps_backoff() -> None:
     """Reloading the config repeatedly does not reset the back-off of failing queries."""
-    with running_exporter(EVENTS, quiet(), pause="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, quiet(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(503))
         for _ in range(30):
             scrape_until(exporter, exporter.clock.now + 120)
-            exporter.apply_config(EVENTS, pause="refresh: {hour: 1m}\n")
+            exporter.apply_config(EVENTS, extra_yaml="refresh: {hour: 1m}\n")
         assert len(exporter.braze.requests) <= 24 * 8
 
 
@@ -433,8 +433,8 @@ def test_backoff_doubles_to_15_minutes(refresh: float, waits: list[float]) -> No
 def test_first_minute_after_outage_has_normal_call_rate(refresh: str) -> None:
     """After an hour of 503, no minute has more calls than the busiest minute before the outage."""
     jitter = random.Random(7)  # noqa: S311 - jitter, not secrets
-    pause = f"refresh: {{hour: {refresh}}}\n"
-    with running_exporter(EVENTS, quiet(), pause=pause, jitter=lambda: jitter.uniform(0.9, 1.1)) as exporter:
+    extra_yaml = f"refresh: {{hour: {refresh}}}\n"
+    with running_exporter(EVENTS, quiet(), extra_yaml=extra_yaml, jitter=lambda: jitter.uniform(0.9, 1.1)) as exporter:
         scrape_until(exporter, NOW + HOUR)
         normal = fullest_minute(exporter)
         exporter.braze.reset()

@@ -59,9 +59,9 @@ def exposed_events(page: MetricsPage) -> set[str]:
 
 
 @contextmanager
-def running_discovery(events: str, *names: str, pause: str = "") -> Iterator[ExporterRig]:
+def running_discovery(events: str, *names: str, extra_yaml: str = "") -> Iterator[ExporterRig]:
     """Run the exporter and a simulator with these events, and read the lists once."""
-    with running_exporter(events, shop(*names), pause=pause, reads_lists=True) as result:
+    with running_exporter(events, shop(*names), extra_yaml=extra_yaml, reads_lists=True) as result:
         lists(result)
         yield result
 
@@ -322,9 +322,9 @@ def test_forbidden_list_is_read_daily(tmp_path: Path) -> None:
 
 def test_deferred_list_resumes() -> None:
     """A list longer than an hour's share is read in parts, and used once it is complete."""
-    pause = "budget: {share: 0.004}\n"
+    extra_yaml = "budget: {share: 0.004}\n"
     with running_exporter(
-        "{match: '.*'}", shop(*(f"e{n}" for n in range(6))), pause=pause, reads_lists=True
+        "{match: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
     ) as exporter:
         exporter.braze.lists.page_size = 1
         lists(exporter)
@@ -345,7 +345,7 @@ def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
     """Items beyond `max_queries` are skipped, counted and logged, and current items are kept."""
     with (
         caplog.at_level(logging.INFO),
-        running_discovery("{match: '.*'}", "m", "n", pause="max_queries: 2\n") as exporter,
+        running_discovery("{match: '.*'}", "m", "n", extra_yaml="max_queries: 2\n") as exporter,
     ):
         assert exporter.page().value(LEFT_OUT) == 0
         exporter.braze.traffic = shop("a", "m", "n")
@@ -428,7 +428,7 @@ def test_scrape_does_not_wait_for_list() -> None:
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         started = time.monotonic()
         assert exposed_events(exporter.scrape()) == {"a"}
-        exporter.apply_config("{match: '.*'}\n{event: a}", pause="max_queries: 100\n")
+        exporter.apply_config("{match: '.*'}\n{event: a}", extra_yaml="max_queries: 100\n")
         assert exposed_events(exporter.scrape()) == {"a"}
         assert time.monotonic() - started < 5
         exporter.braze.clear_faults()
@@ -502,14 +502,14 @@ def test_archived_campaign_keeps_name() -> None:
 
 def test_lists_leave_calls_to_queries() -> None:
     """In the default pool, a list leaves half of the burst to queries."""
-    pause = "budget: {share: 0.001}\n"
+    extra_yaml = "budget: {share: 0.001}\n"
     changes = {"    custom_events:": "    segment_users: [{match: '.*', refresh: 1h}]\n    custom_events:"}
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.inventory = Inventory(
             segments=tuple(Segment(f"{n:08}{WELCOME[8:]}", f"s{n}") for n in range(300))
         )
         exporter.braze.lists.page_size = 1
-        exporter.apply_config("{event: a}", pause=pause, **changes)
+        exporter.apply_config("{event: a}", extra_yaml=extra_yaml, **changes)
         exporter.clock.advance(EVERY)
         lists(exporter)
         assert 49 <= set_items(exporter, "/segments/list") <= 51

@@ -133,7 +133,7 @@ def test_concurrent_scrapes_share_calls() -> None:
 
 def test_connections_are_limited_and_reused() -> None:
     """At most `concurrency` requests are in flight at once, and connections are reused."""
-    with running_exporter(EVENTS, silent_traffic(), pause="budget: {concurrency: 3}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="budget: {concurrency: 3}\n") as exporter:
         exporter.braze.inject(transfer_faults.delay(0.01))
         for _ in range(3):
             exporter.scrape()
@@ -163,7 +163,7 @@ def test_most_overdue_query_is_fetched_first() -> None:
     with running_exporter(
         "{event: event 00, refresh: 10m}\n{event: event 01, refresh: 5m}\n{event: event 02, refresh: 7m}",
         silent_traffic(),
-        pause="budget: {concurrency: 1}\n",
+        extra_yaml="budget: {concurrency: 1}\n",
     ) as exporter:
         exporter.scrape()
         exporter.clock.advance(HOUR)
@@ -174,7 +174,7 @@ def test_most_overdue_query_is_fetched_first() -> None:
 
 def test_rate_limit_pauses_pool_until_reset() -> None:
     """After a 429, no query is fetched until the window ends, and no scrape waits."""
-    with running_exporter(EVENTS, silent_traffic(), pause="budget: {concurrency: 1}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="budget: {concurrency: 1}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited(), event="event 05")
         page = exporter.scrape()
         assert calls(exporter) == 6

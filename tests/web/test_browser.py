@@ -296,7 +296,7 @@ def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> N
     events = "\n".join(f"{{event: {name}}}" for name in names)
     with running_braze(RecordedCounts(events=names)) as (_, server):
         config = write_file(
-            tmp_path / "config.yaml", workspace_yaml(server.url, events, pause="budget: {share: 0.5}\n")
+            tmp_path / "config.yaml", workspace_yaml(server.url, events, extra_yaml="budget: {share: 0.5}\n")
         )
         with Program.start([f"--config.file={config}"]) as program:
             wait_until(

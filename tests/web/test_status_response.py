@@ -200,7 +200,7 @@ def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str
 def test_spent_budget_is_shown() -> None:
     """Queries that are deferred for the budget show when it allows the next call."""
     events = "\n".join(f"{{event: event {number}, refresh: 1h}}" for number in range(3))
-    with running_exporter(events, RecordedCounts(events=[]), pause="budget: {share: 0.001}\n") as exporter:
+    with running_exporter(events, RecordedCounts(events=[]), extra_yaml="budget: {share: 0.001}\n") as exporter:
         exporter.braze.limit = 1_000  # of which a thousandth is one call an hour
         exporter.scrape()
         exporter.clock.advance(HOUR)
@@ -245,7 +245,7 @@ def read_lists(exporter: ExporterRig) -> None:
 
 def test_selector_workspace_waits_for_list() -> None:
     """A workspace is not healthy while selectors wait for a list, match nothing, or have skipped items."""
-    with running_exporter("{match: 'p.*|s.*'}", shop(), pause="max_queries: 1\n", reads_lists=True) as exporter:
+    with running_exporter("{match: 'p.*|s.*'}", shop(), extra_yaml="max_queries: 1\n", reads_lists=True) as exporter:
         waits = "The match and tag entries of custom_events wait for Braze's list of events."
         assert sentences(exporter) == ["new", waits]
         exporter.braze.permissions = {"events.data_series"}
@@ -431,7 +431,7 @@ def test_campaign_is_shown_as_one_value() -> None:
     campaign = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels=("email", "sms"))
     today = int(datetime(2026, 11, 23, tzinfo=NEW_YORK).timestamp())
     with running_exporter(
-        "{event: purchase}", shop(), pause=f"    campaigns:\n      - campaign: {campaign.id}\n"
+        "{event: purchase}", shop(), extra_yaml=f"    campaigns:\n      - campaign: {campaign.id}\n"
     ) as exporter:
         exporter.braze.inventory = Inventory(campaigns=(campaign,))
         exporter.braze.series_counts = figures = RecordedCounts()
@@ -517,7 +517,7 @@ def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
 def test_page_data_of_2000_queries_is_fast() -> None:
     """The status response for 2,000 queries takes less than half a second, a generous bound for busy machines."""
     events = "\n".join(f"{{event: event {number}}}" for number in range(2_000))
-    with running_exporter(events, RecordedCounts(events=[]), pause="budget: {share: 0.5}\n") as exporter:
+    with running_exporter(events, RecordedCounts(events=[]), extra_yaml="budget: {share: 0.5}\n") as exporter:
         exporter.scrape(60)
         page = exporter.page()
         assert page.value("braze_exporter_queries", state="up") == 2_000
