@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RULES = ROOT / "deploy/compose/prometheus/rules/exporter.yml"
 DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
-HELP_WIDTH = 100
 
 
 def blocks() -> dict[str, str]:
@@ -180,15 +179,22 @@ def _default(result: Mapping[str, Any]) -> str:
 
 
 def _help() -> str:
-    """Return the `--help` output of the program and of each command."""
-    top = build_parser()
-    commands = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
-    parts = [top, *commands.choices.values()]
-    texts = []
-    for part in parts:
-        part.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=HELP_WIDTH)
-        texts.append(f"$ {part.prog} --help\n{part.format_help()}")
-    return "```console\n" + "\n".join(texts) + "```\n"
+    """Return the table of the commands and the table of the flags of each command."""
+    commands = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    rows = [f"| `{name}` | {command.description} |" for name, command in commands.choices.items()]
+    tables = ["| command | meaning |\n|---|---|\n" + "\n".join(rows) + "\n"]
+    for name, command in commands.choices.items():
+        flags = [action for action in command._actions if action.dest != "help"]  # noqa: SLF001
+        if flags:
+            rows = [f"| {_flag(flag)} | {(flag.help or '') % vars(flag)} |" for flag in flags]
+            tables.append(f"**{name}**\n\n| flag | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(tables)
+
+
+def _flag(flag: argparse.Action) -> str:
+    value = flag.metavar or (f"{{{','.join(flag.choices)}}}" if flag.choices else None)
+    text = f"`{flag.option_strings[-1]}{f'={value}' if value else ''}`"
+    return f"{text} (required)" if flag.required else text
 
 
 if __name__ == "__main__":
