@@ -36,7 +36,7 @@ def blocks() -> dict[str, str]:
         "metrics": _table(_families()),
         "kinds": _kinds(),
         "own metrics": _table([UP, QUERIES, *SELF_METRICS])
-        + f"\nThe states are {', '.join(f'`{state}`' for state in QueryStatus)}.\n",
+        + f"\n`state` is the first that applies of {', '.join(f'`{state}`' for state in QueryStatus)}.\n",
         "config": _reference(),
         "alerts": _keys(build_schema()["$defs"]["Alerts"]),
         "judged": _judged(),
@@ -65,27 +65,27 @@ def filled(text: str) -> str:
         before, _, remainder = text.partition(start)
         _, result, after = remainder.partition(end)
         if not result:
-            raise SystemExit(f"README.md has no block {start.strip()}")
+            raise SystemExit(f"README.md: block not found: {start.strip()}")
         text = before + start + content + end + after
     return text
 
 
 def _families() -> Iterator[Family]:
     """Yield the families of each metric group, with placeholders for the group and the unit."""
-    metric_group = MetricGroup("<noun>", "What is counted")
+    metric_group = MetricGroup("<noun>", "Value")
     for measure in GAUGE_HELP:
         result = build_gauge(CUSTOM_EVENTS, metric_group, Unit.HOUR, measure)
-        series = () if measure in QUERY_GAUGES else ("of the series",)
+        series = () if measure in QUERY_GAUGES else ("series labels",)
         name = result.name.replace("_hourly_", "_<unit>_")
-        yield Family(name, result.type, result.help.replace("hour", "bucket"), ("of the query", *series))
+        yield Family(name, result.type, result.help.replace("hour", "bucket"), ("query labels", *series))
     result = build_counter(CUSTOM_EVENTS, metric_group)
-    yield Family(result.name, result.type, result.help, ("of the query", "of the series"))
+    yield Family(result.name, result.type, result.help, ("query labels", "series labels"))
 
 
 def _kinds() -> str:
     """Return the table of the kinds: one row for each metric group."""
     rows = [
-        "| `<noun>` | counts | config section | units | labels of the query | of the series | counter | permission |",
+        "| `<noun>` | value | config section | units | query labels | series labels | counter | permission |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
@@ -107,10 +107,10 @@ def _kinds() -> str:
 
 def _judged() -> str:
     """Return the table of the alert name prefixes, and of the metric that the alerts of each kind evaluate."""
-    rows = ["| config section | alerts | judged by |", "|---|---|---|"]
+    rows = ["| config section | alerts | evaluated metric |", "|---|---|---|"]
     for kind in KINDS:
-        stats = " or ".join(f"`{stat}`" for stat in kind.metric_group.primary_stats)
-        by = f"`{kind.metric_group.name}`" + (f", the sum of those with `stat` {stats}" if stats else "")
+        stats = " and ".join(f"`{stat}`" for stat in kind.metric_group.primary_stats)
+        by = f"`{kind.metric_group.name}`" + (f", summed over `stat` {stats}" if stats else "")
         rows.append(f"| `{kind.section}` | `{alert_prefix(kind)}…` | {by} |")
     return "\n".join(rows) + "\n"
 
@@ -123,7 +123,7 @@ def _table(families: Iterable[Family]) -> str:
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for family in families:
         labels = ", ".join(label if " " in label else f"`{label}`" for label in family.labels) or "-"
-        meaning = re.sub(r" Fetched from .*", "", family.help)
+        meaning = re.sub(r" (Fetched from|From Braze) .*", "", family.help)
         rows.append(f"| `{family.name}` | {family.type} | {labels} | {meaning} |")
     return "\n".join(rows) + "\n"
 
@@ -135,7 +135,7 @@ def _reference() -> str:
     asking = [field.alias or name for name, field in Entry.model_fields.items()]
     sections = definitions["Workspace"]["properties"]
     parts = [
-        ("The file", _keys(whole)),
+        ("Top level", _keys(whole)),
         *((f"`{name.lower()}`", _keys(definitions[name])) for name in ("Refresh", "Settle", "Budget")),
         ("Each of `workspaces`", _keys(definitions["Workspace"])),
     ]
@@ -146,7 +146,7 @@ def _reference() -> str:
         title = f"Each entry of {', '.join(f'`{section}`' for section in result)}"
         parts.append((title, _keys(definitions[model], without=asking)))
     common = {"properties": {name: definitions["Users"]["properties"][name] for name in asking}}
-    parts += [("Each entry may also have", _keys(common)), ("`baseline`", _keys(definitions["Baseline"]))]
+    parts += [("Every entry, in addition", _keys(common)), ("`baseline`", _keys(definitions["Baseline"]))]
     return "\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
 
