@@ -62,21 +62,21 @@ FAULTS: dict[str, Fault] = {
     "truncated chunks": transfer_faults.truncated_chunks(),
     "redirect": response_faults.redirect("http://127.0.0.1:9/"),
     "HTML": response_faults.html(),
-    "nothing": response_faults.empty_body(),
-    "nested deeply": response_faults.deeply_nested(),
-    "garbled gzip": transfer_faults.garbled_gzip(),
+    "empty body": response_faults.empty_body(),
+    "deep nesting": response_faults.deeply_nested(),
+    "invalid gzip": transfer_faults.garbled_gzip(),
     "gzip": transfer_faults.gzipped(),
     "200 MB": transfer_faults.huge(),
     "compressed bomb": transfer_faults.gzip_bomb(),
     "no data": response_faults.data([]),
-    "a wrong count": response_faults.count(-1),
-    "a wrong time": response_faults.time("yesterday"),
-    "contradiction": response_faults.duplicated(contradicting=True),
+    "negative count": response_faults.count(-1),
+    "invalid time": response_faults.time("yesterday"),
+    "contradicting rows": response_faults.duplicated(contradicting=True),
     "shuffled": response_faults.shuffled(),
     "slow": transfer_faults.delay(1.0),
 }
 # These hold a connection for half a minute, so they apply to few events only.
-LONG = {"silence": transfer_faults.hang(), "drip": transfer_faults.drip(0.5)}
+LONG = {"no response": transfer_faults.hang(), "slow bytes": transfer_faults.drip(0.5)}
 # After one of these, the exporter holds all fetches for two minutes.
 REFUSALS = {"401": response_faults.status(401), "403": response_faults.status(403)}
 
@@ -102,7 +102,7 @@ class Shop:
 
 @dataclass
 class ScrapeStatistics:
-    """What the scrapers saw."""
+    """The results of the scrapes of one scraper."""
 
     scrapes: int = 0
     failures: list[str] = field(default_factory=list)
@@ -123,7 +123,7 @@ def scrape(program: Program, tally: ScrapeStatistics) -> None:
     for event in EVENTS:
         total = page.value("braze_custom_events_total", event=event)
         if total is None or total < tally.shown.get(event, 0):
-            tally.failures.append(f"the counter of {event} fell to {total}")
+            tally.failures.append(f"counter of {event} decreased to {total}")
         tally.shown[event] = total or 0
 
 
@@ -179,14 +179,14 @@ def soak(minutes: float, seed: int) -> bool:
         program = stack.enter_context(Program.start([f"--config.file={path}"]))
         process = psutil.Process(program.process.pid)
         wait_until(
-            lambda: program.scrape().value("braze_exporter_queries", state="up") == len(EVENTS), "all are counted"
+            lambda: program.scrape().value("braze_exporter_queries", state="up") == len(EVENTS), "all queries are up"
         )
         for _ in range(IDLE):
             stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
-        with contextlib.ExitStack() as busy:
-            busy.enter_context(running(shop.grow, rng))
+        with contextlib.ExitStack() as load:
+            load.enter_context(running(shop.grow, rng))
             for tally in tallies:
-                busy.enter_context(running(scrape, program, tally))
+                load.enter_context(running(scrape, program, tally))
             for name, fault, struck in schedule(minutes, random.Random(seed)):  # noqa: S311
                 for event in struck:
                     braze.inject(fault, event=event)
@@ -194,7 +194,9 @@ def soak(minutes: float, seed: int) -> bool:
                 time.sleep(ROUND)
                 braze.clear_faults()
                 usage.append((process.memory_info().rss / 1e6, process.num_threads(), process.num_fds()))
-                print(f"{name:>16}: {usage[-1][0]:.0f} MB, {usage[-1][1]} threads, {usage[-1][2]} files", flush=True)
+                print(
+                    f"{name:>16}: {usage[-1][0]:.0f} MB, {usage[-1][1]} threads, {usage[-1][2]} open files", flush=True
+                )
         last = ScrapeStatistics(shown=dict(tallies[0].shown))
 
         def all_counted() -> bool:
@@ -203,7 +205,7 @@ def soak(minutes: float, seed: int) -> bool:
 
         counted = True
         try:
-            wait_until(all_counted, "everything is counted", seconds=200)
+            wait_until(all_counted, "all counters equal what Braze has reported", seconds=200)
         except AssertionError:
             counted = False
         lines = len(program.lines)
@@ -227,18 +229,18 @@ def print_summary(
     failures = [failure for tally in tallies for failure in tally.failures]
     scrapes, slowest = sum(tally.scrapes for tally in tallies), max(tally.slowest for tally in tallies)
     checks = {
-        f"{scrapes} scrapes, {len(failures)} failed {failures[:3]}": not failures and scrapes > 0,
-        f"the slowest took {slowest:.2f} s, with {TIMEOUT:g} s allowed": slowest < TIMEOUT,
+        f"scrapes: {scrapes}, failed: {len(failures)} {failures[:3]}": not failures and scrapes > 0,
+        f"slowest scrape: {slowest:.2f} s (timeout: {TIMEOUT:g} s)": slowest < TIMEOUT,
         f"memory: {late[0] / early[0]:.2f} x ({early[0]:.0f} MB, then {late[0]:.0f} MB)": late[0] < 1.1 * early[0],
         f"threads: {early[1]}, then {late[1]}": late[1] <= early[1] + 2,
         f"open files: {early[2]}, then {late[2]}": late[2] <= early[2] + 10,
-        "every count arrived": counted,
-        f"{lines} lines in the log": lines < 60 * len(usage),
-        f"it ended in {ended:.2f} s with {program.process.returncode}": ended < 2 and program.process.returncode == 0,
-        "no traceback in the log": "Traceback" not in program.output,
+        "counters equal what Braze has reported": counted,
+        f"log: {lines} lines": lines < 60 * len(usage),
+        f"exit code {program.process.returncode} after {ended:.2f} s": ended < 2 and program.process.returncode == 0,
+        "log: no traceback": "Traceback" not in program.output,
     }
-    for text, is_well in checks.items():
-        print(f"{'ok  ' if is_well else 'FAIL'} {text}")
+    for text, passed in checks.items():
+        print(f"{'ok  ' if passed else 'FAIL'} {text}")
     return all(checks.values())
 
 
