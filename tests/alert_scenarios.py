@@ -136,10 +136,13 @@ def healthy(
 
 @dataclass(frozen=True)
 class ExpectedAlert:
-    """An alert that must fire: its labels without its name, and the expected summary."""
+    """An alert that must fire: its labels without its name, and the first sentence of its description.
+
+    That sentence has all values of the alert. What follows is the same for all alerts of the rule.
+    """
 
     alert: str
-    summary: str
+    sentence: str
     labels: Mapping[str, str]
 
 
@@ -175,7 +178,10 @@ class Scenario:
                     "exp_alerts": [
                         {
                             "exp_labels": dict(item.labels),
-                            "exp_annotations": {**known[alert], "summary": item.summary},
+                            "exp_annotations": {
+                                **known[alert],
+                                "description": f"{item.sentence} {_constant_part(known[alert]['description'])}",
+                            },
                         }
                         for item in self.fires.get(minute, ())
                         if item.alert == alert
@@ -193,11 +199,16 @@ class Scenario:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def _constant_part(description: str) -> str:
+    """Return a description template without its first sentence. Only that sentence has variables."""
+    return description.rpartition("}}")[2].partition(". ")[2]
+
+
 def _values(info: SampleFunction, times: Sequence[int]) -> str:
     """Return the samples of a series in promtool's notation; its first absent sample is a staleness marker."""
-    words, was = [], False
+    result, was = [], False
     for now in times:
         value = info(now)
-        words.append("_" if value is None and not was else "stale" if value is None else f"{value:.15g}")
+        result.append("_" if value is None and not was else "stale" if value is None else f"{value:.15g}")
         was = value is not None
-    return " ".join(words)
+    return " ".join(result)

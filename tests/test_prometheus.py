@@ -222,6 +222,10 @@ def test_prometheus_scrapes_with_tls_and_password(tmp_path: Path) -> None:
             return {dict(labels)["name"]: value for labels, value in result.items()}
 
         expected = {name: float(name == "right") for name in how}
-        wait_until(lambda: requested.is_responding() and up() == expected, "only the right way has the numbers", 60)
+        wait_until(
+            lambda: requested.is_responding() and up() == expected,
+            "only the scrape with TLS and the right password has metrics",
+            60,
+        )
         assert requested.query("braze_up") == {one(): 1}
     assert [line.split("msg=")[1].split()[0] for line in program.lines] == ["serving", "stopped"]

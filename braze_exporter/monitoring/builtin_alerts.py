@@ -34,7 +34,7 @@ _MAX_LIST_AGE_SECONDS = 10_800.0
 _LAST_SUCCESS = "last_success_timestamp_seconds"
 # A `$value` of 1e9 or more means that the last success is 0: no fetch has succeeded since the start.
 _SINCE_TEMPLATE = (
-    "{{ if lt $value 1e9 }}for {{ $value | humanizeDuration }}{{ else }}since the exporter was started{{ end }}"
+    "{{ if lt $value 1e9 }}for {{ $value | humanizeDuration }}{{ else }}since the exporter started{{ end }}"
 )
 
 
@@ -62,18 +62,19 @@ def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
         alert="BrazeConfigReloadFailed",
         expr=f"time() - {RELOAD_SUCCESS_TIME.name}\nand {RELOAD_SUCCESSFUL.name} == 0",
         wait=_SHORT_SECONDS,
-        summary="The Braze exporter cannot use its new config, and goes on with the one of "
-        "{{ $value | humanizeDuration }} ago.",
-        description="What is wrong with the file stands in the exporter's log; `braze-exporter check` says the same.",
+        summary="Failed Braze exporter configuration reload.",
+        description="The Braze exporter failed to reload its config and keeps the one loaded "
+        "{{ $value | humanizeDuration }} ago. The exporter's log and `braze-exporter check` list the problems.",
     )
     if has_state:
         yield Rule(
             alert="BrazeStateNotWritten",
             expr=f"increase({STATE_WRITE_FAILURES.name}[10m]) > 0",
             wait=_DEFAULT_SECONDS,
-            summary='About {{ $value | printf "%.0f" }} writes of the state file failed in 10 minutes.',
-            description="Until one succeeds the counters stand still, and nobody is told of silent events. The log "
-            "says why; look for a full or read-only disk.",
+            summary="Braze exporter cannot write its state file.",
+            description='About {{ $value | printf "%.0f" }} writes of the state file failed in the last 10 minutes. '
+            "Until a write succeeds, counters do not increase and alerts for silent events do not fire. The log "
+            "contains the error. Check for a full or read-only disk.",
         )
 
 
@@ -84,10 +85,10 @@ def _down_rule(workspace: str) -> Rule:
         labels=dict(_workspace_label(workspace)),
         expr=f"absent({select_series(QUERIES, _workspace_label(workspace))})",
         wait=_SHORT_SECONDS,
-        summary="For 5 minutes or longer Prometheus has no metrics of {{ $labels.workspace }}: no other alert of it "
-        "can fire.",
-        description="The exporter is down, or cannot be scraped, or its config does not have this workspace any more. "
-        "Prometheus shows the reason under Targets.",
+        summary="Braze exporter metrics are missing.",
+        description="Prometheus has had no metrics of workspace {{ $labels.workspace }} for 5 minutes or longer, so no "
+        "other alert for it can fire. The exporter is down, cannot be scraped, or no longer has this workspace in its "
+        "config. The target status page of Prometheus shows scrape errors.",
         severity="critical",
     )
 
@@ -105,11 +106,13 @@ def _key_rejected_rule(workspace: str) -> Rule:
         expr=f"{_auth_failures(workspace, 'workspace, reason')} > 0\n"
         f"and on (workspace) max by (workspace, kind) ({up}) == 0",
         wait=_SHORT_SECONDS,
-        summary="Braze refuses the API key of {{ $labels.workspace }} ({{ $labels.reason }}): "
-        'about {{ $value | printf "%.0f" }} calls in 10 minutes.',
-        description=f"unauthorized: if {UP.name} is 0 the key is rejected: it is wrong or deleted, or the url is that "
-        "of another instance; else it lacks a permission. forbidden: it lacks a permission, or does not allow the "
-        "exporter's address. The log and the exporter's page name the permission.",
+        summary="Braze rejects the API key.",
+        description="Braze rejected the API key of workspace {{ $labels.workspace }} ({{ $labels.reason }}) in about "
+        '{{ $value | printf "%.0f" }} requests in the last 10 minutes. '
+        f"If the reason is unauthorized and {UP.name} is 0, the key is wrong or deleted, or `url` is that of another "
+        f"Braze instance. If it is unauthorized and {UP.name} is 1, the key lacks a permission. If it is forbidden, "
+        "the key lacks a permission or does not allow the exporter's IP address. The log and the status page name the "
+        "permission.",
         severity="critical",
     )
 
@@ -127,10 +130,10 @@ def _workspace_failing_rule(workspace: str, queries: Sequence[Query]) -> Rule:
         f"and {_up_expr(workspace)} == 0\n"
         f"unless {_auth_failures(workspace, 'workspace')} > 0",
         wait=_DEFAULT_SECONDS,
-        summary=f"Braze has answered nothing of {{{{ $labels.workspace }}}} {_SINCE_TEMPLATE}.",
-        description=f"Values are shown for `max_age` and then gone. {REQUESTS_FAILED.name} tells the reasons, the log "
-        "Braze's "
-        "words, and Braze's status page whether others have the same.",
+        summary="All fetches from Braze fail.",
+        description=f"No fetch for workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}. "
+        f"Values disappear when they are older than `max_age`. {REQUESTS_FAILED.name} counts the failures by reason. "
+        "The log has Braze's error messages. Check Braze's status page for an outage.",
     )
 
 
@@ -154,9 +157,10 @@ def _query_stale_rule(queries: Sequence[Query], reserve: float) -> Rule:
         f"unless on (workspace) {_up_expr(workspace)} == 0\n"
         f"unless on (workspace) {_reserve_reached(workspace, reserve, (('pool', kind.pool.name),))}",
         wait=_DEFAULT_SECONDS,
-        summary=f"Braze has not answered for {query_text(longest)} {_SINCE_TEMPLATE}: there are no values.",
-        description="Others are answered, so it is this one: what was renamed or deleted in Braze, an identifier that "
-        "is wrong, or a permission that the key lacks. The log has Braze's words.",
+        summary="Values of a query are stale.",
+        description=f"No fetch of {query_text(longest)} has succeeded {_SINCE_TEMPLATE}, so its values are no longer "
+        "exported. Fetches of other queries succeed. Check for a name that was changed or deleted in Braze, a wrong "
+        "identifier, or a permission that the key lacks. The log has Braze's error message.",
         labels={"kind": kind.section, "unit": unit.value, **dict(_workspace_label(workspace))},
     )
 
@@ -168,11 +172,11 @@ def _rate_limit_low_rule(workspace: str, reserve: float) -> Rule:
         labels=dict(_workspace_label(workspace)),
         expr=_reserve_reached(workspace, reserve),
         wait=_DEFAULT_SECONDS,
-        summary="{{ $value | humanizePercentage }} of the rate limit of {{ $labels.workspace }} is left (pool "
-        "{{ $labels.pool }}): the exporter asks nothing until it is reset.",
-        description=f"`budget.reserve` leaves the last {format_number(reserve * 100)}% to your own calls, which Braze "
-        "will "
-        "soon refuse too. Look for who makes them: the exporter makes no more than `budget.share`.",
+        summary="Braze rate limit has reached the reserve.",
+        description="{{ $value | humanizePercentage }} of the rate limit of workspace {{ $labels.workspace }} is left "
+        "(pool {{ $labels.pool }}), so the exporter pauses its requests until the limit resets. "
+        f"`budget.reserve` leaves the last {format_number(reserve * 100)}% to your own requests, which Braze will soon "
+        "reject too. Find their source. The exporter uses at most `budget.share`.",
     )
 
 
@@ -190,11 +194,11 @@ def _list_stale_rule(workspace: str, lists: Sequence[ListEndpoint]) -> Rule:
         labels=dict(_workspace_label(workspace)),
         expr=f"time() - {read} > {format_number(_MAX_LIST_AGE_SECONDS)}",
         wait=_DEFAULT_SECONDS,
-        summary=(
-            f"Braze's list of {{{{ $labels.list }}}} of {{{{ $labels.workspace }}}} was not read {_SINCE_TEMPLATE}."
-        ),
-        description="What `match` and `tag` would take of it is not asked for, or only what was listed before. The log "
-        "and the exporter's page say why: a permission that the key lacks, a key that is refused, or Braze's trouble.",
+        summary="Fetches of a Braze list fail.",
+        description="No fetch of Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} has "
+        f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, `match` and `tag` select only items that were listed "
+        "before. The log and the status page show the reason: a missing permission, a rejected key, or a failure of "
+        "Braze.",
     )
 
 
@@ -204,9 +208,10 @@ def _timezone_mismatch_rule(workspace: str) -> Rule:
         labels=dict(_workspace_label(workspace)),
         expr=f"{max_by(select_series(TIMEZONE_MISMATCH, _workspace_label(workspace)), ['workspace'])} == 1",
         wait=_LONG_SECONDS,
-        summary="For 1 hour or longer the newest day of {{ $labels.workspace }} is not the one of its `timezone`.",
-        description="The `timezone` in the config is not that of the company in Braze: days settle at the wrong time, "
-        "and baselines compare the wrong ones.",
+        summary="Configured time zone differs from Braze's.",
+        description="The newest day in the responses for workspace {{ $labels.workspace }} has differed from the "
+        "current day in its `timezone` for 1 hour or longer. Set `timezone` to the time zone of the company in Braze. "
+        "Otherwise days settle at the wrong time, and baselines compare the wrong days.",
     )
 
 

@@ -34,7 +34,7 @@ _COLORS = {
     QueryStatus.STALE: "purple",
     QueryStatus.PENDING: "#8e8e8e",
 }
-_PROBLEMS = {SCRAPES_INCOMPLETE: ("incomplete scrapes", "orange"), STATE_WRITE_FAILURES: ("failed writes", "red")}
+_ERRORS = {SCRAPES_INCOMPLETE: ("incomplete scrapes", "orange"), STATE_WRITE_FAILURES: ("failed writes", "red")}
 
 
 def api_row(plan: Plan, reserve: float) -> Row:
@@ -42,29 +42,29 @@ def api_row(plan: Plan, reserve: float) -> Row:
 
     `reserve` is the fraction of the rate limit that the exporter leaves to the company's sends.
     """
-    # Each interval must include a call, or the response time would have no data.
+    # Each interval must include a request, or the request duration would have no data.
     often = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE))}s"
     code, reason, pool = (legend(plan, [label]) for label in ("code", "reason", "pool"))
     calls = [
         chart(
-            "Calls to Braze",
-            "Calls a minute by the status of the answer; none is a call without an answer.",
+            "Requests to Braze",
+            "Requests per minute by status code. The code is none for requests without a response.",
             [Target(f"sum by (workspace, code) (rate({self_metric(REQUESTS)}[{_RECENT}])) * 60", code)],
             unit="reqpm",
             interval=often,
             style="stacked",
         ),
         chart(
-            "Errors",
-            "Calls that were not answered, by reason. Empty if all is well.",
+            "Failed requests",
+            "Requests to Braze that failed, by reason. Empty if none failed.",
             [Target(f"sum by (workspace, reason) (increase({self_metric(REQUESTS_FAILED)}[{_RECENT}])) > 0", reason)],
             unit="short",
             interval=often,
             style="bars",
         ),
         chart(
-            "Time to an answer",
-            "From a call to the whole of its answer: so many of a hundred took no longer.",
+            "Request duration",
+            "Percentiles of the time from a request to its complete response.",
             list(_quantiles(plan, DURATION, _RECENT, (0.5, 0.95, 0.99))),
             unit="s",
             interval=often,
@@ -73,18 +73,18 @@ def api_row(plan: Plan, reserve: float) -> Row:
     left, limit = (f"max by (workspace, pool) ({self_metric(family)})" for family in (RATE_LIMIT_REMAINING, RATE_LIMIT))
     budget = [
         chart(
-            "Rate limit",
-            "The share that Braze says is left of its rate limit in this window, whoever used it. At the line, which "
-            "is the reserve, the exporter makes no more calls until the window ends.",
+            "Rate limit remaining by pool",
+            "Share of Braze's rate limit that remains in the current window, after all requests of your company. At "
+            "the line, the reserve, the exporter pauses its requests until the window ends.",
             [Target(f"{left}\n  / {limit}", pool)],
             unit="percentunit",
             interval="1m",
             limit=reserve,
         ),
         chart(
-            "Calls put off",
-            "Calls that were due and not made, for the budget, the reserve or a 429. They are made later; the last "
-            "values stay until they are too old.",
+            "Deferred requests",
+            "Requests that were due but deferred because of the budget, the reserve or a 429. They are made later. "
+            "The last values stay until they are stale.",
             [Target(f"sum by (workspace, pool) (increase({self_metric(DEFERRED)}[{_RECENT}]))", pool)],
             unit="short",
             interval=often,
@@ -92,63 +92,66 @@ def api_row(plan: Plan, reserve: float) -> Row:
         ),
         chart(
             "Queries by state",
-            "pending was never tried, stale is too old to be shown, deferred is put off, failed was not answered.",
+            "Queries are pending before their first fetch, stale if their values are older than `max_age`, deferred by "
+            "rate limiting, or failed if the last fetch failed.",
             [styled_target(plan, _in_state(state), state.value, color) for state, color in _COLORS.items()],
             unit="short",
             interval="1m",
             style="stacked",
         ),
     ]
-    return Row("Braze's API", (calls, budget))
+    return Row("Braze API", (calls, budget))
 
 
 def exporter_row(plan: Plan) -> Row:
     """Return the row for revision delays and for the exporter itself."""
     charts = [
         chart(
-            "How late Braze revises",
-            "How long after its end a bucket still changed, in the 24 hours before: so many of a hundred changes came "
-            "within that. Set `settle` by it; the line is the longest of the config.",
+            "Revision delay",
+            "Percentiles of how long after its end a bucket still changed, over 24 hours. Set `settle` accordingly. "
+            "The line is the longest `settle` of the config.",
             list(_quantiles(plan, REVISION_DELAY, "24h", (0.5, 0.9, 0.99))),
             unit="s",
             interval="30m",
             limit=max(query.settle for query in plan.queries),
         ),
         chart(
-            "Trouble of the exporter",
-            "Scrapes whose deadline came before every due answer, and writes of the state file that failed, while "
-            "which the counters stand still.",
+            "Exporter errors",
+            "Scrapes that reached their deadline before all due fetches had finished, and failed writes of the state "
+            "file. Counters do not increase until a write succeeds.",
             [
-                styled_target(plan, f"sum(increase({self_metric(family)}[{_RECENT}]))", words, color)
-                for family, (words, color) in _PROBLEMS.items()
+                styled_target(plan, f"sum(increase({self_metric(family)}[{_RECENT}]))", name, color)
+                for family, (name, color) in _ERRORS.items()
             ],
             unit="short",
             interval="1m",
             style="bars",
         ),
     ]
-    return Row("The exporter", (charts, list(_exporter_panels(plan))))
+    return Row("Exporter", (charts, list(_exporter_panels(plan))))
 
 
 def _exporter_panels(plan: Plan) -> Iterator[Panel]:
     yield stat(
-        "Last reload",
-        "Whether the config could be used when it was last read. If not, the one before goes on; the log says why.",
+        "Last config reload",
+        "Whether the last config reload succeeded. If it failed, the exporter keeps the previous config, and the log "
+        "lists the problems.",
         Target(f"min({self_metric(RELOAD_SUCCESSFUL)})"),
         thresholds=steps("red", (1, "green")),
-        words={"1": "good", "0": "failed"},
+        value_texts={"1": "succeeded", "0": "failed"},
     )
     if any(query.unit is Unit.DAY for query in plan.queries):
         yield stat(
             "Time zone",
-            "Whether the days of a workspace begin when those of its `timezone` do. Not judged around midnight.",
+            "Whether the days in Braze's responses match the `timezone` of their workspace. Not checked around "
+            "midnight.",
             Target(f"max({self_metric(TIMEZONE_MISMATCH)})"),
             thresholds=steps("green", (1, "red")),
-            words={"0": "as in Braze", "1": "not that of Braze"},
+            value_texts={"0": "matches Braze", "1": "differs from Braze"},
         )
     yield stat(
         "Version",
-        "The version that runs, and how many of it: one exporter for a workspace.",
+        "Running exporters by version. Each workspace must have exactly one exporter.",
         Target(f"sum by (version) ({self_metric(BUILD_INFO)})", "{{version}}"),
         thresholds=steps("text"),
     )
@@ -163,4 +166,4 @@ def _quantiles(plan: Plan, family: Family, span: str, shares: tuple[float, ...])
     buckets = self_metric(family).replace(family.name, f"{family.name}_bucket", 1)
     for share in shares:
         expr = f"histogram_quantile({share:g}, sum by (workspace, le) (rate({buckets}[{span}])))"
-        yield Target(expr, legend(plan, [], f"{share * 100:g} %"))
+        yield Target(expr, legend(plan, [], f"p{share * 100:g}"))

@@ -26,7 +26,8 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
     up = self_metric(QUERIES, f'state="{QueryStatus.UP}"')
     yield stat(
         "Queries up",
-        "The share of the plan whose last fetch was answered and is young enough to be shown. Below, by state.",
+        "Share of the queries whose last fetch succeeded and whose values are not stale. The panel Queries by state "
+        "has the details.",
         Target(
             f"sum(max by (workspace, kind, state) ({up}))\n  / sum(max by (workspace, kind, state) "
             f"({self_metric(QUERIES)}))"
@@ -36,9 +37,9 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
         thresholds=steps("red", (0.9, "orange"), (1, "green")),
     )
     yield stat(
-        "Rate limit left",
-        "The smallest share that is left of one of Braze's rate limits, whoever used it: your own sends need it too. "
-        f"From {reserve * 100:g} % down the exporter makes no calls.",
+        "Rate limit remaining",
+        "Smallest remaining share of Braze's rate limits. Your own requests count too. "
+        f"At or below {reserve * 100:g}%, the exporter makes no requests.",
         Target(f"min(\n  {self_metric(RATE_LIMIT_REMAINING)}\n  / {self_metric(RATE_LIMIT)}\n)"),
         unit="percentunit",
         decimals=1,
@@ -47,25 +48,25 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
     for unit, queries in _units(plan):
         yield stat(
             f"Oldest settled {unit}",
-            f"How long ago the {unit} began that is the oldest among those shown as settled. Usually that is up to the "
-            f"time to settle and two {unit}s; a {unit} later something is wrong.",
+            f"Time since the start of the oldest {unit} that is exported as settled. Up to `settle` plus two {unit}s "
+            f"is normal. More than `settle` plus three {unit}s indicates a problem.",
             Target(f"time() - min({_newest(queries, _SETTLED)})"),
             unit="s",
             decimals=1,
             thresholds=steps("green", (_max_settled_age(queries), "red")),
         )
     yield stat(
-        "Oldest answer",
-        "How long ago Braze last answered the query that has waited the longest. Queries that were never answered do "
-        "not count here; they are not up either.",
+        "Oldest success",
+        "Longest time since the last successful fetch of a query. Queries that have never succeeded are excluded. "
+        "They are not up.",
         Target(f"time() - min({_chosen(plan.queries, _LAST_SUCCESS)} > 0)"),
         unit="s",
         decimals=1,
         thresholds=steps("green", (_max_response_age(plan.queries), "red")),
     )
     yield stat(
-        "Errors in 1 h",
-        "Calls to Braze that were not answered. Below, by reason.",
+        "Failed requests in 1 hour",
+        "Requests to Braze that failed in the last hour. The panel Failed requests has the reasons.",
         Target(f"sum(increase({self_metric(REQUESTS_FAILED)}[1h]))"),
         thresholds=steps("green", (0.5, "orange")),
     )
@@ -77,8 +78,8 @@ def freshness_row(plan: Plan) -> Row:
     ages = [
         chart(
             f"Age of the settled {unit}",
-            f"How long ago the newest settled {unit} began. It rises, and falls as the next one settles. Above the "
-            "line Braze has no newer data, or does not answer.",
+            f"Time since the start of the newest settled {unit}. It rises until the next {unit} settles. Above the "
+            "line, Braze has no newer data, or fetches fail.",
             [Target(f"topk({_WORST}, time() - {_newest(queries, _SETTLED)})", name)],
             unit="s",
             interval="1m",
@@ -87,24 +88,24 @@ def freshness_row(plan: Plan) -> Row:
         for unit, queries in _units(plan)
     ]
     since = [
-        Target(f"topk({_WORST}, time() - ({_newest(queries, _LAST_SUCCESS)} > 0))", f"{name} by the {unit}")
+        Target(f"topk({_WORST}, time() - ({_newest(queries, _LAST_SUCCESS)} > 0))", f"{name} {unit.adverb}")
         for unit, queries in _units(plan)
     ]
-    unanswered = [Target(f"{_newest(queries, 'up')} == 0", f"{name} by the {unit}") for unit, queries in _units(plan)]
+    failed = [Target(f"{_newest(queries, 'up')} == 0", f"{name} {unit.adverb}") for unit, queries in _units(plan)]
     responses = [
         chart(
-            "Since the last answer",
-            "How long ago Braze last answered each query. Usually it falls to zero once in a refresh.",
+            "Time since last success",
+            "Time since the last successful fetch of each query. It usually falls to zero once per refresh interval.",
             since,
             unit="s",
             interval="1m",
             limit=_max_response_age(plan.queries),
         ),
         timeline(
-            "Not answered",
-            "The queries whose last fetch was not answered. Empty if all is well.",
-            unanswered,
-            states={"0": {"text": "not answered", "color": "red", "index": 0}},
+            "Failed queries",
+            "Queries whose last fetch failed. Empty if none failed.",
+            failed,
+            states={"0": {"text": "failed", "color": "red", "index": 0}},
         ),
     ]
     return Row("Freshness", (ages, responses))

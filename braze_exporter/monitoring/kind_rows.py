@@ -71,8 +71,8 @@ def _panel_lines(plan: Plan, groups: Sequence[PanelGroup]) -> Iterator[Sequence[
 def _settled_panel(group: PanelGroup, unit: Unit) -> Panel:
     return chart(
         f"{group.title}, settled {unit}",
-        f"Each {unit} once it has settled, which is when its number can be trusted. Drawn at the time when it was "
-        "known, as the alerts saw it.",
+        f"Value of the newest settled {unit}. Settled values are reliable. Each is drawn at the time when it was "
+        "exported, as the alerts evaluated it.",
         [Target(group.last_value(unit, "settled"), group.legend)],
         unit="short",
         interval=interval(unit),
@@ -82,9 +82,9 @@ def _settled_panel(group: PanelGroup, unit: Unit) -> Panel:
 
 
 def _progress_panel(group: PanelGroup, unit: Unit) -> Panel:
-    about = f"What Braze has counted of the newest {unit} so far."
+    about = f"Value of the newest {unit} so far."
     if group.metric_group.is_additive:
-        about += f" It grows until the {unit} ends, and a little longer: a low number says nothing yet."
+        about += f" It grows until shortly after the {unit} ends, so a low value does not indicate a problem."
     return bars(
         f"{group.title}, {unit} in progress",
         about,
@@ -97,7 +97,7 @@ def _progress_panel(group: PanelGroup, unit: Unit) -> Panel:
 
 def _total_panel(plan: Plan, group: PanelGroup, unit: Unit) -> Panel:
     """Return the chart of a group without a subject."""
-    return _three_lines(plan, group, unit, f"{group.title} by the {unit}")
+    return _three_lines(plan, group, unit, f"{group.title} per {unit}")
 
 
 def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_folded: bool) -> Row:
@@ -106,7 +106,7 @@ def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_folded: bool) 
     subjects = {query.subject for query in group.queries if query.unit is unit}
     panel = _three_lines(plan, group, unit, f"${{{name}}}", repeat=name)
     return Row(
-        f"Each {group.kind.subject_label} by the {unit}",
+        f"{unit.adverb.capitalize()} by {group.kind.subject_label}",
         ([panel],),
         is_collapsed=is_folded or len(subjects) > MAX_UNFOLDED,
     )
@@ -121,12 +121,12 @@ def _three_lines(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat: 
             plan, _in_progress(group, unit, repeat), legend(plan, [], "in progress"), _PROGRESS_COLOR, DOTTED
         ),
     ]
-    grows = ", which still grows" if group.metric_group.is_additive else ""
-    about = f"The settled {unit}, and the {unit} in progress (dotted){grows}."
+    grows = ", which is still growing" if group.metric_group.is_additive else ""
+    about = f"The newest settled {unit}, and the {unit} in progress (dotted){grows}."
     if group.has_baseline(unit):
         baseline = group.last_value(unit, "baseline", subject=repeat)
-        targets.append(styled_target(plan, baseline, legend(plan, [], "usual"), _BASELINE_COLOR, DASHED))
-        about += " Usual is the median of the same time in the last weeks."
+        targets.append(styled_target(plan, baseline, legend(plan, [], "baseline"), _BASELINE_COLOR, DASHED))
+        about += f" The baseline (dashed) is the median of the same {unit} of the week in the last weeks."
     return chart(
         title,
         about,
@@ -153,10 +153,11 @@ def _in_progress(group: PanelGroup, unit: Unit, subject: str) -> str:
 
 
 def _increase_panels(group: PanelGroup) -> Iterator[Panel]:
-    for span, words in SPANS.items():
+    for span, span_text in SPANS.items():
         yield bars(
-            f"{group.title}, reported in {words}",
-            f"What Braze has reported in the last {words}. Late arrivals and repairs count when they are seen.",
+            f"{group.title}, reported in {span_text}",
+            f"Total that Braze reported in the last {span_text}. Late arrivals and repairs count when they are "
+            "fetched.",
             [Target(f"topk({MAX_SERIES}, {group.increase(span)})", group.legend)],
             unit="short",
             thresholds=steps("blue"),
@@ -166,11 +167,11 @@ def _increase_panels(group: PanelGroup) -> Iterator[Panel]:
 
 def _rolling_panel(plan: Plan, group: PanelGroup) -> Panel:
     return chart(
-        f"{group.title}, reported in the 24 h before",
-        "What Braze had reported in the 24 hours before each moment, of everything that is chosen, and the same a week "
+        f"{group.title}, rolling 24 hours",
+        "Total of the selected series that Braze reported in the 24 hours before each point, and the same a week "
         "earlier.",
         [
-            styled_target(plan, f"sum({group.increase('24h')})", "now", "blue"),
+            styled_target(plan, f"sum({group.increase('24h')})", "current", "blue"),
             styled_target(plan, f"sum({week_earlier(group)})", "a week earlier", _BASELINE_COLOR, DASHED),
         ],
         unit="short",
@@ -185,11 +186,11 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
     beside = []
     if total is not None:
         all_of_it = f"{total.last_value(unit, 'settled')}\n  and on ({subject}) {settled}"
-        beside.append(Target(all_of_it, legend(plan, group.kind.metric_group.labels, "all")))
+        beside.append(Target(all_of_it, legend(plan, group.kind.metric_group.labels, "total")))
     same = f" of the same {group.kind.subject_label}" if group.has_subject else ""
     yield chart(
         f"{group.title} by {by}, settled {unit}",
-        f"Each {unit} once it has settled, of what is chosen by {by}" + (f", and all{same}." if beside else "."),
+        f"Value of the newest settled {unit} by {by}" + (f", and the total{same}." if beside else "."),
         [Target(settled, group.legend), *beside],
         unit="short",
         interval=interval(unit),
@@ -199,9 +200,9 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
     if total is not None:
         start = "settled_bucket_start_timestamp_seconds"
         yield chart(
-            f"{group.title} by {by}, share of all, settled {unit}",
-            "A release that breaks something shows as a share that falls, even where the total hides it. Only where "
-            f"both numbers are of the same {unit}: they turn over one after the other.",
+            f"{group.title} by {by}, share of total, settled {unit}",
+            "A broken release shows as a falling share, even if the total hides it. Only while both values are of the "
+            f"same {unit}, because they do not change at the same moment.",
             [
                 Target(
                     f"{settled}\n  / on ({subject}) group_left ()\n{total.last_value(unit, 'settled')}\n"
@@ -218,7 +219,7 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
     if group.has_counter and unit is group.units[0]:
         yield bars(
             f"{group.title} by {by}, reported in 24 hours",
-            "What Braze has reported in the last 24 hours. Late arrivals and repairs count when they are seen.",
+            "Total that Braze reported in the last 24 hours. Late arrivals and repairs count when they are fetched.",
             [Target(f"topk({MAX_SERIES}, {group.increase('24h')})", group.legend)],
             unit="short",
             thresholds=steps("blue"),

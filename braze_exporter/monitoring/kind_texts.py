@@ -7,47 +7,50 @@ from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, CUSTOM_EVENTS, REVEN
 from braze_exporter.braze.query import Query
 
 _FILTERS = {
-    "product": "{{ with $labels.product }} of {{ . }}{{ end }}",
-    "braze_app": "{{ with $labels.braze_app }} from {{ . }}{{ end }}",
-    "segment": "{{ with $labels.segment }} of the segment {{ . }}{{ end }}",
+    "product": "{{ with $labels.product }} of product {{ . }}{{ end }}",
+    "braze_app": "{{ with $labels.braze_app }} from app {{ . }}{{ end }}",
+    "segment": "{{ with $labels.segment }} in segment {{ . }}{{ end }}",
 }
-_SENDS = "Is it still active, does what triggers it still arrive, and has its audience still users?"
+_SENDS = "Check that it is active, that its trigger still occurs, and that its audience has users."
 
 
 @dataclass(frozen=True, slots=True)
 class KindTexts:
-    """The texts for a kind. All but `title` are Prometheus templates, which take names from labels only.
+    """The texts for a kind. `counted` and `silence` are Prometheus templates, which take names from labels only.
 
-    `counted` is what a query counts, and `are` its verb. `silence` is the sentence for a query that counted nothing,
-    without the time. `advice` follows it.
+    `title` is for panels, and `noun` for alert summaries. `counted` is what a query counts, and `are` its verb.
+    `silence` is the sentence for a query that counted nothing, without the time. `advice` follows it.
     """
 
     title: str
+    noun: str
     counted: str
     are: str = "are"
     silence: str = ""
-    advice: str = "Look at what was released last in the apps: a broken SDK, its key, a consent banner."
+    advice: str = "Check recent app releases for a broken SDK, a wrong SDK key or a consent banner."
 
 
 _TEXTS: Mapping[SeriesKind, KindTexts] = {
     CUSTOM_EVENTS: KindTexts(
         "Custom events",
-        "{{ $labels.event }}",
-        "is",
-        advice="Ask what was changed or released where the event is sent; campaigns that wait for it send nothing.",
+        "custom events",
+        "{{ $labels.event }} events",
+        advice="Check recent changes and releases of the source of the event. Campaigns triggered by it send nothing.",
     ),
-    REVENUE: KindTexts("Revenue", "revenue", "is"),
-    SEGMENT_USERS: KindTexts("Segment users", "users in the segment {{ $labels.segment }}"),
+    REVENUE: KindTexts("Revenue", "revenue", "revenue", "is"),
+    SEGMENT_USERS: KindTexts("Segment users", "segment users", "users in segment {{ $labels.segment }}"),
     CAMPAIGNS: KindTexts(
         "Messages sent",
-        "messages of the campaign {{ $labels.campaign }}",
-        silence="The campaign {{ $labels.campaign }} in {{ $labels.workspace }} has sent nothing",
+        "campaign messages",
+        "messages of campaign {{ $labels.campaign }}",
+        silence="Campaign {{ $labels.campaign }} in workspace {{ $labels.workspace }} has sent no messages",
         advice=_SENDS,
     ),
     CANVASES: KindTexts(
         "Canvas entries",
-        "entries into the Canvas {{ $labels.canvas }}",
-        silence="Nobody has entered the Canvas {{ $labels.canvas }} in {{ $labels.workspace }}",
+        "Canvas entries",
+        "entries into Canvas {{ $labels.canvas }}",
+        silence="No users have entered Canvas {{ $labels.canvas }} in workspace {{ $labels.workspace }}",
         advice=_SENDS,
     ),
 }
@@ -56,7 +59,7 @@ _TEXTS: Mapping[SeriesKind, KindTexts] = {
 def kind_texts(kind: SeriesKind) -> KindTexts:
     """Return the texts for a kind. By default they come from the name of its config section."""
     title = kind_title(kind)
-    return _TEXTS.get(kind) or KindTexts(title, title.lower())
+    return _TEXTS.get(kind) or KindTexts(title, title.lower(), title.lower())
 
 
 def kind_title(kind: SeriesKind) -> str:
@@ -74,7 +77,7 @@ def query_text(query: Query) -> str:
     """Return the template for what a query counts. It uses only labels, so it also fits the query's other families."""
     plain = query.kind.metric_group.labels
     filters = "".join(_FILTERS[name] for name in query.metric_group.labels if name not in plain)
-    return f"{kind_texts(query.kind).counted}{filters} in {{{{ $labels.workspace }}}}"
+    return f"{kind_texts(query.kind).counted}{filters} in workspace {{{{ $labels.workspace }}}}"
 
 
 def silence_text(query: Query, span: str) -> str:

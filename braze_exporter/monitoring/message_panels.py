@@ -25,9 +25,7 @@ def panel_lines(plan: Plan, group: PanelGroup) -> Iterator[Sequence[Panel]]:
         if metric_group.series_labels:
             yield [_sent_panel(plan, group, metric_group), _outcome_panel(plan, group, metric_group)]
     yield [
-        _group_chart(
-            metric_group.name, f"{metric_group.help_prefix}, each day once it has settled.", group, metric_group
-        )
+        _group_chart(metric_group.name, f"{metric_group.help_prefix}, on the newest settled day.", group, metric_group)
         for metric_group in others
     ]
 
@@ -53,8 +51,8 @@ def _sent_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Pan
     labels = (*metric_group.labels, *by) if "step" in by else by
     return chart(
         f"{_title(metric_group.name)} by {' and '.join(by)}, settled day",
-        "What was sent on each day once it has settled, and of in-app messages how often they were shown: of all that "
-        "is chosen, and all variations together.",
+        "Messages sent on the newest settled day. For in-app messages, how often they were shown. Sum of the selection "
+        "and all variations.",
         [
             Target(
                 group.last_value(Unit.DAY, "settled", metric_group=metric_group, by=("workspace", *labels)),
@@ -76,9 +74,9 @@ def _outcome_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> 
         Unit.DAY, "settled", metric_group=metric_group, stats=stat_matchers(metric_group.primary_stats)[0], by=by
     )
     return chart(
-        f"{_title(metric_group.name)}: what came of them, settled day",
-        "Each statistic that Braze has of a channel, as a share of what was sent or shown there: choose a channel to "
-        "see it alone. Not those of unique users, who cannot be added up.",
+        f"{_title(metric_group.name)}, outcomes, settled day",
+        "Each statistic of a channel, as a share of the messages sent or shown in that channel. Select a channel to "
+        "see it alone. Statistics of unique users are excluded, because they cannot be added up.",
         [Target(f"{each}\n  / on ({', '.join(by)}) group_left ()\n({sent} > 0)", legend(plan, ["channel", "stat"]))],
         unit="percentunit",
         interval=_INTERVAL,

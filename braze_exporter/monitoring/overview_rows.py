@@ -20,12 +20,12 @@ def totals_panels(groups: Sequence[PanelGroup]) -> list[Panel]:
         return []
     return [
         stat(
-            f"Reported in {words}",
-            f"What Braze has reported in the last {words}, late arrivals included, of all that is chosen.",
+            f"Reported in {span_text}",
+            f"Totals of the selected series that Braze reported in the last {span_text}, late arrivals included.",
             *(Target(f"sum({group.increase(span)})", group.title) for group in counted),
             thresholds=steps("text"),
         )
-        for span, words in SPANS.items()
+        for span, span_text in SPANS.items()
     ]
 
 
@@ -33,7 +33,7 @@ def change_row(plan: Plan, groups: Sequence[PanelGroup]) -> Row:
     """Return the row of the largest changes, by counters and, where there are baselines, by settled buckets."""
     counted = [group for group in groups if group.has_counter and not group.filters]
     changes = _weekly_change_panels(plan, counted) if counted else ()
-    return Row("Rising and falling", ([*changes, *_baseline_change_panels(plan, groups)],))
+    return Row("Largest changes", ([*changes, *_baseline_change_panels(plan, groups)],))
 
 
 def week_earlier(group: PanelGroup) -> str:
@@ -51,25 +51,25 @@ def _weekly_change_panels(plan: Plan, counted: Sequence[PanelGroup]) -> Iterator
     )
     name = legend_of(plan, counted)
     about = (
-        "What Braze reported in the last 24 hours against the same 24 hours a week before. "
-        f"Only what had at least {MIN_COUNT} then, and once the counter is 8 days old."
+        "Change of what Braze reported in the last 24 hours from the same 24 hours a week earlier. "
+        f"Only series with at least {MIN_COUNT} then, and with a counter that is at least 8 days old."
     )
     yield bars(
-        "Fell most in 24 h",
-        f"{about} -100 % is silence.",
+        "Largest decreases in 24 hours",
+        f"{about} -100% means that nothing was reported.",
         [Target(f"bottomk({MAX_SERIES}, ({change}) < 0)", name)],
         unit="percentunit",
         thresholds=steps("red", (-0.5, "orange"), (-0.2, "text")),
-        no_value="nothing fell",
+        no_value="no decrease",
         bounds={"min": -1, "max": 0},
     )
     yield bars(
-        "Rose most in 24 h",
-        f"{about} 100 % is twice as much.",
+        "Largest increases in 24 hours",
+        f"{about} 100% is twice as much.",
         [Target(f"topk({MAX_SERIES}, ({change}) > 0)", name)],
         unit="percentunit",
         thresholds=steps("text", (0.5, "blue")),
-        no_value="nothing rose",
+        no_value="no increase",
         bounds={"min": 0},
     )
 
@@ -83,9 +83,10 @@ def _baseline_change_panels(plan: Plan, groups: Sequence[PanelGroup]) -> Iterato
                 for group in compared
             )
             yield bars(
-                f"Settled {unit} against usual",
-                f"The newest settled {unit} against the median of the same {unit} of the week in the last weeks, the "
-                f"lowest first. -50 % is half of what is usual. Only where at least {MIN_COUNT} are usual.",
+                f"Settled {unit} compared with baseline",
+                f"Difference of the newest settled {unit} from its baseline, the median of the same {unit} of the week "
+                "in the last weeks, lowest first. -50% is half of the baseline. Only for baselines of at least "
+                f"{MIN_COUNT}.",
                 [Target(f"bottomk({MAX_SERIES}, {change})", legend_of(plan, compared))],
                 unit="percentunit",
                 thresholds=steps("red", (-0.5, "orange"), (-0.2, "text"), (0.5, "blue")),

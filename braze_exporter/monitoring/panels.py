@@ -160,11 +160,11 @@ def stat(
     thresholds: Json,
     unit: str = "short",
     decimals: int = 0,
-    words: Mapping[str, str] | None = None,
+    value_texts: Mapping[str, str] | None = None,
 ) -> Panel:
     """Return a stat panel with one number for each target, with its legend if it has one.
 
-    `words` maps values to the texts shown instead of them.
+    `value_texts` maps values to the texts shown instead of them.
     """
     defaults: Json = {
         "unit": unit,
@@ -173,8 +173,8 @@ def stat(
         "color": {"mode": "thresholds"},
         "thresholds": thresholds,
     }
-    if words is not None:
-        options = {value: {"text": word, "index": index} for index, (value, word) in enumerate(words.items())}
+    if value_texts is not None:
+        options = {value: {"text": text, "index": index} for index, (value, text) in enumerate(value_texts.items())}
         defaults["mappings"] = [{"type": "value", "options": options}]
     panel_options = {
         "colorMode": "value",

@@ -57,9 +57,9 @@ class QueryAlerts:
         if alerts.drop is not None:
             yield self._drop(alerts.drop)
         if alerts.below is not None:
-            yield self._beyond("Below", "<", alerts.below, "under")
+            yield self._beyond("Below", "<", alerts.below)
         if alerts.above is not None:
-            yield self._beyond("Above", ">", alerts.above, "over")
+            yield self._beyond("Above", ">", alerts.above)
 
     def _silent(self, silent: float, counter_source: Query) -> Rule:
         """Return the rule for a counter that does not rise while fetches succeed.
@@ -80,8 +80,9 @@ class QueryAlerts:
             f"and time() - {expression.gauge('last_success_timestamp_seconds')} < "
             f"{format_number(max_result_age(counter_source))}\n"
             f"and {since} > 0",
-            silence_text(self.query, span),
-            f"Braze answers, and reports nothing new. {kind_texts(self.query.kind).advice}",
+            f"No {kind_texts(self.query.kind).noun} counted.",
+            f"{silence_text(self.query, span)} Fetches succeed, but the counter does not increase. "
+            f"{kind_texts(self.query.kind).advice}",
         )
 
     def _no_data(self, silent: float) -> Rule:
@@ -97,12 +98,11 @@ class QueryAlerts:
             f"and {up} == 1\n"
             f"and time() - {expression.gauge('last_success_timestamp_seconds')} < "
             f"{format_number(max_result_age(query))}",
-            f"Braze answers for {query_text(query)}, but with {{{{ if $value }}}}no settled {query.unit} since the "
-            "one that "
-            "began {{ $value | humanizeDuration }} ago{{ else }}nothing at all{{ end }}.",
-            "Empty and outdated answers hide what happens, and the other alerts see nothing in them. Is the name or "
-            "the identifier right, to the letter, and is it neither archived, blocklisted nor deleted in Braze? If it "
-            "is so for everything, Braze is behind.",
+            f"No current data for {kind_texts(query.kind).noun}.",
+            f"Responses for {query_text(query)} contain no {{{{ if $value }}}}settled {query.unit} after the one that "
+            "began {{ $value | humanizeDuration }} ago{{ else }}data{{ end }}. Other alerts cannot detect problems in "
+            "empty or outdated responses. Check that the name or identifier is exact, and that the item is not "
+            "archived, blocklisted or deleted in Braze. If all queries are affected, Braze's data is delayed.",
         )
 
     def _drop(self, drop: float) -> Rule:
@@ -113,28 +113,27 @@ class QueryAlerts:
         query, expression = self.query, QueryExpr(self.query)
         when = {"hour": "at this hour of the week", "day": "on this day of the week"}[query.unit]
         by_app = (
-            " Compare the apps: if only one has fallen, look at its last release." if query.kind.filtered_group else ""
+            " Compare the apps. If only one has dropped, check its latest release." if query.kind.filtered_group else ""
         )
         return self._rule(
             "Drop",
             f"{expression.gauge('settled')}\n  / ({expression.gauge('baseline')} >= {format_number(self.alerts.min)})\n"
             f"  <= {format_number(1 - drop)}",
+            f"Drop in {kind_texts(query.kind).noun}.",
             f"{capitalize(query_text(query))} {kind_texts(query.kind).are} at {{{{ $value | humanizePercentage }}}} "
-            "of what is "
-            "usual.",
-            f"That is the newest settled {query.unit} against the median of the last {query.baseline_weeks} weeks "
-            f"{when}.{by_app}",
+            f"of the baseline. The newest settled {query.unit} is compared with the median of the last "
+            f"{query.baseline_weeks} weeks {when}.{by_app}",
         )
 
-    def _beyond(self, name: str, sign: str, limit: float, beyond: str) -> Rule:
+    def _beyond(self, name: str, sign: str, limit: float) -> Rule:
         query = self.query
         return self._rule(
             name,
             f"{QueryExpr(query).gauge('settled')} {sign} {format_number(limit)}",
-            f"{capitalize(query_text(query))}: {{{{ $value | humanize }}}} in a settled {query.unit}, {beyond} "
-            f"{format_number(limit)}.",
-            f"The {query.unit} has ended and settled. The limit is the same at all times: where the time matters, "
-            "`drop` fits better, which compares with what is usual for it.",
+            f"{capitalize(kind_texts(query.kind).noun)} {name.lower()} the limit.",
+            f'{capitalize(query_text(query))}: {{{{ $value | printf "%.15g" }}}} in the newest settled {query.unit}, '
+            f"{name.lower()} the limit of {format_number(limit)}. The limit is the same at all times. If the usual "
+            f"value depends on the time, use `drop`, which compares with the baseline.",
         )
 
     @property

@@ -131,26 +131,31 @@ def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
         )
         server = stack.enter_context(result)
 
-        def have_happened() -> bool:
+        def are_increasing() -> bool:
             with suppress(OSError):
                 rising = server.query(f"{TOTALS} > {TOTALS} offset 14s")
                 return {dict(labels)["event"] for labels in rising} == shop.events
             return False
 
-        wait_until(have_happened, "each event has happened for longer than silence takes to be told", 60)
+        wait_until(are_increasing, "each event keeps occurring for longer than a silent alert takes to fire", 60)
         assert received.alerts == []
 
         shop.silent |= FALL_SILENT
-        wait_until(lambda: bool(received.alerts), "someone is paged", 60)
+        wait_until(lambda: bool(received.alerts), "an alert is sent", 60)
         (page,) = received.alerts
         assert (page["status"], page["labels"]) == ("firing", PAGE)
-        assert page["annotations"]["summary"] == "No purchase_completed in production was counted for 10s or longer."
+        assert page["annotations"]["summary"] == "No custom events counted."
+        assert page["annotations"]["description"] == (
+            "No purchase_completed events in workspace production were counted for 10s or longer. Fetches succeed, but "
+            "the counter does not increase. Check recent changes and releases of the source of the event. Campaigns "
+            "triggered by it send nothing."
+        )
         assert page["annotations"]["runbook_url"] == f"{RUNBOOKS}#silent"
         # The timestamp of a sample is the start of its scrape, which is at most a second before the response of Braze.
         assert datetime.fromisoformat(page["startsAt"]).timestamp() >= shop.last["purchase_completed"] + 10 + 3 - 1
 
         shop.silent.clear()
-        wait_until(lambda: len(received.alerts) > 1, "the page is resolved", 60)
+        wait_until(lambda: len(received.alerts) > 1, "the alert is resolved", 60)
         assert [(alert["status"], alert["labels"]) for alert in received.alerts] == [
             ("firing", PAGE),
             ("resolved", PAGE),

@@ -41,7 +41,7 @@ DAYS = "braze_custom_events_daily"
 UP, SETTLED, BASELINE, LATEST = (
     series(f"{HOURS}_{name}", PURCHASE) for name in ("up", "settled", "baseline", "latest")
 )
-ANSWERED = series(f"{HOURS}_last_success_timestamp_seconds", PURCHASE)
+LAST_SUCCESS = series(f"{HOURS}_last_success_timestamp_seconds", PURCHASE)
 START = series(f"{HOURS}_settled_bucket_start_timestamp_seconds", PURCHASE)
 BRAZE_UP = series("braze_up")
 STARTED = series("process_start_time_seconds", "")
@@ -54,8 +54,8 @@ EVENT = {"workspace": "production", "event": "purchase", "unit": "hour", "severi
 OWN = {"workspace": "production", "severity": "warning"}
 
 
-def refused(reason: str) -> str:
-    """Return the name of the error counter with a reason."""
+def auth_failures(reason: str) -> str:
+    """Return the series of the failed requests with a reason."""
     return series("braze_api_errors_total", f'{PRODUCTION},endpoint="/events/data_series",reason="{reason}"')
 
 
@@ -87,7 +87,7 @@ def outage(start: float, end: float, *, counted: SampleFunction | None = None) -
     return given(
         {
             TOTAL: still(counted or well[TOTAL]),
-            ANSWERED: still(last_fetch),
+            LAST_SUCCESS: still(last_fetch),
             START: still(well[START]),
             UP: between(start, end, 0, always(1)),
             BRAZE_UP: between(start, end, 0, always(1)),
@@ -99,12 +99,15 @@ def outage(start: float, end: float, *, counted: SampleFunction | None = None) -
 
 def silent(since: str = "2h") -> ExpectedAlert:
     """Return the expected alert for a silent purchase event."""
-    return ExpectedAlert("BrazeEventSilent", f"No purchase in production was counted for {since} or longer.", EVENT)
+    return ExpectedAlert(
+        "BrazeEventSilent", f"No purchase events in workspace production were counted for {since} or longer.", EVENT
+    )
 
 
-def no_data(what: str) -> ExpectedAlert:
+def no_data(missing: str) -> ExpectedAlert:
     """Return the expected alert for a purchase event whose responses have no usable data."""
-    return ExpectedAlert("BrazeEventNoData", f"Braze answers for purchase in production, but with {what}.", EVENT)
+    sentence = f"Responses for purchase events in workspace production contain no {missing}."
+    return ExpectedAlert("BrazeEventNoData", sentence, EVENT)
 
 
 def rare(now: float) -> float:
@@ -137,7 +140,7 @@ SCENARIOS = {
             151: [
                 ExpectedAlert(
                     "BrazeEventSilent",
-                    "No purchase from ios in production was counted for 2h or longer.",
+                    "No purchase events from app ios in workspace production were counted for 2h or longer.",
                     {**OWN, "event": "purchase", "braze_app": "ios", "unit": "hour"},
                 )
             ]
@@ -146,7 +149,7 @@ SCENARIOS = {
     ),
     # The hourly query feeds the counter, so only its successes matter. The daily query's last success is outdated here,
     # which must not suppress the alert.
-    "silent by the day with a counter by the hour": Scenario(
+    "silent daily query with an hourly counter": Scenario(
         workspace_yaml(URL, "{event: purchase}\n{event: purchase, unit: day, alerts: {silent: 2h}}"),
         {
             **healthy("daily"),
@@ -158,14 +161,14 @@ SCENARIOS = {
             136: [
                 ExpectedAlert(
                     "BrazeEventSilent",
-                    "No purchase in production was counted for 2h or longer.",
+                    "No purchase events in workspace production were counted for 2h or longer.",
                     {**OWN, "event": "purchase", "unit": "day"},
                 )
             ]
         },
         silent=(134,),
     ),
-    "silent is told over a new pod that has the state": Scenario(
+    "silent across a new pod with the same state": Scenario(
         DURABLE,
         {
             **without(3, 99, given({TOTAL: always(90)})),
@@ -188,7 +191,7 @@ SCENARIOS = {
         ),
         silent=range(0, 24 * 60, 60),
     ),
-    "a quiet night that is usual": Scenario(
+    "a night as quiet as the baseline": Scenario(
         workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.5}}"),
         given({TOTAL: until(8, healthy()[TOTAL]), SETTLED: at_night(100, 0), BASELINE: at_night(101, 9.5)}),
         silent=range(0, 24 * 60, 60),
@@ -208,7 +211,7 @@ SCENARIOS = {
         ),
         silent=range(120, 720, 8),
     ),
-    "an exporter that ends every few minutes": Scenario(
+    "an exporter that restarts every few minutes": Scenario(
         HOURLY, given({TOTAL: always(0), STARTED: lambda now: now // 240 * 240}), silent=range(0, 600, 25)
     ),
     "a restart with a state file": Scenario(
@@ -217,11 +220,11 @@ SCENARIOS = {
         silent=range(0, 480, 7),
     ),
     # The event occurs every half hour, but the first response of Braze comes at 1:55.
-    "a first answer that is late": Scenario(
+    "a late first response": Scenario(
         HOURLY,
         given({
             TOTAL: lambda now: max(0, now - 6_900) // 1_800,
-            ANSWERED: between(0, 1.9, 0, last_fetch),
+            LAST_SUCCESS: between(0, 1.9, 0, last_fetch),
             UP: between(0, 1.9, 0, always(1)),
             STARTED: always(0),
             BRAZE_UP: always(1),
@@ -232,7 +235,11 @@ SCENARIOS = {
         HOURLY,
         outage(3, 8),
         fires={
-            minute: [ExpectedAlert("BrazeNotAnswering", f"Braze has answered nothing of production for {since}.", OWN)]
+            minute: [
+                ExpectedAlert(
+                    "BrazeNotAnswering", f"No fetch for workspace production has succeeded for {since}.", OWN
+                )
+            ]
             for minute, since in {196: "20m 59s", 300: "2h 4m 59s", 479: "5h 3m 59s", 494: "5h 3m 59s"}.items()
         },
         silent=(179, 181, 194, 496, 500, 600),
@@ -247,7 +254,7 @@ SCENARIOS = {
         fires={minute: [silent()] for minute in (136, 180, 190, 195, 300)},
     ),
     # Responses are empty for an hour, then have data again.
-    "empty answers": Scenario(
+    "empty responses": Scenario(
         HOURLY,
         given(
             {
@@ -256,34 +263,34 @@ SCENARIOS = {
             }
         ),
         fires={
-            196: [no_data("no settled hour since the one that began 2h 16m 0s ago")],
-            239: [no_data("no settled hour since the one that began 2h 59m 0s ago")],
+            196: [no_data("settled hour after the one that began 2h 16m 0s ago")],
+            239: [no_data("settled hour after the one that began 2h 59m 0s ago")],
         },
         silent=(179, 181, 194, 256, 300, 400),
     ),
-    "empty answers from the start": Scenario(
+    "empty responses from the start": Scenario(
         HOURLY,
         given({name: always(None) for name in (SETTLED, BASELINE, LATEST, START)}),
-        fires={16: [no_data("nothing at all")], 100: [no_data("nothing at all")]},
+        fires={16: [no_data("data")], 100: [no_data("data")]},
         silent=(0, 14),
     ),
-    "answers that are outdated": Scenario(
+    "outdated responses": Scenario(
         HOURLY,
         given({START: until(3, healthy()[START])}),
         fires={
-            316: [no_data("no settled hour since the one that began 4h 16m 0s ago")],
-            600: [no_data("no settled hour since the one that began 9h 0m 0s ago")],
+            316: [no_data("settled hour after the one that began 4h 16m 0s ago")],
+            600: [no_data("settled hour after the one that began 9h 0m 0s ago")],
         },
         silent=(180, 299, 314),
     ),
     # The settled bucket gets too old at the moment when Braze stops responding. Empty responses are not the cause, so
     # `BrazeEventNoData` must not fire.
-    "answers that are outdated by an outage": Scenario(
+    "outdated values during an outage": Scenario(
         HOURLY.replace("silent: 2h", "silent: 2h, for: 5m"),
         given(
             {
                 START: until(3, healthy()[START]),
-                ANSWERED: until(4.99, last_fetch),
+                LAST_SUCCESS: until(4.99, last_fetch),
                 UP: between(4.99, 99, 0, always(1)),
                 TOTAL: rare,
             }
@@ -291,11 +298,11 @@ SCENARIOS = {
         silent=range(290, 320),
     ),
     # Queries are deferred because of the reserve. The values disappear, but not because of Braze's responses.
-    "answers that are put off": Scenario(
+    "deferred queries": Scenario(
         HOURLY,
         given(
             {
-                ANSWERED: until(2, last_fetch),
+                LAST_SUCCESS: until(2, last_fetch),
                 START: until(2, healthy()[START]),
                 TOTAL: until(2, healthy()[TOTAL]),
                 **{name: between(3, 99, None, healthy()[name]) for name in (SETTLED, BASELINE, LATEST)},
@@ -307,8 +314,8 @@ SCENARIOS = {
             minute: [
                 ExpectedAlert(
                     "BrazeQuotaLow",
-                    "20% of the rate limit of production is left (pool default): the exporter asks nothing until it is "
-                    "reset.",
+                    "20% of the rate limit of workspace production is left (pool default), so the exporter pauses its "
+                    "requests until the limit resets.",
                     {**OWN, "pool": "default"},
                 )
             ]
@@ -316,46 +323,50 @@ SCENARIOS = {
         },
         silent=(119, 134),
     ),
-    "a window that ends with little left": Scenario(
+    "a rate limit window that ends with little left": Scenario(
         HOURLY,
         given({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),
         silent=range(0, 480, 10),
     ),
     # The last reported remaining calls are outdated once the window has ended.
-    "a limit that was reset": Scenario(
+    "a rate limit that was reset": Scenario(
         HOURLY, given({REMAINING: always(20_000), RESET: always(600)}), silent=range(0, 300, 10)
     ),
     "drop": Scenario(
         HOURLY,
         given({SETTLED: between(3, 5, 24, always(100)), BASELINE: always(100)}),
         fires={
-            minute: [ExpectedAlert("BrazeEventDrop", "purchase in production is at 24% of what is usual.", EVENT)]
+            minute: [
+                ExpectedAlert(
+                    "BrazeEventDrop", "purchase events in workspace production are at 24% of the baseline.", EVENT
+                )
+            ]
             for minute in (196, 299, 314)
         },
         silent=(179, 194, 316, 400),
     ),
-    "drop to just half, and not quite": Scenario(
+    "drop to the limit, and to just above it": Scenario(
         workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.3, min: 10}}"),
         given({SETTLED: between(3, 5, 7.01, always(7)), BASELINE: always(10)}),
         fires={
             16: [
                 ExpectedAlert(
                     "BrazeEventDrop",
-                    "purchase in production is at 70% of what is usual.",
+                    "purchase events in workspace production are at 70% of the baseline.",
                     {**OWN, "event": "purchase", "unit": "hour"},
                 )
             ]
         },
         silent=(14, 200, 290),
     ),
-    "drop to nothing": Scenario(
+    "drop to zero": Scenario(
         workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 1, min: 0}}"),
         given({SETTLED: between(3, 5, 1, always(0)), BASELINE: between(6, 99, 0, always(1))}),
         fires={
             16: [
                 ExpectedAlert(
                     "BrazeEventDrop",
-                    "purchase in production is at 0% of what is usual.",
+                    "purchase events in workspace production are at 0% of the baseline.",
                     {**OWN, "event": "purchase", "unit": "hour"},
                 )
             ]
@@ -366,7 +377,13 @@ SCENARIOS = {
         HOURLY,
         given({SETTLED: between(3, 5, 4, always(8)), BASELINE: always(9)}),
         fires={
-            196: [ExpectedAlert("BrazeEventBelow", "purchase in production: 4 in a settled hour, under 5.", EVENT)],
+            196: [
+                ExpectedAlert(
+                    "BrazeEventBelow",
+                    "purchase events in workspace production: 4 in the newest settled hour, below the limit of 5.",
+                    EVENT,
+                )
+            ],
         },
         silent=(170, 194, 316),
     ),
@@ -374,8 +391,14 @@ SCENARIOS = {
         HOURLY,
         given({SETTLED: between(3, 5, 6_300, always(100)), BASELINE: always(101)}),
         fires={
-            196: [ExpectedAlert("BrazeEventAbove", "purchase in production: 6.3k in a settled hour, over "
-                                                   "5000.", EVENT)],
+            196: [
+                ExpectedAlert(
+                    "BrazeEventAbove",
+                    "purchase events in workspace production: 6300 in the newest settled hour, above the limit of "
+                    "5000.",
+                    EVENT,
+                )
+            ],
         },
         silent=(170, 194, 316),
     ),
@@ -386,7 +409,8 @@ SCENARIOS = {
             minute: [
                 ExpectedAlert(
                     "BrazeExporterDown",
-                    "For 5 minutes or longer Prometheus has no metrics of production: no other alert of it can fire.",
+                    "Prometheus has had no metrics of workspace production for 5 minutes or longer, so no other alert "
+                    "for it can fire.",
                     {**OWN, "severity": "critical"},
                 )
             ]
@@ -396,17 +420,18 @@ SCENARIOS = {
     ),
     "a restart": Scenario(HOURLY, without(3, 3.05, healthy()), silent=range(175, 420, 5)),
     # One call probes at the next scrape after two minutes.
-    "the key is refused": Scenario(
+    "the key is rejected": Scenario(
         HOURLY,
         {
             **outage(1, 3),
-            refused("unauthorized"): lambda now: min(60, max(0, now - HOUR) // 180 + 1 if now >= HOUR else 0),
+            auth_failures("unauthorized"): lambda now: min(60, max(0, now - HOUR) // 180 + 1 if now >= HOUR else 0),
         },
         fires={
             minute: [
                 ExpectedAlert(
                     "BrazeKeyRefused",
-                    f"Braze refuses the API key of production (unauthorized): about {count} calls in 10 minutes.",
+                    f"Braze rejected the API key of workspace production (unauthorized) in about {count} requests in "
+                    "the last 10 minutes.",
                     {**OWN, "severity": "critical", "reason": "unauthorized"},
                 )
             ]
@@ -415,17 +440,20 @@ SCENARIOS = {
         silent=(59, 64, 186, 200),
     ),
     # Ten calls were in flight; two minutes later the key is accepted again.
-    "a key that is refused for a moment": Scenario(
-        HOURLY, {**outage(3, 3.05), refused("unauthorized"): between(3, 99, 10, always(0))}, silent=range(175, 300, 3)
+    "a key that is rejected for a moment": Scenario(
+        HOURLY,
+        {**outage(3, 3.05), auth_failures("unauthorized"): between(3, 99, 10, always(0))},
+        silent=range(175, 300, 3),
     ),
-    "one query is not answered": Scenario(
+    "one query fails": Scenario(
         HOURLY,
         {**outage(3, 8), BRAZE_UP: always(1), QUERIES_UP: always(1)},
         fires={
             256: [
                 ExpectedAlert(
                     "BrazeQueryUnanswered",
-                    "Braze has not answered for purchase in production for 1h 20m 59s: there are no values.",
+                    "No fetch of purchase events in workspace production has succeeded for 1h 20m 59s, so its values "
+                    "are no longer exported.",
                     {**OWN, "event": "purchase", "kind": "custom_events", "unit": "hour"},
                 )
             ]
@@ -433,7 +461,7 @@ SCENARIOS = {
         silent=(200, 239, 254, 496),
     ),
     # Promtool's clock begins at 0. A last success of 0 would not be old there, so the test uses a time far before 0.
-    "one query was never answered": Scenario(
+    "one query has never succeeded": Scenario(
         workspace_yaml(URL, "{event: purchase}\n{event: purchase, apps: [ios], segments: [vip]}"),
         {
             **healthy(),
@@ -446,8 +474,8 @@ SCENARIOS = {
             16: [
                 ExpectedAlert(
                     "BrazeQueryUnanswered",
-                    "Braze has not answered for purchase from ios of the segment vip in production since the exporter "
-                    "was started: there are no values.",
+                    "No fetch of purchase events from app ios in segment vip in workspace production has succeeded "
+                    "since the exporter started, so its values are no longer exported.",
                     {
                         **OWN,
                         "event": "purchase",
@@ -461,14 +489,14 @@ SCENARIOS = {
         },
         silent=(14,),
     ),
-    "a config that cannot be used": Scenario(
+    "a failed config reload": Scenario(
         HOURLY,
         given({series("braze_exporter_config_last_reload_successful", ""): between(2, 3, 0, always(1))}),
         fires={
             126: [
                 ExpectedAlert(
                     "BrazeConfigReloadFailed",
-                    "The Braze exporter cannot use its new config, and goes on with the one of 3h 6m 0s ago.",
+                    "The Braze exporter failed to reload its config and keeps the one loaded 3h 6m 0s ago.",
                     {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
                 )
             ]
@@ -488,7 +516,7 @@ SCENARIOS = {
             minute: [
                 ExpectedAlert(
                     "BrazeStateNotWritten",
-                    f"About {count} writes of the state file failed in 10 minutes.",
+                    f"About {count} writes of the state file failed in the last 10 minutes.",
                     {"severity": "warning", "job": "braze", "instance": "exporter:27293"},
                 )
             ]
@@ -496,15 +524,16 @@ SCENARIOS = {
         },
         silent=(179, 190, 510, 600),
     ),
-    "one write that fails": Scenario(DURABLE, given({WRITES: between(3, 99, 1, always(0))}), silent=range(175, 300, 3)),
-    "another time zone": Scenario(
+    "one failed write": Scenario(DURABLE, given({WRITES: between(3, 99, 1, always(0))}), silent=range(175, 300, 3)),
+    "a wrong time zone": Scenario(
         DAILY,
         {**healthy("daily"), series("braze_workspace_timezone_mismatch"): between(1, 4, 1, always(0))},
         fires={
             121: [
                 ExpectedAlert(
                     "BrazeTimezoneMismatch",
-                    "For 1 hour or longer the newest day of production is not the one of its `timezone`.",
+                    "The newest day in the responses for workspace production has differed from the current day in "
+                    "its `timezone` for 1 hour or longer.",
                     OWN,
                 )
             ]
@@ -530,7 +559,7 @@ SCENARIOS = {
             48 * 60 + 20: [
                 ExpectedAlert(
                     "BrazeEventSilent",
-                    "No purchase in production was counted for 1d or longer.",
+                    "No purchase events in workspace production were counted for 1d or longer.",
                     {**OWN, "event": "purchase", "unit": "day"},
                 )
             ]
@@ -565,7 +594,10 @@ def test_every_rule_fires_in_some_scenario_and_not_in_others() -> None:
         for group in generated_rules(config)["groups"]
         for rule in group["rules"]
     }
-    assert {fired.alert for story in SCENARIOS.values() for moment in story.fires.values() for fired in moment} == known
+    fired = {alert.alert for scenario in SCENARIOS.values() for alerts in scenario.fires.values() for alert in alerts}
+    assert fired == known
     assert all(
-        any(minute not in story.fires for minute in story.silent) for story in SCENARIOS.values() if story.silent
+        any(minute not in scenario.fires for minute in scenario.silent)
+        for scenario in SCENARIOS.values()
+        if scenario.silent
     )

@@ -54,9 +54,9 @@ CANVAS = config(f"    canvases: [{{canvas: {ONBOARDING}, alerts: {{silent: 2d}}}
 CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, UNINSTALLS, CAMPAIGN, CANVAS)
 
 
-def fired(alert: str, summary: str, unit: str = "day", **labels: str) -> ExpectedAlert:
+def fired(alert: str, sentence: str, unit: str = "day", **labels: str) -> ExpectedAlert:
     """Return an expected alert of the workspace."""
-    return ExpectedAlert(alert, summary, {"workspace": "production", "severity": "warning", "unit": unit, **labels})
+    return ExpectedAlert(alert, sentence, {"workspace": "production", "severity": "warning", "unit": unit, **labels})
 
 
 def quota(pool: str, left: float) -> dict[str, SampleFunction]:
@@ -120,14 +120,17 @@ def renamed(at: float) -> dict[str, SampleFunction]:
 
 def silent_campaign(name: str) -> ExpectedAlert:
     """Return the expected alert for a campaign that sends nothing."""
-    summary = f"The campaign {name} in production has sent nothing for 2d or longer."
-    return fired("BrazeCampaignSilent", summary, campaign=name, campaign_id=WINBACK)
+    sentence = f"Campaign {name} in workspace production has sent no messages for 2d or longer."
+    return fired("BrazeCampaignSilent", sentence, campaign=name, campaign_id=WINBACK)
 
 
 def few_messages(count: int, name: str = "Win-back") -> ExpectedAlert:
     """Return the expected alert for a campaign that sends few messages."""
-    summary = f"Messages of the campaign {name} in production: {count} in a settled day, under 100."
-    return fired("BrazeCampaignBelow", summary, campaign=name, campaign_id=WINBACK)
+    sentence = (
+        f"Messages of campaign {name} in workspace production: {count} in the newest settled day, below the limit of "
+        "100."
+    )
+    return fired("BrazeCampaignBelow", sentence, campaign=name, campaign_id=WINBACK)
 
 
 IOS_SESSIONS = samples("sessions_filtered", 'braze_app="ios"', unit="hourly", settled=90, latest=1, total=steady)
@@ -139,19 +142,24 @@ MONEY = samples("revenue", settled=400.5, total=steady) | {
 }
 NO_MUGS = fired(
     "BrazePurchasesSilent",
-    "No purchases of Mug from ios in production were counted for 12h or longer.",
+    "No purchases of product Mug from app ios in workspace production were counted for 12h or longer.",
     "hour",
     product="Mug",
     braze_app="ios",
     severity="page",
 )
-MUG_UNANSWERED = fired(
+MUG_STALE = fired(
     "BrazeQueryUnanswered",
-    "Braze has not answered for purchases of Mug from ios in production for 5h 59m 59s: there are no values.",
+    "No fetch of purchases of product Mug from app ios in workspace production has succeeded for 5h 59m 59s, so its "
+    "values are no longer exported.",
     "hour",
     product="Mug",
     braze_app="ios",
     kind="purchases",
+)
+MANY_UNINSTALLS = fired(
+    "BrazeUninstallsAbove",
+    "Uninstalls in workspace production: 600 in the newest settled day, above the limit of 500.",
 )
 # Purchases are deferred only if the pool `lists` is low, since they do not use the default pool.
 MUG_GONE = {
@@ -178,13 +186,17 @@ SCENARIOS = {
             **IOS_SESSIONS,
         },
         fires={
-            minute: [fired("BrazeSessionsSilent", "No sessions in production were counted for 2h or longer.", "hour")]
+            minute: [
+                fired(
+                    "BrazeSessionsSilent", "No sessions in workspace production were counted for 2h or longer.", "hour"
+                )
+            ]
             for minute in (325, 600)
         },
         silent=(120, 180, 300, 310),
         step=5,
     ),
-    "few sessions from an app in a settled hour, and few in the one in progress": Scenario(
+    "few sessions from an app in the settled hour, and few in the current hour": Scenario(
         SESSIONS,
         {
             **healthy(),
@@ -202,7 +214,8 @@ SCENARIOS = {
             200: [
                 fired(
                     "BrazeSessionsBelow",
-                    "Sessions from ios in production: 12 in a settled hour, under 50.",
+                    "Sessions from app ios in workspace production: 12 in the newest settled hour, below the limit of "
+                    "50.",
                     "hour",
                     braze_app="ios",
                 )
@@ -211,7 +224,7 @@ SCENARIOS = {
         silent=(170, 190, 320, 400),
         step=5,
     ),
-    "nobody buys a product": Scenario(
+    "a product has no purchases": Scenario(
         PURCHASES,
         {
             **healthy(),
@@ -235,31 +248,31 @@ SCENARIOS = {
         silent=range(0, 48 * 60, 60),
         step=15,
     ),
-    "purchases that are not answered": Scenario(
+    "purchases that fail": Scenario(
         PURCHASES,
         {**healthy(), **MUG_GONE, **quota("lists", 0.5), **quota("default", 0.1)},
         fires={
             8 * 60: [
                 ExpectedAlert(
                     "BrazeQuotaLow",
-                    "10% of the rate limit of production is left (pool default): the exporter asks nothing until it is "
-                    "reset.",
+                    "10% of the rate limit of workspace production is left (pool default), so the exporter pauses its "
+                    "requests until the limit resets.",
                     {"workspace": "production", "severity": "warning", "pool": "default"},
                 ),
-                MUG_UNANSWERED,
+                MUG_STALE,
             ]
         },
         step=15,
     ),
-    "purchases that wait for their own limit": Scenario(
+    "purchases that are deferred by their own rate limit": Scenario(
         PURCHASES,
         {**healthy(), **MUG_GONE, **quota("lists", 0.1)},
         fires={
             8 * 60: [
                 ExpectedAlert(
                     "BrazeQuotaLow",
-                    "10% of the rate limit of production is left (pool lists): the exporter asks nothing until it is "
-                    "reset.",
+                    "10% of the rate limit of workspace production is left (pool lists), so the exporter pauses its "
+                    "requests until the limit resets.",
                     {"workspace": "production", "severity": "warning", "pool": "lists"},
                 )
             ]
@@ -269,11 +282,11 @@ SCENARIOS = {
     "revenue falls": Scenario(
         REVENUE,
         {**healthy(), **MONEY},
-        fires={30: [fired("BrazeRevenueDrop", "Revenue in production is at 40.05% of what is usual.")]},
+        fires={30: [fired("BrazeRevenueDrop", "Revenue in workspace production is at 40.05% of the baseline.")]},
         silent=(0,),
         step=15,
     ),
-    "revenue is as usual, and today's is still small": Scenario(
+    "revenue is above the limit, and today's is still small": Scenario(
         REVENUE,
         {**healthy(), **changed(MONEY, {series("braze_revenue_daily_settled"): always(501)})},
         silent=range(0, 30 * 60, 60),
@@ -296,7 +309,8 @@ SCENARIOS = {
             27 * 60: [
                 fired(
                     "BrazeSegmentBelow",
-                    "Users in the segment vip in production: 90 in a settled day, under 100.",
+                    "Users in segment vip in workspace production: 90 in the newest settled day, below the limit of "
+                    "100.",
                     segment="vip",
                 )
             ]
@@ -304,7 +318,7 @@ SCENARIOS = {
         silent=(60, 26 * 60, 51 * 60),
         step=15,
     ),
-    "a segment of which answers are empty": Scenario(
+    "a segment with empty responses": Scenario(
         SEGMENT,
         {
             **healthy(),
@@ -318,7 +332,7 @@ SCENARIOS = {
             30: [
                 fired(
                     "BrazeSegmentNoData",
-                    "Braze answers for users in the segment vip in production, but with nothing at all.",
+                    "Responses for users in segment vip in workspace production contain no data.",
                     segment="vip",
                 )
             ]
@@ -327,7 +341,7 @@ SCENARIOS = {
         step=15,
     ),
     # The newest settled day is one day older than for other kinds, and the counter rises only once a day.
-    "uninstalls are computed by night": Scenario(
+    "uninstalls are computed at night": Scenario(
         UNINSTALLS,
         {
             **healthy(),
@@ -345,14 +359,14 @@ SCENARIOS = {
         silent=range(0, 6 * DAY * 60, 60),
         step=15,
     ),
-    "uninstalls that are not computed any more": Scenario(
+    "uninstalls that are no longer computed": Scenario(
         UNINSTALLS,
         {**healthy(), **samples("uninstalls", settled=600, total=until(30, by_night))},
         fires={
-            30: [fired("BrazeUninstallsAbove", "Uninstalls in production: 600 in a settled day, over 500.")],
+            30: [MANY_UNINSTALLS],
             77 * 60: [
-                fired("BrazeUninstallsAbove", "Uninstalls in production: 600 in a settled day, over 500."),
-                fired("BrazeUninstallsSilent", "No uninstalls in production were counted for 2d or longer."),
+                MANY_UNINSTALLS,
+                fired("BrazeUninstallsSilent", "No uninstalls in workspace production were counted for 2d or longer."),
             ],
         },
         step=15,
@@ -369,7 +383,7 @@ SCENARIOS = {
         silent=(20 * 60, 57 * 60, 58 * 60),
         step=15,
     ),
-    "a campaign sends over one channel only": Scenario(
+    "a campaign sends through one channel only": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -379,7 +393,7 @@ SCENARIOS = {
         silent=range(0, 4 * DAY * 60, 6 * 60),
         step=60,
     ),
-    "a campaign sends over a channel that is new": Scenario(
+    "a campaign sends through a new channel": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -392,7 +406,7 @@ SCENARIOS = {
         silent=range(0, 4 * DAY * 60, 6 * 60),
         step=60,
     ),
-    "a campaign sends little": Scenario(
+    "a campaign sends few messages": Scenario(
         CAMPAIGN,
         {**healthy(), **campaign("Win-back", WINBACK, steady, settled=30)},
         fires={30: [few_messages(90)], 20 * 60: [few_messages(90)]},
@@ -419,7 +433,7 @@ SCENARIOS = {
         },
         step=15,
     ),
-    "a silent campaign gets another name": Scenario(
+    "a silent campaign is renamed": Scenario(
         CAMPAIGN,
         {**healthy(), **renamed(60)},
         fires={
@@ -430,7 +444,7 @@ SCENARIOS = {
         silent=(40 * 60, 62 * 60, 107 * 60),
         step=15,
     ),
-    "a campaign of which answers tell of no messages": Scenario(
+    "a campaign with responses without messages": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -444,7 +458,7 @@ SCENARIOS = {
             30: [
                 fired(
                     "BrazeCampaignNoData",
-                    "Braze answers for messages of the campaign Win-back in production, but with nothing at all.",
+                    "Responses for messages of campaign Win-back in workspace production contain no data.",
                     campaign="Win-back",
                     campaign_id=WINBACK,
                 )
@@ -454,7 +468,7 @@ SCENARIOS = {
         step=15,
     ),
     # The counter does not change during an outage, which does not show that the campaign is silent.
-    "a campaign in an outage of Braze": Scenario(
+    "a campaign during an outage of Braze": Scenario(
         CAMPAIGN,
         {
             **healthy(),
@@ -469,7 +483,7 @@ SCENARIOS = {
         silent=range(0, 6 * DAY * 60, 3 * 60),
         step=60,
     ),
-    "nobody enters a Canvas": Scenario(
+    "a Canvas has no entries": Scenario(
         CANVAS,
         {
             **healthy(),
@@ -480,7 +494,7 @@ SCENARIOS = {
             59 * 60: [
                 fired(
                     "BrazeCanvasSilent",
-                    "Nobody has entered the Canvas Onboarding, 14 days in production for 2d or longer.",
+                    "No users have entered Canvas Onboarding, 14 days in workspace production for 2d or longer.",
                     canvas="Onboarding, 14 days",
                     canvas_id=ONBOARDING,
                 )
@@ -489,7 +503,7 @@ SCENARIOS = {
         silent=(20 * 60, 57 * 60, 58 * 60),
         step=15,
     ),
-    "a Canvas and an exporter that is started anew each day": Scenario(
+    "a Canvas and an exporter that restarts each day": Scenario(
         CANVAS,
         {
             **healthy(),

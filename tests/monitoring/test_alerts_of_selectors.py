@@ -47,8 +47,8 @@ def config(sections: str, events: str = "{event: purchase}") -> str:
 def below(name: str, value: str, limit: str, **labels: str) -> ExpectedAlert:
     """Return the expected alert for an event with too few occurrences."""
     baseline = {"workspace": "production", "event": name, "severity": "warning", "unit": "hour"}
-    summary = f"{name} in production: {value} in a settled hour, under {limit}."
-    return ExpectedAlert("BrazeEventBelow", summary, baseline | labels)
+    sentence = f"{name} events in workspace production: {value} in the newest settled hour, below the limit of {limit}."
+    return ExpectedAlert("BrazeEventBelow", sentence, baseline | labels)
 
 
 def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
         ("CHECKOUT_x", 15),
     ):
         result |= samples("custom_events", f'event="{name}"', unit="hourly", settled=settled, latest=1)
-    story = Scenario(
+    scenario = Scenario(
         config("", EVENTS),
         result,
         fires={
@@ -74,16 +74,17 @@ def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
         },
         step=5,
     )
-    story.check(tmp_path)
+    scenario.check(tmp_path)
 
 
 LIST_READ = "braze_discovery_list_last_success_timestamp_seconds"
 
 
-def unread(how: str, what: str) -> ExpectedAlert:
-    """Return the expected alert for a list that is not read."""
-    labels = {"workspace": "production", "list": what, "severity": "warning"}
-    return ExpectedAlert("BrazeListUnread", f"Braze's list of {what} of production was not read {how}.", labels)
+def stale_list(name: str, since: str) -> ExpectedAlert:
+    """Return the expected alert for a list whose fetches fail."""
+    labels = {"workspace": "production", "list": name, "severity": "warning"}
+    sentence = f"No fetch of Braze's list of {name} for workspace production has succeeded {since}."
+    return ExpectedAlert("BrazeListUnread", sentence, labels)
 
 
 def read_each(labels: str, last: float) -> dict[str, SampleFunction]:
@@ -97,14 +98,14 @@ def test_stale_selector_list_fires(tmp_path: Path) -> None:
     result = (
         healthy() | read_each('list="events"', 2) | read_each('list="campaigns"', 99) | read_each('list="products"', 0)
     )
-    story = Scenario(
+    scenario = Scenario(
         config(sections, "{event: purchase}\n{match: 'x.*'}"),
         result,
-        fires={320: [unread("for 3h 19m 59s", "events")]},
+        fires={320: [stale_list("events", "for 3h 19m 59s")]},
         silent=(60, 200, 310),
         step=5,
     )
-    story.check(tmp_path)
+    scenario.check(tmp_path)
 
 
 def test_never_read_list_fires_after_15_minutes(tmp_path: Path) -> None:
@@ -112,13 +113,13 @@ def test_never_read_list_fires_after_15_minutes(tmp_path: Path) -> None:
 
     Promtool's clock begins at 0, so the test uses a time far before 0.
     """
-    story = Scenario(
+    scenario = Scenario(
         config("", "{event: purchase}\n{match: 'x.*'}"),
         healthy() | {series(LIST_READ, f'{PRODUCTION},list="events"'): between(0.5, 99, 1_800, always(-1.8e9))},
-        fires={minute: [unread("since the exporter was started", "events")] for minute in (16, 29)},
+        fires={minute: [stale_list("events", "since the exporter started")] for minute in (16, 29)},
         silent=(14, 46, 100),
     )
-    story.check(tmp_path)
+    scenario.check(tmp_path)
 
 
 def test_rules_without_selectors_need_no_list() -> None:
@@ -145,7 +146,7 @@ def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
     fired = [
         ExpectedAlert(
             "BrazeCampaignBelow",
-            f"Messages of the campaign {name} in production: 3 in a settled day, under 5.",
+            f"Messages of campaign {name} in workspace production: 3 in the newest settled day, below the limit of 5.",
             {"workspace": "production", "campaign": name, "severity": "warning", "unit": "day", "match": "Win-back.*"},
         )
         for name in (f"Win-back ({ONE})", "Win-back 2")
@@ -176,15 +177,15 @@ def test_workspace_with_only_selectors_has_rules_and_dashboard(tmp_path: Path) -
     assert "braze_custom_events_daily_settled" in board
 
 
-LETTERS = ("a", "b", "_", ".", r"\.", r"\d", r"\W", r"\s", "[a-z]", r"[^\w-]", "[&&|]", "é", " ", "(?:a|bc)", "(a|)")
-TIMES = ("", "", "?", "*", "+", "{2}", "{0,2}")
+ATOMS = ("a", "b", "_", ".", r"\.", r"\d", r"\W", r"\s", "[a-z]", r"[^\w-]", "[&&|]", "é", " ", "(?:a|bc)", "(a|)")
+REPETITIONS = ("", "", "?", "*", "+", "{2}", "{0,2}")
 NAMES = ("a", "b", "ab", "aab", "a.b", "a_b", "1", "12", "é", "É", "&", "|", "-", " ", "abc", "bc", "A", "a b", "bcbc")
 
 
-def made_up(random: Random) -> str:
+def random_regex(random: Random) -> str:
     """Return a random regex that the exporter accepts."""
     while True:
-        text = "".join(random.choice(LETTERS) + random.choice(TIMES) for _ in range(random.randint(1, 4)))
+        text = "".join(random.choice(ATOMS) + random.choice(REPETITIONS) for _ in range(random.randint(1, 4)))
         try:
             return compile_regex(random.choice(("", "(?i)")) + text + random.choice(("", "|b+"))).text
         except RegexError:
@@ -204,7 +205,7 @@ def test_regex_matches_same_names_in_prometheus(tmp_path: Path) -> None:
                 if compile_regex(text).matches(name)
             ],
         }
-        for text in {made_up(random) for _ in range(200)}
+        for text in {random_regex(random) for _ in range(200)}
     ]
     info = [{"series": f"n{{name={quote(name)}}}", "values": "1"} for name in NAMES]
     content = {"rule_files": [], "tests": [{"interval": "1m", "input_series": info, "promql_expr_test": tests}]}

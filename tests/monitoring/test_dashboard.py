@@ -196,10 +196,10 @@ def test_dashboard_has_no_empty_panels() -> None:
     assert "_daily_" not in text("least")
     assert "baseline" not in text("least")
     assert "_filtered{" not in text("least")
-    assert not [panel for panel in panels(least) if re.search(r"\bday\b|usual|app|segment|zone", panel["title"])]
+    assert not [panel for panel in panels(least) if re.search(r"\bday\b|baseline|app|segment|zone", panel["title"])]
     days = board("days")
     assert "_hourly_" not in text("days")
-    assert {"Settled day against usual", "Time zone"} <= {panel["title"] for panel in panels(days)}
+    assert {"Settled day compared with baseline", "Time zone"} <= {panel["title"] for panel in panels(days)}
 
 
 def test_app_and_segment_variables_exist_where_configured() -> None:
@@ -244,7 +244,7 @@ def test_variables_allow_all_and_several() -> None:
 def test_many_event_charts_are_collapsed(name: str, *, folded: bool) -> None:
     """Charts for each event are expanded for few events and collapsed for many."""
     result = board(name)
-    row = next(panel for panel in result["panels"] if panel["title"] == "Each event by the hour")
+    row = next(panel for panel in result["panels"] if panel["title"] == "Hourly by event")
     assert row["collapsed"] is folded
     assert [panel["repeat"] for panel in row["panels"]] == ["event_hourly"] * folded
     assert [panel["repeat"] for panel in panels(result) if "repeat" in panel] == ["event_hourly"]
@@ -257,18 +257,18 @@ def test_each_kind_has_a_row_and_many_are_collapsed() -> None:
         result = {row["title"]: row["collapsed"] for row in board(name)["panels"] if row["type"] == "row"}
         return {title: result[title] for title in list(result)[:-3]}  # the last three rows are about the exporter
 
-    assert rows("campaign") == {"Rising and falling": False, "Campaigns": False, "Each campaign by the day": False}
+    assert rows("campaign") == {"Largest changes": False, "Campaigns": False, "Daily by campaign": False}
     assert rows("two kinds") == dict.fromkeys(
-        ["Rising and falling", "Custom events", "Each event by the hour", "Sessions"], False
+        ["Largest changes", "Custom events", "Hourly by event", "Sessions"], False
     )
     assert rows("users") == {"Segment users": False, "Users": False}
     assert rows("example") == {
-        "Rising and falling": False,
+        "Largest changes": False,
         "Custom events": False,
-        "Each event by the hour": False,
-        "Each event by the day": False,
+        "Hourly by event": False,
+        "Daily by event": False,
         **dict.fromkeys(["Sessions", "Purchases", "Revenue", "Segment users"], True),
-        **dict.fromkeys(["Campaigns", "Each campaign by the day", "Canvases", "Each canvas by the day"], True),
+        **dict.fromkeys(["Campaigns", "Daily by campaign", "Canvases", "Daily by canvas"], True),
         "Users": True,
     }
 
@@ -281,14 +281,14 @@ def test_campaign_row_shows_messages_and_outcomes() -> None:
         "Messages sent, settled day",
         "Messages sent, day in progress",
         "Campaign messages by channel, settled day",
-        "Campaign messages: what came of them, settled day",
+        "Campaign messages, outcomes, settled day",
         "Campaign conversions, settled day",
         "Campaign revenue, settled day",
         "Campaign unique recipients, settled day",
         "Messages sent, reported in 24 hours",
         "Messages sent, reported in 7 days",
     ]
-    for title in (*titles[:3], *titles[-2:], "Fell most in 24 h", "Rose most in 24 h"):
+    for title in (*titles[:3], *titles[-2:], "Largest decreases in 24 hours", "Largest increases in 24 hours"):
         assert result[title]["expr"].count('stat=~"sent|impressions"') == result[title]["expr"].count("braze_"), title
     assert result[titles[2]]["legendFormat"] == "{{channel}}"
     assert result[titles[3]]["legendFormat"] == "{{channel}} {{stat}}"
@@ -311,11 +311,11 @@ def test_thresholds_follow_config() -> None:
     slow = load_config(workspace_yaml(URL, "{event: purchase, settle: 2h, refresh: 15m}"), "config.yaml")
     result = {panel["title"]: panel for panel in panels(build_dashboard(build_plan(slow), 0.35))}
     assert result["Age of the settled hour"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 5 * 3_600
-    assert result["Since the last answer"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 45 * 60
-    assert result["How late Braze revises"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 2 * 3_600
-    assert result["Rate limit"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
-    assert result["Rate limit left"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
-    assert result["Calls to Braze"]["interval"] == "900s"
+    assert result["Time since last success"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 45 * 60
+    assert result["Revision delay"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 2 * 3_600
+    assert result["Rate limit remaining by pool"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
+    assert result["Rate limit remaining"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
+    assert result["Requests to Braze"]["interval"] == "900s"
 
 
 def test_monitoring_modules_spell_no_metric_name() -> None:

@@ -168,7 +168,7 @@ class Scene:
         result["event"].append(("purchase", ODD))
         return result
 
-    def ask(self, expr: str, choice: Mapping[str, Sequence[str]]) -> dict[Labels, float]:
+    def query(self, expr: str, choice: Mapping[str, Sequence[str]]) -> dict[Labels, float]:
         """Return the result of a query under a selection, without NaN values."""
         result = self.server.query(interpolated(expr, choice), self.at)
         return {labels: value for labels, value in result.items() if not math.isnan(value)}
@@ -282,7 +282,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         board = json.loads(run_program("dashboard", option).stdout)
         queries = tuple(named(query) for query in build_plan(load_config(text, "config.yaml")).queries)
         program = stack.enter_context(Program.start([option]))
-        wait_until(lambda: is_well(program.scrape(), queries), "all queries are answered, and what is usual is known")
+        wait_until(lambda: is_well(program.scrape(), queries), "all queries are up and all baselines exist")
         wait_until(lambda: has_revised(program.scrape(), shop), "Braze has revised an hour")
         lines = history(program.scrape(), f"127.0.0.1:{program.port}", int(time.time()) - 60, days=15)
         (directory / "prometheus").mkdir()
@@ -291,11 +291,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         wait_until(server.is_responding, "Prometheus has scraped", 60)
         braze.inject(response_faults.status(503))
         up = 'sum({__name__=~"braze_.+ly_up"})'
-        wait_until(lambda: server.query(up) == {frozenset(): slow(queries)}, "nothing is answered")
+        wait_until(lambda: server.query(up) == {frozenset(): slow(queries)}, "all queries fail")
         braze.inject(transfer_faults.disconnect(), times=3)
         braze.inject(response_faults.rate_limited())
         problems = "sum(braze_api_requests_total{code='429'}) > 0 and sum(braze_api_requests_deferred_total) > 5"
-        wait_until(lambda: bool(server.query(problems)), "calls are put off after a 429")
+        wait_until(lambda: bool(server.query(problems)), "requests are deferred after a 429")
         yield Scene(server, board, queries, time.time())
 
 
@@ -352,7 +352,7 @@ def test_variables_list_configured_values(scene: Scene) -> None:
 
 def test_every_panel_has_data_with_all_selected(scene: Scene) -> None:
     """With All selected, each query of each panel returns data while much is failing."""
-    empty = [(panel["title"], expr) for panel, expr in _targets(scene.panels) if not scene.ask(expr, {})]
+    empty = [(panel["title"], expr) for panel, expr in _targets(scene.panels) if not scene.query(expr, {})]
     assert empty == []
 
 
@@ -364,11 +364,11 @@ def test_every_panel_has_data_for_any_selection(scene: Scene) -> None:
             text = interpolated(expr, choice)
             if text in responded:
                 continue
-            responded[text] = bool(scene.ask(text, {}))
+            responded[text] = bool(scene.query(text, {}))
             is_there = is_configured(text, scene.queries)
-            if panel["title"] == "Rose most in 24 h":
+            if panel["title"] == "Largest increases in 24 hours":
                 is_there = not choice["event"] or RISING in choice["event"]
-            if panel["title"] == "Fell most in 24 h":  # all other events; staging has none with data
+            if panel["title"] == "Largest decreases in 24 hours":  # all other events; staging has none with data
                 is_there = choice["workspace"] != ("staging",)
             assert responded[text] == is_there, (panel["title"], choice, text)
     assert len(responded) > 500
@@ -402,22 +402,22 @@ def test_only_newest_current_bucket_is_drawn(scene: Scene) -> None:
 
 
 def test_panel_values_equal_history(scene: Scene) -> None:
-    """The panels show the reported counts of a day and a week, the rises and falls, and the shares of the history."""
+    """The panels show the reported counts of a day and a week, and the changes and shares of the history."""
     purchase = frozenset({"workspace": "production", "event": "purchase"}.items())
     odd = frozenset({"workspace": "production", "event": ODD}.items())
     day, week, _ = (
-        scene.ask(scene.panel(title)["targets"][0]["expr"], {})
+        scene.query(scene.panel(title)["targets"][0]["expr"], {})
         for title in (
             "Custom events, reported in 24 hours",
             "Custom events, reported in 7 days",
-            "Custom events, reported in the 24 h before",
+            "Custom events, rolling 24 hours",
         )
     )
     assert day[purchase] == pytest.approx(24 * BEFORE * RISE, rel=0.05)
     assert day[odd] == pytest.approx(24 * BEFORE * FALL, rel=0.05)
     assert week[purchase] == pytest.approx(24 * BEFORE * (6 + RISE), rel=0.05)
-    rose = scene.ask(scene.panel("Rose most in 24 h")["targets"][0]["expr"], {})
-    fell = scene.ask(scene.panel("Fell most in 24 h")["targets"][0]["expr"], {})
+    rose = scene.query(scene.panel("Largest increases in 24 hours")["targets"][0]["expr"], {})
+    fell = scene.query(scene.panel("Largest decreases in 24 hours")["targets"][0]["expr"], {})
     events = ("kind", "custom_events")
     assert rose.keys() == {purchase | {events}} | {
         frozenset({"workspace": "staging", "event": RISING, "kind": "custom_events"}.items())
@@ -432,10 +432,10 @@ def test_panel_values_equal_history(scene: Scene) -> None:
     }
     assert rose[purchase | {events}] == pytest.approx(RISE - 1, abs=0.1)
     assert fell[odd | {events}] == pytest.approx(FALL - 1, abs=0.1)
-    baseline = scene.ask(scene.panel("Settled hour against usual")["targets"][0]["expr"], {})
+    baseline = scene.query(scene.panel("Settled hour compared with baseline")["targets"][0]["expr"], {})
     assert baseline[odd | {events}] == 0.0
-    share = scene.ask(
-        scene.panel("Custom events by app, share of all, settled hour")["targets"][0]["expr"], {"event": ["purchase"]}
+    share = scene.query(
+        scene.panel("Custom events by app, share of total, settled hour")["targets"][0]["expr"], {"event": ["purchase"]}
     )
     assert set(share.values()) == {0.4}
     assert {dict(labels)["braze_app"] for labels in share} == {"ios"}
@@ -445,17 +445,17 @@ def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
     """Campaign and Canvas messages are shown by channel and step, and their outcomes as shares of the messages sent."""
 
     def rendered(title: str, choice: Mapping[str, Sequence[str]], *labels: str) -> dict[tuple[str, ...], float]:
-        result = scene.ask(scene.panel(title)["targets"][0]["expr"], choice)
+        result = scene.query(scene.panel(title)["targets"][0]["expr"], choice)
         return {tuple(dict(key)[label] for label in labels): value for key, value in result.items()}
 
     assert rendered("Messages sent, settled day", {}, "campaign") == {(CAMPAIGN.name,): 2_400 + 1_920}
     by_channel = "Campaign messages by channel, settled day"
     assert rendered(by_channel, {}, "channel") == {("email",): 2_400, ("in_app_message",): 1_920}
     assert rendered(by_channel, {"channel": ["email"]}, "channel") == {("email",): 2_400}
-    came_of_it = rendered("Campaign messages: what came of them, settled day", {}, "channel", "stat")
-    assert came_of_it["email", "opens"] == 983 / 2_400
-    assert came_of_it["in_app_message", "clicks"] == 480 / 1_920
-    assert not {"sent", "impressions", "unique_opens"} & {stat for _, stat in came_of_it}
+    outcomes = rendered("Campaign messages, outcomes, settled day", {}, "channel", "stat")
+    assert outcomes["email", "opens"] == 983 / 2_400
+    assert outcomes["in_app_message", "clicks"] == 480 / 1_920
+    assert not {"sent", "impressions", "unique_opens"} & {stat for _, stat in outcomes}
     assert rendered("Canvas messages by step and channel, settled day", {}, "step", "channel") == {
         ("Welcome", "email"): 2_400,
         ("Reminder", "ios_push"): 600,
@@ -463,16 +463,16 @@ def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
 
 
 def test_failures_are_visible(scene: Scene) -> None:
-    """Panels show errors by reason and by status, deferred calls and failed queries."""
-    errors = scene.ask(scene.panel("Errors")["targets"][0]["expr"], {})
-    assert {dict(labels)["reason"] for labels in errors} >= {"server_error", "connection", "rate_limited"}
-    calls = scene.ask(scene.panel("Calls to Braze")["targets"][0]["expr"], {})
-    assert {dict(labels)["code"] for labels in calls} >= {"200", "503", "429", "none"}
-    assert max(scene.ask(scene.panel("Calls put off")["targets"][0]["expr"], {}).values()) > 0
-    unanswered = [scene.ask(target["expr"], {}) for target in scene.panel("Not answered")["targets"]]
-    assert sum(map(len, unanswered)) == len(scene.queries) - slow(scene.queries)
-    assert scene.ask(scene.panel("Queries up")["targets"][0]["expr"], {}) == {
+    """Panels show failed requests by reason and by status, deferred requests and failed queries."""
+    reasons = scene.query(scene.panel("Failed requests")["targets"][0]["expr"], {})
+    assert {dict(labels)["reason"] for labels in reasons} >= {"server_error", "connection", "rate_limited"}
+    codes = scene.query(scene.panel("Requests to Braze")["targets"][0]["expr"], {})
+    assert {dict(labels)["code"] for labels in codes} >= {"200", "503", "429", "none"}
+    assert max(scene.query(scene.panel("Deferred requests")["targets"][0]["expr"], {}).values()) > 0
+    failed = [scene.query(target["expr"], {}) for target in scene.panel("Failed queries")["targets"]]
+    assert sum(map(len, failed)) == len(scene.queries) - slow(scene.queries)
+    assert scene.query(scene.panel("Queries up")["targets"][0]["expr"], {}) == {
         frozenset(): slow(scene.queries) / len(scene.queries)
     }
-    assert scene.ask(scene.panel("Rate limit left")["targets"][0]["expr"], {}) == {frozenset(): 0.0}
-    assert scene.ask(scene.panel("Time zone")["targets"][0]["expr"], {}) == {frozenset(): 0.0}
+    assert scene.query(scene.panel("Rate limit remaining")["targets"][0]["expr"], {}) == {frozenset(): 0.0}
+    assert scene.query(scene.panel("Time zone")["targets"][0]["expr"], {}) == {frozenset(): 0.0}

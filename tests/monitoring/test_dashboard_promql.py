@@ -37,12 +37,12 @@ def expression(title: str) -> str:
 
 
 @pytest.fixture
-def judge(tmp_path: Path) -> "Judge":
-    """Return a `Judge` that checks queries with promtool."""
-    return Judge(tmp_path)
+def check_panel(tmp_path: Path) -> "PanelChecker":
+    """Return a `PanelChecker` that checks queries with promtool."""
+    return PanelChecker(tmp_path)
 
 
-class Judge:
+class PanelChecker:
     """Checks the results of dashboard queries with promtool."""
 
     def __init__(self, folder: Path) -> None:
@@ -83,36 +83,36 @@ def gauge(labels: str, unit_and_measure: str, values: str) -> Series:
     return f'braze_{metric_group}_{unit_and_measure}{{{labels}, job="braze", instance="a"}}', values
 
 
-def test_fall_is_against_same_day_of_last_week(judge: Judge) -> None:
-    """The last day is compared with the same day a week ago: half of it is a fall, and twice as much a rise."""
-    judge("Fell most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [(CHANGED, -0.5)])
-    judge("Rose most in 24 h", "240h", [total("0+25x431 10787.5+12.5x48")], [])
-    judge("Rose most in 24 h", "240h", [total("0+25x431 10825+50x48")], [(CHANGED, 1.0)])
+def test_change_is_relative_to_same_day_of_last_week(check_panel: PanelChecker) -> None:
+    """The last day is compared with the same day a week ago: half of it is a decrease, twice an increase."""
+    check_panel("Largest decreases in 24 hours", "240h", [total("0+25x431 10787.5+12.5x48")], [(CHANGED, -0.5)])
+    check_panel("Largest increases in 24 hours", "240h", [total("0+25x431 10787.5+12.5x48")], [])
+    check_panel("Largest increases in 24 hours", "240h", [total("0+25x431 10825+50x48")], [(CHANGED, 1.0)])
 
 
-def test_counter_younger_than_eight_days_is_not_compared(judge: Judge) -> None:
-    """A counter younger than eight days is not compared, since an incomplete day a week ago would double any rise."""
-    judge("Rose most in 24 h", "180h", [total("0+25x400")], [])
-    judge("Fell most in 24 h", "180h", [total("0+25x400")], [])
+def test_counter_younger_than_eight_days_is_not_compared(check_panel: PanelChecker) -> None:
+    """A counter younger than eight days is not compared, since an incomplete day a week ago exaggerates increases."""
+    check_panel("Largest increases in 24 hours", "180h", [total("0+25x400")], [])
+    check_panel("Largest decreases in 24 hours", "180h", [total("0+25x400")], [])
 
 
-def test_rare_events_are_not_compared(judge: Judge) -> None:
-    """Events with fewer than ten occurrences a day are left out, even if they triple."""
-    judge("Rose most in 24 h", "240h", [total("0+0.1875x431 81+0.6x48")], [])
+def test_rare_events_are_not_compared(check_panel: PanelChecker) -> None:
+    """Events with fewer than ten occurrences a day are excluded, even if they triple."""
+    check_panel("Largest increases in 24 hours", "240h", [total("0+0.1875x431 81+0.6x48")], [])
 
 
-def test_changed_instance_is_no_fall(judge: Judge) -> None:
-    """A new instance, as after each release in Kubernetes, is no fall: the counts of both instances are added."""
+def test_changed_instance_is_no_decrease(check_panel: PanelChecker) -> None:
+    """A new instance, as after each release in Kubernetes, is no decrease: the counts of both instances are added."""
     moved = [total("0+25x455 _x24", "a"), total("_x455 0+25x24", "b")]
     # The result is less than 1,200: the increase between the last scrape of one instance and the first of the other is
     # unknown.
-    judge("Custom events, reported in 24 hours", "240h10m", moved, [(f"{{{LABELS}}}", 1)], then="> bool 1150")
+    check_panel("Custom events, reported in 24 hours", "240h10m", moved, [(f"{{{LABELS}}}", 1)], then="> bool 1150")
 
 
 @pytest.mark.parametrize(
     ("ios", "everything", "share"), [("3600x4", "3600x4", [0.25]), ("3600x4", "7200x4", []), ("7200x4", "3600x4", [])]
 )
-def test_share_uses_same_hour(judge: Judge, ios: str, everything: str, share: list[float]) -> None:
+def test_share_uses_same_hour(check_panel: PanelChecker, ios: str, everything: str, share: list[float]) -> None:
     """There is no share while the settled hours of two queries differ."""
     series = [
         gauge(IOS, "hourly_settled", "25x4"),
@@ -120,23 +120,23 @@ def test_share_uses_same_hour(judge: Judge, ios: str, everything: str, share: li
         gauge(IOS, f"hourly_{START}", ios),
         gauge(LABELS, f"hourly_{START}", everything),
     ]
-    title = "Custom events by app, share of all, settled hour"
-    judge(title, "2h", series, [(f"{{{IOS}}}", value) for value in share])
+    title = "Custom events by app, share of total, settled hour"
+    check_panel(title, "2h", series, [(f"{{{IOS}}}", value) for value in share])
 
 
-def test_settled_hour_without_baseline_is_not_compared(judge: Judge) -> None:
+def test_settled_hour_without_baseline_is_not_compared(check_panel: PanelChecker) -> None:
     """A settled hour is compared only with a current baseline, and not with one of less than ten."""
     settled = gauge(LABELS, "hourly_settled", "50x4")
-    title = "Settled hour against usual"
-    judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "100x4")], [(CHANGED, -0.5)])
-    judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "100x2 stale")], [])
-    judge(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "9x4")], [])
+    title = "Settled hour compared with baseline"
+    check_panel(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "100x4")], [(CHANGED, -0.5)])
+    check_panel(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "100x2 stale")], [])
+    check_panel(title, "2h", [settled, gauge(LABELS, "hourly_baseline", "9x4")], [])
 
 
-def test_query_without_success_has_no_age(judge: Judge) -> None:
+def test_query_without_success_has_no_age(check_panel: PanelChecker) -> None:
     """A query that has never succeeded does not count for the oldest success."""
     series = [
         gauge(LABELS, "hourly_last_success_timestamp_seconds", "7000x4"),
         gauge(IOS, "hourly_last_success_timestamp_seconds", "0x4"),
     ]
-    judge("Oldest answer", "2h", series, [("{}", 200.0)])
+    check_panel("Oldest success", "2h", series, [("{}", 200.0)])

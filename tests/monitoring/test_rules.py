@@ -111,8 +111,8 @@ def check(folder: Path, text: str) -> None:
 
 CONFIGS = {
     **{path.stem: path.read_text(encoding="utf-8-sig") for path in (ROOT / "tests/config/good").glob("*.yaml")},
-    "the example": (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
-    "the demo": demo_config.build_config("http://127.0.0.1"),
+    "example": (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
+    "demo": demo_config.build_config("http://127.0.0.1"),
     "everything": workspace_yaml(URL, EVERYTHING, extra_yaml="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
     "every kind": workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", extra_yaml=EVERY_KIND),
     "odd names": names_config(*ODD),
@@ -157,7 +157,7 @@ def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
     alerts = [
         ExpectedAlert(
             "BrazeEventAbove",
-            f"{name} in {name}: {10 + number} in a settled hour, over 5.",
+            f"{name} events in workspace {name}: {10 + number} in the newest settled hour, above the limit of 5.",
             {"workspace": name, "event": name, "unit": "hour", "severity": name, "team": name},
         )
         for number, name in enumerate(ODD)
@@ -170,14 +170,64 @@ def test_every_alert_has_runbook() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#### (.+)$", readme, re.MULTILINE)}
     sorts = {"silent", "no-data", "drop", "below", "above"}
-    led = set()
+    linked = set()
     for rule in alerts_of(generated_rules(CONFIGS["every kind"])):
         url, _, fragment = rule["annotations"]["runbook_url"].partition("#")
         assert url == RUNBOOKS
         name = rule["alert"].lower()
         assert fragment == name or (fragment in sorts and name.endswith(fragment.replace("-", "")))
-        led.add(fragment)
-    assert led == headings
+        linked.add(fragment)
+    assert linked == headings
+
+
+def test_summary_is_constant_headline() -> None:
+    """Each alert has one summary, without values, because it is the headline of a group of alerts."""
+    summaries = {
+        "ConfigReloadFailed": "Failed Braze exporter configuration reload.",
+        "StateNotWritten": "Braze exporter cannot write its state file.",
+        "ExporterDown": "Braze exporter metrics are missing.",
+        "KeyRefused": "Braze rejects the API key.",
+        "NotAnswering": "All fetches from Braze fail.",
+        "QueryUnanswered": "Values of a query are stale.",
+        "QuotaLow": "Braze rate limit has reached the reserve.",
+        "ListUnread": "Fetches of a Braze list fail.",
+        "TimezoneMismatch": "Configured time zone differs from Braze's.",
+        "EventSilent": "No custom events counted.",
+        "EventNoData": "No current data for custom events.",
+        "SessionsSilent": "No sessions counted.",
+        "SessionsNoData": "No current data for sessions.",
+        "SessionsDrop": "Drop in sessions.",
+        "SessionsBelow": "Sessions below the limit.",
+        "SessionsAbove": "Sessions above the limit.",
+        "PurchasesSilent": "No purchases counted.",
+        "PurchasesNoData": "No current data for purchases.",
+        "PurchasesDrop": "Drop in purchases.",
+        "RevenueNoData": "No current data for revenue.",
+        "RevenueDrop": "Drop in revenue.",
+        "RevenueBelow": "Revenue below the limit.",
+        "SegmentNoData": "No current data for segment users.",
+        "SegmentBelow": "Segment users below the limit.",
+        "NewUsersSilent": "No new users counted.",
+        "NewUsersNoData": "No current data for new users.",
+        "UninstallsSilent": "No uninstalls counted.",
+        "UninstallsNoData": "No current data for uninstalls.",
+        "UninstallsAbove": "Uninstalls above the limit.",
+        "DailyActiveUsersNoData": "No current data for daily active users.",
+        "DailyActiveUsersBelow": "Daily active users below the limit.",
+        "MonthlyActiveUsersNoData": "No current data for monthly active users.",
+        "MonthlyActiveUsersDrop": "Drop in monthly active users.",
+        "CampaignSilent": "No campaign messages counted.",
+        "CampaignNoData": "No current data for campaign messages.",
+        "CampaignDrop": "Drop in campaign messages.",
+        "CampaignBelow": "Campaign messages below the limit.",
+        "CampaignAbove": "Campaign messages above the limit.",
+        "CanvasSilent": "No Canvas entries counted.",
+        "CanvasNoData": "No current data for Canvas entries.",
+    }
+    rules = alerts_of(generated_rules(CONFIGS["every kind"]))
+    assert {(rule["alert"], rule["annotations"]["summary"]) for rule in rules} == {
+        (f"Braze{name}", summary) for name, summary in summaries.items()
+    }
 
 
 def test_each_query_has_its_alerts() -> None:
@@ -228,7 +278,7 @@ def test_promql_string_is_escaped() -> None:
     [(1, "1s"), (5_400, "1h30m"), (86_400, "1d"), (604_800, "7d"), (1.5, "1s500ms"), (90_061.001, "1d1h1m1s1ms")],
 )
 def test_durations_are_in_prometheus_format(seconds: float, text: str) -> None:
-    """Units go from the largest to the smallest, and zero units are left out."""
+    """Units go from the largest to the smallest, and zero units are skipped."""
     assert duration(seconds) == text
 
 
@@ -251,7 +301,9 @@ def test_rules_command_prints_rules(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == f"warning: {path}:4: workspaces[0].api_key_env: the variable BRAZE_API_KEY is not set\n"
     assert done.stdout == as_yaml(generated_rules(config))
-    assert done.stdout.startswith("# Generated by `braze-exporter rules`")
+    assert done.stdout.startswith(
+        "# Generated by `braze-exporter rules`. Regenerate it when the config changes.\ngroups:\n"
+    )
     assert run_program("rules", f"--config.file={path}", BRAZE_API_KEY="x").stdout == done.stdout
     assert not (tmp_path / "missing").exists()
 
@@ -268,15 +320,15 @@ class Shop(RecordedCounts):
     """Simulated traffic with one event that stops, one that grows with each fetch, and one that never occurs."""
 
     def __init__(self) -> None:
-        super().__init__(events=["stops", "goes on", "quiet"])
+        super().__init__(events=["stops", "continues", "quiet"])
         this_hour = int(time.time()) // HOUR * HOUR
         for back in range(-2, 16 * 24):
             self.set("stops", this_hour - back * HOUR, 10_000)
         self._calls = 0
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return the recorded count, or for `goes on` one more at each call."""
-        if event == "goes on":
+        """Return the recorded count, or for `continues` one more at each call."""
+        if event == "continues":
             self._calls += 1
             return self._calls
         return super().count(event, hour_start, now, app_id, segment_id)
@@ -284,7 +336,7 @@ class Shop(RecordedCounts):
 
 QUICK = """
 {event: stops, refresh: 1s, apps: [all, ios], baseline: {weeks: 1}, alerts: {silent: 5s, drop: 1, above: 9000, for: 1s}}
-{event: goes on, refresh: 1s, alerts: {silent: 5s, for: 1s}}
+{event: continues, refresh: 1s, alerts: {silent: 5s, for: 1s}}
 {event: quiet, segments: [vip], unit: day, alerts: {below: 5, for: 1s, severity: page, labels: {team: "{{ growth }}"}}}
 """
 
@@ -348,9 +400,17 @@ def test_silent_event_fires_alert(chain: Chain) -> None:
     result = chain.firing()
     assert result.keys() - {("BrazeEventDrop", "stops", "ios")} == expected
     silent = result["BrazeEventSilent", "stops", ""]
-    assert silent["annotations"]["summary"] == "No stops in production was counted for 5s or longer."
+    assert silent["annotations"]["description"] == (
+        "No stops events in workspace production were counted for 5s or longer. Fetches succeed, but the counter does "
+        "not increase. Check recent changes and releases of the source of the event. Campaigns triggered by it send "
+        "nothing."
+    )
     below = result["BrazeEventBelow", "quiet", ""]
-    assert below["annotations"]["summary"] == "quiet of the segment vip in production: 0 in a settled day, under 5."
+    assert below["annotations"]["description"] == (
+        "quiet events in segment vip in workspace production: 0 in the newest settled day, below the limit of 5. The "
+        "limit is the same at all times. If the usual value depends on the time, use `drop`, which compares with the "
+        "baseline."
+    )
     assert (below["labels"]["team"], below["labels"]["severity"]) == ("{{ growth }}", "page")
 
 
@@ -359,12 +419,12 @@ def test_exporter_failures_fire_alerts(chain: Chain) -> None:
     assert not chain.firing().keys() & {("BrazeConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
     write_file(chain.config, "workspaces: []")
     assert chain.program.get("/-/reload", method="POST").status == 400
-    wait_until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload is told")
+    wait_until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload fires its alert")
     chain.program.stop()
-    wait_until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the exporter that is gone is told")
+    wait_until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the stopped exporter fires its alert")
     down = chain.firing()["BrazeExporterDown", "", ""]
     assert down["labels"] == {"alertname": "BrazeExporterDown", "severity": "critical", "workspace": "production"}
-    wait_until(lambda: chain.firing().keys() == {("BrazeExporterDown", "", "")}, "nothing else is told any more")
+    wait_until(lambda: chain.firing().keys() == {("BrazeExporterDown", "", "")}, "no other alert fires any more")
 
 
 def test_plan_matches_config() -> None:

@@ -28,7 +28,7 @@ def named(name: str, labels: Labels) -> str:
     return series(name, ",".join(f"{label}={json.dumps(value)}" for label, value in sorted(labels) if value))
 
 
-def told() -> Mapping[str, SampleFunction]:
+def demo_samples() -> Mapping[str, SampleFunction]:
     """Return the demo exporter's samples over a weekend and a release that renames an event.
 
     Timestamps count from the start of the series, as promtool's clock does.
@@ -43,10 +43,10 @@ def told() -> Mapping[str, SampleFunction]:
     return {"process_start_time_seconds": lambda _now: 0.0, **{name: values.get for name, values in result.items()}}
 
 
-def fired(alert: str, summary: str, **labels: str) -> ExpectedAlert:
+def fired(alert: str, sentence: str, **labels: str) -> ExpectedAlert:
     """Return an expected alert of the hourly event `app_opened`."""
     always = {"workspace": "production", "event": "app_opened", "unit": "hour", "severity": "critical"}
-    return ExpectedAlert(alert, summary, {**always, **labels})
+    return ExpectedAlert(alert, sentence, {**always, **labels})
 
 
 def test_demo_fires_no_alert_until_event_is_renamed(tmp_path: Path) -> None:
@@ -55,18 +55,24 @@ def test_demo_fires_no_alert_until_event_is_renamed(tmp_path: Path) -> None:
     The `drop` alerts of the app and of all apps fire once the hour has settled, then the `silent` alert of the app.
     """
     require_tool("promtool")
-    ios = fired("BrazeEventDrop", "app_opened from ios in production is at 0% of what is usual.", braze_app="ios")
+    ios = fired(
+        "BrazeEventDrop",
+        "app_opened events from app ios in workspace production are at 0% of the baseline.",
+        braze_app="ios",
+    )
     both = [
-        fired("BrazeEventDrop", f"app_opened in production is at {share}% of what is usual.")
+        fired("BrazeEventDrop", f"app_opened events in workspace production are at {share}% of the baseline.")
         for share in ("43.41", "41.05")
     ]
     silent = fired(
-        "BrazeEventSilent", "No app_opened from ios in production was counted for 1h or longer.", braze_app="ios"
+        "BrazeEventSilent",
+        "No app_opened events from app ios in workspace production were counted for 1h or longer.",
+        braze_app="ios",
     )
     released = int((RELEASE - START).total_seconds()) // MINUTE
     Scenario(
         demo_config.build_config("http://127.0.0.1"),
-        told(),
+        demo_samples(),
         fires={released + 150: [ios, both[0]], released + 240: [ios, both[1], silent]},
         silent=range(0, released + 150, STEP // MINUTE),
         step=STEP // MINUTE,
