@@ -63,19 +63,19 @@ def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
         config = write_file(directory / "config.yaml", f"{workspaces}{refresh}{remainder}")
         keys = {KEY_VARIABLE: KEY, "STAGING_KEY": "the-key-of-another-workspace"}
         program = stack.enter_context(Program.start([f"--config.file={config}"], keys))
-        wait_until(lambda: _has_history(program), "the history is read")
+        wait_until(lambda: _has_history(program), "the history is fetched")
         if problems:
             production.inject(response_faults.status(503, "Service Unavailable"), event="added_to_cart")
             production.inject(response_faults.status(400, "event must be a string"), event="newsletter_signup")
             europe.spend_calls(205_000)
-            wait_until(lambda: _count_states(program) == (3, 3), "the troubles have begun")
+            wait_until(lambda: _count_states(program) == (3, 3), "the problems are shown")
         yield program
 
 
 def _has_history(program: Program) -> bool:
     """Return whether the history for the baselines has been read."""
     program.scrape()
-    return "History for baselines" not in program.get("/", {"Accept": "application/json"}).text
+    return "Fetching history for baselines" not in program.get("/", {"Accept": "application/json"}).text
 
 
 def _count_states(program: Program) -> tuple[float | None, float | None]:
@@ -112,10 +112,10 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as scratch, chromium() as browser:
         with Program.start(["demo"]) as program:
-            wait_until(lambda: _has_history(program), "the history is read")
+            wait_until(lambda: _has_history(program), "the history is fetched")
             _take_picture(browser, program, directory / "demo", (1_000, 1_000), ".legend", _OPEN)
         with scene(Path(scratch)) as program:
-            _take_picture(browser, program, directory / "troubles", (1_440, 900), "#rows .row:has(.none)")
+            _take_picture(browser, program, directory / "troubles", (1_440, 900), "#rows .row:has(.no-data)")
             _take_picture(browser, program, directory / "phone", "phone")
         with graphs.kept(Path(scratch) / "prometheus") as server:
             for name, graph in graphs.GRAPHS.items():

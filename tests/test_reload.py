@@ -329,7 +329,7 @@ def test_reload_request_reloads(reloadable: Reloadable) -> None:
     assert before.value(SUCCESSFUL) == 1
     assert time.time() - 60 < (before.value(SUCCESS_TIME) or 0) < time.time()
     reloadable.write("{event: signup}\n{event: purchase}")
-    assert reloadable.reload() == (200, "Reloaded.\n")
+    assert reloadable.reload() == (200, "Configuration reloaded.\n")
     page = reloadable.scrape_until(up=2)
     assert page.value(LAST_SUCCESS, event="purchase") == before.value(LAST_SUCCESS, event="purchase")
     assert page.value(SUCCESSFUL) == 1
@@ -346,7 +346,8 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     status, text = reloadable.reload()
     assert status == 400
     assert text == (
-        f'{reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
+        f"failed to reload config: {reloadable.config}:9: "
+        'workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
         f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required: add it, or match with a pattern "
         "for names\n"
         f"{reloadable.config}:10: workspaces[0].custom_events[1].name: unknown key: here are "
@@ -387,7 +388,7 @@ def test_missing_file_reload_is_refused(reloadable: Reloadable) -> None:
     reloadable.config.unlink()
     status, text = reloadable.reload()
     expected = f"{reloadable.config}: cannot be read (No such file or directory): give the config file by --config.file"
-    assert (status, text) == (400, expected + "\n")
+    assert (status, text) == (400, f"failed to reload config: {expected}\n")
     assert reloadable.program.scrape().value("braze_up") == 1
 
 

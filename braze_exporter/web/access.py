@@ -53,7 +53,7 @@ class AccessControl:
         self._reread_at = now + _REREAD_SECONDS if is_new else math.inf
         self._config = new_config
         if is_new or self._logged_problem:
-            _log.info("web configuration read again", extra={"fields": {"file": self._path}})
+            _log.info("Web configuration reloaded", extra={"fields": {"file": self._path}})
         self._logged_problem = None
         return new_config
 
@@ -80,9 +80,9 @@ class AccessControl:
         """
         lost = [name for name in self._config.protections if name not in new_config.protections]
         if lost:
-            text = f"would end {', '.join(lost)}: if that is meant, restart the exporter"
+            text = f"change would remove {', '.join(lost)}; restart the exporter to apply it"
         elif new_config.tls is not None and self._config.tls is None:
-            text = "TLS cannot begin while it runs: restart the exporter"
+            text = "TLS cannot be enabled at run time; restart the exporter"
         else:
             return
         raise ConfigError(self._path, [Problem((), text)])
@@ -91,7 +91,7 @@ class AccessControl:
         if problem != self._logged_problem:
             self._logged_problem = problem
             fields = {"problem": problem}
-            _log.warning("web configuration not taken, the one before goes on", extra={"fields": fields})
+            _log.warning("Web configuration reload failed, keeping the previous one", extra={"fields": fields})
 
 
 def _state(files: Iterable[Path]) -> tuple[tuple[int, ...] | None, ...]:

@@ -105,7 +105,7 @@ class Connection(H11Protocol):
                 ssl_shutdown_timeout=IDLE_TIMEOUT_SECONDS,
             )
         except OSError as error:  # no TLS, no common version, no certificate, a timeout, or a closed connection
-            _log.debug("no TLS with a client", extra={"fields": {"reason": str(error)}})
+            _log.debug("TLS handshake failed", extra={"fields": {"reason": str(error)}})
         finally:
             if transport is None:  # asyncio does not call it
                 self.connection_lost(None)

@@ -1,100 +1,105 @@
 "use strict";
-// The page at `/`: shows the facts that come with it, and asks for newer ones every few seconds.
+// The script of the status page at `/`: shows the status that the page contains, and fetches a new one every few seconds.
 //
-// Names and messages come from people and from Braze. They are put in as text and nothing else: no HTML is made of a
-// string here, and the page's policy forbids it. What can be told in words is told by the exporter; here is only how
-// it looks, how long ago things were, and what is sorted, filtered and open.
+// Names and messages come from users and from Braze. They are inserted only as text: this script creates no HTML from
+// strings, and the page's Content-Security-Policy forbids it. The exporter writes the messages. This script formats
+// ages, and sorts, filters and expands the rows.
 
-const EVERY = 5_000; // milliseconds between two questions, or more if answers take long
-const CHUNK = 100; // rows that are made at a time
-const LONGEST_NAME = 200; // letters of a name in a row; the opened row has all of them
-const SECONDS = { hour: 3_600, day: 86_400 };
-const SHAPES = {
-  good: "M6 1a5 5 0 1 0 .01 0z",
-  waiting: "M1 0h10v2L7.4 6 11 10v2H1v-2l3.6-4L1 2z",
-  new: "M6 1a5 5 0 1 0 .01 0zm0 1.6a3.4 3.4 0 1 1-.01 0z",
-  bad: "M6 0l6 11.5H0zM5.3 4v4h1.4V4zm0 4.8v1.4h1.4V8.8z",
+const UPDATE_INTERVAL_MS = 5_000; // longer if responses are slow
+const ROW_CHUNK = 100; // the number of rows that are added at a time
+const MAX_NAME_LENGTH = 200; // characters of a name in a row; the expanded row shows the whole name
+const UNIT_SECONDS = { hour: 3_600, day: 86_400 };
+const ICON_PATHS = {
+  ok: "M6 1a5 5 0 1 0 .01 0z",
+  warning: "M1 0h10v2L7.4 6 11 10v2H1v-2l3.6-4L1 2z",
+  pending: "M6 1a5 5 0 1 0 .01 0zm0 1.6a3.4 3.4 0 1 1-.01 0z",
+  error: "M6 0l6 11.5H0zM5.3 4v4h1.4V4zm0 4.8v1.4h1.4V8.8z",
 };
 const COLUMNS = [
   { key: "name", title: "Query", class: "name-cell" },
   { key: "state", title: "State", class: "state" },
-  { key: "points", title: "Points held", class: "points-cell" },
+  { key: "points", title: "Points", class: "points-cell" },
   { key: "latest", title: "Latest", class: "number", value: (query) => query.latest },
   { key: "settled", title: "Settled", class: "number", value: (query) => query.settled },
   { key: "baseline", title: "Baseline", class: "number baseline", value: (query) => query.baseline },
-  { key: "age", title: "Age", class: "number", value: (query) => (query.answered_at === null ? null : -query.answered_at) },
+  { key: "age", title: "Age", class: "number", value: (query) => (query.last_success_at === null ? null : -query.last_success_at) },
   { key: "next", title: "Next fetch", class: "number next", value: (query) => query.next_at ?? 0 },
 ];
 
 const byId = (id) => document.getElementById(id);
-const view = { text: "", state: "", sort: "state", down: false, many: CHUNK, open: new Set(), paused: false };
-const rows = new Map(); // by the key of the query: the parts of its row
-let made = 0; // rows so far
-let facts; // the newest ones
-let queries = []; // of the facts, each with its key, the letters it is found by, and how urgent it is
-let ahead = 0; // milliseconds by which the exporter's clock is ahead of ours
-let lost = ""; // why the facts may be old
+const view = { filter: "", state: "", sortKey: "state", isDescending: false, maxRows: ROW_CHUNK, open: new Set(), isPaused: false };
+const rows = new Map(); // the elements of each row, by the key of its query
+let createdRows = 0;
+let statusData; // the newest status response
+let queries = []; // of `statusData`, each with its key, level, time zone and the text that the filter searches
+let clockOffset = 0; // milliseconds by which the exporter's clock is ahead of the browser's
+let connectionError = ""; // why `statusData` may be outdated
 let timer;
 
 // ---- elements ----
 
 function element(name, attributes = {}, ...children) {
-  const found = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) found.setAttribute(key, value);
-  found.append(...children);
-  return found;
+  const result = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) result.setAttribute(key, value);
+  result.append(...children);
+  return result;
 }
 
-function drawing(name, attributes, ...children) {
-  const found = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) found.setAttribute(key, value);
-  found.append(...children);
-  return found;
+function svgElement(name, attributes, ...children) {
+  const result = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) result.setAttribute(key, value);
+  result.append(...children);
+  return result;
 }
 
-function write(target, text) {
+function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
-function level(name, words) {
-  const shape = drawing("path", { d: SHAPES[name], fill: "currentColor", "fill-rule": "evenodd" });
-  const icon = drawing("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, shape);
-  return element("span", { class: `level ${name}` }, icon, element("span", { class: "words" }, words));
+function levelElement(level, message) {
+  const path = svgElement("path", { d: ICON_PATHS[level], fill: "currentColor", "fill-rule": "evenodd" });
+  const icon = svgElement("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, path);
+  return element("span", { class: `level ${level}` }, icon, element("span", { class: "message" }, message));
 }
 
 // ---- numbers and times ----
 
-const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
-const percent = new Intl.NumberFormat("en", { style: "percent", signDisplay: "exceptZero", maximumFractionDigits: 0 });
+const numberFormat = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const percentFormat = new Intl.NumberFormat("en", { style: "percent", signDisplay: "exceptZero", maximumFractionDigits: 0 });
 const collator = new Intl.Collator("en", { numeric: true });
-const number = (value) => (value === null ? "–" : grouped.format(value));
-const count = (many, one) => `${grouped.format(many)} ${many === 1 ? one : one.endsWith("y") ? `${one.slice(0, -1)}ies` : `${one}s`}`;
-const now = () => (Date.now() + ahead) / 1000;
+const formatNumber = (value) => (value === null ? "–" : numberFormat.format(value));
+const now = () => (Date.now() + clockOffset) / 1000;
 
-const FORMS = {
+function pluralize(number, singular) {
+  const plural = singular.endsWith("y") ? `${singular.slice(0, -1)}ies` : `${singular}s`;
+  return `${numberFormat.format(number)} ${number === 1 ? singular : plural}`;
+}
+
+const TIME_FORMATS = {
   clock: { hour: "2-digit", minute: "2-digit" },
   hour: { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" },
   day: { weekday: "short", day: "numeric", month: "short" },
   moment: { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" },
 };
-const formats = new Map();
+const timeFormats = new Map();
 
-function local(seconds, zone, form) {
-  const key = `${form} ${zone}`;
-  if (!formats.has(key)) {
+function formatTime(seconds, zone, name) {
+  const key = `${name} ${zone}`;
+  if (!timeFormats.has(key)) {
     let format;
     try {
-      format = new Intl.DateTimeFormat("en-GB", { ...FORMS[form], timeZone: zone });
+      format = new Intl.DateTimeFormat("en-GB", { ...TIME_FORMATS[name], timeZone: zone });
     } catch {
-      const utc = new Intl.DateTimeFormat("en-GB", { ...FORMS[form], timeZone: "UTC" });
-      format = { format: (date) => `${utc.format(date)} UTC` }; // this browser does not know the zone
+      const utc = new Intl.DateTimeFormat("en-GB", { ...TIME_FORMATS[name], timeZone: "UTC" });
+      format = { format: (date) => `${utc.format(date)} UTC` }; // the browser does not support the time zone
     }
-    formats.set(key, format);
+    timeFormats.set(key, format);
   }
-  return formats.get(key).format(new Date(seconds * 1000));
+  return timeFormats.get(key).format(new Date(seconds * 1000));
 }
 
-function span(seconds) {
+// Format an age or a time left in up to two units, rounded.
+function formatSpan(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   if (whole < 60) return `${whole} s`;
   if (whole < 3_600) return `${Math.floor(whole / 60)} min`;
@@ -102,127 +107,132 @@ function span(seconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3_600)} h`;
 }
 
-function about(seconds) {
+// Format a configured duration in its largest unit that gives a whole number.
+function formatDuration(seconds) {
   const units = [[86_400, "d"], [3_600, "h"], [60, "min"], [1, "s"]];
   const [size, name] = units.find(([unit]) => seconds % unit === 0) ?? [1, "s"];
-  return `${grouped.format(seconds / size)} ${name}`;
+  return `${numberFormat.format(seconds / size)} ${name}`;
 }
 
-const age = (query) => (query.answered_at === null ? "–" : span(now() - query.answered_at));
+const ageText = (query) => (query.last_success_at === null ? "–" : formatSpan(now() - query.last_success_at));
 
-function next(query) {
-  if (query.busy) return "now";
+function nextFetchText(query) {
+  if (query.in_flight) return "now";
   const left = query.next_at === null ? 0 : query.next_at - now();
-  return left >= 0.5 ? `in ${span(left)}` : "next scrape";
+  return left >= 0.5 ? `in ${formatSpan(left)}` : "next scrape";
 }
 
-const TICKING = {
-  answered: (query) => (query.answered_at === null ? "never" : `${local(query.answered_at, query.zone, "moment")}, ${age(query)} ago`),
-  next,
-};
+function lastSuccessText(query) {
+  if (query.last_success_at === null) return "never";
+  return `${formatTime(query.last_success_at, query.zone, "moment")}, ${ageText(query)} ago`;
+}
+
+// The texts of an expanded row that change with time, by the value of `data-time`.
+const TIME_TEXTS = { "last-success": lastSuccessText, "next-fetch": nextFetchText };
 
 // ---- points ----
 
-function starts(query) {
-  const { starts: told, first, values } = query.points;
-  return told ?? values.map((_, index) => first + index * SECONDS.hour);
+function bucketStarts(query) {
+  const { starts, first, values } = query.points;
+  return starts ?? values.map((_, index) => first + index * UNIT_SECONDS.hour);
 }
 
-const held = (query) => query.points !== null && query.points.values.length > 0;
-const noPoints = (query) => (query.points === null ? "no answer yet" : "no data in the answer");
+const hasPoints = (query) => query.points !== null && query.points.values.length > 0;
+const noPointsText = (query) => (query.points === null ? "no response yet" : "no data in the response");
 
-function standing(query, index) {
+function bucketState(query, index) {
   if (index < query.points.settled) return "settled";
   return index < query.points.ended ? "ended, may change" : "in progress";
 }
 
-// Bars from zero: what has settled is solid, what may still change is hollow, and what is not known is a gap.
-function bars(query, width, height, shape) {
+// Bars start at zero. Settled buckets are solid, buckets that may still change are hollow, and missing ones are gaps.
+function barChart(query, width, height, name) {
   const { values, settled } = query.points;
-  const at = starts(query);
-  const slots = at.map((start) => Math.round((start - at[0]) / SECONDS[query.unit]));
+  const starts = bucketStarts(query);
+  const slots = starts.map((start) => Math.round((start - starts[0]) / UNIT_SECONDS[query.unit]));
   const step = width / (slots.at(-1) + 1);
-  const wide = Math.max(step * 0.75, step - 4);
-  const most = Math.max(...values, query.baseline ?? 0) || 1;
-  const tall = (value) => (value / most) * (height - 1);
+  const barWidth = Math.max(step * 0.75, step - 4);
+  const max = Math.max(...values, query.baseline ?? 0) || 1;
+  const barHeight = (value) => (value / max) * (height - 1);
   const bar = (index, inset) => {
-    const up = Math.max(1, tall(values[index])) - inset;
-    return `M${(slots[index] * step + inset).toFixed(2)} ${height - inset / 2}v${-up.toFixed(2)}h${Math.max(0.1, wide - 2 * inset).toFixed(2)}v${up.toFixed(2)}z`;
+    const up = Math.max(1, barHeight(values[index])) - inset;
+    return `M${(slots[index] * step + inset).toFixed(2)} ${height - inset / 2}v${-up.toFixed(2)}h${Math.max(0.1, barWidth - 2 * inset).toFixed(2)}v${up.toFixed(2)}z`;
   };
-  const lines = {
+  const paths = {
     settled: values.slice(0, settled).map((_, index) => bar(index, 0)),
-    open: values.slice(settled).map((_, index) => bar(settled + index, 0.5)),
-    usual: [],
+    unsettled: values.slice(settled).map((_, index) => bar(settled + index, 0.5)),
+    baseline: [],
   };
-  const usual = query.baseline === null ? -1 : at.indexOf(query.settled_start);
-  if (usual >= 0) lines.usual.push(`M${(slots[usual] * step - 1).toFixed(2)} ${(height - tall(query.baseline)).toFixed(2)}h${(wide + 2).toFixed(2)}`);
-  const label = `${count(values.length, query.unit)} from ${number(Math.min(...values))} to ${number(Math.max(...values))}, of which the newest ${values.length - settled} may change`;
-  const svg = drawing("svg", { class: `bars ${shape}`, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
-  for (const [name, found] of Object.entries(lines)) {
-    if (found.length) svg.append(drawing("path", { class: name, d: found.join(""), "vector-effect": "non-scaling-stroke" }));
+  const index = query.baseline === null ? -1 : starts.indexOf(query.settled_start);
+  if (index >= 0) paths.baseline.push(`M${(slots[index] * step - 1).toFixed(2)} ${(height - barHeight(query.baseline)).toFixed(2)}h${(barWidth + 2).toFixed(2)}`);
+  const range = `from ${formatNumber(Math.min(...values))} to ${formatNumber(Math.max(...values))}`;
+  const label = `${pluralize(values.length, query.unit)}, values ${range}; the newest ${values.length - settled} may change`;
+  const svg = svgElement("svg", { class: `bars ${name}`, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
+  for (const [key, parts] of Object.entries(paths)) {
+    if (parts.length) svg.append(svgElement("path", { class: key, d: parts.join(""), "vector-effect": "non-scaling-stroke" }));
   }
   return svg;
 }
 
 // ---- workspaces ----
 
-function meter({ limit, remaining, reserve }) {
+function rateLimitMeter({ limit, remaining, reserve }) {
   const share = (value) => Math.min(100, (100 * value) / limit);
-  const label = `${number(remaining)} of ${number(limit)} calls left, ${number(reserve)} in reserve`;
-  return drawing(
+  const label = `${formatNumber(remaining)} of ${formatNumber(limit)} calls remaining, reserve ${formatNumber(reserve)}`;
+  return svgElement(
     "svg",
     { class: "meter", viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img", "aria-label": label },
-    drawing("rect", { class: "all", width: 100, height: 10, "vector-effect": "non-scaling-stroke" }),
-    drawing("rect", { class: remaining <= reserve ? "low" : "left", width: share(remaining), height: 10 }),
-    drawing("path", { class: "reserve", d: `M${share(reserve)} -2v14`, "vector-effect": "non-scaling-stroke" }),
+    svgElement("rect", { class: "limit", width: 100, height: 10, "vector-effect": "non-scaling-stroke" }),
+    svgElement("rect", { class: remaining <= reserve ? "low" : "remaining", width: share(remaining), height: 10 }),
+    svgElement("path", { class: "reserve", d: `M${share(reserve)} -2v14`, "vector-effect": "non-scaling-stroke" }),
   );
 }
 
-function pool(found, zone) {
-  const { name, limit, remaining, reserve, reset_at: reset, planned, allowed } = found;
-  const apart = (...texts) => element("p", { class: "quiet" }, ...texts.map((text) => element("span", {}, text)));
-  const calls = `${number(planned)} of ${number(allowed)}/h planned`; // of what the budget allows
-  if (remaining === null) return element("div", { class: "pool" }, apart("Braze has not told its rate limit yet", calls));
-  const left = element("span", {}, element("b", {}, number(remaining)), ` of ${number(limit)} calls left`);
+function poolElement(pool, zone) {
+  const { name, limit, remaining, reserve, reset_at: resetAt, planned, allowed } = pool;
+  const muted = (...texts) => element("p", { class: "muted" }, ...texts.map((text) => element("span", {}, text)));
+  const calls = `${formatNumber(planned)} of ${formatNumber(allowed)} calls/h planned`;
+  if (remaining === null) return element("div", { class: "pool" }, muted("Rate limit not known yet", calls));
+  const left = element("span", {}, element("b", {}, formatNumber(remaining)), ` of ${formatNumber(limit)} calls remaining`);
   if (name !== "default") left.append(` (${name})`);
-  const window = reset === null ? "" : `${reset < now() ? "window ended" : "until"} ${local(reset, zone, "clock")}`;
-  const first = element("p", {}, left, element("span", { class: "quiet" }, window));
-  return element("div", { class: "pool" }, first, meter(found), apart(`reserve ${number(reserve)}`, calls));
+  const reset = resetAt === null ? "" : `${resetAt < now() ? "window ended" : "resets"} at ${formatTime(resetAt, zone, "clock")}`;
+  const first = element("p", {}, left, element("span", { class: "muted" }, reset));
+  return element("div", { class: "pool" }, first, rateLimitMeter(pool), muted(`reserve ${formatNumber(reserve)}`, calls));
 }
 
-function workspace(found) {
-  const zone = element("span", { class: "quiet", title: "The times of this workspace are in this zone" }, found.zone);
-  const sentences = found.sentences.map((text, index) => element("li", {}, index ? text : level(found.level, text)));
+function workspaceElement(workspace) {
+  const zone = element("span", { class: "muted", title: "Time zone of this workspace" }, workspace.zone);
+  const messages = workspace.messages.map((text, index) => element("li", {}, index ? text : levelElement(workspace.level, text)));
   return element(
     "article",
-    { class: `workspace ${found.level}` },
-    element("header", {}, element("h2", {}, element("bdi", {}, found.name)), zone),
-    element("div", { class: "quiet clip", title: found.url }, found.url),
-    element("ul", {}, ...sentences),
-    ...found.pools.map((one) => pool(one, found.zone)),
+    { class: `workspace ${workspace.level}` },
+    element("header", {}, element("h2", {}, element("bdi", {}, workspace.name)), zone),
+    element("div", { class: "muted ellipsis", title: workspace.url }, workspace.url),
+    element("ul", {}, ...messages),
+    ...workspace.pools.map((pool) => poolElement(pool, workspace.zone)),
   );
 }
 
 // ---- rows ----
 
-function shortened(name) {
-  if (name.length <= LONGEST_NAME) return name;
-  return `${[...name.slice(0, 2 * LONGEST_NAME)].slice(0, LONGEST_NAME).join("")}…`;
+function shorten(name) {
+  if (name.length <= MAX_NAME_LENGTH) return name;
+  return `${[...name.slice(0, 2 * MAX_NAME_LENGTH)].slice(0, MAX_NAME_LENGTH).join("")}…`;
 }
 
-// What tells the query from others of its name.
-function tags(query) {
-  const found = [...query.tags];
-  if (facts.workspaces.length > 1) found.push(["workspace", query.workspace]);
-  const texts = found.map(([title, text]) => element("bdi", { title }, shortened(text)));
-  return element("span", { class: "tags clip" }, ...texts.flatMap((text, index) => (index ? [" · ", text] : [text])));
+// Return the element with what distinguishes a query from others with the same name.
+function tagsElement(query) {
+  const tags = [...query.tags];
+  if (statusData.workspaces.length > 1) tags.push(["workspace", query.workspace]);
+  const texts = tags.map(([title, text]) => element("bdi", { title }, shorten(text)));
+  return element("span", { class: "tags ellipsis" }, ...texts.flatMap((text, index) => (index ? [" · ", text] : [text])));
 }
 
-function makeRow(query) {
-  made += 1;
-  const id = `detail-${made}`;
-  const title = element("bdi", { class: "title clip" }, shortened(query.name));
-  const button = element("button", { type: "button", class: "name", "aria-expanded": "false", "aria-controls": id }, title, tags(query));
+function createRow(query) {
+  createdRows += 1;
+  const id = `detail-${createdRows}`;
+  const title = element("bdi", { class: "title ellipsis" }, shorten(query.name));
+  const button = element("button", { type: "button", class: "name", "aria-expanded": "false", "aria-controls": id }, title, tagsElement(query));
   const cells = {};
   for (const { key, title: label, class: name } of COLUMNS) {
     const role = key === "name" ? { scope: "row", role: "rowheader" } : { role: "cell" };
@@ -233,144 +243,146 @@ function makeRow(query) {
   tr.addEventListener("click", (event) => {
     if (String(getSelection()) === "" || event.target.closest("button")) toggle(query.key);
   });
-  return { id, tr, cells, button, query, print: "", detail: null };
+  return { id, tr, cells, button, query, content: "", detail: null };
 }
 
-function fillRow(row, query) {
+function updateRow(row, query) {
   row.query = query;
-  const print = JSON.stringify(query);
-  if (row.print !== print) {
-    row.print = print;
+  const content = JSON.stringify(query);
+  if (row.content !== content) {
+    row.content = content;
     const { state, points, latest, settled, baseline } = row.cells;
-    state.replaceChildren(level(query.level, query.words));
-    state.title = query.error === null ? query.words : query.error.detail;
-    points.replaceChildren(held(query) ? bars(query, 144, 28, "spark") : element("span", { class: "none" }, noPoints(query)));
-    write(latest, number(query.latest));
-    write(settled, number(query.settled));
-    baseline.replaceChildren(number(query.baseline));
+    state.replaceChildren(levelElement(query.level, query.message));
+    state.title = query.error === null ? query.message : query.error.detail;
+    points.replaceChildren(hasPoints(query) ? barChart(query, 144, 28, "sparkline") : element("span", { class: "no-data" }, noPointsText(query)));
+    setText(latest, formatNumber(query.latest));
+    setText(settled, formatNumber(query.settled));
+    baseline.replaceChildren(formatNumber(query.baseline));
     if (query.baseline > 0 && query.settled !== null) {
-      const delta = percent.format(query.settled / query.baseline - 1);
-      baseline.append(" ", element("span", { class: "delta", title: "Settled against baseline" }, delta));
+      const delta = percentFormat.format(query.settled / query.baseline - 1);
+      baseline.append(" ", element("span", { class: "delta", title: "Settled value compared with the baseline" }, delta));
     }
   }
   const isOpen = view.open.has(query.key);
   row.button.setAttribute("aria-expanded", String(isOpen));
   if (!isOpen) row.detail = null;
-  else if (row.detail?.print !== print) openRow(row, print);
+  else if (row.detail?.content !== content) updateDetail(row, content);
 }
 
-function openRow(row, print) {
+function updateDetail(row, content) {
   const before = row.detail?.tr;
   const top = before?.querySelector(".points")?.scrollTop ?? 0;
   const hadFocus = before?.contains(document.activeElement) ?? false;
-  row.detail = { tr: detail(row.id, row.query), print };
+  row.detail = { tr: detailRow(row.id, row.query), content };
   before?.replaceWith(row.detail.tr);
   const points = row.detail.tr.querySelector(".points");
   if (points && top) points.scrollTop = top;
   if (hadFocus) (points ?? row.button).focus({ preventScroll: true });
 }
 
-function tick({ query, cells, detail: opened }) {
-  write(cells.age, age(query));
-  write(cells.next, next(query));
-  for (const target of opened?.tr.querySelectorAll("[data-tick]") ?? []) write(target, TICKING[target.dataset.tick](query));
+function updateTimes({ query, cells, detail }) {
+  setText(cells.age, ageText(query));
+  setText(cells.next, nextFetchText(query));
+  for (const target of detail?.tr.querySelectorAll("[data-time]") ?? []) setText(target, TIME_TEXTS[target.dataset.time](query));
 }
 
-// ---- an opened row ----
+// ---- expanded rows ----
 
-function selector(metric, labels) {
-  const escaped = (text) => text.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
-  const pairs = Object.entries(labels).map(([name, value]) => `${name}="${escaped(value)}"`);
-  return `${metric}{${pairs.join(",")}}`;
+function promqlSelector(metric, labels) {
+  const escape = (text) => text.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
+  const matchers = Object.entries(labels).map(([name, value]) => `${name}="${escape(value)}"`);
+  return `${metric}{${matchers.join(",")}}`;
 }
 
-function legend(name, words) {
-  const sign = name === "usual" ? drawing("path", { class: name, d: "M0 5h10" }) : drawing("rect", { class: name, x: 0.5, y: 0.5, width: 9, height: 9 });
-  return element("span", {}, drawing("svg", { class: "bars", viewBox: "0 0 10 10", "aria-hidden": "true" }, sign), words);
+function legendItem(name, text) {
+  const sign = name === "baseline" ? svgElement("path", { class: name, d: "M0 5h10" }) : svgElement("rect", { class: name, x: 0.5, y: 0.5, width: 9, height: 9 });
+  return element("span", {}, svgElement("svg", { class: "bars", viewBox: "0 0 10 10", "aria-hidden": "true" }, sign), text);
 }
 
-function chart(query) {
-  const at = starts(query);
-  const end = (start) => element("span", {}, local(start, query.zone, query.unit));
-  const signs = [legend("settled", "settled"), legend("open", "may still change")];
-  if (query.baseline !== null) signs.push(legend("usual", "baseline"));
+function chartElement(query) {
+  const starts = bucketStarts(query);
+  const tick = (start) => element("span", {}, formatTime(start, query.zone, query.unit));
+  const items = [legendItem("settled", "settled"), legendItem("unsettled", "may still change")];
+  if (query.baseline !== null) items.push(legendItem("baseline", "baseline"));
   return element(
     "div",
     {},
-    element("h3", {}, `Points held: ${count(at.length, query.unit)}`),
-    element("div", { class: "quiet" }, number(Math.max(...query.points.values, query.baseline ?? 0))),
-    bars(query, 600, 120, "chart"),
-    element("div", { class: "ends" }, end(at[0]), end(at.at(-1))),
-    element("p", { class: "legend" }, ...signs),
+    element("h3", {}, `Points: ${pluralize(starts.length, query.unit)}`),
+    element("div", { class: "muted" }, formatNumber(Math.max(...query.points.values, query.baseline ?? 0))),
+    barChart(query, 600, 120, "chart"),
+    element("div", { class: "axis" }, tick(starts[0]), tick(starts.at(-1))),
+    element("p", { class: "legend" }, ...items),
   );
 }
 
-function rawPoints(query) {
-  const lines = starts(query).map((start, index) => {
-    const words = standing(query, index);
+function pointsTable(query) {
+  const body = bucketStarts(query).map((start, index) => {
+    const state = bucketState(query, index);
     return element(
       "tr",
-      words === "settled" ? {} : { class: "may-change" },
-      element("td", {}, local(start, query.zone, query.unit)),
-      element("td", { class: "number" }, number(query.points.values[index])),
-      element("td", {}, words),
+      state === "settled" ? {} : { class: "may-change" },
+      element("td", {}, formatTime(start, query.zone, query.unit)),
+      element("td", { class: "number" }, formatNumber(query.points.values[index])),
+      element("td", {}, state),
     );
   });
   const head = [`${query.unit === "hour" ? "Hour" : "Day"} (${query.zone})`, "Value", "State"].map((title) =>
     element("th", title === "Value" ? { scope: "col", class: "number" } : { scope: "col" }, title),
   );
-  const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...lines.reverse()));
-  const box = element("div", { class: "points", tabindex: "0", role: "region", "aria-label": "Raw points, the newest first" }, table);
+  const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body.reverse()));
+  const box = element("div", { class: "points", tabindex: "0", role: "region", "aria-label": "Raw points, newest first" }, table);
   return element("div", {}, element("h3", {}, "Raw points"), box);
 }
 
-function properties(query) {
+function propertyList(query) {
   const list = element("dl");
-  const add = (term, ...told) => list.append(element("dt", {}, term), element("dd", {}, ...told));
+  const add = (term, ...values) => list.append(element("dt", {}, term), element("dd", {}, ...values));
   const { braze_app: app, segment } = query.labels;
   add("Workspace", element("bdi", {}, query.workspace));
   if (query.app_id) add("App", element("bdi", {}, app), ` (${query.app_id})`);
   if (query.segment_id) add("Segment", element("bdi", {}, segment), ` (${query.segment_id})`);
-  add("Last answer", element("span", { "data-tick": "answered" }));
-  add("Next fetch", element("span", { "data-tick": "next" }));
-  add("Refresh", `every ${about(query.refresh)}; settled ${about(query.settle)} after the end of ${query.unit === "hour" ? "an hour" : "a day"}; shown for ${about(query.max_age)}`);
-  if (query.weeks) add("Baseline", `${query.baseline === null ? "not known yet" : number(query.baseline)}, of the last ${count(query.weeks, "week")}`);
-  if (query.total !== null) add("Counter", `${number(query.total)} reported since the first answer`);
-  add("In Prometheus", ...query.metrics.map((metric) => element("code", {}, selector(metric, query.labels))));
+  add("Last success", element("span", { "data-time": "last-success" }));
+  add("Next fetch", element("span", { "data-time": "next-fetch" }));
+  add("Refresh", `every ${formatDuration(query.refresh)}`);
+  add("Settle", `${formatDuration(query.settle)} after the end of the ${query.unit}`);
+  add("Max age", formatDuration(query.max_age));
+  if (query.baseline_weeks) add("Baseline", `${query.baseline === null ? "not known yet" : formatNumber(query.baseline)}, from the last ${pluralize(query.baseline_weeks, "week")}`);
+  if (query.total !== null) add("Counter", `${formatNumber(query.total)} since the first response`);
+  add("Metrics", ...query.metrics.map((metric) => element("code", {}, promqlSelector(metric, query.labels))));
   return list;
 }
 
-function allSeries(query) {
-  const cells = ({ noun, labels, latest, settled, total }) => [
-    element("td", {}, noun),
-    element("td", { class: "parts" }, element("bdi", {}, labels.map(shortened).join(" · "))),
-    ...[latest, settled, total].map((value) => element("td", { class: "number" }, number(value))),
+function seriesTable(query) {
+  const cells = ({ metric_group: group, labels, latest, settled, total }) => [
+    element("td", {}, group),
+    element("td", {}, element("bdi", {}, labels.map(shorten).join(" · "))),
+    ...[latest, settled, total].map((value) => element("td", { class: "number" }, formatNumber(value))),
   ];
-  const heads = [["Count"], ["Of"], ["Latest", "number"], ["Settled", "number"], ["Counter", "number"]];
-  const head = element("tr", {}, ...heads.map(([text, name = ""]) => element("th", { scope: "col", class: name }, text)));
-  const body = query.series.map((one) => element("tr", {}, ...cells(one)));
+  const columns = [["Metric"], ["Labels"], ["Latest", "number"], ["Settled", "number"], ["Counter", "number"]];
+  const head = element("tr", {}, ...columns.map(([text, name = ""]) => element("th", { scope: "col", class: name }, text)));
+  const body = query.series.map((series) => element("tr", {}, ...cells(series)));
   const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
-  const title = `All ${grouped.format(body.length)} series of its answers`;
-  return element("div", { class: "full" }, element("h3", {}, title), element("div", { class: "points", tabindex: "0", role: "region", "aria-label": title }, table));
+  const title = `All ${numberFormat.format(body.length)} series`;
+  return element("div", { class: "full-width" }, element("h3", {}, title), element("div", { class: "points", tabindex: "0", role: "region", "aria-label": title }, table));
 }
 
-function detail(id, query) {
-  const inside = element("div", { class: "inside" }, element("p", { class: "whole full", dir: "auto" }, query.name));
+function detailRow(id, query) {
+  const content = element("div", { class: "detail-content" }, element("p", { class: "full-name full-width", dir: "auto" }, query.name));
   if (query.error !== null) {
-    const { reason, failures, detail: told } = query.error;
+    const { reason, failures, detail } = query.error;
     const times = failures > 1 ? `, ${failures} times in a row` : "";
-    inside.append(element("p", { class: "error full" }, element("b", {}, `Last error (${reason}${times}): `), element("bdi", {}, told)));
+    content.append(element("p", { class: "last-error full-width" }, element("b", {}, `Last error (${reason}${times}): `), element("bdi", {}, detail)));
   }
-  const left = held(query) ? chart(query) : element("p", { class: "none" }, `Points held: ${noPoints(query)}.`);
-  inside.append(element("div", {}, left, properties(query)));
-  if (held(query)) inside.append(rawPoints(query));
-  if (query.series.length) inside.append(allSeries(query));
-  const td = element("td", { colspan: columnsShown(), role: "cell" }, inside);
+  const chart = hasPoints(query) ? chartElement(query) : element("p", { class: "no-data" }, `Points: ${noPointsText(query)}.`);
+  content.append(element("div", {}, chart, propertyList(query)));
+  if (hasPoints(query)) content.append(pointsTable(query));
+  if (query.series.length) content.append(seriesTable(query));
+  const td = element("td", { colspan: visibleColumnCount(), role: "cell" }, content);
   return element("tr", { class: "detail", id, role: "row" }, td);
 }
 
-// On a narrow page some columns are hidden, and a cell over more than there are would make new ones.
-function columnsShown() {
+// On a narrow page some columns are hidden, and a cell that spans more columns than are visible would add new ones.
+function visibleColumnCount() {
   return [...byId("columns").children].filter((th) => getComputedStyle(th).display !== "none").length;
 }
 
@@ -379,173 +391,175 @@ function toggle(key, open = !view.open.has(key)) {
   render();
 }
 
-// ---- what is shown: filtered, sorted, and as much of it as there is to see ----
+// ---- rendering: filtered, sorted, up to `maxRows` rows ----
 
-function matching() {
-  const words = view.text.toLowerCase().split(/\s+/).filter(Boolean);
-  return queries.filter(({ letters }) => words.every((word) => letters.includes(word)));
+function filterQueries() {
+  const words = view.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  return queries.filter(({ searchText }) => words.every((word) => searchText.includes(word)));
 }
 
-function sorted(found) {
-  const { key, value } = COLUMNS.find((column) => column.key === view.sort);
+function sortQueries(matches) {
+  const { key, value } = COLUMNS.find((column) => column.key === view.sortKey);
   const isKnown = (query) => value === undefined || value(query) !== null;
-  const order = {
+  const compare = {
     name: (one, other) => collator.compare(one.name, other.name),
     state: (one, other) => one.urgency - other.urgency,
   }[key] ?? ((one, other) => value(one) - value(other));
-  const known = found.filter(isKnown).sort(view.down ? (one, other) => order(other, one) : order);
-  return [...known, ...found.filter((query) => !isKnown(query))]; // what has no value is last in either order
+  const known = matches.filter(isKnown).sort(view.isDescending ? (one, other) => compare(other, one) : compare);
+  return [...known, ...matches.filter((query) => !isKnown(query))]; // queries without a value are last in both orders
 }
 
 function render() {
-  const matches = matching();
-  const shown = sorted(view.state ? matches.filter(({ state }) => state === view.state) : matches);
+  const matches = filterQueries();
+  const shown = sortQueries(view.state ? matches.filter(({ state }) => state === view.state) : matches);
   const focused = document.activeElement;
-  let place = byId("rows").firstElementChild;
-  const put = (tr) => {
-    if (tr === place) place = place.nextElementSibling;
-    else byId("rows").insertBefore(tr, place);
+  let position = byId("rows").firstElementChild;
+  const place = (tr) => {
+    if (tr === position) position = position.nextElementSibling;
+    else byId("rows").insertBefore(tr, position);
   };
-  for (const query of shown.slice(0, view.many)) {
-    if (!rows.has(query.key)) rows.set(query.key, makeRow(query));
+  for (const query of shown.slice(0, view.maxRows)) {
+    if (!rows.has(query.key)) rows.set(query.key, createRow(query));
     const row = rows.get(query.key);
-    fillRow(row, query);
-    tick(row);
-    put(row.tr);
-    if (row.detail !== null) put(row.detail.tr);
+    updateRow(row, query);
+    updateTimes(row);
+    place(row.tr);
+    if (row.detail !== null) place(row.detail.tr);
   }
-  while (place !== null) {
-    const after = place.nextElementSibling;
-    place.remove();
-    place = after;
+  while (position !== null) {
+    const after = position.nextElementSibling;
+    position.remove();
+    position = after;
   }
   if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
-  renderStates(matches);
+  renderStateFilter(matches);
   renderCount(shown.length);
   for (const th of byId("columns").children) {
-    if (th.dataset.key === view.sort) th.setAttribute("aria-sort", view.down ? "descending" : "ascending");
+    if (th.dataset.key === view.sortKey) th.setAttribute("aria-sort", view.isDescending ? "descending" : "ascending");
     else th.removeAttribute("aria-sort");
   }
-  byId("sort").value = `${view.sort} ${view.down ? "down" : "up"}`;
+  byId("sort").value = `${view.sortKey} ${view.isDescending ? "down" : "up"}`;
 }
 
-function renderStates(matches) {
-  const many = (state) => matches.filter((query) => query.state === state).length;
-  const chips = [["", "all", matches.length], ...facts.states.map(({ state, name }) => [state, name, many(state)])];
-  for (const [index, [state, name, found]] of chips.entries()) {
-    const chip = byId("states").children[index] ?? element("button", { type: "button", "data-state": state }, `${name} `, element("b"));
-    if (!chip.isConnected) byId("states").append(chip);
-    write(chip.lastElementChild, grouped.format(found));
-    chip.setAttribute("aria-pressed", String(view.state === state));
-    chip.hidden = state !== "" && state !== view.state && !queries.some((query) => query.state === state);
+function renderStateFilter(matches) {
+  const count = (state) => matches.filter((query) => query.state === state).length;
+  const states = [["", "all", matches.length], ...statusData.states.map(({ state, name }) => [state, name, count(state)])];
+  for (const [index, [state, name, number]] of states.entries()) {
+    const button = byId("states").children[index] ?? element("button", { type: "button", "data-state": state }, `${name} `, element("b"));
+    if (!button.isConnected) byId("states").append(button);
+    setText(button.lastElementChild, numberFormat.format(number));
+    button.setAttribute("aria-pressed", String(view.state === state));
+    button.hidden = state !== "" && state !== view.state && !queries.some((query) => query.state === state);
   }
 }
 
-function renderCount(many) {
-  const all = count(queries.length, "query");
-  const part = many === queries.length ? all : `${grouped.format(many)} of ${all}`;
-  write(byId("count"), many === 0 && queries.length > 0 ? "No query matches." : part);
-  byId("grow").hidden = many <= view.many;
-  write(byId("grow"), `Show ${Math.min(CHUNK, many - view.many)} more`);
+function renderCount(number) {
+  const all = pluralize(queries.length, "query");
+  const part = number === queries.length ? all : `${numberFormat.format(number)} of ${all}`;
+  setText(byId("count"), number === 0 && queries.length > 0 ? "No query matches." : part);
+  byId("show-more").hidden = number <= view.maxRows;
+  setText(byId("show-more"), `Show ${Math.min(ROW_CHUNK, number - view.maxRows)} more`);
 }
 
-function renderTop() {
-  write(byId("version"), facts.version);
-  write(byId("scraped"), facts.scraped_at === null ? "not scraped yet" : `scraped ${span(now() - facts.scraped_at)} ago`);
-  const bad = queries.filter((query) => query.level === "bad").length;
-  document.title = bad > 0 ? `(${bad}) Braze exporter` : "Braze exporter";
-  const troubles = lost ? [lost, ...facts.troubles] : facts.troubles;
-  refill(byId("troubles"), troubles, () => troubles.map((text) => element("p", {}, text)));
-  const ended = facts.workspaces.flatMap(({ pools }) => pools.map(({ reset_at: reset }) => reset !== null && reset < now()));
-  refill(byId("workspaces"), [facts.workspaces, ended], () => facts.workspaces.map(workspace));
+function renderHeader() {
+  setText(byId("version"), statusData.version);
+  setText(byId("last-scrape"), statusData.scraped_at === null ? "No scrape yet" : `Last scrape ${formatSpan(now() - statusData.scraped_at)} ago`);
+  const number = queries.filter((query) => query.level === "error").length;
+  document.title = number > 0 ? `(${number}) Braze exporter` : "Braze exporter";
+  const errors = connectionError ? [connectionError, ...statusData.errors] : statusData.errors;
+  replaceIfChanged(byId("errors"), errors, () => errors.map((text) => element("p", {}, text)));
+  const windowsEnded = statusData.workspaces.flatMap(({ pools }) => pools.map(({ reset_at: resetAt }) => resetAt !== null && resetAt < now()));
+  replaceIfChanged(byId("workspaces"), [statusData.workspaces, windowsEnded], () => statusData.workspaces.map(workspaceElement));
 }
 
-// Fill a box anew only if what it shows has changed, so that a reader is not disturbed, nor one who listens.
-function refill(box, what, make) {
-  const print = JSON.stringify(what);
-  if (box.dataset.print === print) return;
-  box.dataset.print = print;
-  box.replaceChildren(...make());
+// Replace the children only if their data has changed, so that selections and screen readers are not disturbed.
+function replaceIfChanged(target, data, createChildren) {
+  const content = JSON.stringify(data);
+  if (target.dataset.content === content) return;
+  target.dataset.content = content;
+  target.replaceChildren(...createChildren());
 }
 
-function show(found) {
-  facts = found;
-  ahead = found.now * 1000 - Date.now();
-  const zones = new Map(found.workspaces.map(({ name, zone }) => [name, zone]));
-  const states = new Map(found.states.map(({ state, level: name }, urgency) => [state, { urgency, level: name }]));
-  queries = found.queries.map((query) => ({
+function showStatus(response) {
+  statusData = response;
+  clockOffset = response.now * 1000 - Date.now();
+  const zones = new Map(response.workspaces.map(({ name, zone }) => [name, zone]));
+  const states = new Map(response.states.map(({ state, level }, urgency) => [state, { urgency, level }]));
+  queries = response.queries.map((query) => ({
     ...query,
     ...states.get(query.state),
     zone: zones.get(query.workspace),
     key: JSON.stringify([query.metrics[0], query.labels, query.app_id, query.segment_id]),
-    letters: [...Object.values(query.labels), ...query.tags.map(([, text]) => text), query.name, query.state, query.words].join("\n").toLowerCase(),
+    searchText: [...Object.values(query.labels), ...query.tags.map(([, text]) => text), query.name, query.state, query.message].join("\n").toLowerCase(),
   }));
   const keys = new Set(queries.map(({ key }) => key));
   for (const key of rows.keys()) if (!keys.has(key)) rows.delete(key);
   byId("queries").hidden = false;
-  renderTop();
+  renderHeader();
   render();
 }
 
-// ---- newer facts ----
+// ---- updates ----
 
-async function ask() {
+async function update() {
   clearTimeout(timer);
-  if (view.paused || document.hidden) return;
-  const began = performance.now();
+  if (view.isPaused || document.hidden) return;
+  const startedAt = performance.now();
   try {
-    const address = location.origin + location.pathname; // without a user and a password that may stand in it
-    const answer = await fetch(address, { headers: { Accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(20_000) });
-    if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-    const found = await answer.json();
-    if (found.version !== facts.version) location.reload(); // another exporter runs, and brings another page
-    lost = "";
-    show(found);
+    const url = location.origin + location.pathname; // without the credentials that a URL may contain
+    const response = await fetch(url, { headers: { Accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(20_000) });
+    if (!response.ok) throw new Error(`HTTP ${response.status}`);
+    const newStatus = await response.json();
+    if (newStatus.version !== statusData.version) location.reload(); // another version of the exporter has another page
+    connectionError = "";
+    showStatus(newStatus);
   } catch (error) {
-    lost ||= `The exporter does not answer this page (${error.message}): it shows how things were at ${new Date(facts.now * 1000).toLocaleTimeString("en-GB")}.`;
-    renderTop();
+    connectionError ||= `No response from the exporter (${error.message}). Status as of ${new Date(statusData.now * 1000).toLocaleTimeString("en-GB")}.`;
+    renderHeader();
   }
-  timer = setTimeout(ask, Math.max(EVERY, 20 * (performance.now() - began)));
+  timer = setTimeout(update, Math.max(UPDATE_INTERVAL_MS, 20 * (performance.now() - startedAt)));
 }
 
-function everySecond() {
+function onSecond() {
   if (document.hidden) return;
-  renderTop();
-  for (const row of rows.values()) if (row.tr.isConnected) tick(row);
+  renderHeader();
+  for (const row of rows.values()) if (row.tr.isConnected) updateTimes(row);
 }
 
-// ---- what people do ----
+// ---- input ----
 
-function choose(changes) {
-  Object.assign(view, { many: CHUNK }, changes);
-  const kept = new URLSearchParams();
-  if (view.text) kept.set("q", view.text);
-  if (view.state) kept.set("state", view.state);
-  if (view.sort !== "state" || view.down) kept.set("sort", `${view.sort} ${view.down ? "down" : "up"}`);
-  history.replaceState(null, "", `#${kept}`);
+function changeView(changes) {
+  Object.assign(view, { maxRows: ROW_CHUNK }, changes);
+  const parameters = new URLSearchParams();
+  if (view.filter) parameters.set("q", view.filter);
+  if (view.state) parameters.set("state", view.state);
+  if (view.sortKey !== "state" || view.isDescending) parameters.set("sort", `${view.sortKey} ${view.isDescending ? "down" : "up"}`);
+  history.replaceState(null, "", `#${parameters}`);
   render();
 }
 
-// What was chosen stands behind the # of the address, so that it outlives a reload and can be sent to others.
-function recall() {
-  const kept = new URLSearchParams(location.hash.slice(1));
-  const [key, direction] = (kept.get("sort") ?? "").split(" ");
+// Filter and order are in the fragment of the URL, so that they survive a reload and the URL can be shared.
+function restoreView() {
+  const parameters = new URLSearchParams(location.hash.slice(1));
+  const [key, direction] = (parameters.get("sort") ?? "").split(" ");
   const isColumn = COLUMNS.some((column) => column.key === key && key !== "points");
-  view.text = kept.get("q") ?? "";
-  view.state = kept.get("state") ?? "";
-  [view.sort, view.down] = isColumn ? [key, direction === "down"] : ["state", false];
-  byId("filter").value = view.text;
+  view.filter = parameters.get("q") ?? "";
+  view.state = parameters.get("state") ?? "";
+  [view.sortKey, view.isDescending] = isColumn ? [key, direction === "down"] : ["state", false];
+  byId("filter").value = view.filter;
 }
 
-function move(from, by) {
+// Move the focus by a number of rows, or to the first row if `from` is null.
+function moveFocus(from, offset) {
   const buttons = [...document.querySelectorAll("#rows .name")];
-  const index = from === null ? 0 : buttons.indexOf(from) + by;
+  const index = from === null ? 0 : buttons.indexOf(from) + offset;
   (index < 0 ? byId("filter") : buttons[Math.min(index, buttons.length - 1)])?.focus();
 }
 
-function close(target) {
+// Close the expanded row that contains `target`, or else the one that was opened last.
+function closeRow(target) {
   const tr = target.closest("#rows > tr");
-  const row = [...rows.values()].find((one) => one.tr === tr || one.detail?.tr === tr);
+  const row = [...rows.values()].find((candidate) => candidate.tr === tr || candidate.detail?.tr === tr);
   const key = row !== undefined && view.open.has(row.query.key) ? row.query.key : [...view.open].at(-1);
   if (key === undefined) return;
   toggle(key, false);
@@ -555,77 +569,77 @@ function close(target) {
 function onKey(event) {
   const { target, key } = event;
   if (event.ctrlKey || event.metaKey || event.altKey || !(target instanceof Element)) return;
-  const inFilter = target === byId("filter");
-  const inRow = target.matches("#rows .name");
+  const isFilter = target === byId("filter");
+  const isRow = target.matches("#rows .name");
   if (key === "/" && !target.matches("input, select")) byId("filter").select();
-  else if (key === "Escape" && inFilter) choose({ text: (target.value = "") });
-  else if (key === "Escape" && !target.matches("select")) close(target);
-  else if (key === "ArrowDown" && inFilter) move(null, 0);
-  else if (key === "ArrowDown" && inRow) move(target, 1);
-  else if (key === "ArrowUp" && inRow) move(target, -1);
+  else if (key === "Escape" && isFilter) changeView({ filter: (target.value = "") });
+  else if (key === "Escape" && !target.matches("select")) closeRow(target);
+  else if (key === "ArrowDown" && isFilter) moveFocus(null, 0);
+  else if (key === "ArrowDown" && isRow) moveFocus(target, 1);
+  else if (key === "ArrowUp" && isRow) moveFocus(target, -1);
   else return;
   event.preventDefault();
 }
 
-function prepareColumns() {
-  const orders = { name: ["A to Z", "Z to A"], state: ["urgent first", "urgent last"], age: ["newest first", "oldest first"], next: ["soonest first", "latest first"] };
+function createColumns() {
+  const orders = { name: ["A to Z", "Z to A"], state: ["most urgent first", "least urgent first"], age: ["newest first", "oldest first"], next: ["soonest first", "latest first"] };
   for (const { key, title, class: name } of COLUMNS) {
-    const kind = name.startsWith("number") ? "number " : "";
+    const number = name.startsWith("number") ? "number " : "";
     const head = key === "points" ? element("div", {}, title) : element("button", { type: "button" }, title);
-    byId("columns").append(element("th", { scope: "col", role: "columnheader", "data-key": key, class: `${kind}c-${key}` }, head));
+    byId("columns").append(element("th", { scope: "col", role: "columnheader", "data-key": key, class: `${number}c-${key}` }, head));
     if (key === "points") continue;
-    const [up, down] = orders[key] ?? ["least first", "most first"];
+    const [up, down] = orders[key] ?? ["lowest first", "highest first"];
     byId("sort").append(element("option", { value: `${key} up` }, `${title}: ${up}`), element("option", { value: `${key} down` }, `${title}: ${down}`));
   }
 }
 
-function prepare() {
-  prepareColumns();
+function initialize() {
+  createColumns();
   byId("columns").addEventListener("click", (event) => {
     const key = event.target.closest("button")?.parentElement.dataset.key;
     if (key === undefined) return;
-    const most = ["latest", "settled", "baseline", "age"].includes(key); // of these one looks for the most
-    choose(view.sort === key ? { down: !view.down } : { sort: key, down: most });
+    const isHighestFirst = ["latest", "settled", "baseline", "age"].includes(key);
+    changeView(view.sortKey === key ? { isDescending: !view.isDescending } : { sortKey: key, isDescending: isHighestFirst });
   });
   byId("sort").addEventListener("change", ({ target }) => {
-    const [sort, direction] = target.value.split(" ");
-    choose({ sort, down: direction === "down" });
+    const [key, direction] = target.value.split(" ");
+    changeView({ sortKey: key, isDescending: direction === "down" });
   });
-  byId("filter").addEventListener("input", ({ target }) => choose({ text: target.value }));
+  byId("filter").addEventListener("input", ({ target }) => changeView({ filter: target.value }));
   byId("states").addEventListener("click", ({ target }) => {
-    const chip = target.closest("button");
-    if (chip !== null) choose({ state: chip.dataset.state });
+    const button = target.closest("button");
+    if (button !== null) changeView({ state: button.dataset.state });
   });
-  byId("grow").addEventListener("click", () => {
-    view.many += CHUNK;
+  byId("show-more").addEventListener("click", () => {
+    view.maxRows += ROW_CHUNK;
     render();
   });
-  const seen = new IntersectionObserver(
-    (found) => {
-      if (found.at(-1).isIntersecting && !byId("grow").hidden) byId("grow").click();
+  const observer = new IntersectionObserver(
+    (entries) => {
+      if (entries.at(-1).isIntersecting && !byId("show-more").hidden) byId("show-more").click();
     },
     { rootMargin: "400px" },
   );
-  seen.observe(byId("more"));
+  observer.observe(byId("table-end"));
   byId("pause").hidden = false;
   byId("pause").addEventListener("click", () => {
-    view.paused = !view.paused;
-    write(byId("pause"), view.paused ? "Go on" : "Pause");
-    ask();
+    view.isPaused = !view.isPaused;
+    setText(byId("pause"), view.isPaused ? "Resume" : "Pause");
+    update();
   });
   document.addEventListener("keydown", onKey);
-  document.addEventListener("visibilitychange", ask);
+  document.addEventListener("visibilitychange", update);
   addEventListener("resize", () => {
-    for (const td of document.querySelectorAll("#rows > .detail > td")) td.setAttribute("colspan", columnsShown());
+    for (const td of document.querySelectorAll("#rows > .detail > td")) td.setAttribute("colspan", visibleColumnCount());
   });
   addEventListener("hashchange", () => {
-    recall();
+    restoreView();
     render();
   });
 }
 
-prepare();
-recall();
-show(JSON.parse(byId("facts").textContent));
-timer = setTimeout(ask, EVERY);
-setInterval(everySecond, 1_000);
+initialize();
+restoreView();
+showStatus(JSON.parse(byId("status-data").textContent));
+timer = setTimeout(update, UPDATE_INTERVAL_MS);
+setInterval(onSecond, 1_000);

@@ -84,7 +84,7 @@ class PageRenderer:
             text = self._render(key.content_type)
             page = gzip.compress(text, _GZIP_LEVEL, mtime=0) if key.is_gzipped else text
         except Exception:  # noqa: BLE001 - the server must continue after any error
-            _log.exception("a page could not be made")
+            _log.exception("Page could not be rendered")
         return page, self._monotonic() - started_at
 
     def _record_duration(self, seconds: float) -> None:

@@ -125,7 +125,7 @@ class Application:
             access_error = await self._access_error(scope, headers)
             response = access_error or await self._respond(scope["method"], scope["path"], headers, receive)
         except Exception:  # noqa: BLE001 - the server must continue after any error
-            _log.exception("a page could not be made", extra={"fields": {"path": scope["path"]}})
+            _log.exception("Request failed", extra={"fields": {"path": scope["path"]}})
             response = _INTERNAL_ERROR
         extra_headers = self.access.config().headers if self.access else {}
         await send(
@@ -143,22 +143,22 @@ class Application:
     async def _access_error(self, scope: Message, headers: dict[bytes, str]) -> Response | None:
         """Return the response to a request that is unauthorized or has a body, else None."""
         if has_body(scope["headers"]):
-            return _text_response(413, "A request has no body here.")
+            return _text_response(413, "Content Too Large. Request bodies are not accepted.")
         if self.access is None or scope["path"] in _PUBLIC_PATHS:
             return None
         try:
             if await self.access.authorize(headers.get(b"authorization")):
                 return None
         except BusyError:
-            return _text_response(503, "Too many passwords wait for their check: come again in a second.")
-        return _text_response(401, "A user and a password are needed.")
+            return _text_response(503, "Service Unavailable. Too many password checks are pending, retry in a second.")
+        return _text_response(401, "Unauthorized")
 
     async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> Response:
         texts = {"/-/healthy": "Healthy.", "/-/ready": "Ready."}
         if path == "/-/reload":
             return await self._handle_reload() if method == "POST" else _not_allowed("POST")
         if path not in {"/", "/metrics", *texts}:
-            return _text_response(404, "Not found. The metrics are at /metrics.")
+            return _text_response(404, "Not Found. Metrics are at /metrics.")
         if method not in {"GET", "HEAD"}:
             return _not_allowed("GET, HEAD")
         if path in texts:
@@ -176,13 +176,13 @@ class Application:
     async def _handle_reload(self) -> Response:
         if self._reload is None:
             return _text_response(
-                403, "Not enabled: start the exporter with --web.enable-lifecycle, or send it SIGHUP."
+                403, "Lifecycle API is not enabled. Start the exporter with --web.enable-lifecycle, or send SIGHUP."
             )
         try:
             await asyncio.wrap_future(self._reload())
         except ConfigError as error:
-            return _text_response(400, str(error))
-        return _text_response(200, "Reloaded.")
+            return _text_response(400, f"failed to reload config: {error}")
+        return _text_response(200, "Configuration reloaded.")
 
     async def _handle_metrics(self, headers: dict[bytes, str], receive: Receive) -> Response:
         waiting = asyncio.wrap_future(self._source.refresh())
@@ -195,7 +195,7 @@ class Application:
         finally:
             self._waiting -= 1
         if disconnected.done():
-            return _text_response(503, "Nobody reads this.")
+            return _text_response(503, "Client disconnected.")
         disconnected.cancel()
         if not waiting.done():
             self._source.count_incomplete_scrape()
@@ -237,10 +237,10 @@ def _text_response(status: int, text: str) -> Response:
 
 
 def _not_allowed(methods: str) -> Response:
-    return replace(_text_response(405, f"Only {methods.replace(', ', ' and ')}."), allow=methods)
+    return replace(_text_response(405, f"Method Not Allowed. Allowed methods: {methods}."), allow=methods)
 
 
-_INTERNAL_ERROR = _text_response(500, "A fault of the exporter: see its log.")
+_INTERNAL_ERROR = _text_response(500, "Internal Server Error. See the exporter's log.")
 
 
 def scrape_wait_seconds(header: str | None, page_seconds: float = 0.0) -> float:

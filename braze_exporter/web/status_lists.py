@@ -25,18 +25,18 @@ def list_messages(
 ) -> list[StatusMessage]:
     """Return the messages about the lists of a workspace, its selectors in `plan`, and subjects missing from the lists.
 
-    If the workspace `has_queries`, other messages report a rejected key, so it is left out here.
+    If the workspace `has_queries`, other messages report a rejected key, so it is skipped here.
     """
     selectors = dict.fromkeys(selector.kind for selector in plan.selectors if selector.workspace == workspace)
     needed = {kind.list_endpoint for kind in selectors}
     selections = {selection.kind: selection for selection in plan.selection_results if selection.workspace == workspace}
-    is_said = has_queries and limiter_status.key_failure is not None
+    is_key_reported = has_queries and limiter_status.key_failure is not None
     failing_lists = (
-        item for item in lists if item.error and not (is_said and item.error.reason is Reason.UNAUTHORIZED)
+        item for item in lists if item.error and not (is_key_reported and item.error.reason is Reason.UNAUTHORIZED)
     )
     return [
         *(
-            _unread_message(item, limiter_status, when, is_needed=item.list_endpoint in needed)
+            _failed_list_message(item, limiter_status, when, is_needed=item.list_endpoint in needed)
             for item in failing_lists
         ),
         *(_selection_message(kind, selections.get(kind)) for kind in selectors),
@@ -56,36 +56,36 @@ def _unlisted_messages(unlisted: Sequence[ConfiguredSubject]) -> Iterator[Status
     Beyond `MAX_NAMED` subjects, one message gives the number of the rest.
     """
     for subject in unlisted[:MAX_NAMED]:
-        what = subject.kind.list_endpoint.item_names[0] if subject.kind.list_endpoint is not None else ""
-        text = f'Braze does not list the {what} "{subject.subject}"'
+        what = subject.kind.list_endpoint.item_names[1] if subject.kind.list_endpoint is not None else ""
+        text = f'Not in Braze\'s list of {what}: "{subject.subject}".'
         suggestions = " or ".join(f'"{name}"' for name in subject.suggestions)
-        yield Level.WAITING, f"{text}: did you mean {suggestions}?" if suggestions else f"{text}."
+        yield Level.WARNING, f"{text} Did you mean {suggestions}?" if suggestions else text
     if len(unlisted) > MAX_NAMED:
-        yield Level.WAITING, f"Nor does it list {len(unlisted) - MAX_NAMED:,} more: see {QUERY_UNLISTED.name}."
+        yield Level.WARNING, f"Not in Braze's lists: {len(unlisted) - MAX_NAMED:,} more. See {QUERY_UNLISTED.name}."
 
 
-def _unread_message(
+def _failed_list_message(
     item: ListState, limiter_status: LimiterStatus, when: TimeFormatter, *, is_needed: bool
 ) -> StatusMessage:
     failures = (limiter_status.key_failure, limiter_status.endpoint_failures.get(item.list_endpoint.path))
     seconds = max(item.seconds, *(failure.seconds for failure in failures if failure is not None), 0.0)
     error = limiter_status.key_failure.error if limiter_status.key_failure is not None else item.error
     why = failure_message(error, item.list_endpoint.permission) if error is not None else ""
-    text = f"Braze's list of {item.list_endpoint.item_names[1]} cannot be read ({why}). {retry_message(seconds, when)}"
+    text = f"Fetch of Braze's list of {item.list_endpoint.item_names[1]} failed: {why}. {retry_message(seconds, when)}"
     if not is_needed:
-        return Level.GOOD, f"{text} No value depends on it."
-    return Level.BAD, f"{text} The one before is used." if item.read_at else text
+        return Level.OK, f"{text} No values depend on it."
+    return Level.ERROR, f"{text} The previous list is used." if item.read_at else text
 
 
 def _selection_message(kind: SeriesKind, selection: SelectionResult | None) -> StatusMessage:
     what = kind.list_endpoint.item_names if kind.list_endpoint is not None else ("", "")
     if selection is None:
-        return Level.NEW, f"The match and tag entries of {kind.section} wait for Braze's list of {what[1]}."
+        return Level.PENDING, f"Selectors of {kind.section} are waiting for Braze's list of {what[1]}."
     listed = f"{selection.listed:,} {what[selection.listed != 1]}"
-    text = f"Of {listed} that Braze lists, the match and tag entries of {kind.section} take"
+    text = f"Selectors of {kind.section} match {selection.matched:,} of {listed}"
     if not selection.matched:
-        return Level.WAITING, f"{text} none."
+        return Level.WARNING, f"{text}."
     if selection.skipped:
-        text = f"{text} {selection.matched:,}, less {selection.skipped:,} for want of room"
-        return Level.WAITING, f"{text}: raise max_queries or budget.share, or match less."
-    return Level.GOOD, f"{text} {selection.matched:,}."
+        text = f"{text}, {selection.skipped:,} skipped"
+        return Level.WARNING, f"{text}. Raise max_queries or budget.share, or match fewer {what[1]}."
+    return Level.OK, f"{text}."

@@ -17,6 +17,8 @@ from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
 
 _CLOCK_TOLERANCE_SECONDS = 2.0
+# The page reports missing scrapes after this time. Prometheus usually scrapes about once a minute.
+_NO_SCRAPE_SECONDS = 300.0
 
 TimeFormatter: TypeAlias = Callable[[float], str]
 
@@ -24,10 +26,10 @@ TimeFormatter: TypeAlias = Callable[[float], str]
 class Level(StrEnum):
     """How urgent a message is, the most urgent first. The status page has a shape and a color for each level."""
 
-    BAD = "bad"
-    WAITING = "waiting"
-    NEW = "new"
-    GOOD = "good"
+    ERROR = "error"
+    WARNING = "warning"
+    PENDING = "pending"
+    OK = "ok"
 
 
 StatusMessage: TypeAlias = tuple[Level, str]
@@ -37,43 +39,43 @@ class Health(NamedTuple):
     """The health of a workspace: the highest level of its messages, and their texts, the most urgent first."""
 
     level: Level
-    sentences: list[str]
+    messages: list[str]
 
 
 # The name and the level of each query status, the most urgent first.
 STATUS_MESSAGES: Mapping[QueryStatus, tuple[str, Level]] = {
-    QueryStatus.STALE: ("too old", Level.BAD),
-    QueryStatus.FAILED: ("not answered", Level.BAD),
-    QueryStatus.DEFERRED: ("waiting", Level.WAITING),
-    QueryStatus.PENDING: ("not asked yet", Level.NEW),
-    QueryStatus.UP: ("answering", Level.GOOD),
+    QueryStatus.STALE: ("stale", Level.ERROR),
+    QueryStatus.FAILED: ("failed", Level.ERROR),
+    QueryStatus.DEFERRED: ("deferred", Level.WARNING),
+    QueryStatus.PENDING: ("pending", Level.PENDING),
+    QueryStatus.UP: ("up", Level.OK),
 }
 
 _REASON_MESSAGES: Mapping[Reason, str] = {
-    Reason.BAD_REQUEST: "refused: 400, Braze does not take this query",
-    Reason.UNAUTHORIZED: "refused: {detail}",
-    Reason.FORBIDDEN: "refused: 403, the key lacks {permission}",
-    Reason.NOT_FOUND: "refused: 404, Braze does not know the address",
-    Reason.RATE_LIMITED: "refused: 429, rate limit",
-    Reason.SERVER_ERROR: "failing: {status}, Braze is in trouble",
-    Reason.UNEXPECTED_STATUS: "failing: {status}",
-    Reason.QUEUED: "failing: Braze is in maintenance",
-    Reason.NO_CONTENT: "failing: the answer is without content",
-    Reason.TIMEOUT: "failing: no answer in time",
-    Reason.CONNECTION: "failing: the connection breaks",
-    Reason.DNS: "failing: the host name of the url is not known",
-    Reason.TLS: "failing: no trusted connection (TLS)",
-    Reason.REDIRECT: "failing: Braze leads elsewhere, which is not followed",
-    Reason.TOO_LARGE: "failing: the answer is too large",
-    Reason.TRUNCATED: "failing: the answer breaks off",
-    Reason.NOT_JSON: "failing: the answer is not JSON",
-    Reason.INVALID_RESPONSE: "failing: the answer makes no sense",
+    Reason.BAD_REQUEST: "400 Bad Request: query rejected",
+    Reason.UNAUTHORIZED: "{detail}",
+    Reason.FORBIDDEN: "403 Forbidden: the key lacks the permission {permission}",
+    Reason.NOT_FOUND: "404 Not Found: unknown endpoint",
+    Reason.RATE_LIMITED: "429 Too Many Requests",
+    Reason.SERVER_ERROR: "{status} (server error)",
+    Reason.UNEXPECTED_STATUS: "{status} (unexpected status)",
+    Reason.QUEUED: "request queued, Braze is in maintenance",
+    Reason.NO_CONTENT: "empty response",
+    Reason.TIMEOUT: "request timed out",
+    Reason.CONNECTION: "connection failed",
+    Reason.DNS: "host name of url not found",
+    Reason.TLS: "TLS connection failed",
+    Reason.REDIRECT: "redirect not followed",
+    Reason.TOO_LARGE: "response too large",
+    Reason.TRUNCATED: "response truncated",
+    Reason.NOT_JSON: "response is not JSON",
+    Reason.INVALID_RESPONSE: "invalid response",
 }
 
 _PAUSE_MESSAGES: Mapping[PauseReason, str] = {
-    PauseReason.RATE_LIMITED: "rate limit",
-    PauseReason.RESERVE: "reserve of the rate limit",
-    PauseReason.BUDGET: "budget",
+    PauseReason.RATE_LIMITED: "rate limit reached",
+    PauseReason.RESERVE: "reserve of the rate limit reached",
+    PauseReason.BUDGET: "budget used up",
 }
 
 
@@ -92,26 +94,24 @@ def format_time(instant: float, zone: ZoneInfo, now: float) -> str:
 
 def query_message(query_state: QueryState, state: QueryStatus, pause: Pause | None, when: TimeFormatter) -> str:
     """Return the text for the status of a query. `pause` is the pause of its pool, or None."""
+    name = STATUS_MESSAGES[state][0]
     if state is QueryStatus.UP:
         has_data = query_state.response is not None and any(series.points for series in query_state.response.series)
-        return "answering" if has_data else "answering, without data"
+        return name if has_data else f"{name}, no data"
     if query_state.is_deferred:
-        why = _deferred_message(pause, when)
-    elif query_state.error is not None:
+        why = f"deferred until {_pause_message(pause, when) if pause is not None else 'the next scrape'}"
+        return why if state is QueryStatus.DEFERRED else f"{name}: {why}"
+    if query_state.error is not None:
         why = _query_failure_message(query_state, query_state.error, pause, when)
     elif state is QueryStatus.STALE:
-        why = "nobody has scraped since"
+        why = "no recent scrape"
     else:
-        why = "being asked now" if query_state.in_flight else "Braze is asked when Prometheus scrapes"
-    return f"{STATUS_MESSAGES[state][0]}: {why}" if state in {QueryStatus.STALE, QueryStatus.PENDING} else why
-
-
-def _deferred_message(pause: Pause | None, when: TimeFormatter) -> str:
-    return f"waiting: {_pause_message(pause, when)}" if pause is not None else "waiting for the next scrape"
+        why = "fetch in progress" if query_state.in_flight else "first fetch at the next scrape"
+    return f"{name}: {why}"
 
 
 def _pause_message(pause: Pause, when: TimeFormatter) -> str:
-    return f"{_PAUSE_MESSAGES[pause.reason]} until {when(pause.seconds)}"
+    return f"{when(pause.seconds)} ({_PAUSE_MESSAGES[pause.reason]})"
 
 
 def failure_message(error: BrazeError, permission: str) -> str:
@@ -129,7 +129,7 @@ def _headline(error: BrazeError) -> str:
 def _query_failure_message(query_state: QueryState, error: BrazeError, pause: Pause | None, when: TimeFormatter) -> str:
     text = failure_message(error, query_state.query.kind.permission)
     if error.reason is Reason.RATE_LIMITED and pause is not None and pause.reason is PauseReason.RATE_LIMITED:
-        text += f" until {when(pause.seconds)}"
+        text += f", requests paused until {when(pause.seconds)}"
     return f"{text}, {query_state.failures} times in a row" if query_state.failures > 1 else text
 
 
@@ -151,7 +151,7 @@ def workspace_health(
     messages = [
         *_auth_messages(limiter_status, permissions, when),
         *(
-            (Level.WAITING, f"No calls: {_pause_message(pause, when)}.")
+            (Level.WARNING, f"Requests paused until {_pause_message(pause, when)}.")
             for pause in limiter_status.pauses.values()
             # Each refresh uses up the budget, so that is only reported if queries are deferred.
             if pause.reason is not PauseReason.BUDGET or states[QueryStatus.DEFERRED]
@@ -160,11 +160,11 @@ def workspace_health(
         *more,
     ]
     if other_zone:
-        text = f"Braze's newest day is not today in {other_zone}: set timezone to that of the company in Braze."
-        messages.append((Level.BAD, text))
+        text = f"Braze's newest day is not today in {other_zone}. Set timezone to the company's time zone in Braze."
+        messages.append((Level.ERROR, text))
     if remaining_history:
         messages.append(
-            (Level.GOOD, f"History for baselines is being read: {_pluralize(remaining_history, 'call')} to go.")
+            (Level.OK, f"Fetching history for baselines: {_pluralize(remaining_history, 'call')} remaining.")
         )
     messages.sort(key=lambda item: list(Level).index(item[0]))
     return Health(messages[0][0], [text for _, text in messages])
@@ -172,7 +172,7 @@ def workspace_health(
 
 def retry_message(seconds: float, when: TimeFormatter) -> str:
     """Return the text for the next attempt, which is `seconds` from now or with the next scrape."""
-    return f"Next attempt {f'at {when(seconds)}' if seconds else 'with the next scrape'}."
+    return f"Next attempt {f'at {when(seconds)}' if seconds else 'at the next scrape'}."
 
 
 def _auth_messages(
@@ -181,7 +181,7 @@ def _auth_messages(
     if limiter_status.key_failure is not None and permissions:
         return [
             (
-                Level.BAD,
+                Level.ERROR,
                 (
                     f"{_headline(limiter_status.key_failure.error)}. "
                     f"{retry_message(limiter_status.key_failure.seconds, when)}"
@@ -189,7 +189,7 @@ def _auth_messages(
             )
         ]
     return [
-        (Level.BAD, f"{_lacking(failure.error, permissions[endpoint])}. {retry_message(failure.seconds, when)}")
+        (Level.ERROR, f"{_lacking(failure.error, permissions[endpoint])}. {retry_message(failure.seconds, when)}")
         for endpoint, failure in limiter_status.endpoint_failures.items()
         if endpoint in permissions
     ]
@@ -206,9 +206,9 @@ def _status_messages(states: Counter[QueryStatus]) -> list[StatusMessage]:
         return []
     if states[QueryStatus.UP] == total:
         text = "The only query is" if total == 1 else f"All {_pluralize(total, 'query')} are"
-        return [(Level.GOOD, f"{text} answered.")]
+        return [(Level.OK, f"{text} {STATUS_MESSAGES[QueryStatus.UP][0]}.")]
     return [
-        (level, f"{states[state]:,} of {_pluralize(total, 'query')} {'is' if states[state] == 1 else 'are'} {name}.")
+        (level, f"{states[state]:,} of {_pluralize(total, 'query')} {name}.")
         for state, (name, level) in STATUS_MESSAGES.items()
         if states[state] and state is not QueryStatus.UP
     ]
@@ -219,11 +219,16 @@ def _pluralize(number: int, singular: str) -> str:
     return f"{number:,} {singular if number == 1 else many}"
 
 
-def exporter_messages(*, is_scraped: bool, is_config_good: bool, are_counters_stalled: bool) -> list[str]:
-    """Return the texts for problems of the exporter itself."""
+def exporter_messages(*, scrape_age: float | None, is_config_good: bool, are_counters_stalled: bool) -> list[str]:
+    """Return the texts for problems of the exporter itself.
+
+    `scrape_age` is the number of seconds since the last scrape, or None before the first.
+    """
+    on_scrape = "Queries run only when Prometheus scrapes /metrics."
     result = {
-        "Nobody scrapes: Braze is asked only when Prometheus asks for /metrics.": not is_scraped,
-        "The config that was read last cannot be used, and the one before goes on: see the log.": not is_config_good,
-        "The state file cannot be written, so the counters stand still: see the log.": are_counters_stalled,
+        f"No scrape yet. {on_scrape}": scrape_age is None,
+        f"No scrape in the last 5 minutes. {on_scrape}": scrape_age is not None and scrape_age >= _NO_SCRAPE_SECONDS,
+        "Configuration reload failed, keeping the previous one. See the log.": not is_config_good,
+        "State file could not be written. Counters are not updated. See the log.": are_counters_stalled,
     }
     return [text for text, applies in result.items() if applies]

@@ -25,8 +25,8 @@ class StatusPage:
         self._read_status = read_status
         style, script, page = (_read_resource(name) for name in ("page.css", "page.js", "page.html"))
         page = page.replace("{{style}}", style).replace("{{script}}", script)
-        self._before, _, pause = page.partition("{{workspaces}}")
-        self._between, _, self._after = pause.partition("{{facts}}")
+        self._before, _, remainder = page.partition("{{workspaces}}")
+        self._between, _, self._after = remainder.partition("{{status_data}}")
         self.policy = "; ".join(
             [
                 "default-src 'none'",
@@ -70,5 +70,5 @@ def _json(response: StatusResponse) -> str:
 
 def _format_workspaces(response: StatusResponse) -> str:
     """Return the workspaces as HTML list items, for browsers without scripts."""
-    items = ((workspace["name"], " ".join(workspace["sentences"])) for workspace in response["workspaces"])
+    items = ((workspace["name"], " ".join(workspace["messages"])) for workspace in response["workspaces"])
     return "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(text)}</li>" for name, text in items)

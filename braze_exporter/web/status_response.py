@@ -30,9 +30,6 @@ from braze_exporter.web import status_lists, status_messages
 from braze_exporter.web.status_headline import representative_view
 from braze_exporter.web.status_types import PointsData, PoolData, QueryData, SeriesData, StatusResponse
 
-# The page reports missing scrapes after this time. Prometheus usually scrapes about once a minute.
-_NO_SCRAPE_SECONDS = 300.0
-
 
 @dataclass(frozen=True, slots=True)
 class _Instant:
@@ -88,8 +85,8 @@ def build_status_response(
         "version": version,
         "now": now,
         "scraped_at": scraped_at,
-        "troubles": status_messages.exporter_messages(
-            is_scraped=scraped_at is not None and now - scraped_at < _NO_SCRAPE_SECONDS,
+        "errors": status_messages.exporter_messages(
+            scrape_age=now - scraped_at if scraped_at is not None else None,
             is_config_good=self_metrics.read_values(RELOAD_SUCCESSFUL).get((), 1.0) > 0,
             are_counters_stalled=are_counters_stalled,
         ),
@@ -125,7 +122,7 @@ def build_status_response(
                 "url": workspace.url,
                 "zone": str(workspace.zone),
                 "level": health.level,
-                "sentences": health.sentences,
+                "messages": health.messages,
                 "queries": len(queries),
                 "pools": [
                     _pool_data(usage, workspace, [values.get((name, usage.pool.name)) for values in quotas])
@@ -186,17 +183,17 @@ def _query_data(
         "settle": query.settle,
         "max_age": query.max_age,
         "state": state,
-        "words": status_messages.query_message(query_state, state, pause, when),
+        "message": status_messages.query_message(query_state, state, pause, when),
         "error": {"reason": error.reason, "detail": error.detail, "failures": query_state.failures} if error else None,
-        "answered_at": response.received_at if response is not None else None,
+        "last_success_at": response.received_at if response is not None else None,
         "next_at": moment.now + wait if wait > 0 else None,
-        "busy": query_state.in_flight,
+        "in_flight": query_state.in_flight,
         "latest": view.values.latest,
         "latest_start": view.starts[0],
         "settled": view.values.settled,
         "settled_start": view.starts[1],
         "baseline": view.values.baseline,
-        "weeks": query.baseline_weeks,
+        "baseline_weeks": query.baseline_weeks,
         "total": view.total,
         "metrics": _metric_names(query.kind, view.series.metric_group, query.unit, has_counter=view.total is not None),
         "points": _points_data(view.window, query.unit) if response is not None else None,
@@ -205,7 +202,7 @@ def _query_data(
 
 def _series_data(view: SeriesView) -> SeriesData:
     return {
-        "noun": _group_text(view.series.metric_group),
+        "metric_group": _group_text(view.series.metric_group),
         "labels": [value for _, value in view.series.labels],
         "latest": view.values.latest,
         "settled": view.values.settled,
@@ -216,7 +213,7 @@ def _series_data(view: SeriesView) -> SeriesData:
 def _tags(query: Query, series: Series) -> list[tuple[str, str]]:
     tags = [("unit", query.unit.adverb)]
     if query.subject and query.kind is not CUSTOM_EVENTS:
-        tags.append(("count", _group_text(series.metric_group)))
+        tags.append(("metric", _group_text(series.metric_group)))
     labels = (*query.labels, *series.labels)
     skipped = {"workspace", query.kind.subject_label, ""}
     return tags + [(name.removeprefix("braze_"), value) for name, value in labels if value and name not in skipped]

@@ -28,9 +28,9 @@ class ErrorData(TypedDict):
 
 
 class SeriesData(TypedDict):
-    """One series of a query, as exported: the name of its metric group (`noun`), and the labels that distinguish it."""
+    """One series of a query, as exported: the name of its metric group, and the labels that distinguish it."""
 
-    noun: str
+    metric_group: str
     labels: list[str]
     latest: float | None
     settled: float | None
@@ -58,17 +58,17 @@ class QueryData(TypedDict):
     settle: float
     max_age: float
     state: str
-    words: str
+    message: str
     error: ErrorData | None
-    answered_at: float | None
+    last_success_at: float | None
     next_at: float | None
-    busy: bool
+    in_flight: bool
     latest: float | None
     latest_start: int | None
     settled: float | None
     settled_start: int | None
     baseline: float | None
-    weeks: int
+    baseline_weeks: int
     total: float | None
     metrics: list[str]
     points: PointsData | None
@@ -90,13 +90,13 @@ class PoolData(TypedDict):
 
 
 class WorkspaceData(TypedDict):
-    """A workspace, with its health: the `level` is its urgency, and `sentences` explain it."""
+    """A workspace, with its health: the `level` is its urgency, and `messages` explain it."""
 
     name: str
     url: str
     zone: str
     level: str
-    sentences: list[str]
+    messages: list[str]
     queries: int
     pools: list[PoolData]
 
@@ -110,12 +110,12 @@ class StateData(TypedDict):
 
 
 class StatusResponse(TypedDict):
-    """The whole status. `states` begin with the most urgent one. `troubles` are problems of the exporter itself."""
+    """The whole status. `states` begin with the most urgent one. `errors` are problems of the exporter itself."""
 
     version: str
     now: float
     scraped_at: float | None
-    troubles: list[str]
+    errors: list[str]
     states: list[StateData]
     workspaces: list[WorkspaceData]
     queries: list[QueryData]

@@ -215,7 +215,7 @@ def test_missing_permission_is_named() -> None:
             for query in read_status_response(exporter.exporter)["queries"]
             if query["name"] == "monthly active users"
         ]
-    assert mau["words"] == "refused: 403, the key lacks kpi.mau.data_series"
+    assert mau["message"] == "failed: 403 Forbidden: the key lacks the permission kpi.mau.data_series"
     assert page.value("braze_monthly_active_users_daily_up") == 0
     assert page.value("braze_daily_active_users_daily_up") == 1
 

@@ -61,9 +61,9 @@ def read_lists(exporter: ExporterRig) -> None:
     wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list is read")  # noqa: SLF001
 
 
-def sentences(exporter: ExporterRig, workspace: int = 0) -> Sequence[str]:
-    """Return the sentences of the status page about a workspace."""
-    return read_status_response(exporter.exporter)["workspaces"][workspace]["sentences"]
+def workspace_messages(exporter: ExporterRig, workspace: int = 0) -> Sequence[str]:
+    """Return the messages of the status page about a workspace."""
+    return read_status_response(exporter.exporter)["workspaces"][workspace]["messages"]
 
 
 def details(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -89,9 +89,9 @@ def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureF
         assert page.value("braze_up") == 1
         assert page.value("braze_api_errors_total", endpoint=SESSIONS, reason="unauthorized") == 5
         assert page.value("braze_api_requests_deferred_total") == 0
-        assert sentences(exporter)[0].startswith(f"{LACKS_SESSIONS}. Next attempt ")
-        words = {query["words"] for query in read_status_response(exporter.exporter)["queries"]}
-        assert words == {"answering", f"refused: {LACKS_SESSIONS}"}
+        assert workspace_messages(exporter)[0].startswith(f"{LACKS_SESSIONS}. Next attempt ")
+        messages = {query["message"] for query in read_status_response(exporter.exporter)["queries"]}
+        assert messages == {"up", f"failed: {LACKS_SESSIONS}"}
         assert details(caplog) == [f"{LACKS_SESSIONS} (or Braze does not know the key)"]
         exporter.braze.clear_faults()
         scrape_for(exporter, HOLD_SECONDS)
@@ -108,8 +108,8 @@ def test_401_of_list_holds_that_list_only() -> None:
         assert min(later - earlier for earlier, later in itertools.pairwise(moments)) >= HOLD_SECONDS
         assert counted(exporter)[EVENTS] == 13
         assert exporter.page().values(EVENTS_UP) == [1]
-        (unread,) = [text for text in sentences(exporter) if "list of events" in text and "cannot be read" in text]
-        assert "401 Unauthorized: the key lacks the permission events.list)" in unread
+        (failed,) = [text for text in workspace_messages(exporter) if "Fetch of Braze's list of events failed" in text]
+        assert "failed: 401 Unauthorized: the key lacks the permission events.list." in failed
         exporter.braze.clear_faults()
         scrape_for(exporter, 3_600)
         assert exporter.page().values(EVENTS_UP) == [1, 1]
@@ -146,10 +146,10 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         assert page.values(EVENTS_UP) == [0, 0]
         assert page.value(SESSIONS_UP) == 0
         assert page.value("braze_up") == 0
-        assert sentences(exporter)[0] == f"{REJECTED}. Next attempt at 07:30."
-        assert "cannot be read" not in " ".join(sentences(exporter))
-        assert {query["words"] for query in read_status_response(exporter.exporter)["queries"]} == {
-            f"refused: {REJECTED}"
+        assert workspace_messages(exporter)[0] == f"{REJECTED}. Next attempt at 07:30."
+        assert "Fetch of" not in " ".join(workspace_messages(exporter))
+        assert {query["message"] for query in read_status_response(exporter.exporter)["queries"]} == {
+            f"failed: {REJECTED}"
         }
         (fields,) = logged(caplog, "API key rejected")
         assert str(fields["detail"]).startswith(f"{REJECTED} (check that it is a REST API key of this workspace")
@@ -164,7 +164,7 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         assert len(details(caplog)) == 3  # no missing permission is logged now either
         scrape_for(exporter, 3_600)
         assert counted(exporter)[LIST] >= 2
-        assert sentences(exporter)[0] == "All 3 queries are answered."
+        assert workspace_messages(exporter)[0] == "All 3 queries are up."
 
 
 @pytest.mark.parametrize("fault", [transfer_faults.huge(9 * 1024**2), transfer_faults.truncated()])
@@ -173,12 +173,12 @@ def test_success_that_cannot_be_read_shows_that_key_is_accepted(fault: Fault) ->
     with running_exporter(TWO, quiet(), extra_yaml=BOTH) as exporter:
         exporter.braze.key = NEW_KEY
         exporter.refresh()
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
         exporter.braze.key = KEY
         exporter.braze.inject(fault, times=1)
         exporter.clock.advance(HOLD_SECONDS)
         exporter.refresh()
-        assert REJECTED not in " ".join(sentences(exporter))
+        assert REJECTED not in " ".join(workspace_messages(exporter))
         assert counted(exporter).total() > 2 + 1  # the probe let the others go
 
 
@@ -191,7 +191,7 @@ def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
         scrape_for(exporter, 730)
         assert counted(exporter) == {LIST: 1 + 3, products: 1 + 3}
         assert [moment for moment, _ in calls(exporter)[2:]] == [120, 240, 360, 480, 600, 720]
-        assert any(REJECTED in text for text in sentences(exporter))
+        assert any(REJECTED in text for text in workspace_messages(exporter))
         exporter.braze.key = KEY
         scrape_for(exporter, 2 * HOLD_SECONDS)
         assert exporter.page().values(EVENTS_UP) == [1, 1]
@@ -213,7 +213,7 @@ def test_revoked_key_is_tried_once_by_every_endpoint(reads_lists: bool) -> None:
         exporter.braze.reset()
         scrape_for(exporter, 1_200)
         assert counted(exporter) == {EVENTS: 5, SESSIONS: 5}
-        assert sentences(exporter)[0].startswith(f"{REJECTED}. Next attempt ")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}. Next attempt ")
         assert exporter.page().value("braze_exporter_queries", state="up", kind="sessions") == 0
 
 
@@ -223,12 +223,12 @@ def test_single_endpoint_decides_about_key() -> None:
         exporter.braze.inject(response_faults.status(401))
         scrape_for(exporter, 300)
         assert [moment for moment, _ in calls(exporter)] == [0, 120, 240]
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
     with running_exporter(TWO, quiet(), reads_lists=True) as exporter:
         exporter.braze.inject(response_faults.status(401), path=EVENTS)
         scrape_for(exporter, 300)
         assert [moment for moment, path in calls(exporter) if path == EVENTS] == [0, 120, 240]
-        assert sentences(exporter)[0].startswith(f"{LACKS_EVENTS}. Next attempt ")
+        assert workspace_messages(exporter)[0].startswith(f"{LACKS_EVENTS}. Next attempt ")
 
 
 def test_403_accepts_key_and_holds_endpoint() -> None:
@@ -238,7 +238,7 @@ def test_403_accepts_key_and_holds_endpoint() -> None:
         exporter.braze.inject(response_faults.status(403), path=EVENTS)
         scrape_for(exporter, 370)
         assert counted(exporter) == {EVENTS: 4, SESSIONS: 4}
-        assert sorted(text.partition(". Next attempt ")[0] for text in sentences(exporter)[:2]) == [
+        assert sorted(text.partition(". Next attempt ")[0] for text in workspace_messages(exporter)[:2]) == [
             LACKS_SESSIONS,
             "403 Forbidden: the key lacks the permission events.data_series",
         ]
@@ -246,7 +246,7 @@ def test_403_accepts_key_and_holds_endpoint() -> None:
         exporter.braze.reset()
         scrape_for(exporter, 600)
         assert len(calls(exporter)) <= 2 + 4
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
 
 
 def test_inconclusive_call_keeps_circuit_open() -> None:
@@ -257,7 +257,7 @@ def test_inconclusive_call_keeps_circuit_open() -> None:
         exporter.braze.inject(response_faults.status(503))
         scrape_for(exporter, 400)
         assert [moment for moment, _ in calls(exporter)[2:]] == [120, 240, 360]
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
 
 
 def test_endpoint_without_budget_does_not_block_key_probe() -> None:
@@ -292,7 +292,7 @@ def test_reload_with_same_key_probes_nothing() -> None:
             exporter.refresh()
             read_lists(exporter)
         assert len(calls(exporter)) == 3
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
         exporter.clock.advance(10)
         exporter.refresh()
         assert len(calls(exporter)) == 4
@@ -329,7 +329,7 @@ def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
         exporter.braze.reset()
         scrape_for(exporter, 100)
         assert sum(counted(exporter)[path] for path in (EVENTS, SESSIONS)) <= 2 + 10
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
 
 
 def test_removed_endpoint_is_ignored() -> None:
@@ -337,14 +337,14 @@ def test_removed_endpoint_is_ignored() -> None:
     with running_exporter("{event: purchase}", quiet(), extra_yaml=BOTH) as exporter:
         exporter.braze.inject(response_faults.status(401), path=EVENTS)
         exporter.refresh()
-        assert sentences(exporter)[0].startswith(f"{LACKS_EVENTS}.")
+        assert workspace_messages(exporter)[0].startswith(f"{LACKS_EVENTS}.")
         exporter.apply_config("{event: purchase}")
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
         exporter.clock.advance(HOLD_SECONDS - 1)
         exporter.refresh()
         assert counted(exporter) == {EVENTS: 1, SESSIONS: 1}
         exporter.apply_config("{event: purchase}", extra_yaml=BOTH)
-        assert sentences(exporter)[0].startswith(f"{LACKS_EVENTS}.")
+        assert workspace_messages(exporter)[0].startswith(f"{LACKS_EVENTS}.")
 
 
 def test_workspaces_have_separate_verdicts(tmp_path: Path) -> None:
@@ -357,8 +357,8 @@ def test_workspaces_have_separate_verdicts(tmp_path: Path) -> None:
         )
         page = exporter.scrape()
         assert [page.value("braze_up", workspace=name) for name in ("production", "staging")] == [1, 0]
-        assert sentences(exporter, 0) == ["The only query is answered."]
-        assert sentences(exporter, 1)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter, 0) == ["The only query is up."]
+        assert workspace_messages(exporter, 1)[0].startswith(f"{REJECTED}.")
 
 
 class Rotation:
@@ -439,7 +439,7 @@ def test_a_key_that_is_revoked_soon_after_an_endpoint_accepted_it() -> None:
         exporter.clock.advance(60)
         scrape_for(exporter, HOLD_SECONDS + 30)
         assert exporter.page().value("braze_up") == 0
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a FIFO", "two words"])
@@ -485,7 +485,7 @@ def test_rotation_to_other_bad_key_costs_one_call_per_endpoint(tmp_path: Path) -
         assert len(rotation.keys()) == 4
         exporter.refresh()
         assert len(rotation.keys()) == 5
-        assert sentences(exporter)[0].startswith(f"{REJECTED}.")
+        assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
 
 
 def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
@@ -514,7 +514,7 @@ def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
         exporter.braze.key = NEW_KEY
         exporter.braze.clear_faults(path=EVENTS)
         wait_until(lambda: exporter.page().values(EVENTS_UP) == [0, 0], "both are refused")
-        assert "401" not in sentences(exporter)[0]
+        assert "401" not in workspace_messages(exporter)[0]
         exporter.clock.advance(HOLD_SECONDS)
         exporter.refresh()
         assert exporter.page().values(EVENTS_UP) == [1, 1]

@@ -12,8 +12,8 @@ from braze_exporter.web.access import AccessControl
 TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"
 MUTUAL = TLS.replace("}", ", client_ca_file: ca.pem, client_auth_type: RequireAndVerifyClientCert}")
 USERS = f"basic_auth_users: {{alice: {bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}}}\n"
-NOT_TAKEN = "web configuration not taken, the one before goes on"
-AGAIN = "web configuration read again"
+FAILED = "Web configuration reload failed, keeping the previous one"
+RELOADED = "Web configuration reloaded"
 
 
 class Files:
@@ -61,7 +61,7 @@ def test_renewed_certificate_is_used_at_once(tmp_path: Path, caplog: pytest.LogC
     files.pki.renew()
     after = files.web.context()
     assert after is not before
-    assert logged_problems(caplog) == [AGAIN]
+    assert logged_problems(caplog) == [RELOADED]
     files.clock.advance(1)
     files.web.context()
     assert logged_problems(caplog) == []
@@ -77,7 +77,7 @@ def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptu
         assert files.web.context() is before
         files.clock.advance(0.1)
     (record,) = caplog.records
-    assert record.getMessage() == NOT_TAKEN
+    assert record.getMessage() == FAILED
     assert record.__dict__["fields"]["problem"] == (
         f"{files.path}:1: tls_server_config.key_file: is not the key of the certificate in cert_file: "
         "give the two that were made together"
@@ -85,7 +85,7 @@ def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptu
     logged_problems(caplog)
     (tmp_path / "key.pem").write_bytes(key)
     assert files.web.context() is not before
-    assert logged_problems(caplog) == [AGAIN]
+    assert logged_problems(caplog) == [RELOADED]
 
 
 def test_missing_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -94,10 +94,10 @@ def test_missing_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureF
     before = files.web.context()
     (tmp_path / "key.pem").rename(tmp_path / "away.pem")
     assert files.web.context() is before
-    assert logged_problems(caplog) == [NOT_TAKEN]
+    assert logged_problems(caplog) == [FAILED]
     (tmp_path / "away.pem").rename(tmp_path / "key.pem")
     assert files.web.context() is not before
-    assert logged_problems(caplog) == [AGAIN]
+    assert logged_problems(caplog) == [RELOADED]
 
 
 def test_changed_files_are_read_twice(tmp_path: Path) -> None:
@@ -119,12 +119,12 @@ def test_changed_files_are_read_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "problem"),
     [
-        (USERS, "", "would end passwords: if that is meant, restart the exporter"),
-        (TLS + USERS, TLS, "would end passwords: if that is meant, restart the exporter"),
-        (TLS + USERS, "", "would end TLS, passwords: if that is meant, restart the exporter"),
-        (MUTUAL, TLS, "would end client certificates: if that is meant, restart the exporter"),
-        ("", TLS, "TLS cannot begin while it runs: restart the exporter"),
-        (USERS, TLS + USERS, "TLS cannot begin while it runs: restart the exporter"),
+        (USERS, "", "change would remove passwords; restart the exporter to apply it"),
+        (TLS + USERS, TLS, "change would remove passwords; restart the exporter to apply it"),
+        (TLS + USERS, "", "change would remove TLS, passwords; restart the exporter to apply it"),
+        (MUTUAL, TLS, "change would remove client certificates; restart the exporter to apply it"),
+        ("", TLS, "TLS cannot be enabled at run time; restart the exporter"),
+        (USERS, TLS + USERS, "TLS cannot be enabled at run time; restart the exporter"),
     ],
     ids=["passwords", "passwords of TLS", "TLS and passwords", "client certificates", "no TLS", "no TLS but passwords"],
 )

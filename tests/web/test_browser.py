@@ -40,11 +40,11 @@ return found.sort((a, b) => a[0] - b[0]);
 """
 
 # Returns how many requests the page sends when it is due to update.
-ASK = """
-const asked = () => performance.getEntriesByType("resource").length;
-const before = asked();
-await ask();
-return asked() - before;
+UPDATE = """
+const requests = () => performance.getEntriesByType("resource").length;
+const before = requests();
+await update();
+return requests() - before;
 """
 # `WIDE` returns the classes of elements cut off at the right edge of the screen. `SMALL` returns the texts of targets
 # too low to be hit.
@@ -90,24 +90,25 @@ def queries(program: Program) -> list[dict[str, str]]:
 def test_page_shows_every_workspace_and_query(page: Browser, troubled: Program) -> None:
     """The page has each workspace with its health in words and one row for each query, the most urgent first."""
     assert page.texts(".workspace h2") == ["production", "europe", "staging"]
-    assert "3 of 34 queries are not answered." in page.text(".workspace:nth-child(1)")
-    assert re.search(r"No calls: reserve of the rate limit until [\d:]+\.", page.text(".workspace:nth-child(2)"))
+    assert "3 of 34 queries failed." in page.text(".workspace:nth-child(1)")
+    paused = r"Requests paused until (\w{3} )?[\d:]+ \(reserve of the rate limit reached\)\."
+    assert re.search(paused, page.text(".workspace:nth-child(2)"))
     assert "401 Unauthorized: API key rejected" in page.text(".workspace:nth-child(3)")
     assert len(page.texts(TITLE)) == len(queries(troubled)) == 39
     assert page.text("#count") == "39 queries"
     shapes = page.run("return [...document.querySelectorAll('#rows .level')].map((e) => e.classList[1])")
-    assert shapes == sorted(shapes, key=["bad", "waiting", "new", "good"].index)
-    assert page.texts("#rows .none") == ["no answer yet", "no data in the answer", "no answer yet"]
+    assert shapes == sorted(shapes, key=["error", "warning", "pending", "ok"].index)
+    assert page.texts("#rows .no-data") == ["no response yet", "no data in the response", "no response yet"]
     assert page.run("return document.title") == "(4) Braze exporter"
 
 
 def test_chart_starts_at_zero(page: Browser) -> None:
     """A chart has 24 bars from zero, the newest two of them hollow, and a text for screen readers."""
     page.press("/", *"product_viewed")
-    label = page.run("return document.querySelector('#rows .spark').ariaLabel")
-    assert re.fullmatch(r"24 hours from [\d,]+ to [\d,]+, of which the newest 2 may change", label)
-    drawn = "return document.querySelector('#rows .spark .{}').getAttribute('d')"
-    assert [page.run(drawn.format(name)).count("z") for name in ("settled", "open")] == [22, 2]
+    label = page.run("return document.querySelector('#rows .sparkline').ariaLabel")
+    assert re.fullmatch(r"24 hours, values from [\d,]+ to [\d,]+; the newest 2 may change", label)
+    drawn = "return document.querySelector('#rows .sparkline .{}').getAttribute('d')"
+    assert [page.run(drawn.format(name)).count("z") for name in ("settled", "unsettled")] == [22, 2]
 
 
 def test_typing_filters_rows(page: Browser) -> None:
@@ -162,8 +163,8 @@ def test_keys_open_and_close_query(page: Browser, troubled: Program) -> None:
     page.press("/", *"added_to_cart production", Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ENTER)
     focused = "return document.activeElement.querySelector('.title')?.textContent + document.activeElement.ariaExpanded"
     assert page.run(focused) == "added_to_carttrue"
-    assert page.text("#rows .error").startswith("Last error (server_error")
-    assert page.text("#rows .error").endswith("HTTP 503: Service Unavailable")
+    assert page.text("#rows .last-error").startswith("Last error (server_error")
+    assert page.text("#rows .last-error").endswith("HTTP 503: Service Unavailable")
     (query, *_) = [result for result in queries(troubled) if result["name"] == "added_to_cart"]
     assert len(page.texts("#rows .points tbody tr")) == 24
     assert page.texts("#rows .points td:last-child")[:3] == ["in progress", "ended, may change", "settled"]
@@ -181,27 +182,27 @@ def test_page_updates_itself(page: Browser, troubled: Program) -> None:
     """The page updates without a reload and keeps focus, filter and open rows; a paused page sends no requests."""
     page.run("window.mark = 1")
     page.press("/", *"product_viewed", Keys.ARROW_DOWN, Keys.ENTER)
-    before = page.run("return facts.scraped_at")
+    before = page.run("return statusData.scraped_at")
     troubled.scrape()
-    page.wait(f"facts.scraped_at > {before}")
-    assert page.run(ASK) == 1
+    page.wait(f"statusData.scraped_at > {before}")
+    assert page.run(UPDATE) == 1
     assert page.run("return [window.mark, document.activeElement.className]") == [1, "name"]
     assert len(page.texts("#rows .detail")) == 1
     page.click("#pause")
-    assert page.run(ASK) == 0
-    before = page.run("return facts.now")
+    assert page.run(UPDATE) == 0
+    before = page.run("return statusData.now")
     page.click("#pause")
-    page.wait(f"facts.now > {before}")
+    page.wait(f"statusData.now > {before}")
 
 
 def test_hidden_tab_sends_no_requests(page: Browser) -> None:
     """A hidden page sends no requests, and a page that becomes visible updates at once."""
     page.run("Object.defineProperty(document, 'hidden', {get: () => window.isHidden, configurable: true})")
     page.run("window.isHidden = true; document.dispatchEvent(new Event('visibilitychange'))")
-    assert page.run(ASK) == 0
-    before = page.run("return facts.now")
+    assert page.run(UPDATE) == 0
+    before = page.run("return statusData.now")
     page.run("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
-    page.wait(f"facts.now > {before}", seconds=3)
+    page.wait(f"statusData.now > {before}", seconds=3)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -209,8 +210,8 @@ def test_hidden_tab_sends_no_requests(page: Browser) -> None:
 def test_page_is_readable_at_every_size(page: Browser, size: str, *, dark: bool) -> None:
     """Nothing is wider than the screen, texts have the contrast of WCAG AA, and targets are large enough to hit."""
     page.inspect(size, dark=dark)
-    for level in ("bad", "good"):
-        page.run(f"document.querySelector('#rows .row:has(.{level}):has(.spark) .name').click()")
+    for level in ("error", "ok"):
+        page.run(f"document.querySelector('#rows .row:has(.{level}):has(.sparkline) .name').click()")
     width, _ = SIZES[size]
     assert page.run("return document.documentElement.scrollWidth") <= width
     assert page.run(WIDE) == []
@@ -244,16 +245,16 @@ def test_names_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
         browser.open(f"http://127.0.0.1:{program.port}/")
         browser.run("for (const name of document.querySelectorAll('#rows .name')) name.click()")
         contents = "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)"
-        whole = browser.run(contents, "#rows .whole")
+        whole = browser.run(contents, "#rows .full-name")
         shortened = browser.run(contents, "#rows .title")
-        errors = browser.run(contents, "#rows .error")
+        errors = browser.run(contents, "#rows .last-error")
         elements = browser.run("return document.querySelectorAll('main script, main img').length")
         wide = browser.run("return document.documentElement.scrollWidth")
-        complaints = browser.console_errors()
+        console_errors = browser.console_errors()
     assert set(whole) == set(NAMES.values())
     assert max(map(len, shortened)) == 201
     assert NAMES["html"] in errors[0]
-    assert (elements, wide <= SIZES["desk"][0], complaints) == (0, True, [])
+    assert (elements, wide <= SIZES["desk"][0], console_errors) == (0, True, [])
 
 
 def test_content_security_policy_holds(page: Browser) -> None:
@@ -277,14 +278,14 @@ def test_stopped_exporter_is_shown(browser: Browser, tmp_path: Path) -> None:
         with Program.start([f"--config.file={config}"]) as program:
             browser.inspect()
             browser.open(f"http://127.0.0.1:{program.port}/")
-            assert browser.text("#troubles").startswith("Nobody scrapes")
+            assert browser.text("#errors").startswith("No scrape yet.")
             program.scrape()
-            browser.wait("!document.querySelector('#troubles').textContent")
-            assert browser.text("#rows .state") == "answering"
-        browser.wait("document.querySelector('#troubles').textContent.startsWith('The exporter does not answer')")
+            browser.wait("!document.querySelector('#errors').textContent")
+            assert browser.text("#rows .state") == "up"
+        browser.wait("document.querySelector('#errors').textContent.startsWith('No response from the exporter')")
         with Program.start([f"--config.file={config}"], port=program.port) as again:
             again.scrape()
-            browser.wait("!document.querySelector('#troubles').textContent")
+            browser.wait("!document.querySelector('#errors').textContent")
 
 
 def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> N
         )
         with Program.start([f"--config.file={config}"]) as program:
             wait_until(
-                lambda: program.scrape(60).value("braze_exporter_queries", state="up") == 2_000, "all are answered"
+                lambda: program.scrape(60).value("braze_exporter_queries", state="up") == 2_000, "all queries are up"
             )
             browser.inspect()
             browser.open(f"http://127.0.0.1:{program.port}/")
@@ -319,18 +320,18 @@ def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> N
 
 # Measures the time from navigation to the end of the page's script, and of each action up to its layout.
 MEASURE = """
-const timed = (act) => {
-  const began = performance.now();
-  act();
+const measure = (action) => {
+  const startedAt = performance.now();
+  action();
   document.body.offsetHeight;
-  return performance.now() - began;
+  return performance.now() - startedAt;
 };
 const [entry] = performance.getEntriesByType("navigation");
-const found = { response: entry.responseEnd, interactive: entry.domInteractive };
-found.loaded = entry.domContentLoadedEventEnd;
-found.show = timed(() => show(structuredClone(facts)));
-found.filter = timed(() => choose({ text: "event_1" }));
-found.sort = timed(() => choose({ text: "", sort: "name", down: true }));
-choose({ sort: "state", down: false });
-return found;
+const result = { response: entry.responseEnd, interactive: entry.domInteractive };
+result.loaded = entry.domContentLoadedEventEnd;
+result.show = measure(() => showStatus(structuredClone(statusData)));
+result.filter = measure(() => changeView({ filter: "event_1" }));
+result.sort = measure(() => changeView({ filter: "", sortKey: "name", isDescending: true }));
+changeView({ sortKey: "state", isDescending: false });
+return result;
 """

@@ -154,7 +154,7 @@ def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     crowd, after = asyncio.run(ask())
     assert (set(crowd), after) == ({None}, b"good")
-    assert [record.getMessage() for record in caplog.records] == ["a page could not be made"]
+    assert [record.getMessage() for record in caplog.records] == ["Page could not be rendered"]
 
 
 def test_oldest_page_readers_are_cancelled() -> None:

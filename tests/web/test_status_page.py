@@ -21,6 +21,7 @@ from braze_exporter.web import server
 
 ROOT = Path(__file__).parents[2]
 HTML, JSON = "text/html; charset=utf-8", "application/json"
+STATUS_DATA = '<script type="application/json" id="status-data">'
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,8 @@ def test_page_is_html_or_json_by_accept_header(
     assert (got.headers.get("content-encoding") == "gzip") == zipped
     assert got.headers["cache-control"] == "no-store"
     text = (gzip.decompress(got.body) if zipped else got.body).decode()
-    facts = json.loads(text if content_type == JSON else part(text, '<script type="application/json" id="facts">'))
-    assert [query["name"] for query in facts["queries"]] == list(NAMES.values())
+    status = json.loads(text if content_type == JSON else part(text, STATUS_DATA))
+    assert [query["name"] for query in status["queries"]] == list(NAMES.values())
 
 
 def test_policy_allows_page_content_only(program: Program) -> None:
@@ -87,7 +88,7 @@ def test_policy_allows_page_content_only(program: Program) -> None:
 
 def test_status_data_is_escaped_in_html(program: Program) -> None:
     """Names and messages in the page have no character with a meaning in HTML and no line separator of JavaScript."""
-    text = part(program.get("/").text, '<script type="application/json" id="facts">')
+    text = part(program.get("/").text, STATUS_DATA)
     assert text.isascii()
     assert not set("<>&") & set(text)
     assert program.get("/").text.count("<script") == 2
@@ -97,7 +98,7 @@ def test_page_without_script_lists_workspaces(program: Program) -> None:
     """Without JavaScript the page shows the health of each workspace and links to the metrics."""
     result = part(program.get("/").text, "<noscript>")
     assert "<b>production</b>: " in result
-    assert f"All {len(NAMES)} queries are answered." in html.unescape(result)
+    assert f"All {len(NAMES)} queries are up." in html.unescape(result)
     assert 'href="metrics"' in result
 
 

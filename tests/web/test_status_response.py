@@ -33,7 +33,7 @@ EVENTS = """
 {event: purchase, unit: day}
 {event: signup}
 """
-REFUSED_403 = "refused: 403, the key lacks events.data_series"
+FORBIDDEN = "403 Forbidden: the key lacks the permission events.data_series"
 
 
 def shop() -> Traffic:
@@ -49,33 +49,33 @@ def exporter() -> Iterator[ExporterRig]:
         yield result
 
 
-def named(facts: StatusResponse, name: str, unit: str = "hour") -> QueryData:
+def named(status: StatusResponse, name: str, unit: str = "hour") -> QueryData:
     """Return the status data of the unfiltered query with that name."""
     (result,) = (
         query
-        for query in facts["queries"]
+        for query in status["queries"]
         if "braze_app" not in query["labels"] and query["name"] == name and query["unit"] == unit
     )
     return result
 
 
-def words_of(exporter: ExporterRig, name: str = "purchase") -> str:
+def query_message(exporter: ExporterRig, name: str = "purchase") -> str:
     """Return the message for the state of a query."""
-    return named(read_status_response(exporter.exporter), name)["words"]
+    return named(read_status_response(exporter.exporter), name)["message"]
 
 
-def sentences(exporter: ExporterRig) -> list[str]:
+def workspace_messages(exporter: ExporterRig) -> list[str]:
     """Return the health level of the workspace, followed by its messages."""
     (workspace,) = read_status_response(exporter.exporter)["workspaces"]
-    return [workspace["level"], *workspace["sentences"]]
+    return [workspace["level"], *workspace["messages"]]
 
 
 def assert_same_as_metrics(exporter: ExporterRig) -> None:
     """Assert that every number of the status response equals that of the metrics page."""
     exporter.wait_for_history()
     page = exporter.page()
-    facts = read_status_response(exporter.exporter)
-    for query in facts["queries"]:
+    status = read_status_response(exporter.exporter)
+    for query in status["queries"]:
         family = query["metrics"][0].removesuffix("_settled")
         labels = query["labels"]
         for measure in ("latest", "settled", "baseline"):
@@ -83,16 +83,16 @@ def assert_same_as_metrics(exporter: ExporterRig) -> None:
         for measure in ("latest", "settled"):
             start = page.value(f"{family}_{measure}_bucket_start_timestamp_seconds", **labels)
             assert query[f"{measure}_start"] == start  # type: ignore[literal-required]
-        assert (query["answered_at"] or 0) == page.value(f"{family}_last_success_timestamp_seconds", **labels)
+        assert (query["last_success_at"] or 0) == page.value(f"{family}_last_success_timestamp_seconds", **labels)
         if query["state"] != "pending":
             assert page.value(f"{family}_up", **labels) == (query["error"] is None)
         assert query["total"] == (page.value(query["metrics"][1], **labels) if len(query["metrics"]) > 1 else None)
-    for pool in facts["workspaces"][0]["pools"]:
+    for pool in status["workspaces"][0]["pools"]:
         assert pool["remaining"] == page.value("braze_api_quota_remaining")
         assert pool["reset_at"] == page.value("braze_api_quota_reset_timestamp_seconds")
         assert pool["limit"] == page.value("braze_api_quota_limit") or pool["remaining"] is None
     for state in QueryStatus:
-        info = sum(query["state"] == state for query in facts["queries"])
+        info = sum(query["state"] == state for query in status["queries"])
         assert info == page.value("braze_exporter_queries", state=state)
 
 
@@ -100,7 +100,7 @@ def test_page_values_equal_metrics(exporter: ExporterRig) -> None:
     """Status values equal the metrics before the first fetch, after successes and failures, and when stale."""
     assert_same_as_metrics(exporter)
     exporter.scrape()
-    wait_until(lambda: exporter.scrape().values("braze_custom_events_hourly_baseline") != [], "history is read")
+    wait_until(lambda: exporter.scrape().values("braze_custom_events_hourly_baseline") != [], "the history is fetched")
     assert_same_as_metrics(exporter)
     assert named(read_status_response(exporter.exporter), "purchase")["baseline"] is not None
     exporter.braze.inject(response_faults.status(503), event="signup")
@@ -129,14 +129,14 @@ def test_page_makes_no_braze_calls(exporter: ExporterRig) -> None:
 
 def test_page_before_first_scrape_says_so(exporter: ExporterRig) -> None:
     """Before the first scrape the page says that queries run only on a scrape."""
-    facts = read_status_response(exporter.exporter)
-    assert facts["scraped_at"] is None
-    assert facts["troubles"] == ["Nobody scrapes: Braze is asked only when Prometheus asks for /metrics."]
-    assert words_of(exporter) == "not asked yet: Braze is asked when Prometheus scrapes"
-    assert sentences(exporter)[:2] == ["new", "6 of 6 queries are not asked yet."]
-    assert named(facts, "purchase")["points"] is None
-    assert named(facts, "purchase")["next_at"] is None
-    assert facts["workspaces"][0]["pools"][0]["remaining"] is None
+    status = read_status_response(exporter.exporter)
+    assert status["scraped_at"] is None
+    assert status["errors"] == ["No scrape yet. Queries run only when Prometheus scrapes /metrics."]
+    assert query_message(exporter) == "pending: first fetch at the next scrape"
+    assert workspace_messages(exporter)[:2] == ["pending", "6 of 6 queries pending."]
+    assert named(status, "purchase")["points"] is None
+    assert named(status, "purchase")["next_at"] is None
+    assert status["workspaces"][0]["pools"][0]["remaining"] is None
 
 
 def test_first_fetch_in_flight_is_shown(exporter: ExporterRig) -> None:
@@ -144,8 +144,8 @@ def test_first_fetch_in_flight_is_shown(exporter: ExporterRig) -> None:
     exporter.braze.inject(transfer_faults.hold())
     exporter.exporter.refresh()
     exporter.braze.wait_for(1)
-    assert words_of(exporter) == "not asked yet: being asked now"
-    assert named(read_status_response(exporter.exporter), "purchase")["busy"]
+    assert query_message(exporter) == "pending: fetch in progress"
+    assert named(read_status_response(exporter.exporter), "purchase")["in_flight"]
 
 
 def test_healthy_workspace_is_shown() -> None:
@@ -153,14 +153,14 @@ def test_healthy_workspace_is_shown() -> None:
     with running_exporter("{event: purchase}\n{event: nothing}", shop()) as exporter:
         exporter.braze.unknown_event = UnknownEvent.EMPTY
         exporter.scrape()
-        assert read_status_response(exporter.exporter)["troubles"] == []
-        assert sentences(exporter) == ["good", "All 2 queries are answered."]
-        assert words_of(exporter) == "answering"
-        assert words_of(exporter, "nothing") == "answering, without data"
+        assert read_status_response(exporter.exporter)["errors"] == []
+        assert workspace_messages(exporter) == ["ok", "All 2 queries are up."]
+        assert query_message(exporter) == "up"
+        assert query_message(exporter, "nothing") == "up, no data"
         empty = named(read_status_response(exporter.exporter), "nothing")["points"]
         assert empty == {"first": 0, "starts": [], "values": [], "settled": 0, "ended": 0}
         exporter.apply_config("{event: purchase}")
-        assert sentences(exporter) == ["good", "The only query is answered."]
+        assert workspace_messages(exporter) == ["ok", "The only query is up."]
 
 
 def rate_limited(exporter: ExporterRig) -> None:
@@ -174,27 +174,27 @@ def spent(exporter: ExporterRig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "first", "then", "health"),
+    ("problem", "first", "reason"),
     [
-        (rate_limited, "refused: 429, rate limit until 08:00", "waiting: rate limit until 08:00", "rate limit"),
-        (spent, "answering", "waiting: reserve of the rate limit until 08:00", "reserve of the rate limit"),
+        (rate_limited, "failed: 429 Too Many Requests, requests paused until 08:00", "rate limit reached"),
+        (spent, "up", "reserve of the rate limit reached"),
     ],
 )
-def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str, then: str, health: str) -> None:
+def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str, reason: str) -> None:
     """A paused pool shows its reason and its end in the workspace's time zone; the next fetch is then."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         exporter.clock.advance(300)
         problem(exporter)
         exporter.scrape()
-        assert words_of(exporter) == first
+        assert query_message(exporter) == first
         exporter.clock.advance(300)
         exporter.scrape()
-        assert words_of(exporter) == then
-        assert sentences(exporter)[:2] == ["waiting", f"No calls: {health} until 08:00."]
+        assert query_message(exporter) == f"deferred until 08:00 ({reason})"
+        assert workspace_messages(exporter)[:2] == ["warning", f"Requests paused until 08:00 ({reason})."]
         assert named(read_status_response(exporter.exporter), "purchase")["next_at"] == CURRENT_HOUR + HOUR
         exporter.clock.advance(HOUR - 300)  # no scrape since the window ended
-        assert words_of(exporter) in {"waiting for the next scrape", "too old: waiting for the next scrape"}
+        assert query_message(exporter) in {"deferred until the next scrape", "stale: deferred until the next scrape"}
 
 
 def test_spent_budget_is_shown() -> None:
@@ -209,29 +209,28 @@ def test_spent_budget_is_shown() -> None:
             query for query in read_status_response(exporter.exporter)["queries"] if query["state"] == "deferred"
         ]
         assert len(waiting) == 2
-        assert {query["words"] for query in waiting} == {"waiting: budget until 09:20"}
+        assert {query["message"] for query in waiting} == {"deferred until 09:20 (budget used up)"}
 
 
 def test_rejected_key_is_shown(exporter: ExporterRig) -> None:
     """The message names the missing permission and the time of the next attempt."""
     exporter.braze.inject(response_faults.status(403))
     exporter.scrape()
-    assert {
-        query["words"].removeprefix("not asked yet: ") for query in read_status_response(exporter.exporter)["queries"]
-    } == {REFUSED_403}
-    assert sentences(exporter)[:2] == [
-        "bad",
+    messages = {query["message"] for query in read_status_response(exporter.exporter)["queries"]}
+    assert messages == {f"failed: {FORBIDDEN}", f"pending: {FORBIDDEN}"}
+    assert workspace_messages(exporter)[:2] == [
+        "error",
         "403 Forbidden: the key lacks the permission events.data_series. Next attempt at 07:22.",
     ]
     assert {query["next_at"] for query in read_status_response(exporter.exporter)["queries"]} == {NOW + 120}
     exporter.clock.advance(120)
-    again = "403 Forbidden: the key lacks the permission events.data_series. Next attempt with the next scrape."
-    assert sentences(exporter)[1] == again
+    again = "403 Forbidden: the key lacks the permission events.data_series. Next attempt at the next scrape."
+    assert workspace_messages(exporter)[1] == again
     exporter.braze.clear_faults()
     exporter.braze.key = "another"
     exporter.scrape()
-    assert "refused: 401 Unauthorized: API key rejected" in words_of(exporter)
-    assert sentences(exporter)[:2] == ["bad", "401 Unauthorized: API key rejected. Next attempt at 07:24."]
+    assert "failed: 401 Unauthorized: API key rejected" in query_message(exporter)
+    assert workspace_messages(exporter)[:2] == ["error", "401 Unauthorized: API key rejected. Next attempt at 07:24."]
     assert KEY not in str(read_status_response(exporter.exporter))
 
 
@@ -240,43 +239,42 @@ def read_lists(exporter: ExporterRig) -> None:
     exporter.refresh()
     inside = exporter.exporter._list_refresher  # noqa: SLF001 - no scrape waits for the lists
     inside.refresh()
-    wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list is read")  # noqa: SLF001
+    wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list fetch is in flight")  # noqa: SLF001
 
 
 def test_selector_workspace_waits_for_list() -> None:
     """A workspace is not healthy while selectors wait for a list, match nothing, or have skipped items."""
     with running_exporter("{match: 'p.*|s.*'}", shop(), extra_yaml="max_queries: 1\n", reads_lists=True) as exporter:
-        waits = "The match and tag entries of custom_events wait for Braze's list of events."
-        assert sentences(exporter) == ["new", waits]
+        waits = "Selectors of custom_events are waiting for Braze's list of events."
+        assert workspace_messages(exporter) == ["pending", waits]
         exporter.braze.permissions = {"events.data_series"}
         read_lists(exporter)
-        unread = "Braze's list of events cannot be read (refused: 403, the key lacks events.list). Next attempt"
-        assert sentences(exporter) == ["bad", f"{unread} at Tue 07:20.", waits]
+        forbidden = "403 Forbidden: the key lacks the permission events.list"
+        unread = f"Fetch of Braze's list of events failed: {forbidden}. Next attempt"
+        assert workspace_messages(exporter) == ["error", f"{unread} at Tue 07:20.", waits]
         exporter.clock.advance(86_400)
-        assert sentences(exporter)[1] == f"{unread} with the next scrape."
+        assert workspace_messages(exporter)[1] == f"{unread} at the next scrape."
         exporter.braze.permissions = {"events.list", "events.data_series"}
         read_lists(exporter)
         exporter.scrape()
-        taken = "Of 2 events that Braze lists, the match and tag entries of custom_events take"
-        skipped = f"{taken} 2, less 1 for want of room: raise max_queries or budget.share, or match less."
-        assert sentences(exporter) == ["waiting", skipped, "The only query is answered."]
+        selectors = "Selectors of custom_events match"
+        skipped = f"{selectors} 2 of 2 events, 1 skipped. Raise max_queries or budget.share, or match fewer events."
+        assert workspace_messages(exporter) == ["warning", skipped, "The only query is up."]
         exporter.apply_config("{match: 'p.*|s.*'}")
         exporter.clock.advance(300)
         exporter.scrape()
-        assert sentences(exporter) == ["good", "All 2 queries are answered.", f"{taken} 2."]
+        assert workspace_messages(exporter) == ["ok", "All 2 queries are up.", f"{selectors} 2 of 2 events."]
         exporter.apply_config("{match: 'x'}")
         read_lists(exporter)
-        assert sentences(exporter) == ["waiting", f"{taken} none."]
+        assert workspace_messages(exporter) == ["warning", f"{selectors} 0 of 2 events."]
         exporter.braze.inject(response_faults.status(503), path="/events/list")
         exporter.clock.advance(HOUR)
         read_lists(exporter)
-        failing = (
-            "Braze's list of events cannot be read (failing: HTTP 503, Braze is in trouble). Next attempt at 08:26"
-        )
-        assert sentences(exporter) == [
-            "bad",
-            f"{failing}. The one before is used.",
-            f"{taken} none.",
+        failed = "Fetch of Braze's list of events failed: HTTP 503 (server error). Next attempt at 08:26"
+        assert workspace_messages(exporter) == [
+            "error",
+            f"{failed}. The previous list is used.",
+            f"{selectors} 0 of 2 events.",
         ]
 
 
@@ -285,13 +283,16 @@ def test_key_rejected_for_list_is_shown_with_list_retry() -> None:
     with running_exporter("{match: '.*'}", shop(), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         read_lists(exporter)
-        refused = "Braze's list of events cannot be read (refused: 401 Unauthorized: API key rejected)"
-        assert sentences(exporter)[:2] == ["bad", f"{refused}. Next attempt at 07:22."]
-        assert len(sentences(exporter)) == 3
+        rejected = "Fetch of Braze's list of events failed: 401 Unauthorized: API key rejected"
+        assert workspace_messages(exporter)[:2] == ["error", f"{rejected}. Next attempt at 07:22."]
+        assert len(workspace_messages(exporter)) == 3
         exporter.apply_config("{match: '.*'}\n{event: purchase}")
         read_lists(exporter)
-        assert sentences(exporter)[:2] == ["bad", "401 Unauthorized: API key rejected. Next attempt at 07:22."]
-        assert "list of events cannot be read" not in " ".join(sentences(exporter))
+        assert workspace_messages(exporter)[:2] == [
+            "error",
+            "401 Unauthorized: API key rejected. Next attempt at 07:22.",
+        ]
+        assert "Fetch of Braze's list" not in " ".join(workspace_messages(exporter))
 
 
 def test_failed_name_list_is_no_problem() -> None:
@@ -299,9 +300,9 @@ def test_failed_name_list_is_no_problem() -> None:
     with running_exporter("{event: purchase}", shop(), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.data_series"}
         read_lists(exporter)
-        refused = "Braze's list of events cannot be read (refused: 403, the key lacks events.list)"
-        unread = f"{refused}. Next attempt at Tue 07:20. No value depends on it."
-        assert sentences(exporter) == ["good", "The only query is answered.", unread]
+        forbidden = "Fetch of Braze's list of events failed: 403 Forbidden: the key lacks the permission events.list"
+        unread = f"{forbidden}. Next attempt at Tue 07:20. No values depend on it."
+        assert workspace_messages(exporter) == ["ok", "The only query is up.", unread]
 
 
 def test_unlisted_subjects_are_shown_with_suggestions() -> None:
@@ -313,19 +314,19 @@ def test_unlisted_subjects_are_shown_with_suggestions() -> None:
         read_lists(exporter)
         exporter.clock.advance(300)
         exporter.scrape()
-        unlisted = 'Braze does not list the event "purchse": did you mean "purchase"?'
-        odd = f'Braze does not list the event "{script}".'
-        assert sentences(exporter) == ["waiting", unlisted, odd, "All 4 queries are answered."]
+        unlisted = 'Not in Braze\'s list of events: "purchse". Did you mean "purchase"?'
+        odd = f'Not in Braze\'s list of events: "{script}".'
+        assert workspace_messages(exporter) == ["warning", unlisted, odd, "All 4 queries are up."]
         assert script not in StatusPage(lambda: read_status_response(exporter.exporter)).html().decode()
         exporter.apply_config("\n".join(f"{{event: x{number}}}" for number in range(1_005)))
-        info = [text for text in sentences(exporter) if "list" in text]
+        info = [text for text in workspace_messages(exporter) if "list" in text]
         assert info == [
-            *(f'Braze does not list the event "x{number}".' for number in range(3)),
-            "Nor does it list 1,002 more: see braze_query_unlisted.",
+            *(f'Not in Braze\'s list of events: "x{number}".' for number in range(3)),
+            "Not in Braze's lists: 1,002 more. See braze_query_unlisted.",
         ]
         exporter.apply_config("{event: signup}")
         exporter.scrape()
-        assert sentences(exporter) == ["good", "The only query is answered."]
+        assert workspace_messages(exporter) == ["ok", "The only query is up."]
 
 
 def test_failures_in_a_row_are_shown(exporter: ExporterRig) -> None:
@@ -335,22 +336,24 @@ def test_failures_in_a_row_are_shown(exporter: ExporterRig) -> None:
     for expected in ("", ", 2 times in a row", ", 3 times in a row"):
         exporter.clock.advance(1_100)
         exporter.scrape()
-        assert words_of(exporter) == f"failing: HTTP 503, Braze is in trouble{expected}"
+        assert query_message(exporter) == f"failed: HTTP 503 (server error){expected}"
     error = named(read_status_response(exporter.exporter), "purchase")["error"]
     assert error == {"reason": "server_error", "detail": "HTTP 503: come back later", "failures": 3}
     exporter.clock.advance(HOUR)
-    assert words_of(exporter) == "too old: failing: HTTP 503, Braze is in trouble, 3 times in a row"
+    assert query_message(exporter) == "stale: HTTP 503 (server error), 3 times in a row"
 
 
 def test_missing_scrapes_are_shown(exporter: ExporterRig) -> None:
     """Stale queries say that no scrape has arrived."""
     exporter.scrape()
     exporter.clock.advance(299)
-    assert read_status_response(exporter.exporter)["troubles"] == []
+    assert read_status_response(exporter.exporter)["errors"] == []
     exporter.clock.advance(HOUR)
-    assert len(read_status_response(exporter.exporter)["troubles"]) == 1
-    assert words_of(exporter) == "too old: nobody has scraped since"
-    assert sentences(exporter)[:2] == ["bad", "6 of 6 queries are too old."]
+    assert read_status_response(exporter.exporter)["errors"] == [
+        "No scrape in the last 5 minutes. Queries run only when Prometheus scrapes /metrics."
+    ]
+    assert query_message(exporter) == "stale: no recent scrape"
+    assert workspace_messages(exporter)[:2] == ["error", "6 of 6 queries stale."]
 
 
 def test_every_reason_has_a_message() -> None:
@@ -361,7 +364,7 @@ def test_every_reason_has_a_message() -> None:
         entry = QueryState(query, NOW, 0.0, result=FetchResult(None, BrazeError(reason, "HTTP 418: teapot")))
         result.add(status_messages.query_message(entry, QueryStatus.FAILED, None, str))
     assert len(result) == len(Reason)
-    assert all(text.startswith(("refused: ", "failing: ")) and "{" not in text for text in result)
+    assert all(text.startswith("failed: ") and "{" not in text for text in result)
 
 
 @pytest.mark.parametrize(
@@ -384,12 +387,15 @@ def test_times_are_formatted(seconds: float, expected: str) -> None:
 
 def test_exporter_problems_are_shown() -> None:
     """A failed config reload and a state file that cannot be written are shown."""
-    result = status_messages.exporter_messages(is_scraped=True, is_config_good=False, are_counters_stalled=True)
-    assert [text.split()[1] for text in result] == ["config", "state"]
+    result = status_messages.exporter_messages(scrape_age=0.0, is_config_good=False, are_counters_stalled=True)
+    assert result == [
+        "Configuration reload failed, keeping the previous one. See the log.",
+        "State file could not be written. Counters are not updated. See the log.",
+    ]
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         exporter.exporter.record_failed_reload()
-        assert read_status_response(exporter.exporter)["troubles"] == result[:1]
+        assert read_status_response(exporter.exporter)["errors"] == result[:1]
 
 
 def test_timezone_mismatch_is_shown() -> None:
@@ -397,22 +403,22 @@ def test_timezone_mismatch_is_shown() -> None:
     with running_exporter("{event: purchase, unit: day}", shop()) as exporter:
         exporter.braze.zone = ZoneInfo("Pacific/Auckland")
         exporter.scrape()
-        assert sentences(exporter)[:2] == [
-            "bad",
-            "Braze's newest day is not today in America/New_York: set timezone to that of the company in Braze.",
+        assert workspace_messages(exporter)[:2] == [
+            "error",
+            "Braze's newest day is not today in America/New_York. Set timezone to the company's time zone in Braze.",
         ]
 
 
 def test_pending_history_is_shown(exporter: ExporterRig) -> None:
     """The page shows the remaining calls for baseline history after all other messages."""
-    assert sentences(exporter)[-1] == "History for baselines is being read: 16 calls to go."
+    assert workspace_messages(exporter)[-1] == "Fetching history for baselines: 16 calls remaining."
 
     def is_done() -> bool:
         exporter.scrape()
         exporter.clock.advance(60)
-        return sentences(exporter) == ["good", "All 6 queries are answered."]
+        return workspace_messages(exporter) == ["ok", "All 6 queries are up."]
 
-    wait_until(is_done, "history is read")
+    wait_until(is_done, "the history is fetched")
 
 
 def test_several_pauses_and_failures_are_shown() -> None:
@@ -421,8 +427,8 @@ def test_several_pauses_and_failures_are_shown() -> None:
     assert status_messages.workspace_health(
         Counter({QueryStatus.UP: 2}), limiter_status, {}, lambda seconds: f"+{seconds:g}"
     ) == (
-        status_messages.Level.WAITING,
-        ["No calls: reserve of the rate limit until +60.", "All 2 queries are answered."],
+        status_messages.Level.WARNING,
+        ["Requests paused until +60 (reserve of the rate limit reached).", "All 2 queries are up."],
     )
 
 
@@ -441,15 +447,15 @@ def test_campaign_is_shown_as_one_value() -> None:
         figures.set(f"campaigns/{campaign.id}", today, 70)
         exporter.clock.advance(900)
         exporter.scrape()
-        facts = read_status_response(exporter.exporter)
-        result = named(facts, campaign.id, "day")
+        status = read_status_response(exporter.exporter)
+        result = named(status, campaign.id, "day")
     assert (before["latest"], before["total"], len(before["series"])) == (None, None, 3)
-    assert facts["workspaces"][0]["queries"] == 2
+    assert status["workspaces"][0]["queries"] == 2
     assert (result["latest"], result["settled"], result["baseline"], result["total"]) == (140, 2_000, None, 140)
     assert result["points"] is not None
     assert result["points"]["values"][-2:] == [2_000, 140]
-    assert result["tags"] == [("unit", "daily"), ("count", "campaign messages"), ("stat", "sent")]
-    series = {(item["noun"], *item["labels"]): item["settled"] for item in result["series"]}
+    assert result["tags"] == [("unit", "daily"), ("metric", "campaign messages"), ("stat", "sent")]
+    series = {(item["metric_group"], *item["labels"]): item["settled"] for item in result["series"]}
     assert series["campaign unique recipients",] == 980
     assert series["campaign messages", "sms", make_id(campaign.id, ""), "delivered"] == 970
 
@@ -526,5 +532,5 @@ def test_page_data_of_2000_queries_is_fast() -> None:
             started_at = time.perf_counter()
             read_status_response(exporter.exporter)
             seconds.append(time.perf_counter() - started_at)
-    print(f"facts of 2,000 queries: {min(seconds) * 1_000:.1f} ms")
+    print(f"status of 2,000 queries: {min(seconds) * 1_000:.1f} ms")
     assert min(seconds) < 0.5

@@ -90,7 +90,7 @@ def test_missing_password_is_401(guarded: Program, path: str, method: str) -> No
         response = guarded.get(path, headers, method=method)
         assert response.status == 401
         assert response.headers["www-authenticate"] == 'Basic realm="braze-exporter", charset="UTF-8"'
-        assert response.body == (b"" if method == "HEAD" else b"A user and a password are needed.\n")
+        assert response.body == (b"" if method == "HEAD" else b"Unauthorized\n")
     assert guarded.get(path, GOOD, method=method).status != 401
 
 
@@ -159,8 +159,8 @@ def test_wrong_passwords_delay_no_scrape(guarded: Program) -> None:
         responses = [client.getresponse() for client in guessing]
         info = {response.status: response.read().decode() for response in responses}
     assert info == {
-        401: "A user and a password are needed.\n",
-        503: "Too many passwords wait for their check: come again in a second.\n",
+        401: "Unauthorized\n",
+        503: "Service Unavailable. Too many password checks are pending, retry in a second.\n",
     }
 
 
@@ -182,16 +182,16 @@ def test_certificates_and_users_change_without_restart(place: WebSetup) -> None:
         for _ in range(20):
             assert serial(program) == second
         (place.directory / "key.pem").write_bytes(key)
-        wait_until(lambda: serial(program) not in {first, second}, "the certificate is the third")
+        wait_until(lambda: serial(program) not in {first, second}, "the third certificate is served")
 
         place.web(TLS + USERS.replace("prometheus", "agent"))
-        wait_until(lambda: program.get("/", basic("agent", PASSWORD)).status == 200, "another user counts")
+        wait_until(lambda: program.get("/", basic("agent", PASSWORD)).status == 200, "the new user is accepted")
         assert program.get("/", GOOD).status == 401
         place.web("")
         assert program.get("/", basic("agent", PASSWORD)).status == 200
         assert program.get("/").status == 401
-    again, kept = "web configuration read again", "web configuration not taken, the one before goes on"
-    assert messages(program) == ["serving", again, kept, again, again, kept, "stopped"]
+    reloaded, failed = "Web configuration reloaded", "Web configuration reload failed, keeping the previous one"
+    assert messages(program) == ["serving", reloaded, failed, reloaded, reloaded, failed, "stopped"]
 
 
 def test_open_connection_survives_renewal(place: WebSetup) -> None:
