@@ -178,7 +178,7 @@ function barChart(query, width, height, name) {
 
 function rateLimitMeter({ limit, remaining, reserve }) {
   const share = (value) => Math.min(100, (100 * value) / limit);
-  const label = `${formatNumber(remaining)} of ${formatNumber(limit)} calls remaining, reserve ${formatNumber(reserve)}`;
+  const label = `${formatNumber(remaining)} of ${formatNumber(limit)} calls left, reserve ${formatNumber(reserve)}`;
   return svgElement(
     "svg",
     { class: "meter", viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img", "aria-label": label },
@@ -191,9 +191,9 @@ function rateLimitMeter({ limit, remaining, reserve }) {
 function poolElement(pool, zone) {
   const { name, limit, remaining, reserve, reset_at: resetAt, planned, allowed } = pool;
   const muted = (...texts) => element("p", { class: "muted" }, ...texts.map((text) => element("span", {}, text)));
-  const calls = `${formatNumber(planned)} of ${formatNumber(allowed)} calls/h planned`;
+  const calls = `${formatNumber(planned)} of ${formatNumber(allowed)}/h planned`; // of the calls that the budget allows
   if (remaining === null) return element("div", { class: "pool" }, muted("Rate limit not known yet", calls));
-  const left = element("span", {}, element("b", {}, formatNumber(remaining)), ` of ${formatNumber(limit)} calls remaining`);
+  const left = element("span", {}, element("b", {}, formatNumber(remaining)), ` of ${formatNumber(limit)} calls left`);
   if (name !== "default") left.append(` (${name})`);
   const reset = resetAt === null ? "" : `${resetAt < now() ? "window ended" : "resets"} at ${formatTime(resetAt, zone, "clock")}`;
   const first = element("p", {}, left, element("span", { class: "muted" }, reset));

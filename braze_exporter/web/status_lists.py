@@ -57,11 +57,14 @@ def _unlisted_messages(unlisted: Sequence[ConfiguredSubject]) -> Iterator[Status
     """
     for subject in unlisted[:MAX_NAMED]:
         what = subject.kind.list_endpoint.item_names[1] if subject.kind.list_endpoint is not None else ""
-        text = f'Not in Braze\'s list of {what}: "{subject.subject}".'
+        text = f'Missing from Braze\'s list of {what}: "{subject.subject}".'
         suggestions = " or ".join(f'"{name}"' for name in subject.suggestions)
         yield Level.WARNING, f"{text} Did you mean {suggestions}?" if suggestions else text
     if len(unlisted) > MAX_NAMED:
-        yield Level.WARNING, f"Not in Braze's lists: {len(unlisted) - MAX_NAMED:,} more. See {QUERY_UNLISTED.name}."
+        yield (
+            Level.WARNING,
+            f"Missing from Braze's lists: {len(unlisted) - MAX_NAMED:,} more. See {QUERY_UNLISTED.name}.",
+        )
 
 
 def _failed_list_message(
@@ -71,7 +74,8 @@ def _failed_list_message(
     seconds = max(item.seconds, *(failure.seconds for failure in failures if failure is not None), 0.0)
     error = limiter_status.key_failure.error if limiter_status.key_failure is not None else item.error
     why = failure_message(error, item.list_endpoint.permission) if error is not None else ""
-    text = f"Fetch of Braze's list of {item.list_endpoint.item_names[1]} failed: {why}. {retry_message(seconds, when)}"
+    items = item.list_endpoint.item_names[1]
+    text = f"Braze's list of {items} could not be read: {why}. {retry_message(seconds, when)}"
     if not is_needed:
         return Level.OK, f"{text} No values depend on it."
     return Level.ERROR, f"{text} The previous list is used." if item.read_at else text

@@ -74,7 +74,7 @@ _REASON_MESSAGES: Mapping[Reason, str] = {
 
 _PAUSE_MESSAGES: Mapping[PauseReason, str] = {
     PauseReason.RATE_LIMITED: "rate limit reached",
-    PauseReason.RESERVE: "reserve of the rate limit reached",
+    PauseReason.RESERVE: "reserve reached",
     PauseReason.BUDGET: "budget used up",
 }
 
@@ -163,9 +163,7 @@ def workspace_health(
         text = f"Braze's newest day is not today in {other_zone}. Set timezone to the company's time zone in Braze."
         messages.append((Level.ERROR, text))
     if remaining_history:
-        messages.append(
-            (Level.OK, f"Fetching history for baselines: {_pluralize(remaining_history, 'call')} remaining.")
-        )
+        messages.append((Level.OK, f"Fetching history for baselines: {_pluralize(remaining_history, 'call')} left."))
     messages.sort(key=lambda item: list(Level).index(item[0]))
     return Health(messages[0][0], [text for _, text in messages])
 
@@ -229,6 +227,6 @@ def exporter_messages(*, scrape_age: float | None, is_config_good: bool, are_cou
         f"No scrape yet. {on_scrape}": scrape_age is None,
         f"No scrape in the last 5 minutes. {on_scrape}": scrape_age is not None and scrape_age >= _NO_SCRAPE_SECONDS,
         "Configuration reload failed, keeping the previous one. See the log.": not is_config_good,
-        "State file could not be written. Counters are not updated. See the log.": are_counters_stalled,
+        "State file could not be written, counters are not updated. See the log.": are_counters_stalled,
     }
     return [text for text, applies in result.items() if applies]

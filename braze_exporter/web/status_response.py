@@ -76,7 +76,7 @@ def build_status_response(
     """Return the status at `now`, which is `monotonic` on the clock that never jumps.
 
     `active_workspaces`, `lists` and `remaining_history` are keyed by workspace name. Workspaces that are being added or
-    removed are left out.
+    removed are skipped.
     """
     moment = _Instant(now, monotonic)
     mismatches = self_metrics.read_values(TIMEZONE_MISMATCH)

@@ -108,8 +108,11 @@ def test_401_of_list_holds_that_list_only() -> None:
         assert min(later - earlier for earlier, later in itertools.pairwise(moments)) >= HOLD_SECONDS
         assert counted(exporter)[EVENTS] == 13
         assert exporter.page().values(EVENTS_UP) == [1]
-        (failed,) = [text for text in workspace_messages(exporter) if "Fetch of Braze's list of events failed" in text]
-        assert "failed: 401 Unauthorized: the key lacks the permission events.list." in failed
+        (message,) = [text for text in workspace_messages(exporter) if "could not be read" in text]
+        expected = (
+            "Braze's list of events could not be read: 401 Unauthorized: the key lacks the permission events.list."
+        )
+        assert message.startswith(expected)
         exporter.braze.clear_faults()
         scrape_for(exporter, 3_600)
         assert exporter.page().values(EVENTS_UP) == [1, 1]
@@ -147,7 +150,7 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         assert page.value(SESSIONS_UP) == 0
         assert page.value("braze_up") == 0
         assert workspace_messages(exporter)[0] == f"{REJECTED}. Next attempt at 07:30."
-        assert "Fetch of" not in " ".join(workspace_messages(exporter))
+        assert "could not be read" not in " ".join(workspace_messages(exporter))
         assert {query["message"] for query in read_status_response(exporter.exporter)["queries"]} == {
             f"failed: {REJECTED}"
         }

@@ -66,17 +66,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:  # noqa: ARG001 - it may skip
+def failing_demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:  # noqa: ARG001 - it may skip
     """Run the exporter with the demo and many kinds of failures."""
     with scene(tmp_path_factory.mktemp("scene")) as result:
         yield result
 
 
 @pytest.fixture
-def page(browser: Browser, troubled: Program) -> Iterator[Browser]:
+def page(browser: Browser, failing_demo: Program) -> Iterator[Browser]:
     """Open the page of the failing demo in the default view, and assert in the end that the console has no errors."""
     browser.inspect()
-    browser.open(f"http://127.0.0.1:{troubled.port}/")
+    browser.open(f"http://127.0.0.1:{failing_demo.port}/")
     yield browser
     assert browser.console_errors() == []
 
@@ -87,14 +87,14 @@ def queries(program: Program) -> list[dict[str, str]]:
     return result
 
 
-def test_page_shows_every_workspace_and_query(page: Browser, troubled: Program) -> None:
+def test_page_shows_every_workspace_and_query(page: Browser, failing_demo: Program) -> None:
     """The page has each workspace with its health in words and one row for each query, the most urgent first."""
     assert page.texts(".workspace h2") == ["production", "europe", "staging"]
     assert "3 of 34 queries failed." in page.text(".workspace:nth-child(1)")
-    paused = r"Requests paused until (\w{3} )?[\d:]+ \(reserve of the rate limit reached\)\."
+    paused = r"Requests paused until (\w{3} )?[\d:]+ \(reserve reached\)\."
     assert re.search(paused, page.text(".workspace:nth-child(2)"))
     assert "401 Unauthorized: API key rejected" in page.text(".workspace:nth-child(3)")
-    assert len(page.texts(TITLE)) == len(queries(troubled)) == 39
+    assert len(page.texts(TITLE)) == len(queries(failing_demo)) == 39
     assert page.text("#count") == "39 queries"
     shapes = page.run("return [...document.querySelectorAll('#rows .level')].map((e) => e.classList[1])")
     assert shapes == sorted(shapes, key=["error", "warning", "pending", "ok"].index)
@@ -158,14 +158,14 @@ def test_headers_sort_rows(page: Browser) -> None:
     assert order() is None
 
 
-def test_keys_open_and_close_query(page: Browser, troubled: Program) -> None:
+def test_keys_open_and_close_query(page: Browser, failing_demo: Program) -> None:
     """Arrow keys move, Enter opens a query's points and last error, and Escape closes them and restores the focus."""
     page.press("/", *"added_to_cart production", Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ENTER)
     focused = "return document.activeElement.querySelector('.title')?.textContent + document.activeElement.ariaExpanded"
     assert page.run(focused) == "added_to_carttrue"
     assert page.text("#rows .last-error").startswith("Last error (server_error")
     assert page.text("#rows .last-error").endswith("HTTP 503: Service Unavailable")
-    (query, *_) = [result for result in queries(troubled) if result["name"] == "added_to_cart"]
+    (query, *_) = [result for result in queries(failing_demo) if result["name"] == "added_to_cart"]
     assert len(page.texts("#rows .points tbody tr")) == 24
     assert page.texts("#rows .points td:last-child")[:3] == ["in progress", "ended, may change", "settled"]
     assert page.texts("#rows code")[0] == f'{query["metrics"][0]}{{workspace="production",event="added_to_cart"}}'
@@ -178,12 +178,12 @@ def test_keys_open_and_close_query(page: Browser, troubled: Program) -> None:
     assert page.run("return document.activeElement.id") == "filter"
 
 
-def test_page_updates_itself(page: Browser, troubled: Program) -> None:
+def test_page_updates_itself(page: Browser, failing_demo: Program) -> None:
     """The page updates without a reload and keeps focus, filter and open rows; a paused page sends no requests."""
     page.run("window.mark = 1")
     page.press("/", *"product_viewed", Keys.ARROW_DOWN, Keys.ENTER)
     before = page.run("return statusData.scraped_at")
-    troubled.scrape()
+    failing_demo.scrape()
     page.wait(f"statusData.scraped_at > {before}")
     assert page.run(UPDATE) == 1
     assert page.run("return [window.mark, document.activeElement.className]") == [1, "name"]

@@ -25,7 +25,7 @@ from braze_exporter.web.acceptor import HARD_MAX_CONNECTIONS
 from braze_exporter.web.connection import RequestParser
 from braze_exporter.web.server import MAX_WAITING_SCRAPES
 
-ASK = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n\r\n"
+SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n\r\n"
 MEGABYTE = 1_000_000
 
 
@@ -40,7 +40,7 @@ class ClientGroup:
         self.program = program
         self._stack = stack
         self._over = threading.Event()
-        self._coming: list[threading.Thread] = []
+        self._connecting: list[threading.Thread] = []
 
     def join(self, count: int, message: bytes = b"", *, reads: int | None = None) -> list[socket.socket]:
         """Connect `count` clients and send `message` as far as the server reads it.
@@ -63,27 +63,27 @@ class ClientGroup:
         """Connect `count` clients in a thread."""
         thread = threading.Thread(target=self.join, args=(count, message), daemon=True)
         thread.start()
-        self._coming.append(thread)
+        self._connecting.append(thread)
 
     @property
-    def is_coming(self) -> bool:
+    def is_connecting(self) -> bool:
         """Whether clients are still being connected."""
-        return any(thread.is_alive() for thread in self._coming)
+        return any(thread.is_alive() for thread in self._connecting)
 
-    def reconnect(self, go_on: Callable[[], object], pause: float = 0.0) -> None:
-        """Call `go_on` repeatedly in a thread, ignoring connection errors."""
+    def reconnect(self, action: Callable[[], object], pause: float = 0.0) -> None:
+        """Call `action` repeatedly in a thread, ignoring connection errors."""
 
         def run() -> None:
             while not self._over.wait(pause):
                 with contextlib.suppress(OSError):
-                    go_on()
+                    action()
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         self._stack.callback(thread.join, 5)
         self._stack.callback(self._over.set)
 
-    def again(self, message: bytes) -> None:
+    def resend(self, message: bytes) -> None:
         """Connect and send `message` until the connection breaks, repeatedly in a thread."""
 
         def once() -> None:
@@ -102,9 +102,9 @@ class ClientGroup:
                 clients = [stack.enter_context(socket.create_connection(address, 2)) for _ in range(count)]
                 while not self._over.is_set():
                     for client in clients:
-                        client.sendall(ASK)
+                        client.sendall(SCRAPE)
                     for client in clients:
-                        assert whole(client).status == 200
+                        assert read_response(client).status == 200
 
         self.reconnect(once)
 
@@ -112,16 +112,16 @@ class ClientGroup:
         """Send `message` from each of `clients`, a byte at a time."""
         letters = cycle(message)
 
-        def a_byte() -> None:
+        def send_byte() -> None:
             letter = bytes([next(letters)])
             for client in clients:
                 with contextlib.suppress(OSError):
                     client.send(letter)
 
-        self.reconnect(a_byte, 0.05)
+        self.reconnect(send_byte, 0.05)
 
 
-def whole(client: socket.socket) -> http.client.HTTPResponse:
+def read_response(client: socket.socket) -> http.client.HTTPResponse:
     """Return the response of a client after reading it completely."""
     response = http.client.HTTPResponse(client)
     with contextlib.closing(response):
@@ -134,7 +134,7 @@ def whole(client: socket.socket) -> http.client.HTTPResponse:
 
 
 @contextlib.contextmanager
-def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True) -> Iterator[ClientGroup]:
+def assert_unaffected(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True) -> Iterator[ClientGroup]:
     """Assert that the program stays within its limits while the clients connect and for a moment afterwards.
 
     `growth` limits the additional memory in bytes. If `ends`, the program is stopped while the clients are connected.
@@ -144,11 +144,11 @@ def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True
         assert program.scrape().values("braze_up") == [1]
     before = process.memory_info().rss
     with contextlib.ExitStack() as stack:
-        crowd = ClientGroup(program, stack)
-        yield crowd
+        clients = ClientGroup(program, stack)
+        yield clients
         files, memory, seconds = list[int](), list[int](), list[float]()
         end = time.monotonic() + 0.7
-        while crowd.is_coming or time.monotonic() < end or len(seconds) < 3:
+        while clients.is_connecting or time.monotonic() < end or len(seconds) < 3:
             started = time.monotonic()
             page = program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": "0.9"})
             seconds.append(time.monotonic() - started)
@@ -162,10 +162,10 @@ def unharmed(program: Program, *, growth: int = 25 * MEGABYTE, ends: bool = True
         if ends:
             assert program.stop() < 2
     if ends:
-        is_over(program)
+        assert_clean_exit(program)
 
 
-def is_over(program: Program) -> None:
+def assert_clean_exit(program: Program) -> None:
     """Assert that a program exited with 0 and logged nothing about its clients."""
     assert program.process.returncode == 0
     assert [line.split("msg=")[1].split()[0] for line in program.lines if "msg=" in line] == ["serving", "stopped"]
@@ -173,90 +173,89 @@ def is_over(program: Program) -> None:
 
 
 @pytest.fixture
-def show() -> Iterator[Program]:
+def demo() -> Iterator[Program]:
     """Run the demo."""
     with Program.start(["demo", "--log.level=info"]) as program:
         yield program
 
 
 @pytest.fixture(scope="module")
-def lasting() -> Iterator[Program]:
+def shared_demo() -> Iterator[Program]:
     """Run the demo for all tests of this module, and check it at the end."""
     with Program.start(["demo", "--log.level=info"]) as program:
         for _ in range(20):
             program.scrape()
         yield program
         assert program.stop() < 2
-        is_over(program)
+        assert_clean_exit(program)
 
 
 CLIENT_DATA = {
-    "nothing": b"",
+    "no data": b"",
     "half a request": b"GET /metrics HTTP/1.1\r\nHost: ",
-    "a giant header": b"GET /metrics HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * MEGABYTE,
+    "giant header": b"GET /metrics HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * MEGABYTE,
     "many headers": b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"a:b\r\n" * 100_000,
-    "a thousand headers": ASK[:-2] + b"a:b\r\n" * 1_000 + b"\r\n",
-    "a request and garbage": ASK + b"\xff\x00 garbage \r\n\r\n" * 10_000,
+    "thousand headers": SCRAPE[:-2] + b"a:b\r\n" * 1_000 + b"\r\n",
+    "request and garbage": SCRAPE + b"\xff\x00 garbage \r\n\r\n" * 10_000,
     "garbage": bytes(range(256)) * 1_000,
-    "a hello of TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500,
+    "TLS ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500,
     "many requests": b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000,
-    "many scrapes": ASK * 1_000,
-    "scrapes to be closed": ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+    "many scrapes": SCRAPE * 1_000,
+    "scrape with Connection: close": SCRAPE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
     "half a body": b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * MEGABYTE,
-    "a body in crumbs": b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    + b"1\r\nx\r\n" * 100_000,
-    "a body that waits": b"POST /metrics HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
-    "an upgrade": b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "tiny chunks": b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000,
+    "100-continue": b"POST /metrics HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+    "upgrade": b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("message", CLIENT_DATA)
-def test_silent_or_odd_clients_delay_no_scrape(lasting: Program, message: str) -> None:
+def test_silent_or_odd_clients_delay_no_scrape(shared_demo: Program, message: str) -> None:
     """Clients that send odd data, then stay silent and read nothing, delay no scrape."""
-    with unharmed(lasting, ends=False) as crowd:
+    with assert_unaffected(shared_demo, ends=False) as clients:
         for _ in range(4):
-            crowd.connect(125, CLIENT_DATA[message])
+            clients.connect(125, CLIENT_DATA[message])
 
 
-@pytest.mark.parametrize("message", ["half a request", "many headers", "garbage", "many scrapes", "a body in crumbs"])
-def test_reconnecting_clients_delay_no_scrape(lasting: Program, message: str) -> None:
+@pytest.mark.parametrize("message", ["half a request", "many headers", "garbage", "many scrapes", "tiny chunks"])
+def test_reconnecting_clients_delay_no_scrape(shared_demo: Program, message: str) -> None:
     """Clients that send as much as they can from four threads, and reconnect when disconnected, delay no scrape."""
-    with unharmed(lasting, ends=False) as crowd:
+    with assert_unaffected(shared_demo, ends=False) as clients:
         for _ in range(4):
-            crowd.again(CLIENT_DATA[message])
+            clients.resend(CLIENT_DATA[message])
 
 
-@pytest.mark.parametrize("message", ["many headers", "a body in crumbs"])
-def test_slow_clients_delay_no_scrape(lasting: Program, message: str) -> None:
+@pytest.mark.parametrize("message", ["many headers", "tiny chunks"])
+def test_slow_clients_delay_no_scrape(shared_demo: Program, message: str) -> None:
     """More clients than the connection limit, each sending one byte at a time, delay no scrape."""
-    with unharmed(lasting, ends=False) as crowd:
-        crowd.trickle(crowd.join(HARD_MAX_CONNECTIONS + 50), CLIENT_DATA[message])
+    with assert_unaffected(shared_demo, ends=False) as clients:
+        clients.trickle(clients.join(HARD_MAX_CONNECTIONS + 50), CLIENT_DATA[message])
 
 
-def test_churning_clients_delay_no_scrape(lasting: Program) -> None:
+def test_churning_clients_delay_no_scrape(shared_demo: Program) -> None:
     """Clients that connect and disconnect as fast as possible delay no scrape."""
-    with unharmed(lasting, ends=False) as crowd:
+    with assert_unaffected(shared_demo, ends=False) as clients:
         for _ in range(4):
-            crowd.reconnect(lambda: socket.create_connection(("127.0.0.1", lasting.port), 1).close())
+            clients.reconnect(lambda: socket.create_connection(("127.0.0.1", shared_demo.port), 1).close())
 
 
-def test_clients_beyond_open_file_limit_delay_no_scrape(show: Program) -> None:
+def test_clients_beyond_open_file_limit_delay_no_scrape(demo: Program) -> None:
     """With a low limit of open files, idle connections are evicted sooner, so that scrapes are not delayed."""
-    process = psutil.Process(show.process.pid)
+    process = psutil.Process(demo.process.pid)
     for _ in range(3):
-        show.scrape()
+        demo.scrape()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (process.num_fds() + 40, hard))
-    with unharmed(show) as crowd:
+    with assert_unaffected(demo) as clients:
         for _ in range(4):
-            crowd.connect(50, b"")
+            clients.connect(50, b"")
 
 
-def test_many_scrapes_are_answered(show: Program) -> None:
+def test_many_scrapes_succeed(demo: Program) -> None:
     """More scrapers than the connection limit, each scraping without a pause, delay no scrape."""
-    with unharmed(show) as crowd:
+    with assert_unaffected(demo) as clients:
         for _ in range(4):
-            crowd.flood(2 * HARD_MAX_CONNECTIONS // 4)
+            clients.flood(2 * HARD_MAX_CONNECTIONS // 4)
 
 
 @pytest.fixture
@@ -275,9 +274,12 @@ def config(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> str:
 
 def test_clients_not_reading_large_page_use_little_memory(config: str) -> None:
     """Few rendered pages stay in memory, however many clients do not read theirs."""
-    with Program.start([f"--config.file={config}"]) as program, unharmed(program, growth=70 * MEGABYTE) as crowd:
+    with (
+        Program.start([f"--config.file={config}"]) as program,
+        assert_unaffected(program, growth=70 * MEGABYTE) as clients,
+    ):
         for _ in range(2 * HARD_MAX_CONNECTIONS):
-            (client,) = crowd.join(1, ASK, reads=4_096)
+            (client,) = clients.join(1, SCRAPE, reads=4_096)
             assert client.recv(15) == b"HTTP/1.1 200 OK"  # wait, so that the next client gets a page of its own
 
 
@@ -288,21 +290,21 @@ def test_tls_clients_not_reading_large_page_use_little_memory(config: str, tmp_p
     arguments = [f"--config.file={config}", f"--web.config.file={web}"]
     with (
         Program.start(arguments, tls=pki.client()) as program,
-        unharmed(program, growth=150 * MEGABYTE) as crowd,  # asyncio uses 256 KiB for each TLS client
+        assert_unaffected(program, growth=150 * MEGABYTE) as clients,  # asyncio uses 256 KiB for each TLS client
         contextlib.ExitStack() as stack,
     ):
-        for client in crowd.join(2 * HARD_MAX_CONNECTIONS, reads=4_096):
+        for client in clients.join(2 * HARD_MAX_CONNECTIONS, reads=4_096):
             with contextlib.suppress(OSError):
                 secure = pki.client().wrap_socket(client, server_hostname="localhost")
                 stack.enter_context(secure)
-                secure.sendall(ASK)
+                secure.sendall(SCRAPE)
 
 
 def test_slow_reader_gets_whole_page(config: str) -> None:
     """A slow client receives a large page completely, while other clients are served without delay."""
     with Program.start([f"--config.file={config}"]) as program, contextlib.ExitStack() as stack:
         program.scrape()
-        (client,) = ClientGroup(program, stack).join(1, ASK.replace(b"60", b"1"), reads=4_096)
+        (client,) = ClientGroup(program, stack).join(1, SCRAPE.replace(b"60", b"1"), reads=4_096)
         response = http.client.HTTPResponse(client)
         response.begin()
         page = b""
@@ -317,10 +319,10 @@ def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze,
     """At most `MAX_WAITING_SCRAPES` scrapes wait for long; others get the current values at once."""
     braze[0].inject(transfer_faults.hold())
     with Program.start([f"--config.file={config}"]) as program, contextlib.ExitStack() as stack:
-        crowd = ClientGroup(program, stack)
-        waiting = crowd.join(MAX_WAITING_SCRAPES, ASK)
+        clients = ClientGroup(program, stack)
+        waiting = clients.join(MAX_WAITING_SCRAPES, SCRAPE)
         braze[0].wait_for(1)  # the first call probes alone
-        info = crowd.join(2 * HARD_MAX_CONNECTIONS, ASK, reads=4_096)
+        info = clients.join(2 * HARD_MAX_CONNECTIONS, SCRAPE, reads=4_096)
         for client in info[-10:]:
             assert client.recv(15) == b"HTTP/1.1 200 OK"
         started = time.monotonic()
@@ -357,20 +359,20 @@ def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze,
         (b"GET /-/ready?x=%ff HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
     ],
 )
-def test_invalid_requests_have_statuses(lasting: Program, message: bytes, status: int) -> None:
+def test_invalid_requests_have_statuses(shared_demo: Program, message: bytes, status: int) -> None:
     """Each request gets one status at once; an invalid one ends the connection and logs no traceback."""
-    with socket.create_connection(("127.0.0.1", lasting.port), 5) as client:
+    with socket.create_connection(("127.0.0.1", shared_demo.port), 5) as client:
         client.sendall(message)
-        assert whole(client).status == status
+        assert read_response(client).status == status
         if status in {400, 413}:
             assert client.recv(1) == b""
-    assert "Traceback" not in lasting.output
+    assert "Traceback" not in shared_demo.output
 
 
 def test_request_body_is_not_read() -> None:
     """A request body is not parsed, however small its chunks; a body of no bytes is ignored."""
     reader = RequestParser(h11.SERVER)
-    reader.receive_data(CLIENT_DATA["a body in crumbs"][:400])
+    reader.receive_data(CLIENT_DATA["tiny chunks"][:400])
     assert isinstance(reader.next_event(), h11.Request)
     assert reader.next_event() is reader.next_event() is h11.PAUSED
     reader = RequestParser(h11.SERVER)

@@ -28,14 +28,14 @@ def basic(user: str, password: str, scheme: str = "Basic") -> str:
 USERS = {"älice": hashed(PASSWORD), "long": hashed(LONG), "empty": hashed(""), "": hashed("nobody")}
 
 
-def admitted(users: Mapping[str, Secret], *headers: str | None, passwords: PasswordChecker | None = None) -> list[bool]:
+def accepted(users: Mapping[str, Secret], *headers: str | None, passwords: PasswordChecker | None = None) -> list[bool]:
     """Return for each header, checked in order, whether it is accepted."""
 
-    async def ask() -> list[bool]:
+    async def run_checks() -> list[bool]:
         requested = passwords or PasswordChecker()
         return [await requested.check(users, header) for header in headers]
 
-    return asyncio.run(ask())
+    return asyncio.run(run_checks())
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def admitted(users: Mapping[str, Secret], *headers: str | None, passwords: Passw
 )
 def test_correct_password_is_accepted(header: str) -> None:
     """Users and passwords are UTF-8, a password may contain colons, and its first 72 bytes count, as in Prometheus."""
-    assert admitted(USERS, header, header) == [True, True]
+    assert accepted(USERS, header, header) == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -81,31 +81,31 @@ def test_correct_password_is_accepted(header: str) -> None:
 )
 def test_invalid_credentials_are_refused(header: str | None) -> None:
     """A wrong password, an unknown user, and any header that is not basic authentication are all refused."""
-    assert admitted(USERS, header, header) == [False, False]
+    assert accepted(USERS, header, header) == [False, False]
 
 
 def test_password_of_another_user_is_refused() -> None:
     """The password of one user is refused for an unknown user, and accepted once that user has it, too."""
     passwords = PasswordChecker()
     users = {"a": hashed("secret")}
-    assert admitted(users, basic("b", "secret"), basic("a", "secret"), passwords=passwords) == [False, True]
-    assert admitted(users | {"b": users["a"]}, basic("b", "secret"), passwords=passwords) == [True]
+    assert accepted(users, basic("b", "secret"), basic("a", "secret"), passwords=passwords) == [False, True]
+    assert accepted(users | {"b": users["a"]}, basic("b", "secret"), passwords=passwords) == [True]
 
 
 def test_changed_hash_refuses_old_password() -> None:
     """A remembered password is refused once its user's hash changes or the user is removed."""
     passwords = PasswordChecker()
     old, new = basic("a", "old"), basic("a", "new")
-    assert admitted({"a": hashed("old")}, old, new, passwords=passwords) == [True, False]
-    assert admitted({"a": hashed("new")}, old, new, passwords=passwords) == [False, True]
-    assert admitted({"b": hashed("new")}, old, new, passwords=passwords) == [False, False]
+    assert accepted({"a": hashed("old")}, old, new, passwords=passwords) == [True, False]
+    assert accepted({"a": hashed("new")}, old, new, passwords=passwords) == [False, True]
+    assert accepted({"b": hashed("new")}, old, new, passwords=passwords) == [False, False]
 
 
 def test_password_is_checked_once_and_not_stored() -> None:
     """A correct or wrong password is hashed once, also for concurrent checks, and is not stored."""
     users = {"a": hashed(PASSWORD, cost=11)}
 
-    async def ask() -> list[float]:
+    async def run_checks() -> list[float]:
         passwords, seconds = PasswordChecker(), []
         for header in (basic("a", PASSWORD), basic("a", "wrong"), basic("b", PASSWORD)):
             for _ in range(2):
@@ -115,7 +115,7 @@ def test_password_is_checked_once_and_not_stored() -> None:
         assert not any(secret in f"{vars(passwords)}" for secret in (PASSWORD, "wrong"))
         return seconds
 
-    for first, second in zip(*[iter(asyncio.run(ask()))] * 2, strict=True):
+    for first, second in zip(*[iter(asyncio.run(run_checks()))] * 2, strict=True):
         assert 0.03 < first < 50 * 0.03
         assert second < first / 3
 
@@ -125,7 +125,7 @@ def test_wrong_passwords_delay_no_correct_one() -> None:
     """A remembered password is accepted at once; beyond `MAX_PENDING_CHECKS` further checks raise `BusyError`."""
     users = {"a": hashed(PASSWORD, cost=10)}
 
-    async def ask() -> tuple[float, list[bool | BaseException]]:
+    async def run_checks() -> tuple[float, list[bool | BaseException]]:
         passwords = PasswordChecker()
         assert await passwords.check(users, basic("a", PASSWORD))
         wrong = [asyncio.ensure_future(passwords.check(users, basic("a", f"{number}"))) for number in range(100)]
@@ -134,7 +134,7 @@ def test_wrong_passwords_delay_no_correct_one() -> None:
         assert await passwords.check(users, basic("a", PASSWORD))
         return time.monotonic() - started, await asyncio.gather(*wrong, return_exceptions=True)
 
-    seconds, responses = asyncio.run(ask())
+    seconds, responses = asyncio.run(run_checks())
     assert seconds < 0.05
     assert responses.count(False) == MAX_PENDING_CHECKS
     assert sum(isinstance(response, BusyError) for response in responses) == 100 - MAX_PENDING_CHECKS
@@ -145,6 +145,6 @@ def test_remembered_passwords_are_limited() -> None:
     passwords = PasswordChecker()
     right = basic("a", PASSWORD)
     wrong = [basic("a", f"{number}") for number in range(MAX_REMEMBERED + 50)]
-    responses = admitted({"a": hashed(PASSWORD)}, right, *wrong, passwords=passwords)
+    responses = accepted({"a": hashed(PASSWORD)}, right, *wrong, passwords=passwords)
     assert responses == [True] + [False] * len(wrong)
     assert (len(passwords._good), len(passwords._bad)) == (1, MAX_REMEMBERED)  # noqa: SLF001 - limits of the caches

@@ -48,7 +48,7 @@ async def begun(maker: Maker) -> None:
     await asyncio.to_thread(maker.begun.acquire)
 
 
-async def asked(pages: PageRenderer, count: int, kind: RenderKey = PLAIN) -> list[Awaitable[bytes | None]]:
+async def request_pages(pages: PageRenderer, count: int, kind: RenderKey = PLAIN) -> list[Awaitable[bytes | None]]:
     """Request a page `count` times and return the pending results."""
     result: list[Awaitable[bytes | None]] = [asyncio.ensure_future(pages.page(kind)) for _ in range(count)]
     await asyncio.sleep(0)
@@ -89,17 +89,17 @@ def test_concurrent_requests_share_pages() -> None:
     """Requests that arrive while a page is rendered share the next one, which has all changes up to their arrival."""
 
     async def test(maker: Maker, pages: PageRenderer) -> None:
-        first = await asked(pages, 50)
+        first = await request_pages(pages, 50)
         await begun(maker)
         maker.held = 1
-        second = await asked(pages, 50)
+        second = await request_pages(pages, 50)
         maker.held = 2
-        second += await asked(pages, 50)
+        second += await request_pages(pages, 50)
         maker.may_end.release(2)
         assert {page[:8] for page in await asyncio.gather(*first) if page} == {b"0 plain "}
         assert {page[:8] for page in await asyncio.gather(*second) if page} == {b"2 plain "}
         maker.held = 3
-        (last,) = await asked(pages, 1)
+        (last,) = await request_pages(pages, 1)
         maker.may_end.release()
         assert str(await last).startswith("b'3 plain")
         assert maker.rendered == ["0 plain", "2 plain", "3 plain"]
@@ -128,7 +128,7 @@ def test_cancelled_request_does_not_affect_others() -> None:
     """A cancelled request does not cancel the rendering for others."""
 
     async def test(maker: Maker, pages: PageRenderer) -> None:
-        impatient, patient = await asked(pages, 2)
+        impatient, patient = await request_pages(pages, 2)
         await begun(maker)
         assert isinstance(impatient, asyncio.Future)
         impatient.cancel()
@@ -147,13 +147,13 @@ def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
             raise faults.pop()
         return b"good"
 
-    async def ask() -> tuple[list[bytes | None], bytes | None]:
+    async def request() -> tuple[list[bytes | None], bytes | None]:
         pages = PageRenderer(render)
         return await asyncio.gather(*(pages.page(PLAIN) for _ in range(50))), await pages.page(PLAIN)
 
     caplog.set_level(logging.ERROR)
-    crowd, after = asyncio.run(ask())
-    assert (set(crowd), after) == ({None}, b"good")
+    pages_of_requests, after = asyncio.run(request())
+    assert (set(pages_of_requests), after) == ({None}, b"good")
     assert [record.getMessage() for record in caplog.records] == ["Page could not be rendered"]
 
 
@@ -163,20 +163,20 @@ def test_oldest_page_readers_are_cancelled() -> None:
     async def read() -> tuple[list[bool], list[bool]]:
         readers = PageReaders()
 
-        async def circuit(page: bytes) -> None:
+        async def read_page(page: bytes) -> None:
             with readers.reading(page):
                 await asyncio.Event().wait()
 
         pages = [bytes([number]) * 2 for number in range(MAX_READ_PAGES + 1)]
-        oldest = [asyncio.create_task(circuit(pages[0])) for _ in range(3)]
-        others = [asyncio.create_task(circuit(page)) for page in [*pages[1:-1] * 5]]
+        oldest = [asyncio.create_task(read_page(pages[0])) for _ in range(3)]
+        others = [asyncio.create_task(read_page(page)) for page in [*pages[1:-1] * 5]]
         await asyncio.sleep(0)
         assert not any(task.done() for task in [*oldest, *others])
-        newest = asyncio.create_task(circuit(pages[-1]))
+        newest = asyncio.create_task(read_page(pages[-1]))
         await asyncio.wait(oldest)
         await asyncio.sleep(0)
         return [task.cancelled() for task in oldest], [task.done() for task in [*others, newest]]
 
-    let_go, others = asyncio.run(read())
-    assert all(let_go)
+    cancelled, others = asyncio.run(read())
+    assert all(cancelled)
     assert not any(others)

@@ -127,7 +127,7 @@ def test_page_makes_no_braze_calls(exporter: ExporterRig) -> None:
     assert exporter.braze.requests == []
 
 
-def test_page_before_first_scrape_says_so(exporter: ExporterRig) -> None:
+def test_missing_first_scrape_is_shown(exporter: ExporterRig) -> None:
     """Before the first scrape the page says that queries run only on a scrape."""
     status = read_status_response(exporter.exporter)
     assert status["scraped_at"] is None
@@ -177,7 +177,7 @@ def spent(exporter: ExporterRig) -> None:
     ("problem", "first", "reason"),
     [
         (rate_limited, "failed: 429 Too Many Requests, requests paused until 08:00", "rate limit reached"),
-        (spent, "up", "reserve of the rate limit reached"),
+        (spent, "up", "reserve reached"),
     ],
 )
 def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str, reason: str) -> None:
@@ -250,7 +250,7 @@ def test_selector_workspace_waits_for_list() -> None:
         exporter.braze.permissions = {"events.data_series"}
         read_lists(exporter)
         forbidden = "403 Forbidden: the key lacks the permission events.list"
-        unread = f"Fetch of Braze's list of events failed: {forbidden}. Next attempt"
+        unread = f"Braze's list of events could not be read: {forbidden}. Next attempt"
         assert workspace_messages(exporter) == ["error", f"{unread} at Tue 07:20.", waits]
         exporter.clock.advance(86_400)
         assert workspace_messages(exporter)[1] == f"{unread} at the next scrape."
@@ -270,7 +270,7 @@ def test_selector_workspace_waits_for_list() -> None:
         exporter.braze.inject(response_faults.status(503), path="/events/list")
         exporter.clock.advance(HOUR)
         read_lists(exporter)
-        failed = "Fetch of Braze's list of events failed: HTTP 503 (server error). Next attempt at 08:26"
+        failed = "Braze's list of events could not be read: HTTP 503 (server error). Next attempt at 08:26"
         assert workspace_messages(exporter) == [
             "error",
             f"{failed}. The previous list is used.",
@@ -283,7 +283,7 @@ def test_key_rejected_for_list_is_shown_with_list_retry() -> None:
     with running_exporter("{match: '.*'}", shop(), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         read_lists(exporter)
-        rejected = "Fetch of Braze's list of events failed: 401 Unauthorized: API key rejected"
+        rejected = "Braze's list of events could not be read: 401 Unauthorized: API key rejected"
         assert workspace_messages(exporter)[:2] == ["error", f"{rejected}. Next attempt at 07:22."]
         assert len(workspace_messages(exporter)) == 3
         exporter.apply_config("{match: '.*'}\n{event: purchase}")
@@ -292,7 +292,7 @@ def test_key_rejected_for_list_is_shown_with_list_retry() -> None:
             "error",
             "401 Unauthorized: API key rejected. Next attempt at 07:22.",
         ]
-        assert "Fetch of Braze's list" not in " ".join(workspace_messages(exporter))
+        assert "could not be read" not in " ".join(workspace_messages(exporter))
 
 
 def test_failed_name_list_is_no_problem() -> None:
@@ -300,7 +300,7 @@ def test_failed_name_list_is_no_problem() -> None:
     with running_exporter("{event: purchase}", shop(), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.data_series"}
         read_lists(exporter)
-        forbidden = "Fetch of Braze's list of events failed: 403 Forbidden: the key lacks the permission events.list"
+        forbidden = "Braze's list of events could not be read: 403 Forbidden: the key lacks the permission events.list"
         unread = f"{forbidden}. Next attempt at Tue 07:20. No values depend on it."
         assert workspace_messages(exporter) == ["ok", "The only query is up.", unread]
 
@@ -314,15 +314,15 @@ def test_unlisted_subjects_are_shown_with_suggestions() -> None:
         read_lists(exporter)
         exporter.clock.advance(300)
         exporter.scrape()
-        unlisted = 'Not in Braze\'s list of events: "purchse". Did you mean "purchase"?'
-        odd = f'Not in Braze\'s list of events: "{script}".'
+        unlisted = 'Missing from Braze\'s list of events: "purchse". Did you mean "purchase"?'
+        odd = f'Missing from Braze\'s list of events: "{script}".'
         assert workspace_messages(exporter) == ["warning", unlisted, odd, "All 4 queries are up."]
         assert script not in StatusPage(lambda: read_status_response(exporter.exporter)).html().decode()
         exporter.apply_config("\n".join(f"{{event: x{number}}}" for number in range(1_005)))
         info = [text for text in workspace_messages(exporter) if "list" in text]
         assert info == [
-            *(f'Not in Braze\'s list of events: "x{number}".' for number in range(3)),
-            "Not in Braze's lists: 1,002 more. See braze_query_unlisted.",
+            *(f'Missing from Braze\'s list of events: "x{number}".' for number in range(3)),
+            "Missing from Braze's lists: 1,002 more. See braze_query_unlisted.",
         ]
         exporter.apply_config("{event: signup}")
         exporter.scrape()
@@ -390,7 +390,7 @@ def test_exporter_problems_are_shown() -> None:
     result = status_messages.exporter_messages(scrape_age=0.0, is_config_good=False, are_counters_stalled=True)
     assert result == [
         "Configuration reload failed, keeping the previous one. See the log.",
-        "State file could not be written. Counters are not updated. See the log.",
+        "State file could not be written, counters are not updated. See the log.",
     ]
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
@@ -411,7 +411,7 @@ def test_timezone_mismatch_is_shown() -> None:
 
 def test_pending_history_is_shown(exporter: ExporterRig) -> None:
     """The page shows the remaining calls for baseline history after all other messages."""
-    assert workspace_messages(exporter)[-1] == "Fetching history for baselines: 16 calls remaining."
+    assert workspace_messages(exporter)[-1] == "Fetching history for baselines: 16 calls left."
 
     def is_done() -> bool:
         exporter.scrape()
@@ -428,7 +428,7 @@ def test_several_pauses_and_failures_are_shown() -> None:
         Counter({QueryStatus.UP: 2}), limiter_status, {}, lambda seconds: f"+{seconds:g}"
     ) == (
         status_messages.Level.WARNING,
-        ["Requests paused until +60 (reserve of the rate limit reached).", "All 2 queries are up."],
+        ["Requests paused until +60 (reserve reached).", "All 2 queries are up."],
     )
 
 
@@ -503,7 +503,7 @@ def test_reported_limit_is_shown_in_budget() -> None:
 
 
 def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
-    """Queries whose workspace is missing, as during a reload, are left out."""
+    """Queries whose workspace is missing, as during a reload, are skipped."""
     inside = exporter.exporter
     result = build_status_response(
         now=NOW,

@@ -55,7 +55,7 @@ class WebSetup:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[WebSetup]:
+def web_setup(tmp_path: Path) -> Iterator[WebSetup]:
     """Run a simulator and write a config for it."""
     with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
@@ -100,8 +100,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     directory = tmp_path_factory.mktemp("guarded")
     with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
         config = write_file(directory / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
-        place = WebSetup(config, directory, Pki.make(directory))
-        with place.start(TLS + USERS + HEADERS, place.pki.client()) as program:
+        web_setup = WebSetup(config, directory, Pki.make(directory))
+        with web_setup.start(TLS + USERS + HEADERS, web_setup.pki.client()) as program:
             yield program
 
 
@@ -171,57 +171,57 @@ def test_no_secret_is_logged(guarded: Program) -> None:
         assert secret not in guarded.output
 
 
-def test_certificates_and_users_change_without_restart(place: WebSetup) -> None:
+def test_certificates_and_users_change_without_restart(web_setup: WebSetup) -> None:
     """New certificates and users apply at once; a certificate without its key and an empty file do not."""
-    with place.start(TLS + USERS, place.pki.client()) as program:
+    with web_setup.start(TLS + USERS, web_setup.pki.client()) as program:
         first = serial(program)
-        second = place.pki.renew()
+        second = web_setup.pki.renew()
         assert first != second == serial(program)
-        certificate, key = place.pki.issue()
-        (place.directory / "cert.pem").write_bytes(certificate)
+        certificate, key = web_setup.pki.issue()
+        (web_setup.directory / "cert.pem").write_bytes(certificate)
         for _ in range(20):
             assert serial(program) == second
-        (place.directory / "key.pem").write_bytes(key)
+        (web_setup.directory / "key.pem").write_bytes(key)
         wait_until(lambda: serial(program) not in {first, second}, "the third certificate is served")
 
-        place.web(TLS + USERS.replace("prometheus", "agent"))
+        web_setup.web(TLS + USERS.replace("prometheus", "agent"))
         wait_until(lambda: program.get("/", basic("agent", PASSWORD)).status == 200, "the new user is accepted")
         assert program.get("/", GOOD).status == 401
-        place.web("")
+        web_setup.web("")
         assert program.get("/", basic("agent", PASSWORD)).status == 200
         assert program.get("/").status == 401
     reloaded, failed = "Web configuration reloaded", "Web configuration reload failed, keeping the previous one"
     assert messages(program) == ["serving", reloaded, failed, reloaded, reloaded, failed, "stopped"]
 
 
-def test_open_connection_survives_renewal(place: WebSetup) -> None:
+def test_open_connection_survives_renewal(web_setup: WebSetup) -> None:
     """An open connection survives a renewal, and uses the new users from the next request on."""
-    with place.start(TLS + USERS, place.pki.client()) as program:
+    with web_setup.start(TLS + USERS, web_setup.pki.client()) as program:
         assert program.tls is not None
         client = http.client.HTTPSConnection("127.0.0.1", program.port, timeout=10, context=program.tls)
         for name in ("prometheus", "agent"):
-            place.web(TLS + USERS.replace("prometheus", name))
-            place.pki.renew()
+            web_setup.web(TLS + USERS.replace("prometheus", name))
+            web_setup.pki.renew()
             client.request("GET", "/", headers=basic(name, PASSWORD))
             response = client.getresponse()
             assert (response.status, response.read()[:9]) == (200, b"<!doctype")
         client.close()
 
 
-def test_client_certificates_are_required(place: WebSetup) -> None:
+def test_client_certificates_are_required(web_setup: WebSetup) -> None:
     """With a client CA configured, only clients with a certificate from it are accepted."""
-    with place.start(MUTUAL, place.pki.client(signed_by=place.pki.ca)) as program:
+    with web_setup.start(MUTUAL, web_setup.pki.client(signed_by=web_setup.pki.ca)) as program:
         assert program.scrape().value("braze_up") == 1
-        for refused in (place.pki.client(), place.pki.client(signed_by=trustme.CA())):
+        for refused in (web_setup.pki.client(), web_setup.pki.client(signed_by=trustme.CA())):
             program.tls = refused
             with pytest.raises(OSError, match=r"without response|reset|EOF|Broken pipe"):  # by TLS version and timing
                 program.get("/-/ready")
     assert messages(program) == ["serving", "stopped"]
 
 
-def test_tls_versions_are_enforced(place: WebSetup) -> None:
+def test_tls_versions_are_enforced(web_setup: WebSetup) -> None:
     """A client without an allowed TLS version is refused."""
-    with place.start(TLS.replace("}", ", min_version: TLS13}"), place.pki.client()) as program:
+    with web_setup.start(TLS.replace("}", ", min_version: TLS13}"), web_setup.pki.client()) as program:
         assert program.get("/-/ready").status == 200
         assert program.tls is not None
         program.tls.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -229,24 +229,24 @@ def test_tls_versions_are_enforced(place: WebSetup) -> None:
             program.get("/-/ready")
 
 
-def test_passwords_work_without_tls(place: WebSetup) -> None:
+def test_passwords_work_without_tls(web_setup: WebSetup) -> None:
     """Passwords work without TLS, for use behind a TLS proxy."""
-    with place.start(USERS) as program:
+    with web_setup.start(USERS) as program:
         assert program.get("/metrics").status == 401
         assert program.scrape(headers=GOOD).value("braze_up") == 1
 
 
 @pytest.mark.parametrize("text", ["", TLS])
-def test_file_without_passwords_requires_none(place: WebSetup, text: str) -> None:
+def test_file_without_passwords_requires_none(web_setup: WebSetup, text: str) -> None:
     """An empty file requires nothing, and a file with only TLS requires no password."""
-    with place.start(text, place.pki.client() if text else None) as program:
+    with web_setup.start(text, web_setup.pki.client() if text else None) as program:
         assert program.scrape().value("braze_up") == 1
 
 
 @pytest.mark.alone
-def test_silent_tls_clients_delay_no_scrape(place: WebSetup) -> None:
+def test_silent_tls_clients_delay_no_scrape(web_setup: WebSetup) -> None:
     """More silent TLS clients than allowed open files delay no scrape."""
-    with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
+    with web_setup.start(TLS, web_setup.pki.client()) as program, contextlib.ExitStack() as stack:
         assert program.scrape().value("braze_up") == 1
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (HARD_MAX_CONNECTIONS + 150, hard))
@@ -267,9 +267,9 @@ def test_silent_tls_clients_delay_no_scrape(place: WebSetup) -> None:
     assert messages(program) == ["serving", "stopped"]
 
 
-def test_silent_tls_clients_leave_no_connections(place: WebSetup) -> None:
+def test_silent_tls_clients_leave_no_connections(web_setup: WebSetup) -> None:
     """Connections that closed or were evicted in the TLS handshake no longer count, so a later client is kept."""
-    with place.start(TLS, place.pki.client()) as program:
+    with web_setup.start(TLS, web_setup.pki.client()) as program:
         with contextlib.ExitStack() as stack:
             for number in range(3 * HARD_MAX_CONNECTIONS):
                 stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
@@ -287,9 +287,9 @@ def test_silent_tls_clients_leave_no_connections(place: WebSetup) -> None:
 
 
 @pytest.mark.alone
-def test_program_ends_with_tls_clients_connected(place: WebSetup) -> None:
+def test_program_ends_with_tls_clients_connected(web_setup: WebSetup) -> None:
     """The exporter stops in time even if clients keep their connections open and ignore the TLS shutdown."""
-    with place.start(TLS, place.pki.client()) as program, contextlib.ExitStack() as stack:
+    with web_setup.start(TLS, web_setup.pki.client()) as program, contextlib.ExitStack() as stack:
         assert program.tls is not None
         for _ in range(50):
             plain = stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
@@ -301,10 +301,12 @@ def test_program_ends_with_tls_clients_connected(place: WebSetup) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_invalid_file_is_refused_at_start(place: WebSetup, command: str) -> None:
+def test_invalid_file_is_refused_at_start(web_setup: WebSetup, command: str) -> None:
     """An invalid file prints its problems, one per line, and exits with 1."""
-    web = place.web("tls_server_config: {cert_file: missing.pem, key_file: key.pem}\nbasic_auth_users: {a: secret}\n")
-    done = run_program(command, f"--config.file={place.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
+    web = web_setup.web(
+        "tls_server_config: {cert_file: missing.pem, key_file: key.pem}\nbasic_auth_users: {a: secret}\n"
+    )
+    done = run_program(command, f"--config.file={web_setup.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1
     assert done.stderr == (
         f"{web}:2: basic_auth_users.a: must be a hash of bcrypt, not the password itself nor another hash: "
@@ -313,21 +315,21 @@ def test_invalid_file_is_refused_at_start(place: WebSetup, command: str) -> None
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_passwords_without_bcrypt_are_refused_at_start(place: WebSetup, tmp_path: Path, command: str) -> None:
+def test_passwords_without_bcrypt_are_refused_at_start(web_setup: WebSetup, tmp_path: Path, command: str) -> None:
     """Passwords without the package `bcrypt` are a one-line error that says how to install it; TLS works without it."""
     write_file(tmp_path / "bcrypt.py", "raise ImportError\n")
-    web = place.web(USERS)
+    web = web_setup.web(USERS)
     done = run_program(
         command,
-        f"--config.file={place.config}",
+        f"--config.file={web_setup.config}",
         f"--web.config.file={web}",
         BRAZE_API_KEY=KEY,
         PYTHONPATH=str(tmp_path),
     )
     expected = f'{web}:1: basic_auth_users: passwords need the package bcrypt: pip install "braze-exporter[bcrypt]"\n'
     assert (done.returncode, done.stderr) == (1, expected)
-    arguments = [f"--config.file={place.config}", f"--web.config.file={place.web(TLS)}"]
-    with Program.start(arguments, {"PYTHONPATH": str(tmp_path)}, tls=place.pki.client()) as program:
+    arguments = [f"--config.file={web_setup.config}", f"--web.config.file={web_setup.web(TLS)}"]
+    with Program.start(arguments, {"PYTHONPATH": str(tmp_path)}, tls=web_setup.pki.client()) as program:
         assert program.get("/-/ready").status == 200
 
 
@@ -339,9 +341,9 @@ def test_passwords_without_bcrypt_are_refused_at_start(place: WebSetup, tmp_path
         (MUTUAL + USERS, "TLS and client certificates and passwords"),
     ],
 )
-def test_check_prints_protections(place: WebSetup, text: str, asks: str) -> None:
+def test_check_prints_protections(web_setup: WebSetup, text: str, asks: str) -> None:
     """`check` also validates the web configuration file and prints which protections it enables."""
-    web = place.web(text)
-    done = run_program("check", f"--config.file={place.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
+    web = web_setup.web(text)
+    done = run_program("check", f"--config.file={web_setup.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == f"{web} is good: {asks}"
