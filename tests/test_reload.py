@@ -346,12 +346,10 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     status, text = reloadable.reload()
     assert status == 400
     assert text == (
-        f"failed to reload config: {reloadable.config}:9: "
-        'workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
-        f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required: add it, or match with a pattern "
-        "for names\n"
-        f"{reloadable.config}:10: workspaces[0].custom_events[1].name: unknown key: here are "
-        "known event, unit, apps, segments, match, refresh, settle, max_age, baseline, alerts\n"
+        f'failed to reload config: {reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
+        f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required unless match is set\n"
+        f"{reloadable.config}:10: workspaces[0].custom_events[1].name: unknown key; "
+        "known keys: event, unit, apps, segments, match, refresh, settle, max_age, baseline, alerts\n"
     )
     page = reloadable.program.scrape()
     assert page.value(SUCCESSFUL) == 0
@@ -387,8 +385,9 @@ def test_missing_file_reload_is_refused(reloadable: Reloadable) -> None:
     """The error names the missing file, and the previous config stays in use."""
     reloadable.config.unlink()
     status, text = reloadable.reload()
-    expected = f"{reloadable.config}: cannot be read (No such file or directory): give the config file by --config.file"
-    assert (status, text) == (400, f"failed to reload config: {expected}\n")
+    remedy = "set --config.file to the path of the config file"
+    expected = f"{reloadable.config}: cannot be read (No such file or directory); {remedy}\n"
+    assert (status, text) == (400, f"failed to reload config: {expected}")
     assert reloadable.program.scrape().value("braze_up") == 1
 
 
@@ -409,8 +408,10 @@ def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
         "another-key",
     ]
     write_file(reloadable.key, "")
-    problem = f"{reloadable.config}:4: workspaces[0].api_key_file: the file is empty: write the REST API key into it"
-    assert reloadable.reload() == (400, f"failed to reload config: {problem}\n")
+    assert reloadable.reload() == (
+        400,
+        f"failed to reload config: {reloadable.config}:4: workspaces[0].api_key_file: the file is empty; write the REST API key into it\n",
+    )
 
 
 @pytest.mark.alone

@@ -97,11 +97,11 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
             rendered = [page.text]
             config(f"{items}{KEY}\n", tmp_path)
             response = program.get("/-/reload", method="POST")
-            assert (response.status, "not YAML" in response.text) == (400, True)
+            assert (response.status, "invalid YAML" in response.text) == (400, True)
             rendered.append(response.text)
             config(items, tmp_path, key=f"{KEY} {KEY}")
             response = program.get("/-/reload", method="POST")
-            assert (response.status, "the key has characters" in response.text) == (400, True)
+            assert (response.status, "the key contains invalid characters" in response.text) == (400, True)
             rendered.append(response.text)
             config(items, tmp_path)
             os.kill(program.process.pid, signal.SIGHUP)

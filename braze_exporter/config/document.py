@@ -21,19 +21,20 @@ HIDDEN = "***"
 
 _TAG = "tag:yaml.org,2002:"
 # The message does not repeat the tag: an unquoted password that begins with ! is read as a tag.
-_TAG_MESSAGE = "has a tag, which means nothing here: remove it, or quote a value that begins with !"
+_TAG_MESSAGE = "YAML tags are not supported; remove the tag, or quote a value that starts with !"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_MESSAGE = "contains half a character (a lone surrogate); remove it"
 # A word of this length that contains a digit is probably a key, a hash or a token; names rarely are.
 _LONG_WORD = re.compile("[A-Za-z0-9+/=_.~-]{20,}")
 # The standard tags of scalars in YAML. Any other tag may be a password that begins with !!.
 _KINDS = {"binary", "bool", "float", "int", "null", "timestamp"}
 # Hints for the user, by the start of the parser's message. Other messages need no hint.
 _HINTS = {
-    "found character '\\t'": "indent with spaces, not with tabs",
-    "found character": "quote a value that begins with it",
-    "found undefined alias": "quote a value that begins with *",
-    "mapping values are not allowed here": 'check the indentation, and quote a value that holds ": "',
-    "but found another document": "a config is one document, remove the line ---",
+    "found character '\\t'": "indent with spaces, not tabs",
+    "found character": "quote a value that starts with this character",
+    "found undefined alias": "quote a value that starts with *",
+    "mapping values are not allowed here": 'check the indentation, and quote a value that contains ": "',
+    "found another document": "the file must be a single document, remove the line ---",
 }
 
 
@@ -116,16 +117,21 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # The name of an alias or the handle of a tag may be an unquoted password that begins with * or !.
-        problem_text = re.sub("(undefined alias|tag handle) .*", r"\1", error.problem or "unreadable")
-        hint = next((f": {hint}" for start, hint in _HINTS.items() if problem_text.startswith(start)), "")
-        problem = Problem((), f"not YAML: {shorten(problem_text, 200)}{hint}", mark.line + 1 if mark else None)
+        problem_text = re.sub("(undefined alias|tag handle) .*", r"\1", error.problem or "unreadable").removeprefix(
+            "but "
+        )
+        hint = next((f"; {hint}" for start, hint in _HINTS.items() if problem_text.startswith(start)), "")
+        problem = Problem((), f"invalid YAML: {shorten(problem_text, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        problem = Problem((), f"not YAML: remove the character U+{ord(text[error.position]):04X}", line)
+        problem = Problem(
+            (), f"invalid YAML: character U+{ord(text[error.position]):04X} is not allowed; remove it", line
+        )
     except (ValueError, OverflowError):  # the parser does not check the range of escapes such as \UFFFFFFFF
-        problem = Problem((), "not YAML: an escape such as \\U… in it, or a directive (%), means nothing: remove it")
+        problem = Problem((), "invalid YAML: invalid escape such as \\U…, or invalid directive (%); remove it")
     except (_DocumentTooLargeError, RecursionError):
-        problem = Problem((), "holds too much: too many values, or values nested too deeply")
+        limits = f"at most {MAX_VALUES:,} values and {MAX_DEPTH} levels are allowed"
+        problem = Problem((), f"too many values, or values nested too deeply; {limits}")
     else:
         return Document(data, builder.lines, tuple(builder.problems))
     raise ConfigError(source, [problem])
@@ -178,7 +184,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:  # noqa: ANN401
         if _SURROGATE.search(node.value):
-            self._add_problem(path, node, "has half a character (a lone surrogate), which is no text: remove it")
+            self._add_problem(path, node, _SURROGATE_MESSAGE)
             return None
         try:
             value = self._constructor.construct_object(node)
@@ -188,7 +194,7 @@ class _Builder:
             pass
         kind = node.tag.removeprefix(_TAG)
         self._add_problem(
-            path, node, f"cannot be read as {kind}: if it is text, quote it" if kind in _KINDS else _TAG_MESSAGE
+            path, node, f"cannot be parsed as {kind}; quote it if it is a string" if kind in _KINDS else _TAG_MESSAGE
         )
         return None
 
@@ -220,7 +226,7 @@ class _Builder:
                 continue
             if key in own:
                 first = own[key][0].start_mark.line + 1
-                self._add_problem((*path, key), key_node, f"stands twice, first on line {first}: keep one")
+                self._add_problem((*path, key), key_node, f"duplicate key, first defined on line {first}")
             own[key] = (key_node, value_node)
         self._pairs_of[node] = merged | own
         return self._pairs_of[node]
@@ -229,17 +235,16 @@ class _Builder:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         mappings = [source for source in sources if isinstance(source, yaml.MappingNode)]
         if len(mappings) < len(sources):
-            self._add_problem(path, node, "merges only a mapping or a list of mappings: write <<: *name")
+            self._add_problem(path, node, "must be a mapping or a list of mappings; write <<: *name")
         return mappings
 
     def _key(self, node: yaml.Node, path: Path) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
-            self._add_problem(path, node, "a key must be text: quote what begins with { or [")
+            self._add_problem(path, node, "keys must be strings; quote a key that starts with { or [")
         elif node.tag != f"{_TAG}str":
-            self._add_problem((*path, node.value), node, f'a key must be text: quote it ("{echo_value(node.value)}")')
+            self._add_problem((*path, node.value), node, f'keys must be strings; quote it ("{echo_value(node.value)}")')
         elif _SURROGATE.search(node.value):
-            text = "has half a character (a lone surrogate), which is no text: remove it"
-            self._add_problem((*path, node.value), node, text)
+            self._add_problem((*path, node.value), node, _SURROGATE_MESSAGE)
         else:
             return str(node.value)
         return None

@@ -34,7 +34,7 @@ def build_schema() -> Json:
         "allOf": [_ENDPOINT_CHOICE, _KEY_CHOICE, {"anyOf": [{"required": [section]} for section in SECTIONS]}]
     }
     workspaces = {
-        "description": "what to ask, and where",
+        "description": "Braze workspaces, each with its endpoint, API key and queries",
         "title": "list of workspaces",
         "type": "array",
         "minItems": 1,
@@ -42,7 +42,7 @@ def build_schema() -> Json:
     }
     return {
         "$schema": _DIALECT,
-        "title": "Config of the Braze exporter",
+        "title": "Configuration of the Braze exporter",
         "type": "object",
         "additionalProperties": False,
         "required": ["workspaces"],

@@ -28,7 +28,7 @@ from braze_exporter.config.validation import InvalidError, M, validate
 from braze_exporter.config.values import ALL, did_you_mean, is_same_file
 
 _MISPLACED = dict.fromkeys(
-    ("api_key", "key", "token"), "the key does not belong in the file: name its place by api_key_file or api_key_env"
+    ("api_key", "key", "token"), "the API key must not be in the config; set api_key_file or api_key_env instead"
 )
 # Duplicates are searched among this many queries only. No plan can have more.
 _MAX_COMPARED = 1_000_000
@@ -78,9 +78,9 @@ def read_config(path: str, environ: Mapping[str, str] | None = None, *, allow_em
     try:
         text = FilePath(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "not a text file in UTF-8"
-        remedy = "give the config file by --config.file"
-        raise ConfigError(path, [Problem((), f"cannot be read ({reason}): {remedy}")]) from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8 text"
+        remedy = "set --config.file to the path of the config file"
+        raise ConfigError(path, [Problem((), f"cannot be read ({reason}); {remedy}")]) from None
     return load_config(text, source=path, environ=environ, allow_empty=allow_empty)
 
 
@@ -101,7 +101,7 @@ def find_missing_keys(config: Config, environ: Mapping[str, str]) -> list[Proble
     for workspace in config.workspaces:
         spec = workspace.spec
         if spec.api_key_file and not secrets.key_file_exists(spec.api_key_file):
-            text = f"there is no such file: {secrets.shown_path(spec.api_key_file)}"
+            text = secrets.describe_key_file("no such file", spec.api_key_file)
             problems.append(config.document.make_problem((*workspace.path, "api_key_file"), text))
         if spec.api_key_env and not environ.get(spec.api_key_env):
             text = secrets.unset_variable(spec.api_key_env)
@@ -131,8 +131,8 @@ class _Loader:
         self._state_file = settings.state_file if settings is not None else None
         raw = data.get("workspaces")
         if not isinstance(raw, list) or not raw:
-            needs = "name, url, a key and a section such as custom_events"
-            self._add_problem(("workspaces",), f"must be a list of at least one workspace, each with {needs}")
+            needs = "name, url, api_key_file and a section such as custom_events"
+            self._add_problem(("workspaces",), f"must be a non-empty list of workspaces, each with {needs}")
             return None
         workspaces = [self._build_workspace(item, ("workspaces", index)) for index, item in enumerate(raw)]
         self._check_unique_names(raw)
@@ -149,13 +149,13 @@ class _Loader:
         for pair in (("url", "instance"), ("api_key_file", "api_key_env")):
             given = [key for key in pair if key in data]
             if len(given) != 1:
-                what = "both are given: keep one of" if given else "one is required:"
-                self._add_problem((*path, *given[1:]), f"{what} {' and '.join(pair) if given else ' or '.join(pair)}")
+                both = f"{' and '.join(pair)} are mutually exclusive; remove one of them"
+                self._add_problem((*path, *given[1:]), both if given else f"{' or '.join(pair)} is required")
         for names in ("apps", "segments"):
             self._check_unique_ids(data.get(names), (*path, names))
         entries = {section: self._build_entries(section, data, path) for section in SECTIONS if section in data}
         if not entries and not self.allow_empty:
-            self._add_problem(path, f"has nothing to ask: add one of {', '.join(SECTIONS)}")
+            self._add_problem(path, f"at least one of {', '.join(SECTIONS)} is required")
         self._check_unique_queries(entries)
         has_key = self._refuse_state_file(data.get("api_key_file"), path)
         key = self._read_key(data, path, self.environ) if has_key and self.environ is not None else None
@@ -169,7 +169,7 @@ class _Loader:
         path = (*at, section)
         raw = workspace[section]
         if not isinstance(raw, list) or not raw:
-            self._add_problem(path, f"must be a list of at least one entry, such as {SECTIONS[section].example}")
+            self._add_problem(path, f"must be a non-empty list of entries, such as {SECTIONS[section].example}")
             return ()
         entries = []
         for index, item in enumerate(raw):
@@ -198,28 +198,33 @@ class _Loader:
         The subject is optional in sections that can also count all subjects together. Alerts with `tag` need `match`,
         because Prometheus does not know Braze's tags.
         """
-        instead = [name for name in ("match", "tag") if name in data and name in SECTIONS[kind.section].model_fields]
+        selectors = [name for name in ("match", "tag") if name in SECTIONS[kind.section].model_fields]
+        instead = [name for name in selectors if name in data]
         if kind.subject_label in data and instead:
-            self._add_problem((*path, instead[0]), f"both are given: keep one of {kind.subject_label} and {instead[0]}")
+            text = f"{kind.subject_label} and {instead[0]} are mutually exclusive; remove one of them"
+            self._add_problem((*path, instead[0]), text)
         elif kind.subject_label not in data and not instead and kind.subject_label in kind.metric_group.labels:
-            self._add_problem((*path, kind.subject_label), "is required: add it, or match with a pattern for names")
+            self._add_problem((*path, kind.subject_label), f"is required unless {' or '.join(selectors)} is set")
         if "tag" in data and "match" not in data and "alerts" in data:
-            self._add_problem((*path, "alerts"), "need match beside tag: Prometheus knows names, and no tags")
+            self._add_problem(
+                (*path, "alerts"), "match is required beside tag; metrics have labels for names, but not for tags"
+            )
 
     def _check_timezone(self, data: Mapping[str, Any], path: Path, *, only_days: bool) -> None:
         """Add a problem for each setting that needs the time zone, which the workspace does not set."""
-        remedy = "add the workspace's timezone, as in Braze's company settings"
+        remedy = "requires timezone in the workspace; set it as in Braze's company settings"
         if only_days or data.get("unit") == Unit.DAY:
             at = path if only_days else (*path, "unit")
-            self._add_problem(at, f"days need to know where they begin: {remedy}")
+            self._add_problem(at, f"a day starts at local midnight, which {remedy}")
         if "baseline" in data:
-            text = f"a baseline compares local hours, which need to be known: {remedy}"
-            self._add_problem((*path, "baseline"), text)
+            self._add_problem((*path, "baseline"), f"a baseline compares local hours, which {remedy}")
 
     def _check_mapping(self, raw: object, path: Path) -> dict[str, Any] | None:
         if isinstance(raw, dict):
             return raw
-        self._add_problem(path, "must be a mapping of keys to values" if path else "must begin with workspaces:")
+        self._add_problem(
+            path, "must be a mapping of keys to values" if path else "must be a mapping with the key workspaces"
+        )
         return None
 
     def _validate(self, model: type[M], data: dict[str, Any], path: Path, also_known: tuple[str, ...] = ()) -> M | None:
@@ -240,14 +245,16 @@ class _Loader:
         for index, data in enumerate(raw):
             name = data.get("name") if isinstance(data, dict) else None
             if isinstance(name, str) and (other := first.setdefault(name, index)) != index:
-                text = f'"{echo_value(name)}" is the name of workspaces[{other}] too: choose another'
+                text = f'"{echo_value(name)}" is already the name of workspaces[{other}]; choose another name'
                 self._add_problem(("workspaces", index, "name"), text)
 
     def _check_unique_ids(self, raw: object, path: Path) -> None:
         first: dict[str, str] = {}
         for name, braze_id in raw.items() if isinstance(raw, dict) else ():
             if isinstance(braze_id, str) and (other := first.setdefault(braze_id.lower(), name)) != name:
-                self._add_problem((*path, name), f'has the same identifier as "{echo_value(other)}": keep one')
+                self._add_problem(
+                    (*path, name), f'has the same identifier as "{echo_value(other)}"; remove one of them'
+                )
 
     def _check_choices(self, raw: object, path: Path, defined: object) -> None:
         """Check that the workspace defines each name in `apps` or `segments` of an entry, and that none repeats."""
@@ -257,7 +264,7 @@ class _Loader:
             if not isinstance(name, str) or not name.strip():
                 continue  # the model reports it
             if name in seen:
-                self._add_problem((*path, index), f'"{echo_value(name)}" stands twice: keep one')
+                self._add_problem((*path, index), f'duplicate name "{echo_value(name)}"; remove one of them')
             elif name != ALL:
                 self._check_known(name, (*path, index), names, defined)
             seen.add(name)
@@ -266,29 +273,30 @@ class _Loader:
         """Add a problem if the workspace does not define `name` under the key `names`."""
         known: Mapping[str, Any] = defined if isinstance(defined, dict) else {}
         if name not in known:
-            hint = did_you_mean(name, sorted([ALL, *known]))
-            self._add_problem(path, f'"{echo_value(name)}" is not in the workspace\'s {names}{hint}: define it')
+            hint = did_you_mean(name, sorted([ALL, *known])) or "; add it there"
+            self._add_problem(path, f'"{echo_value(name)}" is not defined in the workspace\'s {names}{hint}')
 
     def _check_alerts(
         self, kind: SeriesKind, entry: Entry, alerts: Alerts, given: Mapping[str, Any], path: Path
     ) -> None:
         """Add a problem for alerts that can never fire, and for settings that have no effect on them."""
         if not {*ALERT_CONDITIONS} & {*given}:
-            self._add_problem(path, f"says nothing of when: add one of {', '.join(ALERT_CONDITIONS)}")
+            self._add_problem(path, f"at least one of {', '.join(ALERT_CONDITIONS)} is required")
         if alerts.drop is not None and entry.baseline is None:
-            text = "compares with what is usual, which this entry does not know: add baseline: {weeks: 4} beside alerts"
-            self._add_problem((*path, "drop"), text)
+            self._add_problem((*path, "drop"), "requires a baseline; add baseline: {weeks: 4} to the entry")
         if alerts.drop is None and "min" in given:
-            self._add_problem((*path, "min"), "is the least baseline that drop looks at: add drop, or remove min")
+            self._add_problem(
+                (*path, "min"), "is the minimum baseline for drop, which is not set; add drop or remove min"
+            )
         if alerts.below is not None and alerts.above is not None and alerts.below >= alerts.above:
-            text = f"must be less than above, which is {alerts.above:,.15g}: between the two is what is usual"
+            text = f"must be less than above, which is {alerts.above:,.15g}; values between the two do not fire"
             self._add_problem((*path, "below"), text)
         if alerts.silent is None:
             return
         if not any(metric_group.is_additive for metric_group in kind.metric_groups):
-            self._add_problem((*path, "silent"), f"needs a counter, which {kind.section} have not: take below or drop")
+            self._add_problem((*path, "silent"), f"requires a counter, and {kind.section} has none; use below or drop")
         elif ALL not in entry.query_spec.segments:
-            text = "needs a counter, which segments do not have: add all to segments, or take below or drop"
+            text = "requires a counter, and segments have none; add all to segments, or use below or drop"
             self._add_problem((*path, "silent"), text)
 
     def _check_unique_queries(self, entries: Mapping[str, tuple[LocatedEntry, ...]]) -> None:
@@ -305,8 +313,8 @@ class _Loader:
         first: dict[tuple[Any, ...], Path] = {}
         for query, path in islice(every, _MAX_COMPARED):
             if (other := first.setdefault(query, path)) != path:
-                text = f"asks for the same as the entry on line {self.document.lines[other]}"
-                self._add_problem(path, f"{text} ({_identity_text(query[0])}): remove one")
+                text = f"defines the same query as the entry on line {self.document.lines[other]}"
+                self._add_problem(path, f"{text} (same {_identity_text(query[0])}); remove one of them")
 
     def _refuse_state_file(self, key_file: object, path: Path) -> bool:
         """Add a problem if the state file is the key file; return whether the key file may be read.
@@ -315,7 +323,7 @@ class _Loader:
         """
         is_other = not (self._state_file and isinstance(key_file, str) and is_same_file(self._state_file, key_file))
         if not is_other:
-            text = f"is the same file as {format_path((*path, 'api_key_file'))}: choose another path"
+            text = f"is the same file as {format_path((*path, 'api_key_file'))}; choose another path"
             self._add_problem(("state_file",), text)
         return is_other
 

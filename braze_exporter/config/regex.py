@@ -69,23 +69,21 @@ def compile_regex(text: str) -> Regex:
             raise RegexError(_describe_error(body[at:]))
         token, kind = match[0], str(match.lastgroup)
         if kind in _QUANTIFIERS and before in {"", "open", "or", *_QUANTIFIERS}:
-            raise RegexError(
-                f"has {token} where nothing stands that it could repeat: write \\{token} for the character"
-            )
+            raise RegexError(f"{token} follows nothing that it can repeat; write \\{token} for the literal character")
         if kind == "repeat" and before == "close":
-            raise RegexError(f"repeats a group by {token}, which can take for ever: use .* or a class such as [a-z_]*")
+            raise RegexError(f"repeats a group with {token}, which can be slow; use .* or a class such as [a-z_]*")
         repeats, optionals = repeats + (kind == "repeat"), optionals + (kind == "maybe")
         chunks.append(_translate(token, kind))
         before, at = kind, match.end()
     if repeats > _MAX_REPEATS or optionals > _MAX_OPTIONALS[repeats]:
         least = _MAX_OPTIONALS[-1]
-        most = f"at most {_MAX_REPEATS} of * + {{}}, and beside {_MAX_REPEATS} of them {least} of ?"
-        raise RegexError(f"repeats too much, which can take for ever: {most}, or several entries")
+        most = f"at most {_MAX_REPEATS} of * + {{}}, and with {_MAX_REPEATS} of them at most {least} of ?"
+        raise RegexError(f"repeats too often, which can be slow; use {most}, or use several entries")
     try:
         return Regex(text, re.compile("".join(chunks), flags))
     except (re.error, OverflowError, RecursionError) as error:
-        detail = error.msg if isinstance(error, re.error) else "it is too large"
-        raise RegexError(f"is not a regular expression: {detail}") from None
+        detail = error.msg if isinstance(error, re.error) else "too large"
+        raise RegexError(f"is not a valid regex: {detail}") from None
 
 
 def _translate(token: str, kind: str) -> str:
@@ -96,16 +94,14 @@ def _translate(token: str, kind: str) -> str:
         case "class":
             return _translate_class(token)
         case "repeat" if any(int(count) > _MAX_COUNT for count in re.findall("[0-9]+", token)):
-            raise RegexError(f"repeats more than {_MAX_COUNT:,} times by {token}")
+            raise RegexError(f"repeats more than {_MAX_COUNT:,} times with {token}")
     return token
 
 
 def _translate_class(token: str) -> str:
     """Return a character class in which characters are escaped that later Pythons may read as set operators."""
     if re.search(r"--|-\\[dsw]|\\[dsw]-(?!\])", token):
-        raise RegexError(
-            f"has a - in {echo_value(token)} that is neither a range nor a character: write \\- for the character"
-        )
+        raise RegexError(f"ambiguous - in {echo_value(token)}; write \\- for the literal character")
     chunks = re.findall(r"\\.|.", token, re.DOTALL)
     return "".join(_CLASS_CONTENTS.get(chunk[1], chunk) if chunk[0] == "\\" else _escape(chunk) for chunk in chunks)
 
@@ -117,11 +113,11 @@ def _escape(letter: str) -> str:
 def _describe_error(remainder: str) -> str:
     """Return what is wrong with text that does not begin with a token."""
     if remainder[0] in "^$":
-        return f"has {remainder[0]}: leave it out, a name is always matched as a whole"
+        return f"{remainder[0]} is not allowed, because a regex always matches the whole name; remove it"
     if remainder.startswith("(?"):
-        return "has a group that begins with (?: only (?:…) is known, and (?i) at the start for any case"
+        return "unsupported group that starts with (?; use (?:…), or (?i) at the start to ignore case"
     if remainder[0] == "[":
-        return "has a [ that begins no class such as [a-z_]: write \\[ for the character"
+        return "[ starts no valid class such as [a-z_]; write \\[ for the literal character"
     if remainder[0] == "\\":
-        return f"has {echo_value(remainder[:2])}, which is not known: of letters only \\d \\s \\w \\D \\S \\W"
-    return f"has {remainder[0]} where it means nothing: write \\{remainder[0]} for the character"
+        return f"unsupported escape {echo_value(remainder[:2])}; use \\d \\s \\w \\D \\S \\W or escape punctuation"
+    return f"unexpected {remainder[0]}; write \\{remainder[0]} for the literal character"

@@ -72,54 +72,58 @@ class ByUnit(Model):
 class Refresh(ByUnit):
     """How often a query is fetched, by its unit."""
 
-    hour: Duration = Field(default=300.0, description="of queries by the hour")
-    day: Duration = Field(default=900.0, description="of queries by the day")
+    hour: Duration = Field(default=300.0, description="for hourly queries")
+    day: Duration = Field(default=900.0, description="for daily queries")
 
 
 class Settle(ByUnit):
     """How long after its end a bucket may still change, by its unit."""
 
-    hour: Duration = Field(default=3_600.0, description="of hours")
-    day: Duration = Field(default=7_200.0, description="of days")
+    hour: Duration = Field(default=3_600.0, description="for hourly buckets")
+    day: Duration = Field(default=7_200.0, description="for daily buckets")
 
 
 class Budget(Model):
     """The part of Braze's rate limits that the exporter may use, and the number of connections per workspace."""
 
     share: Annotated[float, *number_range(0.001, 1)] = Field(
-        default=0.1, description="of each of Braze's rate limits, which your own sends need too: at most that is used"
+        default=0.1,
+        description="maximum fraction of each Braze rate limit for the exporter; your own sends use the same limits",
     )
     reserve: Annotated[float, *number_range(0, 0.9)] = Field(
         default=0.2,
-        description="of each limit: when no more than that is left, whoever used it, no calls until it is reset",
+        description="fraction of each limit to leave unused; when only that remains, requests pause until the reset",
     )
     concurrency: Annotated[int, *number_range(1, 100, whole=True)] = Field(
-        default=10, description="connections to Braze for each workspace"
+        default=10, description="maximum number of connections to Braze per workspace"
     )
 
 
 class Settings(Model):
     """The top-level keys beside `workspaces`."""
 
-    refresh: Refresh = Field(default=Refresh(), description="how often a query is fetched, whoever scrapes")
-    settle: Settle = Field(default=Settle(), description="how long after its end a bucket is trusted")
+    refresh: Refresh = Field(
+        default=Refresh(), description="how often a query is fetched, whatever the scrape interval"
+    )
+    settle: Settle = Field(default=Settle(), description="how long after its end a bucket may still change")
     max_age: Duration = Field(
-        default=3_600.0, description="how long values are shown when Braze no longer answers; at least two refreshes"
+        default=3_600.0,
+        description="how long values are exported when Braze no longer responds; at least twice `refresh`",
     )
     max_queries: Annotated[int, *number_range(1, 1_000_000, whole=True)] = Field(
-        default=2_000, description="a guard; more of what `match` and `tag` take is left out"
+        default=2_000, description="maximum number of queries; further items selected by `match` or `tag` are skipped"
     )
-    budget: Budget = Field(default=Budget(), description="what may be used of Braze's rate limits")
+    budget: Budget = Field(default=Budget(), description="limits on the exporter's requests to Braze")
     state_file: OptionalPath = Field(
         default=None,
-        description="where counters are kept through restarts, by one exporter at a time; else they begin at 0",
+        description="file to keep counters across restarts, for one exporter at a time; without it they restart at 0",
     )
 
 
 class Baseline(Model):
     """The usual value for a bucket: the median of the same local bucket in the last weeks."""
 
-    weeks: Annotated[int, *number_range(1, 52, whole=True)] = Field(description="how many of them")
+    weeks: Annotated[int, *number_range(1, 52, whole=True)] = Field(description="number of past weeks")
 
 
 class Alerts(Model):
@@ -128,25 +132,31 @@ class Alerts(Model):
     At least one of `silent`, `below`, `above` and `drop` is required. `min` requires `drop`.
     """
 
-    silent: OptionalDuration = Field(default=None, description="nothing was counted for so long, while Braze answers")
+    silent: OptionalDuration = Field(
+        default=None, description="fires if nothing was counted for this long while fetches succeed"
+    )
     below: Annotated[float | None, *number_range(0.001, MAX_NUMBER)] = Field(
-        default=None, description="a settled bucket is under it"
+        default=None, description="fires if a settled bucket is below this value"
     )
     above: Annotated[float | None, *number_range(0, MAX_NUMBER)] = Field(
-        default=None, description="a settled bucket is over it"
+        default=None, description="fires if a settled bucket is above this value"
     )
     drop: Annotated[float | None, *number_range(0.01, 1)] = Field(
         default=None,
-        description="a settled bucket fell by this share or more, against its `baseline`: 0.5 is by half, 1 to 0",
+        description="fires if a settled bucket is this fraction or more below its `baseline`; 0.5 is half, 1 is zero",
     )
     min: Annotated[float, *number_range(0, MAX_NUMBER)] = Field(
-        10.0, description="where the baseline is less, `drop` says nothing: what is rare falls by chance"
+        10.0, description="minimum baseline for `drop`, because small counts vary by chance"
     )
     wait: Duration = Field(
-        default=900.0, alias="for", description="how long that must last, and how long an alert stays after"
+        default=900.0,
+        alias="for",
+        description="how long a condition must last before its alert fires, and how long the alert fires afterwards",
     )
-    severity: Text = Field("warning", description="the label `severity`")
-    labels: AlertLabels = Field(default_factory=dict, description="more labels, for Alertmanager to route by")
+    severity: Text = Field("warning", description="value of the label `severity`")
+    labels: AlertLabels = Field(
+        default_factory=dict, description="additional labels of the alerts, such as for routing in Alertmanager"
+    )
 
 
 # The keys of `alerts` that are conditions.
@@ -167,14 +177,15 @@ class Entry(Model):
 
     example: ClassVar[str] = "- apps: [all]"
 
-    refresh: OptionalDuration = Field(default=None, description="instead of the file's")
-    settle: OptionalDuration = Field(default=None, description="instead of the file's")
-    max_age: OptionalDuration = Field(default=None, description="instead of the file's")
+    refresh: OptionalDuration = Field(default=None, description="overrides the top-level `refresh`")
+    settle: OptionalDuration = Field(default=None, description="overrides the top-level `settle`")
+    max_age: OptionalDuration = Field(default=None, description="overrides the top-level `max_age`")
     baseline: Annotated[Baseline | None, MAPPING] = Field(
-        default=None, description="also show what is usual: the median of the same local hour or day of the last weeks"
+        default=None,
+        description="also export the usual value: the median of the same local hour or day in the last weeks",
     )
     alerts: Annotated[Alerts | None, MAPPING] = Field(
-        default=None, description="what `braze-exporter rules` makes rules of"
+        default=None, description="alerts for which `braze-exporter rules` generates Prometheus rules"
     )
 
     @property
@@ -196,7 +207,8 @@ class RegexEntry(Entry):
     """An entry that may have `match` instead of its subject, to select list items whose whole name matches."""
 
     match: OptionalRegex = Field(
-        None, description="in place of it: all in Braze's list whose whole name the expression matches"
+        None,
+        description="regex that selects every item of Braze's list whose whole name matches, instead of a single item",
     )
 
     @property
@@ -216,7 +228,10 @@ class RegexEntry(Entry):
 class TagEntry(RegexEntry):
     """An entry that may also have `tag`, to select list items by tag. With `match` too, both must apply."""
 
-    tag: OptionalText = Field(None, description="in place of it, or beside `match`: all that have the tag in Braze")
+    tag: OptionalText = Field(
+        None,
+        description="selects every item with this tag in Braze, instead of a single item; may be combined with `match`",
+    )
 
     @property
     def is_selector(self) -> bool:
@@ -238,10 +253,15 @@ class CustomEvent(RegexEntry):
 
     example: ClassVar[str] = "- event: purchase"
 
-    event: OptionalText = Field(None, description="its exact name in Braze; upper and lower case matter")
-    unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
-    apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
-    segments: Selection = Field((ALL,), description="names of `segments`, or `all`: times each of the apps")
+    event: OptionalText = Field(None, description="exact name of the event in Braze, case-sensitive")
+    unit: UnitName = Field(Unit.HOUR, description="bucket width")
+    apps: Selection = Field(
+        (ALL,), description="names from the workspace's `apps`, or `all` for unfiltered; one query for each"
+    )
+    segments: Selection = Field(
+        (ALL,),
+        description="names from the workspace's `segments`, or `all`; one query for each, combined with each of `apps`",
+    )
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -254,9 +274,14 @@ class Sessions(Entry):
 
     example: ClassVar[str] = "- unit: hour"
 
-    unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
-    apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
-    segments: Selection = Field((ALL,), description="names of `segments`, or `all`: times each of the apps")
+    unit: UnitName = Field(Unit.HOUR, description="bucket width")
+    apps: Selection = Field(
+        (ALL,), description="names from the workspace's `apps`, or `all` for unfiltered; one query for each"
+    )
+    segments: Selection = Field(
+        (ALL,),
+        description="names from the workspace's `segments`, or `all`; one query for each, combined with each of `apps`",
+    )
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -269,9 +294,13 @@ class Purchases(RegexEntry):
 
     example: ClassVar[str] = "- product: all"
 
-    product: OptionalText = Field(None, description="its exact name in Braze, or `all` for all together")
-    unit: UnitName = Field(Unit.HOUR, description="the width of a bucket")
-    apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
+    product: OptionalText = Field(
+        None, description="exact name of the product in Braze, or `all` for all products together"
+    )
+    unit: UnitName = Field(Unit.HOUR, description="bucket width")
+    apps: Selection = Field(
+        (ALL,), description="names from the workspace's `apps`, or `all` for unfiltered; one query for each"
+    )
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -284,7 +313,7 @@ class SegmentUsers(RegexEntry):
 
     example: ClassVar[str] = "- segment: vip"
 
-    segment: OptionalSegment = Field(None, description="a name of `segments`")
+    segment: OptionalSegment = Field(None, description="name from the workspace's `segments`")
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -295,7 +324,9 @@ class SegmentUsers(RegexEntry):
 class Users(Entry):
     """One entry of a section that counts users by day, for each of the apps."""
 
-    apps: Selection = Field((ALL,), description="names of `apps`, or `all` for what is not filtered: a query for each")
+    apps: Selection = Field(
+        (ALL,), description="names from the workspace's `apps`, or `all` for unfiltered; one query for each"
+    )
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -308,7 +339,7 @@ class Campaign(TagEntry):
 
     example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
 
-    campaign: OptionalId = Field(None, description="its API identifier, at the bottom of its page")
+    campaign: OptionalId = Field(None, description="API identifier of the campaign, at the bottom of its page in Braze")
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -321,7 +352,7 @@ class Canvas(TagEntry):
 
     example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
 
-    canvas: OptionalId = Field(None, description="its API identifier, under Analyze Variants")
+    canvas: OptionalId = Field(None, description="API identifier of the Canvas, under Analyze Variants in Braze")
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -335,24 +366,30 @@ class Workspace(Model):
     Exactly one of `url` and `instance` is required, and exactly one of `api_key_file` and `api_key_env`.
     """
 
-    name: Text = Field(description="the label `workspace`")
+    name: Text = Field(description="value of the label `workspace`")
     url: OptionalUrl = Field(
-        default=None, description="the REST endpoint, such as `https://rest.iad-01.braze.com`; or `instance`"
+        default=None, description="REST endpoint, such as `https://rest.iad-01.braze.com`; alternative to `instance`"
     )
-    instance: OptionalInstance = Field(default=None, description="instead of `url`")
+    instance: OptionalInstance = Field(default=None, description="alternative to `url`")
     # Both are excluded from `repr`, because a user may have written the key itself there.
     api_key_file: OptionalKeyFile = Field(
-        default=None, repr=False, description="the file that holds the REST API key; or `api_key_env`"
+        default=None, repr=False, description="file that contains the REST API key; alternative to `api_key_env`"
     )
     api_key_env: OptionalVariable = Field(
-        default=None, repr=False, description="the variable that holds it, instead of `api_key_file`"
+        default=None,
+        repr=False,
+        description="environment variable that contains the REST API key; alternative to `api_key_file`",
     )
     timezone: OptionalTimeZone = Field(
-        default=None, description="of the company in Braze; needed for days, baselines, and hours without an offset"
+        default=None,
+        description="time zone of the company in Braze; required for days, baselines, and hours without an offset",
     )
-    apps: NamedIds = Field(default_factory=dict, description="names for the label `braze_app`")
+    apps: NamedIds = Field(
+        default_factory=dict, description="apps by name; the name is the value of the label `braze_app`"
+    )
     segments: NamedIds = Field(
-        default_factory=dict, description="names for the label `segment`, of segments with analytics tracking on"
+        default_factory=dict,
+        description="segments with analytics tracking, by name; the name is the value of the label `segment`",
     )
 
     @property

@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from braze_exporter.config.document import HIDDEN, shorten
 
-MUST_BE_PATH = "must be a path, not the key itself, such as /run/secrets/braze_api_key"
-MUST_BE_VARIABLE = "must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself"
+MUST_BE_PATH = "must be a file path such as /run/secrets/braze_api_key, not the key itself"
+MUST_BE_VARIABLE = "must be the name of an environment variable such as BRAZE_API_KEY, not the key itself"
 
 # A value that does not match may be the key itself, so messages do not repeat it.
 _SHOWN_PATH = re.compile(r"\.{0,2}/")
@@ -102,14 +102,14 @@ class ApiKey:
                 was_good, self._is_file_good = self._is_file_good, False
             if was_good:
                 fields = {"workspace": self._workspace, "detail": str(error)}
-                _log.warning("API key file cannot be used: the key before is kept", extra={"fields": fields})
+                _log.warning("API key file could not be read, keeping the previous key", extra={"fields": fields})
             return False
         with self._lock:
             self._is_file_good = True
             # If a reload has changed the key meanwhile, its key is newer than the one read here.
             has_changed = self._secrets[0] is before and self._change(secret)
         if has_changed:
-            _log.info("API key file read again: the key has changed", extra={"fields": {"workspace": self._workspace}})
+            _log.info("Loaded a new API key from the key file", extra={"fields": {"workspace": self._workspace}})
         return has_changed
 
     def _change(self, secret: Secret) -> bool:
@@ -121,7 +121,7 @@ class ApiKey:
 
 def read_key_variable(name: str, environ: Mapping[str, str]) -> Secret:
     """Return the key in the variable `name`; raise `KeyUnusableError` if it is missing or invalid."""
-    remedy = ": set it to the REST API key" if _SHOWN_VARIABLE.fullmatch(name) else ""
+    remedy = "; set it to the REST API key" if _SHOWN_VARIABLE.fullmatch(name) else ""
     return _check_key(environ.get(name, ""), f"{unset_variable(name)}{remedy}")
 
 
@@ -131,26 +131,26 @@ def read_key_file(path: str) -> Secret:
         # Without O_NONBLOCK, opening a FIFO that has no writer would block forever.
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise KeyUnusableError(f"is not a regular file: {shown_path(path)}")
+                raise KeyUnusableError(describe_key_file("is not a regular file", path))
             text = file.read(_MAX_KEY_FILE_BYTES).decode()
     except UnicodeDecodeError:
-        problem = "the file does not hold a key: it is not text in UTF-8"
+        problem = "the file is not UTF-8 text; write the REST API key into it"
     except OSError as error:
-        problem = f"cannot be read ({error.strerror}): {shown_path(path)}"
+        problem = describe_key_file(f"cannot be read ({error.strerror})", path)
     else:
-        return _check_key(text, "the file is empty: write the REST API key into it")
+        return _check_key(text, "the file is empty; write the REST API key into it")
     raise KeyUnusableError(problem)
 
 
-def shown_path(path: str) -> str:
-    """Return `path` for a message or, if it may be the key itself, what it must be."""
-    return shorten(path, 200) if _SHOWN_PATH.match(path) else MUST_BE_PATH
+def describe_key_file(problem: str, path: str) -> str:
+    """Return the message for a problem of the key file, without its `path` if that may be the key itself."""
+    return f"{problem}: {shorten(path, 200)}" if _SHOWN_PATH.match(path) else f"{problem}; {MUST_BE_PATH}"
 
 
 def unset_variable(name: str) -> str:
     """Return the message for a variable that is not set, without its name if that may be the key itself."""
     is_shown = _SHOWN_VARIABLE.fullmatch(name) is not None
-    return f"the variable {name} is not set" if is_shown else f"the variable is not set: {MUST_BE_VARIABLE}"
+    return f"environment variable {name} is not set" if is_shown else f"is not set; {MUST_BE_VARIABLE}"
 
 
 def key_file_exists(path: str) -> bool:
@@ -166,7 +166,9 @@ def _check_key(text: str, if_empty: str) -> Secret:
     if not key:
         raise KeyUnusableError(if_empty)
     if key[0] in "\"'":
-        raise KeyUnusableError("the key is in quotes: remove them, Braze would refuse it")
+        raise KeyUnusableError("the key is in quotes, which Braze rejects; remove them")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise KeyUnusableError("the key has characters that no key has: it is one line of plain letters and digits")
+        raise KeyUnusableError(
+            "the key contains invalid characters; it must be one line of printable ASCII without spaces"
+        )
     return Secret(key)

@@ -61,14 +61,14 @@ def _message(
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if detail["type"] == "missing":
-        return "is required: add it"
+        return "is required"
     if detail["type"] != "extra_forbidden":  # the only other type: the value is not a mapping
         return f"must be a mapping with the keys {', '.join(_keys_of(model, detail['loc']))}"
     if key in misplaced:
         return misplaced[key]
     at = detail["loc"][:-1]
     known = (*_keys_of(model, at), *(() if at else also_known))
-    return f"unknown key{did_you_mean(key, known)}: here are known {', '.join(known)}"
+    return f"unknown key{did_you_mean(key, known)}; known keys: {', '.join(known)}"
 
 
 def _keys_of(model: type[Model], loc: tuple[str | int, ...]) -> tuple[str, ...]:

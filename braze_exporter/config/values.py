@@ -74,7 +74,7 @@ def _describe(value: object) -> str:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         is_scalar = value is not None and not isinstance(value, list | dict)
-        raise InvalidValueError(f"must be text, not {_describe(value)}{': quote it' if is_scalar else ''}")
+        raise InvalidValueError(f"must be a string, not {_describe(value)}{'; quote it' if is_scalar else ''}")
     if not value.strip():
         raise InvalidValueError("must not be empty")
     return value
@@ -84,7 +84,7 @@ def _duration(value: object) -> float:
     match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
     if match is None:
         is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        example = f': write "{value}s" or "{value}m"' if is_count else ""
+        example = f'; write "{value}s" or "{value}m"' if is_count else ""
         raise InvalidValueError(f"must be a duration such as 30s, 5m, 1h30m or 2d, not {_describe(value)}{example}")
     seconds = sum(int(part) * unit for part, unit in zip(match.groups("0"), _DURATION_UNITS.values(), strict=True))
     if seconds < 1:
@@ -123,7 +123,7 @@ def is_braze_id(text: str) -> bool:
 def _braze_id(value: object) -> str:
     if not isinstance(value, str) or not is_braze_id(value):
         example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
-        raise InvalidValueError(f"must be an identifier of Braze {example}, not {_describe(value)}")
+        raise InvalidValueError(f"must be a Braze API identifier {example}, not {_describe(value)}")
     return value
 
 
@@ -136,19 +136,19 @@ def _regex(value: object) -> Regex:
 
 def _configured_name(value: object) -> str:
     if value == ALL:
-        raise InvalidValueError(f'the name "{ALL}" is reserved for "not filtered": choose another')
+        raise InvalidValueError(f'the name "{ALL}" is reserved for unfiltered queries; choose another name')
     return _text(value)
 
 
 def _mapping_of_ids(value: object) -> object:
     if not isinstance(value, dict):
-        raise InvalidValueError("must be a mapping of names to Braze's identifiers, such as {ios: 3bbc4555-…}")
+        raise InvalidValueError("must be a mapping of names to Braze API identifiers, such as {ios: 3bbc4555-…}")
     return value
 
 
 def _list_of_names(value: object) -> object:
     if not isinstance(value, list) or not value:
-        raise InvalidValueError(f"must be a list of names, such as [{ALL}, …]")
+        raise InvalidValueError(f"must be a non-empty list of names, such as [{ALL}]")
     return value
 
 
@@ -162,30 +162,31 @@ def _time_zones() -> frozenset[str]:
 def _timezone(value: object) -> ZoneInfo:
     name = _text(value)
     if name not in _time_zones():
-        hint = did_you_mean(name, sorted(_time_zones())) or ", as in America/New_York"
-        raise InvalidValueError(f'"{echo_value(name)}" is not the name of a time zone{hint}')
+        hint = did_you_mean(name, sorted(_time_zones())) or "; expected a name such as America/New_York"
+        raise InvalidValueError(f'unknown time zone "{echo_value(name)}"{hint}')
     return ZoneInfo(name)
 
 
 def _url(value: object) -> str:
     """Return the REST endpoint in `value`, normalized. Errors do not repeat the value, because it may hold a secret."""
-    example = "such as https://rest.iad-01.braze.com"
-    not_a_url = f"is not a URL: give the REST endpoint, {example}"
+    expected = "expected the REST endpoint, such as https://rest.iad-01.braze.com"
+    not_a_url = f"is not a valid URL; {expected}"
     if not isinstance(value, str):
-        raise InvalidValueError(f"must be the REST endpoint, {example}")
+        raise InvalidValueError(f"is not a URL; {expected}")
     try:
         parts = urlsplit(value)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise InvalidValueError(not_a_url) from None
     checks = {
-        "must not hold a user or password: the key comes from api_key_file or api_key_env": "@" not in parts.netloc,
-        f"must begin with https://, {example}": parts.scheme in {"http", "https"},
+        "must not contain a user or password; set api_key_file or api_key_env instead": "@" not in parts.netloc,
+        f"must start with https://; {expected}": parts.scheme in {"http", "https"},
         not_a_url: value.isprintable() and " " not in value and _is_host(host) and port != 0,
-        f"is the SDK endpoint: give the REST endpoint, {example}": not host.startswith("sdk."),
-        f"is the dashboard: give the REST endpoint, {example}": not host.startswith("dashboard"),
-        "must begin with https://: the key would travel in the clear": parts.scheme == "https" or is_loopback(host),
-        f"must be only the REST endpoint, without a path, {example}": not (
+        f"is the SDK endpoint; {expected}": not host.startswith("sdk."),
+        f"is the dashboard; {expected}": not host.startswith("dashboard"),
+        "must start with https://; http would send the API key unencrypted": parts.scheme == "https"
+        or is_loopback(host),
+        f"must not contain a path, query or fragment; {expected}": not (
             parts.path.strip("/") or parts.query or parts.fragment
         ),
     }
@@ -213,9 +214,7 @@ def is_loopback(host: str) -> bool:
 
 def _instance(value: object) -> str:
     if not isinstance(value, str) or value.upper() not in INSTANCES:
-        raise InvalidValueError(
-            f"is not an instance of Braze known here: give one of {', '.join(INSTANCES)}, or its url"
-        )
+        raise InvalidValueError(f"unknown Braze instance; expected one of {', '.join(INSTANCES)}, or set url instead")
     return value.upper()
 
 
@@ -228,7 +227,7 @@ def _variable(value: object) -> str:
 def _path(value: object) -> str:
     path = _text(value)
     if "\0" in path:
-        raise InvalidValueError("must be the path of a file, which holds no NUL")
+        raise InvalidValueError("must be a file path without NUL characters")
     return path
 
 
@@ -264,17 +263,17 @@ def _label_name(value: object) -> str:
     name = _text(value)
     if not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
         raise InvalidValueError(
-            "is not the name of a label: letters, digits and _, such as team, and no two _ at its start"
+            "is not a valid label name; use letters, digits and _, without a digit or __ at the start"
         )
     if name in ALERT_LABELS:
-        beside = ": write it beside labels" if name == "severity" else ": choose another name"
-        raise InvalidValueError(f"is a label that the alert has already{beside}")
+        remedy = "set the key severity of alerts instead" if name == "severity" else "choose another name"
+        raise InvalidValueError(f"is already a label of the alert; {remedy}")
     return name
 
 
 def _mapping_of_labels(value: object) -> object:
     if not isinstance(value, dict):
-        raise InvalidValueError("must be a mapping of names of labels to their values, such as {team: growth}")
+        raise InvalidValueError("must be a mapping of label names to values, such as {team: growth}")
     return value
 
 
@@ -285,19 +284,19 @@ def _mapping_of_keys(value: object) -> object:
 
 
 # The JSON Schema of each value. It accepts slightly more than the validators here. The title names the type for people.
-_TEXT_SCHEMA = {"title": "text", "type": "string", "pattern": r"\S"}
+_TEXT_SCHEMA = {"title": "string", "type": "string", "pattern": r"\S"}
 _ID_SCHEMA = {
-    "title": "identifier of Braze",
+    "title": "Braze API identifier",
     "type": "string",
     "pattern": f"^{_BRAZE_ID.pattern.replace('a-f', 'a-fA-F')}$",
 }
-_NAME_SCHEMA = {**_TEXT_SCHEMA, "title": f"text, but not `{ALL}`", "not": {"const": ALL}}
+_NAME_SCHEMA = {**_TEXT_SCHEMA, "title": f"string other than `{ALL}`", "not": {"const": ALL}}
 _TEXT = WithJsonSchema(_TEXT_SCHEMA)
 _ID = WithJsonSchema(_ID_SCHEMA)
 _NAME = WithJsonSchema(_NAME_SCHEMA)
 _IDS = WithJsonSchema(
     {
-        "title": "mapping of names to identifiers of Braze",
+        "title": "mapping of names to Braze API identifiers",
         "type": "object",
         "propertyNames": _NAME_SCHEMA,
         "additionalProperties": _ID_SCHEMA,
@@ -308,7 +307,7 @@ _NAMES = WithJsonSchema(
 )
 _LABELS = WithJsonSchema(
     {
-        "title": "mapping of names of labels to texts",
+        "title": "mapping of label names to strings",
         "type": "object",
         "propertyNames": {"pattern": f"^(?!__){_LABEL_NAME.pattern}$", "not": {"enum": sorted(ALERT_LABELS)}},
         "additionalProperties": _TEXT_SCHEMA,
@@ -316,16 +315,16 @@ _LABELS = WithJsonSchema(
 )
 _SECONDS = WithJsonSchema({"title": "duration", "type": "string", "pattern": f"^(?=[0-9]){_DURATION.pattern}$"})
 _UNIT = WithJsonSchema({"title": "`hour` or `day`", "type": "string", "enum": [*Unit]})
-_ZONE = WithJsonSchema({**_TEXT_SCHEMA, "title": "time zone, such as `America/New_York`"})
+_ZONE = WithJsonSchema({**_TEXT_SCHEMA, "title": "time zone name, such as `America/New_York`"})
 _URL = WithJsonSchema({"title": "URL", "type": "string", "pattern": "^https?://"})
 _INSTANCE = WithJsonSchema(
-    {"title": "instance of Braze, such as `US-01`", "type": "string", "pattern": "^[A-Za-z]{2}-[0-9]{2}$"}
+    {"title": "Braze instance, such as `US-01`", "type": "string", "pattern": "^[A-Za-z]{2}-[0-9]{2}$"}
 )
 _ENVIRONMENT = WithJsonSchema(
-    {"title": "name of an environment variable", "type": "string", "pattern": f"^{_VARIABLE.pattern}$"}
+    {"title": "environment variable name", "type": "string", "pattern": f"^{_VARIABLE.pattern}$"}
 )
-_PATTERN = WithJsonSchema({**_TEXT_SCHEMA, "title": "regular expression"})
-_PATH = WithJsonSchema({**_TEXT_SCHEMA, "title": "path of a file"})
+_PATTERN = WithJsonSchema({**_TEXT_SCHEMA, "title": "regex"})
+_PATH = WithJsonSchema({**_TEXT_SCHEMA, "title": "file path"})
 
 Text = Annotated[str, BeforeValidator(_text), _TEXT]
 Duration = Annotated[float, BeforeValidator(_duration), _SECONDS]

@@ -50,9 +50,9 @@ def read_web_config(path: str) -> WebConfig:
     try:
         text = FilePath(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "not a text file in UTF-8"
-        remedy = "give the web configuration file by --web.config.file"
-        raise ConfigError(path, [Problem((), f"cannot be read ({reason}): {remedy}")]) from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8 text"
+        remedy = "set --web.config.file to the path of the web configuration file"
+        raise ConfigError(path, [Problem((), f"cannot be read ({reason}); {remedy}")]) from None
     document = parse(text, path)
     directory = FilePath(path).parent
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -88,7 +88,7 @@ def _validated(data: object) -> WebFile:
 
 def _check_bcrypt(result: WebFile) -> Iterator[tuple[Path, str]]:
     if result.basic_auth_users and not passwords.is_available():
-        yield ("basic_auth_users",), 'passwords need the package bcrypt: pip install "braze-exporter[bcrypt]"'
+        yield ("basic_auth_users",), 'requires the Python package bcrypt; run pip install "braze-exporter[bcrypt]"'
 
 
 def _files(tls: TlsServer | None, directory: FilePath) -> dict[str, FilePath]:
@@ -114,11 +114,14 @@ def _configure_tls(context: ssl.SSLContext, tls: TlsServer | None, directory: Fi
 def _check_consistency(tls: TlsServer) -> Iterator[tuple[str, str]]:
     """Yield the problems between settings that do not fit together, each with its key."""
     if tls.max_version < tls.min_version:
-        yield "max_version", "is under min_version: raise it, or leave it out"
+        yield "max_version", "is lower than min_version; raise it or remove it"
     if tls.client_auth_type is not ssl.CERT_NONE and tls.client_ca_file is None:
-        yield "client_auth_type", "needs to know who signs the clients: add client_ca_file"
+        yield "client_auth_type", "requires a CA that signs the client certificates; add client_ca_file"
     if tls.client_auth_type is ssl.CERT_NONE and tls.client_ca_file is not None:
-        yield "client_ca_file", "is not used: add client_auth_type: RequireAndVerifyClientCert"
+        yield (
+            "client_ca_file",
+            "has no effect without client_auth_type; add client_auth_type: RequireAndVerifyClientCert",
+        )
 
 
 def _describe_unreadable(path: FilePath, written: str) -> str | None:
@@ -129,7 +132,7 @@ def _describe_unreadable(path: FilePath, written: str) -> str | None:
     try:
         path.read_bytes()
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "no path"
+        reason = (error.strerror if isinstance(error, OSError) else None) or "invalid path"
         is_shown = written.startswith(("/", "./", "../")) or echo_value(written) != HIDDEN
         return f"cannot be read ({reason}): {shorten(path, 200) if is_shown else HIDDEN}"
     return None
@@ -144,7 +147,7 @@ def _load(context: ssl.SSLContext, files: Mapping[str, FilePath]) -> Iterator[tu
     except (ssl.SSLError, OSError, _EncryptedError) as error:
         yield _describe_load_error(certificate, key, error)
     if "client_ca_file" in files and not _holds_certificate(context, files["client_ca_file"]):
-        yield "client_ca_file", f"holds no certificate in PEM: {shorten(files['client_ca_file'], 200)}"
+        yield "client_ca_file", f"contains no PEM certificate: {shorten(files['client_ca_file'], 200)}"
 
 
 class _EncryptedError(Exception):
@@ -166,12 +169,15 @@ def _holds_certificate(context: ssl.SSLContext, path: FilePath) -> bool:
 def _describe_load_error(certificate: FilePath, key: FilePath, error: Exception) -> tuple[str, str]:
     """Return the config key that caused an error of loading a certificate and its key, and the problem."""
     if isinstance(error, _EncryptedError):
-        return "key_file", "is encrypted: give the key without a passphrase, readable by the exporter alone"
+        return "key_file", "is encrypted; provide the key without a passphrase, readable only by the exporter"
     if not _holds_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate):
-        return "cert_file", f"holds no certificate in PEM: {shorten(certificate, 200)}"
+        return "cert_file", f"contains no PEM certificate: {shorten(certificate, 200)}"
     reason = getattr(error, "reason", None)
     if reason in _MISMATCHES:
-        return "key_file", "is not the key of the certificate in cert_file: give the two that were made together"
+        return "key_file", "does not match the certificate in cert_file; provide the key of that certificate"
     if reason == "EE_KEY_TOO_SMALL":
-        return "cert_file", "is too weak for OpenSSL (EE_KEY_TOO_SMALL): make one with a larger key"
-    return "key_file", f"holds no private key in PEM: {shorten(key, 200)}"
+        return (
+            "cert_file",
+            "has a key that is too small for OpenSSL (EE_KEY_TOO_SMALL); create a certificate with a larger key",
+        )
+    return "key_file", f"contains no PEM private key: {shorten(key, 200)}"

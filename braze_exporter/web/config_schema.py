@@ -27,27 +27,27 @@ _OLD_VERSIONS = ("TLS10", "TLS11")
 _MAX_COST = 14
 # The last character of the salt encodes only two bits, so only four characters are valid.
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}", re.ASCII)
-_HASH_HINT = "make one with htpasswd -nBC 10 \"\" | tr -d ':\\n'"
+_HASH_HINT = "create one with htpasswd -nBC 10 \"\" | tr -d ':\\n'"
 
-_FILE_HINT = "does not belong in here: write it into a file, and name that by"
-_OPENSSL_HINT = "is not supported: the choice is OpenSSL's, remove it"
+_FILE_HINT = "must not be in this file; write it to a separate file and set"
+_OPENSSL_HINT = "is not supported, because OpenSSL's defaults apply; remove it"
 # Keys of Prometheus's format that are not supported, with the fix.
 UNSUPPORTED_KEYS: Mapping[str, str] = {
     "cert": f"{_FILE_HINT} cert_file",
     "key": f"{_FILE_HINT} key_file",
     "client_ca": f"{_FILE_HINT} client_ca_file",
-    "client_allowed_sans": "is not supported: give a client_ca_file that signs only the clients that may come in",
+    "client_allowed_sans": "is not supported; use a client_ca_file that signs only the allowed clients",
     "cipher_suites": _OPENSSL_HINT,
     "curve_preferences": _OPENSSL_HINT,
     "prefer_server_cipher_suites": _OPENSSL_HINT,
-    "rate_limit": "is not supported: a flood of scrapes costs no calls, and shares its pages; remove it",
-    "auth_excluded_paths": "is not supported: /-/healthy and /-/ready never ask for a password; remove it",
+    "rate_limit": "is not supported, because extra scrapes share one page and cost no calls to Braze; remove it",
+    "auth_excluded_paths": "is not supported, because /-/healthy and /-/ready never require a password; remove it",
 }
 
 
 def _client_auth(value: object) -> ssl.VerifyMode:
     if value in _UNVERIFIED:
-        text = "takes certificates that nobody signed, which protects nothing: write RequireAndVerifyClientCert"
+        text = "accepts unverified certificates, which protects nothing; use RequireAndVerifyClientCert"
         raise InvalidValueError(f"{value} {text}")
     if value not in tuple(CLIENT_AUTH):
         hint = did_you_mean(value, CLIENT_AUTH) if isinstance(value, str) else ""
@@ -57,7 +57,7 @@ def _client_auth(value: object) -> ssl.VerifyMode:
 
 def _version(value: object) -> ssl.TLSVersion:
     if value in _OLD_VERSIONS:
-        raise InvalidValueError(f"{value} is broken, and OpenSSL no longer speaks it: write {' or '.join(VERSIONS)}")
+        raise InvalidValueError(f"{value} is insecure and no longer supported by OpenSSL; use {' or '.join(VERSIONS)}")
     if value not in tuple(VERSIONS):
         raise InvalidValueError(f"must be {' or '.join(VERSIONS)}")
     return VERSIONS[str(value)]
@@ -65,7 +65,9 @@ def _version(value: object) -> ssl.TLSVersion:
 
 def _user(value: object) -> str:
     if not isinstance(value, str) or not value or ":" in value or not value.isprintable():
-        raise InvalidValueError("is no name of a user: it must not be empty nor hold a colon or control characters")
+        raise InvalidValueError(
+            "is not a valid user name; it must not be empty or contain a colon or control characters"
+        )
     return value
 
 
@@ -73,23 +75,25 @@ def _hash(value: object) -> Secret:
     """Accept a bcrypt hash. No message repeats the value, since it may be the password itself."""
     match = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise InvalidValueError(f"must be a hash of bcrypt, not the password itself nor another hash: {_HASH_HINT}")
+        raise InvalidValueError(f"must be a bcrypt hash, not the password itself or another hash; {_HASH_HINT}")
     cost = int(match[1])
     if not 4 <= cost <= _MAX_COST:  # noqa: PLR2004 - the minimum of bcrypt
-        why = "with which a check takes seconds" if cost > _MAX_COST else "which bcrypt does not know"
-        raise InvalidValueError(f"has the cost {cost}, {why}: {_HASH_HINT}")
+        why = "with which each check takes seconds" if cost > _MAX_COST else "which bcrypt does not support"
+        raise InvalidValueError(f"has the bcrypt cost {cost}, {why}; {_HASH_HINT}")
     return Secret(match[0])
 
 
 def _users(value: object) -> object:
     if not isinstance(value, dict):
-        raise InvalidValueError("must be a mapping of users to hashes of bcrypt; to ask for no password, remove it")
+        raise InvalidValueError(
+            "must be a mapping of user names to bcrypt hashes; remove it to serve without passwords"
+        )
     return value
 
 
 def _tls(value: object) -> object:
     if not isinstance(value, dict):  # Prometheus's exporters treat an empty section as no TLS
-        raise InvalidValueError("must be a mapping with cert_file and key_file; to serve without TLS, remove it")
+        raise InvalidValueError("must be a mapping with cert_file and key_file; remove it to serve without TLS")
     return value
 
 
@@ -98,7 +102,7 @@ def _header(*choices: str) -> BeforeValidator:
         if choices and value not in ("", *choices):
             raise InvalidValueError(f"must be {' or '.join(choices)}")
         if not isinstance(value, str) or not value.isascii() or not (value.isprintable() or not value):
-            raise InvalidValueError("must be the text of a header: one line of printable ASCII")
+            raise InvalidValueError("must be a header value: one line of printable ASCII")
         return value
 
     return BeforeValidator(check)
@@ -106,9 +110,7 @@ def _header(*choices: str) -> BeforeValidator:
 
 def _no_http2(value: object) -> bool:
     if value is not False:
-        raise InvalidValueError(
-            "must be false, or left out: HTTP/2 is not spoken here, and a scrape gains nothing by it"
-        )
+        raise InvalidValueError("must be false or absent; HTTP/2 is not supported, and scrapes would not benefit")
     return False
 
 

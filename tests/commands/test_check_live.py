@@ -197,7 +197,7 @@ def test_check_live_program_succeeds(tmp_path: Path) -> None:
         done = run_program("check", "--live", f"--config.file={config}")
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].endswith(
-            "the variable BRAZE_API_KEY is not set: set it to the REST API key"
+            "environment variable BRAZE_API_KEY is not set; set it to the REST API key"
         )
 
 

@@ -205,7 +205,7 @@ def test_missing_key_variable_is_an_error(braze: tuple[FaultInjectingBraze, Serv
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = run_program("discover", f"--config.file={config}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "the variable BRAZE_API_KEY is not set" in done.stderr
+    assert "environment variable BRAZE_API_KEY is not set" in done.stderr
     assert braze[0].requests == []
 
 

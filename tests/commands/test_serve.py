@@ -341,7 +341,9 @@ def test_check_prints_calls_per_hour(tmp_path: Path) -> None:
         "production: 3 queries in the default pool make 28 calls an hour, and 14 calls once for "
         "baselines; budget.share allows 25,000 of 250,000\n"
     )
-    assert done.stderr == (f"warning: {config}:4: workspaces[0].api_key_env: the variable BRAZE_API_KEY is not set\n")
+    assert done.stderr == (
+        f"warning: {config}:4: workspaces[0].api_key_env: environment variable BRAZE_API_KEY is not set\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
@@ -379,7 +381,9 @@ def test_missing_config_file_is_an_error(tmp_path: Path) -> None:
     """A missing config file gives a one-line error that names the flag."""
     missing = tmp_path / "missing.yaml"
     done = run_program(f"--config.file={missing}")
-    expected = f"{missing}: cannot be read (No such file or directory): give the config file by --config.file\n"
+    expected = (
+        f"{missing}: cannot be read (No such file or directory); set --config.file to the path of the config file\n"
+    )
     assert (done.returncode, done.stderr) == (1, expected)
 
 

@@ -408,7 +408,7 @@ def test_rotated_key_file_is_read_before_next_probe(tmp_path: Path, caplog: pyte
         assert page.value(SESSIONS_UP) == 1
         assert set(rotation.keys()) == {NEW_KEY}
         assert counted(exporter)[LIST] == 2  # the permission that the old key lacked is tried at once
-        assert "API key file read again: the key has changed" in caplog.messages
+        assert "Loaded a new API key from the key file" in caplog.messages
     assert KEY not in caplog.text
     assert NEW_KEY not in caplog.text
 
@@ -464,7 +464,7 @@ def test_unusable_key_file_keeps_old_key(how: str, tmp_path: Path, caplog: pytes
         scrape_for(exporter, 600)
         assert set(rotation.keys()) == {KEY}
         assert len(rotation.keys()) == 2 + 4
-        (fields,) = logged(caplog, "API key file cannot be used: the key before is kept")
+        (fields,) = logged(caplog, "API key file could not be read, keeping the previous key")
         assert fields["workspace"] == "production"
         exporter.braze.clear_faults()
         scrape_for(exporter, HOLD_SECONDS)

@@ -12,7 +12,7 @@ from braze_exporter.scheduler.plan import build_plan
 
 CONFIG_DIRECTORY = Path(__file__).parent
 KEY = "b7f3c1de-aaaa-bbbb-cccc-0123456789ab"
-NOT_THE_KEY = "must be a path, not the key itself, such as /run/secrets/braze_api_key"
+NOT_THE_KEY = "must be a file path such as /run/secrets/braze_api_key, not the key itself"
 ENVIRON = {"BRAZE_API_KEY": KEY, "EMPTY": " ", "QUOTED": f"'{KEY}'", "TWO_LINES": f"{KEY}\n{KEY}"}
 
 
@@ -38,14 +38,15 @@ def described(config: Config) -> Iterator[str]:
         list_endpoint = selector.kind.list_endpoint
         assert list_endpoint is not None
         for query in selector.queries:
-            requested = f"{query.metric_group.name} by the {query.unit}"
-            yield f"{selector.workspace}: {requested} of those that take {query.subject!r} in {list_endpoint.path}"
+            requested = f"{query.metric_group.name} per {query.unit}"
+            yield f"{selector.workspace}: {requested} selected by {query.subject!r} in {list_endpoint.path}"
     for cost in plan.pool_usage:
-        yield f"{cost.workspace}: {cost.queries} in {cost.pool.name} make {cost.calls:g} of {cost.allowed:g} calls"
+        usage = f"{cost.calls:g} of {cost.allowed:g} calls"
+        yield f"{cost.workspace}: {cost.queries} queries in pool {cost.pool.name} need {usage}"
     for workspace in config.workspaces:
         yield f"{workspace.spec.name}: {workspace.spec.rest_endpoint}"
     for query, alerts in plan.alerts:
-        yield f"{query.metric_group.name} {','.join(value for _, value in query.labels)} by the {query.unit}: {alerts}"
+        yield f"{query.metric_group.name} {','.join(value for _, value in query.labels)} per {query.unit}: {alerts}"
 
 
 @pytest.mark.parametrize("name", config_files("bad"))
@@ -103,10 +104,10 @@ def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch
     """Without an environment no key is read, and `find_missing_keys` reports why each key is missing."""
     monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
     for name, info in {
-        "key-file-missing": ["api_key_file: there is no such file: ./keys/missing"],
-        "key-file-folder": [f"api_key_file: there is no such file: {NOT_THE_KEY}"],
-        "key-file-below-a-file": [f"api_key_file: there is no such file: {NOT_THE_KEY}"],
-        "key-variable-unset": ["api_key_env: the variable UNSET is not set"],
+        "key-file-missing": ["api_key_file: no such file: ./keys/missing"],
+        "key-file-folder": [f"api_key_file: no such file; {NOT_THE_KEY}"],
+        "key-file-below-a-file": [f"api_key_file: no such file; {NOT_THE_KEY}"],
+        "key-variable-unset": ["api_key_env: environment variable UNSET is not set"],
         "key-file-two-lines": [],
     }.items():
         config = read_config(f"{name}.yaml")
@@ -125,16 +126,16 @@ def test_inaccessible_key_folder_is_missing_key(monkeypatch: pytest.MonkeyPatch)
     config = read_config("key-file-missing.yaml")
     monkeypatch.setattr(Path, "is_file", refuse)
     (problem,) = find_missing_keys(config, {})
-    assert problem.text == "there is no such file: ./keys/missing"
+    assert problem.text == "no such file: ./keys/missing"
 
 
 @pytest.mark.parametrize(
     ("name", "info"),
     [
-        ("missing.yaml", "missing.yaml: cannot be read (No such file or directory): give the config file by"),
-        (".", ".: cannot be read (Is a directory): give the config file by"),
-        ("latin-1.yaml", "latin-1.yaml: cannot be read (not a text file in UTF-8): give the config file by"),
-        ("two\nlines.yaml", "two\N{REPLACEMENT CHARACTER}lines.yaml: must begin with workspaces:"),
+        ("missing.yaml", "missing.yaml: cannot be read (No such file or directory); set --config.file to"),
+        (".", ".: cannot be read (Is a directory); set --config.file to"),
+        ("latin-1.yaml", "latin-1.yaml: cannot be read (not UTF-8 text); set --config.file to"),
+        ("two\nlines.yaml", "two\N{REPLACEMENT CHARACTER}lines.yaml: must be a mapping with the key workspaces"),
     ],
 )
 def test_unreadable_config_file_is_an_error(
@@ -164,14 +165,14 @@ def test_nested_merges_stay_small() -> None:
 def test_many_merges_of_large_mapping_are_refused() -> None:
     """Copies made by merges count toward the size limit of a config."""
     large = ", ".join(f"k{number}: 1" for number in range(400))
-    with pytest.raises(ConfigError, match="holds too much"):
+    with pytest.raises(ConfigError, match="too many values, or values nested too deeply"):
         parse(f"a: &a {{{large}}}\nb:\n" + "- {<<: *a}\n" * 100 + "- {<<: [" + "*a, " * 200 + "]}", "x.yaml")
 
 
 def test_self_merging_mapping_terminates() -> None:
     """A mapping that merges or contains itself causes no endless loop and no crash."""
     assert parse("&a {<<: *a, x: 1}", "x.yaml").data == {"x": 1}
-    with pytest.raises(ConfigError, match="holds too much"):
+    with pytest.raises(ConfigError, match="too many values, or values nested too deeply"):
         parse("&a {x: *a}", "x.yaml")
 
 

@@ -254,21 +254,21 @@ def test_key_in_invalid_yaml_is_not_repeated(key: str, text: str) -> None:
     hold_back(told(text.replace("{}", key)), key)
 
 
-NOT_THE_KEY = "must be the name of an environment variable, such as BRAZE_API_KEY, not the key itself"
+NOT_THE_KEY = "must be the name of an environment variable such as BRAZE_API_KEY, not the key itself"
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("api_key_file: /nowhere/key", "there is no such file: /nowhere/key"),
-        ("api_key_file: ./nowhere/key", "there is no such file: ./nowhere/key"),
-        ("api_key_file: ../nowhere/key", "there is no such file: ../nowhere/key"),
+        ("api_key_file: /nowhere/key", "no such file: /nowhere/key"),
+        ("api_key_file: ./nowhere/key", "no such file: ./nowhere/key"),
+        ("api_key_file: ../nowhere/key", "no such file: ../nowhere/key"),
         (
             "api_key_file: nowhere/key",
-            "there is no such file: must be a path, not the key itself, such as /run/secrets/braze_api_key",
+            "no such file; must be a file path such as /run/secrets/braze_api_key, not the key itself",
         ),
-        ("api_key_env: BRAZE_KEY_2", "the variable BRAZE_KEY_2 is not set"),
-        ("api_key_env: braze_key", f"the variable is not set: {NOT_THE_KEY}"),
+        ("api_key_env: BRAZE_KEY_2", "environment variable BRAZE_KEY_2 is not set"),
+        ("api_key_env: braze_key", f"is not set; {NOT_THE_KEY}"),
     ],
 )
 def test_key_source_is_repeated_only_if_it_cannot_be_a_key(line: str, problem: str) -> None:

@@ -120,7 +120,7 @@ def test_hashes_are_not_printed(folder: Path) -> None:
     [
         ("missing.yaml", "No such file or directory"),
         (".", "Is a directory"),
-        ("latin-1.yaml", "not a text file in UTF-8"),
+        ("latin-1.yaml", "not UTF-8 text"),
     ],
 )
 def test_unreadable_file_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
@@ -129,6 +129,5 @@ def test_unreadable_file_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(folder)
     with pytest.raises(ConfigError) as raised:
         read_web_config(name)
-    assert (
-        str(raised.value) == f"{name}: cannot be read ({reason}): give the web configuration file by --web.config.file"
-    )
+    remedy = "set --web.config.file to the path of the web configuration file"
+    assert str(raised.value) == f"{name}: cannot be read ({reason}); {remedy}"

@@ -309,8 +309,8 @@ def test_invalid_file_is_refused_at_start(web_setup: WebSetup, command: str) -> 
     done = run_program(command, f"--config.file={web_setup.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1
     assert done.stderr == (
-        f"{web}:2: basic_auth_users.a: must be a hash of bcrypt, not the password itself nor another hash: "
-        "make one with htpasswd -nBC 10 \"\" | tr -d ':\\n'\n"
+        f"{web}:2: basic_auth_users.a: must be a bcrypt hash, not the password itself or another hash; "
+        "create one with htpasswd -nBC 10 \"\" | tr -d ':\\n'\n"
     )
 
 
@@ -326,7 +326,8 @@ def test_passwords_without_bcrypt_are_refused_at_start(web_setup: WebSetup, tmp_
         BRAZE_API_KEY=KEY,
         PYTHONPATH=str(tmp_path),
     )
-    expected = f'{web}:1: basic_auth_users: passwords need the package bcrypt: pip install "braze-exporter[bcrypt]"\n'
+    remedy = 'run pip install "braze-exporter[bcrypt]"'
+    expected = f"{web}:1: basic_auth_users: requires the Python package bcrypt; {remedy}\n"
     assert (done.returncode, done.stderr) == (1, expected)
     arguments = [f"--config.file={web_setup.config}", f"--web.config.file={web_setup.web(TLS)}"]
     with Program.start(arguments, {"PYTHONPATH": str(tmp_path)}, tls=web_setup.pki.client()) as program:
