@@ -346,7 +346,8 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     status, text = reloadable.reload()
     assert status == 400
     assert text == (
-        f'failed to reload config: {reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
+        "failed to reload config: "
+        f'{reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
         f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required unless match is set\n"
         f"{reloadable.config}:10: workspaces[0].custom_events[1].name: unknown key; "
         "known keys: event, unit, apps, segments, match, refresh, settle, max_age, baseline, alerts\n"
@@ -410,7 +411,8 @@ def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
     write_file(reloadable.key, "")
     assert reloadable.reload() == (
         400,
-        f"failed to reload config: {reloadable.config}:4: workspaces[0].api_key_file: the file is empty; write the REST API key into it\n",
+        "failed to reload config: "
+        f"{reloadable.config}:4: workspaces[0].api_key_file: the file is empty; write the REST API key into it\n",
     )
 
 

@@ -87,7 +87,7 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
         items = "".join(workspace_item_yaml(server.url, f'{{event: "{name}"}}', name=f'"{name}"') for name in FAULTS)
         items += workspace_item_yaml("https://rest.iad-99.braze.invalid", "{event: purchase}", name="nowhere")
         items += workspace_item_yaml(secure.url, "{event: purchase}", name="untrusted")
-        items += workspace_item_yaml(f"http://127.0.0.1:{free_port()}", "{event: purchase}", name="nobody")
+        items += workspace_item_yaml(f"http://127.0.0.1:{free_port()}", "{event: purchase}", name="unreachable")
         for name, fault in FAULTS.items():
             braze.inject(fault, event=name)
         path = config(items, tmp_path)
@@ -105,7 +105,7 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
             rendered.append(response.text)
             config(items, tmp_path)
             os.kill(program.process.pid, signal.SIGHUP)
-            wait_until(lambda: "config reloaded" in program.output, "it is reloaded")
+            wait_until(lambda: "config reloaded" in program.output, "the config is reloaded")
             for wanted in ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/key", "/config.yaml"):
                 for method in ("GET", "POST", "HEAD"):
                     response = program.get(wanted, {"Accept": "application/openmetrics-text"}, method=method)
@@ -116,7 +116,7 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
     )  # odd headers are no error
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="nowhere", reason="dns") == 1
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="untrusted", reason="tls") == 1
-    assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="nobody", reason="connection") == 1
+    assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="unreachable", reason="connection") == 1
     assert all(request.key == KEY for request in braze.requests)
     assert [found(text) for text in [*rendered, program.output]] == [set()] * (len(rendered) + 1)
     assert "Invalid API key: ***" in program.output

@@ -117,16 +117,14 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # The name of an alias or the handle of a tag may be an unquoted password that begins with * or !.
-        problem_text = re.sub("(undefined alias|tag handle) .*", r"\1", error.problem or "unreadable").removeprefix(
-            "but "
-        )
+        problem_text = (error.problem or "unreadable").removeprefix("but ")
+        problem_text = re.sub("(undefined alias|tag handle) .*", r"\1", problem_text)
         hint = next((f"; {hint}" for start, hint in _HINTS.items() if problem_text.startswith(start)), "")
         problem = Problem((), f"invalid YAML: {shorten(problem_text, 200)}{hint}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        problem = Problem(
-            (), f"invalid YAML: character U+{ord(text[error.position]):04X} is not allowed; remove it", line
-        )
+        character = f"U+{ord(text[error.position]):04X}"
+        problem = Problem((), f"invalid YAML: character {character} is not allowed; remove it", line)
     except (ValueError, OverflowError):  # the parser does not check the range of escapes such as \UFFFFFFFF
         problem = Problem((), "invalid YAML: invalid escape such as \\U…, or invalid directive (%); remove it")
     except (_DocumentTooLargeError, RecursionError):

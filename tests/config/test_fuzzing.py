@@ -60,13 +60,13 @@ GOOD: dict[str, Any] = {
     "max_queries": 2000,
     "budget": {"share": 0.1, "reserve": 0.2, "concurrency": 10},
 }
-INDISCREET = copy.deepcopy(GOOD)
-INDISCREET["workspaces"][0] |= {
+WITH_SECRETS = copy.deepcopy(GOOD)
+WITH_SECRETS["workspaces"][0] |= {
     "url": f"https://someone:{PASSWORD}@rest.iad-01.braze.com",
     "api_key": KEY,
     "api_key_env": "QUOTED_KEY",
 }
-INDISCREET["workspaces"][1] |= {"url": f"someone:{PASSWORD}@x", "api_key_env": KEY, "max_age": {"key": KEY}}
+WITH_SECRETS["workspaces"][1] |= {"url": f"someone:{PASSWORD}@x", "api_key_env": KEY, "max_age": {"key": KEY}}
 
 any_text = st.text(st.characters(), max_size=40)  # includes control characters and lone surrogates
 yaml_text = st.text("{}[]:,-#&*!|>'\"%@`?<= \t\n\r\\abUxF0129~.\ufeff\u2028\U0001f642", max_size=80)
@@ -158,7 +158,7 @@ def test_mutation_base_is_valid() -> None:
     assert load_and_build(json.dumps(GOOD)) is not None
     assert load_and_build(yaml.safe_dump(GOOD)) is not None
     with pytest.raises(ConfigError) as raised:
-        load_config(json.dumps(INDISCREET), "x.yaml", ENVIRON)
+        load_config(json.dumps(WITH_SECRETS), "x.yaml", ENVIRON)
     hold(raised.value)
     assert {problem.path[-1] for problem in raised.value.problems} == {
         "url", "api_key", "api_key_env", "instance", "max_age"
@@ -207,7 +207,7 @@ def test_any_mutated_config_is_config_or_error(data: object) -> None:
 
 
 @settings(deadline=None)
-@given(mutations(INDISCREET))
+@given(mutations(WITH_SECRETS))
 def test_error_messages_hold_no_secret(data: object) -> None:
     """No error message contains the API key or the password of a URL."""
     load_and_build(json.dumps(data))

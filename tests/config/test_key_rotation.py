@@ -58,7 +58,7 @@ def read_lists(exporter: ExporterRig) -> None:
     """Refresh the lists that are due, and wait until no list fetch is in flight."""
     inside = exporter.exporter._list_refresher  # noqa: SLF001 - a scrape does not wait for list fetches
     inside.refresh()
-    wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list is read")  # noqa: SLF001
+    wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list fetch is in flight")  # noqa: SLF001
 
 
 def workspace_messages(exporter: ExporterRig, workspace: int = 0) -> Sequence[str]:
@@ -432,7 +432,7 @@ def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
         assert set(rotation.keys()) == {NEW_KEY}
 
 
-def test_a_key_that_is_revoked_soon_after_an_endpoint_accepted_it() -> None:
+def test_key_revoked_soon_after_success_is_detected_early() -> None:
     """An endpoint with a recent success is tried early once another endpoint has rejected the key twice."""
     with running_exporter(
         "{event: purchase, refresh: 1m}", quiet(), extra_yaml="    new_users:\n      - {}\n"
@@ -512,11 +512,11 @@ def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
         scrape.result()
         write_file(rotation.file, NEW_KEY)
         exporter.braze.clear_faults(path=SESSIONS)
-        wait_until(lambda: exporter.page().value(SESSIONS_UP) == 1, "sessions are answered")
+        wait_until(lambda: exporter.page().value(SESSIONS_UP) == 1, "the sessions query is up")
         rotation.use()
         exporter.braze.key = NEW_KEY
         exporter.braze.clear_faults(path=EVENTS)
-        wait_until(lambda: exporter.page().values(EVENTS_UP) == [0, 0], "both are refused")
+        wait_until(lambda: exporter.page().values(EVENTS_UP) == [0, 0], "both event queries are down")
         assert "401" not in workspace_messages(exporter)[0]
         exporter.clock.advance(HOLD_SECONDS)
         exporter.refresh()

@@ -131,10 +131,10 @@ uuids = st.uuids().map(str)
 hexes = texts(HEX, 32, 40, 64)
 base64s = texts(BASE64, 24, 43, 44, 88).filter(lambda key: key[0] != "/")
 # Forms of keys that no name has, so that the exporter recognizes them in any setting.
-telling = (uuids | hexes | uuids.map(str.upper) | hexes.map(str.upper) | base64s).filter(
+recognizable = (uuids | hexes | uuids.map(str.upper) | hexes.map(str.upper) | base64s).filter(
     lambda key: any(letter.isdigit() for letter in key)
 )
-any_form = telling | texts("abcdefghijklmnopqrstuvwxyz", 8, 20, 40) | texts("0123456789", 12, 18, 40)
+any_form = recognizable | texts("abcdefghijklmnopqrstuvwxyz", 8, 20, 40) | texts("0123456789", 12, 18, 40)
 WRAPPINGS = ("{}", "Bearer {}", '"{}"', "'{}'", " {} ", "{}\n", "{}\n{}", "KEY={}", "$ {}", "${{{}}}", "keys/{}")
 wrapped = st.sampled_from(WRAPPINGS)
 
@@ -171,7 +171,7 @@ OTHER_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
 )
 
 
-def told(text: str) -> str:
+def all_messages(text: str) -> str:
     """Return all messages about a config, loaded with and without its keys."""
     message = []
     for environ in (None, {"BRAZE_API_KEY": KEY}):
@@ -184,7 +184,7 @@ def told(text: str) -> str:
     return "\n".join(message)
 
 
-def hold_back(message: str, key: str) -> None:
+def check_hidden(message: str, key: str) -> None:
     """Check that a message is not empty and contains no eight characters of the key in a row."""
     assert message
     chunks = {key[start : start + 8].lower() for start in range(len(key) - 7)}
@@ -211,19 +211,19 @@ def test_misplaced_key_of_any_form_is_not_repeated(
     key: str, wrapping: str, place: Callable[[str], dict[str, object]]
 ) -> None:
     """In the key settings and the URL, no key of any form is shown."""
-    hold_back(told(with_changes(place(wrapping.replace("{}", key)))), key)
+    check_hidden(all_messages(with_changes(place(wrapping.replace("{}", key)))), key)
 
 
 @settings(deadline=None)
-@given(telling, wrapped, st.sampled_from(OTHER_PLACES))
+@given(recognizable, wrapped, st.sampled_from(OTHER_PLACES))
 def test_key_in_any_setting_is_not_repeated(key: str, wrapping: str, place: Callable[[str], dict[str, object]]) -> None:
     """In any other setting, text that looks like a key is not shown."""
-    hold_back(told(with_changes(place(wrapping.replace("{}", key)))), key)
+    check_hidden(all_messages(with_changes(place(wrapping.replace("{}", key)))), key)
 
 
 @settings(deadline=None)
 @given(
-    telling,
+    recognizable,
     st.sampled_from(
         [
             "{}",
@@ -251,7 +251,7 @@ def test_key_in_any_setting_is_not_repeated(key: str, wrapping: str, place: Call
 )
 def test_key_in_invalid_yaml_is_not_repeated(key: str, text: str) -> None:
     """Errors about invalid YAML do not show a key."""
-    hold_back(told(text.replace("{}", key)), key)
+    check_hidden(all_messages(text.replace("{}", key)), key)
 
 
 NOT_THE_KEY = "must be the name of an environment variable such as BRAZE_API_KEY, not the key itself"

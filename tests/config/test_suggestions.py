@@ -11,7 +11,7 @@ from braze_exporter.config.suggestions import find_nearest
 
 
 def test_nearest_names_come_first() -> None:
-    """At most three names are returned, most similar first, and dissimilar names are left out."""
+    """At most three names are returned, most similar first, and dissimilar names are omitted."""
     names = ["purchase", "Purchase", "purchases", "purchased_item", "signup", "p"]
     result = find_nearest(["purchse", "xyz"], names)
     assert result == {"purchse": ("purchase", "purchases", "Purchase"), "xyz": ()}

@@ -72,7 +72,7 @@ def test_protections_are_listed(folder: Path, text: str, protections: tuple[str,
     assert loaded(folder, text).protections == protections
 
 
-@pytest.mark.parametrize("pattern", [r"^  # (?!.*htpasswd)", "^$"], ids=["everything", "as it stands"])
+@pytest.mark.parametrize("pattern", [r"^  # (?!.*htpasswd)", "^$"], ids=["everything", "as written"])
 def test_readme_example_is_valid(folder: Path, pattern: str) -> None:
     """The README's example is valid both as written and with its commented lines enabled."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def test_readme_example_is_valid(folder: Path, pattern: str) -> None:
 
 
 def test_response_headers_are_read(folder: Path) -> None:
-    """The configured response headers are read in lower case, and empty ones are left out."""
+    """The configured response headers are read in lower case, and empty ones are omitted."""
     text = "http_server_config: {http2: false, headers: {X-Frame-Options: sameorigin, Content-Security-Policy: ''}}"
     assert loaded(folder, text).headers == {b"x-frame-options": b"sameorigin"}
 
