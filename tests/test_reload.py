@@ -409,11 +409,8 @@ def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
         "another-key",
     ]
     write_file(reloadable.key, "")
-    assert reloadable.reload() == (
-        400,
-        "failed to reload config: "
-        f"{reloadable.config}:4: workspaces[0].api_key_file: the file is empty; write the REST API key into it\n",
-    )
+    problem = f"{reloadable.config}:4: workspaces[0].api_key_file: the file is empty; write the REST API key into it\n"
+    assert reloadable.reload() == (400, f"failed to reload config: {problem}")
 
 
 @pytest.mark.alone
