@@ -438,13 +438,13 @@ class Reloader:
         except ConfigError as error:
             self._exporter.record_failed_reload()
             fields = {"file": error.source, "problems": len(error.problems)}
-            _log.error("the config cannot be used: the one before goes on", extra={"fields": fields})
+            _log.error("Configuration reload failed, keeping the previous one", extra={"fields": fields})
             for problem in error.problems[:_MAX_LOGGED_PROBLEMS]:
-                _log.error("problem of the config", extra={"fields": {"problem": problem.render(error.source)}})
+                _log.error("Configuration problem", extra={"fields": {"problem": problem.render(error.source)}})
             raise
         except Exception:
             self._exporter.record_failed_reload()
-            _log.exception("the config cannot be used by a fault of the exporter: the one before goes on")
+            _log.exception("Internal error during configuration reload, keeping the previous one")
             raise
         replaced = self._exporter.plan
         self._exporter.apply_config(config, plan, session)
@@ -452,9 +452,9 @@ class Reloader:
         self._session.close()
         self.config, self._session = config, session
         fields = {"queries": len(now), "added": len(now - before), "removed": len(before - now)}
-        _log.info("config reloaded", extra={"fields": fields})
+        _log.info("Completed loading of configuration file", extra={"fields": fields})
 
     def _check_state_file(self, config: Config) -> None:
         if config.settings.state_file != self.config.settings.state_file:
-            text = "cannot change while the exporter runs: restart it, or put the old value back"
+            text = "cannot be changed by a reload; restart the exporter or restore the previous value"
             raise config.error([(("state_file",), text)])

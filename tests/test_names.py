@@ -80,9 +80,9 @@ def test_failure_names_query_on_one_line(form: str, tmp_path: Path) -> None:
         path = config(server.url, tmp_path / "config.yaml")
         with Program.start([f"--config.file={path}", f"--log.format={form}"]) as program:
             program.scrape()
-    failures = [line for line in program.lines if "query not answered" in line]
+    failures = [line for line in program.lines if "Query failed" in line]
     assert len(failures) == 2 * len(NAMES)
-    lists = [line for line in program.lines if "list not read" in line]
+    lists = [line for line in program.lines if "List could not be read" in line]
     assert len(program.lines) == len(failures) + len(lists) + 2
     assert max(map(len, program.lines)) < 8_000
     for line in failures:

@@ -335,7 +335,7 @@ def test_reload_request_reloads(reloadable: Reloadable) -> None:
     assert page.value(SUCCESSFUL) == 1
     assert (page.value(SUCCESS_TIME) or 0) > (before.value(SUCCESS_TIME) or 0)
     assert [request.event for request in series_requests(reloadable.braze)] == ["purchase", "signup"]
-    assert 'msg="config reloaded" queries=2 added=1 removed=0' in reloadable.program.output
+    assert 'msg="Completed loading of configuration file" queries=2 added=1 removed=0' in reloadable.program.output
     assert "2 queries" in reloadable.program.get("/").text
 
 
@@ -356,8 +356,8 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     assert page.value(SUCCESSFUL) == 0
     assert page.value(SUCCESS_TIME) == before.value(SUCCESS_TIME)
     assert page.value(LAST_SUCCESS) == before.value(LAST_SUCCESS)
-    assert 'msg="the config cannot be used: the one before goes on"' in reloadable.program.output
-    assert reloadable.program.output.count('msg="problem of the config"') == 3
+    assert 'msg="Configuration reload failed, keeping the previous one"' in reloadable.program.output
+    assert reloadable.program.output.count('msg="Configuration problem"') == 3
     reloadable.write("{event: purchase}")
     assert reloadable.reload()[0] == 200
     assert reloadable.program.scrape().value(SUCCESSFUL) == 1
@@ -366,7 +366,7 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
 @pytest.mark.parametrize(
     ("extra_yaml", "problem"),
     [
-        ("max_queries: 1\n", "max_queries: is 1, but the entries make 2 queries: raise it, or ask for less"),
+        ("max_queries: 1\n", "max_queries: is 1, but the entries need 2 queries; raise it, or configure fewer"),
         ("refresh: {hour: 1s}\nbudget: {share: 0.001}\n", "custom_events by the hour needs refresh ≥ 29s"),
         ("state_file: /tmp/state\n", "state_file: cannot change while the exporter runs: restart it, or put the old"),
     ],
@@ -418,11 +418,11 @@ def test_sighup_reloads(reloadable: Reloadable) -> None:
     """SIGHUP reloads like the request does; an invalid config is reported in the log and in the metrics."""
     reloadable.write("{event: signup}\n{event: purchase}")
     os.kill(reloadable.program.process.pid, signal.SIGHUP)
-    wait_until(lambda: "config reloaded" in reloadable.program.output, "it is reloaded")
+    wait_until(lambda: "Completed loading of configuration file" in reloadable.program.output, "it is reloaded")
     reloadable.scrape_until(up=2)
     reloadable.write("{event: 7}")
     os.kill(reloadable.program.process.pid, signal.SIGHUP)
-    wait_until(lambda: "problem of the config" in reloadable.program.output, "it is refused")
+    wait_until(lambda: "Configuration problem" in reloadable.program.output, "it is refused")
     assert reloadable.program.scrape().value(SUCCESSFUL) == 0
     assert reloadable.program.stop() < 2
     assert reloadable.program.process.returncode == 0
@@ -501,5 +501,5 @@ def test_reload_endpoint_requires_lifecycle_flag(reloadable: Reloadable, tmp_pat
         assert response.status == 403
         assert "--web.enable-lifecycle" in response.text
         assert program.get("/-/reload").status == 405
-    assert "config reloaded" not in reloadable.program.output + program.output
+    assert "Completed loading of configuration file" not in reloadable.program.output + program.output
     assert tmp_path.is_dir()

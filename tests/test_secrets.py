@@ -105,7 +105,7 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
             rendered.append(response.text)
             config(items, tmp_path)
             os.kill(program.process.pid, signal.SIGHUP)
-            wait_until(lambda: "config reloaded" in program.output, "the config is reloaded")
+            wait_until(lambda: "Completed loading of configuration file" in program.output, "it is reloaded")
             for wanted in ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/key", "/config.yaml"):
                 for method in ("GET", "POST", "HEAD"):
                     response = program.get(wanted, {"Accept": "application/openmetrics-text"}, method=method)

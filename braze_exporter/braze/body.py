@@ -16,12 +16,12 @@ def parse_body(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        raise BrazeError(Reason.NOT_JSON, "the body is not JSON") from None
+        raise BrazeError(Reason.NOT_JSON, "malformed response: not JSON") from None
     if not isinstance(document, dict):
-        raise invalid_response("the body is not an object")
+        raise invalid_response("not a JSON object")
     message = document.get("message")
     if message == "queued":
-        raise BrazeError(Reason.QUEUED, "Braze has queued the request, as in maintenance, and has not answered it")
+        raise BrazeError(Reason.QUEUED, "request queued by Braze, as during maintenance; no data returned")
     if message != "success":
-        raise invalid_response("the message is not success")
+        raise invalid_response("message is not success")
     return document

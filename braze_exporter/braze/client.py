@@ -3,6 +3,7 @@
 It caches nothing and never retries.
 """
 
+import http.client
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -97,7 +98,7 @@ class Client:
         started = self._monotonic()
         seconds = 0.0
         received: RawResponse | None = None
-        failure: BrazeError | None = BrazeError(Reason.INVALID_RESPONSE, "a fault of the exporter itself")
+        failure: BrazeError | None = BrazeError(Reason.INVALID_RESPONSE, "internal error")
         try:
             permit.begin()
             received = self._transport.get(endpoint.path, parameters)
@@ -130,8 +131,8 @@ class Client:
         if reason is Reason.UNAUTHORIZED:  # the body repeats the key, so nothing of it is shown
             raise BrazeError(reason, unauthorized(endpoint))
         if reason is not None:
-            hint = f": the key needs the permission {endpoint.permission}" if reason is Reason.FORBIDDEN else ""
-            raise BrazeError(reason, f"HTTP {received.status}{hint}{self.error_excerpt(received)}")
+            hint = f": the key lacks the permission {endpoint.permission}" if reason is Reason.FORBIDDEN else ""
+            raise BrazeError(reason, f"{_describe_status(received.status)}{hint}{self.error_excerpt(received)}")
         if received.body_error is not None:
             raise received.body_error
         ours = self._wall()
@@ -202,7 +203,12 @@ def unauthorized(at: Endpoint) -> str:
     Braze sends 401 for a rejected key and for a missing permission. Only the responses of other endpoints show which
     of the two applies.
     """
-    return f"401 Unauthorized: the key lacks the permission {at.permission} (or Braze does not know the key)"
+    return f"401 Unauthorized: the key lacks the permission {at.permission} (or the key is rejected)"
+
+
+def _describe_status(status: int) -> str:
+    """Return a status code with its reason phrase, for example `503 Service Unavailable`."""
+    return f"{status} {http.client.responses.get(status, '')}".rstrip()
 
 
 def _build_parameters(query: Query, length: int, now: float) -> Mapping[str, str]:

@@ -136,8 +136,8 @@ CUSTOM_EVENTS = SeriesKind(
 
 SESSIONS = SeriesKind(
     section="sessions",
-    metric_groups=(MetricGroup("sessions", "Sessions of the apps"),),
-    filtered_group=MetricGroup("sessions_filtered", "Sessions of the apps", ("braze_app", "segment")),
+    metric_groups=(MetricGroup("sessions", "App sessions"),),
+    filtered_group=MetricGroup("sessions_filtered", "App sessions", ("braze_app", "segment")),
     path="/sessions/data_series",
     permission="sessions.data_series",
     units=_HOURS_AND_DAYS,
@@ -163,11 +163,11 @@ PURCHASES = SeriesKind(
 REVENUE = SeriesKind(
     section="revenue",
     metric_groups=(
-        MetricGroup("revenue", "Revenue of purchases, in the currency of Braze's reports", can_be_negative=True),
+        MetricGroup("revenue", "Purchase revenue (in the currency of Braze's reports)", can_be_negative=True),
     ),
     filtered_group=MetricGroup(
         "revenue_filtered",
-        "Revenue of purchases, in the currency of Braze's reports",
+        "Purchase revenue (in the currency of Braze's reports)",
         ("product", "braze_app"),
         can_be_negative=True,
     ),
@@ -185,7 +185,7 @@ REVENUE = SeriesKind(
 SEGMENT_USERS = SeriesKind(
     section="segment_users",
     metric_groups=(
-        MetricGroup("segment_users", "Users in a segment, as Braze estimates", ("segment",), is_additive=False),
+        MetricGroup("segment_users", "Users in a segment (estimated by Braze)", ("segment",), is_additive=False),
     ),
     path="/segments/data_series",
     permission="segments.data_series",
@@ -206,8 +206,8 @@ NEW_USERS = SeriesKind(
 
 UNINSTALLS = SeriesKind(
     section="uninstalls",
-    metric_groups=(MetricGroup("uninstalls", "Uninstalls of the apps"),),
-    filtered_group=MetricGroup("uninstalls_filtered", "Uninstalls of the apps", ("braze_app",)),
+    metric_groups=(MetricGroup("uninstalls", "App uninstalls"),),
+    filtered_group=MetricGroup("uninstalls_filtered", "App uninstalls", ("braze_app",)),
     path="/kpi/uninstalls/data_series",
     permission="kpi.uninstalls.data_series",
     value_field="uninstalls",
@@ -217,10 +217,8 @@ UNINSTALLS = SeriesKind(
 
 DAILY_ACTIVE_USERS = SeriesKind(
     section="daily_active_users",
-    metric_groups=(MetricGroup("daily_active_users", "Users who were active", is_additive=False),),
-    filtered_group=MetricGroup(
-        "daily_active_users_filtered", "Users who were active", ("braze_app",), is_additive=False
-    ),
+    metric_groups=(MetricGroup("daily_active_users", "Active users", is_additive=False),),
+    filtered_group=MetricGroup("daily_active_users_filtered", "Active users", ("braze_app",), is_additive=False),
     path="/kpi/dau/data_series",
     permission="kpi.dau.data_series",
     value_field="dau",
@@ -229,11 +227,11 @@ DAILY_ACTIVE_USERS = SeriesKind(
 MONTHLY_ACTIVE_USERS = SeriesKind(
     section="monthly_active_users",
     metric_groups=(
-        MetricGroup("monthly_active_users", "Users who were active in 30 days, as computed", is_additive=False),
+        MetricGroup("monthly_active_users", "Active users over a 30-day rolling window", is_additive=False),
     ),
     filtered_group=MetricGroup(
         "monthly_active_users_filtered",
-        "Users who were active in 30 days, as computed",
+        "Active users over a 30-day rolling window",
         ("braze_app",),
         is_additive=False,
     ),
@@ -249,14 +247,14 @@ CAMPAIGNS = SeriesKind(
     metric_groups=(
         MetricGroup(
             "campaign_messages",
-            "Statistics of the messages of a campaign",
+            "Message statistics of a campaign",
             ("campaign",),
             ("channel", "variation", "stat"),
             primary_stats=_SENT_STATS,
         ),
         MetricGroup("campaign_conversions", "Conversions of a campaign", ("campaign",)),
-        MetricGroup("campaign_revenue", "Revenue of a campaign, in US dollars", ("campaign",), can_be_negative=True),
-        MetricGroup("campaign_unique_recipients", "Users who received a campaign", ("campaign",), is_additive=False),
+        MetricGroup("campaign_revenue", "Revenue of a campaign in US dollars", ("campaign",), can_be_negative=True),
+        MetricGroup("campaign_unique_recipients", "Unique recipients of a campaign", ("campaign",), is_additive=False),
     ),
     path="/campaigns/data_series",
     permission="campaigns.data_series",
@@ -273,10 +271,10 @@ CANVASES = SeriesKind(
     metric_groups=(
         MetricGroup("canvas_entries", "Entries into a Canvas", ("canvas",)),
         MetricGroup("canvas_conversions", "Conversions of a Canvas", ("canvas",)),
-        MetricGroup("canvas_revenue", "Revenue of a Canvas, in US dollars", ("canvas",), can_be_negative=True),
+        MetricGroup("canvas_revenue", "Revenue of a Canvas in US dollars", ("canvas",), can_be_negative=True),
         MetricGroup(
             "canvas_messages",
-            "Statistics of the messages of a Canvas",
+            "Message statistics of a Canvas",
             ("canvas",),
             ("step", "channel", "stat"),
             primary_stats=_SENT_STATS,

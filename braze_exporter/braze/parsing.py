@@ -116,9 +116,9 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
     for start in bucket_starts(parsed):
         number = bucket_number(start, unit, zone)
         if number > newest:
-            raise invalid_response("a row has a time in the future")
+            raise invalid_response("a time is in the future")
         if number < oldest:
-            raise invalid_response(f"a row is older than the {length} {unit}s that were requested")
+            raise invalid_response(f"a row is older than the requested {length} {unit}s")
     return tuple(parsed)
 
 
@@ -131,7 +131,9 @@ def _build_series(query: Query, parsed: ParsedSeries) -> Series:
         if known is None:  # a duplicate row may have a number for this hole
             values[start] = value
         elif value not in (None, known):
-            raise invalid_response(f"the bucket of {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two values")
+            raise invalid_response(
+                f"bucket {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two different values"
+            )
     points, holes = [], []
     for start in sorted(values)[-MAX_LENGTH:]:
         number = values[start]
@@ -156,7 +158,7 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     Raises `BrazeError` if a time is a date only or not on the hour.
     """
     if any(time.is_date for time in times):
-        raise invalid_response("a row has a date in place of an hour")
+        raise invalid_response("a row has a date instead of an hour")
     written = [time.moment for time in times]
     clocks = [moment.replace(tzinfo=None) for moment in written]
     order = list(range(len(written)))
@@ -174,6 +176,6 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
         # A time must be on the hour by its own offset, the zone or UTC. Otherwise the bucket could not be identified in
         # the next response, and its value would be counted again.
         if not any(clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))):
-            raise invalid_response("a row has an hour that does not begin on the hour")
+            raise invalid_response("a time is not on the hour")
         starts[at] = int(moment.timestamp())
     return starts

@@ -66,7 +66,7 @@ _ALL_NULL = _MessageStats(None, "", None, None)
 
 def invalid_response(detail: str) -> BrazeError:
     """Return the error for an invalid response. `detail` must quote nothing of the body."""
-    return BrazeError(Reason.INVALID_RESPONSE, detail)
+    return BrazeError(Reason.INVALID_RESPONSE, f"malformed response: {detail}")
 
 
 def parse_rows(query: Query, data: object) -> list[ParsedSeries]:
@@ -91,9 +91,9 @@ def parse_rows(query: Query, data: object) -> list[ParsedSeries]:
 
 def _check_rows(data: object) -> list[Row]:
     if not isinstance(data, list):
-        raise invalid_response("there is no list of data")
+        raise invalid_response("data is not a list")
     if not all(isinstance(row, dict) for row in data):
-        raise invalid_response("a row of data is not an object")
+        raise invalid_response("a row is not an object")
     return data
 
 
@@ -105,9 +105,9 @@ def _parse_time(row: Row) -> ParsedTime:
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:
-        raise invalid_response("a row has a time that is not in ISO 8601") from None
+        raise invalid_response("a time is not in ISO 8601") from None
     if moment.year not in _VALID_YEARS:
-        raise invalid_response("a row has a time out of range")
+        raise invalid_response("a time is out of range")
     return ParsedTime(moment, len(time) <= _DATE_LENGTH)
 
 
@@ -120,7 +120,7 @@ def _parse_number(value: object, field: str, *, can_be_negative: bool = False) -
     except OverflowError:
         number = math.nan
     if not math.isfinite(number) or (number < 0 and not can_be_negative):
-        raise invalid_response(f"a row has no {field} that is a number{'' if can_be_negative else ' from 0'}")
+        raise invalid_response(f"{field} is not a {'' if can_be_negative else 'non-negative '}number")
     return number
 
 
@@ -154,7 +154,7 @@ def _parse_messages(
     for part, channel, stat in dict.fromkeys(key for day in days for key in day.numbers):
         values = [(day.time, *values_by_key) for day in days if (values_by_key := day.value(part, channel, stat))]
         if any((part, channel, stat) in day.others for day in days) and any(value is not None for _, value in values):
-            raise invalid_response(f"a row has no {stat} that is a number")
+            raise invalid_response(f"{stat} is not a number")
         if not values:
             continue
         series_labels = dict.fromkeys(metric_group.series_labels, labels[part]) | {"channel": channel, "stat": stat}

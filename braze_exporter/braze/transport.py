@@ -161,7 +161,7 @@ class Transport:
             return replace(received, body_error=self._timeout_error()) if exchange.is_aborted else received
 
     def _timeout_error(self) -> BrazeError:
-        return BrazeError(Reason.TIMEOUT, f"the answer was not complete after {self._timeouts.total:g} s")
+        return BrazeError(Reason.TIMEOUT, f"request timed out after {self._timeouts.total:g} s")
 
     def _send(self, path: str, parameters: Mapping[str, str]) -> RawResponse:
         try:
@@ -175,13 +175,13 @@ class Transport:
                 stream=True,
             )
         except requests.exceptions.SSLError as error:
-            raise BrazeError(Reason.TLS, f"the TLS connection failed: {_describe_cause(error)}") from None
+            raise BrazeError(Reason.TLS, f"TLS connection failed: {_describe_cause(error)}") from None
         except requests.exceptions.Timeout:
-            raise BrazeError(Reason.TIMEOUT, "no answer in time") from None
+            raise BrazeError(Reason.TIMEOUT, "request timed out") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             if isinstance(_urllib3_reason(error), urllib3.exceptions.NameResolutionError):
-                raise BrazeError(Reason.DNS, "the host name of the url cannot be resolved") from None
-            raise BrazeError(Reason.CONNECTION, f"the connection failed: {_describe_cause(error)}") from None
+                raise BrazeError(Reason.DNS, "host name of the url could not be resolved") from None
+            raise BrazeError(Reason.CONNECTION, f"connection failed: {_describe_cause(error)}") from None
         with response:
             status, headers = response.status_code, response.headers
             try:
@@ -189,11 +189,11 @@ class Transport:
             except BrazeError as error:
                 failure = error.without_traceback()
             except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
-                failure = BrazeError(Reason.TIMEOUT, "the answer stopped halfway")
+                failure = BrazeError(Reason.TIMEOUT, "request timed out while reading the response")
             except urllib3.exceptions.DecodeError:
-                failure = BrazeError(Reason.NOT_JSON, "the body cannot be decompressed")
+                failure = BrazeError(Reason.NOT_JSON, "malformed response: body could not be decompressed")
             except (urllib3.exceptions.HTTPError, OSError):
-                failure = BrazeError(Reason.TRUNCATED, "the connection broke before the whole answer was here")
+                failure = BrazeError(Reason.TRUNCATED, "connection closed before the response was complete")
             return RawResponse(status, headers, body_error=failure)
 
 
@@ -205,7 +205,7 @@ def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise BrazeError(Reason.TOO_LARGE, f"the answer is larger than {MAX_BODY_BYTES // 1024**2} MiB")
+            raise BrazeError(Reason.TOO_LARGE, f"response is larger than {MAX_BODY_BYTES // 1024**2} MiB")
     return b"".join(chunks)
 
 

@@ -192,7 +192,7 @@ class Counters:
             return
         if self._is_failing:
             self._is_failing = False
-            _log.info("the state file is written again")
+            _log.info("State file written again")
         with self._lock:
             keys = changed.keys() & self._states.keys()
             self._saved_totals.update({key: changed[key].total for key in keys})
@@ -202,4 +202,4 @@ class Counters:
         self._on_write_failure()
         if not self._is_failing:
             self._is_failing = True
-            _log.error("the state file cannot be written: counters stand still", extra={"fields": {"reason": error}})
+            _log.error("State file could not be written, counters are not updated", extra={"fields": {"reason": error}})

@@ -18,13 +18,13 @@ class Family:
 # Help texts of the gauges of a query, by the suffix of the family. `{counts}` is the `help_prefix` of the metric group,
 # `{unit}` the unit of the query.
 GAUGE_HELP: dict[str, str] = {
-    "latest": "{counts} in the newest {unit}, which is usually still in progress and growing.",
-    "latest_bucket_start_timestamp_seconds": "Start of the newest {unit}.",
-    "settled": "{counts} in the newest settled {unit}: one fetched its settle time or more after its end.",
-    "settled_bucket_start_timestamp_seconds": "Start of the newest settled {unit}.",
-    "baseline": "Median of the same local {unit} of the week in the last weeks, for the bucket that settled shows.",
-    "up": "Whether the last fetch was answered (1) or not (0).",
-    "last_success_timestamp_seconds": "When a fetch was last answered, 0 until the first time.",
+    "latest": "{counts} in the newest {unit}, usually still growing.",
+    "latest_bucket_start_timestamp_seconds": "Timestamp of the start of the newest {unit}.",
+    "settled": "{counts} in the newest settled {unit}, fetched at least the settle time after its end.",
+    "settled_bucket_start_timestamp_seconds": "Timestamp of the start of the newest settled {unit}.",
+    "baseline": "Baseline of the newest settled {unit}: median of the same local {unit} of the week in the last weeks.",
+    "up": "Whether the last fetch succeeded.",
+    "last_success_timestamp_seconds": "Timestamp of the last successful fetch, 0 until the first.",
 }
 # The gauges that a query has once, even if its responses have several series.
 QUERY_GAUGES = ("up", "last_success_timestamp_seconds")
@@ -39,18 +39,18 @@ def build_gauge(kind: SeriesKind, metric_group: MetricGroup, unit: Unit, measure
 
 def build_counter(kind: SeriesKind, metric_group: MetricGroup) -> Family:
     """Return the counter family for an additive metric group of `kind`."""
-    text = f"{metric_group.help_prefix} that Braze has reported since the first answer, late arrivals included."
+    text = f"{metric_group.help_prefix} that Braze has reported since the first response, late arrivals included."
     labels = ("workspace", *metric_group.labels, *metric_group.series_labels)
     return Family(f"braze_{metric_group.name}_total", "counter", _append_source(text, kind), labels)
 
 
 def build_info(kind: SeriesKind) -> Family:
     """Return the info family that maps the subjects of `kind` to their ids. `kind` must be `is_identified_by_id`."""
-    text = f"The identifier that Braze has for the {kind.subject_label}."
+    text = f"A metric with a constant '1' value labeled by {kind.subject_label} and {kind.subject_parameter}."
     return Family(
         f"braze_{kind.subject_label}_info", "gauge", text, ("workspace", kind.subject_label, kind.subject_parameter)
     )
 
 
 def _append_source(text: str, kind: SeriesKind) -> str:
-    return f"{text} Fetched from {kind.path} about once per refresh."
+    return f"{text} From Braze {kind.path}, cached for about one refresh."

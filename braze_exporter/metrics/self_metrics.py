@@ -23,12 +23,8 @@ from braze_exporter.metrics.exposition import format_header, format_labels, form
 from braze_exporter.metrics.families import Family
 from braze_exporter.scheduler.plan import Plan, Selector
 
-UP = Family(
-    "braze_up", "gauge", "Whether any query's last fetch was answered (1), or none of those tried (0).", ("workspace",)
-)
-QUERIES = Family(
-    "braze_exporter_queries", "gauge", "Queries of the plan by their state.", ("workspace", "kind", "state")
-)
+UP = Family("braze_up", "gauge", "Whether the last fetch of at least one query succeeded.", ("workspace",))
+QUERIES = Family("braze_exporter_queries", "gauge", "Number of queries by state.", ("workspace", "kind", "state"))
 
 
 class QueryStatus(StrEnum):
@@ -47,100 +43,111 @@ _POOL_LABELS = ("workspace", "pool")
 REQUESTS = Family(
     "braze_api_requests_total",
     "counter",
-    "HTTP requests made to Braze; code is the status, or none without an answer.",
+    "Total number of requests to Braze by HTTP status code, none if there was no response.",
     (*_ENDPOINT_LABELS, "code"),
 )
 REQUESTS_FAILED = Family(
     "braze_api_errors_total",
     "counter",
-    "Requests to Braze that were not answered, by reason.",
+    "Total number of failed requests to Braze by reason.",
     (*_ENDPOINT_LABELS, "reason"),
 )
 DURATION = Family(
     "braze_api_request_duration_seconds",
     "histogram",
-    "Time from a request to the whole of its answer.",
+    "Duration of requests to Braze, until the whole response was received.",
     _ENDPOINT_LABELS,
 )
 DEFERRED = Family(
     "braze_api_requests_deferred_total",
     "counter",
-    "Requests that were due and put off, for the budget, the reserve or a 429.",
+    "Requests deferred because of rate limiting.",
     _POOL_LABELS,
 )
 RATE_LIMIT = Family(
-    "braze_api_quota_limit", "gauge", "Calls in a window of the pool, as Braze last said.", _POOL_LABELS
+    "braze_api_quota_limit",
+    "gauge",
+    "Rate limit of the pool in requests per window, as last reported by Braze.",
+    _POOL_LABELS,
 )
 RATE_LIMIT_REMAINING = Family(
     "braze_api_quota_remaining",
     "gauge",
-    "Calls left in the pool's window, whoever makes them, as Braze last said.",
+    "Requests left for all clients in the pool's current window, as last reported by Braze.",
     _POOL_LABELS,
 )
 RATE_LIMIT_RESET = Family(
-    "braze_api_quota_reset_timestamp_seconds", "gauge", "When the pool's window ends, as Braze last said.", _POOL_LABELS
+    "braze_api_quota_reset_timestamp_seconds",
+    "gauge",
+    "Timestamp of the end of the pool's current window, as last reported by Braze.",
+    _POOL_LABELS,
 )
 SCRAPES_INCOMPLETE = Family(
     "braze_exporter_scrapes_incomplete_total",
     "counter",
-    "Scrapes whose deadline came before the answer to every due query.",
+    "Total number of scrapes that reached their deadline before all due queries were fetched.",
     (),
 )
 STATE_WRITE_FAILURES = Family(
     "braze_exporter_state_write_failures_total",
     "counter",
-    "Writes of the state file that failed; the counters stand still until one succeeds.",
+    "Total number of failed writes of the state file. Counters are not updated until a write succeeds.",
     (),
 )
 REVISION_DELAY = Family(
     "braze_revision_age_seconds",
     "histogram",
-    "How long after its end a bucket still changed.",
+    "Time from the end of a bucket to a later change of its value.",
     ("workspace", "kind"),
 )
 TIMEZONE_MISMATCH = Family(
     "braze_workspace_timezone_mismatch",
     "gauge",
-    "Whether the newest day of an answer is yesterday or tomorrow in the workspace's timezone (1) or not (0).",
+    "Whether the newest day of a response is yesterday or tomorrow in the workspace's timezone.",
     ("workspace",),
 )
 _KIND_LABELS = ("workspace", "kind")
 DISCOVERY_ITEMS = Family(
-    "braze_discovery_found", "gauge", "What Braze lists of a kind that the config has wildcards for.", _KIND_LABELS
+    "braze_discovery_found", "gauge", "Number of items in Braze's list, for kinds with selectors.", _KIND_LABELS
 )
-DISCOVERY_MATCHED = Family("braze_discovery_matched", "gauge", "What of it the wildcards take.", _KIND_LABELS)
+DISCOVERY_MATCHED = Family(
+    "braze_discovery_matched", "gauge", "Number of listed items that match a selector.", _KIND_LABELS
+)
 DISCOVERY_SKIPPED = Family(
     "braze_discovery_left_out",
     "gauge",
-    "What the wildcards take, and is not asked for: for max_queries or the budget.",
+    "Number of matching items without queries, because of max_queries or the budget.",
     _KIND_LABELS,
 )
 LIST_LAST_SUCCESS = Family(
     "braze_discovery_list_last_success_timestamp_seconds",
     "gauge",
-    "When a list of Braze's was last read to its end; 0 until the first time.",
+    "Timestamp of the last complete read of the list, 0 until the first.",
     ("workspace", "list"),
 )
 QUERY_UNLISTED = Family(
     "braze_query_unlisted",
     "gauge",
-    "Whether Braze's list lacks a subject that the config names (1) or has it (0).",
+    "Whether a subject in the config is missing from Braze's list.",
     (*_KIND_LABELS, "subject"),
 )
 RELOAD_SUCCESSFUL = Family(
     "braze_exporter_config_last_reload_successful",
     "gauge",
-    "Whether the config could be used when it was last read (1) or not (0); then the one before goes on.",
+    "Whether the last configuration reload attempt was successful.",
     (),
 )
 RELOAD_SUCCESS_TIME = Family(
     "braze_exporter_config_last_reload_success_timestamp_seconds",
     "gauge",
-    "When the config in use was read.",
+    "Timestamp of the last successful configuration reload.",
     (),
 )
 BUILD_INFO = Family(
-    "braze_exporter_build_info", "gauge", "The version that runs, always 1.", ("version", "python_version")
+    "braze_exporter_build_info",
+    "gauge",
+    "A metric with a constant '1' value labeled by version and python_version.",
+    ("version", "python_version"),
 )
 
 SELF_METRICS: tuple[Family, ...] = (

@@ -115,15 +115,15 @@ class FetchLog:
                 subject.kind.subject_label: subject.subject,
             }
             if subject.suggestions:
-                fields["nearest"] = ", ".join(subject.suggestions)
-            _log.warning("not in Braze's list", extra={"fields": fields})
+                fields["suggestions"] = ", ".join(subject.suggestions)
+            _log.warning("Subject is missing from Braze's list", extra={"fields": fields})
         self._unlisted = {*unlisted}
         for selection in plan.selection_results:
             if selection != self._selection_results.get((selection.workspace, selection.kind)):
                 fields = {"workspace": selection.workspace, "kind": selection.kind.section}
-                counts = {"found": selection.listed, "matched": selection.matched, "left_out": selection.skipped}
+                counts = {"items": selection.listed, "matched": selection.matched, "skipped": selection.skipped}
                 level = logging.WARNING if selection.skipped else logging.INFO
-                _log.log(level, "wildcards take of Braze's list", extra={"fields": fields | counts})
+                _log.log(level, "Selectors expanded", extra={"fields": fields | counts})
         self._selection_results = {
             (selection.workspace, selection.kind): selection for selection in plan.selection_results
         }
@@ -131,14 +131,14 @@ class FetchLog:
     def log_call(self, call: CallEvent) -> None:
         """Log when a pool pauses, when the exporter's clock and Braze's begin to differ, and when they agree again."""
         if call.pause_seconds is not None:
-            why = "HTTP 429" if call.reason is Reason.RATE_LIMITED else "what is left of Braze's limit is in reserve"
+            reason = "429 Too Many Requests" if call.reason is Reason.RATE_LIMITED else "only budget.reserve is left"
             fields = {
                 "workspace": call.workspace,
                 "pool": call.pool,
-                "because": why,
+                "reason": reason,
                 "seconds": round(call.pause_seconds),
             }
-            _log.warning("no calls until Braze's window ends", extra={"fields": fields})
+            _log.warning("Rate limit reached, pausing requests", extra={"fields": fields})
         if call.clock_offset is None:
             return
         is_off = abs(call.clock_offset) > CLOCK_TOLERANCE_SECONDS + call.seconds
@@ -146,11 +146,11 @@ class FetchLog:
             if is_off == (call.workspace in self._clock_differs):
                 return
             self._clock_differs ^= {call.workspace}
-        fields = {"workspace": call.workspace, "braze_is_ahead_by_seconds": round(call.clock_offset)}
+        fields = {"workspace": call.workspace, "braze_ahead_seconds": round(call.clock_offset)}
         if is_off:
-            _log.warning("our clock and Braze's differ: buckets settle too early or late", extra={"fields": fields})
+            _log.warning("Clock differs from Braze's", extra={"fields": fields})
         else:
-            _log.info("our clock and Braze's agree again", extra={"fields": fields})
+            _log.info("Clock agrees with Braze's again", extra={"fields": fields})
 
     def _add_failure(self, group: _Group, query_state: QueryState, detail: str) -> None:
         outage = self._outages.setdefault(group, _Outage())
@@ -164,11 +164,11 @@ class FetchLog:
             outage.is_summarized = True
         elif len(outage.failing) <= MAX_LOGGED_QUERIES:
             fields = {**dict(query.labels), "unit": query.unit, "reason": group.reason, "detail": detail}
-            _log.warning("query not answered", extra={"fields": fields})
+            _log.warning("Query failed", extra={"fields": fields})
         elif not outage.is_summarized:
             outage.is_summarized = True
             fields = {"workspace": group.workspace, "reason": group.reason}
-            _log.warning("more queries not answered for the same reason", extra={"fields": fields})
+            _log.warning("More queries failed for the same reason", extra={"fields": fields})
 
     def _remove_failure(self, query_state: QueryState, *, is_still_failing: bool = False) -> None:
         group = self._failing.pop(query_state)
@@ -178,4 +178,4 @@ class FetchLog:
             del self._outages[group]
             if not is_still_failing:
                 fields = {"workspace": group.workspace, "reason": group.reason, "queries": outage.max_failing}
-                _log.info("no query fails for this reason any more", extra={"fields": fields})
+                _log.info("Queries succeed again", extra={"fields": fields})

@@ -9,6 +9,7 @@ from braze_exporter.braze.calls import Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.pools import Endpoint
+from braze_exporter.braze.rows import invalid_response
 from braze_exporter.scheduler.errors import Deferred
 
 # Braze's rate limit allows this many pages of events and products an hour. No list should be longer.
@@ -80,11 +81,11 @@ class ListPager:
             self._characters += sum(len(row.id) + len(row.name) + sum(map(len, row.tags)) for row in items)
             self.pages_read += 1
             if not self._items:
-                raise self._invalid_list(f"no row of page {self.pages_read - 1} has a name and an id that are text")
+                raise invalid_response(f"page {self.pages_read - 1} has no item with a valid name and id")
             if items and len(self._items) == before:
-                raise self._invalid_list(f"page {self.pages_read - 1} repeats what came before it")
+                raise invalid_response(f"page {self.pages_read - 1} repeats earlier items")
             if self.pages_read == MAX_PAGES or self._characters > MAX_CHARACTERS:
-                raise self._invalid_list(f"there is no end to it after {self.pages_read:,} pages")
+                raise invalid_response(f"the list does not end after {self.pages_read:,} pages")
         return self.items
 
     def _next_page(self) -> tuple[ListItem | None, ...]:
@@ -97,10 +98,5 @@ class ListPager:
             return self._page_fetcher.fetch_page(self.list_endpoint, self.pages_read, permit)
         finally:
             permit.end(
-                BrazeError(Reason.INVALID_RESPONSE, "a fault of the exporter itself"), RateLimitInfo()
+                BrazeError(Reason.INVALID_RESPONSE, "internal error"), RateLimitInfo()
             )  # no effect if the call has ended the permit
-
-    def _invalid_list(self, why: str) -> BrazeError:
-        return BrazeError(
-            Reason.INVALID_RESPONSE, f"the list of {self.list_endpoint.item_names[1]} cannot be read: {why}"
-        )

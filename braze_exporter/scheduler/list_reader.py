@@ -56,10 +56,10 @@ class ListReader:
                 return pager.read(), ""
             except CircuitOpen:
                 error = self.admission.open_circuit_error(list_endpoint)
-                return pager.items, error.detail if error is not None else "the key was refused"
+                return pager.items, error.detail if error is not None else "API key rejected"
             except Deferred:
-                reason = f"budget allows no more calls of the {list_endpoint.pool.name} pool now"
-                return pager.items, f"{reason}: raise budget.share, or run it again in an hour"
+                reason = f"budget of the {list_endpoint.pool.name} pool is used up"
+                return pager.items, f"{reason}; raise budget.share, or run the command again in an hour"
             except BrazeError as error:
                 if error.reason not in TROUBLES or not pauses:
                     return pager.items, error.detail

@@ -216,9 +216,7 @@ class ListRefresher:
                 if self._read(read_state):
                     self._on_end()
             except Exception:  # noqa: BLE001 - the thread must survive for the other lists
-                _log.exception(
-                    "a list was not taken in by a fault of the exporter", extra={"fields": _log_fields(read_state)}
-                )
+                _log.exception("Internal error while reading a list", extra={"fields": _log_fields(read_state)})
             with self._changed:
                 read_state.in_flight = False
 
@@ -301,10 +299,10 @@ class ListRefresher:
             return
         if error is not None:
             detail = {"reason": error.reason, "detail": error.detail}
-            known = "none is known yet" if read_state.known is None else "the one before is used"
-            _log.warning("list not read: %s", known, extra={"fields": _log_fields(read_state) | detail})
+            kept = ", keeping the previous one" if read_state.known is not None else ""
+            _log.warning("List could not be read%s", kept, extra={"fields": _log_fields(read_state) | detail})
         else:
-            _log.info("list read again", extra={"fields": _log_fields(read_state)})
+            _log.info("List read again", extra={"fields": _log_fields(read_state)})
 
 
 def _is_rejected(read_state: _ListReadState) -> bool:

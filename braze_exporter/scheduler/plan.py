@@ -118,7 +118,7 @@ def build_plan(config: Config) -> Plan:
     for _, kind, entry in entries:
         unit, longest = entry.spec.query_spec.unit, kind.max_length
         if _query_length(unit, _settle_seconds(settings, kind, entry.spec)) > longest:
-            text = f"is too long for {unit}s: Braze tells {longest} {unit}s at most, so at most"
+            text = f"is too long; Braze returns at most {longest} {unit}s, so the maximum is"
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
             problems.append((path, f"{text} {longest - _MARGIN_BUCKETS}{unit[0]}"))
     selector_entries, entries = [
@@ -127,8 +127,8 @@ def build_plan(config: Config) -> Plan:
     ]
     count = sum(len(entry.spec.query_spec.apps) * len(entry.spec.query_spec.segments) for *_, entry in entries)
     if count > settings.max_queries:  # stop before making the queries, since there may be far too many
-        text = f"is {settings.max_queries:,}, but the entries make {count:,} queries"
-        problems.append((("max_queries",), f"{text}: raise it, or ask for less: fewer entries, apps or segments"))
+        text = f"is {settings.max_queries:,}, but the entries need {count:,} queries"
+        problems.append((("max_queries",), f"{text}; raise it, or configure fewer entries, apps or segments"))
         raise config.error(problems)
     planned = [
         (query, entry)
@@ -237,12 +237,11 @@ def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[t
             continue
         least = MAX_MISSED_REFRESHES * fed[query.counter_key].refresh
         if silent < least:
-            text = (
-                f"is shorter than {MAX_MISSED_REFRESHES} refreshes of the counter: at least {_format_rounded_up(least)}"
-            )
-            yield (*entry.path, "alerts", "silent"), f"{text}, or a shorter refresh"
+            text = f"is shorter than {MAX_MISSED_REFRESHES} refreshes of the counter"
+            fix = f"set it to at least {_format_rounded_up(least)}, or shorten refresh"
+            yield (*entry.path, "alerts", "silent"), f"{text}; {fix}"
         elif query.kind.min_settle_seconds and silent < 2 * query.unit.seconds:
-            text = f"is too short: {query.kind.section} are computed once a day, so at least 2d"
+            text = f"is too short; {query.kind.section} are computed once a day, so the minimum is 2d"
             yield (*entry.path, "alerts", "silent"), text
 
 
@@ -278,14 +277,12 @@ def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
     ]
     enough = _min_refresh(sorted(query.refresh for query in queries_of_pool), usage.allowed)
     quick = sorted({(query.kind.section, query.unit) for query in queries_of_pool if query.refresh < enough})
-    needs = ", ".join(
-        f"{section} by the {unit} needs refresh ≥ {_format_rounded_up(enough)}" for section, unit in quick
-    )
-    count = f"{usage.queries:,} {'query' if usage.queries == 1 else 'queries'}"
+    named = " and ".join(f"{unit.adverb} {section}" for section, unit in quick)
+    count = f"{usage.queries:,} {'query needs' if usage.queries == 1 else 'queries need'}"
     return (
-        f"its {count} would make {math.ceil(usage.calls):,} calls an hour, but budget.share allows "
-        f"{math.floor(usage.allowed):,} of the {usage.pool.per_hour:,.0f} of the {usage.pool.name} pool: {needs}, "
-        "or fewer queries"
+        f"{count} {math.ceil(usage.calls):,} calls per hour, but budget.share allows {math.floor(usage.allowed):,} "
+        f"of {usage.pool.per_hour:,.0f} in the {usage.pool.name} pool; "
+        f"set refresh ≥ {_format_rounded_up(enough)} for {named}, or configure fewer queries"
     )
 
 
@@ -297,10 +294,10 @@ def _exceeds_history(usage: PoolUsage) -> bool:
 
 def _describe_history(usage: PoolUsage) -> str:
     return (
-        f"its baselines would take {usage.startup_calls:,} calls when it starts, but of the "
-        f"{math.floor(usage.allowed):,} an hour "
-        f"that budget.share allows of the {usage.pool.name} pool {math.floor(usage.allowed - usage.calls):,} are left: "
-        "fewer weeks, fewer queries with a baseline, or a longer refresh"
+        f"baselines need {usage.startup_calls:,} calls after a start, but the queries leave "
+        f"{math.floor(usage.allowed - usage.calls):,} of the {math.floor(usage.allowed):,} calls per hour "
+        f"that budget.share allows in the {usage.pool.name} pool; "
+        "configure fewer weeks, fewer baselines or a longer refresh"
     )
 
 

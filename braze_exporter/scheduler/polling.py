@@ -282,10 +282,8 @@ class Scheduler:
         except BrazeError as failure:
             error = failure.without_traceback()
         except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
-            _log.exception(
-                "a fetch failed by a fault of the exporter", extra={"fields": dict(query_state.query.labels)}
-            )
-            error = BrazeError(Reason.INVALID_RESPONSE, "a fault of the exporter itself: see the log")
+            _log.exception("Internal error during a fetch", extra={"fields": dict(query_state.query.labels)})
+            error = BrazeError(Reason.INVALID_RESPONSE, "internal error: see the log")
         admitted.end(error, RateLimitInfo())  # no effect if the fetch has ended the permit
         with self._lock:
             if not query_state.removed:
@@ -373,7 +371,9 @@ class Scheduler:
             try:
                 call(listener)
             except Exception:  # noqa: BLE001 - the thread must survive, and waiting scrapes must be released
-                _log.exception("a reading was not taken in", extra={"fields": dict(query_state.query.labels)})
+                _log.exception(
+                    "Internal error while processing a fetch result", extra={"fields": dict(query_state.query.labels)}
+                )
         self.revision += 1  # after the listeners, so that a new revision implies that they have handled the change
 
     def _set_deferred(self, query_state: QueryState, deny_reason: Deferred | None) -> None:

@@ -82,7 +82,7 @@ class WorkerPool(Generic[J, A]):
             try:
                 self._run(job, admitted)
             except Exception:  # noqa: BLE001 - the thread must survive for the other jobs
-                _log.exception("a fetch was not brought to its end")
+                _log.exception("Internal error in a worker thread")
             with self._changed:
                 self._running[job.path] -= 1
                 self._changed.notify_all()  # jobs over the endpoint limit or not admitted may run now

@@ -58,7 +58,7 @@ class TrafficShape:
         """Check the values. Raises `ValueError` if a volume is negative or a share is not from 0 to 1."""
         shares = (sum(self.apps.values()), self.late, self.night, *self.apps.values(), *self.segments.values())
         if self.hourly < 0 or self.weekend < 0 or not all(0 <= share <= 1 for share in shares):
-            raise ValueError(f"volumes are at least 0, and shares and their sum over the apps 0 to 1: {self}")
+            raise ValueError(f"volumes must be at least 0, shares and the sum of apps from 0 to 1: {self}")
 
     def expected_count(self, local: datetime) -> float:
         """Return the expected volume of the hour that starts at the local time `local`."""

@@ -180,7 +180,7 @@ def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
         tmp_path, "{event: signup}\n{event: purchase}", traffic(), START, END, clock=clock
     ) as backfill:
         backfill.braze.inject(response_faults.status(500), event="signup")
-        with pytest.raises(BackfillError, match="nothing is answered, for long: HTTP 500"):
+        with pytest.raises(BackfillError, match="nothing is answered, for long: 500 Internal Server Error"):
             backfill.begin().end(step=30)
         backfill.use("{event: purchase}")
         backfill.braze.reset()
@@ -200,7 +200,7 @@ def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None
         backfill.braze.inject(response_faults.status(503))
         with pytest.raises(
             BackfillError,
-            match=r"^production: nothing is answered, for long: HTTP 503.*\. "
+            match=r"^production: nothing is answered, for long: 503 Service Unavailable.*\. "
             r"The responses to 10 of 38 calls are kept in .*history\.om\.partial: "
             r"run the same command again to resume$",
         ):
@@ -238,7 +238,7 @@ def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
     """A 403 ends the backfill, and the error names the missing permission."""
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
         backfill.braze.inject(response_faults.status(403))
-        with pytest.raises(BackfillError, match=r"HTTP 403: the key needs the permission events\.data_series"):
+        with pytest.raises(BackfillError, match=r"403 Forbidden: the key lacks the permission events\.data_series"):
             backfill.run()
         assert len(asked_for(backfill)) == 1
 
@@ -270,7 +270,7 @@ def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
         backfill.braze.unknown_event = UnknownEvent.REJECTED
         with pytest.raises(
             BackfillError,
-            match=r"^Braze refuses 1 query, such as workspace=production, event=gone by the hour: HTTP 400: .*: "
+            match=r"^Braze refuses 1 query, such as workspace=production, event=gone by the hour: 400 Bad Request: .*: "
             r"mend the config, or take them out of it\. The responses to 38 of 76 calls are kept",
         ):
             backfill.run()

@@ -283,7 +283,7 @@ def test_program_serves_through_every_fault(tmp_path: Path) -> None:
     assert program.process.returncode == 0
     assert KEY not in program.output + page.text + again.text
     assert "Traceback" not in program.output
-    assert program.output.count('msg="query not answered"') == len(names) + len(HOLDING)
+    assert program.output.count('msg="Query failed"') == len(names) + len(HOLDING)
     assert max(map(len, program.lines)) < 600
     assert "Invalid API key: ***" in program.output
 

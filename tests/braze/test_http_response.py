@@ -290,7 +290,7 @@ def test_interim_responses_beyond_bounds_are_refused(case: str, name: str, pki: 
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason is Reason.CONNECTION
-        assert caught.value.detail == f"the connection failed: {detail}"
+        assert caught.value.detail == f"connection failed: {detail}"
         assert ask("/2") == "/2"
     assert result.server.connections == 2
 

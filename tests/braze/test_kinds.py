@@ -580,32 +580,32 @@ def test_steps_with_same_name_are_disambiguated() -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "message"),
     [
-        (CAMPAIGNS, None, "there is no list of data"),
-        (CAMPAIGNS, [7], "a row of data is not an object"),
+        (CAMPAIGNS, None, "data is not a list"),
+        (CAMPAIGNS, [7], "a row is not an object"),
         (CAMPAIGNS, [{"conversions": 1}], "a row has no time"),
-        (CAMPAIGNS, [{"time": "yesterday"}], "a row has a time that is not in ISO 8601"),
-        (CAMPAIGNS, [{"time": "2026-11-20", "conversions": "4"}], "a row has no conversions that is a number from 0"),
-        (CAMPAIGNS, [{"time": "2026-11-20", "conversions": -4}], "a row has no conversions that is a number from 0"),
-        (CAMPAIGNS, [{"time": "2026-11-20", "revenue": True}], "a row has no revenue that is a number"),
+        (CAMPAIGNS, [{"time": "yesterday"}], "a time is not in ISO 8601"),
+        (CAMPAIGNS, [{"time": "2026-11-20", "conversions": "4"}], "conversions is not a non-negative number"),
+        (CAMPAIGNS, [{"time": "2026-11-20", "conversions": -4}], "conversions is not a non-negative number"),
+        (CAMPAIGNS, [{"time": "2026-11-20", "revenue": True}], "revenue is not a number"),
         (
             CAMPAIGNS,
             [{"time": "2026-11-20", "messages": {"email": [{"sent": -1}]}}],
-            "a row has no sent that is a number from 0",
+            "sent is not a non-negative number",
         ),
         (
             CAMPAIGNS,
             [{"time": "2026-11-20", "conversions": 1}, {"time": "2026-11-20", "conversions": 2}],
-            "the bucket of 2026-11-20T00:00Z has two values",
+            "bucket 2026-11-20T00:00Z has two different values",
         ),
-        (CANVASES, [], "there is no list of data"),
-        (CANVASES, {"name": "x"}, "there is no list of data"),
+        (CANVASES, [], "data is not a list"),
+        (CANVASES, {"name": "x"}, "data is not a list"),
     ],
 )
 def test_unreadable_response_is_an_error(kind: SeriesKind, data: object, message: str) -> None:
     """An invalid value in a response is an error of the query with a message, never a zero."""
     with pytest.raises(BrazeError) as raised:
         read(kind, data)
-    assert (raised.value.reason, raised.value.detail) == (Reason.INVALID_RESPONSE, message)
+    assert (raised.value.reason, raised.value.detail) == (Reason.INVALID_RESPONSE, f"malformed response: {message}")
 
 
 json_values = st.recursive(

@@ -161,8 +161,8 @@ def test_malformed_and_oversized_responses_are_distinguished(braze: Live) -> Non
     braze.braze.inject(transfer_faults.huge(9 * 1024**2), event="signup")
     braze.braze.inject(response_faults.count(-1, row=0), event="purchase")
     assert braze.problems("{event: purchase}\n{event: signup}") == [
-        "custom_events purchase by the hour: a row has no count that is a number from 0",
-        "custom_events signup by the hour: the answer is larger than 8 MiB",
+        "custom_events purchase by the hour: malformed response: count is not a non-negative number",
+        "custom_events signup by the hour: response is larger than 8 MiB",
     ]
 
 
@@ -192,7 +192,7 @@ def test_check_live_program_succeeds(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (1, "")
         assert done.stdout.splitlines()[2:] == [
             "production: 0 of 1 query is answered",
-            "production: problem: custom_events purchase by the hour: HTTP 503: Down for a moment",
+            "production: problem: custom_events purchase by the hour: 503 Service Unavailable: Down for a moment",
         ]
         done = run_program("check", "--live", f"--config.file={config}")
         assert done.returncode == 1
@@ -211,9 +211,9 @@ def test_missing_permission_is_reported_once(braze: Live) -> None:
         == """\
 production: 0 of 4 queries are answered
 production: problem: custom_events purchase by the hour, custom_events purchase / ios by the hour, custom_events \
-purchase by the day and 1 more: HTTP 403: the key needs the permission events.data_series: Access Denied
-production: Braze's list of events could not be read, what is named was not compared with it: HTTP 403: the key needs \
-the permission events.list: Access Denied
+purchase by the day and 1 more: 403 Forbidden: the key lacks the permission events.data_series: Access Denied
+production: Braze's list of events could not be read, what is named was not compared with it: 403 Forbidden: \
+the key lacks the permission events.list: Access Denied
 """.splitlines()
     )
     braze.braze.permissions = {"segments.list", "events.data_series"}
@@ -237,7 +237,7 @@ def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
     braze.braze.inject(response_faults.status(401), path="/sessions/data_series")
     (problem,) = braze.problems(extra_yaml=sessions)
     lacks = "401 Unauthorized: the key lacks the permission"
-    assert problem == f"sessions  by the hour: {lacks} sessions.data_series (or Braze does not know the key)"
+    assert problem == f"sessions  by the hour: {lacks} sessions.data_series (or the key is rejected)"
     assert braze.check(extra_yaml=sessions)[1][0] == "production: 4 of 5 queries are answered"
     braze.braze.clear_faults()
     braze.braze.inject(response_faults.status(401), path="/events/list")
@@ -264,8 +264,8 @@ def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: b
     responded = {
         UnknownEvent.ZEROS: [],
         UnknownEvent.EMPTY: [f"{words}: Braze answers without data: is the name right, to the letter?"],
-        UnknownEvent.NO_DATA: [f"{words}: there is no list of data"],
-        UnknownEvent.REJECTED: [f"{words}: HTTP 400: event must be a string of the custom event name"],
+        UnknownEvent.NO_DATA: [f"{words}: data is not a list"],
+        UnknownEvent.REJECTED: [f"{words}: 400 Bad Request: event must be a string of the custom event name"],
     }
     missing = ['Braze lists no event "Purchase" (did you mean "purchase"?): upper and lower case matter']
     assert set(braze.problems("{event: Purchase}\n{event: signup}")) == {
@@ -290,7 +290,9 @@ def test_selected_items_are_fetched(braze: Live) -> None:
     assert problem.startswith("custom_events: match takes 2 of 2 that Braze lists, of which 1 are left out: raise max_")
     braze.braze.permissions = {"events.data_series", "segments.list"}
     (problem,) = braze.problems("{match: '.*'}")
-    assert problem.startswith("Braze's list of events could not be read, what match takes is not known: HTTP 403: the ")
+    assert problem.startswith(
+        "Braze's list of events could not be read, what match takes is not known: 403 Forbidden: the "
+    )
 
 
 def test_segments_without_series_are_reported(braze: Live) -> None:

@@ -164,15 +164,15 @@ def test_missing_permission_does_not_stop_other_lists(
         ("canvases", "canvas.list"),
         ("purchases", "purchases.product_list"),
     ):
-        line = f"    # {key}: not listed: HTTP 403: the key needs the permission {permission}: Access Denied"
+        line = f"    # {key}: not listed: 403 Forbidden: the key lacks the permission {permission}: Access Denied"
         assert line in done.stdout.splitlines()
     assert "    segments:\n" in done.stdout
     assert len(braze[0].requests) == 6
-    assert "production: 0 events, and then: HTTP 403" in done.stderr
+    assert "production: 0 events, and then: 403 Forbidden" in done.stderr
     braze[0].permissions = {"events.data_series"}
     done = discovered(config)
     assert done.returncode == 1
-    assert done.stdout.count(": not listed: HTTP 403") == 6
+    assert done.stdout.count(": not listed: 403 Forbidden") == 6
     assert set(yaml.safe_load(done.stdout)["workspaces"][0]) == {"name"}
 
 
@@ -194,7 +194,7 @@ def test_list_with_401_is_reported_and_others_are_read(
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = discovered(config)
     assert done.returncode == 0
-    refused = "401 Unauthorized: the key lacks the permission events.list (or Braze does not know the key)"
+    refused = "401 Unauthorized: the key lacks the permission events.list (or the key is rejected)"
     assert f"production: 0 events, and then: {refused}" in done.stderr
     assert done.stdout.count(": not listed: ") == 1
     assert "API key rejected" not in done.stdout + done.stderr
@@ -283,10 +283,10 @@ def test_discover_keeps_to_share() -> None:
         assert good
         assert text.count("- event:") == 500
         assert (
-            "    # custom_events: only 500 events were listed: budget allows no more calls of the lists pool now: "
-            "raise budget.share, or run it again in an hour\n"
+            "    # custom_events: only 500 events were listed: budget of the lists pool is used up; "
+            "raise budget.share, or run the command again in an hour\n"
         ) in text
-        assert "    # purchases: not listed: budget allows no more calls of the lists pool now" in text
+        assert "    # purchases: not listed: budget of the lists pool is used up" in text
         assert sum(request.path == "/events/list" for request in braze.requests) == 2
 
 
@@ -295,7 +295,7 @@ def test_discover_leaves_reserve() -> None:
     with lister() as (braze, config):
         braze.spend_calls(850, pool="lists")
         _, text = printed(config, [])
-        assert "only 250 events were listed: budget allows no more calls" in text
+        assert "only 250 events were listed: budget of the lists pool is used up" in text
         assert sum(request.path in {"/events/list", "/purchases/product_list"} for request in braze.requests) == 1
 
 
@@ -308,10 +308,10 @@ def test_transient_failure_is_retried() -> None:
         assert printed(config, slept)[1].count("- event:") == 1_000
         assert slept == [1, 5]
         braze.inject(response_faults.status(503), path="/events/list", times=3)
-        assert "# custom_events: not listed: HTTP 503" in printed(config, slept)[1]
+        assert "# custom_events: not listed: 503 Service Unavailable" in printed(config, slept)[1]
         braze.inject(response_faults.html(), path="/events/list")
         slept.clear()
-        assert "# custom_events: not listed: the body is not JSON" in printed(config, slept)[1]
+        assert "# custom_events: not listed: malformed response: not JSON" in printed(config, slept)[1]
         assert slept == []
 
 

@@ -50,8 +50,8 @@ def test_outage_is_logged_at_begin_and_end(caplog: pytest.LogCaptureFixture) -> 
     with running_exporter(EVENTS, RecordedCounts(events=NAMES)) as exporter:
         exporter.braze.inject(response_faults.status(503))
         exporter.scrape()
-        named = ["WARNING query not answered"] * 3
-        assert messages(caplog) == [*named, "WARNING more queries not answered for the same reason"]
+        named = ["WARNING Query failed"] * 3
+        assert messages(caplog) == [*named, "WARNING More queries failed for the same reason"]
         exporter.clock.advance(300)
         exporter.scrape()
         assert messages(caplog) == []
@@ -63,11 +63,11 @@ def test_outage_is_logged_at_begin_and_end(caplog: pytest.LogCaptureFixture) -> 
             "reason": "server_error",
             "queries": 6,
         }
-        assert messages(caplog) == ["INFO no query fails for this reason any more"]
+        assert messages(caplog) == ["INFO Queries succeed again"]
         exporter.braze.inject(response_faults.status(503), event=NAMES[0])
         exporter.clock.advance(300)
         exporter.scrape()
-        assert messages(caplog) == ["WARNING query not answered"]
+        assert messages(caplog) == ["WARNING Query failed"]
 
 
 def test_changed_failure_reason_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -222,8 +222,8 @@ def test_outage_logs_few_lines(tmp_path: Path) -> None:
             program.scrape()
             wait_until(lambda: "API key rejected" in program.output, "the list has refused the key too")
     lines = [json.loads(line) for line in program.lines]
-    failing = [*["query not answered"] * 3, "more queries not answered for the same reason"]
-    unread = "list not read: none is known yet"
+    failing = [*["Query failed"] * 3, "More queries failed for the same reason"]
+    unread = "List could not be read"
     assert [line["msg"] for line in lines] == ["serving", *failing, unread, "API key rejected", "stopped"]
     assert [line["level"] for line in lines] == ["info", *["warn"] * 6, "info"]
     assert lines[1]["reason"] == lines[6]["reason"] == "unauthorized"
@@ -358,7 +358,7 @@ def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"{config}:2: workspaces[0]: its 10 queries would make 36,000 calls an hour, but budget.share allows 25,000 of "
+        f"{config}:2: workspaces[0]: 10 queries need 36,000 calls per hour, but budget.share allows 25,000 of "
         "the 250,000 of the default pool: custom_events by the hour needs refresh ≥ 2s, or fewer queries\n"
     )
 

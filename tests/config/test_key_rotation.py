@@ -68,7 +68,7 @@ def workspace_messages(exporter: ExporterRig, workspace: int = 0) -> Sequence[st
 
 def details(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the logged reasons of failed queries."""
-    return [str(fields["detail"]) for fields in logged(caplog, "query not answered")]
+    return [str(fields["detail"]) for fields in logged(caplog, "Query failed")]
 
 
 def logged(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, object]]:
@@ -92,7 +92,7 @@ def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureF
         assert workspace_messages(exporter)[0].startswith(f"{LACKS_SESSIONS}. Next attempt ")
         messages = {query["message"] for query in read_status_response(exporter.exporter)["queries"]}
         assert messages == {"up", f"failed: {LACKS_SESSIONS}"}
-        assert details(caplog) == [f"{LACKS_SESSIONS} (or Braze does not know the key)"]
+        assert details(caplog) == [f"{LACKS_SESSIONS} (or the key is rejected)"]
         exporter.braze.clear_faults()
         scrape_for(exporter, HOLD_SECONDS)
         assert exporter.page().value(SESSIONS_UP) == 1
@@ -534,7 +534,7 @@ def test_no_error_shows_current_or_previous_key(tmp_path: Path, caplog: pytest.L
         exporter.clock.advance(HOLD_SECONDS)
         exporter.refresh()
         assert set(rotation.keys()) == {KEY, NEW_KEY}
-        assert details(caplog)[-1] == "HTTP 400: neither *** nor *** nor a third-key"
+        assert details(caplog)[-1] == "400 Bad Request: neither *** nor *** nor a third-key"
         write_file(rotation.file, "a-third-key")
         exporter.apply_config(
             "{event: signup}\n{event: purchase, unit: day}",
@@ -543,4 +543,4 @@ def test_no_error_shows_current_or_previous_key(tmp_path: Path, caplog: pytest.L
         exporter.braze.inject(response_faults.status(400, f"neither {NEW_KEY} nor a-third-key"))
         exporter.clock.advance(300)
         exporter.refresh()
-        assert details(caplog)[-1] == "HTTP 400: neither *** nor ***"
+        assert details(caplog)[-1] == "400 Bad Request: neither *** nor ***"

@@ -185,6 +185,6 @@ def test_product_of_long_lists_is_refused_quickly() -> None:
     text += f"        apps: &names [{names}]\n        segments: *names\n"
     text += "".join(f"      - {{event: e{number}, apps: *names, segments: *names}}\n" for number in range(11))
     started = time.process_time()
-    with pytest.raises(ConfigError, match="max_queries: is 2,000, but the entries make 5,880,000 queries"):
+    with pytest.raises(ConfigError, match="max_queries: is 2,000, but the entries need 5,880,000 queries"):
         build_plan(load_config(text, "x.yaml"))
     assert time.process_time() - started < 8

@@ -433,8 +433,8 @@ def test_counter_is_stalled_while_writes_fail(
         assert len(failures) == 2
         assert not counters.is_stalled
     assert [entry.getMessage() for entry in caplog.records] == [
-        "the state file cannot be written: counters stand still",
-        "the state file is written again",
+        "State file could not be written, counters are not updated",
+        "State file written again",
     ]
 
 

@@ -118,10 +118,10 @@ def test_clock_difference_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
             exporter.scrape()
             exporter.clock.advance(300)
     assert [entry.getMessage() for entry in caplog.records] == [
-        "our clock and Braze's differ: buckets settle too early or late",
-        "our clock and Braze's agree again",
+        "Clock differs from Braze's",
+        "Clock agrees with Braze's again",
     ]
-    assert caplog.records[0].__dict__["fields"] == {"workspace": "production", "braze_is_ahead_by_seconds": 61}
+    assert caplog.records[0].__dict__["fields"] == {"workspace": "production", "braze_ahead_seconds": 61}
 
 
 @pytest.mark.parametrize("ahead", [65 * 60, 5 * HOUR])

@@ -1,7 +1,6 @@
 """Test that the exporter keeps to its share, leaves the reserve alone, and backs off when Braze fails."""
 
 import random
-import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -464,7 +463,12 @@ def test_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.rate_limited())
         scrape_until(exporter, NOW + 900)
-    lines = [record for record in caplog.records if re.match("no calls until", record.getMessage())]
+    lines = [record for record in caplog.records if record.getMessage() == "Rate limit reached, pausing requests"]
     assert len(lines) == 1
-    expected = {"workspace": "production", "pool": "default", "because": "HTTP 429", "seconds": HOUR - NOW % HOUR - 300}
+    expected = {
+        "workspace": "production",
+        "pool": "default",
+        "reason": "429 Too Many Requests",
+        "seconds": HOUR - NOW % HOUR - 300,
+    }
     assert lines[0].__dict__["fields"] == expected

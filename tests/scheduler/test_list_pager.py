@@ -166,7 +166,7 @@ def test_repeating_list_is_an_error(lists: ListSetup) -> None:
     """A page without new items is an error, since the list would never end."""
     same = response_faults.document({"message": "success", "events": ["a", "b"]})
     lists.braze.inject(same)
-    with pytest.raises(BrazeError, match=r"^bad_answer: the list of events cannot be read: page 1 repeats what came"):
+    with pytest.raises(BrazeError, match=r"^bad_answer: malformed response: page 1 repeats earlier items$"):
         lists.pager().read()
     assert lists.pages == ["0", "1"]
 
@@ -182,9 +182,7 @@ def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPa
         return response_faults.document({"message": "success", "events": rows})(exchange)
 
     lists.braze.inject(more)
-    with pytest.raises(
-        BrazeError, match=f"^bad_answer: the list of events .* there is no end to it after {pages} pages"
-    ):
+    with pytest.raises(BrazeError, match=f"^bad_answer: malformed response: the list does not end after {pages} pages"):
         lists.pager().read()
     assert len(lists.braze.requests) == pages
 
@@ -195,23 +193,23 @@ def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPa
         (
             response_faults.status(403),
             Reason.FORBIDDEN,
-            "HTTP 403: the key needs the permission events.list: Forbidden",
+            "403 Forbidden: the key lacks the permission events.list: Forbidden",
         ),
         (response_faults.status(401), Reason.UNAUTHORIZED, "401 Unauthorized: the key lacks the permission "),
-        (response_faults.status(500), Reason.SERVER_ERROR, "HTTP 500"),
-        (response_faults.queued(), Reason.QUEUED, "HTTP 202"),
-        (response_faults.message("queued"), Reason.QUEUED, "Braze has queued the request"),
-        (response_faults.message("no"), Reason.INVALID_RESPONSE, "the message is not success: no"),
-        (response_faults.html(), Reason.NOT_JSON, "the body is not JSON"),
-        (response_faults.document([]), Reason.INVALID_RESPONSE, "the body is not an object"),
+        (response_faults.status(500), Reason.SERVER_ERROR, "500 Internal Server Error"),
+        (response_faults.queued(), Reason.QUEUED, "202 Accepted"),
+        (response_faults.message("queued"), Reason.QUEUED, "request queued by Braze"),
+        (response_faults.message("no"), Reason.INVALID_RESPONSE, "malformed response: message is not success: no"),
+        (response_faults.html(), Reason.NOT_JSON, "malformed response: not JSON"),
+        (response_faults.document([]), Reason.INVALID_RESPONSE, "malformed response: not a JSON object"),
         (
             response_faults.document({"message": "success", "events": {}}),
             Reason.INVALID_RESPONSE,
-            "events is not a list",
+            "malformed response: events is not a list",
         ),
-        (transfer_faults.truncated(), Reason.TRUNCATED, "the connection broke"),
-        (response_faults.redirect("https://example.org"), Reason.REDIRECT, "HTTP 302"),
-        (transfer_faults.disconnect(), Reason.CONNECTION, "the connection failed"),
+        (transfer_faults.truncated(), Reason.TRUNCATED, "connection closed before the response was complete"),
+        (response_faults.redirect("https://example.org"), Reason.REDIRECT, "302 Found"),
+        (transfer_faults.disconnect(), Reason.CONNECTION, "connection failed: "),
     ],
     ids=str,
 )
@@ -280,7 +278,7 @@ def test_list_without_readable_item_is_an_error(lists: ListSetup) -> None:
     """A list without any readable item is an error, not an empty list: its format is unknown."""
     lists.braze.inject(response_faults.document({"message": "success", "events": [{"name": "a"}, None]}))
     with pytest.raises(
-        BrazeError, match=r"^bad_answer: the list of events cannot be read: no row of page 0 has a name"
+        BrazeError, match=r"^bad_answer: malformed response: page 0 has no item with a valid name and id$"
     ):
         lists.pager().read()
     assert lists.pages == ["0"]
@@ -369,7 +367,7 @@ def test_reserve_and_rate_limit_defer_list(lists: ListSetup) -> None:
 def test_missing_permission_holds_one_list(lists: ListSetup) -> None:
     """A list without permission is not requested again, and other lists are still read."""
     lists.braze.permissions = {"segments.list"}
-    with pytest.raises(BrazeError, match=r"^forbidden: HTTP 403: the key needs the permission events.list"):
+    with pytest.raises(BrazeError, match=r"^forbidden: 403 Forbidden: the key lacks the permission events.list"):
         lists.pager().read()
     with pytest.raises(CircuitOpen, match=r"^/events/list$"):
         lists.pager().read()

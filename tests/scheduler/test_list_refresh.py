@@ -271,12 +271,12 @@ def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixt
         info = [
             (record.message, getattr(record, "fields", {}).get("reason"), getattr(record, "fields", {}).get("list"))
             for record in caplog.records
-            if record.message.startswith("list")
+            if record.message.startswith("List")
         ]
         assert info == [
-            ("list not read: the one before is used", "server_error", "events"),
-            ("list not read: the one before is used", "not_json", "events"),
-            ("list read again", None, "events"),
+            ("List could not be read, keeping the previous one", "server_error", "events"),
+            ("List could not be read, keeping the previous one", "not_json", "events"),
+            ("List read again", None, "events"),
         ]
         assert KEY not in caplog.text
 
@@ -355,8 +355,8 @@ def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
         assert exposed_events(page) == {"m", "n"}
         assert [page.value(name) for name in (FOUND, MATCHED, LEFT_OUT)] == [3, 3, 1]
         (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-        assert record.message == "wildcards take of Braze's list"
-        fields = {"workspace": "production", "kind": "custom_events", "found": 3, "matched": 3, "left_out": 1}
+        assert record.message == "Selectors expanded"
+        fields = {"workspace": "production", "kind": "custom_events", "items": 3, "matched": 3, "skipped": 1}
         assert record.fields == fields  # type: ignore[attr-defined] # set by the exporter's logger
 
 
@@ -373,8 +373,8 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
             assert page.values(FOUND) == []
             exporter.clock.advance(EVERY)
             lists(exporter)
-        (record,) = [record for record in caplog.records if record.message == "not in Braze's list"]
-        fields = {"workspace": "production", "kind": "custom_events", "event": "Purchase", "nearest": "purchase"}
+        (record,) = [record for record in caplog.records if record.message == "Subject is missing from Braze's list"]
+        fields = {"workspace": "production", "kind": "custom_events", "event": "Purchase", "suggestions": "purchase"}
         assert record.fields == fields  # type: ignore[attr-defined] # set by the exporter's logger
         assert [
             (named.subject, named.suggestions)
@@ -385,7 +385,7 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
         exporter.clock.advance(EVERY)
         lists(exporter)
         assert exporter.exporter.plan.configured_subjects[1].suggestions == ("Purchases", "purchase")
-        assert [record.message for record in caplog.records].count("not in Braze's list") == 1
+        assert [record.message for record in caplog.records].count("Subject is missing from Braze's list") == 1
         exporter.apply_config("{event: purchase}")
         assert exporter.page().values(UNLISTED) == [0]
 
@@ -540,7 +540,7 @@ def test_internal_error_is_logged_and_retried(
         with monkeypatch.context() as patched:
             patched.setattr("braze_exporter.exporter.expand", lambda *_: 1 / 0)
             lists(exporter)
-        assert "a list was not taken in by a fault of the exporter" in caplog.text
+        assert "Internal error while reading a list" in caplog.text
         exporter.braze.traffic = shop("a", "b")
         exporter.clock.advance(EVERY)
         lists(exporter)

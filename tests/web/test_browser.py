@@ -164,7 +164,7 @@ def test_keys_open_and_close_query(page: Browser, failing_demo: Program) -> None
     focused = "return document.activeElement.querySelector('.title')?.textContent + document.activeElement.ariaExpanded"
     assert page.run(focused) == "added_to_carttrue"
     assert page.text("#rows .last-error").startswith("Last error (server_error")
-    assert page.text("#rows .last-error").endswith("HTTP 503: Service Unavailable")
+    assert page.text("#rows .last-error").endswith("503 Service Unavailable: Service Unavailable")
     (query, *_) = [result for result in queries(failing_demo) if result["name"] == "added_to_cart"]
     assert len(page.texts("#rows .points tbody tr")) == 24
     assert page.texts("#rows .points td:last-child")[:3] == ["in progress", "ended, may change", "settled"]

@@ -270,7 +270,7 @@ def test_selector_workspace_waits_for_list() -> None:
         exporter.braze.inject(response_faults.status(503), path="/events/list")
         exporter.clock.advance(HOUR)
         read_lists(exporter)
-        failed = "Braze's list of events could not be read: HTTP 503 (server error). Next attempt at 08:26"
+        failed = "Braze's list of events could not be read: 503 Service Unavailable. Next attempt at 08:26"
         assert workspace_messages(exporter) == [
             "error",
             f"{failed}. The previous list is used.",
@@ -336,11 +336,11 @@ def test_failures_in_a_row_are_shown(exporter: ExporterRig) -> None:
     for expected in ("", ", 2 times in a row", ", 3 times in a row"):
         exporter.clock.advance(1_100)
         exporter.scrape()
-        assert query_message(exporter) == f"failed: HTTP 503 (server error){expected}"
+        assert query_message(exporter) == f"failed: 503 Service Unavailable{expected}"
     error = named(read_status_response(exporter.exporter), "purchase")["error"]
-    assert error == {"reason": "server_error", "detail": "HTTP 503: come back later", "failures": 3}
+    assert error == {"reason": "server_error", "detail": "503 Service Unavailable: come back later", "failures": 3}
     exporter.clock.advance(HOUR)
-    assert query_message(exporter) == "stale: HTTP 503 (server error), 3 times in a row"
+    assert query_message(exporter) == "stale: 503 Service Unavailable, 3 times in a row"
 
 
 def test_missing_scrapes_are_shown(exporter: ExporterRig) -> None:
@@ -361,7 +361,7 @@ def test_every_reason_has_a_message() -> None:
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     result = set()
     for reason in Reason:
-        entry = QueryState(query, NOW, 0.0, result=FetchResult(None, BrazeError(reason, "HTTP 418: teapot")))
+        entry = QueryState(query, NOW, 0.0, result=FetchResult(None, BrazeError(reason, "418 I'm a Teapot: teapot")))
         result.add(status_messages.query_message(entry, QueryStatus.FAILED, None, str))
     assert len(result) == len(Reason)
     assert all(text.startswith("failed: ") and "{" not in text for text in result)
