@@ -13,7 +13,7 @@ from braze_exporter.config.document import Path
 from braze_exporter.config.loading import Config, LocatedEntry
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 
-# How many fetches in a row may be missed without being a sign of trouble.
+# How many fetches in a row may be missed without being a sign of a failure.
 MAX_MISSED_REFRESHES = 3
 # The history of baselines must be read within this many hours, with the calls that the queries leave of the share.
 MAX_HISTORY_HOURS = 24

@@ -439,7 +439,7 @@ def test_failed_fetch_keeps_last_response() -> None:
     cache.refresh().result(5)
     (entry,) = cache.query_states
     first = entry.result
-    failure.append(BrazeError(Reason.TIMEOUT, "no answer"))
+    failure.append(BrazeError(Reason.TIMEOUT, "request timed out"))
     clock.advance(300)
     cache.refresh().result(5)
     cache.close()
