@@ -367,7 +367,7 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     ("extra_yaml", "problem"),
     [
         ("max_queries: 1\n", "max_queries: is 1, but the entries need 2 queries; raise it, or configure fewer"),
-        ("refresh: {hour: 1s}\nbudget: {share: 0.001}\n", "custom_events by the hour needs refresh ≥ 29s"),
+        ("refresh: {hour: 1s}\nbudget: {share: 0.001}\n", "set refresh ≥ 29s for hourly custom_events"),
         ("state_file: /tmp/state\n", "state_file: cannot be changed by a reload; restart the exporter or restore"),
     ],
 )

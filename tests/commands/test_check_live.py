@@ -264,7 +264,7 @@ def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: b
     responded = {
         UnknownEvent.ZEROS: [],
         UnknownEvent.EMPTY: [f"{words}: Braze answers without data: is the name right, to the letter?"],
-        UnknownEvent.NO_DATA: [f"{words}: data is not a list"],
+        UnknownEvent.NO_DATA: [f"{words}: malformed response: data is not a list"],
         UnknownEvent.REJECTED: [f"{words}: 400 Bad Request: event must be a string of the custom event name"],
     }
     missing = ['Braze lists no event "Purchase" (did you mean "purchase"?): upper and lower case matter']

@@ -359,7 +359,7 @@ def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     assert done.stdout == ""
     assert done.stderr == (
         f"{config}:2: workspaces[0]: 10 queries need 36,000 calls per hour, but budget.share allows 25,000 of "
-        "the 250,000 of the default pool: custom_events by the hour needs refresh ≥ 2s, or fewer queries\n"
+        "250,000 in the default pool; set refresh ≥ 2s for hourly custom_events, or configure fewer queries\n"
     )
 
 
