@@ -69,7 +69,7 @@ _REASON_MESSAGES: Mapping[Reason, str] = {
     Reason.TOO_LARGE: "response too large",
     Reason.TRUNCATED: "response truncated",
     Reason.NOT_JSON: "response is not JSON",
-    Reason.INVALID_RESPONSE: "invalid response",
+    Reason.INVALID_RESPONSE: "malformed response",
 }
 
 _PAUSE_MESSAGES: Mapping[PauseReason, str] = {
