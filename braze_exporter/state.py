@@ -45,13 +45,13 @@ def read_schema_version(path: Path, application: int, beside: Mapping[str, tuple
         neighbor = path.with_name(path.name + suffix)
         begin = _read_header(neighbor)
         if begin and not begin.startswith(beside.get(suffix, ())):
-            raise ForeignFileError(f"{shorten(neighbor, 200)} is the file of something else")
+            raise ForeignFileError(f"{shorten(neighbor, 200)} is a file of another type")
     if not header:
         return None
     if len(header) < _LENGTH or not header.startswith(_MAGIC):
-        raise ForeignFileError(f"{shorten(path, 200)} is the file of something else")
+        raise ForeignFileError(f"{shorten(path, 200)} is a file of another type")
     if int.from_bytes(header[_APPLICATION]) != application:
-        raise ForeignFileError(f"{shorten(path, 200)} is the database of something else")
+        raise ForeignFileError(f"{shorten(path, 200)} is a database of another type")
     return int.from_bytes(header[_VERSION], signed=True)
 
 
@@ -63,7 +63,7 @@ def _read_header(path: Path) -> bytes:
     try:
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise ForeignFileError(f"{shorten(path, 200)} is {what}")
         with path.open("rb") as file:
             return file.read(_LENGTH)
@@ -148,7 +148,7 @@ class StateFile:
             return {tuple(json.loads(subject)): CounterState.from_row(row) for subject, *row in rows}
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
-            raise (_DamagedError if is_damage else StateFileError)(f"it cannot be read: {error}") from error
+            raise (_DamagedError if is_damage else StateFileError)(f"cannot be read: {error}") from error
 
     def write(self, rows: Mapping[CounterKey, Row], removed: Iterable[CounterKey] = ()) -> None:
         """Write `rows` and delete those in `removed`, in one durable transaction.
@@ -202,7 +202,7 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
         reason = str(error)
     damaged_path = _free_name(f"{real}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     fields = {"file": path, "kept_as": damaged_path, "reason": reason}
-    _log.error("the state file is damaged: it is moved aside, and counters begin at 0", extra={"fields": fields})
+    _log.error("State file is damaged, moving it aside and resetting counters", extra={"fields": fields})
     try:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{real}-journal").rename(f"{damaged_path}-journal")
@@ -229,16 +229,17 @@ def _inspect(real: Path) -> None:
     try:
         version = read_schema_version(real, APPLICATION_ID, {"-journal": ROLLBACK_JOURNAL})
     except ForeignFileError as error:
-        raise StateFileError(f"{error}: {remedy}, or move it away") from None
+        raise StateFileError(f"{error}; {remedy}, or move the file") from None
     except PermissionError as error:
         raise UnreadableError(
-            f"{shown_path} cannot be read ({error.strerror}): make it readable, or {remedy}"
+            f"{shown_path} cannot be read ({error.strerror}); make it readable, or {remedy}"
         ) from error
     except OSError as error:
-        raise StateFileError(f"{shown_path} cannot be read ({error.strerror}): {remedy}") from error
+        raise StateFileError(f"{shown_path} cannot be read ({error.strerror}); {remedy}") from error
     if version is not None and version > SCHEMA_VERSION:
         raise StateFileError(
-            f"{shown_path} was written by a newer exporter (version {version}, not {SCHEMA_VERSION}): run that one"
+            f"{shown_path} was written by a newer version of the exporter (schema version {version}, supported: "
+            f"{SCHEMA_VERSION}); run that version"
         )
 
 
@@ -287,14 +288,14 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         return
     if version != SCHEMA_VERSION:
-        raise _DamagedError(f"its version is {version}, which no exporter has written")
+        raise _DamagedError(f"invalid schema version: {version}")
     problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
     if problems != ["ok"]:
-        raise _DamagedError(f"its check fails: {problems[0]}")
+        raise _DamagedError(f"integrity check failed: {problems[0]}")
 
 
 def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:
     path = shorten(path, 200)
     if "locked" in str(error):
-        return f"{path} is held by another exporter: run one for each state file, or wait until it has ended"
-    return f"{path} cannot be used ({error}): choose another place by state_file, or make this one writable"
+        return f"{path} is locked by another exporter; use one state file per exporter, or wait until it has stopped"
+    return f"{path} cannot be used ({error}); choose another path for state_file, or make this one writable"

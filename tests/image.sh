@@ -130,7 +130,7 @@ if [ -f "$repository/config.example.yaml" ]; then
     install -m 644 "$repository/config.example.yaml" "$work/config.yaml"
     checked=$(run --rm --volume "$work/config.yaml:/etc/braze-exporter/config.yaml:ro" "$image" check 2>&1) ||
         fail "check of config.example.yaml: $checked"
-    say "check: $(grep 'is good' <<<"$checked")"
+    say "check: $(grep 'is valid' <<<"$checked")"
 else
     say "there is no config.example.yaml to check"
 fi
@@ -180,7 +180,7 @@ grep -q '^braze_up{.*} 1\.0$' "$work/metrics" || fail "/metrics has no braze_up 
 say "/-/healthy and /metrics answer: $(grep -c '^braze_' "$work/metrics") samples, braze_up 1"
 
 # Test many counters with the state volume as the only writable place, so without a folder for temporary files.
-key=$(podman logs "$container" | sed -n 's/^Its REST API key: //p')
+key=$(podman logs "$container" | sed -n 's/^REST API key: *//p')
 get_many=${get/27293/27294}
 start_many() {
     podman exec --detach --env "BRAZE_API_KEY=$key" "$container" braze-exporter serve \

@@ -462,6 +462,6 @@ def test_missing_exporter_alerts_in_alertmanager(chain: Chain) -> None:
     def is_quiet() -> bool:
         return not chain.query("ALERTS") and not names()
 
-    wait_until(is_quiet, "what was true before the first scrape is over")
+    wait_until(is_quiet, "alerts from before the first scrape are resolved")
     chain.program.stop()
     wait_until(lambda: names() == {"BrazeExporterDown"}, "Alertmanager has the alert")

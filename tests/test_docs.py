@@ -41,7 +41,7 @@ def test_example_config_passes_check() -> None:
     """`config.example.yaml` is valid, with a warning about the missing key file."""
     done = run_program("check", f"--config.file={ROOT / 'config.example.yaml'}")
     assert done.returncode == 0, done.stderr
-    assert "is good: 22 queries" in done.stdout
+    assert "is valid: 22 queries" in done.stdout
 
 
 def test_example_config_shows_every_default() -> None:

@@ -228,4 +228,4 @@ def test_prometheus_scrapes_with_tls_and_password(tmp_path: Path) -> None:
             60,
         )
         assert requested.query("braze_up") == {one(): 1}
-    assert [line.split("msg=")[1].split()[0] for line in program.lines] == ["serving", "stopped"]
+    assert [line.split('msg="')[1].split('"')[0] for line in program.lines] == ["Exporter started", "Exporter stopped"]

@@ -101,7 +101,7 @@ def test_command_waiting_for_braze_is_stopped(
         partial = f"{tmp_path / 'history.om'}.partial"
         assert (
             f"braze-exporter: stopped by {stop.name} before it finished. "
-            f"The responses to 0 of 1 call are kept in {partial}: run the same command again to resume"
+            f"The responses to 0 of 1 call are saved in {partial}; run the same command again to resume"
         ) in err.splitlines()  # beside those about the progress
         assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
     else:
@@ -135,7 +135,7 @@ def test_loading_program_is_stopped(tmp_path: Path, arguments: list[str], entry:
     with subprocess.Popen(  # noqa: S603
         [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        wait_until(started.exists, "it loads its modules")
+        wait_until(started.exists, "the program loads its modules")
         process.send_signal(stop)
         out, err = process.communicate(timeout=5)
     is_serving = not arguments or arguments[0] in SERVING
@@ -170,7 +170,7 @@ def test_command_with_unread_output_is_stopped(tmp_path: Path, name: str, stop: 
     config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", events))
     arguments = [name] if name == "schema" else [name, f"--config.file={config}"]
     with full_pipe() as (ours, theirs), started(*arguments, stdout=theirs) as process:
-        wait_until(lambda: is_full(ours), "it waits for its reader")
+        wait_until(lambda: is_full(ours), "the pipe is full")
         process.send_signal(stop)
         _, err = process.communicate(timeout=5)
     assert (process.returncode, err) == (CODES[stop], line(stop))
@@ -179,7 +179,7 @@ def test_command_with_unread_output_is_stopped(tmp_path: Path, name: str, stop: 
 def test_command_with_unread_messages_is_stopped() -> None:
     """A command ends even if its message is not read."""
     with full_pipe() as (ours, theirs), started("schema", stdout=theirs, stderr=theirs) as process:
-        wait_until(lambda: is_full(ours), "it waits for its reader")
+        wait_until(lambda: is_full(ours), "the pipe is full")
         process.terminate()
         assert process.wait(5) == 143
 
@@ -220,7 +220,7 @@ def test_many_signals_end_exporter_with_0(tmp_path: Path, name: str) -> None:
         port = free_port()
         arguments = [name, f"--web.listen-address=127.0.0.1:{port}"]
         with started(*arguments, *([f"--config.file={config}"] if name == "serve" else [])) as process:
-            wait_until(lambda: answers(port), "it serves")
+            wait_until(lambda: accepts_connections(port), "the exporter accepts connections")
             for _ in range(200):
                 process.send_signal(signal.SIGTERM)
                 process.send_signal(signal.SIGINT)
@@ -229,7 +229,7 @@ def test_many_signals_end_exporter_with_0(tmp_path: Path, name: str) -> None:
     assert "Traceback" not in err
 
 
-def answers(port: int) -> bool:
+def accepts_connections(port: int) -> bool:
     """Return whether a port accepts connections."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
@@ -252,7 +252,7 @@ socket.getaddrinfo = never
     write_file(tmp_path / "sitecustomize.py", resolver)
     config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}"))
     with started("discover", f"--config.file={config}", PYTHONPATH=str(tmp_path)) as process:
-        wait_until(has_started.exists, "it waits for the resolver")
+        wait_until(has_started.exists, "the command waits for the resolver")
         process.terminate()
         assert process.communicate(timeout=5) == ("", line(signal.SIGTERM))
     assert process.returncode == 143

@@ -29,8 +29,8 @@ def test_unusable_state_file_is_an_error(tmp_path: Path, command: str) -> None:
     else:
         assert done.returncode == 1
         assert done.stderr == (
-            f"{config}:{STATE_LINE}: state_file: {state} cannot be used (unable to open database file): "
-            "choose another place by state_file, or make this one writable\n"
+            f"{config}:{STATE_LINE}: state_file: {state} cannot be used (unable to open database file); "
+            "choose another path for state_file, or make this one writable\n"
         )
     assert not state.parent.exists()
 
@@ -46,19 +46,19 @@ def with_state(state: Path) -> str:
 def text_file(path: Path) -> str:
     """Create a text file."""
     write_file(path, "precious: " + "notes\n" * 100)
-    return f"{path} is the file of something else"
+    return f"{path} is a file of another type"
 
 
 def short_file(path: Path) -> str:
     """Create a file that starts like a database and ends within its header."""
     path.write_bytes(b"SQLite format 3\0" + bytes(52) + b"Braz" + bytes(27))
-    return f"{path} is the file of something else"
+    return f"{path} is a file of another type"
 
 
 def zeros(path: Path) -> str:
     """Create a file of zeros, as a power cut can leave behind."""
     path.write_bytes(bytes(8_192))
-    return f"{path} is the file of something else"
+    return f"{path} is a file of another type"
 
 
 def other_database(path: Path) -> str:
@@ -66,14 +66,14 @@ def other_database(path: Path) -> str:
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE orders AS SELECT randomblob(50000) AS x")
         connection.execute("PRAGMA user_version = 1")
-    return f"{path} is the database of something else"
+    return f"{path} is a database of another type"
 
 
 def empty_database(path: Path) -> str:
     """Create a database of another program without tables."""
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA application_id = 1")
-    return f"{path} is the database of something else"
+    return f"{path} is a database of another type"
 
 
 def killed_database(path: Path) -> str:
@@ -82,7 +82,7 @@ def killed_database(path: Path) -> str:
     other_database(whole)
     cut_off(whole, "INSERT INTO orders SELECT randomblob(50000)", path)
     whole.unlink()
-    return f"{path} is the database of something else"
+    return f"{path} is a database of another type"
 
 
 def logged_database(path: Path) -> str:
@@ -95,13 +95,13 @@ def logged_database(path: Path) -> str:
         for suffix in ("", "-wal", "-shm"):
             shutil.copyfile(f"{whole}{suffix}", f"{path}{suffix}")
     whole.unlink()
-    return f"{path}-wal is the file of something else"
+    return f"{path}-wal is a file of another type"
 
 
 def folder(path: Path) -> str:
     """Create a folder."""
     path.mkdir()
-    return f"{path} is a folder"
+    return f"{path} is a directory"
 
 
 def fifo(path: Path) -> str:
@@ -140,7 +140,7 @@ def beside(path: Path, suffix: str, content: bytes) -> str:
     """Create a file next to the state file that SQLite would treat as a part of it."""
     neighbor = path.with_name(path.name + suffix)
     neighbor.write_bytes(content)
-    return f"{neighbor} is the file of something else"
+    return f"{neighbor} is a file of another type"
 
 
 def journal(path: Path) -> str:
@@ -170,7 +170,7 @@ def newer_state(path: Path) -> str:
     open_state_file(str(path)).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 2")
-    return f"{path} was written by a newer exporter (version 2, not 1): run that one"
+    return f"{path} was written by a newer version of the exporter (schema version 2, supported: 1); run that version"
 
 
 FOREIGN: Sequence[Callable[[Path], str]] = (
@@ -216,7 +216,9 @@ def test_foreign_file_as_state_file_is_refused(tmp_path: Path, make: Callable[[P
         done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"{config}:{STATE_LINE}: state_file: {info}")
-        assert re.search(r": (run that one|choose another path for state_file(, or move it away)?)\n$", done.stderr)
+        assert re.search(
+            r"; (run that version|choose another path for state_file(, or move the file)?)\n$", done.stderr
+        )
         assert snapshot(tmp_path) == before
 
 
@@ -268,7 +270,7 @@ def test_config_as_state_file_is_refused(tmp_path: Path, *, is_hard: bool) -> No
     else:
         link.symlink_to("config.yaml")
     before = snapshot(tmp_path)
-    expected = f"{config}:{STATE_LINE}: state_file: is the same file as the config: choose another path\n"
+    expected = f"{config}:{STATE_LINE}: state_file: is the same file as the config; choose another path\n"
     for command in ("check", "serve"):
         done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (1, expected)
@@ -283,10 +285,10 @@ def test_key_file_as_state_file_is_not_read_at_reload(tmp_path: Path) -> None:
         write_file(config, with_state(state).replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {state}"))
         response = program.get("/-/reload", method="POST")
         expected = (
-            f"{config}:{STATE_LINE}: state_file: is the same file as workspaces[0].api_key_file: choose another path\n"
+            f"{config}:{STATE_LINE}: state_file: is the same file as workspaces[0].api_key_file; choose another path\n"
         )
         assert (response.status, response.text) == (400, f"failed to reload config: {expected}")
-        with pytest.raises(StateFileError, match="is held by another exporter"):
+        with pytest.raises(StateFileError, match="is locked by another exporter"):
             open_state_file(str(state), wait=0.1)
 
 
@@ -297,7 +299,7 @@ def test_unreadable_state_file_is_a_warning(tmp_path: Path) -> None:
     state.chmod(0)
     config = write_file(tmp_path / "config.yaml", with_state(state))
     environ = {name: value for name, value in os.environ.items() if name.startswith("COV")}
-    info = f"{config}:{STATE_LINE}: state_file: {state} cannot be read (Permission denied): make it readable, "
+    info = f"{config}:{STATE_LINE}: state_file: {state} cannot be read (Permission denied); make it readable, "
     info += "or choose another path for state_file\n"
     for command, code, stderr in (("check", 0, f"warning: {info}"), ("serve", 1, info)):
         done = subprocess.run(  # noqa: S603 - our own program

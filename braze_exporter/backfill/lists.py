@@ -26,17 +26,15 @@ def expand_plan(
         reader = readers[workspace]
         result = reader.read(list_endpoint, archived=False)
         failure = reader.admission.open_circuit_error(list_endpoint)
-        what = f"{shorten(workspace)}: the list of {list_endpoint.item_names[1]} cannot be read: {result.failure}"
+        names = list_endpoint.item_names[1]
+        what = f"{shorten(workspace)}: the list of {names} cannot be read: {result.failure}"
         if not result.failure:
             # The calls for the list do not count here: items that an exporter may skip because of them are read too.
             lists[workspace, list_endpoint] = ListSnapshot(result.items, calls=0)
         elif failure is not None and not is_selector:
-            print_line(
-                f"{what}: the series have the identifiers of {list_endpoint.item_names[1]} for names, as from such an "
-                "exporter"
-            )
+            print_line(f"{what}; series have the ids of {names} as names, as in the exporter")
         else:
-            raise BackfillError(f"{what}: without it the series would have other names than those of a scrape")
+            raise BackfillError(f"{what}; without this list, series would have other names than in a scrape")
     return expand(plan, settings, lists)
 
 

@@ -69,12 +69,12 @@ def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeF
             file.flush()
             os.fsync(file.fileno())
         if request.output.exists():
-            raise BackfillError(f"{shorten(request.output, 200)} was made by another program meanwhile: move it away")
+            text = f"{shorten(request.output, 200)} was created by another program during the backfill; move the file"
+            raise BackfillError(text)
         path.rename(request.output)
     except OSError as error:
         text = (
-            f"{shorten(request.output, 200)} cannot be written ({error.strerror}): make room for it, or make it "
-            "writable"
+            f"{shorten(request.output, 200)} cannot be written ({error.strerror}); free disk space, or make it writable"
         )
         raise BackfillError(text) from None
     finally:
@@ -95,7 +95,7 @@ class _Writer:
         """Yield the text in parts of a few lines; raise `BackfillError` if there is nothing to write."""
         families = self._families(plan)
         if not families:
-            raise BackfillError("Braze has told no bucket of any query in that time: there is nothing to write")
+            raise BackfillError("nothing to write, because Braze returned no buckets of any query in this time range")
         for family in sorted(families, key=lambda family: family.name):
             yield format_header(family, openmetrics=True)
             for row in sorted(families[family], key=lambda row: row.labels):

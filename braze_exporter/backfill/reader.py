@@ -126,7 +126,7 @@ class Reader:
         if call.pause_seconds is not None:
             until = self._monotonic() + call.pause_seconds
             is_rejected = call.reason is Reason.RATE_LIMITED
-            reason = "Braze answered HTTP 429" if is_rejected else "what is left of Braze's rate limit is in reserve"
+            reason = "rate limit exceeded (HTTP 429)" if is_rejected else "remaining rate limit is within the reserve"
             with self._lock:
                 self._waits[call.workspace, call.pool] = Wait(call.workspace, reason, until)
 
@@ -274,8 +274,8 @@ class Reader:
         """Raise `BackfillError` if the requested buckets may not have settled yet by Braze's clock."""
         if requested_at < self._request.end.in_zone(query.zone):
             text = (
-                f"to Braze it is {format_time(requested_at)}, before --end={self._request.end}: set the clock of "
-                "this machine"
+                f"Braze's clock shows {format_time(requested_at)}, which is before --end={self._request.end}; correct "
+                "the clock of this machine"
             )
             raise BackfillError(f"{shorten(query.workspace)}: {text}")
 
@@ -301,6 +301,6 @@ class Reader:
         now, pause_seconds = self._monotonic(), min(INITIAL_PAUSE_SECONDS * 2**client.failures, MAX_PAUSE_SECONDS)
         client.failures += 1
         if client.failures == MAX_FAILURES:
-            raise BackfillError(f"{workspace}: nothing is answered, for long: {error.detail}")
+            raise BackfillError(f"{workspace}: {MAX_FAILURES} attempts in a row failed: {error.detail}")
         client.circuit_breaker.open(now + pause_seconds)
         self._waits[query.workspace, ""] = Wait(query.workspace, error.detail, now + pause_seconds)

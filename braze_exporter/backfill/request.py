@@ -64,10 +64,10 @@ def parse_time(text: str) -> TimeArgument:
         result = _parse(text)
         year = int(str(result)[:4])
     except (ValueError, OverflowError):
-        forms = "a date (2026-01-31), an instant with its offset from UTC (2026-01-31T12:00:00Z), or Unix seconds"
-        raise ValueError(f"{shorten(text)} is not a moment: write {forms}") from None
+        formats = "a date (2026-01-31), a time with UTC offset (2026-01-31T12:00:00Z), or Unix seconds"
+        raise ValueError(f'invalid time "{shorten(text)}"; expected {formats}') from None
     if year < _FIRST_YEAR:
-        raise ValueError(f"{shorten(text)} is before Braze began")
+        raise ValueError(f'invalid time "{shorten(text)}"; expected the year {_FIRST_YEAR} or later')
     return result
 
 
@@ -86,11 +86,12 @@ def parse_label(text: str) -> tuple[str, str]:
     """Return the name and the value of a label written as `name=value`; raise `ValueError` if it is invalid."""
     name, separator, value = text.partition("=")
     if not separator or not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
-        raise ValueError(f"{shorten(text)} is not a label: write name=value, such as job=braze; no name begins with __")
+        expected = "name=value, such as job=braze, with a name that does not start with __"
+        raise ValueError(f'invalid label "{shorten(text)}"; expected {expected}')
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the value of {name} is not text in UTF-8") from None
+        raise ValueError(f"the value of label {name} is not valid UTF-8") from None
     return name, value
 
 
@@ -140,15 +141,14 @@ class BackfillRequest:
         folder = self.output.parent
         if not folder.is_dir():
             raise BackfillError(
-                f"--output={shorten(self.output, 200)}: there is no folder {shorten(folder, 200)}: make it"
+                f"--output={shorten(self.output, 200)}: directory {shorten(folder, 200)} does not exist; create it"
             )
         if self.output.exists():
-            text = f"--output={shorten(self.output, 200)} is there already: choose another name, or remove it"
+            text = f"--output={shorten(self.output, 200)} already exists; choose another path, or remove the file"
             raise BackfillError(text)
         if os.path.lexists(self.text_path) and not self.resume_path.exists():
             raise BackfillError(
-                f"{shorten(self.text_path, 200)} is the file of something else: choose another --output, or move it "
-                "away"
+                f"{shorten(self.text_path, 200)} is a file of another type; choose another --output, or move the file"
             )
 
     def _check_span(self, queries: Iterable[Query], now: float) -> None:
@@ -157,12 +157,13 @@ class BackfillRequest:
             raise BackfillError(f"--start={self.start} is not before --end={self.end}")
         if any(self.end.in_zone(zone) > now - HEAD_BLOCK_SECONDS for zone in zones):
             raise BackfillError(
-                f"--end={self.end} is in the future or within the last three hours, which Prometheus holds in memory: "
-                f"give {format_time(now // 1 - HEAD_BLOCK_SECONDS)} or earlier, or wait"
+                f"--end={self.end} is in the future, or within the last three hours that Prometheus keeps in memory; "
+                f"set {format_time(now // 1 - HEAD_BLOCK_SECONDS)} or earlier, or wait"
             )
         if not any(self.chunks(query) for query in queries):
             raise BackfillError(
-                f"between --start={self.start} and --end={self.end} no bucket began, ended and settled: give more time"
+                f"no bucket starts, ends and settles between --start={self.start} and --end={self.end}; set a longer "
+                "time range"
             )
 
     def _check_labels(self, queries: Iterable[Query]) -> None:
@@ -173,14 +174,14 @@ class BackfillRequest:
         )
         for name in names:
             if names.count(name) > 1:
-                raise BackfillError(f"--label {name} is given twice")
+                raise BackfillError(f"duplicate --label {name}; set each label once")
             if name in taken:
-                raise BackfillError(f"--label {name}: the series have that label of their own")
+                raise BackfillError(f"--label {name} is a label of the exported series; remove it")
         for name in _SCRAPE_LABELS:
             if name not in names:
                 raise BackfillError(
-                    f"--label {name}=… is missing: give each label of the target as Prometheus has it, or what is "
-                    f"scraped later makes other series (if yours have none, --label {name}=)"
+                    f"--label {name}=… is required. Set all target labels as in Prometheus, so that backfilled and "
+                    f"scraped samples are in the same series. If the target has no such label, set --label {name}="
                 )
 
 
@@ -193,8 +194,8 @@ def build_request(
     """
     if end is None:
         raise BackfillError(
-            "--end=… is missing: give the time of the first sample that was scraped from the exporter. In Prometheus "
-            f"this query finds it: {first_sample_query(labels)}"
+            "--end=… is required. Set it to the time of the first sample that Prometheus scraped from the exporter. "
+            f"This PromQL query returns it: {first_sample_query(labels)}"
         )
     return BackfillRequest(start, end, tuple(labels), output)
 

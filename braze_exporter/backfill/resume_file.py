@@ -139,9 +139,9 @@ class ResumeFile:
             beside = {"-journal": ROLLBACK_JOURNAL, "-wal": WRITE_AHEAD_LOG}
             return read_schema_version(self._path, APPLICATION_ID, beside) is None
         except ForeignFileError as error:
-            raise BackfillError(f"{error}: {remedy}, or move it away") from None
+            raise BackfillError(f"{error}; {remedy}, or move the file") from None
         except OSError as error:
-            raise BackfillError(f"{shorten(self._path, 200)} cannot be read ({error.strerror}): {remedy}") from None
+            raise BackfillError(f"{shorten(self._path, 200)} cannot be read ({error.strerror}); {remedy}") from None
 
     def _prepare(self, span: tuple[str, str], *, is_new: bool) -> None:
         """Lock the file, and create the tables if it is new.
@@ -164,12 +164,16 @@ class ResumeFile:
             execute("INSERT INTO span VALUES (?, ?)", span)
             execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
-            raise BackfillError(f"{path} was begun by another version of the exporter: go on with that, or remove it")
+            text = (
+                f"{path} was created by another version of the exporter; resume with that version, or remove the file"
+            )
+            raise BackfillError(text)
         elif execute("SELECT 1 FROM pieces").fetchone() is None:
             execute("UPDATE span SET start = ?, end = ?", span)
         elif (started := execute("SELECT start, end FROM span").fetchone()) != span:
             raise BackfillError(
-                f"{path} was begun with --start={started[0]} --end={started[1]}: give the same to go on, or remove it"
+                f"{path} was created with --start={started[0]} --end={started[1]}; set the same values to resume, or "
+                "remove the file"
             )
         execute("COMMIT")
 
@@ -182,14 +186,14 @@ class ResumeFile:
                 yield
             except sqlite3.OperationalError as error:  # a problem of the disk or a lock, not of the content
                 if "locked" in str(error):
-                    raise BackfillError(f"{path} is in use by another backfill: wait until that has ended") from None
-                raise BackfillError(f"{path} cannot be used ({error}): make room for it, or make it writable") from None
+                    raise BackfillError(f"{path} is locked by another backfill; wait until it has finished") from None
+                raise BackfillError(f"{path} cannot be used ({error}); free disk space, or make it writable") from None
             except sqlite3.ProgrammingError:  # the file was closed during a call
                 raise BackfillError(f"{path} is closed") from None
             except sqlite3.DatabaseError as error:
-                raise BackfillError(f"{path} is not what a backfill has kept ({error}): remove it") from None
+                raise BackfillError(f"{path} is damaged ({error}); remove the file") from None
             except OSError as error:
-                raise BackfillError(f"{path} cannot be removed ({error.strerror}): remove it") from None
+                raise BackfillError(f"{path} cannot be removed ({error.strerror}); remove the file") from None
 
 
 def _key(query: Query) -> str:

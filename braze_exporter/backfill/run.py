@@ -66,14 +66,14 @@ def run_backfill(
         }
         done = total - sum(missing.values())
 
-        def kept() -> str:
+        def describe_saved() -> str:
             calls = f"{done + reader.responses:,} of {pluralize(total, 'call', 'calls')}"
             path = shorten(request.resume_path, 200)
-            return f"The responses to {calls} are kept in {path}: run the same command again to resume"
+            return f"The responses to {calls} are saved in {path}; run the same command again to resume"
 
         def stop() -> str:
             resume_file.close()
-            return kept()
+            return describe_saved()
 
         ctx.on_stop(stop)
         _check_budget(missing)
@@ -84,11 +84,13 @@ def run_backfill(
                 while not reader.wait(_POLL_SECONDS):
                     progress.update(ProgressState(done + reader.responses, total, _describe_wait(reader, ctx)))
             _check_rejected(reader.rejected)
-            progress.print_line(f"{pluralize(total, 'call', 'calls')} answered, writing {shorten(request.output, 200)}")
+            progress.print_line(
+                f"{pluralize(total, 'call', 'calls')} completed, writing {shorten(request.output, 200)}"
+            )
             summary = write_openmetrics(request, plan, resume_file)
         except BackfillError as error:
             progress.clear()
-            raise BackfillError(f"{error}. {kept()}") from None
+            raise BackfillError(f"{error}. {describe_saved()}") from None
         ctx.on_stop(str)
         resume_file.remove()
     print(_instructions(request, summary, ctx.wall()), file=ctx.out)
@@ -111,9 +113,9 @@ def _check_budget(missing: Mapping[PoolUsage, int]) -> None:
     for usage, calls in missing.items():
         if calls and _remaining_calls(usage) < 1:
             raise BackfillError(
-                f"{shorten(usage.workspace)}: the exporter itself needs all of the {usage.allowed:,.0f} calls an hour "
-                "that "
-                f"budget.share allows of the {usage.pool.name} pool: raise it for the backfill, or take fewer queries"
+                f"{shorten(usage.workspace)}: the exporter needs all {usage.allowed:,.0f} calls per hour that "
+                f"budget.share allows in the {usage.pool.name} pool; raise budget.share for the backfill, or configure "
+                "fewer queries"
             )
 
 
@@ -121,17 +123,17 @@ def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUs
     """Return how many calls are left, and how long they take."""
     calls = sum(missing.values())
     text = f"{pluralize(len(plan.queries), 'query', 'queries')} from {request.start} to {request.end}: "
-    text += f"{pluralize(calls, 'call', 'calls')} to make" + (f", {done:,} are made already" if done else "")
+    text += f"{pluralize(calls, 'call', 'calls')} to make" + (f", {done:,} already completed" if done else "")
     if not calls:
         return text
     seconds, usage = max(
         ((number * _HOUR / _remaining_calls(usage), usage) for usage, number in missing.items()), key=itemgetter(0)
     )
     text += (
-        f". At {format_rate(_remaining_calls(usage) / _HOUR)}, which is what budget.share leaves, they take "
-        f"{format_span(seconds)} or more"
+        f". At {format_rate(_remaining_calls(usage) / _HOUR)}, which the exporter leaves of budget.share, they take at "
+        f"least {format_span(seconds)}"
     )
-    return text + (": fewer queries, a later --start or a larger share take less" if seconds > _DAY else "")
+    return text + (". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY else "")
 
 
 def _open_clients(
@@ -178,7 +180,7 @@ def _describe_wait(reader: Reader, ctx: CommandContext) -> str:
     if wait is None:
         return ""
     until = datetime.fromtimestamp(ctx.wall() + wait.until - ctx.monotonic(), UTC)
-    return f"waiting until {until:%H:%M:%S} UTC: {shorten(wait.workspace)}: {wait.reason}"
+    return f"{shorten(wait.workspace)} paused until {until:%H:%M:%S} UTC: {wait.reason}"
 
 
 def _check_rejected(rejected: Mapping[Query, BrazeError]) -> None:
@@ -192,14 +194,14 @@ def _check_rejected(rejected: Mapping[Query, BrazeError]) -> None:
             examples.setdefault(error.detail if error.reason in AUTH_REASONS else "", query)
         named = [f"{_describe_query(query)}: {rejected[query].detail}" for query in examples.values()]
         raise BackfillError(
-            f"Braze refuses {pluralize(len(rejected), 'query', 'queries')}, such as {'; '.join(named)}: "
-            "mend the config, or take them out of it"
+            f"Braze rejected {pluralize(len(rejected), 'query', 'queries')}, such as {'; '.join(named)}. "
+            "Fix the config, or remove these queries from it"
         )
 
 
 def _describe_query(query: Query) -> str:
     labels = ", ".join(f"{name}={shorten(value)}" for name, value in query.labels if value)
-    return f"{labels} by the {query.unit}"
+    return f"{labels} ({query.unit.adverb})"
 
 
 def _instructions(request: BackfillRequest, summary: ExportSummary, now: float) -> str:
@@ -209,23 +211,25 @@ def _instructions(request: BackfillRequest, summary: ExportSummary, now: float) 
     samples, series = pluralize(summary.samples, "sample", "samples"), pluralize(summary.series, "series", "series")
     lines = [
         (
-            f"{shorten(output, 200)} has {samples} of {series}, from {format_time(summary.oldest)} to "
+            f"{shorten(output, 200)} contains {samples} of {series}, from {format_time(summary.oldest)} to "
             f"{format_time(summary.newest)}."
         )
     ]
     if summary.empty_queries:
         lines.append(
-            f"Of {pluralize(summary.empty_queries, 'query', 'queries')} Braze told nothing: they have no samples."
+            f"No samples for {pluralize(summary.empty_queries, 'query', 'queries')}, because Braze returned no data."
         )
     if summary.gaps:
         lines.append(
-            f"Braze left out {pluralize(summary.gaps, 'bucket', 'buckets')} between others: they have no samples."
+            f"No samples for {pluralize(summary.gaps, 'bucket', 'buckets')} between others, because Braze returned no "
+            "values."
         )
     lines += [
-        f"Prometheus must keep them: --storage.tsdb.retention.time={days}d or more; its default is 15d.",
-        "Make blocks of it, as the user that Prometheus runs as; DATA is its --storage.tsdb.path. It sees them soon.",
+        f"Prometheus needs --storage.tsdb.retention.time={days}d or more to keep these samples. The default is 15d.",
+        "Run this command as the user of the Prometheus process, with DATA set to Prometheus's --storage.tsdb.path.",
+        "Prometheus loads the new blocks soon afterwards.",
     ]
     command = f'promtool tsdb create-blocks-from openmetrics {_BLOCK_OPTION} {shlex.quote(output)} "${{DATA:?}}"'
-    remainder = ["The first sample that was scraped from the exporter must be newer. This query finds it:"]
+    remainder = ["The first sample that Prometheus scraped from the exporter must be newer. PromQL query for its time:"]
     remainder.append(first_sample_query(request.labels))
     return "\n".join([*(f"# {line}" for line in lines), command, *(f"# {line}" for line in remainder)])

@@ -22,13 +22,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the argument parser for all commands."""
     top = argparse.ArgumentParser(
         prog="braze-exporter",
-        description="Prometheus exporter for Braze. Without a command, it serves.",
+        description="Prometheus exporter for Braze. The default command is serve.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"braze-exporter {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     serve = _command(
-        commands, "serve", serve_command.serve, "serve /metrics for the workspaces of a config (the default)"
+        commands, "serve", serve_command.serve, "Serve /metrics for the workspaces of the config file (default)."
     )
     _add_config(serve)
     _add_listen_address(serve)
@@ -36,12 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--web.enable-lifecycle",
         dest="enable_lifecycle",
         action="store_true",
-        help="let whoever reaches it reload the config by POST /-/reload (SIGHUP always does)",
+        help="Enable reload via HTTP POST to /-/reload. SIGHUP always reloads the config.",
     )
     _add_web_config(serve)
     _add_log(serve, level="info")
     demo_parser = _command(
-        commands, "demo", demo.serve_demo, "serve a simulated Braze and its metrics: no account needed"
+        commands, "demo", demo.serve_demo, "Serve a simulated Braze and its metrics, without a Braze account."
     )
     _add_listen_address(demo_parser)
     demo_parser.add_argument(
@@ -50,39 +50,38 @@ def build_parser() -> argparse.ArgumentParser:
         type=_parse_with(_address),
         default="127.0.0.1:0",
         metavar="HOST:PORT",
-        help="where the simulated Braze listens, on loopback (default: %(default)s, a free port)",
+        help="Loopback address on which the simulated Braze listens (default: %(default)s, a free port).",
     )
     _add_log(demo_parser, level="warn")
     check = _command(
-        commands, "check", check_command.check, "say what is wrong with a config, and what it costs in calls"
+        commands, "check", check_command.check, "Check whether the config file is valid, and print its calls per hour."
     )
     _add_config(check)
     check.add_argument(
         "--live",
         action="store_true",
-        help="also ask Braze once for everything, with the keys, and say what is wrong (default: without a network)",
+        help="Also run each query once against Braze, with the API keys, and report problems (default: no network "
+        "access).",
     )
     _add_web_config(check)
-    discover_parser = _command(commands, "discover", discover.discover, "print what Braze has, as config to paste")
+    discover_parser = _command(commands, "discover", discover.discover, "Print the items of Braze's lists as config.")
     _add_config(discover_parser)
-    discover_parser.add_argument(
-        "--archived", action="store_true", help="also what is archived, commented out (default: without)"
-    )
+    discover_parser.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
     _add_backfill(commands)
     dashboard_parser = _command(
-        commands, "dashboard", dashboard.dashboard, "print the Grafana dashboard for a config, as JSON"
+        commands, "dashboard", dashboard.dashboard, "Print the Grafana dashboard for the config file, as JSON."
     )
     _add_config(dashboard_parser)
-    rules_parser = _command(commands, "rules", rules.rules, "print the alerting rules for a config, for Prometheus")
+    rules_parser = _command(commands, "rules", rules.rules, "Print the Prometheus alerting rules for the config file.")
     _add_config(rules_parser)
-    _command(commands, "schema", schema.schema, "print the JSON Schema of the config, for editors")
+    _command(commands, "schema", schema.schema, "Print the JSON Schema of the config file, for editors.")
     return top
 
 
 def _command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: object, text: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     command.set_defaults(run=run)
     return command
 
@@ -93,13 +92,16 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         dest="config_file",
         default="config.yaml",
         metavar="PATH",
-        help="the config (default: %(default)s)",
+        help="Path to the config file (default: %(default)s).",
     )
 
 
 def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     history = _command(
-        commands, "backfill", backfill_command.backfill, "write the history of a config's queries, for promtool"
+        commands,
+        "backfill",
+        backfill_command.backfill,
+        "Write the history of the queries in OpenMetrics, for promtool.",
     )
     _add_config(history)
     history.add_argument(
@@ -107,14 +109,15 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         type=_parse_with(request.parse_time),
         required=True,
         metavar="WHEN",
-        help="where the first buckets begin: a date, an instant such as 2026-01-31T12:00:00Z, or Unix seconds",
+        help="Start of the first buckets: a date, a time with UTC offset such as 2026-01-31T12:00:00Z, or Unix "
+        "seconds.",
     )
     history.add_argument(
         "--end",
         type=_parse_with(request.parse_time),
         metavar="WHEN",
-        help="the first sample that Prometheus has scraped, before which all are to be; if it is not given, the query "
-        "that finds it is printed",
+        help="Time of the first sample that Prometheus scraped. All backfilled samples are older. Without this flag, "
+        "the PromQL query for this time is printed.",
     )
     history.add_argument(
         "--label",
@@ -123,9 +126,11 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a label that Prometheus adds to the target; job and instance are needed",
+        help="Label that Prometheus adds to the target; job and instance are required. Repeatable.",
     )
-    history.add_argument("--output", type=Path, required=True, metavar="PATH", help="the file to write, in OpenMetrics")
+    history.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="Path to the OpenMetrics file to write."
+    )
 
 
 def _parse_with(read: Callable[[str], T]) -> Callable[[str], T]:
@@ -147,7 +152,8 @@ def _add_listen_address(command: argparse.ArgumentParser) -> None:
         type=_parse_with(_address),
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
-        help="where to serve; without a host, on all interfaces (default: %(default)s)",
+        help="Address on which to expose metrics and web interface; without a host, on all interfaces (default: "
+        "%(default)s).",
     )
 
 
@@ -157,16 +163,25 @@ def _add_web_config(command: argparse.ArgumentParser) -> None:
         dest="web_config_file",
         default="",
         metavar="PATH",
-        help="TLS and passwords, in the format of Prometheus's own exporters (default: none)",
+        help="Path to the web configuration file that enables TLS or basic authentication, in the format of "
+        "Prometheus's exporter-toolkit (default: none).",
     )
 
 
 def _add_log(command: argparse.ArgumentParser, level: str) -> None:
     command.add_argument(
-        "--log.level", dest="log_level", choices=logs.LEVELS, default=level, help="(default: %(default)s)"
+        "--log.level",
+        dest="log_level",
+        choices=logs.LEVELS,
+        default=level,
+        help="Only log messages with the given severity or above (default: %(default)s).",
     )
     command.add_argument(
-        "--log.format", dest="log_format", choices=("logfmt", "json"), default="logfmt", help="(default: %(default)s)"
+        "--log.format",
+        dest="log_format",
+        choices=("logfmt", "json"),
+        default="logfmt",
+        help="Output format of log messages (default: %(default)s).",
     )
 
 

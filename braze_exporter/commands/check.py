@@ -24,25 +24,22 @@ def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     config, plan = read_plan(options, environ)
     refuse_shared_state_file(config, options.web_config_file, environ)
     _check_state_file(config)
-    selectors = (
-        f", and what {pluralize(len(plan.selectors), 'entry takes', 'entries take')} of Braze's lists"
-        if plan.selectors
-        else ""
-    )
-    print(f"{options.config_file} is good: {pluralize(len(plan.queries), 'query', 'queries')}{selectors}")
+    selectors = f" and {pluralize(len(plan.selectors), 'selector', 'selectors')}" if plan.selectors else ""
+    print(f"{options.config_file} is valid: {pluralize(len(plan.queries), 'query', 'queries')}{selectors}")
     for usage in plan.pool_usage:
         startup = (
-            f", and {pluralize(usage.startup_calls, 'call', 'calls')} once for baselines" if usage.startup_calls else ""
+            f", plus {pluralize(usage.startup_calls, 'call', 'calls')} once for baselines"
+            if usage.startup_calls
+            else ""
         )
         print(
-            f"{shorten(usage.workspace)}: {pluralize(usage.queries, 'query', 'queries')} in the {usage.pool.name} "
-            "pool make "
-            f"{usage.calls:,.0f} calls an hour{startup}; "
+            f"{shorten(usage.workspace)}: {pluralize(usage.queries, 'query needs', 'queries need')} "
+            f"{usage.calls:,.0f} calls per hour in the {usage.pool.name} pool{startup}; "
             f"budget.share allows {usage.allowed:,.0f} of {usage.pool.per_hour:,.0f}"
         )
     if options.web_config_file:
         protections = " and ".join(read_web(options.web_config_file).protections)
-        print(f"{options.web_config_file} is good: {protections or 'neither TLS nor passwords'}")
+        print(f"{options.web_config_file} is valid: {protections or 'neither TLS nor passwords'}")
     return SUCCESS if not options.live or _live(options, environ) else FAILURE
 
 

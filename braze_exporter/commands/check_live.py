@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TextIO
 
 from braze_exporter.backfill.context import CommandContext
+from braze_exporter.backfill.progress import pluralize
 from braze_exporter.braze import time_zones
 from braze_exporter.braze.buckets import bucket_end, bucket_starts
 from braze_exporter.braze.client import unauthorized
@@ -130,7 +131,7 @@ def _findings(
         *(query_state for query_state in entries if query_state.error is not None or query_state.response is None),
     }
     responding = [query_state for query_state in entries if query_state not in failed]
-    text = f"{len(responding):,} of {len(entries):,} {'query is' if len(entries) == 1 else 'queries are'} answered"
+    text = f"{len(responding):,} of {pluralize(len(entries), 'query', 'queries')} succeeded"
     yield Finding(text, is_problem=False)
     is_rejected = _is_rejected(entries, lists)
     errors = {query_state: malformed.get(query_state, query_state.error) for query_state in entries}
@@ -142,9 +143,9 @@ def _findings(
                 for item in plan.selectors
                 if item.workspace == workspace.spec.name
             )
-            what = "what match takes is not known" if is_needed else "what is named was not compared with it"
+            what = "selectors could not be expanded" if is_needed else "configured subjects were not checked"
             yield Finding(
-                f"Braze's list of {list_endpoint.item_names[1]} could not be read, {what}: {result.failure}", is_needed
+                f"the list of {list_endpoint.item_names[1]} cannot be read, so {what}: {result.failure}", is_needed
             )
     yield from _unlisted(named for named in plan.configured_subjects if named.workspace == workspace.spec.name)
     yield from _selections(result for result in plan.selection_results if result.workspace == workspace.spec.name)
@@ -171,15 +172,16 @@ def _failed_queries(
             detail = unauthorized(query_state.query.kind)
             if is_rejected:
                 url = workspace.spec.rest_endpoint
-                instance = next((f", which is {name}" for name, known in INSTANCES.items() if known == url), "")
+                instance = next((f" ({name})" for name, known in INSTANCES.items() if known == url), "")
                 detail = (
-                    f"{KEY_REJECTED}. A key belongs to one instance, and may be of another one than {url}{instance}"
+                    f"{KEY_REJECTED}. Each API key belongs to one instance; this key may belong to another instance "
+                    f"than {url}{instance}"
                 )
             groups.setdefault(detail, []).append(query_state.query)
         elif error is not None:
             groups.setdefault(error.detail, []).append(query_state.query)
         elif not query_state.has_result:
-            text = "not asked: what the budget or Braze's rate limit has left does not allow it now"
+            text = "deferred, because the budget or Braze's rate limit allows no more calls now"
             groups.setdefault(text, []).append(query_state.query)
     for detail, queries in groups.items():
         more = len(queries) - _MAX_NAMED
@@ -192,21 +194,21 @@ def _unlisted(named: Iterable[ConfiguredSubject]) -> Iterator[Finding]:
     for item in named:
         if item.is_listed or item.kind.list_endpoint is None:
             continue
-        what = f'no {item.kind.list_endpoint.item_names[0]} "{shorten(item.subject)}"'
+        what = f'{item.kind.list_endpoint.item_names[0]} "{shorten(item.subject)}" is not in Braze\'s list'
         if item.kind.is_identified_by_id:
-            yield Finding(f"Braze lists {what}: is it archived, or of another workspace?")
+            yield Finding(f"{what}; it may be archived, or belong to another workspace")
         else:
             names = ", ".join(f'"{shorten(name)}"' for name in item.suggestions)
             hint = f" (did you mean {names}?)" if names else ""
-            yield Finding(f"Braze lists {what}{hint}: upper and lower case matter")
+            yield Finding(f"{what}{hint}; names are case-sensitive")
 
 
 def _selections(discovered: Iterable[SelectionResult]) -> Iterator[Finding]:
     """Yield how many items of Braze's lists the selectors match, and how many of these are skipped."""
     for item in discovered:
-        text = f"{item.kind.section}: match takes {item.matched:,} of {item.listed:,} that Braze lists"
+        text = f"{item.kind.section}: selectors match {item.matched:,} of {item.listed:,} items in Braze's list"
         if item.skipped:
-            text += f", of which {item.skipped:,} are left out: raise max_queries or budget.share, or match fewer"
+            text += f", {item.skipped:,} skipped; raise max_queries or budget.share, or match fewer items"
         yield Finding(text, is_problem=item.skipped > 0 or not item.matched)
 
 
@@ -219,12 +221,13 @@ def _segments(workspace: ConfiguredWorkspace, result: ListResult | None) -> Iter
         row = rows.get(braze_id.lower())
         if row is None:
             yield Finding(
-                f'Braze lists no segment with the id of "{shorten(name)}": is it archived, or of another workspace?'
+                f'the id of segment "{shorten(name)}" is not in Braze\'s list; it may be archived, or belong to '
+                "another workspace"
             )
         elif not row.is_tracked:
             yield Finding(
-                f'the segment "{shorten(name)}" has no series: switch its analytics tracking on in Braze '
-                f"({shorten(row.name)})"
+                f'segment "{shorten(name)}" ("{shorten(row.name)}" in Braze) has no series; enable its analytics '
+                "tracking in Braze"
             )
 
 
@@ -237,15 +240,19 @@ def _without_data(responding: Iterable[QueryState]) -> Iterator[Finding]:
             else []
         )
         if not points and bucket_starts(query_state.response.series if query_state.response is not None else ()):
-            yield Finding(f"{_describe_query(query_state.query)}: no bucket of Braze's response has a number")
+            yield Finding(f"{_describe_query(query_state.query)}: no bucket of the response has a number")
         elif not points:
             is_name = query_state.query.subject and not query_state.query.subject_id
-            hint = "is the name right, to the letter?" if is_name else "it may be new, or nothing may have happened yet"
-            yield Finding(f"{_describe_query(query_state.query)}: Braze answers without data: {hint}")
+            hint = (
+                "check the spelling of the name"
+                if is_name
+                else "the subject may be new, or nothing may have been counted yet"
+            )
+            yield Finding(f"{_describe_query(query_state.query)}: the response has no data; {hint}")
         elif not any(value for _, value in points):
             text = (
-                f"{_describe_query(query_state.query)}: Braze counted nothing in the last {len(points)} "
-                f"{query_state.query.unit}s"
+                f"{_describe_query(query_state.query)}: all values of the last {len(points)} "
+                f"{query_state.query.unit}s are 0"
             )
             yield Finding(text, is_problem=False)
 
@@ -255,21 +262,23 @@ def _time_zone(workspace: ConfiguredWorkspace, responding: Sequence[QueryState])
     zone = workspace.spec.timezone
     if zone is None:
         return
-    remedy = "set timezone to that of the company in Braze"
+    remedy = "set timezone to the time zone of the company in Braze"
     fits = [fit for fit in _matching_zones(responding) if fit]
     common = [name for name in fits[0] if all(name in fit for fit in fits)] if fits else []
     if zone.key in common:
-        yield Finding(f"days begin as in {zone.key}: their hours add up to them", is_problem=False)
+        yield Finding(f"timezone {zone.key} is correct: hourly values add up to daily values", is_problem=False)
     elif common:
-        as_in = ", ".join(common[:_MAX_NAMED])
-        yield Finding(f"days do not begin as in {zone.key}: their hours add up to them as in {as_in}: {remedy}")
+        matching = ", ".join(common[:_MAX_NAMED])
+        yield Finding(
+            f"timezone {zone.key} is wrong, because hourly values add up to daily values in {matching}; {remedy}"
+        )
     else:
         for query_state in responding:
             if query_state.response is not None and is_timezone_mismatch(query_state.query, query_state.response):
                 newest = datetime.fromtimestamp(max(_points(query_state)), zone).date()
                 yield Finding(
-                    f"{_describe_query(query_state.query)}: the newest day is {newest}, and not today in {zone.key}: "
-                    f"{remedy}"
+                    f"{_describe_query(query_state.query)}: the newest day is {newest}, which is not today in "
+                    f"{zone.key}; {remedy}"
                 )
                 return
 
@@ -309,14 +318,14 @@ def _lag(responding: Iterable[QueryState]) -> Iterator[Finding]:
     seconds, settle = left(nearest_entry), nearest_entry.query.settle
     if seconds > settle:
         yield Finding(
-            f"the newest hour in which Braze has counted anything ended {_minutes(seconds)} ago, but hours settle "
-            f"after {_minutes(settle)}: Braze is behind, or settle is too short"
+            f"the newest hour with a count above 0 ended {_minutes(seconds)} ago, but settle is {_minutes(settle)}; "
+            "Braze is delayed, or settle is too short"
         )
     else:
         when = f"ended {_minutes(seconds)} ago" if seconds > 0 else "has not ended yet"
         text = (
-            f"the newest hour in which Braze has counted anything {when}. How late it still revises hours, one answer "
-            "does not tell: braze_revision_age_seconds will"
+            f"the newest hour with a count above 0 {when}. One response does not show how late Braze revises hours; "
+            "see braze_revision_age_seconds"
         )
         yield Finding(text, is_problem=False)
 
@@ -334,6 +343,6 @@ def _minutes(seconds: float) -> str:
 
 
 def _describe_query(query: Query) -> str:
-    """Return a query in words: its section, its labels and its unit."""
-    labels = [shorten(value) for name, value in query.labels if name != "workspace" and value]
-    return f"{query.kind.section} {' / '.join(labels)} by the {query.unit}"
+    """Return a query as text: its section, its labels and its unit."""
+    labels = " / ".join(shorten(value) for name, value in query.labels if name != "workspace" and value)
+    return " ".join(part for part in (query.kind.section, labels, f"({query.unit.adverb})") if part)

@@ -39,7 +39,7 @@ SECTIONS = (
     (PURCHASES, PRODUCT_LIST),
 )
 
-_ALREADY_CONFIGURED = "in the config"
+_ALREADY_CONFIGURED = "already in the config"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,14 @@ def _render_block(
     item, many = list_endpoint.item_names
     yield ""
     if result.failure:
-        what = f"only {len(result.items):,} {many} were listed" if result.items else "not listed"
+        what = f"only {len(result.items):,} {many} could be read" if result.items else "the list cannot be read"
         yield f"    # {key}: {what}: {shorten(result.failure, 300)}"
     elif not lines:
-        yield f"    # {key}: Braze lists no {many}"
+        yield f"    # {key}: the list of {many} is empty"
     if lines:
         taken = sum(line.skip_reason == _ALREADY_CONFIGURED for line in lines)
-        of_them = f", {taken:,} of them in the config" if taken else ""
-        yield f"    # {len(lines):,} {item if len(lines) == 1 else many}{of_them}{cost}"
+        configured = f", {taken:,} already in the config" if taken else ""
+        yield f"    # {len(lines):,} {item if len(lines) == 1 else many}{configured}{cost}"
         yield f"    {'# ' if all(line.skip_reason for line in lines) else ''}{key}:"
         yield from map(str, lines)
 
@@ -120,7 +120,7 @@ def _describe_cost(kind: SeriesKind, rows: int, settings: Settings) -> str:
     """Return a comment with the calls per hour for all items of a list."""
     calls = rows * 3_600 / max(settings.refresh.for_unit(kind.units[0]), kind.min_refresh_seconds)
     allowed = kind.pool.per_hour * settings.budget.share
-    return f"; all of them make {calls:,.0f} calls an hour, and budget.share allows {allowed:,.0f}"
+    return f"; {calls:,.0f} calls per hour in total, budget.share allows {allowed:,.0f}"
 
 
 def _by_name(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_ConfigLine]:
@@ -130,10 +130,10 @@ def _by_name(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_C
         alike.setdefault(row.name.casefold(), []).append(row.name)
     for row in read.items:
         other = next((name for name in alike[row.name.casefold()] if name != row.name), None)
-        note = f'differs only by case from "{shorten(other)}"' if other is not None else ""
-        skip_reason = _ALREADY_CONFIGURED if row.name in taken else "" if row.name.strip() else "it has no name"
+        note = f'differs from "{shorten(other)}" only in case' if other is not None else ""
+        skip_reason = _ALREADY_CONFIGURED if row.name in taken else "" if row.name.strip() else "no name"
         if kind is PURCHASES and row.name == ALL:
-            skip_reason = "the name stands for all products"
+            skip_reason = "reserved for all products together"
         yield _ConfigLine(f"- {kind.subject_label}: {quote_scalar(row.name)}", (note,), skip_reason)
 
 
@@ -141,7 +141,7 @@ def _by_id(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_Con
     """Yield the entries of a list whose items have an id, archived items last."""
     called, archived = Counter(row.name for row in read.items), {row.id for row in read.archived_items}
     for row in (*read.items, *read.archived_items):
-        same = f"{called[row.name]:,} have this name" if called[row.name] > 1 else ""
+        same = f"{called[row.name]:,} items have this name" if called[row.name] > 1 else ""
         skip_reason = _ALREADY_CONFIGURED if row.id in taken else _skip_reason(row)
         if row.id in archived:
             skip_reason = skip_reason or "archived"
@@ -190,8 +190,8 @@ def _segment_names(workspace: ConfiguredWorkspace, read: ListResult) -> Mapping[
 def _skip_reason(row: ListItem) -> str:
     """Return why an item with an id cannot be used in a config, or an empty text."""
     if not is_braze_id(row.id):
-        return "its id is not of the form of Braze's identifiers"
-    return "" if row.is_tracked else "not tracked: switch its analytics tracking on in Braze"
+        return "not a valid Braze id"
+    return "" if row.is_tracked else "not tracked; enable its analytics tracking in Braze"
 
 
 def _describe_item(row: ListItem, written: str = "") -> str:

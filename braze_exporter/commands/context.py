@@ -31,7 +31,7 @@ def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session
     try:
         return transport.open_session(connections, bundle)
     except OSError as error:
-        text = f"the file {bundle} cannot be used ({error}): give one with certificates to trust, or unset the variable"
+        text = f"the file {bundle} cannot be used ({error}); set a file of trusted certificates, or unset the variable"
         raise ConfigError(variable, [Problem((), text)]) from None
 
 
@@ -45,7 +45,7 @@ def refuse_shared_state_file(config: Config, web_config_file: str | None, enviro
     }
     for name, other in others.items():
         if path and other and is_same_file(path, other):
-            raise config.error([(("state_file",), f"is the same file as {name}: choose another path")])
+            raise config.error([(("state_file",), f"is the same file as {name}; choose another path")])
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ def serve_demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     logs.configure_logging(options.log_level, options.log_format)
     host, port = server.split_address(options.braze_address)
     if not is_loopback(host):
-        return fail(f"--braze.listen-address {options.braze_address}: only loopback, such as 127.0.0.1:0")
+        text = f"--braze.listen-address={options.braze_address} is not a loopback address; set one, such as 127.0.0.1:0"
+        return fail(text)
     try:
         listener = server.listen(options.web_address)
     except OSError as error:
@@ -40,15 +41,15 @@ def _welcome(braze_url: str, address: str) -> str:
     host, port = server.split_address(address)
     target = f"{host or 'localhost'}:{port}"
     return f"""\
-A simulated Braze, and the exporter that watches it. Ctrl-C ends both.
+Serving a simulated Braze and its metrics. Press Ctrl-C to stop.
 
-Simulated Braze:  {braze_url}
-Its REST API key: {KEY}
+Simulated Braze: {braze_url}
+REST API key:    {KEY}
 
-Open              http://{target}
-Its metrics       http://{target}/metrics
+Status page:     http://{target}
+Metrics:         http://{target}/metrics
 
-To see it in Prometheus, put this into prometheus.yml:
+To scrape the metrics with Prometheus, add this to prometheus.yml:
 
 scrape_configs:
   - job_name: braze
@@ -56,8 +57,8 @@ scrape_configs:
     static_configs:
       - targets: ["{target}"]
 
-and query, for instance:
+Example queries:
 
-braze_custom_events_hourly_settled                the newest settled hour of every event
-increase(braze_custom_events_total[10m])          what Braze has reported in ten minutes
+braze_custom_events_hourly_settled                Newest settled hour of each event
+increase(braze_custom_events_total[10m])          Occurrences that Braze reported in the last ten minutes
 """

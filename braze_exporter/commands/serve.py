@@ -59,7 +59,7 @@ def listen_error(flag: str, address: str, error: OSError) -> str:
     """Return the error message for an address on which the server cannot listen."""
     # asyncio and the resolver add text to `strerror`, and the resolver has its own error numbers.
     reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-    return f"cannot listen on {address} ({reason}): choose another address by {flag}"
+    return f"cannot listen on {address} ({reason}); choose another address with {flag}"
 
 
 def run_exporter(
@@ -83,7 +83,7 @@ def run_exporter(
     )
     host, port = listener.getsockname()[:2]
     fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(exporter.plan.queries)}
-    _log.info("serving", extra={"fields": fields})
+    _log.info("Exporter started", extra={"fields": fields})
     if read_again is not None and hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: reloader.reload())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -95,5 +95,5 @@ def run_exporter(
     )
     with contextlib.closing(web) if web is not None else contextlib.nullcontext():
         server.serve(application, listener, on_stop=exporter.close)
-    _log.info("stopped")
+    _log.info("Exporter stopped")
     return SUCCESS

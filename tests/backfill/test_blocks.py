@@ -61,7 +61,7 @@ class Scene:
     config: str
 
     @property
-    def asked_at(self) -> float:
+    def fetched_at(self) -> float:
         """Return the approximate time of the fetches, in Unix seconds; hours were final by then."""
         return self.end + 3 * HOUR
 
@@ -79,7 +79,7 @@ class Scene:
         """Return the expected time and count of each hour of the span."""
         starts = range(int(self.start), int(self.end), HOUR)
         return [
-            (start + 2.0 * HOUR, float(self.traffic.count(event, start, self.asked_at, app_id)))
+            (start + 2.0 * HOUR, float(self.traffic.count(event, start, self.fetched_at, app_id)))
             for start in starts
             if start + 2 * HOUR < self.end
         ]
@@ -97,7 +97,7 @@ class Scene:
                 datetime.combine(first + timedelta(days=back + more), MIDNIGHT, NEW_YORK).timestamp() for more in (0, 1)
             )
             hours = range(int(started), int(ended), HOUR)
-            yield started, ended, float(sum(self.traffic.count(event, hour, self.asked_at) for hour in hours))
+            yield started, ended, float(sum(self.traffic.count(event, hour, self.fetched_at) for hour in hours))
 
 
 @pytest.fixture(scope="module")

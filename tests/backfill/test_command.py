@@ -63,7 +63,7 @@ def test_backfill_after_interrupt_resumes(
     if how is not signal.SIGKILL:
         assert message.splitlines()[-1] == (
             f"braze-exporter: stopped by {how.name} before it finished. "
-            f"The responses to 15 of {CALLS} calls are kept in {output}.partial: run the same command again to resume"
+            f"The responses to 15 of {CALLS} calls are saved in {output}.partial; run the same command again to resume"
         )
         assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
     assert "Traceback" not in message
@@ -95,7 +95,7 @@ def test_second_backfill_of_same_output_is_refused(
         done = run_program(*command, BRAZE_API_KEY=KEY)
         assert done.returncode == 1
         assert (
-            done.stderr == f"{tmp_path}/history.om.partial is in use by another backfill: wait until that has ended\n"
+            done.stderr == f"{tmp_path}/history.om.partial is locked by another backfill; wait until it has finished\n"
         )
         braze[0].clear_faults()
         process.communicate(timeout=20)
@@ -120,7 +120,7 @@ def test_foreign_file_at_output_is_refused(
         (tmp_path / "precious").rename(tmp_path / name)
     done = run_program(*command, BRAZE_API_KEY=KEY)
     assert done.returncode == 1
-    assert done.stderr.endswith(" is the file of something else: choose another --output, or move it away\n")
+    assert done.stderr.endswith(" is a file of another type; choose another --output, or move the file\n")
     assert done.stderr.count("\n") == 1
     assert (tmp_path / name).read_bytes() == b"precious"
     assert (tmp_path / name).is_symlink() is is_link
@@ -140,8 +140,9 @@ def test_output_created_meanwhile_is_kept(
         braze[0].clear_faults()
         _, message = process.communicate(timeout=30)
     assert process.returncode == 1
-    info = f"{output} was made by another program meanwhile: move it away. The responses to {CALLS} of {CALLS} calls "
-    assert message.splitlines()[-1].startswith(f"{info}are kept")
+    created = f"{output} was created by another program during the backfill; move the file. "
+    saved = f"The responses to {CALLS} of {CALLS} calls are saved"
+    assert message.splitlines()[-1].startswith(f"{created}{saved}")
     assert output.read_bytes() == b"precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om", "history.om.partial"]
 
@@ -154,7 +155,7 @@ def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) 
     assert [line for line in lines if not line.startswith("# ")] == [
         f'promtool tsdb create-blocks-from openmetrics --max-block-duration=720h {tmp_path}/history.om "${{DATA:?}}"'
     ]
-    assert re.match(r"# .*/history\.om has 7,997 samples of 2 series, from 20\d\d-.*Z to 20\d\d-.*Z\.$", lines[0])
+    assert re.match(r"# .*/history\.om contains 7,997 samples of 2 series, from 20\d\d-.*Z to 20\d\d-.*Z\.$", lines[0])
     assert "--storage.tsdb.retention.time=169d or more" in done.stdout
     assert lines[-1] == (
         '# min(min_over_time(timestamp(braze_exporter_build_info{job="braze", instance="exporter:27293"})[1y:1m])) - 60'
@@ -164,16 +165,16 @@ def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) 
     assert "DATA" in script.stderr
     again = run_program(*command, BRAZE_API_KEY=KEY)
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == f"--output={tmp_path}/history.om is there already: choose another name, or remove it\n"
+    assert again.stderr == f"--output={tmp_path}/history.om already exists; choose another path, or remove the file\n"
 
 
 @pytest.mark.parametrize(
     ("changes", "code", "failure"),
     [
-        ({"--start": "yesterday"}, 2, "argument --start: yesterday is not a moment: write a date"),
-        ({"--label": "job"}, 2, "argument --label: job is not a label: write name=value"),
-        ({"--end": ""}, 1, "--end=… is missing: give the time of the first sample"),
-        ({"--output": "/nowhere/x"}, 1, "there is no folder /nowhere: make it"),
+        ({"--start": "yesterday"}, 2, 'argument --start: invalid time "yesterday"; expected a date'),
+        ({"--label": "job"}, 2, 'argument --label: invalid label "job"; expected name=value'),
+        ({"--end": ""}, 1, "--end=… is required. Set it to the time of the first sample"),
+        ({"--output": "/nowhere/x"}, 1, "directory /nowhere does not exist; create it"),
     ],
 )
 def test_user_mistake_is_one_error_line(
@@ -214,14 +215,14 @@ def test_progress_on_terminal_is_a_bar(braze: tuple[FaultInjectingBraze, Server]
     assert len(bars[-1][0]) > len(bars[0][0])
     assert re.search(r"\] \d+ of 41 calls, [\d.]+ calls/s, \d+ s left\x1b\[K", text)
     assert text.startswith("\r\x1b[K1 query from ")
-    assert "\x1b[K41 calls answered, writing " in text
+    assert "\x1b[K41 calls completed, writing " in text
 
 
 @pytest.mark.parametrize(
     ("blocks", "failure"),
     [
-        (200, r"\.partial cannot be used \(.*\): make room for it.* responses to \d+ of 41 calls are kept"),
-        (8_000, r" cannot be written \(File too large\): make room for it.* responses to 41 of 41 calls are kept"),
+        (200, r"\.partial cannot be used \(.*\); free disk space.* responses to \d+ of 41 calls are saved"),
+        (8_000, r" cannot be written \(File too large\); free disk space.* responses to 41 of 41 calls are saved"),
     ],
 )
 def test_full_disk_keeps_fetched_buckets(command: tuple[str, ...], tmp_path: Path, blocks: int, failure: str) -> None:

@@ -34,7 +34,7 @@ def test_selector_without_list_ends_backfill(tmp_path: Path, events: str) -> Non
         with pytest.raises(
             BackfillError,
             match=r"^production: the list of events cannot be read: 403 Forbidden: the key lacks the permission "
-            r"events\.list.*: without it the series would have other names than those of a scrape$",
+            r"events\.list.*; without this list, series would have other names than in a scrape$",
         ):
             requested.run()
         assert {request.path for request in requested.braze.requests} == {"/events/list"}

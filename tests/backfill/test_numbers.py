@@ -148,7 +148,7 @@ def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path)
     )
 
 
-def leave_out(response: dict[str, Any], written: str) -> None:
+def remove_row(response: dict[str, Any], written: str) -> None:
     """Remove the row of a time from a response."""
     response["data"] = [row for row in response["data"] if row["time"] != written]
 
@@ -162,9 +162,7 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
     with running_exporter(events, traffic, extra_yaml=EVERYTHING, reads_lists=True) as live:
         live.braze.series_counts = Figures()
         live.braze.inventory = Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
-        wait_until(
-            lambda: is_listed(scraped_a_minute_later(live)), "the lists are known, and what wildcards take of them"
-        )
+        wait_until(lambda: is_listed(scraped_a_minute_later(live)), "the lists are read and the selectors are expanded")
         page = live.page()
         live.clock.advance(2 * 24 * HOUR)
         text = workspace_yaml(live.url, events, extra_yaml=EVERYTHING)
@@ -284,7 +282,7 @@ def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
     gap = int(at("2026-11-02T10:00+00:00"))
     written = HourFormat.OFFSET.write(gap, NEW_YORK)
     with prepared_backfill(tmp_path, "{event: purchase}", traffic, "2026-11-01", "2026-11-05") as requested:
-        requested.braze.inject(response_faults.edited(lambda response: leave_out(response, written)))
+        requested.braze.inject(response_faults.edited(lambda response: remove_row(response, written)))
         advice = requested.run()
         result = requested.output_samples
     assert gap + 2.0 * HOUR not in dict(result[SETTLED, single_value(event="purchase")])
@@ -293,28 +291,30 @@ def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
     assert gap + 2.0 * HOUR not in totals
     after = traffic.count("purchase", gap + HOUR, 0.0)
     assert totals[gap + 3.0 * HOUR] - totals[gap + 1.0 * HOUR] == after
-    assert "# Braze left out 1 bucket between others: they have no samples." in advice
+    assert "# No samples for 1 bucket between others, because Braze returned no values." in advice
 
 
 def test_event_without_data_has_no_samples(tmp_path: Path) -> None:
     """An empty response produces no samples, and the other queries are written."""
     with prepared_backfill(
-        tmp_path, "{event: purchase}\n{event: nobody}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
+        tmp_path, "{event: purchase}\n{event: unknown}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
     ) as requested:
         requested.braze.unknown_event = UnknownEvent.EMPTY
         advice = requested.run()
         result = requested.output_samples
     assert {dict(labels)["event"] for _, labels in result} == {"purchase"}
-    assert "# Of 1 query Braze told nothing: they have no samples." in advice
+    assert "# No samples for 1 query, because Braze returned no data." in advice
 
 
 def test_backfill_without_data_writes_no_file(tmp_path: Path) -> None:
     """If Braze returns no bucket for any query, the command reports it and writes no file."""
     with prepared_backfill(
-        tmp_path, "{event: nobody}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
+        tmp_path, "{event: unknown}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
     ) as requested:
         requested.braze.unknown_event = UnknownEvent.EMPTY
-        with pytest.raises(BackfillError, match="Braze has told no bucket of any query in that time: there is nothing"):
+        with pytest.raises(
+            BackfillError, match="nothing to write, because Braze returned no buckets of any query in this"
+        ):
             requested.run()
         assert not requested.request.output.exists()
 
@@ -349,7 +349,8 @@ def test_unsettled_buckets_by_braze_clock_are_refused(tmp_path: Path) -> None:
         requested.braze.clock = lambda: clock.now - 4 * HOUR
         with pytest.raises(
             BackfillError,
-            match=r"production: to Braze it is 2026-11-20T08:00:.*Z, before --end=2026-11-20T09:00:00Z: set the clock",
+            match=r"production: Braze's clock shows 2026-11-20T08:00:.*Z, which is before --end=2026-11-20T09:00:00Z; "
+            r"correct the clock",
         ):
             requested.run()
         assert not requested.request.output.exists()

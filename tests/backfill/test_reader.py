@@ -27,7 +27,7 @@ def traffic() -> RecordedCounts:
     return RecordedCounts(events=["purchase", "signup"])
 
 
-def asked_for(backfill: BackfillRig) -> list[tuple[str, str]]:
+def requested_calls(backfill: BackfillRig) -> list[tuple[str, str]]:
     """Return the event and the `ending_at` parameter of each request that Braze received."""
     return [(request.params["event"], request.params["ending_at"]) for request in backfill.braze.requests]
 
@@ -36,9 +36,9 @@ def stop_after_ten(backfill: BackfillRig) -> None:
     """Run a backfill that fails after ten responses were saved, and clear the recorded requests."""
     backfill.braze.limit = 1_000  # so that it pauses after ten calls
     running = backfill.begin()
-    wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "the first answers are kept")
+    wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "ten responses are saved")
     backfill.braze.inject(response_faults.status(403))
-    with pytest.raises(BackfillError, match=r"The responses to 10 of 38 calls are kept"):
+    with pytest.raises(BackfillError, match=r"The responses to 10 of 38 calls are saved"):
         running.end(step=60)
     backfill.braze.limit = 250_000
     backfill.braze.clear_faults()
@@ -54,13 +54,13 @@ def test_chunks_are_fetched_once_with_100_hours_each(tmp_path: Path) -> None:
     """Each chunk is fetched once with 100 hours, at most ten at a time, and the resume file is removed at the end."""
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
         backfill.run()
-        assert len(set(asked_for(backfill))) == len(asked_for(backfill)) == CALLS
+        assert len(set(requested_calls(backfill))) == len(requested_calls(backfill)) == CALLS
         assert {request.params["length"] for request in backfill.braze.requests} == {"100"}
         assert 2 <= backfill.braze.concurrency_peak <= 10
         assert is_complete(backfill)
         assert [*tmp_path.iterdir()] == [backfill.request.output]
     assert (
-        "1 query from 2026-06-01 to 2026-11-01: 38 calls to make. At 6.9 calls/s, which is what"
+        "1 query from 2026-06-01 to 2026-11-01: 38 calls to make. At 6.9 calls/s, which the exporter leaves of"
         in backfill.progress_text
     )
 
@@ -73,13 +73,13 @@ def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
         running, passed, expected = backfill.begin(), 0, 4
         left = (0.1 - 60 / 250_000) * 1_000 / HOUR
         while expected < CALLS:
-            made = partial(lambda count: len(asked_for(backfill)) == count, expected)
+            made = partial(lambda count: len(requested_calls(backfill)) == count, expected)
             wait_until(made, f"{expected} calls are made")
             backfill.clock.advance(100)
             passed += 100
             expected = int(4 + left * passed)
         running.end()
-        assert len(asked_for(backfill)) == CALLS
+        assert len(requested_calls(backfill)) == CALLS
 
 
 def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
     extra_yaml = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         with pytest.raises(
-            BackfillError, match=r"production: the exporter itself needs all of the 1,800 calls an hour"
+            BackfillError, match=r"production: the exporter needs all 1,800 calls per hour that budget\.share allows"
         ):
             backfill.run()
         assert backfill.braze.requests == []
@@ -99,11 +99,11 @@ def test_reserve_reached_pauses_until_window_end(tmp_path: Path) -> None:
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.spend_calls(200_000)
         running = backfill.begin()
-        reason = "waiting until 13:00:00 UTC: production: what is left of Braze's rate limit is in reserve"
-        wait_until(lambda: reason in backfill.progress_text, "it is told")
-        assert len(asked_for(backfill)) == 1
+        reason = "production paused until 13:00:00 UTC: remaining rate limit is within the reserve"
+        wait_until(lambda: reason in backfill.progress_text, "the progress shows the pause")
+        assert len(requested_calls(backfill)) == 1
         clock.advance(39 * 60)
-        assert len(asked_for(backfill)) == 1
+        assert len(requested_calls(backfill)) == 1
         running.end(step=60)
         assert is_complete(backfill)
 
@@ -114,10 +114,11 @@ def test_rate_limited_backfill_pauses_until_reset(tmp_path: Path) -> None:
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.inject(response_faults.rate_limited(), times=1)
         running = backfill.begin()
-        wait_until(lambda: "UTC: production: Braze answered HTTP 429" in backfill.progress_text, "it is told")
-        assert len(asked_for(backfill)) == 1
+        reason = "UTC: rate limit exceeded (HTTP 429)"
+        wait_until(lambda: reason in backfill.progress_text, "the progress shows the pause")
+        assert len(requested_calls(backfill)) == 1
         running.end(step=60)
-        assert len(asked_for(backfill)) == CALLS + 1
+        assert len(requested_calls(backfill)) == CALLS + 1
         assert is_complete(backfill)
 
 
@@ -147,7 +148,7 @@ def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> Non
             backfill.clock.advance(1)
             backfill.braze.wait_for(len(backfill.braze.requests) + 1)
         backfill.braze.inject(response_faults.status(403))
-        with pytest.raises(BackfillError, match=r"of 38 calls are kept"):
+        with pytest.raises(BackfillError, match=r"of 38 calls are saved"):
             running.end(step=60)
         backfill.braze.clear_faults()
         backfill.braze.inject(oversized)
@@ -165,7 +166,8 @@ def test_transient_failures_are_retried(tmp_path: Path, problem: Fault) -> None:
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.inject(problem, times=5)
         running = backfill.begin()
-        wait_until(lambda: "waiting until 12:20:01 UTC: production: " in backfill.progress_text, "it is told")
+        reason = "production paused until 12:20:01 UTC: "
+        wait_until(lambda: reason in backfill.progress_text, "the progress shows the pause")
         running.end()
         times = [request.time - Clock().now for request in backfill.braze.requests]
         assert is_complete(backfill)
@@ -180,12 +182,12 @@ def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
         tmp_path, "{event: signup}\n{event: purchase}", traffic(), START, END, clock=clock
     ) as backfill:
         backfill.braze.inject(response_faults.status(500), event="signup")
-        with pytest.raises(BackfillError, match="nothing is answered, for long: 500 Internal Server Error"):
+        with pytest.raises(BackfillError, match=f"{MAX_FAILURES} attempts in a row failed: 500 Internal Server Error"):
             backfill.begin().end(step=30)
         backfill.use("{event: purchase}")
         backfill.braze.reset()
         backfill.run()
-        assert len(asked_for(backfill)) < CALLS / 2
+        assert len(requested_calls(backfill)) < CALLS / 2
         assert is_complete(backfill)
 
 
@@ -195,25 +197,27 @@ def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.limit = 1_000  # so that it pauses after ten calls
         running = backfill.begin()
-        wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "the first answers are kept")
+        wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "ten responses are saved")
         backfill.braze.reset()
         backfill.braze.inject(response_faults.status(503))
         with pytest.raises(
             BackfillError,
-            match=r"^production: nothing is answered, for long: 503 Service Unavailable.*\. "
-            r"The responses to 10 of 38 calls are kept in .*history\.om\.partial: "
+            match=rf"^production: {MAX_FAILURES} attempts in a row failed: 503 Service Unavailable.*\. "
+            r"The responses to 10 of 38 calls are saved in .*history\.om\.partial; "
             r"run the same command again to resume$",
         ):
             running.end(step=30)
-        assert len(asked_for(backfill)) <= MAX_FAILURES + 9
+        assert len(requested_calls(backfill)) <= MAX_FAILURES + 9
         assert not backfill.request.output.exists()
         backfill.braze.limit = 250_000
         backfill.braze.clear_faults()
         backfill.braze.reset()
         backfill.run()
-        assert len(set(asked_for(backfill))) == CALLS - 10  # one call of the first run may still have been in flight
+        assert (
+            len(set(requested_calls(backfill))) == CALLS - 10
+        )  # one call of the first run may still have been in flight
         assert is_complete(backfill)
-    assert "28 calls to make, 10 are made already" in backfill.progress_text
+    assert "28 calls to make, 10 already completed" in backfill.progress_text
 
 
 def test_rejected_key_ends_backfill_with_one_error_line(tmp_path: Path) -> None:
@@ -222,16 +226,16 @@ def test_rejected_key_ends_backfill_with_one_error_line(tmp_path: Path) -> None:
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.limit = 1_000
         running = backfill.begin()
-        wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "the first answers are kept")
+        wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "ten responses are saved")
         backfill.braze.key = "another"
         backfill.braze.reset()
         with pytest.raises(
             BackfillError,
-            match=r"^production: 401 Unauthorized: API key rejected .*The responses to 10 of 38 calls are kept",
+            match=r"^production: 401 Unauthorized: API key rejected .*The responses to 10 of 38 calls are saved",
         ) as error:
             running.end(step=60)
         assert KEY not in str(error.value)
-        assert len(asked_for(backfill)) <= 10
+        assert len(requested_calls(backfill)) <= 10
 
 
 def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
@@ -240,7 +244,7 @@ def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
         backfill.braze.inject(response_faults.status(403))
         with pytest.raises(BackfillError, match=r"403 Forbidden: the key lacks the permission events\.data_series"):
             backfill.run()
-        assert len(asked_for(backfill)) == 1
+        assert len(requested_calls(backfill)) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -250,7 +254,7 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
     with prepared_backfill(tmp_path, "{event: purchase}", traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         backfill.braze.inject(response_faults.status(status), path="/sessions/data_series")
         backfill.braze.inject(response_faults.status(status), path="/kpi/new_users/data_series")
-        with pytest.raises(BackfillError, match=r"^Braze refuses 3 queries, such as ") as error:
+        with pytest.raises(BackfillError, match=r"^Braze rejected 3 queries, such as ") as error:
             backfill.run()
         for permission in ("sessions.data_series", "kpi.new_users.data_series"):
             assert str(error.value).count(permission) == 1
@@ -260,7 +264,7 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
         backfill.use("{event: purchase}")
         backfill.braze.reset()
         backfill.run()
-        assert asked_for(backfill) == []
+        assert requested_calls(backfill) == []
         assert is_complete(backfill)
 
 
@@ -270,16 +274,16 @@ def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
         backfill.braze.unknown_event = UnknownEvent.REJECTED
         with pytest.raises(
             BackfillError,
-            match=r"^Braze refuses 1 query, such as workspace=production, event=gone by the hour: 400 Bad Request: .*: "
-            r"mend the config, or take them out of it\. The responses to 38 of 76 calls are kept",
+            match=r"^Braze rejected 1 query, such as workspace=production, event=gone \(hourly\): 400 Bad Request: .*"
+            r"\. Fix the config, or remove these queries from it\. The responses to 38 of 76 calls are saved",
         ):
             backfill.run()
-        assert len(asked_for(backfill)) < CALLS + 30
+        assert len(requested_calls(backfill)) < CALLS + 30
         assert not backfill.request.output.exists()
         backfill.use("{event: purchase}")
         backfill.braze.reset()
         backfill.run()
-        assert asked_for(backfill) == []
+        assert requested_calls(backfill) == []
         assert is_complete(backfill)
 
 
@@ -289,14 +293,14 @@ def test_changed_config_fetches_new_queries_only(tmp_path: Path) -> None:
         stop_after_ten(backfill)
         backfill.span(START, "2026-10-31")
         with pytest.raises(
-            BackfillError, match=r"was begun with --start=2026-06-01 --end=2026-11-01: give the same to go"
+            BackfillError, match=r"was created with --start=2026-06-01 --end=2026-11-01; set the same values to resume"
         ):
             backfill.run()
         backfill.span(START, END)
         backfill.use("{event: purchase}\n{event: signup}")
         backfill.request = replace(backfill.request, labels=(*TARGET, ("pod", "a")))
         backfill.run()
-        assert len(set(asked_for(backfill))) == 2 * CALLS - 10
+        assert len(set(requested_calls(backfill))) == 2 * CALLS - 10
         result = backfill.output_samples
     for event in ("purchase", "signup"):
         assert len(result[SETTLED, single_value(event=event, pod="a")]) == HOURS

@@ -97,7 +97,7 @@ def test_resume_file_of_other_version_is_refused(tmp_path: Path) -> None:
         connection.execute("INSERT INTO points VALUES (1, 2, 3)")
         connection.execute("PRAGMA user_version = 2")
         connection.commit()
-    failure = "x was begun by another version of the exporter: go on with that, or remove it"
+    failure = "x was created by another version of the exporter; resume with that version, or remove the file"
     with pytest.raises(BackfillError, match=failure):
         opened(tmp_path / "x")
     with closing(sqlite3.connect(tmp_path / "x")) as connection:
@@ -117,7 +117,7 @@ def test_foreign_database_is_refused(tmp_path: Path, application: int, *, is_kil
         whole.replace(path)
         path.with_name("x-journal").unlink()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(BackfillError, match="x is the database of something else: choose another --output"):
+    with pytest.raises(BackfillError, match="x is a database of another type; choose another --output"):
         opened(path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
@@ -126,7 +126,7 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
     """A foreign file is refused and left unchanged, also behind a symbolic link."""
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / "x").symlink_to("precious")
-    with pytest.raises(BackfillError, match="precious is the file of something else: choose another --output"):
+    with pytest.raises(BackfillError, match="precious is a file of another type; choose another --output"):
         opened(tmp_path / "x")
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
@@ -136,7 +136,7 @@ def test_damaged_resume_file_is_refused(tmp_path: Path) -> None:
     opened(tmp_path / "x").close()
     damaged = (tmp_path / "x").read_bytes()[:100] + b"\xff" * 5_000
     (tmp_path / "x").write_bytes(damaged)
-    with pytest.raises(BackfillError, match=r"x is not what a backfill has kept \(.*\): remove it"):
+    with pytest.raises(BackfillError, match=r"x is damaged \(.*\); remove the file"):
         opened(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == damaged
 
@@ -148,7 +148,7 @@ def test_damaged_resume_file_is_refused(tmp_path: Path) -> None:
 def test_foreign_neighbor_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     """A foreign file with a name that SQLite uses for the resume file is refused and left unchanged."""
     (tmp_path / f"x{suffix}").write_bytes(content)
-    with pytest.raises(BackfillError, match=f"x{suffix} is the file of something else: choose another --output"):
+    with pytest.raises(BackfillError, match=f"x{suffix} is a file of another type; choose another --output"):
         opened(tmp_path / "x")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(f"x{suffix}", content)]
 
@@ -173,7 +173,7 @@ ResumeFile(Path(sys.argv[1]), TimeArgument(0.0), TimeArgument(1e6))
 
 def test_half_created_resume_file_is_created_again(tmp_path: Path) -> None:
     """If the process is killed at any point of the creation, the next process can use the file."""
-    # What measures coverage has a database of its own.
+    # Coverage measurement would use a database, too.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     for statements in range(30):
         path = tmp_path / str(statements)
@@ -189,19 +189,19 @@ def test_half_created_resume_file_is_created_again(tmp_path: Path) -> None:
 
 def test_resume_file_in_use_is_refused(tmp_path: Path) -> None:
     """A resume file is locked from opening to closing."""
-    with closing(opened(tmp_path / "x")), pytest.raises(BackfillError, match="is in use by another backfill"):
+    with closing(opened(tmp_path / "x")), pytest.raises(BackfillError, match="is locked by another backfill"):
         opened(tmp_path / "x")
     opened(tmp_path / "x").close()
 
 
 def test_unwritable_resume_file_is_refused(tmp_path: Path) -> None:
     """A resume file in a missing folder, or at the path of a folder, is refused."""
-    with pytest.raises(BackfillError, match=r"cannot be used \(unable to open database file\): make room"):
+    with pytest.raises(BackfillError, match=r"cannot be used \(unable to open database file\); free disk space"):
         opened(tmp_path / "nowhere" / "x")
-    with pytest.raises(BackfillError, match=r"is a folder: choose another --output"):
+    with pytest.raises(BackfillError, match=r"is a directory; choose another --output"):
         opened(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(BackfillError, match=r"x cannot be read \(Not a directory\): choose another --output"):
+    with pytest.raises(BackfillError, match=r"x cannot be read \(Not a directory\); choose another --output"):
         opened(tmp_path / "file" / "x")
 
 
@@ -218,5 +218,7 @@ def test_empty_resume_file_accepts_another_span(tmp_path: Path) -> None:
     opened(tmp_path / "x").close()
     with closing(ResumeFile(tmp_path / "x", START, TimeArgument(2e6))) as resume_file:
         resume_file.save(QUERY, [])
-    with pytest.raises(BackfillError, match="x was begun with --start=1970-01-01T00:00:00Z --end=1970-01-24T03:33:20Z"):
+    with pytest.raises(
+        BackfillError, match="x was created with --start=1970-01-01T00:00:00Z --end=1970-01-24T03:33:20Z"
+    ):
         opened(tmp_path / "x")

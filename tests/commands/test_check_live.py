@@ -43,11 +43,11 @@ from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.times import hours_of
 
 EVENTS = "{event: purchase, apps: [all, ios]}\n{event: purchase, unit: day}\n{event: signup, baseline: {weeks: 4}}"
-WELL = """\
-production: 4 of 4 queries are answered
-production: days begin as in America/New_York: their hours add up to them
-production: the newest hour in which Braze has counted anything has not ended yet. How late it still revises hours, \
-one answer does not tell: braze_revision_age_seconds will
+NO_PROBLEM_OUTPUT = """\
+production: 4 of 4 queries succeeded
+production: timezone America/New_York is correct: hourly values add up to daily values
+production: the newest hour with a count above 0 has not ended yet. One response does not show how late Braze revises \
+hours; see braze_revision_age_seconds
 """
 
 
@@ -110,7 +110,7 @@ def braze() -> Iterator[Live]:
 
 def test_check_live_with_valid_config_finds_no_problem(braze: Live) -> None:
     """Each query is fetched once, without history, along with the lists needed; the output summarizes the results."""
-    assert braze.check() == (True, WELL.splitlines())
+    assert braze.check() == (True, NO_PROBLEM_OUTPUT.splitlines())
     requested = [(request.path, request.params.get("length")) for request in braze.braze.requests]
     assert sorted(requested, key=str) == [("/events/data_series", "100")] * 4 + [
         ("/events/list", None),
@@ -161,8 +161,8 @@ def test_malformed_and_oversized_responses_are_distinguished(braze: Live) -> Non
     braze.braze.inject(transfer_faults.huge(9 * 1024**2), event="signup")
     braze.braze.inject(response_faults.count(-1, row=0), event="purchase")
     assert braze.problems("{event: purchase}\n{event: signup}") == [
-        "custom_events purchase by the hour: malformed response: count is not a non-negative number",
-        "custom_events signup by the hour: response is larger than 8 MiB",
+        "custom_events purchase (hourly): malformed response: count is not a non-negative number",
+        "custom_events signup (hourly): response is larger than 8 MiB",
     ]
 
 
@@ -172,7 +172,7 @@ def test_response_of_holes_only_is_reported(braze: Live) -> None:
         response_faults.edited(lambda result: result.update(data=[{**row, "count": None} for row in result["data"]]))
     )
     assert braze.problems("{event: signup}") == [
-        "custom_events signup by the hour: no bucket of Braze's response has a number"
+        "custom_events signup (hourly): no bucket of the response has a number"
     ]
 
 
@@ -184,15 +184,15 @@ def test_check_live_program_succeeds(tmp_path: Path) -> None:
         done = run_program("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines()[2:] == [
-            "production: 1 of 1 query is answered",
-            "production: custom_events purchase by the hour: Braze counted nothing in the last 100 hours",
+            "production: 1 of 1 query succeeded",
+            "production: custom_events purchase (hourly): all values of the last 100 hours are 0",
         ]
         running.inject(response_faults.status(503, "Down for a moment"), event="purchase")
         done = run_program("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (1, "")
         assert done.stdout.splitlines()[2:] == [
-            "production: 0 of 1 query is answered",
-            "production: problem: custom_events purchase by the hour: 503 Service Unavailable: Down for a moment",
+            "production: 0 of 1 query succeeded",
+            "production: problem: custom_events purchase (hourly): 503 Service Unavailable: Down for a moment",
         ]
         done = run_program("check", "--live", f"--config.file={config}")
         assert done.returncode == 1
@@ -209,11 +209,11 @@ def test_missing_permission_is_reported_once(braze: Live) -> None:
     assert (
         lines
         == """\
-production: 0 of 4 queries are answered
-production: problem: custom_events purchase by the hour, custom_events purchase / ios by the hour, custom_events \
-purchase by the day and 1 more: 403 Forbidden: the key lacks the permission events.data_series: Access Denied
-production: Braze's list of events could not be read, what is named was not compared with it: 403 Forbidden: \
-the key lacks the permission events.list: Access Denied
+production: 0 of 4 queries succeeded
+production: problem: custom_events purchase (hourly), custom_events purchase / ios (hourly), custom_events purchase \
+(daily) and 1 more: 403 Forbidden: the key lacks the permission events.data_series: Access Denied
+production: the list of events cannot be read, so configured subjects were not checked: 403 Forbidden: the key \
+lacks the permission events.list: Access Denied
 """.splitlines()
     )
     braze.braze.permissions = {"segments.list", "events.data_series"}
@@ -223,11 +223,13 @@ the key lacks the permission events.list: Access Denied
 def test_rejected_key_error_names_instance(braze: Live) -> None:
     """A rejected key is one problem, which says that the key may belong to another instance."""
     (problem,) = braze.problems(key="another-key")
-    assert problem.startswith("custom_events purchase by the hour, custom_events purchase / ios by the hour, ")
+    assert problem.startswith("custom_events purchase (hourly), custom_events purchase / ios (hourly), ")
     assert (
         "and 1 more: 401 Unauthorized: API key rejected (check that it is a REST API key of this workspace" in problem
     )
-    assert problem.endswith(f"A key belongs to one instance, and may be of another one than {braze.url}")
+    assert problem.endswith(
+        f". Each API key belongs to one instance; this key may belong to another instance than {braze.url}"
+    )
     assert len(braze.braze.requests) == 3  # one for each list and one for the queries
 
 
@@ -237,13 +239,13 @@ def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
     braze.braze.inject(response_faults.status(401), path="/sessions/data_series")
     (problem,) = braze.problems(extra_yaml=sessions)
     lacks = "401 Unauthorized: the key lacks the permission"
-    assert problem == f"sessions  by the hour: {lacks} sessions.data_series (or the key is rejected)"
-    assert braze.check(extra_yaml=sessions)[1][0] == "production: 4 of 5 queries are answered"
+    assert problem == f"sessions (hourly): {lacks} sessions.data_series (or the key is rejected)"
+    assert braze.check(extra_yaml=sessions)[1][0] == "production: 4 of 5 queries succeeded"
     braze.braze.clear_faults()
     braze.braze.inject(response_faults.status(401), path="/events/list")
     good, lines = braze.check()
     assert good
-    assert lines[1].startswith("production: Braze's list of events could not be read, what is named was not compared")
+    assert lines[1].startswith("production: the list of events cannot be read, so configured subjects were not chec")
     assert f"{lacks} events.list" in lines[1]
     braze.braze.clear_faults()
     braze.braze.inject(
@@ -260,21 +262,21 @@ def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: b
     braze.braze.unknown_event = unknown
     if not listed:
         braze.braze.permissions = {"events.data_series", "segments.list"}
-    words = "custom_events Purchase by the hour"
+    query = "custom_events Purchase (hourly)"
     responded = {
         UnknownEvent.ZEROS: [],
-        UnknownEvent.EMPTY: [f"{words}: Braze answers without data: is the name right, to the letter?"],
-        UnknownEvent.NO_DATA: [f"{words}: malformed response: data is not a list"],
-        UnknownEvent.REJECTED: [f"{words}: 400 Bad Request: event must be a string of the custom event name"],
+        UnknownEvent.EMPTY: [f"{query}: the response has no data; check the spelling of the name"],
+        UnknownEvent.NO_DATA: [f"{query}: malformed response: data is not a list"],
+        UnknownEvent.REJECTED: [f"{query}: 400 Bad Request: event must be a string of the custom event name"],
     }
-    missing = ['Braze lists no event "Purchase" (did you mean "purchase"?): upper and lower case matter']
+    missing = ['event "Purchase" is not in Braze\'s list (did you mean "purchase"?); names are case-sensitive']
     assert set(braze.problems("{event: Purchase}\n{event: signup}")) == {
         *responded[unknown],
         *(missing if listed else []),
     }
     if unknown is UnknownEvent.ZEROS:
         _, lines = braze.check("{event: Purchase}")
-        assert f"production: {words}: Braze counted nothing in the last 100 hours" in lines
+        assert f"production: {query}: all values of the last 100 hours are 0" in lines
 
 
 def test_selected_items_are_fetched(braze: Live) -> None:
@@ -282,16 +284,19 @@ def test_selected_items_are_fetched(braze: Live) -> None:
     good, lines = braze.check("{match: 'p.*'}")
     assert good
     assert lines[:2] == [
-        "production: 1 of 1 query is answered",
-        "production: custom_events: match takes 1 of 2 that Braze lists",
+        "production: 1 of 1 query succeeded",
+        "production: custom_events: selectors match 1 of 2 items in Braze's list",
     ]
-    assert braze.problems("{match: 'x.*'}") == ["custom_events: match takes 0 of 2 that Braze lists"]
+    assert braze.problems("{match: 'x.*'}") == ["custom_events: selectors match 0 of 2 items in Braze's list"]
     (problem,) = braze.problems("{match: '.*'}", extra_yaml="max_queries: 1\n")
-    assert problem.startswith("custom_events: match takes 2 of 2 that Braze lists, of which 1 are left out: raise max_")
+    assert problem == (
+        "custom_events: selectors match 2 of 2 items in Braze's list, 1 skipped; raise max_queries or budget.share, or "
+        "match fewer items"
+    )
     braze.braze.permissions = {"events.data_series", "segments.list"}
     (problem,) = braze.problems("{match: '.*'}")
     assert problem.startswith(
-        "Braze's list of events could not be read, what match takes is not known: 403 Forbidden: the "
+        "the list of events cannot be read, so selectors could not be expanded: 403 Forbidden: the "
     )
 
 
@@ -299,11 +304,11 @@ def test_segments_without_series_are_reported(braze: Live) -> None:
     """A segment without tracking, or missing from Braze's list, is reported with its alias and its name."""
     braze.braze.inventory = Inventory(segments=(Segment(VIP.upper(), "Very important", tracked=False),))
     assert braze.problems("{event: purchase}") == [
-        'the segment "vip" has no series: switch its analytics tracking on in Braze (Very important)'
+        'segment "vip" ("Very important" in Braze) has no series; enable its analytics tracking in Braze'
     ]
     braze.braze.inventory = Inventory()
     assert braze.problems("{event: purchase}") == [
-        'Braze lists no segment with the id of "vip": is it archived, or of another workspace?'
+        'the id of segment "vip" is not in Braze\'s list; it may be archived, or belong to another workspace'
     ]
 
 
@@ -312,9 +317,9 @@ def test_wrong_timezone_is_reported_with_matching_zones(braze: Live) -> None:
     braze.braze.zone = ZoneInfo("Europe/Paris")
     (problem,) = braze.problems()
     assert problem.startswith(
-        "days do not begin as in America/New_York: their hours add up to them as in Europe/Berlin, "
+        "timezone America/New_York is wrong, because hourly values add up to daily values in Europe/Berlin, "
     )
-    assert problem.endswith(": set timezone to that of the company in Braze")
+    assert problem.endswith("; set timezone to the time zone of the company in Braze")
     assert braze.problems(zone="Europe/Paris") == []
 
 
@@ -323,9 +328,9 @@ def test_newest_day_not_today_is_reported(braze: Live) -> None:
     braze.braze.zone = ZoneInfo("Pacific/Auckland")
     (problem,) = braze.problems("{event: purchase, unit: day}")
     assert problem.startswith(
-        "custom_events purchase by the day: the newest day is 2026-11-24, and not today in America/"
+        "custom_events purchase (daily): the newest day is 2026-11-24, which is not today in America/"
     )
-    assert problem.endswith(": set timezone to that of the company in Braze")
+    assert problem.endswith("; set timezone to the time zone of the company in Braze")
 
 
 def test_late_data_is_reported(braze: Live) -> None:
@@ -333,13 +338,13 @@ def test_late_data_is_reported(braze: Live) -> None:
     braze.braze.traffic = RecordedCounts(events=["purchase", "signup"])
     braze.braze.traffic.set("purchase", CURRENT_HOUR - 3 * HOUR, 5)
     (problem,) = braze.problems("{event: purchase}\n{event: signup}")
-    assert problem.startswith(
-        "the newest hour in which Braze has counted anything ended 140 min ago, but hours settle "
+    assert problem == (
+        "the newest hour with a count above 0 ended 140 min ago, but settle is 60 min; Braze is delayed, or settle is "
+        "too short"
     )
-    assert problem.endswith("after 60 min: Braze is behind, or settle is too short")
     good, lines = braze.check("{event: purchase}", extra_yaml="settle: {hour: 3h}\n")
     assert good
-    assert lines[1].startswith("production: the newest hour in which Braze has counted anything ended 140 min ago. How")
+    assert lines[1].startswith("production: the newest hour with a count above 0 ended 140 min ago. One response does ")
 
 
 def test_check_live_leaves_reserve(braze: Live) -> None:
@@ -347,7 +352,7 @@ def test_check_live_leaves_reserve(braze: Live) -> None:
     braze.braze.spend_calls(200_000 - 3)
     (problem,) = braze.problems()
     assert problem.startswith("custom_events ")
-    assert problem.endswith(": not asked: what the budget or Braze's rate limit has left does not allow it now")
+    assert problem.endswith(": deferred, because the budget or Braze's rate limit allows no more calls now")
     assert len([request for request in braze.braze.requests if request.path == "/events/data_series"]) == 1
 
 

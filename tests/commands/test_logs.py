@@ -138,7 +138,7 @@ def test_closed_stderr_does_not_stop_serving(tmp_path: Path) -> None:
             command, shell=True, env={**os.environ, "BRAZE_API_KEY": KEY}, text=True
         ) as process:
             program = Program(process, port)
-            wait_until(lambda: program.is_responding("/-/ready"), "it is ready")
+            wait_until(lambda: program.is_responding("/-/ready"), "the exporter is ready")
             assert program.scrape().value("braze_up") == 1
             process.terminate()
             assert process.wait(5) == 0
@@ -160,7 +160,7 @@ def test_blocked_log_reader_does_not_stop_serving(tmp_path: Path) -> None:
             text=True,
         ) as process:
             program = Program(process, port)
-            wait_until(lambda: program.is_responding("/-/ready"), "it is ready")
+            wait_until(lambda: program.is_responding("/-/ready"), "the exporter is ready")
             write_file(tmp_path / "config.yaml", "workspaces: []\n" + "x: y\n" * 20)
             for _ in range(300):  # eleven lines each, more than a pipe buffers
                 assert program.get("/-/reload", method="POST").status == 400

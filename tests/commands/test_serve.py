@@ -169,7 +169,7 @@ def test_signal_ends_program_with_requests_in_flight(
     assert page.startswith(b"HTTP/1.1 200 OK")
     assert b"braze_exporter_build_info" in page
     assert "Traceback" not in program.output
-    assert [line.split("msg=")[1].split()[0] for line in program.lines] == ["serving", "stopped"]
+    assert [line.split('msg="')[1].split('"')[0] for line in program.lines] == ["Exporter started", "Exporter stopped"]
 
 
 def test_disconnected_scraper_is_not_waited_for(braze: tuple[FaultInjectingBraze, Server], program: Program) -> None:
@@ -220,11 +220,17 @@ def test_outage_logs_few_lines(tmp_path: Path) -> None:
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, events))
         with Program.start([f"--config.file={config}", "--log.format=json"]) as program:
             program.scrape()
-            wait_until(lambda: "API key rejected" in program.output, "the list has refused the key too")
+            wait_until(lambda: "API key rejected" in program.output, "the list endpoint has rejected the key")
     lines = [json.loads(line) for line in program.lines]
     failing = [*["Query failed"] * 3, "More queries failed for the same reason"]
     unread = "List could not be read"
-    assert [line["msg"] for line in lines] == ["serving", *failing, unread, "API key rejected", "stopped"]
+    assert [line["msg"] for line in lines] == [
+        "Exporter started",
+        *failing,
+        unread,
+        "API key rejected",
+        "Exporter stopped",
+    ]
     assert [line["level"] for line in lines] == ["info", *["warn"] * 6, "info"]
     assert lines[1]["reason"] == lines[6]["reason"] == "unauthorized"
     assert lines[1]["workspace"] == lines[6]["workspace"] == "production"
@@ -292,14 +298,14 @@ def test_counter_survives_kill_9(counted: tuple[RecordedCounts, str, str]) -> No
                 lambda program=program, expected=expected: (  # type: ignore[misc] # bound now
                     program.scrape().value("braze_custom_events_total") == expected
                 ),
-                "what came while it was away is counted",
+                "counts of the downtime are in the counter",
             )
             recorded.set("purchase", this_hour, 50 + 100 * number)
             wait_until(
                 lambda program=program, expected=expected: (  # type: ignore[misc]
                     program.scrape().value("braze_custom_events_total") == expected + 40
                 ),
-                "what comes is counted",
+                "new counts are in the counter",
             )
             program.stop(signal.SIGKILL)
 
@@ -318,14 +324,17 @@ def test_second_exporter_with_same_state_file_is_refused(counted: tuple[Recorded
         environment = {**os.environ, "BRAZE_API_KEY": KEY}
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second:  # noqa: S603
             process = psutil.Process(second.pid)
-            wait_until(lambda: state in [file.path for file in process.open_files()], "it tries to open the file")
+            wait_until(
+                lambda: state in [file.path for file in process.open_files()],
+                "the second exporter tries to open the file",
+            )
             with pytest.raises(subprocess.TimeoutExpired):
                 second.wait(1)
             second.terminate()
             assert second.communicate(timeout=2)[1] == ""
         assert second.returncode == 0
-        held = f"{state} is held by another exporter: run one for each state file, or wait until it has ended"
-        with pytest.raises(StateFileError, match=re.escape(held)):
+        locked = f"{state} is locked by another exporter; use one state file per exporter, or wait until it has stopped"
+        with pytest.raises(StateFileError, match=re.escape(locked)):
             open_state_file(state, wait=0.2)
 
 
@@ -337,8 +346,8 @@ def test_check_prints_calls_per_hour(tmp_path: Path) -> None:
     done = run_program("check", f"--config.file={config}")
     assert done.returncode == 0
     assert done.stdout == (
-        f"{config} is good: 3 queries\n"
-        "production: 3 queries in the default pool make 28 calls an hour, and 14 calls once for "
+        f"{config} is valid: 3 queries\n"
+        "production: 3 queries need 28 calls per hour in the default pool, plus 14 calls once for "
         "baselines; budget.share allows 25,000 of 250,000\n"
     )
     assert done.stderr == (
@@ -392,7 +401,9 @@ def test_port_in_use_is_an_error(config: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run_program(f"--config.file={config}", f"--web.listen-address={address}", BRAZE_API_KEY=KEY)
-    expected = f"cannot listen on {address} (Address already in use): choose another address by --web.listen-address\n"
+    expected = (
+        f"cannot listen on {address} (Address already in use); choose another address with --web.listen-address\n"
+    )
     assert (done.returncode, done.stderr) == (1, expected)
 
 
@@ -444,10 +455,10 @@ def test_demo_runs_without_account() -> None:
     output = program.output
     assert f"http://127.0.0.1:{port}/metrics" in output
     assert f'targets: ["127.0.0.1:{port}"]' in output
-    assert "Simulated Braze:  http://127.0.0.1:" in output
-    assert f"Its REST API key: {demo_config.KEY}" in output
+    assert "Simulated Braze: http://127.0.0.1:" in output
+    assert f"REST API key:    {demo_config.KEY}\n" in output
     assert "Traceback" not in output
-    assert output.endswith("in ten minutes\n\n")
+    assert output.endswith("in the last ten minutes\n\n")
     up, queries = page.values("braze_exporter_queries", state="up"), page.values("braze_exporter_queries")
     assert sum(up) == sum(queries) > 30
     assert all(up)
@@ -477,7 +488,7 @@ def test_demo_port_in_use_is_an_error(flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run_program("demo", "--web.listen-address=127.0.0.1:0", f"{flag}={address}")
-    expected = f"cannot listen on {address} (Address already in use): choose another address by {flag}\n"
+    expected = f"cannot listen on {address} (Address already in use); choose another address with {flag}\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
 
 
@@ -486,4 +497,4 @@ def test_simulated_braze_listens_on_loopback_only(flag: str) -> None:
     """`demo` refuses to serve the simulated Braze on an address that is not loopback."""
     done = run_program("demo", flag, "--web.listen-address=127.0.0.1:0")
     assert done.returncode == 1
-    assert "only loopback" in done.stderr
+    assert done.stderr == f"{flag} is not a loopback address; set one, such as 127.0.0.1:0\n"

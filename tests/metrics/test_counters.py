@@ -286,7 +286,7 @@ def test_state_file_is_locked(path: str) -> None:
         with pytest.raises(StateFileError) as refused:
             open_state_file(path, wait=0.1)
         assert str(refused.value) == (
-            f"{path} is held by another exporter: run one for each state file, or wait until it has ended"
+            f"{path} is locked by another exporter; use one state file per exporter, or wait until it has stopped"
         )
     with opened(path) as counters:
         assert record(counters, {0: 1.0}) == 0.0
@@ -355,7 +355,7 @@ def expect_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
     (aside,) = Path(path).parent.glob("state.sqlite.damaged-*")
     assert aside.read_bytes() == content
     assert [entry.getMessage() for entry in caplog.records] == [
-        "the state file is damaged: it is moved aside, and counters begin at 0"
+        "State file is damaged, moving it aside and resetting counters"
     ]
 
 
@@ -386,14 +386,15 @@ def test_newer_state_file_is_refused(path: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     content = Path(path).read_bytes()
-    with pytest.raises(StateFileError, match=r"written by a newer exporter \(version 99, not 1\): run that one"):
+    failure = r"written by a newer version of the exporter \(schema version 99, supported: 1\); run that version"
+    with pytest.raises(StateFileError, match=failure):
         open_state_file(path)
     assert [file.read_bytes() for file in Path(path).parent.iterdir()] == [content]
 
 
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     """A state file in a missing folder gives a one-line error that names the setting."""
-    with pytest.raises(StateFileError, match=r"cannot be used .*: choose another place by state_file"):
+    with pytest.raises(StateFileError, match=r"cannot be used .*; choose another path for state_file"):
         open_state_file(str(tmp_path / "missing" / "state.sqlite"))
 
 

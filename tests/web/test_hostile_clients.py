@@ -168,7 +168,10 @@ def assert_unaffected(program: Program, *, growth: int = 25 * MEGABYTE, ends: bo
 def assert_clean_exit(program: Program) -> None:
     """Assert that a program exited with 0 and logged nothing about its clients."""
     assert program.process.returncode == 0
-    assert [line.split("msg=")[1].split()[0] for line in program.lines if "msg=" in line] == ["serving", "stopped"]
+    assert [line.split('msg="')[1].split('"')[0] for line in program.lines if "msg=" in line] == [
+        "Exporter started",
+        "Exporter stopped",
+    ]
     assert "Traceback" not in program.output
 
 

@@ -138,7 +138,7 @@ def test_plain_http_on_tls_port_is_closed(guarded: Program) -> None:
             client.sendall(message)
             assert b"HTTP" not in client.recv(1_000)
     assert guarded.get("/-/ready").status == 200
-    assert messages(guarded) == ["serving"]
+    assert messages(guarded) == ["Exporter started"]
 
 
 @pytest.mark.alone
@@ -191,7 +191,7 @@ def test_certificates_and_users_change_without_restart(web_setup: WebSetup) -> N
         assert program.get("/", basic("agent", PASSWORD)).status == 200
         assert program.get("/").status == 401
     reloaded, failed = "Web configuration reloaded", "Web configuration reload failed, keeping the previous one"
-    assert messages(program) == ["serving", reloaded, failed, reloaded, reloaded, failed, "stopped"]
+    assert messages(program) == ["Exporter started", reloaded, failed, reloaded, reloaded, failed, "Exporter stopped"]
 
 
 def test_open_connection_survives_renewal(web_setup: WebSetup) -> None:
@@ -216,7 +216,7 @@ def test_client_certificates_are_required(web_setup: WebSetup) -> None:
             program.tls = refused
             with pytest.raises(OSError, match=r"without response|reset|EOF|Broken pipe"):  # by TLS version and timing
                 program.get("/-/ready")
-    assert messages(program) == ["serving", "stopped"]
+    assert messages(program) == ["Exporter started", "Exporter stopped"]
 
 
 def test_tls_versions_are_enforced(web_setup: WebSetup) -> None:
@@ -264,7 +264,7 @@ def test_silent_tls_clients_delay_no_scrape(web_setup: WebSetup) -> None:
         assert process.num_fds() < HARD_MAX_CONNECTIONS + 50
         assert process.memory_info().rss < 200_000_000
         assert program.stop() < 2
-    assert messages(program) == ["serving", "stopped"]
+    assert messages(program) == ["Exporter started", "Exporter stopped"]
 
 
 def test_silent_tls_clients_leave_no_connections(web_setup: WebSetup) -> None:
@@ -347,4 +347,4 @@ def test_check_prints_protections(web_setup: WebSetup, text: str, asks: str) -> 
     web = web_setup.web(text)
     done = run_program("check", f"--config.file={web_setup.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == f"{web} is good: {asks}"
+    assert done.stdout.splitlines()[-1] == f"{web} is valid: {asks}"
