@@ -27,7 +27,7 @@ def expand_plan(
         result = reader.read(list_endpoint, archived=False)
         failure = reader.admission.open_circuit_error(list_endpoint)
         names = list_endpoint.item_names[1]
-        what = f"{shorten(workspace)}: the list of {names} cannot be read: {result.failure}"
+        what = f"{shorten(workspace)}: the list of {names} could not be read: {result.failure}"
         if not result.failure:
             # The calls for the list do not count here: items that an exporter may skip because of them are read too.
             lists[workspace, list_endpoint] = ListSnapshot(result.items, calls=0)

@@ -126,7 +126,7 @@ class Reader:
         if call.pause_seconds is not None:
             until = self._monotonic() + call.pause_seconds
             is_rejected = call.reason is Reason.RATE_LIMITED
-            reason = "rate limit exceeded (HTTP 429)" if is_rejected else "remaining rate limit is within the reserve"
+            reason = "429 Too Many Requests" if is_rejected else "only budget.reserve is left"
             with self._lock:
                 self._waits[call.workspace, call.pool] = Wait(call.workspace, reason, until)
 

@@ -145,7 +145,7 @@ def _findings(
             )
             what = "selectors could not be expanded" if is_needed else "configured subjects were not checked"
             yield Finding(
-                f"the list of {list_endpoint.item_names[1]} cannot be read, so {what}: {result.failure}", is_needed
+                f"the list of {list_endpoint.item_names[1]} could not be read, so {what}: {result.failure}", is_needed
             )
     yield from _unlisted(named for named in plan.configured_subjects if named.workspace == workspace.spec.name)
     yield from _selections(result for result in plan.selection_results if result.workspace == workspace.spec.name)
@@ -194,7 +194,7 @@ def _unlisted(named: Iterable[ConfiguredSubject]) -> Iterator[Finding]:
     for item in named:
         if item.is_listed or item.kind.list_endpoint is None:
             continue
-        what = f'{item.kind.list_endpoint.item_names[0]} "{shorten(item.subject)}" is not in Braze\'s list'
+        what = f'{item.kind.list_endpoint.item_names[0]} "{shorten(item.subject)}" is missing from Braze\'s list'
         if item.kind.is_identified_by_id:
             yield Finding(f"{what}; it may be archived, or belong to another workspace")
         else:
@@ -221,7 +221,7 @@ def _segments(workspace: ConfiguredWorkspace, result: ListResult | None) -> Iter
         row = rows.get(braze_id.lower())
         if row is None:
             yield Finding(
-                f'the id of segment "{shorten(name)}" is not in Braze\'s list; it may be archived, or belong to '
+                f'the id of segment "{shorten(name)}" is missing from Braze\'s list; it may be archived, or belong to '
                 "another workspace"
             )
         elif not row.is_tracked:
@@ -262,7 +262,7 @@ def _time_zone(workspace: ConfiguredWorkspace, responding: Sequence[QueryState])
     zone = workspace.spec.timezone
     if zone is None:
         return
-    remedy = "set timezone to the time zone of the company in Braze"
+    remedy = "set timezone to the company's time zone in Braze"
     fits = [fit for fit in _matching_zones(responding) if fit]
     common = [name for name in fits[0] if all(name in fit for fit in fits)] if fits else []
     if zone.key in common:

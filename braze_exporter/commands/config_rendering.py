@@ -104,7 +104,7 @@ def _render_block(
     item, many = list_endpoint.item_names
     yield ""
     if result.failure:
-        what = f"only {len(result.items):,} {many} could be read" if result.items else "the list cannot be read"
+        what = f"only {len(result.items):,} {many} could be read" if result.items else "the list could not be read"
         yield f"    # {key}: {what}: {shorten(result.failure, 300)}"
     elif not lines:
         yield f"    # {key}: the list of {many} is empty"

@@ -33,7 +33,7 @@ def test_selector_without_list_ends_backfill(tmp_path: Path, events: str) -> Non
         requested.braze.inject(response_faults.status(403), path="/events/list")
         with pytest.raises(
             BackfillError,
-            match=r"^production: the list of events cannot be read: 403 Forbidden: the key lacks the permission "
+            match=r"^production: the list of events could not be read: 403 Forbidden: the key lacks the permission "
             r"events\.list.*; without this list, series would have other names than in a scrape$",
         ):
             requested.run()
@@ -55,7 +55,9 @@ def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None
         requested.run()
         names = {value for _, labels in requested.output_samples for label, value in labels if label == "campaign"}
     assert names == {CAMPAIGN.id}
-    assert "production: the list of campaigns cannot be read: 403 Forbidden: the key lacks" in requested.progress_text
+    assert (
+        "production: the list of campaigns could not be read: 403 Forbidden: the key lacks" in requested.progress_text
+    )
 
 
 def test_list_after_server_error_is_fetched_again(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_list_after_server_error_is_fetched_again(tmp_path: Path) -> None:
     ) as requested:
         requested.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
         requested.braze.inject(response_faults.status(503), path="/campaigns/list", times=3)
-        with pytest.raises(BackfillError, match="the list of campaigns cannot be read: 503 Service Unavailable"):
+        with pytest.raises(BackfillError, match="the list of campaigns could not be read: 503 Service Unavailable"):
             requested.run()
         requested.braze.inject(response_faults.status(503), path="/campaigns/list", times=2)
         requested.run()

@@ -31,13 +31,13 @@ def test_progress_without_terminal_is_a_line_per_interval() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(stream, clock.monotonic)
     for second in range(180):
-        waiting = "production paused until 13:00:00 UTC: rate limit exceeded (HTTP 429)" if 70 <= second < 75 else ""
+        waiting = "production paused until 13:00:00 UTC: 429 Too Many Requests" if 70 <= second < 75 else ""
         progress.update(ProgressState(min(10 * second, 700), 1_000, waiting))
         clock.advance(1)
     assert stream.getvalue().splitlines() == [
         "0 of 1,000 calls",
         "600 of 1,000 calls, 10.0 calls/s, 40 s left",
-        "700 of 1,000 calls, production paused until 13:00:00 UTC: rate limit exceeded (HTTP 429)",
+        "700 of 1,000 calls, production paused until 13:00:00 UTC: 429 Too Many Requests",
         "700 of 1,000 calls, 9.2 calls/s, 33 s left",
         "700 of 1,000 calls",
     ]

@@ -99,7 +99,7 @@ def test_reserve_reached_pauses_until_window_end(tmp_path: Path) -> None:
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.spend_calls(200_000)
         running = backfill.begin()
-        reason = "production paused until 13:00:00 UTC: remaining rate limit is within the reserve"
+        reason = "production paused until 13:00:00 UTC: only budget.reserve is left"
         wait_until(lambda: reason in backfill.progress_text, "the progress shows the pause")
         assert len(requested_calls(backfill)) == 1
         clock.advance(39 * 60)
@@ -114,7 +114,7 @@ def test_rate_limited_backfill_pauses_until_reset(tmp_path: Path) -> None:
     with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
         backfill.braze.inject(response_faults.rate_limited(), times=1)
         running = backfill.begin()
-        reason = "UTC: rate limit exceeded (HTTP 429)"
+        reason = "UTC: 429 Too Many Requests"
         wait_until(lambda: reason in backfill.progress_text, "the progress shows the pause")
         assert len(requested_calls(backfill)) == 1
         running.end(step=60)

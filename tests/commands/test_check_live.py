@@ -212,7 +212,7 @@ def test_missing_permission_is_reported_once(braze: Live) -> None:
 production: 0 of 4 queries succeeded
 production: problem: custom_events purchase (hourly), custom_events purchase / ios (hourly), custom_events purchase \
 (daily) and 1 more: 403 Forbidden: the key lacks the permission events.data_series: Access Denied
-production: the list of events cannot be read, so configured subjects were not checked: 403 Forbidden: the key \
+production: the list of events could not be read, so configured subjects were not checked: 403 Forbidden: the key \
 lacks the permission events.list: Access Denied
 """.splitlines()
     )
@@ -245,7 +245,7 @@ def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
     braze.braze.inject(response_faults.status(401), path="/events/list")
     good, lines = braze.check()
     assert good
-    assert lines[1].startswith("production: the list of events cannot be read, so configured subjects were not chec")
+    assert lines[1].startswith("production: the list of events could not be read, so configured subjects were not chec")
     assert f"{lacks} events.list" in lines[1]
     braze.braze.clear_faults()
     braze.braze.inject(
@@ -269,7 +269,7 @@ def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: b
         UnknownEvent.NO_DATA: [f"{query}: malformed response: data is not a list"],
         UnknownEvent.REJECTED: [f"{query}: 400 Bad Request: event must be a string of the custom event name"],
     }
-    missing = ['event "Purchase" is not in Braze\'s list (did you mean "purchase"?); names are case-sensitive']
+    missing = ['event "Purchase" is missing from Braze\'s list (did you mean "purchase"?); names are case-sensitive']
     assert set(braze.problems("{event: Purchase}\n{event: signup}")) == {
         *responded[unknown],
         *(missing if listed else []),
@@ -296,7 +296,7 @@ def test_selected_items_are_fetched(braze: Live) -> None:
     braze.braze.permissions = {"events.data_series", "segments.list"}
     (problem,) = braze.problems("{match: '.*'}")
     assert problem.startswith(
-        "the list of events cannot be read, so selectors could not be expanded: 403 Forbidden: the "
+        "the list of events could not be read, so selectors could not be expanded: 403 Forbidden: the "
     )
 
 
@@ -308,7 +308,7 @@ def test_segments_without_series_are_reported(braze: Live) -> None:
     ]
     braze.braze.inventory = Inventory()
     assert braze.problems("{event: purchase}") == [
-        'the id of segment "vip" is not in Braze\'s list; it may be archived, or belong to another workspace'
+        'the id of segment "vip" is missing from Braze\'s list; it may be archived, or belong to another workspace'
     ]
 
 
@@ -319,7 +319,7 @@ def test_wrong_timezone_is_reported_with_matching_zones(braze: Live) -> None:
     assert problem.startswith(
         "timezone America/New_York is wrong, because hourly values add up to daily values in Europe/Berlin, "
     )
-    assert problem.endswith("; set timezone to the time zone of the company in Braze")
+    assert problem.endswith("; set timezone to the company's time zone in Braze")
     assert braze.problems(zone="Europe/Paris") == []
 
 
@@ -330,7 +330,7 @@ def test_newest_day_not_today_is_reported(braze: Live) -> None:
     assert problem.startswith(
         "custom_events purchase (daily): the newest day is 2026-11-24, which is not today in America/"
     )
-    assert problem.endswith("; set timezone to the time zone of the company in Braze")
+    assert problem.endswith("; set timezone to the company's time zone in Braze")
 
 
 def test_late_data_is_reported(braze: Live) -> None:

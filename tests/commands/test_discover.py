@@ -166,14 +166,14 @@ def test_missing_permission_does_not_stop_other_lists(
         ("purchases", "purchases.product_list"),
     ):
         reason = f"403 Forbidden: the key lacks the permission {permission}: Access Denied"
-        assert f"    # {key}: the list cannot be read: {reason}" in done.stdout.splitlines()
+        assert f"    # {key}: the list could not be read: {reason}" in done.stdout.splitlines()
     assert "    segments:\n" in done.stdout
     assert len(braze[0].requests) == 6
     assert "production: 0 events (incomplete): 403 Forbidden" in done.stderr
     braze[0].permissions = {"events.data_series"}
     done = discovered(config)
     assert done.returncode == 1
-    assert done.stdout.count(": the list cannot be read: 403 Forbidden") == 6
+    assert done.stdout.count(": the list could not be read: 403 Forbidden") == 6
     assert set(yaml.safe_load(done.stdout)["workspaces"][0]) == {"name"}
 
 
@@ -182,7 +182,9 @@ def test_rejected_key_is_tried_once_per_list(braze: tuple[FaultInjectingBraze, S
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     done = discovered(config, key="another-key")
     assert done.returncode == 1
-    assert done.stdout.count(": the list cannot be read: 401 Unauthorized: API key rejected (check that it is a ") == 6
+    assert (
+        done.stdout.count(": the list could not be read: 401 Unauthorized: API key rejected (check that it is a ") == 6
+    )
     assert done.stderr.splitlines()[-1].startswith("production: 401 Unauthorized: API key rejected (check that it is ")
     assert len(braze[0].requests) == 5
 
@@ -197,7 +199,7 @@ def test_list_with_401_is_reported_and_others_are_read(
     assert done.returncode == 0
     refused = "401 Unauthorized: the key lacks the permission events.list (or the key is rejected)"
     assert f"production: 0 events (incomplete): {refused}" in done.stderr
-    assert done.stdout.count(": the list cannot be read: ") == 1
+    assert done.stdout.count(": the list could not be read: ") == 1
     assert "API key rejected" not in done.stdout + done.stderr
 
 
@@ -287,7 +289,7 @@ def test_discover_keeps_to_share() -> None:
             "    # custom_events: only 500 events could be read: budget of the lists pool is used up; "
             "raise budget.share, or run the command again in an hour\n"
         ) in text
-        assert "    # purchases: the list cannot be read: budget of the lists pool is used up" in text
+        assert "    # purchases: the list could not be read: budget of the lists pool is used up" in text
         assert sum(request.path == "/events/list" for request in braze.requests) == 2
 
 
@@ -309,10 +311,10 @@ def test_transient_failure_is_retried() -> None:
         assert printed(config, slept)[1].count("- event:") == 1_000
         assert slept == [1, 5]
         braze.inject(response_faults.status(503), path="/events/list", times=3)
-        assert "# custom_events: the list cannot be read: 503 Service Unavailable" in printed(config, slept)[1]
+        assert "# custom_events: the list could not be read: 503 Service Unavailable" in printed(config, slept)[1]
         braze.inject(response_faults.html(), path="/events/list")
         slept.clear()
-        assert "# custom_events: the list cannot be read: malformed response: not JSON" in printed(config, slept)[1]
+        assert "# custom_events: the list could not be read: malformed response: not JSON" in printed(config, slept)[1]
         assert slept == []
 
 
