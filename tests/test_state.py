@@ -249,7 +249,7 @@ def test_file_read_by_exporter_as_state_file_is_refused(
         environ[used_as] = str(used)
     config = write_file(tmp_path / "config.yaml", text)
     before = snapshot(tmp_path)
-    expected = f"{config}:{STATE_LINE}: state_file: is the same file as {info}: choose another path\n"
+    expected = f"{config}:{STATE_LINE}: state_file: is the same file as {info}; choose another path\n"
     for command in ("check", "serve"):
         done = run_program(command, f"--config.file={config}", *arguments, **environ)
         assert done.returncode == 1

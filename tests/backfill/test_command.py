@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,9 @@ def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) 
         f'promtool tsdb create-blocks-from openmetrics --max-block-duration=720h {tmp_path}/history.om "${{DATA:?}}"'
     ]
     assert re.match(r"# .*/history\.om contains 7,997 samples of 2 series, from 20\d\d-.*Z to 20\d\d-.*Z\.$", lines[0])
-    assert "--storage.tsdb.retention.time=169d or more" in done.stdout
+    oldest = datetime.fromisoformat(START) + timedelta(hours=2)  # the end of the first hour, plus `settle`
+    days = ceil((datetime.now(UTC) - oldest) / timedelta(days=1)) + 1
+    assert f"--storage.tsdb.retention.time={days}d or more" in done.stdout
     assert lines[-1] == (
         '# min(min_over_time(timestamp(braze_exporter_build_info{job="braze", instance="exporter:27293"})[1y:1m])) - 60'
     )
