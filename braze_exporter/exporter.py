@@ -37,9 +37,9 @@ from braze_exporter.scheduler.errors import Deferred
 from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, WorkspaceKey, WorkspaceLists
 from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, fetch_length, history_chunks
-from braze_exporter.scheduler.polling import Scheduler
 from braze_exporter.scheduler.query_state import QueryState
-from braze_exporter.scheduler.selectors import expand, required_lists
+from braze_exporter.scheduler.scheduler import Scheduler
+from braze_exporter.scheduler.selectors import expand_selectors, required_lists
 from braze_exporter.state import StateFile
 
 
@@ -106,15 +106,15 @@ class _QueryFetcher:
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
         """Fetch the buckets that are new or may have changed since the last complete repair, or a chunk of history."""
-        self._counters.save_if_many()  # written here, since this thread holds no lock
+        self._counters.save_early_if_needed()  # written here, since this thread holds no lock
         query = query_state.query
         client = self._workspaces[query.workspace].client
         if query.ending_at is not None:
             return client.fetch(query, query.length, permit)
-        done_at, now = query_state.repair.completed_at, self._wall()
-        since = done_at if done_at is not None else self._counters.last_requested(query.counter_key)
+        completed_at, now = query_state.repair.completed_at, self._wall()
+        since = completed_at if completed_at is not None else self._counters.last_requested(query.counter_key)
         if since is None and query.baseline_weeks:
-            since = query_state.planned_at  # the history of the baseline is read up to this time
+            since = query_state.added_at  # the history of the baseline is read up to this time
         request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
         return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit)
 
@@ -130,7 +130,7 @@ class _QueryFetcher:
         """Return whether a query of the endpoint must be fetched to test the key, though none is due."""
         return self._workspaces[query.workspace].admission.is_probe_wanted(query.kind)
 
-    def history(self, query: Query, now: float) -> Iterable[Query]:
+    def history_chunks(self, query: Query, now: float) -> Iterable[Query]:
         """Return the queries that read the history for the baseline of `query`."""
         return history_chunks(query, now)
 
@@ -160,7 +160,7 @@ class Exporter:
 
     def __init__(
         self,
-        store: StateFile | None = None,
+        state_file: StateFile | None = None,
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
@@ -169,7 +169,7 @@ class Exporter:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         reads_lists: bool = True,
     ) -> None:
-        """Start without a plan. The counters are kept in `store`, or only in memory if it is None.
+        """Start without a plan. The counters are kept in `state_file`, or only in memory if it is None.
 
         `wall` returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward.
         `proxies` returns the proxies for a URL by scheme. `jitter` returns a factor for the wait after failures. The
@@ -181,7 +181,7 @@ class Exporter:
         self._timeouts = timeouts
         self._fetch_log = FetchLog()
         self._self_metrics = SelfMetrics(__version__)
-        self._counters = Counters(store, self._self_metrics.count_state_write_failure)
+        self._counters = Counters(state_file, self._self_metrics.count_state_write_failure)
         # Entries of removed workspaces are kept, so that their budget is not refilled if a reload adds them again.
         self._admissions: dict[WorkspaceKey, Admission] = {}
         self._keys: dict[WorkspaceKey, ApiKey] = {}
@@ -190,7 +190,7 @@ class Exporter:
         )
         self._collector = Collector(self._scheduler, self._counters, self._self_metrics, monotonic)
         self._scheduler.add_listener(self._fetch_log)
-        self._is_reading_lists = reads_lists
+        self._reads_lists = reads_lists
         self._list_refresher = ListRefresher(
             wall=wall,
             monotonic=monotonic,
@@ -228,11 +228,11 @@ class Exporter:
                     on_call=self._on_call,
                     timeouts=self._timeouts,
                 )
-                read_key = partial(self._read_key, workspace_key)
-                admission = self._admissions.setdefault(workspace_key, Admission(self._monotonic, read_key))
+                reread_key = partial(self._reread_key, workspace_key)
+                admission = self._admissions.setdefault(workspace_key, Admission(self._monotonic, reread_key))
                 workspaces[spec.name] = _WorkspaceClient(spec, braze_client, admission)
             self._config, self._base_plan, self._workspaces = config, plan, workspaces
-            self._lists = required_lists(plan) if self._is_reading_lists else {}
+            self._lists = required_lists(plan) if self._reads_lists else {}
             self._list_refresher.set_lists(
                 {
                     WorkspaceKey(name, client.spec.rest_endpoint): WorkspaceLists(
@@ -246,14 +246,14 @@ class Exporter:
             self._apply_plan(self._expand_plan(), same_keys)
             self._self_metrics.record_reload(loaded_at=self._wall())
 
-    def _read_key(self, place: WorkspaceKey) -> bool:
+    def _reread_key(self, workspace_key: WorkspaceKey) -> bool:
         """Read the API key of a workspace again, and return whether it has changed.
 
         If it has, the lists that Braze rejected are due at once.
         """
-        if not self._keys[place].read_again():
+        if not self._keys[workspace_key].reread():
             return False
-        self._list_refresher.try_again(place)
+        self._list_refresher.retry_rejected(workspace_key)
         return True
 
     def _apply_lists(self) -> None:
@@ -269,7 +269,7 @@ class Exporter:
         """Return the plan of the config with the queries of its selectors."""
         current = {query.identity for query in self.plan.queries}
         known, pending = self._list_refresher.known_lists(), self._list_refresher.pending_lists()
-        return expand(self._base_plan, self._config.settings, known, current, pending)
+        return expand_selectors(self._base_plan, self._config.settings, known, current, pending)
 
     def _apply_plan(self, plan: Plan, same_keys: Container[str]) -> None:
         """Fetch the queries of `plan` from now on. `same_keys` names the workspaces whose key is unchanged."""
@@ -280,11 +280,11 @@ class Exporter:
         for name, client in workspaces.items():
             bursts = {usage.pool: usage.burst for usage in plan.pool_usage if usage.workspace == name}
             for list_endpoint in self._lists.get(name, ()):
-                burst, most = (
+                burst, max_burst = (
                     bursts.get(list_endpoint.pool, 0),
                     max(1, math.floor(list_endpoint.pool.per_hour * budget.share)),
                 )
-                bursts[list_endpoint.pool] = max(burst, min(burst + _MAX_LIST_BURST, most))
+                bursts[list_endpoint.pool] = max(burst, min(burst + _MAX_LIST_BURST, max_burst))
             client.admission.set_budget(bursts, share=budget.share, reserve=budget.reserve)
             in_use = (*endpoints[name].values(), *self._lists.get(name, ()))
             client.admission.set_endpoints(in_use, is_same_key=name in same_keys)
@@ -363,7 +363,7 @@ class Exporter:
     def close(self) -> None:
         """Stop fetching, resolve the futures of waiting scrapes, and close the counters."""
         self._scheduler.close()
-        self._counters.close()
+        self._counters.stop_early_saves()
         self._list_refresher.close()
 
     def _on_call(self, call: CallEvent) -> None:
@@ -387,16 +387,16 @@ class Reloader:
         self,
         exporter: Exporter,
         config: Config,
-        read: Callable[[], Config],
+        read_config: Callable[[], Config],
         open_session: Callable[[Config], requests.Session],
     ) -> None:
         """Apply `config` to `exporter`.
 
-        At each reload `read` returns the new config. `open_session` opens the HTTP session for a config. Raises
-        `ConfigError` if `config` cannot be used. `read` and `open_session` may raise it too.
+        At each reload `read_config` returns the new config. `open_session` opens the HTTP session for a config. Raises
+        `ConfigError` if `config` cannot be used. `read_config` and `open_session` may raise it too.
         """
         self._exporter = exporter
-        self._read = read
+        self._read_config = read_config
         self._open_session = open_session
         self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
         self.config, plan = config, build_plan(config)
@@ -431,7 +431,7 @@ class Reloader:
 
     def _reload(self) -> None:
         try:
-            config = self._read()
+            config = self._read_config()
             plan = build_plan(config)
             self._check_state_file(config)
             session = self._open_session(config)

@@ -17,9 +17,9 @@ from braze_exporter.config.document import shorten
 
 # The headers of SQLite's files (https://www.sqlite.org/fileformat2.html): the database, its rollback journal and its
 # write-ahead log. The first bytes of the journal are 0 until it is synced.
-_LENGTH = 100
-_MAGIC = b"SQLite format 3\0"
-_VERSION, _APPLICATION = slice(60, 64), slice(68, 72)
+_HEADER_BYTES = 100
+_MAGIC_BYTES = b"SQLite format 3\0"
+_VERSION_BYTES, _APPLICATION_ID_BYTES = slice(60, 64), slice(68, 72)
 ROLLBACK_JOURNAL = (b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", bytes(8))
 WRITE_AHEAD_LOG = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _SUFFIXES = ("-journal", "-wal", "-shm")
@@ -29,10 +29,10 @@ class ForeignFileError(Exception):
     """A file is not a database of the exporter. The text names the file and what it is."""
 
 
-def read_schema_version(path: Path, application: int, beside: Mapping[str, tuple[bytes, ...]]) -> int | None:
+def read_schema_version(path: Path, application_id: int, beside: Mapping[str, tuple[bytes, ...]]) -> int | None:
     """Return the schema version of the database at `path`, or None if the file is empty or missing.
 
-    `application` is the SQLite application id that the database must have. `path` must have no symbolic links, since
+    `application_id` is the SQLite application id that the database must have. `path` must have no symbolic links, since
     SQLite resolves them. `beside` holds the files that the database may have beside it: the allowed first bytes of
     each by its suffix. Raises `ForeignFileError` if the file or one of these is anything else, and `OSError` if one
     cannot be read.
@@ -48,11 +48,11 @@ def read_schema_version(path: Path, application: int, beside: Mapping[str, tuple
             raise ForeignFileError(f"{shorten(neighbor, 200)} is a file of another type")
     if not header:
         return None
-    if len(header) < _LENGTH or not header.startswith(_MAGIC):
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC_BYTES):
         raise ForeignFileError(f"{shorten(path, 200)} is a file of another type")
-    if int.from_bytes(header[_APPLICATION]) != application:
+    if int.from_bytes(header[_APPLICATION_ID_BYTES]) != application_id:
         raise ForeignFileError(f"{shorten(path, 200)} is a database of another type")
-    return int.from_bytes(header[_VERSION], signed=True)
+    return int.from_bytes(header[_VERSION_BYTES], signed=True)
 
 
 def _read_header(path: Path) -> bytes:
@@ -66,7 +66,7 @@ def _read_header(path: Path) -> bytes:
             what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise ForeignFileError(f"{shorten(path, 200)} is {what}")
         with path.open("rb") as file:
-            return file.read(_LENGTH)
+            return file.read(_HEADER_BYTES)
     except FileNotFoundError:
         return b""
 

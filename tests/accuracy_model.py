@@ -28,14 +28,14 @@ from braze_exporter.simulator.reply import Disconnect
 
 EVENTS = ("purchase", "signup")
 # Each occurrence has one of these sources. The count without an app is the sum of both.
-ELSEWHERE = "a server, without an app"
-SOURCES = (IOS, ELSEWHERE)
+SERVER_SOURCE = "a server, without an app"
+SOURCES = (IOS, SERVER_SOURCE)
 # Generated histories contain no change later than this after the end of its hour, in seconds.
-LATEST_CHANGE = 21 * HOUR
+LATEST_CHANGE_SECONDS = 21 * HOUR
 
 # The time at which Braze learns of a change, and the difference to the count of the hour.
 Change = tuple[float, int]
-Inventor = Callable[[str, int, str], Iterable[Change]]
+HistoryGenerator = Callable[[str, int, str], Iterable[Change]]
 
 
 def bucket_at(unit: Unit, moment: float) -> int:
@@ -60,10 +60,10 @@ class ExpectedQuery:
     app_id: str = ""
     settle: float = HOUR
     max_age: float = HOUR
-    counted: bool = True
+    has_counter: bool = True
 
     @property
-    def usual(self) -> int:
+    def usual_length(self) -> int:
         """The minimum number of buckets that each usual fetch requests."""
         return 24 if self.unit is Unit.HOUR else 14
 
@@ -83,10 +83,10 @@ class ExpectedQuery:
 class EventModel:
     """Holds all occurrences and when Braze learned of them: the true value of any bucket at any time."""
 
-    def __init__(self, invent: Inventor = lambda _event, _hour, _source: ()) -> None:
-        """Start with a history that `invent` generates, hour by hour, when an hour is first read."""
+    def __init__(self, generate: HistoryGenerator = lambda _event, _hour, _source: ()) -> None:
+        """Start with a history that `generate` generates, hour by hour, when an hour is first read."""
         self.events: Collection[str] = EVENTS
-        self._invent = invent
+        self._generate = generate
         self._changes: dict[tuple[str, int, str], list[Change]] = {}
         self._sums: dict[tuple[str, int, str], tuple[list[float], list[int]]] = {}
 
@@ -102,7 +102,7 @@ class EventModel:
             return [change for source in SOURCES for change in self.changes(event, hour, source)]
         key = (event, hour, app_id)
         if key not in self._changes:
-            self._changes[key] = list(self._invent(event, hour, app_id))
+            self._changes[key] = list(self._generate(event, hour, app_id))
         return self._changes[key]
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
@@ -118,47 +118,47 @@ class EventModel:
         times, sums = self._sums[key]
         return sums[-1] if now >= times[-1] else sums[bisect_right(times, now) - 1]
 
-    def value(self, watch: ExpectedQuery, bucket: int, now: float) -> int:
+    def value(self, query: ExpectedQuery, bucket: int, now: float) -> int:
         """Return Braze's value of a bucket at `now`."""
-        return sum(self.count(watch.event, hour, now, watch.app_id) for hour in watch.hours(bucket))
+        return sum(self.count(query.event, hour, now, query.app_id) for hour in query.hours(bucket))
 
-    def occurrences(self, watch: ExpectedQuery, after: float, until: float) -> int:
+    def occurrences(self, query: ExpectedQuery, after: float, until: float) -> int:
         """Return how many occurrences Braze learned of after `after` and up to `until`, in any bucket."""
-        first, last = watch.newest(after - 2 * LATEST_CHANGE), watch.newest(until)
+        first, last = query.newest(after - 2 * LATEST_CHANGE_SECONDS), query.newest(until)
         return sum(
             change
             for bucket in range(first, last + 1)
-            for hour in watch.hours(bucket)
-            for when, change in self.changes(watch.event, hour, watch.app_id)
+            for hour in query.hours(bucket)
+            for when, change in self.changes(query.event, hour, query.app_id)
             if after < when <= until
         )
 
-    def reported(self, watch: ExpectedQuery, times: Sequence[float], oldest: int, *, reach: int) -> int:
-        """Return the expected counter after correct responses at `times`, each with the newest `reach` buckets.
+    def reported(self, query: ExpectedQuery, times: Sequence[float], oldest: int, *, length: int) -> int:
+        """Return the expected counter after correct responses at `times`, each with the newest `length` buckets.
 
         For each bucket from `oldest` on, this is the highest value that Braze reported minus the value in the first
         response. Only the first response after each change is evaluated.
         """
         total = 0
-        for bucket in range(oldest, watch.newest(times[-1]) + 1):
-            first = most = self.value(watch, bucket, times[0])
-            for hour in watch.hours(bucket):
-                for when, _ in self.changes(watch.event, hour, watch.app_id):
+        for bucket in range(oldest, query.newest(times[-1]) + 1):
+            first = highest = self.value(query, bucket, times[0])
+            for hour in query.hours(bucket):
+                for when, _ in self.changes(query.event, hour, query.app_id):
                     at = bisect_left(times, when)
-                    if at < len(times) and bucket > watch.newest(times[at]) - reach:
-                        most = max(most, self.value(watch, bucket, times[at]))
-            total += most - first
+                    if at < len(times) and bucket > query.newest(times[at]) - length:
+                        highest = max(highest, self.value(query, bucket, times[at]))
+            total += highest - first
         return total
 
 
-def make_inventor(seed: int, *, revisions: bool) -> Inventor:
+def make_history_generator(seed: int, *, revisions: bool) -> HistoryGenerator:
     """Return a generator of histories with silent hours and days, late arrivals and, if `revisions`, revisions.
 
-    Late arrivals come up to `LATEST_CHANGE` after the end of the hour. A revision removes a part of an hour's count.
-    Often a part of that, or more, is added again later.
+    Late arrivals come up to `LATEST_CHANGE_SECONDS` after the end of the hour. A revision removes a part of an hour's
+    count. Often a part of that, or more, is added again later.
     """
 
-    def invent(event: str, hour: int, source: str) -> Iterable[Change]:
+    def generate(event: str, hour: int, source: str) -> Iterable[Change]:
         draw = Random(f"{seed} {event} {hour} {source}")  # noqa: S311 - does not need to be secure
         local = datetime.fromtimestamp(hour, NEW_YORK)
         silent_day = Random(f"{seed} {event} {local.date()}").random() < 0.05  # noqa: S311
@@ -171,50 +171,51 @@ def make_inventor(seed: int, *, revisions: bool) -> Inventor:
         if draw.random() < 0.5:
             yield end + draw.uniform(0, 3 * HOUR), draw.randint(1, 6)
         if draw.random() < 0.15:
-            yield end + draw.uniform(3 * HOUR, LATEST_CHANGE), draw.randint(1, 30)
+            yield end + draw.uniform(3 * HOUR, LATEST_CHANGE_SECONDS), draw.randint(1, 30)
         if revisions and draw.random() < 0.15:
-            taken_at, taken = end + draw.uniform(0, 0.5 * LATEST_CHANGE), draw.randint(1, sum(counts))
-            yield taken_at, -taken
+            removed_at, removed = end + draw.uniform(0, 0.5 * LATEST_CHANGE_SECONDS), draw.randint(1, sum(counts))
+            yield removed_at, -removed
             if draw.random() < 0.7:
-                yield taken_at + draw.uniform(0.2 * HOUR, 0.4 * LATEST_CHANGE), draw.randint(1, taken + 5)
+                yield removed_at + draw.uniform(0.2 * HOUR, 0.4 * LATEST_CHANGE_SECONDS), draw.randint(1, removed + 5)
 
-    return invent
+    return generate
 
 
 @dataclass(frozen=True)
-class Exchange:
+class RecordedExchange:
     """One call as seen on the connection, with the times of the request and of the response.
 
-    `asked_at` is when the request left, `told_at` when Braze responded, and `received_at` when the response arrived.
-    `counts` are the values of a successful response, oldest first, or None. `took_key` is whether the response shows
-    that Braze accepted the key. `is_malformed` is set for a 200 that cannot be parsed. `is_trouble` is set if Braze or
-    the connection failed. `is_short` is set if the request was for the newest buckets only.
+    `requested_at` is when the request left, `responded_at` when Braze responded, and `received_at` when the response
+    arrived. `counts` are the values of a successful response, oldest first, or None. `is_key_accepted` is whether the
+    response shows that Braze accepted the key. `is_malformed` is set for a 200 that cannot be parsed.
+    `is_transient_failure` is set if Braze or the connection failed. `is_short` is set if the request was for the newest
+    buckets only.
     """
 
     event: str
     unit: Unit
     app_id: str
     length: int
-    asked_at: float
-    told_at: float
+    requested_at: float
+    responded_at: float
     received_at: float
     status: int | None
     counts: tuple[int, ...] | None
-    took_key: bool
+    is_key_accepted: bool
     is_malformed: bool
-    is_trouble: bool
+    is_transient_failure: bool
     is_short: bool = False
 
 
 class SimulatedConnection(HTTPAdapter):
     """Passes the requests of a session directly to a WSGI application: no sockets, and latency only in virtual time."""
 
-    def __init__(self, app: WSGIApplication, clock: Clock, note: Callable[[Exchange], None]) -> None:
+    def __init__(self, app: WSGIApplication, clock: Clock, on_exchange: Callable[[RecordedExchange], None]) -> None:
         super().__init__(max_retries=0)
         self.latency = 0.0
         self._app: Callable[..., Iterable[bytes]] = app
         self._clock = clock
-        self._note = note
+        self._on_exchange = on_exchange
 
     def send(  # noqa: PLR0917 - the signature is that of requests
         self,
@@ -231,28 +232,28 @@ class SimulatedConnection(HTTPAdapter):
         url = urlsplit(request.url)
         requested_at = self._clock.now
         self._clock.advance(self.latency / 2)
-        told_at = self._clock.now
+        responded_at = self._clock.now
         sent: tuple[int, Mapping[str, str], bytes] | None
         try:
-            sent = self._ask(url.path, url.query, request.headers)
+            sent = self._call_app(url.path, url.query, request.headers)
         except Disconnect:
             sent = None
         self._clock.advance(self.latency / 2)
         requested = dict(parse_qsl(url.query))
-        self._note(
-            Exchange(
+        self._on_exchange(
+            RecordedExchange(
                 event=requested["event"],
                 unit=Unit(requested["unit"]),
                 app_id=requested.get("app_id", ""),
                 length=int(requested["length"]),
-                asked_at=requested_at,
-                told_at=told_at,
+                requested_at=requested_at,
+                responded_at=responded_at,
                 received_at=self._clock.now,
                 status=sent[0] if sent is not None else None,
                 counts=_counts(*sent) if sent is not None else None,
-                took_key=sent is not None and _took_key(*sent),
+                is_key_accepted=sent is not None and _is_key_accepted(*sent),
                 is_malformed=sent is not None and _is_malformed(*sent),
-                is_trouble=sent is None or _is_trouble(*sent),
+                is_transient_failure=sent is None or _is_transient_failure(*sent),
             )
         )
         if sent is None:
@@ -268,7 +269,7 @@ class SimulatedConnection(HTTPAdapter):
         )
         return self.build_response(request, raw)
 
-    def _ask(self, path: str, query: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+    def _call_app(self, path: str, query: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         started: list[tuple[int, Mapping[str, str]]] = []
 
         def start_response(status: str, headers: list[tuple[str, str]]) -> None:
@@ -280,7 +281,7 @@ class SimulatedConnection(HTTPAdapter):
         return (*started[-1], body)
 
 
-def _took_key(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+def _is_key_accepted(status: int, headers: Mapping[str, str], body: bytes) -> bool:
     """Return whether the response shows that Braze accepted the key: a 400, a 429 or a 200, even a truncated one."""
     is_read = _is_truncated(headers, body) or isinstance(_document(headers, body), dict)
     return status in (400, 429) or (status == 200 and is_read)
@@ -290,7 +291,7 @@ def _is_malformed(status: int, headers: Mapping[str, str], body: bytes) -> bool:
     return status == 200 and isinstance(_document(headers, body), dict) and _counts(status, headers, body) is None
 
 
-def _is_trouble(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+def _is_transient_failure(status: int, headers: Mapping[str, str], body: bytes) -> bool:
     return status >= 500 or status == 202 or (status == 200 and _is_truncated(headers, body))
 
 

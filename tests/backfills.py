@@ -31,7 +31,7 @@ SETTLED, TOTAL = "braze_custom_events_hourly_settled", "braze_custom_events_tota
 Samples = dict[tuple[str, Labels], list[tuple[float, float]]]
 
 
-def single_value(**labels: str) -> Labels:
+def unfiltered_labels(**labels: str) -> Labels:
     """Return the labels of a series of a backfill."""
     return frozenset({"workspace": "production", **labels, **dict(TARGET)}.items())
 
@@ -68,12 +68,12 @@ class BackfillRig:
     config: str
     stream: io.StringIO = field(default_factory=Terminal)
 
-    def use(self, events: str, extra_yaml: str = "") -> None:
+    def set_events(self, events: str, extra_yaml: str = "") -> None:
         """Replace the events and further settings in the config, for the same workspace."""
         url = self.config.partition("url: ")[2].partition("\n")[0]
         self.config = workspace_yaml(url, events, extra_yaml=extra_yaml)
 
-    def span(self, start: str, end: str) -> None:
+    def set_span(self, start: str, end: str) -> None:
         """Set another time span."""
         self.request = replace(self.request, start=parse_time(start), end=parse_time(end))
 
@@ -81,9 +81,9 @@ class BackfillRig:
         """Run the backfill while time passes quickly, and return its output."""
         return self.begin().end()
 
-    def begin(self) -> "Running":
+    def begin(self) -> "RunningBackfill":
         """Start the backfill in a thread, with a clock that does not advance by itself."""
-        return Running(self)
+        return RunningBackfill(self)
 
     def run_request(self) -> str:
         """Run the backfill to its end in this thread, and return its output."""
@@ -108,17 +108,17 @@ class BackfillRig:
         return self.stream.getvalue()
 
 
-class Running:
+class RunningBackfill:
     """A backfill that runs in a thread."""
 
-    def __init__(self, what: BackfillRig) -> None:
-        self._what = what
+    def __init__(self, target: BackfillRig) -> None:
+        self._target = target
         self._future: Future[str] = Future()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         try:
-            self._future.set_result(self._what.run_request())
+            self._future.set_result(self._target.run_request())
         except Exception as error:  # noqa: BLE001 - the test checks it
             self._future.set_exception(error)
 
@@ -127,8 +127,8 @@ class Running:
         for _ in range(2_000):
             with contextlib.suppress(TimeoutError):
                 return self._future.result(0.01)
-            self._what.clock.advance(step)
-        raise AssertionError("it has not ended:\n" + self._what.progress_text)
+            self._target.clock.advance(step)
+        raise AssertionError("it has not ended:\n" + self._target.progress_text)
 
 
 @contextlib.contextmanager

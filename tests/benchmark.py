@@ -36,7 +36,7 @@ from braze_exporter.simulator.traffic import Traffic, TrafficShape
 from braze_exporter.state import CounterKey, open_state_file
 from braze_exporter.web import server
 
-LATENCY = 0.1
+LATENCY_SECONDS = 0.1
 CONNECTIONS = 10
 KEY = "benchmark"
 
@@ -53,7 +53,7 @@ def main() -> int:
         return _simulate_braze(options.latency, options.limit)
     if options.role == "constant":
         return _serve_constant(options.file)
-    passed = [_refresh(), _scrape(), _ten_scrapers(), _counters(), _backfill()]
+    passed = [_measure_refresh(), _measure_scrape(), _measure_ten_scrapers(), _measure_counters(), _measure_backfill()]
     return 0 if all(passed) else 1
 
 
@@ -63,20 +63,20 @@ def _check(what: str, measured: float, limit: float, unit: str = "x") -> bool:
     return passed
 
 
-def _refresh() -> bool:
+def _measure_refresh() -> bool:
     """Fetch 500 due queries at 100 ms over 10 connections, and compare with the minimum that the latency allows."""
     queries = 500
-    with _processes(queries, LATENCY) as (exporter, _):
+    with _processes(queries, LATENCY_SECONDS) as (exporter, _):
         started = time.perf_counter()
         page, _ = _get(exporter.port, timeout=60)
         seconds = time.perf_counter() - started
         up = len(re.findall(rb"^braze_custom_events_hourly_up\{.*\} 1\.0$", page, re.MULTILINE))
-    minimum = queries * LATENCY / CONNECTIONS
+    minimum = queries * LATENCY_SECONDS / CONNECTIONS
     print(f"     {up} of {queries} queries succeeded in {seconds:.2f} s; minimum: {minimum:.2f} s")
     return _check("refresh of 500 queries, relative to the minimum", seconds / minimum, 1.15) and up == queries
 
 
-def _scrape() -> bool:
+def _measure_scrape() -> bool:
     """Compare a scrape of 2,000 queries with none due to the same page served as a constant, and check the memory."""
     with _processes(2_000, 0.0) as (exporter, directory):
         _get(exporter.port, timeout=60)
@@ -87,7 +87,7 @@ def _scrape() -> bool:
         (directory / "page").write_bytes(page)
         command = [sys.executable, __file__, "constant", "--file", str(directory / "page")]
         with _process(command) as constant:
-            ours, theirs = _paired(exporter.port, constant.port)
+            ours, theirs = _median_scrape_seconds(exporter.port, constant.port)
         resident = psutil.Process(exporter.pid).memory_info().rss / 1e6
     library = _library_seconds(page)
     print(
@@ -99,7 +99,7 @@ def _scrape() -> bool:
     return fast and small
 
 
-def _paired(ours: int, theirs: int, rounds: int = 60) -> tuple[float, float]:
+def _median_scrape_seconds(ours: int, theirs: int, rounds: int = 60) -> tuple[float, float]:
     """Return the median scrape times of two servers in seconds; alternating requests expose both to the same noise."""
     seconds: dict[int, list[float]] = {ours: [], theirs: []}
     connections = {port: http.client.HTTPConnection("127.0.0.1", port) for port in seconds}
@@ -132,7 +132,7 @@ def _library_seconds(page: bytes) -> float:
     return statistics.median(seconds)
 
 
-def _ten_scrapers() -> bool:
+def _measure_ten_scrapers() -> bool:
     """Compare the calls to Braze of ten simultaneous scrapers, twice, to those of one scraper."""
     queries = 200
     calls = {}
@@ -151,7 +151,7 @@ def _ten_scrapers() -> bool:
     return _check("calls of ten scrapers, relative to one", calls[10] / calls[1], 1)
 
 
-def _counters() -> bool:
+def _measure_counters() -> bool:
     """Compare the CPU time of counting and saving 2,000 queries to that of their whole refresh."""
     queries = 2_000
     with _processes(queries, 0.0) as (exporter, _):
@@ -201,7 +201,7 @@ def _count_all(counters: Counters, subjects: Sequence[CounterKey], length: int, 
     return time.process_time() - started
 
 
-def _backfill() -> bool:
+def _measure_backfill() -> bool:
     """Backfill a year of 100 hourly queries, and compare with the minimum time that the budget allows.
 
     Braze's limit is 10 times the usual one.
@@ -225,7 +225,7 @@ def _backfill() -> bool:
             stderr=subprocess.PIPE,
             text=True,
         )
-        peak = _Peak(process.pid)
+        peak = _PeakMemory(process.pid)
         message = process.stderr.read() if process.stderr is not None else ""
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
@@ -245,7 +245,7 @@ def _backfill() -> bool:
     return fast and small and process.returncode == 0
 
 
-class _Peak(threading.Thread):
+class _PeakMemory(threading.Thread):
     """Measures the peak memory of a process. The value from `wait4` is not usable: it starts at the parent's memory."""
 
     def __init__(self, pid: int) -> None:
@@ -344,7 +344,7 @@ def _simulate_braze(latency: float, limit: int) -> int:
     return 0
 
 
-class _Constant:
+class _ConstantSource:
     """A source of pages that always returns the same page."""
 
     def __init__(self, page: bytes) -> None:
@@ -362,7 +362,7 @@ class _Constant:
         raise AssertionError
 
 
-class _Nothing:
+class _EmptyStatusPage:
     """An empty status page."""
 
     policy = ""
@@ -377,7 +377,9 @@ def _serve_constant(file: Path) -> int:
     listener = server.listen("127.0.0.1:0")
     print(listener.getsockname()[1], flush=True)
     server.serve(
-        server.Application(_Constant(file.read_bytes()), status_page=_Nothing()), listener, on_stop=lambda: None
+        server.Application(_ConstantSource(file.read_bytes()), status_page=_EmptyStatusPage()),
+        listener,
+        on_stop=lambda: None,
     )
     return 0
 

@@ -20,7 +20,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """
     stash = item.config.stash
     if TURN not in stash:
-        stash[TURN] = turn(is_alone=is_alone(item))
+        stash[TURN] = acquire_turn(is_alone=is_alone(item))
     try:
         return (yield)
     finally:
@@ -34,7 +34,7 @@ def is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
 
 
-def turn(*, is_alone: bool) -> contextlib.ExitStack:
+def acquire_turn(*, is_alone: bool) -> contextlib.ExitStack:
     """Wait for the lock and return an `ExitStack` that releases it.
 
     The lock covers all test runs of a user on a machine. A run that waits for the exclusive lock holds the `door` lock,

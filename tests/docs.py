@@ -34,14 +34,14 @@ def blocks() -> dict[str, str]:
     """Return the generated blocks of the README, by the name in their markers."""
     return {
         "metrics": _table(_families()),
-        "kinds": _kinds(),
+        "kinds": _kind_table(),
         "own metrics": _table([UP, QUERIES, *SELF_METRICS])
         + f"\n`state` is the first that applies of {', '.join(f'`{state}`' for state in QueryStatus)}.\n",
-        "config": _reference(),
-        "alerts": _keys(build_schema()["$defs"]["Alerts"]),
-        "judged": _judged(),
+        "config": _config_tables(),
+        "alerts": _key_table(build_schema()["$defs"]["Alerts"]),
+        "judged": _alert_table(),
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
-        "help": _help(),
+        "help": _help_texts(),
     }
 
 
@@ -82,7 +82,7 @@ def _families() -> Iterator[Family]:
     yield Family(result.name, result.type, result.help, ("query labels", "series labels"))
 
 
-def _kinds() -> str:
+def _kind_table() -> str:
     """Return the table of the kinds: one row for each metric group."""
     rows = [
         "| `<noun>` | value | config section | units | query labels | series labels | counter | permission |",
@@ -105,7 +105,7 @@ def _kinds() -> str:
     return "\n".join(rows) + "\n"
 
 
-def _judged() -> str:
+def _alert_table() -> str:
     """Return the table of the alert name prefixes, and of the metric that the alerts of each kind evaluate."""
     rows = ["| config section | alerts | evaluated metric |", "|---|---|---|"]
     for kind in KINDS:
@@ -128,29 +128,29 @@ def _table(families: Iterable[Family]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _reference() -> str:
+def _config_tables() -> str:
     """Return the tables of all configuration keys except those of `alerts`."""
     whole = build_schema()
     definitions = whole["$defs"]
     asking = [field.alias or name for name, field in Entry.model_fields.items()]
     sections = definitions["Workspace"]["properties"]
     parts = [
-        ("Top level", _keys(whole)),
-        *((f"`{name.lower()}`", _keys(definitions[name])) for name in ("Refresh", "Settle", "Budget")),
-        ("Each of `workspaces`", _keys(definitions["Workspace"])),
+        ("Top level", _key_table(whole)),
+        *((f"`{name.lower()}`", _key_table(definitions[name])) for name in ("Refresh", "Settle", "Budget")),
+        ("Each of `workspaces`", _key_table(definitions["Workspace"])),
     ]
     names: dict[str, list[str]] = {}
     for section in SECTIONS:
         names.setdefault(sections[section]["items"]["$ref"].rpartition("/")[2], []).append(section)
     for model, result in names.items():
         title = f"Each entry of {', '.join(f'`{section}`' for section in result)}"
-        parts.append((title, _keys(definitions[model], without=asking)))
+        parts.append((title, _key_table(definitions[model], without=asking)))
     common = {"properties": {name: definitions["Users"]["properties"][name] for name in asking}}
-    parts += [("Every entry, in addition", _keys(common)), ("`baseline`", _keys(definitions["Baseline"]))]
+    parts += [("Every entry, in addition", _key_table(common)), ("`baseline`", _key_table(definitions["Baseline"]))]
     return "\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
 
-def _keys(definition: Mapping[str, Any], without: Collection[str] = ()) -> str:
+def _key_table(definition: Mapping[str, Any], without: Collection[str] = ()) -> str:
     """Return the table of the keys of a mapping, from its JSON Schema."""
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     required = definition.get("required", ())
@@ -178,7 +178,7 @@ def _default(result: Mapping[str, Any]) -> str:
     return f"`{text}`"
 
 
-def _help() -> str:
+def _help_texts() -> str:
     """Return the table of the commands and the table of the flags of each command."""
     commands = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
     rows = [f"| `{name}` | {command.description} |" for name, command in commands.choices.items()]

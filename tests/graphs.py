@@ -68,7 +68,7 @@ def kept(directory: Path) -> Iterator[Prometheus]:
     """Run a Prometheus whose storage contains the simulated days."""
     directory.mkdir()
     pages = scrape_history(
-        Release(RENAMED, RELEASE.timestamp()), START.timestamp(), END.timestamp(), STEP, others=sends
+        Release(RENAMED, RELEASE.timestamp()), START.timestamp(), END.timestamp(), STEP, company_calls=sends
     )
     backfill(write_file(directory / "history.txt", "".join(openmetrics(pages))), directory / "data")
     with running_prometheus(directory, free_port()) as server:

@@ -23,7 +23,7 @@ class Release:
 
     def __init__(self, event: str, at: float) -> None:
         """Rename `event` at `at`, the start of an hour as Unix time."""
-        self._beneath = DEMO.event_traffic(seed=1, zone=ZONE)
+        self._base = DEMO.event_traffic(seed=1, zone=ZONE)
         self._app = DEMO.apps["ios"]
         self._event = event
         self._at = at
@@ -31,14 +31,14 @@ class Release:
     @property
     def events(self) -> Collection[str]:
         """The event names of the demo, without the new name."""
-        return self._beneath.events
+        return self._base.events
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
         """Return the demo's count, minus the iOS app's part from the release on."""
-        counted = self._beneath.count(event, hour_start, now, app_id, segment_id)
+        counted = self._base.count(event, hour_start, now, app_id, segment_id)
         if event != self._event or hour_start < self._at or app_id not in ("", self._app):
             return counted
-        return counted - self._beneath.count(event, hour_start, now, self._app, segment_id)
+        return counted - self._base.count(event, hour_start, now, self._app, segment_id)
 
 
 # The time of a scrape and its page.
@@ -46,7 +46,7 @@ ScrapedPage = tuple[float, MetricsPage]
 
 
 def scrape_history(
-    traffic: Counts, start: float, end: float, step: float, others: Callable[[float], int] = lambda _now: 0
+    traffic: Counts, start: float, end: float, step: float, company_calls: Callable[[float], int] = lambda _now: 0
 ) -> Iterator[ScrapedPage]:
     """Yield the pages of the demo's exporter from `start` to `end`, one every `step` seconds.
 
@@ -54,7 +54,7 @@ def scrape_history(
     history for the baselines before the first page.
     """
     clock = Clock(start - HOUR)
-    braze = simulated_braze.build_shop(clock.wall)
+    braze = simulated_braze.build_demo_braze_with_faults(clock.wall)
     braze.traffic = traffic
     with serve(braze) as server, contextlib.closing(transport.open_session(10)) as session:
         config = load_config(demo_config.build_config(server.url), "demo", {KEY_VARIABLE: KEY})
@@ -73,7 +73,7 @@ def scrape_history(
             wait_until(is_ready, "the history of the baselines is read")
             clock.advance(start - clock.now)
             while clock.now <= end:
-                braze.spend_calls(others(clock.now))
+                braze.spend_calls(company_calls(clock.now))
                 wait([exporter.refresh()])
                 yield clock.now, page()
                 clock.advance(step)

@@ -53,7 +53,9 @@ def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
     has no data. The third workspace has the wrong key.
     """
     with ExitStack() as stack:
-        production, europe, staging = (simulated_braze.build_shop(time.time, UnknownEvent.EMPTY) for _ in range(3))
+        production, europe, staging = (
+            simulated_braze.build_demo_braze_with_faults(time.time, UnknownEvent.EMPTY) for _ in range(3)
+        )
         urls = [stack.enter_context(serve(braze)).url for braze in (production, europe, staging)]
         text = demo_config.build_config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
         workspaces, refresh, remainder = text.partition("refresh:")

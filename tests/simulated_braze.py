@@ -84,7 +84,9 @@ class FaultInjectingBraze(SimulatedBraze):
         return LoggedBody(reply.body, self._request_log)
 
 
-def build_shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> FaultInjectingBraze:
+def build_demo_braze_with_faults(
+    clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS
+) -> FaultInjectingBraze:
     """Return the simulated Braze of the demo: a shop with all kinds of data."""
     return FaultInjectingBraze(
         key=KEY,

@@ -30,9 +30,9 @@ from support import HOUR, Program, running_braze, wait_until, workspace_yaml, wr
 from braze_exporter.simulator.reply import Reply
 
 EVENTS = [f"event {number:02}" for number in range(60)]
-ROUND = 5.0  # seconds that a fault lasts
-TIMEOUT = 2.0  # scrape timeout in seconds, sent in the request
-IDLE = 200
+ROUND_SECONDS = 5.0  # seconds that a fault lasts
+SCRAPE_TIMEOUT_SECONDS = 2.0  # scrape timeout in seconds, sent in the request
+IDLE_CONNECTIONS = 200
 
 
 def limited(seconds: float) -> Fault:
@@ -76,20 +76,20 @@ FAULTS: dict[str, Fault] = {
     "slow": transfer_faults.delay(1.0),
 }
 # These hold a connection for half a minute, so they apply to few events only.
-LONG = {"no response": transfer_faults.hang(), "slow bytes": transfer_faults.drip(0.5)}
+BLOCKING_FAULTS = {"no response": transfer_faults.hang(), "slow bytes": transfer_faults.drip(0.5)}
 # After one of these, the exporter holds all fetches for two minutes.
-REFUSALS = {"401": response_faults.status(401), "403": response_faults.status(403)}
+AUTH_FAULTS = {"401": response_faults.status(401), "403": response_faults.status(403)}
 
 
 @dataclass
-class Shop:
+class GrowingCounts:
     """Growing counts, and the total growth of each event since the start."""
 
     recorded: RecordedCounts
-    grown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
+    growth: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EVENTS, 0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def grow(self, rng: random.Random) -> None:
+    def add_occurrences(self, rng: random.Random) -> None:
         """Add occurrences of some events, mostly in the current hour and sometimes some hours ago."""
         this_hour = int(time.time()) // HOUR * HOUR
         with self.lock:
@@ -97,7 +97,7 @@ class Shop:
                 hour = this_hour - HOUR * rng.choice([0, 0, 0, 1, 5])
                 more = rng.randint(1, 9)
                 self.recorded.set(event, hour, self.recorded.count(event, hour, 0) + more)
-                self.grown[event] += more
+                self.growth[event] += more
 
 
 @dataclass
@@ -107,28 +107,28 @@ class ScrapeStatistics:
     scrapes: int = 0
     failures: list[str] = field(default_factory=list)
     slowest: float = 0.0
-    shown: dict[str, float] = field(default_factory=dict)
+    last_totals: dict[str, float] = field(default_factory=dict)
 
 
-def scrape(program: Program, tally: ScrapeStatistics) -> None:
+def scrape(program: Program, statistics: ScrapeStatistics) -> None:
     """Scrape once and check that no counter fell."""
     started = time.monotonic()
     try:
-        page = program.scrape(TIMEOUT)
+        page = program.scrape(SCRAPE_TIMEOUT_SECONDS)
     except (OSError, AssertionError, ValueError) as error:
-        tally.failures.append(repr(error))
+        statistics.failures.append(repr(error))
         return
-    tally.scrapes += 1
-    tally.slowest = max(tally.slowest, time.monotonic() - started)
+    statistics.scrapes += 1
+    statistics.slowest = max(statistics.slowest, time.monotonic() - started)
     for event in EVENTS:
         total = page.value("braze_custom_events_total", event=event)
-        if total is None or total < tally.shown.get(event, 0):
-            tally.failures.append(f"counter of {event} decreased to {total}")
-        tally.shown[event] = total or 0
+        if total is None or total < statistics.last_totals.get(event, 0):
+            statistics.failures.append(f"counter of {event} decreased to {total}")
+        statistics.last_totals[event] = total or 0
 
 
 @contextlib.contextmanager
-def running(target: object, *arguments: object) -> Iterator[None]:
+def calling_repeatedly(target: object, *arguments: object) -> Iterator[None]:
     """Call `target` repeatedly in a thread until the end of the block."""
     ended = threading.Event()
 
@@ -152,14 +152,14 @@ def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, Fault, l
     A 401 and a 403 come early, so that the exporter has recovered from them long before the end.
     """
     names = itertools.cycle(rng.sample(sorted(FAULTS), len(FAULTS)))
-    rounds = int(minutes * 60 / ROUND)
+    rounds = int(minutes * 60 / ROUND_SECONDS)
     for number in range(rounds):
         if number in {rounds // 4, rounds // 4 + 26} and minutes >= 8:
             name = "401" if number == rounds // 4 else "403"
-            yield name, REFUSALS[name], EVENTS
+            yield name, AUTH_FAULTS[name], EVENTS
         elif number % 10 == 9:
-            name = rng.choice(sorted(LONG))
-            yield name, LONG[name], rng.sample(EVENTS, 4)
+            name = rng.choice(sorted(BLOCKING_FAULTS))
+            yield name, BLOCKING_FAULTS[name], rng.sample(EVENTS, 4)
         else:
             name = next(names)
             yield name, FAULTS[name], rng.sample(EVENTS, 20)
@@ -168,7 +168,7 @@ def schedule(minutes: float, rng: random.Random) -> Iterator[tuple[str, Fault, l
 def soak(minutes: float, seed: int) -> bool:
     """Run the soak test, print the results, and return whether all checks passed."""
     rng = random.Random(seed)  # noqa: S311 - does not need to be secure
-    shop, tallies = Shop(RecordedCounts(events=EVENTS)), [ScrapeStatistics() for _ in range(3)]
+    shop, all_statistics = GrowingCounts(RecordedCounts(events=EVENTS)), [ScrapeStatistics() for _ in range(3)]
     usage: list[tuple[float, int, int]] = []
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -181,27 +181,27 @@ def soak(minutes: float, seed: int) -> bool:
         wait_until(
             lambda: program.scrape().value("braze_exporter_queries", state="up") == len(EVENTS), "all queries are up"
         )
-        for _ in range(IDLE):
+        for _ in range(IDLE_CONNECTIONS):
             stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
         with contextlib.ExitStack() as load:
-            load.enter_context(running(shop.grow, rng))
-            for tally in tallies:
-                load.enter_context(running(scrape, program, tally))
-            for name, fault, struck in schedule(minutes, random.Random(seed)):  # noqa: S311
-                for event in struck:
+            load.enter_context(calling_repeatedly(shop.add_occurrences, rng))
+            for statistics in all_statistics:
+                load.enter_context(calling_repeatedly(scrape, program, statistics))
+            for name, fault, affected_events in schedule(minutes, random.Random(seed)):  # noqa: S311
+                for event in affected_events:
                     braze.inject(fault, event=event)
                 os.kill(process.pid, signal.SIGHUP)
-                time.sleep(ROUND)
+                time.sleep(ROUND_SECONDS)
                 braze.clear_faults()
                 usage.append((process.memory_info().rss / 1e6, process.num_threads(), process.num_fds()))
                 print(
                     f"{name:>16}: {usage[-1][0]:.0f} MB, {usage[-1][1]} threads, {usage[-1][2]} open files", flush=True
                 )
-        last = ScrapeStatistics(shown=dict(tallies[0].shown))
+        last = ScrapeStatistics(last_totals=dict(all_statistics[0].last_totals))
 
         def all_counted() -> bool:
             scrape(program, last)
-            return last.shown == shop.grown
+            return last.last_totals == shop.growth
 
         counted = True
         try:
@@ -210,11 +210,11 @@ def soak(minutes: float, seed: int) -> bool:
             counted = False
         lines = len(program.lines)
         ended = program.stop()
-    return print_summary(tallies, usage, counted=counted, lines=lines, ended=ended, program=program)
+    return print_summary(all_statistics, usage, counted=counted, lines=lines, ended=ended, program=program)
 
 
 def print_summary(
-    tallies: list[ScrapeStatistics],
+    all_statistics: list[ScrapeStatistics],
     usage: list[tuple[float, int, int]],
     *,
     counted: bool,
@@ -226,11 +226,14 @@ def print_summary(
     # Each fault occurs in both halves, so the second half should not need more than the first.
     half = len(usage) // 2
     early, late = ([max(values) for values in zip(*part, strict=True)] for part in (usage[:half], usage[half:]))
-    failures = [failure for tally in tallies for failure in tally.failures]
-    scrapes, slowest = sum(tally.scrapes for tally in tallies), max(tally.slowest for tally in tallies)
+    failures = [failure for statistics in all_statistics for failure in statistics.failures]
+    scrapes, slowest = (
+        sum(statistics.scrapes for statistics in all_statistics),
+        max(statistics.slowest for statistics in all_statistics),
+    )
     checks = {
         f"scrapes: {scrapes}, failed: {len(failures)} {failures[:3]}": not failures and scrapes > 0,
-        f"slowest scrape: {slowest:.2f} s (timeout: {TIMEOUT:g} s)": slowest < TIMEOUT,
+        f"slowest scrape: {slowest:.2f} s (timeout: {SCRAPE_TIMEOUT_SECONDS:g} s)": slowest < SCRAPE_TIMEOUT_SECONDS,
         f"memory: {late[0] / early[0]:.2f} x ({early[0]:.0f} MB, then {late[0]:.0f} MB)": late[0] < 1.1 * early[0],
         f"threads: {early[1]}, then {late[1]}": late[1] <= early[1] + 2,
         f"open files: {early[2]}, then {late[2]}": late[2] <= early[2] + 10,

@@ -50,7 +50,7 @@ class Clock:
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
-        self.passed = 0.0
+        self.elapsed = 0.0
 
     def wall(self) -> float:
         """Return the current time in seconds since the epoch."""
@@ -58,12 +58,12 @@ class Clock:
 
     def monotonic(self) -> float:
         """Return seconds that never jump."""
-        return self.passed
+        return self.elapsed
 
     def advance(self, seconds: float) -> None:
         """Advance both clocks."""
         self.now += seconds
-        self.passed += seconds
+        self.elapsed += seconds
 
 
 class RunningClock(Clock):
@@ -405,7 +405,7 @@ def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProc
     )
 
 
-def unprivileged() -> Sequence[str]:
+def unprivileged_prefix() -> Sequence[str]:
     """Return a command prefix that removes the capabilities of root, which can read and write any file."""
     return ("setpriv", "--bounding-set=-all", "--no-new-privs") if os.getuid() == 0 else ()
 
@@ -432,7 +432,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def cut_off(database: Path, statement: str, copy: Path, *, is_synced: bool = True) -> None:
+def copy_during_transaction(database: Path, statement: str, copy: Path, *, is_synced: bool = True) -> None:
     """Copy a database and its journal as they are after kill -9 in the middle of a transaction.
 
     If `is_synced`, a part of the statement's changes is already in the database file.

@@ -16,8 +16,8 @@ from random import Random
 
 import response_faults
 import transfer_faults
-from accuracy_model import EventModel, ExpectedQuery, make_inventor
-from accuracy_run import COUNTED, DAYS_REFRESH, AccuracyRun
+from accuracy_model import EventModel, ExpectedQuery, make_history_generator
+from accuracy_run import COUNTER_QUERIES, DAYS_REFRESH_SECONDS, AccuracyRun
 from fault_injection import Fault
 from support import HOUR
 
@@ -26,9 +26,9 @@ from braze_exporter.simulator.times import HourFormat
 
 DAY = 24 * HOUR
 WEEK = 7 * DAY
-INTERVAL = 900
+SCRAPE_INTERVAL_SECONDS = 900
 # Scrapes are not aligned. Some come in the second before a full hour, so that Braze responds in the next hour.
-LATE_BY = (0, 0, 0, 1, 2, 45)
+SCRAPE_DELAYS_SECONDS = (0, 0, 0, 1, 2, 45)
 
 # The clocks of New York change at these times, and so the days have 25 and 23 hours.
 AUTUMN = datetime(2026, 11, 1, 6, tzinfo=UTC).timestamp()
@@ -51,13 +51,13 @@ FAULTS = (
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that begins and ends at given times. If `hurts`, queries may fail meanwhile."""
+    """Something that begins and ends at given times. If `is_disruptive`, queries may fail meanwhile."""
 
     begin: float
     end: float
     on: Callable[[AccuracyRun], None]
     off: Callable[[AccuracyRun], None]
-    hurts: bool = True
+    is_disruptive: bool = True
 
 
 def outage(begin: float, seconds: float, fault: Fault, event: str | None = None) -> Incident:
@@ -65,8 +65,8 @@ def outage(begin: float, seconds: float, fault: Fault, event: str | None = None)
     return Incident(
         begin,
         begin + seconds,
-        lambda drive: drive.braze.inject(fault, event=event),
-        lambda drive: drive.braze.clear_faults(),
+        lambda accuracy_run: accuracy_run.braze.inject(fault, event=event),
+        lambda accuracy_run: accuracy_run.braze.clear_faults(),
     )
 
 
@@ -75,7 +75,7 @@ def limit_spent(begin: float) -> Incident:
     return Incident(
         begin,
         (begin // HOUR + 1) * HOUR,
-        lambda drive: drive.braze.spend_calls(drive.braze.limit),
+        lambda accuracy_run: accuracy_run.braze.spend_calls(accuracy_run.braze.limit),
         lambda _drive: None,
     )
 
@@ -83,45 +83,45 @@ def limit_spent(begin: float) -> Incident:
 def restart(begin: float, seconds: float, how: str, *, keep: bool) -> Incident:
     """Return a stop of the exporter, which is started again after `seconds`."""
 
-    def off(drive: AccuracyRun) -> None:
-        if drive.is_running:
-            drive.stop(how=how, keep=keep)
+    def off(accuracy_run: AccuracyRun) -> None:
+        if accuracy_run.is_running:
+            accuracy_run.stop(how=how, keep=keep)
 
-    def on(drive: AccuracyRun) -> None:
-        if not drive.is_running:
-            drive.start()
+    def on(accuracy_run: AccuracyRun) -> None:
+        if not accuracy_run.is_running:
+            accuracy_run.start()
 
     return Incident(begin, begin + seconds, off, on)
 
 
-def unwatched(begin: float, seconds: float) -> Incident:
+def scrape_gap(begin: float, seconds: float) -> Incident:
     """Return a time without scrapes."""
     return Incident(
         begin,
         begin + seconds,
-        lambda drive: setattr(drive, "is_watched", False),
-        lambda drive: setattr(drive, "is_watched", True),
+        lambda accuracy_run: setattr(accuracy_run, "is_scraped", False),
+        lambda accuracy_run: setattr(accuracy_run, "is_scraped", True),
     )
 
 
-def slow(begin: float, seconds: float) -> Incident:
+def slow_responses(begin: float, seconds: float) -> Incident:
     """Return a time in which each response takes five seconds."""
     return Incident(
         begin,
         begin + seconds,
-        lambda drive: setattr(drive.wire, "latency", 5.0),
-        lambda drive: setattr(drive.wire, "latency", 0.0),
-        hurts=False,
+        lambda accuracy_run: setattr(accuracy_run.connection, "latency", 5.0),
+        lambda accuracy_run: setattr(accuracy_run.connection, "latency", 0.0),
+        is_disruptive=False,
     )
 
 
-def written(begin: float, seconds: float, hour_format: HourFormat, *, newest_first: bool) -> Incident:
+def format_change(begin: float, seconds: float, hour_format: HourFormat, *, newest_first: bool) -> Incident:
     """Return a change of the format in which Braze writes hours."""
 
-    def change(drive: AccuracyRun) -> None:
-        drive.braze.hour_format, drive.braze.newest_first = hour_format, newest_first
+    def change(accuracy_run: AccuracyRun) -> None:
+        accuracy_run.braze.hour_format, accuracy_run.braze.newest_first = hour_format, newest_first
 
-    return Incident(begin, begin + seconds, change, lambda _drive: None, hurts=False)
+    return Incident(begin, begin + seconds, change, lambda _drive: None, is_disruptive=False)
 
 
 def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -> Iterator[Incident]:
@@ -134,7 +134,7 @@ def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -
     lengths = (0.2 * HOUR, 0.9 * HOUR, 2.3 * HOUR, 7 * HOUR, 20 * HOUR)
     number, at = 0, start + 6 * HOUR
 
-    def sorts() -> list[Callable[[float], Incident]]:
+    def incident_makers() -> list[Callable[[float], Incident]]:
         fault = FAULTS[number % len(FAULTS)]
         again = FAULTS[(number + 1) % len(FAULTS)]
         return [
@@ -149,27 +149,27 @@ def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -
             limit_spent,
             lambda at: restart(at, draw.choice([0, *lengths]), "ended", keep=keep),
             lambda at: restart(at, draw.choice([0, *lengths]), "killed", keep=keep),
-            lambda at: unwatched(at, draw.choice(lengths)),
-            lambda at: slow(at, 8 * HOUR),
+            lambda at: scrape_gap(at, draw.choice(lengths)),
+            lambda at: slow_responses(at, 8 * HOUR),
             lambda at: outage(at, 5 * HOUR, transfer_faults.gzipped()),
             *([lambda at: outage(at, HOUR, response_faults.data([]))] if empty else []),
         ]
 
     while at < end:
-        result = sorts()
-        draw.shuffle(result)
-        for sort in result:
-            incident = sort(at)
+        makers = incident_makers()
+        draw.shuffle(makers)
+        for make_incident in makers:
+            incident = make_incident(at)
             at = incident.end + draw.choice([0.3, 3, 5, 9, 15]) * HOUR
             if incident.end < end:
                 yield incident
         number += 2
     for begin in range(int(start), int(end), 31 * HOUR):
-        yield written(begin, 0, draw.choice(list(HourFormat)), newest_first=draw.random() < 0.3)
+        yield format_change(begin, 0, draw.choice(list(HourFormat)), newest_first=draw.random() < 0.3)
 
 
 def run(
-    drive: AccuracyRun, start: float, end: float, script: list[Incident], progress: Callable[[float], None]
+    accuracy_run: AccuracyRun, start: float, end: float, script: list[Incident], progress: Callable[[float], None]
 ) -> None:
     """Scrape every quarter of an hour through all incidents, and check that fetches succeed where there are none."""
     actions = sorted(
@@ -177,32 +177,32 @@ def run(
         + [(incident.end, number, incident.off) for number, incident in enumerate(script)],
         key=lambda action: action[:2],
     )
-    problems = [incident for incident in script if incident.hurts]
+    problems = [incident for incident in script if incident.is_disruptive]
     jitter = Random(len(script))  # noqa: S311 - does not need to be secure
-    for tick in range(int(start), int(end), INTERVAL):
-        moment = tick + jitter.choice(LATE_BY)
+    for tick in range(int(start), int(end), SCRAPE_INTERVAL_SECONDS):
+        moment = tick + jitter.choice(SCRAPE_DELAYS_SECONDS)
         while actions and actions[0][0] <= moment:
             at, _, act = actions.pop(0)
-            drive.clock.advance(max(0.0, at - drive.clock.now))
-            act(drive)
-        drive.clock.advance(max(0.0, moment - drive.clock.now))
+            accuracy_run.clock.advance(max(0.0, at - accuracy_run.clock.now))
+            act(accuracy_run)
+        accuracy_run.clock.advance(max(0.0, moment - accuracy_run.clock.now))
         progress(moment)
-        if not drive.is_running or not drive.is_watched:
+        if not accuracy_run.is_running or not accuracy_run.is_scraped:
             continue
-        drive.scrape()
-        if not any(problem.begin <= moment and problem.end > moment - 2 * DAYS_REFRESH for problem in problems):
-            for watch in COUNTED:
-                assert drive.is_up(watch), f"{watch} is down, long after all that could be the cause"
-                assert drive.age(watch) < (HOUR if watch.unit is Unit.HOUR else DAYS_REFRESH + HOUR)
+        accuracy_run.scrape()
+        if not any(problem.begin <= moment and problem.end > moment - 2 * DAYS_REFRESH_SECONDS for problem in problems):
+            for query in COUNTER_QUERIES:
+                assert accuracy_run.is_up(query), f"{query} is down, long after all that could be the cause"
+                assert accuracy_run.age(query) < (HOUR if query.unit is Unit.HOUR else DAYS_REFRESH_SECONDS + HOUR)
 
 
-def growth(drive: AccuracyRun, watch: ExpectedQuery, *, reach: int = 100) -> int:
+def expected_growth(accuracy_run: AccuracyRun, query: ExpectedQuery, *, length: int = 100) -> int:
     """Return the growth of a counter, by the event model, since the exporter last lost its state."""
-    life = drive.lives[watch][-1]
-    return drive.world.reported(watch, life.times, life.oldest, reach=reach)
+    history = accuracy_run.counter_histories[query][-1]
+    return accuracy_run.model.reported(query, history.times, history.oldest, length=length)
 
 
-def nothing(_moment: float) -> None:
+def report_nothing(_moment: float) -> None:
     """Report no progress."""
 
 
@@ -213,22 +213,22 @@ def test_every_page_over_four_weeks_and_dst_end_is_accurate(tmp_path: Path) -> N
         *incidents(1, start, AUTUMN - DAY, keep=True, empty=True),
         # The night of the change: hours without an offset, an outage across both passes of one o'clock, and a power
         # cut.
-        written(AUTUMN - DAY, 0, HourFormat.ZONELESS, newest_first=False),
+        format_change(AUTUMN - DAY, 0, HourFormat.ZONELESS, newest_first=False),
         outage(AUTUMN - 0.7 * HOUR, HOUR, response_faults.status(503)),
         restart(AUTUMN + 0.6 * HOUR, 0.3 * HOUR, "killed", keep=True),
-        written(AUTUMN + DAY, 0, HourFormat.ZONELESS, newest_first=True),
+        format_change(AUTUMN + DAY, 0, HourFormat.ZONELESS, newest_first=True),
         *incidents(2, AUTUMN + DAY, AUTUMN + 8 * DAY, keep=True, empty=True),
         outage(AUTUMN + 8 * DAY, 3.9 * DAY, transfer_faults.disconnect()),
         restart(AUTUMN + 12.1 * DAY, 1.4 * DAY, "killed", keep=True),
     ]
-    with AccuracyRun(EventModel(make_inventor(1, revisions=True)), start, tmp_path) as drive:
-        run(drive, start, end, script, nothing)
-        for watch in COUNTED:
-            (life,) = drive.lives[watch]
-            assert life.shown == growth(drive, watch) > 10_000
-            assert max(after - before for before, after in pairwise(life.times)) > 3.8 * DAY
-        assert {"200", "429", "500", "503", "none"} <= drive.calls.keys()
-        assert drive.restarts.keys() == {"ended, state kept", "killed, state kept"}
+    with AccuracyRun(EventModel(make_history_generator(1, revisions=True)), start, tmp_path) as accuracy_run:
+        run(accuracy_run, start, end, script, report_nothing)
+        for query in COUNTER_QUERIES:
+            (history,) = accuracy_run.counter_histories[query]
+            assert history.last_total == expected_growth(accuracy_run, query) > 10_000
+            assert max(after - before for before, after in pairwise(history.times)) > 3.8 * DAY
+        assert {"200", "429", "500", "503", "none"} <= accuracy_run.calls.keys()
+        assert accuracy_run.restarts.keys() == {"ended, state kept", "killed, state kept"}
 
 
 def test_every_event_is_counted_across_dst_start(tmp_path: Path) -> None:
@@ -236,31 +236,34 @@ def test_every_event_is_counted_across_dst_start(tmp_path: Path) -> None:
     start, end = SPRING - 3 * DAY - 1, SPRING + 4 * DAY - 1
     script = [
         *incidents(3, start, end - 6 * HOUR, keep=True, empty=True),
-        written(SPRING - DAY, 0, HourFormat.ZONELESS, newest_first=False),
+        format_change(SPRING - DAY, 0, HourFormat.ZONELESS, newest_first=False),
     ]
-    with AccuracyRun(EventModel(make_inventor(2, revisions=False)), start, tmp_path) as drive:
-        run(drive, start, end, script, nothing)
-        for watch in COUNTED:
-            (life,) = drive.lives[watch]
-            assert life.shown == growth(drive, watch)
-            assert life.shown == drive.world.occurrences(watch, life.times[0], life.times[-1]) > 1_000
+    with AccuracyRun(EventModel(make_history_generator(2, revisions=False)), start, tmp_path) as accuracy_run:
+        run(accuracy_run, start, end, script, report_nothing)
+        for query in COUNTER_QUERIES:
+            (history,) = accuracy_run.counter_histories[query]
+            assert history.last_total == expected_growth(accuracy_run, query)
+            assert (
+                history.last_total == accuracy_run.model.occurrences(query, history.times[0], history.times[-1]) > 1_000
+            )
 
 
 def test_counts_during_downtime_without_state_are_missing() -> None:
     """Without state, a counter misses only the occurrences between the last response before a restart and the next."""
     start, end = AUTUMN - 3 * DAY - 1, AUTUMN + 4 * DAY - 1
     script = list(incidents(4, start, end - 6 * HOUR, keep=False, empty=False))
-    with AccuracyRun(EventModel(make_inventor(3, revisions=False)), start, None) as drive:
-        run(drive, start, end, script, nothing)
-        for watch in COUNTED:
-            lives = drive.lives[watch]
-            assert len(lives) > 2
-            happened = drive.world.occurrences(watch, lives[0].times[0], lives[-1].times[-1])
+    with AccuracyRun(EventModel(make_history_generator(3, revisions=False)), start, None) as accuracy_run:
+        run(accuracy_run, start, end, script, report_nothing)
+        for query in COUNTER_QUERIES:
+            histories = accuracy_run.counter_histories[query]
+            assert len(histories) > 2
+            happened = accuracy_run.model.occurrences(query, histories[0].times[0], histories[-1].times[-1])
             while_down = [
-                drive.world.occurrences(watch, before.times[-1], after.times[0]) for before, after in pairwise(lives)
+                accuracy_run.model.occurrences(query, before.times[-1], after.times[0])
+                for before, after in pairwise(histories)
             ]
-            assert sum(life.shown for life in lives) == happened - sum(while_down)
-            print(f"{watch.event} {watch.unit} {watch.app_id}: {happened} happened, {while_down} while it was down")
+            assert sum(history.last_total for history in histories) == happened - sum(while_down)
+            print(f"{query.event} {query.unit} {query.app_id}: {happened} happened, {while_down} while it was down")
 
 
 def main() -> int:
@@ -275,12 +278,16 @@ def main() -> int:
     end = start + options.weeks * WEEK
     script: list[Incident] = []
     for month in range(int(start), int(end), int(4 * WEEK)):
-        long_one = month + 3.4 * WEEK
+        long_outage_at = month + 3.4 * WEEK
         script += incidents(
-            1_000 * options.seed + int(month - start) // WEEK, month, min(long_one, end - DAY), keep=True, empty=True
+            1_000 * options.seed + int(month - start) // WEEK,
+            month,
+            min(long_outage_at, end - DAY),
+            keep=True,
+            empty=True,
         )
-        if long_one + 4 * DAY < end:
-            script.append(outage(long_one, 3.9 * DAY, response_faults.status(503)))
+        if long_outage_at + 4 * DAY < end:
+            script.append(outage(long_outage_at, 3.9 * DAY, response_faults.status(503)))
     shown = 0
 
     def progress(moment: float) -> None:
@@ -292,17 +299,25 @@ def main() -> int:
 
     with (
         tempfile.TemporaryDirectory() as directory,
-        AccuracyRun(EventModel(make_inventor(options.seed, revisions=True)), start, Path(directory)) as drive,
+        AccuracyRun(
+            EventModel(make_history_generator(options.seed, revisions=True)), start, Path(directory)
+        ) as accuracy_run,
     ):
-        run(drive, start, end, script, progress)
-        print(f"{drive.scrapes} pages, none wrong; calls by status {drive.calls}; restarts {drive.restarts}")
+        run(accuracy_run, start, end, script, progress)
+        print(
+            f"{accuracy_run.scrapes} pages, none wrong; calls by status {accuracy_run.calls}; restarts "
+            f"{accuracy_run.restarts}"
+        )
         is_true = True
-        for watch in COUNTED:
-            counted, reported = drive.lives[watch][-1].shown, growth(drive, watch)
-            untold = growth(drive, watch, reach=10**6) - reported
+        for query in COUNTER_QUERIES:
+            counted, reported = (
+                accuracy_run.counter_histories[query][-1].last_total,
+                expected_growth(accuracy_run, query),
+            )
+            unreported = expected_growth(accuracy_run, query, length=10**6) - reported
             is_true &= counted == reported
-            what = f"{watch.event} by the {watch.unit}{', of an app' if watch.app_id else ''}"
-            print(f"{what}: counted {counted:g}, reported {reported}, {untold} more beyond the 100 newest buckets")
+            what = f"{query.event} by the {query.unit}{', of an app' if query.app_id else ''}"
+            print(f"{what}: counted {counted:g}, reported {reported}, {unreported} more beyond the 100 newest buckets")
     return 0 if is_true else 1
 
 

@@ -16,7 +16,7 @@ import pytest
 import response_faults
 import transfer_faults
 from accuracy_model import EVENTS, SOURCES, EventModel
-from accuracy_run import DAYS_REFRESH, WATCHES, AccuracyRun
+from accuracy_run import DAYS_REFRESH_SECONDS, QUERIES, AccuracyRun
 from fault_injection import Fault
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -42,12 +42,12 @@ PAUSES = st.one_of(
     st.integers(31, 130).map(lambda hours: hours * HOUR),
 )
 # The age of an hour: the current one, recent ones, and some more than a hundred hours old.
-BACK = st.one_of(st.integers(0, 3), st.integers(4, 30), st.integers(31, 120))
+HOURS_BACK = st.one_of(st.integers(0, 3), st.integers(4, 30), st.integers(31, 120))
 # The time from a change to the next scrape, or None for no scrape.
-SCRAPES = st.sampled_from([15 * MINUTE, HOUR, None])
+SCRAPE_DELAYS = st.sampled_from([15 * MINUTE, HOUR, None])
 
 
-def short(result: dict[str, Any]) -> None:
+def keep_newest_rows(result: dict[str, Any]) -> None:
     """Leave only the newest five hours or days in a response."""
     rows = result["data"]
     result["data"] = rows[-5:] if rows[0]["time"] < rows[-1]["time"] else rows[:5]
@@ -57,7 +57,7 @@ FAULTS = [
     response_faults.status(503),
     transfer_faults.disconnect(),
     response_faults.data([]),
-    response_faults.edited(short),
+    response_faults.edited(keep_newest_rows),
     response_faults.status(401),
     transfer_faults.truncated(),
     response_faults.html(),
@@ -68,7 +68,7 @@ FAULTS = [
     transfer_faults.gzipped(),
 ]
 # Faults in the first responses of a counter.
-FIRST = st.sampled_from([None, response_faults.data([]), response_faults.edited(short)])
+FIRST_RESPONSE_FAULTS = st.sampled_from([None, response_faults.data([]), response_faults.edited(keep_newest_rows)])
 
 
 class AccuracyMachine(RuleBasedStateMachine):
@@ -77,12 +77,12 @@ class AccuracyMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.world = EventModel()
-        self.drive: AccuracyRun
+        self.model = EventModel()
+        self.accuracy_run: AccuracyRun
         # The changed hours, with the newest change last.
         self.changed: list[tuple[str, int, str]] = []
 
-    @initialize(start=st.sampled_from(STARTS), first=FIRST, past=st.booleans())
+    @initialize(start=st.sampled_from(STARTS), first=FIRST_RESPONSE_FAULTS, past=st.booleans())
     def begin(self, start: datetime, first: Fault | None, *, past: bool) -> None:
         """Start the exporter, with or without earlier occurrences, and do the first scrape."""
         now = start.timestamp()
@@ -90,34 +90,34 @@ class AccuracyMachine(RuleBasedStateMachine):
             for event in EVENTS:
                 for back in range(1, 130):
                     hour = (int(now) // HOUR - back) * HOUR
-                    self.world.add_occurrences(event, hour, hour, 3 + back % 5, SOURCES[back % 2])
-        self.drive = AccuracyRun(self.world, now, Path(self.directory.name))
-        self.first_answers(first)
+                    self.model.add_occurrences(event, hour, hour, 3 + back % 5, SOURCES[back % 2])
+        self.accuracy_run = AccuracyRun(self.model, now, Path(self.directory.name))
+        self.scrape_with_fault(first)
 
-    def first_answers(self, fault: Fault | None) -> None:
+    def scrape_with_fault(self, fault: Fault | None) -> None:
         """Do the first scrape with a fault in each of its responses, or do nothing without a fault."""
         if fault is not None:
-            self.drive.braze.inject(fault, times=len(WATCHES))
-            self.drive.scrape()
-            self.drive.braze.clear_faults()
+            self.accuracy_run.braze.inject(fault, times=len(QUERIES))
+            self.accuracy_run.scrape()
+            self.accuracy_run.braze.clear_faults()
 
-    def change(self, event: str, hour: int, source: str, change: Callable[[int], int]) -> None:
+    def change_count(self, event: str, hour: int, source: str, change: Callable[[int], int]) -> None:
         """Change Braze's count of an hour, one second after all earlier steps."""
-        self.drive.clock.advance(1)
-        now = self.drive.clock.now
-        self.world.add_occurrences(event, hour, now, change(self.world.count(event, hour, now, source)), source)
+        self.accuracy_run.clock.advance(1)
+        now = self.accuracy_run.clock.now
+        self.model.add_occurrences(event, hour, now, change(self.model.count(event, hour, now, source)), source)
         self.changed.append((event, hour, source))
 
     def scrape_after(self, seconds: float | None) -> None:
         """Advance the clock and scrape, unless `seconds` is None."""
         if seconds is not None:
-            self.drive.clock.advance(seconds)
-            self.drive.scrape()
+            self.accuracy_run.clock.advance(seconds)
+            self.accuracy_run.scrape()
 
     @rule(seconds=PAUSES)
     def wait(self, seconds: float) -> None:
         """Advance the clock without a scrape."""
-        self.drive.clock.advance(seconds)
+        self.accuracy_run.clock.advance(seconds)
 
     @rule(seconds=PAUSES)
     def scrape(self, seconds: float) -> None:
@@ -127,113 +127,115 @@ class AccuracyMachine(RuleBasedStateMachine):
     @rule(after=st.integers(-3, 1))
     def scrape_at_the_full_hour(self, after: int) -> None:
         """Scrape some seconds before or after the next hour begins."""
-        self.scrape_after(-self.drive.clock.now % HOUR + HOUR + after)
+        self.scrape_after(-self.accuracy_run.clock.now % HOUR + HOUR + after)
 
     @rule(
         event=st.sampled_from(EVENTS),
-        back=BACK,
+        back=HOURS_BACK,
         source=st.sampled_from(SOURCES),
         count=st.integers(1, 20),
-        then=SCRAPES,
+        then=SCRAPE_DELAYS,
     )
     def add_occurrences(self, event: str, back: int, source: str, count: int, then: float | None) -> None:
         """Let Braze learn of occurrences, in time or late."""
-        self.change(event, (int(self.drive.clock.now) // HOUR - back) * HOUR, source, lambda _count: count)
+        self.change_count(event, (int(self.accuracy_run.clock.now) // HOUR - back) * HOUR, source, lambda _count: count)
         self.scrape_after(then)
 
-    @rule(which=st.integers(0, 3), share=st.integers(1, 4), again=st.integers(0, 3), then=SCRAPES)
+    @rule(which=st.integers(0, 3), share=st.integers(1, 4), again=st.integers(0, 3), then=SCRAPE_DELAYS)
     @precondition(lambda self: self.changed)
     def revise(self, which: int, share: int, again: int, then: float | None) -> None:
         """Let Braze remove a part or all of an hour's count, and possibly add some again."""
         event, hour, source = self.changed[-1 - which % len(self.changed)]
-        self.change(event, hour, source, lambda count: -math.ceil(count * share / 4))
+        self.change_count(event, hour, source, lambda count: -math.ceil(count * share / 4))
         self.scrape_after(then)
         if again:
-            self.change(event, hour, source, lambda _count: again)
+            self.change_count(event, hour, source, lambda _count: again)
             self.scrape_after(then)
 
-    @rule(fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), then=SCRAPES, lasts=st.booleans())
+    @rule(
+        fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), then=SCRAPE_DELAYS, lasts=st.booleans()
+    )
     def inject_fault(self, fault: Fault, event: str | None, then: float | None, *, lasts: bool) -> None:
         """Inject a fault, for one scrape or until the faults are cleared."""
-        self.drive.braze.inject(fault, event=event)
+        self.accuracy_run.braze.inject(fault, event=event)
         self.scrape_after(then)
         if not lasts:
-            self.drive.braze.clear_faults()
+            self.accuracy_run.braze.clear_faults()
 
     @rule()
     def clear_faults(self) -> None:
         """Remove all faults."""
-        self.drive.braze.clear_faults()
+        self.accuracy_run.braze.clear_faults()
 
     @rule()
     def spend_the_limit(self) -> None:
         """Use up the rate limit of this hour with the company's own calls."""
-        self.drive.braze.spend_calls(self.drive.braze.limit)
+        self.accuracy_run.braze.spend_calls(self.accuracy_run.braze.limit)
 
-    @rule(is_full=st.booleans(), then=SCRAPES)
+    @rule(is_full=st.booleans(), then=SCRAPE_DELAYS)
     def fill_the_disk(self, *, is_full: bool, then: float | None) -> None:
         """Make writes to the state file fail, or succeed again."""
         if is_full:
-            self.drive.fill_disk()
+            self.accuracy_run.fill_disk()
         else:
-            self.drive.empty_disk()
+            self.accuracy_run.free_disk()
         self.scrape_after(then)
 
     @rule(latency=st.sampled_from([0.0, 4.0]))
-    def change_interval(self, latency: float) -> None:
+    def change_latency(self, latency: float) -> None:
         """Let each response take some seconds, or no time."""
-        self.drive.wire.latency = latency
+        self.accuracy_run.connection.latency = latency
 
     @rule(hour_format=st.sampled_from(HourFormat), newest_first=st.booleans())
     def change_format(self, hour_format: HourFormat, *, newest_first: bool) -> None:
         """Let Braze write its hours in another format."""
-        self.drive.braze.hour_format, self.drive.braze.newest_first = hour_format, newest_first
+        self.accuracy_run.braze.hour_format, self.accuracy_run.braze.newest_first = hour_format, newest_first
 
     @rule()
-    def ask(self) -> None:
+    def disconnect_before_render(self) -> None:
         """Scrape and disconnect before the page is rendered."""
-        self.drive.ask()
+        self.accuracy_run.fetch_due()
 
     @rule(seconds=st.one_of(st.just(0), PAUSES), how=st.sampled_from(["ended", "killed"]))
     def restart(self, seconds: float, how: str) -> None:
         """Stop or kill the exporter, and start it again with its state."""
-        self.drive.stop(how=how)
-        self.drive.clock.advance(seconds)
-        self.drive.start()
+        self.accuracy_run.stop(how=how)
+        self.accuracy_run.clock.advance(seconds)
+        self.accuracy_run.start()
 
-    @rule(first=FIRST)
+    @rule(first=FIRST_RESPONSE_FAULTS)
     def delete_state(self, first: Fault | None) -> None:
         """Start the exporter again without its state."""
-        self.drive.stop(keep=False)
-        self.drive.start()
-        self.first_answers(first)
+        self.accuracy_run.stop(keep=False)
+        self.accuracy_run.start()
+        self.scrape_with_fault(first)
 
     @invariant()
     def page_is_accurate(self) -> None:
         """Check the page, but only if rendering it does not write pending responses."""
-        if self.drive.can_check_page:
-            self.drive.check_page()
+        if self.accuracy_run.can_check_page:
+            self.accuracy_run.check_page()
 
     def teardown(self) -> None:
         """End with some hours without faults, after which all queries must succeed."""
         try:
-            if hasattr(self, "drive"):
-                with self.drive:
+            if hasattr(self, "accuracy_run"):
+                with self.accuracy_run:
                     self.recover()
         finally:
             self.directory.cleanup()
 
     def recover(self) -> None:
         """Check that all queries succeed, and that all pages are correct, some time after the last fault."""
-        self.drive.braze.clear_faults()
-        self.drive.empty_disk()
-        self.drive.clock.advance(HOUR)
+        self.accuracy_run.braze.clear_faults()
+        self.accuracy_run.free_disk()
+        self.accuracy_run.clock.advance(HOUR)
         for _ in range(5):
-            self.drive.clock.advance(HOUR)
-            self.drive.scrape()
-        for watch in WATCHES:
-            assert self.drive.is_up(watch)
-            assert self.drive.age(watch) <= DAYS_REFRESH
+            self.accuracy_run.clock.advance(HOUR)
+            self.accuracy_run.scrape()
+        for query in QUERIES:
+            assert self.accuracy_run.is_up(query)
+            assert self.accuracy_run.age(query) <= DAYS_REFRESH_SECONDS
 
 
 # Shrinking a failing sequence takes minutes.

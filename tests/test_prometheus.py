@@ -82,7 +82,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         yield Chain(shop, braze, program, (first, second))
 
 
-def one(**labels: str) -> frozenset[tuple[str, str]]:
+def series_labels(**labels: str) -> frozenset[tuple[str, str]]:
     """Return the labels of one series."""
     return frozenset({"workspace": "production", **labels}.items())
 
@@ -93,22 +93,22 @@ def test_prometheus_has_every_braze_value(chain: Chain, which: int) -> None:
     server, shop = chain.servers[which], chain.shop
     starts = server.query("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds")
     settled_starts = server.query("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds")
-    expected_events = {one(event=name) for name in NAMES}
+    expected_events = {series_labels(event=name) for name in NAMES}
     assert set(starts) == set(settled_starts) == expected_events
     latest = server.query("braze_custom_events_hourly_latest")
     settled = server.query("braze_custom_events_hourly_settled")
     for name in NAMES:
         if name != "growing":  # another test makes it grow
-            assert latest[one(event=name)] == shop.count(name, int(starts[one(event=name)]), 0)
-        assert settled[one(event=name)] == shop.count(name, int(settled_starts[one(event=name)]), 0)
-        assert starts[one(event=name)] - settled_starts[one(event=name)] == 2 * HOUR
+            assert latest[series_labels(event=name)] == shop.count(name, int(starts[series_labels(event=name)]), 0)
+        assert settled[series_labels(event=name)] == shop.count(name, int(settled_starts[series_labels(event=name)]), 0)
+        assert starts[series_labels(event=name)] - settled_starts[series_labels(event=name)] == 2 * HOUR
     starts = server.query("braze_custom_events_filtered_hourly_settled_bucket_start_timestamp_seconds")
     settled = server.query("braze_custom_events_filtered_hourly_settled")
     # Prometheus treats an empty label as absent.
     for labels, app_id, segment_id in (
-        (one(event="purchase", braze_app="ios"), IOS, ""),
-        (one(event="purchase", segment="vip"), "", VIP),
-        (one(event="purchase", braze_app="ios", segment="vip"), IOS, VIP),
+        (series_labels(event="purchase", braze_app="ios"), IOS, ""),
+        (series_labels(event="purchase", segment="vip"), "", VIP),
+        (series_labels(event="purchase", braze_app="ios", segment="vip"), IOS, VIP),
     ):
         assert settled.pop(labels) == shop.count("purchase", int(starts[labels]), 0, app_id, segment_id)
     assert settled == {}
@@ -118,14 +118,14 @@ def test_daily_values_are_sums_of_hours(chain: Chain) -> None:
     """The settled day is the sum of the hours of that local day, in total and by app."""
     server, shop = chain.servers[0], chain.shop
     starts = server.query("braze_custom_events_daily_settled_bucket_start_timestamp_seconds")
-    start = int(starts[one(event="purchase")])
+    start = int(starts[series_labels(event="purchase")])
     day = datetime.fromtimestamp(start, NEW_YORK).date()
     assert datetime.fromtimestamp(start, NEW_YORK).hour == 0
     following = datetime.combine(day + timedelta(days=1), datetime.min.time(), NEW_YORK)
     hours = range(start, int(following.timestamp()), HOUR)
     for app_id, name, labels in (
-        ("", "custom_events", one(event="purchase")),
-        (IOS, "custom_events_filtered", one(event="purchase", braze_app="ios")),
+        ("", "custom_events", series_labels(event="purchase")),
+        (IOS, "custom_events_filtered", series_labels(event="purchase", braze_app="ios")),
     ):
         value = server.query(f"braze_{name}_daily_settled")
         assert value[labels] == sum(shop.count("purchase", hour, 0, app_id) for hour in hours)
@@ -145,14 +145,14 @@ def test_two_prometheus_servers_cost_calls_of_one(chain: Chain) -> None:
 
 def test_counter_in_prometheus_grows_by_reported_counts(chain: Chain) -> None:
     """Occurrences that Braze reports while Prometheus scrapes are added to the counter in both servers."""
-    before = [server.query("braze_custom_events_total")[one(event="growing")] for server in chain.servers]
+    before = [server.query("braze_custom_events_total")[series_labels(event="growing")] for server in chain.servers]
     this_hour = int(time.time()) // HOUR * HOUR
     for hour in (this_hour, this_hour - HOUR):  # a new hour may begin before the next fetch
         chain.shop.set("growing", hour, chain.shop.count("growing", hour, 0) + 11)
     for server, count in zip(chain.servers, before, strict=True):
         wait_until(
             lambda server=server, count=count: (  # type: ignore[misc] # bound now
-                server.query("braze_custom_events_total")[one(event="growing")] == count + 22
+                server.query("braze_custom_events_total")[series_labels(event="growing")] == count + 22
             ),
             "the counter has grown by 22",
         )
@@ -186,7 +186,7 @@ def test_every_readme_promql_runs(chain: Chain) -> None:
 def test_alerting_metrics_exist(chain: Chain) -> None:
     """The metrics that the README uses for alerts can be queried."""
     server = chain.servers[0]
-    assert server.query("braze_up") == {one(): 1}
+    assert server.query("braze_up") == {series_labels(): 1}
     assert server.query('sum(braze_exporter_queries{state="up"})') == {frozenset(): 9}
     assert server.query("sum(braze_api_errors_total)") == {frozenset(): 0}
     assert server.query("braze_api_quota_remaining / braze_api_quota_limit > 0.9") != {}
@@ -227,5 +227,5 @@ def test_prometheus_scrapes_with_tls_and_password(tmp_path: Path) -> None:
             "only the scrape with TLS and the right password has metrics",
             60,
         )
-        assert requested.query("braze_up") == {one(): 1}
+        assert requested.query("braze_up") == {series_labels(): 1}
     assert [line.split('msg="')[1].split('"')[0] for line in program.lines] == ["Exporter started", "Exporter stopped"]

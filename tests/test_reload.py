@@ -37,7 +37,7 @@ from support import (
     write_file,
 )
 
-from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS
+from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.state import open_state_file
 
 BASELINE = "braze_custom_events_hourly_baseline"
@@ -187,7 +187,7 @@ def test_open_circuit_of_removed_query_is_probed_by_another() -> None:
         exporter.braze.inject(response_faults.status(401), times=1)
         assert exporter.scrape().value("braze_up") == 0
         exporter.apply_config("{event: signup, refresh: 1h}")
-        exporter.clock.advance(HOLD_SECONDS)
+        exporter.clock.advance(AUTH_RETRY_SECONDS)
         assert exporter.scrape().value("braze_up") == 1
         assert requested_events(exporter) == ["purchase", "signup"]
 

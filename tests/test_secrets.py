@@ -65,12 +65,12 @@ FAULTS = {
 }
 
 
-def found(text: str) -> set[str]:
+def found_secrets(text: str) -> set[str]:
     """Return which forms of the secrets a text contains."""
     return {form for form in FORMS if form.lower() in text.lower()}
 
 
-def config(items: str, directory: Path, *, key: str = KEY) -> str:
+def write_config(items: str, directory: Path, *, key: str = KEY) -> str:
     """Write a config whose key is in a file."""
     file = write_file(directory / "key", key)
     text = "workspaces:\n" + items.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {file}")
@@ -90,20 +90,20 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
         items += workspace_item_yaml(f"http://127.0.0.1:{free_port()}", "{event: purchase}", name="unreachable")
         for name, fault in FAULTS.items():
             braze.inject(fault, event=name)
-        path = config(items, tmp_path)
+        path = write_config(items, tmp_path)
         arguments = [f"--config.file={path}", "--log.level=debug", f"--log.format={form}", "--web.enable-lifecycle"]
         with Program.start(arguments) as program:
             page = program.scrape(60)
             rendered = [page.text]
-            config(f"{items}{KEY}\n", tmp_path)
+            write_config(f"{items}{KEY}\n", tmp_path)
             response = program.get("/-/reload", method="POST")
             assert (response.status, "invalid YAML" in response.text) == (400, True)
             rendered.append(response.text)
-            config(items, tmp_path, key=f"{KEY} {KEY}")
+            write_config(items, tmp_path, key=f"{KEY} {KEY}")
             response = program.get("/-/reload", method="POST")
             assert (response.status, "the key contains invalid characters" in response.text) == (400, True)
             rendered.append(response.text)
-            config(items, tmp_path)
+            write_config(items, tmp_path)
             os.kill(program.process.pid, signal.SIGHUP)
             wait_until(lambda: "Completed loading of configuration file" in program.output, "it is reloaded")
             for wanted in ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/key", "/config.yaml"):
@@ -118,7 +118,7 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="untrusted", reason="tls") == 1
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="unreachable", reason="connection") == 1
     assert all(request.key == KEY for request in braze.requests)
-    assert [found(text) for text in [*rendered, program.output]] == [set()] * (len(rendered) + 1)
+    assert [found_secrets(text) for text in [*rendered, program.output]] == [set()] * (len(rendered) + 1)
     assert "Invalid API key: ***" in program.output
 
 
@@ -139,12 +139,12 @@ def test_key_is_in_no_repr() -> None:
             exporter.scrape()
             exporter.clock.advance(4_000)
         assert {request.key for request in exporter.braze.requests} == {KEY}
-        printed = list(of_the_exporter(exporter))
+        printed = list(object_texts(exporter))
     assert len(printed) > 50
-    assert not [text for text in printed if found(text)]
+    assert not [text for text in printed if found_secrets(text)]
 
 
-def of_the_exporter(exporter: ExporterRig) -> Iterator[str]:
+def object_texts(exporter: ExporterRig) -> Iterator[str]:
     """Yield the `repr` and `str` of each object that the exporter refers to, directly or indirectly."""
     seen: set[int] = set()
     waiting: list[object] = [exporter.exporter, exporter.session]
@@ -161,7 +161,7 @@ def of_the_exporter(exporter: ExporterRig) -> Iterator[str]:
 
 
 # Keys of several forms, as users might paste them instead of the key's file or variable.
-PASTED = (
+PASTED_KEYS = (
     "b7f3c1de-1234-1234-1234-123456789abc",
     "b7f3c1de12341234123412345678cafe",
     "B7F3C1DE12341234123412345678CAFE",
@@ -173,19 +173,19 @@ PASTED = (
 )
 
 
-def pieces(text: str) -> list[str]:
+def key_fragments(text: str) -> list[str]:
     """Return all 8-character pieces of the pasted keys that a text contains."""
-    keys = [re.sub(r"^Bearer |[\\\\n']+$|^'", "", pasted) for pasted in PASTED]
+    keys = [re.sub(r"^Bearer |[\\\\n']+$|^'", "", pasted) for pasted in PASTED_KEYS]
     return [chunk for key in keys for chunk in (key[at : at + 8] for at in range(len(key) - 7)) if chunk in text]
 
 
-def pasted(directory: Path, place: str) -> str:
+def write_pasted_config(directory: Path, place: str) -> str:
     """Write a config with one workspace for each pasted key, given as the value of `place`."""
     workspaces = [
         workspace_item_yaml("https://rest.iad-01.braze.com", "{event: purchase}", name=f"w{number}").replace(
             "api_key_env: BRAZE_API_KEY", f'{place}: "{key}"'
         )
-        for number, key in enumerate(PASTED)
+        for number, key in enumerate(PASTED_KEYS)
     ]
     return write_file(directory / "config.yaml", "workspaces:\n" + "".join(workspaces))
 
@@ -194,10 +194,10 @@ def pasted(directory: Path, place: str) -> str:
 @pytest.mark.parametrize("command", ["check", "rules", "dashboard", "discover", "serve"])
 def test_misplaced_key_is_refused_and_not_repeated(command: str, place: str, tmp_path: Path) -> None:
     """Each command names the setting and what belongs there, without the key."""
-    done = run_program(command, f"--config.file={pasted(tmp_path, place)}")
+    done = run_program(command, f"--config.file={write_pasted_config(tmp_path, place)}")
     assert done.returncode == 1
-    assert done.stderr.count(f"].{place}: ") >= len(PASTED) - 3
-    assert not pieces(done.stdout + done.stderr)
+    assert done.stderr.count(f"].{place}: ") >= len(PASTED_KEYS) - 3
+    assert not key_fragments(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
@@ -212,23 +212,23 @@ def test_possible_path_is_a_warning_without_value(command: str, place: str, tmp_
     done = run_program(command, f"--config.file={path}")
     assert done.returncode == 0
     assert re.fullmatch(rf"warning: .*:4: workspaces\[0\]\.{place}: .* must be .*not the key itself.*\n", done.stderr)
-    assert not pieces(done.stdout + done.stderr)
+    assert not key_fragments(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("place", ["api_key_file", "api_key_env"])
 def test_misplaced_key_is_in_no_log_and_no_response(place: str, tmp_path: Path) -> None:
     """A failed reload reports the misplaced key in the log, in its response and on the status page, without the key."""
     with running_braze(RecordedCounts(events=NAMES)) as (_, server):
-        path = config(workspace_item_yaml(server.url, "{event: purchase}"), tmp_path)
+        path = write_config(workspace_item_yaml(server.url, "{event: purchase}"), tmp_path)
         arguments = [f"--config.file={path}", "--log.level=debug", "--web.enable-lifecycle"]
         with Program.start(arguments) as program:
-            pasted(tmp_path, place)
+            write_pasted_config(tmp_path, place)
             response = program.get("/-/reload", method="POST")
             page = program.get("/")
     assert response.status == 400
-    assert response.text.count("not the key itself") == len(PASTED)
+    assert response.text.count("not the key itself") == len(PASTED_KEYS)
     assert "not the key itself" in program.output
-    assert not pieces(response.text + page.text + program.output)
+    assert not key_fragments(response.text + page.text + program.output)
 
 
 @contextmanager
@@ -275,7 +275,7 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(tmp_path / "bundle.pem")
     write_file(tmp_path / ".netrc", "machine rest.braze.test login someone password else\n")
     braze = FaultInjectingBraze(key=KEY, traffic=RecordedCounts(events=NAMES), clock=Clock().wall, zone=NEW_YORK)
-    path = config(workspace_item_yaml("https://rest.braze.test", "{event: purchase}\n{event: signup}"), tmp_path)
+    path = write_config(workspace_item_yaml("https://rest.braze.test", "{event: purchase}\n{event: signup}"), tmp_path)
     with simulator_server.serve(braze, tls=context) as server, proxy(server.port) as (port, seen):
         environment = {
             "HOME": str(tmp_path),
@@ -295,7 +295,7 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
             page = direct.scrape()
         assert page.value("braze_api_errors_total", endpoint=SERIES, reason="dns") == 2  # the name was resolved here
         assert braze.requests == []
-    assert not found(program.output + direct.output)
+    assert not found_secrets(program.output + direct.output)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_refusing_proxy_is_failed_connection(response: bytes, tmp_path: Path) ->
                     client.recv(65_536)
                     client.sendall(response)
 
-    path = config(workspace_item_yaml("https://rest.braze.test", "{event: purchase}"), tmp_path)
+    path = write_config(workspace_item_yaml("https://rest.braze.test", "{event: purchase}"), tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         address = f"http://user:{PROXY_PASSWORD}@127.0.0.1:{listener.getsockname()[1]}"
@@ -320,4 +320,4 @@ def test_refusing_proxy_is_failed_connection(response: bytes, tmp_path: Path) ->
         listener.shutdown(socket.SHUT_RDWR)
     assert page.value("braze_api_errors_total", endpoint=SERIES, reason="connection") == 1
     assert page.value("braze_custom_events_hourly_up") == 0
-    assert not found(program.output + page.text)
+    assert not found_secrets(program.output + page.text)

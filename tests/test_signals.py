@@ -23,7 +23,7 @@ SERVING = {"serve", "demo"}
 LABELS = ("--label=job=braze", "--label=instance=exporter:27293")
 
 
-def line(stop: signal.Signals) -> str:
+def stop_message(stop: signal.Signals) -> str:
     """Return the message of a command that was stopped."""
     return f"braze-exporter: stopped by {stop.name} before it finished\n"
 
@@ -43,7 +43,7 @@ def started(
 
 
 @pytest.fixture
-def silent() -> Iterator[tuple[str, threading.Event]]:
+def silent_server() -> Iterator[tuple[str, threading.Event]]:
     """Run a server that accepts connections but never responds; yield its URL and an event.
 
     The event is set when a client connects.
@@ -83,10 +83,10 @@ def command_line(name: str, folder: Path, config: str) -> Sequence[str]:
 @pytest.mark.parametrize("stop", CODES)
 @pytest.mark.parametrize("name", ["check --live", "discover", "backfill"])
 def test_command_waiting_for_braze_is_stopped(
-    silent: tuple[str, threading.Event], tmp_path: Path, name: str, stop: signal.Signals
+    silent_server: tuple[str, threading.Event], tmp_path: Path, name: str, stop: signal.Signals
 ) -> None:
     """An interrupted command exits with the signal's code, prints a line about it, and prints no findings."""
-    url, reached = silent
+    url, reached = silent_server
     config = write_file(tmp_path / "config.yaml", workspace_yaml(url, "{event: purchase}"))
     with started(*command_line(name, tmp_path, config)) as process:
         assert reached.wait(20)
@@ -105,7 +105,7 @@ def test_command_waiting_for_braze_is_stopped(
         ) in err.splitlines()  # beside those about the progress
         assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
     else:
-        assert err == line(stop)
+        assert err == stop_message(stop)
 
 
 @pytest.mark.parametrize("stop", CODES)
@@ -118,7 +118,7 @@ def test_command_waiting_for_config_is_stopped(tmp_path: Path, name: str, stop: 
         process.send_signal(stop)
         out, err = process.communicate(timeout=5)
     assert process.returncode == (0 if name == "serve" else CODES[stop])
-    assert (out, err) == ("", "" if name == "serve" else line(stop))
+    assert (out, err) == ("", "" if name == "serve" else stop_message(stop))
 
 
 @pytest.mark.parametrize("stop", CODES)
@@ -140,7 +140,7 @@ def test_loading_program_is_stopped(tmp_path: Path, arguments: list[str], entry:
         out, err = process.communicate(timeout=5)
     is_serving = not arguments or arguments[0] in SERVING
     assert process.returncode == (0 if is_serving else CODES[stop])
-    assert (out, err) == ("", "" if is_serving else line(stop))
+    assert (out, err) == ("", "" if is_serving else stop_message(stop))
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def test_command_with_unread_output_is_stopped(tmp_path: Path, name: str, stop: 
         wait_until(lambda: is_full(ours), "the pipe is full")
         process.send_signal(stop)
         _, err = process.communicate(timeout=5)
-    assert (process.returncode, err) == (CODES[stop], line(stop))
+    assert (process.returncode, err) == (CODES[stop], stop_message(stop))
 
 
 def test_command_with_unread_messages_is_stopped() -> None:
@@ -184,29 +184,29 @@ def test_command_with_unread_messages_is_stopped() -> None:
         assert process.wait(5) == 143
 
 
-def test_command_without_stderr_is_stopped(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
+def test_command_without_stderr_is_stopped(silent_server: tuple[str, threading.Event], tmp_path: Path) -> None:
     """A command without stderr has the same exit code."""
-    config = write_file(tmp_path / "config.yaml", workspace_yaml(silent[0], "{event: purchase}"))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(silent_server[0], "{event: purchase}"))
     shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "braze_exporter"]
     with subprocess.Popen(  # noqa: S603
         [*shell, "discover", f"--config.file={config}"], env={**os.environ, "BRAZE_API_KEY": KEY}
     ) as process:
-        assert silent[1].wait(20)
+        assert silent_server[1].wait(20)
         process.terminate()
         assert process.wait(5) == 143
 
 
-def test_many_signals_write_one_line(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
+def test_many_signals_write_one_line(silent_server: tuple[str, threading.Event], tmp_path: Path) -> None:
     """Repeated Ctrl-C, or a SIGTERM after it, results in one line and one exit code."""
-    config = write_file(tmp_path / "config.yaml", workspace_yaml(silent[0], "{event: purchase}"))
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(silent_server[0], "{event: purchase}"))
     with started("discover", f"--config.file={config}") as process:
-        assert silent[1].wait(20)
+        assert silent_server[1].wait(20)
         for _ in range(20):
             process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=5)
     assert process.returncode in CODES.values()
-    assert (out, err) == ("", line(signal.Signals(process.returncode - 128)))
+    assert (out, err) == ("", stop_message(signal.Signals(process.returncode - 128)))
 
 
 @pytest.mark.parametrize("name", sorted(SERVING))
@@ -254,7 +254,7 @@ socket.getaddrinfo = never
     with started("discover", f"--config.file={config}", PYTHONPATH=str(tmp_path)) as process:
         wait_until(has_started.exists, "the command waits for the resolver")
         process.terminate()
-        assert process.communicate(timeout=5) == ("", line(signal.SIGTERM))
+        assert process.communicate(timeout=5) == ("", stop_message(signal.SIGTERM))
     assert process.returncode == 143
 
 

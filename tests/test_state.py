@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from support import KEY, Program, cut_off, run_program, unprivileged, workspace_yaml, write_file
+from support import KEY, Program, copy_during_transaction, run_program, unprivileged_prefix, workspace_yaml, write_file
 
 from braze_exporter.state import StateFileError, open_state_file
 
@@ -22,7 +22,7 @@ from braze_exporter.state import StateFileError, open_state_file
 def test_unusable_state_file_is_an_error(tmp_path: Path, command: str) -> None:
     """`check` does not create the state file; `serve` reports in one line why it cannot be created."""
     state = tmp_path / "missing" / "state.sqlite"
-    config = write_file(tmp_path / "config.yaml", with_state(state))
+    config = write_file(tmp_path / "config.yaml", config_with_state_file(state))
     done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
     if command == "check":
         assert (done.returncode, done.stderr) == (0, "")
@@ -38,7 +38,7 @@ def test_unusable_state_file_is_an_error(tmp_path: Path, command: str) -> None:
 STATE_LINE = 10
 
 
-def with_state(state: Path) -> str:
+def config_with_state_file(state: Path) -> str:
     """Return the text of a config with a state file, on the line `STATE_LINE`."""
     return workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}", extra_yaml=f"state_file: {state}\n")
 
@@ -80,7 +80,7 @@ def killed_database(path: Path) -> str:
     """Create a database of another killed program, which the next process to open it would roll back."""
     whole = path.with_name("whole")
     other_database(whole)
-    cut_off(whole, "INSERT INTO orders SELECT randomblob(50000)", path)
+    copy_during_transaction(whole, "INSERT INTO orders SELECT randomblob(50000)", path)
     whole.unlink()
     return f"{path} is a database of another type"
 
@@ -210,7 +210,7 @@ def test_foreign_file_as_state_file_is_refused(tmp_path: Path, make: Callable[[P
     """Anything that is not a state file is refused in one line; it is not changed, moved or waited for."""
     info = make(tmp_path / "state")
     (tmp_path / "link").symlink_to("state")
-    config = write_file(tmp_path / "config.yaml", with_state(tmp_path / name))
+    config = write_file(tmp_path / "config.yaml", config_with_state_file(tmp_path / name))
     before = snapshot(tmp_path)
     for command in ("check", "serve"):
         done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
@@ -240,7 +240,7 @@ def test_file_read_by_exporter_as_state_file_is_refused(
     if is_there:
         used.touch()
     link.symlink_to("used")
-    text, arguments, environ = with_state(link), list[str](), {"BRAZE_API_KEY": KEY}
+    text, arguments, environ = config_with_state_file(link), list[str](), {"BRAZE_API_KEY": KEY}
     if used_as == "api_key_file":
         text = text.replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {used}")
     elif used_as == "--web.config.file":
@@ -264,7 +264,7 @@ def test_file_read_by_exporter_as_state_file_is_refused(
 def test_config_as_state_file_is_refused(tmp_path: Path, *, is_hard: bool) -> None:
     """The config cannot be the state file, also through a link, and is not moved aside."""
     link, config = tmp_path / "link", tmp_path / "config.yaml"
-    write_file(config, with_state(link))
+    write_file(config, config_with_state_file(link))
     if is_hard:
         link.hardlink_to(config)
     else:
@@ -280,9 +280,11 @@ def test_config_as_state_file_is_refused(tmp_path: Path, *, is_hard: bool) -> No
 def test_key_file_as_state_file_is_not_read_at_reload(tmp_path: Path) -> None:
     """The config is refused before the key file is opened, so the exporter keeps its lock on the state file."""
     state, config = tmp_path / "state", tmp_path / "config.yaml"
-    write_file(config, with_state(state))
+    write_file(config, config_with_state_file(state))
     with Program.start([f"--config.file={config}", "--web.enable-lifecycle"]) as program:
-        write_file(config, with_state(state).replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {state}"))
+        write_file(
+            config, config_with_state_file(state).replace("api_key_env: BRAZE_API_KEY", f"api_key_file: {state}")
+        )
         response = program.get("/-/reload", method="POST")
         expected = (
             f"{config}:{STATE_LINE}: state_file: is the same file as workspaces[0].api_key_file; choose another path\n"
@@ -297,13 +299,13 @@ def test_unreadable_state_file_is_a_warning(tmp_path: Path) -> None:
     state = tmp_path / "state"
     open_state_file(str(state)).close()
     state.chmod(0)
-    config = write_file(tmp_path / "config.yaml", with_state(state))
+    config = write_file(tmp_path / "config.yaml", config_with_state_file(state))
     environ = {name: value for name, value in os.environ.items() if name.startswith("COV")}
     info = f"{config}:{STATE_LINE}: state_file: {state} cannot be read (Permission denied); make it readable, "
     info += "or choose another path for state_file\n"
     for command, code, stderr in (("check", 0, f"warning: {info}"), ("serve", 1, info)):
         done = subprocess.run(  # noqa: S603 - our own program
-            [*unprivileged(), sys.executable, "-m", "braze_exporter", command, f"--config.file={config}"],
+            [*unprivileged_prefix(), sys.executable, "-m", "braze_exporter", command, f"--config.file={config}"],
             env={**environ, "BRAZE_API_KEY": KEY},
             capture_output=True,
             text=True,
@@ -315,7 +317,7 @@ def test_unreadable_state_file_is_a_warning(tmp_path: Path) -> None:
 def test_check_creates_no_state_file(tmp_path: Path) -> None:
     """`check` does not create a state file, does not change an empty one, and does not wait for one in use."""
     state = tmp_path / "state"
-    config = write_file(tmp_path / "config.yaml", with_state(state))
+    config = write_file(tmp_path / "config.yaml", config_with_state_file(state))
 
     def check() -> None:
         before = snapshot(tmp_path)

@@ -8,7 +8,7 @@ from braze_exporter.config.document import shorten
 from braze_exporter.config.schema import Settings
 from braze_exporter.scheduler.list_reader import ListReader
 from braze_exporter.scheduler.plan import Plan
-from braze_exporter.scheduler.selectors import ListKey, ListSnapshot, expand
+from braze_exporter.scheduler.selectors import ListKey, ListSnapshot, expand_selectors
 
 
 def expand_plan(
@@ -24,7 +24,7 @@ def expand_plan(
     lists: dict[ListKey, ListSnapshot] = {}
     for workspace, list_endpoint, is_selector in required_lists(plan):
         reader = readers[workspace]
-        result = reader.read(list_endpoint, archived=False)
+        result = reader.read(list_endpoint, include_archived=False)
         failure = reader.admission.open_circuit_error(list_endpoint)
         names = list_endpoint.item_names[1]
         what = f"{shorten(workspace)}: the list of {names} could not be read: {result.failure}"
@@ -35,7 +35,7 @@ def expand_plan(
             print_line(f"{what}; series have the ids of {names} as names, as in the exporter")
         else:
             raise BackfillError(f"{what}; without this list, series would have other names than in a scrape")
-    return expand(plan, settings, lists)
+    return expand_selectors(plan, settings, lists)
 
 
 def required_lists(plan: Plan) -> Iterator[tuple[str, ListEndpoint, bool]]:

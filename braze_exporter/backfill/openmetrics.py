@@ -24,7 +24,7 @@ from braze_exporter.metrics.exposition import format_header, format_labels
 from braze_exporter.metrics.families import Family, build_counter, build_gauge
 from braze_exporter.scheduler.plan import Plan, counter_sources
 
-_BUFFER = 1024 * 1024
+_BUFFER_BYTES = 1024 * 1024
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -64,7 +64,7 @@ def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeF
     writer = _Writer(request, resume_file)
     try:
         path.unlink(missing_ok=True)  # left by a run that was killed
-        with path.open("x", encoding="utf-8", newline="\n", buffering=_BUFFER) as file:
+        with path.open("x", encoding="utf-8", newline="\n", buffering=_BUFFER_BYTES) as file:
             file.writelines(writer.lines(plan))
             file.flush()
             os.fsync(file.fileno())
@@ -93,7 +93,7 @@ class _Writer:
 
     def lines(self, plan: Plan) -> Iterator[str]:
         """Yield the text in parts of a few lines; raise `BackfillError` if there is nothing to write."""
-        families = self._families(plan)
+        families = self._group_rows(plan)
         if not families:
             raise BackfillError("nothing to write, because Braze returned no buckets of any query in this time range")
         for family in sorted(families, key=lambda family: family.name):
@@ -103,12 +103,12 @@ class _Writer:
                 yield from self._sample_lines(family, row)
         yield "# EOF\n"
 
-    def _families(self, plan: Plan) -> Mapping[Family, list[_SeriesRow]]:
+    def _group_rows(self, plan: Plan) -> Mapping[Family, list[_SeriesRow]]:
         """Return the series of each family that have selected samples, and count empty queries and gaps."""
         rows_by_family: dict[Family, list[_SeriesRow]] = {}
         sources = set(counter_sources(plan.queries).values())
         for query in plan.queries:
-            rows = [row for row in self._rows(query) if self._has_points(row)]
+            rows = [row for row in self._rows(query) if self._add_to_summary(row)]
             self.summary.empty_queries += not rows
             for row in rows:
                 metric_group = row.series.metric_group
@@ -124,7 +124,7 @@ class _Writer:
         scrape. The names of the others end with their id, as for equal names in one response.
         """
         rows: dict[tuple[MetricGroup, Labels], _SeriesRow] = {}
-        for number, series in self._resume_file.series(query):
+        for number, series in self._resume_file.read_series(query):
             labelled = series
             while (labelled.metric_group, labelled.labels) in rows:
                 labelled = labelled.with_id
@@ -134,7 +134,7 @@ class _Writer:
             rows[labelled.metric_group, labelled.labels] = _SeriesRow(query, series, number, format_labels(labels))
         return [*rows.values()]
 
-    def _has_points(self, row: _SeriesRow) -> bool:
+    def _add_to_summary(self, row: _SeriesRow) -> bool:
         """Return whether a series has selected samples; add their times and gaps to the summary.
 
         Gaps of a message statistic are not counted, because such statistics may come and go.
@@ -152,20 +152,20 @@ class _Writer:
         return True
 
     def _select_points(self, row: _SeriesRow) -> Iterator[tuple[Point, float]]:
-        return self._request.select_points(row.query, self._resume_file.points(row.number))
+        return self._request.select_points(row.query, self._resume_file.read_points(row.number))
 
     def _sample_lines(self, family: Family, row: _SeriesRow) -> Iterator[str]:
         """Yield the lines of a series."""
         name = f"{family.name}{row.labels}"
-        for value, stamp in self._totals(row) if family.type == "counter" else self._values(row):
+        for value, stamp in self._counter_samples(row) if family.type == "counter" else self._gauge_samples(row):
             self.summary.samples += 1
             yield f"{name} {floatToGoString(value)} {_format_seconds(stamp)}\n"
 
-    def _values(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
+    def _gauge_samples(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
         """Yield the value and the time of the samples of a gauge, one per bucket."""
         return ((point.value, stamp) for point, stamp in self._select_points(row))
 
-    def _totals(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
+    def _counter_samples(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
         """Yield the value and the time of the samples of a counter: first a 0, then one per bucket.
 
         Each bucket adds its value. The counter never falls: a bucket with negative revenue leaves it as it is, as in

@@ -11,22 +11,22 @@ from typing import TextIO
 _LINE_INTERVAL_SECONDS = 60.0
 # The rate is measured over this many seconds.
 _RATE_WINDOW_SECONDS = 60.0
-_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3_600, 86_400
 _MAX_BAR_WIDTH, _MIN_BAR_WIDTH, _DEFAULT_WIDTH = 40, 10, 80
 
 
 def format_span(seconds: float) -> str:
     """Return an approximate duration in words: `40 s`, `12 min`, `3 h`, `2 days`."""
-    if seconds < 2 * _MINUTE:
+    if seconds < 2 * _MINUTE_SECONDS:
         return f"{seconds:.0f} s"
-    if seconds < 2 * _HOUR:
-        return f"{seconds / _MINUTE:.0f} min"
-    return f"{seconds / _HOUR:.0f} h" if seconds < 2 * _DAY else f"{seconds / _DAY:.0f} days"
+    if seconds < 2 * _HOUR_SECONDS:
+        return f"{seconds / _MINUTE_SECONDS:.0f} min"
+    return f"{seconds / _HOUR_SECONDS:.0f} h" if seconds < 2 * _DAY_SECONDS else f"{seconds / _DAY_SECONDS:.0f} days"
 
 
 def format_rate(per_second: float) -> str:
     """Return a rate as text, in calls per second or, below 1, in calls per hour."""
-    return f"{per_second:.1f} calls/s" if per_second >= 1 else f"{per_second * _HOUR:,.0f} calls/h"
+    return f"{per_second:.1f} calls/s" if per_second >= 1 else f"{per_second * _HOUR_SECONDS:,.0f} calls/h"
 
 
 def pluralize(number: int, singular: str, plural: str) -> str:
@@ -40,7 +40,7 @@ class ProgressState:
 
     done: int
     total: int
-    waiting: str = ""
+    pause_text: str = ""
 
 
 class Progress:
@@ -53,7 +53,7 @@ class Progress:
         self._is_terminal = stream is not None and not stream.closed and stream.isatty()
         self._samples: deque[tuple[float, int]] = deque()
         self._printed_at = float("-inf")
-        self._printed_waiting = ""
+        self._printed_pause_text = ""
 
     def print_line(self, text: str) -> None:
         """Write a line."""
@@ -65,35 +65,35 @@ class Progress:
         A change of the reason for waiting is always shown as a line, too.
         """
         now = self._monotonic()
-        text = self._text(state, now)
-        is_current, self._printed_waiting = state.waiting != self._printed_waiting, state.waiting
+        text = self._format_text(state, now)
+        is_current, self._printed_pause_text = state.pause_text != self._printed_pause_text, state.pause_text
         if is_current or (now - self._printed_at >= _LINE_INTERVAL_SECONDS and not self._is_terminal):
             self._printed_at = now
             self.print_line(text)
         if self._is_terminal:
-            columns = self._columns()
-            self._write("\r" + f"{_bar(state, columns - len(text) - 4)}{text}"[: columns - 1] + "\x1b[K")
+            columns = self._terminal_width()
+            self._write("\r" + f"{_format_bar(state, columns - len(text) - 4)}{text}"[: columns - 1] + "\x1b[K")
 
     def clear(self) -> None:
         """Remove the bar."""
         if self._is_terminal:
             self._write("\r\x1b[K")
 
-    def _columns(self) -> int:
+    def _terminal_width(self) -> int:
         try:
             width = os.get_terminal_size(self._stream.fileno()).columns if self._stream is not None else 0
         except (OSError, ValueError):
             width = 0
         return width or _DEFAULT_WIDTH
 
-    def _text(self, state: ProgressState, now: float) -> str:
+    def _format_text(self, state: ProgressState, now: float) -> str:
         self._samples.append((now, state.done))
         while now - self._samples[0][0] > _RATE_WINDOW_SECONDS:
             self._samples.popleft()
         started_at, done = self._samples[0]
         text = f"{state.done:,} of {pluralize(state.total, 'call', 'calls')}"
-        if state.waiting:
-            return f"{text}, {state.waiting}"
+        if state.pause_text:
+            return f"{text}, {state.pause_text}"
         if state.done == done or now == started_at:
             return text
         per_second = (state.done - done) / (now - started_at)
@@ -107,7 +107,7 @@ class Progress:
                 self._stream.flush()
 
 
-def _bar(state: ProgressState, columns: int) -> str:
+def _format_bar(state: ProgressState, columns: int) -> str:
     """Return the bar, or an empty text if there is no room for it."""
     width = min(columns, _MAX_BAR_WIDTH)
     full = width * state.done // max(state.total, 1)

@@ -19,7 +19,7 @@ from braze_exporter.config.document import shorten
 from braze_exporter.scheduler.admission import AUTH_REASONS, Admission
 from braze_exporter.scheduler.errors import Deferred
 from braze_exporter.scheduler.rate_limiter import CircuitBreaker, Decision, Probe
-from braze_exporter.scheduler.repair import chunks, halved
+from braze_exporter.scheduler.repair import halve_length, split_chunk
 from braze_exporter.scheduler.worker_pool import WorkerPool
 
 # The pause of a workspace after a failure, in seconds. It doubles with each further failure in a row.
@@ -39,7 +39,7 @@ _EndpointKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WorkspacePause:
     """Why a workspace makes no calls now, and until when, in monotonic seconds."""
 
     workspace: str
@@ -67,28 +67,28 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _AdmittedCall:
+class _CallPermission:
     """The permission to make a call: the permit of the rate limiter and the probe of the circuit breaker."""
 
     permit: Permit
     probe: Probe
 
 
-class _WorkspaceClient:
+class _BackfillClient:
     """The client of a workspace, with a circuit breaker that opens for a while if Braze has problems."""
 
     def __init__(self, client: Client, admission: Admission) -> None:
         self.client = client
         self.admission = admission
-        self.circuit_breaker = CircuitBreaker(is_probe=False)
+        self.circuit_breaker = CircuitBreaker(is_probe_due=False)
         self.failures = 0
 
 
 class Reader:
     """Makes the calls of a backfill in its own threads. Thread-safe.
 
-    `responses` is the number of successful calls. `rejected` maps each query that Braze rejects to its error. No more
-    calls are made for these queries.
+    `response_count` is the number of successful calls. `rejected` maps each query that Braze rejects to its error. No
+    more calls are made for these queries.
     """
 
     def __init__(
@@ -108,17 +108,17 @@ class Reader:
         self._wall = wall
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._clients: dict[str, _WorkspaceClient] = {}
-        self._worker_pools: dict[str, WorkerPool[_Job, _AdmittedCall | Deferred]] = {}
-        self._groups: dict[_EndpointKey, list[Query]] = {}
-        self._sources: dict[_EndpointKey, Iterator[_Job]] = {}
+        self._clients: dict[str, _BackfillClient] = {}
+        self._worker_pools: dict[str, WorkerPool[_Job, _CallPermission | Deferred]] = {}
+        self._queries_by_endpoint: dict[_EndpointKey, list[Query]] = {}
+        self._job_iterators: dict[_EndpointKey, Iterator[_Job]] = {}
         self._retries: dict[_EndpointKey, deque[_Job]] = {}
-        self._waits: dict[tuple[str, str], Wait] = {}
-        self._max_lengths: dict[Query, int] = {}
+        self._pauses: dict[tuple[str, str], WorkspacePause] = {}
+        self._max_chunk_lengths: dict[Query, int] = {}
         self._pending_jobs = 0
         self._has_ended = threading.Event()
         self._failure: Exception | None = None
-        self.responses = 0
+        self.response_count = 0
         self.rejected: dict[Query, BrazeError] = {}
 
     def on_call(self, call: CallEvent) -> None:
@@ -128,7 +128,7 @@ class Reader:
             is_rejected = call.reason is Reason.RATE_LIMITED
             reason = "429 Too Many Requests" if is_rejected else "only budget.reserve is left"
             with self._lock:
-                self._waits[call.workspace, call.pool] = Wait(call.workspace, reason, until)
+                self._pauses[call.workspace, call.pool] = WorkspacePause(call.workspace, reason, until)
 
     def start(
         self, clients: Mapping[str, tuple[Client, Admission]], queries: Iterable[Query], concurrency: int
@@ -137,17 +137,17 @@ class Reader:
 
         Each workspace makes up to `concurrency` calls at once.
         """
-        groups = self._groups
+        groups = self._queries_by_endpoint
         for query in queries:
             groups.setdefault((query.workspace, query.kind.path), []).append(query)
-        self._sources = {endpoint_key: self._missing(group) for endpoint_key, group in groups.items()}
+        self._job_iterators = {endpoint_key: self._missing_jobs(group) for endpoint_key, group in groups.items()}
         self._retries = {endpoint_key: deque() for endpoint_key in groups}
         first = {
             endpoint_key: [*islice(source, concurrency * _QUEUED_PER_CONNECTION)]
-            for endpoint_key, source in self._sources.items()
+            for endpoint_key, source in self._job_iterators.items()
         }
         self._pending_jobs = sum(map(len, first.values()))
-        self._clients = {workspace: _WorkspaceClient(*client) for workspace, client in clients.items()}
+        self._clients = {workspace: _BackfillClient(*client) for workspace, client in clients.items()}
         self._worker_pools = {name: WorkerPool(name, concurrency, self._admit, self._run) for name in clients}
         for (workspace, _), jobs in first.items():
             self._worker_pools[workspace].add(jobs)
@@ -164,20 +164,20 @@ class Reader:
             raise self._failure
         return has_ended
 
-    def waiting(self) -> Wait | None:
+    def current_pause(self) -> WorkspacePause | None:
         """Return why a workspace makes no calls now, or None if only the rate of the budget limits them."""
         with self._lock:
             now = self._monotonic()
-            return next((wait for wait in self._waits.values() if now < wait.until), None)
+            return next((wait for wait in self._pauses.values() if now < wait.until), None)
 
     def close(self) -> None:
         """Make no more calls. Calls in flight end with the process."""
         for worker_pool in self._worker_pools.values():
             worker_pool.close()
 
-    def _missing(self, queries: Iterable[Query]) -> Iterator[_Job]:
+    def _missing_jobs(self, queries: Iterable[Query]) -> Iterator[_Job]:
         """Yield the missing calls, one query in turn after the other, so that a failing query does not block others."""
-        turns = deque((query, iter(self._endings(query))) for query in queries)
+        turns = deque((query, iter(self._missing_ending_times(query))) for query in queries)
         while turns:
             query, endings = turns.popleft()
             ending_at = None if query in self.rejected else next(endings, None)
@@ -185,11 +185,11 @@ class Reader:
                 yield _Job(query, replace(query, ending_at=ending_at, length=query.kind.max_length))
                 turns.append((query, endings))
 
-    def _endings(self, query: Query) -> list[int | None]:
+    def _missing_ending_times(self, query: Query) -> list[int | None]:
         """Return the ends of the missing calls. They need a tenth of the memory of the calls themselves."""
-        return [chunk.ending_at for chunk in self._resume_file.missing(self._request.chunks(query))]
+        return [chunk.ending_at for chunk in self._resume_file.missing_chunks(self._request.chunks(query))]
 
-    def _admit(self, job: _Job) -> _AdmittedCall | Deferred | None:
+    def _admit(self, job: _Job) -> _CallPermission | Deferred | None:
         """Return the permission for a call, None if it must wait, or `Deferred` if its query was rejected."""
         with self._lock:
             if job.query in self.rejected:
@@ -198,13 +198,13 @@ class Reader:
             if client.circuit_breaker.decide(self._monotonic()) is not Decision.ALLOW:
                 return None
             permit = client.admission.admit(job.query.kind)
-            return _AdmittedCall(permit, client.circuit_breaker.acquire()) if isinstance(permit, Permit) else None
+            return _CallPermission(permit, client.circuit_breaker.acquire()) if isinstance(permit, Permit) else None
 
-    def _run(self, job: _Job, admitted: _AdmittedCall | Deferred) -> None:
+    def _run(self, job: _Job, permission: _CallPermission | Deferred) -> None:
         """Make a call in a worker thread, and queue the next call."""
         try:
             next_job = self._next_job(
-                job, is_retry=isinstance(admitted, _AdmittedCall) and not self._is_done(job, admitted)
+                job, is_retry=isinstance(permission, _CallPermission) and not self._fetch_chunk(job, permission)
             )
         except Exception as failure:  # noqa: BLE001 - `wait` raises it
             self._end(failure)
@@ -222,7 +222,7 @@ class Reader:
         with self._lock:
             if is_retry:
                 self._retries[endpoint_key].append(job)
-            next_job = next(self._sources[endpoint_key], None)
+            next_job = next(self._job_iterators[endpoint_key], None)
             if next_job is None and self._retries[endpoint_key]:
                 next_job = self._retries[endpoint_key].popleft()
             self._pending_jobs -= next_job is None
@@ -235,39 +235,39 @@ class Reader:
             self._failure = self._failure or failure
             self._has_ended.set()
 
-    def _is_done(self, job: _Job, admitted: _AdmittedCall) -> bool:
+    def _fetch_chunk(self, job: _Job, permission: _CallPermission) -> bool:
         """Make a call and return whether it is done; raise `BackfillError` if further calls are pointless."""
-        self._shorten(job)
+        self._split_chunk(job)
         client, requested_at = self._clients[job.query.workspace], self._wall()
         error: BrazeError | None = None
         try:
-            fetched = client.client.fetch(job.chunk, job.chunk.length, admitted.permit)
+            fetched = client.client.fetch(job.chunk, job.chunk.length, permission.permit)
         except BrazeError as failure:
             error = failure.without_traceback()
         else:
             self._check_clock(job.query, requested_at if fetched.responded_at is None else fetched.responded_at)
             self._resume_file.save(job.chunk, fetched.series)
         with self._lock:
-            self._record(client, job.query, error, admitted.probe)
+            self._record(client, job.query, error, permission.probe)
             if error is None and job.newer:
                 job.chunk, job.newer = job.newer[0], job.newer[1:]
                 return False
             if error is not None and error.reason is Reason.TOO_LARGE and job.chunk.length > 1:
-                self._max_lengths[job.query] = halved(job.chunk.length)
+                self._max_chunk_lengths[job.query] = halve_length(job.chunk.length)
                 return False
             if error is None:
-                self.responses += 1
+                self.response_count += 1
             elif error.reason in AUTH_REASONS:  # the other queries of the endpoint would fail too
-                self.rejected |= dict.fromkeys(self._groups[job.query.workspace, job.path], error)
+                self.rejected |= dict.fromkeys(self._queries_by_endpoint[job.query.workspace, job.path], error)
             elif error.reason in _PERMANENT_REASONS:
                 self.rejected[job.query] = error
         return error is None or error.reason in _PERMANENT_REASONS | AUTH_REASONS
 
-    def _shorten(self, job: _Job) -> None:
+    def _split_chunk(self, job: _Job) -> None:
         """Split the chunk of a job so that no part is longer than what has fitted a response of its query."""
         with self._lock:
-            max_length = self._max_lengths.get(job.query, job.chunk.length)
-        job.chunk, *newer = chunks(job.chunk, max_length)
+            max_length = self._max_chunk_lengths.get(job.query, job.chunk.length)
+        job.chunk, *newer = split_chunk(job.chunk, max_length)
         job.newer = (*newer, *job.newer)
 
     def _check_clock(self, query: Query, requested_at: float) -> None:
@@ -279,7 +279,7 @@ class Reader:
             )
             raise BackfillError(f"{shorten(query.workspace)}: {text}")
 
-    def _record(self, client: _WorkspaceClient, query: Query, error: BrazeError | None, probe: Probe) -> None:
+    def _record(self, client: _BackfillClient, query: Query, error: BrazeError | None, probe: Probe) -> None:
         """Record the result of a call, and pause the workspace after a new failure.
 
         Raises `BackfillError` after `MAX_FAILURES` failures in a row, or if Braze rejects the key.
@@ -303,4 +303,4 @@ class Reader:
         if client.failures == MAX_FAILURES:
             raise BackfillError(f"{workspace}: {MAX_FAILURES} attempts in a row failed: {error.detail}")
         client.circuit_breaker.open(now + pause_seconds)
-        self._waits[query.workspace, ""] = Wait(query.workspace, error.detail, now + pause_seconds)
+        self._pauses[query.workspace, ""] = WorkspacePause(query.workspace, error.detail, now + pause_seconds)

@@ -14,16 +14,16 @@ from braze_exporter.braze.series import Point
 from braze_exporter.config.document import shorten
 from braze_exporter.metrics.promql import select_series
 from braze_exporter.metrics.self_metrics import BUILD_INFO
-from braze_exporter.scheduler.plan import Plan, chunks
+from braze_exporter.scheduler.plan import Plan, build_chunks
 
 # Prometheus holds this time range in memory. Imported blocks must not reach into it, because a restart would lose the
 # rest of it.
 HEAD_BLOCK_SECONDS = 3 * 3_600
 # Labels that each series scraped by Prometheus has.
 _SCRAPE_LABELS = ("job", "instance")
-_LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_SECONDS = re.compile(r"\d{9,10}(\.\d*)?", re.ASCII)
+_LABEL_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_DATE_PATTERN = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_SECONDS_PATTERN = re.compile(r"\d{9,10}(\.\d*)?", re.ASCII)
 # Earlier times are typing errors, because Braze started in 2011.
 _FIRST_YEAR = 2000
 
@@ -72,9 +72,9 @@ def parse_time(text: str) -> TimeArgument:
 
 
 def _parse(text: str) -> TimeArgument:
-    if _DATE.fullmatch(text):
+    if _DATE_PATTERN.fullmatch(text):
         return TimeArgument(date.fromisoformat(text))
-    if _SECONDS.fullmatch(text):
+    if _SECONDS_PATTERN.fullmatch(text):
         return TimeArgument(float(text))
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
@@ -85,7 +85,7 @@ def _parse(text: str) -> TimeArgument:
 def parse_label(text: str) -> tuple[str, str]:
     """Return the name and the value of a label written as `name=value`; raise `ValueError` if it is invalid."""
     name, separator, value = text.partition("=")
-    if not separator or not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
+    if not separator or not _LABEL_NAME_PATTERN.fullmatch(name) or name.startswith("__"):
         expected = "name=value, such as job=braze, with a name that does not start with __"
         raise ValueError(f'invalid label "{shorten(text)}"; expected {expected}')
     try:
@@ -131,7 +131,7 @@ class BackfillRequest:
         bucket = bucket_start(self.end.in_zone(query.zone) - query.settle - 1, query.unit, query.zone)
         newest, oldest = bucket - 1, self.start.in_zone(query.zone)
         is_any = bucket_start(newest, query.unit, query.zone) >= oldest
-        return chunks(query, oldest, newest) if is_any else ()
+        return build_chunks(query, oldest, newest) if is_any else ()
 
     def validate(self, plan: Plan, now: float) -> None:
         """Raise `BackfillError` if the request cannot be carried out at `now`, in seconds since the epoch."""
@@ -169,13 +169,13 @@ class BackfillRequest:
     def _check_labels(self, queries: Iterable[Query]) -> None:
         names = [name for name, _ in self.labels]
         metric_groups = {metric_group for query in queries for metric_group in query.metric_groups}
-        taken = {"workspace"}.union(
+        series_labels = {"workspace"}.union(
             *((*metric_group.labels, *metric_group.series_labels) for metric_group in metric_groups)
         )
         for name in names:
             if names.count(name) > 1:
                 raise BackfillError(f"duplicate --label {name}; set each label once")
-            if name in taken:
+            if name in series_labels:
                 raise BackfillError(f"--label {name} is a label of the exported series; remove it")
         for name in _SCRAPE_LABELS:
             if name not in names:

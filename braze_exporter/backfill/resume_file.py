@@ -64,20 +64,20 @@ class ResumeFile:
                 self._connection.close()
                 raise
 
-    def missing(self, chunks: Sequence[Query]) -> list[Query]:
+    def missing_chunks(self, chunks: Sequence[Query]) -> list[Query]:
         """Return those of `chunks`, all of one query, whose responses are not stored."""
         if not chunks:
             return []
         with self._translate_errors():
             select = "SELECT ending_at FROM pieces JOIN queries ON id = query WHERE key = ?"
-            saved = {ending_at for (ending_at,) in self._connection.execute(select, (_key(chunks[0]),))}
+            saved = {ending_at for (ending_at,) in self._connection.execute(select, (_query_key(chunks[0]),))}
         return [chunk for chunk in chunks if chunk.ending_at not in saved]
 
     def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
         """Store the series of a response in one transaction, so that they outlive a killed process."""
         with self._translate_errors(), self._connection as connection:
             connection.execute("BEGIN")
-            key = (_key(chunk),)
+            key = (_query_key(chunk),)
             connection.execute("INSERT OR IGNORE INTO queries (key) VALUES (?)", key)
             (query,) = connection.execute("SELECT id FROM queries WHERE key = ?", key).fetchone()
             for series_item in series_list:
@@ -89,8 +89,8 @@ class ResumeFile:
                 connection.executemany("INSERT OR REPLACE INTO points VALUES (?, ?, ?)", rows)
             connection.execute("INSERT OR IGNORE INTO pieces VALUES (?, ?)", (query, chunk.ending_at))
 
-    def series(self, query: Query) -> list[tuple[int, Series]]:
-        """Return the stored series of a query without their points, each with its number for `points`.
+    def read_series(self, query: Query) -> list[tuple[int, Series]]:
+        """Return the stored series of a query without their points, each with its number for `read_points`.
 
         Series of newer responses come first.
         """
@@ -100,7 +100,7 @@ class ResumeFile:
                 "SELECT series.id, noun, series.key, labels FROM series JOIN queries ON queries.id = query"
                 " WHERE queries.key = ? ORDER BY told_at DESC, series.id"
             )
-            rows = self._connection.execute(select, (_key(query),)).fetchall()
+            rows = self._connection.execute(select, (_query_key(query),)).fetchall()
         return [
             (
                 number,
@@ -109,7 +109,7 @@ class ResumeFile:
             for number, metric_group, key, labels in rows
         ]
 
-    def points(self, series: int) -> Iterator[Point]:
+    def read_points(self, series: int) -> Iterator[Point]:
         """Yield the points of the series with this number, the oldest first, one per bucket."""
         with self._translate_errors():
             select = "SELECT start, value FROM points WHERE series = ? ORDER BY start"
@@ -196,6 +196,6 @@ class ResumeFile:
                 raise BackfillError(f"{path} cannot be removed ({error.strerror}); remove the file") from None
 
 
-def _key(query: Query) -> str:
+def _query_key(query: Query) -> str:
     """Return the key that identifies the history of a query in the file."""
     return json.dumps([*query.identity, query.url, str(query.zone)])

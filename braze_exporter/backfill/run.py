@@ -28,7 +28,7 @@ from braze_exporter.scheduler.plan import Plan, PoolUsage
 
 # Seconds between two updates of the progress.
 _POLL_SECONDS = 0.2
-_HOUR, _DAY = 3_600, 86_400
+_HOUR_SECONDS, _DAY_SECONDS = 3_600, 86_400
 # How many pages of lists may be read at once if the budget allows it: 25,000 events.
 _MAX_LIST_PAGES = 100
 # promtool reads the text once for each block. By default a block covers two hours. With this option a year has 18
@@ -61,13 +61,13 @@ def run_backfill(
             )
         total = sum(len(request.chunks(query)) for query in plan.queries)
         missing = {
-            usage: sum(_missing(request, resume_file, query) for query in _queries_of(plan, usage))
+            usage: sum(_count_missing_calls(request, resume_file, query) for query in _queries_of(plan, usage))
             for usage in plan.pool_usage
         }
         done = total - sum(missing.values())
 
         def describe_saved() -> str:
-            calls = f"{done + reader.responses:,} of {pluralize(total, 'call', 'calls')}"
+            calls = f"{done + reader.response_count:,} of {pluralize(total, 'call', 'calls')}"
             path = shorten(request.resume_path, 200)
             return f"The responses to {calls} are saved in {path}; run the same command again to resume"
 
@@ -82,7 +82,7 @@ def run_backfill(
             with contextlib.closing(reader):
                 reader.start(clients, plan.queries, config.settings.budget.concurrency)
                 while not reader.wait(_POLL_SECONDS):
-                    progress.update(ProgressState(done + reader.responses, total, _describe_wait(reader, ctx)))
+                    progress.update(ProgressState(done + reader.response_count, total, _describe_pause(reader, ctx)))
             _check_rejected(reader.rejected)
             progress.print_line(
                 f"{pluralize(total, 'call', 'calls')} completed, writing {shorten(request.output, 200)}"
@@ -93,27 +93,28 @@ def run_backfill(
             raise BackfillError(f"{error}. {describe_saved()}") from None
         ctx.on_stop(str)
         resume_file.remove()
-    print(_instructions(request, summary, ctx.wall()), file=ctx.out)
+    print(_import_instructions(request, summary, ctx.wall()), file=ctx.out)
 
 
 def _queries_of(plan: Plan, usage: PoolUsage) -> Iterable[Query]:
     return (query for query in plan.queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool))
 
 
-def _missing(request: BackfillRequest, resume_file: ResumeFile, query: Query) -> int:
-    return len(resume_file.missing(request.chunks(query)))
+def _count_missing_calls(request: BackfillRequest, resume_file: ResumeFile, query: Query) -> int:
+    return len(resume_file.missing_chunks(request.chunks(query)))
 
 
 def _remaining_calls(usage: PoolUsage) -> float:
     """Return the calls per hour that an exporter with the same config leaves of the share."""
-    return usage.allowed - usage.calls
+    return usage.allowed_hourly_calls - usage.hourly_calls
 
 
 def _check_budget(missing: Mapping[PoolUsage, int]) -> None:
     for usage, calls in missing.items():
         if calls and _remaining_calls(usage) < 1:
             raise BackfillError(
-                f"{shorten(usage.workspace)}: the exporter needs all {usage.allowed:,.0f} calls per hour that "
+                f"{shorten(usage.workspace)}: the exporter needs all {usage.allowed_hourly_calls:,.0f} calls per hour "
+                "that "
                 f"budget.share allows in the {usage.pool.name} pool; raise budget.share for the backfill, or configure "
                 "fewer queries"
             )
@@ -127,13 +128,17 @@ def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUs
     if not calls:
         return text
     seconds, usage = max(
-        ((number * _HOUR / _remaining_calls(usage), usage) for usage, number in missing.items()), key=itemgetter(0)
+        ((number * _HOUR_SECONDS / _remaining_calls(usage), usage) for usage, number in missing.items()),
+        key=itemgetter(0),
     )
     text += (
-        f". At {format_rate(_remaining_calls(usage) / _HOUR)}, which the exporter leaves of budget.share, they take at "
+        f". At {format_rate(_remaining_calls(usage) / _HOUR_SECONDS)}, which the exporter leaves of budget.share, "
+        "they take at "
         f"least {format_span(seconds)}"
     )
-    return text + (". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY else "")
+    return text + (
+        ". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY_SECONDS else ""
+    )
 
 
 def _open_clients(
@@ -167,20 +172,20 @@ def _set_budgets(
     """
     budget = config.settings.budget
     for name, (_, admission) in clients.items():
-        planned = {usage.pool: usage.calls for usage in plan.pool_usage if usage.workspace == name}
+        planned = {usage.pool: usage.hourly_calls for usage in plan.pool_usage if usage.workspace == name}
         for pool in dict.fromkeys([*planned, *(list_endpoint.pool for list_endpoint in LIST_ENDPOINTS)]):
             left = max(0.0, budget.share * pool.per_hour - planned.get(pool, 0.0))
             burst = max(1, min(max_burst, int(left)))
             admission.set_budget({pool: burst}, share=left / pool.per_hour, reserve=budget.reserve)
 
 
-def _describe_wait(reader: Reader, ctx: CommandContext) -> str:
+def _describe_pause(reader: Reader, ctx: CommandContext) -> str:
     """Return the reason and the end of the current pause, or an empty text."""
-    wait = reader.waiting()
-    if wait is None:
+    pause = reader.current_pause()
+    if pause is None:
         return ""
-    until = datetime.fromtimestamp(ctx.wall() + wait.until - ctx.monotonic(), UTC)
-    return f"{shorten(wait.workspace)} paused until {until:%H:%M:%S} UTC: {wait.reason}"
+    until = datetime.fromtimestamp(ctx.wall() + pause.until - ctx.monotonic(), UTC)
+    return f"{shorten(pause.workspace)} paused until {until:%H:%M:%S} UTC: {pause.reason}"
 
 
 def _check_rejected(rejected: Mapping[Query, BrazeError]) -> None:
@@ -204,10 +209,10 @@ def _describe_query(query: Query) -> str:
     return f"{labels} ({query.unit.adverb})"
 
 
-def _instructions(request: BackfillRequest, summary: ExportSummary, now: float) -> str:
+def _import_instructions(request: BackfillRequest, summary: ExportSummary, now: float) -> str:
     """Return how to import the output, as a shell script with comments."""
     output = str(request.output) if not str(request.output).startswith("-") else f"./{request.output}"
-    days = ceil((now - summary.oldest) / _DAY) + 1
+    days = ceil((now - summary.oldest) / _DAY_SECONDS) + 1
     samples, series = pluralize(summary.samples, "sample", "samples"), pluralize(summary.series, "series", "series")
     lines = [
         (

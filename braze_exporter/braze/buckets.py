@@ -69,7 +69,7 @@ def bucket_starts(result: Sequence[Series]) -> list[int]:
     return sorted(points.union(*(series.holes for series in result)))
 
 
-def newest_settled(starts: Sequence[int], query: Query, sent_at: float) -> int | None:
+def newest_settled_start(starts: Sequence[int], query: Query, sent_at: float) -> int | None:
     """Return the start of the newest settled bucket of a response, or None if it has no settled bucket.
 
     `starts` are the starts of all its buckets, oldest first; `sent_at` is the time at which it was requested. A bucket

@@ -46,7 +46,7 @@ class CallEvent:
     status: int | None
     reason: Reason | None
     seconds: float
-    rate_limit: RateLimitHeaders
+    rate_limit_headers: RateLimitHeaders
     clock_offset: float | None = None
     pause_seconds: float | None = None
 
@@ -57,7 +57,7 @@ class RateLimitInfo:
 
     `limit` is the number of calls per window, `remaining` the number left in this window. `resets_in` is the number of
     seconds until the window ends. `is_rate_limited` is true for a 429, and `retry_after` is the value of the
-    `Retry-After` header in seconds. `has_response` is true for any response that is neither a 429 nor a server error.
+    `Retry-After` header in seconds. `is_accepted` is true for any response that is neither a 429 nor a server error.
     """
 
     limit: float | None = None
@@ -65,7 +65,7 @@ class RateLimitInfo:
     resets_in: float | None = None
     retry_after: float | None = None
     is_rate_limited: bool = False
-    has_response: bool = False
+    is_accepted: bool = False
 
 
 class Permit:
@@ -82,7 +82,7 @@ class Permit:
         self._end = end
         self._has_ended = False
 
-    def end(self, error: BrazeError | None, info: RateLimitInfo) -> float | None:
+    def end(self, error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
         """Report the outcome of the call. Further calls of this method do nothing.
 
         Returns for how many seconds the pool is paused if this call started the pause, otherwise None.
@@ -90,4 +90,4 @@ class Permit:
         if self._has_ended:
             return None
         self._has_ended = True
-        return self._end(error, info)
+        return self._end(error, feedback)

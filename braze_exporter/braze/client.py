@@ -21,7 +21,7 @@ from braze_exporter.braze.transport import RawResponse, Transport
 # The maximum length of a message from Braze in a log line.
 _MAX_EXCERPT_LENGTH = 200
 # A parsed response takes many times the size of its body, so only one is parsed at a time in all workspaces.
-_PARSING = threading.Lock()
+_PARSING_LOCK = threading.Lock()
 # A required `ending_at` is this many seconds in the past, since Braze rejects times in the future and clocks differ.
 _CLOCK_TOLERANCE_SECONDS = 60.0
 
@@ -129,7 +129,7 @@ class Client:
         """
         reason = parsing.reason_for_status(received.status)
         if reason is Reason.UNAUTHORIZED:  # the body repeats the key, so nothing of it is shown
-            raise BrazeError(reason, unauthorized(endpoint))
+            raise BrazeError(reason, describe_unauthorized(endpoint))
         if reason is not None:
             hint = f": the key lacks the permission {endpoint.permission}" if reason is Reason.FORBIDDEN else ""
             raise BrazeError(reason, f"{_describe_status(received.status)}{hint}{self.error_excerpt(received)}")
@@ -138,7 +138,7 @@ class Client:
         ours = self._wall()
         theirs = ours if responded_at is None else responded_at
         try:
-            with _PARSING:
+            with _PARSING_LOCK:
                 return read(received.body, min(ours, theirs), max(ours, theirs))
         except BrazeError as error:
             raise BrazeError(error.reason, error.detail + self.error_excerpt(received)) from None
@@ -162,7 +162,7 @@ class Client:
         seconds: float,
     ) -> None:
         """Report the outcome of a call to its permit and to `on_call`, and update the clock offset."""
-        quota, offset, rate_limit = RateLimitHeaders(), None, RateLimitInfo()
+        headers, offset, feedback = RateLimitHeaders(), None, RateLimitInfo()
         reason = failure.reason if failure is not None else None
         try:
             if received is not None:
@@ -170,17 +170,17 @@ class Client:
                 now = local_time if braze_time is None else braze_time  # reset times are by Braze's clock
                 offset = None if braze_time is None else braze_time - local_time
                 self._clock_ahead_seconds = 0.0 if offset is None else max(0.0, -offset)
-                quota = parsing.parse_rate_limit(received.headers, now)
-                rate_limit = RateLimitInfo(
-                    quota.limit,
-                    quota.remaining,
-                    resets_in=None if quota.reset is None else quota.reset - now,
+                headers = parsing.parse_rate_limit(received.headers, now)
+                feedback = RateLimitInfo(
+                    headers.limit,
+                    headers.remaining,
+                    resets_in=None if headers.reset is None else headers.reset - now,
                     retry_after=parsing.parse_retry_after(received.headers),
                     is_rate_limited=reason is Reason.RATE_LIMITED,
-                    has_response=reason not in {Reason.RATE_LIMITED, Reason.SERVER_ERROR},
+                    is_accepted=reason not in {Reason.RATE_LIMITED, Reason.SERVER_ERROR},
                 )
         finally:  # other calls may wait for the end of this one
-            pause_seconds = permit.end(failure, rate_limit)
+            pause_seconds = permit.end(failure, feedback)
         status = received.status if received is not None else None
         self._on_call(
             CallEvent(
@@ -190,20 +190,20 @@ class Client:
                 status,
                 reason,
                 seconds,
-                quota,
+                headers,
                 clock_offset=offset,
                 pause_seconds=pause_seconds,
             )
         )
 
 
-def unauthorized(at: Endpoint) -> str:
-    """Return the error detail for a 401 from the endpoint `at`.
+def describe_unauthorized(endpoint: Endpoint) -> str:
+    """Return the error detail for a 401 from the endpoint `endpoint`.
 
     Braze sends 401 for a rejected key and for a missing permission. Only the responses of other endpoints show which
     of the two applies.
     """
-    return f"401 Unauthorized: the key lacks the permission {at.permission} (or the key is rejected)"
+    return f"401 Unauthorized: the key lacks the permission {endpoint.permission} (or the key is rejected)"
 
 
 def _describe_status(status: int) -> str:

@@ -27,7 +27,7 @@ class Reason(StrEnum):
 
 
 # Failures of Braze or the network. Retrying them immediately would add load.
-TROUBLES = {
+TRANSIENT_REASONS = {
     Reason.SERVER_ERROR,
     Reason.TIMEOUT,
     Reason.CONNECTION,

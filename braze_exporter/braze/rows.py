@@ -23,9 +23,9 @@ _VALID_YEARS = range(2000, 2200)
 # The longest dates, such as `2026-11-23` and `2026-W48-1`. The shortest date with an hour is `20261123T12`.
 _DATE_LENGTH = len("YYYY-MM-DD")
 # The fields of a message entry that are not statistics.
-_NAMES = {"variation_api_id", "variation_name", "name"}
+_NON_STATISTIC_FIELDS = {"variation_api_id", "variation_name", "name"}
 # The only statistic of a message that can be negative, because of refunds.
-_REVENUE = "revenue"
+_REVENUE_STAT = "revenue"
 
 
 class ParsedTime(NamedTuple):
@@ -61,7 +61,7 @@ class _MessageStats(NamedTuple):
     stats: Row | None
 
 
-_ALL_NULL = _MessageStats(None, "", None, None)
+_NULL_STATS = _MessageStats(None, "", None, None)
 
 
 def invalid_response(detail: str) -> BrazeError:
@@ -79,12 +79,12 @@ def parse_rows(query: Query, data: object) -> list[ParsedSeries]:
         case ResponseFormat.CAMPAIGN:
             rows = _check_rows(data)
             messages, conversions, revenue, recipients = kind.metric_groups
-            named = {conversions: "conversions", revenue: _REVENUE, recipients: "unique_recipients"}
+            named = {conversions: "conversions", revenue: _REVENUE_STAT, recipients: "unique_recipients"}
             return [*_parse_totals(rows, named), *_parse_messages(messages, rows, _campaign_messages)]
         case ResponseFormat.CANVAS:
             rows = _check_rows(data.get("stats") if isinstance(data, dict) else None)
             entries, conversions, revenue, messages = kind.metric_groups
-            named = {entries: "entries", conversions: "conversions", revenue: _REVENUE}
+            named = {entries: "entries", conversions: "conversions", revenue: _REVENUE_STAT}
             totals = [{**_as_mapping(row.get("total_stats")), "time": row.get("time")} for row in rows]
             return [*_parse_totals(totals, named), *_parse_messages(messages, rows, _canvas_messages)]
 
@@ -149,11 +149,13 @@ def _parse_messages(
     user may be in several entries, so such a value is omitted.
     """
     names: dict[str, str] = {}
-    days = [_day(row, messages, names) for row in rows]
+    days = [_read_day(row, messages, names) for row in rows]
     labels = disambiguate(names)
     for part, channel, stat in dict.fromkeys(key for day in days for key in day.numbers):
         values = [(day.time, *values_by_key) for day in days if (values_by_key := day.value(part, channel, stat))]
-        if any((part, channel, stat) in day.others for day in days) and any(value is not None for _, value in values):
+        if any((part, channel, stat) in day.non_numbers for day in days) and any(
+            value is not None for _, value in values
+        ):
             raise invalid_response(f"{stat} is not a number")
         if not values:
             continue
@@ -162,16 +164,17 @@ def _parse_messages(
 
 
 @dataclass(frozen=True, slots=True)
-class _Day:
+class _DayStats:
     """The message statistics of one row.
 
-    `numbers` holds the values by part, channel and statistic, and `others` the keys of values that are not numbers.
-    `entries` are the parts and channels that have statistics. `nulls` are those that are null; None means all of them.
+    `numbers` holds the values by part, channel and statistic, and `non_numbers` the keys of values that are not
+    numbers. `entries` are the parts and channels that have statistics. `nulls` are those that are null; None means all
+    of them.
     """
 
     time: ParsedTime
     numbers: dict[tuple[str, str, str], list[float | None]] = field(default_factory=dict)
-    others: set[tuple[str, str, str]] = field(default_factory=set)
+    non_numbers: set[tuple[str, str, str]] = field(default_factory=set)
     entries: set[tuple[str, str]] = field(default_factory=set)
     nulls: set[tuple[str | None, str | None]] = field(default_factory=set)
 
@@ -188,9 +191,9 @@ class _Day:
         return (None if None in numbers else sum(filter(None, numbers)),)
 
 
-def _day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]], names: dict[str, str]) -> _Day:
+def _read_day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]], names: dict[str, str]) -> _DayStats:
     """Return the message statistics of a row, and add the names of its parts to `names`."""
-    day = _Day(_parse_time(row))
+    day = _DayStats(_parse_time(row))
     for part, name, channel, stats in messages(row):
         if part is None or channel is None or stats is None:
             day.nulls.add((part, channel))
@@ -199,12 +202,14 @@ def _day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]], names: di
         day.entries.add((part, channel))
         for stat, value in stats.items():
             key = (part, channel, clean_text(stat))
-            if stat in _NAMES:
+            if stat in _NON_STATISTIC_FIELDS:
                 continue
             if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-                day.numbers.setdefault(key, []).append(_parse_number(value, stat, can_be_negative=stat == _REVENUE))
+                day.numbers.setdefault(key, []).append(
+                    _parse_number(value, stat, can_be_negative=stat == _REVENUE_STAT)
+                )
             else:
-                day.others.add(key)
+                day.non_numbers.add(key)
     return day
 
 
@@ -215,10 +220,10 @@ def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
     enrolled users, but no sent messages.
     """
     if row.get("messages") is None:
-        yield _ALL_NULL
+        yield _NULL_STATS
     for channel, entries in _as_mapping(row.get("messages")).items():
         if entries is None:
-            yield _ALL_NULL._replace(channel=clean_text(channel))
+            yield _NULL_STATS._replace(channel=clean_text(channel))
         for entry in _as_mappings(entries):
             part, name = clean_text(entry.get("variation_api_id")), clean_text(entry.get("variation_name"))
             yield _MessageStats(part, name, clean_text(channel), entry)
@@ -230,14 +235,14 @@ def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
     The row maps step ids to objects with the step's name and a list of entries per channel.
     """
     if row.get("step_stats") is None:
-        yield _ALL_NULL
+        yield _NULL_STATS
     for step, stats in _as_mapping(row.get("step_stats")).items():
         step_stats = _as_mapping(stats)
         if step_stats.get("messages") is None:
-            yield _ALL_NULL._replace(part=clean_text(step))
+            yield _NULL_STATS._replace(part=clean_text(step))
         for channel, entries in _as_mapping(step_stats.get("messages")).items():
             if entries is None:
-                yield _ALL_NULL._replace(part=clean_text(step), channel=clean_text(channel))
+                yield _NULL_STATS._replace(part=clean_text(step), channel=clean_text(channel))
             for entry in _as_mappings(entries):
                 yield _MessageStats(clean_text(step), clean_text(step_stats.get("name")), clean_text(channel), entry)
 

@@ -58,7 +58,7 @@ class Watchdog:
             self._exchanges.add(exchange)
             self._changed.notify()
             if not self._is_running:
-                threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+                threading.Thread(target=self._abort_overdue_exchanges, name="watchdog", daemon=True).start()
                 self._is_running = True
         _current.exchange = exchange
         try:
@@ -68,7 +68,7 @@ class Watchdog:
             with self._changed:
                 self._exchanges.discard(exchange)
 
-    def _watch(self) -> None:
+    def _abort_overdue_exchanges(self) -> None:
         with self._changed:
             try:
                 while self._changed.wait_for(lambda: self._exchanges, _IDLE_SECONDS):

@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"braze-exporter {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    serve = _command(
+    serve = _add_command(
         commands, "serve", serve_command.serve, "Serve /metrics for the workspaces of the config file (default)."
     )
     _add_config(serve)
@@ -39,21 +39,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="Enable reload via HTTP POST to /-/reload. SIGHUP always reloads the config.",
     )
     _add_web_config(serve)
-    _add_log(serve, level="info")
-    demo_parser = _command(
+    _add_log_flags(serve, level="info")
+    demo_parser = _add_command(
         commands, "demo", demo.serve_demo, "Serve a simulated Braze and its metrics, without a Braze account."
     )
     _add_listen_address(demo_parser)
     demo_parser.add_argument(
         "--braze.listen-address",
         dest="braze_address",
-        type=_parse_with(_address),
+        type=_parse_with(_parse_address),
         default="127.0.0.1:0",
         metavar="HOST:PORT",
         help="Loopback address on which the simulated Braze listens (default: %(default)s, a free port).",
     )
-    _add_log(demo_parser, level="warn")
-    check = _command(
+    _add_log_flags(demo_parser, level="warn")
+    check = _add_command(
         commands, "check", check_command.check, "Check whether the config file is valid, and print its calls per hour."
     )
     _add_config(check)
@@ -64,21 +64,25 @@ def build_parser() -> argparse.ArgumentParser:
         "access).",
     )
     _add_web_config(check)
-    discover_parser = _command(commands, "discover", discover.discover, "Print the items of Braze's lists as config.")
+    discover_parser = _add_command(
+        commands, "discover", discover.discover, "Print the items of Braze's lists as config."
+    )
     _add_config(discover_parser)
     discover_parser.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
     _add_backfill(commands)
-    dashboard_parser = _command(
+    dashboard_parser = _add_command(
         commands, "dashboard", dashboard.dashboard, "Print the Grafana dashboard for the config file, as JSON."
     )
     _add_config(dashboard_parser)
-    rules_parser = _command(commands, "rules", rules.rules, "Print the Prometheus alerting rules for the config file.")
+    rules_parser = _add_command(
+        commands, "rules", rules.rules, "Print the Prometheus alerting rules for the config file."
+    )
     _add_config(rules_parser)
-    _command(commands, "schema", schema.schema, "Print the JSON Schema of the config file, for editors.")
+    _add_command(commands, "schema", schema.schema, "Print the JSON Schema of the config file, for editors.")
     return top
 
 
-def _command(
+def _add_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: object, text: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -97,7 +101,7 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 
 def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    history = _command(
+    history = _add_command(
         commands,
         "backfill",
         backfill_command.backfill,
@@ -149,7 +153,7 @@ def _add_listen_address(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--web.listen-address",
         dest="web_address",
-        type=_parse_with(_address),
+        type=_parse_with(_parse_address),
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
         help="Address on which to expose metrics and web interface; without a host, on all interfaces (default: "
@@ -168,7 +172,7 @@ def _add_web_config(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_log(command: argparse.ArgumentParser, level: str) -> None:
+def _add_log_flags(command: argparse.ArgumentParser, level: str) -> None:
     command.add_argument(
         "--log.level",
         dest="log_level",
@@ -185,6 +189,6 @@ def _add_log(command: argparse.ArgumentParser, level: str) -> None:
     )
 
 
-def _address(text: str) -> str:
+def _parse_address(text: str) -> str:
     server.split_address(text)
     return text

@@ -33,14 +33,14 @@ def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             else ""
         )
         print(
-            f"{shorten(usage.workspace)}: {pluralize(usage.queries, 'query needs', 'queries need')} "
-            f"{usage.calls:,.0f} calls per hour in the {usage.pool.name} pool{startup}; "
-            f"budget.share allows {usage.allowed:,.0f} of {usage.pool.per_hour:,.0f}"
+            f"{shorten(usage.workspace)}: {pluralize(usage.query_count, 'query needs', 'queries need')} "
+            f"{usage.hourly_calls:,.0f} calls per hour in the {usage.pool.name} pool{startup}; "
+            f"budget.share allows {usage.allowed_hourly_calls:,.0f} of {usage.pool.per_hour:,.0f}"
         )
     if options.web_config_file:
         protections = " and ".join(read_web(options.web_config_file).protections)
         print(f"{options.web_config_file} is valid: {protections or 'neither TLS nor passwords'}")
-    return SUCCESS if not options.live or _live(options, environ) else FAILURE
+    return SUCCESS if not options.live or _check_live(options, environ) else FAILURE
 
 
 def _check_state_file(config: Config) -> None:
@@ -55,7 +55,7 @@ def _check_state_file(config: Config) -> None:
         raise config.error([(("state_file",), str(error))]) from None
 
 
-def _live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+def _check_live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
     """Run all queries of a config against Braze, and return whether there is no problem."""
     logs.configure_logging("error", "logfmt")  # failures are printed below, once each
     config = read_config(options.config_file, environ)

@@ -11,24 +11,24 @@ from braze_exporter.backfill.context import CommandContext
 from braze_exporter.backfill.progress import pluralize
 from braze_exporter.braze import time_zones
 from braze_exporter.braze.buckets import bucket_end, bucket_starts
-from braze_exporter.braze.client import unauthorized
+from braze_exporter.braze.client import describe_unauthorized
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import INSTANCES, Unit
 from braze_exporter.braze.lists import SEGMENT_LIST, ListEndpoint
 from braze_exporter.braze.query import Query
-from braze_exporter.commands.context import open_lister
+from braze_exporter.commands.context import open_list_reader
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, ConfiguredWorkspace
 from braze_exporter.exporter import Exporter
 from braze_exporter.metrics.data_quality import is_timezone_mismatch
-from braze_exporter.scheduler.admission import KEY_REJECTED
+from braze_exporter.scheduler.admission import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.list_reader import ListResult
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult
 from braze_exporter.scheduler.query_state import QueryState
-from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots, expand, required_lists
+from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots, expand_selectors, required_lists
 
 # How many times shorter requests are tried after an oversized response, one second apart.
-_MOST_TRIES = 60
+_MAX_RETRIES = 60
 # How many queries are named for each reason of a failure.
 _MAX_NAMED = 3
 
@@ -51,7 +51,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
     known: ListSnapshots = {
         key: ListSnapshot(result.items, calls=0) for key, result in lists.items() if not result.failure
     }
-    plan = expand(plan, config.settings, known)
+    plan = expand_selectors(plan, config.settings, known)
     # Baselines are left out, because their history is long. Each query requests all buckets that one response can hold.
     queries = tuple(replace(query, baseline_weeks=0, length=query.kind.max_length) for query in plan.queries)
     exporter = Exporter(wall=ctx.wall, monotonic=ctx.monotonic, proxies=ctx.proxies, reads_lists=False)
@@ -64,18 +64,18 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
             for query_state in exporter.query_states
             if query_state.error is not None and query_state.error.reason is Reason.INVALID_RESPONSE
         }
-        for _ in range(_MOST_TRIES):
-            if not _are_oversized(exporter.query_states, ctx.monotonic()):
+        for _ in range(_MAX_RETRIES):
+            if not _is_shorter_request_due(exporter.query_states, ctx.monotonic()):
                 break
             ctx.sleep(1.0)  # the rate limiter may allow more calls by then
             _wait_for_queries(exporter, len(queries), ctx.err)
         for workspace in config.workspaces:
             name = workspace.spec.name
-            entries = [query_state for query_state in exporter.query_states if query_state.query.workspace == name]
+            query_states = [query_state for query_state in exporter.query_states if query_state.query.workspace == name]
             lists_of_workspace = {
                 list_endpoint: result for (owner, list_endpoint), result in lists.items() if owner == name
             }
-            for finding in _findings(workspace, plan, entries, lists_of_workspace, malformed):
+            for finding in _findings(workspace, plan, query_states, lists_of_workspace, malformed):
                 problems += finding.is_problem
                 prefix = "problem: " if finding.is_problem else ""
                 lines.append(f"{shorten(name)}: {prefix}{finding.text}\n")
@@ -88,11 +88,11 @@ def _read_lists(config: Config, plan: Plan, ctx: CommandContext) -> dict[tuple[s
     lists: dict[tuple[str, ListEndpoint], ListResult] = {}
     list_endpoints = required_lists(plan)
     for spec in (workspace.spec for workspace in config.workspaces):
-        lister = open_lister(config, spec, ctx)
+        list_reader = open_list_reader(config, spec, ctx)
         for list_endpoint in dict.fromkeys(
             [*list_endpoints.get(spec.name, ()), *([SEGMENT_LIST] if spec.segments else [])]
         ):
-            lists[spec.name, list_endpoint] = lister.read(list_endpoint, archived=False)
+            lists[spec.name, list_endpoint] = list_reader.read(list_endpoint, include_archived=False)
     return lists
 
 
@@ -111,31 +111,31 @@ def _wait_for_queries(exporter: Exporter, count: int, err: TextIO) -> None:
         print("\r", end="", file=err, flush=True)
 
 
-def _are_oversized(entries: Iterable[QueryState], now: float) -> bool:
+def _is_shorter_request_due(query_states: Iterable[QueryState], now: float) -> bool:
     """Return whether a query whose response was oversized is due for a shorter request at `now`."""
     return any(
         query_state.error is not None and query_state.error.reason is Reason.TOO_LARGE and query_state.is_due(now)
-        for query_state in entries
+        for query_state in query_states
     )
 
 
 def _findings(
     workspace: ConfiguredWorkspace,
     plan: Plan,
-    entries: Sequence[QueryState],
+    query_states: Sequence[QueryState],
     lists: Mapping[ListEndpoint, ListResult],
     malformed: Mapping[QueryState, BrazeError],
 ) -> Iterator[Finding]:
     failed = {
         *malformed,
-        *(query_state for query_state in entries if query_state.error is not None or query_state.response is None),
+        *(query_state for query_state in query_states if query_state.error is not None or query_state.response is None),
     }
-    responding = [query_state for query_state in entries if query_state not in failed]
-    text = f"{len(responding):,} of {pluralize(len(entries), 'query', 'queries')} succeeded"
+    responding = [query_state for query_state in query_states if query_state not in failed]
+    text = f"{len(responding):,} of {pluralize(len(query_states), 'query', 'queries')} succeeded"
     yield Finding(text, is_problem=False)
-    is_rejected = _is_rejected(entries, lists)
-    errors = {query_state: malformed.get(query_state, query_state.error) for query_state in entries}
-    yield from _failed_queries(workspace, errors, is_rejected=is_rejected)
+    is_rejected = _is_rejected(query_states, lists)
+    errors = {query_state: malformed.get(query_state, query_state.error) for query_state in query_states}
+    yield from _failure_findings(workspace, errors, is_rejected=is_rejected)
     for list_endpoint, result in lists.items():
         if result.failure and not is_rejected:
             is_needed = any(
@@ -147,34 +147,38 @@ def _findings(
             yield Finding(
                 f"the list of {list_endpoint.item_names[1]} could not be read, so {what}: {result.failure}", is_needed
             )
-    yield from _unlisted(named for named in plan.configured_subjects if named.workspace == workspace.spec.name)
-    yield from _selections(result for result in plan.selection_results if result.workspace == workspace.spec.name)
-    yield from _segments(workspace, lists.get(SEGMENT_LIST))
-    yield from _without_data(responding)
-    yield from _time_zone(workspace, responding)
-    yield from _lag(responding)
+    yield from _unlisted_findings(named for named in plan.configured_subjects if named.workspace == workspace.spec.name)
+    yield from _selection_findings(
+        result for result in plan.selection_results if result.workspace == workspace.spec.name
+    )
+    yield from _segment_findings(workspace, lists.get(SEGMENT_LIST))
+    yield from _no_data_findings(responding)
+    yield from _time_zone_findings(workspace, responding)
+    yield from _delay_findings(responding)
 
 
-def _is_rejected(entries: Iterable[QueryState], lists: Mapping[ListEndpoint, ListResult]) -> bool:
+def _is_rejected(query_states: Iterable[QueryState], lists: Mapping[ListEndpoint, ListResult]) -> bool:
     """Return whether Braze rejects the key at all endpoints, including those of the lists."""
     return any(
-        query_state.error is not None and query_state.error.detail == KEY_REJECTED for query_state in entries
-    ) and all(result.failure == unauthorized(list_endpoint) for list_endpoint, result in lists.items())
+        query_state.error is not None and query_state.error.detail == KEY_REJECTED_DETAIL
+        for query_state in query_states
+    ) and all(result.failure == describe_unauthorized(list_endpoint) for list_endpoint, result in lists.items())
 
 
-def _failed_queries(
+def _failure_findings(
     workspace: ConfiguredWorkspace, errors: Mapping[QueryState, BrazeError | None], *, is_rejected: bool
 ) -> Iterator[Finding]:
     """Yield one finding for each reason for which queries failed or were deferred."""
     groups: dict[str, list[Query]] = {}
     for query_state, error in errors.items():
         if error is not None and error.reason is Reason.UNAUTHORIZED:
-            detail = unauthorized(query_state.query.kind)
+            detail = describe_unauthorized(query_state.query.kind)
             if is_rejected:
                 url = workspace.spec.rest_endpoint
                 instance = next((f" ({name})" for name, known in INSTANCES.items() if known == url), "")
                 detail = (
-                    f"{KEY_REJECTED}. Each API key belongs to one instance; this key may belong to another instance "
+                    f"{KEY_REJECTED_DETAIL}. Each API key belongs to one instance; this key may belong to another "
+                    "instance "
                     f"than {url}{instance}"
                 )
             groups.setdefault(detail, []).append(query_state.query)
@@ -189,9 +193,9 @@ def _failed_queries(
         yield Finding(f"{named}: {detail}")
 
 
-def _unlisted(named: Iterable[ConfiguredSubject]) -> Iterator[Finding]:
+def _unlisted_findings(subjects: Iterable[ConfiguredSubject]) -> Iterator[Finding]:
     """Yield a finding for each subject that the config names and Braze does not list."""
-    for item in named:
+    for item in subjects:
         if item.is_listed or item.kind.list_endpoint is None:
             continue
         what = f'{item.kind.list_endpoint.item_names[0]} "{shorten(item.subject)}" is missing from Braze\'s list'
@@ -203,16 +207,19 @@ def _unlisted(named: Iterable[ConfiguredSubject]) -> Iterator[Finding]:
             yield Finding(f"{what}{hint}; names are case-sensitive")
 
 
-def _selections(discovered: Iterable[SelectionResult]) -> Iterator[Finding]:
+def _selection_findings(results: Iterable[SelectionResult]) -> Iterator[Finding]:
     """Yield how many items of Braze's lists the selectors match, and how many of these are skipped."""
-    for item in discovered:
-        text = f"{item.kind.section}: selectors match {item.matched:,} of {item.listed:,} items in Braze's list"
-        if item.skipped:
-            text += f", {item.skipped:,} skipped; raise max_queries or budget.share, or match fewer items"
-        yield Finding(text, is_problem=item.skipped > 0 or not item.matched)
+    for item in results:
+        text = (
+            f"{item.kind.section}: selectors match {item.matched_count:,} of {item.listed_count:,} items in "
+            "Braze's list"
+        )
+        if item.skipped_count:
+            text += f", {item.skipped_count:,} skipped; raise max_queries or budget.share, or match fewer items"
+        yield Finding(text, is_problem=item.skipped_count > 0 or not item.matched_count)
 
 
-def _segments(workspace: ConfiguredWorkspace, result: ListResult | None) -> Iterator[Finding]:
+def _segment_findings(workspace: ConfiguredWorkspace, result: ListResult | None) -> Iterator[Finding]:
     """Yield a finding for each segment that has no series, because Braze does not list or track it."""
     if result is None or result.failure:
         return
@@ -231,7 +238,7 @@ def _segments(workspace: ConfiguredWorkspace, result: ListResult | None) -> Iter
             )
 
 
-def _without_data(responding: Iterable[QueryState]) -> Iterator[Finding]:
+def _no_data_findings(responding: Iterable[QueryState]) -> Iterator[Finding]:
     """Yield a finding for each query whose response has no data, no numbers or only zeros."""
     for query_state in responding:
         points = (
@@ -257,7 +264,7 @@ def _without_data(responding: Iterable[QueryState]) -> Iterator[Finding]:
             yield Finding(text, is_problem=False)
 
 
-def _time_zone(workspace: ConfiguredWorkspace, responding: Sequence[QueryState]) -> Iterator[Finding]:
+def _time_zone_findings(workspace: ConfiguredWorkspace, responding: Sequence[QueryState]) -> Iterator[Finding]:
     """Yield whether the days in the responses fit the time zone of the workspace, where that can be determined."""
     zone = workspace.spec.timezone
     if zone is None:
@@ -275,7 +282,7 @@ def _time_zone(workspace: ConfiguredWorkspace, responding: Sequence[QueryState])
     else:
         for query_state in responding:
             if query_state.response is not None and is_timezone_mismatch(query_state.query, query_state.response):
-                newest = datetime.fromtimestamp(max(_points(query_state)), zone).date()
+                newest = datetime.fromtimestamp(max(_values_by_start(query_state)), zone).date()
                 yield Finding(
                     f"{_describe_query(query_state.query)}: the newest day is {newest}, which is not today in "
                     f"{zone.key}; {remedy}"
@@ -290,39 +297,40 @@ def _matching_zones(responding: Iterable[QueryState]) -> Iterator[Sequence[str]]
         pairs.setdefault(query_state.query.counter_key, {})[query_state.query.unit] = query_state
     for pair in pairs.values():
         if len(pair) == len(Unit):
-            hours, days = _points(pair[Unit.HOUR]), _points(pair[Unit.DAY])
+            hours, days = _values_by_start(pair[Unit.HOUR]), _values_by_start(pair[Unit.DAY])
             zone, response = pair[Unit.DAY].query.zone, pair[Unit.HOUR].response
             dated = {datetime.fromtimestamp(start, zone).date(): value for start, value in days.items()}
             yield time_zones.find_matching_zones(dated, hours, response.sent_at if response is not None else 0.0)
 
 
-def _lag(responding: Iterable[QueryState]) -> Iterator[Finding]:
+def _delay_findings(responding: Iterable[QueryState]) -> Iterator[Finding]:
     """Yield the age of the newest hour with a count. One response shows nothing else about Braze's delay."""
     hourly = [
         query_state
         for query_state in responding
-        if query_state.query.unit is Unit.HOUR and any(_points(query_state).values())
+        if query_state.query.unit is Unit.HOUR and any(_values_by_start(query_state).values())
     ]
     if not hourly:
         return
 
-    def left(query_state: QueryState) -> float:
-        newest = max(start for start, value in _points(query_state).items() if value)
+    def delay_seconds(query_state: QueryState) -> float:
+        newest = max(start for start, value in _values_by_start(query_state).items() if value)
         return (
             query_state.response.sent_at - bucket_end(newest, Unit.HOUR, query_state.query.zone)
             if query_state.response is not None
             else 0.0
         )
 
-    nearest_entry = min(hourly, key=left)
-    seconds, settle = left(nearest_entry), nearest_entry.query.settle
+    newest_query = min(hourly, key=delay_seconds)
+    seconds, settle = delay_seconds(newest_query), newest_query.query.settle
     if seconds > settle:
         yield Finding(
-            f"the newest hour with a count above 0 ended {_minutes(seconds)} ago, but settle is {_minutes(settle)}; "
+            f"the newest hour with a count above 0 ended {_format_minutes(seconds)} ago, but settle is "
+            f"{_format_minutes(settle)}; "
             "Braze is delayed, or settle is too short"
         )
     else:
-        when = f"ended {_minutes(seconds)} ago" if seconds > 0 else "has not ended yet"
+        when = f"ended {_format_minutes(seconds)} ago" if seconds > 0 else "has not ended yet"
         text = (
             f"the newest hour with a count above 0 {when}. One response does not show how late Braze revises hours; "
             "see braze_revision_age_seconds"
@@ -330,7 +338,7 @@ def _lag(responding: Iterable[QueryState]) -> Iterator[Finding]:
         yield Finding(text, is_problem=False)
 
 
-def _points(query_state: QueryState) -> Mapping[int, float]:
+def _values_by_start(query_state: QueryState) -> Mapping[int, float]:
     return (
         dict(point for series in query_state.response.series for point in series.points)
         if query_state.response is not None
@@ -338,7 +346,7 @@ def _points(query_state: QueryState) -> Mapping[int, float]:
     )
 
 
-def _minutes(seconds: float) -> str:
+def _format_minutes(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min"
 
 

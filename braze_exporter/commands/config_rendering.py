@@ -63,7 +63,7 @@ def render_config(
     for kind, list_endpoint, lines in _sections(workspace, results):
         result = results[list_endpoint]
         if list_endpoint is SEGMENT_LIST:
-            yield from _render_block("segments", list_endpoint, result, list(_segments(workspace, result)))
+            yield from _render_block("segments", list_endpoint, result, list(_segment_definitions(workspace, result)))
         yield from _render_block(
             kind.section, list_endpoint, result, lines, _describe_cost(kind, len(result.items), settings)
         )
@@ -87,14 +87,16 @@ def _sections(
         named = {str(getattr(spec, kind.subject_label)) for spec in specs if not spec.is_selector}
         if list_endpoint is SEGMENT_LIST:
             names = _segment_names(workspace, result)
-            taken = matched | {row.id for row in result.items if names[row.id] in named}
-            yield kind, list_endpoint, list(_by_configured_name(kind, names, result, taken))
+            configured_ids = matched | {row.id for row in result.items if names[row.id] in named}
+            yield kind, list_endpoint, list(_segment_entries(kind, names, result, configured_ids))
         elif list_endpoint.has_ids:
             lower = {braze_id.lower() for braze_id in named}
-            taken = matched | {row.id for row in (*result.items, *result.archived_items) if row.id.lower() in lower}
-            yield kind, list_endpoint, list(_by_id(kind, result, taken))
+            configured_ids = matched | {
+                row.id for row in (*result.items, *result.archived_items) if row.id.lower() in lower
+            }
+            yield kind, list_endpoint, list(_id_entries(kind, result, configured_ids))
         else:
-            yield kind, list_endpoint, list(_by_name(kind, result, matched | named))
+            yield kind, list_endpoint, list(_name_entries(kind, result, matched | named))
 
 
 def _render_block(
@@ -109,8 +111,8 @@ def _render_block(
     elif not lines:
         yield f"    # {key}: the list of {many} is empty"
     if lines:
-        taken = sum(line.skip_reason == _ALREADY_CONFIGURED for line in lines)
-        configured = f", {taken:,} already in the config" if taken else ""
+        configured_count = sum(line.skip_reason == _ALREADY_CONFIGURED for line in lines)
+        configured = f", {configured_count:,} already in the config" if configured_count else ""
         yield f"    # {len(lines):,} {item if len(lines) == 1 else many}{configured}{cost}"
         yield f"    {'# ' if all(line.skip_reason for line in lines) else ''}{key}:"
         yield from map(str, lines)
@@ -123,56 +125,58 @@ def _describe_cost(kind: SeriesKind, rows: int, settings: Settings) -> str:
     return f"; {calls:,.0f} calls per hour in total, budget.share allows {allowed:,.0f}"
 
 
-def _by_name(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_ConfigLine]:
+def _name_entries(kind: SeriesKind, result: ListResult, configured_names: set[str]) -> Iterator[_ConfigLine]:
     """Yield the entries of a list whose items have no id."""
-    alike: dict[str, list[str]] = {}
-    for row in read.items:
-        alike.setdefault(row.name.casefold(), []).append(row.name)
-    for row in read.items:
-        other = next((name for name in alike[row.name.casefold()] if name != row.name), None)
+    names_by_casefold: dict[str, list[str]] = {}
+    for row in result.items:
+        names_by_casefold.setdefault(row.name.casefold(), []).append(row.name)
+    for row in result.items:
+        other = next((name for name in names_by_casefold[row.name.casefold()] if name != row.name), None)
         note = f'differs from "{shorten(other)}" only in case' if other is not None else ""
-        skip_reason = _ALREADY_CONFIGURED if row.name in taken else "" if row.name.strip() else "no name"
+        skip_reason = _ALREADY_CONFIGURED if row.name in configured_names else "" if row.name.strip() else "no name"
         if kind is PURCHASES and row.name == ALL:
             skip_reason = "reserved for all products together"
         yield _ConfigLine(f"- {kind.subject_label}: {quote_scalar(row.name)}", (note,), skip_reason)
 
 
-def _by_id(kind: SeriesKind, read: ListResult, taken: set[str]) -> Iterator[_ConfigLine]:
+def _id_entries(kind: SeriesKind, result: ListResult, configured_ids: set[str]) -> Iterator[_ConfigLine]:
     """Yield the entries of a list whose items have an id, archived items last."""
-    called, archived = Counter(row.name for row in read.items), {row.id for row in read.archived_items}
-    for row in (*read.items, *read.archived_items):
-        same = f"{called[row.name]:,} items have this name" if called[row.name] > 1 else ""
-        skip_reason = _ALREADY_CONFIGURED if row.id in taken else _skip_reason(row)
+    name_counts, archived = Counter(row.name for row in result.items), {row.id for row in result.archived_items}
+    for row in (*result.items, *result.archived_items):
+        same = f"{name_counts[row.name]:,} items have this name" if name_counts[row.name] > 1 else ""
+        skip_reason = _ALREADY_CONFIGURED if row.id in configured_ids else _skip_reason(row)
         if row.id in archived:
             skip_reason = skip_reason or "archived"
         yield _ConfigLine(
-            f"- {kind.subject_label}: {quote_scalar(row.id)}", (_describe_item(row), same, _edited(row)), skip_reason
+            f"- {kind.subject_label}: {quote_scalar(row.id)}",
+            (_describe_item(row), same, _edit_date_text(row)),
+            skip_reason,
         )
 
 
-def _by_configured_name(
-    kind: SeriesKind, names: Mapping[str, str], read: ListResult, taken: set[str]
+def _segment_entries(
+    kind: SeriesKind, names: Mapping[str, str], result: ListResult, configured_ids: set[str]
 ) -> Iterator[_ConfigLine]:
     """Yield the entries of segments, which are identified by their names in the config."""
-    for row in read.items:
+    for row in result.items:
         text = f"- {kind.subject_label}: {quote_scalar(names[row.id])}"
-        yield _ConfigLine(text, (), _ALREADY_CONFIGURED if row.id in taken else _skip_reason(row))
+        yield _ConfigLine(text, (), _ALREADY_CONFIGURED if row.id in configured_ids else _skip_reason(row))
 
 
-def _segments(workspace: ConfiguredWorkspace, read: ListResult) -> Iterator[_ConfigLine]:
+def _segment_definitions(workspace: ConfiguredWorkspace, result: ListResult) -> Iterator[_ConfigLine]:
     """Yield the lines of `segments`, the mapping of names to Braze's ids."""
-    names = _segment_names(workspace, read)
-    taken = {braze_id.lower() for braze_id in workspace.spec.segments.values()}
-    for row in read.items:
+    names = _segment_names(workspace, result)
+    configured_ids = {braze_id.lower() for braze_id in workspace.spec.segments.values()}
+    for row in result.items:
         about = _describe_item(row, names[row.id])
         yield _ConfigLine(
             f"{quote_scalar(names[row.id])}: {quote_scalar(row.id)}",
             (about,),
-            _ALREADY_CONFIGURED if row.id.lower() in taken else _skip_reason(row),
+            _ALREADY_CONFIGURED if row.id.lower() in configured_ids else _skip_reason(row),
         )
 
 
-def _segment_names(workspace: ConfiguredWorkspace, read: ListResult) -> Mapping[str, str]:
+def _segment_names(workspace: ConfiguredWorkspace, result: ListResult) -> Mapping[str, str]:
     """Return a name for each segment, by its id: the name in the config, else Braze's name, else the id.
 
     Braze's name is not used if it is empty, too long or already used.
@@ -180,7 +184,7 @@ def _segment_names(workspace: ConfiguredWorkspace, read: ListResult) -> Mapping[
     configured = {braze_id.lower(): name for name, braze_id in workspace.spec.segments.items()}
     names: dict[str, str] = {}
     used = {ALL, *configured.values()}
-    for row in read.items:
+    for row in result.items:
         fits = row.name.strip() and row.name not in used and len(row.name) <= _MAX_KEY_LENGTH
         names[row.id] = configured.get(row.id.lower(), row.name if fits else row.id)
         used.add(names[row.id])
@@ -200,5 +204,5 @@ def _describe_item(row: ListItem, written: str = "") -> str:
     return " ".join(([] if row.name == written else [shorten(row.name)]) + ([f"[{', '.join(tags)}]"] if tags else []))
 
 
-def _edited(row: ListItem) -> str:
+def _edit_date_text(row: ListItem) -> str:
     return f"edited {shorten(row.last_edited[:10])}" if row.last_edited else ""

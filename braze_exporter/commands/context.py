@@ -72,7 +72,7 @@ def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[
     return config, plan
 
 
-def open_lister(config: Config, workspace: Workspace, ctx: CommandContext) -> ListReader:
+def open_list_reader(config: Config, workspace: Workspace, ctx: CommandContext) -> ListReader:
     """Return a `ListReader` for a workspace that may use one hour's share of each pool, but not the reserve."""
     key, budget = config.keys[workspace.name], config.settings.budget
     client = open_client(workspace, key, ctx.session, proxies=ctx.proxies, wall=ctx.wall, monotonic=ctx.monotonic)

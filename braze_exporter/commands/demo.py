@@ -27,17 +27,17 @@ def serve_demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except OSError as error:
         return fail(listen_error("--web.listen-address", options.web_address, error))
     try:
-        running = simulator_server.serve(demo_config.build_shop(time.time), host, port)
+        running = simulator_server.serve(demo_config.build_demo_braze(time.time), host, port)
     except OSError as error:
         listener.close()
         return fail(listen_error("--braze.listen-address", options.braze_address, error))
     with running:
         config = load_config(demo_config.build_config(running.url), "demo", {KEY_VARIABLE: KEY})
-        print(_welcome(running.url, options.web_address), flush=True)
+        print(_welcome_text(running.url, options.web_address), flush=True)
         return run_exporter(config, listener, None, environ)
 
 
-def _welcome(braze_url: str, address: str) -> str:
+def _welcome_text(braze_url: str, address: str) -> str:
     host, port = server.split_address(address)
     target = f"{host or 'localhost'}:{port}"
     return f"""\

@@ -32,14 +32,14 @@ def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     logs.configure_logging(options.log_level, options.log_format)
     config = read_config(options.config_file, environ)
     build_plan(config)  # reports problems of the config before the wait for the state file
-    web = AccessControl(options.web_config_file, time.monotonic) if options.web_config_file else None
+    access_control = AccessControl(options.web_config_file, time.monotonic) if options.web_config_file else None
     refuse_shared_state_file(config, options.web_config_file, environ)
     path = config.settings.state_file
     try:
-        store = open_state_file(path) if path is not None else None
+        state_file = open_state_file(path) if path is not None else None
     except StateFileError as error:
         raise config.error([(("state_file",), str(error))]) from None
-    with contextlib.closing(store) if store is not None else contextlib.nullcontext():
+    with contextlib.closing(state_file) if state_file is not None else contextlib.nullcontext():
         try:
             listener = server.listen(options.web_address)
         except OSError as error:
@@ -47,11 +47,11 @@ def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return run_exporter(
             config,
             listener,
-            store,
+            state_file,
             environ,
-            read_again=lambda: read_config(options.config_file, environ),
-            by_request=options.enable_lifecycle,
-            web=web,
+            read_new_config=lambda: read_config(options.config_file, environ),
+            is_http_reload_enabled=options.enable_lifecycle,
+            access_control=access_control,
         )
 
 
@@ -65,35 +65,35 @@ def listen_error(flag: str, address: str, error: OSError) -> str:
 def run_exporter(
     config: Config,
     listener: socket.socket,
-    store: StateFile | None,
+    state_file: StateFile | None,
     environ: Mapping[str, str],
     *,
-    read_again: Callable[[], Config] | None = None,
-    by_request: bool = False,
-    web: AccessControl | None = None,
+    read_new_config: Callable[[], Config] | None = None,
+    is_http_reload_enabled: bool = False,
+    access_control: AccessControl | None = None,
 ) -> int:
     """Serve the metrics of `config` on `listener` until SIGTERM or SIGINT, and return the exit code.
 
-    `web` controls access, if given. With `read_again`, SIGHUP reloads the config with it. With `by_request`, an HTTP
-    request does so too.
+    `access_control` controls access, if given. With `read_new_config`, SIGHUP reloads the config with it. With
+    `is_http_reload_enabled`, an HTTP request does so too.
     """
-    exporter = Exporter(store, wall=time.time, monotonic=time.monotonic, proxies=proxies)
+    exporter = Exporter(state_file, wall=time.time, monotonic=time.monotonic, proxies=proxies)
     reloader = Reloader(
-        exporter, config, read_again or (lambda: config), lambda new_config: open_session(new_config, environ)
+        exporter, config, read_new_config or (lambda: config), lambda new_config: open_session(new_config, environ)
     )
     host, port = listener.getsockname()[:2]
     fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(exporter.plan.queries)}
     _log.info("Exporter started", extra={"fields": fields})
-    if read_again is not None and hasattr(signal, "SIGHUP"):
+    if read_new_config is not None and hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: reloader.reload())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     application = server.Application(
         exporter,
         status_page=StatusPage(lambda: read_status_response(exporter)),
-        reload=reloader.reload if by_request else None,
-        access=web,
+        reload=reloader.reload if is_http_reload_enabled else None,
+        access=access_control,
     )
-    with contextlib.closing(web) if web is not None else contextlib.nullcontext():
+    with contextlib.closing(access_control) if access_control is not None else contextlib.nullcontext():
         server.serve(application, listener, on_stop=exporter.close)
     _log.info("Exporter stopped")
     return SUCCESS

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-Path: TypeAlias = tuple[str | int, ...]
+KeyPath: TypeAlias = tuple[str | int, ...]
 _Pairs: TypeAlias = dict[str, tuple[yaml.Node, yaml.Node]]
 
 # Aliases let a small file expand to a huge tree ("billion laughs"), and deep nesting can exhaust the stack.
@@ -17,7 +17,7 @@ MAX_DEPTH = 20
 _MAX_BITS = 64
 
 # Replaces a secret, or a value that may be one, in messages.
-HIDDEN = "***"
+MASK = "***"
 
 _TAG = "tag:yaml.org,2002:"
 # The message does not repeat the tag: an unquoted password that begins with ! is read as a tag.
@@ -27,7 +27,7 @@ _SURROGATE_MESSAGE = "contains half a character (a lone surrogate); remove it"
 # A word of this length that contains a digit is probably a key, a hash or a token; names rarely are.
 _LONG_WORD = re.compile("[A-Za-z0-9+/=_.~-]{20,}")
 # The standard tags of scalars in YAML. Any other tag may be a password that begins with !!.
-_KINDS = {"binary", "bool", "float", "int", "null", "timestamp"}
+_SCALAR_TAGS = {"binary", "bool", "float", "int", "null", "timestamp"}
 # Hints for the user, by the start of the parser's message. Other messages need no hint.
 _HINTS = {
     "found character '\\t'": "indent with spaces, not tabs",
@@ -42,7 +42,7 @@ _HINTS = {
 class Problem:
     """A problem of a config: its `path`, its `line` if known, and a `text` with the problem and the fix."""
 
-    path: Path
+    path: KeyPath
     text: str
     line: int | None = None
 
@@ -72,10 +72,10 @@ class Document:
     """
 
     data: Any
-    lines: Mapping[Path, int]
+    lines: Mapping[KeyPath, int]
     problems: tuple[Problem, ...] = ()
 
-    def make_problem(self, path: Path, text: str) -> Problem:
+    def make_problem(self, path: KeyPath, text: str) -> Problem:
         """Return a `Problem` at `path`, with the line of the nearest enclosing path that the document has."""
         known = path
         while known and known not in self.lines:
@@ -83,7 +83,7 @@ class Document:
         return Problem(path, text, self.lines.get(known))
 
 
-def format_path(path: Path) -> str:
+def format_path(path: KeyPath) -> str:
     """Return a path as text, such as `workspaces[0].custom_events[1].unit`; keys that may be secret are hidden."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{_echo_key(part)}" for part in path).removeprefix(".")
 
@@ -97,12 +97,12 @@ def shorten(value: object, limit: int = 60) -> str:
 def echo_value(value: object) -> str:
     """Return `value` as text for an error message, or `***` if a part of it looks like a key."""
     is_key_like = any(re.search("[0-9]", word) for word in _LONG_WORD.findall(str(value)))
-    return HIDDEN if is_key_like else shorten(value)
+    return MASK if is_key_like else shorten(value)
 
 
 def _echo_key(key: str) -> str:
     """Return a mapping key as text for an error message, or `***` if it may be a secret or `user:password`."""
-    return HIDDEN if ":" in key else echo_value(key)
+    return MASK if ":" in key else echo_value(key)
 
 
 def parse(text: str, source: str) -> Document:
@@ -151,13 +151,13 @@ class _Builder:
     """Converts YAML nodes to data, and records the line of every path and every problem."""
 
     def __init__(self) -> None:
-        self.lines: dict[Path, int] = {}
+        self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
         self._constructor = yaml.constructor.SafeConstructor()
         self._pairs_of: dict[yaml.Node, _Pairs] = {}
         self._values = 0
 
-    def value(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401 - a YAML value can have any type
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:  # noqa: ANN401 - a YAML value can have any type
         """Return the data of `node`, whose path is `path`."""
         self.lines.setdefault(path, node.start_mark.line + 1)
         self._count(1)
@@ -177,10 +177,10 @@ class _Builder:
         if self._values > MAX_VALUES:
             raise _DocumentTooLargeError
 
-    def _add_problem(self, path: Path, node: yaml.Node, text: str) -> None:
+    def _add_problem(self, path: KeyPath, node: yaml.Node, text: str) -> None:
         self.problems.append(Problem(path, text, node.start_mark.line + 1))
 
-    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:  # noqa: ANN401
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:  # noqa: ANN401
         if _SURROGATE.search(node.value):
             self._add_problem(path, node, _SURROGATE_MESSAGE)
             return None
@@ -192,18 +192,20 @@ class _Builder:
             pass
         kind = node.tag.removeprefix(_TAG)
         self._add_problem(
-            path, node, f"cannot be parsed as {kind}; quote it if it is a string" if kind in _KINDS else _TAG_MESSAGE
+            path,
+            node,
+            f"cannot be parsed as {kind}; quote it if it is a string" if kind in _SCALAR_TAGS else _TAG_MESSAGE,
         )
         return None
 
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key, (key_node, value_node) in self._pairs(node, path).items():
             self.lines[(*path, key)] = key_node.start_mark.line + 1
             data[key] = self.value(value_node, (*path, key))
         return data
 
-    def _pairs(self, node: yaml.MappingNode, path: Path) -> _Pairs:
+    def _pairs(self, node: yaml.MappingNode, path: KeyPath) -> _Pairs:
         """Return the nodes of a mapping by key.
 
         The mapping's own keys override those that it merges (`<<`). Among the merged mappings the first wins.
@@ -229,14 +231,14 @@ class _Builder:
         self._pairs_of[node] = merged | own
         return self._pairs_of[node]
 
-    def _merged(self, node: yaml.Node, path: Path) -> list[yaml.MappingNode]:
+    def _merged(self, node: yaml.Node, path: KeyPath) -> list[yaml.MappingNode]:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         mappings = [source for source in sources if isinstance(source, yaml.MappingNode)]
         if len(mappings) < len(sources):
             self._add_problem(path, node, "must be a mapping or a list of mappings; write <<: *name")
         return mappings
 
-    def _key(self, node: yaml.Node, path: Path) -> str | None:
+    def _key(self, node: yaml.Node, path: KeyPath) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
             self._add_problem(path, node, "keys must be strings; quote a key that starts with { or [")
         elif node.tag != f"{_TAG}str":

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from braze_exporter.braze.kinds import KINDS, SeriesKind
 from braze_exporter.config.schema import ALERT_CONDITIONS, SECTIONS, Model, RegexEntry, Settings, Workspace
-from braze_exporter.config.values import duration
+from braze_exporter.config.values import format_duration
 
 Json: TypeAlias = dict[str, Any]
 
@@ -85,5 +85,5 @@ def _property_schema(schema: Json) -> Json:
     if default is None or isinstance(default, dict):
         schema.pop("default", None)
     elif schema["type"] == "string" and not isinstance(default, str):
-        schema["default"] = duration(default)
+        schema["default"] = format_duration(default)
     return schema

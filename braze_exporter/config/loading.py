@@ -11,7 +11,7 @@ from typing import Any
 
 from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
 from braze_exporter.config import secrets
-from braze_exporter.config.document import ConfigError, Document, Path, Problem, echo_value, format_path, parse
+from braze_exporter.config.document import ConfigError, Document, KeyPath, Problem, echo_value, format_path, parse
 from braze_exporter.config.schema import (
     ALERT_CONDITIONS,
     SECTIONS,
@@ -27,12 +27,12 @@ from braze_exporter.config.secrets import Secret
 from braze_exporter.config.validation import InvalidError, M, validate
 from braze_exporter.config.values import ALL, did_you_mean, is_same_file
 
-_MISPLACED = dict.fromkeys(
+_MISPLACED_KEYS = dict.fromkeys(
     ("api_key", "key", "token"), "the API key must not be in the config; set api_key_file or api_key_env instead"
 )
 # Duplicates are searched among this many queries only. No plan can have more.
 _MAX_COMPARED = 1_000_000
-_KINDS = {kind.section: kind for kind in KINDS}
+_KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class LocatedEntry:
     """An entry of a section, and its path in the file."""
 
     spec: Entry
-    path: Path
+    path: KeyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ConfiguredWorkspace:
 
     spec: Workspace
     entries: Mapping[str, tuple[LocatedEntry, ...]]
-    path: Path
+    path: KeyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Config:
     source: str
     document: Document = field(repr=False)
 
-    def error(self, problems: Iterable[tuple[Path, str]]) -> ConfigError:
+    def error(self, problems: Iterable[tuple[KeyPath, str]]) -> ConfigError:
         """Return a `ConfigError` for `problems` that were found after loading: pairs of path and text."""
         return ConfigError(self.source, [self.document.make_problem(path, text) for path, text in problems])
 
@@ -104,7 +104,7 @@ def find_missing_keys(config: Config, environ: Mapping[str, str]) -> list[Proble
             text = secrets.describe_key_file("no such file", spec.api_key_file)
             problems.append(config.document.make_problem((*workspace.path, "api_key_file"), text))
         if spec.api_key_env and not environ.get(spec.api_key_env):
-            text = secrets.unset_variable(spec.api_key_env)
+            text = secrets.describe_unset_variable(spec.api_key_env)
             problems.append(config.document.make_problem((*workspace.path, "api_key_env"), text))
     return problems
 
@@ -119,7 +119,7 @@ class _Loader:
         self.problems = list(document.problems)
         self.keys: dict[str, Secret] = {}
         self._state_file: str | None = None
-        self._faulty = {problem.path for problem in self.problems}
+        self._paths_with_problem = {problem.path for problem in self.problems}
 
     def build(self, source: str) -> Config | None:
         """Return the config, or None if a problem leaves no config to return."""
@@ -127,7 +127,7 @@ class _Loader:
         if data is None:
             return None
         head = {key: value for key, value in data.items() if key != "workspaces"}
-        settings = self._validate(Settings, head, (), also_known=("workspaces",))
+        settings = self._validate(Settings, head, (), extra_keys=("workspaces",))
         self._state_file = settings.state_file if settings is not None else None
         raw = data.get("workspaces")
         if not isinstance(raw, list) or not raw:
@@ -140,12 +140,12 @@ class _Loader:
             return None
         return Config(settings, tuple(filter(None, workspaces)), self.keys, source, self.document)
 
-    def _build_workspace(self, raw: object, path: Path) -> ConfiguredWorkspace | None:
+    def _build_workspace(self, raw: object, path: KeyPath) -> ConfiguredWorkspace | None:
         data = self._check_mapping(raw, path)
         if data is None:
             return None
         head = {key: value for key, value in data.items() if key not in SECTIONS}
-        spec = self._validate(Workspace, head, path, also_known=tuple(SECTIONS))
+        spec = self._validate(Workspace, head, path, extra_keys=tuple(SECTIONS))
         for pair in (("url", "instance"), ("api_key_file", "api_key_env")):
             given = [key for key in pair if key in data]
             if len(given) != 1:
@@ -157,17 +157,19 @@ class _Loader:
         if not entries and not self.allow_empty:
             self._add_problem(path, f"at least one of {', '.join(SECTIONS)} is required")
         self._check_unique_queries(entries)
-        has_key = self._refuse_state_file(data.get("api_key_file"), path)
-        key = self._read_key(data, path, self.environ) if has_key and self.environ is not None else None
+        is_key_file_usable = self._check_key_file(data.get("api_key_file"), path)
+        key = self._read_api_key(data, path, self.environ) if is_key_file_usable and self.environ is not None else None
         if spec is None:
             return None
         if key is not None:
             self.keys[spec.name] = key
         return ConfiguredWorkspace(spec, entries, path)
 
-    def _build_entries(self, section: str, workspace: Mapping[str, Any], at: Path) -> tuple[LocatedEntry, ...]:
+    def _build_entries(
+        self, section: str, data_of_workspace: Mapping[str, Any], at: KeyPath
+    ) -> tuple[LocatedEntry, ...]:
         path = (*at, section)
-        raw = workspace[section]
+        raw = data_of_workspace[section]
         if not isinstance(raw, list) or not raw:
             self._add_problem(path, f"must be a non-empty list of entries, such as {SECTIONS[section].example}")
             return ()
@@ -179,20 +181,22 @@ class _Loader:
             spec = self._validate(SECTIONS[section], data, (*path, index))
             if spec is not None:
                 entries.append(LocatedEntry(spec, (*path, index)))
-            if "timezone" not in workspace:
-                self._check_timezone(data, (*path, index), only_days=Unit.HOUR not in _KINDS[section].units)
+            if "timezone" not in data_of_workspace:
+                self._check_timezone(data, (*path, index), only_days=Unit.HOUR not in _KINDS_BY_SECTION[section].units)
             if spec is not None and spec.alerts is not None:
                 at = (*path, index, "alerts")
-                self._check_alerts(_KINDS[section], spec, spec.alerts, data["alerts"], at)
+                self._check_alerts(_KINDS_BY_SECTION[section], spec, spec.alerts, data["alerts"], at)
             for names in ("apps", "segments"):
-                self._check_choices(data.get(names), (*path, index, names), workspace.get(names))
+                self._check_choices(data.get(names), (*path, index, names), data_of_workspace.get(names))
             if issubclass(SECTIONS[section], RegexEntry):
-                self._check_subject(_KINDS[section], data, (*path, index))
+                self._check_subject(_KINDS_BY_SECTION[section], data, (*path, index))
             if isinstance(spec, SegmentUsers) and spec.segment is not None:
-                self._check_known(spec.segment, (*path, index, "segment"), "segments", workspace.get("segments"))
+                self._check_known(
+                    spec.segment, (*path, index, "segment"), "segments", data_of_workspace.get("segments")
+                )
         return tuple(entries)
 
-    def _check_subject(self, kind: SeriesKind, data: Mapping[str, Any], path: Path) -> None:
+    def _check_subject(self, kind: SeriesKind, data: Mapping[str, Any], path: KeyPath) -> None:
         """Check that an entry has its subject or a selector (`match`, `tag`), but not both.
 
         The subject is optional in sections that can also count all subjects together. Alerts with `tag` need `match`,
@@ -210,7 +214,7 @@ class _Loader:
                 (*path, "alerts"), "match is required beside tag; metrics have labels for names, but not for tags"
             )
 
-    def _check_timezone(self, data: Mapping[str, Any], path: Path, *, only_days: bool) -> None:
+    def _check_timezone(self, data: Mapping[str, Any], path: KeyPath, *, only_days: bool) -> None:
         """Add a problem for each setting that needs the time zone, which the workspace does not set."""
         remedy = "requires timezone in the workspace; set it as in Braze's company settings"
         if only_days or data.get("unit") == Unit.DAY:
@@ -219,7 +223,7 @@ class _Loader:
         if "baseline" in data:
             self._add_problem((*path, "baseline"), f"a baseline compares local hours, which {remedy}")
 
-    def _check_mapping(self, raw: object, path: Path) -> dict[str, Any] | None:
+    def _check_mapping(self, raw: object, path: KeyPath) -> dict[str, Any] | None:
         if isinstance(raw, dict):
             return raw
         self._add_problem(
@@ -227,17 +231,19 @@ class _Loader:
         )
         return None
 
-    def _validate(self, model: type[M], data: dict[str, Any], path: Path, also_known: tuple[str, ...] = ()) -> M | None:
+    def _validate(
+        self, model: type[M], data: dict[str, Any], path: KeyPath, extra_keys: tuple[str, ...] = ()
+    ) -> M | None:
         try:
-            return validate(model, data, path, also_known=also_known, misplaced=_MISPLACED)
+            return validate(model, data, path, extra_keys=extra_keys, misplaced=_MISPLACED_KEYS)
         except InvalidError as error:
             for at, text in error.problems:
                 self._add_problem(at, text)
             return None
 
-    def _add_problem(self, path: Path, text: str) -> None:
+    def _add_problem(self, path: KeyPath, text: str) -> None:
         """Add a problem, unless the document already has one at `path`."""
-        if path not in self._faulty:
+        if path not in self._paths_with_problem:
             self.problems.append(self.document.make_problem(path, text))
 
     def _check_unique_names(self, raw: list[Any]) -> None:
@@ -248,7 +254,7 @@ class _Loader:
                 text = f'"{echo_value(name)}" is already the name of workspaces[{other}]; choose another name'
                 self._add_problem(("workspaces", index, "name"), text)
 
-    def _check_unique_ids(self, raw: object, path: Path) -> None:
+    def _check_unique_ids(self, raw: object, path: KeyPath) -> None:
         first: dict[str, str] = {}
         for name, braze_id in raw.items() if isinstance(raw, dict) else ():
             if isinstance(braze_id, str) and (other := first.setdefault(braze_id.lower(), name)) != name:
@@ -256,7 +262,7 @@ class _Loader:
                     (*path, name), f'has the same identifier as "{echo_value(other)}"; remove one of them'
                 )
 
-    def _check_choices(self, raw: object, path: Path, defined: object) -> None:
+    def _check_choices(self, raw: object, path: KeyPath, defined: object) -> None:
         """Check that the workspace defines each name in `apps` or `segments` of an entry, and that none repeats."""
         names = str(path[-1])
         seen: set[str] = set()
@@ -269,7 +275,7 @@ class _Loader:
                 self._check_known(name, (*path, index), names, defined)
             seen.add(name)
 
-    def _check_known(self, name: str, path: Path, names: str, defined: object) -> None:
+    def _check_known(self, name: str, path: KeyPath, names: str, defined: object) -> None:
         """Add a problem if the workspace does not define `name` under the key `names`."""
         known: Mapping[str, Any] = defined if isinstance(defined, dict) else {}
         if name not in known:
@@ -277,14 +283,14 @@ class _Loader:
             self._add_problem(path, f'"{echo_value(name)}" is not defined in the workspace\'s {names}{hint}')
 
     def _check_alerts(
-        self, kind: SeriesKind, entry: Entry, alerts: Alerts, given: Mapping[str, Any], path: Path
+        self, kind: SeriesKind, entry: Entry, alerts: Alerts, written_keys: Mapping[str, Any], path: KeyPath
     ) -> None:
         """Add a problem for alerts that can never fire, and for settings that have no effect on them."""
-        if not {*ALERT_CONDITIONS} & {*given}:
+        if not {*ALERT_CONDITIONS} & {*written_keys}:
             self._add_problem(path, f"at least one of {', '.join(ALERT_CONDITIONS)} is required")
         if alerts.drop is not None and entry.baseline is None:
             self._add_problem((*path, "drop"), "requires a baseline; add baseline: {weeks: 4} to the entry")
-        if alerts.drop is None and "min" in given:
+        if alerts.drop is None and "min" in written_keys:
             self._add_problem(
                 (*path, "min"), "is the minimum baseline for drop, which is not set; add drop or remove min"
             )
@@ -310,13 +316,13 @@ class _Loader:
             ]  # computed once per entry, not per query
             for app, segment in product(set(requested.apps), set(requested.segments))
         )
-        first: dict[tuple[Any, ...], Path] = {}
+        first: dict[tuple[Any, ...], KeyPath] = {}
         for query, path in islice(every, _MAX_COMPARED):
             if (other := first.setdefault(query, path)) != path:
                 text = f"defines the same query as the entry on line {self.document.lines[other]}"
                 self._add_problem(path, f"{text} (same {_identity_text(query[0])}); remove one of them")
 
-    def _refuse_state_file(self, key_file: object, path: Path) -> bool:
+    def _check_key_file(self, key_file: object, path: KeyPath) -> bool:
         """Add a problem if the state file is the key file; return whether the key file may be read.
 
         After a reload the state file is in use. Closing another descriptor of it would release the lock of the process.
@@ -327,7 +333,7 @@ class _Loader:
             self._add_problem(("state_file",), text)
         return is_other
 
-    def _read_key(self, data: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Secret | None:
+    def _read_api_key(self, data: Mapping[str, Any], path: KeyPath, environ: Mapping[str, str]) -> Secret | None:
         refused = {problem.path for problem in self.problems}
         for name in ("api_key_file", "api_key_env"):
             if name not in data or (*path, name) in refused:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from braze_exporter.config.document import HIDDEN, shorten
+from braze_exporter.config.document import MASK, shorten
 
 MUST_BE_PATH = "must be a file path such as /run/secrets/braze_api_key, not the key itself"
 MUST_BE_VARIABLE = "must be the name of an environment variable such as BRAZE_API_KEY, not the key itself"
@@ -46,7 +46,7 @@ class Secret:
 
     def __repr__(self) -> str:
         """Return `***`."""
-        return HIDDEN
+        return MASK
 
     def __reduce__(self) -> NoReturn:
         """Raise `TypeError`, because a secret must not be pickled or copied."""
@@ -66,7 +66,7 @@ class ApiKey:
         self._lock = threading.Lock()
         self._secrets = deque([secret], _MAX_REDACTED_KEYS)
         self._file = file
-        self._is_file_good = True
+        self._is_file_usable = True
 
     def reveal(self) -> str:
         """Return the current key."""
@@ -83,10 +83,10 @@ class ApiKey:
     def replace(self, secret: Secret, file: str | None) -> bool:
         """Use `secret`, which was read from `file` or the environment; return whether the key has changed."""
         with self._lock:
-            self._file, self._is_file_good = file, True
+            self._file, self._is_file_usable = file, True
             return self._change(secret)
 
-    def read_again(self) -> bool:
+    def reread(self) -> bool:
         """Read the key file again, if there is one, and use its key; return whether the key has changed.
 
         If the file cannot be used, the current key is kept. A warning is logged once, until the file can be used again.
@@ -99,13 +99,13 @@ class ApiKey:
             secret = read_key_file(file)  # outside the lock, because a disk can be slow
         except KeyUnusableError as error:
             with self._lock:
-                was_good, self._is_file_good = self._is_file_good, False
-            if was_good:
+                was_usable, self._is_file_usable = self._is_file_usable, False
+            if was_usable:
                 fields = {"workspace": self._workspace, "detail": str(error)}
                 _log.warning("API key file could not be read, keeping the previous key", extra={"fields": fields})
             return False
         with self._lock:
-            self._is_file_good = True
+            self._is_file_usable = True
             # If a reload has changed the key meanwhile, its key is newer than the one read here.
             has_changed = self._secrets[0] is before and self._change(secret)
         if has_changed:
@@ -122,7 +122,7 @@ class ApiKey:
 def read_key_variable(name: str, environ: Mapping[str, str]) -> Secret:
     """Return the key in the variable `name`; raise `KeyUnusableError` if it is missing or invalid."""
     remedy = "; set it to the REST API key" if _SHOWN_VARIABLE.fullmatch(name) else ""
-    return _check_key(environ.get(name, ""), f"{unset_variable(name)}{remedy}")
+    return _parse_key(environ.get(name, ""), f"{describe_unset_variable(name)}{remedy}")
 
 
 def read_key_file(path: str) -> Secret:
@@ -138,7 +138,7 @@ def read_key_file(path: str) -> Secret:
     except OSError as error:
         problem = describe_key_file(f"cannot be read ({error.strerror})", path)
     else:
-        return _check_key(text, "the file is empty; write the REST API key into it")
+        return _parse_key(text, "the file is empty; write the REST API key into it")
     raise KeyUnusableError(problem)
 
 
@@ -147,7 +147,7 @@ def describe_key_file(problem: str, path: str) -> str:
     return f"{problem}: {shorten(path, 200)}" if _SHOWN_PATH.match(path) else f"{problem}; {MUST_BE_PATH}"
 
 
-def unset_variable(name: str) -> str:
+def describe_unset_variable(name: str) -> str:
     """Return the message for a variable that is not set, without its name if that may be the key itself."""
     is_shown = _SHOWN_VARIABLE.fullmatch(name) is not None
     return f"environment variable {name} is not set" if is_shown else f"is not set; {MUST_BE_VARIABLE}"
@@ -161,7 +161,7 @@ def key_file_exists(path: str) -> bool:
         return False
 
 
-def _check_key(text: str, if_empty: str) -> Secret:
+def _parse_key(text: str, if_empty: str) -> Secret:
     key = text.strip()
     if not key:
         raise KeyUnusableError(if_empty)

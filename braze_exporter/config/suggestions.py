@@ -12,24 +12,24 @@ _MAX_COMPARED = 50
 _MIN_SIMILARITY = 0.6
 
 
-def find_nearest(words: Sequence[str], names: Collection[str]) -> Mapping[str, tuple[str, ...]]:
-    """Return, for each of `words`, at most three of `names`, the most similar first.
+def find_nearest(unknown_names: Sequence[str], known_names: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+    """Return, for each of `unknown_names`, at most three of `known_names`, the most similar first.
 
     A list may have tens of thousands of names. Only names of similar length that share many letter pairs are compared
     in full.
     """
-    wanted = {word: _pairs(word) for word in words}
-    candidates: dict[str, list[tuple[int, str]]] = {word: [] for word in words}
-    for name in names:
-        fitting = [word for word in wanted if _is_length_similar(word, name)]
-        pairs = _pairs(name) if fitting else frozenset()
+    pairs_by_word = {word: _letter_pairs(word) for word in unknown_names}
+    candidates: dict[str, list[tuple[int, str]]] = {word: [] for word in unknown_names}
+    for name in known_names:
+        fitting = [word for word in pairs_by_word if _is_length_similar(word, name)]
+        pairs = _letter_pairs(name) if fitting else frozenset()
         for word in fitting:
-            candidates[word].append((len(pairs & wanted[word]), name))
-    return {word: tuple(_closest(word, most)) for word, most in candidates.items()}
+            candidates[word].append((len(pairs & pairs_by_word[word]), name))
+    return {word: tuple(_closest_names(word, scored_names)) for word, scored_names in candidates.items()}
 
 
-def _closest(word: str, result: Sequence[tuple[int, str]]) -> Iterator[str]:
-    best = sorted(name for _, name in heapq.nlargest(_MAX_COMPARED, result))
+def _closest_names(word: str, scored_names: Sequence[tuple[int, str]]) -> Iterator[str]:
+    best = sorted(name for _, name in heapq.nlargest(_MAX_COMPARED, scored_names))
     yield from difflib.get_close_matches(word, best, n=_MAX_SUGGESTIONS, cutoff=_MIN_SIMILARITY)
 
 
@@ -38,7 +38,7 @@ def _is_length_similar(word: str, other: str) -> bool:
     return 2 * min(len(word), len(other)) >= _MIN_SIMILARITY * (len(word) + len(other))
 
 
-def _pairs(name: str) -> frozenset[str]:
+def _letter_pairs(name: str) -> frozenset[str]:
     """Return the pairs of adjacent letters in `name`, in lower case, with a space at its start and end."""
     text = f" {name.lower()} "
     return frozenset(map("".join, itertools.pairwise(text)))

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from braze_exporter.config.document import Path
+from braze_exporter.config.document import KeyPath
 from braze_exporter.config.schema import Model
 from braze_exporter.config.values import did_you_mean
 
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=Model)
 class InvalidError(Exception):
     """Raised if a mapping is invalid. `problems` holds pairs of a path and a text that says what to write."""
 
-    def __init__(self, problems: list[tuple[Path, str]]) -> None:
+    def __init__(self, problems: list[tuple[KeyPath, str]]) -> None:
         """Store the problems."""
         super().__init__(problems)
         self.problems = problems
@@ -26,14 +26,14 @@ class InvalidError(Exception):
 def validate(
     model: type[M],
     data: Mapping[str, Any],
-    path: Path,
+    path: KeyPath,
     *,
-    also_known: tuple[str, ...] = (),
+    extra_keys: tuple[str, ...] = (),
     misplaced: Mapping[str, str] | None = None,
 ) -> M:
     """Return the mapping `data` at `path` as an instance of `model`.
 
-    `also_known` are valid keys of the same mapping that the caller has removed. `misplaced` maps unknown keys that
+    `extra_keys` are valid keys of the same mapping that the caller has removed. `misplaced` maps unknown keys that
     users often write to what to do about them.
 
     Raises `InvalidError` with every problem.
@@ -41,20 +41,20 @@ def validate(
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = list(_problems(error, model, path, also_known, misplaced or {}))
+        problems = list(_problems(error, model, path, extra_keys, misplaced or {}))
     raise InvalidError(problems)
 
 
 def _problems(
-    error: ValidationError, model: type[Model], path: Path, also_known: tuple[str, ...], misplaced: Mapping[str, str]
-) -> Iterator[tuple[Path, str]]:
+    error: ValidationError, model: type[Model], path: KeyPath, extra_keys: tuple[str, ...], misplaced: Mapping[str, str]
+) -> Iterator[tuple[KeyPath, str]]:
     for detail in error.errors(include_url=False, include_input=False):
         at = (*path, *(part for part in detail["loc"] if part != "[key]"))
-        yield at, _message(detail, model, also_known, misplaced)
+        yield at, _message(detail, model, extra_keys, misplaced)
 
 
 def _message(
-    detail: ErrorDetails, model: type[Model], also_known: tuple[str, ...], misplaced: Mapping[str, str]
+    detail: ErrorDetails, model: type[Model], extra_keys: tuple[str, ...], misplaced: Mapping[str, str]
 ) -> str:
     """Return the exporter's message for an error of pydantic: what is wrong and what to write."""
     key = str(detail["loc"][-1])
@@ -67,7 +67,7 @@ def _message(
     if key in misplaced:
         return misplaced[key]
     at = detail["loc"][:-1]
-    known = (*_keys_of(model, at), *(() if at else also_known))
+    known = (*_keys_of(model, at), *(() if at else extra_keys))
     return f"unknown key{did_you_mean(key, known)}; known keys: {', '.join(known)}"
 
 

@@ -71,7 +71,7 @@ def _describe(value: object) -> str:
             return echo_value(value)
 
 
-def _text(value: object) -> str:
+def _validate_text(value: object) -> str:
     if not isinstance(value, str):
         is_scalar = value is not None and not isinstance(value, list | dict)
         raise InvalidValueError(f"must be a string, not {_describe(value)}{'; quote it' if is_scalar else ''}")
@@ -80,7 +80,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _duration(value: object) -> float:
+def _validate_duration(value: object) -> float:
     match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
     if match is None:
         is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -92,7 +92,7 @@ def _duration(value: object) -> float:
     return float(seconds)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration in Prometheus's notation, with days as the largest unit: 5400 seconds are `1h30m`."""
     left, text = round(seconds * 1_000), ""
     for unit in ("d", "h", "m", "s", "ms"):
@@ -101,16 +101,16 @@ def duration(seconds: float) -> str:
     return text
 
 
-def _unit(value: object) -> Unit:
+def _validate_unit(value: object) -> Unit:
     if value not in tuple(Unit):
         raise InvalidValueError(f"must be hour or day, not {_describe(value)}")
     return Unit(str(value))
 
 
-def is_same_file(item: str, other: str) -> bool:
+def is_same_file(path: str, other: str) -> bool:
     """Return whether two paths lead to the same file, also through links. The file need not exist."""
     try:
-        return os.path.realpath(item) == os.path.realpath(other) or Path(item).samefile(other)
+        return os.path.realpath(path) == os.path.realpath(other) or Path(path).samefile(other)
     except (OSError, ValueError):  # a file does not exist, or a path is invalid
         return False
 
@@ -120,33 +120,33 @@ def is_braze_id(text: str) -> bool:
     return _BRAZE_ID.fullmatch(text) is not None
 
 
-def _braze_id(value: object) -> str:
+def _validate_braze_id(value: object) -> str:
     if not isinstance(value, str) or not is_braze_id(value):
         example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
         raise InvalidValueError(f"must be a Braze API identifier {example}, not {_describe(value)}")
     return value
 
 
-def _regex(value: object) -> Regex:
+def _validate_regex(value: object) -> Regex:
     try:
-        return compile_regex(_text(value))
+        return compile_regex(_validate_text(value))
     except RegexError as error:
         raise InvalidValueError(str(error)) from None
 
 
-def _configured_name(value: object) -> str:
+def _validate_configured_name(value: object) -> str:
     if value == ALL:
         raise InvalidValueError(f'the name "{ALL}" is reserved for unfiltered queries; choose another name')
-    return _text(value)
+    return _validate_text(value)
 
 
-def _mapping_of_ids(value: object) -> object:
+def _validate_mapping_of_ids(value: object) -> object:
     if not isinstance(value, dict):
         raise InvalidValueError("must be a mapping of names to Braze API identifiers, such as {ios: 3bbc4555-…}")
     return value
 
 
-def _list_of_names(value: object) -> object:
+def _validate_list_of_names(value: object) -> object:
     if not isinstance(value, list) or not value:
         raise InvalidValueError(f"must be a non-empty list of names, such as [{ALL}]")
     return value
@@ -159,15 +159,15 @@ def _time_zones() -> frozenset[str]:
     return frozenset(available_timezones() - {"localtime", "Factory"})
 
 
-def _timezone(value: object) -> ZoneInfo:
-    name = _text(value)
+def _validate_timezone(value: object) -> ZoneInfo:
+    name = _validate_text(value)
     if name not in _time_zones():
         hint = did_you_mean(name, sorted(_time_zones())) or "; expected a name such as America/New_York"
         raise InvalidValueError(f'unknown time zone "{echo_value(name)}"{hint}')
     return ZoneInfo(name)
 
 
-def _url(value: object) -> str:
+def _validate_url(value: object) -> str:
     """Return the REST endpoint in `value`, normalized. Errors do not repeat the value, because it may hold a secret."""
     expected = "expected the REST endpoint, such as https://rest.iad-01.braze.com"
     not_a_url = f"is not a valid URL; {expected}"
@@ -212,26 +212,26 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _instance(value: object) -> str:
+def _validate_instance(value: object) -> str:
     if not isinstance(value, str) or value.upper() not in INSTANCES:
         raise InvalidValueError(f"unknown Braze instance; expected one of {', '.join(INSTANCES)}, or set url instead")
     return value.upper()
 
 
-def _variable(value: object) -> str:
+def _validate_variable(value: object) -> str:
     if not isinstance(value, str) or not _VARIABLE.fullmatch(value) or _HEX_KEY.fullmatch(value):
         raise InvalidValueError(MUST_BE_VARIABLE)
     return value
 
 
-def _path(value: object) -> str:
-    path = _text(value)
+def _validate_path(value: object) -> str:
+    path = _validate_text(value)
     if "\0" in path:
         raise InvalidValueError("must be a file path without NUL characters")
     return path
 
 
-def _key_file(value: object) -> str:
+def _validate_key_file(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise InvalidValueError(MUST_BE_PATH)
     if "/" not in value and (_BRAZE_ID.search(value) or _HEX_KEY.search(value)):
@@ -259,8 +259,8 @@ def number_range(low: float, high: float, *, whole: bool = False) -> tuple[Befor
     )
 
 
-def _label_name(value: object) -> str:
-    name = _text(value)
+def _validate_label_name(value: object) -> str:
+    name = _validate_text(value)
     if not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
         raise InvalidValueError(
             "is not a valid label name; use letters, digits and _, without a digit or __ at the start"
@@ -271,13 +271,13 @@ def _label_name(value: object) -> str:
     return name
 
 
-def _mapping_of_labels(value: object) -> object:
+def _validate_mapping_of_labels(value: object) -> object:
     if not isinstance(value, dict):
         raise InvalidValueError("must be a mapping of label names to values, such as {team: growth}")
     return value
 
 
-def _mapping_of_keys(value: object) -> object:
+def _validate_mapping_of_keys(value: object) -> object:
     if not isinstance(value, dict):
         raise InvalidValueError("must be a mapping of keys to values")
     return value
@@ -326,25 +326,25 @@ _ENVIRONMENT = WithJsonSchema(
 _PATTERN = WithJsonSchema({**_TEXT_SCHEMA, "title": "regex"})
 _PATH = WithJsonSchema({**_TEXT_SCHEMA, "title": "file path"})
 
-Text = Annotated[str, BeforeValidator(_text), _TEXT]
-Duration = Annotated[float, BeforeValidator(_duration), _SECONDS]
-UnitName = Annotated[Unit, BeforeValidator(_unit), _UNIT]
-ConfiguredName = Annotated[str, BeforeValidator(_configured_name), _NAME]
-BrazeId = Annotated[str, BeforeValidator(_braze_id), _ID]
-NamedIds = Annotated[dict[ConfiguredName, BrazeId], BeforeValidator(_mapping_of_ids), _IDS]
-Selection = Annotated[tuple[Text, ...], BeforeValidator(_list_of_names), _NAMES]
+Text = Annotated[str, BeforeValidator(_validate_text), _TEXT]
+Duration = Annotated[float, BeforeValidator(_validate_duration), _SECONDS]
+UnitName = Annotated[Unit, BeforeValidator(_validate_unit), _UNIT]
+ConfiguredName = Annotated[str, BeforeValidator(_validate_configured_name), _NAME]
+BrazeId = Annotated[str, BeforeValidator(_validate_braze_id), _ID]
+NamedIds = Annotated[dict[ConfiguredName, BrazeId], BeforeValidator(_validate_mapping_of_ids), _IDS]
+Selection = Annotated[tuple[Text, ...], BeforeValidator(_validate_list_of_names), _NAMES]
 # Types of optional keys. A key without a value is refused, because `timezone:` alone is a mistake.
-OptionalDuration = Annotated[float | None, BeforeValidator(_duration), _SECONDS]
-OptionalText = Annotated[str | None, BeforeValidator(_text), _TEXT]
-OptionalPath = Annotated[str | None, BeforeValidator(_path), _PATH]
-LabelName = Annotated[str, BeforeValidator(_label_name)]
-AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_mapping_of_labels), _LABELS]
-OptionalId = Annotated[str | None, BeforeValidator(_braze_id), _ID]
-OptionalSegment = Annotated[str | None, BeforeValidator(_configured_name), _NAME]
-OptionalRegex = Annotated[Regex | None, BeforeValidator(_regex), _PATTERN]
-OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_timezone), _ZONE]
-OptionalUrl = Annotated[str | None, BeforeValidator(_url), _URL]
-OptionalInstance = Annotated[str | None, BeforeValidator(_instance), _INSTANCE]
-OptionalVariable = Annotated[str | None, BeforeValidator(_variable), _ENVIRONMENT]
-OptionalKeyFile = Annotated[str | None, BeforeValidator(_key_file), _PATH]
-MAPPING = BeforeValidator(_mapping_of_keys)
+OptionalDuration = Annotated[float | None, BeforeValidator(_validate_duration), _SECONDS]
+OptionalText = Annotated[str | None, BeforeValidator(_validate_text), _TEXT]
+OptionalPath = Annotated[str | None, BeforeValidator(_validate_path), _PATH]
+LabelName = Annotated[str, BeforeValidator(_validate_label_name)]
+AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_validate_mapping_of_labels), _LABELS]
+OptionalId = Annotated[str | None, BeforeValidator(_validate_braze_id), _ID]
+OptionalSegment = Annotated[str | None, BeforeValidator(_validate_configured_name), _NAME]
+OptionalRegex = Annotated[Regex | None, BeforeValidator(_validate_regex), _PATTERN]
+OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_validate_timezone), _ZONE]
+OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _URL]
+OptionalInstance = Annotated[str | None, BeforeValidator(_validate_instance), _INSTANCE]
+OptionalVariable = Annotated[str | None, BeforeValidator(_validate_variable), _ENVIRONMENT]
+OptionalKeyFile = Annotated[str | None, BeforeValidator(_validate_key_file), _PATH]
+MAPPING = BeforeValidator(_validate_mapping_of_keys)

@@ -14,8 +14,8 @@ from braze_exporter.metrics.families import Family, build_counter, build_info
 from braze_exporter.metrics.rows import QueryRow, SeriesView, expiry_time
 from braze_exporter.metrics.self_metrics import QUERIES, UP, QueryStatus, SelfMetrics
 from braze_exporter.scheduler.plan import counter_sources
-from braze_exporter.scheduler.polling import Scheduler
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, state_key
+from braze_exporter.scheduler.scheduler import Scheduler
 
 
 def query_status(query_state: QueryState, now: float) -> QueryStatus:
@@ -41,7 +41,7 @@ class Collector:
         self._self_metrics = self_metrics
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._groups: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
+        self._rows_by_gauges: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
         self._rows: dict[tuple[object, ...], QueryRow] = {}
         self._counter_families: list[tuple[Family, MetricGroup, list[QueryRow]]] = []
         self._counter_sources: set[QueryState] = set()
@@ -54,16 +54,16 @@ class Collector:
     def render(self, *, openmetrics: bool) -> bytes:
         """Return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics`."""
         self._counters.save()
-        return self._queries_body(openmetrics=openmetrics) + self._self_metrics.render(openmetrics=openmetrics)
+        return self._render_queries(openmetrics=openmetrics) + self._self_metrics.render(openmetrics=openmetrics)
 
-    def _queries_body(self, *, openmetrics: bool) -> bytes:
+    def _render_queries(self, *, openmetrics: bool) -> bytes:
         """Return the metrics that depend on query results, rendered again only if something changed."""
         with self._lock:
             now = self._monotonic()
             revision = (self._scheduler.revision, self._counters.revision)
             if self._revision != revision or now >= self._valid_until:
                 self._revision = revision
-                self._sections = list(self._join(now))
+                self._sections = list(self._render_families(now))
                 self._valid_until = min(
                     (expiry_time(row.query_state) for row in self._rows.values() if not row.is_stale),
                     default=float("inf"),
@@ -90,17 +90,17 @@ class Collector:
             self._counters.total(_counter_key(query, series)) if has_counter and series.has_counter else None
         )
 
-    def on_queries(self, entries: Sequence[QueryState]) -> None:
+    def on_queries(self, query_states: Sequence[QueryState]) -> None:
         """Export these queries from now on. Queries that were there before keep their values."""
         with self._lock:
-            rows = {state_key(query_state.query): self._row(query_state) for query_state in entries}
+            rows = {state_key(query_state.query): self._find_or_create_row(query_state) for query_state in query_states}
             self._rows = rows
-            self._groups = _group_rows(rows.values())
+            self._rows_by_gauges = _group_rows(rows.values())
             self._counter_families = _group_counters(rows.values())
             self._counter_sources = {row.query_state for *_, source in self._counter_families for row in source}
-        self._counters.remove_others({query_state.query.counter_key for query_state in entries})
+        self._counters.remove_others({query_state.query.counter_key for query_state in query_states})
 
-    def _row(self, query_state: QueryState) -> QueryRow:
+    def _find_or_create_row(self, query_state: QueryState) -> QueryRow:
         """Return the row of `query_state`: the existing one if its query is the same, else a new one."""
         row = self._rows.get(state_key(query_state.query))
         return (
@@ -114,14 +114,14 @@ class Collector:
         with self._lock:
             self._rows[state_key(query_state.query)].render()
 
-    def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:
+    def on_result(self, query_state: QueryState, previous: FetchResult | None) -> None:
         """Handle a new result: update counters, baselines and self-metrics, and render the query."""
         result = query_state.result
         response = result.response if result is not None and result.error is None else None
         if response is not None and not query_state.is_history:
-            self._observe(query_state.query, response, before.response if before is not None else None)
+            self._update_self_metrics(query_state.query, response, previous.response if previous is not None else None)
             if query_state in self._counter_sources:
-                self._count(query_state.query, response)
+                self._record_in_counters(query_state.query, response)
         with self._lock:
             row = self._rows[state_key(query_state.query)]
             if response is not None:
@@ -132,19 +132,19 @@ class Collector:
     def on_repair(self, query_state: QueryState, response: Response) -> None:
         """Handle older buckets, which no gauge shows: update the counters and the baseline."""
         if query_state in self._counter_sources:
-            self._count(query_state.query, response)
+            self._record_in_counters(query_state.query, response)
         with self._lock:
             self._rows[state_key(query_state.query)].learn(response, is_history=True)
 
-    def _observe(self, query: Query, response: Response, before: Response | None) -> None:
+    def _update_self_metrics(self, query: Query, response: Response, previous: Response | None) -> None:
         """Update the self-metrics for revision delays and time zone mismatches."""
-        for delay in revision_delays(query, before, response) if before is not None else ():
+        for delay in revision_delays(query, previous, response) if previous is not None else ():
             self._self_metrics.observe_revision(query, delay)
         mismatch = is_timezone_mismatch(query, response)
         if mismatch is not None:
-            self._self_metrics.record_timezone(query, mismatch=mismatch)
+            self._self_metrics.record_timezone(query, is_mismatch=mismatch)
 
-    def _count(self, query: Query, response: Response) -> None:
+    def _record_in_counters(self, query: Query, response: Response) -> None:
         """Record the buckets of a response in the counters.
 
         If the query has several metric groups, the counter state of the query itself holds the time of the last
@@ -180,19 +180,19 @@ class Collector:
                 query.counter_key, query.unit, of_query, oldest, requested_at, is_complete=response.is_complete
             )
 
-    def _join(self, now: float) -> Iterator[tuple[Family, str]]:
+    def _render_families(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield each family with all its lines."""
-        for gauges, rows in self._groups:
+        for gauges, rows in self._rows_by_gauges:
             for row in rows:
                 row.update_age(now)
             for index, family in enumerate(gauges):
                 yield family, "".join([row.lines[index] for row in rows])
         for family, metric_group, rows in self._counter_families:
-            yield family, self._totals(family, metric_group, rows)
-        yield from self._infos()
-        yield from self._summary(now)
+            yield family, self._counter_lines(family, metric_group, rows)
+        yield from self._info_families()
+        yield from self._summary_families(now)
 
-    def _totals(self, family: Family, metric_group: MetricGroup, rows: Iterable[QueryRow]) -> str:
+    def _counter_lines(self, family: Family, metric_group: MetricGroup, rows: Iterable[QueryRow]) -> str:
         """Return the lines of a counter.
 
         The exported totals change when the counters are saved, not when a response arrives.
@@ -210,7 +210,7 @@ class Collector:
             ]
         )
 
-    def _infos(self) -> Iterator[tuple[Family, str]]:
+    def _info_families(self) -> Iterator[tuple[Family, str]]:
         """Yield the info metrics that map the names of subjects to their ids, for kinds configured by id."""
         values_by_kind: dict[SeriesKind, dict[tuple[str, ...], float]] = {}
         for query in (
@@ -220,9 +220,9 @@ class Collector:
         ):
             values_by_kind.setdefault(query.kind, {})[query.workspace, query.subject, query.subject_id] = 1.0
         for kind, values in values_by_kind.items():
-            yield build_info(kind), _lines(build_info(kind), values.items())
+            yield build_info(kind), _format_family(build_info(kind), values.items())
 
-    def _summary(self, now: float) -> Iterator[tuple[Family, str]]:
+    def _summary_families(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield the families that summarize the queries: `UP` and `QUERIES`."""
         kinds = [(workspace, kind.section) for workspace, kind in self._self_metrics.kinds]
         counts = {(workspace, kind, state): 0 for workspace, kind in kinds for state in QueryStatus}
@@ -232,8 +232,8 @@ class Collector:
             counts[workspace, kind, query_status(query_state, now)] += 1
             if query_state.has_result:
                 is_up[workspace] = is_up.get(workspace, False) or query_state.error is None
-        yield UP, _lines(UP, (((workspace,), float(up)) for workspace, up in is_up.items()))
-        yield QUERIES, _lines(QUERIES, counts.items())
+        yield UP, _format_family(UP, (((workspace,), float(up)) for workspace, up in is_up.items()))
+        yield QUERIES, _format_family(QUERIES, counts.items())
 
 
 def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[int]:
@@ -247,7 +247,7 @@ def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[
     return range(first - step, oldest - 1, -step)
 
 
-def _lines(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> str:
+def _format_family(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> str:
     """Return the lines of a family from pairs of label values and sample value."""
     return "".join(
         format_sample(family.name, format_labels(zip(family.labels, labels, strict=True)), value)

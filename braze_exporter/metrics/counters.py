@@ -28,18 +28,23 @@ class Counters:
     `revision` changes whenever an exported total changes.
     """
 
-    def __init__(self, store: StateFile | None = None, on_write_failure: Callable[[], None] = lambda: None) -> None:
-        """Start with the counters of `store`, or with none. `on_write_failure` is called after each failed write."""
-        self._store = store
+    def __init__(
+        self, state_file: StateFile | None = None, on_write_failure: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start with the counters of `state_file`, or with none.
+
+        `on_write_failure` is called after each failed write.
+        """
+        self._state_file = state_file
         self._on_write_failure = on_write_failure
         self._lock = threading.Lock()
         self._write_lock = threading.Lock()
-        self._states: dict[CounterKey, CounterState] = store.read() if store is not None else {}
+        self._states: dict[CounterKey, CounterState] = state_file.read() if state_file is not None else {}
         self._changed: set[CounterKey] = set()
         self._removed: set[CounterKey] = set()
         self._saved_totals = {subject: counter_state.total for subject, counter_state in self._states.items()}
         self._is_failing = False
-        self._is_closing = False
+        self._has_stopped_early_saves = False
         self.revision = 0
 
     def record(
@@ -85,11 +90,11 @@ class Counters:
             if requested_at is not None and is_complete:
                 state.requested_at = requested_at
                 self._changed.add(key)
-            if self._add(state, values):
+            if self._add_increases(state, values):
                 self._changed.add(key)
 
     @staticmethod
-    def _add(state: CounterState, values: Mapping[int, float]) -> bool:
+    def _add_increases(state: CounterState, values: Mapping[int, float]) -> bool:
         """Add the increases in these buckets to a counter state, and return whether the state changed."""
         has_changed = False
         for bucket, value in values.items():
@@ -155,24 +160,24 @@ class Counters:
         with self._write_lock:
             self._save()
 
-    def save_if_many(self) -> None:
+    def save_early_if_needed(self) -> None:
         """Save if so many counters changed that the next scrape would wait for the write.
 
-        Nothing is saved while another save is running, after a failed save, or after `close`.
+        Nothing is saved while another save is running, after a failed save, or after `stop_early_saves`.
         """
         with self._lock:
-            are_many = len(self._changed) >= MAX_UNSAVED
-        if are_many and self._write_lock.acquire(blocking=False):
+            is_needed = len(self._changed) >= MAX_UNSAVED
+        if is_needed and self._write_lock.acquire(blocking=False):
             try:
-                if not (self._is_failing or self._is_closing):
+                if not (self._is_failing or self._has_stopped_early_saves):
                     self._save()
             finally:
                 self._write_lock.release()
 
-    def close(self) -> None:
-        """Stop `save_if_many` from writing, so that the caller can close the store after the last `save`."""
+    def stop_early_saves(self) -> None:
+        """Stop `save_early_if_needed` from writing, so that the caller can close the store after the last `save`."""
         with self._write_lock:
-            self._is_closing = True
+            self._has_stopped_early_saves = True
 
     def _save(self) -> None:
         with self._lock:
@@ -182,8 +187,8 @@ class Counters:
         if not changed and not removed:
             return
         try:
-            if self._store is not None:
-                self._store.write({key: state.to_row() for key, state in changed.items()}, removed)
+            if self._state_file is not None:
+                self._state_file.write({key: state.to_row() for key, state in changed.items()}, removed)
         except StateFileError as error:
             self._record_failure(error)
             with self._lock:

@@ -9,24 +9,24 @@ from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.query_state import Response
 
 # This close to midnight, a small difference between the clocks would look like another time zone.
-_NEAR_MIDNIGHT = timedelta(minutes=30)
+_MIDNIGHT_MARGIN = timedelta(minutes=30)
 
 
-def revision_delays(query: Query, before: Response, now: Response) -> Iterator[float]:
-    """Yield the seconds from the end of each changed bucket until `now`, the response that shows the change.
+def revision_delays(query: Query, previous: Response, response: Response) -> Iterator[float]:
+    """Yield the seconds from the end of each changed bucket until `response`, the response that shows the change.
 
-    A change counts only if the bucket had ended when the response `before` was requested. If two or more refresh
+    A change counts only if the bucket had ended when the response `previous` was requested. If two or more refresh
     intervals lie between the responses, the time of a change is unknown and nothing is yielded.
     """
-    if now.sent_at - before.sent_at >= 2 * query.refresh:
+    if response.sent_at - previous.sent_at >= 2 * query.refresh:
         return
-    known = {series.identity: dict(series.points) for series in before.series}
-    for series in now.series:
+    known = {series.identity: dict(series.points) for series in previous.series}
+    for series in response.series:
         old = known.get(series.identity, {})
         for start, value in series.points:
             end = bucket_end(start, query.unit, query.zone)
-            if end <= before.sent_at and old.get(start, value) != value:
-                yield now.sent_at - end
+            if end <= previous.sent_at and old.get(start, value) != value:
+                yield response.sent_at - end
 
 
 def is_timezone_mismatch(query: Query, response: Response) -> bool | None:
@@ -41,7 +41,7 @@ def is_timezone_mismatch(query: Query, response: Response) -> bool | None:
     if not known:
         return None
     requested = datetime.fromtimestamp(response.sent_at, query.zone)
-    if (requested - _NEAR_MIDNIGHT).date() != (requested + _NEAR_MIDNIGHT).date():
+    if (requested - _MIDNIGHT_MARGIN).date() != (requested + _MIDNIGHT_MARGIN).date():
         return None
     days = abs((datetime.fromtimestamp(known[-1], query.zone).date() - requested.date()).days)
     return days == 1 if days <= 1 else None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
-from braze_exporter.braze.buckets import bucket_end, bucket_starts, newest_settled
+from braze_exporter.braze.buckets import bucket_end, bucket_starts, newest_settled_start
 from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
@@ -32,12 +32,12 @@ def expiry_time(query_state: QueryState) -> float:
 class BucketWindow(NamedTuple):
     """The points of a series, oldest first.
 
-    `settled` and `ended` are how many of them had settled and ended when the response was requested.
+    `settled_count` and `ended_count` are how many of them had settled and ended when the response was requested.
     """
 
     points: tuple[Point, ...] = ()
-    settled: int = 0
-    ended: int = 0
+    settled_count: int = 0
+    ended_count: int = 0
 
 
 class GaugeValues(NamedTuple):
@@ -73,8 +73,8 @@ class SeriesRow:
 class SeriesView:
     """One series of a query as the gauges show it, with its points and its last response.
 
-    `series` has no points. `starts` are the starts of the latest and the settled bucket. `total` is the exported value
-    of the counter, or None if the series has no counter.
+    `series` has no points. `bucket_starts` are the starts of the latest and the settled bucket. `total` is the exported
+    value of the counter, or None if the series has no counter.
     """
 
     query_state: QueryState
@@ -82,15 +82,15 @@ class SeriesView:
     response: Response | None
     window: BucketWindow
     values: GaugeValues
-    starts: tuple[int | None, int | None]
+    bucket_starts: tuple[int | None, int | None]
     total: float | None
 
 
 class QueryRow:
     """The lines of one query, for each of its families. Not thread-safe."""
 
-    def __init__(self, query_state: QueryState, before: "QueryRow | None" = None) -> None:
-        """Render `query_state`, reusing the labels, bucket starts and baselines of the row `before`."""
+    def __init__(self, query_state: QueryState, previous: "QueryRow | None" = None) -> None:
+        """Render `query_state`, reusing the labels, bucket starts and baselines of the row `previous`."""
         query = query_state.query
         self.query_state = query_state
         self.query = query
@@ -101,15 +101,17 @@ class QueryRow:
         )
         self.series: dict[tuple[str, ...], SeriesRow] = {}
         # The series that has or had these labels, by its identity.
-        self.owners: dict[tuple[str, SeriesLabels], tuple[str, ...]] = before.owners if before is not None else {}
+        self.identities_by_labels: dict[tuple[str, SeriesLabels], tuple[str, ...]] = (
+            previous.identities_by_labels if previous is not None else {}
+        )
         self.lines: tuple[str, ...] = ()
         self.response: Response | None = None
-        self.is_stale: bool = before is not None and before.is_stale
+        self.is_stale: bool = previous is not None and previous.is_stale
         self._labels = format_labels(query.labels)
         for metric_group in query.metric_groups:
             if not metric_group.series_labels:
                 self._series_row(Series(metric_group, ()))
-        for series_row in before.series.values() if before is not None else ():
+        for series_row in previous.series.values() if previous is not None else ():
             own_row = self._series_row(series_row.series)
             own_row.latest_start, own_row.settled_start = series_row.latest_start, series_row.settled_start
             if series_row.baseline is not None and series_row.baseline.query.baseline_weeks == query.baseline_weeks:
@@ -176,14 +178,17 @@ class QueryRow:
         for metric_group in query.metric_groups:
             series_of_group = [series for series in response.series if series.metric_group is metric_group]
             known = bucket_starts(series_of_group)
-            newest, settled_point = known[-1] if known else None, newest_settled(known, query, response.sent_at)
+            newest_start, settled_start = (
+                known[-1] if known else None,
+                newest_settled_start(known, query, response.sent_at),
+            )
             for series in series_of_group:
                 if series.key and not series.points and series.identity not in self.series:
                     continue  # only nulls so far, so it may not be a statistic
                 series_row = self._series_row(series)
-                series_row.window = _bucket_window(series.points, query, response.sent_at, settled_point)
+                series_row.window = _bucket_window(series.points, query, response.sent_at, settled_start)
                 if not self.is_stale:
-                    series_row.values = _gauge_values(series_row, series.holes, newest, settled_point)
+                    series_row.values = _gauge_values(series_row, series.holes, newest_start, settled_start)
 
     def views(self, total: Callable[[Series], float | None]) -> Iterator[SeriesView]:
         """Yield a view of each series with the values that the lines show.
@@ -210,7 +215,7 @@ class QueryRow:
         """
         labelled = series.without_buckets
         while (
-            self.owners.setdefault((labelled.metric_group.name, labelled.labels), labelled.identity)
+            self.identities_by_labels.setdefault((labelled.metric_group.name, labelled.labels), labelled.identity)
             != labelled.identity
         ):
             labelled = labelled.with_id
@@ -236,13 +241,13 @@ def _format_lines(name: str, values: Iterable[tuple[str, float | None]]) -> str:
     return "".join([format_sample(name, labels, value) for labels, value in values if value is not None])
 
 
-def _bucket_window(points: tuple[Point, ...], query: Query, sent_at: float, settled_point: int | None) -> BucketWindow:
+def _bucket_window(points: tuple[Point, ...], query: Query, sent_at: float, settled_start: int | None) -> BucketWindow:
     """Return the points of a response that was requested at `sent_at`, with the numbers of settled and ended buckets.
 
-    `settled_point` is the start of the newest settled bucket, or None if none has settled.
+    `settled_start` is the start of the newest settled bucket, or None if none has settled.
     """
     settled = ended = len(points)
-    while settled and (settled_point is None or points[settled - 1].start > settled_point):
+    while settled and (settled_start is None or points[settled - 1].start > settled_start):
         settled -= 1
     while ended and bucket_end(points[ended - 1].start, query.unit, query.zone) > sent_at:
         ended -= 1
@@ -250,28 +255,28 @@ def _bucket_window(points: tuple[Point, ...], query: Query, sent_at: float, sett
 
 
 def _gauge_values(
-    series_row: SeriesRow, holes: Sequence[int], newest: int | None, settled_point: int | None
+    series_row: SeriesRow, holes: Sequence[int], newest_start: int | None, settled_start: int | None
 ) -> GaugeValues:
     """Return the latest, settled and baseline values, and store the starts of their buckets in `series_row`.
 
-    A value is returned only if it is of the bucket that starts at `newest` or at `settled_point`. For a hole, the start
-    becomes None.
+    A value is returned only if it is of the bucket that starts at `newest_start` or at `settled_start`. For a hole, the
+    start becomes None.
     """
     points, settled, _ = series_row.window
     latest = None
-    if newest in holes:
+    if newest_start in holes:
         series_row.latest_start = None
     elif points:
         series_row.latest_start = points[-1].start
-        latest = points[-1].value if points[-1].start == newest else None
-    if settled_point in holes:
+        latest = points[-1].value if points[-1].start == newest_start else None
+    if settled_start in holes:
         series_row.settled_start = None
         return GaugeValues(latest)
     if not settled:
         return GaugeValues(latest)
     value, series_row.settled_start = points[settled - 1].value, points[settled - 1].start
-    if settled_point != series_row.settled_start:
+    if settled_start != series_row.settled_start:
         return GaugeValues(latest)
     return GaugeValues(
-        latest, value, series_row.baseline.median_for(settled_point) if series_row.baseline is not None else None
+        latest, value, series_row.baseline.median_for(settled_start) if series_row.baseline is not None else None
     )

@@ -266,18 +266,18 @@ class SelfMetrics:
         """
         self._timezone_mismatch.clear()
 
-    def record_lists(self, plan: Plan, read: Mapping[tuple[str, ListEndpoint], float]) -> None:
+    def record_lists(self, plan: Plan, read_times: Mapping[tuple[str, ListEndpoint], float]) -> None:
         """Set the metrics of the selectors of `plan` and of the subjects that the config names.
 
-        `read` maps the lists in use, by workspace, to the time of the last read in seconds since the epoch, 0 for
+        `read_times` maps the lists in use, by workspace, to the time of the last read in seconds since the epoch, 0 for
         never.
         """
         values: dict[tuple[Gauge, tuple[str, ...]], float] = {}
         for selection in plan.selection_results:
-            counts = (selection.listed, selection.matched, selection.skipped)
+            counts = (selection.listed_count, selection.matched_count, selection.skipped_count)
             for gauge, count in zip(self._discovery, counts, strict=True):
                 values[gauge, (selection.workspace, selection.kind.section)] = float(count)
-        for (workspace, list_endpoint), read_at in read.items():
+        for (workspace, list_endpoint), read_at in read_times.items():
             values[self._list_read, (workspace, list_endpoint.response_key)] = read_at
         for gauge, labels in self._shown_labels - {*values}:
             gauge.remove(*labels)
@@ -323,9 +323,9 @@ class SelfMetrics:
         if call.reason is not None:
             self._errors.labels(call.workspace, call.path, call.reason).inc()
         for metric, value in (
-            (self._quota_limit, call.rate_limit.limit),
-            (self._quota_remaining, call.rate_limit.remaining),
-            (self._quota_reset, call.rate_limit.reset),
+            (self._quota_limit, call.rate_limit_headers.limit),
+            (self._quota_remaining, call.rate_limit_headers.remaining),
+            (self._quota_reset, call.rate_limit_headers.reset),
         ):
             if value is not None:
                 metric.labels(call.workspace, call.pool).set(value)
@@ -352,9 +352,9 @@ class SelfMetrics:
         """Record that a bucket of `query` changed `delay` seconds after its end."""
         self._revision_age.labels(query.workspace, query.kind.section).observe(delay)
 
-    def record_timezone(self, query: Query, *, mismatch: bool) -> None:
+    def record_timezone(self, query: Query, *, is_mismatch: bool) -> None:
         """Record whether the days of Braze's responses differ from those of the workspace's configured time zone."""
-        self._timezone_mismatch.labels(query.workspace).set(float(mismatch))
+        self._timezone_mismatch.labels(query.workspace).set(float(is_mismatch))
 
     def read_values(self, family: Family) -> dict[tuple[str, ...], float]:
         """Return the exported values of a family that is not a histogram, by its label values."""

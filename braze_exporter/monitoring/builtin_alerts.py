@@ -26,9 +26,9 @@ from braze_exporter.monitoring.kind_texts import query_text
 from braze_exporter.monitoring.query_alerts import max_result_age
 from braze_exporter.monitoring.rule import Rule
 
-_SHORT_SECONDS = 300.0
-_DEFAULT_SECONDS = 900.0
-_LONG_SECONDS = 3_600.0
+_SHORT_WAIT_SECONDS = 300.0
+_DEFAULT_WAIT_SECONDS = 900.0
+_LONG_WAIT_SECONDS = 3_600.0
 # Lists are read about once an hour.
 _MAX_LIST_AGE_SECONDS = 10_800.0
 _LAST_SUCCESS = "last_success_timestamp_seconds"
@@ -61,7 +61,7 @@ def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
     yield Rule(
         alert="BrazeConfigReloadFailed",
         expr=f"time() - {RELOAD_SUCCESS_TIME.name}\nand {RELOAD_SUCCESSFUL.name} == 0",
-        wait=_SHORT_SECONDS,
+        wait=_SHORT_WAIT_SECONDS,
         summary="Failed Braze exporter configuration reload.",
         description="The Braze exporter failed to reload its config and keeps the one loaded "
         "{{ $value | humanizeDuration }} ago. The exporter's log and `braze-exporter check` list the problems.",
@@ -70,7 +70,7 @@ def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
         yield Rule(
             alert="BrazeStateNotWritten",
             expr=f"increase({STATE_WRITE_FAILURES.name}[10m]) > 0",
-            wait=_DEFAULT_SECONDS,
+            wait=_DEFAULT_WAIT_SECONDS,
             summary="Braze exporter cannot write its state file.",
             description='About {{ $value | printf "%.0f" }} writes of the state file failed in the last 10 minutes. '
             "Until a write succeeds, counters do not increase and alerts for silent events do not fire. The log "
@@ -84,7 +84,7 @@ def _down_rule(workspace: str) -> Rule:
         alert="BrazeExporterDown",
         labels=dict(_workspace_label(workspace)),
         expr=f"absent({select_series(QUERIES, _workspace_label(workspace))})",
-        wait=_SHORT_SECONDS,
+        wait=_SHORT_WAIT_SECONDS,
         summary="Braze exporter metrics are missing.",
         description="Prometheus has had no metrics of workspace {{ $labels.workspace }} for 5 minutes or longer, so no "
         "other alert for it can fire. The exporter is down, cannot be scraped, or no longer has this workspace in its "
@@ -105,7 +105,7 @@ def _key_rejected_rule(workspace: str) -> Rule:
         labels=dict(_workspace_label(workspace)),
         expr=f"{_auth_failures(workspace, 'workspace, reason')} > 0\n"
         f"and on (workspace) max by (workspace, kind) ({up}) == 0",
-        wait=_SHORT_SECONDS,
+        wait=_SHORT_WAIT_SECONDS,
         summary="Braze rejects the API key.",
         description="Braze rejected the API key of workspace {{ $labels.workspace }} ({{ $labels.reason }}) in about "
         '{{ $value | printf "%.0f" }} requests in the last 10 minutes. '
@@ -129,7 +129,7 @@ def _workspace_failing_rule(workspace: str, queries: Sequence[Query]) -> Rule:
         expr=f"time() - {max_by(last, ['workspace'])}\n"
         f"and {_up_expr(workspace)} == 0\n"
         f"unless {_auth_failures(workspace, 'workspace')} > 0",
-        wait=_DEFAULT_SECONDS,
+        wait=_DEFAULT_WAIT_SECONDS,
         summary="All fetches from Braze fail.",
         description=f"No fetch for workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}. "
         f"Values disappear when they are older than `max_age`. {REQUESTS_FAILED.name} counts the failures by reason. "
@@ -156,7 +156,7 @@ def _query_stale_rule(queries: Sequence[Query], reserve: float) -> Rule:
         expr=f"(\n  {any_late}\n)\n"
         f"unless on (workspace) {_up_expr(workspace)} == 0\n"
         f"unless on (workspace) {_reserve_reached(workspace, reserve, (('pool', kind.pool.name),))}",
-        wait=_DEFAULT_SECONDS,
+        wait=_DEFAULT_WAIT_SECONDS,
         summary="Values of a query are stale.",
         description=f"No fetch of {query_text(longest)} has succeeded {_SINCE_TEMPLATE}, so its values are no longer "
         "exported. Fetches of other queries succeed. Check for a name that was changed or deleted in Braze, a wrong "
@@ -171,7 +171,7 @@ def _rate_limit_low_rule(workspace: str, reserve: float) -> Rule:
         alert="BrazeQuotaLow",
         labels=dict(_workspace_label(workspace)),
         expr=_reserve_reached(workspace, reserve),
-        wait=_DEFAULT_SECONDS,
+        wait=_DEFAULT_WAIT_SECONDS,
         summary="Braze rate limit has reached the reserve.",
         description="{{ $value | humanizePercentage }} of the rate limit of workspace {{ $labels.workspace }} is left "
         "(pool {{ $labels.pool }}), so the exporter pauses its requests until the limit resets. "
@@ -193,7 +193,7 @@ def _list_stale_rule(workspace: str, lists: Sequence[ListEndpoint]) -> Rule:
         alert="BrazeListUnread",
         labels=dict(_workspace_label(workspace)),
         expr=f"time() - {read} > {format_number(_MAX_LIST_AGE_SECONDS)}",
-        wait=_DEFAULT_SECONDS,
+        wait=_DEFAULT_WAIT_SECONDS,
         summary="Fetches of a Braze list fail.",
         description="No fetch of Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} has "
         f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, `match` and `tag` select only items that were listed "
@@ -207,7 +207,7 @@ def _timezone_mismatch_rule(workspace: str) -> Rule:
         alert="BrazeTimezoneMismatch",
         labels=dict(_workspace_label(workspace)),
         expr=f"{max_by(select_series(TIMEZONE_MISMATCH, _workspace_label(workspace)), ['workspace'])} == 1",
-        wait=_LONG_SECONDS,
+        wait=_LONG_WAIT_SECONDS,
         summary="Configured time zone differs from Braze's.",
         description="The newest day in the responses for workspace {{ $labels.workspace }} has differed from the "
         "current day in its `timezone` for 1 hour or longer. Set `timezone` to the time zone of the company in Braze. "

@@ -24,8 +24,8 @@ from braze_exporter.monitoring.panel_groups import legend, self_metric, styled_t
 from braze_exporter.monitoring.panels import Panel, Row, Target, chart, stat, steps
 from braze_exporter.scheduler.plan import Plan
 
-_MINUTE = 60.0
-_RECENT = "$__rate_interval"
+_MINUTE_SECONDS = 60.0
+_RATE_INTERVAL = "$__rate_interval"
 
 _COLORS = {
     QueryStatus.UP: "green",
@@ -43,13 +43,13 @@ def api_row(plan: Plan, reserve: float) -> Row:
     `reserve` is the fraction of the rate limit that the exporter leaves to the company's sends.
     """
     # Each interval must include a request, or the request duration would have no data.
-    often = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE))}s"
+    often = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE_SECONDS))}s"
     code, reason, pool = (legend(plan, [label]) for label in ("code", "reason", "pool"))
     calls = [
         chart(
             "Requests to Braze",
             "Requests per minute by status code. The code is none for requests without a response.",
-            [Target(f"sum by (workspace, code) (rate({self_metric(REQUESTS)}[{_RECENT}])) * 60", code)],
+            [Target(f"sum by (workspace, code) (rate({self_metric(REQUESTS)}[{_RATE_INTERVAL}])) * 60", code)],
             unit="reqpm",
             interval=often,
             style="stacked",
@@ -57,7 +57,12 @@ def api_row(plan: Plan, reserve: float) -> Row:
         chart(
             "Failed requests",
             "Requests to Braze that failed, by reason. Empty if none failed.",
-            [Target(f"sum by (workspace, reason) (increase({self_metric(REQUESTS_FAILED)}[{_RECENT}])) > 0", reason)],
+            [
+                Target(
+                    f"sum by (workspace, reason) (increase({self_metric(REQUESTS_FAILED)}[{_RATE_INTERVAL}])) > 0",
+                    reason,
+                )
+            ],
             unit="short",
             interval=often,
             style="bars",
@@ -65,7 +70,7 @@ def api_row(plan: Plan, reserve: float) -> Row:
         chart(
             "Request duration",
             "Percentiles of the time from a request to its complete response.",
-            list(_quantiles(plan, DURATION, _RECENT, (0.5, 0.95, 0.99))),
+            list(_quantiles(plan, DURATION, _RATE_INTERVAL, (0.5, 0.95, 0.99))),
             unit="s",
             interval=often,
         ),
@@ -85,7 +90,7 @@ def api_row(plan: Plan, reserve: float) -> Row:
             "Deferred requests",
             "Requests that were due but deferred because of the budget, the reserve or a 429. They are made later. "
             "The last values stay until they are stale.",
-            [Target(f"sum by (workspace, pool) (increase({self_metric(DEFERRED)}[{_RECENT}]))", pool)],
+            [Target(f"sum by (workspace, pool) (increase({self_metric(DEFERRED)}[{_RATE_INTERVAL}]))", pool)],
             unit="short",
             interval=often,
             style="bars",
@@ -120,7 +125,7 @@ def exporter_row(plan: Plan) -> Row:
             "Scrapes that reached their deadline before all due fetches had finished, and failed writes of the state "
             "file. Counters do not increase until a write succeeds.",
             [
-                styled_target(plan, f"sum(increase({self_metric(family)}[{_RECENT}]))", name, color)
+                styled_target(plan, f"sum(increase({self_metric(family)}[{_RATE_INTERVAL}]))", name, color)
                 for family, (name, color) in _ERRORS.items()
             ],
             unit="short",

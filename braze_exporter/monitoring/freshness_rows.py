@@ -14,8 +14,8 @@ from braze_exporter.scheduler.plan import Plan
 _SETTLED = "settled_bucket_start_timestamp_seconds"
 _LAST_SUCCESS = "last_success_timestamp_seconds"
 _GROUP_LABEL = "noun"
-_WORST = 20
-_TEN_MINUTES = 600.0
+_MAX_SERIES = 20
+_MIN_RESPONSE_AGE_SECONDS = 600.0
 
 
 def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
@@ -45,12 +45,12 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
         decimals=1,
         thresholds=steps("red", (reserve, "orange"), (reserve + (1 - reserve) / 4, "green")),
     )
-    for unit, queries in _units(plan):
+    for unit, queries in _queries_by_unit(plan):
         yield stat(
             f"Oldest settled {unit}",
             f"Time since the start of the oldest {unit} that is exported as settled. Up to `settle` plus two {unit}s "
             f"is normal. More than `settle` plus three {unit}s indicates a problem.",
-            Target(f"time() - min({_newest(queries, _SETTLED)})"),
+            Target(f"time() - min({_gauge_by_query(queries, _SETTLED)})"),
             unit="s",
             decimals=1,
             thresholds=steps("green", (_max_settled_age(queries), "red")),
@@ -59,7 +59,7 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
         "Oldest success",
         "Longest time since the last successful fetch of a query. Queries that have never succeeded are excluded. "
         "They are not up.",
-        Target(f"time() - min({_chosen(plan.queries, _LAST_SUCCESS)} > 0)"),
+        Target(f"time() - min({_select_gauge(plan.queries, _LAST_SUCCESS)} > 0)"),
         unit="s",
         decimals=1,
         thresholds=steps("green", (_max_response_age(plan.queries), "red")),
@@ -80,18 +80,23 @@ def freshness_row(plan: Plan) -> Row:
             f"Age of the settled {unit}",
             f"Time since the start of the newest settled {unit}. It rises until the next {unit} settles. Above the "
             "line, Braze has no newer data, or fetches fail.",
-            [Target(f"topk({_WORST}, time() - {_newest(queries, _SETTLED)})", name)],
+            [Target(f"topk({_MAX_SERIES}, time() - {_gauge_by_query(queries, _SETTLED)})", name)],
             unit="s",
             interval="1m",
             limit=_max_settled_age(queries),
         )
-        for unit, queries in _units(plan)
+        for unit, queries in _queries_by_unit(plan)
     ]
     since = [
-        Target(f"topk({_WORST}, time() - ({_newest(queries, _LAST_SUCCESS)} > 0))", f"{name} {unit.adverb}")
-        for unit, queries in _units(plan)
+        Target(
+            f"topk({_MAX_SERIES}, time() - ({_gauge_by_query(queries, _LAST_SUCCESS)} > 0))", f"{name} {unit.adverb}"
+        )
+        for unit, queries in _queries_by_unit(plan)
     ]
-    failed = [Target(f"{_newest(queries, 'up')} == 0", f"{name} {unit.adverb}") for unit, queries in _units(plan)]
+    failed = [
+        Target(f"{_gauge_by_query(queries, 'up')} == 0", f"{name} {unit.adverb}")
+        for unit, queries in _queries_by_unit(plan)
+    ]
     responses = [
         chart(
             "Time since last success",
@@ -111,14 +116,14 @@ def freshness_row(plan: Plan) -> Row:
     return Row("Freshness", (ages, responses))
 
 
-def _units(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
+def _queries_by_unit(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
     for unit in Unit:
         queries = [query for query in plan.queries if query.unit is unit]
         if queries:
             yield unit, queries
 
 
-def _chosen(queries: Sequence[Query], measure: str) -> str:
+def _select_gauge(queries: Sequence[Query], measure: str) -> str:
     """Return the PromQL for a gauge of all these queries, with any app and segment."""
     families = (build_gauge(query.kind, query.metric_group, query.unit, measure) for query in queries)
     plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.metric_group.labels))
@@ -128,7 +133,7 @@ def _chosen(queries: Sequence[Query], measure: str) -> str:
     return select_any(families, *matchers)
 
 
-def _newest(queries: Sequence[Query], measure: str) -> str:
+def _gauge_by_query(queries: Sequence[Query], measure: str) -> str:
     """Return the PromQL for a gauge of all these queries, one series per query.
 
     The metric group becomes a label, because several metric groups have the same labels.
@@ -136,7 +141,7 @@ def _newest(queries: Sequence[Query], measure: str) -> str:
     labels = dict.fromkeys(name for query in queries for name, _ in query.labels)
     units = "|".join(unit.adverb for unit in Unit)
     pattern = f"braze_(.+?)(_filtered)?_({units})_.+"
-    named = f'label_replace({_chosen(queries, measure)}, "{_GROUP_LABEL}", "$1", "__name__", "{pattern}")'
+    named = f'label_replace({_select_gauge(queries, measure)}, "{_GROUP_LABEL}", "$1", "__name__", "{pattern}")'
     return max_by(named, (_GROUP_LABEL, *labels))
 
 
@@ -150,4 +155,4 @@ def _max_response_age(queries: Sequence[Query]) -> float:
 
     It is three refresh intervals, and at least 10 minutes.
     """
-    return max(_TEN_MINUTES, 3 * max(query.refresh for query in queries))
+    return max(_MIN_RESPONSE_AGE_SECONDS, 3 * max(query.refresh for query in queries))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from braze_exporter.braze.kinds import SeriesKind, Unit
 from braze_exporter.monitoring import message_panels
 from braze_exporter.monitoring.kind_texts import kind_title
-from braze_exporter.monitoring.overview_rows import MAX_SERIES, SPANS, week_earlier
+from braze_exporter.monitoring.overview_rows import MAX_SERIES, SPANS, increase_week_earlier
 from braze_exporter.monitoring.panel_groups import PanelGroup, legend, styled_target
 from braze_exporter.monitoring.panels import DASHED, DOTTED, Panel, Row, Target, bars, chart, steps
 from braze_exporter.scheduler.plan import Plan
@@ -75,7 +75,7 @@ def _settled_panel(group: PanelGroup, unit: Unit) -> Panel:
         "exported, as the alerts evaluated it.",
         [Target(group.last_value(unit, "settled"), group.legend)],
         unit="short",
-        interval=interval(unit),
+        interval=chart_interval(unit),
         style="steps",
         can_be_negative=group.metric_group.can_be_negative,
     )
@@ -97,14 +97,14 @@ def _progress_panel(group: PanelGroup, unit: Unit) -> Panel:
 
 def _total_panel(plan: Plan, group: PanelGroup, unit: Unit) -> Panel:
     """Return the chart of a group without a subject."""
-    return _three_lines(plan, group, unit, f"{group.title} per {unit}")
+    return _bucket_chart(plan, group, unit, f"{group.title} per {unit}")
 
 
 def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_folded: bool) -> Row:
     """Return the row with a chart for each subject."""
     name = repeat_variable(group, unit)
     subjects = {query.subject for query in group.queries if query.unit is unit}
-    panel = _three_lines(plan, group, unit, f"${{{name}}}", repeat=name)
+    panel = _bucket_chart(plan, group, unit, f"${{{name}}}", repeat=name)
     return Row(
         f"{unit.adverb.capitalize()} by {group.kind.subject_label}",
         ([panel],),
@@ -112,13 +112,13 @@ def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_folded: bool) 
     )
 
 
-def _three_lines(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat: str = "") -> Panel:
+def _bucket_chart(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat: str = "") -> Panel:
     """Return a chart of the settled bucket, the bucket in progress and, if configured, the baseline."""
     settled = group.last_value(unit, "settled", subject=repeat)
     targets = [
         styled_target(plan, settled, legend(plan, [], "settled"), "blue"),
         styled_target(
-            plan, _in_progress(group, unit, repeat), legend(plan, [], "in progress"), _PROGRESS_COLOR, DOTTED
+            plan, _progress_expr(group, unit, repeat), legend(plan, [], "in progress"), _PROGRESS_COLOR, DOTTED
         ),
     ]
     grows = ", which is still growing" if group.metric_group.is_additive else ""
@@ -132,14 +132,14 @@ def _three_lines(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat: 
         about,
         targets,
         unit="short",
-        interval=interval(unit),
+        interval=chart_interval(unit),
         style="steps",
         repeat=repeat,
         can_be_negative=group.metric_group.can_be_negative,
     )
 
 
-def _in_progress(group: PanelGroup, unit: Unit, subject: str) -> str:
+def _progress_expr(group: PanelGroup, unit: Unit, subject: str) -> str:
     """Return the PromQL for the growth of the bucket that is the newest at the end of the chart.
 
     The growth of all buckets would give a sawtooth.
@@ -172,7 +172,7 @@ def _rolling_panel(plan: Plan, group: PanelGroup) -> Panel:
         "earlier.",
         [
             styled_target(plan, f"sum({group.increase('24h')})", "current", "blue"),
-            styled_target(plan, f"sum({week_earlier(group)})", "a week earlier", _BASELINE_COLOR, DASHED),
+            styled_target(plan, f"sum({increase_week_earlier(group)})", "a week earlier", _BASELINE_COLOR, DASHED),
         ],
         unit="short",
         interval="30m",
@@ -193,7 +193,7 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
         f"Value of the newest settled {unit} by {by}" + (f", and the total{same}." if beside else "."),
         [Target(settled, group.legend), *beside],
         unit="short",
-        interval=interval(unit),
+        interval=chart_interval(unit),
         style="steps",
         can_be_negative=group.metric_group.can_be_negative,
     )
@@ -213,7 +213,7 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
                 )
             ],
             unit="percentunit",
-            interval=interval(unit),
+            interval=chart_interval(unit),
             style="steps",
         )
     if group.has_counter and unit is group.units[0]:
@@ -227,7 +227,7 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
         )
 
 
-def interval(unit: Unit) -> str:
+def chart_interval(unit: Unit) -> str:
     """Return the minimum interval between points of a chart, short enough to show how a bucket grows."""
     return {Unit.HOUR: "5m", Unit.DAY: "30m"}[unit]
 

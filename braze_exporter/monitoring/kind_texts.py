@@ -16,17 +16,19 @@ _SENDS = "Check that it is active, that its trigger still occurs, and that its a
 
 @dataclass(frozen=True, slots=True)
 class KindTexts:
-    """The texts for a kind. `counted` and `silence` are Prometheus templates, which take names from labels only.
+    """The texts for a kind.
 
-    `title` is for panels, and `noun` for alert summaries. `counted` is what a query counts, and `are` its verb.
-    `silence` is the sentence for a query that counted nothing, without the time. `advice` follows it.
+    `counted` and `silence_sentence` are Prometheus templates, which take names from labels only.
+
+    `title` is for panels, and `noun` for alert summaries. `counted` is what a query counts, and `verb` its verb.
+    `silence_sentence` is the sentence for a query that counted nothing, without the time. `advice` follows it.
     """
 
     title: str
     noun: str
     counted: str
-    are: str = "are"
-    silence: str = ""
+    verb: str = "are"
+    silence_sentence: str = ""
     advice: str = "Check recent app releases for a broken SDK, a wrong SDK key or a consent banner."
 
 
@@ -43,14 +45,14 @@ _TEXTS: Mapping[SeriesKind, KindTexts] = {
         "Messages sent",
         "campaign messages",
         "messages of campaign {{ $labels.campaign }}",
-        silence="Campaign {{ $labels.campaign }} in workspace {{ $labels.workspace }} has sent no messages",
+        silence_sentence="Campaign {{ $labels.campaign }} in workspace {{ $labels.workspace }} has sent no messages",
         advice=_SENDS,
     ),
     CANVASES: KindTexts(
         "Canvas entries",
         "Canvas entries",
         "entries into Canvas {{ $labels.canvas }}",
-        silence="No users have entered Canvas {{ $labels.canvas }} in workspace {{ $labels.workspace }}",
+        silence_sentence="No users have entered Canvas {{ $labels.canvas }} in workspace {{ $labels.workspace }}",
         advice=_SENDS,
     ),
 }
@@ -83,8 +85,8 @@ def query_text(query: Query) -> str:
 def silence_text(query: Query, span: str) -> str:
     """Return the sentence for a query that has counted nothing for `span`."""
     texts = kind_texts(query.kind)
-    were = {"are": "were", "is": "was"}[texts.are]
-    sentence = texts.silence or f"No {query_text(query)} {were} counted"
+    were = {"are": "were", "is": "was"}[texts.verb]
+    sentence = texts.silence_sentence or f"No {query_text(query)} {were} counted"
     return f"{sentence} for {span} or longer."
 
 

@@ -36,7 +36,7 @@ def change_row(plan: Plan, groups: Sequence[PanelGroup]) -> Row:
     return Row("Largest changes", ([*changes, *_baseline_change_panels(plan, groups)],))
 
 
-def week_earlier(group: PanelGroup) -> str:
+def increase_week_earlier(group: PanelGroup) -> str:
     """Return the PromQL for the increase in the same 24 hours a week before, of counters that existed all that time.
 
     A counter that started in these 24 hours would make a usual day look like a rise.
@@ -47,7 +47,7 @@ def week_earlier(group: PanelGroup) -> str:
 
 def _weekly_change_panels(plan: Plan, counted: Sequence[PanelGroup]) -> Iterator[Panel]:
     change = _join_kinds(
-        (group, f"{group.increase('24h')} / (({week_earlier(group)}) >= {MIN_COUNT}) - 1") for group in counted
+        (group, f"{group.increase('24h')} / (({increase_week_earlier(group)}) >= {MIN_COUNT}) - 1") for group in counted
     )
     name = legend_of(plan, counted)
     about = (

@@ -13,7 +13,7 @@ from braze_exporter.metrics.families import Family, build_counter, build_gauge
 from braze_exporter.metrics.promql import max_by, stat_matchers, sum_by
 from braze_exporter.monitoring.kind_texts import kind_texts
 from braze_exporter.monitoring.panels import SOLID, Json, Target
-from braze_exporter.scheduler.plan import Plan, feeds_counter
+from braze_exporter.scheduler.plan import Plan, can_feed_counter
 
 # Lookback for gauges. A backfilled gauge has only one sample per bucket.
 LOOKBACK = {Unit.HOUR: "1h", Unit.DAY: "1d"}
@@ -88,7 +88,7 @@ class PanelGroup:
     @property
     def has_counter(self) -> bool:
         """Whether all queries feed a counter. Queries by segment, and those that are not additive, do not."""
-        return all(feeds_counter(query) for query in self.queries)
+        return all(can_feed_counter(query) for query in self.queries)
 
     def has_baseline(self, unit: Unit) -> bool:
         """Return whether any query of that unit has a baseline."""

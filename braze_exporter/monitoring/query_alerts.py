@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from braze_exporter.braze.query import Query
 from braze_exporter.config.schema import Alerts
-from braze_exporter.config.values import duration
+from braze_exporter.config.values import format_duration
 from braze_exporter.metrics.promql import LabelRegex, format_number
 from braze_exporter.metrics.self_metrics import STATE_WRITE_FAILURES
 from braze_exporter.monitoring.kind_texts import alert_prefix, capitalize, kind_texts, query_text, silence_text
@@ -24,7 +24,7 @@ RUNBOOK_HEADINGS = {
     "Above": "Above",
 }
 # Exported for the exporter process by prometheus_client.
-_STARTED = "process_start_time_seconds"
+_START_TIME = "process_start_time_seconds"
 _TARGET = "on (job, instance)"
 
 
@@ -51,27 +51,27 @@ class QueryAlerts:
         alerts = self.alerts
         silent = alerts.silent if self.counter_source is not None else None
         if silent is not None and self.counter_source is not None:
-            yield self._silent(silent, self.counter_source)
+            yield self._silent_rule(silent, self.counter_source)
         if (silent, alerts.drop, alerts.below) != (None, None, None):
-            yield self._no_data(silent or 0.0)
+            yield self._no_data_rule(silent or 0.0)
         if alerts.drop is not None:
-            yield self._drop(alerts.drop)
+            yield self._drop_rule(alerts.drop)
         if alerts.below is not None:
-            yield self._beyond("Below", "<", alerts.below)
+            yield self._limit_rule("Below", "<", alerts.below)
         if alerts.above is not None:
-            yield self._beyond("Above", ">", alerts.above)
+            yield self._limit_rule("Above", ">", alerts.above)
 
-    def _silent(self, silent: float, counter_source: Query) -> Rule:
+    def _silent_rule(self, silent: float, counter_source: Query) -> Rule:
         """Return the rule for a counter that does not rise while fetches succeed.
 
         The rule does not fire where the counter proves nothing: after a restart without a state file, while the state
         file cannot be written, and before the first success was older than `silent`.
         """
-        expression, span = QueryExpr(counter_source), duration(silent)
+        expression, span = QueryExpr(counter_source), format_duration(silent)
         if self.is_durable:
-            untrue = f"increase({STATE_WRITE_FAILURES.name}[{duration(max_result_age(counter_source))}]) > 0"
+            untrue = f"increase({STATE_WRITE_FAILURES.name}[{format_duration(max_result_age(counter_source))}]) > 0"
         else:
-            untrue = f"time() - {_STARTED} < {format_number(silent)}"
+            untrue = f"time() - {_START_TIME} < {format_number(silent)}"
         total = expression.total(unless=f" unless {_TARGET} ({untrue})")
         since = expression.gauge("last_success_timestamp_seconds", offset=span)
         return self._rule(
@@ -85,7 +85,7 @@ class QueryAlerts:
             f"{kind_texts(self.query.kind).advice}",
         )
 
-    def _no_data(self, silent: float) -> Rule:
+    def _no_data_rule(self, silent: float) -> Rule:
         """Return the rule for empty or outdated responses, in which the other rules find nothing."""
         query, oldest = self.query, max(silent, self.query.settle + 3 * self.query.unit.seconds)
         expression = QueryExpr(query)
@@ -105,7 +105,7 @@ class QueryAlerts:
             "archived, blocklisted or deleted in Braze. If all queries are affected, Braze's data is delayed.",
         )
 
-    def _drop(self, drop: float) -> Rule:
+    def _drop_rule(self, drop: float) -> Rule:
         """Return the rule for a settled bucket far below its baseline.
 
         The expression compares the ratio of both, which is exact.
@@ -120,19 +120,20 @@ class QueryAlerts:
             f"{expression.gauge('settled')}\n  / ({expression.gauge('baseline')} >= {format_number(self.alerts.min)})\n"
             f"  <= {format_number(1 - drop)}",
             f"Drop in {kind_texts(query.kind).noun}.",
-            f"{capitalize(query_text(query))} {kind_texts(query.kind).are} at {{{{ $value | humanizePercentage }}}} "
+            f"{capitalize(query_text(query))} {kind_texts(query.kind).verb} at {{{{ $value | humanizePercentage }}}} "
             f"of the baseline. The newest settled {query.unit} is compared with the median of the last "
             f"{query.baseline_weeks} weeks {when}.{by_app}",
         )
 
-    def _beyond(self, name: str, sign: str, limit: float) -> Rule:
+    def _limit_rule(self, alert_type: str, operator: str, limit: float) -> Rule:
         query = self.query
         return self._rule(
-            name,
-            f"{QueryExpr(query).gauge('settled')} {sign} {format_number(limit)}",
-            f"{capitalize(kind_texts(query.kind).noun)} {name.lower()} the limit.",
+            alert_type,
+            f"{QueryExpr(query).gauge('settled')} {operator} {format_number(limit)}",
+            f"{capitalize(kind_texts(query.kind).noun)} {alert_type.lower()} the limit.",
             f'{capitalize(query_text(query))}: {{{{ $value | printf "%.15g" }}}} in the newest settled {query.unit}, '
-            f"{name.lower()} the limit of {format_number(limit)}. The limit is the same at all times. If the usual "
+            f"{alert_type.lower()} the limit of {format_number(limit)}. The limit is the same at all times. If the "
+            "usual "
             f"value depends on the time, use `drop`, which compares with the baseline.",
         )
 
@@ -141,10 +142,10 @@ class QueryAlerts:
         """The labels that distinguish the rules of selectors. The subjects are labels of their series."""
         return {"match": str(self.query.subject)} if isinstance(self.query.subject, LabelRegex) else {}
 
-    def _rule(self, sort: str, expr: str, summary: str, description: str) -> Rule:
+    def _rule(self, alert_type: str, expr: str, summary: str, description: str) -> Rule:
         alerts, query = self.alerts, self.query
         return Rule(
-            alert=f"{alert_prefix(query.kind)}{sort}",
+            alert=f"{alert_prefix(query.kind)}{alert_type}",
             expr=QueryExpr(query).restrict(expr),
             wait=alerts.wait,
             summary=summary,
@@ -152,5 +153,5 @@ class QueryAlerts:
             severity=alerts.severity,
             # Without the unit, the hourly and the daily alert would have the same labels.
             labels={**alerts.labels, "unit": query.unit.value, **QueryExpr(query).identity, **self._selector_labels},
-            runbook=RUNBOOK_HEADINGS[sort],
+            runbook=RUNBOOK_HEADINGS[alert_type],
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from braze_exporter.config.values import duration
+from braze_exporter.config.values import format_duration
 
 # The README has a section for each built-in alert and for each sort of query alert.
 RUNBOOKS = "https://github.com/braze-exporter/braze-exporter/blob/main/README.md"
@@ -33,9 +33,9 @@ class Rule:
         return {
             "alert": self.alert,
             "expr": self.expr,
-            "for": duration(self.wait),
-            "keep_firing_for": duration(self.wait),
-            "labels": {name: _plain(value) for name, value in labels.items() if value},
+            "for": format_duration(self.wait),
+            "keep_firing_for": format_duration(self.wait),
+            "labels": {name: _escape_template(value) for name, value in labels.items() if value},
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
@@ -44,6 +44,6 @@ class Rule:
         }
 
 
-def _plain(text: str) -> str:
+def _escape_template(text: str) -> str:
     """Return a template that renders as exactly this text."""
     return text.replace("{{", '{{ "{{" }}')

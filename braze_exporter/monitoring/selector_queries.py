@@ -27,7 +27,7 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
         )
     for selector in plan.selectors:
         for query in selector.queries:
-            expression = _expression(query, selector.entry)
+            expression = _subject_regex(query, selector.entry)
             excluded = before.setdefault(_group_key(query), [])
             subject = LabelRegex(query.subject, expression, "|".join(excluded))
             subject_id = LabelRegex("", excluded="|".join(ids.get(_group_key(query), ())))
@@ -36,7 +36,7 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
                 excluded.append(f"(?:{expression})")
 
 
-def _expression(query: Query, entry: Entry) -> str:
+def _subject_regex(query: Query, entry: Entry) -> str:
     """Return the regex for the label. If the list has ids, an id may follow the name. A tag matches any name."""
     match = getattr(entry, "match", None)
     if match is None:

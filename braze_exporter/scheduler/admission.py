@@ -13,12 +13,19 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
-from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS, CircuitBreaker, Decision, Pause, Probe, RateLimiter
+from braze_exporter.scheduler.rate_limiter import (
+    AUTH_RETRY_SECONDS,
+    CircuitBreaker,
+    Decision,
+    Pause,
+    Probe,
+    RateLimiter,
+)
 
 # The failures caused by the key: it is rejected (401), or a permission is missing (401 or 403).
 AUTH_REASONS = {Reason.UNAUTHORIZED, Reason.FORBIDDEN}
 # The results, success (None) included, which show that Braze accepted the key.
-_KEY_ACCEPTED = {
+_KEY_ACCEPTED_REASONS = {
     None,
     Reason.BAD_REQUEST,
     Reason.FORBIDDEN,
@@ -28,7 +35,7 @@ _KEY_ACCEPTED = {
     Reason.INVALID_RESPONSE,
 }
 # The error of a key that all endpoints in use reject.
-KEY_REJECTED = (
+KEY_REJECTED_DETAIL = (
     "401 Unauthorized: API key rejected "
     "(check that it is a REST API key of this workspace, and that url is its REST endpoint)"
 )
@@ -66,35 +73,35 @@ class _Verdict(Enum):
 class _AuthCircuitBreaker(CircuitBreaker):
     """Denies calls to an endpoint after a 401 or 403, until a probe succeeds.
 
-    `verdict` is whether the endpoint accepts the key, as of `verdict_at`. `refused_since` is the time of the first of
+    `verdict` is whether the endpoint accepts the key, as of `verdict_at`. `rejected_since` is the time of the first of
     the latest 401s in a row.
     """
 
     def __init__(self) -> None:
-        super().__init__(is_probe=False)
+        super().__init__(is_probe_due=False)
         self.error: BrazeError | None = None
         self.verdict = _Verdict.UNKNOWN
         self.verdict_at = float("-inf")
-        self.refused_since = float("-inf")
+        self.rejected_since = float("-inf")
         self.is_probe_wanted = False
 
     def record(self, error: BrazeError | None, probe: Probe, now: float) -> None:
         """Register the end of a call. The result of a call that began before the last opening is ignored."""
         reason = error.reason if error is not None else None
         is_current, is_rejected = self.is_current(probe), reason in AUTH_REASONS
-        succeeded = reason in _KEY_ACCEPTED and not is_rejected
+        succeeded = reason in _KEY_ACCEPTED_REASONS and not is_rejected
         self.release(probe, succeeded=succeeded)
         if not is_current:
             return
-        if reason is Reason.UNAUTHORIZED or reason in _KEY_ACCEPTED:
+        if reason is Reason.UNAUTHORIZED or reason in _KEY_ACCEPTED_REASONS:
             if self.verdict is not _Verdict.REJECTED:
-                self.refused_since = now
+                self.rejected_since = now
             self.verdict = _Verdict.REJECTED if reason is Reason.UNAUTHORIZED else _Verdict.ACCEPTED
             self.verdict_at = now
         if error is not None and is_rejected:
             self.error = error.without_traceback()
         if is_rejected or (probe.is_probe and not succeeded and self.error is not None):
-            self.open(now + HOLD_SECONDS)
+            self.open(now + AUTH_RETRY_SECONDS)
         elif probe.is_probe:
             self.error = None
 
@@ -110,7 +117,7 @@ class _AuthCircuitBreaker(CircuitBreaker):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _AdmittedCall:
+class _KeyCall:
     """Represents a call that `_KeyState` allowed.
 
     `probe` is of the circuit breaker of its endpoint. If `is_alone`, other calls with the key wait for its end.
@@ -135,7 +142,7 @@ class _KeyState:
         self.endpoints = endpoints
         self.error: BrazeError | None = None
         self._circuits: dict[str, _AuthCircuitBreaker] = {}
-        self._probe_in_flight: _AdmittedCall | None = None
+        self._probe_in_flight: _KeyCall | None = None
 
     def set_endpoints(self, endpoints: Collection[Endpoint]) -> None:
         """Set the endpoints in use."""
@@ -149,8 +156,8 @@ class _KeyState:
     @property
     def is_accepted(self) -> bool:
         """Whether an endpoint in use accepts the key. If no endpoints are set, all that were called count."""
-        holds = [self.circuit(at) for at in self.endpoints] or self._circuits.values()
-        return any(circuit.verdict is _Verdict.ACCEPTED for circuit in holds)
+        circuits = [self.circuit(at) for at in self.endpoints] or self._circuits.values()
+        return any(circuit.verdict is _Verdict.ACCEPTED for circuit in circuits)
 
     @property
     def open_until(self) -> float:
@@ -174,17 +181,17 @@ class _KeyState:
             return Decision.DENY if isinstance(endpoint, ListEndpoint) else Decision.WAIT
         return decision
 
-    def acquire(self, endpoint: Endpoint) -> _AdmittedCall:
+    def acquire(self, endpoint: Endpoint) -> _KeyCall:
         """Register the start of a call that `decide` allowed."""
         circuit = self.circuit(endpoint)
         circuit.is_probe_wanted = False
         probe = circuit.acquire()
-        call = _AdmittedCall(probe, not self.is_accepted, probe.is_probe and circuit.error is not None)
+        call = _KeyCall(probe, not self.is_accepted, probe.is_probe and circuit.error is not None)
         if call.is_alone:
             self._probe_in_flight = call
         return call
 
-    def record(self, endpoint: Endpoint, error: BrazeError | None, call: _AdmittedCall, now: float) -> None:
+    def record(self, endpoint: Endpoint, error: BrazeError | None, call: _KeyCall, now: float) -> None:
         """Register the end of a call."""
         if self._probe_in_flight is call:
             self._probe_in_flight = None
@@ -197,7 +204,7 @@ class _KeyState:
         self._update_error()
         if circuit.verdict is _Verdict.REJECTED:
             # If the key was revoked, find out at the other endpoints now, not only when their queries are due.
-            latest = min(circuit.refused_since, now - HOLD_SECONDS)
+            latest = min(circuit.rejected_since, now - AUTH_RETRY_SECONDS)
             for other in map(self.circuit, self.endpoints):
                 other.is_probe_wanted = other.verdict is _Verdict.ACCEPTED and other.verdict_at <= latest
 
@@ -205,7 +212,7 @@ class _KeyState:
         if not self.endpoints or any(self.circuit(at).verdict is not _Verdict.REJECTED for at in self.endpoints):
             self.error = None
         elif self.error is None:
-            self.error = BrazeError(Reason.UNAUTHORIZED, KEY_REJECTED)
+            self.error = BrazeError(Reason.UNAUTHORIZED, KEY_REJECTED_DETAIL)
 
     def _next_probe(self, is_open: Callable[[Endpoint], bool]) -> str | None:
         """Return the path of the endpoint that probes a rejected key next, or None if no pool allows calls.
@@ -220,14 +227,14 @@ class _KeyState:
 class Admission:
     """Decides which calls of one workspace may be made, and makes probes run alone. Thread-safe."""
 
-    def __init__(self, monotonic: Callable[[], float], read_key: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, monotonic: Callable[[], float], reread_key: Callable[[], bool] = lambda: False) -> None:
         """Start without a budget; `set_budget` must be called before the first call.
 
-        `monotonic` returns seconds of a clock that is never set back or forward. `read_key` reads the key again before
-        a probe of a rejected key, and returns whether the key has changed.
+        `monotonic` returns seconds of a clock that is never set back or forward. `reread_key` reads the key again
+        before a probe of a rejected key, and returns whether the key has changed.
         """
         self._monotonic = monotonic
-        self._read_key = read_key
+        self._reread_key = reread_key
         self._lock = threading.Lock()
         self._limiters: dict[str, RateLimiter] = {}
         self._key = _KeyState(())
@@ -241,7 +248,7 @@ class Admission:
             now = self._monotonic()
             for pool, burst in bursts.items():
                 if pool.name in self._limiters:
-                    self._limiters[pool.name].update(share=share, reserve=reserve, burst=burst, now=now)
+                    self._limiters[pool.name].set_budget(share=share, reserve=reserve, burst=burst, now=now)
                 else:
                     limiter = RateLimiter(pool, share=share, reserve=reserve, burst=burst, now=now)
                     self._limiters[pool.name] = limiter
@@ -285,7 +292,7 @@ class Admission:
         """Return what prevents calls now."""
         with self._lock:
             now, key = self._monotonic(), self._key
-            pauses = {name: limiter.pause(now) for name, limiter in self._limiters.items()}
+            pauses = {name: limiter.current_pause(now) for name, limiter in self._limiters.items()}
             auth_failure = AuthFailure(key.error, max(0.0, key.open_until - now)) if key.error is not None else None
             return LimiterStatus(
                 {name: pause for name, pause in pauses.items() if pause is not None},
@@ -311,16 +318,16 @@ class Admission:
 
         def begin() -> None:
             nonlocal key, passed
-            if passed.is_probe and self._read_key():
+            if passed.is_probe and self._reread_key():
                 with self._lock:
                     key = self._key = _KeyState(self._key.endpoints)
                     passed = key.acquire(endpoint)
 
-        def end(error: BrazeError | None, info: RateLimitInfo) -> float | None:
+        def end(error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
             with self._lock:
                 now = self._monotonic()
                 key.record(endpoint, error, passed, now)
-                return limiter.release(info, probe, now)
+                return limiter.release(feedback, probe, now)
 
         return Permit(end, begin=begin)
 

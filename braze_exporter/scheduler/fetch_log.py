@@ -13,7 +13,7 @@ from typing import NamedTuple
 from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import SeriesKind
-from braze_exporter.scheduler.admission import KEY_REJECTED
+from braze_exporter.scheduler.admission import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.plan import Plan, SelectionResult
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 
@@ -26,16 +26,16 @@ CLOCK_TOLERANCE_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
-class _Group(NamedTuple):
+class _FailureGroup(NamedTuple):
     """The key by which failing queries are grouped in the log.
 
-    `refused` is the error detail of a 401, which names the rejected key or the missing permission. It is empty for
+    `auth_detail` is the error detail of a 401, which names the rejected key or the missing permission. It is empty for
     other reasons.
     """
 
     workspace: str
     reason: Reason
-    refused: str
+    auth_detail: str
 
 
 @dataclass(slots=True)
@@ -59,21 +59,21 @@ class FetchLog:
 
     def __init__(self) -> None:
         """Start without failing queries."""
-        self._outages: dict[_Group, _Outage] = {}
-        self._failing: dict[QueryState, _Group] = {}
+        self._outages: dict[_FailureGroup, _Outage] = {}
+        self._failing: dict[QueryState, _FailureGroup] = {}
         self._unlisted: set[tuple[str, SeriesKind, str]] = set()
         self._selection_results: dict[tuple[str, SeriesKind], SelectionResult] = {}
         self._lock = threading.Lock()
         self._clock_differs: set[str] = set()
 
-    def on_queries(self, entries: Sequence[QueryState]) -> None:
+    def on_queries(self, query_states: Sequence[QueryState]) -> None:
         """Drop the queries and workspaces that are no longer in the plan."""
         for query_state in [query_state for query_state in self._failing if query_state.removed]:
             self._remove_failure(query_state)
         with self._lock:
-            self._clock_differs &= {query_state.query.workspace for query_state in entries}
+            self._clock_differs &= {query_state.query.workspace for query_state in query_states}
 
-    def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:  # noqa: ARG002 - the log compares with its own state
+    def on_result(self, query_state: QueryState, previous: FetchResult | None) -> None:  # noqa: ARG002 - the log compares with its own state
         """Log if a query begins to fail, fails for another reason, or recovers."""
         self.on_circuit_change(query_state)
 
@@ -89,7 +89,7 @@ class FetchLog:
             return
         # A 401 can mean a rejected key or a missing permission. The error of the open circuit says which.
         detail = error.detail if error.reason is Reason.UNAUTHORIZED else ""
-        group = _Group(query_state.query.workspace, error.reason, detail)
+        group = _FailureGroup(query_state.query.workspace, error.reason, detail)
         if (
             before is not None
             and before.reason is error.reason
@@ -121,8 +121,12 @@ class FetchLog:
         for selection in plan.selection_results:
             if selection != self._selection_results.get((selection.workspace, selection.kind)):
                 fields = {"workspace": selection.workspace, "kind": selection.kind.section}
-                counts = {"items": selection.listed, "matched": selection.matched, "skipped": selection.skipped}
-                level = logging.WARNING if selection.skipped else logging.INFO
+                counts = {
+                    "items": selection.listed_count,
+                    "matched": selection.matched_count,
+                    "skipped": selection.skipped_count,
+                }
+                level = logging.WARNING if selection.skipped_count else logging.INFO
                 _log.log(level, "Selectors expanded", extra={"fields": fields | counts})
         self._selection_results = {
             (selection.workspace, selection.kind): selection for selection in plan.selection_results
@@ -152,12 +156,12 @@ class FetchLog:
         else:
             _log.info("Clock agrees with Braze's again", extra={"fields": fields})
 
-    def _add_failure(self, group: _Group, query_state: QueryState, detail: str) -> None:
+    def _add_failure(self, group: _FailureGroup, query_state: QueryState, detail: str) -> None:
         outage = self._outages.setdefault(group, _Outage())
         outage.failing.add(query_state)
         outage.max_failing = max(outage.max_failing, len(outage.failing))
         query = query_state.query
-        if group.refused == KEY_REJECTED:  # this concerns the whole workspace, so no query is named
+        if group.auth_detail == KEY_REJECTED_DETAIL:  # this concerns the whole workspace, so no query is named
             if not outage.is_summarized:
                 fields = {"workspace": group.workspace, "reason": group.reason, "detail": detail}
                 _log.warning("API key rejected", extra={"fields": fields})

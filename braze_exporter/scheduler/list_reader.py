@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from braze_exporter.braze.client import Client
-from braze_exporter.braze.errors import TROUBLES, BrazeError
+from braze_exporter.braze.errors import TRANSIENT_REASONS, BrazeError
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
@@ -35,13 +35,13 @@ class ListReader:
     admission: Admission
     sleep: Callable[[float], None]
 
-    def read(self, list_endpoint: ListEndpoint, *, archived: bool) -> ListResult:
-        """Read a list and return its items, and its archived items if `archived` is true.
+    def read(self, list_endpoint: ListEndpoint, *, include_archived: bool) -> ListResult:
+        """Read a list and return its items, and its archived items if `include_archived` is true.
 
         If a page fails, the result holds the items read so far and the reason.
         """
         items, failure = self._read_items(list_endpoint)
-        if failure or not (archived and list_endpoint.can_be_archived):
+        if failure or not (include_archived and list_endpoint.can_be_archived):
             return ListResult(items, failure=failure)
         items_with_archived, failure = self._read_items(list_endpoint.with_archived())
         known = {row.id for row in items}
@@ -61,6 +61,6 @@ class ListReader:
                 reason = f"budget of the {list_endpoint.pool.name} pool is used up"
                 return pager.items, f"{reason}; raise budget.share, or run the command again in an hour"
             except BrazeError as error:
-                if error.reason not in TROUBLES or not pauses:
+                if error.reason not in TRANSIENT_REASONS or not pauses:
                     return pager.items, error.detail
                 self.sleep(pauses.pop(0))

@@ -59,14 +59,14 @@ class ListState:
     """The state of a list for metrics and the status page.
 
     `read_at` is when the list was last read to its end, in seconds since the epoch, or 0 if it never was. `error` is
-    why the last read failed, or None. `seconds` is how long until the list is due; the next scrape then starts the
-    read.
+    why the last read failed, or None. `due_in_seconds` is how long until the list is due; the next scrape then starts
+    the read.
     """
 
     list_endpoint: ListEndpoint
     read_at: float
     error: BrazeError | None
-    seconds: float
+    due_in_seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +122,7 @@ class ListRefresher:
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    def set_lists(self, wanted: Mapping[WorkspaceKey, WorkspaceLists]) -> None:
+    def set_lists(self, lists_by_workspace: Mapping[WorkspaceKey, WorkspaceLists]) -> None:
         """Set the lists to read, and drop all others.
 
         All lists are due at once, except those for which Braze rejected the same key.
@@ -131,17 +131,17 @@ class ListRefresher:
             now = self._monotonic()
             keys = [
                 (workspace_key, list_endpoint)
-                for workspace_key, workspace_lists in wanted.items()
+                for workspace_key, workspace_lists in lists_by_workspace.items()
                 for list_endpoint in workspace_lists.list_endpoints
             ]
             self._lists = {key: self._lists.get(key) or _ListReadState(*key, next_at=now) for key in keys}
-            self._workspace_lists = wanted
+            self._workspace_lists = lists_by_workspace
             for read_state in self._lists.values():
                 read_state.pager = None
-                if not (wanted[read_state.workspace_key].is_same_key and _is_rejected(read_state)):
+                if not (lists_by_workspace[read_state.workspace_key].is_same_key and _is_rejected(read_state)):
                     read_state.next_at = now
 
-    def try_again(self, workspace_key: WorkspaceKey) -> None:
+    def retry_rejected(self, workspace_key: WorkspaceKey) -> None:
         """Make the rejected lists of a workspace due at once, since its key has changed."""
         with self._changed:
             for read_state in self._lists.values():
@@ -211,7 +211,7 @@ class ListRefresher:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while (read_state := self._take()) is not None:
+        while (read_state := self._take_due()) is not None:
             try:
                 if self._read(read_state):
                     self._on_end()
@@ -220,7 +220,7 @@ class ListRefresher:
             with self._changed:
                 read_state.in_flight = False
 
-    def _take(self) -> _ListReadState | None:
+    def _take_due(self) -> _ListReadState | None:
         """Wait for a queued list and return it, or None if the thread must end."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._due)
@@ -260,12 +260,12 @@ class ListRefresher:
             self._schedule(read_state, error)
             if rows is None:
                 return True
-            missing = _newly_missing(read_state, rows)
+            missing = _newly_missing_items(read_state, rows)
             read_state.missing_ids = frozenset(row.id for row in missing)
             if missing:
                 read_state.next_at = self._monotonic() + RETRY_SECONDS
             before, items = read_state.known, (*rows, *missing)
-            known = ListSnapshot(items, calls=pager.pages_read + 1, removed=_removed(read_state, items))
+            known = ListSnapshot(items, calls=pager.pages_read + 1, removed=_removed_items(read_state, items))
             if before is not None and before.items == known.items:
                 known = replace(known, suggestions=before.suggestions)
             read_state.known, read_state.read_at = known, self._wall()
@@ -309,7 +309,7 @@ def _is_rejected(read_state: _ListReadState) -> bool:
     return read_state.error is not None and read_state.error.reason in AUTH_REASONS
 
 
-def _newly_missing(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
+def _newly_missing_items(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
     """Return the known items that are missing in this read but were not in the one before."""
     known_ids = {row.id for row in rows} | read_state.missing_ids
     return (
@@ -317,7 +317,7 @@ def _newly_missing(read_state: _ListReadState, rows: Sequence[ListItem]) -> tupl
     )
 
 
-def _removed(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
+def _removed_items(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
     """Return the items that were listed before and are not in `rows`, at most the last `_MAX_REMOVED`.
 
     Empty for lists without ids.

@@ -9,7 +9,7 @@ from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
 from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, UTC, SeriesKind, Unit
 from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.braze.query import Query
-from braze_exporter.config.document import Path
+from braze_exporter.config.document import KeyPath
 from braze_exporter.config.loading import Config, LocatedEntry
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 
@@ -21,23 +21,23 @@ MAX_HISTORY_HOURS = 24
 DEFAULT_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
 # The bucket in progress, the one in which `settle` begins, and one in case Braze's clock is slightly ahead.
 _MARGIN_BUCKETS = 3
-_KINDS = {kind.section: kind for kind in KINDS}
+_KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
     """The calls that a workspace's queries make of a pool.
 
-    `calls` and `allowed` are calls per hour: those of the queries, and those that the share allows. `startup_calls` is
-    the number of additional calls after a start, for the history of baselines. `burst` is how many calls may be made at
-    once: those of one refresh, and one more for each query with a baseline.
+    `hourly_calls` and `allowed_hourly_calls` are calls per hour: those of the queries, and those that the share allows.
+    `startup_calls` is the number of additional calls after a start, for the history of baselines. `burst` is how many
+    calls may be made at once: those of one refresh, and one more for each query with a baseline.
     """
 
     workspace: str
     pool: Pool
-    queries: int
-    calls: float
-    allowed: float
+    query_count: int
+    hourly_calls: float
+    allowed_hourly_calls: float
     burst: int
     startup_calls: int = 0
 
@@ -69,9 +69,9 @@ class SelectionResult:
 
     workspace: str
     kind: SeriesKind
-    listed: int
-    matched: int
-    skipped: int
+    listed_count: int
+    matched_count: int
+    skipped_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +110,17 @@ def build_plan(config: Config) -> Plan:
     """
     settings, problems = config.settings, []
     entries = [
-        (workspace.spec, _KINDS[section], entry)
+        (workspace.spec, _KINDS_BY_SECTION[section], entry)
         for workspace in config.workspaces
         for section, group in workspace.entries.items()
         for entry in group
     ]
     for _, kind, entry in entries:
-        unit, longest = entry.spec.query_spec.unit, kind.max_length
-        if _query_length(unit, _settle_seconds(settings, kind, entry.spec)) > longest:
-            text = f"is too long; Braze returns at most {longest} {unit}s, so the maximum is"
+        unit, max_length = entry.spec.query_spec.unit, kind.max_length
+        if _query_length(unit, _settle_seconds(settings, kind, entry.spec)) > max_length:
+            text = f"is too long; Braze returns at most {max_length} {unit}s, so the maximum is"
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
-            problems.append((path, f"{text} {longest - _MARGIN_BUCKETS}{unit[0]}"))
+            problems.append((path, f"{text} {max_length - _MARGIN_BUCKETS}{unit[0]}"))
     selector_entries, entries = [
         [entry_item for entry_item in entries if entry_item[2].spec.is_selector is is_selector]
         for is_selector in (True, False)
@@ -204,7 +204,7 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
         )
 
 
-def feeds_counter(query: Query) -> bool:
+def can_feed_counter(query: Query) -> bool:
     """Return whether `query` can feed a counter. It does so unless a query with a finer unit feeds the same counter."""
     return (
         query.has_counter
@@ -221,19 +221,19 @@ def counter_sources(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
     """
     finest: dict[tuple[str, ...], Query] = {}
     for query in queries:
-        if not feeds_counter(query):
+        if not can_feed_counter(query):
             continue
         if query.unit.seconds <= finest.setdefault(query.counter_key, query).unit.seconds:
             finest[query.counter_key] = query
     return finest
 
 
-def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[tuple[Path, str]]:
+def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[tuple[KeyPath, str]]:
     """Yield a problem for each `silent` that is so short that missed fetches or nightly computation would fire it."""
     fed = counter_sources(query for query, _ in planned)
     for query, entry in planned:
         silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
-        if silent is None or not feeds_counter(query):
+        if silent is None or not can_feed_counter(query):
             continue
         least = MAX_MISSED_REFRESHES * fed[query.counter_key].refresh
         if silent < least:
@@ -251,14 +251,14 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
     for query in queries:
         groups.setdefault((query.workspace, query.kind.pool), []).append(query)
     for (workspace, pool), group in groups.items():
-        allowed, once = (
+        allowed_hourly_calls, startup_calls = (
             pool.per_hour * settings.budget.share,
             sum(len(history_chunks(query, now=0.0)) for query in group),
         )
         burst = len(group) + sum(query.baseline_weeks > 0 for query in group)
         if pool is LISTS_POOL:  # its limit is too small for all queries of a plan at once
-            burst = max(1, math.floor(allowed))
-        yield PoolUsage(workspace, pool, len(group), calls_per_hour(group), allowed, burst, once)
+            burst = max(1, math.floor(allowed_hourly_calls))
+        yield PoolUsage(workspace, pool, len(group), calls_per_hour(group), allowed_hourly_calls, burst, startup_calls)
 
 
 def calls_per_hour(queries: Iterable[Query]) -> float:
@@ -267,7 +267,7 @@ def calls_per_hour(queries: Iterable[Query]) -> float:
 
 
 def _exceeds_share(usage: PoolUsage) -> bool:
-    return round(usage.calls - usage.allowed, 3) > 0  # smaller differences are rounding errors
+    return round(usage.hourly_calls - usage.allowed_hourly_calls, 3) > 0  # smaller differences are rounding errors
 
 
 def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
@@ -275,12 +275,13 @@ def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
     queries_of_pool = [
         query for query in queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool)
     ]
-    enough = _min_refresh(sorted(query.refresh for query in queries_of_pool), usage.allowed)
+    enough = _min_refresh_seconds(sorted(query.refresh for query in queries_of_pool), usage.allowed_hourly_calls)
     quick = sorted({(query.kind.section, query.unit) for query in queries_of_pool if query.refresh < enough})
     named = " and ".join(f"{unit.adverb} {section}" for section, unit in quick)
-    count = f"{usage.queries:,} {'query needs' if usage.queries == 1 else 'queries need'}"
+    count = f"{usage.query_count:,} {'query needs' if usage.query_count == 1 else 'queries need'}"
     return (
-        f"{count} {math.ceil(usage.calls):,} calls per hour, but budget.share allows {math.floor(usage.allowed):,} "
+        f"{count} {math.ceil(usage.hourly_calls):,} calls per hour, but budget.share allows "
+        f"{math.floor(usage.allowed_hourly_calls):,} "
         f"of {usage.pool.per_hour:,.0f} in the {usage.pool.name} pool; "
         f"set refresh ≥ {_format_rounded_up(enough)} for {named}, or configure fewer queries"
     )
@@ -288,20 +289,21 @@ def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
 
 def _exceeds_history(usage: PoolUsage) -> bool:
     return not _exceeds_share(usage) and usage.startup_calls > min(
-        usage.allowed, MAX_HISTORY_HOURS * (usage.allowed - usage.calls)
+        usage.allowed_hourly_calls, MAX_HISTORY_HOURS * (usage.allowed_hourly_calls - usage.hourly_calls)
     )
 
 
 def _describe_history(usage: PoolUsage) -> str:
     return (
         f"baselines need {usage.startup_calls:,} calls after a start, but the queries leave "
-        f"{math.floor(usage.allowed - usage.calls):,} of the {math.floor(usage.allowed):,} calls per hour "
+        f"{math.floor(usage.allowed_hourly_calls - usage.hourly_calls):,} of the "
+        f"{math.floor(usage.allowed_hourly_calls):,} calls per hour "
         f"that budget.share allows in the {usage.pool.name} pool; "
         "configure fewer weeks, fewer baselines or a longer refresh"
     )
 
 
-def _min_refresh(refreshes: Sequence[float], allowed: float) -> float:
+def _min_refresh_seconds(refreshes: Sequence[float], allowed: float) -> float:
     """Return the refresh, in seconds, to which all shorter ones must be raised to make `allowed` calls per hour.
 
     `refreshes` must be sorted in ascending order and make more calls than `allowed`.
@@ -339,10 +341,10 @@ def history_chunks(query: Query, now: float) -> tuple[Query, ...]:
     unit = query.unit.seconds
     newest = now - (query.length - _MARGIN_BUCKETS) * unit
     oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle - _MARGIN_BUCKETS * unit
-    return chunks(query, oldest, newest)
+    return build_chunks(query, oldest, newest)
 
 
-def chunks(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
+def build_chunks(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
     """Return the queries that read the buckets from `oldest` to the one that contains `newest`, one call each.
 
     The newest chunk comes first. Each one ends at the last second of a bucket. It overlaps the next chunk by a bucket,

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from braze_exporter.braze.errors import TROUBLES, BrazeError, Reason
+from braze_exporter.braze.errors import TRANSIENT_REASONS, BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.admission import AUTH_REASONS
-from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS
+from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.repair import Repair
 
 # A query is due this fraction of its refresh before its next time. So it is due at each scrape even if the scrape
@@ -60,7 +60,7 @@ class Waiter(Protocol):
 class QueryState:
     """The state of one query. Only `Scheduler` changes it.
 
-    `planned_at` is when the query was added to the plan, in seconds since the epoch. `next_at` is when it is fetched
+    `added_at` is when the query was added to the plan, in seconds since the epoch. `next_at` is when it is fetched
     next, in monotonic seconds. `result` is None before the end of the first fetch, and replaced as a whole.
     `circuit_error` is the error for which no query of its endpoint is fetched, or None. `in_flight` is true while the
     query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
@@ -70,7 +70,7 @@ class QueryState:
     """
 
     query: Query
-    planned_at: float
+    added_at: float
     next_at: float
     result: FetchResult | None = None
     circuit_error: BrazeError | None = None
@@ -116,14 +116,14 @@ class QueryState:
 
         Usually the next time is one refresh after the previous next time, so that the query makes 3600 / refresh calls
         an hour. After faults of Braze or the network the wait doubles each time and is multiplied by `jitter`. After a
-        rejection of the key the query waits for `HOLD_SECONDS` or its refresh, if that is shorter. After a 429 the
-        query stays due.
+        rejection of the key the query waits for `AUTH_RETRY_SECONDS` or its refresh, if that is shorter. After a 429
+        the query stays due.
         """
         refresh = self.query.refresh
         reason = error.reason if error is not None else None
-        self.failures = self.failures + 1 if reason in TROUBLES else 0
+        self.failures = self.failures + 1 if reason in TRANSIENT_REASONS else 0
         if reason in AUTH_REASONS:
-            self.next_at = now + min(refresh, HOLD_SECONDS)
+            self.next_at = now + min(refresh, AUTH_RETRY_SECONDS)
             return
         if reason is Reason.RATE_LIMITED:  # it stays due, and is fetched when the pool allows calls again
             self.next_at = min(self.next_at, now)

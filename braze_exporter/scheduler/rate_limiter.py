@@ -11,16 +11,16 @@ from braze_exporter.braze.pools import Pool
 
 # How long an endpoint is not called after a 401 or 403. Once all endpoints in use have rejected the key, it is how long
 # the whole workspace is not called. In seconds.
-HOLD_SECONDS = 120.0
+AUTH_RETRY_SECONDS = 120.0
 # How long a pool pauses after a 429 without a reset time, in seconds. The pause doubles with each further 429, up to
 # the maximum.
-DEFAULT_STOP_SECONDS = 60.0
-MAX_STOP_SECONDS = 900.0
+DEFAULT_PAUSE_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 900.0
 # Braze's windows are aligned to the clock, so a reset is at most one window away. This is the tolerance for clocks that
 # differ.
 _CLOCK_SKEW_SECONDS = 60.0
 # Responses of one window name the same reset. Delayed responses may make it differ by this fraction of the window.
-_RESET_TOLERANCE = 1 / 60
+_RESET_TOLERANCE_FRACTION = 1 / 60
 # One call, minus a tolerance for floating-point rounding.
 _ONE_CALL = 1 - 1e-9
 
@@ -54,11 +54,11 @@ class CircuitBreaker:
     The first call after an opening is the probe. Other calls wait until it has ended.
     """
 
-    def __init__(self, *, is_probe: bool) -> None:
-        """Start closed; the first call is a probe if `is_probe` is true."""
+    def __init__(self, *, is_probe_due: bool) -> None:
+        """Start closed; the first call is a probe if `is_probe_due` is true."""
         self.open_until = float("-inf")
         self._generation = 0
-        self._is_probe_due = is_probe
+        self._is_probe_due = is_probe_due
         self._is_probe_running = False
 
     def decide(self, now: float) -> Decision:
@@ -137,11 +137,11 @@ class RateLimiter:
         self._resets_at = now
         self._is_window_estimated = False
         self._in_flight = 0
-        self._consecutive_stops = 0
-        self._circuit_breaker = CircuitBreaker(is_probe=True)
+        self._consecutive_pauses = 0
+        self._circuit_breaker = CircuitBreaker(is_probe_due=True)
         self._reported_until = float("-inf")
 
-    def update(self, *, share: float, reserve: float, burst: int, now: float) -> None:
+    def set_budget(self, *, share: float, reserve: float, burst: int, now: float) -> None:
         """Change the budget. The learned limit and the calls made so far still count."""
         self._refill(now)
         self._share, self._reserve, self._burst = share, reserve, float(burst)
@@ -149,12 +149,12 @@ class RateLimiter:
 
     def decide(self, now: float, *, low_priority: bool = False) -> Decision:
         """Return whether a call may be made at `now`. A `low_priority` call leaves half of the burst to other calls."""
-        kept = self._burst // 2 if low_priority else 0.0
-        if self._tokens_at(now) - kept < _ONE_CALL or self._is_reserve_reached(now):
+        reserved_tokens = self._burst // 2 if low_priority else 0.0
+        if self._tokens_at(now) - reserved_tokens < _ONE_CALL or self._is_reserve_reached(now):
             return Decision.DENY
         return self._circuit_breaker.decide(now)
 
-    def pause(self, now: float) -> Pause | None:
+    def current_pause(self, now: float) -> Pause | None:
         """Return why no call may be made at `now`, or None if one may.
 
         If there are several reasons, the longest pause is returned.
@@ -179,26 +179,26 @@ class RateLimiter:
         self._check_reserve(now)
         return probe
 
-    def release(self, info: RateLimitInfo, probe: Probe, now: float) -> float | None:
+    def release(self, feedback: RateLimitInfo, probe: Probe, now: float) -> float | None:
         """Register the end of a call, with the rate-limit information of its response.
 
         Returns for how many seconds the pool pauses if a new pause begins, else None.
         """
         self._in_flight -= 1
         is_current = self._circuit_breaker.is_current(probe)
-        self._circuit_breaker.release(probe, succeeded=info.has_response or info.remaining is not None)
-        self._update(info, now)
-        if info.is_rate_limited:
-            self._stop(info, now, is_current=is_current)
-        elif info.has_response and is_current:
-            self._consecutive_stops = 0
+        self._circuit_breaker.release(probe, succeeded=feedback.is_accepted or feedback.remaining is not None)
+        self._apply_feedback(feedback, now)
+        if feedback.is_rate_limited:
+            self._pause_after_rate_limit(feedback, now, is_current=is_current)
+        elif feedback.is_accepted and is_current:
+            self._consecutive_pauses = 0
         until, reported_until = self._paused_until(now), self._reported_until
         self._reported_until = max(until, reported_until)
         return until - now if reported_until <= now < until else None
 
     @property
-    def _tolerance(self) -> float:
-        return self._pool.window_seconds * _RESET_TOLERANCE
+    def _reset_tolerance_seconds(self) -> float:
+        return self._pool.window_seconds * _RESET_TOLERANCE_FRACTION
 
     def _tokens_at(self, now: float) -> float:
         rate = self._share * self._limit / self._pool.window_seconds
@@ -214,22 +214,22 @@ class RateLimiter:
             self._remaining, self._resets_at = self._limit, self._resets_at + windows * self._pool.window_seconds
             self._is_window_estimated = True
 
-    def _update(self, info: RateLimitInfo, now: float) -> None:
+    def _apply_feedback(self, feedback: RateLimitInfo, now: float) -> None:
         self._refill(now)
-        is_other_limit = info.limit is not None and info.limit >= 1 and info.limit != self._limit
-        if is_other_limit and info.limit is not None:
-            self._limit = info.limit
-        if info.remaining is None:
+        is_other_limit = feedback.limit is not None and feedback.limit >= 1 and feedback.limit != self._limit
+        if is_other_limit and feedback.limit is not None:
+            self._limit = feedback.limit
+        if feedback.remaining is None:
             return
         self._start_window(now)
-        resets_in = self._valid_reset(info.resets_in) or DEFAULT_STOP_SECONDS
-        resets_at, known = now + resets_in, now < self._resets_at
-        is_sooner = known and resets_at < self._resets_at - self._tolerance
-        if is_sooner and (resets_in < self._tolerance or not self._is_window_estimated):
+        resets_in = self._valid_reset(feedback.resets_in) or DEFAULT_PAUSE_SECONDS
+        resets_at, is_window_known = now + resets_in, now < self._resets_at
+        is_sooner = is_window_known and resets_at < self._resets_at - self._reset_tolerance_seconds
+        if is_sooner and (resets_in < self._reset_tolerance_seconds or not self._is_window_estimated):
             return  # a delayed response of the previous window
         self._is_window_estimated = False
-        left = info.remaining - self._in_flight
-        if known and abs(resets_at - self._resets_at) <= self._tolerance:
+        left = feedback.remaining - self._in_flight
+        if is_window_known and abs(resets_at - self._resets_at) <= self._reset_tolerance_seconds:
             # Responses arrive in any order, but the remaining calls only fall within a window.
             left = left if is_other_limit else min(self._remaining, left)
             resets_at = min(self._resets_at, resets_at)
@@ -241,14 +241,16 @@ class RateLimiter:
             seconds if seconds is not None and 0 < seconds <= self._pool.window_seconds + _CLOCK_SKEW_SECONDS else None
         )
 
-    def _stop(self, info: RateLimitInfo, now: float, *, is_current: bool) -> None:
+    def _pause_after_rate_limit(self, feedback: RateLimitInfo, now: float, *, is_current: bool) -> None:
         """Pause the pool after a 429."""
-        seconds = self._valid_reset(info.resets_in) or self._valid_reset(info.retry_after)
+        seconds = self._valid_reset(feedback.resets_in) or self._valid_reset(feedback.retry_after)
         if seconds is not None:
             self._circuit_breaker.open(now + seconds)
         elif is_current:  # of several calls in flight only the first 429 counts
-            self._circuit_breaker.open(now + min(DEFAULT_STOP_SECONDS * 2**self._consecutive_stops, MAX_STOP_SECONDS))
-            self._consecutive_stops += 1
+            self._circuit_breaker.open(
+                now + min(DEFAULT_PAUSE_SECONDS * 2**self._consecutive_pauses, MAX_PAUSE_SECONDS)
+            )
+            self._consecutive_pauses += 1
 
     def _is_reserve_reached(self, now: float) -> bool:
         return now < self._resets_at and self._remaining <= self._reserve * self._limit

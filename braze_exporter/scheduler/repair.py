@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from braze_exporter.braze.buckets import bucket_start
-from braze_exporter.braze.errors import TROUBLES, BrazeError, Reason
+from braze_exporter.braze.errors import TRANSIENT_REASONS, BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.plan import newest_length
 
 # The failures after which a shorter request may succeed.
-SHORTENED = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
+SHORTER_REQUEST_REASONS = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
 # How long the shorter length after an oversized response is kept, in seconds.
-_REMEMBERED = 7 * 86_400.0
+_REDUCED_LENGTH_SECONDS = 7 * 86_400.0
 # The shortest interval between two immediate retries of a query, in seconds.
-_BETWEEN_HURRIES = 3_600.0
+_IMMEDIATE_RETRY_INTERVAL_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BucketRequest:
     """A request for `length` buckets up to `ending_at`, in seconds since the epoch, or up to now if that is None.
 
     `is_short` is true if it requests only the newest buckets. `started_at` is when the first request of the repair was
@@ -40,13 +40,13 @@ class Request:
 class Outcome(NamedTuple):
     """Represents the effect of a finished fetch.
 
-    `is_complete` is true if the repair has read all the buckets that it needs. `is_due` is true if the query is to be
-    fetched at once, since a shorter request may succeed. `is_tolerated` is true for a failure while short fetches
-    succeed, so that the query stays up.
+    `is_complete` is true if the repair has read all the buckets that it needs. `is_retried_at_once` is true if the
+    query is to be fetched at once, since a shorter request may succeed. `is_tolerated` is true for a failure while
+    short fetches succeed, so that the query stays up.
     """
 
     is_complete: bool = False
-    is_due: bool = False
+    is_retried_at_once: bool = False
     is_tolerated: bool = False
 
 
@@ -60,7 +60,7 @@ class Repair:
     """
 
     __slots__ = (
-        "_hurried_at",
+        "_immediate_retry_at",
         "_is_alternating",
         "_is_short_next",
         "_max_length",
@@ -73,26 +73,26 @@ class Repair:
     def __init__(self) -> None:
         """Start without a limit on the length of requests."""
         self.completed_at: float | None = None
-        self.request: Request | None = None
+        self.request: BucketRequest | None = None
         self._max_length = math.inf
         self._oversized_at = -math.inf
-        self._hurried_at = -math.inf
+        self._immediate_retry_at = -math.inf
         self._is_alternating = False
         self._is_short_next = False
-        self._next_chunk: Request | None = None
+        self._next_chunk: BucketRequest | None = None
 
-    def next_request(self, query: Query, needed: int, now: float) -> Request:
-        """Return the next request for `query` at `now`, if the repair needs the newest `needed` buckets."""
-        if now - self._oversized_at >= _REMEMBERED:
+    def next_request(self, query: Query, needed_length: int, now: float) -> BucketRequest:
+        """Return the next request for `query` at `now`, if the repair needs the newest `needed_length` buckets."""
+        if now - self._oversized_at >= _REDUCED_LENGTH_SECONDS:
             self._max_length = math.inf
         if self._is_alternating and self._is_short_next:
-            self.request = Request(newest_length(query.unit, query.settle), now, is_short=True)
+            self.request = BucketRequest(newest_length(query.unit, query.settle), now, is_short=True)
         elif self._next_chunk is not None:
             self.request = self._next_chunk
-        elif needed <= self._max_length:
-            self.request = Request(needed, now)
+        elif needed_length <= self._max_length:
+            self.request = BucketRequest(needed_length, now)
         else:
-            self.request = Request(int(self._max_length), now, _first_start(now, needed, query))
+            self.request = BucketRequest(int(self._max_length), now, _first_start(now, needed_length, query))
         return self.request
 
     def record_success(self, query: Query, sent_at: float, oldest: int | None) -> Outcome:
@@ -121,24 +121,27 @@ class Repair:
     def record_failure(self, query: Query, error: BrazeError) -> Outcome:
         """Register that the last request failed with `error`."""
         request = self.request
-        if request is None or error.reason not in SHORTENED | TROUBLES:
+        if request is None or error.reason not in SHORTER_REQUEST_REASONS | TRANSIENT_REASONS:
             return Outcome()
         is_tolerated = self._is_alternating and not request.is_short
-        if error.reason in TROUBLES:
+        if error.reason in TRANSIENT_REASONS:
             self._is_short_next = True  # so that the newest buckets are fetched first once Braze responds again
             return Outcome(is_tolerated=is_tolerated)
         if error.reason is Reason.TOO_LARGE:
-            self._max_length = max(newest_length(query.unit, query.settle), halved(request.length))
+            self._max_length = max(newest_length(query.unit, query.settle), halve_length(request.length))
             self._oversized_at = request.started_at
-        is_due = not self._is_alternating and request.started_at - self._hurried_at >= _BETWEEN_HURRIES
-        if is_due:
-            self._hurried_at = request.started_at
+        is_retried_at_once = (
+            not self._is_alternating
+            and request.started_at - self._immediate_retry_at >= _IMMEDIATE_RETRY_INTERVAL_SECONDS
+        )
+        if is_retried_at_once:
+            self._immediate_retry_at = request.started_at
         self._next_chunk = None
         self._is_alternating = True
         self._is_short_next = not request.is_short
-        return Outcome(is_due=is_due, is_tolerated=is_tolerated)
+        return Outcome(is_retried_at_once=is_retried_at_once, is_tolerated=is_tolerated)
 
-    def _older_request(self, request: Request, query: Query, oldest: int | None) -> Request | None:
+    def _older_request(self, request: BucketRequest, query: Query, oldest: int | None) -> BucketRequest | None:
         """Return the request for the buckets before those of `request`, or None if the repair needs none of them.
 
         The clocks may differ, so the start of the newest buckets is taken from the response.
@@ -153,27 +156,27 @@ class Repair:
         return replace(request, length=length, ending_at=end)
 
 
-def halved(length: int) -> int:
+def halve_length(length: int) -> int:
     """Return half of a number of buckets, rounded up."""
     return (length + 1) // 2
 
 
-def halves(history: Query) -> tuple[Query, ...]:
+def halve_chunk(chunk: Query) -> tuple[Query, ...]:
     """Return two queries for the buckets of a chunk of history, the older half first.
 
     The result is empty if the chunk has only one bucket.
     """
-    if history.ending_at is None or history.length == 1:
+    if chunk.ending_at is None or chunk.length == 1:
         return ()
-    length = halved(history.length)
-    end = _first_start(history.ending_at, length, history) - 1
-    return replace(history, length=history.length - length, ending_at=end), replace(history, length=length)
+    length = halve_length(chunk.length)
+    end = _first_start(chunk.ending_at, length, chunk) - 1
+    return replace(chunk, length=chunk.length - length, ending_at=end), replace(chunk, length=length)
 
 
-def chunks(history: Query, max_length: int) -> tuple[Query, ...]:
+def split_chunk(chunk: Query, max_length: int) -> tuple[Query, ...]:
     """Split a chunk of history into queries of at most `max_length` buckets, the oldest first."""
-    result = halves(history) if history.length > max_length else ()
-    return tuple(part for half in result for part in chunks(half, max_length)) or (history,)
+    result = halve_chunk(chunk) if chunk.length > max_length else ()
+    return tuple(part for half in result for part in split_chunk(half, max_length)) or (chunk,)
 
 
 def _first_start(end: float, length: int, query: Query) -> int:

@@ -24,7 +24,7 @@ from braze_exporter.scheduler.plan import (
 
 # How many unlisted names of a list get suggestions. The search is slow, and more of them are unlikely to be typing
 # errors.
-_MAX_SUGGESTED = 20
+_MAX_NAMES_WITH_SUGGESTIONS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def required_lists(plan: Plan) -> dict[str, tuple[ListEndpoint, ...]]:
     return {workspace: tuple(list_endpoints) for workspace, list_endpoints in lists.items()}
 
 
-def expand(
+def expand_selectors(
     plan: Plan,
     settings: Settings,
     lists: ListSnapshots,
@@ -87,10 +87,12 @@ def expand(
     candidates = list(_candidates(plan.selectors, queries, lists, names))
     capacity = _Capacity(settings, plan.pool_usage, len(queries), lists)
     order = sorted(range(len(candidates)), key=lambda at: (not candidates[at].is_current(current), at))
-    taken = {
-        at for at in order if capacity.reserve(candidates[at].queries, is_current=candidates[at].is_current(current))
+    selected_indexes = {
+        at
+        for at in order
+        if capacity.try_reserve(candidates[at].queries, is_current=candidates[at].is_current(current))
     }
-    chosen = [candidate for at, candidate in enumerate(candidates) if at in taken]
+    chosen = [candidate for at, candidate in enumerate(candidates) if at in selected_indexes]
     selected = [(query, candidate.selector.entry.alerts) for candidate in chosen for query in candidate.queries]
     all_queries = (*queries, *(query for query, _ in selected))
     return replace(
@@ -101,7 +103,7 @@ def expand(
             *((_with_listed_name(query, names), alerts) for query, alerts in plan.alerts),
             *((query, alerts) for query, alerts in selected if alerts is not None),
         ),
-        selection_results=tuple(_selection_results(plan.selectors, lists, candidates, taken)),
+        selection_results=tuple(_selection_results(plan.selectors, lists, candidates, selected_indexes)),
         configured_subjects=tuple(_configured_subjects(queries, lists)),
     )
 
@@ -129,7 +131,7 @@ def _candidates(
     If several entries have the same query, it belongs to the first. The id is added to a name that the config uses for
     another subject.
     """
-    taken = {_identity(query) for query in queries}
+    known_identities = {_identity(query) for query in queries}
     ids_by_name = {(query.workspace, query.kind, query.subject): query.request_value for query in queries}
     for selector in selectors:
         key = (selector.workspace, selector.kind.list_endpoint)
@@ -142,8 +144,8 @@ def _candidates(
                 if ids_by_name.get((selector.workspace, selector.kind, name), item.id).lower() != item.id.lower():
                     name = f"{item.name} ({item.id})"
             queries_of_item = [replace(query, subject=name, subject_id=subject_id) for query in selector.queries]
-            new_queries = tuple(query for query in queries_of_item if _identity(query) not in taken)
-            taken |= {_identity(query) for query in new_queries}
+            new_queries = tuple(query for query in queries_of_item if _identity(query) not in known_identities)
+            known_identities |= {_identity(query) for query in new_queries}
             yield _Candidate(selector, item, new_queries)
 
 
@@ -202,7 +204,7 @@ class _Capacity:
             if list_endpoint is not None:
                 self._list_calls[workspace, list_endpoint.pool] += known.calls
 
-    def reserve(self, queries: Sequence[Query], *, is_current: bool) -> bool:
+    def try_reserve(self, queries: Sequence[Query], *, is_current: bool) -> bool:
         """Reserve capacity for `queries` and return True, or return False if not all of them fit."""
         if len(queries) > self._queries:
             return False
@@ -212,10 +214,14 @@ class _Capacity:
             usage = self._pool_usage.get(key)
             if usage is not None:
                 more = replace(  # noqa: PLW2901
-                    more, calls=more.calls + usage.calls, startup_calls=more.startup_calls + usage.startup_calls
+                    more,
+                    hourly_calls=more.hourly_calls + usage.hourly_calls,
+                    startup_calls=more.startup_calls + usage.startup_calls,
                 )
             if not is_within_budget(
-                more if is_current else replace(more, allowed=more.allowed - self._list_calls[key])
+                more
+                if is_current
+                else replace(more, allowed_hourly_calls=more.allowed_hourly_calls - self._list_calls[key])
             ):
                 return False
             usages[key] = more
@@ -225,14 +231,17 @@ class _Capacity:
 
 
 def _selection_results(
-    selectors: Iterable[Selector], lists: ListSnapshots, candidates: Sequence[_Candidate], taken: Collection[int]
+    selectors: Iterable[Selector],
+    lists: ListSnapshots,
+    candidates: Sequence[_Candidate],
+    selected_indexes: Collection[int],
 ) -> Iterator[SelectionResult]:
     """Yield the result for each kind that has selectors and whose list was read."""
     for workspace, kind in dict.fromkeys((selector.workspace, selector.kind) for selector in selectors):
         if (workspace, kind.list_endpoint) not in lists:
             continue
         matched = [
-            (candidate.item.id, at in taken)
+            (candidate.item.id, at in selected_indexes)
             for at, candidate in enumerate(candidates)
             if (candidate.selector.workspace, candidate.selector.kind) == (workspace, kind)
         ]
@@ -260,7 +269,7 @@ def _configured_subjects(queries: Iterable[Query], lists: ListSnapshots) -> Iter
             missing.setdefault((workspace, kind.list_endpoint), {})[request_value] = None
     for key, names in missing.items():
         suggestions = lists[key].suggestions
-        sought = [name for name in list(names)[:_MAX_SUGGESTED] if name not in suggestions]
+        sought = [name for name in list(names)[:_MAX_NAMES_WITH_SUGGESTIONS] if name not in suggestions]
         if sought:
             suggestions |= find_nearest(sought, ids[key])
     for (workspace, kind, request_value), subject in subjects.items():

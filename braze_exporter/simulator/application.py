@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
-from braze_exporter.simulator.endpoint import Endpoint
+from braze_exporter.simulator.endpoint import SimulatedEndpoint
 from braze_exporter.simulator.inventory import EMPTY_INVENTORY, Inventory
 from braze_exporter.simulator.lists import ListResponder
 from braze_exporter.simulator.rate_limit import EMPTY_HEADERS, RateLimitCounter
@@ -93,8 +93,8 @@ class SimulatedBraze:
         }
         self.limit = limit
         self.lists = ListResponder(lambda: self.traffic.events, lambda: self.inventory)
-        self._endpoints: dict[str, Endpoint] = {
-            "/events/data_series": Endpoint(DEFAULT_POOL, "events.data_series", self._event_series),
+        self._endpoints: dict[str, SimulatedEndpoint] = {
+            "/events/data_series": SimulatedEndpoint(DEFAULT_POOL, "events.data_series", self._event_series),
             **SeriesResponder(self).endpoints(),
             **self.lists.endpoints(),
         }

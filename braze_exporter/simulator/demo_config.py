@@ -13,7 +13,7 @@ KEY_VARIABLE = "BRAZE_API_KEY"
 ZONE = ZoneInfo("America/New_York")
 
 
-def build_shop(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> SimulatedBraze:
+def build_demo_braze(clock: Callable[[], float], unknown_event: UnknownEvent = UnknownEvent.ZEROS) -> SimulatedBraze:
     """Return the simulated Braze of the demo: an online shop with data for every endpoint."""
     return SimulatedBraze(
         key=KEY,

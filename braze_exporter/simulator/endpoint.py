@@ -8,7 +8,7 @@ from braze_exporter.simulator.request import Request
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class SimulatedEndpoint:
     """The pool of an endpoint, the permission that it needs, and the function that returns its JSON document."""
 
     pool: Pool

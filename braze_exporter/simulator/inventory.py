@@ -11,11 +11,11 @@ Tags = tuple[str | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment. Only a `tracked` segment has series and can be used as a filter."""
+    """A segment. Only a `is_tracked` segment has series and can be used as a filter."""
 
     id: str
     name: str
-    tracked: bool = True
+    is_tracked: bool = True
     tags: Tags = ()
 
 
@@ -30,7 +30,7 @@ class Campaign:
     id: str
     name: str
     tags: Tags = ()
-    archived: bool = False
+    is_archived: bool = False
     is_api: bool = False
     last_edited: str = "2026-03-02T10:15:00+00:00"
     channels: tuple[str, ...] = ("email",)
@@ -45,7 +45,7 @@ class Canvas:
     id: str
     name: str
     tags: Tags = ()
-    archived: bool = False
+    is_archived: bool = False
     last_edited: str = "2026-03-02T10:15:00+00:00"
     steps: tuple[tuple[str, str], ...] = (("Welcome", "email"), ("Wait a day", ""), ("Reminder", "ios_push"))
 
@@ -73,7 +73,7 @@ SHOP_INVENTORY = Inventory(
         ),
         Segment("81de03b2-43b7-4a9b-b970-9d7bcb51f10a", "Lapsed: no session for 30 days", tags=("lifecycle", None)),
         Segment("c7b810a7-e71d-4ff1-bd13-0c43c20638c6", "First week", tags=("onboarding",)),
-        Segment("b73eb4ee-4812-4bfd-8eb3-0f1d5a01ae28", "QA devices", tracked=False),
+        Segment("b73eb4ee-4812-4bfd-8eb3-0f1d5a01ae28", "QA devices", is_tracked=False),
     ),
     campaigns=(
         Campaign("f293e280-c0e7-4304-b9b9-62803fc0b053", "Welcome email", ("onboarding",)),
@@ -96,7 +96,7 @@ SHOP_INVENTORY = Inventory(
             "e0e9b418-6c1d-4247-83c4-a5b0cddd8fea",
             "Black Friday 2025",
             ("sale",),
-            archived=True,
+            is_archived=True,
             last_edited="2025-11-28T16:40:12+00:00",
         ),
         Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", ("lifecycle", None)),
@@ -123,7 +123,7 @@ SHOP_INVENTORY = Inventory(
             "e66fbd94-e63e-4e1b-afaf-ba22d0423942",
             "Birthday (old)",
             ("loyalty",),
-            archived=True,
+            is_archived=True,
             last_edited="2025-02-11T13:05:30+00:00",
         ),
     ),

@@ -5,7 +5,7 @@ from typing import Any
 
 from braze_exporter.braze.pools import DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import parameters
-from braze_exporter.simulator.endpoint import Endpoint
+from braze_exporter.simulator.endpoint import SimulatedEndpoint
 from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.request import Request
 
@@ -29,14 +29,14 @@ class ListResponder:
         self.omits_empty_key = False
         self.has_overlapping_pages = False
 
-    def endpoints(self) -> Mapping[str, Endpoint]:
+    def endpoints(self) -> Mapping[str, SimulatedEndpoint]:
         """Return the endpoints by path."""
         return {
-            "/events/list": Endpoint(LISTS_POOL, "events.list", self._event_names),
-            "/segments/list": Endpoint(DEFAULT_POOL, "segments.list", self._segments),
-            "/campaigns/list": Endpoint(DEFAULT_POOL, "campaigns.list", self._campaigns),
-            "/canvas/list": Endpoint(DEFAULT_POOL, "canvas.list", self._canvases),
-            "/purchases/product_list": Endpoint(LISTS_POOL, "purchases.product_list", self._products),
+            "/events/list": SimulatedEndpoint(LISTS_POOL, "events.list", self._event_names),
+            "/segments/list": SimulatedEndpoint(DEFAULT_POOL, "segments.list", self._segments),
+            "/campaigns/list": SimulatedEndpoint(DEFAULT_POOL, "campaigns.list", self._campaigns),
+            "/canvas/list": SimulatedEndpoint(DEFAULT_POOL, "canvas.list", self._canvases),
+            "/purchases/product_list": SimulatedEndpoint(LISTS_POOL, "purchases.product_list", self._products),
         }
 
     def _event_names(self, request: Request) -> object:
@@ -50,7 +50,7 @@ class ListResponder:
     def _segments(self, request: Request) -> object:
         """Respond to GET /segments/list, which never has archived segments."""
         rows = [
-            {"id": item.id, "name": item.name, "analytics_tracking_enabled": item.tracked, "tags": item.tags}
+            {"id": item.id, "name": item.name, "analytics_tracking_enabled": item.is_tracked, "tags": item.tags}
             for item in self._inventory().segments
         ]
         return self._page(request, "segments", _sorted(request, rows), _DEFAULT_PAGE_SIZE)
@@ -92,4 +92,4 @@ def _sorted(request: Request, rows: Sequence[Any]) -> Sequence[Any]:
 def _without_archived(request: Request, result: Sequence[Any]) -> list[Any]:
     """Return the items that are not archived, or all if the request has `include_archived=true`."""
     with_archived = parameters.parse_choice(request, "include_archived", ("false", "true")) == "true"
-    return [item for item in result if with_archived or not item.archived]
+    return [item for item in result if with_archived or not item.is_archived]

@@ -29,14 +29,14 @@ _STATS: Mapping[str, Mapping[str, float]] = {
     "webhook": {"sent": 1.0, "errors": 0.01},
     "in_app_message": {"impressions": 0.8, "clicks": 0.2, "first_button_clicks": 0.12, "second_button_clicks": 0.05},
 }
-_CONVERSIONS = 0.03
-_CENTS = 4_950
+_CONVERSION_RATE = 0.03
+_CENTS_PER_CONVERSION = 4_950
 
 
 def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object]:
     """Return the row of a campaign for a day on which it sent `sent` messages over each channel."""
     parts = campaign.variations or ("",)
-    conversions = int(sent * _CONVERSIONS)
+    conversions = int(sent * _CONVERSION_RATE)
     # As recorded, an unused channel can have an empty list.
     channels: dict[str, list[Mapping[str, object]]] = {"sms": []}
     for channel in campaign.channels:
@@ -60,15 +60,15 @@ def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object
         "unique_recipients": sent - sent // 50,
         "conversions": conversions,
         "conversions_by_send_time": conversions,
-        "revenue": conversions * _CENTS / 100,
+        "revenue": conversions * _CENTS_PER_CONVERSION / 100,
     }
 
 
 def canvas_row(canvas: Canvas, day: str, entries: int, *, with_steps: bool) -> Mapping[str, object]:
     """Return the row of a Canvas for a day with `entries` entries. Each step reaches half of the previous one."""
-    conversions = int(entries * _CONVERSIONS)
+    conversions = int(entries * _CONVERSION_RATE)
     totals = {
-        "revenue": conversions * _CENTS / 100,
+        "revenue": conversions * _CENTS_PER_CONVERSION / 100,
         "conversions": conversions,
         "conversions_by_entry_time": conversions,
         "entries": entries,

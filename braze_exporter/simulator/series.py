@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.simulator import message_rows, parameters
-from braze_exporter.simulator.endpoint import Endpoint
+from braze_exporter.simulator.endpoint import SimulatedEndpoint
 from braze_exporter.simulator.inventory import Inventory
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, hours_of, hours_until
@@ -22,7 +22,7 @@ from braze_exporter.simulator.traffic import Counts
 _MAX_CANVAS_LENGTH = 14
 # Braze detects uninstalls by silent pushes, which it sends at night.
 _UNINSTALLS_DELAY = timedelta(hours=3)
-_MAU_TIME = time(12, 5)
+_MAU_TIME_UTC = time(12, 5)
 
 
 class SimulatedWorkspace(Protocol):
@@ -45,7 +45,7 @@ class SeriesResponder:
         """Read the attributes of `workspace` at each request."""
         self._workspace = workspace
 
-    def endpoints(self) -> Mapping[str, Endpoint]:
+    def endpoints(self) -> Mapping[str, SimulatedEndpoint]:
         """Return the endpoints by path."""
         result = {
             "/sessions/data_series": (DEFAULT_POOL, self._sessions),
@@ -60,7 +60,7 @@ class SeriesResponder:
             "/canvas/data_series": (DEFAULT_POOL, self._canvas),
         }
         return {
-            path: Endpoint(pool, path.strip("/").replace("/", "."), response)
+            path: SimulatedEndpoint(pool, path.strip("/").replace("/", "."), response)
             for path, (pool, response) in result.items()
         }
 
@@ -79,11 +79,14 @@ class SeriesResponder:
 
     def _segment_size(self, request: Request) -> object:
         """Respond to GET /segments/data_series. A segment without analytics tracking is an error, as reported."""
-        tracked = [*self._workspace.segments, *(item.id for item in self._workspace.inventory.segments if item.tracked)]
+        tracked = [
+            *self._workspace.segments,
+            *(item.id for item in self._workspace.inventory.segments if item.is_tracked),
+        ]
         segment = parameters.parse_identifier(request, "segment_id", tracked) or parameters.required_text(
             request, "segment_id"
         )
-        sizes = self._days(request, lambda day: self._level(f"segments/{segment}", day))
+        sizes = self._days(request, lambda day: self._constant_value(f"segments/{segment}", day))
         return self._document([{"time": day, "size": size} for day, size in sizes])
 
     def _new_users(self, request: Request) -> object:
@@ -108,8 +111,8 @@ class SeriesResponder:
         """Respond to GET /kpi/mau/data_series. It has a day from 12:05 UTC on, when Braze computes its value."""
         app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
         computed = datetime.fromtimestamp(request.time, UTC)
-        last = computed.date() if computed.time() >= _MAU_TIME else computed.date() - timedelta(days=1)
-        rows = self._days(request, lambda day: self._level("monthly_active_users", day, app))
+        last = computed.date() if computed.time() >= _MAU_TIME_UTC else computed.date() - timedelta(days=1)
+        rows = self._days(request, lambda day: self._constant_value("monthly_active_users", day, app))
         return self._document([{"time": day, "mau": count} for day, count in rows if day <= last.isoformat()])
 
     def _campaign(self, request: Request) -> object:
@@ -131,7 +134,7 @@ class SeriesResponder:
         parameters.required_text(request, "ending_at")
         with_steps = parameters.parse_choice(request, "include_step_breakdown", ("false", "true")) == "true"
         days = self._days(
-            request, lambda day: self._sum(f"canvases/{canvas.id}", day, request), longest=_MAX_CANVAS_LENGTH
+            request, lambda day: self._sum(f"canvases/{canvas.id}", day, request), max_length=_MAX_CANVAS_LENGTH
         )
         stats = [message_rows.canvas_row(canvas, day, count, with_steps=with_steps) for day, count in days]
         return {"message": "success", "data": {"name": canvas.name, "stats": stats}}
@@ -159,17 +162,19 @@ class SeriesResponder:
             ]
         return self._document([{"time": at, field: value / 100 if cents else value} for at, value in result])
 
-    def _days(self, request: Request, value: Callable[[date], int], longest: int = 100) -> list[tuple[str, int]]:
-        """Return the requested days, formatted, with their values. `longest` is the maximum `length`."""
+    def _days(
+        self, request: Request, value_of_day: Callable[[date], int], max_length: int = 100
+    ) -> list[tuple[str, int]]:
+        """Return the requested days, formatted, with their values. `max_length` is the maximum `length`."""
         zone = self._workspace.zone
-        days = days_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request, longest), zone)
-        return [(self._workspace.day_format.write(day, zone), value(day)) for day in days]
+        days = days_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request, max_length), zone)
+        return [(self._workspace.day_format.write(day, zone), value_of_day(day)) for day in days]
 
     def _sum(self, figure: str, day: date, request: Request, app: str = "", segment: str = "") -> int:
         started = (hour for hour in hours_of(day, self._workspace.zone) if hour <= request.time)
         return sum(self._workspace.series_counts.count(figure, hour, request.time, app, segment) for hour in started)
 
-    def _level(self, figure: str, day: date, app: str = "") -> int:
+    def _constant_value(self, figure: str, day: date, app: str = "") -> int:
         """Return a value that is constant during a day: the final count of a figure in its first hour."""
         first = hours_of(day, self._workspace.zone)[0]
         return self._workspace.series_counts.count(figure, first, first + 7 * 86_400, app)

@@ -40,31 +40,37 @@ class Counts(Protocol):
 class TrafficShape:
     """The volume of an event by hour and weekday.
 
-    `hourly` is the volume of the busiest hour of a weekday, which starts at `peak` o'clock. Twelve hours away from it
-    the volume is `hourly` times `night`. On Saturdays and Sundays volumes are multiplied by `weekend`. `apps` and
-    `segments` map ids to shares. Events outside the shares of `apps` are sent by servers and have no app. `late` is the
-    share that Braze receives after the end of the hour.
+    `peak_count` is the volume of the busiest hour of a weekday, which starts at `peak_hour` o'clock. Twelve hours away
+    from it the volume is `peak_count` times `night_share`. On Saturdays and Sundays volumes are multiplied by
+    `weekend_factor`. `apps` and `segments` map ids to shares. Events outside the shares of `apps` are sent by servers
+    and have no app. `late_share` is the share that Braze receives after the end of the hour.
     """
 
-    hourly: float
-    peak: int = 20
-    night: float = 0.1
-    weekend: float = 1.0
+    peak_count: float
+    peak_hour: int = 20
+    night_share: float = 0.1
+    weekend_factor: float = 1.0
     apps: Mapping[str, float] = field(default_factory=dict)
     segments: Mapping[str, float] = field(default_factory=dict)
-    late: float = 0.03
+    late_share: float = 0.03
 
     def __post_init__(self) -> None:
         """Check the values. Raises `ValueError` if a volume is negative or a share is not from 0 to 1."""
-        shares = (sum(self.apps.values()), self.late, self.night, *self.apps.values(), *self.segments.values())
-        if self.hourly < 0 or self.weekend < 0 or not all(0 <= share <= 1 for share in shares):
+        shares = (
+            sum(self.apps.values()),
+            self.late_share,
+            self.night_share,
+            *self.apps.values(),
+            *self.segments.values(),
+        )
+        if self.peak_count < 0 or self.weekend_factor < 0 or not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"volumes must be at least 0, shares and the sum of apps from 0 to 1: {self}")
 
     def expected_count(self, local: datetime) -> float:
         """Return the expected volume of the hour that starts at the local time `local`."""
-        swing = (1 + math.cos((local.hour - self.peak) * math.tau / 24)) / 2
-        week = self.weekend if local.weekday() >= _SATURDAY else 1.0
-        return self.hourly * week * (self.night + (1 - self.night) * swing)
+        swing = (1 + math.cos((local.hour - self.peak_hour) * math.tau / 24)) / 2
+        week = self.weekend_factor if local.weekday() >= _SATURDAY else 1.0
+        return self.peak_count * week * (self.night_share + (1 - self.night_share) * swing)
 
     def arrived_share(self, age: float) -> float:
         """Return the share, from 0 to 1, that is counted `age` seconds after the start of the hour. It never falls."""
@@ -72,7 +78,7 @@ class TrafficShape:
             return 1.0
         in_time = min(max(age / HOUR_SECONDS, 0.0), 1.0)
         waited = max(age - HOUR_SECONDS, 0.0) / MAX_DELAY_SECONDS
-        return (1 - self.late) * in_time + self.late * (1 - (1 - waited) ** 2)
+        return (1 - self.late_share) * in_time + self.late_share * (1 - (1 - waited) ** 2)
 
 
 class Traffic:
@@ -163,42 +169,54 @@ _FEW_VIPS, _MORE_VIPS = MappingProxyType({VIP_SEGMENT_ID: 0.06}), MappingProxyTy
 DEMO = DemoWorkspace(
     events=MappingProxyType(
         {
-            "app_opened": TrafficShape(5_200, peak=20, night=0.08, weekend=1.15, apps=_MOBILE, segments=_FEW_VIPS),
+            "app_opened": TrafficShape(
+                5_200, peak_hour=20, night_share=0.08, weekend_factor=1.15, apps=_MOBILE, segments=_FEW_VIPS
+            ),
             "product_viewed": TrafficShape(
-                9_400, peak=20, night=0.06, weekend=1.25, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
+                9_400, peak_hour=20, night_share=0.06, weekend_factor=1.25, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
             ),
             "added_to_cart": TrafficShape(
-                1_350, peak=21, night=0.05, weekend=1.2, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
+                1_350, peak_hour=21, night_share=0.05, weekend_factor=1.2, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
             ),
             "checkout_started": TrafficShape(
-                610, peak=21, night=0.05, weekend=1.1, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
+                610, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS, segments=_MORE_VIPS
             ),
             "purchase_completed": TrafficShape(
-                390, peak=21, night=0.05, weekend=1.1, apps=_ALL_PLATFORMS, segments=_MORE_VIPS, late=0.05
+                390,
+                peak_hour=21,
+                night_share=0.05,
+                weekend_factor=1.1,
+                apps=_ALL_PLATFORMS,
+                segments=_MORE_VIPS,
+                late_share=0.05,
             ),
             "newsletter_signup": TrafficShape(
-                7, peak=12, night=0.02, weekend=0.6, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
+                7, peak_hour=12, night_share=0.02, weekend_factor=0.6, apps=_ALL_PLATFORMS, segments=_FEW_VIPS
             ),
         }
     ),
     series_shapes=MappingProxyType(
         {
-            "sessions": TrafficShape(6_100, peak=20, night=0.07, weekend=1.15, apps=_MOBILE, segments=_FEW_VIPS),
-            "purchases": TrafficShape(470, peak=21, night=0.05, weekend=1.1, apps=_ALL_PLATFORMS),
-            "purchases/Gift card": TrafficShape(21, peak=18, night=0.04, weekend=1.4, apps=_ALL_PLATFORMS),
-            "purchases/Beans: House blend, 1 kg": TrafficShape(96, peak=20, night=0.05, apps=_ALL_PLATFORMS),
-            "revenue": TrafficShape(1_650_000, peak=21, night=0.05, weekend=1.1, apps=_ALL_PLATFORMS),
-            f"segments/{VIP_SEGMENT_ID}": TrafficShape(12_400, night=1, late=0),
-            "new_users": TrafficShape(72, peak=20, night=0.1, weekend=1.2, apps=_MOBILE),
-            "uninstalls": TrafficShape(31, peak=22, night=0.3, apps=_MOBILE),
-            "daily_active_users": TrafficShape(2_900, peak=19, night=0.1, weekend=1.1, apps=_MOBILE),
-            "monthly_active_users": TrafficShape(318_000, night=1, late=0, apps=_MOBILE),
+            "sessions": TrafficShape(
+                6_100, peak_hour=20, night_share=0.07, weekend_factor=1.15, apps=_MOBILE, segments=_FEW_VIPS
+            ),
+            "purchases": TrafficShape(470, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS),
+            "purchases/Gift card": TrafficShape(
+                21, peak_hour=18, night_share=0.04, weekend_factor=1.4, apps=_ALL_PLATFORMS
+            ),
+            "purchases/Beans: House blend, 1 kg": TrafficShape(96, peak_hour=20, night_share=0.05, apps=_ALL_PLATFORMS),
+            "revenue": TrafficShape(1_650_000, peak_hour=21, night_share=0.05, weekend_factor=1.1, apps=_ALL_PLATFORMS),
+            f"segments/{VIP_SEGMENT_ID}": TrafficShape(12_400, night_share=1, late_share=0),
+            "new_users": TrafficShape(72, peak_hour=20, night_share=0.1, weekend_factor=1.2, apps=_MOBILE),
+            "uninstalls": TrafficShape(31, peak_hour=22, night_share=0.3, apps=_MOBILE),
+            "daily_active_users": TrafficShape(2_900, peak_hour=19, night_share=0.1, weekend_factor=1.1, apps=_MOBILE),
+            "monthly_active_users": TrafficShape(318_000, night_share=1, late_share=0, apps=_MOBILE),
             **{
-                f"campaigns/{campaign.id}": TrafficShape(sent, peak=17, night=0, weekend=0.9)
+                f"campaigns/{campaign.id}": TrafficShape(sent, peak_hour=17, night_share=0, weekend_factor=0.9)
                 for campaign, sent in zip(SHOP_INVENTORY.campaigns, (70, 480, 310, 0, 40, 55, 2_100, 90), strict=True)
             },
             **{
-                f"canvases/{canvas.id}": TrafficShape(entries, peak=20, night=0.1)
+                f"canvases/{canvas.id}": TrafficShape(entries, peak_hour=20, night_share=0.1)
                 for canvas, entries in zip(SHOP_INVENTORY.canvases, (68, 290, 410, 0), strict=True)
             },
         }

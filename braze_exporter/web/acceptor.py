@@ -29,11 +29,11 @@ class Acceptor:
     """
 
     def __init__(
-        self, listener: socket.socket, make: Callable[[], Connection], connections: Collection[object]
+        self, listener: socket.socket, make_connection: Callable[[], Connection], connections: Collection[object]
     ) -> None:
-        """Start accepting. `make` creates a connection, and `connections` contains all open ones."""
+        """Start accepting. `make_connection` creates a connection, and `connections` contains all open ones."""
         self._listener = listener
-        self._make = make
+        self._make_connection = make_connection
         self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._accepting: set[asyncio.Task[object]] = set()
@@ -79,7 +79,7 @@ class Acceptor:
                 self._pause(_RETRY_SECONDS)
                 return
             client.setblocking(False)  # noqa: FBT003 - the only argument
-            task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._make_connection, client))
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
 

@@ -32,13 +32,13 @@ class AccessControl:
         self._monotonic = monotonic
         self._passwords = PasswordChecker()
         self._config = read_web_config(path)
-        self._file_state = _state(self._config.files)
+        self._file_state = _read_file_state(self._config.files)
         self._reread_at = monotonic() + _REREAD_SECONDS
         self._logged_problem: str | None = None
 
-    def config(self) -> WebConfig:
+    def current_config(self) -> WebConfig:
         """Return the current configuration. Invalid files are logged, and the previous configuration stays in use."""
-        state, now = _state(self._config.files), self._monotonic()
+        state, now = _read_file_state(self._config.files), self._monotonic()
         is_new = state != self._file_state
         if not is_new and now < self._reread_at:
             return self._config
@@ -49,7 +49,7 @@ class AccessControl:
             self._file_state, self._reread_at = state, now + _REREAD_SECONDS
             self._log_problem(str(error))
             return self._config
-        self._file_state = state if new_config.files == self._config.files else _state(new_config.files)
+        self._file_state = state if new_config.files == self._config.files else _read_file_state(new_config.files)
         self._reread_at = now + _REREAD_SECONDS if is_new else math.inf
         self._config = new_config
         if is_new or self._logged_problem:
@@ -57,16 +57,16 @@ class AccessControl:
         self._logged_problem = None
         return new_config
 
-    def context(self) -> ssl.SSLContext | None:
+    def tls_context(self) -> ssl.SSLContext | None:
         """Return the TLS context for a new connection, or None for plain HTTP."""
-        return self.config().tls
+        return self.current_config().tls
 
     async def authorize(self, authorization: str | None) -> bool:
         """Return whether a request with this `Authorization` header is authorized.
 
         Raises `BusyError` if too many passwords are being checked.
         """
-        users = self.config().users
+        users = self.current_config().users
         return not users or await self._passwords.check(users, authorization)
 
     def close(self) -> None:
@@ -94,12 +94,12 @@ class AccessControl:
             _log.warning("Web configuration reload failed, keeping the previous one", extra={"fields": fields})
 
 
-def _state(files: Iterable[Path]) -> tuple[tuple[int, ...] | None, ...]:
+def _read_file_state(files: Iterable[Path]) -> tuple[tuple[int, ...] | None, ...]:
     """Return a value that changes when one of `files` changes."""
-    return tuple(_stamp(path) for path in files)
+    return tuple(_file_stamp(path) for path in files)
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def _file_stamp(path: Path) -> tuple[int, ...] | None:
     try:
         result = path.stat()
     except OSError:

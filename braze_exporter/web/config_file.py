@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
-from braze_exporter.config.document import HIDDEN, ConfigError, Path, Problem, echo_value, parse, shorten
+from braze_exporter.config.document import MASK, ConfigError, KeyPath, Problem, echo_value, parse, shorten
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.validation import InvalidError, validate
 from braze_exporter.web import passwords
 from braze_exporter.web.config_schema import UNSUPPORTED_KEYS, TlsServer, WebFile
 
-_TLS: Path = ("tls_server_config",)
+_TLS: KeyPath = ("tls_server_config",)
 # OpenSSL's reasons for a key that does not match the certificate. They depend on its version and the types of the keys.
 _MISMATCHES = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
@@ -86,7 +86,7 @@ def _validated(data: object) -> WebFile:
     return validate(WebFile, data, (), misplaced=UNSUPPORTED_KEYS)
 
 
-def _check_bcrypt(result: WebFile) -> Iterator[tuple[Path, str]]:
+def _check_bcrypt(result: WebFile) -> Iterator[tuple[KeyPath, str]]:
     if result.basic_auth_users and not passwords.is_available():
         yield ("basic_auth_users",), 'requires the Python package bcrypt; run pip install "braze-exporter[bcrypt]"'
 
@@ -97,7 +97,7 @@ def _files(tls: TlsServer | None, directory: FilePath) -> dict[str, FilePath]:
     return {name: directory / path for name in names if tls is not None and (path := getattr(tls, name))}
 
 
-def _configure_tls(context: ssl.SSLContext, tls: TlsServer | None, directory: FilePath) -> list[tuple[Path, str]]:
+def _configure_tls(context: ssl.SSLContext, tls: TlsServer | None, directory: FilePath) -> list[tuple[KeyPath, str]]:
     """Configure `context` as `tls` requires, and return the problems, each with its path."""
     if tls is None:
         return []
@@ -133,8 +133,8 @@ def _describe_unreadable(path: FilePath, written: str) -> str | None:
         path.read_bytes()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "invalid path"
-        is_shown = written.startswith(("/", "./", "../")) or echo_value(written) != HIDDEN
-        return f"cannot be read ({reason}): {shorten(path, 200) if is_shown else HIDDEN}"
+        is_shown = written.startswith(("/", "./", "../")) or echo_value(written) != MASK
+        return f"cannot be read ({reason}): {shorten(path, 200) if is_shown else MASK}"
     return None
 
 

@@ -45,7 +45,7 @@ UNSUPPORTED_KEYS: Mapping[str, str] = {
 }
 
 
-def _client_auth(value: object) -> ssl.VerifyMode:
+def _validate_client_auth(value: object) -> ssl.VerifyMode:
     if value in _UNVERIFIED:
         text = "accepts unverified certificates, which protects nothing; use RequireAndVerifyClientCert"
         raise InvalidValueError(f"{value} {text}")
@@ -55,7 +55,7 @@ def _client_auth(value: object) -> ssl.VerifyMode:
     return CLIENT_AUTH[str(value)]
 
 
-def _version(value: object) -> ssl.TLSVersion:
+def _validate_version(value: object) -> ssl.TLSVersion:
     if value in _OLD_VERSIONS:
         raise InvalidValueError(f"{value} is insecure and no longer supported by OpenSSL; use {' or '.join(VERSIONS)}")
     if value not in tuple(VERSIONS):
@@ -63,7 +63,7 @@ def _version(value: object) -> ssl.TLSVersion:
     return VERSIONS[str(value)]
 
 
-def _user(value: object) -> str:
+def _validate_user(value: object) -> str:
     if not isinstance(value, str) or not value or ":" in value or not value.isprintable():
         raise InvalidValueError(
             "is not a valid user name; it must not be empty or contain a colon or control characters"
@@ -71,7 +71,7 @@ def _user(value: object) -> str:
     return value
 
 
-def _hash(value: object) -> Secret:
+def _validate_hash(value: object) -> Secret:
     """Accept a bcrypt hash. No message repeats the value, since it may be the password itself."""
     match = _BCRYPT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -83,7 +83,7 @@ def _hash(value: object) -> Secret:
     return Secret(match[0])
 
 
-def _users(value: object) -> object:
+def _validate_users(value: object) -> object:
     if not isinstance(value, dict):
         raise InvalidValueError(
             "must be a mapping of user names to bcrypt hashes; remove it to serve without passwords"
@@ -91,13 +91,13 @@ def _users(value: object) -> object:
     return value
 
 
-def _tls(value: object) -> object:
+def _validate_tls(value: object) -> object:
     if not isinstance(value, dict):  # Prometheus's exporters treat an empty section as no TLS
         raise InvalidValueError("must be a mapping with cert_file and key_file; remove it to serve without TLS")
     return value
 
 
-def _header(*choices: str) -> BeforeValidator:
+def _header_validator(*choices: str) -> BeforeValidator:
     def check(value: object) -> str:
         if choices and value not in ("", *choices):
             raise InvalidValueError(f"must be {' or '.join(choices)}")
@@ -108,7 +108,7 @@ def _header(*choices: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _no_http2(value: object) -> bool:
+def _validate_http2(value: object) -> bool:
     if value is not False:
         raise InvalidValueError("must be false or absent; HTTP/2 is not supported, and scrapes would not benefit")
     return False
@@ -119,34 +119,41 @@ class TlsServer(Model):
 
     cert_file: Text
     key_file: Text
-    client_auth_type: Annotated[ssl.VerifyMode, BeforeValidator(_client_auth)] = ssl.CERT_NONE
+    client_auth_type: Annotated[ssl.VerifyMode, BeforeValidator(_validate_client_auth)] = ssl.CERT_NONE
     client_ca_file: OptionalText = None
-    min_version: Annotated[ssl.TLSVersion, BeforeValidator(_version)] = ssl.TLSVersion.TLSv1_2
-    max_version: Annotated[ssl.TLSVersion, BeforeValidator(_version)] = ssl.TLSVersion.TLSv1_3
+    min_version: Annotated[ssl.TLSVersion, BeforeValidator(_validate_version)] = ssl.TLSVersion.TLSv1_2
+    max_version: Annotated[ssl.TLSVersion, BeforeValidator(_validate_version)] = ssl.TLSVersion.TLSv1_3
 
 
 class Headers(Model):
     """The configurable headers of every response. Empty headers are not sent."""
 
-    content_security_policy: Annotated[str, _header()] = Field(default="", alias="Content-Security-Policy")
-    x_frame_options: Annotated[str, _header("deny", "sameorigin")] = Field(default="", alias="X-Frame-Options")
-    x_content_type_options: Annotated[str, _header("nosniff")] = Field(default="", alias="X-Content-Type-Options")
-    x_xss_protection: Annotated[str, _header()] = Field(default="", alias="X-XSS-Protection")
-    strict_transport_security: Annotated[str, _header()] = Field(default="", alias="Strict-Transport-Security")
+    content_security_policy: Annotated[str, _header_validator()] = Field(default="", alias="Content-Security-Policy")
+    x_frame_options: Annotated[str, _header_validator("deny", "sameorigin")] = Field(
+        default="", alias="X-Frame-Options"
+    )
+    x_content_type_options: Annotated[str, _header_validator("nosniff")] = Field(
+        default="", alias="X-Content-Type-Options"
+    )
+    x_xss_protection: Annotated[str, _header_validator()] = Field(default="", alias="X-XSS-Protection")
+    strict_transport_security: Annotated[str, _header_validator()] = Field(
+        default="", alias="Strict-Transport-Security"
+    )
 
 
 class HttpServer(Model):
     """The HTTP settings of the server."""
 
-    http2: Annotated[bool, BeforeValidator(_no_http2)] = False
+    http2: Annotated[bool, BeforeValidator(_validate_http2)] = False
     headers: Headers = Headers()
 
 
 class WebFile(Model):
     """A web configuration file."""
 
-    tls_server_config: Annotated[TlsServer | None, BeforeValidator(_tls)] = None
+    tls_server_config: Annotated[TlsServer | None, BeforeValidator(_validate_tls)] = None
     basic_auth_users: Annotated[
-        dict[Annotated[str, BeforeValidator(_user)], Annotated[Secret, BeforeValidator(_hash)]], BeforeValidator(_users)
+        dict[Annotated[str, BeforeValidator(_validate_user)], Annotated[Secret, BeforeValidator(_validate_hash)]],
+        BeforeValidator(_validate_users),
     ] = Field(default_factory=dict)
     http_server_config: HttpServer = HttpServer()

@@ -42,8 +42,8 @@ class PasswordChecker:
     def __init__(self) -> None:
         """Start without results."""
         self._key = secrets.token_bytes(32)
-        self._good: OrderedDict[bytes, None] = OrderedDict()
-        self._bad: OrderedDict[bytes, None] = OrderedDict()
+        self._accepted: OrderedDict[bytes, None] = OrderedDict()
+        self._rejected: OrderedDict[bytes, None] = OrderedDict()
         self._pending: dict[bytes, asyncio.Future[bool]] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="passwords")
 
@@ -60,10 +60,10 @@ class PasswordChecker:
         known = users.get(user)
         hashed = (known or next(iter(users.values()))).reveal().encode()
         digest = self._digest(b"known" if known else b"", user.encode(), hashed, password)
-        if digest in self._good:
-            self._good.move_to_end(digest)
+        if digest in self._accepted:
+            self._accepted.move_to_end(digest)
             return True
-        if digest in self._bad:
+        if digest in self._rejected:
             return False
         if digest not in self._pending:
             if len(self._pending) >= MAX_PENDING_CHECKS:
@@ -79,7 +79,7 @@ class PasswordChecker:
         try:
             loop = asyncio.get_running_loop()
             is_right = await loop.run_in_executor(self._thread, bcrypt.checkpw, password, hashed) and is_known
-            remembered = self._good if is_right else self._bad
+            remembered = self._accepted if is_right else self._rejected
             remembered[digest] = None
             if len(remembered) > MAX_REMEMBERED:
                 remembered.popitem(last=False)

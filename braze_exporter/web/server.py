@@ -78,7 +78,7 @@ class StatusPage(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class HttpResponse:
     """An HTTP response: its status, content type, body and headers. `is_gzipped` is whether the body is compressed."""
 
     status: int
@@ -127,7 +127,7 @@ class Application:
         except Exception:  # noqa: BLE001 - the server must continue after any error
             _log.exception("Request failed", extra={"fields": {"path": scope["path"]}})
             response = _INTERNAL_ERROR
-        extra_headers = self.access.config().headers if self.access else {}
+        extra_headers = self.access.current_config().headers if self.access else {}
         await send(
             {"type": "http.response.start", "status": response.status, "headers": _headers(response, extra_headers)}
         )
@@ -140,7 +140,7 @@ class Application:
                 end = start + _CHUNK_BYTES
                 await send({"type": "http.response.body", "body": body[start:end], "more_body": end < len(body)})
 
-    async def _access_error(self, scope: Message, headers: dict[bytes, str]) -> Response | None:
+    async def _access_error(self, scope: Message, headers: dict[bytes, str]) -> HttpResponse | None:
         """Return the response to a request that is unauthorized or has a body, else None."""
         if has_body(scope["headers"]):
             return _text_response(413, "Content Too Large. Request bodies are not accepted.")
@@ -153,7 +153,7 @@ class Application:
             return _text_response(503, "Service Unavailable. Too many password checks are pending, retry in a second.")
         return _text_response(401, "Unauthorized")
 
-    async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> Response:
+    async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> HttpResponse:
         texts = {"/-/healthy": "Healthy.", "/-/ready": "Ready."}
         if path == "/-/reload":
             return await self._handle_reload() if method == "POST" else _not_allowed("POST")
@@ -165,7 +165,7 @@ class Application:
             return _text_response(200, texts[path])
         return await (self._handle_status(headers) if path == "/" else self._handle_metrics(headers, receive))
 
-    async def _handle_status(self, headers: dict[bytes, str]) -> Response:
+    async def _handle_status(self, headers: dict[bytes, str]) -> HttpResponse:
         content_type = JSON if accepts_json(headers.get(b"accept", "")) else HTML
         response = await self._render_shared(self._status_pages, content_type, headers)
         extra_headers = {b"cache-control": b"no-store"}  # so that going back in a browser does not show the JSON
@@ -173,7 +173,7 @@ class Application:
             extra_headers[b"content-security-policy"] = self._status_page.policy.encode()
         return replace(response, extra_headers=extra_headers)
 
-    async def _handle_reload(self) -> Response:
+    async def _handle_reload(self) -> HttpResponse:
         if self._reload is None:
             return _text_response(
                 403, "Lifecycle API is not enabled. Start the exporter with --web.enable-lifecycle, or send SIGHUP."
@@ -184,7 +184,7 @@ class Application:
             return _text_response(400, f"failed to reload config: {error}")
         return _text_response(200, "Configuration reloaded.")
 
-    async def _handle_metrics(self, headers: dict[bytes, str], receive: Receive) -> Response:
+    async def _handle_metrics(self, headers: dict[bytes, str], receive: Receive) -> HttpResponse:
         waiting = asyncio.wrap_future(self._source.refresh())
         disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         timeout = scrape_wait_seconds(headers.get(b"x-prometheus-scrape-timeout-seconds"), self._pages.render_seconds)
@@ -203,10 +203,10 @@ class Application:
         content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
         return await self._render_shared(self._pages, content_type, headers)
 
-    async def _render_shared(self, pages: PageRenderer, content_type: str, headers: dict[bytes, str]) -> Response:
+    async def _render_shared(self, pages: PageRenderer, content_type: str, headers: dict[bytes, str]) -> HttpResponse:
         key = RenderKey(content_type, accepts_gzip(headers.get(b"accept-encoding", "")))
         body = await pages.page(key)
-        return Response(200, content_type, body, is_gzipped=key.is_gzipped) if body is not None else _INTERNAL_ERROR
+        return HttpResponse(200, content_type, body, is_gzipped=key.is_gzipped) if body is not None else _INTERNAL_ERROR
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
@@ -215,7 +215,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-def _headers(response: Response, extra_headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+def _headers(response: HttpResponse, extra_headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """Return the headers of a response, with `extra_headers` taking precedence."""
     headers = {
         b"content-type": response.content_type.encode(),
@@ -232,11 +232,11 @@ def _headers(response: Response, extra_headers: Mapping[bytes, bytes]) -> list[t
     return list(headers.items())
 
 
-def _text_response(status: int, text: str) -> Response:
-    return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())
+def _text_response(status: int, text: str) -> HttpResponse:
+    return HttpResponse(status, "text/plain; charset=utf-8", f"{text}\n".encode())
 
 
-def _not_allowed(methods: str) -> Response:
+def _not_allowed(methods: str) -> HttpResponse:
     return replace(_text_response(405, f"Method Not Allowed. Allowed methods: {methods}."), allow=methods)
 
 
@@ -303,7 +303,7 @@ class _Server(uvicorn.Server):
         self.started = True
 
     def _connection(self) -> Connection:
-        tls = self._application.access.context if self._application.access is not None else None
+        tls = self._application.access.tls_context if self._application.access is not None else None
         return Connection(config=self.config, server_state=self.server_state, app_state={}, tls=tls)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature

@@ -22,7 +22,7 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
             series=Series(metric_group, ()),
             window=BucketWindow(),
             values=GaugeValues(),
-            starts=(None, None),
+            bucket_starts=(None, None),
             total=None,
         )
     longest = max(chosen, key=lambda view: len(view.window.points))
@@ -47,7 +47,7 @@ def _stat(view: SeriesView) -> str:
 def _sum_values(window: BucketWindow, like: GaugeValues) -> GaugeValues:
     """Return the latest and settled values of the sum, where its parts have them. Medians cannot be added up."""
     latest = window.points[-1].value if like.latest is not None else None
-    return GaugeValues(latest, window.points[window.settled - 1].value if like.settled is not None else None)
+    return GaugeValues(latest, window.points[window.settled_count - 1].value if like.settled is not None else None)
 
 
 def _sum_totals(totals: Sequence[float | None]) -> float | None:

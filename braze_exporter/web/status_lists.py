@@ -19,7 +19,7 @@ def list_messages(
     plan: Plan,
     lists: Sequence[ListState],
     limiter_status: LimiterStatus,
-    when: TimeFormatter,
+    format_time_in: TimeFormatter,
     *,
     has_queries: bool,
 ) -> list[StatusMessage]:
@@ -36,7 +36,7 @@ def list_messages(
     )
     return [
         *(
-            _failed_list_message(item, limiter_status, when, is_needed=item.list_endpoint in needed)
+            _failed_list_message(item, limiter_status, format_time_in, is_needed=item.list_endpoint in needed)
             for item in failing_lists
         ),
         *(_selection_message(kind, selections.get(kind)) for kind in selectors),
@@ -68,14 +68,14 @@ def _unlisted_messages(unlisted: Sequence[ConfiguredSubject]) -> Iterator[Status
 
 
 def _failed_list_message(
-    item: ListState, limiter_status: LimiterStatus, when: TimeFormatter, *, is_needed: bool
+    item: ListState, limiter_status: LimiterStatus, format_time_in: TimeFormatter, *, is_needed: bool
 ) -> StatusMessage:
     failures = (limiter_status.key_failure, limiter_status.endpoint_failures.get(item.list_endpoint.path))
-    seconds = max(item.seconds, *(failure.seconds for failure in failures if failure is not None), 0.0)
+    seconds = max(item.due_in_seconds, *(failure.seconds for failure in failures if failure is not None), 0.0)
     error = limiter_status.key_failure.error if limiter_status.key_failure is not None else item.error
     why = failure_message(error, item.list_endpoint.permission) if error is not None else ""
     items = item.list_endpoint.item_names[1]
-    text = f"Braze's list of {items} could not be read: {why}. {retry_message(seconds, when)}"
+    text = f"Braze's list of {items} could not be read: {why}. {retry_message(seconds, format_time_in)}"
     if not is_needed:
         return Level.OK, f"{text} No values depend on it."
     return Level.ERROR, f"{text} The previous list is used." if item.read_at else text
@@ -85,11 +85,11 @@ def _selection_message(kind: SeriesKind, selection: SelectionResult | None) -> S
     what = kind.list_endpoint.item_names if kind.list_endpoint is not None else ("", "")
     if selection is None:
         return Level.PENDING, f"Selectors of {kind.section} are waiting for Braze's list of {what[1]}."
-    listed = f"{selection.listed:,} {what[selection.listed != 1]}"
-    text = f"Selectors of {kind.section} match {selection.matched:,} of {listed}"
-    if not selection.matched:
+    listed = f"{selection.listed_count:,} {what[selection.listed_count != 1]}"
+    text = f"Selectors of {kind.section} match {selection.matched_count:,} of {listed}"
+    if not selection.matched_count:
         return Level.WARNING, f"{text}."
-    if selection.skipped:
-        text = f"{text}, {selection.skipped:,} skipped"
+    if selection.skipped_count:
+        text = f"{text}, {selection.skipped_count:,} skipped"
         return Level.WARNING, f"{text}. Raise max_queries or budget.share, or match fewer {what[1]}."
     return Level.OK, f"{text}."

@@ -92,75 +92,82 @@ def format_time(instant: float, zone: ZoneInfo, now: float) -> str:
     return local.strftime(f"{day}%H:%M:%S" if local.second else f"{day}%H:%M")
 
 
-def query_message(query_state: QueryState, state: QueryStatus, pause: Pause | None, when: TimeFormatter) -> str:
+def query_message(
+    query_state: QueryState, status: QueryStatus, pause: Pause | None, format_time_in: TimeFormatter
+) -> str:
     """Return the text for the status of a query. `pause` is the pause of its pool, or None."""
-    name = STATUS_MESSAGES[state][0]
-    if state is QueryStatus.UP:
+    name = STATUS_MESSAGES[status][0]
+    if status is QueryStatus.UP:
         has_data = query_state.response is not None and any(series.points for series in query_state.response.series)
         return name if has_data else f"{name}, no data"
     if query_state.is_deferred:
-        why = f"deferred until {_pause_message(pause, when) if pause is not None else 'the next scrape'}"
-        return why if state is QueryStatus.DEFERRED else f"{name}: {why}"
+        text = f"deferred until {_pause_message(pause, format_time_in) if pause is not None else 'the next scrape'}"
+        return text if status is QueryStatus.DEFERRED else f"{name}: {text}"
     if query_state.error is not None:
-        why = _query_failure_message(query_state, query_state.error, pause, when)
-    elif state is QueryStatus.STALE:
-        why = "no recent scrape"
+        text = _query_failure_message(query_state, query_state.error, pause, format_time_in)
+    elif status is QueryStatus.STALE:
+        text = "no recent scrape"
     else:
-        why = "fetch in progress" if query_state.in_flight else "first fetch at the next scrape"
-    return f"{name}: {why}"
+        text = "fetch in progress" if query_state.in_flight else "first fetch at the next scrape"
+    return f"{name}: {text}"
 
 
-def _pause_message(pause: Pause, when: TimeFormatter) -> str:
-    return f"{when(pause.seconds)} ({_PAUSE_MESSAGES[pause.reason]})"
+def _pause_message(pause: Pause, format_time_in: TimeFormatter) -> str:
+    return f"{format_time_in(pause.seconds)} ({_PAUSE_MESSAGES[pause.reason]})"
 
 
 def failure_message(error: BrazeError, permission: str) -> str:
     """Return why a call failed. `permission` is the permission that the call needs."""
     return _REASON_MESSAGES[error.reason].format(
-        permission=permission, status=error.detail.partition(":")[0], detail=_headline(error)
+        permission=permission, status=error.detail.partition(":")[0], detail=_detail_without_hint(error)
     )
 
 
-def _headline(error: BrazeError) -> str:
+def _detail_without_hint(error: BrazeError) -> str:
     """Return the detail of an error without the hint in parentheses. The log has the hint."""
     return error.detail.partition(" (")[0]
 
 
-def _query_failure_message(query_state: QueryState, error: BrazeError, pause: Pause | None, when: TimeFormatter) -> str:
+def _query_failure_message(
+    query_state: QueryState, error: BrazeError, pause: Pause | None, format_time_in: TimeFormatter
+) -> str:
     text = failure_message(error, query_state.query.kind.permission)
     if error.reason is Reason.RATE_LIMITED and pause is not None and pause.reason is PauseReason.RATE_LIMITED:
-        text += f", requests paused until {when(pause.seconds)}"
+        text += f", requests paused until {format_time_in(pause.seconds)}"
     return f"{text}, {query_state.failures} times in a row" if query_state.failures > 1 else text
 
 
 def workspace_health(
-    states: Counter[QueryStatus],
+    status_counts: Counter[QueryStatus],
     limiter_status: LimiterStatus,
     permissions: Mapping[str, str],
-    when: TimeFormatter,
+    format_time_in: TimeFormatter,
     *,
-    more: Sequence[StatusMessage] = (),
+    list_messages: Sequence[StatusMessage] = (),
     remaining_history: int = 0,
-    other_zone: str = "",
+    mismatched_zone: str = "",
 ) -> Health:
-    """Return the health of a workspace. `states` are the numbers of its queries by status.
+    """Return the health of a workspace. `status_counts` are the numbers of its queries by status.
 
-    `permissions` maps the endpoints of its queries to the permissions they need. `more` are messages about its lists.
-    `remaining_history` is a number of calls. `other_zone` is the configured time zone if Braze's days differ from it.
+    `permissions` maps the endpoints of its queries to the permissions they need. `list_messages` are messages about its
+    lists. `remaining_history` is a number of calls. `mismatched_zone` is the configured time zone if Braze's days
+    differ from it.
     """
     messages = [
-        *_auth_messages(limiter_status, permissions, when),
+        *_auth_messages(limiter_status, permissions, format_time_in),
         *(
-            (Level.WARNING, f"Requests paused until {_pause_message(pause, when)}.")
+            (Level.WARNING, f"Requests paused until {_pause_message(pause, format_time_in)}.")
             for pause in limiter_status.pauses.values()
             # Each refresh uses up the budget, so that is only reported if queries are deferred.
-            if pause.reason is not PauseReason.BUDGET or states[QueryStatus.DEFERRED]
+            if pause.reason is not PauseReason.BUDGET or status_counts[QueryStatus.DEFERRED]
         ),
-        *_status_messages(states),
-        *more,
+        *_status_messages(status_counts),
+        *list_messages,
     ]
-    if other_zone:
-        text = f"Braze's newest day is not today in {other_zone}. Set timezone to the company's time zone in Braze."
+    if mismatched_zone:
+        text = (
+            f"Braze's newest day is not today in {mismatched_zone}. Set timezone to the company's time zone in Braze."
+        )
         messages.append((Level.ERROR, text))
     if remaining_history:
         messages.append((Level.OK, f"Fetching history for baselines: {_pluralize(remaining_history, 'call')} left."))
@@ -168,47 +175,53 @@ def workspace_health(
     return Health(messages[0][0], [text for _, text in messages])
 
 
-def retry_message(seconds: float, when: TimeFormatter) -> str:
+def retry_message(seconds: float, format_time_in: TimeFormatter) -> str:
     """Return the text for the next attempt, which is `seconds` from now or with the next scrape."""
-    return f"Next attempt {f'at {when(seconds)}' if seconds else 'at the next scrape'}."
+    return f"Next attempt {f'at {format_time_in(seconds)}' if seconds else 'at the next scrape'}."
 
 
 def _auth_messages(
-    limiter_status: LimiterStatus, permissions: Mapping[str, str], when: TimeFormatter
+    limiter_status: LimiterStatus, permissions: Mapping[str, str], format_time_in: TimeFormatter
 ) -> list[StatusMessage]:
     if limiter_status.key_failure is not None and permissions:
         return [
             (
                 Level.ERROR,
                 (
-                    f"{_headline(limiter_status.key_failure.error)}. "
-                    f"{retry_message(limiter_status.key_failure.seconds, when)}"
+                    f"{_detail_without_hint(limiter_status.key_failure.error)}. "
+                    f"{retry_message(limiter_status.key_failure.seconds, format_time_in)}"
                 ),
             )
         ]
     return [
-        (Level.ERROR, f"{_lacking(failure.error, permissions[endpoint])}. {retry_message(failure.seconds, when)}")
+        (
+            Level.ERROR,
+            (
+                f"{_permission_message(failure.error, permissions[endpoint])}. "
+                f"{retry_message(failure.seconds, format_time_in)}"
+            ),
+        )
         for endpoint, failure in limiter_status.endpoint_failures.items()
         if endpoint in permissions
     ]
 
 
-def _lacking(error: BrazeError, permission: str) -> str:
+def _permission_message(error: BrazeError, permission: str) -> str:
     status = "401 Unauthorized" if error.reason is Reason.UNAUTHORIZED else "403 Forbidden"
     return f"{status}: the key lacks the permission {permission}"
 
 
-def _status_messages(states: Counter[QueryStatus]) -> list[StatusMessage]:
-    total = states.total()
+def _status_messages(status_counts: Counter[QueryStatus]) -> list[StatusMessage]:
+    total = status_counts.total()
     if not total:
         return []
-    if states[QueryStatus.UP] == total:
+    if status_counts[QueryStatus.UP] == total:
         text = "The only query is" if total == 1 else f"All {_pluralize(total, 'query')} are"
         return [(Level.OK, f"{text} {STATUS_MESSAGES[QueryStatus.UP][0]}.")]
     return [
-        (level, f"{states[state]:,} of {_pluralize(total, 'query')} {name}.")
+        (level, f"{status_counts[state]:,} of {_pluralize(total, 'query')} {name}.")
         for state, (name, level) in STATUS_MESSAGES.items()
-        if states[state] and state is not QueryStatus.UP
+        if status_counts[state] and state is not QueryStatus.UP
     ]
 
 

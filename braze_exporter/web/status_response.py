@@ -110,11 +110,11 @@ def build_status_response(
             limiter_status,
             {view.query_state.path: view.query_state.query.kind.permission for view in group},
             format_time,
-            more=status_lists.list_messages(
+            list_messages=status_lists.list_messages(
                 name, workspace.plan, lists.get(name, ()), limiter_status, format_time, has_queries=bool(queries)
             ),
             remaining_history=remaining_history.get(name, 0),
-            other_zone=str(workspace.zone) if mismatches.get((name,)) else "",
+            mismatched_zone=str(workspace.zone) if mismatches.get((name,)) else "",
         )
         response["workspaces"].append(
             {
@@ -146,17 +146,17 @@ def _pool_data(usage: PoolUsage, used: ActiveWorkspace, quota: Sequence[float | 
         "remaining": remaining,
         "reset_at": reset_at,
         "reserve": used.reserve * limit,
-        "planned": usage.calls,
+        "planned": usage.hourly_calls,
         "allowed": used.share * limit * 3_600 / usage.pool.window_seconds,
     }
 
 
 def _query_data(
     views: Sequence[SeriesView],
-    state: QueryStatus,
+    status: QueryStatus,
     limiter_status: LimiterStatus,
     moment: _Instant,
-    when: Callable[[float], str],
+    format_time_in: Callable[[float], str],
 ) -> QueryData:
     view = representative_view(views)
     query_state, query, response, error = (
@@ -182,16 +182,16 @@ def _query_data(
         "refresh": query.refresh,
         "settle": query.settle,
         "max_age": query.max_age,
-        "state": state,
-        "message": status_messages.query_message(query_state, state, pause, when),
+        "state": status,
+        "message": status_messages.query_message(query_state, status, pause, format_time_in),
         "error": {"reason": error.reason, "detail": error.detail, "failures": query_state.failures} if error else None,
         "last_success_at": response.received_at if response is not None else None,
         "next_at": moment.now + wait if wait > 0 else None,
         "in_flight": query_state.in_flight,
         "latest": view.values.latest,
-        "latest_start": view.starts[0],
+        "latest_start": view.bucket_starts[0],
         "settled": view.values.settled,
-        "settled_start": view.starts[1],
+        "settled_start": view.bucket_starts[1],
         "baseline": view.values.baseline,
         "baseline_weeks": query.baseline_weeks,
         "total": view.total,
@@ -239,6 +239,6 @@ def _points_data(window: BucketWindow, unit: Unit) -> PointsData:
         "first": first,
         "starts": None if is_whole else [point.start for point in points],
         "values": [int(value) if value.is_integer() else value for _, value in points],  # shorter than with a .0
-        "settled": window.settled,
-        "ended": window.ended,
+        "settled": window.settled_count,
+        "ended": window.ended_count,
     }

@@ -36,7 +36,7 @@ from braze_exporter.monitoring.panel_groups import panel_groups
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.traffic import Counts, Traffic, TrafficShape
 
-ODD = 'sign "up" (a|b) \\d+ 🎉'
+ODD_NAME = 'sign "up" (a|b) \\d+ 🎉'
 EVENTS = """
 {event: purchase, apps: [all, ios]}
 {event: purchase, unit: day}
@@ -57,7 +57,7 @@ class Scene:
     server: Prometheus
     start: float
     end: float
-    advice: str
+    instructions: str
     config: str
 
     @property
@@ -105,7 +105,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Backfill a year, create blocks with the printed command, and let Prometheus scrape the exporter afterwards."""
     require_tool("promtool")
     folder = tmp_path_factory.mktemp("blocks")
-    shapes = {"purchase": TrafficShape(400, apps={IOS: 0.4}), ODD: TrafficShape(50), "rare": TrafficShape(0.02)}
+    shapes = {"purchase": TrafficShape(400, apps={IOS: 0.4}), ODD_NAME: TrafficShape(50), "rare": TrafficShape(0.02)}
     traffic = Traffic(7, NEW_YORK, shapes)
     today = datetime.now(NEW_YORK).date()
     start = datetime.combine(today - timedelta(days=DAYS), MIDNIGHT, NEW_YORK).timestamp()
@@ -129,7 +129,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield Scene(traffic, running, start, end, done.stdout, text)
 
 
-def of(scene: Scene, **labels: str) -> Mapping[str, str]:
+def series_labels(scene: Scene, **labels: str) -> Mapping[str, str]:
     """Return the labels of a series, including those of the scrape target."""
     target = next(iter(scene.server.request("series", **{"match[]": "up"})))
     return {"workspace": "production", "job": "braze", "instance": target["instance"], **labels}
@@ -137,9 +137,11 @@ def of(scene: Scene, **labels: str) -> Mapping[str, str]:
 
 def test_backfilled_samples_equal_braze_counts(scene: Scene) -> None:
     """Each hour and day of the year has exactly one sample with its count, unfiltered and by app."""
-    purchase, odd, rare = (frozenset(of(scene, event=event).items()) for event in ("purchase", ODD, "rare"))
-    ios = frozenset(of(scene, event="purchase", braze_app="ios").items())
-    assert scene.raw(HOURLY) == {purchase: scene.hours("purchase"), odd: scene.hours(ODD)}
+    purchase, odd, rare = (
+        frozenset(series_labels(scene, event=event).items()) for event in ("purchase", ODD_NAME, "rare")
+    )
+    ios = frozenset(series_labels(scene, event="purchase", braze_app="ios").items())
+    assert scene.raw(HOURLY) == {purchase: scene.hours("purchase"), odd: scene.hours(ODD_NAME)}
     assert scene.raw(f"{FILTERED}_hourly_settled") == {ios: scene.hours("purchase", IOS)}
     days = {purchase: scene.days("purchase"), rare: scene.days("rare")}
     assert scene.raw(DAILY) == days
@@ -151,7 +153,11 @@ def test_backfilled_samples_equal_braze_counts(scene: Scene) -> None:
     }
     totals = scene.raw(TOTAL)
     assert set(totals) == {purchase, odd, rare}
-    for labels, samples in ((purchase, scene.hours("purchase")), (odd, scene.hours(ODD)), (rare, scene.days("rare"))):
+    for labels, samples in (
+        (purchase, scene.hours("purchase")),
+        (odd, scene.hours(ODD_NAME)),
+        (rare, scene.days("rare")),
+    ):
         counted = [*itertools.accumulate((value for _, value in samples), initial=0.0)]
         assert [value for _, value in totals[labels]] == counted
         assert [stamp for stamp, _ in totals[labels]][1:] == [stamp for stamp, _ in samples]
@@ -160,7 +166,7 @@ def test_backfilled_samples_equal_braze_counts(scene: Scene) -> None:
 
 def test_backfilled_counters_rise_by_daily_counts(scene: Scene) -> None:
     """`increase` over a day, evaluated when the day settles, equals the count of that day."""
-    purchase = frozenset(of(scene, event="purchase").items())
+    purchase = frozenset(series_labels(scene, event="purchase").items())
     days = scene.raw(DAILY)[purchase]
     assert len(days) > DAYS - 2
     for (before, _), (after, value) in list(itertools.pairwise(days))[::7]:
@@ -188,7 +194,7 @@ def test_scraped_samples_continue_backfilled_series(scene: Scene) -> None:
 
 def test_printed_query_finds_first_sample(scene: Scene) -> None:
     """The printed query returns a time up to two minutes before the first scrape, despite the backfilled samples."""
-    query = scene.advice.splitlines()[-1].removeprefix("# ")
+    query = scene.instructions.splitlines()[-1].removeprefix("# ")
     [result] = scene.server.query(query, time.time() + 61).values()  # the query evaluates full minutes
     scraped = scene.server.request("query", query="braze_exporter_build_info[1h]")["result"][0]["values"]
     first = float(scraped[0][0])

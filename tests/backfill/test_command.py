@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import transfer_faults
-from backfills import SETTLED, backfill_arguments, samples, single_value, start_program
+from backfills import SETTLED, backfill_arguments, samples, start_program, unfiltered_labels
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
 from support import KEY, run_program, running_braze, workspace_yaml, write_file
@@ -77,7 +77,7 @@ def test_backfill_after_interrupt_resumes(
     assert len(set(first) | set(second)) == CALLS
     assert len(second) == len(set(second)) == CALLS - 15
     text = output.read_text(encoding="utf-8")
-    assert len(samples(text)[SETTLED, single_value(event="purchase")]) == 4_000 - 2
+    assert len(samples(text)[SETTLED, unfiltered_labels(event="purchase")]) == 4_000 - 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om"]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import response_faults
-from backfills import TOTAL, prepared_backfill, single_value
+from backfills import TOTAL, prepared_backfill, unfiltered_labels
 from recorded_counts import RecordedCounts
 
 from braze_exporter.backfill.request import BackfillError
@@ -22,7 +22,7 @@ def test_selectors_expand_from_list(tmp_path: Path) -> None:
         requested.run()
         result = {labels for name, labels in requested.output_samples if name == TOTAL}
         series = [request for request in requested.braze.requests if request.path == "/events/data_series"]
-    assert result == {single_value(event="purchase"), single_value(event="signup")}
+    assert result == {unfiltered_labels(event="purchase"), unfiltered_labels(event="signup")}
     assert len(series) == 2
 
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import response_faults
-from backfills import SETTLED, TARGET, TOTAL, BackfillRig, prepared_backfill, single_value
+from backfills import SETTLED, TARGET, TOTAL, BackfillRig, prepared_backfill, unfiltered_labels
 from recorded_counts import RecordedCounts
 from support import (
     HOUR,
@@ -37,10 +37,10 @@ from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.message_rows import make_id
 from braze_exporter.simulator.times import DayFormat, HourFormat
 
-DAY = "braze_custom_events_daily_settled"
+DAILY_SETTLED = "braze_custom_events_daily_settled"
 
 
-class Numbered(RecordedCounts):
+class HourNumberCounts(RecordedCounts):
     """An event with a different count in every hour, so that a test detects swapped buckets."""
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
@@ -49,7 +49,7 @@ class Numbered(RecordedCounts):
         return hour_start // HOUR % 100_000 * (1 + (app_id == IOS) + 2 * (segment_id == VIP)) * (event in self.events)
 
 
-class Figures(RecordedCounts):
+class TimeIndependentCounts(RecordedCounts):
     """Counts that differ by series and hour but do not depend on the time of the request."""
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
@@ -63,7 +63,7 @@ CANVAS = Canvas("4ffe74b7-ca90-4046-ae7f-68b1b337f6a6", "Onboarding", steps=(("H
 EVERYTHING = all_sections_yaml(CAMPAIGN.id, CANVAS.id, "mug")
 
 
-def at(text: str) -> float:
+def unix_time(text: str) -> float:
     """Return the Unix time of an ISO time; a time without an offset is in New York."""
     result = datetime.fromisoformat(text)
     return (result if result.tzinfo else result.replace(tzinfo=NEW_YORK)).timestamp()
@@ -71,30 +71,32 @@ def at(text: str) -> float:
 
 def test_hourly_sample_is_at_bucket_end_plus_settle(tmp_path: Path) -> None:
     """The gauge has each hour's count, and the counter starts at 0 and sums all hours up to the end."""
-    traffic = Numbered(events=["purchase"])
+    traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(
         tmp_path, "{event: purchase, settle: 2h}", traffic, "2026-11-01", "2026-11-20T12:00:00Z"
     ) as requested:
         requested.run()
         result = requested.output_samples
-    first, last = at("2026-11-01T00:00"), at("2026-11-20T08:00+00:00")  # its sample is at 11:00
+    first, last = unix_time("2026-11-01T00:00"), unix_time("2026-11-20T08:00+00:00")  # its sample is at 11:00
     hours = range(int(first), int(last) + 1, HOUR)
     counts = [traffic.count("purchase", hour, 0.0) for hour in hours]
     stamps = [hour + 3.0 * HOUR for hour in hours]
-    assert result[SETTLED, single_value(event="purchase")] == [*zip(stamps, counts, strict=True)]
+    assert result[SETTLED, unfiltered_labels(event="purchase")] == [*zip(stamps, counts, strict=True)]
     totals = [*itertools.accumulate(counts, initial=0)]
-    assert result[TOTAL, single_value(event="purchase")] == [*zip([stamps[0] - HOUR, *stamps], totals, strict=True)]
+    assert result[TOTAL, unfiltered_labels(event="purchase")] == [
+        *zip([stamps[0] - HOUR, *stamps], totals, strict=True)
+    ]
     assert len(result) == 2
 
 
 @pytest.mark.parametrize("written", DayFormat)
 def test_daily_samples_follow_workspace_timezone_through_dst(tmp_path: Path, written: DayFormat) -> None:
     """Each local day has a sample two hours after its final midnight, also if the day has 23 or 25 hours."""
-    traffic = Numbered(events=["purchase"])
+    traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(tmp_path, "{event: purchase, unit: day}", traffic, "2025-10-01", "2026-11-20") as requested:
         requested.braze.day_format = written
         requested.run()
-        result = requested.output_samples[DAY, single_value(event="purchase")]
+        result = requested.output_samples[DAILY_SETTLED, unfiltered_labels(event="purchase")]
     days = [date(2025, 10, 1) + timedelta(days=number) for number in range(414)]
     assert days[-1] == date(2026, 11, 18)  # the sample of the 19th would be two hours after its end
     midnights = [datetime.combine(day, time.min, NEW_YORK).timestamp() for day in [*days, date(2026, 11, 19)]]
@@ -113,36 +115,36 @@ def test_hourly_samples_are_complete_through_dst_changes(
     tmp_path: Path, written: HourFormat, start: str, end: str
 ) -> None:
     """No hour of a DST change is lost, doubled or swapped, whatever time format Braze uses."""
-    traffic = Numbered(events=["purchase"])
+    traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(tmp_path, "{event: purchase}", traffic, start, end) as requested:
         requested.braze.hour_format = written
         requested.run()
-        result = requested.output_samples[SETTLED, single_value(event="purchase")]
-    hours = range(int(at(start)), int(at(end)) - 2 * HOUR, HOUR)
+        result = requested.output_samples[SETTLED, unfiltered_labels(event="purchase")]
+    hours = range(int(unix_time(start)), int(unix_time(end)) - 2 * HOUR, HOUR)
     assert result == [(hour + 2.0 * HOUR, traffic.count("purchase", hour, 0.0)) for hour in hours]
 
 
 def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path) -> None:
     """Filtered queries have their own families, segments have no counter, and the finest unit feeds the counter."""
     events = "{event: purchase, apps: [all, ios], segments: [all, vip]}\n{event: purchase, unit: day, apps: [all, ios]}"
-    traffic = Numbered(events=["purchase"])
+    traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(tmp_path, events, traffic, "2026-11-01", "2026-11-05") as requested:
         requested.run()
         result = requested.output_samples
     filtered = "braze_custom_events_filtered"
     event = "purchase"
     assert {key: len(series) for key, series in result.items()} == {
-        (SETTLED, single_value(event=event)): 4 * 24 - 1,
-        (TOTAL, single_value(event=event)): 4 * 24,
-        (DAY, single_value(event=event)): 3,
-        (f"{filtered}_hourly_settled", single_value(event=event, braze_app="ios")): 4 * 24 - 1,
-        (f"{filtered}_hourly_settled", single_value(event=event, segment="vip")): 4 * 24 - 1,
-        (f"{filtered}_hourly_settled", single_value(event=event, braze_app="ios", segment="vip")): 4 * 24 - 1,
-        (f"{filtered}_total", single_value(event=event, braze_app="ios")): 4 * 24,
-        (f"{filtered}_daily_settled", single_value(event=event, braze_app="ios")): 3,
+        (SETTLED, unfiltered_labels(event=event)): 4 * 24 - 1,
+        (TOTAL, unfiltered_labels(event=event)): 4 * 24,
+        (DAILY_SETTLED, unfiltered_labels(event=event)): 3,
+        (f"{filtered}_hourly_settled", unfiltered_labels(event=event, braze_app="ios")): 4 * 24 - 1,
+        (f"{filtered}_hourly_settled", unfiltered_labels(event=event, segment="vip")): 4 * 24 - 1,
+        (f"{filtered}_hourly_settled", unfiltered_labels(event=event, braze_app="ios", segment="vip")): 4 * 24 - 1,
+        (f"{filtered}_total", unfiltered_labels(event=event, braze_app="ios")): 4 * 24,
+        (f"{filtered}_daily_settled", unfiltered_labels(event=event, braze_app="ios")): 3,
     }
-    hour = int(at("2026-11-01T00:00"))
-    assert result[f"{filtered}_hourly_settled", single_value(event=event, braze_app="ios", segment="vip")][0] == (
+    hour = int(unix_time("2026-11-01T00:00"))
+    assert result[f"{filtered}_hourly_settled", unfiltered_labels(event=event, braze_app="ios", segment="vip")][0] == (
         hour + 2.0 * HOUR,
         traffic.count(event, hour, 0.0, IOS, VIP),
     )
@@ -158,9 +160,9 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
 
     Selectors expand from the same lists, and campaigns and Canvases have the names from Braze's lists.
     """
-    events, traffic = "{event: purchase}\n{match: 's.*'}", Numbered(events=["purchase", "signup"])
+    events, traffic = "{event: purchase}\n{match: 's.*'}", HourNumberCounts(events=["purchase", "signup"])
     with running_exporter(events, traffic, extra_yaml=EVERYTHING, reads_lists=True) as live:
-        live.braze.series_counts = Figures()
+        live.braze.series_counts = TimeIndependentCounts()
         live.braze.inventory = Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
         wait_until(lambda: is_listed(scraped_a_minute_later(live)), "the lists are read and the selectors are expanded")
         page = live.page()
@@ -174,9 +176,11 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
         (name, frozenset((label, value) for label, value in (*labels, *TARGET) if value)): value
         for (name, labels), value in page.samples.items()
     }
-    assert {key for key in rendered if key[0].endswith(("_settled", "_total")) and not is_own(key[0])} == set(result)
+    assert {
+        key for key in rendered if key[0].endswith(("_settled", "_total")) and not is_exporter_metric(key[0])
+    } == set(result)
     assert len({name for name, _ in result}) > 30
-    assert ("braze_custom_events_total", single_value(event="signup")) in result
+    assert ("braze_custom_events_total", unfiltered_labels(event="signup")) in result
     settles = {
         build_gauge(query.kind, metric_group, query.unit, "settled").name: query
         for query in plan_of(text)
@@ -205,7 +209,7 @@ def is_listed(page: MetricsPage) -> bool:
     return all(result)
 
 
-def is_own(name: str) -> bool:
+def is_exporter_metric(name: str) -> bool:
     """Return whether a metric describes the exporter itself."""
     return name.startswith(("braze_api_", "braze_exporter_", "process_"))
 
@@ -217,7 +221,7 @@ def plan_of(text: str) -> tuple[Query, ...]:
 
 def test_date_argument_is_in_workspace_timezone(tmp_path: Path) -> None:
     """A date argument means midnight in each workspace's timezone, and each Braze receives one request."""
-    days, traffic, tokyo = "{event: purchase, unit: day}", Numbered(events=["purchase"]), ZoneInfo("Asia/Tokyo")
+    days, traffic, tokyo = "{event: purchase, unit: day}", HourNumberCounts(events=["purchase"]), ZoneInfo("Asia/Tokyo")
     with (
         prepared_backfill(tmp_path, days, traffic, "2026-11-01", "2026-11-04T12:00:00Z") as requested,
         running_braze(traffic, requested.clock) as (braze, server),
@@ -228,9 +232,9 @@ def test_date_argument_is_in_workspace_timezone(tmp_path: Path) -> None:
         result = requested.output_samples
     assert len(braze.requests) == len(requested.braze.requests) == 1
     for name, zone in (("production", NEW_YORK), ("tokyo", tokyo)):
-        labels = frozenset({**dict(single_value(event="purchase")), "workspace": name}.items())
+        labels = frozenset({**dict(unfiltered_labels(event="purchase")), "workspace": name}.items())
         ends = [datetime(2026, 11, day, tzinfo=zone).timestamp() for day in (2, 3, 4)]
-        assert [stamp for stamp, _ in result[DAY, labels]] == [end + 2 * HOUR for end in ends]
+        assert [stamp for stamp, _ in result[DAILY_SETTLED, labels]] == [end + 2 * HOUR for end in ends]
 
 
 def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
@@ -239,14 +243,14 @@ def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
     figures = RecordedCounts()
     refunds = {"2026-11-02": -500, "2026-11-03": 700}
     for day, cents in refunds.items():
-        figures.set("revenue", int(at(day)), cents)
+        figures.set("revenue", int(unix_time(day)), cents)
     with prepared_backfill(
-        tmp_path, "{event: purchase}", Numbered(), "2026-11-01", "2026-11-06", extra_yaml=extra_yaml
+        tmp_path, "{event: purchase}", HourNumberCounts(), "2026-11-01", "2026-11-06", extra_yaml=extra_yaml
     ) as requested:
         requested.braze.series_counts = figures
         requested.run()
         result = requested.output_samples
-    labels = frozenset(pair for pair in single_value() if pair[0] != "event")
+    labels = frozenset(pair for pair in unfiltered_labels() if pair[0] != "event")
     assert [value for _, value in result["braze_revenue_daily_settled", labels]] == [0.0, -5.0, 7.0, 0.0]
     assert [value for _, value in result["braze_revenue_total", labels]] == [0.0, 0.0, 0.0, 7.0, 7.0]
 
@@ -263,10 +267,10 @@ def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
             row["messages"]["email"] = [first] * (row["time"] < "2026-03") + [second] * (row["time"] >= "2026-08")
 
     with prepared_backfill(
-        tmp_path, "{event: purchase}", Numbered(), "2026-01-01", "2026-11-06", extra_yaml=extra_yaml
+        tmp_path, "{event: purchase}", HourNumberCounts(), "2026-01-01", "2026-11-06", extra_yaml=extra_yaml
     ) as requested:
         requested.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
-        requested.braze.series_counts = Figures()
+        requested.braze.series_counts = TimeIndependentCounts()
         requested.braze.inject(response_faults.edited(rename), path="/campaigns/data_series")
         requested.run()
         result = requested.output_samples
@@ -278,16 +282,16 @@ def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
 
 def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
     """A missing hour has no sample, and the counter does not change for it."""
-    traffic = Numbered(events=["purchase"])
-    gap = int(at("2026-11-02T10:00+00:00"))
+    traffic = HourNumberCounts(events=["purchase"])
+    gap = int(unix_time("2026-11-02T10:00+00:00"))
     written = HourFormat.OFFSET.write(gap, NEW_YORK)
     with prepared_backfill(tmp_path, "{event: purchase}", traffic, "2026-11-01", "2026-11-05") as requested:
         requested.braze.inject(response_faults.edited(lambda response: remove_row(response, written)))
         advice = requested.run()
         result = requested.output_samples
-    assert gap + 2.0 * HOUR not in dict(result[SETTLED, single_value(event="purchase")])
-    assert len(result[SETTLED, single_value(event="purchase")]) == 4 * 24 - 2
-    totals = dict(result[TOTAL, single_value(event="purchase")])
+    assert gap + 2.0 * HOUR not in dict(result[SETTLED, unfiltered_labels(event="purchase")])
+    assert len(result[SETTLED, unfiltered_labels(event="purchase")]) == 4 * 24 - 2
+    totals = dict(result[TOTAL, unfiltered_labels(event="purchase")])
     assert gap + 2.0 * HOUR not in totals
     after = traffic.count("purchase", gap + HOUR, 0.0)
     assert totals[gap + 3.0 * HOUR] - totals[gap + 1.0 * HOUR] == after
@@ -297,7 +301,11 @@ def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
 def test_event_without_data_has_no_samples(tmp_path: Path) -> None:
     """An empty response produces no samples, and the other queries are written."""
     with prepared_backfill(
-        tmp_path, "{event: purchase}\n{event: unknown}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
+        tmp_path,
+        "{event: purchase}\n{event: unknown}",
+        HourNumberCounts(events=["purchase"]),
+        "2026-11-01",
+        "2026-11-05",
     ) as requested:
         requested.braze.unknown_event = UnknownEvent.EMPTY
         advice = requested.run()
@@ -309,7 +317,7 @@ def test_event_without_data_has_no_samples(tmp_path: Path) -> None:
 def test_backfill_without_data_writes_no_file(tmp_path: Path) -> None:
     """If Braze returns no bucket for any query, the command reports it and writes no file."""
     with prepared_backfill(
-        tmp_path, "{event: unknown}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-05"
+        tmp_path, "{event: unknown}", HourNumberCounts(events=["purchase"]), "2026-11-01", "2026-11-05"
     ) as requested:
         requested.braze.unknown_event = UnknownEvent.EMPTY
         with pytest.raises(
@@ -326,25 +334,30 @@ def test_zero_counts_are_samples(tmp_path: Path) -> None:
     ) as requested:
         requested.run()
         result = requested.output_samples
-    assert {value for _, value in result[SETTLED, single_value(event="quiet")]} == {0.0}
-    assert {value for _, value in result[TOTAL, single_value(event="quiet")]} == {0.0}
+    assert {value for _, value in result[SETTLED, unfiltered_labels(event="quiet")]} == {0.0}
+    assert {value for _, value in result[TOTAL, unfiltered_labels(event="quiet")]} == {0.0}
 
 
 def test_names_are_escaped_in_output(tmp_path: Path) -> None:
     """Quotes, backslashes and four-byte characters in an event name are escaped in the Prometheus format."""
     name = 'sign "up" (a|b) \\d+ 🎉'
     with prepared_backfill(
-        tmp_path, f"{{event: '{name}'}}", Numbered(events=[name]), "2026-11-01", "2026-11-02"
+        tmp_path, f"{{event: '{name}'}}", HourNumberCounts(events=[name]), "2026-11-01", "2026-11-02"
     ) as requested:
         requested.run()
-        assert (SETTLED, single_value(event=name)) in requested.output_samples
+        assert (SETTLED, unfiltered_labels(event=name)) in requested.output_samples
 
 
 def test_unsettled_buckets_by_braze_clock_are_refused(tmp_path: Path) -> None:
     """If `--end` is in the future by Braze's clock, the backfill is refused."""
-    clock = Clock(at("2026-11-20T12:00+00:00"))
+    clock = Clock(unix_time("2026-11-20T12:00+00:00"))
     with prepared_backfill(
-        tmp_path, "{event: purchase}", Numbered(events=["purchase"]), "2026-11-01", "2026-11-20T09:00:00Z", clock=clock
+        tmp_path,
+        "{event: purchase}",
+        HourNumberCounts(events=["purchase"]),
+        "2026-11-01",
+        "2026-11-20T09:00:00Z",
+        clock=clock,
     ) as requested:
         requested.braze.clock = lambda: clock.now - 4 * HOUR
         with pytest.raises(
@@ -356,17 +369,19 @@ def test_unsettled_buckets_by_braze_clock_are_refused(tmp_path: Path) -> None:
         assert not requested.request.output.exists()
         requested.braze.clock = clock.wall
         requested.run()
-        assert requested.output_samples[SETTLED, single_value(event="purchase")][-1][0] == at("2026-11-20T08:00+00:00")
+        assert requested.output_samples[SETTLED, unfiltered_labels(event="purchase")][-1][0] == unix_time(
+            "2026-11-20T08:00+00:00"
+        )
 
 
 def test_last_sample_is_before_end(tmp_path: Path) -> None:
     """No sample is at or after `--end`, where the scraped samples begin."""
-    end = int(at("2026-11-20T08:00+00:00"))
+    end = int(unix_time("2026-11-20T08:00+00:00"))
     for shift, newest in ((0, end - HOUR), (1, end)):
         folder = tmp_path / str(shift)
         folder.mkdir()
         with prepared_backfill(
-            folder, "{event: purchase}", Numbered(events=["purchase"]), "2026-11-01", str(end + shift)
+            folder, "{event: purchase}", HourNumberCounts(events=["purchase"]), "2026-11-01", str(end + shift)
         ) as requested:
             requested.run()
-            assert requested.output_samples[SETTLED, single_value(event="purchase")][-1][0] == newest
+            assert requested.output_samples[SETTLED, unfiltered_labels(event="purchase")][-1][0] == newest

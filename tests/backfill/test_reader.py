@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import response_faults
 import transfer_faults
-from backfills import SETTLED, TARGET, BackfillRig, prepared_backfill, single_value
+from backfills import SETTLED, TARGET, BackfillRig, prepared_backfill, unfiltered_labels
 from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
 from support import HOUR, KEY, NEW_YORK, Clock, wait_until
@@ -22,7 +22,7 @@ EVENT, START, END = "{event: purchase}", "2026-06-01", "2026-11-01"
 HOURS, CALLS = 153 * 24 - 2, 38
 
 
-def traffic() -> RecordedCounts:
+def silent_traffic() -> RecordedCounts:
     """Return two events whose counts are all zero."""
     return RecordedCounts(events=["purchase", "signup"])
 
@@ -32,7 +32,7 @@ def requested_calls(backfill: BackfillRig) -> list[tuple[str, str]]:
     return [(request.params["event"], request.params["ending_at"]) for request in backfill.braze.requests]
 
 
-def stop_after_ten(backfill: BackfillRig) -> None:
+def fail_after_ten_responses(backfill: BackfillRig) -> None:
     """Run a backfill that fails after ten responses were saved, and clear the recorded requests."""
     backfill.braze.limit = 1_000  # so that it pauses after ten calls
     running = backfill.begin()
@@ -47,12 +47,12 @@ def stop_after_ten(backfill: BackfillRig) -> None:
 
 def is_complete(backfill: BackfillRig, event: str = "purchase") -> bool:
     """Return whether the output has every hour of the event."""
-    return len(backfill.output_samples[SETTLED, single_value(event=event)]) == HOURS
+    return len(backfill.output_samples[SETTLED, unfiltered_labels(event=event)]) == HOURS
 
 
 def test_chunks_are_fetched_once_with_100_hours_each(tmp_path: Path) -> None:
     """Each chunk is fetched once with 100 hours, at most ten at a time, and the resume file is removed at the end."""
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END) as backfill:
         backfill.run()
         assert len(set(requested_calls(backfill))) == len(requested_calls(backfill)) == CALLS
         assert {request.params["length"] for request in backfill.braze.requests} == {"100"}
@@ -68,7 +68,7 @@ def test_chunks_are_fetched_once_with_100_hours_each(tmp_path: Path) -> None:
 def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
     """The request rate stays within the part of the share that the exporter leaves, after one call per connection."""
     extra_yaml = "refresh: {hour: 1m}\nbudget: {share: 0.1, concurrency: 4}\n"
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml=extra_yaml) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         backfill.braze.limit = 1_000
         running, passed, expected = backfill.begin(), 0, 4
         left = (0.1 - 60 / 250_000) * 1_000 / HOUR
@@ -85,7 +85,7 @@ def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
 def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
     """If the exporter needs the whole share, the backfill is refused and the error names the limit."""
     extra_yaml = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml=extra_yaml) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         with pytest.raises(
             BackfillError, match=r"production: the exporter needs all 1,800 calls per hour that budget\.share allows"
         ):
@@ -96,7 +96,7 @@ def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
 def test_reserve_reached_pauses_until_window_end(tmp_path: Path) -> None:
     """When the remaining limit reaches the reserve, the backfill pauses and reports the reason and the end."""
     clock = Clock()
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, clock=clock) as backfill:
         backfill.braze.spend_calls(200_000)
         running = backfill.begin()
         reason = "production paused until 13:00:00 UTC: only budget.reserve is left"
@@ -111,7 +111,7 @@ def test_reserve_reached_pauses_until_window_end(tmp_path: Path) -> None:
 def test_rate_limited_backfill_pauses_until_reset(tmp_path: Path) -> None:
     """After a 429 no request is sent until the reset; then the failed call is repeated."""
     clock = Clock()
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, clock=clock) as backfill:
         backfill.braze.inject(response_faults.rate_limited(), times=1)
         running = backfill.begin()
         reason = "UTC: 429 Too Many Requests"
@@ -130,7 +130,9 @@ def oversized(exchange: Exchange) -> Reply:
 
 def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> None:
     """A length that was too large is not requested again, and each hour has one sample."""
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml="budget: {concurrency: 1}\n") as backfill:
+    with prepared_backfill(
+        tmp_path, EVENT, silent_traffic(), START, END, extra_yaml="budget: {concurrency: 1}\n"
+    ) as backfill:
         backfill.braze.inject(oversized)
         backfill.run()
         lengths = [request.params["length"] for request in backfill.braze.requests]
@@ -141,7 +143,9 @@ def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> 
 
 def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> None:
     """A chunk that was only partly fetched in smaller requests is fetched again by the next run."""
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, extra_yaml="budget: {concurrency: 1}\n") as backfill:
+    with prepared_backfill(
+        tmp_path, EVENT, silent_traffic(), START, END, extra_yaml="budget: {concurrency: 1}\n"
+    ) as backfill:
         backfill.braze.inject(oversized)
         running = backfill.begin()
         while len(backfill.braze.requests) < 20:
@@ -163,7 +167,7 @@ def test_oversized_responses_after_interrupt_are_complete(tmp_path: Path) -> Non
 def test_transient_failures_are_retried(tmp_path: Path, problem: Fault) -> None:
     """After each transient failure the backfill waits twice as long, then probes with one call; no data is lost."""
     clock = Clock()
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, clock=clock) as backfill:
         backfill.braze.inject(problem, times=5)
         running = backfill.begin()
         reason = "production paused until 12:20:01 UTC: "
@@ -179,12 +183,12 @@ def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
     """A failing query is retried after the others, so that their data is kept before the backfill gives up."""
     clock = Clock()
     with prepared_backfill(
-        tmp_path, "{event: signup}\n{event: purchase}", traffic(), START, END, clock=clock
+        tmp_path, "{event: signup}\n{event: purchase}", silent_traffic(), START, END, clock=clock
     ) as backfill:
         backfill.braze.inject(response_faults.status(500), event="signup")
         with pytest.raises(BackfillError, match=f"{MAX_FAILURES} attempts in a row failed: 500 Internal Server Error"):
             backfill.begin().end(step=30)
-        backfill.use("{event: purchase}")
+        backfill.set_events("{event: purchase}")
         backfill.braze.reset()
         backfill.run()
         assert len(requested_calls(backfill)) < CALLS / 2
@@ -194,7 +198,7 @@ def test_failing_call_does_not_block_others(tmp_path: Path) -> None:
 def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None:
     """After 15 minutes of failures the backfill ends with advice, and the next run fetches only missing chunks."""
     clock = Clock()
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, clock=clock) as backfill:
         backfill.braze.limit = 1_000  # so that it pauses after ten calls
         running = backfill.begin()
         wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "ten responses are saved")
@@ -223,7 +227,7 @@ def test_long_outage_ends_backfill_and_keeps_resume_file(tmp_path: Path) -> None
 def test_rejected_key_ends_backfill_with_one_error_line(tmp_path: Path) -> None:
     """A rejected key ends the backfill without more requests, the key is not shown, and fetched data is kept."""
     clock = Clock()
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END, clock=clock) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, clock=clock) as backfill:
         backfill.braze.limit = 1_000
         running = backfill.begin()
         wait_until(lambda: "10 of 38 calls" in backfill.progress_text, "ten responses are saved")
@@ -240,7 +244,7 @@ def test_rejected_key_ends_backfill_with_one_error_line(tmp_path: Path) -> None:
 
 def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
     """A 403 ends the backfill, and the error names the missing permission."""
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END) as backfill:
         backfill.braze.inject(response_faults.status(403))
         with pytest.raises(BackfillError, match=r"403 Forbidden: the key lacks the permission events\.data_series"):
             backfill.run()
@@ -251,7 +255,9 @@ def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
 def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) -> None:
     """A rejected endpoint is skipped after its first calls; each permission is named, and other data is kept."""
     extra_yaml = "    sessions:\n      - apps: [all, ios]\n    new_users:\n      - {}\n"
-    with prepared_backfill(tmp_path, "{event: purchase}", traffic(), START, END, extra_yaml=extra_yaml) as backfill:
+    with prepared_backfill(
+        tmp_path, "{event: purchase}", silent_traffic(), START, END, extra_yaml=extra_yaml
+    ) as backfill:
         backfill.braze.inject(response_faults.status(status), path="/sessions/data_series")
         backfill.braze.inject(response_faults.status(status), path="/kpi/new_users/data_series")
         with pytest.raises(BackfillError, match=r"^Braze rejected 3 queries, such as ") as error:
@@ -261,7 +267,7 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
         assert "API key rejected" not in str(error.value)
         refused = [request for request in backfill.braze.requests if request.path != "/events/data_series"]
         assert len(refused) <= 2 * 5  # those that were in flight together
-        backfill.use("{event: purchase}")
+        backfill.set_events("{event: purchase}")
         backfill.braze.reset()
         backfill.run()
         assert requested_calls(backfill) == []
@@ -270,7 +276,7 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
 
 def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
     """A rejected query is named and no output is written; without it, the next run needs no more requests."""
-    with prepared_backfill(tmp_path, "{event: gone}\n{event: purchase}", traffic(), START, END) as backfill:
+    with prepared_backfill(tmp_path, "{event: gone}\n{event: purchase}", silent_traffic(), START, END) as backfill:
         backfill.braze.unknown_event = UnknownEvent.REJECTED
         with pytest.raises(
             BackfillError,
@@ -280,7 +286,7 @@ def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
             backfill.run()
         assert len(requested_calls(backfill)) < CALLS + 30
         assert not backfill.request.output.exists()
-        backfill.use("{event: purchase}")
+        backfill.set_events("{event: purchase}")
         backfill.braze.reset()
         backfill.run()
         assert requested_calls(backfill) == []
@@ -289,28 +295,28 @@ def test_rejected_query_does_not_block_others(tmp_path: Path) -> None:
 
 def test_changed_config_fetches_new_queries_only(tmp_path: Path) -> None:
     """A resume file can be used with other events and labels, but not with another span."""
-    with prepared_backfill(tmp_path, EVENT, traffic(), START, END) as backfill:
-        stop_after_ten(backfill)
-        backfill.span(START, "2026-10-31")
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END) as backfill:
+        fail_after_ten_responses(backfill)
+        backfill.set_span(START, "2026-10-31")
         with pytest.raises(
             BackfillError, match=r"was created with --start=2026-06-01 --end=2026-11-01; set the same values to resume"
         ):
             backfill.run()
-        backfill.span(START, END)
-        backfill.use("{event: purchase}\n{event: signup}")
+        backfill.set_span(START, END)
+        backfill.set_events("{event: purchase}\n{event: signup}")
         backfill.request = replace(backfill.request, labels=(*TARGET, ("pod", "a")))
         backfill.run()
         assert len(set(requested_calls(backfill))) == 2 * CALLS - 10
         result = backfill.output_samples
     for event in ("purchase", "signup"):
-        assert len(result[SETTLED, single_value(event=event, pod="a")]) == HOURS
+        assert len(result[SETTLED, unfiltered_labels(event=event, pod="a")]) == HOURS
 
 
 def test_chunks_end_in_the_past_by_braze_clock(tmp_path: Path) -> None:
     """No chunk ends in a day that is not over, as Braze rejects an `ending_at` in the future."""
     clock = Clock()
     with prepared_backfill(
-        tmp_path, "{event: purchase, unit: day}", traffic(), "2026-01-01", "2026-11-23", clock=clock
+        tmp_path, "{event: purchase, unit: day}", silent_traffic(), "2026-01-01", "2026-11-23", clock=clock
     ) as backfill:
         backfill.run()
         newest = max(request.params["ending_at"] for request in backfill.braze.requests)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import NEW_YORK, cut_off
+from support import NEW_YORK, copy_during_transaction
 
 from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.backfill.resume_file import ResumeFile
@@ -46,16 +46,16 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
         )
         resume_file.save(replace(older, workspace="other"), [])
     with closing(opened(tmp_path / "x")) as resume_file:
-        result = {series: [*resume_file.points(number)] for number, series in resume_file.series(campaign)}
+        result = {series: [*resume_file.read_points(number)] for number, series in resume_file.read_series(campaign)}
         assert result == {
             Series(messages, (), (("variation", "new name"),), sent): [Point(0, 1.0), Point(3_600, 3.0)],
             Series(messages, (), (("variation", "b"),), other): [Point(3_600, 7.0)],
             Series(conversions, ()): [Point(3_600, 9.0)],
         }
-        assert resume_file.missing([campaign, older, replace(campaign, ending_at=1)]) == [
+        assert resume_file.missing_chunks([campaign, older, replace(campaign, ending_at=1)]) == [
             replace(campaign, ending_at=1)
         ]
-        assert resume_file.series(replace(campaign, workspace="other")) == []
+        assert resume_file.read_series(replace(campaign, workspace="other")) == []
         resume_file.remove()
     assert [*tmp_path.iterdir()] == []
 
@@ -77,9 +77,9 @@ def test_chunks_of_changed_query_are_missing(tmp_path: Path, other: dict[str, ob
     with closing(opened(tmp_path / "x")) as resume_file:
         resume_file.save(QUERY, [Series(CUSTOM_EVENTS.metric_group, (Point(0, 1.0),))])
         changed = replace(QUERY, **other)  # type: ignore[arg-type] # the parametrized values have the right types
-        assert resume_file.missing([changed]) == [changed]
-        assert resume_file.series(changed) == []
-        assert resume_file.missing([replace(QUERY, app="ios", refresh=1.0, settle=1.0, length=1)]) == []
+        assert resume_file.missing_chunks([changed]) == [changed]
+        assert resume_file.read_series(changed) == []
+        assert resume_file.missing_chunks([replace(QUERY, app="ios", refresh=1.0, settle=1.0, length=1)]) == []
 
 
 def test_points_are_read_in_batches(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_points_are_read_in_batches(tmp_path: Path) -> None:
     points = tuple(Point(hour * 3_600, float(hour)) for hour in range(2_500))
     with closing(opened(tmp_path / "x")) as resume_file:
         resume_file.save(QUERY, [Series(CUSTOM_EVENTS.metric_group, points[::-1])])
-        assert tuple(resume_file.points(resume_file.series(QUERY)[0][0])) == points
+        assert tuple(resume_file.read_points(resume_file.read_series(QUERY)[0][0])) == points
 
 
 def test_resume_file_of_other_version_is_refused(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_foreign_database_is_refused(tmp_path: Path, application: int, *, is_kil
     with closing(sqlite3.connect(whole)) as connection:
         connection.execute(f"PRAGMA application_id = {application}")
         connection.execute("CREATE TABLE orders AS SELECT randomblob(50000) AS x")
-    cut_off(whole, "INSERT INTO orders SELECT randomblob(50000)", path)
+    copy_during_transaction(whole, "INSERT INTO orders SELECT randomblob(50000)", path)
     if not is_killed:
         whole.replace(path)
         path.with_name("x-journal").unlink()
@@ -181,7 +181,7 @@ def test_half_created_resume_file_is_created_again(tmp_path: Path) -> None:
             [sys.executable, "-c", BEGINNER, str(path), str(statements)], env=environment, check=False
         )
         with closing(opened(path)) as resume_file:
-            assert resume_file.missing([QUERY]) == [QUERY]
+            assert resume_file.missing_chunks([QUERY]) == [QUERY]
         if killed.returncode == 0:
             break
     assert 5 < statements < 29

@@ -34,10 +34,10 @@ from braze_exporter.braze.transport import Timeouts, Transport, open_session
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.server import serve
 
-ELSEWHERE = "http://127.0.0.1:9/elsewhere"
+REDIRECT_TARGET = "http://127.0.0.1:9/elsewhere"
 
 # Faults and the failure reasons they cause. Faults that take time or pause the pool are tested below.
-REFUSALS: dict[str, tuple[Fault, Reason]] = {
+FAILING_RESPONSES: dict[str, tuple[Fault, Reason]] = {
     "400": (response_faults.status(400), Reason.BAD_REQUEST),
     "401": (response_faults.status(401), Reason.UNAUTHORIZED),
     "403": (response_faults.status(403), Reason.FORBIDDEN),
@@ -50,8 +50,8 @@ REFUSALS: dict[str, tuple[Fault, Reason]] = {
     "202 queued": (response_faults.queued(), Reason.QUEUED),
     "200 queued": (response_faults.message("queued"), Reason.QUEUED),
     "204": (response_faults.no_content(), Reason.NO_CONTENT),
-    "redirect": (response_faults.redirect(ELSEWHERE), Reason.REDIRECT),
-    "permanent redirect": (response_faults.redirect(ELSEWHERE, 308), Reason.REDIRECT),
+    "redirect": (response_faults.redirect(REDIRECT_TARGET), Reason.REDIRECT),
+    "permanent redirect": (response_faults.redirect(REDIRECT_TARGET, 308), Reason.REDIRECT),
     "reset connection": (transfer_faults.disconnect(), Reason.CONNECTION),
     "closed connection": (transfer_faults.disconnect(reset=False), Reason.CONNECTION),
     "truncated": (transfer_faults.truncated(), Reason.TRUNCATED),
@@ -69,7 +69,7 @@ REFUSALS: dict[str, tuple[Fault, Reason]] = {
     "message with the key": (response_faults.message(f"Invalid API key: {KEY}"), Reason.INVALID_RESPONSE),
     "message of megabytes": (response_faults.message("no " * 300_000), Reason.INVALID_RESPONSE),
     "400 with the key": (response_faults.status(400, f"Invalid API key: {KEY}\n"), Reason.BAD_REQUEST),
-    "redirect with the key": (response_faults.redirect(f"{ELSEWHERE}?{KEY}"), Reason.REDIRECT),
+    "redirect with the key": (response_faults.redirect(f"{REDIRECT_TARGET}?{KEY}"), Reason.REDIRECT),
     "redirect to nowhere": (response_faults.redirect("http://[x"), Reason.REDIRECT),
     "message of failure": (response_faults.message("error"), Reason.INVALID_RESPONSE),
     "message missing": (response_faults.document({"data": []}), Reason.INVALID_RESPONSE),
@@ -95,7 +95,7 @@ REFUSALS: dict[str, tuple[Fault, Reason]] = {
 }
 
 # Unusual responses that are valid.
-ODDITIES: dict[str, Fault] = {
+UNUSUAL_RESPONSES: dict[str, Fault] = {
     "shuffled": response_faults.shuffled(),
     "equal duplicates": response_faults.duplicated(),
     "compressed": transfer_faults.gzipped(),
@@ -114,13 +114,13 @@ def shop() -> RecordedCounts:
 
 
 # Faults that hold the endpoint, so that other queries are not fetched either.
-HOLDING = {"401", "403"}
+CIRCUIT_OPENING = {"401", "403"}
 
 
-@pytest.mark.parametrize("fault", sorted(REFUSALS.keys() - HOLDING))
+@pytest.mark.parametrize("fault", sorted(FAILING_RESPONSES.keys() - CIRCUIT_OPENING))
 def test_failed_query_is_counted_once_and_others_succeed(fault: str) -> None:
     """A failed query is down, has one error with its reason and no value; the other query succeeds."""
-    failure, reason = REFUSALS[fault]
+    failure, reason = FAILING_RESPONSES[fault]
     with running_exporter("{event: purchase}\n{event: signup}", shop()) as exporter:
         exporter.braze.inject(failure, event="purchase")
         page = exporter.scrape()
@@ -136,11 +136,11 @@ def test_failed_query_is_counted_once_and_others_succeed(fault: str) -> None:
     assert len(exporter.braze.requests) == 2
 
 
-@pytest.mark.parametrize("oddity", ODDITIES)
+@pytest.mark.parametrize("oddity", UNUSUAL_RESPONSES)
 def test_unusual_response_is_accepted(oddity: str) -> None:
     """A response in an unusual form gives the same values as a usual one."""
     with running_exporter("{event: purchase}", shop()) as exporter:
-        exporter.braze.inject(ODDITIES[oddity])
+        exporter.braze.inject(UNUSUAL_RESPONSES[oddity])
         page = exporter.scrape()
     assert page.value("braze_custom_events_hourly_up") == 1
     assert page.value("braze_custom_events_hourly_latest") == 7
@@ -181,8 +181,8 @@ def test_unknown_host_is_dns_failure() -> None:
     """An unknown host is a DNS failure, and a port without a listener is a connection failure."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         url = exporter.url
-    assert asked(url) is Reason.CONNECTION
-    assert asked("https://rest.iad-99.braze.invalid") is Reason.DNS
+    assert failure_reason(url) is Reason.CONNECTION
+    assert failure_reason("https://rest.iad-99.braze.invalid") is Reason.DNS
 
 
 def test_untrusted_certificate_is_tls_failure() -> None:
@@ -192,15 +192,15 @@ def test_untrusted_certificate_is_tls_failure() -> None:
     authority.issue_cert("127.0.0.1").configure_cert(context)
     braze = FaultInjectingBraze(key=KEY, traffic=shop(), clock=Clock().wall, zone=NEW_YORK)
     with serve(braze, tls=context) as running, authority.cert_pem.tempfile() as bundle:
-        assert asked(running.url) is Reason.TLS
+        assert failure_reason(running.url) is Reason.TLS
         assert braze.requests == []
-        assert asked(running.url, bundle) is None
+        assert failure_reason(running.url, bundle) is None
         assert [request.key for request in braze.requests] == [KEY]
-        assert asked(running.url.replace("127.0.0.1", "localhost"), bundle) is Reason.TLS  # another host name
+        assert failure_reason(running.url.replace("127.0.0.1", "localhost"), bundle) is Reason.TLS  # another host name
         assert len(braze.requests) == 1
 
 
-def asked(url: str, ca_bundle: str | None = None) -> Reason | None:
+def failure_reason(url: str, ca_bundle: str | None = None) -> Reason | None:
     """Send one request to a URL and return the reason of its failure, or None."""
     with contextlib.closing(open_session(1, ca_bundle)) as session:
         transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic)
@@ -260,22 +260,22 @@ def test_invalid_response_keeps_no_references(fault: Fault) -> None:
 
 def test_program_serves_through_every_fault(tmp_path: Path) -> None:
     """With every fault at once, `/metrics` works, each workspace counts its own error, and the key is not shown."""
-    names = list(REFUSALS)
+    names = list(FAILING_RESPONSES)
     traffic = RecordedCounts(events=["signup", *names])
     with running_braze(traffic) as (braze, server):
         items = ""
         for name in names:
             items += workspace_item_yaml(server.url, f'{{event: "{name}"}}\n{{event: signup}}', name=f'"{name}"')
-            braze.inject(REFUSALS[name][0], event=name)
+            braze.inject(FAILING_RESPONSES[name][0], event=name)
         config = write_file(tmp_path / "config.yaml", "workspaces:\n" + items)
         with Program.start([f"--config.file={config}", "--log.level=debug"]) as program:
             page = program.scrape(timeout=60)
             again = program.get("/metrics", {"Accept": "application/openmetrics-text"})
         for name in names:
-            reason, path = REFUSALS[name][1], "/events/data_series"
+            reason, path = FAILING_RESPONSES[name][1], "/events/data_series"
             assert page.value("braze_custom_events_hourly_up", workspace=name, event=name) == 0
             up = page.value("braze_custom_events_hourly_up", workspace=name, event="signup")
-            assert up == (0 if name in HOLDING else 1), name
+            assert up == (0 if name in CIRCUIT_OPENING else 1), name
             assert page.value("braze_api_errors_total", workspace=name, endpoint=path, reason=reason) == 1, name
             assert sum(page.values("braze_api_errors_total", workspace=name, endpoint=path)) == 1
             assert page.values("braze_custom_events_hourly_latest", workspace=name, event=name) == []
@@ -283,7 +283,7 @@ def test_program_serves_through_every_fault(tmp_path: Path) -> None:
     assert program.process.returncode == 0
     assert KEY not in program.output + page.text + again.text
     assert "Traceback" not in program.output
-    assert program.output.count('msg="Query failed"') == len(names) + len(HOLDING)
+    assert program.output.count('msg="Query failed"') == len(names) + len(CIRCUIT_OPENING)
     assert max(map(len, program.lines)) < 600
     assert "Invalid API key: ***" in program.output
 

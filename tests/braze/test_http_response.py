@@ -42,7 +42,7 @@ def tls(pki: Pki) -> ssl.SSLContext:
     return context
 
 
-def final(target: str, size: int = 0) -> bytes:
+def final_response(target: str, size: int = 0) -> bytes:
     """Return a response that repeats the path of its request, padded to `size` bytes."""
     body = json.dumps(urllib.parse.urlsplit(target).path).encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %08d\r\n\r\n"
@@ -56,7 +56,7 @@ def late(target: str, connection: socket.socket) -> Iterator[bytes]:
     yield PROCESSING + b"HTTP/1.1 100 Continue\r\n\r\n" + EARLY_HINTS[:30]
     yield EARLY_HINTS[30:]
     select.select([connection], [], [], 0.02)
-    yield final(target)
+    yield final_response(target)
 
 
 @contextlib.contextmanager
@@ -127,23 +127,25 @@ def test_interim_responses_are_skipped_and_connections_kept(name: str, pki: Pki,
 
 def chunked(target: str) -> bytes:
     """Return the same response with `Transfer-Encoding: chunked`, in one chunk."""
-    head, body = final(target).split(b"\r\n\r\n")
+    head, body = final_response(target).split(b"\r\n\r\n")
     head = head.split(b"\r\n")[0] + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
     return head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 UNEXPECTED: dict[str, Callable[[str], bytes]] = {
-    "a second response": lambda target: final(target) + final("/unasked"),
-    "a second response in the next buffer": lambda target: final(target, io.DEFAULT_BUFFER_SIZE) + final("/unasked"),
-    "more than its length": lambda target: final(target) + b"x",
+    "a second response": lambda target: final_response(target) + final_response("/unasked"),
+    "a second response in the next buffer": lambda target: (
+        final_response(target, io.DEFAULT_BUFFER_SIZE) + final_response("/unasked")
+    ),
+    "more than its length": lambda target: final_response(target) + b"x",
     "more than its chunks": lambda target: chunked(target) + b"\r\n",
     "a body of no content": lambda _: b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}",
     "a body of not modified": lambda _: b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n{}",
-    "an interim response": lambda target: final(target) + EARLY_HINTS,
+    "an interim response": lambda target: final_response(target) + EARLY_HINTS,
     "a length and chunks": lambda target: chunked(target).replace(b"\r\n", b"\r\nContent-Length: 3\r\n", 1),
-    "its length twice": lambda target: re.sub(rb"(Content-Length: .*\r\n)", rb"\1\1", final(target)),
-    "a wish to close": lambda target: final(target).replace(b"\r\n", b"\r\nConnection: close\r\n", 1),
-    "version 1.0": lambda target: EARLY_HINTS + final(target).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "its length twice": lambda target: re.sub(rb"(Content-Length: .*\r\n)", rb"\1\1", final_response(target)),
+    "a wish to close": lambda target: final_response(target).replace(b"\r\n", b"\r\nConnection: close\r\n", 1),
+    "version 1.0": lambda target: EARLY_HINTS + final_response(target).replace(b"HTTP/1.1", b"HTTP/1.0"),
 }
 
 
@@ -165,11 +167,11 @@ def test_connection_after_unexpected_bytes_is_closed(response: str, name: str, p
 def test_connection_after_usual_responses_is_kept(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
     """Responses with a length, in chunks, without content or spanning several buffers keep their connection."""
     responses = {
-        "/1": final("/1"),
+        "/1": final_response("/1"),
         "/2": chunked("/2"),
         "/3": b"HTTP/1.1 204 No Content\r\n\r\n",
-        "/4": final("/4", 100_000),
-        "/5": final("/5", io.DEFAULT_BUFFER_SIZE),
+        "/4": final_response("/4", 100_000),
+        "/5": final_response("/5", io.DEFAULT_BUFFER_SIZE),
     }
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
@@ -186,10 +188,10 @@ def test_response_to_no_request_closes_idle_connection(name: str, pki: Pki, tls:
     is_idle, is_sent = threading.Event(), threading.Event()
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
-        yield final(target)
+        yield final_response(target)
         if target.endswith("/1"):
             is_idle.wait(5)
-            yield final("/unasked")
+            yield final_response("/unasked")
             is_sent.set()
 
     with route(name, respond, tls) as result, client(result, pki) as ask:
@@ -207,10 +209,10 @@ def test_connection_that_server_ended_is_replaced(name: str, pki: Pki, tls: ssl.
 
     def respond(target: str, connection: socket.socket) -> Iterator[bytes]:
         if target.endswith("/2"):
-            yield final(target)
+            yield final_response(target)
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        yield final(target)
+        yield final_response(target)
         if isinstance(connection, ssl.SSLSocket):
             connection.settimeout(0)
             with contextlib.suppress(ssl.SSLWantReadError):  # the client has not closed its side
@@ -238,7 +240,7 @@ def test_response_after_timeout_belongs_to_no_query(name: str, pki: Pki, tls: ss
             yield EARLY_HINTS
             is_next.wait(5)
         is_next.set()
-        yield final(target)
+        yield final_response(target)
 
     with route(name, respond, tls) as result, client(result, pki, chunk=0.2) as ask:
         with pytest.raises(BrazeError) as caught:
@@ -253,7 +255,7 @@ def test_connection_of_oversized_body_is_closed(name: str, pki: Pki, tls: ssl.SS
     """The rest of an oversized body is not read as the next response."""
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
-        yield final(target, 2 * MAX_BODY_BYTES if target.endswith("/1") else 0)
+        yield final_response(target, 2 * MAX_BODY_BYTES if target.endswith("/1") else 0)
 
     with route(name, respond, tls) as result, client(result, pki) as ask:
         with pytest.raises(BrazeError) as caught:
@@ -263,7 +265,7 @@ def test_connection_of_oversized_body_is_closed(name: str, pki: Pki, tls: ssl.SS
     assert result.server.connections == 2
 
 
-REFUSED = {
+REFUSED_RESPONSES = {
     "endless interim responses": (b"", EARLY_HINTS, "more than 64 KiB of interim responses"),
     "an endless interim response": (EARLY_HINTS[:-2], b"Link: </a>\r\n", "more than 64 KiB of interim responses"),
     "an interim response without lines": (EARLY_HINTS[:-2], b"a" * 1000, "more than 64 KiB of interim responses"),
@@ -273,14 +275,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", ROUTES)
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", REFUSED_RESPONSES)
 def test_interim_responses_beyond_bounds_are_refused(case: str, name: str, pki: Pki, tls: ssl.SSLContext) -> None:
     """Interim responses are limited in size, and an upgrade that was not requested is an error."""
-    start, chunk, detail = REFUSED[case]
+    start, chunk, detail = REFUSED_RESPONSES[case]
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         if target.endswith("/2"):
-            yield final(target)
+            yield final_response(target)
             return
         yield start
         while chunk:
@@ -302,7 +304,7 @@ def test_interim_responses_beyond_bounds_are_refused(case: str, name: str, pki: 
         EARLY_HINTS * 2_000,
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-        ESTABLISHED + final("/unasked"),
+        ESTABLISHED + final_response("/unasked"),
     ],
     ids=["endless interim responses", "an upgrade", "a body", "a response"],
 )
@@ -310,7 +312,7 @@ def test_tunnel_with_unexpected_bytes_is_refused(established: bytes, name: str, 
     """A proxy that sends more than the response to CONNECT receives no request."""
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
-        yield final(target)
+        yield final_response(target)
 
     with route(name, respond, tls, established) as result, client(result, pki) as ask:
         with pytest.raises(BrazeError) as caught:

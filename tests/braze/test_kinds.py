@@ -50,7 +50,9 @@ EVERYTHING = all_sections_yaml(CAMPAIGN.id, CANVAS.id, MUG)
 
 
 @contextmanager
-def everything(sections: str = EVERYTHING, clock: Clock | None = None) -> Iterator[tuple[ExporterRig, RecordedCounts]]:
+def run_every_kind(
+    sections: str = EVERYTHING, clock: Clock | None = None
+) -> Iterator[tuple[ExporterRig, RecordedCounts]]:
     """Run the exporter with all config sections against a simulated Braze whose counts the test sets."""
     figures = RecordedCounts()
     with running_exporter(
@@ -61,7 +63,7 @@ def everything(sections: str = EVERYTHING, clock: Clock | None = None) -> Iterat
         yield exporter, figures
 
 
-def labelled(page: MetricsPage, name: str) -> dict[frozenset[tuple[str, str]], float]:
+def samples_by_labels(page: MetricsPage, name: str) -> dict[frozenset[tuple[str, str]], float]:
     """Return all samples of a metric by their labels, without the workspace."""
     return {
         frozenset(pair for pair in labels if pair[0] != "workspace"): value
@@ -70,14 +72,14 @@ def labelled(page: MetricsPage, name: str) -> dict[frozenset[tuple[str, str]], f
     }
 
 
-def of(**labels: str) -> frozenset[tuple[str, str]]:
+def label_set(**labels: str) -> frozenset[tuple[str, str]]:
     """Return labels as a dictionary key."""
     return frozenset(labels.items())
 
 
 def test_every_kind_exposes_braze_counts() -> None:
     """Each gauge shows the count of the simulated Braze under its own name and labels."""
-    with everything() as (exporter, figures):
+    with run_every_kind() as (exporter, figures):
         for name, value in {"sessions": 50, "purchases": 7, f"purchases/{MUG}": 3}.items():
             figures.set(name, CURRENT_HOUR - 2 * HOUR, value)
         figures.set("sessions", CURRENT_HOUR - 2 * HOUR, 20, IOS)
@@ -99,44 +101,47 @@ def test_every_kind_exposes_braze_counts() -> None:
         page = exporter.scrape()
     assert page.values("braze_up") == [1]
     settled = {
-        "sessions_hourly": {of(): 50},
+        "sessions_hourly": {label_set(): 50},
         "sessions_filtered_hourly": {
-            of(braze_app="ios", segment=""): 20,
-            of(braze_app="", segment="vip"): 9,
-            of(braze_app="ios", segment="vip"): 4,
+            label_set(braze_app="ios", segment=""): 20,
+            label_set(braze_app="", segment="vip"): 9,
+            label_set(braze_app="ios", segment="vip"): 4,
         },
-        "sessions_daily": {of(): 0},
-        "purchases_hourly": {of(): 7},
-        "purchases_filtered_hourly": {of(product=MUG, braze_app=""): 3, of(product=MUG, braze_app="ios"): 2},
-        "revenue_filtered_daily": {of(product=MUG, braze_app=""): 123.45},
-        "segment_users_daily": {of(segment="vip"): 8_000},
-        "new_users_daily": {of(): 31},
-        "new_users_filtered_daily": {of(braze_app="ios"): 11},
-        "daily_active_users_daily": {of(): 900},
-        "campaign_conversions_daily": {of(campaign=CAMPAIGN.id): 30},
-        "campaign_revenue_daily": {of(campaign=CAMPAIGN.id): 1_485},
-        "campaign_unique_recipients_daily": {of(campaign=CAMPAIGN.id): 980},
-        "canvas_entries_daily": {of(canvas=CANVAS.id): 200},
-        "canvas_conversions_daily": {of(canvas=CANVAS.id): 6},
-        "canvas_revenue_daily": {of(canvas=CANVAS.id): 297},
+        "sessions_daily": {label_set(): 0},
+        "purchases_hourly": {label_set(): 7},
+        "purchases_filtered_hourly": {
+            label_set(product=MUG, braze_app=""): 3,
+            label_set(product=MUG, braze_app="ios"): 2,
+        },
+        "revenue_filtered_daily": {label_set(product=MUG, braze_app=""): 123.45},
+        "segment_users_daily": {label_set(segment="vip"): 8_000},
+        "new_users_daily": {label_set(): 31},
+        "new_users_filtered_daily": {label_set(braze_app="ios"): 11},
+        "daily_active_users_daily": {label_set(): 900},
+        "campaign_conversions_daily": {label_set(campaign=CAMPAIGN.id): 30},
+        "campaign_revenue_daily": {label_set(campaign=CAMPAIGN.id): 1_485},
+        "campaign_unique_recipients_daily": {label_set(campaign=CAMPAIGN.id): 980},
+        "canvas_entries_daily": {label_set(canvas=CANVAS.id): 200},
+        "canvas_conversions_daily": {label_set(canvas=CANVAS.id): 6},
+        "canvas_revenue_daily": {label_set(canvas=CANVAS.id): 297},
     }
-    rendered = {metric_group: labelled(page, f"braze_{metric_group}_settled") for metric_group in settled}
+    rendered = {metric_group: samples_by_labels(page, f"braze_{metric_group}_settled") for metric_group in settled}
     assert rendered == settled
     sent = {
         dict(labels)["channel"]: value
-        for labels, value in labelled(page, "braze_campaign_messages_daily_settled").items()
+        for labels, value in samples_by_labels(page, "braze_campaign_messages_daily_settled").items()
         if ("stat", "sent") in labels
     }
     assert sent == {"email": 1_000, "ios_push": 1_000}
-    opened = of(campaign=CAMPAIGN.id, channel="email", variation=make_id(CAMPAIGN.id, ""), stat="unique_opens")
-    assert labelled(page, "braze_campaign_messages_daily_settled")[opened] == 330
-    clicked = of(canvas=CANVAS.id, step="Hello", channel="email", stat="clicks")
-    assert labelled(page, "braze_canvas_messages_daily_settled")[clicked] == 12
+    opened = label_set(campaign=CAMPAIGN.id, channel="email", variation=make_id(CAMPAIGN.id, ""), stat="unique_opens")
+    assert samples_by_labels(page, "braze_campaign_messages_daily_settled")[opened] == 330
+    clicked = label_set(canvas=CANVAS.id, step="Hello", channel="email", stat="clicks")
+    assert samples_by_labels(page, "braze_canvas_messages_daily_settled")[clicked] == 12
 
 
 def test_late_computed_kinds_settle_later() -> None:
     """Yesterday's uninstalls and monthly active users are not settled today, but are exposed as latest."""
-    with everything() as (exporter, figures):
+    with run_every_kind() as (exporter, figures):
         figures.set("uninstalls", YESTERDAY, 6)
         figures.set("uninstalls", YESTERDAY - DAY, 5)
         figures.set("monthly_active_users", YESTERDAY, 15_000)
@@ -152,7 +157,7 @@ def test_late_computed_kinds_settle_later() -> None:
 
 def test_each_kind_sends_documented_parameters() -> None:
     """Each kind sends the documented path and parameters, including the length."""
-    with everything() as (exporter, _):
+    with run_every_kind() as (exporter, _):
         exporter.scrape()
         requested = {
             (request.path, tuple(sorted((key, value) for key, value in request.params.items() if key != "ending_at")))
@@ -185,7 +190,7 @@ def test_each_kind_sends_documented_parameters() -> None:
 
 def test_canvas_request_length_is_limited() -> None:
     """After an outage of weeks a Canvas query requests 14 days, and a campaign query all missed days."""
-    with everything() as (exporter, _):
+    with run_every_kind() as (exporter, _):
         exporter.scrape()
         exporter.braze.reset()
         exporter.clock.advance(30 * DAY)
@@ -196,18 +201,20 @@ def test_canvas_request_length_is_limited() -> None:
 
 def test_plan_accounts_for_every_pool() -> None:
     """Purchases use the pool of the lists, campaigns their own pool, and all other kinds the default pool."""
-    with everything() as (exporter, _):
+    with run_every_kind() as (exporter, _):
         page = exporter.scrape()
-    limits = {dict(labels)["pool"]: value for labels, value in labelled(page, "braze_api_quota_limit").items()}
+    limits = {dict(labels)["pool"]: value for labels, value in samples_by_labels(page, "braze_api_quota_limit").items()}
     assert limits == {"default": 250_000, "lists": 1_000, "campaigns": 50_000}
-    left = {dict(labels)["pool"]: value for labels, value in labelled(page, "braze_api_quota_remaining").items()}
+    left = {
+        dict(labels)["pool"]: value for labels, value in samples_by_labels(page, "braze_api_quota_remaining").items()
+    }
     assert 1_000 - 5 <= left["lists"] < 1_000  # the value of the response that arrived last
     assert left["campaigns"] == 50_000 - 1
 
 
 def test_missing_permission_is_named() -> None:
     """Each kind needs its own permission, and a missing one does not hold the other kinds."""
-    with everything() as (exporter, _):
+    with run_every_kind() as (exporter, _):
         exporter.braze.permissions = {kind.permission for kind in KINDS} - {"kpi.mau.data_series"}
         page = exporter.scrape()
         (mau,) = [
@@ -222,7 +229,7 @@ def test_missing_permission_is_named() -> None:
 
 def test_only_additive_kinds_have_counters() -> None:
     """Counts of occurrences have a counter; sizes, active users and unique users have none."""
-    with everything() as (exporter, figures):
+    with run_every_kind() as (exporter, figures):
         exporter.scrape()
         figures.set("new_users", TODAY, 5)
         figures.set(f"segments/{VIP}", TODAY, 5)
@@ -251,7 +258,10 @@ def test_only_additive_kinds_have_counters() -> None:
         "braze_canvas_messages_total",
     }
     assert page.value("braze_new_users_total") == 5
-    counted = {dict(labels)["stat"]: value for labels, value in labelled(page, "braze_campaign_messages_total").items()}
+    counted = {
+        dict(labels)["stat"]: value
+        for labels, value in samples_by_labels(page, "braze_campaign_messages_total").items()
+    }
     assert (counted["sent"], counted["opens"]) == (1_000, 410)
     assert not any(stat.startswith("unique_") for stat in counted)
 
@@ -268,16 +278,16 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Fault:
 
 def test_new_channel_counts_from_zero() -> None:
     """A channel that first appears later is counted from zero."""
-    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         first = exporter.scrape()
-        assert {*labelled(first, "braze_campaign_messages_total").values()} == {0}
+        assert {*samples_by_labels(first, "braze_campaign_messages_total").values()} == {0}
         exporter.braze.inventory = Inventory(campaigns=(replace(CAMPAIGN, channels=("email", "ios_push", "sms")),))
         exporter.clock.advance(900)
         page = exporter.scrape()
     sent = {
         dict(labels)["channel"]: value
-        for labels, value in labelled(page, "braze_campaign_messages_total").items()
+        for labels, value in samples_by_labels(page, "braze_campaign_messages_total").items()
         if ("stat", "sent") in labels
     }
     assert sent == {"email": 0, "ios_push": 0, "sms": 100}
@@ -286,7 +296,7 @@ def test_new_channel_counts_from_zero() -> None:
 def test_renamed_variation_keeps_its_counter() -> None:
     """A counter is keyed by Braze's id: a new name changes the label, and the value is kept."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
-    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         exporter.braze.inventory = Inventory(campaigns=(named,))
         exporter.scrape()
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
@@ -320,15 +330,15 @@ def test_series_of_response_show_same_bucket(since: int, latest: dict[str, int],
         if row["time"] >= datetime.fromtimestamp(since, NEW_YORK).date().isoformat():
             row["messages"]["ios_push"] = []
 
-    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000), (TODAY, 30)):
             figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
         exporter.braze.inject(edited(stop), path="/campaigns/data_series")
         page = exporter.scrape()
     for measure, expected in (("latest", latest), ("settled", settled)):
-        rendered = labelled(page, f"braze_campaign_messages_daily_{measure}").items()
+        rendered = samples_by_labels(page, f"braze_campaign_messages_daily_{measure}").items()
         assert {dict(labels)["channel"]: value for labels, value in rendered if ("stat", "sent") in labels} == expected
-    starts = labelled(page, "braze_campaign_messages_daily_settled_bucket_start_timestamp_seconds").items()
+    starts = samples_by_labels(page, "braze_campaign_messages_daily_settled_bucket_start_timestamp_seconds").items()
     info = {dict(labels)["channel"]: start for labels, start in starts if ("stat", "sent") in labels}
     assert info == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
 
@@ -336,7 +346,7 @@ def test_series_of_response_show_same_bucket(since: int, latest: dict[str, int],
 def test_variation_with_name_of_another_keeps_both_series() -> None:
     """A new variation with a name in use has its id appended, so that no counter seems to jump."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
-    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         exporter.braze.inventory = Inventory(campaigns=(named,))
         exporter.scrape()
@@ -365,7 +375,7 @@ def test_variation_with_name_of_another_keeps_both_series() -> None:
     assert swapped.value("braze_campaign_messages_total", variation=f"A ({second})", stat="sent") == 10
 
 
-def read(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
+def parse_values(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
     """Return the values of each series of a response, by metric group and labels."""
     body = json.dumps({"message": "success", "data": data}).encode()
     result = parsing.parse_series(Query("p", kind, Unit.DAY, "x", subject_id="x"), body, 2_000, NOW, NOW)
@@ -402,7 +412,7 @@ RECORDED = {
 
 def test_recorded_row_is_parsed() -> None:
     """All fields of a recorded row are parsed, and no others."""
-    result = read(CAMPAIGNS, [RECORDED])
+    result = parse_values(CAMPAIGNS, [RECORDED])
     stats = {
         dict(labels)["stat"]: values
         for (metric_group, labels), values in result.items()
@@ -440,7 +450,7 @@ def test_unknown_fields_are_ignored() -> None:
         "banners": {},
         "webhook": [variation(unique_clicks=2), variation(sent=4, unique_clicks=3)],
     }
-    result = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": messages}, {"time": "2026-11-21"}])
+    result = parse_values(CAMPAIGNS, [{"time": "2026-11-20", "messages": messages}, {"time": "2026-11-21"}])
     labels = {
         (channel, name, stat): values
         for (metric_group, pairs), values in result.items()
@@ -467,14 +477,14 @@ def test_names_never_make_duplicate_series() -> None:
         variation(variation_api_id="v4", variation_name="v5"),
         variation(variation_api_id="v5"),
     ]
-    result = read(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
+    result = parse_values(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
     names = [dict(labels)["variation"] for metric_group, labels in result if metric_group == "campaign_messages"]
     assert names == ["A (v2) (v1)", "A (v2) (v2)", "A (v3)", "v5 (v4)", "v5 (v5)"]
 
 
 def test_lone_surrogates_do_not_break_page() -> None:
     """Names and keys with lone surrogates, such as a truncated emoji, become labels, and the page is rendered."""
-    with everything(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, _):
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, _):
 
         def cut(exchange: Exchange) -> Reply:
             document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # the body is bytes
@@ -492,7 +502,7 @@ def test_lone_surrogates_do_not_break_page() -> None:
 def test_history_never_makes_duplicate_labels() -> None:
     """A past variation with the name of a current one has its id appended."""
     sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 20}}\n"
-    with everything(sections) as (exporter, _):
+    with run_every_kind(sections) as (exporter, _):
 
         def former(exchange: Exchange) -> Reply:
             document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # the body is bytes
@@ -511,7 +521,7 @@ def test_history_never_makes_duplicate_labels() -> None:
 
         wait_until(is_read, "history is read")
         page = exporter.page()  # raises an error if two samples have the same labels
-    assert {dict(labels)["variation"] for labels in labelled(page, "braze_campaign_messages_total")} >= {
+    assert {dict(labels)["variation"] for labels in samples_by_labels(page, "braze_campaign_messages_total")} >= {
         "Red",
         "Red (former)",
     }
@@ -545,7 +555,7 @@ def test_parts_without_id_have_no_counter() -> None:
 
 def test_canvas_request_ends_by_braze_clock() -> None:
     """If the local clock is ten minutes ahead, requests end by Braze's clock after the first response."""
-    with everything() as (exporter, _):
+    with run_every_kind() as (exporter, _):
         real = exporter.clock.wall
         exporter.braze.clock = lambda: real() - 600
         exporter.scrape()
@@ -563,7 +573,7 @@ def test_steps_with_same_name_are_disambiguated() -> None:
         "s4": None,
     }
     rows = [{"time": "2026-11-20", "total_stats": {"entries": 9, "revenue": -1.5}, "step_stats": steps}]
-    result = read(CANVASES, {"name": "Onboarding", "stats": rows})
+    result = parse_values(CANVASES, {"name": "Onboarding", "stats": rows})
     assert {
         tuple(value for _, value in labels): values for (metric_group, labels), values in result.items() if labels
     } == {
@@ -572,7 +582,7 @@ def test_steps_with_same_name_are_disambiguated() -> None:
         ("s3", "sms", "sent"): [1],
     }
     assert (result["canvas_entries", ()], result["canvas_revenue", ()]) == ([9], [-1.5])
-    assert read(CANVASES, {"stats": []}) == {
+    assert parse_values(CANVASES, {"stats": []}) == {
         (metric_group.name, ()): [] for metric_group in CANVASES.metric_groups if not metric_group.series_labels
     }
 
@@ -604,7 +614,7 @@ def test_steps_with_same_name_are_disambiguated() -> None:
 def test_unreadable_response_is_an_error(kind: SeriesKind, data: object, message: str) -> None:
     """An invalid value in a response is an error of the query with a message, never a zero."""
     with pytest.raises(BrazeError) as raised:
-        read(kind, data)
+        parse_values(kind, data)
     assert (raised.value.reason, raised.value.detail) == (Reason.INVALID_RESPONSE, f"malformed response: {message}")
 
 
@@ -639,7 +649,7 @@ json_values = st.recursive(
 def test_any_response_is_parsed_or_rejected(kind: SeriesKind, data: object) -> None:
     """Any JSON response is parsed or is an error of the query."""
     try:
-        result = read(kind, data)
+        result = parse_values(kind, data)
     except BrazeError as error:
         assert error.reason is Reason.INVALID_RESPONSE
     else:
@@ -650,7 +660,7 @@ def test_canvas_at_midnight_reports_no_timezone_mismatch() -> None:
     """A Canvas request that ends a minute ago, just before midnight, reports no timezone mismatch."""
     clock = Clock(TODAY + 30)
     sections = f"    canvases:\n      - canvas: {CANVAS.id}\n"
-    with everything(sections, clock) as (exporter, _):
+    with run_every_kind(sections, clock) as (exporter, _):
         page = exporter.scrape()
         start = page.value("braze_canvas_entries_daily_latest_bucket_start_timestamp_seconds")
         assert page.value("braze_canvas_entries_daily_up") == 1
@@ -660,7 +670,7 @@ def test_canvas_at_midnight_reports_no_timezone_mismatch() -> None:
 
 def test_lines_of_every_kind_equal_golden_file() -> None:
     """The lines of all kinds except custom events equal the golden file byte for byte."""
-    with everything() as (exporter, figures):
+    with run_every_kind() as (exporter, figures):
         for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000)):
             figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
             figures.set(f"canvases/{CANVAS.id}", day, sent // 5)
@@ -681,7 +691,7 @@ def test_lines_of_every_kind_equal_golden_file() -> None:
 
 def test_every_kind_has_lines() -> None:
     """The page has all families of all metric groups with the labels of the endpoint table."""
-    with everything() as (exporter, figures):
+    with run_every_kind() as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", YESTERDAY, 1_000)
         page = exporter.scrape()
     labels: dict[str, set[frozenset[str]]] = {}

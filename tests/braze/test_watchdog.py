@@ -27,7 +27,7 @@ def gzip_without_end() -> Iterator[bytes]:
         yield EMPTY_BLOCK
 
 
-def after(start: bytes, chunk: bytes) -> Callable[[], Iterator[bytes]]:
+def endless_chunks(start: bytes, chunk: bytes) -> Callable[[], Iterator[bytes]]:
     """Return a function that yields `start` and then `chunk` forever."""
 
     def chunks() -> Iterator[bytes]:
@@ -39,25 +39,25 @@ def after(start: bytes, chunk: bytes) -> Callable[[], Iterator[bytes]]:
 
 
 ENDLESS: dict[str, Callable[[], Iterator[bytes]]] = {
-    "silence": after(b"", b""),
-    "a status line byte by byte": after(b"HTTP/1.1 200 ", b"O"),
-    "a header byte by byte": after(HEAD + b"X-Drip: ", b"a"),
-    "header after header": after(HEAD, b"X-Drip: a\r\n"),
-    "continue after continue": after(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "interim response after interim response": after(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
-    "an interim response header by header": after(b"HTTP/1.1 103 Early Hints\r\n", b"Link: </a>\r\n"),
-    "an interim response byte by byte": after(b"HTTP/1.1 103 Early Hints\r\n", b"a"),
-    "the size of a chunk": after(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
-    "trailer after trailer": after(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n"),
-    "a body byte by byte": after(HEAD + b"Content-Length: 100000\r\n\r\n", b" "),
-    "a body without a length": after(HEAD + b"\r\n", b" "),
+    "silence": endless_chunks(b"", b""),
+    "a status line byte by byte": endless_chunks(b"HTTP/1.1 200 ", b"O"),
+    "a header byte by byte": endless_chunks(HEAD + b"X-Drip: ", b"a"),
+    "header after header": endless_chunks(HEAD, b"X-Drip: a\r\n"),
+    "continue after continue": endless_chunks(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "interim response after interim response": endless_chunks(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+    "an interim response header by header": endless_chunks(b"HTTP/1.1 103 Early Hints\r\n", b"Link: </a>\r\n"),
+    "an interim response byte by byte": endless_chunks(b"HTTP/1.1 103 Early Hints\r\n", b"a"),
+    "the size of a chunk": endless_chunks(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "trailer after trailer": endless_chunks(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n"),
+    "a body byte by byte": endless_chunks(HEAD + b"Content-Length: 100000\r\n\r\n", b" "),
+    "a body without a length": endless_chunks(HEAD + b"\r\n", b" "),
     "empty pieces of gzip": gzip_without_end,
-    "a redirect with a body": after(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n", b" "),
+    "a redirect with a body": endless_chunks(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n", b" "),
 }
 
 
 @contextlib.contextmanager
-def answering(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | None = None) -> Iterator[str]:
+def serve_chunks(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | None = None) -> Iterator[str]:
     """Serve one connection with the chunks, slowly, until the client disconnects; yield the URL."""
     done = threading.Event()
 
@@ -86,7 +86,7 @@ def answering(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | Non
     assert not thread.is_alive()
 
 
-def ask(url: str, ca_bundle: str | None = None) -> RawResponse:
+def send_request(url: str, ca_bundle: str | None = None) -> RawResponse:
     """Send one request with a deadline of half a second."""
     with contextlib.closing(open_session(1, ca_bundle)) as session:
         timeouts = Timeouts(connect=5, read=5, total=0.5)
@@ -94,10 +94,10 @@ def ask(url: str, ca_bundle: str | None = None) -> RawResponse:
         return transport.get("/events/data_series", {})
 
 
-def reason_of(url: str, ca_bundle: str | None = None) -> Reason | None:
+def failure_reason(url: str, ca_bundle: str | None = None) -> Reason | None:
     """Send one request and return the reason of its failure, or None."""
     try:
-        received = ask(url, ca_bundle)
+        received = send_request(url, ca_bundle)
     except BrazeError as error:
         return error.reason
     return received.body_error.reason if received.body_error is not None else None
@@ -108,12 +108,12 @@ def reason_of(url: str, ca_bundle: str | None = None) -> Reason | None:
 def test_endless_response_is_cut_off_at_deadline(name: str, tls: bool) -> None:  # noqa: FBT001
     """An endless response fails as a timeout at the deadline, with and without TLS."""
     authority = trustme.CA() if tls else None
-    with answering(ENDLESS[name], authority) as url, tempfile.NamedTemporaryFile() as bundle:
+    with serve_chunks(ENDLESS[name], authority) as url, tempfile.NamedTemporaryFile() as bundle:
         if authority is not None:
             bundle.write(authority.cert_pem.bytes())
             bundle.flush()
         started = time.monotonic()
-        assert reason_of(url, bundle.name if tls else None) is Reason.TIMEOUT
+        assert failure_reason(url, bundle.name if tls else None) is Reason.TIMEOUT
         assert 0.4 < time.monotonic() - started < 3
 
 
@@ -125,9 +125,9 @@ def test_redirect_body_is_not_read() -> None:
         while True:
             yield b" " * 1_000_000
 
-    with answering(chunks) as url:
+    with serve_chunks(chunks) as url:
         tracemalloc.start()
-        received = ask(url)
+        received = send_request(url)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert received.status == 302
@@ -169,7 +169,7 @@ def test_request_headers_are_as_documented() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=response, args=(listener,), daemon=True)
         thread.start()
-        ask(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        send_request(f"http://127.0.0.1:{listener.getsockname()[1]}")
         thread.join(5)
     lines = seen[0].decode().split("\r\n")
     assert lines[0] == "GET /events/data_series HTTP/1.1"

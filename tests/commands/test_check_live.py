@@ -52,7 +52,7 @@ hours; see braze_revision_age_seconds
 
 
 @dataclass
-class Live:
+class CheckLiveRig:
     """Holds a simulated Braze, and runs the command in this process."""
 
     braze: FaultInjectingBraze
@@ -100,15 +100,15 @@ def counts() -> RecordedCounts:
 
 
 @pytest.fixture
-def braze() -> Iterator[Live]:
+def braze() -> Iterator[CheckLiveRig]:
     """Run a simulated Braze with all events of `EVENTS` and the segment of the config."""
     clock = Clock()
     with running_braze(counts(), clock) as (running, server):
         running.inventory = Inventory(segments=(Segment(VIP, "Very important"),))
-        yield Live(running, server.url, clock)
+        yield CheckLiveRig(running, server.url, clock)
 
 
-def test_check_live_with_valid_config_finds_no_problem(braze: Live) -> None:
+def test_check_live_with_valid_config_finds_no_problem(braze: CheckLiveRig) -> None:
     """Each query is fetched once, without history, along with the lists needed; the output summarizes the results."""
     assert braze.check() == (True, NO_PROBLEM_OUTPUT.splitlines())
     requested = [(request.path, request.params.get("length")) for request in braze.braze.requests]
@@ -120,7 +120,7 @@ def test_check_live_with_valid_config_finds_no_problem(braze: Live) -> None:
     ]
 
 
-def test_campaign_of_nine_variations_over_three_push_channels_is_read(braze: Live) -> None:
+def test_response_larger_than_1_mib_is_read(braze: CheckLiveRig) -> None:
     """Its response for 100 days is larger than 1 MiB, which is no failure."""
     campaign = "0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f"
     channels = ("ios_push", "android_push", "web_push")
@@ -140,7 +140,7 @@ def test_campaign_of_nine_variations_over_three_push_channels_is_read(braze: Liv
     assert sizes[0] > 1024**2
 
 
-def test_oversized_response_is_requested_again_for_fewer_buckets(braze: Live) -> None:
+def test_oversized_response_is_requested_again_for_fewer_buckets(braze: CheckLiveRig) -> None:
     """An oversized response is no problem if a shorter request for the newest hours succeeds."""
 
     def oversized(exchange: Exchange) -> Reply:
@@ -156,7 +156,7 @@ def test_oversized_response_is_requested_again_for_fewer_buckets(braze: Live) ->
     assert lengths == ["100", "4"]
 
 
-def test_malformed_and_oversized_responses_are_distinguished(braze: Live) -> None:
+def test_malformed_and_oversized_responses_are_distinguished(braze: CheckLiveRig) -> None:
     """A malformed response is a problem, also if other queries need shorter requests."""
     braze.braze.inject(transfer_faults.huge(9 * 1024**2), event="signup")
     braze.braze.inject(response_faults.count(-1, row=0), event="purchase")
@@ -166,7 +166,7 @@ def test_malformed_and_oversized_responses_are_distinguished(braze: Live) -> Non
     ]
 
 
-def test_response_of_holes_only_is_reported(braze: Live) -> None:
+def test_response_of_holes_only_is_reported(braze: CheckLiveRig) -> None:
     """A response in which no bucket has a number is reported as such, not as zeros or an unknown event."""
     braze.braze.inject(
         response_faults.edited(lambda result: result.update(data=[{**row, "count": None} for row in result["data"]]))
@@ -201,7 +201,7 @@ def test_check_live_program_succeeds(tmp_path: Path) -> None:
         )
 
 
-def test_missing_permission_is_reported_once(braze: Live) -> None:
+def test_missing_permission_is_reported_once(braze: CheckLiveRig) -> None:
     """A missing permission is one problem for all its queries; for a list it is only a note."""
     braze.braze.permissions = {"segments.list"}
     good, lines = braze.check()
@@ -220,7 +220,7 @@ lacks the permission events.list: Access Denied
     assert braze.problems() == []
 
 
-def test_rejected_key_error_names_instance(braze: Live) -> None:
+def test_rejected_key_error_names_instance(braze: CheckLiveRig) -> None:
     """A rejected key is one problem, which says that the key may belong to another instance."""
     (problem,) = braze.problems(key="another-key")
     assert problem.startswith("custom_events purchase (hourly), custom_events purchase / ios (hourly), ")
@@ -233,7 +233,7 @@ def test_rejected_key_error_names_instance(braze: Live) -> None:
     assert len(braze.braze.requests) == 3  # one for each list and one for the queries
 
 
-def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
+def test_401_of_one_endpoint_is_reported_as_permission(braze: CheckLiveRig) -> None:
     """A 401 of one endpoint or list names its permission, and all other checks are made."""
     sessions = "    sessions:\n      - {}\n"
     braze.braze.inject(response_faults.status(401), path="/sessions/data_series")
@@ -257,7 +257,7 @@ def test_401_of_one_endpoint_is_reported_as_permission(braze: Live) -> None:
 
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("unknown", UnknownEvent)
-def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: bool) -> None:  # noqa: FBT001 - a case
+def test_unknown_event_is_reported(braze: CheckLiveRig, unknown: UnknownEvent, listed: bool) -> None:  # noqa: FBT001 - a case
     """An event missing from Braze's list is reported with a suggestion; without the list, Braze's response decides."""
     braze.braze.unknown_event = unknown
     if not listed:
@@ -279,7 +279,7 @@ def test_unknown_event_is_reported(braze: Live, unknown: UnknownEvent, listed: b
         assert f"production: {query}: all values of the last 100 hours are 0" in lines
 
 
-def test_selected_items_are_fetched(braze: Live) -> None:
+def test_selected_items_are_fetched(braze: CheckLiveRig) -> None:
     """Items that a selector matches are fetched; too few or too many matches are a problem."""
     good, lines = braze.check("{match: 'p.*'}")
     assert good
@@ -300,9 +300,9 @@ def test_selected_items_are_fetched(braze: Live) -> None:
     )
 
 
-def test_segments_without_series_are_reported(braze: Live) -> None:
+def test_segments_without_series_are_reported(braze: CheckLiveRig) -> None:
     """A segment without tracking, or missing from Braze's list, is reported with its alias and its name."""
-    braze.braze.inventory = Inventory(segments=(Segment(VIP.upper(), "Very important", tracked=False),))
+    braze.braze.inventory = Inventory(segments=(Segment(VIP.upper(), "Very important", is_tracked=False),))
     assert braze.problems("{event: purchase}") == [
         'segment "vip" ("Very important" in Braze) has no series; enable its analytics tracking in Braze'
     ]
@@ -312,7 +312,7 @@ def test_segments_without_series_are_reported(braze: Live) -> None:
     ]
 
 
-def test_wrong_timezone_is_reported_with_matching_zones(braze: Live) -> None:
+def test_wrong_timezone_is_reported_with_matching_zones(braze: CheckLiveRig) -> None:
     """If hours and days add up only in another timezone, those zones and the fix are reported."""
     braze.braze.zone = ZoneInfo("Europe/Paris")
     (problem,) = braze.problems()
@@ -323,7 +323,7 @@ def test_wrong_timezone_is_reported_with_matching_zones(braze: Live) -> None:
     assert braze.problems(zone="Europe/Paris") == []
 
 
-def test_newest_day_not_today_is_reported(braze: Live) -> None:
+def test_newest_day_not_today_is_reported(braze: CheckLiveRig) -> None:
     """Without hourly queries, a wrong timezone is reported if the newest day is tomorrow's."""
     braze.braze.zone = ZoneInfo("Pacific/Auckland")
     (problem,) = braze.problems("{event: purchase, unit: day}")
@@ -333,7 +333,7 @@ def test_newest_day_not_today_is_reported(braze: Live) -> None:
     assert problem.endswith("; set timezone to the company's time zone in Braze")
 
 
-def test_late_data_is_reported(braze: Live) -> None:
+def test_late_data_is_reported(braze: CheckLiveRig) -> None:
     """If the newest hour with a count ended longer ago than `settle`, a problem is reported."""
     braze.braze.traffic = RecordedCounts(events=["purchase", "signup"])
     braze.braze.traffic.set("purchase", CURRENT_HOUR - 3 * HOUR, 5)
@@ -347,7 +347,7 @@ def test_late_data_is_reported(braze: Live) -> None:
     assert lines[1].startswith("production: the newest hour with a count above 0 ended 140 min ago. One response does ")
 
 
-def test_check_live_leaves_reserve(braze: Live) -> None:
+def test_check_live_leaves_reserve(braze: CheckLiveRig) -> None:
     """If the remaining limit reaches the reserve, the queries that were not fetched are reported."""
     braze.braze.spend_calls(200_000 - 3)
     (problem,) = braze.problems()

@@ -27,17 +27,17 @@ from braze_exporter.scheduler.list_reader import ListResult
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 from braze_exporter.simulator.server import Server
 
-WORLD = Inventory(
+INVENTORY = Inventory(
     segments=(
         Segment(VIP, "Very important", tags=("loyalty", None)),
         Segment("1" * 8 + "-1111-1111-1111-" + "1" * 12, "all"),
-        Segment("2" * 8 + "-2222-2222-2222-" + "2" * 12, "Test devices", tracked=False),
+        Segment("2" * 8 + "-2222-2222-2222-" + "2" * 12, "Test devices", is_tracked=False),
         Segment("not-a-uuid", "Odd"),
     ),
     campaigns=(
         Campaign("aaaaaaaa-0000-0000-0000-000000000001", "Win-back", ("a", "b")),
         Campaign("aaaaaaaa-0000-0000-0000-000000000002", "Win-back", last_edited=""),
-        Campaign("aaaaaaaa-0000-0000-0000-000000000003", "Old\n- x", archived=True),
+        Campaign("aaaaaaaa-0000-0000-0000-000000000003", "Old\n- x", is_archived=True),
     ),
     canvases=(Canvas("bbbbbbbb-0000-0000-0000-000000000001", "Onboarding", tuple("abcdefg")),),
     products=("P: 1", " ", "all"),
@@ -92,11 +92,11 @@ def braze() -> Iterator[tuple[FaultInjectingBraze, Server]]:
     """Run a simulated Braze with items of each list, including unusual names."""
     events = ["purchase", "Login", "login", 'Größe & Maß\u2028🛒 "#1": x']
     with running_braze(RecordedCounts(events=events)) as (running, server):
-        running.inventory = WORLD
+        running.inventory = INVENTORY
         yield running, server
 
 
-def discovered(config: str, *flags: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
+def run_discover(config: str, *flags: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
     """Run the command, and check that it shows no key and no traceback."""
     done = run_program("discover", f"--config.file={config}", *flags, BRAZE_API_KEY=key)
     assert key not in done.stdout + done.stderr
@@ -107,7 +107,7 @@ def discovered(config: str, *flags: str, key: str = KEY) -> subprocess.Completed
 def test_discover_prints_every_list_item(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """Each list item is printed with comments, and an item that cannot be queried is commented out with the reason."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
-    done = discovered(config, "--archived")
+    done = run_discover(config, "--archived")
     assert done.returncode == 0
     assert done.stdout == PRINTED
     assert done.stderr.splitlines() == [
@@ -117,7 +117,7 @@ def test_discover_prints_every_list_item(braze: tuple[FaultInjectingBraze, Serve
         "production: 1 Canvas",
         "production: 3 products",
     ]
-    assert "aaaaaaaa-0000-0000-0000-000000000003" not in discovered(config).stdout
+    assert "aaaaaaaa-0000-0000-0000-000000000003" not in run_discover(config).stdout
 
 
 def test_selected_items_are_marked_as_configured(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_selected_items_are_marked_as_configured(braze: tuple[FaultInjectingBraz
         "    custom_events:",
         "    campaigns: [{tag: a}]\n    segment_users: [{segment: vip}, {match: 'a.*'}]\n    custom_events:",
     )
-    done, campaign = discovered(write_file(tmp_path / "config.yaml", text)), WORLD.campaigns[0].id
+    done, campaign = run_discover(write_file(tmp_path / "config.yaml", text)), INVENTORY.campaigns[0].id
     reason = "already in the config"
     for line in (
         "      - event: purchase",
@@ -142,11 +142,11 @@ def test_discover_accepts_config_without_sections(braze: tuple[FaultInjectingBra
     """`discover` needs only a URL and a key per workspace; `check` requires an entry; other problems are reported."""
     head = f"workspaces:\n  - name: production\n    url: {braze[1].url}\n    api_key_env: BRAZE_API_KEY\n"
     config = write_file(tmp_path / "config.yaml", head)
-    done = discovered(config)
+    done = run_discover(config)
     assert done.returncode == 0
     assert "      - event: purchase\n" in done.stdout
     assert run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY).returncode == 1
-    bad = discovered(write_file(tmp_path / "bad.yaml", head + "    zone: 1\n"))
+    bad = run_discover(write_file(tmp_path / "bad.yaml", head + "    zone: 1\n"))
     assert (bad.returncode, bad.stdout) == (1, "")
     assert "bad.yaml:5: workspaces[0].zone: unknown key" in bad.stderr
 
@@ -157,7 +157,7 @@ def test_missing_permission_does_not_stop_other_lists(
     """A list that the key may not read is named in a comment; the command fails only if no list can be read."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
     braze[0].permissions = {"events.data_series", "segments.list"}
-    done = discovered(config)
+    done = run_discover(config)
     assert done.returncode == 0
     for key, permission in (
         ("custom_events", "events.list"),
@@ -171,7 +171,7 @@ def test_missing_permission_does_not_stop_other_lists(
     assert len(braze[0].requests) == 6
     assert "production: 0 events (incomplete): 403 Forbidden" in done.stderr
     braze[0].permissions = {"events.data_series"}
-    done = discovered(config)
+    done = run_discover(config)
     assert done.returncode == 1
     assert done.stdout.count(": the list could not be read: 403 Forbidden") == 6
     assert set(yaml.safe_load(done.stdout)["workspaces"][0]) == {"name"}
@@ -180,7 +180,7 @@ def test_missing_permission_does_not_stop_other_lists(
 def test_rejected_key_is_tried_once_per_list(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """With a rejected key each list costs one call, and each missing list has a comment with the reason."""
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
-    done = discovered(config, key="another-key")
+    done = run_discover(config, key="another-key")
     assert done.returncode == 1
     assert (
         done.stdout.count(": the list could not be read: 401 Unauthorized: API key rejected (check that it is a ") == 6
@@ -195,7 +195,7 @@ def test_list_with_401_is_reported_and_others_are_read(
     """A 401 of one list is reported as its missing permission if other lists accept the key."""
     braze[0].inject(response_faults.status(401), path="/events/list")
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: purchase}"))
-    done = discovered(config)
+    done = run_discover(config)
     assert done.returncode == 0
     refused = "401 Unauthorized: the key lacks the permission events.list (or the key is rejected)"
     assert f"production: 0 events (incomplete): {refused}" in done.stderr
@@ -230,7 +230,7 @@ def test_too_many_items_print_a_warning(braze: tuple[FaultInjectingBraze, Server
     config = write_file(
         tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: x}", extra_yaml="max_queries: 20\n")
     )
-    done = discovered(config)
+    done = run_discover(config)
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == (
         "warning: production: 36 entries exceed max_queries, which is 20; copy only the entries to monitor"
@@ -256,7 +256,7 @@ def test_closed_pipe_is_no_error(braze: tuple[FaultInjectingBraze, Server], tmp_
 
 
 @contextlib.contextmanager
-def lister(share: float = 0.1) -> Iterator[tuple[FaultInjectingBraze, Config]]:
+def running_large_list(share: float = 0.1) -> Iterator[tuple[FaultInjectingBraze, Config]]:
     """Run a simulated Braze with 1,000 events, and yield it with a config."""
     with running_braze(RecordedCounts(events=[f"event {n:04}" for n in range(1_000)])) as (braze, server):
         extra_yaml = f"budget: {{share: {share}}}\n"
@@ -268,21 +268,21 @@ def lister(share: float = 0.1) -> Iterator[tuple[FaultInjectingBraze, Config]]:
         )
 
 
-def printed(config: Config, slept: list[float]) -> tuple[bool, str]:
+def run_print_lists(config: Config, slept: list[float]) -> tuple[bool, str]:
     """Run the command in this process, and append the requested sleep times to `slept`."""
     out = io.StringIO()
     with contextlib.closing(transport.open_session(1)) as session:
         ctx = context.CommandContext(
             session, lambda _url: {}, lambda: NOW, lambda: 0.0, slept.append, out, io.StringIO(), lambda _: None
         )
-        good = discover.print_lists(config, ctx, archived=False)
+        good = discover.print_lists(config, ctx, include_archived=False)
     return good, out.getvalue()
 
 
 def test_discover_keeps_to_share() -> None:
     """With a share of two calls an hour two pages are read, and comments say what is missing."""
-    with lister(share=0.002) as (braze, config):
-        good, text = printed(config, [])
+    with running_large_list(share=0.002) as (braze, config):
+        good, text = run_print_lists(config, [])
         assert good
         assert text.count("- event:") == 500
         assert (
@@ -295,26 +295,31 @@ def test_discover_keeps_to_share() -> None:
 
 def test_discover_leaves_reserve() -> None:
     """If the remaining limit is within the reserve, no call follows the one that reported it."""
-    with lister() as (braze, config):
+    with running_large_list() as (braze, config):
         braze.spend_calls(850, pool="lists")
-        _, text = printed(config, [])
+        _, text = run_print_lists(config, [])
         assert "only 250 events could be read: budget of the lists pool is used up" in text
         assert sum(request.path in {"/events/list", "/purchases/product_list"} for request in braze.requests) == 1
 
 
 def test_transient_failure_is_retried() -> None:
     """A page is retried twice after a transient failure; if it still fails, the list is reported as missing."""
-    with lister() as (braze, config):
+    with running_large_list() as (braze, config):
         slept: list[float] = []
         braze.inject(response_faults.edited(lambda _: None), path="/events/list", times=1)
         braze.inject(response_faults.status(503), path="/events/list", times=2)
-        assert printed(config, slept)[1].count("- event:") == 1_000
+        assert run_print_lists(config, slept)[1].count("- event:") == 1_000
         assert slept == [1, 5]
         braze.inject(response_faults.status(503), path="/events/list", times=3)
-        assert "# custom_events: the list could not be read: 503 Service Unavailable" in printed(config, slept)[1]
+        assert (
+            "# custom_events: the list could not be read: 503 Service Unavailable" in run_print_lists(config, slept)[1]
+        )
         braze.inject(response_faults.html(), path="/events/list")
         slept.clear()
-        assert "# custom_events: the list could not be read: malformed response: not JSON" in printed(config, slept)[1]
+        assert (
+            "# custom_events: the list could not be read: malformed response: not JSON"
+            in run_print_lists(config, slept)[1]
+        )
         assert slept == []
 
 

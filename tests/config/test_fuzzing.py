@@ -99,11 +99,11 @@ anything = st.recursive(
 
 
 def load_and_build(text: str) -> Config | None:
-    """Load a config and build its plan; check every error with `hold`."""
+    """Load a config and build its plan; check every error with `assert_readable`."""
     try:
         config = load_config(text, "x.yaml", ENVIRON)
     except ConfigError as error:
-        hold(error)
+        assert_readable(error)
         return None
     for workspace in config.workspaces:
         assert workspace.spec.rest_endpoint.startswith(("https://", "http://"))
@@ -112,13 +112,13 @@ def load_and_build(text: str) -> Config | None:
     try:
         plan = build_plan(config)
     except ConfigError as error:
-        hold(error)
+        assert_readable(error)
         return None
     assert len({query.identity for query in plan.queries}) == len(plan.queries) > 0
     return config
 
 
-def hold(error: ConfigError) -> None:
+def assert_readable(error: ConfigError) -> None:
     """Check the form of an error: one printable line per problem, in order, without secrets."""
     lines = str(error).split("\n")
     assert len(lines) == len(error.problems) > 0
@@ -128,10 +128,10 @@ def hold(error: ConfigError) -> None:
     assert PASSWORD not in str(error)
 
 
-def places(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+def paths_in(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """Return the path of every value within `data`."""
     inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    return [result for key, value in inner for result in ((*path, key), *places(value, (*path, key)))]
+    return [result for key, value in inner for result in ((*path, key), *paths_in(value, (*path, key)))]
 
 
 @st.composite
@@ -140,7 +140,7 @@ def mutations(draw: st.DrawFn, base: dict[str, Any]) -> dict[str, Any]:
     data = copy.deepcopy(base)
     for _ in range(draw(st.integers(1, 3))):
         at: Any = data
-        *way, last = draw(st.sampled_from(places(data) or [("workspaces",)]))
+        *way, last = draw(st.sampled_from(paths_in(data) or [("workspaces",)]))
         for part in way:
             at = at[part]
         action = draw(st.sampled_from(["drop", "replace", "add"]))
@@ -159,7 +159,7 @@ def test_mutation_base_is_valid() -> None:
     assert load_and_build(yaml.safe_dump(GOOD)) is not None
     with pytest.raises(ConfigError) as raised:
         load_config(json.dumps(WITH_SECRETS), "x.yaml", ENVIRON)
-    hold(raised.value)
+    assert_readable(raised.value)
     assert {problem.path[-1] for problem in raised.value.problems} == {
         "url", "api_key", "api_key_env", "instance", "max_age"
     }  # fmt: skip

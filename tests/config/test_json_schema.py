@@ -17,10 +17,10 @@ from braze_exporter.config.loading import load_config
 
 CONFIG_DIRECTORY = Path(__file__).parent
 GOOD = [CONFIG_DIRECTORY.parents[1] / "config.example.yaml", *sorted((CONFIG_DIRECTORY / "good").glob("*.yaml"))]
-GONE = object()
+REMOVED = object()
 SCHEMA = Draft202012Validator(build_schema())
 # Problems that no schema can detect: references to other keys, sums, timezones, hostnames, keys, files and duplicates.
-BEYOND: tuple[str, ...] = (
+UNDETECTABLE: tuple[str, ...] = (
     "alerts-",
     "baseline-",
     "canvas-settle",
@@ -31,10 +31,10 @@ BEYOND: tuple[str, ...] = (
     "key-",
     "merge-",
 )
-BEYOND += ("name-twice", "plan-", "purchases-too", "same-", "state-file-", "surrogate-", "timezone-", "url-")
+UNDETECTABLE += ("name-twice", "plan-", "purchases-too", "same-", "state-file-", "surrogate-", "timezone-", "url-")
 # JSON Schema also treats 10.0 as an integer, and it cannot require a duration of at least a second.
-BEYOND += ("concurrency-fraction", "share-nan", "duration-milliseconds", "duration-zero")
-ODD: tuple[object, ...] = (None, True, 1, 0.5, "", "all", "5m", [], {})
+UNDETECTABLE += ("concurrency-fraction", "share-nan", "duration-milliseconds", "duration-zero")
+ODD_VALUES: tuple[object, ...] = (None, True, 1, 0.5, "", "all", "5m", [], {})
 
 
 def document(path: Path) -> Any:  # noqa: ANN401 - YAML can hold any type
@@ -45,23 +45,23 @@ def document(path: Path) -> Any:  # noqa: ANN401 - YAML can hold any type
         return None
 
 
-def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401
+def paths_in(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401
     """Yield the path of each value within `data`."""
     keys = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
     for key in keys:
         yield (*at, key)
-        yield from places(data[key], (*at, key))
+        yield from paths_in(data[key], (*at, key))
 
 
-def changed(data: Any) -> Iterator[Any]:  # noqa: ANN401
+def changed_copies(data: Any) -> Iterator[Any]:  # noqa: ANN401
     """Yield copies of `data`, each with one value removed or replaced by an unusual one."""
-    for *way, last in places(data):
-        for odd in (*ODD, GONE):
+    for *way, last in paths_in(data):
+        for odd in (*ODD_VALUES, REMOVED):
             other = copy.deepcopy(data)
             owner = other
             for part in way:
                 owner = owner[part]
-            if odd is GONE:
+            if odd is REMOVED:
                 del owner[last]
             else:
                 owner[last] = odd
@@ -85,10 +85,10 @@ def test_schema_accepts_valid_configs(path: Path) -> None:
 
 
 def test_schema_rejects_invalid_configs() -> None:
-    """The schema rejects every invalid config except those listed in `BEYOND`."""
+    """The schema rejects every invalid config except those listed in `UNDETECTABLE`."""
     bad = {path.stem: SCHEMA.is_valid(document(path)) for path in (CONFIG_DIRECTORY / "bad").glob("*.yaml")}
     accepted = {name for name, is_accepted in bad.items() if is_accepted}
-    assert {name for name in accepted if not name.startswith(BEYOND)} == set()
+    assert {name for name in accepted if not name.startswith(UNDETECTABLE)} == set()
     assert len(bad) > 2 * len(accepted)
 
 
@@ -96,7 +96,7 @@ def test_schema_rejects_invalid_configs() -> None:
 def test_schema_accepts_every_loadable_config(name: str) -> None:
     """With any value removed or replaced, the schema accepts at least every config that the exporter loads."""
     tried = 0
-    for data in changed(document(CONFIG_DIRECTORY / "good" / f"{name}.yaml")):
+    for data in changed_copies(document(CONFIG_DIRECTORY / "good" / f"{name}.yaml")):
         text = yaml.safe_dump(data, allow_unicode=True)
         try:
             load_config(text, "config.yaml")

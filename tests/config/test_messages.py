@@ -26,7 +26,7 @@ def expected(room: str, name: str) -> list[str]:
     return (CONFIG_DIRECTORY / room / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
-def described(config: Config) -> Iterator[str]:
+def describe_plan(config: Config) -> Iterator[str]:
     """Yield a line for each query, pool, workspace and alert group of a config."""
     plan = build_plan(config)
     for query in plan.queries:
@@ -41,8 +41,8 @@ def described(config: Config) -> Iterator[str]:
             requested = f"{query.metric_group.name} per {query.unit}"
             yield f"{selector.workspace}: {requested} selected by {query.subject!r} in {list_endpoint.path}"
     for cost in plan.pool_usage:
-        usage = f"{cost.calls:g} of {cost.allowed:g} calls"
-        yield f"{cost.workspace}: {cost.queries} queries in pool {cost.pool.name} need {usage}"
+        usage = f"{cost.hourly_calls:g} of {cost.allowed_hourly_calls:g} calls"
+        yield f"{cost.workspace}: {cost.query_count} queries in pool {cost.pool.name} need {usage}"
     for workspace in config.workspaces:
         yield f"{workspace.spec.name}: {workspace.spec.rest_endpoint}"
     for query, alerts in plan.alerts:
@@ -66,7 +66,7 @@ def test_valid_config_has_expected_plan(name: str, monkeypatch: pytest.MonkeyPat
     """A valid config has exactly the expected plan and a key for every workspace."""
     monkeypatch.chdir(CONFIG_DIRECTORY / "good")
     config = read_config(f"{name}.yaml", ENVIRON)
-    assert list(described(config)) == expected("good", name)
+    assert list(describe_plan(config)) == expected("good", name)
     assert {secret.reveal() for secret in config.keys.values()} == {KEY}
     assert list(config.keys) == [workspace.spec.name for workspace in config.workspaces]
 

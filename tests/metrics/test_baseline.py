@@ -31,7 +31,7 @@ def query(unit: Unit = Unit.HOUR, weeks: int = 4, zone: ZoneInfo = NEW_YORK) -> 
     return Query("production", CUSTOM_EVENTS, unit, "purchase", baseline_weeks=weeks, zone=zone, length=length)
 
 
-def local(year: int, month: int, day: int, hour: int = 0, *, fold: int = 0) -> int:
+def unix_time(year: int, month: int, day: int, hour: int = 0, *, fold: int = 0) -> int:
     """Return the Unix time of a local time in New York."""
     return int(datetime(year, month, day, hour, tzinfo=NEW_YORK, fold=fold).timestamp())
 
@@ -40,13 +40,13 @@ def local(year: int, month: int, day: int, hour: int = 0, *, fold: int = 0) -> i
     ("start", "expected"),
     [
         # Across the end of DST, the same local hour is one UTC hour later.
-        (local(2026, 11, 3, 10), [local(2026, 10, 27, 10), local(2026, 10, 20, 10)]),
+        (unix_time(2026, 11, 3, 10), [unix_time(2026, 10, 27, 10), unix_time(2026, 10, 20, 10)]),
         # The hour that a spring night skips has no value for later weeks.
-        (local(2026, 3, 15, 2), [local(2026, 3, 1, 2)]),
+        (unix_time(2026, 3, 15, 2), [unix_time(2026, 3, 1, 2)]),
         # An hour that occurs twice is compared with the same pass, or with the only one of other weeks.
-        (local(2026, 11, 1, 1, fold=0), [local(2026, 10, 25, 1), local(2026, 10, 18, 1)]),
-        (local(2026, 11, 1, 1, fold=1), [local(2026, 10, 25, 1), local(2026, 10, 18, 1)]),
-        (local(2026, 11, 8, 1), [local(2026, 11, 1, 1, fold=0), local(2026, 10, 25, 1)]),
+        (unix_time(2026, 11, 1, 1, fold=0), [unix_time(2026, 10, 25, 1), unix_time(2026, 10, 18, 1)]),
+        (unix_time(2026, 11, 1, 1, fold=1), [unix_time(2026, 10, 25, 1), unix_time(2026, 10, 18, 1)]),
+        (unix_time(2026, 11, 8, 1), [unix_time(2026, 11, 1, 1, fold=0), unix_time(2026, 10, 25, 1)]),
     ],
 )
 def test_same_local_hour_in_earlier_weeks_is_found(start: int, expected: list[int]) -> None:
@@ -253,7 +253,7 @@ def test_daily_baseline_uses_same_weekday() -> None:
         exporter.scrape()
         wait_until(lambda: exporter.page().value("braze_api_requests_total") == 2, "the history is here")
         page = exporter.page()
-    days = [local(2026, 11, 2), local(2026, 10, 26), local(2026, 10, 19)]
+    days = [unix_time(2026, 11, 2), unix_time(2026, 10, 26), unix_time(2026, 10, 19)]
     sums = [sum(recorded.count("purchase", day + hour * HOUR, 0) for hour in range(24)) for day in days]
-    assert page.value("braze_custom_events_daily_settled_bucket_start_timestamp_seconds") == local(2026, 11, 9)
+    assert page.value("braze_custom_events_daily_settled_bucket_start_timestamp_seconds") == unix_time(2026, 11, 9)
     assert page.value("braze_custom_events_daily_baseline") == median(sums)

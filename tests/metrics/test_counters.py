@@ -23,7 +23,7 @@ from support import (
     KEY,
     Clock,
     MetricsPage,
-    cut_off,
+    copy_during_transaction,
     running_braze,
     running_exporter,
     workspace_yaml,
@@ -41,9 +41,9 @@ DAY = 24 * HOUR
 PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "")
 
 
-def record(counters: Counters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, asked_from: int = 0) -> float:
+def record(counters: Counters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, requested_from: int = 0) -> float:
     """Record one response, save the counters, and return the total that is shown."""
-    counters.record(PURCHASES, unit, buckets.items(), asked_from, requested_at=float(max(buckets, default=0)))
+    counters.record(PURCHASES, unit, buckets.items(), requested_from, requested_at=float(max(buckets, default=0)))
     counters.save()
     return counters.total(PURCHASES)
 
@@ -119,7 +119,7 @@ def test_restart_with_state_keeps_totals(responses: list[dict[int, float]]) -> N
     going_on = Counters()
     with tempfile.TemporaryDirectory() as directory:
         for buckets in responses:
-            with opened(f"{directory}/state.sqlite") as restarted:
+            with open_counters(f"{directory}/state.sqlite") as restarted:
                 assert record(restarted, buckets) == record(going_on, buckets)
 
 
@@ -135,14 +135,14 @@ def test_unreachable_buckets_are_removed() -> None:
 def test_empty_first_response_counts_from_zero() -> None:
     """After an empty first response, buckets within its requested range count and older ones do not."""
     counters = Counters()
-    record(counters, {}, asked_from=10)
+    record(counters, {}, requested_from=10)
     assert record(counters, {9: 100.0, 10: 5.0, 11: 7.0}) == 12.0
 
 
 def test_older_buckets_never_count() -> None:
     """Buckets before the first row of the first response never count, even if its request began one bucket earlier."""
     counters = Counters()
-    record(counters, {81: 50.0, 100: 5.0}, asked_from=80)
+    record(counters, {81: 50.0, 100: 5.0}, requested_from=80)
     assert record(counters, {80: 50.0, 81: 50.0, 100: 6.0}) == 1.0
 
 
@@ -177,7 +177,7 @@ def test_many_changes_are_saved_before_scrape(path: str) -> None:
         def rise(value: float, events: Sequence[tuple[str, ...]]) -> set[float]:
             for subject in events:
                 counters.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
-            counters.save_if_many()
+            counters.save_early_if_needed()
             return {counters.total(subject) for subject in subjects}
 
         assert rise(1.0, subjects) == {0}
@@ -189,10 +189,10 @@ def test_many_changes_are_saved_before_scrape(path: str) -> None:
         assert len(failures) == 1
         store._connection.execute("PRAGMA query_only = 0")  # noqa: SLF001
         counters.save()
-        counters.close()
+        counters.stop_early_saves()
         assert rise(7.0, subjects) == {5}  # the store may be closed now
         counters.save()  # by an abandoned scrape
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         assert {counters.total(subject) for subject in subjects} == {6}
 
 
@@ -203,7 +203,7 @@ def path(tmp_path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[Counters]:
+def open_counters(path: str) -> Iterator[Counters]:
     """Open a state file, and close it at the end."""
     with contextlib.closing(open_state_file(path, wait=0.1)) as store:
         yield Counters(store)
@@ -211,10 +211,10 @@ def opened(path: str) -> Iterator[Counters]:
 
 def test_counter_survives_restart(path: str) -> None:
     """The total, the known buckets and the time of the last request survive a restart."""
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         record(counters, {0: 1.0, 1: 1.0})
         assert record(counters, {0: 1.0, 1: 5.0}) == 4.0
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         assert counters.total(PURCHASES) == 4.0
         assert counters.last_requested(PURCHASES) == 1.0
         assert record(counters, {0: 1.0, 1: 6.0, 2: 2.0}) == 7.0
@@ -233,7 +233,7 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
         counters.record(PURCHASES, Unit.HOUR, [(24 * day, 1.0)], 0, DAY * day)
         counters.save()
 
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         for value in (2.0, 5.0):
             info(counters, value, 7)
         requested(counters, 107)
@@ -252,7 +252,7 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
         assert [counters.total(subject) for subject in (signup, email)] == [12, 0]
         info(counters, 10.0, 108)
         counters.save()
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         assert [counters.total(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
         requested(counters, 209)
         counters.remove_others(others[0])
@@ -282,13 +282,13 @@ def test_failed_removal_is_retried(path: str) -> None:
 
 def test_state_file_is_locked(path: str) -> None:
     """A locked state file gives an error that says so, and can be opened once the first process closes it."""
-    with opened(path):
+    with open_counters(path):
         with pytest.raises(StateFileError) as refused:
             open_state_file(path, wait=0.1)
         assert str(refused.value) == (
             f"{path} is locked by another exporter; use one state file per exporter, or wait until it has stopped"
         )
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         assert record(counters, {0: 1.0}) == 0.0
 
 
@@ -323,11 +323,11 @@ def test_second_process_waits_for_lock(path: str) -> None:
 )
 def test_invalid_state_file_is_moved_aside(path: str, statement: str, caplog: pytest.LogCaptureFixture) -> None:
     """A state file with a valid header but an invalid schema or content is moved aside; counters restart at 0."""
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         record(counters, {0: 1.0})
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(statement)
-    expect_moved_aside(path, caplog)
+    assert_moved_aside(path, caplog)
 
 
 @pytest.mark.parametrize(
@@ -337,17 +337,17 @@ def test_damaged_state_file_is_moved_aside(
     path: str, start: int, end: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A state file with a valid header that is damaged elsewhere or truncated is moved aside."""
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         record(counters, {0: 1.0})
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[:start] + (b"\xff" * (end - start) + content[end:] if end is not None else b""))
-    expect_moved_aside(path, caplog)
+    assert_moved_aside(path, caplog)
 
 
-def expect_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
+def assert_moved_aside(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """Check that the state file is moved aside unchanged and logged, and that a new one is created."""
     content = Path(path).read_bytes()
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         assert counters.total(PURCHASES) == 0.0
         assert counters.last_requested(PURCHASES) is None
         assert record(counters, {0: 1.0}) == 0.0
@@ -363,7 +363,7 @@ def test_moved_state_file_replaces_no_other(path: str) -> None:
     """Files moved aside earlier are not overwritten, and a symbolic link to the state file stays a link."""
     link = f"{path}.link"
     Path(link).symlink_to(path)
-    with opened(link) as counters:
+    with open_counters(link) as counters:
         record(counters, {0: 1.0})
     damaged = Path(path).read_bytes()[:200]
     Path(path).write_bytes(damaged)
@@ -371,7 +371,7 @@ def test_moved_state_file_replaces_no_other(path: str) -> None:
     names = [f"{path}.damaged-{now + timedelta(seconds=second):%Y%m%dT%H%M%SZ}" for second in range(60)]
     for name in (*names, *(f"{name}-2-journal" for name in names)):
         Path(name).write_bytes(b"older")
-    with opened(link) as counters:
+    with open_counters(link) as counters:
         assert record(counters, {0: 1.0}) == 0.0
     assert Path(link).readlink() == Path(path)
     assert {Path(name).read_bytes() for name in (*names, *(f"{name}-2-journal" for name in names))} == {b"older"}
@@ -381,7 +381,7 @@ def test_moved_state_file_replaces_no_other(path: str) -> None:
 
 def test_newer_state_file_is_refused(path: str) -> None:
     """A state file of a newer version is neither read nor moved."""
-    with opened(path):
+    with open_counters(path):
         pass
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -402,7 +402,7 @@ def test_missing_folder_is_an_error(tmp_path: Path) -> None:
 def test_special_sqlite_name_is_a_file(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name with a special meaning in SQLite still creates a file on disk."""
     monkeypatch.chdir(tmp_path)
-    with opened(where) as counters:
+    with open_counters(where) as counters:
         record(counters, {0: 1.0})
     assert (tmp_path / where).stat().st_size > 0
 
@@ -443,16 +443,16 @@ def test_counter_is_stalled_while_writes_fail(
 def test_killed_write_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bool) -> None:
     """The journal of a killed write is rolled back, whether or not the database file was already modified."""
     subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(500)]
-    with opened(path) as counters:
+    with open_counters(path) as counters:
         for value in (1.0, 3.0):
             for subject in subjects:
                 counters.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
             counters.save()
     (tmp_path / "killed").mkdir()
     killed = tmp_path / "killed" / "state.sqlite"
-    cut_off(Path(path), "UPDATE accounts SET total = 7", killed, is_synced=is_synced)
+    copy_during_transaction(Path(path), "UPDATE accounts SET total = 7", killed, is_synced=is_synced)
     assert killed.with_name("state.sqlite-journal").read_bytes().startswith(bytes(8)) is not is_synced
-    with opened(str(killed)) as counters:
+    with open_counters(str(killed)) as counters:
         assert {counters.total(subject) for subject in subjects} == {2}
         record(counters, {0: 1.0})
     assert [file.name for file in killed.parent.iterdir()] == ["state.sqlite"]
@@ -487,7 +487,7 @@ def test_kill_9_loses_no_shown_total(path: str) -> None:
         assert seen[0] >= rendered
         assert seen == sorted(seen)
         rendered = seen[-1]
-        with opened(path) as counters:
+        with open_counters(path) as counters:
             result = counters.total(("production", "url", "custom_events", "purchase", "", ""))
         assert result >= rendered
 

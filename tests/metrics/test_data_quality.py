@@ -21,7 +21,7 @@ PURCHASES = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", refresh=30
 DAYS = Query("production", CUSTOM_EVENTS, Unit.DAY, "purchase", refresh=900, zone=NEW_YORK)
 
 
-def answer(sent_at: float, *points: tuple[int, float]) -> Response:
+def make_response(sent_at: float, *points: tuple[int, float]) -> Response:
     """Return a response with one series."""
     return Response(
         (Series(CUSTOM_EVENTS.metric_group, tuple(Point(*point) for point in points)),), sent_at, sent_at, 0.0
@@ -30,8 +30,8 @@ def answer(sent_at: float, *points: tuple[int, float]) -> Response:
 
 def test_change_after_bucket_end_is_revision() -> None:
     """A change of a bucket that had ended before the previous fetch is a revision, measured from the bucket's end."""
-    before = answer(NOW, (CURRENT_HOUR - 2 * HOUR, 5.0), (CURRENT_HOUR - HOUR, 7.0), (CURRENT_HOUR, 1.0))
-    now = answer(NOW + 300, (CURRENT_HOUR - 2 * HOUR, 4.0), (CURRENT_HOUR - HOUR, 8.0), (CURRENT_HOUR, 3.0))
+    before = make_response(NOW, (CURRENT_HOUR - 2 * HOUR, 5.0), (CURRENT_HOUR - HOUR, 7.0), (CURRENT_HOUR, 1.0))
+    now = make_response(NOW + 300, (CURRENT_HOUR - 2 * HOUR, 4.0), (CURRENT_HOUR - HOUR, 8.0), (CURRENT_HOUR, 3.0))
     since_the_hour = NOW + 300 - CURRENT_HOUR
     assert list(revision_delays(PURCHASES, before, now)) == [since_the_hour + HOUR, since_the_hour]
 
@@ -39,20 +39,26 @@ def test_change_after_bucket_end_is_revision() -> None:
 def test_growth_before_bucket_end_is_no_revision() -> None:
     """A change between a fetch before and a fetch after the bucket's end is not a revision."""
     end = CURRENT_HOUR + HOUR
-    before, now = answer(end - 10, (CURRENT_HOUR, 5.0)), answer(end + 290, (CURRENT_HOUR, 9.0), (end, 0.0))
+    before, now = (
+        make_response(end - 10, (CURRENT_HOUR, 5.0)),
+        make_response(end + 290, (CURRENT_HOUR, 9.0), (end, 0.0)),
+    )
     assert list(revision_delays(PURCHASES, before, now)) == []
 
 
 def test_new_or_missing_bucket_is_no_revision() -> None:
     """A bucket that only one of two responses has is not a revision."""
-    before, now = answer(NOW, (CURRENT_HOUR - HOUR, 5.0)), answer(NOW + 300, (CURRENT_HOUR - 2 * HOUR, 5.0))
+    before, now = (
+        make_response(NOW, (CURRENT_HOUR - HOUR, 5.0)),
+        make_response(NOW + 300, (CURRENT_HOUR - 2 * HOUR, 5.0)),
+    )
     assert list(revision_delays(PURCHASES, before, now)) == []
 
 
 @pytest.mark.parametrize(("pause", "expected"), [(599, 1), (600, 0), (86_400, 0)])
 def test_revision_after_pause_is_not_reported(pause: int, expected: int) -> None:
     """After a pause of two refresh intervals or more, the time of a change is unknown and not reported."""
-    before, now = answer(NOW, (CURRENT_HOUR - HOUR, 5.0)), answer(NOW + pause, (CURRENT_HOUR - HOUR, 6.0))
+    before, now = make_response(NOW, (CURRENT_HOUR - HOUR, 5.0)), make_response(NOW + pause, (CURRENT_HOUR - HOUR, 6.0))
     assert len(list(revision_delays(PURCHASES, before, now))) == expected
 
 
@@ -71,7 +77,7 @@ def test_revision_delay_is_exposed() -> None:
     assert page.value("braze_revision_age_seconds_sum") == NOW + 300 - CURRENT_HOUR
 
 
-def local(day: int, hour: int, minute: int = 0) -> datetime:
+def local_time(day: int, hour: int, minute: int = 0) -> datetime:
     """Return a local time in November 2026."""
     return datetime(2026, 11, day, hour, minute, tzinfo=NEW_YORK)
 
@@ -79,25 +85,25 @@ def local(day: int, hour: int, minute: int = 0) -> datetime:
 @pytest.mark.parametrize(
     ("requested", "newest", "expected"),
     [
-        (local(23, 12), local(23, 0), False),
-        (local(23, 12), local(22, 0), True),
-        (local(23, 12), local(24, 0), True),
-        (local(23, 12), local(20, 0), None),
-        (local(23, 0, 20), local(22, 0), None),
-        (local(23, 23, 40), local(24, 0), None),
-        (local(23, 0, 31), local(22, 0), True),
+        (local_time(23, 12), local_time(23, 0), False),
+        (local_time(23, 12), local_time(22, 0), True),
+        (local_time(23, 12), local_time(24, 0), True),
+        (local_time(23, 12), local_time(20, 0), None),
+        (local_time(23, 0, 20), local_time(22, 0), None),
+        (local_time(23, 23, 40), local_time(24, 0), None),
+        (local_time(23, 0, 31), local_time(22, 0), True),
     ],
 )
 def test_newest_day_shows_timezone_mismatch(requested: datetime, newest: datetime, expected: bool | None) -> None:  # noqa: FBT001
     """If the newest day is yesterday or tomorrow, the timezone is wrong; near midnight or days behind it is unknown."""
-    result = answer(requested.timestamp(), (int(newest.timestamp()), 1.0))
+    result = make_response(requested.timestamp(), (int(newest.timestamp()), 1.0))
     assert is_timezone_mismatch(DAYS, result) is expected
 
 
 def test_hours_and_empty_responses_show_no_timezone() -> None:
     """Hourly and empty responses give no information about the timezone."""
-    assert is_timezone_mismatch(PURCHASES, answer(NOW, (CURRENT_HOUR - 24 * HOUR, 1.0))) is None
-    assert is_timezone_mismatch(DAYS, answer(NOW)) is None
+    assert is_timezone_mismatch(PURCHASES, make_response(NOW, (CURRENT_HOUR - 24 * HOUR, 1.0))) is None
+    assert is_timezone_mismatch(DAYS, make_response(NOW)) is None
 
 
 @pytest.mark.parametrize(("zone", "expected"), [("America/New_York", 0), ("Pacific/Auckland", 1)])

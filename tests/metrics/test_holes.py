@@ -44,8 +44,8 @@ SETTLED_START = f"{SETTLED}_bucket_start_timestamp_seconds"
 TOTAL = "braze_custom_events_total"
 UP = "braze_custom_events_hourly_up"
 FAILED = "braze_api_errors_total"
-USUAL = "24"  # the hours that a usual fetch requests
-SHORT = "4"  # one hour of `settle` and three more
+USUAL_LENGTH = "24"  # the hours that a usual fetch requests
+SHORT_LENGTH = "4"  # one hour of `settle` and three more
 
 
 def hours() -> RecordedCounts:
@@ -56,7 +56,7 @@ def hours() -> RecordedCounts:
     return recorded
 
 
-def without(*back: int, value: object = None) -> Fault:
+def replace_counts(*back: int, value: object = None) -> Fault:
     """Return a fault that replaces the counts of the hours that are `back` hours before the current one."""
     starts = {CURRENT_HOUR - hour * HOUR for hour in back}
 
@@ -68,14 +68,14 @@ def without(*back: int, value: object = None) -> Fault:
     return response_faults.edited(change)
 
 
-def lengths(result: ExporterRig) -> list[str]:
+def take_requested_lengths(result: ExporterRig) -> list[str]:
     """Return the lengths requested since the last call, and clear the recorded requests."""
     requested = [request.params["length"] for request in result.braze.requests]
     result.braze.reset()
     return requested
 
 
-def again(result: ExporterRig, times: int = 1, seconds: float = 300) -> MetricsPage:
+def scrape_repeatedly(result: ExporterRig, times: int = 1, seconds: float = 300) -> MetricsPage:
     """Advance the clock and scrape, as often as given, and return the last page."""
     for _ in range(times):
         result.clock.advance(seconds)
@@ -98,7 +98,7 @@ def test_hole_hides_only_its_bucket(
             if row["count"] is None:
                 del row["count"]
 
-    fault = without(back)
+    fault = replace_counts(back)
     with running_exporter("{event: purchase}", hours()) as exporter:
         exporter.braze.inject(
             (lambda exchange: response_faults.edited(drop)(_replied(exchange, fault))) if is_missing else fault
@@ -108,8 +108,8 @@ def test_hole_hides_only_its_bucket(
         assert (page.value(LATEST), page.value(SETTLED)) == (latest, settled)
         assert page.value(LATEST_START) == (None if latest is None else CURRENT_HOUR)
         assert page.value(SETTLED_START) == (None if settled is None else CURRENT_HOUR - 2 * HOUR)
-        again(exporter, 3)
-        assert lengths(exporter) == [USUAL] * 4
+        scrape_repeatedly(exporter, 3)
+        assert take_requested_lengths(exporter) == [USUAL_LENGTH] * 4
 
 
 def _replied(exchange: Exchange, fault: Fault) -> Exchange:
@@ -121,12 +121,12 @@ def test_hole_of_first_response_counts_from_its_first_number() -> None:
     """The first number after a hole in the first response counts 0, and later rises count."""
     recorded = hours()
     with running_exporter("{event: purchase}", recorded) as exporter:
-        exporter.braze.inject(without(0, 5), times=1)
+        exporter.braze.inject(replace_counts(0, 5), times=1)
         assert exporter.scrape().value(TOTAL) == 0
-        assert again(exporter).value(TOTAL) == 0
+        assert scrape_repeatedly(exporter).value(TOTAL) == 0
         recorded.set("purchase", CURRENT_HOUR, 47)
         recorded.set("purchase", CURRENT_HOUR - 5 * HOUR, 106)
-        assert again(exporter).value(TOTAL) == 7 + 1
+        assert scrape_repeatedly(exporter).value(TOTAL) == 7 + 1
 
 
 def test_later_hole_keeps_counter() -> None:
@@ -134,33 +134,35 @@ def test_later_hole_keeps_counter() -> None:
     recorded = hours()
     with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
-        exporter.braze.inject(without(0, 3, -1))
-        assert again(exporter).value(TOTAL) == 0
+        exporter.braze.inject(replace_counts(0, 3, -1))
+        assert scrape_repeatedly(exporter).value(TOTAL) == 0
         recorded.set("purchase", CURRENT_HOUR, 45)
         recorded.set("purchase", CURRENT_HOUR + HOUR, 9)
         exporter.clock.advance(HOUR)
         assert exporter.scrape().value(TOTAL) == 0
         exporter.braze.clear_faults()
-        assert again(exporter).value(TOTAL) == 5 + 9
+        assert scrape_repeatedly(exporter).value(TOTAL) == 5 + 9
 
 
 def test_response_of_holes_only_is_success_without_values() -> None:
     """A response of holes only succeeds without values and bucket starts, and later fetches have the usual length."""
     with running_exporter("{event: purchase}", hours()) as exporter:
-        exporter.braze.inject(without(*range(-4, 30)))
+        exporter.braze.inject(replace_counts(*range(-4, 30)))
         page = exporter.scrape()
         exporter.clock.advance(3 * HOUR)
         exporter.scrape()
-        assert lengths(exporter) == [USUAL, str(24 + 3)]  # three hours without a fetch
-        page = again(exporter)
-        assert lengths(exporter) == [USUAL]
+        assert take_requested_lengths(exporter) == [USUAL_LENGTH, str(24 + 3)]  # three hours without a fetch
+        page = scrape_repeatedly(exporter)
+        assert take_requested_lengths(exporter) == [USUAL_LENGTH]
     assert page.value(UP) == 1
     assert [page.values(name) for name in (LATEST, SETTLED, LATEST_START, SETTLED_START)] == [[], [], [], []]
     assert page.value(TOTAL) == 0
 
 
 @contextlib.contextmanager
-def started(clock: Clock, braze: FaultInjectingBraze, server: Server, state_file: Path) -> Iterator[ExporterRig]:
+def running_with_state(
+    clock: Clock, braze: FaultInjectingBraze, server: Server, state_file: Path
+) -> Iterator[ExporterRig]:
     """Run the exporter with a state file."""
     config = load_config(workspace_yaml(server.url, "{event: purchase}"), "config.yaml", {"BRAZE_API_KEY": KEY})
     with (
@@ -176,10 +178,10 @@ def test_hole_stays_unknown_after_restart(tmp_path: Path) -> None:
     """The state file records which buckets of the first response were holes."""
     clock, path = Clock(), tmp_path / "state.sqlite"
     with running_braze(hours(), clock) as (braze, server):
-        braze.inject(without(0, 5), times=1)
+        braze.inject(replace_counts(0, 5), times=1)
         totals = []
         for _ in range(2):
-            with started(clock, braze, server, path) as exporter:
+            with running_with_state(clock, braze, server, path) as exporter:
                 totals.append(exporter.scrape().value(TOTAL))
             clock.advance(300)
     assert totals == [0, 0]
@@ -189,17 +191,17 @@ def test_restart_during_repair_fetches_from_last_complete_response(tmp_path: Pat
     """Short responses do not complete a repair; after a restart the missed hours are fetched and counted."""
     recorded, clock, path = hours(), Clock(), tmp_path / "state.sqlite"
     with running_braze(recorded, clock) as (braze, server):
-        with started(clock, braze, server, path) as exporter:
+        with running_with_state(clock, braze, server, path) as exporter:
             exporter.scrape()
-            braze.inject(without(1, value=-1))
+            braze.inject(replace_counts(1, value=-1))
             clock.advance(30 * HOUR)
-            assert again(exporter, 2).value(UP) == 1
+            assert scrape_repeatedly(exporter, 2).value(UP) == 1
         recorded.set("purchase", CURRENT_HOUR - 2 * HOUR, 109)
         braze.clear_faults()
         braze.reset()
-        with started(clock, braze, server, path) as exporter:
+        with running_with_state(clock, braze, server, path) as exporter:
             assert exporter.scrape().value(TOTAL) == 7
-            assert lengths(exporter) == [str(24 + 30)]
+            assert take_requested_lengths(exporter) == [str(24 + 30)]
 
 
 def test_hole_of_campaign_hides_one_value() -> None:
@@ -234,10 +236,10 @@ def test_fast_clock_does_not_shorten_repair() -> None:
         exporter.scrape()
         clock.now = NOW
         exporter.braze.clock = clock.wall
-        lengths(exporter)
+        take_requested_lengths(exporter)
         clock.advance(30 * HOUR)
         exporter.scrape()
-        assert lengths(exporter) == [str(24 + 30)]
+        assert take_requested_lengths(exporter) == [str(24 + 30)]
 
 
 MALFORMED: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -264,29 +266,31 @@ def test_malformed_bucket_hides_no_newer_bucket(name: str) -> None:
     """After a malformed response every second fetch requests only the newest buckets; failed repairs are counted."""
 
     def change(document: dict[str, Any]) -> None:
-        if len(document["data"]) > int(SHORT):
-            MALFORMED[name](document["data"][-int(SHORT) - 1])
+        if len(document["data"]) > int(SHORT_LENGTH):
+            MALFORMED[name](document["data"][-int(SHORT_LENGTH) - 1])
 
     recorded = hours()
     with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
         exporter.braze.inject(response_faults.edited(change))
-        lengths(exporter)
-        failed = again(exporter)
+        take_requested_lengths(exporter)
+        failed = scrape_repeatedly(exporter)
         assert (failed.value(UP), failed.value(FAILED, reason="bad_answer")) == (0, 1)
-        page = again(exporter, seconds=15)  # the next scrape fetches the newest buckets without waiting for `refresh`
+        page = scrape_repeatedly(
+            exporter, seconds=15
+        )  # the next scrape fetches the newest buckets without waiting for `refresh`
         assert (page.value(UP), page.value(LATEST), page.value(SETTLED)) == (1, 40, 102)
         recorded.set("purchase", CURRENT_HOUR, 43)
         recorded.set("purchase", CURRENT_HOUR - 10 * HOUR, 115)  # a late arrival that short fetches do not reach
         for repairs in (2, 3, 4):
-            page = again(exporter)
+            page = scrape_repeatedly(exporter)
             assert (page.value(UP), page.value(FAILED, reason="bad_answer")) == (1, repairs)
-            page = again(exporter)
+            page = scrape_repeatedly(exporter)
             assert (page.value(UP), page.value(LATEST), page.value(TOTAL)) == (1, 43, 3)
-        assert lengths(exporter) == [USUAL, SHORT] * 4
+        assert take_requested_lengths(exporter) == [USUAL_LENGTH, SHORT_LENGTH] * 4
         exporter.braze.clear_faults()
-        assert again(exporter, 2).value(TOTAL) == 3 + 5
-        assert lengths(exporter) == [USUAL, USUAL]
+        assert scrape_repeatedly(exporter, 2).value(TOTAL) == 3 + 5
+        assert take_requested_lengths(exporter) == [USUAL_LENGTH, USUAL_LENGTH]
 
 
 def test_malformed_bucket_hides_nothing_for_days() -> None:
@@ -294,30 +298,30 @@ def test_malformed_bucket_hides_nothing_for_days() -> None:
     recorded = hours()
     with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
-        exporter.braze.inject(without(1, value=-3))
+        exporter.braze.inject(replace_counts(1, value=-3))
         for hour in range(1, 120):
             exporter.clock.advance(HOUR - 600)
             recorded.set("purchase", CURRENT_HOUR + hour * HOUR, 1)
-            page = again(exporter, 2)  # a repair and a short fetch, in either order
+            page = scrape_repeatedly(exporter, 2)  # a repair and a short fetch, in either order
             if hour > 4:  # until then it is one of the newest hours
                 assert (page.value(UP), page.value(LATEST_START)) == (1, CURRENT_HOUR + hour * HOUR), hour
                 assert page.value(TOTAL) == hour
-        assert lengths(exporter)[-4:] == [USUAL] * 4
+        assert take_requested_lengths(exporter)[-4:] == [USUAL_LENGTH] * 4
 
 
 def test_short_first_response_keeps_counter_floor_of_repair() -> None:
     """Buckets that a short first response does not reach are unknown, and count 0 in the first full response."""
     recorded = hours()
     with running_exporter("{event: purchase}", recorded) as exporter:
-        exporter.braze.inject(without(9, value=-1))
+        exporter.braze.inject(replace_counts(9, value=-1))
         exporter.scrape()
         recorded.set("purchase", CURRENT_HOUR, 50)
-        assert again(exporter, seconds=15).value(TOTAL) == 0
+        assert scrape_repeatedly(exporter, seconds=15).value(TOTAL) == 0
         recorded.set("purchase", CURRENT_HOUR, 51)
         exporter.braze.clear_faults()
-        assert again(exporter).value(TOTAL) == 1
+        assert scrape_repeatedly(exporter).value(TOTAL) == 1
         recorded.set("purchase", CURRENT_HOUR - 9 * HOUR, 110)
-        assert again(exporter).value(TOTAL) == 1 + 1
+        assert scrape_repeatedly(exporter).value(TOTAL) == 1 + 1
 
 
 @pytest.mark.parametrize("minutes", [4, 6])
@@ -353,7 +357,7 @@ def test_daily_rows_in_hourly_response_are_malformed() -> None:
     with running_exporter("{event: purchase}", hours()) as exporter:
         exporter.scrape()
         exporter.braze.inject(response_faults.data(rows))
-        page = again(exporter)
+        page = scrape_repeatedly(exporter)
     assert (page.value(UP), page.value(FAILED, reason="bad_answer"), page.value(TOTAL)) == (0, 1, 0)
 
 
@@ -379,7 +383,7 @@ def test_response_of_8_mib_is_read() -> None:
         exporter.braze.inject(padded(lambda _rows: 8 * MEBIBYTE))
         assert exporter.scrape().value(LATEST) == 40
         exporter.braze.inject(padded(lambda _rows: 8 * MEBIBYTE + 1))
-        page = again(exporter)
+        page = scrape_repeatedly(exporter)
     assert (page.value(UP), page.value(FAILED, reason="too_large")) == (0, 1)
 
 
@@ -388,32 +392,32 @@ def test_oversized_response_is_requested_in_chunks() -> None:
     recorded = hours()
     with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
-        lengths(exporter)
+        take_requested_lengths(exporter)
         exporter.clock.advance(72 * HOUR)
         for hour in range(1, 73):
             recorded.set("purchase", CURRENT_HOUR + hour * HOUR, 10)
         exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
         page = exporter.scrape()
         assert (page.value(UP), page.value(FAILED, reason="too_large")) == (0, 1)
-        page = again(exporter, seconds=15)
+        page = scrape_repeatedly(exporter, seconds=15)
         assert (page.value(UP), page.value(LATEST), page.value(TOTAL)) == (1, 10, 4 * 10)
-        page = again(exporter)
+        page = scrape_repeatedly(exporter)
         assert page.value(TOTAL) == 48 * 10
-        page = again(exporter, 2)
+        page = scrape_repeatedly(exporter, 2)
         older = exporter.braze.requests[-1].params
         assert older["ending_at"] == _utc(CURRENT_HOUR + (72 - 47) * HOUR - 1)  # the second before the newest 48 hours
-        assert lengths(exporter) == ["96", "4", "48", "4", "48"]
+        assert take_requested_lengths(exporter) == ["96", "4", "48", "4", "48"]
         assert (page.value(TOTAL), page.value(FAILED, reason="too_large")) == (72 * 10, 1)
-        again(exporter, 2)
-        assert lengths(exporter) == [USUAL, USUAL]
+        scrape_repeatedly(exporter, 2)
+        assert take_requested_lengths(exporter) == [USUAL_LENGTH, USUAL_LENGTH]
         exporter.clock.advance(72 * HOUR)
         exporter.scrape()
-        assert lengths(exporter) == ["48"]  # the working length is remembered
+        assert take_requested_lengths(exporter) == ["48"]  # the working length is remembered
 
 
 @pytest.mark.parametrize("ahead", [0, 120, 5 * HOUR, -5 * HOUR])
 @pytest.mark.parametrize("is_first_empty", [False, True])
-def test_pieces_of_a_repair_leave_no_gap(ahead: int, *, is_first_empty: bool) -> None:
+def test_chunks_of_repair_leave_no_gap(ahead: int, *, is_first_empty: bool) -> None:
     """Each hour of an outage counts once, whichever clock is ahead, also with an empty response in between."""
     clock, recorded = Clock(CURRENT_HOUR + HOUR - 375), hours()
     with running_exporter("{event: purchase}", recorded, clock=clock) as exporter:
@@ -425,53 +429,57 @@ def test_pieces_of_a_repair_leave_no_gap(ahead: int, *, is_first_empty: bool) ->
             recorded.set("purchase", start + hour * HOUR, 10)
         exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
         exporter.refresh()
-        again(exporter, seconds=15)
+        scrape_repeatedly(exporter, seconds=15)
         if is_first_empty:
             exporter.braze.inject(response_faults.data([]), times=1)
-        assert again(exporter, 12).value(TOTAL) == 720
+        assert scrape_repeatedly(exporter, 12).value(TOTAL) == 720
 
 
-def test_spell_of_oversized_responses_leaves_nothing_behind() -> None:
+def test_values_after_oversized_responses_are_complete() -> None:
     """While even short responses are oversized, the query is down; afterwards all values are shown and counted."""
     recorded = hours()
     with running_exporter("{event: purchase}", recorded) as exporter:
         exporter.scrape()
         exporter.braze.inject(transfer_faults.huge(9 * MEBIBYTE))
-        again(exporter)
-        assert again(exporter, seconds=15).value(UP) == 0
-        assert again(exporter).value(UP) == 0
+        scrape_repeatedly(exporter)
+        assert scrape_repeatedly(exporter, seconds=15).value(UP) == 0
+        assert scrape_repeatedly(exporter).value(UP) == 0
         exporter.braze.clear_faults()
         recorded.set("purchase", CURRENT_HOUR - 20 * HOUR, 125)
-        page = again(exporter, 15)
+        page = scrape_repeatedly(exporter, 15)
         assert (page.value(UP), page.value(SETTLED) is not None, page.value(TOTAL)) == (1, True, 5)
-        assert {*lengths(exporter)} <= {USUAL, "12", "6", "5", SHORT, "2"}
+        assert {*take_requested_lengths(exporter)} <= {USUAL_LENGTH, "12", "6", "5", SHORT_LENGTH, "2"}
         exporter.clock.advance(7 * 86_400)
-        again(exporter, 6)
-        assert max(map(int, lengths(exporter))) >= int(USUAL)  # a week later the usual length is tried again
+        scrape_repeatedly(exporter, 6)
+        assert max(map(int, take_requested_lengths(exporter))) >= int(
+            USUAL_LENGTH
+        )  # a week later the usual length is tried again
 
 
-def test_trouble_of_a_repair_leaves_the_newest_buckets() -> None:
+def test_failed_repair_still_fetches_newest_buckets() -> None:
     """If a repair fails with 503, short fetches continue in between."""
     with running_exporter("{event: purchase}", hours()) as exporter:
         exporter.scrape()
-        exporter.braze.inject(without(9, value=-1))
-        again(exporter)
-        again(exporter, seconds=15)
+        exporter.braze.inject(replace_counts(9, value=-1))
+        scrape_repeatedly(exporter)
+        scrape_repeatedly(exporter, seconds=15)
         exporter.braze.inject(
             lambda exchange: (
-                exchange.reply if exchange.request.params["length"] == SHORT else response_faults.status(503)(exchange)
+                exchange.reply
+                if exchange.request.params["length"] == SHORT_LENGTH
+                else response_faults.status(503)(exchange)
             )
         )
         for _ in range(20):
-            page = again(exporter)
+            page = scrape_repeatedly(exporter)
             this_hour = int(exporter.clock.now) // HOUR * HOUR
             assert (page.value(UP), page.value(LATEST_START)) in [(1, this_hour), (1, this_hour - HOUR)]
         exporter.braze.clear_faults()
-        again(exporter, 4)
-        assert lengths(exporter)[-1] == USUAL
+        scrape_repeatedly(exporter, 4)
+        assert take_requested_lengths(exporter)[-1] == USUAL_LENGTH
 
 
-def test_trouble_between_pieces_is_over_with_the_next_response() -> None:
+def test_failed_older_chunk_is_followed_by_newest_buckets() -> None:
     """After an older chunk fails, the newest buckets are fetched first."""
     recorded = hours()
     with running_exporter("{event: purchase}", recorded) as exporter:
@@ -479,32 +487,32 @@ def test_trouble_between_pieces_is_over_with_the_next_response() -> None:
         exporter.clock.advance(72 * HOUR)
         exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
         exporter.refresh()
-        again(exporter, seconds=15)
-        again(exporter, 2)
+        scrape_repeatedly(exporter, seconds=15)
+        scrape_repeatedly(exporter, 2)
         exporter.braze.inject(response_faults.status(503), times=1)
-        assert again(exporter).value(UP) == 1
-        assert again(exporter).value(UP) == 1
+        assert scrape_repeatedly(exporter).value(UP) == 1
+        assert scrape_repeatedly(exporter).value(UP) == 1
 
 
-def test_response_that_flaps_hurries_no_more_than_once_an_hour() -> None:
+def test_malformed_response_is_retried_at_once_at_most_hourly() -> None:
     """After a malformed response a query is due at once, but at most once an hour."""
     with running_exporter("{event: purchase}", hours()) as exporter:
         for _ in range(24):
-            exporter.braze.inject(without(9, value=-1), times=1)
-            again(exporter, 4, seconds=75)
+            exporter.braze.inject(replace_counts(9, value=-1), times=1)
+            scrape_repeatedly(exporter, 4, seconds=75)
         assert len(exporter.braze.requests) <= 24 + 3
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
-def test_first_response_that_is_short_and_empty_counts_nothing(zone: str) -> None:
+def test_short_empty_first_response_counts_nothing(zone: str) -> None:
     """After a short, empty first response, the hours it does not reach and the current hour count 0."""
     with running_exporter("{event: purchase}", hours(), clock=Clock(NOW + 11)) as exporter:
         exporter.apply_config("{event: purchase}", **{"America/New_York": zone})
-        exporter.braze.inject(without(9, value=-1), times=1)
+        exporter.braze.inject(replace_counts(9, value=-1), times=1)
         exporter.refresh()
         exporter.braze.inject(response_faults.data([]), times=1)
-        again(exporter, seconds=15)
-        assert again(exporter).value(TOTAL) == 0
+        scrape_repeatedly(exporter, seconds=15)
+        assert scrape_repeatedly(exporter).value(TOTAL) == 0
 
 
 CAMPAIGN = "0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f"
@@ -544,7 +552,7 @@ def campaign() -> Iterator[ExporterRig]:
         edited_email(lambda row: row["messages"]["email"].append({"variation_api_id": None, "sent": None})),
     ],
 )
-def test_hole_of_a_campaign_is_ground_for_its_counter(fault: Fault) -> None:
+def test_first_number_after_campaign_hole_counts_zero(fault: Fault) -> None:
     """A null at any level is a hole, and the first number of that day counts 0."""
     with campaign() as exporter:
         exporter.braze.inject(fault, path="/campaigns/data_series", times=1)
@@ -556,7 +564,7 @@ def test_hole_of_a_campaign_is_ground_for_its_counter(fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("value", ["1000", True, [7]])
-def test_statistic_of_a_campaign_that_is_no_number_is_malformed(value: object) -> None:
+def test_campaign_statistic_that_is_no_number_is_malformed(value: object) -> None:
     """A value that is not a number is malformed if other days have a number in that field."""
     with campaign() as exporter:
         fault = edited_email(lambda row: row["messages"]["email"][0].update(sent=value))
@@ -566,7 +574,7 @@ def test_statistic_of_a_campaign_that_is_no_number_is_malformed(value: object) -
     assert page.values("braze_campaign_messages_daily_latest") == []
 
 
-def test_late_data_of_a_part_count_after_a_short_first_response() -> None:
+def test_late_rises_of_variation_count_after_short_first_response() -> None:
     """A variation missing from a short first response counts its later rises."""
 
     def opened(document: dict[str, Any]) -> None:
@@ -582,14 +590,14 @@ def test_late_data_of_a_part_count_after_a_short_first_response() -> None:
         exporter.braze.inject(response_faults.edited(malformed), path="/campaigns/data_series", times=1)
         exporter.braze.inject(response_faults.edited(opened), path="/campaigns/data_series")
         exporter.scrape()
-        again(exporter, seconds=15)
-        again(exporter, seconds=900)
+        scrape_repeatedly(exporter, seconds=15)
+        scrape_repeatedly(exporter, seconds=900)
         opens = 8
-        page = again(exporter, 2, seconds=900)
+        page = scrape_repeatedly(exporter, 2, seconds=900)
     assert page.value("braze_campaign_messages_total", variation="old", stat="opens") == 5
 
 
-def test_campaign_of_24_kilobytes_a_day_is_read_after_an_outage_of_31_days() -> None:
+def test_large_campaign_response_after_outage_is_read() -> None:
     """The response for 45 days is larger than 1 MiB, which is no failure."""
     with campaign() as exporter:
         exporter.scrape()
@@ -603,26 +611,26 @@ def test_campaign_of_24_kilobytes_a_day_is_read_after_an_outage_of_31_days() -> 
     assert page.value("braze_campaign_messages_daily_latest", stat="sent") == 0
 
 
-def test_older_chunks_of_a_repair_are_used_for_the_baseline() -> None:
+def test_older_chunks_of_repair_are_used_for_baseline() -> None:
     """A week after an outage that was read in chunks each of its hours has a baseline."""
     recorded = hours()
     with running_exporter("{event: purchase, baseline: {weeks: 1}}", recorded) as exporter:
         exporter.scrape()
         while not exporter.wait_for_history():
-            again(exporter)
+            scrape_repeatedly(exporter)
         exporter.clock.advance(72 * HOUR)
         for hour in range(1, 73):
             recorded.set("purchase", CURRENT_HOUR + hour * HOUR, 10)
         exporter.braze.inject(padded(lambda rows: rows * 8 * MEBIBYTE // 60))
         exporter.refresh()
-        again(exporter, 6)
+        scrape_repeatedly(exporter, 6)
         exporter.braze.clear_faults()
         missing = []
         for hour in range(168, 168 + 72, 4):
             exporter.clock.now = NOW + hour * HOUR
-            exporter.clock.passed = exporter.clock.now - NOW
+            exporter.clock.elapsed = exporter.clock.now - NOW
             # An older chunk and the newest buckets, in either order.
-            if again(exporter, 2).value("braze_custom_events_hourly_baseline") is None:
+            if scrape_repeatedly(exporter, 2).value("braze_custom_events_hourly_baseline") is None:
                 missing.append(hour)
     assert missing == []
 
@@ -638,8 +646,8 @@ def test_oversized_baseline_history_is_read_in_halves() -> None:
         for _ in range(30):
             if exporter.wait_for_history():
                 break
-            page = again(exporter)
-        page = again(exporter)
+            page = scrape_repeatedly(exporter)
+        page = scrape_repeatedly(exporter)
     assert page.value("braze_custom_events_hourly_baseline") == 100
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
 from support import CURRENT_HOUR, HOUR, IOS, NEW_YORK, NOW, VIP, Clock, running_exporter
 
-from braze_exporter.braze.buckets import newest_settled
+from braze_exporter.braze.buckets import newest_settled_start
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.simulator.application import UnknownEvent
@@ -287,4 +287,4 @@ def test_settled_is_newest_settled_bucket(hours: list[int], sent_at: int, settle
     starts = [hour * HOUR for hour in hours]
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=float(settle))
     qualified = [start for start in starts[:-1] if start + HOUR + settle <= sent_at]
-    assert newest_settled(starts, query, sent_at) == (qualified[-1] if qualified else None)
+    assert newest_settled_start(starts, query, sent_at) == (qualified[-1] if qualified else None)

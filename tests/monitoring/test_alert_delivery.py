@@ -35,7 +35,7 @@ EVENTS = """
 {event: newsletter_signup, alerts: {silent: 1h, below: 10, for: 3s}}
 {event: login}
 """
-FALL_SILENT = {"purchase_completed", "newsletter_signup", "login"}
+SILENCED_EVENTS = {"purchase_completed", "newsletter_signup", "login"}
 TOTALS = "{__name__=~'braze_custom_events_(filtered_)?total'}"
 PAGE = {
     "alertname": "BrazeEventSilent",
@@ -47,29 +47,29 @@ PAGE = {
 }
 
 
-class Shop:
+class GrowingTraffic:
     """Simulated traffic that adds one occurrence each time an event is fetched, unless the event is in `silent`.
 
     All these occurrences belong to the hour in which the object was created. Every earlier hour has 1,000 of each
     event. A later hour that begins during the test has none.
     """
 
-    events = frozenset({"app_opened", "signup", *FALL_SILENT})
+    events = frozenset({"app_opened", "signup", *SILENCED_EVENTS})
 
     def __init__(self) -> None:
         self.silent: set[str] = set()
         self.last: dict[str, float] = {}
         self._hour = int(time.time()) // HOUR * HOUR
-        self._happened: Counter[str] = Counter()
+        self._growth: Counter[str] = Counter()
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:  # noqa: ARG002
         """Return the count of an event in an hour; it is the same for every app."""
         if hour_start != self._hour:
             return 1_000 if hour_start < self._hour else 0
         if event not in self.silent:
-            self._happened[event] += 1
+            self._growth[event] += 1
             self.last[event] = now
-        return self._happened[event]
+        return self._growth[event]
 
 
 @dataclass
@@ -106,7 +106,7 @@ def pager() -> Iterator[Pager]:
             thread.join()
 
 
-def to(url: str) -> str:
+def alertmanager_config(url: str) -> str:
     """Return the Alertmanager config of `deploy/` with a webhook receiver at `url` and notifications within 1 s."""
     result = yaml.safe_load((ROOT / "deploy/compose/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
     result["route"] |= {"group_wait": "0s", "group_interval": "1s"}
@@ -117,11 +117,13 @@ def to(url: str) -> str:
 
 def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
     """A silent event is paged exactly once, with its text and labels; no other event is paged, and it resolves."""
-    shop = Shop()
+    shop = GrowingTraffic()
     extra_yaml = f"refresh: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
     with ExitStack() as stack:
         received = stack.enter_context(pager())
-        manager = stack.enter_context(running_alertmanager(tmp_path / "alertmanager", to(received.url)))
+        manager = stack.enter_context(
+            running_alertmanager(tmp_path / "alertmanager", alertmanager_config(received.url))
+        )
         _, braze = stack.enter_context(running_braze(shop))
         config = workspace_yaml(braze.url, EVENTS, extra_yaml=extra_yaml)
         option = f"--config.file={write_file(tmp_path / 'config.yaml', config)}"
@@ -140,7 +142,7 @@ def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
         wait_until(are_increasing, "each event keeps occurring for longer than a silent alert takes to fire", 60)
         assert received.alerts == []
 
-        shop.silent |= FALL_SILENT
+        shop.silent |= SILENCED_EVENTS
         wait_until(lambda: bool(received.alerts), "an alert is sent", 60)
         (page,) = received.alerts
         assert (page["status"], page["labels"]) == ("firing", PAGE)

@@ -42,7 +42,7 @@ UP, SETTLED, BASELINE, LATEST = (
     series(f"{HOURS}_{name}", PURCHASE) for name in ("up", "settled", "baseline", "latest")
 )
 LAST_SUCCESS = series(f"{HOURS}_last_success_timestamp_seconds", PURCHASE)
-START = series(f"{HOURS}_settled_bucket_start_timestamp_seconds", PURCHASE)
+SETTLED_START = series(f"{HOURS}_settled_bucket_start_timestamp_seconds", PURCHASE)
 BRAZE_UP = series("braze_up")
 STARTED = series("process_start_time_seconds", "")
 WRITES = series("braze_exporter_state_write_failures_total", "")
@@ -51,7 +51,7 @@ REMAINING = series("braze_api_quota_remaining", f'{PRODUCTION},pool="default"')
 RESET = series("braze_api_quota_reset_timestamp_seconds", f'{PRODUCTION},pool="default"')
 
 EVENT = {"workspace": "production", "event": "purchase", "unit": "hour", "severity": "critical", "team": "growth"}
-OWN = {"workspace": "production", "severity": "warning"}
+EXPORTER_LABELS = {"workspace": "production", "severity": "warning"}
 
 
 def auth_failures(reason: str) -> str:
@@ -68,7 +68,7 @@ def given(
     return {**result, **changes}
 
 
-def without(start: float, end: float, base: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
+def scrape_gap(start: float, end: float, base: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
     """Return the series of an exporter that is not scraped between two times, in hours."""
     return {name: between(start, end, None, info) for name, info in base.items()}
 
@@ -88,7 +88,7 @@ def outage(start: float, end: float, *, counted: SampleFunction | None = None) -
         {
             TOTAL: still(counted or well[TOTAL]),
             LAST_SUCCESS: still(last_fetch),
-            START: still(well[START]),
+            SETTLED_START: still(well[SETTLED_START]),
             UP: between(start, end, 0, always(1)),
             BRAZE_UP: between(start, end, 0, always(1)),
             QUERIES_UP: between(start, end, 0, always(1)),
@@ -110,7 +110,7 @@ def no_data(missing: str) -> ExpectedAlert:
     return ExpectedAlert("BrazeEventNoData", sentence, EVENT)
 
 
-def rare(now: float) -> float:
+def rare_counter(now: float) -> float:
     """Return the counter of an event that occurs every 100 minutes, as of the last fetch."""
     return 7 + last_fetch(now) // (100 * MINUTE)
 
@@ -141,7 +141,7 @@ SCENARIOS = {
                 ExpectedAlert(
                     "BrazeEventSilent",
                     "No purchase events from app ios in workspace production were counted for 2h or longer.",
-                    {**OWN, "event": "purchase", "braze_app": "ios", "unit": "hour"},
+                    {**EXPORTER_LABELS, "event": "purchase", "braze_app": "ios", "unit": "hour"},
                 )
             ]
         },
@@ -162,7 +162,7 @@ SCENARIOS = {
                 ExpectedAlert(
                     "BrazeEventSilent",
                     "No purchase events in workspace production were counted for 2h or longer.",
-                    {**OWN, "event": "purchase", "unit": "day"},
+                    {**EXPORTER_LABELS, "event": "purchase", "unit": "day"},
                 )
             ]
         },
@@ -171,7 +171,7 @@ SCENARIOS = {
     "silent across a new pod with the same state": Scenario(
         DURABLE,
         {
-            **without(3, 99, given({TOTAL: always(90)})),
+            **scrape_gap(3, 99, given({TOTAL: always(90)})),
             **{
                 name.replace("exporter:27293", "10.0.0.7:27293"): between(0, 3, None, info)
                 for name, info in given({TOTAL: always(90), STARTED: always(3 * HOUR)}).items()
@@ -183,7 +183,7 @@ SCENARIOS = {
         HOURLY,
         given(
             {
-                TOTAL: lambda now: rare(now) if 8 <= hours(now) % 24 < 16 else 1_000 + last_fetch(now) // 60,
+                TOTAL: lambda now: rare_counter(now) if 8 <= hours(now) % 24 < 16 else 1_000 + last_fetch(now) // 60,
                 SETTLED: at_night(100, 6),
                 BASELINE: at_night(101, 8),
                 LATEST: at_night(60, 0),
@@ -197,7 +197,7 @@ SCENARIOS = {
         silent=range(0, 24 * 60, 60),
     ),
     "a bucket in progress": Scenario(
-        HOURLY, given({LATEST: lambda now: now % HOUR // 36, TOTAL: rare}), silent=range(0, 600, 25)
+        HOURLY, given({LATEST: lambda now: now % HOUR // 36, TOTAL: rare_counter}), silent=range(0, 600, 25)
     ),
     # The counter goes 90 → 0 → … → 0, with events in between. It restarts every two hours, so that `offset 2h` compares
     # 0 with 0.
@@ -216,7 +216,7 @@ SCENARIOS = {
     ),
     "a restart with a state file": Scenario(
         DURABLE,
-        without(3, 3.05, given({TOTAL: rare, STARTED: between(3, 99, 3 * HOUR, always(-HOUR))})),
+        scrape_gap(3, 3.05, given({TOTAL: rare_counter, STARTED: between(3, 99, 3 * HOUR, always(-HOUR))})),
         silent=range(0, 480, 7),
     ),
     # The event occurs every half hour, but the first response of Braze comes at 1:55.
@@ -237,7 +237,8 @@ SCENARIOS = {
         fires={
             minute: [
                 ExpectedAlert(
-                    "BrazeNotAnswering", f"No fetch for workspace production has succeeded for {since}.", OWN
+                    "BrazeNotAnswering", "No fetch for workspace production has succeeded for "
+                                         f"{since}.", EXPORTER_LABELS
                 )
             ]
             for minute, since in {196: "20m 59s", 300: "2h 4m 59s", 479: "5h 3m 59s", 494: "5h 3m 59s"}.items()
@@ -246,7 +247,7 @@ SCENARIOS = {
     ),
     "an outage of ten minutes": Scenario(HOURLY, outage(3, 3.2), silent=range(175, 240, 2)),
     "a repair after an outage, of an event that happened": Scenario(
-        HOURLY, outage(3, 3.2, counted=lambda now: rare(now) * 40), silent=range(175, 480, 8)
+        HOURLY, outage(3, 3.2, counted=lambda now: rare_counter(now) * 40), silent=range(175, 480, 8)
     ),
     "a repair after an outage, of an event that did not": Scenario(
         HOURLY,
@@ -270,13 +271,13 @@ SCENARIOS = {
     ),
     "empty responses from the start": Scenario(
         HOURLY,
-        given({name: always(None) for name in (SETTLED, BASELINE, LATEST, START)}),
+        given({name: always(None) for name in (SETTLED, BASELINE, LATEST, SETTLED_START)}),
         fires={16: [no_data("data")], 100: [no_data("data")]},
         silent=(0, 14),
     ),
     "outdated responses": Scenario(
         HOURLY,
-        given({START: until(3, healthy()[START])}),
+        given({SETTLED_START: until(3, healthy()[SETTLED_START])}),
         fires={
             316: [no_data("settled hour after the one that began 4h 16m 0s ago")],
             600: [no_data("settled hour after the one that began 9h 0m 0s ago")],
@@ -289,10 +290,10 @@ SCENARIOS = {
         HOURLY.replace("silent: 2h", "silent: 2h, for: 5m"),
         given(
             {
-                START: until(3, healthy()[START]),
+                SETTLED_START: until(3, healthy()[SETTLED_START]),
                 LAST_SUCCESS: until(4.99, last_fetch),
                 UP: between(4.99, 99, 0, always(1)),
-                TOTAL: rare,
+                TOTAL: rare_counter,
             }
         ),
         silent=range(290, 320),
@@ -303,7 +304,7 @@ SCENARIOS = {
         given(
             {
                 LAST_SUCCESS: until(2, last_fetch),
-                START: until(2, healthy()[START]),
+                SETTLED_START: until(2, healthy()[SETTLED_START]),
                 TOTAL: until(2, healthy()[TOTAL]),
                 **{name: between(3, 99, None, healthy()[name]) for name in (SETTLED, BASELINE, LATEST)},
                 REMAINING: between(2, 99, 50_000, always(240_000)),
@@ -316,7 +317,7 @@ SCENARIOS = {
                     "BrazeQuotaLow",
                     "20% of the rate limit of workspace production is left (pool default), so the exporter pauses its "
                     "requests until the limit resets.",
-                    {**OWN, "pool": "default"},
+                    {**EXPORTER_LABELS, "pool": "default"},
                 )
             ]
             for minute in (136, 250, 600)
@@ -353,7 +354,7 @@ SCENARIOS = {
                 ExpectedAlert(
                     "BrazeEventDrop",
                     "purchase events in workspace production are at 70% of the baseline.",
-                    {**OWN, "event": "purchase", "unit": "hour"},
+                    {**EXPORTER_LABELS, "event": "purchase", "unit": "hour"},
                 )
             ]
         },
@@ -367,7 +368,7 @@ SCENARIOS = {
                 ExpectedAlert(
                     "BrazeEventDrop",
                     "purchase events in workspace production are at 0% of the baseline.",
-                    {**OWN, "event": "purchase", "unit": "hour"},
+                    {**EXPORTER_LABELS, "event": "purchase", "unit": "hour"},
                 )
             ]
         },
@@ -404,21 +405,21 @@ SCENARIOS = {
     ),
     "the exporter is down": Scenario(
         HOURLY,
-        without(3, 4, healthy()),
+        scrape_gap(3, 4, healthy()),
         fires={
             minute: [
                 ExpectedAlert(
                     "BrazeExporterDown",
                     "Prometheus has had no metrics of workspace production for 5 minutes or longer, so no other alert "
                     "for it can fire.",
-                    {**OWN, "severity": "critical"},
+                    {**EXPORTER_LABELS, "severity": "critical"},
                 )
             ]
             for minute in (186, 239, 244)
         },
         silent=(179, 184, 246),
     ),
-    "a restart": Scenario(HOURLY, without(3, 3.05, healthy()), silent=range(175, 420, 5)),
+    "a restart": Scenario(HOURLY, scrape_gap(3, 3.05, healthy()), silent=range(175, 420, 5)),
     # One call probes at the next scrape after two minutes.
     "the key is rejected": Scenario(
         HOURLY,
@@ -432,7 +433,7 @@ SCENARIOS = {
                     "BrazeKeyRefused",
                     f"Braze rejected the API key of workspace production (unauthorized) in about {count} requests in "
                     "the last 10 minutes.",
-                    {**OWN, "severity": "critical", "reason": "unauthorized"},
+                    {**EXPORTER_LABELS, "severity": "critical", "reason": "unauthorized"},
                 )
             ]
             for minute, count in {66: 3, 100: 3, 179: 3, 184: 3}.items()
@@ -454,7 +455,7 @@ SCENARIOS = {
                     "BrazeQueryUnanswered",
                     "No fetch of purchase events in workspace production has succeeded for 1h 20m 59s, so its values "
                     "are no longer exported.",
-                    {**OWN, "event": "purchase", "kind": "custom_events", "unit": "hour"},
+                    {**EXPORTER_LABELS, "event": "purchase", "kind": "custom_events", "unit": "hour"},
                 )
             ]
         },
@@ -477,7 +478,7 @@ SCENARIOS = {
                     "No fetch of purchase events from app ios in segment vip in workspace production has succeeded "
                     "since the exporter started, so its values are no longer exported.",
                     {
-                        **OWN,
+                        **EXPORTER_LABELS,
                         "event": "purchase",
                         "kind": "custom_events",
                         "unit": "hour",
@@ -534,7 +535,7 @@ SCENARIOS = {
                     "BrazeTimezoneMismatch",
                     "The newest day in the responses for workspace production has differed from the current day in "
                     "its `timezone` for 1 hour or longer.",
-                    OWN,
+                    EXPORTER_LABELS,
                 )
             ]
         },
@@ -560,7 +561,7 @@ SCENARIOS = {
                 ExpectedAlert(
                     "BrazeEventSilent",
                     "No purchase events in workspace production were counted for 1d or longer.",
-                    {**OWN, "event": "purchase", "unit": "day"},
+                    {**EXPORTER_LABELS, "event": "purchase", "unit": "day"},
                 )
             ]
         },

@@ -27,7 +27,7 @@ URL = "https://rest.iad-01.braze.com"
 DAY = 24
 WINBACK, WELCOME = "d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "f293e280-c0e7-4304-b9b9-62803fc0b053"
 ONBOARDING = "4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
-STARTED = series("process_start_time_seconds", "")
+PROCESS_START = series("process_start_time_seconds", "")
 # The sent messages of a campaign with two channels, one of which has two variations. `OPENED` has other statistics of
 # it.
 SENT = (
@@ -54,7 +54,7 @@ CANVAS = config(f"    canvases: [{{canvas: {ONBOARDING}, alerts: {{silent: 2d}}}
 CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, UNINSTALLS, CAMPAIGN, CANVAS)
 
 
-def fired(alert: str, sentence: str, unit: str = "day", **labels: str) -> ExpectedAlert:
+def expected_alert(alert: str, sentence: str, unit: str = "day", **labels: str) -> ExpectedAlert:
     """Return an expected alert of the workspace."""
     return ExpectedAlert(alert, sentence, {"workspace": "production", "severity": "warning", "unit": unit, **labels})
 
@@ -121,7 +121,7 @@ def renamed(at: float) -> dict[str, SampleFunction]:
 def silent_campaign(name: str) -> ExpectedAlert:
     """Return the expected alert for a campaign that sends nothing."""
     sentence = f"Campaign {name} in workspace production has sent no messages for 2d or longer."
-    return fired("BrazeCampaignSilent", sentence, campaign=name, campaign_id=WINBACK)
+    return expected_alert("BrazeCampaignSilent", sentence, campaign=name, campaign_id=WINBACK)
 
 
 def few_messages(count: int, name: str = "Win-back") -> ExpectedAlert:
@@ -130,7 +130,7 @@ def few_messages(count: int, name: str = "Win-back") -> ExpectedAlert:
         f"Messages of campaign {name} in workspace production: {count} in the newest settled day, below the limit of "
         "100."
     )
-    return fired("BrazeCampaignBelow", sentence, campaign=name, campaign_id=WINBACK)
+    return expected_alert("BrazeCampaignBelow", sentence, campaign=name, campaign_id=WINBACK)
 
 
 IOS_SESSIONS = samples("sessions_filtered", 'braze_app="ios"', unit="hourly", settled=90, latest=1, total=steady)
@@ -140,7 +140,7 @@ MONEY = samples("revenue", settled=400.5, total=steady) | {
     series("braze_revenue_daily_baseline"): always(1_000),
     series("braze_revenue_daily_latest"): always(3),
 }
-NO_MUGS = fired(
+MUG_SILENT = expected_alert(
     "BrazePurchasesSilent",
     "No purchases of product Mug from app ios in workspace production were counted for 12h or longer.",
     "hour",
@@ -148,7 +148,7 @@ NO_MUGS = fired(
     braze_app="ios",
     severity="page",
 )
-MUG_STALE = fired(
+MUG_STALE = expected_alert(
     "BrazeQueryUnanswered",
     "No fetch of purchases of product Mug from app ios in workspace production has succeeded for 5h 59m 59s, so its "
     "values are no longer exported.",
@@ -157,7 +157,7 @@ MUG_STALE = fired(
     braze_app="ios",
     kind="purchases",
 )
-MANY_UNINSTALLS = fired(
+MANY_UNINSTALLS = expected_alert(
     "BrazeUninstallsAbove",
     "Uninstalls in workspace production: 600 in the newest settled day, above the limit of 500.",
 )
@@ -187,7 +187,7 @@ SCENARIOS = {
         },
         fires={
             minute: [
-                fired(
+                expected_alert(
                     "BrazeSessionsSilent", "No sessions in workspace production were counted for 2h or longer.", "hour"
                 )
             ]
@@ -212,7 +212,7 @@ SCENARIOS = {
         },
         fires={
             200: [
-                fired(
+                expected_alert(
                     "BrazeSessionsBelow",
                     "Sessions from app ios in workspace production: 12 in the newest settled hour, below the limit of "
                     "50.",
@@ -233,7 +233,7 @@ SCENARIOS = {
             series("braze_purchases_filtered_total", f'{PRODUCTION},product="Cup",braze_app="ios"'): steady,
             series("braze_purchases_total"): steady,
         },
-        fires={15 * 60 + 30: [NO_MUGS]},
+        fires={15 * 60 + 30: [MUG_SILENT]},
         silent=(12 * 60, 15 * 60),
         step=15,
     ),
@@ -243,7 +243,7 @@ SCENARIOS = {
             **healthy(),
             **MUG,
             series("braze_purchases_filtered_total", f"{PRODUCTION},{MUGS}"): always(0),
-            STARTED: lambda now: now // (8 * HOUR) * 8 * HOUR,
+            PROCESS_START: lambda now: now // (8 * HOUR) * 8 * HOUR,
         },
         silent=range(0, 48 * 60, 60),
         step=15,
@@ -282,7 +282,8 @@ SCENARIOS = {
     "revenue falls": Scenario(
         REVENUE,
         {**healthy(), **MONEY},
-        fires={30: [fired("BrazeRevenueDrop", "Revenue in workspace production is at 40.05% of the baseline.")]},
+        fires={30: [expected_alert("BrazeRevenueDrop", "Revenue in workspace production is at 40.05% of the "
+                                                       "baseline.")]},
         silent=(0,),
         step=15,
     ),
@@ -307,7 +308,7 @@ SCENARIOS = {
         },
         fires={
             27 * 60: [
-                fired(
+                expected_alert(
                     "BrazeSegmentBelow",
                     "Users in segment vip in workspace production: 90 in the newest settled day, below the limit of "
                     "100.",
@@ -330,7 +331,7 @@ SCENARIOS = {
         },
         fires={
             30: [
-                fired(
+                expected_alert(
                     "BrazeSegmentNoData",
                     "Responses for users in segment vip in workspace production contain no data.",
                     segment="vip",
@@ -366,7 +367,8 @@ SCENARIOS = {
             30: [MANY_UNINSTALLS],
             77 * 60: [
                 MANY_UNINSTALLS,
-                fired("BrazeUninstallsSilent", "No uninstalls in workspace production were counted for 2d or longer."),
+                expected_alert("BrazeUninstallsSilent", "No uninstalls in workspace production were counted for 2d "
+                                                        "or longer."),
             ],
         },
         step=15,
@@ -456,7 +458,7 @@ SCENARIOS = {
         },
         fires={
             30: [
-                fired(
+                expected_alert(
                     "BrazeCampaignNoData",
                     "Responses for messages of campaign Win-back in workspace production contain no data.",
                     campaign="Win-back",
@@ -492,7 +494,7 @@ SCENARIOS = {
         },
         fires={
             59 * 60: [
-                fired(
+                expected_alert(
                     "BrazeCanvasSilent",
                     "No users have entered Canvas Onboarding, 14 days in workspace production for 2d or longer.",
                     canvas="Onboarding, 14 days",
@@ -508,7 +510,7 @@ SCENARIOS = {
         {
             **healthy(),
             **named("canvas_entries", "canvas", ("Onboarding, 14 days", ONBOARDING), always(0)),
-            STARTED: lambda now: now // (DAY * HOUR) * DAY * HOUR,
+            PROCESS_START: lambda now: now // (DAY * HOUR) * DAY * HOUR,
         },
         silent=range(0, 4 * DAY * 60, 60),
         step=60,

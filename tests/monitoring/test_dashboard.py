@@ -21,7 +21,7 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.metrics import self_metrics
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_GAUGES, build_counter, build_gauge
 from braze_exporter.monitoring.dashboard import build_dashboard
-from braze_exporter.scheduler.plan import Plan, build_plan, feeds_counter
+from braze_exporter.scheduler.plan import Plan, build_plan, can_feed_counter
 from braze_exporter.simulator import demo_config
 
 URL = "https://rest.iad-01.braze.com"
@@ -68,7 +68,7 @@ def queries(result: Json) -> Iterator[str]:
     yield from (item["query"] for item in result["templating"]["list"] if item["type"] == "query")
 
 
-def text(name: str) -> str:
+def promql_of(name: str) -> str:
     """Return all PromQL of the dashboard of one of the configs."""
     return "\n".join(queries(board(name)))
 
@@ -161,11 +161,11 @@ def test_dashboard_queries_configured_metrics_only(name: str) -> None:
             }
             known |= {*gauges.values(), build_counter(query.kind, metric_group).name}
             rendered |= {gauges[measure] for measure in _shown(query, metric_group)}
-        if feeds_counter(query):
+        if can_feed_counter(query):
             rendered.add(build_counter(query.kind, query.metric_group).name)
     itself = {family.name for family in (self_metrics.UP, self_metrics.QUERIES, *self_metrics.SELF_METRICS)}
     itself |= {f"{family.name}_bucket" for family in self_metrics.SELF_METRICS if family.type == "histogram"}
-    named = set(re.findall(r"\bbraze_\w+", text(name))) - {"braze_app"}
+    named = set(re.findall(r"\bbraze_\w+", promql_of(name))) - {"braze_app"}
     assert named <= known | itself
     assert rendered <= named
 
@@ -193,12 +193,12 @@ def test_dashboard_has_no_empty_panels() -> None:
         "event",
         "event_hourly",
     ]
-    assert "_daily_" not in text("least")
-    assert "baseline" not in text("least")
-    assert "_filtered{" not in text("least")
+    assert "_daily_" not in promql_of("least")
+    assert "baseline" not in promql_of("least")
+    assert "_filtered{" not in promql_of("least")
     assert not [panel for panel in panels(least) if re.search(r"\bday\b|baseline|app|segment|zone", panel["title"])]
     days = board("days")
-    assert "_hourly_" not in text("days")
+    assert "_hourly_" not in promql_of("days")
     assert {"Settled day compared with baseline", "Time zone"} <= {panel["title"] for panel in panels(days)}
 
 

@@ -44,12 +44,12 @@ from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
 from braze_exporter.metrics.families import GAUGE_HELP, build_counter, build_gauge
 from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, TIMEZONE_MISMATCH, UP
-from braze_exporter.scheduler.plan import build_plan, feeds_counter
+from braze_exporter.scheduler.plan import build_plan, can_feed_counter
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.server import serve
 
 # Has quotes, regex characters and a four-byte letter, which Grafana has to pass to Prometheus unchanged.
-ODD = r'sign "up" (a|b) \d+ 🎉'
+ODD_NAME = r'sign "up" (a|b) \d+ 🎉'
 EVENTS = """
 {event: purchase, apps: [all, ios], segments: [all, vip], baseline: {weeks: 1}}
 {event: purchase, unit: day, apps: [all, ios], baseline: {weeks: 1}}
@@ -58,7 +58,7 @@ EVENTS = """
 """
 CAMPAIGN = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels=("email", "in_app_message"))
 CANVAS = Canvas("4ffe74b7-ca90-4046-ae7f-68b1b337f6a6", "Onboarding")
-OTHERS = f"""\
+OTHER_SECTIONS = f"""\
     sessions: [{{apps: [all, ios], baseline: {{weeks: 1}}}}]
     purchases: [{{}}, {{product: Mug}}]
     revenue: [{{unit: day}}]
@@ -77,19 +77,22 @@ STAGING = """
 RISING = "purchase"
 CHANNELS = {"campaign_messages": ("email", "in_app_message"), "canvas_messages": ("email", "ios_push")}
 # Groups of variables whose labels occur together in some series.
-TOGETHER = (("workspace", "event", "app", "segment"), ("workspace", "app", "product", "campaign", "canvas", "channel"))
-OF_EXPORTER = {family.name for family in (UP, QUERIES, *SELF_METRICS)}
+COMBINED_LABELS = (
+    ("workspace", "event", "app", "segment"),
+    ("workspace", "app", "product", "campaign", "canvas", "channel"),
+)
+EXPORTER_METRICS = {family.name for family in (UP, QUERIES, *SELF_METRICS)}
 # The occurrences per hour in the history, and the factors by which they change for the last day.
 BEFORE, RISE, FALL = 100, 2.0, 0.5
 
 Json = dict[str, Any]
 
 
-class Shop(RecordedCounts):
+class SteadyTraffic(RecordedCounts):
     """Simulated traffic with the same counts in each hour, and fewer for an app or a segment."""
 
     def __init__(self) -> None:
-        super().__init__(events=["purchase", ODD, "rare", "only_ios"])
+        super().__init__(events=["purchase", ODD_NAME, "rare", "only_ios"])
         self.this_hour = int(time.time()) // HOUR * HOUR
         for back in range(-2, 26 * 24):
             for event in self.events:
@@ -153,8 +156,8 @@ class Scene:
         """
         texts = expr + self.variables.get(repeat, "")
         names = [name for name in self.variables if f"${{{name}:regex}}" in texts and name != repeat]
-        for group in TOGETHER:
-            offers = [self.offers[name] if name in group else [()] for name in names]
+        for group in COMBINED_LABELS:
+            offers = [self.variable_choices[name] if name in group else [()] for name in names]
             for values in product(*offers):
                 choice = dict(zip(names, values, strict=True))
                 yield from (
@@ -162,10 +165,10 @@ class Scene:
                 )
 
     @cached_property
-    def offers(self) -> Mapping[str, Sequence[Sequence[str]]]:
+    def variable_choices(self) -> Mapping[str, Sequence[Sequence[str]]]:
         """Return the selections to test for each variable: All, each value, and two events."""
         result = {name: [(), *((value,) for value in self.values(name, {}))] for name in self.variables}
-        result["event"].append(("purchase", ODD))
+        result["event"].append(("purchase", ODD_NAME))
         return result
 
     def query(self, expr: str, choice: Mapping[str, Sequence[str]]) -> dict[Labels, float]:
@@ -214,7 +217,7 @@ def _is_configured(expr: str, queries: Sequence[Query]) -> bool:
 def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
     """Return whether a query has a matching series. For the exporter's own metrics only the workspace is compared."""
     name = matchers["__name__"]
-    if name.removesuffix("_bucket") in OF_EXPORTER:
+    if name.removesuffix("_bucket") in EXPORTER_METRICS:
         if name == TIMEZONE_MISMATCH.name and query.unit is not Unit.DAY:
             return False
         return bool(re.fullmatch(matchers.get("workspace", ".*"), query.workspace))
@@ -225,7 +228,9 @@ def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
             if result != "baseline" or query.baseline_weeks
         ]
         names += (
-            [build_counter(query.kind, metric_group).name] if feeds_counter(query) and metric_group.is_additive else []
+            [build_counter(query.kind, metric_group).name]
+            if can_feed_counter(query) and metric_group.is_additive
+            else []
         )
         channels = CHANNELS[metric_group.name] if metric_group.series_labels else ("",)
         rendered = [
@@ -262,7 +267,7 @@ def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator
     yield "# EOF\n"
 
 
-def midday() -> ZoneInfo:
+def zone_at_noon() -> ZoneInfo:
     """Return a time zone where it is about noon, so that no bucket changes at midnight during the test."""
     return ZoneInfo(f"Etc/GMT{time.gmtime().tm_hour - 12:+d}")
 
@@ -271,18 +276,18 @@ def midday() -> ZoneInfo:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Run the exporter until it is healthy, then inject 503, disconnects and 429, and return the resulting state."""
     require_tool("prometheus")
-    directory, shop, zone = tmp_path_factory.mktemp("dashboard"), Shop(), midday()
+    directory, shop, zone = tmp_path_factory.mktemp("dashboard"), SteadyTraffic(), zone_at_noon()
     braze = FaultInjectingBraze(key=KEY, traffic=shop, clock=time.time, zone=zone, apps=(IOS,), segments=(VIP,))
     braze.series_counts, braze.inventory = figures(shop.this_hour), Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
     with ExitStack() as stack:
         url = stack.enter_context(serve(braze)).url
-        text = workspace_yaml(url, EVENTS) + OTHERS + workspace_item_yaml(url, STAGING, name="staging")
+        text = workspace_yaml(url, EVENTS) + OTHER_SECTIONS + workspace_item_yaml(url, STAGING, name="staging")
         text = text.replace(str(NEW_YORK), str(zone)) + "refresh: {hour: 2s, day: 2s}\nbudget: {share: 0.5}\n"
         option = f"--config.file={write_file(directory / 'config.yaml', text)}"
         board = json.loads(run_program("dashboard", option).stdout)
-        queries = tuple(named(query) for query in build_plan(load_config(text, "config.yaml")).queries)
+        queries = tuple(with_listed_name(query) for query in build_plan(load_config(text, "config.yaml")).queries)
         program = stack.enter_context(Program.start([option]))
-        wait_until(lambda: is_well(program.scrape(), queries), "all queries are up and all baselines exist")
+        wait_until(lambda: is_healthy(program.scrape(), queries), "all queries are up and all baselines exist")
         wait_until(lambda: has_revised(program.scrape(), shop), "Braze has revised an hour")
         lines = history(program.scrape(), f"127.0.0.1:{program.port}", int(time.time()) - 60, days=15)
         (directory / "prometheus").mkdir()
@@ -291,7 +296,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         wait_until(server.is_responding, "Prometheus has scraped", 60)
         braze.inject(response_faults.status(503))
         up = 'sum({__name__=~"braze_.+ly_up"})'
-        wait_until(lambda: server.query(up) == {frozenset(): slow(queries)}, "all queries fail")
+        wait_until(lambda: server.query(up) == {frozenset(): count_slow_queries(queries)}, "all queries fail")
         braze.inject(transfer_faults.disconnect(), times=3)
         braze.inject(response_faults.rate_limited())
         problems = "sum(braze_api_requests_total{code='429'}) > 0 and sum(braze_api_requests_deferred_total) > 5"
@@ -299,18 +304,18 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield Scene(server, board, queries, time.time())
 
 
-def named(query: Query) -> Query:
+def with_listed_name(query: Query) -> Query:
     """Return a query with the name that Braze's list has for its subject."""
     names = {CAMPAIGN.id: CAMPAIGN.name, CANVAS.id: CANVAS.name}
     return replace(query, subject=names.get(query.subject, query.subject))
 
 
-def slow(queries: Sequence[Query]) -> float:
+def count_slow_queries(queries: Sequence[Query]) -> float:
     """Return how many queries are fetched too rarely to fail during the test."""
     return sum(query.kind.min_refresh_seconds > 0 for query in queries)
 
 
-def is_well(page: MetricsPage, queries: Sequence[Query]) -> bool:
+def is_healthy(page: MetricsPage, queries: Sequence[Query]) -> bool:
     """Return whether all queries are up, all baselines exist, and campaigns and Canvases have their names."""
     if not page.value("braze_campaign_info", campaign=CAMPAIGN.name) or not page.value(
         "braze_canvas_info", canvas=CANVAS.name
@@ -322,7 +327,7 @@ def is_well(page: MetricsPage, queries: Sequence[Query]) -> bool:
     return ups == [1.0] * all_of_them and len(baseline) == sum(query.baseline_weeks > 0 for query in queries)
 
 
-def has_revised(page: MetricsPage, shop: Shop) -> bool:
+def has_revised(page: MetricsPage, shop: SteadyTraffic) -> bool:
     """Return whether the exporter has counted a revised hour; also revise one more hour."""
     hour = shop.this_hour - 5 * HOUR
     shop.set("purchase", hour, shop.count("purchase", hour, 0) + 1)
@@ -333,21 +338,21 @@ def test_variables_list_configured_values(scene: Scene) -> None:
     """Each variable lists the configured values under the current selection, by unit where it has a unit."""
     assert {name: scene.values(name, {}) for name in scene.variables} == {
         "workspace": ["production", "staging"],
-        "event": sorted(["purchase", ODD, "rare", "only_ios"]),
+        "event": sorted(["purchase", ODD_NAME, "rare", "only_ios"]),
         "app": ["ios"],
         "segment": ["vip"],
         "product": ["Mug"],
         "campaign": [CAMPAIGN.name],
         "canvas": [CANVAS.name],
         "channel": ["email", "in_app_message", "ios_push"],
-        "event_hourly": sorted(["purchase", ODD]),
+        "event_hourly": sorted(["purchase", ODD_NAME]),
         "event_daily": ["purchase", "rare"],
         "campaign_daily": [CAMPAIGN.name],
         "canvas_daily": [CANVAS.name],
     }
     assert scene.values("event", {"workspace": ["staging"]}) == ["only_ios", "purchase"]
     assert scene.values("campaign", {"workspace": ["staging"]}) == []
-    assert scene.values("event_hourly", {"event": [ODD, "rare"]}) == [ODD]
+    assert scene.values("event_hourly", {"event": [ODD_NAME, "rare"]}) == [ODD_NAME]
 
 
 def test_every_panel_has_data_with_all_selected(scene: Scene) -> None:
@@ -404,7 +409,7 @@ def test_only_newest_current_bucket_is_drawn(scene: Scene) -> None:
 def test_panel_values_equal_history(scene: Scene) -> None:
     """The panels show the reported counts of a day and a week, and the changes and shares of the history."""
     purchase = frozenset({"workspace": "production", "event": "purchase"}.items())
-    odd = frozenset({"workspace": "production", "event": ODD}.items())
+    odd = frozenset({"workspace": "production", "event": ODD_NAME}.items())
     day, week, _ = (
         scene.query(scene.panel(title)["targets"][0]["expr"], {})
         for title in (
@@ -423,7 +428,7 @@ def test_panel_values_equal_history(scene: Scene) -> None:
         frozenset({"workspace": "staging", "event": RISING, "kind": "custom_events"}.items())
     }
     assert {(result["kind"], result.get("event", "")) for result in map(dict, fell)} == {
-        ("custom_events", ODD),
+        ("custom_events", ODD_NAME),
         ("custom_events", "rare"),
         *(
             (kind, "")
@@ -470,9 +475,9 @@ def test_failures_are_visible(scene: Scene) -> None:
     assert {dict(labels)["code"] for labels in codes} >= {"200", "503", "429", "none"}
     assert max(scene.query(scene.panel("Deferred requests")["targets"][0]["expr"], {}).values()) > 0
     failed = [scene.query(target["expr"], {}) for target in scene.panel("Failed queries")["targets"]]
-    assert sum(map(len, failed)) == len(scene.queries) - slow(scene.queries)
+    assert sum(map(len, failed)) == len(scene.queries) - count_slow_queries(scene.queries)
     assert scene.query(scene.panel("Queries up")["targets"][0]["expr"], {}) == {
-        frozenset(): slow(scene.queries) / len(scene.queries)
+        frozenset(): count_slow_queries(scene.queries) / len(scene.queries)
     }
     assert scene.query(scene.panel("Rate limit remaining")["targets"][0]["expr"], {}) == {frozenset(): 0.0}
     assert scene.query(scene.panel("Time zone")["targets"][0]["expr"], {}) == {frozenset(): 0.0}

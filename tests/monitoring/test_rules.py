@@ -22,7 +22,7 @@ from servers import Prometheus, require_tool, running_prometheus
 from support import HOUR, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
 from braze_exporter.config.loading import load_config
-from braze_exporter.config.values import duration
+from braze_exporter.config.values import format_duration
 from braze_exporter.metrics.promql import format_number, quote
 from braze_exporter.monitoring.rule import RUNBOOKS
 from braze_exporter.monitoring.rules import as_yaml
@@ -57,7 +57,7 @@ EVERY_KIND = """
     canvases: [{canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6, alerts: {silent: 2d}}]
 state_file: /state.sqlite
 """
-ODD = [
+ODD_NAMES = [
     "say \"hi\" and 'bye'",
     "a\\b\\n\\",
     "first\nsecond\r\n\tthird",
@@ -100,7 +100,7 @@ def alerts_of(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [rule for group in result["groups"] for rule in group["rules"]]
 
 
-def check(folder: Path, text: str) -> None:
+def assert_promtool_accepts(folder: Path, text: str) -> None:
     """Assert that promtool accepts a rule file."""
     path = write_file(folder / "rules.yml", text)
     done = subprocess.run(  # noqa: S603
@@ -115,7 +115,7 @@ CONFIGS = {
     "demo": demo_config.build_config("http://127.0.0.1"),
     "everything": workspace_yaml(URL, EVERYTHING, extra_yaml="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
     "every kind": workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", extra_yaml=EVERY_KIND),
-    "odd names": names_config(*ODD),
+    "odd names": names_config(*ODD_NAMES),
 }
 
 
@@ -124,7 +124,7 @@ def test_rules_pass_promtool(name: str, tmp_path: Path) -> None:
     """The rules of each config pass promtool and do not change when they are written as YAML and read again."""
     result = generated_rules(CONFIGS[name])
     assert yaml.safe_load(as_yaml(result)) == result
-    check(tmp_path, as_yaml(result))
+    assert_promtool_accepts(tmp_path, as_yaml(result))
     for rule in alerts_of(result):
         assert rule["keep_firing_for"] == rule["for"]
         assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
@@ -140,7 +140,7 @@ any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_siz
 @example(["{{"])
 def test_any_name_gives_valid_rules(tmp_path: Path, names: list[str]) -> None:
     """Rules are valid for any names of workspaces, events, apps and teams."""
-    check(tmp_path, as_yaml(generated_rules(names_config(*names))))
+    assert_promtool_accepts(tmp_path, as_yaml(generated_rules(names_config(*names))))
 
 
 def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
@@ -149,10 +149,11 @@ def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
         series(
             "braze_custom_events_hourly_settled", f"workspace={quote(name)},event={quote(name)}", 'instance="a"'
         ): lambda _now, number=number: 10.0 + number
-        for number, name in enumerate(ODD)
+        for number, name in enumerate(ODD_NAMES)
     }
     present = {
-        series("braze_exporter_queries", f'workspace={quote(name)},state="up"', ""): lambda _now: 1.0 for name in ODD
+        series("braze_exporter_queries", f'workspace={quote(name)},state="up"', ""): lambda _now: 1.0
+        for name in ODD_NAMES
     }
     alerts = [
         ExpectedAlert(
@@ -160,9 +161,9 @@ def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
             f"{name} events in workspace {name}: {10 + number} in the newest settled hour, above the limit of 5.",
             {"workspace": name, "event": name, "unit": "hour", "severity": name, "team": name},
         )
-        for number, name in enumerate(ODD)
+        for number, name in enumerate(ODD_NAMES)
     ]
-    Scenario(names_config(*ODD), {**info, **present}, fires={16: alerts}).check(tmp_path)
+    Scenario(names_config(*ODD_NAMES), {**info, **present}, fires={16: alerts}).check(tmp_path)
 
 
 def test_every_alert_has_runbook() -> None:
@@ -279,7 +280,7 @@ def test_promql_string_is_escaped() -> None:
 )
 def test_durations_are_in_prometheus_format(seconds: float, text: str) -> None:
     """Units go from the largest to the smallest, and zero units are skipped."""
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_numbers_are_plain() -> None:
@@ -318,7 +319,7 @@ def test_invalid_config_prints_no_rules(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"{path}:9: workspaces[0].custom_events[0].alerts.silent: must be a duration")
 
 
-class Shop(RecordedCounts):
+class ChangingTraffic(RecordedCounts):
     """Simulated traffic with one event that stops, one that grows with each fetch, and one that never occurs."""
 
     def __init__(self) -> None:
@@ -336,7 +337,7 @@ class Shop(RecordedCounts):
         return super().count(event, hour_start, now, app_id, segment_id)
 
 
-QUICK = """
+FAST_EVENTS = """
 {event: stops, refresh: 1s, apps: [all, ios], baseline: {weeks: 1}, alerts: {silent: 5s, drop: 1, above: 9000, for: 1s}}
 {event: continues, refresh: 1s, alerts: {silent: 5s, for: 1s}}
 {event: quiet, segments: [vip], unit: day, alerts: {below: 5, for: 1s, severity: page, labels: {team: "{{ growth }}"}}}
@@ -367,9 +368,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     require_tool("prometheus")
     directory = tmp_path_factory.mktemp("rules")
     with ExitStack() as stack:
-        _, server = stack.enter_context(running_braze(Shop()))
+        _, server = stack.enter_context(running_braze(ChangingTraffic()))
         path = write_file(
-            directory / "config.yaml", workspace_yaml(server.url, QUICK, extra_yaml="budget: {share: 0.5}\n")
+            directory / "config.yaml", workspace_yaml(server.url, FAST_EVENTS, extra_yaml="budget: {share: 0.5}\n")
         )
         printed = run_program("rules", f"--config.file={path}").stdout
         rules = re.sub(r"for: \d+[mh]$", "for: 1s", printed, flags=re.MULTILINE)

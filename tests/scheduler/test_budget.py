@@ -19,7 +19,7 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.query_state import backoff_seconds
-from braze_exporter.scheduler.rate_limiter import HOLD_SECONDS
+from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.simulator.reply import Reply
 
 NAMES = [f"event {number:02}" for number in range(24)]
@@ -28,7 +28,7 @@ UP = "braze_custom_events_hourly_up"
 NEXT_HOUR = (int(NOW) // HOUR + 1) * HOUR
 
 
-def quiet() -> RecordedCounts:
+def silent_traffic() -> RecordedCounts:
     """Return traffic in which the events exist but never occur."""
     return RecordedCounts(events=NAMES)
 
@@ -42,7 +42,7 @@ def scrape_until(exporter: ExporterRig, end: float, every: float = 15.0) -> None
 
 def test_first_call_probes_and_others_follow_in_same_scrape() -> None:
     """Other queries wait while the first call probes, and are fetched within the same scrape."""
-    with running_exporter(EVENTS, quiet()) as exporter, ThreadPoolExecutor(1) as pool:
+    with running_exporter(EVENTS, silent_traffic()) as exporter, ThreadPoolExecutor(1) as pool:
         exporter.braze.inject(transfer_faults.hold())
         page = pool.submit(exporter.scrape)
         exporter.braze.wait_for(1)
@@ -54,7 +54,7 @@ def test_first_call_probes_and_others_follow_in_same_scrape() -> None:
 
 def test_reserve_is_kept_when_others_use_the_limit() -> None:
     """When others use nine tenths of each hour's limit, the exporter makes one call an hour and keeps the reserve."""
-    with running_exporter(EVENTS, quiet()) as exporter:
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.braze.limit = 10_000
         for _ in range(4):
             exporter.braze.spend_calls(9_000)
@@ -75,7 +75,9 @@ def test_reserve_is_kept_when_others_use_the_limit() -> None:
 @pytest.mark.parametrize("spent_in_the_end", [7_900, 10_000])
 def test_reserve_is_kept_when_others_accelerate(spent_in_the_end: int) -> None:
     """The exporter makes no call once others have used all of the limit except the reserve."""
-    with running_exporter(EVENTS, quiet(), extra_yaml="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
+    with running_exporter(
+        EVENTS, silent_traffic(), extra_yaml="refresh: {hour: 1m}\nbudget: {share: 0.5}\n"
+    ) as exporter:
         exporter.braze.limit = 10_000
         spent, left = 0, []
         while exporter.clock.now < NEXT_HOUR:
@@ -94,24 +96,26 @@ def test_reserve_is_kept_when_others_accelerate(spent_in_the_end: int) -> None:
         assert min(left) > 1_800 - 10
 
 
-def forms(limit: str, remaining: str, reset: str) -> dict[str, dict[str, str | None]]:
+def header_formats(limit: str, remaining: str, reset: str) -> dict[str, dict[str, str | None]]:
     """Return the rate limit headers in each supported format."""
     return {
-        "lower case": {f"x-ratelimit-{name}": text for name, text in zip(WORDS, (limit, remaining, reset), strict=True)}
-        | dict.fromkeys(f"X-RateLimit-{name.title()}" for name in WORDS),
+        "lower case": {
+            f"x-ratelimit-{name}": text for name, text in zip(HEADER_NAMES, (limit, remaining, reset), strict=True)
+        }
+        | dict.fromkeys(f"X-RateLimit-{name.title()}" for name in HEADER_NAMES),
         "seconds to go": {"X-RateLimit-Remaining": remaining, "X-RateLimit-Reset": "600"},
         "as a fraction": {"X-RateLimit-Remaining": f"{remaining}.0", "X-RateLimit-Reset": f"{reset}.5"},
     }
 
 
-WORDS = ("limit", "remaining", "reset")
+HEADER_NAMES = ("limit", "remaining", "reset")
 
 
-@pytest.mark.parametrize("form", forms("", "", ""))
+@pytest.mark.parametrize("form", header_formats("", "", ""))
 def test_reserve_is_read_from_any_header_format(form: str) -> None:
     """The call whose response reports little left is the last one until the reset, in any header format."""
-    headers = forms("1000", "100", str(int(NOW) + 600))[form]
-    with running_exporter(EVENTS, quiet()) as exporter:
+    headers = header_formats("1000", "100", str(int(NOW) + 600))[form]
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.braze.inject(response_faults.with_headers(headers), times=1)
         scrape_until(exporter, NOW + 600)
         assert len(exporter.braze.requests) == 1
@@ -124,14 +128,14 @@ def test_reserve_is_read_from_any_header_format(form: str) -> None:
 def test_empty_headers_stop_nothing(text: str | None) -> None:
     """Empty, invalid or missing headers stop no calls; the token bucket still applies."""
     headers = dict.fromkeys(("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"), text)
-    with running_exporter(EVENTS, quiet()) as exporter:
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.braze.inject(response_faults.with_headers(headers))
         assert exporter.scrape().value("braze_exporter_queries", state="up") == 24
 
 
 def test_rate_limit_without_headers_doubles_pause() -> None:
     """After a 429 without headers one call probes after 60, 120, 240, 480, 900 and 900 s, until one succeeds."""
-    with running_exporter(EVENTS, quiet(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent"))
         scrape_until(exporter, NOW + 3_600, every=1)
         moments = [round(request.time - NOW) for request in exporter.braze.requests]
@@ -144,7 +148,7 @@ def test_rate_limit_without_headers_doubles_pause() -> None:
 
 def test_retry_after_is_obeyed() -> None:
     """Without rate limit headers of Braze, `Retry-After` sets the pause, as a proxy in front of Braze may send it."""
-    with running_exporter(EVENTS, quiet(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent", retry_after="200"), times=1)
         scrape_until(exporter, NOW + 201, every=1)
         assert [request.time - NOW for request in exporter.braze.requests[:2]] == [0, 200]
@@ -152,7 +156,7 @@ def test_retry_after_is_obeyed() -> None:
 
 def test_queries_over_budget_take_turns() -> None:
     """When the limit shrinks to a third of the plan, all queries are fetched equally less often."""
-    with running_exporter(EVENTS, quiet(), extra_yaml="budget: {share: 0.5}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="budget: {share: 0.5}\n") as exporter:
         exporter.scrape()
         exporter.braze.reset()
         exporter.braze.limit = 192  # of which the share of half is 96, a third of 24 queries times 12
@@ -183,7 +187,7 @@ def longest_gaps(exporter: ExporterRig) -> dict[str, float]:
 @pytest.mark.parametrize("status", [401, 403])
 def test_rejected_key_is_probed_every_two_minutes(status: int) -> None:
     """A rejected key marks all queries down, fetched or not; one call probes every two minutes until it works."""
-    with running_exporter(EVENTS, quiet()) as exporter:
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(status))
         page = exporter.scrape()
@@ -208,7 +212,7 @@ def test_rejected_key_is_probed_every_two_minutes(status: int) -> None:
 
 def test_open_circuit_marks_all_queries_down_until_closed() -> None:
     """A key rejected for one query marks all queries down; when it works again, earlier responses still count."""
-    with running_exporter("{event: event 00}\n{event: event 01, refresh: 1h}", quiet()) as exporter:
+    with running_exporter("{event: event 00}\n{event: event 01, refresh: 1h}", silent_traffic()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(401), times=1)
         assert exporter.scrape().values(UP) == [0, 0]
@@ -217,11 +221,13 @@ def test_open_circuit_marks_all_queries_down_until_closed() -> None:
         assert [request.event for request in exporter.braze.requests] == ["event 00"] * 2
 
 
-def end(admission: Admission, kind: SeriesKind, error: BrazeError | None, info: RateLimitInfo | None = None) -> None:
-    """Make a call that ends with `error`, and with `info` about the rate limit."""
+def make_call(
+    admission: Admission, kind: SeriesKind, error: BrazeError | None, feedback: RateLimitInfo | None = None
+) -> None:
+    """Make a call that ends with `error`, and with `feedback` about the rate limit."""
     permit = admission.admit(kind)
     assert isinstance(permit, Permit)
-    permit.end(error, info or RateLimitInfo(has_response=True))
+    permit.end(error, feedback or RateLimitInfo(is_accepted=True))
 
 
 def test_missing_permission_holds_one_endpoint() -> None:
@@ -239,7 +245,7 @@ def test_missing_permission_holds_one_endpoint() -> None:
         assert kind in (CUSTOM_EVENTS, sessions)
         result = CUSTOM_EVENTS if kind is CUSTOM_EVENTS else sessions
         error = BrazeError(reason, str(reason)) if reason is not None else None
-        end(admission, result, error)
+        make_call(admission, result, error)
 
     call(Reason.FORBIDDEN)
     assert isinstance(admission.deny_reason(CUSTOM_EVENTS), CircuitOpen)
@@ -248,7 +254,7 @@ def test_missing_permission_holds_one_endpoint() -> None:
     call(Reason.UNAUTHORIZED, sessions)
     assert isinstance(admission.deny_reason(sessions), CircuitOpen)
     for reason in (Reason.TIMEOUT, Reason.SERVER_ERROR, Reason.NOT_JSON):
-        clock.advance(HOLD_SECONDS - 1)
+        clock.advance(AUTH_RETRY_SECONDS - 1)
         assert isinstance(admission.admit(sessions), CircuitOpen)
         clock.advance(1)
         call(reason, sessions)
@@ -256,7 +262,7 @@ def test_missing_permission_holds_one_endpoint() -> None:
     call(Reason.FORBIDDEN)  # the key is accepted, but its permission is still missing
     assert "unauthorized" in str(admission.open_circuit_error(sessions))
     assert "forbidden" in str(admission.open_circuit_error(CUSTOM_EVENTS))
-    clock.advance(HOLD_SECONDS)
+    clock.advance(AUTH_RETRY_SECONDS)
     call(Reason.BAD_REQUEST)
     assert admission.open_circuit_error(CUSTOM_EVENTS) is None
 
@@ -266,18 +272,18 @@ def test_changed_key_is_tried_at_once() -> None:
     clock = Clock()
     admission = Admission(clock.monotonic)
     admission.set_budget({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
-    end(admission, CUSTOM_EVENTS, BrazeError(Reason.UNAUTHORIZED, ""))
+    make_call(admission, CUSTOM_EVENTS, BrazeError(Reason.UNAUTHORIZED, ""))
     admission.set_budget({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
     admission.set_endpoints((CUSTOM_EVENTS,))
     assert admission.deny_reason(CUSTOM_EVENTS) is not None
     admission.set_endpoints((CUSTOM_EVENTS,), is_same_key=False)
     assert admission.deny_reason(CUSTOM_EVENTS) is None
-    end(admission, CUSTOM_EVENTS, None, RateLimitInfo(is_rate_limited=True))
+    make_call(admission, CUSTOM_EVENTS, None, RateLimitInfo(is_rate_limited=True))
     assert admission.open_circuit_error(CUSTOM_EVENTS) is None
     assert type(admission.deny_reason(CUSTOM_EVENTS)) is Deferred
 
 
-def late(fault: Fault) -> Fault:
+def after_clear(fault: Fault) -> Fault:
     """Return a fault that applies only once faults are cleared."""
 
     def strike(exchange: Exchange) -> Reply:
@@ -290,9 +296,9 @@ def late(fault: Fault) -> Fault:
 def test_late_rejection_of_old_key_is_ignored(tmp_path: Path) -> None:
     """A 401 for a call made before a reload with another key does not open the circuit."""
     key = write_file(tmp_path / "key", "another-key")
-    with running_exporter(EVENTS, quiet()) as exporter, ThreadPoolExecutor(1) as pool:
+    with running_exporter(EVENTS, silent_traffic()) as exporter, ThreadPoolExecutor(1) as pool:
         exporter.skip_first_scrape()
-        exporter.braze.inject(late(response_faults.status(401)), event="event 00")
+        exporter.braze.inject(after_clear(response_faults.status(401)), event="event 00")
         page = pool.submit(exporter.scrape)
         exporter.braze.wait_for(24)
         exporter.apply_config(EVENTS, **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {key}"})
@@ -311,12 +317,12 @@ def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
     def refuse(exchange: Exchange) -> Reply:
         return response_faults.status(401)(exchange) if "ending_at" in exchange.request.params else exchange.reply
 
-    with running_exporter(events.replace("event 01", "event 01, refresh: 1h"), quiet()) as exporter:
+    with running_exporter(events.replace("event 01", "event 01, refresh: 1h"), silent_traffic()) as exporter:
         exporter.braze.inject(refuse)
         exporter.scrape()
         wait_until(lambda: exporter.page().values(UP) == [0, 0], "the history is refused")
         exporter.braze.clear_faults()
-        exporter.clock.advance(HOLD_SECONDS - 1)
+        exporter.clock.advance(AUTH_RETRY_SECONDS - 1)
         assert exporter.scrape().values(UP) == [0, 0]
         exporter.clock.advance(1)
         exporter.scrape()
@@ -328,7 +334,7 @@ def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
 @pytest.mark.parametrize("fault", [response_faults.status(503), transfer_faults.disconnect()], ids=str)
 def test_failing_start_probes_one_query_at_a_time(fault: Fault) -> None:
     """Until the first success, at most one call is in flight at a time."""
-    with running_exporter(EVENTS, quiet()) as exporter:
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.braze.inject(fault)
         assert exporter.scrape().values(UP) == [0] * 24
         assert exporter.braze.concurrency_peak == 1
@@ -336,7 +342,9 @@ def test_failing_start_probes_one_query_at_a_time(fault: Fault) -> None:
 
 def test_rate_limited_query_is_fetched_after_pause() -> None:
     """A query that got a 429 is fetched after the pause, without waiting for its refresh interval."""
-    with running_exporter("{event: event 00, refresh: 12h}\n{event: event 01, refresh: 12h}", quiet()) as exporter:
+    with running_exporter(
+        "{event: event 00, refresh: 12h}\n{event: event 01, refresh: 12h}", silent_traffic()
+    ) as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent"), times=1)
         exporter.scrape()
         exporter.clock.advance(60)
@@ -345,7 +353,7 @@ def test_rate_limited_query_is_fetched_after_pause() -> None:
 
 def test_reload_keeps_backoff() -> None:
     """Reloading the config repeatedly does not reset the back-off of failing queries."""
-    with running_exporter(EVENTS, quiet(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(503))
         for _ in range(30):
@@ -356,7 +364,7 @@ def test_reload_keeps_backoff() -> None:
 
 def test_returning_workspace_keeps_spent_budget() -> None:
     """A pause after a 429 is kept when a reload removes the workspace and another one restores it."""
-    with running_exporter(EVENTS, quiet()) as exporter:
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.braze.inject(response_faults.rate_limited())
         exporter.scrape()
         exporter.braze.reset()
@@ -380,21 +388,21 @@ def test_returning_workspace_keeps_spent_budget() -> None:
 )
 def test_transient_failures_back_off(fault: Fault) -> None:
     """With a refresh of 5 minutes a failing query is fetched after 5, 10, 15 and 15 minutes, until it succeeds."""
-    with running_exporter("{event: event 00}\n{event: event 01}", quiet()) as exporter:
+    with running_exporter("{event: event 00}\n{event: event 01}", silent_traffic()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(fault, event="event 00")
         scrape_until(exporter, NOW + 300 + 3_000, every=30)
         # As usual, the query is due earlier by a tenth of its refresh interval.
-        assert moments(exporter, "event 00") == [0, 270, 840, 1_710, 2_580]
-        assert len(moments(exporter, "event 01")) == 11
+        assert request_times(exporter, "event 00") == [0, 270, 840, 1_710, 2_580]
+        assert len(request_times(exporter, "event 01")) == 11
         exporter.braze.clear_faults()
         exporter.braze.reset()
         start = exporter.clock.now
         scrape_until(exporter, start + 1_600, every=30)
-        assert moments(exporter, "event 00", start) == [450, 750, 1_050, 1_350]
+        assert request_times(exporter, "event 00", start) == [450, 750, 1_050, 1_350]
 
 
-def moments(exporter: ExporterRig, event: str, start: float = NOW + 300) -> list[float]:
+def request_times(exporter: ExporterRig, event: str, start: float = NOW + 300) -> list[float]:
     """Return when an event was requested, in seconds after `start`."""
     return [request.time - start for request in exporter.braze.requests if request.event == event]
 
@@ -406,7 +414,7 @@ def moments(exporter: ExporterRig, event: str, start: float = NOW + 300) -> list
 )
 def test_permanent_failure_waits_refresh_interval(fault: Fault) -> None:
     """A failure that does not pass with time causes no back-off."""
-    with running_exporter("{event: event 00}", quiet()) as exporter:
+    with running_exporter("{event: event 00}", silent_traffic()) as exporter:
         exporter.braze.inject(fault)
         scrape_until(exporter, NOW + 3_000, every=30)
         is_malformed = exporter.page().value("braze_api_errors_total", reason="bad_answer") != 0
@@ -433,7 +441,9 @@ def test_first_minute_after_outage_has_normal_call_rate(refresh: str) -> None:
     """After an hour of 503, no minute has more calls than the busiest minute before the outage."""
     jitter = random.Random(7)  # noqa: S311 - jitter, not secrets
     extra_yaml = f"refresh: {{hour: {refresh}}}\n"
-    with running_exporter(EVENTS, quiet(), extra_yaml=extra_yaml, jitter=lambda: jitter.uniform(0.9, 1.1)) as exporter:
+    with running_exporter(
+        EVENTS, silent_traffic(), extra_yaml=extra_yaml, jitter=lambda: jitter.uniform(0.9, 1.1)
+    ) as exporter:
         scrape_until(exporter, NOW + HOUR)
         normal = fullest_minute(exporter)
         exporter.braze.reset()
@@ -459,7 +469,7 @@ def fullest_minute(exporter: ExporterRig) -> int:
 
 def test_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A pause is logged once with its reason and duration, not for each call in flight or each scrape."""
-    with running_exporter(EVENTS, quiet()) as exporter:
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.rate_limited())
         scrape_until(exporter, NOW + 900)

@@ -68,7 +68,7 @@ def names(count: int, what: str = "event") -> list[str]:
     return [f"{what} {number:05}" for number in range(count)]
 
 
-def world(count: int) -> Inventory:
+def make_inventory(count: int) -> Inventory:
     """Return an inventory with `count` items of each sort."""
     return Inventory(
         segments=tuple(Segment(f"s{name}", name) for name in names(count, "segment")),
@@ -86,7 +86,7 @@ def lists() -> Iterator[ListSetup]:
         running_braze(RecordedCounts(events=names(1_000)), clock) as (braze, server),
         contextlib.closing(transport.open_session(1)) as session,
     ):
-        braze.inventory = world(1_000)
+        braze.inventory = make_inventory(1_000)
         admission = Admission(clock.monotonic)
         admission.set_budget({DEFAULT_POOL: 25_000, LISTS_POOL: 100}, share=0.1, reserve=0.2)
         calls: list[CallEvent] = []
@@ -110,7 +110,7 @@ def test_pager_reads_whole_list(lists: ListSetup, what: ListEndpoint) -> None:
     assert [(call.workspace, call.path, call.pool, call.status, call.reason) for call in lists.calls] == [
         ("production", what.path, what.pool.name, 200, None)
     ] * (pages + 1)
-    assert lists.calls[-1].rate_limit.remaining == what.pool.limit - pages - 1
+    assert lists.calls[-1].rate_limit_headers.remaining == what.pool.limit - pages - 1
 
 
 def test_pager_with_5000_events_makes_21_calls(lists: ListSetup) -> None:
@@ -125,7 +125,7 @@ def test_pager_with_5000_events_makes_21_calls(lists: ListSetup) -> None:
 def test_pager_reads_pages_of_any_size(lists: ListSetup, what: ListEndpoint, page_size: int | None) -> None:
     """Short pages, overlapping pages and a last page without its key lose and duplicate no item."""
     lists.braze.traffic = RecordedCounts(events=names(260))
-    lists.braze.inventory = world(260)
+    lists.braze.inventory = make_inventory(260)
     lists.braze.lists.page_size = page_size
     lists.braze.lists.has_overlapping_pages = True
     lists.braze.lists.omits_empty_key = True
@@ -135,9 +135,9 @@ def test_pager_reads_pages_of_any_size(lists: ListSetup, what: ListEndpoint, pag
 def test_pager_reads_item_fields(lists: ListSetup) -> None:
     """An item has its id, name, tags without nulls, whether it is tracked, and when it was edited."""
     lists.braze.inventory = Inventory(
-        segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "A", tracked=False)),
+        segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "A", is_tracked=False)),
         campaigns=(Campaign("c1", "", ("one", "two"), last_edited="2022-11-29T14:59:02+00:00"),),
-        canvases=(Canvas("v1", "Größe\n🛒", archived=True), Canvas("v2", "B")),
+        canvases=(Canvas("v1", "Größe\n🛒", is_archived=True), Canvas("v2", "B")),
         products=("", " P "),
     )
     assert lists.pager(SEGMENT_LIST).read() == (ListItem("s1", "A", ("one",)), ListItem("s2", "A", is_tracked=False))
@@ -381,7 +381,7 @@ def test_list_is_deferred_during_probe(lists: ListSetup) -> None:
     assert alone is not None
     with pytest.raises(Deferred, match=r"^lists$"):
         lists.pager().read()
-    alone.end(None, RateLimitInfo(has_response=True))
+    alone.end(None, RateLimitInfo(is_accepted=True))
     assert len(lists.names()) == 1_000
 
 

@@ -24,8 +24,8 @@ from support import (
 
 from braze_exporter.simulator.inventory import Campaign, Inventory, Segment
 
-EVERY = 3_600
-FOUND, MATCHED, LEFT_OUT = (f"braze_discovery_{what}" for what in ("found", "matched", "left_out"))
+LIST_INTERVAL_SECONDS = 3_600
+FOUND, MATCHED, SKIPPED = (f"braze_discovery_{what}" for what in ("found", "matched", "left_out"))
 LATEST, UNLISTED = "braze_custom_events_hourly_latest", "braze_query_unlisted"
 WELCOME = "f293e280-c0e7-4304-b9b9-62803fc0b053"
 
@@ -38,12 +38,12 @@ def shop(*names: str) -> RecordedCounts:
     return recorded
 
 
-def set_items(exporter: ExporterRig, path: str = "/events/list") -> int:
+def requested_pages(exporter: ExporterRig, path: str = "/events/list") -> int:
     """Return how many pages of a list were requested."""
     return sum(request.path == path for request in exporter.braze.requests)
 
 
-def lists(exporter: ExporterRig) -> None:
+def read_lists(exporter: ExporterRig) -> None:
     """Refresh the lists that are due and wait until none is in flight."""
     exporter.refresh()
     exporter.exporter._list_refresher.refresh()  # noqa: SLF001 - a scrape calls it at its end, or a moment later
@@ -62,7 +62,7 @@ def exposed_events(page: MetricsPage) -> set[str]:
 def running_discovery(events: str, *names: str, extra_yaml: str = "") -> Iterator[ExporterRig]:
     """Run the exporter and a simulator with these events, and read the lists once."""
     with running_exporter(events, shop(*names), extra_yaml=extra_yaml, reads_lists=True) as result:
-        lists(result)
+        read_lists(result)
         yield result
 
 
@@ -72,11 +72,11 @@ def test_selected_items_are_fetched_by_next_scrape() -> None:
         page = exporter.scrape()
         assert exposed_events(page) == set()
         assert page.value("braze_exporter_queries", kind="custom_events", state="pending") == 0
-        lists(exporter)
+        read_lists(exporter)
         page = exporter.scrape()
         assert exposed_events(page) == {"cart_a", "cart_b"}
         assert page.values(LATEST) == [5, 5]
-        counts = [page.value(name, workspace="production", kind="custom_events") for name in (FOUND, MATCHED, LEFT_OUT)]
+        counts = [page.value(name, workspace="production", kind="custom_events") for name in (FOUND, MATCHED, SKIPPED)]
         assert counts == [3, 2, 0]
         assert page.value("braze_api_requests_total", endpoint="/events/list", code="200") == 2
         assert page.value("braze_api_quota_remaining", pool="lists") == 998
@@ -87,16 +87,16 @@ def test_list_success_time_is_exposed() -> None:
     read = "braze_discovery_list_last_success_timestamp_seconds"
     with running_exporter("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
         assert exporter.page().value(read, workspace="production", list="events") == 0
-        lists(exporter)
+        read_lists(exporter)
         first = exporter.clock.now
         assert exporter.page().value(read) == first
-        exporter.clock.advance(EVERY)
-        lists(exporter)
-        assert exporter.page().value(read) == first + EVERY
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
+        assert exporter.page().value(read) == first + LIST_INTERVAL_SECONDS
         exporter.braze.inject(response_faults.status(500), path="/events/list")
-        exporter.clock.advance(EVERY)
-        lists(exporter)
-        assert exporter.page().value(read) == first + EVERY
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
+        assert exporter.page().value(read) == first + LIST_INTERVAL_SECONDS
         exporter.apply_config("{match: '.*'}", **{"127.0.0.1": "localhost"})
         assert exporter.page().value(read) == 0
         exporter.apply_config("{event: a}", **{"custom_events": "sessions", "{event: a}": "{unit: day}"})
@@ -108,24 +108,24 @@ def test_list_is_read_hourly_while_scraped() -> None:
     with running_discovery("{match: '.*'}", "a") as exporter:
         for _ in range(11):
             exporter.clock.advance(300)
-            lists(exporter)
-        assert set_items(exporter) == 2
+            read_lists(exporter)
+        assert requested_pages(exporter) == 2
         exporter.clock.advance(300)
-        lists(exporter)
-        assert set_items(exporter) == 4
+        read_lists(exporter)
+        assert requested_pages(exporter) == 4
         exporter.clock.advance(86_400)
-        assert set_items(exporter) == 4
-        lists(exporter)
-        assert set_items(exporter) == 6
+        assert requested_pages(exporter) == 4
+        read_lists(exporter)
+        assert requested_pages(exporter) == 6
 
 
 def test_unchanged_list_changes_nothing() -> None:
     """Reading an unchanged list makes no new plan."""
     with running_discovery("{match: '.*'}", "a") as exporter:
         plan = exporter.exporter.plan
-        exporter.clock.advance(EVERY)
-        lists(exporter)
-        assert set_items(exporter) == 4
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
+        assert requested_pages(exporter) == 4
         assert exporter.exporter.plan is plan
 
 
@@ -135,24 +135,24 @@ def test_rejected_key_is_tried_once_by_list() -> None:
         exporter.braze.key = "another"
         for _ in range(3):
             exporter.refresh()
-            lists(exporter)
+            read_lists(exporter)
         assert [request.path for request in exporter.braze.requests] == ["/events/data_series", "/events/list"]
 
 
 def test_key_rejected_for_list_is_tried_by_query_at_once() -> None:
     """A key rejected for a list is tried by a query at once, even if no query is due."""
     with running_exporter("{event: a, refresh: 12h}", shop("a"), reads_lists=True) as exporter:
-        lists(exporter)
-        exporter.clock.advance(EVERY)
+        read_lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
         exporter.braze.key = "another"
         state = "braze_exporter_queries"
-        lists(exporter)
+        read_lists(exporter)
         assert exporter.page().value(state, state="up") == 1
-        lists(exporter)
+        read_lists(exporter)
         assert exporter.page().value(state, state="failed") == 1
         exporter.braze.key = KEY
         exporter.clock.advance(121)
-        lists(exporter)
+        read_lists(exporter)
         assert exporter.page().value(state, state="up") == 1
 
 
@@ -161,7 +161,7 @@ def test_list_with_open_circuit_is_not_deferred() -> None:
     with running_exporter("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         for _ in range(5):
-            lists(exporter)
+            read_lists(exporter)
             exporter.clock.advance(61)
         assert exporter.page().value("braze_api_errors_total", endpoint="/events/data_series", reason="unauthorized")
         assert exporter.page().value("braze_api_requests_deferred_total", pool="lists") == 0
@@ -172,13 +172,13 @@ def test_list_result_keeps_circuit_open() -> None:
     with running_exporter("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.list"}
         exporter.refresh()
-        lists(exporter)
+        read_lists(exporter)
         exporter.clock.advance(10)
         assert exposed_events(exporter.scrape()) == {"a", "b"}
-        assert set_items(exporter, "/events/data_series") == 1
+        assert requested_pages(exporter, "/events/data_series") == 1
         exporter.clock.advance(110)
         exporter.refresh()
-        assert set_items(exporter, "/events/data_series") == 2
+        assert requested_pages(exporter, "/events/data_series") == 2
 
 
 def test_added_and_removed_items_change_metrics() -> None:
@@ -186,14 +186,14 @@ def test_added_and_removed_items_change_metrics() -> None:
     with running_discovery("{match: '.*'}", "gone", "stays") as exporter:
         assert exposed_events(exporter.scrape()) == {"gone", "stays"}
         exporter.braze.traffic = shop("stays", "new")
-        exporter.clock.advance(EVERY - 1)
-        lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS - 1)
+        read_lists(exporter)
         assert exposed_events(exporter.scrape()) == {"gone", "stays"}
         exporter.clock.advance(1)
-        lists(exporter)
+        read_lists(exporter)
         assert exposed_events(exporter.page()) == {"gone", "stays", "new"}
         exporter.clock.advance(60)
-        lists(exporter)
+        read_lists(exporter)
         assert exposed_events(exporter.page()) == {"stays", "new"}
         assert exporter.page().value(LATEST, event="stays") == 0  # the value of the hour that has begun meanwhile
         requested = [request.event for request in exporter.braze.requests if request.event]
@@ -210,22 +210,22 @@ def test_item_missing_once_is_kept(bad: Sequence[str]) -> None:
         assert exposed_events(exporter.scrape()) == {"a", "b", "c"}
         plan, good = exporter.exporter.plan, exporter.braze.traffic
         exporter.braze.traffic = shop(*bad)
-        exporter.clock.advance(EVERY)
-        lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
         assert exporter.exporter.plan.queries == plan.queries
         exporter.braze.traffic = good
         exporter.clock.advance(60)
-        requested = set_items(exporter)
-        lists(exporter)
-        assert set_items(exporter) == requested + 2
+        requested = requested_pages(exporter)
+        read_lists(exporter)
+        assert requested_pages(exporter) == requested + 2
         assert exporter.exporter.plan.queries == plan.queries
         exporter.clock.advance(60)
-        lists(exporter)
-        assert set_items(exporter) == requested + 2
+        read_lists(exporter)
+        assert requested_pages(exporter) == requested + 2
         exporter.braze.traffic = shop()
         for gone in (False, True):
-            exporter.clock.advance(EVERY)
-            lists(exporter)
+            exporter.clock.advance(LIST_INTERVAL_SECONDS)
+            read_lists(exporter)
             assert exposed_events(exporter.page()) == (set() if gone else {"a", "b", "c"})
 
 
@@ -235,24 +235,24 @@ def test_failed_list_keeps_previous_one() -> None:
         assert exposed_events(exporter.scrape()) == {"a", "b"}
         exporter.braze.traffic = shop("other")
         exporter.braze.lists.page_size = 1
-        exporter.clock.advance(EVERY)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
         exporter.braze.reset()
         exporter.braze.inject(response_faults.edited(lambda _: None), path="/events/list", times=1)
         exporter.braze.inject(response_faults.status(503), path="/events/list")
-        lists(exporter)
-        assert set_items(exporter) == 2
+        read_lists(exporter)
+        assert requested_pages(exporter) == 2
         assert exposed_events(exporter.page()) == {"a", "b"}
-        requested, waits = set_items(exporter), []
+        requested, waits = requested_pages(exporter), []
         for minute in range(1, 200):
             exporter.clock.advance(60)
-            lists(exporter)
-            if set_items(exporter) > requested:
-                requested = set_items(exporter)
+            read_lists(exporter)
+            if requested_pages(exporter) > requested:
+                requested = requested_pages(exporter)
                 waits.append(minute)
         assert waits == [1, 3, 7, 15, 31, 63, 123, 183]
         exporter.braze.clear_faults()
-        exporter.clock.advance(EVERY)
-        lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
         assert exposed_events(exporter.page()) == {"a", "b", "other"}
 
 
@@ -266,8 +266,8 @@ def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixt
             response_faults.edited(lambda _: None),
         ):
             exporter.braze.inject(fault, path="/events/list")
-            exporter.clock.advance(EVERY)
-            lists(exporter)
+            exporter.clock.advance(LIST_INTERVAL_SECONDS)
+            read_lists(exporter)
         info = [
             (record.message, getattr(record, "fields", {}).get("reason"), getattr(record, "fields", {}).get("list"))
             for record in caplog.records
@@ -303,21 +303,21 @@ def test_forbidden_list_is_read_daily(tmp_path: Path) -> None:
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.data_series"}
         for _ in range(23):
-            lists(exporter)
-            exporter.clock.advance(EVERY)
-        assert set_items(exporter) == 1
+            read_lists(exporter)
+            exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        assert requested_pages(exporter) == 1
         assert exporter.page().value("braze_custom_events_hourly_up", event="a") == 1
         exporter.apply_config("{event: a}")
-        lists(exporter)
-        assert set_items(exporter) == 1
+        read_lists(exporter)
+        assert requested_pages(exporter) == 1
         exporter.braze.key = "another"
         key = write_file(tmp_path / "key", "another")
         exporter.apply_config("{event: a}", **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {key}"})
-        lists(exporter)
-        assert set_items(exporter) == 2
+        read_lists(exporter)
+        assert requested_pages(exporter) == 2
         exporter.clock.advance(86_400)
-        lists(exporter)
-        assert set_items(exporter) == 3
+        read_lists(exporter)
+        assert requested_pages(exporter) == 3
 
 
 def test_deferred_list_resumes() -> None:
@@ -327,17 +327,17 @@ def test_deferred_list_resumes() -> None:
         "{match: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
     ) as exporter:
         exporter.braze.lists.page_size = 1
-        lists(exporter)
-        assert set_items(exporter) == 4
+        read_lists(exporter)
+        assert requested_pages(exporter) == 4
         page = exporter.page()
         assert page.value("braze_api_requests_deferred_total", pool="lists") == 1
         assert page.values(FOUND) == []
         exporter.clock.advance(1_800)
-        lists(exporter)
-        assert set_items(exporter) == 6
+        read_lists(exporter)
+        assert requested_pages(exporter) == 6
         exporter.clock.advance(1_800)
-        lists(exporter)
-        assert set_items(exporter) == 7
+        read_lists(exporter)
+        assert requested_pages(exporter) == 7
         assert exporter.page().value(FOUND) == 6
 
 
@@ -347,13 +347,13 @@ def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
         caplog.at_level(logging.INFO),
         running_discovery("{match: '.*'}", "m", "n", extra_yaml="max_queries: 2\n") as exporter,
     ):
-        assert exporter.page().value(LEFT_OUT) == 0
+        assert exporter.page().value(SKIPPED) == 0
         exporter.braze.traffic = shop("a", "m", "n")
-        exporter.clock.advance(EVERY)
-        lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
         page = exporter.scrape()
         assert exposed_events(page) == {"m", "n"}
-        assert [page.value(name) for name in (FOUND, MATCHED, LEFT_OUT)] == [3, 3, 1]
+        assert [page.value(name) for name in (FOUND, MATCHED, SKIPPED)] == [3, 3, 1]
         (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert record.message == "Selectors expanded"
         fields = {"workspace": "production", "kind": "custom_events", "items": 3, "matched": 3, "skipped": 1}
@@ -365,14 +365,14 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
     events = "{event: purchase}\n{event: purchase, unit: day}\n{event: Purchase}"
     with running_exporter(events, shop("purchase"), reads_lists=True) as exporter, caplog.at_level(logging.WARNING):
         assert exporter.scrape().values(UNLISTED) in ([], [0, 1])
-        lists(exporter)
+        read_lists(exporter)
         for _ in range(2):
             page = exporter.scrape()
             assert page.value(UNLISTED, workspace="production", kind="custom_events", subject="purchase") == 0
             assert page.value(UNLISTED, subject="Purchase") == 1
             assert page.values(FOUND) == []
-            exporter.clock.advance(EVERY)
-            lists(exporter)
+            exporter.clock.advance(LIST_INTERVAL_SECONDS)
+            read_lists(exporter)
         (record,) = [record for record in caplog.records if record.message == "Subject is missing from Braze's list"]
         fields = {"workspace": "production", "kind": "custom_events", "event": "Purchase", "suggestions": "purchase"}
         assert record.fields == fields  # type: ignore[attr-defined] # set by the exporter's logger
@@ -382,8 +382,8 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
             if not named.is_listed
         ] == [("Purchase", ("purchase",))]
         exporter.braze.traffic = shop("purchase", "Purchases")
-        exporter.clock.advance(EVERY)
-        lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
         assert exporter.exporter.plan.configured_subjects[1].suggestions == ("Purchases", "purchase")
         assert [record.message for record in caplog.records].count("Subject is missing from Braze's list") == 1
         exporter.apply_config("{event: purchase}")
@@ -405,7 +405,7 @@ def test_reload_uses_known_lists() -> None:
         assert exporter.page().values(FOUND) == []
         exporter.apply_config("{match: 'b'}", **{"127.0.0.1": "localhost"})
         assert exposed_events(exporter.page()) == set()
-        lists(exporter)
+        read_lists(exporter)
         assert exposed_events(exporter.page()) == {"b"}
 
 
@@ -414,11 +414,11 @@ def test_reload_refreshes_lists() -> None:
     with running_discovery("{match: '.*', refresh: 6h}", "a") as exporter:
         exporter.braze.traffic = shop("a", "b")
         exporter.clock.advance(60)
-        lists(exporter)
-        assert set_items(exporter) == 2
+        read_lists(exporter)
+        assert requested_pages(exporter) == 2
         exporter.apply_config("{match: '.*', refresh: 6h}")
-        lists(exporter)
-        assert set_items(exporter) == 4
+        read_lists(exporter)
+        assert requested_pages(exporter) == 4
         assert exposed_events(exporter.page()) == {"a", "b"}
 
 
@@ -432,8 +432,8 @@ def test_scrape_does_not_wait_for_list() -> None:
         assert exposed_events(exporter.scrape()) == {"a"}
         assert time.monotonic() - started < 5
         exporter.braze.clear_faults()
-        lists(exporter)  # the list that hung belongs to the previous config
-        lists(exporter)
+        read_lists(exporter)  # the list that hung belongs to the previous config
+        read_lists(exporter)
         assert exposed_events(exporter.page()) == {"a", "b"}
 
 
@@ -445,15 +445,15 @@ def test_list_edit_without_query_change_keeps_plan() -> None:
         exporter.apply_config("{event: a}", **changes)
         for _ in range(3):  # until both lists are read, each after the first call of its pool has probed
             exporter.clock.advance(60)
-            lists(exporter)
+            read_lists(exporter)
         plan = exporter.exporter.plan
         assert [query.subject for query in plan.queries] == ["a", "Welcome"]
         edited = Campaign(WELCOME, "Welcome", ("new",), last_edited="2026-11-23T12:00:00+00:00")
         exporter.braze.inventory = Inventory(campaigns=(edited,))
-        exporter.clock.advance(EVERY)
-        requested = set_items(exporter, "/campaigns/list")
-        lists(exporter)
-        assert set_items(exporter, "/campaigns/list") == requested + 2
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        requested = requested_pages(exporter, "/campaigns/list")
+        read_lists(exporter)
+        assert requested_pages(exporter, "/campaigns/list") == requested + 2
         assert exporter.exporter.plan is plan
 
 
@@ -466,13 +466,13 @@ def test_campaigns_have_listed_names() -> None:
         up = "braze_campaign_conversions_daily_up"
         assert exporter.scrape().value(up, campaign=WELCOME) == 1
         exporter.clock.advance(60)
-        lists(exporter)
+        read_lists(exporter)
         page = exporter.page()
         assert page.value(up, campaign="Welcome") == 1
         assert page.value(UNLISTED, kind="campaigns", subject="Welcome") == 0
         exporter.braze.inventory = Inventory(campaigns=(Campaign(WELCOME, "Hello"), Campaign(WELCOME[::-1], "Hello")))
-        exporter.clock.advance(EVERY)
-        lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
         assert exporter.page().value(up, campaign=f"Hello ({WELCOME})") == 1
         assert exporter.page().values(up, campaign="Welcome") == []
 
@@ -492,8 +492,8 @@ def test_archived_campaign_keeps_name() -> None:
         ):
             exporter.braze.inventory = world
             for _ in range(3):
-                exporter.clock.advance(EVERY)
-                lists(exporter)
+                exporter.clock.advance(LIST_INTERVAL_SECONDS)
+                read_lists(exporter)
             page = exporter.page()
             assert page.values(up, campaign=name) == page.values(up) != []
             is_listed = WELCOME in {campaign.id for campaign in world.campaigns}
@@ -510,9 +510,9 @@ def test_lists_leave_calls_to_queries() -> None:
         )
         exporter.braze.lists.page_size = 1
         exporter.apply_config("{event: a}", extra_yaml=extra_yaml, **changes)
-        exporter.clock.advance(EVERY)
-        lists(exporter)
-        assert 49 <= set_items(exporter, "/segments/list") <= 51
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
+        assert 49 <= requested_pages(exporter, "/segments/list") <= 51
 
 
 def test_closed_exporter_reads_no_list() -> None:
@@ -527,9 +527,9 @@ def test_closed_exporter_reads_no_list() -> None:
         wait_until(
             lambda: not any(thread.name == "lists" for thread in threading.enumerate()), "the thread has ended", 5
         )
-        exporter.clock.advance(EVERY)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
         exporter.refresh()
-        assert set_items(exporter) <= 5
+        assert requested_pages(exporter) <= 5
 
 
 def test_internal_error_is_logged_and_retried(
@@ -538,10 +538,10 @@ def test_internal_error_is_logged_and_retried(
     """An unexpected error while applying a list is logged, and the next read is applied."""
     with running_exporter("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
         with monkeypatch.context() as patched:
-            patched.setattr("braze_exporter.exporter.expand", lambda *_: 1 / 0)
-            lists(exporter)
+            patched.setattr("braze_exporter.exporter.expand_selectors", lambda *_: 1 / 0)
+            read_lists(exporter)
         assert "Internal error while reading a list" in caplog.text
         exporter.braze.traffic = shop("a", "b")
-        exporter.clock.advance(EVERY)
-        lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
         assert exposed_events(exporter.page()) == {"a", "b"}

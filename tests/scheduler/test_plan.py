@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import HOUR, IOS, NEW_YORK, NOW, VIP, build_test_config
 
-from braze_exporter.braze.buckets import bucket_end, newest_settled
+from braze_exporter.braze.buckets import bucket_end, newest_settled_start
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.pools import DEFAULT_POOL
 from braze_exporter.braze.query import Query
@@ -78,7 +78,15 @@ def test_query_has_all_settings_of_entry() -> None:
         for more in (ios, ios | vip, {}, vip)
     )
     assert result.pool_usage == (
-        PoolUsage("production", DEFAULT_POOL, queries=4, calls=16.0, allowed=25_000.0, burst=8, startup_calls=4),
+        PoolUsage(
+            "production",
+            DEFAULT_POOL,
+            query_count=4,
+            hourly_calls=16.0,
+            allowed_hourly_calls=25_000.0,
+            burst=8,
+            startup_calls=4,
+        ),
     )
 
 
@@ -108,7 +116,7 @@ def test_fetch_length_includes_settled_bucket(unit: Unit, settle: int) -> None:
     if unit is Unit.HOUR:  # days differ in length; a margin covers that
         newest = int(NOW) // HOUR * HOUR
         starts = [newest - n * HOUR for n in reversed(range(query.length))]
-        assert newest_settled(starts, query, NOW) is not None
+        assert newest_settled_start(starts, query, NOW) is not None
 
 
 REFRESHES = st.lists(st.tuples(st.integers(1, 100_000), st.sampled_from(Unit), st.booleans()), min_size=1, max_size=40)
@@ -239,10 +247,10 @@ def test_settled_is_newest_bucket_past_settle(
     starts, query = response
     base = starts[-1] if starts else NOW
     sent_at = base + query.settle + units * query.unit.seconds + seconds
-    result = newest_settled(starts, query, sent_at)
+    result = newest_settled_start(starts, query, sent_at)
     ripe = {start for start in starts if sent_at - bucket_end(start, query.unit, query.zone) >= query.settle}
     assert result == max(ripe - {*starts[-1:]}, default=None)
-    afterwards = newest_settled(starts, query, sent_at + later)
+    afterwards = newest_settled_start(starts, query, sent_at + later)
     assert result is None or (afterwards is not None and afterwards >= result)
 
 
@@ -250,10 +258,10 @@ def test_settle_is_exact_to_the_second() -> None:
     """An hour settles exactly `settle` after its end; the newest or only bucket never settles."""
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=60)
     noon, item, two = 12 * HOUR, 13 * HOUR, 14 * HOUR
-    assert newest_settled([noon, item, two], query, 13 * HOUR + 59.9) is None
-    assert newest_settled([noon, item, two], query, 13 * HOUR + 60) == noon
-    assert newest_settled([noon, item, two], query, 14 * HOUR + 59.9) == noon
-    assert newest_settled([noon, item, two], query, 14 * HOUR + 60) == item
-    assert newest_settled([noon, item, two], query, 99 * HOUR) == item
-    assert newest_settled([noon], query, 99 * HOUR) is None
-    assert newest_settled([], query, 99 * HOUR) is None
+    assert newest_settled_start([noon, item, two], query, 13 * HOUR + 59.9) is None
+    assert newest_settled_start([noon, item, two], query, 13 * HOUR + 60) == noon
+    assert newest_settled_start([noon, item, two], query, 14 * HOUR + 59.9) == noon
+    assert newest_settled_start([noon, item, two], query, 14 * HOUR + 60) == item
+    assert newest_settled_start([noon, item, two], query, 99 * HOUR) == item
+    assert newest_settled_start([noon], query, 99 * HOUR) is None
+    assert newest_settled_start([], query, 99 * HOUR) is None

@@ -14,176 +14,176 @@ POOL = Pool("default", limit=3_600, window_seconds=3_600)
 
 
 @dataclass
-class Calls:
+class LimiterRig:
     """Holds a limiter and the calls it has granted, with a clock that the test sets."""
 
     limiter: RateLimiter
     now: float = 0.0
     granted: list[float] = field(default_factory=list)
-    under_way: list[Probe] = field(default_factory=list)
+    in_flight: list[Probe] = field(default_factory=list)
 
-    def enter(self) -> bool:
+    def acquire(self) -> bool:
         """Make a call if the limiter allows it, and return whether it was made."""
         if self.limiter.decide(self.now) is not Decision.ALLOW:
             return False
-        self.under_way.append(self.limiter.acquire(self.now))
+        self.in_flight.append(self.limiter.acquire(self.now))
         self.granted.append(self.now)
         return True
 
-    def leave(self, info: RateLimitInfo | None = None) -> float | None:
+    def release(self, feedback: RateLimitInfo | None = None) -> float | None:
         """End the oldest call in flight."""
-        return self.limiter.release(info or RateLimitInfo(has_response=True), self.under_way.pop(0), self.now)
+        return self.limiter.release(feedback or RateLimitInfo(is_accepted=True), self.in_flight.pop(0), self.now)
 
 
-def calls(*, share: float = 0.1, reserve: float = 0.2, burst: int = 5, tried: bool = True) -> Calls:
+def make_rig(*, share: float = 0.1, reserve: float = 0.2, burst: int = 5, is_probed: bool = True) -> LimiterRig:
     """Return a limiter for a pool of one call a second.
 
-    With `tried`, the first call, which probes alone, has already succeeded and its budget is refilled.
+    With `is_probed`, the first call, which probes alone, has already succeeded and its budget is refilled.
     """
-    made = Calls(RateLimiter(POOL, share=share, reserve=reserve, burst=burst, now=-1_000.0), now=-1_000.0)
-    if tried:
-        made.enter()
-        made.leave()
-    made.now, made.granted = 0.0, []
-    return made
+    rig = LimiterRig(RateLimiter(POOL, share=share, reserve=reserve, burst=burst, now=-1_000.0), now=-1_000.0)
+    if is_probed:
+        rig.acquire()
+        rig.release()
+    rig.now, rig.granted = 0.0, []
+    return rig
 
 
 def test_limiter_grants_burst_then_share() -> None:
     """Five calls are granted at once, and then one every ten seconds, which is a tenth of Braze's one a second."""
-    made = calls()
-    assert [made.enter() for _ in range(6)] == [True] * 5 + [False]
+    rig = make_rig()
+    assert [rig.acquire() for _ in range(6)] == [True] * 5 + [False]
     for second in range(1, 101):
-        made.now = float(second)
-        made.enter()
-    assert made.granted == [0.0] * 5 + [10.0 * number for number in range(1, 11)]
+        rig.now = float(second)
+        rig.acquire()
+    assert rig.granted == [0.0] * 5 + [10.0 * number for number in range(1, 11)]
 
 
 def test_limiter_does_not_accumulate_beyond_burst() -> None:
     """After a day without calls, no more than the burst is granted."""
-    made = calls()
-    made.now = 86_400.0
-    assert [made.enter() for _ in range(6)] == [True] * 5 + [False]
+    rig = make_rig()
+    rig.now = 86_400.0
+    assert [rig.acquire() for _ in range(6)] == [True] * 5 + [False]
 
 
 def test_limiter_uses_reported_limit() -> None:
     """A reported limit of a tenth slows the limiter to a tenth; an invalid limit is ignored."""
-    made = calls(burst=1)
-    made.enter()
-    made.leave(RateLimitInfo(limit=360))
+    rig = make_rig(burst=1)
+    rig.acquire()
+    rig.release(RateLimitInfo(limit=360))
     for info, at in ((None, 99.0), (0.0, 99.5)):
-        made.now = at
-        made.limiter.release(RateLimitInfo(limit=info), Probe(is_probe=False, generation=0), at)
-        assert not made.enter()
-    made.now = 100.0
-    assert made.enter()
+        rig.now = at
+        rig.limiter.release(RateLimitInfo(limit=info), Probe(is_probe=False, generation=0), at)
+        assert not rig.acquire()
+    rig.now = 100.0
+    assert rig.acquire()
 
 
 @pytest.mark.parametrize("under_way", [0, 3])
 def test_limiter_leaves_reserve(under_way: int) -> None:
     """With a limit of 3,600 and a reserve of a fifth, a call that would leave less than 720 is not granted."""
-    made = calls(burst=100)
+    rig = make_rig(burst=100)
     for _ in range(under_way + 1):
-        made.enter()
-    assert made.leave(RateLimitInfo(limit=3_600, remaining=722 + under_way, resets_in=50)) is None
-    assert made.enter()
-    assert made.enter()
-    assert not made.enter()
-    made.now = 49.9
-    assert not made.enter()
-    made.now = 50.0
-    assert made.enter()
-    assert not made.enter()  # the first call after the reset probes alone
+        rig.acquire()
+    assert rig.release(RateLimitInfo(limit=3_600, remaining=722 + under_way, resets_in=50)) is None
+    assert rig.acquire()
+    assert rig.acquire()
+    assert not rig.acquire()
+    rig.now = 49.9
+    assert not rig.acquire()
+    rig.now = 50.0
+    assert rig.acquire()
+    assert not rig.acquire()  # the first call after the reset probes alone
 
 
 def test_reserve_counts_calls_of_others() -> None:
     """Calls of others show in the next response and stop the limiter until the reset; the stop is reported once."""
-    made = calls(burst=100)
+    rig = make_rig(burst=100)
     for _ in range(3):
-        made.enter()
-    assert made.leave(RateLimitInfo(limit=3_600, remaining=500, resets_in=50)) == 50
-    assert made.leave(RateLimitInfo(limit=3_600, remaining=499, resets_in=50)) is None
-    assert not made.enter()
+        rig.acquire()
+    assert rig.release(RateLimitInfo(limit=3_600, remaining=500, resets_in=50)) == 50
+    assert rig.release(RateLimitInfo(limit=3_600, remaining=499, resets_in=50)) is None
+    assert not rig.acquire()
 
 
 def test_reordered_responses_restore_nothing() -> None:
     """Within a window the lowest reported remaining value applies; a new window replaces it."""
-    made = calls(burst=100)
+    rig = make_rig(burst=100)
     for _ in range(4):
-        made.enter()
-    made.leave(RateLimitInfo(limit=3_600, remaining=721, resets_in=50))
-    made.leave(RateLimitInfo(limit=3_600, remaining=3_000, resets_in=51))
-    assert not made.enter()
-    made.now = 51.0
-    assert made.enter()
+        rig.acquire()
+    rig.release(RateLimitInfo(limit=3_600, remaining=721, resets_in=50))
+    rig.release(RateLimitInfo(limit=3_600, remaining=3_000, resets_in=51))
+    assert not rig.acquire()
+    rig.now = 51.0
+    assert rig.acquire()
     for _ in range(3):
-        made.leave(RateLimitInfo(limit=3_600, remaining=3_599, resets_in=3_600))
-    assert made.enter()
+        rig.release(RateLimitInfo(limit=3_600, remaining=3_599, resets_in=3_600))
+    assert rig.acquire()
 
 
 def test_reserve_without_reset_pauses_one_minute() -> None:
     """If the reserve is reached without a known reset, one call probes after a minute."""
-    made = calls(burst=100)
-    made.enter()
-    assert made.leave(RateLimitInfo(limit=3_600, remaining=0)) == 60
-    made.now = 60.0
-    assert made.enter()
-    assert not made.enter()
+    rig = make_rig(burst=100)
+    rig.acquire()
+    assert rig.release(RateLimitInfo(limit=3_600, remaining=0)) == 60
+    rig.now = 60.0
+    assert rig.acquire()
+    assert not rig.acquire()
 
 
 def test_rate_limit_without_reset_doubles_pause() -> None:
     """The pause starts at 60 s, doubles up to 15 minutes and ends with a success; concurrent 429s count once."""
-    made = calls(burst=100)
-    made.enter()
-    made.enter()
-    stops = [made.leave(RateLimitInfo(is_rate_limited=True))]
-    assert made.leave(RateLimitInfo(is_rate_limited=True)) is None
+    rig = make_rig(burst=100)
+    rig.acquire()
+    rig.acquire()
+    stops = [rig.release(RateLimitInfo(is_rate_limited=True))]
+    assert rig.release(RateLimitInfo(is_rate_limited=True)) is None
     for _ in range(5):
-        made.now += stops[-1] or 0.0
-        assert made.enter()
-        assert not made.enter()
-        stops.append(made.leave(RateLimitInfo(is_rate_limited=True)))
+        rig.now += stops[-1] or 0.0
+        assert rig.acquire()
+        assert not rig.acquire()
+        stops.append(rig.release(RateLimitInfo(is_rate_limited=True)))
     assert stops == [60, 120, 240, 480, 900, 900]
-    made.now += 900
-    assert made.enter()
-    made.leave()
-    made.enter()
-    assert made.leave(RateLimitInfo(is_rate_limited=True)) == 60
+    rig.now += 900
+    assert rig.acquire()
+    rig.release()
+    rig.acquire()
+    assert rig.release(RateLimitInfo(is_rate_limited=True)) == 60
 
 
 @pytest.mark.parametrize(("resets_in", "stop"), [(1_200.0, 1_200), (-5.0, 60), (0.0, 60), (9_999.0, 60), (None, 60)])
 def test_rate_limit_pauses_until_valid_reset(resets_in: float | None, stop: float) -> None:
     """A reset in the past or beyond the window is ignored."""
-    made = calls()
-    made.enter()
-    assert made.leave(RateLimitInfo(remaining=0, resets_in=resets_in, is_rate_limited=True)) == stop
+    rig = make_rig()
+    rig.acquire()
+    assert rig.release(RateLimitInfo(remaining=0, resets_in=resets_in, is_rate_limited=True)) == stop
 
 
 def test_first_call_is_probe() -> None:
     """The first call of a pool probes alone, and the others wait until it ends, whatever its result."""
-    made = calls(tried=False)
-    assert made.enter()
-    assert made.limiter.decide(made.now) is Decision.WAIT
-    made.leave()
-    assert made.limiter.decide(made.now) is Decision.ALLOW
+    rig = make_rig(is_probed=False)
+    assert rig.acquire()
+    assert rig.limiter.decide(rig.now) is Decision.WAIT
+    rig.release()
+    assert rig.limiter.decide(rig.now) is Decision.ALLOW
 
 
 def test_changed_budget_keeps_spent_calls() -> None:
     """A larger burst grants nothing at once, and a smaller one caps what is left."""
-    made = calls(burst=5)
+    rig = make_rig(burst=5)
     for _ in range(5):
-        made.enter()
-    made.limiter.update(share=0.5, reserve=0.2, burst=50, now=0.0)
-    assert not made.enter()
-    made.now = 4.0
-    assert [made.enter() for _ in range(3)] == [True, True, False]
-    made.now = 1_000.0
-    made.limiter.update(share=0.5, reserve=0.2, burst=1, now=1_000.0)
-    assert [made.enter() for _ in range(2)] == [True, False]
+        rig.acquire()
+    rig.limiter.set_budget(share=0.5, reserve=0.2, burst=50, now=0.0)
+    assert not rig.acquire()
+    rig.now = 4.0
+    assert [rig.acquire() for _ in range(3)] == [True, True, False]
+    rig.now = 1_000.0
+    rig.limiter.set_budget(share=0.5, reserve=0.2, burst=1, now=1_000.0)
+    assert [rig.acquire() for _ in range(2)] == [True, False]
 
 
 def test_circuit_open_for_longer_stays_open() -> None:
     """Opening a circuit for a shorter time does not shorten the wait, and a failed probe is followed by another."""
-    gate = CircuitBreaker(is_probe=False)
+    gate = CircuitBreaker(is_probe_due=False)
     gate.open(100.0)
     gate.open(50.0)
     assert gate.decide(99.0) is Decision.DENY
@@ -199,7 +199,7 @@ def test_circuit_open_for_longer_stays_open() -> None:
 
 def test_circuit_opened_during_probe_requires_another() -> None:
     """A probe that began before the circuit was opened again does not close it."""
-    gate = CircuitBreaker(is_probe=True)
+    gate = CircuitBreaker(is_probe_due=True)
     trial = gate.acquire()
     gate.open(50.0)
     gate.release(trial, succeeded=True)
@@ -208,66 +208,66 @@ def test_circuit_opened_during_probe_requires_another() -> None:
 
 def test_late_response_of_previous_window_restores_nothing() -> None:
     """A late response of the previous window does not change the remaining calls of the current one."""
-    made = calls(burst=100)
+    rig = make_rig(burst=100)
     for _ in range(4):
-        made.enter()
-    made.leave(RateLimitInfo(limit=3_600, remaining=3_000, resets_in=5))
-    made.now = 6.0
-    made.leave(RateLimitInfo(limit=3_600, remaining=723, resets_in=3_594))
-    made.leave(RateLimitInfo(limit=3_600, remaining=2_999, resets_in=4))
-    assert made.enter()
-    assert not made.enter()  # one call is still in flight: two more would leave 720
+        rig.acquire()
+    rig.release(RateLimitInfo(limit=3_600, remaining=3_000, resets_in=5))
+    rig.now = 6.0
+    rig.release(RateLimitInfo(limit=3_600, remaining=723, resets_in=3_594))
+    rig.release(RateLimitInfo(limit=3_600, remaining=2_999, resets_in=4))
+    assert rig.acquire()
+    assert not rig.acquire()  # one call is still in flight: two more would leave 720
 
 
 def test_new_window_starts_with_known_limit() -> None:
     """Before the first response of a window, the limiter grants no more than the known limit leaves."""
-    made = calls(burst=100, reserve=0.5)
-    made.enter()
-    made.leave(RateLimitInfo(limit=6, remaining=5, resets_in=10))
-    made.now = 11.0
-    assert [made.enter() for _ in range(4)] == [True, True, True, False]
+    rig = make_rig(burst=100, reserve=0.5)
+    rig.acquire()
+    rig.release(RateLimitInfo(limit=6, remaining=5, resets_in=10))
+    rig.now = 11.0
+    assert [rig.acquire() for _ in range(4)] == [True, True, True, False]
 
 
 def test_raised_limit_applies_at_once() -> None:
     """When the reported limit rises, the remaining calls reported with it apply at once."""
-    made = calls(burst=100)
+    rig = make_rig(burst=100)
     for _ in range(2):
-        made.enter()
-    made.leave(RateLimitInfo(limit=1_000, remaining=900, resets_in=3_000))
-    made.leave(RateLimitInfo(limit=250_000, remaining=249_800, resets_in=3_000))
-    assert made.enter()
+        rig.acquire()
+    rig.release(RateLimitInfo(limit=1_000, remaining=900, resets_in=3_000))
+    rig.release(RateLimitInfo(limit=250_000, remaining=249_800, resets_in=3_000))
+    assert rig.acquire()
 
 
 def test_changed_reserve_applies_at_once() -> None:
     """A lower reserve allows one probe at once and the other calls after it, but not after a 429."""
-    made = calls(burst=100, reserve=0.5)
-    made.enter()
-    made.leave(RateLimitInfo(limit=3_600, remaining=1_500, resets_in=3_000))
-    assert not made.enter()
-    made.limiter.update(share=0.1, reserve=0.1, burst=100, now=0.0)
-    assert made.enter()
-    assert made.limiter.decide(0.0) is Decision.WAIT
-    made.leave(RateLimitInfo(limit=3_600, remaining=1_499, resets_in=3_000))
-    assert made.enter()
-    made.leave(RateLimitInfo(is_rate_limited=True, resets_in=3_000))
-    made.limiter.update(share=0.1, reserve=0.0, burst=100, now=0.0)
-    assert not made.enter()
+    rig = make_rig(burst=100, reserve=0.5)
+    rig.acquire()
+    rig.release(RateLimitInfo(limit=3_600, remaining=1_500, resets_in=3_000))
+    assert not rig.acquire()
+    rig.limiter.set_budget(share=0.1, reserve=0.1, burst=100, now=0.0)
+    assert rig.acquire()
+    assert rig.limiter.decide(0.0) is Decision.WAIT
+    rig.release(RateLimitInfo(limit=3_600, remaining=1_499, resets_in=3_000))
+    assert rig.acquire()
+    rig.release(RateLimitInfo(is_rate_limited=True, resets_in=3_000))
+    rig.limiter.set_budget(share=0.1, reserve=0.0, burst=100, now=0.0)
+    assert not rig.acquire()
 
 
 def test_failed_probe_is_followed_by_another() -> None:
     """While probes fail, calls are made one at a time, and the doubling of pauses is not reset."""
-    made = calls(burst=100, tried=False)
+    rig = make_rig(burst=100, is_probed=False)
     for _ in range(3):
-        assert made.enter()
-        assert not made.enter()
-        made.leave(RateLimitInfo())
-    assert made.enter()
-    assert made.leave(RateLimitInfo(is_rate_limited=True)) == 60
-    made.now = 60.0
-    made.enter()
-    made.leave(RateLimitInfo())
-    made.enter()
-    assert made.leave(RateLimitInfo(is_rate_limited=True)) == 120
+        assert rig.acquire()
+        assert not rig.acquire()
+        rig.release(RateLimitInfo())
+    assert rig.acquire()
+    assert rig.release(RateLimitInfo(is_rate_limited=True)) == 60
+    rig.now = 60.0
+    rig.acquire()
+    rig.release(RateLimitInfo())
+    rig.acquire()
+    assert rig.release(RateLimitInfo(is_rate_limited=True)) == 120
 
 
 rate_limit_info = st.builds(
@@ -276,18 +276,18 @@ rate_limit_info = st.builds(
     remaining=st.one_of(st.none(), st.floats(0, 3_600)),
     resets_in=st.one_of(st.none(), st.floats(-10, 4_000)),
     is_rate_limited=st.booleans(),
-    has_response=st.booleans(),
+    is_accepted=st.booleans(),
 )
 steps = st.lists(st.one_of(st.floats(0, 500), st.just("enter"), rate_limit_info), max_size=200)
 
 
-def assert_pause_is_exact(made: Calls) -> None:
+def assert_pause_is_exact(rig: LimiterRig) -> None:
     """Assert that the limiter reports a pause, with its exact end, if and only if it denies calls."""
-    pause = made.limiter.pause(made.now)
-    assert (pause is not None) == (made.limiter.decide(made.now) is Decision.DENY)
+    pause = rig.limiter.current_pause(rig.now)
+    assert (pause is not None) == (rig.limiter.decide(rig.now) is Decision.DENY)
     if pause is not None:
-        assert made.limiter.decide(made.now + pause.seconds + 1e-3) is not Decision.DENY
-        assert made.limiter.decide(made.now + pause.seconds - 1e-3) is Decision.DENY or pause.seconds < 1e-3
+        assert rig.limiter.decide(rig.now + pause.seconds + 1e-3) is not Decision.DENY
+        assert rig.limiter.decide(rig.now + pause.seconds - 1e-3) is Decision.DENY or pause.seconds < 1e-3
 
 
 @given(steps, st.floats(0.01, 1), st.floats(0, 0.9), st.integers(1, 20))
@@ -295,18 +295,18 @@ def test_any_time_span_grants_at_most_share(
     made_of: list[float | str | RateLimitInfo], share: float, reserve: float, burst: int
 ) -> None:
     """In any time span the limiter grants at most its share of the span and one burst."""
-    made = calls(share=share, reserve=reserve, burst=burst, tried=False)
+    rig = make_rig(share=share, reserve=reserve, burst=burst, is_probed=False)
     alone = 0
     for step in made_of:
         if isinstance(step, RateLimitInfo):
-            if made.under_way:
-                made.leave(step)
+            if rig.in_flight:
+                rig.release(step)
         elif isinstance(step, float):
-            made.now += step
-        elif made.enter():
-            alone = max(alone, sum(entered.is_probe for entered in made.under_way))
-        assert_pause_is_exact(made)
+            rig.now += step
+        elif rig.acquire():
+            alone = max(alone, sum(entered.is_probe for entered in rig.in_flight))
+        assert_pause_is_exact(rig)
     assert alone <= 1
-    for first, start in enumerate(made.granted):
-        for last, end in enumerate(made.granted[first:], first):
+    for first, start in enumerate(rig.granted):
+        for last, end in enumerate(rig.granted[first:], first):
             assert last - first + 1 <= burst + share * (end - start) + 1e-6

@@ -22,46 +22,49 @@ from braze_exporter.braze.query import Query
 from braze_exporter.config.document import ConfigError
 from braze_exporter.scheduler import selectors
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, build_plan, counter_sources, is_within_budget
-from braze_exporter.scheduler.selectors import ListSnapshot, expand, required_lists
+from braze_exporter.scheduler.selectors import ListSnapshot, expand_selectors, required_lists
 
 ONE, TWO, THREE = (f"aaaaaaaa-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
 
 
-def lists(
-    result: Mapping[ListEndpoint, Sequence[ListItem | str]], calls: int = 1
+def snapshots(
+    items_by_list: Mapping[ListEndpoint, Sequence[ListItem | str]], calls: int = 1
 ) -> dict[tuple[str, ListEndpoint | None], ListSnapshot]:
     """Return snapshots of the workspace's lists; a text stands for an item with that name and id."""
     return {
         ("production", list_endpoint): ListSnapshot(
             tuple(row if isinstance(row, ListItem) else ListItem(row, row) for row in rows), calls
         )
-        for list_endpoint, rows in result.items()
+        for list_endpoint, rows in items_by_list.items()
     }
 
 
 def plan_of(
     sections: Mapping[str, object],
-    result: Mapping[ListEndpoint, Sequence[ListItem | str]],
+    items_by_list: Mapping[ListEndpoint, Sequence[ListItem | str]],
     current: Sequence[Query] = (),
     calls: int = 1,
     **settings: object,
 ) -> Plan:
     """Return the plan of a config, expanded with these lists."""
-    written = build_test_config(sections, **settings)
+    config = build_test_config(sections, **settings)
     identities = {query.identity for query in current}
-    return expand(build_plan(written), written.settings, lists(result, calls), identities)
+    return expand_selectors(build_plan(config), config.settings, snapshots(items_by_list, calls), identities)
 
 
-def asked(plan: Plan) -> list[str]:
+def describe_queries(plan: Plan) -> list[str]:
     """Return short descriptions of a plan's queries."""
     return [
         " ".join(filter(None, (query.request_value, query.app, query.segment, query.unit))) for query in plan.queries
     ]
 
 
-def counts(plan: Plan) -> dict[str, tuple[int, int, int]]:
+def selection_counts(plan: Plan) -> dict[str, tuple[int, int, int]]:
     """Return the numbers of listed, matched and skipped items of each kind."""
-    return {item.kind.section: (item.listed, item.matched, item.skipped) for item in plan.selection_results}
+    return {
+        item.kind.section: (item.listed_count, item.matched_count, item.skipped_count)
+        for item in plan.selection_results
+    }
 
 
 def test_regex_selects_matches_in_name_order() -> None:
@@ -70,19 +73,19 @@ def test_regex_selects_matches_in_name_order() -> None:
         {"custom_events": [{"match": "cart_.*", "apps": ["all", "ios"], "baseline": {"weeks": 3}}, {"event": "b"}]},
         {EVENT_LIST: ["cart_b", "b", "cart_a", "CART_c", "a cart_d", " "]},
     )
-    assert asked(plan) == ["b hour", "cart_a hour", "cart_a ios hour", "cart_b hour", "cart_b ios hour"]
+    assert describe_queries(plan) == ["b hour", "cart_a hour", "cart_a ios hour", "cart_b hour", "cart_b ios hour"]
     assert {query.baseline_weeks for query in plan.queries[1:]} == {3}
-    assert counts(plan) == {"custom_events": (6, 2, 0)}
+    assert selection_counts(plan) == {"custom_events": (6, 2, 0)}
     (usage,) = plan.pool_usage
-    assert (usage.queries, usage.calls) == (5, 60)
+    assert (usage.query_count, usage.hourly_calls) == (5, 60)
 
 
 def test_selector_without_list_has_no_queries() -> None:
     """Without the list, a plan has only the queries of named entries, and knows which lists are required."""
     written = build_test_config({"custom_events": [{"match": ".*"}, {"event": "a"}], "canvases": [{"tag": "x"}]})
     plan = build_plan(written)
-    assert expand(plan, written.settings, {}) == plan
-    assert asked(plan) == ["a hour"]
+    assert expand_selectors(plan, written.settings, {}) == plan
+    assert describe_queries(plan) == ["a hour"]
     assert (plan.selection_results, plan.configured_subjects) == ((), ())
     assert required_lists(plan) == {"production": (EVENT_LIST, CANVAS_LIST)}
 
@@ -93,15 +96,15 @@ def test_counter_waits_for_finer_unit() -> None:
         {"custom_events": [{"match": "a.*"}, *({"event": name, "unit": "day"} for name in ("a1", "b"))]}
     )
     plan, pending = build_plan(written), {("production", EVENT_LIST)}
-    waiting = expand(plan, written.settings, {}, pending=pending)
+    waiting = expand_selectors(plan, written.settings, {}, pending=pending)
     assert [(query.subject, query.has_counter) for query in waiting.queries] == [("a1", False), ("b", True)]
     assert [query.subject for query in counter_sources(waiting.queries).values()] == ["b"]
-    known = expand(plan, written.settings, lists({EVENT_LIST: ["a1", "b"]}))
+    known = expand_selectors(plan, written.settings, snapshots({EVENT_LIST: ["a1", "b"]}))
     assert [(query.subject, query.unit) for query in counter_sources(known.queries).values()] == [
         ("a1", "hour"),
         ("b", "day"),
     ]
-    never = expand(plan, written.settings, {})  # the key may not read the list
+    never = expand_selectors(plan, written.settings, {})  # the key may not read the list
     assert [(query.subject, query.unit) for query in counter_sources(never.queries).values()] == [
         ("a1", "day"),
         ("b", "day"),
@@ -139,7 +142,7 @@ def test_named_entry_wins_over_selector() -> None:
         ("b", "ios", "hour", 600),
         ("b", "", "day", 900),
     ]
-    assert counts(plan) == {"custom_events": (2, 2, 0)}
+    assert selection_counts(plan) == {"custom_events": (2, 2, 0)}
 
 
 def test_selector_expands_for_every_kind() -> None:
@@ -177,7 +180,7 @@ def test_selector_expands_for_every_kind() -> None:
         ("canvases", f"Same ({ONE})", ONE),
         ("canvases", f"Same ({TWO})", TWO),
     ]
-    assert counts(plan) == {
+    assert selection_counts(plan) == {
         "purchases": (2, 2, 0),
         "revenue": (2, 1, 0),
         "segment_users": (3, 2, 0),
@@ -191,8 +194,8 @@ def test_items_beyond_max_queries_are_skipped() -> None:
     entries = [{"match": "b.*"}, {"match": ".*", "apps": ["all", "ios"]}, {"event": "own"}]
     events = ["a", "b1", "b2", "c", "own"]
     plan = plan_of({"custom_events": entries}, {EVENT_LIST: events}, max_queries=6)
-    assert asked(plan) == ["own hour", "b1 hour", "b2 hour", "a hour", "a ios hour", "b1 ios hour"]
-    assert counts(plan) == {"custom_events": (5, 5, 3)}
+    assert describe_queries(plan) == ["own hour", "b1 hour", "b2 hour", "a hour", "a ios hour", "b1 ios hour"]
+    assert selection_counts(plan) == {"custom_events": (5, 5, 3)}
     assert len(plan_of({"custom_events": entries}, {EVENT_LIST: events}, max_queries=1).queries) == 1
 
 
@@ -201,11 +204,11 @@ def test_current_items_are_kept() -> None:
     sections = {"custom_events": [{"match": ".*"}]}
     before = plan_of(sections, {EVENT_LIST: ["m", "n"]}, max_queries=2)
     after = plan_of(sections, {EVENT_LIST: ["a", "m", "n"]}, before.queries, max_queries=2)
-    assert asked(after) == ["m hour", "n hour"]
-    assert counts(after) == {"custom_events": (3, 3, 1)}
+    assert describe_queries(after) == ["m hour", "n hour"]
+    assert selection_counts(after) == {"custom_events": (3, 3, 1)}
     gone = plan_of(sections, {EVENT_LIST: ["a", "n"]}, after.queries, max_queries=2)
-    assert asked(gone) == ["a hour", "n hour"]
-    assert counts(gone) == {"custom_events": (2, 2, 0)}
+    assert describe_queries(gone) == ["a hour", "n hour"]
+    assert selection_counts(gone) == {"custom_events": (2, 2, 0)}
 
 
 def test_items_beyond_budget_are_skipped() -> None:
@@ -214,8 +217,8 @@ def test_items_beyond_budget_are_skipped() -> None:
     products, events = [f"p{n:03}" for n in range(60)], [f"e{n:03}" for n in range(60)]
     result = {PRODUCT_LIST: products, EVENT_LIST: events}
     plan = plan_of(sections, result, calls=5)  # lists take 10 of the pool's 100 calls, and each product takes 2
-    assert counts(plan) == {"custom_events": (60, 60, 0), "purchases": (60, 60, 15)}
-    assert [usage.calls for usage in plan.pool_usage] == [720, 90]
+    assert selection_counts(plan) == {"custom_events": (60, 60, 0), "purchases": (60, 60, 15)}
+    assert [usage.hourly_calls for usage in plan.pool_usage] == [720, 90]
 
 
 def test_longer_lists_keep_current_items() -> None:
@@ -224,9 +227,9 @@ def test_longer_lists_keep_current_items() -> None:
     result = {PRODUCT_LIST: [f"p{n:03}" for n in range(60)]}
     before = plan_of(sections, result, calls=10)
     after = plan_of(sections, result, before.queries, calls=60)
-    assert [plan.selection_results[0].skipped for plan in (before, after)] == [15, 15]
-    assert asked(after) == asked(before)
-    assert counts(plan_of(sections, result, calls=60)) == {"purchases": (60, 60, 40)}
+    assert [plan.selection_results[0].skipped_count for plan in (before, after)] == [15, 15]
+    assert describe_queries(after) == describe_queries(before)
+    assert selection_counts(plan_of(sections, result, calls=60)) == {"purchases": (60, 60, 40)}
 
 
 def test_items_beyond_history_budget_are_skipped() -> None:
@@ -235,9 +238,9 @@ def test_items_beyond_history_budget_are_skipped() -> None:
     plan = plan_of({"custom_events": [entry]}, {EVENT_LIST: [f"e{n:04}" for n in range(500)]})
     (usage,) = plan.pool_usage
     assert is_within_budget(usage)
-    assert 0 < usage.queries < 500
-    assert usage.startup_calls <= 25_000 < usage.startup_calls / usage.queries * (usage.queries + 1)
-    assert counts(plan) == {"custom_events": (500, 500, 500 - usage.queries)}
+    assert 0 < usage.query_count < 500
+    assert usage.startup_calls <= 25_000 < usage.startup_calls / usage.query_count * (usage.query_count + 1)
+    assert selection_counts(plan) == {"custom_events": (500, 500, 500 - usage.query_count)}
 
 
 def test_unlisted_subjects_are_reported() -> None:
@@ -279,9 +282,9 @@ def test_suggestions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(selectors, "find_nearest", result)
     written = build_test_config({"custom_events": [{"event": f"a{number:02}"} for number in range(30)]})
-    known = lists({EVENT_LIST: ["b"]})
+    known = snapshots({EVENT_LIST: ["b"]})
     for _ in range(3):
-        plan = expand(build_plan(written), written.settings, known)
+        plan = expand_selectors(build_plan(written), written.settings, known)
         assert [named.suggestions for named in plan.configured_subjects] == [("b",)] * 20 + [()] * 10
     assert sought == [f"a{number:02}" for number in range(20)]
 
@@ -292,14 +295,14 @@ def test_removed_item_keeps_name_without_query() -> None:
     known = ListSnapshot(
         (ListItem(THREE, "Same"),), 1, removed=(ListItem(ONE, "Same"), ListItem(TWO, "Own"), ListItem(VIP, "Other"))
     )
-    plan = expand(build_plan(written), written.settings, {("production", CAMPAIGN_LIST): known})
+    plan = expand_selectors(build_plan(written), written.settings, {("production", CAMPAIGN_LIST): known})
     assert [query.subject for query in plan.queries] == [f"Same ({ONE})", "Own", "Same"]
     assert [named.is_listed for named in plan.configured_subjects] == [False, False]
 
 
 def test_names_differing_by_case_are_distinct() -> None:
     """Event names that differ only in case are distinct."""
-    assert asked(plan_of({"custom_events": [{"match": "(?i)login"}]}, {EVENT_LIST: ["Login", "login"]})) == [
+    assert describe_queries(plan_of({"custom_events": [{"match": "(?i)login"}]}, {EVENT_LIST: ["Login", "login"]})) == [
         "Login hour",
         "login hour",
     ]
@@ -380,7 +383,7 @@ def test_any_list_gives_consistent_plan(
         assert [query.identity for query in plan.queries[: len(own.queries)]] == [
             query.identity for query in own.queries
         ]
-        assert all(item.skipped <= item.matched <= item.listed for item in plan.selection_results)
+        assert all(item.skipped_count <= item.matched_count <= item.listed_count for item in plan.selection_results)
     free = plan_of(sections, second, **(settings | {"max_queries": 1_000, "budget": {"share": 1}}))
     possible = {query.identity for query in free.queries}
     kept = {query.identity for query in before.queries} & possible
@@ -395,4 +398,4 @@ def test_any_list_gives_consistent_plan(
 def test_lists_using_whole_pool_leave_no_budget(calls: int) -> None:
     """When lists use the whole share of a pool, selectors select no products."""
     plan = plan_of({"purchases": [{"match": ".*"}]}, {PRODUCT_LIST: ["a"]}, calls=calls)
-    assert counts(plan) == {"purchases": (1, 1, int(calls > 100))}
+    assert selection_counts(plan) == {"purchases": (1, 1, int(calls > 100))}

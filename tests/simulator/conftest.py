@@ -48,16 +48,16 @@ def server(braze: FaultInjectingBraze) -> Iterator[Server]:
 
 
 @pytest.fixture
-def ask(server: Server) -> Iterator[Callable[..., requests.Response]]:
+def request_series(server: Server) -> Iterator[Callable[..., requests.Response]]:
     """Return a function that requests the last two hours of purchases, or other parameters, over one session."""
     with requests.Session() as session:
         session.headers["Authorization"] = "Bearer secret"
 
-        def ask(**params: Any) -> requests.Response:  # noqa: ANN401 - any URL parameter
+        def request_series(**params: Any) -> requests.Response:  # noqa: ANN401 - any URL parameter
             requested = {"event": "purchase", "length": 2, "unit": "hour", **params}
             return session.get(f"{server.url}/events/data_series", params=requested, timeout=5, allow_redirects=False)
 
-        yield ask
+        yield request_series
 
 
 @pytest.fixture(scope="session")

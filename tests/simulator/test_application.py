@@ -14,7 +14,7 @@ from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.server import Server
 from braze_exporter.simulator.times import DayFormat, HourFormat
 
-Ask = Callable[..., requests.Response]
+RequestSeries = Callable[..., requests.Response]
 
 NOW = 1_728_912_000  # 2024-10-14T13:20:00Z, 09:20 in New York
 HOUR = 3_600
@@ -26,9 +26,9 @@ def row(time: str, count: int) -> dict[str, Any]:
     return {"time": time, "count": count}
 
 
-def test_hourly_series_is_returned(ask: Ask) -> None:
+def test_hourly_series_is_returned(request_series: RequestSeries) -> None:
     """Hours are returned oldest first and zero-filled, as many as requested; the last one is in progress."""
-    response = ask(length=3)
+    response = request_series(length=3)
     assert response.status_code == 200
     assert response.json() == {
         "message": "success",
@@ -40,17 +40,17 @@ def test_hourly_series_is_returned(ask: Ask) -> None:
     }
 
 
-def test_daily_series_is_default(ask: Ask, traffic: RecordedCounts) -> None:
+def test_daily_series_is_default(request_series: RequestSeries, traffic: RecordedCounts) -> None:
     """Without `unit` the series has local days: at 03:59Z it is still the previous day in New York."""
     traffic.set("purchase", ONE_PM - 10 * HOUR, 100)
-    response = ask(unit=None, length=3)
+    response = request_series(unit=None, length=3)
     assert response.json()["data"] == [row("2024-10-12", 0), row("2024-10-13", 100), row("2024-10-14", 17)]
 
 
-def test_future_hours_are_not_counted(ask: Ask, traffic: RecordedCounts) -> None:
+def test_future_hours_are_not_counted(request_series: RequestSeries, traffic: RecordedCounts) -> None:
     """The current day does not count later hours."""
     traffic.set("purchase", ONE_PM + HOUR, 1_000)
-    assert ask(unit="day", length=1).json()["data"] == [row("2024-10-14", 17)]
+    assert request_series(unit="day", length=1).json()["data"] == [row("2024-10-14", 17)]
 
 
 @pytest.mark.parametrize(
@@ -63,22 +63,24 @@ def test_future_hours_are_not_counted(ask: Ask, traffic: RecordedCounts) -> None
         (HourFormat.ZONELESS, "2024-10-14T08:00:00"),
     ],
 )
-def test_hour_format_can_be_changed(ask: Ask, braze: FaultInjectingBraze, form: HourFormat, first: str) -> None:
+def test_hour_format_can_be_changed(
+    request_series: RequestSeries, braze: FaultInjectingBraze, form: HourFormat, first: str
+) -> None:
     """The format of an hour's time can be configured."""
     braze.hour_format = form
-    assert ask().json()["data"][0] == row(first, 12)
+    assert request_series().json()["data"][0] == row(first, 12)
 
 
-def test_day_format_can_be_changed(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_day_format_can_be_changed(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The format of a day's time can be configured."""
     braze.day_format = DayFormat.MIDNIGHT
-    assert ask(unit="day", length=1).json()["data"] == [row("2024-10-14T00:00:00-04:00", 17)]
+    assert request_series(unit="day", length=1).json()["data"] == [row("2024-10-14T00:00:00-04:00", 17)]
 
 
-def test_order_can_be_reversed(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_order_can_be_reversed(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The order can be configured so that the newest bucket comes first."""
     braze.newest_first = True
-    assert [result["count"] for result in ask().json()["data"]] == [5, 12]
+    assert [result["count"] for result in request_series().json()["data"]] == [5, 12]
 
 
 @pytest.mark.parametrize(
@@ -91,32 +93,32 @@ def test_order_can_be_reversed(ask: Ask, braze: FaultInjectingBraze) -> None:
         ("2024-10-14", row("2024-10-14T04:00:00+00:00", 0)),
     ],
 )
-def test_ending_at_is_respected(ask: Ask, ending_at: str, last: dict[str, Any]) -> None:
+def test_ending_at_is_respected(request_series: RequestSeries, ending_at: str, last: dict[str, Any]) -> None:
     """The last bucket contains `ending_at`, with all occurrences that are known now."""
-    assert ask(ending_at=ending_at, length=1).json()["data"] == [last]
+    assert request_series(ending_at=ending_at, length=1).json()["data"] == [last]
 
 
 @pytest.mark.parametrize("name", ["Größe & Maß/1+1=2 🛒", " ", "a b", "x=y&unit=week", "%2B", "\u0000", '"'])
-def test_event_names_may_be_any_text(ask: Ask, traffic: RecordedCounts, name: str) -> None:
+def test_event_names_may_be_any_text(request_series: RequestSeries, traffic: RecordedCounts, name: str) -> None:
     """An event name may be any text and is matched literally."""
     traffic.set(name, ONE_PM, 3)
-    assert ask(event=name, length=1).json()["data"] == [row("2024-10-14T13:00:00+00:00", 3)]
+    assert request_series(event=name, length=1).json()["data"] == [row("2024-10-14T13:00:00+00:00", 3)]
 
 
-def test_event_names_are_case_sensitive(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_event_names_are_case_sensitive(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """Event names that differ only in case are distinct."""
     braze.unknown_event = UnknownEvent.EMPTY
-    assert ask(event="Purchase").json() == {"message": "success", "data": []}
+    assert request_series(event="Purchase").json() == {"message": "success", "data": []}
 
 
-def test_app_and_segment_filters_are_applied(ask: Ask, traffic: RecordedCounts) -> None:
+def test_app_and_segment_filters_are_applied(request_series: RequestSeries, traffic: RecordedCounts) -> None:
     """An app, a segment, and both together each have their own counts."""
     traffic.set("purchase", ONE_PM, 3, app_id="app-1")
     traffic.set("purchase", ONE_PM, 2, segment_id="segment-1")
     traffic.set("purchase", ONE_PM, 1, app_id="app-1", segment_id="segment-1")
 
     def newest(**params: str) -> Any:  # noqa: ANN401 - any JSON value
-        return ask(length=1, **params).json()["data"][0]["count"]
+        return request_series(length=1, **params).json()["data"][0]["count"]
 
     assert newest(app_id="app-1") == 3
     assert newest(segment_id="segment-1") == 2
@@ -140,13 +142,13 @@ def test_app_and_segment_filters_are_applied(ask: Ask, traffic: RecordedCounts) 
     ],
 )
 def test_unknown_event_response_can_be_changed(
-    ask: Ask, braze: FaultInjectingBraze, unknown: UnknownEvent, status: int, document: object
+    request_series: RequestSeries, braze: FaultInjectingBraze, unknown: UnknownEvent, status: int, document: object
 ) -> None:
     """The response for an unknown event can be configured; an event that never occurred has zeros."""
     braze.unknown_event = unknown
-    response = ask(event="nothing")
+    response = request_series(event="nothing")
     assert (response.status_code, response.json()) == (status, document)
-    assert [result["count"] for result in ask(event="quiet").json()["data"]] == [0, 0]
+    assert [result["count"] for result in request_series(event="quiet").json()["data"]] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -173,18 +175,18 @@ def test_unknown_event_response_can_be_changed(
         ({"segment_id": "app-1"}, "segment_id must be a string of the Segment api identifier"),
     ],
 )
-def test_wrong_parameters_are_400(ask: Ask, params: dict[str, object], message: str) -> None:
+def test_wrong_parameters_are_400(request_series: RequestSeries, params: dict[str, object], message: str) -> None:
     """An invalid parameter is 400 with a message, and counts as a call."""
-    response = ask(**params)
+    response = request_series(**params)
     assert (response.status_code, response.json()) == (400, {"message": message})
     assert response.headers["X-RateLimit-Remaining"] == "249999"
 
 
 @pytest.mark.parametrize("length", [1, 99, 100])
-def test_length_is_number_of_rows(ask: Ask, length: int) -> None:
+def test_length_is_number_of_rows(request_series: RequestSeries, length: int) -> None:
     """A series has as many rows as requested, at most 100."""
-    assert len(ask(length=length).json()["data"]) == length
-    assert len(ask(length=length, unit="day").json()["data"]) == length
+    assert len(request_series(length=length).json()["data"]) == length
+    assert len(request_series(length=length, unit="day").json()["data"]) == length
 
 
 @pytest.mark.parametrize(
@@ -198,14 +200,16 @@ def test_length_is_number_of_rows(ask: Ask, length: int) -> None:
         (None, ""),
     ],
 )
-def test_wrong_key_is_401(ask: Ask, braze: FaultInjectingBraze, server: Server, header: str | None, echo: str) -> None:
+def test_wrong_key_is_401(
+    request_series: RequestSeries, braze: FaultInjectingBraze, server: Server, header: str | None, echo: str
+) -> None:
     """A wrong key is 401 with a body that repeats the key and with empty rate limit headers."""
     headers = {} if header is None else {"Authorization": header}
     response = requests.get(f"{server.url}/events/data_series", headers=headers, timeout=5)
     assert response.status_code == 401
     assert response.json() == {"message": f"Invalid API key: {echo}"}
     assert [response.headers[f"X-RateLimit-{name}"] for name in ("Limit", "Remaining", "Reset")] == ["", "", ""]
-    assert ask().headers["X-RateLimit-Remaining"] == "249999"
+    assert request_series().headers["X-RateLimit-Remaining"] == "249999"
     assert braze.requests[0].key == echo
 
 
@@ -224,9 +228,9 @@ def test_wrong_method_is_404(server: Server) -> None:
     assert (response.status_code, response.json()) == (404, {"message": "Invalid URL"})
 
 
-def test_response_headers_are_as_recorded(ask: Ask) -> None:
+def test_response_headers_are_as_recorded(request_series: RequestSeries) -> None:
     """A response has the headers of Braze's recorded responses; the reset is the next full hour in epoch seconds."""
-    headers = ask().headers
+    headers = request_series().headers
     assert headers["Content-Type"] == "application/json"
     assert headers["Date"] == "Mon, 14 Oct 2024 13:20:00 GMT"
     assert headers["X-RateLimit-Limit"] == "250000"
@@ -235,32 +239,32 @@ def test_response_headers_are_as_recorded(ask: Ask) -> None:
     assert headers["Cache-Control"] == "max-age=0, private, must-revalidate"
     assert headers["ETag"].startswith('W/"')
     assert float(headers["X-Runtime"]) >= 0
-    assert headers["X-Request-Id"] != ask().headers["X-Request-Id"]
+    assert headers["X-Request-Id"] != request_series().headers["X-Request-Id"]
 
 
-def test_rate_limit_is_enforced(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_rate_limit_is_enforced(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """Calls over the hourly limit are 429, and the limit is reset in the next hour."""
     braze.limit = 3
     braze.spend_calls(1)
-    granted = [ask() for _ in range(2)]
+    granted = [request_series() for _ in range(2)]
     assert [result.status_code for result in granted] == [200, 200]
     assert [result.headers["X-RateLimit-Remaining"] for result in granted] == ["1", "0"]
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.json()) == (429, {"message": "Rate limit exceeded"})
     assert response.headers["X-RateLimit-Limit"] == "3"
     assert response.headers["X-RateLimit-Remaining"] == "0"
     assert response.headers["X-RateLimit-Reset"] == str(ONE_PM + HOUR)
     braze.clock = lambda: ONE_PM + HOUR - 0.1
-    assert ask().status_code == 429
+    assert request_series().status_code == 429
     braze.clock = lambda: ONE_PM + HOUR
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.headers["X-RateLimit-Remaining"]) == (200, "2")
     assert braze.limit == 3
 
 
-def test_requests_are_logged(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_requests_are_logged(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """Each request is recorded with its path, parameters, headers and time until `reset`."""
-    ask(event="a b+c", app_id="app-1")
+    request_series(event="a b+c", app_id="app-1")
     (result,) = braze.requests
     assert (result.method, result.path, result.time) == ("GET", "/events/data_series", NOW)
     assert result.params == {"event": "a b+c", "length": "2", "unit": "hour", "app_id": "app-1"}
@@ -271,10 +275,10 @@ def test_requests_are_logged(ask: Ask, braze: FaultInjectingBraze) -> None:
     assert braze.requests == []
 
 
-def test_concurrency_peak_is_counted(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_concurrency_peak_is_counted(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The concurrency peak is the highest number of requests in flight at once since the last `reset`."""
     braze.inject(transfer_faults.hold())
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    threads = [threading.Thread(target=request_series) for _ in range(3)]
     for thread in threads:
         thread.start()
     braze.wait_for(3)
@@ -283,11 +287,11 @@ def test_concurrency_peak_is_counted(ask: Ask, braze: FaultInjectingBraze) -> No
     braze.clear_faults()
     for thread in threads:
         thread.join()
-    ask()
+    request_series()
     assert braze.concurrency_peak == 3
     braze.reset()
     assert braze.concurrency_peak == 0
-    ask()
+    request_series()
     assert braze.concurrency_peak == 1
 
 

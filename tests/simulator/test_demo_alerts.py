@@ -23,7 +23,7 @@ RELEASE = START + timedelta(days=2)
 END = RELEASE + timedelta(hours=4)
 
 
-def named(name: str, labels: Labels) -> str:
+def series_name(name: str, labels: Labels) -> str:
     """Return a series in promtool's notation."""
     return series(name, ",".join(f"{label}={json.dumps(value)}" for label, value in sorted(labels) if value))
 
@@ -39,11 +39,11 @@ def demo_samples() -> Mapping[str, SampleFunction]:
         for (name, labels), value in page.samples.items():
             if name.startswith("braze_"):
                 shift = start if name.endswith("_timestamp_seconds") else 0
-                result.setdefault(named(name, labels), {})[now - start] = value - shift
+                result.setdefault(series_name(name, labels), {})[now - start] = value - shift
     return {"process_start_time_seconds": lambda _now: 0.0, **{name: values.get for name, values in result.items()}}
 
 
-def fired(alert: str, sentence: str, **labels: str) -> ExpectedAlert:
+def expected_alert(alert: str, sentence: str, **labels: str) -> ExpectedAlert:
     """Return an expected alert of the hourly event `app_opened`."""
     always = {"workspace": "production", "event": "app_opened", "unit": "hour", "severity": "critical"}
     return ExpectedAlert(alert, sentence, {**always, **labels})
@@ -55,16 +55,16 @@ def test_demo_fires_no_alert_until_event_is_renamed(tmp_path: Path) -> None:
     The `drop` alerts of the app and of all apps fire once the hour has settled, then the `silent` alert of the app.
     """
     require_tool("promtool")
-    ios = fired(
+    ios = expected_alert(
         "BrazeEventDrop",
         "app_opened events from app ios in workspace production are at 0% of the baseline.",
         braze_app="ios",
     )
     both = [
-        fired("BrazeEventDrop", f"app_opened events in workspace production are at {share}% of the baseline.")
+        expected_alert("BrazeEventDrop", f"app_opened events in workspace production are at {share}% of the baseline.")
         for share in ("43.41", "41.05")
     ]
-    silent = fired(
+    silent = expected_alert(
         "BrazeEventSilent",
         "No app_opened events from app ios in workspace production were counted for 1h or longer.",
         braze_app="ios",

@@ -22,7 +22,7 @@ from simulated_braze import FaultInjectingBraze
 from braze_exporter.simulator.reply import Disconnect
 from braze_exporter.simulator.server import Server
 
-Ask = Callable[..., requests.Response]
+RequestSeries = Callable[..., requests.Response]
 
 TRUTH = [{"time": "2024-10-14T12:00:00+00:00", "count": 12}, {"time": "2024-10-14T13:00:00+00:00", "count": 5}]
 QUOTA = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
@@ -55,18 +55,20 @@ def raw(server: Server, connection_header: str = "keep-alive") -> bytes:
         (520, "Unknown"),
     ],
 )
-def test_status_fault_returns_status(ask: Ask, braze: FaultInjectingBraze, code: int, message: str) -> None:
+def test_status_fault_returns_status(
+    request_series: RequestSeries, braze: FaultInjectingBraze, code: int, message: str
+) -> None:
     """A status fault returns that status with Braze's error document; only a 401 has empty rate limit headers."""
     braze.inject(response_faults.status(code))
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.json()) == (code, {"message": message})
     assert [response.headers[name] == "" for name in QUOTA] == [code == 401] * 3
 
 
-def test_status_fault_returns_message(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_status_fault_returns_message(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The message and the minor errors of an error document can be set."""
     braze.inject(response_faults.status(400, "no such thing", errors=["one", "two"]))
-    assert ask().json() == {"message": "no such thing", "errors": ["one", "two"]}
+    assert request_series().json() == {"message": "no such thing", "errors": ["one", "two"]}
 
 
 @pytest.mark.parametrize(
@@ -79,29 +81,29 @@ def test_status_fault_returns_message(ask: Ask, braze: FaultInjectingBraze) -> N
     ],
 )
 def test_rate_limited_fault_returns_429(
-    ask: Ask,
+    request_series: RequestSeries,
     braze: FaultInjectingBraze,
     headers: Any,  # noqa: ANN401 - a header value or its absence
     quota: list[str | None],
 ) -> None:
     """A 429 has valid, no, invalid or relative rate limit headers."""
     braze.inject(response_faults.rate_limited(headers))
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.json()) == (429, {"message": "Rate limit exceeded"})
     assert [response.headers.get(name) for name in QUOTA] == quota
     assert "Retry-After" not in response.headers
 
 
-def test_rate_limited_fault_sends_retry_after(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_rate_limited_fault_sends_retry_after(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A 429 has `Retry-After` only if it was set."""
     braze.inject(response_faults.rate_limited(retry_after="30"))
-    assert ask().headers["Retry-After"] == "30"
+    assert request_series().headers["Retry-After"] == "30"
 
 
-def test_queued_fault_returns_202(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_queued_fault_returns_202(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A call during maintenance is 202 with the message "queued"."""
     braze.inject(response_faults.queued())
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.json()) == (202, {"message": "queued"})
 
 
@@ -116,65 +118,65 @@ def test_no_content_fault_returns_204(braze: FaultInjectingBraze, server: Server
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
-def test_redirect_fault_sends_location(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
+def test_redirect_fault_sends_location(request_series: RequestSeries, braze: FaultInjectingBraze, code: int) -> None:
     """A redirect has the given `Location`."""
     braze.inject(response_faults.redirect("https://elsewhere.example/x", code))
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.headers["Location"]) == (code, "https://elsewhere.example/x")
 
 
 @pytest.mark.parametrize("code", [200, 502])
-def test_html_fault_returns_html(ask: Ask, braze: FaultInjectingBraze, code: int) -> None:
+def test_html_fault_returns_html(request_series: RequestSeries, braze: FaultInjectingBraze, code: int) -> None:
     """An HTML page has its content type and is not JSON."""
     braze.inject(response_faults.html(code))
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.headers["Content-Type"]) == (code, "text/html")
     assert response.text.startswith("<html>")
     assert "X-RateLimit-Limit" not in response.headers
 
 
-def test_with_headers_fault_changes_headers(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_with_headers_fault_changes_headers(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """Headers of an unchanged response are replaced or left out."""
     braze.inject(
         response_faults.with_headers({"X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": None, "Content-Type": "x/y"})
     )
-    response = ask()
+    response = request_series()
     assert response.json()["data"] == TRUTH
     assert [response.headers.get(name) for name in QUOTA] == ["250000", "-1", None]
     assert response.headers["Content-Type"] == "x/y"
 
 
 @pytest.mark.parametrize("content", [b"", b"success", b'{"message":"success","data":[', b"\xff\xfe"])
-def test_body_fault_returns_bytes(ask: Ask, braze: FaultInjectingBraze, content: bytes) -> None:
+def test_body_fault_returns_bytes(request_series: RequestSeries, braze: FaultInjectingBraze, content: bytes) -> None:
     """A body fault returns a 200 with any bytes."""
     braze.inject(response_faults.body(content) if content else response_faults.empty_body())
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.content) == (200, content)
     assert response.headers["Content-Length"] == str(len(content))
 
 
 @pytest.mark.parametrize("value", [None, [], "success", 1, True, [{"message": "success"}]], ids=str)
-def test_document_fault_returns_json(ask: Ask, braze: FaultInjectingBraze, value: object) -> None:
+def test_document_fault_returns_json(request_series: RequestSeries, braze: FaultInjectingBraze, value: object) -> None:
     """A document fault returns a 200 with any JSON value."""
     braze.inject(response_faults.document(value))
-    assert ask().json() == value
+    assert request_series().json() == value
 
 
-def test_deeply_nested_fault_nests_lists(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_deeply_nested_fault_nests_lists(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The document has an additional member that is nested too deeply for a recursive parser."""
     braze.inject(response_faults.deeply_nested())
-    content = ask().content
+    content = request_series().content
     assert content.startswith(b'{"note":[[[[')
     with pytest.raises(RecursionError):
         json.loads(content)
     braze.inject(response_faults.deeply_nested(3))
-    assert ask().json() == {"note": [[[]]], "message": "success", "data": TRUTH}
+    assert request_series().json() == {"note": [[[]]], "message": "success", "data": TRUTH}
 
 
-def test_invalid_utf8_fault_breaks_encoding(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_invalid_utf8_fault_breaks_encoding(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The document has an additional member that is not UTF-8 and is otherwise unchanged."""
     braze.inject(response_faults.invalid_utf8())
-    content = ask().content
+    content = request_series().content
     with pytest.raises(UnicodeDecodeError):
         content.decode()
     assert json.loads(content.decode(errors="replace"))["data"] == TRUTH
@@ -199,10 +201,12 @@ def test_invalid_utf8_fault_breaks_encoding(ask: Ask, braze: FaultInjectingBraze
     ],
     ids=str,
 )
-def test_edited_fault_changes_document(ask: Ask, braze: FaultInjectingBraze, fault: Fault, document: object) -> None:
+def test_edited_fault_changes_document(
+    request_series: RequestSeries, braze: FaultInjectingBraze, fault: Fault, document: object
+) -> None:
     """Only the requested part of the document is changed."""
     braze.inject(fault)
-    response = ask()
+    response = request_series()
     assert (response.status_code, response.json()) == (200, document)
 
 
@@ -225,38 +229,44 @@ def test_edited_fault_changes_document(ask: Ask, braze: FaultInjectingBraze, fau
     ],
     ids=str,
 )
-def test_edited_fault_changes_row(ask: Ask, braze: FaultInjectingBraze, fault: Fault, last: object) -> None:
+def test_edited_fault_changes_row(
+    request_series: RequestSeries, braze: FaultInjectingBraze, fault: Fault, last: object
+) -> None:
     """Only the requested field of the newest row is changed."""
     braze.inject(fault)
-    assert ask().json()["data"] == [TRUTH[0], last]
+    assert request_series().json()["data"] == [TRUTH[0], last]
 
 
-def test_count_fault_returns_nan(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_count_fault_returns_nan(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """NaN is written as in Python, which is not valid JSON; the row can be chosen."""
     braze.inject(response_faults.count(math.nan, row=0))
-    assert b'{"time":"2024-10-14T12:00:00+00:00","count":NaN}' in ask().content
+    assert b'{"time":"2024-10-14T12:00:00+00:00","count":NaN}' in request_series().content
 
 
 @pytest.mark.parametrize("contradicting", [False, True])
-def test_duplicated_fault_repeats_row(ask: Ask, braze: FaultInjectingBraze, *, contradicting: bool) -> None:
+def test_duplicated_fault_repeats_row(
+    request_series: RequestSeries, braze: FaultInjectingBraze, *, contradicting: bool
+) -> None:
     """The newest row appears twice, with the same or another count."""
     braze.inject(response_faults.duplicated(contradicting=contradicting))
-    assert ask().json()["data"] == [*TRUTH, {**TRUTH[1], "count": 6 if contradicting else 5}]
+    assert request_series().json()["data"] == [*TRUTH, {**TRUTH[1], "count": 6 if contradicting else 5}]
 
 
-def test_edited_fault_leaves_errors(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_edited_fault_leaves_errors(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """An error response is not edited."""
     braze.inject(response_faults.no_data())
-    assert ask(length=0).json() == {"message": "length must be an integer between 1 and 100"}
+    assert request_series(length=0).json() == {"message": "length must be an integer between 1 and 100"}
 
 
 @pytest.mark.parametrize("fault", [transfer_faults.disconnect(), transfer_faults.disconnect(reset=False)], ids=str)
-def test_disconnect_fault_breaks_connection(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
+def test_disconnect_fault_breaks_connection(
+    request_series: RequestSeries, braze: FaultInjectingBraze, fault: Fault
+) -> None:
     """The connection breaks before the first byte of a response; the next call succeeds."""
     braze.inject(fault, times=1)
     with pytest.raises(requests.ConnectionError):
-        ask()
-    assert ask().json()["data"] == TRUTH
+        request_series()
+    assert request_series().json()["data"] == TRUTH
     assert braze.concurrency_peak == 1
 
 
@@ -269,44 +279,46 @@ def test_disconnect_fault_sends_reset(braze: FaultInjectingBraze, server: Server
     assert raw(server) == b""
 
 
-def test_truncated_fault_sends_half(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
+def test_truncated_fault_sends_half(request_series: RequestSeries, braze: FaultInjectingBraze, server: Server) -> None:
     """The header announces the whole body, but half of it is sent before the connection closes."""
-    whole = ask().content
+    whole = request_series().content
     braze.inject(transfer_faults.truncated())
     head, body = raw(server).split(b"\r\n\r\n", 1)
     assert f"Content-Length: {len(whole)}".encode() in head
     assert body == whole[: len(whole) // 2]
 
 
-def test_truncated_chunks_fault_sends_half(ask: Ask, braze: FaultInjectingBraze, server: Server) -> None:
+def test_truncated_chunks_fault_sends_half(
+    request_series: RequestSeries, braze: FaultInjectingBraze, server: Server
+) -> None:
     """Half of the body is sent in a chunk, and the connection closes without the last chunk."""
-    whole = ask().content
+    whole = request_series().content
     half = whole[: len(whole) // 2]
     braze.inject(transfer_faults.truncated_chunks())
     head, body = raw(server).split(b"\r\n\r\n", 1)
     assert b"Transfer-Encoding: chunked" in head
     assert body == b"%x\r\n%b\r\n" % (len(half), half)
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
-        ask()
+        request_series()
 
 
-def test_delay_fault_waits(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_delay_fault_waits(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The unchanged response is sent after the delay."""
     braze.inject(transfer_faults.delay(0.05))
     started_at = time.monotonic()
-    assert ask().json()["data"] == TRUTH
+    assert request_series().json()["data"] == TRUTH
     assert time.monotonic() - started_at >= 0.05
 
 
-def test_hold_fault_waits_until_cleared(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_hold_fault_waits_until_cleared(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A held request gets its unchanged response once the fault is cleared."""
     responses: list[Any] = []
     braze.inject(transfer_faults.hold(), event="purchase")
-    thread = threading.Thread(target=lambda: responses.append(ask().json()["data"]))
+    thread = threading.Thread(target=lambda: responses.append(request_series().json()["data"]))
     thread.start()
     braze.wait_for(1)
     braze.clear_faults(event="quiet")
-    assert [result["count"] for result in ask(event="quiet").json()["data"]] == [0, 0]
+    assert [result["count"] for result in request_series(event="quiet").json()["data"]] == [0, 0]
     assert responses == []
     braze.clear_faults(event="purchase")
     thread.join()
@@ -318,13 +330,13 @@ def test_hold_fault_waits_until_cleared(ask: Ask, braze: FaultInjectingBraze) ->
     [transfer_faults.hang(), transfer_faults.hold(), transfer_faults.delay(60), transfer_faults.drip(60)],
     ids=str,
 )
-def test_waiting_faults_end_on_close(ask: Ask, braze: FaultInjectingBraze, fault: Fault) -> None:
+def test_waiting_faults_end_on_close(request_series: RequestSeries, braze: FaultInjectingBraze, fault: Fault) -> None:
     """Closing the server breaks the connection of any waiting response, and later calls succeed."""
     failures: list[Exception] = []
 
     def fail() -> None:
         try:
-            ask()
+            request_series()
         except requests.RequestException as error:
             failures.append(error)
 
@@ -336,25 +348,25 @@ def test_waiting_faults_end_on_close(ask: Ask, braze: FaultInjectingBraze, fault
         braze.close()
         thread.join(0.01)
     assert len(failures) == 1
-    assert ask().json()["data"] == TRUTH
+    assert request_series().json()["data"] == TRUTH
 
 
-def test_drip_fault_sends_bytes_slowly(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_drip_fault_sends_bytes_slowly(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The body is sent byte by byte with a pause after each, and is complete."""
-    length = len(ask().content)
+    length = len(request_series().content)
     braze.inject(transfer_faults.drip(0.0005))
     started_at = time.monotonic()
-    response = ask()
+    response = request_series()
     assert response.json()["data"] == TRUTH
     assert response.headers["Content-Length"] == str(length)
     assert time.monotonic() - started_at >= length * 0.0005
 
 
 @pytest.mark.parametrize("announced", [False, True])
-def test_huge_fault_pads_body(ask: Ask, braze: FaultInjectingBraze, *, announced: bool) -> None:
+def test_huge_fault_pads_body(request_series: RequestSeries, braze: FaultInjectingBraze, *, announced: bool) -> None:
     """The unchanged document is padded to the exact size, in chunks or with its length."""
     braze.inject(transfer_faults.huge(1_000_003, announced=announced))
-    response = ask()
+    response = request_series()
     assert len(response.content) == 1_000_003
     assert response.json()["data"] == TRUTH
     assert response.headers.get("Content-Length") == ("1000003" if announced else None)
@@ -391,49 +403,51 @@ def test_gzip_bomb_fault_expands(braze: FaultInjectingBraze, server: Server) -> 
     assert len(whole.rstrip()) == len(whole) - 3_000_000
 
 
-def test_gzipped_fault_compresses(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_gzipped_fault_compresses(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A compressed response has the `Content-Encoding` header and the unchanged document."""
     braze.inject(transfer_faults.gzipped())
-    response = ask()
+    response = request_series()
     assert response.headers["Content-Encoding"] == "gzip"
     assert response.json()["data"] == TRUTH
 
 
-def test_garbled_gzip_fault_is_invalid(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_garbled_gzip_fault_is_invalid(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A response that is marked as compressed is not."""
     braze.inject(transfer_faults.garbled_gzip())
     with pytest.raises(requests.exceptions.ContentDecodingError):
-        ask()
+        request_series()
 
 
-def test_faults_apply_given_times(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_faults_apply_given_times(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """Faults with `times` apply in their order, then the newest permanent fault applies until faults are cleared."""
     braze.inject(response_faults.status(504))
     braze.inject(response_faults.status(500), times=2)
     braze.inject(response_faults.status(502), times=1)
     braze.inject(response_faults.status(503))
-    assert [ask().status_code for _ in range(6)] == [500, 500, 502, 503, 503, 503]
+    assert [request_series().status_code for _ in range(6)] == [500, 500, 502, 503, 503, 503]
     braze.clear_faults()
-    assert ask().status_code == 200
+    assert request_series().status_code == 200
 
 
-def test_faults_apply_to_one_event(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_faults_apply_to_one_event(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A fault of an event applies to that event only, before general faults, and can be cleared on its own."""
     braze.inject(response_faults.status(500))
     braze.inject(response_faults.status(503), event="quiet")
-    assert [ask().status_code, ask(event="quiet").status_code] == [500, 503]
+    assert [request_series().status_code, request_series(event="quiet").status_code] == [500, 503]
     braze.clear_faults(event="quiet")
-    assert [ask().status_code, ask(event="quiet").status_code] == [500, 500]
+    assert [request_series().status_code, request_series(event="quiet").status_code] == [500, 500]
     braze.inject(response_faults.status(503), event="quiet")
     braze.clear_faults()
-    assert [ask().status_code, ask(event="quiet").status_code] == [200, 200]
+    assert [request_series().status_code, request_series(event="quiet").status_code] == [200, 200]
 
 
-def test_faults_are_counted_once_across_threads(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_faults_are_counted_once_across_threads(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A fault for ten calls applies to exactly ten of many concurrent ones."""
     braze.inject(response_faults.status(503), times=10)
     codes: list[int] = []
-    threads = [threading.Thread(target=lambda: codes.extend(ask().status_code for _ in range(5))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: codes.extend(request_series().status_code for _ in range(5))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -442,15 +456,15 @@ def test_faults_are_counted_once_across_threads(ask: Ask, braze: FaultInjectingB
     assert len(braze.requests) == 40
 
 
-def test_failed_calls_use_rate_limit(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_failed_calls_use_rate_limit(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A call with a fault is recorded and uses the rate limit like any other call."""
     braze.inject(response_faults.status(503), times=1)
-    ask()
-    assert ask().headers["X-RateLimit-Remaining"] == "249998"
+    request_series()
+    assert request_series().headers["X-RateLimit-Remaining"] == "249998"
     assert len(braze.requests) == 2
 
 
-def test_custom_fault_is_applied(ask: Ask, braze: FaultInjectingBraze) -> None:
+def test_custom_fault_is_applied(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """A fault is any function that returns a `Reply` for an `Exchange`, or breaks the connection."""
 
     def fault(exchange: Exchange) -> Any:  # noqa: ANN401 - the type is the library's
@@ -459,9 +473,9 @@ def test_custom_fault_is_applied(ask: Ask, braze: FaultInjectingBraze) -> None:
         return exchange.reply
 
     braze.inject(fault)
-    assert ask().json()["data"] == TRUTH
+    assert request_series().json()["data"] == TRUTH
     with pytest.raises(requests.ConnectionError):
-        ask(event="quiet")
+        request_series(event="quiet")
 
 
 @pytest.mark.parametrize(

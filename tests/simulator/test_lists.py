@@ -35,7 +35,7 @@ def big(braze: FaultInjectingBraze) -> FaultInjectingBraze:
     """Return a simulated Braze with 251 events, 41 products, and 101 items of each other list."""
     braze.traffic = RecordedCounts(events=names("event", 251))
     braze.inventory = Inventory(
-        segments=tuple(Segment(f"s{n}", name, tracked=n % 2 == 0) for n, name in enumerate(names("segment", 101))),
+        segments=tuple(Segment(f"s{n}", name, is_tracked=n % 2 == 0) for n, name in enumerate(names("segment", 101))),
         campaigns=tuple(Campaign(f"c{n}", name) for n, name in enumerate(names("campaign", 101))),
         canvases=tuple(Canvas(f"v{n}", name) for n, name in enumerate(names("canvas", 101))),
         products=tuple(names("product", 41)),
@@ -83,7 +83,7 @@ def test_pages_start_at_0_and_end_empty(get: Get, path: str, size: int) -> None:
 def test_items_are_as_recorded(braze: FaultInjectingBraze, get: Get) -> None:
     """Items have the recorded and documented fields; a tag may be null."""
     braze.inventory = Inventory(
-        segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "B", tracked=False)),
+        segments=(Segment("s1", "A", tags=("one", None)), Segment("s2", "B", is_tracked=False)),
         campaigns=(Campaign("c1", "A", ("one",), is_api=True, last_edited="2022-11-29T14:59:02+00:00"),),
         canvases=(Canvas("v1", "A", (None,), last_edited="2022-11-29T14:59:02+00:00"),),
         products=("P",),
@@ -105,8 +105,8 @@ def test_items_are_as_recorded(braze: FaultInjectingBraze, get: Get) -> None:
 def test_archived_items_are_hidden(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """Archived items are listed only on request."""
     braze.inventory = Inventory(
-        campaigns=(Campaign("1", "A"), Campaign("2", "B", archived=True)),
-        canvases=(Canvas("1", "A"), Canvas("2", "B", archived=True)),
+        campaigns=(Campaign("1", "A"), Campaign("2", "B", is_archived=True)),
+        canvases=(Canvas("1", "A"), Canvas("2", "B", is_archived=True)),
     )
     for params, ids in (
         ({}, ["1"]),
@@ -224,6 +224,8 @@ def test_demo_inventory_is_plausible() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", result) for result in ids)
     called = [item.name for item in world.campaigns]
     assert len(set(called)) < len(called)
-    assert {item.tracked for item in world.segments} == {item.archived for item in world.canvases} == {True, False}
+    assert (
+        {item.is_tracked for item in world.segments} == {item.is_archived for item in world.canvases} == {True, False}
+    )
     assert any(None in item.tags for item in world.segments)
     assert DEMO.segments["vip"] in {item.id for item in world.segments}

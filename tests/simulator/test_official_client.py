@@ -24,7 +24,7 @@ KEY = "a-key"
 NOW = 1_795_436_400.0
 
 
-def ask(url: str, key: str = KEY, **parameters: Any) -> Any:  # noqa: ANN401 - whatever the client returns
+def request_series(url: str, key: str = KEY, **parameters: Any) -> Any:  # noqa: ANN401 - whatever the client returns
     """Call the function of Braze's client that fetches the series of an event."""
     from braze_mcp.tools.events import get_events_data_series  # noqa: PLC0415 - not installed everywhere
     from braze_mcp.utils.http import build_http_client  # noqa: PLC0415
@@ -55,7 +55,7 @@ def simulated(**switches: Any) -> FaultInjectingBraze:  # noqa: ANN401
 def test_official_client_parses_every_response(unit: str, hour_format: HourFormat, day_format: DayFormat) -> None:
     """Braze's models validate a successful response row by row."""
     with serve(simulated(hour_format=hour_format, day_format=day_format)) as server:
-        response = ask(server.url, event="purchase", length=4, unit=unit)
+        response = request_series(server.url, event="purchase", length=4, unit=unit)
     assert type(response).__name__ == "EventDataSeriesResponse"
     assert response.message == "success"
     assert len(response.data) == 4
@@ -66,7 +66,7 @@ def test_official_client_parses_every_response(unit: str, hour_format: HourForma
 def test_official_client_filters_are_understood() -> None:
     """The simulator accepts app, segment and end as Braze's client sends them."""
     with serve(simulated()) as server:
-        response = ask(
+        response = request_series(
             server.url,
             event="purchase",
             length=1,
@@ -84,7 +84,7 @@ def test_official_client_filters_are_understood() -> None:
 def test_official_client_errors_are_understood(key: str, event: str, status: int) -> None:
     """Braze's client recognizes an error by its status and body."""
     with serve(simulated(unknown_event=UnknownEvent.REJECTED)) as server:
-        response = ask(server.url, key, event=event, length=1)
+        response = request_series(server.url, key, event=event, length=1)
     assert isinstance(response, dict)
     details = response["error"]["details"]
     assert details["http_status"] == status

@@ -22,7 +22,7 @@ from simulated_braze import FaultInjectingBraze
 from braze_exporter.simulator.reply import Disconnect
 from braze_exporter.simulator.server import Server, serve
 
-Ask = Callable[..., requests.Response]
+RequestSeries = Callable[..., requests.Response]
 
 
 def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -226,14 +226,16 @@ def test_tls_connection_is_reset(braze: FaultInjectingBraze) -> None:
     [transfer_faults.hang(), transfer_faults.hold(), transfer_faults.delay(60), transfer_faults.huge()],
     ids=str,
 )
-def test_close_ends_requests(ask: Ask, braze: FaultInjectingBraze, server: Server, fault: Fault) -> None:
+def test_close_ends_requests(
+    request_series: RequestSeries, braze: FaultInjectingBraze, server: Server, fault: Fault
+) -> None:
     """Closing ends requests in flight and idle connections at once, and leaves no threads."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as idle:
         braze.inject(fault)
 
         def give_up() -> None:
             with contextlib.suppress(requests.RequestException):
-                ask(stream=None)
+                request_series(stream=None)
 
         threads = [threading.Thread(target=give_up) for _ in range(3)]
         for thread in threads:
@@ -247,7 +249,7 @@ def test_close_ends_requests(ask: Ask, braze: FaultInjectingBraze, server: Serve
         assert idle.recv(1) == b""
     assert not [thread for thread in threading.enumerate() if "serve" in thread.name]
     with pytest.raises(requests.ConnectionError):
-        ask()
+        request_series()
 
 
 def test_close_twice_is_allowed(server: Server) -> None:

@@ -75,7 +75,7 @@ def test_counts_follow_shares() -> None:
 @pytest.mark.parametrize("late", [0.0, 0.05])
 def test_some_occurrences_arrive_late(late: float) -> None:
     """When an hour ends, all but its late share has been counted."""
-    traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(1_000_000, late=late)})
+    traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(1_000_000, late_share=late)})
     final = traffic.count("event", 0, 3 * HOUR)
     assert traffic.count("event", 0, HOUR) / final == pytest.approx(1 - late, abs=1e-5)
     assert traffic.count("event", 0, HOUR // 2) / final == pytest.approx((1 - late) / 2, abs=1e-5)
@@ -83,7 +83,7 @@ def test_some_occurrences_arrive_late(late: float) -> None:
 
 def test_small_counts_follow_shares() -> None:
     """A rare event follows its segment's share too, and half of its timely count is there after half an hour."""
-    traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(2, night=1, segments={"some": 0.25}, late=0)})
+    traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(2, night_share=1, segments={"some": 0.25}, late_share=0)})
     hours = [n * HOUR for n in range(2_000)]
     final, part, half = (
         sum(traffic.count("event", hour, hour + age, "", segment) for hour in hours)
@@ -96,7 +96,7 @@ def test_small_counts_follow_shares() -> None:
 
 def test_late_arrivals_slow_down() -> None:
     """Three quarters of late occurrences arrive in the first of the two late hours, and all by their end."""
-    shape = TrafficShape(1, late=0.04)
+    shape = TrafficShape(1, late_share=0.04)
     assert [shape.arrived_share(hours * HOUR) for hours in (-1, 0, 3, 4)] == [0, 0, 1, 1]
     assert shape.arrived_share(2 * HOUR) == pytest.approx(0.99)
 
@@ -113,14 +113,16 @@ def test_late_arrivals_slow_down() -> None:
 )
 def test_expected_count_follows_day_and_week(start: datetime, level: float) -> None:
     """The expected count varies between the peak and the night, and is scaled on weekends."""
-    assert TrafficShape(100, peak=20, night=0.1, weekend=0.5).expected_count(start) == pytest.approx(level)
+    assert TrafficShape(100, peak_hour=20, night_share=0.1, weekend_factor=0.5).expected_count(start) == pytest.approx(
+        level
+    )
 
 
 def test_traffic_follows_timezone() -> None:
     """The busiest hour is the peak hour in the configured time zone."""
     for name in ("UTC", "America/New_York", "Asia/Tokyo"):
         zone = ZoneInfo(name)
-        traffic = Traffic(1, zone, {"event": TrafficShape(1_000_000, peak=9, night=0)})
+        traffic = Traffic(1, zone, {"event": TrafficShape(1_000_000, peak_hour=9, night_share=0)})
         day = [MONDAY + timedelta(hours=n) for n in range(24)]
         busiest = max(day, key=lambda start: traffic.count("event", int(start.timestamp()), 2e9))
         assert busiest.astimezone(zone).hour in (8, 9, 10)

@@ -16,7 +16,7 @@ FAILED = "Web configuration reload failed, keeping the previous one"
 RELOADED = "Web configuration reloaded"
 
 
-class Files:
+class WebConfigFiles:
     """Holds a web configuration file, its certificates, and the `AccessControl` that follows it."""
 
     def __init__(self, directory: Path, text: str) -> None:
@@ -45,36 +45,36 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_unchanged_files_are_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Unchanged files are not read again, and nothing is logged."""
-    files = Files(tmp_path, TLS + USERS)
-    files.web.config()
+    files = WebConfigFiles(tmp_path, TLS + USERS)
+    files.web.current_config()
     files.clock.advance(1)
-    first = files.web.config()
+    first = files.web.current_config()
     files.clock.advance(1_000)
-    assert files.web.config() is first
+    assert files.web.current_config() is first
     assert logged_problems(caplog) == []
 
 
 def test_renewed_certificate_is_used_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A renewed certificate is used for the next connection, and the change is logged once."""
-    files = Files(tmp_path, TLS)
-    before = files.web.context()
+    files = WebConfigFiles(tmp_path, TLS)
+    before = files.web.tls_context()
     files.pki.renew()
-    after = files.web.context()
+    after = files.web.tls_context()
     assert after is not before
     assert logged_problems(caplog) == [RELOADED]
     files.clock.advance(1)
-    files.web.context()
+    files.web.tls_context()
     assert logged_problems(caplog) == []
 
 
 def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While certificate and key do not match, the previous pair stays in use, and the problem is logged once."""
-    files = Files(tmp_path, TLS)
-    before = files.web.context()
+    files = WebConfigFiles(tmp_path, TLS)
+    before = files.web.tls_context()
     certificate, key = files.pki.issue()
     (tmp_path / "cert.pem").write_bytes(certificate)
     for _ in range(100):
-        assert files.web.context() is before
+        assert files.web.tls_context() is before
         files.clock.advance(0.1)
     (record,) = caplog.records
     assert record.getMessage() == FAILED
@@ -84,36 +84,36 @@ def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptu
     )
     logged_problems(caplog)
     (tmp_path / "key.pem").write_bytes(key)
-    assert files.web.context() is not before
+    assert files.web.tls_context() is not before
     assert logged_problems(caplog) == [RELOADED]
 
 
 def test_missing_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A missing file is logged once, and read again when it is back, even if it looks unchanged."""
-    files = Files(tmp_path, TLS)
-    before = files.web.context()
+    files = WebConfigFiles(tmp_path, TLS)
+    before = files.web.tls_context()
     (tmp_path / "key.pem").rename(tmp_path / "away.pem")
-    assert files.web.context() is before
+    assert files.web.tls_context() is before
     assert logged_problems(caplog) == [FAILED]
     (tmp_path / "away.pem").rename(tmp_path / "key.pem")
-    assert files.web.context() is not before
+    assert files.web.tls_context() is not before
     assert logged_problems(caplog) == [RELOADED]
 
 
 def test_changed_files_are_read_twice(tmp_path: Path) -> None:
     """A changed file is read again a second later, since a write within one clock tick of a read looks unchanged."""
-    files = Files(tmp_path, TLS)
-    files.web.config()
+    files = WebConfigFiles(tmp_path, TLS)
+    files.web.current_config()
     files.clock.advance(1)
-    before = files.web.config()
+    before = files.web.current_config()
     files.pki.renew()
-    first = files.web.config()
+    first = files.web.current_config()
     files.clock.advance(0.9)
-    assert first is files.web.config() is not before
+    assert first is files.web.current_config() is not before
     files.clock.advance(0.1)
-    second = files.web.config()
+    second = files.web.current_config()
     files.clock.advance(1_000)
-    assert second is files.web.config() is not first
+    assert second is files.web.current_config() is not first
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,11 @@ def test_weaker_protection_needs_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str, after: str, problem: str
 ) -> None:
     """A change that removes protection or starts TLS needs a restart, as a file that is being written may be empty."""
-    files = Files(tmp_path, before)
-    config = files.web.config()
+    files = WebConfigFiles(tmp_path, before)
+    config = files.web.current_config()
     files.write(after)
     for _ in range(3):
-        assert files.web.config() is config
+        assert files.web.current_config() is config
         files.clock.advance(1)
     (record,) = caplog.records
     assert record.__dict__["fields"]["problem"] == f"{files.path}: {problem}"
@@ -144,7 +144,7 @@ def test_weaker_protection_needs_restart(
 
 def test_changed_users_apply(tmp_path: Path) -> None:
     """Passwords can be introduced and users changed without a restart, as long as at least one user remains."""
-    files = Files(tmp_path, "")
+    files = WebConfigFiles(tmp_path, "")
     for names in (["alice"], ["alice", "bob"], ["bob"]):
         files.write("".join(["basic_auth_users:\n", *(f"  {name}: {USERS.split()[2][:-1]}\n" for name in names)]))
-        assert list(files.web.config().users) == names
+        assert list(files.web.current_config().users) == names

@@ -20,7 +20,7 @@ from test_names import NAMES
 
 NAME, TITLE = "#rows .name", "#rows .title"
 # Returns the WCAG contrast of every text with its background, the lowest first.
-CONTRASTS = """
+CONTRAST_SCRIPT = """
 const parse = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
 const light = ([r, g, b]) => [r, g, b].map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
   .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
@@ -46,13 +46,13 @@ const before = requests();
 await update();
 return requests() - before;
 """
-# `WIDE` returns the classes of elements cut off at the right edge of the screen. `SMALL` returns the texts of targets
-# too low to be hit.
-WIDE = """
+# `OVERFLOW_SCRIPT` returns the classes of elements cut off at the right edge of the screen. `SMALL_TARGETS_SCRIPT`
+# returns the texts of targets too low to be hit.
+OVERFLOW_SCRIPT = """
 return [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
   .map((e) => e.className);
 """
-SMALL = """
+SMALL_TARGETS_SCRIPT = """
 return [...document.querySelectorAll("main button, main select, input")]
   .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 24).map((e) => e.textContent);
 """
@@ -214,10 +214,10 @@ def test_page_is_readable_at_every_size(page: Browser, size: str, *, dark: bool)
         page.run(f"document.querySelector('#rows .row:has(.{level}):has(.sparkline) .name').click()")
     width, _ = SIZES[size]
     assert page.run("return document.documentElement.scrollWidth") <= width
-    assert page.run(WIDE) == []
-    low = [result for result in page.run(CONTRASTS) if result[0] < 4.5]
+    assert page.run(OVERFLOW_SCRIPT) == []
+    low = [result for result in page.run(CONTRAST_SCRIPT) if result[0] < 4.5]
     assert low == []
-    assert page.run(SMALL) == []
+    assert page.run(SMALL_TARGETS_SCRIPT) == []
     background = page.run("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 200) == dark
 
@@ -305,7 +305,7 @@ def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> N
             )
             browser.inspect()
             browser.open(f"http://127.0.0.1:{program.port}/")
-            measured = browser.run(MEASURE)
+            measured = browser.run(MEASURE_SCRIPT)
             browser.press("/", *"event_19")
             assert browser.text("#count") == "100 of 2,000 queries"
             browser.press(Keys.ESCAPE)
@@ -319,7 +319,7 @@ def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> N
 
 
 # Measures the time from navigation to the end of the page's script, and of each action up to its layout.
-MEASURE = """
+MEASURE_SCRIPT = """
 const measure = (action) => {
   const startedAt = performance.now();
   action();

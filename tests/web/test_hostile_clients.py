@@ -39,7 +39,7 @@ class ClientGroup:
     def __init__(self, program: Program, stack: contextlib.ExitStack) -> None:
         self.program = program
         self._stack = stack
-        self._over = threading.Event()
+        self._has_ended = threading.Event()
         self._connecting: list[threading.Thread] = []
 
     def join(self, count: int, message: bytes = b"", *, reads: int | None = None) -> list[socket.socket]:
@@ -74,21 +74,21 @@ class ClientGroup:
         """Call `action` repeatedly in a thread, ignoring connection errors."""
 
         def run() -> None:
-            while not self._over.wait(pause):
+            while not self._has_ended.wait(pause):
                 with contextlib.suppress(OSError):
                     action()
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         self._stack.callback(thread.join, 5)
-        self._stack.callback(self._over.set)
+        self._stack.callback(self._has_ended.set)
 
     def resend(self, message: bytes) -> None:
         """Connect and send `message` until the connection breaks, repeatedly in a thread."""
 
         def once() -> None:
             with socket.create_connection(("127.0.0.1", self.program.port), 1) as client:
-                while not self._over.is_set():
+                while not self._has_ended.is_set():
                     client.sendall(message)
 
         self.reconnect(once)
@@ -100,7 +100,7 @@ class ClientGroup:
             with contextlib.ExitStack() as stack:
                 address = ("127.0.0.1", self.program.port)
                 clients = [stack.enter_context(socket.create_connection(address, 2)) for _ in range(count)]
-                while not self._over.is_set():
+                while not self._has_ended.is_set():
                     for client in clients:
                         client.sendall(SCRAPE)
                     for client in clients:

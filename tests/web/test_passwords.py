@@ -147,4 +147,4 @@ def test_remembered_passwords_are_limited() -> None:
     wrong = [basic("a", f"{number}") for number in range(MAX_REMEMBERED + 50)]
     responses = accepted({"a": hashed(PASSWORD)}, right, *wrong, passwords=passwords)
     assert responses == [True] + [False] * len(wrong)
-    assert (len(passwords._good), len(passwords._bad)) == (1, MAX_REMEMBERED)  # noqa: SLF001 - limits of the caches
+    assert (len(passwords._accepted), len(passwords._rejected)) == (1, MAX_REMEMBERED)  # noqa: SLF001 - limits of the caches

@@ -12,43 +12,43 @@ from support import Clock
 
 from braze_exporter.web.rendering import MAX_READ_PAGES, PageReaders, PageRenderer, RenderKey
 
-PLAIN = RenderKey("plain", is_gzipped=False)
+PLAIN_KEY = RenderKey("plain", is_gzipped=False)
 
 
-class Maker:
+class BlockingRenderer:
     """Renders a counter, and blocks until the test lets it finish."""
 
     def __init__(self) -> None:
-        self.held = 0
-        self.begun = threading.Semaphore(0)
+        self.content = 0
+        self.has_begun = threading.Semaphore(0)
         self.may_end = threading.Semaphore(0)
         self.rendered: list[str] = []
 
     def render(self, form: str) -> bytes:
-        """Return a page with the value of `held` at its start."""
-        self.rendered.append(f"{self.held} {form}")
-        held = f"{self.rendered[-1]} ".encode() * 1_000
-        self.begun.release()
+        """Return a page with the value of `content` at its start."""
+        self.rendered.append(f"{self.content} {form}")
+        content = f"{self.rendered[-1]} ".encode() * 1_000
+        self.has_begun.release()
         assert self.may_end.acquire(timeout=10)
-        return held
+        return content
 
 
-def together(test: Callable[[Maker, PageRenderer], Coroutine[None, None, None]]) -> None:
+def run_in_event_loop(test: Callable[[BlockingRenderer, PageRenderer], Coroutine[None, None, None]]) -> None:
     """Run a test in an event loop."""
 
     async def run() -> None:
-        maker = Maker()
-        await asyncio.wait_for(test(maker, PageRenderer(maker.render)), 10)
+        renderer = BlockingRenderer()
+        await asyncio.wait_for(test(renderer, PageRenderer(renderer.render)), 10)
 
     asyncio.run(run())
 
 
-async def begun(maker: Maker) -> None:
+async def wait_until_begun(renderer: BlockingRenderer) -> None:
     """Wait until the rendering of a page has started."""
-    await asyncio.to_thread(maker.begun.acquire)
+    await asyncio.to_thread(renderer.has_begun.acquire)
 
 
-async def request_pages(pages: PageRenderer, count: int, kind: RenderKey = PLAIN) -> list[Awaitable[bytes | None]]:
+async def request_pages(pages: PageRenderer, count: int, kind: RenderKey = PLAIN_KEY) -> list[Awaitable[bytes | None]]:
     """Request a page `count` times and return the pending results."""
     result: list[Awaitable[bytes | None]] = [asyncio.ensure_future(pages.page(kind)) for _ in range(count)]
     await asyncio.sleep(0)
@@ -88,30 +88,30 @@ def test_render_time_is_known() -> None:
 def test_concurrent_requests_share_pages() -> None:
     """Requests that arrive while a page is rendered share the next one, which has all changes up to their arrival."""
 
-    async def test(maker: Maker, pages: PageRenderer) -> None:
+    async def test(renderer: BlockingRenderer, pages: PageRenderer) -> None:
         first = await request_pages(pages, 50)
-        await begun(maker)
-        maker.held = 1
+        await wait_until_begun(renderer)
+        renderer.content = 1
         second = await request_pages(pages, 50)
-        maker.held = 2
+        renderer.content = 2
         second += await request_pages(pages, 50)
-        maker.may_end.release(2)
+        renderer.may_end.release(2)
         assert {page[:8] for page in await asyncio.gather(*first) if page} == {b"0 plain "}
         assert {page[:8] for page in await asyncio.gather(*second) if page} == {b"2 plain "}
-        maker.held = 3
+        renderer.content = 3
         (last,) = await request_pages(pages, 1)
-        maker.may_end.release()
+        renderer.may_end.release()
         assert str(await last).startswith("b'3 plain")
-        assert maker.rendered == ["0 plain", "2 plain", "3 plain"]
+        assert renderer.rendered == ["0 plain", "2 plain", "3 plain"]
 
-    together(test)
+    run_in_event_loop(test)
 
 
 def test_each_key_has_its_own_page() -> None:
     """Each content type and compression has its own page, and the compressed one unpacks to the same bytes."""
 
-    async def test(maker: Maker, pages: PageRenderer) -> None:
-        maker.may_end.release(4)
+    async def test(renderer: BlockingRenderer, pages: PageRenderer) -> None:
+        renderer.may_end.release(4)
         kinds = [RenderKey(*result) for result in product(("plain", "other"), (False, True))]
         made = await asyncio.gather(*(pages.page(kind) for kind in [*kinds, *kinds]))
         assert made[:4] == made[4:]
@@ -119,23 +119,23 @@ def test_each_key_has_its_own_page() -> None:
             assert page is not None
             plain = gzip.decompress(page) if kind.is_gzipped else page
             assert plain == f"0 {kind.content_type} ".encode() * 1_000
-        assert len(maker.rendered) == 4
+        assert len(renderer.rendered) == 4
 
-    together(test)
+    run_in_event_loop(test)
 
 
 def test_cancelled_request_does_not_affect_others() -> None:
     """A cancelled request does not cancel the rendering for others."""
 
-    async def test(maker: Maker, pages: PageRenderer) -> None:
+    async def test(renderer: BlockingRenderer, pages: PageRenderer) -> None:
         impatient, patient = await request_pages(pages, 2)
-        await begun(maker)
+        await wait_until_begun(renderer)
         assert isinstance(impatient, asyncio.Future)
         impatient.cancel()
-        maker.may_end.release()
+        renderer.may_end.release()
         assert await patient == b"0 plain " * 1_000
 
-    together(test)
+    run_in_event_loop(test)
 
 
 def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -149,7 +149,7 @@ def test_render_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
     async def request() -> tuple[list[bytes | None], bytes | None]:
         pages = PageRenderer(render)
-        return await asyncio.gather(*(pages.page(PLAIN) for _ in range(50))), await pages.page(PLAIN)
+        return await asyncio.gather(*(pages.page(PLAIN_KEY) for _ in range(50))), await pages.page(PLAIN_KEY)
 
     caplog.set_level(logging.ERROR)
     pages_of_requests, after = asyncio.run(request())

@@ -49,7 +49,7 @@ def exporter() -> Iterator[ExporterRig]:
         yield result
 
 
-def named(status: StatusResponse, name: str, unit: str = "hour") -> QueryData:
+def find_query(status: StatusResponse, name: str, unit: str = "hour") -> QueryData:
     """Return the status data of the unfiltered query with that name."""
     (result,) = (
         query
@@ -61,7 +61,7 @@ def named(status: StatusResponse, name: str, unit: str = "hour") -> QueryData:
 
 def query_message(exporter: ExporterRig, name: str = "purchase") -> str:
     """Return the message for the state of a query."""
-    return named(read_status_response(exporter.exporter), name)["message"]
+    return find_query(read_status_response(exporter.exporter), name)["message"]
 
 
 def workspace_messages(exporter: ExporterRig) -> list[str]:
@@ -102,7 +102,7 @@ def test_page_values_equal_metrics(exporter: ExporterRig) -> None:
     exporter.scrape()
     wait_until(lambda: exporter.scrape().values("braze_custom_events_hourly_baseline") != [], "the history is fetched")
     assert_same_as_metrics(exporter)
-    assert named(read_status_response(exporter.exporter), "purchase")["baseline"] is not None
+    assert find_query(read_status_response(exporter.exporter), "purchase")["baseline"] is not None
     exporter.braze.inject(response_faults.status(503), event="signup")
     exporter.clock.advance(900)
     exporter.scrape()
@@ -134,8 +134,8 @@ def test_missing_first_scrape_is_shown(exporter: ExporterRig) -> None:
     assert status["errors"] == ["No scrape yet. Queries run only when Prometheus scrapes /metrics."]
     assert query_message(exporter) == "pending: first fetch at the next scrape"
     assert workspace_messages(exporter)[:2] == ["pending", "6 of 6 queries pending."]
-    assert named(status, "purchase")["points"] is None
-    assert named(status, "purchase")["next_at"] is None
+    assert find_query(status, "purchase")["points"] is None
+    assert find_query(status, "purchase")["next_at"] is None
     assert status["workspaces"][0]["pools"][0]["remaining"] is None
 
 
@@ -145,7 +145,7 @@ def test_first_fetch_in_flight_is_shown(exporter: ExporterRig) -> None:
     exporter.exporter.refresh()
     exporter.braze.wait_for(1)
     assert query_message(exporter) == "pending: fetch in progress"
-    assert named(read_status_response(exporter.exporter), "purchase")["in_flight"]
+    assert find_query(read_status_response(exporter.exporter), "purchase")["in_flight"]
 
 
 def test_healthy_workspace_is_shown() -> None:
@@ -157,7 +157,7 @@ def test_healthy_workspace_is_shown() -> None:
         assert workspace_messages(exporter) == ["ok", "All 2 queries are up."]
         assert query_message(exporter) == "up"
         assert query_message(exporter, "nothing") == "up, no data"
-        empty = named(read_status_response(exporter.exporter), "nothing")["points"]
+        empty = find_query(read_status_response(exporter.exporter), "nothing")["points"]
         assert empty == {"first": 0, "starts": [], "values": [], "settled": 0, "ended": 0}
         exporter.apply_config("{event: purchase}")
         assert workspace_messages(exporter) == ["ok", "The only query is up."]
@@ -168,7 +168,7 @@ def rate_limited(exporter: ExporterRig) -> None:
     exporter.braze.inject(response_faults.rate_limited(), times=1)
 
 
-def spent(exporter: ExporterRig) -> None:
+def spend_limit(exporter: ExporterRig) -> None:
     """Have others use all calls except the reserve."""
     exporter.braze.spend_calls(205_000)
 
@@ -177,7 +177,7 @@ def spent(exporter: ExporterRig) -> None:
     ("problem", "first", "reason"),
     [
         (rate_limited, "failed: 429 Too Many Requests, requests paused until 08:00", "rate limit reached"),
-        (spent, "up", "reserve reached"),
+        (spend_limit, "up", "reserve reached"),
     ],
 )
 def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str, reason: str) -> None:
@@ -192,7 +192,7 @@ def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str
         exporter.scrape()
         assert query_message(exporter) == f"deferred until 08:00 ({reason})"
         assert workspace_messages(exporter)[:2] == ["warning", f"Requests paused until 08:00 ({reason})."]
-        assert named(read_status_response(exporter.exporter), "purchase")["next_at"] == CURRENT_HOUR + HOUR
+        assert find_query(read_status_response(exporter.exporter), "purchase")["next_at"] == CURRENT_HOUR + HOUR
         exporter.clock.advance(HOUR - 300)  # no scrape since the window ended
         assert query_message(exporter) in {"deferred until the next scrape", "stale: deferred until the next scrape"}
 
@@ -337,7 +337,7 @@ def test_failures_in_a_row_are_shown(exporter: ExporterRig) -> None:
         exporter.clock.advance(1_100)
         exporter.scrape()
         assert query_message(exporter) == f"failed: 503 Service Unavailable{expected}"
-    error = named(read_status_response(exporter.exporter), "purchase")["error"]
+    error = find_query(read_status_response(exporter.exporter), "purchase")["error"]
     assert error == {"reason": "server_error", "detail": "503 Service Unavailable: come back later", "failures": 3}
     exporter.clock.advance(HOUR)
     assert query_message(exporter) == "stale: 503 Service Unavailable, 3 times in a row"
@@ -441,14 +441,14 @@ def test_campaign_is_shown_as_one_value() -> None:
     ) as exporter:
         exporter.braze.inventory = Inventory(campaigns=(campaign,))
         exporter.braze.series_counts = figures = RecordedCounts()
-        before = named(read_status_response(exporter.exporter), campaign.id, "day")
+        before = find_query(read_status_response(exporter.exporter), campaign.id, "day")
         figures.set(f"campaigns/{campaign.id}", today - 24 * HOUR, 1_000)
         exporter.scrape()
         figures.set(f"campaigns/{campaign.id}", today, 70)
         exporter.clock.advance(900)
         exporter.scrape()
         status = read_status_response(exporter.exporter)
-        result = named(status, campaign.id, "day")
+        result = find_query(status, campaign.id, "day")
     assert (before["latest"], before["total"], len(before["series"])) == (None, None, 3)
     assert status["workspaces"][0]["queries"] == 2
     assert (result["latest"], result["settled"], result["baseline"], result["total"]) == (140, 2_000, None, 140)
@@ -465,7 +465,7 @@ def test_settled_and_ended_points_are_counted() -> None:
     with running_exporter("{event: purchase}\n{event: purchase, unit: day}", shop()) as exporter:
         exporter.scrape()
         result = read_status_response(exporter.exporter)
-        hours, days = named(result, "purchase")["points"], named(result, "purchase", "day")["points"]
+        hours, days = find_query(result, "purchase")["points"], find_query(result, "purchase", "day")["points"]
         assert hours is not None
         assert (hours["first"], hours["starts"]) == (CURRENT_HOUR - 23 * HOUR, None)
         assert (len(hours["values"]), hours["ended"], hours["settled"]) == (24, 23, 22)
@@ -484,7 +484,7 @@ def test_missing_hours_are_a_gap() -> None:
 
         exporter.braze.inject(response_faults.edited(change))
         exporter.scrape()
-        points = named(read_status_response(exporter.exporter), "purchase")["points"]
+        points = find_query(read_status_response(exporter.exporter), "purchase")["points"]
         assert points is not None
         assert points["starts"] is not None
         assert len(points["starts"]) == len(points["values"]) == 23

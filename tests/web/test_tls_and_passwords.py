@@ -335,16 +335,16 @@ def test_passwords_without_bcrypt_are_refused_at_start(web_setup: WebSetup, tmp_
 
 
 @pytest.mark.parametrize(
-    ("text", "asks"),
+    ("text", "protections"),
     [
         ("", "neither TLS nor passwords"),
         (TLS, "TLS"),
         (MUTUAL + USERS, "TLS and client certificates and passwords"),
     ],
 )
-def test_check_prints_protections(web_setup: WebSetup, text: str, asks: str) -> None:
+def test_check_prints_protections(web_setup: WebSetup, text: str, protections: str) -> None:
     """`check` also validates the web configuration file and prints which protections it enables."""
     web = web_setup.web(text)
     done = run_program("check", f"--config.file={web_setup.config}", f"--web.config.file={web}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == f"{web} is valid: {asks}"
+    assert done.stdout.splitlines()[-1] == f"{web} is valid: {protections}"

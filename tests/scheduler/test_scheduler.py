@@ -19,8 +19,8 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.errors import Deferred
-from braze_exporter.scheduler.polling import Scheduler
 from braze_exporter.scheduler.query_state import QueryState
+from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.simulator.reply import Reply
 
 EVENTS = "\n".join(f"{{event: event {number:02}}}" for number in range(24))
@@ -112,7 +112,7 @@ def test_clock_jump_changes_no_interval() -> None:
             exporter.clock.now += jump
             exporter.scrape()
             assert calls(exporter) == 1
-        exporter.clock.passed += 300
+        exporter.clock.elapsed += 300
         exporter.scrape()
         assert calls(exporter) == 2
 
@@ -209,7 +209,7 @@ def test_rate_limit_pauses_pool_until_reset() -> None:
 def test_rate_limit_without_reset_pauses_one_minute(headers: dict[str, str | None]) -> None:
     """After a 429 without a usable reset the pool pauses for 60 seconds."""
     with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
-        exporter.braze.inject(limited(headers), times=1)
+        exporter.braze.inject(rate_limited(headers), times=1)
         exporter.scrape()
         exporter.clock.advance(59)
         exporter.scrape()
@@ -222,7 +222,7 @@ def test_rate_limit_without_reset_pauses_one_minute(headers: dict[str, str | Non
 def test_relative_lower_case_reset_is_parsed() -> None:
     """A small reset value is a number of seconds, and header names are case-insensitive."""
     with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
-        exporter.braze.inject(limited({"X-RateLimit-Reset": None, "x-ratelimit-reset": "90"}), times=1)
+        exporter.braze.inject(rate_limited({"X-RateLimit-Reset": None, "x-ratelimit-reset": "90"}), times=1)
         exporter.scrape()
         exporter.clock.advance(89)
         exporter.scrape()
@@ -236,7 +236,7 @@ def test_reset_is_by_braze_clock() -> None:
     """An exporter whose clock is an hour ahead still waits until Braze's window ends."""
     with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
         exporter.braze.clock = lambda: exporter.clock.now - HOUR
-        exporter.braze.inject(limited({"X-RateLimit-Reset": str(int(NOW) - HOUR + 500)}), times=1)
+        exporter.braze.inject(rate_limited({"X-RateLimit-Reset": str(int(NOW) - HOUR + 500)}), times=1)
         exporter.scrape()
         exporter.clock.advance(499)
         exporter.scrape()
@@ -246,7 +246,7 @@ def test_reset_is_by_braze_clock() -> None:
         assert calls(exporter) == 2
 
 
-def limited(headers: dict[str, str | None]) -> Fault:
+def rate_limited(headers: dict[str, str | None]) -> Fault:
     """Return a fault that sends a 429 with changed headers."""
 
     def strike(exchange: Exchange) -> Reply:
@@ -272,16 +272,16 @@ def test_close_releases_waiting_scrapes() -> None:
 
 
 @dataclass
-class Plain:
+class StubFetcher:
     """Fetches made-up responses, and allows only the kinds in `granted`."""
 
     respond: Callable[[Query], FetchedSeries]
     granted: Collection[SeriesKind]
-    at_last: Deferred | None = None
+    denial: Deferred | None = None
 
     def admit(self, query: Query) -> Permit | Deferred:
         """Return a permit for an allowed query, otherwise why it is deferred."""
-        return self.at_last or self.deny_reason(query) or Permit(lambda _error, _told: None)
+        return self.denial or self.deny_reason(query) or Permit(lambda _error, _told: None)
 
     def fetch(self, entry: QueryState, permit: Permit) -> FetchedSeries:
         """Return the made-up response."""
@@ -301,23 +301,23 @@ class Plain:
         """Return `False`, as no probe is needed."""
         return False
 
-    def history(self, _query: Query, _now: float) -> Sequence[Query]:
+    def history_chunks(self, _query: Query, _now: float) -> Sequence[Query]:
         """Return no history queries."""
         return ()
 
 
 def make_scheduler(
     queries: Sequence[Query],
-    response: Callable[[Query], FetchedSeries],
+    respond: Callable[[Query], FetchedSeries],
     clock: Clock,
     *,
     concurrency: int = 1,
     granted: Collection[SeriesKind] = (CUSTOM_EVENTS,),
 ) -> Scheduler:
     """Return a `Scheduler` for these queries."""
-    cache = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
-    cache.set_queries(queries, Plain(response, granted), concurrency)
-    return cache
+    scheduler = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
+    scheduler.set_queries(queries, StubFetcher(respond, granted), concurrency)
+    return scheduler
 
 
 class BlockingFetcher:
@@ -410,14 +410,14 @@ def test_internal_error_fails_one_query() -> None:
 def test_late_deferred_call_leaves_query_due() -> None:
     """A query that is deferred after it was queued does not fail, and is fetched when its pool allows."""
     clock = Clock()
-    source = Plain(lambda _query: FetchedSeries((), None), (CUSTOM_EVENTS,), at_last=Deferred("default"))
+    source = StubFetcher(lambda _query: FetchedSeries((), None), (CUSTOM_EVENTS,), denial=Deferred("default"))
     cache = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
     cache.set_queries([Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")], source, 1)
     cache.refresh().result(5)
     (entry,) = cache.query_states
     assert entry.result is None
     assert entry.is_deferred
-    source.at_last = None
+    source.denial = None
     cache.refresh().result(5)
     cache.close()
     assert entry.result is not None

@@ -21,7 +21,7 @@ from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, state_key
-from braze_exporter.scheduler.repair import halves
+from braze_exporter.scheduler.repair import halve_chunk
 from braze_exporter.scheduler.worker_pool import WorkerPool
 
 # The number of history chunks that one scrape queues, since there may be thousands.
@@ -51,18 +51,18 @@ class Fetcher(Protocol):
     def is_probe_wanted(self, query: Query) -> bool:
         """Return whether a query of the endpoint must be fetched to test the key, though none is due."""
 
-    def history(self, query: Query, now: float) -> Iterable[Query]:
+    def history_chunks(self, query: Query, now: float) -> Iterable[Query]:
         """Return the history chunks to fetch once for a `query` that was added at `now`, in seconds since the epoch."""
 
 
 class Listener(Protocol):
     """Receives the changes of query states, one call at a time."""
 
-    def on_queries(self, entries: Sequence[QueryState]) -> None:
-        """Handle a new set of queries. `entries` are all query states, in the order of the plan."""
+    def on_queries(self, query_states: Sequence[QueryState]) -> None:
+        """Handle a new set of queries. `query_states` are all query states, in the order of the plan."""
 
-    def on_result(self, query_state: QueryState, before: FetchResult | None) -> None:
-        """Handle a new result of a query. `before` is its previous result, or None."""
+    def on_result(self, query_state: QueryState, previous: FetchResult | None) -> None:
+        """Handle a new result of a query. `previous` is its previous result, or None."""
 
     def on_repair(self, query_state: QueryState, response: Response) -> None:
         """Handle a response with older buckets of a query, which the metrics do not show."""
@@ -126,13 +126,13 @@ class Scheduler:
         """Call `listener` for all changes from now on, one call at a time."""
         self._listeners.append(listener)
 
-    def set_queries(self, queries: Sequence[Query], source: Fetcher, concurrency: int) -> None:
-        """Replace the queries. `source` fetches them, at most `concurrency` at once per workspace.
+    def set_queries(self, queries: Sequence[Query], fetcher: Fetcher, concurrency: int) -> None:
+        """Replace the queries. `fetcher` fetches them, at most `concurrency` at once per workspace.
 
         Queries with the same `state_key` as before keep their state.
         """
         with self._lock:
-            self._source = source
+            self._fetcher = fetcher
             known = {state_key(query_state.query): query_state for query_state in self.query_states}
             self._drop_history({state_key(query): query.baseline_weeks for query in queries}, known)
             self.query_states = tuple(self._make_state(query, known.pop(state_key(query), None)) for query in queries)
@@ -166,9 +166,9 @@ class Scheduler:
         is_new = query_state is None
         query_state = query_state or QueryState(query, self._wall(), next_at=now)
         if is_new or query_state.query.baseline_weeks != query.baseline_weeks:
-            query_state.planned_at = self._wall()
-            chunks = self._source.history(query, query_state.planned_at)
-            added = [QueryState(chunk, query_state.planned_at, next_at=now, is_history=True) for chunk in chunks]
+            query_state.added_at = self._wall()
+            chunks = self._fetcher.history_chunks(query, query_state.added_at)
+            added = [QueryState(chunk, query_state.added_at, next_at=now, is_history=True) for chunk in chunks]
             self.pending_history.update(dict.fromkeys(added))
         query_state.update(query, now)
         return query_state
@@ -213,17 +213,17 @@ class Scheduler:
         due = [
             query_state for query_state in self.query_states if not query_state.in_flight and query_state.is_due(now)
         ]
-        due += self._probes({_endpoint_key(query_state) for query_state in due})
+        due += self._queries_to_probe({_endpoint_key(query_state) for query_state in due})
         deny_reasons = {
-            endpoint_key: self._source.deny_reason(entries[0].query)
-            for endpoint_key, entries in self._states_by_endpoint.items()
+            endpoint_key: self._fetcher.deny_reason(query_states[0].query)
+            for endpoint_key, query_states in self._states_by_endpoint.items()
         }
-        background = (
+        due_history = (
             chunk
             for chunk in self.pending_history
             if not chunk.in_flight and chunk.is_due(now) and deny_reasons[_endpoint_key(chunk)] is None
         )
-        due += itertools.islice(background, MAX_QUEUED_HISTORY)
+        due += itertools.islice(due_history, MAX_QUEUED_HISTORY)
         for query_state in due:
             deny_reason = deny_reasons[_endpoint_key(query_state)]
             query_state.in_flight = deny_reason is None
@@ -231,19 +231,19 @@ class Scheduler:
                 self._set_deferred(query_state, deny_reason)
         return [query_state for query_state in due if query_state.in_flight]
 
-    def _probes(self, due: Collection[EndpointKey]) -> list[QueryState]:
+    def _queries_to_probe(self, due: Collection[EndpointKey]) -> list[QueryState]:
         """Return one query per endpoint that must be probed: its circuit is open or its key is to be tested.
 
         Endpoints that are in `due` need no extra probe.
         """
         wanted = [
-            entries
-            for endpoint_key, entries in self._states_by_endpoint.items()
+            query_states
+            for endpoint_key, query_states in self._states_by_endpoint.items()
             if endpoint_key not in due
-            and (self._open_circuits[endpoint_key] is not None or self._source.is_probe_wanted(entries[0].query))
+            and (self._open_circuits[endpoint_key] is not None or self._fetcher.is_probe_wanted(query_states[0].query))
         ]
-        idle = ([query_state for query_state in entries if not query_state.in_flight] for entries in wanted)
-        return [min(entries, key=lambda query_state: query_state.next_at) for entries in idle if entries]
+        idle = ([query_state for query_state in query_states if not query_state.in_flight] for query_states in wanted)
+        return [min(query_states, key=lambda query_state: query_state.next_at) for query_states in idle if query_states]
 
     def update_circuits(self) -> None:
         """Update the circuit errors of all queries after a call for something else, such as a list."""
@@ -265,7 +265,7 @@ class Scheduler:
                 self._release(query_state)
 
     def _admit(self, query_state: QueryState) -> Permit | Deferred | None:
-        return Deferred("gone") if query_state.removed else self._source.admit(query_state.query)
+        return Deferred("gone") if query_state.removed else self._fetcher.admit(query_state.query)
 
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch one query, in a thread of its `WorkerPool`, or defer it if it was not admitted."""
@@ -278,7 +278,7 @@ class Scheduler:
         fetched: FetchedSeries | None = None
         error: BrazeError | None = None
         try:
-            fetched = self._source.fetch(query_state, admitted)
+            fetched = self._fetcher.fetch(query_state, admitted)
         except BrazeError as failure:
             error = failure.without_traceback()
         except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
@@ -298,15 +298,15 @@ class Scheduler:
         """Store the result of a fetch and notify the listeners."""
         now = self._monotonic()
         query_state.schedule(now, error, self._jitter())
-        before = query_state.result
+        previous = query_state.result
         if error is not None:
             outcome = query_state.repair.record_failure(query_state.query, error)
-            if outcome.is_due:
+            if outcome.is_retried_at_once:
                 query_state.next_at = min(query_state.next_at, now)
             if outcome.is_tolerated:
                 return
             if query_state.is_history and error.reason is Reason.TOO_LARGE:
-                self._halve(query_state)
+                self._halve_chunk(query_state)
             query_state.result = FetchResult(query_state.response, error)
         elif fetched is not None:
             if query_state.is_history:
@@ -318,7 +318,7 @@ class Scheduler:
                 self._notify(query_state, operator.methodcaller("on_repair", query_state, response))
                 return
             query_state.result = FetchResult(response, None)
-        self._notify(query_state, operator.methodcaller("on_result", query_state, before))
+        self._notify(query_state, operator.methodcaller("on_result", query_state, previous))
 
     def _make_response(self, query_state: QueryState, fetched: FetchedSeries, requested_at: float) -> Response:
         """Return the response that was fetched, and register its success in the repair."""
@@ -334,7 +334,7 @@ class Scheduler:
             is_short=request is not None and request.length < query_state.query.length,
         )
 
-    def _halve(self, query_state: QueryState) -> None:
+    def _halve_chunk(self, query_state: QueryState) -> None:
         """Replace a history chunk whose response was oversized by its halves.
 
         Chunks of the same query that are at least as long and not in flight are halved too.
@@ -342,34 +342,34 @@ class Scheduler:
         owner, length = state_key(query_state.query), query_state.query.length
         for chunk in list(self.pending_history):
             is_as_long = state_key(chunk.query) == owner and chunk.query.length >= length
-            result = halves(chunk.query) if is_as_long and (chunk is query_state or not chunk.in_flight) else ()
+            result = halve_chunk(chunk.query) if is_as_long and (chunk is query_state or not chunk.in_flight) else ()
             if result:
                 chunk.removed = True
                 del self.pending_history[chunk]
                 added = [
-                    QueryState(half, chunk.planned_at, next_at=self._monotonic(), is_history=True) for half in result
+                    QueryState(half, chunk.added_at, next_at=self._monotonic(), is_history=True) for half in result
                 ]
                 self.pending_history.update(dict.fromkeys(added))
 
     def _update_circuits(self) -> None:
         """Update the endpoints whose circuit has opened, closed or changed its error."""
-        for endpoint_key, open_circuit in self._open_circuits.items():
-            if self._source.open_circuit_error(self._states_by_endpoint[endpoint_key][0].query) is not open_circuit:
+        for endpoint_key, circuit_error in self._open_circuits.items():
+            if self._fetcher.open_circuit_error(self._states_by_endpoint[endpoint_key][0].query) is not circuit_error:
                 self._update_circuit(endpoint_key)
 
     def _update_circuit(self, endpoint_key: EndpointKey) -> None:
         """Set or clear the circuit error of all queries of an endpoint, and notify the listeners."""
-        entries = self._states_by_endpoint[endpoint_key]
-        open_circuit = self._open_circuits[endpoint_key] = self._source.open_circuit_error(entries[0].query)
-        for query_state in entries:
-            if query_state.circuit_error is not open_circuit:
-                query_state.circuit_error = open_circuit
+        query_states = self._states_by_endpoint[endpoint_key]
+        circuit_error = self._open_circuits[endpoint_key] = self._fetcher.open_circuit_error(query_states[0].query)
+        for query_state in query_states:
+            if query_state.circuit_error is not circuit_error:
+                query_state.circuit_error = circuit_error
                 self._notify(query_state, operator.methodcaller("on_circuit_change", query_state))
 
-    def _notify(self, query_state: QueryState, call: Callable[[Listener], None]) -> None:
+    def _notify(self, query_state: QueryState, notify_listener: Callable[[Listener], None]) -> None:
         for listener in self._listeners:
             try:
-                call(listener)
+                notify_listener(listener)
             except Exception:  # noqa: BLE001 - the thread must survive, and waiting scrapes must be released
                 _log.exception(
                     "Internal error while processing a fetch result", extra={"fields": dict(query_state.query.labels)}
@@ -377,11 +377,11 @@ class Scheduler:
         self.revision += 1  # after the listeners, so that a new revision implies that they have handled the change
 
     def _set_deferred(self, query_state: QueryState, deny_reason: Deferred | None) -> None:
-        deferred = deny_reason is not None and not isinstance(deny_reason, CircuitOpen)
-        if query_state.is_deferred != deferred:
-            query_state.is_deferred = deferred
+        is_deferred = deny_reason is not None and not isinstance(deny_reason, CircuitOpen)
+        if query_state.is_deferred != is_deferred:
+            query_state.is_deferred = is_deferred
             self.revision += 1
-            if deferred and not query_state.is_history:
+            if is_deferred and not query_state.is_history:
                 self._on_deferred(query_state.query.workspace, query_state.query.kind)
 
     def _release(self, query_state: QueryState) -> None:
