@@ -34,7 +34,7 @@ from braze_exporter.simulator.demo_config import ZONE
 from braze_exporter.simulator.server import serve
 from braze_exporter.simulator.traffic import Traffic, TrafficShape
 from braze_exporter.state import CounterKey, open_state_file
-from braze_exporter.web import server
+from braze_exporter.web import listening, server
 
 LATENCY_SECONDS = 0.1
 CONNECTIONS = 10
@@ -325,7 +325,7 @@ def _get(port: int, timeout: float = 10, path: str = "/metrics") -> tuple[bytes,
 
 
 def _free_port() -> int:
-    with server.listen("127.0.0.1:0") as listener:
+    with listening.listen("127.0.0.1:0") as listener:
         return int(listener.getsockname()[1])
 
 
@@ -374,7 +374,7 @@ class _EmptyStatusPage:
 
 
 def _serve_constant(file: Path) -> int:
-    listener = server.listen("127.0.0.1:0")
+    listener = listening.listen("127.0.0.1:0")
     print(listener.getsockname()[1], flush=True)
     server.serve(
         server.Application(_ConstantSource(file.read_bytes()), status_page=_EmptyStatusPage()),

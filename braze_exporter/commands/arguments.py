@@ -1,17 +1,18 @@
 """Define the arguments and the help texts of each command."""
 
 import argparse
-from collections.abc import Callable
+import functools
+import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from braze_exporter import __version__
-from braze_exporter.backfill import request
-from braze_exporter.commands import backfill as backfill_command
-from braze_exporter.commands import check as check_command
-from braze_exporter.commands import dashboard, demo, discover, logs, rules, schema
-from braze_exporter.commands import serve as serve_command
-from braze_exporter.web import server
+from braze_exporter.commands import logs
+from braze_exporter.web.listening import split_address
+
+if TYPE_CHECKING:
+    from braze_exporter.backfill.request import TimeArgument
 
 DEFAULT_ADDRESS = ":27293"
 
@@ -27,9 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"braze-exporter {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    serve = _add_command(
-        commands, "serve", serve_command.serve, "Serve /metrics for the workspaces of the config file (default)."
-    )
+    serve = _add_command(commands, "serve", "Serve /metrics for the workspaces of the config file (default).")
     _add_config(serve)
     _add_listen_address(serve)
     serve.add_argument(
@@ -40,9 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_web_config(serve)
     _add_log_flags(serve, level="info")
-    demo_parser = _add_command(
-        commands, "demo", demo.serve_demo, "Serve a simulated Braze and its metrics, without a Braze account."
-    )
+    demo_parser = _add_command(commands, "demo", "Serve a simulated Braze and its metrics, without a Braze account.")
     _add_listen_address(demo_parser)
     demo_parser.add_argument(
         "--braze.listen-address",
@@ -53,9 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="Loopback address on which the simulated Braze listens (default: %(default)s, a free port).",
     )
     _add_log_flags(demo_parser, level="warn")
-    check = _add_command(
-        commands, "check", check_command.check, "Check whether the config file is valid, and print its calls per hour."
-    )
+    check = _add_command(commands, "check", "Check whether the config file is valid, and print its calls per hour.")
     _add_config(check)
     check.add_argument(
         "--live",
@@ -64,30 +59,33 @@ def build_parser() -> argparse.ArgumentParser:
         "access).",
     )
     _add_web_config(check)
-    discover_parser = _add_command(
-        commands, "discover", discover.discover, "Print the items of Braze's lists as config."
-    )
+    discover_parser = _add_command(commands, "discover", "Print the items of Braze's lists as config.")
     _add_config(discover_parser)
     discover_parser.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
     _add_backfill(commands)
-    dashboard_parser = _add_command(
-        commands, "dashboard", dashboard.dashboard, "Print the Grafana dashboard for the config file, as JSON."
-    )
+    dashboard_parser = _add_command(commands, "dashboard", "Print the Grafana dashboard for the config file, as JSON.")
     _add_config(dashboard_parser)
-    rules_parser = _add_command(
-        commands, "rules", rules.rules, "Print the Prometheus alerting rules for the config file."
-    )
+    rules_parser = _add_command(commands, "rules", "Print the Prometheus alerting rules for the config file.")
     _add_config(rules_parser)
-    _add_command(commands, "schema", schema.schema, "Print the JSON Schema of the config file, for editors.")
+    _add_command(commands, "schema", "Print the JSON Schema of the config file, for editors.")
     return top
 
 
 def _add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: object, text: str
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    command.set_defaults(run=run)
+    command.set_defaults(run=functools.partial(_run, name))
     return command
+
+
+def _run(name: str, options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Run a command and return the exit code.
+
+    The module of the command is imported only now. The imports of all commands would double the time of each start.
+    """
+    module = importlib.import_module(f"braze_exporter.commands.{name}")
+    return int(module.run(options, environ))
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
@@ -104,13 +102,12 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     history = _add_command(
         commands,
         "backfill",
-        backfill_command.backfill,
         "Write the history of the queries in OpenMetrics, for promtool.",
     )
     _add_config(history)
     history.add_argument(
         "--start",
-        type=_parse_with(request.parse_time),
+        type=_parse_with(_parse_time),
         required=True,
         metavar="WHEN",
         help="Start of the first buckets: a date, a time with UTC offset such as 2026-01-31T12:00:00Z, or Unix "
@@ -118,7 +115,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     history.add_argument(
         "--end",
-        type=_parse_with(request.parse_time),
+        type=_parse_with(_parse_time),
         metavar="WHEN",
         help="Time of the first sample that Prometheus scraped. All backfilled samples are older. Without this flag, "
         "the PromQL query for this time is printed.",
@@ -126,7 +123,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     history.add_argument(
         "--label",
         dest="labels",
-        type=_parse_with(request.parse_label),
+        type=_parse_with(_parse_label),
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -190,5 +187,17 @@ def _add_log_flags(command: argparse.ArgumentParser, level: str) -> None:
 
 
 def _parse_address(text: str) -> str:
-    server.split_address(text)
+    split_address(text)
     return text
+
+
+def _parse_time(text: str) -> "TimeArgument":
+    from braze_exporter.backfill.request import parse_time
+
+    return parse_time(text)
+
+
+def _parse_label(text: str) -> tuple[str, str]:
+    from braze_exporter.backfill.request import parse_label
+
+    return parse_label(text)

@@ -5,18 +5,15 @@ import sys
 from collections.abc import Mapping
 
 from braze_exporter.backfill.progress import pluralize
-from braze_exporter.commands import logs
-from braze_exporter.commands.check_live import check_live
-from braze_exporter.commands.context import command_context, read_plan, refuse_shared_state_file
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
+from braze_exporter.commands.plan import read_plan, refuse_shared_state_file
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import StateFileError, UnreadableError, inspect_state_file
-from braze_exporter.web.config_file import read_web_config as read_web
 
 
-def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Validate a config, print its queries and calls per hour, and return the exit code.
 
     Without `--live`, neither the network nor the API keys are used. With it, the command fails if there is a problem.
@@ -38,7 +35,9 @@ def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"budget.share allows {usage.allowed_hourly_calls:,.0f} of {usage.pool.per_hour:,.0f}"
         )
     if options.web_config_file:
-        protections = " and ".join(read_web(options.web_config_file).protections)
+        from braze_exporter.web.config_file import read_web_config
+
+        protections = " and ".join(read_web_config(options.web_config_file).protections)
         print(f"{options.web_config_file} is valid: {protections or 'neither TLS nor passwords'}")
     return SUCCESS if not options.live or _check_live(options, environ) else FAILURE
 
@@ -57,6 +56,10 @@ def _check_state_file(config: Config) -> None:
 
 def _check_live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:
     """Run all queries of a config against Braze, and return whether there is no problem."""
+    from braze_exporter.commands import logs
+    from braze_exporter.commands.check_live import check_live
+    from braze_exporter.commands.context import command_context
+
     logs.configure_logging("error", "logfmt")  # failures are printed below, once each
     config = read_config(options.config_file, environ)
     with command_context(config, environ, options.on_stop) as ctx:

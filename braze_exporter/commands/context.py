@@ -1,6 +1,5 @@
-"""Functions that the commands share: read the plan, and open connections to Braze as the environment requires."""
+"""Open connections to Braze as the environment requires."""
 
-import argparse
 import contextlib
 import sys
 import time
@@ -14,13 +13,12 @@ from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import transport
 from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.config.document import ConfigError, Problem
-from braze_exporter.config.loading import Config, find_missing_keys, read_config
+from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
-from braze_exporter.config.values import is_loopback, is_same_file
+from braze_exporter.config.values import is_loopback
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.list_reader import ListReader
-from braze_exporter.scheduler.plan import Plan, build_plan
 
 
 def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session:
@@ -33,19 +31,6 @@ def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session
     except OSError as error:
         text = f"the file {bundle} cannot be used ({error}); set a file of trusted certificates, or unset the variable"
         raise ConfigError(variable, [Problem((), text)]) from None
-
-
-def refuse_shared_state_file(config: Config, web_config_file: str | None, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError` if `state_file` is a file that the exporter reads, even if it is empty or missing."""
-    path = config.settings.state_file
-    others = {
-        "the config": config.source,
-        "the web configuration file": web_config_file,
-        **{variable: environ.get(variable) for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")},
-    }
-    for name, other in others.items():
-        if path and other and is_same_file(path, other):
-            raise config.error([(("state_file",), f"is the same file as {name}; choose another path")])
 
 
 @contextlib.contextmanager
@@ -61,15 +46,6 @@ def proxies(url: str) -> Mapping[str, str]:
     """Return the proxies that the environment sets for `url`; loopback addresses have none."""
     host = urlsplit(url).hostname or ""
     return {} if is_loopback(host) or proxy_bypass(host) else getproxies_environment()
-
-
-def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, Plan]:
-    """Return a config and its plan without reading the API keys, and print a warning for each missing key."""
-    config = read_config(options.config_file)
-    plan = build_plan(config)
-    for problem in find_missing_keys(config, environ):
-        print(f"warning: {problem.render(config.source)}", file=sys.stderr)
-    return config, plan
 
 
 def open_list_reader(config: Config, workspace: Workspace, ctx: CommandContext) -> ListReader:

@@ -12,18 +12,18 @@ from braze_exporter.config.values import is_loopback
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator import server as simulator_server
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE
-from braze_exporter.web import server
+from braze_exporter.web import listening
 
 
-def serve_demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve a simulated Braze and its metrics until SIGTERM or SIGINT, and return the exit code."""
     logs.configure_logging(options.log_level, options.log_format)
-    host, port = server.split_address(options.braze_address)
+    host, port = listening.split_address(options.braze_address)
     if not is_loopback(host):
         text = f"--braze.listen-address={options.braze_address} is not a loopback address; set one, such as 127.0.0.1:0"
         return fail(text)
     try:
-        listener = server.listen(options.web_address)
+        listener = listening.listen(options.web_address)
     except OSError as error:
         return fail(listen_error("--web.listen-address", options.web_address, error))
     try:
@@ -38,7 +38,7 @@ def serve_demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _welcome_text(braze_url: str, address: str) -> str:
-    host, port = server.split_address(address)
+    host, port = listening.split_address(address)
     target = f"{host or 'localhost'}:{port}"
     return f"""\
 Serving a simulated Braze and its metrics. Press Ctrl-C to stop.

@@ -13,7 +13,7 @@ from braze_exporter.config.loading import Config, read_config
 from braze_exporter.scheduler.list_reader import ListResult
 
 
-def discover(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print Braze's lists as config. The workspaces of the given config need no entries yet."""
     config = read_config(options.config_file, environ, allow_empty=True)
     with command_context(config, environ, options.on_stop) as ctx:

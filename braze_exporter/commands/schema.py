@@ -8,7 +8,7 @@ from braze_exporter.commands.exit_codes import SUCCESS
 from braze_exporter.config import json_schema
 
 
-def schema(_options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
+def run(_options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     """Print the JSON Schema of the config."""
     print(json.dumps(json_schema.build_schema(), indent=2))
     return SUCCESS

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 
 from braze_exporter import __version__
 from braze_exporter.commands import logs
-from braze_exporter.commands.context import open_session, proxies, refuse_shared_state_file
+from braze_exporter.commands.context import open_session, proxies
 from braze_exporter.commands.exit_codes import SUCCESS, fail
+from braze_exporter.commands.plan import refuse_shared_state_file
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.exporter import Exporter, Reloader
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import StateFile, StateFileError, open_state_file
-from braze_exporter.web import server
+from braze_exporter.web import listening, server
 from braze_exporter.web.access import AccessControl
 from braze_exporter.web.status_page import StatusPage
 from braze_exporter.web.status_response import read_status_response
@@ -25,7 +26,7 @@ from braze_exporter.web.status_response import read_status_response
 _log = logging.getLogger(__name__)
 
 
-def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve the metrics of a config until SIGTERM or SIGINT, and return the exit code."""
     if hasattr(signal, "SIGHUP"):  # a SIGHUP stays pending until a reload is possible
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -41,7 +42,7 @@ def serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise config.error([(("state_file",), str(error))]) from None
     with contextlib.closing(state_file) if state_file is not None else contextlib.nullcontext():
         try:
-            listener = server.listen(options.web_address)
+            listener = listening.listen(options.web_address)
         except OSError as error:
             return fail(listen_error("--web.listen-address", options.web_address, error))
         return run_exporter(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braze_exporter.web import server
+from braze_exporter.web import listening, server
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_any_accept_header_is_parsed(header: str) -> None:
 )
 def test_listen_addresses_are_parsed(address: str, host: str, port: int) -> None:
     """An address consists of a host, which may be empty, and a port."""
-    assert server.split_address(address) == (host, port)
+    assert listening.split_address(address) == (host, port)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_listen_addresses_are_parsed(address: str, host: str, port: int) -> None
 def test_invalid_listen_address_is_refused(address: str) -> None:
     """An address without a valid port raises `ValueError` with an example."""
     with pytest.raises(ValueError, match=r"is not host:port or :port, such as :27293$"):
-        server.split_address(address)
+        listening.split_address(address)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -80,19 +80,19 @@ def test_address_without_host_listens_on_all_interfaces(host: str) -> None:
     """`:port` listens on IPv4 and IPv6."""
     if host == "::1" and not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
-    with server.listen(":0") as listener, socket.create_connection((host, listener.getsockname()[1]), 5) as client:
+    with listening.listen(":0") as listener, socket.create_connection((host, listener.getsockname()[1]), 5) as client:
         assert client.getpeername()[0] == host
 
 
 def test_port_in_use_is_not_shared() -> None:
     """A port in use on all interfaces is an error, rather than used for IPv4 alone."""
-    with server.listen(":0") as taken, pytest.raises(OSError, match="in use"):
-        server.listen(f":{taken.getsockname()[1]}")
+    with listening.listen(":0") as taken, pytest.raises(OSError, match="in use"):
+        listening.listen(f":{taken.getsockname()[1]}")
 
 
 def test_address_with_host_listens_there_only() -> None:
     """With a host, the server listens only on that address."""
-    with server.listen("127.0.0.1:0") as listener:
+    with listening.listen("127.0.0.1:0") as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
-    with server.listen("[::1]:0") as listener:
+    with listening.listen("[::1]:0") as listener:
         assert listener.getsockname()[0] == "::1"

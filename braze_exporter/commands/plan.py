@@ -1,0 +1,31 @@
+"""Read the plan of a config, and check the paths in it."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+from braze_exporter.config.loading import Config, find_missing_keys, read_config
+from braze_exporter.config.values import is_same_file
+from braze_exporter.scheduler.plan import Plan, build_plan
+
+
+def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, Plan]:
+    """Return a config and its plan without reading the API keys, and print a warning for each missing key."""
+    config = read_config(options.config_file)
+    plan = build_plan(config)
+    for problem in find_missing_keys(config, environ):
+        print(f"warning: {problem.render(config.source)}", file=sys.stderr)
+    return config, plan
+
+
+def refuse_shared_state_file(config: Config, web_config_file: str | None, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` if `state_file` is a file that the exporter reads, even if it is empty or missing."""
+    path = config.settings.state_file
+    others = {
+        "the config": config.source,
+        "the web configuration file": web_config_file,
+        **{variable: environ.get(variable) for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")},
+    }
+    for name, other in others.items():
+        if path and other and is_same_file(path, other):
+            raise config.error([(("state_file",), f"is the same file as {name}; choose another path")])
