@@ -1,4 +1,8 @@
-"""Runs tests marked `alone` without other tests at the same time, and without coverage measurement of subprocesses."""
+"""Runs tests marked `alone` without other tests at the same time.
+
+These tests, and those marked `no_cover`, run without coverage measurement: neither in this process nor in the programs
+that they start. It would make them two to three times as slow.
+"""
 
 import contextlib
 import fcntl
@@ -12,6 +16,13 @@ import pytest
 TURN = pytest.StashKey[contextlib.ExitStack]()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Exclude `alone` tests from coverage measurement."""
+    for item in items:
+        if is_alone(item):
+            item.add_marker("no_cover")
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Run a test in parallel with others or, if it is marked `alone`, exclusively.
@@ -22,7 +33,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if TURN not in stash:
         stash[TURN] = acquire_turn(is_alone=is_alone(item))
     try:
-        return (yield)
+        with pytest.MonkeyPatch.context() as patch:
+            if item.get_closest_marker("no_cover") is not None:
+                patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+            return (yield)
     finally:
         if nextitem is None or not (is_alone(item) and is_alone(nextitem)):
             stash[TURN].close()
@@ -38,8 +52,7 @@ def acquire_turn(*, is_alone: bool) -> contextlib.ExitStack:
     """Wait for the lock and return an `ExitStack` that releases it.
 
     The lock covers all test runs of a user on a machine. A run that waits for the exclusive lock holds the `door` lock,
-    so that no other test can start first. Programs started by `alone` tests are not measured for coverage, because that
-    makes them three times as slow.
+    so that no other test can start first.
     """
     folder = Path(tempfile.gettempdir(), f"braze-exporter-tests-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -48,6 +61,4 @@ def acquire_turn(*, is_alone: bool) -> contextlib.ExitStack:
         with (folder / "door").open("ab") as door:
             fcntl.flock(door, fcntl.LOCK_EX)
             fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
-        if is_alone:
-            stack.enter_context(pytest.MonkeyPatch.context()).delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         return stack.pop_all()

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+import pytest
 import response_faults
 import transfer_faults
 from accuracy_model import EventModel, ExpectedQuery, make_history_generator
@@ -23,6 +24,8 @@ from support import HOUR
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.simulator.times import HourFormat
+
+pytestmark = pytest.mark.no_cover
 
 DAY = 24 * HOUR
 WEEK = 7 * DAY

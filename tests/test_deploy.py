@@ -32,6 +32,8 @@ from braze_exporter.commands import arguments as cli
 from braze_exporter.config.loading import load_config
 from braze_exporter.scheduler.plan import build_plan
 
+pytestmark = pytest.mark.no_cover
+
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd/braze-exporter.service"

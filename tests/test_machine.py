@@ -239,7 +239,7 @@ class AccuracyMachine(RuleBasedStateMachine):
 
 
 # Shrinking a failing sequence takes minutes.
-pytestmark = pytest.mark.timeout(0 if EXAMPLES else 600)
+pytestmark = [pytest.mark.timeout(0 if EXAMPLES else 600), pytest.mark.no_cover]
 
 TestAccuracy = AccuracyMachine.TestCase
 TestAccuracy.settings = settings(

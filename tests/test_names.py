@@ -10,6 +10,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from recorded_counts import RecordedCounts
 from support import KEY, Program, run_program, running_braze, series_requests, write_file
 
+pytestmark = pytest.mark.no_cover
+
 NAMES = {
     "quotes": "say \"hi\" and 'bye'",
     "backslashes": "a\\b\\n\\",

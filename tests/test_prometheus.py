@@ -32,6 +32,8 @@ from support import (
     write_file,
 )
 
+pytestmark = pytest.mark.no_cover
+
 EVENTS = """
 {event: purchase, apps: [all, ios], segments: [all, vip]}
 {event: purchase, unit: day, apps: [all, ios]}

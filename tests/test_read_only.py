@@ -17,6 +17,8 @@ from recorded_counts import RecordedCounts
 from servers import require_tool
 from support import HOUR, KEY, MetricsPage, Program, running_braze, wait_until, workspace_yaml, write_file
 
+pytestmark = pytest.mark.no_cover
+
 # A single statement writes fewer rows than this, so each transaction has several statements.
 EVENTS = [f"event {number}" for number in range(500)]
 

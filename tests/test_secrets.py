@@ -37,6 +37,8 @@ from support import (
 
 from braze_exporter.simulator import server as simulator_server
 
+pytestmark = pytest.mark.no_cover
+
 SERIES = "/events/data_series"
 PROXY_PASSWORD = "the-password-of-the-proxy"  # noqa: S105 - the password of a proxy that exists only in this test
 # The secrets as they are, and in encoded or partial forms.

@@ -17,6 +17,8 @@ import pytest
 from recorded_counts import RecordedCounts
 from support import KEY, free_port, running_braze, wait_until, workspace_yaml, write_file
 
+pytestmark = pytest.mark.no_cover
+
 # Exit codes as a shell shows them. The processes return them themselves, because no signal kills process 1.
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 SERVING = {"serve", "demo"}

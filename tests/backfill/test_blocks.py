@@ -36,6 +36,8 @@ from braze_exporter.monitoring.panel_groups import panel_groups
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.traffic import Counts, Traffic, TrafficShape
 
+pytestmark = pytest.mark.no_cover
+
 ODD_NAME = 'sign "up" (a|b) \\d+ 🎉'
 EVENTS = """
 {event: purchase, apps: [all, ios]}

@@ -37,6 +37,8 @@ from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.message_rows import make_id
 from braze_exporter.simulator.times import DayFormat, HourFormat
 
+pytestmark = pytest.mark.no_cover
+
 DAILY_SETTLED = "braze_custom_events_daily_settled"
 
 

@@ -15,6 +15,8 @@ from braze_exporter.config.document import ConfigError, parse
 from braze_exporter.config.json_schema import build_schema
 from braze_exporter.config.loading import load_config
 
+pytestmark = pytest.mark.no_cover
+
 CONFIG_DIRECTORY = Path(__file__).parent
 GOOD = [CONFIG_DIRECTORY.parents[1] / "config.example.yaml", *sorted((CONFIG_DIRECTORY / "good").glob("*.yaml"))]
 REMOVED = object()

@@ -16,6 +16,8 @@ from braze_exporter.braze.query import Query
 from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.times import DayFormat, HourFormat
 
+pytestmark = pytest.mark.no_cover
+
 LATEST = "braze_custom_events_hourly_latest"
 SETTLED = "braze_custom_events_hourly_settled"
 LATEST_START = f"{LATEST}_bucket_start_timestamp_seconds"

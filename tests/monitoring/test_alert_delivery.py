@@ -19,11 +19,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from servers import running_alertmanager, running_prometheus
 from support import HOUR, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
 from braze_exporter.monitoring.rule import RUNBOOKS
+
+pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[2]
 # In order: an event whose alert must page, two events that keep occurring, one event silent for less than its hour, and

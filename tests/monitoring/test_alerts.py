@@ -25,6 +25,8 @@ from alert_scenarios import (
 )
 from support import HOUR, workspace_yaml
 
+pytestmark = pytest.mark.no_cover
+
 URL = "https://rest.iad-01.braze.com"
 ALERTS = "{silent: 2h, drop: 0.5, below: 5, above: 5000, severity: critical, labels: {team: growth}}"
 HOURLY = workspace_yaml(URL, f"{{event: purchase, baseline: {{weeks: 4}}, alerts: {ALERTS}}}")

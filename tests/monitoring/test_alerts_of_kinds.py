@@ -23,6 +23,8 @@ from alert_scenarios import (
 )
 from support import HOUR, workspace_yaml
 
+pytestmark = pytest.mark.no_cover
+
 URL = "https://rest.iad-01.braze.com"
 DAY = 24
 WINBACK, WELCOME = "d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "f293e280-c0e7-4304-b9b9-62803fc0b053"

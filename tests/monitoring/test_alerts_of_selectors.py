@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from random import Random
 
+import pytest
 import yaml
 from alert_scenarios import (
     PRODUCTION,
@@ -30,6 +31,8 @@ from braze_exporter.metrics.promql import quote
 from braze_exporter.monitoring.dashboard import build_dashboard
 from braze_exporter.monitoring.selector_queries import selector_queries
 from braze_exporter.scheduler.plan import build_plan
+
+pytestmark = pytest.mark.no_cover
 
 URL = "https://rest.iad-01.braze.com"
 ONE, TWO, THREE = (f"d8b73da7-0b7c-fc72-1d80-2f6e9c41ab0{n}" for n in (1, 2, 3))

@@ -48,6 +48,8 @@ from braze_exporter.scheduler.plan import build_plan, can_feed_counter
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.server import serve
 
+pytestmark = pytest.mark.no_cover
+
 # Has quotes, regex characters and a four-byte letter, which Grafana has to pass to Prometheus unchanged.
 ODD_NAME = r'sign "up" (a|b) \d+ 🎉'
 EVENTS = """

@@ -22,6 +22,8 @@ from braze_exporter.scheduler.query_state import backoff_seconds
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.simulator.reply import Reply
 
+pytestmark = pytest.mark.no_cover
+
 NAMES = [f"event {number:02}" for number in range(24)]
 EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
 UP = "braze_custom_events_hourly_up"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pytest
 from alert_scenarios import MINUTE, ExpectedAlert, SampleFunction, Scenario, series
 from history import Release, scrape_history
 from servers import require_tool
@@ -15,6 +16,8 @@ from support import Labels
 
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import ZONE
+
+pytestmark = pytest.mark.no_cover
 
 STEP = 30 * MINUTE
 # A Friday; traffic peaks in the evening.

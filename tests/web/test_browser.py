@@ -18,6 +18,8 @@ from recorded_counts import RecordedCounts
 from support import KEY, Program, running_braze, wait_until, workspace_yaml, write_file
 from test_names import NAMES
 
+pytestmark = pytest.mark.no_cover
+
 NAME, TITLE = "#rows .name", "#rows .title"
 # Returns the WCAG contrast of every text with its background, the lowest first.
 CONTRAST_SCRIPT = """
