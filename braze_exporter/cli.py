@@ -19,17 +19,17 @@ _SIGNAL_BASE = 128
 
 
 class StopHandler:
-    """Ends the process at SIGTERM and SIGINT, until the server installs its own handlers.
+    """Ends the process on SIGTERM and SIGINT, until the server installs its own handlers.
 
-    It does not raise, because an exception can be lost in a finalizer. The interpreter would then wait for a reader of
-    stdout. It does not use the default action either, because process 1 of a container has none.
+    The handlers call `os._exit`. An exception could be lost in a finalizer, and a normal exit blocks while stdout is a
+    full pipe. The default action of the signals is not sufficient, because process 1 of a container has none.
     """
 
     def __init__(self, *, is_serving: bool) -> None:
         """Install the handlers.
 
-        If the command `is_serving`, they exit silently with 0, else with 143 or 130 and a message. Call this in the
-        main thread.
+        If `is_serving` is set, the process ends silently with exit code 0, otherwise with a message and 143 (SIGTERM)
+        or 130 (SIGINT). Handlers can only be installed in the main thread.
         """
         self._is_serving = is_serving
         self._is_cleaning_up = False
@@ -39,9 +39,9 @@ class StopHandler:
             signal.signal(number, self._stop)
 
     def on_stop(self, clean_up: Callable[[], str]) -> None:
-        """Call `clean_up` before the process ends; it returns text to add to the message.
+        """Call `clean_up` before the process ends, and add the text that it returns to the message.
 
-        `clean_up` must not need the main thread.
+        `clean_up` is called in the main thread, so it must not wait for that thread.
         """
         self._clean_up = clean_up
 
@@ -76,16 +76,16 @@ def _write_line(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` and return the exit code.
 
-    The code is 0 for success, 1 for failure and 2 for wrong usage (raised by argparse). SIGTERM and SIGINT end the
-    process, except while a server handles them.
+    The code is 0 for success and 1 for failure. For wrong usage, argparse raises `SystemExit` with code 2. SIGTERM and
+    SIGINT end the process, except while a server handles them.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "serve")
     is_serving = arguments[0] in SERVING_COMMANDS
     stop = StopHandler(is_serving=is_serving)
-    # These imports take up to several seconds. They follow `StopHandler`, so that a signal can end the process
-    # meanwhile.
+    # These imports can take several seconds. They come after `StopHandler`, so that a signal can end the process during
+    # them.
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from braze_exporter.commands.arguments import build_parser  # noqa: PLC0415

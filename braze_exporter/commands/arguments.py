@@ -55,8 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--live",
         action="store_true",
-        help="Also run each query once against Braze, with the API keys, and report problems (default: no network "
-        "access).",
+        help="Also fetch each query once from Braze, and report problems. Without this flag, neither the network nor "
+        "the API keys are used.",
     )
     _add_web_config(check)
     discover_parser = _add_command(commands, "discover", "Print the items of Braze's lists as config.")
@@ -102,7 +102,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     history = _add_command(
         commands,
         "backfill",
-        "Write the history of the queries in OpenMetrics, for promtool.",
+        "Write the history of the queries as OpenMetrics text, for import with promtool.",
     )
     _add_config(history)
     history.add_argument(
@@ -135,7 +135,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _parse_with(read: Callable[[str], T]) -> Callable[[str], T]:
-    """Return a type for argparse that parses with `read` and reports a `ValueError` as a usage error."""
+    """Return an argparse type that parses with `read` and reports its `ValueError` as a usage error."""
 
     def check(text: str) -> T:
         try:
@@ -187,6 +187,7 @@ def _add_log_flags(command: argparse.ArgumentParser, level: str) -> None:
 
 
 def _parse_address(text: str) -> str:
+    """Return `text` unchanged. Raises `ValueError` if it is not an address."""
     split_address(text)
     return text
 

@@ -1,4 +1,4 @@
-"""The command `backfill`: writes the history of a configuration's queries."""
+"""The command `backfill`: writes the history of the queries of a config."""
 
 import argparse
 from collections.abc import Mapping

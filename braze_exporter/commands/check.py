@@ -1,4 +1,4 @@
-"""The command `check`: validates a configuration and prints how many calls it makes."""
+"""The command `check`: validates a config, and prints the calls per hour that its queries need."""
 
 import argparse
 import sys
@@ -16,7 +16,8 @@ from braze_exporter.state import StateFileError, UnreadableError, inspect_state_
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Validate a config, print its queries and calls per hour, and return the exit code.
 
-    Without `--live`, neither the network nor the API keys are used. With it, the command fails if there is a problem.
+    Without `--live`, neither the network nor the API keys are used. With it, the command also fails if a finding is a
+    problem.
     """
     config, plan = read_plan(options, environ)
     refuse_shared_state_file(config, options.web_config_file, environ)
@@ -60,7 +61,7 @@ def _check_live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool
     from braze_exporter.commands.check_live import check_live
     from braze_exporter.commands.context import command_context
 
-    logs.configure_logging("error", "logfmt")  # failures are printed below, once each
+    logs.configure_logging("error", "logfmt")  # `check_live` prints each failure once
     config = read_config(options.config_file, environ)
     with command_context(config, environ, options.on_stop) as ctx:
         return check_live(config, build_plan(config), ctx)

@@ -27,9 +27,9 @@ from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResu
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots, expand_selectors, required_lists
 
-# How many times shorter requests are tried after an oversized response, one second apart.
+# The maximum number of tries of shorter requests after oversized responses, one second apart.
 _MAX_RETRIES = 60
-# How many queries are named for each reason of a failure.
+# The maximum number of queries that a finding names.
 _MAX_NAMED = 3
 
 
@@ -44,15 +44,15 @@ class Finding:
 def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
     """Fetch all queries of `plan`, print the findings, and return whether there is no problem.
 
-    `plan` is the plan of `config`. The calls stay within the config's budget: one refresh of the plan, and one hour's
-    share for the lists.
+    `plan` is the plan of `config`. The queries use at most the budget of one refresh of the plan, and the lists at most
+    the share of one hour.
     """
     lists = _read_lists(config, plan, ctx)
     known: ListSnapshots = {
         key: ListSnapshot(result.items, calls=0) for key, result in lists.items() if not result.failure
     }
     plan = expand_selectors(plan, config.settings, known)
-    # Baselines are left out, because their history is long. Each query requests all buckets that one response can hold.
+    # Baselines are not fetched, because they need many calls. Each query requests as many buckets as Braze allows.
     queries = tuple(replace(query, baseline_weeks=0, length=query.kind.max_length) for query in plan.queries)
     exporter = Exporter(wall=ctx.wall, monotonic=ctx.monotonic, proxies=ctx.proxies, reads_lists=False)
     problems, lines = 0, []
@@ -130,34 +130,36 @@ def _findings(
         *malformed,
         *(query_state for query_state in query_states if query_state.error is not None or query_state.response is None),
     }
-    responding = [query_state for query_state in query_states if query_state not in failed]
-    text = f"{len(responding):,} of {pluralize(len(query_states), 'query', 'queries')} succeeded"
+    succeeded = [query_state for query_state in query_states if query_state not in failed]
+    text = f"{len(succeeded):,} of {pluralize(len(query_states), 'query', 'queries')} succeeded"
     yield Finding(text, is_problem=False)
-    is_rejected = _is_rejected(query_states, lists)
+    is_key_rejected = _is_key_rejected(query_states, lists)
     errors = {query_state: malformed.get(query_state, query_state.error) for query_state in query_states}
-    yield from _failure_findings(workspace, errors, is_rejected=is_rejected)
+    yield from _failure_findings(workspace, errors, is_key_rejected=is_key_rejected)
     for list_endpoint, result in lists.items():
-        if result.failure and not is_rejected:
+        if result.failure and not is_key_rejected:
             is_needed = any(
-                item.kind.list_endpoint is list_endpoint
-                for item in plan.selectors
-                if item.workspace == workspace.spec.name
+                selector.kind.list_endpoint is list_endpoint
+                for selector in plan.selectors
+                if selector.workspace == workspace.spec.name
             )
             what = "selectors could not be expanded" if is_needed else "configured subjects were not checked"
             yield Finding(
                 f"the list of {list_endpoint.item_names[1]} could not be read, so {what}: {result.failure}", is_needed
             )
-    yield from _unlisted_findings(named for named in plan.configured_subjects if named.workspace == workspace.spec.name)
+    yield from _unlisted_findings(
+        subject for subject in plan.configured_subjects if subject.workspace == workspace.spec.name
+    )
     yield from _selection_findings(
         result for result in plan.selection_results if result.workspace == workspace.spec.name
     )
     yield from _segment_findings(workspace, lists.get(SEGMENT_LIST))
-    yield from _no_data_findings(responding)
-    yield from _time_zone_findings(workspace, responding)
-    yield from _delay_findings(responding)
+    yield from _no_data_findings(succeeded)
+    yield from _time_zone_findings(workspace, succeeded)
+    yield from _delay_findings(succeeded)
 
 
-def _is_rejected(query_states: Iterable[QueryState], lists: Mapping[ListEndpoint, ListResult]) -> bool:
+def _is_key_rejected(query_states: Iterable[QueryState], lists: Mapping[ListEndpoint, ListResult]) -> bool:
     """Return whether Braze rejects the key at all endpoints, including those of the lists."""
     return any(
         query_state.error is not None and query_state.error.detail == KEY_REJECTED_DETAIL
@@ -166,20 +168,19 @@ def _is_rejected(query_states: Iterable[QueryState], lists: Mapping[ListEndpoint
 
 
 def _failure_findings(
-    workspace: ConfiguredWorkspace, errors: Mapping[QueryState, BrazeError | None], *, is_rejected: bool
+    workspace: ConfiguredWorkspace, errors: Mapping[QueryState, BrazeError | None], *, is_key_rejected: bool
 ) -> Iterator[Finding]:
     """Yield one finding for each reason for which queries failed or were deferred."""
     groups: dict[str, list[Query]] = {}
     for query_state, error in errors.items():
         if error is not None and error.reason is Reason.UNAUTHORIZED:
             detail = describe_unauthorized(query_state.query.kind)
-            if is_rejected:
+            if is_key_rejected:
                 url = workspace.spec.rest_endpoint
                 instance = next((f" ({name})" for name, known in INSTANCES.items() if known == url), "")
                 detail = (
                     f"{KEY_REJECTED_DETAIL}. Each API key belongs to one instance; this key may belong to another "
-                    "instance "
-                    f"than {url}{instance}"
+                    f"instance than {url}{instance}"
                 )
             groups.setdefault(detail, []).append(query_state.query)
         elif error is not None:
@@ -208,7 +209,7 @@ def _unlisted_findings(subjects: Iterable[ConfiguredSubject]) -> Iterator[Findin
 
 
 def _selection_findings(results: Iterable[SelectionResult]) -> Iterator[Finding]:
-    """Yield how many items of Braze's lists the selectors match, and how many of these are skipped."""
+    """Yield a finding for each section with selectors: how many listed items they match, and how many are skipped."""
     for item in results:
         text = (
             f"{item.kind.section}: selectors match {item.matched_count:,} of {item.listed_count:,} items in "
@@ -238,9 +239,9 @@ def _segment_findings(workspace: ConfiguredWorkspace, result: ListResult | None)
             )
 
 
-def _no_data_findings(responding: Iterable[QueryState]) -> Iterator[Finding]:
+def _no_data_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
     """Yield a finding for each query whose response has no data, no numbers or only zeros."""
-    for query_state in responding:
+    for query_state in succeeded:
         points = (
             [point for series in query_state.response.series for point in series.points]
             if query_state.response is not None
@@ -264,13 +265,13 @@ def _no_data_findings(responding: Iterable[QueryState]) -> Iterator[Finding]:
             yield Finding(text, is_problem=False)
 
 
-def _time_zone_findings(workspace: ConfiguredWorkspace, responding: Sequence[QueryState]) -> Iterator[Finding]:
-    """Yield whether the days in the responses fit the time zone of the workspace, where that can be determined."""
+def _time_zone_findings(workspace: ConfiguredWorkspace, succeeded: Sequence[QueryState]) -> Iterator[Finding]:
+    """Yield a finding if the responses confirm or contradict the time zone of the workspace."""
     zone = workspace.spec.timezone
     if zone is None:
         return
     remedy = "set timezone to the company's time zone in Braze"
-    fits = [fit for fit in _matching_zones(responding) if fit]
+    fits = [fit for fit in _matching_zones(succeeded) if fit]
     common = [name for name in fits[0] if all(name in fit for fit in fits)] if fits else []
     if zone.key in common:
         yield Finding(f"timezone {zone.key} is correct: hourly values add up to daily values", is_problem=False)
@@ -280,7 +281,7 @@ def _time_zone_findings(workspace: ConfiguredWorkspace, responding: Sequence[Que
             f"timezone {zone.key} is wrong, because hourly values add up to daily values in {matching}; {remedy}"
         )
     else:
-        for query_state in responding:
+        for query_state in succeeded:
             if query_state.response is not None and is_timezone_mismatch(query_state.query, query_state.response):
                 newest = datetime.fromtimestamp(max(_values_by_start(query_state)), zone).date()
                 yield Finding(
@@ -290,10 +291,10 @@ def _time_zone_findings(workspace: ConfiguredWorkspace, responding: Sequence[Que
                 return
 
 
-def _matching_zones(responding: Iterable[QueryState]) -> Iterator[Sequence[str]]:
-    """Yield the time zones in which hours and days agree, for each series with an hourly and a daily query."""
+def _matching_zones(succeeded: Iterable[QueryState]) -> Iterator[Sequence[str]]:
+    """Yield, for each pair of an hourly and a daily query, the time zones in which the hours add up to the days."""
     pairs: dict[tuple[str, ...], dict[Unit, QueryState]] = {}
-    for query_state in responding:
+    for query_state in succeeded:
         pairs.setdefault(query_state.query.counter_key, {})[query_state.query.unit] = query_state
     for pair in pairs.values():
         if len(pair) == len(Unit):
@@ -303,11 +304,11 @@ def _matching_zones(responding: Iterable[QueryState]) -> Iterator[Sequence[str]]
             yield time_zones.find_matching_zones(dated, hours, response.sent_at if response is not None else 0.0)
 
 
-def _delay_findings(responding: Iterable[QueryState]) -> Iterator[Finding]:
-    """Yield the age of the newest hour with a count. One response shows nothing else about Braze's delay."""
+def _delay_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
+    """Yield a finding with the age of the newest hour with a count. A single response shows no more about a delay."""
     hourly = [
         query_state
-        for query_state in responding
+        for query_state in succeeded
         if query_state.query.unit is Unit.HOUR and any(_values_by_start(query_state).values())
     ]
     if not hourly:
@@ -326,8 +327,7 @@ def _delay_findings(responding: Iterable[QueryState]) -> Iterator[Finding]:
     if seconds > settle:
         yield Finding(
             f"the newest hour with a count above 0 ended {_format_minutes(seconds)} ago, but settle is "
-            f"{_format_minutes(settle)}; "
-            "Braze is delayed, or settle is too short"
+            f"{_format_minutes(settle)}; Braze is delayed, or settle is too short"
         )
     else:
         when = f"ended {_format_minutes(seconds)} ago" if seconds > 0 else "has not ended yet"

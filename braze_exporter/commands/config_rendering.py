@@ -1,7 +1,7 @@
-"""Render Braze's lists as entries of a config, with comments. Pure.
+"""Render Braze's lists as entries of a config, with comments. No I/O.
 
-Items that the config has already, and items that cannot be queried, are commented out with the reason. All other lines
-can be copied into a config as they are.
+Items that are already in the config, and items that cannot be queried, are commented out with the reason. All other
+lines can be copied into a config unchanged.
 """
 
 from collections import Counter
@@ -25,12 +25,12 @@ from braze_exporter.config.values import ALL, is_braze_id
 from braze_exporter.config.yaml_scalar import quote_scalar
 from braze_exporter.scheduler.list_reader import ListResult
 
-# A YAML key may have 1,024 characters, and an escaped character of a name takes up to ten.
+# The maximum length of a YAML key is 1,024 characters, and an escaped character of a name has up to ten.
 _MAX_KEY_LENGTH = 100
 _MAX_TAGS = 5
 
-# The sections whose entries come from a list. An entry has the item's name, its id if there is one, or for segments a
-# name from the config.
+# The sections whose entries come from a list, each with its list. An entry contains the id of its item, or the name if
+# the list has no ids. An entry of a segment contains its name under `segments`.
 SECTIONS = (
     (CUSTOM_EVENTS, EVENT_LIST),
     (SEGMENT_USERS, SEGMENT_LIST),
@@ -58,7 +58,7 @@ class _ConfigLine:
 def render_config(
     workspace: ConfiguredWorkspace, settings: Settings, results: Mapping[ListEndpoint, ListResult]
 ) -> Iterator[str]:
-    """Yield the lines of one workspace: its name, and the entries for all items in `results`."""
+    """Yield the lines of one workspace: its name, and an entry for each item in `results`."""
     yield f"  - name: {quote_scalar(workspace.spec.name)}"
     for kind, list_endpoint, lines in _sections(workspace, results):
         result = results[list_endpoint]
@@ -83,16 +83,16 @@ def _sections(
             continue
         result = results[list_endpoint]
         specs = [entry.spec for entry in workspace.entries.get(kind.section, ())]
-        matched = {row.id for row in result.items if any(spec.matches(row) for spec in specs)}
+        matched = {item.id for item in result.items if any(spec.matches(item) for spec in specs)}
         named = {str(getattr(spec, kind.subject_label)) for spec in specs if not spec.is_selector}
         if list_endpoint is SEGMENT_LIST:
             names = _segment_names(workspace, result)
-            configured_ids = matched | {row.id for row in result.items if names[row.id] in named}
+            configured_ids = matched | {item.id for item in result.items if names[item.id] in named}
             yield kind, list_endpoint, list(_segment_entries(kind, names, result, configured_ids))
         elif list_endpoint.has_ids:
             lower = {braze_id.lower() for braze_id in named}
             configured_ids = matched | {
-                row.id for row in (*result.items, *result.archived_items) if row.id.lower() in lower
+                item.id for item in (*result.items, *result.archived_items) if item.id.lower() in lower
             }
             yield kind, list_endpoint, list(_id_entries(kind, result, configured_ids))
         else:
@@ -103,24 +103,24 @@ def _render_block(
     key: str, list_endpoint: ListEndpoint, result: ListResult, lines: Sequence[_ConfigLine], cost: str = ""
 ) -> Iterator[str]:
     """Yield the lines of one key of the workspace, after a comment with the number of items or the failure."""
-    item, many = list_endpoint.item_names
+    singular, plural = list_endpoint.item_names
     yield ""
     if result.failure:
-        what = f"only {len(result.items):,} {many} could be read" if result.items else "the list could not be read"
+        what = f"only {len(result.items):,} {plural} could be read" if result.items else "the list could not be read"
         yield f"    # {key}: {what}: {shorten(result.failure, 300)}"
     elif not lines:
-        yield f"    # {key}: the list of {many} is empty"
+        yield f"    # {key}: the list of {plural} is empty"
     if lines:
         configured_count = sum(line.skip_reason == _ALREADY_CONFIGURED for line in lines)
         configured = f", {configured_count:,} already in the config" if configured_count else ""
-        yield f"    # {len(lines):,} {item if len(lines) == 1 else many}{configured}{cost}"
+        yield f"    # {len(lines):,} {singular if len(lines) == 1 else plural}{configured}{cost}"
         yield f"    {'# ' if all(line.skip_reason for line in lines) else ''}{key}:"
         yield from map(str, lines)
 
 
-def _describe_cost(kind: SeriesKind, rows: int, settings: Settings) -> str:
-    """Return a comment with the calls per hour for all items of a list."""
-    calls = rows * 3_600 / max(settings.refresh.for_unit(kind.units[0]), kind.min_refresh_seconds)
+def _describe_cost(kind: SeriesKind, item_count: int, settings: Settings) -> str:
+    """Return the part of a comment with the calls per hour that all items of a list need."""
+    calls = item_count * 3_600 / max(settings.refresh.for_unit(kind.units[0]), kind.min_refresh_seconds)
     allowed = kind.pool.per_hour * settings.budget.share
     return f"; {calls:,.0f} calls per hour in total, budget.share allows {allowed:,.0f}"
 
@@ -128,28 +128,28 @@ def _describe_cost(kind: SeriesKind, rows: int, settings: Settings) -> str:
 def _name_entries(kind: SeriesKind, result: ListResult, configured_names: set[str]) -> Iterator[_ConfigLine]:
     """Yield the entries of a list whose items have no id."""
     names_by_casefold: dict[str, list[str]] = {}
-    for row in result.items:
-        names_by_casefold.setdefault(row.name.casefold(), []).append(row.name)
-    for row in result.items:
-        other = next((name for name in names_by_casefold[row.name.casefold()] if name != row.name), None)
+    for item in result.items:
+        names_by_casefold.setdefault(item.name.casefold(), []).append(item.name)
+    for item in result.items:
+        other = next((name for name in names_by_casefold[item.name.casefold()] if name != item.name), None)
         note = f'differs from "{shorten(other)}" only in case' if other is not None else ""
-        skip_reason = _ALREADY_CONFIGURED if row.name in configured_names else "" if row.name.strip() else "no name"
-        if kind is PURCHASES and row.name == ALL:
+        skip_reason = _ALREADY_CONFIGURED if item.name in configured_names else "" if item.name.strip() else "no name"
+        if kind is PURCHASES and item.name == ALL:
             skip_reason = "reserved for all products together"
-        yield _ConfigLine(f"- {kind.subject_label}: {quote_scalar(row.name)}", (note,), skip_reason)
+        yield _ConfigLine(f"- {kind.subject_label}: {quote_scalar(item.name)}", (note,), skip_reason)
 
 
 def _id_entries(kind: SeriesKind, result: ListResult, configured_ids: set[str]) -> Iterator[_ConfigLine]:
     """Yield the entries of a list whose items have an id, archived items last."""
-    name_counts, archived = Counter(row.name for row in result.items), {row.id for row in result.archived_items}
-    for row in (*result.items, *result.archived_items):
-        same = f"{name_counts[row.name]:,} items have this name" if name_counts[row.name] > 1 else ""
-        skip_reason = _ALREADY_CONFIGURED if row.id in configured_ids else _skip_reason(row)
-        if row.id in archived:
+    name_counts, archived = Counter(item.name for item in result.items), {item.id for item in result.archived_items}
+    for item in (*result.items, *result.archived_items):
+        same = f"{name_counts[item.name]:,} items have this name" if name_counts[item.name] > 1 else ""
+        skip_reason = _ALREADY_CONFIGURED if item.id in configured_ids else _skip_reason(item)
+        if item.id in archived:
             skip_reason = skip_reason or "archived"
         yield _ConfigLine(
-            f"- {kind.subject_label}: {quote_scalar(row.id)}",
-            (_describe_item(row), same, _edit_date_text(row)),
+            f"- {kind.subject_label}: {quote_scalar(item.id)}",
+            (_describe_item(item), same, _edit_date_text(item)),
             skip_reason,
         )
 
@@ -158,21 +158,21 @@ def _segment_entries(
     kind: SeriesKind, names: Mapping[str, str], result: ListResult, configured_ids: set[str]
 ) -> Iterator[_ConfigLine]:
     """Yield the entries of segments, which are identified by their names in the config."""
-    for row in result.items:
-        text = f"- {kind.subject_label}: {quote_scalar(names[row.id])}"
-        yield _ConfigLine(text, (), _ALREADY_CONFIGURED if row.id in configured_ids else _skip_reason(row))
+    for item in result.items:
+        text = f"- {kind.subject_label}: {quote_scalar(names[item.id])}"
+        yield _ConfigLine(text, (), _ALREADY_CONFIGURED if item.id in configured_ids else _skip_reason(item))
 
 
 def _segment_definitions(workspace: ConfiguredWorkspace, result: ListResult) -> Iterator[_ConfigLine]:
     """Yield the lines of `segments`, the mapping of names to Braze's ids."""
     names = _segment_names(workspace, result)
     configured_ids = {braze_id.lower() for braze_id in workspace.spec.segments.values()}
-    for row in result.items:
-        about = _describe_item(row, names[row.id])
+    for item in result.items:
+        about = _describe_item(item, names[item.id])
         yield _ConfigLine(
-            f"{quote_scalar(names[row.id])}: {quote_scalar(row.id)}",
+            f"{quote_scalar(names[item.id])}: {quote_scalar(item.id)}",
             (about,),
-            _ALREADY_CONFIGURED if row.id.lower() in configured_ids else _skip_reason(row),
+            _ALREADY_CONFIGURED if item.id.lower() in configured_ids else _skip_reason(item),
         )
 
 
@@ -184,25 +184,25 @@ def _segment_names(workspace: ConfiguredWorkspace, result: ListResult) -> Mappin
     configured = {braze_id.lower(): name for name, braze_id in workspace.spec.segments.items()}
     names: dict[str, str] = {}
     used = {ALL, *configured.values()}
-    for row in result.items:
-        fits = row.name.strip() and row.name not in used and len(row.name) <= _MAX_KEY_LENGTH
-        names[row.id] = configured.get(row.id.lower(), row.name if fits else row.id)
-        used.add(names[row.id])
+    for item in result.items:
+        fits = item.name.strip() and item.name not in used and len(item.name) <= _MAX_KEY_LENGTH
+        names[item.id] = configured.get(item.id.lower(), item.name if fits else item.id)
+        used.add(names[item.id])
     return names
 
 
-def _skip_reason(row: ListItem) -> str:
+def _skip_reason(item: ListItem) -> str:
     """Return why an item with an id cannot be used in a config, or an empty text."""
-    if not is_braze_id(row.id):
+    if not is_braze_id(item.id):
         return "not a valid Braze id"
-    return "" if row.is_tracked else "not tracked; enable its analytics tracking in Braze"
+    return "" if item.is_tracked else "not tracked; enable its analytics tracking in Braze"
 
 
-def _describe_item(row: ListItem, written: str = "") -> str:
-    """Return the name of an item, unless it is equal to `written`, and its tags."""
-    tags = [shorten(tag) for tag in row.tags[:_MAX_TAGS]] + (["…"] if len(row.tags) > _MAX_TAGS else [])
-    return " ".join(([] if row.name == written else [shorten(row.name)]) + ([f"[{', '.join(tags)}]"] if tags else []))
+def _describe_item(item: ListItem, key: str = "") -> str:
+    """Return the name of an item, unless it is equal to the YAML key `key`, and its tags."""
+    tags = [shorten(tag) for tag in item.tags[:_MAX_TAGS]] + (["…"] if len(item.tags) > _MAX_TAGS else [])
+    return " ".join(([] if item.name == key else [shorten(item.name)]) + ([f"[{', '.join(tags)}]"] if tags else []))
 
 
-def _edit_date_text(row: ListItem) -> str:
-    return f"edited {shorten(row.last_edited[:10])}" if row.last_edited else ""
+def _edit_date_text(item: ListItem) -> str:
+    return f"edited {shorten(item.last_edited[:10])}" if item.last_edited else ""

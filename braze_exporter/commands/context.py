@@ -1,4 +1,4 @@
-"""Open connections to Braze as the environment requires."""
+"""Open sessions with the CA file and the proxies of the environment."""
 
 import contextlib
 import sys
@@ -49,7 +49,7 @@ def proxies(url: str) -> Mapping[str, str]:
 
 
 def open_list_reader(config: Config, workspace: Workspace, ctx: CommandContext) -> ListReader:
-    """Return a `ListReader` for a workspace that may use one hour's share of each pool, but not the reserve."""
+    """Return the `ListReader` of a workspace, with one hour's share of each pool as its budget, without the reserve."""
     key, budget = config.keys[workspace.name], config.settings.budget
     client = open_client(workspace, key, ctx.session, proxies=ctx.proxies, wall=ctx.wall, monotonic=ctx.monotonic)
     admission = Admission(ctx.monotonic)

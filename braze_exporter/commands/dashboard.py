@@ -1,4 +1,4 @@
-"""The command `dashboard`: prints the Grafana dashboard of a configuration."""
+"""The command `dashboard`: prints the Grafana dashboard of a config."""
 
 import argparse
 import json

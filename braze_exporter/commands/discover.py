@@ -1,4 +1,4 @@
-"""The command `discover`: prints all items of Braze's lists as configuration."""
+"""The command `discover`: prints all items of Braze's lists as config."""
 
 import argparse
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from braze_exporter.scheduler.list_reader import ListResult
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Print Braze's lists as config. The workspaces of the given config need no entries yet."""
+    """Print Braze's lists as config. The workspaces in the config file may have no entries yet."""
     config = read_config(options.config_file, environ, allow_empty=True)
     with command_context(config, environ, options.on_stop) as ctx:
-        has_found = print_lists(config, ctx, include_archived=options.archived)
-    return SUCCESS if has_found else FAILURE
+        has_result = print_lists(config, ctx, include_archived=options.archived)
+    return SUCCESS if has_result else FAILURE
 
 
 _HEADER = """\
@@ -50,9 +50,9 @@ def print_lists(config: Config, ctx: CommandContext, *, include_archived: bool) 
             result = {list_endpoint: ListResult((), failure=failure.error.detail) for list_endpoint in result}
         results.append(result)
     for workspace, result in zip(config.workspaces, results, strict=True):
-        count, most = config_rendering.count_entries(workspace, result), config.settings.max_queries
-        if count > most:
-            text = f"{count:,} entries exceed max_queries, which is {most:,}; copy only the entries to monitor"
+        count, limit = config_rendering.count_entries(workspace, result), config.settings.max_queries
+        if count > limit:
+            text = f"{count:,} entries exceed max_queries, which is {limit:,}; copy only the entries to monitor"
             print(f"warning: {shorten(workspace.spec.name)}: {text}", file=ctx.err, flush=True)
     lines = [_HEADER]
     for workspace, result in zip(config.workspaces, results, strict=True):

@@ -1,4 +1,4 @@
-"""Write one log line per event, as JSON or in the logfmt of Prometheus's own exporters."""
+"""Write one log line per record to stderr, as JSON or as logfmt."""
 
 import atexit
 import contextlib
@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 Format = Literal["logfmt", "json"]
 LEVELS = ("debug", "info", "warn", "error")
-# How many lines are queued while the reader of stderr is blocked. Later lines are dropped.
+# The maximum number of queued lines. While stderr blocks, further lines are dropped.
 _MAX_QUEUED_LINES = 1_000
-# How long queued lines are written at exit, in seconds.
+# How long the process waits at exit for queued lines to be written.
 _FLUSH_SECONDS = 1.0
-# Names in the config have no maximum length.
+# The maximum length of a field. Fields contain names from the config, whose length is not limited.
 _MAX_VALUE_LENGTH = 2_000
 
 
@@ -42,14 +42,14 @@ class Formatter(logging.Formatter):
             fields["exception"] = self.formatException(record.exc_info)
         if self._line_format == "json":
             return json.dumps(fields, default=str, ensure_ascii=False)
-        return " ".join(f"{name}={_logfmt(value)}" for name, value in fields.items())
+        return " ".join(f"{name}={_format_logfmt_value(value)}" for name, value in fields.items())
 
 
 def _truncate(value: object) -> object:
     return value[:_MAX_VALUE_LENGTH] + "…" if isinstance(value, str) and len(value) > _MAX_VALUE_LENGTH else value
 
 
-def _logfmt(value: object) -> str:
+def _format_logfmt_value(value: object) -> str:
     text = str(value)
     plain = text and all(letter.isprintable() and letter not in ' "=\\' for letter in text)
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
@@ -67,13 +67,13 @@ class _LineHandler(QueueHandler):
 
 
 class _LineWriter(QueueListener):
-    """The writer thread.
+    """Writes queued lines to stderr in its own thread.
 
-    It holds no lock of `logging` or `sys.stderr`, because the interpreter would wait for that lock at exit.
+    The thread holds no lock of `logging` or `sys.stderr`, because the interpreter would wait for that lock at exit.
     """
 
-    def __init__(self, waiting: "queue.Queue[bytes]", descriptor: int) -> None:
-        super().__init__(waiting)
+    def __init__(self, queued_lines: "queue.Queue[bytes]", descriptor: int) -> None:
+        super().__init__(queued_lines)
         self._descriptor = descriptor
 
     def handle(self, record: Any) -> None:  # noqa: ANN401 - the signature of logging
@@ -96,13 +96,13 @@ def configure_logging(level: str, line_format: Format) -> None:
     if sys.stderr is None:  # stderr is closed
         logging.disable()
         return
-    waiting: queue.Queue[bytes] = queue.Queue(_MAX_QUEUED_LINES)
-    handler = _LineHandler(waiting)
+    queued_lines: queue.Queue[bytes] = queue.Queue(_MAX_QUEUED_LINES)
+    handler = _LineHandler(queued_lines)
     handler.setFormatter(Formatter(line_format))
-    writer = _LineWriter(waiting, sys.stderr.fileno())
+    writer = _LineWriter(queued_lines, sys.stderr.fileno())
     writer.start()
     atexit.register(writer.stop)
     logging.basicConfig(level=level.upper().replace("WARN", "WARNING"), handlers=[handler], force=True)
-    # These loggers report every client and every broken connection. The metrics cover those that matter.
+    # These libraries log every client and every broken connection. Metrics count failed requests to Braze.
     for name in ("uvicorn", "urllib3", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -10,7 +10,7 @@ from braze_exporter.scheduler.plan import Plan, build_plan
 
 
 def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, Plan]:
-    """Return a config and its plan without reading the API keys, and print a warning for each missing key."""
+    """Return the config and its plan. Prints a warning for each missing API key, but reads none."""
     config = read_config(options.config_file)
     plan = build_plan(config)
     for problem in find_missing_keys(config, environ):
@@ -19,7 +19,10 @@ def read_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[
 
 
 def refuse_shared_state_file(config: Config, web_config_file: str | None, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError` if `state_file` is a file that the exporter reads, even if it is empty or missing."""
+    """Raise `ConfigError` if `state_file` is also the config, the web configuration file or a CA file.
+
+    An empty or missing file is refused too.
+    """
     path = config.settings.state_file
     others = {
         "the config": config.source,

@@ -1,4 +1,4 @@
-"""The command `rules`: prints the alerting rules of a configuration."""
+"""The command `rules`: prints the alerting rules of a config."""
 
 import argparse
 from collections.abc import Mapping

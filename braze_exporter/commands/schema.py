@@ -1,4 +1,4 @@
-"""The command `schema`: prints the JSON Schema of the configuration."""
+"""The command `schema`: prints the JSON Schema of the config."""
 
 import argparse
 import json

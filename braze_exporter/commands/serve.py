@@ -1,4 +1,4 @@
-"""The command `serve`: serves the metrics of a configuration until SIGTERM or SIGINT."""
+"""The command `serve`: serves the metrics of a config until SIGTERM or SIGINT."""
 
 import argparse
 import contextlib
@@ -75,8 +75,8 @@ def run_exporter(
 ) -> int:
     """Serve the metrics of `config` on `listener` until SIGTERM or SIGINT, and return the exit code.
 
-    `access_control` controls access, if given. With `read_new_config`, SIGHUP reloads the config with it. With
-    `is_http_reload_enabled`, an HTTP request does so too.
+    `read_new_config` reads the config for a reload; without it, SIGHUP does not reload. `is_http_reload_enabled` enables
+    reload via HTTP. `access_control` enables TLS and basic authentication.
     """
     exporter = Exporter(state_file, wall=time.time, monotonic=time.monotonic, proxies=proxies)
     reloader = Reloader(
