@@ -13,7 +13,7 @@ _Pairs: TypeAlias = dict[str, tuple[yaml.Node, yaml.Node]]
 # Aliases let a small file expand to a huge tree ("billion laughs"), and deep nesting can exhaust the stack.
 MAX_VALUES = 100_000
 MAX_DEPTH = 20
-# A larger integer is a mistake, and an integer of thousands of digits cannot be printed.
+# Larger integers are refused, because Python cannot print an integer of thousands of digits.
 _MAX_BITS = 64
 
 # Replaces a secret, or a value that may be one, in messages.
@@ -28,7 +28,7 @@ _SURROGATE_MESSAGE = "contains half a character (a lone surrogate); remove it"
 _LONG_WORD = re.compile("[A-Za-z0-9+/=_.~-]{20,}")
 # The standard tags of scalars in YAML. Any other tag may be a password that begins with !!.
 _SCALAR_TAGS = {"binary", "bool", "float", "int", "null", "timestamp"}
-# Hints for the user, by the start of the parser's message. Other messages need no hint.
+# Fixes by the start of the parser's message. Other messages of the parser need none.
 _HINTS = {
     "found character '\\t'": "indent with spaces, not tabs",
     "found character": "quote a value that starts with this character",
@@ -40,7 +40,7 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of a config: its `path`, its `line` if known, and a `text` with the problem and the fix."""
+    """A problem in a config: its `path`, its `line` if known, and a `text` that states the problem and the fix."""
 
     path: KeyPath
     text: str
@@ -65,10 +65,10 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Holds plain data (dict, list, str, int, float, bool, None, …) and the line number of each path, from 1.
+    """The plain data (dict, list, str, int, float, bool, None, …) of a YAML text, and the line number of each path.
 
-    `problems` concern single values. The data has None or no value at their paths, so that the rest can still be
-    validated.
+    `problems` are those of single values. At their paths the data has None or no value, so that the rest can still be
+    validated. Lines are numbered from 1.
     """
 
     data: Any
@@ -101,7 +101,7 @@ def echo_value(value: object) -> str:
 
 
 def _echo_key(key: str) -> str:
-    """Return a mapping key as text for an error message, or `***` if it may be a secret or `user:password`."""
+    """Return a mapping key as text for an error message, or `***` if it may be a key or `user:password`."""
     return MASK if ":" in key else echo_value(key)
 
 
@@ -111,7 +111,7 @@ def parse(text: str, source: str) -> Document:
     Raises `ConfigError`, and no other exception, if the text is not YAML or exceeds `MAX_VALUES` or `MAX_DEPTH`.
     """
     try:
-        root = _root(text)
+        root = _parse_root(text)
         builder = _Builder()
         data = builder.value(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
@@ -135,7 +135,7 @@ def parse(text: str, source: str) -> Document:
     raise ConfigError(source, [problem])
 
 
-def _root(text: str) -> yaml.Node | None:
+def _parse_root(text: str) -> yaml.Node | None:
     loader = yaml.SafeLoader(text)
     try:
         return loader.get_single_node()
@@ -148,14 +148,14 @@ class _DocumentTooLargeError(Exception):
 
 
 class _Builder:
-    """Converts YAML nodes to data, and records the line of every path and every problem."""
+    """Converts YAML nodes to plain data, and collects the line of every path and the problems."""
 
     def __init__(self) -> None:
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
         self._constructor = yaml.constructor.SafeConstructor()
         self._pairs_of: dict[yaml.Node, _Pairs] = {}
-        self._values = 0
+        self._value_count = 0
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:  # noqa: ANN401 - a YAML value can have any type
         """Return the data of `node`, whose path is `path`."""
@@ -173,8 +173,8 @@ class _Builder:
         return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
 
     def _count(self, values: int) -> None:
-        self._values += values
-        if self._values > MAX_VALUES:
+        self._value_count += values
+        if self._value_count > MAX_VALUES:
             raise _DocumentTooLargeError
 
     def _add_problem(self, path: KeyPath, node: yaml.Node, text: str) -> None:

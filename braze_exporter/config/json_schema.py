@@ -1,6 +1,6 @@
 """Build the JSON Schema of the config, with which editors complete and validate it.
 
-The schema does not cover all rules across several values. `loading` checks these, and its result is decisive.
+The schema does not express every rule that involves several values. `loading` checks all rules.
 """
 
 from collections.abc import Mapping
@@ -58,21 +58,21 @@ def _section_schema(kind: SeriesKind) -> Json:
 
 
 def _subject_or_selector(kind: SeriesKind) -> Json:
-    """Return the schema rule for an entry's subject and its selector (`match` or `tag`).
+    """Return the schema rule that an entry has either a subject or a selector (`match` or `tag`).
 
-    Exactly one of the two is required. If the subject is optional, as in `purchases`, both may be missing.
+    If the subject is optional, as in `purchases`, both may be missing.
     """
     names = [name for name in ("match", "tag") if name in SECTIONS[kind.section].model_fields]
-    own, instead = {"required": [kind.subject_label]}, {"anyOf": [{"required": [name]} for name in names]}
+    subject, selector = {"required": [kind.subject_label]}, {"anyOf": [{"required": [name]} for name in names]}
     return (
-        {"oneOf": [own, instead]}
+        {"oneOf": [subject, selector]}
         if kind.subject_label in kind.metric_group.labels
-        else {"not": {"allOf": [own, instead]}}
+        else {"not": {"allOf": [subject, selector]}}
     )
 
 
 def _without_nulls(definition: Mapping[str, Any]) -> Json:
-    """Return the schema of a mapping as users write it: optional keys are never null, and durations are text."""
+    """Return the schema of a mapping as users write it: optional keys are not null, and durations are strings."""
     properties = {name: _property_schema(dict(schema)) for name, schema in definition.get("properties", {}).items()}
     return {**{key: value for key, value in definition.items() if key != "title"}, "properties": properties}
 

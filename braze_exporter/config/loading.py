@@ -30,7 +30,7 @@ from braze_exporter.config.values import ALL, did_you_mean, is_same_file
 _MISPLACED_KEYS = dict.fromkeys(
     ("api_key", "key", "token"), "the API key must not be in the config; set api_key_file or api_key_env instead"
 )
-# Duplicates are searched among this many queries only. No plan can have more.
+# The maximum number of queries that are compared to find duplicates. A plan cannot have more.
 _MAX_COMPARED = 1_000_000
 _KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
 
@@ -110,7 +110,7 @@ def find_missing_keys(config: Config, environ: Mapping[str, str]) -> list[Proble
 
 
 class _Loader:
-    """Collects the valid parts of a document, and every problem."""
+    """Builds a `Config` from a document, and collects every problem."""
 
     def __init__(self, document: Document, environ: Mapping[str, str] | None, *, allow_empty: bool) -> None:
         self.document = document
@@ -122,12 +122,12 @@ class _Loader:
         self._paths_with_problem = {problem.path for problem in self.problems}
 
     def build(self, source: str) -> Config | None:
-        """Return the config, or None if a problem leaves no config to return."""
+        """Return the config, or None if a problem prevents that."""
         data = self._check_mapping(self.document.data, ())
         if data is None:
             return None
-        head = {key: value for key, value in data.items() if key != "workspaces"}
-        settings = self._validate(Settings, head, (), extra_keys=("workspaces",))
+        top_level = {key: value for key, value in data.items() if key != "workspaces"}
+        settings = self._validate(Settings, top_level, (), extra_keys=("workspaces",))
         self._state_file = settings.state_file if settings is not None else None
         raw = data.get("workspaces")
         if not isinstance(raw, list) or not raw:
@@ -144,8 +144,8 @@ class _Loader:
         data = self._check_mapping(raw, path)
         if data is None:
             return None
-        head = {key: value for key, value in data.items() if key not in SECTIONS}
-        spec = self._validate(Workspace, head, path, extra_keys=tuple(SECTIONS))
+        own_keys = {key: value for key, value in data.items() if key not in SECTIONS}
+        spec = self._validate(Workspace, own_keys, path, extra_keys=tuple(SECTIONS))
         for pair in (("url", "instance"), ("api_key_file", "api_key_env")):
             given = [key for key in pair if key in data]
             if len(given) != 1:
@@ -166,9 +166,9 @@ class _Loader:
         return ConfiguredWorkspace(spec, entries, path)
 
     def _build_entries(
-        self, section: str, data_of_workspace: Mapping[str, Any], at: KeyPath
+        self, section: str, data_of_workspace: Mapping[str, Any], workspace_path: KeyPath
     ) -> tuple[LocatedEntry, ...]:
-        path = (*at, section)
+        path = (*workspace_path, section)
         raw = data_of_workspace[section]
         if not isinstance(raw, list) or not raw:
             self._add_problem(path, f"must be a non-empty list of entries, such as {SECTIONS[section].example}")
@@ -184,8 +184,8 @@ class _Loader:
             if "timezone" not in data_of_workspace:
                 self._check_timezone(data, (*path, index), only_days=Unit.HOUR not in _KINDS_BY_SECTION[section].units)
             if spec is not None and spec.alerts is not None:
-                at = (*path, index, "alerts")
-                self._check_alerts(_KINDS_BY_SECTION[section], spec, spec.alerts, data["alerts"], at)
+                alerts_path = (*path, index, "alerts")
+                self._check_alerts(_KINDS_BY_SECTION[section], spec, spec.alerts, data["alerts"], alerts_path)
             for names in ("apps", "segments"):
                 self._check_choices(data.get(names), (*path, index, names), data_of_workspace.get(names))
             if issubclass(SECTIONS[section], RegexEntry):
@@ -197,17 +197,17 @@ class _Loader:
         return tuple(entries)
 
     def _check_subject(self, kind: SeriesKind, data: Mapping[str, Any], path: KeyPath) -> None:
-        """Check that an entry has its subject or a selector (`match`, `tag`), but not both.
+        """Check that an entry has a subject or a selector (`match`, `tag`), but not both.
 
-        The subject is optional in sections that can also count all subjects together. Alerts with `tag` need `match`,
-        because Prometheus does not know Braze's tags.
+        The subject is optional in sections that can also count all subjects together. An entry with `tag` and `alerts`
+        requires `match`, because the metrics have no label for Braze's tags.
         """
         selectors = [name for name in ("match", "tag") if name in SECTIONS[kind.section].model_fields]
-        instead = [name for name in selectors if name in data]
-        if kind.subject_label in data and instead:
-            text = f"{kind.subject_label} and {instead[0]} are mutually exclusive; remove one of them"
-            self._add_problem((*path, instead[0]), text)
-        elif kind.subject_label not in data and not instead and kind.subject_label in kind.metric_group.labels:
+        given_selectors = [name for name in selectors if name in data]
+        if kind.subject_label in data and given_selectors:
+            text = f"{kind.subject_label} and {given_selectors[0]} are mutually exclusive; remove one of them"
+            self._add_problem((*path, given_selectors[0]), text)
+        elif kind.subject_label not in data and not given_selectors and kind.subject_label in kind.metric_group.labels:
             self._add_problem((*path, kind.subject_label), f"is required unless {' or '.join(selectors)} is set")
         if "tag" in data and "match" not in data and "alerts" in data:
             self._add_problem(
@@ -215,7 +215,7 @@ class _Loader:
             )
 
     def _check_timezone(self, data: Mapping[str, Any], path: KeyPath, *, only_days: bool) -> None:
-        """Add a problem for each setting that needs the time zone, which the workspace does not set."""
+        """Add a problem for each setting that requires a time zone. Called if the workspace sets none."""
         remedy = "requires timezone in the workspace; set it as in Braze's company settings"
         if only_days or data.get("unit") == Unit.DAY:
             at = path if only_days else (*path, "unit")
@@ -263,12 +263,12 @@ class _Loader:
                 )
 
     def _check_choices(self, raw: object, path: KeyPath, defined: object) -> None:
-        """Check that the workspace defines each name in `apps` or `segments` of an entry, and that none repeats."""
+        """Check that the workspace defines each name in `apps` or `segments` of an entry, and that none is repeated."""
         names = str(path[-1])
         seen: set[str] = set()
         for index, name in enumerate(raw if isinstance(raw, list) else ()):
             if not isinstance(name, str) or not name.strip():
-                continue  # the model reports it
+                continue  # the validation of the entry reports it
             if name in seen:
                 self._add_problem((*path, index), f'duplicate name "{echo_value(name)}"; remove one of them')
             elif name != ALL:
@@ -306,8 +306,8 @@ class _Loader:
             self._add_problem((*path, "silent"), text)
 
     def _check_unique_queries(self, entries: Mapping[str, tuple[LocatedEntry, ...]]) -> None:
-        """Check that no two entries define the same query: they would export series with the same labels."""
-        every = (
+        """Check that no two entries define the same query, since their series would have the same labels."""
+        all_queries = (
             ((section, subject, requested.unit, app, segment), entry.path)
             for section, group in entries.items()
             for entry in group
@@ -317,7 +317,7 @@ class _Loader:
             for app, segment in product(set(requested.apps), set(requested.segments))
         )
         first: dict[tuple[Any, ...], KeyPath] = {}
-        for query, path in islice(every, _MAX_COMPARED):
+        for query, path in islice(all_queries, _MAX_COMPARED):
             if (other := first.setdefault(query, path)) != path:
                 text = f"defines the same query as the entry on line {self.document.lines[other]}"
                 self._add_problem(path, f"{text} (same {_identity_text(query[0])}); remove one of them")
@@ -325,7 +325,7 @@ class _Loader:
     def _check_key_file(self, key_file: object, path: KeyPath) -> bool:
         """Add a problem if the state file is the key file; return whether the key file may be read.
 
-        After a reload the state file is in use. Closing another descriptor of it would release the lock of the process.
+        During a reload the state file is open. Closing a second descriptor of it would release the lock of the process.
         """
         is_other = not (self._state_file and isinstance(key_file, str) and is_same_file(self._state_file, key_file))
         if not is_other:
@@ -350,12 +350,12 @@ class _Loader:
 
 
 def _entry_identity(entry: Entry) -> tuple[object, ...]:
-    """Return what distinguishes entries of a section that have the same unit, app and segment."""
+    """Return the values that distinguish entries of a section with the same unit, app and segment."""
     return (entry.is_selector, getattr(entry, "match", None), getattr(entry, "tag", None), entry.query_spec.subject)
 
 
 def _identity_text(section: str) -> str:
-    """Return in words which keys distinguish the queries of a section."""
+    """Return the keys that distinguish the queries of a section, as text."""
     own = [name for name in SECTIONS[section].model_fields if name not in TagEntry.model_fields]
     words = [name.removesuffix("s") for name in own]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

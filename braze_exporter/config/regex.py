@@ -1,7 +1,8 @@
-"""Compile the regexes of `match`: the syntax that Python and Prometheus read alike, with limited matching time.
+"""Compile the regexes of `match`, with the meaning that they have in Prometheus and a limited matching time.
 
-The rules for Prometheus contain the same text, so syntax that RE2 and Python read differently is refused. Python
-matches by backtracking. It makes few attempts, because the number of repeats is limited and groups cannot be repeated.
+The generated Prometheus rules contain the same regexes, so syntax to which RE2 and Python give different meanings is
+refused. Python matches by backtracking. The number of repeats is limited and groups cannot be repeated, so that it
+makes few attempts.
 """
 
 import re
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from braze_exporter.config.document import echo_value
 
-# The tokens of a regex. Other syntax is refused, because RE2 and Python may read it differently.
+# The tokens of a regex. Other syntax is refused, because it may have different meanings in RE2 and Python.
 _TOKEN = re.compile(
     r"""
       (?P<class>\[\^?(?:\\[dsw]|\\[\x00-/:-@\[-`{-\x7f]|[^\\\[\]])+\])
@@ -24,20 +25,20 @@ _TOKEN = re.compile(
     re.VERBOSE | re.ASCII | re.DOTALL,
 )
 _IGNORE_CASE = "(?i)"
-# As in RE2: ASCII only.
+# The characters of \d, \s and \w in RE2, which are ASCII only.
 _CLASS_CONTENTS = {"d": "0-9", "s": r"\t\n\f\r ", "w": "0-9A-Za-z_"}
 _QUANTIFIERS = {"repeat", "maybe"}
-# The maximum number of ?, indexed by the number of repeats. Together they multiply the ways to match.
+# The maximum number of ?, indexed by the number of repeats. Each of either multiplies the number of attempts.
 _MAX_OPTIONALS = (10, 10, 6, 2)
 _MAX_REPEATS = len(_MAX_OPTIONALS) - 1
+# The maximum count in braces, as in RE2.
 _MAX_COUNT = 1_000
-# Longer names never match, because matching time grows as a power of the length: the more repeats, the higher the
-# exponent. Braze's own names are far shorter.
+# Longer names never match, because matching time grows with a power of the length. Names in Braze are far shorter.
 MAX_NAME_LENGTH = 500
 
 
 class RegexError(ValueError):
-    """Raised if a text cannot be used as a regex. The message says what is wrong and what to write."""
+    """Raised if a text cannot be used as a regex. The message states the problem and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +56,25 @@ class Regex:
 def compile_regex(text: str) -> Regex:
     """Return `text` as a `Regex`.
 
-    Raises `RegexError` if it is not a regex, if Python and RE2 may read it differently, or if matching could take too
-    long.
+    Raises `RegexError` if it is not a regex, if it may have another meaning in RE2, or if matching could take too long.
     """
     body = text.removeprefix(_IGNORE_CASE)
     flags = re.DOTALL | (re.IGNORECASE if body != text else 0)
     chunks: list[str] = []
     repeats = optionals = at = 0
-    before = ""
+    previous_kind = ""
     while at < len(body):
         match = _TOKEN.match(body, at)
         if match is None:
             raise RegexError(_describe_error(body[at:]))
         token, kind = match[0], str(match.lastgroup)
-        if kind in _QUANTIFIERS and before in {"", "open", "or", *_QUANTIFIERS}:
-            raise RegexError(f"{token} follows nothing that it can repeat; write \\{token} for the literal character")
-        if kind == "repeat" and before == "close":
+        if kind in _QUANTIFIERS and previous_kind in {"", "open", "or", *_QUANTIFIERS}:
+            raise RegexError(f"{token} has nothing to repeat; write \\{token} for the literal character")
+        if kind == "repeat" and previous_kind == "close":
             raise RegexError(f"repeats a group with {token}, which can be slow; use .* or a class such as [a-z_]*")
         repeats, optionals = repeats + (kind == "repeat"), optionals + (kind == "maybe")
         chunks.append(_translate(token, kind))
-        before, at = kind, match.end()
+        previous_kind, at = kind, match.end()
     if repeats > _MAX_REPEATS or optionals > _MAX_OPTIONALS[repeats]:
         least = _MAX_OPTIONALS[-1]
         most = f"at most {_MAX_REPEATS} of * + {{}}, and with {_MAX_REPEATS} of them at most {least} of ?"
@@ -99,7 +99,7 @@ def _translate(token: str, kind: str) -> str:
 
 
 def _translate_class(token: str) -> str:
-    """Return a character class in which characters are escaped that later Pythons may read as set operators."""
+    """Return a character class in Python's syntax. Characters that later Pythons may treat as operators are escaped."""
     if re.search(r"--|-\\[dsw]|\\[dsw]-(?!\])", token):
         raise RegexError(f"ambiguous - in {echo_value(token)}; write \\- for the literal character")
     chunks = re.findall(r"\\.|.", token, re.DOTALL)
@@ -111,13 +111,13 @@ def _escape(letter: str) -> str:
 
 
 def _describe_error(remainder: str) -> str:
-    """Return what is wrong with text that does not begin with a token."""
+    """Return the error message for text that does not start with a token."""
     if remainder[0] in "^$":
         return f"{remainder[0]} is not allowed, because a regex always matches the whole name; remove it"
     if remainder.startswith("(?"):
         return "unsupported group that starts with (?; use (?:…), or (?i) at the start to ignore case"
     if remainder[0] == "[":
-        return "[ starts no valid class such as [a-z_]; write \\[ for the literal character"
+        return "[ does not start a valid class such as [a-z_]; write \\[ for the literal character"
     if remainder[0] == "\\":
         return f"unsupported escape {echo_value(remainder[:2])}; use \\d \\s \\w \\D \\S \\W or escape punctuation"
     return f"unexpected {remainder[0]}; write \\{remainder[0]} for the literal character"

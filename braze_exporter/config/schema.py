@@ -1,7 +1,7 @@
 """The models of the config: one frozen model per mapping, with the default and description of every key.
 
-A model refuses unknown keys and checks single values. `loading` checks rules across several mappings, such as a name
-that is used in one place and defined in another.
+A model refuses unknown keys and checks single values. `loading` checks rules across several mappings: for example, that
+a name in an entry is defined in the workspace.
 """
 
 from collections.abc import Mapping
@@ -164,7 +164,7 @@ ALERT_CONDITIONS = ("silent", "below", "above", "drop")
 
 
 class QuerySpec(NamedTuple):
-    """The queries of an entry: one for `subject` with each combination of the apps and the segments."""
+    """The queries of an entry: one of `subject` for each combination of the apps and the segments."""
 
     subject: str = ""
     unit: Unit = Unit.DAY
@@ -226,7 +226,7 @@ class RegexEntry(Entry):
 
 
 class TagEntry(RegexEntry):
-    """An entry that may also have `tag`, to select list items by tag. With `match` too, both must apply."""
+    """An entry that may also have `tag`, to select list items by tag. If both are set, both must match."""
 
     tag: OptionalText = Field(
         None,
@@ -249,7 +249,7 @@ class TagEntry(RegexEntry):
 
 
 class CustomEvent(RegexEntry):
-    """One entry of `custom_events`: an event, with each combination of the apps and the segments."""
+    """One entry of `custom_events`: an event, for each combination of the apps and the segments."""
 
     example: ClassVar[str] = "- event: purchase"
 
@@ -270,7 +270,7 @@ class CustomEvent(RegexEntry):
 
 
 class Sessions(Entry):
-    """One entry of `sessions`: all sessions, with each combination of the apps and the segments."""
+    """One entry of `sessions`: all sessions, for each combination of the apps and the segments."""
 
     example: ClassVar[str] = "- unit: hour"
 
@@ -290,7 +290,7 @@ class Sessions(Entry):
 
 
 class Purchases(RegexEntry):
-    """One entry of `purchases` or `revenue`: one product or all together, for each of the apps."""
+    """One entry of `purchases` or `revenue`: one product or all products together, for each of the apps."""
 
     example: ClassVar[str] = "- product: all"
 

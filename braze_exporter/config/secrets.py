@@ -1,4 +1,4 @@
-"""Read and hold the API keys, and keep them out of messages. No message here repeats what was read."""
+"""Read the API keys, and redact them in messages. No message of this module contains what was read."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ MUST_BE_VARIABLE = "must be the name of an environment variable such as BRAZE_AP
 _SHOWN_PATH = re.compile(r"\.{0,2}/")
 _SHOWN_VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
 
-# How many keys are redacted in error texts: the current one, and earlier ones that calls in flight may use.
+# The maximum number of keys that are redacted: the current one, and earlier ones that calls in flight may still use.
 _MAX_REDACTED_KEYS = 10
 
 _MAX_KEY_FILE_BYTES = 64 * 1024
@@ -54,7 +54,7 @@ class Secret:
 
 
 class KeyUnusableError(Exception):
-    """Raised if there is no key, or not a valid one. The message says what to do."""
+    """Raised if a key is missing or invalid. The message states the problem and the fix."""
 
 
 class ApiKey:
@@ -73,7 +73,7 @@ class ApiKey:
         return self._secrets[0].reveal()
 
     def redact(self, text: str) -> str:
-        """Return `text` with the current key and the keys before it replaced by `***`."""
+        """Return `text` with the current key and earlier keys replaced by `***`."""
         with self._lock:
             secrets = sorted(self._secrets, key=lambda secret: -len(secret.reveal()))  # a key may contain another one
         for secret in secrets:
@@ -89,7 +89,7 @@ class ApiKey:
     def reread(self) -> bool:
         """Read the key file again, if there is one, and use its key; return whether the key has changed.
 
-        If the file cannot be used, the current key is kept. A warning is logged once, until the file can be used again.
+        If the file cannot be used, the current key is kept. A warning is logged only for the first of several failures.
         """
         with self._lock:
             file, before = self._file, self._secrets[0]
@@ -143,12 +143,12 @@ def read_key_file(path: str) -> Secret:
 
 
 def describe_key_file(problem: str, path: str) -> str:
-    """Return the message for a problem of the key file, without its `path` if that may be the key itself."""
+    """Return the message for a problem with the key file. It omits a `path` that may be the key itself."""
     return f"{problem}: {shorten(path, 200)}" if _SHOWN_PATH.match(path) else f"{problem}; {MUST_BE_PATH}"
 
 
 def describe_unset_variable(name: str) -> str:
-    """Return the message for a variable that is not set, without its name if that may be the key itself."""
+    """Return the message for a variable that is not set. It omits a name that may be the key itself."""
     is_shown = _SHOWN_VARIABLE.fullmatch(name) is not None
     return f"environment variable {name} is not set" if is_shown else f"is not set; {MUST_BE_VARIABLE}"
 
@@ -166,7 +166,7 @@ def _parse_key(text: str, if_empty: str) -> Secret:
     if not key:
         raise KeyUnusableError(if_empty)
     if key[0] in "\"'":
-        raise KeyUnusableError("the key is in quotes, which Braze rejects; remove them")
+        raise KeyUnusableError("the key is in quotes, which Braze rejects; remove the quotes")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise KeyUnusableError(
             "the key contains invalid characters; it must be one line of printable ASCII without spaces"

@@ -1,4 +1,4 @@
-"""Find the names in a list that are most similar to a name that is not in it, for suggestions. Pure."""
+"""Find the names in a list that are most similar to a name that is not in it, for suggestions. No I/O."""
 
 import difflib
 import heapq
@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _MAX_SUGGESTIONS = 3
-# How many names are compared in full: those that have the most letter pairs in common with the word.
+# The maximum number of names that are compared in full: those with the most letter pairs in common with the word.
 _MAX_COMPARED = 50
-# Less similar names are not typing errors. `difflib` measures similarity as the share of common letters in both names.
+# Less similar names are probably no typing errors. The similarity of `difflib` is the share of letters in common.
 _MIN_SIMILARITY = 0.6
 
 

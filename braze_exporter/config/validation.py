@@ -1,4 +1,4 @@
-"""Validate a mapping against its model: return a frozen value, or raise every problem with its path."""
+"""Validate a mapping against its model: return an instance of the model, or raise every problem with its path."""
 
 from collections.abc import Iterator, Mapping
 from inspect import get_annotations
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=Model)
 
 
 class InvalidError(Exception):
-    """Raised if a mapping is invalid. `problems` holds pairs of a path and a text that says what to write."""
+    """Raised if a mapping is invalid. `problems` holds pairs of a path and a text with the problem and the fix."""
 
     def __init__(self, problems: list[tuple[KeyPath, str]]) -> None:
         """Store the problems."""
@@ -33,8 +33,8 @@ def validate(
 ) -> M:
     """Return the mapping `data` at `path` as an instance of `model`.
 
-    `extra_keys` are valid keys of the same mapping that the caller has removed. `misplaced` maps unknown keys that
-    users often write to what to do about them.
+    `extra_keys` are further valid keys of the same mapping, which the caller has removed. `misplaced` maps unknown keys
+    that users often write to their error messages.
 
     Raises `InvalidError` with every problem.
     """
@@ -56,7 +56,7 @@ def _problems(
 def _message(
     detail: ErrorDetails, model: type[Model], extra_keys: tuple[str, ...], misplaced: Mapping[str, str]
 ) -> str:
-    """Return the exporter's message for an error of pydantic: what is wrong and what to write."""
+    """Return the exporter's message for an error of pydantic, with the problem and the fix."""
     key = str(detail["loc"][-1])
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])

@@ -1,6 +1,6 @@
-"""The value types of the config. Each validates a value as written, or raises an error that says what to write.
+"""The value types of the config. Each validates a value as written, or raises an error with the problem and the fix.
 
-Numbers are not converted to text, nor text to numbers.
+Numbers are not converted to strings, nor strings to numbers.
 """
 
 import difflib
@@ -25,7 +25,7 @@ from braze_exporter.config.secrets import MUST_BE_PATH, MUST_BE_VARIABLE
 # The name for an unfiltered query in the lists `apps` and `segments`.
 ALL = "all"
 
-# Prometheus's notation: units from large to small, each at most once. The values are in seconds.
+# The units of Prometheus's durations in seconds. They must be written in this order, each at most once.
 _DURATION_UNITS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 0.001}
 _DURATION = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _DURATION_UNITS), re.ASCII)
 # Not all ids in recorded responses are RFC 4122 UUIDs, so any id of that form is valid.
@@ -47,7 +47,7 @@ ALERT_LABELS = {"alertname", "match", "severity", "unit", "workspace"}.union(
 
 
 class InvalidValueError(ValueError):
-    """Raised if a value is invalid. The message says what is wrong and what to write."""
+    """Raised if a value is invalid. The message states the problem and the fix."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -57,7 +57,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _describe(value: object) -> str:
-    """Return `value` roughly as in YAML; of a list or a mapping only the type, because it may hold a secret."""
+    """Return `value` as text, or only its type if it is a list or a mapping, which may contain a secret."""
     match value:
         case None | bool():
             return json.dumps(value)
@@ -108,7 +108,7 @@ def _validate_unit(value: object) -> Unit:
 
 
 def is_same_file(path: str, other: str) -> bool:
-    """Return whether two paths lead to the same file, also through links. The file need not exist."""
+    """Return whether two paths refer to the same file, including through links. The file may be missing."""
     try:
         return os.path.realpath(path) == os.path.realpath(other) or Path(path).samefile(other)
     except (OSError, ValueError):  # a file does not exist, or a path is invalid
@@ -154,8 +154,7 @@ def _validate_list_of_names(value: object) -> object:
 
 @functools.cache
 def _time_zones() -> frozenset[str]:
-    # `ZoneInfo` would also read files that are not in this set: with leap seconds (right/UTC), or any other
-    # (../../etc).
+    # `ZoneInfo` also accepts names that are not in this set, such as right/UTC, which counts leap seconds.
     return frozenset(available_timezones() - {"localtime", "Factory"})
 
 
@@ -168,7 +167,7 @@ def _validate_timezone(value: object) -> ZoneInfo:
 
 
 def _validate_url(value: object) -> str:
-    """Return the REST endpoint in `value`, normalized. Errors do not repeat the value, because it may hold a secret."""
+    """Return the REST endpoint in `value`, normalized. Errors omit the value, because it may contain a secret."""
     expected = "expected the REST endpoint, such as https://rest.iad-01.braze.com"
     not_a_url = f"is not a valid URL; {expected}"
     if not isinstance(value, str):
@@ -190,8 +189,8 @@ def _validate_url(value: object) -> str:
             parts.path.strip("/") or parts.query or parts.fragment
         ),
     }
-    for problem, is_good in checks.items():
-        if not is_good:
+    for problem, is_valid in checks.items():
+        if not is_valid:
             raise InvalidValueError(problem)
     return f"{parts.scheme}://{parts.netloc.lower().removesuffix(':')}"
 
@@ -205,7 +204,7 @@ def _is_host(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is a loopback one."""
+    """Return whether `host` is a loopback address, or the host name `localhost`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -283,7 +282,7 @@ def _validate_mapping_of_keys(value: object) -> object:
     return value
 
 
-# The JSON Schema of each value. It accepts slightly more than the validators here. The title names the type for people.
+# The JSON Schema of each type. It accepts slightly more than the validators. The title is the type's name in documents.
 _TEXT_SCHEMA = {"title": "string", "type": "string", "pattern": r"\S"}
 _ID_SCHEMA = {
     "title": "Braze API identifier",

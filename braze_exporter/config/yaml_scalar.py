@@ -1,10 +1,10 @@
-"""Write text as a one-line YAML scalar that reads back as the same text."""
+"""Write text as a one-line YAML scalar, which every YAML parser reads as the same text."""
 
 import re
 
-# Every YAML parser reads this as text: words with one mark between two of them, except `_RESERVED_WORDS`.
+# Words separated by a space, dot or dash. Every YAML parser reads them as text, except `_RESERVED_WORDS`.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:[ .-][A-Za-z0-9_]+)*", re.ASCII)
-# Every YAML parser also reads text in the form of Braze's ids as text.
+# The form of Braze's ids, which every YAML parser reads as text too.
 _ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 _RESERVED_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 _ESCAPES = {"\\": r"\\", '"': r"\""}
@@ -12,7 +12,7 @@ _MAX_SHORT_ESCAPE = 0xFFFF
 
 
 def quote_scalar(text: str) -> str:
-    """Return `text` unchanged if YAML reads it as text, else in double quotes with unprintable letters escaped."""
+    """Return `text` unchanged if that is a valid scalar, otherwise in double quotes and escaped."""
     if _ID.fullmatch(text) or (_PLAIN.fullmatch(text) and text.lower() not in _RESERVED_WORDS):
         return text
     return '"' + "".join(_ESCAPES.get(letter) or escape_letter(letter) for letter in text) + '"'
