@@ -10,8 +10,8 @@ from braze_exporter.braze.rows import invalid_response
 def parse_body(body: bytes) -> dict[str, Any]:
     """Return the JSON object in the body of a successful response.
 
-    Raises `BrazeError` if the body is not a JSON object or its `message` is not `success`. The error quotes nothing of
-    the body.
+    Raises `BrazeError` if the body is not a JSON object or its `message` is not `success`. The error contains no
+    text of the body.
     """
     try:
         document = json.loads(body)

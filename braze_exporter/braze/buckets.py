@@ -11,7 +11,7 @@ from braze_exporter.braze.series import Series
 
 WEEK_SECONDS = 7 * 86_400
 
-# The same days occur in every series of a response, and again in every later response.
+# Results are cached, because every series of a response has the same days, and later responses have them again.
 _cached = functools.lru_cache(maxsize=8_192)
 
 
@@ -52,21 +52,24 @@ def bucket_end(start: int, unit: Unit, zone: ZoneInfo) -> int:
 def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
     """Return a number that orders buckets: the start of an hour, or the ordinal of the local date of a day.
 
-    The number of a day stays the same when the zone in the configuration is corrected.
+    The number of a day stays the same if `timezone` is corrected in the config.
     """
     return int(start) if unit is Unit.HOUR else _day_number(start, zone)
 
 
 def oldest_requested_bucket(query: Query, sent_at: float) -> int:
-    """Return the number of the oldest bucket that a regular fetch at `sent_at` requests (see `bucket_number`)."""
-    units = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
-    return bucket_number(sent_at, query.unit, query.zone) - units
+    """Return the lower limit of the bucket numbers that a regular fetch at `sent_at` requests (see `bucket_number`).
+
+    The limit of hours is between the starts of two hours, unless `sent_at` is at the end of an hour.
+    """
+    span = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
+    return bucket_number(sent_at, query.unit, query.zone) - span
 
 
-def bucket_starts(result: Sequence[Series]) -> list[int]:
+def bucket_starts(series_list: Sequence[Series]) -> list[int]:
     """Return the starts of all buckets in the series, including holes, oldest first."""
-    points = {start for series in result for start, _ in series.points}
-    return sorted(points.union(*(series.holes for series in result)))
+    points = {start for series in series_list for start, _ in series.points}
+    return sorted(points.union(*(series.holes for series in series_list)))
 
 
 def newest_settled_start(starts: Sequence[int], query: Query, sent_at: float) -> int | None:
@@ -84,7 +87,8 @@ def newest_settled_start(starts: Sequence[int], query: Query, sent_at: float) ->
 def same_buckets_in_earlier_weeks(start: int, query: Query) -> list[int]:
     """Return the starts of the buckets at the same local time as `start` in the last `baseline_weeks` weeks.
 
-    Local hours that DST skips are omitted. A local hour that DST repeats matches the same one of its two passes.
+    Local hours that DST skips are omitted. If `start` and an earlier hour are both repeated by DST, first passes are
+    matched with first passes, and second with second.
     """
     local = datetime.fromtimestamp(start, query.zone)
     result = []

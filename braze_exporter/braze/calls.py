@@ -1,4 +1,4 @@
-"""Data of one call to Braze: its permit, its rate-limit headers and its outcome."""
+"""The data of a call to Braze: its permit, its rate-limit headers and its outcome."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class RateLimitInfo:
 
 
 class Permit:
-    """Permission to make one call. Call `end` when the call has ended, since other calls may wait for it."""
+    """Permission to make one call to Braze. `end` must be called when it has ended, since other calls may wait."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Permit:
     def end(self, error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
         """Report the outcome of the call. Further calls of this method do nothing.
 
-        Returns for how many seconds the pool is paused if this call started the pause, otherwise None.
+        Returns the length of the pause in seconds if the call paused its pool, otherwise None.
         """
         if self._has_ended:
             return None

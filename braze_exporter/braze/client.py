@@ -18,7 +18,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.braze.transport import RawResponse, Transport
 
-# The maximum length of a message from Braze in a log line.
+# The maximum length of Braze's message in an error detail.
 _MAX_EXCERPT_LENGTH = 200
 # A parsed response takes many times the size of its body, so only one is parsed at a time in all workspaces.
 _PARSING_LOCK = threading.Lock()
@@ -92,8 +92,8 @@ class Client:
     ) -> tuple[T, float | None]:
         """Send a request to `endpoint`; return the result of `read` and the time of the response by Braze's clock.
 
-        `read` is called with the body and the time of the response, first by the slower, then by the faster of the
-        local clock and Braze's. Raises `BrazeError` if the request fails.
+        `read` is called with the body and two times of the response: by the local clock and by Braze's, the earlier one
+        first. Raises `BrazeError` if the request fails.
         """
         started = self._monotonic()
         seconds = 0.0
@@ -128,18 +128,18 @@ class Client:
         specific reason.
         """
         reason = parsing.reason_for_status(received.status)
-        if reason is Reason.UNAUTHORIZED:  # the body repeats the key, so nothing of it is shown
+        if reason is Reason.UNAUTHORIZED:  # the body contains the key, so the error does not quote it
             raise BrazeError(reason, describe_unauthorized(endpoint))
         if reason is not None:
             hint = f": the key lacks the permission {endpoint.permission}" if reason is Reason.FORBIDDEN else ""
             raise BrazeError(reason, f"{_describe_status(received.status)}{hint}{self.error_excerpt(received)}")
         if received.body_error is not None:
             raise received.body_error
-        ours = self._wall()
-        theirs = ours if responded_at is None else responded_at
+        local_time = self._wall()
+        braze_time = local_time if responded_at is None else responded_at
         try:
             with _PARSING_LOCK:
-                return read(received.body, min(ours, theirs), max(ours, theirs))
+                return read(received.body, min(local_time, braze_time), max(local_time, braze_time))
         except BrazeError as error:
             raise BrazeError(error.reason, error.detail + self.error_excerpt(received)) from None
 
@@ -198,7 +198,7 @@ class Client:
 
 
 def describe_unauthorized(endpoint: Endpoint) -> str:
-    """Return the error detail for a 401 from the endpoint `endpoint`.
+    """Return the error detail for a 401 from `endpoint`.
 
     Braze sends 401 for a rejected key and for a missing permission. Only the responses of other endpoints show which
     of the two applies.

@@ -39,7 +39,7 @@ TRANSIENT_REASONS = {
 
 
 class BrazeError(Exception):
-    """A request to Braze failed. `detail` is a short description for people, without the API key."""
+    """Raised if a request to Braze fails. `detail` is a short description for people, without the API key."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         """Create an error with a `reason` for the metrics and a `detail` for the log."""

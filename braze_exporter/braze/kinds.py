@@ -12,10 +12,10 @@ from braze_exporter.braze.lists import CAMPAIGN_LIST, CANVAS_LIST, EVENT_LIST, P
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL, Pool
 
 UTC = ZoneInfo("UTC")
-# Braze's pages on the series endpoints: `length` is 1 to 100 units, or 1 to 14 for Canvases.
+# Source: Braze's pages on the series endpoints. `length` is from 1 to 100 units, for Canvases from 1 to 14.
 MAX_LENGTH = 100
 _MAX_CANVAS_LENGTH = 14
-# The shortest refresh intervals of kinds that Braze computes once a day, and of kinds with a small pool. Seconds.
+# The minimum refresh intervals of kinds that Braze computes once a day, and of kinds with a small pool.
 _DAILY_REFRESH_SECONDS = 3_600.0
 _SMALL_POOL_REFRESH_SECONDS = 900.0
 # Braze computes monthly active users at 12:05 UTC and uninstalls at night, up to a day after the end of the day.
@@ -108,9 +108,9 @@ class SeriesKind:
 
     @property
     def metric_group(self) -> MetricGroup:
-        """The metric group that represents the kind, also in alerts.
+        """The metric group that represents the kind, for example in alerts.
 
-        For example, it is the messages of a campaign and the entries of a Canvas.
+        For campaigns it is the messages, for Canvases the entries.
         """
         return self.metric_groups[0]
 
@@ -286,7 +286,7 @@ CANVASES = SeriesKind(
     subject_parameter="canvas_id",
     response_format=ResponseFormat.CANVAS,
     max_length=_MAX_CANVAS_LENGTH,
-    # Without it the response has no messages (Airbyte issue 30372).
+    # Without this parameter the response has no messages (Airbyte issue 30372).
     parameters=(("include_step_breakdown", "true"),),
     requires_ending_at=True,
     is_identified_by_id=True,
@@ -307,7 +307,7 @@ KINDS: tuple[SeriesKind, ...] = (
     CANVASES,
 )
 
-# Braze's page on data centers. There is no US-09. `url` also accepts any other https host, since Braze adds instances.
+# Source: Braze's page on data centers, which has no US-09. `url` accepts any https host, since Braze adds instances.
 INSTANCES: dict[str, str] = {
     **{f"US-0{number}": f"https://rest.iad-0{number}.braze.com" for number in range(1, 9)},
     "US-10": "https://rest.us-10.braze.com",

@@ -1,6 +1,6 @@
 """Parse the status, headers and body of a response into series, rate-limit headers or a `BrazeError`. No I/O.
 
-An invalid row makes the whole response an error. It never counts as zero.
+An invalid row makes the whole response an error. It is never counted as zero.
 """
 
 import json
@@ -21,11 +21,11 @@ from braze_exporter.braze.series import Point, Series
 
 # Smaller values of the reset header are seconds from now, since as epoch seconds they would be before September 2001.
 _MIN_EPOCH_RESET = 1_000_000_000
-# How far in the future an hour may begin, since Braze's clock and the local one can differ. Seconds.
+# How far in the future an hour may start, since Braze's clock and the local clock can differ.
 _MAX_HOUR_AHEAD_SECONDS = 300.0
-# How far in the future a day may be: days begin earlier in the east, so tomorrow can be a wrong zone. Days.
+# How many days in the future a day may be. In zones further east than `timezone`, tomorrow may have started.
 _MAX_DAYS_AHEAD = 1
-# How many buckets before the requested ones a response may begin. Braze does not document what `ending_at` includes.
+# How many buckets before the requested ones are accepted. Braze does not document which bucket `ending_at` is in.
 _MAX_BUCKETS_BEFORE = 2
 
 _REASON_BY_STATUS = {
@@ -42,7 +42,7 @@ _SUCCESS_STATUSES = (200, 201)
 
 
 def reason_for_status(status: int) -> Reason | None:
-    """Return the reason for the failure that an HTTP status means, or None for a success."""
+    """Return the failure reason for an HTTP status, or None if the status is a success."""
     if status in _SUCCESS_STATUSES:
         return None
     if status in _REDIRECT_STATUSES:
@@ -101,9 +101,9 @@ def _parse_number(text: str | None) -> float | None:
 def parse_series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
     """Return the series in the `body` of a successful response, with sorted points.
 
-    `length` is the number of buckets that were requested. `earliest` and `latest` are the time of the response by the
-    slower and the faster of the local clock and Braze's, in seconds since the epoch. Raises `BrazeError` if the
-    response is malformed. The error quotes nothing of the body.
+    `length` is the number of buckets that were requested. `earliest` and `latest` are the limits of the time of the
+    response, in seconds since the epoch: the local clock and Braze's may differ. Raises `BrazeError` if the response is
+    malformed. The error contains no text of the body.
     """
     end = earliest if query.ending_at is None else query.ending_at
     unit, zone = query.unit, query.zone
@@ -124,9 +124,9 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
 
 def _build_series(query: Query, parsed: ParsedSeries) -> Series:
     parse_times = _parse_days if query.unit is Unit.DAY else _parse_hours
-    begins = parse_times([time for time, _ in parsed.values], query.zone)
+    starts = parse_times([time for time, _ in parsed.values], query.zone)
     values: dict[int, float | None] = {}
-    for start, (_, value) in zip(begins, parsed.values, strict=True):
+    for start, (_, value) in zip(starts, parsed.values, strict=True):
         known = values.setdefault(start, value)
         if known is None:  # a duplicate row may have a number for this hole
             values[start] = value
@@ -152,30 +152,30 @@ def _parse_days(written: Iterable[ParsedTime], zone: ZoneInfo) -> list[int]:
 def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     """Return the start of each hour. Times without an offset are local times in `zone`.
 
-    At the end of DST one local hour occurs twice. If two equal times follow each other, the second is the second pass.
-    A single such time is the second pass if it is the first of the response and the next hour follows it.
+    At the end of DST one local hour occurs twice. Of two rows with the same time, the newer one is the second pass. A
+    single row is the second pass if it is the oldest of the response and the next row is one hour later.
 
     Raises `BrazeError` if a time is a date only or not on the hour.
     """
     if any(time.is_date for time in times):
         raise invalid_response("a row has a date instead of an hour")
     written = [time.moment for time in times]
-    clocks = [moment.replace(tzinfo=None) for moment in written]
+    local_times = [moment.replace(tzinfo=None) for moment in written]
     order = list(range(len(written)))
-    if clocks and clocks[0] > clocks[-1]:
+    if local_times and local_times[0] > local_times[-1]:
         order.reverse()
-    order.sort(key=clocks.__getitem__)
+    order.sort(key=local_times.__getitem__)
     starts = [0] * len(written)
-    for position, at in enumerate(order):
-        moment = written[at]
+    for position, index in enumerate(order):
+        moment = written[index]
         if moment.tzinfo is None:
-            before = clocks[order[position - 1]] if position else None
-            after = clocks[order[position + 1]] if position + 1 < len(order) else None
-            second = before == moment or (before is None and after == moment + timedelta(hours=1))
-            moment = moment.replace(tzinfo=zone, fold=int(second))
+            before = local_times[order[position - 1]] if position else None
+            after = local_times[order[position + 1]] if position + 1 < len(order) else None
+            is_second_pass = before == moment or (before is None and after == moment + timedelta(hours=1))
+            moment = moment.replace(tzinfo=zone, fold=int(is_second_pass))
         # A time must be on the hour by its own offset, the zone or UTC. Otherwise the bucket could not be identified in
         # the next response, and its value would be counted again.
         if not any(clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))):
             raise invalid_response("a time is not on the hour")
-        starts[at] = int(moment.timestamp())
+        starts[index] = int(moment.timestamp())
     return starts

@@ -18,11 +18,11 @@ class Pool:
         return self.limit * 3_600 / self.window_seconds
 
 
-# Braze's page on rate limits: 250,000 per hour, shared by nearly all endpoints of a workspace and by its own sends.
+# Source: Braze's page on rate limits. Nearly all endpoints of a workspace share this limit with the company's sends.
 DEFAULT_POOL = Pool("default", limit=250_000, window_seconds=3_600)
-# The same page and those of the endpoints: shared by the event list, the product list and the purchase series.
+# Source: the same page and those of the endpoints. The event list, the product list and the purchase series share it.
 LISTS_POOL = Pool("lists", limit=1_000, window_seconds=3_600)
-# Braze's page on campaign analytics: this endpoint has a separate limit.
+# Source: Braze's page on campaign analytics, which has its own limit.
 CAMPAIGNS_POOL = Pool("campaigns", limit=50_000, window_seconds=60)
 
 

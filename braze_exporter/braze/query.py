@@ -15,8 +15,8 @@ class Query:
     label values, empty without that filter; `app_id` and `segment_id` are Braze's ids. `refresh`, `settle` and
     `max_age` are in seconds. `length` is the number of buckets to request. `zone` is the company's time zone in Braze.
     `baseline_weeks` is the number of weeks that the baseline covers, 0 without a baseline. `ending_at` is the end of
-    the requested range in seconds since the epoch, or None for the current time. `has_counter` is false while a
-    selector without its list may still add a query with a finer unit, which then is the source of the counter.
+    the requested range in seconds since the epoch, or None for the current time. `has_counter` is false while an
+    hourly selector whose list was not read yet may add the query that is the source of the counter.
     """
 
     workspace: str
@@ -45,13 +45,13 @@ class Query:
 
     @property
     def metric_groups(self) -> tuple[MetricGroup, ...]:
-        """The metric groups that the responses to this query have values for."""
+        """The metric groups for which a response to this query has values."""
         filtered = self.kind.filtered_group
         if filtered is None:
             return self.kind.metric_groups
         is_part = (
             self.subject and self.kind.subject_label not in self.kind.metric_group.labels
-        )  # for example one product, which is a part of all purchases
+        )  # for example, one product is a part of all purchases
         return (filtered,) if self.app_id or self.segment_id or is_part else self.kind.metric_groups
 
     @property

@@ -1,7 +1,7 @@
 """Parse the data of a response into series, with times as written. No I/O.
 
 Statistics, channels and steps may be absent or unknown. A null is a hole: a bucket without a number. A value that is
-neither a number nor null makes the whole response an error. It never counts as zero.
+neither a number nor null makes the whole response an error. It is never counted as zero.
 """
 
 import math
@@ -49,7 +49,7 @@ class ParsedSeries:
 
 
 class _MessageStats(NamedTuple):
-    """The statistics of one channel of a part: a variation of a campaign or a step of a Canvas.
+    """The statistics of one channel of a part. A part is a variation of a campaign or a step of a Canvas.
 
     `stats` is None if Braze sends null instead of statistics. Then `part` is None if the null applies to all parts, and
     `channel` is None if it applies to all channels.
@@ -65,7 +65,7 @@ _NULL_STATS = _MessageStats(None, "", None, None)
 
 
 def invalid_response(detail: str) -> BrazeError:
-    """Return the error for an invalid response. `detail` must quote nothing of the body."""
+    """Return the error for an invalid response. `detail` must contain no text of the body."""
     return BrazeError(Reason.INVALID_RESPONSE, f"malformed response: {detail}")
 
 
@@ -152,7 +152,7 @@ def _parse_messages(
     days = [_read_day(row, messages, names) for row in rows]
     labels = disambiguate(names)
     for part, channel, stat in dict.fromkeys(key for day in days for key in day.numbers):
-        values = [(day.time, *values_by_key) for day in days if (values_by_key := day.value(part, channel, stat))]
+        values = [(day.time, *value_or_hole) for day in days if (value_or_hole := day.value(part, channel, stat))]
         if any((part, channel, stat) in day.non_numbers for day in days) and any(
             value is not None for _, value in values
         ):
@@ -192,7 +192,7 @@ class _DayStats:
 
 
 def _read_day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]], names: dict[str, str]) -> _DayStats:
-    """Return the message statistics of a row, and add the names of its parts to `names`."""
+    """Return the message statistics of a row. The names of its parts are added to `names`, by id."""
     day = _DayStats(_parse_time(row))
     for part, name, channel, stats in messages(row):
         if part is None or channel is None or stats is None:

@@ -20,9 +20,9 @@ class Point(NamedTuple):
 class Series:
     """One series of a response, which can have several.
 
-    `metric_group` is what the series counts. `points` has one point per bucket, oldest first. `holes` are the starts of
-    the buckets for which the response has no number, oldest first. `labels` are added to the labels of the query. `key`
-    identifies the series by Braze's ids. Both are empty if the metric group has only one series per query.
+    `metric_group` is the metric group of the values. `points` has one point per bucket, oldest first. `holes` are the
+    starts of the buckets for which the response has no number, oldest first. `labels` are added to the labels of the
+    query. `key` identifies the series by Braze's ids. Both are empty if the metric group has only one series per query.
     """
 
     metric_group: MetricGroup

@@ -23,7 +23,7 @@ _PREFERRED_ZONES = (
     "Asia/Tokyo",
     "Australia/Sydney",
 )
-# The largest offsets from UTC, east and west. With them, 100 hours (the maximum of a request) cover two whole days.
+# The largest offsets from UTC. 100 hours, the maximum of a request, cover two days in all zones between them.
 _MAX_HOURS_AHEAD, _MAX_HOURS_BEHIND = 14, 12
 
 

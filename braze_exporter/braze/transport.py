@@ -20,7 +20,7 @@ from braze_exporter.braze.watchdog import CONNECTION_POOLS, Watchdog
 # A response with 100 buckets of an event is below 10 kB; one of a Canvas with 200 steps is some megabytes.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
-# Routers drop connections that are idle for some minutes, and the next request on such a connection would be lost.
+# Keepalive prevents that routers drop idle connections after some minutes, which would make the next request fail.
 _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -92,7 +92,7 @@ class _BearerAuth(AuthBase):
 
 
 def open_session(connections: int, ca_bundle: str | None = None) -> requests.Session:
-    """Return a session for the lifetime of the process that keeps at most `connections` per host alive.
+    """Return a session that keeps at most `connections` connections per host alive.
 
     `ca_bundle` is the path of a file of trusted certificates, certifi's if None. The session ignores the environment,
     so that `.netrc` cannot replace the API key, and stores no cookies. Raises `OSError` if `ca_bundle` cannot be used.
@@ -112,7 +112,7 @@ def open_session(connections: int, ca_bundle: str | None = None) -> requests.Ses
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
-    """A response: status, headers and decompressed body, or the error of reading the body in `body_error`."""
+    """A response: status, headers and decompressed body. `body_error` is set if the body could not be read."""
 
     status: int
     headers: Mapping[str, str]
@@ -215,7 +215,7 @@ def _urllib3_reason(error: BaseException) -> object:
 
 
 def _describe_cause(error: BaseException) -> str:
-    """Return a short description of the innermost cause that is sure to contain no secrets."""
+    """Return a short description of the innermost cause, which contains no secrets."""
     reason = _urllib3_reason(error)
     cause: BaseException = reason if isinstance(reason, BaseException) else error
     while (inner := cause.__cause__ or cause.__context__) is not None:

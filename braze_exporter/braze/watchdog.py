@@ -16,9 +16,9 @@ import urllib3.connectionpool
 
 from braze_exporter.braze.http_response import FinalResponse, shut_down_socket
 
-# How often the thread checks the deadlines while exchanges are in flight. Seconds.
+# The time between two checks of the deadlines while exchanges are in flight.
 _CHECK_INTERVAL_SECONDS = 0.1
-# How long the thread waits for the next exchange before it ends. Seconds.
+# How long the thread waits for the next exchange before it ends.
 _IDLE_SECONDS = 1.0
 
 _current = threading.local()

@@ -75,8 +75,8 @@ def run_exporter(
 ) -> int:
     """Serve the metrics of `config` on `listener` until SIGTERM or SIGINT, and return the exit code.
 
-    `read_new_config` reads the config for a reload; without it, SIGHUP does not reload. `is_http_reload_enabled` enables
-    reload via HTTP. `access_control` enables TLS and basic authentication.
+    `read_new_config` reads the config for a reload. Without it, SIGHUP does not reload the config.
+    `is_http_reload_enabled` enables reload via HTTP. `access_control` enables TLS and basic authentication.
     """
     exporter = Exporter(state_file, wall=time.time, monotonic=time.monotonic, proxies=proxies)
     reloader = Reloader(
