@@ -26,16 +26,16 @@ _SUFFIXES = ("-journal", "-wal", "-shm")
 
 
 class ForeignFileError(Exception):
-    """A file is not a database of the exporter. The text names the file and what it is."""
+    """Raised if a file is not a database of the exporter. The message names the file and its type."""
 
 
 def read_schema_version(path: Path, application_id: int, beside: Mapping[str, tuple[bytes, ...]]) -> int | None:
     """Return the schema version of the database at `path`, or None if the file is empty or missing.
 
     `application_id` is the SQLite application id that the database must have. `path` must have no symbolic links, since
-    SQLite resolves them. `beside` holds the files that the database may have beside it: the allowed first bytes of
-    each by its suffix. Raises `ForeignFileError` if the file or one of these is anything else, and `OSError` if one
-    cannot be read.
+    SQLite resolves them. `beside` maps the suffixes of the journal files that may exist beside the database to the
+    first bytes that each may have. Raises `ForeignFileError` if the file or one of these is a file of another type, and
+    `OSError` if one cannot be read.
 
     The function changes nothing and opens only regular files. Opening a FIFO would block, and opening a device may have
     side effects.
@@ -78,8 +78,7 @@ APPLICATION_ID = 0x4272617A
 # How long a second process waits for the lock, in seconds. During an update the new process starts while the old one
 # ends.
 LOCK_TIMEOUT_SECONDS = 30.0
-# The length of one wait for the lock, in seconds. Many short waits are used, since signals are not handled while SQLite
-# waits.
+# The length of one wait for the lock, in seconds. Waits are short, since signals are not handled while SQLite waits.
 _LOCK_RETRY_SECONDS = 0.1
 _ROW_PLACEHOLDERS = "(?, ?, ?, ?, ?, ?)"
 # The number of rows per statement. Larger statements are faster, since the thread waits for the GIL after each one.
@@ -87,21 +86,22 @@ _ROW_PLACEHOLDERS = "(?, ?, ?, ?, ?, ?)"
 _ROWS_PER_STATEMENT = 150
 
 CounterKey = tuple[str, ...]
+# The columns of a counter state in the order of its fields. `highest` is JSON.
 Row = tuple[str, float, int, float, str]
 
 _log = logging.getLogger(__name__)
 
 
 class StateFileError(Exception):
-    """The state file cannot be used or written. The text says why."""
+    """Raised if the state file cannot be used or written. The message states the reason."""
 
 
 class UnreadableError(StateFileError):
-    """This user is not allowed to read the state file."""
+    """Raised if the user of the process is not allowed to read the state file."""
 
 
 class _DamagedError(StateFileError):
-    """The content of the state file is damaged."""
+    """Raised if the content of the state file is damaged."""
 
 
 @dataclass(slots=True)
@@ -109,8 +109,9 @@ class CounterState:
     """The state of one counter, fed by series of one `unit`.
 
     `total` is the value of the counter. Buckets before `floor` are not counted. `highest` holds the highest value of
-    each bucket. It is None for a bucket without a number yet, whose first number is not counted. `requested_at` is when
-    the last response with values was requested, or the first response, in seconds since the epoch.
+    each bucket. It is None for a bucket without a number yet, whose first number is not counted. `requested_at` is the
+    time of the request for the newest response with values, in seconds since the epoch. If no response had values, it
+    is that of the first response.
     """
 
     unit: Unit
@@ -138,14 +139,14 @@ class StateFile:
     """An open state file, locked against other processes. Not thread-safe."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        """Use `connection`, which must hold the lock and have the table."""
+        """Use `connection`, which must hold the lock of the file. The table must exist."""
         self._connection = connection
 
     def read(self) -> dict[CounterKey, CounterState]:
         """Return all counter states. Raises `StateFileError` if one cannot be read."""
         try:
             rows = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
-            return {tuple(json.loads(subject)): CounterState.from_row(row) for subject, *row in rows}
+            return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in rows}
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
             raise (_DamagedError if is_damage else StateFileError)(f"cannot be read: {error}") from error
@@ -155,12 +156,12 @@ class StateFile:
 
         Raises `StateFileError` if that fails.
         """
-        values: list[tuple[object, ...]] = [(json.dumps(subject), *row) for subject, row in rows.items()]
+        values: list[tuple[object, ...]] = [(json.dumps(key), *row) for key, row in rows.items()]
         try:
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
-                subjects = ((json.dumps(subject),) for subject in removed)
-                self._connection.executemany("DELETE FROM accounts WHERE subject = ?", subjects)
+                removed_keys = ((json.dumps(key),) for key in removed)
+                self._connection.executemany("DELETE FROM accounts WHERE subject = ?", removed_keys)
                 for start in range(0, len(values), _ROWS_PER_STATEMENT):
                     batch = values[start : start + _ROWS_PER_STATEMENT]
                     placeholders = ", ".join([_ROW_PLACEHOLDERS] * len(batch))
@@ -177,8 +178,8 @@ class StateFile:
 def inspect_state_file(path: str) -> None:
     """Check that `path` is a state file, empty or missing, without changing or creating anything.
 
-    Raises `StateFileError` if it is anything else or was written by a newer exporter. Raises its subclass
-    `UnreadableError` if this user may not read it.
+    Raises `UnreadableError` if the user of the process is not allowed to read it. Raises `StateFileError` if it is a
+    file of another type or was written by a newer version of the exporter.
     """
     _inspect(Path(os.path.realpath(path)))
 
@@ -187,9 +188,10 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
     """Open the state file at `path`, or create it, and lock it against other processes.
 
     A damaged state file is renamed and replaced by a new one. The counters then start at 0, which Prometheus treats as
-    a counter reset. Raises `StateFileError` if another process locks the file for longer than `wait` seconds, or if it
-    can be neither opened nor created. The same error is raised if the file is of another program or a newer exporter.
-    In these cases the file is not changed.
+    a counter reset.
+
+    Raises `StateFileError`, and does not change the file, if another process locks it for longer than `wait` seconds or
+    it can be neither opened nor created. A file of another type or of a newer version of the exporter is refused too.
     """
     real = Path(os.path.realpath(path))  # SQLite resolves symbolic links, and puts its other files beside the real file
     try:
@@ -220,7 +222,7 @@ def _free_name(name: str) -> str:
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Return whether an error is caused by the content of the file, not by the disk or a lock."""
-    # The SQL is correct, so SQLITE_ERROR means that the file lacks the table or a column, or has an invalid format.
+    # The SQL is valid, so SQLITE_ERROR means that the file lacks the table or a column, or has an invalid format.
     return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
 
 
@@ -244,7 +246,7 @@ def _inspect(real: Path) -> None:
 
 
 def _open(real: Path, wait: float) -> StateFile:
-    """Open the file as soon as no other process locks it.
+    """Open the file, and wait while another process locks it.
 
     Raises `sqlite3.OperationalError` if it is still locked after `wait` seconds.
     """
@@ -276,7 +278,7 @@ def _try_to_open(real: Path) -> StateFile:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Create the table in a new file. Raises `_DamagedError` if an existing file fails its check."""
+    """Create the table in a new file. Raises `_DamagedError` if an existing file fails the integrity check."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if (application, version) == (0, 0):

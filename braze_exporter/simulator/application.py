@@ -1,6 +1,6 @@
 """The simulated Braze: a WSGI application that follows the documentation and recorded responses of Braze's REST API.
 
-Undocumented behavior can be switched, so that clients can be tested with every variant.
+Where behavior is not documented, the variant can be selected, so that clients can be tested with each.
 """
 
 import itertools
@@ -110,7 +110,7 @@ class SimulatedBraze:
         self.pools[DEFAULT_POOL.name].limit = limit
 
     def spend_calls(self, calls: int, pool: str = DEFAULT_POOL.name) -> None:
-        """Count `calls` against the current window of a pool, as the company's own sends do."""
+        """Count `calls` in the current window of a pool, as for the company's own sends."""
         self.pools[pool].count_calls(self.clock(), calls)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -122,9 +122,9 @@ class SimulatedBraze:
         return [body]
 
     def _respond(self, request: Request) -> Reply:
-        """Return the response without faults. Its header names are those of recorded responses."""
+        """Return the response to a request. Its header names are those of recorded responses."""
         started_at = time.perf_counter()
-        code, document, quota = self._build_response(request)
+        code, document, limit_headers = self._build_response(request)
         body = encode_json(document)
         headers = {
             "Content-Type": "application/json",
@@ -134,25 +134,25 @@ class SimulatedBraze:
             "X-Request-Id": str(UUID(int=next(self._ids))),
             "X-Runtime": f"{time.perf_counter() - started_at:.6f}",
         }
-        return Reply(code, {**headers, **quota}, body)
+        return Reply(code, {**headers, **limit_headers}, body)
 
     def _build_response(self, request: Request) -> tuple[HTTPStatus, object, Mapping[str, str]]:
         """Return the status, the JSON document and the rate-limit headers."""
-        # Braze rejects a wrong path even without a valid key; then there are no rate-limit headers.
+        # Braze rejects an invalid path even without a valid key, and then sends no rate-limit headers.
         if request.method != "GET" or request.path not in self._endpoints:
             return HTTPStatus.NOT_FOUND, {"message": "Invalid URL"}, {}
         if request.headers.get("authorization") != f"Bearer {self.key}":
             return HTTPStatus.UNAUTHORIZED, {"message": f"Invalid API key: {request.key}"}, EMPTY_HEADERS
         endpoint = self._endpoints[request.path]
-        granted, quota = self.pools[endpoint.pool.name].count_calls(request.time)
-        if not granted:
-            return HTTPStatus.TOO_MANY_REQUESTS, {"message": "Rate limit exceeded"}, quota
+        is_allowed, limit_headers = self.pools[endpoint.pool.name].count_calls(request.time)
+        if not is_allowed:
+            return HTTPStatus.TOO_MANY_REQUESTS, {"message": "Rate limit exceeded"}, limit_headers
         if self.permissions is not None and endpoint.permission not in self.permissions:
-            return HTTPStatus.FORBIDDEN, {"message": "Access Denied"}, quota  # the message is not documented
+            return HTTPStatus.FORBIDDEN, {"message": "Access Denied"}, limit_headers  # the message is not documented
         try:
-            return HTTPStatus.OK, endpoint.respond(request), quota
+            return HTTPStatus.OK, endpoint.respond(request), limit_headers
         except parameters.BadRequestError as failure:
-            return HTTPStatus.BAD_REQUEST, {"message": str(failure)}, quota
+            return HTTPStatus.BAD_REQUEST, {"message": str(failure)}, limit_headers
 
     def _event_series(self, request: Request) -> object:
         """Respond to GET /events/data_series with the occurrences of one event by hour or day."""
@@ -164,17 +164,19 @@ class SimulatedBraze:
         end = parameters.parse_ending_at(request, self.zone)
         app = parameters.parse_identifier(request, "app_id", self.apps)
         segment = parameters.parse_identifier(request, "segment_id", self.segments)
-        known = event in self.traffic.events
-        if not known and self.unknown_event is UnknownEvent.REJECTED:
+        is_known = event in self.traffic.events
+        if not is_known and self.unknown_event is UnknownEvent.REJECTED:
             parameters.reject("event must be a string of the custom event name")
-        if not known and self.unknown_event is UnknownEvent.NO_DATA:
+        if not is_known and self.unknown_event is UnknownEvent.NO_DATA:
             return {"message": "success"}
-        if not known and self.unknown_event is UnknownEvent.EMPTY:
+        if not is_known and self.unknown_event is UnknownEvent.EMPTY:
             return {"message": "success", "data": []}
 
         def total(hours: Iterable[int]) -> int:
             started = (hour for hour in hours if hour <= request.time)
-            return sum(self.traffic.count(event, hour, request.time, app, segment) for hour in started) if known else 0
+            return (
+                sum(self.traffic.count(event, hour, request.time, app, segment) for hour in started) if is_known else 0
+            )
 
         rows = [{"time": label, "count": total(hours)} for label, hours in self._buckets(unit, length, end)]
         return {"message": "success", "data": rows[::-1] if self.newest_first else rows}
@@ -182,7 +184,7 @@ class SimulatedBraze:
     def _buckets(self, unit: Unit, length: int, end: float) -> Iterable[tuple[str, Iterable[int]]]:
         """Return the time and the hours of each bucket, oldest first, as recorded for campaigns and segments.
 
-        The last bucket is the one in progress at `end`. If `end` was a date only, that is the day of the date.
+        The last bucket is the one in progress at `end`. For an `ending_at` without a time, that is the day itself.
         """
         if unit is Unit.HOUR:
             return [(self.hour_format.write(hour, self.zone), [hour]) for hour in hours_until(end, length)]

@@ -1,4 +1,4 @@
-"""The simulated Braze of `demo`, and the exporter's config for it, written as a user would write it."""
+"""The simulated Braze of `demo`, and the config of the exporter for it."""
 
 from collections.abc import Callable
 from zoneinfo import ZoneInfo

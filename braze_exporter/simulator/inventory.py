@@ -1,4 +1,4 @@
-"""What a company has set up in Braze: segments, campaigns, Canvases and products.
+"""The items that a company has created in Braze: segments, campaigns, Canvases and products.
 
 Items are in the order of their creation. Ids have the recorded form, which is not always that of RFC 4122.
 """
@@ -11,7 +11,7 @@ Tags = tuple[str | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment. Only a `is_tracked` segment has series and can be used as a filter."""
+    """A segment. It has series and can be used as a filter only if `is_tracked` is true."""
 
     id: str
     name: str
@@ -23,8 +23,8 @@ class Segment:
 class Campaign:
     """A campaign. `last_edited` is in the format of Braze.
 
-    It sends messages over each of the `channels`, either to one variation without a name or to each of the
-    `variations`. With `has_control` it has a control group that receives no messages.
+    It sends messages over each of `channels`. If `variations` is empty, it has a single variation without a name. If
+    `has_control` is true, it has a control group that receives no messages.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A Canvas: a journey of several `steps`. A step is a name and the channel of its message, empty without one."""
+    """A Canvas with several `steps`. A step is its name and the channel of its message, empty if it sends none."""
 
     id: str
     name: str
@@ -63,7 +63,7 @@ class Inventory:
 EMPTY_INVENTORY = Inventory()
 VIP_SEGMENT_ID = "1d94e6b2-83c7-4f5a-a0d8-6b72f19c3e45"
 
-# The items of the online shop. Two campaigns have the same name on purpose.
+# The items of the online shop. Two campaigns have the same name, as can happen in Braze.
 SHOP_INVENTORY = Inventory(
     segments=(
         Segment(VIP_SEGMENT_ID, "VIP customers", tags=("loyalty",)),

@@ -1,4 +1,4 @@
-"""The list endpoints, which follow Braze's documentation, with switches for behavior that clients have reported."""
+"""The list endpoints. They follow Braze's documentation; attributes select variants that clients have reported."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -16,13 +16,13 @@ _EVENTS_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _PRODUCTS_PAGE_SIZE = 250, 100, 40
 class ListResponder:
     """Responds to requests of the list endpoints. Pages are numbered from 0; a page past the end has no items.
 
-    The switches are plain attributes. `page_size` replaces the documented page size. `omits_empty_key` omits the key of
-    the items if a page has none. With `has_overlapping_pages` every page begins with the last item of the previous one,
-    as happens when an item is added between two requests.
+    Attributes select variants of behavior and may be changed between requests. `page_size` replaces the documented page
+    size. `omits_empty_key` omits the key of the items if a page has none. If `has_overlapping_pages` is true, every
+    page starts with the last item of the previous one, as if an item had been added between two requests.
     """
 
     def __init__(self, events: Callable[[], Collection[str]], inventory: Callable[[], Inventory]) -> None:
-        """Call `events` for the event names and `inventory` for the other items at each request."""
+        """At each request, call `events` for the event names or `inventory` for the other items."""
         self._events = events
         self._inventory = inventory
         self.page_size: int | None = None

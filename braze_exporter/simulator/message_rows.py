@@ -7,7 +7,7 @@ from uuid import UUID
 from braze_exporter.simulator.inventory import Campaign, Canvas
 
 _PUSH = {"sent": 1.0, "direct_opens": 0.04, "total_opens": 0.07, "bounces": 0.01, "body_clicks": 0.03}
-# The statistics that Braze documents by channel, as shares of sent messages. Two of email are recorded, not documented.
+# The documented statistics by channel, as shares of sent messages. Two of email are from recorded responses.
 _STATS: Mapping[str, Mapping[str, float]] = {
     "email": {
         "sent": 1.0,
@@ -37,7 +37,7 @@ def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object
     """Return the row of a campaign for a day on which it sent `sent` messages over each channel."""
     parts = campaign.variations or ("",)
     conversions = int(sent * _CONVERSION_RATE)
-    # As recorded, an unused channel can have an empty list.
+    # In recorded responses, an unused channel can have an empty list.
     channels: dict[str, list[Mapping[str, object]]] = {"sms": []}
     for channel in campaign.channels:
         channels[channel] = [
@@ -49,7 +49,7 @@ def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object
             }
             for name in parts
         ]
-        if campaign.has_control:  # as recorded: a control group has enrolled users, but no sent messages
+        if campaign.has_control:  # in recorded responses, a control group has enrolled users, but no sent messages
             control = make_id(campaign.id, "Control")
             channels[channel].append(
                 {"variation_name": "Control", "variation_api_id": control, "enrolled": sent // 10, "conversions": 0}
@@ -65,7 +65,7 @@ def campaign_row(campaign: Campaign, day: str, sent: int) -> Mapping[str, object
 
 
 def canvas_row(canvas: Canvas, day: str, entries: int, *, with_steps: bool) -> Mapping[str, object]:
-    """Return the row of a Canvas for a day with `entries` entries. Each step reaches half of the previous one."""
+    """Return the row of a Canvas for a day with `entries` entries. Each step has half the messages of the previous."""
     conversions = int(entries * _CONVERSION_RATE)
     totals = {
         "revenue": conversions * _CENTS_PER_CONVERSION / 100,

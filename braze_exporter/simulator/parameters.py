@@ -1,7 +1,7 @@
 """Parse the parameters of a request as Braze documents them.
 
-Any other value is rejected with 400. Braze's messages for this were not recorded, so the wording here is invented,
-except where a docstring refers to a recorded message.
+Any other value is rejected with 400. Braze's messages for this were not recorded, so the texts are invented, except
+where a docstring refers to a recorded message.
 """
 
 import re
@@ -18,7 +18,7 @@ _PAGE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 class BadRequestError(Exception):
-    """A request that is rejected with 400 and this message."""
+    """Raised to reject a request with 400 and this message."""
 
 
 def reject(message: str) -> NoReturn:

@@ -7,10 +7,10 @@ from http.client import responses
 
 
 class Disconnect(Exception):  # noqa: N818 - an instruction to the server, not an error
-    """Raised to break the connection: with a TCP reset, or with a regular close if `reset` is false."""
+    """Raised to close the connection: with a TCP reset, or regularly if `reset` is false."""
 
     def __init__(self, *, reset: bool = True) -> None:
-        """Create the exception; `reset` selects the way to break the connection."""
+        """Create the exception. `reset` selects how the connection is closed."""
         super().__init__()
         self.reset = reset
 

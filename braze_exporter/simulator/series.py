@@ -1,6 +1,6 @@
-"""The series endpoints except that of custom events: hourly or daily rows, as documented and as far as recorded.
+"""The series endpoints except that of custom events. They follow Braze's documentation and recorded responses.
 
-The values come from figures, which are counts by name: `sessions`, `purchases`, `purchases/PRODUCT`, `new_users`,
+The values come from the counts with these names: `sessions`, `purchases`, `purchases/PRODUCT`, `new_users`,
 `uninstalls`, `daily_active_users`, `monthly_active_users` and `segments/ID`. `revenue` and `revenue/PRODUCT` are in
 cents. `campaigns/ID` counts sent messages and `canvases/ID` entries.
 """
@@ -20,7 +20,7 @@ from braze_exporter.simulator.times import DayFormat, HourFormat, days_until, ho
 from braze_exporter.simulator.traffic import Counts
 
 _MAX_CANVAS_LENGTH = 14
-# Braze detects uninstalls by silent pushes, which it sends at night.
+# Braze detects uninstalls with silent push notifications, which it sends at night.
 _UNINSTALLS_DELAY = timedelta(hours=3)
 _MAU_TIME_UTC = time(12, 5)
 
@@ -67,15 +67,15 @@ class SeriesResponder:
     def _sessions(self, request: Request) -> object:
         """Respond to GET /sessions/data_series."""
         segment = parameters.parse_identifier(request, "segment_id", self._workspace.segments)
-        return self._figure_rows(request, "sessions", "sessions", segment=segment)
+        return self._count_rows(request, "sessions", "sessions", segment=segment)
 
     def _purchases(self, request: Request) -> object:
         """Respond to GET /purchases/quantity_series."""
-        return self._figure_rows(request, "purchase_quantity", "/".join(["purchases", *_product(request)]))
+        return self._count_rows(request, "purchase_quantity", "/".join(["purchases", *_product(request)]))
 
     def _revenue(self, request: Request) -> object:
         """Respond to GET /purchases/revenue_series. The values are floats, as in Braze's own client."""
-        return self._figure_rows(request, "revenue", "/".join(["revenue", *_product(request)]), cents=True)
+        return self._count_rows(request, "revenue", "/".join(["revenue", *_product(request)]), cents=True)
 
     def _segment_size(self, request: Request) -> object:
         """Respond to GET /segments/data_series. A segment without analytics tracking is an error, as reported."""
@@ -91,24 +91,26 @@ class SeriesResponder:
 
     def _new_users(self, request: Request) -> object:
         """Respond to GET /kpi/new_users/data_series."""
-        return self._figure_rows(request, "new_users", "new_users", unit=Unit.DAY)
+        return self._count_rows(request, "new_users", "new_users", unit=Unit.DAY)
 
     def _uninstalls(self, request: Request) -> object:
-        """Respond to GET /kpi/uninstalls/data_series. The uninstalls of a day are known in the night after it."""
+        """Respond to GET /kpi/uninstalls/data_series. A day is 0 until Braze has detected its uninstalls."""
         app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
 
-        def known(day: date) -> int:
-            found_out = datetime.combine(day + timedelta(days=1), time(), self._workspace.zone) + _UNINSTALLS_DELAY
-            return self._sum("uninstalls", day, request, app) if request.time >= found_out.timestamp() else 0
+        def count_if_detected(day: date) -> int:
+            detected_at = datetime.combine(day + timedelta(days=1), time(), self._workspace.zone) + _UNINSTALLS_DELAY
+            return self._sum("uninstalls", day, request, app) if request.time >= detected_at.timestamp() else 0
 
-        return self._document([{"time": day, "uninstalls": count} for day, count in self._days(request, known)])
+        return self._document(
+            [{"time": day, "uninstalls": count} for day, count in self._days(request, count_if_detected)]
+        )
 
     def _daily_active_users(self, request: Request) -> object:
         """Respond to GET /kpi/dau/data_series."""
-        return self._figure_rows(request, "dau", "daily_active_users", unit=Unit.DAY)
+        return self._count_rows(request, "dau", "daily_active_users", unit=Unit.DAY)
 
     def _monthly_active_users(self, request: Request) -> object:
-        """Respond to GET /kpi/mau/data_series. It has a day from 12:05 UTC on, when Braze computes its value."""
+        """Respond to GET /kpi/mau/data_series. A day is included from 12:05 UTC, when Braze computes its value."""
         app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
         computed = datetime.fromtimestamp(request.time, UTC)
         last = computed.date() if computed.time() >= _MAU_TIME_UTC else computed.date() - timedelta(days=1)
@@ -139,25 +141,25 @@ class SeriesResponder:
         stats = [message_rows.canvas_row(canvas, day, count, with_steps=with_steps) for day, count in days]
         return {"message": "success", "data": {"name": canvas.name, "stats": stats}}
 
-    def _figure_rows(
+    def _count_rows(
         self,
         request: Request,
         field: str,
-        figure: str,
+        name: str,
         *,
         unit: Unit | None = None,
         segment: str = "",
         cents: bool = False,
     ) -> object:
-        """Return the rows of an additive figure by `unit`, or by the unit in the request if `unit` is None."""
+        """Return the rows of an additive count by `unit`, or by the unit in the request if `unit` is None."""
         app = parameters.parse_identifier(request, "app_id", self._workspace.apps)
         zone, count = self._workspace.zone, self._workspace.series_counts.count
         if (unit or parameters.parse_unit(request)) is Unit.DAY:
-            result = self._days(request, lambda day: self._sum(figure, day, request, app, segment))
+            result = self._days(request, lambda day: self._sum(name, day, request, app, segment))
         else:
             hours = hours_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request))
             result = [
-                (self._workspace.hour_format.write(hour, zone), count(figure, hour, request.time, app, segment))
+                (self._workspace.hour_format.write(hour, zone), count(name, hour, request.time, app, segment))
                 for hour in hours
             ]
         return self._document([{"time": at, field: value / 100 if cents else value} for at, value in result])
@@ -170,14 +172,14 @@ class SeriesResponder:
         days = days_until(parameters.parse_ending_at(request, zone), parameters.parse_length(request, max_length), zone)
         return [(self._workspace.day_format.write(day, zone), value_of_day(day)) for day in days]
 
-    def _sum(self, figure: str, day: date, request: Request, app: str = "", segment: str = "") -> int:
+    def _sum(self, name: str, day: date, request: Request, app: str = "", segment: str = "") -> int:
         started = (hour for hour in hours_of(day, self._workspace.zone) if hour <= request.time)
-        return sum(self._workspace.series_counts.count(figure, hour, request.time, app, segment) for hour in started)
+        return sum(self._workspace.series_counts.count(name, hour, request.time, app, segment) for hour in started)
 
-    def _constant_value(self, figure: str, day: date, app: str = "") -> int:
-        """Return a value that is constant during a day: the final count of a figure in its first hour."""
+    def _constant_value(self, name: str, day: date, app: str = "") -> int:
+        """Return a value that is constant during a day: the final count of its first hour."""
         first = hours_of(day, self._workspace.zone)[0]
-        return self._workspace.series_counts.count(figure, first, first + 7 * 86_400, app)
+        return self._workspace.series_counts.count(name, first, first + 7 * 86_400, app)
 
     def _document(self, rows: Sequence[Mapping[str, object]]) -> object:
         return {"message": "success", "data": rows[::-1] if self._workspace.newest_first else rows}

@@ -1,6 +1,6 @@
-"""A small HTTP/1.1 server for the simulated Braze that can break connections on request.
+"""A small HTTP/1.1 server for the simulated Braze, which can also close connections early.
 
-It runs any WSGI application and keeps connections alive. It breaks a connection if the application raises `Disconnect`
+It runs any WSGI application and keeps connections alive. It closes a connection if the application raises `Disconnect`
 or sends less data than its `Content-Length`.
 """
 
@@ -53,7 +53,7 @@ class Server:
         return self._http.accepted
 
     def close(self) -> None:
-        """Stop listening and break all connections. Calls the application's `close`, if any, to end its waits."""
+        """Stop listening and close all connections. Calls the application's `close`, if any, to end its waits."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -114,7 +114,7 @@ class _HTTPServer(ThreadingHTTPServer):
         except Exception:  # noqa: BLE001 - an error of the application must not end the server
             self.handle_error(connection, client_address)
         finally:
-            # Do not shut down the socket first: that would hide a reset requested by `Disconnect`.
+            # The socket is not shut down first, because the client would then not receive the reset of `Disconnect`.
             connection.close()
             with self._lock:
                 self._open.pop(threading.current_thread(), None)
@@ -131,7 +131,7 @@ class _HTTPServer(ThreadingHTTPServer):
         return secure
 
     def close_connections(self, wake: Callable[[], object] | None) -> None:
-        """Break every connection and wait for its thread to end. `wake` is called to end waits of the application."""
+        """Close every connection and wait for its thread to end. `wake` is called to end waits of the application."""
         until = time.monotonic() + _CLOSE_TIMEOUT_SECONDS
         while time.monotonic() < until:
             with self._lock:

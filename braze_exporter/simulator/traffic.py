@@ -1,6 +1,6 @@
-"""Hourly counts of events, as far as the simulated Braze has counted them at a time.
+"""The hourly counts of events that the simulated Braze has received by a given time.
 
-`Traffic` generates realistic counts that are the same for the same seed.
+`Traffic` generates realistic counts, which are reproducible with a seed.
 """
 
 import math
@@ -73,7 +73,7 @@ class TrafficShape:
         return self.peak_count * week * (self.night_share + (1 - self.night_share) * swing)
 
     def arrived_share(self, age: float) -> float:
-        """Return the share, from 0 to 1, that is counted `age` seconds after the start of the hour. It never falls."""
+        """Return the share, from 0 to 1, that is counted `age` seconds after the start of the hour."""
         if age >= HOUR_SECONDS + MAX_DELAY_SECONDS:
             return 1.0
         in_time = min(max(age / HOUR_SECONDS, 0.0), 1.0)
@@ -99,7 +99,7 @@ class Traffic:
         self._level = lru_cache(maxsize=2**17)(self._expected)
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return the count by `now`, or 0 for an unknown event (see `Counts.count`)."""
+        """Return the count by `now`, as defined by `Counts.count`, or 0 for an unknown event."""
         if now >= hour_start + HOUR_SECONDS + MAX_DELAY_SECONDS:
             return self._final(event, hour_start, app_id, segment_id)
         shape = self.events.get(event)
@@ -121,7 +121,7 @@ class Traffic:
             # The spread of a Poisson count, and a little more so that large counts vary too.
             spread = min(1.0, 0.05 + math.sqrt(3 / mean)) if mean else 0.0
             final = int(mean * (1 + spread * (2 * noise - 1)) + rounding)
-            part = int(final * arrived + order)  # `order` decides when in the hour a single occurrence arrives
+            part = int(final * arrived + order)  # `order` determines when a single occurrence arrives
             if segment_id:
                 rounding, *_ = self._draws(event, hour, app, segment_id)
                 part = int(part * shape.segments.get(segment_id, 0.0) + rounding)
@@ -131,11 +131,12 @@ class Traffic:
     def _expected(self, event: str, hour: int) -> float:
         return self.events[event].expected_count(datetime.fromtimestamp(hour, self._zone))
 
-    def _draws(self, *about: object) -> tuple[float, float, float]:
-        key = "\0".join(map(str, (self._seed, *about))).encode()
+    def _draws(self, *keys: object) -> tuple[float, float, float]:
+        """Return three pseudo-random numbers, at least 0 and less than 1, that depend on the seed and `keys`."""
+        key = "\0".join(map(str, (self._seed, *keys))).encode()
         digest = blake2b(key, digest_size=3 * _DRAW_BYTES).digest()
-        item, two, three = (int.from_bytes(digest[at : at + _DRAW_BYTES], "big") for at in range(0, 9, _DRAW_BYTES))
-        return item / 2**24, two / 2**24, three / 2**24
+        first, second, third = (int.from_bytes(digest[at : at + _DRAW_BYTES], "big") for at in range(0, 9, _DRAW_BYTES))
+        return first / 2**24, second / 2**24, third / 2**24
 
 
 @dataclass(frozen=True, slots=True)
