@@ -1,5 +1,5 @@
-"""Writes the history of the configured queries as OpenMetrics text for promtool.
+"""Writes the history of the queries of a config as OpenMetrics text, for import with promtool.
 
-A backfill can run beside the exporter. It uses parts of the scheduler and the metric families, but neither the web
-server nor the dashboards and rules.
+A backfill can run beside the exporter. This package uses parts of the scheduler and the metric families, but neither
+the web server nor the dashboards and rules.
 """

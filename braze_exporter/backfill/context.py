@@ -1,4 +1,4 @@
-"""What a command needs from its environment: the session, the clocks and the streams."""
+"""The environment of a command that makes calls to Braze."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import requests
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """Holds what a command needs from its environment: the session, the clocks and the streams.
+    """The environment of a command: the HTTP session, the clocks and the output streams.
 
-    `proxies` returns the proxies for a URL, by scheme. `wall` returns seconds since the epoch, `monotonic` the seconds
-    of a clock that never jumps. `out` is for results, `err` for progress.
+    `proxies` returns the proxies for a URL, by scheme. `wall` returns seconds since the epoch, `monotonic` seconds of a
+    monotonic clock. `out` is for results, `err` for progress.
 
-    `on_stop` sets a function to call before a signal ends the command. It is called in another thread and returns text
-    to add to the message about the signal.
+    `on_stop` sets a function that is called before a signal ends the process. It is called in the main thread while the
+    command runs in another one, and returns text to add to the message about the signal.
     """
 
     session: requests.Session

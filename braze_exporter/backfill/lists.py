@@ -1,4 +1,4 @@
-"""Read the lists that a backfill needs: for the items of selectors, and for the names that a scrape shows."""
+"""Read the lists that a backfill needs, for the items of selectors and the names of campaigns and Canvases."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -16,10 +16,10 @@ def expand_plan(
 ) -> Plan:
     """Return `plan` with the items of its selectors and the names of campaigns and Canvases, as in the exporter.
 
-    If the key has no permission for a list that only provides names, the series have ids as names. The exporter does
-    the same. `print_line` receives a message about that. The queries report a key that Braze rejects.
+    If the key has no permission for a list that only provides names, the series have ids as names, as in the exporter.
+    In this case `print_line` is called with a message. A rejected key is reported later, by the calls for the queries.
 
-    Raises `BackfillError` if any other list cannot be read.
+    Raises `BackfillError` if a list cannot be read for another reason, or if a selector needs it.
     """
     lists: dict[ListKey, ListSnapshot] = {}
     for workspace, list_endpoint, is_selector in required_lists(plan):
@@ -29,7 +29,7 @@ def expand_plan(
         names = list_endpoint.item_names[1]
         what = f"{shorten(workspace)}: the list of {names} could not be read: {result.failure}"
         if not result.failure:
-            # The calls for the list do not count here: items that an exporter may skip because of them are read too.
+            # The calls for the list are not counted, so that no item is skipped because of them.
             lists[workspace, list_endpoint] = ListSnapshot(result.items, calls=0)
         elif failure is not None and not is_selector:
             print_line(f"{what}; series have the ids of {names} as names, as in the exporter")
@@ -39,7 +39,7 @@ def expand_plan(
 
 
 def required_lists(plan: Plan) -> Iterator[tuple[str, ListEndpoint, bool]]:
-    """Yield the lists that series depend on, each with its workspace and whether a selector uses it."""
+    """Yield the workspace and the endpoint of each list that `plan` requires, and whether a selector uses it."""
     selector_lists = {(selector.workspace, selector.kind.list_endpoint) for selector in plan.selectors}
     named_lists = {
         (query.workspace, query.kind.list_endpoint) for query in plan.queries if query.kind.is_identified_by_id

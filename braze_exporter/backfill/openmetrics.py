@@ -1,7 +1,7 @@
-"""Write the fetched history as OpenMetrics text, by family and series, each in the order of time.
+"""Write the fetched history as OpenMetrics text, grouped by family and series.
 
-promtool rejects a series whose samples go back in time. It reads the whole text once for each block, so the order of
-the series does not matter.
+The samples of a series are in the order of time, because promtool rejects others. The order of the series does not
+matter, because promtool reads the whole text for each block.
 """
 
 import os
@@ -31,10 +31,10 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(slots=True)
 class ExportSummary:
-    """Holds the number of samples and series written, and the times of the oldest and the newest sample.
+    """The number of samples and series that were written, and the times of the oldest and the newest sample.
 
-    `empty_queries` is the number of queries without any bucket. `gaps` is the number of missing buckets between others.
-    Times are in seconds since the epoch.
+    `empty_queries` is the number of queries without samples. `gaps` is the number of buckets without a sample between
+    others. Times are in seconds since the epoch.
     """
 
     samples: int = 0
@@ -47,7 +47,7 @@ class ExportSummary:
 
 @dataclass(frozen=True, slots=True)
 class _SeriesRow:
-    """A series: its query, its `number` in the resume file, and its formatted labels."""
+    """A series with its query, its `number` in the resume file and its formatted labels."""
 
     query: Query
     series: Series
@@ -56,14 +56,14 @@ class _SeriesRow:
 
 
 def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeFile) -> ExportSummary:
-    """Write the selected samples to the output of `request`, and return a summary.
+    """Write the samples in the range of `request` to its output, and return a summary.
 
     The output is written completely or not at all. Raises `BackfillError` if that fails.
     """
     path = request.text_path
     writer = _Writer(request, resume_file)
     try:
-        path.unlink(missing_ok=True)  # left by a run that was killed
+        path.unlink(missing_ok=True)  # a killed run may have left it
         with path.open("x", encoding="utf-8", newline="\n", buffering=_BUFFER_BYTES) as file:
             file.writelines(writer.lines(plan))
             file.flush()
@@ -84,7 +84,7 @@ def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeF
 
 
 class _Writer:
-    """Generates the lines, and counts what they contain."""
+    """Generates the lines, and the summary of their content."""
 
     def __init__(self, request: BackfillRequest, resume_file: ResumeFile) -> None:
         self._request = request
@@ -92,7 +92,7 @@ class _Writer:
         self.summary = ExportSummary()
 
     def lines(self, plan: Plan) -> Iterator[str]:
-        """Yield the text in parts of a few lines; raise `BackfillError` if there is nothing to write."""
+        """Yield the text, one or a few lines at a time. Raises `BackfillError` if there are no samples."""
         families = self._group_rows(plan)
         if not families:
             raise BackfillError("nothing to write, because Braze returned no buckets of any query in this time range")
@@ -104,7 +104,7 @@ class _Writer:
         yield "# EOF\n"
 
     def _group_rows(self, plan: Plan) -> Mapping[Family, list[_SeriesRow]]:
-        """Return the series of each family that have selected samples, and count empty queries and gaps."""
+        """Return the series of each family that have samples. Adds all series and empty queries to the summary."""
         rows_by_family: dict[Family, list[_SeriesRow]] = {}
         sources = set(counter_sources(plan.queries).values())
         for query in plan.queries:
@@ -118,30 +118,29 @@ class _Writer:
         return rows_by_family
 
     def _rows(self, query: Query) -> list[_SeriesRow]:
-        """Return the series of a query with the labels that Prometheus would store, so without empty labels.
+        """Return the series of a query with the labels that Prometheus stores, which excludes empty ones.
 
         Two variations or steps may have had the same name at different times. The newest keeps the name, as in a
-        scrape. The names of the others end with their id, as for equal names in one response.
+        scrape. The ids of the others are appended to their names, as for equal names in one response.
         """
         rows: dict[tuple[MetricGroup, Labels], _SeriesRow] = {}
         for number, series in self._resume_file.read_series(query):
-            labelled = series
-            while (labelled.metric_group, labelled.labels) in rows:
-                labelled = labelled.with_id
-            labels = [
-                (name, value) for name, value in (*query.labels, *labelled.labels, *self._request.labels) if value
-            ]
-            rows[labelled.metric_group, labelled.labels] = _SeriesRow(query, series, number, format_labels(labels))
+            labeled = series
+            while (labeled.metric_group, labeled.labels) in rows:
+                labeled = labeled.with_id
+            labels = [(name, value) for name, value in (*query.labels, *labeled.labels, *self._request.labels) if value]
+            rows[labeled.metric_group, labeled.labels] = _SeriesRow(query, series, number, format_labels(labels))
         return [*rows.values()]
 
     def _add_to_summary(self, row: _SeriesRow) -> bool:
-        """Return whether a series has selected samples; add their times and gaps to the summary.
+        """Add the times and gaps of the samples of a series to the summary. Return whether the series has samples.
 
-        Gaps of a message statistic are not counted, because such statistics may come and go.
+        Gaps of message statistics are not counted, because responses may omit them on some days.
         """
         query, summary = row.query, self.summary
         buckets = [
-            (bucket_number(point.start, query.unit, query.zone), stamp) for point, stamp in self._select_points(row)
+            (bucket_number(point.start, query.unit, query.zone), timestamp)
+            for point, timestamp in self._select_points(row)
         ]
         if not buckets:
             return False
@@ -157,28 +156,27 @@ class _Writer:
     def _sample_lines(self, family: Family, row: _SeriesRow) -> Iterator[str]:
         """Yield the lines of a series."""
         name = f"{family.name}{row.labels}"
-        for value, stamp in self._counter_samples(row) if family.type == "counter" else self._gauge_samples(row):
+        for value, timestamp in self._counter_samples(row) if family.type == "counter" else self._gauge_samples(row):
             self.summary.samples += 1
-            yield f"{name} {floatToGoString(value)} {_format_seconds(stamp)}\n"
+            yield f"{name} {floatToGoString(value)} {_format_seconds(timestamp)}\n"
 
     def _gauge_samples(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
         """Yield the value and the time of the samples of a gauge, one per bucket."""
-        return ((point.value, stamp) for point, stamp in self._select_points(row))
+        return ((point.value, timestamp) for point, timestamp in self._select_points(row))
 
     def _counter_samples(self, row: _SeriesRow) -> Iterator[tuple[float, float]]:
         """Yield the value and the time of the samples of a counter: first a 0, then one per bucket.
 
-        Each bucket adds its value. The counter never falls: a bucket with negative revenue leaves it as it is, as in
-        the exporter.
+        Each bucket adds its value. Negative revenue is not subtracted, as in the exporter.
         """
         total: float | None = None
-        for point, stamp in self._select_points(row):
+        for point, timestamp in self._select_points(row):
             if total is None:
                 total = 0.0
                 yield total, point.start + row.query.settle
             total += max(point.value, 0.0)
-            yield total, stamp
+            yield total, timestamp
 
 
-def _format_seconds(stamp: float) -> str:
-    return str(int(stamp)) if stamp.is_integer() else f"{stamp:.3f}"
+def _format_seconds(timestamp: float) -> str:
+    return str(int(timestamp)) if timestamp.is_integer() else f"{timestamp:.3f}"

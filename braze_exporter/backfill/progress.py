@@ -1,4 +1,4 @@
-"""Show the progress of a backfill: a bar on a terminal, otherwise a line from time to time."""
+"""Show the progress of a backfill: as a bar on a terminal, otherwise as a line once a minute."""
 
 import os
 from collections import deque
@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
-# Seconds between two lines if the stream is not a terminal.
+# The time between two lines if the stream is not a terminal.
 _LINE_INTERVAL_SECONDS = 60.0
-# The rate is measured over this many seconds.
+# The time over which the rate is measured.
 _RATE_WINDOW_SECONDS = 60.0
 _MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3_600, 86_400
 _MAX_BAR_WIDTH, _MIN_BAR_WIDTH, _DEFAULT_WIDTH = 40, 10, 80
@@ -36,7 +36,7 @@ def pluralize(number: int, singular: str, plural: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProgressState:
-    """How many calls have succeeded, how many there are in all, and why none is made now, if so."""
+    """The number of completed calls, the number of all calls, and a description of the current pause, if any."""
 
     done: int
     total: int
@@ -47,7 +47,7 @@ class Progress:
     """Shows the progress on a stream."""
 
     def __init__(self, stream: TextIO | None, monotonic: Callable[[], float]) -> None:
-        """Write to `stream`, if there is one. `monotonic` returns the seconds of a clock that never jumps."""
+        """Write to `stream`, if it is not None. `monotonic` returns seconds of a monotonic clock."""
         self._stream = stream
         self._monotonic = monotonic
         self._is_terminal = stream is not None and not stream.closed and stream.isatty()
@@ -56,18 +56,18 @@ class Progress:
         self._printed_pause_text = ""
 
     def print_line(self, text: str) -> None:
-        """Write a line."""
+        """Write a line. On a terminal, it replaces the bar."""
         self._write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
 
     def update(self, state: ProgressState) -> None:
         """Show `state`: as a bar on a terminal, otherwise as a line once a minute.
 
-        A change of the reason for waiting is always shown as a line, too.
+        When `pause_text` changes, a line is written in both cases.
         """
         now = self._monotonic()
         text = self._format_text(state, now)
-        is_current, self._printed_pause_text = state.pause_text != self._printed_pause_text, state.pause_text
-        if is_current or (now - self._printed_at >= _LINE_INTERVAL_SECONDS and not self._is_terminal):
+        has_pause_changed, self._printed_pause_text = state.pause_text != self._printed_pause_text, state.pause_text
+        if has_pause_changed or (now - self._printed_at >= _LINE_INTERVAL_SECONDS and not self._is_terminal):
             self._printed_at = now
             self.print_line(text)
         if self._is_terminal:
@@ -108,7 +108,7 @@ class Progress:
 
 
 def _format_bar(state: ProgressState, columns: int) -> str:
-    """Return the bar, or an empty text if there is no room for it."""
+    """Return the bar, or an empty text if it does not fit into `columns`."""
     width = min(columns, _MAX_BAR_WIDTH)
     full = width * state.done // max(state.total, 1)
     return f"[{'#' * full}{'.' * (width - full)}] " if width >= _MIN_BAR_WIDTH else ""

@@ -1,6 +1,6 @@
 """Fetch history with several calls at once, retry failed calls, and save the responses to the resume file.
 
-The reader follows the rules of the exporter: one `Admission` per workspace, and pauses while Braze has problems.
+As in the exporter, each workspace has an `Admission` and a circuit breaker that pauses calls after failures.
 """
 
 import threading
@@ -25,13 +25,13 @@ from braze_exporter.scheduler.worker_pool import WorkerPool
 # The pause of a workspace after a failure, in seconds. It doubles with each further failure in a row.
 INITIAL_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 300.0
-# This many failures in a row, over about a quarter of an hour, end the run.
+# The number of failures in a row that end the run. The pauses between them take about 18 minutes.
 MAX_FAILURES = 12
-# Errors that are due to the query and would occur again.
+# Errors that the query causes. A retry would fail too.
 _PERMANENT_REASONS = {Reason.BAD_REQUEST, Reason.NOT_FOUND, Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
-# Errors that show that Braze can respond.
+# Errors that do not indicate an outage of Braze or the network.
 _RESPONSE_REASONS = {*_PERMANENT_REASONS, *AUTH_REASONS, Reason.RATE_LIMITED}
-# How many calls are queued in memory for each connection. A backfill can have millions of calls.
+# The number of jobs that are queued in memory per connection. A backfill can have millions.
 _QUEUED_PER_CONNECTION = 2
 
 # The workspace and the endpoint of a call.
@@ -40,7 +40,7 @@ _EndpointKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class WorkspacePause:
-    """Why a workspace makes no calls now, and until when, in monotonic seconds."""
+    """The reason why no calls are made for a workspace, and the end of the pause in monotonic seconds."""
 
     workspace: str
     reason: str
@@ -49,9 +49,10 @@ class WorkspacePause:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A call to make: a chunk of the history of a query. `newer` holds the calls for the rest of that chunk.
+    """The next call for a chunk of the history of `query`, and the calls after it.
 
-    The newest part is fetched last, because with it the resume file counts the whole chunk as read.
+    `chunk` is the next call. If the chunk was split, `newer` holds the calls for its newer parts. The newest part is
+    fetched last, because the resume file then counts the whole chunk as saved.
     """
 
     query: Query
@@ -62,7 +63,7 @@ class _Job:
 
     @property
     def path(self) -> str:
-        """The endpoint of the call."""
+        """The path of the endpoint."""
         return self.query.kind.path
 
 
@@ -75,7 +76,7 @@ class _CallPermission:
 
 
 class _BackfillClient:
-    """The client of a workspace, with a circuit breaker that opens for a while if Braze has problems."""
+    """The API client of a workspace, its circuit breaker, and its number of `failures` in a row."""
 
     def __init__(self, client: Client, admission: Admission) -> None:
         self.client = client
@@ -101,7 +102,7 @@ class Reader:
     ) -> None:
         """Create a reader that makes no calls before `start`.
 
-        `wall` returns seconds since the epoch, `monotonic` the seconds of a clock that never jumps.
+        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock.
         """
         self._request = request
         self._resume_file = resume_file
@@ -125,17 +126,18 @@ class Reader:
         """Record the pause of a pool if `call` has caused one."""
         if call.pause_seconds is not None:
             until = self._monotonic() + call.pause_seconds
-            is_rejected = call.reason is Reason.RATE_LIMITED
-            reason = "429 Too Many Requests" if is_rejected else "only budget.reserve is left"
+            is_rate_limited = call.reason is Reason.RATE_LIMITED
+            reason = "429 Too Many Requests" if is_rate_limited else "only budget.reserve is left"
             with self._lock:
                 self._pauses[call.workspace, call.pool] = WorkspacePause(call.workspace, reason, until)
 
     def start(
         self, clients: Mapping[str, tuple[Client, Admission]], queries: Iterable[Query], concurrency: int
     ) -> None:
-        """Start to fetch the missing history of `queries`, with the client and admission of each workspace.
+        """Start to fetch the missing history of `queries`.
 
-        Each workspace makes up to `concurrency` calls at once.
+        `clients` has the client and the `Admission` of each workspace by its name. At most `concurrency` calls per
+        workspace are made at once.
         """
         groups = self._queries_by_endpoint
         for query in queries:
@@ -165,10 +167,10 @@ class Reader:
         return has_ended
 
     def current_pause(self) -> WorkspacePause | None:
-        """Return why a workspace makes no calls now, or None if only the rate of the budget limits them."""
+        """Return the current pause of a workspace, or None if only the budget limits the calls."""
         with self._lock:
             now = self._monotonic()
-            return next((wait for wait in self._pauses.values() if now < wait.until), None)
+            return next((pause for pause in self._pauses.values() if now < pause.until), None)
 
     def close(self) -> None:
         """Make no more calls. Calls in flight end with the process."""
@@ -176,7 +178,7 @@ class Reader:
             worker_pool.close()
 
     def _missing_jobs(self, queries: Iterable[Query]) -> Iterator[_Job]:
-        """Yield the missing calls, one query in turn after the other, so that a failing query does not block others."""
+        """Yield the missing calls of the queries in turn, so that a failing query does not block the others."""
         turns = deque((query, iter(self._missing_ending_times(query))) for query in queries)
         while turns:
             query, endings = turns.popleft()
@@ -186,11 +188,11 @@ class Reader:
                 turns.append((query, endings))
 
     def _missing_ending_times(self, query: Query) -> list[int | None]:
-        """Return the ends of the missing calls. They need a tenth of the memory of the calls themselves."""
+        """Return `ending_at` of the missing calls, which needs a tenth of the memory of the calls."""
         return [chunk.ending_at for chunk in self._resume_file.missing_chunks(self._request.chunks(query))]
 
     def _admit(self, job: _Job) -> _CallPermission | Deferred | None:
-        """Return the permission for a call, None if it must wait, or `Deferred` if its query was rejected."""
+        """Return the permission for a call, None if it must wait, or `Deferred` if Braze has rejected its query."""
         with self._lock:
             if job.query in self.rejected:
                 return Deferred("aside")
@@ -215,8 +217,8 @@ class Reader:
     def _next_job(self, job: _Job, *, is_retry: bool) -> _Job | None:
         """Return the next call of the same workspace and endpoint, or None if there is none.
 
-        If `is_retry` is set, `job` is made again after all other calls. If no call is left or in flight, the backfill
-        ends.
+        If `is_retry` is set, `job` is queued again after all other calls. The backfill ends when no call is left or in
+        flight.
         """
         endpoint_key = (job.query.workspace, job.path)
         with self._lock:
@@ -236,7 +238,7 @@ class Reader:
             self._has_ended.set()
 
     def _fetch_chunk(self, job: _Job, permission: _CallPermission) -> bool:
-        """Make a call and return whether it is done; raise `BackfillError` if further calls are pointless."""
+        """Make a call, and return whether the job is done. Raises `BackfillError` if the backfill must end."""
         self._split_chunk(job)
         client, requested_at = self._clients[job.query.workspace], self._wall()
         error: BrazeError | None = None
@@ -264,14 +266,14 @@ class Reader:
         return error is None or error.reason in _PERMANENT_REASONS | AUTH_REASONS
 
     def _split_chunk(self, job: _Job) -> None:
-        """Split the chunk of a job so that no part is longer than what has fitted a response of its query."""
+        """Split the chunk of a job if it is longer than the maximum length known for its query."""
         with self._lock:
             max_length = self._max_chunk_lengths.get(job.query, job.chunk.length)
         job.chunk, *newer = split_chunk(job.chunk, max_length)
         job.newer = (*newer, *job.newer)
 
     def _check_clock(self, query: Query, requested_at: float) -> None:
-        """Raise `BackfillError` if the requested buckets may not have settled yet by Braze's clock."""
+        """Raise `BackfillError` if, by Braze's clock, some of the requested buckets have not settled yet."""
         if requested_at < self._request.end.in_zone(query.zone):
             text = (
                 f"Braze's clock shows {format_time(requested_at)}, which is before --end={self._request.end}; correct "

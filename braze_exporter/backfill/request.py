@@ -1,4 +1,4 @@
-"""Parse and validate the arguments of a backfill. Errors say what to write."""
+"""Parse and validate the arguments of a backfill. Error messages state the fix."""
 
 import os
 import re
@@ -16,10 +16,10 @@ from braze_exporter.metrics.promql import select_series
 from braze_exporter.metrics.self_metrics import BUILD_INFO
 from braze_exporter.scheduler.plan import Plan, build_chunks
 
-# Prometheus holds this time range in memory. Imported blocks must not reach into it, because a restart would lose the
-# rest of it.
+# The time range that Prometheus keeps in memory. Imported blocks must not overlap with it, because Prometheus would
+# lose samples at a restart.
 HEAD_BLOCK_SECONDS = 3 * 3_600
-# Labels that each series scraped by Prometheus has.
+# The labels that Prometheus adds to every scraped series.
 _SCRAPE_LABELS = ("job", "instance")
 _LABEL_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _DATE_PATTERN = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -58,7 +58,7 @@ def format_time(instant: float) -> str:
 def parse_time(text: str) -> TimeArgument:
     """Return the time in `text`: a date, an instant with its offset from UTC, or seconds since the epoch.
 
-    Raises `ValueError` with a message that says what to write.
+    Raises `ValueError` with a message that states the fix.
     """
     try:
         result = _parse(text)
@@ -83,7 +83,7 @@ def _parse(text: str) -> TimeArgument:
 
 
 def parse_label(text: str) -> tuple[str, str]:
-    """Return the name and the value of a label written as `name=value`; raise `ValueError` if it is invalid."""
+    """Return the name and the value of a label in the form `name=value`. Raises `ValueError` if it is invalid."""
     name, separator, value = text.partition("=")
     if not separator or not _LABEL_NAME_PATTERN.fullmatch(name) or name.startswith("__"):
         expected = "name=value, such as job=braze, with a name that does not start with __"
@@ -99,8 +99,8 @@ def parse_label(text: str) -> tuple[str, str]:
 class BackfillRequest:
     """The range of buckets to fetch, the labels that a scrape adds, and the file to write.
 
-    The range has the buckets that start at `start` or later and whose samples come before `end`. The time of a sample
-    is the end of its bucket plus the settle time. At that time a scrape would have returned it first.
+    The range has the buckets that start at `start` or later and whose samples are older than `end`. The time of a
+    sample is the end of its bucket plus `settle`, which is when a scrape would first have returned it.
     """
 
     start: TimeArgument
@@ -110,31 +110,31 @@ class BackfillRequest:
 
     @property
     def resume_path(self) -> Path:
-        """The file that holds the fetched data until the output is complete."""
+        """The path of the resume file, which holds the fetched data until the output is complete."""
         return self.output.with_name(f"{self.output.name}.partial")
 
     @property
     def text_path(self) -> Path:
-        """The file of an incomplete output. Without a resume file, a file there is not from a backfill."""
+        """The path of the output while it is written. A file there is from a backfill if a resume file exists too."""
         return self.output.with_name(f"{self.resume_path.name}-text")
 
     def select_points(self, query: Query, points: Iterable[Point]) -> Iterator[tuple[Point, float]]:
         """Yield the `points` of `query` in the range, each with the time of its sample in seconds since the epoch."""
         start, end = self.start.in_zone(query.zone), self.end.in_zone(query.zone)
         for point in points:
-            stamp = bucket_end(point.start, query.unit, query.zone) + query.settle
-            if start <= point.start and stamp < end:
-                yield point, stamp
+            timestamp = bucket_end(point.start, query.unit, query.zone) + query.settle
+            if start <= point.start and timestamp < end:
+                yield point, timestamp
 
     def chunks(self, query: Query) -> tuple[Query, ...]:
-        """Return the calls for the buckets of `query`, the newest first."""
+        """Return the calls for the buckets of `query` in the range, the newest first."""
         bucket = bucket_start(self.end.in_zone(query.zone) - query.settle - 1, query.unit, query.zone)
         newest, oldest = bucket - 1, self.start.in_zone(query.zone)
-        is_any = bucket_start(newest, query.unit, query.zone) >= oldest
-        return build_chunks(query, oldest, newest) if is_any else ()
+        has_buckets = bucket_start(newest, query.unit, query.zone) >= oldest
+        return build_chunks(query, oldest, newest) if has_buckets else ()
 
     def validate(self, plan: Plan, now: float) -> None:
-        """Raise `BackfillError` if the request cannot be carried out at `now`, in seconds since the epoch."""
+        """Raise `BackfillError` if the request is invalid for `plan` at `now`, in seconds since the epoch."""
         queries = [*plan.queries, *(query for selector in plan.selectors for query in selector.queries)]
         self._check_span(queries, now)
         self._check_labels(queries)
@@ -190,7 +190,7 @@ def build_request(
 ) -> BackfillRequest:
     """Return a `BackfillRequest`.
 
-    Raises `BackfillError` if `end` is None. The message contains the PromQL query that finds the value.
+    Raises `BackfillError` if `end` is None. The message contains the PromQL query that returns its value.
     """
     if end is None:
         raise BackfillError(
@@ -201,8 +201,8 @@ def build_request(
 
 
 def first_sample_query(labels: Iterable[tuple[str, str]]) -> str:
-    """Return the PromQL query for the time of a target's first scrape, or up to one minute earlier.
+    """Return the PromQL query for the time of a target's first scrape, or up to one minute before it.
 
-    The query uses a metric that no backfill contains.
+    The query selects a metric that backfills do not contain.
     """
     return f"min(min_over_time(timestamp({select_series(BUILD_INFO, labels)})[1y:1m])) - 60"

@@ -1,6 +1,7 @@
 """Store fetched history until the output is written: an SQLite file that one process uses at a time.
 
-Queries are stored under Braze's own ids. The config may change between two runs: data that it still needs is reused.
+Queries are identified by Braze's ids. If the config changes between two runs, the data of queries that it still has is
+reused.
 """
 
 import contextlib
@@ -19,9 +20,9 @@ from braze_exporter.state import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileE
 
 # Stored in the file, so that later versions recognize its format.
 SCHEMA_VERSION = 1
-# "Brzh" in ASCII. It marks resume files, so that no other database is read or written by mistake.
+# "Brzh" in ASCII. It identifies resume files, so that no other database is read or written.
 APPLICATION_ID = 0x42727A68
-# How many points are in memory at once while a series is read.
+# The number of points that are read from the file at once.
 _FETCH_ROWS = 1_000
 
 _TABLES = (
@@ -44,14 +45,14 @@ _UPSERT_SERIES = (
 class ResumeFile:
     """An open resume file. Thread-safe.
 
-    Every method raises `BackfillError` if the file cannot be used any more.
+    All methods except `close` raise `BackfillError` if the file can no longer be used.
     """
 
     def __init__(self, path: Path, start: TimeArgument, end: TimeArgument) -> None:
-        """Open the file at `path` for the time from `start` to `end`, or create it.
+        """Open or create the file at `path` for the time range from `start` to `end`.
 
-        Raises `BackfillError` if the file has another time range or is no resume file. The same applies if it is
-        damaged, in use or cannot be created.
+        Raises `BackfillError` if the file has another time range, is no resume file, is damaged, is in use or cannot be
+        created.
         """
         self._path = Path(os.path.realpath(path))  # SQLite resolves links too
         self._lock = threading.Lock()
@@ -65,7 +66,7 @@ class ResumeFile:
                 raise
 
     def missing_chunks(self, chunks: Sequence[Query]) -> list[Query]:
-        """Return those of `chunks`, all of one query, whose responses are not stored."""
+        """Return the chunks whose responses are not stored. All `chunks` must be of one query."""
         if not chunks:
             return []
         with self._translate_errors():
@@ -74,18 +75,18 @@ class ResumeFile:
         return [chunk for chunk in chunks if chunk.ending_at not in saved]
 
     def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
-        """Store the series of a response in one transaction, so that they outlive a killed process."""
+        """Store the series of a response in one transaction, which a later end of the process does not undo."""
         with self._translate_errors(), self._connection as connection:
             connection.execute("BEGIN")
             key = (_query_key(chunk),)
             connection.execute("INSERT OR IGNORE INTO queries (key) VALUES (?)", key)
             (query,) = connection.execute("SELECT id FROM queries WHERE key = ?", key).fetchone()
-            for series_item in series_list:
-                identity = (query, series_item.metric_group.name, json.dumps(series_item.key))
-                connection.execute(_UPSERT_SERIES, (*identity, json.dumps(series_item.labels), chunk.ending_at))
+            for series in series_list:
+                identity = (query, series.metric_group.name, json.dumps(series.key))
+                connection.execute(_UPSERT_SERIES, (*identity, json.dumps(series.labels), chunk.ending_at))
                 select = "SELECT id FROM series WHERE query = ? AND noun = ? AND key = ?"
-                (series,) = connection.execute(select, identity).fetchone()
-                rows = ((series, start, value) for start, value in series_item.points)
+                (number,) = connection.execute(select, identity).fetchone()
+                rows = ((number, start, value) for start, value in series.points)
                 connection.executemany("INSERT OR REPLACE INTO points VALUES (?, ?, ?)", rows)
             connection.execute("INSERT OR IGNORE INTO pieces VALUES (?, ?)", (query, chunk.ending_at))
 
@@ -109,11 +110,11 @@ class ResumeFile:
             for number, metric_group, key, labels in rows
         ]
 
-    def read_points(self, series: int) -> Iterator[Point]:
-        """Yield the points of the series with this number, the oldest first, one per bucket."""
+    def read_points(self, number: int) -> Iterator[Point]:
+        """Yield the points of the series with this `number`, the oldest first, one per bucket."""
         with self._translate_errors():
             select = "SELECT start, value FROM points WHERE series = ? ORDER BY start"
-            cursor = self._connection.execute(select, (series,))
+            cursor = self._connection.execute(select, (number,))
         while True:
             with self._translate_errors():
                 rows = cursor.fetchmany(_FETCH_ROWS)
@@ -133,7 +134,7 @@ class ResumeFile:
             self._path.unlink()
 
     def _is_new(self) -> bool:
-        """Return whether the file is missing or empty; refuse a foreign file before SQLite opens it."""
+        """Return whether the file is missing or empty. Raises `BackfillError` if it is a file of another type."""
         remedy = "choose another --output"
         try:
             beside = {"-journal": ROLLBACK_JOURNAL, "-wal": WRITE_AHEAD_LOG}
@@ -149,8 +150,8 @@ class ResumeFile:
         Raises `BackfillError` if it has another version, or responses for another time range.
         """
         path, execute = shorten(self._path, 200), self._connection.execute
-        execute("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
-        if is_new:  # first, so that the file is recognized even if the process is killed
+        execute("PRAGMA temp_store = MEMORY")  # a directory for temporary files may not exist
+        if is_new:  # before the tables, so that the file is recognized even if the process is killed meanwhile
             execute(f"PRAGMA application_id = {APPLICATION_ID}")
         execute("PRAGMA locking_mode = EXCLUSIVE")
         # A power failure may lose the last responses, which are then fetched again. A killed process loses nothing.
@@ -188,7 +189,7 @@ class ResumeFile:
                 if "locked" in str(error):
                     raise BackfillError(f"{path} is locked by another backfill; wait until it has finished") from None
                 raise BackfillError(f"{path} cannot be used ({error}); free disk space, or make it writable") from None
-            except sqlite3.ProgrammingError:  # the file was closed during a call
+            except sqlite3.ProgrammingError:  # another thread has closed the file
                 raise BackfillError(f"{path} is closed") from None
             except sqlite3.DatabaseError as error:
                 raise BackfillError(f"{path} is damaged ({error}); remove the file") from None

@@ -26,20 +26,20 @@ from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.list_reader import ListReader
 from braze_exporter.scheduler.plan import Plan, PoolUsage
 
-# Seconds between two updates of the progress.
+# The time between two updates of the progress.
 _POLL_SECONDS = 0.2
 _HOUR_SECONDS, _DAY_SECONDS = 3_600, 86_400
-# How many pages of lists may be read at once if the budget allows it: 25,000 events.
+# The maximum number of list pages that are read in a burst, if the budget allows it. 100 pages have 25,000 events.
 _MAX_LIST_PAGES = 100
-# promtool reads the text once for each block. By default a block covers two hours. With this option a year has 18
-# blocks. Prometheus itself makes no blocks longer than a month.
+# promtool reads the text once for each block. A block covers two hours by default. With this option, a year has 18
+# blocks. Prometheus does not create blocks longer than a month either.
 _BLOCK_OPTION = "--max-block-duration=720h"
 
 
 def run_backfill(
     request: BackfillRequest, config: Config, plan: Plan, ctx: CommandContext, timeouts: Timeouts = DEFAULT_TIMEOUTS
 ) -> None:
-    """Run `request` for the queries of `plan`, the plan of `config`, and print how to import the output.
+    """Run `request` for the queries of `plan`, which is the plan of `config`, and print how to import the output.
 
     Raises `BackfillError` if the backfill cannot start or ends early. After an error or a signal, the fetched data is
     kept for the next run.
@@ -105,7 +105,7 @@ def _count_missing_calls(request: BackfillRequest, resume_file: ResumeFile, quer
 
 
 def _remaining_calls(usage: PoolUsage) -> float:
-    """Return the calls per hour that an exporter with the same config leaves of the share."""
+    """Return the calls per hour of the share that an exporter with the same config does not use."""
     return usage.allowed_hourly_calls - usage.hourly_calls
 
 
@@ -114,14 +114,13 @@ def _check_budget(missing: Mapping[PoolUsage, int]) -> None:
         if calls and _remaining_calls(usage) < 1:
             raise BackfillError(
                 f"{shorten(usage.workspace)}: the exporter needs all {usage.allowed_hourly_calls:,.0f} calls per hour "
-                "that "
-                f"budget.share allows in the {usage.pool.name} pool; raise budget.share for the backfill, or configure "
-                "fewer queries"
+                f"that budget.share allows in the {usage.pool.name} pool; raise budget.share for the backfill, or "
+                "configure fewer queries"
             )
 
 
 def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUsage, int], done: int) -> str:
-    """Return how many calls are left, and how long they take."""
+    """Return a text with the number of calls to make and the minimum time that they take."""
     calls = sum(missing.values())
     text = f"{pluralize(len(plan.queries), 'query', 'queries')} from {request.start} to {request.end}: "
     text += f"{pluralize(calls, 'call', 'calls')} to make" + (f", {done:,} already completed" if done else "")
@@ -133,8 +132,7 @@ def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUs
     )
     text += (
         f". At {format_rate(_remaining_calls(usage) / _HOUR_SECONDS)}, which the exporter leaves of budget.share, "
-        "they take at "
-        f"least {format_span(seconds)}"
+        f"they take at least {format_span(seconds)}"
     )
     return text + (
         ". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY_SECONDS else ""
@@ -166,9 +164,9 @@ def _open_clients(
 def _set_budgets(
     clients: Mapping[str, tuple[Client, Admission]], config: Config, plan: Plan, *, max_burst: int
 ) -> None:
-    """Set the budget of each pool to what an exporter with the same config leaves of the share.
+    """Set the budget of each pool to the part of the share that an exporter with the same config does not use.
 
-    At most `max_burst` calls may be made at once.
+    At most `max_burst` calls may be made in a burst.
     """
     budget = config.settings.budget
     for name, (_, admission) in clients.items():
@@ -189,7 +187,7 @@ def _describe_pause(reader: Reader, ctx: CommandContext) -> str:
 
 
 def _check_rejected(rejected: Mapping[Query, BrazeError]) -> None:
-    """Raise `BackfillError` if Braze has rejected queries, because the output would lack them.
+    """Raise `BackfillError` if Braze has rejected queries, because the output would be incomplete.
 
     The message names one query for each error of the key, and one for all other errors.
     """
@@ -210,7 +208,7 @@ def _describe_query(query: Query) -> str:
 
 
 def _import_instructions(request: BackfillRequest, summary: ExportSummary, now: float) -> str:
-    """Return how to import the output, as a shell script with comments."""
+    """Return a shell script that imports the output, with comments."""
     output = str(request.output) if not str(request.output).startswith("-") else f"./{request.output}"
     days = ceil((now - summary.oldest) / _DAY_SECONDS) + 1
     samples, series = pluralize(summary.samples, "sample", "samples"), pluralize(summary.series, "series", "series")
