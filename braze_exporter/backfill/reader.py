@@ -195,7 +195,7 @@ class Reader:
         """Return the permission for a call, None if it must wait, or `Deferred` if Braze has rejected its query."""
         with self._lock:
             if job.query in self.rejected:
-                return Deferred("aside")
+                return Deferred("query rejected")
             client = self._clients[job.query.workspace]
             if client.circuit_breaker.decide(self._monotonic()) is not Decision.ALLOW:
                 return None

@@ -75,7 +75,7 @@ class ResumeFile:
         return [chunk for chunk in chunks if chunk.ending_at not in saved]
 
     def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
-        """Store the series of a response in one transaction, which a later end of the process does not undo."""
+        """Store the series of a response in one transaction. They are kept if the process is killed afterwards."""
         with self._translate_errors(), self._connection as connection:
             connection.execute("BEGIN")
             key = (_query_key(chunk),)

@@ -11,7 +11,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
     """Return the JSON object in the body of a successful response.
 
     Raises `BrazeError` if the body is not a JSON object or its `message` is not `success`. The error contains no
-    text of the body.
+    value of the body.
     """
     try:
         document = json.loads(body)

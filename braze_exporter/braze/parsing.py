@@ -103,7 +103,7 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
 
     `length` is the number of buckets that were requested. `earliest` and `latest` are the limits of the time of the
     response, in seconds since the epoch: the local clock and Braze's may differ. Raises `BrazeError` if the response is
-    malformed. The error contains no text of the body.
+    malformed. The error contains no value of the body, but may contain the name of a field.
     """
     end = earliest if query.ending_at is None else query.ending_at
     unit, zone = query.unit, query.zone

@@ -65,7 +65,7 @@ _NULL_STATS = _MessageStats(None, "", None, None)
 
 
 def invalid_response(detail: str) -> BrazeError:
-    """Return the error for an invalid response. `detail` must contain no text of the body."""
+    """Return the error for an invalid response. `detail` must contain no value of the body."""
     return BrazeError(Reason.INVALID_RESPONSE, f"malformed response: {detail}")
 
 

@@ -20,7 +20,7 @@ from braze_exporter.braze.watchdog import CONNECTION_POOLS, Watchdog
 # A response with 100 buckets of an event is below 10 kB; one of a Canvas with 200 steps is some megabytes.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
-# Keepalive prevents that routers drop idle connections after some minutes, which would make the next request fail.
+# TCP keepalive prevents routers from dropping idle connections after some minutes. The next request would fail.
 _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
