@@ -190,8 +190,9 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
     A damaged state file is renamed and replaced by a new one. The counters then start at 0, which Prometheus treats as
     a counter reset.
 
-    Raises `StateFileError`, and does not change the file, if another process locks it for longer than `wait` seconds or
-    it can be neither opened nor created. A file of another type or of a newer version of the exporter is refused too.
+    Raises `StateFileError` if another process locks the file for longer than `wait` seconds, or if it can be neither
+    opened nor created. A file of another type or of a newer version of the exporter is refused too. In all these cases
+    the file is not changed.
     """
     real = Path(os.path.realpath(path))  # SQLite resolves symbolic links, and puts its other files beside the real file
     try:

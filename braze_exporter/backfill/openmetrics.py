@@ -65,7 +65,7 @@ def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeF
     try:
         path.unlink(missing_ok=True)  # a killed run may have left it
         with path.open("x", encoding="utf-8", newline="\n", buffering=_BUFFER_BYTES) as file:
-            file.writelines(writer.lines(plan))
+            file.writelines(writer.generate_lines(plan))
             file.flush()
             os.fsync(file.fileno())
         if request.output.exists():
@@ -91,7 +91,7 @@ class _Writer:
         self._resume_file = resume_file
         self.summary = ExportSummary()
 
-    def lines(self, plan: Plan) -> Iterator[str]:
+    def generate_lines(self, plan: Plan) -> Iterator[str]:
         """Yield the text, one or a few lines at a time. Raises `BackfillError` if there are no samples."""
         families = self._group_rows(plan)
         if not families:
@@ -108,7 +108,7 @@ class _Writer:
         rows_by_family: dict[Family, list[_SeriesRow]] = {}
         sources = set(counter_sources(plan.queries).values())
         for query in plan.queries:
-            rows = [row for row in self._rows(query) if self._add_to_summary(row)]
+            rows = [row for row in self._build_rows(query) if self._add_to_summary(row)]
             self.summary.empty_queries += not rows
             for row in rows:
                 metric_group = row.series.metric_group
@@ -117,7 +117,7 @@ class _Writer:
                     rows_by_family.setdefault(build_counter(query.kind, metric_group), []).append(row)
         return rows_by_family
 
-    def _rows(self, query: Query) -> list[_SeriesRow]:
+    def _build_rows(self, query: Query) -> list[_SeriesRow]:
         """Return the series of a query with the labels that Prometheus stores, which excludes empty ones.
 
         Two variations or steps may have had the same name at different times. The newest keeps the name, as in a

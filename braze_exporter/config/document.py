@@ -28,7 +28,7 @@ _SURROGATE_MESSAGE = "contains half a character (a lone surrogate); remove it"
 _LONG_WORD = re.compile("[A-Za-z0-9+/=_.~-]{20,}")
 # The standard tags of scalars in YAML. Any other tag may be a password that begins with !!.
 _SCALAR_TAGS = {"binary", "bool", "float", "int", "null", "timestamp"}
-# Fixes by the start of the parser's message. Other messages of the parser need none.
+# The fixes for messages of the YAML parser, by the start of the message.
 _HINTS = {
     "found character '\\t'": "indent with spaces, not tabs",
     "found character": "quote a value that starts with this character",
@@ -113,7 +113,7 @@ def parse(text: str, source: str) -> Document:
     try:
         root = _parse_root(text)
         builder = _Builder()
-        data = builder.value(root, ()) if root is not None else None
+        data = builder.build(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # The name of an alias or the handle of a tag may be an unquoted password that begins with * or !.
@@ -157,22 +157,23 @@ class _Builder:
         self._pairs_of: dict[yaml.Node, _Pairs] = {}
         self._value_count = 0
 
-    def value(self, node: yaml.Node, path: KeyPath) -> Any:  # noqa: ANN401 - a YAML value can have any type
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:  # noqa: ANN401 - a YAML value can have any type
         """Return the data of `node`, whose path is `path`."""
         self.lines.setdefault(path, node.start_mark.line + 1)
-        self._count(1)
+        self._count_values(1)
         if len(path) > MAX_DEPTH:
             raise _DocumentTooLargeError
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, path)
+            return self._build_scalar(node, path)
         if node.tag not in {f"{_TAG}map", f"{_TAG}seq"}:
             self._add_problem(path, node, _TAG_MESSAGE)
             return None
         if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
-        return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+            return self._build_mapping(node, path)
+        return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
 
-    def _count(self, values: int) -> None:
+    def _count_values(self, values: int) -> None:
+        """Add `values` to the number of values. Raises `_DocumentTooLargeError` if it exceeds `MAX_VALUES`."""
         self._value_count += values
         if self._value_count > MAX_VALUES:
             raise _DocumentTooLargeError
@@ -180,7 +181,7 @@ class _Builder:
     def _add_problem(self, path: KeyPath, node: yaml.Node, text: str) -> None:
         self.problems.append(Problem(path, text, node.start_mark.line + 1))
 
-    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:  # noqa: ANN401
+    def _build_scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:  # noqa: ANN401
         if _SURROGATE.search(node.value):
             self._add_problem(path, node, _SURROGATE_MESSAGE)
             return None
@@ -198,14 +199,14 @@ class _Builder:
         )
         return None
 
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+    def _build_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
-        for key, (key_node, value_node) in self._pairs(node, path).items():
+        for key, (key_node, value_node) in self._collect_pairs(node, path).items():
             self.lines[(*path, key)] = key_node.start_mark.line + 1
-            data[key] = self.value(value_node, (*path, key))
+            data[key] = self.build(value_node, (*path, key))
         return data
 
-    def _pairs(self, node: yaml.MappingNode, path: KeyPath) -> _Pairs:
+    def _collect_pairs(self, node: yaml.MappingNode, path: KeyPath) -> _Pairs:
         """Return the nodes of a mapping by key.
 
         The mapping's own keys override those that it merges (`<<`). Among the merged mappings the first wins.
@@ -217,11 +218,11 @@ class _Builder:
         self._pairs_of[node] = own  # ends the recursion if the mapping merges itself
         for key_node, value_node in node.value:
             if key_node.tag == f"{_TAG}merge":
-                for source in self._merged(value_node, (*path, "<<")):
-                    merged = self._pairs(source, (*path, "<<")) | merged
-                    self._count(len(merged))
+                for source in self._merged_mappings(value_node, (*path, "<<")):
+                    merged = self._collect_pairs(source, (*path, "<<")) | merged
+                    self._count_values(len(merged))
                 continue
-            key = self._key(key_node, path)
+            key = self._read_key(key_node, path)
             if key is None:
                 continue
             if key in own:
@@ -231,14 +232,16 @@ class _Builder:
         self._pairs_of[node] = merged | own
         return self._pairs_of[node]
 
-    def _merged(self, node: yaml.Node, path: KeyPath) -> list[yaml.MappingNode]:
+    def _merged_mappings(self, node: yaml.Node, path: KeyPath) -> list[yaml.MappingNode]:
+        """Return the mappings in the value of a merge key (`<<`)."""
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         mappings = [source for source in sources if isinstance(source, yaml.MappingNode)]
         if len(mappings) < len(sources):
             self._add_problem(path, node, "must be a mapping or a list of mappings; write <<: *name")
         return mappings
 
-    def _key(self, node: yaml.Node, path: KeyPath) -> str | None:
+    def _read_key(self, node: yaml.Node, path: KeyPath) -> str | None:
+        """Return the key in `node`, or None if it is invalid, which adds a problem."""
         if not isinstance(node, yaml.ScalarNode):
             self._add_problem(path, node, "keys must be strings; quote a key that starts with { or [")
         elif node.tag != f"{_TAG}str":

@@ -28,7 +28,7 @@ _IGNORE_CASE = "(?i)"
 # The characters of \d, \s and \w in RE2, which are ASCII only.
 _CLASS_CONTENTS = {"d": "0-9", "s": r"\t\n\f\r ", "w": "0-9A-Za-z_"}
 _QUANTIFIERS = {"repeat", "maybe"}
-# The maximum number of ?, indexed by the number of repeats. Each of either multiplies the number of attempts.
+# The maximum number of ?, indexed by the number of repeats. Each ? and each repeat multiplies the number of attempts.
 _MAX_OPTIONALS = (10, 10, 6, 2)
 _MAX_REPEATS = len(_MAX_OPTIONALS) - 1
 # The maximum count in braces, as in RE2.

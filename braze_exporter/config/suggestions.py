@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 _MAX_SUGGESTIONS = 3
 # The maximum number of names that are compared in full: those with the most letter pairs in common with the word.
 _MAX_COMPARED = 50
-# Less similar names are probably no typing errors. The similarity of `difflib` is the share of letters in common.
+# Less similar names are probably not misspelled. The similarity of `difflib` is the share of letters in common.
 _MIN_SIMILARITY = 0.6
 
 

@@ -33,8 +33,8 @@ def validate(
 ) -> M:
     """Return the mapping `data` at `path` as an instance of `model`.
 
-    `extra_keys` are further valid keys of the same mapping, which the caller has removed. `misplaced` maps unknown keys
-    that users often write to their error messages.
+    `extra_keys` are further valid keys of the same mapping, which the caller has removed. `misplaced` maps keys
+    that users often set by mistake to the error messages for them.
 
     Raises `InvalidError` with every problem.
     """

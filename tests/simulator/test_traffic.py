@@ -150,10 +150,10 @@ def test_unknown_names_are_never_counted() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"hourly": -1},
-        {"late": 1.1},
-        {"night": -0.1},
-        {"weekend": -1},
+        {"peak_count": -1},
+        {"late_share": 1.1},
+        {"night_share": -0.1},
+        {"weekend_factor": -1},
         {"apps": {"a": 0.6, "b": 0.6}},
         {"apps": {"a": 1.1, "b": -0.1}},
         {"segments": {"a": 2}},
@@ -163,7 +163,7 @@ def test_unknown_names_are_never_counted() -> None:
 def test_invalid_shapes_are_refused(fields: dict[str, Any]) -> None:
     """A negative volume, and shares below 0 or above 1 in total, raise `ValueError`."""
     with pytest.raises(ValueError, match="at least 0"):
-        TrafficShape(**{"hourly": 1, **fields})
+        TrafficShape(**{"peak_count": 1, **fields})
 
 
 def test_demo_traffic_is_plausible() -> None:
