@@ -45,7 +45,11 @@ from braze_exporter.state import StateFile
 
 @dataclass(frozen=True, slots=True)
 class ActiveWorkspace:
-    """A workspace of the config in use, with its budget, the `Admission` of its calls, and the whole plan."""
+    """A workspace of the current config, with its budget and the `Admission` of its calls.
+
+    `share` and `reserve` are fractions of Braze's rate limits. `pool_usage` is that of this workspace; `plan` is the
+    plan of all workspaces.
+    """
 
     url: str
     zone: ZoneInfo
@@ -56,7 +60,7 @@ class ActiveWorkspace:
     plan: Plan
 
 
-# The number of list pages that may be read at once, in addition to one refresh of the plan.
+# The number of list pages that may be read in one burst, in addition to the calls of one refresh.
 _MAX_LIST_BURST = 100
 
 
@@ -73,14 +77,14 @@ class _WorkspaceClient:
     admission: Admission
 
     def admit(self, endpoint: Endpoint) -> Permit | Deferred | None:
-        """Return a permit for a page of a list, as `Admission.admit` does.
+        """Return a permit for one page of a list, as `Admission.admit` does.
 
-        The call has low priority so that queries come first, except in the lists pool.
+        Outside the lists pool the call has low priority, so that queries come first.
         """
         return self.admission.admit(endpoint, low_priority=endpoint.pool is not LISTS_POOL)
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
-        """Return whether a call to `endpoint` is needed to test the key, though nothing is due."""
+        """Return whether a call to `endpoint` is needed to test the key, even if its list is not due."""
         return self.admission.is_probe_wanted(endpoint)
 
     @property
@@ -105,8 +109,8 @@ class _QueryFetcher:
         return workspace.admission.admit(query.kind) if workspace is not None else Deferred(query.workspace)
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
-        """Fetch the buckets that are new or may have changed since the last complete repair, or a chunk of history."""
-        self._counters.save_early_if_needed()  # written here, since this thread holds no lock
+        """Fetch the buckets of a query that are new or may have changed, or all buckets of a history chunk."""
+        self._counters.save_early_if_needed()  # here, since this thread holds no lock
         query = query_state.query
         client = self._workspaces[query.workspace].client
         if query.ending_at is not None:
@@ -114,7 +118,7 @@ class _QueryFetcher:
         completed_at, now = query_state.repair.completed_at, self._wall()
         since = completed_at if completed_at is not None else self._counters.last_requested(query.counter_key)
         if since is None and query.baseline_weeks:
-            since = query_state.added_at  # the history of the baseline is read up to this time
+            since = query_state.added_at  # the history chunks cover the time before
         request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
         return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit)
 
@@ -123,11 +127,11 @@ class _QueryFetcher:
         return self._workspaces[query.workspace].admission.deny_reason(query.kind)
 
     def open_circuit_error(self, query: Query) -> BrazeError | None:
-        """Return the error for which no query of the endpoint is fetched, or None."""
+        """Return the 401 or 403 that blocks all queries of the endpoint, or None."""
         return self._workspaces[query.workspace].admission.open_circuit_error(query.kind)
 
     def is_probe_wanted(self, query: Query) -> bool:
-        """Return whether a query of the endpoint must be fetched to test the key, though none is due."""
+        """Return whether a query of the endpoint must be fetched to test the key, even if none is due."""
         return self._workspaces[query.workspace].admission.is_probe_wanted(query.kind)
 
     def history_chunks(self, query: Query, now: float) -> Iterable[Query]:
@@ -137,10 +141,12 @@ class _QueryFetcher:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of an exporter at one moment.
+    """The state of an exporter at one moment, for the status page.
 
-    `now` and `scraped_at` are in seconds since the epoch; `scraped_at` is None before the first scrape. `monotonic` is
-    in monotonic seconds. `active_workspaces`, `lists` and `remaining_history` are by the name of the workspace.
+    `now` and `monotonic` are that moment, in seconds since the epoch and in seconds of the monotonic clock.
+    `scraped_at` is the time of the last scrape in seconds since the epoch, or None before the first.
+    `active_workspaces`, `lists` and `remaining_history` (numbers of chunks) are keyed by workspace name. If
+    `are_counters_stalled`, the state file cannot be written, so that the counters do not rise.
     """
 
     now: float
@@ -169,11 +175,11 @@ class Exporter:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         reads_lists: bool = True,
     ) -> None:
-        """Start without a plan. The counters are kept in `state_file`, or only in memory if it is None.
+        """Start without a plan. Counters are kept in `state_file`, or only in memory if it is None.
 
-        `wall` returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward.
-        `proxies` returns the proxies for a URL by scheme. `jitter` returns a factor for the wait after failures. The
-        attribute `plan` is the plan in use. If `reads_lists` is true, it includes the queries of selectors.
+        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `proxies` returns the proxies
+        for a URL, keyed by scheme. `jitter` returns a factor for the wait after failures. The attribute `plan` is the
+        current plan. If `reads_lists` is false, Braze's lists are not read and the plan has no queries of selectors.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -182,7 +188,7 @@ class Exporter:
         self._fetch_log = FetchLog()
         self._self_metrics = SelfMetrics(__version__)
         self._counters = Counters(state_file, self._self_metrics.count_state_write_failure)
-        # Entries of removed workspaces are kept, so that their budget is not refilled if a reload adds them again.
+        # Entries of removed workspaces are kept. Otherwise removing and adding a workspace would refill its budget.
         self._admissions: dict[WorkspaceKey, Admission] = {}
         self._keys: dict[WorkspaceKey, ApiKey] = {}
         self._scheduler = Scheduler(
@@ -205,10 +211,10 @@ class Exporter:
         self._scraped_at: float | None = None
 
     def apply_config(self, config: Config, plan: Plan, session: requests.Session) -> None:
-        """Replace the config, and fetch the queries of `plan` over `session` with the keys of `config`.
+        """Use `config` and its `plan` from now on, and send requests over `session`.
 
-        Unchanged queries keep their state, and budgets and counters are kept. Fetches in flight end with the previous
-        config. The queries of selectors are added once Braze's lists were read.
+        Unchanged queries, budgets and counters keep their state. Fetches in flight still use the previous config. The
+        queries of selectors are added once Braze's lists have been read.
         """
         with self._config_lock:
             workspaces: dict[str, _WorkspaceClient] = {}
@@ -249,7 +255,7 @@ class Exporter:
     def _reread_key(self, workspace_key: WorkspaceKey) -> bool:
         """Read the API key of a workspace again, and return whether it has changed.
 
-        If it has, the lists that Braze rejected are due at once.
+        If it has, the lists for which Braze rejected the previous key are due at once.
         """
         if not self._keys[workspace_key].reread():
             return False
@@ -257,7 +263,10 @@ class Exporter:
         return True
 
     def _apply_lists(self) -> None:
-        """Update the plan from the current lists, and the circuit errors of queries if a list call was rejected."""
+        """Update the plan from the current lists.
+
+        A list call can open or close a circuit, so the circuit errors of the queries are updated too.
+        """
         with self._config_lock:
             plan = self._expand_plan()
             self._record_lists(plan)
@@ -266,13 +275,13 @@ class Exporter:
             self._scheduler.update_circuits()
 
     def _expand_plan(self) -> Plan:
-        """Return the plan of the config with the queries of its selectors."""
+        """Return the plan of the config, with the queries that its selectors have for the current lists."""
         current = {query.identity for query in self.plan.queries}
         known, pending = self._list_refresher.known_lists(), self._list_refresher.pending_lists()
         return expand_selectors(self._base_plan, self._config.settings, known, current, pending)
 
     def _apply_plan(self, plan: Plan, same_keys: Container[str]) -> None:
-        """Fetch the queries of `plan` from now on. `same_keys` names the workspaces whose key is unchanged."""
+        """Use `plan` from now on. `same_keys` contains the names of the workspaces whose API key is unchanged."""
         workspaces, budget = self._workspaces, self._config.settings.budget
         endpoints: dict[str, dict[str, Endpoint]] = {name: {} for name in workspaces}
         for query in plan.queries:
@@ -324,11 +333,11 @@ class Exporter:
     def refresh(self) -> Future[None]:
         """Start a fetch of every due query, and return a future that is done when no fetch is in flight.
 
-        The due lists are read after that. This gives queries priority, and a rejected key is not tried twice.
+        Due lists are read after that, so that queries come first and a rejected key is not tried twice.
         """
         self._scraped_at = self._wall()
         fetched = self._scheduler.refresh()
-        fetched.add_done_callback(lambda _asked: self._list_refresher.refresh())
+        fetched.add_done_callback(lambda _fetched: self._list_refresher.refresh())
         return fetched
 
     def render(self, *, openmetrics: bool) -> bytes:
@@ -341,7 +350,7 @@ class Exporter:
         return self._scheduler.query_states
 
     def snapshot(self) -> Snapshot:
-        """Return the state of the exporter, as the metrics show it. Makes no request to Braze."""
+        """Return the state of the exporter with the values that `/metrics` exports. Makes no request to Braze."""
         active_workspaces = self._active_workspaces
         return Snapshot(
             now=self._wall(),
@@ -361,7 +370,7 @@ class Exporter:
         self._self_metrics.count_incomplete_scrape()
 
     def close(self) -> None:
-        """Stop fetching, resolve the futures of waiting scrapes, and close the counters."""
+        """Stop fetching and resolve the futures of waiting scrapes. From now on only `render` writes the state file."""
         self._scheduler.close()
         self._counters.stop_early_saves()
         self._list_refresher.close()
@@ -378,9 +387,10 @@ _log = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Loads the config into an exporter, at the start and at each reload. Thread-safe, and safe in signal handlers.
+    """Loads the config into an exporter, at the start and at each reload.
 
-    The config is read in its own thread, so that a disk that does not respond delays neither scrapes nor shutdown.
+    Thread-safe. `reload` may be called in a signal handler. The config is read in a separate thread, so that a disk
+    that does not respond delays neither scrapes nor shutdown.
     """
 
     def __init__(
@@ -392,8 +402,8 @@ class Reloader:
     ) -> None:
         """Apply `config` to `exporter`.
 
-        At each reload `read_config` returns the new config. `open_session` opens the HTTP session for a config. Raises
-        `ConfigError` if `config` cannot be used. `read_config` and `open_session` may raise it too.
+        At each reload `read_config` returns the new config. `open_session` opens the HTTP session for a config. Both
+        may raise `ConfigError`. Raises `ConfigError` if `config` cannot be used.
         """
         self._exporter = exporter
         self._read_config = read_config
@@ -410,7 +420,7 @@ class Reloader:
         The future has the exception, usually a `ConfigError`, if the reload fails.
         """
         future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # so that a caller that stops waiting cannot cancel it
+        future.set_running_or_notify_cancel()  # a running future cannot be cancelled by a caller that stops waiting
         self._requests.put(future)
         return future
 

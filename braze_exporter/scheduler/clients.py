@@ -24,9 +24,9 @@ def open_client(
 ) -> Client:
     """Return the API client of a workspace.
 
-    The client sends `key` over `session`, through the proxies that `proxies` returns for the workspace's url. `wall`
-    returns seconds since the epoch, `monotonic` seconds of a clock that is never set back or forward. `on_call` is
-    called with each finished call.
+    The client sends requests with `key` over `session`, through the proxies that `proxies` returns for the workspace's
+    url. `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `on_call` is called after
+    every call.
     """
     url = workspace.rest_endpoint
     transport = Transport(session, url, key.reveal, proxies=proxies(url), monotonic=monotonic, timeouts=timeouts)

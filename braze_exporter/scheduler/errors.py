@@ -2,7 +2,7 @@
 
 
 class Deferred(Exception):  # noqa: N818 - not an error: the call is only delayed
-    """A call was not made, because its pool has no budget for it now. Its query stays due."""
+    """A call was not made, because the rate limiter of its pool does not allow one now. Its query stays due."""
 
 
 class CircuitOpen(Deferred):

@@ -1,4 +1,7 @@
-"""Builds the plan of a config: its queries, the calls that they need, and the chunks of their history. Pure."""
+"""Builds the plan of a config: its queries, the calls that they need, and the chunks of their history.
+
+Pure functions.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,20 +20,20 @@ from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 MAX_MISSED_REFRESHES = 3
 # The history of baselines must be read within this many hours, with the calls that the queries leave of the share.
 MAX_HISTORY_HOURS = 24
-# The number of buckets that each fetch requests: enough for late data of the last day (hourly) or two weeks (daily).
+# The minimum number of buckets that a usual fetch requests: one day of hours, or two weeks of days, for late data.
 DEFAULT_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
-# The bucket in progress, the one in which `settle` begins, and one in case Braze's clock is slightly ahead.
+# One bucket each for the bucket in progress, the one in which `settle` begins, and a Braze clock that is ahead.
 _MARGIN_BUCKETS = 3
 _KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
-    """The calls that a workspace's queries make of a pool.
+    """The calls that the queries of a workspace make in a pool.
 
-    `hourly_calls` and `allowed_hourly_calls` are calls per hour: those of the queries, and those that the share allows.
-    `startup_calls` is the number of additional calls after a start, for the history of baselines. `burst` is how many
-    calls may be made at once: those of one refresh, and one more for each query with a baseline.
+    `hourly_calls` is the number of calls per hour, and `allowed_hourly_calls` its maximum by `budget.share`.
+    `startup_calls` is the number of additional calls after a start, for the history of baselines. `burst` is the number
+    of calls that may be made at once: those of one refresh, and one more for each query with a baseline.
     """
 
     workspace: str
@@ -44,9 +47,9 @@ class PoolUsage:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """An entry with `regex` or `tag`, and the queries to make for each item that it selects.
+    """An entry with `match` or `tag`, and templates for the queries of each item that it selects.
 
-    The subject of these queries is the entry's regex or tag, until it is replaced by the name of an item.
+    The subject of the templates is the entry's regex or tag. The queries have the name of the item instead.
     """
 
     entry: Entry
@@ -65,7 +68,10 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class SelectionResult:
-    """How many items the list of a kind has, how many of them selectors match, and how many of these are skipped."""
+    """The number of items in the list of a kind, how many of them selectors match, and how many of these are skipped.
+
+    Items are skipped because of `max_queries` or the budget.
+    """
 
     workspace: str
     kind: SeriesKind
@@ -76,7 +82,10 @@ class SelectionResult:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredSubject:
-    """A subject that the config names, whether Braze lists it, and if not, the nearest names that Braze lists."""
+    """A subject that the config names, and whether Braze lists it.
+
+    If it is not listed, `suggestions` are the nearest listed names.
+    """
 
     workspace: str
     kind: SeriesKind
@@ -89,8 +98,8 @@ class ConfiguredSubject:
 class Plan:
     """The queries of a config, the calls that they need, and the alerts that some of them have.
 
-    `queries` are in the order of the config and without duplicates. `selectors` are the entries with `regex` or `tag`.
-    Once lists were read, `scheduler.selectors.expand` adds their queries, the `selection_results`, and the
+    `queries` are in the order of the config and without duplicates. `selectors` are the entries with `match` or `tag`.
+    Once lists have been read, `selectors.expand_selectors` adds their queries, `selection_results` and
     `configured_subjects`.
     """
 
@@ -105,8 +114,8 @@ class Plan:
 def build_plan(config: Config) -> Plan:
     """Return the plan of `config`, with the queries of the entries that name their subject.
 
-    The queries of selectors are added later by `scheduler.selectors.expand`. Raises `ConfigError` with the setting to
-    change if the plan exceeds `max_queries` or the budget, or if a `settle` or `silent` does not fit.
+    The queries of selectors are added later by `selectors.expand_selectors`. Raises `ConfigError` with the setting to
+    change if the plan exceeds `max_queries` or the budget, or if a `settle` is too long or a `silent` too short.
     """
     settings, problems = config.settings, []
     entries = [
@@ -122,11 +131,11 @@ def build_plan(config: Config) -> Plan:
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
             problems.append((path, f"{text} {max_length - _MARGIN_BUCKETS}{unit[0]}"))
     selector_entries, entries = [
-        [entry_item for entry_item in entries if entry_item[2].spec.is_selector is is_selector]
+        [planned_entry for planned_entry in entries if planned_entry[2].spec.is_selector is is_selector]
         for is_selector in (True, False)
     ]
     count = sum(len(entry.spec.query_spec.apps) * len(entry.spec.query_spec.segments) for *_, entry in entries)
-    if count > settings.max_queries:  # stop before making the queries, since there may be far too many
+    if count > settings.max_queries:  # stop here, since building millions of queries would take too long
         text = f"is {settings.max_queries:,}, but the entries need {count:,} queries"
         problems.append((("max_queries",), f"{text}; raise it, or configure fewer entries, apps or segments"))
         raise config.error(problems)
@@ -136,7 +145,7 @@ def build_plan(config: Config) -> Plan:
         for query in _build_queries(settings, workspace, kind, entry.spec)
     ]
     queries = tuple(query for query, _ in planned)
-    selectors = [
+    selector_templates = [
         (tuple(_build_queries(settings, workspace, kind, entry.spec)), entry)
         for workspace, kind, entry in selector_entries
     ]
@@ -147,18 +156,17 @@ def build_plan(config: Config) -> Plan:
     ]
     problems += [(paths[usage.workspace], _describe_history(usage)) for usage in pool_usages if _exceeds_history(usage)]
     problems += _check_silences(
-        [*planned, *((query, entry) for entry_item, entry in selectors for query in entry_item)]
+        [*planned, *((query, entry) for templates, entry in selector_templates for query in templates)]
     )
     if problems:
         raise config.error(problems)
     alerts = tuple((query, entry.spec.alerts) for query, entry in planned if entry.spec.alerts is not None)
-    return Plan(
-        queries, pool_usages, alerts, tuple(Selector(entry.spec, entry_item) for entry_item, entry in selectors)
-    )
+    selectors = tuple(Selector(entry.spec, templates) for templates, entry in selector_templates)
+    return Plan(queries, pool_usages, alerts, selectors)
 
 
 def is_within_budget(usage: PoolUsage) -> bool:
-    """Return whether the share of a pool suffices for the calls of a workspace, startup calls included."""
+    """Return whether `budget.share` of the pool suffices for all calls in `usage`, startup calls included."""
     return not _exceeds_share(usage) and not _exceeds_history(usage)
 
 
@@ -167,7 +175,7 @@ def _settle_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float
 
 
 def newest_length(unit: Unit, settle: float) -> int:
-    """Return how many of the newest buckets are needed to be sure that one of them has settled."""
+    """Return the number of newest buckets among which at least one has settled, `settle` being in seconds."""
     return math.ceil(settle / unit.seconds) + _MARGIN_BUCKETS
 
 
@@ -205,7 +213,10 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
 
 
 def can_feed_counter(query: Query) -> bool:
-    """Return whether `query` can feed a counter. It does so unless a query with a finer unit feeds the same counter."""
+    """Return whether `query` can feed a counter.
+
+    It feeds that counter unless another query does so with a finer unit.
+    """
     return (
         query.has_counter
         and not query.segment_id
@@ -217,7 +228,7 @@ def counter_sources(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
     """Return the query that feeds each counter, by `Query.counter_key`.
 
     Each subject and app has one counter, fed by the query with the finest unit. Values that are not additive have no
-    counter. Neither have segments, since it is not known whether their series count occurrences or users.
+    counter. Queries by segment have none either, since Braze does not document whether they count occurrences or users.
     """
     finest: dict[tuple[str, ...], Query] = {}
     for query in queries:
@@ -229,7 +240,10 @@ def counter_sources(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
 
 
 def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[tuple[KeyPath, str]]:
-    """Yield a problem for each `silent` that is so short that missed fetches or nightly computation would fire it."""
+    """Yield a problem for each `silent` that is too short.
+
+    Otherwise missed fetches, or values that Braze computes once a day, would make the alert fire.
+    """
     fed = counter_sources(query for query, _ in planned)
     for query, entry in planned:
         silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
@@ -237,7 +251,7 @@ def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[t
             continue
         least = MAX_MISSED_REFRESHES * fed[query.counter_key].refresh
         if silent < least:
-            text = f"is shorter than {MAX_MISSED_REFRESHES} refreshes of the counter"
+            text = f"is shorter than {MAX_MISSED_REFRESHES} refresh intervals of the query that feeds the counter"
             fix = f"set it to at least {_format_rounded_up(least)}, or shorten refresh"
             yield (*entry.path, "alerts", "silent"), f"{text}; {fix}"
         elif query.kind.min_settle_seconds and silent < 2 * query.unit.seconds:
@@ -246,7 +260,7 @@ def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[t
 
 
 def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator[PoolUsage]:
-    """Yield the usage of each pool by each workspace. A query makes one call per refresh."""
+    """Yield the usage of each pool by each workspace, with one call per refresh of a query."""
     groups: dict[tuple[str, Pool], list[Query]] = {}
     for query in queries:
         groups.setdefault((query.workspace, query.kind.pool), []).append(query)
@@ -262,7 +276,7 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
 
 
 def calls_per_hour(queries: Iterable[Query]) -> float:
-    """Return how many calls the queries make per hour while Prometheus scrapes."""
+    """Return the number of calls that the queries make per hour, if Prometheus scrapes often enough."""
     return sum(3_600 / query.refresh for query in queries)
 
 
@@ -271,19 +285,19 @@ def _exceeds_share(usage: PoolUsage) -> bool:
 
 
 def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
-    """Return the problem of a plan that exceeds its share, with the refresh at which it would fit."""
+    """Return the problem of a plan that exceeds `budget.share`, with the shortest refresh that fits."""
     queries_of_pool = [
         query for query in queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool)
     ]
-    enough = _min_refresh_seconds(sorted(query.refresh for query in queries_of_pool), usage.allowed_hourly_calls)
-    quick = sorted({(query.kind.section, query.unit) for query in queries_of_pool if query.refresh < enough})
-    named = " and ".join(f"{unit.adverb} {section}" for section, unit in quick)
+    min_refresh = _min_refresh_seconds(sorted(query.refresh for query in queries_of_pool), usage.allowed_hourly_calls)
+    affected = sorted({(query.kind.section, query.unit) for query in queries_of_pool if query.refresh < min_refresh})
+    names = " and ".join(f"{unit.adverb} {section}" for section, unit in affected)
     count = f"{usage.query_count:,} {'query needs' if usage.query_count == 1 else 'queries need'}"
     return (
         f"{count} {math.ceil(usage.hourly_calls):,} calls per hour, but budget.share allows "
         f"{math.floor(usage.allowed_hourly_calls):,} "
         f"of {usage.pool.per_hour:,.0f} in the {usage.pool.name} pool; "
-        f"set refresh ≥ {_format_rounded_up(enough)} for {named}, or configure fewer queries"
+        f"set refresh ≥ {_format_rounded_up(min_refresh)} for {names}, or configure fewer queries"
     )
 
 
@@ -304,13 +318,14 @@ def _describe_history(usage: PoolUsage) -> str:
 
 
 def _min_refresh_seconds(refreshes: Sequence[float], allowed: float) -> float:
-    """Return the refresh, in seconds, to which all shorter ones must be raised to make `allowed` calls per hour.
+    """Return the shortest refresh, in seconds, with which the queries make no more than `allowed` calls per hour.
 
-    `refreshes` must be sorted in ascending order and make more calls than `allowed`.
+    All shorter ones of the `refreshes` must be raised to the result. `refreshes` must be sorted in ascending order and
+    make more calls than `allowed`.
     """
     number = len(refreshes)
     while (refresh := number * 3_600 / allowed) < refreshes[number - 1]:
-        number -= 1  # this refresh is long enough; the shorter ones share the remaining calls
+        number -= 1  # the longest refresh need not be raised, and the shorter ones share the remaining calls
         allowed -= 3_600 / refreshes[number]
     return refresh
 
@@ -323,8 +338,8 @@ def _format_rounded_up(seconds: float) -> str:
 def fetch_length(query: Query, since: float | None, now: float) -> int:
     """Return how many buckets a fetch at `now` requests, if the last response was requested at `since`.
 
-    `since` and `now` are in seconds since the epoch. The result is the usual length plus the units that have passed
-    since then, so that no bucket is missed after an outage. It is at most Braze's maximum.
+    `since` and `now` are in seconds since the epoch. The result is the usual length plus the number of units that have
+    passed since then, up to Braze's maximum. So no bucket is missed after an outage.
     """
     missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
     return min(query.length + missed, query.kind.max_length)
@@ -333,7 +348,7 @@ def fetch_length(query: Query, since: float | None, now: float) -> int:
 def history_chunks(query: Query, now: float) -> tuple[Query, ...]:
     """Return the queries that read the history for the baseline of `query` at `now`, one call each.
 
-    They cover the weeks of the baseline and `settle`, up to the buckets that a usual fetch requests. The result is
+    They cover the weeks of the baseline plus `settle`, and end where the buckets of a usual fetch begin. The result is
     empty if `query` has no baseline.
     """
     if not query.baseline_weeks:

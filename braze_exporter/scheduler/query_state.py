@@ -1,4 +1,7 @@
-"""The state of a query: its last result, and when it is fetched next. Pure; `Scheduler` guards it with its lock."""
+"""The state of a query: its last result, and when it is fetched next.
+
+Not thread-safe: `Scheduler` changes states only while it holds its lock. Nothing here reads a clock.
+"""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,12 +13,12 @@ from braze_exporter.scheduler.admission import AUTH_REASONS
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.repair import Repair
 
-# A query is due this fraction of its refresh before its next time. So it is due at each scrape even if the scrape
-# interval equals the refresh.
+# A query is due this fraction of its refresh before its next time. So if the scrape interval equals the refresh, each
+# scrape fetches the query, even if a scrape is slightly early.
 EARLY_FRACTION = 0.1
-# How long until a failed fetch of history is tried again, in seconds.
+# Seconds until a failed fetch of a history chunk is retried.
 HISTORY_RETRY_SECONDS = 3_600.0
-# The longest wait after failures, in seconds, unless the refresh is longer.
+# The maximum wait after failures, in seconds, unless the refresh is longer.
 MAX_BACKOFF_SECONDS = 900.0
 _MAX_DOUBLINGS = 20
 
@@ -24,9 +27,9 @@ _MAX_DOUBLINGS = 20
 class Response:
     """Holds the series of a response, with the times of its request and its arrival.
 
-    `sent_at` and `received_at` are in seconds since the epoch. `sent_at` is by Braze's clock if the exporter's clock is
-    ahead of it. `received_monotonic` is in monotonic seconds. `is_complete` is true if the repair has now read all the
-    buckets that it needs. `is_short` is true if the request was shorter than a usual one.
+    `sent_at` and `received_at` are in seconds since the epoch, `received_monotonic` in seconds of the monotonic clock.
+    `sent_at` is by Braze's clock if the exporter's clock is ahead of it. `is_complete` is true if this response
+    completes a repair (see `repair`). `is_short` is true if fewer buckets were requested than usual.
     """
 
     series: tuple[Series, ...]
@@ -41,8 +44,8 @@ class Response:
 class FetchResult:
     """Represents the result of the last fetch of a query.
 
-    `response` is the newest response, or None before the first. `error` is why the last fetch failed, or None if it
-    succeeded.
+    `response` is the newest successful response, or None before the first. `error` is why the last fetch failed, or
+    None if it succeeded.
     """
 
     response: Response | None
@@ -61,12 +64,12 @@ class QueryState:
     """The state of one query. Only `Scheduler` changes it.
 
     `added_at` is when the query was added to the plan, in seconds since the epoch. `next_at` is when it is fetched
-    next, in monotonic seconds. `result` is None before the end of the first fetch, and replaced as a whole.
-    `circuit_error` is the error for which no query of its endpoint is fetched, or None. `in_flight` is true while the
+    next, in seconds of the monotonic clock. `result` is that of the last fetch, or None until the first has ended.
+    `circuit_error` is the 401 or 403 that blocks all queries of the endpoint, or None. `in_flight` is true while the
     query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
-    `removed` is true if it is no longer in the plan. `failures` counts the latest failures in a row that were faults of
-    Braze or the network. `is_history` marks a chunk of history: it is fetched once, at the lowest priority, and no
-    scrape waits for it.
+    `removed` is true if it is no longer in the plan. `failures` is the number of consecutive failures for one of
+    `TRANSIENT_REASONS`. `is_history` is true for a history chunk, which is fetched once, at the lowest priority,
+    without delaying scrapes.
     """
 
     query: Query
@@ -89,35 +92,35 @@ class QueryState:
 
     @property
     def response(self) -> Response | None:
-        """The newest response, or None before the first."""
+        """The newest successful response, or None before the first."""
         return self.result.response if self.result is not None else None
 
     @property
     def error(self) -> BrazeError | None:
-        """Why the query fails, or None if it succeeds or was not fetched yet."""
+        """Why the query fails, or None if it succeeds or has not been fetched yet."""
         return self.circuit_error or (self.result.error if self.result is not None else None)
 
     @property
     def has_result(self) -> bool:
-        """Whether the query has succeeded or failed yet."""
+        """Whether a fetch of the query has ended or its circuit is open, so that it counts as up or not up."""
         return self.result is not None or self.circuit_error is not None
 
     @property
     def due_at(self) -> float:
-        """The time from which the query is due, in monotonic seconds."""
+        """The time from which the query is due, in seconds of the monotonic clock."""
         return self.next_at - EARLY_FRACTION * self.query.refresh
 
     def is_due(self, now: float) -> bool:
-        """Return whether the query is due at `now`, in monotonic seconds."""
+        """Return whether the query is due at `now`, in seconds of the monotonic clock."""
         return now >= self.due_at
 
     def schedule(self, now: float, error: BrazeError | None, jitter: float) -> None:
         """Set when the query is fetched next, after a fetch that ended at `now` with `error`.
 
         Usually the next time is one refresh after the previous next time, so that the query makes 3600 / refresh calls
-        an hour. After faults of Braze or the network the wait doubles each time and is multiplied by `jitter`. After a
-        rejection of the key the query waits for `AUTH_RETRY_SECONDS` or its refresh, if that is shorter. After a 429
-        the query stays due.
+        per hour. The wait doubles with each consecutive transient failure, and is multiplied by `jitter`. After a 401
+        or 403 the query waits for `AUTH_RETRY_SECONDS`, or for its refresh if that is shorter. After a 429 the query
+        stays due, and is fetched when its pool allows calls again.
         """
         refresh = self.query.refresh
         reason = error.reason if error is not None else None
@@ -125,7 +128,7 @@ class QueryState:
         if reason in AUTH_REASONS:
             self.next_at = now + min(refresh, AUTH_RETRY_SECONDS)
             return
-        if reason is Reason.RATE_LIMITED:  # it stays due, and is fetched when the pool allows calls again
+        if reason is Reason.RATE_LIMITED:
             self.next_at = min(self.next_at, now)
             return
         if self.is_history:
@@ -135,13 +138,13 @@ class QueryState:
             self.next_at = now + backoff_seconds(refresh, self.failures, jitter)
             return
         self.next_at += refresh
-        if self.is_due(now):  # it fell behind, and missed fetches are not made up for
+        if self.is_due(now):  # missed fetches are skipped
             self.next_at = now + refresh
 
     def update(self, query: Query, now: float) -> None:
         """Replace the query by one with the same `state_key`, for example after a reload.
 
-        Names, refresh and API key may differ. A query whose key was rejected is due at once.
+        A query that failed with a 401 or 403 is due at once, since the key may have changed.
         """
         self.query = query
         error = self.result.error if self.result is not None else None
@@ -152,7 +155,7 @@ class QueryState:
 
 
 def backoff_seconds(refresh: float, failures: int, jitter: float) -> float:
-    """Return how long a query waits after `failures` failures in a row, in seconds. `jitter` is a factor near 1."""
+    """Return how many seconds a query waits after `failures` consecutive failures. `jitter` is a factor near 1."""
     doublings = min(failures - 1, _MAX_DOUBLINGS)
     return min(refresh * 2.0**doublings * jitter, max(MAX_BACKOFF_SECONDS, refresh))
 
@@ -160,6 +163,6 @@ def backoff_seconds(refresh: float, failures: int, jitter: float) -> float:
 def state_key(query: Query) -> tuple[object, ...]:
     """Return the key under which the state of a query is kept.
 
-    Queries with the same key can share their state. Their label names, `refresh`, `settle` and `max_age` may differ.
+    Queries with the same key share a state. Their names in labels, `refresh`, `settle` and `max_age` may differ.
     """
     return (*query.identity, query.url, query.zone)

@@ -46,13 +46,13 @@ class Fetcher(Protocol):
         """Return why `query` would not be fetched now, or None if it would."""
 
     def open_circuit_error(self, query: Query) -> BrazeError | None:
-        """Return the error for which no query of the endpoint is fetched, or None."""
+        """Return the 401 or 403 that blocks all queries of the endpoint, or None."""
 
     def is_probe_wanted(self, query: Query) -> bool:
-        """Return whether a query of the endpoint must be fetched to test the key, though none is due."""
+        """Return whether a query of the endpoint must be fetched to test the key, even if none is due."""
 
     def history_chunks(self, query: Query, now: float) -> Iterable[Query]:
-        """Return the history chunks to fetch once for a `query` that was added at `now`, in seconds since the epoch."""
+        """Return the history chunks of a `query` that is added at `now`, in seconds since the epoch."""
 
 
 class Listener(Protocol):
@@ -65,7 +65,7 @@ class Listener(Protocol):
         """Handle a new result of a query. `previous` is its previous result, or None."""
 
     def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Handle a response with older buckets of a query, which the metrics do not show."""
+        """Handle a response with older buckets of a query, which no gauge shows."""
 
     def on_circuit_change(self, query_state: QueryState) -> None:
         """Handle a query whose `circuit_error` has changed without a fetch of it."""
@@ -76,7 +76,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.future: Future[None] = Future()
-        self.future.set_running_or_notify_cancel()  # so that a scrape that times out cannot cancel it
+        self.future.set_running_or_notify_cancel()  # a running future cannot be cancelled by a scrape that times out
         self.pending = 0
 
     def finish_one(self) -> None:
@@ -101,9 +101,9 @@ class Scheduler:
     ) -> None:
         """Start without queries.
 
-        `wall` returns seconds since the epoch, and `monotonic` seconds of a clock that is never set back or forward.
-        `jitter` returns a factor for the wait after failures. `on_deferred` is called with the workspace and the kind
-        of each query that is deferred. `revision` changes whenever a query state does.
+        `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. `jitter` returns a factor
+        for the wait after failures. `on_deferred` is called with the workspace and the kind of each query that is
+        deferred. The attribute `revision` increases with each change of a query state.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -123,7 +123,7 @@ class Scheduler:
         self._is_closed = False
 
     def add_listener(self, listener: Listener) -> None:
-        """Call `listener` for all changes from now on, one call at a time."""
+        """Notify `listener` of all changes from now on, one call at a time."""
         self._listeners.append(listener)
 
     def set_queries(self, queries: Sequence[Query], fetcher: Fetcher, concurrency: int) -> None:
@@ -174,7 +174,7 @@ class Scheduler:
         return query_state
 
     def _open_worker_pools(self, workspaces: Iterable[str], concurrency: int) -> None:
-        """Keep or create a `WorkerPool` of `concurrency` threads per workspace, and close the others."""
+        """Keep or create one `WorkerPool` of `concurrency` threads per workspace, and close all others."""
         wanted_pools = {name: self._worker_pools.pop(name, None) for name in workspaces}
         if concurrency != self._concurrency:
             self._worker_pools |= {
@@ -193,13 +193,13 @@ class Scheduler:
     def refresh(self) -> Future[None]:
         """Queue a fetch of every due query, and return a future that is done when no fetch is in flight.
 
-        Deferred queries do not delay the future. A caller that stops waiting need not cancel it.
+        Deferred queries do not delay the future. It cannot be cancelled.
         """
         with self._lock:
             added = [] if self._is_closed else self._take_due(self._monotonic())
             for name, worker_pool in self._worker_pools.items():
                 worker_pool.add([query_state for query_state in added if query_state.query.workspace == name])
-            if added or self._waiter.future.done():  # else the current waiter covers the same fetches
+            if added or self._waiter.future.done():  # otherwise the current waiter already covers these fetches
                 self._waiter = _Waiter()
                 for query_state in self.query_states:
                     if query_state.in_flight:
@@ -232,9 +232,9 @@ class Scheduler:
         return [query_state for query_state in due if query_state.in_flight]
 
     def _queries_to_probe(self, due: Collection[EndpointKey]) -> list[QueryState]:
-        """Return one query per endpoint that must be probed: its circuit is open or its key is to be tested.
+        """Return one query for each endpoint that has an open circuit or at which the key must be tested.
 
-        Endpoints that are in `due` need no extra probe.
+        Endpoints in `due` are omitted, since a due query probes them.
         """
         wanted = [
             query_states
@@ -246,7 +246,7 @@ class Scheduler:
         return [min(query_states, key=lambda query_state: query_state.next_at) for query_states in idle if query_states]
 
     def update_circuits(self) -> None:
-        """Update the circuit errors of all queries after a call for something else, such as a list."""
+        """Update the circuit errors of all queries after a call that is not for a query, such as for a list."""
         with self._lock:
             self._update_circuits()
 
@@ -265,10 +265,10 @@ class Scheduler:
                 self._release(query_state)
 
     def _admit(self, query_state: QueryState) -> Permit | Deferred | None:
-        return Deferred("gone") if query_state.removed else self._fetcher.admit(query_state.query)
+        return Deferred("removed") if query_state.removed else self._fetcher.admit(query_state.query)
 
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
-        """Fetch one query, in a thread of its `WorkerPool`, or defer it if it was not admitted."""
+        """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
         if isinstance(admitted, Deferred):
             with self._lock:
                 self._set_deferred(query_state, admitted)
@@ -283,8 +283,8 @@ class Scheduler:
             error = failure.without_traceback()
         except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
             _log.exception("Internal error during a fetch", extra={"fields": dict(query_state.query.labels)})
-            error = BrazeError(Reason.INVALID_RESPONSE, "internal error: see the log")
-        admitted.end(error, RateLimitInfo())  # no effect if the fetch has ended the permit
+            error = BrazeError(Reason.INVALID_RESPONSE, "internal error; see the exporter's log")
+        admitted.end(error, RateLimitInfo())  # no effect if `fetch` has already ended the permit
         with self._lock:
             if not query_state.removed:
                 self._set_deferred(query_state, None)
@@ -321,7 +321,7 @@ class Scheduler:
         self._notify(query_state, operator.methodcaller("on_result", query_state, previous))
 
     def _make_response(self, query_state: QueryState, fetched: FetchedSeries, requested_at: float) -> Response:
-        """Return the response that was fetched, and register its success in the repair."""
+        """Record the success in the repair of the query, and return the response."""
         request = query_state.repair.request
         oldest = next(iter(bucket_starts(fetched.series)), None)
         outcome = query_state.repair.record_success(query_state.query, requested_at, oldest)
@@ -335,9 +335,9 @@ class Scheduler:
         )
 
     def _halve_chunk(self, query_state: QueryState) -> None:
-        """Replace a history chunk whose response was oversized by its halves.
+        """Replace a history chunk by its two halves, because its response was too large.
 
-        Chunks of the same query that are at least as long and not in flight are halved too.
+        Other chunks of the same query are halved too if they are at least as long and not in flight.
         """
         owner, length = state_key(query_state.query), query_state.query.length
         for chunk in list(self.pending_history):
@@ -374,7 +374,7 @@ class Scheduler:
                 _log.exception(
                     "Internal error while processing a fetch result", extra={"fields": dict(query_state.query.labels)}
                 )
-        self.revision += 1  # after the listeners, so that a new revision implies that they have handled the change
+        self.revision += 1  # last, so that all listeners have handled the change when the revision shows it
 
     def _set_deferred(self, query_state: QueryState, deny_reason: Deferred | None) -> None:
         is_deferred = deny_reason is not None and not isinstance(deny_reason, CircuitOpen)

@@ -23,7 +23,7 @@ class Job(Protocol):
 
     @property
     def next_at(self) -> float:
-        """When the job became due, in monotonic seconds."""
+        """When the job is to run, in seconds of the monotonic clock."""
 
     @property
     def is_history(self) -> bool:
@@ -35,9 +35,9 @@ A = TypeVar("A")
 
 
 class WorkerPool(Generic[J, A]):
-    """Runs jobs in `concurrency` threads, those of history last.
+    """Runs jobs in `concurrency` threads, the most overdue first and those of history last. Thread-safe.
 
-    No endpoint uses more than half of the threads, rounded up, while another has jobs queued. Thread-safe.
+    While several endpoints have queued jobs, each uses at most half of the threads, rounded up.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class WorkerPool(Generic[J, A]):
     ) -> None:
         """Start the threads. They end after `close` or with the process.
 
-        `run` is called with each job and the result of `admit` for it. While `admit` returns None, the job stays
-        queued.
+        `admit` is called before each job. While it returns None, the job stays queued. Otherwise `run` is called with
+        the job and the result of `admit`. `name` is part of the names of the threads.
         """
         self._max_per_endpoint = (concurrency + 1) // 2
         self._admit = admit
@@ -60,7 +60,7 @@ class WorkerPool(Generic[J, A]):
             threading.Thread(target=self._work, name=f"fetch {name}", daemon=True).start()
 
     def add(self, jobs: Sequence[J]) -> None:
-        """Queue jobs. No thread takes one before all are queued."""
+        """Queue jobs. No thread starts any of them before all are queued, so that the most overdue one is first."""
         with self._changed:
             for job in jobs:
                 queue = self._queues.setdefault(job.path, [])
@@ -85,7 +85,7 @@ class WorkerPool(Generic[J, A]):
                 _log.exception("Internal error in a worker thread")
             with self._changed:
                 self._running[job.path] -= 1
-                self._changed.notify_all()  # jobs over the endpoint limit or not admitted may run now
+                self._changed.notify_all()  # jobs that exceeded the endpoint limit or were not admitted may run now
 
     def _take_job(self) -> tuple[J, A] | None:
         """Wait for a job that may run and return it with the result of `admit`, or None if the thread must end."""
@@ -104,5 +104,9 @@ class WorkerPool(Generic[J, A]):
         """Yield the endpoints that may use another thread, first the one with the most overdue job."""
         queued = {endpoint: queue[0][:3] for endpoint, queue in self._queues.items() if queue}
         if len(queued) > 1:
-            queued = {e: first for e, first in queued.items() if self._running.get(e, 0) < self._max_per_endpoint}
+            queued = {
+                endpoint: first
+                for endpoint, first in queued.items()
+                if self._running.get(endpoint, 0) < self._max_per_endpoint
+            }
         yield from sorted(queued, key=queued.__getitem__)
