@@ -1,4 +1,4 @@
-"""Renders the results of the scheduler and the counters as the `/metrics` page."""
+"""Renders the query results and the counters as the `/metrics` page."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ def query_status(query_state: QueryState, now: float) -> QueryStatus:
 
 
 class Collector:
-    """Renders the `/metrics` page. Thread-safe. Rendering never raises, whatever Braze returned."""
+    """Renders the `/metrics` page. Thread-safe. No content of a response makes rendering raise."""
 
     def __init__(
         self, scheduler: Scheduler, counters: Counters, self_metrics: SelfMetrics, monotonic: Callable[[], float]
@@ -52,7 +52,7 @@ class Collector:
         scheduler.add_listener(self)
 
     def render(self, *, openmetrics: bool) -> bytes:
-        """Return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics`."""
+        """Save the counters, and return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0."""
         self._counters.save()
         return self._render_queries(openmetrics=openmetrics) + self._self_metrics.render(openmetrics=openmetrics)
 
@@ -73,11 +73,11 @@ class Collector:
                 text = "".join(
                     format_header(family, openmetrics=openmetrics) + lines for family, lines in self._sections
                 )
-                self._bodies[openmetrics] = text.encode(errors="replace")  # one bad name must not fail the page
+                self._bodies[openmetrics] = text.encode(errors="replace")  # a name may contain lone surrogates
             return self._bodies[openmetrics]
 
     def views(self) -> list[SeriesView]:
-        """Return what `/metrics` exports of each series, in the order of the plan, without any fetch."""
+        """Return the exported values of each series, in the order of the plan. Starts no fetch."""
         with self._lock:
             now = self._monotonic()
             for row in self._rows.values():
@@ -91,7 +91,7 @@ class Collector:
         )
 
     def on_queries(self, query_states: Sequence[QueryState]) -> None:
-        """Export these queries from now on. Queries that were there before keep their values."""
+        """Export these queries from now on. Queries that were exported before keep their values."""
         with self._lock:
             rows = {state_key(query_state.query): self._find_or_create_row(query_state) for query_state in query_states}
             self._rows = rows
@@ -130,7 +130,7 @@ class Collector:
             row.render()
 
     def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Handle older buckets, which no gauge shows: update the counters and the baseline."""
+        """Update the counters and the baseline from older buckets, which no gauge shows."""
         if query_state in self._counter_sources:
             self._record_in_counters(query_state.query, response)
         with self._lock:
@@ -147,9 +147,8 @@ class Collector:
     def _record_in_counters(self, query: Query, response: Response) -> None:
         """Record the buckets of a response in the counters.
 
-        If the query has several metric groups, the counter state of the query itself holds the time of the last
-        request. A series that first appears later is counted from zero, but only in the buckets since the previous
-        response.
+        If the query has several metric groups, the counter state under the key of the query has the time of the last
+        request. The first values of a series that appears later count too, in the buckets since the previous response.
         """
         oldest, has_several = oldest_requested_bucket(query, response.sent_at), len(query.metric_groups) > 1
         last = self._counters.last_requested(query.counter_key) if has_several else None
@@ -162,10 +161,10 @@ class Collector:
             bucket_numbers.update(number for number, _ in buckets)
             bucket_numbers.update(holes)
             if series.has_counter:
-                subject = _counter_key(query, series)
+                key = _counter_key(query, series)
                 unknown = [*holes, *_missing_buckets(query, response, oldest)] if holes or response.is_short else ()
                 self._counters.record(
-                    subject,
+                    key,
                     query.unit,
                     buckets,
                     oldest,
@@ -193,10 +192,7 @@ class Collector:
         yield from self._summary_families(now)
 
     def _counter_lines(self, family: Family, metric_group: MetricGroup, rows: Iterable[QueryRow]) -> str:
-        """Return the lines of a counter.
-
-        The exported totals change when the counters are saved, not when a response arrives.
-        """
+        """Return the lines of a counter family, with the totals of the last save."""
         return "".join(
             [
                 format_sample(
@@ -237,7 +233,7 @@ class Collector:
 
 
 def _missing_buckets(query: Query, response: Response, oldest: int) -> Iterable[int]:
-    """Return the bucket numbers of a full response, from `oldest` on, that a short response lacks."""
+    """Return the bucket numbers from `oldest` on that a short response lacks, or nothing for a full response."""
     if not response.is_short:
         return ()
     step = query.unit.seconds if query.unit is Unit.HOUR else 1

@@ -1,7 +1,7 @@
-"""The counters: the highest value that Braze reported for each bucket, and the sum of the increases.
+"""The counters: the highest value that Braze has reported for each bucket, and the sum of its increases.
 
-Braze reports the total of a bucket again in each response, and revises it. A counter must never fall, and must count
-each occurrence once. With a state file, a total is exported only after it was written there.
+Each response contains the whole value of a bucket again, and Braze may revise it. A counter must never fall, and must
+count each occurrence once. If there is a state file, a total is exported only after it has been written there.
 """
 
 import logging
@@ -11,11 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.state import CounterKey, CounterState, StateFile, StateFileError
 
-# The most buckets that Braze returns in one response. Older buckets never count.
+# The maximum number of buckets in a response. Older buckets never count.
 MAX_BUCKETS = MAX_LENGTH
-# Once a counter has not been updated for so long, no response can include its buckets, daily ones included.
+# After this time without an update, no response can contain the buckets of a counter, even daily ones.
 _RETENTION_SECONDS = MAX_LENGTH * 24 * 3_600.0
-# Unsaved counters after which `save_if_many` writes. Writing more would delay the next scrape by 0.1 s to 0.2 s.
+# The number of unsaved counters from which `save_early_if_needed` writes. A scrape that had to write more would be
+# delayed by 0.1 s to 0.2 s.
 MAX_UNSAVED = 2_000
 
 _log = logging.getLogger(__name__)
@@ -24,8 +25,8 @@ _log = logging.getLogger(__name__)
 class Counters:
     """Turns the buckets of responses into totals that never fall. Thread-safe.
 
-    The key of a counter consists of Braze's own ids, so the counter continues when the names in labels change.
-    `revision` changes whenever an exported total changes.
+    The key of a counter consists of Braze's ids, so the counter continues when the names in labels change. The
+    attribute `revision` increases whenever an exported total may have changed.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Counters:
         self._states: dict[CounterKey, CounterState] = state_file.read() if state_file is not None else {}
         self._changed: set[CounterKey] = set()
         self._removed: set[CounterKey] = set()
-        self._saved_totals = {subject: counter_state.total for subject, counter_state in self._states.items()}
+        self._saved_totals = {key: counter_state.total for key, counter_state in self._states.items()}
         self._is_failing = False
         self._has_stopped_early_saves = False
         self.revision = 0
@@ -59,18 +60,17 @@ class Counters:
         unknown: Iterable[int] = (),
         new_from: int | None = None,
     ) -> None:
-        """Record the `buckets` of a response, each as a bucket number that rises with time, and its value.
+        """Record the `buckets` of a response, as pairs of bucket number and value.
 
-        The response was requested at `requested_at` (seconds since the epoch), for the buckets from `requested_from`
-        on. Only a response that `is_complete` moves the time of the last request. `requested_at` is None if another
-        counter state holds that time.
+        Bucket numbers rise with time. The response was requested at `requested_at` (seconds since the epoch), for the
+        buckets from `requested_from` on. If it `is_complete`, `requested_at` becomes the time of the last request.
+        `requested_at` is None if the counter state of the query keeps that time.
 
-        The first response of a key counts 0, and so does the first one after the unit changed. After that, a rise of a
-        bucket is added and a fall is not subtracted. A later rise counts only above the highest value seen. The first
-        value of a bucket that was `unknown` in the first response counts 0. Buckets older than the oldest kept one do
-        not count.
+        The first response of a key counts 0, and so does the first one after a change of the unit. In later responses
+        the rise of a bucket above its highest value is added, and a fall is not subtracted. The first value of a bucket
+        that was `unknown` in the first response counts 0. Buckets older than the oldest stored one do not count.
 
-        With `new_from`, a key that is new is counted from zero in the buckets from that number on.
+        If `new_from` is given, a new key counts its first response too, in the buckets from that number on.
         """
         values, holes = dict(buckets), list(unknown)
         with self._lock:
@@ -115,10 +115,10 @@ class Counters:
         return has_changed
 
     def remove_others(self, kept: Collection[CounterKey]) -> None:
-        """Forget counters that are not `kept` and were not updated in the 100 days before the newest response.
+        """Remove counters that are not in `kept` and were not updated in the 100 days before the newest response.
 
-        All keys in `kept` have the same length, and the key of a series begins with the key of its query. A counter
-        that returns later starts at 0. If `kept` is empty, nothing is removed.
+        `kept` contains the keys of queries, which all have the same length. The key of a series begins with the key of
+        its query. A counter that is added again later starts at 0. If `kept` is empty, nothing is removed.
         """
         width = len(next(iter(kept), ()))
         with self._lock:
@@ -133,17 +133,16 @@ class Counters:
             self._removed.update(removed)
 
     def last_requested(self, key: CounterKey) -> float | None:
-        """Return when the last recorded response of a key was requested, in seconds since the epoch, or None.
+        """Return when the last complete response of a key was requested, in seconds since the epoch.
 
-        Only complete responses move this time; until there is one, it is the time of the first response. It is None if
-        that was a short response.
+        Until there is one, return the time of the first response, or None if that was short or there is none.
         """
         with self._lock:
             state = self._states.get(key)
             return state.requested_at or None if state is not None else None
 
     def total(self, key: CounterKey) -> float:
-        """Return the exported total of a counter: 0 before its first response, then the value at the last `save`."""
+        """Return the exported total of a counter: its value at the last `save`, or 0 before its first response."""
         with self._lock:
             return self._saved_totals.get(key, 0.0)
 
@@ -175,7 +174,7 @@ class Counters:
                 self._write_lock.release()
 
     def stop_early_saves(self) -> None:
-        """Stop `save_early_if_needed` from writing, so that the caller can close the store after the last `save`."""
+        """Stop `save_early_if_needed` from writing, so that the state file can be closed after the last `save`."""
         with self._write_lock:
             self._has_stopped_early_saves = True
 

@@ -1,4 +1,4 @@
-"""Checks of responses: how late Braze revises a bucket, and in which time zone its days begin. Pure functions."""
+"""Checks of responses: how late Braze revises buckets, and whether its days match the time zone. Pure functions."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -8,15 +8,15 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.query_state import Response
 
-# This close to midnight, a small difference between the clocks would look like another time zone.
+# Days are not checked this close to midnight, since a small difference of the clocks would look like another time zone.
 _MIDNIGHT_MARGIN = timedelta(minutes=30)
 
 
 def revision_delays(query: Query, previous: Response, response: Response) -> Iterator[float]:
-    """Yield the seconds from the end of each changed bucket until `response`, the response that shows the change.
+    """Yield the revision delays: for each bucket that changed, the seconds from its end to the request of `response`.
 
-    A change counts only if the bucket had ended when the response `previous` was requested. If two or more refresh
-    intervals lie between the responses, the time of a change is unknown and nothing is yielded.
+    A bucket counts only if it had ended when the response `previous` was requested. If the requests were two or more
+    refresh intervals apart, nothing is yielded, since the time of a change is unknown.
     """
     if response.sent_at - previous.sent_at >= 2 * query.refresh:
         return
@@ -32,8 +32,8 @@ def revision_delays(query: Query, previous: Response, response: Response) -> Ite
 def is_timezone_mismatch(query: Query, response: Response) -> bool | None:
     """Return whether the newest day of a response is not today in `query.zone`, or None if that is unclear.
 
-    Only yesterday and tomorrow are a mismatch. A response that is further behind has another cause, and for some kinds
-    Braze returns a day only later.
+    Only yesterday and tomorrow are a mismatch, since any other day has another cause. Kinds whose current day Braze
+    does not return are not checked.
     """
     if not query.kind.includes_current_day:
         return None

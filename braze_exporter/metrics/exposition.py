@@ -1,6 +1,7 @@
-"""Lines of the text format, byte for byte as `prometheus_client` writes them, but cached by the callers.
+"""Formats lines of the text format, byte for byte as `prometheus_client` does. Unlike its output, they can be cached.
 
-The text format and OpenMetrics differ only in the headers: OpenMetrics names a counter without `_total` there.
+Samples are the same in the text format and in OpenMetrics. The headers differ: in OpenMetrics the name of a counter has
+no `_total`, and quotes in the help are escaped.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ def format_labels(labels: Iterable[tuple[str, str]]) -> str:
 
 
 def format_sample(name: str, labels: str, value: float) -> str:
-    """Return one line: the sample `name` with the formatted `labels`."""
+    """Return the line of one sample. `labels` must be formatted by `format_labels`."""
     return f"{name}{labels} {floatToGoString(value)}\n"
 
 

@@ -15,8 +15,8 @@ class Family:
     labels: tuple[str, ...]
 
 
-# Help texts of the gauges of a query, by the suffix of the family. `{counts}` is the `help_prefix` of the metric group,
-# `{unit}` the unit of the query.
+# The help texts of the gauges of a query, by the suffix of the family name. `{counts}` is the `help_prefix` of the
+# metric group, `{unit}` the unit of the query.
 GAUGE_HELP: dict[str, str] = {
     "latest": "{counts} in the newest {unit}, usually still growing.",
     "latest_bucket_start_timestamp_seconds": "Timestamp of the start of the newest {unit}.",
@@ -26,12 +26,12 @@ GAUGE_HELP: dict[str, str] = {
     "up": "Whether the last fetch succeeded.",
     "last_success_timestamp_seconds": "Timestamp of the last successful fetch, 0 until the first.",
 }
-# The gauges that a query has once, even if its responses have several series.
+# The gauges that each metric group has once, even if it has several series.
 QUERY_GAUGES = ("up", "last_success_timestamp_seconds")
 
 
 def build_gauge(kind: SeriesKind, metric_group: MetricGroup, unit: Unit, measure: str) -> Family:
-    """Return the gauge family for one of the measures in `GAUGE_HELP` of a metric group of `kind`."""
+    """Return the gauge family of a metric group of `kind` for `measure`, a key of `GAUGE_HELP`."""
     text = GAUGE_HELP[measure].format(counts=metric_group.help_prefix, unit=unit.value)
     labels = ("workspace", *metric_group.labels, *(() if measure in QUERY_GAUGES else metric_group.series_labels))
     return Family(f"braze_{metric_group.name}_{unit.adverb}_{measure}", "gauge", _append_source(text, kind), labels)
@@ -45,7 +45,7 @@ def build_counter(kind: SeriesKind, metric_group: MetricGroup) -> Family:
 
 
 def build_info(kind: SeriesKind) -> Family:
-    """Return the info family that maps the subjects of `kind` to their ids. `kind` must be `is_identified_by_id`."""
+    """Return the info family that maps the names of subjects to their ids. Braze must identify `kind` by an id."""
     text = f"A metric with a constant '1' value labeled by {kind.subject_label} and {kind.subject_parameter}."
     return Family(
         f"braze_{kind.subject_label}_info", "gauge", text, ("workspace", kind.subject_label, kind.subject_parameter)

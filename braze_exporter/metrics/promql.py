@@ -22,8 +22,8 @@ def format_number(value: float) -> str:
 class LabelRegex(str):
     """Represents the values of a label that match `expression` but not `excluded`.
 
-    Both are regexes that match whole values. An empty `expression` matches all values. As a string, the object is the
-    text that stands for these values in the config.
+    Both are regexes that match whole values. An empty `expression` matches all values. The string itself is the text of
+    the config, for example the regex or tag of a selector.
     """
 
     __slots__ = ("excluded", "expression")
@@ -31,7 +31,7 @@ class LabelRegex(str):
     excluded: str
 
     def __new__(cls, text: str, expression: str | None = None, excluded: str = "") -> Self:
-        """Return the values that match `expression`, by default `text`, but not `excluded`."""
+        """Return the values that match `expression` (`text` if it is None) but not `excluded`."""
         value = super().__new__(cls, text)
         value.expression = text if expression is None else expression
         value.excluded = excluded
@@ -64,12 +64,15 @@ def stat_matchers(stats: Iterable[str]) -> list[str]:
 def max_by(expr: str, by: Iterable[str]) -> str:
     """Return the maximum of an expression by these labels, over all Prometheus targets.
 
-    Without the target labels a new pod continues the series of the old one, and both raise the same alert.
+    Target labels are dropped, so that a replaced pod continues the series and the alerts of the previous one.
     """
     return f"max by ({', '.join(by)}) ({expr})"
 
 
 def sum_by(expr: str, by: Iterable[str], series_labels: Iterable[str]) -> str:
-    """Return the sum of an expression by these labels over the `series_labels` of a response, if there are any."""
+    """Return the sum of an expression over its `series_labels`, by the labels `by`, over all Prometheus targets.
+
+    Without `series_labels` there is only one series, which is returned as it is.
+    """
     each = max_by(expr, (*by, *series_labels))
     return f"sum by ({', '.join(by)}) ({each})" if [*series_labels] else each

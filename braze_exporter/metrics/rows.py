@@ -1,4 +1,4 @@
-"""The exported series of one query: the lines of its gauges, rendered when something changes and cached until then."""
+"""The exported series of one query: the lines of its gauges, cached until something changes."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ def _gauge_families(kind: SeriesKind, metric_group: MetricGroup, unit: Unit) -> 
 
 
 def expiry_time(query_state: QueryState) -> float:
-    """Return when the last response becomes stale, on the monotonic clock; infinity if there is none."""
+    """Return when the last response becomes stale, in seconds of the monotonic clock, or infinity without one."""
     response = query_state.response
     return float("inf") if response is None else response.received_monotonic + query_state.query.max_age
 
@@ -56,8 +56,8 @@ _NO_VALUES = GaugeValues()
 class SeriesRow:
     """One series of a query: its formatted labels, its baseline and the values of its gauges.
 
-    `series` has no points. `latest_start` and `settled_start` are the last known starts of these buckets; they remain
-    when the response is replaced.
+    `series` has no points. `latest_start` and `settled_start` are the last known starts of these buckets. They are kept
+    if a later response does not contain the series.
     """
 
     series: Series
@@ -71,10 +71,10 @@ class SeriesRow:
 
 @dataclass(frozen=True, slots=True)
 class SeriesView:
-    """One series of a query as the gauges show it, with its points and its last response.
+    """One series of a query with its exported values, its points and the last response of the query.
 
-    `series` has no points. `bucket_starts` are the starts of the latest and the settled bucket. `total` is the exported
-    value of the counter, or None if the series has no counter.
+    `series` has no points; `window` has them. `bucket_starts` are the starts of the latest and the settled bucket.
+    `total` is the exported value of the counter, or None if the series has no counter.
     """
 
     query_state: QueryState
@@ -87,10 +87,10 @@ class SeriesView:
 
 
 class QueryRow:
-    """The lines of one query, for each of its families. Not thread-safe."""
+    """The rendered lines of one query, one string for each family in `gauges`. Not thread-safe."""
 
     def __init__(self, query_state: QueryState, previous: "QueryRow | None" = None) -> None:
-        """Render `query_state`, reusing the labels, bucket starts and baselines of the row `previous`."""
+        """Render `query_state`, and keep the labels, bucket starts and baselines of the row `previous`."""
         query = query_state.query
         self.query_state = query_state
         self.query = query
@@ -100,7 +100,7 @@ class QueryRow:
             for family in _gauge_families(query.kind, metric_group, query.unit)
         )
         self.series: dict[tuple[str, ...], SeriesRow] = {}
-        # The series that has or had these labels, by its identity.
+        # The identity of the series that has or had these labels.
         self.identities_by_labels: dict[tuple[str, SeriesLabels], tuple[str, ...]] = (
             previous.identities_by_labels if previous is not None else {}
         )
@@ -111,18 +111,20 @@ class QueryRow:
         for metric_group in query.metric_groups:
             if not metric_group.series_labels:
                 self._series_row(Series(metric_group, ()))
-        for series_row in previous.series.values() if previous is not None else ():
-            own_row = self._series_row(series_row.series)
-            own_row.latest_start, own_row.settled_start = series_row.latest_start, series_row.settled_start
-            if series_row.baseline is not None and series_row.baseline.query.baseline_weeks == query.baseline_weeks:
-                own_row.baseline = series_row.baseline
-                own_row.baseline.query = query
+        for previous_row in previous.series.values() if previous is not None else ():
+            series_row = self._series_row(previous_row.series)
+            series_row.latest_start, series_row.settled_start = previous_row.latest_start, previous_row.settled_start
+            baseline = previous_row.baseline
+            if baseline is not None and baseline.query.baseline_weeks == query.baseline_weeks:
+                baseline.query = query
+                series_row.baseline = baseline
         self.render()
 
     def learn(self, response: Response, *, is_history: bool) -> None:
-        """Add the settled points of a response, of the query or of its history, to the baselines.
+        """Add the settled points of a response to the baselines.
 
-        The newest bucket of a response that runs up to now has never settled, whatever the clocks say.
+        `is_history` is true for a response with older buckets only. In any other response the newest bucket is skipped,
+        since it has not settled, even if the clocks differ.
         """
         for series in response.series if self.query_state.query.baseline_weeks else ():
             series_row = self._series_row(series)
@@ -131,14 +133,14 @@ class QueryRow:
             series_row.baseline.learn(series.points if is_history else series.points[:-1], response.sent_at)
 
     def update_age(self, now: float) -> None:
-        """Render again if the values became stale, or no longer are, at `now` on the monotonic clock."""
+        """Render again if the values have become stale, or are no longer stale, at `now` on the monotonic clock."""
         is_stale = now >= expiry_time(self.query_state)
         if is_stale != self.is_stale:
             self.is_stale = is_stale
             self.render()
 
     def render(self) -> None:
-        """Render the lines of each family, with those of all series."""
+        """Render the lines of all families from the current query state."""
         query_state, query, response = self.query_state, self.query_state.query, self.query_state.response
         self._apply_response(response)
         up = (0.0 if query_state.error else 1.0) if query_state.has_result else None
@@ -166,8 +168,8 @@ class QueryRow:
     def _apply_response(self, response: Response | None) -> None:
         """Set the bucket windows and gauge values from a response, and drop those of the previous one.
 
-        All series of a metric group show the same bucket, because their values are added up. Otherwise a removed
-        variation or step would show its last day for as long as responses reach back to it.
+        All series of a metric group show the same bucket, because dashboards and alerts add up their values. A removed
+        variation or step has no value in that bucket, so it is absent.
         """
         self.response = response
         for series_row in self.series.values():
@@ -184,7 +186,7 @@ class QueryRow:
             )
             for series in series_of_group:
                 if series.key and not series.points and series.identity not in self.series:
-                    continue  # only nulls so far, so it may not be a statistic
+                    continue  # it has had only nulls so far, so it may not be a statistic
                 series_row = self._series_row(series)
                 series_row.window = _bucket_window(series.points, query, response.sent_at, settled_start)
                 if not self.is_stale:
@@ -208,31 +210,31 @@ class QueryRow:
             )
 
     def _series_row(self, series: Series) -> SeriesRow:
-        """Return the row of the series, updated if its labels changed.
+        """Return the row of the series, with new labels if they have changed.
 
-        If another series has ever had the same labels, the name is followed by the id. Otherwise a counter would seem
+        If another series has ever had the same labels, the id is appended to the name. Otherwise a counter would seem
         to jump to the value of the new series.
         """
-        labelled = series.without_buckets
+        labeled = series.without_buckets
         while (
-            self.identities_by_labels.setdefault((labelled.metric_group.name, labelled.labels), labelled.identity)
-            != labelled.identity
+            self.identities_by_labels.setdefault((labeled.metric_group.name, labeled.labels), labeled.identity)
+            != labeled.identity
         ):
-            labelled = labelled.with_id
-        series_row = self.series.get(labelled.identity)
-        if series_row is None or series_row.series.labels != labelled.labels:
-            labels = format_labels((*self.query_state.query.labels, *labelled.labels))
+            labeled = labeled.with_id
+        series_row = self.series.get(labeled.identity)
+        if series_row is None or series_row.series.labels != labeled.labels:
+            labels = format_labels((*self.query_state.query.labels, *labeled.labels))
             series_row = (
-                replace(series_row, series=labelled, labels=labels)
+                replace(series_row, series=labeled, labels=labels)
                 if series_row is not None
-                else SeriesRow(labelled, labels)
+                else SeriesRow(labeled, labels)
             )
-            self.series[labelled.identity] = series_row
+            self.series[labeled.identity] = series_row
         return series_row
 
 
 def _values_in_order(series_row: SeriesRow) -> tuple[float | None, ...]:
-    """Return the values of the gauges that each series has, in the order of `GAUGE_HELP`."""
+    """Return the values of the gauges of a series, in the order of `GAUGE_HELP` without `QUERY_GAUGES`."""
     latest, settled, baseline = series_row.values
     return latest, series_row.latest_start, settled, series_row.settled_start, baseline
 
@@ -259,8 +261,8 @@ def _gauge_values(
 ) -> GaugeValues:
     """Return the latest, settled and baseline values, and store the starts of their buckets in `series_row`.
 
-    A value is returned only if it is of the bucket that starts at `newest_start` or at `settled_start`. For a hole, the
-    start becomes None.
+    The latest value must be of the bucket at `newest_start`, and the settled value of the one at `settled_start`. If
+    that bucket is a hole, the stored start becomes None.
     """
     points, settled, _ = series_row.window
     latest = None

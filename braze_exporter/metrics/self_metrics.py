@@ -1,7 +1,7 @@
-"""The exporter's own metrics: their families, and the class that counts them.
+"""The exporter's own metrics: their families, and the class that updates and renders them.
 
-The collector fills `QUERIES` and `UP`, which summarize the queries. The families in `SELF_METRICS` are counted as
-events occur.
+`SelfMetrics` updates the families in `SELF_METRICS` when events occur. The collector computes `QUERIES` and `UP` at
+each scrape.
 """
 
 import platform
@@ -28,7 +28,7 @@ QUERIES = Family("braze_exporter_queries", "gauge", "Number of queries by state.
 
 
 class QueryStatus(StrEnum):
-    """The status of a query, exported as the label `state`. If several apply, the first one counts."""
+    """The status of a query, exported as the label `state`. If several apply, it is the first."""
 
     PENDING = "pending"
     STALE = "stale"
@@ -172,33 +172,34 @@ SELF_METRICS: tuple[Family, ...] = (
     BUILD_INFO,
 )
 
-# From a fast response to the timeouts of the client, in seconds.
+# From fast responses to the timeouts of the client, in seconds.
 _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 # From the usual refresh interval to a few days, the reasonable range of `settle`.
 _REVISION_BUCKETS = (600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400, 172_800, 345_600)
 
 
 class SelfMetrics:
-    """Counts and renders the exporter's own metrics."""
+    """Updates and renders the exporter's own metrics."""
 
     def __init__(self, version: str) -> None:
-        """Start all counters at 0.
+        """Start all counters at 0. `version` is that of the exporter.
 
-        `kinds` are the workspaces and kinds of the plan, including those of selectors whose list was not read yet.
+        The attribute `kinds` contains the workspaces and kinds of the plan, including those of selectors whose list has
+        not been read yet.
         """
         self.kinds: tuple[tuple[str, SeriesKind], ...] = ()
         disable_created_metrics()
         self._registry = CollectorRegistry()
         self._requests = self._counter(REQUESTS)
-        self._errors = self._counter(REQUESTS_FAILED)
+        self._requests_failed = self._counter(REQUESTS_FAILED)
         self._duration = Histogram(
             DURATION.name, DURATION.help, DURATION.labels, buckets=_DURATION_BUCKETS, registry=self._registry
         )
         self._deferred = self._counter(DEFERRED)
-        self._quota_limit = self._gauge(RATE_LIMIT)
-        self._quota_remaining = self._gauge(RATE_LIMIT_REMAINING)
-        self._quota_reset = self._gauge(RATE_LIMIT_RESET)
-        self._revision_age = Histogram(
+        self._rate_limit = self._gauge(RATE_LIMIT)
+        self._rate_limit_remaining = self._gauge(RATE_LIMIT_REMAINING)
+        self._rate_limit_reset = self._gauge(RATE_LIMIT_RESET)
+        self._revision_delay = Histogram(
             REVISION_DELAY.name,
             REVISION_DELAY.help,
             REVISION_DELAY.labels,
@@ -211,13 +212,13 @@ class SelfMetrics:
         self._shown_labels: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._workspace_metrics = (
             self._requests,
-            self._errors,
+            self._requests_failed,
             self._duration,
             self._deferred,
-            self._quota_limit,
-            self._quota_remaining,
-            self._quota_reset,
-            self._revision_age,
+            self._rate_limit,
+            self._rate_limit_remaining,
+            self._rate_limit_reset,
+            self._revision_delay,
             self._timezone_mismatch,
         )
         self._scrapes_incomplete = self._counter(SCRAPES_INCOMPLETE)
@@ -228,14 +229,13 @@ class SelfMetrics:
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()
         self._workspaces: set[str] = set()
-        # There is one sample for each subject of the config, so these lines are rendered when they change, not in each
-        # scrape.
+        # Rendered when the lists change instead of at each scrape, since there is a sample for each configured subject.
         self._unlisted = self._render_unlisted({})
 
     def initialize(self, plan: Plan, lists: Mapping[str, Sequence[ListEndpoint]]) -> None:
-        """Start at 0 for each possible endpoint, pool and reason, and remove the metrics of removed workspaces.
+        """Create the series of all endpoints, pools and reasons, and remove those of removed workspaces.
 
-        The endpoints are those of the kinds in `plan`, and of `lists`: the lists that are read, by workspace name.
+        The endpoints are those of the kinds in `plan` and of `lists`, the lists to read by workspace name.
         """
         queries: Sequence[Query | Selector] = [*plan.queries, *plan.selectors]
         self.kinds = tuple(dict.fromkeys((query.workspace, query.kind) for query in queries))
@@ -246,31 +246,31 @@ class SelfMetrics:
                 for metric in self._workspace_metrics:
                     metric.remove_by_labels({"workspace": name})
         for workspace, kind in self.kinds:
-            self._revision_age.labels(workspace, kind.section)
+            self._revision_delay.labels(workspace, kind.section)
         endpoints: list[tuple[str, Endpoint]] = [*self.kinds]
         endpoints += [
             (workspace, list_endpoint)
-            for workspace, list_endpoints_of in lists.items()
-            for list_endpoint in list_endpoints_of
+            for workspace, list_endpoints in lists.items()
+            for list_endpoint in list_endpoints
         ]
         for workspace, endpoint in endpoints:
             self._duration.labels(workspace, endpoint.path)
             self._deferred.labels(workspace, endpoint.pool.name)
             for reason in Reason:
-                self._errors.labels(workspace, endpoint.path, reason)
+                self._requests_failed.labels(workspace, endpoint.path, reason)
 
     def clear_timezones(self) -> None:
-        """Remove the time zone mismatches until the next check.
+        """Remove the results of time zone checks until the next check.
 
-        The time zones may have changed, or no daily queries may be left.
+        After a reload the time zones may have changed, or there may be no daily queries.
         """
         self._timezone_mismatch.clear()
 
     def record_lists(self, plan: Plan, read_times: Mapping[tuple[str, ListEndpoint], float]) -> None:
         """Set the metrics of the selectors of `plan` and of the subjects that the config names.
 
-        `read_times` maps the lists in use, by workspace, to the time of the last read in seconds since the epoch, 0 for
-        never.
+        `read_times` maps the lists in use, by workspace, to the time of the last complete read: in seconds since the
+        epoch, or 0 if there was none.
         """
         values: dict[tuple[Gauge, tuple[str, ...]], float] = {}
         for selection in plan.selection_results:
@@ -293,7 +293,7 @@ class SelfMetrics:
 
     @staticmethod
     def _render_unlisted(values: Mapping[tuple[str, ...], float]) -> Mapping[bool, bytes]:
-        """Return the samples of `QUERY_UNLISTED`, in the text format (False) and in OpenMetrics (True)."""
+        """Return the lines of `QUERY_UNLISTED` in the text format (key False) and in OpenMetrics (key True)."""
         family = QUERY_UNLISTED
         lines = "".join(
             format_sample(family.name, format_labels(zip(family.labels, labels, strict=True)), value)
@@ -311,7 +311,7 @@ class SelfMetrics:
         return Gauge(family.name, family.help, family.labels, registry=self._registry)
 
     def count_call(self, call: CallEvent) -> None:
-        """Count a call and record its rate limit, if its workspace is still in the plan."""
+        """Count a call and record the rate limit of its response, if its workspace is still in the plan."""
         with self._lock:
             if call.workspace in self._workspaces:
                 self._count(call)
@@ -321,11 +321,11 @@ class SelfMetrics:
         self._requests.labels(call.workspace, call.path, code).inc()
         self._duration.labels(call.workspace, call.path).observe(call.seconds)
         if call.reason is not None:
-            self._errors.labels(call.workspace, call.path, call.reason).inc()
+            self._requests_failed.labels(call.workspace, call.path, call.reason).inc()
         for metric, value in (
-            (self._quota_limit, call.rate_limit_headers.limit),
-            (self._quota_remaining, call.rate_limit_headers.remaining),
-            (self._quota_reset, call.rate_limit_headers.reset),
+            (self._rate_limit, call.rate_limit_headers.limit),
+            (self._rate_limit_remaining, call.rate_limit_headers.remaining),
+            (self._rate_limit_reset, call.rate_limit_headers.reset),
         ):
             if value is not None:
                 metric.labels(call.workspace, call.pool).set(value)
@@ -335,7 +335,7 @@ class SelfMetrics:
         self._deferred.labels(workspace, endpoint.pool.name).inc()
 
     def record_reload(self, loaded_at: float | None) -> None:
-        """Record a configuration reload: the time of the read in seconds since the epoch, or None if it failed."""
+        """Record a configuration reload: its time in seconds since the epoch, or None if it failed."""
         self._reload_successful.set(float(loaded_at is not None))
         if loaded_at is not None:
             self._reload_success_time.set(loaded_at)
@@ -350,10 +350,10 @@ class SelfMetrics:
 
     def observe_revision(self, query: Query, delay: float) -> None:
         """Record that a bucket of `query` changed `delay` seconds after its end."""
-        self._revision_age.labels(query.workspace, query.kind.section).observe(delay)
+        self._revision_delay.labels(query.workspace, query.kind.section).observe(delay)
 
     def record_timezone(self, query: Query, *, is_mismatch: bool) -> None:
-        """Record whether the days of Braze's responses differ from those of the workspace's configured time zone."""
+        """Record whether the days in Braze's responses differ from those in the workspace's configured time zone."""
         self._timezone_mismatch.labels(query.workspace).set(float(is_mismatch))
 
     def read_values(self, family: Family) -> dict[tuple[str, ...], float]:

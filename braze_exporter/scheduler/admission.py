@@ -1,6 +1,6 @@
 """Decides whether a call to Braze may be made for a workspace now.
 
-It depends on the rate limiter of the pool and on whether Braze accepts the API key.
+The decision depends on the rate limiter of the pool, and on whether Braze accepts the API key at the endpoint.
 """
 
 import threading
@@ -22,9 +22,9 @@ from braze_exporter.scheduler.rate_limiter import (
     RateLimiter,
 )
 
-# The failures caused by the key: it is rejected (401), or a permission is missing (401 or 403).
+# The failures caused by the key: the key is rejected (401), or lacks a permission (401 or 403).
 AUTH_REASONS = {Reason.UNAUTHORIZED, Reason.FORBIDDEN}
-# The results, success (None) included, which show that Braze accepted the key.
+# The results that show that Braze accepted the key. None means success.
 _KEY_ACCEPTED_REASONS = {
     None,
     Reason.BAD_REQUEST,
@@ -43,7 +43,7 @@ KEY_REJECTED_DETAIL = (
 
 @dataclass(frozen=True, slots=True)
 class AuthFailure:
-    """Represents a rejection of the key, with the seconds until the next attempt."""
+    """Represents a 401 or 403, with the seconds until the next attempt."""
 
     error: BrazeError
     seconds: float
@@ -53,8 +53,8 @@ class AuthFailure:
 class LimiterStatus:
     """Represents what prevents calls of a workspace now.
 
-    `pauses` are by the name of the pool. `key_failure` is set if all endpoints in use reject the key.
-    `endpoint_failures` are by the path of the endpoint, and empty if `key_failure` is set.
+    `pauses` are keyed by the name of the pool, `endpoint_failures` by the path of the endpoint. If all endpoints in use
+    reject the key, `key_failure` is set and `endpoint_failures` is empty.
     """
 
     pauses: Mapping[str, Pause]
@@ -63,7 +63,7 @@ class LimiterStatus:
 
 
 class _Verdict(Enum):
-    """Whether an endpoint accepted the key in its last response that shows it."""
+    """Whether an endpoint accepts the key, according to its last response that shows this."""
 
     UNKNOWN = auto()
     ACCEPTED = auto()
@@ -73,8 +73,9 @@ class _Verdict(Enum):
 class _AuthCircuitBreaker(CircuitBreaker):
     """Denies calls to an endpoint after a 401 or 403, until a probe succeeds.
 
-    `verdict` is whether the endpoint accepts the key, as of `verdict_at`. `rejected_since` is the time of the first of
-    the latest 401s in a row.
+    `verdict` is whether the endpoint accepts the key, and `verdict_at` the time of the response that showed it.
+    `rejected_since` is the time of the first of the latest consecutive 401s. Times are in seconds of the monotonic
+    clock. `is_probe_wanted` is true if the endpoint must be called to test the key, even if nothing is due.
     """
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class _AuthCircuitBreaker(CircuitBreaker):
         self.is_probe_wanted = False
 
     def record(self, error: BrazeError | None, probe: Probe, now: float) -> None:
-        """Register the end of a call. The result of a call that began before the last opening is ignored."""
+        """Register the end of a call. If the breaker has been opened since the call began, its result is ignored."""
         reason = error.reason if error is not None else None
         is_current, is_rejected = self.is_current(probe), reason in AUTH_REASONS
         succeeded = reason in _KEY_ACCEPTED_REASONS and not is_rejected
@@ -112,7 +113,7 @@ class _AuthCircuitBreaker(CircuitBreaker):
         self.require_probe()
 
     def auth_failure(self, now: float) -> AuthFailure | None:
-        """Return the failure that the breaker is open for, or None."""
+        """Return the failure that opened the breaker, or None if it is closed."""
         return AuthFailure(self.error, max(0.0, self.open_until - now)) if self.error is not None else None
 
 
@@ -120,8 +121,8 @@ class _AuthCircuitBreaker(CircuitBreaker):
 class _KeyCall:
     """Represents a call that `_KeyState` allowed.
 
-    `probe` is of the circuit breaker of its endpoint. If `is_alone`, other calls with the key wait for its end.
-    `is_probe` is true if the call tests a key that the endpoint rejected.
+    `probe` is the result of `acquire` of the endpoint's circuit breaker. If `is_alone`, other calls with the key wait
+    for the end of this one. `is_probe` is true if the call tests a key that the endpoint rejected.
     """
 
     probe: Probe
@@ -133,7 +134,7 @@ class _KeyState:
     """Tracks whether Braze accepts one key, for each endpoint and for all `endpoints` in use.
 
     While no endpoint accepts the key, only one call is made at a time. Once all endpoints in use reject it, `error` is
-    set, no usual calls are made, and the endpoints take turns to probe. Each key has its own object, so a call with an
+    set, and only probes are made, to one endpoint after the other. Each key has its own `_KeyState`, so a call with an
     older key changes only the state of that key.
     """
 
@@ -156,18 +157,18 @@ class _KeyState:
     @property
     def is_accepted(self) -> bool:
         """Whether an endpoint in use accepts the key. If no endpoints are set, all that were called count."""
-        circuits = [self.circuit(at) for at in self.endpoints] or self._circuits.values()
+        circuits = [self.circuit(endpoint) for endpoint in self.endpoints] or self._circuits.values()
         return any(circuit.verdict is _Verdict.ACCEPTED for circuit in circuits)
 
     @property
     def open_until(self) -> float:
-        """The time until which a key that all endpoints in use reject is not tried."""
-        return max(self.circuit(at).open_until for at in self.endpoints)
+        """The time until which no call is made with a key that all endpoints in use reject."""
+        return max(self.circuit(endpoint).open_until for endpoint in self.endpoints)
 
     def auth_failures(self, now: float) -> Mapping[str, AuthFailure]:
-        """Return the failures by the path of the endpoint."""
-        result = {endpoint: circuit.auth_failure(now) for endpoint, circuit in self._circuits.items()}
-        return {endpoint: failure for endpoint, failure in result.items() if failure is not None}
+        """Return the failures, keyed by the path of the endpoint."""
+        result = {path: circuit.auth_failure(now) for path, circuit in self._circuits.items()}
+        return {path: failure for path, failure in result.items() if failure is not None}
 
     def decide(self, endpoint: Endpoint, now: float, is_open: Callable[[Endpoint], bool]) -> Decision:
         """Return whether a call may be made. `is_open` returns whether the pool of an endpoint allows calls now."""
@@ -177,7 +178,8 @@ class _KeyState:
         if self._probe_in_flight is not None and not self.is_accepted:
             return Decision.WAIT
         if self.error is not None and self._next_probe(is_open) != endpoint.path:
-            # A query can wait, since the same scrape also queues the query that probes. Lists are read on their own.
+            # A query can wait, since the same scrape also queues the query that probes. A list cannot, since lists are
+            # read when no query is queued.
             return Decision.DENY if isinstance(endpoint, ListEndpoint) else Decision.WAIT
         return decision
 
@@ -198,40 +200,41 @@ class _KeyState:
         circuit = self.circuit(endpoint)
         circuit.record(error, call.probe, now)
         if self.error is not None and circuit.verdict is _Verdict.ACCEPTED:
-            # The other endpoints rejected a key that was rejected everywhere. This shows no missing permission.
+            # The other endpoints rejected the key when all did, so their rejections do not show a missing permission.
             for other in (self.circuit(other) for other in self.endpoints if other.path != endpoint.path):
                 other.reset()
         self._update_error()
         if circuit.verdict is _Verdict.REJECTED:
-            # If the key was revoked, find out at the other endpoints now, not only when their queries are due.
-            latest = min(circuit.rejected_since, now - AUTH_RETRY_SECONDS)
+            # The key may have been revoked, so test it at the other endpoints before their next queries are due.
+            outdated_at = min(circuit.rejected_since, now - AUTH_RETRY_SECONDS)
             for other in map(self.circuit, self.endpoints):
-                other.is_probe_wanted = other.verdict is _Verdict.ACCEPTED and other.verdict_at <= latest
+                other.is_probe_wanted = other.verdict is _Verdict.ACCEPTED and other.verdict_at <= outdated_at
 
     def _update_error(self) -> None:
-        if not self.endpoints or any(self.circuit(at).verdict is not _Verdict.REJECTED for at in self.endpoints):
+        verdicts = {self.circuit(endpoint).verdict for endpoint in self.endpoints}
+        if verdicts != {_Verdict.REJECTED}:
             self.error = None
         elif self.error is None:
             self.error = BrazeError(Reason.UNAUTHORIZED, KEY_REJECTED_DETAIL)
 
     def _next_probe(self, is_open: Callable[[Endpoint], bool]) -> str | None:
-        """Return the path of the endpoint that probes a rejected key next, or None if no pool allows calls.
+        """Return the path of the endpoint at which a rejected key is tested next, or None if no pool allows calls.
 
-        It is the endpoint whose last attempt is the oldest. List endpoints probe only if no query endpoint can.
+        It is the endpoint whose last attempt is the oldest. A list endpoint is chosen only if no query endpoint can be.
         """
-        able = [at for at in self.endpoints if is_open(at)]
-        able = [at for at in able if not isinstance(at, ListEndpoint)] or able
-        return min(able, key=lambda at: self.circuit(at).open_until).path if able else None
+        able = [endpoint for endpoint in self.endpoints if is_open(endpoint)]
+        able = [endpoint for endpoint in able if not isinstance(endpoint, ListEndpoint)] or able
+        return min(able, key=lambda endpoint: self.circuit(endpoint).open_until).path if able else None
 
 
 class Admission:
-    """Decides which calls of one workspace may be made, and makes probes run alone. Thread-safe."""
+    """Decides which calls of one workspace may be made, and lets no other call run during a probe. Thread-safe."""
 
     def __init__(self, monotonic: Callable[[], float], reread_key: Callable[[], bool] = lambda: False) -> None:
         """Start without a budget; `set_budget` must be called before the first call.
 
-        `monotonic` returns seconds of a clock that is never set back or forward. `reread_key` reads the key again
-        before a probe of a rejected key, and returns whether the key has changed.
+        `monotonic` returns seconds of a monotonic clock. `reread_key` is called before a rejected key is tested. It
+        reads the key again, and returns whether the key has changed.
         """
         self._monotonic = monotonic
         self._reread_key = reread_key
@@ -240,9 +243,10 @@ class Admission:
         self._key = _KeyState(())
 
     def set_budget(self, bursts: Mapping[Pool, int], *, share: float, reserve: float) -> None:
-        """Set the budget of each pool: `share` of its limit, its burst of calls, and the `reserve` to keep.
+        """Set the budget of each pool: the `share` of its limit, its burst, and the `reserve`.
 
-        `share` and `reserve` are fractions. The learned limits and the calls made so far still count.
+        `share` and `reserve` are fractions of the limit. The limits that Braze has reported and the calls made so far
+        still count.
         """
         with self._lock:
             now = self._monotonic()
@@ -256,8 +260,7 @@ class Admission:
     def set_endpoints(self, endpoints: Collection[Endpoint], *, is_same_key: bool = True) -> None:
         """Set the endpoints in use.
 
-        If the key has changed, all verdicts on it are dropped. If it is the same, open circuits stay open until their
-        time.
+        If the key has changed, all circuits are closed and all endpoints are tested again.
         """
         with self._lock:
             if is_same_key:
@@ -272,17 +275,17 @@ class Admission:
             return self._key.is_accepted
 
     def open_circuit_error(self, endpoint: Endpoint) -> BrazeError | None:
-        """Return the error for which the circuit of `endpoint` or of the whole key is open, or None."""
+        """Return the 401 or 403 that blocks calls to `endpoint`, or to all endpoints, or None."""
         with self._lock:
             return self._key.error or self._key.circuit(endpoint).error
 
     def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
-        """Return why a call would not be made now, or None if it would, perhaps after a running probe."""
+        """Return why a call is not allowed now, or None if it is allowed, even if it must wait for a running probe."""
         with self._lock:
             return self._deny_reason(self._decisions(endpoint, self._monotonic()), endpoint)
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
-        """Return whether a call to `endpoint` is needed to test the key, though nothing is due."""
+        """Return whether a call to `endpoint` is needed to test the key, even if nothing is due."""
         with self._lock:
             if self._key.error is not None:
                 return all(decision is Decision.ALLOW for decision in self._decisions(endpoint, self._monotonic()))
@@ -314,20 +317,20 @@ class Admission:
             if any(decision is not Decision.ALLOW for decision in decisions):
                 return None
             key, limiter = self._key, self._limiters[endpoint.pool.name]
-            passed, probe = key.acquire(endpoint), limiter.acquire(now)
+            key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now)
 
         def begin() -> None:
-            nonlocal key, passed
-            if passed.is_probe and self._reread_key():
+            nonlocal key, key_call
+            if key_call.is_probe and self._reread_key():
                 with self._lock:
                     key = self._key = _KeyState(self._key.endpoints)
-                    passed = key.acquire(endpoint)
+                    key_call = key.acquire(endpoint)
 
         def end(error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
             with self._lock:
                 now = self._monotonic()
-                key.record(endpoint, error, passed, now)
-                return limiter.release(feedback, probe, now)
+                key.record(endpoint, error, key_call, now)
+                return limiter.release(feedback, pool_probe, now)
 
         return Permit(end, begin=begin)
 

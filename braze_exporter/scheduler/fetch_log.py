@@ -1,7 +1,7 @@
-"""Logs changes in the state of queries, lists, pools and clocks, once each.
+"""Logs each change in the state of queries, lists, pools and clocks once.
 
-The first few failing queries are logged by name. A recovery is logged when the last query that failed for a reason
-succeeds.
+For each failure reason, the first few failing queries are logged by name. The recovery is logged when no query fails
+for that reason any more.
 """
 
 import logging
@@ -17,10 +17,10 @@ from braze_exporter.scheduler.admission import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.plan import Plan, SelectionResult
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 
-# How many queries of a workspace are logged by name for each failure reason. One line stands for the others; the
-# metrics show all of them.
+# The number of queries of a workspace that are logged by name for each failure reason. One line covers all others,
+# which the metrics show.
 MAX_LOGGED_QUERIES = 3
-# A larger difference between the clocks, beyond the duration of the call, is logged.
+# A difference between the clocks is logged if it exceeds this value plus the duration of the call.
 CLOCK_TOLERANCE_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class _FailureGroup(NamedTuple):
     """The key by which failing queries are grouped in the log.
 
-    `auth_detail` is the error detail of a 401, which names the rejected key or the missing permission. It is empty for
+    `auth_detail` is the error detail of a 401, which tells a rejected key from a missing permission. It is empty for
     other reasons.
     """
 
@@ -43,7 +43,7 @@ class _Outage:
     """The queries of a workspace that fail for one reason.
 
     `max_failing` is the highest number of queries that failed at the same time. `is_summarized` is true once the line
-    that stands for the unnamed queries was logged.
+    for all further queries has been logged.
     """
 
     failing: set[QueryState] = field(default_factory=set)
@@ -54,7 +54,7 @@ class _Outage:
 class FetchLog:
     """Writes log lines for changes of queries, lists and calls.
 
-    It is a `Listener` of the scheduler, which calls it for one query at a time. `log_call` may be called by any thread.
+    It is a `Listener` of the scheduler, which makes one call at a time. `log_call` may be called by any thread.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class FetchLog:
         self.on_circuit_change(query_state)
 
     def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Log nothing: older buckets do not change whether the query is up."""
+        """Do nothing, since older buckets do not change whether the query is up."""
 
     def on_circuit_change(self, query_state: QueryState) -> None:
         """Log if a query begins to fail, fails for another reason, or recovers."""
@@ -87,7 +87,7 @@ class FetchLog:
             if before is not None:
                 self._remove_failure(query_state)
             return
-        # A 401 can mean a rejected key or a missing permission. The error of the open circuit says which.
+        # A 401 can mean a rejected key or a missing permission. The circuit error shows which.
         detail = error.detail if error.reason is Reason.UNAUTHORIZED else ""
         group = _FailureGroup(query_state.query.workspace, error.reason, detail)
         if (
@@ -102,7 +102,7 @@ class FetchLog:
         self._add_failure(group, query_state, error.detail)
 
     def log_lists(self, plan: Plan) -> None:
-        """Log configured subjects that Braze does not list, and how many items selectors match and skip, once each."""
+        """Log subjects of the config that Braze does not list, and the results of selectors, if they have changed."""
         unlisted = {
             (subject.workspace, subject.kind, subject.subject): subject
             for subject in plan.configured_subjects
@@ -133,7 +133,7 @@ class FetchLog:
         }
 
     def log_call(self, call: CallEvent) -> None:
-        """Log when a pool pauses, when the exporter's clock and Braze's begin to differ, and when they agree again."""
+        """Log if a pool pauses, or if the exporter's clock begins to differ from Braze's or agrees with it again."""
         if call.pause_seconds is not None:
             reason = "429 Too Many Requests" if call.reason is Reason.RATE_LIMITED else "only budget.reserve is left"
             fields = {
@@ -161,7 +161,7 @@ class FetchLog:
         outage.failing.add(query_state)
         outage.max_failing = max(outage.max_failing, len(outage.failing))
         query = query_state.query
-        if group.auth_detail == KEY_REJECTED_DETAIL:  # this concerns the whole workspace, so no query is named
+        if group.auth_detail == KEY_REJECTED_DETAIL:  # the whole workspace is affected, so no query is named
             if not outage.is_summarized:
                 fields = {"workspace": group.workspace, "reason": group.reason, "detail": detail}
                 _log.warning("API key rejected", extra={"fields": fields})

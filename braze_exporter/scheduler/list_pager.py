@@ -1,6 +1,6 @@
 """Reads one of Braze's lists page by page, as far as the budget allows.
 
-The pager never waits. If no call may be made now, it raises an exception and can continue later.
+The pager never waits. If no call may be made now, it raises an exception, and the next read continues at that page.
 """
 
 from typing import Protocol
@@ -12,9 +12,9 @@ from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.rows import invalid_response
 from braze_exporter.scheduler.errors import Deferred
 
-# Braze's rate limit allows this many pages of events and products an hour. No list should be longer.
+# Braze's rate limit allows this number of pages of events and products per hour. No list should be longer.
 MAX_PAGES = 1_000
-# The limit of characters in a list, since all of them are kept in memory. Names are short.
+# The maximum number of characters in a list. The whole list is kept in memory.
 MAX_CHARACTERS = 20_000_000
 
 
@@ -39,7 +39,7 @@ class Admitter(Protocol):
         """Return a permit for one call, a `Deferred` if it may not be made now, or None while a probe is in flight."""
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
-        """Return whether a call to `endpoint` is needed to test the key, though nothing is due."""
+        """Return whether a call to `endpoint` is needed to test the key, even if nothing is due."""
 
     @property
     def is_key_accepted(self) -> bool:
@@ -49,9 +49,9 @@ class Admitter(Protocol):
 class ListPager:
     """Reads one list from its first page to its last.
 
-    The list ends at a page without items; a short page is not the end. Items that cannot be read are skipped, but the
-    first page must have one that can. If items are added during the reading, pages overlap. An item that is listed
-    twice is returned once, as it was last listed.
+    The list ends at an empty page; a short page is not the end. Malformed items are skipped, but the first page must
+    have a valid one. If items are added while the list is read, pages overlap. An item that is listed twice is returned
+    once, as it was last listed.
     """
 
     def __init__(self, list_endpoint: ListEndpoint, page_fetcher: PageFetcher, admission: Admitter) -> None:
@@ -72,13 +72,13 @@ class ListPager:
         """Read the remaining pages and return all items in the order of the list.
 
         Raises `Deferred` if no call may be made now, and `ProbeInFlight` if a probe must end first. After both, the
-        next `read` continues at the same page. Raises `BrazeError` if a page fails, cannot be read or repeats earlier
+        next `read` continues at the same page. Raises `BrazeError` if a page fails, is malformed or repeats earlier
         items, and if the list is longer than `MAX_PAGES` or `MAX_CHARACTERS`.
         """
         while page := self._next_page():
-            items, before = [row for row in page if row is not None], len(self._items)
-            self._items |= {row.id: row for row in items}
-            self._characters += sum(len(row.id) + len(row.name) + sum(map(len, row.tags)) for row in items)
+            items, before = [item for item in page if item is not None], len(self._items)
+            self._items |= {item.id: item for item in items}
+            self._characters += sum(len(item.id) + len(item.name) + sum(map(len, item.tags)) for item in items)
             self.pages_read += 1
             if not self._items:
                 raise invalid_response(f"page {self.pages_read - 1} has no item with a valid name and id")
@@ -97,6 +97,5 @@ class ListPager:
         try:
             return self._page_fetcher.fetch_page(self.list_endpoint, self.pages_read, permit)
         finally:
-            permit.end(
-                BrazeError(Reason.INVALID_RESPONSE, "internal error"), RateLimitInfo()
-            )  # no effect if the call has ended the permit
+            # This has no effect if `fetch_page` has already ended the permit.
+            permit.end(BrazeError(Reason.INVALID_RESPONSE, "internal error"), RateLimitInfo())

@@ -13,7 +13,7 @@ from braze_exporter.scheduler.list_pager import ListPager
 
 @dataclass(frozen=True, slots=True)
 class ListResult:
-    """Holds the items of a list, its archived items, and why the list is incomplete.
+    """Holds the items of a list, its archived items, and the `failure` that made the list incomplete.
 
     `failure` is empty if the list was read to its end.
     """
@@ -23,7 +23,7 @@ class ListResult:
     failure: str = ""
 
 
-# How long to wait before each retry of a page that failed by a fault of Braze or the network, in seconds.
+# Seconds before each retry of a page after a transient failure.
 _RETRY_SECONDS = (1.0, 5.0)
 
 
@@ -44,11 +44,11 @@ class ListReader:
         if failure or not (include_archived and list_endpoint.can_be_archived):
             return ListResult(items, failure=failure)
         items_with_archived, failure = self._read_items(list_endpoint.with_archived())
-        known = {row.id for row in items}
-        return ListResult(items, tuple(row for row in items_with_archived if row.id not in known), failure)
+        known = {item.id for item in items}
+        return ListResult(items, tuple(item for item in items_with_archived if item.id not in known), failure)
 
     def _read_items(self, list_endpoint: ListEndpoint) -> tuple[tuple[ListItem, ...], str]:
-        """Return the items of a list, and why they are incomplete, or an empty text if they are not."""
+        """Return the items of a list, and why they are incomplete, or an empty text if they are complete."""
         pager = ListPager(list_endpoint, self.client, self.admission)
         pauses = list(_RETRY_SECONDS)
         while True:

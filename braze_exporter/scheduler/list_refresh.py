@@ -1,7 +1,8 @@
 """Refreshes Braze's lists in the background, about once an hour while Prometheus scrapes.
 
-The last list that was read to its end is used until the next one was. An item is removed after two consecutive reads
-without it, since pages shift while they are read and a wrong removal is hard to undo. Scrapes do not wait for lists.
+The result of the last complete read is used until the next complete read. An item is removed after two consecutive
+reads without it, since pages shift while they are read and a wrong removal is hard to undo. Scrapes do not wait for
+lists.
 """
 
 import logging
@@ -20,11 +21,11 @@ from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots
 
 # The interval between reads of a list, in seconds.
 LIST_INTERVAL_SECONDS = 3_600.0
-# How long until a deferred list continues and a failed one is read again, in seconds. After failures in a row the wait
-# doubles each time, up to `LIST_INTERVAL_SECONDS`.
+# Seconds until the read of a deferred list continues, or a failed one is read again. The wait doubles with each
+# consecutive failure, up to `LIST_INTERVAL_SECONDS`.
 RETRY_SECONDS = 60.0
-# How long until a list is read again after a 403, in seconds. The permissions of a key cannot be changed, but the IP
-# addresses that it allows can.
+# Seconds until a list is read again after a 403. The permissions of a key cannot be changed, but the IP addresses that
+# it allows can.
 FORBIDDEN_RETRY_SECONDS = 86_400.0
 # The number of removed items whose names are kept.
 _MAX_REMOVED = 10_000
@@ -35,7 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 class WorkspaceKey(NamedTuple):
-    """The key of a workspace's state: its name and the url of its REST endpoint. Lists of another url do not apply."""
+    """The key of a workspace's state: its name and the url of its REST endpoint.
+
+    If the url changes, the workspace starts without lists and with a new budget.
+    """
 
     workspace: str
     url: str
@@ -59,8 +63,8 @@ class ListState:
     """The state of a list for metrics and the status page.
 
     `read_at` is when the list was last read to its end, in seconds since the epoch, or 0 if it never was. `error` is
-    why the last read failed, or None. `due_in_seconds` is how long until the list is due; the next scrape then starts
-    the read.
+    why the last read failed, or None. `due_in_seconds` is the time until the list is due. The first scrape after that
+    starts the read.
     """
 
     list_endpoint: ListEndpoint
@@ -73,10 +77,11 @@ class ListState:
 class _ListReadState:
     """The state of a list in `ListRefresher`.
 
-    `known` is the last list that was read to its end, or None. `missing_ids` are the ids of its items that the last
-    read did not list. `next_at` is when the list is due, in monotonic seconds. `pager` holds an unfinished read.
-    `in_flight` is true while the list is queued or being read. `error` is why the last read failed, or None. `read_at`
-    is when the list was last read, in seconds since the epoch, or 0 if it never was.
+    `known` is the result of the last complete read, or None. `missing_ids` are the ids of its items that the last read
+    did not list. `next_at` is when the list is due, in seconds of the monotonic clock. `pager` holds an unfinished
+    read. `in_flight` is true while the list is queued or being read. `failures` is the number of consecutive failures.
+    `error` is why the last read failed, or None. `read_at` is when the list was last read to its end, in seconds since
+    the epoch, or 0 if it never was.
     """
 
     workspace_key: WorkspaceKey
@@ -92,7 +97,7 @@ class _ListReadState:
 
 
 class ListRefresher:
-    """Reads lists in its own thread. Thread-safe."""
+    """Reads the due lists in a separate thread. Thread-safe."""
 
     def __init__(
         self,
@@ -101,14 +106,13 @@ class ListRefresher:
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
         on_end: Callable[[], None],
-        on_deferred: Callable[[str, ListEndpoint], None] = lambda _workspace, _listing: None,
+        on_deferred: Callable[[str, ListEndpoint], None] = lambda _workspace, _list_endpoint: None,
     ) -> None:
         """Start without lists.
 
-        `wall` returns seconds since the epoch, and `monotonic` seconds of a clock that is never set back or forward.
-        `jitter` returns a factor for the wait after failures. The thread calls `on_end` after a list was read to its
-        end or failed. It calls `on_deferred` with the workspace and the list when a due list is deferred because of
-        rate limiting.
+        `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. `jitter` returns a factor
+        for the wait after failures. The thread calls `on_end` after each read that succeeded or failed. It calls
+        `on_deferred` with the workspace and the list when a due list is deferred because of rate limiting.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -125,7 +129,7 @@ class ListRefresher:
     def set_lists(self, lists_by_workspace: Mapping[WorkspaceKey, WorkspaceLists]) -> None:
         """Set the lists to read, and drop all others.
 
-        All lists are due at once, except those for which Braze rejected the same key.
+        All lists are due at once, except those for which Braze rejected the key if it has not changed.
         """
         with self._changed:
             now = self._monotonic()
@@ -149,7 +153,7 @@ class ListRefresher:
                     read_state.next_at = self._monotonic()
 
     def known_lists(self) -> ListSnapshots:
-        """Return the last read of each list that was read to its end."""
+        """Return the result of the last complete read of each list. Lists that were never read are omitted."""
         with self._changed:
             lists = self._lists.values()
             return {
@@ -159,9 +163,9 @@ class ListRefresher:
             }
 
     def pending_lists(self) -> set[tuple[str, ListEndpoint]]:
-        """Return the lists that were not read yet but may be, as pairs of the workspace name and the list.
+        """Return the lists that have not been read yet but may be, as pairs of the workspace name and the list.
 
-        A list that was rejected is not among them if another endpoint accepts the key.
+        A list that was rejected with a 401 or 403 is omitted if another endpoint accepts the key.
         """
         with self._changed:
             return {
@@ -175,7 +179,7 @@ class ListRefresher:
             }
 
     def states(self) -> Mapping[str, Sequence[ListState]]:
-        """Return the states of the lists by the name of the workspace."""
+        """Return the states of the lists, keyed by the name of the workspace."""
         states: dict[str, list[ListState]] = {}
         with self._changed:
             now = self._monotonic()
@@ -231,7 +235,7 @@ class ListRefresher:
             return read_state
 
     def _read(self, read_state: _ListReadState) -> bool:
-        """Read the remaining pages of a list, and return whether the read ended, successfully or not."""
+        """Read the remaining pages of a list, and return whether the read ended, with success or failure."""
         with self._changed:
             wanted = self._workspace_lists.get(read_state.workspace_key)
             if (
@@ -243,10 +247,10 @@ class ListRefresher:
                 read_state.list_endpoint, wanted.page_fetcher, wanted.admission
             )
         error: BrazeError | None = None
-        rows: tuple[ListItem, ...] | None = None
+        listed_items: tuple[ListItem, ...] | None = None
         try:
-            rows = self._read_pages(pager)
-        except CircuitOpen:  # the key was rejected, which is not counted as deferred
+            listed_items = self._read_pages(pager)
+        except CircuitOpen:  # a rejected key does not count as deferred
             return False
         except Deferred:
             self._on_deferred(read_state.workspace_key.workspace, read_state.list_endpoint)
@@ -255,16 +259,16 @@ class ListRefresher:
             error = failure.without_traceback()
         with self._changed:
             if read_state.pager is not pager:
-                return False  # the config was reloaded, and the list is read from the start
+                return False  # the config was reloaded, so the list must be read from the start
             read_state.pager = None
             self._schedule(read_state, error)
-            if rows is None:
+            if listed_items is None:
                 return True
-            missing = _newly_missing_items(read_state, rows)
-            read_state.missing_ids = frozenset(row.id for row in missing)
+            missing = _newly_missing_items(read_state, listed_items)
+            read_state.missing_ids = frozenset(item.id for item in missing)
             if missing:
                 read_state.next_at = self._monotonic() + RETRY_SECONDS
-            before, items = read_state.known, (*rows, *missing)
+            before, items = read_state.known, (*listed_items, *missing)
             known = ListSnapshot(items, calls=pager.pages_read + 1, removed=_removed_items(read_state, items))
             if before is not None and before.items == known.items:
                 known = replace(known, suggestions=before.suggestions)
@@ -309,25 +313,24 @@ def _is_rejected(read_state: _ListReadState) -> bool:
     return read_state.error is not None and read_state.error.reason in AUTH_REASONS
 
 
-def _newly_missing_items(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
-    """Return the known items that are missing in this read but were not in the one before."""
-    known_ids = {row.id for row in rows} | read_state.missing_ids
-    return (
-        tuple(row for row in read_state.known.items if row.id not in known_ids) if read_state.known is not None else ()
-    )
+def _newly_missing_items(read_state: _ListReadState, listed_items: Sequence[ListItem]) -> tuple[ListItem, ...]:
+    """Return the known items that this read does not list but the one before did."""
+    if read_state.known is None:
+        return ()
+    excluded_ids = {item.id for item in listed_items} | read_state.missing_ids
+    return tuple(item for item in read_state.known.items if item.id not in excluded_ids)
 
 
-def _removed_items(read_state: _ListReadState, rows: Sequence[ListItem]) -> tuple[ListItem, ...]:
-    """Return the items that were listed before and are not in `rows`, at most the last `_MAX_REMOVED`.
+def _removed_items(read_state: _ListReadState, items: Sequence[ListItem]) -> tuple[ListItem, ...]:
+    """Return the items that were listed before and are not in `items`, at most the last `_MAX_REMOVED`.
 
     Empty for lists without ids.
     """
     if read_state.known is None or not read_state.list_endpoint.has_ids:
         return ()
-    listed_ids = {row.id for row in rows}
-    return tuple(row for row in (*read_state.known.removed, *read_state.known.items) if row.id not in listed_ids)[
-        -_MAX_REMOVED:
-    ]
+    ids = {item.id for item in items}
+    removed = [item for item in (*read_state.known.removed, *read_state.known.items) if item.id not in ids]
+    return tuple(removed[-_MAX_REMOVED:])
 
 
 def _log_fields(read_state: _ListReadState) -> dict[str, object]:

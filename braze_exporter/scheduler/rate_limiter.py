@@ -1,6 +1,7 @@
 """The rate limiter of one pool of a workspace, and the circuit breaker that it uses.
 
-Pure: nothing here locks, waits or reads a clock. `admission` does that and passes the current time in.
+Not thread-safe. Nothing here waits or reads a clock: `admission` holds a lock and passes the current time, in seconds
+of the monotonic clock.
 """
 
 from dataclasses import dataclass
@@ -9,27 +10,25 @@ from enum import Enum, auto
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
 
-# How long an endpoint is not called after a 401 or 403. Once all endpoints in use have rejected the key, it is how long
-# the whole workspace is not called. In seconds.
+# Seconds without calls to an endpoint after a 401 or 403. If all endpoints in use have rejected the key, the whole
+# workspace makes no calls for this time.
 AUTH_RETRY_SECONDS = 120.0
-# How long a pool pauses after a 429 without a reset time, in seconds. The pause doubles with each further 429, up to
+# Seconds for which a pool pauses after a 429 without a reset time. The pause doubles with each consecutive 429, up to
 # the maximum.
 DEFAULT_PAUSE_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 900.0
 # Braze's windows are aligned to the clock, so a reset is at most one window away. This is the tolerance for clocks that
 # differ.
 _CLOCK_SKEW_SECONDS = 60.0
-# Responses of one window name the same reset. Delayed responses may make it differ by this fraction of the window.
+# All responses of one window give the same reset. If responses are delayed, it can differ by this fraction of the
+# window.
 _RESET_TOLERANCE_FRACTION = 1 / 60
 # One call, minus a tolerance for floating-point rounding.
 _ONE_CALL = 1 - 1e-9
 
 
 class Decision(Enum):
-    """Whether a call may be made.
-
-    `ALLOW` means at once, `WAIT` means after the running probe has ended, and `DENY` means not now.
-    """
+    """Whether a call may be made: now (`ALLOW`), after the running probe has ended (`WAIT`), or not (`DENY`)."""
 
     ALLOW = auto()
     WAIT = auto()
@@ -40,8 +39,8 @@ class Decision(Enum):
 class Probe:
     """Represents a call that a circuit breaker allowed.
 
-    `is_probe` is true if no other call may be made until this one has ended. `generation` counts how often the breaker
-    had been opened before.
+    `is_probe` is true if no other call may be made until this one has ended. `generation` is the number of times that
+    `require_probe` had been called before.
     """
 
     is_probe: bool
@@ -49,9 +48,9 @@ class Probe:
 
 
 class CircuitBreaker:
-    """Allows calls while closed, denies all calls while open, and then allows one probe.
+    """Allows calls while closed, denies all calls while open, and then allows one call as a probe.
 
-    The first call after an opening is the probe. Other calls wait until it has ended.
+    Other calls wait until the probe has ended. If it succeeds, the breaker is closed.
     """
 
     def __init__(self, *, is_probe_due: bool) -> None:
@@ -73,10 +72,7 @@ class CircuitBreaker:
         return Probe(self._is_probe_due, self._generation)
 
     def is_current(self, probe: Probe) -> bool:
-        """Return whether the breaker has not been opened since the call began.
-
-        The result of a call from before that is outdated.
-        """
+        """Return whether no probe has been required since the call began. Otherwise its result is outdated."""
         return probe.generation == self._generation
 
     def release(self, probe: Probe, *, succeeded: bool) -> None:
@@ -89,18 +85,18 @@ class CircuitBreaker:
             self._is_probe_due = not (succeeded and self.is_current(probe))
 
     def open(self, until: float) -> None:
-        """Deny all calls until `until`, then allow one probe. A later end that was set before is kept."""
+        """Deny all calls until `until`, then allow one probe. If the breaker is open for longer, that time is kept."""
         self.open_until = max(self.open_until, until)
         self.require_probe()
 
     def require_probe(self) -> None:
-        """Make the next call a probe. The results of calls that are already running no longer count."""
+        """Make the next call a probe. The results of running calls no longer count."""
         self._generation += 1
         self._is_probe_due = True
 
 
 class PauseReason(Enum):
-    """Why a pool makes no calls: after a 429, to keep the reserve, or because the budget is spent."""
+    """Why a pool makes no calls: after a 429, to keep the reserve, or because the budget is used up."""
 
     RATE_LIMITED = auto()
     RESERVE = auto()
@@ -118,10 +114,10 @@ class Pause:
 class RateLimiter:
     """Limits the calls of one pool to `share` of Braze's limit plus a burst, and keeps the reserve.
 
-    It is a token bucket that learns Braze's limit from the rate-limit headers of the responses. In any period it allows
-    at most `share` times the limit of that period, plus `burst` calls. It pauses until Braze's window ends when the
-    remaining calls fall to the reserve, even if other clients of the company used them. It also pauses after a 429. At
-    the start and after each pause one call is made alone, until Braze has responded.
+    It is a token bucket that uses the limit in Braze's rate-limit headers. In any period it allows at most `share`
+    times the limit of that period, plus `burst` calls. When the remaining calls fall to the reserve, it pauses until
+    Braze's window ends, even if other clients of the company used them. It also pauses after a 429. At the start and
+    after each pause, the first call is a probe: no other call is made until Braze has responded.
     """
 
     def __init__(self, pool: Pool, *, share: float, reserve: float, burst: int, now: float) -> None:
@@ -142,7 +138,7 @@ class RateLimiter:
         self._reported_until = float("-inf")
 
     def set_budget(self, *, share: float, reserve: float, burst: int, now: float) -> None:
-        """Change the budget. The learned limit and the calls made so far still count."""
+        """Change the budget. The limit that Braze has reported and the calls made so far still count."""
         self._refill(now)
         self._share, self._reserve, self._burst = share, reserve, float(burst)
         self._tokens = min(self._tokens, self._burst)
@@ -155,10 +151,7 @@ class RateLimiter:
         return self._circuit_breaker.decide(now)
 
     def current_pause(self, now: float) -> Pause | None:
-        """Return why no call may be made at `now`, or None if one may.
-
-        If there are several reasons, the longest pause is returned.
-        """
+        """Return the pause at `now`, or None if a call may be made. Of several pauses it is the longest."""
         rate = self._share * self._limit / self._pool.window_seconds
         seconds = {
             PauseReason.RATE_LIMITED: self._circuit_breaker.open_until - now,
@@ -182,7 +175,7 @@ class RateLimiter:
     def release(self, feedback: RateLimitInfo, probe: Probe, now: float) -> float | None:
         """Register the end of a call, with the rate-limit information of its response.
 
-        Returns for how many seconds the pool pauses if a new pause begins, else None.
+        Return the seconds of the pause if a new one begins, otherwise None.
         """
         self._in_flight -= 1
         is_current = self._circuit_breaker.is_current(probe)
@@ -208,7 +201,7 @@ class RateLimiter:
         self._tokens, self._filled_at = self._tokens_at(now), now
 
     def _start_window(self, now: float) -> None:
-        """Start a new window with the full limit, if the previous one has ended and the remaining calls are known."""
+        """If the last known window has ended, estimate the current one: the full limit and the usual length."""
         if now >= self._resets_at and self._remaining < float("inf"):
             windows = (now - self._resets_at) // self._pool.window_seconds + 1
             self._remaining, self._resets_at = self._limit, self._resets_at + windows * self._pool.window_seconds
@@ -246,7 +239,7 @@ class RateLimiter:
         seconds = self._valid_reset(feedback.resets_in) or self._valid_reset(feedback.retry_after)
         if seconds is not None:
             self._circuit_breaker.open(now + seconds)
-        elif is_current:  # of several calls in flight only the first 429 counts
+        elif is_current:  # the pause doubles only once if several calls in flight get a 429
             self._circuit_breaker.open(
                 now + min(DEFAULT_PAUSE_SECONDS * 2**self._consecutive_pauses, MAX_PAUSE_SECONDS)
             )

@@ -1,8 +1,8 @@
 """Chooses which buckets the next fetch of a query requests.
 
-Usually these are all the buckets that the repair needs. After a bad response every second fetch requests only the
-newest ones. A malformed or oversized response must not hide the newest buckets, and a short response must not end the
-repair. Pure.
+A repair reads all buckets that may have changed since the last complete repair. Usually one fetch does that. After a
+malformed or oversized response, every second fetch is short: it requests only the newest buckets. So a repair that
+fails again and again does not hide the newest buckets. Nothing here reads a clock.
 """
 
 import math
@@ -24,10 +24,11 @@ _IMMEDIATE_RETRY_INTERVAL_SECONDS = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class BucketRequest:
-    """A request for `length` buckets up to `ending_at`, in seconds since the epoch, or up to now if that is None.
+    """A request for `length` buckets up to `ending_at`, or up to now if that is None.
 
-    `is_short` is true if it requests only the newest buckets. `started_at` is when the first request of the repair was
-    sent, in seconds since the epoch. If the repair needs older buckets too, `oldest` is the start of the oldest one.
+    `started_at` is when the first request of the repair was sent. If the repair also needs buckets before those of this
+    request, `oldest` is the start of the oldest one. `is_short` is true if only the newest buckets are requested, which
+    is not part of a repair. Times are in seconds since the epoch.
     """
 
     length: int
@@ -40,9 +41,9 @@ class BucketRequest:
 class Outcome(NamedTuple):
     """Represents the effect of a finished fetch.
 
-    `is_complete` is true if the repair has read all the buckets that it needs. `is_retried_at_once` is true if the
-    query is to be fetched at once, since a shorter request may succeed. `is_tolerated` is true for a failure while
-    short fetches succeed, so that the query stays up.
+    `is_complete` is true if the fetch completed the repair. `is_retried_at_once` is true if the query must be fetched
+    again at once, since a shorter request may succeed. `is_tolerated` is true if the fetch failed but the query stays
+    up, because its short fetches succeed.
     """
 
     is_complete: bool = False
@@ -53,10 +54,10 @@ class Outcome(NamedTuple):
 class Repair:
     """Chooses the requests of one query. Not thread-safe.
 
-    Usually each fetch requests all the buckets that the repair needs. After a malformed or oversized response every
-    second fetch is a short one, until a repair succeeds. An oversized response halves the length for a week. The repair
-    then starts with the newest buckets and continues with older ones, one chunk at a time. `completed_at` is when the
-    last complete repair began, in seconds since the epoch, or None before the first.
+    After a malformed or oversized response every second fetch is short, until a repair is complete. An oversized
+    response also halves the maximum length for a week. The repair then reads the newest buckets first and continues
+    with older ones, one chunk at a time. `completed_at` is when the last complete repair began, in seconds since the
+    epoch, or None before the first. `request` is the last request.
     """
 
     __slots__ = (
@@ -82,7 +83,7 @@ class Repair:
         self._next_chunk: BucketRequest | None = None
 
     def next_request(self, query: Query, needed_length: int, now: float) -> BucketRequest:
-        """Return the next request for `query` at `now`, if the repair needs the newest `needed_length` buckets."""
+        """Return the next request for `query` at `now`. A new repair reads the newest `needed_length` buckets."""
         if now - self._oversized_at >= _REDUCED_LENGTH_SECONDS:
             self._max_length = math.inf
         if self._is_alternating and self._is_short_next:
@@ -96,10 +97,10 @@ class Repair:
         return self.request
 
     def record_success(self, query: Query, sent_at: float, oldest: int | None) -> Outcome:
-        """Register that the last request succeeded. It was sent at `sent_at`, in seconds since the epoch.
+        """Register that the last request, sent at `sent_at` (seconds since the epoch), succeeded.
 
-        `oldest` is the start of the oldest bucket of the response, or None if it has no buckets. A response up to now
-        without buckets completes no repair.
+        `oldest` is the start of the oldest bucket of the response, or None if it has no buckets. If a response up to
+        now has no buckets, the repair is not complete.
         """
         request = self.request
         if request is None:
@@ -142,9 +143,10 @@ class Repair:
         return Outcome(is_retried_at_once=is_retried_at_once, is_tolerated=is_tolerated)
 
     def _older_request(self, request: BucketRequest, query: Query, oldest: int | None) -> BucketRequest | None:
-        """Return the request for the buckets before those of `request`, or None if the repair needs none of them.
+        """Return the request for the buckets before those of `request`, or None if the repair does not need any.
 
-        The clocks may differ, so the start of the newest buckets is taken from the response.
+        `oldest` is the start of the oldest bucket of the response. It is used for a request up to now, since the
+        exporter's clock and Braze's may differ.
         """
         start = oldest if request.ending_at is None else _first_start(request.ending_at, request.length, query)
         if request.oldest is None or start is None or start <= request.oldest:

@@ -1,4 +1,7 @@
-"""Expands the selectors of a plan into queries, from Braze's lists and within `max_queries` and the budget. Pure."""
+"""Expands the selectors of a plan into queries for the listed items, within `max_queries` and the budget.
+
+Pure functions.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,18 +25,18 @@ from braze_exporter.scheduler.plan import (
     is_within_budget,
 )
 
-# How many unlisted names of a list get suggestions. The search is slow, and more of them are unlikely to be typing
-# errors.
+# The number of unlisted names of a list for which suggestions are searched. The search is slow, and further names are
+# unlikely to be typing errors.
 _MAX_NAMES_WITH_SUGGESTIONS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class ListSnapshot:
-    """Holds a list that was read to its end.
+    """Holds the result of a complete read of a list.
 
     `calls` is the number of calls of the read. `removed` are items that were listed before, so that an archived item
-    with an id keeps its last name. `suggestions` caches the nearest names that were found for unlisted names, since the
-    search is slow.
+    with an id keeps its last name. `suggestions` caches the nearest listed names by unlisted name, since the search is
+    slow.
     """
 
     items: tuple[ListItem, ...]
@@ -44,14 +47,14 @@ class ListSnapshot:
 
 ListKey: TypeAlias = tuple[str, ListEndpoint | None]
 ListSnapshots: TypeAlias = Mapping[ListKey, ListSnapshot]
-"""The last read of each list, by the name of the workspace and the list."""
+"""The result of the last complete read of each list, by the name of the workspace and the list."""
 Identity: TypeAlias = tuple[object, ...]
 
 
 def required_lists(plan: Plan) -> dict[str, tuple[ListEndpoint, ...]]:
-    """Return the lists that a plan needs for its selectors and configured subjects, by the name of the workspace.
+    """Return the lists that a plan needs for its selectors and configured subjects, keyed by workspace name.
 
-    The config has its own names for segments, so their list is needed only for selectors.
+    Segments in the config have names of the user's choice. So their list is needed only for selectors.
     """
     lists: dict[str, dict[ListEndpoint, None]] = {}
     kinds = [
@@ -74,25 +77,25 @@ def expand_selectors(
 ) -> Plan:
     """Return `plan`, as `build_plan` made it with `settings`, with the queries of its selectors added.
 
-    Subjects that the config names come first. Selected items that already have queries in `current` come next, and then
-    the others in the order of the entries and of their names. Items that exceed `max_queries` or the budget are
+    Subjects that the config names come first. Items that already have queries in `current` come next. All other items
+    follow in the order of the entries, and by name within an entry. Items that exceed `max_queries` or the budget are
     skipped. Campaigns and Canvases get the names that Braze lists.
 
-    While a list is `pending`, a query feeds no counter if a selected query of a finer unit may feed it later.
-    Otherwise the unit of the counter would change, and occurrences counted meanwhile would be lost.
+    While a list is `pending`, a query does not feed a counter that a selected query with a finer unit may feed later.
+    Otherwise the unit of the counter would change, and occurrences in the meantime would be lost.
     """
     names = {key: _item_names(known) for key, known in lists.items() if key[1] is not None and key[1].has_ids}
     waiting = [selector for selector in plan.selectors if (selector.workspace, selector.kind.list_endpoint) in pending]
     queries = tuple(_suspend_counter(_with_listed_name(query, names), waiting) for query in plan.queries)
     candidates = list(_candidates(plan.selectors, queries, lists, names))
     capacity = _Capacity(settings, plan.pool_usage, len(queries), lists)
-    order = sorted(range(len(candidates)), key=lambda at: (not candidates[at].is_current(current), at))
+    order = sorted(range(len(candidates)), key=lambda index: (not candidates[index].is_current(current), index))
     selected_indexes = {
-        at
-        for at in order
-        if capacity.try_reserve(candidates[at].queries, is_current=candidates[at].is_current(current))
+        index
+        for index in order
+        if capacity.try_reserve(candidates[index].queries, is_current=candidates[index].is_current(current))
     }
-    chosen = [candidate for at, candidate in enumerate(candidates) if at in selected_indexes]
+    chosen = [candidate for index, candidate in enumerate(candidates) if index in selected_indexes]
     selected = [(query, candidate.selector.entry.alerts) for candidate in chosen for query in candidate.queries]
     all_queries = (*queries, *(query for query, _ in selected))
     return replace(
@@ -110,7 +113,7 @@ def expand_selectors(
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """Represents an item that a selector matches, with its queries that no earlier entry has."""
+    """Represents an item that a selector matches, with those of its queries that no earlier entry has."""
 
     selector: Selector
     item: ListItem
@@ -126,10 +129,10 @@ def _candidates(
     lists: ListSnapshots,
     names: Mapping[ListKey, Mapping[str, str]],
 ) -> Iterator[_Candidate]:
-    """Yield the items that selectors match, in the order of the entries and of their names.
+    """Yield the items that selectors match, in the order of the entries and by name within an entry.
 
-    If several entries have the same query, it belongs to the first. The id is added to a name that the config uses for
-    another subject.
+    If several entries have the same query, it belongs to the first. If the config uses the name of an item for another
+    subject, the id is appended to the name.
     """
     known_identities = {_identity(query) for query in queries}
     ids_by_name = {(query.workspace, query.kind, query.subject): query.request_value for query in queries}
@@ -155,7 +158,7 @@ def _identity(query: Query) -> Identity:
 
 
 def _suspend_counter(query: Query, waiting: Iterable[Selector]) -> Query:
-    """Return `query`, without its counter if a selector in `waiting` may feed that counter by a finer unit."""
+    """Return `query`, without its counter if a selector in `waiting` may feed that counter with a finer unit."""
     subject = ListItem(query.request_value, query.subject)
     is_pending = any(
         (finer.workspace, finer.kind, finer.app_id, finer.segment_id)
@@ -169,9 +172,9 @@ def _suspend_counter(query: Query, waiting: Iterable[Selector]) -> Query:
 
 
 def _item_names(known: ListSnapshot) -> Mapping[str, str]:
-    """Return the names of a list's items by their ids in lower case.
+    """Return the names of a list's items, keyed by their ids in lower case.
 
-    The id is added to names that several items have, and to names of removed items that a listed item has.
+    The id is appended to names that several items have, and to names of removed items that a listed item has.
     """
     listed_names = {item.name for item in known.items}
     names = {
@@ -189,9 +192,9 @@ def _with_listed_name(query: Query, names: Mapping[ListKey, Mapping[str, str]]) 
 
 
 class _Capacity:
-    """Tracks how many more queries, and calls of each pool, fit into `max_queries` and the budget.
+    """Tracks how many more queries fit into `max_queries`, and how many more calls into the budget of each pool.
 
-    Calls for lists are subtracted only for new items. Lists grow, and this must not remove items that already have
+    Calls for lists are subtracted only for new items. Otherwise a growing list would remove items that already have
     queries.
     """
 
@@ -241,17 +244,17 @@ def _selection_results(
         if (workspace, kind.list_endpoint) not in lists:
             continue
         matched = [
-            (candidate.item.id, at in selected_indexes)
-            for at, candidate in enumerate(candidates)
+            (candidate.item.id, index in selected_indexes)
+            for index, candidate in enumerate(candidates)
             if (candidate.selector.workspace, candidate.selector.kind) == (workspace, kind)
         ]
-        skipped = {item_id for item_id, is_taken in matched if not is_taken}
+        skipped = {item_id for item_id, is_selected in matched if not is_selected}
         listed = len(lists[workspace, kind.list_endpoint].items)
         yield SelectionResult(workspace, kind, listed, len({item_id for item_id, _ in matched}), len(skipped))
 
 
 def _configured_subjects(queries: Iterable[Query], lists: ListSnapshots) -> Iterator[ConfiguredSubject]:
-    """Yield each subject that the config names, if the list of its kind was read."""
+    """Yield each subject that the config names, if the list of its kind has been read."""
     ids = {
         key: {item.id.lower() if key[1] is not None and key[1].has_ids else item.id for item in known.items}
         for key, known in lists.items()
