@@ -1,6 +1,6 @@
 """Accepts connections up to a limit and evicts idle ones.
 
-Further clients wait in the listen backlog, where they use no memory of the exporter.
+Above the limit, clients wait in the listen backlog, where they use no memory of the exporter.
 """
 
 import asyncio
@@ -10,28 +10,29 @@ from heapq import nsmallest
 
 from braze_exporter.web.connection import MAX_CONNECTIONS, Connection
 
-# Each connection uses a file descriptor, of which a process usually has 1,024. With TLS it also uses 0.3 MB.
+# Each connection uses a file descriptor, and with TLS also 0.3 MB. The usual limit is 1,024 file descriptors.
 HARD_MAX_CONNECTIONS = 2 * MAX_CONNECTIONS
-# Connections idle for a shorter time are not evicted, since their data may not have been read yet.
+# Connections that have been idle for a shorter time are not evicted, since their data may not have been read yet.
 _MIN_IDLE_SECONDS = 0.25
 # Seconds until the next attempt to accept a connection.
 _RETRY_SECONDS = 0.01
 # The socket's send buffer. By default, the kernel buffers megabytes for a client that does not read.
 _SEND_BUFFER_BYTES = 131_072
-_MAX_ACCEPTS = 64  # connections accepted before existing ones are served
+# The maximum number of connections that are accepted before the event loop serves the existing ones.
+_MAX_ACCEPTS = 64
 
 
 class Acceptor:
-    """Accepts the connections of `listener`. For uvicorn it is an asyncio server.
+    """Accepts the connections of `listener`. uvicorn uses it like an `asyncio.Server`.
 
     From `MAX_CONNECTIONS` on, each new connection evicts the one that has been idle longest. At `HARD_MAX_CONNECTIONS`
-    the next client waits, so that no connection with a pending response is closed for a new one.
+    new clients wait, so that no connection with a pending response is closed for them.
     """
 
     def __init__(
         self, listener: socket.socket, make_connection: Callable[[], Connection], connections: Collection[object]
     ) -> None:
-        """Start accepting. `make_connection` creates a connection, and `connections` contains all open ones."""
+        """Start accepting. `make_connection` creates a connection, and `connections` contains the open connections."""
         self._listener = listener
         self._make_connection = make_connection
         self._connections = connections
@@ -74,7 +75,7 @@ class Acceptor:
                 client, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError:  # the process has no file descriptor left
+            except OSError:  # usually because the process has reached its limit of file descriptors
                 self._evict_idle(_MAX_ACCEPTS)
                 self._pause(_RETRY_SECONDS)
                 return

@@ -1,6 +1,6 @@
-"""The current web configuration, which is read again when its files change.
+"""Authorizes requests, and reads the web configuration again when its files change.
 
-So certificates can be renewed without a restart.
+So certificates can be renewed and passwords changed without a restart.
 """
 
 import logging
@@ -13,18 +13,18 @@ from braze_exporter.config.document import ConfigError, Problem
 from braze_exporter.web.config_file import WebConfig, read_web_config
 from braze_exporter.web.passwords import PasswordChecker
 
-# Seconds after a change until the files are read once more. A file that is written during a read can keep the same
-# timestamp, so the change would be missed. Invalid files are read again at this interval.
+# Seconds after a change until the files are read once more. Otherwise a change would be missed if a file is written
+# during a read and keeps its timestamp. Invalid files are read again at this interval.
 _REREAD_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 class AccessControl:
-    """Authorizes requests by the newest valid version of a web configuration file and of the files that it names."""
+    """Authorizes requests with the newest valid version of a web configuration file and of the files that it names."""
 
     def __init__(self, path: str, monotonic: Callable[[], float]) -> None:
-        """Read the web configuration file at `path`. `monotonic` returns seconds.
+        """Read the web configuration file at `path`. `monotonic` returns seconds of a monotonic clock.
 
         Raises `ConfigError` if the file is invalid.
         """
@@ -37,7 +37,7 @@ class AccessControl:
         self._logged_problem: str | None = None
 
     def current_config(self) -> WebConfig:
-        """Return the current configuration. Invalid files are logged, and the previous configuration stays in use."""
+        """Return the current configuration. If the files are invalid, log that and return the previous one."""
         state, now = _read_file_state(self._config.files), self._monotonic()
         is_new = state != self._file_state
         if not is_new and now < self._reread_at:
@@ -74,9 +74,9 @@ class AccessControl:
         self._passwords.close()
 
     def _check_not_weaker(self, new_config: WebConfig) -> None:
-        """Raise `ConfigError` if the new configuration protects less than the current one, or enables TLS.
+        """Raise `ConfigError` if the new configuration removes a protection of the current one, or enables TLS.
 
-        A file that is being written starts empty, which would allow access for everyone.
+        A file that is being written is empty at first. As a configuration, it would allow access to everyone.
         """
         lost = [name for name in self._config.protections if name not in new_config.protections]
         if lost:

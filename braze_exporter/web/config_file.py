@@ -1,6 +1,6 @@
 """Reads and validates the web configuration file.
 
-The result is one frozen `WebConfig`, or a `ConfigError` that lists every problem with its place.
+The result is one frozen `WebConfig`, or a `ConfigError` that lists every problem with its line and path.
 """
 
 import ssl
@@ -15,15 +15,17 @@ from braze_exporter.web import passwords
 from braze_exporter.web.config_schema import UNSUPPORTED_KEYS, TlsServer, WebFile
 
 _TLS: KeyPath = ("tls_server_config",)
-# OpenSSL's reasons for a key that does not match the certificate. They depend on its version and the types of the keys.
+# OpenSSL's error reasons for a key that does not match the certificate. They depend on its version and on the types of
+# the keys.
 _MISMATCHES = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """A web configuration: `users` with their password hashes, TLS, and the `headers` of every response.
+    """A web configuration.
 
-    `files` are the files that it was read from.
+    `users` maps user names to password hashes; without users, access is open. `tls` is None for plain HTTP. `headers`
+    are added to every response. `files` are the files that the configuration was read from.
     """
 
     users: Mapping[str, Secret] = field(default_factory=dict)
@@ -39,33 +41,33 @@ class WebConfig:
             "client certificates": self.tls is not None and self.tls.verify_mode is not ssl.CERT_NONE,
             "passwords": bool(self.users),
         }
-        return tuple(name for name, is_there in is_enabled.items() if is_there)
+        return tuple(name for name, enabled in is_enabled.items() if enabled)
 
 
 def read_web_config(path: str) -> WebConfig:
     """Return the configuration in the web configuration file at `path` and in the files that it names.
 
-    Raises `ConfigError` with all problems if one of them is invalid.
+    Raises `ConfigError` with all problems if any of these files is invalid.
     """
     try:
         text = FilePath(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8 text"
-        remedy = "set --web.config.file to the path of the web configuration file"
-        raise ConfigError(path, [Problem((), f"cannot be read ({reason}); {remedy}")]) from None
+        fix = "set --web.config.file to the path of the web configuration file"
+        raise ConfigError(path, [Problem((), f"cannot be read ({reason}); {fix}")]) from None
     document = parse(text, path)
     directory = FilePath(path).parent
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     web_file: WebFile | None = None
     try:
         web_file = _validated(document.data)
-        wrong = [*_configure_tls(context, web_file.tls_server_config, directory), *_check_bcrypt(web_file)]
+        invalid = [*_configure_tls(context, web_file.tls_server_config, directory), *_check_bcrypt(web_file)]
     except InvalidError as error:
-        wrong = error.problems
+        invalid = error.problems
     paths_with_problems = {problem.path for problem in document.problems}
     problems = [
         *document.problems,
-        *(document.make_problem(at, text_of_problem) for at, text_of_problem in wrong if at not in paths_with_problems),
+        *(document.make_problem(key_path, what) for key_path, what in invalid if key_path not in paths_with_problems),
     ]
     if problems or web_file is None:
         raise ConfigError(path, problems)
@@ -86,19 +88,19 @@ def _validated(data: object) -> WebFile:
     return validate(WebFile, data, (), misplaced=UNSUPPORTED_KEYS)
 
 
-def _check_bcrypt(result: WebFile) -> Iterator[tuple[KeyPath, str]]:
-    if result.basic_auth_users and not passwords.is_available():
+def _check_bcrypt(web_file: WebFile) -> Iterator[tuple[KeyPath, str]]:
+    if web_file.basic_auth_users and not passwords.is_available():
         yield ("basic_auth_users",), 'requires the Python package bcrypt; run pip install "braze-exporter[bcrypt]"'
 
 
 def _files(tls: TlsServer | None, directory: FilePath) -> dict[str, FilePath]:
-    """Return the files that `tls` names, by their keys."""
+    """Return the files that `tls` names, by their keys in the configuration."""
     names = ("cert_file", "key_file", "client_ca_file")
     return {name: directory / path for name in names if tls is not None and (path := getattr(tls, name))}
 
 
 def _configure_tls(context: ssl.SSLContext, tls: TlsServer | None, directory: FilePath) -> list[tuple[KeyPath, str]]:
-    """Configure `context` as `tls` requires, and return the problems, each with its path."""
+    """Configure `context` with the settings of `tls`, and return the problems, each with its path."""
     if tls is None:
         return []
     files = _files(tls, directory)
@@ -112,7 +114,7 @@ def _configure_tls(context: ssl.SSLContext, tls: TlsServer | None, directory: Fi
 
 
 def _check_consistency(tls: TlsServer) -> Iterator[tuple[str, str]]:
-    """Yield the problems between settings that do not fit together, each with its key."""
+    """Yield the problems of settings that contradict each other, each with its key."""
     if tls.max_version < tls.min_version:
         yield "max_version", "is lower than min_version; raise it or remove it"
     if tls.client_auth_type is not ssl.CERT_NONE and tls.client_ca_file is None:
@@ -125,9 +127,9 @@ def _check_consistency(tls: TlsServer) -> Iterator[tuple[str, str]]:
 
 
 def _describe_unreadable(path: FilePath, written: str) -> str | None:
-    """Return why a file cannot be read, or None. `written` is its path in the config.
+    """Return why a file cannot be read, or None if it can. `written` is its path as written in the configuration.
 
-    A path that may be the private key itself is not shown.
+    A path is masked if it may be the private key itself, put there by mistake.
     """
     try:
         path.read_bytes()
@@ -139,7 +141,7 @@ def _describe_unreadable(path: FilePath, written: str) -> str | None:
 
 
 def _load(context: ssl.SSLContext, files: Mapping[str, FilePath]) -> Iterator[tuple[str, str]]:
-    """Load certificate, key and CA into `context`, and yield the problems, each with its key."""
+    """Load the certificate, its key and the CA into `context`, and yield the problems, each with its key."""
     certificate, key = files["cert_file"], files["key_file"]
     try:
         # Without a password callback, OpenSSL would prompt on the terminal.
@@ -167,7 +169,7 @@ def _holds_certificate(context: ssl.SSLContext, path: FilePath) -> bool:
 
 
 def _describe_load_error(certificate: FilePath, key: FilePath, error: Exception) -> tuple[str, str]:
-    """Return the config key that caused an error of loading a certificate and its key, and the problem."""
+    """Return which setting made loading the certificate and its key fail, and the problem."""
     if isinstance(error, _EncryptedError):
         return "key_file", "is encrypted; provide the key without a passphrase, readable only by the exporter"
     if not _holds_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate):

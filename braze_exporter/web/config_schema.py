@@ -1,7 +1,7 @@
 """The schema of the web configuration file, in Prometheus's format (exporter-toolkit, `--web.config.file`).
 
-Keys of that format that the exporter does not support are rejected by name. Otherwise a configured protection would be
-missing without a message.
+Keys of that format that the exporter does not support are rejected. If they were ignored, a configured protection would
+be missing without a message.
 """
 
 import re
@@ -23,9 +23,9 @@ CLIENT_AUTH = {
 _UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _OLD_VERSIONS = ("TLS10", "TLS11")
-# The time of a check doubles with each step: 1 ms at 4, 60 ms at 10, 1 s at 14.
+# The maximum bcrypt cost. Each step doubles the time of a password check: 1 ms at 4, 60 ms at 10, 1 s at 14.
 _MAX_COST = 14
-# The last character of the salt encodes only two bits, so only four characters are valid.
+# The last character of the salt encodes only two bits, so only four characters are valid there.
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}", re.ASCII)
 _HASH_HINT = "create one with htpasswd -nBC 10 \"\" | tr -d ':\\n'"
 

@@ -1,4 +1,4 @@
-"""A client's connection to the server, with limits on its time and on the number of connections."""
+"""A client's connection to the server, with limits on idle time, request size and the number of connections."""
 
 import asyncio
 import logging
@@ -9,25 +9,28 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# Seconds that a client has to send a request, to read the response, or to send the next request. Prometheus usually
-# scrapes once a minute, and can reuse a kept-alive connection.
+# Seconds that a client has to send a request, to read the response, or to send the next request. It is more than the
+# usual scrape interval of a minute, so that Prometheus can reuse its connection.
 IDLE_TIMEOUT_SECONDS = 75.0
-# Seconds that a client has for the TLS handshake, within the idle timeout.
+# Seconds that a client has for the TLS handshake. The idle timeout includes them.
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
-# Above this number, idle connections are evicted and connections are closed after their response.
+# From this number on, idle connections are evicted. Above it, connections are closed after their response.
 MAX_CONNECTIONS = 128
 # The maximum size of a request. The parser handles it in one step, which takes 2 ms at worst.
 _CHUNK_BYTES = 8_192
-# The maximum number of lines of a request. A line takes much more time than its bytes.
+# The maximum number of lines of a request. Parsing time depends on the lines much more than on the bytes.
 _MAX_LINES = 128
-# The write buffer of a connection. The rest of a response stays in the page, which all readers share.
+# The size of a connection's write buffer. The rest of a response stays in the page, which all readers share.
 _WRITE_BUFFER_BYTES = 32_768
 
 _log = logging.getLogger(__name__)
 
 
 class RequestParser(h11.Connection):
-    """Parses requests without their bodies: no path accepts a body, and many small chunks would take much CPU time."""
+    """Parses requests without their bodies.
+
+    No path accepts a body, and parsing a body of many small chunks would take much CPU time.
+    """
 
     _has_body = False
     _lines = 0
@@ -51,16 +54,16 @@ class RequestParser(h11.Connection):
 
 
 def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a request with these headers has a body. Header names are lowercase."""
+    """Return whether a request with these headers has a body. Header names must be lowercase."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
     )
 
 
 class Connection(H11Protocol):
-    """A connection that is closed when its client is idle for too long.
+    """A connection that is closed if its client is idle for too long.
 
-    So clients that send nothing, send slowly or do not read cannot delay the response of a scrape.
+    So clients that send nothing, send slowly or do not read cannot delay the response to a scrape.
     """
 
     def __init__(self, *args: Any, tls: Callable[[], ssl.SSLContext | None] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
@@ -72,8 +75,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Start the idle timeout, and the TLS handshake if TLS is enabled.
 
-        TLS starts here instead of in the server, so that a client that sends nothing counts as a connection from the
-        start.
+        The handshake starts here instead of in asyncio. So a client counts as a connection during its handshake too.
         """
         self.transport = self._socket = transport
         self.connections.add(self)
@@ -82,7 +84,7 @@ class Connection(H11Protocol):
         self.is_ended = False
         self._early_data = b""
         self._ignores_input = False
-        self._read: object = None
+        self._paused_cycle: object = None
         context = self._tls() if self._tls is not None else None
         if context is None:
             self._start(transport)
@@ -104,10 +106,10 @@ class Connection(H11Protocol):
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_SECONDS,
                 ssl_shutdown_timeout=IDLE_TIMEOUT_SECONDS,
             )
-        except OSError as error:  # no TLS, no common version, no certificate, a timeout, or a closed connection
+        except OSError as error:  # plain HTTP, no common version, no client certificate, a timeout, a lost connection
             _log.debug("TLS handshake failed", extra={"fields": {"reason": str(error)}})
         finally:
-            if transport is None:  # asyncio does not call it
+            if transport is None:  # asyncio does not call `connection_lost` after a failed handshake
                 self.connection_lost(None)
         if transport is not None:
             self._start(transport)
@@ -125,7 +127,7 @@ class Connection(H11Protocol):
         for start in range(0, len(data), _CHUNK_BYTES):
             if self._ignores_input or self.transport.is_closing():
                 return
-            if start and self._is_responding:  # a body or pipelined requests, which get no response
+            if start and self._is_responding:  # the rest is a body or pipelined requests, which get no response
                 self._ignores_input = True
                 self.cycle.keep_alive = False
                 self.flow.pause_reading()
@@ -133,13 +135,13 @@ class Connection(H11Protocol):
                 super().data_received(data[start : start + _CHUNK_BYTES])
 
     def abort(self) -> None:
-        """Close the connection at once, without waiting until sent data is read."""
+        """Close the connection at once, even if the client has not read all data."""
         self.is_ended = True
         self._socket.abort()
 
     @property
     def is_waiting_for_client(self) -> bool:
-        """Whether the server waits for the client to send or read, rather than the client for a response."""
+        """Whether the server waits for the client to send or read. Otherwise the client waits for a response."""
         return not self._is_responding or self.flow.write_paused
 
     @property
@@ -149,22 +151,22 @@ class Connection(H11Protocol):
         return cycle is not None and not self.cycle.response_complete
 
     def pause_writing(self) -> None:
-        """Start the idle timeout for reading, once for each response."""
+        """Restart the idle timeout when the client must read, once for each response."""
         super().pause_writing()
-        if self._read is not self.cycle:
-            self._read = self.cycle
+        if self._paused_cycle is not self.cycle:
+            self._paused_cycle = self.cycle
             self.waiting_since = self.loop.time()
 
     def on_response_complete(self) -> None:
         """Restart the idle timeout, since the client has to read the response."""
         self.waiting_since = self.loop.time()
-        # Clients with further requests must wait behind clients that have no response yet.
+        # With many connections, clients must reconnect for the next request, so that waiting clients come first.
         if len(self.connections) > MAX_CONNECTIONS:
             self.transport.close()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Clean up, once."""
+        """Stop the idle timeout and remove the connection. Further calls have no effect."""
         if self in self.connections:
             self._timer.cancel()
             super().connection_lost(exc)

@@ -1,11 +1,11 @@
 "use strict";
-// The script of the status page at `/`: shows the status that the page contains, and fetches a new one every few seconds.
+// The script of the status page at `/`. It shows the status that the page contains, and fetches a new one regularly.
 //
 // Names and messages come from users and from Braze. They are inserted only as text: this script creates no HTML from
 // strings, and the page's Content-Security-Policy forbids it. The exporter writes the messages. This script formats
 // ages, and sorts, filters and expands the rows.
 
-const UPDATE_INTERVAL_MS = 5_000; // longer if responses are slow
+const UPDATE_INTERVAL_MS = 5_000; // the minimum; it is longer if responses are slow
 const ROW_CHUNK = 100; // the number of rows that are added at a time
 const MAX_NAME_LENGTH = 200; // characters of a name in a row; the expanded row shows the whole name
 const UNIT_SECONDS = { hour: 3_600, day: 86_400 };
@@ -31,7 +31,7 @@ const view = { filter: "", state: "", sortKey: "state", isDescending: false, max
 const rows = new Map(); // the elements of each row, by the key of its query
 let createdRows = 0;
 let statusData; // the newest status response
-let queries = []; // of `statusData`, each with its key, level, time zone and the text that the filter searches
+let queries = []; // the queries of `statusData`, each with its key, level, urgency, time zone and search text
 let clockOffset = 0; // milliseconds by which the exporter's clock is ahead of the browser's
 let connectionError = ""; // why `statusData` may be outdated
 let timer;
@@ -98,7 +98,7 @@ function formatTime(seconds, zone, name) {
   return timeFormats.get(key).format(new Date(seconds * 1000));
 }
 
-// Format an age or a time left in up to two units, rounded.
+// Format an age or a remaining time in up to two units. Parts of the last unit are dropped.
 function formatSpan(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   if (whole < 60) return `${whole} s`;
@@ -107,7 +107,7 @@ function formatSpan(seconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3_600)} h`;
 }
 
-// Format a configured duration in its largest unit that gives a whole number.
+// Format a configured duration in the largest unit that gives a whole number.
 function formatDuration(seconds) {
   const units = [[86_400, "d"], [3_600, "h"], [60, "min"], [1, "s"]];
   const [size, name] = units.find(([unit]) => seconds % unit === 0) ?? [1, "s"];
@@ -191,7 +191,7 @@ function rateLimitMeter({ limit, remaining, reserve }) {
 function poolElement(pool, zone) {
   const { name, limit, remaining, reserve, reset_at: resetAt, planned, allowed } = pool;
   const muted = (...texts) => element("p", { class: "muted" }, ...texts.map((text) => element("span", {}, text)));
-  const calls = `${formatNumber(planned)} of ${formatNumber(allowed)}/h planned`; // of the calls that the budget allows
+  const calls = `${formatNumber(planned)} of ${formatNumber(allowed)}/h planned`; // `allowed` is what the budget allows
   if (remaining === null) return element("div", { class: "pool" }, muted("Rate limit not known yet", calls));
   const left = element("span", {}, element("b", {}, formatNumber(remaining)), ` of ${formatNumber(limit)} calls left`);
   if (name !== "default") left.append(` (${name})`);
@@ -220,7 +220,7 @@ function shorten(name) {
   return `${[...name.slice(0, 2 * MAX_NAME_LENGTH)].slice(0, MAX_NAME_LENGTH).join("")}…`;
 }
 
-// Return the element with what distinguishes a query from others with the same name.
+// Return the element with the tags that distinguish a query from others with the same name.
 function tagsElement(query) {
   const tags = [...query.tags];
   if (statusData.workspaces.length > 1) tags.push(["workspace", query.workspace]);
@@ -381,7 +381,7 @@ function detailRow(id, query) {
   return element("tr", { class: "detail", id, role: "row" }, td);
 }
 
-// On a narrow page some columns are hidden, and a cell that spans more columns than are visible would add new ones.
+// Return how many columns are visible; a narrow page hides some. A cell that spans more of them would add columns.
 function visibleColumnCount() {
   return [...byId("columns").children].filter((th) => getComputedStyle(th).display !== "none").length;
 }
@@ -391,7 +391,7 @@ function toggle(key, open = !view.open.has(key)) {
   render();
 }
 
-// ---- rendering: filtered, sorted, up to `maxRows` rows ----
+// ---- rendering: the filtered and sorted queries, up to `maxRows` ----
 
 function filterQueries() {
   const words = view.filter.toLowerCase().split(/\s+/).filter(Boolean);
@@ -472,7 +472,7 @@ function renderHeader() {
   replaceIfChanged(byId("workspaces"), [statusData.workspaces, windowsEnded], () => statusData.workspaces.map(workspaceElement));
 }
 
-// Replace the children only if their data has changed, so that selections and screen readers are not disturbed.
+// Replace the children of `target` only if `data` has changed, so that selections and screen readers are not disturbed.
 function replaceIfChanged(target, data, createChildren) {
   const content = JSON.stringify(data);
   if (target.dataset.content === content) return;
@@ -538,7 +538,7 @@ function changeView(changes) {
   render();
 }
 
-// Filter and order are in the fragment of the URL, so that they survive a reload and the URL can be shared.
+// Restore the filter and the order from the fragment of the URL, which keeps them across reloads and in shared URLs.
 function restoreView() {
   const parameters = new URLSearchParams(location.hash.slice(1));
   const [key, direction] = (parameters.get("sort") ?? "").split(" ");
@@ -556,7 +556,7 @@ function moveFocus(from, offset) {
   (index < 0 ? byId("filter") : buttons[Math.min(index, buttons.length - 1)])?.focus();
 }
 
-// Close the expanded row that contains `target`, or else the one that was opened last.
+// Close the expanded row that contains `target`, or the row that was opened last if `target` is not in one.
 function closeRow(target) {
   const tr = target.closest("#rows > tr");
   const row = [...rows.values()].find((candidate) => candidate.tr === tr || candidate.detail?.tr === tr);

@@ -1,4 +1,7 @@
-"""Checks passwords against bcrypt hashes, which is slow by design: one check at a time, and each password once."""
+"""Checks passwords against bcrypt hashes.
+
+A check is slow by design. So only one runs at a time, and each password is checked once.
+"""
 
 import asyncio
 import base64
@@ -18,8 +21,9 @@ except ImportError:  # an optional dependency
 
 # bcrypt uses only the first 72 bytes of a password. The Python library rejects longer ones.
 _MAX_PASSWORD_BYTES = 72
-# At 60 ms for each check, the last one waits for half a second. Further requests get 503.
+# The maximum number of pending checks. At 60 ms for each, the last one waits half a second. Further requests get a 503.
 MAX_PENDING_CHECKS = 8
+# The maximum number of accepted passwords, and of rejected ones, that are remembered.
 MAX_REMEMBERED = 1_000
 
 
@@ -35,8 +39,8 @@ class BusyError(Exception):
 class PasswordChecker:
     """Checks passwords and remembers the results.
 
-    Results are stored under a keyed hash, so that no password stays in memory. Good and bad results are stored
-    separately. So a flood of wrong passwords does not delay users whose password was checked before.
+    Results are stored under a keyed hash, so that no password stays in memory. Accepted and rejected passwords are
+    stored separately. So many wrong passwords do not delay users whose password has been accepted before.
     """
 
     def __init__(self) -> None:
@@ -48,7 +52,7 @@ class PasswordChecker:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="passwords")
 
     async def check(self, users: Mapping[str, Secret], authorization: str | None) -> bool:
-        """Return whether an `Authorization` header contains one of `users` with the right password.
+        """Return whether an `Authorization` header contains one of `users` with the correct password.
 
         Raises `BusyError` if too many passwords are waiting to be checked.
         """
@@ -78,12 +82,12 @@ class PasswordChecker:
     async def _check(self, digest: bytes, hashed: bytes, password: bytes, is_known: bool) -> bool:  # noqa: FBT001
         try:
             loop = asyncio.get_running_loop()
-            is_right = await loop.run_in_executor(self._thread, bcrypt.checkpw, password, hashed) and is_known
-            remembered = self._accepted if is_right else self._rejected
+            is_correct = await loop.run_in_executor(self._thread, bcrypt.checkpw, password, hashed) and is_known
+            remembered = self._accepted if is_correct else self._rejected
             remembered[digest] = None
             if len(remembered) > MAX_REMEMBERED:
                 remembered.popitem(last=False)
-            return is_right
+            return is_correct
         finally:
             del self._pending[digest]
 

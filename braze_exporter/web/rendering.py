@@ -1,7 +1,4 @@
-"""Renders a page once for all requests that wait for it.
-
-So concurrent scrapes cost no more than sequential ones.
-"""
+"""Renders a page once for all requests that wait for it, so that concurrent requests need little CPU time."""
 
 import asyncio
 import contextlib
@@ -16,9 +13,9 @@ from typing import Any
 
 # Compared with level 6, pages are a third larger and take half the time.
 _GZIP_LEVEL = 1
-# The most pages that can be sent at a time. A slow client keeps its page in memory.
+# The maximum number of pages that are being sent at a time. A slow client keeps its page in memory.
 MAX_READ_PAGES = 16
-# Most queries are fetched at least once an hour, and most pages in between contain few changes.
+# The period whose longest render counts. Most queries are fetched within it, so one of its pages had many changes.
 _RECENT_SECONDS = 3_600.0
 
 _log = logging.getLogger(__name__)
@@ -33,7 +30,7 @@ class RenderKey:
 
 
 class PageRenderer:
-    """Renders pages in up to `threads` threads. `render` gets the content type.
+    """Renders pages with `render` in up to `threads` threads. `render` is called with the content type.
 
     For each `RenderKey`, at most one render runs and one waits for its end. Each request gets a page whose render began
     after the request arrived, so the page is up to date.
@@ -42,10 +39,10 @@ class PageRenderer:
     def __init__(
         self, render: Callable[[str], bytes], threads: int = 2, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start without pages. `monotonic` returns seconds of a clock that never jumps."""
+        """Start without pages. `monotonic` returns seconds of a monotonic clock."""
         self._render = render
         self._monotonic = monotonic
-        # When a page was rendered and the seconds it took, longest first.
+        # The end of each render and its duration in seconds, the longest first. Shorter ones before it are dropped.
         self._durations: deque[tuple[float, float]] = deque()
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="render")
         self._running: dict[RenderKey, asyncio.Task[bytes | None]] = {}
@@ -53,7 +50,7 @@ class PageRenderer:
 
     @property
     def render_seconds(self) -> float:
-        """The seconds that a page with many changes takes: the longest render of the last hour."""
+        """The duration in seconds of the longest render in the last hour, usually of a page with many changes."""
         while self._durations and self._durations[0][0] < self._monotonic() - _RECENT_SECONDS:
             self._durations.popleft()
         return self._durations[0][1] if self._durations else 0.0
@@ -77,7 +74,7 @@ class PageRenderer:
                 del self._running[key]
 
     def _render_page(self, key: RenderKey) -> tuple[bytes | None, float]:
-        """Return a page, or None if rendering failed, and how many seconds it took. Runs in a worker thread."""
+        """Return a page (None if rendering failed) and the seconds that it took. Runs in a worker thread."""
         started_at = self._monotonic()
         page = None
         try:
@@ -88,14 +85,14 @@ class PageRenderer:
         return page, self._monotonic() - started_at
 
     def _record_duration(self, seconds: float) -> None:
-        """Record how long a page took, and forget shorter durations before it."""
+        """Record the duration of a render, and drop shorter ones before it."""
         while self._durations and self._durations[-1][1] <= seconds:
             self._durations.pop()
         self._durations.append((self._monotonic(), seconds))
 
 
 class PageReaders:
-    """Tracks which task sends which page, and cancels the readers of the oldest one if there are too many pages."""
+    """Tracks which tasks send which page. If there are too many pages, the tasks of the oldest one are cancelled."""
 
     def __init__(self) -> None:
         """Start without readers."""

@@ -1,6 +1,7 @@
-"""The web application for `/metrics`, `/` and the paths below `/-/`, on a server that slow clients cannot block.
+"""The web application for `/metrics`, `/` and the paths below `/-/`, and its server.
 
-A waiting scrape holds no thread. Only rendering and compression use a thread of a small pool.
+All connections share one event loop, so slow clients and waiting scrapes use no threads. Rendering, compression and
+password checks run in a few threads.
 """
 
 import asyncio
@@ -29,14 +30,15 @@ OPENMETRICS = "application/openmetrics-text"
 CONTENT_TYPE_OPENMETRICS = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
-# Limits of a scrape's wait in seconds: without a timeout header, subtracted from the header, and the maximum.
+# The scrape timeout in seconds if the request has no timeout header, and its maximum.
 DEFAULT_TIMEOUT_SECONDS = 10.0
-TIMEOUT_MARGIN_SECONDS = 0.5
 MAX_TIMEOUT_SECONDS = 60.0
-# The most scrapes that wait for fetches at a time. Further ones return the current values at once, which bounds memory.
+# Seconds that are subtracted from the scrape timeout, for sending the response.
+TIMEOUT_MARGIN_SECONDS = 0.5
+# The maximum number of scrapes that wait for fetches. Further scrapes return the current values at once.
 MAX_WAITING_SCRAPES = 64
 _CHUNK_BYTES = 32_768
-_SHUTDOWN_SECONDS = 1  # for pending responses at shutdown
+_SHUTDOWN_SECONDS = 1  # how long the shutdown waits for pending responses
 # Paths exempt from authentication, for health probes.
 _PUBLIC_PATHS = {"/-/healthy", "/-/ready"}
 # The charset makes browsers send user names in UTF-8.
@@ -53,17 +55,17 @@ class MetricsSource(Protocol):
     """The source of the metrics that the application serves."""
 
     def refresh(self) -> Future[None]:
-        """Start the fetches that are due. The future completes when nothing is left to wait for."""
+        """Start a fetch of every due query, and return a future that is done when no fetch is in flight."""
 
     def render(self, *, openmetrics: bool) -> bytes:
-        """Return the page of metrics."""
+        """Return the metrics in the text format, or in OpenMetrics if `openmetrics` is true."""
 
     def count_incomplete_scrape(self) -> None:
-        """Count a scrape that reached its deadline before its fetches completed."""
+        """Count a scrape that reached its deadline before all due queries were fetched."""
 
 
 class StatusPage(Protocol):
-    """The status page that the application serves at `/`."""
+    """The status page that the application serves at `/`. `policy` is its Content-Security-Policy."""
 
     policy: str
 
@@ -76,7 +78,10 @@ class StatusPage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An HTTP response: its status, content type, body and headers. `is_gzipped` is whether the body is compressed."""
+    """An HTTP response.
+
+    `is_gzipped` is true if the body is compressed. `allow` is the value of the `Allow` header, or empty.
+    """
 
     status: int
     content_type: str
@@ -99,22 +104,24 @@ class Application:
     ) -> None:
         """Serve `source` at `/metrics` and `status_page` at `/`.
 
-        `reload` reloads the configuration for `/-/reload`, or is None if that is disabled. The response shows its
-        `ConfigError`. `access` authorizes requests; without it, access is open.
+        A request to `/-/reload` calls `reload`, or is rejected if it is None. If the reload fails with a `ConfigError`,
+        the response contains it. `access` authorizes requests; without it, access is open.
         """
         self._source = source
         self._status_page = status_page
         self._reload = reload
         self.access = access
-        self._pages = PageRenderer(lambda form: source.render(openmetrics=form == CONTENT_TYPE_OPENMETRICS))
+        self._pages = PageRenderer(
+            lambda content_type: source.render(openmetrics=content_type == CONTENT_TYPE_OPENMETRICS)
+        )
         self._status_pages = PageRenderer(
-            lambda form: status_page.json() if form == JSON else status_page.html(), threads=1
+            lambda content_type: status_page.json() if content_type == JSON else status_page.html(), threads=1
         )
         self._waiting = 0
         self._readers = PageReaders()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Respond to one request. An unexpected error is logged and becomes a 500."""
+        """Respond to one request. If that raises an unexpected error, log it and respond with a 500."""
         if scope["type"] != "http":
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -131,7 +138,7 @@ class Application:
         await self._deliver(response.body if scope["method"] != "HEAD" else b"", send)
 
     async def _deliver(self, body: bytes, send: Send) -> None:
-        """Send a body in chunks, as fast as the client reads, so that slow clients need no copies of it."""
+        """Send a body in chunks, as fast as the client reads. So a slow client needs no copy of the whole body."""
         with self._readers.reading(body):
             for start in range(0, len(body) or 1, _CHUNK_BYTES):
                 end = start + _CHUNK_BYTES
@@ -165,7 +172,7 @@ class Application:
     async def _handle_status(self, headers: dict[bytes, str]) -> HttpResponse:
         content_type = JSON if accepts_json(headers.get(b"accept", "")) else HTML
         response = await self._render_shared(self._status_pages, content_type, headers)
-        extra_headers = {b"cache-control": b"no-store"}  # so that going back in a browser does not show the JSON
+        extra_headers = {b"cache-control": b"no-store"}  # otherwise the back button of a browser may show the JSON
         if content_type == HTML:
             extra_headers[b"content-security-policy"] = self._status_page.policy.encode()
         return replace(response, extra_headers=extra_headers)
@@ -182,19 +189,19 @@ class Application:
         return _text_response(200, "Configuration reloaded.")
 
     async def _handle_metrics(self, headers: dict[bytes, str], receive: Receive) -> HttpResponse:
-        waiting = asyncio.wrap_future(self._source.refresh())
+        fetched = asyncio.wrap_future(self._source.refresh())
         disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         timeout = scrape_wait_seconds(headers.get(b"x-prometheus-scrape-timeout-seconds"), self._pages.render_seconds)
         self._waiting += 1
         try:
             timeout = timeout if self._waiting <= MAX_WAITING_SCRAPES else 0
-            await asyncio.wait([waiting, disconnected], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([fetched, disconnected], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiting -= 1
         if disconnected.done():
             return _text_response(503, "Client disconnected.")
         disconnected.cancel()
-        if not waiting.done():
+        if not fetched.done():
             self._source.count_incomplete_scrape()
         openmetrics = accepts_openmetrics(headers.get(b"accept", ""))
         content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
@@ -213,7 +220,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 def _headers(response: HttpResponse, extra_headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response, with `extra_headers` taking precedence."""
+    """Return the headers of a response. `extra_headers` override all others."""
     headers = {
         b"content-type": response.content_type.encode(),
         b"content-length": str(len(response.body)).encode(),
@@ -241,9 +248,10 @@ _INTERNAL_ERROR = _text_response(500, "Internal Server Error. See the exporter's
 
 
 def scrape_wait_seconds(header: str | None, page_seconds: float = 0.0) -> float:
-    """Return how many seconds a scrape may wait, from Prometheus's scrape timeout header.
+    """Return how many seconds a scrape may wait for fetches.
 
-    `page_seconds`, the time that rendering takes, is subtracted. With very many series it can be seconds.
+    `header` is the value of Prometheus's scrape timeout header. `page_seconds` is the duration of rendering, which can
+    be seconds if there are very many series.
     """
     try:
         timeout = float(header) if header is not None else DEFAULT_TIMEOUT_SECONDS
@@ -286,7 +294,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that exits successfully after a signal, and calls `on_stop` at the signal."""
+    """A uvicorn server that calls `on_stop` at a signal, and then ends without raising the signal again."""
 
     def __init__(self, config: uvicorn.Config, application: Application, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -304,7 +312,7 @@ class _Server(uvicorn.Server):
         return Connection(config=self.config, server_state=self.server_state, app_state={}, tls=tls)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Start the shutdown. A signal handler calls this, so `on_stop`, which takes locks, runs on the event loop."""
+        """Start the shutdown. `on_stop` acquires locks, so it runs on the event loop, not in this signal handler."""
         self.should_exit = True
         asyncio.get_running_loop().call_soon_threadsafe(self._on_stop)
 
@@ -312,7 +320,7 @@ class _Server(uvicorn.Server):
 def serve(application: Application, listener: socket.socket, on_stop: Callable[[], None]) -> None:
     """Serve on `listener` until SIGTERM or SIGINT.
 
-    The signal calls `on_stop`, which must release the waiting scrapes.
+    `on_stop` is called at the signal. It must resolve the futures of the waiting scrapes.
     """
     config = uvicorn.Config(
         application,

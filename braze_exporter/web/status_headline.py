@@ -1,4 +1,4 @@
-"""Selects or computes the one series that represents a query on the status page."""
+"""Selects the series that represents a query on the status page, or computes it as a sum."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,10 @@ from braze_exporter.metrics.rows import BucketWindow, GaugeValues, SeriesView
 
 
 def representative_view(views: Sequence[SeriesView]) -> SeriesView:
-    """Return the view that represents a query: of its first metric group, summed if that has several series."""
+    """Return the view that represents a query on the status page.
+
+    It is of the first metric group. If that has several series, it is the sum of those of its `primary_stats`.
+    """
     metric_group = views[0].query_state.query.metric_group
     views_of_group = [view for view in views if view.series.metric_group is metric_group]
     chosen = [
@@ -44,10 +47,13 @@ def _stat(view: SeriesView) -> str:
     return dict(view.series.labels).get("stat", "")
 
 
-def _sum_values(window: BucketWindow, like: GaugeValues) -> GaugeValues:
-    """Return the latest and settled values of the sum, where its parts have them. Medians cannot be added up."""
-    latest = window.points[-1].value if like.latest is not None else None
-    return GaugeValues(latest, window.points[window.settled_count - 1].value if like.settled is not None else None)
+def _sum_values(window: BucketWindow, values: GaugeValues) -> GaugeValues:
+    """Return the latest and settled values of the summed points. A value that is absent in `values` is absent.
+
+    There is no baseline, since medians cannot be added up.
+    """
+    latest = window.points[-1].value if values.latest is not None else None
+    return GaugeValues(latest, window.points[window.settled_count - 1].value if values.settled is not None else None)
 
 
 def _sum_totals(totals: Sequence[float | None]) -> float | None:

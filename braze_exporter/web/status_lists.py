@@ -1,4 +1,4 @@
-"""Status page texts about the lists of a workspace, their selectors, and subjects missing from them. Pure functions."""
+"""Status page messages about the lists and selectors of a workspace, and about unlisted subjects. Pure functions."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from braze_exporter.scheduler.list_refresh import ListState
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult
 from braze_exporter.web.status_messages import Level, StatusMessage, TimeFormatter, failure_message, retry_message
 
-# The most unlisted subjects that are named.
+# The maximum number of unlisted subjects that are named.
 MAX_NAMED = 3
 
 
@@ -23,9 +23,9 @@ def list_messages(
     *,
     has_queries: bool,
 ) -> list[StatusMessage]:
-    """Return the messages about the lists of a workspace, its selectors in `plan`, and subjects missing from the lists.
+    """Return the messages about the lists of a workspace, its selectors in `plan`, and unlisted subjects.
 
-    If the workspace `has_queries`, other messages report a rejected key, so it is skipped here.
+    If the workspace `has_queries`, another message already reports a rejected key, so it is omitted here.
     """
     selectors = dict.fromkeys(selector.kind for selector in plan.selectors if selector.workspace == workspace)
     needed = {kind.list_endpoint for kind in selectors}
@@ -51,10 +51,7 @@ def list_messages(
 
 
 def _unlisted_messages(unlisted: Sequence[ConfiguredSubject]) -> Iterator[StatusMessage]:
-    """Yield a message for each subject of the config that Braze does not list.
-
-    Beyond `MAX_NAMED` subjects, one message gives the number of the rest.
-    """
+    """Yield a message for each of the first `MAX_NAMED` unlisted subjects, and one with the number of the others."""
     for subject in unlisted[:MAX_NAMED]:
         what = subject.kind.list_endpoint.item_names[1] if subject.kind.list_endpoint is not None else ""
         text = f'Missing from Braze\'s list of {what}: "{subject.subject}".'

@@ -1,6 +1,6 @@
-"""Status page texts about queries, workspaces and the exporter. Pure functions.
+"""Status page messages about queries, workspaces and the exporter. Pure functions.
 
-`when` is a `TimeFormatter`: it formats the time that lies a number of seconds from now.
+A `TimeFormatter` formats the time that is a number of seconds from now.
 """
 
 from collections import Counter
@@ -16,8 +16,9 @@ from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
 
+# Times this close to a full minute are rounded to it.
 _CLOCK_TOLERANCE_SECONDS = 2.0
-# The page reports missing scrapes after this time. Prometheus usually scrapes about once a minute.
+# Missing scrapes are reported after this time. Prometheus usually scrapes about once a minute.
 _NO_SCRAPE_SECONDS = 300.0
 
 TimeFormatter: TypeAlias = Callable[[float], str]
@@ -36,7 +37,7 @@ StatusMessage: TypeAlias = tuple[Level, str]
 
 
 class Health(NamedTuple):
-    """The health of a workspace: the highest level of its messages, and their texts, the most urgent first."""
+    """The health of a workspace: its messages, the most urgent first, and the level of the first one."""
 
     level: Level
     messages: list[str]
@@ -80,9 +81,9 @@ _PAUSE_MESSAGES: Mapping[PauseReason, str] = {
 
 
 def format_time(instant: float, zone: ZoneInfo, now: float) -> str:
-    """Return a future time as local time in `zone`, with seconds or weekday only if needed.
+    """Return a future time as local time in `zone`, with the weekday if it is not today, and with seconds if not 0.
 
-    A time within 2 seconds of a full minute is rounded to it. Braze's windows end on the minute, and its clock may
+    A time within 2 seconds of a full minute is rounded to it, since Braze's windows end on the minute and its clock may
     differ.
     """
     minute = round(instant / 60) * 60
@@ -95,7 +96,7 @@ def format_time(instant: float, zone: ZoneInfo, now: float) -> str:
 def query_message(
     query_state: QueryState, status: QueryStatus, pause: Pause | None, format_time_in: TimeFormatter
 ) -> str:
-    """Return the text for the status of a query. `pause` is the pause of its pool, or None."""
+    """Return the message for the status of a query. `pause` is the pause of its pool, or None."""
     name = STATUS_MESSAGES[status][0]
     if status is QueryStatus.UP:
         has_data = query_state.response is not None and any(series.points for series in query_state.response.series)
@@ -117,7 +118,7 @@ def _pause_message(pause: Pause, format_time_in: TimeFormatter) -> str:
 
 
 def failure_message(error: BrazeError, permission: str) -> str:
-    """Return why a call failed. `permission` is the permission that the call needs."""
+    """Return why a call failed, without a period. `permission` is the one that the call needs."""
     return _REASON_MESSAGES[error.reason].format(
         permission=permission, status=error.detail.partition(":")[0], detail=_detail_without_hint(error)
     )
@@ -149,16 +150,16 @@ def workspace_health(
 ) -> Health:
     """Return the health of a workspace. `status_counts` are the numbers of its queries by status.
 
-    `permissions` maps the endpoints of its queries to the permissions they need. `list_messages` are messages about its
-    lists. `remaining_history` is a number of calls. `mismatched_zone` is the configured time zone if Braze's days
-    differ from it.
+    `permissions` maps the paths of its queries to the permissions that they need. `list_messages` are the messages
+    about its lists. `remaining_history` is the number of history chunks to fetch. `mismatched_zone` is the configured
+    time zone if Braze's days differ from it, otherwise empty.
     """
     messages = [
         *_auth_messages(limiter_status, permissions, format_time_in),
         *(
             (Level.WARNING, f"Requests paused until {_pause_message(pause, format_time_in)}.")
             for pause in limiter_status.pauses.values()
-            # Each refresh uses up the budget, so that is only reported if queries are deferred.
+            # Each refresh uses up the budget, so a pause for that reason is reported only if queries are deferred.
             if pause.reason is not PauseReason.BUDGET or status_counts[QueryStatus.DEFERRED]
         ),
         *_status_messages(status_counts),
@@ -176,7 +177,7 @@ def workspace_health(
 
 
 def retry_message(seconds: float, format_time_in: TimeFormatter) -> str:
-    """Return the text for the next attempt, which is `seconds` from now or with the next scrape."""
+    """Return the sentence for the next attempt: `seconds` from now, or at the next scrape if `seconds` is 0."""
     return f"Next attempt {f'at {format_time_in(seconds)}' if seconds else 'at the next scrape'}."
 
 
@@ -231,7 +232,7 @@ def _pluralize(number: int, singular: str) -> str:
 
 
 def exporter_messages(*, scrape_age: float | None, is_config_good: bool, are_counters_stalled: bool) -> list[str]:
-    """Return the texts for problems of the exporter itself.
+    """Return the messages about problems of the exporter itself.
 
     `scrape_age` is the number of seconds since the last scrape, or None before the first.
     """

@@ -1,4 +1,4 @@
-"""Builds the status page at `/`: one HTML document that contains its style, its script and its first data."""
+"""Builds the status page at `/`: one HTML document with its style, its script and the current status."""
 
 import html
 import json
@@ -9,15 +9,14 @@ from importlib.resources import files
 
 from braze_exporter.web.status_types import StatusResponse
 
-# Characters that could end the script element with the data. JSON can escape them.
+# Characters that could end the script element with the status, and their escapes in JSON.
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"}
 
 
 class StatusPage:
-    """Renders the result of `read_status` as HTML, and as JSON that the page uses to update itself.
+    """Renders the result of `read_status` as HTML, and as JSON, with which the page updates itself.
 
-    `policy` is the Content-Security-Policy. It allows only the script and style of the page, and no HTML made from
-    text.
+    `policy` is the Content-Security-Policy. It allows only the script and style of the page, and no HTML from strings.
     """
 
     def __init__(self, read_status: Callable[[], StatusResponse]) -> None:

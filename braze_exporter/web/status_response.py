@@ -33,13 +33,13 @@ from braze_exporter.web.status_types import PointsData, PoolData, QueryData, Ser
 
 @dataclass(frozen=True, slots=True)
 class _Instant:
-    """The time of the status: `now` in seconds since the epoch, and `monotonic` on the clock that never jumps."""
+    """The time of the status, in seconds since the epoch (`now`) and of the monotonic clock (`monotonic`)."""
 
     now: float
     monotonic: float
 
     def time_formatter(self, zone: ZoneInfo) -> status_messages.TimeFormatter:
-        """Return a function that formats the time a number of seconds from now, in `zone`."""
+        """Return a function that formats the time that is a number of seconds from now, in `zone`."""
         return lambda seconds: status_messages.format_time(self.now + seconds, zone, self.now)
 
 
@@ -73,10 +73,9 @@ def build_status_response(
     remaining_history: Mapping[str, int],
     are_counters_stalled: bool,
 ) -> StatusResponse:
-    """Return the status at `now`, which is `monotonic` on the clock that never jumps.
+    """Return the status of the exporter. The arguments are the fields of `exporter.Snapshot`.
 
-    `active_workspaces`, `lists` and `remaining_history` are keyed by workspace name. Workspaces that are being added or
-    removed are skipped.
+    Views of workspaces that are being added or removed are skipped.
     """
     moment = _Instant(now, monotonic)
     mismatches = self_metrics.read_values(TIMEZONE_MISMATCH)
@@ -103,8 +102,8 @@ def build_status_response(
     for name, group in groups.items():
         workspace = active_workspaces[name]
         limiter_status, format_time = workspace.admission.status(), moment.time_formatter(workspace.zone)
-        queries = [list(of_query) for _, of_query in itertools.groupby(group, key=lambda view: view.query_state)]
-        states = [query_status(of_query[0].query_state, monotonic) for of_query in queries]
+        queries = [list(query_views) for _, query_views in itertools.groupby(group, key=lambda view: view.query_state)]
+        states = [query_status(query_views[0].query_state, monotonic) for query_views in queries]
         health = status_messages.workspace_health(
             Counter(states),
             limiter_status,
@@ -131,8 +130,8 @@ def build_status_response(
             }
         )
         response["queries"] += [
-            _query_data(of_query, state, limiter_status, moment, format_time)
-            for of_query, state in zip(queries, states, strict=True)
+            _query_data(query_views, state, limiter_status, moment, format_time)
+            for query_views, state in zip(queries, states, strict=True)
         ]
     return response
 
@@ -168,7 +167,7 @@ def _query_data(
     pause = limiter_status.pauses.get(query.kind.pool.name)
     failure = limiter_status.key_failure or limiter_status.endpoint_failures.get(query.kind.path)
     wait = max(
-        query_state.due_at - moment.monotonic, *(kept.seconds for kept in (pause, failure) if kept is not None), 0.0
+        query_state.due_at - moment.monotonic, *(block.seconds for block in (pause, failure) if block is not None), 0.0
     )
     return {
         "workspace": query.workspace,
@@ -233,7 +232,7 @@ def _metric_names(kind: SeriesKind, metric_group: MetricGroup, unit: Unit, *, ha
 def _points_data(window: BucketWindow, unit: Unit) -> PointsData:
     points = window.points
     first = points[0].start if points else 0
-    # Hourly buckets start on the hour and are unique. So if the count fits the range, no bucket is missing.
+    # Hourly buckets start on the hour and are unique. So if their number matches the range, none is missing.
     is_whole = unit is Unit.HOUR and bool(points) and points[-1].start - first == (len(points) - 1) * 3_600
     return {
         "first": first,

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 
 class PointsData(TypedDict):
-    """The points of a series, oldest first. Without `starts`, they are consecutive hours from `first` on.
+    """The points of a series, oldest first. If `starts` is null, they are consecutive hours from `first` on.
 
     The first `settled` points have settled. The first `ended` points had ended when the response was requested.
     """
@@ -20,7 +20,7 @@ class PointsData(TypedDict):
 
 
 class ErrorData(TypedDict):
-    """Why the last fetch of a query failed. `failures` counts consecutive failures of Braze or the connection."""
+    """Why the last fetch of a query failed. `failures` is the number of consecutive transient failures."""
 
     reason: str
     detail: str
@@ -40,10 +40,11 @@ class SeriesData(TypedDict):
 class QueryData(TypedDict):
     """A query with its exported values; null where a metric is absent.
 
-    `tags` distinguish queries with the same name, each with its label. If the responses have several `series`, the
-    values are those of the representative sum. `labels` are the labels of its samples. `app_id` and `segment_id` are
-    Braze's ids. `metrics` are the names of its settled gauge and of its counter, if any. `next_at` is the earliest time
-    of the next fetch, or null if the next scrape fetches.
+    `tags` distinguish queries with the same name; each is a label and its text. If the responses have several metric
+    groups, `series` lists all series, and the other values are those of the series or sum that represents the query.
+    `labels` are the labels of its samples. `app_id` and `segment_id` are Braze's ids. `metrics` are the names of its
+    settled gauge and of its counter, if any. `next_at` is the earliest time of the next fetch, or null if the next
+    scrape fetches the query.
     """
 
     workspace: str
@@ -77,7 +78,8 @@ class QueryData(TypedDict):
 class PoolData(TypedDict):
     """A rate limit pool of a workspace, with the last values from Braze, or null if unknown.
 
-    `reserve` is the number of calls that are left to the company's sends. `planned` and `allowed` are calls per hour.
+    `reserve` is the number of calls that the exporter leaves to the company's sends. `planned` is the number of calls
+    per hour of the plan, and `allowed` its maximum.
     """
 
     name: str
@@ -90,7 +92,7 @@ class PoolData(TypedDict):
 
 
 class WorkspaceData(TypedDict):
-    """A workspace, with its health: the `level` is its urgency, and `messages` explain it."""
+    """A workspace with its health: the `level` is that of the first and most urgent of `messages`."""
 
     name: str
     url: str
