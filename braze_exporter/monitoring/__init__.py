@@ -1,5 +1,4 @@
 """Generates the Grafana dashboard and the Prometheus alerting rules for a configuration.
 
-It depends on the metric families, the plan and the alerts of the configuration. It needs no network, no API key and no
-state file.
+The input is the plan of the configuration, with its alerts. The package uses no network, no API key and no state file.
 """

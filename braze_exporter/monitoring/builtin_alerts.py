@@ -1,4 +1,4 @@
-"""The built-in alerting rules for the exporter itself, whose failures would keep the other alerts from firing."""
+"""The built-in alerting rules, for failures that would keep the alerts of the config from firing."""
 
 from collections.abc import Iterator, Sequence
 
@@ -29,7 +29,7 @@ from braze_exporter.monitoring.rule import Rule
 _SHORT_WAIT_SECONDS = 300.0
 _DEFAULT_WAIT_SECONDS = 900.0
 _LONG_WAIT_SECONDS = 3_600.0
-# Lists are read about once an hour.
+# Lists are read about once per hour, so this is two missed reads.
 _MAX_LIST_AGE_SECONDS = 10_800.0
 _LAST_SUCCESS = "last_success_timestamp_seconds"
 # A `$value` of 1e9 or more means that the last success is 0: no fetch has succeeded since the start.
@@ -47,8 +47,8 @@ def workspace_rules(queries: Sequence[Query], reserve: float, lists: Sequence[Li
     yield _down_rule(name)
     yield _key_rejected_rule(name)
     yield _workspace_failing_rule(name, queries)
-    for sort in dict.fromkeys((query.kind, query.unit) for query in queries):
-        yield _query_stale_rule([query for query in queries if (query.kind, query.unit) == sort], reserve)
+    for kind, unit in dict.fromkeys((query.kind, query.unit) for query in queries):
+        yield _query_stale_rule([query for query in queries if (query.kind, query.unit) == (kind, unit)], reserve)
     yield _rate_limit_low_rule(name, reserve)
     if lists:
         yield _list_stale_rule(name, lists)
@@ -57,7 +57,7 @@ def workspace_rules(queries: Sequence[Query], reserve: float, lists: Sequence[Li
 
 
 def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
-    """Yield the rules for the exporter process."""
+    """Yield the rules for the exporter process. `has_state` is true if a state file is configured."""
     yield Rule(
         alert="BrazeConfigReloadFailed",
         expr=f"time() - {RELOAD_SUCCESS_TIME.name}\nand {RELOAD_SUCCESSFUL.name} == 0",
@@ -79,7 +79,7 @@ def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
 
 
 def _down_rule(workspace: str) -> Rule:
-    """Return the rule for missing metrics of a workspace. It does not depend on the Prometheus job name."""
+    """Return the rule for missing metrics of a workspace. It does not contain the name of the Prometheus job."""
     return Rule(
         alert="BrazeExporterDown",
         labels=dict(_workspace_label(workspace)),
@@ -94,10 +94,10 @@ def _down_rule(workspace: str) -> Rule:
 
 
 def _key_rejected_rule(workspace: str) -> Rule:
-    """Return the rule for an API key that Braze rejects for all queries of a kind. One call in two minutes probes it.
+    """Return the rule for an API key that Braze rejects for all queries of a kind.
 
-    While all endpoints reject the key, the endpoints of queries are probed in turn. So rejected list requests need not
-    be counted.
+    A rejected key is tested every two minutes, at the endpoints of queries before those of lists. So rejected list
+    requests need not be counted.
     """
     up = select_series(QUERIES, (*_workspace_label(workspace), ("state", QueryStatus.UP)))
     return Rule(
@@ -139,28 +139,28 @@ def _workspace_failing_rule(workspace: str, queries: Sequence[Query]) -> Rule:
 
 def _query_stale_rule(queries: Sequence[Query], reserve: float) -> Rule:
     """Return the rule for queries of one kind and unit whose values are stale while other queries succeed."""
-    longest = max(queries, key=lambda query: len(query.labels))
-    workspace, kind, unit = longest.workspace, longest.kind, longest.unit
-    late = []
+    query_with_all_labels = max(queries, key=lambda query: len(query.labels))
+    workspace, kind, unit = query_with_all_labels.workspace, query_with_all_labels.kind, query_with_all_labels.unit
+    conditions = []
     for metric_group in dict.fromkeys(query.metric_group for query in queries):
-        latest, responded = (build_gauge(kind, metric_group, unit, measure) for measure in ("latest", _LAST_SUCCESS))
-        oldest = max(max_result_age(query) for query in queries if query.metric_group == metric_group)
-        late.append(
-            f"time() - {max_by(select_series(responded, _workspace_label(workspace)), responded.labels)} > "
-            f"{format_number(oldest)}\n"
-            f"  unless {max_by(select_series(latest, _workspace_label(workspace)), responded.labels)}"
+        latest, success = (build_gauge(kind, metric_group, unit, measure) for measure in ("latest", _LAST_SUCCESS))
+        max_age = max(max_result_age(query) for query in queries if query.metric_group == metric_group)
+        conditions.append(
+            f"time() - {max_by(select_series(success, _workspace_label(workspace)), success.labels)} > "
+            f"{format_number(max_age)}\n"
+            f"  unless {max_by(select_series(latest, _workspace_label(workspace)), success.labels)}"
         )
-    any_late = "\n  or ".join(late)
+    any_stale = "\n  or ".join(conditions)
     return Rule(
         alert="BrazeQueryUnanswered",
-        expr=f"(\n  {any_late}\n)\n"
+        expr=f"(\n  {any_stale}\n)\n"
         f"unless on (workspace) {_up_expr(workspace)} == 0\n"
         f"unless on (workspace) {_reserve_reached(workspace, reserve, (('pool', kind.pool.name),))}",
         wait=_DEFAULT_WAIT_SECONDS,
         summary="Values of a query are stale.",
-        description=f"No fetch of {query_text(longest)} has succeeded {_SINCE_TEMPLATE}, so its values are no longer "
-        "exported. Fetches of other queries succeed. Check for a name that was changed or deleted in Braze, a wrong "
-        "identifier, or a permission that the key lacks. The log has Braze's error message.",
+        description=f"No fetch of {query_text(query_with_all_labels)} has succeeded {_SINCE_TEMPLATE}, so its values "
+        "are no longer exported. Fetches of other queries succeed. Check for a name that was changed or deleted in "
+        "Braze, a wrong identifier, or a permission that the key lacks. The log has Braze's error message.",
         labels={"kind": kind.section, "unit": unit.value, **dict(_workspace_label(workspace))},
     )
 
@@ -181,18 +181,18 @@ def _rate_limit_low_rule(workspace: str, reserve: float) -> Rule:
 
 
 def _list_stale_rule(workspace: str, lists: Sequence[ListEndpoint]) -> Rule:
-    """Return the rule for a list that selectors use and that is no longer read.
+    """Return the rule for a list that selectors use and whose fetches fail.
 
-    A last success of 0 means never, and counts as long ago.
+    Before the first success the timestamp is 0, so the rule fires for a list that has never been read too.
     """
-    result = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in lists))
-    read = max_by(
-        select_series(LIST_LAST_SUCCESS, (*_workspace_label(workspace), ("list", result))), LIST_LAST_SUCCESS.labels
+    names = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in lists))
+    last_success = max_by(
+        select_series(LIST_LAST_SUCCESS, (*_workspace_label(workspace), ("list", names))), LIST_LAST_SUCCESS.labels
     )
     return Rule(
         alert="BrazeListUnread",
         labels=dict(_workspace_label(workspace)),
-        expr=f"time() - {read} > {format_number(_MAX_LIST_AGE_SECONDS)}",
+        expr=f"time() - {last_success} > {format_number(_MAX_LIST_AGE_SECONDS)}",
         wait=_DEFAULT_WAIT_SECONDS,
         summary="Fetches of a Braze list fail.",
         description="No fetch of Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} has "
@@ -224,11 +224,11 @@ def _up_expr(workspace: str) -> str:
 
 
 def _auth_failures(workspace: str, by: str) -> str:
-    """Return the PromQL for the number of auth failures in 10 minutes.
+    """Return the PromQL for the number of 401s and 403s of queries in the last 10 minutes.
 
-    Ten minutes cover five probes, so that no rejection is missed.
+    There are five probes in this time, so that none of them can be missed between scrapes.
     """
-    # Queries can succeed without the permission to read a list.
+    # Lists are excluded, since queries can succeed without the permission to read a list.
     lists = LabelRegex("", excluded="|".join(list_endpoint.path for list_endpoint in LIST_ENDPOINTS))
     reasons = LabelRegex(f"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}")
     result = select_series(REQUESTS_FAILED, (*_workspace_label(workspace), ("endpoint", lists), ("reason", reasons)))
@@ -236,10 +236,13 @@ def _auth_failures(workspace: str, by: str) -> str:
 
 
 def _reserve_reached(workspace: str, reserve: float, pool: tuple[tuple[str, str], ...] = ()) -> str:
-    """Return the PromQL for the remaining fractions of rate limits that have reached the reserve, until their reset."""
+    """Return the PromQL for the remaining fractions of the rate limits that are at or below the reserve.
 
-    def of(family: Family) -> str:
+    A rate limit whose window has ended is omitted.
+    """
+
+    def expr(family: Family) -> str:
         return max_by(select_series(family, (*_workspace_label(workspace), *pool)), family.labels)
 
-    reset = f"({of(RATE_LIMIT_RESET)} <= time())"
-    return f"(\n  {of(RATE_LIMIT_REMAINING)}\n  / {of(RATE_LIMIT)} <= {format_number(reserve)}\n  unless {reset}\n)"
+    remaining, limit, has_ended = expr(RATE_LIMIT_REMAINING), expr(RATE_LIMIT), f"({expr(RATE_LIMIT_RESET)} <= time())"
+    return f"(\n  {remaining}\n  / {limit} <= {format_number(reserve)}\n  unless {has_ended}\n)"

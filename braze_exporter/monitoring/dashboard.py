@@ -1,4 +1,4 @@
-"""Generates the Grafana dashboard of a plan, ready for provisioning: with a fixed uid and without inputs."""
+"""Generates the Grafana dashboard of a plan. It has a fixed uid and no inputs, so that Grafana can provision it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,15 +13,15 @@ from braze_exporter.monitoring.selector_queries import selector_queries
 from braze_exporter.scheduler.plan import Plan
 
 UID = "braze-exporter"
-# The version of Grafana's dashboard JSON. Newer versions of Grafana read it too.
+# The schema version of Grafana's dashboard JSON. Later versions of Grafana can read it.
 _SCHEMA_VERSION = 39
 
 
 def build_dashboard(plan: Plan, reserve: float) -> Json:
     """Return the dashboard for the queries of `plan`. The result is deterministic.
 
-    `reserve` is the fraction of a rate limit that the exporter leaves to the company's sends. The dashboard queries
-    only series that the plan has, so that no panel stays empty.
+    `reserve` is the fraction of a rate limit that the exporter leaves to the company's sends. The dashboard contains
+    only panels for series of the plan, so that no panel is always empty.
     """
     plan = replace(plan, queries=(*plan.queries, *(query for query, _ in selector_queries(plan))))
     groups = panel_groups(plan)
@@ -56,10 +56,11 @@ def _rows(plan: Plan, reserve: float, groups: Sequence[PanelGroup]) -> Iterator[
 
 
 def _variables(groups: Sequence[PanelGroup]) -> Iterator[Json]:
-    """Yield the dashboard variables. The choices of each variable depend on the values of the variables before it."""
+    """Yield the dashboard variables. The selected values of a variable limit the choices of those after it."""
     yield {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus"}
     queries = [query for group in groups for query in group.queries]
-    # Only labels that all groups have narrow down later variables. Apps and segments do not, as series may have either.
+    # Only labels that all groups have limit the choices of later variables. Apps and segments do not, since a series
+    # may have only one of them.
     common = [label for label in groups[0].labels if all(label in group.labels for group in groups)]
     for label in dict.fromkeys(label for group in groups for label in group.labels):
         families = _success_families(query for query in queries if dict(query.labels).get(label))
@@ -81,7 +82,10 @@ def _variables(groups: Sequence[PanelGroup]) -> Iterator[Json]:
 
 
 def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequence[str]) -> Json:
-    """Return a query variable with the values of a label in the series of these families."""
+    """Return a query variable with the values of a label, from the series of these families.
+
+    The selected values of the `earlier` labels limit the choices.
+    """
     query = f"label_values({select_any(families, *(variable_matcher(other) for other in earlier))}, {label})"
     return {
         "type": "query",
@@ -100,7 +104,7 @@ def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequen
 
 
 def _success_families(queries: Iterable[Query]) -> list[Family]:
-    """Return the last-success families of these queries, which exist from the first scrape on."""
+    """Return the families with the last success of these queries, since those exist from the first scrape on."""
     return [
         build_gauge(query.kind, query.metric_group, query.unit, "last_success_timestamp_seconds") for query in queries
     ]

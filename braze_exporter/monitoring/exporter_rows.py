@@ -42,8 +42,8 @@ def api_row(plan: Plan, reserve: float) -> Row:
 
     `reserve` is the fraction of the rate limit that the exporter leaves to the company's sends.
     """
-    # Each interval must include a request, or the request duration would have no data.
-    often = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE_SECONDS))}s"
+    # Each interval must include a request. Otherwise the request duration would have no data.
+    min_interval = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE_SECONDS))}s"
     code, reason, pool = (legend(plan, [label]) for label in ("code", "reason", "pool"))
     calls = [
         chart(
@@ -51,7 +51,7 @@ def api_row(plan: Plan, reserve: float) -> Row:
             "Requests per minute by status code. The code is none for requests without a response.",
             [Target(f"sum by (workspace, code) (rate({self_metric(REQUESTS)}[{_RATE_INTERVAL}])) * 60", code)],
             unit="reqpm",
-            interval=often,
+            interval=min_interval,
             style="stacked",
         ),
         chart(
@@ -64,7 +64,7 @@ def api_row(plan: Plan, reserve: float) -> Row:
                 )
             ],
             unit="short",
-            interval=often,
+            interval=min_interval,
             style="bars",
         ),
         chart(
@@ -72,16 +72,18 @@ def api_row(plan: Plan, reserve: float) -> Row:
             "Percentiles of the time from a request to its complete response.",
             list(_quantiles(plan, DURATION, _RATE_INTERVAL, (0.5, 0.95, 0.99))),
             unit="s",
-            interval=often,
+            interval=min_interval,
         ),
     ]
-    left, limit = (f"max by (workspace, pool) ({self_metric(family)})" for family in (RATE_LIMIT_REMAINING, RATE_LIMIT))
+    remaining, limit = (
+        f"max by (workspace, pool) ({self_metric(family)})" for family in (RATE_LIMIT_REMAINING, RATE_LIMIT)
+    )
     budget = [
         chart(
             "Rate limit remaining by pool",
-            "Share of Braze's rate limit that remains in the current window, after all requests of your company. At "
-            "the line, the reserve, the exporter pauses its requests until the window ends.",
-            [Target(f"{left}\n  / {limit}", pool)],
+            "Share of Braze's rate limit that remains in the current window, after all requests of your company. The "
+            "line is the reserve. At or below it, the exporter pauses its requests until the window ends.",
+            [Target(f"{remaining}\n  / {limit}", pool)],
             unit="percentunit",
             interval="1m",
             limit=reserve,
@@ -89,16 +91,16 @@ def api_row(plan: Plan, reserve: float) -> Row:
         chart(
             "Deferred requests",
             "Requests that were due but deferred because of the budget, the reserve or a 429. They are made later. "
-            "The last values stay until they are stale.",
+            "Until then, the exporter exports the last values, up to `max_age`.",
             [Target(f"sum by (workspace, pool) (increase({self_metric(DEFERRED)}[{_RATE_INTERVAL}]))", pool)],
             unit="short",
-            interval=often,
+            interval=min_interval,
             style="bars",
         ),
         chart(
             "Queries by state",
-            "Queries are pending before their first fetch, stale if their values are older than `max_age`, deferred by "
-            "rate limiting, or failed if the last fetch failed.",
+            "Queries are pending before their first fetch, stale if their values are older than `max_age`, deferred if "
+            "rate limiting delays them, or failed if the last fetch failed.",
             [styled_target(plan, _in_state(state), state.value, color) for state, color in _COLORS.items()],
             unit="short",
             interval="1m",
@@ -113,8 +115,8 @@ def exporter_row(plan: Plan) -> Row:
     charts = [
         chart(
             "Revision delay",
-            "Percentiles of how long after its end a bucket still changed, over 24 hours. Set `settle` accordingly. "
-            "The line is the longest `settle` of the config.",
+            "Percentiles of the time from the end of a bucket to a later change of its value, over 24 hours. The line "
+            "is the longest `settle` of the config. If values are often above it, raise `settle`.",
             list(_quantiles(plan, REVISION_DELAY, "24h", (0.5, 0.9, 0.99))),
             unit="s",
             interval="30m",
@@ -122,8 +124,8 @@ def exporter_row(plan: Plan) -> Row:
         ),
         chart(
             "Exporter errors",
-            "Scrapes that reached their deadline before all due fetches had finished, and failed writes of the state "
-            "file. Counters do not increase until a write succeeds.",
+            "Scrapes that reached their deadline before all due queries were fetched, and failed writes of the state "
+            "file. After a failed write, counters do not increase until a write succeeds.",
             [
                 styled_target(plan, f"sum(increase({self_metric(family)}[{_RATE_INTERVAL}]))", name, color)
                 for family, (name, color) in _ERRORS.items()

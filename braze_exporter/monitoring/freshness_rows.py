@@ -1,4 +1,4 @@
-"""The dashboard rows for the age of the values, and the panels that show whether something is wrong."""
+"""The dashboard row for the age of the values, and the panels at the top that show problems of the exporter."""
 
 from collections.abc import Iterator, Sequence
 
@@ -26,8 +26,8 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
     up = self_metric(QUERIES, f'state="{QueryStatus.UP}"')
     yield stat(
         "Queries up",
-        "Share of the queries whose last fetch succeeded and whose values are not stale. The panel Queries by state "
-        "has the details.",
+        "Share of queries with the state up: the last fetch succeeded, and the values are not stale. The panel Queries "
+        "by state shows the others.",
         Target(
             f"sum(max by (workspace, kind, state) ({up}))\n  / sum(max by (workspace, kind, state) "
             f"({self_metric(QUERIES)}))"
@@ -58,7 +58,7 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
     yield stat(
         "Oldest success",
         "Longest time since the last successful fetch of a query. Queries that have never succeeded are excluded. "
-        "They are not up.",
+        "Queries up shows whether there are any.",
         Target(f"time() - min({_select_gauge(plan.queries, _LAST_SUCCESS)} > 0)"),
         unit="s",
         decimals=1,
@@ -66,7 +66,7 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
     )
     yield stat(
         "Failed requests in 1 hour",
-        "Requests to Braze that failed in the last hour. The panel Failed requests has the reasons.",
+        "Requests to Braze that failed in the last hour. The panel Failed requests shows the reasons.",
         Target(f"sum(increase({self_metric(REQUESTS_FAILED)}[1h]))"),
         thresholds=steps("green", (0.5, "orange")),
     )
@@ -78,8 +78,8 @@ def freshness_row(plan: Plan) -> Row:
     ages = [
         chart(
             f"Age of the settled {unit}",
-            f"Time since the start of the newest settled {unit}. It rises until the next {unit} settles. Above the "
-            "line, Braze has no newer data, or fetches fail.",
+            f"Time since the start of the newest settled {unit}. It rises until the next {unit} settles. If it exceeds "
+            "the line, Braze has no newer data, or fetches fail.",
             [Target(f"topk({_MAX_SERIES}, time() - {_gauge_by_query(queries, _SETTLED)})", name)],
             unit="s",
             interval="1m",
@@ -124,7 +124,7 @@ def _queries_by_unit(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
 
 
 def _select_gauge(queries: Sequence[Query], measure: str) -> str:
-    """Return the PromQL for a gauge of all these queries, with any app and segment."""
+    """Return the selector for a gauge of all these queries, with the values chosen in the variables."""
     families = (build_gauge(query.kind, query.metric_group, query.unit, measure) for query in queries)
     plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.metric_group.labels))
     matchers = (
@@ -146,13 +146,16 @@ def _gauge_by_query(queries: Sequence[Query], measure: str) -> str:
 
 
 def _max_settled_age(queries: Sequence[Query]) -> float:
-    """Return the age in seconds at which a settled bucket is outdated: `settle` plus three units, as in the alerts."""
+    """Return the maximum normal age of the newest settled bucket in seconds: `settle` plus three units.
+
+    The query alerts use the same age.
+    """
     return max(query.settle + 3 * query.unit.seconds for query in queries)
 
 
 def _max_response_age(queries: Sequence[Query]) -> float:
-    """Return the longest normal time since the last success, in seconds.
+    """Return the maximum normal time since the last success, in seconds.
 
-    It is three refresh intervals, and at least 10 minutes.
+    It is three refresh intervals, but at least 10 minutes.
     """
     return max(_MIN_RESPONSE_AGE_SECONDS, 3 * max(query.refresh for query in queries))

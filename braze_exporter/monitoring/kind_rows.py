@@ -10,8 +10,9 @@ from braze_exporter.monitoring.panel_groups import PanelGroup, legend, styled_ta
 from braze_exporter.monitoring.panels import DASHED, DOTTED, Panel, Row, Target, bars, chart, steps
 from braze_exporter.scheduler.plan import Plan
 
-# With more subjects than this, the row of their charts is collapsed. With more kinds, all kinds but the first are.
+# With more subjects than this, the row of their charts is collapsed.
 MAX_UNFOLDED = 12
+# With more kinds than this, the rows of all kinds but the first are collapsed.
 _MAX_UNFOLDED_KINDS = 3
 
 _PROGRESS_COLOR = "orange"
@@ -19,35 +20,39 @@ _BASELINE_COLOR = "#8e8e8e"
 
 
 def repeat_variable(group: PanelGroup, unit: Unit) -> str:
-    """Return the name of the hidden variable that repeats a chart for each chosen subject with series of `unit`."""
+    """Return the name of the hidden variable that repeats a chart for each selected subject with queries of `unit`."""
     return f"{group.kind.subject_label}_{unit.adverb}"
 
 
 def is_repeated(group: PanelGroup) -> bool:
-    """Return whether each subject has its own chart. Without additive values there is no growing bucket to show."""
+    """Return whether each subject has its own chart.
+
+    Values that are not additive have none, since their bucket in progress does not grow.
+    """
     return group.has_subject and not group.filters and group.metric_group.is_additive
 
 
 def kind_rows(plan: Plan, groups: Sequence[PanelGroup]) -> Iterator[Row]:
-    """Yield the rows of all kinds. The kinds of users, which have only one value a day, share a row."""
-    of_users = [group for group in groups if _is_of_users(group.kind)]
-    kinds = list(dict.fromkeys(group.kind for group in groups if not _is_of_users(group.kind)))
-    are_many = len(kinds) + bool(of_users) > _MAX_UNFOLDED_KINDS
+    """Yield the rows of all kinds. Daily kinds without a subject, such as new users, share the row Users."""
+    user_groups = [group for group in groups if _is_user_kind(group.kind)]
+    kinds = list(dict.fromkeys(group.kind for group in groups if not _is_user_kind(group.kind)))
+    has_many_kinds = len(kinds) + bool(user_groups) > _MAX_UNFOLDED_KINDS
     for kind in kinds:
-        groups_of_kind, is_folded = [group for group in groups if group.kind is kind], are_many and kind is not kinds[0]
-        yield Row(kind_title(kind), tuple(_panel_lines(plan, groups_of_kind)), is_collapsed=is_folded)
+        groups_of_kind = [group for group in groups if group.kind is kind]
+        is_collapsed = has_many_kinds and kind is not kinds[0]
+        yield Row(kind_title(kind), tuple(_panel_lines(plan, groups_of_kind)), is_collapsed=is_collapsed)
         for group in groups_of_kind:
             if is_repeated(group):
-                yield from (_subject_row(plan, group, unit, is_folded=is_folded) for unit in group.units)
-    yield Row("Users", tuple(_panel_lines(plan, of_users)), is_collapsed=are_many)
+                yield from (_subject_row(plan, group, unit, is_collapsed=is_collapsed) for unit in group.units)
+    yield Row("Users", tuple(_panel_lines(plan, user_groups)), is_collapsed=has_many_kinds)
 
 
-def _is_of_users(kind: SeriesKind) -> bool:
+def _is_user_kind(kind: SeriesKind) -> bool:
     return not kind.metric_group.labels and kind.units == (Unit.DAY,)
 
 
 def _panel_lines(plan: Plan, groups: Sequence[PanelGroup]) -> Iterator[Sequence[Panel]]:
-    """Yield the lines of panels for some groups, those without filters first."""
+    """Yield the lines of panels for `groups`, those without filters first."""
     plain = [group for group in groups if not group.filters]
     yield [_total_panel(plan, group, unit) for group in plain if not group.has_subject for unit in group.units] + [
         _rolling_panel(plan, group)
@@ -61,18 +66,18 @@ def _panel_lines(plan: Plan, groups: Sequence[PanelGroup]) -> Iterator[Sequence[
             yield from message_panels.panel_lines(plan, group)
             if group.has_counter:
                 yield [*_increase_panels(group), *([_rolling_panel(plan, group)] if Unit.HOUR in group.units else [])]
-    beside = {(group.kind, unit): group for group in plain for unit in group.units}
+    totals = {(group.kind, unit): group for group in plain for unit in group.units}
     for group in groups:
         if group.filters:
             for unit in group.units:
-                yield list(_filtered_panels(plan, group, unit, beside.get((group.kind, unit))))
+                yield list(_filtered_panels(plan, group, unit, totals.get((group.kind, unit))))
 
 
 def _settled_panel(group: PanelGroup, unit: Unit) -> Panel:
     return chart(
         f"{group.title}, settled {unit}",
-        f"Value of the newest settled {unit}. Settled values are reliable. Each is drawn at the time when it was "
-        "exported, as the alerts evaluated it.",
+        f"Value of the newest settled {unit}. It is drawn at the time when it was exported, so the chart shows what "
+        "the alerts evaluated.",
         [Target(group.last_value(unit, "settled"), group.legend)],
         unit="short",
         interval=chart_interval(unit),
@@ -82,12 +87,12 @@ def _settled_panel(group: PanelGroup, unit: Unit) -> Panel:
 
 
 def _progress_panel(group: PanelGroup, unit: Unit) -> Panel:
-    about = f"Value of the newest {unit} so far."
+    description = f"Value of the newest {unit} so far."
     if group.metric_group.is_additive:
-        about += f" It grows until shortly after the {unit} ends, so a low value does not indicate a problem."
+        description += f" It grows until shortly after the {unit} ends, so a low value does not indicate a problem."
     return bars(
         f"{group.title}, {unit} in progress",
-        about,
+        description,
         [Target(f"topk({MAX_SERIES}, {group.current(unit, 'latest')})", group.legend)],
         unit="short",
         thresholds=steps(_PROGRESS_COLOR),
@@ -100,15 +105,15 @@ def _total_panel(plan: Plan, group: PanelGroup, unit: Unit) -> Panel:
     return _bucket_chart(plan, group, unit, f"{group.title} per {unit}")
 
 
-def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_folded: bool) -> Row:
-    """Return the row with a chart for each subject."""
+def _subject_row(plan: Plan, group: PanelGroup, unit: Unit, *, is_collapsed: bool) -> Row:
+    """Return the row with a chart for each subject. It is also collapsed if there are many subjects."""
     name = repeat_variable(group, unit)
     subjects = {query.subject for query in group.queries if query.unit is unit}
     panel = _bucket_chart(plan, group, unit, f"${{{name}}}", repeat=name)
     return Row(
         f"{unit.adverb.capitalize()} by {group.kind.subject_label}",
         ([panel],),
-        is_collapsed=is_folded or len(subjects) > MAX_UNFOLDED,
+        is_collapsed=is_collapsed or len(subjects) > MAX_UNFOLDED,
     )
 
 
@@ -122,14 +127,14 @@ def _bucket_chart(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat:
         ),
     ]
     grows = ", which is still growing" if group.metric_group.is_additive else ""
-    about = f"The newest settled {unit}, and the {unit} in progress (dotted){grows}."
+    description = f"The newest settled {unit}, and the {unit} in progress (dotted){grows}."
     if group.has_baseline(unit):
         baseline = group.last_value(unit, "baseline", subject=repeat)
         targets.append(styled_target(plan, baseline, legend(plan, [], "baseline"), _BASELINE_COLOR, DASHED))
-        about += f" The baseline (dashed) is the median of the same {unit} of the week in the last weeks."
+        description += f" The baseline (dashed) is the median of the same {unit} of the week in the last weeks."
     return chart(
         title,
-        about,
+        description,
         targets,
         unit="short",
         interval=chart_interval(unit),
@@ -140,9 +145,9 @@ def _bucket_chart(plan: Plan, group: PanelGroup, unit: Unit, title: str, repeat:
 
 
 def _progress_expr(group: PanelGroup, unit: Unit, subject: str) -> str:
-    """Return the PromQL for the growth of the bucket that is the newest at the end of the chart.
+    """Return the PromQL for the value over time of the bucket that is the newest at the end of the chart.
 
-    The growth of all buckets would give a sawtooth.
+    With all earlier buckets, the line would fall to 0 at the start of each.
     """
     latest, start = (
         group.last_value(unit, f"latest{measure}", subject=subject)
@@ -183,15 +188,15 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
     """Yield the panels of a group filtered by app, segment or product, with the total if `total` is given."""
     settled, by = group.last_value(unit, "settled"), _filters(group)
     subject = ", ".join(("workspace", *group.kind.metric_group.labels))
-    beside = []
+    total_targets = []
     if total is not None:
-        all_of_it = f"{total.last_value(unit, 'settled')}\n  and on ({subject}) {settled}"
-        beside.append(Target(all_of_it, legend(plan, group.kind.metric_group.labels, "total")))
-    same = f" of the same {group.kind.subject_label}" if group.has_subject else ""
+        total_expr = f"{total.last_value(unit, 'settled')}\n  and on ({subject}) {settled}"
+        total_targets.append(Target(total_expr, legend(plan, group.kind.metric_group.labels, "total")))
+    same_subject = f" of the same {group.kind.subject_label}" if group.has_subject else ""
     yield chart(
         f"{group.title} by {by}, settled {unit}",
-        f"Value of the newest settled {unit} by {by}" + (f", and the total{same}." if beside else "."),
-        [Target(settled, group.legend), *beside],
+        f"Value of the newest settled {unit} by {by}" + (f", and the total{same_subject}." if total_targets else "."),
+        [Target(settled, group.legend), *total_targets],
         unit="short",
         interval=chart_interval(unit),
         style="steps",
@@ -201,8 +206,8 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
         start = "settled_bucket_start_timestamp_seconds"
         yield chart(
             f"{group.title} by {by}, share of total, settled {unit}",
-            "A broken release shows as a falling share, even if the total hides it. Only while both values are of the "
-            f"same {unit}, because they do not change at the same moment.",
+            "The share falls if a release of one app is broken, even if the total hides that. Points are missing while "
+            f"the newest settled {unit} of the part and that of the total differ.",
             [
                 Target(
                     f"{settled}\n  / on ({subject}) group_left ()\n{total.last_value(unit, 'settled')}\n"
@@ -228,7 +233,7 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
 
 
 def chart_interval(unit: Unit) -> str:
-    """Return the minimum interval between points of a chart, short enough to show how a bucket grows."""
+    """Return the minimum interval between the points of a chart, which is short enough to show how a bucket grows."""
     return {Unit.HOUR: "5m", Unit.DAY: "30m"}[unit]
 
 

@@ -18,10 +18,10 @@ _SENDS = "Check that it is active, that its trigger still occurs, and that its a
 class KindTexts:
     """The texts for a kind.
 
-    `counted` and `silence_sentence` are Prometheus templates, which take names from labels only.
-
-    `title` is for panels, and `noun` for alert summaries. `counted` is what a query counts, and `verb` its verb.
-    `silence_sentence` is the sentence for a query that counted nothing, without the time. `advice` follows it.
+    `title` is for panels, and `noun` for alert summaries. `counted` is what a query counts, and `verb` agrees with it.
+    `silence_sentence` is for a query that has counted nothing, without the time; if it is empty, it is made from
+    `counted`. `advice` follows it. `counted` and `silence_sentence` are Prometheus templates, in which names come from
+    labels only.
     """
 
     title: str
@@ -70,13 +70,16 @@ def kind_title(kind: SeriesKind) -> str:
 
 
 def alert_prefix(kind: SeriesKind) -> str:
-    """Return the prefix of a kind's alert names: its subject label if every query has a subject, else its section."""
+    """Return the prefix of a kind's alert names. It contains the subject label if all queries have a subject.
+
+    Otherwise it contains the section.
+    """
     name = kind.subject_label if kind.subject_label in kind.metric_group.labels else kind.section
     return f"Braze{name.title().replace('_', '')}"
 
 
 def query_text(query: Query) -> str:
-    """Return the template for what a query counts. It uses only labels, so it also fits the query's other families."""
+    """Return the template for what a query counts. It takes names from labels, so it fits all queries of the kind."""
     plain = query.kind.metric_group.labels
     filters = "".join(_FILTERS[name] for name in query.metric_group.labels if name not in plain)
     return f"{kind_texts(query.kind).counted}{filters} in workspace {{{{ $labels.workspace }}}}"
@@ -91,5 +94,5 @@ def silence_text(query: Query, span: str) -> str:
 
 
 def capitalize(text: str) -> str:
-    """Return a text with its first letter in uppercase. A text that begins with a template does not change."""
+    """Return a text with its first letter in uppercase. A text that begins with a template is returned unchanged."""
     return text[:1].upper() + text[1:]

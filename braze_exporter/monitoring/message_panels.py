@@ -1,4 +1,4 @@
-"""The panels for the additional series of campaigns and Canvases: their messages and the outcomes of those."""
+"""The panels for the additional metric groups of campaigns and Canvases, such as messages and conversions."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ from braze_exporter.monitoring.panels import Panel, Target, chart
 from braze_exporter.scheduler.plan import Plan
 
 _INTERVAL = "30m"
-# Unique users cannot be added up: a user in two variations, or with two channels, is in both values.
+# Unique users cannot be added up, since a user of two variations or two channels is counted in both.
 _UNIQUE_STATS = "unique_.+"
 
 
@@ -43,7 +43,7 @@ def _group_chart(name: str, description: str, group: PanelGroup, metric_group: M
 
 
 def _sent_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Panel:
-    """Return the panel of sent messages by channel; for a Canvas by step and channel.
+    """Return the panel of sent messages by channel, or by step and channel for a Canvas.
 
     A Canvas step has at most one message.
     """
@@ -51,8 +51,8 @@ def _sent_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Pan
     labels = (*metric_group.labels, *by) if "step" in by else by
     return chart(
         f"{_title(metric_group.name)} by {' and '.join(by)}, settled day",
-        "Messages sent on the newest settled day. For in-app messages, how often they were shown. Sum of the selection "
-        "and all variations.",
+        "Messages sent on the newest settled day, or impressions for in-app messages. Sum of the selection and all "
+        "variations.",
         [
             Target(
                 group.last_value(Unit.DAY, "settled", metric_group=metric_group, by=("workspace", *labels)),
@@ -66,7 +66,7 @@ def _sent_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Pan
 
 
 def _outcome_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Panel:
-    """Return the panel of the fraction of messages delivered, opened, clicked and so on: all statistics Braze has."""
+    """Return the panel of all other statistics, such as opens and clicks, as fractions of the messages sent."""
     by = ("workspace", "channel")
     others = f'stat!~"{"|".join([*metric_group.primary_stats, _UNIQUE_STATS])}"'
     each = group.last_value(Unit.DAY, "settled", metric_group=metric_group, stats=others, by=(*by, "stat"))
@@ -75,8 +75,8 @@ def _outcome_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> 
     )
     return chart(
         f"{_title(metric_group.name)}, outcomes, settled day",
-        "Each statistic of a channel, as a share of the messages sent or shown in that channel. Select a channel to "
-        "see it alone. Statistics of unique users are excluded, because they cannot be added up.",
+        "Each statistic of a channel as a share of the messages sent (or in-app messages shown) in that channel. "
+        "Statistics of unique users are excluded, because they cannot be added up.",
         [Target(f"{each}\n  / on ({', '.join(by)}) group_left ()\n({sent} > 0)", legend(plan, ["channel", "stat"]))],
         unit="percentunit",
         interval=_INTERVAL,

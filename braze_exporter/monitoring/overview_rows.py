@@ -1,4 +1,4 @@
-"""The dashboard rows for all kinds together: what Braze reported, and which values are unusual."""
+"""The dashboard rows for all kinds together: the totals that Braze reported, and the largest changes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -7,14 +7,14 @@ from braze_exporter.monitoring.panel_groups import PanelGroup, legend_of
 from braze_exporter.monitoring.panels import Panel, Row, Target, bars, stat, steps
 from braze_exporter.scheduler.plan import Plan
 
-# Below this count, changes are mostly chance. The default of the alerts is the same.
+# Changes of smaller counts are mostly chance. The default of the alerts is the same.
 MIN_COUNT = 10
 MAX_SERIES = 15
 SPANS = {"24h": "24 hours", "7d": "7 days"}
 
 
 def totals_panels(groups: Sequence[PanelGroup]) -> list[Panel]:
-    """Return the stat panels at the top of the dashboard: what was reported for the chosen series, by kind."""
+    """Return the stat panels at the top of the dashboard: the totals of the selected series, by kind."""
     counted = [group for group in groups if group.has_counter and not group.filters]
     if not counted:
         return []
@@ -30,16 +30,17 @@ def totals_panels(groups: Sequence[PanelGroup]) -> list[Panel]:
 
 
 def change_row(plan: Plan, groups: Sequence[PanelGroup]) -> Row:
-    """Return the row of the largest changes, by counters and, where there are baselines, by settled buckets."""
+    """Return the row of the largest changes: of counters within a week, and of settled buckets from their baselines."""
     counted = [group for group in groups if group.has_counter and not group.filters]
     changes = _weekly_change_panels(plan, counted) if counted else ()
     return Row("Largest changes", ([*changes, *_baseline_change_panels(plan, groups)],))
 
 
 def increase_week_earlier(group: PanelGroup) -> str:
-    """Return the PromQL for the increase in the same 24 hours a week before, of counters that existed all that time.
+    """Return the PromQL for the increase in the same 24 hours a week earlier.
 
-    A counter that started in these 24 hours would make a usual day look like a rise.
+    Counters that did not exist at the start of these 24 hours are omitted. For them, a usual day would look like a
+    rise.
     """
     started_at = f"max by ({', '.join(group.labels)}) (last_over_time({group.total}[1h] offset 191h))"
     return f"{group.increase('24h', offset='1w')}\n  and {started_at}"
@@ -50,13 +51,13 @@ def _weekly_change_panels(plan: Plan, counted: Sequence[PanelGroup]) -> Iterator
         (group, f"{group.increase('24h')} / (({increase_week_earlier(group)}) >= {MIN_COUNT}) - 1") for group in counted
     )
     name = legend_of(plan, counted)
-    about = (
-        "Change of what Braze reported in the last 24 hours from the same 24 hours a week earlier. "
-        f"Only series with at least {MIN_COUNT} then, and with a counter that is at least 8 days old."
+    description = (
+        "Total that Braze reported in the last 24 hours, compared with the same 24 hours a week earlier. Only series "
+        f"with a total of at least {MIN_COUNT} at that time, and with a counter that is at least 8 days old."
     )
     yield bars(
         "Largest decreases in 24 hours",
-        f"{about} -100% means that nothing was reported.",
+        f"{description} -100% means that nothing was reported.",
         [Target(f"bottomk({MAX_SERIES}, ({change}) < 0)", name)],
         unit="percentunit",
         thresholds=steps("red", (-0.5, "orange"), (-0.2, "text")),
@@ -65,7 +66,7 @@ def _weekly_change_panels(plan: Plan, counted: Sequence[PanelGroup]) -> Iterator
     )
     yield bars(
         "Largest increases in 24 hours",
-        f"{about} 100% is twice as much.",
+        f"{description} 100% means twice as much.",
         [Target(f"topk({MAX_SERIES}, ({change}) > 0)", name)],
         unit="percentunit",
         thresholds=steps("text", (0.5, "blue")),
@@ -84,8 +85,8 @@ def _baseline_change_panels(plan: Plan, groups: Sequence[PanelGroup]) -> Iterato
             )
             yield bars(
                 f"Settled {unit} compared with baseline",
-                f"Difference of the newest settled {unit} from its baseline, the median of the same {unit} of the week "
-                "in the last weeks, lowest first. -50% is half of the baseline. Only for baselines of at least "
+                f"Newest settled {unit} compared with its baseline, the median of the same {unit} of the week in the "
+                "last weeks, lowest first. -50% means half of the baseline. Only for baselines of at least "
                 f"{MIN_COUNT}.",
                 [Target(f"bottomk({MAX_SERIES}, {change})", legend_of(plan, compared))],
                 unit="percentunit",

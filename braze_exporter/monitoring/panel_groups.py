@@ -1,6 +1,6 @@
-"""Groups the queries of a plan for dashboard panels, and writes the PromQL for the series chosen in the variables.
+"""Groups the queries of a plan for dashboard panels, and writes the PromQL for the series selected in the variables.
 
-Chosen values are inserted between backticks, as a regex that Grafana escapes. Event names may contain quotes or
+Grafana inserts the selected values as an escaped regex between backticks. Event names may contain quotes or
 backslashes, and Grafana's default format for Prometheus does not escape quotes.
 """
 
@@ -15,7 +15,7 @@ from braze_exporter.monitoring.kind_texts import kind_texts
 from braze_exporter.monitoring.panels import SOLID, Json, Target
 from braze_exporter.scheduler.plan import Plan, can_feed_counter
 
-# Lookback for gauges. A backfilled gauge has only one sample per bucket.
+# The lookback for gauges is one bucket, since a backfilled gauge has only one sample per bucket.
 LOOKBACK = {Unit.HOUR: "1h", Unit.DAY: "1d"}
 
 
@@ -25,16 +25,16 @@ def variable_name(label: str) -> str:
 
 
 def variable_matcher(label: str, name: str = "", *, or_none: bool = False) -> str:
-    """Return the matcher for the values of a label that are chosen in its variable, or in the variable `name`.
+    """Return the matcher for the values of a label that are selected in its variable, or in the variable `name`.
 
-    With `or_none`, series without that label match too.
+    If `or_none` is true, series without that label match too.
     """
     value = f"${{{name or variable_name(label)}:regex}}"
     return f"{label}=~`({value})?`" if or_none else f"{label}=~`{value}`"
 
 
 def self_metric(family: Family, *matchers: str) -> str:
-    """Return the series of a self-metric, limited to the chosen workspaces if it has the label `workspace`."""
+    """Return the selector for a self-metric, limited to the selected workspaces if it has the label `workspace`."""
     result = [variable_matcher(label) for label in family.labels if label == "workspace"] + [*matchers]
     return f"{family.name}{{{', '.join(result)}}}" if result else family.name
 
@@ -50,9 +50,8 @@ class PanelGroup:
     """The queries of a kind that are filtered by the same labels.
 
     `filters` are these labels, such as app and segment; it may be empty. `legend` is the legend format that
-    distinguishes the series of the group. The expressions are about the `metric_group` of the queries, unless another
-    `metric_group` of the kind is given. If a metric group has several series, they are summed: those of its
-    `primary_stats`, or those that match `stats`.
+    distinguishes the series of the group. The methods return PromQL for the series selected in the variables. If a
+    metric group has several series, they are summed: those of its `primary_stats`, or those that match `stats`.
     """
 
     kind: SeriesKind
@@ -87,7 +86,7 @@ class PanelGroup:
 
     @property
     def has_counter(self) -> bool:
-        """Whether all queries feed a counter. Queries by segment, and those that are not additive, do not."""
+        """Whether all queries can feed a counter. Queries by segment or with values that are not additive cannot."""
         return all(can_feed_counter(query) for query in self.queries)
 
     def has_baseline(self, unit: Unit) -> bool:
@@ -113,7 +112,8 @@ class PanelGroup:
     ) -> str:
         """Return the PromQL for the last value of a gauge within one bucket, so that backfilled gauges are visible.
 
-        `at` fixes the time, as PromQL. `subject` is the variable that selects the subjects, instead of the default one.
+        `metric_group` is another metric group of the kind, instead of that of the queries. `at` is the evaluation time
+        in PromQL, such as `end()`. `subject` is the variable that selects the subjects, instead of the default one.
         `by` are the labels to sum by, instead of those of the group.
         """
         metric_group = metric_group or self.metric_group
@@ -136,7 +136,7 @@ class PanelGroup:
         return self._series(build_counter(self.kind, self.metric_group), self.metric_group)
 
     def _series(self, family: Family, metric_group: MetricGroup, *, stats: str = "", subject: str = "") -> str:
-        """Return the selector for the chosen series of a family.
+        """Return the selector for the selected series of a family.
 
         `subject` is the variable that selects the subjects, instead of the default one.
         """
@@ -182,7 +182,7 @@ def legend_of(plan: Plan, groups: Sequence[PanelGroup], kind: str = "kind") -> s
 
 
 def styled_target(plan: Plan, expr: str, legend: str, color: str, line: Json = SOLID) -> Target:
-    """Return a target with its own color and line style. Its legend may contain no labels but workspace and pool."""
+    """Return a target with a fixed color and line style. The only labels in its legend must be workspace and pool."""
     pairs = dict.fromkeys((query.workspace, query.kind.pool.name) for query in plan.queries)
     names = (legend.replace("{{workspace}}", workspace).replace("{{pool}}", pool) for workspace, pool in pairs)
     return Target(expr, legend, tuple(dict.fromkeys(names)), color, line)

@@ -1,7 +1,7 @@
 """Grafana panels as dataclasses, and their layout. Independent of Braze.
 
-Grafana's schema allows only objects as values of overrides. So a color and a line style can be overridden, but a width
-in pixels cannot. Overrides select series by a list of names, not by a pattern.
+Grafana's schema allows only objects as values of overrides. So the color and the style of a line can be overridden, but
+not its width. Overrides select series by a list of names, not by a pattern.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,8 @@ class Target:
 class Panel:
     """A panel without its position.
 
-    `interval` is the minimum interval between its points, and `repeat` the variable that the panel is repeated for.
+    `interval` is the minimum interval between its points. The panel is repeated for each selected value of the variable
+    `repeat`, if that is not empty.
     """
 
     title: str
@@ -50,7 +51,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A heading and lines of panels. The panels of a line share its width."""
+    """A heading and lines of panels. The panels of a line have the same width."""
 
     title: str
     lines: tuple[Sequence[Panel], ...]
@@ -59,7 +60,7 @@ class Row:
 
 @dataclass(slots=True)
 class Grid:
-    """Places rows below each other and numbers their panels."""
+    """Places rows below each other, and gives each panel an id."""
 
     _number: int = 0
     _bottom: int = 0
@@ -103,7 +104,7 @@ class Grid:
 
 
 def _panel_json(panel: Panel, number: int, position: Json) -> Json:
-    now = panel.type in {"stat", "bargauge"}
+    is_instant = panel.type in {"stat", "bargauge"}
     names = [chr(ord("A") + index) for index in range(len(panel.targets))]
     result: Json = {
         "type": panel.type,
@@ -119,8 +120,8 @@ def _panel_json(panel: Panel, number: int, position: Json) -> Json:
                 "editorMode": "code",
                 "expr": target.expr,
                 "legendFormat": target.legend or "__auto",
-                "instant": now,
-                "range": not now,
+                "instant": is_instant,
+                "range": not is_instant,
             }
             for name, target in zip(names, panel.targets, strict=True)
         ],
@@ -162,9 +163,9 @@ def stat(
     decimals: int = 0,
     value_texts: Mapping[str, str] | None = None,
 ) -> Panel:
-    """Return a stat panel with one number for each target, with its legend if it has one.
+    """Return a stat panel with one number for each target. If any target has a legend, the legends are shown.
 
-    `value_texts` maps values to the texts shown instead of them.
+    `value_texts` maps values to the texts that are shown instead.
     """
     defaults: Json = {
         "unit": unit,
@@ -195,7 +196,7 @@ def bars(
     no_value: str = "none",
     bounds: Mapping[str, float] | None = None,
 ) -> Panel:
-    """Return a panel with a horizontal bar for each series, in the order of the query."""
+    """Return a panel with a horizontal bar for each series, in the order of the query result."""
     defaults = {
         "unit": unit,
         "decimals": 0,

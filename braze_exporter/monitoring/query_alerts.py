@@ -1,4 +1,4 @@
-"""The alerting rules for the `alerts` of config entries."""
+"""The alerting rules for the `alerts` of entries in the config."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from braze_exporter.scheduler.plan import MAX_MISSED_REFRESHES
 
 # The lowest `max_result_age`, for short refresh intervals.
 _MIN_RESULT_AGE_SECONDS = 600.0
-# The README heading for each sort of alert.
+# The README heading for each type of alert.
 RUNBOOK_HEADINGS = {
     "Silent": "Silent",
     "NoData": "No data",
@@ -23,7 +23,7 @@ RUNBOOK_HEADINGS = {
     "Below": "Below",
     "Above": "Above",
 }
-# Exported for the exporter process by prometheus_client.
+# A metric of the exporter process, from prometheus_client.
 _START_TIME = "process_start_time_seconds"
 _TARGET = "on (job, instance)"
 
@@ -37,8 +37,8 @@ def max_result_age(query: Query) -> float:
 class QueryAlerts:
     """A query with its alerts.
 
-    `counter_source` is the query that feeds its counter, or None. `is_durable` is whether a state file keeps the
-    counter.
+    `counter_source` is the query that feeds its counter, or None if it has no counter. `is_durable` is true if the
+    counter is kept in a state file.
     """
 
     query: Query
@@ -62,17 +62,17 @@ class QueryAlerts:
             yield self._limit_rule("Above", ">", alerts.above)
 
     def _silent_rule(self, silent: float, counter_source: Query) -> Rule:
-        """Return the rule for a counter that does not rise while fetches succeed.
+        """Return the rule for a counter that does not rise although fetches succeed.
 
-        The rule does not fire where the counter proves nothing: after a restart without a state file, while the state
-        file cannot be written, and before the first success was older than `silent`.
+        The rule does not fire if the counter may not rise for another reason: after a restart without a state file,
+        while the state file cannot be written, and until `silent` has passed since the first success.
         """
         expression, span = QueryExpr(counter_source), format_duration(silent)
         if self.is_durable:
-            untrue = f"increase({STATE_WRITE_FAILURES.name}[{format_duration(max_result_age(counter_source))}]) > 0"
+            unreliable = f"increase({STATE_WRITE_FAILURES.name}[{format_duration(max_result_age(counter_source))}]) > 0"
         else:
-            untrue = f"time() - {_START_TIME} < {format_number(silent)}"
-        total = expression.total(unless=f" unless {_TARGET} ({untrue})")
+            unreliable = f"time() - {_START_TIME} < {format_number(silent)}"
+        total = expression.total(unless=f" unless {_TARGET} ({unreliable})")
         since = expression.gauge("last_success_timestamp_seconds", offset=span)
         return self._rule(
             "Silent",
@@ -86,13 +86,13 @@ class QueryAlerts:
         )
 
     def _no_data_rule(self, silent: float) -> Rule:
-        """Return the rule for empty or outdated responses, in which the other rules find nothing."""
-        query, oldest = self.query, max(silent, self.query.settle + 3 * self.query.unit.seconds)
+        """Return the rule for empty or outdated responses, with which the other rules cannot fire."""
+        query, max_bucket_age = self.query, max(silent, self.query.settle + 3 * self.query.unit.seconds)
         expression = QueryExpr(query)
         up, start = expression.gauge("up"), expression.gauge("settled_bucket_start_timestamp_seconds")
         return self._rule(
             "NoData",
-            f"(\n  time() - {start} > {format_number(oldest)}\n"
+            f"(\n  time() - {start} > {format_number(max_bucket_age)}\n"
             f"  or time() - {start} unless {expression.gauge('settled')}\n"
             f"  or 0 * {up} unless {start}\n)\n"
             f"and {up} == 1\n"
@@ -106,10 +106,7 @@ class QueryAlerts:
         )
 
     def _drop_rule(self, drop: float) -> Rule:
-        """Return the rule for a settled bucket far below its baseline.
-
-        The expression compares the ratio of both, which is exact.
-        """
+        """Return the rule for a settled bucket far below its baseline. The value of the alert is the ratio of both."""
         query, expression = self.query, QueryExpr(self.query)
         when = {"hour": "at this hour of the week", "day": "on this day of the week"}[query.unit]
         by_app = (
@@ -133,8 +130,7 @@ class QueryAlerts:
             f"{capitalize(kind_texts(query.kind).noun)} {alert_type.lower()} the limit.",
             f'{capitalize(query_text(query))}: {{{{ $value | printf "%.15g" }}}} in the newest settled {query.unit}, '
             f"{alert_type.lower()} the limit of {format_number(limit)}. The limit is the same at all times. If the "
-            "usual "
-            f"value depends on the time, use `drop`, which compares with the baseline.",
+            "usual value depends on the time, use `drop`, which compares with the baseline.",
         )
 
     @property

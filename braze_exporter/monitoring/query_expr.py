@@ -1,4 +1,4 @@
-"""The PromQL for the value of a query: one value, over all its series and all Prometheus targets."""
+"""The PromQL for a query in alerts: one value from all its series and all Prometheus targets."""
 
 from dataclasses import dataclass
 
@@ -9,27 +9,27 @@ from braze_exporter.metrics.promql import LabelRegex, max_by, select_series, sum
 
 @dataclass(frozen=True, slots=True)
 class QueryExpr:
-    """The value that alerts compare: the sum of the `primary_stats` of a query's first metric group.
+    """Writes expressions for the first metric group of a query, summed over the series of its `primary_stats`.
 
-    A campaign or a Canvas is configured by its id, but its series carry its name. The name is unknown when rules are
-    generated, and it may change. So expressions cover all campaigns until `restrict` joins them with the info metric,
-    which has both labels.
+    A campaign or a Canvas is configured by its id, but its series have its name as a label. The name is unknown when
+    rules are generated, and it may change. So expressions are for all campaigns until `restrict` joins them with the
+    info metric, which has both labels.
     """
 
     query: Query
 
     @property
     def identity(self) -> dict[str, str]:
-        """The labels that identify the value, independent of the subject's name."""
+        """The labels that identify the query, with the id of the subject instead of its name if it has one."""
         kind = self.query.kind
         result = self._matchers | ({kind.subject_parameter: self.query.subject_id} if kind.is_identified_by_id else {})
         return {name: value for name, value in result.items() if not isinstance(value, LabelRegex)}
 
     def gauge(self, measure: str, *, offset: str = "") -> str:
-        """Return the PromQL for one of the query's gauges, optionally at `offset`.
+        """Return the PromQL for the gauge `measure` of the query, optionally at `offset`.
 
-        The values of `latest`, `settled` and `baseline` are summed over the series of a response. All other gauges are
-        the maximum over the series, such as the start of the newest bucket.
+        The values of `latest`, `settled` and `baseline` are summed over the series of a response. Of all other gauges,
+        such as the start of the newest bucket, the result is the maximum.
         """
         query = self.query
         family = build_gauge(query.kind, query.metric_group, query.unit, measure)
@@ -45,7 +45,7 @@ class QueryExpr:
         )
 
     def total(self, *, offset: str = "", unless: str = "") -> str:
-        """Return the PromQL for the counter, optionally at `offset`. `unless` excludes series."""
+        """Return the PromQL for the counter, optionally at `offset`. `unless` is PromQL after the selector."""
         query = self.query
         selected = select_series(
             build_counter(query.kind, query.metric_group), self._matchers.items(), query.metric_group.primary_stats
@@ -54,7 +54,7 @@ class QueryExpr:
         return sum_by(expression, self._labels, query.metric_group.series_labels)
 
     def restrict(self, expr: str) -> str:
-        """Return `expr` limited to the subjects of this query."""
+        """Return `expr`, limited to the subjects of this query if Braze identifies them by an id."""
         kind = self.query.kind
         if not kind.is_identified_by_id:
             return expr

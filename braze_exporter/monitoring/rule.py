@@ -5,17 +5,18 @@ from dataclasses import dataclass, field
 
 from braze_exporter.config.values import format_duration
 
-# The README has a section for each built-in alert and for each sort of query alert.
+# The README has a section for each built-in alert and for each type of query alert.
 RUNBOOKS = "https://github.com/braze-exporter/braze-exporter/blob/main/README.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An alerting rule that fires when `expr` has had a value for `wait` seconds, and keeps firing for `wait` seconds.
+    """An alerting rule.
 
-    `summary` and `description` are Prometheus templates, which take user-chosen names from labels only. `severity` and
-    `labels` are plain text. The labels repeat those of the series, because promtool rejects two rules with the same
-    name and labels. `runbook` is the heading in the README, if it differs from the name.
+    `wait` is both `for` and `keep_firing_for`, in seconds. `summary` and `description` are Prometheus templates, in
+    which names from the config come from labels only. `severity` and `labels` are plain text. `labels` repeat those of
+    the series, because promtool rejects two rules with the same name and labels. `runbook` is the heading in the
+    README, if it differs from the name.
     """
 
     alert: str
@@ -45,5 +46,5 @@ class Rule:
 
 
 def _escape_template(text: str) -> str:
-    """Return a template that renders as exactly this text."""
+    """Return a template that renders as `text`."""
     return text.replace("{{", '{{ "{{" }}')

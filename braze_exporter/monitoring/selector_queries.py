@@ -1,4 +1,7 @@
-"""The queries of selectors for rules and dashboards. Their subjects are regexes, because Braze's lists are not read."""
+"""The queries of selectors for rules and dashboards.
+
+Rules and dashboards are generated without reading Braze's lists. So the subjects of these queries are regexes.
+"""
 
 import re
 from collections.abc import Iterator
@@ -9,14 +12,14 @@ from braze_exporter.config.schema import Entry
 from braze_exporter.metrics.promql import LabelRegex
 from braze_exporter.scheduler.plan import Plan
 
-# The suffix that distinguishes items with the same name in Braze.
+# The id that may follow a name, to distinguish items with the same name in Braze.
 _ID_SUFFIX = r"( \([0-9A-Fa-f-]{36}\))?"
 
 
 def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
-    """Yield the queries of selectors with their entries, excluding the subjects of other entries.
+    """Yield the queries of selectors with their entries. Their regexes exclude the subjects of entries before them.
 
-    An entry that names a subject takes precedence over selectors, and an earlier selector over a later one.
+    An entry that names a subject comes before all selectors, and an earlier selector before a later one.
     """
     before: dict[tuple[object, ...], list[str]] = {}
     ids: dict[tuple[object, ...], list[str]] = {}
@@ -37,7 +40,7 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
 
 
 def _subject_regex(query: Query, entry: Entry) -> str:
-    """Return the regex for the label. If the list has ids, an id may follow the name. A tag matches any name."""
+    """Return the regex for the names of an entry's items. It is empty (any name) for an entry with only a tag."""
     match = getattr(entry, "match", None)
     if match is None:
         return ""
