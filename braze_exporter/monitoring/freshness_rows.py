@@ -124,7 +124,7 @@ def _queries_by_unit(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
 
 
 def _select_gauge(queries: Sequence[Query], measure: str) -> str:
-    """Return the selector for a gauge of all these queries, with the values chosen in the variables."""
+    """Return the selector for a gauge of all these queries, limited to the values selected in the variables."""
     families = (build_gauge(query.kind, query.metric_group, query.unit, measure) for query in queries)
     plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.metric_group.labels))
     matchers = (

@@ -121,12 +121,12 @@ class _AuthCircuitBreaker(CircuitBreaker):
 class _KeyCall:
     """Represents a call that `_KeyState` allowed.
 
-    `probe` is the result of `acquire` of the endpoint's circuit breaker. If `is_alone`, other calls with the key wait
-    for the end of this one. `is_probe` is true if the call tests a key that the endpoint rejected.
+    `probe` is the result of `acquire` of the endpoint's circuit breaker. If `is_exclusive`, other calls with the key
+    wait for the end of this one. `is_probe` is true if the call tests a key that the endpoint rejected.
     """
 
     probe: Probe
-    is_alone: bool
+    is_exclusive: bool
     is_probe: bool
 
 
@@ -189,7 +189,7 @@ class _KeyState:
         circuit.is_probe_wanted = False
         probe = circuit.acquire()
         call = _KeyCall(probe, not self.is_accepted, probe.is_probe and circuit.error is not None)
-        if call.is_alone:
+        if call.is_exclusive:
             self._probe_in_flight = call
         return call
 

@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class _FailureGroup(NamedTuple):
     """The key by which failing queries are grouped in the log.
 
-    `auth_detail` is the error detail of a 401, which tells a rejected key from a missing permission. It is empty for
-    other reasons.
+    `auth_detail` is the error detail of a 401, which distinguishes a rejected key from a missing permission. It is
+    empty for other reasons.
     """
 
     workspace: str

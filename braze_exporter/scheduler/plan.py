@@ -22,7 +22,7 @@ MAX_MISSED_REFRESHES = 3
 MAX_HISTORY_HOURS = 24
 # The minimum number of buckets that a usual fetch requests: one day of hours, or two weeks of days, for late data.
 DEFAULT_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
-# One bucket each for the bucket in progress, the one in which `settle` begins, and a Braze clock that is ahead.
+# The bucket in progress, the bucket in which `settle` begins, and one more in case Braze's clock is ahead.
 _MARGIN_BUCKETS = 3
 _KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
 
@@ -114,8 +114,8 @@ class Plan:
 def build_plan(config: Config) -> Plan:
     """Return the plan of `config`, with the queries of the entries that name their subject.
 
-    The queries of selectors are added later by `selectors.expand_selectors`. Raises `ConfigError` with the setting to
-    change if the plan exceeds `max_queries` or the budget, or if a `settle` is too long or a `silent` too short.
+    The queries of selectors are added later by `selectors.expand_selectors`. Raises `ConfigError` if the plan exceeds
+    `max_queries` or the budget, or if a `settle` is too long or a `silent` too short. It names the setting to change.
     """
     settings, problems = config.settings, []
     entries = [
@@ -320,8 +320,8 @@ def _describe_history(usage: PoolUsage) -> str:
 def _min_refresh_seconds(refreshes: Sequence[float], allowed: float) -> float:
     """Return the shortest refresh, in seconds, with which the queries make no more than `allowed` calls per hour.
 
-    All shorter ones of the `refreshes` must be raised to the result. `refreshes` must be sorted in ascending order and
-    make more calls than `allowed`.
+    Shorter values in `refreshes` must be raised to the result. `refreshes` must be sorted in ascending order and make
+    more calls than `allowed`.
     """
     number = len(refreshes)
     while (refresh := number * 3_600 / allowed) < refreshes[number - 1]:

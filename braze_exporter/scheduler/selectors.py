@@ -93,7 +93,7 @@ def expand_selectors(
     selected_indexes = {
         index
         for index in order
-        if capacity.try_reserve(candidates[index].queries, is_current=candidates[index].is_current(current))
+        if capacity.try_add(candidates[index].queries, is_current=candidates[index].is_current(current))
     }
     chosen = [candidate for index, candidate in enumerate(candidates) if index in selected_indexes]
     selected = [(query, candidate.selector.entry.alerts) for candidate in chosen for query in candidate.queries]
@@ -207,8 +207,8 @@ class _Capacity:
             if list_endpoint is not None:
                 self._list_calls[workspace, list_endpoint.pool] += known.calls
 
-    def try_reserve(self, queries: Sequence[Query], *, is_current: bool) -> bool:
-        """Reserve capacity for `queries` and return True, or return False if not all of them fit."""
+    def try_add(self, queries: Sequence[Query], *, is_current: bool) -> bool:
+        """Add `queries` and return True, or return False if there is no capacity for all of them."""
         if len(queries) > self._queries:
             return False
         usages = {}

@@ -191,7 +191,7 @@ function rateLimitMeter({ limit, remaining, reserve }) {
 function poolElement(pool, zone) {
   const { name, limit, remaining, reserve, reset_at: resetAt, planned, allowed } = pool;
   const muted = (...texts) => element("p", { class: "muted" }, ...texts.map((text) => element("span", {}, text)));
-  const calls = `${formatNumber(planned)} of ${formatNumber(allowed)}/h planned`; // `allowed` is what the budget allows
+  const calls = `${formatNumber(planned)} of ${formatNumber(allowed)} calls/h planned`; // `allowed` by the budget
   if (remaining === null) return element("div", { class: "pool" }, muted("Rate limit not known yet", calls));
   const left = element("span", {}, element("b", {}, formatNumber(remaining)), ` of ${formatNumber(limit)} calls left`);
   if (name !== "default") left.append(` (${name})`);

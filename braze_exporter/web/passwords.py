@@ -40,7 +40,7 @@ class PasswordChecker:
     """Checks passwords and remembers the results.
 
     Results are stored under a keyed hash, so that no password stays in memory. Accepted and rejected passwords are
-    stored separately. So many wrong passwords do not delay users whose password has been accepted before.
+    stored separately. So a client that sends many wrong passwords does not delay users with an accepted password.
     """
 
     def __init__(self) -> None:

@@ -40,11 +40,11 @@ class SeriesData(TypedDict):
 class QueryData(TypedDict):
     """A query with its exported values; null where a metric is absent.
 
-    `tags` distinguish queries with the same name; each is a label and its text. If the responses have several metric
-    groups, `series` lists all series, and the other values are those of the series or sum that represents the query.
-    `labels` are the labels of its samples. `app_id` and `segment_id` are Braze's ids. `metrics` are the names of its
-    settled gauge and of its counter, if any. `next_at` is the earliest time of the next fetch, or null if the next
-    scrape fetches the query.
+    `tags` distinguish queries with the same name; each is a label and its text. The values are those of the series or
+    sum that represents the query. `series` lists all series if the responses have several metric groups. `labels` are
+    the labels of the query's samples. `app_id` and `segment_id` are Braze's ids. `metrics` are the names of its settled
+    gauge and of its counter, if any. `next_at` is the earliest time of the next fetch, or null if the next scrape
+    fetches the query.
     """
 
     workspace: str
