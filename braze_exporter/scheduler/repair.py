@@ -16,9 +16,9 @@ from braze_exporter.scheduler.plan import newest_length
 
 # The failures after which a shorter request may succeed.
 SHORTER_REQUEST_REASONS = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}
-# How long the shorter length after an oversized response is kept, in seconds.
+# Seconds for which the maximum length stays reduced after an oversized response.
 _REDUCED_LENGTH_SECONDS = 7 * 86_400.0
-# The shortest interval between two immediate retries of a query, in seconds.
+# The minimum interval between two immediate retries of a query, in seconds.
 _IMMEDIATE_RETRY_INTERVAL_SECONDS = 3_600.0
 
 

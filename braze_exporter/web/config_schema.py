@@ -36,7 +36,7 @@ UNSUPPORTED_KEYS: Mapping[str, str] = {
     "cert": f"{_FILE_HINT} cert_file",
     "key": f"{_FILE_HINT} key_file",
     "client_ca": f"{_FILE_HINT} client_ca_file",
-    "client_allowed_sans": "is not supported; use a client_ca_file that signs only the allowed clients",
+    "client_allowed_sans": "is not supported; set client_ca_file to a CA that signs only allowed clients",
     "cipher_suites": _OPENSSL_HINT,
     "curve_preferences": _OPENSSL_HINT,
     "prefer_server_cipher_suites": _OPENSSL_HINT,
@@ -47,7 +47,7 @@ UNSUPPORTED_KEYS: Mapping[str, str] = {
 
 def _validate_client_auth(value: object) -> ssl.VerifyMode:
     if value in _UNVERIFIED:
-        text = "accepts unverified certificates, which protects nothing; use RequireAndVerifyClientCert"
+        text = "does not verify client certificates; use RequireAndVerifyClientCert"
         raise InvalidValueError(f"{value} {text}")
     if value not in tuple(CLIENT_AUTH):
         hint = did_you_mean(value, CLIENT_AUTH) if isinstance(value, str) else ""
@@ -110,7 +110,7 @@ def _header_validator(*choices: str) -> BeforeValidator:
 
 def _validate_http2(value: object) -> bool:
     if value is not False:
-        raise InvalidValueError("must be false or absent; HTTP/2 is not supported, and scrapes would not benefit")
+        raise InvalidValueError("is not supported; set it to false or remove it")
     return False
 
 

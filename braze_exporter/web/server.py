@@ -154,7 +154,7 @@ class Application:
             if await self.access.authorize(headers.get(b"authorization")):
                 return None
         except BusyError:
-            return _text_response(503, "Service Unavailable. Too many password checks are pending, retry in a second.")
+            return _text_response(503, "Service Unavailable. Too many password checks are pending. Retry in a second.")
         return _text_response(401, "Unauthorized")
 
     async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> HttpResponse:

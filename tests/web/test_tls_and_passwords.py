@@ -160,7 +160,7 @@ def test_wrong_passwords_delay_no_scrape(guarded: Program) -> None:
         info = {response.status: response.read().decode() for response in responses}
     assert info == {
         401: "Unauthorized\n",
-        503: "Service Unavailable. Too many password checks are pending, retry in a second.\n",
+        503: "Service Unavailable. Too many password checks are pending. Retry in a second.\n",
     }
 
 
