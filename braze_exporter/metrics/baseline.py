@@ -9,7 +9,7 @@ from braze_exporter.braze.series import Point
 
 
 class Baseline:
-    """Holds the settled history of one series of a query. Not thread-safe."""
+    """The settled history of one series of a query. Not thread-safe."""
 
     def __init__(self, query: Query) -> None:
         """Start without history, for the last `baseline_weeks` of `query`."""

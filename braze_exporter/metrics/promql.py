@@ -20,7 +20,7 @@ def format_number(value: float) -> str:
 
 
 class LabelRegex(str):
-    """Represents the values of a label that match `expression` but not `excluded`.
+    """The values of a label that match `expression` but not `excluded`.
 
     Both are regexes that match whole values. An empty `expression` matches all values. The string itself is the text of
     the config, for example the regex or tag of a selector.

@@ -43,7 +43,7 @@ KEY_REJECTED_DETAIL = (
 
 @dataclass(frozen=True, slots=True)
 class AuthFailure:
-    """Represents a 401 or 403, with the seconds until the next attempt."""
+    """A 401 or 403, with the seconds until the next attempt."""
 
     error: BrazeError
     seconds: float
@@ -51,7 +51,7 @@ class AuthFailure:
 
 @dataclass(frozen=True, slots=True)
 class LimiterStatus:
-    """Represents what prevents calls of a workspace now.
+    """What prevents calls of a workspace now.
 
     `pauses` are keyed by the name of the pool, `endpoint_failures` by the path of the endpoint. If all endpoints in use
     reject the key, `key_failure` is set and `endpoint_failures` is empty.
@@ -119,7 +119,7 @@ class _AuthCircuitBreaker(CircuitBreaker):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _KeyCall:
-    """Represents a call that `_KeyState` allowed.
+    """A call that `_KeyState` allowed.
 
     `probe` is the result of `acquire` of the endpoint's circuit breaker. If `is_exclusive`, other calls with the key
     wait for the end of this one. `is_probe` is true if the call tests a key that the endpoint rejected.

@@ -13,7 +13,7 @@ from braze_exporter.scheduler.list_pager import ListPager
 
 @dataclass(frozen=True, slots=True)
 class ListResult:
-    """Holds the items of a list, its archived items, and the `failure` that made the list incomplete.
+    """The items of a list, its archived items, and the `failure` that made the list incomplete.
 
     `failure` is empty if the list was read to its end.
     """

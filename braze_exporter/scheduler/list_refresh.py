@@ -47,7 +47,7 @@ class WorkspaceKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceLists:
-    """Holds the lists to read of one workspace, and the components that fetch them.
+    """The lists of one workspace that are read, and the components that fetch them.
 
     `is_same_key` is true if the API key has not changed with the config.
     """

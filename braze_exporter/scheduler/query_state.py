@@ -25,7 +25,7 @@ _MAX_DOUBLINGS = 20
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Holds the series of a response, with the times of its request and its arrival.
+    """The series of a response, with the times of its request and its arrival.
 
     `sent_at` and `received_at` are in seconds since the epoch, `received_monotonic` in seconds of the monotonic clock.
     `sent_at` is by Braze's clock if the exporter's clock is ahead of it. `is_complete` is true if this response
@@ -42,7 +42,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """Represents the result of the last fetch of a query.
+    """The result of the last fetch of a query.
 
     `response` is the newest successful response, or None before the first. `error` is why the last fetch failed, or
     None if it succeeded.

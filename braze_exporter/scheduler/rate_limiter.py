@@ -37,7 +37,7 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Represents a call that a circuit breaker allowed.
+    """A call that a circuit breaker allowed.
 
     `is_probe` is true if no other call may be made until this one has ended. `generation` is the number of times that
     `require_probe` had been called before.
@@ -105,7 +105,7 @@ class PauseReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Represents a pool that makes no calls now, with the reason and the remaining seconds."""
+    """A pause in the calls of a pool: its reason and the remaining seconds."""
 
     reason: PauseReason
     seconds: float

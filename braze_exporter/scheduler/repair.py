@@ -39,7 +39,7 @@ class BucketRequest:
 
 
 class Outcome(NamedTuple):
-    """Represents the effect of a finished fetch.
+    """The effect of a finished fetch.
 
     `is_complete` is true if the fetch completed the repair. `is_retried_at_once` is true if the query must be fetched
     again at once, since a shorter request may succeed. `is_tolerated` is true if the fetch failed but the query stays

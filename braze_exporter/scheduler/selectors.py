@@ -32,7 +32,7 @@ _MAX_NAMES_WITH_SUGGESTIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class ListSnapshot:
-    """Holds the result of a complete read of a list.
+    """The result of a complete read of a list.
 
     `calls` is the number of calls of the read. `removed` are items that were listed before, so that an archived item
     with an id keeps its last name. `suggestions` caches the nearest listed names by unlisted name, since the search is
@@ -113,7 +113,7 @@ def expand_selectors(
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """Represents an item that a selector matches, with those of its queries that no earlier entry has."""
+    """An item that a selector matches, with those of its queries that no earlier entry has."""
 
     selector: Selector
     item: ListItem
