@@ -420,7 +420,7 @@ class Reloader:
         The future has the exception, usually a `ConfigError`, if the reload fails.
         """
         future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # a running future cannot be cancelled by a caller that stops waiting
+        future.set_running_or_notify_cancel()  # a running future cannot be canceled by a caller that stops waiting
         self._requests.put(future)
         return future
 

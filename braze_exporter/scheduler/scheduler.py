@@ -76,7 +76,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.future: Future[None] = Future()
-        self.future.set_running_or_notify_cancel()  # a running future cannot be cancelled by a scrape that times out
+        self.future.set_running_or_notify_cancel()  # a running future cannot be canceled by a scrape that times out
         self.pending = 0
 
     def finish_one(self) -> None:
@@ -193,7 +193,7 @@ class Scheduler:
     def refresh(self) -> Future[None]:
         """Queue a fetch of every due query, and return a future that is done when no fetch is in flight.
 
-        Deferred queries do not delay the future. It cannot be cancelled.
+        Deferred queries do not delay the future. It cannot be canceled.
         """
         with self._lock:
             added = [] if self._is_closed else self._take_due(self._monotonic())

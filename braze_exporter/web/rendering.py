@@ -92,7 +92,7 @@ class PageRenderer:
 
 
 class PageReaders:
-    """Tracks which tasks send which page. If there are too many pages, the tasks of the oldest one are cancelled."""
+    """Tracks which tasks send which page. If there are too many pages, the tasks of the oldest one are canceled."""
 
     def __init__(self) -> None:
         """Start without readers."""
@@ -102,7 +102,7 @@ class PageReaders:
     def reading(self, page: bytes) -> Iterator[None]:
         """Register the current task as a reader of `page`.
 
-        The task is cancelled if too many pages are being read and `page` is the oldest one.
+        The task is canceled if too many pages are being read and `page` is the oldest one.
         """
         task = asyncio.current_task()
         tasks = self._tasks.setdefault(id(page), [])
