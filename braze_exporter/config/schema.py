@@ -108,7 +108,7 @@ class Settings(Model):
     settle: Settle = Field(default=Settle(), description="how long after its end a bucket may still change")
     max_age: Duration = Field(
         default=3_600.0,
-        description="how long values are exported when Braze no longer responds; at least twice `refresh`",
+        description="how long values are exported after their last successful fetch; at least twice `refresh`",
     )
     max_queries: Annotated[int, *number_range(1, 1_000_000, whole=True)] = Field(
         default=2_000, description="maximum number of queries; further items selected by `match` or `tag` are skipped"
