@@ -1,6 +1,6 @@
 """Reference model of the accuracy tests: late and revised event counts, and a connection without sockets.
 
-This module uses no calculation of the exporter. It computes buckets by itself and reads Braze's responses off the
+This module does not use the exporter's calculations. It computes buckets itself, and takes Braze's responses from the
 simulated connection.
 """
 
@@ -33,7 +33,7 @@ SOURCES = (IOS, SERVER_SOURCE)
 # Generated histories contain no change later than this after the end of its hour, in seconds.
 LATEST_CHANGE_SECONDS = 21 * HOUR
 
-# The time at which Braze learns of a change, and the difference to the count of the hour.
+# The time at which a change reaches Braze, and the change of the count of the hour.
 Change = tuple[float, int]
 HistoryGenerator = Callable[[str, int, str], Iterable[Change]]
 
@@ -53,7 +53,7 @@ def start_of(unit: Unit, bucket: int) -> int:
 
 @dataclass(frozen=True)
 class ExpectedQuery:
-    """A query as the model sees it: what it requests, when its buckets settle, and whether it feeds a counter."""
+    """The model of a query: what it requests, when its buckets settle, and whether a counter is computed from it."""
 
     event: str
     unit: Unit
@@ -81,10 +81,10 @@ class ExpectedQuery:
 
 
 class EventModel:
-    """Holds all occurrences and when Braze learned of them: the true value of any bucket at any time."""
+    """All changes to Braze's counts and their times, and so the correct value of any bucket at any time."""
 
     def __init__(self, generate: HistoryGenerator = lambda _event, _hour, _source: ()) -> None:
-        """Start with a history that `generate` generates, hour by hour, when an hour is first read."""
+        """Start with the history from `generate`, which is called for each hour when that hour is first read."""
         self.events: Collection[str] = EVENTS
         self._generate = generate
         self._changes: dict[tuple[str, int, str], list[Change]] = {}
@@ -123,7 +123,7 @@ class EventModel:
         return sum(self.count(query.event, hour, now, query.app_id) for hour in query.hours(bucket))
 
     def occurrences(self, query: ExpectedQuery, after: float, until: float) -> int:
-        """Return how many occurrences Braze learned of after `after` and up to `until`, in any bucket."""
+        """Return how many occurrences reached Braze after `after` and up to `until`, in any bucket."""
         first, last = query.newest(after - 2 * LATEST_CHANGE_SECONDS), query.newest(until)
         return sum(
             change
@@ -257,7 +257,7 @@ class SimulatedConnection(HTTPAdapter):
             )
         )
         if sent is None:
-            raise requests.exceptions.ConnectionError("the connection broke", request=request)
+            raise requests.exceptions.ConnectionError("connection broken", request=request)
         status, headers, body = sent
         raw = urllib3.HTTPResponse(
             io.BytesIO(body),

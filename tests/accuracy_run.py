@@ -1,7 +1,7 @@
 """Runs the real exporter through virtual time and checks each page against what Braze sent over the connection.
 
-The checks follow the design document and use no calculation of the exporter. They use what each response contained and
-when it was requested. A missing sample, an extra sample or a different value is a failure.
+The checks do not use the exporter's calculations. The expected samples follow from the content of each response and
+the time of its request. A missing sample, an extra sample or a different value is a failure.
 """
 
 import contextlib
@@ -55,10 +55,10 @@ Samples = Mapping[tuple[str, str], float]
 
 
 class ExpectedCounter:
-    """Reference implementation of a counter, written from the design.
+    """Reference implementation of a counter.
 
-    The first response is recorded and counts 0. If it is empty, the buckets that were requested start at 0. A rise is
-    added, a fall is not subtracted, and a later rise counts only above the highest value seen.
+    The first response counts 0. If it is empty, the requested buckets start at 0. A rise is added, a fall is not
+    subtracted, and a later rise counts only above the highest value seen.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class ExpectedCounter:
 
 @dataclass
 class ExpectedState:
-    """What the exporter must have for a query since it was started, judging by the exchanges on the connection."""
+    """The expected state of a query since the last start, derived from the exchanges on the connection."""
 
     up: bool | None = None
     response: RecordedExchange | None = None
@@ -103,7 +103,7 @@ class ExpectedState:
 
 @dataclass
 class CounterHistory:
-    """The responses to one query during the life of a counter, from one loss of the state to the next."""
+    """The times of the responses to a query while the exporter kept its counter, and the last value of the counter."""
 
     oldest: int
     times: list[float] = field(default_factory=list)
@@ -111,7 +111,7 @@ class CounterHistory:
 
 
 class AccuracyRun:
-    """Runs the exporter against a simulated Braze without sockets, with faults in either of them."""
+    """Runs the exporter against a simulated Braze without sockets. Both can have faults."""
 
     def __init__(self, model: EventModel, start: float, directory: Path | None) -> None:
         """Start at the time `start`, with a state file in `directory`, or without a state file if that is None."""
@@ -240,7 +240,7 @@ class AccuracyRun:
         return not self._unwritten or self._is_disk_full
 
     def fill_disk(self) -> None:
-        """Make all writes to the state file fail from now on; the counters must not change then."""
+        """Make all writes to the state file fail from now on. The counters must then not change."""
         self.check_page()
         self._is_disk_full = True
 
@@ -293,7 +293,7 @@ class AccuracyRun:
         buckets = range(newest - len(exchange.counts) + 1, newest + 1)
         values = {bucket: self.model.value(query, bucket, exchange.responded_at) for bucket in buckets}
         if sorted(values.values()) != sorted(exchange.counts):
-            self._add_problem(f"the simulated Braze told {exchange.counts} of {query}, and the world says {values}")
+            self._add_problem(f"the simulated Braze sent {exchange.counts} for {query}, and the model has {values}")
         state.response, state.values = exchange, values
         if values:
             state.latest = newest
@@ -307,7 +307,9 @@ class AccuracyRun:
     def _check_hold(self, exchange: RecordedExchange) -> None:
         """Check that a 401 or 403 stops requests for `HOLD` seconds, until a probe shows that the key is accepted."""
         if self._rejected_at is not None and exchange.requested_at < self._rejected_at + HOLD:
-            self._add_problem(f"asked at {exchange.requested_at}, after a refusal at {self._rejected_at}")
+            self._add_problem(
+                f"request at {exchange.requested_at}, less than {HOLD} s after a 401 or 403 at {self._rejected_at}"
+            )
         if exchange.status in (401, 403) or (self._rejected_at is not None and not exchange.is_key_accepted):
             self._rejected_at = exchange.received_at
         else:
@@ -323,11 +325,11 @@ class AccuracyRun:
         last = complete_at if complete_at is not None else self._requested_at.get(query)
         if exchange.is_short:
             if exchange.length != SHORT_LENGTH:
-                self._add_problem(f"{exchange.length} buckets were asked of {query}, and a short fetch is due")
+                self._add_problem(f"{exchange.length} buckets of {query} were requested, but a short fetch is due")
             return
         reaches = last is None or query.newest(exchange.requested_at) - exchange.length < query.newest(last)
         if not query.usual_length <= exchange.length <= MAX_LENGTH or not (reaches or exchange.length == MAX_LENGTH):
-            self._add_problem(f"{exchange.length} buckets were asked of {query}, last answered at {last}")
+            self._add_problem(f"{exchange.length} buckets of {query} were requested; last success at {last}")
 
     def _check_counters(self, samples: Samples, *, is_first: bool) -> None:
         """Count the responses since the last page.
@@ -335,7 +337,9 @@ class AccuracyRun:
         On the first page after a start, the page shows whether the responses before the stop had been written.
         """
         for query in COUNTER_QUERIES:
-            pending = [(exchange, values) for result, exchange, values in self._unwritten if result is query]
+            pending = [
+                (exchange, values) for unwritten_query, exchange, values in self._unwritten if unwritten_query is query
+            ]
             total = samples.get((_name(query, "total"), _labels(query)), 0.0)
             if total < self._last_totals[query]:
                 self._add_problem(f"the counter of {query} fell from {self._last_totals[query]} to {total}")
@@ -397,28 +401,24 @@ class AccuracyRun:
                 continue
             assert response is not None
             if start is None or self.age(query) >= query.max_age:
-                self._add_problem(
-                    f"the {measure} value of {query} is shown without its bucket, or {self.age(query)} s old"
-                )
+                self._add_problem(f"the {measure} value of {query} has no bucket start, or is {self.age(query)} s old")
                 continue
             bucket = query.newest(start)
             if value != self.model.value(query, bucket, response.responded_at):
-                self._add_problem(
-                    f"the {measure} value of {query} was never Braze's at {response.responded_at}: {value}"
-                )
+                self._add_problem(f"the {measure} value of {query} was not Braze's at {response.responded_at}: {value}")
             current = query.newest(response.responded_at)
             if measure == "latest" and bucket != current:
-                self._add_problem(f"the latest bucket of {query} is {bucket}, and {current} is in progress")
+                self._add_problem(f"the latest bucket of {query} is {bucket}, but {current} is in progress")
             if measure == "settled" and (
                 bucket >= current or query.start(bucket + 1) + query.settle > response.requested_at
             ):
                 self._add_problem(
-                    f"the bucket {bucket} of {query} is shown as settled, asked for at {response.requested_at}"
+                    f"the bucket {bucket} of {query}, requested at {response.requested_at}, is exported as settled"
                 )
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
-        """Make all file writes of this process fail while the disk is meant to be full."""
+        """Make all file writes of this process fail during the block if the simulated disk is full."""
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0 if self._is_disk_full and self._file else soft, hard))
         try:

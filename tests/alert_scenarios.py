@@ -25,8 +25,8 @@ SampleFunction = Callable[[float], float | None]
 
 def generated_rules(config: str) -> dict[str, Any]:
     """Return the rules generated for a config."""
-    result = load_config(config, "config.yaml")
-    return build_rules(build_plan(result), result.settings)
+    config_ = load_config(config, "config.yaml")
+    return build_rules(build_plan(config_), config_.settings)
 
 
 def series(name: str, labels: str = PRODUCTION, target: str = TARGET) -> str:
@@ -50,12 +50,12 @@ def between(start: float, end: float, value: float | None, usually: SampleFuncti
 
 
 def until(end: float, info: SampleFunction) -> SampleFunction:
-    """Return a function whose value stays constant after hour `end`."""
+    """Return a function with the values of `info` that stays constant after hour `end`."""
     return lambda now: info(min(now, end * HOUR))
 
 
 def last_fetch(now: float) -> float:
-    """Return when a query with a refresh interval of 5 minutes was last fetched; never 0, which means "never"."""
+    """Return when a query with a `refresh` of 5 minutes was last fetched. This is never 0, which would mean "never"."""
     return 1 + now // 300 * 300
 
 
@@ -69,7 +69,10 @@ def samples(
     total: SampleFunction | None = None,
     breakdown: Sequence[str] = ("",),
 ) -> dict[str, SampleFunction]:
-    """Return the series of a query that always succeeds; with a `breakdown`, each of its series has these values."""
+    """Return the series of a query that always succeeds, with the given values.
+
+    `breakdown` has the additional labels of each series of a response with several series.
+    """
     query = ",".join(filter(None, [PRODUCTION, labels]))
     of, is_hourly = f"braze_{metric_group}_{unit}", unit == "hourly"
     result: dict[str, SampleFunction] = {
@@ -138,7 +141,7 @@ def healthy(
 class ExpectedAlert:
     """An alert that must fire: its labels without its name, and the first sentence of its description.
 
-    That sentence has all values of the alert. What follows is the same for all alerts of the rule.
+    Only that sentence contains values of the alert. The remainder is the same for all alerts of the rule.
     """
 
     alert: str
@@ -148,9 +151,9 @@ class ExpectedAlert:
 
 @dataclass
 class Scenario:
-    """The series of an exporter under the rules of a config, and the alerts that fire at certain minutes.
+    """The series of an exporter, the config whose rules evaluate them, and the alerts that must fire at given minutes.
 
-    No alert may fire at a minute in `silent`. `step` is the interval of samples and rules in minutes.
+    No alert may fire at a minute in `silent`. `step` is the interval of samples and rule evaluations in minutes.
     """
 
     config: str
@@ -161,9 +164,9 @@ class Scenario:
 
     def check(self, folder: Path) -> None:
         """Check with promtool that the expected alerts, and no others, fire at each listed minute."""
-        result = generated_rules(self.config)
-        write_file(folder / "rules.yml", as_yaml(result))
-        known = {rule["alert"]: rule["annotations"] for group in result["groups"] for rule in group["rules"]}
+        rules = generated_rules(self.config)
+        write_file(folder / "rules.yml", as_yaml(rules))
+        known = {rule["alert"]: rule["annotations"] for group in rules["groups"] for rule in group["rules"]}
         last = max([*self.fires, *self.silent])
         test = {
             "interval": f"{self.step}m",
@@ -205,10 +208,10 @@ def _constant_part(description: str) -> str:
 
 
 def _values(info: SampleFunction, times: Sequence[int]) -> str:
-    """Return the samples of a series in promtool's notation; its first absent sample is a staleness marker."""
-    result, was = [], False
+    """Return the samples of a series in promtool's notation; an absent sample after another is a staleness marker."""
+    result, was_present = [], False
     for now in times:
         value = info(now)
-        result.append("_" if value is None and not was else "stale" if value is None else f"{value:.15g}")
-        was = value is not None
+        result.append("_" if value is None and not was_present else "stale" if value is None else f"{value:.15g}")
+        was_present = value is not None
     return " ".join(result)

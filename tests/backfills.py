@@ -32,12 +32,12 @@ Samples = dict[tuple[str, Labels], list[tuple[float, float]]]
 
 
 def unfiltered_labels(**labels: str) -> Labels:
-    """Return the labels of a series of a backfill."""
+    """Return the labels of a backfilled series of a query without filters, including the target labels."""
     return frozenset({"workspace": "production", **labels, **dict(TARGET)}.items())
 
 
 def samples(text: str) -> Samples:
-    """Parse an OpenMetrics file; check that the times of each series are in order and without duplicates."""
+    """Parse an OpenMetrics file, and check that the times of each series increase."""
     result: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -78,15 +78,15 @@ class BackfillRig:
         self.request = replace(self.request, start=parse_time(start), end=parse_time(end))
 
     def run(self) -> str:
-        """Run the backfill while time passes quickly, and return its output."""
+        """Run the backfill while the clock advances quickly, and return its output."""
         return self.begin().end()
 
     def begin(self) -> "RunningBackfill":
-        """Start the backfill in a thread, with a clock that does not advance by itself."""
+        """Start the backfill in a thread. The clock advances only by `RunningBackfill.end()`."""
         return RunningBackfill(self)
 
     def run_request(self) -> str:
-        """Run the backfill to its end in this thread, and return its output."""
+        """Run the backfill in this thread, and return its output."""
         config = load_config(self.config, "config.yaml", {"BRAZE_API_KEY": KEY})
         out, clock = io.StringIO(), self.clock
         with contextlib.closing(transport.open_session(10)) as session:
@@ -128,7 +128,7 @@ class RunningBackfill:
             with contextlib.suppress(TimeoutError):
                 return self._future.result(0.01)
             self._target.clock.advance(step)
-        raise AssertionError("it has not ended:\n" + self._target.progress_text)
+        raise AssertionError("the backfill has not ended:\n" + self._target.progress_text)
 
 
 @contextlib.contextmanager

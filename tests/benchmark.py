@@ -94,13 +94,13 @@ def _measure_scrape() -> bool:
         f"     page of {len(page):,} bytes: {ours * 1e3:.2f} ms; constant response: {theirs * 1e3:.2f} ms; "
         f"rendering by prometheus_client: {library * 1e3:.0f} ms"
     )
-    fast = _check("scrape of 2,000 queries, relative to a constant response", ours / theirs, 3)
-    small = _check("resident memory with 2,000 queries", resident, 120, "MB")
-    return fast and small
+    is_fast = _check("scrape of 2,000 queries, relative to a constant response", ours / theirs, 3)
+    is_small = _check("resident memory with 2,000 queries", resident, 120, "MB")
+    return is_fast and is_small
 
 
 def _median_scrape_seconds(ours: int, theirs: int, rounds: int = 60) -> tuple[float, float]:
-    """Return the median scrape times of two servers in seconds; alternating requests expose both to the same noise."""
+    """Return the median scrape times of two servers in seconds, from alternating requests."""
     seconds: dict[int, list[float]] = {ours: [], theirs: []}
     connections = {port: http.client.HTTPConnection("127.0.0.1", port) for port in seconds}
     for _ in range(rounds):
@@ -145,8 +145,8 @@ def _measure_ten_scrapers() -> bool:
                 for thread in threads:
                     thread.join()
             page, _ = _get(exporter.port)
-        result = re.search(rb"^braze_api_requests_total\{.*/data_series.*\} (\d+)", page, re.MULTILINE)
-        calls[scrapers] = int(result.group(1)) if result else -1
+        match = re.search(rb"^braze_api_requests_total\{.*/data_series.*\} (\d+)", page, re.MULTILINE)
+        calls[scrapers] = int(match.group(1)) if match else -1
     print(f"     calls to Braze: {calls[1]} for one scraper, {calls[10]} for ten")
     return _check("calls of ten scrapers, relative to one", calls[10] / calls[1], 1)
 
@@ -166,8 +166,8 @@ def _measure_counters() -> bool:
     print(
         f"     CPU time of a refresh of {queries:,} queries: {refresh:.2f} s; of counting and saving: {seconds:.2f} s"
     )
-    cheap = _check("refresh with counting and saving, relative to one without", refresh / (refresh - seconds), 1.2)
-    return _check("memory of the counters of 2,000 queries", memory / 1e6, 30, "MB") and cheap
+    is_fast = _check("refresh with counting and saving, relative to one without", refresh / (refresh - seconds), 1.2)
+    return _check("memory of the counters of 2,000 queries", memory / 1e6, 30, "MB") and is_fast
 
 
 def _fill_counters(subjects: Sequence[CounterKey], *, trace: bool) -> tuple[float, int]:
@@ -230,23 +230,23 @@ def _measure_backfill() -> bool:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        result = re.search(r"([\d,]+) calls \w+, writing", message)
+        match = re.search(r"([\d,]+) calls \w+, writing", message)
         size = (directory / "year.om").stat().st_size if process.returncode == 0 else 0
-    calls = int(result.group(1).replace(",", "")) if result else 0
-    # The backfill leaves room for an exporter that fetches each query every five minutes.
+    calls = int(match.group(1).replace(",", "")) if match else 0
+    # The share minus the calls of an exporter that fetches each query every five minutes.
     left = share - queries * 12 / 250_000
     minimum = (calls - CONNECTIONS) / (left * limit / 3_600)
     print(
         f"     {calls:,} calls in {seconds:.1f} s; minimum: {minimum:.1f} s; output: {size / 1e6:.0f} MB; "
         f"CPU time: {usage.ru_utime + usage.ru_stime:.1f} s"
     )
-    fast = _check("backfill of a year of 100 hourly queries, relative to the minimum", seconds / minimum, 1.15)
-    small = _check("peak memory of the backfill", peak.bytes / 1e6, 150, "MB")
-    return fast and small and process.returncode == 0
+    is_fast = _check("backfill of a year of 100 hourly queries, relative to the minimum", seconds / minimum, 1.15)
+    is_small = _check("peak memory of the backfill", peak.bytes / 1e6, 150, "MB")
+    return is_fast and is_small and process.returncode == 0
 
 
 class _PeakMemory(threading.Thread):
-    """Measures the peak memory of a process. The value from `wait4` is not usable: it starts at the parent's memory."""
+    """Measures the peak memory of a process. `wait4` is no alternative: its value includes the parent's memory."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -257,8 +257,8 @@ class _PeakMemory(threading.Thread):
     def run(self) -> None:
         """Read the peak repeatedly until the process has ended."""
         with contextlib.suppress(OSError):
-            while result := re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text()):
-                self.bytes = int(result[1]) * 1_024
+            while match := re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text()):
+                self.bytes = int(match[1]) * 1_024
                 time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""A real headless Chromium that tests control by keys and clicks."""
+"""Runs a headless Chromium, which tests control by keys and clicks."""
 
 import base64
 import re
@@ -36,7 +36,7 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
     def open(self, url: str) -> None:
-        """Load a page again from scratch, and discard earlier console messages."""
+        """Load a page anew, and discard earlier console messages."""
         self.driver.get("about:blank")
         self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         self.driver.get(url)
@@ -77,8 +77,8 @@ class Browser:
     def picture(self, path: Path, clip: Mapping[str, float] | None = None) -> None:
         """Write a screenshot of the viewport, or of the rectangle `clip` within it."""
         part = {"clip": {**clip, "scale": 1}} if clip is not None else {}
-        result = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", **part})
-        path.write_bytes(base64.b64decode(result["data"]))
+        captured = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", **part})
+        path.write_bytes(base64.b64decode(captured["data"]))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 @dataclass(frozen=True)
 class Pki:
-    """A CA and a `directory` with its `ca.pem`, and with `cert.pem` and `key.pem` of a server on this machine."""
+    """A CA, and a directory with `ca.pem` and with `cert.pem` and `key.pem` of a server on this machine."""
 
     ca: trustme.CA
     directory: Path
@@ -60,12 +60,12 @@ def write_mistakes(directory: Path) -> None:
     )
     passphrase = serialization.BestAvailableEncryption(b"hunter2")
     plain = serialization.NoEncryption()
-    for file, result, form, encryption in (
+    for file, private_key, form, encryption in (
         ("other-type.pem", key, serialization.PrivateFormat.PKCS8, plain),
         ("encrypted.pem", key, serialization.PrivateFormat.PKCS8, passphrase),
         ("encrypted-traditional.pem", key, serialization.PrivateFormat.TraditionalOpenSSL, passphrase),
         ("weak-key.pem", weak, serialization.PrivateFormat.PKCS8, plain),
     ):
-        (directory / file).write_bytes(result.private_bytes(serialization.Encoding.PEM, form, encryption))
+        (directory / file).write_bytes(private_key.private_bytes(serialization.Encoding.PEM, form, encryption))
     trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(str(directory / "other.pem"))
     (directory / "weak.pem").write_bytes(certificate)

@@ -63,8 +63,8 @@ def filled(text: str) -> str:
     for name, content in blocks().items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, _, remainder = text.partition(start)
-        _, result, after = remainder.partition(end)
-        if not result:
+        _, end_marker, after = remainder.partition(end)
+        if not end_marker:
             raise SystemExit(f"README.md: block not found: {start.strip()}")
         text = before + start + content + end + after
     return text
@@ -132,7 +132,7 @@ def _config_tables() -> str:
     """Return the tables of all configuration keys except those of `alerts`."""
     whole = build_schema()
     definitions = whole["$defs"]
-    asking = [field.alias or name for name, field in Entry.model_fields.items()]
+    common_keys = [field.alias or name for name, field in Entry.model_fields.items()]
     sections = definitions["Workspace"]["properties"]
     parts = [
         ("Top level", _key_table(whole)),
@@ -142,10 +142,10 @@ def _config_tables() -> str:
     names: dict[str, list[str]] = {}
     for section in SECTIONS:
         names.setdefault(sections[section]["items"]["$ref"].rpartition("/")[2], []).append(section)
-    for model, result in names.items():
-        title = f"Each entry of {', '.join(f'`{section}`' for section in result)}"
-        parts.append((title, _key_table(definitions[model], without=asking)))
-    common = {"properties": {name: definitions["Users"]["properties"][name] for name in asking}}
+    for model, section_names in names.items():
+        title = f"Each entry of {', '.join(f'`{section}`' for section in section_names)}"
+        parts.append((title, _key_table(definitions[model], without=common_keys)))
+    common = {"properties": {name: definitions["Users"]["properties"][name] for name in common_keys}}
     parts += [("Every entry, in addition", _key_table(common)), ("`baseline`", _key_table(definitions["Baseline"]))]
     return "\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
@@ -154,20 +154,20 @@ def _key_table(definition: Mapping[str, Any], without: Collection[str] = ()) -> 
     """Return the table of the keys of a mapping, from its JSON Schema."""
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     required = definition.get("required", ())
-    for name, result in definition["properties"].items():
+    for name, schema in definition["properties"].items():
         if name in without:
             continue
-        reference = result.get("$ref", "").rpartition("/")[2].lower()
-        value = result.get("title") or f"mapping, see `{reference}`"
-        default = "required" if name in required else _default(result)
-        rows.append(f"| `{name}` | {value} | {default} | {result['description']} |")
+        reference = schema.get("$ref", "").rpartition("/")[2].lower()
+        value = schema.get("title") or f"mapping, see `{reference}`"
+        default = "required" if name in required else _default(schema)
+        rows.append(f"| `{name}` | {value} | {default} | {schema['description']} |")
     return "\n".join(rows) + "\n"
 
 
-def _default(result: Mapping[str, Any]) -> str:
-    if "default" not in result:
+def _default(schema: Mapping[str, Any]) -> str:
+    if "default" not in schema:
         return "-"
-    default = result["default"]
+    default = schema["default"]
     text = (
         f"[{', '.join(default)}]"
         if isinstance(default, list)

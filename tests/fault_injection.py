@@ -1,4 +1,4 @@
-"""Selects the fault for each request to the simulated Braze, and lets faults wait."""
+"""Selects the fault for each request to the simulated Braze, and provides waits for faults."""
 
 import reprlib
 from collections import Counter, defaultdict, deque
@@ -14,7 +14,7 @@ from braze_exporter.simulator.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """The input of a fault: the request, the true reply, and two functions that wait until the simulation is closed."""
+    """The input of a fault: the request, the correct reply, and two functions that wait."""
 
     request: Request
     reply: Reply
@@ -25,7 +25,7 @@ class Exchange:
 
 
 Fault = Callable[[Exchange], Reply]
-"""Returns another reply in place of the true one, or raises `Disconnect`."""
+"""Returns the reply to send instead of the correct one, or raises `Disconnect`."""
 
 _P = ParamSpec("_P")
 
@@ -63,7 +63,7 @@ class _Named:
 
 
 def with_name(factory: Callable[_P, Fault]) -> Callable[_P, Fault]:
-    """Let the faults that a factory returns print as the call that made them, such as `status(503)`, for test ids."""
+    """Give each fault that `factory` returns the text of its call, such as `status(503)`, as its name in test ids."""
 
     @wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> Fault:
@@ -87,8 +87,8 @@ class _FaultQueue:
 class FaultInjector:
     """Holds the injected faults and applies them to requests. Thread-safe.
 
-    The faults of the narrowest target come first. For each target, the faults with a number of times come first, in the
-    given order. The permanent fault follows; a newer permanent fault replaces it.
+    The faults of the narrowest target have precedence. Within a target, faults with a number of times apply first, in
+    the order of their injection, then the permanent fault. A newer permanent fault replaces it.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class FaultInjector:
                 self._queues[target].counted.extend([fault] * times)
 
     def clear(self, target: FaultTarget) -> None:
-        """Remove the faults of the target (of all targets if it is `ALL_REQUESTS`), and end the waits of its faults."""
+        """Remove the faults of the target (of all targets if it is `ALL_REQUESTS`), and end their waits."""
         with self._changed:
             if target == ALL_REQUESTS:
                 self._queues.clear()
@@ -125,9 +125,9 @@ class FaultInjector:
     def apply(self, request: Request, response: Callable[[], Reply]) -> Reply:
         """Return the reply to a request, changed by the next fault for this request, if there is one."""
         with self._changed:
-            closes, heals = self._closes, self._clear_count(request)
-            lines = [self._queues[aim] for aim in _targets(request) if aim in self._queues]
-            fault = next((result for result in (line.next() for line in lines) if result), None)
+            closes, clears = self._closes, self._clear_count(request)
+            queues = [self._queues[target] for target in _targets(request) if target in self._queues]
+            fault = next((queued for queued in (line.next() for line in queues) if queued), None)
 
         def closed() -> bool:
             return self._closes != closes
@@ -137,14 +137,14 @@ class FaultInjector:
                 if self._changed.wait_for(closed, seconds):
                     raise Disconnect
 
-        def wait_until_healed() -> None:
+        def wait_until_cleared() -> None:
             with self._changed:
-                self._changed.wait_for(lambda: closed() or self._clear_count(request) != heals)
+                self._changed.wait_for(lambda: closed() or self._clear_count(request) != clears)
                 if closed():
                     raise Disconnect
 
         reply = response()
-        return fault(Exchange(request, reply, wait, wait_until_healed)) if fault else reply
+        return fault(Exchange(request, reply, wait, wait_until_cleared)) if fault else reply
 
     def _clear_count(self, request: Request) -> int:
-        return sum(self._clears[aim] for aim in _targets(request))
+        return sum(self._clears[target] for target in _targets(request))

@@ -1,4 +1,4 @@
-"""Graphs of the demo for the README, drawn by Prometheus from what the exporter showed through some simulated days.
+"""Graphs of the demo for the README, drawn by Prometheus from the exporter's pages over some simulated days.
 
 In these days an iOS release renames the event `app_opened`. A large campaign of the company uses most of the rate
 limit of an hour.
@@ -35,7 +35,7 @@ return {x, y, width: graph.right + 10 - x, height: legend.bottom - y};
 
 @dataclass(frozen=True)
 class Graph:
-    """An expression, the hours that its graph covers, and when the graph ends."""
+    """A graph of an expression over a number of hours until `end`."""
 
     expr: str
     hours: int

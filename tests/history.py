@@ -34,7 +34,7 @@ class Release:
         return self._base.events
 
     def count(self, event: str, hour_start: int, now: float, app_id: str = "", segment_id: str = "") -> int:
-        """Return the demo's count, minus the iOS app's part from the release on."""
+        """Return the demo's count; from the release on, without the count of the iOS app."""
         counted = self._base.count(event, hour_start, now, app_id, segment_id)
         if event != self._event or hour_start < self._at or app_id not in ("", self._app):
             return counted
@@ -50,8 +50,8 @@ def scrape_history(
 ) -> Iterator[ScrapedPage]:
     """Yield the pages of the demo's exporter from `start` to `end`, one every `step` seconds.
 
-    Braze counts `traffic`. Before each scrape, the company makes `others(now)` calls of its own. The exporter reads the
-    history for the baselines before the first page.
+    Braze counts `traffic`. Before each scrape, the company makes `company_calls(now)` calls of its own. The exporter
+    reads the history for the baselines before the first page.
     """
     clock = Clock(start - HOUR)
     braze = simulated_braze.build_demo_braze_with_faults(clock.wall)

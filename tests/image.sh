@@ -21,7 +21,7 @@ fail() {
     exit 1
 }
 
-[ "$(id -u)" = 0 ] || fail "this needs root"
+[ "$(id -u)" = 0 ] || fail "must run as root"
 for tool in buildah podman runc; do
     command -v "$tool" >/dev/null || fail "$tool is not installed"
 done
@@ -49,7 +49,7 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-stand_in() {
+build_substitute() {
     command -v debootstrap >/dev/null || fail "$base cannot be pulled, and debootstrap is not installed"
     local mirror
     # shellcheck disable=SC2016  # apt-get expands these
@@ -59,7 +59,7 @@ stand_in() {
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates trixie "$work/debian" \
         ${mirror:+"$mirror"} >"$work/debootstrap.log" 2>&1 || fail "debootstrap: $(tail -n 3 "$work/debootstrap.log")"
     rm -rf "$work"/debian/var/cache/apt/archives/*.deb "$work"/debian/var/lib/apt/lists/*
-    base=localhost/stand-in
+    base=localhost/substitute
     tar -C "$work/debian" -c . | podman import --quiet - "$base" >/dev/null
     rm -rf --one-file-system "$work/debian"
 }
@@ -68,8 +68,8 @@ if buildah pull --quiet "$base" >"$work/pull.log" 2>&1; then
     say "pulled $base"
 else
     say "$base cannot be pulled: $(tail -n 1 "$work/pull.log")"
-    stand_in
-    say "made a stand-in for it"
+    build_substitute
+    say "built a substitute with debootstrap"
 fi
 
 arguments=(--build-arg "BASE=$base")
@@ -89,14 +89,14 @@ build() {
 build
 say "built the image"
 build
-cached=$(grep -c 'Using cache' "$work/build.log") || fail "a second build took nothing from the cache"
-say "built it again: $cached steps came from the cache"
+cached=$(grep -c 'Using cache' "$work/build.log") || fail "a second build used no cached layers"
+say "built it again: $cached cached steps"
 
 # Contents of the image.
 size() { podman image inspect --format '{{.Size}}' "$1"; }
 label() { podman image inspect --format "{{index .Labels \"org.opencontainers.image.$1\"}}" "$image"; }
 megabytes() { awk "BEGIN { printf \"%.1f MB\", ($1) / 1e6 }"; }
-say "size: $(megabytes "$(size "$image")"), of which $(megabytes "$(size "$image") - $(size "$base")") on top of the base"
+say "size: $(megabytes "$(size "$image")"), $(megabytes "$(size "$image") - $(size "$base")") more than the base image"
 
 files() {
     local from root
@@ -109,21 +109,21 @@ files "$base" >"$work/base.files"
 files "$image" >"$work/image.files"
 comm -13 "$work/base.files" "$work/image.files" >"$work/added.files"
 ! grep -E '/bin/(cc|c\+\+|gcc|g\+\+|clang|ld|make|pip|hatchling)[-0-9.]*$|/(pip|hatchling)/__init__\.py$' \
-    "$work/image.files" || fail "there are build tools in the image"
+    "$work/image.files" || fail "the image contains build tools"
 ! grep -E '\.whl$|/\.cache/|^\./(build|tools|tmp|root|run|var)/' "$work/added.files" ||
-    fail "the build left something behind in the image"
-say "no compiler, no pip, no wheels, nothing left of the build; $(wc -l <"$work/added.files") files on top of the base"
+    fail "the image contains files of the build"
+say "no compiler, pip, wheels or build files; $(wc -l <"$work/added.files") files more than the base image"
 
-[ "$(label version)" = "$version" ] || fail "the label says version $(label version), the program $version"
+[ "$(label version)" = "$version" ] || fail "the version label is $(label version), and the program has version $version"
 [ "$(run --rm "$image" --version)" = "braze-exporter $version" ] || fail "--version is not $version"
-run --rm --entrypoint python "$image" -c "import bcrypt" || fail "the image cannot check passwords"
-say "version $version, licence $(label licenses)"
+run --rm --entrypoint python "$image" -c "import bcrypt" || fail "bcrypt is missing: the image cannot check passwords"
+say "version $version, license $(label licenses)"
 
 # Without a config, the default command names the expected path.
 code=0
 message=$(run --rm "$image" 2>&1) || code=$?
-[ "$code" = 1 ] || fail "without a config it exits with $code: $message"
-[[ $message == *"/etc/braze-exporter/config.yaml"* ]] || fail "without a config it says: $message"
+[ "$code" = 1 ] || fail "without a config, the exit code is $code: $message"
+[[ $message == *"/etc/braze-exporter/config.yaml"* ]] || fail "without a config, the message is: $message"
 say "without a config: exit code 1, \"$message\""
 
 if [ -f "$repository/config.example.yaml" ]; then
@@ -132,7 +132,7 @@ if [ -f "$repository/config.example.yaml" ]; then
         fail "check of config.example.yaml: $checked"
     say "check: $(grep 'is valid' <<<"$checked")"
 else
-    say "there is no config.example.yaml to check"
+    say "config.example.yaml not found: not checked"
 fi
 
 # Run the demo. The volume and the second config are for the test with many counters below.
@@ -163,7 +163,7 @@ assert status["Gid"].split() == ["65534"] * 4, status["Gid"]
 assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, status["CapEff"]
 assert b"/braze-exporter\0demo" in open("/proc/1/cmdline", "rb").read()
 assert os.statvfs("/").f_flag & os.ST_RDONLY
-' || fail "process 1 is not the exporter, or has more rights than it needs"
+' || fail "process 1 is not the exporter, or has unneeded privileges"
 say "process 1 is the exporter: 65534:65534, no capabilities, a read-only root"
 
 get='
@@ -177,9 +177,9 @@ print(response.read().decode(), end="")
 [ "$(inside "${get/PATH//-/healthy}")" = "Healthy." ] || fail "/-/healthy"
 inside "${get/PATH//metrics}" >"$work/metrics" || fail "/metrics"
 grep -q '^braze_up{.*} 1\.0$' "$work/metrics" || fail "/metrics has no braze_up of 1: $(head -n 20 "$work/metrics")"
-say "/-/healthy and /metrics answer: $(grep -c '^braze_' "$work/metrics") samples, braze_up 1"
+say "/-/healthy and /metrics respond: $(grep -c '^braze_' "$work/metrics") samples, braze_up 1"
 
-# Test many counters with the state volume as the only writable place, so without a folder for temporary files.
+# Test many counters with the state volume as the only writable place, so without a temporary directory.
 key=$(podman logs "$container" | sed -n 's/^REST API key: *//p')
 get_many=${get/27293/27294}
 start_many() {
@@ -194,14 +194,14 @@ scrape_many() {
         [ "$SECONDS" -lt "$deadline" ] || fail "500 counters: $(tail -n 3 "$work/many.log" "$work/many")"
         sleep 0.5
     done
-    grep -q '^braze_exporter_state_write_failures_total 0\.0$' "$work/many" || fail "500 counters: they are not written"
+    grep -q '^braze_exporter_state_write_failures_total 0\.0$' "$work/many" || fail "500 counters: writing them failed"
     sed -n 's/^braze_custom_events_total{.*"product_viewed".*} //p' "$work/many"
 }
 at_least() { awk "BEGIN { exit !($1 >= $2) }"; }
 start_many
 deadline=$((SECONDS + 120))
 while total=$(scrape_many) || exit 1; ! at_least "$total" 1; do
-    [ "$SECONDS" -lt "$deadline" ] || fail "500 counters: they do not rise"
+    [ "$SECONDS" -lt "$deadline" ] || fail "500 counters: they do not increase"
     sleep 1
 done
 inside '
@@ -212,12 +212,12 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
 '
 start_many
 again=$(scrape_many)
-at_least "$again" "$total" || fail "500 counters: after kill -9 $again are counted of $total"
-say "500 counters rise and outlive kill -9 ($total, $again), without a folder for temporary files"
+at_least "$again" "$total" || fail "500 counters: $total before kill -9, $again after it"
+say "500 counters increase and survive kill -9 ($total, $again), without a temporary directory"
 
 # Send SIGTERM, and SIGKILL two seconds later, which would result in exit code 137.
 podman stop --time 2 "$container" >/dev/null
 code=$(podman inspect --format '{{.State.ExitCode}}' "$container")
-[ "$code" = 0 ] || fail "after SIGTERM the exit code is $code: $(podman logs "$container" 2>&1)"
+[ "$code" = 0 ] || fail "after SIGTERM, the exit code is $code: $(podman logs "$container" 2>&1)"
 say "SIGTERM: exit code 0 within 2 s"
 say "passed"

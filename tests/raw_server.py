@@ -1,4 +1,4 @@
-"""An HTTP server with byte-by-byte scripted responses, and the routes by which a request can reach it."""
+"""An HTTP server that sends scripted bytes, and routes to it: with or without TLS and a proxy."""
 
 import contextlib
 import select
@@ -13,7 +13,7 @@ Script = Callable[[str, socket.socket], Iterable[bytes]]
 
 @dataclass
 class RawServer:
-    """A running server: `targets` are those of its requests, and `connections` is how many it has accepted."""
+    """A running server: `targets` are the request targets so far, and `connections` is the number of accepted ones."""
 
     port: int
     script: Script
@@ -108,5 +108,5 @@ def route(name: str, script: Script, tls: ssl.SSLContext, established: bytes = E
         if not proxy:
             yield Route(server, url)
             return
-        front = stack.enter_context(raw_server(tunnel_to(server.port, established), proxy_tls))
-        yield Route(server, url, {"https": f"{proxy_scheme}://127.0.0.1:{front.port}"})
+        proxy_server = stack.enter_context(raw_server(tunnel_to(server.port, established), proxy_tls))
+        yield Route(server, url, {"https": f"{proxy_scheme}://127.0.0.1:{proxy_server.port}"})

@@ -1,4 +1,4 @@
-"""Counts set by hand, for a simulated Braze."""
+"""Counts that a test sets, for a simulated Braze."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ from braze_exporter.simulator.traffic import Counts
 
 
 class RecordedCounts:
-    """Counts set by hand on top of other traffic, to simulate late data, silence or a revision.
+    """Counts that a test sets, over those of other traffic, to simulate late data, silence or a revision.
 
     A count that was not set comes from `base`, or is 0. Filtered counts are not summed: set each of them.
     """
@@ -24,7 +24,7 @@ class RecordedCounts:
         return {*base, *self._events}
 
     def set(self, event: str, hour_start: int, value: int, app_id: str = "", segment_id: str = "") -> None:
-        """Set what Braze responds for this hour from now on."""
+        """Set Braze's count of this hour from now on."""
         self._events |= {event}
         self._counts[event, hour_start, app_id, segment_id] = value
 

@@ -6,7 +6,7 @@ from threading import Condition
 
 from braze_exporter.simulator.request import Request
 
-# Limits memory, because the demo runs for days.
+# Limits the memory of long runs.
 MAX_REQUESTS = 50_000
 
 
@@ -62,7 +62,7 @@ class RequestLog:
 
 
 class LoggedBody:
-    """The chunks of a long response, which logs its end when the server closes it (PEP 3333)."""
+    """The chunks of a long response. Logs the end of the response when the server calls `close()` (PEP 3333)."""
 
     def __init__(self, chunks: Iterable[bytes], request_log: RequestLog) -> None:
         """Wrap `chunks`, and log their end in `request_log`."""

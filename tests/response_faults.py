@@ -1,4 +1,4 @@
-"""Faults in Braze's responses: another status or an invalid document."""
+"""Faults in Braze's responses: another status, other headers, or an invalid document."""
 
 import json
 import random
@@ -67,7 +67,7 @@ def rate_limited(
 
 @with_name
 def queued() -> Fault:
-    """Respond with 202 "queued", which older Braze docs name for times of maintenance."""
+    """Respond with 202 "queued", which older Braze documentation describes for maintenance."""
     return status(202, "queued")
 
 
@@ -170,7 +170,7 @@ def no_data() -> Fault:
 
 @with_name
 def count(value: object, row: int = -1) -> Fault:
-    """Respond with another value in one row (by default the newest), for any field name."""
+    """Respond with `value` for each field except `time` of one row (by default the newest)."""
 
     def change(content: dict[str, Any]) -> None:
         rows = content["data"]
@@ -207,7 +207,7 @@ def duplicated(row: int = -1, *, contradicting: bool = False) -> Fault:
 
 @with_name
 def shuffled(seed: int = 0) -> Fault:
-    """Respond correctly with the rows in another order, because Braze does not document that it sorts them."""
+    """Respond correctly with the rows in another order: Braze does not document their order."""
 
     def change(content: dict[str, Any]) -> None:
         before = list(content["data"])

@@ -21,12 +21,12 @@ Labels = frozenset[tuple[str, str]]
 
 def require_tool(name: str) -> str:
     """Return the path of a program. Without it, skip the test, or fail it in CI."""
-    result = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if result is None and os.environ.get("CI"):
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if found is None and os.environ.get("CI"):
         pytest.fail(f"{name} is not installed, and in CI its tests are not skipped")
-    if result is None:
+    if found is None:
         pytest.skip(f"{name} is not installed")
-    return result
+    return found
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Prometheus:
     def query(self, expression: str, at: float | None = None) -> dict[Labels, float]:
         """Return the instant vector of an expression, now or at the Unix time `at`, without the target's labels."""
         results = self.request("query", query=expression, **({"time": str(at)} if at is not None else {}))["result"]
-        return {_labels(result["metric"]): float(result["value"][1]) for result in results}
+        return {_labels(sample["metric"]): float(sample["value"][1]) for sample in results}
 
     def query_range(self, expression: str, start: float, end: float, step: float) -> dict[Labels, list[float]]:
         """Return the existing values of an expression from `start` to `end`, one every `step` seconds."""
         span = {"start": str(start), "end": str(end), "step": str(step)}
         results = self.request("query_range", query=expression, **span)["result"]
-        return {_labels(result["metric"]): [float(value) for _, value in result["values"]] for result in results}
+        return {_labels(series["metric"]): [float(value) for _, value in series["values"]] for series in results}
 
     def label_values(self, label: str, selector: str) -> list[str]:
         """Return the values of a label among the series of a selector."""
@@ -85,28 +85,29 @@ def running_process(*command: str) -> Iterator[None]:
 def running_prometheus(
     directory: Path,
     target: int,
-    how: Mapping[str, Mapping[str, object]] | None = None,
+    jobs: Mapping[str, Mapping[str, object]] | None = None,
     rules: str = "",
     *,
     alertmanager: int | None = None,
     flags: Sequence[str] = (),
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes the port `target` each second, with one job for each item of `how`.
+    """Run a Prometheus that scrapes the port `target` each second, with one job for each item of `jobs`.
 
-    `how` maps job names to further scrape settings. The storage is in `directory` and keeps existing data. `rules` is
-    the text of a rule file, evaluated each second. `alertmanager` is the port of an Alertmanager that receives the
-    alerts. `flags` are further command line arguments.
+    `jobs` maps job names to further scrape settings (default: one job `braze`). The storage is in `directory` and keeps
+    existing data. `rules` is the text of a rule file, evaluated each second. `alertmanager` is the port of an
+    Alertmanager that receives the alerts. `flags` are further command line arguments.
     """
     directory.mkdir(exist_ok=True)
     targets = {"static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
-    jobs = [{"job_name": name, **targets, **more} for name, more in (how or {"braze": {}}).items()]
+    scrape_configs = [{"job_name": name, **targets, **more} for name, more in (jobs or {"braze": {}}).items()]
     seconds = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "1s")
-    result: dict[str, Any] = {"global": seconds, "scrape_configs": jobs}
+    prometheus_config: dict[str, Any] = {"global": seconds, "scrape_configs": scrape_configs}
     if rules:
-        result["rule_files"] = [write_file(directory / "rules.yml", rules)]
+        prometheus_config["rule_files"] = [write_file(directory / "rules.yml", rules)]
     if alertmanager is not None:
-        result["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]}
-    config = write_file(directory / "prometheus.yml", json.dumps(result))
+        receiver = {"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}
+        prometheus_config["alerting"] = {"alertmanagers": [receiver]}
+    config = write_file(directory / "prometheus.yml", json.dumps(prometheus_config))
     subprocess.run([require_tool("promtool"), "check", "config", config], check=True, capture_output=True)  # noqa: S603
     port = free_port()
     with running_process(
@@ -120,15 +121,15 @@ def running_prometheus(
         yield Prometheus(port)
 
 
-def backfill(lines: str, data: Path) -> None:
-    """Write OpenMetrics to the storage of a Prometheus that is not running yet; few large blocks make this fast."""
+def backfill(path: str, data: Path) -> None:
+    """Write an OpenMetrics file to the storage of a Prometheus that is not running; few large blocks make this fast."""
     command = [require_tool("promtool"), "tsdb", "create-blocks-from", "--max-block-duration=720h", "openmetrics"]
-    subprocess.run([*command, lines, str(data)], check=True, capture_output=True)  # noqa: S603
+    subprocess.run([*command, path, str(data)], check=True, capture_output=True)  # noqa: S603
 
 
 @contextmanager
 def running_alertmanager(directory: Path, config: str) -> Iterator[int]:
-    """Run an Alertmanager with a config and with its data in `directory`; yield its port once it is ready."""
+    """Run an Alertmanager with a config and its data in `directory`, and yield its port once it is ready."""
     directory.mkdir(exist_ok=True)
     port = free_port()
 

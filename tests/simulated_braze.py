@@ -31,14 +31,14 @@ class FaultInjectingBraze(SimulatedBraze):
 
         The fault applies to `times` requests, or permanently if `times` is None.
 
-        An event's faults come before those of its path, and these before those of all requests. For each of them, the
-        faults with a number of times come first, in the given order. The permanent fault follows; a newer permanent
-        fault replaces it.
+        The faults of an event have precedence over those of a path, and these over those of all requests. Within one
+        of these groups, faults with `times` apply first, in the order of their injection, then the permanent fault. A
+        newer permanent fault replaces it.
         """
         self._faults.inject(fault, FaultTarget(event, path), times)
 
     def clear_faults(self, event: str | None = None, path: str | None = None) -> None:
-        """Remove the faults of an event or a path, or all, and let requests held by `transfer_faults.hold` continue."""
+        """Remove the faults of an event, of a path, or all. Responses that `hold()` delays are then sent."""
         self._faults.clear(FaultTarget(event, path))
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """Test the exporter under many faults at once: `python tests/soak.py --minutes 10`. Exit with 1 if a check fails.
 
-The exporter runs as a program. The simulated Braze runs in this process. Its counts grow all the time, and each fault
-is injected in turn for some of the events. Three scrapers and 200 idle clients stay connected, and the config is
-reloaded repeatedly. At the end each counter must equal what Braze has reported.
+The exporter runs as a program. The simulated Braze runs in this process. Its counts grow continuously. The faults are
+injected one after another, each for some of the events. Three scrapers and 200 idle clients stay connected, and the
+config is reloaded repeatedly. At the end each counter must equal what Braze has reported.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from support import HOUR, Program, running_braze, wait_until, workspace_yaml, wr
 from braze_exporter.simulator.reply import Reply
 
 EVENTS = [f"event {number:02}" for number in range(60)]
-ROUND_SECONDS = 5.0  # seconds that a fault lasts
-SCRAPE_TIMEOUT_SECONDS = 2.0  # scrape timeout in seconds, sent in the request
+ROUND_SECONDS = 5.0  # duration of a fault
+SCRAPE_TIMEOUT_SECONDS = 2.0  # sent in the request
 IDLE_CONNECTIONS = 200
 
 
@@ -39,10 +39,10 @@ def limited(seconds: float) -> Fault:
     """Return a 429 whose rate limit resets after `seconds`, because Braze's own reset can be an hour away."""
     headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(seconds)}
 
-    def strike(exchange: Exchange) -> Reply:
+    def fault(exchange: Exchange) -> Reply:
         return response_faults.with_headers(headers)(replace(exchange, reply=response_faults.status(429)(exchange)))
 
-    return strike
+    return fault
 
 
 FAULTS: dict[str, Fault] = {
@@ -75,9 +75,9 @@ FAULTS: dict[str, Fault] = {
     "shuffled": response_faults.shuffled(),
     "slow": transfer_faults.delay(1.0),
 }
-# These hold a connection for half a minute, so they apply to few events only.
+# These occupy a connection for half a minute, so they apply to few events only.
 BLOCKING_FAULTS = {"no response": transfer_faults.hang(), "slow bytes": transfer_faults.drip(0.5)}
-# After one of these, the exporter holds all fetches for two minutes.
+# After one of these, the exporter makes no calls for two minutes.
 AUTH_FAULTS = {"401": response_faults.status(401), "403": response_faults.status(403)}
 
 
@@ -203,21 +203,21 @@ def soak(minutes: float, seed: int) -> bool:
             scrape(program, last)
             return last.last_totals == shop.growth
 
-        counted = True
+        is_counted = True
         try:
             wait_until(all_counted, "all counters equal what Braze has reported", seconds=200)
         except AssertionError:
-            counted = False
+            is_counted = False
         lines = len(program.lines)
         ended = program.stop()
-    return print_summary(all_statistics, usage, counted=counted, lines=lines, ended=ended, program=program)
+    return print_summary(all_statistics, usage, is_counted=is_counted, lines=lines, ended=ended, program=program)
 
 
 def print_summary(
     all_statistics: list[ScrapeStatistics],
     usage: list[tuple[float, int, int]],
     *,
-    counted: bool,
+    is_counted: bool,
     lines: int,
     ended: float,
     program: Program,
@@ -237,7 +237,7 @@ def print_summary(
         f"memory: {late[0] / early[0]:.2f} x ({early[0]:.0f} MB, then {late[0]:.0f} MB)": late[0] < 1.1 * early[0],
         f"threads: {early[1]}, then {late[1]}": late[1] <= early[1] + 2,
         f"open files: {early[2]}, then {late[2]}": late[2] <= early[2] + 10,
-        "counters equal what Braze has reported": counted,
+        "counters equal what Braze has reported": is_counted,
         f"log: {lines} lines": lines < 60 * len(usage),
         f"exit code {program.process.returncode} after {ended:.2f} s": ended < 2 and program.process.returncode == 0,
         "log: no traceback": "Traceback" not in program.output,

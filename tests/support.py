@@ -57,7 +57,7 @@ class Clock:
         return self.now
 
     def monotonic(self) -> float:
-        """Return seconds that never jump."""
+        """Return a time in seconds that never jumps back."""
         return self.elapsed
 
     def advance(self, seconds: float) -> None:
@@ -83,16 +83,20 @@ class MetricsPage:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 key = (sample.name, frozenset(sample.labels.items()))
-                assert key not in self.samples, f"twice: {key}"
+                assert key not in self.samples, f"duplicate sample: {key}"
                 self.samples[key] = sample.value
 
     def values(self, name: str, **labels: str) -> list[float]:
         """Return the values of all samples with this name and at least these labels."""
         wanted = set(labels.items())
-        return [value for (result, have), value in self.samples.items() if result == name and wanted <= have]
+        return [
+            value
+            for (sample_name, sample_labels), value in self.samples.items()
+            if sample_name == name and wanted <= sample_labels
+        ]
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Return the value of the only sample with this name and at least these labels, or None without one."""
+        """Return the value of the only sample with this name and at least these labels, or None if there is none."""
         values = self.values(name, **labels)
         assert len(values) <= 1, f"{len(values)} samples of {name}{labels}"
         return values[0] if values else None
@@ -109,7 +113,7 @@ class ExporterRig:
     session: requests.Session
 
     def apply_config(self, events: str, *, extra_yaml: str = "", **changes: str) -> None:
-        """Apply another config to the exporter, after replacing each key of `changes` in its text by the value."""
+        """Apply another config: its text with each key of `changes` replaced by the value."""
         text = workspace_yaml(self.url, events, extra_yaml=extra_yaml)
         for old, new in changes.items():
             assert old in text
@@ -144,12 +148,9 @@ class ExporterRig:
         self.clock.advance(300)
 
     def wait_for_history(self) -> bool:
-        """Wait until each queued call is done or deferred, those for history included.
-
-        Return whether all history has been read.
-        """
+        """Wait until each queued call for history is done or deferred, and return whether all history has been read."""
         history = self.exporter._scheduler.pending_history  # noqa: SLF001 - no scrape waits for it
-        wait_until(lambda: not any(chunk.in_flight for chunk in list(history)), "no call is under way")
+        wait_until(lambda: not any(chunk.in_flight for chunk in list(history)), "no call is in flight")
         return not history
 
     def page(self) -> MetricsPage:
@@ -261,9 +262,9 @@ def running_exporter(
             wall=clock.wall, monotonic=clock.monotonic, jitter=jitter, timeouts=timeouts, reads_lists=reads_lists
         )
         with contextlib.closing(exporter):
-            result = ExporterRig(clock, braze, exporter, server, session)
-            result.apply_config(events, extra_yaml=extra_yaml)
-            yield result
+            rig = ExporterRig(clock, braze, exporter, server, session)
+            rig.apply_config(events, extra_yaml=extra_yaml)
+            yield rig
 
 
 @dataclass
@@ -282,7 +283,7 @@ class HttpResponse:
 
 @dataclass
 class Program:
-    """The exporter as its users run it, in a process of its own."""
+    """The exporter in a separate process, as users run it."""
 
     process: subprocess.Popen[str]
     port: int
@@ -301,7 +302,7 @@ class Program:
     ) -> Self:
         """Start the program on `port` (default: a free one) and wait until it is ready, over HTTPS if `tls` is given.
 
-        `prefix` is a command that executes the rest of its arguments.
+        `prefix` is a command that runs the command in its remaining arguments.
 
         Raises `AssertionError` if the program is not ready within 20 seconds.
         """
@@ -338,7 +339,7 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What the program has written so far."""
+        """The program's output so far."""
         return "".join(self.lines)
 
     def is_responding(self, path: str) -> bool:
@@ -366,8 +367,8 @@ class Program:
 
     def scrape(self, timeout: float = 30.0, headers: Mapping[str, str] | None = None) -> MetricsPage:
         """Scrape the program as Prometheus does, in the text format."""
-        result = {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout), **(headers or {})}
-        response = self.get("/metrics", result, timeout + 5)
+        request_headers = {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout), **(headers or {})}
+        response = self.get("/metrics", request_headers, timeout + 5)
         assert response.status == 200
         return MetricsPage(response.text)
 
@@ -397,7 +398,7 @@ class Program:
 
 
 def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end, with only `environment` and the variables for coverage in its environment."""
+    """Run the program until it exits, with no environment variables but `environment` and those for coverage."""
     command = [sys.executable, "-m", "braze_exporter", *arguments]
     inherited = {name: value for name, value in os.environ.items() if name.startswith("COV")}
     return subprocess.run(  # noqa: S603 - our own program
@@ -416,13 +417,13 @@ def series_requests(braze: FaultInjectingBraze) -> list[Request]:
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Wait until a condition holds that another thread or process makes true.
+    """Wait until another thread or process makes `condition` true; `what` describes it.
 
     Raises `AssertionError` after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
+        assert time.monotonic() < deadline, f"not true after {seconds} s: {what}"
         time.sleep(0.1)
 
 

@@ -54,7 +54,7 @@ FAULTS = (
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that begins and ends at given times. If `is_disruptive`, queries may fail meanwhile."""
+    """A condition from `begin` to `end`, which `on` starts and `off` ends. If `is_disruptive`, queries may fail."""
 
     begin: float
     end: float
@@ -74,12 +74,12 @@ def outage(begin: float, seconds: float, fault: Fault, event: str | None = None)
 
 
 def limit_spent(begin: float) -> Incident:
-    """Return an incident in which the company's own calls use up the rate limit of the hour."""
+    """Return an incident: the company's own calls use up the rate limit of the hour."""
     return Incident(
         begin,
         (begin // HOUR + 1) * HOUR,
         lambda accuracy_run: accuracy_run.braze.spend_calls(accuracy_run.braze.limit),
-        lambda _drive: None,
+        lambda _run: None,
     )
 
 
@@ -124,14 +124,14 @@ def format_change(begin: float, seconds: float, hour_format: HourFormat, *, newe
     def change(accuracy_run: AccuracyRun) -> None:
         accuracy_run.braze.hour_format, accuracy_run.braze.newest_first = hour_format, newest_first
 
-    return Incident(begin, begin + seconds, change, lambda _drive: None, is_disruptive=False)
+    return Incident(begin, begin + seconds, change, lambda _run: None, is_disruptive=False)
 
 
 def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -> Iterator[Incident]:
     """Yield incidents one after another, each type once before any type repeats, all ended before `end`.
 
-    An outage or a pause lasts at most a day. Braze responds with at most 100 hours, and changes up to a day late
-    must still be found after it. Responses are `empty` for at most an hour.
+    An outage or a pause lasts at most a day: Braze responds with at most 100 hours, and a later response must still
+    contain changes that are up to a day late. If `empty`, some incidents are an hour of empty responses.
     """
     draw = Random(seed)  # noqa: S311 - does not need to be secure
     lengths = (0.2 * HOUR, 0.9 * HOUR, 2.3 * HOUR, 7 * HOUR, 20 * HOUR)
@@ -174,7 +174,7 @@ def incidents(seed: int, start: float, end: float, *, keep: bool, empty: bool) -
 def run(
     accuracy_run: AccuracyRun, start: float, end: float, script: list[Incident], progress: Callable[[float], None]
 ) -> None:
-    """Scrape every quarter of an hour through all incidents, and check that fetches succeed where there are none."""
+    """Scrape every 15 minutes through all incidents, and check that fetches succeed outside of them."""
     actions = sorted(
         [(incident.begin, number, incident.on) for number, incident in enumerate(script)]
         + [(incident.end, number, incident.off) for number, incident in enumerate(script)],
@@ -195,7 +195,7 @@ def run(
         accuracy_run.scrape()
         if not any(problem.begin <= moment and problem.end > moment - 2 * DAYS_REFRESH_SECONDS for problem in problems):
             for query in COUNTER_QUERIES:
-                assert accuracy_run.is_up(query), f"{query} is down, long after all that could be the cause"
+                assert accuracy_run.is_up(query), f"{query} is down, long after any incident"
                 assert accuracy_run.age(query) < (HOUR if query.unit is Unit.HOUR else DAYS_REFRESH_SECONDS + HOUR)
 
 
@@ -210,7 +210,7 @@ def report_nothing(_moment: float) -> None:
 
 
 def test_every_page_over_four_weeks_and_dst_end_is_accurate(tmp_path: Path) -> None:
-    """All 2,688 pages are correct, and each counter ends at what Braze reported, through many incidents."""
+    """Through many incidents, all 2,688 pages are correct, and each counter ends at what Braze reported."""
     start, end = AUTUMN - 2 * WEEK - 1, AUTUMN + 2 * WEEK - 1
     script = [
         *incidents(1, start, AUTUMN - DAY, keep=True, empty=True),
@@ -260,13 +260,13 @@ def test_counts_during_downtime_without_state_are_missing() -> None:
         for query in COUNTER_QUERIES:
             histories = accuracy_run.counter_histories[query]
             assert len(histories) > 2
-            happened = accuracy_run.model.occurrences(query, histories[0].times[0], histories[-1].times[-1])
+            occurred = accuracy_run.model.occurrences(query, histories[0].times[0], histories[-1].times[-1])
             while_down = [
                 accuracy_run.model.occurrences(query, before.times[-1], after.times[0])
                 for before, after in pairwise(histories)
             ]
-            assert sum(history.last_total for history in histories) == happened - sum(while_down)
-            print(f"{query.event} {query.unit} {query.app_id}: {happened} happened, {while_down} while it was down")
+            assert sum(history.last_total for history in histories) == occurred - sum(while_down)
+            print(f"{query.event} {query.unit} {query.app_id}: {occurred} occurrences, {while_down} during downtimes")
 
 
 def main() -> int:
@@ -308,20 +308,20 @@ def main() -> int:
     ):
         run(accuracy_run, start, end, script, progress)
         print(
-            f"{accuracy_run.scrapes} pages, none wrong; calls by status {accuracy_run.calls}; restarts "
+            f"{accuracy_run.scrapes} pages, all correct; calls by status {accuracy_run.calls}; restarts "
             f"{accuracy_run.restarts}"
         )
-        is_true = True
+        is_equal = True
         for query in COUNTER_QUERIES:
             counted, reported = (
                 accuracy_run.counter_histories[query][-1].last_total,
                 expected_growth(accuracy_run, query),
             )
             unreported = expected_growth(accuracy_run, query, length=10**6) - reported
-            is_true &= counted == reported
-            what = f"{query.event} by the {query.unit}{', of an app' if query.app_id else ''}"
-            print(f"{what}: counted {counted:g}, reported {reported}, {unreported} more beyond the 100 newest buckets")
-    return 0 if is_true else 1
+            is_equal &= counted == reported
+            what = f"{query.event} per {query.unit}{', of an app' if query.app_id else ''}"
+            print(f"{what}: counted {counted:g}, reported {reported}, {unreported} more outside the 100 newest buckets")
+    return 0 if is_equal else 1
 
 
 if __name__ == "__main__":

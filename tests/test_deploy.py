@@ -60,8 +60,8 @@ def trees(path: Path) -> list[Tree]:
 
 def tree(path: Path) -> Tree:
     """Return the only document of a YAML file."""
-    (result,) = trees(path)
-    return result
+    (document_,) = trees(path)
+    return document_
 
 
 # YAML and shell
@@ -129,8 +129,8 @@ def test_unit_starts_installed_program() -> None:
 
 def resource(kind: str) -> Tree:
     """Return the only resource of a kind."""
-    (result,) = (each for each in [*trees(MANIFEST), *trees(MONITOR)] if each["kind"] == kind)
-    return result
+    (document,) = (each for each in [*trees(MANIFEST), *trees(MONITOR)] if each["kind"] == kind)
+    return document
 
 
 def pod() -> Tree:
@@ -346,7 +346,7 @@ class Chain:
     def query(self, expression: str) -> list[Tree]:
         """Return the labels of the samples of an expression."""
         reply = _get(self.prometheus, f"/api/v1/query?query={urllib.parse.quote(expression)}")
-        return [result["metric"] for result in reply["data"]["result"]]
+        return [series["metric"] for series in reply["data"]["result"]]
 
 
 def _get(port: int, path: str) -> Any:  # noqa: ANN401 - JSON
@@ -385,10 +385,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     with ExitStack() as stack:
         manager = stack.enter_context(running_alertmanager(directory / "alertmanager", receivers))
         program = stack.enter_context(Program.start(command))
-        result = tree(config)
-        result["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        result["scrape_configs"].append({**result["scrape_configs"][0], **_monitored()})
-        text = yaml.safe_dump(result)
+        settings = tree(config)
+        settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        settings["scrape_configs"].append({**settings["scrape_configs"][0], **_monitored()})
+        text = yaml.safe_dump(settings)
         text = text.replace("braze-exporter:27293", f"127.0.0.1:{program.port}")
         text = text.replace("alertmanager:9093", f"127.0.0.1:{manager}")
         write_file(config, text)

@@ -50,7 +50,7 @@ def test_example_config_shows_every_default() -> None:
     everything = re.sub(r"^( *)# (?=[a-z_ ]+:[ \n])", r"\1", text, flags=re.MULTILINE)
     assert yaml.safe_load(everything) != yaml.safe_load(text)
     assert set(yaml.safe_load(everything)) == {"workspaces", *Settings.model_fields}
-    first, second = (load_config(result, "config.example.yaml") for result in (text, everything))
+    first, second = (load_config(content, "config.example.yaml") for content in (text, everything))
     assert build_plan(first) == build_plan(second)
     assert first.settings == second.settings
 
@@ -111,10 +111,10 @@ def test_readme_links_resolve() -> None:
 
 def test_every_picture_is_shown_and_small() -> None:
     """The README shows exactly the images that `python tests/pictures.py` takes, and each is below `MAX_BYTES`."""
-    result = sorted(pictures.PICTURES.iterdir())
+    paths = sorted(pictures.PICTURES.iterdir())
     rendered = re.findall(rf"{re.escape(str(pictures.PICTURES.relative_to(ROOT)))}/([\w-]+\.png)", README)
-    assert [path.name for path in result] == sorted(pictures.names()) == sorted(rendered)
-    for path in result:
+    assert [path.name for path in paths] == sorted(pictures.names()) == sorted(rendered)
+    for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG"), path
         assert path.stat().st_size < pictures.MAX_BYTES, path
 

@@ -22,12 +22,12 @@ DOCKERFILE = REPOSITORY / "Dockerfile"
 
 def hadolint() -> str:
     """Return the path of hadolint. Without it, skip the test, or fail it in CI."""
-    result = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
-    if result is None and os.environ.get("CI"):
+    found = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if found is None and os.environ.get("CI"):
         pytest.fail("hadolint is not installed, and in CI its test is not skipped")
-    if result is None:
+    if found is None:
         pytest.skip("hadolint is not installed")
-    return result
+    return found
 
 
 def stages() -> list[list[tuple[str, str]]]:
@@ -45,8 +45,8 @@ def stages() -> list[list[tuple[str, str]]]:
 
 def last(name: str) -> str:
     """Return the arguments of the only instruction `name` in the final stage."""
-    (result,) = (remainder for instruction, remainder in stages()[-1] if instruction == name)
-    return result
+    (text,) = (remainder for instruction, remainder in stages()[-1] if instruction == name)
+    return text
 
 
 def port() -> str:

@@ -47,10 +47,10 @@ HOURS_BACK = st.one_of(st.integers(0, 3), st.integers(4, 30), st.integers(31, 12
 SCRAPE_DELAYS = st.sampled_from([15 * MINUTE, HOUR, None])
 
 
-def keep_newest_rows(result: dict[str, Any]) -> None:
+def keep_newest_rows(content: dict[str, Any]) -> None:
     """Leave only the newest five hours or days in a response."""
-    rows = result["data"]
-    result["data"] = rows[-5:] if rows[0]["time"] < rows[-1]["time"] else rows[:5]
+    rows = content["data"]
+    content["data"] = rows[-5:] if rows[0]["time"] < rows[-1]["time"] else rows[:5]
 
 
 FAULTS = [

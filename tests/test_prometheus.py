@@ -179,10 +179,10 @@ def test_every_readme_promql_runs(chain: Chain) -> None:
     expressions = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
     assert len(expressions) >= 9
     responded = {expression: chain.servers[0].query(expression) for expression in expressions}
-    for expression, result in responded.items():
+    for expression, vector in responded.items():
         # These expressions need history, the demo's names or a campaign.
         if not re.search(r"offset|increase|baseline|== 0|event=|campaign", expression):
-            assert result, expression
+            assert vector, expression
 
 
 def test_alerting_metrics_exist(chain: Chain) -> None:
@@ -218,10 +218,10 @@ def test_prometheus_scrapes_with_tls_and_password(tmp_path: Path) -> None:
         requested = stack.enter_context(running_prometheus(tmp_path / "prometheus", program.port, how))
 
         def up() -> dict[str, float]:
-            result = requested.query(
+            vector = requested.query(
                 "sum by (name) (label_replace(min_over_time(up[1m]), 'name', '$1', 'job', '(.*)'))"
             )
-            return {dict(labels)["name"]: value for labels, value in result.items()}
+            return {dict(labels)["name"]: value for labels, value in vector.items()}
 
         expected = {name: float(name == "right") for name in how}
         wait_until(

@@ -316,11 +316,11 @@ def reloadable(tmp_path: Path) -> Iterator[Reloadable]:
     with running_braze(RecordedCounts(events=["purchase", "signup"])) as (braze, server):
         key = tmp_path / "key"
         write_file(key, KEY)
-        result = Reloadable(None, braze, tmp_path / "config.yaml", key, server.url)  # type: ignore[arg-type] # set below
-        result.write("{event: purchase}")
-        with Program.start([f"--config.file={result.config}", "--web.enable-lifecycle"]) as program:
-            result.program = program
-            yield result
+        reloadable_ = Reloadable(None, braze, tmp_path / "config.yaml", key, server.url)  # type: ignore[arg-type] # set below
+        reloadable_.write("{event: purchase}")
+        with Program.start([f"--config.file={reloadable_.config}", "--web.enable-lifecycle"]) as program:
+            reloadable_.program = program
+            yield reloadable_
 
 
 def test_reload_request_reloads(reloadable: Reloadable) -> None:
@@ -474,7 +474,7 @@ def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
         ) as process:
             waiting = psutil.Process(process.pid)
             wait_until(
-                lambda: any(result.path == str(state) for result in waiting.open_files()), "it waits for the file"
+                lambda: any(opened.path == str(state) for opened in waiting.open_files()), "it waits for the file"
             )
             write_file(
                 config,

@@ -197,12 +197,12 @@ FOREIGN: Sequence[Callable[[Path], str]] = (
 
 def snapshot(folder: Path) -> Mapping[str, object]:
     """Return the contents of a folder: the mode, inode, modification time and bytes of each file, by its path."""
-    result = {}
+    rows_by_table = {}
     for path in folder.rglob("*"):
         status = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
-        result[str(path)] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)
-    return result
+        rows_by_table[str(path)] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)
+    return rows_by_table
 
 
 @pytest.mark.parametrize(("make", "name"), [*((make, "state") for make in FOREIGN), (killed_database, "link")])

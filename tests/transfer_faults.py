@@ -77,7 +77,7 @@ def truncated_chunks() -> Fault:
 
 @with_name
 def drip(interval: float) -> Fault:
-    """Send the correct body one byte at a time, with waits in between; a socket timeout alone never ends this."""
+    """Send the correct body one byte at a time, with waits in between, so that a socket timeout never ends it."""
 
     def drops(exchange: Exchange, content: bytes) -> Iterator[bytes]:
         for at in range(len(content)):
@@ -124,7 +124,7 @@ def gzipped() -> Fault:
 
 @with_name
 def garbled_gzip() -> Fault:
-    """Declare the body as gzip, but send the correct body with each bit inverted."""
+    """Declare the body as gzip, but send the correct body uncompressed and with each bit inverted."""
     return lambda exchange: _compressed(exchange, bytes(byte ^ 0xFF for byte in exchange.reply.read()))
 
 

@@ -69,12 +69,12 @@ class Scene:
 
     def raw(self, metric: str) -> dict[Labels, list[tuple[float, float]]]:
         """Return all samples of a metric up to the end of the span, as Prometheus stores them."""
-        result = self.server.request("query", query=f"{metric}[{2 * DAYS}d]", time=str(self.end))
+        data = self.server.request("query", query=f"{metric}[{2 * DAYS}d]", time=str(self.end))
         return {
             frozenset((name, value) for name, value in series["metric"].items() if name != "__name__"): [
                 (float(stamp), float(value)) for stamp, value in series["values"]
             ]
-            for series in result["result"]
+            for series in data["result"]
         }
 
     def hours(self, event: str, app_id: str = "") -> list[tuple[float, float]]:
@@ -175,8 +175,8 @@ def test_backfilled_counters_rise_by_daily_counts(scene: Scene) -> None:
         # The counter includes the day's last hour one hour before the gauge has the day. Both ends get a minute of
         # slack.
         span, moment = int(after - before) + 60, after - HOUR + 30
-        result = scene.server.query(f'increase({TOTAL}{{event="purchase"}}[{span}s])', moment)
-        assert list(result.values()) == [pytest.approx(value, rel=0.001)]
+        increases = scene.server.query(f'increase({TOTAL}{{event="purchase"}}[{span}s])', moment)
+        assert list(increases.values()) == [pytest.approx(value, rel=0.001)]
 
 
 def test_scraped_samples_continue_backfilled_series(scene: Scene) -> None:
@@ -197,10 +197,10 @@ def test_scraped_samples_continue_backfilled_series(scene: Scene) -> None:
 def test_printed_query_finds_first_sample(scene: Scene) -> None:
     """The printed query returns a time up to two minutes before the first scrape, despite the backfilled samples."""
     query = scene.instructions.splitlines()[-1].removeprefix("# ")
-    [result] = scene.server.query(query, time.time() + 61).values()  # the query evaluates full minutes
+    [first_time] = scene.server.query(query, time.time() + 61).values()  # the query evaluates full minutes
     scraped = scene.server.request("query", query="braze_exporter_build_info[1h]")["result"][0]["values"]
     first = float(scraped[0][0])
-    assert first - 120 < result <= first
+    assert first - 120 < first_time <= first
 
 
 def test_dashboards_show_backfilled_history_without_gaps(scene: Scene) -> None:
@@ -210,6 +210,6 @@ def test_dashboards_show_backfilled_history_without_gaps(scene: Scene) -> None:
     for item in panel_groups(build_plan(config)):
         for unit in item.units:
             expr = re.sub(r"\$\{\w+:regex\}", ".+", item.last_value(unit, "settled"))
-            result = scene.server.query_range(expr, started, started + 14 * 24 * HOUR, 1_800)
-            assert result
-            assert {len(values) for values in result.values()} == {14 * 48 + 1}
+            values_by_labels = scene.server.query_range(expr, started, started + 14 * 24 * HOUR, 1_800)
+            assert values_by_labels
+            assert {len(values) for values in values_by_labels.values()} == {14 * 48 + 1}

@@ -20,9 +20,9 @@ def test_selectors_expand_from_list(tmp_path: Path) -> None:
     events = "{event: purchase}\n{match: 'purchase|signup'}"
     with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as requested:
         requested.run()
-        result = {labels for name, labels in requested.output_samples if name == TOTAL}
+        label_sets = {labels for name, labels in requested.output_samples if name == TOTAL}
         series = [request for request in requested.braze.requests if request.path == "/events/data_series"]
-    assert result == {unfiltered_labels(event="purchase"), unfiltered_labels(event="signup")}
+    assert label_sets == {unfiltered_labels(event="purchase"), unfiltered_labels(event="signup")}
     assert len(series) == 2
 
 

@@ -67,8 +67,8 @@ EVERYTHING = all_sections_yaml(CAMPAIGN.id, CANVAS.id, "mug")
 
 def unix_time(text: str) -> float:
     """Return the Unix time of an ISO time; a time without an offset is in New York."""
-    result = datetime.fromisoformat(text)
-    return (result if result.tzinfo else result.replace(tzinfo=NEW_YORK)).timestamp()
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=NEW_YORK)).timestamp()
 
 
 def test_hourly_sample_is_at_bucket_end_plus_settle(tmp_path: Path) -> None:
@@ -78,17 +78,17 @@ def test_hourly_sample_is_at_bucket_end_plus_settle(tmp_path: Path) -> None:
         tmp_path, "{event: purchase, settle: 2h}", traffic, "2026-11-01", "2026-11-20T12:00:00Z"
     ) as requested:
         requested.run()
-        result = requested.output_samples
+        samples = requested.output_samples
     first, last = unix_time("2026-11-01T00:00"), unix_time("2026-11-20T08:00+00:00")  # its sample is at 11:00
     hours = range(int(first), int(last) + 1, HOUR)
     counts = [traffic.count("purchase", hour, 0.0) for hour in hours]
     stamps = [hour + 3.0 * HOUR for hour in hours]
-    assert result[SETTLED, unfiltered_labels(event="purchase")] == [*zip(stamps, counts, strict=True)]
+    assert samples[SETTLED, unfiltered_labels(event="purchase")] == [*zip(stamps, counts, strict=True)]
     totals = [*itertools.accumulate(counts, initial=0)]
-    assert result[TOTAL, unfiltered_labels(event="purchase")] == [
+    assert samples[TOTAL, unfiltered_labels(event="purchase")] == [
         *zip([stamps[0] - HOUR, *stamps], totals, strict=True)
     ]
-    assert len(result) == 2
+    assert len(samples) == 2
 
 
 @pytest.mark.parametrize("written", DayFormat)
@@ -98,7 +98,7 @@ def test_daily_samples_follow_workspace_timezone_through_dst(tmp_path: Path, wri
     with prepared_backfill(tmp_path, "{event: purchase, unit: day}", traffic, "2025-10-01", "2026-11-20") as requested:
         requested.braze.day_format = written
         requested.run()
-        result = requested.output_samples[DAILY_SETTLED, unfiltered_labels(event="purchase")]
+        samples = requested.output_samples[DAILY_SETTLED, unfiltered_labels(event="purchase")]
     days = [date(2025, 10, 1) + timedelta(days=number) for number in range(414)]
     assert days[-1] == date(2026, 11, 18)  # the sample of the 19th would be two hours after its end
     midnights = [datetime.combine(day, time.min, NEW_YORK).timestamp() for day in [*days, date(2026, 11, 19)]]
@@ -108,7 +108,7 @@ def test_daily_samples_follow_workspace_timezone_through_dst(tmp_path: Path, wri
         (after + 2 * HOUR, sum(traffic.count("purchase", hour, 0.0) for hour in range(int(before), int(after), HOUR)))
         for before, after in itertools.pairwise(midnights)
     ]
-    assert result == expected
+    assert samples == expected
 
 
 @pytest.mark.parametrize("written", HourFormat)
@@ -121,9 +121,9 @@ def test_hourly_samples_are_complete_through_dst_changes(
     with prepared_backfill(tmp_path, "{event: purchase}", traffic, start, end) as requested:
         requested.braze.hour_format = written
         requested.run()
-        result = requested.output_samples[SETTLED, unfiltered_labels(event="purchase")]
+        samples = requested.output_samples[SETTLED, unfiltered_labels(event="purchase")]
     hours = range(int(unix_time(start)), int(unix_time(end)) - 2 * HOUR, HOUR)
-    assert result == [(hour + 2.0 * HOUR, traffic.count("purchase", hour, 0.0)) for hour in hours]
+    assert samples == [(hour + 2.0 * HOUR, traffic.count("purchase", hour, 0.0)) for hour in hours]
 
 
 def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path)
     traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(tmp_path, events, traffic, "2026-11-01", "2026-11-05") as requested:
         requested.run()
-        result = requested.output_samples
+        samples = requested.output_samples
     filtered = "braze_custom_events_filtered"
     event = "purchase"
-    assert {key: len(series) for key, series in result.items()} == {
+    assert {key: len(series) for key, series in samples.items()} == {
         (SETTLED, unfiltered_labels(event=event)): 4 * 24 - 1,
         (TOTAL, unfiltered_labels(event=event)): 4 * 24,
         (DAILY_SETTLED, unfiltered_labels(event=event)): 3,
@@ -146,7 +146,7 @@ def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path)
         (f"{filtered}_daily_settled", unfiltered_labels(event=event, braze_app="ios")): 3,
     }
     hour = int(unix_time("2026-11-01T00:00"))
-    assert result[f"{filtered}_hourly_settled", unfiltered_labels(event=event, braze_app="ios", segment="vip")][0] == (
+    assert samples[f"{filtered}_hourly_settled", unfiltered_labels(event=event, braze_app="ios", segment="vip")][0] == (
         hour + 2.0 * HOUR,
         traffic.count(event, hour, 0.0, IOS, VIP),
     )
@@ -173,22 +173,22 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
         request = BackfillRequest(parse_time("2026-10-01"), parse_time("2026-11-24"), TARGET, tmp_path / "history.om")
         requested = BackfillRig(live.clock, live.braze, request, text)
         requested.begin().end(step=120)  # the simulated Braze allows 1,000 list requests an hour
-        result = requested.output_samples
+        samples = requested.output_samples
     rendered = {
         (name, frozenset((label, value) for label, value in (*labels, *TARGET) if value)): value
         for (name, labels), value in page.samples.items()
     }
     assert {
         key for key in rendered if key[0].endswith(("_settled", "_total")) and not is_exporter_metric(key[0])
-    } == set(result)
-    assert len({name for name, _ in result}) > 30
-    assert ("braze_custom_events_total", unfiltered_labels(event="signup")) in result
+    } == set(samples)
+    assert len({name for name, _ in samples}) > 30
+    assert ("braze_custom_events_total", unfiltered_labels(event="signup")) in samples
     settles = {
         build_gauge(query.kind, metric_group, query.unit, "settled").name: query
         for query in plan_of(text)
         for metric_group in query.metric_groups
     }
-    for (name, labels), series in result.items():
+    for (name, labels), series in samples.items():
         if query := settles.get(name):
             start = int(rendered[f"{name}_bucket_start_timestamp_seconds", labels])
             stamp = bucket_end(start, query.unit, query.zone) + query.settle
@@ -231,12 +231,12 @@ def test_date_argument_is_in_workspace_timezone(tmp_path: Path) -> None:
         braze.zone = tokyo
         requested.config += workspace_item_yaml(server.url, days, name="tokyo").replace(str(NEW_YORK), str(tokyo))
         requested.run()
-        result = requested.output_samples
+        samples = requested.output_samples
     assert len(braze.requests) == len(requested.braze.requests) == 1
     for name, zone in (("production", NEW_YORK), ("tokyo", tokyo)):
         labels = frozenset({**dict(unfiltered_labels(event="purchase")), "workspace": name}.items())
         ends = [datetime(2026, 11, day, tzinfo=zone).timestamp() for day in (2, 3, 4)]
-        assert [stamp for stamp, _ in result[DAILY_SETTLED, labels]] == [end + 2 * HOUR for end in ends]
+        assert [stamp for stamp, _ in samples[DAILY_SETTLED, labels]] == [end + 2 * HOUR for end in ends]
 
 
 def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
@@ -251,10 +251,10 @@ def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
     ) as requested:
         requested.braze.series_counts = figures
         requested.run()
-        result = requested.output_samples
+        samples = requested.output_samples
     labels = frozenset(pair for pair in unfiltered_labels() if pair[0] != "event")
-    assert [value for _, value in result["braze_revenue_daily_settled", labels]] == [0.0, -5.0, 7.0, 0.0]
-    assert [value for _, value in result["braze_revenue_total", labels]] == [0.0, 0.0, 0.0, 7.0, 7.0]
+    assert [value for _, value in samples["braze_revenue_daily_settled", labels]] == [0.0, -5.0, 7.0, 0.0]
+    assert [value for _, value in samples["braze_revenue_total", labels]] == [0.0, 0.0, 0.0, 7.0, 7.0]
 
 
 def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
@@ -275,9 +275,9 @@ def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
         requested.braze.series_counts = TimeIndependentCounts()
         requested.braze.inject(response_faults.edited(rename), path="/campaigns/data_series")
         requested.run()
-        result = requested.output_samples
+        samples = requested.output_samples
     sent = [
-        dict(labels)["variation"] for name, labels in result if "messages_daily" in name and ("stat", "sent") in labels
+        dict(labels)["variation"] for name, labels in samples if "messages_daily" in name and ("stat", "sent") in labels
     ]
     assert sorted(sent) == ["Only", f"Only ({make_id(CAMPAIGN.id, 'A')})"]
 
@@ -290,10 +290,10 @@ def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
     with prepared_backfill(tmp_path, "{event: purchase}", traffic, "2026-11-01", "2026-11-05") as requested:
         requested.braze.inject(response_faults.edited(lambda response: remove_row(response, written)))
         advice = requested.run()
-        result = requested.output_samples
-    assert gap + 2.0 * HOUR not in dict(result[SETTLED, unfiltered_labels(event="purchase")])
-    assert len(result[SETTLED, unfiltered_labels(event="purchase")]) == 4 * 24 - 2
-    totals = dict(result[TOTAL, unfiltered_labels(event="purchase")])
+        output = requested.output_samples
+    assert gap + 2.0 * HOUR not in dict(output[SETTLED, unfiltered_labels(event="purchase")])
+    assert len(output[SETTLED, unfiltered_labels(event="purchase")]) == 4 * 24 - 2
+    totals = dict(output[TOTAL, unfiltered_labels(event="purchase")])
     assert gap + 2.0 * HOUR not in totals
     after = traffic.count("purchase", gap + HOUR, 0.0)
     assert totals[gap + 3.0 * HOUR] - totals[gap + 1.0 * HOUR] == after
@@ -311,8 +311,8 @@ def test_event_without_data_has_no_samples(tmp_path: Path) -> None:
     ) as requested:
         requested.braze.unknown_event = UnknownEvent.EMPTY
         advice = requested.run()
-        result = requested.output_samples
-    assert {dict(labels)["event"] for _, labels in result} == {"purchase"}
+        output = requested.output_samples
+    assert {dict(labels)["event"] for _, labels in output} == {"purchase"}
     assert "# No samples for 1 query, because Braze returned no data." in advice
 
 
@@ -335,9 +335,9 @@ def test_zero_counts_are_samples(tmp_path: Path) -> None:
         tmp_path, "{event: quiet}", RecordedCounts(events=["quiet"]), "2026-11-01", "2026-11-02"
     ) as requested:
         requested.run()
-        result = requested.output_samples
-    assert {value for _, value in result[SETTLED, unfiltered_labels(event="quiet")]} == {0.0}
-    assert {value for _, value in result[TOTAL, unfiltered_labels(event="quiet")]} == {0.0}
+        samples = requested.output_samples
+    assert {value for _, value in samples[SETTLED, unfiltered_labels(event="quiet")]} == {0.0}
+    assert {value for _, value in samples[TOTAL, unfiltered_labels(event="quiet")]} == {0.0}
 
 
 def test_names_are_escaped_in_output(tmp_path: Path) -> None:

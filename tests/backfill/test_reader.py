@@ -309,9 +309,9 @@ def test_changed_config_fetches_new_queries_only(tmp_path: Path) -> None:
         backfill.request = replace(backfill.request, labels=(*TARGET, ("pod", "a")))
         backfill.run()
         assert len(set(requested_calls(backfill))) == 2 * CALLS - 10
-        result = backfill.output_samples
+        samples = backfill.output_samples
     for event in ("purchase", "signup"):
-        assert len(result[SETTLED, unfiltered_labels(event=event, pod="a")]) == HOURS
+        assert len(samples[SETTLED, unfiltered_labels(event=event, pod="a")]) == HOURS
 
 
 def test_chunks_end_in_the_past_by_braze_clock(tmp_path: Path) -> None:

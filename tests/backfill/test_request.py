@@ -34,10 +34,10 @@ ZONES = ["UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pa
     ],
 )
 def test_time_argument_is_date_instant_or_unix_seconds(text: str, expected: datetime) -> None:
-    """Dates, instants and Unix seconds are accepted, and the text of the result parses to the same value."""
-    result = parse_time(text)
-    assert result.in_zone(NEW_YORK) == expected.timestamp()
-    assert parse_time(str(result)) == result
+    """Dates, instants and Unix seconds are accepted, and the result prints as a text that parses to the same value."""
+    moment = parse_time(text)
+    assert moment.in_zone(NEW_YORK) == expected.timestamp()
+    assert parse_time(str(moment)) == moment
 
 
 @pytest.mark.parametrize(
@@ -187,4 +187,4 @@ def _newest(ending_at: int, unit: Unit, zone: ZoneInfo) -> set[int]:
         return {last - back * HOUR for back in range(MAX_LENGTH)}
     day = datetime.fromtimestamp(ending_at, zone).date()
     days = (day - timedelta(days=back) for back in range(MAX_LENGTH))
-    return {int(datetime.combine(result, datetime.min.time(), zone).timestamp()) for result in days}
+    return {int(datetime.combine(date_, datetime.min.time(), zone).timestamp()) for date_ in days}

@@ -60,12 +60,12 @@ def late(target: str, connection: socket.socket) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def client(result: Route, pki: Pki, connections: int = 1, chunk: float = 5.0) -> Iterator[Callable[[str], object]]:
+def client(route_: Route, pki: Pki, connections: int = 1, chunk: float = 5.0) -> Iterator[Callable[[str], object]]:
     """Yield a function that requests a path and returns the path that the response repeats."""
     with contextlib.closing(open_session(connections, str(pki.directory / "ca.pem"))) as session:
         timeouts = Timeouts(connect=5, read=chunk, total=10)
         transport = Transport(
-            session, result.url, lambda: KEY, proxies=result.proxies, monotonic=time.monotonic, timeouts=timeouts
+            session, route_.url, lambda: KEY, proxies=route_.proxies, monotonic=time.monotonic, timeouts=timeouts
         )
 
         def ask(path: str) -> object:
@@ -118,11 +118,11 @@ def test_exporter_with_interim_responses_exports_own_value_of_each_query() -> No
 def test_interim_responses_are_skipped_and_connections_kept(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
     """On each route, forty requests over five connections get their own responses."""
     established = EARLY_HINTS + PROCESSING + ESTABLISHED
-    with route(name, late, tls, established) as result, client(result, pki, 5) as ask, ThreadPoolExecutor(5) as threads:
+    with route(name, late, tls, established) as route_, client(route_, pki, 5) as ask, ThreadPoolExecutor(5) as threads:
         paths = [f"/{number}" for number in range(40)]
         assert list(threads.map(ask, paths)) == paths
-    assert len(result.server.targets) == 40
-    assert result.server.connections <= 5
+    assert len(route_.server.targets) == 40
+    assert route_.server.connections <= 5
 
 
 def chunked(target: str) -> bytes:
@@ -157,10 +157,10 @@ def test_connection_after_unexpected_bytes_is_closed(response: str, name: str, p
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield UNEXPECTED[response](target)
 
-    with route(name, respond, tls) as result, client(result, pki) as ask:
+    with route(name, respond, tls) as route_, client(route_, pki) as ask:
         for path in ("/1", "/2", "/3"):
             assert ask(path) in {path, 204, 304}
-    assert result.server.connections == 3
+    assert route_.server.connections == 3
 
 
 @pytest.mark.parametrize("name", ROUTES)
@@ -177,9 +177,9 @@ def test_connection_after_usual_responses_is_kept(name: str, pki: Pki, tls: ssl.
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield responses["/" + target.rpartition("/")[2]]
 
-    with route(name, respond, tls) as result, client(result, pki) as ask:
+    with route(name, respond, tls) as route_, client(route_, pki) as ask:
         assert [ask(path) for path in responses] == ["/1", "/2", 204, "/4", "/5"]
-    assert result.server.connections == 1
+    assert route_.server.connections == 1
 
 
 @pytest.mark.parametrize("name", ["plain", "TLS", "plain, by a proxy", "plain, by a TLS proxy"])
@@ -194,12 +194,12 @@ def test_response_to_no_request_closes_idle_connection(name: str, pki: Pki, tls:
             yield final_response("/unasked")
             is_sent.set()
 
-    with route(name, respond, tls) as result, client(result, pki) as ask:
+    with route(name, respond, tls) as route_, client(route_, pki) as ask:
         assert ask("/1") == "/1"
         is_idle.set()
         assert is_sent.wait(5)
         assert ask("/2") == "/2"
-    assert result.server.connections == 2
+    assert route_.server.connections == 2
 
 
 @pytest.mark.parametrize("name", ["plain", "TLS", "plain, by a proxy", "plain, by a TLS proxy"])
@@ -223,11 +223,11 @@ def test_connection_that_server_ended_is_replaced(name: str, pki: Pki, tls: ssl.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         is_ended.set()
 
-    with route(name, respond, tls) as result, client(result, pki) as ask:
+    with route(name, respond, tls) as route_, client(route_, pki) as ask:
         assert ask("/1") == "/1"
         assert is_ended.wait(5)
         assert ask("/2") == "/2"
-    assert result.server.connections == 2
+    assert route_.server.connections == 2
 
 
 @pytest.mark.parametrize("name", ROUTES)
@@ -242,12 +242,12 @@ def test_response_after_timeout_belongs_to_no_query(name: str, pki: Pki, tls: ss
         is_next.set()
         yield final_response(target)
 
-    with route(name, respond, tls) as result, client(result, pki, chunk=0.2) as ask:
+    with route(name, respond, tls) as route_, client(route_, pki, chunk=0.2) as ask:
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason is Reason.TIMEOUT
         assert ask("/2") == "/2"
-    assert result.server.connections == 2
+    assert route_.server.connections == 2
 
 
 @pytest.mark.parametrize("name", ROUTES)
@@ -257,12 +257,12 @@ def test_connection_of_oversized_body_is_closed(name: str, pki: Pki, tls: ssl.SS
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield final_response(target, 2 * MAX_BODY_BYTES if target.endswith("/1") else 0)
 
-    with route(name, respond, tls) as result, client(result, pki) as ask:
+    with route(name, respond, tls) as route_, client(route_, pki) as ask:
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason is Reason.TOO_LARGE
         assert ask("/2") == "/2"
-    assert result.server.connections == 2
+    assert route_.server.connections == 2
 
 
 REFUSED_RESPONSES = {
@@ -288,13 +288,13 @@ def test_interim_responses_beyond_bounds_are_refused(case: str, name: str, pki: 
         while chunk:
             yield chunk
 
-    with route(name, respond, tls) as result, client(result, pki) as ask:
+    with route(name, respond, tls) as route_, client(route_, pki) as ask:
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason is Reason.CONNECTION
         assert caught.value.detail == f"connection failed: {detail}"
         assert ask("/2") == "/2"
-    assert result.server.connections == 2
+    assert route_.server.connections == 2
 
 
 @pytest.mark.parametrize("name", ["TLS, by a proxy", "TLS, by a TLS proxy"])
@@ -314,8 +314,8 @@ def test_tunnel_with_unexpected_bytes_is_refused(established: bytes, name: str, 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield final_response(target)
 
-    with route(name, respond, tls, established) as result, client(result, pki) as ask:
+    with route(name, respond, tls, established) as route_, client(route_, pki) as ask:
         with pytest.raises(BrazeError) as caught:
             ask("/1")
         assert caught.value.reason in {Reason.CONNECTION, Reason.TLS}
-    assert result.server.targets == []
+    assert route_.server.targets == []

@@ -67,8 +67,8 @@ def samples_by_labels(page: MetricsPage, name: str) -> dict[frozenset[tuple[str,
     """Return all samples of a metric by their labels, without the workspace."""
     return {
         frozenset(pair for pair in labels if pair[0] != "workspace"): value
-        for (result, labels), value in page.samples.items()
-        if result == name
+        for (sample_name, labels), value in page.samples.items()
+        if sample_name == name
     }
 
 
@@ -450,10 +450,10 @@ def test_unknown_fields_are_ignored() -> None:
         "banners": {},
         "webhook": [variation(unique_clicks=2), variation(sent=4, unique_clicks=3)],
     }
-    result = parse_values(CAMPAIGNS, [{"time": "2026-11-20", "messages": messages}, {"time": "2026-11-21"}])
+    parsed = parse_values(CAMPAIGNS, [{"time": "2026-11-20", "messages": messages}, {"time": "2026-11-21"}])
     labels = {
         (channel, name, stat): values
-        for (metric_group, pairs), values in result.items()
+        for (metric_group, pairs), values in parsed.items()
         if metric_group == "campaign_messages"
         for channel, name, stat in [tuple(value for _, value in pairs)]
     }
@@ -465,7 +465,7 @@ def test_unknown_fields_are_ignored() -> None:
         ("pigeon_post", "A (v1)", "feathers"): [3],
         ("webhook", "A (v1)", "sent"): [5],
     }
-    assert result["campaign_conversions", ()] == []
+    assert parsed["campaign_conversions", ()] == []
 
 
 def test_names_never_make_duplicate_series() -> None:
@@ -477,8 +477,8 @@ def test_names_never_make_duplicate_series() -> None:
         variation(variation_api_id="v4", variation_name="v5"),
         variation(variation_api_id="v5"),
     ]
-    result = parse_values(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
-    names = [dict(labels)["variation"] for metric_group, labels in result if metric_group == "campaign_messages"]
+    values = parse_values(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
+    names = [dict(labels)["variation"] for metric_group, labels in values if metric_group == "campaign_messages"]
     assert names == ["A (v2) (v1)", "A (v2) (v2)", "A (v3)", "v5 (v4)", "v5 (v5)"]
 
 
@@ -573,15 +573,15 @@ def test_steps_with_same_name_are_disambiguated() -> None:
         "s4": None,
     }
     rows = [{"time": "2026-11-20", "total_stats": {"entries": 9, "revenue": -1.5}, "step_stats": steps}]
-    result = parse_values(CANVASES, {"name": "Onboarding", "stats": rows})
+    parsed = parse_values(CANVASES, {"name": "Onboarding", "stats": rows})
     assert {
-        tuple(value for _, value in labels): values for (metric_group, labels), values in result.items() if labels
+        tuple(value for _, value in labels): values for (metric_group, labels), values in parsed.items() if labels
     } == {
         ("Hello (s1)", "email", "sent"): [3],
         ("Hello (s2)", "email", "sent"): [2],
         ("s3", "sms", "sent"): [1],
     }
-    assert (result["canvas_entries", ()], result["canvas_revenue", ()]) == ([9], [-1.5])
+    assert (parsed["canvas_entries", ()], parsed["canvas_revenue", ()]) == ([9], [-1.5])
     assert parse_values(CANVASES, {"stats": []}) == {
         (metric_group.name, ()): [] for metric_group in CANVASES.metric_groups if not metric_group.series_labels
     }
@@ -649,11 +649,11 @@ json_values = st.recursive(
 def test_any_response_is_parsed_or_rejected(kind: SeriesKind, data: object) -> None:
     """Any JSON response is parsed or is an error of the query."""
     try:
-        result = parse_values(kind, data)
+        values = parse_values(kind, data)
     except BrazeError as error:
         assert error.reason is Reason.INVALID_RESPONSE
     else:
-        assert len({metric_group for metric_group, _ in result}) <= len(kind.metric_groups)
+        assert len({metric_group for metric_group, _ in values}) <= len(kind.metric_groups)
 
 
 def test_canvas_at_midnight_reports_no_timezone_mismatch() -> None:

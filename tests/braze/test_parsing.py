@@ -52,17 +52,17 @@ def body(rows: object) -> bytes:
     return json.dumps({"message": "success", "data": rows}).encode()
 
 
-def points(result: bytes, requested: Query) -> tuple[Point, ...]:
+def points(content: bytes, requested: Query) -> tuple[Point, ...]:
     """Return the points of the only series."""
-    (series,) = parsing.parse_series(requested, result, ANY_LENGTH, LATER, LATER)
+    (series,) = parsing.parse_series(requested, content, ANY_LENGTH, LATER, LATER)
     return series.points
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_parsed_or_rejected(result: bytes) -> None:
+def test_any_bytes_are_parsed_or_rejected(content: bytes) -> None:
     """Any body yields points or a `BrazeError`."""
     try:
-        parsing.parse_series(query(), result, ANY_LENGTH, LATER, LATER)
+        parsing.parse_series(query(), content, ANY_LENGTH, LATER, LATER)
     except BrazeError as error:
         assert error.reason in {Reason.NOT_JSON, Reason.INVALID_RESPONSE}
 
@@ -76,10 +76,10 @@ rows = st.lists(st.fixed_dictionaries({}, optional={"time": anything, "count": a
 
 
 @given(rows, st.sampled_from(Unit), zones)
-def test_any_rows_are_parsed_or_rejected(result: list[object], unit: Unit, zone: ZoneInfo) -> None:
+def test_any_rows_are_parsed_or_rejected(data: list[object], unit: Unit, zone: ZoneInfo) -> None:
     """Any rows yield sorted points with one non-negative number per bucket, or a `BrazeError`."""
     try:
-        made = points(body(result), query(unit, zone))
+        made = points(body(data), query(unit, zone))
     except BrazeError as error:
         assert error.reason is Reason.INVALID_RESPONSE
     else:
@@ -98,12 +98,12 @@ def test_hours_in_every_format_are_same_instants(
     half_hours = (zone.utcoffset(moment) or timedelta()) % timedelta(hours=1) or zone.key == "Australia/Lord_Howe"
     if form is HourFormat.ZONELESS and (half_hours or order == "shuffled"):
         form = HourFormat.LOCAL  # with half-hour offsets, or out of order, a repeated zone-less hour is ambiguous
-    result = [{"time": form.write(start, zone), "count": number} for number, start in enumerate(starts)]
+    rows = [{"time": form.write(start, zone), "count": number} for number, start in enumerate(starts)]
     if order == "down":
-        result.reverse()
+        rows.reverse()
     elif order == "shuffled":
-        random.Random(first).shuffle(result)  # noqa: S311 - any order will do
-    made = points(body(result), query(Unit.HOUR, zone))
+        random.Random(first).shuffle(rows)  # noqa: S311 - any order will do
+    made = points(body(rows), query(Unit.HOUR, zone))
     assert made == tuple(Point(start, float(number)) for number, start in enumerate(starts))
 
 
@@ -156,30 +156,30 @@ def test_repeated_dst_hour_is_two_passes() -> None:
     """Two equal zone-less hours on the night when DST ends are the first and the second pass."""
     zone = ZoneInfo("America/New_York")
     written = ["2026-11-01T00:00:00", "2026-11-01T01:00:00", "2026-11-01T01:00:00", "2026-11-01T02:00:00"]
-    result = [{"time": text, "count": number} for number, text in enumerate(written)]
-    made = points(body(result), query(Unit.HOUR, zone))
+    rows = [{"time": text, "count": number} for number, text in enumerate(written)]
+    made = points(body(rows), query(Unit.HOUR, zone))
     midnight = int(datetime(2026, 11, 1, 4, tzinfo=UTC).timestamp())
     assert made == tuple(Point(midnight + number * HOUR, float(number)) for number in range(4))
-    assert points(body(result[::-1]), query(Unit.HOUR, zone)) == made
-    assert points(body(result[2:]), query(Unit.HOUR, zone)) == made[2:]
-    assert points(body(result[:2]), query(Unit.HOUR, zone)) == made[:2]
+    assert points(body(rows[::-1]), query(Unit.HOUR, zone)) == made
+    assert points(body(rows[2:]), query(Unit.HOUR, zone)) == made[2:]
+    assert points(body(rows[:2]), query(Unit.HOUR, zone)) == made[:2]
 
 
 def test_repeated_hour_outside_dst_is_rejected() -> None:
     """A repeated hour on any day without a DST change is an error."""
-    result = [{"time": "2026-11-02T01:00:00", "count": number} for number in range(2)]
+    rows = [{"time": "2026-11-02T01:00:00", "count": number} for number in range(2)]
     with pytest.raises(
         BrazeError, match=r"bad_answer: malformed response: bucket 2026-11-02T06:00Z has two different values"
     ):
-        points(body(result), query(Unit.HOUR, ZoneInfo("America/New_York")))
+        points(body(rows), query(Unit.HOUR, ZoneInfo("America/New_York")))
 
 
 def test_single_dst_hour_is_first_pass_unless_next_follows() -> None:
     """A response with holes does not change the meaning of an hour when its range moves."""
     zone = ZoneInfo("America/New_York")
-    result = [{"time": f"{text}:00:00", "count": 1} for text in ("2026-10-31T23", "2026-11-01T01", "2026-11-01T05")]
-    made = points(body(result), query(Unit.HOUR, zone))
-    assert points(body(result[1:]), query(Unit.HOUR, zone)) == made[1:]
+    rows = [{"time": f"{text}:00:00", "count": 1} for text in ("2026-10-31T23", "2026-11-01T01", "2026-11-01T05")]
+    made = points(body(rows), query(Unit.HOUR, zone))
+    assert points(body(rows[1:]), query(Unit.HOUR, zone)) == made[1:]
 
 
 @pytest.mark.parametrize("written", ["2026-11-23T12:20:00Z", "2026-11-23T12:00:01Z", "2026-11-23T07:30:00"])
@@ -211,12 +211,12 @@ def test_future_bucket_is_rejected(unit: Unit, ahead: int, is_rejected: bool) ->
     noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
     time = noon.isoformat() if unit is Unit.HOUR else (noon + timedelta(seconds=ahead)).date().isoformat()
     latest = noon.timestamp() - (ahead if unit is Unit.HOUR else 0)
-    result = body([{"time": time, "count": 5}])
+    content = body([{"time": time, "count": 5}])
     if is_rejected:
         with pytest.raises(BrazeError, match="a time is in the future"):
-            parsing.parse_series(query(unit), result, 1, latest - HOUR, latest)
+            parsing.parse_series(query(unit), content, 1, latest - HOUR, latest)
     else:
-        assert parsing.parse_series(query(unit), result, 1, latest - HOUR, latest)[0].points[0].value == 5
+        assert parsing.parse_series(query(unit), content, 1, latest - HOUR, latest)[0].points[0].value == 5
 
 
 @pytest.mark.parametrize(
@@ -230,15 +230,15 @@ def test_row_older_than_requested_range_is_rejected(
     """A response may begin two buckets early, as Braze does not document whether the end is included."""
     noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
     time = noon - timedelta(**{f"{unit}s": back})
-    result = body([{"time": time.isoformat() if unit is Unit.HOUR else time.date().isoformat(), "count": 5}])
+    content = body([{"time": time.isoformat() if unit is Unit.HOUR else time.date().isoformat(), "count": 5}])
     requested, clock = query(unit), noon.timestamp()
     if is_history:
         requested, clock = replace(requested, ending_at=int(clock)), LATER
     if is_rejected:
         with pytest.raises(BrazeError, match=f"a row is older than the requested 24 {unit}s"):
-            parsing.parse_series(requested, result, 24, clock, clock + HOUR)
+            parsing.parse_series(requested, content, 24, clock, clock + HOUR)
     else:
-        assert parsing.parse_series(requested, result, 24, clock, clock + HOUR)[0].points[0].value == 5
+        assert parsing.parse_series(requested, content, 24, clock, clock + HOUR)[0].points[0].value == 5
 
 
 @pytest.mark.parametrize("written", ["2026-11-23", "20261123", "2026-W48-1"])
@@ -252,15 +252,15 @@ def test_date_alone_as_hour_is_rejected(written: str) -> None:
 @pytest.mark.parametrize("first", [None, 5])
 def test_hole_and_number_of_same_bucket_is_number(first: int | None) -> None:
     """A null does not contradict a number of the same bucket."""
-    result = [{"time": "2026-11-23T12:00:00Z", "count": count} for count in (first, 5 if first is None else None)]
-    (series,) = parsing.parse_series(query(), body(result), 24, NOW, NOW)
+    rows = [{"time": "2026-11-23T12:00:00Z", "count": count} for count in (first, 5 if first is None else None)]
+    (series,) = parsing.parse_series(query(), body(rows), 24, NOW, NOW)
     assert ([value for _, value in series.points], series.holes) == ([5], ())
 
 
 def test_points_are_limited_to_max_length() -> None:
     """Only the newest 100 rows of a response are kept."""
-    result = [{"time": f"{year}-01-{day:02}", "count": year} for year in range(2001, 2199) for day in range(1, 29)]
-    made = points(body(result), query(Unit.DAY))
+    data = [{"time": f"{year}-01-{day:02}", "count": year} for year in range(2001, 2199) for day in range(1, 29)]
+    made = points(body(data), query(Unit.DAY))
     assert len(made) == MAX_LENGTH
     assert made[-1].value == 2198
 
@@ -305,9 +305,9 @@ def test_every_status_has_a_reason(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "message"),
+    ("content", "message"),
     [(b'{"message":"no"}', "no"), (b'{"message":7}', ""), (b"[]", ""), (b"<html>", ""), (b"[" * 100_000, "")],
 )
-def test_error_message_is_read(result: bytes, message: str) -> None:
+def test_error_message_is_read(content: bytes, message: str) -> None:
     """The message of an error response is shown if it is text, whatever the rest of the body is."""
-    assert parsing.read_message(result) == message
+    assert parsing.read_message(content) == message

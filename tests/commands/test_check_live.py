@@ -169,7 +169,7 @@ def test_malformed_and_oversized_responses_are_distinguished(braze: CheckLiveRig
 def test_response_of_holes_only_is_reported(braze: CheckLiveRig) -> None:
     """A response in which no bucket has a number is reported as such, not as zeros or an unknown event."""
     braze.braze.inject(
-        response_faults.edited(lambda result: result.update(data=[{**row, "count": None} for row in result["data"]]))
+        response_faults.edited(lambda content: content.update(data=[{**row, "count": None} for row in content["data"]]))
     )
     assert braze.problems("{event: signup}") == [
         "custom_events signup (hourly): no bucket of the response has a number"

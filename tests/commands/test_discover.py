@@ -364,13 +364,13 @@ def test_any_names_give_valid_config(
 """
     start = f"workspaces:\n  - name: production\n{head}"
     config = load_config(start + (f"    custom_events:\n{configured}" if own else ""), "config.yaml", allow_empty=True)
-    result = {
+    generated = {
         **dict.fromkeys(LIST_ENDPOINTS, ListResult(failure=failure)),
         EVENT_LIST: ListResult(tuple(events), failure=failure),
         SEGMENT_LIST: ListResult(tuple(segments)),
         CAMPAIGN_LIST: ListResult(tuple(campaigns[2:]), tuple(archived)),
     }
-    lines = list(config_rendering.render_config(config.workspaces[0], config.settings, result))
+    lines = list(config_rendering.render_config(config.workspaces[0], config.settings, generated))
     assert all(len(line.splitlines()) <= 1 for line in lines)
     text = "\n".join([f"workspaces:\n{lines[0]}\n{head}", *lines[1:]])
     whole = yaml.safe_load(text)["workspaces"][0]

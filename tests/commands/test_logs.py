@@ -31,9 +31,9 @@ EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the level and message of each line since the last call."""
-    result = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+    texts = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
     caplog.clear()
-    return result
+    return texts
 
 
 def test_successful_fetches_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +81,7 @@ def test_changed_failure_reason_is_logged(caplog: pytest.LogCaptureFixture) -> N
         exporter.clock.advance(300)
         exporter.scrape()
     fields = [record.__dict__["fields"] for record in caplog.records]
-    assert [result["reason"] for result in fields] == ["server_error", "forbidden"]
+    assert [field["reason"] for field in fields] == ["server_error", "forbidden"]
     assert fields[1]["event"] == "event 0"
     assert "events.data_series" in fields[1]["detail"]
 

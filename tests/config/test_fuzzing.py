@@ -131,7 +131,7 @@ def assert_readable(error: ConfigError) -> None:
 def paths_in(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """Return the path of every value within `data`."""
     inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    return [result for key, value in inner for result in ((*path, key), *paths_in(value, (*path, key)))]
+    return [found for key, value in inner for found in ((*path, key), *paths_in(value, (*path, key)))]
 
 
 @st.composite

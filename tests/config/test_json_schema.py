@@ -76,7 +76,9 @@ def test_schema_command_prints_json_schema() -> None:
     done = run_program("schema")
     assert (done.returncode, json.loads(done.stdout)) == (0, build_schema())
     mappings = [build_schema(), *build_schema()["$defs"].values()]
-    lacking = [name for result in mappings for name, key in result["properties"].items() if not key.get("description")]
+    lacking = [
+        name for mapping in mappings for name, key in mapping["properties"].items() if not key.get("description")
+    ]
     assert lacking == []
 
 

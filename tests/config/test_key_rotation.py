@@ -277,9 +277,9 @@ budget: {share: 0.001}
         exporter.braze.key = NEW_KEY
         exporter.clock.advance(3_600)
         scrape_for(exporter, 380)
-        result = [(moment - 3_600, path) for moment, path in request_times(exporter)[2:]]
-        assert set(result[:2]) == {(0, campaigns), (0, EVENTS)}
-        assert result[2:] == [(120, campaigns), (240, campaigns), (360, campaigns)]
+        probes = [(moment - 3_600, path) for moment, path in request_times(exporter)[2:]]
+        assert set(probes[:2]) == {(0, campaigns), (0, EVENTS)}
+        assert probes[2:] == [(120, campaigns), (240, campaigns), (360, campaigns)]
 
 
 def test_reload_with_same_key_probes_nothing() -> None:

@@ -112,8 +112,8 @@ def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch
     }.items():
         config = read_config(f"{name}.yaml")
         assert config.keys == {}
-        result = [problem.render(config.source) for problem in find_missing_keys(config, ENVIRON)]
-        assert result == [f"{name}.yaml:4: workspaces[0].{text}" for text in info]
+        problems = [problem.render(config.source) for problem in find_missing_keys(config, ENVIRON)]
+        assert problems == [f"{name}.yaml:4: workspaces[0].{text}" for text in info]
 
 
 def test_inaccessible_key_folder_is_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,9 @@ from braze_exporter.config.regex import MAX_NAME_LENGTH, RegexError, compile_reg
 )
 def test_regex_matches_whole_names(text: str, matched: list[str], others: list[str]) -> None:
     r"""A regex matches the whole name, and `\w` and `\d` match only ASCII."""
-    result = compile_regex(text)
-    assert result.text == text
-    assert [name for name in (*matched, *others) if result.matches(name)] == matched
+    compiled = compile_regex(text)
+    assert compiled.text == text
+    assert [name for name in (*matched, *others) if compiled.matches(name)] == matched
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ PATTERNS = st.lists(BRANCHES | BRANCHES.map("({}|b)".format), max_size=3).map("|
 def test_regex_matches_as_re_does(text: str, name: str) -> None:
     """An accepted regex matches like Python's `re` with ASCII classes."""
     try:
-        result = compile_regex(text)
+        compiled = compile_regex(text)
     except RegexError as error:
         assert str(error).startswith("repeats")
         return
     plain = text.replace("[&&|]", r"[\&|]").replace(r"[^\w-]", "[^0-9A-Za-z_-]")
-    assert result.matches(name) == (re.fullmatch(plain, name, re.ASCII | re.DOTALL) is not None)
+    assert compiled.matches(name) == (re.fullmatch(plain, name, re.ASCII | re.DOTALL) is not None)
 
 
 @given(st.text(alphabet="ab.*+?|()[]{}^$\\,-:=<!&~0129dwsPi \n") | st.text())

@@ -112,10 +112,10 @@ def test_no_error_shows_key(tmp_path: Path, key: str) -> None:
 def test_yaml_alias_or_tag_is_not_repeated_in_errors(mark: str) -> None:
     """YAML treats an unquoted password that begins with `*` or `!` as an alias or a tag; the error does not show it."""
     for line in (f"a: {mark}{KEY}", f"a: [{mark}{KEY} 1]"):
-        with pytest.raises(ConfigError) as result:
+        with pytest.raises(ConfigError) as raised:
             load_config(f"{line}\n", "x.yaml")
-        assert KEY not in str(result.value)
-        assert "x.yaml:1" in str(result.value)
+        assert KEY not in str(raised.value)
+        assert "x.yaml:1" in str(raised.value)
 
 
 HEX = "0123456789abcdef"
@@ -275,7 +275,7 @@ def test_key_source_is_repeated_only_if_it_cannot_be_a_key(line: str, problem: s
     """Only a path that begins with `/`, `./` or `../`, or a variable name in capitals, is shown in errors."""
     name, _, value = line.partition(": ")
     config = load_config(with_changes({name: value}), "x.yaml")
-    assert [result.text for result in find_missing_keys(config, {})] == [problem]
+    assert [found.text for found in find_missing_keys(config, {})] == [problem]
 
 
 def test_relative_path_and_lower_case_variable_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from braze_exporter.config.suggestions import find_nearest
 def test_nearest_names_come_first() -> None:
     """At most three names are returned, most similar first, and dissimilar names are omitted."""
     names = ["purchase", "Purchase", "purchases", "purchased_item", "signup", "p"]
-    result = find_nearest(["purchse", "xyz"], names)
-    assert result == {"purchse": ("purchase", "purchases", "Purchase"), "xyz": ()}
+    nearest = find_nearest(["purchse", "xyz"], names)
+    assert nearest == {"purchse": ("purchase", "purchases", "Purchase"), "xyz": ()}
 
 
 NAMES = st.text("abcA_", min_size=1, max_size=8)
@@ -40,6 +40,6 @@ def test_long_list_is_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(word, possibilities, n, cutoff)
 
     monkeypatch.setattr(difflib, "get_close_matches", counted)
-    result = find_nearest([name[:5] + name[6:] for name in meant], names)
-    assert [name in near for name, near in zip(meant, result.values(), strict=True)] == [True] * 20
+    nearest = find_nearest([name[:5] + name[6:] for name in meant], names)
+    assert [name in near for name, near in zip(meant, nearest.values(), strict=True)] == [True] * 20
     assert compared == [50] * 20

@@ -60,9 +60,9 @@ def test_number_limits_are_inclusive(key: str, low: float, high: float) -> None:
 def test_alert_defaults_are_as_documented() -> None:
     """Keys omitted from `alerts` have the documented defaults."""
     entry = "workspaces: [{name: a, instance: US-01, api_key_env: K, custom_events: [{event: e, alerts: {below: 5}}]}]"
-    (result,) = (alerts for _, alerts in build_plan(load_config(entry, "x.yaml")).alerts)
-    assert (result.below, result.silent, result.above, result.drop) == (5, None, None, None)
-    assert (result.min, result.wait, result.severity, result.labels) == (10, 900, "warning", {})
+    (entry_alerts,) = (alerts for _, alerts in build_plan(load_config(entry, "x.yaml")).alerts)
+    assert (entry_alerts.below, entry_alerts.silent, entry_alerts.above, entry_alerts.drop) == (5, None, None, None)
+    assert (entry_alerts.min, entry_alerts.wait, entry_alerts.severity, entry_alerts.labels) == (10, 900, "warning", {})
 
 
 def test_defaults_are_as_documented() -> None:

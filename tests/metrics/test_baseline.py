@@ -63,12 +63,12 @@ def test_earlier_buckets_have_same_weekday_and_time(moment: datetime, zone: Zone
     """Each earlier bucket has the same local weekday and time, a whole number of weeks before."""
     start = int(moment.replace(minute=0, second=0, microsecond=0, tzinfo=UTC).timestamp())
     rendered = datetime.fromtimestamp(start, zone).replace(tzinfo=None)
-    result = [
+    moments = [
         datetime.fromtimestamp(at, zone).replace(tzinfo=None)
         for at in same_buckets_in_earlier_weeks(start, query(weeks=weeks, zone=zone))
     ]
-    assert set(result) <= {rendered - timedelta(weeks=week) for week in range(1, weeks + 1)}
-    assert len(result) >= weeks - 1  # a DST change skips the hour in at most one of a few weeks
+    assert set(moments) <= {rendered - timedelta(weeks=week) for week in range(1, weeks + 1)}
+    assert len(moments) >= weeks - 1  # a DST change skips the hour in at most one of a few weeks
 
 
 @pytest.mark.parametrize(

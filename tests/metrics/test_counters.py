@@ -488,8 +488,8 @@ def test_kill_9_loses_no_shown_total(path: str) -> None:
         assert seen == sorted(seen)
         rendered = seen[-1]
         with open_counters(path) as counters:
-            result = counters.total(("production", "url", "custom_events", "purchase", "", ""))
-        assert result >= rendered
+            restored = counters.total(("production", "url", "custom_events", "purchase", "", ""))
+        assert restored >= rendered
 
 
 def test_counter_with_changed_labels_continues(path: str) -> None:

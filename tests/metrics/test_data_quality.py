@@ -96,8 +96,8 @@ def local_time(day: int, hour: int, minute: int = 0) -> datetime:
 )
 def test_newest_day_shows_timezone_mismatch(requested: datetime, newest: datetime, expected: bool | None) -> None:  # noqa: FBT001
     """If the newest day is yesterday or tomorrow, the timezone is wrong; near midnight or days behind it is unknown."""
-    result = make_response(requested.timestamp(), (int(newest.timestamp()), 1.0))
-    assert is_timezone_mismatch(DAYS, result) is expected
+    response = make_response(requested.timestamp(), (int(newest.timestamp()), 1.0))
+    assert is_timezone_mismatch(DAYS, response) is expected
 
 
 def test_hours_and_empty_responses_show_no_timezone() -> None:

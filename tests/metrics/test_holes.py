@@ -70,19 +70,19 @@ def replace_counts(*back: int, value: object = None) -> Fault:
     return response_faults.edited(change)
 
 
-def take_requested_lengths(result: ExporterRig) -> list[str]:
+def take_requested_lengths(exporter: ExporterRig) -> list[str]:
     """Return the lengths requested since the last call, and clear the recorded requests."""
-    requested = [request.params["length"] for request in result.braze.requests]
-    result.braze.reset()
+    requested = [request.params["length"] for request in exporter.braze.requests]
+    exporter.braze.reset()
     return requested
 
 
-def scrape_repeatedly(result: ExporterRig, times: int = 1, seconds: float = 300) -> MetricsPage:
+def scrape_repeatedly(exporter: ExporterRig, times: int = 1, seconds: float = 300) -> MetricsPage:
     """Advance the clock and scrape, as often as given, and return the last page."""
     for _ in range(times):
-        result.clock.advance(seconds)
-        result.refresh()
-    return result.page()
+        exporter.clock.advance(seconds)
+        exporter.refresh()
+    return exporter.page()
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_hour_slightly_ahead_is_accepted(minutes: int) -> None:
     recorded = hours()
     recorded.set("purchase", CURRENT_HOUR + HOUR, 2)
     ahead = response_faults.edited(
-        lambda result: result["data"].append({"time": _hour(CURRENT_HOUR + HOUR), "count": 2})
+        lambda content: content["data"].append({"time": _hour(CURRENT_HOUR + HOUR), "count": 2})
     )
     with running_exporter("{event: purchase}", recorded, clock=clock) as exporter:
         exporter.braze.inject(ahead)
@@ -346,7 +346,7 @@ def test_tomorrow_is_accepted_and_day_after_is_malformed(ahead: int, up: float) 
     """Tomorrow's day is accepted and reported as a timezone mismatch; the day after tomorrow is malformed."""
     day = (datetime.fromtimestamp(NOW, NEW_YORK) + timedelta(days=ahead)).date().isoformat()
     with running_exporter("{event: purchase, unit: day}", hours()) as exporter:
-        exporter.braze.inject(response_faults.edited(lambda result: result["data"].append({"time": day, "count": 1})))
+        exporter.braze.inject(response_faults.edited(lambda content: content["data"].append({"time": day, "count": 1})))
         page = exporter.scrape()
     assert page.value("braze_custom_events_daily_up") == up
     assert page.values("braze_workspace_timezone_mismatch") == ([1] if up else [])

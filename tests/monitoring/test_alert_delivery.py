@@ -91,7 +91,7 @@ def pager() -> Iterator[Pager]:
         def do_POST(self) -> None:
             """Record the alerts of a notification."""
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            result.alerts.extend(sent["alerts"])
+            pager_.alerts.extend(sent["alerts"])
             self.send_response(200)
             self.end_headers()
 
@@ -99,11 +99,11 @@ def pager() -> Iterator[Pager]:
             """Suppress the request log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        result = Pager(f"http://127.0.0.1:{server.server_port}/")
+        pager_ = Pager(f"http://127.0.0.1:{server.server_port}/")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield result
+            yield pager_
         finally:
             server.shutdown()
             thread.join()
@@ -111,11 +111,11 @@ def pager() -> Iterator[Pager]:
 
 def alertmanager_config(url: str) -> str:
     """Return the Alertmanager config of `deploy/` with a webhook receiver at `url` and notifications within 1 s."""
-    result = yaml.safe_load((ROOT / "deploy/compose/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
-    result["route"] |= {"group_wait": "0s", "group_interval": "1s"}
-    (receiver,) = result["receivers"]
+    settings = yaml.safe_load((ROOT / "deploy/compose/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
+    settings["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    (receiver,) = settings["receivers"]
     receiver["webhook_configs"] = [{"url": url}]
-    return str(yaml.safe_dump(result))
+    return str(yaml.safe_dump(settings))
 
 
 def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
         config = workspace_yaml(braze.url, EVENTS, extra_yaml=extra_yaml)
         option = f"--config.file={write_file(tmp_path / 'config.yaml', config)}"
         program = stack.enter_context(Program.start([option]))
-        result = running_prometheus(
-            tmp_path / "prometheus", program.port, rules=run_program("rules", option).stdout, alertmanager=manager
+        rules = run_program("rules", option).stdout
+        server = stack.enter_context(
+            running_prometheus(tmp_path / "prometheus", program.port, rules=rules, alertmanager=manager)
         )
-        server = stack.enter_context(result)
 
         def are_increasing() -> bool:
             with suppress(OSError):

@@ -65,9 +65,9 @@ def given(
     changes: Mapping[str, SampleFunction], base: Mapping[str, SampleFunction] | None = None
 ) -> dict[str, SampleFunction]:
     """Return the series of a healthy exporter, with some of them replaced by `changes`."""
-    result = dict(healthy() if base is None else base)
-    assert changes.keys() <= result.keys()
-    return {**result, **changes}
+    series_ = dict(healthy() if base is None else base)
+    assert changes.keys() <= series_.keys()
+    return {**series_, **changes}
 
 
 def scrape_gap(start: float, end: float, base: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:

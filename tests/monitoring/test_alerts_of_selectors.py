@@ -56,7 +56,7 @@ def below(name: str, value: str, limit: str, **labels: str) -> ExpectedAlert:
 
 def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
     """An event with its own entry uses the alerts of that entry only; otherwise the first matching regex applies."""
-    result = healthy(labels=f'{PRODUCTION},event="purchase"')
+    all_series = healthy(labels=f'{PRODUCTION},event="purchase"')
     for name, settled in (
         ("checkout_started", 30),
         ("checkout_done", 15),
@@ -64,10 +64,10 @@ def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
         ("other", 15),
         ("CHECKOUT_x", 15),
     ):
-        result |= samples("custom_events", f'event="{name}"', unit="hourly", settled=settled, latest=1)
+        all_series |= samples("custom_events", f'event="{name}"', unit="hourly", settled=settled, latest=1)
     scenario = Scenario(
         config("", EVENTS),
-        result,
+        all_series,
         fires={
             40: [
                 below("checkout_started", "30", "50"),
@@ -142,10 +142,10 @@ def campaign(name: str, ident: str) -> dict[str, SampleFunction]:
 def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
     """A regex matches campaigns by their names, which end in an id if two are the same, unless they have an entry."""
     sections = f"    campaigns: [{{campaign: {THREE}}}, {{match: 'Win-back.*', alerts: {{below: 5}}}}]\n"
-    result = healthy(labels=f'{PRODUCTION},event="purchase"')
+    all_series = healthy(labels=f'{PRODUCTION},event="purchase"')
     names = {f"Win-back ({ONE})": ONE, "Win-back 2": TWO, "Win-back 3": THREE, "A Win-back": ONE[::-1]}
     for name, ident in names.items():
-        result |= campaign(name, ident)
+        all_series |= campaign(name, ident)
     fired = [
         ExpectedAlert(
             "BrazeCampaignBelow",
@@ -154,7 +154,7 @@ def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
         )
         for name in (f"Win-back ({ONE})", "Win-back 2")
     ]
-    Scenario(config(sections), result, fires={60: fired}, step=15).check(tmp_path)
+    Scenario(config(sections), all_series, fires={60: fired}, step=15).check(tmp_path)
 
 
 def test_tag_selector_excludes_named_entries() -> None:

@@ -56,16 +56,16 @@ def board(name: str) -> Json:
     return result
 
 
-def panels(result: Json) -> Iterator[Json]:
+def panels(dashboard: Json) -> Iterator[Json]:
     """Yield all panels except row headings, including those in collapsed rows."""
-    for panel in result["panels"]:
+    for panel in dashboard["panels"]:
         yield from [panel] if panel["type"] != "row" else panel["panels"]
 
 
-def queries(result: Json) -> Iterator[str]:
+def queries(board_: Json) -> Iterator[str]:
     """Yield every PromQL query of a dashboard, including those of its variables."""
-    yield from (target["expr"] for panel in panels(result) for target in panel["targets"])
-    yield from (item["query"] for item in result["templating"]["list"] if item["type"] == "query")
+    yield from (target["expr"] for panel in panels(board_) for target in panel["targets"])
+    yield from (item["query"] for item in board_["templating"]["list"] if item["type"] == "query")
 
 
 def promql_of(name: str) -> str:
@@ -89,36 +89,36 @@ def test_dashboard_matches_grafana_schema(schema: Draft7Validator, name: str) ->
 
 def test_grafana_schema_rejects_mistakes(schema: Draft7Validator) -> None:
     """Grafana's schema rejects an unknown key deep inside a panel."""
-    result = board("least")
-    next(panels(result))["fieldConfig"]["defaults"]["colour"] = "red"
-    assert not schema.is_valid(result)
+    dashboard = board("least")
+    next(panels(dashboard))["fieldConfig"]["defaults"]["colour"] = "red"
+    assert not schema.is_valid(dashboard)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_dashboard_is_provisionable(name: str) -> None:
     """The dashboard has a fixed uid, no database id and no inputs, and each panel uses the selected data source."""
-    result = board(name)
-    assert (result["id"], result["uid"]) == (None, "braze-exporter")
-    assert not [key for key in result if key.startswith("__")]
+    board_ = board(name)
+    assert (board_["id"], board_["uid"]) == (None, "braze-exporter")
+    assert not [key for key in board_ if key.startswith("__")]
     chosen = {"type": "prometheus", "uid": "${datasource}"}
-    assert {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus"} in result[
+    assert {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus"} in board_[
         "templating"
     ]["list"]
-    for panel in panels(result):
+    for panel in panels(board_):
         assert [panel["datasource"], *(target["datasource"] for target in panel["targets"])] == [chosen] * (
             1 + len(panel["targets"])
         )
-    assert all(item["datasource"] == chosen for item in result["templating"]["list"] if item["type"] == "query")
+    assert all(item["datasource"] == chosen for item in board_["templating"]["list"] if item["type"] == "query")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_panels_have_unique_ids_and_positions(name: str) -> None:
     """Panel ids are unique, and the panels fill the grid without overlaps, gaps or cells outside it."""
-    result = board(name)
-    headings = [panel for panel in result["panels"] if panel["type"] == "row"]
-    numbers = Counter(panel["id"] for panel in [*headings, *panels(result)])
+    dashboard = board(name)
+    headings = [panel for panel in dashboard["panels"] if panel["type"] == "row"]
+    numbers = Counter(panel["id"] for panel in [*headings, *panels(dashboard)])
     assert set(numbers.values()) == {1}
-    for group in [result["panels"], *(heading["panels"] for heading in headings)]:
+    for group in [dashboard["panels"], *(heading["panels"] for heading in headings)]:
         cells = Counter(
             (place["x"] + x, place["y"] + y)
             for place in (panel["gridPos"] for panel in group)
@@ -130,7 +130,7 @@ def test_panels_have_unique_ids_and_positions(name: str) -> None:
         lines = Counter(y for _, y in cells)
         assert set(lines.values()) <= {24}
     assert all(heading["collapsed"] == bool(heading["panels"]) for heading in headings)
-    open_rows = sorted(panel["gridPos"]["y"] for panel in result["panels"])
+    open_rows = sorted(panel["gridPos"]["y"] for panel in dashboard["panels"])
     assert open_rows[0] == 0
 
 
@@ -243,19 +243,21 @@ def test_variables_allow_all_and_several() -> None:
 @pytest.mark.parametrize(("name", "folded"), [("least", False), ("many", True)])
 def test_many_event_charts_are_collapsed(name: str, *, folded: bool) -> None:
     """Charts for each event are expanded for few events and collapsed for many."""
-    result = board(name)
-    row = next(panel for panel in result["panels"] if panel["title"] == "Hourly by event")
+    dashboard = board(name)
+    row = next(panel for panel in dashboard["panels"] if panel["title"] == "Hourly by event")
     assert row["collapsed"] is folded
     assert [panel["repeat"] for panel in row["panels"]] == ["event_hourly"] * folded
-    assert [panel["repeat"] for panel in panels(result) if "repeat" in panel] == ["event_hourly"]
+    assert [panel["repeat"] for panel in panels(dashboard) if "repeat" in panel] == ["event_hourly"]
 
 
 def test_each_kind_has_a_row_and_many_are_collapsed() -> None:
     """Kinds with a single daily value share a row; with more than three rows all but the first kind are collapsed."""
 
     def rows(name: str) -> dict[str, bool]:
-        result = {row["title"]: row["collapsed"] for row in board(name)["panels"] if row["type"] == "row"}
-        return {title: result[title] for title in list(result)[:-3]}  # the last three rows are about the exporter
+        is_collapsed = {row["title"]: row["collapsed"] for row in board(name)["panels"] if row["type"] == "row"}
+        return {
+            title: is_collapsed[title] for title in list(is_collapsed)[:-3]
+        }  # the last three rows are about the exporter
 
     assert rows("campaign") == {"Largest changes": False, "Campaigns": False, "Daily by campaign": False}
     assert rows("two kinds") == dict.fromkeys(
@@ -275,8 +277,8 @@ def test_each_kind_has_a_row_and_many_are_collapsed() -> None:
 
 def test_campaign_row_shows_messages_and_outcomes() -> None:
     """The campaign row shows messages, outcomes, conversions, revenue and recipients; changes compare sent messages."""
-    result = {panel["title"]: panel["targets"][0] for panel in panels(board("campaign"))}
-    titles = [title for title in result if title.startswith(("Messages", "Campaign"))]
+    targets = {panel["title"]: panel["targets"][0] for panel in panels(board("campaign"))}
+    titles = [title for title in targets if title.startswith(("Messages", "Campaign"))]
     assert titles == [
         "Messages sent, settled day",
         "Messages sent, day in progress",
@@ -289,9 +291,9 @@ def test_campaign_row_shows_messages_and_outcomes() -> None:
         "Messages sent, reported in 7 days",
     ]
     for title in (*titles[:3], *titles[-2:], "Largest decreases in 24 hours", "Largest increases in 24 hours"):
-        assert result[title]["expr"].count('stat=~"sent|impressions"') == result[title]["expr"].count("braze_"), title
-    assert result[titles[2]]["legendFormat"] == "{{channel}}"
-    assert result[titles[3]]["legendFormat"] == "{{channel}} {{stat}}"
+        assert targets[title]["expr"].count('stat=~"sent|impressions"') == targets[title]["expr"].count("braze_"), title
+    assert targets[titles[2]]["legendFormat"] == "{{channel}}"
+    assert targets[titles[3]]["legendFormat"] == "{{channel}} {{stat}}"
 
 
 def test_several_workspaces_are_distinguished() -> None:
@@ -309,13 +311,22 @@ def test_several_workspaces_are_distinguished() -> None:
 def test_thresholds_follow_config() -> None:
     """The thresholds for bucket age, success age and the reserve follow the settings."""
     slow = load_config(workspace_yaml(URL, "{event: purchase, settle: 2h, refresh: 15m}"), "config.yaml")
-    result = {panel["title"]: panel for panel in panels(build_dashboard(build_plan(slow), 0.35))}
-    assert result["Age of the settled hour"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 5 * 3_600
-    assert result["Time since last success"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 45 * 60
-    assert result["Revision delay"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 2 * 3_600
-    assert result["Rate limit remaining by pool"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
-    assert result["Rate limit remaining"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
-    assert result["Requests to Braze"]["interval"] == "900s"
+    panels_by_title = {panel["title"]: panel for panel in panels(build_dashboard(build_plan(slow), 0.35))}
+    assert (
+        panels_by_title["Age of the settled hour"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"]
+        == 5 * 3_600
+    )
+    assert (
+        panels_by_title["Time since last success"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"]
+        == 45 * 60
+    )
+    assert panels_by_title["Revision delay"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 2 * 3_600
+    assert (
+        panels_by_title["Rate limit remaining by pool"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"]
+        == 0.35
+    )
+    assert panels_by_title["Rate limit remaining"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.35
+    assert panels_by_title["Requests to Braze"]["interval"] == "900s"
 
 
 def test_monitoring_modules_spell_no_metric_name() -> None:

@@ -135,8 +135,8 @@ class Scene:
         """Return all panels except row headings, collapsed ones included."""
         return [
             panel
-            for result in self.board["panels"]
-            for panel in ([result] if result["type"] != "row" else result["panels"])
+            for outer in self.board["panels"]
+            for panel in ([outer] if outer["type"] != "row" else outer["panels"])
         ]
 
     @property
@@ -146,9 +146,9 @@ class Scene:
 
     def values(self, variable: str, choice: Mapping[str, Sequence[str]]) -> list[str]:
         """Return the values of a variable under the selection in the variables before it."""
-        result = re.fullmatch(r"label_values\((.+), (\w+)\)", self.variables[variable])
-        assert result
-        return self.server.label_values(result[2], interpolated(result[1], choice))
+        match = re.fullmatch(r"label_values\((.+), (\w+)\)", self.variables[variable])
+        assert match
+        return self.server.label_values(match[2], interpolated(match[1], choice))
 
     def choices(self, expr: str, repeat: str = "") -> Iterator[dict[str, Sequence[str]]]:
         """Yield the selections to test for a query: All, each value of each variable in it, and two events.
@@ -169,14 +169,14 @@ class Scene:
     @cached_property
     def variable_choices(self) -> Mapping[str, Sequence[Sequence[str]]]:
         """Return the selections to test for each variable: All, each value, and two events."""
-        result = {name: [(), *((value,) for value in self.values(name, {}))] for name in self.variables}
-        result["event"].append(("purchase", ODD_NAME))
-        return result
+        choices = {name: [(), *((value,) for value in self.values(name, {}))] for name in self.variables}
+        choices["event"].append(("purchase", ODD_NAME))
+        return choices
 
     def query(self, expr: str, choice: Mapping[str, Sequence[str]]) -> dict[Labels, float]:
-        """Return the result of a query under a selection, without NaN values."""
-        result = self.server.query(interpolated(expr, choice), self.at)
-        return {labels: value for labels, value in result.items() if not math.isnan(value)}
+        """Return the instant vector of a query for a choice of variables, without NaN values."""
+        vector = self.server.query(interpolated(expr, choice), self.at)
+        return {labels: value for labels, value in vector.items() if not math.isnan(value)}
 
     def panel(self, title: str) -> Json:
         """Return a panel by its title."""
@@ -187,8 +187,8 @@ class Scene:
 def interpolated(text: str, choice: Mapping[str, Sequence[str]]) -> str:
     """Return a query as Grafana sends it. A variable that is missing or empty in `choice` means All."""
 
-    def replace(result: re.Match[str]) -> str:
-        values = choice.get(result[1], ())
+    def replace(match: re.Match[str]) -> str:
+        values = choice.get(match[1], ())
         escaped = [re.sub(r"[\\^$.*+?()\[\]{}|]", r"\\\g<0>", value) for value in values]
         return ".+" if not escaped else escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
@@ -225,9 +225,9 @@ def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
         return bool(re.fullmatch(matchers.get("workspace", ".*"), query.workspace))
     for metric_group in query.metric_groups:
         names = [
-            build_gauge(query.kind, metric_group, query.unit, result).name
-            for result in GAUGE_HELP
-            if result != "baseline" or query.baseline_weeks
+            build_gauge(query.kind, metric_group, query.unit, measure).name
+            for measure in GAUGE_HELP
+            if measure != "baseline" or query.baseline_weeks
         ]
         names += (
             [build_counter(query.kind, metric_group).name]
@@ -238,7 +238,7 @@ def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
         rendered = [
             {**dict(query.labels), "channel": channel, "stat": "sent" if channel else ""} for channel in channels
         ]
-        if any(re.fullmatch(name, result) for result in names) and any(
+        if any(re.fullmatch(name, candidate) for candidate in names) and any(
             all(re.fullmatch(text, labels.get(label, "")) for label, text in matchers.items() if label != "__name__")
             for labels in rendered
         ):
@@ -394,18 +394,18 @@ def test_backfilled_data_is_drawn_without_gaps(scene: Scene) -> None:
     assert len(drawn) > 10
     for panel, expr in drawn:
         step = {"5m": 300, "30m": 1_800}[panel["interval"]]
-        result = scene.server.query_range(interpolated(expr, {}), scene.at - 48 * HOUR, scene.at, step)
-        assert result, panel["title"]
-        assert {len(values) for values in result.values()} == {48 * HOUR // step + 1}, panel["title"]
+        values_by_labels = scene.server.query_range(interpolated(expr, {}), scene.at - 48 * HOUR, scene.at, step)
+        assert values_by_labels, panel["title"]
+        assert {len(values) for values in values_by_labels.values()} == {48 * HOUR // step + 1}, panel["title"]
 
 
 def test_only_newest_current_bucket_is_drawn(scene: Scene) -> None:
     """A two-day chart shows only the newest bucket in progress; earlier buckets appear with their settled values."""
     for title, step, most in (("${event_hourly}", 300, 12), ("${event_daily}", 1_800, 48)):
         growth = interpolated(scene.panel(title)["targets"][1]["expr"], {})
-        result = scene.server.query_range(growth, scene.at - 48 * HOUR, scene.at, step)
-        assert result
-        assert {1 <= len(values) <= most for values in result.values()} == {True}
+        values_by_labels = scene.server.query_range(growth, scene.at - 48 * HOUR, scene.at, step)
+        assert values_by_labels
+        assert {1 <= len(values) <= most for values in values_by_labels.values()} == {True}
 
 
 def test_panel_values_equal_history(scene: Scene) -> None:
@@ -429,7 +429,7 @@ def test_panel_values_equal_history(scene: Scene) -> None:
     assert rose.keys() == {purchase | {events}} | {
         frozenset({"workspace": "staging", "event": RISING, "kind": "custom_events"}.items())
     }
-    assert {(result["kind"], result.get("event", "")) for result in map(dict, fell)} == {
+    assert {(item["kind"], item.get("event", "")) for item in map(dict, fell)} == {
         ("custom_events", ODD_NAME),
         ("custom_events", "rare"),
         *(
@@ -452,8 +452,8 @@ def test_messages_are_shown_by_channel_with_outcomes(scene: Scene) -> None:
     """Campaign and Canvas messages are shown by channel and step, and their outcomes as shares of the messages sent."""
 
     def rendered(title: str, choice: Mapping[str, Sequence[str]], *labels: str) -> dict[tuple[str, ...], float]:
-        result = scene.query(scene.panel(title)["targets"][0]["expr"], choice)
-        return {tuple(dict(key)[label] for label in labels): value for key, value in result.items()}
+        vector = scene.query(scene.panel(title)["targets"][0]["expr"], choice)
+        return {tuple(dict(key)[label] for label in labels): value for key, value in vector.items()}
 
     assert rendered("Messages sent, settled day", {}, "campaign") == {(CAMPAIGN.name,): 2_400 + 1_920}
     by_channel = "Campaign messages by channel, settled day"

@@ -66,8 +66,8 @@ class PanelChecker:
                 }
             ],
         }
-        result = write_file(self._folder / "test.yaml", json.dumps({"rule_files": [], "tests": [test]}))
-        command = [require_tool("promtool"), "test", "rules", result]
+        path = write_file(self._folder / "test.yaml", json.dumps({"rule_files": [], "tests": [test]}))
+        command = [require_tool("promtool"), "test", "rules", path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         assert done.returncode == 0, done.stdout + done.stderr
 

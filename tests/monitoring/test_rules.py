@@ -95,9 +95,9 @@ def names_config(*names: str) -> str:
     return str(yaml.safe_dump({"workspaces": workspaces}, allow_unicode=True))
 
 
-def alerts_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+def alerts_of(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all rules of a rule file."""
-    return [rule for group in result["groups"] for rule in group["rules"]]
+    return [rule for group in document["groups"] for rule in group["rules"]]
 
 
 def assert_promtool_accepts(folder: Path, text: str) -> None:
@@ -122,10 +122,10 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rules_pass_promtool(name: str, tmp_path: Path) -> None:
     """The rules of each config pass promtool and do not change when they are written as YAML and read again."""
-    result = generated_rules(CONFIGS[name])
-    assert yaml.safe_load(as_yaml(result)) == result
-    assert_promtool_accepts(tmp_path, as_yaml(result))
-    for rule in alerts_of(result):
+    document = generated_rules(CONFIGS[name])
+    assert yaml.safe_load(as_yaml(document)) == document
+    assert_promtool_accepts(tmp_path, as_yaml(document))
+    for rule in alerts_of(document):
         assert rule["keep_firing_for"] == rule["for"]
         assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
 
@@ -354,10 +354,10 @@ class Chain:
 
     def firing(self) -> dict[tuple[str, ...], dict[str, Any]]:
         """Return the firing alerts by their names, events and apps."""
-        result = self.server.request("alerts")["alerts"]
+        active = self.server.request("alerts")["alerts"]
         return {
             (item["labels"]["alertname"], item["labels"].get("event", ""), item["labels"].get("braze_app", "")): item
-            for item in result
+            for item in active
             if item["state"] == "firing"
         }
 
@@ -375,9 +375,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         printed = run_program("rules", f"--config.file={path}").stdout
         rules = re.sub(r"for: \d+[mh]$", "for: 1s", printed, flags=re.MULTILINE)
         program = stack.enter_context(Program.start([f"--config.file={path}", "--web.enable-lifecycle"]))
-        result = stack.enter_context(running_prometheus(directory / "prometheus", program.port, rules=rules))
-        wait_until(result.is_responding, "Prometheus has scraped", 60)
-        yield Chain(Path(path), program, result)
+        prometheus = stack.enter_context(running_prometheus(directory / "prometheus", program.port, rules=rules))
+        wait_until(prometheus.is_responding, "Prometheus has scraped", 60)
+        yield Chain(Path(path), program, prometheus)
 
 
 def test_prometheus_evaluates_every_rule(chain: Chain) -> None:
@@ -400,15 +400,15 @@ def test_silent_event_fires_alert(chain: Chain) -> None:
         ("BrazeEventBelow", "quiet", ""),
     }
     wait_until(lambda: expected <= chain.firing().keys(), "the alerts fire", 60)
-    result = chain.firing()
-    assert result.keys() - {("BrazeEventDrop", "stops", "ios")} == expected
-    silent = result["BrazeEventSilent", "stops", ""]
+    firing = chain.firing()
+    assert firing.keys() - {("BrazeEventDrop", "stops", "ios")} == expected
+    silent = firing["BrazeEventSilent", "stops", ""]
     assert silent["annotations"]["description"] == (
         "No stops events in workspace production were counted for 5s or longer. Fetches succeed, but the counter does "
         "not increase. Check recent changes and releases of the source of the event. Campaigns triggered by it send "
         "nothing."
     )
-    below = result["BrazeEventBelow", "quiet", ""]
+    below = firing["BrazeEventBelow", "quiet", ""]
     assert below["annotations"]["description"] == (
         "quiet events in segment vip in workspace production: 0 in the newest settled day, below the limit of 5. The "
         "limit is the same at all times. If the usual value depends on the time, use `drop`, which compares with the "

@@ -245,9 +245,9 @@ def test_missing_permission_holds_one_endpoint() -> None:
 
     def call(reason: Reason | None, kind: object = CUSTOM_EVENTS) -> None:
         assert kind in (CUSTOM_EVENTS, sessions)
-        result = CUSTOM_EVENTS if kind is CUSTOM_EVENTS else sessions
+        kind_ = CUSTOM_EVENTS if kind is CUSTOM_EVENTS else sessions
         error = BrazeError(reason, str(reason)) if reason is not None else None
-        make_call(admission, result, error)
+        make_call(admission, kind_, error)
 
     call(Reason.FORBIDDEN)
     assert isinstance(admission.deny_reason(CUSTOM_EVENTS), CircuitOpen)

@@ -154,8 +154,8 @@ def test_repeated_item_is_as_listed_last(lists: ListSetup) -> None:
     lists.braze.lists.page_size = 2
     lists.braze.lists.has_overlapping_pages = True
 
-    def rename(result: dict[str, Any]) -> None:
-        result["campaigns"][0]["name"] = "new"
+    def rename(content: dict[str, Any]) -> None:
+        content["campaigns"][0]["name"] = "new"
 
     lists.braze.inject(response_faults.edited(lambda _: None), times=1)
     lists.braze.inject(response_faults.edited(rename), times=1)
@@ -288,23 +288,23 @@ def test_list_without_readable_item_is_an_error(lists: ListSetup) -> None:
 def test_missing_item_fields_have_defaults(name: str) -> None:
     """Tags, tracking and the edit time may be missing, and unknown fields are ignored."""
     row = {key: value for key, value in GOOD.items() if key != name} | {"teams": [{}]}
-    (result,) = list_page.parse_list_page(
+    (item,) = list_page.parse_list_page(
         SEGMENT_LIST, json.dumps({"message": "success", "segments": [row], "x": 1}).encode()
     )
-    assert result is not None
+    assert item is not None
     baseline = ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022")
-    assert (result.id, result.name, result.is_tracked) == ("1", "A", True)
-    assert result.tags == (() if name == "tags" else baseline.tags)
-    assert result.last_edited == ("" if name == "last_edited" else baseline.last_edited)
+    assert (item.id, item.name, item.is_tracked) == ("1", "A", True)
+    assert item.tags == (() if name == "tags" else baseline.tags)
+    assert item.last_edited == ("" if name == "last_edited" else baseline.last_edited)
 
 
 @pytest.mark.parametrize("value", [None, []])
 def test_null_tags_and_times_are_ignored(value: object) -> None:
     """Null tags and times are treated as missing."""
     row = GOOD | {"tags": value, "last_edited": None}
-    (result,) = list_page.parse_list_page(SEGMENT_LIST, json.dumps({"message": "success", "segments": [row]}).encode())
-    assert result is not None
-    assert (result.tags, result.last_edited) == ((), "")
+    (item,) = list_page.parse_list_page(SEGMENT_LIST, json.dumps({"message": "success", "segments": [row]}).encode())
+    assert item is not None
+    assert (item.tags, item.last_edited) == ((), "")
 
 
 anything = st.recursive(
@@ -315,11 +315,11 @@ anything = st.recursive(
 
 
 @given(st.sampled_from(LIST_ENDPOINTS), anything, st.binary(max_size=50))
-def test_any_page_is_parsed_or_rejected(what: ListEndpoint, result: object, junk: bytes) -> None:
+def test_any_page_is_parsed_or_rejected(what: ListEndpoint, content: object, junk: bytes) -> None:
     """Any body gives either items with valid text or a `BrazeError`."""
     for body in (
-        json.dumps({"message": "success", what.response_key: result}).encode(),
-        json.dumps(result).encode(),
+        json.dumps({"message": "success", what.response_key: content}).encode(),
+        json.dumps(content).encode(),
         junk,
     ):
         try:

@@ -61,9 +61,9 @@ def exposed_events(page: MetricsPage) -> set[str]:
 @contextmanager
 def running_discovery(events: str, *names: str, extra_yaml: str = "") -> Iterator[ExporterRig]:
     """Run the exporter and a simulator with these events, and read the lists once."""
-    with running_exporter(events, shop(*names), extra_yaml=extra_yaml, reads_lists=True) as result:
-        read_lists(result)
-        yield result
+    with running_exporter(events, shop(*names), extra_yaml=extra_yaml, reads_lists=True) as rig:
+        read_lists(rig)
+        yield rig
 
 
 def test_selected_items_are_fetched_by_next_scrape() -> None:

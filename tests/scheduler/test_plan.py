@@ -44,7 +44,7 @@ def plan(*events: Mapping[str, Any], **settings: Any) -> Plan:  # noqa: ANN401 -
 
 def test_query_has_all_settings_of_entry() -> None:
     """An entry becomes one query for each app and segment, in order, with its names, ids, times and zone."""
-    result = plan(
+    plan_ = plan(
         {
             "event": "purchase",
             "apps": ["ios", "all"],
@@ -67,17 +67,17 @@ def test_query_has_all_settings_of_entry() -> None:
         url="https://rest.iad-01.braze.com",
     )
     ios, vip = {"app": "ios", "app_id": IOS}, {"segment": "vip", "segment_id": VIP}
-    assert [query.labels for query in result.queries] == [
+    assert [query.labels for query in plan_.queries] == [
         (("workspace", "production"), ("event", "purchase"), ("braze_app", "ios"), ("segment", "")),
         (("workspace", "production"), ("event", "purchase"), ("braze_app", "ios"), ("segment", "vip")),
         (("workspace", "production"), ("event", "purchase")),
         (("workspace", "production"), ("event", "purchase"), ("braze_app", ""), ("segment", "vip")),
     ]
-    assert result.queries == tuple(
+    assert plan_.queries == tuple(
         Query(**{name: getattr(requested, name) for name in Query.__slots__} | more)
         for more in (ios, ios | vip, {}, vip)
     )
-    assert result.pool_usage == (
+    assert plan_.pool_usage == (
         PoolUsage(
             "production",
             DEFAULT_POOL,
@@ -247,11 +247,11 @@ def test_settled_is_newest_bucket_past_settle(
     starts, query = response
     base = starts[-1] if starts else NOW
     sent_at = base + query.settle + units * query.unit.seconds + seconds
-    result = newest_settled_start(starts, query, sent_at)
+    settled_start = newest_settled_start(starts, query, sent_at)
     ripe = {start for start in starts if sent_at - bucket_end(start, query.unit, query.zone) >= query.settle}
-    assert result == max(ripe - {*starts[-1:]}, default=None)
+    assert settled_start == max(ripe - {*starts[-1:]}, default=None)
     afterwards = newest_settled_start(starts, query, sent_at + later)
-    assert result is None or (afterwards is not None and afterwards >= result)
+    assert settled_start is None or (afterwards is not None and afterwards >= settled_start)
 
 
 def test_settle_is_exact_to_the_second() -> None:

@@ -215,8 +215,8 @@ def test_items_beyond_budget_are_skipped() -> None:
     """A pool's selected items use at most its share minus the cost of its lists, and other pools are unaffected."""
     sections = {"purchases": [{"match": ".*", "refresh": "30m"}], "custom_events": [{"match": ".*"}]}
     products, events = [f"p{n:03}" for n in range(60)], [f"e{n:03}" for n in range(60)]
-    result = {PRODUCT_LIST: products, EVENT_LIST: events}
-    plan = plan_of(sections, result, calls=5)  # lists take 10 of the pool's 100 calls, and each product takes 2
+    names = {PRODUCT_LIST: products, EVENT_LIST: events}
+    plan = plan_of(sections, names, calls=5)  # lists take 10 of the pool's 100 calls, and each product takes 2
     assert selection_counts(plan) == {"custom_events": (60, 60, 0), "purchases": (60, 60, 15)}
     assert [usage.hourly_calls for usage in plan.pool_usage] == [720, 90]
 
@@ -224,12 +224,12 @@ def test_items_beyond_budget_are_skipped() -> None:
 def test_longer_lists_keep_current_items() -> None:
     """Longer lists leave fewer calls for new items, but current items are kept."""
     sections = {"purchases": [{"match": ".*", "refresh": "30m"}]}
-    result = {PRODUCT_LIST: [f"p{n:03}" for n in range(60)]}
-    before = plan_of(sections, result, calls=10)
-    after = plan_of(sections, result, before.queries, calls=60)
+    names = {PRODUCT_LIST: [f"p{n:03}" for n in range(60)]}
+    before = plan_of(sections, names, calls=10)
+    after = plan_of(sections, names, before.queries, calls=60)
     assert [plan.selection_results[0].skipped_count for plan in (before, after)] == [15, 15]
     assert describe_queries(after) == describe_queries(before)
-    assert selection_counts(plan_of(sections, result, calls=60)) == {"purchases": (60, 60, 40)}
+    assert selection_counts(plan_of(sections, names, calls=60)) == {"purchases": (60, 60, 40)}
 
 
 def test_items_beyond_history_budget_are_skipped() -> None:

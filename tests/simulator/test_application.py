@@ -80,7 +80,7 @@ def test_day_format_can_be_changed(request_series: RequestSeries, braze: FaultIn
 def test_order_can_be_reversed(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """The order can be configured so that the newest bucket comes first."""
     braze.newest_first = True
-    assert [result["count"] for result in request_series().json()["data"]] == [5, 12]
+    assert [row["count"] for row in request_series().json()["data"]] == [5, 12]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_unknown_event_response_can_be_changed(
     braze.unknown_event = unknown
     response = request_series(event="nothing")
     assert (response.status_code, response.json()) == (status, document)
-    assert [result["count"] for result in request_series(event="quiet").json()["data"]] == [0, 0]
+    assert [item["count"] for item in request_series(event="quiet").json()["data"]] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_rate_limit_is_enforced(request_series: RequestSeries, braze: FaultInjec
     braze.limit = 3
     braze.spend_calls(1)
     granted = [request_series() for _ in range(2)]
-    assert [result.status_code for result in granted] == [200, 200]
-    assert [result.headers["X-RateLimit-Remaining"] for result in granted] == ["1", "0"]
+    assert [reply.status_code for reply in granted] == [200, 200]
+    assert [reply.headers["X-RateLimit-Remaining"] for reply in granted] == ["1", "0"]
     response = request_series()
     assert (response.status_code, response.json()) == (429, {"message": "Rate limit exceeded"})
     assert response.headers["X-RateLimit-Limit"] == "3"
@@ -265,12 +265,12 @@ def test_rate_limit_is_enforced(request_series: RequestSeries, braze: FaultInjec
 def test_requests_are_logged(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
     """Each request is recorded with its path, parameters, headers and time until `reset`."""
     request_series(event="a b+c", app_id="app-1")
-    (result,) = braze.requests
-    assert (result.method, result.path, result.time) == ("GET", "/events/data_series", NOW)
-    assert result.params == {"event": "a b+c", "length": "2", "unit": "hour", "app_id": "app-1"}
-    assert (result.event, result.key) == ("a b+c", "secret")
-    assert result.headers["authorization"] == "Bearer secret"
-    assert result.headers["accept-encoding"]
+    (logged,) = braze.requests
+    assert (logged.method, logged.path, logged.time) == ("GET", "/events/data_series", NOW)
+    assert logged.params == {"event": "a b+c", "length": "2", "unit": "hour", "app_id": "app-1"}
+    assert (logged.event, logged.key) == ("a b+c", "secret")
+    assert logged.headers["authorization"] == "Bearer secret"
+    assert logged.headers["accept-encoding"]
     braze.reset()
     assert braze.requests == []
 

@@ -193,7 +193,7 @@ def test_invalid_utf8_fault_breaks_encoding(request_series: RequestSeries, braze
         (response_faults.data([]), {"message": "success", "data": []}),
         (response_faults.data([1, [], None]), {"message": "success", "data": [1, [], None]}),
         pytest.param(
-            response_faults.edited(lambda result: result.update(extra=1)),
+            response_faults.edited(lambda content: content.update(extra=1)),
             {"message": "success", "data": TRUTH, "extra": 1},
             id="edited",
         ),
@@ -318,7 +318,7 @@ def test_hold_fault_waits_until_cleared(request_series: RequestSeries, braze: Fa
     thread.start()
     braze.wait_for(1)
     braze.clear_faults(event="quiet")
-    assert [result["count"] for result in request_series(event="quiet").json()["data"]] == [0, 0]
+    assert [row["count"] for row in request_series(event="quiet").json()["data"]] == [0, 0]
     assert responses == []
     braze.clear_faults(event="purchase")
     thread.join()

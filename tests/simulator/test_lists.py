@@ -57,9 +57,9 @@ def rows(get: Get, path: str, **params: object) -> list[Any]:
     assert response.status_code == 200
     document = response.json()
     assert document.pop("message") == "success"
-    (result,) = document.values()
+    (items,) = document.values()
     assert set(document) == {LISTS[path][0]}
-    return list(result)
+    return list(items)
 
 
 @pytest.mark.usefixtures("big")
@@ -188,7 +188,7 @@ def test_events_and_products_share_lists_pool(braze: FaultInjectingBraze, get: G
 def test_missing_permission_is_403(braze: FaultInjectingBraze, get: Get, path: str) -> None:
     """An endpoint whose permission the key lacks is 403."""
     permission = LISTS[path][1]
-    braze.permissions = {result for _, result in LISTS.values()} - {permission}
+    braze.permissions = {name for _, name in LISTS.values()} - {permission}
     assert [other for other in LISTS if get(other).status_code == 403] == [path]
     assert get(path).json() == {"message": "Access Denied"}
     braze.permissions = {permission}
@@ -221,7 +221,7 @@ def test_demo_inventory_is_plausible() -> None:
         *(item.id for item in world.canvases),
     ]
     assert len(set(ids)) == len(ids)
-    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", result) for result in ids)
+    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) for text in ids)
     called = [item.name for item in world.campaigns]
     assert len(set(called)) < len(called)
     assert (

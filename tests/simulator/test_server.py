@@ -77,12 +77,12 @@ def test_small_response_is_one_packet() -> None:
 def test_body_of_unknown_length_is_chunked() -> None:
     """A body without a length is sent in chunks without the empty parts, and the connection is kept."""
     with serve(stream) as server:
-        result = exchange(
+        content = exchange(
             server, *[b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"]
         )
-    assert result.count(b"Transfer-Encoding: chunked\r\n") == 2
-    assert result.count(b"\r\n\r\n4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n") == 2
-    assert result.count(b"Connection: close\r\n") == 1
+    assert content.count(b"Transfer-Encoding: chunked\r\n") == 2
+    assert content.count(b"\r\n\r\n4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n") == 2
+    assert content.count(b"Connection: close\r\n") == 1
 
 
 def test_http_1_0_client_gets_no_chunks() -> None:
@@ -108,8 +108,8 @@ def test_body_longer_than_announced_is_cut() -> None:
         return [b"ab", b"cde", b"f"]
 
     with serve(liar) as server:
-        result = exchange(server, b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
-    assert [part.partition(b"\r\n\r\n")[2] for part in result.split(b"HTTP/1.1 ")] == [b"", b"abc", b"abc"]
+        content = exchange(server, b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert [part.partition(b"\r\n\r\n")[2] for part in content.split(b"HTTP/1.1 ")] == [b"", b"abc", b"abc"]
 
 
 def test_written_data_comes_first() -> None:
@@ -126,9 +126,9 @@ def test_written_data_comes_first() -> None:
 def test_large_request_body_ends_connection() -> None:
     """A request whose body is not read gets its response, and then the connection is closed."""
     with serve(hello) as server:
-        result = exchange(server, b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
-    assert result.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"Connection: close\r\n" in result
+        content = exchange(server, b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
+    assert content.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Connection: close\r\n" in content
 
 
 def test_response_iterable_is_always_closed() -> None:
@@ -272,8 +272,8 @@ def test_application_is_served_again(braze: FaultInjectingBraze) -> None:
 def test_many_connections_are_served() -> None:
     """A hundred clients that connect at once all get a response."""
     with serve(hello) as server, ThreadPoolExecutor(100) as pool:
-        result = pool.map(lambda n: requests.get(f"{server.url}/{n}", timeout=5).content, range(100))
-        assert list(result) == [f"GET /{n} ".encode() for n in range(100)]
+        bodies = pool.map(lambda n: requests.get(f"{server.url}/{n}", timeout=5).content, range(100))
+        assert list(bodies) == [f"GET /{n} ".encode() for n in range(100)]
         assert server.connections == 100
 
 

@@ -76,10 +76,10 @@ def test_day_has_its_hours(zone: str, day: date, length: int) -> None:
 )
 def test_every_hour_belongs_to_one_day(zone: ZoneInfo, day: date) -> None:
     """A day consists of whole UTC hours that start on its date, and the next day follows without a gap."""
-    result = hours_of(day, zone)
-    assert {datetime.fromtimestamp(hour, zone).date() for hour in result} == {day}
-    assert result.start % HOUR == 0
-    assert hours_of(day + timedelta(days=1), zone).start == result.stop
+    starts = hours_of(day, zone)
+    assert {datetime.fromtimestamp(hour, zone).date() for hour in starts} == {day}
+    assert starts.start % HOUR == 0
+    assert hours_of(day + timedelta(days=1), zone).start == starts.stop
 
 
 def test_last_bucket_is_current_at_end() -> None:

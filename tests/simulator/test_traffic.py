@@ -169,7 +169,7 @@ def test_invalid_shapes_are_refused(fields: dict[str, Any]) -> None:
 def test_demo_traffic_is_plausible() -> None:
     """The demo has six events, a narrowing funnel, UUIDs as ids, and a rare event that occurs only by day."""
     assert len(DEMO.events) == 6
-    assert all(UUID(result) for result in (*DEMO.apps.values(), *DEMO.segments.values()))
+    assert all(UUID(text) for text in (*DEMO.apps.values(), *DEMO.segments.values()))
     midnight = int(datetime(2024, 10, 14, tzinfo=NEW_YORK).timestamp())
     day = [midnight + n * HOUR for n in range(24)]
     funnel = [

@@ -63,15 +63,15 @@ return [...document.querySelectorAll("main button, main select, input")]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Run Chromium once for all tests of this module."""
-    with chromium() as result:
-        yield result
+    with chromium() as browser_:
+        yield browser_
 
 
 @pytest.fixture(scope="module")
 def failing_demo(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:  # noqa: ARG001 - it may skip
     """Run the exporter with the demo and many kinds of failures."""
-    with scene(tmp_path_factory.mktemp("scene")) as result:
-        yield result
+    with scene(tmp_path_factory.mktemp("scene")) as program:
+        yield program
 
 
 @pytest.fixture
@@ -145,15 +145,15 @@ def test_headers_sort_rows(page: Browser) -> None:
         return [None if cell == "\N{EN DASH}" else float(cell.replace(",", "")) for cell in cells]
 
     def order() -> str | None:
-        result: str | None = page.run("return document.querySelector('#columns [data-key=settled]').ariaSort")
-        return result
+        known: str | None = page.run("return document.querySelector('#columns [data-key=settled]').ariaSort")
+        return known
 
     page.click("#columns [data-key=settled] button")
-    result, unknown = [value for value in settled() if value is not None], settled().count(None)
-    assert result == sorted(result, reverse=True)
+    known, unknown = [value for value in settled() if value is not None], settled().count(None)
+    assert known == sorted(known, reverse=True)
     assert (unknown, settled()[-3:], order()) == (3, [None] * 3, "descending")
     page.click("#columns [data-key=settled] button")
-    assert settled() == [*reversed(result), None, None, None]
+    assert settled() == [*reversed(known), None, None, None]
     assert order() == "ascending"
     page.click("#columns [data-key=name] button")
     assert page.texts(TITLE) == sorted(page.texts(TITLE), key=str.casefold)
@@ -167,7 +167,7 @@ def test_keys_open_and_close_query(page: Browser, failing_demo: Program) -> None
     assert page.run(focused) == "added_to_carttrue"
     assert page.text("#rows .last-error").startswith("Last error (server_error")
     assert page.text("#rows .last-error").endswith("503 Service Unavailable: Service Unavailable")
-    (query, *_) = [result for result in queries(failing_demo) if result["name"] == "added_to_cart"]
+    (query, *_) = [item for item in queries(failing_demo) if item["name"] == "added_to_cart"]
     assert len(page.texts("#rows .points tbody tr")) == 24
     assert page.texts("#rows .points td:last-child")[:3] == ["in progress", "ended, may change", "settled"]
     assert page.texts("#rows code")[0] == f'{query["metrics"][0]}{{workspace="production",event="added_to_cart"}}'
@@ -217,7 +217,7 @@ def test_page_is_readable_at_every_size(page: Browser, size: str, *, dark: bool)
     width, _ = SIZES[size]
     assert page.run("return document.documentElement.scrollWidth") <= width
     assert page.run(OVERFLOW_SCRIPT) == []
-    low = [result for result in page.run(CONTRAST_SCRIPT) if result[0] < 4.5]
+    low = [item for item in page.run(CONTRAST_SCRIPT) if item[0] < 4.5]
     assert low == []
     assert page.run(SMALL_TARGETS_SCRIPT) == []
     background = page.run("return getComputedStyle(document.body).backgroundColor")

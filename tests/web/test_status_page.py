@@ -30,17 +30,17 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     events = "\n".join(json.dumps({"event": name}, ensure_ascii=False) for name in NAMES.values())
     with running_braze(RecordedCounts(events=list(NAMES.values()))) as (_, running):
         path = write_file(tmp_path_factory.mktemp("front") / "config.yaml", workspace_yaml(running.url, events))
-        with Program.start([f"--config.file={path}"]) as result:
-            result.scrape()
-            yield result
+        with Program.start([f"--config.file={path}"]) as program_:
+            program_.scrape()
+            yield program_
 
 
 def part(page: str, start: str) -> str:
     """Return the text between a start tag and its end tag."""
     name = start.split(maxsplit=1)[0].strip("<>")
-    result = re.search(rf"{re.escape(start)}(.*?)</{name}>", page, re.DOTALL)
-    assert result is not None
-    return result[1]
+    match = re.search(rf"{re.escape(start)}(.*?)</{name}>", page, re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_status_data_is_escaped_in_html(program: Program) -> None:
 
 def test_page_without_script_lists_workspaces(program: Program) -> None:
     """Without JavaScript the page shows the health of each workspace and links to the metrics."""
-    result = part(program.get("/").text, "<noscript>")
-    assert "<b>production</b>: " in result
-    assert f"All {len(NAMES)} queries are up." in html.unescape(result)
-    assert 'href="metrics"' in result
+    fallback = part(program.get("/").text, "<noscript>")
+    assert "<b>production</b>: " in fallback
+    assert f"All {len(NAMES)} queries are up." in html.unescape(fallback)
+    assert 'href="metrics"' in fallback
 
 
 def test_page_shows_no_key(program: Program) -> None:

@@ -45,18 +45,18 @@ def shop() -> Traffic:
 @pytest.fixture
 def exporter() -> Iterator[ExporterRig]:
     """Run the exporter in this process, not scraped yet."""
-    with running_exporter(EVENTS, shop()) as result:
-        yield result
+    with running_exporter(EVENTS, shop()) as exporter_:
+        yield exporter_
 
 
 def find_query(status: StatusResponse, name: str, unit: str = "hour") -> QueryData:
     """Return the status data of the unfiltered query with that name."""
-    (result,) = (
+    (found,) = (
         query
         for query in status["queries"]
         if "braze_app" not in query["labels"] and query["name"] == name and query["unit"] == unit
     )
-    return result
+    return found
 
 
 def query_message(exporter: ExporterRig, name: str = "purchase") -> str:
@@ -359,12 +359,12 @@ def test_missing_scrapes_are_shown(exporter: ExporterRig) -> None:
 def test_every_reason_has_a_message() -> None:
     """Every `Reason` has its own message without unfilled placeholders."""
     query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase")
-    result = set()
+    texts = set()
     for reason in Reason:
         entry = QueryState(query, NOW, 0.0, result=FetchResult(None, BrazeError(reason, "418 I'm a Teapot: teapot")))
-        result.add(status_messages.query_message(entry, QueryStatus.FAILED, None, str))
-    assert len(result) == len(Reason)
-    assert all(text.startswith("failed: ") and "{" not in text for text in result)
+        texts.add(status_messages.query_message(entry, QueryStatus.FAILED, None, str))
+    assert len(texts) == len(Reason)
+    assert all(text.startswith("failed: ") and "{" not in text for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -387,15 +387,15 @@ def test_times_are_formatted(seconds: float, expected: str) -> None:
 
 def test_exporter_problems_are_shown() -> None:
     """A failed config reload and a state file that cannot be written are shown."""
-    result = status_messages.exporter_messages(scrape_age=0.0, is_config_good=False, are_counters_stalled=True)
-    assert result == [
+    messages = status_messages.exporter_messages(scrape_age=0.0, is_config_good=False, are_counters_stalled=True)
+    assert messages == [
         "Configuration reload failed, keeping the previous one. See the log.",
         "State file could not be written, counters are not updated. See the log.",
     ]
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         exporter.exporter.record_failed_reload()
-        assert read_status_response(exporter.exporter)["errors"] == result[:1]
+        assert read_status_response(exporter.exporter)["errors"] == messages[:1]
 
 
 def test_timezone_mismatch_is_shown() -> None:
@@ -448,14 +448,14 @@ def test_campaign_is_shown_as_one_value() -> None:
         exporter.clock.advance(900)
         exporter.scrape()
         status = read_status_response(exporter.exporter)
-        result = find_query(status, campaign.id, "day")
+        found = find_query(status, campaign.id, "day")
     assert (before["latest"], before["total"], len(before["series"])) == (None, None, 3)
     assert status["workspaces"][0]["queries"] == 2
-    assert (result["latest"], result["settled"], result["baseline"], result["total"]) == (140, 2_000, None, 140)
-    assert result["points"] is not None
-    assert result["points"]["values"][-2:] == [2_000, 140]
-    assert result["tags"] == [("unit", "daily"), ("metric", "campaign messages"), ("stat", "sent")]
-    series = {(item["metric_group"], *item["labels"]): item["settled"] for item in result["series"]}
+    assert (found["latest"], found["settled"], found["baseline"], found["total"]) == (140, 2_000, None, 140)
+    assert found["points"] is not None
+    assert found["points"]["values"][-2:] == [2_000, 140]
+    assert found["tags"] == [("unit", "daily"), ("metric", "campaign messages"), ("stat", "sent")]
+    series = {(item["metric_group"], *item["labels"]): item["settled"] for item in found["series"]}
     assert series["campaign unique recipients",] == 980
     assert series["campaign messages", "sms", make_id(campaign.id, ""), "delivered"] == 970
 
@@ -464,8 +464,8 @@ def test_settled_and_ended_points_are_counted() -> None:
     """At twenty past, of 24 hours the newest is in progress, the one before has ended, and 22 have settled."""
     with running_exporter("{event: purchase}\n{event: purchase, unit: day}", shop()) as exporter:
         exporter.scrape()
-        result = read_status_response(exporter.exporter)
-        hours, days = find_query(result, "purchase")["points"], find_query(result, "purchase", "day")["points"]
+        status = read_status_response(exporter.exporter)
+        hours, days = find_query(status, "purchase")["points"], find_query(status, "purchase", "day")["points"]
         assert hours is not None
         assert (hours["first"], hours["starts"]) == (CURRENT_HOUR - 23 * HOUR, None)
         assert (len(hours["values"]), hours["ended"], hours["settled"]) == (24, 23, 22)
@@ -479,8 +479,8 @@ def test_missing_hours_are_a_gap() -> None:
     """If an hour is missing, the points have a start each."""
     with running_exporter("{event: purchase}", shop()) as exporter:
 
-        def change(result: dict[str, list[object]]) -> None:
-            del result["data"][5]
+        def change(content: dict[str, list[object]]) -> None:
+            del content["data"][5]
 
         exporter.braze.inject(response_faults.edited(change))
         exporter.scrape()
@@ -505,7 +505,7 @@ def test_reported_limit_is_shown_in_budget() -> None:
 def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
     """Queries whose workspace is missing, as during a reload, are skipped."""
     inside = exporter.exporter
-    result = build_status_response(
+    status = build_status_response(
         now=NOW,
         monotonic=0.0,
         version="1",
@@ -517,7 +517,7 @@ def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
         remaining_history={},
         are_counters_stalled=False,
     )
-    assert (result["workspaces"], result["queries"]) == ([], [])
+    assert (status["workspaces"], status["queries"]) == ([], [])
 
 
 def test_page_data_of_2000_queries_is_fast() -> None:

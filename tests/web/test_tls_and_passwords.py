@@ -77,9 +77,9 @@ def serial(program: Program) -> int:
         socket.create_connection(("127.0.0.1", program.port), 10) as plain,
         program.tls.wrap_socket(plain, server_hostname="localhost") as secure,
     ):
-        result = secure.getpeercert()
-    assert result is not None
-    return int(str(result["serialNumber"]), 16)
+        peer = secure.getpeercert()
+    assert peer is not None
+    return int(str(peer["serialNumber"]), 16)
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/reload", "/nowhere", "/-/healthy/", "//-/healthy"])
@@ -115,9 +115,12 @@ def test_scrape_with_tls_and_password_succeeds(guarded: Program) -> None:
     """A scrape with TLS and a password succeeds, and every response has the configured headers."""
     assert guarded.scrape(headers=GOOD).value("braze_up") == 1
     for path, headers in (("/metrics", GOOD), ("/metrics", {}), ("/-/ready", {}), ("/nowhere", GOOD)):
-        result = guarded.get(path, headers).headers
-        assert (result["x-frame-options"], result["strict-transport-security"]) == ("deny", "max-age=60")
-        assert result["x-content-type-options"] == "nosniff"
+        response_headers = guarded.get(path, headers).headers
+        assert (response_headers["x-frame-options"], response_headers["strict-transport-security"]) == (
+            "deny",
+            "max-age=60",
+        )
+        assert response_headers["x-content-type-options"] == "nosniff"
 
 
 def test_http_2_client_is_served_http_1(guarded: Program) -> None:
