@@ -162,10 +162,10 @@ class Scenario:
     silent: Sequence[int] = ()
     step: int = 1
 
-    def check(self, folder: Path) -> None:
+    def check(self, directory: Path) -> None:
         """Check with promtool that the expected alerts, and no others, fire at each listed minute."""
         rules = generated_rules(self.config)
-        write_file(folder / "rules.yml", as_yaml(rules))
+        write_file(directory / "rules.yml", as_yaml(rules))
         known = {rule["alert"]: rule["annotations"] for group in rules["groups"] for rule in group["rules"]}
         last = max([*self.fires, *self.silent])
         test = {
@@ -195,7 +195,7 @@ class Scenario:
             ],
         }
         tests = {"rule_files": ["rules.yml"], "evaluation_interval": f"{self.step}m", "tests": [test]}
-        path = write_file(folder / "tests.yml", yaml.safe_dump(tests, allow_unicode=True, width=float("inf")))
+        path = write_file(directory / "tests.yml", yaml.safe_dump(tests, allow_unicode=True, width=float("inf")))
         done = subprocess.run(  # noqa: S603
             [require_tool("promtool"), "test", "rules", path], capture_output=True, text=True, check=False
         )

@@ -133,7 +133,7 @@ class RunningBackfill:
 
 @contextlib.contextmanager
 def prepared_backfill(
-    folder: Path,
+    directory: Path,
     events: str,
     traffic: Counts,
     start: str,
@@ -145,7 +145,7 @@ def prepared_backfill(
     """Yield a backfill of one workspace that is ready to run."""
     clock = clock or Clock()
     with running_braze(traffic, clock) as (braze, server):
-        request = BackfillRequest(parse_time(start), parse_time(end), TARGET, folder / "history.om")
+        request = BackfillRequest(parse_time(start), parse_time(end), TARGET, directory / "history.om")
         yield BackfillRig(clock, braze, request, workspace_yaml(server.url, events, extra_yaml=extra_yaml))
 
 

@@ -1,4 +1,4 @@
-"""Runs the program with a read-only root and no temporary folder; only its state folder is writable.
+"""Runs the program with a read-only root and no temporary directory; only its state directory is writable.
 
 Needs Linux, root, and `unshare`, `mount` and `setpriv` (Debian: mount, util-linux). Without them the tests are skipped,
 except in CI, where they fail.
@@ -25,7 +25,7 @@ EVENTS = [f"event {number}" for number in range(500)]
 
 @pytest.fixture
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
-    """Return a command prefix that makes only the folder `state` writable."""
+    """Return a command prefix that makes only the directory `state` writable."""
     command = (
         require_tool("unshare"),
         "--mount",
@@ -55,7 +55,7 @@ def braze() -> Iterator[tuple[RecordedCounts, str]]:
         yield recorded, server.url
 
 
-def test_many_counters_need_no_temporary_folder(
+def test_many_counters_need_no_temporary_directory(
     braze: tuple[RecordedCounts, str], sandbox: Sequence[str], tmp_path: Path
 ) -> None:
     """Five hundred counters are written in each round, and are still there after kill -9."""
@@ -89,7 +89,7 @@ def test_many_counters_need_no_temporary_folder(
 
 
 @pytest.mark.parametrize("command", ["check --live", "discover", "rules", "dashboard", "backfill"])
-def test_no_command_needs_a_temporary_folder(
+def test_no_command_needs_a_temporary_directory(
     braze: tuple[RecordedCounts, str], sandbox: Sequence[str], tmp_path: Path, command: str
 ) -> None:
     """Each command succeeds, and only `backfill` writes to its output file."""

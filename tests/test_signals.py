@@ -70,15 +70,15 @@ def silent_server() -> Iterator[tuple[str, threading.Event]]:
         client.close()
 
 
-def backfill(folder: Path) -> tuple[str, ...]:
+def backfill(directory: Path) -> tuple[str, ...]:
     """Return the command line of a backfill without its config."""
-    return ("backfill", "--start=2026-01-01", "--end=2026-01-03", f"--output={folder / 'history.om'}", *LABELS)
+    return ("backfill", "--start=2026-01-01", "--end=2026-01-03", f"--output={directory / 'history.om'}", *LABELS)
 
 
-def command_line(name: str, folder: Path, config: str) -> Sequence[str]:
+def command_line(name: str, directory: Path, config: str) -> Sequence[str]:
     """Return the command line of a command that reads a config."""
     address = (f"--web.listen-address=127.0.0.1:{free_port()}",) if name == "serve" else ()
-    first = backfill(folder) if name == "backfill" else tuple(name.split())
+    first = backfill(directory) if name == "backfill" else tuple(name.split())
     return (*first, f"--config.file={config}", *address)
 
 

@@ -98,8 +98,8 @@ def logged_database(path: Path) -> str:
     return f"{path}-wal is a file of another type"
 
 
-def folder(path: Path) -> str:
-    """Create a folder."""
+def directory(path: Path) -> str:
+    """Create a directory."""
     path.mkdir()
     return f"{path} is a directory"
 
@@ -131,7 +131,7 @@ def endless_link(path: Path) -> str:
 
 def below_a_file(path: Path) -> str:
     """Create a link to a path below a regular file."""
-    write_file(path.with_name("file"), "no folder")
+    write_file(path.with_name("file"), "no directory")
     path.symlink_to(path.with_name("file") / "state.sqlite")
     return f"{path.with_name('file')}/state.sqlite cannot be read (Not a directory)"
 
@@ -181,7 +181,7 @@ FOREIGN: Sequence[Callable[[Path], str]] = (
     empty_database,
     killed_database,
     logged_database,
-    folder,
+    directory,
     fifo,
     bound_socket,
     device,
@@ -195,10 +195,10 @@ FOREIGN: Sequence[Callable[[Path], str]] = (
 )
 
 
-def snapshot(folder: Path) -> Mapping[str, object]:
-    """Return the contents of a folder: the mode, inode, modification time and bytes of each file, by its path."""
+def snapshot(directory: Path) -> Mapping[str, object]:
+    """Return the contents of a directory: the mode, inode, modification time and bytes of each file, by its path."""
     rows_by_table = {}
-    for path in folder.rglob("*"):
+    for path in directory.rglob("*"):
         status = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
         rows_by_table[str(path)] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)

@@ -106,7 +106,7 @@ class Scene:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Backfill a year, create blocks with the printed command, and let Prometheus scrape the exporter afterwards."""
     require_tool("promtool")
-    folder = tmp_path_factory.mktemp("blocks")
+    directory = tmp_path_factory.mktemp("blocks")
     shapes = {"purchase": TrafficShape(400, apps={IOS: 0.4}), ODD_NAME: TrafficShape(50), "rare": TrafficShape(0.02)}
     traffic = Traffic(7, NEW_YORK, shapes)
     today = datetime.now(NEW_YORK).date()
@@ -115,18 +115,18 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with ExitStack() as stack:
         _, server = stack.enter_context(running_braze(traffic))
         text = workspace_yaml(server.url, EVENTS, extra_yaml="budget: {share: 1, reserve: 0}\n")
-        config = write_file(folder / "config.yaml", text)
+        config = write_file(directory / "config.yaml", text)
         live = stack.enter_context(Program.start([f"--config.file={config}"]))
         labels = ("--label=job=braze", f"--label=instance=127.0.0.1:{live.port}")
-        command = backfill_arguments(config, folder / "a year.om", f"{today - timedelta(days=DAYS)}", str(end))
+        command = backfill_arguments(config, directory / "a year.om", f"{today - timedelta(days=DAYS)}", str(end))
         done = run_program(*(part for part in command if not part.startswith("--label")), *labels, BRAZE_API_KEY=KEY)
         assert done.returncode == 0, done.stderr
         script = ["sh", "-ec", done.stdout]
-        environment = {"DATA": str(folder / "server" / "data"), "PATH": str(Path(require_tool("promtool")).parent)}
+        environment = {"DATA": str(directory / "server" / "data"), "PATH": str(Path(require_tool("promtool")).parent)}
         subprocess.run(script, env=environment, check=True, capture_output=True)  # noqa: S603
         retention = done.stdout.partition("--storage.tsdb.retention.time=")[2].partition(" ")[0]
         flags = [f"--storage.tsdb.retention.time={retention}"]
-        running = stack.enter_context(running_prometheus(folder / "server", live.port, flags=flags))
+        running = stack.enter_context(running_prometheus(directory / "server", live.port, flags=flags))
         wait_until(running.is_responding, "Prometheus has scraped", 60)
         yield Scene(traffic, running, start, end, done.stdout, text)
 

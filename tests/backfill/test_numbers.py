@@ -380,10 +380,10 @@ def test_last_sample_is_before_end(tmp_path: Path) -> None:
     """No sample is at or after `--end`, where the scraped samples begin."""
     end = int(unix_time("2026-11-20T08:00+00:00"))
     for shift, newest in ((0, end - HOUR), (1, end)):
-        folder = tmp_path / str(shift)
-        folder.mkdir()
+        directory = tmp_path / str(shift)
+        directory.mkdir()
         with prepared_backfill(
-            folder, "{event: purchase}", HourNumberCounts(events=["purchase"]), "2026-11-01", str(end + shift)
+            directory, "{event: purchase}", HourNumberCounts(events=["purchase"]), "2026-11-01", str(end + shift)
         ) as requested:
             requested.run()
             assert requested.output_samples[SETTLED, unfiltered_labels(event="purchase")][-1][0] == newest

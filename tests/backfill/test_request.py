@@ -70,12 +70,12 @@ def plan(events: str = "{event: purchase}") -> Plan:
     return build_plan(load_config(workspace_yaml("https://rest.iad-01.braze.com", events), "config.yaml"))
 
 
-def backfill_request(folder: Path, **changes: str) -> BackfillRequest:
+def backfill_request(directory: Path, **changes: str) -> BackfillRequest:
     """Return a valid `BackfillRequest` with changes."""
     start, end = (
         parse_time(changes.get(name, baseline)) for name, baseline in (("start", "2026-01-01"), ("end", "2026-11-20"))
     )
-    return BackfillRequest(start, end, TARGET, folder / changes.get("output", "history.om"))
+    return BackfillRequest(start, end, TARGET, directory / changes.get("output", "history.om"))
 
 
 def test_valid_request_is_accepted(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_resume_file_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_unwritable_resume_file_is_refused(tmp_path: Path) -> None:
-    """A resume file in a missing folder, or at the path of a folder, is refused."""
+    """A resume file in a missing directory, or at the path of a directory, is refused."""
     with pytest.raises(BackfillError, match=r"cannot be used \(unable to open database file\); free disk space"):
         opened(tmp_path / "nowhere" / "x")
     with pytest.raises(BackfillError, match=r"is a directory; choose another --output"):

@@ -449,7 +449,7 @@ def test_key_revoked_soon_after_success_is_detected_early() -> None:
         assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a FIFO", "two words"])
+@pytest.mark.parametrize("how", ["missing", "empty", "a directory", "a FIFO", "two words"])
 def test_unusable_key_file_keeps_old_key(how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The last valid key stays in use, and one log line gives the reason, until a key can be read."""
     with running_exporter(TWO_EVENTS, silent_traffic(), extra_yaml=SESSIONS_SECTION) as exporter:
@@ -459,7 +459,7 @@ def test_unusable_key_file_keeps_old_key(how: str, tmp_path: Path, caplog: pytes
         rotation.file.unlink()
         if how == "empty":
             write_file(rotation.file, "\n")
-        elif how == "a folder":
+        elif how == "a directory":
             rotation.file.mkdir()
         elif how == "a FIFO":
             os.mkfifo(rotation.file)

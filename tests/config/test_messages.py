@@ -105,8 +105,8 @@ def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
     for name, info in {
         "key-file-missing": ["api_key_file: no such file: ./keys/missing"],
-        "key-file-folder": [f"api_key_file: no such file; {NOT_THE_KEY}"],
-        "key-file-below-a-file": [f"api_key_file: no such file; {NOT_THE_KEY}"],
+        "key-file-directory": [f"api_key_file: no such file; {NOT_THE_KEY}"],
+        "key-file-below-file": [f"api_key_file: no such file; {NOT_THE_KEY}"],
         "key-variable-unset": ["api_key_env: environment variable UNSET is not set"],
         "key-file-two-lines": [],
     }.items():
@@ -116,8 +116,8 @@ def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch
         assert problems == [f"{name}.yaml:4: workspaces[0].{text}" for text in info]
 
 
-def test_inaccessible_key_folder_is_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key file in an inaccessible folder is reported as missing, without a traceback."""
+def test_inaccessible_key_directory_is_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key file in an inaccessible directory is reported as missing, without a traceback."""
 
     def refuse(_path: Path) -> bool:
         raise PermissionError(13, "Permission denied")

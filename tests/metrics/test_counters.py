@@ -392,8 +392,8 @@ def test_newer_state_file_is_refused(path: str) -> None:
     assert [file.read_bytes() for file in Path(path).parent.iterdir()] == [content]
 
 
-def test_missing_folder_is_an_error(tmp_path: Path) -> None:
-    """A state file in a missing folder gives a one-line error that names the setting."""
+def test_missing_directory_is_an_error(tmp_path: Path) -> None:
+    """A state file in a missing directory gives a one-line error that names the setting."""
     with pytest.raises(StateFileError, match=r"cannot be used .*; choose another path for state_file"):
         open_state_file(str(tmp_path / "missing" / "state.sqlite"))
 

@@ -3,7 +3,7 @@
 The tests run the simulator, the exporter, and a Prometheus with the rules that the exporter prints. An Alertmanager
 runs with the config of `deploy/`, and a local server receives its webhooks.
 
-Needs `running_prometheus`, `promtool` and `prometheus-alertmanager` (Debian: prometheus, prometheus-alertmanager).
+Needs `prometheus`, `promtool` and `prometheus-alertmanager` (Debian: prometheus, prometheus-alertmanager).
 Skipped without them, except in CI, where their absence is a failure.
 """
 

@@ -3,7 +3,7 @@
 Prometheus holds fifteen days of the exporter's series, one sample an hour. It then scrapes the exporter while Braze
 fails. The tests replace variables in queries as Grafana's source code does.
 
-Needs `running_prometheus` and `promtool`, as `test_prometheus` does.
+Needs `prometheus` and `promtool`, as `test_prometheus` does.
 """
 
 import json

@@ -45,8 +45,8 @@ def check_panel(tmp_path: Path) -> "PanelChecker":
 class PanelChecker:
     """Checks the results of dashboard queries with promtool."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
 
     def __call__(
         self, title: str, at: str, series: Sequence[Series], expected: Sequence[tuple[str, float]], then: str = ""
@@ -66,7 +66,7 @@ class PanelChecker:
                 }
             ],
         }
-        path = write_file(self._folder / "test.yaml", json.dumps({"rule_files": [], "tests": [test]}))
+        path = write_file(self._directory / "test.yaml", json.dumps({"rule_files": [], "tests": [test]}))
         command = [require_tool("promtool"), "test", "rules", path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         assert done.returncode == 0, done.stdout + done.stderr

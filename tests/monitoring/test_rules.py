@@ -1,6 +1,6 @@
 """Test that `braze-exporter rules` prints valid rules for any config, with all names escaped.
 
-Needs `running_prometheus` and `promtool`, as `test_prometheus` does.
+Needs `prometheus` and `promtool`, as `test_prometheus` does.
 """
 
 import re
@@ -100,9 +100,9 @@ def alerts_of(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [rule for group in document["groups"] for rule in group["rules"]]
 
 
-def assert_promtool_accepts(folder: Path, text: str) -> None:
+def assert_promtool_accepts(directory: Path, text: str) -> None:
     """Assert that promtool accepts a rule file."""
-    path = write_file(folder / "rules.yml", text)
+    path = write_file(directory / "rules.yml", text)
     done = subprocess.run(  # noqa: S603
         [require_tool("promtool"), "check", "rules", path], capture_output=True, text=True, check=False
     )

@@ -19,8 +19,8 @@ MUTUAL = f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: c
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with valid and invalid certificates."""
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with valid and invalid certificates."""
     directory = tmp_path_factory.mktemp("web")
     Pki.make(directory)
     write_mistakes(directory)
@@ -28,10 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIG_DIRECTORY.glob("*.yaml")))
-def test_invalid_file_has_expected_messages(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_file_has_expected_messages(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each invalid file has exactly the expected messages with line numbers, and none shows a hash or password."""
-    shutil.copy(CONFIG_DIRECTORY / f"{name}.yaml", folder)
-    monkeypatch.chdir(folder)
+    shutil.copy(CONFIG_DIRECTORY / f"{name}.yaml", directory)
+    monkeypatch.chdir(directory)
     with pytest.raises(ConfigError) as raised:
         read_web_config(f"{name}.yaml")
     info = str(raised.value)
@@ -47,9 +47,9 @@ def test_every_expectation_has_a_file() -> None:
     assert files == texts != set()
 
 
-def loaded(folder: Path, text: str) -> WebConfig:
+def loaded(directory: Path, text: str) -> WebConfig:
     """Return the configuration that a file with this text gives."""
-    path = folder / "web.yaml"
+    path = directory / "web.yaml"
     path.write_text(text, encoding="utf-8")
     return read_web_config(str(path))
 
@@ -67,50 +67,50 @@ def loaded(folder: Path, text: str) -> WebConfig:
         (f"{MUTUAL}basic_auth_users: {{a: {HASH}}}", ("TLS", "client certificates", "passwords")),
     ],
 )
-def test_protections_are_listed(folder: Path, text: str, protections: tuple[str, ...]) -> None:
+def test_protections_are_listed(directory: Path, text: str, protections: tuple[str, ...]) -> None:
     """A file enables only the protections it names; an empty file enables none, as for other Prometheus exporters."""
-    assert loaded(folder, text).protections == protections
+    assert loaded(directory, text).protections == protections
 
 
 @pytest.mark.parametrize("pattern", [r"^  # (?!.*htpasswd)", "^$"], ids=["everything", "as written"])
-def test_readme_example_is_valid(folder: Path, pattern: str) -> None:
+def test_readme_example_is_valid(directory: Path, pattern: str) -> None:
     """The README's example is valid both as written and with its commented lines enabled."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"^```text\n(tls_server_config:.*?)^```", readme, re.DOTALL | re.MULTILINE)
     for name, file in {"server.pem": "cert.pem", "server-key.pem": "key.pem", "clients.pem": "ca.pem"}.items():
-        shutil.copy(folder / file, folder / name)
-    config = loaded(folder, re.sub(pattern, "  ", text, flags=re.MULTILINE))
+        shutil.copy(directory / file, directory / name)
+    config = loaded(directory, re.sub(pattern, "  ", text, flags=re.MULTILINE))
     assert {"TLS", "passwords"} <= set(config.protections)
     assert ("client certificates" in config.protections) == (pattern != "^$")
 
 
-def test_response_headers_are_read(folder: Path) -> None:
+def test_response_headers_are_read(directory: Path) -> None:
     """The configured response headers are read in lower case, and empty ones are omitted."""
     text = "http_server_config: {http2: false, headers: {X-Frame-Options: sameorigin, Content-Security-Policy: ''}}"
-    assert loaded(folder, text).headers == {b"x-frame-options": b"sameorigin"}
+    assert loaded(directory, text).headers == {b"x-frame-options": b"sameorigin"}
 
 
-def test_tls_versions_are_read(folder: Path) -> None:
+def test_tls_versions_are_read(directory: Path) -> None:
     """The default minimum is TLS 1.2."""
-    baseline = loaded(folder, TLS).tls
-    narrow = loaded(folder, f"{TLS}  min_version: TLS13\n  max_version: TLS13\n").tls
+    baseline = loaded(directory, TLS).tls
+    narrow = loaded(directory, f"{TLS}  min_version: TLS13\n  max_version: TLS13\n").tls
     assert baseline is not None
     assert (baseline.minimum_version, baseline.maximum_version) == (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
     assert narrow is not None
     assert narrow.minimum_version == narrow.maximum_version == ssl.TLSVersion.TLSv1_3
 
 
-def test_paths_are_relative_to_config_file(folder: Path) -> None:
-    """A relative path starts at the folder of the configuration file, whatever the working directory."""
-    config = loaded(folder, f"{TLS}  client_ca_file: ca.pem\n  client_auth_type: RequireAndVerifyClientCert\n")
-    assert config.files == tuple(folder / name for name in ("web.yaml", "cert.pem", "key.pem", "ca.pem"))
-    absolute = TLS.replace("cert.pem", str(folder / "cert.pem"))
-    assert loaded(folder, absolute).files[1] == folder / "cert.pem"
+def test_paths_are_relative_to_config_file(directory: Path) -> None:
+    """A relative path starts at the directory of the configuration file, whatever the working directory."""
+    config = loaded(directory, f"{TLS}  client_ca_file: ca.pem\n  client_auth_type: RequireAndVerifyClientCert\n")
+    assert config.files == tuple(directory / name for name in ("web.yaml", "cert.pem", "key.pem", "ca.pem"))
+    absolute = TLS.replace("cert.pem", str(directory / "cert.pem"))
+    assert loaded(directory, absolute).files[1] == directory / "cert.pem"
 
 
-def test_hashes_are_not_printed(folder: Path) -> None:
+def test_hashes_are_not_printed(directory: Path) -> None:
     """A hash is printed as `***`."""
-    config = loaded(folder, f"basic_auth_users: {{alice: {HASH}}}")
+    config = loaded(directory, f"basic_auth_users: {{alice: {HASH}}}")
     assert HASH not in f"{config} {config!r} {config.users}"
     assert config.users["alice"].reveal() == HASH
 
@@ -123,10 +123,10 @@ def test_hashes_are_not_printed(folder: Path) -> None:
         ("latin-1.yaml", "not UTF-8 text"),
     ],
 )
-def test_unreadable_file_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
+def test_unreadable_file_is_an_error(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
     """An unreadable file is a one-line error with its name and the flag that sets it."""
-    (folder / "latin-1.yaml").write_bytes("# Zürich".encode("latin-1"))
-    monkeypatch.chdir(folder)
+    (directory / "latin-1.yaml").write_bytes("# Zürich".encode("latin-1"))
+    monkeypatch.chdir(directory)
     with pytest.raises(ConfigError) as raised:
         read_web_config(name)
     remedy = "set --web.config.file to the path of the web configuration file"

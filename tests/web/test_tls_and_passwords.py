@@ -39,7 +39,7 @@ GOOD = basic("prometheus", PASSWORD)
 
 @dataclass
 class WebSetup:
-    """Holds a folder with a config and the certificates for a web configuration file."""
+    """Holds a directory with a config and the certificates for a web configuration file."""
 
     config: str
     directory: Path
