@@ -25,7 +25,7 @@ RELEASE = datetime(2026, 11, 19, 15, tzinfo=UTC)
 END = datetime(2026, 11, 20, tzinfo=UTC)
 RENAMED = "app_opened"
 # The rectangle from the axis labels to the end of the legend.
-_AROUND = """
+_GRAPH_RECTANGLE_SCRIPT = """
 const [axis, graph, legend] = [".y_axis", ".graph svg", ".legend"].map(
   (name) => document.querySelector(name).getBoundingClientRect());
 const [x, y] = [axis.left, graph.top - 10];
@@ -56,7 +56,7 @@ GRAPHS = {
 }
 
 
-def sends(now: float) -> int:
+def company_calls(now: float) -> int:
     """Return the company's own calls between two scrapes: more by day, and many for half an hour from `CAMPAIGN`."""
     baseline = 0.3 + 0.15 * (datetime.fromtimestamp(now, ZONE).hour in range(9, 22))
     is_campaign = 0 <= now - CAMPAIGN.timestamp() < HOUR / 2
@@ -64,21 +64,21 @@ def sends(now: float) -> int:
 
 
 @contextmanager
-def kept(directory: Path) -> Iterator[Prometheus]:
+def prometheus_with_history(directory: Path) -> Iterator[Prometheus]:
     """Run a Prometheus whose storage contains the simulated days."""
     directory.mkdir()
     pages = scrape_history(
-        Release(RENAMED, RELEASE.timestamp()), START.timestamp(), END.timestamp(), STEP, company_calls=sends
+        Release(RENAMED, RELEASE.timestamp()), START.timestamp(), END.timestamp(), STEP, company_calls=company_calls
     )
     backfill(write_file(directory / "history.txt", "".join(openmetrics(pages))), directory / "data")
     with running_prometheus(directory, free_port()) as server:
 
-        def responses() -> bool:
+        def has_history() -> bool:
             with suppress(OSError):
                 return bool(server.query("braze_up", END.timestamp()))
             return False
 
-        wait_until(responses, "Prometheus has the history")
+        wait_until(has_history, "Prometheus has the history")
         yield server
 
 
@@ -94,4 +94,4 @@ def draw(browser: Browser, server: Prometheus, graph: Graph, path: Path) -> None
     }
     browser.open(f"http://127.0.0.1:{server.port}/classic/graph?{urlencode(chosen)}")
     browser.wait("document.querySelector('.legend .line')")
-    browser.picture(path, browser.run(_AROUND))
+    browser.picture(path, browser.run(_GRAPH_RECTANGLE_SCRIPT))

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / ".github/pictures"
 # The maximum size of a screenshot, so that the repository and the README stay small.
 MAX_BYTES = 150_000
-_OPEN = "document.querySelector('#rows .name').click()"
+_OPEN_FIRST_QUERY_SCRIPT = "document.querySelector('#rows .name').click()"
 # The rectangle from the top of the screen to below an element, or to the end of the screen.
-_UNTIL = """
+_TOP_RECTANGLE_SCRIPT = """
 const { bottom } = document.querySelector(arguments[0]).getBoundingClientRect();
 return { x: 0, y: 0, width: innerWidth, height: Math.min(bottom + 8, innerHeight) };
 """
@@ -104,7 +104,7 @@ def _take_picture(  # noqa: PLR0917 - calls read well in this order
         browser.open(f"http://127.0.0.1:{program.port}/")
         browser.run(script)
         time.sleep(0.3)  # until animations have ended
-        clip = browser.run(_UNTIL, last)
+        clip = browser.run(_TOP_RECTANGLE_SCRIPT, last)
         browser.picture(path.with_name(f"{path.name}-{light}.png"), clip)
 
 
@@ -115,11 +115,11 @@ def main() -> None:
     with TemporaryDirectory() as scratch, chromium() as browser:
         with Program.start(["demo"]) as program:
             wait_until(lambda: _has_history(program), "the history is fetched")
-            _take_picture(browser, program, directory / "demo", (1_000, 1_000), ".legend", _OPEN)
+            _take_picture(browser, program, directory / "demo", (1_000, 1_000), ".legend", _OPEN_FIRST_QUERY_SCRIPT)
         with scene(Path(scratch)) as program:
             _take_picture(browser, program, directory / "troubles", (1_440, 900), "#rows .row:has(.no-data)")
             _take_picture(browser, program, directory / "phone", "phone")
-        with graphs.kept(Path(scratch) / "prometheus") as server:
+        with graphs.prometheus_with_history(Path(scratch) / "prometheus") as server:
             for name, graph in graphs.GRAPHS.items():
                 graphs.draw(browser, server, graph, directory / f"{name}.png")
     print(*sorted(f"{path.stat().st_size:7} {path}" for path in directory.iterdir()), sep="\n")

@@ -1,4 +1,4 @@
-"""Weeks of virtual time: each page of the real exporter is checked against the simulated Braze.
+"""Test each page of the real exporter against the simulated Braze, over weeks of virtual time.
 
 A long run is started by hand and exits with 1 at the first wrong page: `python tests/test_accuracy.py --weeks 52`.
 """

@@ -1,4 +1,4 @@
-"""Checks the files in `deploy/` with linters and with the exporter's own code, and runs some of them for real.
+"""Test the files in `deploy/` with linters and with the exporter's own code, and run some of them.
 
 Needs `systemd-analyze`, `prometheus`, `promtool`, `prometheus-alertmanager`, `amtool` and `shellcheck` (Debian: systemd
 with procps, prometheus, prometheus-alertmanager, shellcheck), and `kubernetes-validate`, `check-jsonschema` and

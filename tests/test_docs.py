@@ -1,4 +1,4 @@
-"""The documents match the code."""
+"""Test that the documents match the code."""
 
 import re
 import subprocess
@@ -28,7 +28,7 @@ def fenced(language: str) -> list[str]:
 
 
 def test_readme_tables_are_generated() -> None:
-    """The metric tables, the example and the help are what `python tests/docs.py` writes."""
+    """The generated parts of the README are what `python tests/docs.py` writes."""
     assert docs.filled(README) == README
 
 
@@ -120,7 +120,7 @@ def test_every_picture_is_shown_and_small() -> None:
 
 
 def test_every_graph_uses_a_readme_query() -> None:
-    """The expression of each graph is also in the README, to copy."""
+    """The expression of each graph is in a code block of the README."""
     lines = {line for block in fenced("promql") for line in block.splitlines()}
     assert {graph.expr for graph in graphs.GRAPHS.values()} <= lines
 

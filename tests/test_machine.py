@@ -1,4 +1,4 @@
-"""Searches for a sequence of events, faults and restarts after which a page is wrong.
+"""Search for a sequence of events, faults and restarts after which a page is wrong.
 
 By default it tries the same few sequences each time. `ACCURACY_EXAMPLES=2000 pytest tests/test_machine.py` tries that
 many new sequences, with more steps.
@@ -72,7 +72,7 @@ FIRST_RESPONSE_FAULTS = st.sampled_from([None, response_faults.data([]), respons
 
 
 class AccuracyMachine(RuleBasedStateMachine):
-    """Each rule is an incident in the life of an exporter. Each page is checked."""
+    """The rules are events in the life of an exporter. Each page is checked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class AccuracyMachine(RuleBasedStateMachine):
         then=SCRAPE_DELAYS,
     )
     def add_occurrences(self, event: str, back: int, source: str, count: int, then: float | None) -> None:
-        """Let Braze learn of occurrences, in time or late."""
+        """Add occurrences to Braze's counts, in time or late."""
         self.change_count(event, (int(self.accuracy_run.clock.now) // HOUR - back) * HOUR, source, lambda _count: count)
         self.scrape_after(then)
 

@@ -1,4 +1,4 @@
-"""Names of events, apps and workspaces may contain any text, and each output shows them as text."""
+"""Test that names of events, apps and workspaces may contain any text, and that every output shows them as text."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""End to end: two real Prometheus servers scrape the exporter, which fetches from a simulated Braze.
+"""Test end to end: two real Prometheus servers scrape the exporter, which fetches from a simulated Braze.
 
 Needs `prometheus` and `promtool` (Debian: prometheus). Without them the tests are skipped, except in CI, where they
 fail.

@@ -1,4 +1,4 @@
-"""Runs the program with a read-only root and no temporary directory; only its state directory is writable.
+"""Test the program with a read-only root and no temporary directory; only its state directory is writable.
 
 Needs Linux, root, and `unshare`, `mount` and `setpriv` (Debian: mount, util-linux). Without them the tests are skipped,
 except in CI, where they fail.

@@ -1,4 +1,4 @@
-"""A reload keeps queries that do not change, an invalid config changes nothing, and both results are reported."""
+"""Test that a reload keeps unchanged queries, that an invalid config changes nothing, and that both are reported."""
 
 import itertools
 import os
@@ -414,7 +414,7 @@ def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
 
 
 @pytest.mark.alone
-def test_sighup_reloads(reloadable: Reloadable) -> None:
+def test_sighup_reloads_config(reloadable: Reloadable) -> None:
     """SIGHUP reloads like the request does; an invalid config is reported in the log and in the metrics."""
     reloadable.write("{event: signup}\n{event: purchase}")
     os.kill(reloadable.program.process.pid, signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""The API key appears in no log line, metric, page, error or `repr`, through all kinds of failures."""
+"""Test that the API key appears in no log line, metric, page, error or `repr`, in all kinds of failures."""
 
 import base64
 import gc

@@ -1,4 +1,4 @@
-"""On SIGTERM and SIGINT each command ends at once with its exit code and at most one line, never with a traceback."""
+"""Test that SIGTERM and SIGINT end each command with its exit code and at most one line, without a traceback."""
 
 import fcntl
 import os

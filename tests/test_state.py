@@ -1,4 +1,4 @@
-"""`state_file` may name a state file or a path for a new one; any other file is refused and left alone."""
+"""Test that `state_file` may name a state file or a new path, and that any other file is refused and not changed."""
 
 import contextlib
 import os
@@ -159,7 +159,7 @@ def shared_memory(path: Path) -> str:
 
 
 def journal_fifo(path: Path) -> str:
-    """Create a FIFO in place of a state file's journal."""
+    """Create a FIFO with the name of the state file's journal."""
     open_state_file(str(path)).close()
     os.mkfifo(f"{path}-journal")
     return f"{path}-journal is not a regular file"

@@ -1,4 +1,4 @@
-"""Test a backfill end to end: promtool turns the file into blocks, and a real Prometheus serves Braze's counts.
+"""Test a backfill end to end: promtool creates blocks from the file, and a real Prometheus serves Braze's counts.
 
 The same Prometheus scrapes the exporter, so backfilled and scraped samples must form one series. Needs the tools
 `prometheus` and `promtool`, as `test_prometheus` does.
@@ -64,7 +64,7 @@ class Scene:
 
     @property
     def fetched_at(self) -> float:
-        """Return the approximate time of the fetches, in Unix seconds; hours were final by then."""
+        """Return the approximate time of the fetches, in Unix seconds; by then, all hours were final."""
         return self.end + 3 * HOUR
 
     def raw(self, metric: str) -> dict[Labels, list[tuple[float, float]]]:
@@ -180,7 +180,7 @@ def test_backfilled_counters_rise_by_daily_counts(scene: Scene) -> None:
 
 
 def test_scraped_samples_continue_backfilled_series(scene: Scene) -> None:
-    """Backfilled and scraped series have the same labels, and the restarted counter is a reset instead of a jump."""
+    """Backfilled and scraped series have the same labels, and the scraped counter starts with a reset."""
     for metric in (HOURLY, DAILY, TOTAL, f"{FILTERED}_hourly_settled", f"{FILTERED}_total"):
         both = scene.server.request("series", **{"match[]": metric})
         old = scene.server.request("series", **{"match[]": metric, "end": str(scene.end)})

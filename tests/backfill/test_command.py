@@ -53,7 +53,7 @@ def endings(braze: FaultInjectingBraze) -> list[str]:
 def test_backfill_after_interrupt_resumes(
     braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path, how: signal.Signals
 ) -> None:
-    """An interrupted backfill prints one line, and the next run fetches only the missing chunks."""
+    """An interrupted backfill exits with one line, and the next run fetches only the missing chunks."""
     output = tmp_path / "history.om"
     braze[0].inject(transfer_faults.delay(0.01), times=15)
     braze[0].inject(transfer_faults.hold())
@@ -133,7 +133,7 @@ def test_foreign_file_at_output_is_refused(
 def test_output_created_meanwhile_is_kept(
     braze: tuple[FaultInjectingBraze, Server], command: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """A file created meanwhile is not replaced, symbolic links are not followed, and the fetched data is kept."""
+    """An output file that another program creates during the backfill is not replaced, and the fetched data is kept."""
     output = tmp_path / "history.om"
     braze[0].inject(transfer_faults.hold())
     with start_program(*command) as process:
@@ -151,7 +151,7 @@ def test_output_created_meanwhile_is_kept(
 
 
 def test_backfill_prints_instructions(command: tuple[str, ...], tmp_path: Path) -> None:
-    """The output is a shell script: the exact promtool command, which requires `DATA`, and comments."""
+    """The output is a shell script: comments, and the promtool command, which needs the variable `DATA`."""
     done = run_program(*command, BRAZE_API_KEY=KEY)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -72,7 +72,7 @@ def unix_time(text: str) -> float:
 
 
 def test_hourly_sample_is_at_bucket_end_plus_settle(tmp_path: Path) -> None:
-    """The gauge has each hour's count, and the counter starts at 0 and sums all hours up to the end."""
+    """Each hour's count is a gauge sample `settle` after the hour's end; the counter is the running sum from 0."""
     traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(
         tmp_path, "{event: purchase, settle: 2h}", traffic, "2026-11-01", "2026-11-20T12:00:00Z"
@@ -127,7 +127,7 @@ def test_hourly_samples_are_complete_through_dst_changes(
 
 
 def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path) -> None:
-    """Filtered queries have their own families, segments have no counter, and the finest unit feeds the counter."""
+    """Filtered queries have their own families, and those without a segment have counters."""
     events = "{event: purchase, apps: [all, ios], segments: [all, vip]}\n{event: purchase, unit: day, apps: [all, ios]}"
     traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(tmp_path, events, traffic, "2026-11-01", "2026-11-05") as requested:
@@ -258,7 +258,7 @@ def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
 
 
 def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
-    """If two variations have the same name, the older one has its id appended, as promtool rejects duplicate series."""
+    """If two variations have the same name, the older one gets its id appended, so that the series differ."""
     extra_yaml = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
 
     def rename(response: dict[str, Any]) -> None:
@@ -283,7 +283,7 @@ def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
 
 
 def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
-    """A missing hour has no sample, and the counter does not change for it."""
+    """A missing hour has no sample and does not change the counter."""
     traffic = HourNumberCounts(events=["purchase"])
     gap = int(unix_time("2026-11-02T10:00+00:00"))
     written = HourFormat.OFFSET.write(gap, NEW_YORK)

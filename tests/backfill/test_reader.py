@@ -85,7 +85,7 @@ def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
 
 
 def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
-    """If the exporter needs the whole share, the backfill is refused and the error names the limit."""
+    """If the exporter needs the whole share, the backfill is refused, and the error names `budget.share`."""
     extra_yaml = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
     with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         with pytest.raises(
@@ -131,7 +131,7 @@ def oversized(exchange: Exchange) -> Reply:
 
 
 def test_oversized_responses_are_requested_in_smaller_chunks(tmp_path: Path) -> None:
-    """A length that was too large is not requested again, and each hour has one sample."""
+    """After an oversized response, smaller chunks are requested, and each hour has one sample."""
     with prepared_backfill(
         tmp_path, EVENT, silent_traffic(), START, END, extra_yaml="budget: {concurrency: 1}\n"
     ) as backfill:
@@ -255,7 +255,7 @@ def test_missing_permission_ends_backfill(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) -> None:
-    """A rejected endpoint is skipped after its first calls; each permission is named, and other data is kept."""
+    """After its first calls, a rejected endpoint is skipped; the error names its permission, and other data is kept."""
     extra_yaml = "    sessions:\n      - apps: [all, ios]\n    new_users:\n      - {}\n"
     with prepared_backfill(
         tmp_path, "{event: purchase}", silent_traffic(), START, END, extra_yaml=extra_yaml

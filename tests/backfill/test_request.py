@@ -54,7 +54,7 @@ def test_invalid_time_argument_is_refused(text: str) -> None:
     ("text", "expected"), [("job=braze", ("job", "braze")), ("a=b=c", ("a", "b=c")), ("pod=", ("pod", ""))]
 )
 def test_label_argument_is_name_and_value(text: str, expected: tuple[str, str]) -> None:
-    """The value is everything after the first equals sign."""
+    """A label argument is split at its first equals sign."""
     assert parse_label(text) == expected
 
 
@@ -129,7 +129,7 @@ def test_invalid_request_is_refused(tmp_path: Path, changes: dict[str, str], fai
     ],
 )
 def test_conflicting_or_missing_labels_are_refused(tmp_path: Path, labels: list[tuple[str, str]], failure: str) -> None:
-    """The labels of the scrape target are required, and labels that the series have themselves are refused."""
+    """The labels of the scrape target are required, and labels that the series already have are refused."""
     with pytest.raises(BackfillError, match=failure):
         replace(backfill_request(tmp_path), labels=tuple(labels)).validate(plan(), NOW)
     replace(backfill_request(tmp_path), labels=(*TARGET, ("pod", ""))).validate(plan(), NOW)

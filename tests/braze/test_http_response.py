@@ -252,7 +252,7 @@ def test_response_after_timeout_belongs_to_no_query(name: str, pki: Pki, tls: ss
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_connection_of_oversized_body_is_closed(name: str, pki: Pki, tls: ssl.SSLContext) -> None:
-    """The rest of an oversized body is not read as the next response."""
+    """The connection of an oversized body is closed, so the rest of the body is not read as the next response."""
 
     def respond(target: str, _: socket.socket) -> Iterator[bytes]:
         yield final_response(target, 2 * MAX_BODY_BYTES if target.endswith("/1") else 0)

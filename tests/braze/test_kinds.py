@@ -140,7 +140,7 @@ def test_every_kind_exposes_braze_counts() -> None:
 
 
 def test_late_computed_kinds_settle_later() -> None:
-    """Yesterday's uninstalls and monthly active users are not settled today, but are exposed as latest."""
+    """Yesterday's uninstalls and monthly active users are exposed as latest but not yet as settled."""
     with run_every_kind() as (exporter, figures):
         figures.set("uninstalls", YESTERDAY, 6)
         figures.set("uninstalls", YESTERDAY - DAY, 5)
@@ -189,7 +189,7 @@ def test_each_kind_sends_documented_parameters() -> None:
 
 
 def test_canvas_request_length_is_limited() -> None:
-    """After an outage of weeks a Canvas query requests 14 days, and a campaign query all missed days."""
+    """After an outage of weeks, a Canvas query requests 14 days and a campaign query requests all missed days."""
     with run_every_kind() as (exporter, _):
         exporter.scrape()
         exporter.braze.reset()
@@ -228,7 +228,7 @@ def test_missing_permission_is_named() -> None:
 
 
 def test_only_additive_kinds_have_counters() -> None:
-    """Counts of occurrences have a counter; sizes, active users and unique users have none."""
+    """Kinds that count occurrences have a counter; segment sizes, active users and unique users have none."""
     with run_every_kind() as (exporter, figures):
         exporter.scrape()
         figures.set("new_users", TODAY, 5)
@@ -344,7 +344,7 @@ def test_series_of_response_show_same_bucket(since: int, latest: dict[str, int],
 
 
 def test_variation_with_name_of_another_keeps_both_series() -> None:
-    """A new variation with a name in use has its id appended, so that no counter seems to jump."""
+    """A new variation with the name of another gets its id appended, and the counter of the other one does not jump."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
     with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
@@ -483,7 +483,7 @@ def test_names_never_make_duplicate_series() -> None:
 
 
 def test_lone_surrogates_do_not_break_page() -> None:
-    """Names and keys with lone surrogates, such as a truncated emoji, become labels, and the page is rendered."""
+    """Names with lone surrogates, such as a truncated emoji, do not prevent rendering the page."""
     with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, _):
 
         def cut(exchange: Exchange) -> Reply:

@@ -1,4 +1,4 @@
-"""Test that parsing is exact, accepts every format that Braze may use, and never guesses."""
+"""Test that parsing is exact, accepts every format that Braze may use, and rejects ambiguous data."""
 
 import itertools
 import json
@@ -184,7 +184,7 @@ def test_single_dst_hour_is_first_pass_unless_next_follows() -> None:
 
 @pytest.mark.parametrize("written", ["2026-11-23T12:20:00Z", "2026-11-23T12:00:01Z", "2026-11-23T07:30:00"])
 def test_hour_off_the_hour_is_rejected(written: str) -> None:
-    """Hours that do not begin on the hour are an error, as each response would count them again."""
+    """An hour that does not begin on the hour is an error."""
     with pytest.raises(BrazeError, match="a time is not on the hour"):
         points(body([{"time": written, "count": 5}]), query(Unit.HOUR, ZoneInfo("America/New_York")))
 
@@ -251,7 +251,7 @@ def test_date_alone_as_hour_is_rejected(written: str) -> None:
 
 @pytest.mark.parametrize("first", [None, 5])
 def test_hole_and_number_of_same_bucket_is_number(first: int | None) -> None:
-    """A null does not contradict a number of the same bucket."""
+    """A null and a number for the same bucket are read as the number."""
     rows = [{"time": "2026-11-23T12:00:00Z", "count": count} for count in (first, 5 if first is None else None)]
     (series,) = parsing.parse_series(query(), body(rows), 24, NOW, NOW)
     assert ([value for _, value in series.points], series.holes) == ([5], ())

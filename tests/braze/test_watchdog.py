@@ -117,7 +117,7 @@ def test_endless_response_is_cut_off_at_deadline(name: str, tls: bool) -> None: 
         assert 0.4 < time.monotonic() - started < 3
 
 
-def test_redirect_body_is_not_read() -> None:
+def test_redirect_body_is_limited() -> None:
     """The body of a redirect is limited in size like any other."""
 
     def chunks() -> Iterator[bytes]:

@@ -121,7 +121,7 @@ def test_check_live_with_valid_config_finds_no_problem(braze: CheckLiveRig) -> N
 
 
 def test_response_larger_than_1_mib_is_read(braze: CheckLiveRig) -> None:
-    """Its response for 100 days is larger than 1 MiB, which is no failure."""
+    """A response of more than 1 MiB, such as that of a campaign for 100 days, is no problem."""
     campaign = "0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f"
     channels = ("ios_push", "android_push", "web_push")
     variations = tuple(f"Variation {number} " + "of the long welcome series " * 8 for number in range(9))
@@ -280,7 +280,7 @@ def test_unknown_event_is_reported(braze: CheckLiveRig, unknown: UnknownEvent, l
 
 
 def test_selected_items_are_fetched(braze: CheckLiveRig) -> None:
-    """Items that a selector matches are fetched; too few or too many matches are a problem."""
+    """Items that a selector matches are fetched; no matches, and more than fit, are a problem."""
     good, lines = braze.check("{match: 'p.*'}")
     assert good
     assert lines[:2] == [
@@ -313,7 +313,7 @@ def test_segments_without_series_are_reported(braze: CheckLiveRig) -> None:
 
 
 def test_wrong_timezone_is_reported_with_matching_zones(braze: CheckLiveRig) -> None:
-    """If hours and days add up only in another timezone, those zones and the fix are reported."""
+    """If the hours add up to the days only in other timezones, these and the fix are reported."""
     braze.braze.zone = ZoneInfo("Europe/Paris")
     (problem,) = braze.problems()
     assert problem.startswith(
@@ -362,7 +362,7 @@ ZONES = st.sampled_from(["UTC", "America/New_York", "Asia/Tokyo", "Europe/Paris"
 @settings(max_examples=30, deadline=None)
 @given(ZONES, st.integers(0), st.integers(0, 365 * 24))
 def test_matching_zones_are_found_from_hours_and_days(name: str, seed: int, later: int) -> None:
-    """The true timezone is among the matching ones, and every matching zone gives the same daily sums."""
+    """The matching zones include the correct one, and all of them give the same daily sums."""
     now, zone, random = CURRENT_HOUR + later * HOUR, ZoneInfo(name), Random(seed)  # noqa: S311 - counts, no secrets
     hours = {now - back * HOUR: float(random.randint(0, 9_999)) for back in range(100)}
     newest = datetime.fromtimestamp(now, zone).date()

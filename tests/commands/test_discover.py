@@ -239,7 +239,7 @@ def test_too_many_items_print_a_warning(braze: tuple[FaultInjectingBraze, Server
 
 
 def test_closed_pipe_is_no_error(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
-    """A pipe that closes early causes no error message."""
+    """If the reader closes the pipe early, there is no error message."""
     braze[0].traffic = RecordedCounts(events=[f"event {n}" for n in range(9_000)])
     config = write_file(tmp_path / "config.yaml", workspace_yaml(braze[1].url, "{event: x}"))
     command = [sys.executable, "-m", "braze_exporter", "discover", f"--config.file={config}"]
@@ -280,7 +280,7 @@ def run_print_lists(config: Config, slept: list[float]) -> tuple[bool, str]:
 
 
 def test_discover_keeps_to_share() -> None:
-    """With a share of two calls an hour two pages are read, and comments say what is missing."""
+    """With a share of two calls an hour two pages are read, and comments name the missing items."""
     with running_large_list(share=0.002) as (braze, config):
         good, text = run_print_lists(config, [])
         assert good

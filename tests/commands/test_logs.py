@@ -37,7 +37,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_successful_fetches_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Successful fetches are not logged, not even at debug level."""
+    """Successful fetches are not logged at any level."""
     caplog.set_level(logging.DEBUG, logger="braze_exporter")
     with running_exporter(EVENTS, RecordedCounts(events=NAMES)) as exporter:
         exporter.scrape()

@@ -173,7 +173,7 @@ def test_signal_ends_program_with_requests_in_flight(
 
 
 def test_disconnected_scraper_is_not_waited_for(braze: tuple[FaultInjectingBraze, Server], program: Program) -> None:
-    """Scrapes that disconnect while Braze does not respond are not counted as incomplete and leave no work behind."""
+    """Scrapes that disconnect while Braze does not respond are not counted as incomplete and use no resources."""
     braze[0].inject(transfer_faults.hold())
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", program.port)) as scraper:
@@ -311,7 +311,7 @@ def test_counter_survives_kill_9(counted: tuple[RecordedCounts, str, str]) -> No
 
 
 def test_second_exporter_with_same_state_file_is_refused(counted: tuple[RecordedCounts, str, str]) -> None:
-    """A second exporter with the same state file waits, then fails; a signal ends the wait at once."""
+    """A second exporter with the same state file waits, then fails; a signal ends the wait immediately."""
     _, config, state = counted
     with Program.start([f"--config.file={config}"]):
         command = [
@@ -408,7 +408,7 @@ def test_port_in_use_is_an_error(config: str) -> None:
 
 
 def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
-    """An unusable CA bundle from the environment gives a one-line error."""
+    """An invalid CA bundle from the environment gives a one-line error."""
     bundle = write_file(tmp_path / "bundle.pem", "nothing")
     done = run_program(
         f"--config.file={config}", "--web.listen-address=127.0.0.1:0", BRAZE_API_KEY=KEY, SSL_CERT_FILE=bundle

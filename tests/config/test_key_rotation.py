@@ -135,7 +135,7 @@ def test_forbidden_list_does_not_stop_counters() -> None:
 def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """At the start one endpoint after another is tried alone; then the endpoints of queries are probed in turn."""
+    """At the start, one endpoint after another is tried alone; then one call every two minutes probes them in turn."""
     with running_exporter(TWO_EVENTS, silent_traffic(), extra_yaml=SESSIONS_SECTION, reads_lists=True) as exporter:
         exporter.braze.key = NEW_KEY
         scrape_for(exporter, 500, every=5)
@@ -338,7 +338,7 @@ def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
 
 
 def test_removed_endpoint_is_ignored() -> None:
-    """Removing the only endpoint that accepts the key leaves the verdict to the others, without a new call."""
+    """If the only endpoint that accepts the key is removed, the others decide about the key, without a new call."""
     with running_exporter("{event: purchase}", silent_traffic(), extra_yaml=SESSIONS_SECTION) as exporter:
         exporter.braze.inject(response_faults.status(401), path=EVENTS)
         exporter.refresh()

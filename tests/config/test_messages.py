@@ -152,7 +152,7 @@ def test_unreadable_config_file_is_an_error(
 
 
 def test_nested_merges_stay_small() -> None:
-    """Thirty levels of merges with ten references each are parsed quickly into one small mapping."""
+    """Thirty levels of YAML merges with ten references each are parsed quickly into one small mapping."""
     lines = ["a0: &a0 {x: 1, y: 2}"]
     lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}], y: {n}}}" for n in range(1, 31)]
     started = time.process_time()

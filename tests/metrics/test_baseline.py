@@ -1,4 +1,4 @@
-"""Test the baseline: the median of the same local bucket in earlier weeks, or nothing."""
+"""Test the baseline: the median of the same local bucket in earlier weeks, absent if too few are known."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -96,7 +96,7 @@ def test_baseline_is_median_of_known_weeks(weeks: int, known: list[int | None], 
 
 
 def test_unsettled_buckets_are_not_learned() -> None:
-    """A bucket that was fetched before it was settled is not part of the baseline."""
+    """A bucket that was only fetched before it settled is not part of the baseline."""
     requested = query(weeks=1)
     start = same_buckets_in_earlier_weeks(CURRENT_HOUR, requested)[0]
     baseline = Baseline(requested)

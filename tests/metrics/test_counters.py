@@ -168,7 +168,7 @@ def test_totals_are_shown_after_save() -> None:
 
 
 def test_many_changes_are_saved_before_scrape(path: str) -> None:
-    """Many unsaved changes are saved at once, few are not, and a failing disk is not retried until the next save."""
+    """Many unsaved changes are saved immediately, few are not; after a failed write, the next save tries again."""
     subjects = [(*PURCHASES[:3], f"event {number}", "", "") for number in range(MAX_UNSAVED)]
     failures: list[None] = []
     with contextlib.closing(open_state_file(path)) as store:
@@ -281,7 +281,7 @@ def test_failed_removal_is_retried(path: str) -> None:
 
 
 def test_state_file_is_locked(path: str) -> None:
-    """A locked state file gives an error that says so, and can be opened once the first process closes it."""
+    """A state file in use is an error, and can be opened once the other process closes it."""
     with open_counters(path):
         with pytest.raises(StateFileError) as refused:
             open_state_file(path, wait=0.1)
@@ -539,7 +539,7 @@ def test_returning_event_restarts_or_continues(days: int, total: float) -> None:
 
 @pytest.mark.parametrize(("many", "is_saved"), [(3, True), (MAX_UNSAVED, False)])
 def test_refresh_saves_many_changes(monkeypatch: pytest.MonkeyPatch, many: int, *, is_saved: bool) -> None:
-    """Many responses are saved while others are fetched; few are not saved before the page is rendered."""
+    """Many changes are saved while other queries are fetched; few are saved when the page is rendered."""
     monkeypatch.setattr("braze_exporter.metrics.counters.MAX_UNSAVED", many)
     names = [f"event {number}" for number in range(6)]
     events = "\n".join(f"{{event: {name}}}" for name in names)

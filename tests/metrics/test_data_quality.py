@@ -1,4 +1,4 @@
-"""Test what responses reveal about Braze and the local clock: reported once, and only when certain."""
+"""Test what responses reveal: late revisions, a wrong timezone, and a clock that differs from Braze's."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -95,7 +95,7 @@ def local_time(day: int, hour: int, minute: int = 0) -> datetime:
     ],
 )
 def test_newest_day_shows_timezone_mismatch(requested: datetime, newest: datetime, expected: bool | None) -> None:  # noqa: FBT001
-    """If the newest day is yesterday or tomorrow, the timezone is wrong; near midnight or days behind it is unknown."""
+    """If the newest day is yesterday or tomorrow, the timezone is wrong; near midnight this is unknown."""
     response = make_response(requested.timestamp(), (int(newest.timestamp()), 1.0))
     assert is_timezone_mismatch(DAYS, response) is expected
 

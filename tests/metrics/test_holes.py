@@ -497,7 +497,7 @@ def test_failed_older_chunk_is_followed_by_newest_buckets() -> None:
 
 
 def test_malformed_response_is_retried_at_once_at_most_hourly() -> None:
-    """After a malformed response a query is due at once, but at most once an hour."""
+    """After a malformed response, a query is due again immediately, at most once an hour."""
     with running_exporter("{event: purchase}", hours()) as exporter:
         for _ in range(24):
             exporter.braze.inject(replace_counts(9, value=-1), times=1)
@@ -600,7 +600,7 @@ def test_late_rises_of_variation_count_after_short_first_response() -> None:
 
 
 def test_large_campaign_response_after_outage_is_read() -> None:
-    """The response for 45 days is larger than 1 MiB, which is no failure."""
+    """A campaign response of more than 1 MiB, for 45 days after an outage, succeeds."""
     with campaign() as exporter:
         exporter.scrape()
         exporter.clock.advance(31 * 86_400)
@@ -614,7 +614,7 @@ def test_large_campaign_response_after_outage_is_read() -> None:
 
 
 def test_older_chunks_of_repair_are_used_for_baseline() -> None:
-    """A week after an outage that was read in chunks each of its hours has a baseline."""
+    """Hours of an outage that were fetched in chunks are used for the baselines a week later."""
     recorded = hours()
     with running_exporter("{event: purchase, baseline: {weeks: 1}}", recorded) as exporter:
         exporter.scrape()
@@ -654,7 +654,7 @@ def test_oversized_baseline_history_is_read_in_halves() -> None:
 
 
 def test_canvas_with_200_steps_is_read() -> None:
-    """A Canvas with 200 steps and three channels gives a response of several MiB, which succeeds."""
+    """The response for a Canvas with 200 steps and three channels, of several MiB, succeeds."""
     canvas = "1d49b884-9f73-4a1d-8f10-2b3c4d5e6f70"
     steps = tuple((f"Step {number} of the welcome series", "email") for number in range(200))
 

@@ -1,6 +1,6 @@
 """Test that the dashboard is valid for Grafana and queries what the config has.
 
-`test_dashboard_data` runs its queries.
+`test_dashboard_data` runs the queries.
 """
 
 import json

@@ -167,7 +167,7 @@ def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
 
 
 def test_every_alert_has_runbook() -> None:
-    """The runbook link of each alert leads to a README heading for that alert or for its sort of alert."""
+    """The runbook link of each alert leads to a heading of the README."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#### (.+)$", readme, re.MULTILINE)}
     sorts = {"silent", "no-data", "drop", "below", "above"}
@@ -392,7 +392,7 @@ def test_prometheus_evaluates_every_rule(chain: Chain) -> None:
 
 
 def test_silent_event_fires_alert(chain: Chain) -> None:
-    """A silent event fires for all apps and for one app, events beyond their limits fire too, and nothing else does."""
+    """A silent event fires for all apps and for one app, events beyond their limits fire, and no others do."""
     expected = {
         ("BrazeEventSilent", "stops", ""),
         ("BrazeEventSilent", "stops", "ios"),

@@ -1,4 +1,4 @@
-"""Test that the exporter keeps to its share, leaves the reserve alone, and backs off when Braze fails."""
+"""Test that the exporter keeps to its share, does not use the reserve, and backs off when Braze fails."""
 
 import random
 from collections import Counter
@@ -235,7 +235,7 @@ def make_call(
 def test_missing_permission_holds_one_endpoint() -> None:
     """A 401 or 403 opens the circuit of its endpoint only, unless all endpoints reject the key.
 
-    A probe without a verdict on the key closes no circuit.
+    A probe that shows neither acceptance nor rejection of the key closes no circuit.
     """
     clock = Clock()
     admission = Admission(clock.monotonic)

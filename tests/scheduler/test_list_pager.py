@@ -69,7 +69,7 @@ def names(count: int, what: str = "event") -> list[str]:
 
 
 def make_inventory(count: int) -> Inventory:
-    """Return an inventory with `count` items of each sort."""
+    """Return an inventory with `count` items in each list."""
     return Inventory(
         segments=tuple(Segment(f"s{name}", name) for name in names(count, "segment")),
         campaigns=tuple(Campaign(f"c{name}", name) for name in names(count, "campaign")),
@@ -80,7 +80,7 @@ def make_inventory(count: int) -> Inventory:
 
 @pytest.fixture
 def lists() -> Iterator[ListSetup]:
-    """Run a simulator with 1,000 items of each sort and a share of a tenth."""
+    """Run a simulator with 1,000 items in each list and a share of a tenth."""
     clock = Clock()
     with (
         running_braze(RecordedCounts(events=names(1_000)), clock) as (braze, server),

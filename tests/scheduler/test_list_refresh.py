@@ -1,4 +1,4 @@
-"""Test that lists are read about once an hour beside the scrapes, and that selector queries follow them."""
+"""Test that lists are read about once an hour, without delaying scrapes, and that selector queries follow them."""
 
 import logging
 import threading
@@ -282,9 +282,9 @@ def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixt
 
 
 def test_counter_waits_for_hourly_selector_list() -> None:
-    """A daily query starts its counter only once the list shows whether an hourly selector will feed it.
+    """A daily query has a counter only once the list shows that no hourly selector matches its event.
 
-    If the key may not read the list, the daily query feeds the counter.
+    If the key may not read the list, the daily query has the counter.
     """
     events = "{event: purchase, unit: day}\n{match: '.*'}"
     with running_exporter(events, RecordedCounts(events=["purchase"]), reads_lists=True) as exporter:

@@ -1,4 +1,4 @@
-"""Test the rate limiter of a pool: what it grants in any time span, and what it leaves to others."""
+"""Test the rate limiter of a pool: how many calls it grants in any time span, and which it leaves to other clients."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Test which items selectors take from Braze's lists: within `max_queries` and the budget, keeping current items."""
+"""Test which items selectors select: within `max_queries` and the budget, with precedence for current items."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

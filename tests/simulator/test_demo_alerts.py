@@ -1,4 +1,4 @@
-"""Test that the demo's usual traffic fires no alert at any time of day or week, and that a bad release does.
+"""Test that the demo's usual traffic fires no alert at any time of the week, and that a renamed event does.
 
 Needs `promtool`, as `test_prometheus` does.
 """

@@ -1,4 +1,4 @@
-"""Test the simulator with Braze's own client, whose models are an independent reading of the API.
+"""Test the simulator with Braze's own client, whose models describe the API independently.
 
 The package `braze-mcp-server` is published by Braze. It needs Python 3.12 and has many dependencies, so it is not a
 development dependency. Run `pip install braze-mcp-server "mcp<2"` to enable these tests.

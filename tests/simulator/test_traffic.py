@@ -82,7 +82,7 @@ def test_some_occurrences_arrive_late(late: float) -> None:
 
 
 def test_small_counts_follow_shares() -> None:
-    """A rare event follows its segment's share too, and half of its timely count is there after half an hour."""
+    """A rare event follows its segment's share too, and half of its timely count arrives in the first half hour."""
     traffic = Traffic(1, NEW_YORK, {"event": TrafficShape(2, night_share=1, segments={"some": 0.25}, late_share=0)})
     hours = [n * HOUR for n in range(2_000)]
     final, part, half = (

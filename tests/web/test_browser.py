@@ -161,7 +161,7 @@ def test_headers_sort_rows(page: Browser) -> None:
 
 
 def test_keys_open_and_close_query(page: Browser, failing_demo: Program) -> None:
-    """Arrow keys move, Enter opens a query's points and last error, and Escape closes them and restores the focus."""
+    """Arrow keys move the focus, Enter opens a query's details, and Escape closes them and restores the focus."""
     page.press("/", *"added_to_cart production", Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ENTER)
     focused = "return document.activeElement.querySelector('.title')?.textContent + document.activeElement.ariaExpanded"
     assert page.run(focused) == "added_to_carttrue"

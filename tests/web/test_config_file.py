@@ -1,4 +1,4 @@
-"""Test invalid web configuration files, stored beside this file, against their exact error messages."""
+"""Test the web configuration files in `bad/` against their exact error messages, and how valid ones are read."""
 
 import pickle
 import re

@@ -164,12 +164,12 @@ def test_healthy_workspace_is_shown() -> None:
 
 
 def rate_limited(exporter: ExporterRig) -> None:
-    """Have the next call get a 429."""
+    """Let the next call get a 429."""
     exporter.braze.inject(response_faults.rate_limited(), times=1)
 
 
 def spend_limit(exporter: ExporterRig) -> None:
-    """Have others use all calls except the reserve."""
+    """Let other clients use all calls except the reserve."""
     exporter.braze.spend_calls(205_000)
 
 
@@ -461,7 +461,7 @@ def test_campaign_is_shown_as_one_value() -> None:
 
 
 def test_settled_and_ended_points_are_counted() -> None:
-    """At twenty past, of 24 hours the newest is in progress, the one before has ended, and 22 have settled."""
+    """At 12:20, of 24 hours the newest is in progress, the one before has ended, and 22 have settled."""
     with running_exporter("{event: purchase}\n{event: purchase, unit: day}", shop()) as exporter:
         exporter.scrape()
         status = read_status_response(exporter.exporter)
@@ -476,7 +476,7 @@ def test_settled_and_ended_points_are_counted() -> None:
 
 
 def test_missing_hours_are_a_gap() -> None:
-    """If an hour is missing, the points have a start each."""
+    """If an hour is missing, each point has its own start."""
     with running_exporter("{event: purchase}", shop()) as exporter:
 
         def change(content: dict[str, list[object]]) -> None:
