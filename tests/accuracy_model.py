@@ -239,13 +239,13 @@ class SimulatedConnection(HTTPAdapter):
         except Disconnect:
             sent = None
         self._clock.advance(self.latency / 2)
-        requested = dict(parse_qsl(url.query))
+        parameters = dict(parse_qsl(url.query))
         self._on_exchange(
             RecordedExchange(
-                event=requested["event"],
-                unit=Unit(requested["unit"]),
-                app_id=requested.get("app_id", ""),
-                length=int(requested["length"]),
+                event=parameters["event"],
+                unit=Unit(parameters["unit"]),
+                app_id=parameters.get("app_id", ""),
+                length=int(parameters["length"]),
                 requested_at=requested_at,
                 responded_at=responded_at,
                 received_at=self._clock.now,

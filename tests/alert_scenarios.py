@@ -49,9 +49,9 @@ def between(start: float, end: float, value: float | None, usually: SampleFuncti
     return lambda now: value if start <= hours(now) < end else usually(now)
 
 
-def until(end: float, info: SampleFunction) -> SampleFunction:
+def until(end: float, sample_function: SampleFunction) -> SampleFunction:
     """Return a function with the values of `info` that stays constant after hour `end`."""
-    return lambda now: info(min(now, end * HOUR))
+    return lambda now: sample_function(min(now, end * HOUR))
 
 
 def last_fetch(now: float) -> float:
@@ -171,8 +171,8 @@ class Scenario:
         test = {
             "interval": f"{self.step}m",
             "input_series": [
-                {"series": name, "values": _values(info, range(0, (last + 1) * MINUTE, self.step * MINUTE))}
-                for name, info in self.series.items()
+                {"series": name, "values": _values(sample_function, range(0, (last + 1) * MINUTE, self.step * MINUTE))}
+                for name, sample_function in self.series.items()
             ],
             "alert_rule_test": [
                 {
@@ -207,11 +207,11 @@ def _constant_part(description: str) -> str:
     return description.rpartition("}}")[2].partition(". ")[2]
 
 
-def _values(info: SampleFunction, times: Sequence[int]) -> str:
+def _values(sample_function: SampleFunction, times: Sequence[int]) -> str:
     """Return the samples of a series in promtool's notation; an absent sample after another is a staleness marker."""
     result, was_present = [], False
     for now in times:
-        value = info(now)
+        value = sample_function(now)
         result.append("_" if value is None and not was_present else "stale" if value is None else f"{value:.15g}")
         was_present = value is not None
     return " ".join(result)

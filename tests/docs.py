@@ -30,22 +30,23 @@ RULES = ROOT / "deploy/compose/prometheus/rules/exporter.yml"
 DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
 
 
-def blocks() -> dict[str, str]:
+def generate_blocks() -> dict[str, str]:
     """Return the generated blocks of the README, by the name in their markers."""
+    states = ", ".join(f"`{state}`" for state in QueryStatus)
     return {
         "metrics": _table(_families()),
         "kinds": _kind_table(),
         "own metrics": _table([UP, QUERIES, *SELF_METRICS])
-        + f"\n`state` is the first that applies of {', '.join(f'`{state}`' for state in QueryStatus)}.\n",
+        + f"\nThe `state` of a query is the first that applies of {states}.\n",
         "config": _config_tables(),
         "alerts": _key_table(build_schema()["$defs"]["Alerts"]),
-        "judged": _alert_table(),
+        "alert metrics": _alert_table(),
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
         "help": _help_texts(),
     }
 
 
-def demo_files() -> dict[Path, str]:
+def generate_demo_files() -> dict[Path, str]:
     """Return the rules and the dashboard that the Docker Compose example loads."""
     config = load_config(demo_config.build_config("http://127.0.0.1"), "demo")
     plan, settings = build_plan(config), config.settings
@@ -55,12 +56,12 @@ def demo_files() -> dict[Path, str]:
     }
 
 
-def filled(text: str) -> str:
-    """Return the text with the content of each generated block filled in.
+def fill_blocks(text: str) -> str:
+    """Return the text with the current content of each generated block.
 
     Raises `SystemExit` if a block is missing.
     """
-    for name, content in blocks().items():
+    for name, content in generate_blocks().items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, _, remainder = text.partition(start)
         _, end_marker, after = remainder.partition(end)
@@ -74,12 +75,12 @@ def _families() -> Iterator[Family]:
     """Yield the families of each metric group, with placeholders for the group and the unit."""
     metric_group = MetricGroup("<noun>", "Value")
     for measure in GAUGE_HELP:
-        result = build_gauge(CUSTOM_EVENTS, metric_group, Unit.HOUR, measure)
+        gauge = build_gauge(CUSTOM_EVENTS, metric_group, Unit.HOUR, measure)
         series = () if measure in QUERY_GAUGES else ("series labels",)
-        name = result.name.replace("_hourly_", "_<unit>_")
-        yield Family(name, result.type, result.help.replace("hour", "bucket"), ("query labels", *series))
-    result = build_counter(CUSTOM_EVENTS, metric_group)
-    yield Family(result.name, result.type, result.help, ("query labels", "series labels"))
+        name = gauge.name.replace("_hourly_", "_<unit>_")
+        yield Family(name, gauge.type, gauge.help.replace("hour", "bucket"), ("query labels", *series))
+    counter = build_counter(CUSTOM_EVENTS, metric_group)
+    yield Family(counter.name, counter.type, counter.help, ("query labels", "series labels"))
 
 
 def _kind_table() -> str:
@@ -91,7 +92,7 @@ def _kind_table() -> str:
     for kind in KINDS:
         for metric_group in (*kind.metric_groups, *([kind.filtered_group] if kind.filtered_group is not None else [])):
             units = ", ".join(unit.adverb for unit in kind.units)
-            counted = "yes" if metric_group.is_additive else "-"
+            has_counter = "yes" if metric_group.is_additive else "-"
             cells = (
                 f"`{metric_group.name}`",
                 metric_group.help_prefix,
@@ -100,7 +101,7 @@ def _kind_table() -> str:
                 _labels(("workspace", *metric_group.labels)),
             )
             rows.append(
-                f"| {' | '.join(cells)} | {_labels(metric_group.series_labels)} | {counted} | `{kind.permission}` |"
+                f"| {' | '.join(cells)} | {_labels(metric_group.series_labels)} | {has_counter} | `{kind.permission}` |"
             )
     return "\n".join(rows) + "\n"
 
@@ -110,8 +111,8 @@ def _alert_table() -> str:
     rows = ["| config section | alerts | evaluated metric |", "|---|---|---|"]
     for kind in KINDS:
         stats = " and ".join(f"`{stat}`" for stat in kind.metric_group.primary_stats)
-        by = f"`{kind.metric_group.name}`" + (f", summed over `stat` {stats}" if stats else "")
-        rows.append(f"| `{kind.section}` | `{alert_prefix(kind)}…` | {by} |")
+        metric = f"`{kind.metric_group.name}`" + (f", summed over `stat` {stats}" if stats else "")
+        rows.append(f"| `{kind.section}` | `{alert_prefix(kind)}…` | {metric} |")
     return "\n".join(rows) + "\n"
 
 
@@ -130,12 +131,12 @@ def _table(families: Iterable[Family]) -> str:
 
 def _config_tables() -> str:
     """Return the tables of all configuration keys except those of `alerts`."""
-    whole = build_schema()
-    definitions = whole["$defs"]
+    schema = build_schema()
+    definitions = schema["$defs"]
     common_keys = [field.alias or name for name, field in Entry.model_fields.items()]
     sections = definitions["Workspace"]["properties"]
     parts = [
-        ("Top level", _key_table(whole)),
+        ("Top level", _key_table(schema)),
         *((f"`{name.lower()}`", _key_table(definitions[name])) for name in ("Refresh", "Settle", "Budget")),
         ("Each of `workspaces`", _key_table(definitions["Workspace"])),
     ]
@@ -198,6 +199,6 @@ def _flag(flag: argparse.Action) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
-    for path, content in demo_files().items():
+    README.write_text(fill_blocks(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, content in generate_demo_files().items():
         path.write_text(content, encoding="utf-8")

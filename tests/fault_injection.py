@@ -67,8 +67,8 @@ def with_name(factory: Callable[_P, Fault]) -> Callable[_P, Fault]:
 
     @wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> Fault:
-        rendered = [*map(reprlib.repr, args), *(f"{name}={reprlib.repr(value)}" for name, value in kwargs.items())]
-        return _Named(f"{factory.__name__}({', '.join(rendered)})", factory(*args, **kwargs))
+        arguments = [*map(reprlib.repr, args), *(f"{name}={reprlib.repr(value)}" for name, value in kwargs.items())]
+        return _Named(f"{factory.__name__}({', '.join(arguments)})", factory(*args, **kwargs))
 
     return make
 

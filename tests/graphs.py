@@ -58,9 +58,9 @@ GRAPHS = {
 
 def company_calls(now: float) -> int:
     """Return the company's own calls between two scrapes: more by day, and many for half an hour from `CAMPAIGN`."""
-    baseline = 0.3 + 0.15 * (datetime.fromtimestamp(now, ZONE).hour in range(9, 22))
+    usual_share = 0.3 + 0.15 * (datetime.fromtimestamp(now, ZONE).hour in range(9, 22))
     is_campaign = 0 <= now - CAMPAIGN.timestamp() < HOUR / 2
-    return round(250_000 * (baseline / HOUR + is_campaign * 0.8 / (HOUR / 2)) * STEP)
+    return round(250_000 * (usual_share / HOUR + is_campaign * 0.8 / (HOUR / 2)) * STEP)
 
 
 @contextmanager

@@ -81,12 +81,14 @@ def scrape_history(
 
 def openmetrics(pages: Iterable[ScrapedPage]) -> Iterator[str]:
     """Yield the lines of all `braze_` samples as OpenMetrics, series by series, as promtool requires."""
-    kept: dict[tuple[str, Labels], list[tuple[float, float]]] = {}
+    samples_by_series: dict[tuple[str, Labels], list[tuple[float, float]]] = {}
     for now, page in pages:
         for series, value in page.samples.items():
             if series[0].startswith("braze_"):
-                kept.setdefault(series, []).append((now, value))
-    for (name, labels), samples in sorted(kept.items(), key=lambda item: (item[0][0], sorted(item[0][1]))):
-        rendered = ",".join(f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in sorted(labels) if text)
-        yield from (f"{name}{{{rendered}}} {value} {now}\n" for now, value in samples)
+                samples_by_series.setdefault(series, []).append((now, value))
+    for (name, labels), samples in sorted(samples_by_series.items(), key=lambda item: (item[0][0], sorted(item[0][1]))):
+        label_pairs = ",".join(
+            f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in sorted(labels) if text
+        )
+        yield from (f"{name}{{{label_pairs}}} {value} {now}\n" for now, value in samples)
     yield "# EOF\n"

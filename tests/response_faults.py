@@ -28,8 +28,10 @@ def status(code: int, message: str | None = None, errors: Sequence[str] = ()) ->
 
     def fault(exchange: Exchange) -> Reply:
         refused = code == HTTPStatus.UNAUTHORIZED
-        baseline = f"Invalid API key: {exchange.request.key}" if refused else _MESSAGES.get(code, status_phrase(code))
-        document = {"message": message or baseline, **({"errors": list(errors)} if errors else {})}
+        default_message = (
+            f"Invalid API key: {exchange.request.key}" if refused else _MESSAGES.get(code, status_phrase(code))
+        )
+        document = {"message": message or default_message, **({"errors": list(errors)} if errors else {})}
         return Reply(code, {**exchange.reply.headers, **(EMPTY_HEADERS if refused else {})}, encode_json(document))
 
     return fault

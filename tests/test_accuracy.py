@@ -319,8 +319,8 @@ def main() -> int:
             )
             unreported = expected_growth(accuracy_run, query, length=10**6) - reported
             is_equal &= counted == reported
-            what = f"{query.event} per {query.unit}{', of an app' if query.app_id else ''}"
-            print(f"{what}: counted {counted:g}, reported {reported}, {unreported} more outside the 100 newest buckets")
+            name = f"{query.event} per {query.unit}{', of an app' if query.app_id else ''}"
+            print(f"{name}: counted {counted:g}, reported {reported}, {unreported} more outside the 100 newest buckets")
     return 0 if is_equal else 1
 
 

@@ -327,7 +327,7 @@ def test_compose_with_real_braze_uses_mounted_config() -> None:
     demo = cli.build_parser().parse_args(services()["braze-exporter"]["command"])
     assert demo.web_address == cli.DEFAULT_ADDRESS
     printed = dict(re.findall(r"exec -T braze-exporter (braze-exporter .+) \\\n# +> (\S+)\n", head))
-    assert {ROOT / path for path in printed.values()} == docs.demo_files().keys()
+    assert {ROOT / path for path in printed.values()} == docs.generate_demo_files().keys()
     for command in printed:  # they run in the directory of the config
         assert cli.build_parser().parse_args(command.split()[1:]).config_file == PurePosixPath(options.config_file).name
 
@@ -424,8 +424,10 @@ def test_prometheus_files_pass_promtool_and_amtool() -> None:
 def test_alertmanager_inhibits_as_documented() -> None:
     """The inhibit rules in the Alertmanager config are those in the README."""
     readme = docs.README.read_text(encoding="utf-8")
-    (rendered,) = re.findall(r"^```text\n(inhibit_rules:\n.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert tree(COMPOSE / "alertmanager/alertmanager.yml")["inhibit_rules"] == yaml.safe_load(rendered)["inhibit_rules"]
+    (documented,) = re.findall(r"^```text\n(inhibit_rules:\n.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert (
+        tree(COMPOSE / "alertmanager/alertmanager.yml")["inhibit_rules"] == yaml.safe_load(documented)["inhibit_rules"]
+    )
 
 
 def test_prometheus_has_demo_metrics(chain: Chain) -> None:

@@ -29,12 +29,13 @@ def fenced(language: str) -> list[str]:
 
 def test_readme_tables_are_generated() -> None:
     """The generated parts of the README are what `python tests/docs.py` writes."""
-    assert docs.filled(README) == README
+    assert docs.fill_blocks(README) == README
 
 
 def test_demo_rules_and_dashboard_are_generated() -> None:
     """The rules and the dashboard of the Docker Compose example are what `python tests/docs.py` writes."""
-    assert {path: path.read_text(encoding="utf-8") for path in (docs.RULES, docs.DASHBOARD)} == docs.demo_files()
+    files = {path: path.read_text(encoding="utf-8") for path in (docs.RULES, docs.DASHBOARD)}
+    assert files == docs.generate_demo_files()
 
 
 def test_example_config_passes_check() -> None:
@@ -112,8 +113,8 @@ def test_readme_links_resolve() -> None:
 def test_every_picture_is_shown_and_small() -> None:
     """The README shows exactly the images that `python tests/pictures.py` takes, and each is below `MAX_BYTES`."""
     paths = sorted(pictures.PICTURES.iterdir())
-    rendered = re.findall(rf"{re.escape(str(pictures.PICTURES.relative_to(ROOT)))}/([\w-]+\.png)", README)
-    assert [path.name for path in paths] == sorted(pictures.names()) == sorted(rendered)
+    shown = re.findall(rf"{re.escape(str(pictures.PICTURES.relative_to(ROOT)))}/([\w-]+\.png)", README)
+    assert [path.name for path in paths] == sorted(pictures.names()) == sorted(shown)
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG"), path
         assert path.stat().st_size < pictures.MAX_BYTES, path

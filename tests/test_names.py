@@ -61,8 +61,10 @@ def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
     for name in NAMES.values():
         assert page.value("braze_custom_events_hourly_up", event=name) == 1
         assert page.value("braze_custom_events_filtered_hourly_up", event=name, braze_app=name[:500]) == 1
-    rendered = {sample.labels.get("event") for family in openmetrics_families(openmetrics) for sample in family.samples}
-    assert set(NAMES.values()) <= rendered
+    exposed_events = {
+        sample.labels.get("event") for family in openmetrics_families(openmetrics) for sample in family.samples
+    }
+    assert set(NAMES.values()) <= exposed_events
     assert not re.search(r"<script>alert|<img", landing)
     assert "&lt;script&gt;" in landing
     assert refused.status == 400

@@ -178,8 +178,8 @@ def test_every_readme_promql_runs(chain: Chain) -> None:
     blocks = re.findall(r"^```promql\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
     expressions = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
     assert len(expressions) >= 9
-    responded = {expression: chain.servers[0].query(expression) for expression in expressions}
-    for expression, vector in responded.items():
+    vectors = {expression: chain.servers[0].query(expression) for expression in expressions}
+    for expression, vector in vectors.items():
         # These expressions need history, the demo's names or a campaign.
         if not re.search(r"offset|increase|baseline|== 0|event=|campaign", expression):
             assert vector, expression

@@ -96,22 +96,22 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
         arguments = [f"--config.file={path}", "--log.level=debug", f"--log.format={form}", "--web.enable-lifecycle"]
         with Program.start(arguments) as program:
             page = program.scrape(60)
-            rendered = [page.text]
+            outputs = [page.text]
             write_config(f"{items}{KEY}\n", tmp_path)
             response = program.get("/-/reload", method="POST")
             assert (response.status, "invalid YAML" in response.text) == (400, True)
-            rendered.append(response.text)
+            outputs.append(response.text)
             write_config(items, tmp_path, key=f"{KEY} {KEY}")
             response = program.get("/-/reload", method="POST")
             assert (response.status, "the key contains invalid characters" in response.text) == (400, True)
-            rendered.append(response.text)
+            outputs.append(response.text)
             write_config(items, tmp_path)
             os.kill(program.process.pid, signal.SIGHUP)
             wait_until(lambda: "Completed loading of configuration file" in program.output, "it is reloaded")
             for wanted in ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/key", "/config.yaml"):
                 for method in ("GET", "POST", "HEAD"):
                     response = program.get(wanted, {"Accept": "application/openmetrics-text"}, method=method)
-                    rendered.append(response.text + str(response.headers))
+                    outputs.append(response.text + str(response.headers))
     assert page.value("braze_up", workspace="400") == 0
     assert (
         sum(page.values("braze_api_errors_total", endpoint=SERIES)) == len(FAULTS) - 2 + 3
@@ -120,7 +120,7 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="untrusted", reason="tls") == 1
     assert page.value("braze_api_errors_total", endpoint=SERIES, workspace="unreachable", reason="connection") == 1
     assert all(request.key == KEY for request in braze.requests)
-    assert [found_secrets(text) for text in [*rendered, program.output]] == [set()] * (len(rendered) + 1)
+    assert [found_secrets(text) for text in [*outputs, program.output]] == [set()] * (len(outputs) + 1)
     assert "Invalid API key: ***" in program.output
 
 

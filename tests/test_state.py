@@ -136,7 +136,7 @@ def below_a_file(path: Path) -> str:
     return f"{path.with_name('file')}/state.sqlite cannot be read (Not a directory)"
 
 
-def beside(path: Path, suffix: str, content: bytes) -> str:
+def neighbor_file(path: Path, suffix: str, content: bytes) -> str:
     """Create a file next to the state file that SQLite would treat as a part of it."""
     neighbor = path.with_name(path.name + suffix)
     neighbor.write_bytes(content)
@@ -145,17 +145,17 @@ def beside(path: Path, suffix: str, content: bytes) -> str:
 
 def journal(path: Path) -> str:
     """Create a file with the name of the state file's journal."""
-    return beside(path, "-journal", b"my journal")
+    return neighbor_file(path, "-journal", b"my journal")
 
 
 def write_ahead_log(path: Path) -> str:
     """Create a write-ahead log, which a state file never has."""
-    return beside(path, "-wal", b"\x37\x7f\x06\x82" + bytes(28))
+    return neighbor_file(path, "-wal", b"\x37\x7f\x06\x82" + bytes(28))
 
 
 def shared_memory(path: Path) -> str:
     """Create a shared memory file, which a state file never has."""
-    return beside(path, "-shm", bytes(32_768))
+    return neighbor_file(path, "-shm", bytes(32_768))
 
 
 def journal_fifo(path: Path) -> str:
@@ -208,14 +208,14 @@ def snapshot(directory: Path) -> Mapping[str, object]:
 @pytest.mark.parametrize(("make", "name"), [*((make, "state") for make in FOREIGN), (killed_database, "link")])
 def test_foreign_file_as_state_file_is_refused(tmp_path: Path, make: Callable[[Path], str], name: str) -> None:
     """Anything that is not a state file is refused in one line; it is not changed, moved or waited for."""
-    info = make(tmp_path / "state")
+    problem = make(tmp_path / "state")
     (tmp_path / "link").symlink_to("state")
     config = write_file(tmp_path / "config.yaml", config_with_state_file(tmp_path / name))
     before = snapshot(tmp_path)
     for command in ("check", "serve"):
         done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"{config}:{STATE_LINE}: state_file: {info}")
+        assert done.stderr.startswith(f"{config}:{STATE_LINE}: state_file: {problem}")
         assert re.search(
             r"; (run that version|choose another path for state_file(, or move the file)?)\n$", done.stderr
         )
@@ -301,9 +301,9 @@ def test_unreadable_state_file_is_a_warning(tmp_path: Path) -> None:
     state.chmod(0)
     config = write_file(tmp_path / "config.yaml", config_with_state_file(state))
     environ = {name: value for name, value in os.environ.items() if name.startswith("COV")}
-    info = f"{config}:{STATE_LINE}: state_file: {state} cannot be read (Permission denied); make it readable, "
-    info += "or choose another path for state_file\n"
-    for command, code, stderr in (("check", 0, f"warning: {info}"), ("serve", 1, info)):
+    problem = f"{config}:{STATE_LINE}: state_file: {state} cannot be read (Permission denied); make it readable, "
+    problem += "or choose another path for state_file\n"
+    for command, code, stderr in (("check", 0, f"warning: {problem}"), ("serve", 1, problem)):
         done = subprocess.run(  # noqa: S603 - our own program
             [*unprivileged_prefix(), sys.executable, "-m", "braze_exporter", command, f"--config.file={config}"],
             env={**environ, "BRAZE_API_KEY": KEY},

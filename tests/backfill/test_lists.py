@@ -18,10 +18,10 @@ EVENTS = ("purchase", "signup", "other")
 def test_selectors_expand_from_list(tmp_path: Path) -> None:
     """A selector expands to all matching items of one list, and an event that is also configured is fetched once."""
     events = "{event: purchase}\n{match: 'purchase|signup'}"
-    with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as requested:
-        requested.run()
-        label_sets = {labels for name, labels in requested.output_samples if name == TOTAL}
-        series = [request for request in requested.braze.requests if request.path == "/events/data_series"]
+    with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as rig:
+        rig.run()
+        label_sets = {labels for name, labels in rig.output_samples if name == TOTAL}
+        series = [request for request in rig.braze.requests if request.path == "/events/data_series"]
     assert label_sets == {unfiltered_labels(event="purchase"), unfiltered_labels(event="signup")}
     assert len(series) == 2
 
@@ -29,19 +29,19 @@ def test_selectors_expand_from_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize("events", ["{event: purchase}\n{match: 'sig.*'}", "{match: '.*'}"])
 def test_selector_without_list_ends_backfill(tmp_path: Path, events: str) -> None:
     """A failed list ends the backfill with the reason before any series request; a later run succeeds."""
-    with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as requested:
-        requested.braze.inject(response_faults.status(403), path="/events/list")
+    with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as rig:
+        rig.braze.inject(response_faults.status(403), path="/events/list")
         with pytest.raises(
             BackfillError,
             match=r"^production: the list of events could not be read: 403 Forbidden: the key lacks the permission "
             r"events\.list.*; without this list, series would have other names than in a scrape$",
         ):
-            requested.run()
-        assert {request.path for request in requested.braze.requests} == {"/events/list"}
-        requested.braze.clear_faults()
-        requested.braze.clear_faults(path="/events/list")
-        requested.run()
-        assert len(requested.output_samples) > 1
+            rig.run()
+        assert {request.path for request in rig.braze.requests} == {"/events/list"}
+        rig.braze.clear_faults()
+        rig.braze.clear_faults(path="/events/list")
+        rig.run()
+        assert len(rig.output_samples) > 1
 
 
 def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None:
@@ -49,15 +49,13 @@ def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None
     extra_yaml = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
     with prepared_backfill(
         tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, extra_yaml=extra_yaml
-    ) as requested:
-        requested.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
-        requested.braze.inject(response_faults.status(403), path="/campaigns/list")
-        requested.run()
-        names = {value for _, labels in requested.output_samples for label, value in labels if label == "campaign"}
+    ) as rig:
+        rig.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
+        rig.braze.inject(response_faults.status(403), path="/campaigns/list")
+        rig.run()
+        names = {value for _, labels in rig.output_samples for label, value in labels if label == "campaign"}
     assert names == {CAMPAIGN.id}
-    assert (
-        "production: the list of campaigns could not be read: 403 Forbidden: the key lacks" in requested.progress_text
-    )
+    assert "production: the list of campaigns could not be read: 403 Forbidden: the key lacks" in rig.progress_text
 
 
 def test_list_after_server_error_is_fetched_again(tmp_path: Path) -> None:
@@ -65,12 +63,12 @@ def test_list_after_server_error_is_fetched_again(tmp_path: Path) -> None:
     extra_yaml = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
     with prepared_backfill(
         tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, extra_yaml=extra_yaml
-    ) as requested:
-        requested.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
-        requested.braze.inject(response_faults.status(503), path="/campaigns/list", times=3)
+    ) as rig:
+        rig.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
+        rig.braze.inject(response_faults.status(503), path="/campaigns/list", times=3)
         with pytest.raises(BackfillError, match="the list of campaigns could not be read: 503 Service Unavailable"):
-            requested.run()
-        requested.braze.inject(response_faults.status(503), path="/campaigns/list", times=2)
-        requested.run()
-        names = {value for _, labels in requested.output_samples for label, value in labels if label == "campaign"}
+            rig.run()
+        rig.braze.inject(response_faults.status(503), path="/campaigns/list", times=2)
+        rig.run()
+        names = {value for _, labels in rig.output_samples for label, value in labels if label == "campaign"}
     assert names == {"Win-back"}

@@ -76,9 +76,9 @@ def test_hourly_sample_is_at_bucket_end_plus_settle(tmp_path: Path) -> None:
     traffic = HourNumberCounts(events=["purchase"])
     with prepared_backfill(
         tmp_path, "{event: purchase, settle: 2h}", traffic, "2026-11-01", "2026-11-20T12:00:00Z"
-    ) as requested:
-        requested.run()
-        samples = requested.output_samples
+    ) as backfill:
+        backfill.run()
+        samples = backfill.output_samples
     first, last = unix_time("2026-11-01T00:00"), unix_time("2026-11-20T08:00+00:00")  # its sample is at 11:00
     hours = range(int(first), int(last) + 1, HOUR)
     counts = [traffic.count("purchase", hour, 0.0) for hour in hours]
@@ -95,10 +95,10 @@ def test_hourly_sample_is_at_bucket_end_plus_settle(tmp_path: Path) -> None:
 def test_daily_samples_follow_workspace_timezone_through_dst(tmp_path: Path, written: DayFormat) -> None:
     """Each local day has a sample two hours after its final midnight, also if the day has 23 or 25 hours."""
     traffic = HourNumberCounts(events=["purchase"])
-    with prepared_backfill(tmp_path, "{event: purchase, unit: day}", traffic, "2025-10-01", "2026-11-20") as requested:
-        requested.braze.day_format = written
-        requested.run()
-        samples = requested.output_samples[DAILY_SETTLED, unfiltered_labels(event="purchase")]
+    with prepared_backfill(tmp_path, "{event: purchase, unit: day}", traffic, "2025-10-01", "2026-11-20") as backfill:
+        backfill.braze.day_format = written
+        backfill.run()
+        samples = backfill.output_samples[DAILY_SETTLED, unfiltered_labels(event="purchase")]
     days = [date(2025, 10, 1) + timedelta(days=number) for number in range(414)]
     assert days[-1] == date(2026, 11, 18)  # the sample of the 19th would be two hours after its end
     midnights = [datetime.combine(day, time.min, NEW_YORK).timestamp() for day in [*days, date(2026, 11, 19)]]
@@ -118,10 +118,10 @@ def test_hourly_samples_are_complete_through_dst_changes(
 ) -> None:
     """No hour of a DST change is lost, doubled or swapped, whatever time format Braze uses."""
     traffic = HourNumberCounts(events=["purchase"])
-    with prepared_backfill(tmp_path, "{event: purchase}", traffic, start, end) as requested:
-        requested.braze.hour_format = written
-        requested.run()
-        samples = requested.output_samples[SETTLED, unfiltered_labels(event="purchase")]
+    with prepared_backfill(tmp_path, "{event: purchase}", traffic, start, end) as backfill:
+        backfill.braze.hour_format = written
+        backfill.run()
+        samples = backfill.output_samples[SETTLED, unfiltered_labels(event="purchase")]
     hours = range(int(unix_time(start)), int(unix_time(end)) - 2 * HOUR, HOUR)
     assert samples == [(hour + 2.0 * HOUR, traffic.count("purchase", hour, 0.0)) for hour in hours]
 
@@ -130,9 +130,9 @@ def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path)
     """Filtered queries have their own families, and those without a segment have counters."""
     events = "{event: purchase, apps: [all, ios], segments: [all, vip]}\n{event: purchase, unit: day, apps: [all, ios]}"
     traffic = HourNumberCounts(events=["purchase"])
-    with prepared_backfill(tmp_path, events, traffic, "2026-11-01", "2026-11-05") as requested:
-        requested.run()
-        samples = requested.output_samples
+    with prepared_backfill(tmp_path, events, traffic, "2026-11-01", "2026-11-05") as backfill:
+        backfill.run()
+        samples = backfill.output_samples
     filtered = "braze_custom_events_filtered"
     event = "purchase"
     assert {key: len(series) for key, series in samples.items()} == {
@@ -171,15 +171,15 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
         live.clock.advance(2 * 24 * HOUR)
         text = workspace_yaml(live.url, events, extra_yaml=EVERYTHING)
         request = BackfillRequest(parse_time("2026-10-01"), parse_time("2026-11-24"), TARGET, tmp_path / "history.om")
-        requested = BackfillRig(live.clock, live.braze, request, text)
-        requested.begin().end(step=120)  # the simulated Braze allows 1,000 list requests an hour
-        samples = requested.output_samples
-    rendered = {
+        rig = BackfillRig(live.clock, live.braze, request, text)
+        rig.begin().end(step=120)  # the simulated Braze allows 1,000 list requests an hour
+        samples = rig.output_samples
+    exposed = {
         (name, frozenset((label, value) for label, value in (*labels, *TARGET) if value)): value
         for (name, labels), value in page.samples.items()
     }
     assert {
-        key for key in rendered if key[0].endswith(("_settled", "_total")) and not is_exporter_metric(key[0])
+        key for key in exposed if key[0].endswith(("_settled", "_total")) and not is_exporter_metric(key[0])
     } == set(samples)
     assert len({name for name, _ in samples}) > 30
     assert ("braze_custom_events_total", unfiltered_labels(event="signup")) in samples
@@ -190,9 +190,9 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
     }
     for (name, labels), series in samples.items():
         if query := settles.get(name):
-            start = int(rendered[f"{name}_bucket_start_timestamp_seconds", labels])
+            start = int(exposed[f"{name}_bucket_start_timestamp_seconds", labels])
             stamp = bucket_end(start, query.unit, query.zone) + query.settle
-            assert dict(series)[stamp] == rendered[name, labels], name
+            assert dict(series)[stamp] == exposed[name, labels], name
 
 
 def scraped_a_minute_later(live: ExporterRig) -> MetricsPage:
@@ -225,14 +225,14 @@ def test_date_argument_is_in_workspace_timezone(tmp_path: Path) -> None:
     """A date argument means midnight in each workspace's timezone, and each Braze receives one request."""
     days, traffic, tokyo = "{event: purchase, unit: day}", HourNumberCounts(events=["purchase"]), ZoneInfo("Asia/Tokyo")
     with (
-        prepared_backfill(tmp_path, days, traffic, "2026-11-01", "2026-11-04T12:00:00Z") as requested,
-        running_braze(traffic, requested.clock) as (braze, server),
+        prepared_backfill(tmp_path, days, traffic, "2026-11-01", "2026-11-04T12:00:00Z") as backfill,
+        running_braze(traffic, backfill.clock) as (braze, server),
     ):
         braze.zone = tokyo
-        requested.config += workspace_item_yaml(server.url, days, name="tokyo").replace(str(NEW_YORK), str(tokyo))
-        requested.run()
-        samples = requested.output_samples
-    assert len(braze.requests) == len(requested.braze.requests) == 1
+        backfill.config += workspace_item_yaml(server.url, days, name="tokyo").replace(str(NEW_YORK), str(tokyo))
+        backfill.run()
+        samples = backfill.output_samples
+    assert len(braze.requests) == len(backfill.braze.requests) == 1
     for name, zone in (("production", NEW_YORK), ("tokyo", tokyo)):
         labels = frozenset({**dict(unfiltered_labels(event="purchase")), "workspace": name}.items())
         ends = [datetime(2026, 11, day, tzinfo=zone).timestamp() for day in (2, 3, 4)]
@@ -248,10 +248,10 @@ def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
         figures.set("revenue", int(unix_time(day)), cents)
     with prepared_backfill(
         tmp_path, "{event: purchase}", HourNumberCounts(), "2026-11-01", "2026-11-06", extra_yaml=extra_yaml
-    ) as requested:
-        requested.braze.series_counts = figures
-        requested.run()
-        samples = requested.output_samples
+    ) as backfill:
+        backfill.braze.series_counts = figures
+        backfill.run()
+        samples = backfill.output_samples
     labels = frozenset(pair for pair in unfiltered_labels() if pair[0] != "event")
     assert [value for _, value in samples["braze_revenue_daily_settled", labels]] == [0.0, -5.0, 7.0, 0.0]
     assert [value for _, value in samples["braze_revenue_total", labels]] == [0.0, 0.0, 0.0, 7.0, 7.0]
@@ -270,12 +270,12 @@ def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
 
     with prepared_backfill(
         tmp_path, "{event: purchase}", HourNumberCounts(), "2026-01-01", "2026-11-06", extra_yaml=extra_yaml
-    ) as requested:
-        requested.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
-        requested.braze.series_counts = TimeIndependentCounts()
-        requested.braze.inject(response_faults.edited(rename), path="/campaigns/data_series")
-        requested.run()
-        samples = requested.output_samples
+    ) as backfill:
+        backfill.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
+        backfill.braze.series_counts = TimeIndependentCounts()
+        backfill.braze.inject(response_faults.edited(rename), path="/campaigns/data_series")
+        backfill.run()
+        samples = backfill.output_samples
     sent = [
         dict(labels)["variation"] for name, labels in samples if "messages_daily" in name and ("stat", "sent") in labels
     ]
@@ -287,10 +287,10 @@ def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:
     traffic = HourNumberCounts(events=["purchase"])
     gap = int(unix_time("2026-11-02T10:00+00:00"))
     written = HourFormat.OFFSET.write(gap, NEW_YORK)
-    with prepared_backfill(tmp_path, "{event: purchase}", traffic, "2026-11-01", "2026-11-05") as requested:
-        requested.braze.inject(response_faults.edited(lambda response: remove_row(response, written)))
-        advice = requested.run()
-        output = requested.output_samples
+    with prepared_backfill(tmp_path, "{event: purchase}", traffic, "2026-11-01", "2026-11-05") as backfill:
+        backfill.braze.inject(response_faults.edited(lambda response: remove_row(response, written)))
+        advice = backfill.run()
+        output = backfill.output_samples
     assert gap + 2.0 * HOUR not in dict(output[SETTLED, unfiltered_labels(event="purchase")])
     assert len(output[SETTLED, unfiltered_labels(event="purchase")]) == 4 * 24 - 2
     totals = dict(output[TOTAL, unfiltered_labels(event="purchase")])
@@ -308,10 +308,10 @@ def test_event_without_data_has_no_samples(tmp_path: Path) -> None:
         HourNumberCounts(events=["purchase"]),
         "2026-11-01",
         "2026-11-05",
-    ) as requested:
-        requested.braze.unknown_event = UnknownEvent.EMPTY
-        advice = requested.run()
-        output = requested.output_samples
+    ) as backfill:
+        backfill.braze.unknown_event = UnknownEvent.EMPTY
+        advice = backfill.run()
+        output = backfill.output_samples
     assert {dict(labels)["event"] for _, labels in output} == {"purchase"}
     assert "# No samples for 1 query, because Braze returned no data." in advice
 
@@ -320,22 +320,22 @@ def test_backfill_without_data_writes_no_file(tmp_path: Path) -> None:
     """If Braze returns no bucket for any query, the command reports it and writes no file."""
     with prepared_backfill(
         tmp_path, "{event: unknown}", HourNumberCounts(events=["purchase"]), "2026-11-01", "2026-11-05"
-    ) as requested:
-        requested.braze.unknown_event = UnknownEvent.EMPTY
+    ) as backfill:
+        backfill.braze.unknown_event = UnknownEvent.EMPTY
         with pytest.raises(
             BackfillError, match="nothing to write, because Braze returned no buckets of any query in this"
         ):
-            requested.run()
-        assert not requested.request.output.exists()
+            backfill.run()
+        assert not backfill.request.output.exists()
 
 
 def test_zero_counts_are_samples(tmp_path: Path) -> None:
     """A count of zero is a sample, also for hours before the event existed."""
     with prepared_backfill(
         tmp_path, "{event: quiet}", RecordedCounts(events=["quiet"]), "2026-11-01", "2026-11-02"
-    ) as requested:
-        requested.run()
-        samples = requested.output_samples
+    ) as backfill:
+        backfill.run()
+        samples = backfill.output_samples
     assert {value for _, value in samples[SETTLED, unfiltered_labels(event="quiet")]} == {0.0}
     assert {value for _, value in samples[TOTAL, unfiltered_labels(event="quiet")]} == {0.0}
 
@@ -345,9 +345,9 @@ def test_names_are_escaped_in_output(tmp_path: Path) -> None:
     name = 'sign "up" (a|b) \\d+ 🎉'
     with prepared_backfill(
         tmp_path, f"{{event: '{name}'}}", HourNumberCounts(events=[name]), "2026-11-01", "2026-11-02"
-    ) as requested:
-        requested.run()
-        assert (SETTLED, unfiltered_labels(event=name)) in requested.output_samples
+    ) as backfill:
+        backfill.run()
+        assert (SETTLED, unfiltered_labels(event=name)) in backfill.output_samples
 
 
 def test_unsettled_buckets_by_braze_clock_are_refused(tmp_path: Path) -> None:
@@ -360,18 +360,18 @@ def test_unsettled_buckets_by_braze_clock_are_refused(tmp_path: Path) -> None:
         "2026-11-01",
         "2026-11-20T09:00:00Z",
         clock=clock,
-    ) as requested:
-        requested.braze.clock = lambda: clock.now - 4 * HOUR
+    ) as rig:
+        rig.braze.clock = lambda: clock.now - 4 * HOUR
         with pytest.raises(
             BackfillError,
             match=r"production: Braze's clock shows 2026-11-20T08:00:.*Z, which is before --end=2026-11-20T09:00:00Z; "
             r"correct the clock",
         ):
-            requested.run()
-        assert not requested.request.output.exists()
-        requested.braze.clock = clock.wall
-        requested.run()
-        assert requested.output_samples[SETTLED, unfiltered_labels(event="purchase")][-1][0] == unix_time(
+            rig.run()
+        assert not rig.request.output.exists()
+        rig.braze.clock = clock.wall
+        rig.run()
+        assert rig.output_samples[SETTLED, unfiltered_labels(event="purchase")][-1][0] == unix_time(
             "2026-11-20T08:00+00:00"
         )
 
@@ -384,6 +384,6 @@ def test_last_sample_is_before_end(tmp_path: Path) -> None:
         directory.mkdir()
         with prepared_backfill(
             directory, "{event: purchase}", HourNumberCounts(events=["purchase"]), "2026-11-01", str(end + shift)
-        ) as requested:
-            requested.run()
-            assert requested.output_samples[SETTLED, unfiltered_labels(event="purchase")][-1][0] == newest
+        ) as backfill:
+            backfill.run()
+            assert backfill.output_samples[SETTLED, unfiltered_labels(event="purchase")][-1][0] == newest

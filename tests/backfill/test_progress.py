@@ -47,8 +47,8 @@ def test_progress_with_closed_stream_is_ignored() -> None:
     """A closed or missing stream causes no error."""
     stream = io.StringIO()
     stream.close()
-    for gone in (stream, None):
-        progress = Progress(gone, Clock().monotonic)
+    for unusable in (stream, None):
+        progress = Progress(unusable, Clock().monotonic)
         progress.update(ProgressState(1, 2))
         progress.print_line("text")
         progress.clear()

@@ -75,8 +75,8 @@ def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
         running, passed, expected = backfill.begin(), 0, 4
         left = (0.1 - 60 / 250_000) * 1_000 / HOUR
         while expected < CALLS:
-            made = partial(lambda count: len(requested_calls(backfill)) == count, expected)
-            wait_until(made, f"{expected} calls are made")
+            all_calls_made = partial(lambda count: len(requested_calls(backfill)) == count, expected)
+            wait_until(all_calls_made, f"{expected} calls are made")
             backfill.clock.advance(100)
             passed += 100
             expected = int(4 + left * passed)

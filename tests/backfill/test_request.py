@@ -73,7 +73,7 @@ def plan(events: str = "{event: purchase}") -> Plan:
 def backfill_request(directory: Path, **changes: str) -> BackfillRequest:
     """Return a valid `BackfillRequest` with changes."""
     start, end = (
-        parse_time(changes.get(name, baseline)) for name, baseline in (("start", "2026-01-01"), ("end", "2026-11-20"))
+        parse_time(changes.get(name, default)) for name, default in (("start", "2026-01-01"), ("end", "2026-11-20"))
     )
     return BackfillRequest(start, end, TARGET, directory / changes.get("output", "history.om"))
 

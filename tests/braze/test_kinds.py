@@ -125,8 +125,8 @@ def test_every_kind_exposes_braze_counts() -> None:
         "canvas_conversions_daily": {label_set(canvas=CANVAS.id): 6},
         "canvas_revenue_daily": {label_set(canvas=CANVAS.id): 297},
     }
-    rendered = {metric_group: samples_by_labels(page, f"braze_{metric_group}_settled") for metric_group in settled}
-    assert rendered == settled
+    exposed = {metric_group: samples_by_labels(page, f"braze_{metric_group}_settled") for metric_group in settled}
+    assert exposed == settled
     sent = {
         dict(labels)["channel"]: value
         for labels, value in samples_by_labels(page, "braze_campaign_messages_daily_settled").items()
@@ -336,11 +336,11 @@ def test_series_of_response_show_same_bucket(since: int, latest: dict[str, int],
         exporter.braze.inject(edited(stop), path="/campaigns/data_series")
         page = exporter.scrape()
     for measure, expected in (("latest", latest), ("settled", settled)):
-        rendered = samples_by_labels(page, f"braze_campaign_messages_daily_{measure}").items()
-        assert {dict(labels)["channel"]: value for labels, value in rendered if ("stat", "sent") in labels} == expected
+        exposed = samples_by_labels(page, f"braze_campaign_messages_daily_{measure}").items()
+        assert {dict(labels)["channel"]: value for labels, value in exposed if ("stat", "sent") in labels} == expected
     starts = samples_by_labels(page, "braze_campaign_messages_daily_settled_bucket_start_timestamp_seconds").items()
-    info = {dict(labels)["channel"]: start for labels, start in starts if ("stat", "sent") in labels}
-    assert info == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
+    starts_by_channel = {dict(labels)["channel"]: start for labels, start in starts if ("stat", "sent") in labels}
+    assert starts_by_channel == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
 
 
 def test_variation_with_name_of_another_keeps_both_series() -> None:
@@ -681,12 +681,12 @@ def test_lines_of_every_kind_equal_golden_file() -> None:
         text = exporter.scrape().text
     own = ("custom_events", "up{", "api_", "discovery_", "exporter_", "query_", "revision_age", "workspace_timezone")
     names = [line.removeprefix("# HELP ").removeprefix("# TYPE ").removeprefix("braze_") for line in text.splitlines()]
-    rendered = [
+    kind_lines = [
         line
         for line, name in zip(text.splitlines(), names, strict=True)
         if "braze_" in line and not name.startswith(own) and "braze_up " not in line
     ]
-    assert "\n".join(rendered) + "\n" == (GOLDEN / "kinds.txt").read_text(encoding="utf-8")
+    assert "\n".join(kind_lines) + "\n" == (GOLDEN / "kinds.txt").read_text(encoding="utf-8")
 
 
 def test_every_kind_has_lines() -> None:

@@ -52,9 +52,9 @@ def body(rows: object) -> bytes:
     return json.dumps({"message": "success", "data": rows}).encode()
 
 
-def points(content: bytes, requested: Query) -> tuple[Point, ...]:
+def points(content: bytes, query_: Query) -> tuple[Point, ...]:
     """Return the points of the only series."""
-    (series,) = parsing.parse_series(requested, content, ANY_LENGTH, LATER, LATER)
+    (series,) = parsing.parse_series(query_, content, ANY_LENGTH, LATER, LATER)
     return series.points
 
 
@@ -79,13 +79,13 @@ rows = st.lists(st.fixed_dictionaries({}, optional={"time": anything, "count": a
 def test_any_rows_are_parsed_or_rejected(data: list[object], unit: Unit, zone: ZoneInfo) -> None:
     """Any rows yield sorted points with one non-negative number per bucket, or a `BrazeError`."""
     try:
-        made = points(body(data), query(unit, zone))
+        parsed = points(body(data), query(unit, zone))
     except BrazeError as error:
         assert error.reason is Reason.INVALID_RESPONSE
     else:
-        assert list(made) == sorted(made)
-        assert len({point.start for point in made}) == len(made)
-        assert all(0 <= point.value < float("inf") for point in made)
+        assert list(parsed) == sorted(parsed)
+        assert len({point.start for point in parsed}) == len(parsed)
+        assert all(0 <= point.value < float("inf") for point in parsed)
 
 
 @given(instants, st.integers(2, 40), st.sampled_from(HourFormat), zones, st.sampled_from(["up", "down", "shuffled"]))
@@ -103,8 +103,8 @@ def test_hours_in_every_format_are_same_instants(
         rows.reverse()
     elif order == "shuffled":
         random.Random(first).shuffle(rows)  # noqa: S311 - any order will do
-    made = points(body(rows), query(Unit.HOUR, zone))
-    assert made == tuple(Point(start, float(number)) for number, start in enumerate(starts))
+    series_points = points(body(rows), query(Unit.HOUR, zone))
+    assert series_points == tuple(Point(start, float(number)) for number, start in enumerate(starts))
 
 
 @given(instants, st.integers(1, 100), st.sampled_from(DayFormat), zones)
@@ -112,10 +112,10 @@ def test_days_are_consecutive(moment: datetime, length: int, form: DayFormat, zo
     """Days are parsed as local midnights, and each day ends where the next begins."""
     last = moment.astimezone(zone).date()
     days = [last - timedelta(days=back) for back in reversed(range(length))]
-    made = points(body([{"time": form.write(day, zone), "count": 1} for day in days]), query(Unit.DAY, zone))
-    assert len(made) == length
-    assert [datetime.fromtimestamp(point.start, zone).date() for point in made] == days
-    for point, following in itertools.pairwise(made):
+    series_points = points(body([{"time": form.write(day, zone), "count": 1} for day in days]), query(Unit.DAY, zone))
+    assert len(series_points) == length
+    assert [datetime.fromtimestamp(point.start, zone).date() for point in series_points] == days
+    for point, following in itertools.pairwise(series_points):
         assert bucket_end(point.start, Unit.DAY, zone) == following.start
         assert 22 * HOUR <= following.start - point.start <= 26 * HOUR
 
@@ -157,12 +157,12 @@ def test_repeated_dst_hour_is_two_passes() -> None:
     zone = ZoneInfo("America/New_York")
     written = ["2026-11-01T00:00:00", "2026-11-01T01:00:00", "2026-11-01T01:00:00", "2026-11-01T02:00:00"]
     rows = [{"time": text, "count": number} for number, text in enumerate(written)]
-    made = points(body(rows), query(Unit.HOUR, zone))
+    parsed = points(body(rows), query(Unit.HOUR, zone))
     midnight = int(datetime(2026, 11, 1, 4, tzinfo=UTC).timestamp())
-    assert made == tuple(Point(midnight + number * HOUR, float(number)) for number in range(4))
-    assert points(body(rows[::-1]), query(Unit.HOUR, zone)) == made
-    assert points(body(rows[2:]), query(Unit.HOUR, zone)) == made[2:]
-    assert points(body(rows[:2]), query(Unit.HOUR, zone)) == made[:2]
+    assert parsed == tuple(Point(midnight + number * HOUR, float(number)) for number in range(4))
+    assert points(body(rows[::-1]), query(Unit.HOUR, zone)) == parsed
+    assert points(body(rows[2:]), query(Unit.HOUR, zone)) == parsed[2:]
+    assert points(body(rows[:2]), query(Unit.HOUR, zone)) == parsed[:2]
 
 
 def test_repeated_hour_outside_dst_is_rejected() -> None:
@@ -178,8 +178,8 @@ def test_single_dst_hour_is_first_pass_unless_next_follows() -> None:
     """A response with holes does not change the meaning of an hour when its range moves."""
     zone = ZoneInfo("America/New_York")
     rows = [{"time": f"{text}:00:00", "count": 1} for text in ("2026-10-31T23", "2026-11-01T01", "2026-11-01T05")]
-    made = points(body(rows), query(Unit.HOUR, zone))
-    assert points(body(rows[1:]), query(Unit.HOUR, zone)) == made[1:]
+    parsed = points(body(rows), query(Unit.HOUR, zone))
+    assert points(body(rows[1:]), query(Unit.HOUR, zone)) == parsed[1:]
 
 
 @pytest.mark.parametrize("written", ["2026-11-23T12:20:00Z", "2026-11-23T12:00:01Z", "2026-11-23T07:30:00"])
@@ -260,9 +260,9 @@ def test_hole_and_number_of_same_bucket_is_number(first: int | None) -> None:
 def test_points_are_limited_to_max_length() -> None:
     """Only the newest 100 rows of a response are kept."""
     data = [{"time": f"{year}-01-{day:02}", "count": year} for year in range(2001, 2199) for day in range(1, 29)]
-    made = points(body(data), query(Unit.DAY))
-    assert len(made) == MAX_LENGTH
-    assert made[-1].value == 2198
+    parsed = points(body(data), query(Unit.DAY))
+    assert len(parsed) == MAX_LENGTH
+    assert parsed[-1].value == 2198
 
 
 @pytest.mark.parametrize(

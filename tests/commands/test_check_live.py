@@ -263,7 +263,7 @@ def test_unknown_event_is_reported(braze: CheckLiveRig, unknown: UnknownEvent, l
     if not listed:
         braze.braze.permissions = {"events.data_series", "segments.list"}
     query = "custom_events Purchase (hourly)"
-    responded = {
+    problems_by_response = {
         UnknownEvent.ZEROS: [],
         UnknownEvent.EMPTY: [f"{query}: the response has no data; check the spelling of the name"],
         UnknownEvent.NO_DATA: [f"{query}: malformed response: data is not a list"],
@@ -271,7 +271,7 @@ def test_unknown_event_is_reported(braze: CheckLiveRig, unknown: UnknownEvent, l
     }
     missing = ['event "Purchase" is missing from Braze\'s list (did you mean "purchase"?); names are case-sensitive']
     assert set(braze.problems("{event: Purchase}\n{event: signup}")) == {
-        *responded[unknown],
+        *problems_by_response[unknown],
         *(missing if listed else []),
     }
     if unknown is UnknownEvent.ZEROS:

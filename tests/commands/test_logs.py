@@ -88,34 +88,36 @@ def test_changed_failure_reason_is_logged(caplog: pytest.LogCaptureFixture) -> N
 
 def record(message: str, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
     """Return a log record with fields."""
-    made = logging.LogRecord("braze_exporter", level, __file__, 1, message, (), None)
-    made.created = NOW + 0.25
-    made.__dict__["fields"] = fields
-    return made
+    record_ = logging.LogRecord("braze_exporter", level, __file__, 1, message, (), None)
+    record_.created = NOW + 0.25
+    record_.__dict__["fields"] = fields
+    return record_
 
 
 def test_logfmt_lines_are_escaped() -> None:
     """Values with spaces, quotes or control characters are quoted and stay on one line."""
-    made = logs.Formatter("logfmt").format(record("hello", event='say "hi"\n', plain="a/b", empty="", umlaut="günstig"))
+    formatted = logs.Formatter("logfmt").format(
+        record("hello", event='say "hi"\n', plain="a/b", empty="", umlaut="günstig")
+    )
     expected = (
         r'ts=2026-11-23T12:20:00.250Z level=info msg=hello event="say \"hi\"\n" plain=a/b empty="" umlaut=günstig'
     )
-    assert made == expected
+    assert formatted == expected
 
 
 def test_json_lines_are_valid() -> None:
     """JSON lines have the same fields, and the level of a warning is `warn`."""
-    made = json.loads(logs.Formatter("json").format(record("hello", logging.WARNING, event="a b", number=3)))
-    ts = made.pop("ts")
+    parsed = json.loads(logs.Formatter("json").format(record("hello", logging.WARNING, event="a b", number=3)))
+    ts = parsed.pop("ts")
     assert ts == "2026-11-23T12:20:00.250Z"
-    assert made == {"level": "warn", "msg": "hello", "event": "a b", "number": 3}
+    assert parsed == {"level": "warn", "msg": "hello", "event": "a b", "number": 3}
 
 
 def test_traceback_is_one_line() -> None:
     """An exception is logged with its traceback in a field of the same line."""
     error = ZeroDivisionError("by zero")
-    made = logging.LogRecord("x", logging.ERROR, __file__, 1, "fault", (), (ZeroDivisionError, error, None))
-    line = logs.Formatter("logfmt").format(made)
+    record_ = logging.LogRecord("x", logging.ERROR, __file__, 1, "fault", (), (ZeroDivisionError, error, None))
+    line = logs.Formatter("logfmt").format(record_)
     assert "\n" not in line
     assert 'exception="ZeroDivisionError: by zero"' in line
 

@@ -472,10 +472,10 @@ def test_demo_braze_accepts_printed_key() -> None:
     """The simulated Braze of `demo` accepts the printed key at the address of its flag."""
     port = free_port()
     with Program.start(["demo", f"--braze.listen-address=127.0.0.1:{port}"]) as program:
-        requested = Program(program.process, port)
+        simulated_braze = Program(program.process, port)
         path = "/events/data_series?event=purchase_completed&length=3&unit=hour"
-        response = requested.get(path, {"Authorization": f"Bearer {demo_config.KEY}"})
-        refused = requested.get(path)
+        response = simulated_braze.get(path, {"Authorization": f"Bearer {demo_config.KEY}"})
+        refused = simulated_braze.get(path)
     data = json.loads(response.text)["data"]
     assert len(data) == 3
     assert refused.status == 401

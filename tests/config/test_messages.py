@@ -38,8 +38,8 @@ def describe_plan(config: Config) -> Iterator[str]:
         list_endpoint = selector.kind.list_endpoint
         assert list_endpoint is not None
         for query in selector.queries:
-            requested = f"{query.metric_group.name} per {query.unit}"
-            yield f"{selector.workspace}: {requested} selected by {query.subject!r} in {list_endpoint.path}"
+            query_text = f"{query.metric_group.name} per {query.unit}"
+            yield f"{selector.workspace}: {query_text} selected by {query.subject!r} in {list_endpoint.path}"
     for cost in plan.pool_usage:
         usage = f"{cost.hourly_calls:g} of {cost.allowed_hourly_calls:g} calls"
         yield f"{cost.workspace}: {cost.query_count} queries in pool {cost.pool.name} need {usage}"
@@ -55,10 +55,10 @@ def test_invalid_config_has_expected_messages(name: str, monkeypatch: pytest.Mon
     monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
     with pytest.raises(ConfigError) as raised:
         build_plan(read_config(f"{name}.yaml", ENVIRON))
-    info = str(raised.value)
-    assert info.splitlines() == expected("bad", name)
-    assert "hunter2" not in info
-    assert KEY not in info.lower()
+    message = str(raised.value)
+    assert message.splitlines() == expected("bad", name)
+    assert "hunter2" not in message
+    assert KEY not in message.lower()
 
 
 @pytest.mark.parametrize("name", config_files("good"))
@@ -103,7 +103,7 @@ def test_equivalent_urls_are_normalized(tmp_path: Path, url: str, endpoint: str)
 def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an environment no key is read, and `find_missing_keys` reports why each key is missing."""
     monkeypatch.chdir(CONFIG_DIRECTORY / "bad")
-    for name, info in {
+    for name, expected_problems in {
         "key-file-missing": ["api_key_file: no such file: ./keys/missing"],
         "key-file-directory": [f"api_key_file: no such file; {NOT_THE_KEY}"],
         "key-file-below-file": [f"api_key_file: no such file; {NOT_THE_KEY}"],
@@ -113,7 +113,7 @@ def test_config_without_environment_reads_no_key(monkeypatch: pytest.MonkeyPatch
         config = read_config(f"{name}.yaml")
         assert config.keys == {}
         problems = [problem.render(config.source) for problem in find_missing_keys(config, ENVIRON)]
-        assert problems == [f"{name}.yaml:4: workspaces[0].{text}" for text in info]
+        assert problems == [f"{name}.yaml:4: workspaces[0].{text}" for text in expected_problems]
 
 
 def test_inaccessible_key_directory_is_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def test_long_list_is_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(1)  # noqa: S311 - generates names, no secrets
     words = ["cart", "order", "view", "started", "done", "app", "push", "opened", "screen", "item"]
     names = {f"{'_'.join(random.choices(words, k=3))}_{number}" for number in range(20_000)}
-    meant = sorted(name for name in names if len(name) > 20)[:20]
+    expected = sorted(name for name in names if len(name) > 20)[:20]
     compared = []
     real = difflib.get_close_matches
 
@@ -40,6 +40,6 @@ def test_long_list_is_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(word, possibilities, n, cutoff)
 
     monkeypatch.setattr(difflib, "get_close_matches", counted)
-    nearest = find_nearest([name[:5] + name[6:] for name in meant], names)
-    assert [name in near for name, near in zip(meant, nearest.values(), strict=True)] == [True] * 20
+    nearest = find_nearest([name[:5] + name[6:] for name in expected], names)
+    assert [name in near for name, near in zip(expected, nearest.values(), strict=True)] == [True] * 20
     assert compared == [50] * 20

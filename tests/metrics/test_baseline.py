@@ -62,12 +62,12 @@ def test_same_local_hour_in_earlier_weeks_is_found(start: int, expected: list[in
 def test_earlier_buckets_have_same_weekday_and_time(moment: datetime, zone: ZoneInfo, weeks: int) -> None:
     """Each earlier bucket has the same local weekday and time, a whole number of weeks before."""
     start = int(moment.replace(minute=0, second=0, microsecond=0, tzinfo=UTC).timestamp())
-    rendered = datetime.fromtimestamp(start, zone).replace(tzinfo=None)
+    local_start = datetime.fromtimestamp(start, zone).replace(tzinfo=None)
     moments = [
         datetime.fromtimestamp(at, zone).replace(tzinfo=None)
         for at in same_buckets_in_earlier_weeks(start, query(weeks=weeks, zone=zone))
     ]
-    assert set(moments) <= {rendered - timedelta(weeks=week) for week in range(1, weeks + 1)}
+    assert set(moments) <= {local_start - timedelta(weeks=week) for week in range(1, weeks + 1)}
     assert len(moments) >= weeks - 1  # a DST change skips the hour in at most one of a few weeks
 
 
@@ -88,30 +88,30 @@ def test_earlier_buckets_have_same_weekday_and_time(moment: datetime, zone: Zone
 )
 def test_baseline_is_median_of_known_weeks(weeks: int, known: list[int | None], expected: float | None) -> None:
     """The baseline needs all weeks but one, and at least two if several are configured; otherwise it is absent."""
-    requested = query(weeks=weeks)
-    baseline = Baseline(requested)
-    for start, value in zip(same_buckets_in_earlier_weeks(CURRENT_HOUR, requested), known, strict=True):
+    query_ = query(weeks=weeks)
+    baseline = Baseline(query_)
+    for start, value in zip(same_buckets_in_earlier_weeks(CURRENT_HOUR, query_), known, strict=True):
         baseline.learn([] if value is None else [Point(start, float(value))], NOW)
     assert baseline.median_for(CURRENT_HOUR) == expected
 
 
 def test_unsettled_buckets_are_not_learned() -> None:
     """A bucket that was only fetched before it settled is not part of the baseline."""
-    requested = query(weeks=1)
-    start = same_buckets_in_earlier_weeks(CURRENT_HOUR, requested)[0]
-    baseline = Baseline(requested)
-    baseline.learn([Point(start, 5.0)], start + HOUR + requested.settle - 1)
+    query_ = query(weeks=1)
+    start = same_buckets_in_earlier_weeks(CURRENT_HOUR, query_)[0]
+    baseline = Baseline(query_)
+    baseline.learn([Point(start, 5.0)], start + HOUR + query_.settle - 1)
     assert baseline.median_for(CURRENT_HOUR) is None
-    baseline.learn([Point(start, 6.0)], start + HOUR + requested.settle)
+    baseline.learn([Point(start, 6.0)], start + HOUR + query_.settle)
     assert baseline.median_for(CURRENT_HOUR) == 6.0
 
 
 def test_old_buckets_are_removed() -> None:
     """Only the buckets of the configured weeks and one more week are kept in memory."""
-    requested = query(weeks=2)
-    baseline = Baseline(requested)
+    query_ = query(weeks=2)
+    baseline = Baseline(query_)
     for hour in range(0, 20 * WEEK_SECONDS, HOUR):
-        baseline.learn([Point(hour, 1.0)], hour + HOUR + requested.settle)
+        baseline.learn([Point(hour, 1.0)], hour + HOUR + query_.settle)
     assert len(baseline._values) <= 3 * WEEK_SECONDS // HOUR  # noqa: SLF001 - tests memory use
 
 
@@ -120,14 +120,14 @@ def test_old_buckets_are_removed() -> None:
 )
 def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
     """The chunks of the history overlap each other and the usual fetches, and cover all weeks."""
-    requested = query(unit, weeks)
-    chunks = history_chunks(requested, NOW)
+    query_ = query(unit, weeks)
+    chunks = history_chunks(query_, NOW)
     reach = [(chunk.ending_at - MAX_LENGTH * unit.seconds, chunk.ending_at) for chunk in chunks if chunk.ending_at]
     assert len(reach) == len(chunks)
-    assert reach[0][1] > NOW - requested.length * unit.seconds
+    assert reach[0][1] > NOW - query_.length * unit.seconds
     assert all(newer[0] <= older[1] for newer, older in itertools.pairwise(reach))
     assert all((end + 1) % 3_600 == 0 for _, end in reach)
-    assert reach[-1][0] <= NOW - weeks * WEEK_SECONDS - requested.settle - unit.seconds
+    assert reach[-1][0] <= NOW - weeks * WEEK_SECONDS - query_.settle - unit.seconds
     assert len(chunks) <= weeks * WEEK_SECONDS / ((MAX_LENGTH - 1) * unit.seconds) + 1
     assert history_chunks(query(weeks=0), NOW) == ()
 
@@ -146,13 +146,13 @@ def shop(now: float = NOW) -> RecordedCounts:
 def read_history(exporter: ExporterRig, calls: int, code: str = "200") -> None:
     """Scrape until `calls` requests have received the status `code`; each scrape fetches a chunk or two of history."""
 
-    def responded() -> float:
+    def count_responses() -> float:
         return exporter.page().value("braze_api_requests_total", code=code) or 0
 
-    while (before := responded()) < calls:
+    while (before := count_responses()) < calls:
         exporter.clock.advance(1)
         exporter.scrape()
-        wait_until(lambda before=before: responded() > before, "another piece is here")  # type: ignore[misc] # bound now
+        wait_until(lambda before=before: count_responses() > before, "another response has arrived")  # type: ignore[misc] # bound now
 
 
 def test_baseline_is_exposed_after_history() -> None:
@@ -165,8 +165,8 @@ def test_baseline_is_exposed_after_history() -> None:
         page = exporter.page()
         start = page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds")
         assert start is not None
-        requested = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=4, zone=NEW_YORK)
-        weeks = same_buckets_in_earlier_weeks(int(start), requested)
+        query_ = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=4, zone=NEW_YORK)
+        weeks = same_buckets_in_earlier_weeks(int(start), query_)
         assert page.value(BASELINE) == median(recorded.count("purchase", at, 0) for at in weeks)
         for _ in range(12):
             exporter.clock.advance(300)
@@ -205,7 +205,7 @@ def test_failed_history_is_fetched_again() -> None:
 
         exporter.braze.inject(refuse)
         exporter.scrape()
-        wait_until(lambda: calls("503") == 1, "the first piece was refused")
+        wait_until(lambda: calls("503") == 1, "the first chunk got a 503")
         read_history(exporter, 7, "503")
         for _ in range(11):
             exporter.clock.advance(300)
@@ -219,7 +219,7 @@ def test_failed_history_is_fetched_again() -> None:
         exporter.braze.clear_faults()
         exporter.clock.advance(3_600)
         exporter.scrape()
-        wait_until(lambda: calls("200") == 14 + 1, "the first piece was answered")
+        wait_until(lambda: calls("200") == 14 + 1, "the first chunk succeeded")
         assert exporter.page().values(BASELINE) == []
         read_history(exporter, 14 + 7)
         assert exporter.page().value(BASELINE) is not None

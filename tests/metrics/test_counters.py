@@ -55,13 +55,13 @@ reports = st.lists(st.dictionaries(st.integers(0, 30), st.integers(0, 50).map(fl
 def test_total_never_falls_and_counts_once(responses: list[dict[int, float]]) -> None:
     """The total never falls, and it never exceeds the sum of the highest values reported for the buckets."""
     counters = Counters()
-    rendered = 0.0
+    last_total = 0.0
     most: dict[int, float] = {}
     for number, buckets in enumerate(responses):
         total = record(counters, buckets)
-        assert total >= rendered
+        assert total >= last_total
         assert number or total == 0
-        rendered = total
+        last_total = total
         for bucket, value in buckets.items():
             most[bucket] = max(most.get(bucket, 0.0), value)
         assert total <= sum(most.values())
@@ -263,17 +263,17 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
 
 def test_failed_removal_is_retried(path: str) -> None:
     """If the state file cannot be written, a removal is retried with the next successful write."""
-    gone = (*PURCHASES[:3], "signup", "", "")
+    removed = (*PURCHASES[:3], "signup", "", "")
     with contextlib.closing(open_state_file(path)) as store:
         counters = Counters(store)
-        counters.record(gone, Unit.HOUR, [(0, 1.0)], 0, 0.0)
+        counters.record(removed, Unit.HOUR, [(0, 1.0)], 0, 0.0)
         counters.record(PURCHASES, Unit.HOUR, [(0, 1.0)], 0, 101.0 * DAY)
         counters.save()
         counters.remove_others({PURCHASES})
         store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - simulates a read-only disk
         counters.save()
         assert counters.is_stalled
-        assert set(store.read()) == {PURCHASES, gone}
+        assert set(store.read()) == {PURCHASES, removed}
         store._connection.execute("PRAGMA query_only = 0")  # noqa: SLF001
         counters.save()
         assert not counters.is_stalled
@@ -283,9 +283,9 @@ def test_failed_removal_is_retried(path: str) -> None:
 def test_state_file_is_locked(path: str) -> None:
     """A state file in use is an error, and can be opened once the other process closes it."""
     with open_counters(path):
-        with pytest.raises(StateFileError) as refused:
+        with pytest.raises(StateFileError) as raised:
             open_state_file(path, wait=0.1)
-        assert str(refused.value) == (
+        assert str(raised.value) == (
             f"{path} is locked by another exporter; use one state file per exporter, or wait until it has stopped"
         )
     with open_counters(path) as counters:
@@ -477,19 +477,19 @@ while True:
 
 def test_kill_9_loses_no_shown_total(path: str) -> None:
     """After SIGKILL during writes, the next process never shows a lower total than before."""
-    rendered = 0.0
+    last_shown = 0.0
     for _ in range(8):
         with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:  # noqa: S603
             assert writer.stdout is not None
             seen = [float(writer.stdout.readline()) for _ in range(20)]
             os.kill(writer.pid, signal.SIGKILL)
             seen += [float(line) for line in writer.stdout if line.endswith("\n")]
-        assert seen[0] >= rendered
+        assert seen[0] >= last_shown
         assert seen == sorted(seen)
-        rendered = seen[-1]
+        last_shown = seen[-1]
         with open_counters(path) as counters:
             restored = counters.total(("production", "url", "custom_events", "purchase", "", ""))
-        assert restored >= rendered
+        assert restored >= last_shown
 
 
 def test_counter_with_changed_labels_continues(path: str) -> None:

@@ -157,8 +157,8 @@ def test_fast_clock_settles_nothing_early(ahead: int) -> None:
 )
 def test_fetch_reaches_back_past_last_success(unit: Unit, since: int | None, expected: int) -> None:
     """A fetch requests the usual length plus the time since the last success, up to Braze's maximum."""
-    requested = Query("p", CUSTOM_EVENTS, unit, "purchase", length=24 if unit is Unit.HOUR else 14)
-    assert fetch_length(requested, None if since is None else NOW - since, NOW) == expected
+    query = Query("p", CUSTOM_EVENTS, unit, "purchase", length=24 if unit is Unit.HOUR else 14)
+    assert fetch_length(query, None if since is None else NOW - since, NOW) == expected
 
 
 @pytest.mark.parametrize("hours", [1, 30, 76, 95])

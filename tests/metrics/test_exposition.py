@@ -89,7 +89,7 @@ def test_no_created_series_are_exposed(pages: tuple[str, str]) -> None:
 
 def test_every_family_is_documented(pages: tuple[str, str]) -> None:
     """The families of the page are exactly the declared ones."""
-    rendered = {line.split()[2] for line in pages[0].splitlines() if line.startswith("# TYPE braze_")}
+    exposed = {line.split()[2] for line in pages[0].splitlines() if line.startswith("# TYPE braze_")}
     metric_groups = [
         metric_group
         for metric_group in (CUSTOM_EVENTS.metric_group, CUSTOM_EVENTS.filtered_group)
@@ -101,8 +101,8 @@ def test_every_family_is_documented(pages: tuple[str, str]) -> None:
     for metric_group in metric_groups:
         for unit in Unit:
             known |= {build_gauge(CUSTOM_EVENTS, metric_group, unit, measure).name for measure in GAUGE_HELP}
-    missing = {name for name in known - rendered if "filtered_daily" not in name}  # not in this config
-    assert rendered <= known
+    missing = {name for name in known - exposed if "filtered_daily" not in name}  # not in this config
+    assert exposed <= known
     assert missing == set()
 
 
@@ -116,8 +116,8 @@ def test_lines_equal_those_of_client_library(kind: str, text: str, labels: dict[
     """Headers and samples equal those of `prometheus_client` byte for byte, for any labels, help and value."""
     name = "braze_things_total" if kind == "counter" else "braze_things"
     family = Family(name, kind, text, tuple(labels))
-    made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-    metric = made(name, text, labels=list(labels))
+    family_class = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+    metric = family_class(name, text, labels=list(labels))
     metric.add_metric(list(labels.values()), value)
 
     class One:

@@ -658,7 +658,7 @@ def test_canvas_with_200_steps_is_read() -> None:
     canvas = "1d49b884-9f73-4a1d-8f10-2b3c4d5e6f70"
     steps = tuple((f"Step {number} of the welcome series", "email") for number in range(200))
 
-    def more(document: dict[str, Any]) -> None:
+    def add_channels(document: dict[str, Any]) -> None:
         for row in document["data"]["stats"]:
             for step in row["step_stats"].values():
                 push = [{"sent": 1, "direct_opens": 1, "total_opens": 1, "bounces": 0, "body_clicks": 0}]
@@ -668,7 +668,7 @@ def test_canvas_with_200_steps_is_read() -> None:
         "{event: purchase}", hours(), extra_yaml=f"    canvases: [{{canvas: {canvas}}}]\n"
     ) as exporter:
         exporter.braze.inventory = Inventory(canvases=(Canvas(canvas, "Welcome", steps=steps),))
-        exporter.braze.inject(response_faults.edited(more), path="/canvas/data_series")
+        exporter.braze.inject(response_faults.edited(add_channels), path="/canvas/data_series")
         page = exporter.scrape(60)
     assert page.value("braze_canvas_messages_daily_up") == 1
     assert len(page.values("braze_canvas_messages_daily_latest", channel="ios_push", stat="sent")) == 200

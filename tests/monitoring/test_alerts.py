@@ -61,7 +61,7 @@ def auth_failures(reason: str) -> str:
     return series("braze_api_errors_total", f'{PRODUCTION},endpoint="/events/data_series",reason="{reason}"')
 
 
-def given(
+def healthy_except(
     changes: Mapping[str, SampleFunction], base: Mapping[str, SampleFunction] | None = None
 ) -> dict[str, SampleFunction]:
     """Return the series of a healthy exporter, with some of them replaced by `changes`."""
@@ -72,7 +72,7 @@ def given(
 
 def scrape_gap(start: float, end: float, base: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
     """Return the series of an exporter that is not scraped between two times, in hours."""
-    return {name: between(start, end, None, info) for name, info in base.items()}
+    return {name: between(start, end, None, sample_function) for name, sample_function in base.items()}
 
 
 def outage(start: float, end: float, *, counted: SampleFunction | None = None) -> dict[str, SampleFunction]:
@@ -83,10 +83,10 @@ def outage(start: float, end: float, *, counted: SampleFunction | None = None) -
     """
     well = healthy()
 
-    def still(info: SampleFunction) -> SampleFunction:
-        return lambda now: info(start * HOUR - 1) if start <= hours(now) < end else info(now)
+    def still(sample_function: SampleFunction) -> SampleFunction:
+        return lambda now: sample_function(start * HOUR - 1) if start <= hours(now) < end else sample_function(now)
 
-    return given(
+    return healthy_except(
         {
             TOTAL: still(counted or well[TOTAL]),
             LAST_SUCCESS: still(last_fetch),
@@ -126,7 +126,7 @@ SCENARIOS = {
     # An event stops at 3:00. The alert fires 2h15m later and resolves with the same delay after the event resumes.
     "silent": Scenario(
         HOURLY,
-        given({TOTAL: lambda now: 1_000 + min(now, 3 * HOUR) // 300 * 8 + max(0, now - 7 * HOUR) // 300 * 8}),
+        healthy_except({TOTAL: lambda now: 1_000 + min(now, 3 * HOUR) // 300 * 8 + max(0, now - 7 * HOUR) // 300 * 8}),
         fires={316: [silent()], 419: [silent()], 425: [silent()], 439: [silent()]},
         silent=(1, 120, 180, 300, 314, 441, 500),
     ),
@@ -173,17 +173,17 @@ SCENARIOS = {
     "silent across a new pod with the same state": Scenario(
         DURABLE,
         {
-            **scrape_gap(3, 99, given({TOTAL: always(90)})),
+            **scrape_gap(3, 99, healthy_except({TOTAL: always(90)})),
             **{
                 name.replace("exporter:27293", "10.0.0.7:27293"): between(0, 3, None, info)
-                for name, info in given({TOTAL: always(90), STARTED: always(3 * HOUR)}).items()
+                for name, info in healthy_except({TOTAL: always(90), STARTED: always(3 * HOUR)}).items()
             },
         },
         fires={minute: [silent()] for minute in (136, 179, 180, 185, 300)},
     ),
     "night": Scenario(
         HOURLY,
-        given(
+        healthy_except(
             {
                 TOTAL: lambda now: rare_counter(now) if 8 <= hours(now) % 24 < 16 else 1_000 + last_fetch(now) // 60,
                 SETTLED: at_night(100, 6),
@@ -195,17 +195,17 @@ SCENARIOS = {
     ),
     "a night as quiet as the baseline": Scenario(
         workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.5}}"),
-        given({TOTAL: until(8, healthy()[TOTAL]), SETTLED: at_night(100, 0), BASELINE: at_night(101, 9.5)}),
+        healthy_except({TOTAL: until(8, healthy()[TOTAL]), SETTLED: at_night(100, 0), BASELINE: at_night(101, 9.5)}),
         silent=range(0, 24 * 60, 60),
     ),
     "a bucket in progress": Scenario(
-        HOURLY, given({LATEST: lambda now: now % HOUR // 36, TOTAL: rare_counter}), silent=range(0, 600, 25)
+        HOURLY, healthy_except({LATEST: lambda now: now % HOUR // 36, TOTAL: rare_counter}), silent=range(0, 600, 25)
     ),
     # The counter goes 90 → 0 → … → 0, with events in between. It restarts every two hours, so that `offset 2h` compares
     # 0 with 0.
     "restarts without a state file": Scenario(
         HOURLY,
-        given(
+        healthy_except(
             {
                 TOTAL: lambda now: 90 if now < 2 * HOUR else max(0, now % (2 * HOUR) - HOUR) // 300,
                 STARTED: lambda now: -HOUR if now < 2 * HOUR else now // (2 * HOUR) * 2 * HOUR,
@@ -214,17 +214,17 @@ SCENARIOS = {
         silent=range(120, 720, 8),
     ),
     "an exporter that restarts every few minutes": Scenario(
-        HOURLY, given({TOTAL: always(0), STARTED: lambda now: now // 240 * 240}), silent=range(0, 600, 25)
+        HOURLY, healthy_except({TOTAL: always(0), STARTED: lambda now: now // 240 * 240}), silent=range(0, 600, 25)
     ),
     "a restart with a state file": Scenario(
         DURABLE,
-        scrape_gap(3, 3.05, given({TOTAL: rare_counter, STARTED: between(3, 99, 3 * HOUR, always(-HOUR))})),
+        scrape_gap(3, 3.05, healthy_except({TOTAL: rare_counter, STARTED: between(3, 99, 3 * HOUR, always(-HOUR))})),
         silent=range(0, 480, 7),
     ),
     # The event occurs every half hour, but the first response of Braze comes at 1:55.
     "a late first response": Scenario(
         HOURLY,
-        given({
+        healthy_except({
             TOTAL: lambda now: max(0, now - 6_900) // 1_800,
             LAST_SUCCESS: between(0, 1.9, 0, last_fetch),
             UP: between(0, 1.9, 0, always(1)),
@@ -259,7 +259,7 @@ SCENARIOS = {
     # Responses are empty for an hour, then have data again.
     "empty responses": Scenario(
         HOURLY,
-        given(
+        healthy_except(
             {
                 **{name: between(3, 4, None, healthy()[name]) for name in (SETTLED, BASELINE, LATEST)},
                 TOTAL: lambda now: healthy()[TOTAL](3 * HOUR if 3 <= hours(now) < 4 else now),
@@ -273,13 +273,13 @@ SCENARIOS = {
     ),
     "empty responses from the start": Scenario(
         HOURLY,
-        given({name: always(None) for name in (SETTLED, BASELINE, LATEST, SETTLED_START)}),
+        healthy_except({name: always(None) for name in (SETTLED, BASELINE, LATEST, SETTLED_START)}),
         fires={16: [no_data("data")], 100: [no_data("data")]},
         silent=(0, 14),
     ),
     "outdated responses": Scenario(
         HOURLY,
-        given({SETTLED_START: until(3, healthy()[SETTLED_START])}),
+        healthy_except({SETTLED_START: until(3, healthy()[SETTLED_START])}),
         fires={
             316: [no_data("settled hour after the one that began 4h 16m 0s ago")],
             600: [no_data("settled hour after the one that began 9h 0m 0s ago")],
@@ -290,7 +290,7 @@ SCENARIOS = {
     # `BrazeEventNoData` must not fire.
     "outdated values during an outage": Scenario(
         HOURLY.replace("silent: 2h", "silent: 2h, for: 5m"),
-        given(
+        healthy_except(
             {
                 SETTLED_START: until(3, healthy()[SETTLED_START]),
                 LAST_SUCCESS: until(4.99, last_fetch),
@@ -303,7 +303,7 @@ SCENARIOS = {
     # Queries are deferred because of the reserve. The values disappear, but not because of Braze's responses.
     "deferred queries": Scenario(
         HOURLY,
-        given(
+        healthy_except(
             {
                 LAST_SUCCESS: until(2, last_fetch),
                 SETTLED_START: until(2, healthy()[SETTLED_START]),
@@ -328,16 +328,16 @@ SCENARIOS = {
     ),
     "a rate limit window that ends with little left": Scenario(
         HOURLY,
-        given({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),
+        healthy_except({REMAINING: lambda now: 20_000 if now % HOUR >= 50 * MINUTE else 200_000}),
         silent=range(0, 480, 10),
     ),
     # The last reported remaining calls are outdated once the window has ended.
     "a rate limit that was reset": Scenario(
-        HOURLY, given({REMAINING: always(20_000), RESET: always(600)}), silent=range(0, 300, 10)
+        HOURLY, healthy_except({REMAINING: always(20_000), RESET: always(600)}), silent=range(0, 300, 10)
     ),
     "drop": Scenario(
         HOURLY,
-        given({SETTLED: between(3, 5, 24, always(100)), BASELINE: always(100)}),
+        healthy_except({SETTLED: between(3, 5, 24, always(100)), BASELINE: always(100)}),
         fires={
             minute: [
                 ExpectedAlert(
@@ -350,7 +350,7 @@ SCENARIOS = {
     ),
     "drop to the limit, and to just above it": Scenario(
         workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.3, min: 10}}"),
-        given({SETTLED: between(3, 5, 7.01, always(7)), BASELINE: always(10)}),
+        healthy_except({SETTLED: between(3, 5, 7.01, always(7)), BASELINE: always(10)}),
         fires={
             16: [
                 ExpectedAlert(
@@ -364,7 +364,7 @@ SCENARIOS = {
     ),
     "drop to zero": Scenario(
         workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 1, min: 0}}"),
-        given({SETTLED: between(3, 5, 1, always(0)), BASELINE: between(6, 99, 0, always(1))}),
+        healthy_except({SETTLED: between(3, 5, 1, always(0)), BASELINE: between(6, 99, 0, always(1))}),
         fires={
             16: [
                 ExpectedAlert(
@@ -378,7 +378,7 @@ SCENARIOS = {
     ),
     "below": Scenario(
         HOURLY,
-        given({SETTLED: between(3, 5, 4, always(8)), BASELINE: always(9)}),
+        healthy_except({SETTLED: between(3, 5, 4, always(8)), BASELINE: always(9)}),
         fires={
             196: [
                 ExpectedAlert(
@@ -392,7 +392,7 @@ SCENARIOS = {
     ),
     "above": Scenario(
         HOURLY,
-        given({SETTLED: between(3, 5, 6_300, always(100)), BASELINE: always(101)}),
+        healthy_except({SETTLED: between(3, 5, 6_300, always(100)), BASELINE: always(101)}),
         fires={
             196: [
                 ExpectedAlert(
@@ -494,7 +494,7 @@ SCENARIOS = {
     ),
     "a failed config reload": Scenario(
         HOURLY,
-        given({series("braze_exporter_config_last_reload_successful", ""): between(2, 3, 0, always(1))}),
+        healthy_except({series("braze_exporter_config_last_reload_successful", ""): between(2, 3, 0, always(1))}),
         fires={
             126: [
                 ExpectedAlert(
@@ -509,7 +509,7 @@ SCENARIOS = {
     # The counters do not change because they cannot be written. This does not show that the events stopped.
     "a state file that cannot be written": Scenario(
         DURABLE,
-        given(
+        healthy_except(
             {
                 TOTAL: lambda now: healthy()[TOTAL](3 * HOUR if 3 <= hours(now) < 8 else now),
                 WRITES: lambda now: min(300, max(0, now - 3 * HOUR) // 60),
@@ -527,7 +527,9 @@ SCENARIOS = {
         },
         silent=(179, 190, 510, 600),
     ),
-    "one failed write": Scenario(DURABLE, given({WRITES: between(3, 99, 1, always(0))}), silent=range(175, 300, 3)),
+    "one failed write": Scenario(
+        DURABLE, healthy_except({WRITES: between(3, 99, 1, always(0))}), silent=range(175, 300, 3)
+    ),
     "a wrong time zone": Scenario(
         DAILY,
         {**healthy("daily"), series("braze_workspace_timezone_mismatch"): between(1, 4, 1, always(0))},

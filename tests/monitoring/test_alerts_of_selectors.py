@@ -49,9 +49,9 @@ def config(sections: str, events: str = "{event: purchase}") -> str:
 
 def below(name: str, value: str, limit: str, **labels: str) -> ExpectedAlert:
     """Return the expected alert for an event with too few occurrences."""
-    baseline = {"workspace": "production", "event": name, "severity": "warning", "unit": "hour"}
+    alert_labels = {"workspace": "production", "event": name, "severity": "warning", "unit": "hour"}
     sentence = f"{name} events in workspace production: {value} in the newest settled hour, below the limit of {limit}."
-    return ExpectedAlert("BrazeEventBelow", sentence, baseline | labels)
+    return ExpectedAlert("BrazeEventBelow", sentence, alert_labels | labels)
 
 
 def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_regex_matches_same_names_in_prometheus(tmp_path: Path) -> None:
         }
         for text in {random_regex(random) for _ in range(200)}
     ]
-    info = [{"series": f"n{{name={quote(name)}}}", "values": "1"} for name in NAMES]
-    content = {"rule_files": [], "tests": [{"interval": "1m", "input_series": info, "promql_expr_test": tests}]}
+    input_series = [{"series": f"n{{name={quote(name)}}}", "values": "1"} for name in NAMES]
+    content = {"rule_files": [], "tests": [{"interval": "1m", "input_series": input_series, "promql_expr_test": tests}]}
     path = write_file(tmp_path / "tests.yml", yaml.safe_dump(content, allow_unicode=True))
     done = subprocess.run(  # noqa: S603
         [require_tool("promtool"), "test", "rules", path], capture_output=True, text=True, check=False

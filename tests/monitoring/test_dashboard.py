@@ -153,21 +153,21 @@ def test_every_panel_has_a_description(name: str) -> None:
 def test_dashboard_queries_configured_metrics_only(name: str) -> None:
     """All metrics in the dashboard belong to the plan's queries or to the exporter, and every useful gauge is shown."""
     plan = plan_of(name)
-    known, rendered = set(), set()
+    known, expected_gauges = set(), set()
     for query in plan.queries:
         for metric_group in query.metric_groups:
             gauges = {
                 measure: build_gauge(query.kind, metric_group, query.unit, measure).name for measure in GAUGE_HELP
             }
             known |= {*gauges.values(), build_counter(query.kind, metric_group).name}
-            rendered |= {gauges[measure] for measure in _shown(query, metric_group)}
+            expected_gauges |= {gauges[measure] for measure in _shown(query, metric_group)}
         if can_feed_counter(query):
-            rendered.add(build_counter(query.kind, query.metric_group).name)
+            expected_gauges.add(build_counter(query.kind, query.metric_group).name)
     itself = {family.name for family in (self_metrics.UP, self_metrics.QUERIES, *self_metrics.SELF_METRICS)}
     itself |= {f"{family.name}_bucket" for family in self_metrics.SELF_METRICS if family.type == "histogram"}
     named = set(re.findall(r"\bbraze_\w+", promql_of(name))) - {"braze_app"}
     assert named <= known | itself
-    assert rendered <= named
+    assert expected_gauges <= named
 
 
 def _shown(query: Query, metric_group: MetricGroup) -> Iterator[str]:

@@ -235,12 +235,12 @@ def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
             else []
         )
         channels = CHANNELS[metric_group.name] if metric_group.series_labels else ("",)
-        rendered = [
+        label_sets = [
             {**dict(query.labels), "channel": channel, "stat": "sent" if channel else ""} for channel in channels
         ]
         if any(re.fullmatch(name, candidate) for candidate in names) and any(
             all(re.fullmatch(text, labels.get(label, "")) for label, text in matchers.items() if label != "__name__")
-            for labels in rendered
+            for labels in label_sets
         ):
             return True
     return False
@@ -256,7 +256,9 @@ def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator
         if not name.startswith("braze_"):
             continue
         pairs = {**dict(labels), "job": "braze", "instance": instance}
-        rendered = ",".join(f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in pairs.items() if text)
+        label_pairs = ",".join(
+            f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in pairs.items() if text
+        )
         total = 0.0
         for hour in range(days * 24, -1, -1):
             rise = 1.0
@@ -265,7 +267,7 @@ def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator
             total += rise
             is_count = name.endswith(("_total", "_bucket", "_count", "_sum"))
             was = total if is_count else value - hour * HOUR if name.endswith("_timestamp_seconds") else value
-            yield f"{name}{{{rendered}}} {was} {end - hour * HOUR}\n"
+            yield f"{name}{{{label_pairs}}} {was} {end - hour * HOUR}\n"
     yield "# EOF\n"
 
 

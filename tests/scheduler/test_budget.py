@@ -288,11 +288,11 @@ def test_changed_key_is_tried_at_once() -> None:
 def after_clear(fault: Fault) -> Fault:
     """Return a fault that applies only once faults are cleared."""
 
-    def strike(exchange: Exchange) -> Reply:
+    def delayed_fault(exchange: Exchange) -> Reply:
         transfer_faults.hold()(exchange)
         return fault(exchange)
 
-    return strike
+    return delayed_fault
 
 
 def test_late_rejection_of_old_key_is_ignored(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_late_rejection_of_old_key_is_ignored(tmp_path: Path) -> None:
         assert exporter.scrape().values(UP) == [1] * 24
 
 
-@pytest.mark.parametrize("events", ["{event: event 00, refresh: 1h, baseline: {weeks: 1}}\n{event: event 01}"])
+@pytest.mark.parametrize("events", ["{event: event 00, refresh: 1h, usual: {weeks: 1}}\n{event: event 01}"])
 def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
     """If the rejected query is not repeated, as with history, another query probes after two minutes."""
 
@@ -329,8 +329,8 @@ def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
         exporter.clock.advance(1)
         exporter.scrape()
         wait_until(lambda: exporter.page().values(UP) == [1, 1], "the key is found to be good")
-        baseline = [request for request in exporter.braze.requests if "ending_at" not in request.params]
-        assert len(baseline) <= 3
+        usual = [request for request in exporter.braze.requests if "ending_at" not in request.params]
+        assert len(usual) <= 3
 
 
 @pytest.mark.parametrize("fault", [response_faults.status(503), transfer_faults.disconnect()], ids=str)

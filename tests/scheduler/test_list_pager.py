@@ -49,9 +49,9 @@ class ListSetup:
     client: Client
     calls: list[CallEvent] = field(default_factory=list)
 
-    def pager(self, what: ListEndpoint = EVENT_LIST) -> ListPager:
+    def pager(self, list_endpoint: ListEndpoint = EVENT_LIST) -> ListPager:
         """Return a pager for a list."""
-        return ListPager(what, self.client, self.admission)
+        return ListPager(list_endpoint, self.client, self.admission)
 
     def names(self, what: ListEndpoint = EVENT_LIST) -> list[str]:
         """Return the names of all items of a list."""
@@ -177,11 +177,11 @@ def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(list_pager, most, {"MAX_PAGES": 5, "MAX_CHARACTERS": 2_500}[most])
     lists.admission.set_budget({LISTS_POOL: 1_000}, share=1, reserve=0)
 
-    def more(exchange: Exchange) -> Reply:
+    def endless_page(exchange: Exchange) -> Reply:
         rows = [f"{exchange.request.params['page']:>100}{row}" for row in range(5)]
         return response_faults.document({"message": "success", "events": rows})(exchange)
 
-    lists.braze.inject(more)
+    lists.braze.inject(endless_page)
     with pytest.raises(BrazeError, match=f"^bad_answer: malformed response: the list does not end after {pages} pages"):
         lists.pager().read()
     assert len(lists.braze.requests) == pages
@@ -262,8 +262,8 @@ def test_item_without_id_or_name_is_skipped(row: object) -> None:
 def test_invalid_item_fields_are_ignored(change: dict[str, object], read: dict[str, Any]) -> None:
     """Tags, tracking and times of a wrong type are treated as missing."""
     body = json.dumps({"message": "success", "segments": [GOOD | change]}).encode()
-    baseline = ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022")
-    assert list_page.parse_list_page(SEGMENT_LIST, body) == (replace(baseline, **read),)
+    expected = ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022")
+    assert list_page.parse_list_page(SEGMENT_LIST, body) == (replace(expected, **read),)
 
 
 def test_unreadable_items_do_not_end_list(lists: ListSetup) -> None:
@@ -292,10 +292,10 @@ def test_missing_item_fields_have_defaults(name: str) -> None:
         SEGMENT_LIST, json.dumps({"message": "success", "segments": [row], "x": 1}).encode()
     )
     assert item is not None
-    baseline = ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022")
+    complete = ListItem("1", "A", ("a",), is_tracked=True, last_edited="2022")
     assert (item.id, item.name, item.is_tracked) == ("1", "A", True)
-    assert item.tags == (() if name == "tags" else baseline.tags)
-    assert item.last_edited == ("" if name == "last_edited" else baseline.last_edited)
+    assert item.tags == (() if name == "tags" else complete.tags)
+    assert item.last_edited == ("" if name == "last_edited" else complete.last_edited)
 
 
 @pytest.mark.parametrize("value", [None, []])
@@ -315,21 +315,21 @@ anything = st.recursive(
 
 
 @given(st.sampled_from(LIST_ENDPOINTS), anything, st.binary(max_size=50))
-def test_any_page_is_parsed_or_rejected(what: ListEndpoint, content: object, junk: bytes) -> None:
+def test_any_page_is_parsed_or_rejected(list_endpoint: ListEndpoint, content: object, junk: bytes) -> None:
     """Any body gives either items with valid text or a `BrazeError`."""
     for body in (
-        json.dumps({"message": "success", what.response_key: content}).encode(),
+        json.dumps({"message": "success", list_endpoint.response_key: content}).encode(),
         json.dumps(content).encode(),
         junk,
     ):
         try:
-            rows = list_page.parse_list_page(what, body)
+            rows = list_page.parse_list_page(list_endpoint, body)
         except BrazeError as error:
             assert error.reason in {Reason.NOT_JSON, Reason.INVALID_RESPONSE, Reason.QUEUED}
         else:
             for row in filter(None, rows):
                 "".join((row.id, row.name, *row.tags, row.last_edited)).encode()
-                assert row.id or not what.has_ids
+                assert row.id or not list_endpoint.has_ids
 
 
 def test_list_over_budget_is_read_in_parts(lists: ListSetup) -> None:

@@ -223,10 +223,10 @@ def test_item_missing_once_is_kept(bad: Sequence[str]) -> None:
         read_lists(exporter)
         assert requested_pages(exporter) == requested + 2
         exporter.braze.traffic = shop()
-        for gone in (False, True):
+        for is_removed in (False, True):
             exporter.clock.advance(LIST_INTERVAL_SECONDS)
             read_lists(exporter)
-            assert exposed_events(exporter.page()) == (set() if gone else {"a", "b", "c"})
+            assert exposed_events(exporter.page()) == (set() if is_removed else {"a", "b", "c"})
 
 
 def test_failed_list_keeps_previous_one() -> None:
@@ -268,12 +268,12 @@ def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixt
             exporter.braze.inject(fault, path="/events/list")
             exporter.clock.advance(LIST_INTERVAL_SECONDS)
             read_lists(exporter)
-        info = [
+        list_lines = [
             (record.message, getattr(record, "fields", {}).get("reason"), getattr(record, "fields", {}).get("list"))
             for record in caplog.records
             if record.message.startswith("List")
         ]
-        assert info == [
+        assert list_lines == [
             ("List could not be read, keeping the previous one", "server_error", "events"),
             ("List could not be read, keeping the previous one", "not_json", "events"),
             ("List read again", None, "events"),

@@ -53,7 +53,7 @@ def test_query_has_all_settings_of_entry() -> None:
             "baseline": {"weeks": 3},
         }
     )
-    requested = Query(
+    expected = Query(
         workspace="production",
         kind=CUSTOM_EVENTS,
         unit=Unit.DAY,
@@ -74,7 +74,7 @@ def test_query_has_all_settings_of_entry() -> None:
         (("workspace", "production"), ("event", "purchase"), ("braze_app", ""), ("segment", "vip")),
     ]
     assert plan_.queries == tuple(
-        Query(**{name: getattr(requested, name) for name in Query.__slots__} | more)
+        Query(**{name: getattr(expected, name) for name in Query.__slots__} | more)
         for more in (ios, ios | vip, {}, vip)
     )
     assert plan_.pool_usage == (
@@ -147,11 +147,11 @@ def test_advised_refresh_is_smallest_that_fits(
         return
     with pytest.raises(ConfigError) as raised:
         attempt({"hour": 0, "day": 0})
-    info = str(raised.value)
+    error_text = str(raised.value)
     verb = "needs" if len(requested) == 1 else "need"
     text = f"{verb} {math.ceil(calls - 1e-9):,} calls per hour, but budget.share allows {250_000 * share:,.0f} of"
-    assert text in info
-    ((number, measure, named),) = ADVICE.findall(info)
+    assert text in error_text
+    ((number, measure, named),) = ADVICE.findall(error_text)
     advised = {UNIT_OF[group]: int(number) * (60 if measure == "m" else 1) for group in named.split(" and ")}
     attempt({"hour": 0, "day": 0} | advised)
     step = 60 if max(advised.values()) >= 60 else 1
@@ -226,7 +226,7 @@ def test_dst_days_have_23_or_25_hours(name: str, day: date, hours: float) -> Non
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> tuple[list[int], Query]:
+def bucket_starts(draw: st.DrawFn) -> tuple[list[int], Query]:
     """Generate the starts of consecutive buckets, some of them missing, and their query."""
     unit, zone = draw(st.sampled_from(Unit)), draw(zones)
     start = starts_of_days(zone, draw(dates)) + (draw(st.integers(0, 30)) * HOUR if unit is Unit.HOUR else 0)
@@ -239,7 +239,7 @@ def answers(draw: st.DrawFn) -> tuple[list[int], Query]:
     return starts, Query("production", CUSTOM_EVENTS, unit, "purchase", settle=settle, zone=zone)
 
 
-@given(answers(), st.integers(-20, 20), st.integers(-2, 2), st.integers(0, 3 * DAY))
+@given(bucket_starts(), st.integers(-20, 20), st.integers(-2, 2), st.integers(0, 3 * DAY))
 def test_settled_is_newest_bucket_past_settle(
     response: tuple[list[int], Query], units: int, seconds: int, later: int
 ) -> None:

@@ -251,11 +251,11 @@ def test_reset_is_by_braze_clock() -> None:
 def rate_limited(headers: dict[str, str | None]) -> Fault:
     """Return a fault that sends a 429 with changed headers."""
 
-    def strike(exchange: Exchange) -> Reply:
+    def fault_with_headers(exchange: Exchange) -> Reply:
         reply = response_faults.status(429)(exchange)
         return response_faults.with_headers(headers)(replace(exchange, reply=reply))
 
-    return strike
+    return fault_with_headers
 
 
 def test_close_releases_waiting_scrapes() -> None:

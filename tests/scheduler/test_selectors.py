@@ -206,9 +206,9 @@ def test_current_items_are_kept() -> None:
     after = plan_of(sections, {EVENT_LIST: ["a", "m", "n"]}, before.queries, max_queries=2)
     assert describe_queries(after) == ["m hour", "n hour"]
     assert selection_counts(after) == {"custom_events": (3, 3, 1)}
-    gone = plan_of(sections, {EVENT_LIST: ["a", "n"]}, after.queries, max_queries=2)
-    assert describe_queries(gone) == ["a hour", "n hour"]
-    assert selection_counts(gone) == {"custom_events": (2, 2, 0)}
+    removed = plan_of(sections, {EVENT_LIST: ["a", "n"]}, after.queries, max_queries=2)
+    assert describe_queries(removed) == ["a hour", "n hour"]
+    assert selection_counts(removed) == {"custom_events": (2, 2, 0)}
 
 
 def test_items_beyond_budget_are_skipped() -> None:

@@ -178,8 +178,8 @@ def test_events_and_products_share_lists_pool(braze: FaultInjectingBraze, get: G
         (response.headers["X-RateLimit-Limit"], response.headers["X-RateLimit-Remaining"])
         for response in (get(path) for path in LISTS)
     ]
-    baseline = [("250000", str(count)) for count in (249_999, 249_998, 249_997)]
-    assert left == [("1000", "999"), *baseline, ("1000", "998")]
+    default_pool = [("250000", str(count)) for count in (249_999, 249_998, 249_997)]
+    assert left == [("1000", "999"), *default_pool, ("1000", "998")]
     braze.spend_calls(998, pool="lists")
     assert [get(path).status_code for path in LISTS] == [429, 200, 200, 200, 429]
 
@@ -214,18 +214,20 @@ def test_faults_apply_to_a_path(braze: FaultInjectingBraze, get: Get) -> None:
 
 def test_demo_inventory_is_plausible() -> None:
     """The demo has difficult items: a duplicate name, archived and untracked items, and a null tag."""
-    world = DEMO.inventory
+    inventory = DEMO.inventory
     ids = [
-        *(item.id for item in world.segments),
-        *(item.id for item in world.campaigns),
-        *(item.id for item in world.canvases),
+        *(item.id for item in inventory.segments),
+        *(item.id for item in inventory.campaigns),
+        *(item.id for item in inventory.canvases),
     ]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) for text in ids)
-    called = [item.name for item in world.campaigns]
-    assert len(set(called)) < len(called)
+    campaign_names = [item.name for item in inventory.campaigns]
+    assert len(set(campaign_names)) < len(campaign_names)
     assert (
-        {item.is_tracked for item in world.segments} == {item.is_archived for item in world.canvases} == {True, False}
+        {item.is_tracked for item in inventory.segments}
+        == {item.is_archived for item in inventory.canvases}
+        == {True, False}
     )
-    assert any(None in item.tags for item in world.segments)
-    assert DEMO.segments["vip"] in {item.id for item in world.segments}
+    assert any(None in item.tags for item in inventory.segments)
+    assert DEMO.segments["vip"] in {item.id for item in inventory.segments}

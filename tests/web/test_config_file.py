@@ -34,10 +34,10 @@ def test_invalid_file_has_expected_messages(name: str, directory: Path, monkeypa
     monkeypatch.chdir(directory)
     with pytest.raises(ConfigError) as raised:
         read_web_config(f"{name}.yaml")
-    info = str(raised.value)
-    assert info.splitlines() == (CONFIG_DIRECTORY / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    message = str(raised.value)
+    assert message.splitlines() == (CONFIG_DIRECTORY / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     for secret in ("hunter2", HASH[29:], "qzxcvbnm"):
-        assert secret not in info
+        assert secret not in message
         assert secret.encode() not in pickle.dumps(raised.value)
 
 
@@ -92,10 +92,13 @@ def test_response_headers_are_read(directory: Path) -> None:
 
 def test_tls_versions_are_read(directory: Path) -> None:
     """The default minimum is TLS 1.2."""
-    baseline = loaded(directory, TLS).tls
+    default_tls = loaded(directory, TLS).tls
     narrow = loaded(directory, f"{TLS}  min_version: TLS13\n  max_version: TLS13\n").tls
-    assert baseline is not None
-    assert (baseline.minimum_version, baseline.maximum_version) == (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+    assert default_tls is not None
+    assert (default_tls.minimum_version, default_tls.maximum_version) == (
+        ssl.TLSVersion.TLSv1_2,
+        ssl.TLSVersion.TLSv1_3,
+    )
     assert narrow is not None
     assert narrow.minimum_version == narrow.maximum_version == ssl.TLSVersion.TLSv1_3
 

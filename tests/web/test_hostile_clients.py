@@ -325,8 +325,8 @@ def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze,
         clients = ClientGroup(program, stack)
         waiting = clients.join(MAX_WAITING_SCRAPES, SCRAPE)
         braze[0].wait_for(1)  # the first call probes alone
-        info = clients.join(2 * HARD_MAX_CONNECTIONS, SCRAPE, reads=4_096)
-        for client in info[-10:]:
+        scrapers = clients.join(2 * HARD_MAX_CONNECTIONS, SCRAPE, reads=4_096)
+        for client in scrapers[-10:]:
             assert client.recv(15) == b"HTTP/1.1 200 OK"
         started = time.monotonic()
         assert program.scrape(timeout=0.9).value("braze_exporter_scrapes_incomplete_total") is not None

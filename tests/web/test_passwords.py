@@ -32,8 +32,8 @@ def accepted(users: Mapping[str, Secret], *headers: str | None, passwords: Passw
     """Return for each header, checked in order, whether it is accepted."""
 
     async def run_checks() -> list[bool]:
-        requested = passwords or PasswordChecker()
-        return [await requested.check(users, header) for header in headers]
+        checker = passwords or PasswordChecker()
+        return [await checker.check(users, header) for header in headers]
 
     return asyncio.run(run_checks())
 

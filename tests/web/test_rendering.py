@@ -113,9 +113,9 @@ def test_each_key_has_its_own_page() -> None:
     async def test(renderer: BlockingRenderer, pages: PageRenderer) -> None:
         renderer.may_end.release(4)
         kinds = [RenderKey(*result) for result in product(("plain", "other"), (False, True))]
-        made = await asyncio.gather(*(pages.page(kind) for kind in [*kinds, *kinds]))
-        assert made[:4] == made[4:]
-        for kind, page in zip(kinds, made[:4], strict=True):
+        rendered = await asyncio.gather(*(pages.page(kind) for kind in [*kinds, *kinds]))
+        assert rendered[:4] == rendered[4:]
+        for kind, page in zip(kinds, rendered[:4], strict=True):
             assert page is not None
             plain = gzip.decompress(page) if kind.is_gzipped else page
             assert plain == f"0 {kind.content_type} ".encode() * 1_000

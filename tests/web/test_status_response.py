@@ -92,8 +92,8 @@ def assert_same_as_metrics(exporter: ExporterRig) -> None:
         assert pool["reset_at"] == page.value("braze_api_quota_reset_timestamp_seconds")
         assert pool["limit"] == page.value("braze_api_quota_limit") or pool["remaining"] is None
     for state in QueryStatus:
-        info = sum(query["state"] == state for query in status["queries"])
-        assert info == page.value("braze_exporter_queries", state=state)
+        count = sum(query["state"] == state for query in status["queries"])
+        assert count == page.value("braze_exporter_queries", state=state)
 
 
 def test_page_values_equal_metrics(exporter: ExporterRig) -> None:
@@ -319,8 +319,8 @@ def test_unlisted_subjects_are_shown_with_suggestions() -> None:
         assert workspace_messages(exporter) == ["warning", unlisted, odd, "All 4 queries are up."]
         assert script not in StatusPage(lambda: read_status_response(exporter.exporter)).html().decode()
         exporter.apply_config("\n".join(f"{{event: x{number}}}" for number in range(1_005)))
-        info = [text for text in workspace_messages(exporter) if "list" in text]
-        assert info == [
+        messages = [text for text in workspace_messages(exporter) if "list" in text]
+        assert messages == [
             *(f'Missing from Braze\'s list of events: "x{number}".' for number in range(3)),
             "Missing from Braze's lists: 1,002 more. See braze_query_unlisted.",
         ]

@@ -160,8 +160,8 @@ def test_wrong_passwords_delay_no_scrape(guarded: Program) -> None:
         assert guarded.scrape(headers=GOOD).value("braze_up") == 1
         assert time.monotonic() - started < 0.5
         responses = [client.getresponse() for client in guessing]
-        info = {response.status: response.read().decode() for response in responses}
-    assert info == {
+        bodies = {response.status: response.read().decode() for response in responses}
+    assert bodies == {
         401: "Unauthorized\n",
         503: "Service Unavailable. Too many password checks are pending. Retry in a second.\n",
     }
