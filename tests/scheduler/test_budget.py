@@ -312,7 +312,7 @@ def test_late_rejection_of_old_key_is_ignored(tmp_path: Path) -> None:
         assert exporter.scrape().values(UP) == [1] * 24
 
 
-@pytest.mark.parametrize("events", ["{event: event 00, refresh: 1h, usual: {weeks: 1}}\n{event: event 01}"])
+@pytest.mark.parametrize("events", ["{event: event 00, refresh: 1h, baseline: {weeks: 1}}\n{event: event 01}"])
 def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
     """If the rejected query is not repeated, as with history, another query probes after two minutes."""
 
