@@ -32,9 +32,8 @@ HOLD = 120.0
 QUERIES = (
     ExpectedQuery("purchase", Unit.HOUR),
     ExpectedQuery("purchase", Unit.HOUR, IOS),
-    ExpectedQuery(
-        "purchase", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR, has_counter=False
-    ),  # its hours feed the counter
+    # The counter of `purchase` is computed from its hourly query.
+    ExpectedQuery("purchase", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR, has_counter=False),
     ExpectedQuery("signup", Unit.DAY, settle=2 * HOUR, max_age=6 * HOUR),
 )
 COUNTER_QUERIES = tuple(query for query in QUERIES if query.has_counter)

@@ -19,7 +19,8 @@ from support import KEY, free_port, running_braze, wait_until, workspace_yaml, w
 
 pytestmark = pytest.mark.no_cover
 
-# Exit codes as a shell shows them. The processes return them themselves, because no signal kills process 1.
+# The exit codes that a shell shows for a signal. The program returns them itself, because as process 1 it would not be
+# killed.
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 SERVING = {"serve", "demo"}
 LABELS = ("--label=job=braze", "--label=instance=exporter:27293")
@@ -104,7 +105,7 @@ def test_command_waiting_for_braze_is_stopped(
         assert (
             f"braze-exporter: stopped by {stop.name} before it finished. "
             f"The responses to 0 of 1 call are saved in {partial}; run the same command again to resume"
-        ) in err.splitlines()  # beside those about the progress
+        ) in err.splitlines()  # besides the progress messages
         assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "history.om.partial"]
     else:
         assert err == stop_message(stop)

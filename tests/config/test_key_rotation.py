@@ -164,7 +164,7 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         assert page.values(EVENTS_UP) == [1, 1]
         assert page.value(SESSIONS_UP) == 1
         assert {moment for moment, path in request_times(exporter) if path != LIST} == {600}
-        assert len(details(caplog)) == 3  # no missing permission is logged now either
+        assert len(details(caplog)) == 3  # this time, no missing permission is logged
         scrape_for(exporter, 3_600)
         assert requests_by_endpoint(exporter)[LIST] >= 2
         assert workspace_messages(exporter)[0] == "All 3 queries are up."
@@ -182,7 +182,7 @@ def test_unreadable_success_accepts_key(fault: Fault) -> None:
         exporter.clock.advance(AUTH_RETRY_SECONDS)
         exporter.refresh()
         assert REJECTED not in " ".join(workspace_messages(exporter))
-        assert requests_by_endpoint(exporter).total() > 2 + 1  # the probe let the others go
+        assert requests_by_endpoint(exporter).total() > 2 + 1  # after the probe, the other queries were fetched
 
 
 def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
@@ -328,7 +328,7 @@ def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
         exporter.clock.advance(1)
         assert exporter.scrape().value(SESSIONS_UP) == 1
         assert requests_by_endpoint(exporter)[SESSIONS] == 1
-        exporter.braze.key = KEY  # and back: the configured key is now rejected everywhere
+        exporter.braze.key = KEY  # the configured key is now rejected everywhere
         exporter.clock.advance(300)
         exporter.apply_config(TWO_EVENTS, extra_yaml=SESSIONS_SECTION, **new)
         exporter.braze.reset()

@@ -191,7 +191,7 @@ def test_many_changes_are_saved_before_scrape(path: str) -> None:
         counters.save()
         counters.stop_early_saves()
         assert rise(7.0, subjects) == {5}  # the store may be closed now
-        counters.save()  # by an abandoned scrape
+        counters.save()  # for example by a scrape whose client has disconnected
     with open_counters(path) as counters:
         assert {counters.total(subject) for subject in subjects} == {6}
 
@@ -246,7 +246,7 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
         assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
         counters.remove_others(others[1])
         assert [counters.total(subject) for subject in (signup, email)] == [3, 0]
-        info(counters, 9.0, 108)  # back before its removal is saved
+        info(counters, 9.0, 108)  # the series returns before its removal is saved
         counters.remove_others(others[1])
         counters.save()
         assert [counters.total(subject) for subject in (signup, email)] == [12, 0]

@@ -255,9 +255,8 @@ def test_each_kind_has_a_row_and_many_are_collapsed() -> None:
 
     def rows(name: str) -> dict[str, bool]:
         is_collapsed = {row["title"]: row["collapsed"] for row in board(name)["panels"] if row["type"] == "row"}
-        return {
-            title: is_collapsed[title] for title in list(is_collapsed)[:-3]
-        }  # the last three rows are about the exporter
+        # The last three rows are about the exporter.
+        return {title: is_collapsed[title] for title in list(is_collapsed)[:-3]}
 
     assert rows("campaign") == {"Largest changes": False, "Campaigns": False, "Daily by campaign": False}
     assert rows("two kinds") == dict.fromkeys(

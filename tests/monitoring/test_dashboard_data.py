@@ -104,8 +104,8 @@ class SteadyTraffic(RecordedCounts):
                 self.set(event, self.this_hour - back * HOUR, 10, IOS, VIP)
 
 
-def figures(this_hour: int) -> RecordedCounts:
-    """Return the counts of all other kinds, the same in each hour."""
+def steady_counts(this_hour: int) -> RecordedCounts:
+    """Return counts of all kinds except custom events, the same in each hour."""
     result = RecordedCounts()
     names = ["sessions", "purchases", "purchases/Mug", "revenue", "new_users", "uninstalls", "daily_active_users"]
     for name in [
@@ -282,7 +282,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     require_tool("prometheus")
     directory, shop, zone = tmp_path_factory.mktemp("dashboard"), SteadyTraffic(), zone_at_noon()
     braze = FaultInjectingBraze(key=KEY, traffic=shop, clock=time.time, zone=zone, apps=(IOS,), segments=(VIP,))
-    braze.series_counts, braze.inventory = figures(shop.this_hour), Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
+    braze.series_counts = steady_counts(shop.this_hour)
+    braze.inventory = Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))
     with ExitStack() as stack:
         url = stack.enter_context(serve(braze)).url
         text = workspace_yaml(url, EVENTS) + OTHER_SECTIONS + workspace_item_yaml(url, STAGING, name="staging")

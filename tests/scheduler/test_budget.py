@@ -67,9 +67,8 @@ def test_reserve_is_kept_when_others_use_the_limit() -> None:
         assert page.value("braze_api_quota_limit") == 10_000
         assert page.value("braze_api_quota_remaining") == 999
         assert page.value("braze_api_quota_reset_timestamp_seconds") == exporter.clock.now
-        assert (
-            page.value("braze_api_requests_deferred_total", pool="default") == 24 + 3
-        )  # each query deferred once, and three of them again
+        # Each query was deferred once, and three of them again.
+        assert page.value("braze_api_requests_deferred_total", pool="default") == 24 + 3
         exporter.scrape()  # a new hour without calls of others
         assert exporter.page().value("braze_exporter_queries", state="up") == 24
 
@@ -161,7 +160,7 @@ def test_queries_over_budget_take_turns() -> None:
     with running_exporter(EVENTS, silent_traffic(), extra_yaml="budget: {share: 0.5}\n") as exporter:
         exporter.scrape()
         exporter.braze.reset()
-        exporter.braze.limit = 192  # of which the share of half is 96, a third of 24 queries times 12
+        exporter.braze.limit = 192  # half of it is 96 calls an hour, a third of the 288 that the plan needs
         scrape_until(exporter, NOW + 12 * HOUR)
         requested = Counter(request.event for request in exporter.braze.requests)
         calls = len(exporter.braze.requests)

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.alone
 
 
 class ClientGroup:
-    """Clients of one program, and threads that act for them until the end of the test."""
+    """Clients of one program, and threads that send for them until the end of the test."""
 
     def __init__(self, program: Program, stack: contextlib.ExitStack) -> None:
         self.program = program
@@ -43,7 +43,7 @@ class ClientGroup:
         self._connecting: list[threading.Thread] = []
 
     def join(self, count: int, message: bytes = b"", *, reads: int | None = None) -> list[socket.socket]:
-        """Connect `count` clients and send `message` as far as the server reads it.
+        """Connect `count` clients, and send as much of `message` as the server reads.
 
         `reads` is the size of a client's receive buffer in bytes.
         """
@@ -70,8 +70,8 @@ class ClientGroup:
         """Whether clients are still being connected."""
         return any(thread.is_alive() for thread in self._connecting)
 
-    def reconnect(self, action: Callable[[], object], pause: float = 0.0) -> None:
-        """Call `action` repeatedly in a thread, ignoring connection errors."""
+    def repeat(self, action: Callable[[], object], pause: float = 0.0) -> None:
+        """Call `action` repeatedly in a thread, and ignore connection errors."""
 
         def run() -> None:
             while not self._has_ended.wait(pause):
@@ -91,7 +91,7 @@ class ClientGroup:
                 while not self._has_ended.is_set():
                     client.sendall(message)
 
-        self.reconnect(once)
+        self.repeat(once)
 
     def flood(self, count: int) -> None:
         """Have `count` clients request a page again as soon as they have received one."""
@@ -106,7 +106,7 @@ class ClientGroup:
                     for client in clients:
                         assert read_response(client).status == 200
 
-        self.reconnect(once)
+        self.repeat(once)
 
     def trickle(self, clients: list[socket.socket], message: bytes) -> None:
         """Send `message` from each of `clients`, a byte at a time."""
@@ -118,7 +118,7 @@ class ClientGroup:
                 with contextlib.suppress(OSError):
                     client.send(letter)
 
-        self.reconnect(send_byte, 0.05)
+        self.repeat(send_byte, 0.05)
 
 
 def read_response(client: socket.socket) -> http.client.HTTPResponse:
@@ -239,7 +239,7 @@ def test_churning_clients_delay_no_scrape(shared_demo: Program) -> None:
     """Clients that connect and disconnect as fast as possible delay no scrape."""
     with assert_unaffected(shared_demo, ends=False) as clients:
         for _ in range(4):
-            clients.reconnect(lambda: socket.create_connection(("127.0.0.1", shared_demo.port), 1).close())
+            clients.repeat(lambda: socket.create_connection(("127.0.0.1", shared_demo.port), 1).close())
 
 
 def test_clients_beyond_open_file_limit_delay_no_scrape(demo: Program) -> None:

@@ -201,7 +201,7 @@ def test_spent_budget_is_shown() -> None:
     """Queries that are deferred for the budget show when it allows the next call."""
     events = "\n".join(f"{{event: event {number}, refresh: 1h}}" for number in range(3))
     with running_exporter(events, RecordedCounts(events=[]), extra_yaml="budget: {share: 0.001}\n") as exporter:
-        exporter.braze.limit = 1_000  # of which a thousandth is one call an hour
+        exporter.braze.limit = 1_000  # a thousandth of it is one call an hour
         exporter.scrape()
         exporter.clock.advance(HOUR)
         exporter.scrape()
