@@ -74,22 +74,22 @@ def samples(
     `breakdown` has the additional labels of each series of a response with several series.
     """
     query = ",".join(filter(None, [PRODUCTION, labels]))
-    of, is_hourly = f"braze_{metric_group}_{unit}", unit == "hourly"
+    prefix, is_hourly = f"braze_{metric_group}_{unit}", unit == "hourly"
     result: dict[str, SampleFunction] = {
-        series(f"{of}_up", query): always(1),
-        series(f"{of}_last_success_timestamp_seconds", query): last_fetch,
+        series(f"{prefix}_up", query): always(1),
+        series(f"{prefix}_last_success_timestamp_seconds", query): last_fetch,
     }
-    for more in breakdown:
-        each = ",".join(filter(None, [query, more]))
+    for extra_labels in breakdown:
+        series_labels = ",".join(filter(None, [query, extra_labels]))
         result |= {
-            series(f"{of}_latest", each): always(latest),
-            series(f"{of}_settled", each): always(settled),
-            series(f"{of}_settled_bucket_start_timestamp_seconds", each): settled_start(
+            series(f"{prefix}_latest", series_labels): always(latest),
+            series(f"{prefix}_settled", series_labels): always(settled),
+            series(f"{prefix}_settled_bucket_start_timestamp_seconds", series_labels): settled_start(
                 HOUR if is_hourly else 24 * HOUR, HOUR if is_hourly else 2 * HOUR
             ),
         }
         if total is not None:
-            result[series(f"braze_{metric_group}_total", each)] = total
+            result[series(f"braze_{metric_group}_total", series_labels)] = total
     return result
 
 
@@ -102,13 +102,13 @@ def healthy(
     unit: str = "hourly", labels: str = PURCHASE, metric_group: str = "custom_events"
 ) -> dict[str, SampleFunction]:
     """Return the series of an exporter with one query that always succeeds: 100 an hour, equal to the baseline."""
-    of = f"braze_{metric_group}_{unit}"
+    prefix = f"braze_{metric_group}_{unit}"
     is_hourly = unit == "hourly"
     constants = {
-        series(f"{of}_up", labels): 1,
-        series(f"{of}_latest", labels): 3,
-        series(f"{of}_settled", labels): 100 if is_hourly else 2_400,
-        series(f"{of}_baseline", labels): 101 if is_hourly else 2_400,
+        series(f"{prefix}_up", labels): 1,
+        series(f"{prefix}_latest", labels): 3,
+        series(f"{prefix}_settled", labels): 100 if is_hourly else 2_400,
+        series(f"{prefix}_baseline", labels): 101 if is_hourly else 2_400,
         series("braze_up"): 1,
         series("braze_workspace_timezone_mismatch"): 0,
         series("braze_exporter_queries", f'{PRODUCTION},kind="custom_events",state="up"'): 1,
@@ -126,8 +126,8 @@ def healthy(
     }
     counted = {
         series(f"braze_{metric_group}_total", labels): lambda now: 1_000 + now // 300 * 8,
-        series(f"{of}_last_success_timestamp_seconds", labels): last_fetch,
-        series(f"{of}_settled_bucket_start_timestamp_seconds", labels): settled_start(
+        series(f"{prefix}_last_success_timestamp_seconds", labels): last_fetch,
+        series(f"{prefix}_settled_bucket_start_timestamp_seconds", labels): settled_start(
             HOUR if is_hourly else 24 * HOUR, HOUR if is_hourly else 2 * HOUR
         ),
         series("braze_api_quota_reset_timestamp_seconds", f'{PRODUCTION},pool="default"'): (

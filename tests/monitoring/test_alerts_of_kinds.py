@@ -63,30 +63,33 @@ def expected_alert(alert: str, sentence: str, unit: str = "day", **labels: str) 
 
 def quota(pool: str, left: float) -> dict[str, SampleFunction]:
     """Return the rate limit series of a pool that has the fraction `left` of its limit left."""
-    of = f'{PRODUCTION},pool="{pool}"'
+    labels = f'{PRODUCTION},pool="{pool}"'
     return {
-        series("braze_api_quota_limit", of): always(1_000),
-        series("braze_api_quota_remaining", of): always(1_000 * left),
-        series("braze_api_quota_reset_timestamp_seconds", of): lambda now: (now // HOUR + 1) * HOUR,
+        series("braze_api_quota_limit", labels): always(1_000),
+        series("braze_api_quota_remaining", labels): always(1_000 * left),
+        series("braze_api_quota_reset_timestamp_seconds", labels): lambda now: (now // HOUR + 1) * HOUR,
     }
 
 
 def named(
-    metric_group: str, subject: str, name: tuple[str, str], total: SampleFunction, settled: float = 40
+    metric_group: str, subject: str, name_and_id: tuple[str, str], total: SampleFunction, settled: float = 40
 ) -> dict[str, SampleFunction]:
     """Return the series of a campaign or Canvas without failed fetches, with its name and id."""
-    labels = f'{subject}="{name[0]}"'
+    labels = f'{subject}="{name_and_id[0]}"'
     breakdown = SENT if metric_group == "campaign_messages" else ("",)
-    info = series(f"braze_{subject}_info", f'{PRODUCTION},{labels},{subject}_id="{name[1]}"')
-    result = {info: always(1), **samples(metric_group, labels, settled=settled, total=total, breakdown=breakdown)}
+    info = series(f"braze_{subject}_info", f'{PRODUCTION},{labels},{subject}_id="{name_and_id[1]}"')
+    result = {
+        info: always(1),
+        **samples(metric_group, labels, settled=settled, total=total, breakdown=breakdown),
+    }
     if metric_group == "campaign_messages":
         result |= samples(metric_group, labels, settled=5_000, total=lambda now: now, breakdown=OPENED)
     return result
 
 
-def campaign(of: str, ident: str, total: SampleFunction, settled: float = 40) -> dict[str, SampleFunction]:
+def campaign(name: str, ident: str, total: SampleFunction, settled: float = 40) -> dict[str, SampleFunction]:
     """Return the series of a campaign with these values."""
-    return named("campaign_messages", "campaign", (of, ident), total, settled)
+    return named("campaign_messages", "campaign", (name, ident), total, settled)
 
 
 def changed(base: Mapping[str, SampleFunction], changes: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
