@@ -134,31 +134,31 @@ class AccuracyMachine(RuleBasedStateMachine):
         back=HOURS_BACK,
         source=st.sampled_from(SOURCES),
         count=st.integers(1, 20),
-        then=SCRAPE_DELAYS,
+        delay=SCRAPE_DELAYS,
     )
-    def add_occurrences(self, event: str, back: int, source: str, count: int, then: float | None) -> None:
+    def add_occurrences(self, event: str, back: int, source: str, count: int, delay: float | None) -> None:
         """Add occurrences to Braze's counts, in time or late."""
         self.change_count(event, (int(self.accuracy_run.clock.now) // HOUR - back) * HOUR, source, lambda _count: count)
-        self.scrape_after(then)
+        self.scrape_after(delay)
 
-    @rule(which=st.integers(0, 3), share=st.integers(1, 4), again=st.integers(0, 3), then=SCRAPE_DELAYS)
+    @rule(which=st.integers(0, 3), share=st.integers(1, 4), again=st.integers(0, 3), delay=SCRAPE_DELAYS)
     @precondition(lambda self: self.changed)
-    def revise(self, which: int, share: int, again: int, then: float | None) -> None:
+    def revise(self, which: int, share: int, again: int, delay: float | None) -> None:
         """Let Braze remove a part or all of an hour's count, and possibly add some again."""
         event, hour, source = self.changed[-1 - which % len(self.changed)]
         self.change_count(event, hour, source, lambda count: -math.ceil(count * share / 4))
-        self.scrape_after(then)
+        self.scrape_after(delay)
         if again:
             self.change_count(event, hour, source, lambda _count: again)
-            self.scrape_after(then)
+            self.scrape_after(delay)
 
     @rule(
-        fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), then=SCRAPE_DELAYS, lasts=st.booleans()
+        fault=st.sampled_from(FAULTS), event=st.sampled_from([None, *EVENTS]), delay=SCRAPE_DELAYS, lasts=st.booleans()
     )
-    def inject_fault(self, fault: Fault, event: str | None, then: float | None, *, lasts: bool) -> None:
+    def inject_fault(self, fault: Fault, event: str | None, delay: float | None, *, lasts: bool) -> None:
         """Inject a fault, for one scrape or until the faults are cleared."""
         self.accuracy_run.braze.inject(fault, event=event)
-        self.scrape_after(then)
+        self.scrape_after(delay)
         if not lasts:
             self.accuracy_run.braze.clear_faults()
 
@@ -172,14 +172,14 @@ class AccuracyMachine(RuleBasedStateMachine):
         """Use up the rate limit of this hour with the company's own calls."""
         self.accuracy_run.braze.spend_calls(self.accuracy_run.braze.limit)
 
-    @rule(is_full=st.booleans(), then=SCRAPE_DELAYS)
-    def fill_the_disk(self, *, is_full: bool, then: float | None) -> None:
+    @rule(is_full=st.booleans(), delay=SCRAPE_DELAYS)
+    def fill_the_disk(self, *, is_full: bool, delay: float | None) -> None:
         """Make writes to the state file fail, or succeed again."""
         if is_full:
             self.accuracy_run.fill_disk()
         else:
             self.accuracy_run.free_disk()
-        self.scrape_after(then)
+        self.scrape_after(delay)
 
     @rule(latency=st.sampled_from([0.0, 4.0]))
     def change_latency(self, latency: float) -> None:

@@ -71,18 +71,21 @@ def test_many_counters_need_no_temporary_directory(
         assert page.value("braze_exporter_state_write_failures_total") == 0
         return set(page.values("braze_custom_events_total"))
 
-    def happen(count: int) -> None:
+    def set_counts(count: int) -> None:
         for name in EVENTS:
             recorded.set(name, this_hour, count)
 
-    happen(5)
+    set_counts(5)
     with Program.start([f"--config.file={config}"], prefix=sandbox) as program:
-        wait_until(lambda: len(program.scrape().values("braze_custom_events_total")) == len(EVENTS), "all are answered")
+        wait_until(
+            lambda: len(program.scrape().values("braze_custom_events_total")) == len(EVENTS),
+            "all queries have succeeded",
+        )
         for count in (12, 30):
-            happen(count)
+            set_counts(count)
             wait_until(lambda count=count: totals(program.scrape()) == {count - 5}, "all are counted")  # type: ignore[misc]
         program.stop(signal.SIGKILL)
-    happen(31)
+    set_counts(31)
     with Program.start([f"--config.file={config}"], prefix=sandbox) as program:
         assert min(totals(program.scrape())) >= 25
         wait_until(lambda: totals(program.scrape()) == {26}, "what happened meanwhile is counted")

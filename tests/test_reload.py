@@ -300,13 +300,13 @@ class Reloadable:
         """Scrape until so many queries are in these states; new queries wait for their share of the budget."""
         pages: list[MetricsPage] = []
 
-        def is_so() -> bool:
+        def has_states() -> bool:
             pages.append(self.program.scrape())
             return all(
                 pages[-1].value("braze_exporter_queries", state=state) == count for state, count in states.items()
             )
 
-        wait_until(is_so, f"the queries are {states}")
+        wait_until(has_states, f"the queries are {states}")
         return pages[-1]
 
 

@@ -267,8 +267,8 @@ def test_rejected_endpoint_does_not_block_others(tmp_path: Path, status: int) ->
         for permission in ("sessions.data_series", "kpi.new_users.data_series"):
             assert str(error.value).count(permission) == 1
         assert "API key rejected" not in str(error.value)
-        refused = [request for request in backfill.braze.requests if request.path != "/events/data_series"]
-        assert len(refused) <= 2 * 5  # those that were in flight together
+        rejected_requests = [request for request in backfill.braze.requests if request.path != "/events/data_series"]
+        assert len(rejected_requests) <= 2 * 5  # those that were in flight together
         backfill.set_events("{event: purchase}")
         backfill.braze.reset()
         backfill.run()

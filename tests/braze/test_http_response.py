@@ -133,18 +133,20 @@ def chunked(target: str) -> bytes:
 
 
 UNEXPECTED: dict[str, Callable[[str], bytes]] = {
-    "a second response": lambda target: final_response(target) + final_response("/unasked"),
+    "a second response": lambda target: final_response(target) + final_response("/not-requested"),
     "a second response in the next buffer": lambda target: (
-        final_response(target, io.DEFAULT_BUFFER_SIZE) + final_response("/unasked")
+        final_response(target, io.DEFAULT_BUFFER_SIZE) + final_response("/not-requested")
     ),
-    "more than its length": lambda target: final_response(target) + b"x",
-    "more than its chunks": lambda target: chunked(target) + b"\r\n",
-    "a body of no content": lambda _: b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}",
-    "a body of not modified": lambda _: b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n{}",
+    "more bytes than its length": lambda target: final_response(target) + b"x",
+    "more bytes than its chunks": lambda target: chunked(target) + b"\r\n",
+    "a 204 with a body": lambda _: b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}",
+    "a 304 with a body": lambda _: b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n{}",
     "an interim response": lambda target: final_response(target) + EARLY_HINTS,
-    "a length and chunks": lambda target: chunked(target).replace(b"\r\n", b"\r\nContent-Length: 3\r\n", 1),
-    "its length twice": lambda target: re.sub(rb"(Content-Length: .*\r\n)", rb"\1\1", final_response(target)),
-    "a wish to close": lambda target: final_response(target).replace(b"\r\n", b"\r\nConnection: close\r\n", 1),
+    "both a length and chunks": lambda target: chunked(target).replace(b"\r\n", b"\r\nContent-Length: 3\r\n", 1),
+    "two lengths": lambda target: re.sub(rb"(Content-Length: .*\r\n)", rb"\1\1", final_response(target)),
+    "a Connection: close header": lambda target: final_response(target).replace(
+        b"\r\n", b"\r\nConnection: close\r\n", 1
+    ),
     "version 1.0": lambda target: EARLY_HINTS + final_response(target).replace(b"HTTP/1.1", b"HTTP/1.0"),
 }
 
@@ -191,7 +193,7 @@ def test_response_to_no_request_closes_idle_connection(name: str, pki: Pki, tls:
         yield final_response(target)
         if target.endswith("/1"):
             is_idle.wait(5)
-            yield final_response("/unasked")
+            yield final_response("/not-requested")
             is_sent.set()
 
     with route(name, respond, tls) as route_, client(route_, pki) as ask:
@@ -270,7 +272,7 @@ REFUSED_RESPONSES = {
     "an endless interim response": (EARLY_HINTS[:-2], b"Link: </a>\r\n", "more than 64 KiB of interim responses"),
     "an interim response without lines": (EARLY_HINTS[:-2], b"a" * 1000, "more than 64 KiB of interim responses"),
     "an upgrade": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", b"", "unexpected status 101"),
-    "a status that is no number of three digits": (b"HTTP/1.1 +103 Hm\r\n\r\n", b"", "unexpected status 103"),
+    "an invalid status number": (b"HTTP/1.1 +103 Hm\r\n\r\n", b"", "unexpected status 103"),
 }
 
 
@@ -304,7 +306,7 @@ def test_interim_responses_beyond_bounds_are_refused(case: str, name: str, pki: 
         EARLY_HINTS * 2_000,
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-        ESTABLISHED + final_response("/unasked"),
+        ESTABLISHED + final_response("/not-requested"),
     ],
     ids=["endless interim responses", "an upgrade", "a body", "a response"],
 )

@@ -504,7 +504,7 @@ def test_history_never_makes_duplicate_labels() -> None:
     sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 20}}\n"
     with run_every_kind(sections) as (exporter, _):
 
-        def former(exchange: Exchange) -> Reply:
+        def change_past_variation(exchange: Exchange) -> Reply:
             document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # the body is bytes
             for row in document["data"]:
                 row["messages"]["email"][0] |= {"variation_name": "Red"}
@@ -512,7 +512,7 @@ def test_history_never_makes_duplicate_labels() -> None:
                     row["messages"]["email"][0]["variation_api_id"] = "former"
             return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
 
-        exporter.braze.inject(former, path="/campaigns/data_series")
+        exporter.braze.inject(change_past_variation, path="/campaigns/data_series")
 
         def is_read() -> bool:
             exporter.clock.advance(60)
@@ -523,7 +523,7 @@ def test_history_never_makes_duplicate_labels() -> None:
         page = exporter.page()  # raises an error if two samples have the same labels
     assert {dict(labels)["variation"] for labels in samples_by_labels(page, "braze_campaign_messages_total")} >= {
         "Red",
-        "Red (former)",
+        "Red (change_past_variation)",
     }
 
 

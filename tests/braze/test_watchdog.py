@@ -51,7 +51,7 @@ ENDLESS: dict[str, Callable[[], Iterator[bytes]]] = {
     "trailer after trailer": endless_chunks(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n"),
     "a body byte by byte": endless_chunks(HEAD + b"Content-Length: 100000\r\n\r\n", b" "),
     "a body without a length": endless_chunks(HEAD + b"\r\n", b" "),
-    "empty pieces of gzip": gzip_without_end,
+    "empty gzip blocks": gzip_without_end,
     "a redirect with a body": endless_chunks(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n", b" "),
 }
 

@@ -508,11 +508,11 @@ def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
         exporter.clock.advance(300)
         exporter.braze.reset()
 
-        def late(exchange: Exchange) -> Reply:
+        def delayed_401(exchange: Exchange) -> Reply:
             exchange.wait_until_cleared()
             return response_faults.status(401)(exchange)
 
-        exporter.braze.inject(late, path=EVENTS)
+        exporter.braze.inject(delayed_401, path=EVENTS)
         exporter.braze.inject(transfer_faults.hold(), path=SESSIONS)
         scrape = pool.submit(exporter.refresh, 1.0)
         exporter.braze.wait_for(3)

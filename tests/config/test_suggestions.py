@@ -32,14 +32,14 @@ def test_long_list_is_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["cart", "order", "view", "started", "done", "app", "push", "opened", "screen", "item"]
     names = {f"{'_'.join(random.choices(words, k=3))}_{number}" for number in range(20_000)}
     expected = sorted(name for name in names if len(name) > 20)[:20]
-    compared = []
+    compared_counts = []
     real = difflib.get_close_matches
 
-    def counted(word: str, possibilities: list[str], n: int, cutoff: float) -> list[str]:
-        compared.append(len(possibilities))
+    def count_and_compare(word: str, possibilities: list[str], n: int, cutoff: float) -> list[str]:
+        compared_counts.append(len(possibilities))
         return real(word, possibilities, n, cutoff)
 
-    monkeypatch.setattr(difflib, "get_close_matches", counted)
+    monkeypatch.setattr(difflib, "get_close_matches", count_and_compare)
     nearest = find_nearest([name[:5] + name[6:] for name in expected], names)
     assert [name in near for name, near in zip(expected, nearest.values(), strict=True)] == [True] * 20
-    assert compared == [50] * 20
+    assert compared_counts == [50] * 20

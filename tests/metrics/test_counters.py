@@ -223,39 +223,39 @@ def test_counter_survives_restart(path: str) -> None:
 def test_unused_counters_are_removed_after_100_days(path: str) -> None:
     """A counter unused for 100 days is removed with its series and restarts at 0; counters in use stay forever."""
     signup, campaign = (*PURCHASES[:3], "signup", "", ""), (*PURCHASES[:2], "campaigns", "welcome", "", "")
-    email, others = (*campaign, "email"), ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
+    email, key_sets = (*campaign, "email"), ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
 
-    def info(counters: Counters, value: float, day: int) -> None:
+    def record_unused(counters: Counters, value: float, day: int) -> None:
         for subject, requested_at in ((signup, DAY * day), (campaign, DAY * day), (email, None)):
             counters.record(subject, Unit.DAY, [(day, value)], 0, requested_at)
 
-    def requested(counters: Counters, day: int) -> None:
+    def record_purchases(counters: Counters, day: int) -> None:
         counters.record(PURCHASES, Unit.HOUR, [(24 * day, 1.0)], 0, DAY * day)
         counters.save()
 
     with open_counters(path) as counters:
         for value in (2.0, 5.0):
-            info(counters, value, 7)
-        requested(counters, 107)
-        for asked_for in others:
-            counters.remove_others(asked_for)
-        requested(counters, 108)
+            record_unused(counters, value, 7)
+        record_purchases(counters, 107)
+        for keys_in_use in key_sets:
+            counters.remove_others(keys_in_use)
+        record_purchases(counters, 108)
         assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
-        counters.remove_others(others[2])
+        counters.remove_others(key_sets[2])
         counters.remove_others({signup, campaign})
         assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
-        counters.remove_others(others[1])
+        counters.remove_others(key_sets[1])
         assert [counters.total(subject) for subject in (signup, email)] == [3, 0]
-        info(counters, 9.0, 108)  # the series returns before its removal is saved
-        counters.remove_others(others[1])
+        record_unused(counters, 9.0, 108)  # the series returns before its removal is saved
+        counters.remove_others(key_sets[1])
         counters.save()
         assert [counters.total(subject) for subject in (signup, email)] == [12, 0]
-        info(counters, 10.0, 108)
+        record_unused(counters, 10.0, 108)
         counters.save()
     with open_counters(path) as counters:
         assert [counters.total(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
-        requested(counters, 209)
-        counters.remove_others(others[0])
+        record_purchases(counters, 209)
+        counters.remove_others(key_sets[0])
         counters.save()
     with contextlib.closing(open_state_file(path)) as store:
         assert set(store.read()) == {PURCHASES}

@@ -579,18 +579,18 @@ def test_campaign_statistic_that_is_no_number_is_malformed(value: object) -> Non
 def test_late_rises_of_variation_count_after_short_first_response() -> None:
     """A variation missing from a short first response counts its later rises."""
 
-    def opened(document: dict[str, Any]) -> None:
+    def add_opens(document: dict[str, Any]) -> None:
         if len(document["data"]) > 6:
             document["data"][-7]["messages"]["email"][0] |= {"variation_api_id": "old", "sent": 9, "opens": opens}
 
-    def malformed(document: dict[str, Any]) -> None:
-        opened(document)
+    def make_malformed(document: dict[str, Any]) -> None:
+        add_opens(document)
         document["data"][0]["unique_recipients"] = -1
 
     opens = 3
     with campaign() as exporter:
-        exporter.braze.inject(response_faults.edited(malformed), path="/campaigns/data_series", times=1)
-        exporter.braze.inject(response_faults.edited(opened), path="/campaigns/data_series")
+        exporter.braze.inject(response_faults.edited(make_malformed), path="/campaigns/data_series", times=1)
+        exporter.braze.inject(response_faults.edited(add_opens), path="/campaigns/data_series")
         exporter.scrape()
         scrape_repeatedly(exporter, seconds=15)
         scrape_repeatedly(exporter, seconds=900)

@@ -81,20 +81,20 @@ def outage(start: float, end: float, *, counted: SampleFunction | None = None) -
     The gauges disappear after an hour of failures. Afterwards the counter continues with all missed occurrences, or as
     `counted` returns.
     """
-    well = healthy()
+    series_ = healthy()
 
-    def still(sample_function: SampleFunction) -> SampleFunction:
+    def frozen_meanwhile(sample_function: SampleFunction) -> SampleFunction:
         return lambda now: sample_function(start * HOUR - 1) if start <= hours(now) < end else sample_function(now)
 
     return healthy_except(
         {
-            TOTAL: still(counted or well[TOTAL]),
-            LAST_SUCCESS: still(last_fetch),
-            SETTLED_START: still(well[SETTLED_START]),
+            TOTAL: frozen_meanwhile(counted or series_[TOTAL]),
+            LAST_SUCCESS: frozen_meanwhile(last_fetch),
+            SETTLED_START: frozen_meanwhile(series_[SETTLED_START]),
             UP: between(start, end, 0, always(1)),
             BRAZE_UP: between(start, end, 0, always(1)),
             QUERIES_UP: between(start, end, 0, always(1)),
-            **{name: between(start + 1, end, None, well[name]) for name in (LATEST, SETTLED, BASELINE)},
+            **{name: between(start + 1, end, None, series_[name]) for name in (LATEST, SETTLED, BASELINE)},
         }
     )
 
@@ -248,10 +248,10 @@ SCENARIOS = {
         silent=(179, 181, 194, 496, 500, 600),
     ),
     "an outage of ten minutes": Scenario(HOURLY, outage(3, 3.2), silent=range(175, 240, 2)),
-    "a repair after an outage, of an event that happened": Scenario(
+    "a repair after an outage, of an event that occurred": Scenario(
         HOURLY, outage(3, 3.2, counted=lambda now: rare_counter(now) * 40), silent=range(175, 480, 8)
     ),
-    "a repair after an outage, of an event that did not": Scenario(
+    "a repair after an outage, of an event that did not occur": Scenario(
         HOURLY,
         outage(3, 3.2, counted=always(90)),
         fires={minute: [silent()] for minute in (136, 180, 190, 195, 300)},
@@ -546,7 +546,7 @@ SCENARIOS = {
         silent=(59, 119, 301),
     ),
     # Days of 24, 25, 24, 23 and 24 hours; each settles two hours after its end.
-    "days of other lengths": Scenario(
+    "days of 23 and 25 hours": Scenario(
         DAILY,
         {
             **healthy("daily"),

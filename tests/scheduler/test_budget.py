@@ -192,16 +192,19 @@ def test_rejected_key_is_probed_every_two_minutes(status: int) -> None:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(status))
         page = exporter.scrape()
-        refused = len(exporter.braze.requests)
-        assert refused <= 10  # requests that were in flight together
+        rejected_count = len(exporter.braze.requests)
+        assert rejected_count <= 10  # requests that were in flight together
         assert page.values(UP) == [0] * 24
         assert page.value("braze_up") == 0
         assert page.value("braze_exporter_queries", state="failed") == 24
         assert page.value("braze_api_requests_deferred_total") == 0
-        assert page.value("braze_api_errors_total", reason="unauthorized" if status == 401 else "forbidden") == refused
+        assert (
+            page.value("braze_api_errors_total", reason="unauthorized" if status == 401 else "forbidden")
+            == rejected_count
+        )
         start = exporter.clock.now
         scrape_until(exporter, start + 365, every=5)
-        assert [request.time - start for request in exporter.braze.requests[refused:]] == [120, 240, 360]
+        assert [request.time - start for request in exporter.braze.requests[rejected_count:]] == [120, 240, 360]
         exporter.braze.clear_faults()
         exporter.braze.reset()
         assert exporter.scrape().values(UP) == [0] * 24

@@ -274,19 +274,19 @@ def test_unlisted_subjects_are_reported() -> None:
 
 def test_suggestions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Suggestions are computed once per list, for at most twenty subjects."""
-    sought: list[str] = []
+    searched_names: list[str] = []
 
-    def result(requested: Sequence[str], _: object) -> dict[str, tuple[str, ...]]:
-        sought.extend(requested)
-        return dict.fromkeys(requested, ("b",))
+    def find_and_record(names: Sequence[str], _: object) -> dict[str, tuple[str, ...]]:
+        searched_names.extend(names)
+        return dict.fromkeys(names, ("b",))
 
-    monkeypatch.setattr(selectors, "find_nearest", result)
+    monkeypatch.setattr(selectors, "find_nearest", find_and_record)
     written = build_test_config({"custom_events": [{"event": f"a{number:02}"} for number in range(30)]})
     known = snapshots({EVENT_LIST: ["b"]})
     for _ in range(3):
         plan = expand_selectors(build_plan(written), written.settings, known)
         assert [named.suggestions for named in plan.configured_subjects] == [("b",)] * 20 + [()] * 10
-    assert sought == [f"a{number:02}" for number in range(20)]
+    assert searched_names == [f"a{number:02}" for number in range(20)]
 
 
 def test_removed_item_keeps_name_without_query() -> None:

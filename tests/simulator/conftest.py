@@ -54,8 +54,8 @@ def request_series(server: Server) -> Iterator[Callable[..., requests.Response]]
         session.headers["Authorization"] = "Bearer secret"
 
         def request_series(**params: Any) -> requests.Response:  # noqa: ANN401 - any URL parameter
-            requested = {"event": "purchase", "length": 2, "unit": "hour", **params}
-            return session.get(f"{server.url}/events/data_series", params=requested, timeout=5, allow_redirects=False)
+            parameters = {"event": "purchase", "length": 2, "unit": "hour", **params}
+            return session.get(f"{server.url}/events/data_series", params=parameters, timeout=5, allow_redirects=False)
 
         yield request_series
 

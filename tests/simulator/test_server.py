@@ -103,11 +103,11 @@ def test_head_response_has_no_body(app: Callable[[WSGIEnvironment, StartResponse
 def test_body_longer_than_announced_is_cut() -> None:
     """A body is cut at its announced length, so that the connection stays usable."""
 
-    def liar(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    def too_long_body(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [("Content-Length", "3")])
         return [b"ab", b"cde", b"f"]
 
-    with serve(liar) as server:
+    with serve(too_long_body) as server:
         content = exchange(server, b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
     assert [part.partition(b"\r\n\r\n")[2] for part in content.split(b"HTTP/1.1 ")] == [b"", b"abc", b"abc"]
 
@@ -115,11 +115,11 @@ def test_body_longer_than_announced_is_cut() -> None:
 def test_written_data_comes_first() -> None:
     """Data passed to WSGI's `write` is sent before the returned body."""
 
-    def old(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    def writing_app(_: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [])(b"first ")
         return [b"second"]
 
-    with serve(old) as server:
+    with serve(writing_app) as server:
         assert requests.get(server.url, timeout=5).content == b"first second"
 
 
