@@ -523,7 +523,7 @@ def test_history_never_makes_duplicate_labels() -> None:
         page = exporter.page()  # raises an error if two samples have the same labels
     assert {dict(labels)["variation"] for labels in samples_by_labels(page, "braze_campaign_messages_total")} >= {
         "Red",
-        "Red (change_past_variation)",
+        "Red (former)",
     }
 
 
