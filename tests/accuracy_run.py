@@ -304,10 +304,10 @@ class AccuracyRun:
             self._unwritten.append((query, exchange, values))
 
     def _check_hold(self, exchange: RecordedExchange) -> None:
-        """Check that a 401 or 403 stops requests for `HOLD_SECONDS` seconds, until a probe shows that the key is accepted."""
+        """Check that a 401 or 403 stops requests for `HOLD_SECONDS`, until a probe shows that the key is accepted."""
         if self._rejected_at is not None and exchange.requested_at < self._rejected_at + HOLD_SECONDS:
             self._add_problem(
-                f"request at {exchange.requested_at}, less than {HOLD_SECONDS} s after a 401 or 403 at {self._rejected_at}"
+                f"request at {exchange.requested_at}, within {HOLD_SECONDS} s of a 401 or 403 at {self._rejected_at}"
             )
         if exchange.status in (401, 403) or (self._rejected_at is not None and not exchange.is_key_accepted):
             self._rejected_at = exchange.received_at
