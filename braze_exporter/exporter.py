@@ -467,4 +467,4 @@ class Reloader:
     def _check_state_file(self, config: Config) -> None:
         if config.settings.state_file != self.config.settings.state_file:
             text = "cannot be changed by a reload; restart the exporter or restore the previous value"
-            raise config.error([(("state_file",), text)])
+            raise config.make_error([(("state_file",), text)])

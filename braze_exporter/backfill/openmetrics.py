@@ -60,7 +60,7 @@ def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeF
 
     The output is written completely or not at all. Raises `BackfillError` if that fails.
     """
-    path = request.text_path
+    path = request.unfinished_output_path
     writer = _Writer(request, resume_file)
     try:
         path.unlink(missing_ok=True)  # a killed run may have left it
@@ -173,7 +173,7 @@ class _Writer:
         for point, timestamp in self._select_points(row):
             if total is None:
                 total = 0.0
-                yield total, point.start + row.query.settle
+                yield total, point.start + row.query.settle_seconds
             total += max(point.value, 0.0)
             yield total, timestamp
 

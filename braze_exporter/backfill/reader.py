@@ -18,7 +18,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.config.document import shorten
 from braze_exporter.scheduler.admission import AUTH_REASONS, Admission
 from braze_exporter.scheduler.errors import Deferred
-from braze_exporter.scheduler.rate_limiter import CircuitBreaker, Decision, Probe
+from braze_exporter.scheduler.rate_limiter import BreakerCall, CircuitBreaker, Decision
 from braze_exporter.scheduler.repair import halve_length, split_chunk
 from braze_exporter.scheduler.worker_pool import WorkerPool
 
@@ -72,7 +72,7 @@ class _CallPermission:
     """The permission to make a call: the permit of the rate limiter and the probe of the circuit breaker."""
 
     permit: Permit
-    probe: Probe
+    probe: BreakerCall
 
 
 class _BackfillClient:
@@ -281,7 +281,7 @@ class Reader:
             )
             raise BackfillError(f"{shorten(query.workspace)}: {text}")
 
-    def _record(self, client: _BackfillClient, query: Query, error: BrazeError | None, probe: Probe) -> None:
+    def _record(self, client: _BackfillClient, query: Query, error: BrazeError | None, probe: BreakerCall) -> None:
         """Record the result of a call, and pause the workspace after a new failure.
 
         Raises `BackfillError` after `MAX_FAILURES` failures in a row, or if Braze rejects the key.

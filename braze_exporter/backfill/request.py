@@ -114,7 +114,7 @@ class BackfillRequest:
         return self.output.with_name(f"{self.output.name}.partial")
 
     @property
-    def text_path(self) -> Path:
+    def unfinished_output_path(self) -> Path:
         """The path of the output while it is written. A file there is from a backfill if a resume file exists too."""
         return self.output.with_name(f"{self.resume_path.name}-text")
 
@@ -122,13 +122,13 @@ class BackfillRequest:
         """Yield the `points` of `query` in the range, each with the time of its sample in seconds since the epoch."""
         start, end = self.start.in_zone(query.zone), self.end.in_zone(query.zone)
         for point in points:
-            timestamp = bucket_end(point.start, query.unit, query.zone) + query.settle
+            timestamp = bucket_end(point.start, query.unit, query.zone) + query.settle_seconds
             if start <= point.start and timestamp < end:
                 yield point, timestamp
 
     def chunks(self, query: Query) -> tuple[Query, ...]:
         """Return the calls for the buckets of `query` in the range, the newest first."""
-        bucket = bucket_start(self.end.in_zone(query.zone) - query.settle - 1, query.unit, query.zone)
+        bucket = bucket_start(self.end.in_zone(query.zone) - query.settle_seconds - 1, query.unit, query.zone)
         newest, oldest = bucket - 1, self.start.in_zone(query.zone)
         has_buckets = bucket_start(newest, query.unit, query.zone) >= oldest
         return build_chunks(query, oldest, newest) if has_buckets else ()
@@ -146,9 +146,10 @@ class BackfillRequest:
         if self.output.exists():
             text = f"--output={shorten(self.output, 200)} already exists; choose another path, or remove the file"
             raise BackfillError(text)
-        if os.path.lexists(self.text_path) and not self.resume_path.exists():
+        if os.path.lexists(self.unfinished_output_path) and not self.resume_path.exists():
             raise BackfillError(
-                f"{shorten(self.text_path, 200)} is a file of another type; choose another --output, or move the file"
+                f"{shorten(self.unfinished_output_path, 200)} is a file of another type; choose another --output, or "
+                "move the file"
             )
 
     def _check_span(self, queries: Iterable[Query], now: float) -> None:

@@ -57,7 +57,7 @@ def bucket_number(start: float, unit: Unit, zone: ZoneInfo) -> int:
     return int(start) if unit is Unit.HOUR else _day_number(start, zone)
 
 
-def oldest_requested_bucket(query: Query, sent_at: float) -> int:
+def min_requested_bucket_number(query: Query, sent_at: float) -> int:
     """Return the lower limit of the bucket numbers that a regular fetch at `sent_at` requests (see `bucket_number`).
 
     The limit of hours is between the starts of two hours, unless `sent_at` is at the end of an hour.
@@ -79,7 +79,7 @@ def newest_settled_start(starts: Sequence[int], query: Query, sent_at: float) ->
     is settled if it was fetched `settle` or more after its end. The newest bucket of a response is never settled.
     """
     for start in reversed(starts[:-1]):
-        if bucket_end(start, query.unit, query.zone) + query.settle <= sent_at:
+        if bucket_end(start, query.unit, query.zone) + query.settle_seconds <= sent_at:
             return start
     return None
 

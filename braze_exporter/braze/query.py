@@ -12,11 +12,12 @@ class Query:
 
     `url` is the REST endpoint of the workspace. `subject` is the value of the subject label, empty for queries without
     a subject. `subject_id` is Braze's id of the subject, empty if Braze identifies it by name. `app` and `segment` are
-    label values, empty without that filter; `app_id` and `segment_id` are Braze's ids. `refresh`, `settle` and
-    `max_age` are in seconds. `length` is the number of buckets to request. `zone` is the company's time zone in Braze.
-    `baseline_weeks` is the number of weeks that the baseline covers, 0 without a baseline. `ending_at` is the end of
-    the requested range in seconds since the epoch, or None for the current time. `has_counter` is false while an
-    hourly selector whose list was not read yet may add the query that is the source of the counter.
+    label values, empty without that filter; `app_id` and `segment_id` are Braze's ids. `refresh_seconds`,
+    `settle_seconds` and `max_age_seconds` are in seconds. `length` is the number of buckets to request. `zone` is the
+    company's time zone in Braze. `baseline_weeks` is the number of weeks that the baseline covers, 0 without a
+    baseline. `ending_at` is the end of the requested range in seconds since the epoch, or None for the current time.
+    `has_counter` is false while an hourly selector whose list was not read yet may add the query that is the source of
+    the counter.
     """
 
     workspace: str
@@ -29,9 +30,9 @@ class Query:
     app_id: str = ""
     segment: str = ""
     segment_id: str = ""
-    refresh: float = 300.0
-    settle: float = 3_600.0
-    max_age: float = 3_600.0
+    refresh_seconds: float = 300.0
+    settle_seconds: float = 3_600.0
+    max_age_seconds: float = 3_600.0
     length: int = 24
     zone: ZoneInfo = UTC
     baseline_weeks: int = 0

@@ -50,9 +50,9 @@ def _check_state_file(config: Config) -> None:
         if path is not None:
             inspect_state_file(path)
     except UnreadableError as error:  # `serve` may run as another user
-        print(f"warning: {config.error([(('state_file',), str(error))])}", file=sys.stderr)
+        print(f"warning: {config.make_error([(('state_file',), str(error))])}", file=sys.stderr)
     except StateFileError as error:
-        raise config.error([(("state_file",), str(error))]) from None
+        raise config.make_error([(("state_file",), str(error))]) from None
 
 
 def _check_live(options: argparse.Namespace, environ: Mapping[str, str]) -> bool:

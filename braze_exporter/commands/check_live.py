@@ -323,7 +323,7 @@ def _delay_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
         )
 
     newest_query = min(hourly, key=delay_seconds)
-    seconds, settle = delay_seconds(newest_query), newest_query.query.settle
+    seconds, settle = delay_seconds(newest_query), newest_query.query.settle_seconds
     if seconds > settle:
         yield Finding(
             f"the newest hour with a count above 0 ended {_format_minutes(seconds)} ago, but settle is "

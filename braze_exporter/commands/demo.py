@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from braze_exporter.commands import logs
 from braze_exporter.commands.exit_codes import fail
-from braze_exporter.commands.serve import listen_error, run_exporter
+from braze_exporter.commands.serve import describe_listen_error, run_exporter
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.values import is_loopback
 from braze_exporter.simulator import demo_config
@@ -25,12 +25,12 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         listener = listening.listen(options.web_address)
     except OSError as error:
-        return fail(listen_error("--web.listen-address", options.web_address, error))
+        return fail(describe_listen_error("--web.listen-address", options.web_address, error))
     try:
         running = simulator_server.serve(demo_config.build_demo_braze(time.time), host, port)
     except OSError as error:
         listener.close()
-        return fail(listen_error("--braze.listen-address", options.braze_address, error))
+        return fail(describe_listen_error("--braze.listen-address", options.braze_address, error))
     with running:
         config = load_config(demo_config.build_config(running.url), "demo", {KEY_VARIABLE: KEY})
         print(_welcome_text(running.url, options.web_address), flush=True)

@@ -31,4 +31,4 @@ def refuse_shared_state_file(config: Config, web_config_file: str | None, enviro
     }
     for name, other in others.items():
         if path and other and is_same_file(path, other):
-            raise config.error([(("state_file",), f"is the same file as {name}; choose another path")])
+            raise config.make_error([(("state_file",), f"is the same file as {name}; choose another path")])

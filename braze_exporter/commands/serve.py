@@ -39,12 +39,12 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         state_file = open_state_file(path) if path is not None else None
     except StateFileError as error:
-        raise config.error([(("state_file",), str(error))]) from None
+        raise config.make_error([(("state_file",), str(error))]) from None
     with contextlib.closing(state_file) if state_file is not None else contextlib.nullcontext():
         try:
             listener = listening.listen(options.web_address)
         except OSError as error:
-            return fail(listen_error("--web.listen-address", options.web_address, error))
+            return fail(describe_listen_error("--web.listen-address", options.web_address, error))
         return run_exporter(
             config,
             listener,
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         )
 
 
-def listen_error(flag: str, address: str, error: OSError) -> str:
+def describe_listen_error(flag: str, address: str, error: OSError) -> str:
     """Return the error message for an address on which the server cannot listen."""
     # asyncio and the resolver add text to `strerror`, and the resolver has its own error numbers.
     reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror

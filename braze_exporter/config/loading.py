@@ -62,7 +62,7 @@ class Config:
     source: str
     document: Document = field(repr=False)
 
-    def error(self, problems: Iterable[tuple[KeyPath, str]]) -> ConfigError:
+    def make_error(self, problems: Iterable[tuple[KeyPath, str]]) -> ConfigError:
         """Return a `ConfigError` for `problems` that were found after loading: pairs of path and text."""
         return ConfigError(self.source, [self.document.make_problem(path, text) for path, text in problems])
 

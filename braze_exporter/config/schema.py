@@ -58,7 +58,7 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
-class ByUnit(Model):
+class DurationByUnit(Model):
     """A duration for each unit, in seconds once loaded."""
 
     hour: Duration
@@ -69,14 +69,14 @@ class ByUnit(Model):
         return self.hour if unit is Unit.HOUR else self.day
 
 
-class Refresh(ByUnit):
+class Refresh(DurationByUnit):
     """How often a query is fetched, by its unit."""
 
     hour: Duration = Field(default=300.0, description="for hourly queries")
     day: Duration = Field(default=900.0, description="for daily queries")
 
 
-class Settle(ByUnit):
+class Settle(DurationByUnit):
     """How long after its end a bucket may still change, by its unit."""
 
     hour: Duration = Field(default=3_600.0, description="for hourly buckets")

@@ -16,14 +16,14 @@ class Baseline:
         self.query = query
         self._values: dict[int, float] = {}
 
-    def learn(self, points: Iterable[Point], requested_at: float) -> None:
+    def add(self, points: Iterable[Point], requested_at: float) -> None:
         """Store the points that had settled at `requested_at`, and drop values that are too old.
 
         `requested_at` is when the response with the points was requested, in seconds since the epoch.
         """
         query = self.query
         for start, value in points:
-            if bucket_end(start, query.unit, query.zone) + query.settle <= requested_at:
+            if bucket_end(start, query.unit, query.zone) + query.settle_seconds <= requested_at:
                 self._values[start] = value
         # One week more than the median needs, since the settled bucket can be several days old.
         oldest = requested_at - (query.baseline_weeks + 1) * WEEK_SECONDS

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from braze_exporter.braze.buckets import bucket_number, bucket_start, bucket_starts, oldest_requested_bucket
+from braze_exporter.braze.buckets import bucket_number, bucket_start, bucket_starts, min_requested_bucket_number
 from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
@@ -98,7 +98,7 @@ class Collector:
             self._rows_by_gauges = _group_rows(rows.values())
             self._counter_families = _group_counters(rows.values())
             self._counter_sources = {row.query_state for *_, source in self._counter_families for row in source}
-        self._counters.remove_others({query_state.query.counter_key for query_state in query_states})
+        self._counters.remove_expired({query_state.query.counter_key for query_state in query_states})
 
     def _find_or_create_row(self, query_state: QueryState) -> QueryRow:
         """Return the row of `query_state`: the existing one if its query is the same, else a new one."""
@@ -125,7 +125,7 @@ class Collector:
         with self._lock:
             row = self._rows[state_key(query_state.query)]
             if response is not None:
-                row.learn(response, is_history=query_state.is_history)
+                row.add_to_baselines(response, is_history=query_state.is_history)
                 row.is_stale = row.is_stale and query_state.is_history
             row.render()
 
@@ -134,7 +134,7 @@ class Collector:
         if query_state in self._counter_sources:
             self._record_in_counters(query_state.query, response)
         with self._lock:
-            self._rows[state_key(query_state.query)].learn(response, is_history=True)
+            self._rows[state_key(query_state.query)].add_to_baselines(response, is_history=True)
 
     def _update_self_metrics(self, query: Query, response: Response, previous: Response | None) -> None:
         """Update the self-metrics for revision delays and time zone mismatches."""
@@ -150,7 +150,7 @@ class Collector:
         If the query has several metric groups, the counter state under the key of the query has the time of the last
         request. The first values of a series that appears later count too, in the buckets since the previous response.
         """
-        oldest, has_several = oldest_requested_bucket(query, response.sent_at), len(query.metric_groups) > 1
+        oldest, has_several = min_requested_bucket_number(query, response.sent_at), len(query.metric_groups) > 1
         last = self._counters.last_requested(query.counter_key) if has_several else None
         new_from = bucket_number(last, query.unit, query.zone) if last is not None else None
         requested_at = None if response.is_short else response.sent_at

@@ -114,7 +114,7 @@ class Counters:
             state.floor = min(state.highest)
         return has_changed
 
-    def remove_others(self, kept: Collection[CounterKey]) -> None:
+    def remove_expired(self, kept: Collection[CounterKey]) -> None:
         """Remove counters that are not in `kept` and were not updated in the 100 days before the newest response.
 
         `kept` contains the keys of queries, which all have the same length. The key of a series begins with the key of

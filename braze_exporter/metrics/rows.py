@@ -26,7 +26,7 @@ def _gauge_families(kind: SeriesKind, metric_group: MetricGroup, unit: Unit) -> 
 def expiry_time(query_state: QueryState) -> float:
     """Return when the last response becomes stale, in seconds of the monotonic clock, or infinity without one."""
     response = query_state.response
-    return float("inf") if response is None else response.received_monotonic + query_state.query.max_age
+    return float("inf") if response is None else response.received_monotonic + query_state.query.max_age_seconds
 
 
 class BucketWindow(NamedTuple):
@@ -120,7 +120,7 @@ class QueryRow:
                 series_row.baseline = baseline
         self.render()
 
-    def learn(self, response: Response, *, is_history: bool) -> None:
+    def add_to_baselines(self, response: Response, *, is_history: bool) -> None:
         """Add the settled points of a response to the baselines.
 
         `is_history` is true for a response with older buckets only. In any other response the newest bucket is skipped,
@@ -130,7 +130,7 @@ class QueryRow:
             series_row = self._series_row(series)
             if series_row.baseline is None:
                 series_row.baseline = Baseline(self.query_state.query)
-            series_row.baseline.learn(series.points if is_history else series.points[:-1], response.sent_at)
+            series_row.baseline.add(series.points if is_history else series.points[:-1], response.sent_at)
 
     def update_age(self, now: float) -> None:
         """Render again if the values have become stale, or are no longer stale, at `now` on the monotonic clock."""

@@ -43,7 +43,7 @@ def api_row(plan: Plan, reserve: float) -> Row:
     `reserve` is the fraction of the rate limit that the exporter leaves to the company's sends.
     """
     # Each interval must include a request. Otherwise the request duration would have no data.
-    min_interval = f"{round(max(min(query.refresh for query in plan.queries), _MINUTE_SECONDS))}s"
+    min_interval = f"{round(max(min(query.refresh_seconds for query in plan.queries), _MINUTE_SECONDS))}s"
     code, reason, pool = (legend(plan, [label]) for label in ("code", "reason", "pool"))
     calls = [
         chart(
@@ -120,7 +120,7 @@ def exporter_row(plan: Plan) -> Row:
             list(_quantiles(plan, REVISION_DELAY, "24h", (0.5, 0.9, 0.99))),
             unit="s",
             interval="30m",
-            limit=max(query.settle for query in plan.queries),
+            limit=max(query.settle_seconds for query in plan.queries),
         ),
         chart(
             "Exporter errors",

@@ -150,7 +150,7 @@ def _max_settled_age(queries: Sequence[Query]) -> float:
 
     The query alerts use the same age.
     """
-    return max(query.settle + 3 * query.unit.seconds for query in queries)
+    return max(query.settle_seconds + 3 * query.unit.seconds for query in queries)
 
 
 def _max_response_age(queries: Sequence[Query]) -> float:
@@ -158,4 +158,4 @@ def _max_response_age(queries: Sequence[Query]) -> float:
 
     It is three refresh intervals, but at least 10 minutes.
     """
-    return max(_MIN_RESPONSE_AGE_SECONDS, 3 * max(query.refresh for query in queries))
+    return max(_MIN_RESPONSE_AGE_SECONDS, 3 * max(query.refresh_seconds for query in queries))

@@ -30,21 +30,21 @@ _TARGET = "on (job, instance)"
 
 def max_result_age(query: Query) -> float:
     """Return how old the last success of a query may be, in seconds, before alerts treat its values as outdated."""
-    return max(MAX_MISSED_REFRESHES * query.refresh, _MIN_RESULT_AGE_SECONDS)
+    return max(MAX_MISSED_REFRESHES * query.refresh_seconds, _MIN_RESULT_AGE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class QueryAlerts:
     """A query with its alerts.
 
-    `counter_source` is the query that feeds its counter, or None if it has no counter. `is_durable` is true if the
+    `counter_source` is the query that feeds its counter, or None if it has no counter. `has_state_file` is true if the
     counter is kept in a state file.
     """
 
     query: Query
     alerts: Alerts
     counter_source: Query | None
-    is_durable: bool
+    has_state_file: bool
 
     def rules(self) -> Iterator[Rule]:
         """Yield the rules for the configured alerts."""
@@ -68,7 +68,7 @@ class QueryAlerts:
         while the state file cannot be written, and until `silent` has passed since the first success.
         """
         expression, span = QueryExpr(counter_source), format_duration(silent)
-        if self.is_durable:
+        if self.has_state_file:
             unreliable = f"increase({STATE_WRITE_FAILURES.name}[{format_duration(max_result_age(counter_source))}]) > 0"
         else:
             unreliable = f"time() - {_START_TIME} < {format_number(silent)}"
@@ -87,7 +87,7 @@ class QueryAlerts:
 
     def _no_data_rule(self, silent: float) -> Rule:
         """Return the rule for empty or outdated responses, with which the other rules cannot fire."""
-        query, max_bucket_age = self.query, max(silent, self.query.settle + 3 * self.query.unit.seconds)
+        query, max_bucket_age = self.query, max(silent, self.query.settle_seconds + 3 * self.query.unit.seconds)
         expression = QueryExpr(query)
         up, start = expression.gauge("up"), expression.gauge("settled_bucket_start_timestamp_seconds")
         return self._rule(

@@ -25,7 +25,7 @@ def build_rules(plan: Plan, settings: Settings) -> dict[str, Any]:
     for workspace in dict.fromkeys(query.workspace for query in queries_of_plan):
         queries = [query for query in queries_of_plan if query.workspace == workspace]
         query_alerts = [
-            QueryAlerts(query, alerts_of_query, sources.get(query.counter_key), is_durable=has_state)
+            QueryAlerts(query, alerts_of_query, sources.get(query.counter_key), has_state_file=has_state)
             for query, alerts_of_query in alerts
             if query.workspace == workspace
         ]

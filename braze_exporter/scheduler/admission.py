@@ -15,10 +15,10 @@ from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.rate_limiter import (
     AUTH_RETRY_SECONDS,
+    BreakerCall,
     CircuitBreaker,
     Decision,
     Pause,
-    Probe,
     RateLimiter,
 )
 
@@ -86,7 +86,7 @@ class _AuthCircuitBreaker(CircuitBreaker):
         self.rejected_since = float("-inf")
         self.is_probe_wanted = False
 
-    def record(self, error: BrazeError | None, probe: Probe, now: float) -> None:
+    def record(self, error: BrazeError | None, probe: BreakerCall, now: float) -> None:
         """Register the end of a call. If the breaker has been opened since the call began, its result is ignored."""
         reason = error.reason if error is not None else None
         is_current, is_rejected = self.is_current(probe), reason in AUTH_REASONS
@@ -125,7 +125,7 @@ class _KeyCall:
     wait for the end of this one. `is_probe` is true if the call tests a key that the endpoint rejected.
     """
 
-    probe: Probe
+    probe: BreakerCall
     is_exclusive: bool
     is_probe: bool
 

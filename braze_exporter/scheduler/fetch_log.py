@@ -68,7 +68,7 @@ class FetchLog:
 
     def on_queries(self, query_states: Sequence[QueryState]) -> None:
         """Drop the queries and workspaces that are no longer in the plan."""
-        for query_state in [query_state for query_state in self._failing if query_state.removed]:
+        for query_state in [query_state for query_state in self._failing if query_state.is_removed]:
             self._remove_failure(query_state)
         with self._lock:
             self._clock_differs &= {query_state.query.workspace for query_state in query_states}

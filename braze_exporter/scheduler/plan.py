@@ -138,7 +138,7 @@ def build_plan(config: Config) -> Plan:
     if count > settings.max_queries:  # stop here, since building millions of queries would take too long
         text = f"is {settings.max_queries:,}, but the entries need {count:,} queries"
         problems.append((("max_queries",), f"{text}; raise it, or configure fewer entries, apps or segments"))
-        raise config.error(problems)
+        raise config.make_error(problems)
     planned = [
         (query, entry)
         for workspace, kind, entry in entries
@@ -159,7 +159,7 @@ def build_plan(config: Config) -> Plan:
         [*planned, *((query, entry) for templates, entry in selector_templates for query in templates)]
     )
     if problems:
-        raise config.error(problems)
+        raise config.make_error(problems)
     alerts = tuple((query, entry.spec.alerts) for query, entry in planned if entry.spec.alerts is not None)
     selectors = tuple(Selector(entry.spec, templates) for templates, entry in selector_templates)
     return Plan(queries, pool_usages, alerts, selectors)
@@ -203,9 +203,9 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
             app_id=app_id,
             segment=segment if segment_id else "",
             segment_id=segment_id,
-            refresh=refresh,
-            settle=settle,
-            max_age=max(entry.max_age or settings.max_age, 2 * refresh),
+            refresh_seconds=refresh,
+            settle_seconds=settle,
+            max_age_seconds=max(entry.max_age or settings.max_age, 2 * refresh),
             length=_query_length(query_spec.unit, settle),
             zone=workspace.timezone or UTC,
             baseline_weeks=entry.baseline.weeks if entry.baseline is not None else 0,
@@ -249,7 +249,7 @@ def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[t
         silent = entry.spec.alerts.silent if entry.spec.alerts is not None else None
         if silent is None or not can_feed_counter(query):
             continue
-        least = MAX_MISSED_REFRESHES * fed[query.counter_key].refresh
+        least = MAX_MISSED_REFRESHES * fed[query.counter_key].refresh_seconds
         if silent < least:
             text = f"is shorter than {MAX_MISSED_REFRESHES} refresh intervals of the query that feeds the counter"
             fix = f"set it to at least {_format_rounded_up(least)}, or shorten refresh"
@@ -277,7 +277,7 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
 
 def calls_per_hour(queries: Iterable[Query]) -> float:
     """Return the number of calls that the queries make per hour, if Prometheus scrapes often enough."""
-    return sum(3_600 / query.refresh for query in queries)
+    return sum(3_600 / query.refresh_seconds for query in queries)
 
 
 def _exceeds_share(usage: PoolUsage) -> bool:
@@ -289,8 +289,12 @@ def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
     queries_of_pool = [
         query for query in queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool)
     ]
-    min_refresh = _min_refresh_seconds(sorted(query.refresh for query in queries_of_pool), usage.allowed_hourly_calls)
-    affected = sorted({(query.kind.section, query.unit) for query in queries_of_pool if query.refresh < min_refresh})
+    min_refresh = _min_refresh_seconds(
+        sorted(query.refresh_seconds for query in queries_of_pool), usage.allowed_hourly_calls
+    )
+    affected = sorted(
+        {(query.kind.section, query.unit) for query in queries_of_pool if query.refresh_seconds < min_refresh}
+    )
     names = " and ".join(f"{unit.adverb} {section}" for section, unit in affected)
     count = f"{usage.query_count:,} {'query needs' if usage.query_count == 1 else 'queries need'}"
     return (
@@ -355,7 +359,7 @@ def history_chunks(query: Query, now: float) -> tuple[Query, ...]:
         return ()
     unit = query.unit.seconds
     newest = now - (query.length - _MARGIN_BUCKETS) * unit
-    oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle - _MARGIN_BUCKETS * unit
+    oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle_seconds - _MARGIN_BUCKETS * unit
     return build_chunks(query, oldest, newest)
 
 

@@ -11,7 +11,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.admission import AUTH_REASONS
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
-from braze_exporter.scheduler.repair import Repair
+from braze_exporter.scheduler.repair import RequestPlanner
 
 # A query is due this fraction of its refresh before its next time. So if the scrape interval equals the refresh, each
 # scrape fetches the query, even if a scrape is slightly early.
@@ -67,7 +67,7 @@ class QueryState:
     next, in seconds of the monotonic clock. `result` is that of the last fetch, or None until the first has ended.
     `circuit_error` is the 401 or 403 that blocks all queries of the endpoint, or None. `in_flight` is true while the
     query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
-    `removed` is true if it is no longer in the plan. `failures` is the number of consecutive failures for one of
+    `is_removed` is true if it is no longer in the plan. `failures` is the number of consecutive failures for one of
     `TRANSIENT_REASONS`. `is_history` is true for a history chunk, which is fetched once, at the lowest priority,
     without delaying scrapes.
     """
@@ -79,11 +79,11 @@ class QueryState:
     circuit_error: BrazeError | None = None
     in_flight: bool = False
     is_deferred: bool = False
-    removed: bool = False
+    is_removed: bool = False
     failures: int = 0
     is_history: bool = False
     waiters: list["Waiter"] = field(default_factory=list)
-    repair: Repair = field(default_factory=Repair)
+    repair: RequestPlanner = field(default_factory=RequestPlanner)
 
     @property
     def path(self) -> str:
@@ -108,7 +108,7 @@ class QueryState:
     @property
     def due_at(self) -> float:
         """The time from which the query is due, in seconds of the monotonic clock."""
-        return self.next_at - EARLY_FRACTION * self.query.refresh
+        return self.next_at - EARLY_FRACTION * self.query.refresh_seconds
 
     def is_due(self, now: float) -> bool:
         """Return whether the query is due at `now`, in seconds of the monotonic clock."""
@@ -122,7 +122,7 @@ class QueryState:
         or 403 the query waits for `AUTH_RETRY_SECONDS`, or for its refresh if that is shorter. After a 429 the query
         stays due, and is fetched when its pool allows calls again.
         """
-        refresh = self.query.refresh
+        refresh = self.query.refresh_seconds
         reason = error.reason if error is not None else None
         self.failures = self.failures + 1 if reason in TRANSIENT_REASONS else 0
         if reason in AUTH_REASONS:
@@ -151,7 +151,7 @@ class QueryState:
         if error is not None and error.reason in AUTH_REASONS:
             self.next_at = now
         elif not self.failures:
-            self.next_at = min(self.next_at, now + query.refresh)
+            self.next_at = min(self.next_at, now + query.refresh_seconds)
 
 
 def backoff_seconds(refresh: float, failures: int, jitter: float) -> float:

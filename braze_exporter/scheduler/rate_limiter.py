@@ -36,7 +36,7 @@ class Decision(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class BreakerCall:
     """A call that a circuit breaker allowed.
 
     `is_probe` is true if no other call may be made until this one has ended. `generation` is the number of times that
@@ -66,16 +66,16 @@ class CircuitBreaker:
             return Decision.DENY
         return Decision.WAIT if self._is_probe_running else Decision.ALLOW
 
-    def acquire(self) -> Probe:
+    def acquire(self) -> BreakerCall:
         """Register the start of a call that `decide` allowed."""
         self._is_probe_running = self._is_probe_due
-        return Probe(self._is_probe_due, self._generation)
+        return BreakerCall(self._is_probe_due, self._generation)
 
-    def is_current(self, probe: Probe) -> bool:
+    def is_current(self, probe: BreakerCall) -> bool:
         """Return whether no probe has been required since the call began. Otherwise its result is outdated."""
         return probe.generation == self._generation
 
-    def release(self, probe: Probe, *, succeeded: bool) -> None:
+    def release(self, probe: BreakerCall, *, succeeded: bool) -> None:
         """Register the end of a call.
 
         A probe that `succeeded` closes the breaker, unless it was opened again meanwhile.
@@ -161,7 +161,7 @@ class RateLimiter:
         reason = max(seconds, key=seconds.__getitem__)
         return Pause(reason, seconds[reason]) if seconds[reason] > 0 else None
 
-    def acquire(self, now: float) -> Probe:
+    def acquire(self, now: float) -> BreakerCall:
         """Register the start of a call that `decide` allowed."""
         self._refill(now)
         self._tokens -= 1
@@ -172,7 +172,7 @@ class RateLimiter:
         self._check_reserve(now)
         return probe
 
-    def release(self, feedback: RateLimitInfo, probe: Probe, now: float) -> float | None:
+    def release(self, feedback: RateLimitInfo, probe: BreakerCall, now: float) -> float | None:
         """Register the end of a call, with the rate-limit information of its response.
 
         Return the seconds of the pause if a new one begins, otherwise None.

@@ -38,7 +38,7 @@ class BucketRequest:
     is_short: bool = False
 
 
-class Outcome(NamedTuple):
+class RequestOutcome(NamedTuple):
     """The effect of a finished fetch.
 
     `is_complete` is true if the fetch completed the repair. `is_retried_at_once` is true if the query must be fetched
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
     is_tolerated: bool = False
 
 
-class Repair:
+class RequestPlanner:
     """Chooses the requests of one query. Not thread-safe.
 
     After a malformed or oversized response every second fetch is short, until a repair is complete. An oversized
@@ -87,7 +87,7 @@ class Repair:
         if now - self._oversized_at >= _REDUCED_LENGTH_SECONDS:
             self._max_length = math.inf
         if self._is_alternating and self._is_short_next:
-            self.request = BucketRequest(newest_length(query.unit, query.settle), now, is_short=True)
+            self.request = BucketRequest(newest_length(query.unit, query.settle_seconds), now, is_short=True)
         elif self._next_chunk is not None:
             self.request = self._next_chunk
         elif needed_length <= self._max_length:
@@ -96,7 +96,7 @@ class Repair:
             self.request = BucketRequest(int(self._max_length), now, _first_start(now, needed_length, query))
         return self.request
 
-    def record_success(self, query: Query, sent_at: float, oldest: int | None) -> Outcome:
+    def record_success(self, query: Query, sent_at: float, oldest: int | None) -> RequestOutcome:
         """Register that the last request, sent at `sent_at` (seconds since the epoch), succeeded.
 
         `oldest` is the start of the oldest bucket of the response, or None if it has no buckets. If a response up to
@@ -104,10 +104,10 @@ class Repair:
         """
         request = self.request
         if request is None:
-            return Outcome()
+            return RequestOutcome()
         self._is_short_next = not request.is_short
         if request.is_short:
-            return Outcome()
+            return RequestOutcome()
         is_newest = request.ending_at is None
         if is_newest:
             request = replace(request, started_at=min(request.started_at, sent_at))
@@ -115,21 +115,21 @@ class Repair:
         self._next_chunk = None if is_repair_empty else self._older_request(request, query, oldest)
         self._is_alternating = self._next_chunk is not None
         if self._is_alternating or is_repair_empty:
-            return Outcome()
+            return RequestOutcome()
         self.completed_at = request.started_at
-        return Outcome(is_complete=True)
+        return RequestOutcome(is_complete=True)
 
-    def record_failure(self, query: Query, error: BrazeError) -> Outcome:
+    def record_failure(self, query: Query, error: BrazeError) -> RequestOutcome:
         """Register that the last request failed with `error`."""
         request = self.request
         if request is None or error.reason not in SHORTER_REQUEST_REASONS | TRANSIENT_REASONS:
-            return Outcome()
+            return RequestOutcome()
         is_tolerated = self._is_alternating and not request.is_short
         if error.reason in TRANSIENT_REASONS:
             self._is_short_next = True  # so that the newest buckets are fetched first once Braze responds again
-            return Outcome(is_tolerated=is_tolerated)
+            return RequestOutcome(is_tolerated=is_tolerated)
         if error.reason is Reason.TOO_LARGE:
-            self._max_length = max(newest_length(query.unit, query.settle), halve_length(request.length))
+            self._max_length = max(newest_length(query.unit, query.settle_seconds), halve_length(request.length))
             self._oversized_at = request.started_at
         is_retried_at_once = (
             not self._is_alternating
@@ -140,7 +140,7 @@ class Repair:
         self._next_chunk = None
         self._is_alternating = True
         self._is_short_next = not request.is_short
-        return Outcome(is_retried_at_once=is_retried_at_once, is_tolerated=is_tolerated)
+        return RequestOutcome(is_retried_at_once=is_retried_at_once, is_tolerated=is_tolerated)
 
     def _older_request(self, request: BucketRequest, query: Query, oldest: int | None) -> BucketRequest | None:
         """Return the request for the buckets before those of `request`, or None if the repair does not need any.

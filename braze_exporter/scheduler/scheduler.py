@@ -137,7 +137,7 @@ class Scheduler:
             self._drop_history({state_key(query): query.baseline_weeks for query in queries}, known)
             self.query_states = tuple(self._make_state(query, known.pop(state_key(query), None)) for query in queries)
             for query_state in known.values():
-                query_state.removed = True
+                query_state.is_removed = True
                 self._release_waiters(query_state)
             self._open_worker_pools(dict.fromkeys(query.workspace for query in queries), concurrency)
             self._states_by_endpoint = {}
@@ -157,7 +157,7 @@ class Scheduler:
         for chunk in list(self.pending_history):
             owner = state_key(chunk.query)
             if owner not in known or weeks.get(owner) != known[owner].query.baseline_weeks:
-                chunk.removed = True
+                chunk.is_removed = True
                 del self.pending_history[chunk]
 
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
@@ -265,7 +265,7 @@ class Scheduler:
                 self._release(query_state)
 
     def _admit(self, query_state: QueryState) -> Permit | Deferred | None:
-        return Deferred("removed") if query_state.removed else self._fetcher.admit(query_state.query)
+        return Deferred("removed") if query_state.is_removed else self._fetcher.admit(query_state.query)
 
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
@@ -286,7 +286,7 @@ class Scheduler:
             error = BrazeError(Reason.INVALID_RESPONSE, "internal error; see the exporter's log")
         admitted.end(error, RateLimitInfo())  # no effect if `fetch` has already ended the permit
         with self._lock:
-            if not query_state.removed:
+            if not query_state.is_removed:
                 self._set_deferred(query_state, None)
                 self._update_circuits()  # first, so that the log shows what this fetch revealed about the key
                 self._store_result(query_state, fetched, error, sent_at)
@@ -344,7 +344,7 @@ class Scheduler:
             is_as_long = state_key(chunk.query) == owner and chunk.query.length >= length
             result = halve_chunk(chunk.query) if is_as_long and (chunk is query_state or not chunk.in_flight) else ()
             if result:
-                chunk.removed = True
+                chunk.is_removed = True
                 del self.pending_history[chunk]
                 added = [
                     QueryState(half, chunk.added_at, next_at=self._monotonic(), is_history=True) for half in result

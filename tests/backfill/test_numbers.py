@@ -191,7 +191,7 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
     for (name, labels), series in samples.items():
         if query := settles.get(name):
             start = int(exposed[f"{name}_bucket_start_timestamp_seconds", labels])
-            stamp = bucket_end(start, query.unit, query.zone) + query.settle
+            stamp = bucket_end(start, query.unit, query.zone) + query.settle_seconds
             assert dict(series)[stamp] == exposed[name, labels], name
 
 

@@ -162,7 +162,7 @@ def test_chunks_cover_every_bucket_and_end_in_the_past(
         TARGET,
         Path("x"),
     )
-    query = Query("production", CUSTOM_EVENTS, unit, "purchase", zone=zone, settle=settle)
+    query = Query("production", CUSTOM_EVENTS, unit, "purchase", zone=zone, settle_seconds=settle)
     calls = wanted.chunks(query)
     covered: set[int] = set()
     for call in calls:

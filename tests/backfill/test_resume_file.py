@@ -81,7 +81,10 @@ def test_chunks_of_changed_query_are_missing(tmp_path: Path, other: dict[str, ob
         changed = replace(QUERY, **other)  # type: ignore[arg-type] # the parametrized values have the right types
         assert resume_file.missing_chunks([changed]) == [changed]
         assert resume_file.read_series(changed) == []
-        assert resume_file.missing_chunks([replace(QUERY, app="ios", refresh=1.0, settle=1.0, length=1)]) == []
+        assert (
+            resume_file.missing_chunks([replace(QUERY, app="ios", refresh_seconds=1.0, settle_seconds=1.0, length=1)])
+            == []
+        )
 
 
 def test_points_are_read_in_batches(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def describe_plan(config: Config) -> Iterator[str]:
     for query in plan.queries:
         labels = ",".join(f'{name}="{value}"' for name, value in query.labels)
         ids = f"app={query.app_id} segment={query.segment_id}"
-        times = f"refresh={query.refresh:.9g} settle={query.settle:.9g} max_age={query.max_age:.9g}"
+        times = (
+            f"refresh={query.refresh_seconds:.9g} settle={query.settle_seconds:.9g} max_age={query.max_age_seconds:.9g}"
+        )
         yield f"{query.metric_group.name} {labels!r} {ids} {query.unit} x {query.length} in {query.zone} {times}"
     for selector in plan.selectors:
         list_endpoint = selector.kind.list_endpoint

@@ -91,7 +91,7 @@ def test_baseline_is_median_of_known_weeks(weeks: int, known: list[int | None], 
     query_ = query(weeks=weeks)
     baseline = Baseline(query_)
     for start, value in zip(same_buckets_in_earlier_weeks(CURRENT_HOUR, query_), known, strict=True):
-        baseline.learn([] if value is None else [Point(start, float(value))], NOW)
+        baseline.add([] if value is None else [Point(start, float(value))], NOW)
     assert baseline.median_for(CURRENT_HOUR) == expected
 
 
@@ -100,9 +100,9 @@ def test_unsettled_buckets_are_not_learned() -> None:
     query_ = query(weeks=1)
     start = same_buckets_in_earlier_weeks(CURRENT_HOUR, query_)[0]
     baseline = Baseline(query_)
-    baseline.learn([Point(start, 5.0)], start + HOUR + query_.settle - 1)
+    baseline.add([Point(start, 5.0)], start + HOUR + query_.settle_seconds - 1)
     assert baseline.median_for(CURRENT_HOUR) is None
-    baseline.learn([Point(start, 6.0)], start + HOUR + query_.settle)
+    baseline.add([Point(start, 6.0)], start + HOUR + query_.settle_seconds)
     assert baseline.median_for(CURRENT_HOUR) == 6.0
 
 
@@ -111,7 +111,7 @@ def test_old_buckets_are_removed() -> None:
     query_ = query(weeks=2)
     baseline = Baseline(query_)
     for hour in range(0, 20 * WEEK_SECONDS, HOUR):
-        baseline.learn([Point(hour, 1.0)], hour + HOUR + query_.settle)
+        baseline.add([Point(hour, 1.0)], hour + HOUR + query_.settle_seconds)
     assert len(baseline._values) <= 3 * WEEK_SECONDS // HOUR  # noqa: SLF001 - tests memory use
 
 
@@ -127,7 +127,7 @@ def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
     assert reach[0][1] > NOW - query_.length * unit.seconds
     assert all(newer[0] <= older[1] for newer, older in itertools.pairwise(reach))
     assert all((end + 1) % 3_600 == 0 for _, end in reach)
-    assert reach[-1][0] <= NOW - weeks * WEEK_SECONDS - query_.settle - unit.seconds
+    assert reach[-1][0] <= NOW - weeks * WEEK_SECONDS - query_.settle_seconds - unit.seconds
     assert len(chunks) <= weeks * WEEK_SECONDS / ((MAX_LENGTH - 1) * unit.seconds) + 1
     assert history_chunks(query(weeks=0), NOW) == ()
 

@@ -238,16 +238,16 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
             record_unused(counters, value, 7)
         record_purchases(counters, 107)
         for keys_in_use in key_sets:
-            counters.remove_others(keys_in_use)
+            counters.remove_expired(keys_in_use)
         record_purchases(counters, 108)
         assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
-        counters.remove_others(key_sets[2])
-        counters.remove_others({signup, campaign})
+        counters.remove_expired(key_sets[2])
+        counters.remove_expired({signup, campaign})
         assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
-        counters.remove_others(key_sets[1])
+        counters.remove_expired(key_sets[1])
         assert [counters.total(subject) for subject in (signup, email)] == [3, 0]
         record_unused(counters, 9.0, 108)  # the series returns before its removal is saved
-        counters.remove_others(key_sets[1])
+        counters.remove_expired(key_sets[1])
         counters.save()
         assert [counters.total(subject) for subject in (signup, email)] == [12, 0]
         record_unused(counters, 10.0, 108)
@@ -255,7 +255,7 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
     with open_counters(path) as counters:
         assert [counters.total(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
         record_purchases(counters, 209)
-        counters.remove_others(key_sets[0])
+        counters.remove_expired(key_sets[0])
         counters.save()
     with contextlib.closing(open_state_file(path)) as store:
         assert set(store.read()) == {PURCHASES}
@@ -269,7 +269,7 @@ def test_failed_removal_is_retried(path: str) -> None:
         counters.record(removed, Unit.HOUR, [(0, 1.0)], 0, 0.0)
         counters.record(PURCHASES, Unit.HOUR, [(0, 1.0)], 0, 101.0 * DAY)
         counters.save()
-        counters.remove_others({PURCHASES})
+        counters.remove_expired({PURCHASES})
         store._connection.execute("PRAGMA query_only = 1")  # noqa: SLF001 - simulates a read-only disk
         counters.save()
         assert counters.is_stalled

@@ -17,8 +17,8 @@ from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_d
 from braze_exporter.scheduler.plan import fetch_length
 from braze_exporter.scheduler.query_state import Response
 
-PURCHASES = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", refresh=300)
-DAYS = Query("production", CUSTOM_EVENTS, Unit.DAY, "purchase", refresh=900, zone=NEW_YORK)
+PURCHASES = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", refresh_seconds=300)
+DAYS = Query("production", CUSTOM_EVENTS, Unit.DAY, "purchase", refresh_seconds=900, zone=NEW_YORK)
 
 
 def make_response(sent_at: float, *points: tuple[int, float]) -> Response:

@@ -287,6 +287,6 @@ def _yaml(name: str) -> str:
 def test_settled_is_newest_settled_bucket(hours: list[int], sent_at: int, settle: int) -> None:
     """The settled bucket is the newest that ended `settle` before the request, and never the newest of the response."""
     starts = [hour * HOUR for hour in hours]
-    query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=float(settle))
+    query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle_seconds=float(settle))
     qualified = [start for start in starts[:-1] if start + HOUR + settle <= sent_at]
     assert newest_settled_start(starts, query, sent_at) == (qualified[-1] if qualified else None)

@@ -58,9 +58,9 @@ def test_query_has_all_settings_of_entry() -> None:
         kind=CUSTOM_EVENTS,
         unit=Unit.DAY,
         subject="purchase",
-        refresh=900,
-        settle=7_200,
-        max_age=3_600,
+        refresh_seconds=900,
+        settle_seconds=7_200,
+        max_age_seconds=3_600,
         length=14,
         zone=NEW_YORK,
         baseline_weeks=3,
@@ -236,7 +236,7 @@ def bucket_starts(draw: st.DrawFn) -> tuple[list[int], Query]:
             starts.append(start)
         start = bucket_end(start, unit, zone)
     settle = draw(st.integers(1, 5 * unit.seconds))
-    return starts, Query("production", CUSTOM_EVENTS, unit, "purchase", settle=settle, zone=zone)
+    return starts, Query("production", CUSTOM_EVENTS, unit, "purchase", settle_seconds=settle, zone=zone)
 
 
 @given(bucket_starts(), st.integers(-20, 20), st.integers(-2, 2), st.integers(0, 3 * DAY))
@@ -246,9 +246,9 @@ def test_settled_is_newest_bucket_past_settle(
     """The settled bucket is the newest one, except the last, that ended at least `settle` before the request."""
     starts, query = response
     base = starts[-1] if starts else NOW
-    sent_at = base + query.settle + units * query.unit.seconds + seconds
+    sent_at = base + query.settle_seconds + units * query.unit.seconds + seconds
     settled_start = newest_settled_start(starts, query, sent_at)
-    ripe = {start for start in starts if sent_at - bucket_end(start, query.unit, query.zone) >= query.settle}
+    ripe = {start for start in starts if sent_at - bucket_end(start, query.unit, query.zone) >= query.settle_seconds}
     assert settled_start == max(ripe - {*starts[-1:]}, default=None)
     afterwards = newest_settled_start(starts, query, sent_at + later)
     assert settled_start is None or (afterwards is not None and afterwards >= settled_start)
@@ -256,7 +256,7 @@ def test_settled_is_newest_bucket_past_settle(
 
 def test_settle_is_exact_to_the_second() -> None:
     """An hour settles exactly `settle` after its end; the newest or only bucket never settles."""
-    query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle=60)
+    query = Query("production", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle_seconds=60)
     noon, item, two = 12 * HOUR, 13 * HOUR, 14 * HOUR
     assert newest_settled_start([noon, item, two], query, 13 * HOUR + 59.9) is None
     assert newest_settled_start([noon, item, two], query, 13 * HOUR + 60) == noon

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
-from braze_exporter.scheduler.rate_limiter import CircuitBreaker, Decision, Probe, RateLimiter
+from braze_exporter.scheduler.rate_limiter import BreakerCall, CircuitBreaker, Decision, RateLimiter
 
 POOL = Pool("default", limit=3_600, window_seconds=3_600)
 
@@ -20,7 +20,7 @@ class LimiterRig:
     limiter: RateLimiter
     now: float = 0.0
     granted: list[float] = field(default_factory=list)
-    in_flight: list[Probe] = field(default_factory=list)
+    in_flight: list[BreakerCall] = field(default_factory=list)
 
     def acquire(self) -> bool:
         """Make a call if the limiter allows it, and return whether it was made."""
@@ -72,7 +72,7 @@ def test_limiter_uses_reported_limit() -> None:
     rig.release(RateLimitInfo(limit=360))
     for info, at in ((None, 99.0), (0.0, 99.5)):
         rig.now = at
-        rig.limiter.release(RateLimitInfo(limit=info), Probe(is_probe=False, generation=0), at)
+        rig.limiter.release(RateLimitInfo(limit=info), BreakerCall(is_probe=False, generation=0), at)
         assert not rig.acquire()
     rig.now = 100.0
     assert rig.acquire()

@@ -134,7 +134,7 @@ def test_named_entry_wins_over_selector() -> None:
         },
         {EVENT_LIST: ["a", "b"]},
     )
-    assert [(query.request_value, query.app, query.unit, query.refresh) for query in plan.queries] == [
+    assert [(query.request_value, query.app, query.unit, query.refresh_seconds) for query in plan.queries] == [
         ("a", "", "hour", 3_600),
         ("a", "", "day", 900),
         ("a", "ios", "hour", 600),
