@@ -127,7 +127,7 @@ def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUs
     if not calls:
         return text
     seconds, usage = max(
-        ((number * _HOUR_SECONDS / _remaining_calls(usage), usage) for usage, number in missing.items()),
+        ((number * _HOUR_SECONDS / _remaining_calls(usage), usage) for usage, number in missing.items() if number),
         key=itemgetter(0),
     )
     text += (

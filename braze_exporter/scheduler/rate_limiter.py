@@ -105,7 +105,7 @@ class PauseReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A pause in the calls of a pool: its reason and the remaining seconds."""
+    """A pause in the calls of a pool: its reason and the remaining seconds, infinite if the share is 0."""
 
     reason: PauseReason
     seconds: float
@@ -152,11 +152,10 @@ class RateLimiter:
 
     def current_pause(self, now: float) -> Pause | None:
         """Return the pause at `now`, or None if a call may be made. Of several pauses it is the longest."""
-        rate = self._share * self._limit / self._pool.window_seconds
         seconds = {
             PauseReason.RATE_LIMITED: self._circuit_breaker.open_until - now,
             PauseReason.RESERVE: self._resets_at - now if self._is_reserve_reached(now) else 0.0,
-            PauseReason.BUDGET: (_ONE_CALL - self._tokens_at(now)) / rate,
+            PauseReason.BUDGET: self._seconds_until_call(now),
         }
         reason = max(seconds, key=seconds.__getitem__)
         return Pause(reason, seconds[reason]) if seconds[reason] > 0 else None
@@ -193,9 +192,20 @@ class RateLimiter:
     def _reset_tolerance_seconds(self) -> float:
         return self._pool.window_seconds * _RESET_TOLERANCE_FRACTION
 
+    @property
+    def _calls_per_second(self) -> float:
+        """The rate of the share. It is 0 for a backfill if the exporter needs the whole share."""
+        return self._share * self._limit / self._pool.window_seconds
+
+    def _seconds_until_call(self, now: float) -> float:
+        """Return the seconds until the share allows a call, infinite if it never does."""
+        missing = _ONE_CALL - self._tokens_at(now)
+        if missing <= 0:
+            return 0.0
+        return missing / self._calls_per_second if self._calls_per_second else float("inf")
+
     def _tokens_at(self, now: float) -> float:
-        rate = self._share * self._limit / self._pool.window_seconds
-        return min(self._burst, self._tokens + rate * max(0.0, now - self._filled_at))
+        return min(self._burst, self._tokens + self._calls_per_second * max(0.0, now - self._filled_at))
 
     def _refill(self, now: float) -> None:
         self._tokens, self._filled_at = self._tokens_at(now), now

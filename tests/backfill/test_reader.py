@@ -95,6 +95,21 @@ def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
         assert backfill.braze.requests == []
 
 
+def test_fully_used_pool_without_calls_is_ignored(tmp_path: Path) -> None:
+    """If the exporter needs the whole share of a pool for which the backfill has no calls, the backfill runs."""
+    products = "".join(f"      - {{product: product {number}, unit: day}}\n" for number in range(25))
+    start, end = "2026-10-01T00:00:00Z", "2026-10-01T12:00:00Z"  # no whole day
+    extra_yaml = f"    purchases:\n{products}"
+    with prepared_backfill(tmp_path, EVENT, silent_traffic(), start, end, extra_yaml=extra_yaml) as backfill:
+        backfill.run()
+        assert len(requested_calls(backfill)) == 1
+        assert len(backfill.output_samples[SETTLED, unfiltered_labels(event="purchase")]) == 12 - 2
+    assert (
+        f"26 queries from {start} to {end}: 1 call to make. At 6.9 calls/s, which the exporter leaves of budget.share, "
+        "they take at least 0 s"
+    ) in backfill.progress_text
+
+
 def test_reserve_reached_pauses_until_window_end(tmp_path: Path) -> None:
     """When the remaining limit reaches the reserve, the backfill pauses and reports the reason and the end."""
     clock = Clock()

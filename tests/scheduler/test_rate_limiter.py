@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
-from braze_exporter.scheduler.rate_limiter import BreakerCall, CircuitBreaker, Decision, RateLimiter
+from braze_exporter.scheduler.rate_limiter import BreakerCall, CircuitBreaker, Decision, Pause, PauseReason, RateLimiter
 
 POOL = Pool("default", limit=3_600, window_seconds=3_600)
 
@@ -63,6 +63,17 @@ def test_limiter_does_not_accumulate_beyond_burst() -> None:
     rig = make_rig()
     rig.now = 86_400.0
     assert [rig.acquire() for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_limiter_without_share_grants_burst_only() -> None:
+    """A limiter with a share of 0, as in a backfill beside an exporter that needs all of it, grants only its burst."""
+    rig = make_rig(share=0.0, burst=1, is_probed=False)
+    assert rig.limiter.current_pause(rig.now) is None
+    assert rig.acquire()
+    rig.release()
+    rig.now = 86_400.0
+    assert not rig.acquire()
+    assert rig.limiter.current_pause(rig.now) == Pause(PauseReason.BUDGET, float("inf"))
 
 
 def test_limiter_uses_reported_limit() -> None:
