@@ -283,7 +283,7 @@ def _time_zone_findings(workspace: ConfiguredWorkspace, succeeded: Sequence[Quer
     else:
         for query_state in succeeded:
             if query_state.response is not None and is_timezone_mismatch(query_state.query, query_state.response):
-                newest = datetime.fromtimestamp(max(_values_by_start(query_state)), zone).date()
+                newest = datetime.fromtimestamp(bucket_starts(query_state.response.series)[-1], zone).date()
                 yield Finding(
                     f"{_describe_query(query_state.query)}: the newest day is {newest}, which is not today in "
                     f"{zone.key}; {remedy}"

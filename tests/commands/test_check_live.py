@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import response_faults
 import transfer_faults
-from fault_injection import Exchange
+from fault_injection import Exchange, Fault
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
@@ -166,11 +166,16 @@ def test_malformed_and_oversized_responses_are_distinguished(braze: CheckLiveRig
     ]
 
 
+def response_of_holes() -> Fault:
+    """Return a fault that responds with null for the count of each bucket."""
+    return response_faults.edited(
+        lambda content: content.update(data=[{**row, "count": None} for row in content["data"]])
+    )
+
+
 def test_response_of_holes_only_is_reported(braze: CheckLiveRig) -> None:
     """A response in which no bucket has a number is reported as such, not as zeros or an unknown event."""
-    braze.braze.inject(
-        response_faults.edited(lambda content: content.update(data=[{**row, "count": None} for row in content["data"]]))
-    )
+    braze.braze.inject(response_of_holes(), path="/events/data_series")
     assert braze.problems("{event: signup}") == [
         "custom_events signup (hourly): no bucket of the response has a number"
     ]
@@ -331,6 +336,17 @@ def test_newest_day_not_today_is_reported(braze: CheckLiveRig) -> None:
         "custom_events purchase (daily): the newest day is 2026-11-24, which is not today in America/"
     )
     assert problem.endswith("; set timezone to the company's time zone in Braze")
+
+
+def test_newest_day_not_today_is_reported_for_holes(braze: CheckLiveRig) -> None:
+    """A wrong timezone is reported from the days of a response even if none of them has a number."""
+    braze.braze.zone = ZoneInfo("Pacific/Auckland")
+    braze.braze.inject(response_of_holes(), path="/events/data_series")
+    no_number, mismatch = braze.problems("{event: purchase, unit: day}")
+    assert no_number == "custom_events purchase (daily): no bucket of the response has a number"
+    assert mismatch.startswith(
+        "custom_events purchase (daily): the newest day is 2026-11-24, which is not today in America/"
+    )
 
 
 def test_late_data_is_reported(braze: CheckLiveRig) -> None:
