@@ -180,6 +180,25 @@ def test_queued_query_removed_by_reload_is_not_fetched() -> None:
         assert requested_events(exporter) == ["signup", "signup"]
 
 
+def test_queued_query_removed_by_reload_is_not_deferred() -> None:
+    """A queued query that a reload removes is not counted as deferred."""
+    extra_yaml = "budget: {concurrency: 1}\n"
+    with running_exporter(
+        "{event: signup}\n{event: purchase}\n{event: quiet}", shop(), extra_yaml=extra_yaml
+    ) as exporter:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(transfer_faults.hold())
+        waiting = exporter.exporter.refresh()
+        exporter.braze.wait_for(1)
+        exporter.apply_config("{event: signup}", extra_yaml=extra_yaml)
+        exporter.braze.clear_faults()
+        waiting.result(5)
+        exporter.clock.advance(300)
+        page = exporter.scrape()  # its only connection has handled the removed queries before
+        assert requested_events(exporter) == ["signup", "signup"]
+        assert page.value("braze_api_requests_deferred_total", pool="default") == 0
+
+
 def test_open_circuit_of_removed_query_is_probed_by_another() -> None:
     """If a reload removes the query that got a 401, another query that is not due probes the key."""
     with running_exporter("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}", shop()) as exporter:
@@ -263,6 +282,20 @@ def test_call_in_flight_adds_no_metric_of_removed_workspace() -> None:
         page = pool.submit(exporter.scrape)
         names = {dict(labels).get("workspace", "staging") for _, labels in page.result().samples}
     assert names == {"staging"}
+
+
+def test_late_event_adds_no_metric_of_removed_workspace() -> None:
+    """What happens to a query of a removed workspace before the scheduler drops the query adds no metric."""
+    with running_exporter("{event: purchase, unit: day}", shop()) as exporter:
+        exporter.scrape()
+        (removed,) = exporter.exporter.plan.queries
+        exporter.apply_config("{event: purchase, unit: day}", production="staging")
+        metrics = exporter.exporter._self_metrics  # noqa: SLF001 - no request can be timed so exactly
+        metrics.count_deferred(removed.workspace, removed.kind)
+        metrics.observe_revision(removed, 600.0)
+        metrics.record_timezone(removed, is_mismatch=True)
+        page = exporter.page()
+    assert {dict(labels).get("workspace", "staging") for _, labels in page.samples} == {"staging"}
 
 
 def test_timezone_mismatch_of_removed_days_is_cleared() -> None:

@@ -331,8 +331,10 @@ class SelfMetrics:
                 metric.labels(call.workspace, call.pool).set(value)
 
     def count_deferred(self, workspace: str, endpoint: Endpoint) -> None:
-        """Count a request that was due but deferred."""
-        self._deferred.labels(workspace, endpoint.pool.name).inc()
+        """Count a request that was due but deferred, if its workspace is still in the plan."""
+        with self._lock:
+            if workspace in self._workspaces:
+                self._deferred.labels(workspace, endpoint.pool.name).inc()
 
     def record_reload(self, loaded_at: float | None) -> None:
         """Record a configuration reload: its time in seconds since the epoch, or None if it failed."""
@@ -349,12 +351,19 @@ class SelfMetrics:
         self._state_write_failures.inc()
 
     def observe_revision(self, query: Query, delay: float) -> None:
-        """Record that a bucket of `query` changed `delay` seconds after its end."""
-        self._revision_delay.labels(query.workspace, query.kind.section).observe(delay)
+        """Record that a bucket of `query` changed `delay` seconds after its end, if its workspace is in the plan."""
+        with self._lock:
+            if query.workspace in self._workspaces:
+                self._revision_delay.labels(query.workspace, query.kind.section).observe(delay)
 
     def record_timezone(self, query: Query, *, is_mismatch: bool) -> None:
-        """Record whether the days in Braze's responses differ from those in the workspace's configured time zone."""
-        self._timezone_mismatch.labels(query.workspace).set(float(is_mismatch))
+        """Record whether the days in Braze's responses differ from those in the workspace's configured time zone.
+
+        Does nothing if the workspace is no longer in the plan.
+        """
+        with self._lock:
+            if query.workspace in self._workspaces:
+                self._timezone_mismatch.labels(query.workspace).set(float(is_mismatch))
 
     def read_values(self, family: Family) -> dict[tuple[str, ...], float]:
         """Return the exported values of a family that is not a histogram, by its label values."""

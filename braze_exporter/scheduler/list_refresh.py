@@ -238,11 +238,8 @@ class ListRefresher:
         """Read the remaining pages of a list, and return whether the read ended, with success or failure."""
         with self._changed:
             wanted = self._workspace_lists.get(read_state.workspace_key)
-            if (
-                wanted is None
-                or self._lists.get((read_state.workspace_key, read_state.list_endpoint)) is not read_state
-            ):
-                return False  # the config no longer needs it
+            if wanted is None or self._is_removed(read_state):
+                return False
             pager = read_state.pager = read_state.pager or ListPager(
                 read_state.list_endpoint, wanted.page_fetcher, wanted.admission
             )
@@ -253,7 +250,9 @@ class ListRefresher:
         except CircuitOpen:  # a rejected key does not count as deferred
             return False
         except Deferred:
-            self._on_deferred(read_state.workspace_key.workspace, read_state.list_endpoint)
+            with self._changed:
+                if not self._is_removed(read_state):
+                    self._on_deferred(read_state.workspace_key.workspace, read_state.list_endpoint)
             return False
         except BrazeError as failure:
             error = failure.without_traceback()
@@ -274,6 +273,10 @@ class ListRefresher:
                 known = replace(known, suggestions=before.suggestions)
             read_state.known, read_state.read_at = known, self._wall()
             return True
+
+    def _is_removed(self, read_state: _ListReadState) -> bool:
+        """Return whether a reload has removed a list, because the config no longer needs it."""
+        return self._lists.get((read_state.workspace_key, read_state.list_endpoint)) is not read_state
 
     def _read_pages(self, pager: ListPager) -> tuple[ListItem, ...]:
         """Read the remaining pages. Waits only while a probe is in flight."""

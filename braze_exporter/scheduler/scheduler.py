@@ -271,7 +271,8 @@ class Scheduler:
         """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
         if isinstance(admitted, Deferred):
             with self._lock:
-                self._set_deferred(query_state, admitted)
+                if not query_state.is_removed:
+                    self._set_deferred(query_state, admitted)
                 self._release(query_state)
             return
         sent_at = self._wall()

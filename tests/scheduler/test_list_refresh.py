@@ -320,6 +320,30 @@ def test_forbidden_list_is_read_daily(tmp_path: Path) -> None:
         assert requested_pages(exporter) == 3
 
 
+@pytest.mark.parametrize(
+    "changes", [{"production": "staging"}, {"custom_events": "sessions", "{match: '.*'}": "{unit: day}"}]
+)
+def test_list_removed_by_reload_is_not_deferred(changes: dict[str, str]) -> None:
+    """A list that a reload removes while it is read is not counted as deferred, and its workspace gets no metrics."""
+    workspace = changes.get("production", "production")
+    extra_yaml = "budget: {share: 0.004}\n"
+    with running_exporter(
+        "{match: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
+    ) as exporter:
+        exporter.braze.lists.page_size = 1
+        exporter.braze.inject(transfer_faults.hold(), path="/events/list")
+        exporter.refresh()
+        exporter.braze.wait_for(1)
+        exporter.apply_config("{match: '.*'}", extra_yaml=extra_yaml, **changes)
+        exporter.braze.clear_faults()
+        wait_until(lambda: requested_pages(exporter) >= 4, "the share of an hour is used up")
+        exporter.exporter._list_refresher.close()  # noqa: SLF001 - the thread ends after its last call
+        wait_until(lambda: "lists" not in {thread.name for thread in threading.enumerate()}, "the thread has ended")
+        page = exporter.page()
+    assert page.value("braze_api_requests_deferred_total", pool="lists") == 0
+    assert {dict(labels).get("workspace", workspace) for _, labels in page.samples} == {workspace}
+
+
 def test_deferred_list_resumes() -> None:
     """A list longer than an hour's share is read in parts, and used once it is complete."""
     extra_yaml = "budget: {share: 0.004}\n"
