@@ -26,6 +26,9 @@ from braze_exporter.scheduler.worker_pool import WorkerPool
 
 # The number of history chunks that one scrape queues, since there may be thousands.
 MAX_QUEUED_HISTORY = 500
+# Seconds after the addition of a query from which a history chunk of one bucket is given up if its response is too
+# large. Until then it is retried, since the cause may be temporary.
+_OVERSIZED_HISTORY_SECONDS = 86_400.0
 
 # The workspace and the endpoint path of a query. They decide whether it may be fetched.
 EndpointKey: TypeAlias = tuple[str, str]
@@ -114,6 +117,7 @@ class Scheduler:
         self.revision = 0
         self.query_states: tuple[QueryState, ...] = ()
         self.pending_history: dict[QueryState, None] = {}
+        self._incomplete_history: set[tuple[object, ...]] = set()
         self._states_by_endpoint: dict[EndpointKey, list[QueryState]] = {}
         self._open_circuits: dict[EndpointKey, BrazeError | None] = {}
         self._worker_pools: dict[str, WorkerPool[QueryState, Permit | Deferred]] = {}
@@ -154,6 +158,7 @@ class Scheduler:
         self, weeks: Mapping[tuple[object, ...], int], known: Mapping[tuple[object, ...], QueryState]
     ) -> None:
         """Drop the history chunks of queries that were removed or whose `baseline_weeks` changed."""
+        self._incomplete_history &= weeks.keys()
         for chunk in list(self.pending_history):
             owner = state_key(chunk.query)
             if owner not in known or weeks.get(owner) != known[owner].query.baseline_weeks:
@@ -167,6 +172,7 @@ class Scheduler:
         query_state = query_state or QueryState(query, self._wall(), next_at=now)
         if is_new or query_state.query.baseline_weeks != query.baseline_weeks:
             query_state.added_at = self._wall()
+            self._incomplete_history.discard(state_key(query))
             chunks = self._fetcher.history_chunks(query, query_state.added_at)
             added = [QueryState(chunk, query_state.added_at, next_at=now, is_history=True) for chunk in chunks]
             self.pending_history.update(dict.fromkeys(added))
@@ -308,6 +314,7 @@ class Scheduler:
                 return
             if query_state.is_history and error.reason is Reason.TOO_LARGE:
                 self._halve_chunk(query_state)
+                self._give_up_chunk_if_old(query_state)
             query_state.result = FetchResult(query_state.response, error)
         elif fetched is not None:
             if query_state.is_history:
@@ -351,6 +358,18 @@ class Scheduler:
                     QueryState(half, chunk.added_at, next_at=self._monotonic(), is_history=True) for half in result
                 ]
                 self.pending_history.update(dict.fromkeys(added))
+
+    def _give_up_chunk_if_old(self, query_state: QueryState) -> None:
+        """Give up a history chunk of one bucket whose response is still too large. Log this once per query."""
+        query = query_state.query
+        if query.length > 1 or self._wall() - query_state.added_at < _OVERSIZED_HISTORY_SECONDS:
+            return
+        query_state.is_removed = True
+        del self.pending_history[query_state]
+        if state_key(query) not in self._incomplete_history:
+            self._incomplete_history.add(state_key(query))
+            fields = {**dict(query.labels), "unit": query.unit}
+            _log.warning("History response too large, baseline is incomplete", extra={"fields": fields})
 
     def _update_circuits(self) -> None:
         """Update the endpoints whose circuit has opened, closed or changed its error."""
