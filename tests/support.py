@@ -1,6 +1,7 @@
 """Shared test helpers: a controllable clock, parsed metrics pages, and the exporter in this process or as a program."""
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
@@ -75,31 +77,39 @@ class RunningClock(Clock):
 
 
 class MetricsPage:
-    """The samples of a metrics page in the text format."""
+    """The samples of a metrics page in the text format.
+
+    Lines are parsed when a test needs them, because parsing takes longer than the scrape.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.samples: dict[tuple[str, Labels], float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                key = (sample.name, frozenset(sample.labels.items()))
-                assert key not in self.samples, f"duplicate sample: {key}"
-                self.samples[key] = sample.value
+        self._lines = [line for line in text.split("\n") if line and line[0] != "#"]
+        series = Counter(line.rpartition(" ")[0] for line in self._lines)
+        assert series.total() == len(series), f"duplicate samples: {series.most_common(3)}"
+
+    @functools.cached_property
+    def samples(self) -> Mapping[tuple[str, Labels], float]:
+        """The values of all samples, by name and labels."""
+        return _parse_samples(self._lines)
 
     def values(self, name: str, **labels: str) -> list[float]:
         """Return the values of all samples with this name and at least these labels."""
         wanted = set(labels.items())
-        return [
-            value
-            for (sample_name, sample_labels), value in self.samples.items()
-            if sample_name == name and wanted <= sample_labels
-        ]
+        lines = [line for line in self._lines if line.startswith((name + "{", name + " "))]
+        return [value for (_, found), value in _parse_samples(lines).items() if wanted <= found]
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the value of the only sample with this name and at least these labels, or None if there is none."""
         values = self.values(name, **labels)
         assert len(values) <= 1, f"{len(values)} samples of {name}{labels}"
         return values[0] if values else None
+
+
+def _parse_samples(lines: Sequence[str]) -> dict[tuple[str, Labels], float]:
+    """Return the values of lines in the text format, by name and labels."""
+    families = text_string_to_metric_families("\n".join(lines))
+    return {(item.name, frozenset(item.labels.items())): item.value for family in families for item in family.samples}
 
 
 @dataclass
