@@ -12,8 +12,18 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
 TURN = pytest.StashKey[contextlib.ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Stop the measurements that coverage and pytest-cov begin at the start of a worker of pytest-xdist.
+
+    pytest-cov then begins another one, which it pauses for `no_cover` tests. The earlier ones would continue meanwhile.
+    """
+    while hasattr(config, "workerinput") and (measurement := Coverage.current()) is not None:
+        measurement.stop()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

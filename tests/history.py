@@ -67,7 +67,9 @@ def scrape_history(
             def is_ready() -> bool:
                 clock.advance(5)  # lets the budget refill for some more calls
                 wait([exporter.refresh()])
-                return exporter.render(openmetrics=False).count(b"_baseline{") == sum(query.baseline_weeks > 0 for query in plan.queries)
+                return exporter.render(openmetrics=False).count(b"_baseline{") == sum(
+                    query.baseline_weeks > 0 for query in plan.queries
+                )
 
             exporter.apply_config(config, plan, session)
             wait_until(is_ready, "the history of the baselines is read")
