@@ -79,8 +79,8 @@ def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptu
     (record,) = caplog.records
     assert record.getMessage() == FAILED
     assert record.__dict__["fields"]["problem"] == (
-        f"{files.path}:1: tls_server_config.key_file: is not the key of the certificate in cert_file: "
-        "give the two that were made together"
+        f"{files.path}:1: tls_server_config.key_file: does not match the certificate in cert_file; "
+        "provide the key of that certificate"
     )
     logged_problems(caplog)
     (tmp_path / "key.pem").write_bytes(key)
