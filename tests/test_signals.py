@@ -17,8 +17,6 @@ import pytest
 from recorded_counts import RecordedCounts
 from support import KEY, free_port, running_braze, wait_until, workspace_yaml, write_file
 
-pytestmark = pytest.mark.no_cover
-
 # The exit codes that a shell shows for a signal. The program returns them itself, because as process 1 it would not be
 # killed.
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}

@@ -17,6 +17,8 @@ from support import KEY, Program, copy_during_transaction, run_program, unprivil
 
 from braze_exporter.state import StateFileError, open_state_file
 
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_unusable_state_file_is_an_error(tmp_path: Path, command: str) -> None:

@@ -22,8 +22,6 @@ from support import KEY, run_program, running_braze, workspace_yaml, write_file
 
 from braze_exporter.simulator.server import Server
 
-pytestmark = pytest.mark.no_cover
-
 # Command-line values: a span of several months up to yesterday, which takes `CALLS` calls.
 YESTERDAY = datetime.fromtimestamp(time.time() - 86_400, UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 START, END = ((YESTERDAY - timedelta(hours=back)).isoformat() for back in (4_000, 0))

@@ -17,8 +17,6 @@ from braze_exporter.backfill.request import BackfillError
 from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.reply import Reply
 
-pytestmark = pytest.mark.no_cover
-
 # The hours of several months and the number of calls. Each call returns 100 hours, one of which overlaps the next call.
 EVENT, START, END = "{event: purchase}", "2026-06-01", "2026-11-01"
 HOURS, CALLS = 153 * 24 - 2, 38

@@ -258,6 +258,7 @@ def test_invalid_response_keeps_no_references(fault: Fault) -> None:
     assert kept < 1_000_000
 
 
+@pytest.mark.no_cover
 def test_program_serves_through_every_fault(tmp_path: Path) -> None:
     """With every fault at once, `/metrics` works, each workspace counts its own error, and the key is not shown."""
     names = list(FAILING_RESPONSES)

@@ -206,6 +206,7 @@ def test_any_mutated_config_is_config_or_error(data: object) -> None:
     load_and_build(json.dumps(data))
 
 
+@pytest.mark.no_cover
 @settings(deadline=None)
 @given(mutations(WITH_SECRETS))
 def test_error_messages_hold_no_secret(data: object) -> None:

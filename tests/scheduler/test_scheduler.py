@@ -23,8 +23,6 @@ from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.simulator.reply import Reply
 
-pytestmark = pytest.mark.no_cover
-
 EVENTS = "\n".join(f"{{event: event {number:02}}}" for number in range(24))
 
 

@@ -409,6 +409,7 @@ def test_timezone_mismatch_is_shown() -> None:
         ]
 
 
+@pytest.mark.no_cover
 def test_pending_history_is_shown(exporter: ExporterRig) -> None:
     """The page shows the remaining calls for baseline history after all other messages."""
     assert workspace_messages(exporter)[-1] == "Fetching history for baselines: 16 calls left."
@@ -520,6 +521,7 @@ def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
     assert (status["workspaces"], status["queries"]) == ([], [])
 
 
+@pytest.mark.no_cover
 def test_page_data_of_2000_queries_is_fast() -> None:
     """The status response for 2,000 queries takes less than half a second, a generous bound for busy machines."""
     events = "\n".join(f"{{event: event {number}}}" for number in range(2_000))
