@@ -26,8 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
         measurement.stop()
 
 
+@pytest.hookimpl(trylast=True)  # after pytest-randomly has shuffled them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Exclude `alone` tests from coverage measurement."""
+    """Exclude `alone` tests from coverage measurement, and run them last.
+
+    Each of them waits for the tests that run at that moment. At the end there are none.
+    """
+    items.sort(key=is_alone)
     for item in items:
         if is_alone(item):
             item.add_marker("no_cover")
