@@ -14,7 +14,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -371,10 +371,9 @@ def _monitored() -> Tree:
     }
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+@contextmanager
+def running_chain(directory: Path) -> Iterator[Chain]:
     """Run the chain with the addresses of this machine and with intervals of seconds instead of minutes."""
-    directory = tmp_path_factory.mktemp("chain")
     shutil.copytree(COMPOSE / "prometheus", directory / "prometheus")
     config = directory / "prometheus/prometheus.yml"
     rules = directory / "prometheus/rules" / docs.RULES.name
@@ -408,6 +407,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
             return False
 
         wait_until(scraped, "Prometheus has scraped the exporter", 60)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Run a chain for all tests that leave it running."""
+    with running_chain(tmp_path_factory.mktemp("chain")) as started:
         yield started
 
 
@@ -454,18 +460,16 @@ def test_operator_relabeling_keeps_series_of_new_pod(chain: Chain) -> None:
         assert labels["instance"] == "braze-exporter"
 
 
-def test_missing_exporter_alerts_in_alertmanager(chain: Chain) -> None:
-    """When the exporter stops, Alertmanager receives `BrazeExporterDown`.
+def test_missing_exporter_alerts_in_alertmanager(tmp_path: Path) -> None:
+    """When the exporter stops, Alertmanager receives `BrazeExporterDown`."""
+    with running_chain(tmp_path) as chain:
 
-    This test is the last one, because it stops the exporter.
-    """
+        def names() -> set[str]:
+            return {alert["labels"]["alertname"] for alert in _get(chain.alertmanager, "/api/v2/alerts")}
 
-    def names() -> set[str]:
-        return {alert["labels"]["alertname"] for alert in _get(chain.alertmanager, "/api/v2/alerts")}
+        def is_quiet() -> bool:
+            return not chain.query("ALERTS") and not names()
 
-    def is_quiet() -> bool:
-        return not chain.query("ALERTS") and not names()
-
-    wait_until(is_quiet, "alerts from before the first scrape are resolved")
-    chain.program.stop()
-    wait_until(lambda: names() == {"BrazeExporterDown"}, "Alertmanager has the alert")
+        wait_until(is_quiet, "alerts from before the first scrape are resolved")
+        chain.program.stop()
+        wait_until(lambda: names() == {"BrazeExporterDown"}, "Alertmanager has the alert")

@@ -7,7 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -363,11 +363,10 @@ class Chain:
         }
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+@contextmanager
+def running_chain(directory: Path) -> Iterator[Chain]:
     """Run the simulator, the exporter and a Prometheus with the printed rules, each `for` shortened to a second."""
     require_tool("prometheus")
-    directory = tmp_path_factory.mktemp("rules")
     with ExitStack() as stack:
         _, server = stack.enter_context(running_braze(ChangingTraffic()))
         path = write_file(
@@ -379,6 +378,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         prometheus = stack.enter_context(running_prometheus(directory / "prometheus", program.port, rules=rules))
         wait_until(prometheus.is_responding, "Prometheus has scraped", 60)
         yield Chain(Path(path), program, prometheus)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Run a chain for all tests that leave it running."""
+    with running_chain(tmp_path_factory.mktemp("rules")) as started:
+        yield started
 
 
 def test_prometheus_evaluates_every_rule(chain: Chain) -> None:
@@ -418,17 +424,18 @@ def test_silent_event_fires_alert(chain: Chain) -> None:
     assert (below["labels"]["team"], below["labels"]["severity"]) == ("{{ growth }}", "page")
 
 
-def test_exporter_failures_fire_alerts(chain: Chain) -> None:
+def test_exporter_failures_fire_alerts(tmp_path: Path) -> None:
     """A failed config reload and an exporter that is down fire their alerts."""
-    assert not chain.firing().keys() & {("BrazeConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
-    write_file(chain.config, "workspaces: []")
-    assert chain.program.get("/-/reload", method="POST").status == 400
-    wait_until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload fires its alert")
-    chain.program.stop()
-    wait_until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the stopped exporter fires its alert")
-    down = chain.firing()["BrazeExporterDown", "", ""]
-    assert down["labels"] == {"alertname": "BrazeExporterDown", "severity": "critical", "workspace": "production"}
-    wait_until(lambda: chain.firing().keys() == {("BrazeExporterDown", "", "")}, "no other alert fires any more")
+    with running_chain(tmp_path) as chain:
+        assert not chain.firing().keys() & {("BrazeConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
+        write_file(chain.config, "workspaces: []")
+        assert chain.program.get("/-/reload", method="POST").status == 400
+        wait_until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload fires its alert")
+        chain.program.stop()
+        wait_until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the stopped exporter fires its alert")
+        down = chain.firing()["BrazeExporterDown", "", ""]
+        assert down["labels"] == {"alertname": "BrazeExporterDown", "severity": "critical", "workspace": "production"}
+        wait_until(lambda: chain.firing().keys() == {("BrazeExporterDown", "", "")}, "no other alert fires any more")
 
 
 def test_plan_matches_config() -> None:
