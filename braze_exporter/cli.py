@@ -10,8 +10,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from braze_exporter.commands.exit_codes import FAILURE, fail
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 SERVING_COMMANDS = {"serve", "demo"}
 # A process that a signal ends exits with this plus the number of the signal, as in a shell.
@@ -73,6 +77,21 @@ def _write_line(text: str) -> None:
             os.write(descriptor, f"{erase}{text}\n".encode(errors="backslashreplace"))
 
 
+def _wait_for(command: "Future[object]") -> None:
+    """Wait in the main thread until `command` is done, and let signal handlers run meanwhile.
+
+    The system may deliver a signal to any thread, and then a lock on which the main thread waits is not interrupted. It
+    therefore waits for a byte: the interpreter writes one for each signal, and the command writes one at its end.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)  # a full pipe wakes the main thread as well
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    command.add_done_callback(lambda _command: os.write(writer, b"\0"))
+    while not command.done():
+        os.read(reader, 1)
+    signal.set_wakeup_fd(-1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` and return the exit code.
 
@@ -99,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Signal handlers run in the main thread, but not while it blocks in C code, such as the resolver. The command
         # therefore runs in another thread.
         with ThreadPoolExecutor(1) as pool:
-            return int(pool.submit(options.run, options, os.environ).result())
+            command = pool.submit(options.run, options, os.environ)
+            _wait_for(command)
+            return int(command.result())
     except ConfigError as error:
         return fail(str(error))
     except BrokenPipeError:  # the reader of stdout has closed it
