@@ -90,7 +90,7 @@ def _count_states(program: Program) -> tuple[float | None, float | None]:
 
 def names() -> list[str]:
     """Return the names of all screenshots."""
-    pages = [f"{name}-{light}.png" for name in ("demo", "troubles", "phone") for light in ("light", "dark")]
+    pages = [f"{name}-{light}.png" for name in ("demo", "failures", "phone") for light in ("light", "dark")]
     return [*pages, *(f"{name}.png" for name in graphs.GRAPHS)]
 
 
@@ -117,7 +117,7 @@ def main() -> None:
             wait_until(lambda: _has_history(program), "the history is fetched")
             _take_picture(browser, program, directory / "demo", (1_000, 1_000), ".legend", _OPEN_FIRST_QUERY_SCRIPT)
         with scene(Path(scratch)) as program:
-            _take_picture(browser, program, directory / "troubles", (1_440, 900), "#rows .row:has(.no-data)")
+            _take_picture(browser, program, directory / "failures", (1_440, 900), "#rows .row:has(.no-data)")
             _take_picture(browser, program, directory / "phone", "phone")
         with graphs.prometheus_with_history(Path(scratch) / "prometheus") as server:
             for name, graph in graphs.GRAPHS.items():
