@@ -5,6 +5,7 @@ import functools
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -45,6 +46,9 @@ IOS = "3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
 VIP = "6d68ea15-26c4-4109-835a-65b81773a5e2"
 
 Labels = frozenset[tuple[str, str]]
+# A label and a line in the text format of Prometheus.
+_LABEL = re.compile(r'[a-zA-Z_]\w*="[^"\\]*(?:\\[\\"n][^"\\]*)*"')
+_SAMPLE = re.compile(rf"([a-zA-Z_:][\w:]*)(?:\{{({_LABEL.pattern}(?:,{_LABEL.pattern})*)\}})? [-+.\w]+")
 
 
 class Clock:
@@ -79,13 +83,14 @@ class RunningClock(Clock):
 class MetricsPage:
     """The samples of a metrics page in the text format.
 
-    Lines are parsed when a test needs them, because parsing takes longer than the scrape.
+    The format of every line is checked. Lines are parsed when a test needs them, because that takes longer than the
+    scrape.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._lines = [line for line in text.split("\n") if line and line[0] != "#"]
-        series = Counter(line.rpartition(" ")[0] for line in self._lines)
+        series = Counter(map(_series_key, self._lines))
         assert series.total() == len(series), f"duplicate samples: {series.most_common(3)}"
 
     @functools.cached_property
@@ -104,6 +109,13 @@ class MetricsPage:
         values = self.values(name, **labels)
         assert len(values) <= 1, f"{len(values)} samples of {name}{labels}"
         return values[0] if values else None
+
+
+def _series_key(line: str) -> tuple[str, frozenset[str]]:
+    """Return the name and the escaped labels of a line in the text format."""
+    sample = _SAMPLE.fullmatch(line)
+    assert sample is not None, f"invalid line: {line}"
+    return sample[1], frozenset(_LABEL.findall(sample[2] or ""))
 
 
 def _parse_samples(lines: Sequence[str]) -> dict[tuple[str, Labels], float]:

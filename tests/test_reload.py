@@ -162,26 +162,8 @@ def test_fetch_in_flight_during_reload_is_kept() -> None:
         assert second.result().values("braze_custom_events_filtered_total") == []
 
 
-def test_queued_query_removed_by_reload_is_not_fetched() -> None:
-    """A queued query that a reload removes is not fetched."""
-    extra_yaml = "budget: {concurrency: 1}\n"
-    with running_exporter(
-        "{event: signup}\n{event: purchase}\n{event: quiet}", shop(), extra_yaml=extra_yaml
-    ) as exporter:
-        exporter.skip_first_scrape()
-        exporter.braze.inject(transfer_faults.hold())
-        waiting = exporter.exporter.refresh()
-        exporter.braze.wait_for(1)
-        exporter.apply_config("{event: signup}", extra_yaml=extra_yaml)
-        exporter.braze.clear_faults()
-        waiting.result(5)
-        exporter.clock.advance(300)
-        exporter.scrape()
-        assert requested_events(exporter) == ["signup", "signup"]
-
-
-def test_queued_query_removed_by_reload_is_not_deferred() -> None:
-    """A queued query that a reload removes is not counted as deferred."""
+def test_queued_query_removed_by_reload_is_neither_fetched_nor_deferred() -> None:
+    """A queued query that a reload removes is neither fetched nor counted as deferred."""
     extra_yaml = "budget: {concurrency: 1}\n"
     with running_exporter(
         "{event: signup}\n{event: purchase}\n{event: quiet}", shop(), extra_yaml=extra_yaml

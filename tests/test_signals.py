@@ -1,5 +1,6 @@
 """Test that SIGTERM and SIGINT end each command with its exit code and at most one line, without a traceback."""
 
+import ctypes
 import fcntl
 import os
 import signal
@@ -195,6 +196,21 @@ def test_command_without_stderr_is_stopped(silent_server: tuple[str, threading.E
         assert silent_server[1].wait(20)
         process.terminate()
         assert process.wait(5) == 143
+
+
+@pytest.mark.parametrize("stop", CODES)
+def test_signal_received_by_another_thread_stops_command(
+    silent_server: tuple[str, threading.Event], tmp_path: Path, stop: signal.Signals
+) -> None:
+    """A command ends whichever of its threads receives the signal."""
+    config = write_file(tmp_path / "config.yaml", workspace_yaml(silent_server[0], "{event: purchase}"))
+    with started("discover", f"--config.file={config}") as process:
+        assert silent_server[1].wait(20)
+        thread = max(int(path.name) for path in Path(f"/proc/{process.pid}/task").iterdir())
+        assert thread != process.pid
+        assert ctypes.CDLL(None).tgkill(process.pid, thread, stop) == 0
+        out, err = process.communicate(timeout=5)
+    assert (process.returncode, out, err) == (CODES[stop], "", stop_message(stop))
 
 
 def test_many_signals_write_one_line(silent_server: tuple[str, threading.Event], tmp_path: Path) -> None:

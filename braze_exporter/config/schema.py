@@ -248,6 +248,17 @@ class TagEntry(RegexEntry):
         return super().subject_or_selector(subject) or self.tag or ""
 
 
+AppSelection = Annotated[
+    Selection, Field(description="names from the workspace's `apps`, or `all` for unfiltered; one query for each")
+]
+SegmentSelection = Annotated[
+    Selection,
+    Field(
+        description="names from the workspace's `segments`, or `all`; one query for each, combined with each of `apps`"
+    ),
+]
+
+
 class CustomEvent(RegexEntry):
     """One entry of `custom_events`: an event, for each combination of the apps and the segments."""
 
@@ -255,13 +266,8 @@ class CustomEvent(RegexEntry):
 
     event: OptionalText = Field(None, description="exact name of the event in Braze, case-sensitive")
     unit: UnitName = Field(Unit.HOUR, description="bucket width")
-    apps: Selection = Field(
-        (ALL,), description="names from the workspace's `apps`, or `all` for unfiltered; one query for each"
-    )
-    segments: Selection = Field(
-        (ALL,),
-        description="names from the workspace's `segments`, or `all`; one query for each, combined with each of `apps`",
-    )
+    apps: AppSelection = (ALL,)
+    segments: SegmentSelection = (ALL,)
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -275,13 +281,8 @@ class Sessions(Entry):
     example: ClassVar[str] = "- unit: hour"
 
     unit: UnitName = Field(Unit.HOUR, description="bucket width")
-    apps: Selection = Field(
-        (ALL,), description="names from the workspace's `apps`, or `all` for unfiltered; one query for each"
-    )
-    segments: Selection = Field(
-        (ALL,),
-        description="names from the workspace's `segments`, or `all`; one query for each, combined with each of `apps`",
-    )
+    apps: AppSelection = (ALL,)
+    segments: SegmentSelection = (ALL,)
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -298,9 +299,7 @@ class Purchases(RegexEntry):
         None, description="exact name of the product in Braze, or `all` for all products together"
     )
     unit: UnitName = Field(Unit.HOUR, description="bucket width")
-    apps: Selection = Field(
-        (ALL,), description="names from the workspace's `apps`, or `all` for unfiltered; one query for each"
-    )
+    apps: AppSelection = (ALL,)
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -324,9 +323,7 @@ class SegmentUsers(RegexEntry):
 class Users(Entry):
     """One entry of a section that counts users by day, for each of the apps."""
 
-    apps: Selection = Field(
-        (ALL,), description="names from the workspace's `apps`, or `all` for unfiltered; one query for each"
-    )
+    apps: AppSelection = (ALL,)
 
     @property
     def query_spec(self) -> QuerySpec:

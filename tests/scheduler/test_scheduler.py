@@ -210,26 +210,14 @@ def test_rate_limit_without_reset_pauses_one_minute(headers: dict[str, str | Non
     """After a 429 without a usable reset the pool pauses for 60 seconds."""
     with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
         exporter.braze.inject(rate_limited(headers), times=1)
-        exporter.scrape()
-        exporter.clock.advance(59)
-        exporter.scrape()
-        assert calls(exporter) == 1
-        exporter.clock.advance(1)
-        exporter.scrape()
-        assert calls(exporter) == 2
+        assert_pauses_after_call(exporter, 60)
 
 
 def test_relative_lower_case_reset_is_parsed() -> None:
     """A small reset value is a number of seconds, and header names are case-insensitive."""
     with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
         exporter.braze.inject(rate_limited({"X-RateLimit-Reset": None, "x-ratelimit-reset": "90"}), times=1)
-        exporter.scrape()
-        exporter.clock.advance(89)
-        exporter.scrape()
-        assert calls(exporter) == 1
-        exporter.clock.advance(1)
-        exporter.scrape()
-        assert calls(exporter) == 2
+        assert_pauses_after_call(exporter, 90)
 
 
 def test_reset_is_by_braze_clock() -> None:
@@ -237,13 +225,18 @@ def test_reset_is_by_braze_clock() -> None:
     with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
         exporter.braze.clock = lambda: exporter.clock.now - HOUR
         exporter.braze.inject(rate_limited({"X-RateLimit-Reset": str(int(NOW) - HOUR + 500)}), times=1)
-        exporter.scrape()
-        exporter.clock.advance(499)
-        exporter.scrape()
-        assert calls(exporter) == 1
-        exporter.clock.advance(1)
-        exporter.scrape()
-        assert calls(exporter) == 2
+        assert_pauses_after_call(exporter, 500)
+
+
+def assert_pauses_after_call(exporter: ExporterRig, seconds: float) -> None:
+    """Check that a scrape makes one call, and that the next call is made `seconds` later, not a second earlier."""
+    exporter.scrape()
+    exporter.clock.advance(seconds - 1)
+    exporter.scrape()
+    assert calls(exporter) == 1
+    exporter.clock.advance(1)
+    exporter.scrape()
+    assert calls(exporter) == 2
 
 
 def rate_limited(headers: dict[str, str | None]) -> Fault:
