@@ -39,7 +39,7 @@ from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, Work
 from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, fetch_length, history_chunks
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.scheduler import Scheduler
-from braze_exporter.scheduler.selectors import expand_selectors, required_lists
+from braze_exporter.scheduler.selectors import NameKey, expand_selectors, name_key, required_lists
 from braze_exporter.state import StateFile
 
 
@@ -206,6 +206,7 @@ class Exporter:
         )
         self._config_lock = threading.Lock()
         self._lists: Mapping[str, Sequence[ListEndpoint]] = {}
+        self._names: dict[NameKey, str] = {}
         self.plan = Plan((), ())
         self._active_workspaces: Mapping[str, ActiveWorkspace] = {}
         self._scraped_at: float | None = None
@@ -278,7 +279,18 @@ class Exporter:
         """Return the plan of the config, with the queries that its selectors have for the current lists."""
         current = {query.identity for query in self.plan.queries}
         known, pending = self._list_refresher.known_lists(), self._list_refresher.pending_lists()
-        return expand_selectors(self._base_plan, self._config.settings, known, current, pending)
+        plan = expand_selectors(
+            self._base_plan,
+            self._config.settings,
+            known,
+            current=current,
+            pending=pending,
+            last_names=self._names,
+        )
+        self._names |= {
+            name_key(query): query.subject for query in plan.queries if query.kind.is_identified_by_id and query.subject
+        }
+        return plan
 
     def _apply_plan(self, plan: Plan, same_keys: Container[str]) -> None:
         """Use `plan` from now on. `same_keys` contains the names of the workspaces whose API key is unchanged."""

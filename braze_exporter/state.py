@@ -119,6 +119,7 @@ class CounterState:
     floor: int
     requested_at: float
     highest: dict[int, float | None] = field(default_factory=dict)
+    withheld: float = 0.0
 
     def copy(self) -> "CounterState":
         """Return an independent copy."""

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
 
 from prometheus_client.utils import floatToGoString
 
 from braze_exporter.backfill.request import BackfillError, BackfillRequest
 from braze_exporter.backfill.resume_file import ResumeFile
 from braze_exporter.braze.buckets import bucket_number
-from braze_exporter.braze.kinds import MetricGroup, Unit
+from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
 from braze_exporter.config.document import shorten
@@ -25,8 +24,6 @@ from braze_exporter.metrics.families import Family, build_counter, build_gauge
 from braze_exporter.scheduler.plan import Plan, counter_sources
 
 _BUFFER_BYTES = 1024 * 1024
-
-Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
@@ -118,19 +115,14 @@ class _Writer:
         return rows_by_family
 
     def _build_rows(self, query: Query) -> list[_SeriesRow]:
-        """Return the series of a query with the labels that Prometheus stores, which excludes empty ones.
-
-        Two variations or steps may have had the same name at different times. The newest keeps the name, as in a
-        scrape. The ids of the others are appended to their names, as for equal names in one response.
-        """
-        rows: dict[tuple[MetricGroup, Labels], _SeriesRow] = {}
+        """Return the exported series of a query with the labels that Prometheus stores, which excludes empty ones."""
+        rows = []
         for number, series in self._resume_file.read_series(query):
-            labeled = series
-            while (labeled.metric_group, labeled.labels) in rows:
-                labeled = labeled.with_id
-            labels = [(name, value) for name, value in (*query.labels, *labeled.labels, *self._request.labels) if value]
-            rows[labeled.metric_group, labeled.labels] = _SeriesRow(query, series, number, format_labels(labels))
-        return [*rows.values()]
+            if query.selects(series.labels):
+                labels = (*query.labels, *series.labels, *self._request.labels)
+                text = format_labels([(name, value) for name, value in labels if value])
+                rows.append(_SeriesRow(query, series, number, text))
+        return rows
 
     def _add_to_summary(self, row: _SeriesRow) -> bool:
         """Add the times and gaps of the samples of a series to the summary. Return whether the series has samples.

@@ -4,8 +4,10 @@ Metric names and help, config sections, the plan, the client's requests, dashboa
 derive from `KINDS`.
 """
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
+from itertools import combinations
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.lists import CAMPAIGN_LIST, CANVAS_LIST, EVENT_LIST, PRODUCT_LIST, SEGMENT_LIST, ListEndpoint
@@ -48,6 +50,8 @@ class MetricGroup:
     whose `stat` is in `primary_stats` represents the group. Only groups with `is_additive` have a counter: counts of
     active users cannot be summed over days, since a user can be active on several days. `can_be_negative` is true if
     values can be negative.
+
+    All series of a group are parts of the same sort, and have the same unit of measure, so that they can be summed.
     """
 
     name: str
@@ -75,22 +79,23 @@ class SeriesKind:
     """A kind of series that Braze offers: one row of the endpoint table.
 
     `section` is the name of the kind in the config and in the label `kind`. A response has values for all of
-    `metric_groups`. Queries filtered by app, segment or product use `filtered_group`, so that sums over `metric_group`
-    count nothing twice. `subject_label` is the label of the subject and `subject_parameter` its request parameter; both
-    are empty for kinds without subjects. `value_field` is the field of a row that holds the value.
+    `metric_groups`. A query for one app, product or segment has a metric group of its own (see `partial_group`);
+    `part_labels` are the labels of these parts. `subject_label` is the label of the subject and `subject_parameter` its
+    request parameter; both are empty for kinds without subjects. `value_field` is the field of a row that holds the
+    value.
 
     `max_length` is the maximum number of buckets that Braze returns. `min_refresh_seconds` and `min_settle_seconds` are
     lower limits of `refresh` and `settle`. `parameters` are added to each request; `requires_ending_at` adds
     `ending_at`. `includes_current_day` is true if the newest day of a response is the current day. `list_endpoint`
     lists the subjects. `is_identified_by_id` is true if Braze identifies the subject by an id, so that its name is
-    known only from the list.
+    known only from the list. Then `subject_parameter` is also the label of the id.
     """
 
     section: str
     metric_groups: tuple[MetricGroup, ...]
     path: str
     permission: str
-    filtered_group: MetricGroup | None = None
+    part_labels: tuple[str, ...] = ()
     pool: Pool = DEFAULT_POOL
     units: tuple[Unit, ...] = (Unit.DAY,)
     subject_label: str = ""
@@ -114,16 +119,48 @@ class SeriesKind:
         """
         return self.metric_groups[0]
 
+    @property
+    def partial_groups(self) -> tuple[MetricGroup, ...]:
+        """The metric groups of all combinations of `part_labels`."""
+        count = len(self.part_labels)
+        return tuple(
+            self.partial_group(labels)
+            for size in range(1, count + 1)
+            for labels in combinations(self.part_labels, size)
+        )
+
+    def partial_group(self, labels: tuple[str, ...]) -> MetricGroup:
+        """Return the metric group of the series for one app, product or segment, or a combination of them.
+
+        `labels` are the labels of the parts, in the order of `part_labels`. Its sums count nothing twice, because the
+        metric group contains neither the total nor other combinations.
+        """
+        return _partial_group(self.metric_group, labels)
+
+
+@functools.cache
+def _partial_group(metric_group: MetricGroup, labels: tuple[str, ...]) -> MetricGroup:
+    words = [label.removeprefix("braze_") for label in labels]
+    return replace(
+        metric_group,
+        name=f"{metric_group.name}_by_{'_'.join(words)}",
+        help_prefix=f"{metric_group.help_prefix} by {' and '.join(words)}",
+        labels=(*metric_group.labels, *labels),
+    )
+
 
 # In-app messages have no `sent` statistic, since devices display them. Only they have `impressions`.
 _SENT_STATS = ("sent", "impressions")
 _HOURS_AND_DAYS = (Unit.HOUR, Unit.DAY)
-_CUSTOM_EVENTS_HELP = "Occurrences of a custom event"
+_CAMPAIGN_LABELS = ("campaign_id", "campaign")
+_VARIATION_LABELS = ("channel", "variation_id", "variation")
+_CANVAS_LABELS = ("canvas_id", "canvas")
+_STEP_LABELS = ("step_id", "step", "channel")
 
 CUSTOM_EVENTS = SeriesKind(
     section="custom_events",
-    metric_groups=(MetricGroup("custom_events", _CUSTOM_EVENTS_HELP, ("event",)),),
-    filtered_group=MetricGroup("custom_events_filtered", _CUSTOM_EVENTS_HELP, ("event", "braze_app", "segment")),
+    metric_groups=(MetricGroup("custom_events", "Count of a custom event", ("event",)),),
+    part_labels=("braze_app", "segment"),
     path="/events/data_series",
     permission="events.data_series",
     units=_HOURS_AND_DAYS,
@@ -137,7 +174,7 @@ CUSTOM_EVENTS = SeriesKind(
 SESSIONS = SeriesKind(
     section="sessions",
     metric_groups=(MetricGroup("sessions", "App sessions"),),
-    filtered_group=MetricGroup("sessions_filtered", "App sessions", ("braze_app", "segment")),
+    part_labels=("braze_app", "segment"),
     path="/sessions/data_series",
     permission="sessions.data_series",
     units=_HOURS_AND_DAYS,
@@ -148,7 +185,7 @@ SESSIONS = SeriesKind(
 PURCHASES = SeriesKind(
     section="purchases",
     metric_groups=(MetricGroup("purchases", "Purchases"),),
-    filtered_group=MetricGroup("purchases_filtered", "Purchases", ("product", "braze_app")),
+    part_labels=("braze_app", "product"),
     path="/purchases/quantity_series",
     permission="purchases.quantity_series",
     pool=LISTS_POOL,
@@ -165,12 +202,7 @@ REVENUE = SeriesKind(
     metric_groups=(
         MetricGroup("revenue", "Purchase revenue (in the currency of Braze's reports)", can_be_negative=True),
     ),
-    filtered_group=MetricGroup(
-        "revenue_filtered",
-        "Purchase revenue (in the currency of Braze's reports)",
-        ("product", "braze_app"),
-        can_be_negative=True,
-    ),
+    part_labels=("braze_app", "product"),
     path="/purchases/revenue_series",
     permission="purchases.revenue_series",
     pool=LISTS_POOL,
@@ -198,7 +230,7 @@ SEGMENT_USERS = SeriesKind(
 NEW_USERS = SeriesKind(
     section="new_users",
     metric_groups=(MetricGroup("new_users", "New users"),),
-    filtered_group=MetricGroup("new_users_filtered", "New users", ("braze_app",)),
+    part_labels=("braze_app",),
     path="/kpi/new_users/data_series",
     permission="kpi.new_users.data_series",
     value_field="new_users",
@@ -207,7 +239,7 @@ NEW_USERS = SeriesKind(
 UNINSTALLS = SeriesKind(
     section="uninstalls",
     metric_groups=(MetricGroup("uninstalls", "App uninstalls"),),
-    filtered_group=MetricGroup("uninstalls_filtered", "App uninstalls", ("braze_app",)),
+    part_labels=("braze_app",),
     path="/kpi/uninstalls/data_series",
     permission="kpi.uninstalls.data_series",
     value_field="uninstalls",
@@ -218,7 +250,7 @@ UNINSTALLS = SeriesKind(
 DAILY_ACTIVE_USERS = SeriesKind(
     section="daily_active_users",
     metric_groups=(MetricGroup("daily_active_users", "Active users", is_additive=False),),
-    filtered_group=MetricGroup("daily_active_users_filtered", "Active users", ("braze_app",), is_additive=False),
+    part_labels=("braze_app",),
     path="/kpi/dau/data_series",
     permission="kpi.dau.data_series",
     value_field="dau",
@@ -229,12 +261,7 @@ MONTHLY_ACTIVE_USERS = SeriesKind(
     metric_groups=(
         MetricGroup("monthly_active_users", "Active users over a 30-day rolling window", is_additive=False),
     ),
-    filtered_group=MetricGroup(
-        "monthly_active_users_filtered",
-        "Active users over a 30-day rolling window",
-        ("braze_app",),
-        is_additive=False,
-    ),
+    part_labels=("braze_app",),
     path="/kpi/mau/data_series",
     permission="kpi.mau.data_series",
     value_field="mau",
@@ -248,13 +275,24 @@ CAMPAIGNS = SeriesKind(
         MetricGroup(
             "campaign_messages",
             "Message statistics of a campaign",
-            ("campaign",),
-            ("channel", "variation", "stat"),
+            _CAMPAIGN_LABELS,
+            (*_VARIATION_LABELS, "stat"),
             primary_stats=_SENT_STATS,
         ),
-        MetricGroup("campaign_conversions", "Conversions of a campaign", ("campaign",)),
-        MetricGroup("campaign_revenue", "Revenue of a campaign in US dollars", ("campaign",), can_be_negative=True),
-        MetricGroup("campaign_unique_recipients", "Unique recipients of a campaign", ("campaign",), is_additive=False),
+        MetricGroup(
+            "campaign_message_revenue_dollars",
+            "Revenue from the messages of a campaign in US dollars",
+            _CAMPAIGN_LABELS,
+            _VARIATION_LABELS,
+            can_be_negative=True,
+        ),
+        MetricGroup("campaign_conversions", "Conversions of a campaign", _CAMPAIGN_LABELS),
+        MetricGroup(
+            "campaign_revenue_dollars", "Revenue of a campaign in US dollars", _CAMPAIGN_LABELS, can_be_negative=True
+        ),
+        MetricGroup(
+            "campaign_unique_recipients", "Unique recipients of a campaign", _CAMPAIGN_LABELS, is_additive=False
+        ),
     ),
     path="/campaigns/data_series",
     permission="campaigns.data_series",
@@ -269,15 +307,24 @@ CAMPAIGNS = SeriesKind(
 CANVASES = SeriesKind(
     section="canvases",
     metric_groups=(
-        MetricGroup("canvas_entries", "Entries into a Canvas", ("canvas",)),
-        MetricGroup("canvas_conversions", "Conversions of a Canvas", ("canvas",)),
-        MetricGroup("canvas_revenue", "Revenue of a Canvas in US dollars", ("canvas",), can_be_negative=True),
+        MetricGroup("canvas_entries", "Entries into a Canvas", _CANVAS_LABELS),
+        MetricGroup("canvas_conversions", "Conversions of a Canvas", _CANVAS_LABELS),
+        MetricGroup(
+            "canvas_revenue_dollars", "Revenue of a Canvas in US dollars", _CANVAS_LABELS, can_be_negative=True
+        ),
         MetricGroup(
             "canvas_messages",
             "Message statistics of a Canvas",
-            ("canvas",),
-            ("step", "channel", "stat"),
+            _CANVAS_LABELS,
+            (*_STEP_LABELS, "stat"),
             primary_stats=_SENT_STATS,
+        ),
+        MetricGroup(
+            "canvas_message_revenue_dollars",
+            "Revenue from the messages of a Canvas in US dollars",
+            _CANVAS_LABELS,
+            _STEP_LABELS,
+            can_be_negative=True,
         ),
     ),
     path="/canvas/data_series",

@@ -1,7 +1,18 @@
-"""Turn the names that users give to items in Braze into valid and unique label values."""
+"""Turn the ids and names of items in Braze into valid label values."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
+
+_HEX_ID = re.compile(r"[0-9A-Fa-f-]+")
+
+
+def clean_text(value: object) -> str:
+    """Return `value` as a valid label value, or an empty string if it is not a string.
+
+    Replaces lone surrogates, which a truncated name may end with.
+    """
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else ""
 
 
 def disambiguate(names: Mapping[str, str]) -> dict[str, str]:
@@ -16,9 +27,9 @@ def disambiguate(names: Mapping[str, str]) -> dict[str, str]:
     return labels
 
 
-def clean_text(value: object) -> str:
-    """Return `value` as a valid label value, or an empty string if it is not a string.
+def normalize_id(value: str) -> str:
+    """Return an id in lower case if it has only hex digits and dashes. Other ids are returned as they are.
 
-    Replaces lone surrogates, which a truncated name may end with.
+    Braze's ids are UUIDs, whose letter case has no meaning.
     """
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else ""
+    return value.lower() if _HEX_ID.fullmatch(value) else value

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import MetricGroup, ResponseFormat
-from braze_exporter.braze.names import clean_text, disambiguate
+from braze_exporter.braze.names import clean_text, normalize_id
 from braze_exporter.braze.query import Query
 
 Row: TypeAlias = Mapping[str, Any]
@@ -48,14 +48,24 @@ class ParsedSeries:
     key: tuple[str, ...] = ()
 
 
+class _Part(NamedTuple):
+    """What identifies a variation of a campaign or a step of a Canvas: its id, or its name if it has no id.
+
+    `name` is empty if there is an id, since the name of an id can change.
+    """
+
+    id: str
+    name: str
+
+
 class _MessageStats(NamedTuple):
-    """The statistics of one channel of a part. A part is a variation of a campaign or a step of a Canvas.
+    """The statistics of one channel of a part, and the name of the part.
 
     `stats` is None if Braze sends null instead of statistics. Then `part` is None if the null applies to all parts, and
     `channel` is None if it applies to all channels.
     """
 
-    part: str | None
+    part: _Part | None
     name: str
     channel: str | None
     stats: Row | None
@@ -78,15 +88,15 @@ def parse_rows(query: Query, data: object) -> list[ParsedSeries]:
             return [_parse_series(query.metric_group, rows, kind.value_field)]
         case ResponseFormat.CAMPAIGN:
             rows = _check_rows(data)
-            messages, conversions, revenue, recipients = kind.metric_groups
+            messages, message_revenue, conversions, revenue, recipients = kind.metric_groups
             named = {conversions: "conversions", revenue: _REVENUE_STAT, recipients: "unique_recipients"}
-            return [*_parse_totals(rows, named), *_parse_messages(messages, rows, _campaign_messages)]
+            return [*_parse_totals(rows, named), *_parse_messages(messages, message_revenue, rows, _campaign_messages)]
         case ResponseFormat.CANVAS:
             rows = _check_rows(data.get("stats") if isinstance(data, dict) else None)
-            entries, conversions, revenue, messages = kind.metric_groups
+            entries, conversions, revenue, messages, message_revenue = kind.metric_groups
             named = {entries: "entries", conversions: "conversions", revenue: _REVENUE_STAT}
             totals = [{**_as_mapping(row.get("total_stats")), "time": row.get("time")} for row in rows]
-            return [*_parse_totals(totals, named), *_parse_messages(messages, rows, _canvas_messages)]
+            return [*_parse_totals(totals, named), *_parse_messages(messages, message_revenue, rows, _canvas_messages)]
 
 
 def _check_rows(data: object) -> list[Row]:
@@ -141,16 +151,19 @@ def _parse_totals(rows: Sequence[Row], fields: Mapping[MetricGroup, str]) -> Ite
 
 
 def _parse_messages(
-    metric_group: MetricGroup, rows: Sequence[Row], messages: Callable[[Row], Iterator[_MessageStats]]
+    stats_group: MetricGroup,
+    revenue_group: MetricGroup,
+    rows: Sequence[Row],
+    messages: Callable[[Row], Iterator[_MessageStats]],
 ) -> Iterator[ParsedSeries]:
-    """Yield a series for each statistic of each channel of each part, labeled with the name of the part.
+    """Yield a series for each statistic of each channel of each part, labeled with the newest name of the part.
 
-    If a row has several entries for the same statistic, their values are summed. Unique users cannot be summed, since a
-    user may be in several entries, so such a value is omitted.
+    Revenue has a metric group of its own, since it is not a count. If a row has several entries for the same statistic,
+    their values are summed. Unique users cannot be summed, since a user may be in several entries, so such a value is
+    omitted.
     """
-    names: dict[str, str] = {}
-    days = [_read_day(row, messages, names) for row in rows]
-    labels = disambiguate(names)
+    days = sorted((_read_day(row, messages) for row in rows), key=lambda day: day.time.moment.replace(tzinfo=None))
+    names = {part: name for day in days for part, name in day.names.items() if name}
     for part, channel, stat in dict.fromkeys(key for day in days for key in day.numbers):
         values = [(day.time, *value_or_hole) for day in days if (value_or_hole := day.value(part, channel, stat))]
         if any((part, channel, stat) in day.non_numbers for day in days) and any(
@@ -159,8 +172,13 @@ def _parse_messages(
             raise invalid_response(f"{stat} is not a number")
         if not values:
             continue
-        series_labels = dict.fromkeys(metric_group.series_labels, labels[part]) | {"channel": channel, "stat": stat}
-        yield ParsedSeries(metric_group, values, tuple(series_labels.items()), (part, channel, stat))
+        is_revenue = stat == _REVENUE_STAT
+        metric_group = revenue_group if is_revenue else stats_group
+        id_label = next(label for label in metric_group.series_labels if label.endswith("_id"))
+        label_values = {id_label: part.id, id_label.removesuffix("_id"): names.get(part, ""), "channel": channel}
+        label_values["stat"] = stat
+        labels = tuple((label, label_values[label]) for label in metric_group.series_labels)
+        yield ParsedSeries(metric_group, values, labels, (*part, channel, *(() if is_revenue else (stat,))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +187,17 @@ class _DayStats:
 
     `numbers` holds the values by part, channel and statistic, and `non_numbers` the keys of values that are not
     numbers. `entries` are the parts and channels that have statistics. `nulls` are those that are null; None means all
-    of them.
+    of them. `names` are the names of the parts.
     """
 
     time: ParsedTime
-    numbers: dict[tuple[str, str, str], list[float | None]] = field(default_factory=dict)
-    non_numbers: set[tuple[str, str, str]] = field(default_factory=set)
-    entries: set[tuple[str, str]] = field(default_factory=set)
-    nulls: set[tuple[str | None, str | None]] = field(default_factory=set)
+    numbers: dict[tuple[_Part, str, str], list[float | None]] = field(default_factory=dict)
+    non_numbers: set[tuple[_Part, str, str]] = field(default_factory=set)
+    entries: set[tuple[_Part, str]] = field(default_factory=set)
+    nulls: set[tuple[_Part | None, str | None]] = field(default_factory=set)
+    names: dict[_Part, str] = field(default_factory=dict)
 
-    def value(self, part: str, channel: str, stat: str) -> tuple[float | None] | None:
+    def value(self, part: _Part, channel: str, stat: str) -> tuple[float | None] | None:
         """Return a tuple with the value of a statistic (None for a hole), or None if the day has no value for it."""
         numbers = self.numbers.get((part, channel, stat))
         if numbers is None:
@@ -191,14 +210,14 @@ class _DayStats:
         return (None if None in numbers else sum(filter(None, numbers)),)
 
 
-def _read_day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]], names: dict[str, str]) -> _DayStats:
-    """Return the message statistics of a row. The names of its parts are added to `names`, by id."""
+def _read_day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]]) -> _DayStats:
+    """Return the message statistics of a row."""
     day = _DayStats(_parse_time(row))
     for part, name, channel, stats in messages(row):
         if part is None or channel is None or stats is None:
             day.nulls.add((part, channel))
             continue
-        names[part] = name or names.get(part, part)
+        day.names[part] = name or day.names.get(part, "")
         day.entries.add((part, channel))
         for stat, value in stats.items():
             key = (part, channel, clean_text(stat))
@@ -217,7 +236,7 @@ def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
     """Yield the message statistics in a row of a campaign.
 
     Each channel has a list with one entry per variation. The list may be empty. The entry of a control group has
-    enrolled users, but no sent messages.
+    enrolled users, but no sent messages. The entries of multivariate campaigns may have a name and no id.
     """
     if row.get("messages") is None:
         yield _NULL_STATS
@@ -225,7 +244,8 @@ def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
         if entries is None:
             yield _NULL_STATS._replace(channel=clean_text(channel))
         for entry in _as_mappings(entries):
-            part, name = clean_text(entry.get("variation_api_id")), clean_text(entry.get("variation_name"))
+            name = clean_text(entry.get("variation_name"))
+            part = _identify_part(entry.get("variation_api_id"), name)
             yield _MessageStats(part, name, clean_text(channel), entry)
 
 
@@ -238,13 +258,21 @@ def _canvas_messages(row: Row) -> Iterator[_MessageStats]:
         yield _NULL_STATS
     for step, stats in _as_mapping(row.get("step_stats")).items():
         step_stats = _as_mapping(stats)
+        name = clean_text(step_stats.get("name"))
+        part = _identify_part(step, name)
         if step_stats.get("messages") is None:
-            yield _NULL_STATS._replace(part=clean_text(step))
+            yield _NULL_STATS._replace(part=part)
         for channel, entries in _as_mapping(step_stats.get("messages")).items():
             if entries is None:
-                yield _NULL_STATS._replace(part=clean_text(step), channel=clean_text(channel))
+                yield _NULL_STATS._replace(part=part, channel=clean_text(channel))
             for entry in _as_mappings(entries):
-                yield _MessageStats(clean_text(step), clean_text(step_stats.get("name")), clean_text(channel), entry)
+                yield _MessageStats(part, name, clean_text(channel), entry)
+
+
+def _identify_part(part_id: object, name: str) -> _Part:
+    """Return the part with this id, or with this name if the id is missing or empty."""
+    known_id = normalize_id(clean_text(part_id))
+    return _Part(known_id, "" if known_id else name)
 
 
 def _as_mapping(value: object) -> Row:

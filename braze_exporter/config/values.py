@@ -36,12 +36,11 @@ _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LABEL_NAME = _VARIABLE
 # Labels that a generated alert already has: those of its series, and those that the rule adds.
-ALERT_LABELS = {"alertname", "match", "severity", "unit", "workspace"}.union(
+ALERT_LABELS = {"alertname", "kind", "selector", "severity", "unit", "workspace"}.union(
     *(
         {*metric_group.labels, *metric_group.series_labels}
         for kind in KINDS
-        for metric_group in (*kind.metric_groups, kind.filtered_group)
-        if metric_group is not None
+        for metric_group in (*kind.metric_groups, *kind.partial_groups)
     )
 )
 

@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from braze_exporter.braze.buckets import bucket_number, bucket_start, bucket_starts, min_requested_bucket_number
-from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
+from braze_exporter.braze.kinds import MetricGroup, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_delays
 from braze_exporter.metrics.exposition import format_header, format_labels, format_sample
-from braze_exporter.metrics.families import Family, build_counter, build_info
+from braze_exporter.metrics.families import Family, build_counter
 from braze_exporter.metrics.rows import QueryRow, SeriesView, expiry_time
 from braze_exporter.metrics.self_metrics import QUERIES, UP, QueryStatus, SelfMetrics
 from braze_exporter.scheduler.plan import counter_sources
@@ -41,7 +41,7 @@ class Collector:
         self._self_metrics = self_metrics
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._rows_by_gauges: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
+        self._rows_by_families: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
         self._rows: dict[tuple[object, ...], QueryRow] = {}
         self._counter_families: list[tuple[Family, MetricGroup, list[QueryRow]]] = []
         self._counter_sources: set[QueryState] = set()
@@ -71,7 +71,7 @@ class Collector:
                 self._bodies = {}
             if openmetrics not in self._bodies:
                 text = "".join(
-                    format_header(family, openmetrics=openmetrics) + lines for family, lines in self._sections
+                    format_header(family, openmetrics=openmetrics) + lines for family, lines in self._sections if lines
                 )
                 self._bodies[openmetrics] = text.encode(errors="replace")  # a name may contain lone surrogates
             return self._bodies[openmetrics]
@@ -95,7 +95,7 @@ class Collector:
         with self._lock:
             rows = {state_key(query_state.query): self._find_or_create_row(query_state) for query_state in query_states}
             self._rows = rows
-            self._rows_by_gauges = _group_rows(rows.values())
+            self._rows_by_families = _group_rows(rows.values())
             self._counter_families = _group_counters(rows.values())
             self._counter_sources = {row.query_state for *_, source in self._counter_families for row in source}
         self._counters.remove_expired({query_state.query.counter_key for query_state in query_states})
@@ -128,6 +128,8 @@ class Collector:
                 row.add_to_baselines(response, is_history=query_state.is_history)
                 row.is_stale = row.is_stale and query_state.is_history
             row.render()
+            if response is not None and len(row.query.metric_groups) > 1:
+                self._remove_unreachable_series(row, response)
 
     def on_repair(self, query_state: QueryState, response: Response) -> None:
         """Update the counters and the baseline from older buckets, which no gauge shows."""
@@ -135,6 +137,14 @@ class Collector:
             self._record_in_counters(query_state.query, response)
         with self._lock:
             self._rows[state_key(query_state.query)].add_to_baselines(response, is_history=True)
+
+    def _remove_unreachable_series(self, row: QueryRow, response: Response) -> None:
+        """Forget the series whose newest bucket is so old that Braze no longer returns it."""
+        query = row.query
+        oldest = bucket_number(response.sent_at, query.unit, query.zone) - query.kind.max_length
+        row.remove_unreachable_series(oldest)
+        kept = {_counter_key(query, series_row.series) for series_row in row.series.values()}
+        self._counters.remove_unreachable(query.counter_key, kept, oldest)
 
     def _update_self_metrics(self, query: Query, response: Response, previous: Response | None) -> None:
         """Update the self-metrics for revision delays and time zone mismatches."""
@@ -154,6 +164,7 @@ class Collector:
         last = self._counters.last_requested(query.counter_key) if has_several else None
         new_from = bucket_number(last, query.unit, query.zone) if last is not None else None
         requested_at = None if response.is_short else response.sent_at
+        self._counters.release(query.counter_key)
         bucket_numbers: set[int] = set()
         for series in response.series:
             buckets = [(bucket_number(start, query.unit, query.zone), value) for start, value in series.points]
@@ -181,14 +192,15 @@ class Collector:
 
     def _render_families(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield each family with all its lines."""
-        for gauges, rows in self._rows_by_gauges:
+        lines_by_family: dict[Family, list[str]] = {}
+        for families, rows in self._rows_by_families:
             for row in rows:
                 row.update_age(now)
-            for index, family in enumerate(gauges):
-                yield family, "".join([row.lines[index] for row in rows])
+            for index, family in enumerate(families):
+                lines_by_family.setdefault(family, []).extend([row.lines[index] for row in rows])
+        yield from ((family, "".join(lines)) for family, lines in lines_by_family.items())
         for family, metric_group, rows in self._counter_families:
             yield family, self._counter_lines(family, metric_group, rows)
-        yield from self._info_families()
         yield from self._summary_families(now)
 
     def _counter_lines(self, family: Family, metric_group: MetricGroup, rows: Iterable[QueryRow]) -> str:
@@ -205,18 +217,6 @@ class Collector:
                 if series_row.series.metric_group is metric_group and series_row.series.has_counter
             ]
         )
-
-    def _info_families(self) -> Iterator[tuple[Family, str]]:
-        """Yield the info metrics that map the names of subjects to their ids, for kinds configured by id."""
-        values_by_kind: dict[SeriesKind, dict[tuple[str, ...], float]] = {}
-        for query in (
-            query_state.query
-            for query_state in self._scheduler.query_states
-            if query_state.query.kind.is_identified_by_id
-        ):
-            values_by_kind.setdefault(query.kind, {})[query.workspace, query.subject, query.subject_id] = 1.0
-        for kind, values in values_by_kind.items():
-            yield build_info(kind), _format_family(build_info(kind), values.items())
 
     def _summary_families(self, now: float) -> Iterator[tuple[Family, str]]:
         """Yield the families that summarize the queries: `UP` and `QUERIES`."""
@@ -252,10 +252,10 @@ def _format_family(family: Family, values: Iterable[tuple[tuple[str, ...], float
 
 
 def _group_rows(rows: Iterable[QueryRow]) -> list[tuple[tuple[Family, ...], list[QueryRow]]]:
-    """Return the rows, grouped by their gauge families."""
+    """Return the rows, grouped by their families."""
     groups: dict[tuple[Family, ...], list[QueryRow]] = {}
     for row in rows:
-        groups.setdefault(row.gauges, []).append(row)
+        groups.setdefault(row.families, []).append(row)
     return list(groups.items())
 
 
@@ -272,8 +272,5 @@ def _group_counters(rows: Iterable[QueryRow]) -> list[tuple[Family, MetricGroup,
 
 
 def _counter_key(query: Query, series: Series) -> tuple[str, ...]:
-    """Return the key of a counter.
-
-    It is the query in Braze's own ids, and the identity of the series if the query has several metric groups.
-    """
+    """Return the key of a counter: that of the query and, if the query has several series, that of the series."""
     return (*query.counter_key, *series.identity) if len(query.metric_groups) > 1 else query.counter_key

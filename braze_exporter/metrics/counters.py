@@ -6,9 +6,10 @@ count each occurrence once. If there is a state file, a total is exported only a
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
+from braze_exporter.braze.query import QUERY_KEY_LENGTH
 from braze_exporter.state import CounterKey, CounterState, StateFile, StateFileError
 
 # The maximum number of buckets in a response. Older buckets never count.
@@ -25,8 +26,9 @@ _log = logging.getLogger(__name__)
 class Counters:
     """Turns the buckets of responses into totals that never fall. Thread-safe.
 
-    The key of a counter consists of Braze's ids, so the counter continues when the names in labels change. The
-    attribute `revision` increases whenever an exported total may have changed.
+    The key of a counter is that of its query (see `Query.counter_key`). If a query has several series, the key of each
+    one continues with the identity of the series. The attribute `revision` increases whenever an exported total may
+    have changed.
     """
 
     def __init__(
@@ -41,6 +43,9 @@ class Counters:
         self._lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._states: dict[CounterKey, CounterState] = state_file.read() if state_file is not None else {}
+        self._series_keys: dict[CounterKey, set[CounterKey]] = {}
+        for key in self._states:
+            self._index(key)
         self._changed: set[CounterKey] = set()
         self._removed: set[CounterKey] = set()
         self._saved_totals = {key: counter_state.total for key, counter_state in self._states.items()}
@@ -70,28 +75,62 @@ class Counters:
         the rise of a bucket above its highest value is added, and a fall is not subtracted. The first value of a bucket
         that was `unknown` in the first response counts 0. Buckets older than the oldest stored one do not count.
 
-        If `new_from` is given, a new key counts its first response too, in the buckets from that number on.
+        If `new_from` is given, a new key counts its first response too, in the buckets from that number on. Its
+        exported total stays 0 until `release`, since a rise before the first scrape would not be seen by `increase()`.
         """
         values, holes = dict(buckets), list(unknown)
         with self._lock:
             state = self._states.get(key)
             if state is None and new_from is not None:
-                state = self._states[key] = CounterState(unit, 0.0, new_from, requested_at or 0.0)
-                self._changed.add(key)
+                state = self._add_state(key, CounterState(unit, 0.0, new_from, requested_at or 0.0))
             if state is None or state.unit is not unit:
                 total = state.total if state is not None else 0.0
                 initial: dict[int, float | None] = dict.fromkeys(holes)
                 initial |= {bucket: max(value, 0.0) for bucket, value in values.items()}  # rises start at 0
-                self._states[key] = CounterState(
-                    unit, total, min(initial, default=requested_from), requested_at or 0.0, initial
+                self._add_state(
+                    key,
+                    CounterState(unit, total, min(initial, default=requested_from), requested_at or 0.0, initial),
                 )
-                self._changed.add(key)
                 return
             if requested_at is not None and is_complete:
                 state.requested_at = requested_at
                 self._changed.add(key)
+            total = state.total
             if self._add_increases(state, values):
                 self._changed.add(key)
+            if len(key) > QUERY_KEY_LENGTH and key not in self._saved_totals:
+                state.total, state.withheld = total, state.withheld + state.total - total
+
+    def _add_state(self, key: CounterKey, state: CounterState) -> CounterState:
+        self._states[key] = state
+        self._changed.add(key)
+        self._index(key)
+        return state
+
+    def _index(self, key: CounterKey) -> None:
+        if len(key) > QUERY_KEY_LENGTH:
+            self._series_keys.setdefault(key[:QUERY_KEY_LENGTH], set()).add(key)
+
+    def release(self, query_key: CounterKey) -> None:
+        """Add what the new series of a query have counted to their totals, if they have been exported as 0."""
+        with self._lock:
+            for key in self._series_keys.get(query_key, ()):
+                state = self._states[key]
+                if state.withheld and key in self._saved_totals:
+                    state.total, state.withheld = state.total + state.withheld, 0.0
+                    self._changed.add(key)
+
+    def remove_unreachable(self, query_key: CounterKey, kept: Container[CounterKey], oldest: int) -> None:
+        """Remove the counters of series that are not in `kept` and have no bucket from number `oldest` on."""
+        with self._lock:
+            keys = self._series_keys.get(query_key, ())
+            self._remove(
+                [
+                    key
+                    for key in keys
+                    if key not in kept and max(self._states[key].highest, default=self._states[key].floor) < oldest
+                ]
+            )
 
     @staticmethod
     def _add_increases(state: CounterState, values: Mapping[int, float]) -> bool:
@@ -117,20 +156,24 @@ class Counters:
     def remove_expired(self, kept: Collection[CounterKey]) -> None:
         """Remove counters that are not in `kept` and were not updated in the 100 days before the newest response.
 
-        `kept` contains the keys of queries, which all have the same length. The key of a series begins with the key of
-        its query. A counter that is added again later starts at 0. If `kept` is empty, nothing is removed.
+        `kept` contains the keys of queries. A counter that is added again later starts at 0. If `kept` is empty,
+        nothing is removed.
         """
-        width = len(next(iter(kept), ()))
         with self._lock:
             states = self._states
             oldest = max((state.requested_at for state in states.values()), default=0.0) - _RETENTION_SECONDS
-            others = [key for key in states if width and key[:width] not in kept]
-            removed = [key for key in others if states.get(key[:width], states[key]).requested_at < oldest]
-            for key in removed:
-                del states[key]
-                self._saved_totals.pop(key, None)
-            self._changed.difference_update(removed)
-            self._removed.update(removed)
+            others = [key for key in states if kept and key[:QUERY_KEY_LENGTH] not in kept]
+            self._remove(
+                [key for key in others if states.get(key[:QUERY_KEY_LENGTH], states[key]).requested_at < oldest]
+            )
+
+    def _remove(self, keys: Iterable[CounterKey]) -> None:
+        for key in keys:
+            del self._states[key]
+            self._saved_totals.pop(key, None)
+            self._series_keys.get(key[:QUERY_KEY_LENGTH], set()).discard(key)
+            self._changed.discard(key)
+            self._removed.add(key)
 
     def last_requested(self, key: CounterKey) -> float | None:
         """Return when the last complete response of a key was requested, in seconds since the epoch.

@@ -110,7 +110,9 @@ class QueryAlerts:
         query, expression = self.query, QueryExpr(self.query)
         when = {"hour": "at this hour of the week", "day": "on this day of the week"}[query.unit]
         by_app = (
-            " Compare the apps. If only one has dropped, check its latest release." if query.kind.filtered_group else ""
+            " Compare the apps. If only one has dropped, check its latest release."
+            if "braze_app" in query.kind.part_labels
+            else ""
         )
         return self._rule(
             "Drop",
@@ -136,7 +138,7 @@ class QueryAlerts:
     @property
     def _selector_labels(self) -> dict[str, str]:
         """The labels that distinguish the rules of selectors. The subjects are labels of their series."""
-        return {"match": str(self.query.subject)} if isinstance(self.query.subject, LabelRegex) else {}
+        return {"selector": str(self.query.subject)} if isinstance(self.query.subject, LabelRegex) else {}
 
     def _rule(self, alert_type: str, expr: str, summary: str, description: str) -> Rule:
         alerts, query = self.alerts, self.query

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.families import build_counter, build_gauge, build_info
+from braze_exporter.metrics.families import build_counter, build_gauge
 from braze_exporter.metrics.promql import LabelRegex, max_by, select_series, sum_by
 
 
@@ -55,13 +55,7 @@ class QueryExpr:
 
     def restrict(self, expr: str) -> str:
         """Return `expr`, limited to the subjects of this query if Braze identifies them by an id."""
-        kind = self.query.kind
-        if not kind.is_identified_by_id:
-            return expr
-        labels = self._matchers | {kind.subject_parameter: self.query.subject_id}
-        if isinstance(self.query.subject, LabelRegex):
-            labels[kind.subject_label] = self.query.subject
-        return f"{expr}\nand on (workspace, {kind.subject_label}) {select_series(build_info(kind), labels.items())}"
+        return expr
 
     @property
     def _labels(self) -> tuple[str, ...]:

@@ -109,10 +109,11 @@ class FetchLog:
             if not subject.is_listed
         }
         for subject in (subject for key, subject in unlisted.items() if key not in self._unlisted):
+            kind = subject.kind
             fields = {
                 "workspace": subject.workspace,
-                "kind": subject.kind.section,
-                subject.kind.subject_label: subject.subject,
+                "kind": kind.section,
+                (kind.subject_parameter if kind.is_identified_by_id else kind.subject_label): subject.subject,
             }
             if subject.suggestions:
                 fields["suggestions"] = ", ".join(subject.suggestions)

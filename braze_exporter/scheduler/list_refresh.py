@@ -27,8 +27,6 @@ RETRY_SECONDS = 60.0
 # Seconds until a list is read again after a 403. The permissions of a key cannot be changed, but the IP addresses that
 # it allows can.
 FORBIDDEN_RETRY_SECONDS = 86_400.0
-# The number of removed items whose names are kept.
-_MAX_REMOVED = 10_000
 # How often the thread checks whether a probe has ended, so that it can fetch the next page, in seconds.
 _POLL_SECONDS = 0.1
 
@@ -268,7 +266,7 @@ class ListRefresher:
             if missing:
                 read_state.next_at = self._monotonic() + RETRY_SECONDS
             before, items = read_state.known, (*listed_items, *missing)
-            known = ListSnapshot(items, calls=pager.pages_read + 1, removed=_removed_items(read_state, items))
+            known = ListSnapshot(items, calls=pager.pages_read + 1)
             if before is not None and before.items == known.items:
                 known = replace(known, suggestions=before.suggestions)
             read_state.known, read_state.read_at = known, self._wall()
@@ -322,18 +320,6 @@ def _newly_missing_items(read_state: _ListReadState, listed_items: Sequence[List
         return ()
     excluded_ids = {item.id for item in listed_items} | read_state.missing_ids
     return tuple(item for item in read_state.known.items if item.id not in excluded_ids)
-
-
-def _removed_items(read_state: _ListReadState, items: Sequence[ListItem]) -> tuple[ListItem, ...]:
-    """Return the items that were listed before and are not in `items`, at most the last `_MAX_REMOVED`.
-
-    Empty for lists without ids.
-    """
-    if read_state.known is None or not read_state.list_endpoint.has_ids:
-        return ()
-    ids = {item.id for item in items}
-    removed = [item for item in (*read_state.known.removed, *read_state.known.items) if item.id not in ids]
-    return tuple(removed[-_MAX_REMOVED:])
 
 
 def _log_fields(read_state: _ListReadState) -> dict[str, object]:

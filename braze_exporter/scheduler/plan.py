@@ -82,7 +82,7 @@ class SelectionResult:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredSubject:
-    """A subject that the config names, and whether Braze lists it.
+    """A subject that the config names or identifies by an id, as written there, and whether Braze lists it.
 
     If it is not listed, `suggestions` are the nearest listed names.
     """
@@ -196,7 +196,7 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
             workspace=workspace.name,
             kind=kind,
             unit=query_spec.unit,
-            subject=query_spec.subject,
+            subject="" if subject_id and kind.is_identified_by_id else query_spec.subject,
             subject_id=subject_id,
             url=workspace.rest_endpoint,
             app=app if app_id else "",

@@ -6,11 +6,12 @@ Pure functions.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TypeAlias
 
 from braze_exporter.braze.kinds import SEGMENT_USERS
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.braze.names import disambiguate
+from braze_exporter.braze.names import disambiguate, normalize_id
 from braze_exporter.braze.pools import Pool
 from braze_exporter.braze.query import Query
 from braze_exporter.config.schema import Settings
@@ -34,14 +35,12 @@ _MAX_NAMES_WITH_SUGGESTIONS = 20
 class ListSnapshot:
     """The result of a complete read of a list.
 
-    `calls` is the number of calls of the read. `removed` are items that were listed before, so that an archived item
-    with an id keeps its last name. `suggestions` caches the nearest listed names by unlisted name, since the search is
-    slow.
+    `calls` is the number of calls of the read. `suggestions` caches the nearest listed names by unlisted name, since
+    the search is slow.
     """
 
     items: tuple[ListItem, ...]
     calls: int
-    removed: tuple[ListItem, ...] = ()
     suggestions: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -49,6 +48,13 @@ ListKey: TypeAlias = tuple[str, ListEndpoint | None]
 ListSnapshots: TypeAlias = Mapping[ListKey, ListSnapshot]
 """The result of the last complete read of each list, by the name of the workspace and the list."""
 Identity: TypeAlias = tuple[object, ...]
+NameKey: TypeAlias = tuple[str, str, str, str]
+"""The workspace, its url, the section of the kind, and the id of an item, as `normalize_id` returns it."""
+
+
+def name_key(query: Query) -> NameKey:
+    """Return the key under which the name of the subject of `query` is kept."""
+    return (query.workspace, query.url, query.kind.section, normalize_id(query.subject_id))
 
 
 def required_lists(plan: Plan) -> dict[str, tuple[ListEndpoint, ...]]:
@@ -72,22 +78,24 @@ def expand_selectors(
     plan: Plan,
     settings: Settings,
     lists: ListSnapshots,
+    *,
     current: Collection[Identity] = (),
     pending: Collection[ListKey] = (),
+    last_names: Mapping[NameKey, str] = MappingProxyType({}),
 ) -> Plan:
     """Return `plan`, as `build_plan` made it with `settings`, with the queries of its selectors added.
 
     Subjects that the config names come first. Items that already have queries in `current` come next. All other items
     follow in the order of the entries, and by name within an entry. Items that exceed `max_queries` or the budget are
-    skipped. Campaigns and Canvases get the names that Braze lists.
+    skipped. Campaigns and Canvases get the names that Braze lists, or `last_names` if Braze does not list them.
 
     While a list is `pending`, a query does not feed a counter that a selected query with a finer unit may feed later.
     Otherwise the unit of the counter would change, and occurrences in the meantime would be lost.
     """
-    names = {key: _item_names(known) for key, known in lists.items() if key[1] is not None and key[1].has_ids}
+    names = {**last_names, **_listed_names(plan, lists)}
     waiting = [selector for selector in plan.selectors if (selector.workspace, selector.kind.list_endpoint) in pending]
-    queries = tuple(_suspend_counter(_with_listed_name(query, names), waiting) for query in plan.queries)
-    candidates = list(_candidates(plan.selectors, queries, lists, names))
+    queries = tuple(_suspend_counter(_with_name(query, names), waiting) for query in plan.queries)
+    candidates = list(_candidates(plan.selectors, queries, lists))
     capacity = _Capacity(settings, plan.pool_usage, len(queries), lists)
     order = sorted(range(len(candidates)), key=lambda index: (not candidates[index].is_current(current), index))
     selected_indexes = {
@@ -103,7 +111,7 @@ def expand_selectors(
         queries=all_queries,
         pool_usage=tuple(compute_pool_usage(settings, all_queries)),
         alerts=(
-            *((_with_listed_name(query, names), alerts) for query, alerts in plan.alerts),
+            *((_with_name(query, names), alerts) for query, alerts in plan.alerts),
             *((query, alerts) for query, alerts in selected if alerts is not None),
         ),
         selection_results=tuple(_selection_results(plan.selectors, lists, candidates, selected_indexes)),
@@ -123,38 +131,45 @@ class _Candidate:
         return any(query.identity in current for query in self.queries)
 
 
-def _candidates(
-    selectors: Iterable[Selector],
-    queries: Sequence[Query],
-    lists: ListSnapshots,
-    names: Mapping[ListKey, Mapping[str, str]],
-) -> Iterator[_Candidate]:
+def _candidates(selectors: Iterable[Selector], queries: Sequence[Query], lists: ListSnapshots) -> Iterator[_Candidate]:
     """Yield the items that selectors match, in the order of the entries and by name within an entry.
 
-    If several entries have the same query, it belongs to the first. If the config uses the name of an item for another
-    subject, the id is appended to the name.
+    If several entries have the same query, it belongs to the first.
     """
-    known_identities = {_identity(query) for query in queries}
-    ids_by_name = {(query.workspace, query.kind, query.subject): query.request_value for query in queries}
+    known_identities = {query.identity for query in queries}
     for selector in selectors:
-        key = (selector.workspace, selector.kind.list_endpoint)
-        for item in sorted(lists[key].items, key=lambda item: (item.name, item.id)) if key in lists else ():
-            if not item.is_tracked or not item.name.strip() or not selector.entry.matches(item):
+        key, kind = (selector.workspace, selector.kind.list_endpoint), selector.kind
+        items = lists[key].items if key in lists else ()
+        segment_labels = _segment_labels(items, selector.workspace, queries) if kind is SEGMENT_USERS else {}
+        for item in sorted(items, key=lambda item: (item.name, item.id)):
+            if not item.is_tracked or not selector.entry.matches(item):
                 continue
-            name, subject_id = item.name, ""
-            if key in names:
-                name, subject_id = names[key][item.id.lower()], item.id
-                if ids_by_name.get((selector.workspace, selector.kind, name), item.id).lower() != item.id.lower():
-                    name = f"{item.name} ({item.id})"
-            queries_of_item = [replace(query, subject=name, subject_id=subject_id) for query in selector.queries]
-            new_queries = tuple(query for query in queries_of_item if _identity(query) not in known_identities)
-            known_identities |= {_identity(query) for query in new_queries}
+            if not kind.is_identified_by_id and not item.name.strip():
+                continue
+            subject = segment_labels.get(item.id, item.name)
+            subject_id = item.id if kind is SEGMENT_USERS or kind.is_identified_by_id else ""
+            queries_of_item = [replace(query, subject=subject, subject_id=subject_id) for query in selector.queries]
+            new_queries = tuple(query for query in queries_of_item if query.identity not in known_identities)
+            known_identities |= {query.identity for query in new_queries}
             yield _Candidate(selector, item, new_queries)
 
 
-def _identity(query: Query) -> Identity:
-    """Return the identity of a query. Ids are compared in lower case."""
-    return tuple(part.lower() for part in query.identity) if query.subject_id else query.identity
+def _segment_labels(items: Sequence[ListItem], workspace: str, queries: Iterable[Query]) -> dict[str, str]:
+    """Return the label of each listed segment by its id.
+
+    It is the name. The id is appended to names that several segments have, or that the config gives to another segment.
+    """
+    configured_ids = {
+        query.subject: normalize_id(query.subject_id)
+        for query in queries
+        if query.kind is SEGMENT_USERS and query.workspace == workspace
+    }
+    labels = disambiguate({item.id: item.name for item in items})
+    for item_id, label in labels.items():
+        while configured_ids.get(label, normalize_id(item_id)) != normalize_id(item_id):
+            label = f"{label} ({item_id})"  # noqa: PLW2901
+        labels[item_id] = label
+    return labels
 
 
 def _suspend_counter(query: Query, waiting: Iterable[Selector]) -> Query:
@@ -171,24 +186,20 @@ def _suspend_counter(query: Query, waiting: Iterable[Selector]) -> Query:
     return replace(query, has_counter=False) if is_pending else query
 
 
-def _item_names(known: ListSnapshot) -> Mapping[str, str]:
-    """Return the names of a list's items, keyed by their ids in lower case.
-
-    The id is appended to names that several items have, and to names of removed items that a listed item has.
-    """
-    listed_names = {item.name for item in known.items}
-    names = {
-        item.id: item.name if item.name not in listed_names else f"{item.name} ({item.id})" for item in known.removed
-    }
+def _listed_names(plan: Plan, lists: ListSnapshots) -> dict[NameKey, str]:
+    """Return the names of the listed items that Braze identifies by an id."""
+    templates = (query for selector in plan.selectors for query in selector.queries)
     return {
-        key.lower(): name for key, name in disambiguate(names | {item.id: item.name for item in known.items}).items()
+        (workspace, url, kind.section, normalize_id(item.id)): item.name
+        for workspace, url, kind in {(query.workspace, query.url, query.kind) for query in (*plan.queries, *templates)}
+        if kind.is_identified_by_id and (workspace, kind.list_endpoint) in lists
+        for item in lists[workspace, kind.list_endpoint].items
     }
 
 
-def _with_listed_name(query: Query, names: Mapping[ListKey, Mapping[str, str]]) -> Query:
-    """Return `query` with the name that Braze lists, if the config identifies the subject by an id."""
-    name = names.get((query.workspace, query.kind.list_endpoint), {}).get(query.request_value.lower(), "")
-    return replace(query, subject=name) if query.kind.is_identified_by_id and name.strip() else query
+def _with_name(query: Query, names: Mapping[NameKey, str]) -> Query:
+    """Return `query` with the name of its subject, if Braze identifies it by an id."""
+    return replace(query, subject=names.get(name_key(query), "")) if query.kind.is_identified_by_id else query
 
 
 class _Capacity:
@@ -256,28 +267,27 @@ def _selection_results(
 def _configured_subjects(queries: Iterable[Query], lists: ListSnapshots) -> Iterator[ConfiguredSubject]:
     """Yield each subject that the config names, if the list of its kind has been read."""
     ids = {
-        key: {item.id.lower() if key[1] is not None and key[1].has_ids else item.id for item in known.items}
+        key: {normalize_id(item.id) if key[1] is not None and key[1].has_ids else item.id for item in known.items}
         for key, known in lists.items()
     }
-    subjects = {
-        (query.workspace, query.kind, query.request_value): query.subject
+    subjects = dict.fromkeys(
+        (query.workspace, query.kind, query.request_value)
         for query in queries
         if query.request_value
         and query.kind is not SEGMENT_USERS
         and (query.workspace, query.kind.list_endpoint) in ids
-    }
+    )
     missing: dict[ListKey, dict[str, None]] = {}
-    for workspace, kind, request_value in subjects:
-        if not kind.is_identified_by_id and request_value not in ids[workspace, kind.list_endpoint]:
-            missing.setdefault((workspace, kind.list_endpoint), {})[request_value] = None
+    for workspace, kind, subject in subjects:
+        if not kind.is_identified_by_id and subject not in ids[workspace, kind.list_endpoint]:
+            missing.setdefault((workspace, kind.list_endpoint), {})[subject] = None
     for key, names in missing.items():
         suggestions = lists[key].suggestions
         sought = [name for name in list(names)[:_MAX_NAMES_WITH_SUGGESTIONS] if name not in suggestions]
         if sought:
             suggestions |= find_nearest(sought, ids[key])
-    for (workspace, kind, request_value), subject in subjects.items():
+    for workspace, kind, subject in subjects:
         key = (workspace, kind.list_endpoint)
-        is_listed = (request_value.lower() if kind.is_identified_by_id else request_value) in ids[key]
-        yield ConfiguredSubject(
-            workspace, kind, subject, is_listed, () if is_listed else lists[key].suggestions.get(request_value, ())
-        )
+        is_listed = (normalize_id(subject) if kind.is_identified_by_id else subject) in ids[key]
+        suggestions_of_subject = () if is_listed else lists[key].suggestions.get(subject, ())
+        yield ConfiguredSubject(workspace, kind, subject, is_listed, suggestions_of_subject)

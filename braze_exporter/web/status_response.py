@@ -171,7 +171,7 @@ def _query_data(
     )
     return {
         "workspace": query.workspace,
-        "name": query.subject or _group_text(view.series.metric_group),
+        "name": query.title or _group_text(view.series.metric_group),
         "tags": _tags(query, view.series),
         "labels": dict((*query.labels, *view.series.labels)),
         "series": [_series_data(item) for item in views] if len(query.metric_groups) > 1 else [],
@@ -211,16 +211,16 @@ def _series_data(view: SeriesView) -> SeriesData:
 
 def _tags(query: Query, series: Series) -> list[tuple[str, str]]:
     tags = [("unit", query.unit.adverb)]
-    if query.subject and query.kind is not CUSTOM_EVENTS:
+    if query.title and query.kind is not CUSTOM_EVENTS:
         tags.append(("metric", _group_text(series.metric_group)))
     labels = (*query.labels, *series.labels)
-    skipped = {"workspace", query.kind.subject_label, ""}
+    skipped = {"workspace", query.kind.subject_label, query.kind.subject_parameter}
     return tags + [(name.removeprefix("braze_"), value) for name, value in labels if value and name not in skipped]
 
 
 def _group_text(metric_group: MetricGroup) -> str:
     """Return the name of a metric group in words."""
-    return metric_group.name.removesuffix("_filtered").replace("_", " ")
+    return metric_group.name.partition("_by_")[0].replace("_", " ")
 
 
 @functools.cache

@@ -49,7 +49,7 @@ def plan_of(
     """Return the plan of a config, expanded with these lists."""
     config = build_test_config(sections, **settings)
     identities = {query.identity for query in current}
-    return expand_selectors(build_plan(config), config.settings, snapshots(items_by_list, calls), identities)
+    return expand_selectors(build_plan(config), config.settings, snapshots(items_by_list, calls), current=identities)
 
 
 def describe_queries(plan: Plan) -> list[str]:
