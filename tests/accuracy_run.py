@@ -46,7 +46,7 @@ _EVENTS = """
 # `max_age` is twice the refresh interval.
 DAYS_REFRESH_SECONDS = 3 * HOUR
 _SETTINGS = "refresh: {day: 3h}\nbudget: {concurrency: 1}\n"
-_SAMPLE = re.compile(r"^(braze_custom_events\w+){(.*)} (\S+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^(braze_(?:custom_events|query)_(?!unlisted)\w+){(.*)} (\S+)$", re.MULTILINE)
 _UP = re.compile(r"^braze_up{.*} (\S+)$", re.MULTILINE)
 
 # The value of each sample on a page, by family name and labels.
@@ -376,15 +376,17 @@ class AccuracyRun:
     def _expected(self) -> Iterator[tuple[tuple[str, str], float]]:
         """Yield each sample that must be on the page."""
         for query, state in self._states.items():
-            labels, response = _labels(query), state.response
+            labels, query_labels, response = _labels(query), _query_labels(query), state.response
             up = self._is_up(state)
             if up is not None:
-                yield (_name(query, "up"), labels), float(up)
-            yield (_name(query, "last_success_timestamp_seconds"), labels), response.received_at if response else 0.0
+                yield ("braze_query_up", query_labels), float(up)
+            last_success = response.received_at if response else 0.0
+            yield ("braze_query_last_success_timestamp_seconds", query_labels), last_success
+            yield ("braze_query_max_age_seconds", query_labels), query.max_age
             for measure, bucket in (("latest", state.latest), ("settled", state.settled)):
                 if bucket is None:
                     continue
-                yield (_name(query, f"{measure}_bucket_start_timestamp_seconds"), labels), query.start(bucket)
+                yield (f"braze_query_{measure}_bucket_start_timestamp_seconds", query_labels), query.start(bucket)
                 if self.age(query) < query.max_age and bucket in state.values:
                     yield (_name(query, measure), labels), state.values[bucket]
         for query, expected_counter in self._expected_counters.items():
@@ -395,7 +397,7 @@ class AccuracyRun:
         labels, response = _labels(query), self._states[query].response
         for measure in ("latest", "settled"):
             value = samples.get((_name(query, measure), labels))
-            start = samples.get((_name(query, f"{measure}_bucket_start_timestamp_seconds"), labels))
+            start = samples.get((f"braze_query_{measure}_bucket_start_timestamp_seconds", _query_labels(query)))
             if value is None:
                 continue
             assert response is not None
@@ -441,7 +443,7 @@ class AccuracyRun:
 
 
 def _name(query: ExpectedQuery, measure: str) -> str:
-    metric_group = "braze_custom_events_filtered" if query.app_id else "braze_custom_events"
+    metric_group = "braze_custom_events_by_app" if query.app_id else "braze_custom_events"
     return f"{metric_group}_{measure}" if measure == "total" else f"{metric_group}_{_ADVERBS[query.unit]}_{measure}"
 
 
@@ -450,9 +452,12 @@ assert set(EVENTS) == {query.event for query in QUERIES}
 
 
 def _labels(query: ExpectedQuery) -> str:
-    event = f'event="{query.event}"'
+    event = f'event="{query.event}",workspace="production"'
+    return f'braze_app="ios",{event}' if query.app_id else event
+
+
+def _query_labels(query: ExpectedQuery) -> str:
     return (
-        f'braze_app="ios",{event},segment="",workspace="production"'
-        if query.app_id
-        else f'{event},workspace="production"'
+        f'braze_app="{"ios" if query.app_id else ""}",campaign="",campaign_id="",canvas="",canvas_id="",'
+        f'event="{query.event}",kind="custom_events",product="",segment="",unit="{query.unit}",workspace="production"'
     )

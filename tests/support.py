@@ -169,6 +169,12 @@ class ExporterRig:
         self.braze.reset()
         self.clock.advance(300)
 
+    def read_lists(self) -> None:
+        """Read the lists that are due, and wait until none is in flight."""
+        refresher = self.exporter._list_refresher  # noqa: SLF001 - no scrape waits for lists
+        refresher.refresh()
+        wait_until(lambda: not any(item.in_flight for item in refresher._lists.values()), "no list is read")  # noqa: SLF001
+
     def wait_for_history(self) -> bool:
         """Wait until each queued call for history is done or deferred, and return whether all history has been read."""
         history = self.exporter._scheduler.pending_history  # noqa: SLF001 - no scrape waits for it
@@ -446,7 +452,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not true after {seconds} s: {what}"
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -59,8 +59,8 @@ def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
         events = {request.event for request in series_requests(braze)}
     assert events == set(NAMES.values())
     for name in NAMES.values():
-        assert page.value("braze_custom_events_hourly_up", event=name) == 1
-        assert page.value("braze_custom_events_filtered_hourly_up", event=name, braze_app=name[:500]) == 1
+        assert page.value("braze_query_up", event=name, braze_app="") == 1
+        assert page.value("braze_query_up", event=name, braze_app=name[:500]) == 1
     exposed_events = {
         sample.labels.get("event") for family in openmetrics_families(openmetrics) for sample in family.samples
     }

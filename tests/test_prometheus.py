@@ -93,8 +93,8 @@ def series_labels(**labels: str) -> frozenset[tuple[str, str]]:
 def test_prometheus_has_every_braze_value(chain: Chain, which: int) -> None:
     """For each event, app, segment and unit, latest and settled have Braze's values for the buckets that are shown."""
     server, shop = chain.servers[which], chain.shop
-    starts = server.query("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds")
-    settled_starts = server.query("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds")
+    starts = server.query("braze_query_latest_bucket_start_timestamp_seconds")
+    settled_starts = server.query("braze_query_settled_bucket_start_timestamp_seconds")
     expected_events = {series_labels(event=name) for name in NAMES}
     assert set(starts) == set(settled_starts) == expected_events
     latest = server.query("braze_custom_events_hourly_latest")
@@ -104,7 +104,7 @@ def test_prometheus_has_every_braze_value(chain: Chain, which: int) -> None:
             assert latest[series_labels(event=name)] == shop.count(name, int(starts[series_labels(event=name)]), 0)
         assert settled[series_labels(event=name)] == shop.count(name, int(settled_starts[series_labels(event=name)]), 0)
         assert starts[series_labels(event=name)] - settled_starts[series_labels(event=name)] == 2 * HOUR
-    starts = server.query("braze_custom_events_filtered_hourly_settled_bucket_start_timestamp_seconds")
+    starts = server.query("braze_query_settled_bucket_start_timestamp_seconds")
     settled = server.query("braze_custom_events_filtered_hourly_settled")
     # Prometheus treats an empty label as absent.
     for labels, app_id, segment_id in (
@@ -119,7 +119,7 @@ def test_prometheus_has_every_braze_value(chain: Chain, which: int) -> None:
 def test_daily_values_are_sums_of_hours(chain: Chain) -> None:
     """The settled day is the sum of the hours of that local day, in total and by app."""
     server, shop = chain.servers[0], chain.shop
-    starts = server.query("braze_custom_events_daily_settled_bucket_start_timestamp_seconds")
+    starts = server.query("braze_query_settled_bucket_start_timestamp_seconds")
     start = int(starts[series_labels(event="purchase")])
     day = datetime.fromtimestamp(start, NEW_YORK).date()
     assert datetime.fromtimestamp(start, NEW_YORK).hour == 0

@@ -25,6 +25,7 @@ from support import (
     IOS,
     KEY,
     NOW,
+    VIP,
     ExporterRig,
     MetricsPage,
     Program,
@@ -42,7 +43,7 @@ from braze_exporter.state import open_state_file
 
 BASELINE = "braze_custom_events_hourly_baseline"
 LATEST = "braze_custom_events_hourly_latest"
-LAST_SUCCESS = "braze_custom_events_hourly_last_success_timestamp_seconds"
+LAST_SUCCESS = "braze_query_last_success_timestamp_seconds"
 SUCCESSFUL = "braze_exporter_config_last_reload_successful"
 SUCCESS_TIME = "braze_exporter_config_last_reload_success_timestamp_seconds"
 
@@ -79,8 +80,8 @@ def test_reload_fetches_new_queries_only() -> None:
         assert requested_events(exporter)[3:] == ["purchase"]
 
 
-def test_reload_with_new_names_keeps_counters() -> None:
-    """New label names or another order keep the counters, and late data is still counted."""
+def test_reload_with_new_names_keeps_other_counters() -> None:
+    """A new name of an app has a counter that starts at 0; the other counters go on, and late data is still counted."""
     recorded = shop()
     with running_exporter("{event: purchase, apps: [ios, all]}", recorded) as exporter:
         exporter.skip_first_scrape()
@@ -89,13 +90,31 @@ def test_reload_with_new_names_keeps_counters() -> None:
         exporter.scrape()
         exporter.apply_config("{event: purchase, apps: [all, ios]}", ios="iphone")
         page = exporter.page()
-        assert page.value("braze_custom_events_filtered_total", braze_app="iphone") == 5
-        assert page.value("braze_custom_events_filtered_hourly_latest", braze_app="iphone") == 15
-        assert page.values("braze_custom_events_filtered_total", braze_app="ios") == []
+        assert page.value("braze_custom_events_by_app_total", braze_app="iphone") == 0
+        assert page.value("braze_custom_events_by_app_hourly_latest", braze_app="iphone") == 15
+        assert page.values("braze_custom_events_by_app_total", braze_app="ios") == []
         assert page.value("braze_custom_events_total") == 7
         recorded.set("purchase", CURRENT_HOUR - HOUR, 111)
         exporter.clock.advance(300)
         assert exporter.scrape().value("braze_custom_events_total") == 107
+
+
+def test_exchanged_ids_of_apps_restart_counters() -> None:
+    """If two apps exchange their ids in the config, no counter jumps to the total of the other app."""
+    recorded, events = shop(), "{event: purchase, apps: [ios, android]}"
+    apps, android = f"{{ios: {IOS}}}", VIP
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        exporter.apply_config(events, **{apps: f"{{ios: {IOS}, android: {android}}}"})
+        exporter.skip_first_scrape()
+        recorded.set("purchase", CURRENT_HOUR, 9_010, IOS)
+        before = exporter.scrape()
+        exporter.apply_config(events, **{apps: f"{{ios: {android}, android: {IOS}}}"})
+        exporter.clock.advance(300)
+        after = exporter.scrape()
+    total, latest = "braze_custom_events_by_app_total", "braze_custom_events_by_app_hourly_latest"
+    assert [before.value(total, braze_app=app) for app in ("ios", "android")] == [9_000, 0]
+    assert [after.value(total, braze_app=app) for app in ("ios", "android")] == [0, 0]
+    assert after.value(latest, braze_app="android") == 9_010
 
 
 def test_changed_refresh_applies_to_next_fetch() -> None:
@@ -159,7 +178,7 @@ def test_fetch_in_flight_during_reload_is_kept() -> None:
         assert page.result().value(LAST_SUCCESS, event="purchase") == NOW + 301
         assert second.result().value("braze_exporter_queries", state="up") == 2
         assert len(exporter.braze.requests) == 4
-        assert second.result().values("braze_custom_events_filtered_total") == []
+        assert second.result().values("braze_custom_events_by_app_total") == []
 
 
 def test_queued_query_removed_by_reload_is_neither_fetched_nor_deferred() -> None:
@@ -414,7 +433,7 @@ def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
     reloadable.write("{event: purchase}\n{event: signup}")
     assert reloadable.reload()[0] == 200
     page = reloadable.scrape_until(up=0)
-    assert page.values("braze_custom_events_hourly_up") == [0, 0]
+    assert page.values("braze_query_up") == [0, 0]
     write_file(reloadable.key, "another-key\n")
     assert reloadable.reload()[0] == 200
     page = reloadable.scrape_until(up=2)

@@ -287,7 +287,7 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
         }
         with Program.start([f"--config.file={path}", "--log.level=debug"], environment) as program:
             page = program.scrape()
-        assert page.values("braze_custom_events_hourly_up") == [1, 1]
+        assert page.values("braze_query_up") == [1, 1]
         assert {request.key for request in braze.requests} == {KEY}
         assert {head.split()[1] for head in seen} == {b"rest.braze.test:443"}
         expected = base64.b64encode(f"user:{PROXY_PASSWORD}".encode())
@@ -321,5 +321,5 @@ def test_refusing_proxy_is_failed_connection(response: bytes, tmp_path: Path) ->
             page = program.scrape()
         listener.shutdown(socket.SHUT_RDWR)
     assert page.value("braze_api_errors_total", endpoint=SERIES, reason="connection") == 1
-    assert page.value("braze_custom_events_hourly_up") == 0
+    assert page.value("braze_query_up") == 0
     assert not found_secrets(program.output + page.text)

@@ -133,20 +133,23 @@ def test_filtered_queries_have_series_and_additive_ones_counters(tmp_path: Path)
     with prepared_backfill(tmp_path, events, traffic, "2026-11-01", "2026-11-05") as backfill:
         backfill.run()
         samples = backfill.output_samples
-    filtered = "braze_custom_events_filtered"
+    parts = "braze_custom_events_by"
     event = "purchase"
     assert {key: len(series) for key, series in samples.items()} == {
         (SETTLED, unfiltered_labels(event=event)): 4 * 24 - 1,
         (TOTAL, unfiltered_labels(event=event)): 4 * 24,
         (DAILY_SETTLED, unfiltered_labels(event=event)): 3,
-        (f"{filtered}_hourly_settled", unfiltered_labels(event=event, braze_app="ios")): 4 * 24 - 1,
-        (f"{filtered}_hourly_settled", unfiltered_labels(event=event, segment="vip")): 4 * 24 - 1,
-        (f"{filtered}_hourly_settled", unfiltered_labels(event=event, braze_app="ios", segment="vip")): 4 * 24 - 1,
-        (f"{filtered}_total", unfiltered_labels(event=event, braze_app="ios")): 4 * 24,
-        (f"{filtered}_daily_settled", unfiltered_labels(event=event, braze_app="ios")): 3,
+        (f"{parts}_app_hourly_settled", unfiltered_labels(event=event, braze_app="ios")): 4 * 24 - 1,
+        (f"{parts}_segment_hourly_settled", unfiltered_labels(event=event, segment="vip")): 4 * 24 - 1,
+        (f"{parts}_app_segment_hourly_settled", unfiltered_labels(event=event, braze_app="ios", segment="vip")): 4 * 24
+        - 1,
+        (f"{parts}_app_total", unfiltered_labels(event=event, braze_app="ios")): 4 * 24,
+        (f"{parts}_app_daily_settled", unfiltered_labels(event=event, braze_app="ios")): 3,
     }
     hour = int(unix_time("2026-11-01T00:00"))
-    assert samples[f"{filtered}_hourly_settled", unfiltered_labels(event=event, braze_app="ios", segment="vip")][0] == (
+    assert samples[
+        f"{parts}_app_segment_hourly_settled", unfiltered_labels(event=event, braze_app="ios", segment="vip")
+    ][0] == (
         hour + 2.0 * HOUR,
         traffic.count(event, hour, 0.0, IOS, VIP),
     )
@@ -190,7 +193,13 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
     }
     for (name, labels), series in samples.items():
         if query := settles.get(name):
-            start = int(exposed[f"{name}_bucket_start_timestamp_seconds", labels])
+            wanted = {("kind", query.kind.section), ("unit", query.unit.value)}
+            starts = {
+                value
+                for (exposed_name, exposed_labels), value in exposed.items()
+                if exposed_name == "braze_query_settled_bucket_start_timestamp_seconds" and wanted <= exposed_labels
+            }
+            (start,) = map(int, starts)
             stamp = bucket_end(start, query.unit, query.zone) + query.settle_seconds
             assert dict(series)[stamp] == exposed[name, labels], name
 
@@ -258,7 +267,7 @@ def test_counter_with_refunds_never_falls(tmp_path: Path) -> None:
 
 
 def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
-    """If two variations have the same name, the older one gets its id appended, so that the series differ."""
+    """Two variations with the same name are two series, by their ids."""
     extra_yaml = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
 
     def rename(response: dict[str, Any]) -> None:
@@ -276,10 +285,12 @@ def test_variations_with_same_name_are_two_series(tmp_path: Path) -> None:
         backfill.braze.inject(response_faults.edited(rename), path="/campaigns/data_series")
         backfill.run()
         samples = backfill.output_samples
-    sent = [
-        dict(labels)["variation"] for name, labels in samples if "messages_daily" in name and ("stat", "sent") in labels
-    ]
-    assert sorted(sent) == ["Only", f"Only ({make_id(CAMPAIGN.id, 'A')})"]
+    sent = {
+        (dict(labels)["variation_id"], dict(labels)["variation"])
+        for name, labels in samples
+        if "messages_daily" in name and ("stat", "sent") in labels
+    }
+    assert sent == {(make_id(CAMPAIGN.id, name), "Only") for name in ("A", "B")}
 
 
 def test_missing_bucket_has_no_sample(tmp_path: Path) -> None:

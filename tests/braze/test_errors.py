@@ -124,13 +124,13 @@ def test_failed_query_is_counted_once_and_others_succeed(fault: str) -> None:
     with running_exporter("{event: purchase}\n{event: signup}", shop()) as exporter:
         exporter.braze.inject(failure, event="purchase")
         page = exporter.scrape()
-    assert page.value("braze_custom_events_hourly_up", event="purchase") == 0
+    assert page.value("braze_query_up", event="purchase") == 0
     assert page.values("braze_custom_events_hourly_latest", event="purchase") == []
     assert page.values("braze_custom_events_hourly_settled", event="purchase") == []
     assert page.value("braze_custom_events_total", event="purchase") == 0
-    assert page.value("braze_custom_events_hourly_last_success_timestamp_seconds", event="purchase") == 0
+    assert page.value("braze_query_last_success_timestamp_seconds", event="purchase") == 0
     assert errors(page) == {reason: 1}
-    assert page.value("braze_custom_events_hourly_up", event="signup") == 1
+    assert page.value("braze_query_up", event="signup") == 1
     assert page.value("braze_custom_events_hourly_latest", event="signup") == 3
     assert page.value("braze_up") == 1
     assert len(exporter.braze.requests) == 2
@@ -142,11 +142,11 @@ def test_unusual_response_is_accepted(oddity: str) -> None:
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.braze.inject(UNUSUAL_RESPONSES[oddity])
         page = exporter.scrape()
-    assert page.value("braze_custom_events_hourly_up") == 1
+    assert page.value("braze_query_up") == 1
     assert page.value("braze_custom_events_hourly_latest") == 7
-    assert page.value("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == CURRENT_HOUR
+    assert page.value("braze_query_latest_bucket_start_timestamp_seconds") == CURRENT_HOUR
     assert page.value("braze_custom_events_hourly_settled") == 102
-    assert page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds") == CURRENT_HOUR - 2 * HOUR
+    assert page.value("braze_query_settled_bucket_start_timestamp_seconds") == CURRENT_HOUR - 2 * HOUR
     assert errors(page) == {}
 
 
@@ -155,10 +155,10 @@ def test_empty_response_is_success_without_values() -> None:
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.braze.inject(response_faults.data([]))
         page = exporter.scrape()
-    assert page.value("braze_custom_events_hourly_up") == 1
+    assert page.value("braze_query_up") == 1
     assert page.values("braze_custom_events_hourly_latest") == []
     assert page.values("braze_custom_events_hourly_settled") == []
-    assert page.values("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == []
+    assert page.values("braze_query_latest_bucket_start_timestamp_seconds") == []
     assert page.value("braze_custom_events_total") == 0
     assert errors(page) == {}
 
@@ -172,9 +172,9 @@ def test_slow_response_times_out(fault: Fault) -> None:
     ) as exporter:
         exporter.braze.inject(fault, event="purchase")
         page = exporter.scrape()
-    assert page.value("braze_custom_events_hourly_up", event="purchase") == 0
+    assert page.value("braze_query_up", event="purchase") == 0
     assert errors(page) == {Reason.TIMEOUT: 1}
-    assert page.value("braze_custom_events_hourly_up", event="signup") == 1
+    assert page.value("braze_query_up", event="signup") == 1
 
 
 def test_unknown_host_is_dns_failure() -> None:
@@ -234,7 +234,7 @@ def test_oversized_body_is_limited_in_memory() -> None:
             page = exporter.scrape()
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            assert page.value("braze_custom_events_hourly_up") == 0
+            assert page.value("braze_query_up") == 0
             assert peak < 16 * 1024 * 1024
 
 
@@ -251,7 +251,7 @@ def test_invalid_response_keeps_no_references(fault: Fault) -> None:
         exporter.braze.inject(fault)
         gc.collect()
         tracemalloc.start()
-        assert exporter.scrape().values("braze_custom_events_hourly_up") == [0] * 20
+        assert exporter.scrape().values("braze_query_up") == [0] * 20
         gc.collect()
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -274,8 +274,8 @@ def test_program_serves_through_every_fault(tmp_path: Path) -> None:
             again = program.get("/metrics", {"Accept": "application/openmetrics-text"})
         for name in names:
             reason, path = FAILING_RESPONSES[name][1], "/events/data_series"
-            assert page.value("braze_custom_events_hourly_up", workspace=name, event=name) == 0
-            up = page.value("braze_custom_events_hourly_up", workspace=name, event="signup")
+            assert page.value("braze_query_up", workspace=name, event=name) == 0
+            up = page.value("braze_query_up", workspace=name, event="signup")
             assert up == (0 if name in CIRCUIT_OPENING else 1), name
             assert page.value("braze_api_errors_total", workspace=name, endpoint=path, reason=reason) == 1, name
             assert sum(page.values("braze_api_errors_total", workspace=name, endpoint=path)) == 1

@@ -105,7 +105,7 @@ def test_exporter_with_interim_responses_exports_own_value_of_each_query() -> No
                     traffic.set(event, CURRENT_HOUR, 1_000 * (step + 1) + number * (step + 1))
                 page = exporter.scrape()
                 for number, event in enumerate(EVENTS):
-                    assert page.value("braze_custom_events_hourly_up", event=event) == 1
+                    assert page.value("braze_query_up", event=event) == 1
                     latest = page.value("braze_custom_events_hourly_latest", event=event)
                     assert latest == 1_000 * (step + 1) + number * (step + 1)
                     assert page.value("braze_custom_events_total", event=event) == step * (1_000 + number)

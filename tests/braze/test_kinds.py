@@ -26,14 +26,12 @@ from support import (
     MetricsPage,
     all_sections_yaml,
     running_exporter,
-    wait_until,
 )
 
 from braze_exporter.braze import parsing
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, KINDS, SeriesKind, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.families import GAUGE_HELP, build_gauge
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.message_rows import make_id
 from braze_exporter.simulator.reply import Reply
@@ -45,6 +43,8 @@ TODAY = int(datetime(2026, 11, 23, tzinfo=NEW_YORK).timestamp())
 YESTERDAY, DAY = TODAY - 24 * HOUR, 24 * HOUR
 GOLDEN = Path(__file__).parents[1] / "golden"
 MUG = "Mug “Largo”, 0.3 l"
+
+MESSAGES_TOTAL = "braze_campaign_messages_total"
 
 EVERYTHING = all_sections_yaml(CAMPAIGN.id, CANVAS.id, MUG)
 
@@ -100,30 +100,27 @@ def test_every_kind_exposes_braze_counts() -> None:
         figures.set("new_users", YESTERDAY, 11, IOS)
         page = exporter.scrape()
     assert page.values("braze_up") == [1]
+    of_campaign, of_canvas = {"campaign_id": CAMPAIGN.id, "campaign": ""}, {"canvas_id": CANVAS.id, "canvas": ""}
     settled = {
         "sessions_hourly": {label_set(): 50},
-        "sessions_filtered_hourly": {
-            label_set(braze_app="ios", segment=""): 20,
-            label_set(braze_app="", segment="vip"): 9,
-            label_set(braze_app="ios", segment="vip"): 4,
-        },
+        "sessions_by_app_hourly": {label_set(braze_app="ios"): 20},
+        "sessions_by_segment_hourly": {label_set(segment="vip"): 9},
+        "sessions_by_app_segment_hourly": {label_set(braze_app="ios", segment="vip"): 4},
         "sessions_daily": {label_set(): 0},
         "purchases_hourly": {label_set(): 7},
-        "purchases_filtered_hourly": {
-            label_set(product=MUG, braze_app=""): 3,
-            label_set(product=MUG, braze_app="ios"): 2,
-        },
-        "revenue_filtered_daily": {label_set(product=MUG, braze_app=""): 123.45},
+        "purchases_by_product_hourly": {label_set(product=MUG): 3},
+        "purchases_by_app_product_hourly": {label_set(product=MUG, braze_app="ios"): 2},
+        "revenue_by_product_daily": {label_set(product=MUG): 123.45},
         "segment_users_daily": {label_set(segment="vip"): 8_000},
         "new_users_daily": {label_set(): 31},
-        "new_users_filtered_daily": {label_set(braze_app="ios"): 11},
+        "new_users_by_app_daily": {label_set(braze_app="ios"): 11},
         "daily_active_users_daily": {label_set(): 900},
-        "campaign_conversions_daily": {label_set(campaign=CAMPAIGN.id): 30},
-        "campaign_revenue_daily": {label_set(campaign=CAMPAIGN.id): 1_485},
-        "campaign_unique_recipients_daily": {label_set(campaign=CAMPAIGN.id): 980},
-        "canvas_entries_daily": {label_set(canvas=CANVAS.id): 200},
-        "canvas_conversions_daily": {label_set(canvas=CANVAS.id): 6},
-        "canvas_revenue_daily": {label_set(canvas=CANVAS.id): 297},
+        "campaign_conversions_daily": {label_set(**of_campaign): 30},
+        "campaign_revenue_dollars_daily": {label_set(**of_campaign): 1_485},
+        "campaign_unique_recipients_daily": {label_set(**of_campaign): 980},
+        "canvas_entries_daily": {label_set(**of_canvas): 200},
+        "canvas_conversions_daily": {label_set(**of_canvas): 6},
+        "canvas_revenue_dollars_daily": {label_set(**of_canvas): 297},
     }
     exposed = {metric_group: samples_by_labels(page, f"braze_{metric_group}_settled") for metric_group in settled}
     assert exposed == settled
@@ -133,10 +130,11 @@ def test_every_kind_exposes_braze_counts() -> None:
         if ("stat", "sent") in labels
     }
     assert sent == {"email": 1_000, "ios_push": 1_000}
-    opened = label_set(campaign=CAMPAIGN.id, channel="email", variation=make_id(CAMPAIGN.id, ""), stat="unique_opens")
+    variation_id = make_id(CAMPAIGN.id, "")
+    opened = label_set(**of_campaign, channel="email", variation_id=variation_id, variation="", stat="unique_opens")
     assert samples_by_labels(page, "braze_campaign_messages_daily_settled")[opened] == 330
-    clicked = label_set(canvas=CANVAS.id, step="Hello", channel="email", stat="clicks")
-    assert samples_by_labels(page, "braze_canvas_messages_daily_settled")[clicked] == 12
+    (clicks,) = page.values("braze_canvas_messages_daily_settled", step="Hello", channel="email", stat="clicks")
+    assert clicks == 12
 
 
 def test_late_computed_kinds_settle_later() -> None:
@@ -148,7 +146,8 @@ def test_late_computed_kinds_settle_later() -> None:
         page = exporter.scrape()
         assert page.value("braze_uninstalls_daily_settled") == 5
         # At 12:20 UTC today's value has just been computed.
-        assert page.value("braze_monthly_active_users_daily_latest_bucket_start_timestamp_seconds") == TODAY
+        start = page.value("braze_query_latest_bucket_start_timestamp_seconds", kind="monthly_active_users")
+        assert start == TODAY
         exporter.clock.advance(DAY)
         page = exporter.scrape()
         assert page.value("braze_uninstalls_daily_settled") == 6
@@ -223,8 +222,8 @@ def test_missing_permission_is_named() -> None:
             if query["name"] == "monthly active users"
         ]
     assert mau["message"] == "failed: 403 Forbidden: the key lacks the permission kpi.mau.data_series"
-    assert page.value("braze_monthly_active_users_daily_up") == 0
-    assert page.value("braze_daily_active_users_daily_up") == 1
+    assert page.value("braze_query_up", kind="monthly_active_users") == 0
+    assert page.value("braze_query_up", kind="daily_active_users") == 1
 
 
 def test_only_additive_kinds_have_counters() -> None:
@@ -241,27 +240,25 @@ def test_only_additive_kinds_have_counters() -> None:
     assert {name for name in names if not name.startswith(("braze_api_", "braze_exporter_"))} == {
         "braze_custom_events_total",
         "braze_sessions_total",
-        "braze_sessions_filtered_total",
+        "braze_sessions_by_app_total",
         "braze_purchases_total",
-        "braze_purchases_filtered_total",
+        "braze_purchases_by_product_total",
+        "braze_purchases_by_app_product_total",
         "braze_revenue_total",
-        "braze_revenue_filtered_total",
+        "braze_revenue_by_product_total",
         "braze_new_users_total",
-        "braze_new_users_filtered_total",
+        "braze_new_users_by_app_total",
         "braze_uninstalls_total",
-        "braze_campaign_messages_total",
+        MESSAGES_TOTAL,
         "braze_campaign_conversions_total",
-        "braze_campaign_revenue_total",
+        "braze_campaign_revenue_dollars_total",
         "braze_canvas_entries_total",
         "braze_canvas_conversions_total",
-        "braze_canvas_revenue_total",
+        "braze_canvas_revenue_dollars_total",
         "braze_canvas_messages_total",
     }
     assert page.value("braze_new_users_total") == 5
-    counted = {
-        dict(labels)["stat"]: value
-        for labels, value in samples_by_labels(page, "braze_campaign_messages_total").items()
-    }
+    counted = {dict(labels)["stat"]: value for labels, value in samples_by_labels(page, MESSAGES_TOTAL).items()}
     assert (counted["sent"], counted["opens"]) == (1_000, 410)
     assert not any(stat.startswith("unique_") for stat in counted)
 
@@ -276,21 +273,20 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Fault:
     return response_faults.edited(change_all)
 
 
-def test_new_channel_counts_from_zero() -> None:
-    """A channel that first appears later is counted from zero."""
+def test_new_channel_starts_at_zero() -> None:
+    """A channel that appears later is exposed as 0 until the next fetch, so that `increase()` sees its first values."""
     with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         first = exporter.scrape()
-        assert {*samples_by_labels(first, "braze_campaign_messages_total").values()} == {0}
+        assert {*samples_by_labels(first, MESSAGES_TOTAL).values()} == {0}
         exporter.braze.inventory = Inventory(campaigns=(replace(CAMPAIGN, channels=("email", "ios_push", "sms")),))
-        exporter.clock.advance(900)
-        page = exporter.scrape()
-    sent = {
-        dict(labels)["channel"]: value
-        for labels, value in samples_by_labels(page, "braze_campaign_messages_total").items()
-        if ("stat", "sent") in labels
-    }
-    assert sent == {"email": 0, "ios_push": 0, "sms": 100}
+        sent = []
+        for more in (0, 0, 20):
+            figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100 + more)
+            exporter.clock.advance(900)
+            page = exporter.scrape()
+            sent.append([page.value(MESSAGES_TOTAL, channel=name, stat="sent") for name in ("email", "sms")])
+    assert sent == [[0, 0], [0, 100], [20, 120]]
 
 
 def test_renamed_variation_keeps_its_counter() -> None:
@@ -301,7 +297,7 @@ def test_renamed_variation_keeps_its_counter() -> None:
         exporter.scrape()
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         exporter.clock.advance(900)
-        assert exporter.scrape().value("braze_campaign_messages_total", variation="A", stat="sent") == 50
+        assert exporter.scrape().value(MESSAGES_TOTAL, variation="A", stat="sent") == 50
 
         def rename(row: dict[str, Any]) -> None:
             row["messages"]["email"][0]["variation_name"] = "The first"
@@ -310,8 +306,8 @@ def test_renamed_variation_keeps_its_counter() -> None:
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 120)
         exporter.clock.advance(900)
         page = exporter.scrape()
-    assert page.value("braze_campaign_messages_total", variation="The first", stat="sent") == 60
-    assert page.values("braze_campaign_messages_total", variation="A") == []
+    assert page.value(MESSAGES_TOTAL, variation="The first", stat="sent") == 60
+    assert page.values(MESSAGES_TOTAL, variation="A") == []
     assert page.values("braze_campaign_messages_daily_latest", variation="A") == []
 
 
@@ -338,41 +334,87 @@ def test_series_of_response_show_same_bucket(since: int, latest: dict[str, int],
     for measure, expected in (("latest", latest), ("settled", settled)):
         exposed = samples_by_labels(page, f"braze_campaign_messages_daily_{measure}").items()
         assert {dict(labels)["channel"]: value for labels, value in exposed if ("stat", "sent") in labels} == expected
-    starts = samples_by_labels(page, "braze_campaign_messages_daily_settled_bucket_start_timestamp_seconds").items()
-    starts_by_channel = {dict(labels)["channel"]: start for labels, start in starts if ("stat", "sent") in labels}
-    assert starts_by_channel == {"email": YESTERDAY, "ios_push": YESTERDAY if since > YESTERDAY else YESTERDAY - DAY}
+    assert page.value("braze_query_latest_bucket_start_timestamp_seconds", kind="campaigns") == TODAY
+    assert page.value("braze_query_settled_bucket_start_timestamp_seconds", kind="campaigns") == YESTERDAY
 
 
-def test_variation_with_name_of_another_keeps_both_series() -> None:
-    """A new variation with the name of another gets its id appended, and the counter of the other one does not jump."""
+def test_variations_that_exchange_names_keep_their_counters() -> None:
+    """A counter belongs to the id of a variation: no label set jumps to the total of another variation."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
+    first, second = make_id(CAMPAIGN.id, "A"), make_id(CAMPAIGN.id, "B")
+
+    def swap(row: dict[str, Any]) -> None:
+        one, other = row["messages"]["email"]
+        one["variation_name"], other["variation_name"] = "B", "A"
+        one["sent"] += 900
+
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
+        exporter.braze.inventory = Inventory(campaigns=(named,))
+        before = exporter.scrape()
+        exporter.braze.inject(edited(swap), path="/campaigns/data_series")
+        exporter.clock.advance(900)
+        after = exporter.scrape()
+    assert before.value(MESSAGES_TOTAL, variation_id=first, variation="A", stat="sent") == 0
+    assert after.values(MESSAGES_TOTAL, variation_id=first, stat="sent") == [14 * 900]
+    assert after.value(MESSAGES_TOTAL, variation_id=second, variation="A", stat="sent") == 0
+    assert after.values(MESSAGES_TOTAL, variation_id=first, variation="A") == []
+
+
+def test_variations_without_id_are_series_of_their_own() -> None:
+    """Entries with a name and no id, as Braze documents them for multivariate campaigns, have series and counters."""
+
+    def remove_ids(row: dict[str, Any]) -> None:
+        for entry in row["messages"]["email"]:
+            del entry["variation_api_id"]
+
+    named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        exporter.braze.inventory = Inventory(campaigns=(named,))
+        exporter.braze.inject(edited(remove_ids), path="/campaigns/data_series")
+        exporter.scrape()
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
+        exporter.clock.advance(900)
+        page = exporter.scrape()
+    assert page.value("braze_campaign_messages_daily_latest", variation_id="", variation="A", stat="sent") == 50
+    assert page.value(MESSAGES_TOTAL, variation_id="", variation="A", stat="sent") == 50
+    assert page.value(MESSAGES_TOTAL, variation_id="", variation="B", stat="sent") == 50
+
+
+def test_messages_that_ended_are_absent() -> None:
+    """A campaign whose `messages` are empty since five days has no message statistics, and its other values stay."""
+    stopped = datetime.fromtimestamp(TODAY - 5 * DAY, NEW_YORK).date().isoformat()
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["time"] >= stopped:
+            row["messages"] = {}
+
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        for back in range(14):
+            figures.set(f"campaigns/{CAMPAIGN.id}", TODAY - back * DAY, 100)
+        exporter.braze.inject(edited(stop), path="/campaigns/data_series")
+        page = exporter.scrape()
+    assert page.values("braze_campaign_messages_daily_latest") == []
+    assert page.values("braze_campaign_messages_daily_settled") == []
+    assert page.values("braze_campaign_conversions_daily_settled") == [3]
+    assert page.value("braze_query_settled_bucket_start_timestamp_seconds", kind="campaigns") == YESTERDAY
+
+
+def test_variation_is_forgotten_when_braze_no_longer_returns_it() -> None:
+    """A variation that no response reaches back to leaves the page, memory and state after 100 days."""
+    named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
+    remaining = replace(named, variations=("A",))
     with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
         figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
         exporter.braze.inventory = Inventory(campaigns=(named,))
         exporter.scrape()
-
-        def replace_one(row: dict[str, Any]) -> None:
-            row["messages"]["email"][0] |= {"variation_api_id": "a-new-one", "sent": 7}
-
-        exporter.braze.inject(edited(replace_one), path="/campaigns/data_series")
-        exporter.clock.advance(900)
-        page = exporter.scrape()  # raises an error if two samples have the same labels
-        exporter.braze.clear_faults()
-
-        def swap(row: dict[str, Any]) -> None:
-            first, second = row["messages"]["email"]
-            first["variation_name"], second["variation_name"] = "B", "A"
-
-        exporter.braze.inject(edited(swap), path="/campaigns/data_series")
-        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 120)
-        exporter.clock.advance(900)
-        swapped = exporter.scrape()
-    assert page.value("braze_campaign_messages_daily_latest", variation="A (a-new-one)", stat="sent") == 7
-    assert page.value("braze_campaign_messages_total", variation="A (a-new-one)", stat="sent") == 7  # counted today
-    assert page.value("braze_campaign_messages_total", variation="A", stat="sent") == 0
-    first, second = make_id(CAMPAIGN.id, "A"), make_id(CAMPAIGN.id, "B")
-    assert swapped.value("braze_campaign_messages_total", variation=f"B ({first})", stat="sent") == 10
-    assert swapped.value("braze_campaign_messages_total", variation=f"A ({second})", stat="sent") == 10
+        exporter.braze.inventory = Inventory(campaigns=(remaining,))
+        shown = []
+        for days in (1, 98, 2):
+            exporter.clock.advance(days * DAY)
+            page = exporter.scrape()
+            shown.append([page.values(MESSAGES_TOTAL, variation=name, stat="sent") for name in ("A", "B")])
+    assert shown == [[[50], [0]], [[50], [0]], [[50], []]]
 
 
 def parse_values(kind: SeriesKind, data: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]:
@@ -452,34 +494,19 @@ def test_unknown_fields_are_ignored() -> None:
     }
     parsed = parse_values(CAMPAIGNS, [{"time": "2026-11-20", "messages": messages}, {"time": "2026-11-21"}])
     labels = {
-        (channel, name, stat): values
+        tuple(value for _, value in pairs): values
         for (metric_group, pairs), values in parsed.items()
         if metric_group == "campaign_messages"
-        for channel, name, stat in [tuple(value for _, value in pairs)]
     }
     assert labels == {
-        ("email", "A (v1)", "sent"): [1],
-        ("email", "A (v2)", "sent"): [2],
-        ("email", "Control", "enrolled"): [5],
-        ("pigeon_post", "A (v1)", "sent"): [1],
-        ("pigeon_post", "A (v1)", "feathers"): [3],
-        ("webhook", "A (v1)", "sent"): [5],
+        ("email", "v1", "A", "sent"): [1],
+        ("email", "v2", "A", "sent"): [2],
+        ("email", "v3", "Control", "enrolled"): [5],
+        ("pigeon_post", "v1", "A", "sent"): [1],
+        ("pigeon_post", "v1", "A", "feathers"): [3],
+        ("webhook", "v1", "A", "sent"): [5],
     }
     assert parsed["campaign_conversions", ()] == []
-
-
-def test_names_never_make_duplicate_series() -> None:
-    """If a name with an appended id equals another name, both get one more id appended."""
-    entries = [
-        variation(variation_name="A (v2)"),
-        variation(variation_api_id="v2", variation_name="A"),
-        variation(variation_api_id="v3", variation_name="A"),
-        variation(variation_api_id="v4", variation_name="v5"),
-        variation(variation_api_id="v5"),
-    ]
-    values = parse_values(CAMPAIGNS, [{"time": "2026-11-20", "messages": {"email": entries}}])
-    names = [dict(labels)["variation"] for metric_group, labels in values if metric_group == "campaign_messages"]
-    assert names == ["A (v2) (v1)", "A (v2) (v2)", "A (v3)", "v5 (v4)", "v5 (v5)"]
 
 
 def test_lone_surrogates_do_not_break_page() -> None:
@@ -499,34 +526,6 @@ def test_lone_surrogates_do_not_break_page() -> None:
     assert page.value("braze_campaign_messages_daily_latest", variation="Sale \ufffd", stat="stat \ufffd") == 3
 
 
-def test_history_never_makes_duplicate_labels() -> None:
-    """A past variation with the name of a current one has its id appended."""
-    sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 20}}\n"
-    with run_every_kind(sections) as (exporter, _):
-
-        def change_past_variation(exchange: Exchange) -> Reply:
-            document = json.loads(exchange.reply.body)  # type: ignore[arg-type] # the body is bytes
-            for row in document["data"]:
-                row["messages"]["email"][0] |= {"variation_name": "Red"}
-                if "ending_at" in exchange.request.params:
-                    row["messages"]["email"][0]["variation_api_id"] = "former"
-            return replace(exchange.reply, headers={}, body=json.dumps(document).encode())
-
-        exporter.braze.inject(change_past_variation, path="/campaigns/data_series")
-
-        def is_read() -> bool:
-            exporter.clock.advance(60)
-            exporter.scrape()
-            return exporter.wait_for_history()
-
-        wait_until(is_read, "history is read")
-        page = exporter.page()  # raises an error if two samples have the same labels
-    assert {dict(labels)["variation"] for labels in samples_by_labels(page, "braze_campaign_messages_total")} >= {
-        "Red",
-        "Red (former)",
-    }
-
-
 def test_null_name_is_no_statistic() -> None:
     """A null is a hole if other rows have a number in that field; otherwise the field is not a statistic."""
     messages = [{"variation_api_id": "a", "variation_name": None, "sent": sent} for sent in (3, None)]
@@ -534,23 +533,8 @@ def test_null_name_is_no_statistic() -> None:
     body = json.dumps({"message": "success", "data": rows}).encode()
     result = parsing.parse_series(Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"), body, 14, NOW, NOW)
     (series,) = [item for item in result if item.key]
-    assert series.key == ("a", "email", "sent")
+    assert series.key == ("a", "", "email", "sent")
     assert ([value for _, value in series.points], len(series.holes)) == ([3], 1)
-
-
-def test_parts_without_id_have_no_counter() -> None:
-    """An entry without an id is exposed but has no counter, as later responses cannot identify it."""
-    result = parsing.parse_series(
-        Query("p", CAMPAIGNS, Unit.DAY, "x", subject_id="x"),
-        json.dumps(
-            {"message": "success", "data": [{"time": "2026-11-20", "messages": {"email": [{"sent": 3}]}}]}
-        ).encode(),
-        14,
-        NOW,
-        NOW,
-    )
-    (series,) = [series for series in result if series.key]
-    assert (series.points[0].value, series.has_counter) == (3, False)
 
 
 def test_canvas_request_ends_by_braze_clock() -> None:
@@ -561,11 +545,11 @@ def test_canvas_request_ends_by_braze_clock() -> None:
         exporter.scrape()
         exporter.clock.advance(900)
         page = exporter.scrape()
-    assert page.value("braze_canvas_entries_daily_up") == 1
+    assert page.value("braze_query_up", kind="canvases") == 1
 
 
-def test_steps_with_same_name_are_disambiguated() -> None:
-    """Steps with the same name have their ids appended, and a Canvas without steps has its totals."""
+def test_steps_with_same_name_are_series_of_their_own() -> None:
+    """Steps are identified by their ids, and a Canvas without steps has its totals."""
     steps = {
         "s1": {"name": "Hello", "messages": {"email": [{"sent": 3}]}},
         "s2": {"name": "Hello", "messages": {"email": [{"sent": 2}], "sms": []}},
@@ -577,11 +561,11 @@ def test_steps_with_same_name_are_disambiguated() -> None:
     assert {
         tuple(value for _, value in labels): values for (metric_group, labels), values in parsed.items() if labels
     } == {
-        ("Hello (s1)", "email", "sent"): [3],
-        ("Hello (s2)", "email", "sent"): [2],
-        ("s3", "sms", "sent"): [1],
+        ("s1", "Hello", "email", "sent"): [3],
+        ("s2", "Hello", "email", "sent"): [2],
+        ("s3", "", "sms", "sent"): [1],
     }
-    assert (parsed["canvas_entries", ()], parsed["canvas_revenue", ()]) == ([9], [-1.5])
+    assert (parsed["canvas_entries", ()], parsed["canvas_revenue_dollars", ()]) == ([9], [-1.5])
     assert parse_values(CANVASES, {"stats": []}) == {
         (metric_group.name, ()): [] for metric_group in CANVASES.metric_groups if not metric_group.series_labels
     }
@@ -662,46 +646,7 @@ def test_canvas_at_midnight_reports_no_timezone_mismatch() -> None:
     sections = f"    canvases:\n      - canvas: {CANVAS.id}\n"
     with run_every_kind(sections, clock) as (exporter, _):
         page = exporter.scrape()
-        start = page.value("braze_canvas_entries_daily_latest_bucket_start_timestamp_seconds")
-        assert page.value("braze_canvas_entries_daily_up") == 1
+        start = page.value("braze_query_latest_bucket_start_timestamp_seconds", kind="canvases")
+        assert page.value("braze_query_up", kind="canvases") == 1
     assert start == TODAY - timedelta(days=1).total_seconds()
     assert page.values("braze_workspace_timezone_mismatch") == []
-
-
-def test_lines_of_every_kind_equal_golden_file() -> None:
-    """The lines of all kinds except custom events equal the golden file byte for byte."""
-    with run_every_kind() as (exporter, figures):
-        for day, sent in ((YESTERDAY - DAY, 900), (YESTERDAY, 1_000)):
-            figures.set(f"campaigns/{CAMPAIGN.id}", day, sent)
-            figures.set(f"canvases/{CANVAS.id}", day, sent // 5)
-        exporter.scrape()
-        figures.set("sessions", CURRENT_HOUR, 12)
-        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 500)
-        exporter.clock.advance(900)
-        text = exporter.scrape().text
-    own = ("custom_events", "up{", "api_", "discovery_", "exporter_", "query_", "revision_age", "workspace_timezone")
-    names = [line.removeprefix("# HELP ").removeprefix("# TYPE ").removeprefix("braze_") for line in text.splitlines()]
-    kind_lines = [
-        line
-        for line, name in zip(text.splitlines(), names, strict=True)
-        if "braze_" in line and not name.startswith(own) and "braze_up " not in line
-    ]
-    assert "\n".join(kind_lines) + "\n" == (GOLDEN / "kinds.txt").read_text(encoding="utf-8")
-
-
-def test_every_kind_has_lines() -> None:
-    """The page has all families of all metric groups with the labels of the endpoint table."""
-    with run_every_kind() as (exporter, figures):
-        figures.set(f"campaigns/{CAMPAIGN.id}", YESTERDAY, 1_000)
-        page = exporter.scrape()
-    labels: dict[str, set[frozenset[str]]] = {}
-    for name, pairs in page.samples:
-        labels.setdefault(name, set()).add(frozenset(label for label, _ in pairs))
-    for kind in KINDS:
-        for metric_group in kind.metric_groups:
-            units = [unit for unit in kind.units if build_gauge(kind, metric_group, unit, "up").name in labels]
-            assert units
-            for unit in units:
-                for measure in (measure for measure in GAUGE_HELP if measure != "baseline"):
-                    family = build_gauge(kind, metric_group, unit, measure)
-                    assert labels[family.name] == {frozenset(family.labels)}

@@ -143,10 +143,10 @@ def test_scrape_ends_within_prometheus_timeout(
     assert response.status == 200
     assert longest <= elapsed < longest + 1
     page = MetricsPage(response.text)
-    assert page.values("braze_custom_events_hourly_up") == []
+    assert page.values("braze_query_up") == []
     assert page.value("braze_exporter_scrapes_incomplete_total") == 1
     braze[0].clear_faults()
-    assert program.scrape().values("braze_custom_events_hourly_up") == [1, 1]
+    assert program.scrape().values("braze_query_up") == [1, 1]
     assert len(series_requests(braze[0])) == 2
 
 
@@ -181,7 +181,7 @@ def test_disconnected_scraper_is_not_waited_for(braze: tuple[FaultInjectingBraze
     braze[0].wait_for(1)
     braze[0].clear_faults()
     page = program.scrape()
-    assert page.values("braze_custom_events_hourly_up") == [1, 1]
+    assert page.values("braze_query_up") == [1, 1]
     assert page.value("braze_exporter_scrapes_incomplete_total") == 0
     assert len(series_requests(braze[0])) == 2
 

@@ -22,7 +22,7 @@ from braze_exporter.web.status_response import read_status_response
 EVENTS, SESSIONS, LIST = "/events/data_series", "/sessions/data_series", "/events/list"
 TWO_EVENTS = "{event: purchase}\n{event: signup}"
 SESSIONS_SECTION = "    sessions:\n      - {}\n"
-EVENTS_UP, SESSIONS_UP = "braze_custom_events_hourly_up", "braze_sessions_hourly_up"
+UP = "braze_query_up"
 NEW_KEY = "0e1d2c3b-another-secret-key-of-a-test-7f65"
 REJECTED = "401 Unauthorized: API key rejected"
 LACKS_SESSIONS = "401 Unauthorized: the key lacks the permission sessions.data_series"
@@ -50,15 +50,8 @@ def scrape_for(exporter: ExporterRig, seconds: float, every: float = 15.0) -> No
     end = exporter.clock.now + seconds
     while exporter.clock.now < end:
         exporter.refresh()
-        read_lists(exporter)
+        exporter.read_lists()
         exporter.clock.advance(every)
-
-
-def read_lists(exporter: ExporterRig) -> None:
-    """Refresh the lists that are due, and wait until no list fetch is in flight."""
-    inside = exporter.exporter._list_refresher  # noqa: SLF001 - a scrape does not wait for list fetches
-    inside.refresh()
-    wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list fetch is in flight")  # noqa: SLF001
 
 
 def workspace_messages(exporter: ExporterRig, workspace: int = 0) -> Sequence[str]:
@@ -84,8 +77,8 @@ def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureF
         assert [moment for moment, path in request_times(exporter) if path == SESSIONS] == [0, 120, 240, 360, 480]
         assert requests_by_endpoint(exporter)[EVENTS] == 2 * 3
         page = exporter.page()
-        assert page.values(EVENTS_UP) == [1, 1]
-        assert page.value(SESSIONS_UP) == 0
+        assert page.values(UP, kind="custom_events") == [1, 1]
+        assert page.value(UP, kind="sessions") == 0
         assert page.value("braze_up") == 1
         assert page.value("braze_api_errors_total", endpoint=SESSIONS, reason="unauthorized") == 5
         assert page.value("braze_api_requests_deferred_total") == 0
@@ -95,7 +88,7 @@ def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureF
         assert details(caplog) == [f"{LACKS_SESSIONS} (or the key is rejected)"]
         exporter.braze.clear_faults()
         scrape_for(exporter, AUTH_RETRY_SECONDS)
-        assert exporter.page().value(SESSIONS_UP) == 1
+        assert exporter.page().value(UP, kind="sessions") == 1
 
 
 def test_401_of_list_holds_that_list_only() -> None:
@@ -107,7 +100,7 @@ def test_401_of_list_holds_that_list_only() -> None:
         assert len(moments) >= 3
         assert min(later - earlier for earlier, later in itertools.pairwise(moments)) >= AUTH_RETRY_SECONDS
         assert requests_by_endpoint(exporter)[EVENTS] == 13
-        assert exporter.page().values(EVENTS_UP) == [1]
+        assert exporter.page().values(UP, kind="custom_events") == [1]
         (message,) = [text for text in workspace_messages(exporter) if "could not be read" in text]
         expected = (
             "Braze's list of events could not be read: 401 Unauthorized: the key lacks the permission events.list."
@@ -115,7 +108,7 @@ def test_401_of_list_holds_that_list_only() -> None:
         assert message.startswith(expected)
         exporter.braze.clear_faults()
         scrape_for(exporter, 3_600)
-        assert exporter.page().values(EVENTS_UP) == [1, 1]
+        assert exporter.page().values(UP, kind="custom_events") == [1, 1]
 
 
 def test_forbidden_list_does_not_stop_counters() -> None:
@@ -146,8 +139,8 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         assert paths[3] != paths[4]
         assert exporter.braze.concurrency_peak == 1
         page = exporter.page()
-        assert page.values(EVENTS_UP) == [0, 0]
-        assert page.value(SESSIONS_UP) == 0
+        assert page.values(UP, kind="custom_events") == [0, 0]
+        assert page.value(UP, kind="sessions") == 0
         assert page.value("braze_up") == 0
         assert workspace_messages(exporter)[0] == f"{REJECTED}. Next attempt at 07:30."
         assert "could not be read" not in " ".join(workspace_messages(exporter))
@@ -161,8 +154,8 @@ def test_rejected_key_costs_one_call_per_endpoint_then_one_per_two_minutes(
         exporter.braze.reset()
         scrape_for(exporter, AUTH_RETRY_SECONDS, every=5)
         page = exporter.page()
-        assert page.values(EVENTS_UP) == [1, 1]
-        assert page.value(SESSIONS_UP) == 1
+        assert page.values(UP, kind="custom_events") == [1, 1]
+        assert page.value(UP, kind="sessions") == 1
         assert {moment for moment, path in request_times(exporter) if path != LIST} == {600}
         assert len(details(caplog)) == 3  # this time, no missing permission is logged
         scrape_for(exporter, 3_600)
@@ -197,7 +190,7 @@ def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
         assert any(REJECTED in text for text in workspace_messages(exporter))
         exporter.braze.key = KEY
         scrape_for(exporter, 2 * AUTH_RETRY_SECONDS)
-        assert exporter.page().values(EVENTS_UP) == [1, 1]
+        assert exporter.page().values(UP, kind="custom_events") == [1, 1]
 
 
 @pytest.mark.parametrize("reads_lists", [True, False])
@@ -289,13 +282,13 @@ def test_reload_with_same_key_probes_nothing() -> None:
     ) as exporter:
         exporter.braze.key = NEW_KEY
         exporter.refresh()
-        read_lists(exporter)
+        exporter.read_lists()
         assert len(request_times(exporter)) == 3
         for _ in range(11):
             exporter.clock.advance(10)
             exporter.apply_config("{event: purchase}", extra_yaml=SESSIONS_SECTION)
             exporter.refresh()
-            read_lists(exporter)
+            exporter.read_lists()
         assert len(request_times(exporter)) == 3
         assert workspace_messages(exporter)[0].startswith(f"{REJECTED}.")
         exporter.clock.advance(10)
@@ -305,11 +298,11 @@ def test_reload_with_same_key_probes_nothing() -> None:
         with running_exporter("{event: purchase}", silent_traffic(), reads_lists=True) as exporter:
             exporter.braze.inject(response_faults.status(status), path=LIST)
             exporter.refresh()
-            read_lists(exporter)
+            exporter.read_lists()
             exporter.clock.advance(AUTH_RETRY_SECONDS / 2)
             exporter.apply_config("{event: purchase}")
             exporter.refresh()
-            read_lists(exporter)
+            exporter.read_lists()
             assert requests_by_endpoint(exporter)[LIST] == 1
 
 
@@ -319,14 +312,14 @@ def test_reload_with_other_key_resets_verdicts(tmp_path: Path) -> None:
     with running_exporter(TWO_EVENTS, silent_traffic(), extra_yaml=SESSIONS_SECTION, reads_lists=True) as exporter:
         exporter.braze.inject(response_faults.status(401), path=SESSIONS)
         exporter.refresh()
-        read_lists(exporter)
+        exporter.read_lists()
         exporter.braze.clear_faults()
         exporter.braze.key = NEW_KEY
         exporter.clock.advance(30)
         exporter.braze.reset()
         exporter.apply_config(TWO_EVENTS, extra_yaml=SESSIONS_SECTION, **new)
         exporter.clock.advance(1)
-        assert exporter.scrape().value(SESSIONS_UP) == 1
+        assert exporter.scrape().value(UP, kind="sessions") == 1
         assert requests_by_endpoint(exporter)[SESSIONS] == 1
         exporter.braze.key = KEY  # the configured key is now rejected everywhere
         exporter.clock.advance(300)
@@ -393,12 +386,12 @@ def test_rotated_key_file_is_read_before_next_probe(tmp_path: Path, caplog: pyte
         rotation = KeyRotation(exporter, tmp_path / "key")
         exporter.braze.inject(response_faults.status(403), path=LIST)
         exporter.refresh()
-        read_lists(exporter)
+        exporter.read_lists()
         exporter.braze.clear_faults()
         exporter.braze.key = NEW_KEY
         exporter.clock.advance(300)
         exporter.refresh()
-        read_lists(exporter)  # the list rejects the key too
+        exporter.read_lists()  # the list rejects the key too
         assert exporter.page().value("braze_up") == 0
         write_file(rotation.file, f"{NEW_KEY}\n")
         exporter.braze.reset()
@@ -407,9 +400,9 @@ def test_rotated_key_file_is_read_before_next_probe(tmp_path: Path, caplog: pyte
         assert rotation.keys() == []
         exporter.clock.advance(1)
         page = exporter.scrape()
-        read_lists(exporter)
-        assert page.values(EVENTS_UP) == [1, 1]
-        assert page.value(SESSIONS_UP) == 1
+        exporter.read_lists()
+        assert page.values(UP, kind="custom_events") == [1, 1]
+        assert page.value(UP, kind="sessions") == 1
         assert set(rotation.keys()) == {NEW_KEY}
         assert requests_by_endpoint(exporter)[LIST] == 2  # the permission that the old key lacked is tried at once
         assert "Loaded a new API key from the key file" in caplog.messages
@@ -429,10 +422,10 @@ def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
         exporter.braze.reset()
         exporter.clock.advance(AUTH_RETRY_SECONDS)
         page = exporter.scrape()
-        assert page.value(SESSIONS_UP) == 1
+        assert page.value(UP, kind="sessions") == 1
         assert rotation.keys() == [NEW_KEY]
         exporter.clock.advance(300)
-        assert exporter.scrape().values(EVENTS_UP) == [1, 1]
+        assert exporter.scrape().values(UP, kind="custom_events") == [1, 1]
         assert set(rotation.keys()) == {NEW_KEY}
 
 
@@ -519,15 +512,15 @@ def test_late_call_with_old_key_is_ignored(tmp_path: Path) -> None:
         scrape.result()
         write_file(rotation.file, NEW_KEY)
         exporter.braze.clear_faults(path=SESSIONS)
-        wait_until(lambda: exporter.page().value(SESSIONS_UP) == 1, "the sessions query is up")
+        wait_until(lambda: exporter.page().value(UP, kind="sessions") == 1, "the sessions query is up")
         rotation.reload()
         exporter.braze.key = NEW_KEY
         exporter.braze.clear_faults(path=EVENTS)
-        wait_until(lambda: exporter.page().values(EVENTS_UP) == [0, 0], "both event queries are down")
+        wait_until(lambda: exporter.page().values(UP, kind="custom_events") == [0, 0], "both event queries are down")
         assert "401" not in workspace_messages(exporter)[0]
         exporter.clock.advance(AUTH_RETRY_SECONDS)
         exporter.refresh()
-        assert exporter.page().values(EVENTS_UP) == [1, 1]
+        assert exporter.page().values(UP, kind="custom_events") == [1, 1]
 
 
 def test_no_error_shows_current_or_previous_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -163,7 +163,7 @@ def test_baseline_is_exposed_after_history() -> None:
         wait_until(lambda: exporter.page().value("braze_api_requests_total") == 1 + 1, "the first piece is here")
         read_history(exporter, 1 + 7)
         page = exporter.page()
-        start = page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds")
+        start = page.value("braze_query_settled_bucket_start_timestamp_seconds")
         assert start is not None
         query_ = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=4, zone=NEW_YORK)
         weeks = same_buckets_in_earlier_weeks(int(start), query_)
@@ -255,5 +255,5 @@ def test_daily_baseline_uses_same_weekday() -> None:
         page = exporter.page()
     days = [unix_time(2026, 11, 2), unix_time(2026, 10, 26), unix_time(2026, 10, 19)]
     sums = [sum(recorded.count("purchase", day + hour * HOUR, 0) for hour in range(24)) for day in days]
-    assert page.value("braze_custom_events_daily_settled_bucket_start_timestamp_seconds") == unix_time(2026, 11, 9)
+    assert page.value("braze_query_settled_bucket_start_timestamp_seconds") == unix_time(2026, 11, 9)
     assert page.value("braze_custom_events_daily_baseline") == median(sums)

@@ -38,7 +38,7 @@ from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import StateFileError, open_state_file
 
 DAY = 24 * HOUR
-PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "")
+PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "", "", "")
 
 
 def record(counters: Counters, buckets: dict[int, float], *, unit: Unit = Unit.HOUR, requested_from: int = 0) -> float:
@@ -69,7 +69,7 @@ def test_total_never_falls_and_counts_once(responses: list[dict[int, float]]) ->
 
 def test_new_series_counts_from_zero(tmp_path: Path) -> None:
     """A series that appears after the first response counts from `new_from`; a known series continues."""
-    old, new = ("campaign", "email"), ("campaign", "sms")
+    old, new = (*PURCHASES, "email"), (*PURCHASES, "sms")
     path = str(tmp_path / "state.sqlite")
     with contextlib.closing(open_state_file(path)) as store:
         counters = Counters(store)
@@ -80,6 +80,9 @@ def test_new_series_counts_from_zero(tmp_path: Path) -> None:
         counters = Counters(store)
         counters.record(old, Unit.DAY, [(7, 6.0)], 5, None, new_from=7)
         counters.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, None, new_from=7)
+        counters.save()
+        assert (counters.total(old), counters.total(new)) == (1, 0)
+        counters.release(PURCHASES)
         counters.save()
         assert (counters.total(old), counters.total(new)) == (1, 7)  # buckets before `new_from` do not count
 
@@ -222,7 +225,7 @@ def test_counter_survives_restart(path: str) -> None:
 
 def test_unused_counters_are_removed_after_100_days(path: str) -> None:
     """A counter unused for 100 days is removed with its series and restarts at 0; counters in use stay forever."""
-    signup, campaign = (*PURCHASES[:3], "signup", "", ""), (*PURCHASES[:2], "campaigns", "welcome", "", "")
+    signup, campaign = (*PURCHASES[:3], "signup", *[""] * 4), (*PURCHASES[:2], "campaigns", "welcome", *[""] * 4)
     email, key_sets = (*campaign, "email"), ({PURCHASES}, {PURCHASES, signup}, set[tuple[str, ...]]())
 
     def record_unused(counters: Counters, value: float, day: int) -> None:
@@ -236,6 +239,7 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
     with open_counters(path) as counters:
         for value in (2.0, 5.0):
             record_unused(counters, value, 7)
+            counters.save()
         record_purchases(counters, 107)
         for keys_in_use in key_sets:
             counters.remove_expired(keys_in_use)
@@ -464,7 +468,7 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.state import open_state_file
 ledger = Counters(open_state_file(sys.argv[1]))
-subject = ("production", "url", "custom_events", "purchase", "", "")
+subject = ("production", "url", "custom_events", "purchase", "", "", "", "")
 value = ledger.total(subject)
 ledger.record(subject, Unit.HOUR, [(0, value)], 0, 0.0)
 while True:
@@ -488,12 +492,12 @@ def test_kill_9_loses_no_shown_total(path: str) -> None:
         assert seen == sorted(seen)
         last_shown = seen[-1]
         with open_counters(path) as counters:
-            restored = counters.total(("production", "url", "custom_events", "purchase", "", ""))
+            restored = counters.total(("production", "url", "custom_events", "purchase", "", "", "", ""))
         assert restored >= last_shown
 
 
-def test_counter_with_changed_labels_continues(path: str) -> None:
-    """A counter keeps its total when its labels are renamed or other queries are added to the config."""
+def test_counter_belongs_to_name_of_app_in_config(path: str) -> None:
+    """A counter with a new name of the same app starts at 0, and one with the former name continues."""
     recorded = RecordedCounts(events=["purchase", "signup"])
     clock = Clock()
     with running_braze(recorded, clock) as (_, server):
@@ -511,10 +515,10 @@ def test_counter_with_changed_labels_continues(path: str) -> None:
                         clock.advance(300)
                         exporter.refresh().result(5)
                     page = MetricsPage(exporter.render(openmetrics=False).decode())
-                    return page.values("braze_custom_events_filtered_total", event="purchase", braze_app=app)
+                    return page.values("braze_custom_events_by_app_total", event="purchase", braze_app=app)
 
         assert totals("{event: purchase, apps: [ios]}", "ios", 7, 5) == [12]
-        assert totals("{event: signup}\n{event: purchase, apps: [all, ios]}", "iphone", 3) == [15]
+        assert totals("{event: signup}\n{event: purchase, apps: [all, ios]}", "iphone", 3) == [3]
         assert totals("{event: signup}", "ios") == []
         assert totals("{event: purchase, apps: [ios]}", "ios", 1) == [16]
 

@@ -137,7 +137,7 @@ def test_fast_clock_settles_nothing_early(ahead: int) -> None:
     with running_exporter("{event: purchase}", recorded, clock=Clock(NOW + ahead)) as exporter:
         exporter.braze.clock = lambda: exporter.clock.now - ahead
         page = exporter.scrape()
-    assert page.value("braze_custom_events_hourly_settled_bucket_start_timestamp_seconds") == CURRENT_HOUR - 2 * HOUR
+    assert page.value("braze_query_settled_bucket_start_timestamp_seconds") == CURRENT_HOUR - 2 * HOUR
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,10 @@ pytestmark = pytest.mark.no_cover
 
 LATEST = "braze_custom_events_hourly_latest"
 SETTLED = "braze_custom_events_hourly_settled"
-LATEST_START = f"{LATEST}_bucket_start_timestamp_seconds"
-SETTLED_START = f"{SETTLED}_bucket_start_timestamp_seconds"
+LATEST_START = "braze_query_latest_bucket_start_timestamp_seconds"
+SETTLED_START = "braze_query_settled_bucket_start_timestamp_seconds"
 TOTAL = "braze_custom_events_total"
-UP = "braze_custom_events_hourly_up"
+UP = "braze_query_up"
 FAILED = "braze_api_errors_total"
 USUAL_LENGTH = "24"  # the hours that a usual fetch requests
 SHORT_LENGTH = "4"  # one hour of `settle` and three more
@@ -221,10 +221,10 @@ def test_hole_of_campaign_hides_one_value() -> None:
         exporter.clock.advance(900)
         second = exporter.scrape()
     name = "braze_campaign_messages_daily_latest"
-    assert first.value("braze_campaign_messages_daily_up") == 1
+    assert first.value("braze_query_up", kind="campaigns") == 1
     assert (first.value(name, stat="sent"), first.values(name, stat="opens")) == (1_000, [])
     assert first.values("braze_campaign_conversions_daily_latest") == []
-    assert first.value("braze_campaign_revenue_daily_latest") is not None
+    assert first.value("braze_campaign_revenue_dollars_daily_latest") is not None
     assert (second.value(name, stat="opens"), second.value("braze_campaign_conversions_daily_latest")) == (410, 30)
     assert second.value("braze_campaign_messages_total", stat="opens") == 0
     assert second.value("braze_campaign_conversions_total") == 0
@@ -349,7 +349,7 @@ def test_tomorrow_is_accepted_and_day_after_is_malformed(ahead: int, up: float) 
     with running_exporter("{event: purchase, unit: day}", hours()) as exporter:
         exporter.braze.inject(response_faults.edited(lambda content: content["data"].append({"time": day, "count": 1})))
         page = exporter.scrape()
-    assert page.value("braze_custom_events_daily_up") == up
+    assert page.value("braze_query_up") == up
     assert page.values("braze_workspace_timezone_mismatch") == ([1] if up else [])
 
 
@@ -560,7 +560,7 @@ def test_first_number_after_campaign_hole_counts_zero(fault: Fault) -> None:
     with campaign() as exporter:
         exporter.braze.inject(fault, path="/campaigns/data_series", times=1)
         page = exporter.scrape()
-        assert page.value("braze_campaign_messages_daily_up") == 1
+        assert page.value("braze_query_up", kind="campaigns") == 1
         exporter.clock.advance(900)
         assert exporter.scrape().value("braze_campaign_messages_total", stat="sent", variation="") in (None, 0)
         assert all(value == 0 for value in exporter.page().values("braze_campaign_messages_total"))
@@ -573,7 +573,7 @@ def test_campaign_statistic_that_is_no_number_is_malformed(value: object) -> Non
         fault = edited_email(lambda row: row["messages"]["email"][0].update(sent=value))
         exporter.braze.inject(fault, path="/campaigns/data_series")
         page = exporter.scrape()
-    assert page.value("braze_campaign_messages_daily_up") == 0
+    assert page.value("braze_query_up", kind="campaigns") == 0
     assert page.values("braze_campaign_messages_daily_latest") == []
 
 
@@ -597,7 +597,7 @@ def test_late_rises_of_variation_count_after_short_first_response() -> None:
         scrape_repeatedly(exporter, seconds=900)
         opens = 8
         page = scrape_repeatedly(exporter, 2, seconds=900)
-    assert page.value("braze_campaign_messages_total", variation="old", stat="opens") == 5
+    assert page.value("braze_campaign_messages_total", variation_id="old", stat="opens") == 5
 
 
 def test_large_campaign_response_after_outage_is_read() -> None:
@@ -610,7 +610,7 @@ def test_large_campaign_response_after_outage_is_read() -> None:
         page = exporter.scrape()
         requested = [request for request in exporter.braze.requests if request.path == "/campaigns/data_series"]
     assert [request.params["length"] for request in requested] == ["45"]
-    assert page.value("braze_campaign_messages_daily_up") == 1
+    assert page.value("braze_query_up", kind="campaigns") == 1
     assert page.value("braze_campaign_messages_daily_latest", stat="sent") == 0
 
 
@@ -710,5 +710,5 @@ def test_canvas_with_200_steps_is_read() -> None:
         exporter.braze.inventory = Inventory(canvases=(Canvas(canvas, "Welcome", steps=steps),))
         exporter.braze.inject(response_faults.edited(add_channels), path="/canvas/data_series")
         page = exporter.scrape(60)
-    assert page.value("braze_canvas_messages_daily_up") == 1
+    assert page.value("braze_query_up", kind="canvases") == 1
     assert len(page.values("braze_canvas_messages_daily_latest", channel="ios_push", stat="sent")) == 200

@@ -20,11 +20,11 @@ pytestmark = pytest.mark.no_cover
 
 LATEST = "braze_custom_events_hourly_latest"
 SETTLED = "braze_custom_events_hourly_settled"
-LATEST_START = f"{LATEST}_bucket_start_timestamp_seconds"
-SETTLED_START = f"{SETTLED}_bucket_start_timestamp_seconds"
+LATEST_START = "braze_query_latest_bucket_start_timestamp_seconds"
+SETTLED_START = "braze_query_settled_bucket_start_timestamp_seconds"
 TOTAL = "braze_custom_events_total"
-UP = "braze_custom_events_hourly_up"
-SUCCESS = "braze_custom_events_hourly_last_success_timestamp_seconds"
+UP = "braze_query_up"
+SUCCESS = "braze_query_last_success_timestamp_seconds"
 
 
 def purchases(**extra: int) -> RecordedCounts:
@@ -177,12 +177,11 @@ def test_filtered_queries_have_own_families() -> None:
     with running_exporter("{event: purchase, apps: [all, ios], segments: [all, vip]}", recorded) as exporter:
         page = exporter.scrape()
     assert page.values(LATEST) == [40]
-    filtered = "braze_custom_events_filtered_hourly_latest"
-    assert page.value(filtered, braze_app="ios", segment="") == 30
-    assert page.value(filtered, braze_app="", segment="vip") == 4
-    assert page.value(filtered, braze_app="ios", segment="vip") == 3
-    assert page.values("braze_custom_events_filtered_total") == [0]
-    assert page.value("braze_custom_events_filtered_total", braze_app="ios", segment="") == 0
+    assert page.values("braze_custom_events_by_app_hourly_latest") == [30]
+    assert page.values("braze_custom_events_by_segment_hourly_latest") == [4]
+    assert page.value("braze_custom_events_by_app_segment_hourly_latest", braze_app="ios", segment="vip") == 3
+    counters = {name for name, _ in page.samples if name.startswith("braze_custom_events") and name.endswith("_total")}
+    assert counters == {"braze_custom_events_total", "braze_custom_events_by_app_total"}
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -238,8 +237,8 @@ def test_day_settles_after_its_end(day: tuple[int, int, int], hours: int, day_fo
         before = exporter.scrape()
         exporter.clock.advance(1)
         after = exporter.scrape()
-    assert before.value(f"{name}_bucket_start_timestamp_seconds") < start  # type: ignore[operator] # it is a number
-    assert after.value(f"{name}_bucket_start_timestamp_seconds") == start
+    assert before.value(SETTLED_START) < start  # type: ignore[operator] # it is a number
+    assert after.value(SETTLED_START) == start
     assert after.value(name) == hours
 
 

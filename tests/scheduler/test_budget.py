@@ -26,7 +26,7 @@ pytestmark = pytest.mark.no_cover
 
 NAMES = [f"event {number:02}" for number in range(24)]
 EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
-UP = "braze_custom_events_hourly_up"
+UP = "braze_query_up"
 NEXT_HOUR = (int(NOW) // HOUR + 1) * HOUR
 
 

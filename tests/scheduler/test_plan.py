@@ -68,10 +68,10 @@ def test_query_has_all_settings_of_entry() -> None:
     )
     ios, vip = {"app": "ios", "app_id": IOS}, {"segment": "vip", "segment_id": VIP}
     assert [query.labels for query in plan_.queries] == [
-        (("workspace", "production"), ("event", "purchase"), ("braze_app", "ios"), ("segment", "")),
+        (("workspace", "production"), ("event", "purchase"), ("braze_app", "ios")),
         (("workspace", "production"), ("event", "purchase"), ("braze_app", "ios"), ("segment", "vip")),
         (("workspace", "production"), ("event", "purchase")),
-        (("workspace", "production"), ("event", "purchase"), ("braze_app", ""), ("segment", "vip")),
+        (("workspace", "production"), ("event", "purchase"), ("segment", "vip")),
     ]
     assert plan_.queries == tuple(
         Query(**{name: getattr(expected, name) for name in Query.__slots__} | more)

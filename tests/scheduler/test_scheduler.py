@@ -42,8 +42,8 @@ def test_no_call_before_first_scrape() -> None:
         page = exporter.page()
         assert calls(exporter) == 0
     assert page.value("braze_custom_events_total", event="purchase") == 0
-    assert page.value("braze_custom_events_hourly_last_success_timestamp_seconds", event="purchase") == 0
-    assert page.values("braze_custom_events_hourly_up") == []
+    assert page.value("braze_query_last_success_timestamp_seconds", event="purchase") == 0
+    assert page.values("braze_query_up") == []
     assert page.values("braze_up") == []
     assert page.value("braze_exporter_queries", state="pending") == 1
 
@@ -101,7 +101,7 @@ def test_failed_query_waits_refresh_interval() -> None:
         exporter.braze.clear_faults()
         page = exporter.scrape()
         assert calls(exporter) == 2
-        assert page.value("braze_custom_events_hourly_up") == 1
+        assert page.value("braze_query_up") == 1
 
 
 def test_clock_jump_changes_no_interval() -> None:
@@ -147,7 +147,7 @@ def test_scrape_ends_at_deadline() -> None:
     """A late fetch continues after the scrape's deadline; the next page has its result without another call."""
     with running_exporter("{event: purchase}\n{event: signup}", silent_traffic()) as exporter:
         exporter.skip_first_scrape()
-        last_success = "braze_custom_events_hourly_last_success_timestamp_seconds"
+        last_success = "braze_query_last_success_timestamp_seconds"
         exporter.braze.inject(transfer_faults.hold(), event="purchase")
         page = exporter.scrape(timeout=0.2)
         assert page.value(last_success, event="purchase") == NOW
@@ -454,4 +454,4 @@ def test_waiting_scrape_uses_no_thread() -> None:
         started = time.monotonic()
         assert not wait(futures, 5).not_done
         assert time.monotonic() - started < 5
-    assert exporter.page().value("braze_custom_events_hourly_latest_bucket_start_timestamp_seconds") == CURRENT_HOUR
+    assert exporter.page().value("braze_query_latest_bucket_start_timestamp_seconds") == CURRENT_HOUR

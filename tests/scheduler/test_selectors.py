@@ -22,7 +22,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.config.document import ConfigError
 from braze_exporter.scheduler import selectors
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, build_plan, counter_sources, is_within_budget
-from braze_exporter.scheduler.selectors import ListSnapshot, expand_selectors, required_lists
+from braze_exporter.scheduler.selectors import ListSnapshot, expand_selectors, name_key, required_lists
 
 ONE, TWO, THREE = (f"aaaaaaaa-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
 
@@ -111,10 +111,10 @@ def test_counter_waits_for_finer_unit() -> None:
     ]
 
 
-def test_campaigns_with_same_name_are_disambiguated() -> None:
-    """A campaign whose name equals the disambiguated name of another gets its own id as a suffix."""
+def test_segments_with_same_name_are_disambiguated() -> None:
+    """A segment whose name equals the disambiguated name of another gets its own id as a suffix."""
     rows = [ListItem(ONE, "Sale"), ListItem(TWO, "Sale"), ListItem(THREE, f"Sale ({ONE})")]
-    plan = plan_of({"campaigns": [{"match": ".*"}]}, {CAMPAIGN_LIST: rows})
+    plan = plan_of({"segment_users": [{"match": ".*"}]}, {SEGMENT_LIST: rows})
     names = [query.subject for query in plan.queries]
     assert len(names) == len(set(names)) == 3
     assert f"Sale ({TWO})" in names
@@ -177,8 +177,8 @@ def test_selector_expands_for_every_kind() -> None:
         ("segment_users", f"vip ({TWO})", TWO),
         ("campaigns", "Old", TWO),
         ("canvases", "Other", THREE),
-        ("canvases", f"Same ({ONE})", ONE),
-        ("canvases", f"Same ({TWO})", TWO),
+        ("canvases", "Same", ONE),
+        ("canvases", "Same", TWO),
     ]
     assert selection_counts(plan) == {
         "purchases": (2, 2, 0),
@@ -266,7 +266,7 @@ def test_unlisted_subjects_are_reported() -> None:
         ),
         ConfiguredSubject("production", kinds["custom_events"], "purchase", is_listed=True),
         ConfiguredSubject("production", kinds["purchases"], "Mug", is_listed=False),
-        ConfiguredSubject("production", kinds["campaigns"], "Welcome", is_listed=True),
+        ConfiguredSubject("production", kinds["campaigns"], ONE.upper(), is_listed=True),
         ConfiguredSubject("production", kinds["campaigns"], TWO, is_listed=False),
     )
     assert plan.selection_results == ()
@@ -290,13 +290,13 @@ def test_suggestions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_removed_item_keeps_name_without_query() -> None:
-    """A configured campaign that was removed keeps its last name, disambiguated, and a selector does not select it."""
-    written = build_test_config({"campaigns": [{"campaign": ONE}, {"campaign": TWO}, {"match": ".*"}]})
-    known = ListSnapshot(
-        (ListItem(THREE, "Same"),), 1, removed=(ListItem(ONE, "Same"), ListItem(TWO, "Own"), ListItem(VIP, "Other"))
-    )
-    plan = expand_selectors(build_plan(written), written.settings, {("production", CAMPAIGN_LIST): known})
-    assert [query.subject for query in plan.queries] == [f"Same ({ONE})", "Own", "Same"]
+    """A configured campaign that was removed keeps its last name, and a selector does not select it."""
+    written = build_test_config({"campaigns": [{"campaign": ONE}, {"campaign": TWO.upper()}, {"match": ".*"}]})
+    known = snapshots({CAMPAIGN_LIST: [ListItem(THREE, "Same")]})
+    plan = build_plan(written)
+    last_names = dict(zip(map(name_key, plan.queries), ("Same", "Own"), strict=True))
+    plan = expand_selectors(plan, written.settings, known, last_names=last_names)
+    assert [query.subject for query in plan.queries] == ["Same", "Own", "Same"]
     assert [named.is_listed for named in plan.configured_subjects] == [False, False]
 
 

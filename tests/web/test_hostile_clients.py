@@ -315,7 +315,7 @@ def test_slow_reader_gets_whole_page(config: str) -> None:
             page += chunk
             assert program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": "1"}).status == 200
         assert len(page) == int(response.headers["content-length"]) > 1_000_000
-        assert len(MetricsPage(page.decode()).values("braze_custom_events_hourly_up")) == 2_000
+        assert len(MetricsPage(page.decode()).values("braze_query_up")) == 2_000
 
 
 def test_waiting_scrapes_leave_room_for_others(braze: tuple[FaultInjectingBraze, Server], config: str) -> None:

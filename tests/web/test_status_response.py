@@ -54,7 +54,9 @@ def find_query(status: StatusResponse, name: str, unit: str = "hour") -> QueryDa
     (found,) = (
         query
         for query in status["queries"]
-        if "braze_app" not in query["labels"] and query["name"] == name and query["unit"] == unit
+        if query["labels"].keys().isdisjoint({"braze_app", "segment"})
+        and query["name"] == name
+        and query["unit"] == unit
     )
     return found
 
@@ -78,14 +80,16 @@ def assert_same_as_metrics(exporter: ExporterRig) -> None:
     for query in status["queries"]:
         family = query["metrics"][0].removesuffix("_settled")
         labels = query["labels"]
+        query_labels = {"unit": query["unit"], "braze_app": "", "segment": "", "product": "", **labels}
+        last_success = "braze_query_last_success_timestamp_seconds"
         for measure in ("latest", "settled", "baseline"):
             assert query[measure] == page.value(f"{family}_{measure}", **labels), (measure, query)
         for measure in ("latest", "settled"):
-            start = page.value(f"{family}_{measure}_bucket_start_timestamp_seconds", **labels)
+            start = page.value(f"braze_query_{measure}_bucket_start_timestamp_seconds", **query_labels)
             assert query[f"{measure}_start"] == start  # type: ignore[literal-required]
-        assert (query["last_success_at"] or 0) == page.value(f"{family}_last_success_timestamp_seconds", **labels)
+        assert (query["last_success_at"] or 0) == page.value(last_success, **query_labels)
         if query["state"] != "pending":
-            assert page.value(f"{family}_up", **labels) == (query["error"] is None)
+            assert page.value("braze_query_up", **query_labels) == (query["error"] is None)
         assert query["total"] == (page.value(query["metrics"][1], **labels) if len(query["metrics"]) > 1 else None)
     for pool in status["workspaces"][0]["pools"]:
         assert pool["remaining"] == page.value("braze_api_quota_remaining")
@@ -458,7 +462,7 @@ def test_campaign_is_shown_as_one_value() -> None:
     assert found["tags"] == [("unit", "daily"), ("metric", "campaign messages"), ("stat", "sent")]
     series = {(item["metric_group"], *item["labels"]): item["settled"] for item in found["series"]}
     assert series["campaign unique recipients",] == 980
-    assert series["campaign messages", "sms", make_id(campaign.id, ""), "delivered"] == 970
+    assert series["campaign messages", "sms", make_id(campaign.id, ""), "", "delivered"] == 970
 
 
 def test_settled_and_ended_points_are_counted() -> None:

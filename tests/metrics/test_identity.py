@@ -1,0 +1,84 @@
+"""Test that no two series of a page have the same labels, whatever Braze and the config call things."""
+
+import json
+from typing import Any
+
+import response_faults
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from recorded_counts import RecordedCounts
+from support import VIP, running_exporter
+
+from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
+
+IDS = ("aaaaaaaa-0000-0000-0000-000000000001", "aaaaaaaa-0000-0000-0000-00000000000b")
+# Ids in both letter cases, ids that are names of other items, and equal names.
+any_id = st.sampled_from([*IDS, *(item.upper() for item in IDS)])
+any_name = st.sampled_from(
+    ["Sale", "sale", "", " ", *IDS, f"Sale ({IDS[0]})", f"Sale ({IDS[1]})", "vip", "all", "\ud83d"]
+)
+any_part = st.fixed_dictionaries(
+    {"sent": st.integers(0, 9)},
+    optional={
+        "variation_api_id": st.none() | st.just("") | any_id,
+        "variation_name": st.none() | any_name,
+        "unique_opens": st.integers(0, 9),
+        "revenue": st.integers(-9, 9),
+    },
+)
+any_messages = st.dictionaries(st.sampled_from(["email", "sms", "Sale"]), st.lists(any_part, max_size=3), max_size=2)
+any_steps = st.dictionaries(
+    st.just("") | any_id,
+    st.fixed_dictionaries({"name": st.none() | any_name, "messages": any_messages}),
+    max_size=3,
+)
+any_days = st.lists(st.tuples(any_messages, any_steps), min_size=1, max_size=3)
+any_inventory = st.builds(
+    Inventory,
+    campaigns=st.lists(st.builds(Campaign, any_id, any_name), max_size=3).map(tuple),
+    canvases=st.lists(st.builds(Canvas, any_id, any_name), max_size=3).map(tuple),
+    segments=st.lists(st.builds(Segment, any_id | st.just(VIP), any_name), max_size=4).map(tuple),
+)
+
+
+def rows_of(days: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the data of a campaign's response and of a Canvas's response with these days."""
+    times = [f"2026-11-{23 - back}" for back in range(len(days))]
+    campaign = [
+        {"time": time, "conversions": 1, "messages": messages} for time, (messages, _) in zip(times, days, strict=True)
+    ]
+    stats = [
+        {"time": time, "total_stats": {"entries": 1}, "step_stats": steps}
+        for time, (_, steps) in zip(times, days, strict=True)
+    ]
+    return campaign, {"name": "x", "stats": stats}
+
+
+@given(st.lists(any_id, max_size=2), st.lists(st.tuples(any_inventory, any_days), min_size=1, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_no_two_series_have_same_labels(
+    configured: list[str], states: list[tuple[Inventory, list[tuple[dict[str, Any], dict[str, Any]]]]]
+) -> None:
+    """A page has no duplicate series, for any ids and names in Braze and the config."""
+    entries = [{"campaign": item} for item in dict.fromkeys(item.lower() for item in configured)]
+    sections = {
+        "campaigns": [*entries, {"match": ".*"}],
+        "canvases": [{"match": ".*"}],
+        "segment_users": [{"segment": "vip"}, {"match": ".*"}],
+    }
+    extra_yaml = "".join(f"    {name}: {json.dumps(value)}\n" for name, value in sections.items())
+    events = RecordedCounts(events=["Sale", "sale", IDS[0]])
+    with running_exporter("{match: '.*'}", events, extra_yaml=extra_yaml, reads_lists=True) as exporter:
+        for inventory, days in states:
+            campaign, canvas = rows_of(days)
+            exporter.braze.clear_faults()
+            exporter.braze.inventory = inventory
+            exporter.braze.inject(response_faults.data(campaign), path="/campaigns/data_series")
+            exporter.braze.inject(response_faults.data(canvas), path="/canvas/data_series")
+            for _ in range(3):
+                exporter.clock.advance(3_600)
+                exporter.refresh()
+                exporter.read_lists()
+                assert exporter.scrape().value("braze_up") == 1  # raises an error if two samples have the same labels
+            list(parse_openmetrics(exporter.exporter.render(openmetrics=True).decode()))
