@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
+import pytest
 import response_faults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from recorded_counts import RecordedCounts
-from support import VIP, running_exporter
+from support import CURRENT_HOUR, VIP, MetricsPage, running_exporter
 
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 
@@ -82,3 +83,50 @@ def test_no_two_series_have_same_labels(
                 exporter.read_lists()
                 assert exporter.scrape().value("braze_up") == 1  # raises an error if two samples have the same labels
             list(parse_openmetrics(exporter.exporter.render(openmetrics=True).decode()))
+
+
+SALE, WELCOME = IDS
+CAMPAIGN_TOTAL = "braze_campaign_messages_total"
+
+
+def sent_by_id(page: MetricsPage) -> dict[str, float]:
+    """Return the counters of sent messages by the id of the campaign."""
+    return {
+        dict(labels)["campaign_id"]: value
+        for (name, labels), value in page.samples.items()
+        if name == CAMPAIGN_TOTAL and ("stat", "sent") in labels
+    }
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        Inventory(campaigns=(Campaign(SALE, "Welcome"), Campaign(WELCOME, "Sale"))),
+        Inventory(campaigns=(Campaign(WELCOME, "Sale"),)),
+    ],
+    ids=["names exchanged", "name of an archived campaign"],
+)
+def test_campaign_with_name_of_another_keeps_its_counter(after: Inventory) -> None:
+    """A campaign that takes the name of another shows its own total under its own id."""
+    before = Inventory(campaigns=(Campaign(SALE, "Sale"), Campaign(WELCOME, "Welcome")))
+    entries = f"    campaigns: [{{campaign: {SALE}}}, {{campaign: {WELCOME}}}]\n"
+    recorded = RecordedCounts()
+    with running_exporter("{event: purchase}", RecordedCounts(), extra_yaml=entries, reads_lists=True) as exporter:
+        exporter.braze.series_counts = recorded
+        exporter.braze.inventory = before
+        exporter.scrape()
+        recorded.set(f"campaigns/{SALE}", CURRENT_HOUR, 9_000)
+        recorded.set(f"campaigns/{WELCOME}", CURRENT_HOUR, 7)
+        exporter.clock.advance(3_600)
+        exporter.refresh()
+        exporter.read_lists()
+        first = exporter.scrape()
+        exporter.braze.inventory = after
+        for _ in range(2):
+            exporter.clock.advance(3_600)
+            exporter.refresh()
+            exporter.read_lists()
+        second = exporter.scrape()
+    assert sent_by_id(first) == sent_by_id(second) == {SALE: 9_000, WELCOME: 7}
+    assert first.value("braze_query_up", campaign_id=WELCOME, campaign="Welcome") == 1
+    assert second.value("braze_query_up", campaign_id=WELCOME, campaign="Sale") == 1
