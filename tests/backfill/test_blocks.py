@@ -46,7 +46,7 @@ EVENTS = """
 {event: rare, unit: day}
 """
 HOURLY, DAILY = "braze_custom_events_hourly_settled", "braze_custom_events_daily_settled"
-TOTAL, FILTERED = "braze_custom_events_total", "braze_custom_events_filtered"
+TOTAL, BY_APP = "braze_custom_events_total", "braze_custom_events_by_app"
 # A year of days includes both days on which DST changes.
 DAYS, MIDNIGHT = 370, clock_time()
 
@@ -144,7 +144,7 @@ def test_backfilled_samples_equal_braze_counts(scene: Scene) -> None:
     )
     ios = frozenset(series_labels(scene, event="purchase", braze_app="ios").items())
     assert scene.raw(HOURLY) == {purchase: scene.hours("purchase"), odd: scene.hours(ODD_NAME)}
-    assert scene.raw(f"{FILTERED}_hourly_settled") == {ios: scene.hours("purchase", IOS)}
+    assert scene.raw(f"{BY_APP}_hourly_settled") == {ios: scene.hours("purchase", IOS)}
     days = {purchase: scene.days("purchase"), rare: scene.days("rare")}
     assert scene.raw(DAILY) == days
     assert len(days[rare]) >= DAYS - 1
@@ -181,7 +181,7 @@ def test_backfilled_counters_rise_by_daily_counts(scene: Scene) -> None:
 
 def test_scraped_samples_continue_backfilled_series(scene: Scene) -> None:
     """Backfilled and scraped series have the same labels, and the scraped counter starts with a reset."""
-    for metric in (HOURLY, DAILY, TOTAL, f"{FILTERED}_hourly_settled", f"{FILTERED}_total"):
+    for metric in (HOURLY, DAILY, TOTAL, f"{BY_APP}_hourly_settled", f"{BY_APP}_total"):
         both = scene.server.request("series", **{"match[]": metric})
         old = scene.server.request("series", **{"match[]": metric, "end": str(scene.end)})
         live = scene.server.query(metric)

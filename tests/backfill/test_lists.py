@@ -44,8 +44,8 @@ def test_selector_without_list_ends_backfill(tmp_path: Path, events: str) -> Non
         assert len(rig.output_samples) > 1
 
 
-def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None:
-    """If the campaigns list is forbidden, ids are used as names, as in the exporter, and a message says so."""
+def test_campaigns_with_forbidden_list_have_no_names(tmp_path: Path) -> None:
+    """If the campaigns list is forbidden, campaigns have no names, as in the exporter, and a message says so."""
     extra_yaml = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n"
     with prepared_backfill(
         tmp_path, "{event: purchase}", RecordedCounts(events=EVENTS), *SPAN, extra_yaml=extra_yaml
@@ -53,8 +53,8 @@ def test_campaigns_with_forbidden_list_have_ids_as_names(tmp_path: Path) -> None
         rig.braze.inventory = Inventory(campaigns=(CAMPAIGN,))
         rig.braze.inject(response_faults.status(403), path="/campaigns/list")
         rig.run()
-        names = {value for _, labels in rig.output_samples for label, value in labels if label == "campaign"}
-    assert names == {CAMPAIGN.id}
+        labels = {pair for _, labels in rig.output_samples for pair in labels if pair[0].startswith("campaign")}
+    assert labels == {("campaign_id", CAMPAIGN.id)}
     assert "production: the list of campaigns could not be read: 403 Forbidden: the key lacks" in rig.progress_text
 
 

@@ -464,7 +464,7 @@ def test_demo_runs_without_account() -> None:
     assert all(up)
     events = {dict(labels)["event"] for name, labels in page.samples if name == "braze_custom_events_hourly_latest"}
     assert len(events) >= 5
-    for name in ("hourly_settled", "daily_settled", "filtered_hourly_settled", "filtered_daily_settled"):
+    for name in ("hourly_settled", "daily_settled", "by_app_hourly_settled", "by_app_daily_settled"):
         assert any(value > 0 for value in page.values(f"braze_custom_events_{name}"))
 
 
