@@ -45,7 +45,7 @@ _EVENTS = """
 # With one connection, queries are fetched in the same order in each run. Days are fetched rarely, so that their
 # `max_age` is twice the refresh interval.
 DAYS_REFRESH_SECONDS = 3 * HOUR
-_SETTINGS = "refresh: {day: 3h}\nbudget: {concurrency: 1}\n"
+_SETTINGS = "refresh_interval: {day: 3h}\nbudget: {concurrency: 1}\n"
 _SAMPLE = re.compile(r"^(braze_(?:custom_events|query)_(?!unlisted)\w+){(.*)} (\S+)$", re.MULTILINE)
 _UP = re.compile(r"^braze_up{.*} (\S+)$", re.MULTILINE)
 

@@ -55,7 +55,7 @@ def until(end: float, sample_function: SampleFunction) -> SampleFunction:
 
 
 def last_fetch(now: float) -> float:
-    """Return when a query with a `refresh` of 5 minutes was last fetched. This is never 0, which would mean "never"."""
+    """Return when a query that is fetched every 5 minutes was last fetched. Never 0, which would mean "never"."""
     return 1 + now // 300 * 300
 
 

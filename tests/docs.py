@@ -137,7 +137,10 @@ def _config_tables() -> str:
     sections = definitions["Workspace"]["properties"]
     parts = [
         ("Top level", _key_table(schema)),
-        *((f"`{name.lower()}`", _key_table(definitions[name])) for name in ("Refresh", "Settle", "Budget")),
+        *(
+            (f"`{name}`", _key_table(definitions[schema["properties"][name]["$ref"].rpartition("/")[2]]))
+            for name in ("refresh_interval", "settle", "budget")
+        ),
         ("Each of `workspaces`", _key_table(definitions["Workspace"])),
     ]
     names: dict[str, list[str]] = {}
@@ -158,8 +161,7 @@ def _key_table(definition: Mapping[str, Any], without: Collection[str] = ()) -> 
     for name, schema in definition["properties"].items():
         if name in without:
             continue
-        reference = schema.get("$ref", "").rpartition("/")[2].lower()
-        value = schema.get("title") or f"mapping, see `{reference}`"
+        value = schema.get("title") or f"mapping, see `{name}`"
         default = "required" if name in required else _default(schema)
         rows.append(f"| `{name}` | {value} | {default} | {schema['description']} |")
     return "\n".join(rows) + "\n"

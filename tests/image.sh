@@ -141,7 +141,7 @@ install -d -o 65534 -g 65534 "$work/state"
     printf 'workspaces:\n  - name: production\n    url: http://127.0.0.1:8080\n    api_key_env: BRAZE_API_KEY\n'
     printf '    custom_events:\n      - event: product_viewed\n'
     printf '      - event: event %d\n' {1..499}
-    printf 'refresh: {hour: 10s}\nbudget: {share: 1}\nstate_file: /var/lib/braze-exporter/state.sqlite\n'
+    printf 'refresh_interval: {hour: 10s}\nbudget: {share: 1}\nstate_file: /var/lib/braze-exporter/state.sqlite\n'
 } >"$work/many.yaml"
 chmod 644 "$work/many.yaml"
 run --detach --name "$container" --volume "$work/state:/var/lib/braze-exporter" \

@@ -58,11 +58,11 @@ def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
         )
         urls = [stack.enter_context(serve(braze)).url for braze in (production, europe, staging)]
         text = demo_config.build_config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
-        workspaces, refresh, remainder = text.partition("refresh:")
+        workspaces, interval_key, remainder = text.partition("refresh_interval:")
         workspaces += _workspace("europe", urls[1], KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
         if problems:
             workspaces += _workspace("staging", urls[2], "STAGING_KEY", "app_opened", "purchase_completed")
-        config = write_file(directory / "config.yaml", f"{workspaces}{refresh}{remainder}")
+        config = write_file(directory / "config.yaml", f"{workspaces}{interval_key}{remainder}")
         keys = {KEY_VARIABLE: KEY, "STAGING_KEY": "the-key-of-another-workspace"}
         program = stack.enter_context(Program.start([f"--config.file={config}"], keys))
         wait_until(lambda: _has_history(program), "the history is fetched")

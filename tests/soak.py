@@ -173,7 +173,7 @@ def soak(minutes: float, seed: int) -> bool:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         braze, server = stack.enter_context(running_braze(shop.recorded))
-        events = "\n".join(f"{{event: {event}, refresh: 2s}}" for event in EVENTS)
+        events = "\n".join(f"{{event: {event}, refresh_interval: 2s}}" for event in EVENTS)
         extra_yaml = f"budget: {{share: 1}}\nstate_file: {directory / 'state.sqlite'}\n"
         path = write_file(directory / "config.yaml", workspace_yaml(server.url, events, extra_yaml=extra_yaml))
         program = stack.enter_context(Program.start([f"--config.file={path}"]))

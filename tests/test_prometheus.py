@@ -39,7 +39,7 @@ EVENTS = """
 {event: purchase, unit: day, apps: [all, ios]}
 {event: "sign \\"up\\" 🎉"}
 {event: quiet}
-{event: growing, refresh: 1s}
+{event: growing, refresh_interval: 1s}
 """
 NAMES = ["purchase", 'sign "up" 🎉', "quiet", "growing"]
 
@@ -75,7 +75,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     shop = Shop()
     with ExitStack() as stack:
         braze, server = stack.enter_context(running_braze(shop))
-        config = workspace_yaml(server.url, EVENTS, extra_yaml="refresh: {hour: 10m, day: 10m}\nbudget: {share: 0.5}\n")
+        config = workspace_yaml(
+            server.url, EVENTS, extra_yaml="refresh_interval: {hour: 10m, day: 10m}\nbudget: {share: 0.5}\n"
+        )
         program = stack.enter_context(Program.start([f"--config.file={write_file(directory / 'config.yaml', config)}"]))
         first, second = (
             stack.enter_context(running_prometheus(directory / name, program.port)) for name in ("first", "second")

@@ -60,7 +60,9 @@ def test_many_counters_need_no_temporary_directory(
 ) -> None:
     """Five hundred counters are written in each round, and are still there after kill -9."""
     recorded, url = braze
-    extra_yaml = f"state_file: {tmp_path / 'state' / 'state.sqlite'}\nbudget: {{share: 1}}\nrefresh: {{hour: 8s}}\n"
+    extra_yaml = (
+        f"state_file: {tmp_path / 'state' / 'state.sqlite'}\nbudget: {{share: 1}}\nrefresh_interval: {{hour: 8s}}\n"
+    )
     config = write_file(
         tmp_path / "config.yaml",
         workspace_yaml(url, "\n".join(f"{{event: {name}}}" for name in EVENTS), extra_yaml=extra_yaml),

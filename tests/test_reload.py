@@ -119,10 +119,12 @@ def test_exchanged_ids_of_apps_restart_counters() -> None:
 
 def test_changed_refresh_applies_to_next_fetch() -> None:
     """After a reload no query waits longer than its new refresh interval."""
-    with running_exporter("{event: purchase, refresh: 1h}\n{event: signup, refresh: 1m}", shop()) as exporter:
+    with running_exporter(
+        "{event: purchase, refresh_interval: 1h}\n{event: signup, refresh_interval: 1m}", shop()
+    ) as exporter:
         exporter.scrape()
         exporter.braze.reset()
-        exporter.apply_config("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}")
+        exporter.apply_config("{event: purchase, refresh_interval: 1m}\n{event: signup, refresh_interval: 1h}")
         for _ in range(10):
             exporter.clock.advance(60)
             exporter.scrape()
@@ -202,11 +204,13 @@ def test_queued_query_removed_by_reload_is_neither_fetched_nor_deferred() -> Non
 
 def test_open_circuit_of_removed_query_is_probed_by_another() -> None:
     """If a reload removes the query that got a 401, another query that is not due probes the key."""
-    with running_exporter("{event: purchase, refresh: 1m}\n{event: signup, refresh: 1h}", shop()) as exporter:
+    with running_exporter(
+        "{event: purchase, refresh_interval: 1m}\n{event: signup, refresh_interval: 1h}", shop()
+    ) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(401), times=1)
         assert exporter.scrape().value("braze_up") == 0
-        exporter.apply_config("{event: signup, refresh: 1h}")
+        exporter.apply_config("{event: signup, refresh_interval: 1h}")
         exporter.clock.advance(AUTH_RETRY_SECONDS)
         assert exporter.scrape().value("braze_up") == 1
         assert requested_events(exporter) == ["purchase", "signup"]
@@ -232,7 +236,7 @@ def test_reload_reads_history_once() -> None:
 
         baseline = read_history(exporter)
         chunks = history()
-        exporter.apply_config("{event: signup}\n{event: purchase, baseline: {weeks: 1}, refresh: 10m}")
+        exporter.apply_config("{event: signup}\n{event: purchase, baseline: {weeks: 1}, refresh_interval: 10m}")
         assert exporter.page().value(BASELINE) == baseline
         for _ in range(20):
             exporter.clock.advance(10)
@@ -382,9 +386,9 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     assert text == (
         "failed to reload config: "
         f'{reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
-        f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required unless match is set\n"
+        f"{reloadable.config}:10: workspaces[0].custom_events[1].event: is required unless regex is set\n"
         f"{reloadable.config}:10: workspaces[0].custom_events[1].name: unknown key; "
-        "known keys: event, unit, apps, segments, match, refresh, settle, max_age, baseline, alerts\n"
+        "known keys: event, unit, apps, segments, regex, refresh_interval, settle, max_age, baseline, alerts\n"
     )
     page = reloadable.program.scrape()
     assert page.value(SUCCESSFUL) == 0
@@ -401,7 +405,10 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     ("extra_yaml", "problem"),
     [
         ("max_queries: 1\n", "max_queries: is 1, but the entries need 2 queries; raise it, or configure fewer"),
-        ("refresh: {hour: 1s}\nbudget: {share: 0.001}\n", "set refresh ≥ 29s for hourly custom_events"),
+        (
+            "refresh_interval: {hour: 1s}\nbudget: {share: 0.001}\n",
+            "set refresh_interval ≥ 29s for hourly custom_events",
+        ),
         ("state_file: /tmp/state\n", "state_file: cannot be changed by a reload; restart the exporter or restore"),
     ],
 )

@@ -85,7 +85,7 @@ class SeriesKind:
     value.
 
     `max_length` is the maximum number of buckets that Braze returns. `min_refresh_seconds` and `min_settle_seconds` are
-    lower limits of `refresh` and `settle`. `parameters` are added to each request; `requires_ending_at` adds
+    lower limits of `refresh_interval` and `settle`. `parameters` are added to each request; `requires_ending_at` adds
     `ending_at`. `includes_current_day` is true if the newest day of a response is the current day. `list_endpoint`
     lists the subjects. `is_identified_by_id` is true if Braze identifies the subject by an id, so that its name is
     known only from the list. Then `subject_parameter` is also the label of the id.

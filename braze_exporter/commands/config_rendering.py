@@ -120,7 +120,7 @@ def _render_block(
 
 def _describe_cost(kind: SeriesKind, item_count: int, settings: Settings) -> str:
     """Return the part of a comment with the calls per hour that all items of a list need."""
-    calls = item_count * 3_600 / max(settings.refresh.for_unit(kind.units[0]), kind.min_refresh_seconds)
+    calls = item_count * 3_600 / max(settings.refresh_interval.for_unit(kind.units[0]), kind.min_refresh_seconds)
     allowed = kind.pool.per_hour * settings.budget.share
     return f"; {calls:,.0f} calls per hour in total, budget.share allows {allowed:,.0f}"
 

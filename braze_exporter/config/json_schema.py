@@ -58,11 +58,11 @@ def _section_schema(kind: SeriesKind) -> Json:
 
 
 def _subject_or_selector(kind: SeriesKind) -> Json:
-    """Return the schema rule that an entry has either a subject or a selector (`match` or `tag`).
+    """Return the schema rule that an entry has either a subject or a selector (`regex` or `tag`).
 
     If the subject is optional, as in `purchases`, both may be missing.
     """
-    names = [name for name in ("match", "tag") if name in SECTIONS[kind.section].model_fields]
+    names = [name for name in ("regex", "tag") if name in SECTIONS[kind.section].model_fields]
     subject, selector = {"required": [kind.subject_label]}, {"anyOf": [{"required": [name]} for name in names]}
     return (
         {"oneOf": [subject, selector]}

@@ -3,7 +3,7 @@
 Each mapping is validated separately, so that a mistake in one does not hide mistakes in the others.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path as FilePath
@@ -24,7 +24,7 @@ from braze_exporter.config.schema import (
     Workspace,
 )
 from braze_exporter.config.secrets import Secret
-from braze_exporter.config.validation import InvalidError, M, validate
+from braze_exporter.config.validation import RENAMED_KEYS, InvalidError, M, validate
 from braze_exporter.config.values import ALL, did_you_mean, is_same_file
 
 _MISPLACED_KEYS = dict.fromkeys(
@@ -189,29 +189,30 @@ class _Loader:
             for names in ("apps", "segments"):
                 self._check_choices(data.get(names), (*path, index, names), data_of_workspace.get(names))
             if issubclass(SECTIONS[section], RegexEntry):
-                self._check_subject(_KINDS_BY_SECTION[section], data, (*path, index))
+                present_keys = {RENAMED_KEYS.get(key, key) for key in data}
+                self._check_subject(_KINDS_BY_SECTION[section], present_keys, (*path, index))
             if isinstance(spec, SegmentUsers) and spec.segment is not None:
                 self._check_known(
                     spec.segment, (*path, index, "segment"), "segments", data_of_workspace.get("segments")
                 )
         return tuple(entries)
 
-    def _check_subject(self, kind: SeriesKind, data: Mapping[str, Any], path: KeyPath) -> None:
-        """Check that an entry has a subject or a selector (`match`, `tag`), but not both.
+    def _check_subject(self, kind: SeriesKind, keys: Collection[str], path: KeyPath) -> None:
+        """Check that an entry with `keys` has a subject or a selector (`regex`, `tag`), but not both.
 
         The subject is optional in sections that can also count all subjects together. An entry with `tag` and `alerts`
-        requires `match`, because the metrics have no label for Braze's tags.
+        requires `regex`, because the metrics have no label for Braze's tags.
         """
-        selectors = [name for name in ("match", "tag") if name in SECTIONS[kind.section].model_fields]
-        given_selectors = [name for name in selectors if name in data]
-        if kind.subject_label in data and given_selectors:
+        selectors = [name for name in ("regex", "tag") if name in SECTIONS[kind.section].model_fields]
+        given_selectors = [name for name in selectors if name in keys]
+        if kind.subject_label in keys and given_selectors:
             text = f"{kind.subject_label} and {given_selectors[0]} are mutually exclusive; remove one of them"
             self._add_problem((*path, given_selectors[0]), text)
-        elif kind.subject_label not in data and not given_selectors and kind.subject_label in kind.metric_group.labels:
+        elif kind.subject_label not in keys and not given_selectors and kind.subject_label in kind.metric_group.labels:
             self._add_problem((*path, kind.subject_label), f"is required unless {' or '.join(selectors)} is set")
-        if "tag" in data and "match" not in data and "alerts" in data:
+        if "tag" in keys and "regex" not in keys and "alerts" in keys:
             self._add_problem(
-                (*path, "alerts"), "match is required beside tag; metrics have labels for names, but not for tags"
+                (*path, "alerts"), "regex is required beside tag; metrics have labels for names, but not for tags"
             )
 
     def _check_timezone(self, data: Mapping[str, Any], path: KeyPath, *, only_days: bool) -> None:
@@ -290,9 +291,10 @@ class _Loader:
             self._add_problem(path, f"at least one of {', '.join(ALERT_CONDITIONS)} is required")
         if alerts.drop is not None and entry.baseline is None:
             self._add_problem((*path, "drop"), "requires a baseline; add baseline: {weeks: 4} to the entry")
-        if alerts.drop is None and "min" in written_keys:
+        if alerts.drop is None and "min_baseline" in written_keys:
             self._add_problem(
-                (*path, "min"), "is the minimum baseline for drop, which is not set; add drop or remove min"
+                (*path, "min_baseline"),
+                "is the minimum baseline for drop, which is not set; add drop or remove min_baseline",
             )
         if alerts.below is not None and alerts.above is not None and alerts.below >= alerts.above:
             text = f"must be less than above, which is {alerts.above:,.15g}; values between the two do not fire"
@@ -351,7 +353,7 @@ class _Loader:
 
 def _entry_identity(entry: Entry) -> tuple[object, ...]:
     """Return the values that distinguish entries of a section with the same unit, app and segment."""
-    return (entry.is_selector, getattr(entry, "match", None), getattr(entry, "tag", None), entry.query_spec.subject)
+    return (entry.is_selector, getattr(entry, "regex", None), getattr(entry, "tag", None), entry.query_spec.subject)
 
 
 def _identity_text(section: str) -> str:

@@ -1,4 +1,4 @@
-"""Compile the regexes of `match`, with the meaning that they have in Prometheus and a limited matching time.
+"""Compile regexes, with the meaning that they have in Prometheus and a limited matching time.
 
 The generated Prometheus rules contain the same regexes, so syntax to which RE2 and Python give different meanings is
 refused. Python matches by backtracking. The number of repeats is limited and groups cannot be repeated, so that it

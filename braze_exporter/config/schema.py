@@ -69,7 +69,7 @@ class DurationByUnit(Model):
         return self.hour if unit is Unit.HOUR else self.day
 
 
-class Refresh(DurationByUnit):
+class RefreshInterval(DurationByUnit):
     """How often a query is fetched, by its unit."""
 
     hour: Duration = Field(default=300.0, description="for hourly queries")
@@ -102,16 +102,16 @@ class Budget(Model):
 class Settings(Model):
     """The top-level keys beside `workspaces`."""
 
-    refresh: Refresh = Field(
-        default=Refresh(), description="how often a query is fetched, whatever the scrape interval"
+    refresh_interval: RefreshInterval = Field(
+        default=RefreshInterval(), description="how often a query is fetched, whatever the scrape interval"
     )
     settle: Settle = Field(default=Settle(), description="how long after its end a bucket may still change")
     max_age: Duration = Field(
         default=3_600.0,
-        description="how long values are exported after their last successful fetch; at least twice `refresh`",
+        description="how long values are exported after their last successful fetch; at least twice `refresh_interval`",
     )
     max_queries: Annotated[int, *number_range(1, 1_000_000, whole=True)] = Field(
-        default=2_000, description="maximum number of queries; further items selected by `match` or `tag` are skipped"
+        default=2_000, description="maximum number of queries; further items selected by `regex` or `tag` are skipped"
     )
     budget: Budget = Field(default=Budget(), description="limits on the exporter's requests to Braze")
     state_file: OptionalPath = Field(
@@ -129,7 +129,7 @@ class Baseline(Model):
 class Alerts(Model):
     """The conditions and labels of the alerts on an entry's queries.
 
-    At least one of `silent`, `below`, `above` and `drop` is required. `min` requires `drop`.
+    At least one of `silent`, `below`, `above` and `drop` is required. `min_baseline` requires `drop`.
     """
 
     silent: OptionalDuration = Field(
@@ -145,7 +145,7 @@ class Alerts(Model):
         default=None,
         description="fires if a settled bucket is this fraction or more below its `baseline`; 0.5 is half, 1 is zero",
     )
-    min: Annotated[float, *number_range(0, MAX_NUMBER)] = Field(
+    min_baseline: Annotated[float, *number_range(0, MAX_NUMBER)] = Field(
         10.0, description="minimum baseline for `drop`, because small counts vary by chance"
     )
     wait: Duration = Field(
@@ -177,7 +177,7 @@ class Entry(Model):
 
     example: ClassVar[str] = "- apps: [all]"
 
-    refresh: OptionalDuration = Field(default=None, description="overrides the top-level `refresh`")
+    refresh_interval: OptionalDuration = Field(default=None, description="overrides the top-level `refresh_interval`")
     settle: OptionalDuration = Field(default=None, description="overrides the top-level `settle`")
     max_age: OptionalDuration = Field(default=None, description="overrides the top-level `max_age`")
     baseline: Annotated[Baseline | None, MAPPING] = Field(
@@ -204,9 +204,9 @@ class Entry(Model):
 
 
 class RegexEntry(Entry):
-    """An entry that may have `match` instead of its subject, to select list items whose whole name matches."""
+    """An entry that may have `regex` instead of its subject, to select list items whose whole name matches."""
 
-    match: OptionalRegex = Field(
+    regex: OptionalRegex = Field(
         None,
         description="regex that selects every item of Braze's list whose whole name matches, instead of a single item",
     )
@@ -214,15 +214,15 @@ class RegexEntry(Entry):
     @property
     def is_selector(self) -> bool:
         """Whether the entry selects items of a Braze list."""
-        return self.match is not None
+        return self.regex is not None
 
     def matches(self, item: ListItem) -> bool:
         """Return whether the entry selects `item`, by its name."""
-        return self.match is not None and self.match.matches(item.name)
+        return self.regex is not None and self.regex.matches(item.name)
 
     def subject_or_selector(self, subject: str | None) -> str:
         """Return `subject` or, if it is empty, the text of the selector."""
-        return subject or (self.match.text if self.match is not None else "")
+        return subject or (self.regex.text if self.regex is not None else "")
 
 
 class TagEntry(RegexEntry):
@@ -230,17 +230,17 @@ class TagEntry(RegexEntry):
 
     tag: OptionalText = Field(
         None,
-        description="selects every item with this tag in Braze, instead of a single item; may be combined with `match`",
+        description="selects every item with this tag in Braze, instead of a single item; may be combined with `regex`",
     )
 
     @property
     def is_selector(self) -> bool:
         """Whether the entry selects items of a Braze list."""
-        return self.match is not None or self.tag is not None
+        return self.regex is not None or self.tag is not None
 
     def matches(self, item: ListItem) -> bool:
         """Return whether the entry selects `item`, by its name and its tags."""
-        is_matched = self.match is None or self.match.matches(item.name)
+        is_matched = self.regex is None or self.regex.matches(item.name)
         return self.is_selector and is_matched and (self.tag is None or self.tag in item.tags)
 
     def subject_or_selector(self, subject: str | None) -> str:

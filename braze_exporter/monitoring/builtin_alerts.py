@@ -196,7 +196,7 @@ def _list_stale_rule(workspace: str, lists: Sequence[ListEndpoint]) -> Rule:
         wait=_DEFAULT_WAIT_SECONDS,
         summary="Fetches of a Braze list fail.",
         description="No fetch of Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} has "
-        f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, `match` and `tag` select only items that were listed "
+        f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, `regex` and `tag` select only items that were listed "
         "before. The log and the status page show the reason: a missing permission, a rejected key, or a failure of "
         "Braze.",
     )

@@ -116,7 +116,8 @@ class QueryAlerts:
         )
         return self._rule(
             "Drop",
-            f"{expression.gauge('settled')}\n  / ({expression.gauge('baseline')} >= {format_number(self.alerts.min)})\n"
+            f"{expression.gauge('settled')}\n"
+            f"  / ({expression.gauge('baseline')} >= {format_number(self.alerts.min_baseline)})\n"
             f"  <= {format_number(1 - drop)}",
             f"Drop in {kind_texts(query.kind).noun}.",
             f"{capitalize(query_text(query))} {kind_texts(query.kind).verb} at {{{{ $value | humanizePercentage }}}} "

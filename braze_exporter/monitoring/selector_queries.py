@@ -41,11 +41,11 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
 
 def _subject_regex(query: Query, entry: Entry) -> str:
     """Return the regex for the names of an entry's items. It is empty (any name) for an entry with only a tag."""
-    match = getattr(entry, "match", None)
-    if match is None:
+    regex = getattr(entry, "regex", None)
+    if regex is None:
         return ""
     has_ids = query.kind.list_endpoint is not None and query.kind.list_endpoint.has_ids
-    return f"(?:{match.text}){_ID_SUFFIX}" if has_ids else str(match.text)
+    return f"(?:{regex.text}){_ID_SUFFIX}" if has_ids else str(regex.text)
 
 
 def _group_key(query: Query) -> tuple[object, ...]:

@@ -47,7 +47,7 @@ class PoolUsage:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """An entry with `match` or `tag`, and templates for the queries of each item that it selects.
+    """An entry with `regex` or `tag`, and templates for the queries of each item that it selects.
 
     The subject of the templates is the entry's regex or tag. The queries have the name of the item instead.
     """
@@ -98,7 +98,7 @@ class ConfiguredSubject:
 class Plan:
     """The queries of a config, the calls that they need, and the alerts that some of them have.
 
-    `queries` are in the order of the config and without duplicates. `selectors` are the entries with `match` or `tag`.
+    `queries` are in the order of the config and without duplicates. `selectors` are the entries with `regex` or `tag`.
     Once lists have been read, `selectors.expand_selectors` adds their queries, `selection_results` and
     `configured_subjects`.
     """
@@ -185,7 +185,9 @@ def _query_length(unit: Unit, settle: float) -> int:
 
 def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, entry: Entry) -> Iterator[Query]:
     query_spec = entry.query_spec
-    refresh = max(entry.refresh or settings.refresh.for_unit(query_spec.unit), kind.min_refresh_seconds)
+    refresh = max(
+        entry.refresh_interval or settings.refresh_interval.for_unit(query_spec.unit), kind.min_refresh_seconds
+    )
     settle = _settle_seconds(settings, kind, entry)
     subject_id = query_spec.subject if kind.is_identified_by_id and not entry.is_selector else ""
     if kind is SEGMENT_USERS and not entry.is_selector:
@@ -252,7 +254,7 @@ def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[t
         least = MAX_MISSED_REFRESHES * fed[query.counter_key].refresh_seconds
         if silent < least:
             text = f"is shorter than {MAX_MISSED_REFRESHES} refresh intervals of the query that feeds the counter"
-            fix = f"set it to at least {_format_rounded_up(least)}, or shorten refresh"
+            fix = f"set it to at least {_format_rounded_up(least)}, or shorten refresh_interval"
             yield (*entry.path, "alerts", "silent"), f"{text}; {fix}"
         elif query.kind.min_settle_seconds and silent < 2 * query.unit.seconds:
             text = f"is too short; {query.kind.section} are computed once a day, so the minimum is 2d"
@@ -285,7 +287,7 @@ def _exceeds_share(usage: PoolUsage) -> bool:
 
 
 def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
-    """Return the problem of a plan that exceeds `budget.share`, with the shortest refresh that fits."""
+    """Return the problem of a plan that exceeds `budget.share`, with the shortest `refresh_interval` that fits."""
     queries_of_pool = [
         query for query in queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool)
     ]
@@ -301,7 +303,7 @@ def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
         f"{count} {math.ceil(usage.hourly_calls):,} calls per hour, but budget.share allows "
         f"{math.floor(usage.allowed_hourly_calls):,} "
         f"of {usage.pool.per_hour:,.0f} in the {usage.pool.name} pool; "
-        f"set refresh ≥ {_format_rounded_up(min_refresh)} for {names}, or configure fewer queries"
+        f"set refresh_interval ≥ {_format_rounded_up(min_refresh)} for {names}, or configure fewer queries"
     )
 
 
@@ -317,7 +319,7 @@ def _describe_history(usage: PoolUsage) -> str:
         f"{math.floor(usage.allowed_hourly_calls - usage.hourly_calls):,} of the "
         f"{math.floor(usage.allowed_hourly_calls):,} calls per hour "
         f"that budget.share allows in the {usage.pool.name} pool; "
-        "configure fewer weeks, fewer baselines or a longer refresh"
+        "configure fewer weeks, fewer baselines or a longer refresh_interval"
     )
 
 

@@ -163,6 +163,7 @@ def backoff_seconds(refresh: float, failures: int, jitter: float) -> float:
 def state_key(query: Query) -> tuple[object, ...]:
     """Return the key under which the state of a query is kept.
 
-    Queries with the same key share a state. Their names in labels, `refresh`, `settle` and `max_age` may differ.
+    Queries with the same key share a state. Their names in labels, `refresh_interval`, `settle` and `max_age` may
+    differ.
     """
     return (*query.identity, query.url, query.zone)

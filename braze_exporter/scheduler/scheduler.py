@@ -1,7 +1,7 @@
 """Holds the state of every query, and fetches the due queries at each scrape.
 
-Queries are fetched only when Prometheus scrapes. A query is fetched about once per `refresh`, however often Prometheus
-scrapes, and at most once at a time. Each workspace has a bounded number of connections. A scrape that times
+Queries are fetched only when Prometheus scrapes. A query is fetched about once per `refresh_interval`, however often
+Prometheus scrapes, and at most once at a time. Each workspace has a bounded number of connections. A scrape that times
 out does not cancel its fetches; the next scrape returns their results.
 """
 

@@ -81,7 +81,7 @@ workspaces:
 {_entries("campaign", SHOP_INVENTORY.campaigns[0], SHOP_INVENTORY.campaigns[2])}
     canvases:
 {_entries("canvas", SHOP_INVENTORY.canvases[1])}
-refresh: {{hour: 15s, day: 1m}}
+refresh_interval: {{hour: 15s, day: 1m}}
 """
 
 

@@ -17,7 +17,7 @@ EVENTS = ("purchase", "signup", "other")
 
 def test_selectors_expand_from_list(tmp_path: Path) -> None:
     """A selector expands to all matching items of one list, and an event that is also configured is fetched once."""
-    events = "{event: purchase}\n{match: 'purchase|signup'}"
+    events = "{event: purchase}\n{regex: 'purchase|signup'}"
     with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as rig:
         rig.run()
         label_sets = {labels for name, labels in rig.output_samples if name == TOTAL}
@@ -26,7 +26,7 @@ def test_selectors_expand_from_list(tmp_path: Path) -> None:
     assert len(series) == 2
 
 
-@pytest.mark.parametrize("events", ["{event: purchase}\n{match: 'sig.*'}", "{match: '.*'}"])
+@pytest.mark.parametrize("events", ["{event: purchase}\n{regex: 'sig.*'}", "{regex: '.*'}"])
 def test_selector_without_list_ends_backfill(tmp_path: Path, events: str) -> None:
     """A failed list ends the backfill with the reason before any series request; a later run succeeds."""
     with prepared_backfill(tmp_path, events, RecordedCounts(events=EVENTS), *SPAN) as rig:

@@ -165,7 +165,7 @@ def test_backfilled_series_equal_scraped_series_for_every_kind(tmp_path: Path) -
 
     Selectors expand from the same lists, and campaigns and Canvases have the names from Braze's lists.
     """
-    events, traffic = "{event: purchase}\n{match: 's.*'}", HourNumberCounts(events=["purchase", "signup"])
+    events, traffic = "{event: purchase}\n{regex: 's.*'}", HourNumberCounts(events=["purchase", "signup"])
     with running_exporter(events, traffic, extra_yaml=EVERYTHING, reads_lists=True) as live:
         live.braze.series_counts = TimeIndependentCounts()
         live.braze.inventory = Inventory(campaigns=(CAMPAIGN,), canvases=(CANVAS,))

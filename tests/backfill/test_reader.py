@@ -67,7 +67,7 @@ def test_chunks_are_fetched_once_with_100_hours_each(tmp_path: Path) -> None:
 
 def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
     """The request rate stays within the part of the share that the exporter leaves, after one call per connection."""
-    extra_yaml = "refresh: {hour: 1m}\nbudget: {share: 0.1, concurrency: 4}\n"
+    extra_yaml = "refresh_interval: {hour: 1m}\nbudget: {share: 0.1, concurrency: 4}\n"
     with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         backfill.braze.limit = 1_000
         running, passed, expected = backfill.begin(), 0, 4
@@ -84,7 +84,7 @@ def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
 
 def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:
     """If the exporter needs the whole share, the backfill is refused, and the error names `budget.share`."""
-    extra_yaml = "refresh: {hour: 2s}\nbudget: {share: 0.0072}\n"
+    extra_yaml = "refresh_interval: {hour: 2s}\nbudget: {share: 0.0072}\n"
     with prepared_backfill(tmp_path, EVENT, silent_traffic(), START, END, extra_yaml=extra_yaml) as backfill:
         with pytest.raises(
             BackfillError, match=r"production: the exporter needs all 1,800 calls per hour that budget\.share allows"

@@ -286,20 +286,20 @@ def test_unknown_event_is_reported(braze: CheckLiveRig, unknown: UnknownEvent, l
 
 def test_selected_items_are_fetched(braze: CheckLiveRig) -> None:
     """Items that a selector matches are fetched; no matches, and more than fit, are a problem."""
-    good, lines = braze.check("{match: 'p.*'}")
+    good, lines = braze.check("{regex: 'p.*'}")
     assert good
     assert lines[:2] == [
         "production: 1 of 1 query succeeded",
         "production: custom_events: selectors match 1 of 2 items in Braze's list",
     ]
-    assert braze.problems("{match: 'x.*'}") == ["custom_events: selectors match 0 of 2 items in Braze's list"]
-    (problem,) = braze.problems("{match: '.*'}", extra_yaml="max_queries: 1\n")
+    assert braze.problems("{regex: 'x.*'}") == ["custom_events: selectors match 0 of 2 items in Braze's list"]
+    (problem,) = braze.problems("{regex: '.*'}", extra_yaml="max_queries: 1\n")
     assert problem == (
         "custom_events: selectors match 2 of 2 items in Braze's list, 1 skipped; raise max_queries or budget.share, or "
         "match fewer items"
     )
     braze.braze.permissions = {"events.data_series", "segments.list"}
-    (problem,) = braze.problems("{match: '.*'}")
+    (problem,) = braze.problems("{regex: '.*'}")
     assert problem.startswith(
         "the list of events could not be read, so selectors could not be expanded: 403 Forbidden: the "
     )

@@ -122,9 +122,9 @@ def test_discover_prints_every_list_item(braze: tuple[FaultInjectingBraze, Serve
 
 def test_selected_items_are_marked_as_configured(braze: tuple[FaultInjectingBraze, Server], tmp_path: Path) -> None:
     """Items that a regex or tag of the config selects are commented out like items that the config names."""
-    text = workspace_yaml(braze[1].url, "{match: '(?i)login'}").replace(
+    text = workspace_yaml(braze[1].url, "{regex: '(?i)login'}").replace(
         "    custom_events:",
-        "    campaigns: [{tag: a}]\n    segment_users: [{segment: vip}, {match: 'a.*'}]\n    custom_events:",
+        "    campaigns: [{tag: a}]\n    segment_users: [{segment: vip}, {regex: 'a.*'}]\n    custom_events:",
     )
     done, campaign = run_discover(write_file(tmp_path / "config.yaml", text)), INVENTORY.campaigns[0].id
     reason = "already in the config"

@@ -56,7 +56,7 @@ def test_outage_is_logged_at_begin_and_end(caplog: pytest.LogCaptureFixture) -> 
         exporter.scrape()
         assert messages(caplog) == []
         exporter.braze.clear_faults()
-        exporter.clock.advance(600)  # after a second failure the next attempt waits for twice `refresh`
+        exporter.clock.advance(600)  # after a second failure the next attempt waits for twice `refresh_interval`
         exporter.scrape()
         assert caplog.records[0].__dict__["fields"] == {
             "workspace": "production",

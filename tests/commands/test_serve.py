@@ -282,7 +282,7 @@ def counted(tmp_path: Path) -> Iterator[tuple[RecordedCounts, str, str]]:
     with running_braze(recorded) as (_, server):
         state = str(tmp_path / "state.sqlite")
         extra_yaml = f"state_file: {state}\nbudget: {{share: 0.5}}\n"
-        text = workspace_yaml(server.url, "{event: purchase, refresh: 1s}", extra_yaml=extra_yaml)
+        text = workspace_yaml(server.url, "{event: purchase, refresh_interval: 1s}", extra_yaml=extra_yaml)
         yield recorded, write_file(tmp_path / "config.yaml", text), state
 
 
@@ -360,7 +360,7 @@ def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     """`check` and `serve` refuse a config with too many calls an hour and print the figures and the setting."""
     events = "\n".join(f"{{event: event {number}}}" for number in range(10))
     text = workspace_yaml(
-        "https://rest.iad-01.braze.com", events, extra_yaml="refresh: {hour: 1s}\nbudget: {share: 0.1}\n"
+        "https://rest.iad-01.braze.com", events, extra_yaml="refresh_interval: {hour: 1s}\nbudget: {share: 0.1}\n"
     )
     config = write_file(tmp_path / "config.yaml", text)
     done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
@@ -368,7 +368,7 @@ def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     assert done.stdout == ""
     assert done.stderr == (
         f"{config}:2: workspaces[0]: 10 queries need 36,000 calls per hour, but budget.share allows 25,000 of "
-        "250,000 in the default pool; set refresh ≥ 2s for hourly custom_events, or configure fewer queries\n"
+        "250,000 in the default pool; set refresh_interval ≥ 2s for hourly custom_events, or configure fewer queries\n"
     )
 
 
@@ -376,7 +376,7 @@ def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
 def test_invalid_config_lists_every_problem(tmp_path: Path, command: str) -> None:
     """All problems are printed at once, one a line with file, line and path, and the exit code is 1."""
     config = write_file(
-        tmp_path / "config.yaml", "workspaces:\n  - title: x\n    url: http://example.com\nrefresh: 5m\n"
+        tmp_path / "config.yaml", "workspaces:\n  - title: x\n    url: http://example.com\nrefresh_interval: 5m\n"
     )
     done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY)
     assert done.returncode == 1

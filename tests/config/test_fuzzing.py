@@ -27,7 +27,13 @@ GOOD: dict[str, Any] = {
             "apps": {"ios": IOS},
             "segments": {"vip": VIP},
             "custom_events": [
-                {"event": "purchase", "unit": "hour", "apps": ["all", "ios"], "segments": ["vip"], "refresh": "5m"},
+                {
+                    "event": "purchase",
+                    "unit": "hour",
+                    "apps": ["all", "ios"],
+                    "segments": ["vip"],
+                    "refresh_interval": "5m",
+                },
                 {
                     "event": "signup",
                     "unit": "day",
@@ -37,7 +43,7 @@ GOOD: dict[str, Any] = {
                     "alerts": {
                         "silent": "1d",
                         "drop": 0.5,
-                        "min": 10,
+                        "min_baseline": 10,
                         "below": 100,
                         "above": 5000,
                         "for": "30m",
@@ -54,7 +60,7 @@ GOOD: dict[str, Any] = {
             "custom_events": [{"event": "purchase"}],
         },
     ],
-    "refresh": {"hour": "5m", "day": "15m"},
+    "refresh_interval": {"hour": "5m", "day": "15m"},
     "settle": {"hour": "1h", "day": "2h"},
     "max_age": "1h",
     "max_queries": 2000,
@@ -196,7 +202,7 @@ def test_any_data_is_config_or_error(data: object) -> None:
 @given(st.dictionaries(any_text, st.lists(st.integers() | any_text, max_size=3), max_size=3))
 def test_any_dumped_yaml_is_config_or_error(data: object) -> None:
     """Any data dumped as YAML, with its escapes, anchors and line breaks, is a config or a readable error."""
-    load_and_build(yaml.safe_dump({"workspaces": [data, data], "refresh": data}, allow_unicode=True))
+    load_and_build(yaml.safe_dump({"workspaces": [data, data], "refresh_interval": data}, allow_unicode=True))
 
 
 @settings(deadline=None)

@@ -93,7 +93,7 @@ def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureF
 
 def test_401_of_list_holds_that_list_only() -> None:
     """A 401 of a list leaves the queries up, and the status page names the permission."""
-    with running_exporter("{event: purchase}\n{match: 's.*'}", silent_traffic(), reads_lists=True) as exporter:
+    with running_exporter("{event: purchase}\n{regex: 's.*'}", silent_traffic(), reads_lists=True) as exporter:
         exporter.braze.inject(response_faults.status(401), path=LIST)
         scrape_for(exporter, 3_600)
         moments = [moment for moment, path in request_times(exporter) if path == LIST]
@@ -113,7 +113,7 @@ def test_401_of_list_holds_that_list_only() -> None:
 
 def test_forbidden_list_does_not_stop_counters() -> None:
     """Counters do not wait for a list that a 401 or 403 holds while the key is accepted elsewhere."""
-    events = "{event: purchase, unit: day}\n{match: 'p.*'}"
+    events = "{event: purchase, unit: day}\n{regex: 'p.*'}"
     for status in (401, 403):
         with running_exporter(events, silent_traffic(), reads_lists=True) as exporter:
             exporter.braze.inject(response_faults.status(status), path=LIST)
@@ -180,9 +180,9 @@ def test_unreadable_success_accepts_key(fault: Fault) -> None:
 
 def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
     """Without queries the lists are probed in turn every two minutes; their items are fetched once the key is valid."""
-    extra_yaml = "    purchases:\n      - match: '.*'\n"
+    extra_yaml = "    purchases:\n      - regex: '.*'\n"
     products = "/purchases/product_list"
-    with running_exporter("{match: '.*'}", silent_traffic(), extra_yaml=extra_yaml, reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}", silent_traffic(), extra_yaml=extra_yaml, reads_lists=True) as exporter:
         exporter.braze.key = NEW_KEY
         scrape_for(exporter, 730)
         assert requests_by_endpoint(exporter) == {LIST: 1 + 3, products: 1 + 3}
@@ -196,9 +196,9 @@ def test_rejected_key_with_selectors_only_is_probed_by_lists() -> None:
 @pytest.mark.parametrize("reads_lists", [True, False])
 def test_revoked_key_is_tried_once_by_every_endpoint(reads_lists: bool) -> None:  # noqa: FBT001 - a parametrized value
     """After each endpoint has rejected the key once, one call probes every two minutes in total."""
-    events = "{event: purchase}\n{event: signup, refresh: 12h}"
+    events = "{event: purchase}\n{event: signup, refresh_interval: 12h}"
     with running_exporter(
-        events, silent_traffic(), extra_yaml="    sessions:\n      - refresh: 6h\n", reads_lists=reads_lists
+        events, silent_traffic(), extra_yaml="    sessions:\n      - refresh_interval: 6h\n", reads_lists=reads_lists
     ) as exporter:
         scrape_for(exporter, 600)
         exporter.clock.advance(300)
@@ -264,7 +264,9 @@ def test_endpoint_without_budget_does_not_block_key_probe() -> None:
       - campaign: f293e280-c0e7-4304-b9b9-62803fc0b053
 budget: {share: 0.001}
 """
-    with running_exporter("{event: purchase, refresh: 1h}", silent_traffic(), extra_yaml=extra_yaml) as exporter:
+    with running_exporter(
+        "{event: purchase, refresh_interval: 1h}", silent_traffic(), extra_yaml=extra_yaml
+    ) as exporter:
         exporter.braze.limit = 1_000  # the share of 0.001 allows one call an hour
         exporter.refresh()
         exporter.braze.key = NEW_KEY
@@ -432,7 +434,7 @@ def test_rotated_key_gains_missing_permission(tmp_path: Path) -> None:
 def test_key_revoked_soon_after_success_is_detected_early() -> None:
     """An endpoint with a recent success is tried early once another endpoint has rejected the key twice."""
     with running_exporter(
-        "{event: purchase, refresh: 1m}", silent_traffic(), extra_yaml="    new_users:\n      - {}\n"
+        "{event: purchase, refresh_interval: 1m}", silent_traffic(), extra_yaml="    new_users:\n      - {}\n"
     ) as exporter:
         exporter.refresh()
         exporter.braze.key = NEW_KEY

@@ -1,4 +1,4 @@
-"""Test that `match:` accepts and interprets regexes as Prometheus does, and that matching ends quickly."""
+"""Test that `regex:` accepts and interprets regexes as Prometheus does, and that matching ends quickly."""
 
 import re
 import time

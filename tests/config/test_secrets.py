@@ -166,7 +166,7 @@ OTHER_PLACES: tuple[Callable[[str], dict[str, object]], ...] = (
     lambda key: {"custom_events": [{"event": "purchase", "baseline": {"weeks": key}}]},
     lambda key: {"custom_events": [{"event": "purchase", "alerts": {"labels": {key: "a"}}}]},
     lambda key: {"custom_events": [{"event": "purchase", key: "a"}]},
-    lambda key: {"custom_events": [{"match": f"[{key}-\\d]"}]},
+    lambda key: {"custom_events": [{"regex": f"[{key}-\\d]"}]},
     lambda key: {"segment_users": [{"segment": key}], "segments": {f"{key}1": VIP}},
 )
 

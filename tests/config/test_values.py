@@ -62,13 +62,18 @@ def test_alert_defaults_are_as_documented() -> None:
     entry = "workspaces: [{name: a, instance: US-01, api_key_env: K, custom_events: [{event: e, alerts: {below: 5}}]}]"
     (entry_alerts,) = (alerts for _, alerts in build_plan(load_config(entry, "x.yaml")).alerts)
     assert (entry_alerts.below, entry_alerts.silent, entry_alerts.above, entry_alerts.drop) == (5, None, None, None)
-    assert (entry_alerts.min, entry_alerts.wait, entry_alerts.severity, entry_alerts.labels) == (10, 900, "warning", {})
+    assert (entry_alerts.min_baseline, entry_alerts.wait, entry_alerts.severity, entry_alerts.labels) == (
+        10,
+        900,
+        "warning",
+        {},
+    )
 
 
 def test_defaults_are_as_documented() -> None:
     """Omitted settings have the documented defaults."""
     settings = with_line("").settings
-    assert (settings.refresh.hour, settings.refresh.day) == (300, 900)
+    assert (settings.refresh_interval.hour, settings.refresh_interval.day) == (300, 900)
     assert (settings.settle.hour, settings.settle.day) == (3_600, 7_200)
     assert (settings.max_age, settings.max_queries) == (3_600, 2_000)
     assert (settings.budget.share, settings.budget.reserve, settings.budget.concurrency) == (0.1, 0.2, 10)

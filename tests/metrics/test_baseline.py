@@ -228,7 +228,9 @@ def test_failed_history_is_fetched_again() -> None:
 def test_history_is_deferred_while_queries_are_deferred() -> None:
     """While due queries exceed the budget, no history is fetched."""
     events = "\n".join(f"{{event: purchase, apps: [{app}], baseline: {{weeks: 4}}}}" for app in ("all", "ios"))
-    with running_exporter(events, shop(), extra_yaml="refresh: {hour: 1m}\nbudget: {share: 0.5}\n") as exporter:
+    with running_exporter(
+        events, shop(), extra_yaml="refresh_interval: {hour: 1m}\nbudget: {share: 0.5}\n"
+    ) as exporter:
         exporter.braze.limit = 120  # half of it is one call a minute
 
         def scrape() -> None:

@@ -281,7 +281,7 @@ def test_malformed_bucket_hides_no_newer_bucket(name: str) -> None:
         assert (failed.value(UP), failed.value(FAILED, reason="bad_answer")) == (0, 1)
         page = scrape_repeatedly(
             exporter, seconds=15
-        )  # the next scrape fetches the newest buckets without waiting for `refresh`
+        )  # the next scrape fetches the newest buckets without waiting for `refresh_interval`
         assert (page.value(UP), page.value(LATEST), page.value(SETTLED)) == (1, 40, 102)
         recorded.set("purchase", CURRENT_HOUR, 43)
         recorded.set("purchase", CURRENT_HOUR - 10 * HOUR, 115)  # a late arrival that short fetches do not reach

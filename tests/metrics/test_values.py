@@ -79,7 +79,7 @@ def test_newest_bucket_is_never_settled(ahead: float) -> None:
 def test_settle_is_counted_from_request() -> None:
     """The hour from 11:00 is settled by a request at 13:00, and not one second earlier."""
     until_one = HOUR - NOW % HOUR
-    with running_exporter("{event: purchase, refresh: 1s}", purchases(back_1=91)) as exporter:
+    with running_exporter("{event: purchase, refresh_interval: 1s}", purchases(back_1=91)) as exporter:
         exporter.clock.advance(until_one - 1)
         assert exporter.scrape().value(SETTLED_START) == CURRENT_HOUR - 2 * HOUR
         exporter.clock.advance(1)
@@ -232,7 +232,7 @@ def test_day_settles_after_its_end(day: tuple[int, int, int], hours: int, day_fo
         recorded.set("purchase", start + hour * HOUR, 1)
     clock = Clock(start + hours * HOUR + 2 * HOUR - 1)
     name = "braze_custom_events_daily_settled"
-    with running_exporter("{event: purchase, unit: day, refresh: 1s}", recorded, clock=clock) as exporter:
+    with running_exporter("{event: purchase, unit: day, refresh_interval: 1s}", recorded, clock=clock) as exporter:
         exporter.braze.day_format = day_format
         before = exporter.scrape()
         exporter.clock.advance(1)

@@ -121,7 +121,9 @@ def alertmanager_config(url: str) -> str:
 def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
     """A silent event is notified once, with its text and labels, and later as resolved; no other event is notified."""
     shop = GrowingTraffic()
-    extra_yaml = f"refresh: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
+    extra_yaml = (
+        f"refresh_interval: {{hour: 1s, day: 1s}}\nbudget: {{share: 0.5}}\nstate_file: {tmp_path / 'state.sqlite'}\n"
+    )
     with ExitStack() as stack:
         received = stack.enter_context(pager())
         manager = stack.enter_context(

@@ -349,7 +349,7 @@ SCENARIOS = {
         silent=(179, 194, 316, 400),
     ),
     "drop to the limit, and to just above it": Scenario(
-        workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.3, min: 10}}"),
+        workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 0.3, min_baseline: 10}}"),
         healthy_except({SETTLED: between(3, 5, 7.01, always(7)), BASELINE: always(10)}),
         fires={
             16: [
@@ -363,7 +363,7 @@ SCENARIOS = {
         silent=(14, 200, 290),
     ),
     "drop to zero": Scenario(
-        workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 1, min: 0}}"),
+        workspace_yaml(URL, "{event: purchase, baseline: {weeks: 4}, alerts: {drop: 1, min_baseline: 0}}"),
         healthy_except({SETTLED: between(3, 5, 1, always(0)), BASELINE: between(6, 99, 0, always(1))}),
         fires={
             16: [

@@ -38,8 +38,8 @@ URL = "https://rest.iad-01.braze.com"
 ONE, TWO, THREE = (f"d8b73da7-0b7c-fc72-1d80-2f6e9c41ab0{n}" for n in (1, 2, 3))
 EVENTS = """\
 {event: checkout_started, alerts: {below: 50}}
-{match: "checkout_.*", alerts: {below: 20, labels: {team: shop}}}
-{match: ".*", alerts: {below: 10}}"""
+{regex: "checkout_.*", alerts: {below: 20, labels: {team: shop}}}
+{regex: ".*", alerts: {below: 10}}"""
 
 
 def config(sections: str, events: str = "{event: purchase}") -> str:
@@ -71,8 +71,8 @@ def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
         fires={
             40: [
                 below("checkout_started", "30", "50"),
-                below("checkout_done", "15", "20", match="checkout_.*", team="shop"),
-                below("rare", "5", "10", match=".*"),
+                below("checkout_done", "15", "20", regex="checkout_.*", team="shop"),
+                below("rare", "5", "10", regex=".*"),
             ]
         },
         step=5,
@@ -97,12 +97,12 @@ def read_each(labels: str, last: float) -> dict[str, SampleFunction]:
 
 def test_stale_selector_list_fires(tmp_path: Path) -> None:
     """The alert fires three hours after the last successful read, but not for a list that is current or not needed."""
-    sections = "    campaigns: [{match: '.*'}]\n"
+    sections = "    campaigns: [{regex: '.*'}]\n"
     result = (
         healthy() | read_each('list="events"', 2) | read_each('list="campaigns"', 99) | read_each('list="products"', 0)
     )
     scenario = Scenario(
-        config(sections, "{event: purchase}\n{match: 'x.*'}"),
+        config(sections, "{event: purchase}\n{regex: 'x.*'}"),
         result,
         fires={320: [stale_list("events", "for 3h 19m 59s")]},
         silent=(60, 200, 310),
@@ -117,7 +117,7 @@ def test_never_read_list_fires_after_15_minutes(tmp_path: Path) -> None:
     Promtool's clock begins at 0, so the test uses a time far before 0.
     """
     scenario = Scenario(
-        config("", "{event: purchase}\n{match: 'x.*'}"),
+        config("", "{event: purchase}\n{regex: 'x.*'}"),
         healthy() | {series(LIST_READ, f'{PRODUCTION},list="events"'): between(0.5, 99, 1_800, always(-1.8e9))},
         fires={minute: [stale_list("events", "since the exporter started")] for minute in (16, 29)},
         silent=(14, 46, 100),
@@ -141,7 +141,7 @@ def campaign(name: str, ident: str) -> dict[str, SampleFunction]:
 
 def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
     """A regex matches campaigns by their names, which end in an id if two are the same, unless they have an entry."""
-    sections = f"    campaigns: [{{campaign: {THREE}}}, {{match: 'Win-back.*', alerts: {{below: 5}}}}]\n"
+    sections = f"    campaigns: [{{campaign: {THREE}}}, {{regex: 'Win-back.*', alerts: {{below: 5}}}}]\n"
     all_series = healthy(labels=f'{PRODUCTION},event="purchase"')
     names = {f"Win-back ({ONE})": ONE, "Win-back 2": TWO, "Win-back 3": THREE, "A Win-back": ONE[::-1]}
     for name, ident in names.items():
@@ -150,7 +150,7 @@ def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
         ExpectedAlert(
             "BrazeCampaignBelow",
             f"Messages of campaign {name} in workspace production: 3 in the newest settled day, below the limit of 5.",
-            {"workspace": "production", "campaign": name, "severity": "warning", "unit": "day", "match": "Win-back.*"},
+            {"workspace": "production", "campaign": name, "severity": "warning", "unit": "day", "regex": "Win-back.*"},
         )
         for name in (f"Win-back ({ONE})", "Win-back 2")
     ]
@@ -159,7 +159,7 @@ def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
 
 def test_tag_selector_excludes_named_entries() -> None:
     """A tag selector excludes no names from later regex selectors, since the names of its items are unknown."""
-    sections = "    campaigns: [{tag: cart}, {match: 'a.*', tag: b}, {match: '.*', alerts: {below: 5}}]\n"
+    sections = "    campaigns: [{tag: cart}, {regex: 'a.*', tag: b}, {regex: '.*', alerts: {below: 5}}]\n"
     plan = build_plan(load_config(config(sections), "x.yaml"))
     result = [(query.subject, query.subject.excluded) for query, _ in selector_queries(plan)]  # type: ignore[attr-defined]
     assert result == [("cart", ""), ("a.*", ""), (".*", "")]
@@ -167,7 +167,7 @@ def test_tag_selector_excludes_named_entries() -> None:
 
 def test_workspace_with_only_selectors_has_rules_and_dashboard(tmp_path: Path) -> None:
     """A workspace with only selectors has rules and panels that pass promtool."""
-    text = config("", "{match: 'a\\\\.b \\\"?.*', unit: day, alerts: {silent: 2d, above: 5}}\n{match: '.*'}")
+    text = config("", "{regex: 'a\\\\.b \\\"?.*', unit: day, alerts: {silent: 2d, above: 5}}\n{regex: '.*'}")
     rules = generated_rules(text)
     alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
     assert alerts.count("BrazeEventSilent") == alerts.count("BrazeEventAbove") == alerts.count("BrazeExporterDown") == 1

@@ -309,7 +309,7 @@ def test_several_workspaces_are_distinguished() -> None:
 
 def test_thresholds_follow_config() -> None:
     """The thresholds for bucket age, success age and the reserve follow the settings."""
-    slow = load_config(workspace_yaml(URL, "{event: purchase, settle: 2h, refresh: 15m}"), "config.yaml")
+    slow = load_config(workspace_yaml(URL, "{event: purchase, settle: 2h, refresh_interval: 15m}"), "config.yaml")
     panels_by_title = {panel["title"]: panel for panel in panels(build_dashboard(build_plan(slow), 0.35))}
     assert (
         panels_by_title["Age of the settled hour"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"]

@@ -287,7 +287,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with ExitStack() as stack:
         url = stack.enter_context(serve(braze)).url
         text = workspace_yaml(url, EVENTS) + OTHER_SECTIONS + workspace_item_yaml(url, STAGING, name="staging")
-        text = text.replace(str(NEW_YORK), str(zone)) + "refresh: {hour: 2s, day: 2s}\nbudget: {share: 0.5}\n"
+        text = text.replace(str(NEW_YORK), str(zone)) + "refresh_interval: {hour: 2s, day: 2s}\nbudget: {share: 0.5}\n"
         option = f"--config.file={write_file(directory / 'config.yaml', text)}"
         board = json.loads(run_program("dashboard", option).stdout)
         queries = tuple(with_listed_name(query) for query in build_plan(load_config(text, "config.yaml")).queries)

@@ -33,7 +33,7 @@ URL = "https://rest.iad-01.braze.com"
 ROOT = Path(__file__).parents[2]
 EVERYTHING = """
 {event: purchase, apps: [all, ios], segments: [all, vip], baseline: {weeks: 4}, alerts: {silent: 2h, drop: 0.5}}
-{event: purchase, unit: day, baseline: {weeks: 2}, alerts: {silent: 2d, drop: 1, min: 0, below: 0.5, above: 1000000}}
+{event: purchase, unit: day, baseline: {weeks: 2}, alerts: {silent: 2d, drop: 1, min_baseline: 0, below: 0.5, above: 9}}
 {event: signup, segments: [vip], alerts: {below: 5}}
 {event: login}
 """
@@ -114,7 +114,7 @@ CONFIGS = {
     "example": (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
     "demo": demo_config.build_config("http://127.0.0.1"),
     "everything": workspace_yaml(URL, EVERYTHING, extra_yaml="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
-    "every kind": workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}\n{match: 'x.*'}", extra_yaml=EVERY_KIND),
+    "every kind": workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}\n{regex: 'x.*'}", extra_yaml=EVERY_KIND),
     "odd names": names_config(*ODD_NAMES),
 }
 
@@ -262,10 +262,10 @@ def test_thresholds_follow_query() -> None:
         return {age for rule in rules for age in re.findall(r"time\(\) - .* ([<>] \d+)", rule["expr"])}
 
     assert ages("{event: a, alerts: {silent: 2h}}") == {"< 7200", "< 900", f"> {4 * HOUR}"}
-    assert ages("{event: a, refresh: 1m, alerts: {silent: 5h}}") == {f"< {5 * HOUR}", "< 600", f"> {5 * HOUR}"}
+    assert ages("{event: a, refresh_interval: 1m, alerts: {silent: 5h}}") == {f"< {5 * HOUR}", "< 600", f"> {5 * HOUR}"}
     assert ages("{event: a, unit: day, settle: 3h, alerts: {below: 5}}") == {"< 2700", f"> {75 * HOUR}"}
     assert ages("{event: a, alerts: {above: 5}}") == set()
-    mixed = "{event: a, refresh: 20m}\n{event: a, unit: day, alerts: {silent: 1d}}"
+    mixed = "{event: a, refresh_interval: 20m}\n{event: a, unit: day, alerts: {silent: 1d}}"
     assert ages(mixed) == {f"< {24 * HOUR}", "< 3600", "< 2700", f"> {74 * HOUR}"}
 
 
@@ -339,8 +339,8 @@ class ChangingTraffic(RecordedCounts):
 
 
 FAST_EVENTS = """
-{event: stops, refresh: 1s, apps: [all, ios], baseline: {weeks: 1}, alerts: {silent: 5s, drop: 1, above: 9000, for: 1s}}
-{event: continues, refresh: 1s, alerts: {silent: 5s, for: 1s}}
+{event: stops, apps: [all, ios], baseline: {weeks: 1}, alerts: {silent: 5s, drop: 1, above: 9000, for: 1s}}
+{event: continues, alerts: {silent: 5s, for: 1s}}
 {event: quiet, segments: [vip], unit: day, alerts: {below: 5, for: 1s, severity: page, labels: {team: "{{ growth }}"}}}
 """
 
@@ -370,7 +370,8 @@ def running_chain(directory: Path) -> Iterator[Chain]:
     with ExitStack() as stack:
         _, server = stack.enter_context(running_braze(ChangingTraffic()))
         path = write_file(
-            directory / "config.yaml", workspace_yaml(server.url, FAST_EVENTS, extra_yaml="budget: {share: 0.5}\n")
+            directory / "config.yaml",
+            workspace_yaml(server.url, FAST_EVENTS, extra_yaml="refresh_interval: {hour: 1s}\nbudget: {share: 0.5}\n"),
         )
         printed = run_program("rules", f"--config.file={path}").stdout
         rules = re.sub(r"for: \d+[mh]$", "for: 1s", printed, flags=re.MULTILINE)

@@ -77,7 +77,7 @@ def test_reserve_is_kept_when_others_use_the_limit() -> None:
 def test_reserve_is_kept_when_others_accelerate(spent_in_the_end: int) -> None:
     """The exporter makes no call once others have used all of the limit except the reserve."""
     with running_exporter(
-        EVENTS, silent_traffic(), extra_yaml="refresh: {hour: 1m}\nbudget: {share: 0.5}\n"
+        EVENTS, silent_traffic(), extra_yaml="refresh_interval: {hour: 1m}\nbudget: {share: 0.5}\n"
     ) as exporter:
         exporter.braze.limit = 10_000
         spent, left = 0, []
@@ -136,7 +136,7 @@ def test_empty_headers_stop_nothing(text: str | None) -> None:
 
 def test_rate_limit_without_headers_doubles_pause() -> None:
     """After a 429 without headers one call probes after 60, 120, 240, 480, 900 and 900 s, until one succeeds."""
-    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh_interval: {hour: 1m}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent"))
         scrape_until(exporter, NOW + 3_600, every=1)
         moments = [round(request.time - NOW) for request in exporter.braze.requests]
@@ -149,7 +149,7 @@ def test_rate_limit_without_headers_doubles_pause() -> None:
 
 def test_retry_after_is_obeyed() -> None:
     """Without rate limit headers of Braze, `Retry-After` sets the pause, as a proxy in front of Braze may send it."""
-    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh_interval: {hour: 1m}\n") as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent", retry_after="200"), times=1)
         scrape_until(exporter, NOW + 201, every=1)
         assert [request.time - NOW for request in exporter.braze.requests[:2]] == [0, 200]
@@ -216,7 +216,7 @@ def test_rejected_key_is_probed_every_two_minutes(status: int) -> None:
 
 def test_open_circuit_marks_all_queries_down_until_closed() -> None:
     """A key rejected for one query marks all queries down; when it works again, earlier responses still count."""
-    with running_exporter("{event: event 00}\n{event: event 01, refresh: 1h}", silent_traffic()) as exporter:
+    with running_exporter("{event: event 00}\n{event: event 01, refresh_interval: 1h}", silent_traffic()) as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(401), times=1)
         assert exporter.scrape().values(UP) == [0, 0]
@@ -314,14 +314,14 @@ def test_late_rejection_of_old_key_is_ignored(tmp_path: Path) -> None:
         assert exporter.scrape().values(UP) == [1] * 24
 
 
-@pytest.mark.parametrize("events", ["{event: event 00, refresh: 1h, baseline: {weeks: 1}}\n{event: event 01}"])
+@pytest.mark.parametrize("events", ["{event: event 00, refresh_interval: 1h, baseline: {weeks: 1}}\n{event: event 01}"])
 def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
     """If the rejected query is not repeated, as with history, another query probes after two minutes."""
 
     def refuse(exchange: Exchange) -> Reply:
         return response_faults.status(401)(exchange) if "ending_at" in exchange.request.params else exchange.reply
 
-    with running_exporter(events.replace("event 01", "event 01, refresh: 1h"), silent_traffic()) as exporter:
+    with running_exporter(events.replace("event 01", "event 01, refresh_interval: 1h"), silent_traffic()) as exporter:
         exporter.braze.inject(refuse)
         exporter.scrape()
         wait_until(lambda: exporter.page().values(UP) == [0, 0], "the history is refused")
@@ -347,7 +347,7 @@ def test_failing_start_probes_one_query_at_a_time(fault: Fault) -> None:
 def test_rate_limited_query_is_fetched_after_pause() -> None:
     """A query that got a 429 is fetched after the pause, without waiting for its refresh interval."""
     with running_exporter(
-        "{event: event 00, refresh: 12h}\n{event: event 01, refresh: 12h}", silent_traffic()
+        "{event: event 00, refresh_interval: 12h}\n{event: event 01, refresh_interval: 12h}", silent_traffic()
     ) as exporter:
         exporter.braze.inject(response_faults.rate_limited("absent"), times=1)
         exporter.scrape()
@@ -357,12 +357,12 @@ def test_rate_limited_query_is_fetched_after_pause() -> None:
 
 def test_reload_keeps_backoff() -> None:
     """Reloading the config repeatedly does not reset the back-off of failing queries."""
-    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh: {hour: 1m}\n") as exporter:
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh_interval: {hour: 1m}\n") as exporter:
         exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(503))
         for _ in range(30):
             scrape_until(exporter, exporter.clock.now + 120)
-            exporter.apply_config(EVENTS, extra_yaml="refresh: {hour: 1m}\n")
+            exporter.apply_config(EVENTS, extra_yaml="refresh_interval: {hour: 1m}\n")
         assert len(exporter.braze.requests) <= 24 * 8
 
 
@@ -444,7 +444,7 @@ def test_backoff_doubles_to_15_minutes(refresh: float, waits: list[float]) -> No
 def test_first_minute_after_outage_has_normal_call_rate(refresh: str) -> None:
     """After an hour of 503, no minute has more calls than the busiest minute before the outage."""
     jitter = random.Random(7)  # noqa: S311 - jitter, not secrets
-    extra_yaml = f"refresh: {{hour: {refresh}}}\n"
+    extra_yaml = f"refresh_interval: {{hour: {refresh}}}\n"
     with running_exporter(
         EVENTS, silent_traffic(), extra_yaml=extra_yaml, jitter=lambda: jitter.uniform(0.9, 1.1)
     ) as exporter:

@@ -64,7 +64,7 @@ def running_discovery(events: str, *names: str, extra_yaml: str = "") -> Iterato
 
 def test_selected_items_are_fetched_by_next_scrape() -> None:
     """The first scrape starts reading the list, and the next one fetches the selected events."""
-    with running_exporter("{match: 'cart_.*'}", shop("cart_a", "cart_b", "other"), reads_lists=True) as exporter:
+    with running_exporter("{regex: 'cart_.*'}", shop("cart_a", "cart_b", "other"), reads_lists=True) as exporter:
         page = exporter.scrape()
         assert exposed_events(page) == set()
         assert page.value("braze_exporter_queries", kind="custom_events", state="pending") == 0
@@ -81,7 +81,7 @@ def test_selected_items_are_fetched_by_next_scrape() -> None:
 def test_list_success_time_is_exposed() -> None:
     """The success time of a list is 0 at first, then that of the last complete read, and disappears with the list."""
     read = "braze_discovery_list_last_success_timestamp_seconds"
-    with running_exporter("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}", shop("a"), reads_lists=True) as exporter:
         assert exporter.page().value(read, workspace="production", list="events") == 0
         read_lists(exporter)
         first = exporter.clock.now
@@ -93,7 +93,7 @@ def test_list_success_time_is_exposed() -> None:
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         read_lists(exporter)
         assert exporter.page().value(read) == first + LIST_INTERVAL_SECONDS
-        exporter.apply_config("{match: '.*'}", **{"127.0.0.1": "localhost"})
+        exporter.apply_config("{regex: '.*'}", **{"127.0.0.1": "localhost"})
         assert exporter.page().value(read) == 0
         exporter.apply_config("{event: a}", **{"custom_events": "sessions", "{event: a}": "{unit: day}"})
         assert exporter.page().values(read) == []
@@ -101,7 +101,7 @@ def test_list_success_time_is_exposed() -> None:
 
 def test_list_is_read_hourly_while_scraped() -> None:
     """The list is read once an hour while scrapes arrive, and not at all without scrapes."""
-    with running_discovery("{match: '.*'}", "a") as exporter:
+    with running_discovery("{regex: '.*'}", "a") as exporter:
         for _ in range(11):
             exporter.clock.advance(300)
             read_lists(exporter)
@@ -117,7 +117,7 @@ def test_list_is_read_hourly_while_scraped() -> None:
 
 def test_unchanged_list_changes_nothing() -> None:
     """Reading an unchanged list makes no new plan."""
-    with running_discovery("{match: '.*'}", "a") as exporter:
+    with running_discovery("{regex: '.*'}", "a") as exporter:
         plan = exporter.exporter.plan
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         read_lists(exporter)
@@ -127,7 +127,7 @@ def test_unchanged_list_changes_nothing() -> None:
 
 def test_rejected_key_is_tried_once_by_list() -> None:
     """After a query was rejected, a list tries the key once, since the key may only lack a permission."""
-    with running_exporter("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         for _ in range(3):
             exporter.refresh()
@@ -137,7 +137,7 @@ def test_rejected_key_is_tried_once_by_list() -> None:
 
 def test_key_rejected_for_list_is_tried_by_query_at_once() -> None:
     """A key rejected for a list is tried by a query at once, even if no query is due."""
-    with running_exporter("{event: a, refresh: 12h}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{event: a, refresh_interval: 12h}", shop("a"), reads_lists=True) as exporter:
         read_lists(exporter)
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         exporter.braze.key = "another"
@@ -154,7 +154,7 @@ def test_key_rejected_for_list_is_tried_by_query_at_once() -> None:
 
 def test_list_with_open_circuit_is_not_deferred() -> None:
     """A list whose circuit is open is not counted as deferred."""
-    with running_exporter("{match: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}\n{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         for _ in range(5):
             read_lists(exporter)
@@ -165,7 +165,7 @@ def test_list_with_open_circuit_is_not_deferred() -> None:
 
 def test_list_result_keeps_circuit_open() -> None:
     """A successful list does not close the circuit of an endpoint whose permission is missing."""
-    with running_exporter("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
         exporter.braze.permissions = {"events.list"}
         exporter.refresh()
         read_lists(exporter)
@@ -179,7 +179,7 @@ def test_list_result_keeps_circuit_open() -> None:
 
 def test_added_and_removed_items_change_metrics() -> None:
     """An added event is fetched after the next read, a removed one disappears, and the others are unaffected."""
-    with running_discovery("{match: '.*'}", "gone", "stays") as exporter:
+    with running_discovery("{regex: '.*'}", "gone", "stays") as exporter:
         assert exposed_events(exporter.scrape()) == {"gone", "stays"}
         exporter.braze.traffic = shop("stays", "new")
         exporter.clock.advance(LIST_INTERVAL_SECONDS - 1)
@@ -202,7 +202,7 @@ def test_added_and_removed_items_change_metrics() -> None:
 @pytest.mark.parametrize("bad", [("a", "c"), ()], ids=str)
 def test_item_missing_once_is_kept(bad: Sequence[str]) -> None:
     """A list that lacks an item is read again a minute later; if the item is back, its counters continue."""
-    with running_discovery("{match: '.*', refresh: 6h}", "a", "b", "c") as exporter:
+    with running_discovery("{regex: '.*', refresh_interval: 6h}", "a", "b", "c") as exporter:
         assert exposed_events(exporter.scrape()) == {"a", "b", "c"}
         plan, good = exporter.exporter.plan, exporter.braze.traffic
         exporter.braze.traffic = shop(*bad)
@@ -227,7 +227,7 @@ def test_item_missing_once_is_kept(bad: Sequence[str]) -> None:
 
 def test_failed_list_keeps_previous_one() -> None:
     """A failure on any page keeps the previous list; the list is retried from its start with increasing delays."""
-    with running_discovery("{match: '.*', refresh: 6h}", "a", "b") as exporter:
+    with running_discovery("{regex: '.*', refresh_interval: 6h}", "a", "b") as exporter:
         assert exposed_events(exporter.scrape()) == {"a", "b"}
         exporter.braze.traffic = shop("other")
         exporter.braze.lists.page_size = 1
@@ -254,7 +254,7 @@ def test_failed_list_keeps_previous_one() -> None:
 
 def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A list failure is logged when it begins or its reason changes, and so is its end; the key is never logged."""
-    with running_discovery("{match: '.*'}", "a") as exporter, caplog.at_level(logging.INFO):
+    with running_discovery("{regex: '.*'}", "a") as exporter, caplog.at_level(logging.INFO):
         for fault in (
             response_faults.status(500),
             response_faults.status(500),
@@ -282,7 +282,7 @@ def test_counter_waits_for_hourly_selector_list() -> None:
 
     If the key may not read the list, the daily query has the counter.
     """
-    events = "{event: purchase, unit: day}\n{match: '.*'}"
+    events = "{event: purchase, unit: day}\n{regex: '.*'}"
     with running_exporter(events, RecordedCounts(events=["purchase"]), reads_lists=True) as exporter:
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         assert exporter.scrape().values("braze_custom_events_total") == []
@@ -317,20 +317,20 @@ def test_forbidden_list_is_read_daily(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"production": "staging"}, {"custom_events": "sessions", "{match: '.*'}": "{unit: day}"}]
+    "changes", [{"production": "staging"}, {"custom_events": "sessions", "{regex: '.*'}": "{unit: day}"}]
 )
 def test_list_removed_by_reload_is_not_deferred(changes: dict[str, str]) -> None:
     """A list that a reload removes while it is read is not counted as deferred, and its workspace gets no metrics."""
     workspace = changes.get("production", "production")
     extra_yaml = "budget: {share: 0.004}\n"
     with running_exporter(
-        "{match: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
+        "{regex: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
     ) as exporter:
         exporter.braze.lists.page_size = 1
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         exporter.refresh()
         exporter.braze.wait_for(1)
-        exporter.apply_config("{match: '.*'}", extra_yaml=extra_yaml, **changes)
+        exporter.apply_config("{regex: '.*'}", extra_yaml=extra_yaml, **changes)
         exporter.braze.clear_faults()
         wait_until(lambda: requested_pages(exporter) >= 4, "the share of an hour is used up")
         exporter.exporter._list_refresher.close()  # noqa: SLF001 - the thread ends after its last call
@@ -344,7 +344,7 @@ def test_deferred_list_resumes() -> None:
     """A list longer than an hour's share is read in parts, and used once it is complete."""
     extra_yaml = "budget: {share: 0.004}\n"
     with running_exporter(
-        "{match: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
+        "{regex: '.*'}", shop(*(f"e{n}" for n in range(6))), extra_yaml=extra_yaml, reads_lists=True
     ) as exporter:
         exporter.braze.lists.page_size = 1
         read_lists(exporter)
@@ -365,7 +365,7 @@ def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
     """Items beyond `max_queries` are skipped, counted and logged, and current items are kept."""
     with (
         caplog.at_level(logging.INFO),
-        running_discovery("{match: '.*'}", "m", "n", extra_yaml="max_queries: 2\n") as exporter,
+        running_discovery("{regex: '.*'}", "m", "n", extra_yaml="max_queries: 2\n") as exporter,
     ):
         assert exporter.page().value(SKIPPED) == 0
         exporter.braze.traffic = shop("a", "m", "n")
@@ -412,18 +412,18 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_reload_uses_known_lists() -> None:
     """A reload uses the known lists at once, except for a workspace with another url."""
-    with running_discovery("{match: 'a.*'}", "a1", "a2", "b") as exporter:
+    with running_discovery("{regex: 'a.*'}", "a1", "a2", "b") as exporter:
         exporter.refresh()
         exporter.braze.reset()
         exporter.clock.advance(10)
-        exporter.apply_config("{match: 'b'}\n{event: a1}")
+        exporter.apply_config("{regex: 'b'}\n{event: a1}")
         page = exporter.scrape()
         assert exposed_events(page) == {"a1", "b"}
         assert [request.event for request in series_requests(exporter.braze)] == ["b"]
         assert page.value(MATCHED) == 1
         exporter.apply_config("{event: a1}")
         assert exporter.page().values(FOUND) == []
-        exporter.apply_config("{match: 'b'}", **{"127.0.0.1": "localhost"})
+        exporter.apply_config("{regex: 'b'}", **{"127.0.0.1": "localhost"})
         assert exposed_events(exporter.page()) == set()
         read_lists(exporter)
         assert exposed_events(exporter.page()) == {"b"}
@@ -431,12 +431,12 @@ def test_reload_uses_known_lists() -> None:
 
 def test_reload_refreshes_lists() -> None:
     """The next scrape after a reload reads the lists, as another key may belong to another workspace of the url."""
-    with running_discovery("{match: '.*', refresh: 6h}", "a") as exporter:
+    with running_discovery("{regex: '.*', refresh_interval: 6h}", "a") as exporter:
         exporter.braze.traffic = shop("a", "b")
         exporter.clock.advance(60)
         read_lists(exporter)
         assert requested_pages(exporter) == 2
-        exporter.apply_config("{match: '.*', refresh: 6h}")
+        exporter.apply_config("{regex: '.*', refresh_interval: 6h}")
         read_lists(exporter)
         assert requested_pages(exporter) == 4
         assert exposed_events(exporter.page()) == {"a", "b"}
@@ -444,11 +444,11 @@ def test_reload_refreshes_lists() -> None:
 
 def test_scrape_does_not_wait_for_list() -> None:
     """While a list hangs, scrapes and reloads succeed; the list is used once it arrives."""
-    with running_exporter("{match: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}\n{event: a}", shop("a", "b"), reads_lists=True) as exporter:
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         started = time.monotonic()
         assert exposed_events(exporter.scrape()) == {"a"}
-        exporter.apply_config("{match: '.*'}\n{event: a}", extra_yaml="max_queries: 100\n")
+        exporter.apply_config("{regex: '.*'}\n{event: a}", extra_yaml="max_queries: 100\n")
         assert exposed_events(exporter.scrape()) == {"a"}
         assert time.monotonic() - started < 5
         exporter.braze.clear_faults()
@@ -459,7 +459,7 @@ def test_scrape_does_not_wait_for_list() -> None:
 
 def test_list_edit_without_query_change_keeps_plan() -> None:
     """A list change that affects no query, such as an edited campaign, makes no new plan."""
-    changes = {"    custom_events:": "    campaigns: [{match: '.*'}]\n    custom_events:"}
+    changes = {"    custom_events:": "    campaigns: [{regex: '.*'}]\n    custom_events:"}
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.inventory = Inventory(campaigns=(Campaign(WELCOME, "Welcome"),))
         exporter.apply_config("{event: a}", **changes)
@@ -522,7 +522,7 @@ def test_archived_campaign_keeps_name() -> None:
 def test_lists_leave_calls_to_queries() -> None:
     """In the default pool, a list leaves half of the burst to queries."""
     extra_yaml = "budget: {share: 0.001}\n"
-    changes = {"    custom_events:": "    segment_users: [{match: '.*', refresh: 1h}]\n    custom_events:"}
+    changes = {"    custom_events:": "    segment_users: [{regex: '.*', refresh_interval: 1h}]\n    custom_events:"}
     with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
         exporter.braze.inventory = Inventory(
             segments=tuple(Segment(f"{n:08}{WELCOME[8:]}", f"s{n}") for n in range(300))
@@ -536,7 +536,7 @@ def test_lists_leave_calls_to_queries() -> None:
 
 def test_closed_exporter_reads_no_list() -> None:
     """Closing the exporter ends the reading, also in the middle of a list."""
-    with running_exporter("{match: '.*'}", shop("a", "b", "c"), reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}", shop("a", "b", "c"), reads_lists=True) as exporter:
         exporter.braze.lists.page_size = 1
         exporter.braze.inject(transfer_faults.hold(), path="/events/list")
         exporter.refresh()
@@ -555,7 +555,7 @@ def test_internal_error_is_logged_and_retried(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unexpected error while applying a list is logged, and the next read is applied."""
-    with running_exporter("{match: '.*'}", shop("a"), reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}", shop("a"), reads_lists=True) as exporter:
         with monkeypatch.context() as patched:
             patched.setattr("braze_exporter.exporter.expand_selectors", lambda *_: 1 / 0)
             read_lists(exporter)

@@ -93,7 +93,9 @@ def test_query_has_all_settings_of_entry() -> None:
 def test_calls_per_hour_are_summed() -> None:
     """The calls per hour of a plan are the sum of one call per refresh interval of each query."""
     assert (
-        calls_per_hour(plan({"event": "a"}, {"event": "b", "unit": "day"}, {"event": "c", "refresh": "2h"}).queries)
+        calls_per_hour(
+            plan({"event": "a"}, {"event": "b", "unit": "day"}, {"event": "c", "refresh_interval": "2h"}).queries
+        )
         == 16.5
     )
     assert calls_per_hour([]) == 0
@@ -120,7 +122,7 @@ def test_fetch_length_includes_settled_bucket(unit: Unit, settle: int) -> None:
 
 
 REFRESHES = st.lists(st.tuples(st.integers(1, 100_000), st.sampled_from(Unit), st.booleans()), min_size=1, max_size=40)
-ADVICE = re.compile(r"set refresh ≥ (\d+)([sm]) for (.+), or configure fewer queries")
+ADVICE = re.compile(r"set refresh_interval ≥ (\d+)([sm]) for (.+), or configure fewer queries")
 UNIT_OF = {"hourly custom_events": "hour", "daily custom_events": "day"}
 
 
@@ -135,11 +137,12 @@ def test_advised_refresh_is_smallest_that_fits(
 
     def attempt(floors: Mapping[str, int]) -> None:
         events = [
-            {"event": f"e{number}", "unit": unit} | ({"refresh": f"{max(seconds, floors[unit])}s"} if own else {})
+            {"event": f"e{number}", "unit": unit}
+            | ({"refresh_interval": f"{max(seconds, floors[unit])}s"} if own else {})
             for number, (seconds, unit, own) in enumerate(requested)
         ]
-        refresh = {"hour": f"{max(hour, floors['hour'])}s", "day": f"{max(day, floors['day'])}s"}
-        plan(*events, refresh=refresh, budget={"share": share})
+        refresh_interval = {"hour": f"{max(hour, floors['hour'])}s", "day": f"{max(day, floors['day'])}s"}
+        plan(*events, refresh_interval=refresh_interval, budget={"share": share})
 
     calls = sum(3_600 / (seconds if own else {"hour": hour, "day": day}[unit]) for seconds, unit, own in requested)
     if calls <= 250_000 * share:

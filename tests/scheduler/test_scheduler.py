@@ -161,7 +161,8 @@ def test_scrape_ends_at_deadline() -> None:
 def test_most_overdue_query_is_fetched_first() -> None:
     """With one connection, queries are fetched in the order in which they became due."""
     with running_exporter(
-        "{event: event 00, refresh: 10m}\n{event: event 01, refresh: 5m}\n{event: event 02, refresh: 7m}",
+        "{event: event 00, refresh_interval: 10m}\n{event: event 01, refresh_interval: 5m}\n"
+        "{event: event 02, refresh_interval: 7m}",
         silent_traffic(),
         extra_yaml="budget: {concurrency: 1}\n",
     ) as exporter:
@@ -208,21 +209,21 @@ def test_rate_limit_pauses_pool_until_reset() -> None:
 )
 def test_rate_limit_without_reset_pauses_one_minute(headers: dict[str, str | None]) -> None:
     """After a 429 without a usable reset the pool pauses for 60 seconds."""
-    with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
+    with running_exporter("{event: purchase, refresh_interval: 1s}", silent_traffic()) as exporter:
         exporter.braze.inject(rate_limited(headers), times=1)
         assert_pauses_after_call(exporter, 60)
 
 
 def test_relative_lower_case_reset_is_parsed() -> None:
     """A small reset value is a number of seconds, and header names are case-insensitive."""
-    with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
+    with running_exporter("{event: purchase, refresh_interval: 1s}", silent_traffic()) as exporter:
         exporter.braze.inject(rate_limited({"X-RateLimit-Reset": None, "x-ratelimit-reset": "90"}), times=1)
         assert_pauses_after_call(exporter, 90)
 
 
 def test_reset_is_by_braze_clock() -> None:
     """An exporter whose clock is an hour ahead still waits until Braze's window ends."""
-    with running_exporter("{event: purchase, refresh: 1s}", silent_traffic()) as exporter:
+    with running_exporter("{event: purchase, refresh_interval: 1s}", silent_traffic()) as exporter:
         exporter.braze.clock = lambda: exporter.clock.now - HOUR
         exporter.braze.inject(rate_limited({"X-RateLimit-Reset": str(int(NOW) - HOUR + 500)}), times=1)
         assert_pauses_after_call(exporter, 500)

@@ -70,7 +70,7 @@ def selection_counts(plan: Plan) -> dict[str, tuple[int, int, int]]:
 def test_regex_selects_matches_in_name_order() -> None:
     """A regex selects the items it matches, for each app of its entry; queries of named entries come first."""
     plan = plan_of(
-        {"custom_events": [{"match": "cart_.*", "apps": ["all", "ios"], "baseline": {"weeks": 3}}, {"event": "b"}]},
+        {"custom_events": [{"regex": "cart_.*", "apps": ["all", "ios"], "baseline": {"weeks": 3}}, {"event": "b"}]},
         {EVENT_LIST: ["cart_b", "b", "cart_a", "CART_c", "a cart_d", " "]},
     )
     assert describe_queries(plan) == ["b hour", "cart_a hour", "cart_a ios hour", "cart_b hour", "cart_b ios hour"]
@@ -82,7 +82,7 @@ def test_regex_selects_matches_in_name_order() -> None:
 
 def test_selector_without_list_has_no_queries() -> None:
     """Without the list, a plan has only the queries of named entries, and knows which lists are required."""
-    written = build_test_config({"custom_events": [{"match": ".*"}, {"event": "a"}], "canvases": [{"tag": "x"}]})
+    written = build_test_config({"custom_events": [{"regex": ".*"}, {"event": "a"}], "canvases": [{"tag": "x"}]})
     plan = build_plan(written)
     assert expand_selectors(plan, written.settings, {}) == plan
     assert describe_queries(plan) == ["a hour"]
@@ -93,7 +93,7 @@ def test_selector_without_list_has_no_queries() -> None:
 def test_counter_waits_for_finer_unit() -> None:
     """A daily query has no counter while an hourly selector that matches its event waits for its list."""
     written = build_test_config(
-        {"custom_events": [{"match": "a.*"}, *({"event": name, "unit": "day"} for name in ("a1", "b"))]}
+        {"custom_events": [{"regex": "a.*"}, *({"event": name, "unit": "day"} for name in ("a1", "b"))]}
     )
     plan, pending = build_plan(written), {("production", EVENT_LIST)}
     waiting = expand_selectors(plan, written.settings, {}, pending=pending)
@@ -114,7 +114,7 @@ def test_counter_waits_for_finer_unit() -> None:
 def test_segments_with_same_name_are_disambiguated() -> None:
     """A segment whose name equals the disambiguated name of another gets its own id as a suffix."""
     rows = [ListItem(ONE, "Sale"), ListItem(TWO, "Sale"), ListItem(THREE, f"Sale ({ONE})")]
-    plan = plan_of({"segment_users": [{"match": ".*"}]}, {SEGMENT_LIST: rows})
+    plan = plan_of({"segment_users": [{"regex": ".*"}]}, {SEGMENT_LIST: rows})
     names = [query.subject for query in plan.queries]
     assert len(names) == len(set(names)) == 3
     assert f"Sale ({TWO})" in names
@@ -125,11 +125,11 @@ def test_named_entry_wins_over_selector() -> None:
     plan = plan_of(
         {
             "custom_events": [
-                {"match": ".*", "apps": ["all", "ios"], "refresh": "10m"},
-                {"event": "a", "refresh": "1h"},
+                {"regex": ".*", "apps": ["all", "ios"], "refresh_interval": "10m"},
+                {"event": "a", "refresh_interval": "1h"},
                 {"event": "a", "unit": "day"},
-                {"match": "a|b", "refresh": "20m"},
-                {"match": "b", "unit": "day"},
+                {"regex": "a|b", "refresh_interval": "20m"},
+                {"regex": "b", "unit": "day"},
             ]
         },
         {EVENT_LIST: ["a", "b"]},
@@ -147,14 +147,14 @@ def test_named_entry_wins_over_selector() -> None:
 
 def test_selector_expands_for_every_kind() -> None:
     """Segments, campaigns and Canvases are requested by id and labelled by name; products are requested by name."""
-    every = {"match": ".*"}
+    every = {"regex": ".*"}
     plan = plan_of(
         {
             "segment_users": [{"segment": "vip"}, every],
-            "campaigns": [{"campaign": ONE}, {"tag": "cart"}, {"match": "Old.*", "tag": "x"}],
+            "campaigns": [{"campaign": ONE}, {"tag": "cart"}, {"regex": "Old.*", "tag": "x"}],
             "canvases": [every],
             "purchases": [every, {"product": "all"}],
-            "revenue": [{"match": "b"}],
+            "revenue": [{"regex": "b"}],
         },
         {
             SEGMENT_LIST: [ListItem(VIP.upper(), "VIP"), ListItem(TWO, "vip"), ListItem(THREE, "QA", is_tracked=False)],
@@ -191,7 +191,7 @@ def test_selector_expands_for_every_kind() -> None:
 
 def test_items_beyond_max_queries_are_skipped() -> None:
     """An item whose queries do not fit is skipped whole, by order of entries and names; smaller ones still fit."""
-    entries = [{"match": "b.*"}, {"match": ".*", "apps": ["all", "ios"]}, {"event": "own"}]
+    entries = [{"regex": "b.*"}, {"regex": ".*", "apps": ["all", "ios"]}, {"event": "own"}]
     events = ["a", "b1", "b2", "c", "own"]
     plan = plan_of({"custom_events": entries}, {EVENT_LIST: events}, max_queries=6)
     assert describe_queries(plan) == ["own hour", "b1 hour", "b2 hour", "a hour", "a ios hour", "b1 ios hour"]
@@ -201,7 +201,7 @@ def test_items_beyond_max_queries_are_skipped() -> None:
 
 def test_current_items_are_kept() -> None:
     """A new item does not displace a current one while that is listed."""
-    sections = {"custom_events": [{"match": ".*"}]}
+    sections = {"custom_events": [{"regex": ".*"}]}
     before = plan_of(sections, {EVENT_LIST: ["m", "n"]}, max_queries=2)
     after = plan_of(sections, {EVENT_LIST: ["a", "m", "n"]}, before.queries, max_queries=2)
     assert describe_queries(after) == ["m hour", "n hour"]
@@ -213,7 +213,7 @@ def test_current_items_are_kept() -> None:
 
 def test_items_beyond_budget_are_skipped() -> None:
     """A pool's selected items use at most its share minus the cost of its lists, and other pools are unaffected."""
-    sections = {"purchases": [{"match": ".*", "refresh": "30m"}], "custom_events": [{"match": ".*"}]}
+    sections = {"purchases": [{"regex": ".*", "refresh_interval": "30m"}], "custom_events": [{"regex": ".*"}]}
     products, events = [f"p{n:03}" for n in range(60)], [f"e{n:03}" for n in range(60)]
     names = {PRODUCT_LIST: products, EVENT_LIST: events}
     plan = plan_of(sections, names, calls=5)  # lists take 10 of the pool's 100 calls, and each product takes 2
@@ -223,7 +223,7 @@ def test_items_beyond_budget_are_skipped() -> None:
 
 def test_longer_lists_keep_current_items() -> None:
     """Longer lists leave fewer calls for new items, but current items are kept."""
-    sections = {"purchases": [{"match": ".*", "refresh": "30m"}]}
+    sections = {"purchases": [{"regex": ".*", "refresh_interval": "30m"}]}
     names = {PRODUCT_LIST: [f"p{n:03}" for n in range(60)]}
     before = plan_of(sections, names, calls=10)
     after = plan_of(sections, names, before.queries, calls=60)
@@ -234,7 +234,7 @@ def test_longer_lists_keep_current_items() -> None:
 
 def test_items_beyond_history_budget_are_skipped() -> None:
     """The cost of baseline history limits a selector too, and skipped items are counted."""
-    entry = {"match": ".*", "baseline": {"weeks": 52}, "refresh": "1h"}
+    entry = {"regex": ".*", "baseline": {"weeks": 52}, "refresh_interval": "1h"}
     plan = plan_of({"custom_events": [entry]}, {EVENT_LIST: [f"e{n:04}" for n in range(500)]})
     (usage,) = plan.pool_usage
     assert is_within_budget(usage)
@@ -291,7 +291,7 @@ def test_suggestions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_removed_item_keeps_name_without_query() -> None:
     """A configured campaign that was removed keeps its last name, and a selector does not select it."""
-    written = build_test_config({"campaigns": [{"campaign": ONE}, {"campaign": TWO.upper()}, {"match": ".*"}]})
+    written = build_test_config({"campaigns": [{"campaign": ONE}, {"campaign": TWO.upper()}, {"regex": ".*"}]})
     known = snapshots({CAMPAIGN_LIST: [ListItem(THREE, "Same")]})
     plan = build_plan(written)
     last_names = dict(zip(map(name_key, plan.queries), ("Same", "Own"), strict=True))
@@ -302,7 +302,7 @@ def test_removed_item_keeps_name_without_query() -> None:
 
 def test_names_differing_by_case_are_distinct() -> None:
     """Event names that differ only in case are distinct."""
-    assert describe_queries(plan_of({"custom_events": [{"match": "(?i)login"}]}, {EVENT_LIST: ["Login", "login"]})) == [
+    assert describe_queries(plan_of({"custom_events": [{"regex": "(?i)login"}]}, {EVENT_LIST: ["Login", "login"]})) == [
         "Login hour",
         "login hour",
     ]
@@ -310,7 +310,7 @@ def test_names_differing_by_case_are_distinct() -> None:
 
 def test_selected_items_have_entry_alerts() -> None:
     """Each selected query has the alerts of its entry."""
-    plan = plan_of({"custom_events": [{"match": "a.*", "alerts": {"below": 1}}]}, {EVENT_LIST: ["a1", "a2", "b"]})
+    plan = plan_of({"custom_events": [{"regex": "a.*", "alerts": {"below": 1}}]}, {EVENT_LIST: ["a1", "a2", "b"]})
     assert [query.request_value for query, _ in plan.alerts] == ["a1", "a2"]
 
 
@@ -320,15 +320,15 @@ ROWS = st.builds(
 )
 SUBJECTS: Mapping[str, list[dict[str, Any]]] = {
     "custom_events": [
-        {"match": ".*"},
-        {"match": "a.*", "apps": ["all", "ios"]},
+        {"regex": ".*"},
+        {"regex": "a.*", "apps": ["all", "ios"]},
         {"event": "a"},
-        {"match": "b", "unit": "day"},
+        {"regex": "b", "unit": "day"},
     ],
-    "segment_users": [{"match": ".*"}, {"segment": "vip"}],
-    "campaigns": [{"match": ".*"}, {"tag": "b"}, {"campaign": ONE}],
-    "canvases": [{"match": "a.*", "tag": "b"}, {"canvas": TWO}],
-    "purchases": [{"match": ".*"}, {"product": "all"}, {"product": "b"}],
+    "segment_users": [{"regex": ".*"}, {"segment": "vip"}],
+    "campaigns": [{"regex": ".*"}, {"tag": "b"}, {"campaign": ONE}],
+    "canvases": [{"regex": "a.*", "tag": "b"}, {"canvas": TWO}],
+    "purchases": [{"regex": ".*"}, {"product": "all"}, {"product": "b"}],
 }
 SECTIONS = st.fixed_dictionaries(
     {},
@@ -366,7 +366,7 @@ def test_any_list_gives_consistent_plan(
     settings: dict[str, Any] = {
         "max_queries": most,
         "budget": {"share": share},
-        "refresh": {"hour": "30m", "day": "40m"},
+        "refresh_interval": {"hour": "30m", "day": "40m"},
     }
     try:
         own = build_plan(build_test_config(sections, **settings))
@@ -397,5 +397,5 @@ def test_any_list_gives_consistent_plan(
 @pytest.mark.parametrize("calls", [1, 101])
 def test_lists_using_whole_pool_leave_no_budget(calls: int) -> None:
     """When lists use the whole share of a pool, selectors select no products."""
-    plan = plan_of({"purchases": [{"match": ".*"}]}, {PRODUCT_LIST: ["a"]}, calls=calls)
+    plan = plan_of({"purchases": [{"regex": ".*"}]}, {PRODUCT_LIST: ["a"]}, calls=calls)
     assert selection_counts(plan) == {"purchases": (1, 1, int(calls > 100))}

@@ -203,7 +203,7 @@ def test_paused_pool_is_shown(problem: Callable[[ExporterRig], None], first: str
 
 def test_spent_budget_is_shown() -> None:
     """Queries that are deferred for the budget show when it allows the next call."""
-    events = "\n".join(f"{{event: event {number}, refresh: 1h}}" for number in range(3))
+    events = "\n".join(f"{{event: event {number}, refresh_interval: 1h}}" for number in range(3))
     with running_exporter(events, RecordedCounts(events=[]), extra_yaml="budget: {share: 0.001}\n") as exporter:
         exporter.braze.limit = 1_000  # a thousandth of it is one call an hour
         exporter.scrape()
@@ -248,7 +248,7 @@ def read_lists(exporter: ExporterRig) -> None:
 
 def test_selector_workspace_waits_for_list() -> None:
     """A workspace is not healthy while selectors wait for a list, match nothing, or have skipped items."""
-    with running_exporter("{match: 'p.*|s.*'}", shop(), extra_yaml="max_queries: 1\n", reads_lists=True) as exporter:
+    with running_exporter("{regex: 'p.*|s.*'}", shop(), extra_yaml="max_queries: 1\n", reads_lists=True) as exporter:
         waits = "Selectors of custom_events are waiting for Braze's list of events."
         assert workspace_messages(exporter) == ["pending", waits]
         exporter.braze.permissions = {"events.data_series"}
@@ -264,11 +264,11 @@ def test_selector_workspace_waits_for_list() -> None:
         selectors = "Selectors of custom_events match"
         skipped = f"{selectors} 2 of 2 events, 1 skipped. Raise max_queries or budget.share, or match fewer events."
         assert workspace_messages(exporter) == ["warning", skipped, "The only query is up."]
-        exporter.apply_config("{match: 'p.*|s.*'}")
+        exporter.apply_config("{regex: 'p.*|s.*'}")
         exporter.clock.advance(300)
         exporter.scrape()
         assert workspace_messages(exporter) == ["ok", "All 2 queries are up.", f"{selectors} 2 of 2 events."]
-        exporter.apply_config("{match: 'x'}")
+        exporter.apply_config("{regex: 'x'}")
         read_lists(exporter)
         assert workspace_messages(exporter) == ["warning", f"{selectors} 0 of 2 events."]
         exporter.braze.inject(response_faults.status(503), path="/events/list")
@@ -284,13 +284,13 @@ def test_selector_workspace_waits_for_list() -> None:
 
 def test_key_rejected_for_list_is_shown_with_list_retry() -> None:
     """Without a query, the list shows when the key is tried again."""
-    with running_exporter("{match: '.*'}", shop(), reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}", shop(), reads_lists=True) as exporter:
         exporter.braze.key = "another"
         read_lists(exporter)
         rejected = "Braze's list of events could not be read: 401 Unauthorized: API key rejected"
         assert workspace_messages(exporter)[:2] == ["error", f"{rejected}. Next attempt at 07:22."]
         assert len(workspace_messages(exporter)) == 3
-        exporter.apply_config("{match: '.*'}\n{event: purchase}")
+        exporter.apply_config("{regex: '.*'}\n{event: purchase}")
         read_lists(exporter)
         assert workspace_messages(exporter)[:2] == [
             "error",
