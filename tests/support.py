@@ -230,7 +230,7 @@ def all_sections_yaml(campaign: str, canvas: str, product: str) -> str:
         segments: [all, vip]
       - unit: day
     purchases:
-      - product: all
+      - unit: hour
       - product: {product!r}
         apps: [all, ios]
     revenue:

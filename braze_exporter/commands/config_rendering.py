@@ -134,9 +134,9 @@ def _name_entries(kind: SeriesKind, result: ListResult, configured_names: set[st
         other = next((name for name in names_by_casefold[item.name.casefold()] if name != item.name), None)
         note = f'differs from "{shorten(other)}" only in case' if other is not None else ""
         skip_reason = _ALREADY_CONFIGURED if item.name in configured_names else "" if item.name.strip() else "no name"
-        if kind is PURCHASES and item.name == ALL:
-            skip_reason = "reserved for all products together"
-        yield _ConfigLine(f"- {kind.subject_label}: {quote_scalar(item.name)}", (note,), skip_reason)
+        # The config reserves the name `all` of a product, but a regex can select it.
+        key = "regex" if kind is PURCHASES and item.name == ALL else kind.subject_label
+        yield _ConfigLine(f"- {key}: {quote_scalar(item.name)}", (note,), skip_reason)
 
 
 def _id_entries(kind: SeriesKind, result: ListResult, configured_ids: set[str]) -> Iterator[_ConfigLine]:

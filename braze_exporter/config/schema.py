@@ -36,6 +36,7 @@ from braze_exporter.config.values import (
     OptionalInstance,
     OptionalKeyFile,
     OptionalPath,
+    OptionalProduct,
     OptionalRegex,
     OptionalSegment,
     OptionalText,
@@ -293,10 +294,10 @@ class Sessions(Entry):
 class Purchases(RegexEntry):
     """One entry of `purchases` or `revenue`: one product or all products together, for each of the apps."""
 
-    example: ClassVar[str] = "- product: all"
+    example: ClassVar[str] = "- unit: hour"
 
-    product: OptionalText = Field(
-        None, description="exact name of the product in Braze, or `all` for all products together"
+    product: OptionalProduct = Field(
+        None, description="exact name of the product in Braze; without it and without `regex`, all products together"
     )
     unit: UnitName = Field(Unit.HOUR, description="bucket width")
     apps: AppSelection = (ALL,)
@@ -304,7 +305,7 @@ class Purchases(RegexEntry):
     @property
     def query_spec(self) -> QuerySpec:
         """The queries of the product, of all products or of the selector."""
-        return QuerySpec(self.subject_or_selector(None if self.product == ALL else self.product), self.unit, self.apps)
+        return QuerySpec(self.subject_or_selector(self.product), self.unit, self.apps)
 
 
 class SegmentUsers(RegexEntry):

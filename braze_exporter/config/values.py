@@ -139,6 +139,15 @@ def _validate_configured_name(value: object) -> str:
     return _validate_text(value)
 
 
+def _validate_product(value: object) -> str:
+    if value == ALL:
+        raise InvalidValueError(
+            f'the name "{ALL}" is reserved; leave product out for all products together, or set regex: {ALL} for a '
+            "product of this name"
+        )
+    return _validate_text(value)
+
+
 def _validate_mapping_of_ids(value: object) -> object:
     if not isinstance(value, dict):
         raise InvalidValueError("must be a mapping of names to Braze API identifiers, such as {ios: 3bbc4555-…}")
@@ -339,6 +348,7 @@ LabelName = Annotated[str, BeforeValidator(_validate_label_name)]
 AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_validate_mapping_of_labels), _LABELS]
 OptionalId = Annotated[str | None, BeforeValidator(_validate_braze_id), _ID]
 OptionalSegment = Annotated[str | None, BeforeValidator(_validate_configured_name), _NAME]
+OptionalProduct = Annotated[str | None, BeforeValidator(_validate_product), _NAME]
 OptionalRegex = Annotated[Regex | None, BeforeValidator(_validate_regex), _PATTERN]
 OptionalTimeZone = Annotated[ZoneInfo | None, BeforeValidator(_validate_timezone), _ZONE]
 OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _URL]

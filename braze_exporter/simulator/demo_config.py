@@ -67,7 +67,7 @@ workspaces:
     sessions:
       - apps: [all, ios, android]
     purchases:
-      - product: all
+      - unit: hour
       - product: Gift card
     revenue:
       - unit: day

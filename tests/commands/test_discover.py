@@ -83,7 +83,7 @@ workspaces:
     purchases:
       - product: "P: 1"
       # - product: " "  # no name
-      # - product: all  # reserved for all products together
+      - regex: all
 """
 
 
@@ -233,7 +233,7 @@ def test_too_many_items_print_a_warning(braze: tuple[FaultInjectingBraze, Server
     done = run_discover(config)
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == (
-        "warning: production: 36 entries exceed max_queries, which is 20; copy only the entries to monitor"
+        "warning: production: 37 entries exceed max_queries, which is 20; copy only the entries to monitor"
     )
     assert done.stdout.count("- event:") == 30
 
@@ -252,7 +252,7 @@ def test_closed_pipe_is_no_error(braze: tuple[FaultInjectingBraze, Server], tmp_
         process.stdout.close()
         message = process.stderr.read()
     assert process.returncode == 1
-    assert message.splitlines()[-1].startswith("warning: production: 9,006 entries exceed max_queries")
+    assert message.splitlines()[-1].startswith("warning: production: 9,007 entries exceed max_queries")
 
 
 @contextlib.contextmanager

@@ -211,6 +211,7 @@ def test_app_and_segment_variables_exist_where_configured() -> None:
         "event",
         "app",
         "segment",
+        "product",
         "campaign",
         "canvas",
         "channel",

@@ -153,7 +153,7 @@ def test_selector_expands_for_every_kind() -> None:
             "segment_users": [{"segment": "vip"}, every],
             "campaigns": [{"campaign": ONE}, {"tag": "cart"}, {"regex": "Old.*", "tag": "x"}],
             "canvases": [every],
-            "purchases": [every, {"product": "all"}],
+            "purchases": [every, {}],
             "revenue": [{"regex": "b"}],
         },
         {
@@ -248,7 +248,7 @@ def test_unlisted_subjects_are_reported() -> None:
     plan = plan_of(
         {
             "custom_events": [{"event": "Purchase"}, {"event": "purchase"}, {"event": "purchase", "unit": "day"}],
-            "purchases": [{"product": "all"}, {"product": "Mug"}],
+            "purchases": [{}, {"product": "Mug"}],
             "campaigns": [{"campaign": ONE.upper()}, {"campaign": TWO}],
             "segment_users": [{"segment": "vip"}],
         },
@@ -328,7 +328,7 @@ SUBJECTS: Mapping[str, list[dict[str, Any]]] = {
     "segment_users": [{"regex": ".*"}, {"segment": "vip"}],
     "campaigns": [{"regex": ".*"}, {"tag": "b"}, {"campaign": ONE}],
     "canvases": [{"regex": "a.*", "tag": "b"}, {"canvas": TWO}],
-    "purchases": [{"regex": ".*"}, {"product": "all"}, {"product": "b"}],
+    "purchases": [{"regex": ".*"}, {}, {"product": "b"}],
 }
 SECTIONS = st.fixed_dictionaries(
     {},
