@@ -152,7 +152,10 @@ class Alerts(Model):
     wait: Duration = Field(
         default=900.0,
         alias="for",
-        description="how long a condition must last before its alert fires, and how long the alert fires afterwards",
+        description="how long a condition must last before its alert fires",
+    )
+    keep_firing_for: OptionalDuration = Field(
+        default=None, description="how long an alert keeps firing after its condition has ended; default: as `for`"
     )
     severity: Text = Field("warning", description="value of the label `severity`")
     labels: AlertLabels = Field(

@@ -149,6 +149,7 @@ class QueryAlerts:
             wait=alerts.wait,
             summary=summary,
             description=description,
+            keep_firing_for=alerts.wait if alerts.keep_firing_for is None else alerts.keep_firing_for,
             severity=alerts.severity,
             # Without the unit, the hourly and the daily alert would have the same labels.
             labels={**alerts.labels, "unit": query.unit.value, **QueryExpr(query).identity, **self._selector_labels},

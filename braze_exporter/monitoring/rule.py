@@ -13,10 +13,10 @@ RUNBOOKS = "https://github.com/braze-exporter/braze-exporter/blob/main/README.md
 class Rule:
     """An alerting rule.
 
-    `wait` is both `for` and `keep_firing_for`, in seconds. `summary` and `description` are Prometheus templates, in
-    which names from the config come from labels only. `severity` and `labels` are plain text. `labels` repeat those of
-    the series, because promtool rejects two rules with the same name and labels. `runbook` is the heading in the
-    README, if it differs from the name.
+    `wait` is `for`, in seconds. `keep_firing_for` is in seconds too, or None if the rule has none. `summary` and
+    `description` are Prometheus templates, in which names from the config come from labels only. `severity` and
+    `labels` are plain text. `labels` repeat those of the series, because promtool rejects two rules with the same name
+    and labels. `runbook` is the heading in the README, if it differs from the name.
     """
 
     alert: str
@@ -24,6 +24,7 @@ class Rule:
     wait: float
     summary: str
     description: str
+    keep_firing_for: float | None = None
     severity: str = "warning"
     labels: Mapping[str, str] = field(default_factory=dict)
     runbook: str = ""
@@ -31,11 +32,12 @@ class Rule:
     def as_dict(self) -> dict[str, object]:
         """Return the rule as it is written to a rule file."""
         labels = {"severity": self.severity, **self.labels}
+        keep = {} if self.keep_firing_for is None else {"keep_firing_for": format_duration(self.keep_firing_for)}
         return {
             "alert": self.alert,
             "expr": self.expr,
             "for": format_duration(self.wait),
-            "keep_firing_for": format_duration(self.wait),
+            **keep,
             "labels": {name: _escape_template(value) for name, value in labels.items() if value},
             "annotations": {
                 "summary": self.summary,

@@ -62,12 +62,8 @@ def test_alert_defaults_are_as_documented() -> None:
     entry = "workspaces: [{name: a, instance: US-01, api_key_env: K, custom_events: [{event: e, alerts: {below: 5}}]}]"
     (entry_alerts,) = (alerts for _, alerts in build_plan(load_config(entry, "x.yaml")).alerts)
     assert (entry_alerts.below, entry_alerts.silent, entry_alerts.above, entry_alerts.drop) == (5, None, None, None)
-    assert (entry_alerts.min_baseline, entry_alerts.wait, entry_alerts.severity, entry_alerts.labels) == (
-        10,
-        900,
-        "warning",
-        {},
-    )
+    assert (entry_alerts.min_baseline, entry_alerts.wait, entry_alerts.keep_firing_for) == (10, 900, None)
+    assert (entry_alerts.severity, entry_alerts.labels) == ("warning", {})
 
 
 def test_defaults_are_as_documented() -> None:

@@ -126,8 +126,26 @@ def test_rules_pass_promtool(name: str, tmp_path: Path) -> None:
     assert yaml.safe_load(as_yaml(document)) == document
     assert_promtool_accepts(tmp_path, as_yaml(document))
     for rule in alerts_of(document):
-        assert rule["keep_firing_for"] == rule["for"]
         assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+
+
+def test_keep_firing_for_defaults_to_for() -> None:
+    """Alerts of entries keep firing for `keep_firing_for`, by default for as long as `for`; built-in ones do not."""
+    events = """
+        {event: a, alerts: {silent: 2h}}
+        {event: b, alerts: {silent: 2h, for: 1h}}
+        {event: c, alerts: {silent: 2h, for: 1h, keep_firing_for: 90s}}
+    """
+    delays = {
+        rule["labels"].get("event", "built-in"): (rule["for"], rule.get("keep_firing_for"))
+        for rule in alerts_of(generated_rules(workspace_yaml(URL, events)))
+    }
+    assert {**delays, "built-in": delays["built-in"][1]} == {
+        "a": ("15m", "15m"),
+        "b": ("1h", "1h"),
+        "c": ("1h", "1m30s"),
+        "built-in": None,
+    }
 
 
 any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
