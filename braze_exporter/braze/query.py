@@ -33,10 +33,9 @@ class Query:
     without that filter. All ids are as written in the config or in Braze's list. `refresh_seconds`,
     `settle_seconds` and `max_age_seconds` are in seconds. `length` is the number of buckets to request. `zone` is the
     company's time zone in Braze. `baseline_weeks` is the number of weeks that the baseline covers, 0 without a
-    baseline. `ending_at` is the end of the requested range in seconds since the epoch, or None for the current time.
-    `channels` and `stats` are the message statistics to export, empty for all.
-    `has_counter` is false while an hourly selector whose list was not read yet may add the query that is the source of
-    the counter.
+    baseline. `channels` and `stats` are the message statistics to export, all if empty. `ending_at` is the end of the
+    requested range in seconds since the epoch, or None for the current time. `has_counter` is false while an hourly
+    selector whose list was not read yet may add the query that is the source of the counter.
     """
 
     workspace: str
@@ -55,10 +54,10 @@ class Query:
     length: int = 24
     zone: ZoneInfo = UTC
     baseline_weeks: int = 0
-    ending_at: int | None = None
-    has_counter: bool = True
     channels: tuple[str, ...] = ()
     stats: tuple[str, ...] = ()
+    ending_at: int | None = None
+    has_counter: bool = True
 
     @property
     def request_value(self) -> str:

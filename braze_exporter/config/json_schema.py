@@ -82,7 +82,7 @@ def _property_schema(schema: Json) -> Json:
         (kept,) = [choice for choice in schema.pop("anyOf") if choice != {"type": "null"}]
         schema = {**kept, **schema}
     default = schema.get("default")
-    if default is None or isinstance(default, dict):
+    if default is None or default == [] or isinstance(default, dict):
         schema.pop("default", None)
     elif schema["type"] == "string" and not isinstance(default, str):
         schema["default"] = format_duration(default)

@@ -17,10 +17,10 @@ from braze_exporter.config.schema import (
     SECTIONS,
     Alerts,
     Entry,
+    MessagesEntry,
     RegexEntry,
     SegmentUsers,
     Settings,
-    TagEntry,
     Workspace,
 )
 from braze_exporter.config.secrets import Secret
@@ -30,6 +30,8 @@ from braze_exporter.config.values import ALL, did_you_mean, is_same_file
 _MISPLACED_KEYS = dict.fromkeys(
     ("api_key", "key", "token"), "the API key must not be in the config; set api_key_file or api_key_env instead"
 )
+# The keys of a workspace that define names for its entries. Entries have lists of these names under the same keys.
+_DEFINED_NAMES = ("apps", "segments")
 # The maximum number of queries that are compared to find duplicates. A plan cannot have more.
 _MAX_COMPARED = 1_000_000
 _KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
@@ -151,7 +153,7 @@ class _Loader:
             if len(given) != 1:
                 both = f"{' and '.join(pair)} are mutually exclusive; remove one of them"
                 self._add_problem((*path, *given[1:]), both if given else f"{' or '.join(pair)} is required")
-        for names in ("apps", "segments"):
+        for names in _DEFINED_NAMES:
             self._check_unique_ids(data.get(names), (*path, names))
         entries = {section: self._build_entries(section, data, path) for section in SECTIONS if section in data}
         if not entries and not self.allow_empty:
@@ -186,8 +188,8 @@ class _Loader:
             if spec is not None and spec.alerts is not None:
                 alerts_path = (*path, index, "alerts")
                 self._check_alerts(_KINDS_BY_SECTION[section], spec, spec.alerts, data["alerts"], alerts_path)
-            for names in ("apps", "segments"):
-                self._check_choices(data.get(names), (*path, index, names), data_of_workspace.get(names))
+            for key in (*_DEFINED_NAMES, "channels", "stats"):
+                self._check_names(data.get(key), (*path, index, key), data_of_workspace)
             if issubclass(SECTIONS[section], RegexEntry):
                 present_keys = {RENAMED_KEYS.get(key, key) for key in data}
                 self._check_subject(_KINDS_BY_SECTION[section], present_keys, (*path, index))
@@ -263,17 +265,17 @@ class _Loader:
                     (*path, name), f'has the same identifier as "{echo_value(other)}"; remove one of them'
                 )
 
-    def _check_choices(self, raw: object, path: KeyPath, defined: object) -> None:
-        """Check that the workspace defines each name in `apps` or `segments` of an entry, and that none is repeated."""
-        names = str(path[-1])
+    def _check_names(self, raw: object, path: KeyPath, data_of_workspace: Mapping[str, Any]) -> None:
+        """Check that no name in a list of an entry is repeated, and that the workspace defines apps and segments."""
+        key = str(path[-1])
         seen: set[str] = set()
         for index, name in enumerate(raw if isinstance(raw, list) else ()):
             if not isinstance(name, str) or not name.strip():
                 continue  # the validation of the entry reports it
             if name in seen:
                 self._add_problem((*path, index), f'duplicate name "{echo_value(name)}"; remove one of them')
-            elif name != ALL:
-                self._check_known(name, (*path, index), names, defined)
+            elif key in _DEFINED_NAMES and name != ALL:
+                self._check_known(name, (*path, index), key, data_of_workspace.get(key))
             seen.add(name)
 
     def _check_known(self, name: str, path: KeyPath, names: str, defined: object) -> None:
@@ -299,6 +301,10 @@ class _Loader:
         if alerts.below is not None and alerts.above is not None and alerts.below >= alerts.above:
             text = f"must be less than above, which is {alerts.above:,.15g}; values between the two do not fire"
             self._add_problem((*path, "below"), text)
+        primary_stats, stats = kind.metric_group.primary_stats, entry.query_spec.stats
+        if primary_stats and stats and not {*primary_stats} & {*stats}:
+            text = f"counts {' and '.join(primary_stats)}, but stats contains neither; add one of them to stats"
+            self._add_problem(path, text)
         if alerts.silent is None:
             return
         if not any(metric_group.is_additive for metric_group in kind.metric_groups):
@@ -358,6 +364,6 @@ def _entry_identity(entry: Entry) -> tuple[object, ...]:
 
 def _identity_text(section: str) -> str:
     """Return the keys that distinguish the queries of a section, as text."""
-    own = [name for name in SECTIONS[section].model_fields if name not in TagEntry.model_fields]
+    own = [name for name in SECTIONS[section].model_fields if name not in MessagesEntry.model_fields]
     words = [name.removesuffix("s") for name in own]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -29,6 +29,7 @@ from braze_exporter.config.values import (
     ALL,
     MAPPING,
     AlertLabels,
+    Channels,
     Duration,
     NamedIds,
     OptionalDuration,
@@ -44,6 +45,7 @@ from braze_exporter.config.values import (
     OptionalUrl,
     OptionalVariable,
     Selection,
+    Stats,
     Text,
     UnitName,
     number_range,
@@ -168,12 +170,17 @@ ALERT_CONDITIONS = ("silent", "below", "above", "drop")
 
 
 class QuerySpec(NamedTuple):
-    """The queries of an entry: one of `subject` for each combination of the apps and the segments."""
+    """The queries of an entry: one of `subject` for each combination of the apps and the segments.
+
+    `channels` and `stats` are the parts of message statistics to export, all if empty.
+    """
 
     subject: str = ""
     unit: Unit = Unit.DAY
     apps: tuple[str, ...] = (ALL,)
     segments: tuple[str, ...] = (ALL,)
+    channels: tuple[str, ...] = ()
+    stats: tuple[str, ...] = ()
 
 
 class Entry(Model):
@@ -335,7 +342,14 @@ class Users(Entry):
         return QuerySpec(apps=self.apps)
 
 
-class Campaign(TagEntry):
+class MessagesEntry(TagEntry):
+    """An entry whose responses contain message statistics by channel, of which it may export only some."""
+
+    channels: Channels = Field((), description="channels to export, by their names in Braze's API; default: all")
+    stats: Stats = Field((), description="message statistics to export, by their names in Braze's API; default: all")
+
+
+class Campaign(MessagesEntry):
     """One entry of `campaigns`: a campaign, by its Braze identifier."""
 
     example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
@@ -345,10 +359,10 @@ class Campaign(TagEntry):
     @property
     def query_spec(self) -> QuerySpec:
         """The query of the campaign or the selector."""
-        return QuerySpec(self.subject_or_selector(self.campaign))
+        return QuerySpec(self.subject_or_selector(self.campaign), channels=self.channels, stats=self.stats)
 
 
-class Canvas(TagEntry):
+class Canvas(MessagesEntry):
     """One entry of `canvases`: a Canvas, by its Braze identifier."""
 
     example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
@@ -358,7 +372,7 @@ class Canvas(TagEntry):
     @property
     def query_spec(self) -> QuerySpec:
         """The query of the Canvas or the selector."""
-        return QuerySpec(self.subject_or_selector(self.canvas))
+        return QuerySpec(self.subject_or_selector(self.canvas), channels=self.channels, stats=self.stats)
 
 
 class Workspace(Model):

@@ -154,10 +154,21 @@ def _validate_mapping_of_ids(value: object) -> object:
     return value
 
 
-def _validate_list_of_names(value: object) -> object:
-    if not isinstance(value, list) or not value:
-        raise InvalidValueError(f"must be a non-empty list of names, such as [{ALL}]")
-    return value
+def _non_empty_list(of: str) -> BeforeValidator:
+    """Return a validator for non-empty lists; `of` describes the items in the message for other values."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, list) or not value:
+            raise InvalidValueError(f"must be a non-empty list of {of}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _validate_message_part(value: object) -> str:
+    if value == ALL:
+        raise InvalidValueError(f'must be a name in Braze, not "{ALL}"; without the list, everything is exported')
+    return _validate_text(value)
 
 
 @functools.cache
@@ -312,6 +323,15 @@ _IDS = WithJsonSchema(
 _NAMES = WithJsonSchema(
     {"title": "list of names", "type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "uniqueItems": True}
 )
+_MESSAGE_PARTS = WithJsonSchema(
+    {
+        "title": f"list of strings other than `{ALL}`",
+        "type": "array",
+        "items": _NAME_SCHEMA,
+        "minItems": 1,
+        "uniqueItems": True,
+    }
+)
 _LABELS = WithJsonSchema(
     {
         "title": "mapping of label names to strings",
@@ -339,7 +359,14 @@ UnitName = Annotated[Unit, BeforeValidator(_validate_unit), _UNIT]
 ConfiguredName = Annotated[str, BeforeValidator(_validate_configured_name), _NAME]
 BrazeId = Annotated[str, BeforeValidator(_validate_braze_id), _ID]
 NamedIds = Annotated[dict[ConfiguredName, BrazeId], BeforeValidator(_validate_mapping_of_ids), _IDS]
-Selection = Annotated[tuple[Text, ...], BeforeValidator(_validate_list_of_names), _NAMES]
+Selection = Annotated[tuple[Text, ...], _non_empty_list(f"names, such as [{ALL}]"), _NAMES]
+MessagePart = Annotated[str, BeforeValidator(_validate_message_part)]
+Channels = Annotated[
+    tuple[MessagePart, ...], _non_empty_list("channels in Braze, such as [email, ios_push]"), _MESSAGE_PARTS
+]
+Stats = Annotated[
+    tuple[MessagePart, ...], _non_empty_list("statistics in Braze, such as [sent, delivered]"), _MESSAGE_PARTS
+]
 # Types of optional keys. A key without a value is refused, because `timezone:` alone is a mistake.
 OptionalDuration = Annotated[float | None, BeforeValidator(_validate_duration), _SECONDS]
 OptionalText = Annotated[str | None, BeforeValidator(_validate_text), _TEXT]

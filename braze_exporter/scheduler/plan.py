@@ -211,6 +211,8 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
             length=_query_length(query_spec.unit, settle),
             zone=workspace.timezone or UTC,
             baseline_weeks=entry.baseline.weeks if entry.baseline is not None else 0,
+            channels=query_spec.channels,
+            stats=query_spec.stats,
         )
 
 

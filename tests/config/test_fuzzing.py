@@ -47,11 +47,13 @@ GOOD: dict[str, Any] = {
                         "below": 100,
                         "above": 5000,
                         "for": "30m",
+                        "keep_firing_for": "1h",
                         "severity": "critical",
                         "labels": {"team": "growth"},
                     },
                 },
             ],
+            "campaigns": [{"tag": "cart", "channels": ["email", "sms"], "stats": ["sent", "opens"]}],
         },
         {
             "name": "staging",

@@ -33,7 +33,17 @@ UNDETECTABLE: tuple[str, ...] = (
     "key-",
     "merge-",
 )
-UNDETECTABLE += ("name-twice", "plan-", "purchases-too", "same-", "state-file-", "surrogate-", "timezone-", "url-")
+UNDETECTABLE += (
+    "name-twice",
+    "plan-",
+    "purchases-too",
+    "same-",
+    "state-file-",
+    "stats-without-",
+    "surrogate-",
+    "timezone-",
+    "url-",
+)
 # JSON Schema also treats 10.0 as an integer, and it cannot require a duration of at least a second.
 UNDETECTABLE += ("concurrency-fraction", "share-nan", "duration-milliseconds", "duration-zero")
 ODD_VALUES: tuple[object, ...] = (None, True, 1, 0.5, "", "all", "5m", [], {})

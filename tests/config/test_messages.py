@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from braze_exporter.braze.query import Query
 from braze_exporter.config.document import ConfigError, parse
 from braze_exporter.config.loading import Config, find_missing_keys, load_config, read_config
 from braze_exporter.scheduler.plan import build_plan
@@ -26,6 +27,12 @@ def expected(room: str, name: str) -> list[str]:
     return (CONFIG_DIRECTORY / room / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
+def describe_parts(query: Query) -> str:
+    """Return the channels and the statistics to which a query is limited, if any."""
+    parts = {"channels": query.channels, "stats": query.stats}
+    return "".join(f" {name}={','.join(names)}" for name, names in parts.items() if names)
+
+
 def describe_plan(config: Config) -> Iterator[str]:
     """Yield a line for each query, pool, workspace and alert group of a config."""
     plan = build_plan(config)
@@ -35,13 +42,15 @@ def describe_plan(config: Config) -> Iterator[str]:
         times = (
             f"refresh={query.refresh_seconds:.9g} settle={query.settle_seconds:.9g} max_age={query.max_age_seconds:.9g}"
         )
-        yield f"{query.metric_group.name} {labels!r} {ids} {query.unit} x {query.length} in {query.zone} {times}"
+        query_text = f"{query.metric_group.name} {labels!r} {ids} {query.unit} x {query.length} in {query.zone} {times}"
+        yield query_text + describe_parts(query)
     for selector in plan.selectors:
         list_endpoint = selector.kind.list_endpoint
         assert list_endpoint is not None
         for query in selector.queries:
             query_text = f"{query.metric_group.name} per {query.unit}"
-            yield f"{selector.workspace}: {query_text} selected by {query.subject!r} in {list_endpoint.path}"
+            selection = f"{query_text} selected by {query.subject!r} in {list_endpoint.path}"
+            yield f"{selector.workspace}: {selection}{describe_parts(query)}"
     for cost in plan.pool_usage:
         usage = f"{cost.hourly_calls:g} of {cost.allowed_hourly_calls:g} calls"
         yield f"{cost.workspace}: {cost.query_count} queries in pool {cost.pool.name} need {usage}"

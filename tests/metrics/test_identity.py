@@ -64,13 +64,13 @@ def test_no_two_series_have_same_labels(
     """A page has no duplicate series, for any ids and names in Braze and the config."""
     entries = [{"campaign": item} for item in dict.fromkeys(item.lower() for item in configured)]
     sections = {
-        "campaigns": [*entries, {"match": ".*"}],
-        "canvases": [{"match": ".*"}],
-        "segment_users": [{"segment": "vip"}, {"match": ".*"}],
+        "campaigns": [*entries, {"regex": ".*"}],
+        "canvases": [{"regex": ".*"}],
+        "segment_users": [{"segment": "vip"}, {"regex": ".*"}],
     }
     extra_yaml = "".join(f"    {name}: {json.dumps(value)}\n" for name, value in sections.items())
     events = RecordedCounts(events=["Sale", "sale", IDS[0]])
-    with running_exporter("{match: '.*'}", events, extra_yaml=extra_yaml, reads_lists=True) as exporter:
+    with running_exporter("{regex: '.*'}", events, extra_yaml=extra_yaml, reads_lists=True) as exporter:
         for inventory, days in states:
             campaign, canvas = rows_of(days)
             exporter.braze.clear_faults()
