@@ -320,7 +320,7 @@ class _Loader:
             for section, group in entries.items()
             for entry in group
             for subject, requested in [
-                (_entry_identity(entry.spec), entry.spec.query_spec)
+                (_entry_identity(_KINDS_BY_SECTION[section], entry.spec), entry.spec.query_spec)
             ]  # computed once per entry, not per query
             for app, segment in product(set(requested.apps), set(requested.segments))
         )
@@ -357,13 +357,19 @@ class _Loader:
         return None
 
 
-def _entry_identity(entry: Entry) -> tuple[object, ...]:
-    """Return the values that distinguish entries of a section with the same unit, app and segment."""
-    return (entry.is_selector, getattr(entry, "regex", None), getattr(entry, "tag", None), entry.query_spec.subject)
+def _entry_identity(kind: SeriesKind, entry: Entry) -> tuple[object, ...]:
+    """Return the values that distinguish entries of a kind with the same unit, app and segment.
+
+    Ids are compared in lower case.
+    """
+    subject = entry.query_spec.subject
+    is_id = kind.is_identified_by_id and not entry.is_selector
+    selector = (getattr(entry, "regex", None), getattr(entry, "tag", None))
+    return (entry.is_selector, *selector, subject.lower() if is_id else subject)
 
 
 def _identity_text(section: str) -> str:
     """Return the keys that distinguish the queries of a section, as text."""
     own = [name for name in SECTIONS[section].model_fields if name not in MessagesEntry.model_fields]
-    words = [name.removesuffix("s") for name in own]
+    words = [name.removesuffix("s") if name in _DEFINED_NAMES else name for name in own]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
