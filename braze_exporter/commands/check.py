@@ -9,12 +9,12 @@ from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.commands.plan import read_plan, refuse_shared_state_file
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, read_config
-from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.scheduler.plan import build_plan, raised_settings
 from braze_exporter.state import StateFileError, UnreadableError, inspect_state_file
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Validate a config, print its queries and calls per hour, and return the exit code.
+    """Validate a config, print its queries, calls per hour and raised settings, and return the exit code.
 
     Without `--live`, neither the network nor the API keys are used. With it, the command also fails if a finding is a
     problem.
@@ -35,6 +35,8 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"{usage.hourly_calls:,.0f} calls per hour in the {usage.pool.name} pool{startup}; "
             f"budget.share allows {usage.allowed_hourly_calls:,.0f} of {usage.pool.per_hour:,.0f}"
         )
+    for raised in raised_settings(config):
+        print(raised.render(config.source))
     if options.web_config_file:
         from braze_exporter.web.config_file import read_web_config
 

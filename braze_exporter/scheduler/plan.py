@@ -12,9 +12,10 @@ from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
 from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, UTC, SeriesKind, Unit
 from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.braze.query import Query
-from braze_exporter.config.document import KeyPath
+from braze_exporter.config.document import KeyPath, Problem
 from braze_exporter.config.loading import Config, LocatedEntry
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
+from braze_exporter.config.values import format_duration
 
 # How many fetches in a row may be missed without being a sign of a failure.
 MAX_MISSED_REFRESHES = 3
@@ -165,9 +166,50 @@ def build_plan(config: Config) -> Plan:
     return Plan(queries, pool_usages, alerts, selectors)
 
 
+def raised_settings(config: Config) -> list[Problem]:
+    """Return each duration in the file that is shorter than its minimum, with the value that is used instead.
+
+    The result is in the order of the file. Durations that the file does not set are not reported.
+    """
+    raised = {
+        (path, text)
+        for workspace in config.workspaces
+        for section, group in workspace.entries.items()
+        for entry in group
+        for path, text in _raised_durations(config.settings, _KINDS_BY_SECTION[section], entry)
+        if path in config.document.lines
+    }
+    return list(config.make_error(raised).problems)
+
+
+def _raised_durations(settings: Settings, kind: SeriesKind, entry: LocatedEntry) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the path of each duration of `entry` that is raised, and the value that is used instead."""
+    spec, unit = entry.spec, entry.spec.query_spec.unit
+    refresh, settle = _refresh_seconds(settings, kind, spec), _settle_seconds(settings, kind, spec)
+    if refresh > (spec.refresh_interval or settings.refresh_interval.for_unit(unit)):
+        path = (*entry.path, "refresh_interval") if spec.refresh_interval else ("refresh_interval", unit.value)
+        yield path, f"is raised to {format_duration(refresh)} for {kind.section}, the minimum"
+    if settle > (spec.settle or settings.settle.for_unit(unit)):
+        path = (*entry.path, "settle") if spec.settle else ("settle", unit.value)
+        yield path, f"is raised to {format_duration(settle)} for {kind.section}, the minimum"
+    max_age = _max_age_seconds(settings, spec, refresh)
+    if max_age > (spec.max_age or settings.max_age):
+        path = (*entry.path, "max_age") if spec.max_age else ("max_age",)
+        yield path, f"is raised to {format_duration(max_age)} for {kind.section}, twice the refresh_interval"
+
+
 def is_within_budget(usage: PoolUsage) -> bool:
     """Return whether `budget.share` of the pool suffices for all calls in `usage`, startup calls included."""
     return not _exceeds_share(usage) and not _exceeds_history(usage)
+
+
+def _refresh_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float:
+    interval = entry.refresh_interval or settings.refresh_interval.for_unit(entry.query_spec.unit)
+    return max(interval, kind.min_refresh_seconds)
+
+
+def _max_age_seconds(settings: Settings, entry: Entry, refresh: float) -> float:
+    return max(entry.max_age or settings.max_age, 2 * refresh)
 
 
 def _settle_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float:
@@ -185,9 +227,7 @@ def _query_length(unit: Unit, settle: float) -> int:
 
 def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, entry: Entry) -> Iterator[Query]:
     query_spec = entry.query_spec
-    refresh = max(
-        entry.refresh_interval or settings.refresh_interval.for_unit(query_spec.unit), kind.min_refresh_seconds
-    )
+    refresh = _refresh_seconds(settings, kind, entry)
     settle = _settle_seconds(settings, kind, entry)
     subject_id = query_spec.subject if kind.is_identified_by_id and not entry.is_selector else ""
     if kind is SEGMENT_USERS and not entry.is_selector:
@@ -207,7 +247,7 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
             segment_id=segment_id,
             refresh_seconds=refresh,
             settle_seconds=settle,
-            max_age_seconds=max(entry.max_age or settings.max_age, 2 * refresh),
+            max_age_seconds=_max_age_seconds(settings, entry, refresh),
             length=_query_length(query_spec.unit, settle),
             zone=workspace.timezone or UTC,
             baseline_weeks=entry.baseline.weeks if entry.baseline is not None else 0,

@@ -355,6 +355,32 @@ def test_check_prints_calls_per_hour(tmp_path: Path) -> None:
     )
 
 
+def test_check_prints_raised_settings(tmp_path: Path) -> None:
+    """`check` prints each duration in the file that is raised to a minimum, with the kind and the minimum."""
+    extra_yaml = """\
+    purchases: [{refresh_interval: 5m}, {product: Mug}, {product: Cup, refresh_interval: 20m}]
+    uninstalls:
+      - settle: 1h
+        max_age: 30m
+    monthly_active_users: [{settle: 2d}]
+refresh_interval: {hour: 5m}
+max_age: 1h
+"""
+    events = "{event: a, refresh_interval: 45m}\n{event: b}"
+    text = workspace_yaml("https://rest.iad-01.braze.com", events, extra_yaml=extra_yaml)
+    config = write_file(tmp_path / "config.yaml", text)
+    done = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.removeprefix(f"{config}:") for line in done.stdout.splitlines()[3:]] == [
+        "11: workspaces[0].purchases[0].refresh_interval: is raised to 15m for purchases, the minimum",
+        "13: workspaces[0].uninstalls[0].settle: is raised to 1d for uninstalls, the minimum",
+        "14: workspaces[0].uninstalls[0].max_age: is raised to 2h for uninstalls, twice the refresh_interval",
+        "16: refresh_interval.hour: is raised to 15m for purchases, the minimum",
+        "17: max_age: is raised to 1h30m for custom_events, twice the refresh_interval",
+        "17: max_age: is raised to 2h for monthly_active_users, twice the refresh_interval",
+    ]
+
+
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     """`check` and `serve` refuse a config with too many calls an hour and print the figures and the setting."""
