@@ -14,6 +14,7 @@ import yaml
 from support import run_program
 
 from braze_exporter import __version__
+from braze_exporter.config.json_schema import build_schema
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.schema import Settings
 from braze_exporter.scheduler.plan import build_plan
@@ -54,6 +55,15 @@ def test_example_config_shows_every_default() -> None:
     first, second = (load_config(content, "config.example.yaml") for content in (text, everything))
     assert build_plan(first) == build_plan(second)
     assert first.settings == second.settings
+
+
+def test_example_config_shows_every_key() -> None:
+    """Each key of the config is in the example, as a setting or in a comment."""
+    text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
+    schema = build_schema()
+    keys = {key for mapping in (schema, *schema["$defs"].values()) for key in mapping["properties"]}
+    assert {"workspaces", "keep_firing_for", "channels", "stats", "regex"} <= keys
+    assert {key for key in keys if not re.search(rf"\b{key}: ?", text)} == set()
 
 
 @pytest.mark.parametrize("text", [block for block in fenced("yaml") if "custom_events" in block])
