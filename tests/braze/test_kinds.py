@@ -381,6 +381,28 @@ def test_variations_without_id_are_series_of_their_own() -> None:
     assert page.value(MESSAGES_TOTAL, variation_id="", variation="B", stat="sent") == 50
 
 
+def test_channels_and_stats_limit_exported_series() -> None:
+    """Only the channels and statistics of the entry are exported, and the other values of the campaign."""
+    entry = f"campaign: {CAMPAIGN.id}, channels: [email], stats: [sent, opens]"
+    with run_every_kind(f"    campaigns:\n      - {{{entry}}}\n") as (exporter, figures):
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
+        page = exporter.scrape()
+        selected = {
+            (dict(labels)["channel"], dict(labels)["stat"]) for labels in samples_by_labels(page, MESSAGES_TOTAL)
+        }
+        assert selected == {("email", "sent"), ("email", "opens")}
+        assert page.values("braze_campaign_message_revenue_dollars_total") == []
+        assert page.values("braze_campaign_conversions_daily_latest") == [3]
+        assert len(page.values("braze_campaign_messages_daily_latest")) == 2
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 150)
+        exporter.clock.advance(900)
+        exporter.refresh()
+        exporter.apply_config("{event: purchase}", extra_yaml=f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n")
+        page = exporter.page()
+    assert page.value(MESSAGES_TOTAL, channel="ios_push", stat="sent") == 50  # counted since the first response
+    assert page.value("braze_campaign_messages_daily_latest", channel="ios_push", stat="sent") == 150
+
+
 def test_messages_that_ended_are_absent() -> None:
     """A campaign whose `messages` are empty since five days has no message statistics, and its other values stay."""
     stopped = datetime.fromtimestamp(TODAY - 5 * DAY, NEW_YORK).date().isoformat()
