@@ -72,7 +72,7 @@ def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
     failed, problems = "failed to reload config: ", refused.text
     assert problems.startswith(failed)
     assert all(line.startswith(f"{path}:1: workspaces[") for line in problems.removeprefix(failed).splitlines())
-    assert all(line.startswith(("ts=", "{")) for line in program.lines)
+    assert all(line.startswith(("time=", "{")) for line in program.lines)
     done = run_program("check", f"--config.file={config(server.url, tmp_path / 'again.yaml')}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1 + len(NAMES)
@@ -82,7 +82,7 @@ def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
 def test_failure_names_query_on_one_line(form: str, tmp_path: Path) -> None:
     """The log names each failed query on one line of limited length, for any name and any message from Braze."""
     with running_braze(RecordedCounts(events=list(NAMES.values()))) as (braze, server):
-        braze.inject(response_faults.status(400, "no\nts=2026 level=error msg=forged <script> " * 100))
+        braze.inject(response_faults.status(400, "no\ntime=2026 level=ERROR msg=forged <script> " * 100))
         path = config(server.url, tmp_path / "config.yaml")
         with Program.start([f"--config.file={path}", f"--log.format={form}"]) as program:
             program.scrape()
@@ -92,5 +92,5 @@ def test_failure_names_query_on_one_line(form: str, tmp_path: Path) -> None:
     assert len(program.lines) == len(failures) + len(lists) + 2
     assert max(map(len, program.lines)) < 8_000
     for line in failures:
-        assert line.startswith("ts=" if form == "logfmt" else '{"ts"')
-        assert not re.search(r"(?<![\"\\ ])ts=2026 level=error msg=forged", line)
+        assert line.startswith("time=" if form == "logfmt" else '{"time"')
+        assert not re.search(r"(?<![\"\\ ])time=2026 level=ERROR msg=forged", line)

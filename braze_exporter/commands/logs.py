@@ -1,4 +1,4 @@
-"""Write one log line per record to stderr, as JSON or as logfmt."""
+"""Write one log line per record to stderr, as JSON or as logfmt, in the format of Prometheus 3 (Go's `slog`)."""
 
 import atexit
 import contextlib
@@ -14,6 +14,13 @@ from typing import Any, Literal
 
 Format = Literal["logfmt", "json"]
 LEVELS = ("debug", "info", "warn", "error")
+# The levels whose names differ between Go's `slog` and Python.
+_LEVEL_NAMES = {logging.WARNING: "WARN", logging.CRITICAL: "ERROR"}
+# Printable characters that make quotes necessary.
+_QUOTED_LETTERS = ' "=\N{REPLACEMENT CHARACTER}'
+# The short escape sequences of Go's quoted strings.
+_ESCAPES = dict(zip('\a\b\f\n\r\t\v\\"', map("\\{}".format, 'abfnrtv\\"'), strict=True))
+_MAX_ASCII, _MAX_UTF16_UNIT = 0x7F, 0xFFFF
 # The maximum number of queued lines. While stderr blocks, further lines are dropped.
 _MAX_QUEUED_LINES = 1_000
 # How long the process waits at exit for queued lines to be written.
@@ -32,9 +39,9 @@ class Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, without a line break at its end."""
-        level = "warn" if record.levelno == logging.WARNING else record.levelname.lower()
+        level = _LEVEL_NAMES.get(record.levelno, record.levelname)
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        fields: dict[str, object] = {"ts": moment, "level": level, "msg": record.getMessage()}
+        fields: dict[str, object] = {"time": moment, "level": level, "msg": record.getMessage()}
         record_fields = getattr(record, "fields", None)
         if isinstance(record_fields, Mapping):
             fields.update({name: _truncate(value) for name, value in record_fields.items()})
@@ -50,9 +57,22 @@ def _truncate(value: object) -> object:
 
 
 def _format_logfmt_value(value: object) -> str:
+    """Return `value` as text, quoted by the rules of Go's `slog.TextHandler`."""
     text = str(value)
-    plain = text and all(letter.isprintable() and letter not in ' "=\\' for letter in text)
-    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
+    is_plain = text and all(letter.isprintable() and letter not in _QUOTED_LETTERS for letter in text)
+    return text if is_plain else f'"{"".join(map(_escape, text))}"'
+
+
+def _escape(letter: str) -> str:
+    """Return a character as in a quoted string of Go."""
+    code = ord(letter)
+    if letter in _ESCAPES:
+        return _ESCAPES[letter]
+    if letter.isprintable():
+        return letter
+    if code <= _MAX_ASCII:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= _MAX_UTF16_UNIT else f"\\U{code:08x}"
 
 
 class _LineHandler(QueueHandler):

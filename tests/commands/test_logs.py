@@ -94,23 +94,62 @@ def record(message: str, level: int = logging.INFO, **fields: object) -> logging
     return record_
 
 
-def test_logfmt_lines_are_escaped() -> None:
-    """Values with spaces, quotes or control characters are quoted and stay on one line."""
-    formatted = logs.Formatter("logfmt").format(
-        record("hello", event='say "hi"\n', plain="a/b", empty="", umlaut="günstig")
-    )
-    expected = (
-        r'ts=2026-11-23T12:20:00.250Z level=info msg=hello event="say \"hi\"\n" plain=a/b empty="" umlaut=günstig'
-    )
-    assert formatted == expected
+def test_logfmt_line_starts_with_time_level_and_message() -> None:
+    """A logfmt line has the keys and the format of a line of Prometheus 3."""
+    formatted = logs.Formatter("logfmt").format(record("Exporter started", event="purchase", number=3))
+    assert formatted == 'time=2026-11-23T12:20:00.250Z level=INFO msg="Exporter started" event=purchase number=3'
+
+
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [
+        (logging.DEBUG, "DEBUG"),
+        (logging.INFO, "INFO"),
+        (logging.WARNING, "WARN"),
+        (logging.ERROR, "ERROR"),
+        (logging.CRITICAL, "ERROR"),
+    ],
+)
+def test_level_is_named_as_in_prometheus(level: int, name: str) -> None:
+    """Both formats name the level as Prometheus does."""
+    assert f" level={name} " in logs.Formatter("logfmt").format(record("hello", level))
+    assert json.loads(logs.Formatter("json").format(record("hello", level)))["level"] == name
+
+
+@pytest.mark.parametrize(
+    ("value", "formatted"),
+    [
+        ("a/b:c,d[0]'e'", "a/b:c,d[0]'e'"),
+        ("günstig🎉", "günstig🎉"),
+        (r"C:\path", r"C:\path"),
+        ("", '""'),
+        ("a b", '"a b"'),
+        ("a=b", '"a=b"'),
+        ('say "hi"', r'"say \"hi\""'),
+        (r'a "\b"', r'"a \"\\b\""'),
+        ("\a\b\f\n\r\t\v", r'"\a\b\f\n\r\t\v"'),
+        ("\x1b[31m\x7f\x00", r'"\x1b[31m\x7f\x00"'),
+        ("a\N{NO-BREAK SPACE}b", r'"a\u00a0b"'),
+        ("a\N{LINE SEPARATOR}b", r'"a\u2028b"'),
+        ("\N{RIGHT-TO-LEFT OVERRIDE}ö", r'"\u202eö"'),
+        ("\U000e0001", r'"\U000e0001"'),
+        ("\udc80", r'"\udc80"'),
+        ("\N{REPLACEMENT CHARACTER}", '"\N{REPLACEMENT CHARACTER}"'),
+        (1.5, "1.5"),
+    ],
+    ids=ascii,
+)
+def test_logfmt_value_is_quoted_if_needed(value: object, formatted: str) -> None:
+    """Empty values and values with a space, a quote, `=` or an unprintable character are quoted as in Go."""
+    line = logs.Formatter("logfmt").format(record("hello", key=value, last="x"))
+    assert line == f"time=2026-11-23T12:20:00.250Z level=INFO msg=hello key={formatted} last=x"
 
 
 def test_json_lines_are_valid() -> None:
-    """JSON lines have the same fields, and the level of a warning is `warn`."""
+    """JSON lines have the same keys in the same order, and numbers stay numbers."""
     parsed = json.loads(logs.Formatter("json").format(record("hello", logging.WARNING, event="a b", number=3)))
-    ts = parsed.pop("ts")
-    assert ts == "2026-11-23T12:20:00.250Z"
-    assert parsed == {"level": "warn", "msg": "hello", "event": "a b", "number": 3}
+    expected = {"time": "2026-11-23T12:20:00.250Z", "level": "WARN", "msg": "hello", "event": "a b", "number": 3}
+    assert list(parsed.items()) == list(expected.items())
 
 
 def test_traceback_is_one_line() -> None:

@@ -231,7 +231,7 @@ def test_outage_logs_few_lines(tmp_path: Path) -> None:
         "API key rejected",
         "Exporter stopped",
     ]
-    assert [line["level"] for line in lines] == ["info", *["warn"] * 6, "info"]
+    assert [line["level"] for line in lines] == ["INFO", *["WARN"] * 6, "INFO"]
     assert lines[1]["reason"] == lines[6]["reason"] == "unauthorized"
     assert lines[1]["workspace"] == lines[6]["workspace"] == "production"
     assert "REST endpoint" in lines[6]["detail"]
