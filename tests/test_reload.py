@@ -329,9 +329,9 @@ class Reloadable:
         )
         write_file(self.config, text)
 
-    def reload(self) -> tuple[int, str]:
+    def reload(self, method: str = "POST") -> tuple[int, str]:
         """Send a reload request, and return its status and text."""
-        response = self.program.get("/-/reload", method="POST")
+        response = self.program.get("/-/reload", method=method)
         return response.status, response.text
 
     def scrape_until(self, **states: int) -> MetricsPage:
@@ -361,13 +361,14 @@ def reloadable(tmp_path: Path) -> Iterator[Reloadable]:
             yield reloadable_
 
 
-def test_reload_request_reloads(reloadable: Reloadable) -> None:
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_reload_request_reloads(reloadable: Reloadable, method: str) -> None:
     """A valid config is used at once, and the metrics and the log report it."""
     before = reloadable.program.scrape()
     assert before.value(SUCCESSFUL) == 1
     assert time.time() - 60 < (before.value(SUCCESS_TIME) or 0) < time.time()
     reloadable.write("{event: signup}\n{event: purchase}")
-    assert reloadable.reload() == (200, "Configuration reloaded.\n")
+    assert reloadable.reload(method) == (200, "Configuration reloaded.\n")
     page = reloadable.scrape_until(up=2)
     assert page.value(LAST_SUCCESS, event="purchase") == before.value(LAST_SUCCESS, event="purchase")
     assert page.value(SUCCESSFUL) == 1
@@ -382,7 +383,7 @@ def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: 
     before = reloadable.program.scrape()
     reloadable.write("{event: purchase, unit: week}\n{name: signup}")
     status, text = reloadable.reload()
-    assert status == 400
+    assert status == 500
     assert text == (
         "failed to reload config: "
         f'{reloadable.config}:9: workspaces[0].custom_events[0].unit: must be hour or day, not "week"\n'
@@ -416,7 +417,7 @@ def test_unfeasible_plan_reload_is_refused(reloadable: Reloadable, extra_yaml: s
     """A well-formed config that cannot be used is refused like an invalid one."""
     reloadable.write("{event: purchase}\n{event: signup}", extra_yaml)
     status, text = reloadable.reload()
-    assert status == 400
+    assert status == 500
     assert problem in text
     assert text.count("\n") == 1
     assert reloadable.program.scrape().value(SUCCESSFUL) == 0
@@ -429,7 +430,7 @@ def test_missing_file_reload_is_refused(reloadable: Reloadable) -> None:
     status, text = reloadable.reload()
     remedy = "set --config.file to the path of the config file"
     expected = f"{reloadable.config}: cannot be read (No such file or directory); {remedy}\n"
-    assert (status, text) == (400, f"failed to reload config: {expected}")
+    assert (status, text) == (500, f"failed to reload config: {expected}")
     assert reloadable.program.scrape().value("braze_up") == 1
 
 
@@ -451,7 +452,7 @@ def test_key_rotation_needs_no_restart(reloadable: Reloadable) -> None:
     ]
     write_file(reloadable.key, "")
     problem = f"{reloadable.config}:4: workspaces[0].api_key_file: the file is empty; write the REST API key into it\n"
-    assert reloadable.reload() == (400, f"failed to reload config: {problem}")
+    assert reloadable.reload() == (500, f"failed to reload config: {problem}")
 
 
 @pytest.mark.alone
@@ -532,15 +533,21 @@ def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
             assert process.wait(5) == 0
 
 
-def test_reload_endpoint_requires_lifecycle_flag(reloadable: Reloadable, tmp_path: Path) -> None:
-    """A reload needs a POST and `--web.enable-lifecycle`; the response without the flag names it."""
-    for method in ("GET", "HEAD", "PUT"):
+def test_reload_with_other_method_is_refused(reloadable: Reloadable) -> None:
+    """Methods other than POST and PUT get 405 with the methods that are allowed, and reload nothing."""
+    for method in ("GET", "HEAD", "DELETE", "PATCH", "OPTIONS"):
         response = reloadable.program.get("/-/reload", method=method)
-        assert (response.status, response.headers["allow"]) == (405, "POST")
+        assert (response.status, response.headers["allow"]) == (405, "POST, PUT")
+    assert "Completed loading of configuration file" not in reloadable.program.output
+
+
+def test_reload_without_lifecycle_flag_is_refused(reloadable: Reloadable) -> None:
+    """Without `--web.enable-lifecycle`, a reload request gets Prometheus's 403, which names the flag."""
     with Program.start([f"--config.file={reloadable.config}"]) as program:
-        response = program.get("/-/reload", method="POST")
-        assert response.status == 403
-        assert "--web.enable-lifecycle" in response.text
+        for method in ("POST", "PUT"):
+            response = program.get("/-/reload", method=method)
+            assert response.status == 403
+            assert response.text.startswith("Lifecycle API is not enabled.")
+            assert "--web.enable-lifecycle" in response.text
         assert program.get("/-/reload").status == 405
-    assert "Completed loading of configuration file" not in reloadable.program.output + program.output
-    assert tmp_path.is_dir()
+        assert "Completed loading of configuration file" not in program.output

@@ -99,11 +99,11 @@ def test_key_is_in_no_output_of_a_full_run(form: str, tmp_path: Path) -> None:
             outputs = [page.text]
             write_config(f"{items}{KEY}\n", tmp_path)
             response = program.get("/-/reload", method="POST")
-            assert (response.status, "invalid YAML" in response.text) == (400, True)
+            assert (response.status, "invalid YAML" in response.text) == (500, True)
             outputs.append(response.text)
             write_config(items, tmp_path, key=f"{KEY} {KEY}")
             response = program.get("/-/reload", method="POST")
-            assert (response.status, "the key contains invalid characters" in response.text) == (400, True)
+            assert (response.status, "the key contains invalid characters" in response.text) == (500, True)
             outputs.append(response.text)
             write_config(items, tmp_path)
             os.kill(program.process.pid, signal.SIGHUP)
@@ -227,7 +227,7 @@ def test_misplaced_key_is_in_no_log_and_no_response(place: str, tmp_path: Path) 
             write_pasted_config(tmp_path, place)
             response = program.get("/-/reload", method="POST")
             page = program.get("/")
-    assert response.status == 400
+    assert response.status == 500
     assert response.text.count("not the key itself") == len(PASTED_KEYS)
     assert "not the key itself" in program.output
     assert not key_fragments(response.text + page.text + program.output)

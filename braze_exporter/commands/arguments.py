@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--web.enable-lifecycle",
         dest="enable_lifecycle",
         action="store_true",
-        help="Enable reload via HTTP POST to /-/reload. SIGHUP always reloads the config.",
+        help="Enable reload via HTTP POST or PUT to /-/reload. SIGHUP always reloads the config.",
     )
     _add_web_config(serve)
     _add_log_flags(serve, level="info")

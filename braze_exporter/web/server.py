@@ -160,7 +160,7 @@ class Application:
     async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> HttpResponse:
         texts = {"/-/healthy": "Healthy.", "/-/ready": "Ready."}
         if path == "/-/reload":
-            return await self._handle_reload() if method == "POST" else _not_allowed("POST")
+            return await self._handle_reload() if method in {"POST", "PUT"} else _not_allowed("POST, PUT")
         if path not in {"/", "/metrics", *texts}:
             return _text_response(404, "Not Found. Metrics are at /metrics.")
         if method not in {"GET", "HEAD"}:
@@ -185,7 +185,7 @@ class Application:
         try:
             await asyncio.wrap_future(self._reload())
         except ConfigError as error:
-            return _text_response(400, f"failed to reload config: {error}")
+            return _text_response(500, f"failed to reload config: {error}")
         return _text_response(200, "Configuration reloaded.")
 
     async def _handle_metrics(self, headers: dict[bytes, str], receive: Receive) -> HttpResponse:

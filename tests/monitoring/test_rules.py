@@ -448,7 +448,7 @@ def test_exporter_failures_fire_alerts(tmp_path: Path) -> None:
     with running_chain(tmp_path) as chain:
         assert not chain.firing().keys() & {("BrazeConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
         write_file(chain.config, "workspaces: []")
-        assert chain.program.get("/-/reload", method="POST").status == 400
+        assert chain.program.get("/-/reload", method="POST").status == 500
         wait_until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload fires its alert")
         chain.program.stop()
         wait_until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the stopped exporter fires its alert")
