@@ -325,7 +325,8 @@ def _get(port: int, timeout: float = 10, path: str = "/metrics") -> tuple[bytes,
 
 
 def _free_port() -> int:
-    with listening.listen("127.0.0.1:0") as listener:
+    (listener,) = listening.listen(["127.0.0.1:0"])
+    with listener:
         return int(listener.getsockname()[1])
 
 
@@ -374,11 +375,11 @@ class _EmptyStatusPage:
 
 
 def _serve_constant(file: Path) -> int:
-    listener = listening.listen("127.0.0.1:0")
+    (listener,) = listening.listen(["127.0.0.1:0"])
     print(listener.getsockname()[1], flush=True)
     server.serve(
         server.Application(_ConstantSource(file.read_bytes()), status_page=_EmptyStatusPage()),
-        listener,
+        [listener],
         on_stop=lambda: None,
     )
     return 0

@@ -325,7 +325,7 @@ def test_compose_with_real_braze_uses_mounted_config() -> None:
         (path,) = re.findall(rf"{setting}: (\S+)", head)
         assert str(PurePosixPath(path).parent) in mounts
     demo = cli.build_parser().parse_args(services()["braze-exporter"]["command"])
-    assert demo.web_address == cli.DEFAULT_ADDRESS
+    assert demo.web_addresses == [cli.DEFAULT_ADDRESS]
     printed = dict(re.findall(r"exec -T braze-exporter (braze-exporter .+) \\\n# +> (\S+)\n", head))
     assert {ROOT / path for path in printed.values()} == docs.generate_demo_files().keys()
     for command in printed:  # they run in the directory of the config

@@ -5,7 +5,7 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from braze_exporter import __version__
 from braze_exporter.commands import logs
@@ -146,15 +146,34 @@ def _parse_with(read: Callable[[str], T]) -> Callable[[str], T]:
     return check
 
 
+class _AddressAction(argparse.Action):
+    """Collects the addresses of a repeatable flag, which replace its default. Refuses an address given twice."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - the signature of argparse
+        namespace: argparse.Namespace,
+        values: Any,  # noqa: ANN401 - the signature of argparse
+        option_string: str | None = None,  # noqa: ARG002 - the signature of argparse
+    ) -> None:
+        """Add the address in `values`."""
+        current = getattr(namespace, self.dest)
+        addresses = [] if current is self.default else current
+        if split_address(values) in map(split_address, addresses):
+            raise argparse.ArgumentError(self, f"{values} is given twice; remove one")
+        setattr(namespace, self.dest, [*addresses, values])
+
+
 def _add_listen_address(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--web.listen-address",
-        dest="web_address",
+        dest="web_addresses",
         type=_parse_with(_parse_address),
-        default=DEFAULT_ADDRESS,
+        action=_AddressAction,
+        default=[DEFAULT_ADDRESS],
         metavar="HOST:PORT",
         help="Address on which to expose metrics and web interface; without a host, on all interfaces (default: "
-        "%(default)s).",
+        f"{DEFAULT_ADDRESS}). Repeatable for multiple addresses.",
     )
 
 

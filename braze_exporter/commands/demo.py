@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from braze_exporter.commands import logs
 from braze_exporter.commands.exit_codes import fail
-from braze_exporter.commands.serve import describe_listen_error, run_exporter
+from braze_exporter.commands.serve import run_exporter
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.values import is_loopback
 from braze_exporter.simulator import demo_config
@@ -23,23 +23,26 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         text = f"--braze.listen-address={options.braze_address} is not a loopback address; set one, such as 127.0.0.1:0"
         return fail(text)
     try:
-        listener = listening.listen(options.web_address)
-    except OSError as error:
-        return fail(describe_listen_error("--web.listen-address", options.web_address, error))
+        listeners = listening.listen(options.web_addresses)
+    except listening.ListenError as error:
+        return fail(f"{error}; choose another address with --web.listen-address")
     try:
         running = simulator_server.serve(demo_config.build_demo_braze(time.time), host, port)
     except OSError as error:
-        listener.close()
-        return fail(describe_listen_error("--braze.listen-address", options.braze_address, error))
+        for listener in listeners:
+            listener.close()
+        problem = listening.ListenError(options.braze_address, error)
+        return fail(f"{problem}; choose another address with --braze.listen-address")
     with running:
         config = load_config(demo_config.build_config(running.url), "demo", {KEY_VARIABLE: KEY})
-        print(_welcome_text(running.url, options.web_address), flush=True)
-        return run_exporter(config, listener, None, environ)
+        print(_welcome_text(running.url, options.web_addresses[0], listeners[0].getsockname()[1]), flush=True)
+        return run_exporter(config, listeners, None, environ)
 
 
-def _welcome_text(braze_url: str, address: str) -> str:
-    host, port = listening.split_address(address)
-    target = f"{host or 'localhost'}:{port}"
+def _welcome_text(braze_url: str, address: str, port: int) -> str:
+    """Return the text that tells the user how to reach the exporter, which listens on `port` of `address`."""
+    host = address.rpartition(":")[0]
+    target = f"{'localhost' if host in {'', '[::]'} else host}:{port}"
     return f"""\
 Serving a simulated Braze and its metrics. Press Ctrl-C to stop.
 

@@ -3,11 +3,10 @@
 import argparse
 import contextlib
 import logging
-import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from braze_exporter import __version__
 from braze_exporter.commands import logs
@@ -42,12 +41,12 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise config.make_error([(("state_file",), str(error))]) from None
     with contextlib.closing(state_file) if state_file is not None else contextlib.nullcontext():
         try:
-            listener = listening.listen(options.web_address)
-        except OSError as error:
-            return fail(describe_listen_error("--web.listen-address", options.web_address, error))
+            listeners = listening.listen(options.web_addresses)
+        except listening.ListenError as error:
+            return fail(f"{error}; choose another address with --web.listen-address")
         return run_exporter(
             config,
-            listener,
+            listeners,
             state_file,
             environ,
             read_new_config=lambda: read_config(options.config_file, environ),
@@ -56,16 +55,9 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         )
 
 
-def describe_listen_error(flag: str, address: str, error: OSError) -> str:
-    """Return the error message for an address on which the server cannot listen."""
-    # asyncio and the resolver add text to `strerror`, and the resolver has its own error numbers.
-    reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-    return f"cannot listen on {address} ({reason}); choose another address with {flag}"
-
-
 def run_exporter(
     config: Config,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     state_file: StateFile | None,
     environ: Mapping[str, str],
     *,
@@ -73,7 +65,7 @@ def run_exporter(
     is_http_reload_enabled: bool = False,
     access_control: AccessControl | None = None,
 ) -> int:
-    """Serve the metrics of `config` on `listener` until SIGTERM or SIGINT, and return the exit code.
+    """Serve the metrics of `config` on `listeners` until SIGTERM or SIGINT, and return the exit code.
 
     `read_new_config` reads the config for a reload. Without it, SIGHUP does not reload the config.
     `is_http_reload_enabled` enables reload via HTTP. `access_control` enables TLS and basic authentication.
@@ -82,8 +74,8 @@ def run_exporter(
     reloader = Reloader(
         exporter, config, read_new_config or (lambda: config), lambda new_config: open_session(new_config, environ)
     )
-    host, port = listener.getsockname()[:2]
-    fields = {"version": __version__, "address": f"{host}:{port}", "queries": len(exporter.plan.queries)}
+    addresses = ",".join(map(listening.format_address, listeners))
+    fields = {"version": __version__, "addresses": addresses, "queries": len(exporter.plan.queries)}
     _log.info("Exporter started", extra={"fields": fields})
     if read_new_config is not None and hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: reloader.reload())
@@ -95,6 +87,6 @@ def run_exporter(
         access=access_control,
     )
     with contextlib.closing(access_control) if access_control is not None else contextlib.nullcontext():
-        server.serve(application, listener, on_stop=exporter.close)
+        server.serve(application, listeners, on_stop=exporter.close)
     _log.info("Exporter stopped")
     return SUCCESS

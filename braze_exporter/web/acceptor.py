@@ -5,7 +5,7 @@ Above the limit, clients wait in the listen backlog, where they use no memory of
 
 import asyncio
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from heapq import nsmallest
 
 from braze_exporter.web.connection import MAX_CONNECTIONS, Connection
@@ -23,17 +23,21 @@ _MAX_ACCEPTS = 64
 
 
 class Acceptor:
-    """Accepts the connections of `listener`. uvicorn uses it like an `asyncio.Server`.
+    """Accepts the connections of all `listeners`. uvicorn uses it like an `asyncio.Server`.
 
-    From `MAX_CONNECTIONS` on, each new connection evicts the one that has been idle longest. At `HARD_MAX_CONNECTIONS`
-    new clients wait, so that no connection with a pending response is closed for them.
+    All listeners share the limits. From `MAX_CONNECTIONS` on, each new connection evicts the one that has been idle
+    longest. At `HARD_MAX_CONNECTIONS` new clients wait, so that no connection with a pending response is closed for
+    them.
     """
 
     def __init__(
-        self, listener: socket.socket, make_connection: Callable[[], Connection], connections: Collection[object]
+        self,
+        listeners: Sequence[socket.socket],
+        make_connection: Callable[[], Connection],
+        connections: Collection[object],
     ) -> None:
         """Start accepting. `make_connection` creates a connection, and `connections` contains the open connections."""
-        self._listener = listener
+        self._listeners = listeners
         self._make_connection = make_connection
         self._connections = connections
         self._loop = asyncio.get_running_loop()
@@ -41,9 +45,10 @@ class Acceptor:
         self._timer: asyncio.TimerHandle | None = None
         # Accepted sockets inherit these options. Without TCP_NODELAY, the end of a page waits 40 ms for the client's
         # acknowledgment. asyncio sets it only for listeners that it created.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setblocking(False)  # noqa: FBT003 - the only argument
+        for listener in listeners:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listener.setblocking(False)  # noqa: FBT003 - the only argument
         self._resume()
 
     def close(self) -> None:
@@ -55,15 +60,17 @@ class Acceptor:
 
     def _resume(self) -> None:
         self._timer = None
-        self._loop.add_reader(self._listener, self._accept)
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
 
     def _pause(self, seconds: float | None = None) -> None:
-        self._loop.remove_reader(self._listener)
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._resume) if seconds is not None else None
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         for _ in range(_MAX_ACCEPTS):
             connections = len(self._connections) + len(self._accepting)
             if connections >= MAX_CONNECTIONS:
@@ -72,7 +79,7 @@ class Acceptor:
                 self._pause(_RETRY_SECONDS)
                 return
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError:  # usually because the process has reached its limit of file descriptors

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -303,8 +303,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start serving on `sockets`."""
-        connections = self.server_state.connections
-        self.servers = [Acceptor(listener, self._connection, connections) for listener in sockets or []]  # type: ignore[misc] # uvicorn expects asyncio servers
+        acceptor = Acceptor(sockets or [], self._connection, self.server_state.connections)
+        self.servers = [acceptor]  # type: ignore[list-item] # uvicorn expects asyncio servers
         self.started = True
 
     def _connection(self) -> Connection:
@@ -317,8 +317,8 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_soon_threadsafe(self._on_stop)
 
 
-def serve(application: Application, listener: socket.socket, on_stop: Callable[[], None]) -> None:
-    """Serve on `listener` until SIGTERM or SIGINT.
+def serve(application: Application, listeners: Sequence[socket.socket], on_stop: Callable[[], None]) -> None:
+    """Serve on `listeners` until SIGTERM or SIGINT, and close them.
 
     `on_stop` is called at the signal. It must resolve the futures of the waiting scrapes.
     """
@@ -334,4 +334,4 @@ def serve(application: Application, listener: socket.socket, on_stop: Callable[[
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         server_header=False,
     )
-    _Server(config, application, on_stop).run(sockets=[listener])
+    _Server(config, application, on_stop).run(sockets=list(listeners))

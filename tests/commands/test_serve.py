@@ -433,6 +433,46 @@ def test_port_in_use_is_an_error(config: str) -> None:
     assert (done.returncode, done.stderr) == (1, expected)
 
 
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_every_listen_address_is_served(config: str, command: str) -> None:
+    """`--web.listen-address` is repeatable: each address is served, and the log names all of them."""
+    host, port = "127.0.0.2", free_port()
+    arguments = [command, f"--web.listen-address={host}:{port}", "--log.level=info"]
+    with Program.start([*arguments, *([f"--config.file={config}"] if command == "serve" else [])]) as program:
+        with socket.create_connection((host, port), 5) as client:
+            client.sendall(b"GET /-/ready HTTP/1.0\r\n\r\n")
+            assert client.recv(15) == b"HTTP/1.1 200 OK"
+        assert program.get("/-/ready").text == "Ready.\n"
+        assert program.stop() < 2
+    assert program.process.returncode == 0
+    assert (
+        f'msg="Exporter started" version=0.1.0 addresses={host}:{port},127.0.0.1:{program.port} queries='
+        in program.output
+    )
+
+
+def test_one_port_in_use_serves_nothing(config: str) -> None:
+    """If one of several addresses is in use, the program fails with one line and serves none of them."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free, address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{taken.getsockname()[1]}"
+        addresses = [f"--web.listen-address={each}" for each in (free, address)]
+        done = run_program(f"--config.file={config}", *addresses, BRAZE_API_KEY=KEY)
+    expected = (
+        f"cannot listen on {address} (Address already in use); choose another address with --web.listen-address\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_foreign_listen_address_is_an_error(config: str, host: str) -> None:
+    """An address that the machine does not have gives a one-line error that names the flag."""
+    done = run_program(f"--config.file={config}", f"--web.listen-address={host}:1234", BRAZE_API_KEY=KEY)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"cannot listen on {host}:1234 (")
+    assert done.stderr.endswith("); choose another address with --web.listen-address\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
     """An invalid CA bundle from the environment gives a one-line error."""
     bundle = write_file(tmp_path / "bundle.pem", "nothing")
@@ -449,6 +489,8 @@ def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
     [
         ["--web.listen-address=nowhere"],
         ["--web.listen-address=:70000"],
+        ["--web.listen-address=:27293", "--web.listen-address=:27293"],
+        ["demo", "--web.listen-address=localhost:80", "--web.listen-address=localhost:080"],
         ["--unknown"],
         ["fly"],
         ["check", "--log.level=info"],
@@ -492,6 +534,15 @@ def test_demo_runs_without_account() -> None:
     assert len(events) >= 5
     for name in ("hourly_settled", "daily_settled", "by_app_hourly_settled", "by_app_daily_settled"):
         assert any(value > 0 for value in page.values(f"braze_custom_events_{name}"))
+
+
+def test_demo_prints_port_that_system_chose() -> None:
+    """With port 0, `demo` prints the port on which it listens."""
+    with Program.start(["demo", "--web.listen-address=127.0.0.2:0"]) as program:
+        wait_until(lambda: "Status page:" in program.output, "the address is printed")
+        printed = re.search(r"Status page: +http://127\.0\.0\.2:(\d+)\n", program.output)
+        assert printed is not None
+        socket.create_connection(("127.0.0.2", int(printed[1])), 5).close()
 
 
 def test_demo_braze_accepts_printed_key() -> None:

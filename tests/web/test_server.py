@@ -2,10 +2,13 @@
 
 import math
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import free_port
 
 from braze_exporter.web import listening, server
 
@@ -67,32 +70,78 @@ def test_listen_addresses_are_parsed(address: str, host: str, port: int) -> None
 
 
 @pytest.mark.parametrize(
-    "address", ["", "27293", ":", ":65536", ":-1", ":\N{FULLWIDTH DIGIT EIGHT}", "localhost", "localhost:http"]
+    "address",
+    [
+        "",
+        "27293",
+        ":",
+        ":65536",
+        ":-1",
+        ":\N{FULLWIDTH DIGIT EIGHT}",
+        "localhost",
+        "localhost:http",
+        "::1:80",
+        "[::1:80",
+        "[localhost]:80",
+        "ö..com:80",
+        "\udc80:80",
+        "a\nb:80",
+    ],
+    ids=ascii,
 )
 def test_invalid_listen_address_is_refused(address: str) -> None:
-    """An address without a valid port raises `ValueError` with an example."""
+    """An address without a valid port or with an invalid host raises `ValueError` with an example."""
     with pytest.raises(ValueError, match=r"is not host:port or :port, such as :27293$"):
         listening.split_address(address)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_address_without_host_listens_on_all_interfaces(host: str) -> None:
-    """`:port` listens on IPv4 and IPv6."""
-    if host == "::1" and not socket.has_dualstack_ipv6():
+@contextmanager
+def listening_on(*addresses: str) -> Iterator[list[socket.socket]]:
+    """Listen on addresses during the block, and yield the sockets."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(listener) for listener in listening.listen(addresses)]
+
+
+@pytest.fixture
+def has_ipv6() -> None:
+    """Skip the test if the machine has no IPv6."""
+    if not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
-    with listening.listen(":0") as listener, socket.create_connection((host, listener.getsockname()[1]), 5) as client:
+
+
+@pytest.mark.usefixtures("has_ipv6")
+@pytest.mark.parametrize("address", [":0", "[::]:0"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_wildcard_address_listens_on_all_interfaces(address: str, host: str) -> None:
+    """`:port` and `[::]:port` listen on IPv4 and IPv6."""
+    with (
+        listening_on(address) as (listener,),
+        socket.create_connection((host, listener.getsockname()[1]), 5) as client,
+    ):
         assert client.getpeername()[0] == host
+        assert listening.format_address(listener) == f"[::]:{listener.getsockname()[1]}"
 
 
 def test_port_in_use_is_not_shared() -> None:
     """A port in use on all interfaces is an error, rather than used for IPv4 alone."""
-    with listening.listen(":0") as taken, pytest.raises(OSError, match="in use"):
-        listening.listen(f":{taken.getsockname()[1]}")
+    with listening_on(":0") as (taken,):
+        port = taken.getsockname()[1]
+        with pytest.raises(listening.ListenError, match=rf"^cannot listen on :{port} \(Address already in use\)$"):
+            listening.listen([f":{port}"])
 
 
 def test_address_with_host_listens_there_only() -> None:
-    """With a host, the server listens only on that address."""
-    with listening.listen("127.0.0.1:0") as listener:
-        assert listener.getsockname()[0] == "127.0.0.1"
-    with listening.listen("[::1]:0") as listener:
-        assert listener.getsockname()[0] == "::1"
+    """With a host, the server listens only on that address, and several addresses have a socket each."""
+    with listening_on("127.0.0.1:0", "[::1]:0", "0.0.0.0:0") as listeners:
+        hosts = [listening.format_address(listener).rpartition(":")[0] for listener in listeners]
+    assert hosts == ["127.0.0.1", "[::1]", "0.0.0.0"]  # noqa: S104
+
+
+def test_failed_address_closes_the_others() -> None:
+    """If the server cannot listen on one of several addresses, it listens on none."""
+    with listening_on("127.0.0.1:0") as (taken,):
+        free, address = f"127.0.0.1:{free_port()}", listening.format_address(taken)
+        with pytest.raises(listening.ListenError, match=f"^cannot listen on {address} "):
+            listening.listen([free, address])
+        with listening_on(free) as (listener,):
+            assert listening.format_address(listener) == free
