@@ -3,6 +3,7 @@
 import argparse
 import functools
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from braze_exporter.backfill.request import TimeArgument
 
 DEFAULT_ADDRESS = ":27293"
+DEFAULT_TIMEOUT_OFFSET_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -38,6 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="Enable reload via HTTP POST or PUT to /-/reload. SIGHUP always reloads the config.",
     )
     _add_web_config(serve)
+    serve.add_argument(
+        "--timeout-offset",
+        dest="timeout_offset_seconds",
+        type=_parse_with(_parse_seconds),
+        default=DEFAULT_TIMEOUT_OFFSET_SECONDS,
+        metavar="SECONDS",
+        help="Offset to subtract from the scrape timeout in seconds (default: %(default)s).",
+    )
     _add_log_flags(serve, level="info")
     demo_parser = _add_command(commands, "demo", "Serve a simulated Braze and its metrics, without a Braze account.")
     _add_listen_address(demo_parser)
@@ -209,6 +219,17 @@ def _parse_address(text: str) -> str:
     """Return `text` unchanged. Raises `ValueError` if it is not an address."""
     split_address(text)
     return text
+
+
+def _parse_seconds(text: str) -> float:
+    """Return a number of seconds. Raises `ValueError` if `text` is not one, or if it is negative or infinite."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{text} is not a number of seconds, such as 0.5")
+    return seconds
 
 
 def _parse_time(text: str) -> "TimeArgument":

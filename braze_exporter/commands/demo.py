@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 
 from braze_exporter.commands import logs
+from braze_exporter.commands.arguments import DEFAULT_TIMEOUT_OFFSET_SECONDS
 from braze_exporter.commands.exit_codes import fail
 from braze_exporter.commands.serve import run_exporter
 from braze_exporter.config.loading import load_config
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     with running:
         config = load_config(demo_config.build_config(running.url), "demo", {KEY_VARIABLE: KEY})
         print(_welcome_text(running.url, options.web_addresses[0], listeners[0].getsockname()[1]), flush=True)
-        return run_exporter(config, listeners, None, environ)
+        return run_exporter(config, listeners, None, environ, timeout_offset_seconds=DEFAULT_TIMEOUT_OFFSET_SECONDS)
 
 
 def _welcome_text(braze_url: str, address: str, port: int) -> str:

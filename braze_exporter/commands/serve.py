@@ -49,6 +49,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             listeners,
             state_file,
             environ,
+            timeout_offset_seconds=options.timeout_offset_seconds,
             read_new_config=lambda: read_config(options.config_file, environ),
             is_http_reload_enabled=options.enable_lifecycle,
             access_control=access_control,
@@ -61,14 +62,16 @@ def run_exporter(
     state_file: StateFile | None,
     environ: Mapping[str, str],
     *,
+    timeout_offset_seconds: float,
     read_new_config: Callable[[], Config] | None = None,
     is_http_reload_enabled: bool = False,
     access_control: AccessControl | None = None,
 ) -> int:
     """Serve the metrics of `config` on `listeners` until SIGTERM or SIGINT, and return the exit code.
 
-    `read_new_config` reads the config for a reload. Without it, SIGHUP does not reload the config.
-    `is_http_reload_enabled` enables reload via HTTP. `access_control` enables TLS and basic authentication.
+    A scrape ends at least `timeout_offset_seconds` before its timeout. `read_new_config` reads the config for a reload.
+    Without it, SIGHUP does not reload the config. `is_http_reload_enabled` enables reload via HTTP. `access_control`
+    enables TLS and basic authentication.
     """
     exporter = Exporter(state_file, wall=time.time, monotonic=time.monotonic, proxies=proxies)
     reloader = Reloader(
@@ -85,6 +88,7 @@ def run_exporter(
         status_page=StatusPage(lambda: read_status_response(exporter)),
         reload=reloader.reload if is_http_reload_enabled else None,
         access=access_control,
+        timeout_offset_seconds=timeout_offset_seconds,
     )
     with contextlib.closing(access_control) if access_control is not None else contextlib.nullcontext():
         server.serve(application, listeners, on_stop=exporter.close)

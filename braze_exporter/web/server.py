@@ -33,8 +33,6 @@ JSON = "application/json"
 # The scrape timeout in seconds if the request has no timeout header, and its maximum.
 DEFAULT_TIMEOUT_SECONDS = 10.0
 MAX_TIMEOUT_SECONDS = 60.0
-# Seconds that are subtracted from the scrape timeout, for sending the response.
-TIMEOUT_MARGIN_SECONDS = 0.5
 # The maximum number of scrapes that wait for fetches. Further scrapes return the current values at once.
 MAX_WAITING_SCRAPES = 64
 _CHUNK_BYTES = 32_768
@@ -80,7 +78,8 @@ class StatusPage(Protocol):
 class HttpResponse:
     """An HTTP response.
 
-    `is_gzipped` is true if the body is compressed. `allow` is the value of the `Allow` header, or empty.
+    `is_gzipped` is true if the body is compressed. `allow` is the value of the `Allow` header, or empty. `is_scrape` is
+    true if it is the page for a client that has a scrape timeout.
     """
 
     status: int
@@ -88,6 +87,7 @@ class HttpResponse:
     body: bytes
     is_gzipped: bool = False
     allow: str = ""
+    is_scrape: bool = False
     extra_headers: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
@@ -101,11 +101,13 @@ class Application:
         status_page: StatusPage,
         reload: Callable[[], Future[None]] | None = None,
         access: AccessControl | None = None,
+        timeout_offset_seconds: float = 0.0,
     ) -> None:
         """Serve `source` at `/metrics` and `status_page` at `/`.
 
         A request to `/-/reload` calls `reload`, or is rejected if it is None. If the reload fails with a `ConfigError`,
-        the response contains it. `access` authorizes requests; without it, access is open.
+        the response contains it. `access` authorizes requests; without it, access is open. A scrape ends at least
+        `timeout_offset_seconds` before its timeout.
         """
         self._source = source
         self._status_page = status_page
@@ -117,6 +119,10 @@ class Application:
         self._status_pages = PageRenderer(
             lambda content_type: status_page.json() if content_type == JSON else status_page.html(), threads=1
         )
+        self._timeout_offset_seconds = timeout_offset_seconds
+        # How long the last page took.
+        self._render_seconds = 0.0
+        self._send_seconds = 0.0
         self._waiting = 0
         self._readers = PageReaders()
 
@@ -124,18 +130,24 @@ class Application:
         """Respond to one request. If that raises an unexpected error, log it and respond with a 500."""
         if scope["type"] != "http":
             return
+        arrived_at = _now()
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
             access_error = await self._access_error(scope, headers)
-            response = access_error or await self._respond(scope["method"], scope["path"], headers, receive)
+            response = access_error or await self._respond(scope["method"], scope["path"], headers, receive, arrived_at)
         except Exception:  # noqa: BLE001 - the server must continue after any error
             _log.exception("Request failed", extra={"fields": {"path": scope["path"]}})
             response = _INTERNAL_ERROR
         extra_headers = self.access.current_config().headers if self.access else {}
-        await send(
-            {"type": "http.response.start", "status": response.status, "headers": _headers(response, extra_headers)}
-        )
-        await self._deliver(response.body if scope["method"] != "HEAD" else b"", send)
+        started_at = _now()
+        try:
+            await send(
+                {"type": "http.response.start", "status": response.status, "headers": _headers(response, extra_headers)}
+            )
+            await self._deliver(response.body if scope["method"] != "HEAD" else b"", send)
+        finally:  # also if the connection of a slow client is closed
+            if response.is_scrape:
+                self._send_seconds = _now() - started_at
 
     async def _deliver(self, body: bytes, send: Send) -> None:
         """Send a body in chunks, as fast as the client reads. So a slow client needs no copy of the whole body."""
@@ -157,7 +169,9 @@ class Application:
             return _text_response(503, "Service Unavailable. Too many password checks are pending. Retry in a second.")
         return _text_response(401, "Unauthorized")
 
-    async def _respond(self, method: str, path: str, headers: dict[bytes, str], receive: Receive) -> HttpResponse:
+    async def _respond(
+        self, method: str, path: str, headers: dict[bytes, str], receive: Receive, arrived_at: float
+    ) -> HttpResponse:
         texts = {"/-/healthy": "Healthy.", "/-/ready": "Ready."}
         if path == "/-/reload":
             return await self._handle_reload() if method in {"POST", "PUT"} else _not_allowed("POST, PUT")
@@ -167,7 +181,9 @@ class Application:
             return _not_allowed("GET, HEAD")
         if path in texts:
             return _text_response(200, texts[path])
-        return await (self._handle_status(headers) if path == "/" else self._handle_metrics(headers, receive))
+        if path == "/":
+            return await self._handle_status(headers)
+        return await self._handle_metrics(headers, receive, arrived_at)
 
     async def _handle_status(self, headers: dict[bytes, str]) -> HttpResponse:
         content_type = JSON if accepts_json(headers.get(b"accept", "")) else HTML
@@ -188,13 +204,15 @@ class Application:
             return _text_response(500, f"failed to reload config: {error}")
         return _text_response(200, "Configuration reloaded.")
 
-    async def _handle_metrics(self, headers: dict[bytes, str], receive: Receive) -> HttpResponse:
+    async def _handle_metrics(self, headers: dict[bytes, str], receive: Receive, arrived_at: float) -> HttpResponse:
+        header = headers.get(b"x-prometheus-scrape-timeout-seconds")
+        page_seconds = expected_page_seconds(self._render_seconds, self._send_seconds, self._pages.render_seconds)
+        deadline = arrived_at + scrape_timeout_seconds(header) - max(self._timeout_offset_seconds, page_seconds)
         fetched = asyncio.wrap_future(self._source.refresh())
         disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
-        timeout = scrape_wait_seconds(headers.get(b"x-prometheus-scrape-timeout-seconds"), self._pages.render_seconds)
         self._waiting += 1
         try:
-            timeout = timeout if self._waiting <= MAX_WAITING_SCRAPES else 0
+            timeout = max(0.0, deadline - _now()) if self._waiting <= MAX_WAITING_SCRAPES else 0.0
             await asyncio.wait([fetched, disconnected], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiting -= 1
@@ -205,7 +223,10 @@ class Application:
             self._source.count_incomplete_scrape()
         openmetrics = accepts_openmetrics(headers.get(b"accept", ""))
         content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
-        return await self._render_shared(self._pages, content_type, headers)
+        started_at = _now()
+        response = await self._render_shared(self._pages, content_type, headers)
+        self._render_seconds = _now() - started_at
+        return replace(response, is_scrape=header is not None)
 
     async def _render_shared(self, pages: PageRenderer, content_type: str, headers: dict[bytes, str]) -> HttpResponse:
         key = RenderKey(content_type, accepts_gzip(headers.get(b"accept-encoding", "")))
@@ -247,19 +268,29 @@ def _not_allowed(methods: str) -> HttpResponse:
 _INTERNAL_ERROR = _text_response(500, "Internal Server Error. See the exporter's log.")
 
 
-def scrape_wait_seconds(header: str | None, page_seconds: float = 0.0) -> float:
-    """Return how many seconds a scrape may wait for fetches.
+def _now() -> float:
+    """Return the monotonic time of the event loop in seconds."""
+    return asyncio.get_running_loop().time()
 
-    `header` is the value of Prometheus's scrape timeout header. `page_seconds` is the duration of rendering, which can
-    be seconds if there are very many series.
-    """
+
+def scrape_timeout_seconds(header: str | None) -> float:
+    """Return the timeout of a scrape. `header` is the value of Prometheus's scrape timeout header."""
     try:
         timeout = float(header) if header is not None else DEFAULT_TIMEOUT_SECONDS
     except ValueError:
         timeout = DEFAULT_TIMEOUT_SECONDS
     if math.isnan(timeout):
         timeout = DEFAULT_TIMEOUT_SECONDS
-    return max(0.0, min(max(0.0, timeout), MAX_TIMEOUT_SECONDS) - TIMEOUT_MARGIN_SECONDS - page_seconds)
+    return min(max(0.0, timeout), MAX_TIMEOUT_SECONDS)
+
+
+def expected_page_seconds(render_seconds: float, send_seconds: float, longest_render_seconds: float) -> float:
+    """Return how long the next page may take.
+
+    It is twice what the last page took to render and to send. A page with many changes takes much longer to render than
+    the last one may have, so `longest_render_seconds` of a longer period counts too.
+    """
+    return send_seconds + max(2 * render_seconds + send_seconds, longest_render_seconds)
 
 
 def _parse_accept(header: str) -> dict[str, float]:

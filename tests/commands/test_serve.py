@@ -151,6 +151,17 @@ def test_scrape_ends_within_prometheus_timeout(
 
 
 @pytest.mark.alone
+def test_scrape_ends_timeout_offset_before_timeout(braze: tuple[FaultInjectingBraze, Server], config: str) -> None:
+    """`--timeout-offset` is how long before its timeout a scrape ends."""
+    braze[0].inject(transfer_faults.hold())
+    with Program.start([f"--config.file={config}", "--timeout-offset=2.5"]) as program:
+        for timeout, longest in (("3.5", 1.0), ("2", 0.0)):
+            started = time.monotonic()
+            assert program.get("/metrics", {"X-Prometheus-Scrape-Timeout-Seconds": timeout}).status == 200
+            assert longest <= time.monotonic() - started < longest + 0.8
+
+
+@pytest.mark.alone
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_program_with_requests_in_flight(
     braze: tuple[FaultInjectingBraze, Server], program: Program, stop: signal.Signals
@@ -495,6 +506,8 @@ def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
         ["fly"],
         ["check", "--log.level=info"],
         ["--log.level=loud"],
+        *([f"--timeout-offset={seconds}"] for seconds in ("-0.5", "nan", "inf", "1s", "")),
+        ["demo", "--timeout-offset=1"],
         ["--config", "x"],
     ],
     ids=" ".join,

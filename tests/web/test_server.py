@@ -1,51 +1,208 @@
 """Test how long a scrape may wait, how headers are parsed, and which addresses the server listens on."""
 
+import asyncio
 import math
 import socket
+import time
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
+import bcrypt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import free_port
+from support import free_port, write_file
 
 from braze_exporter.web import listening, server
+from braze_exporter.web.access import AccessControl
 
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
-        (None, 9.5),
-        ("10", 9.5),
-        ("3.25", 2.75),
-        ("0.5", 0.0),
+        (None, 10.0),
+        ("10", 10.0),
+        ("3.25", 3.25),
         ("0", 0.0),
         ("-3", 0.0),
-        ("60", 59.5),
-        ("3600", 59.5),
-        ("inf", 59.5),
+        ("60", 60.0),
+        ("3600", 60.0),
+        ("inf", 60.0),
         ("-inf", 0.0),
-        ("nan", 9.5),
-        ("soon", 9.5),
-        ("", 9.5),
+        ("nan", 10.0),
+        ("soon", 10.0),
+        ("", 10.0),
     ],
 )
-def test_scrape_waits_prometheus_timeout_minus_margin(header: str | None, seconds: float) -> None:
-    """The wait is the header's value, clamped to 0 to 60 s, less half a second; an invalid header counts as absent."""
-    assert server.scrape_wait_seconds(header) == seconds
-
-
-def test_scrape_wait_excludes_render_time() -> None:
-    """The wait is shortened by the render time, down to 0."""
-    assert [server.scrape_wait_seconds("10", seconds) for seconds in (0, 3, 20)] == [9.5, 6.5, 0]
+def test_scrape_timeout_is_clamped(header: str | None, seconds: float) -> None:
+    """The timeout is the header's value, clamped to 0 to 60 s; an invalid header counts as absent."""
+    assert server.scrape_timeout_seconds(header) == seconds
 
 
 @given(st.text(max_size=20))
-def test_any_timeout_header_gives_a_wait(header: str) -> None:
-    """Any header gives a wait between 0 and 59.5 seconds."""
-    assert 0 <= server.scrape_wait_seconds(header) <= 59.5
-    assert math.isfinite(server.scrape_wait_seconds(header))
+def test_any_timeout_header_gives_a_timeout(header: str) -> None:
+    """Any header gives a timeout between 0 and 60 seconds."""
+    assert 0 <= server.scrape_timeout_seconds(header) <= 60
+    assert math.isfinite(server.scrape_timeout_seconds(header))
+
+
+@pytest.mark.parametrize(
+    ("last", "longest", "seconds"),
+    [((0, 0), 0, 0), ((1, 0), 1, 2), ((1, 2), 1, 6), ((1, 2), 4, 6), ((1, 2), 9, 11), ((0, 0.5), 3, 3.5)],
+)
+def test_next_page_may_take_twice_as_long_as_the_last(
+    last: tuple[float, float], longest: float, seconds: float
+) -> None:
+    """The reserved time is twice that of the last page, or that of a page that renders as slowly as the slowest one."""
+    assert server.expected_page_seconds(*last, longest) == seconds
+
+
+class PendingSource:
+    """Metrics whose fetches end only if `is_answered`. Rendering takes `render_seconds`."""
+
+    render_seconds = 0.0
+    is_answered = False
+
+    def __init__(self) -> None:
+        self.incomplete_count = 0
+
+    def refresh(self) -> Future[None]:
+        """Return a future that is done if `is_answered`."""
+        future: Future[None] = Future()
+        if self.is_answered:
+            future.set_result(None)
+        return future
+
+    def render(self, *, openmetrics: bool) -> bytes:  # noqa: ARG002 - the page is constant
+        """Return a page after `render_seconds`."""
+        time.sleep(self.render_seconds)
+        return b"page"
+
+    def count_incomplete_scrape(self) -> None:
+        """Count an incomplete scrape."""
+        self.incomplete_count += 1
+
+
+class EmptyStatusPage:
+    """A status page that is not used."""
+
+    policy = ""
+
+    def html(self) -> bytes:
+        """Return an empty page."""
+        return b""
+
+    json = html
+
+
+async def scrape(
+    application: server.Application, scrape_timeout: str | None, send_seconds: float = 0.0, password: str = ""
+) -> tuple[float, bytes]:
+    """Send a scrape to an application; return the seconds until its response begins, and the body.
+
+    The client reads the body `send_seconds` late. `password` is a user and its password, separated by a colon.
+    """
+    started_at, begun_at, body = time.monotonic(), [], b""
+    headers = [(b"authorization", b"Basic " + b64encode(password.encode()))] if password else []
+    headers += [(b"x-prometheus-scrape-timeout-seconds", scrape_timeout.encode())] if scrape_timeout is not None else []
+
+    async def receive() -> server.Message:
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(message: server.Message) -> None:
+        nonlocal body
+        if message["type"] == "http.response.start":
+            assert message["status"] == 200
+            begun_at.append(time.monotonic())
+        else:
+            await asyncio.sleep(send_seconds)
+            body += message["body"]
+
+    await application({"type": "http", "method": "GET", "path": "/metrics", "headers": headers}, receive, send)
+    return begun_at[0] - started_at, body
+
+
+@pytest.mark.alone
+def test_scrape_waits_until_offset_before_timeout() -> None:
+    """A scrape ends the offset before its timeout, and counts as incomplete."""
+
+    async def test() -> None:
+        source = PendingSource()
+        application = server.Application(source, status_page=EmptyStatusPage(), timeout_offset_seconds=1.5)
+        seconds, body = await scrape(application, "2")
+        assert 0.4 < seconds < 1.9
+        assert (body, source.incomplete_count) == (b"page", 1)
+        assert (await scrape(application, "1.4"))[0] < 1
+
+    asyncio.run(test())
+
+
+@pytest.mark.alone
+def test_password_check_counts_as_scrape_time(tmp_path: Path) -> None:
+    """The timeout starts when the request arrives, so the password check does not delay the end of a scrape."""
+    started_at = time.monotonic()
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(12)).decode()
+    check_seconds = time.monotonic() - started_at
+    file = write_file(tmp_path / "web.yaml", f"basic_auth_users: {{alice: {hashed}}}")
+    access = AccessControl(file, time.monotonic)
+
+    async def test() -> None:
+        application = server.Application(PendingSource(), status_page=EmptyStatusPage(), access=access)
+        seconds, body = await scrape(application, str(3 * check_seconds), password="alice:secret")  # noqa: S106
+        assert 2.9 * check_seconds < seconds < 3.9 * check_seconds
+        assert body == b"page"
+
+    with closing(access):
+        asyncio.run(test())
+
+
+@pytest.mark.alone
+def test_scrape_waits_less_after_slow_send() -> None:
+    """A scrape leaves twice the time in which the last page was sent; the one after it waits as usual again."""
+
+    async def test() -> None:
+        application = server.Application(PendingSource(), status_page=EmptyStatusPage(), timeout_offset_seconds=0.1)
+        assert (await scrape(application, "2", send_seconds=0.6))[0] > 1.8
+        assert 0.3 < (await scrape(application, "2"))[0] < 1.3
+        assert (await scrape(application, "2", send_seconds=1.1))[0] > 1.5
+        assert (await scrape(application, "2"))[0] < 1
+        assert (await scrape(application, "2"))[0] > 1.5
+
+    asyncio.run(test())
+
+
+@pytest.mark.alone
+def test_slow_client_without_timeout_shortens_no_scrape() -> None:
+    """The time to send a page to a client without a scrape timeout does not shorten the next scrape."""
+
+    async def test() -> None:
+        source = PendingSource()
+        application = server.Application(source, status_page=EmptyStatusPage())
+        source.is_answered = True
+        assert (await scrape(application, None, send_seconds=1))[0] < 1
+        source.is_answered = False
+        assert (await scrape(application, "1"))[0] > 0.8
+
+    asyncio.run(test())
+
+
+@pytest.mark.alone
+def test_scrape_waits_less_after_slow_render() -> None:
+    """A scrape leaves twice the time in which the last page was rendered."""
+
+    async def test() -> None:
+        source = PendingSource()
+        application = server.Application(source, status_page=EmptyStatusPage(), timeout_offset_seconds=0.1)
+        source.render_seconds = 0.6
+        assert (await scrape(application, "2"))[0] > 2.3
+        source.render_seconds = 0.0
+        assert (await scrape(application, "2"))[0] < 1.3
+
+    asyncio.run(test())
 
 
 @given(st.text(max_size=60))
