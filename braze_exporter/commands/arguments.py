@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from braze_exporter import __version__
 from braze_exporter.commands import logs
@@ -21,14 +21,23 @@ DEFAULT_TIMEOUT_OFFSET_SECONDS = 0.5
 T = TypeVar("T")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage in one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` as one line, and exit with 2."""
+        line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in message)
+        self.exit(2, f"{self.prog}: error: {line}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the argument parser for all commands."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="braze-exporter",
         description="Prometheus exporter for Braze. The default command is serve.",
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"braze-exporter {__version__}")
+    _add_version(top)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     serve = _add_command(commands, "serve", "Serve /metrics for the workspaces of the config file (default).")
     _add_config(serve)
@@ -49,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="Offset to subtract from the scrape timeout in seconds (default: %(default)s).",
     )
     _add_log_flags(serve, level="info")
+    _add_version(serve)
     demo_parser = _add_command(commands, "demo", "Serve a simulated Braze and its metrics, without a Braze account.")
     _add_listen_address(demo_parser)
     demo_parser.add_argument(
@@ -81,9 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
-) -> argparse.ArgumentParser:
+def _add_command(commands: "argparse._SubParsersAction[_Parser]", name: str, text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     command.set_defaults(run=functools.partial(_run, name))
     return command
@@ -98,6 +106,12 @@ def _run(name: str, options: argparse.Namespace, environ: Mapping[str, str]) -> 
     return int(module.run(options, environ))
 
 
+def _add_version(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--version", action="version", version=f"braze-exporter {__version__}", help="Print the version."
+    )
+
+
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config.file",
@@ -108,7 +122,7 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_backfill(commands: "argparse._SubParsersAction[_Parser]") -> None:
     history = _add_command(
         commands,
         "backfill",

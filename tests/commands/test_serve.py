@@ -504,6 +504,7 @@ def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
         ["demo", "--web.listen-address=localhost:80", "--web.listen-address=localhost:080"],
         ["--unknown"],
         ["fly"],
+        ["--web.listen-address=a\nb"],
         ["check", "--log.level=info"],
         ["--log.level=loud"],
         *([f"--timeout-offset={seconds}"] for seconds in ("-0.5", "nan", "inf", "1s", "")),
@@ -513,16 +514,25 @@ def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
-    """Wrong usage exits with 2 and prints the usage."""
+    """Wrong usage exits with 2 and prints one line that names the help."""
     done = run_program(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: braze-exporter")
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"braze-exporter( serve| demo)?: error: .+; see braze-exporter\1? --help\n", done.stderr)
 
 
-def test_version_is_printed() -> None:
-    """`--version` prints one line."""
-    assert run_program("--version").stdout == "braze-exporter 0.1.0\n"
+def test_wrong_usage_names_flag_and_problem() -> None:
+    """The line about wrong usage names the flag and its problem."""
+    given_twice = run_program("--web.listen-address=:80", "--web.listen-address=:080").stderr
+    assert ": error: argument --web.listen-address: :080 is given twice; remove one; see " in given_twice
+    negative = run_program("--timeout-offset=-1").stderr
+    assert ": error: argument --timeout-offset: -1 is not a number of seconds, such as 0.5; see " in negative
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["serve", "--version"], ["--config.file=x", "--version"]])
+def test_version_is_printed(arguments: list[str]) -> None:
+    """`--version` prints one line, also among the flags of `serve`."""
+    done = run_program(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "braze-exporter 0.1.0\n", "")
 
 
 @pytest.mark.alone
