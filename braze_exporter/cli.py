@@ -4,6 +4,7 @@ No other module reads `argv` or the environment.
 """
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -102,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "serve")
     is_serving = arguments[0] in SERVING_COMMANDS
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not if stdout is closed
+        # The encoding of the environment may lack characters of names, and YAML and JSON are UTF-8 in any case.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     stop = StopHandler(is_serving=is_serving)
     # These imports can take several seconds. They come after `StopHandler`, so that a signal can end the process during
     # them.

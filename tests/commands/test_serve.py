@@ -392,6 +392,26 @@ max_age: 1h
     ]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+@pytest.mark.parametrize("command", ["check", "rules"])
+def test_output_is_utf_8_in_any_environment(tmp_path: Path, command: str, encoding: str) -> None:
+    """Names that the encoding of the environment lacks are printed as UTF-8."""
+    text = workspace_yaml("https://rest.iad-01.braze.com", "{event: günstig 🎉, alerts: {silent: 2h}}")
+    config = write_file(tmp_path / "wörk 🎉.yaml", text)
+    done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY, PYTHONIOENCODING=f"{encoding}:strict")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert ("wörk 🎉.yaml is valid" if command == "check" else 'event="günstig 🎉"') in done.stdout
+
+
+def test_unencodable_path_is_escaped(tmp_path: Path) -> None:
+    """A path that is not UTF-8 is printed with an escape."""
+    text = workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}")
+    config = write_file(tmp_path / os.fsdecode(b"\xff.yaml"), text)
+    done = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{tmp_path}/\\udcff.yaml is valid")
+
+
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_plan_over_share_is_refused(tmp_path: Path, command: str) -> None:
     """`check` and `serve` refuse a config with too many calls an hour and print the figures and the setting."""
