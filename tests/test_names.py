@@ -75,7 +75,7 @@ def test_name_is_text_on_every_surface(form: str, tmp_path: Path) -> None:
     assert all(line.startswith(("time=", "{")) for line in program.lines)
     done = run_program("check", f"--config.file={config(server.url, tmp_path / 'again.yaml')}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 1 + len(NAMES)
+    assert len(done.stdout.splitlines()) == 1 + 2 * len(NAMES)
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])

@@ -96,7 +96,7 @@ def test_command_waiting_for_braze_is_stopped(
         out, err = process.communicate(timeout=5)
     assert process.returncode == CODES[stop]
     if name == "check --live":
-        assert len(out.splitlines()) == 2  # the findings that need no network are complete
+        assert len(out.splitlines()) == 3  # the findings that need no network are complete
     else:
         assert out == ""
     if name == "backfill":

@@ -70,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="Loopback address on which the simulated Braze listens (default: %(default)s, a free port).",
     )
     _add_log_flags(demo_parser, level="warn")
-    check = _add_command(commands, "check", "Check whether the config file is valid, and print its calls per hour.")
+    check = _add_command(
+        commands, "check", "Check the config file, and print the calls per hour and the permissions that it needs."
+    )
     _add_config(check)
     check.add_argument(
         "--live",

@@ -1,4 +1,4 @@
-"""The command `check`: validates a config, and prints the calls per hour that its queries need."""
+"""The command `check`: validates a config, and prints the calls per hour and the permissions that its queries need."""
 
 import argparse
 import sys
@@ -9,12 +9,13 @@ from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.commands.plan import read_plan, refuse_shared_state_file
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, read_config
-from braze_exporter.scheduler.plan import build_plan, raised_settings
+from braze_exporter.scheduler.plan import Plan, build_plan, raised_settings
+from braze_exporter.scheduler.selectors import required_lists
 from braze_exporter.state import StateFileError, UnreadableError, inspect_state_file
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Validate a config, print its queries, calls per hour and raised settings, and return the exit code.
+    """Validate a config, print its queries, calls, permissions and raised settings, and return the exit code.
 
     Without `--live`, neither the network nor the API keys are used. With it, the command also fails if a finding is a
     problem.
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"{usage.hourly_calls:,.0f} calls per hour in the {usage.pool.name} pool{startup}; "
             f"budget.share allows {usage.allowed_hourly_calls:,.0f} of {usage.pool.per_hour:,.0f}"
         )
+    for name in (workspace.spec.name for workspace in config.workspaces):
+        print(f"{shorten(name)}: {_describe_permissions(plan, name)}")
     for raised in raised_settings(config):
         print(raised.render(config.source))
     if options.web_config_file:
@@ -43,6 +46,19 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         protections = " and ".join(read_web_config(options.web_config_file).protections)
         print(f"{options.web_config_file} is valid: {protections or 'neither TLS nor passwords'}")
     return SUCCESS if not options.live or _check_live(options, environ) else FAILURE
+
+
+def _describe_permissions(plan: Plan, workspace: str) -> str:
+    """Return which permissions the API key of a workspace needs for its queries, and which it may have for lists."""
+    selectors = [selector for selector in plan.selectors if selector.workspace == workspace]
+    kinds = [query.kind for query in plan.queries if query.workspace == workspace]
+    kinds += [selector.kind for selector in selectors]
+    selected = [selector.kind.list_endpoint for selector in selectors]
+    required = dict.fromkeys(item.permission for item in (*kinds, *selected) if item is not None)
+    lists = dict.fromkeys(item.permission for item in required_lists(plan).get(workspace, ()))
+    text = f"the API key needs {'the permission' if len(required) == 1 else 'the permissions'} {', '.join(required)}"
+    optional = ", ".join(permission for permission in lists if permission not in required)
+    return f"{text}; optional, for names and for subjects that Braze does not list: {optional}" if optional else text
 
 
 def _check_state_file(config: Config) -> None:

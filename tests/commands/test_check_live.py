@@ -188,14 +188,14 @@ def test_check_live_program_succeeds(tmp_path: Path) -> None:
         config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
         done = run_program("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.splitlines()[2:] == [
+        assert done.stdout.splitlines()[3:] == [
             "production: 1 of 1 query succeeded",
             "production: custom_events purchase (hourly): all values of the last 100 hours are 0",
         ]
         running.inject(response_faults.status(503, "Down for a moment"), event="purchase")
         done = run_program("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (1, "")
-        assert done.stdout.splitlines()[2:] == [
+        assert done.stdout.splitlines()[3:] == [
             "production: 0 of 1 query succeeded",
             "production: problem: custom_events purchase (hourly): 503 Service Unavailable: Down for a moment",
         ]

@@ -360,6 +360,8 @@ def test_check_prints_calls_per_hour(tmp_path: Path) -> None:
         f"{config} is valid: 3 queries\n"
         "production: 3 queries need 28 calls per hour in the default pool, plus 14 calls once for "
         "baselines; budget.share allows 25,000 of 250,000\n"
+        "production: the API key needs the permission events.data_series; optional, for names and for subjects that "
+        "Braze does not list: events.list\n"
     )
     assert done.stderr == (
         f"warning: {config}:4: workspaces[0].api_key_env: environment variable BRAZE_API_KEY is not set\n"
@@ -382,13 +384,29 @@ max_age: 1h
     config = write_file(tmp_path / "config.yaml", text)
     done = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [line.removeprefix(f"{config}:") for line in done.stdout.splitlines()[3:]] == [
+    assert [line.removeprefix(f"{config}:") for line in done.stdout.splitlines()[4:]] == [
         "11: workspaces[0].purchases[0].refresh_interval: is raised to 15m for purchases, the minimum",
         "13: workspaces[0].uninstalls[0].settle: is raised to 1d for uninstalls, the minimum",
         "14: workspaces[0].uninstalls[0].max_age: is raised to 2h for uninstalls, twice the refresh_interval",
         "16: refresh_interval.hour: is raised to 15m for purchases, the minimum",
         "17: max_age: is raised to 1h30m for custom_events, twice the refresh_interval",
         "17: max_age: is raised to 2h for monthly_active_users, twice the refresh_interval",
+    ]
+
+
+def test_check_prints_permissions_of_each_workspace(tmp_path: Path) -> None:
+    """`check` prints the permissions of the queries and of the lists of selectors, and those of other lists apart."""
+    text = "workspaces:\n" + workspace_item_yaml("https://rest.iad-01.braze.com", "{event: a}\n{event: b}", name="one")
+    text += "    sessions: [{}]\n    campaigns: [{tag: lifecycle}]\n"
+    text += workspace_item_yaml("https://rest.iad-01.braze.com", "{event: a}\n{match: 'b.*'}", name="two")
+    done = run_program("check", f"--config.file={write_file(tmp_path / 'config.yaml', text)}", BRAZE_API_KEY=KEY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-2:] == [
+        (
+            "one: the API key needs the permissions events.data_series, sessions.data_series, campaigns.data_series, "
+            "campaigns.list; optional, for names and for subjects that Braze does not list: events.list"
+        ),
+        "two: the API key needs the permissions events.data_series, events.list",
     ]
 
 
