@@ -11,22 +11,40 @@ from servers import require_tool
 from support import HOUR, write_file
 
 from braze_exporter.config.loading import load_config
-from braze_exporter.monitoring.rules import as_yaml, build_rules
+from braze_exporter.metrics.self_metrics import (
+    BUDGET_RESERVE,
+    QUERIES,
+    RATE_LIMIT,
+    RATE_LIMIT_REMAINING,
+    RATE_LIMIT_RESET,
+    RELOAD_SUCCESS_TIME,
+    RELOAD_SUCCESSFUL,
+    REQUESTS_FAILED,
+    STATE_WRITE_FAILURES,
+    TIMEZONE_MISMATCH,
+    UP,
+)
+from braze_exporter.monitoring.rule import RuleOptions
+from braze_exporter.monitoring.rules import as_yaml, build_builtin_rules, build_rules
 from braze_exporter.scheduler.plan import build_plan
 
 MINUTE = 60
 TARGET = 'job="braze",instance="exporter:27293"'
 PRODUCTION = 'workspace="production"'
 PURCHASE = f'{PRODUCTION},event="purchase"'
+ADVERBS = {"hour": "hourly", "day": "daily"}
+PATH_LABEL = REQUESTS_FAILED.labels[1]
 
 # Returns the value of a series at a time, in seconds since the start of the scenario, or None if it is absent.
 SampleFunction = Callable[[float], float | None]
 
 
-def generated_rules(config: str) -> dict[str, Any]:
-    """Return the rules generated for a config."""
+def generated_rules(config: str, options: RuleOptions = RuleOptions()) -> dict[str, Any]:  # noqa: B008 - frozen
+    """Return the rules generated for a config, or without one if `config` is empty."""
+    if not config:
+        return build_builtin_rules(options)
     config_ = load_config(config, "config.yaml")
-    return build_rules(build_plan(config_), config_.settings)
+    return build_rules(build_plan(config_), config_.settings, options)
 
 
 def series(name: str, labels: str = PRODUCTION, target: str = TARGET) -> str:
@@ -59,11 +77,29 @@ def last_fetch(now: float) -> float:
     return 1 + now // 300 * 300
 
 
+def query_series(measure: str, kind: str, unit: str = "day", labels: str = PRODUCTION) -> str:
+    """Return a series of a query, such as `up`, in the notation of promtool."""
+    return series(f"braze_query_{measure}", f'{labels},kind="{kind}",unit="{unit}"')
+
+
+def query_status(kind: str, unit: str, labels: str, settle: int = 0) -> dict[str, SampleFunction]:
+    """Return the series of the state of a query that always succeeds."""
+    is_hourly = unit == "hour"
+    start = settled_start(HOUR, HOUR) if is_hourly else settled_start(24 * HOUR, settle or 2 * HOUR)
+    return {
+        query_series("up", kind, unit, labels): always(1),
+        query_series("max_age_seconds", kind, unit, labels): always(HOUR),
+        query_series("last_success_timestamp_seconds", kind, unit, labels): last_fetch,
+        query_series("settled_bucket_start_timestamp_seconds", kind, unit, labels): start,
+    }
+
+
 def samples(
     metric_group: str,
     labels: str = "",
     *,
-    unit: str = "daily",
+    kind: str = "",
+    unit: str = "day",
     settled: float = 0,
     latest: float = 0,
     total: SampleFunction | None = None,
@@ -71,22 +107,17 @@ def samples(
 ) -> dict[str, SampleFunction]:
     """Return the series of a query that always succeeds, with the given values.
 
-    `breakdown` has the additional labels of each series of a response with several series.
+    `kind` is the kind, by default the metric group. `breakdown` has the additional labels of each series of a response
+    with several series.
     """
     query = ",".join(filter(None, [PRODUCTION, labels]))
-    prefix, is_hourly = f"braze_{metric_group}_{unit}", unit == "hourly"
-    result: dict[str, SampleFunction] = {
-        series(f"{prefix}_up", query): always(1),
-        series(f"{prefix}_last_success_timestamp_seconds", query): last_fetch,
-    }
+    prefix = f"braze_{metric_group}_{ADVERBS[unit]}"
+    result = query_status(kind or metric_group, unit, query)
     for extra_labels in breakdown:
         series_labels = ",".join(filter(None, [query, extra_labels]))
         result |= {
             series(f"{prefix}_latest", series_labels): always(latest),
             series(f"{prefix}_settled", series_labels): always(settled),
-            series(f"{prefix}_settled_bucket_start_timestamp_seconds", series_labels): settled_start(
-                HOUR if is_hourly else 24 * HOUR, HOUR if is_hourly else 2 * HOUR
-            ),
         }
         if total is not None:
             result[series(f"braze_{metric_group}_total", series_labels)] = total
@@ -99,42 +130,39 @@ def settled_start(unit: int = HOUR, settle: int = HOUR) -> SampleFunction:
 
 
 def healthy(
-    unit: str = "hourly", labels: str = PURCHASE, metric_group: str = "custom_events"
+    unit: str = "hour", labels: str = PURCHASE, metric_group: str = "custom_events", workspace: str = PRODUCTION
 ) -> dict[str, SampleFunction]:
-    """Return the series of an exporter with one query that always succeeds: 100 an hour, equal to the baseline."""
-    prefix = f"braze_{metric_group}_{unit}"
-    is_hourly = unit == "hourly"
+    """Return the series of an exporter with one event that is always fetched: 100 an hour, equal to the baseline."""
+    prefix = f"braze_{metric_group}_{ADVERBS[unit]}"
+    is_hourly = unit == "hour"
     constants = {
-        series(f"{prefix}_up", labels): 1,
         series(f"{prefix}_latest", labels): 3,
         series(f"{prefix}_settled", labels): 100 if is_hourly else 2_400,
         series(f"{prefix}_baseline", labels): 101 if is_hourly else 2_400,
-        series("braze_up"): 1,
-        series("braze_workspace_timezone_mismatch"): 0,
-        series("braze_exporter_queries", f'{PRODUCTION},kind="custom_events",state="up"'): 1,
-        series("braze_exporter_queries", f'{PRODUCTION},kind="custom_events",state="failed"'): 0,
-        series("braze_api_quota_limit", f'{PRODUCTION},pool="default"'): 250_000,
-        series("braze_api_quota_remaining", f'{PRODUCTION},pool="default"'): 240_000,
-        series("braze_exporter_config_last_reload_successful", ""): 1,
-        series("braze_exporter_config_last_reload_success_timestamp_seconds", ""): -3_600,
-        series("braze_exporter_state_write_failures_total", ""): 0,
+        series(UP.name, workspace): 1,
+        series(TIMEZONE_MISMATCH.name, workspace): 0,
+        series(QUERIES.name, f'{workspace},kind="custom_events",state="up"'): 1,
+        series(QUERIES.name, f'{workspace},kind="custom_events",state="failed"'): 0,
+        series(RATE_LIMIT.name, f'{workspace},pool="default"'): 250_000,
+        series(RATE_LIMIT_REMAINING.name, f'{workspace},pool="default"'): 240_000,
+        series(BUDGET_RESERVE.name, ""): 0.2,
+        series(RELOAD_SUCCESSFUL.name, ""): 1,
+        series(RELOAD_SUCCESS_TIME.name, ""): -3_600,
+        series(STATE_WRITE_FAILURES.name, ""): 0,
         series("process_start_time_seconds", ""): -30 * 86_400,
-        **{
-            series("braze_api_errors_total", f'{PRODUCTION},endpoint="/events/data_series",reason="{reason}"'): 0
-            for reason in ("unauthorized", "forbidden", "server_error")
-        },
+        **{auth_failures(reason, workspace): 0 for reason in ("unauthorized", "forbidden", "server_error")},
     }
     counted = {
+        **query_status("custom_events", unit, labels),
         series(f"braze_{metric_group}_total", labels): lambda now: 1_000 + now // 300 * 8,
-        series(f"{prefix}_last_success_timestamp_seconds", labels): last_fetch,
-        series(f"{prefix}_settled_bucket_start_timestamp_seconds", labels): settled_start(
-            HOUR if is_hourly else 24 * HOUR, HOUR if is_hourly else 2 * HOUR
-        ),
-        series("braze_api_quota_reset_timestamp_seconds", f'{PRODUCTION},pool="default"'): (
-            lambda now: (now // HOUR + 1) * HOUR
-        ),
+        series(RATE_LIMIT_RESET.name, f'{workspace},pool="default"'): lambda now: (now // HOUR + 1) * HOUR,
     }
     return {**{name: always(value) for name, value in constants.items()}, **counted}
+
+
+def auth_failures(reason: str, workspace: str = PRODUCTION) -> str:
+    """Return the series of the failed requests of events with a reason."""
+    return series(REQUESTS_FAILED.name, f'{workspace},{PATH_LABEL}="/events/data_series",reason="{reason}"')
 
 
 @dataclass(frozen=True)
@@ -153,7 +181,8 @@ class ExpectedAlert:
 class Scenario:
     """The series of an exporter, the config whose rules evaluate them, and the alerts that must fire at given minutes.
 
-    No alert may fire at a minute in `silent`. `step` is the interval of samples and rule evaluations in minutes.
+    No alert may fire at a minute in `silent`. `step` is the interval of samples and rule evaluations in minutes. An
+    empty `config` stands for the rules without a config.
     """
 
     config: str
@@ -161,10 +190,11 @@ class Scenario:
     fires: Mapping[int, Sequence[ExpectedAlert]] = field(default_factory=dict)
     silent: Sequence[int] = ()
     step: int = 1
+    options: RuleOptions = field(default_factory=RuleOptions)
 
     def check(self, directory: Path) -> None:
         """Check with promtool that the expected alerts, and no others, fire at each listed minute."""
-        rules = generated_rules(self.config)
+        rules = generated_rules(self.config, self.options)
         write_file(directory / "rules.yml", as_yaml(rules))
         known = {rule["alert"]: rule["annotations"] for group in rules["groups"] for rule in group["rules"]}
         last = max([*self.fires, *self.silent])

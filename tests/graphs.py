@@ -48,9 +48,7 @@ GRAPHS = {
         24,
         datetime(2026, 11, 18, 22, tzinfo=UTC),
     ),
-    "release": Graph(
-        "braze_custom_events_filtered_hourly_settled / braze_custom_events_filtered_hourly_baseline", 12, END
-    ),
+    "release": Graph("braze_custom_events_by_app_hourly_settled / braze_custom_events_by_app_hourly_baseline", 12, END),
     "reported": Graph("increase(braze_custom_events_total[24h])", 4 * 24, END),
     "limit": Graph("braze_api_quota_remaining / braze_api_quota_limit", 8, datetime(2026, 11, 17, 19, tzinfo=UTC)),
 }

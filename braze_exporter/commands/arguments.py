@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from braze_exporter import __version__
 from braze_exporter.commands import logs
@@ -85,10 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_config(discover_parser)
     discover_parser.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
     _add_backfill(commands)
-    dashboard_parser = _add_command(commands, "dashboard", "Print the Grafana dashboard for the config file, as JSON.")
-    _add_config(dashboard_parser)
-    rules_parser = _add_command(commands, "rules", "Print the Prometheus alerting rules for the config file.")
-    _add_config(rules_parser)
+    dashboard_parser = _add_command(
+        commands, "dashboard", "Print the Grafana dashboard for the config file, or for all kinds without one, as JSON."
+    )
+    _add_optional_config(dashboard_parser)
+    _add_rules(commands)
     _add_command(commands, "schema", "Print the JSON Schema of the config file, for editors.")
     return top
 
@@ -121,6 +123,41 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         default="config.yaml",
         metavar="PATH",
         help="Path to the config file (default: %(default)s).",
+    )
+
+
+def _add_optional_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config.file", dest="config_file", metavar="PATH", help="Path to the config file (default: none)."
+    )
+
+
+def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    rules = _add_command(
+        commands,
+        "rules",
+        "Print the Prometheus alerting rules for the config file, or the built-in ones for any config without one.",
+    )
+    _add_optional_config(rules)
+    rules.add_argument(
+        "--runbook-url",
+        type=_parse_with(_parse_http_url),
+        metavar="PREFIX",
+        help="Start of the URLs in the annotation runbook_url. The anchor of the runbook follows it, so it usually "
+        "ends with # or / (default: no annotation).",
+    )
+    rules.add_argument(
+        "--dashboard-url",
+        type=_parse_with(_parse_http_url),
+        metavar="URL",
+        help="URL for the annotation dashboard_url (default: no annotation).",
+    )
+    rules.add_argument(
+        "--job",
+        type=_parse_with(_parse_job),
+        metavar="NAME",
+        help="Name of the exporter's job in Prometheus. BrazeExporterDown then fires for each target that is down, "
+        "instead of missing metrics (default: none).",
     )
 
 
@@ -246,6 +283,25 @@ def _parse_seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{text} is not a number of seconds, such as 0.5")
     return seconds
+
+
+def _parse_http_url(text: str) -> str:
+    """Return `text` unchanged. Raises `ValueError`, without `text`, if it is not a URL with http or https."""
+    try:
+        url = urlsplit(text)
+        is_valid = url.scheme in {"http", "https"} and bool(url.hostname) and "@" not in url.netloc
+    except ValueError:
+        is_valid = False
+    if not is_valid or not text.isprintable() or " " in text:
+        raise ValueError("must be an http or https URL without a password, such as https://grafana.example.com/d/braze")
+    return text
+
+
+def _parse_job(text: str) -> str:
+    """Return `text` unchanged. Raises `ValueError` if it is empty."""
+    if not text:
+        raise ValueError("must not be empty")
+    return text
 
 
 def _parse_time(text: str) -> "TimeArgument":

@@ -51,8 +51,8 @@ def select_series(family: Family, labels: Iterable[tuple[str, str]], stats: Iter
 
     Prometheus treats an empty label value as a missing label.
     """
-    parts = [matcher for name, value in labels for matcher in matchers(name, value)]
-    return f"{family.name}{{{', '.join([*parts, *stat_matchers(stats)])}}}"
+    parts = [*(matcher for name, value in labels for matcher in matchers(name, value)), *stat_matchers(stats)]
+    return f"{family.name}{{{', '.join(parts)}}}" if parts else family.name
 
 
 def stat_matchers(stats: Iterable[str]) -> list[str]:

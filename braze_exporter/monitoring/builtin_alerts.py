@@ -1,16 +1,20 @@
 """The built-in alerting rules, for failures that would keep the alerts of the config from firing."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from braze_exporter.braze.errors import Reason
-from braze_exporter.braze.kinds import Unit
+from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.families import Family, build_gauge
+from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_MAX_AGE, Family
 from braze_exporter.metrics.promql import LabelRegex, format_number, max_by, quote, select_series
 from braze_exporter.metrics.self_metrics import (
+    BUDGET_RESERVE,
+    DISCOVERY_SKIPPED,
     LIST_LAST_SUCCESS,
     QUERIES,
+    QUERY_UNLISTED,
     RATE_LIMIT,
     RATE_LIMIT_REMAINING,
     RATE_LIMIT_RESET,
@@ -22,53 +26,90 @@ from braze_exporter.metrics.self_metrics import (
     UP,
     QueryStatus,
 )
-from braze_exporter.monitoring.kind_texts import query_text
-from braze_exporter.monitoring.query_alerts import max_result_age
+from braze_exporter.monitoring.kind_texts import name_template
+from braze_exporter.monitoring.query_expr import NAME_LABELS, QUERY_ID_LABELS
 from braze_exporter.monitoring.rule import Rule
+from braze_exporter.scheduler.plan import Plan
 
 _SHORT_WAIT_SECONDS = 300.0
 _DEFAULT_WAIT_SECONDS = 900.0
 _LONG_WAIT_SECONDS = 3_600.0
 # Lists are read about once per hour, so this is two missed reads.
 _MAX_LIST_AGE_SECONDS = 10_800.0
-_LAST_SUCCESS = "last_success_timestamp_seconds"
 # A `$value` of 1e9 or more means that the last success is 0: no fetch has succeeded since the start.
 _SINCE_TEMPLATE = (
     "{{ if lt $value 1e9 }}for {{ $value | humanizeDuration }}{{ else }}since the exporter started{{ end }}"
 )
+# The name of the label for the path of a request.
+_PATH_LABEL = REQUESTS_FAILED.labels[1]
 
 
-def workspace_rules(queries: Sequence[Query], reserve: float, lists: Sequence[ListEndpoint]) -> Iterator[Rule]:
-    """Yield the rules of one workspace: for its `queries`, and for the `lists` that its selectors use.
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the built-in rules cover: one workspace, or all workspaces if `workspace` is empty.
 
-    `reserve` is the fraction of a rate limit that the exporter leaves to the company's sends.
+    `kinds` are the kinds of its queries. `lists` are the lists to alert on, empty for all. `has_subjects` is true if
+    queries may name a subject that Braze lists, `has_selectors` if there may be selectors, and `has_days` if there may
+    be daily queries.
     """
-    name = queries[0].workspace
-    yield _down_rule(name)
-    yield _key_rejected_rule(name)
-    yield _workspace_failing_rule(name, queries)
-    for kind, unit in dict.fromkeys((query.kind, query.unit) for query in queries):
-        yield _query_stale_rule([query for query in queries if (query.kind, query.unit) == (kind, unit)], reserve)
-    yield _rate_limit_low_rule(name, reserve)
-    if lists:
-        yield _list_stale_rule(name, lists)
-    if any(query.unit is Unit.DAY for query in queries):
-        yield _timezone_mismatch_rule(name)
+
+    workspace: str = ""
+    kinds: tuple[SeriesKind, ...] = KINDS
+    lists: tuple[ListEndpoint, ...] = ()
+    has_subjects: bool = True
+    has_selectors: bool = True
+    has_days: bool = True
+
+    @property
+    def matchers(self) -> tuple[tuple[str, str], ...]:
+        """The matchers of the workspace."""
+        return (("workspace", self.workspace),) if self.workspace else ()
+
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules for the workspace."""
+        yield _key_rejected_rule(self)
+        yield _fetches_failing_rule(self)
+        yield _query_stale_rule(self)
+        yield _rate_limit_low_rule(self)
+        if self.has_subjects:
+            yield _query_unlisted_rule(self)
+        if self.has_selectors:
+            yield _list_fetch_failing_rule(self)
+            yield _items_skipped_rule(self)
+        if self.has_days:
+            yield _timezone_mismatch_rule(self)
 
 
-def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
-    """Yield the rules for the exporter process. `has_state` is true if a state file is configured."""
+def workspace_scope(plan: Plan, queries: Sequence[Query]) -> Scope:
+    """Return the scope of a workspace with these `queries`, those of its selectors included."""
+    workspace = queries[0].workspace
+    selectors = [selector for selector in plan.selectors if selector.workspace == workspace]
+    lists = dict.fromkeys(
+        selector.kind.list_endpoint for selector in selectors if selector.kind.list_endpoint is not None
+    )
+    return Scope(
+        workspace,
+        tuple(dict.fromkeys(query.kind for query in queries)),
+        tuple(lists),
+        has_subjects=any(query.workspace == workspace and query.request_value for query in plan.queries),
+        has_selectors=bool(selectors),
+        has_days=any(query.unit is Unit.DAY for query in queries),
+    )
+
+
+def exporter_rules(*, has_state_file: bool) -> Iterator[Rule]:
+    """Yield the rules for the exporter process. `has_state_file` is true if a state file may be configured."""
     yield Rule(
-        alert="BrazeConfigReloadFailed",
-        expr=f"time() - {RELOAD_SUCCESS_TIME.name}\nand {RELOAD_SUCCESSFUL.name} == 0",
+        alert="BrazeExporterConfigReloadFailed",
+        expr=f"time() - {RELOAD_SUCCESS_TIME.name}\nand max_over_time({RELOAD_SUCCESSFUL.name}[5m]) == 0",
         wait=_SHORT_WAIT_SECONDS,
         summary="Failed Braze exporter configuration reload.",
         description="The Braze exporter failed to reload its config and keeps the one loaded "
         "{{ $value | humanizeDuration }} ago. The exporter's log and `braze-exporter check` list the problems.",
     )
-    if has_state:
+    if has_state_file:
         yield Rule(
-            alert="BrazeStateNotWritten",
+            alert="BrazeExporterStateWriteFailing",
             expr=f"increase({STATE_WRITE_FAILURES.name}[10m]) > 0",
             wait=_DEFAULT_WAIT_SECONDS,
             summary="Braze exporter cannot write its state file.",
@@ -78,32 +119,53 @@ def exporter_rules(*, has_state: bool) -> Iterator[Rule]:
         )
 
 
-def _down_rule(workspace: str) -> Rule:
-    """Return the rule for missing metrics of a workspace. It does not contain the name of the Prometheus job."""
+def target_down_rule(job: str) -> Rule:
+    """Return the rule for exporters that the Prometheus job `job` cannot scrape, or does not have."""
+    up = f"up{{job={quote(job)}}}"
     return Rule(
         alert="BrazeExporterDown",
-        labels=dict(_workspace_label(workspace)),
-        expr=f"absent({select_series(QUERIES, _workspace_label(workspace))})",
+        expr=f"{up} == 0\nor absent({up})",
         wait=_SHORT_WAIT_SECONDS,
-        summary="Braze exporter metrics are missing.",
-        description="Prometheus has had no metrics of workspace {{ $labels.workspace }} for 5 minutes or longer, so no "
-        "other alert for it can fire. The exporter is down, cannot be scraped, or no longer has this workspace in its "
-        "config. The target status page of Prometheus shows scrape errors.",
+        summary="Braze exporter cannot be scraped.",
+        description="Prometheus has not scraped {{ with $labels.instance }}the Braze exporter {{ . }}{{ else }}any "
+        "Braze exporter{{ end }} of job {{ $labels.job }} for 5 minutes or longer. No other alert for its workspaces "
+        "can fire. The target status page of Prometheus shows scrape errors.",
         severity="critical",
     )
 
 
-def _key_rejected_rule(workspace: str) -> Rule:
+def metrics_missing_rule(workspace: str = "") -> Rule:
+    """Return the rule for missing metrics of a workspace, or of all. It needs no name of a Prometheus job."""
+    scope = Scope(workspace)
+    texts = (
+        ("workspace {{ $labels.workspace }}", " for it", ", or no longer has this workspace in its config")
+        if workspace
+        else ("a Braze exporter", "", "")
+    )
+    return Rule(
+        alert="BrazeExporterDown",
+        labels=dict(scope.matchers),
+        expr=f"absent({select_series(QUERIES, scope.matchers)})",
+        wait=_SHORT_WAIT_SECONDS,
+        summary="Braze exporter metrics are missing.",
+        description=f"Prometheus has had no metrics of {texts[0]} for 5 minutes or longer, so no other alert{texts[1]} "
+        f"can fire. The exporter is down or cannot be scraped{texts[2]}. The target status page of Prometheus shows "
+        "scrape errors.",
+        severity="critical",
+    )
+
+
+def _key_rejected_rule(scope: Scope) -> Rule:
     """Return the rule for an API key that Braze rejects for all queries of a kind.
 
     A rejected key is tested every two minutes, at the endpoints of queries before those of lists. So rejected list
     requests need not be counted.
     """
-    up = select_series(QUERIES, (*_workspace_label(workspace), ("state", QueryStatus.UP)))
+    up = select_series(QUERIES, (*scope.matchers, ("state", QueryStatus.UP)))
     return Rule(
-        alert="BrazeKeyRefused",
-        labels=dict(_workspace_label(workspace)),
-        expr=f"{_auth_failures(workspace, 'workspace, reason')} > 0\n"
+        alert="BrazeAPIKeyRejected",
+        labels=dict(scope.matchers),
+        expr=f"{_auth_failures(scope, 'workspace, reason')} > 0\n"
         f"and on (workspace) max by (workspace, kind) ({up}) == 0",
         wait=_SHORT_WAIT_SECONDS,
         summary="Braze rejects the API key.",
@@ -117,18 +179,14 @@ def _key_rejected_rule(workspace: str) -> Rule:
     )
 
 
-def _workspace_failing_rule(workspace: str, queries: Sequence[Query]) -> Rule:
+def _fetches_failing_rule(scope: Scope) -> Rule:
     """Return the rule for a workspace whose queries all fail for a reason other than the API key."""
-    families = dict.fromkeys(
-        build_gauge(query.kind, query.metric_group, query.unit, _LAST_SUCCESS).name for query in queries
-    )
-    last = f'{{__name__=~"{"|".join(families)}", workspace={quote(workspace)}}}'
     return Rule(
-        alert="BrazeNotAnswering",
-        labels=dict(_workspace_label(workspace)),
-        expr=f"time() - {max_by(last, ['workspace'])}\n"
-        f"and {_up_expr(workspace)} == 0\n"
-        f"unless {_auth_failures(workspace, 'workspace')} > 0",
+        alert="BrazeFetchesFailing",
+        labels=dict(scope.matchers),
+        expr=f"time() - {max_by(select_series(QUERY_LAST_SUCCESS, scope.matchers), ['workspace'])}\n"
+        f"and {_up_expr(scope)} == 0\n"
+        f"unless {_auth_failures(scope, 'workspace')} > 0",
         wait=_DEFAULT_WAIT_SECONDS,
         summary="All fetches from Braze fail.",
         description=f"No fetch for workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}. "
@@ -137,76 +195,111 @@ def _workspace_failing_rule(workspace: str, queries: Sequence[Query]) -> Rule:
     )
 
 
-def _query_stale_rule(queries: Sequence[Query], reserve: float) -> Rule:
-    """Return the rule for queries of one kind and unit whose values are stale while other queries succeed."""
-    query_with_all_labels = max(queries, key=lambda query: len(query.labels))
-    workspace, kind, unit = query_with_all_labels.workspace, query_with_all_labels.kind, query_with_all_labels.unit
-    conditions = []
-    for metric_group in dict.fromkeys(query.metric_group for query in queries):
-        latest, success = (build_gauge(kind, metric_group, unit, measure) for measure in ("latest", _LAST_SUCCESS))
-        max_age = max(max_result_age(query) for query in queries if query.metric_group == metric_group)
-        conditions.append(
-            f"time() - {max_by(select_series(success, _workspace_label(workspace)), success.labels)} > "
-            f"{format_number(max_age)}\n"
-            f"  unless {max_by(select_series(latest, _workspace_label(workspace)), success.labels)}"
+def _query_stale_rule(scope: Scope) -> Rule:
+    """Return the rule for queries whose values are stale while other queries of the workspace succeed.
+
+    Queries whose pool has reached the reserve are omitted.
+    """
+    kinds_by_pool: dict[str, list[SeriesKind]] = {}
+    for kind in scope.kinds:
+        kinds_by_pool.setdefault(kind.pool.name, []).append(kind)
+    stale_by_pool = []
+    for pool, kinds in kinds_by_pool.items():
+        names = LabelRegex("|".join(kind.section for kind in kinds) if len(kinds_by_pool) > 1 else "")
+        matchers = (*scope.matchers, ("kind", names))
+        success, max_age = (
+            max_by(select_series(family, matchers), QUERY_ID_LABELS) for family in (QUERY_LAST_SUCCESS, QUERY_MAX_AGE)
         )
-    any_stale = "\n  or ".join(conditions)
+        stale_by_pool.append(
+            f"time() - {success}\n  > {max_age}\n  unless on (workspace) {_reserve_reached(scope, (('pool', pool),))}"
+        )
+    any_stale = "\n  or ".join(stale_by_pool)
     return Rule(
-        alert="BrazeQueryUnanswered",
-        expr=f"(\n  {any_stale}\n)\n"
-        f"unless on (workspace) {_up_expr(workspace)} == 0\n"
-        f"unless on (workspace) {_reserve_reached(workspace, reserve, (('pool', kind.pool.name),))}",
+        alert="BrazeQueryStale",
+        labels=dict(scope.matchers),
+        expr=f"(\n  {any_stale}\n)\nunless on (workspace) {_up_expr(scope)} == 0",
         wait=_DEFAULT_WAIT_SECONDS,
         summary="Values of a query are stale.",
-        description=f"No fetch of {query_text(query_with_all_labels)} has succeeded {_SINCE_TEMPLATE}, so its values "
-        "are no longer exported. Fetches of other queries succeed. Check for a name that was changed or deleted in "
-        "Braze, a wrong identifier, or a permission that the key lacks. The log has Braze's error message.",
-        labels={"kind": kind.section, "unit": unit.value, **dict(_workspace_label(workspace))},
+        description=f"No fetch of the query {{{{ $labels.kind }}}} ({{{{ $labels.unit }}}}{_SUBJECT_TEMPLATE}) in "
+        f"workspace {{{{ $labels.workspace }}}} has succeeded {_SINCE_TEMPLATE}, so its values are no longer exported. "
+        "Fetches of other queries succeed. Check for a name that was changed or deleted in Braze, a wrong identifier, "
+        "or a permission that the key lacks. The log has Braze's error message.",
     )
 
 
-def _rate_limit_low_rule(workspace: str, reserve: float) -> Rule:
+def _query_unlisted_rule(scope: Scope) -> Rule:
+    """Return the rule for a subject in the config that Braze's list lacks.
+
+    Braze counts 0 for an unknown event, so its query does not fail.
+    """
+    unlisted = max_by(select_series(QUERY_UNLISTED, scope.matchers), QUERY_UNLISTED.labels)
+    return Rule(
+        alert="BrazeQueryUnlisted",
+        labels=dict(scope.matchers),
+        expr=f"{unlisted} == 1",
+        wait=_DEFAULT_WAIT_SECONDS,
+        summary="Braze does not list a subject in the config.",
+        description="{{ $labels.subject }} ({{ $labels.kind }} in the config of workspace {{ $labels.workspace }}) is "
+        "missing from Braze's list. Braze may report 0 for it instead of an error. Check the spelling and the letter "
+        "case, and whether the item was renamed, archived or deleted in Braze. The status page shows similar names.",
+    )
+
+
+def _items_skipped_rule(scope: Scope) -> Rule:
+    """Return the rule for items that selectors match and that have no queries."""
+    return Rule(
+        alert="BrazeItemsSkipped",
+        labels=dict(scope.matchers),
+        expr=f"{max_by(select_series(DISCOVERY_SKIPPED, scope.matchers), DISCOVERY_SKIPPED.labels)} > 0",
+        wait=_DEFAULT_WAIT_SECONDS,
+        summary="Items that selectors match are skipped.",
+        description='{{ $value | printf "%.0f" }} items that selectors of {{ $labels.kind }} match in workspace '
+        "{{ $labels.workspace }} have no queries. They exceed `max_queries` or `budget.share`, so they have neither "
+        "values nor alerts. Raise the limit, select fewer items, or refresh less often.",
+    )
+
+
+def _rate_limit_low_rule(scope: Scope) -> Rule:
     """Return the rule for a rate limit that has reached the reserve, until Braze's window ends."""
     return Rule(
-        alert="BrazeQuotaLow",
-        labels=dict(_workspace_label(workspace)),
-        expr=_reserve_reached(workspace, reserve),
+        alert="BrazeRateLimitLow",
+        labels=dict(scope.matchers),
+        expr=_reserve_reached(scope),
         wait=_DEFAULT_WAIT_SECONDS,
         summary="Braze rate limit has reached the reserve.",
         description="{{ $value | humanizePercentage }} of the rate limit of workspace {{ $labels.workspace }} is left "
-        "(pool {{ $labels.pool }}), so the exporter pauses its requests until the limit resets. "
-        f"`budget.reserve` leaves the last {format_number(reserve * 100)}% to your own requests, which Braze will soon "
-        "reject too. Find their source. The exporter uses at most `budget.share`.",
+        "(pool {{ $labels.pool }}), so the exporter pauses its requests until the limit resets. `budget.reserve` "
+        "leaves the rest to your own requests, which Braze will soon reject too. Find their source. The exporter uses "
+        "at most `budget.share`.",
     )
 
 
-def _list_stale_rule(workspace: str, lists: Sequence[ListEndpoint]) -> Rule:
-    """Return the rule for a list that selectors use and whose fetches fail.
+def _list_fetch_failing_rule(scope: Scope) -> Rule:
+    """Return the rule for a list whose fetches fail.
 
     Before the first success the timestamp is 0, so the rule fires for a list that has never been read too.
     """
-    names = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in lists))
+    names = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in scope.lists))
     last_success = max_by(
-        select_series(LIST_LAST_SUCCESS, (*_workspace_label(workspace), ("list", names))), LIST_LAST_SUCCESS.labels
+        select_series(LIST_LAST_SUCCESS, (*scope.matchers, ("list", names))), LIST_LAST_SUCCESS.labels
     )
     return Rule(
-        alert="BrazeListUnread",
-        labels=dict(_workspace_label(workspace)),
+        alert="BrazeListFetchFailing",
+        labels=dict(scope.matchers),
         expr=f"time() - {last_success} > {format_number(_MAX_LIST_AGE_SECONDS)}",
         wait=_DEFAULT_WAIT_SECONDS,
         summary="Fetches of a Braze list fail.",
         description="No fetch of Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} has "
-        f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, `regex` and `tag` select only items that were listed "
-        "before. The log and the status page show the reason: a missing permission, a rejected key, or a failure of "
-        "Braze.",
+        f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, selectors select only items that were listed before. The "
+        "log and the status page show the reason: a missing permission, a rejected key, or a failure of Braze.",
     )
 
 
-def _timezone_mismatch_rule(workspace: str) -> Rule:
+def _timezone_mismatch_rule(scope: Scope) -> Rule:
     return Rule(
         alert="BrazeTimezoneMismatch",
-        labels=dict(_workspace_label(workspace)),
-        expr=f"{max_by(select_series(TIMEZONE_MISMATCH, _workspace_label(workspace)), ['workspace'])} == 1",
+        labels=dict(scope.matchers),
+        expr=f"{max_by(select_series(TIMEZONE_MISMATCH, scope.matchers), ['workspace'])} == 1",
         wait=_LONG_WAIT_SECONDS,
         summary="Configured time zone differs from Braze's.",
         description="The newest day in the responses for workspace {{ $labels.workspace }} has differed from the "
@@ -215,15 +308,25 @@ def _timezone_mismatch_rule(workspace: str) -> Rule:
     )
 
 
-def _workspace_label(workspace: str) -> tuple[tuple[str, str], ...]:
-    return (("workspace", workspace),)
+def _subject_template() -> str:
+    """Return the template for the labels that distinguish the queries of a kind and a unit."""
+    names = {kind.subject_parameter: name_template(kind) for kind in KINDS if kind.subject_label in NAME_LABELS}
+    return "".join(
+        f"{{{{ if $labels.{label} }}}}, {label.removeprefix('braze_').removesuffix('_id')} "
+        f"{names.get(label, f'{{{{ $labels.{label} }}}}')}{{{{ end }}}}"
+        for label in QUERY_ID_LABELS
+        if label not in {"workspace", "kind", "unit"}
+    )
 
 
-def _up_expr(workspace: str) -> str:
-    return max_by(select_series(UP, _workspace_label(workspace)), ["workspace"])
+_SUBJECT_TEMPLATE = _subject_template()
 
 
-def _auth_failures(workspace: str, by: str) -> str:
+def _up_expr(scope: Scope) -> str:
+    return max_by(select_series(UP, scope.matchers), ["workspace"])
+
+
+def _auth_failures(scope: Scope, by: str) -> str:
     """Return the PromQL for the number of 401s and 403s of queries in the last 10 minutes.
 
     There are five probes in this time, so that none of them can be missed between scrapes.
@@ -231,18 +334,21 @@ def _auth_failures(workspace: str, by: str) -> str:
     # Lists are excluded, since queries can succeed without the permission to read a list.
     lists = LabelRegex("", excluded="|".join(list_endpoint.path for list_endpoint in LIST_ENDPOINTS))
     reasons = LabelRegex(f"{Reason.UNAUTHORIZED}|{Reason.FORBIDDEN}")
-    result = select_series(REQUESTS_FAILED, (*_workspace_label(workspace), ("endpoint", lists), ("reason", reasons)))
+    result = select_series(REQUESTS_FAILED, (*scope.matchers, (_PATH_LABEL, lists), ("reason", reasons)))
     return f"sum by ({by}) (increase({result}[10m]))"
 
 
-def _reserve_reached(workspace: str, reserve: float, pool: tuple[tuple[str, str], ...] = ()) -> str:
+def _reserve_reached(scope: Scope, pool: tuple[tuple[str, str], ...] = ()) -> str:
     """Return the PromQL for the remaining fractions of the rate limits that are at or below the reserve.
 
-    A rate limit whose window has ended is omitted.
+    The reserve is that of the exporter that exports them. A rate limit whose window has ended is omitted.
     """
 
-    def expr(family: Family) -> str:
-        return max_by(select_series(family, (*_workspace_label(workspace), *pool)), family.labels)
+    def series(family: Family) -> str:
+        return select_series(family, (*scope.matchers, *pool))
 
-    remaining, limit, has_ended = expr(RATE_LIMIT_REMAINING), expr(RATE_LIMIT), f"({expr(RATE_LIMIT_RESET)} <= time())"
-    return f"(\n  {remaining}\n  / {limit} <= {format_number(reserve)}\n  unless {has_ended}\n)"
+    remaining = f"{series(RATE_LIMIT_REMAINING)} / {series(RATE_LIMIT)}"
+    reserve = max_by(BUDGET_RESERVE.name, ["job", "instance"])
+    low = f"{remaining} <= on (job, instance) group_left () {reserve}"
+    has_ended = f"({max_by(series(RATE_LIMIT_RESET), RATE_LIMIT_RESET.labels)} <= time())"
+    return f"(\n  {max_by(low, RATE_LIMIT.labels)}\n  unless {has_ended}\n)"

@@ -5,12 +5,29 @@ from dataclasses import dataclass
 
 from braze_exporter.braze.kinds import CAMPAIGNS, CANVASES, CUSTOM_EVENTS, REVENUE, SEGMENT_USERS, SeriesKind
 from braze_exporter.braze.query import Query
+from braze_exporter.metrics.families import QUERY_LAST_SUCCESS
 
 _FILTERS = {
     "product": "{{ with $labels.product }} of product {{ . }}{{ end }}",
     "braze_app": "{{ with $labels.braze_app }} from app {{ . }}{{ end }}",
     "segment": "{{ with $labels.segment }} in segment {{ . }}{{ end }}",
 }
+
+
+def name_template(kind: SeriesKind) -> str:
+    """Return the template for the name of a subject that Braze identifies by an id, or for the id if it has no name.
+
+    The name is not a label of the alert, because a label that changes would restart the alert. So the template queries
+    it.
+    """
+    selector = f'{QUERY_LAST_SUCCESS.name}{{workspace=%q, {kind.subject_parameter}=%q, {kind.subject_label}!=""}}'
+    return (
+        f"{{{{ with printf `{selector}` $labels.workspace $labels.{kind.subject_parameter} | query }}}}"
+        f'{{{{ . | first | label "{kind.subject_label}" }}}}{{{{ else }}}}{{{{ $labels.{kind.subject_parameter} }}}}'
+        "{{ end }}"
+    )
+
+
 _SENDS = "Check that it is active, that its trigger still occurs, and that its audience has users."
 
 
@@ -44,15 +61,17 @@ _TEXTS: Mapping[SeriesKind, KindTexts] = {
     CAMPAIGNS: KindTexts(
         "Messages sent",
         "campaign messages",
-        "messages of campaign {{ $labels.campaign }}",
-        silence_sentence="Campaign {{ $labels.campaign }} in workspace {{ $labels.workspace }} has sent no messages",
+        f"messages of campaign {name_template(CAMPAIGNS)}",
+        silence_sentence=f"Campaign {name_template(CAMPAIGNS)} in workspace {{{{ $labels.workspace }}}} has sent no "
+        "messages",
         advice=_SENDS,
     ),
     CANVASES: KindTexts(
         "Canvas entries",
         "Canvas entries",
-        "entries into Canvas {{ $labels.canvas }}",
-        silence_sentence="No users have entered Canvas {{ $labels.canvas }} in workspace {{ $labels.workspace }}",
+        f"entries into Canvas {name_template(CANVASES)}",
+        silence_sentence=f"No users have entered Canvas {name_template(CANVASES)} in workspace "
+        "{{ $labels.workspace }}",
         advice=_SENDS,
     ),
 }
@@ -81,7 +100,8 @@ def alert_prefix(kind: SeriesKind) -> str:
 def query_text(query: Query) -> str:
     """Return the template for what a query counts. It takes names from labels, so it fits all queries of the kind."""
     plain = query.kind.metric_group.labels
-    filters = "".join(_FILTERS[name] for name in query.metric_group.labels if name not in plain)
+    labels = query.metric_group.labels
+    filters = "".join(text for name, text in _FILTERS.items() if name in labels and name not in plain)
     return f"{kind_texts(query.kind).counted}{filters} in workspace {{{{ $labels.workspace }}}}"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from braze_exporter.braze.query import Query
 from braze_exporter.config.schema import Alerts
 from braze_exporter.config.values import format_duration
+from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_SETTLED_START, QUERY_UP
 from braze_exporter.metrics.promql import LabelRegex, format_number
 from braze_exporter.metrics.self_metrics import STATE_WRITE_FAILURES
 from braze_exporter.monitoring.kind_texts import alert_prefix, capitalize, kind_texts, query_text, silence_text
@@ -73,11 +74,11 @@ class QueryAlerts:
         else:
             unreliable = f"time() - {_START_TIME} < {format_number(silent)}"
         total = expression.total(unless=f" unless {_TARGET} ({unreliable})")
-        since = expression.gauge("last_success_timestamp_seconds", offset=span)
+        since = expression.status(QUERY_LAST_SUCCESS, offset=span)
         return self._rule(
             "Silent",
             f"{total}\n  == {expression.total(offset=span)}\n"
-            f"and time() - {expression.gauge('last_success_timestamp_seconds')} < "
+            f"and time() - {expression.status(QUERY_LAST_SUCCESS)} < "
             f"{format_number(max_result_age(counter_source))}\n"
             f"and {since} > 0",
             f"No {kind_texts(self.query.kind).noun} counted.",
@@ -89,15 +90,14 @@ class QueryAlerts:
         """Return the rule for empty or outdated responses, with which the other rules cannot fire."""
         query, max_bucket_age = self.query, max(silent, self.query.settle_seconds + 3 * self.query.unit.seconds)
         expression = QueryExpr(query)
-        up, start = expression.gauge("up"), expression.gauge("settled_bucket_start_timestamp_seconds")
+        up, start = expression.status(QUERY_UP), expression.status(QUERY_SETTLED_START)
         return self._rule(
             "NoData",
             f"(\n  time() - {start} > {format_number(max_bucket_age)}\n"
-            f"  or time() - {start} unless {expression.gauge('settled')}\n"
+            f"  or time() - {start} unless {expression.value('settled')}\n"
             f"  or 0 * {up} unless {start}\n)\n"
             f"and {up} == 1\n"
-            f"and time() - {expression.gauge('last_success_timestamp_seconds')} < "
-            f"{format_number(max_result_age(query))}",
+            f"and time() - {expression.status(QUERY_LAST_SUCCESS)} < {format_number(max_result_age(query))}",
             f"No current data for {kind_texts(query.kind).noun}.",
             f"Responses for {query_text(query)} contain no {{{{ if $value }}}}settled {query.unit} after the one that "
             "began {{ $value | humanizeDuration }} ago{{ else }}data{{ end }}. Other alerts cannot detect problems in "
@@ -116,8 +116,7 @@ class QueryAlerts:
         )
         return self._rule(
             "Drop",
-            f"{expression.gauge('settled')}\n"
-            f"  / ({expression.gauge('baseline')} >= {format_number(self.alerts.min_baseline)})\n"
+            f"{expression.value('settled')}\n  / ({expression.value('baseline')} >= {format_number(self.alerts.min)})\n"
             f"  <= {format_number(1 - drop)}",
             f"Drop in {kind_texts(query.kind).noun}.",
             f"{capitalize(query_text(query))} {kind_texts(query.kind).verb} at {{{{ $value | humanizePercentage }}}} "
@@ -129,29 +128,29 @@ class QueryAlerts:
         query = self.query
         return self._rule(
             alert_type,
-            f"{QueryExpr(query).gauge('settled')} {operator} {format_number(limit)}",
+            f"{QueryExpr(query).value('settled')} {operator} {format_number(limit)}",
             f"{capitalize(kind_texts(query.kind).noun)} {alert_type.lower()} the limit.",
             f'{capitalize(query_text(query))}: {{{{ $value | printf "%.15g" }}}} in the newest settled {query.unit}, '
             f"{alert_type.lower()} the limit of {format_number(limit)}. The limit is the same at all times. If the "
             "usual value depends on the time, use `drop`, which compares with the baseline.",
         )
 
-    @property
-    def _selector_labels(self) -> dict[str, str]:
-        """The labels that distinguish the rules of selectors. The subjects are labels of their series."""
-        return {"selector": str(self.query.subject)} if isinstance(self.query.subject, LabelRegex) else {}
-
     def _rule(self, alert_type: str, expr: str, summary: str, description: str) -> Rule:
         alerts, query = self.alerts, self.query
+        # Without the unit, the hourly and the daily alert would have the same labels. The subjects of a selector are
+        # labels of their series, so only `selector` distinguishes the rules of selectors.
+        labels = {"kind": query.kind.section, "unit": query.unit.value, **QueryExpr(query).identity}
+        if isinstance(query.subject, LabelRegex):
+            labels["selector"] = str(query.subject)
         return Rule(
             alert=f"{alert_prefix(query.kind)}{alert_type}",
-            expr=QueryExpr(query).restrict(expr),
+            expr=expr,
             wait=alerts.wait,
+            keep_firing=alerts.wait,
             summary=summary,
             description=description,
             keep_firing_for=alerts.wait if alerts.keep_firing_for is None else alerts.keep_firing_for,
             severity=alerts.severity,
-            # Without the unit, the hourly and the daily alert would have the same labels.
-            labels={**alerts.labels, "unit": query.unit.value, **QueryExpr(query).identity, **self._selector_labels},
+            labels={**alerts.labels, **labels},
             runbook=RUNBOOK_HEADINGS[alert_type],
         )

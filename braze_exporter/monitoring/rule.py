@@ -5,18 +5,29 @@ from dataclasses import dataclass, field
 
 from braze_exporter.config.values import format_duration
 
-# The README has a section for each built-in alert and for each type of query alert.
-RUNBOOKS = "https://github.com/braze-exporter/braze-exporter/blob/main/README.md"
+
+@dataclass(frozen=True, slots=True)
+class RuleOptions:
+    """The options of all rules.
+
+    `runbook_prefix` is the start of the URLs of the runbooks; the anchor of a runbook follows it. `dashboard_url` is
+    the URL of the dashboard. Rules have no annotation for an empty URL. `job` is the name of the exporter's job in
+    Prometheus, or empty.
+    """
+
+    runbook_prefix: str = ""
+    dashboard_url: str = ""
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """An alerting rule.
 
-    `wait` is `for`, in seconds. `keep_firing_for` is in seconds too, or None if the rule has none. `summary` and
-    `description` are Prometheus templates, in which names from the config come from labels only. `severity` and
-    `labels` are plain text. `labels` repeat those of the series, because promtool rejects two rules with the same name
-    and labels. `runbook` is the heading in the README, if it differs from the name.
+    `wait` is `for`, and `keep_firing` is `keep_firing_for`, in seconds; 0 omits the latter. `summary` and `description`
+    are Prometheus templates, in which names from the config come from labels only. `severity` and `labels` are plain
+    text. `labels` repeat those of the series, because promtool rejects two rules with the same name and labels.
+    `runbook` is the heading in the README, if it differs from the name.
     """
 
     alert: str
@@ -28,21 +39,26 @@ class Rule:
     severity: str = "warning"
     labels: Mapping[str, str] = field(default_factory=dict)
     runbook: str = ""
+    keep_firing: float = 0.0
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self, options: RuleOptions) -> dict[str, object]:
         """Return the rule as it is written to a rule file."""
         labels = {"severity": self.severity, **self.labels}
-        keep = {} if self.keep_firing_for is None else {"keep_firing_for": format_duration(self.keep_firing_for)}
+        anchor = (self.runbook or self.alert).lower().replace(" ", "-")
+        urls = {
+            "runbook_url": options.runbook_prefix and options.runbook_prefix + anchor,
+            "dashboard_url": options.dashboard_url,
+        }
         return {
             "alert": self.alert,
             "expr": self.expr,
             "for": format_duration(self.wait),
-            **keep,
+            **({"keep_firing_for": format_duration(self.keep_firing)} if self.keep_firing else {}),
             "labels": {name: _escape_template(value) for name, value in labels.items() if value},
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
-                "runbook_url": f"{RUNBOOKS}#{(self.runbook or self.alert).lower().replace(' ', '-')}",
+                **{name: _escape_template(url) for name, url in urls.items() if url},
             },
         }
 

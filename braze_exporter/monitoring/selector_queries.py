@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from braze_exporter.braze.kinds import SEGMENT_USERS
+from braze_exporter.braze.names import normalize_id
 from braze_exporter.braze.query import Query
 from braze_exporter.config.schema import Entry
 from braze_exporter.metrics.promql import LabelRegex
 from braze_exporter.scheduler.plan import Plan
 
-# The id that may follow a name, to distinguish items with the same name in Braze.
-_ID_SUFFIX = r"( \([0-9A-Fa-f-]{36}\))?"
+# The ids that may follow the name in the label of a segment, to distinguish segments with the same name.
+_ID_SUFFIXES = r"( \([0-9A-Fa-f-]{36}\))*"
 
 
 def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
@@ -24,28 +26,34 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
     before: dict[tuple[object, ...], list[str]] = {}
     ids: dict[tuple[object, ...], list[str]] = {}
     for query in plan.queries:
-        known = ids if query.kind.is_identified_by_id else before
+        is_by_id = query.kind.is_identified_by_id
+        known = ids if is_by_id else before
         known.setdefault(_group_key(query), []).append(
-            re.escape(query.request_value if query.kind.is_identified_by_id else query.subject)
+            re.escape(normalize_id(query.subject_id) if is_by_id else query.subject)
         )
     for selector in plan.selectors:
         for query in selector.queries:
             expression = _subject_regex(query, selector.entry)
             excluded = before.setdefault(_group_key(query), [])
-            subject = LabelRegex(query.subject, expression, "|".join(excluded))
+            subject = LabelRegex(_selector_text(selector.entry), expression, "|".join(excluded))
             subject_id = LabelRegex("", excluded="|".join(ids.get(_group_key(query), ())))
             yield replace(query, subject=subject, subject_id=subject_id), selector.entry
             if getattr(selector.entry, "tag", None) is None:  # a tag cannot be derived from a name
                 excluded.append(f"(?:{expression})")
 
 
+def _selector_text(entry: Entry) -> str:
+    """Return the value of the label `selector`: the regex of the entry, its tag as `tag: NAME`, or both."""
+    match, tag = getattr(entry, "match", None), getattr(entry, "tag", None)
+    return ", ".join([*([match.text] if match is not None else []), *([f"tag: {tag}"] if tag is not None else [])])
+
+
 def _subject_regex(query: Query, entry: Entry) -> str:
-    """Return the regex for the names of an entry's items. It is empty (any name) for an entry with only a tag."""
-    regex = getattr(entry, "regex", None)
-    if regex is None:
+    """Return the regex for the labels of an entry's items. It is empty (any label) for an entry with only a tag."""
+    match = getattr(entry, "match", None)
+    if match is None:
         return ""
-    has_ids = query.kind.list_endpoint is not None and query.kind.list_endpoint.has_ids
-    return f"(?:{regex.text}){_ID_SUFFIX}" if has_ids else str(regex.text)
+    return f"(?:{match.text}){_ID_SUFFIXES}" if query.kind is SEGMENT_USERS else str(match.text)
 
 
 def _group_key(query: Query) -> tuple[object, ...]:

@@ -24,8 +24,6 @@ import yaml
 from servers import running_alertmanager, running_prometheus
 from support import HOUR, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
-from braze_exporter.monitoring.rule import RUNBOOKS
-
 pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[2]
@@ -39,12 +37,13 @@ EVENTS = """
 {event: login}
 """
 SILENCED_EVENTS = {"purchase_completed", "newsletter_signup", "login"}
-TOTALS = "{__name__=~'braze_custom_events_(filtered_)?total'}"
+TOTALS = "{__name__=~'braze_custom_events_(by_app_)?total'}"
 PAGE = {
     "alertname": "BrazeEventSilent",
     "workspace": "production",
-    "event": "purchase_completed",
+    "kind": "custom_events",
     "unit": "hour",
+    "event": "purchase_completed",
     "severity": "page",
     "team": "growth",
 }
@@ -133,7 +132,7 @@ def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
         config = workspace_yaml(braze.url, EVENTS, extra_yaml=extra_yaml)
         option = f"--config.file={write_file(tmp_path / 'config.yaml', config)}"
         program = stack.enter_context(Program.start([option]))
-        rules = run_program("rules", option).stdout
+        rules = run_program("rules", option, "--runbook-url=https://runbooks.example.com/").stdout
         server = stack.enter_context(
             running_prometheus(tmp_path / "prometheus", program.port, rules=rules, alertmanager=manager)
         )
@@ -157,7 +156,7 @@ def test_silent_event_is_paged_and_resolved(tmp_path: Path) -> None:
             "the counter does not increase. Check recent changes and releases of the source of the event. Campaigns "
             "triggered by it send nothing."
         )
-        assert page["annotations"]["runbook_url"] == f"{RUNBOOKS}#silent"
+        assert page["annotations"]["runbook_url"] == "https://runbooks.example.com/silent"
         # The timestamp of a sample is the start of its scrape, which is at most a second before the response of Braze.
         assert datetime.fromisoformat(page["startsAt"]).timestamp() >= shop.last["purchase_completed"] + 10 + 3 - 1
 

@@ -17,11 +17,14 @@ from alert_scenarios import (
     healthy,
     hours,
     last_fetch,
+    query_series,
     samples,
     series,
     until,
 )
 from support import HOUR, workspace_yaml
+
+from braze_exporter.metrics.self_metrics import RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET
 
 pytestmark = pytest.mark.no_cover
 
@@ -30,15 +33,17 @@ DAY = 24
 WINBACK, WELCOME = "d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "f293e280-c0e7-4304-b9b9-62803fc0b053"
 ONBOARDING = "4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
 PROCESS_START = series("process_start_time_seconds", "")
-# The sent messages of a campaign with two channels, one of which has two variations. `OPENED` has other statistics of
-# it.
+# The sent messages of a campaign with two channels, one of which has two variations of the same name. `OPENED` has
+# other statistics of it.
 SENT = (
-    'channel="email",variation="A",stat="sent"',
-    'channel="email",variation="B",stat="sent"',
-    'channel="in_app_message",variation="A",stat="impressions"',
+    'channel="email",variation_id="1",variation="A",stat="sent"',
+    'channel="email",variation_id="2",variation="A",stat="sent"',
+    'channel="in_app_message",variation_id="1",variation="A",stat="impressions"',
 )
-MESSAGES = "braze_campaign_messages_daily"
-OPENED = ('channel="email",variation="A",stat="opens"', 'channel="in_app_message",variation="A",stat="clicks"')
+OPENED = (
+    'channel="email",variation_id="1",variation="A",stat="opens"',
+    'channel="in_app_message",variation_id="1",variation="A",stat="clicks"',
+)
 
 
 def config(sections: str) -> str:
@@ -56,40 +61,48 @@ CANVAS = config(f"    canvases: [{{canvas: {ONBOARDING}, alerts: {{silent: 2d}}}
 CONFIGS = (SESSIONS, PURCHASES, REVENUE, SEGMENT, UNINSTALLS, CAMPAIGN, CANVAS)
 
 
-def expected_alert(alert: str, sentence: str, unit: str = "day", **labels: str) -> ExpectedAlert:
+def expected_alert(alert: str, sentence: str, kind: str, unit: str = "day", **labels: str) -> ExpectedAlert:
     """Return an expected alert of the workspace."""
-    return ExpectedAlert(alert, sentence, {"workspace": "production", "severity": "warning", "unit": unit, **labels})
+    alert_labels = {"workspace": "production", "severity": "warning", "kind": kind, "unit": unit}
+    return ExpectedAlert(alert, sentence, {**alert_labels, **labels})
 
 
 def quota(pool: str, left: float) -> dict[str, SampleFunction]:
     """Return the rate limit series of a pool that has the fraction `left` of its limit left."""
     labels = f'{PRODUCTION},pool="{pool}"'
     return {
-        series("braze_api_quota_limit", labels): always(1_000),
-        series("braze_api_quota_remaining", labels): always(1_000 * left),
-        series("braze_api_quota_reset_timestamp_seconds", labels): lambda now: (now // HOUR + 1) * HOUR,
+        series(RATE_LIMIT.name, labels): always(1_000),
+        series(RATE_LIMIT_REMAINING.name, labels): always(1_000 * left),
+        series(RATE_LIMIT_RESET.name, labels): lambda now: (now // HOUR + 1) * HOUR,
     }
 
 
-def named(
-    metric_group: str, subject: str, name_and_id: tuple[str, str], total: SampleFunction, settled: float = 40
-) -> dict[str, SampleFunction]:
-    """Return the series of a campaign or Canvas without failed fetches, with its name and id."""
-    labels = f'{subject}="{name_and_id[0]}"'
-    breakdown = SENT if metric_group == "campaign_messages" else ("",)
-    info = series(f"braze_{subject}_info", f'{PRODUCTION},{labels},{subject}_id="{name_and_id[1]}"')
-    result = {
-        info: always(1),
-        **samples(metric_group, labels, settled=settled, total=total, breakdown=breakdown),
-    }
-    if metric_group == "campaign_messages":
-        result |= samples(metric_group, labels, settled=5_000, total=lambda now: now, breakdown=OPENED)
-    return result
+def labels_of(subject: str, name: str, ident: str) -> str:
+    """Return the labels of a campaign or Canvas; the name is empty while it is unknown."""
+    return ",".join([f'{subject}_id="{ident}"', *([f'{subject}="{name}"'] if name else [])])
 
 
 def campaign(name: str, ident: str, total: SampleFunction, settled: float = 40) -> dict[str, SampleFunction]:
-    """Return the series of a campaign with these values."""
-    return named("campaign_messages", "campaign", (name, ident), total, settled)
+    """Return the series of a campaign with these values, of which no fetch fails."""
+    labels = labels_of("campaign", name, ident)
+    return samples(
+        "campaign_messages", labels, kind="campaigns", settled=settled, total=total, breakdown=SENT
+    ) | samples("campaign_messages", labels, kind="campaigns", settled=5_000, total=lambda now: now, breakdown=OPENED)
+
+
+def canvas(name: str, ident: str, total: SampleFunction) -> dict[str, SampleFunction]:
+    """Return the series of a Canvas with these values, of which no fetch fails."""
+    return samples("canvas_entries", labels_of("canvas", name, ident), kind="canvases", settled=40, total=total)
+
+
+def sequence(
+    at: float, before: Mapping[str, SampleFunction], after: Mapping[str, SampleFunction]
+) -> dict[str, SampleFunction]:
+    """Return the series of `before` until `at` hours, and those of `after` from then on."""
+    return {
+        **{name: between(at, 999, None, value) for name, value in before.items()},
+        **{name: between(0, at, None, value) for name, value in after.items()},
+    }
 
 
 def changed(base: Mapping[str, SampleFunction], changes: Mapping[str, SampleFunction]) -> dict[str, SampleFunction]:
@@ -114,19 +127,16 @@ def before_outage(now: float) -> float:
     return 50 * HOUR if 50 <= hours(now) < 120 else now
 
 
-def renamed(at: float) -> dict[str, SampleFunction]:
-    """Return the series of a silent campaign that is renamed after `at` hours."""
-    before, after = (campaign(name, WINBACK, always(7)) for name in ("Win-back", "Come back"))
-    return {
-        **{name: between(0, at, None, value) for name, value in after.items()},
-        **{name: between(at, 999, None, value) for name, value in before.items()},
-    }
+def renamed(at: float, total: SampleFunction) -> dict[str, SampleFunction]:
+    """Return the series of a campaign that is renamed after `at` hours."""
+    before, after = (campaign(name, WINBACK, total) for name in ("Win-back", "Come back"))
+    return sequence(at, before, after)
 
 
 def silent_campaign(name: str) -> ExpectedAlert:
     """Return the expected alert for a campaign that sends nothing."""
     sentence = f"Campaign {name} in workspace production has sent no messages for 2d or longer."
-    return expected_alert("BrazeCampaignSilent", sentence, campaign=name, campaign_id=WINBACK)
+    return expected_alert("BrazeCampaignSilent", sentence, "campaigns", campaign_id=WINBACK)
 
 
 def few_messages(count: int, name: str = "Win-back") -> ExpectedAlert:
@@ -135,12 +145,22 @@ def few_messages(count: int, name: str = "Win-back") -> ExpectedAlert:
         f"Messages of campaign {name} in workspace production: {count} in the newest settled day, below the limit of "
         "100."
     )
-    return expected_alert("BrazeCampaignBelow", sentence, campaign=name, campaign_id=WINBACK)
+    return expected_alert("BrazeCampaignBelow", sentence, "campaigns", campaign_id=WINBACK)
 
 
-IOS_SESSIONS = samples("sessions_filtered", 'braze_app="ios"', unit="hourly", settled=90, latest=1, total=steady)
+def campaign_stale(since: str) -> ExpectedAlert:
+    """Return the expected alert for a campaign without a recent success."""
+    sentence = (
+        f"No fetch of the query campaigns (day, campaign Win-back) in workspace production has succeeded for {since}, "
+        "so its values are no longer exported."
+    )
+    return expected_alert("BrazeQueryStale", sentence, "campaigns", campaign_id=WINBACK)
+
+
+IOS = 'braze_app="ios"'
+IOS_SESSIONS = samples("sessions_by_app", IOS, kind="sessions", unit="hour", settled=90, latest=1, total=steady)
 MUGS = 'product="Mug",braze_app="ios"'
-MUG = samples("purchases_filtered", MUGS, unit="hourly", settled=9, total=steady)
+MUG = samples("purchases_by_app_product", MUGS, kind="purchases", unit="hour", settled=9, total=steady)
 MONEY = samples("revenue", settled=400.5, total=steady) | {
     series("braze_revenue_daily_baseline"): always(1_000),
     series("braze_revenue_daily_latest"): always(3),
@@ -148,52 +168,56 @@ MONEY = samples("revenue", settled=400.5, total=steady) | {
 MUG_SILENT = expected_alert(
     "BrazePurchasesSilent",
     "No purchases of product Mug from app ios in workspace production were counted for 12h or longer.",
+    "purchases",
     "hour",
     product="Mug",
     braze_app="ios",
     severity="page",
 )
 MUG_STALE = expected_alert(
-    "BrazeQueryUnanswered",
-    "No fetch of purchases of product Mug from app ios in workspace production has succeeded for 5h 59m 59s, so its "
-    "values are no longer exported.",
+    "BrazeQueryStale",
+    "No fetch of the query purchases (hour, product Mug, app ios) in workspace production has succeeded for "
+    "5h 59m 59s, so its values are no longer exported.",
+    "purchases",
     "hour",
     product="Mug",
     braze_app="ios",
-    kind="purchases",
 )
 MANY_UNINSTALLS = expected_alert(
     "BrazeUninstallsAbove",
     "Uninstalls in workspace production: 600 in the newest settled day, above the limit of 500.",
+    "uninstalls",
 )
 # Purchases are deferred only if the pool `lists` is low, since they do not use the default pool.
 MUG_GONE = {
     **MUG,
-    series("braze_purchases_filtered_hourly_last_success_timestamp_seconds", f"{PRODUCTION},{MUGS}"): until(
-        2, last_fetch
-    ),
+    query_series("last_success_timestamp_seconds", "purchases", "hour", f"{PRODUCTION},{MUGS}"): until(2, last_fetch),
+    query_series("up", "purchases", "hour", f"{PRODUCTION},{MUGS}"): between(2, 999, 0, always(1)),
     **{
-        series(f"braze_purchases_filtered_hourly_{name}", f"{PRODUCTION},{MUGS}"): until_gone
-        for name, until_gone in {
-            "latest": between(3, 999, None, always(0)),
-            "settled": between(3, 999, None, always(9)),
-            "up": between(2, 999, 0, always(1)),
-        }.items()
+        series(f"braze_purchases_by_app_product_hourly_{name}", f"{PRODUCTION},{MUGS}"): between(
+            3, 999, None, always(9)
+        )
+        for name in ("latest", "settled")
     },
 }
+
+WINBACK_LABELS = labels_of("campaign", "Win-back", WINBACK)
 
 SCENARIOS = {
     "sessions stop": Scenario(
         SESSIONS,
         {
             **healthy(),
-            **samples("sessions", unit="hourly", settled=100, latest=1, total=until(3, steady)),
+            **samples("sessions", unit="hour", settled=100, latest=1, total=until(3, steady)),
             **IOS_SESSIONS,
         },
         fires={
             minute: [
                 expected_alert(
-                    "BrazeSessionsSilent", "No sessions in workspace production were counted for 2h or longer.", "hour"
+                    "BrazeSessionsSilent",
+                    "No sessions in workspace production were counted for 2h or longer.",
+                    "sessions",
+                    "hour",
                 )
             ]
             for minute in (325, 600)
@@ -205,11 +229,11 @@ SCENARIOS = {
         SESSIONS,
         {
             **healthy(),
-            **samples("sessions", unit="hourly", settled=100, latest=1, total=steady),
+            **samples("sessions", unit="hour", settled=100, latest=1, total=steady),
             **changed(
                 IOS_SESSIONS,
                 {
-                    series("braze_sessions_filtered_hourly_settled", f'{PRODUCTION},braze_app="ios"'): between(
+                    series("braze_sessions_by_app_hourly_settled", f"{PRODUCTION},{IOS}"): between(
                         3, 5, 12, always(90)
                     )
                 },
@@ -221,6 +245,7 @@ SCENARIOS = {
                     "BrazeSessionsBelow",
                     "Sessions from app ios in workspace production: 12 in the newest settled hour, below the limit of "
                     "50.",
+                    "sessions",
                     "hour",
                     braze_app="ios",
                 )
@@ -234,8 +259,9 @@ SCENARIOS = {
         {
             **healthy(),
             **MUG,
-            series("braze_purchases_filtered_total", f"{PRODUCTION},{MUGS}"): until(3, steady),
-            series("braze_purchases_filtered_total", f'{PRODUCTION},product="Cup",braze_app="ios"'): steady,
+            series("braze_purchases_by_app_product_total", f"{PRODUCTION},{MUGS}"): until(3, steady),
+            series("braze_purchases_by_app_product_total", f'{PRODUCTION},product="Cup",braze_app="ios"'): steady,
+            series("braze_purchases_by_product_total", f'{PRODUCTION},product="Mug"'): steady,
             series("braze_purchases_total"): steady,
         },
         fires={15 * 60 + 30: [MUG_SILENT]},
@@ -247,7 +273,7 @@ SCENARIOS = {
         {
             **healthy(),
             **MUG,
-            series("braze_purchases_filtered_total", f"{PRODUCTION},{MUGS}"): always(0),
+            series("braze_purchases_by_app_product_total", f"{PRODUCTION},{MUGS}"): always(0),
             PROCESS_START: lambda now: now // (8 * HOUR) * 8 * HOUR,
         },
         silent=range(0, 48 * 60, 60),
@@ -259,7 +285,7 @@ SCENARIOS = {
         fires={
             8 * 60: [
                 ExpectedAlert(
-                    "BrazeQuotaLow",
+                    "BrazeRateLimitLow",
                     "10% of the rate limit of workspace production is left (pool default), so the exporter pauses its "
                     "requests until the limit resets.",
                     {"workspace": "production", "severity": "warning", "pool": "default"},
@@ -275,7 +301,7 @@ SCENARIOS = {
         fires={
             8 * 60: [
                 ExpectedAlert(
-                    "BrazeQuotaLow",
+                    "BrazeRateLimitLow",
                     "10% of the rate limit of workspace production is left (pool lists), so the exporter pauses its "
                     "requests until the limit resets.",
                     {"workspace": "production", "severity": "warning", "pool": "lists"},
@@ -288,7 +314,7 @@ SCENARIOS = {
         REVENUE,
         {**healthy(), **MONEY},
         fires={30: [expected_alert("BrazeRevenueDrop", "Revenue in workspace production is at 40.05% of the "
-                                                       "baseline.")]},
+                                                       "baseline.", "revenue")]},
         silent=(0,),
         step=15,
     ),
@@ -317,6 +343,7 @@ SCENARIOS = {
                     "BrazeSegmentBelow",
                     "Users in segment vip in workspace production: 90 in the newest settled day, below the limit of "
                     "100.",
+                    "segment_users",
                     segment="vip",
                 )
             ]
@@ -331,7 +358,7 @@ SCENARIOS = {
             **{
                 name: value
                 for name, value in samples("segment_users", 'segment="vip"').items()
-                if "_up" in name or "_last_success" in name
+                if "_query_" in name and "_bucket_" not in name
             },
         },
         fires={
@@ -339,6 +366,7 @@ SCENARIOS = {
                 expected_alert(
                     "BrazeSegmentNoData",
                     "Responses for users in segment vip in workspace production contain no data.",
+                    "segment_users",
                     segment="vip",
                 )
             ]
@@ -354,7 +382,7 @@ SCENARIOS = {
             **changed(
                 samples("uninstalls", settled=70, total=by_night),
                 {
-                    series("braze_uninstalls_daily_settled_bucket_start_timestamp_seconds"): lambda now: (
+                    query_series("settled_bucket_start_timestamp_seconds", "uninstalls"): lambda now: (
                         (last_fetch(now) - 4 * HOUR) // (DAY * HOUR) - 2
                     )
                     * DAY
@@ -373,7 +401,7 @@ SCENARIOS = {
             77 * 60: [
                 MANY_UNINSTALLS,
                 expected_alert("BrazeUninstallsSilent", "No uninstalls in workspace production were counted for 2d "
-                                                        "or longer."),
+                                                        "or longer.", "uninstalls"),
             ],
         },
         step=15,
@@ -395,7 +423,7 @@ SCENARIOS = {
         {
             **healthy(),
             **campaign("Win-back", WINBACK, always(3)),
-            series("braze_campaign_messages_total", f'{PRODUCTION},campaign="Win-back",{SENT[2]}'): steady,
+            series("braze_campaign_messages_total", f"{PRODUCTION},{WINBACK_LABELS},{SENT[2]}"): steady,
         },
         silent=range(0, 4 * DAY * 60, 6 * 60),
         step=60,
@@ -407,7 +435,7 @@ SCENARIOS = {
             **campaign("Win-back", WINBACK, always(3)),
             series(
                 "braze_campaign_messages_total",
-                f'{PRODUCTION},campaign="Win-back",channel="sms",variation="A",stat="sent"',
+                f'{PRODUCTION},{WINBACK_LABELS},channel="sms",variation_id="1",variation="A",stat="sent"',
             ): between(0, 30, None, steady),
         },
         silent=range(0, 4 * DAY * 60, 6 * 60),
@@ -420,35 +448,83 @@ SCENARIOS = {
         silent=(0,),
         step=15,
     ),
+    # The name is not a label of the alert, so a new name changes only the description.
     "a campaign gets its name": Scenario(
         CAMPAIGN,
         {
             **healthy(),
-            **{
-                name: between(0, 1, None, value)
-                for name, value in campaign("Win-back", WINBACK, steady, settled=30).items()
-            },
-            **{
-                name: between(1, 999, None, value)
-                for name, value in campaign(WINBACK, WINBACK, steady, settled=30).items()
-            },
+            **sequence(
+                1,
+                campaign("", WINBACK, steady, settled=30),
+                campaign("Win-back", WINBACK, steady, settled=30),
+            ),
         },
         fires={
             30: [few_messages(90, WINBACK)],
-            60: [few_messages(90, WINBACK)],
+            45: [few_messages(90, WINBACK)],
+            60: [few_messages(90)],
             120: [few_messages(90)],
         },
+        silent=(0,),
         step=15,
     ),
-    "a silent campaign is renamed": Scenario(
+    # The condition is true from hour 48 on, and the campaign is renamed while the alert is pending.
+    "a silent campaign is renamed while its alert is pending": Scenario(
         CAMPAIGN,
-        {**healthy(), **renamed(60)},
+        {**healthy(), **renamed(48.05, always(7))},
+        fires={48 * 60 + 18: [silent_campaign("Come back")]},
+        silent=(47 * 60, 48 * 60 + 12),
+        step=3,
+    ),
+    "a silent campaign is renamed while its alert fires": Scenario(
+        CAMPAIGN,
+        {**healthy(), **renamed(60, always(7))},
         fires={
             50 * 60: [silent_campaign("Win-back")],
-            # The renamed campaign has to be silent for two days under its new name.
-            109 * 60: [silent_campaign("Come back")],
+            **{minute: [silent_campaign("Come back")] for minute in (60 * 60, 60 * 60 + 15, 62 * 60)},
         },
-        silent=(40 * 60, 62 * 60, 107 * 60),
+        silent=(40 * 60,),
+        step=15,
+    ),
+    "a campaign that sends messages is renamed": Scenario(
+        CAMPAIGN, {**healthy(), **renamed(60, steady)}, silent=range(48 * 60, 120 * 60, 60), step=60
+    ),
+    "a silent campaign and another one exchange names": Scenario(
+        CAMPAIGN,
+        {
+            **healthy(),
+            **sequence(
+                60,
+                {**campaign("Win-back", WINBACK, always(7)), **campaign("Welcome", WELCOME, steady)},
+                {**campaign("Welcome", WINBACK, always(7)), **campaign("Win-back", WELCOME, steady)},
+            ),
+        },
+        fires={
+            50 * 60: [silent_campaign("Win-back")],
+            **{minute: [silent_campaign("Welcome")] for minute in (60 * 60, 60 * 60 + 15, 120 * 60)},
+        },
+        silent=(40 * 60,),
+        step=15,
+    ),
+    "a campaign has the name of a silent one": Scenario(
+        CAMPAIGN,
+        {**healthy(), **campaign("Win-back", WINBACK, steady), **campaign("Win-back", WELCOME, always(7))},
+        silent=range(0, 4 * DAY * 60, 6 * 60),
+        step=60,
+    ),
+    "a campaign that cannot be fetched": Scenario(
+        CAMPAIGN,
+        {
+            **healthy(),
+            **campaign("Win-back", WINBACK, steady),
+            query_series("last_success_timestamp_seconds", "campaigns", "day", f"{PRODUCTION},{WINBACK_LABELS}"): until(
+                2, last_fetch
+            ),
+        },
+        fires={
+            8 * 60: [campaign_stale("5h 59m 59s")],
+        },
+        silent=(60, 180),
         step=15,
     ),
     "a campaign with responses without messages": Scenario(
@@ -458,7 +534,7 @@ SCENARIOS = {
             **{
                 name: value
                 for name, value in campaign("Win-back", WINBACK, steady).items()
-                if "_info" in name or "_up" in name or "_last_success" in name
+                if "_query_" in name and "_bucket_" not in name
             },
         },
         fires={
@@ -466,7 +542,7 @@ SCENARIOS = {
                 expected_alert(
                     "BrazeCampaignNoData",
                     "Responses for messages of campaign Win-back in workspace production contain no data.",
-                    campaign="Win-back",
+                    "campaigns",
                     campaign_id=WINBACK,
                 )
             ]
@@ -480,29 +556,31 @@ SCENARIOS = {
         {
             **healthy(),
             **campaign("Win-back", WINBACK, lambda now: steady(before_outage(now))),
-            series(f"{MESSAGES}_last_success_timestamp_seconds", f'{PRODUCTION},campaign="Win-back"'): (
+            query_series("last_success_timestamp_seconds", "campaigns", "day", f"{PRODUCTION},{WINBACK_LABELS}"): (
                 lambda now: last_fetch(before_outage(now))
             ),
-            series(f"{MESSAGES}_up", f'{PRODUCTION},campaign="Win-back"'): between(
-                50, 120, 0, always(1)
-            ),
+            query_series("up", "campaigns", "day", f"{PRODUCTION},{WINBACK_LABELS}"): between(50, 120, 0, always(1)),
         },
-        silent=range(0, 6 * DAY * 60, 3 * 60),
+        fires={
+            60 * 60: [campaign_stale("9h 59m 59s")],
+            119 * 60: [campaign_stale("2d 20h 59m 59s")],
+        },
+        silent=(49 * 60, *range(120 * 60, 6 * DAY * 60, 3 * 60)),
         step=60,
     ),
     "a Canvas has no entries": Scenario(
         CANVAS,
         {
             **healthy(),
-            **named("canvas_entries", "canvas", ("Onboarding, 14 days", ONBOARDING), until(10, steady)),
-            **named("canvas_entries", "canvas", ("Birthday", WELCOME), always(3)),
+            **canvas("Onboarding, 14 days", ONBOARDING, until(10, steady)),
+            **canvas("Birthday", WELCOME, always(3)),
         },
         fires={
             59 * 60: [
                 expected_alert(
                     "BrazeCanvasSilent",
                     "No users have entered Canvas Onboarding, 14 days in workspace production for 2d or longer.",
-                    canvas="Onboarding, 14 days",
+                    "canvases",
                     canvas_id=ONBOARDING,
                 )
             ]
@@ -514,7 +592,7 @@ SCENARIOS = {
         CANVAS,
         {
             **healthy(),
-            **named("canvas_entries", "canvas", ("Onboarding, 14 days", ONBOARDING), always(0)),
+            **canvas("Onboarding, 14 days", ONBOARDING, always(0)),
             PROCESS_START: lambda now: now // (DAY * HOUR) * DAY * HOUR,
         },
         silent=range(0, 4 * DAY * 60, 60),

@@ -28,6 +28,7 @@ from support import run_program, workspace_yaml, write_file
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.regex import RegexError, compile_regex
 from braze_exporter.metrics.promql import quote
+from braze_exporter.metrics.self_metrics import LIST_LAST_SUCCESS
 from braze_exporter.monitoring.dashboard import build_dashboard
 from braze_exporter.monitoring.selector_queries import selector_queries
 from braze_exporter.scheduler.plan import build_plan
@@ -42,6 +43,9 @@ EVENTS = """\
 {regex: ".*", alerts: {below: 10}}"""
 
 
+LABELS = {"workspace": "production", "severity": "warning"}
+
+
 def config(sections: str, events: str = "{event: purchase}") -> str:
     """Return a config with events and additional sections."""
     return workspace_yaml(URL, events, extra_yaml=sections)
@@ -49,7 +53,7 @@ def config(sections: str, events: str = "{event: purchase}") -> str:
 
 def below(name: str, value: str, limit: str, **labels: str) -> ExpectedAlert:
     """Return the expected alert for an event with too few occurrences."""
-    alert_labels = {"workspace": "production", "event": name, "severity": "warning", "unit": "hour"}
+    alert_labels = {**LABELS, "kind": "custom_events", "unit": "hour", "event": name}
     sentence = f"{name} events in workspace production: {value} in the newest settled hour, below the limit of {limit}."
     return ExpectedAlert("BrazeEventBelow", sentence, alert_labels | labels)
 
@@ -64,15 +68,15 @@ def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
         ("other", 15),
         ("CHECKOUT_x", 15),
     ):
-        all_series |= samples("custom_events", f'event="{name}"', unit="hourly", settled=settled, latest=1)
+        all_series |= samples("custom_events", f'event="{name}"', unit="hour", settled=settled, latest=1)
     scenario = Scenario(
         config("", EVENTS),
         all_series,
         fires={
             40: [
                 below("checkout_started", "30", "50"),
-                below("checkout_done", "15", "20", regex="checkout_.*", team="shop"),
-                below("rare", "5", "10", regex=".*"),
+                below("checkout_done", "15", "20", selector="checkout_.*", team="shop"),
+                below("rare", "5", "10", selector=".*"),
             ]
         },
         step=5,
@@ -80,19 +84,20 @@ def test_event_is_alerted_by_its_own_entry(tmp_path: Path) -> None:
     scenario.check(tmp_path)
 
 
-LIST_READ = "braze_discovery_list_last_success_timestamp_seconds"
-
-
 def stale_list(name: str, since: str) -> ExpectedAlert:
     """Return the expected alert for a list whose fetches fail."""
-    labels = {"workspace": "production", "list": name, "severity": "warning"}
+    labels = {**LABELS, "list": name}
     sentence = f"No fetch of Braze's list of {name} for workspace production has succeeded {since}."
-    return ExpectedAlert("BrazeListUnread", sentence, labels)
+    return ExpectedAlert("BrazeListFetchFailing", sentence, labels)
 
 
 def read_each(labels: str, last: float) -> dict[str, SampleFunction]:
     """Return the success time of a list that is read hourly for the first `last` hours."""
-    return {series(LIST_READ, f"{PRODUCTION},{labels}"): lambda now: 1 + min(now, last * 3_600) // 3_600 * 3_600}
+    return {
+        series(LIST_LAST_SUCCESS.name, f"{PRODUCTION},{labels}"): lambda now: (
+            1 + min(now, last * 3_600) // 3_600 * 3_600
+        )
+    }
 
 
 def test_stale_selector_list_fires(tmp_path: Path) -> None:
@@ -117,44 +122,103 @@ def test_never_read_list_fires_after_15_minutes(tmp_path: Path) -> None:
     Promtool's clock begins at 0, so the test uses a time far before 0.
     """
     scenario = Scenario(
-        config("", "{event: purchase}\n{regex: 'x.*'}"),
-        healthy() | {series(LIST_READ, f'{PRODUCTION},list="events"'): between(0.5, 99, 1_800, always(-1.8e9))},
+        config("", "{event: purchase}\n{match: 'x.*'}"),
+        healthy()
+        | {series(LIST_LAST_SUCCESS.name, f'{PRODUCTION},list="events"'): between(0.5, 99, 1_800, always(-1.8e9))},
         fires={minute: [stale_list("events", "since the exporter started")] for minute in (16, 29)},
         silent=(14, 46, 100),
     )
     scenario.check(tmp_path)
 
 
+def test_any_stale_list_fires_without_config(tmp_path: Path) -> None:
+    """The rules without a config are for every list, since they do not know which lists selectors use."""
+    scenario = Scenario(
+        "",
+        healthy() | read_each('list="events"', 2) | read_each('list="products"', 99),
+        fires={320: [stale_list("events", "for 3h 19m 59s")]},
+        silent=(60, 200, 310),
+        step=5,
+    )
+    scenario.check(tmp_path)
+
+
 def test_rules_without_selectors_need_no_list() -> None:
-    """A config that names all its subjects needs no list and has no rule about lists."""
-    alerts = [rule["alert"] for group in generated_rules(config(""))["groups"] for rule in group["rules"]]
-    assert "BrazeListUnread" not in alerts
+    """A config that names all its subjects has no rules about lists and skipped items, but one about unlisted names."""
+    selectors = {"BrazeListFetchFailing", "BrazeItemsSkipped"}
+    named, selected, neither = (
+        {rule["alert"] for group in generated_rules(text)["groups"] for rule in group["rules"]}
+        for text in (
+            config(""),
+            config("", "{match: 'x.*'}"),
+            config("    sessions: [{}]\n").replace("    custom_events:\n      - {event: purchase}\n", ""),
+        )
+    )
+    assert named & {*selectors, "BrazeQueryUnlisted"} == {"BrazeQueryUnlisted"}
+    assert selected & {*selectors, "BrazeQueryUnlisted"} == selectors
+    assert not neither & {*selectors, "BrazeQueryUnlisted"}
 
 
 def campaign(name: str, ident: str) -> dict[str, SampleFunction]:
     """Return the series of a campaign that has sent three messages."""
-    labels = f'campaign="{name}"'
-    info = series("braze_campaign_info", f'{PRODUCTION},{labels},campaign_id="{ident}"')
-    sent = ('channel="email",variation="A",stat="sent"',)
-    return {info: always(1), **samples("campaign_messages", labels, settled=3, breakdown=sent)}
+    sent = ('channel="email",variation_id="1",variation="A",stat="sent"',)
+    labels = f'campaign_id="{ident}",campaign="{name}"'
+    return samples("campaign_messages", labels, kind="campaigns", settled=3, breakdown=sent)
 
 
-def test_campaigns_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
-    """A regex matches campaigns by their names, which end in an id if two are the same, unless they have an entry."""
-    sections = f"    campaigns: [{{campaign: {THREE}}}, {{regex: 'Win-back.*', alerts: {{below: 5}}}}]\n"
+def few_messages(name: str, ident: str, selector: str) -> ExpectedAlert:
+    """Return the expected alert for a campaign that a selector selects and that has sent three messages."""
+    return ExpectedAlert(
+        "BrazeCampaignBelow",
+        f"Messages of campaign {name} in workspace production: 3 in the newest settled day, below the limit of 5.",
+        {**LABELS, "kind": "campaigns", "unit": "day", "campaign_id": ident, "selector": selector},
+    )
+
+
+def test_campaigns_are_selected_by_name_and_identified_by_id(tmp_path: Path) -> None:
+    """A regex selects campaigns by name, also several with the same name, except those with their own entries."""
+    sections = f"    campaigns: [{{campaign: {THREE.upper()}}}, {{match: 'Win-back.*', alerts: {{below: 5}}}}]\n"
     all_series = healthy(labels=f'{PRODUCTION},event="purchase"')
-    names = {f"Win-back ({ONE})": ONE, "Win-back 2": TWO, "Win-back 3": THREE, "A Win-back": ONE[::-1]}
-    for name, ident in names.items():
+    for name, ident in (("Win-back", ONE), ("Win-back", TWO), ("Win-back 3", THREE), ("A Win-back", ONE[::-1])):
         all_series |= campaign(name, ident)
+    fired = [few_messages("Win-back", ident, "Win-back.*") for ident in (ONE, TWO)]
+    Scenario(config(sections), all_series, fires={60: fired}, step=15).check(tmp_path)
+
+
+def test_renamed_campaign_keeps_alert_of_selector(tmp_path: Path) -> None:
+    """A new name that the regex matches does not restart the alert; with any other name the alert ends."""
+    sections = "    campaigns: [{match: 'Win-back.*', alerts: {below: 5, for: 1h}}]\n"
+    names = {"Win-back": (0.0, 0.5), "Win-back 2": (0.5, 2.0), "Other": (2.0, 99.0)}
+    all_series = healthy(labels=f'{PRODUCTION},event="purchase"')
+    for name, (start, end) in names.items():
+        for series_name, sample in campaign(name, ONE).items():
+            all_series[series_name] = between(0, start, None, between(end, 99, None, sample))
+    scenario = Scenario(
+        config(sections),
+        all_series,
+        fires={minute: [few_messages("Win-back 2", ONE, "Win-back.*")] for minute in (65, 115)},
+        silent=(25, 55, 185),
+        step=5,
+    )
+    scenario.check(tmp_path)
+
+
+def test_segments_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
+    """A regex matches segments by their names, which end in an id in the label if several segments have the name."""
+    all_series = healthy(labels=f'{PRODUCTION},event="purchase"')
+    names = (f"VIP ({ONE})", f"VIP ({TWO})", "VIP 2", "A VIP")
+    for name in names:
+        all_series |= samples("segment_users", f'segment="{name}"', settled=3)
     fired = [
         ExpectedAlert(
-            "BrazeCampaignBelow",
-            f"Messages of campaign {name} in workspace production: 3 in the newest settled day, below the limit of 5.",
-            {"workspace": "production", "campaign": name, "severity": "warning", "unit": "day", "regex": "Win-back.*"},
+            "BrazeSegmentBelow",
+            f"Users in segment {name} in workspace production: 3 in the newest settled day, below the limit of 5.",
+            {**LABELS, "kind": "segment_users", "unit": "day", "segment": name, "selector": "VIP"},
         )
-        for name in (f"Win-back ({ONE})", "Win-back 2")
+        for name in names[:2]
     ]
-    Scenario(config(sections), all_series, fires={60: fired}, step=15).check(tmp_path)
+    text = config("    segment_users: [{match: VIP, alerts: {below: 5}}]\n")
+    Scenario(text, all_series, fires={60: fired}, step=15).check(tmp_path)
 
 
 def test_tag_selector_excludes_named_entries() -> None:
@@ -162,7 +226,7 @@ def test_tag_selector_excludes_named_entries() -> None:
     sections = "    campaigns: [{tag: cart}, {regex: 'a.*', tag: b}, {regex: '.*', alerts: {below: 5}}]\n"
     plan = build_plan(load_config(config(sections), "x.yaml"))
     result = [(query.subject, query.subject.excluded) for query, _ in selector_queries(plan)]  # type: ignore[attr-defined]
-    assert result == [("cart", ""), ("a.*", ""), (".*", "")]
+    assert result == [("tag: cart", ""), ("a.*, tag: b", ""), (".*", "")]
 
 
 def test_workspace_with_only_selectors_has_rules_and_dashboard(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from support import HOUR, Program, run_program, running_braze, wait_until, works
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.values import format_duration
 from braze_exporter.metrics.promql import format_number, quote
-from braze_exporter.monitoring.rule import RUNBOOKS
+from braze_exporter.metrics.self_metrics import QUERIES
+from braze_exporter.monitoring.rule import RuleOptions
 from braze_exporter.monitoring.rules import as_yaml
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
@@ -56,6 +57,12 @@ EVERY_KIND = """
         baseline: {weeks: 4}
     canvases: [{canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6, alerts: {silent: 2d}}]
 state_file: /state.sqlite
+"""
+SIMILAR_SELECTORS = """\
+    campaigns:
+      - {match: cart, alerts: {below: 5}}
+      - {match: cart, tag: b, alerts: {below: 5}}
+      - {match: cart, tag: c, alerts: {below: 5}}
 """
 ODD_NAMES = [
     "say \"hi\" and 'bye'",
@@ -101,12 +108,17 @@ def alerts_of(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def assert_promtool_accepts(directory: Path, text: str) -> None:
-    """Assert that promtool accepts a rule file."""
+    """Assert that promtool accepts a rule file and that its linter finds nothing to say."""
     path = write_file(directory / "rules.yml", text)
     done = subprocess.run(  # noqa: S603
-        [require_tool("promtool"), "check", "rules", path], capture_output=True, text=True, check=False
+        [require_tool("promtool"), "check", "rules", "--lint=all", "--lint-fatal", path],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout + done.stderr
+    count = len(alerts_of(yaml.safe_load(text)))
+    said = f"Checking {path}\n  SUCCESS: {count} rules found\n\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
 CONFIGS = {
@@ -116,17 +128,130 @@ CONFIGS = {
     "everything": workspace_yaml(URL, EVERYTHING, extra_yaml="state_file: /state.sqlite\nbudget: {reserve: 0}\n"),
     "every kind": workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}\n{regex: 'x.*'}", extra_yaml=EVERY_KIND),
     "odd names": names_config(*ODD_NAMES),
+    "similar selectors": workspace_yaml(URL, "{event: purchase}", extra_yaml=SIMILAR_SELECTORS),
+    "no config": "",
 }
+OPTIONS = RuleOptions("https://runbooks.example.com/braze#", "https://grafana.example.com/d/{{x}}?a=1&b=%22", 'b"\\')
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rules_pass_promtool(name: str, tmp_path: Path) -> None:
     """The rules of each config pass promtool and do not change when they are written as YAML and read again."""
-    document = generated_rules(CONFIGS[name])
-    assert yaml.safe_load(as_yaml(document)) == document
-    assert_promtool_accepts(tmp_path, as_yaml(document))
-    for rule in alerts_of(document):
-        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    for options in (RuleOptions(), OPTIONS):
+        document = generated_rules(CONFIGS[name], options)
+        assert yaml.safe_load(as_yaml(document)) == document
+        assert_promtool_accepts(tmp_path, as_yaml(document))
+
+
+def test_only_query_alerts_keep_firing() -> None:
+    """An alert of an entry keeps firing as long as it has to wait; a built-in alert ends with its cause."""
+    waits = {
+        rule["alert"]: (rule["for"], rule.get("keep_firing_for"))
+        for rule in alerts_of(generated_rules(workspace_yaml(URL, "{event: a, alerts: {silent: 2h, for: 30m}}")))
+    }
+    assert {alert: waits.pop(alert) for alert in ("BrazeEventSilent", "BrazeEventNoData")} == {
+        "BrazeEventSilent": ("30m", "30m"),
+        "BrazeEventNoData": ("30m", "30m"),
+    }
+    assert {keep for _, keep in waits.values()} == {None}
+
+
+def test_rules_have_links_from_flags_only(tmp_path: Path) -> None:
+    """`--runbook-url` is followed by the anchor of the runbook, and `--dashboard-url` is as written.
+
+    Without these flags, rules have no such annotations.
+    """
+    path = write_file(tmp_path / "config.yaml", workspace_yaml(URL, "{event: purchase, alerts: {silent: 2h}}"))
+    for config in ([], [f"--config.file={path}"]):
+        plain, linked = (
+            {
+                rule["alert"]: rule["annotations"]
+                for rule in alerts_of(yaml.safe_load(run_program("rules", *flags).stdout))
+            }
+            for flags in (
+                config,
+                [*config, "--runbook-url=https://x.org/r#", "--dashboard-url=http://g.org/d/b?x={{y}}"],
+            )
+        )
+        assert {tuple(annotations) for annotations in plain.values()} == {("summary", "description")}
+        assert linked.keys() == plain.keys()
+        assert {annotations["dashboard_url"] for annotations in linked.values()} == {'http://g.org/d/b?x={{ "{{" }}y}}'}
+        assert linked["BrazeQueryStale"]["runbook_url"] == "https://x.org/r#brazequerystale"
+        if config:
+            assert linked["BrazeEventNoData"]["runbook_url"] == "https://x.org/r#no-data"
+
+
+def test_job_selects_target(tmp_path: Path) -> None:
+    """With `--job`, there is one alert for targets that are down, instead of one for each workspace."""
+    text = names_config("a", "b")
+    path = write_file(tmp_path / "config.yaml", text)
+    for config, workspaces in (([], [""]), ([f"--config.file={path}"], ["a", "b"])):
+        plain, with_job = (
+            [
+                rule["expr"]
+                for rule in alerts_of(yaml.safe_load(run_program("rules", *config, *flags).stdout))
+                if rule["alert"] == "BrazeExporterDown"
+            ]
+            for flags in ([], ['--job=b"x'])
+        )
+        matchers = [f'{{workspace="{name}"}}' if name else "" for name in workspaces]
+        assert plain == [f"absent({QUERIES.name}{matcher})" for matcher in matchers]
+        assert with_job == ['up{job="b\\"x"} == 0\nor absent(up{job="b\\"x"})']
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--runbook-url=runbooks.example.com",
+        "--runbook-url=",
+        "--runbook-url=javascript:alert(1)",
+        "--runbook-url=https://user:hunter2@example.com/",
+        "--dashboard-url=ftp://hunter2.example.com",
+        "--dashboard-url=https://",
+        "--dashboard-url=https://[hunter2",
+        "--dashboard-url=https://a.org/ hunter2",
+        "--dashboard-url=https://a.org/\nhunter2",
+        "--job=",
+    ],
+)
+def test_invalid_flag_is_usage_error(flag: str) -> None:
+    """A URL that is not http or https, or that has a password, is refused with exit code 2 and is not repeated."""
+    done = run_program("rules", flag)
+    name = flag.partition("=")[0]
+    problem = (
+        "must not be empty"
+        if name == "--job"
+        else "must be an http or https URL without a password, such as https://grafana.example.com/d/braze"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"braze-exporter rules: error: argument {name}: {problem}\n")
+    assert "hunter2" not in done.stderr
+
+
+def test_rules_without_config_read_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `--config.file`, `rules` prints the built-in rules for all workspaces; a config.yaml is not read."""
+    write_file(tmp_path / "config.yaml", "workspaces: []")
+    monkeypatch.chdir(tmp_path)
+    done = run_program("rules")
+    assert (done.returncode, done.stderr) == (0, "")
+    rules = yaml.safe_load(done.stdout)
+    assert done.stdout == as_yaml(generated_rules(""))
+    assert sorted(rule["alert"] for rule in alerts_of(rules)) == [
+        "BrazeAPIKeyRejected",
+        "BrazeExporterConfigReloadFailed",
+        "BrazeExporterDown",
+        "BrazeExporterStateWriteFailing",
+        "BrazeFetchesFailing",
+        "BrazeItemsSkipped",
+        "BrazeListFetchFailing",
+        "BrazeQueryStale",
+        "BrazeQueryUnlisted",
+        "BrazeRateLimitLow",
+        "BrazeTimezoneMismatch",
+    ]
+    assert not [rule["expr"] for rule in alerts_of(rules) if "workspace=" in rule["expr"]]
+    refused = run_program("rules", "--config.file=config.yaml")
+    assert (refused.returncode, refused.stdout) == (1, "")
 
 
 def test_keep_firing_for_defaults_to_for() -> None:
@@ -170,15 +295,12 @@ def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
         ): lambda _now, number=number: 10.0 + number
         for number, name in enumerate(ODD_NAMES)
     }
-    present = {
-        series("braze_exporter_queries", f'workspace={quote(name)},state="up"', ""): lambda _now: 1.0
-        for name in ODD_NAMES
-    }
+    present = {series(QUERIES.name, f'workspace={quote(name)},state="up"', ""): lambda _now: 1.0 for name in ODD_NAMES}
     alerts = [
         ExpectedAlert(
             "BrazeEventAbove",
             f"{name} events in workspace {name}: {10 + number} in the newest settled hour, above the limit of 5.",
-            {"workspace": name, "event": name, "unit": "hour", "severity": name, "team": name},
+            {"workspace": name, "kind": "custom_events", "unit": "hour", "event": name, "severity": name, "team": name},
         )
         for number, name in enumerate(ODD_NAMES)
     ]
@@ -186,31 +308,34 @@ def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
 
 
 def test_every_alert_has_runbook() -> None:
-    """The runbook link of each alert leads to a heading of the README."""
+    """The runbook link of each alert leads to a heading of the README, and each runbook is of an alert."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#### (.+)$", readme, re.MULTILINE)}
     sorts = {"silent", "no-data", "drop", "below", "above"}
     linked = set()
-    for rule in alerts_of(generated_rules(CONFIGS["every kind"])):
-        url, _, fragment = rule["annotations"]["runbook_url"].partition("#")
-        assert url == RUNBOOKS
-        name = rule["alert"].lower()
-        assert fragment == name or (fragment in sorts and name.endswith(fragment.replace("-", "")))
-        linked.add(fragment)
+    for config in ("", CONFIGS["every kind"]):
+        for rule in alerts_of(generated_rules(config, RuleOptions("https://x.org/#"))):
+            prefix, _, fragment = rule["annotations"]["runbook_url"].partition("#")
+            assert prefix == "https://x.org/"
+            name = rule["alert"].lower()
+            assert fragment == name or (fragment in sorts and name.endswith(fragment.replace("-", "")))
+            linked.add(fragment)
     assert linked == headings
 
 
 def test_summary_is_constant_headline() -> None:
     """Each alert has one summary, without values, because it is the headline of a group of alerts."""
     summaries = {
-        "ConfigReloadFailed": "Failed Braze exporter configuration reload.",
-        "StateNotWritten": "Braze exporter cannot write its state file.",
+        "ExporterConfigReloadFailed": "Failed Braze exporter configuration reload.",
+        "ExporterStateWriteFailing": "Braze exporter cannot write its state file.",
         "ExporterDown": "Braze exporter metrics are missing.",
-        "KeyRefused": "Braze rejects the API key.",
-        "NotAnswering": "All fetches from Braze fail.",
-        "QueryUnanswered": "Values of a query are stale.",
-        "QuotaLow": "Braze rate limit has reached the reserve.",
-        "ListUnread": "Fetches of a Braze list fail.",
+        "APIKeyRejected": "Braze rejects the API key.",
+        "FetchesFailing": "All fetches from Braze fail.",
+        "QueryStale": "Values of a query are stale.",
+        "RateLimitLow": "Braze rate limit has reached the reserve.",
+        "ListFetchFailing": "Fetches of a Braze list fail.",
+        "QueryUnlisted": "Braze does not list a subject in the config.",
+        "ItemsSkipped": "Items that selectors match are skipped.",
         "TimezoneMismatch": "Configured time zone differs from Braze's.",
         "EventSilent": "No custom events counted.",
         "EventNoData": "No current data for custom events.",
@@ -383,7 +508,10 @@ class Chain:
 
 @contextmanager
 def running_chain(directory: Path) -> Iterator[Chain]:
-    """Run the simulator, the exporter and a Prometheus with the printed rules, each `for` shortened to a second."""
+    """Run the simulator, the exporter and a Prometheus with the printed rules.
+
+    Each `for` is shortened to a second, and `[5m]` to `[5s]`.
+    """
     require_tool("prometheus")
     with ExitStack() as stack:
         _, server = stack.enter_context(running_braze(ChangingTraffic()))
@@ -392,7 +520,7 @@ def running_chain(directory: Path) -> Iterator[Chain]:
             workspace_yaml(server.url, FAST_EVENTS, extra_yaml="refresh_interval: {hour: 1s}\nbudget: {share: 0.5}\n"),
         )
         printed = run_program("rules", f"--config.file={path}").stdout
-        rules = re.sub(r"for: \d+[mh]$", "for: 1s", printed, flags=re.MULTILINE)
+        rules = re.sub(r"for: \d+[mh]$", "for: 1s", printed, flags=re.MULTILINE).replace("[5m]", "[5s]")
         program = stack.enter_context(Program.start([f"--config.file={path}", "--web.enable-lifecycle"]))
         prometheus = stack.enter_context(running_prometheus(directory / "prometheus", program.port, rules=rules))
         wait_until(prometheus.is_responding, "Prometheus has scraped", 60)
@@ -446,10 +574,12 @@ def test_silent_event_fires_alert(chain: Chain) -> None:
 def test_exporter_failures_fire_alerts(tmp_path: Path) -> None:
     """A failed config reload and an exporter that is down fire their alerts."""
     with running_chain(tmp_path) as chain:
-        assert not chain.firing().keys() & {("BrazeConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
+        assert not chain.firing().keys() & {("BrazeExporterConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
         write_file(chain.config, "workspaces: []")
-        assert chain.program.get("/-/reload", method="POST").status == 500
-        wait_until(lambda: ("BrazeConfigReloadFailed", "", "") in chain.firing(), "the failed reload fires its alert")
+        assert chain.program.get("/-/reload", method="POST").status == 400
+        wait_until(
+            lambda: ("BrazeExporterConfigReloadFailed", "", "") in chain.firing(), "the failed reload fires its alert"
+        )
         chain.program.stop()
         wait_until(lambda: ("BrazeExporterDown", "", "") in chain.firing(), "the stopped exporter fires its alert")
         down = chain.firing()["BrazeExporterDown", "", ""]

@@ -48,8 +48,8 @@ def demo_samples() -> Mapping[str, SampleFunction]:
 
 def expected_alert(alert: str, sentence: str, **labels: str) -> ExpectedAlert:
     """Return an expected alert of the hourly event `app_opened`."""
-    always = {"workspace": "production", "event": "app_opened", "unit": "hour", "severity": "critical"}
-    return ExpectedAlert(alert, sentence, {**always, **labels})
+    event = {"workspace": "production", "kind": "custom_events", "unit": "hour", "event": "app_opened"}
+    return ExpectedAlert(alert, sentence, {**event, "severity": "critical", **labels})
 
 
 def test_demo_fires_no_alert_until_event_is_renamed(tmp_path: Path) -> None:
