@@ -7,15 +7,17 @@ import argparse
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, MetricGroup, Unit
+from braze_exporter.braze.query import QUERY_LABELS
 from braze_exporter.commands.arguments import build_parser
 from braze_exporter.config.json_schema import build_schema
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.schema import SECTIONS, Entry
-from braze_exporter.metrics.families import GAUGE_HELP, QUERY_GAUGES, Family, build_counter, build_gauge
+from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_counter, build_gauge
 from braze_exporter.metrics.promql import format_number
 from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP, QueryStatus
 from braze_exporter.monitoring.dashboard import build_dashboard
@@ -34,7 +36,10 @@ def generate_blocks() -> dict[str, str]:
     """Return the generated blocks of the README, by the name in their markers."""
     states = ", ".join(f"`{state}`" for state in QueryStatus)
     return {
-        "metrics": _table(_families()),
+        "metrics": _table(_families())
+        + f"\nEach query, whatever its kind, has these metrics. Their labels are {_labels(QUERY_LABELS)}. Labels that "
+        + "do not apply are empty.\n\n"
+        + _table(replace(family, labels=("labels of queries",)) for family in QUERY_FAMILIES),
         "kinds": _kind_table(),
         "own metrics": _table([UP, QUERIES, *SELF_METRICS])
         + f"\nThe `state` of a query is the first that applies of {states}.\n",
@@ -74,35 +79,30 @@ def fill_blocks(text: str) -> str:
 def _families() -> Iterator[Family]:
     """Yield the families of each metric group, with placeholders for the group and the unit."""
     metric_group = MetricGroup("<noun>", "Value")
-    for measure in GAUGE_HELP:
-        gauge = build_gauge(CUSTOM_EVENTS, metric_group, Unit.HOUR, measure)
-        series = () if measure in QUERY_GAUGES else ("series labels",)
-        name = gauge.name.replace("_hourly_", "_<unit>_")
-        yield Family(name, gauge.type, gauge.help.replace("hour", "bucket"), ("query labels", *series))
     counter = build_counter(CUSTOM_EVENTS, metric_group)
-    yield Family(counter.name, counter.type, counter.help, ("query labels", "series labels"))
+    for family in (*(build_gauge(CUSTOM_EVENTS, metric_group, Unit.HOUR, measure) for measure in GAUGE_HELP), counter):
+        name = family.name.replace("_hourly_", "_<unit>_")
+        yield Family(name, family.type, family.help.replace("hour", "bucket"), ("labels of the noun",))
 
 
 def _kind_table() -> str:
     """Return the table of the kinds: one row for each metric group."""
     rows = [
-        "| `<noun>` | value | config section | units | query labels | series labels | counter | permission |",
-        "|---|---|---|---|---|---|---|---|",
+        "| `<noun>` | value | config section | units | labels | counter | permission |",
+        "|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
-        for metric_group in (*kind.metric_groups, *([kind.filtered_group] if kind.filtered_group is not None else [])):
-            units = ", ".join(unit.adverb for unit in kind.units)
-            has_counter = "yes" if metric_group.is_additive else "-"
+        for metric_group in (*kind.metric_groups, *kind.partial_groups):
             cells = (
                 f"`{metric_group.name}`",
                 metric_group.help_prefix,
                 f"`{kind.section}`",
-                units,
-                _labels(("workspace", *metric_group.labels)),
+                ", ".join(unit.adverb for unit in kind.units),
+                _labels(("workspace", *metric_group.labels, *metric_group.series_labels)),
+                "yes" if metric_group.is_additive and "segment" not in metric_group.labels else "-",
+                f"`{kind.permission}`",
             )
-            rows.append(
-                f"| {' | '.join(cells)} | {_labels(metric_group.series_labels)} | {has_counter} | `{kind.permission}` |"
-            )
+            rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 

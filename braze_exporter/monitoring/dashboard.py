@@ -3,12 +3,19 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from braze_exporter.braze.query import Query
-from braze_exporter.metrics.families import Family, build_counter, build_gauge
+from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, Family, build_counter
 from braze_exporter.monitoring import exporter_rows, freshness_rows, overview_rows
 from braze_exporter.monitoring.kind_rows import is_repeated, kind_rows, repeat_variable
-from braze_exporter.monitoring.panel_groups import PanelGroup, panel_groups, select_any, variable_matcher, variable_name
+from braze_exporter.monitoring.panel_groups import (
+    PanelGroup,
+    is_id,
+    panel_groups,
+    select_any,
+    variable_matcher,
+    variable_name,
+)
 from braze_exporter.monitoring.panels import DATASOURCE, Grid, Json, Row
+from braze_exporter.monitoring.query_expr import NAME_LABELS
 from braze_exporter.monitoring.selector_queries import selector_queries
 from braze_exporter.scheduler.plan import Plan
 
@@ -59,34 +66,34 @@ def _variables(groups: Sequence[PanelGroup]) -> Iterator[Json]:
     """Yield the dashboard variables. The selected values of a variable limit the choices of those after it."""
     yield {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus"}
     queries = [query for group in groups for query in group.queries]
+    labels_of_groups = [[label for label in group.labels if not is_id(label)] for group in groups]
     # Only labels that all groups have limit the choices of later variables. Apps and segments do not, since a series
     # may have only one of them.
-    common = [label for label in groups[0].labels if all(label in group.labels for group in groups)]
-    for label in dict.fromkeys(label for group in groups for label in group.labels):
-        families = _success_families(query for query in queries if dict(query.labels).get(label))
+    common = [label for label in labels_of_groups[0] if all(label in labels for labels in labels_of_groups)]
+    for label in dict.fromkeys(label for labels in labels_of_groups for label in labels):
         earlier = common[: common.index(label)] if label in common else common
-        yield _variable(variable_name(label), label, families, earlier)
+        yield _variable(variable_name(label), label, [QUERY_LAST_SUCCESS], map(variable_matcher, earlier))
     sent = [
         build_counter(query.kind, metric_group)
         for query in queries
         for metric_group in query.metric_groups
-        if "channel" in metric_group.series_labels
+        if metric_group.primary_stats
     ]
     if sent:
-        yield _variable("channel", "channel", sent, ["workspace"])
+        yield _variable("channel", "channel", sent, [variable_matcher("workspace")])
     for group in groups:
         for unit in group.units if is_repeated(group) else ():
-            families = _success_families(query for query in group.queries if query.unit is unit)
-            subject = group.kind.subject_label
-            yield {**_variable(repeat_variable(group, unit), subject, families, ["workspace", subject]), "hide": 2}
+            matchers = group.query_matchers(unit)
+            variable = _variable(repeat_variable(group, unit), group.kind.subject_label, [QUERY_LAST_SUCCESS], matchers)
+            yield {**variable, "hide": 2}
 
 
-def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequence[str]) -> Json:
-    """Return a query variable with the values of a label, from the series of these families.
+def _variable(name: str, label: str, families: Iterable[Family], matchers: Iterable[str]) -> Json:
+    """Return a query variable with the values of a label, from the series of these families that match.
 
-    The selected values of the `earlier` labels limit the choices.
+    All includes empty names, since names of campaigns and Canvases may be unknown.
     """
-    query = f"label_values({select_any(families, *(variable_matcher(other) for other in earlier))}, {label})"
+    query = f"label_values({select_any(families, *matchers)}, {label})"
     return {
         "type": "query",
         "name": name,
@@ -98,13 +105,6 @@ def _variable(name: str, label: str, families: Iterable[Family], earlier: Sequen
         "sort": 1,
         "multi": True,
         "includeAll": True,
-        "allValue": ".+",
+        "allValue": ".*" if label in NAME_LABELS else ".+",
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
     }
-
-
-def _success_families(queries: Iterable[Query]) -> list[Family]:
-    """Return the families with the last success of these queries, since those exist from the first scrape on."""
-    return [
-        build_gauge(query.kind, query.metric_group, query.unit, "last_success_timestamp_seconds") for query in queries
-    ]

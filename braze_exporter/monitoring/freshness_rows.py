@@ -4,16 +4,20 @@ from collections.abc import Iterator, Sequence
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.metrics.families import build_gauge
-from braze_exporter.metrics.promql import max_by
+from braze_exporter.metrics.families import QUERY_LAST_SUCCESS, QUERY_SETTLED_START, QUERY_UP, Family
+from braze_exporter.metrics.promql import max_by, quote
 from braze_exporter.metrics.self_metrics import QUERIES, RATE_LIMIT, RATE_LIMIT_REMAINING, REQUESTS_FAILED, QueryStatus
-from braze_exporter.monitoring.panel_groups import legend_of, panel_groups, select_any, self_metric, variable_matcher
+from braze_exporter.monitoring.panel_groups import (
+    is_id,
+    legend_of,
+    panel_groups,
+    select_any,
+    self_metric,
+    variable_matcher,
+)
 from braze_exporter.monitoring.panels import Panel, Row, Target, chart, stat, steps, timeline
 from braze_exporter.scheduler.plan import Plan
 
-_SETTLED = "settled_bucket_start_timestamp_seconds"
-_LAST_SUCCESS = "last_success_timestamp_seconds"
-_GROUP_LABEL = "noun"
 _MAX_SERIES = 20
 _MIN_RESPONSE_AGE_SECONDS = 600.0
 
@@ -50,7 +54,7 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
             f"Oldest settled {unit}",
             f"Time since the start of the oldest {unit} that is exported as settled. Up to `settle` plus two {unit}s "
             f"is normal. More than `settle` plus three {unit}s indicates a problem.",
-            Target(f"time() - min({_gauge_by_query(queries, _SETTLED)})"),
+            Target(f"time() - min({_by_query(queries, QUERY_SETTLED_START)})"),
             unit="s",
             decimals=1,
             thresholds=steps("green", (_max_settled_age(queries), "red")),
@@ -59,7 +63,7 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
         "Oldest success",
         "Longest time since the last successful fetch of a query. Queries that have never succeeded are excluded. "
         "Queries up shows whether there are any.",
-        Target(f"time() - min({_select_gauge(plan.queries, _LAST_SUCCESS)} > 0)"),
+        Target(f"time() - min({_selected(plan.queries, QUERY_LAST_SUCCESS)} > 0)"),
         unit="s",
         decimals=1,
         thresholds=steps("green", (_max_response_age(plan.queries), "red")),
@@ -74,13 +78,13 @@ def check_panels(plan: Plan, reserve: float) -> Iterator[Panel]:
 
 def freshness_row(plan: Plan) -> Row:
     """Return the row for the age of the values and for the queries that fail."""
-    name = legend_of(plan, panel_groups(plan), _GROUP_LABEL)
+    name = legend_of(plan, panel_groups(plan))
     ages = [
         chart(
             f"Age of the settled {unit}",
             f"Time since the start of the newest settled {unit}. It rises until the next {unit} settles. If it exceeds "
             "the line, Braze has no newer data, or fetches fail.",
-            [Target(f"topk({_MAX_SERIES}, time() - {_gauge_by_query(queries, _SETTLED)})", name)],
+            [Target(f"topk({_MAX_SERIES}, time() - {_by_query(queries, QUERY_SETTLED_START)})", name)],
             unit="s",
             interval="1m",
             limit=_max_settled_age(queries),
@@ -88,13 +92,11 @@ def freshness_row(plan: Plan) -> Row:
         for unit, queries in _queries_by_unit(plan)
     ]
     since = [
-        Target(
-            f"topk({_MAX_SERIES}, time() - ({_gauge_by_query(queries, _LAST_SUCCESS)} > 0))", f"{name} {unit.adverb}"
-        )
+        Target(f"topk({_MAX_SERIES}, time() - ({_by_query(queries, QUERY_LAST_SUCCESS)} > 0))", f"{name} {unit.adverb}")
         for unit, queries in _queries_by_unit(plan)
     ]
     failed = [
-        Target(f"{_gauge_by_query(queries, 'up')} == 0", f"{name} {unit.adverb}")
+        Target(f"{_by_query(queries, QUERY_UP)} == 0", f"{name} {unit.adverb}")
         for unit, queries in _queries_by_unit(plan)
     ]
     responses = [
@@ -123,26 +125,24 @@ def _queries_by_unit(plan: Plan) -> Iterator[tuple[Unit, Sequence[Query]]]:
             yield unit, queries
 
 
-def _select_gauge(queries: Sequence[Query], measure: str) -> str:
-    """Return the selector for a gauge of all these queries, limited to the values selected in the variables."""
-    families = (build_gauge(query.kind, query.metric_group, query.unit, measure) for query in queries)
-    plain = dict.fromkeys(name for query in queries for name in ("workspace", *query.kind.metric_group.labels))
-    matchers = (
+def _selected(queries: Sequence[Query], family: Family, *matchers: str) -> str:
+    """Return the selector for all these queries in one of the `QUERY_FAMILIES`, limited to the selected values."""
+    plain = dict.fromkeys(
+        name for query in queries for name in ("workspace", *query.kind.metric_group.labels) if not is_id(name)
+    )
+    chosen = (
         variable_matcher(name, or_none=any(name not in dict(query.labels) for query in queries)) for name in plain
     )
-    return select_any(families, *matchers)
+    return select_any([family], *matchers, *chosen)
 
 
-def _gauge_by_query(queries: Sequence[Query], measure: str) -> str:
-    """Return the PromQL for a gauge of all these queries, one series per query.
+def _by_query(queries: Sequence[Query], family: Family) -> str:
+    """Return the PromQL for these queries in one of the `QUERY_FAMILIES`: one series for each query.
 
-    The metric group becomes a label, because several metric groups have the same labels.
+    All queries must have the same unit.
     """
     labels = dict.fromkeys(name for query in queries for name, _ in query.labels)
-    units = "|".join(unit.adverb for unit in Unit)
-    pattern = f"braze_(.+?)(_filtered)?_({units})_.+"
-    named = f'label_replace({_select_gauge(queries, measure)}, "{_GROUP_LABEL}", "$1", "__name__", "{pattern}")'
-    return max_by(named, (_GROUP_LABEL, *labels))
+    return max_by(_selected(queries, family, f"unit={quote(queries[0].unit)}"), ("kind", *labels))
 
 
 def _max_settled_age(queries: Sequence[Query]) -> float:

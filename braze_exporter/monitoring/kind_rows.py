@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from braze_exporter.braze.kinds import SeriesKind, Unit
+from braze_exporter.metrics.families import QUERY_LATEST_START, QUERY_SETTLED_START
 from braze_exporter.monitoring import message_panels
 from braze_exporter.monitoring.kind_texts import kind_title
 from braze_exporter.monitoring.overview_rows import MAX_SERIES, SPANS, increase_week_earlier
@@ -149,11 +150,8 @@ def _progress_expr(group: PanelGroup, unit: Unit, subject: str) -> str:
 
     With all earlier buckets, the line would fall to 0 at the start of each.
     """
-    latest, start = (
-        group.last_value(unit, f"latest{measure}", subject=subject)
-        for measure in ("", "_bucket_start_timestamp_seconds")
-    )
-    newest = group.last_value(unit, "latest_bucket_start_timestamp_seconds", subject=subject, at="end()")
+    latest = group.last_value(unit, "latest", subject=subject)
+    start, newest = (group.last_status(unit, QUERY_LATEST_START, subject=subject, at=at) for at in ("", "end()"))
     return f"{latest}\n  and {start}\n  == {newest}"
 
 
@@ -203,7 +201,6 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
         can_be_negative=group.metric_group.can_be_negative,
     )
     if total is not None:
-        start = "settled_bucket_start_timestamp_seconds"
         yield chart(
             f"{group.title} by {by}, share of total, settled {unit}",
             "The share falls if a release of one app is broken, even if the total hides that. Points are missing while "
@@ -212,8 +209,8 @@ def _filtered_panels(plan: Plan, group: PanelGroup, unit: Unit, total: PanelGrou
                 Target(
                     f"{settled}\n  / on ({subject}) group_left ()\n{total.last_value(unit, 'settled')}\n"
                     f"  and on ({', '.join(group.labels)})\n"
-                    f"{group.last_value(unit, start)}\n  == on ({subject}) group_left "
-                    f"()\n{total.last_value(unit, start)}",
+                    f"{group.last_status(unit, QUERY_SETTLED_START)}\n  == on ({subject}) group_left "
+                    f"()\n{total.last_status(unit, QUERY_SETTLED_START)}",
                     group.legend,
                 )
             ],

@@ -11,10 +11,14 @@ from braze_exporter.scheduler.plan import Plan
 _INTERVAL = "30m"
 # Unique users cannot be added up, since a user of two variations or two channels is counted in both.
 _UNIQUE_STATS = "unique_.+"
+_DOLLARS = "_dollars"
 
 
 def panel_lines(plan: Plan, group: PanelGroup) -> Iterator[Sequence[Panel]]:
-    """Yield the lines of panels for a kind whose responses have several metric groups."""
+    """Yield the lines of panels for a kind whose responses have several metric groups.
+
+    The revenue of messages has no panel, since Braze reports it only for campaigns with several variations.
+    """
     metric_groups = group.kind.metric_groups
     others = [
         metric_group
@@ -22,7 +26,7 @@ def panel_lines(plan: Plan, group: PanelGroup) -> Iterator[Sequence[Panel]]:
         if metric_group is not group.metric_group and not metric_group.series_labels
     ]
     for metric_group in metric_groups:
-        if metric_group.series_labels:
+        if metric_group.primary_stats:
             yield [_sent_panel(plan, group, metric_group), _outcome_panel(plan, group, metric_group)]
     yield [
         _group_chart(metric_group.name, f"{metric_group.help_prefix}, on the newest settled day.", group, metric_group)
@@ -32,10 +36,10 @@ def panel_lines(plan: Plan, group: PanelGroup) -> Iterator[Sequence[Panel]]:
 
 def _group_chart(name: str, description: str, group: PanelGroup, metric_group: MetricGroup) -> Panel:
     return chart(
-        f"{_title(name)}, settled day",
+        f"{_title(name.removesuffix(_DOLLARS))}, settled day",
         description,
         [Target(group.last_value(Unit.DAY, "settled", metric_group=metric_group), group.legend)],
-        unit="short",
+        unit="currencyUSD" if name.endswith(_DOLLARS) else "short",
         interval=_INTERVAL,
         style="steps",
         can_be_negative=metric_group.can_be_negative,
@@ -45,10 +49,10 @@ def _group_chart(name: str, description: str, group: PanelGroup, metric_group: M
 def _sent_panel(plan: Plan, group: PanelGroup, metric_group: MetricGroup) -> Panel:
     """Return the panel of sent messages by channel, or by step and channel for a Canvas.
 
-    A Canvas step has at most one message.
+    A Canvas step has at most one message. Steps are distinguished by id, since names may repeat.
     """
     by = tuple(label for label in metric_group.series_labels if label in {"step", "channel"})
-    labels = (*metric_group.labels, *by) if "step" in by else by
+    labels = (*metric_group.labels, "step_id", *by) if "step" in by else by
     return chart(
         f"{_title(metric_group.name)} by {' and '.join(by)}, settled day",
         "Messages sent on the newest settled day, or impressions for in-app messages. Sum of the selection and all "

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.metrics.families import Family, build_counter, build_gauge
-from braze_exporter.metrics.promql import max_by, stat_matchers, sum_by
+from braze_exporter.metrics.promql import max_by, quote, stat_matchers, sum_by
 from braze_exporter.monitoring.kind_texts import kind_texts
 from braze_exporter.monitoring.panels import SOLID, Json, Target
 from braze_exporter.scheduler.plan import Plan, can_feed_counter
 
+# The workspace of the queries in a plan for any config.
+ANY_WORKSPACE = ""
 # The lookback for gauges is one bucket, since a backfilled gauge has only one sample per bucket.
 LOOKBACK = {Unit.HOUR: "1h", Unit.DAY: "1d"}
 
@@ -33,6 +35,11 @@ def variable_matcher(label: str, name: str = "", *, or_none: bool = False) -> st
     return f"{label}=~`({value})?`" if or_none else f"{label}=~`{value}`"
 
 
+def is_id(label: str) -> bool:
+    """Return whether a label has Braze's ids. Ids distinguish series, but have no variables and are not in legends."""
+    return label.endswith("_id")
+
+
 def self_metric(family: Family, *matchers: str) -> str:
     """Return the selector for a self-metric, limited to the selected workspaces if it has the label `workspace`."""
     result = [variable_matcher(label) for label in family.labels if label == "workspace"] + [*matchers]
@@ -40,9 +47,11 @@ def self_metric(family: Family, *matchers: str) -> str:
 
 
 def select_any(families: Iterable[Family], *matchers: str) -> str:
-    """Return one selector for the series of several families."""
-    names = "|".join(dict.fromkeys(family.name for family in families))
-    return "{" + ", ".join([f'__name__=~"{names}"', *matchers]) + "}"
+    """Return one selector for the series of one or several families."""
+    names = list(dict.fromkeys(family.name for family in families))
+    if len(names) == 1:
+        return f"{names[0]}{{{', '.join(matchers)}}}" if matchers else names[0]
+    return "{" + ", ".join([f'__name__=~"{"|".join(names)}"', *matchers]) + "}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class PanelGroup:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that distinguish the series of the group. All other labels of the metric group are empty."""
+        """The labels that distinguish the queries of the group."""
         return ("workspace", *self.kind.metric_group.labels, *self.filters)
 
     @property
@@ -108,22 +117,42 @@ class PanelGroup:
         stats: str = "",
         by: tuple[str, ...] = (),
         subject: str = "",
-        at: str = "",
     ) -> str:
         """Return the PromQL for the last value of a gauge within one bucket, so that backfilled gauges are visible.
 
-        `metric_group` is another metric group of the kind, instead of that of the queries. `at` is the evaluation time
-        in PromQL, such as `end()`. `subject` is the variable that selects the subjects, instead of the default one.
-        `by` are the labels to sum by, instead of those of the group.
+        `metric_group` is another metric group of the kind, instead of that of the queries. `subject` is the variable
+        that selects the subjects, instead of the default one. `by` are the labels to sum by, instead of those of the
+        group.
         """
         metric_group = metric_group or self.metric_group
         series = self._series(
             build_gauge(self.kind, metric_group, unit, measure), metric_group, stats=stats, subject=subject
         )
-        last = f"last_over_time({series}[{LOOKBACK[unit]}]{f' @ {at}' if at else ''})"
-        if not metric_group.series_labels or measure.endswith("_timestamp_seconds"):
+        last = f"last_over_time({series}[{LOOKBACK[unit]}])"
+        if not metric_group.series_labels:
             return max_by(last, self.labels)
         return f"sum by ({', '.join(by or self.labels)}) ({max_by(last, (*self.labels, *metric_group.series_labels))})"
+
+    def last_status(self, unit: Unit, family: Family, *, subject: str = "", at: str = "") -> str:
+        """Return the PromQL for the last sample of the queries in one of the `QUERY_FAMILIES` within one bucket.
+
+        `at` is the evaluation time in PromQL, such as `end()`. `subject` is the variable that selects the subjects,
+        instead of the default one.
+        """
+        series = select_any([family], *self.query_matchers(unit, subject=subject))
+        return max_by(f"last_over_time({series}[{LOOKBACK[unit]}]{f' @ {at}' if at else ''})", self.labels)
+
+    def query_matchers(self, unit: Unit, *, subject: str = "") -> list[str]:
+        """Return the matchers for the selected queries of the group in the `QUERY_FAMILIES`.
+
+        `subject` is the variable that selects the subjects, instead of the default one.
+        """
+        return [
+            f"kind={quote(self.kind.section)}",
+            f"unit={quote(unit)}",
+            *self._selected(self.labels, subject),
+            *(f'{label}=""' for label in self.kind.part_labels if label not in self.labels),
+        ]
 
     def increase(self, span: str, *, offset: str = "") -> str:
         """Return the PromQL for the increase of the counters over `span`, summed over all Prometheus targets."""
@@ -140,17 +169,19 @@ class PanelGroup:
 
         `subject` is the variable that selects the subjects, instead of the default one.
         """
-        matchers = [
-            variable_matcher(label, subject if label == self.kind.subject_label else "")
-            if label in self.labels
-            else f'{label}=""'
-            for label in ("workspace", *metric_group.labels)
-        ]
+        matchers = self._selected(("workspace", *metric_group.labels), subject)
         if "channel" in family.labels:
             matchers.append(variable_matcher("channel"))
         if "stat" in family.labels:
             matchers += [stats] if stats else stat_matchers(metric_group.primary_stats)
         return f"{family.name}{{{', '.join(matchers)}}}"
+
+    def _selected(self, labels: Iterable[str], subject: str) -> list[str]:
+        return [
+            variable_matcher(label, subject if label == self.kind.subject_label else "")
+            for label in labels
+            if not is_id(label)
+        ]
 
 
 def panel_groups(plan: Plan) -> tuple[PanelGroup, ...]:
@@ -168,9 +199,14 @@ def panel_groups(plan: Plan) -> tuple[PanelGroup, ...]:
 
 
 def legend(plan: Plan, labels: Iterable[str], name: str = "") -> str:
-    """Return the legend format with `labels` and then `name`, preceded by the workspace if there are several."""
-    several = len({query.workspace for query in plan.queries}) > 1
-    parts = [f"{{{{{label}}}}}" for label in (["workspace"] if several else []) + [*labels]]
+    """Return the legend format with `labels`, except ids, and then `name`.
+
+    The workspace precedes them if there may be several.
+    """
+    workspaces = {query.workspace for query in plan.queries}
+    several = len(workspaces) > 1 or ANY_WORKSPACE in workspaces
+    names = [label for label in labels if not is_id(label)]
+    parts = [f"{{{{{label}}}}}" for label in (["workspace"] if several else []) + names]
     return " ".join([*parts, name] if name else parts)
 
 
@@ -182,8 +218,13 @@ def legend_of(plan: Plan, groups: Sequence[PanelGroup], kind: str = "kind") -> s
 
 
 def styled_target(plan: Plan, expr: str, legend: str, color: str, line: Json = SOLID) -> Target:
-    """Return a target with a fixed color and line style. The only labels in its legend must be workspace and pool."""
+    """Return a target with a fixed color and line style. The only labels in its legend must be workspace and pool.
+
+    If the legend has the workspace and the plan is for any workspace, Grafana chooses the color and the style.
+    """
     pairs = dict.fromkeys((query.workspace, query.kind.pool.name) for query in plan.queries)
+    if "{{workspace}}" in legend and any(workspace == ANY_WORKSPACE for workspace, _ in pairs):
+        return Target(expr, legend)
     names = (legend.replace("{{workspace}}", workspace).replace("{{pool}}", pool) for workspace, pool in pairs)
     return Target(expr, legend, tuple(dict.fromkeys(names)), color, line)
 

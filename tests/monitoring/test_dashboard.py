@@ -15,12 +15,22 @@ import pytest
 from jsonschema import Draft7Validator
 from support import run_program, workspace_item_yaml, workspace_yaml, write_file
 
-from braze_exporter.braze.kinds import MetricGroup
+from braze_exporter.braze.kinds import KINDS, MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
 from braze_exporter.metrics import self_metrics
-from braze_exporter.metrics.families import GAUGE_HELP, QUERY_GAUGES, build_counter, build_gauge
+from braze_exporter.metrics.families import (
+    GAUGE_HELP,
+    QUERY_FAMILIES,
+    QUERY_LAST_SUCCESS,
+    QUERY_LATEST_START,
+    QUERY_SETTLED_START,
+    QUERY_UP,
+    build_counter,
+    build_gauge,
+)
 from braze_exporter.monitoring.dashboard import build_dashboard
+from braze_exporter.monitoring.generic_plan import build_generic_plan
 from braze_exporter.scheduler.plan import Plan, build_plan, can_feed_counter
 from braze_exporter.simulator import demo_config
 
@@ -40,13 +50,16 @@ CONFIGS = {
     "two kinds": workspace_yaml(URL, "{event: purchase}", extra_yaml="    sessions: [{apps: [all, ios]}]\n"),
     "example": (docs.ROOT / "config.example.yaml").read_text(encoding="utf-8"),
     "demo": demo_config.build_config("http://127.0.0.1:1"),
+    "no config": "",
 }
 
 Json = dict[str, Any]
 
 
 def plan_of(name: str) -> Plan:
-    """Return the plan of one of the configs."""
+    """Return the plan of one of the configs, or the plan for any config."""
+    if not CONFIGS[name]:
+        return build_generic_plan()
     return build_plan(load_config(CONFIGS[name], "config.yaml"))
 
 
@@ -153,7 +166,10 @@ def test_every_panel_has_a_description(name: str) -> None:
 def test_dashboard_queries_configured_metrics_only(name: str) -> None:
     """All metrics in the dashboard belong to the plan's queries or to the exporter, and every useful gauge is shown."""
     plan = plan_of(name)
-    known, expected_gauges = set(), set()
+    known, expected_gauges = {family.name for family in QUERY_FAMILIES}, {QUERY_LAST_SUCCESS.name, QUERY_UP.name}
+    if any(query.metric_group.is_additive and not query.kind.part_labels for query in plan.queries):
+        expected_gauges.add(QUERY_LATEST_START.name)
+    expected_gauges.add(QUERY_SETTLED_START.name)
     for query in plan.queries:
         for metric_group in query.metric_groups:
             gauges = {
@@ -172,14 +188,13 @@ def test_dashboard_queries_configured_metrics_only(name: str) -> None:
 
 def _shown(query: Query, metric_group: MetricGroup) -> Iterator[str]:
     """Yield the gauges of a query that a dashboard shows; buckets in progress only for unfiltered queries."""
+    if metric_group.series_labels and not metric_group.primary_stats:  # the revenue of messages
+        return
     yield "settled"
     if metric_group is not query.metric_group:
         return
-    yield from ("settled_bucket_start_timestamp_seconds", *QUERY_GAUGES)
-    if metric_group is not query.kind.filtered_group:
+    if metric_group in query.kind.metric_groups:
         yield "latest"
-        if metric_group.is_additive or not metric_group.labels:  # its growth is drawn
-            yield "latest_bucket_start_timestamp_seconds"
     if query.baseline_weeks:
         yield "baseline"
 
@@ -195,7 +210,7 @@ def test_dashboard_has_no_empty_panels() -> None:
     ]
     assert "_daily_" not in promql_of("least")
     assert "baseline" not in promql_of("least")
-    assert "_filtered{" not in promql_of("least")
+    assert "_by_" not in promql_of("least")
     assert not [panel for panel in panels(least) if re.search(r"\bday\b|baseline|app|segment|zone", panel["title"])]
     days = board("days")
     assert "_hourly_" not in promql_of("days")
@@ -227,7 +242,9 @@ def test_app_and_segment_variables_exist_where_configured() -> None:
         "app",
     ]
     by_app = next(panel for panel in panels(board("example")) if panel["title"] == "Custom events by app, settled hour")
-    assert 'braze_app=~`${app:regex}`, segment=""' in by_app["targets"][0]["expr"]
+    assert by_app["targets"][0]["expr"].startswith(
+        "max by (workspace, event, braze_app) (last_over_time(braze_custom_events_by_app_hourly_settled{"
+    )
     assert len(by_app["targets"]) == 2
     alone = next(panel for panel in panels(board("filtered")) if panel["title"] == "Custom events by app, settled hour")
     assert len(alone["targets"]) == 1  # the config has no unfiltered query to compare with
@@ -236,7 +253,9 @@ def test_app_and_segment_variables_exist_where_configured() -> None:
 def test_variables_allow_all_and_several() -> None:
     """All label variables default to All, which is one short regex however many values there are."""
     for item in board("example")["templating"]["list"][1:]:
-        assert (item["multi"], item["includeAll"], item["allValue"]) == (True, True, ".+")
+        # All includes a campaign without a known name.
+        all_value = ".*" if item["name"].startswith(("campaign", "canvas")) else ".+"
+        assert (item["multi"], item["includeAll"], item["allValue"]) == (True, True, all_value)
         assert item["current"]["value"] == ["$__all"]
         assert (item.get("hide") == 2) == item["name"].endswith(("_hourly", "_daily"))
 
@@ -292,6 +311,8 @@ def test_campaign_row_shows_messages_and_outcomes() -> None:
     ]
     for title in (*titles[:3], *titles[-2:], "Largest decreases in 24 hours", "Largest increases in 24 hours"):
         assert targets[title]["expr"].count('stat=~"sent|impressions"') == targets[title]["expr"].count("braze_"), title
+    assert targets[titles[0]]["expr"].startswith("sum by (workspace, campaign_id, campaign) (")
+    assert targets[titles[0]]["legendFormat"] == "{{campaign}}"
     assert targets[titles[2]]["legendFormat"] == "{{channel}}"
     assert targets[titles[3]]["legendFormat"] == "{{channel}} {{stat}}"
 
@@ -306,6 +327,19 @@ def test_several_workspaces_are_distinguished() -> None:
     ]
     drawn = [override["matcher"]["options"]["names"] for override in each["fieldConfig"]["overrides"]]
     assert drawn[0] == ["production settled", "staging settled"]
+
+
+def test_workspaces_are_distinguished_without_config() -> None:
+    """Without a config, legends name the workspace, and Grafana chooses the colors, since the names are unknown."""
+    each = next(panel for panel in panels(board("no config")) if panel.get("repeat") == "event_hourly")
+    assert [target["legendFormat"] for target in each["targets"]] == [
+        "{{workspace}} settled",
+        "{{workspace}} in progress",
+        "{{workspace}} baseline",
+    ]
+    assert each["fieldConfig"]["overrides"] == []
+    states = next(panel for panel in panels(board("no config")) if panel["title"] == "Queries by state")
+    assert len(states["fieldConfig"]["overrides"]) == 5
 
 
 def test_thresholds_follow_config() -> None:
@@ -350,6 +384,24 @@ def test_dashboard_command_needs_no_key_and_no_state(tmp_path: Path) -> None:
     assert json.loads(first.stdout)["uid"] == "braze-exporter"
     assert first.stdout.isascii()
     assert not state.exists()
+
+
+def test_dashboard_without_config_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `--config.file`, `dashboard` prints panels for every kind and unit; a config.yaml is not read."""
+    write_file(tmp_path / "config.yaml", "workspaces: []")
+    monkeypatch.chdir(tmp_path)
+    done = run_program("dashboard")
+    assert (done.returncode, done.stderr) == (0, "")
+    dashboard = json.loads(done.stdout)
+    assert dashboard == board("no config")
+    promql = "\n".join(queries(dashboard))
+    for kind in KINDS:
+        for unit in kind.units:
+            for metric_group in (*kind.metric_groups, *kind.partial_groups):
+                is_shown = not metric_group.series_labels or bool(metric_group.primary_stats)
+                assert (build_gauge(kind, metric_group, unit, "settled").name + "{" in promql) is is_shown
+    refused = run_program("dashboard", "--config.file=config.yaml")
+    assert (refused.returncode, refused.stdout) == (1, "")
 
 
 def test_invalid_config_prints_no_dashboard(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ from support import (
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.config.loading import load_config
-from braze_exporter.metrics.families import GAUGE_HELP, build_counter, build_gauge
-from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, TIMEZONE_MISMATCH, UP
+from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, build_counter, build_gauge
+from braze_exporter.metrics.self_metrics import QUERIES, REVISION_DELAY, SELF_METRICS, TIMEZONE_MISMATCH, UP
 from braze_exporter.scheduler.plan import build_plan, can_feed_counter
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.server import serve
@@ -77,7 +77,12 @@ STAGING = """
 {event: only_ios, apps: [ios]}
 """
 RISING = "purchase"
-CHANNELS = {"campaign_messages": ("email", "in_app_message"), "canvas_messages": ("email", "ios_push")}
+CHANNELS = {
+    "campaign_messages": ("email", "in_app_message"),
+    "campaign_message_revenue_dollars": ("email", "in_app_message"),
+    "canvas_messages": ("email", "ios_push"),
+    "canvas_message_revenue_dollars": ("email", "ios_push"),
+}
 # Groups of variables whose labels occur together in some series.
 COMBINED_LABELS = (
     ("workspace", "event", "app", "segment"),
@@ -223,6 +228,9 @@ def _matches(query: Query, matchers: Mapping[str, str]) -> bool:
         if name == TIMEZONE_MISMATCH.name and query.unit is not Unit.DAY:
             return False
         return bool(re.fullmatch(matchers.get("workspace", ".*"), query.workspace))
+    if name in {family.name for family in QUERY_FAMILIES}:
+        labels = dict(query.query_labels)
+        return all(re.fullmatch(text, labels[label]) for label, text in matchers.items() if label != "__name__")
     for metric_group in query.metric_groups:
         names = [
             build_gauge(query.kind, metric_group, query.unit, measure).name
@@ -262,7 +270,7 @@ def history(page: MetricsPage, instance: str, end: float, days: int) -> Iterator
         total = 0.0
         for hour in range(days * 24, -1, -1):
             rise = 1.0
-            if not name.startswith(("braze_api", "braze_exporter", "braze_revision")):
+            if not name.startswith(("braze_api", "braze_exporter", REVISION_DELAY.name)):
                 rise = BEFORE * (1 if hour >= 24 else RISE if pairs.get("event") == RISING else FALL)
             total += rise
             is_count = name.endswith(("_total", "_bucket", "_count", "_sum"))
@@ -300,7 +308,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         server = stack.enter_context(running_prometheus(directory / "prometheus", program.port))
         wait_until(server.is_responding, "Prometheus has scraped", 60)
         braze.inject(response_faults.status(503))
-        up = 'sum({__name__=~"braze_.+ly_up"})'
+        up = "sum(braze_query_up)"
         wait_until(lambda: server.query(up) == {frozenset(): count_slow_queries(queries)}, "all queries fail")
         braze.inject(transfer_faults.disconnect(), times=3)
         braze.inject(response_faults.rate_limited())
@@ -312,7 +320,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def with_listed_name(query: Query) -> Query:
     """Return a query with the name that Braze's list has for its subject."""
     names = {CAMPAIGN.id: CAMPAIGN.name, CANVAS.id: CANVAS.name}
-    return replace(query, subject=names.get(query.subject, query.subject))
+    return replace(query, subject=names.get(query.subject_id, query.subject))
 
 
 def count_slow_queries(queries: Sequence[Query]) -> float:
@@ -322,21 +330,19 @@ def count_slow_queries(queries: Sequence[Query]) -> float:
 
 def is_healthy(page: MetricsPage, queries: Sequence[Query]) -> bool:
     """Return whether all queries are up, all baselines exist, and campaigns and Canvases have their names."""
-    if not page.value("braze_campaign_info", campaign=CAMPAIGN.name) or not page.value(
-        "braze_canvas_info", canvas=CANVAS.name
-    ):
+    names = {dict(labels).get(kind) for (_, labels) in page.samples for kind in ("campaign", "canvas")}
+    if not {CAMPAIGN.name, CANVAS.name} <= names:
         return False
-    ups = [value for (name, _), value in page.samples.items() if name.endswith("ly_up")]
+    ups = page.values("braze_query_up")
     baseline = [name for name, _ in page.samples if name.endswith("_baseline")]
-    all_of_them = sum(len(query.metric_groups) for query in queries)
-    return ups == [1.0] * all_of_them and len(baseline) == sum(query.baseline_weeks > 0 for query in queries)
+    return ups == [1.0] * len(queries) and len(baseline) == sum(query.baseline_weeks > 0 for query in queries)
 
 
 def has_revised(page: MetricsPage, shop: SteadyTraffic) -> bool:
     """Return whether the exporter has counted a revised hour; also revise one more hour."""
     hour = shop.this_hour - 5 * HOUR
     shop.set("purchase", hour, shop.count("purchase", hour, 0) + 1)
-    return sum(page.values("braze_revision_age_seconds_count")) > 0
+    return sum(page.values(f"{REVISION_DELAY.name}_count")) > 0
 
 
 def test_variables_list_configured_values(scene: Scene) -> None:
@@ -364,6 +370,19 @@ def test_every_panel_has_data_with_all_selected(scene: Scene) -> None:
     """With All selected, each query of each panel returns data while much is failing."""
     empty = [(panel["title"], expr) for panel, expr in _targets(scene.panels) if not scene.query(expr, {})]
     assert empty == []
+
+
+def test_dashboard_without_config_shows_all_data(scene: Scene) -> None:
+    """Each query of the dashboard for any config is valid, and returns data in all panels that the config has."""
+    anything = Scene(scene.server, json.loads(run_program("dashboard").stdout), scene.queries, scene.at)
+    has_data = {(panel["title"], expr): bool(scene.query(expr, {})) for panel, expr in _targets(anything.panels)}
+    configured = {panel["title"] for panel in scene.panels}
+    assert {title for title, _ in has_data} > configured
+    # The config has baselines for some queries only.
+    empty = [(title, expr) for (title, expr), is_there in has_data.items() if title in configured and not is_there]
+    assert [(title, expr) for title, expr in empty if "_baseline{" not in expr] == []
+    names = {name: anything.values(name, {}) for name in anything.variables}
+    assert names == {name: scene.values(name, {}) for name in names}
 
 
 def test_every_panel_has_data_for_any_selection(scene: Scene) -> None:

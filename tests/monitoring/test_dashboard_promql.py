@@ -21,18 +21,21 @@ LABELS = 'workspace="production", event="purchase"'
 IOS = f'{LABELS}, braze_app="ios"'
 # The config has several kinds, so the results carry the label `kind`.
 CHANGED = f'{{kind="custom_events", {LABELS}}}'
-START = "settled_bucket_start_timestamp_seconds"
 
 Series = tuple[str, str]
 
 
+CAMPAIGNS = "    campaigns: [{tag: cart}]\n"
+
+
 def expression(title: str) -> str:
     """Return the first query of a panel, with All selected in every variable."""
-    plan = build_plan(load_config(workspace_yaml("https://rest.iad-01.braze.com", EVENTS), "config.yaml"))
-    panel = next(panel for panel in build_dashboard(plan, 0.2)["panels"] if panel["title"] == title)
+    text = workspace_yaml("https://rest.iad-01.braze.com", EVENTS, extra_yaml=CAMPAIGNS)
+    dashboard = build_dashboard(build_plan(load_config(text, "config.yaml")), 0.2)
+    panel = next(panel for panel in dashboard["panels"] if panel["title"] == title)
     expr = str(panel["targets"][0]["expr"])
-    for name in ("workspace", "event", "app", "segment"):
-        expr = expr.replace(f"${{{name}:regex}}", ".+")
+    for variable in dashboard["templating"]["list"][1:]:
+        expr = expr.replace(f"${{{variable['name']}:regex}}", variable["allValue"])
     return expr
 
 
@@ -79,8 +82,13 @@ def total(values: str, instance: str = "a") -> Series:
 
 def gauge(labels: str, unit_and_measure: str, values: str) -> Series:
     """Return a gauge of the event, unfiltered or filtered by app."""
-    metric_group = "custom_events" if labels == LABELS else "custom_events_filtered"
+    metric_group = "custom_events" if labels == LABELS else "custom_events_by_app"
     return f'braze_{metric_group}_{unit_and_measure}{{{labels}, job="braze", instance="a"}}', values
+
+
+def query_gauge(labels: str, measure: str, values: str) -> Series:
+    """Return a gauge of the hourly query of the event, such as the time of its last success."""
+    return f'braze_query_{measure}{{kind="custom_events", unit="hour", {labels}, job="braze", instance="a"}}', values
 
 
 def test_change_is_relative_to_same_day_of_last_week(check_panel: PanelChecker) -> None:
@@ -117,8 +125,8 @@ def test_share_uses_same_hour(check_panel: PanelChecker, ios: str, everything: s
     series = [
         gauge(IOS, "hourly_settled", "25x4"),
         gauge(LABELS, "hourly_settled", "100x4"),
-        gauge(IOS, f"hourly_{START}", ios),
-        gauge(LABELS, f"hourly_{START}", everything),
+        query_gauge(IOS, "settled_bucket_start_timestamp_seconds", ios),
+        query_gauge(LABELS, "settled_bucket_start_timestamp_seconds", everything),
     ]
     title = "Custom events by app, share of total, settled hour"
     check_panel(title, "2h", series, [(f"{{{IOS}}}", value) for value in share])
@@ -136,7 +144,28 @@ def test_settled_hour_without_baseline_is_not_compared(check_panel: PanelChecker
 def test_query_without_success_has_no_age(check_panel: PanelChecker) -> None:
     """A query that has never succeeded does not count for the oldest success."""
     series = [
-        gauge(LABELS, "hourly_last_success_timestamp_seconds", "7000x4"),
-        gauge(IOS, "hourly_last_success_timestamp_seconds", "0x4"),
+        query_gauge(LABELS, "last_success_timestamp_seconds", "7000x4"),
+        query_gauge(IOS, "last_success_timestamp_seconds", "0x4"),
     ]
     check_panel("Oldest success", "2h", series, [("{}", 200.0)])
+
+
+def test_campaigns_of_one_name_are_distinguished(check_panel: PanelChecker) -> None:
+    """Campaigns with the same name, or without a known name, have a bar each; their variations are summed."""
+    sent = 'channel="email", variation="A", stat="sent", job="braze", instance="a"'
+
+    def settled(labels: str, variation: str, values: str) -> Series:
+        family = "braze_campaign_messages_daily_settled"
+        return f'{family}{{workspace="production", {labels}, variation_id="{variation}", {sent}}}', values
+
+    same = [f'campaign_id="{ident}", campaign="Win-back"' for ident in ("1", "2")]
+    unnamed = 'campaign_id="3"'
+    check_panel(
+        "Messages sent, settled day",
+        "2h",
+        [*(settled(labels, "a", "10x4") for labels in (*same, unnamed)), settled(same[0], "b", "5x4")],
+        [
+            (f'{{workspace="production", {labels}}}', value)
+            for labels, value in ((same[0], 15.0), (same[1], 10.0), (unnamed, 10.0))
+        ],
+    )
