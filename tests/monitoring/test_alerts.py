@@ -689,11 +689,18 @@ SCENARIOS = {
             BRAZE_UP: always(1),
             QUERIES_UP: always(1),
             REMAINING: always(50_000),
-            **of_demo(healthy()),
+            **of_demo({**healthy(), **stale_query("login")}),
             unlisted("purchase", 'workspace="demo"'): always(1),
             skipped("custom_events"): always(7),
         },
-        fires={256: [rate_limit_low(), not_listed("purchase", "demo"), items_skipped(7)]},
+        fires={
+            256: [
+                rate_limit_low(),
+                query_stale("login", "demo", "4h 14m 59s"),
+                not_listed("purchase", "demo"),
+                items_skipped(7),
+            ]
+        },
     ),
     "any exporter is missing": Scenario(
         "",

@@ -307,6 +307,35 @@ def test_names_are_escaped_in_rules(tmp_path: Path) -> None:
     Scenario(names_config(*ODD_NAMES), {**info, **present}, fires={16: alerts}).check(tmp_path)
 
 
+def test_campaign_name_is_looked_up_for_description(tmp_path: Path) -> None:
+    """The description has the exact name of the campaign in the workspace of the alert, although no label has it."""
+    ident = "d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05"
+    entry = {"campaign": ident, "alerts": {"above": 5}}
+    workspaces = [
+        {"name": name, "url": URL, "api_key_env": "A", "timezone": "UTC", "campaigns": [entry]} for name in ODD_NAMES
+    ]
+    sent = 'channel="email",variation_id="1",variation="A",stat="sent"'
+    samples = {}
+    for name in ODD_NAMES:
+        labels = f'workspace={quote(name)},campaign_id="{ident}",campaign={quote("of " + name)}'
+        query = f'{labels},kind="campaigns",unit="day"'
+        samples[series("braze_campaign_messages_daily_settled", f"{labels},{sent}", "")] = lambda _now: 10.0
+        samples[series("braze_query_last_success_timestamp_seconds", query, "")] = lambda now: now
+        samples[series("braze_query_max_age_seconds", query, "")] = lambda _now: 3_600.0
+        samples[series(QUERIES.name, f"workspace={quote(name)}", "")] = lambda _now: 1.0
+    alerts = [
+        ExpectedAlert(
+            "BrazeCampaignAbove",
+            f"Messages of campaign of {name} in workspace {name}: 10 in the newest settled day, above the limit of 5.",
+            {"workspace": name, "kind": "campaigns", "unit": "day", "campaign_id": ident, "severity": "warning"},
+        )
+        for name in ODD_NAMES
+    ]
+    Scenario(str(yaml.safe_dump({"workspaces": workspaces}, allow_unicode=True)), samples, fires={16: alerts}).check(
+        tmp_path
+    )
+
+
 def test_every_alert_has_runbook() -> None:
     """The runbook link of each alert leads to a heading of the README, and each runbook is of an alert."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
