@@ -326,7 +326,7 @@ def test_compose_with_real_braze_uses_mounted_config() -> None:
         assert str(PurePosixPath(path).parent) in mounts
     demo = cli.build_parser().parse_args(services()["braze-exporter"]["command"])
     assert demo.web_addresses == [cli.DEFAULT_ADDRESS]
-    printed = dict(re.findall(r"exec -T braze-exporter (braze-exporter .+) \\\n# +> (\S+)\n", head))
+    printed = dict(re.findall(r"exec -T braze-exporter \\\n# +(braze-exporter .+) > (\S+)\n", head))
     assert {ROOT / path for path in printed.values()} == docs.generate_demo_files().keys()
     for command in printed:  # they run in the directory of the config
         assert cli.build_parser().parse_args(command.split()[1:]).config_file == PurePosixPath(options.config_file).name
