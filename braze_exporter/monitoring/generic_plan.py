@@ -32,7 +32,7 @@ def _queries(kind: SeriesKind, settings: Settings) -> Iterator[Query]:
             app_id=app,
             segment=segment,
             segment_id=segment,
-            refresh_seconds=max(settings.refresh.for_unit(unit), kind.min_refresh_seconds),
+            refresh_seconds=max(settings.refresh_interval.for_unit(unit), kind.min_refresh_seconds),
             settle_seconds=max(settings.settle.for_unit(unit), kind.min_settle_seconds),
             max_age_seconds=settings.max_age,
             baseline_weeks=1,

@@ -116,7 +116,7 @@ class QueryAlerts:
         )
         return self._rule(
             "Drop",
-            f"{expression.value('settled')}\n  / ({expression.value('baseline')} >= {format_number(self.alerts.min)})\n"
+            f"{expression.value('settled')}\n  / ({expression.value('baseline')} >= {format_number(self.alerts.min_baseline)})\n"
             f"  <= {format_number(1 - drop)}",
             f"Drop in {kind_texts(query.kind).noun}.",
             f"{capitalize(query_text(query))} {kind_texts(query.kind).verb} at {{{{ $value | humanizePercentage }}}} "
@@ -146,10 +146,9 @@ class QueryAlerts:
             alert=f"{alert_prefix(query.kind)}{alert_type}",
             expr=expr,
             wait=alerts.wait,
-            keep_firing=alerts.wait,
+            keep_firing_for=alerts.wait if alerts.keep_firing_for is None else alerts.keep_firing_for,
             summary=summary,
             description=description,
-            keep_firing_for=alerts.wait if alerts.keep_firing_for is None else alerts.keep_firing_for,
             severity=alerts.severity,
             labels={**alerts.labels, **labels},
             runbook=RUNBOOK_HEADINGS[alert_type],

@@ -24,10 +24,10 @@ class RuleOptions:
 class Rule:
     """An alerting rule.
 
-    `wait` is `for`, and `keep_firing` is `keep_firing_for`, in seconds; 0 omits the latter. `summary` and `description`
-    are Prometheus templates, in which names from the config come from labels only. `severity` and `labels` are plain
-    text. `labels` repeat those of the series, because promtool rejects two rules with the same name and labels.
-    `runbook` is the heading in the README, if it differs from the name.
+    `wait` is `for`, in seconds. `keep_firing_for` is in seconds too, or None if the rule has none. `summary` and
+    `description` are Prometheus templates, in which names from the config come from labels only. `severity` and
+    `labels` are plain text. `labels` repeat those of the series, because promtool rejects two rules with the same name
+    and labels. `runbook` is the heading in the README, if it differs from the name.
     """
 
     alert: str
@@ -39,7 +39,6 @@ class Rule:
     severity: str = "warning"
     labels: Mapping[str, str] = field(default_factory=dict)
     runbook: str = ""
-    keep_firing: float = 0.0
 
     def as_dict(self, options: RuleOptions) -> dict[str, object]:
         """Return the rule as it is written to a rule file."""
@@ -53,7 +52,7 @@ class Rule:
             "alert": self.alert,
             "expr": self.expr,
             "for": format_duration(self.wait),
-            **({"keep_firing_for": format_duration(self.keep_firing)} if self.keep_firing else {}),
+            **({} if self.keep_firing_for is None else {"keep_firing_for": format_duration(self.keep_firing_for)}),
             "labels": {name: _escape_template(value) for name, value in labels.items() if value},
             "annotations": {
                 "summary": self.summary,

@@ -44,16 +44,16 @@ def selector_queries(plan: Plan) -> Iterator[tuple[Query, Entry]]:
 
 def _selector_text(entry: Entry) -> str:
     """Return the value of the label `selector`: the regex of the entry, its tag as `tag: NAME`, or both."""
-    match, tag = getattr(entry, "match", None), getattr(entry, "tag", None)
-    return ", ".join([*([match.text] if match is not None else []), *([f"tag: {tag}"] if tag is not None else [])])
+    regex, tag = getattr(entry, "regex", None), getattr(entry, "tag", None)
+    return ", ".join([*([regex.text] if regex is not None else []), *([f"tag: {tag}"] if tag is not None else [])])
 
 
 def _subject_regex(query: Query, entry: Entry) -> str:
     """Return the regex for the labels of an entry's items. It is empty (any label) for an entry with only a tag."""
-    match = getattr(entry, "match", None)
-    if match is None:
+    regex = getattr(entry, "regex", None)
+    if regex is None:
         return ""
-    return f"(?:{match.text}){_ID_SUFFIXES}" if query.kind is SEGMENT_USERS else str(match.text)
+    return f"(?:{regex.text}){_ID_SUFFIXES}" if query.kind is SEGMENT_USERS else str(regex.text)
 
 
 def _group_key(query: Query) -> tuple[object, ...]:

@@ -632,7 +632,7 @@ SCENARIOS = {
         silent=(0, 59, 74, 180, 240),
     ),
     "items that exceed the limit": Scenario(
-        HOURLY + "      - {match: 'x.*'}\n",
+        HOURLY + "      - {regex: 'x.*'}\n",
         {
             **healthy(),
             skipped("custom_events"): between(1, 3, 7, always(0)),

@@ -122,7 +122,7 @@ def test_never_read_list_fires_after_15_minutes(tmp_path: Path) -> None:
     Promtool's clock begins at 0, so the test uses a time far before 0.
     """
     scenario = Scenario(
-        config("", "{event: purchase}\n{match: 'x.*'}"),
+        config("", "{event: purchase}\n{regex: 'x.*'}"),
         healthy()
         | {series(LIST_LAST_SUCCESS.name, f'{PRODUCTION},list="events"'): between(0.5, 99, 1_800, always(-1.8e9))},
         fires={minute: [stale_list("events", "since the exporter started")] for minute in (16, 29)},
@@ -150,7 +150,7 @@ def test_rules_without_selectors_need_no_list() -> None:
         {rule["alert"] for group in generated_rules(text)["groups"] for rule in group["rules"]}
         for text in (
             config(""),
-            config("", "{match: 'x.*'}"),
+            config("", "{regex: 'x.*'}"),
             config("    sessions: [{}]\n").replace("    custom_events:\n      - {event: purchase}\n", ""),
         )
     )
@@ -177,7 +177,7 @@ def few_messages(name: str, ident: str, selector: str) -> ExpectedAlert:
 
 def test_campaigns_are_selected_by_name_and_identified_by_id(tmp_path: Path) -> None:
     """A regex selects campaigns by name, also several with the same name, except those with their own entries."""
-    sections = f"    campaigns: [{{campaign: {THREE.upper()}}}, {{match: 'Win-back.*', alerts: {{below: 5}}}}]\n"
+    sections = f"    campaigns: [{{campaign: {THREE.upper()}}}, {{regex: 'Win-back.*', alerts: {{below: 5}}}}]\n"
     all_series = healthy(labels=f'{PRODUCTION},event="purchase"')
     for name, ident in (("Win-back", ONE), ("Win-back", TWO), ("Win-back 3", THREE), ("A Win-back", ONE[::-1])):
         all_series |= campaign(name, ident)
@@ -187,7 +187,7 @@ def test_campaigns_are_selected_by_name_and_identified_by_id(tmp_path: Path) -> 
 
 def test_renamed_campaign_keeps_alert_of_selector(tmp_path: Path) -> None:
     """A new name that the regex matches does not restart the alert; with any other name the alert ends."""
-    sections = "    campaigns: [{match: 'Win-back.*', alerts: {below: 5, for: 1h}}]\n"
+    sections = "    campaigns: [{regex: 'Win-back.*', alerts: {below: 5, for: 1h}}]\n"
     names = {"Win-back": (0.0, 0.5), "Win-back 2": (0.5, 2.0), "Other": (2.0, 99.0)}
     all_series = healthy(labels=f'{PRODUCTION},event="purchase"')
     for name, (start, end) in names.items():
@@ -217,7 +217,7 @@ def test_segments_are_matched_by_name_with_id_suffix(tmp_path: Path) -> None:
         )
         for name in names[:2]
     ]
-    text = config("    segment_users: [{match: VIP, alerts: {below: 5}}]\n")
+    text = config("    segment_users: [{regex: VIP, alerts: {below: 5}}]\n")
     Scenario(text, all_series, fires={60: fired}, step=15).check(tmp_path)
 
 

@@ -60,9 +60,9 @@ state_file: /state.sqlite
 """
 SIMILAR_SELECTORS = """\
     campaigns:
-      - {match: cart, alerts: {below: 5}}
-      - {match: cart, tag: b, alerts: {below: 5}}
-      - {match: cart, tag: c, alerts: {below: 5}}
+      - {regex: cart, alerts: {below: 5}}
+      - {regex: cart, tag: b, alerts: {below: 5}}
+      - {regex: cart, tag: c, alerts: {below: 5}}
 """
 ODD_NAMES = [
     "say \"hi\" and 'bye'",
