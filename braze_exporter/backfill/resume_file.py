@@ -19,26 +19,30 @@ from braze_exporter.config.document import shorten
 from braze_exporter.state import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileError, read_schema_version
 
 # Stored in the file, so that later versions recognize its format.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # "Brzh" in ASCII. It identifies resume files, so that no other database is read or written.
 APPLICATION_ID = 0x42727A68
 # The number of points that are read from the file at once.
 _FETCH_ROWS = 1_000
 
 _TABLES = (
-    "CREATE TABLE span (start TEXT NOT NULL, end TEXT NOT NULL)",
+    # The time range that the command was given.
+    "CREATE TABLE time_range (start TEXT NOT NULL, end TEXT NOT NULL)",
     "CREATE TABLE queries (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE)",
-    "CREATE TABLE pieces (query INTEGER, ending_at INTEGER, PRIMARY KEY (query, ending_at)) WITHOUT ROWID",
+    # The chunks of each query whose responses are stored. A chunk is identified by its `ending_at`.
+    "CREATE TABLE chunks (query INTEGER, ending_at INTEGER, PRIMARY KEY (query, ending_at)) WITHOUT ROWID",
+    # The series of each query. The labels are those of the newest chunk that has the series.
     (
-        "CREATE TABLE series (id INTEGER PRIMARY KEY, query INTEGER, noun TEXT, key TEXT, labels TEXT NOT NULL,"
-        " told_at INTEGER NOT NULL, UNIQUE (query, noun, key))"
+        "CREATE TABLE series (id INTEGER PRIMARY KEY, query INTEGER, metric_group TEXT, key TEXT, labels TEXT NOT NULL,"
+        " newest_chunk INTEGER NOT NULL, UNIQUE (query, metric_group, key))"
     ),
     "CREATE TABLE points (series INTEGER, start INTEGER, value REAL, PRIMARY KEY (series, start)) WITHOUT ROWID",
 )
 # A series has the labels of its newest response, as in the exporter.
 _UPSERT_SERIES = (
-    "INSERT INTO series (query, noun, key, labels, told_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (query, noun, key)"
-    " DO UPDATE SET labels = excluded.labels, told_at = excluded.told_at WHERE excluded.told_at > told_at"
+    "INSERT INTO series (query, metric_group, key, labels, newest_chunk) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (query, metric_group, key) DO UPDATE SET labels = excluded.labels,"
+    " newest_chunk = excluded.newest_chunk WHERE excluded.newest_chunk > newest_chunk"
 )
 
 
@@ -70,7 +74,7 @@ class ResumeFile:
         if not chunks:
             return []
         with self._translate_errors():
-            select = "SELECT ending_at FROM pieces JOIN queries ON id = query WHERE key = ?"
+            select = "SELECT ending_at FROM chunks JOIN queries ON id = query WHERE key = ?"
             saved = {ending_at for (ending_at,) in self._connection.execute(select, (_query_key(chunks[0]),))}
         return [chunk for chunk in chunks if chunk.ending_at not in saved]
 
@@ -84,11 +88,11 @@ class ResumeFile:
             for series in series_list:
                 identity = (query, series.metric_group.name, json.dumps(series.key))
                 connection.execute(_UPSERT_SERIES, (*identity, json.dumps(series.labels), chunk.ending_at))
-                select = "SELECT id FROM series WHERE query = ? AND noun = ? AND key = ?"
+                select = "SELECT id FROM series WHERE query = ? AND metric_group = ? AND key = ?"
                 (number,) = connection.execute(select, identity).fetchone()
                 rows = ((number, start, value) for start, value in series.points)
                 connection.executemany("INSERT OR REPLACE INTO points VALUES (?, ?, ?)", rows)
-            connection.execute("INSERT OR IGNORE INTO pieces VALUES (?, ?)", (query, chunk.ending_at))
+            connection.execute("INSERT OR IGNORE INTO chunks VALUES (?, ?)", (query, chunk.ending_at))
 
     def read_series(self, query: Query) -> list[tuple[int, Series]]:
         """Return the stored series of a query without their points, each with its number for `read_points`.
@@ -98,8 +102,8 @@ class ResumeFile:
         metric_groups = {metric_group.name: metric_group for metric_group in query.metric_groups}
         with self._translate_errors():
             select = (
-                "SELECT series.id, noun, series.key, labels FROM series JOIN queries ON queries.id = query"
-                " WHERE queries.key = ? ORDER BY told_at DESC, series.id"
+                "SELECT series.id, metric_group, series.key, labels FROM series JOIN queries ON queries.id = query"
+                " WHERE queries.key = ? ORDER BY newest_chunk DESC, series.id"
             )
             rows = self._connection.execute(select, (_query_key(query),)).fetchall()
         return [
@@ -144,7 +148,7 @@ class ResumeFile:
         except OSError as error:
             raise BackfillError(f"{shorten(self._path, 200)} cannot be read ({error.strerror}); {remedy}") from None
 
-    def _prepare(self, span: tuple[str, str], *, is_new: bool) -> None:
+    def _prepare(self, time_range: tuple[str, str], *, is_new: bool) -> None:
         """Lock the file, and create the tables if it is new.
 
         Raises `BackfillError` if it has another version, or responses for another time range.
@@ -162,16 +166,16 @@ class ResumeFile:
         if execute("SELECT 1 FROM sqlite_master").fetchone() is None:
             for table in _TABLES:
                 execute(table)
-            execute("INSERT INTO span VALUES (?, ?)", span)
+            execute("INSERT INTO time_range VALUES (?, ?)", time_range)
             execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             text = (
                 f"{path} was created by another version of the exporter; resume with that version, or remove the file"
             )
             raise BackfillError(text)
-        elif execute("SELECT 1 FROM pieces").fetchone() is None:
-            execute("UPDATE span SET start = ?, end = ?", span)
-        elif (started := execute("SELECT start, end FROM span").fetchone()) != span:
+        elif execute("SELECT 1 FROM chunks").fetchone() is None:
+            execute("UPDATE time_range SET start = ?, end = ?", time_range)
+        elif (started := execute("SELECT start, end FROM time_range").fetchone()) != time_range:
             raise BackfillError(
                 f"{path} was created with --start={started[0]} --end={started[1]}; set the same values to resume, or "
                 "remove the file"

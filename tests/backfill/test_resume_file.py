@@ -95,18 +95,35 @@ def test_points_are_read_in_batches(tmp_path: Path) -> None:
         assert tuple(resume_file.read_points(resume_file.read_series(QUERY)[0][0])) == points
 
 
-def test_resume_file_of_other_version_is_refused(tmp_path: Path) -> None:
-    """A resume file of another version is refused and left unchanged."""
-    opened(tmp_path / "x").close()
+# The tables of the resume files of schema 1.
+SCHEMA_1 = """
+CREATE TABLE span (start TEXT NOT NULL, end TEXT NOT NULL);
+CREATE TABLE queries (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
+CREATE TABLE pieces (query INTEGER, ending_at INTEGER, PRIMARY KEY (query, ending_at)) WITHOUT ROWID;
+CREATE TABLE series (id INTEGER PRIMARY KEY, query INTEGER, noun TEXT, key TEXT, labels TEXT NOT NULL,
+    told_at INTEGER NOT NULL, UNIQUE (query, noun, key));
+CREATE TABLE points (series INTEGER, start INTEGER, value REAL, PRIMARY KEY (series, start)) WITHOUT ROWID;
+"""
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_resume_file_of_other_version_is_refused(tmp_path: Path, version: int) -> None:
+    """A resume file of an older or newer version is refused and left unchanged."""
+    if version > 1:
+        opened(tmp_path / "x").close()
     with closing(sqlite3.connect(tmp_path / "x")) as connection:
+        if version == 1:
+            connection.executescript(SCHEMA_1)
+            connection.execute("PRAGMA application_id = 0x42727A68")
         connection.execute("INSERT INTO points VALUES (1, 2, 3)")
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
     failure = "x was created by another version of the exporter; resume with that version, or remove the file"
     with pytest.raises(BackfillError, match=failure):
         opened(tmp_path / "x")
     with closing(sqlite3.connect(tmp_path / "x")) as connection:
         assert connection.execute("SELECT * FROM points").fetchall() == [(1, 2, 3)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
