@@ -1,6 +1,12 @@
-"""The state file: an SQLite database that one process at a time can open."""
+"""The state file: an SQLite database that one process at a time can open.
+
+A process uses the database only while it holds a lock on `<state_file>.lock`, an empty file that is never deleted. It
+opens the database once, since closing a second descriptor of a file drops all POSIX locks on it.
+"""
 
 import contextlib
+import fcntl
+import io
 import json
 import logging
 import os
@@ -61,14 +67,34 @@ def _read_header(path: Path) -> bytes:
     Raises `ForeignFileError` if it is not a regular file, and `OSError` if it cannot be read.
     """
     try:
-        mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode):
-            what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise ForeignFileError(f"{shorten(path, 200)} is {what}")
+        _check_regular(path, path.lstat().st_mode)
         with path.open("rb") as file:
             return file.read(_HEADER_BYTES)
     except FileNotFoundError:
         return b""
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    """Raise `ForeignFileError` if the file with this `mode` is not a regular file."""
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise ForeignFileError(f"{shorten(path, 200)} is {what}")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database at `path`, or create it.
+
+    The first transaction locks the file until the connection is closed. If another process has locked it, the
+    transaction raises `sqlite3.OperationalError` at once. No directory for temporary files is needed.
+    """
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 # Written into the file, so that later versions can recognize and migrate it.
@@ -78,7 +104,7 @@ APPLICATION_ID = 0x4272617A
 # How long a second process waits for the lock, in seconds. During an update the new process starts while the old one
 # ends.
 LOCK_TIMEOUT_SECONDS = 30.0
-# The length of one wait for the lock, in seconds. Waits are short, since signals are not handled while SQLite waits.
+# The interval between two attempts to lock the file, in seconds.
 _LOCK_RETRY_SECONDS = 0.1
 _ROW_PLACEHOLDERS = "(?, ?, ?, ?, ?, ?)"
 # The number of rows per statement. Larger statements are faster, since the thread waits for the GIL after each one.
@@ -137,20 +163,23 @@ class CounterState:
 
 
 class StateFile:
-    """An open state file, locked against other processes. Not thread-safe."""
+    """An open state file, locked against other processes. Not thread-safe.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        """Use `connection`, which must hold the lock of the file. The table must exist."""
+    If the file is deleted, the next write fails. The write after that creates it again from the open database, so that
+    nothing is lost. If the file is replaced by another one, writes fail and do not change that one. A restart uses it.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: io.FileIO) -> None:
+        """Use the `connection` to the file at `path`, which has no symbolic links, and its locked file `lock`."""
+        self._path = path
         self._connection = connection
+        self._lock = lock
+        self._status = path.lstat()
+        self._is_deleted = False
 
     def read(self) -> dict[CounterKey, CounterState]:
         """Return all counter states. Raises `StateFileError` if one cannot be read."""
-        try:
-            rows = self._connection.execute("SELECT subject, unit, total, floor, asked_at, seen FROM accounts")
-            return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in rows}
-        except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
-            is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
-            raise (_DamagedError if is_damage else StateFileError)(f"cannot be read: {error}") from error
+        return _read_counters(self._connection)
 
     def write(self, rows: Mapping[CounterKey, Row], removed: Iterable[CounterKey] = ()) -> None:
         """Write `rows` and delete those in `removed`, in one durable transaction.
@@ -158,6 +187,7 @@ class StateFile:
         Raises `StateFileError` if that fails.
         """
         values: list[tuple[object, ...]] = [(json.dumps(key), *row) for key, row in rows.items()]
+        self._check_file()
         try:
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -173,14 +203,86 @@ class StateFile:
 
     def close(self) -> None:
         """Close the file and release its lock."""
+        with (
+            contextlib.closing(self._lock),
+            contextlib.closing(self._connection),
+            contextlib.suppress(OSError, sqlite3.Error),
+        ):
+            if not os.path.samestat(self._path.lstat(), self._status):
+                self._keep_journal()
+
+    def _check_file(self) -> None:
+        """Check before a write that the open file is still at its path, and create it again if it was deleted before.
+
+        Raises `StateFileError` if the file was just deleted, was replaced or cannot be created again.
+        """
+        shown_path = shorten(self._path, 200)
+        try:
+            status = self._path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            if not self._is_deleted:
+                self._is_deleted = True
+                raise StateFileError(f"{shown_path} was deleted; the next write creates it again") from None
+            self._create_again()
+        except OSError as error:
+            raise StateFileError(f"{shown_path} cannot be read ({error.strerror})") from error
+        else:
+            if not os.path.samestat(status, self._status):
+                raise StateFileError(
+                    f"{shown_path} was replaced by another file; restart the exporter to use that file, or delete it"
+                )
+        self._is_deleted = False
+
+    def _create_again(self) -> None:
+        """Create the deleted file again, and use it from now on. Raises `StateFileError` if that is not possible."""
+        shown_path = shorten(self._path, 200)
+        self._renew_lock()
+        try:
+            with self._path.open("xb") as file:  # fails if the path is in use again
+                status = os.fstat(file.fileno())
+        except OSError as error:
+            raise StateFileError(f"{shown_path} cannot be created again ({error.strerror})") from error
+        try:
+            connection = connect(self._path)
+            try:
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA cache_spill = OFF")  # so that the header is written before other pages
+                self._connection.backup(connection)
+                connection.execute("BEGIN EXCLUSIVE")
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(self._path.lstat(), status):
+                    self._path.unlink()
+            raise StateFileError(f"{shown_path} cannot be created again ({error})") from error
+        with contextlib.suppress(sqlite3.Error):
+            self._keep_journal()
         self._connection.close()
+        self._connection, self._status = connection, status
+
+    def _renew_lock(self) -> None:
+        """Lock the file at the path of the lock file again, if it was deleted too. Raises `StateFileError`."""
+        lock = _lock_path(self._path)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(lock.lstat(), os.fstat(self._lock.fileno())):
+                return
+        new_lock = _lock_file(self._path, _Deadline(self._path, 0))
+        self._lock.close()
+        self._lock = new_lock
+
+    def _keep_journal(self) -> None:
+        """Let `close` delete no journal, since a file at its path may belong to another database."""
+        self._connection.execute("PRAGMA journal_mode = PERSIST")
 
 
 def inspect_state_file(path: str) -> None:
     """Check that `path` is a state file, empty or missing, without changing or creating anything.
 
-    Raises `UnreadableError` if the user of the process is not allowed to read it. Raises `StateFileError` if it is a
-    file of another type or was written by a newer version of the exporter.
+    Raises `UnreadableError` if the user of the process is not allowed to read it. Raises `StateFileError` if it or its
+    lock file is a file of another type, or if it was written by a newer version of the exporter.
     """
     _inspect(Path(os.path.realpath(path)))
 
@@ -196,8 +298,23 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
     the file is not changed.
     """
     real = Path(os.path.realpath(path))  # SQLite resolves symbolic links, and puts its other files beside the real file
+    _inspect(real)  # before the lock file is created
+    deadline = _Deadline(real, wait)
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(_lock_file(real, deadline))
+        connection = stack.enter_context(contextlib.closing(_open_or_replace(path, real, deadline)))
+        try:
+            state_file = StateFile(real, connection, lock)
+        except OSError as error:  # deleted since it was opened
+            raise StateFileError(f"{shorten(path, 200)} cannot be used ({error.strerror}); try again") from error
+        stack.pop_all()
+        return state_file
+
+
+def _open_or_replace(path: str, real: Path, deadline: "_Deadline") -> sqlite3.Connection:
+    """Open or create the database, and replace it by a new one if it is damaged. Raises `StateFileError`."""
     try:
-        return _open(real, wait)
+        return _open(real, deadline)
     except sqlite3.DatabaseError as error:
         if not _is_damage(error):  # locked, no such folder, no permission, no space
             raise StateFileError(_describe_error(path, error)) from error
@@ -211,7 +328,7 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{real}-journal").rename(f"{damaged_path}-journal")
         real.rename(damaged_path)
-        return _open(real, wait)
+        return _open(real, deadline)
     except (OSError, sqlite3.Error) as error:
         raise StateFileError(f"{path} is damaged and cannot be replaced: {error}") from error
 
@@ -232,6 +349,8 @@ def _inspect(real: Path) -> None:
     shown_path, remedy = shorten(real, 200), "choose another path for state_file"
     try:
         version = read_schema_version(real, APPLICATION_ID, {"-journal": ROLLBACK_JOURNAL})
+        with contextlib.suppress(FileNotFoundError):
+            _check_lock_file(_lock_path(real), _lock_path(real).lstat())
     except ForeignFileError as error:
         raise StateFileError(f"{error}; {remedy}, or move the file") from None
     except PermissionError as error:
@@ -247,36 +366,115 @@ def _inspect(real: Path) -> None:
         )
 
 
-def _open(real: Path, wait: float) -> StateFile:
-    """Open the file, and wait while another process locks it.
+class _Deadline:
+    """The end of the wait for another process that has locked the file at `path`, `seconds` from now."""
 
-    Raises `sqlite3.OperationalError` if it is still locked after `wait` seconds.
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._ends_at = time.monotonic() + seconds
+        self._is_logged = False
+
+    def wait(self) -> bool:
+        """Wait a moment and return true, or return false after the deadline. The first wait is logged.
+
+        Waits are short, since the system may deliver a signal to another thread, which does not end a sleep.
+        """
+        if time.monotonic() >= self._ends_at:
+            return False
+        if not self._is_logged:
+            self._is_logged = True
+            fields = {"file": str(self._path), "timeout": f"{self._seconds:g}s"}
+            _log.warning("State file is locked by another exporter, waiting", extra={"fields": fields})
+        time.sleep(_LOCK_RETRY_SECONDS)
+        return True
+
+
+def _lock_path(real: Path) -> Path:
+    return real.with_name(f"{real.name}.lock")
+
+
+def _lock_file(real: Path, deadline: _Deadline) -> io.FileIO:
+    """Lock the lock file of the state file at `real`, and return it. Closing it releases the lock.
+
+    Raises `StateFileError` if another process holds the lock until `deadline`, or if the file cannot be locked. A file
+    system without locks is refused, since two exporters could then write the state file.
     """
-    for _ in range(round(wait / _LOCK_RETRY_SECONDS)):
+    path, remedy = _lock_path(real), "choose another path for state_file"
+    while True:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(_open_lock_file(real, path))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(path.lstat(), os.fstat(file.fileno())):
+                    stack.pop_all()
+                    return file
+            except FileNotFoundError:  # deleted since it was opened
+                continue
+            except BlockingIOError:
+                if not deadline.wait():
+                    raise StateFileError(_describe_lock(str(real))) from None
+            except OSError as error:
+                shown_path = shorten(path, 200)
+                text = f"{shown_path} cannot be locked ({error.strerror}); {remedy}, on a file system with locks"
+                raise StateFileError(text) from error
+
+
+def _open_lock_file(real: Path, path: Path) -> io.FileIO:
+    """Open the lock file at `path`, or create it. Raises `StateFileError`."""
+    remedy = "choose another path for state_file"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with contextlib.suppress(FileNotFoundError):  # before opening, which may have side effects on a device
+            _check_lock_file(path, path.lstat())
+        file = io.FileIO(path, "r+", opener=lambda name, _flags: os.open(name, flags, 0o600))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(file)
+            _check_lock_file(path, os.fstat(file.fileno()))
+            stack.pop_all()
+    except ForeignFileError as error:
+        raise StateFileError(f"{error}; {remedy}, or move the file") from None
+    except OSError as error:
+        shown_path = shorten(path if os.path.lexists(path) else real, 200)
+        raise StateFileError(
+            f"{shown_path} cannot be used ({error.strerror}); {remedy}, or make this one writable"
+        ) from error
+    return file
+
+
+def _check_lock_file(path: Path, status: os.stat_result) -> None:
+    """Raise `ForeignFileError` if the file with this `status` is not a lock file, which is regular and empty."""
+    _check_regular(path, status.st_mode)
+    if status.st_size:
+        raise ForeignFileError(f"{shorten(path, 200)} is a file of another type")
+
+
+def _open(real: Path, deadline: _Deadline) -> sqlite3.Connection:
+    """Open the database, and wait while another process locks it.
+
+    Raises `sqlite3.OperationalError` if it is still locked after `deadline`.
+    """
+    while True:
         try:
             return _try_to_open(real)
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
+            if "locked" not in str(error) or not deadline.wait():
                 raise
-    return _try_to_open(real)
 
 
-def _try_to_open(real: Path) -> StateFile:
+def _try_to_open(real: Path) -> sqlite3.Connection:
     _inspect(real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
-    connection = sqlite3.connect(real, timeout=_LOCK_RETRY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = connect(real)
     try:
-        connection.execute("PRAGMA temp_store = MEMORY")  # a directory for temporary files may not exist
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN EXCLUSIVE")  # in EXCLUSIVE mode the lock is kept after the transaction
+        connection.execute("BEGIN EXCLUSIVE")
         _prepare(connection)
+        _read_counters(connection)
         connection.execute("COMMIT")
-        state_file = StateFile(connection)
-        state_file.read()
     except BaseException:
         connection.close()
         raise
-    return state_file
+    return connection
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -298,8 +496,23 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise _DamagedError(f"integrity check failed: {problems[0]}")
 
 
+def _read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterState]:
+    """Return all counter states. Raises `StateFileError` if one cannot be read."""
+    select = "SELECT subject, unit, total, floor, asked_at, seen FROM accounts"
+    try:
+        return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in connection.execute(select)}
+    except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+        is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
+        raise (_DamagedError if is_damage else StateFileError)(f"cannot be read: {error}") from error
+
+
 def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:
-    path = shorten(path, 200)
     if "locked" in str(error):
-        return f"{path} is locked by another exporter; use one state file per exporter, or wait until it has stopped"
-    return f"{path} cannot be used ({error}); choose another path for state_file, or make this one writable"
+        return _describe_lock(path)
+    remedy = "choose another path for state_file, or make this one writable"
+    return f"{shorten(path, 200)} cannot be used ({error}); {remedy}"
+
+
+def _describe_lock(path: str) -> str:
+    remedy = "use one state file per exporter, or wait until it has stopped"
+    return f"{shorten(path, 200)} is locked by another exporter; {remedy}"

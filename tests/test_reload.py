@@ -516,7 +516,7 @@ def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
         ) as process:
             waiting = psutil.Process(process.pid)
             wait_until(
-                lambda: any(opened.path == str(state) for opened in waiting.open_files()), "it waits for the file"
+                lambda: any(opened.path == f"{state}.lock" for opened in waiting.open_files()), "it waits for the file"
             )
             write_file(
                 config,

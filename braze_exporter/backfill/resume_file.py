@@ -16,7 +16,7 @@ from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
 from braze_exporter.config.document import shorten
-from braze_exporter.state import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileError, read_schema_version
+from braze_exporter.state import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileError, connect, read_schema_version
 
 # Stored in the file, so that later versions recognize its format.
 SCHEMA_VERSION = 2
@@ -62,7 +62,7 @@ class ResumeFile:
         self._lock = threading.Lock()
         is_new = self._is_new()
         with self._translate_errors():
-            self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
+            self._connection = connect(self._path)
             try:
                 self._prepare((str(start), str(end)), is_new=is_new)
             except BaseException:
@@ -154,14 +154,12 @@ class ResumeFile:
         Raises `BackfillError` if it has another version, or responses for another time range.
         """
         path, execute = shorten(self._path, 200), self._connection.execute
-        execute("PRAGMA temp_store = MEMORY")  # a directory for temporary files may not exist
         if is_new:  # before the tables, so that the file is recognized even if the process is killed meanwhile
             execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        execute("PRAGMA locking_mode = EXCLUSIVE")
         # A power failure may lose the last responses, which are then fetched again. A killed process loses nothing.
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
-        execute("BEGIN IMMEDIATE")  # in exclusive mode the lock remains after the transaction
+        execute("BEGIN IMMEDIATE")  # the lock remains after the transaction
         (version,) = execute("PRAGMA user_version").fetchone()
         if execute("SELECT 1 FROM sqlite_master").fetchone() is None:
             for table in _TABLES:

@@ -116,7 +116,8 @@ class QueryAlerts:
         )
         return self._rule(
             "Drop",
-            f"{expression.value('settled')}\n  / ({expression.value('baseline')} >= {format_number(self.alerts.min_baseline)})\n"
+            f"{expression.value('settled')}\n"
+            f"  / ({expression.value('baseline')} >= {format_number(self.alerts.min_baseline)})\n"
             f"  <= {format_number(1 - drop)}",
             f"Drop in {kind_texts(query.kind).noun}.",
             f"{capitalize(query_text(query))} {kind_texts(query.kind).verb} at {{{{ $value | humanizePercentage }}}} "

@@ -336,13 +336,14 @@ def test_second_exporter_with_same_state_file_is_refused(counted: tuple[Recorded
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second:  # noqa: S603
             process = psutil.Process(second.pid)
             wait_until(
-                lambda: state in [file.path for file in process.open_files()],
+                lambda: f"{state}.lock" in [file.path for file in process.open_files()],
                 "the second exporter tries to open the file",
             )
             with pytest.raises(subprocess.TimeoutExpired):
                 second.wait(1)
             second.terminate()
-            assert second.communicate(timeout=2)[1] == ""
+            (line,) = second.communicate(timeout=2)[1].splitlines()
+            assert "State file is locked by another exporter, waiting" in line
         assert second.returncode == 0
         locked = f"{state} is locked by another exporter; use one state file per exporter, or wait until it has stopped"
         with pytest.raises(StateFileError, match=re.escape(locked)):

@@ -393,7 +393,10 @@ def test_newer_state_file_is_refused(path: str) -> None:
     failure = r"written by a newer version of the exporter \(schema version 99, supported: 1\); run that version"
     with pytest.raises(StateFileError, match=failure):
         open_state_file(path)
-    assert [file.read_bytes() for file in Path(path).parent.iterdir()] == [content]
+    assert {file.name: file.read_bytes() for file in Path(path).parent.iterdir()} == {
+        "state.sqlite": content,
+        "state.sqlite.lock": b"",
+    }
 
 
 def test_missing_directory_is_an_error(tmp_path: Path) -> None:
@@ -459,7 +462,7 @@ def test_killed_write_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bo
     with open_counters(str(killed)) as counters:
         assert {counters.total(subject) for subject in subjects} == {2}
         record(counters, {0: 1.0})
-    assert [file.name for file in killed.parent.iterdir()] == ["state.sqlite"]
+    assert sorted(file.name for file in killed.parent.iterdir()) == ["state.sqlite", "state.sqlite.lock"]
 
 
 WRITER = """
