@@ -10,13 +10,15 @@ import io
 import json
 import logging
 import os
+import re
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
+from typing import NamedTuple
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.config.document import shorten
@@ -98,7 +100,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 # Written into the file, so that later versions can recognize and migrate it.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # "Braz" in ASCII. It marks the file as a state file, so that the exporter never writes into another database.
 APPLICATION_ID = 0x4272617A
 # How long a second process waits for the lock, in seconds. During an update the new process starts while the old one
@@ -106,14 +108,164 @@ APPLICATION_ID = 0x4272617A
 LOCK_TIMEOUT_SECONDS = 30.0
 # The interval between two attempts to lock the file, in seconds.
 _LOCK_RETRY_SECONDS = 0.1
-_ROW_PLACEHOLDERS = "(?, ?, ?, ?, ?, ?)"
 # The number of rows per statement. Larger statements are faster, since the thread waits for the GIL after each one.
 # Older SQLite versions accept at most 999 values.
-_ROWS_PER_STATEMENT = 150
+_ROWS_PER_STATEMENT = 120
 
+# SQLite stores the comments inside the statements too, so that `.schema` shows them. All times are in seconds since the
+# epoch by the clock of the machine. Only `counters` and `names` are used so far.
+_TABLES = (
+    """
+    CREATE TABLE counters (
+        -- The counter states.
+        key TEXT PRIMARY KEY,        -- JSON list, see CounterKey
+        unit TEXT NOT NULL,          -- 'hour' or 'day'
+        total REAL NOT NULL,         -- see CounterState, also for the following columns
+        withheld REAL NOT NULL,
+        floor INTEGER NOT NULL,      -- number of a bucket
+        requested_at REAL NOT NULL,
+        zone TEXT NOT NULL,
+        highest TEXT NOT NULL        -- JSON list of pairs: number of a bucket, value or null
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE names (
+        -- The last known names of what Braze identifies by an id.
+        workspace TEXT,
+        url TEXT,
+        kind TEXT,                   -- 'campaigns', 'variations', ...
+        id TEXT,
+        name TEXT NOT NULL,
+        PRIMARY KEY (workspace, url, kind, id)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE queries (
+        -- When each query is fetched next, and its last response.
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,    -- JSON list: the key of the query's counter, unit, time zone
+        added_at REAL NOT NULL,      -- when the query was added to the plan
+        next_at REAL NOT NULL,       -- when the query is fetched next
+        failures INTEGER NOT NULL,   -- number of consecutive transient failures
+        error TEXT,                  -- JSON object: why the last fetch failed; null if it succeeded
+        repair TEXT NOT NULL,        -- JSON object: which buckets the next fetch requests
+        sent_at REAL,                -- when the last successful request was sent; null before the first
+        received_at REAL,            -- when its response arrived
+        response TEXT,               -- JSON object: its series, as shared bucket starts and one list of values each
+        latest_start INTEGER,        -- start of the latest bucket, the last known
+        settled_start INTEGER        -- start of the settled bucket, the last known
+    )
+    """,
+    """
+    CREATE TABLE baseline_series (
+        -- The series that have a baseline.
+        id INTEGER PRIMARY KEY,
+        query INTEGER NOT NULL,      -- queries.id
+        series TEXT NOT NULL,        -- JSON list: the identity of the series within its query
+        UNIQUE (query, series)
+    )
+    """,
+    """
+    CREATE TABLE baseline_values (
+        -- The settled values from which baselines are computed.
+        series INTEGER,              -- baseline_series.id
+        start INTEGER,               -- start of the bucket
+        value REAL NOT NULL,
+        PRIMARY KEY (series, start)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE history_ranges (
+        -- The time ranges of a query's history that are complete, since Braze has responded or the exporter gave up.
+        query INTEGER,               -- queries.id
+        start INTEGER,               -- start of the first bucket
+        ending_at INTEGER NOT NULL,  -- last second of the last bucket
+        PRIMARY KEY (query, start)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE workspace_keys (
+        -- The API key that each workspace used last. So a new key takes over the budget of the previous one.
+        workspace TEXT,
+        url TEXT,
+        key_digest TEXT NOT NULL,    -- salted digest of the API key; the salt is in file_properties
+        PRIMARY KEY (workspace, url)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE budgets (
+        -- The budget of each pool, and until when it is stopped.
+        url TEXT,
+        key_digest TEXT,             -- see workspace_keys
+        pool TEXT,                   -- name of the pool
+        balance REAL NOT NULL,       -- number of calls in the token bucket at balance_at
+        balance_at REAL NOT NULL,
+        stopped_until REAL,          -- end of the stop after a 429 or at the reserve; null without one
+        stop_reason TEXT,            -- why the pool is stopped
+        stop_count INTEGER NOT NULL, -- number of consecutive 429, each of which doubles the stop
+        rate_limit REAL,             -- the rate-limit headers of the last response; null if unknown
+        remaining REAL,
+        resets_at REAL,
+        PRIMARY KEY (url, key_digest, pool)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE holds (
+        -- What each endpoint responded to the API key, and until when it is not called.
+        url TEXT,
+        key_digest TEXT,             -- see workspace_keys
+        path TEXT,                   -- path of the endpoint
+        verdict TEXT NOT NULL,       -- 'accepted' or 'refused'; without a row it is unknown
+        held_until REAL,             -- when the next call probes the endpoint; null if it is not held
+        error TEXT,                  -- JSON object: the 401 or 403 that holds the endpoint; null if it is not held
+        PRIMARY KEY (url, key_digest, path)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE lists (
+        -- When each list of Braze was read, and when it is read next.
+        workspace TEXT,
+        url TEXT,
+        path TEXT,                   -- path of the list endpoint
+        read_at REAL,                -- when the list was last read to its end; null before the first time
+        next_at REAL NOT NULL,       -- when the list is read next
+        failures INTEGER NOT NULL,   -- number of consecutive failures
+        error TEXT,                  -- JSON object: why the last read failed; null if it succeeded
+        suspect_since REAL,          -- time of the first read that lacked more than half of the items; null otherwise
+        PRIMARY KEY (workspace, url, path)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE list_items (
+        -- The items of the lists.
+        workspace TEXT,
+        url TEXT,
+        path TEXT,                   -- path of the list endpoint
+        id TEXT,                     -- Braze's id, or the name if the list has names only
+        position INTEGER NOT NULL,   -- position in the list, from 0
+        name TEXT NOT NULL,
+        details TEXT NOT NULL,       -- JSON object: the tags and further fields of the item
+        missing_since REAL,          -- time of the first read that lacked the item; null if the last one had it
+        PRIMARY KEY (workspace, url, path, id)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE file_properties (
+        -- Single values, such as the random salt of the digests.
+        name TEXT PRIMARY KEY,
+        value NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+
+# Workspace, url, kind, subject, alias and id of the app, alias and id of the segment, then the key of the series if a
+# query has several. Aliases are the names in the config. The subject is Braze's id, or else its name. Ids of hex digits
+# and dashes are in lower case. What is not applicable is empty.
 CounterKey = tuple[str, ...]
+# Workspace, url, kind and id.
+NameKey = tuple[str, str, str, str]
 # The columns of a counter state in the order of its fields. `highest` is JSON.
-Row = tuple[str, float, int, float, str]
+Row = tuple[str, float, float, int, float, str, str]
 
 _log = logging.getLogger(__name__)
 
@@ -130,6 +282,16 @@ class _DamagedError(StateFileError):
     """Raised if the content of the state file is damaged."""
 
 
+class Aliases(NamedTuple):
+    """The aliases of the config for apps and segments, each by workspace name, url and Braze's id."""
+
+    apps: Mapping[tuple[str, str, str], str]
+    segments: Mapping[tuple[str, str, str], str]
+
+
+NO_ALIASES = Aliases(apps={}, segments={})
+
+
 @dataclass(slots=True)
 class CounterState:
     """The state of one counter, fed by series of one `unit`.
@@ -137,7 +299,8 @@ class CounterState:
     `total` is the value of the counter. Buckets before `floor` are not counted. `highest` holds the highest value of
     each bucket. It is None for a bucket without a number yet, whose first number is not counted. `requested_at` is the
     time of the request for the newest response with values, in seconds since the epoch. If no response had values, it
-    is that of the first response.
+    is that of the first response. `withheld` is an amount that was counted but is not exported yet. `zone` is the name
+    of the time zone for hours that Braze sent without a zone, empty if it is not known.
     """
 
     unit: Unit
@@ -146,6 +309,7 @@ class CounterState:
     requested_at: float
     highest: dict[int, float | None] = field(default_factory=dict)
     withheld: float = 0.0
+    zone: str = ""
 
     def copy(self) -> "CounterState":
         """Return an independent copy."""
@@ -153,13 +317,22 @@ class CounterState:
 
     def to_row(self) -> Row:
         """Return the state as an immutable row of the state file."""
-        return (self.unit.value, self.total, self.floor, self.requested_at, json.dumps(list(self.highest.items())))
+        highest = json.dumps(list(self.highest.items()))
+        return (self.unit.value, self.total, self.withheld, self.floor, self.requested_at, self.zone, highest)
 
     @classmethod
     def from_row(cls, row: Row) -> "CounterState":
         """Return the state that a row holds. Raises `ValueError` or `TypeError` if the row is invalid."""
-        unit, total, floor, requested_at, highest = row
-        return cls(Unit(unit), float(total), int(floor), float(requested_at), dict(json.loads(highest)))
+        unit, total, withheld, floor, requested_at, zone, highest = row
+        return cls(
+            Unit(unit),
+            float(total),
+            int(floor),
+            float(requested_at),
+            dict(json.loads(highest)),
+            float(withheld),
+            str(zone),
+        )
 
 
 class StateFile:
@@ -181,25 +354,40 @@ class StateFile:
         """Return all counter states. Raises `StateFileError` if one cannot be read."""
         return _read_counters(self._connection)
 
-    def write(self, rows: Mapping[CounterKey, Row], removed: Iterable[CounterKey] = ()) -> None:
-        """Write `rows` and delete those in `removed`, in one durable transaction.
+    def read_names(self) -> dict[NameKey, str]:
+        """Return the last known names. Raises `StateFileError` if they cannot be read."""
+        try:
+            rows = self._connection.execute("SELECT workspace, url, kind, id, name FROM names").fetchall()
+        except sqlite3.Error as error:
+            raise StateFileError(f"cannot be read: {error}") from error
+        return {(workspace, url, kind, item_id): name for workspace, url, kind, item_id, name in rows}
+
+    def write(
+        self,
+        rows: Mapping[CounterKey, Row],
+        removed: Iterable[CounterKey] = (),
+        names: Mapping[NameKey, str] | None = None,
+    ) -> None:
+        """Write counter states and `names`, and delete the counter states in `removed`, in one durable transaction.
+
+        Names that are not in `names` are kept.
 
         Raises `StateFileError` if that fails.
         """
-        values: list[tuple[object, ...]] = [(json.dumps(key), *row) for key, row in rows.items()]
         self._check_file()
         try:
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
                 removed_keys = ((json.dumps(key),) for key in removed)
-                self._connection.executemany("DELETE FROM accounts WHERE subject = ?", removed_keys)
-                for start in range(0, len(values), _ROWS_PER_STATEMENT):
-                    batch = values[start : start + _ROWS_PER_STATEMENT]
-                    placeholders = ", ".join([_ROW_PLACEHOLDERS] * len(batch))
-                    statement = f"INSERT OR REPLACE INTO accounts VALUES {placeholders}"  # noqa: S608 - contains only placeholders, no input
-                    self._connection.execute(statement, [*chain(*batch)])
+                self._connection.executemany("DELETE FROM counters WHERE key = ?", removed_keys)
+                _insert(self._connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
+                _insert(self._connection, "names", [(*key, name) for key, name in (names or {}).items()])
         except sqlite3.Error as error:
             raise StateFileError(str(error)) from error
+
+    def write_names(self, names: Mapping[NameKey, str]) -> None:
+        """Write `names` as `write` does."""
+        self.write({}, names=names)
 
     def close(self) -> None:
         """Close the file and release its lock."""
@@ -287,11 +475,12 @@ def inspect_state_file(path: str) -> None:
     _inspect(Path(os.path.realpath(path)))
 
 
-def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
+def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS, aliases: Aliases = NO_ALIASES) -> StateFile:
     """Open the state file at `path`, or create it, and lock it against other processes.
 
-    A damaged state file is renamed and replaced by a new one. The counters then start at 0, which Prometheus treats as
-    a counter reset.
+    A file of schema 1 is migrated in one transaction. `aliases` contains the names that its counters get for the ids of
+    apps and segments. A damaged state file is renamed and replaced by a new one. The counters then start at 0, which
+    Prometheus treats as a counter reset.
 
     Raises `StateFileError` if another process locks the file for longer than `wait` seconds, or if it can be neither
     opened nor created. A file of another type or of a newer version of the exporter is refused too. In all these cases
@@ -302,7 +491,7 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
     deadline = _Deadline(real, wait)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(_lock_file(real, deadline))
-        connection = stack.enter_context(contextlib.closing(_open_or_replace(path, real, deadline)))
+        connection = stack.enter_context(contextlib.closing(_open_or_replace(path, real, deadline, aliases)))
         try:
             state_file = StateFile(real, connection, lock)
         except OSError as error:  # deleted since it was opened
@@ -311,10 +500,10 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS) -> StateFile:
         return state_file
 
 
-def _open_or_replace(path: str, real: Path, deadline: "_Deadline") -> sqlite3.Connection:
+def _open_or_replace(path: str, real: Path, deadline: "_Deadline", aliases: Aliases) -> sqlite3.Connection:
     """Open or create the database, and replace it by a new one if it is damaged. Raises `StateFileError`."""
     try:
-        return _open(real, deadline)
+        return _open(real, deadline, aliases)
     except sqlite3.DatabaseError as error:
         if not _is_damage(error):  # locked, no such folder, no permission, no space
             raise StateFileError(_describe_error(path, error)) from error
@@ -328,7 +517,7 @@ def _open_or_replace(path: str, real: Path, deadline: "_Deadline") -> sqlite3.Co
         with contextlib.suppress(FileNotFoundError):
             Path(f"{real}-journal").rename(f"{damaged_path}-journal")
         real.rename(damaged_path)
-        return _open(real, deadline)
+        return _open(real, deadline, aliases)
     except (OSError, sqlite3.Error) as error:
         raise StateFileError(f"{path} is damaged and cannot be replaced: {error}") from error
 
@@ -449,26 +638,26 @@ def _check_lock_file(path: Path, status: os.stat_result) -> None:
         raise ForeignFileError(f"{shorten(path, 200)} is a file of another type")
 
 
-def _open(real: Path, deadline: _Deadline) -> sqlite3.Connection:
+def _open(real: Path, deadline: _Deadline, aliases: Aliases) -> sqlite3.Connection:
     """Open the database, and wait while another process locks it.
 
     Raises `sqlite3.OperationalError` if it is still locked after `deadline`.
     """
     while True:
         try:
-            return _try_to_open(real)
+            return _try_to_open(real, aliases)
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or not deadline.wait():
                 raise
 
 
-def _try_to_open(real: Path) -> sqlite3.Connection:
+def _try_to_open(real: Path, aliases: Aliases) -> sqlite3.Connection:
     _inspect(real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
     connection = connect(real)
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN EXCLUSIVE")
-        _prepare(connection)
+        _prepare(connection, aliases)
         _read_counters(connection)
         connection.execute("COMMIT")
     except BaseException:
@@ -477,33 +666,47 @@ def _try_to_open(real: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Create the table in a new file. Raises `_DamagedError` if an existing file fails the integrity check."""
+def _prepare(connection: sqlite3.Connection, aliases: Aliases) -> None:
+    """Create the tables in a new file, and migrate a file of schema 1.
+
+    Raises `_DamagedError` if an existing file fails the integrity check or cannot be migrated.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    if (application, version) == (0, 0):
-        connection.execute(
-            "CREATE TABLE accounts (subject TEXT PRIMARY KEY, unit TEXT NOT NULL, total REAL NOT NULL,"
-            " floor INTEGER NOT NULL, asked_at REAL NOT NULL, seen TEXT NOT NULL) WITHOUT ROWID"
-        )
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    is_new = (application, version) == (0, 0)
+    if not is_new:
+        if version not in (1, SCHEMA_VERSION):
+            raise _DamagedError(f"invalid schema version: {version}")
+        problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
+        if problems != ["ok"]:
+            raise _DamagedError(f"integrity check failed: {problems[0]}")
+    if version == SCHEMA_VERSION:
         return
-    if version != SCHEMA_VERSION:
-        raise _DamagedError(f"invalid schema version: {version}")
-    problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
-    if problems != ["ok"]:
-        raise _DamagedError(f"integrity check failed: {problems[0]}")
+    for table in _TABLES:
+        connection.execute(table)
+    if not is_new:
+        _migrate_counters(connection, aliases)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterState]:
     """Return all counter states. Raises `StateFileError` if one cannot be read."""
-    select = "SELECT subject, unit, total, floor, asked_at, seen FROM accounts"
+    select = "SELECT key, unit, total, withheld, floor, requested_at, zone, highest FROM counters"
     try:
         return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in connection.execute(select)}
     except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
         is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
         raise (_DamagedError if is_damage else StateFileError)(f"cannot be read: {error}") from error
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]]) -> None:
+    """Insert rows into a table, or replace those with the same key."""
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        batch = rows[start : start + _ROWS_PER_STATEMENT]
+        placeholders = ", ".join([f"({', '.join('?' * len(batch[0]))})"] * len(batch))
+        statement = f"INSERT OR REPLACE INTO {table} VALUES {placeholders}"  # noqa: S608 - contains no input
+        connection.execute(statement, [*chain(*batch)])
 
 
 def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:
@@ -516,3 +719,75 @@ def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:
 def _describe_lock(path: str) -> str:
     remedy = "use one state file per exporter, or wait until it has stopped"
     return f"{shorten(path, 200)} is locked by another exporter; {remedy}"
+
+
+# The metric groups of schema 1 that have another name now, and those whose statistic `revenue` has its own group now.
+_RENAMED_GROUPS = {"campaign_revenue": "campaign_revenue_dollars", "canvas_revenue": "canvas_revenue_dollars"}
+_MESSAGE_REVENUE_GROUPS = {
+    "campaign_messages": "campaign_message_revenue_dollars",
+    "canvas_messages": "canvas_message_revenue_dollars",
+}
+# The kinds whose subjects had ids in the keys of schema 1.
+_KINDS_WITH_IDS = ("campaigns", "canvases")
+
+
+def _migrate_counters(connection: sqlite3.Connection, aliases: Aliases) -> None:
+    """Move the counters of schema 1 into the tables of schema 2.
+
+    If ids differ only in case, the counter with the newest request is kept. Raises `_DamagedError` if a counter is
+    invalid.
+    """
+    select = "SELECT subject, unit, total, 0.0, floor, asked_at, '', seen FROM accounts ORDER BY asked_at"
+    lower_case_aliases = Aliases(
+        *(
+            {(workspace, url, _lower_id(of_id)): name for (workspace, url, of_id), name in names.items()}
+            for names in aliases
+        )
+    )
+    try:
+        rows = {
+            _migrate_key(json.loads(key), lower_case_aliases): CounterState.from_row(row).to_row()
+            for key, *row in connection.execute(select)
+        }
+    except (ValueError, TypeError, LookupError) as error:
+        raise _DamagedError(f"cannot be read: {error}") from error
+    _insert(connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
+    connection.execute("DROP TABLE accounts")
+
+
+def _migrate_key(key: Sequence[str], aliases: Aliases) -> CounterKey:
+    """Return the key of schema 2 for a key of schema 1. Raises `ValueError` or `TypeError` if the key is invalid."""
+    workspace, url, kind, subject, app, segment, *series = key
+    app_id, segment_id = _lower_id(app), _lower_id(segment)
+    return (
+        workspace,
+        url,
+        kind,
+        _lower_id(subject) if kind in _KINDS_WITH_IDS else subject,
+        aliases.apps.get((workspace, url, app_id), ""),
+        app_id,
+        aliases.segments.get((workspace, url, segment_id), ""),
+        segment_id,
+        *_migrate_series(series),
+    )
+
+
+def _migrate_series(series: Sequence[str]) -> Sequence[str]:
+    """Return the key of a series in schema 2. The name of a part, which identifies only parts without an id, is empty.
+
+    In schema 1, only parts with an id had counters.
+    """
+    match series:
+        case [("campaign_messages" | "canvas_messages") as group, part, channel, "revenue"]:
+            return (_MESSAGE_REVENUE_GROUPS[group], _lower_id(part), "", channel)
+        case [("campaign_messages" | "canvas_messages") as group, part, channel, statistic]:
+            return (group, _lower_id(part), "", channel, statistic)
+        case [group, *rest]:
+            return (_RENAMED_GROUPS.get(group, group), *rest)
+        case _:
+            return ()
+
+
+def _lower_id(braze_id: str) -> str:
+    """Return an id in lower case if it consists of hex digits and dashes, since case makes no difference then."""
+    return braze_id.lower() if re.fullmatch(r"[0-9A-Fa-f-]+", braze_id) else braze_id

@@ -189,8 +189,8 @@ def newer_state(path: Path) -> str:
     """Create a state file of a newer exporter version."""
     open_state_file(str(path)).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    return f"{path} was written by a newer version of the exporter (schema version 2, supported: 1); run that version"
+        connection.execute("PRAGMA user_version = 3")
+    return f"{path} was written by a newer version of the exporter (schema version 3, supported: 2); run that version"
 
 
 def lock_with_text(path: Path) -> str:
@@ -552,7 +552,7 @@ def test_deleted_state_file_is_created_again(tmp_path: Path) -> None:
     """The first write after a deletion fails; the next one creates the file again with its whole content."""
     state = tmp_path / "state"
     with contextlib.closing(open_state_file(str(state))) as state_file:
-        state_file.write({KEYS[0]: ROW})
+        state_file.write({KEYS[0]: ROW}, names={("production", "url", "campaigns", "7"): "Welcome"})
         for path in tmp_path.iterdir():
             path.unlink()
         with pytest.raises(StateFileError) as raised:
@@ -568,6 +568,7 @@ def test_deleted_state_file_is_created_again(tmp_path: Path) -> None:
     for path in (state, tmp_path / "copy"):
         with contextlib.closing(open_state_file(str(path))) as state_file:
             assert set(state_file.read()) == {KEYS[0], KEYS[2], KEYS[3]}
+            assert state_file.read_names() == {("production", "url", "campaigns", "7"): "Welcome"}
 
 
 def test_moved_state_file_is_used_again_once_it_is_back(tmp_path: Path) -> None:

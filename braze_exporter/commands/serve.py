@@ -16,7 +16,7 @@ from braze_exporter.commands.plan import refuse_shared_state_file
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.exporter import Exporter, Reloader
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.state import StateFile, StateFileError, open_state_file
+from braze_exporter.state import Aliases, StateFile, StateFileError, open_state_file
 from braze_exporter.web import listening, server
 from braze_exporter.web.access import AccessControl
 from braze_exporter.web.status_page import StatusPage
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     refuse_shared_state_file(config, options.web_config_file, environ)
     path = config.settings.state_file
     try:
-        state_file = open_state_file(path) if path is not None else None
+        state_file = open_state_file(path, aliases=_read_aliases(config)) if path is not None else None
     except StateFileError as error:
         raise config.make_error([(("state_file",), str(error))]) from None
     with contextlib.closing(state_file) if state_file is not None else contextlib.nullcontext():
@@ -54,6 +54,19 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             is_http_reload_enabled=options.enable_lifecycle,
             access_control=access_control,
         )
+
+
+def _read_aliases(config: Config) -> Aliases:
+    """Return the names of apps and segments in `config`, which a state file of schema 1 does not contain."""
+    specs = [workspace.spec for workspace in config.workspaces]
+    return Aliases(
+        apps={(spec.name, spec.rest_endpoint, app_id): name for spec in specs for name, app_id in spec.apps.items()},
+        segments={
+            (spec.name, spec.rest_endpoint, segment_id): name
+            for spec in specs
+            for name, segment_id in spec.segments.items()
+        },
+    )
 
 
 def run_exporter(

@@ -318,11 +318,11 @@ def test_second_process_waits_for_lock(path: str) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "DROP TABLE accounts",
-        "ALTER TABLE accounts RENAME COLUMN seen TO known",
+        "DROP TABLE counters",
+        "ALTER TABLE counters RENAME COLUMN highest TO known",
         "PRAGMA user_version = 0",
         "PRAGMA user_version = -1",
-        "UPDATE accounts SET seen = 'nonsense'",
+        "UPDATE counters SET highest = 'nonsense'",
     ],
 )
 def test_invalid_state_file_is_moved_aside(path: str, statement: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -390,7 +390,7 @@ def test_newer_state_file_is_refused(path: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     content = Path(path).read_bytes()
-    failure = r"written by a newer version of the exporter \(schema version 99, supported: 1\); run that version"
+    failure = r"written by a newer version of the exporter \(schema version 99, supported: 2\); run that version"
     with pytest.raises(StateFileError, match=failure):
         open_state_file(path)
     assert {file.name: file.read_bytes() for file in Path(path).parent.iterdir()} == {
@@ -457,7 +457,7 @@ def test_killed_write_is_rolled_back(path: str, tmp_path: Path, *, is_synced: bo
             counters.save()
     (tmp_path / "killed").mkdir()
     killed = tmp_path / "killed" / "state.sqlite"
-    copy_during_transaction(Path(path), "UPDATE accounts SET total = 7", killed, is_synced=is_synced)
+    copy_during_transaction(Path(path), "UPDATE counters SET total = 7", killed, is_synced=is_synced)
     assert killed.with_name("state.sqlite-journal").read_bytes().startswith(bytes(8)) is not is_synced
     with open_counters(str(killed)) as counters:
         assert {counters.total(subject) for subject in subjects} == {2}
