@@ -39,7 +39,7 @@ from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, Work
 from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, fetch_length, history_chunks
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.scheduler import Scheduler
-from braze_exporter.scheduler.selectors import NameKey, expand_selectors, name_key, required_lists
+from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
 from braze_exporter.state import StateFile
 
 
@@ -206,7 +206,6 @@ class Exporter:
         )
         self._config_lock = threading.Lock()
         self._lists: Mapping[str, Sequence[ListEndpoint]] = {}
-        self._names: dict[NameKey, str] = {}
         self.plan = Plan((), ())
         self._active_workspaces: Mapping[str, ActiveWorkspace] = {}
         self._scraped_at: float | None = None
@@ -285,11 +284,15 @@ class Exporter:
             known,
             current=current,
             pending=pending,
-            last_names=self._names,
+            last_names=self._counters.names,
         )
-        self._names |= {
-            name_key(query): query.subject for query in plan.queries if query.kind.is_identified_by_id and query.subject
-        }
+        self._counters.record_names(
+            {
+                name_key(query): query.subject
+                for query in plan.queries
+                if query.kind.is_identified_by_id and query.subject
+            }
+        )
         return plan
 
     def _apply_plan(self, plan: Plan, same_keys: Container[str]) -> None:

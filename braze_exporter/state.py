@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import os
-import re
 import sqlite3
 import stat
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from braze_exporter.braze.kinds import Unit
+from braze_exporter.braze.names import normalize_id
 from braze_exporter.config.document import shorten
 
 # The headers of SQLite's files (https://www.sqlite.org/fileformat2.html): the database, its rollback journal and its
@@ -385,10 +385,6 @@ class StateFile:
         except sqlite3.Error as error:
             raise StateFileError(str(error)) from error
 
-    def write_names(self, names: Mapping[NameKey, str]) -> None:
-        """Write `names` as `write` does."""
-        self.write({}, names=names)
-
     def close(self) -> None:
         """Close the file and release its lock."""
         with (
@@ -740,7 +736,7 @@ def _migrate_counters(connection: sqlite3.Connection, aliases: Aliases) -> None:
     select = "SELECT subject, unit, total, 0.0, floor, asked_at, '', seen FROM accounts ORDER BY asked_at"
     lower_case_aliases = Aliases(
         *(
-            {(workspace, url, _lower_id(of_id)): name for (workspace, url, of_id), name in names.items()}
+            {(workspace, url, normalize_id(of_id)): name for (workspace, url, of_id), name in names.items()}
             for names in aliases
         )
     )
@@ -758,12 +754,12 @@ def _migrate_counters(connection: sqlite3.Connection, aliases: Aliases) -> None:
 def _migrate_key(key: Sequence[str], aliases: Aliases) -> CounterKey:
     """Return the key of schema 2 for a key of schema 1. Raises `ValueError` or `TypeError` if the key is invalid."""
     workspace, url, kind, subject, app, segment, *series = key
-    app_id, segment_id = _lower_id(app), _lower_id(segment)
+    app_id, segment_id = normalize_id(app), normalize_id(segment)
     return (
         workspace,
         url,
         kind,
-        _lower_id(subject) if kind in _KINDS_WITH_IDS else subject,
+        normalize_id(subject) if kind in _KINDS_WITH_IDS else subject,
         aliases.apps.get((workspace, url, app_id), ""),
         app_id,
         aliases.segments.get((workspace, url, segment_id), ""),
@@ -779,15 +775,10 @@ def _migrate_series(series: Sequence[str]) -> Sequence[str]:
     """
     match series:
         case [("campaign_messages" | "canvas_messages") as group, part, channel, "revenue"]:
-            return (_MESSAGE_REVENUE_GROUPS[group], _lower_id(part), "", channel)
+            return (_MESSAGE_REVENUE_GROUPS[group], normalize_id(part), "", channel)
         case [("campaign_messages" | "canvas_messages") as group, part, channel, statistic]:
-            return (group, _lower_id(part), "", channel, statistic)
+            return (group, normalize_id(part), "", channel, statistic)
         case [group, *rest]:
             return (_RENAMED_GROUPS.get(group, group), *rest)
         case _:
             return ()
-
-
-def _lower_id(braze_id: str) -> str:
-    """Return an id in lower case if it consists of hex digits and dashes, since case makes no difference then."""
-    return braze_id.lower() if re.fullmatch(r"[0-9A-Fa-f-]+", braze_id) else braze_id

@@ -221,7 +221,7 @@ def test_names_are_kept(tmp_path: Path) -> None:
     changed = ("production", URL, "campaigns", "7")
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
         assert state_file.read_names() == {}
-        state_file.write_names(names)
+        state_file.write({}, names=names)
         state_file.write({("a",): row}, names={changed: "Renamed", ("production", URL, "canvases", "7"): "Welcome"})
         state_file.write({}, removed=[("a",)])
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:

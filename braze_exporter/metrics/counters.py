@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import QUERY_KEY_LENGTH
-from braze_exporter.state import CounterKey, CounterState, StateFile, StateFileError
+from braze_exporter.state import CounterKey, CounterState, NameKey, StateFile, StateFileError
 
 # The maximum number of buckets in a response. Older buckets never count.
 MAX_BUCKETS = MAX_LENGTH
@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 
 class Counters:
-    """Turns the buckets of responses into totals that never fall. Thread-safe.
+    """Turns the buckets of responses into totals that never fall, and keeps the names of ids. Thread-safe.
 
     The key of a counter is that of its query (see `Query.counter_key`). If a query has several series, the key of each
     one continues with the identity of the series. The attribute `revision` increases whenever an exported total may
-    have changed.
+    have changed. The attribute `names` has the last known name of each id, which the state file keeps too.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class Counters:
         self._lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._states: dict[CounterKey, CounterState] = state_file.read() if state_file is not None else {}
+        self.names: Mapping[NameKey, str] = state_file.read_names() if state_file is not None else {}
+        self._changed_names: dict[NameKey, str] = {}
         self._series_keys: dict[CounterKey, set[CounterKey]] = {}
         for key in self._states:
             self._index(key)
@@ -110,6 +112,13 @@ class Counters:
     def _index(self, key: CounterKey) -> None:
         if len(key) > QUERY_KEY_LENGTH:
             self._series_keys.setdefault(key[:QUERY_KEY_LENGTH], set()).add(key)
+
+    def record_names(self, names: Mapping[NameKey, str]) -> None:
+        """Store the current names of ids. The next `save` writes those that have changed."""
+        with self._lock:
+            changed = {key: name for key, name in names.items() if self.names.get(key) != name}
+            self.names = {**self.names, **changed}
+            self._changed_names |= changed
 
     def release(self, query_key: CounterKey) -> None:
         """Add what the new series of a query have counted to their totals, if they have been exported as 0."""
@@ -226,16 +235,18 @@ class Counters:
             changed = {key: self._states[key].copy() for key in self._changed}
             self._changed.clear()
             removed, self._removed = self._removed, set()
-        if not changed and not removed:
+            names, self._changed_names = self._changed_names, {}
+        if not changed and not removed and not names:
             return
         try:
             if self._state_file is not None:
-                self._state_file.write({key: state.to_row() for key, state in changed.items()}, removed)
+                self._state_file.write({key: state.to_row() for key, state in changed.items()}, removed, names)
         except StateFileError as error:
             self._record_failure(error)
             with self._lock:
                 self._changed |= changed.keys() & self._states.keys()
                 self._removed |= removed
+                self._changed_names = names | self._changed_names
             return
         if self._is_failing:
             self._is_failing = False

@@ -25,6 +25,7 @@ from braze_exporter.scheduler.plan import (
     compute_pool_usage,
     is_within_budget,
 )
+from braze_exporter.state import NameKey
 
 # The number of unlisted names of a list for which suggestions are searched. The search is slow, and further names are
 # unlikely to be typing errors.
@@ -48,12 +49,10 @@ ListKey: TypeAlias = tuple[str, ListEndpoint | None]
 ListSnapshots: TypeAlias = Mapping[ListKey, ListSnapshot]
 """The result of the last complete read of each list, by the name of the workspace and the list."""
 Identity: TypeAlias = tuple[object, ...]
-NameKey: TypeAlias = tuple[str, str, str, str]
-"""The workspace, its url, the section of the kind, and the id of an item, as `normalize_id` returns it."""
 
 
 def name_key(query: Query) -> NameKey:
-    """Return the key under which the name of the subject of `query` is kept."""
+    """Return the key under which the state file keeps the name of the subject of `query`."""
     return (query.workspace, query.url, query.kind.section, normalize_id(query.subject_id))
 
 

@@ -1,6 +1,9 @@
 """Test that no two series of a page have the same labels, whatever Braze and the config call things."""
 
+import contextlib
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from recorded_counts import RecordedCounts
-from support import CURRENT_HOUR, VIP, MetricsPage, running_exporter
+from support import CURRENT_HOUR, VIP, ExporterRig, MetricsPage, running_exporter
 
+from braze_exporter.exporter import Exporter
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
+from braze_exporter.state import open_state_file
 
 IDS = ("aaaaaaaa-0000-0000-0000-000000000001", "aaaaaaaa-0000-0000-0000-00000000000b")
 # Ids in both letter cases, ids that are names of other items, and equal names.
@@ -89,6 +94,15 @@ SALE, WELCOME = IDS
 CAMPAIGN_TOTAL = "braze_campaign_messages_total"
 
 
+def scrape_with_lists(exporter: ExporterRig) -> MetricsPage:
+    """Return the page after two reads of each list, since an item is removed by the second read without it."""
+    for _ in range(2):
+        exporter.clock.advance(3_600)
+        exporter.refresh()
+        exporter.read_lists()
+    return exporter.scrape()
+
+
 def sent_by_id(page: MetricsPage) -> dict[str, float]:
     """Return the counters of sent messages by the id of the campaign."""
     return {
@@ -117,16 +131,68 @@ def test_campaign_with_name_of_another_keeps_its_counter(after: Inventory) -> No
         exporter.scrape()
         recorded.set(f"campaigns/{SALE}", CURRENT_HOUR, 9_000)
         recorded.set(f"campaigns/{WELCOME}", CURRENT_HOUR, 7)
-        exporter.clock.advance(3_600)
-        exporter.refresh()
-        exporter.read_lists()
-        first = exporter.scrape()
+        first = scrape_with_lists(exporter)
         exporter.braze.inventory = after
-        for _ in range(2):
-            exporter.clock.advance(3_600)
-            exporter.refresh()
-            exporter.read_lists()
-        second = exporter.scrape()
+        second = scrape_with_lists(exporter)
     assert sent_by_id(first) == sent_by_id(second) == {SALE: 9_000, WELCOME: 7}
     assert first.value("braze_query_up", campaign_id=WELCOME, campaign="Welcome") == 1
     assert second.value("braze_query_up", campaign_id=WELCOME, campaign="Sale") == 1
+
+
+def test_names_survive_restart(tmp_path: Path) -> None:
+    """After a restart, a campaign has its last name before the list is read, and its counter continues."""
+    entries = f"    campaigns: [{{campaign: {SALE}}}]\n"
+    recorded = RecordedCounts()
+    labels = []
+    with running_exporter("{event: purchase}", RecordedCounts(), extra_yaml=entries) as rig:
+        rig.braze.series_counts = recorded
+        rig.braze.inventory = Inventory(campaigns=(Campaign(SALE, "Sale"),))
+        for reads_lists in (True, False):
+            with restarted(rig, entries, tmp_path / "state.sqlite", reads_lists=reads_lists) as exporter:
+                scrape_with_lists(exporter)
+                recorded.set(f"campaigns/{SALE}", CURRENT_HOUR, 9_000)
+                page = scrape_with_lists(exporter)
+            labels.append(page.value(CAMPAIGN_TOTAL, campaign_id=SALE, campaign="Sale", stat="sent"))
+    assert labels == [9_000, 9_000]
+
+
+def test_variations_that_exchange_names_across_restart_keep_their_counters(tmp_path: Path) -> None:
+    """If two variations exchange their names while the exporter is down, each id keeps its total."""
+    entries = f"    campaigns: [{{campaign: {SALE}}}]\n"
+    totals = []
+    with running_exporter("{event: purchase}", RecordedCounts(), extra_yaml=entries) as rig:
+        rig.braze.inventory = Inventory(campaigns=(Campaign(SALE, "Sale"),))
+        for names, sent in ((("A", "B"), (100, 3)), (("A", "B"), (9_100, 3)), (("B", "A"), (9_100, 3))):
+            messages = [
+                {"variation_api_id": part, "variation_name": name, "sent": count}
+                for part, name, count in zip(IDS, names, sent, strict=True)
+            ]
+            rig.braze.clear_faults()
+            data = response_faults.data([{"time": "2026-11-23", "messages": {"email": messages}}])
+            rig.braze.inject(data, path="/campaigns/data_series")
+            with restarted(rig, entries, tmp_path / "state.sqlite") as exporter:
+                page = scrape_with_lists(exporter)
+            totals.append(
+                [
+                    page.value(CAMPAIGN_TOTAL, variation_id=part, variation=name)
+                    for part, name in zip(IDS, names, strict=True)
+                ]
+            )
+    assert totals == [[0, 0], [9_000, 0], [9_000, 0]]
+
+
+@contextlib.contextmanager
+def restarted(
+    rig: ExporterRig, extra_yaml: str, state_file: Path, *, reads_lists: bool = False
+) -> Iterator[ExporterRig]:
+    """Run another exporter with a state file against the simulated Braze of `rig`."""
+    clock, session = rig.clock, rig.session
+    with (
+        contextlib.closing(open_state_file(str(state_file))) as store,
+        contextlib.closing(
+            Exporter(store, wall=clock.wall, monotonic=clock.monotonic, reads_lists=reads_lists)
+        ) as exporter,
+    ):
+        other = ExporterRig(clock, rig.braze, exporter, rig.server, session)
+        other.apply_config("{event: purchase}", extra_yaml=extra_yaml)
+        yield other
