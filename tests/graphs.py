@@ -50,7 +50,7 @@ GRAPHS = {
     ),
     "release": Graph("braze_custom_events_by_app_hourly_settled / braze_custom_events_by_app_hourly_baseline", 12, END),
     "reported": Graph("increase(braze_custom_events_total[24h])", 4 * 24, END),
-    "limit": Graph("braze_api_quota_remaining / braze_api_quota_limit", 8, datetime(2026, 11, 17, 19, tzinfo=UTC)),
+    "limit": Graph("braze_api_rate_limit_remaining / braze_api_rate_limit", 8, datetime(2026, 11, 17, 19, tzinfo=UTC)),
 }
 
 

@@ -84,8 +84,8 @@ def _count_states(program: Program) -> tuple[float | None, float | None]:
     """Return how many queries are deferred in `europe`, and how many fail in `production`."""
     page = program.scrape()
     events = {"kind": "custom_events"}
-    waiting = page.value("braze_exporter_queries", workspace="europe", state="deferred", **events)
-    return waiting, page.value("braze_exporter_queries", workspace="production", state="failed", **events)
+    waiting = page.value("braze_queries", workspace="europe", state="deferred", **events)
+    return waiting, page.value("braze_queries", workspace="production", state="failed", **events)
 
 
 def names() -> list[str]:

@@ -23,7 +23,7 @@ _HTML = "<html>\r\n<head><title>{0}</title></head>\r\n<body><center><h1>{0}</h1>
 def status(code: int, message: str | None = None, errors: Sequence[str] = ()) -> Fault:
     """Respond with the status and Braze's error document.
 
-    A 401 repeats the key and has empty quota headers, as Braze's does.
+    A 401 repeats the key and has empty rate-limit headers, as Braze's does.
     """
 
     def fault(exchange: Exchange) -> Reply:

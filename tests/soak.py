@@ -178,9 +178,7 @@ def soak(minutes: float, seed: int) -> bool:
         path = write_file(directory / "config.yaml", workspace_yaml(server.url, events, extra_yaml=extra_yaml))
         program = stack.enter_context(Program.start([f"--config.file={path}"]))
         process = psutil.Process(program.process.pid)
-        wait_until(
-            lambda: program.scrape().value("braze_exporter_queries", state="up") == len(EVENTS), "all queries are up"
-        )
+        wait_until(lambda: program.scrape().value("braze_queries", state="up") == len(EVENTS), "all queries are up")
         for _ in range(IDLE_CONNECTIONS):
             stack.enter_context(socket.create_connection(("127.0.0.1", program.port)))
         with contextlib.ExitStack() as load:

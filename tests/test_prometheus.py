@@ -194,9 +194,9 @@ def test_alerting_metrics_exist(chain: Chain) -> None:
     """The metrics that the README uses for alerts can be queried."""
     server = chain.servers[0]
     assert server.query("braze_up") == {series_labels(): 1}
-    assert server.query('sum(braze_exporter_queries{state="up"})') == {frozenset(): 9}
-    assert server.query("sum(braze_api_errors_total)") == {frozenset(): 0}
-    assert server.query("braze_api_quota_remaining / braze_api_quota_limit > 0.9") != {}
+    assert server.query('sum(braze_queries{state="up"})') == {frozenset(): 9}
+    assert server.query("sum(braze_api_requests_failed_total)") == {frozenset(): 0}
+    assert server.query("braze_api_rate_limit_remaining / braze_api_rate_limit > 0.9") != {}
 
 
 def test_prometheus_scrapes_with_tls_and_password(tmp_path: Path) -> None:

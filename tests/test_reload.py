@@ -178,7 +178,7 @@ def test_fetch_in_flight_during_reload_is_kept() -> None:
         exporter.braze.wait_for(4)
         exporter.braze.clear_faults()
         assert page.result().value(LAST_SUCCESS, event="purchase") == NOW + 301
-        assert second.result().value("braze_exporter_queries", state="up") == 2
+        assert second.result().value("braze_queries", state="up") == 2
         assert len(exporter.braze.requests) == 4
         assert second.result().values("braze_custom_events_by_app_total") == []
 
@@ -262,13 +262,13 @@ def test_pending_history_of_removed_query_is_dropped() -> None:
 
 
 def test_removed_workspace_loses_its_metrics() -> None:
-    """A removed workspace leaves no metrics, error counts or quotas."""
+    """A removed workspace leaves no metrics, failure counts or rate limits."""
     with running_exporter("{event: purchase}", shop()) as exporter:
         exporter.scrape()
         exporter.apply_config("{event: purchase}", production="staging")
         page = exporter.scrape()
     assert page.value("braze_up", workspace="staging") == 1
-    assert page.value("braze_api_quota_limit", workspace="staging") == 250_000
+    assert page.value("braze_api_rate_limit", workspace="staging") == 250_000
     assert {dict(labels).get("workspace", "staging") for _, labels in page.samples} == {"staging"}
 
 
@@ -340,9 +340,7 @@ class Reloadable:
 
         def has_states() -> bool:
             pages.append(self.program.scrape())
-            return all(
-                pages[-1].value("braze_exporter_queries", state=state) == count for state, count in states.items()
-            )
+            return all(pages[-1].value("braze_queries", state=state) == count for state, count in states.items())
 
         wait_until(has_states, f"the queries are {states}")
         return pages[-1]
@@ -526,9 +524,7 @@ def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:
             holder.close()
             program = Program(process, port)  # type: ignore[arg-type] # its output is not read
             wait_until(lambda: program.is_responding("/-/ready"), "it is ready")
-            wait_until(
-                lambda: program.scrape().value("braze_exporter_queries", state="up") == 2, "it has read the new one"
-            )
+            wait_until(lambda: program.scrape().value("braze_queries", state="up") == 2, "it has read the new one")
             process.terminate()
             assert process.wait(5) == 0
 

@@ -333,7 +333,7 @@ def _delay_findings(succeeded: Iterable[QueryState]) -> Iterator[Finding]:
         when = f"ended {_format_minutes(seconds)} ago" if seconds > 0 else "has not ended yet"
         text = (
             f"the newest hour with a count above 0 {when}. One response does not show how late Braze revises hours; "
-            "see braze_revision_age_seconds"
+            "see braze_bucket_revision_delay_seconds"
         )
         yield Finding(text, is_problem=False)
 

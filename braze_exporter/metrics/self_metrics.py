@@ -24,7 +24,7 @@ from braze_exporter.metrics.families import Family
 from braze_exporter.scheduler.plan import Plan, Selector
 
 UP = Family("braze_up", "gauge", "Whether the last fetch of at least one query succeeded.", ("workspace",))
-QUERIES = Family("braze_exporter_queries", "gauge", "Number of queries by state.", ("workspace", "kind", "state"))
+QUERIES = Family("braze_queries", "gauge", "Number of queries by state.", ("workspace", "kind", "state"))
 
 
 class QueryStatus(StrEnum):
@@ -37,47 +37,47 @@ class QueryStatus(StrEnum):
     UP = "up"
 
 
-_ENDPOINT_LABELS = ("workspace", "endpoint")
+_PATH_LABELS = ("workspace", "path")
 _POOL_LABELS = ("workspace", "pool")
 
 REQUESTS = Family(
     "braze_api_requests_total",
     "counter",
     "Total number of requests to Braze by HTTP status code, none if there was no response.",
-    (*_ENDPOINT_LABELS, "code"),
+    (*_PATH_LABELS, "code"),
 )
 REQUESTS_FAILED = Family(
-    "braze_api_errors_total",
+    "braze_api_requests_failed_total",
     "counter",
     "Total number of failed requests to Braze by reason.",
-    (*_ENDPOINT_LABELS, "reason"),
+    (*_PATH_LABELS, "reason"),
 )
 DURATION = Family(
     "braze_api_request_duration_seconds",
     "histogram",
     "Duration of requests to Braze, until the whole response was received.",
-    _ENDPOINT_LABELS,
+    _PATH_LABELS,
 )
 DEFERRED = Family(
     "braze_api_requests_deferred_total",
     "counter",
-    "Requests deferred because of rate limiting.",
+    "Total number of requests deferred because of rate limiting.",
     _POOL_LABELS,
 )
 RATE_LIMIT = Family(
-    "braze_api_quota_limit",
+    "braze_api_rate_limit",
     "gauge",
     "Rate limit of the pool in requests per window, as last reported by Braze.",
     _POOL_LABELS,
 )
 RATE_LIMIT_REMAINING = Family(
-    "braze_api_quota_remaining",
+    "braze_api_rate_limit_remaining",
     "gauge",
     "Requests left for all clients in the pool's current window, as last reported by Braze.",
     _POOL_LABELS,
 )
 RATE_LIMIT_RESET = Family(
-    "braze_api_quota_reset_timestamp_seconds",
+    "braze_api_rate_limit_reset_timestamp_seconds",
     "gauge",
     "Timestamp of the end of the pool's current window, as last reported by Braze.",
     _POOL_LABELS,
@@ -101,7 +101,7 @@ STATE_WRITE_FAILURES = Family(
     (),
 )
 REVISION_DELAY = Family(
-    "braze_revision_age_seconds",
+    "braze_bucket_revision_delay_seconds",
     "histogram",
     "Time from the end of a bucket to a later change of its value.",
     ("workspace", "kind"),
@@ -114,13 +114,13 @@ TIMEZONE_MISMATCH = Family(
 )
 _KIND_LABELS = ("workspace", "kind")
 DISCOVERY_ITEMS = Family(
-    "braze_discovery_found", "gauge", "Number of items in Braze's list, for kinds with selectors.", _KIND_LABELS
+    "braze_discovery_items", "gauge", "Number of items in Braze's list, for kinds with selectors.", _KIND_LABELS
 )
 DISCOVERY_MATCHED = Family(
-    "braze_discovery_matched", "gauge", "Number of listed items that match a selector.", _KIND_LABELS
+    "braze_discovery_items_matched", "gauge", "Number of listed items that match a selector.", _KIND_LABELS
 )
 DISCOVERY_SKIPPED = Family(
-    "braze_discovery_left_out",
+    "braze_discovery_items_skipped",
     "gauge",
     "Number of matching items without queries, because of max_queries or the budget.",
     _KIND_LABELS,

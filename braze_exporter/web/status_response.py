@@ -79,7 +79,7 @@ def build_status_response(
     """
     moment = _Instant(now, monotonic)
     mismatches = self_metrics.read_values(TIMEZONE_MISMATCH)
-    quotas = [self_metrics.read_values(family) for family in (RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET)]
+    rate_limits = [self_metrics.read_values(family) for family in (RATE_LIMIT, RATE_LIMIT_REMAINING, RATE_LIMIT_RESET)]
     response: StatusResponse = {
         "version": version,
         "now": now,
@@ -124,7 +124,7 @@ def build_status_response(
                 "messages": health.messages,
                 "queries": len(queries),
                 "pools": [
-                    _pool_data(usage, workspace, [values.get((name, usage.pool.name)) for values in quotas])
+                    _pool_data(usage, workspace, [values.get((name, usage.pool.name)) for values in rate_limits])
                     for usage in workspace.pool_usage
                 ],
             }
@@ -136,8 +136,8 @@ def build_status_response(
     return response
 
 
-def _pool_data(usage: PoolUsage, used: ActiveWorkspace, quota: Sequence[float | None]) -> PoolData:
-    reported_limit, remaining, reset_at = quota
+def _pool_data(usage: PoolUsage, used: ActiveWorkspace, rate_limit: Sequence[float | None]) -> PoolData:
+    reported_limit, remaining, reset_at = rate_limit
     limit = reported_limit or float(usage.pool.limit)
     return {
         "name": usage.pool.name,

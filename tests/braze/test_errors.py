@@ -277,8 +277,8 @@ def test_program_serves_through_every_fault(tmp_path: Path) -> None:
             assert page.value("braze_query_up", workspace=name, event=name) == 0
             up = page.value("braze_query_up", workspace=name, event="signup")
             assert up == (0 if name in CIRCUIT_OPENING else 1), name
-            assert page.value("braze_api_errors_total", workspace=name, endpoint=path, reason=reason) == 1, name
-            assert sum(page.values("braze_api_errors_total", workspace=name, endpoint=path)) == 1
+            assert page.value("braze_api_requests_failed_total", workspace=name, path=path, reason=reason) == 1, name
+            assert sum(page.values("braze_api_requests_failed_total", workspace=name, path=path)) == 1
             assert page.values("braze_custom_events_hourly_latest", workspace=name, event=name) == []
     assert again.status == 200
     assert program.process.returncode == 0
@@ -293,6 +293,6 @@ def errors(page: MetricsPage) -> dict[str, float]:
     """Return the counted errors by reason."""
     result: dict[str, float] = {}
     for (name, labels), value in page.samples.items():
-        if name == "braze_api_errors_total" and value:
+        if name == "braze_api_requests_failed_total" and value:
             result[dict(labels)["reason"]] = value
     return result

@@ -202,10 +202,11 @@ def test_plan_accounts_for_every_pool() -> None:
     """Purchases use the pool of the lists, campaigns their own pool, and all other kinds the default pool."""
     with run_every_kind() as (exporter, _):
         page = exporter.scrape()
-    limits = {dict(labels)["pool"]: value for labels, value in samples_by_labels(page, "braze_api_quota_limit").items()}
+    limits = {dict(labels)["pool"]: value for labels, value in samples_by_labels(page, "braze_api_rate_limit").items()}
     assert limits == {"default": 250_000, "lists": 1_000, "campaigns": 50_000}
     left = {
-        dict(labels)["pool"]: value for labels, value in samples_by_labels(page, "braze_api_quota_remaining").items()
+        dict(labels)["pool"]: value
+        for labels, value in samples_by_labels(page, "braze_api_rate_limit_remaining").items()
     }
     assert 1_000 - 5 <= left["lists"] < 1_000  # the value of the response that arrived last
     assert left["campaigns"] == 50_000 - 1

@@ -47,7 +47,7 @@ NO_PROBLEM_OUTPUT = """\
 production: 4 of 4 queries succeeded
 production: timezone America/New_York is correct: hourly values add up to daily values
 production: the newest hour with a count above 0 has not ended yet. One response does not show how late Braze revises \
-hours; see braze_revision_age_seconds
+hours; see braze_bucket_revision_delay_seconds
 """
 
 

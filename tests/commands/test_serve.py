@@ -589,7 +589,7 @@ def test_demo_runs_without_account() -> None:
     assert f"REST API key:    {demo_config.KEY}\n" in output
     assert "Traceback" not in output
     assert output.endswith("in the last ten minutes\n\n")
-    up, queries = page.values("braze_exporter_queries", state="up"), page.values("braze_exporter_queries")
+    up, queries = page.values("braze_queries", state="up"), page.values("braze_queries")
     assert sum(up) == sum(queries) > 30
     assert all(up)
     events = {dict(labels)["event"] for name, labels in page.samples if name == "braze_custom_events_hourly_latest"}

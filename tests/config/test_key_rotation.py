@@ -80,7 +80,7 @@ def test_401_of_one_endpoint_holds_that_endpoint_only(caplog: pytest.LogCaptureF
         assert page.values(UP, kind="custom_events") == [1, 1]
         assert page.value(UP, kind="sessions") == 0
         assert page.value("braze_up") == 1
-        assert page.value("braze_api_errors_total", endpoint=SESSIONS, reason="unauthorized") == 5
+        assert page.value("braze_api_requests_failed_total", path=SESSIONS, reason="unauthorized") == 5
         assert page.value("braze_api_requests_deferred_total") == 0
         assert workspace_messages(exporter)[0].startswith(f"{LACKS_SESSIONS}. Next attempt ")
         messages = {query["message"] for query in read_status_response(exporter.exporter)["queries"]}
@@ -210,7 +210,7 @@ def test_revoked_key_is_tried_once_by_every_endpoint(reads_lists: bool) -> None:
         scrape_for(exporter, 1_200)
         assert requests_by_endpoint(exporter) == {EVENTS: 5, SESSIONS: 5}
         assert workspace_messages(exporter)[0].startswith(f"{REJECTED}. Next attempt ")
-        assert exporter.page().value("braze_exporter_queries", state="up", kind="sessions") == 0
+        assert exporter.page().value("braze_queries", state="up", kind="sessions") == 0
 
 
 def test_single_endpoint_decides_about_key() -> None:

@@ -189,7 +189,7 @@ def test_scrape_does_not_wait_for_history() -> None:
         page = exporter.scrape()
         assert page.value("braze_custom_events_hourly_settled") is not None
         assert page.values(BASELINE) == []
-        assert page.value("braze_exporter_queries", state="up") == 1
+        assert page.value("braze_queries", state="up") == 1
         exporter.braze.clear_faults()
 
 

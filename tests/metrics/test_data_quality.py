@@ -73,8 +73,8 @@ def test_revision_delay_is_exposed() -> None:
         exporter.scrape()
         exporter.clock.advance(300)
         page = exporter.scrape()
-    assert page.value("braze_revision_age_seconds_count") == 1
-    assert page.value("braze_revision_age_seconds_sum") == NOW + 300 - CURRENT_HOUR
+    assert page.value("braze_bucket_revision_delay_seconds_count") == 1
+    assert page.value("braze_bucket_revision_delay_seconds_sum") == NOW + 300 - CURRENT_HOUR
 
 
 def local_time(day: int, hour: int, minute: int = 0) -> datetime:

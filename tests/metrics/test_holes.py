@@ -46,7 +46,7 @@ LATEST_START = "braze_query_latest_bucket_start_timestamp_seconds"
 SETTLED_START = "braze_query_settled_bucket_start_timestamp_seconds"
 TOTAL = "braze_custom_events_total"
 UP = "braze_query_up"
-FAILED = "braze_api_errors_total"
+FAILED = "braze_api_requests_failed_total"
 USUAL_LENGTH = "24"  # the hours that a usual fetch requests
 SHORT_LENGTH = "4"  # one hour of `settle` and three more
 

@@ -95,7 +95,7 @@ def test_stale_values_disappear_and_timestamps_stay() -> None:
         exporter.clock.advance(30 * 60 - 1)
         page = exporter.scrape()
         assert page.value(LATEST) == 40
-        assert page.value("braze_exporter_queries", state="failed") == 1
+        assert page.value("braze_queries", state="failed") == 1
         exporter.clock.advance(1)
         page = exporter.scrape()
         assert page.values(LATEST) == []
@@ -106,7 +106,7 @@ def test_stale_values_disappear_and_timestamps_stay() -> None:
         assert page.value(TOTAL) == 0
         assert page.value(UP) == 0
         assert page.value("braze_up") == 0
-        assert page.value("braze_exporter_queries", state="stale") == 1
+        assert page.value("braze_queries", state="stale") == 1
         exporter.braze.clear_faults()
         exporter.clock.advance(300)
         page = exporter.scrape()

@@ -67,7 +67,7 @@ def expected_alert(alert: str, sentence: str, kind: str, unit: str = "day", **la
     return ExpectedAlert(alert, sentence, {**alert_labels, **labels})
 
 
-def quota(pool: str, left: float) -> dict[str, SampleFunction]:
+def rate_limit(pool: str, left: float) -> dict[str, SampleFunction]:
     """Return the rate limit series of a pool that has the fraction `left` of its limit left."""
     labels = f'{PRODUCTION},pool="{pool}"'
     return {
@@ -281,7 +281,7 @@ SCENARIOS = {
     ),
     "purchases that fail": Scenario(
         PURCHASES,
-        {**healthy(), **MUG_GONE, **quota("lists", 0.5), **quota("default", 0.1)},
+        {**healthy(), **MUG_GONE, **rate_limit("lists", 0.5), **rate_limit("default", 0.1)},
         fires={
             8 * 60: [
                 ExpectedAlert(
@@ -297,7 +297,7 @@ SCENARIOS = {
     ),
     "purchases that are deferred by their own rate limit": Scenario(
         PURCHASES,
-        {**healthy(), **MUG_GONE, **quota("lists", 0.1)},
+        {**healthy(), **MUG_GONE, **rate_limit("lists", 0.1)},
         fires={
             8 * 60: [
                 ExpectedAlert(

@@ -50,7 +50,7 @@ def test_first_call_probes_and_others_follow_in_same_scrape() -> None:
         exporter.braze.wait_for(1)
         assert len(exporter.braze.requests) == 1
         exporter.braze.clear_faults()
-        assert page.result().value("braze_exporter_queries", state="up") == 24
+        assert page.result().value("braze_queries", state="up") == 24
     assert len(exporter.braze.requests) == 24
 
 
@@ -64,13 +64,13 @@ def test_reserve_is_kept_when_others_use_the_limit() -> None:
             scrape_until(exporter, (int(exporter.clock.now) // HOUR + 1) * HOUR)
             assert len(exporter.braze.requests) == 1
         page = exporter.page()
-        assert page.value("braze_api_quota_limit") == 10_000
-        assert page.value("braze_api_quota_remaining") == 999
-        assert page.value("braze_api_quota_reset_timestamp_seconds") == exporter.clock.now
+        assert page.value("braze_api_rate_limit") == 10_000
+        assert page.value("braze_api_rate_limit_remaining") == 999
+        assert page.value("braze_api_rate_limit_reset_timestamp_seconds") == exporter.clock.now
         # Each query was deferred once, and three of them again.
         assert page.value("braze_api_requests_deferred_total", pool="default") == 24 + 3
         exporter.scrape()  # a new hour without calls of others
-        assert exporter.page().value("braze_exporter_queries", state="up") == 24
+        assert exporter.page().value("braze_queries", state="up") == 24
 
 
 @pytest.mark.parametrize("spent_in_the_end", [7_900, 10_000])
@@ -131,7 +131,7 @@ def test_empty_headers_stop_nothing(text: str | None) -> None:
     headers = dict.fromkeys(("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"), text)
     with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.braze.inject(response_faults.with_headers(headers))
-        assert exporter.scrape().value("braze_exporter_queries", state="up") == 24
+        assert exporter.scrape().value("braze_queries", state="up") == 24
 
 
 def test_rate_limit_without_headers_doubles_pause() -> None:
@@ -143,7 +143,7 @@ def test_rate_limit_without_headers_doubles_pause() -> None:
         assert moments == [0, 60, 180, 420, 900, 1_800, 2_700]
         exporter.braze.clear_faults()
         exporter.braze.reset()
-        assert exporter.scrape().value("braze_exporter_queries", state="up") == 24
+        assert exporter.scrape().value("braze_queries", state="up") == 24
         assert len(exporter.braze.requests) == 24
 
 
@@ -196,10 +196,10 @@ def test_rejected_key_is_probed_every_two_minutes(status: int) -> None:
         assert rejected_count <= 10  # requests that were in flight together
         assert page.values(UP) == [0] * 24
         assert page.value("braze_up") == 0
-        assert page.value("braze_exporter_queries", state="failed") == 24
+        assert page.value("braze_queries", state="failed") == 24
         assert page.value("braze_api_requests_deferred_total") == 0
         assert (
-            page.value("braze_api_errors_total", reason="unauthorized" if status == 401 else "forbidden")
+            page.value("braze_api_requests_failed_total", reason="unauthorized" if status == 401 else "forbidden")
             == rejected_count
         )
         start = exporter.clock.now
@@ -375,7 +375,7 @@ def test_returning_workspace_keeps_spent_budget() -> None:
         exporter.apply_config("{event: event 00}", production="elsewhere", **{exporter.url: "http://127.0.0.1:9"})
         exporter.apply_config(EVENTS)
         exporter.clock.advance(300)
-        assert exporter.scrape().value("braze_exporter_queries", state="pending") == 24
+        assert exporter.scrape().value("braze_queries", state="pending") == 24
         assert exporter.braze.requests == []
 
 
@@ -421,7 +421,7 @@ def test_permanent_failure_waits_refresh_interval(fault: Fault) -> None:
     with running_exporter("{event: event 00}", silent_traffic()) as exporter:
         exporter.braze.inject(fault)
         scrape_until(exporter, NOW + 3_000, every=30)
-        is_malformed = exporter.page().value("braze_api_errors_total", reason="bad_answer") != 0
+        is_malformed = exporter.page().value("braze_api_requests_failed_total", reason="bad_answer") != 0
         assert len(exporter.braze.requests) == 11 + is_malformed  # plus an immediate fetch of the newest buckets
 
 

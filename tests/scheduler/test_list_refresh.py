@@ -25,7 +25,7 @@ from support import (
 from braze_exporter.simulator.inventory import Campaign, Inventory, Segment
 
 LIST_INTERVAL_SECONDS = 3_600
-FOUND, MATCHED, SKIPPED = (f"braze_discovery_{what}" for what in ("found", "matched", "left_out"))
+ITEMS, MATCHED, SKIPPED = (f"braze_discovery_items{suffix}" for suffix in ("", "_matched", "_skipped"))
 LATEST, UNLISTED = "braze_custom_events_hourly_latest", "braze_query_unlisted"
 WELCOME = "f293e280-c0e7-4304-b9b9-62803fc0b053"
 
@@ -67,15 +67,15 @@ def test_selected_items_are_fetched_by_next_scrape() -> None:
     with running_exporter("{regex: 'cart_.*'}", shop("cart_a", "cart_b", "other"), reads_lists=True) as exporter:
         page = exporter.scrape()
         assert exposed_events(page) == set()
-        assert page.value("braze_exporter_queries", kind="custom_events", state="pending") == 0
+        assert page.value("braze_queries", kind="custom_events", state="pending") == 0
         read_lists(exporter)
         page = exporter.scrape()
         assert exposed_events(page) == {"cart_a", "cart_b"}
         assert page.values(LATEST) == [5, 5]
-        counts = [page.value(name, workspace="production", kind="custom_events") for name in (FOUND, MATCHED, SKIPPED)]
+        counts = [page.value(name, workspace="production", kind="custom_events") for name in (ITEMS, MATCHED, SKIPPED)]
         assert counts == [3, 2, 0]
-        assert page.value("braze_api_requests_total", endpoint="/events/list", code="200") == 2
-        assert page.value("braze_api_quota_remaining", pool="lists") == 998
+        assert page.value("braze_api_requests_total", path="/events/list", code="200") == 2
+        assert page.value("braze_api_rate_limit_remaining", pool="lists") == 998
 
 
 def test_list_success_time_is_exposed() -> None:
@@ -141,7 +141,7 @@ def test_key_rejected_for_list_is_tried_by_query_at_once() -> None:
         read_lists(exporter)
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         exporter.braze.key = "another"
-        state = "braze_exporter_queries"
+        state = "braze_queries"
         read_lists(exporter)
         assert exporter.page().value(state, state="up") == 1
         read_lists(exporter)
@@ -159,7 +159,9 @@ def test_list_with_open_circuit_is_not_deferred() -> None:
         for _ in range(5):
             read_lists(exporter)
             exporter.clock.advance(61)
-        assert exporter.page().value("braze_api_errors_total", endpoint="/events/data_series", reason="unauthorized")
+        assert exporter.page().value(
+            "braze_api_requests_failed_total", path="/events/data_series", reason="unauthorized"
+        )
         assert exporter.page().value("braze_api_requests_deferred_total", pool="lists") == 0
 
 
@@ -351,14 +353,14 @@ def test_deferred_list_resumes() -> None:
         assert requested_pages(exporter) == 4
         page = exporter.page()
         assert page.value("braze_api_requests_deferred_total", pool="lists") == 1
-        assert page.values(FOUND) == []
+        assert page.values(ITEMS) == []
         exporter.clock.advance(1_800)
         read_lists(exporter)
         assert requested_pages(exporter) == 6
         exporter.clock.advance(1_800)
         read_lists(exporter)
         assert requested_pages(exporter) == 7
-        assert exporter.page().value(FOUND) == 6
+        assert exporter.page().value(ITEMS) == 6
 
 
 def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
@@ -373,7 +375,7 @@ def test_skipped_items_are_exposed(caplog: pytest.LogCaptureFixture) -> None:
         read_lists(exporter)
         page = exporter.scrape()
         assert exposed_events(page) == {"m", "n"}
-        assert [page.value(name) for name in (FOUND, MATCHED, SKIPPED)] == [3, 3, 1]
+        assert [page.value(name) for name in (ITEMS, MATCHED, SKIPPED)] == [3, 3, 1]
         (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert record.message == "Selectors expanded"
         fields = {"workspace": "production", "kind": "custom_events", "items": 3, "matched": 3, "skipped": 1}
@@ -390,7 +392,7 @@ def test_unlisted_event_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
             page = exporter.scrape()
             assert page.value(UNLISTED, workspace="production", kind="custom_events", subject="purchase") == 0
             assert page.value(UNLISTED, subject="Purchase") == 1
-            assert page.values(FOUND) == []
+            assert page.values(ITEMS) == []
             exporter.clock.advance(LIST_INTERVAL_SECONDS)
             read_lists(exporter)
         (record,) = [record for record in caplog.records if record.message == "Subject is missing from Braze's list"]

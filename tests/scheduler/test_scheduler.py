@@ -45,7 +45,7 @@ def test_no_call_before_first_scrape() -> None:
     assert page.value("braze_query_last_success_timestamp_seconds", event="purchase") == 0
     assert page.values("braze_query_up") == []
     assert page.values("braze_up") == []
-    assert page.value("braze_exporter_queries", state="pending") == 1
+    assert page.value("braze_queries", state="pending") == 1
 
 
 def test_query_is_fetched_once_per_refresh_interval() -> None:
@@ -127,7 +127,7 @@ def test_concurrent_scrapes_share_calls() -> None:
             exporter.braze.wait_for(10)
             exporter.braze.clear_faults()
             for page in pages:
-                assert page.result().value("braze_exporter_queries", state="up") == 24
+                assert page.result().value("braze_queries", state="up") == 24
         assert calls(exporter) == 24
 
 
@@ -179,20 +179,20 @@ def test_rate_limit_pauses_pool_until_reset() -> None:
         exporter.braze.inject(response_faults.rate_limited(), event="event 05")
         page = exporter.scrape()
         assert calls(exporter) == 6
-        assert page.value("braze_exporter_queries", state="up") == 5
-        assert page.value("braze_exporter_queries", state="failed") == 1
-        assert page.value("braze_exporter_queries", state="pending") == 18
-        assert page.value("braze_api_errors_total", reason="rate_limited") == 1
+        assert page.value("braze_queries", state="up") == 5
+        assert page.value("braze_queries", state="failed") == 1
+        assert page.value("braze_queries", state="pending") == 18
+        assert page.value("braze_api_requests_failed_total", reason="rate_limited") == 1
         until_reset = HOUR - NOW % HOUR
         exporter.clock.advance(until_reset - 1)
         page = exporter.scrape(timeout=0)
         assert calls(exporter) == 6
-        assert page.value("braze_exporter_queries", state="deferred") == 6
+        assert page.value("braze_queries", state="deferred") == 6
         exporter.braze.clear_faults()
         exporter.clock.advance(1)
         page = exporter.scrape()
         assert calls(exporter) == 30
-        assert page.value("braze_exporter_queries", state="up") == 24
+        assert page.value("braze_queries", state="up") == 24
 
 
 @pytest.mark.parametrize(

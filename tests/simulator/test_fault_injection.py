@@ -25,7 +25,7 @@ from braze_exporter.simulator.server import Server
 RequestSeries = Callable[..., requests.Response]
 
 TRUTH = [{"time": "2024-10-14T12:00:00+00:00", "count": 12}, {"time": "2024-10-14T13:00:00+00:00", "count": 5}]
-QUOTA = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+RATE_LIMIT_HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 TARGET = "/events/data_series?event=purchase&length=2&unit=hour"
 
 
@@ -62,7 +62,7 @@ def test_status_fault_returns_status(
     braze.inject(response_faults.status(code))
     response = request_series()
     assert (response.status_code, response.json()) == (code, {"message": message})
-    assert [response.headers[name] == "" for name in QUOTA] == [code == 401] * 3
+    assert [response.headers[name] == "" for name in RATE_LIMIT_HEADERS] == [code == 401] * 3
 
 
 def test_status_fault_returns_message(request_series: RequestSeries, braze: FaultInjectingBraze) -> None:
@@ -72,7 +72,7 @@ def test_status_fault_returns_message(request_series: RequestSeries, braze: Faul
 
 
 @pytest.mark.parametrize(
-    ("headers", "quota"),
+    ("headers", "expected"),
     [
         ("present", ["250000", "0", "1728914400"]),
         ("absent", [None, None, None]),
@@ -84,13 +84,13 @@ def test_rate_limited_fault_returns_429(
     request_series: RequestSeries,
     braze: FaultInjectingBraze,
     headers: Any,  # noqa: ANN401 - a header value or its absence
-    quota: list[str | None],
+    expected: list[str | None],
 ) -> None:
     """A 429 has valid, no, invalid or relative rate limit headers."""
     braze.inject(response_faults.rate_limited(headers))
     response = request_series()
     assert (response.status_code, response.json()) == (429, {"message": "Rate limit exceeded"})
-    assert [response.headers.get(name) for name in QUOTA] == quota
+    assert [response.headers.get(name) for name in RATE_LIMIT_HEADERS] == expected
     assert "Retry-After" not in response.headers
 
 
@@ -142,7 +142,7 @@ def test_with_headers_fault_changes_headers(request_series: RequestSeries, braze
     )
     response = request_series()
     assert response.json()["data"] == TRUTH
-    assert [response.headers.get(name) for name in QUOTA] == ["250000", "-1", None]
+    assert [response.headers.get(name) for name in RATE_LIMIT_HEADERS] == ["250000", "-1", None]
     assert response.headers["Content-Type"] == "x/y"
 
 

@@ -302,9 +302,7 @@ def test_page_with_2000_queries_is_usable(browser: Browser, tmp_path: Path) -> N
             tmp_path / "config.yaml", workspace_yaml(server.url, events, extra_yaml="budget: {share: 0.5}\n")
         )
         with Program.start([f"--config.file={config}"]) as program:
-            wait_until(
-                lambda: program.scrape(60).value("braze_exporter_queries", state="up") == 2_000, "all queries are up"
-            )
+            wait_until(lambda: program.scrape(60).value("braze_queries", state="up") == 2_000, "all queries are up")
             browser.inspect()
             browser.open(f"http://127.0.0.1:{program.port}/")
             measured = browser.run(MEASURE_SCRIPT)

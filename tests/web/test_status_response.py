@@ -92,12 +92,12 @@ def assert_same_as_metrics(exporter: ExporterRig) -> None:
             assert page.value("braze_query_up", **query_labels) == (query["error"] is None)
         assert query["total"] == (page.value(query["metrics"][1], **labels) if len(query["metrics"]) > 1 else None)
     for pool in status["workspaces"][0]["pools"]:
-        assert pool["remaining"] == page.value("braze_api_quota_remaining")
-        assert pool["reset_at"] == page.value("braze_api_quota_reset_timestamp_seconds")
-        assert pool["limit"] == page.value("braze_api_quota_limit") or pool["remaining"] is None
+        assert pool["remaining"] == page.value("braze_api_rate_limit_remaining")
+        assert pool["reset_at"] == page.value("braze_api_rate_limit_reset_timestamp_seconds")
+        assert pool["limit"] == page.value("braze_api_rate_limit") or pool["remaining"] is None
     for state in QueryStatus:
         count = sum(query["state"] == state for query in status["queries"])
-        assert count == page.value("braze_exporter_queries", state=state)
+        assert count == page.value("braze_queries", state=state)
 
 
 def test_page_values_equal_metrics(exporter: ExporterRig) -> None:
@@ -532,7 +532,7 @@ def test_page_data_of_2000_queries_is_fast() -> None:
     with running_exporter(events, RecordedCounts(events=[]), extra_yaml="budget: {share: 0.5}\n") as exporter:
         exporter.scrape(60)
         page = exporter.page()
-        assert page.value("braze_exporter_queries", state="up") == 2_000
+        assert page.value("braze_queries", state="up") == 2_000
         seconds = []
         for _ in range(5):
             started_at = time.perf_counter()
