@@ -6,10 +6,18 @@ each scrape.
 
 import platform
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
@@ -61,7 +69,7 @@ DURATION = Family(
 DEFERRED = Family(
     "braze_api_requests_deferred_total",
     "counter",
-    "Total number of requests deferred because of rate limiting.",
+    "Requests deferred because of rate limiting.",
     _POOL_LABELS,
 )
 RATE_LIMIT = Family(
@@ -184,6 +192,14 @@ _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _REVISION_BUCKETS = (600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400, 172_800, 345_600)
 
 
+class _Registry(CollectorRegistry):
+    """A registry whose pages contain only families with samples."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families that have samples."""
+        return (metric for metric in super().collect() if metric.samples)
+
+
 class SelfMetrics:
     """Updates and renders the exporter's own metrics."""
 
@@ -195,7 +211,7 @@ class SelfMetrics:
         """
         self.kinds: tuple[tuple[str, SeriesKind], ...] = ()
         disable_created_metrics()
-        self._registry = CollectorRegistry()
+        self._registry = _Registry()
         self._requests = self._counter(REQUESTS)
         self._requests_failed = self._counter(REQUESTS_FAILED)
         self._duration = Histogram(
@@ -299,7 +315,12 @@ class SelfMetrics:
 
     @staticmethod
     def _render_unlisted(values: Mapping[tuple[str, ...], float]) -> Mapping[bool, bytes]:
-        """Return the lines of `QUERY_UNLISTED` in the text format (key False) and in OpenMetrics (key True)."""
+        """Return the lines of `QUERY_UNLISTED` in the text format (key False) and in OpenMetrics (key True).
+
+        Without values there are no lines.
+        """
+        if not values:
+            return {False: b"", True: b""}
         family = QUERY_UNLISTED
         lines = "".join(
             format_sample(family.name, format_labels(zip(family.labels, labels, strict=True)), value)

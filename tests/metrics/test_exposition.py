@@ -1,5 +1,6 @@
 """Test the metrics page byte for byte in both formats."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,0 +1,29 @@
+"""Test the exporter's own metrics on the page."""
+
+import pytest
+from recorded_counts import RecordedCounts
+from support import running_exporter
+
+from braze_exporter.metrics.self_metrics import SELF_METRICS
+
+
+def headers_without_samples(page: str) -> set[str]:
+    """Return the names in the headers of a page without a sample after them."""
+    names = set()
+    lines = page.splitlines()
+    for line, following in zip(lines, [*lines[1:], "# EOF"], strict=True):
+        if line.startswith("# TYPE ") and following.startswith("# "):
+            names.add(line.split()[2])
+    return names
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_family_without_samples_has_no_header(openmetrics: bool) -> None:  # noqa: FBT001
+    """The page of a fresh exporter has no header of an own metric without a sample."""
+    with running_exporter("{event: purchase}", RecordedCounts(events=["purchase"])) as exporter:
+        page = exporter.exporter.render(openmetrics=openmetrics).decode()
+    names = {family.name.removesuffix("_total") if openmetrics else family.name for family in SELF_METRICS}
+    assert headers_without_samples(page) & names == set()
+    assert "# TYPE braze_exporter_build_info gauge" in page
+    for name in ("braze_query_unlisted", "braze_api_rate_limit", "braze_workspace_timezone_mismatch"):
+        assert f"{name} " not in page
