@@ -250,6 +250,7 @@ class Exporter:
             )
             self._self_metrics.clear_timezones()
             self._apply_plan(self._expand_plan(), same_keys)
+            self._self_metrics.record_reserve(config.settings.budget.reserve)
             self._self_metrics.record_reload(loaded_at=self._wall())
 
     def _reread_key(self, workspace_key: WorkspaceKey) -> bool:

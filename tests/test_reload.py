@@ -376,6 +376,18 @@ def test_reload_request_reloads(reloadable: Reloadable, method: str) -> None:
     assert "2 queries" in reloadable.program.get("/").text
 
 
+def test_reserve_follows_successful_reloads_only(reloadable: Reloadable) -> None:
+    """`braze_exporter_budget_reserve_ratio` is `budget.reserve` of the config in use."""
+    reserve = "braze_exporter_budget_reserve_ratio"
+    assert reloadable.program.scrape().value(reserve) == 0.2
+    reloadable.write("{event: purchase}", "budget: {reserve: 0.35}\n")
+    assert reloadable.reload()[0] == 200
+    assert reloadable.program.scrape().value(reserve) == 0.35
+    reloadable.write("{event: purchase}", "budget: {reserve: 0.5, share: 7}\n")
+    assert reloadable.reload()[0] == 400
+    assert reloadable.program.scrape().value(reserve) == 0.35
+
+
 def test_invalid_config_reload_returns_problems_and_changes_nothing(reloadable: Reloadable) -> None:
     """The previous config stays in use, all problems are reported at once, and a valid config can be loaded later."""
     before = reloadable.program.scrape()

@@ -157,6 +157,12 @@ RELOAD_SUCCESS_TIME = Family(
     "Timestamp of the last successful configuration reload.",
     (),
 )
+BUDGET_RESERVE = Family(
+    "braze_exporter_budget_reserve_ratio",
+    "gauge",
+    "Fraction of a rate limit that the exporter leaves to other clients, from budget.reserve.",
+    (),
+)
 BUILD_INFO = Family(
     "braze_exporter_build_info",
     "gauge",
@@ -183,6 +189,7 @@ SELF_METRICS: tuple[Family, ...] = (
     STATE_WRITE_FAILURES,
     RELOAD_SUCCESSFUL,
     RELOAD_SUCCESS_TIME,
+    BUDGET_RESERVE,
     BUILD_INFO,
 )
 
@@ -247,6 +254,7 @@ class SelfMetrics:
         self._state_write_failures = self._counter(STATE_WRITE_FAILURES)
         self._reload_successful = self._gauge(RELOAD_SUCCESSFUL)
         self._reload_success_time = self._gauge(RELOAD_SUCCESS_TIME)
+        self._budget_reserve = self._gauge(BUDGET_RESERVE)
         self._gauge(BUILD_INFO).labels(version, platform.python_version()).set(1)
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()
@@ -368,6 +376,10 @@ class SelfMetrics:
         self._reload_successful.set(float(loaded_at is not None))
         if loaded_at is not None:
             self._reload_success_time.set(loaded_at)
+
+    def record_reserve(self, reserve: float) -> None:
+        """Set the fraction of the rate limits that the config in use leaves to other clients."""
+        self._budget_reserve.set(reserve)
 
     def count_incomplete_scrape(self) -> None:
         """Count a scrape that reached its deadline before all due queries were fetched."""
