@@ -1,6 +1,6 @@
 # The container image of the exporter:
 #
-#   docker build -t braze-exporter .
+#   docker build --build-arg "REVISION=$(git rev-parse HEAD)" -t braze-exporter .
 #   docker run --rm -p 27293:27293 braze-exporter demo
 #   docker run -p 27293:27293 --read-only --cap-drop=ALL \
 #     -v ./config.yaml:/etc/braze-exporter/config.yaml:ro -v ./braze_api_key:/run/secrets/braze_api_key:ro braze-exporter
@@ -55,6 +55,8 @@ ENTRYPOINT ["braze-exporter"]
 CMD ["serve", "--config.file=/etc/braze-exporter/config.yaml"]
 ARG VERSION=unknown
 ARG REVISION=unknown
+# The label `revision` of the metric braze_exporter_build_info.
+ENV BRAZE_EXPORTER_REVISION=${REVISION}
 LABEL org.opencontainers.image.title="braze-exporter" \
       org.opencontainers.image.description="Prometheus exporter for Braze: custom events, purchases, users and campaigns" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -174,19 +174,21 @@ class Exporter:
         jitter: Callable[[], float] = _default_jitter,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         reads_lists: bool = True,
+        revision: str = "unknown",
     ) -> None:
         """Start without a plan. Counters are kept in `state_file`, or only in memory if it is None.
 
         `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `proxies` returns the proxies
         for a URL, keyed by scheme. `jitter` returns a factor for the wait after failures. The attribute `plan` is the
         current plan. If `reads_lists` is false, Braze's lists are not read and the plan has no queries of selectors.
+        `revision` is the Git commit of the build.
         """
         self._wall = wall
         self._monotonic = monotonic
         self._proxies = proxies
         self._timeouts = timeouts
         self._fetch_log = FetchLog()
-        self._self_metrics = SelfMetrics(__version__)
+        self._self_metrics = SelfMetrics(__version__, revision)
         self._counters = Counters(state_file, self._self_metrics.count_state_write_failure)
         # Entries of removed workspaces are kept. Otherwise removing and adding a workspace would refill its budget.
         self._admissions: dict[WorkspaceKey, Admission] = {}

@@ -83,7 +83,7 @@ fi
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$repository/braze_exporter/__init__.py")
 build() {
     # The Docker format, because the OCI format has no health check.
-    buildah build --format docker --layers --pull-never "${arguments[@]}" --build-arg "VERSION=$version" \
+    buildah build --format docker --layers --pull-never "${arguments[@]}" --build-arg "VERSION=$version" --build-arg REVISION=0a1b2c3 \
         --tag "$image" "$repository" >"$work/build.log" 2>&1 || fail "the build: $(tail -n 30 "$work/build.log")"
 }
 build
@@ -176,6 +176,7 @@ print(response.read().decode(), end="")
 '
 [ "$(inside "${get/PATH//-/healthy}")" = "Healthy." ] || fail "/-/healthy"
 inside "${get/PATH//metrics}" >"$work/metrics" || fail "/metrics"
+grep -q '^braze_exporter_build_info{.*revision="0a1b2c3"' "$work/metrics" || fail "/metrics has no revision of the build"
 grep -q '^braze_up{.*} 1\.0$' "$work/metrics" || fail "/metrics has no braze_up of 1: $(head -n 20 "$work/metrics")"
 say "/-/healthy and /metrics respond: $(grep -c '^braze_' "$work/metrics") samples, braze_up 1"
 

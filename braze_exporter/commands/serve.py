@@ -13,6 +13,7 @@ from braze_exporter.commands import logs
 from braze_exporter.commands.context import open_session, proxies
 from braze_exporter.commands.exit_codes import SUCCESS, fail
 from braze_exporter.commands.plan import refuse_shared_state_file
+from braze_exporter.commands.revision import find_revision
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.exporter import Exporter, Reloader
 from braze_exporter.scheduler.plan import build_plan
@@ -86,7 +87,9 @@ def run_exporter(
     Without it, SIGHUP does not reload the config. `is_http_reload_enabled` enables reload via HTTP. `access_control`
     enables TLS and basic authentication.
     """
-    exporter = Exporter(state_file, wall=time.time, monotonic=time.monotonic, proxies=proxies)
+    exporter = Exporter(
+        state_file, wall=time.time, monotonic=time.monotonic, proxies=proxies, revision=find_revision(environ)
+    )
     reloader = Reloader(
         exporter, config, read_new_config or (lambda: config), lambda new_config: open_session(new_config, environ)
     )

@@ -166,8 +166,8 @@ BUDGET_RESERVE = Family(
 BUILD_INFO = Family(
     "braze_exporter_build_info",
     "gauge",
-    "A metric with a constant '1' value labeled by version and python_version.",
-    ("version", "python_version"),
+    "A metric with a constant '1' value labeled by version, revision and python_version.",
+    ("version", "revision", "python_version"),
 )
 
 SELF_METRICS: tuple[Family, ...] = (
@@ -210,8 +210,8 @@ class _Registry(CollectorRegistry):
 class SelfMetrics:
     """Updates and renders the exporter's own metrics."""
 
-    def __init__(self, version: str) -> None:
-        """Start all counters at 0. `version` is that of the exporter.
+    def __init__(self, version: str, revision: str) -> None:
+        """Start all counters at 0. `version` is that of the exporter, `revision` the Git commit of its build.
 
         The attribute `kinds` contains the workspaces and kinds of the plan, including those of selectors whose list has
         not been read yet.
@@ -255,7 +255,7 @@ class SelfMetrics:
         self._reload_successful = self._gauge(RELOAD_SUCCESSFUL)
         self._reload_success_time = self._gauge(RELOAD_SUCCESS_TIME)
         self._budget_reserve = self._gauge(BUDGET_RESERVE)
-        self._gauge(BUILD_INFO).labels(version, platform.python_version()).set(1)
+        self._gauge(BUILD_INFO).labels(version, revision, platform.python_version()).set(1)
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()
         self._workspaces: set[str] = set()

@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -572,6 +573,30 @@ def test_version_is_printed(arguments: list[str]) -> None:
     """`--version` prints one line, also among the flags of `serve`."""
     done = run_program(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (0, "braze-exporter 0.1.0\n", "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "record", "revision"),
+    [
+        ("0a1b2c3", {"vcs_info": {"vcs": "git", "commit_id": "9f8e7d6"}}, "0a1b2c3"),
+        ("", {"vcs_info": {"vcs": "git", "commit_id": "9f8e7d6"}}, "9f8e7d6"),
+        ("", {"dir_info": {"editable": True}}, "unknown"),
+        ("", None, "unknown"),
+        ("\udcff", None, "unknown"),
+    ],
+)
+def test_build_info_has_revision(variable: str, record: object, revision: str, config: str, tmp_path: Path) -> None:
+    """The revision is that of the environment, or the one that pip recorded for an installation from Git."""
+    info = tmp_path / "site" / "braze_exporter-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    write_file(info / "METADATA", "Metadata-Version: 2.1\nName: braze-exporter\nVersion: 0.1.0\n")
+    if record is not None:
+        write_file(info / "direct_url.json", json.dumps({"url": "https://git.example/braze-exporter"} | record))  # type: ignore[operator]
+    environment = {"BRAZE_EXPORTER_REVISION": variable, "PYTHONPATH": str(info.parent)}
+    with Program.start([f"--config.file={config}"], environment) as program:
+        page = program.get("/metrics").text
+    expected = f'braze_exporter_build_info{{python_version="{platform.python_version()}",revision="{revision}",'
+    assert f'{expected}version="0.1.0"}} 1.0\n' in page
 
 
 @pytest.mark.alone
