@@ -251,7 +251,7 @@ class SimulatedConnection(HTTPAdapter):
                 received_at=self._clock.now,
                 status=sent[0] if sent is not None else None,
                 counts=_counts(*sent) if sent is not None else None,
-                is_key_accepted=sent is not None and _is_key_accepted(*sent),
+                is_key_accepted=sent is not None and sent[0] in (200, 400, 429),
                 is_malformed=sent is not None and _is_malformed(*sent),
                 is_transient_failure=sent is None or _is_transient_failure(*sent),
             )
@@ -281,14 +281,8 @@ class SimulatedConnection(HTTPAdapter):
         return (*started[-1], body)
 
 
-def _is_key_accepted(status: int, headers: Mapping[str, str], body: bytes) -> bool:
-    """Return whether the response shows that Braze accepted the key: a 400, a 429 or a 200, even a truncated one."""
-    is_read = _is_truncated(headers, body) or isinstance(_document(headers, body), dict)
-    return status in (400, 429) or (status == 200 and is_read)
-
-
 def _is_malformed(status: int, headers: Mapping[str, str], body: bytes) -> bool:
-    return status == 200 and isinstance(_document(headers, body), dict) and _counts(status, headers, body) is None
+    return status == 200 and not _is_truncated(headers, body) and _counts(status, headers, body) is None
 
 
 def _is_transient_failure(status: int, headers: Mapping[str, str], body: bytes) -> bool:

@@ -72,6 +72,7 @@ def tunnel_to(port: int, response: bytes) -> Script:
                 for source in select.select(list(pair), [], [], 10)[0]:
                     data = source.recv(65_536)
                     if not data:
+                        client.shutdown(socket.SHUT_RDWR)
                         return
                     pair[source].sendall(data)
 

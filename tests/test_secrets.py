@@ -302,8 +302,8 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "response", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.1 503 no\r\n\r\n", b""]
 )
-def test_refusing_proxy_is_failed_connection(response: bytes, tmp_path: Path) -> None:
-    """An error response of a proxy is a connection failure, not a response of Braze, and its password is not logged."""
+def test_failing_proxy_is_counted_as_proxy(response: bytes, tmp_path: Path) -> None:
+    """An error response of a proxy is not a response of Braze, and the password of the proxy is not logged."""
 
     def serve(listener: socket.socket) -> None:
         with suppress(OSError):
@@ -319,6 +319,7 @@ def test_refusing_proxy_is_failed_connection(response: bytes, tmp_path: Path) ->
         with Program.start([f"--config.file={path}", "--log.level=debug"], {"HTTPS_PROXY": address}) as program:
             page = program.scrape()
         listener.shutdown(socket.SHUT_RDWR)
-    assert page.value("braze_api_requests_failed_total", endpoint=SERIES, reason="connection") == 1
+    assert page.value("braze_api_requests_failed_total", path=SERIES, reason="proxy") == 1
+    assert page.value("braze_api_requests_total", path=SERIES, code="none") == 1
     assert page.value("braze_query_up") == 0
     assert not found_secrets(program.output + page.text)

@@ -6,6 +6,9 @@ from typing import Any
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.rows import invalid_response
 
+# Older documentation describes this response for maintenance: it is accepted, but not processed.
+QUEUED_DETAIL = "request queued by Braze during maintenance"
+
 
 def parse_body(body: bytes) -> dict[str, Any]:
     """Return the JSON object in the body of a successful response.
@@ -16,12 +19,12 @@ def parse_body(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        raise BrazeError(Reason.NOT_JSON, "malformed response: not JSON") from None
+        raise BrazeError(Reason.INVALID_RESPONSE, "response is not JSON") from None
     if not isinstance(document, dict):
         raise invalid_response("not a JSON object")
     message = document.get("message")
     if message == "queued":
-        raise BrazeError(Reason.QUEUED, "request queued by Braze, as during maintenance; no data returned")
+        raise BrazeError(Reason.UNEXPECTED_STATUS, QUEUED_DETAIL, is_transient=True)  # it means a 202
     if message != "success":
         raise invalid_response("message is not success")
     return document

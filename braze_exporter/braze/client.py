@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from braze_exporter.braze import list_page, parsing
+from braze_exporter.braze.body import QUEUED_DETAIL
 from braze_exporter.braze.calls import CallEvent, FetchedSeries, Permit, RateLimitHeaders, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
@@ -24,6 +25,13 @@ _MAX_EXCERPT_LENGTH = 200
 _PARSING_LOCK = threading.Lock()
 # A required `ending_at` is this many seconds in the past, since Braze rejects times in the future and clocks differ.
 _CLOCK_TOLERANCE_SECONDS = 60.0
+_QUEUED_STATUS = 202
+# What unexpected statuses mean.
+_STATUS_HINTS = {
+    _QUEUED_STATUS: QUEUED_DETAIL,
+    204: "empty response",
+    **dict.fromkeys((301, 302, 303, 307, 308), "redirect not followed"),
+}
 
 T = TypeVar("T")
 
@@ -132,7 +140,11 @@ class Client:
             raise BrazeError(reason, describe_unauthorized(endpoint))
         if reason is not None:
             hint = f": the key lacks the permission {endpoint.permission}" if reason is Reason.FORBIDDEN else ""
-            raise BrazeError(reason, f"{_describe_status(received.status)}{hint}{self.error_excerpt(received)}")
+            raise BrazeError(
+                reason,
+                f"{_describe_status(received.status, reason)}{hint}{self.error_excerpt(received)}",
+                is_transient=received.status == _QUEUED_STATUS,
+            )
         if received.body_error is not None:
             raise received.body_error
         local_time = self._wall()
@@ -141,7 +153,8 @@ class Client:
             with _PARSING_LOCK:
                 return read(received.body, min(local_time, braze_time), max(local_time, braze_time))
         except BrazeError as error:
-            raise BrazeError(error.reason, error.detail + self.error_excerpt(received)) from None
+            detail = error.detail + self.error_excerpt(received)
+            raise BrazeError(error.reason, detail, is_transient=error.is_transient) from None
 
     def error_excerpt(self, received: RawResponse) -> str:
         """Return Braze's message about a failure, or an empty string.
@@ -206,9 +219,15 @@ def describe_unauthorized(endpoint: Endpoint) -> str:
     return f"401 Unauthorized: the key lacks the permission {endpoint.permission} (or the key is rejected)"
 
 
-def _describe_status(status: int) -> str:
-    """Return a status code with its reason phrase, for example `503 Service Unavailable`."""
-    return f"{status} {http.client.responses.get(status, '')}".rstrip()
+def _describe_status(status: int, reason: Reason) -> str:
+    """Return a status code with its reason phrase, for example `503 Service Unavailable`.
+
+    For an unexpected status the result also says so, or what the status means.
+    """
+    text = f"{status} {http.client.responses.get(status, '')}".rstrip()
+    if status in _STATUS_HINTS:
+        return f"{text}, {_STATUS_HINTS[status]}"
+    return f"unexpected status {text}" if reason is Reason.UNEXPECTED_STATUS else text
 
 
 def _build_parameters(query: Query, length: int, now: float) -> Mapping[str, str]:

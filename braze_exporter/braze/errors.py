@@ -12,44 +12,48 @@ class Reason(StrEnum):
     NOT_FOUND = "not_found"
     RATE_LIMITED = "rate_limited"
     SERVER_ERROR = "server_error"
-    UNEXPECTED_STATUS = "http"
-    QUEUED = "queued"
-    NO_CONTENT = "no_content"
+    UNEXPECTED_STATUS = "unexpected_status"
     TIMEOUT = "timeout"
     CONNECTION = "connection"
     DNS = "dns"
     TLS = "tls"
-    REDIRECT = "redirect"
+    PROXY = "proxy"
     TOO_LARGE = "too_large"
     TRUNCATED = "truncated"
-    NOT_JSON = "not_json"
-    INVALID_RESPONSE = "bad_answer"
+    INVALID_RESPONSE = "invalid_response"
 
 
-# Failures of Braze or the network. Retrying them immediately would add load.
-TRANSIENT_REASONS = {
+_TRANSIENT_REASONS = {
     Reason.SERVER_ERROR,
     Reason.TIMEOUT,
     Reason.CONNECTION,
     Reason.DNS,
     Reason.TLS,
+    Reason.PROXY,
     Reason.TRUNCATED,
-    Reason.QUEUED,
 }
 
 
 class BrazeError(Exception):
-    """Raised if a request to Braze fails. `detail` is a short description for people, without the API key."""
+    """Raised if a request to Braze fails.
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        """Create an error with a `reason` for the metrics and a `detail` for the log."""
+    `detail` is a short description for people, without the API key. `is_transient` is true for failures of Braze or the
+    network that pass with time. Retrying them immediately would add load.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, is_transient: bool = False) -> None:
+        """Create an error with a `reason` for the metrics and a `detail` for the log.
+
+        Some reasons are always transient. `is_transient` makes an error with another reason transient.
+        """
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.is_transient = is_transient or reason in _TRANSIENT_REASONS
 
     def without_traceback(self) -> "BrazeError":
         """Return a copy without traceback.
 
         The frames of a traceback reference the response, so a stored error would keep it in memory.
         """
-        return BrazeError(self.reason, self.detail)
+        return BrazeError(self.reason, self.detail, is_transient=self.is_transient)

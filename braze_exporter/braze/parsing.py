@@ -29,15 +29,12 @@ _MAX_DAYS_AHEAD = 1
 _MAX_BUCKETS_BEFORE = 2
 
 _REASON_BY_STATUS = {
-    202: Reason.QUEUED,  # older documentation: accepted during maintenance, but not processed
-    204: Reason.NO_CONTENT,
     400: Reason.BAD_REQUEST,
     401: Reason.UNAUTHORIZED,
     403: Reason.FORBIDDEN,
     404: Reason.NOT_FOUND,
     429: Reason.RATE_LIMITED,
 }
-_REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _SUCCESS_STATUSES = (200, 201)
 
 
@@ -45,8 +42,6 @@ def reason_for_status(status: int) -> Reason | None:
     """Return the failure reason for an HTTP status, or None if the status is a success."""
     if status in _SUCCESS_STATUSES:
         return None
-    if status in _REDIRECT_STATUSES:
-        return Reason.REDIRECT
     if 500 <= status < 600:  # noqa: PLR2004 - the range of server errors
         return Reason.SERVER_ERROR
     return _REASON_BY_STATUS.get(status, Reason.UNEXPECTED_STATUS)

@@ -1,5 +1,7 @@
 """HTTP GETs over kept-alive connections with limits of time and size. Every failure is raised as a `BrazeError`."""
 
+import http.client
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -15,7 +17,7 @@ from requests.auth import AuthBase
 
 from braze_exporter import __version__
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.watchdog import CONNECTION_POOLS, Watchdog
+from braze_exporter.braze.watchdog import CONNECTION_POOLS, ProxyConnectionError, Watchdog
 
 # A response with 100 buckets of an event is below 10 kB; one of a Canvas with 200 steps is some megabytes.
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -179,7 +181,10 @@ class Transport:
         except requests.exceptions.Timeout:
             raise BrazeError(Reason.TIMEOUT, "request timed out") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-            if isinstance(_urllib3_reason(error), urllib3.exceptions.NameResolutionError):
+            reason = _urllib3_reason(error)
+            if isinstance(reason, ProxyConnectionError):
+                raise BrazeError(Reason.PROXY, _describe_proxy_failure(reason.original_error)) from None
+            if isinstance(reason, urllib3.exceptions.NameResolutionError):
                 raise BrazeError(Reason.DNS, "host name of the url could not be resolved") from None
             raise BrazeError(Reason.CONNECTION, f"connection failed: {_describe_cause(error)}") from None
         with response:
@@ -191,7 +196,7 @@ class Transport:
             except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
                 failure = BrazeError(Reason.TIMEOUT, "request timed out while reading the response")
             except urllib3.exceptions.DecodeError:
-                failure = BrazeError(Reason.NOT_JSON, "malformed response: body could not be decompressed")
+                failure = BrazeError(Reason.INVALID_RESPONSE, "response could not be decompressed")
             except (urllib3.exceptions.HTTPError, OSError):
                 failure = BrazeError(Reason.TRUNCATED, "connection closed before the response was complete")
             return RawResponse(status, headers, body_error=failure)
@@ -212,6 +217,17 @@ def _read_body(raw: urllib3.response.BaseHTTPResponse) -> bytes:
 def _urllib3_reason(error: BaseException) -> object:
     """Return the `reason` of the urllib3 error that a requests error wraps, or None."""
     return getattr(error.args[0], "reason", None) if error.args else None
+
+
+def _describe_proxy_failure(error: Exception) -> str:
+    """Return a description of the error of a proxy, without text of the proxy and without its password."""
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return "host name of the proxy could not be resolved"
+    # `http.client` raises an `OSError` with the status of the response to CONNECT only in its message.
+    refusal = re.match(r"Tunnel connection failed: (\d{3})\b", str(error))
+    if refusal is not None:
+        return f"proxy responded {refusal[1]} {http.client.responses.get(int(refusal[1]), '')}".rstrip()
+    return f"proxy connection failed: {_describe_cause(error)}"
 
 
 def _describe_cause(error: BaseException) -> str:

@@ -6,6 +6,8 @@ handshake.
 """
 
 import contextlib
+import errno
+import http.client
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 import urllib3.connection
 import urllib3.connectionpool
+import urllib3.exceptions
 
 from braze_exporter.braze.http_response import FinalResponse, shut_down_socket
 
@@ -90,10 +93,33 @@ def _register_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or ur
             exchange.abort()
 
 
+class ProxyConnectionError(urllib3.exceptions.ProxyError):
+    """Raised if a proxy cannot be reached, refuses to connect, or sends a malformed response. The cause has details.
+
+    urllib3 itself raises `ProxyError` also if an established connection through a proxy ends.
+    """
+
+
+@contextlib.contextmanager
+def _connecting(connection: urllib3.connection.HTTPConnection) -> Iterator[None]:
+    """Raise the errors of the connection's proxy as `ProxyConnectionError`."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as error:
+        is_malformed = isinstance(error, http.client.HTTPException) or getattr(error, "errno", None) == errno.EPROTO
+        if connection.proxy is not None and (is_malformed or not connection.has_connected_to_proxy):
+            raise ProxyConnectionError("Proxy connection failed", error) from error
+        raise
+
+
 class _HTTPConnection(urllib3.connection.HTTPConnection):
     """An HTTP connection that registers its socket with the exchange of the current thread before the first byte."""
 
     response_class = FinalResponse
+
+    def connect(self) -> None:
+        with _connecting(self):
+            super().connect()
 
     def _new_conn(self) -> socket.socket:
         result = super()._new_conn()
@@ -109,6 +135,10 @@ class _HTTPSConnection(urllib3.connection.HTTPSConnection):
     """An HTTPS connection that registers its socket with the exchange of the current thread before the first byte."""
 
     response_class = FinalResponse
+
+    def connect(self) -> None:
+        with _connecting(self):
+            super().connect()
 
     def _new_conn(self) -> socket.socket:
         result = super()._new_conn()

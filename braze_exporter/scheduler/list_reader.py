@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from braze_exporter.braze.client import Client
-from braze_exporter.braze.errors import TRANSIENT_REASONS, BrazeError
+from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
@@ -61,6 +61,6 @@ class ListReader:
                 reason = f"budget of the {list_endpoint.pool.name} pool is used up"
                 return pager.items, f"{reason}; raise budget.share, or run the command again in an hour"
             except BrazeError as error:
-                if error.reason not in TRANSIENT_REASONS or not pauses:
+                if not (error.is_transient and pauses):
                     return pager.items, error.detail
                 self.sleep(pauses.pop(0))

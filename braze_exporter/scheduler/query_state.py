@@ -6,7 +6,7 @@ Not thread-safe: `Scheduler` changes states only while it holds its lock. Nothin
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from braze_exporter.braze.errors import TRANSIENT_REASONS, BrazeError, Reason
+from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.admission import AUTH_REASONS
@@ -67,9 +67,9 @@ class QueryState:
     next, in seconds of the monotonic clock. `result` is that of the last fetch, or None until the first has ended.
     `circuit_error` is the 401 or 403 that blocks all queries of the endpoint, or None. `in_flight` is true while the
     query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
-    `is_removed` is true if it is no longer in the plan. `failures` is the number of consecutive failures for one of
-    `TRANSIENT_REASONS`. `is_history` is true for a history chunk, which is fetched once, at the lowest priority,
-    without delaying scrapes.
+    `is_removed` is true if it is no longer in the plan. `failures` is the number of consecutive transient
+    failures. `is_history` is true for a history chunk, which is fetched once, at the lowest priority, without delaying
+    scrapes.
     """
 
     query: Query
@@ -124,7 +124,7 @@ class QueryState:
         """
         refresh = self.query.refresh_seconds
         reason = error.reason if error is not None else None
-        self.failures = self.failures + 1 if reason in TRANSIENT_REASONS else 0
+        self.failures = self.failures + 1 if error is not None and error.is_transient else 0
         if reason in AUTH_REASONS:
             self.next_at = now + min(refresh, AUTH_RETRY_SECONDS)
             return

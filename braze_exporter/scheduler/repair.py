@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from braze_exporter.braze.buckets import bucket_start
-from braze_exporter.braze.errors import TRANSIENT_REASONS, BrazeError, Reason
+from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.plan import newest_length
 
@@ -122,10 +122,10 @@ class RequestPlanner:
     def record_failure(self, query: Query, error: BrazeError) -> RequestOutcome:
         """Register that the last request failed with `error`."""
         request = self.request
-        if request is None or error.reason not in SHORTER_REQUEST_REASONS | TRANSIENT_REASONS:
+        if request is None or not (error.is_transient or error.reason in SHORTER_REQUEST_REASONS):
             return RequestOutcome()
         is_tolerated = self._is_alternating and not request.is_short
-        if error.reason in TRANSIENT_REASONS:
+        if error.is_transient:
             self._is_short_next = True  # so that the newest buckets are fetched first once Braze responds again
             return RequestOutcome(is_tolerated=is_tolerated)
         if error.reason is Reason.TOO_LARGE:

@@ -59,18 +59,15 @@ _REASON_MESSAGES: Mapping[Reason, str] = {
     Reason.NOT_FOUND: "404 Not Found: unknown endpoint",
     Reason.RATE_LIMITED: "429 Too Many Requests",
     Reason.SERVER_ERROR: "{status}",
-    Reason.UNEXPECTED_STATUS: "unexpected status {status}",
-    Reason.QUEUED: "request queued, Braze is in maintenance",
-    Reason.NO_CONTENT: "empty response",
+    Reason.UNEXPECTED_STATUS: "{status}",
     Reason.TIMEOUT: "request timed out",
     Reason.CONNECTION: "connection failed",
     Reason.DNS: "host name of url not found",
     Reason.TLS: "TLS connection failed",
-    Reason.REDIRECT: "redirect not followed",
+    Reason.PROXY: "{status}",
     Reason.TOO_LARGE: "response too large",
     Reason.TRUNCATED: "response truncated",
-    Reason.NOT_JSON: "response is not JSON",
-    Reason.INVALID_RESPONSE: "malformed response",
+    Reason.INVALID_RESPONSE: "{status}",
 }
 
 _PAUSE_MESSAGES: Mapping[PauseReason, str] = {

@@ -316,10 +316,7 @@ def test_transient_failure_is_retried() -> None:
         )
         braze.inject(response_faults.html(), path="/events/list")
         slept.clear()
-        assert (
-            "# custom_events: the list could not be read: malformed response: not JSON"
-            in run_print_lists(config, slept)[1]
-        )
+        assert "# custom_events: the list could not be read: response is not JSON" in run_print_lists(config, slept)[1]
         assert slept == []
 
 

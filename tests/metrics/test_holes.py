@@ -107,7 +107,7 @@ def test_hole_hides_only_its_bucket(
             (lambda exchange: response_faults.edited(drop)(_replied(exchange, fault))) if is_missing else fault
         )
         page = exporter.scrape()
-        assert (page.value(UP), page.values(FAILED, reason="bad_answer")) == (1, [0])
+        assert (page.value(UP), page.values(FAILED, reason="invalid_response")) == (1, [0])
         assert (page.value(LATEST), page.value(SETTLED)) == (latest, settled)
         assert page.value(LATEST_START) == (None if latest is None else CURRENT_HOUR)
         assert page.value(SETTLED_START) == (None if settled is None else CURRENT_HOUR - 2 * HOUR)
@@ -278,7 +278,7 @@ def test_malformed_bucket_hides_no_newer_bucket(name: str) -> None:
         exporter.braze.inject(response_faults.edited(change))
         take_requested_lengths(exporter)
         failed = scrape_repeatedly(exporter)
-        assert (failed.value(UP), failed.value(FAILED, reason="bad_answer")) == (0, 1)
+        assert (failed.value(UP), failed.value(FAILED, reason="invalid_response")) == (0, 1)
         page = scrape_repeatedly(
             exporter, seconds=15
         )  # the next scrape fetches the newest buckets without waiting for `refresh_interval`
@@ -287,7 +287,7 @@ def test_malformed_bucket_hides_no_newer_bucket(name: str) -> None:
         recorded.set("purchase", CURRENT_HOUR - 10 * HOUR, 115)  # a late arrival that short fetches do not reach
         for repairs in (2, 3, 4):
             page = scrape_repeatedly(exporter)
-            assert (page.value(UP), page.value(FAILED, reason="bad_answer")) == (1, repairs)
+            assert (page.value(UP), page.value(FAILED, reason="invalid_response")) == (1, repairs)
             page = scrape_repeatedly(exporter)
             assert (page.value(UP), page.value(LATEST), page.value(TOTAL)) == (1, 43, 3)
         assert take_requested_lengths(exporter) == [USUAL_LENGTH, SHORT_LENGTH] * 4
@@ -361,7 +361,7 @@ def test_daily_rows_in_hourly_response_are_malformed() -> None:
         exporter.scrape()
         exporter.braze.inject(response_faults.data(rows))
         page = scrape_repeatedly(exporter)
-    assert (page.value(UP), page.value(FAILED, reason="bad_answer"), page.value(TOTAL)) == (0, 1, 0)
+    assert (page.value(UP), page.value(FAILED, reason="invalid_response"), page.value(TOTAL)) == (0, 1, 0)
 
 
 MEBIBYTE = 1024 * 1024

@@ -17,6 +17,37 @@ def headers_without_samples(page: str) -> set[str]:
     return names
 
 
+REASONS = {
+    "bad_request",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "rate_limited",
+    "server_error",
+    "unexpected_status",
+    "timeout",
+    "connection",
+    "dns",
+    "tls",
+    "proxy",
+    "too_large",
+    "truncated",
+    "invalid_response",
+}
+
+
+def test_failed_requests_have_each_reason_from_the_start() -> None:
+    """`braze_api_requests_failed_total` is 0 for each reason before the first request of an endpoint."""
+    with running_exporter("{event: purchase}", RecordedCounts(events=["purchase"])) as exporter:
+        page = exporter.page()
+    counts = {
+        dict(labels)["reason"]: value
+        for (name, labels), value in page.samples.items()
+        if name == "braze_api_requests_failed_total" and dict(labels)["path"] == "/events/data_series"
+    }
+    assert counts == dict.fromkeys(REASONS, 0)
+
+
 @pytest.mark.parametrize("openmetrics", [False, True])
 def test_family_without_samples_has_no_header(openmetrics: bool) -> None:  # noqa: FBT001
     """The page of a fresh exporter has no header of an own metric without a sample."""

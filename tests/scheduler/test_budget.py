@@ -257,7 +257,7 @@ def test_missing_permission_holds_one_endpoint() -> None:
     assert admission.open_circuit_error(sessions) is None
     call(Reason.UNAUTHORIZED, sessions)
     assert isinstance(admission.deny_reason(sessions), CircuitOpen)
-    for reason in (Reason.TIMEOUT, Reason.SERVER_ERROR, Reason.NOT_JSON):
+    for reason in (Reason.TIMEOUT, Reason.SERVER_ERROR, Reason.UNEXPECTED_STATUS):
         clock.advance(AUTH_RETRY_SECONDS - 1)
         assert isinstance(admission.admit(sessions), CircuitOpen)
         clock.advance(1)
@@ -387,6 +387,7 @@ def test_returning_workspace_keeps_spent_budget() -> None:
         transfer_faults.disconnect(),
         transfer_faults.truncated(),
         response_faults.queued(),
+        response_faults.message("queued"),
     ],
     ids=str,
 )
@@ -421,7 +422,7 @@ def test_permanent_failure_waits_refresh_interval(fault: Fault) -> None:
     with running_exporter("{event: event 00}", silent_traffic()) as exporter:
         exporter.braze.inject(fault)
         scrape_until(exporter, NOW + 3_000, every=30)
-        is_malformed = exporter.page().value("braze_api_requests_failed_total", reason="bad_answer") != 0
+        is_malformed = exporter.page().value("braze_api_requests_failed_total", reason="invalid_response") != 0
         assert len(exporter.braze.requests) == 11 + is_malformed  # plus an immediate fetch of the newest buckets
 
 

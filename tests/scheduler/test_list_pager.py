@@ -166,7 +166,7 @@ def test_repeating_list_is_an_error(lists: ListSetup) -> None:
     """A page without new items is an error, since the list would never end."""
     same = response_faults.document({"message": "success", "events": ["a", "b"]})
     lists.braze.inject(same)
-    with pytest.raises(BrazeError, match=r"^bad_answer: malformed response: page 1 repeats earlier items$"):
+    with pytest.raises(BrazeError, match=r"^invalid_response: malformed response: page 1 repeats earlier items$"):
         lists.pager().read()
     assert lists.pages == ["0", "1"]
 
@@ -182,7 +182,9 @@ def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPa
         return response_faults.document({"message": "success", "events": rows})(exchange)
 
     lists.braze.inject(endless_page)
-    with pytest.raises(BrazeError, match=f"^bad_answer: malformed response: the list does not end after {pages} pages"):
+    with pytest.raises(
+        BrazeError, match=f"^invalid_response: malformed response: the list does not end after {pages} pages"
+    ):
         lists.pager().read()
     assert len(lists.braze.requests) == pages
 
@@ -197,10 +199,14 @@ def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPa
         ),
         (response_faults.status(401), Reason.UNAUTHORIZED, "401 Unauthorized: the key lacks the permission "),
         (response_faults.status(500), Reason.SERVER_ERROR, "500 Internal Server Error"),
-        (response_faults.queued(), Reason.QUEUED, "202 Accepted"),
-        (response_faults.message("queued"), Reason.QUEUED, "request queued by Braze"),
+        (
+            response_faults.queued(),
+            Reason.UNEXPECTED_STATUS,
+            "202 Accepted, request queued by Braze during maintenance",
+        ),
+        (response_faults.message("queued"), Reason.UNEXPECTED_STATUS, "request queued by Braze"),
         (response_faults.message("no"), Reason.INVALID_RESPONSE, "malformed response: message is not success: no"),
-        (response_faults.html(), Reason.NOT_JSON, "malformed response: not JSON"),
+        (response_faults.html(), Reason.INVALID_RESPONSE, "response is not JSON"),
         (response_faults.document([]), Reason.INVALID_RESPONSE, "malformed response: not a JSON object"),
         (
             response_faults.document({"message": "success", "events": {}}),
@@ -208,7 +214,7 @@ def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPa
             "malformed response: events is not a list",
         ),
         (transfer_faults.truncated(), Reason.TRUNCATED, "connection closed before the response was complete"),
-        (response_faults.redirect("https://example.org"), Reason.REDIRECT, "302 Found"),
+        (response_faults.redirect("https://example.org"), Reason.UNEXPECTED_STATUS, "302 Found, redirect not followed"),
         (transfer_faults.disconnect(), Reason.CONNECTION, "connection failed: "),
     ],
     ids=str,
@@ -278,7 +284,7 @@ def test_list_without_readable_item_is_an_error(lists: ListSetup) -> None:
     """A list without any readable item is an error, not an empty list: its format is unknown."""
     lists.braze.inject(response_faults.document({"message": "success", "events": [{"name": "a"}, None]}))
     with pytest.raises(
-        BrazeError, match=r"^bad_answer: malformed response: page 0 has no item with a valid name and id$"
+        BrazeError, match=r"^invalid_response: malformed response: page 0 has no item with a valid name and id$"
     ):
         lists.pager().read()
     assert lists.pages == ["0"]
@@ -325,7 +331,7 @@ def test_any_page_is_parsed_or_rejected(list_endpoint: ListEndpoint, content: ob
         try:
             rows = list_page.parse_list_page(list_endpoint, body)
         except BrazeError as error:
-            assert error.reason in {Reason.NOT_JSON, Reason.INVALID_RESPONSE, Reason.QUEUED}
+            assert error.reason in {Reason.INVALID_RESPONSE, Reason.UNEXPECTED_STATUS}
         else:
             for row in filter(None, rows):
                 "".join((row.id, row.name, *row.tags, row.last_edited)).encode()

@@ -273,7 +273,7 @@ def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixt
         ]
         assert list_lines == [
             ("List could not be read, keeping the previous one", "server_error", "events"),
-            ("List could not be read, keeping the previous one", "not_json", "events"),
+            ("List could not be read, keeping the previous one", "invalid_response", "events"),
             ("List read again", None, "events"),
         ]
         assert KEY not in caplog.text
