@@ -142,7 +142,7 @@ LIST_LAST_SUCCESS = Family(
 QUERY_UNLISTED = Family(
     "braze_query_unlisted",
     "gauge",
-    "Whether a subject in the config is missing from Braze's list.",
+    "Whether the name or id in the config is missing from Braze's list.",
     (*_KIND_LABELS, "subject"),
 )
 RELOAD_SUCCESSFUL = Family(

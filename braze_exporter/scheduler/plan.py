@@ -85,7 +85,8 @@ class SelectionResult:
 class ConfiguredSubject:
     """A subject that the config names or identifies by an id, as written there, and whether Braze lists it.
 
-    If it is not listed, `suggestions` are the nearest listed names.
+    `subject` is the name or the id that is written in the config. If it is not listed, `suggestions` are the nearest
+    listed names.
     """
 
     workspace: str

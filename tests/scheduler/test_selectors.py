@@ -244,7 +244,7 @@ def test_items_beyond_history_budget_are_skipped() -> None:
 
 
 def test_unlisted_subjects_are_reported() -> None:
-    """Each configured subject is reported as listed or not, with suggestions where subjects have names."""
+    """Each subject is reported as it is written in the config, with suggestions where subjects have names."""
     plan = plan_of(
         {
             "custom_events": [{"event": "Purchase"}, {"event": "purchase"}, {"event": "purchase", "unit": "day"}],
