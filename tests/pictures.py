@@ -57,7 +57,8 @@ def scene(directory: Path, *, problems: bool = True) -> Iterator[Program]:
             simulated_braze.build_demo_braze_with_faults(time.time, UnknownEvent.EMPTY) for _ in range(3)
         )
         urls = [stack.enter_context(serve(braze)).url for braze in (production, europe, staging)]
-        text = demo_config.build_config(urls[0]).replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
+        text = demo_config.build_config(urls[0]).replace("name: demo", "name: production")
+        text = text.replace("hour: 15s, day: 1m", "hour: 4s, day: 30s")
         workspaces, interval_key, remainder = text.partition("refresh_interval:")
         workspaces += _workspace("europe", urls[1], KEY_VARIABLE, "app_opened", "purchase_completed", "wishlist")
         if problems:

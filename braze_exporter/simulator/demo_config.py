@@ -34,7 +34,7 @@ def build_config(url: str) -> str:
     segments = "".join(f"\n      {name}: {segment_id}" for name, segment_id in DEMO.segments.items())
     return f"""\
 workspaces:
-  - name: production
+  - name: demo
     url: {url}
     api_key_env: {KEY_VARIABLE}
     timezone: {ZONE}

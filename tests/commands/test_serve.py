@@ -615,6 +615,7 @@ def test_demo_runs_without_account() -> None:
     assert "Traceback" not in output
     assert output.endswith("in the last ten minutes\n\n")
     up, queries = page.values("braze_queries", state="up"), page.values("braze_queries")
+    assert page.value("braze_up", workspace="demo") == 1
     assert sum(up) == sum(queries) > 30
     assert all(up)
     events = {dict(labels)["event"] for name, labels in page.samples if name == "braze_custom_events_hourly_latest"}

@@ -48,7 +48,7 @@ def demo_samples() -> Mapping[str, SampleFunction]:
 
 def expected_alert(alert: str, sentence: str, **labels: str) -> ExpectedAlert:
     """Return an expected alert of the hourly event `app_opened`."""
-    event = {"workspace": "production", "kind": "custom_events", "unit": "hour", "event": "app_opened"}
+    event = {"workspace": "demo", "kind": "custom_events", "unit": "hour", "event": "app_opened"}
     return ExpectedAlert(alert, sentence, {**event, "severity": "critical", **labels})
 
 
@@ -60,16 +60,16 @@ def test_demo_fires_no_alert_until_event_is_renamed(tmp_path: Path) -> None:
     require_tool("promtool")
     ios = expected_alert(
         "BrazeEventDrop",
-        "app_opened events from app ios in workspace production are at 0% of the baseline.",
+        "app_opened events from app ios in workspace demo are at 0% of the baseline.",
         braze_app="ios",
     )
     both = [
-        expected_alert("BrazeEventDrop", f"app_opened events in workspace production are at {share}% of the baseline.")
+        expected_alert("BrazeEventDrop", f"app_opened events in workspace demo are at {share}% of the baseline.")
         for share in ("43.41", "41.05")
     ]
     silent = expected_alert(
         "BrazeEventSilent",
-        "No app_opened events from app ios in workspace production were counted for 1h or longer.",
+        "No app_opened events from app ios in workspace demo were counted for 1h or longer.",
         braze_app="ios",
     )
     released = int((RELEASE - START).total_seconds()) // MINUTE
