@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, MetricGroup, Unit
 from braze_exporter.braze.query import QUERY_LABELS
 from braze_exporter.commands.arguments import build_parser
@@ -34,7 +35,7 @@ DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
 
 def generate_blocks() -> dict[str, str]:
     """Return the generated blocks of the README, by the name in their markers."""
-    states = ", ".join(f"`{state}`" for state in QueryStatus)
+    states, reasons = (", ".join(f"`{value}`" for value in values) for values in (QueryStatus, Reason))
     return {
         "metrics": _table(_families())
         + f"\nEach query, whatever its kind, has these metrics. Their labels are {_labels(QUERY_LABELS)}. Labels that "
@@ -42,7 +43,8 @@ def generate_blocks() -> dict[str, str]:
         + _table(replace(family, labels=("labels of queries",)) for family in QUERY_FAMILIES),
         "kinds": _kind_table(),
         "own metrics": _table([UP, QUERIES, *SELF_METRICS])
-        + f"\nThe `state` of a query is the first that applies of {states}.\n",
+        + f"\nThe `state` of a query is the first that applies of {states}.\n"
+        + f"The `reason` of a failed request is one of {reasons}.\n",
         "config": _config_tables(),
         "alerts": _key_table(build_schema()["$defs"]["Alerts"]),
         "alert metrics": _alert_table(),
