@@ -39,7 +39,7 @@ def generate_blocks() -> dict[str, str]:
     return {
         "metrics": _table(_families())
         + f"\nEach query, whatever its kind, has these metrics. Their labels are {_labels(QUERY_LABELS)}. Labels that "
-        + "do not apply are empty.\n\n"
+        + "do not apply are empty, which Prometheus treats as missing.\n\n"
         + _table(replace(family, labels=("labels of queries",)) for family in QUERY_FAMILIES),
         "kinds": _kind_table(),
         "own metrics": _table([UP, QUERIES, *SELF_METRICS])

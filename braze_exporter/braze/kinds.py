@@ -146,6 +146,8 @@ def _partial_group(metric_group: MetricGroup, labels: tuple[str, ...]) -> Metric
         name=f"{metric_group.name}_by_{'_'.join(words)}",
         help_prefix=f"{metric_group.help_prefix} by {' and '.join(words)}",
         labels=(*metric_group.labels, *labels),
+        # Braze does not document whether values of a segment count occurrences or users.
+        is_additive=metric_group.is_additive and "segment" not in labels,
     )
 
 

@@ -90,12 +90,6 @@ RATE_LIMIT_RESET = Family(
     "Timestamp of the end of the pool's current window, as last reported by Braze.",
     _POOL_LABELS,
 )
-BUDGET_RESERVE = Family(
-    "braze_exporter_budget_reserve_ratio",
-    "gauge",
-    "Fraction of each rate limit that is left to the company's sends.",
-    (),
-)
 SCRAPES_INCOMPLETE = Family(
     "braze_exporter_scrapes_incomplete_total",
     "counter",

@@ -262,18 +262,14 @@ def can_feed_counter(query: Query) -> bool:
 
     It feeds that counter unless another query does so with a finer unit.
     """
-    return (
-        query.has_counter
-        and not query.segment_id
-        and any(metric_group.is_additive for metric_group in query.metric_groups)
-    )
+    return query.has_counter and any(metric_group.is_additive for metric_group in query.metric_groups)
 
 
 def counter_sources(queries: Iterable[Query]) -> dict[tuple[str, ...], Query]:
     """Return the query that feeds each counter, by `Query.counter_key`.
 
     Each subject and app has one counter, fed by the query with the finest unit. Values that are not additive have no
-    counter. Queries by segment have none either, since Braze does not document whether they count occurrences or users.
+    counter.
     """
     finest: dict[tuple[str, ...], Query] = {}
     for query in queries:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +40,6 @@ CAMPAIGN = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", channels
 CANVAS = Canvas("4ffe74b7-ca90-4046-ae7f-68b1b337f6a6", "Onboarding", steps=(("Hello", "email"), ("Wait", "")))
 TODAY = int(datetime(2026, 11, 23, tzinfo=NEW_YORK).timestamp())
 YESTERDAY, DAY = TODAY - 24 * HOUR, 24 * HOUR
-GOLDEN = Path(__file__).parents[1] / "golden"
 MUG = "Mug “Largo”, 0.3 l"
 
 MESSAGES_TOTAL = "braze_campaign_messages_total"

@@ -424,7 +424,7 @@ def test_reload_uses_known_lists() -> None:
         assert [request.event for request in series_requests(exporter.braze)] == ["b"]
         assert page.value(MATCHED) == 1
         exporter.apply_config("{event: a1}")
-        assert exporter.page().values(FOUND) == []
+        assert exporter.page().values(ITEMS) == []
         exporter.apply_config("{regex: 'b'}", **{"127.0.0.1": "localhost"})
         assert exposed_events(exporter.page()) == set()
         read_lists(exporter)
