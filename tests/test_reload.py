@@ -384,7 +384,7 @@ def test_reserve_follows_successful_reloads_only(reloadable: Reloadable) -> None
     assert reloadable.reload()[0] == 200
     assert reloadable.program.scrape().value(reserve) == 0.35
     reloadable.write("{event: purchase}", "budget: {reserve: 0.5, share: 7}\n")
-    assert reloadable.reload()[0] == 400
+    assert reloadable.reload()[0] == 500
     assert reloadable.program.scrape().value(reserve) == 0.35
 
 
