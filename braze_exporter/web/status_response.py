@@ -202,11 +202,21 @@ def _query_data(
 def _series_data(view: SeriesView) -> SeriesData:
     return {
         "metric_group": _group_text(view.series.metric_group),
-        "labels": [value for _, value in view.series.labels],
+        "labels": _short_labels(view.series),
         "latest": view.values.latest,
         "settled": view.values.settled,
         "total": view.total,
     }
+
+
+def _short_labels(series: Series) -> list[str]:
+    """Return the label values of a series for people, with ids only where the name is unknown."""
+    values = dict(series.labels)
+    return [
+        value
+        for name, value in series.labels
+        if value and not (name.endswith("_id") and values[name.removesuffix("_id")])
+    ]
 
 
 def _tags(query: Query, series: Series) -> list[tuple[str, str]]:

@@ -462,7 +462,7 @@ def test_campaign_is_shown_as_one_value() -> None:
     assert found["tags"] == [("unit", "daily"), ("metric", "campaign messages"), ("stat", "sent")]
     series = {(item["metric_group"], *item["labels"]): item["settled"] for item in found["series"]}
     assert series["campaign unique recipients",] == 980
-    assert series["campaign messages", "sms", make_id(campaign.id, ""), "", "delivered"] == 970
+    assert series["campaign messages", "sms", make_id(campaign.id, ""), "delivered"] == 970
 
 
 def test_settled_and_ended_points_are_counted() -> None:
