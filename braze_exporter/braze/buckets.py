@@ -85,12 +85,16 @@ def newest_settled_start(starts: Sequence[int], query: Query, sent_at: float) ->
 
 
 def same_buckets_in_earlier_weeks(start: int, query: Query) -> list[int]:
-    """Return the starts of the buckets at the same local time as `start` in the last `baseline_weeks` weeks.
+    """Return the starts of the same local buckets as that at `start` in the last `baseline_weeks` weeks.
 
-    Local hours that DST skips are omitted. If `start` and an earlier hour are both repeated by DST, first passes are
-    matched with first passes, and second with second.
+    Days are compared by their date, since DST may skip the midnight of one. Local hours that DST skips are omitted. If
+    `start` and an earlier hour are both repeated by DST, first passes are matched with first passes, and second with
+    second.
     """
     local = datetime.fromtimestamp(start, query.zone)
+    if query.unit is Unit.DAY:
+        weeks = range(1, query.baseline_weeks + 1)
+        return [midnight(local.date() - timedelta(weeks=week), query.zone) for week in weeks]
     result = []
     for week in range(1, query.baseline_weeks + 1):
         earlier = local - timedelta(weeks=week)  # local arithmetic, which keeps `fold`

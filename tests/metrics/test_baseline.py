@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
 from support import CURRENT_HOUR, HOUR, NEW_YORK, NOW, Clock, ExporterRig, running_exporter, wait_until
 
-from braze_exporter.braze.buckets import WEEK_SECONDS, same_buckets_in_earlier_weeks
+from braze_exporter.braze.buckets import WEEK_SECONDS, midnight, same_buckets_in_earlier_weeks
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
@@ -259,3 +259,22 @@ def test_daily_baseline_uses_same_weekday() -> None:
     sums = [sum(recorded.count("purchase", day + hour * HOUR, 0) for hour in range(24)) for day in days]
     assert page.value("braze_query_settled_bucket_start_timestamp_seconds") == unix_time(2026, 11, 9)
     assert page.value("braze_custom_events_daily_baseline") == median(sums)
+
+
+@pytest.mark.parametrize(
+    ("zone", "weekday_of_change"),
+    [
+        ("Africa/Cairo", datetime(2026, 4, 24)),  # noqa: DTZ001 - a local date
+        ("America/Santiago", datetime(2026, 9, 6)),  # noqa: DTZ001 - a local date
+        ("America/Havana", datetime(2026, 3, 8)),  # noqa: DTZ001 - a local date
+        ("Asia/Beirut", datetime(2026, 3, 29)),  # noqa: DTZ001 - a local date
+    ],
+)
+@pytest.mark.parametrize("weeks_later", [0, 1])
+def test_daily_baseline_exists_if_a_day_starts_at_one(zone: str, weekday_of_change: datetime, weeks_later: int) -> None:
+    """A day is compared with the same weekday, also if DST skips the midnight of one of them."""
+    day = weekday_of_change.date() + timedelta(weeks=weeks_later)
+    local = ZoneInfo(zone)
+    expected = [midnight(day - timedelta(weeks=week), local) for week in (1, 2)]
+    assert {datetime.fromtimestamp(midnight(weekday_of_change.date(), local), local).hour} == {1}
+    assert same_buckets_in_earlier_weeks(midnight(day, local), query(Unit.DAY, 2, local)) == expected
