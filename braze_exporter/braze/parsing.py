@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.body import parse_body
@@ -23,6 +24,10 @@ from braze_exporter.braze.series import Point, Series
 _MIN_EPOCH_RESET = 1_000_000_000
 # How far in the future an hour may start, since Braze's clock and the local clock can differ.
 _MAX_HOUR_AHEAD_SECONDS = 300.0
+# The offsets of all time zones are multiples of this.
+_OFFSET_STEP_SECONDS = 900
+# The length of the shortest day.
+_MIN_DAY_SECONDS = 23 * 3_600
 # How many days in the future a day may be. In zones further east than `timezone`, tomorrow may have started.
 _MAX_DAYS_AHEAD = 1
 # How many buckets before the requested ones are accepted. Braze does not document which bucket `ending_at` is in.
@@ -136,7 +141,9 @@ def _build_series(query: Query, parsed: ParsedSeries) -> Series:
             holes.append(start)
         else:
             points.append(Point(start, number))
-    return Series(parsed.metric_group, tuple(points), parsed.labels, parsed.key, tuple(holes))
+    has_local_hours = query.unit is Unit.HOUR and any(time.moment.tzinfo is None for time, _ in parsed.values)
+    zone = str(query.zone) if has_local_hours else ""
+    return Series(parsed.metric_group, tuple(points), parsed.labels, parsed.key, tuple(holes), zone)
 
 
 def _parse_days(written: Iterable[ParsedTime], zone: ZoneInfo) -> list[int]:
@@ -150,7 +157,7 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     At the end of DST one local hour occurs twice. Of two rows with the same time, the newer one is the second pass. A
     single row is the second pass if it is the oldest of the response and the next row is one hour later.
 
-    Raises `BrazeError` if a time is a date only or not on the hour.
+    Raises `BrazeError` if a time is a date only or not on the hour, or if the rows are days.
     """
     if any(time.is_date for time in times):
         raise invalid_response("a row has a date instead of an hour")
@@ -160,7 +167,7 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     if local_times and local_times[0] > local_times[-1]:
         order.reverse()
     order.sort(key=local_times.__getitem__)
-    starts = [0] * len(written)
+    starts, has_minutes = [0] * len(written), False
     for position, index in enumerate(order):
         moment = written[index]
         if moment.tzinfo is None:
@@ -168,9 +175,19 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
             after = local_times[order[position + 1]] if position + 1 < len(order) else None
             is_second_pass = before == moment or (before is None and after == moment + timedelta(hours=1))
             moment = moment.replace(tzinfo=zone, fold=int(is_second_pass))
-        # A time must be on the hour by its own offset, the zone or UTC. Otherwise the bucket could not be identified in
-        # the next response, and its value would be counted again.
-        if not any(clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))):
-            raise invalid_response("a time is not on the hour")
         starts[index] = int(moment.timestamp())
+        has_minutes |= not any(
+            clock.minute == clock.second == 0 for clock in map(moment.astimezone, (moment.tzinfo, zone, UTC))
+        )
+    # A time must be on the hour by its own offset, the zone or UTC, or else by another zone: all hours of a response
+    # then begin the same multiple of 15 minutes after those of UTC. Otherwise the bucket could not be identified in the
+    # next response, and its value would be counted again.
+    offsets = {start % Unit.HOUR.seconds for start in starts}
+    if has_minutes and (
+        len(starts) == 1 or len(offsets) > 1 or any(offset % _OFFSET_STEP_SECONDS for offset in offsets)
+    ):
+        raise invalid_response("a time is not on the hour")
+    in_order = sorted({*starts})
+    if len(in_order) > 1 and all(after - before >= _MIN_DAY_SECONDS for before, after in pairwise(in_order)):
+        raise invalid_response("the rows are days instead of hours")
     return starts

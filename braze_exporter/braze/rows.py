@@ -24,6 +24,8 @@ _VALID_YEARS = range(2000, 2200)
 _DATE_LENGTH = len("YYYY-MM-DD")
 # The fields of a message entry that are not statistics.
 _NON_STATISTIC_FIELDS = {"variation_api_id", "variation_name", "name"}
+# Larger numbers are not exact in floating point, and their sums could exceed its range.
+_MAX_NUMBER = 2.0**53
 # The only statistic of a message that can be negative, because of refunds.
 _REVENUE_STAT = "revenue"
 
@@ -131,6 +133,8 @@ def _parse_number(value: object, field: str, *, can_be_negative: bool = False) -
         number = math.nan
     if not math.isfinite(number) or (number < 0 and not can_be_negative):
         raise invalid_response(f"{field} is not a {'' if can_be_negative else 'non-negative '}number")
+    if abs(number) > _MAX_NUMBER:
+        raise invalid_response(f"{field} is too large")
     return number
 
 

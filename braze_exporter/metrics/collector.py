@@ -183,6 +183,7 @@ class Collector:
                     is_complete=response.is_complete,
                     unknown=unknown,
                     new_from=new_from,
+                    zone=series.zone,
                 )
         if has_several:
             of_query = [(number, 0.0) for number in bucket_numbers]

@@ -66,6 +66,7 @@ class Counters:
         is_complete: bool = True,
         unknown: Iterable[int] = (),
         new_from: int | None = None,
+        zone: str = "",
     ) -> None:
         """Record the `buckets` of a response, as pairs of bucket number and value.
 
@@ -73,7 +74,8 @@ class Counters:
         buckets from `requested_from` on. If it `is_complete`, `requested_at` becomes the time of the last request.
         `requested_at` is None if the counter state of the query keeps that time.
 
-        The first response of a key counts 0, and so does the first one after a change of the unit. In later responses
+        The first response of a key counts 0, and so does the first one after a change of the unit or of `zone`, the
+        time zone in which hours without an offset were read. In later responses
         the rise of a bucket above its highest value is added, and a fall is not subtracted. The first value of a bucket
         that was `unknown` in the first response counts 0. Buckets older than the oldest stored one do not count.
 
@@ -85,17 +87,23 @@ class Counters:
             state = self._states.get(key)
             if state is None and new_from is not None:
                 state = self._add_state(key, CounterState(unit, 0.0, new_from, requested_at or 0.0))
-            if state is None or state.unit is not unit:
+            has_other_zone = state is not None and zone and state.zone and zone != state.zone
+            if state is None or state.unit is not unit or has_other_zone:
                 total = state.total if state is not None else 0.0
                 initial: dict[int, float | None] = dict.fromkeys(holes)
                 initial |= {bucket: max(value, 0.0) for bucket, value in values.items()}  # rises start at 0
                 self._add_state(
                     key,
-                    CounterState(unit, total, min(initial, default=requested_from), requested_at or 0.0, initial),
+                    CounterState(
+                        unit, total, min(initial, default=requested_from), requested_at or 0.0, initial, zone=zone
+                    ),
                 )
                 return
             if requested_at is not None and is_complete:
                 state.requested_at = requested_at
+                self._changed.add(key)
+            if zone and not state.zone:
+                state.zone = zone
                 self._changed.add(key)
             total = state.total
             if self._add_increases(state, values):

@@ -1,6 +1,8 @@
 """Test which values of a query are exposed, and which are not."""
 
+import json
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -15,6 +17,7 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.times import DayFormat, HourFormat
+from braze_exporter.web.status_response import read_status_response
 
 pytestmark = pytest.mark.no_cover
 
@@ -289,3 +292,77 @@ def test_settled_is_newest_settled_bucket(hours: list[int], sent_at: int, settle
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase", settle_seconds=float(settle))
     qualified = [start for start in starts[:-1] if start + HOUR + settle <= sent_at]
     assert newest_settled_start(starts, query, sent_at) == (qualified[-1] if qualified else None)
+
+
+def test_daily_rows_are_not_hours() -> None:
+    """An hourly query that is answered with days fails, and neither values nor counters show the counts of days."""
+    recorded = purchases()
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        exporter.scrape()
+
+        def answer_with_days(document: dict[str, Any]) -> None:
+            midnight = CURRENT_HOUR // (24 * HOUR) * 24 * HOUR
+            times = (midnight - 24 * HOUR, midnight)
+            document["data"] = [{"time": HourFormat.ZULU.write(time, NEW_YORK), "count": 2_400} for time in times]
+
+        exporter.braze.inject(response_faults.edited(answer_with_days))
+        exporter.clock.advance(300)
+        page = exporter.scrape()
+    assert page.value(UP) == 0
+    assert page.value("braze_api_requests_failed_total", path="/events/data_series", reason="invalid_response") == 1
+    assert (page.value(LATEST), page.value(SETTLED), page.value(TOTAL)) == (40, 100, 0)
+
+
+@pytest.mark.parametrize("count", [1e308, 2**53 + 2])
+def test_count_too_large_to_be_exact_is_malformed(count: float) -> None:
+    """A count that floating point cannot hold exactly is malformed, and the status page still works."""
+    with running_exporter("{event: purchase}", purchases()) as exporter:
+        exporter.braze.inject(response_faults.count(count))
+        page = exporter.scrape()
+        json.dumps(read_status_response(exporter.exporter), allow_nan=False)
+    assert page.value(UP) == 0
+    assert page.values(LATEST) == []
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "Asia/Kathmandu"])
+def test_hours_of_zones_with_minutes_need_no_timezone(zone: str) -> None:
+    """Hours that begin at half past or a quarter to are accepted as UTC times, although `timezone` is unknown."""
+    offset = int(datetime(2026, 11, 23, tzinfo=ZoneInfo(zone)).utcoffset().total_seconds()) % HOUR  # type: ignore[union-attr]
+    recorded = RecordedCounts(events=["purchase"])
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        exporter.apply_config("{event: purchase}", **{"    timezone: America/New_York\n": ""})
+        shifted = CURRENT_HOUR - offset
+        counts = {shifted: 40, shifted - HOUR: 100, shifted - 2 * HOUR: 101}
+
+        def shift(document: dict[str, Any]) -> None:
+            document["data"] = [
+                {"time": HourFormat.ZULU.write(time, NEW_YORK), "count": count} for time, count in counts.items()
+            ]
+
+        exporter.braze.inject(response_faults.edited(shift))
+        first = exporter.scrape()
+        counts[shifted] = 55
+        exporter.clock.advance(300)
+        second = exporter.scrape()
+    assert (first.value(UP), first.value(LATEST), first.value(LATEST_START)) == (1, 40, shifted)
+    assert (second.value(LATEST), second.value(TOTAL)) == (55, 15)
+
+
+def test_corrected_timezone_of_zoneless_hours_counts_nothing_twice() -> None:
+    """If `timezone` is corrected while Braze sends hours without offset, the counter starts from the new hours."""
+    recorded = RecordedCounts(events=["purchase"])
+    for back in range(48):
+        recorded.set("purchase", CURRENT_HOUR - back * HOUR, 100 + back)
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        exporter.braze.hour_format = HourFormat.ZONELESS
+        exporter.apply_config("{event: purchase}", **{"America/New_York": "America/Halifax"})
+        exporter.scrape()
+        exporter.clock.advance(300)
+        before = exporter.scrape()
+        exporter.apply_config("{event: purchase}")
+        exporter.clock.advance(300)
+        corrected = exporter.scrape()
+        recorded.set("purchase", CURRENT_HOUR, 107)
+        exporter.clock.advance(300)
+        after = exporter.scrape()
+    assert [page.value(TOTAL) for page in (before, corrected, after)] == [0, 0, 7]
