@@ -675,7 +675,7 @@ def test_exporter_reports_deleted_state_file(tmp_path: Path, *, is_replaced: boo
     this_hour = int(time.time()) // HOUR * HOUR
     with running_braze(recorded) as (_, server):
         extra_yaml = f"state_file: {state}\nbudget: {{share: 0.5}}\n"
-        text = workspace_yaml(server.url, "{event: purchase, refresh: 1s}", extra_yaml=extra_yaml)
+        text = workspace_yaml(server.url, "{event: purchase, refresh_interval: 1s}", extra_yaml=extra_yaml)
         config = write_file(tmp_path / "config.yaml", text)
 
         def wait_for_total(total: float) -> None:
