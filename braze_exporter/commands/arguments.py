@@ -87,7 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     discover_parser.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
     _add_backfill(commands)
     dashboard_parser = _add_command(
-        commands, "dashboard", "Print the Grafana dashboard for the config file, or for all kinds without one, as JSON."
+        commands,
+        "dashboard",
+        "Print the Grafana dashboard for the config file as JSON. Without --config.file, it is for all kinds.",
     )
     _add_optional_config(dashboard_parser)
     _add_rules(commands)
@@ -136,7 +138,7 @@ def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
     rules = _add_command(
         commands,
         "rules",
-        "Print the Prometheus alerting rules for the config file, or the built-in ones for any config without one.",
+        "Print the Prometheus alerting rules for the config file. Without --config.file, print only the built-in ones.",
     )
     _add_optional_config(rules)
     rules.add_argument(
@@ -156,8 +158,8 @@ def _add_rules(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--job",
         type=_parse_with(_parse_job),
         metavar="NAME",
-        help="Name of the exporter's job in Prometheus. BrazeExporterDown then fires for each target that is down, "
-        "instead of missing metrics (default: none).",
+        help="Name of the exporter's job in Prometheus. With it, BrazeExporterDown fires for each target of the job "
+        "that is down. Without it, BrazeExporterDown fires if metrics are missing (default: none).",
     )
 
 
