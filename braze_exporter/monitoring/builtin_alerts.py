@@ -269,8 +269,8 @@ def _rate_limit_low_rule(scope: Scope) -> Rule:
         summary="Braze rate limit has reached the reserve.",
         description="{{ $value | humanizePercentage }} of the rate limit of workspace {{ $labels.workspace }} is left "
         "(pool {{ $labels.pool }}), so the exporter pauses its requests until the limit resets. `budget.reserve` "
-        "leaves the rest to your own requests, which Braze will soon reject too. Find their source. The exporter uses "
-        "at most `budget.share`.",
+        "leaves the rest to your other clients, whose requests Braze rejects when nothing is left. The exporter uses "
+        "at most `budget.share`, so check which other client makes too many requests.",
     )
 
 
@@ -311,8 +311,9 @@ def _timezone_mismatch_rule(scope: Scope) -> Rule:
 def _subject_template() -> str:
     """Return the template for the labels that distinguish the queries of a kind and a unit."""
     names = {kind.subject_parameter: name_template(kind) for kind in KINDS if kind.subject_label in NAME_LABELS}
+    nouns = {"braze_app": "app", "campaign_id": "campaign", "canvas_id": "Canvas"}
     return "".join(
-        f"{{{{ if $labels.{label} }}}}, {label.removeprefix('braze_').removesuffix('_id')} "
+        f"{{{{ if $labels.{label} }}}}, {nouns.get(label, label)} "
         f"{names.get(label, f'{{{{ $labels.{label} }}}}')}{{{{ end }}}}"
         for label in QUERY_ID_LABELS
         if label not in {"workspace", "kind", "unit"}

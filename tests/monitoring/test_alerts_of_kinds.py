@@ -588,6 +588,32 @@ SCENARIOS = {
         silent=(20 * 60, 57 * 60, 58 * 60),
         step=15,
     ),
+    "a Canvas that cannot be fetched": Scenario(
+        CANVAS,
+        {
+            **healthy(),
+            **canvas("Onboarding, 14 days", ONBOARDING, steady),
+            query_series(
+                "last_success_timestamp_seconds",
+                "canvases",
+                "day",
+                f"{PRODUCTION},{labels_of('canvas', 'Onboarding, 14 days', ONBOARDING)}",
+            ): until(2, last_fetch),
+        },
+        fires={
+            8 * 60: [
+                expected_alert(
+                    "BrazeQueryStale",
+                    "No fetch of the query canvases (day, Canvas Onboarding, 14 days) in workspace production has "
+                    "succeeded for 5h 59m 59s, so its values are no longer exported.",
+                    "canvases",
+                    canvas_id=ONBOARDING,
+                )
+            ],
+        },
+        silent=(60, 180),
+        step=15,
+    ),
     "a Canvas and an exporter that restarts each day": Scenario(
         CANVAS,
         {
