@@ -224,7 +224,8 @@ def test_invalid_flag_is_usage_error(flag: str) -> None:
         else "must be an http or https URL without a password, such as https://grafana.example.com/d/braze"
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith(f"braze-exporter rules: error: argument {name}: {problem}\n")
+    usage = "see braze-exporter rules --help"
+    assert done.stderr == f"braze-exporter rules: error: argument {name}: {problem}; {usage}\n"
     assert "hunter2" not in done.stderr
 
 
@@ -605,7 +606,7 @@ def test_exporter_failures_fire_alerts(tmp_path: Path) -> None:
     with running_chain(tmp_path) as chain:
         assert not chain.firing().keys() & {("BrazeExporterConfigReloadFailed", "", ""), ("BrazeExporterDown", "", "")}
         write_file(chain.config, "workspaces: []")
-        assert chain.program.get("/-/reload", method="POST").status == 400
+        assert chain.program.get("/-/reload", method="POST").status == 500
         wait_until(
             lambda: ("BrazeExporterConfigReloadFailed", "", "") in chain.firing(), "the failed reload fires its alert"
         )
