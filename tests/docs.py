@@ -13,6 +13,8 @@ from typing import Any
 
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, MetricGroup, Unit
+from braze_exporter.braze.lists import LIST_ENDPOINTS
+from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
 from braze_exporter.braze.query import QUERY_LABELS
 from braze_exporter.commands.arguments import build_parser
 from braze_exporter.config.json_schema import build_schema
@@ -35,7 +37,15 @@ DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
 
 def generate_blocks() -> dict[str, str]:
     """Return the generated blocks of the README, by the name in their markers."""
-    states, reasons = (", ".join(f"`{value}`" for value in values) for values in (QueryStatus, Reason))
+    states, reasons, pools, lists = (
+        ", ".join(f"`{value}`" for value in values)
+        for values in (
+            [*QueryStatus],
+            [*Reason],
+            [pool.name for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)],
+            [endpoint.response_key for endpoint in LIST_ENDPOINTS],
+        )
+    )
     return {
         "metrics": _table(_families())
         + f"\nEach query, whatever its kind, has these metrics. Their labels are {_labels(QUERY_LABELS)}. Labels that "
@@ -44,7 +54,8 @@ def generate_blocks() -> dict[str, str]:
         "kinds": _kind_table(),
         "own metrics": _table([UP, QUERIES, *SELF_METRICS])
         + f"\nThe `state` of a query is the first that applies of {states}.\n"
-        + f"The `reason` of a failed request is one of {reasons}.\n",
+        + f"The `reason` of a failed request is one of {reasons}.\n"
+        + f"The `pool` is one of {pools}, and the `list` one of {lists}.\n",
         "config": _config_tables(),
         "alerts": _key_table(build_schema()["$defs"]["Alerts"]),
         "alert metrics": _alert_table(),

@@ -27,7 +27,7 @@ CAMPAIGN = Campaign("d8b73da7-0b7c-fc72-1d80-2f6e9c41ab05", "Win-back", variatio
 CANVAS = Canvas("4ffe74b7-ca90-4046-ae7f-68b1b337f6a6", "Onboarding", steps=(("Hello", "email"),))
 SUBJECTS = {"event": "purchase", "product": "Mug", "segment": "vip", "campaign": CAMPAIGN.id, "canvas": CANVAS.id}
 # Labels whose values are a part of the contract.
-_FIXED_VALUES = {"kind", "pool", "reason", "state", "unit"}
+_FIXED_VALUES = {"kind", "list", "path", "pool", "reason", "state", "unit"}
 _SAMPLE = re.compile(r"([a-z0-9_]+)(?:\{(.*)\})? \S+")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
