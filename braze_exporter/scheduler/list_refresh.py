@@ -304,8 +304,7 @@ class ListRefresher:
             return
         if error is not None:
             detail = {"reason": error.reason, "detail": error.detail}
-            kept = ", keeping the previous one" if read_state.known is not None else ""
-            _log.warning("List could not be read%s", kept, extra={"fields": _log_fields(read_state) | detail})
+            _log.warning("List could not be read", extra={"fields": _log_fields(read_state) | detail})
         else:
             _log.info("List read again", extra={"fields": _log_fields(read_state)})
 

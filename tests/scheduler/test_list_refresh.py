@@ -272,8 +272,8 @@ def test_list_failure_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixt
             if record.message.startswith("List")
         ]
         assert list_lines == [
-            ("List could not be read, keeping the previous one", "server_error", "events"),
-            ("List could not be read, keeping the previous one", "invalid_response", "events"),
+            ("List could not be read", "server_error", "events"),
+            ("List could not be read", "invalid_response", "events"),
             ("List read again", None, "events"),
         ]
         assert KEY not in caplog.text
