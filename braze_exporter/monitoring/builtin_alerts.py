@@ -161,12 +161,16 @@ def _key_rejected_rule(scope: Scope) -> Rule:
     A rejected key is tested every two minutes, at the endpoints of queries before those of lists. So rejected list
     requests need not be counted.
     """
-    up = select_series(QUERIES, (*scope.matchers, ("state", QueryStatus.UP)))
+    labels = ("workspace", "kind")
+    # A kind whose selectors select no items has no queries, so none is up.
+    queries, up = (
+        max_by(select_series(QUERIES, (*scope.matchers, *state)), labels)
+        for state in ((), (("state", QueryStatus.UP),))
+    )
     return Rule(
         alert="BrazeAPIKeyRejected",
         labels=dict(scope.matchers),
-        expr=f"{_auth_failures(scope, 'workspace, reason')} > 0\n"
-        f"and on (workspace) max by (workspace, kind) ({up}) == 0",
+        expr=f"{_auth_failures(scope, 'workspace, reason')} > 0\nand on (workspace) ({queries} > 0 unless {up} > 0)",
         wait=_SHORT_WAIT_SECONDS,
         summary="Braze rejects the API key.",
         description="Braze rejected the API key of workspace {{ $labels.workspace }} ({{ $labels.reason }}) in about "

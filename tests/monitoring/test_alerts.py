@@ -65,6 +65,7 @@ STARTED = series("process_start_time_seconds", "")
 WRITES = series("braze_exporter_state_write_failures_total", "")
 RELOADED = series("braze_exporter_config_last_reload_successful", "")
 QUERIES_UP = series(QUERIES.name, f'{PRODUCTION},kind="custom_events",state="up"')
+QUERIES_FAILED = series(QUERIES.name, f'{PRODUCTION},kind="custom_events",state="failed"')
 REMAINING = series(RATE_LIMIT_REMAINING.name, f'{PRODUCTION},pool="default"')
 UP_OF_TARGET = series("up", "")
 RESET = series(RATE_LIMIT_RESET.name, f'{PRODUCTION},pool="default"')
@@ -108,6 +109,7 @@ def outage(start: float, end: float, *, counted: SampleFunction | None = None) -
             UP: between(start, end, 0, always(1)),
             BRAZE_UP: between(start, end, 0, always(1)),
             QUERIES_UP: between(start, end, 0, always(1)),
+            QUERIES_FAILED: between(start, end, 1, always(0)),
             **{name: between(start + 1, end, None, series_[name]) for name in (LATEST, SETTLED, BASELINE)},
         }
     )
@@ -531,6 +533,18 @@ SCENARIOS = {
         HOURLY,
         {**outage(3, 3.05), auth_failures("unauthorized"): between(3, 99, 10, always(0))},
         silent=range(175, 300, 3),
+    ),
+    "some requests are forbidden, and a selector of another kind selects nothing": Scenario(
+        HOURLY,
+        {
+            **healthy(),
+            auth_failures("forbidden"): last_fetch,
+            **{
+                series(QUERIES.name, f'{PRODUCTION},kind="campaigns",state="{state}"'): always(0)
+                for state in ("up", "failed")
+            },
+        },
+        silent=range(60, 240, 5),
     ),
     "one query fails": Scenario(
         HOURLY,
