@@ -183,9 +183,8 @@ def _parse_hours(times: Sequence[ParsedTime], zone: ZoneInfo) -> list[int]:
     # then begin the same multiple of 15 minutes after those of UTC. Otherwise the bucket could not be identified in the
     # next response, and its value would be counted again.
     offsets = {start % Unit.HOUR.seconds for start in starts}
-    if has_minutes and (
-        len(starts) == 1 or len(offsets) > 1 or any(offset % _OFFSET_STEP_SECONDS for offset in offsets)
-    ):
+    is_one_zone = len(starts) > 1 and len(offsets) == 1 and not any(offset % _OFFSET_STEP_SECONDS for offset in offsets)
+    if has_minutes and not is_one_zone:
         raise invalid_response("a time is not on the hour")
     in_order = sorted({*starts})
     if len(in_order) > 1 and all(after - before >= _MIN_DAY_SECONDS for before, after in pairwise(in_order)):

@@ -7,20 +7,14 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.kinds import KINDS, UTC, MetricGroup, SeriesKind, Unit
 from braze_exporter.braze.names import normalize_id
 
-_SUBJECT_LABELS = tuple(
-    dict.fromkeys(
-        label
-        for kind in KINDS
-        for label in (
-            (kind.subject_parameter, kind.subject_label) if kind.is_identified_by_id else (kind.subject_label,)
-        )
-        if label
-    )
+_NAMES = dict.fromkeys(kind.subject_label for kind in KINDS if kind.subject_label and not kind.is_identified_by_id)
+_IDS_AND_NAMES = (
+    label for kind in KINDS if kind.is_identified_by_id for label in (kind.subject_parameter, kind.subject_label)
 )
 # The number of fields of `Query.counter_key`.
 QUERY_KEY_LENGTH = 8
 # The labels that identify a query of any kind on the metrics page.
-QUERY_LABELS = tuple(dict.fromkeys(("workspace", "kind", "unit", *_SUBJECT_LABELS, "segment", "braze_app")))
+QUERY_LABELS = ("workspace", "kind", "unit", *_NAMES, "braze_app", *_IDS_AND_NAMES)
 
 
 @dataclass(frozen=True, slots=True)

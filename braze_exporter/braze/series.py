@@ -20,8 +20,8 @@ class Series:
     `metric_group` is the metric group of the values. `points` has one point per bucket, oldest first. `holes` are the
     starts of the buckets for which the response has no number, oldest first. `labels` are added to the labels of the
     query. `key` identifies the series among those of its metric group: by Braze's ids, or by a name where Braze gives
-    no id. Both are empty if the metric group has only one series per query. `zone` is the name of the time zone in which
-    hours without an offset were read, empty if all had one.
+    no id. Both are empty if the metric group has only one series per query. `zone` is the name of the time zone in
+    which hours without an offset were read, empty if all had one.
     """
 
     metric_group: MetricGroup

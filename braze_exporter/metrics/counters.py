@@ -75,9 +75,9 @@ class Counters:
         `requested_at` is None if the counter state of the query keeps that time.
 
         The first response of a key counts 0, and so does the first one after a change of the unit or of `zone`, the
-        time zone in which hours without an offset were read. In later responses
-        the rise of a bucket above its highest value is added, and a fall is not subtracted. The first value of a bucket
-        that was `unknown` in the first response counts 0. Buckets older than the oldest stored one do not count.
+        time zone in which hours without an offset were read. In later responses the rise of a bucket above its highest
+        value is added, and a fall is not subtracted. The first value of a bucket that was `unknown` in the first
+        response counts 0. Buckets older than the oldest stored one do not count.
 
         If `new_from` is given, a new key counts its first response too, in the buckets from that number on. Its
         exported total stays 0 until `release`, since a rise before the first scrape would not be seen by `increase()`.

@@ -130,7 +130,7 @@ DISCOVERY_SKIPPED = Family(
 LIST_LAST_SUCCESS = Family(
     "braze_discovery_list_last_success_timestamp_seconds",
     "gauge",
-    "Timestamp of the last complete read of the list, 0 until the first.",
+    "Timestamp of the last complete read of the list. It is 0 until the first if a selector needs the list.",
     ("workspace", "list"),
 )
 QUERY_UNLISTED = Family(
@@ -301,8 +301,10 @@ class SelfMetrics:
             counts = (selection.listed_count, selection.matched_count, selection.skipped_count)
             for gauge, count in zip(self._discovery, counts, strict=True):
                 values[gauge, (selection.workspace, selection.kind.section)] = float(count)
+        required = {(selector.workspace, selector.kind.list_endpoint) for selector in plan.selectors}
         for (workspace, list_endpoint), read_at in read_times.items():
-            values[self._list_read, (workspace, list_endpoint.response_key)] = read_at
+            if read_at or (workspace, list_endpoint) in required:
+                values[self._list_read, (workspace, list_endpoint.response_key)] = read_at
         for gauge, labels in self._shown_labels - {*values}:
             gauge.remove(*labels)
         for (gauge, labels), value in values.items():

@@ -566,3 +566,14 @@ def test_internal_error_is_logged_and_retried(
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         read_lists(exporter)
         assert exposed_events(exporter.page()) == {"a", "b"}
+
+
+def test_list_that_no_selector_needs_has_no_timestamp_until_read() -> None:
+    """A list that the key may not read and that no selector needs has no timestamp, so that no alert fires for it."""
+    read = "braze_discovery_list_last_success_timestamp_seconds"
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        exporter.braze.permissions = {"events.data_series"}
+        read_lists(exporter)
+        assert exporter.page().values(read) == []
+        exporter.apply_config("{event: a}\n{regex: 'b.*'}")
+        assert exporter.page().value(read, list="events") == 0
