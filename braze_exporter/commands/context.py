@@ -12,6 +12,7 @@ import requests
 from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import transport
 from braze_exporter.braze.lists import LIST_ENDPOINTS
+from braze_exporter.commands.clock import read_monotonic_clock
 from braze_exporter.config.document import ConfigError, Problem
 from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
@@ -39,7 +40,9 @@ def command_context(
 ) -> Iterator[CommandContext]:
     """Yield the `CommandContext` of a command that makes calls to Braze, and close its session at the end."""
     with contextlib.closing(open_session(config, environ)) as opened:
-        yield CommandContext(opened, proxies, time.time, time.monotonic, time.sleep, sys.stdout, sys.stderr, on_stop)
+        yield CommandContext(
+            opened, proxies, time.time, read_monotonic_clock, time.sleep, sys.stdout, sys.stderr, on_stop
+        )
 
 
 def proxies(url: str) -> Mapping[str, str]:
