@@ -13,7 +13,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
@@ -257,6 +257,11 @@ _TABLES = (
     ) WITHOUT ROWID
     """,
 )
+# The columns of the tables that are used.
+_COLUMNS = {
+    "counters": "key, unit, total, withheld, floor, requested_at, zone, highest",
+    "names": "workspace, url, kind, id, name",
+}
 
 # Workspace, url, kind, subject, alias and id of the app, alias and id of the segment, then the key of the series if a
 # query has several. Aliases are the names in the config. The subject is Braze's id, or else its name. Ids of hex digits
@@ -329,7 +334,7 @@ class CounterState:
             float(total),
             int(floor),
             float(requested_at),
-            dict(json.loads(highest)),
+            {int(bucket): None if value is None else float(value) for bucket, value in json.loads(highest)},
             float(withheld),
             str(zone),
         )
@@ -356,11 +361,7 @@ class StateFile:
 
     def read_names(self) -> dict[NameKey, str]:
         """Return the last known names. Raises `StateFileError` if they cannot be read."""
-        try:
-            rows = self._connection.execute("SELECT workspace, url, kind, id, name FROM names").fetchall()
-        except sqlite3.Error as error:
-            raise StateFileError(f"cannot be read: {error}") from error
-        return {(workspace, url, kind, item_id): name for workspace, url, kind, item_id, name in rows}
+        return _read_names(self._connection)
 
     def write(
         self,
@@ -655,6 +656,7 @@ def _try_to_open(real: Path, aliases: Aliases) -> sqlite3.Connection:
         connection.execute("BEGIN EXCLUSIVE")
         _prepare(connection, aliases)
         _read_counters(connection)
+        _read_names(connection)
         connection.execute("COMMIT")
     except BaseException:
         connection.close()
@@ -688,20 +690,39 @@ def _prepare(connection: sqlite3.Connection, aliases: Aliases) -> None:
 
 def _read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterState]:
     """Return all counter states. Raises `StateFileError` if one cannot be read."""
-    select = "SELECT key, unit, total, withheld, floor, requested_at, zone, highest FROM counters"
+    with _reading():
+        rows = connection.execute(f"SELECT {_COLUMNS['counters']} FROM counters")  # noqa: S608 - contains no input
+        return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in rows}
+
+
+def _read_names(connection: sqlite3.Connection) -> dict[NameKey, str]:
+    """Return the last known names. Raises `StateFileError` if they cannot be read."""
+    with _reading():
+        names = {}
+        rows = connection.execute(f"SELECT {_COLUMNS['names']} FROM names")  # noqa: S608 - contains no input
+        for workspace, url, kind, item_id, name in rows:
+            if not isinstance(name, str):
+                raise TypeError("a name is not text")
+            names[workspace, url, kind, item_id] = name
+        return names
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Raise `StateFileError` instead of an error of the database or of its content."""
     try:
-        return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in connection.execute(select)}
+        yield
     except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
         is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
         raise (_DamagedError if is_damage else StateFileError)(f"cannot be read: {error}") from error
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]]) -> None:
-    """Insert rows into a table, or replace those with the same key."""
+    """Insert rows into a table, or replace those with the same key. The values are in the order of `_COLUMNS`."""
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         batch = rows[start : start + _ROWS_PER_STATEMENT]
         placeholders = ", ".join([f"({', '.join('?' * len(batch[0]))})"] * len(batch))
-        statement = f"INSERT OR REPLACE INTO {table} VALUES {placeholders}"  # noqa: S608 - contains no input
+        statement = f"INSERT OR REPLACE INTO {table} ({_COLUMNS[table]}) VALUES {placeholders}"  # noqa: S608 - no input
         connection.execute(statement, [*chain(*batch)])
 
 

@@ -233,6 +233,46 @@ def test_names_are_kept(tmp_path: Path) -> None:
         assert state_file.read() == {}
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE names",
+        "ALTER TABLE names RENAME COLUMN name TO title",
+        "INSERT INTO names VALUES ('production', 'url', 'campaigns', 'id', x'ff00')",
+        "INSERT INTO counters VALUES ('[\"a\"]', 'hour', 1, 0, 0, 0, '', '[[\"text\", 1]]')",
+    ],
+)
+def test_file_with_unreadable_content_is_moved_aside_by_serve(tmp_path: Path, statement: str) -> None:
+    """`serve` moves a file aside whose names or buckets cannot be read, and starts with a new one."""
+    state = tmp_path / "state"
+    open_state_file(str(state)).close()
+    with contextlib.closing(sqlite3.connect(state)) as connection, connection:
+        connection.execute(statement)
+    content = state.read_bytes()
+    text = workspace_yaml(URL, "{event: purchase}", extra_yaml=f"state_file: {state}\n")
+    with Program.start([f"--config.file={write_file(tmp_path / 'config.yaml', text)}"]) as program:
+        pass
+    (aside,) = tmp_path.glob("state.damaged-*")
+    assert aside.read_bytes() == content
+    assert read_totals(state) == {}
+    assert "Traceback" not in program.output
+
+
+def test_file_with_further_columns_is_written(tmp_path: Path) -> None:
+    """Counters and names are written to a file that has columns unknown to this version."""
+    names = {("production", URL, "campaigns", "7"): "Welcome"}
+    row = CounterState(Unit.HOUR, 3.5, 7, 1e9).to_row()
+    open_state_file(str(tmp_path / "state")).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "state")) as connection, connection:
+        for table in ("counters", "names"):
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN later TEXT")
+    with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
+        state_file.write({("a",): row}, names=names)
+    with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
+        assert state_file.read_names() == names
+        assert [state.to_row() for state in state_file.read().values()] == [row]
+
+
 def test_unreadable_names_are_an_error(tmp_path: Path) -> None:
     """If the table of names is missing, reading it fails with the reason."""
     with contextlib.closing(open_state_file(str(tmp_path / "state"))) as state_file:
