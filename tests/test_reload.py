@@ -1,5 +1,6 @@
 """Test that a reload keeps unchanged queries, that an invalid config changes nothing, and that both are reported."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -38,6 +39,7 @@ from support import (
     write_file,
 )
 
+from braze_exporter.exporter import Exporter
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.state import open_state_file
 
@@ -115,6 +117,27 @@ def test_exchanged_ids_of_apps_restart_counters() -> None:
     assert [before.value(total, braze_app=app) for app in ("ios", "android")] == [9_000, 0]
     assert [after.value(total, braze_app=app) for app in ("ios", "android")] == [0, 0]
     assert after.value(latest, braze_app="android") == 9_010
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_counter_restarts_when_its_app_gets_former_id_again(tmp_path: Path, *, is_restarted: bool) -> None:
+    """If an app in the config gets another id and then its former one, its counter restarts at 0 each time."""
+    recorded, count, totals = shop(), 10, []
+    with running_exporter("{event: purchase}", recorded) as exporter, contextlib.ExitStack() as stack:
+        clock = exporter.clock
+        for app_id in (IOS, VIP, IOS):
+            if is_restarted:
+                stack.close()
+                state_file = stack.enter_context(contextlib.closing(open_state_file(str(tmp_path / "state"))))
+                exporter.exporter = Exporter(state_file, wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)
+                stack.enter_context(contextlib.closing(exporter.exporter))
+            exporter.apply_config("{event: purchase, apps: [ios]}", **{IOS: app_id})
+            for _ in range(2):
+                count += 9_000
+                recorded.set("purchase", CURRENT_HOUR, count, IOS)
+                clock.advance(300)
+                totals.append(exporter.scrape().value("braze_custom_events_by_app_total", braze_app="ios"))
+    assert totals == [0, 9_000, 0, 0, 0, 9_000]
 
 
 def test_changed_refresh_applies_to_next_fetch() -> None:

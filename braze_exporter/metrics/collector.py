@@ -98,7 +98,9 @@ class Collector:
             self._rows_by_families = _group_rows(rows.values())
             self._counter_families = _group_counters(rows.values())
             self._counter_sources = {row.query_state for *_, source in self._counter_families for row in source}
-        self._counters.remove_expired({query_state.query.counter_key for query_state in query_states})
+        counter_keys = {query_state.query.counter_key for query_state in query_states}
+        self._counters.remove_replaced(counter_keys)
+        self._counters.remove_expired(counter_keys)
 
     def _find_or_create_row(self, query_state: QueryState) -> QueryRow:
         """Return the row of `query_state`: the existing one if its query is the same, else a new one."""

@@ -184,6 +184,18 @@ class Counters:
                 [key for key in others if states.get(key[:QUERY_KEY_LENGTH], states[key]).requested_at < oldest]
             )
 
+    def remove_replaced(self, kept: Collection[CounterKey]) -> None:
+        """Remove counters that have the labels of a key in `kept`, but another url or other ids.
+
+        `kept` contains the keys of queries. Otherwise the total under these labels would jump if the config returned to
+        the former url or ids.
+        """
+        with self._lock:
+            labels = {_key_labels(key) for key in kept}
+            self._remove(
+                [key for key in self._states if key[:QUERY_KEY_LENGTH] not in kept and _key_labels(key) in labels]
+            )
+
     def _remove(self, keys: Iterable[CounterKey]) -> None:
         for key in keys:
             del self._states[key]
@@ -269,3 +281,8 @@ class Counters:
         if not self._is_failing:
             self._is_failing = True
             _log.error("State file could not be written, counters are not updated", extra={"fields": {"reason": error}})
+
+
+def _key_labels(key: CounterKey) -> CounterKey:
+    """Return the parts of a key that are labels of the query: workspace, kind, subject, and the aliases."""
+    return key[:1] + key[2:5] + key[6:7]
