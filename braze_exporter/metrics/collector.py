@@ -160,11 +160,12 @@ class Collector:
         """Record the buckets of a response in the counters.
 
         If the query has several metric groups, the counter state under the key of the query has the time of the last
-        request. The first values of a series that appears later count too, in the buckets since the previous response.
+        request. The first values of a series that appears later count too, in the buckets that had not settled at that
+        time.
         """
         oldest, has_several = min_requested_bucket_number(query, response.sent_at), len(query.metric_groups) > 1
         last = self._counters.last_requested(query.counter_key) if has_several else None
-        new_from = bucket_number(last, query.unit, query.zone) if last is not None else None
+        new_from = bucket_number(last - query.settle_seconds, query.unit, query.zone) if last is not None else None
         requested_at = None if response.is_short else response.sent_at
         self._counters.release(query.counter_key)
         bucket_numbers: set[int] = set()

@@ -288,6 +288,22 @@ def test_new_channel_starts_at_zero() -> None:
     assert sent == [[0, 0], [0, 100], [20, 120]]
 
 
+@pytest.mark.parametrize(("hours", "total"), [(17, 1_000), (20, 0)], ids=["yesterday not settled", "settled"])
+def test_new_channel_counts_buckets_that_had_not_settled(hours: int, total: float) -> None:
+    """The first values of a new channel count in yesterday too, if it had not settled at the previous response."""
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        exporter.scrape()
+        exporter.clock.advance(hours * HOUR)
+        exporter.scrape()
+        exporter.braze.inventory = Inventory(campaigns=(replace(CAMPAIGN, channels=("email", "ios_push", "sms")),))
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 1_000)
+        totals = []
+        for _ in range(2):
+            exporter.clock.advance(900)
+            totals.append(exporter.scrape().value(MESSAGES_TOTAL, channel="sms", stat="sent"))
+    assert totals == [0, total]
+
+
 def test_renamed_variation_keeps_its_counter() -> None:
     """A counter is keyed by Braze's id: a new name changes the label, and the value is kept."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
