@@ -187,6 +187,7 @@ class Collector:
                     unknown=unknown,
                     new_from=new_from,
                     zone=series.zone,
+                    is_exported=query.selects(series.labels),
                 )
         if has_several:
             of_query = [(number, 0.0) for number in bucket_numbers]
@@ -214,7 +215,7 @@ class Collector:
                 format_sample(
                     family.name,
                     series_row.labels,
-                    self._counters.total(_counter_key(row.query_state.query, series_row.series)),
+                    self._counters.expose(_counter_key(row.query_state.query, series_row.series)),
                 )
                 for row in rows
                 for series_row in row.series.values()

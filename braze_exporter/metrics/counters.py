@@ -48,6 +48,8 @@ class Counters:
         self._series_keys: dict[CounterKey, set[CounterKey]] = {}
         for key in self._states:
             self._index(key)
+        # The series whose total was on no page yet, as far as is known after a restart.
+        self._unexposed = {key for key, counter_state in self._states.items() if counter_state.withheld}
         self._changed: set[CounterKey] = set()
         self._removed: set[CounterKey] = set()
         self._saved_totals = {key: counter_state.total for key, counter_state in self._states.items()}
@@ -67,6 +69,7 @@ class Counters:
         unknown: Iterable[int] = (),
         new_from: int | None = None,
         zone: str = "",
+        is_exported: bool = True,
     ) -> None:
         """Record the `buckets` of a response, as pairs of bucket number and value.
 
@@ -79,12 +82,17 @@ class Counters:
         value is added, and a fall is not subtracted. The first value of a bucket that was `unknown` in the first
         response counts 0. Buckets older than the oldest stored one do not count.
 
-        If `new_from` is given, a new key counts its first response too, in the buckets from that number on. Its
-        exported total stays 0 until `release`, since a rise before the first scrape would not be seen by `increase()`.
+        If `new_from` is given, a new key counts its first response too, in the buckets from that number on. If a new
+        series `is_exported`, its total stays 0 until `expose` and then `release`, since `increase()` would not see a
+        rise before the first scrape.
         """
         values, holes = dict(buckets), list(unknown)
         with self._lock:
             state = self._states.get(key)
+            if not is_exported:
+                self._unexposed.discard(key)
+            elif state is None and len(key) > QUERY_KEY_LENGTH:
+                self._unexposed.add(key)
             if state is None and new_from is not None:
                 state = self._add_state(key, CounterState(unit, 0.0, new_from, requested_at or 0.0))
             has_other_zone = state is not None and zone and state.zone and zone != state.zone
@@ -108,7 +116,7 @@ class Counters:
             total = state.total
             if self._add_increases(state, values):
                 self._changed.add(key)
-            if len(key) > QUERY_KEY_LENGTH and key not in self._saved_totals:
+            if key in self._unexposed:
                 state.total, state.withheld = total, state.withheld + state.total - total
 
     def _add_state(self, key: CounterKey, state: CounterState) -> CounterState:
@@ -129,11 +137,11 @@ class Counters:
             self._changed_names |= changed
 
     def release(self, query_key: CounterKey) -> None:
-        """Add what the new series of a query have counted to their totals, if they have been exported as 0."""
+        """Add what the new series of a query have counted to their totals, if these have been on a page as 0."""
         with self._lock:
             for key in self._series_keys.get(query_key, ()):
                 state = self._states[key]
-                if state.withheld and key in self._saved_totals:
+                if state.withheld and key not in self._unexposed:
                     state.total, state.withheld = state.total + state.withheld, 0.0
                     self._changed.add(key)
 
@@ -200,6 +208,7 @@ class Counters:
         for key in keys:
             del self._states[key]
             self._saved_totals.pop(key, None)
+            self._unexposed.discard(key)
             self._series_keys.get(key[:QUERY_KEY_LENGTH], set()).discard(key)
             self._changed.discard(key)
             self._removed.add(key)
@@ -216,6 +225,12 @@ class Counters:
     def total(self, key: CounterKey) -> float:
         """Return the exported total of a counter: its value at the last `save`, or 0 before its first response."""
         with self._lock:
+            return self._saved_totals.get(key, 0.0)
+
+    def expose(self, key: CounterKey) -> float:
+        """Return the exported total of a counter for the metrics page, and register that the page has it."""
+        with self._lock:
+            self._unexposed.discard(key)
             return self._saved_totals.get(key, 0.0)
 
     @property

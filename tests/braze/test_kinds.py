@@ -288,6 +288,22 @@ def test_new_channel_starts_at_zero() -> None:
     assert sent == [[0, 0], [0, 100], [20, 120]]
 
 
+def test_new_channel_that_was_on_no_page_starts_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel that a scrape without a page has fetched is 0 on the next page, even if its counter is saved before."""
+    monkeypatch.setattr("braze_exporter.metrics.counters.MAX_UNSAVED", 1)
+    with run_every_kind(f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n") as (exporter, figures):
+        exporter.scrape()
+        exporter.braze.inventory = Inventory(campaigns=(replace(CAMPAIGN, channels=("email", "ios_push", "sms")),))
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 100)
+        exporter.clock.advance(900)
+        exporter.refresh()
+        totals = []
+        for _ in range(2):
+            exporter.clock.advance(900)
+            totals.append(exporter.scrape().value(MESSAGES_TOTAL, channel="sms", stat="sent"))
+    assert totals == [0, 100]
+
+
 @pytest.mark.parametrize(("hours", "total"), [(17, 1_000), (20, 0)], ids=["yesterday not settled", "settled"])
 def test_new_channel_counts_buckets_that_had_not_settled(hours: int, total: float) -> None:
     """The first values of a new channel count in yesterday too, if it had not settled at the previous response."""
@@ -394,6 +410,25 @@ def test_variations_without_id_are_series_of_their_own() -> None:
     assert page.value("braze_campaign_messages_daily_latest", variation_id="", variation="A", stat="sent") == 50
     assert page.value(MESSAGES_TOTAL, variation_id="", variation="A", stat="sent") == 50
     assert page.value(MESSAGES_TOTAL, variation_id="", variation="B", stat="sent") == 50
+
+
+def test_channel_that_a_reload_adds_shows_its_total_at_once() -> None:
+    """A channel that a reload adds to `channels` shows what was counted before, so that it is no increase."""
+    entry = f"    campaigns:\n      - {{campaign: {CAMPAIGN.id}, channels: [email]}}\n"
+    with run_every_kind(entry) as (exporter, figures):
+        exporter.scrape()
+        exporter.braze.inventory = Inventory(campaigns=(replace(CAMPAIGN, channels=("email", "sms")),))
+        for sent in (100, 300):
+            figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, sent)
+            exporter.clock.advance(900)
+            assert exporter.scrape().values(MESSAGES_TOTAL, channel="sms") == []
+        exporter.apply_config("{event: purchase}", extra_yaml=entry.replace("[email]", "[email, sms]"))
+        pages = [exporter.page()]
+        figures.set(f"campaigns/{CAMPAIGN.id}", TODAY, 307)
+        for _ in range(2):
+            exporter.clock.advance(900)
+            pages.append(exporter.scrape())
+    assert [page.value(MESSAGES_TOTAL, channel="sms", stat="sent") for page in pages] == [300, 307, 307]
 
 
 def test_channels_and_stats_limit_exported_series() -> None:

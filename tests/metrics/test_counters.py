@@ -81,10 +81,26 @@ def test_new_series_counts_from_zero(tmp_path: Path) -> None:
         counters.record(old, Unit.DAY, [(7, 6.0)], 5, None, new_from=7)
         counters.record(new, Unit.DAY, [(6, 2.0), (7, 3.0), (8, 4.0)], 5, None, new_from=7)
         counters.save()
-        assert (counters.total(old), counters.total(new)) == (1, 0)
+        assert (counters.expose(old), counters.expose(new)) == (1, 0)
         counters.release(PURCHASES)
         counters.save()
         assert (counters.total(old), counters.total(new)) == (1, 7)  # buckets before `new_from` do not count
+
+
+def test_new_series_is_exposed_as_zero_after_restart(path: str) -> None:
+    """After a restart, an amount that was withheld is released only after a page had the series as 0."""
+    new = (*PURCHASES, "sms")
+    with open_counters(path) as counters:
+        counters.record(new, Unit.DAY, [(7, 3.0)], 5, None, new_from=7)
+        counters.save()
+    totals = []
+    with open_counters(path) as counters:
+        for value in (4.0, 5.0, 6.0):
+            counters.release(PURCHASES)
+            counters.record(new, Unit.DAY, [(7, value)], 5, None)
+            counters.save()
+            totals.append(counters.expose(new))
+    assert totals == [0, 5, 6]
 
 
 def test_unchanged_counters_are_not_written() -> None:
@@ -240,24 +256,25 @@ def test_unused_counters_are_removed_after_100_days(path: str) -> None:
         for value in (2.0, 5.0):
             record_unused(counters, value, 7)
             counters.save()
+            counters.expose(email)
         record_purchases(counters, 107)
         for keys_in_use in key_sets:
             counters.remove_expired(keys_in_use)
         record_purchases(counters, 108)
-        assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
+        assert [counters.expose(subject) for subject in (signup, email)] == [3, 3]
         counters.remove_expired(key_sets[2])
         counters.remove_expired({signup, campaign})
-        assert [counters.total(subject) for subject in (signup, email)] == [3, 3]
+        assert [counters.expose(subject) for subject in (signup, email)] == [3, 3]
         counters.remove_expired(key_sets[1])
-        assert [counters.total(subject) for subject in (signup, email)] == [3, 0]
+        assert [counters.expose(subject) for subject in (signup, email)] == [3, 0]
         record_unused(counters, 9.0, 108)  # the series returns before its removal is saved
         counters.remove_expired(key_sets[1])
         counters.save()
-        assert [counters.total(subject) for subject in (signup, email)] == [12, 0]
+        assert [counters.expose(subject) for subject in (signup, email)] == [12, 0]
         record_unused(counters, 10.0, 108)
         counters.save()
     with open_counters(path) as counters:
-        assert [counters.total(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
+        assert [counters.expose(subject) for subject in (PURCHASES, signup, email)] == [1, 13, 1]
         record_purchases(counters, 209)
         counters.remove_expired(key_sets[0])
         counters.save()
