@@ -48,8 +48,10 @@ class Counters:
         self._series_keys: dict[CounterKey, set[CounterKey]] = {}
         for key in self._states:
             self._index(key)
-        # The series whose total was on no page yet, as far as is known after a restart.
-        self._unexposed = {key for key, counter_state in self._states.items() if counter_state.withheld}
+        # The series whose total was on no page yet. After a restart, those that may not have been.
+        self._unexposed = {
+            key for key, state in self._states.items() if len(key) > QUERY_KEY_LENGTH and not state.total
+        }
         self._changed: set[CounterKey] = set()
         self._removed: set[CounterKey] = set()
         self._saved_totals = {key: counter_state.total for key, counter_state in self._states.items()}
