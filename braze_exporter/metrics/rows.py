@@ -223,11 +223,14 @@ class QueryRow:
             )
 
     def remove_unreachable_series(self, oldest: int) -> None:
-        """Remove the series without a bucket from number `oldest` on (see `bucket_number`)."""
+        """Remove the series without a bucket from number `oldest` on (see `bucket_number`).
+
+        A series that is the only one of its metric group stays, since it belongs to the query.
+        """
         query = self.query
         for identity, series_row in [*self.series.items()]:
             start = series_row.newest_start
-            if start is not None and bucket_number(start, query.unit, query.zone) < oldest:
+            if series_row.series.key and start is not None and bucket_number(start, query.unit, query.zone) < oldest:
                 del self.series[identity]
 
     def _series_row(self, series: Series) -> SeriesRow:

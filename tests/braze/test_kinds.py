@@ -472,6 +472,28 @@ def test_messages_that_ended_are_absent() -> None:
     assert page.value("braze_query_settled_bucket_start_timestamp_seconds", kind="campaigns") == YESTERDAY
 
 
+def test_total_of_canvas_stays_during_empty_responses() -> None:
+    """The entries of a Canvas keep their total, however long its responses are empty; its steps are dropped."""
+    with run_every_kind(f"    canvases:\n      - canvas: {CANVAS.id}\n") as (exporter, figures):
+        exporter.scrape()
+        figures.set(f"canvases/{CANVAS.id}", TODAY, 100)
+        exporter.clock.advance(900)
+        counted = exporter.scrape().value("braze_canvas_entries_total")
+        exporter.braze.inject(response_faults.data({"name": CANVAS.name, "stats": []}), path="/canvas/data_series")
+        totals = []
+        for days in (13, 3, 1, 1):
+            exporter.clock.advance(days * DAY)
+            totals.append(exporter.scrape().value("braze_canvas_entries_total"))
+        assert exporter.page().values("braze_canvas_messages_total") == []
+        exporter.braze.clear_faults()
+        figures.set(f"canvases/{CANVAS.id}", TODAY + 18 * DAY, 100)
+        exporter.clock.advance(900)
+        page = exporter.scrape()
+    assert counted == 100
+    assert totals == [100] * 4
+    assert page.value("braze_canvas_entries_total") == 200
+
+
 def test_variation_is_forgotten_when_braze_no_longer_returns_it() -> None:
     """A variation that no response reaches back to leaves the page, memory and state after 100 days."""
     named = replace(CAMPAIGN, variations=("A", "B"), channels=("email",))
