@@ -131,7 +131,7 @@ class QueryRow:
         """
         query = self.query_state.query
         for series in response.series if query.baseline_weeks else ():
-            if not query.selects(series.labels):
+            if not series.points or not query.selects(series.labels):
                 continue
             series_row = self._series_row(series)
             if series_row.baseline is None:
@@ -195,9 +195,6 @@ class QueryRow:
                 continue
             series_row = self._series_row(series)
             series_row.window = _bucket_window(series.points, query, response.sent_at, settled_start)
-            own_starts = bucket_starts([series])
-            if own_starts:
-                series_row.newest_start = max(own_starts[-1], series_row.newest_start or own_starts[-1])
             if not self.is_stale:
                 series_row.values = _gauge_values(series_row, newest_start, settled_start)
         numbered = {start for series in response.series for start, _ in series.points}
@@ -234,7 +231,7 @@ class QueryRow:
                 del self.series[identity]
 
     def _series_row(self, series: Series) -> SeriesRow:
-        """Return the row of the series, with new labels if they have changed."""
+        """Return the row of the series, with new labels if they have changed, and with its newest bucket."""
         without_buckets = replace(series, points=(), holes=())
         series_row = self.series.get(series.identity)
         if series_row is None or series_row.series.labels != series.labels:
@@ -245,6 +242,8 @@ class QueryRow:
                 else SeriesRow(without_buckets, labels)
             )
             self.series[series.identity] = series_row
+        for start in bucket_starts([series])[-1:]:
+            series_row.newest_start = max(start, series_row.newest_start or start)
         return series_row
 
 

@@ -472,6 +472,28 @@ def test_messages_that_ended_are_absent() -> None:
     assert page.value("braze_query_settled_bucket_start_timestamp_seconds", kind="campaigns") == YESTERDAY
 
 
+def test_series_of_baseline_history_is_dropped_too() -> None:
+    """A variation that only a baseline's history has is dropped after 100 days. A field of nulls is no statistic."""
+    last = datetime.fromtimestamp(TODAY - 20 * DAY, NEW_YORK).date().isoformat()
+
+    def add(row: dict[str, Any]) -> None:
+        row["messages"]["email"][0]["note"] = None
+        if row["time"] <= last:
+            row["messages"]["email"].append({"variation_api_id": "old", "sent": 1})
+
+    sections = f"    campaigns:\n      - campaign: {CAMPAIGN.id}\n        baseline: {{weeks: 4}}\n"
+    with run_every_kind(sections) as (exporter, _):
+        exporter.braze.inject(edited(add), path="/campaigns/data_series")
+        totals = []
+        for days in (0, 0, 79, 2):
+            exporter.clock.advance(900 + days * DAY)
+            exporter.scrape()
+            exporter.wait_for_history()
+            totals.append(exporter.page().values(MESSAGES_TOTAL, variation_id="old"))
+            assert exporter.page().values(MESSAGES_TOTAL, stat="note") == []
+    assert totals == [[0], [0], [0], []]
+
+
 def test_total_of_canvas_stays_during_empty_responses() -> None:
     """The entries of a Canvas keep their total, however long its responses are empty; its steps are dropped."""
     with run_every_kind(f"    canvases:\n      - canvas: {CANVAS.id}\n") as (exporter, figures):
