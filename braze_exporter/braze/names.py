@@ -12,7 +12,9 @@ def clean_text(value: object) -> str:
 
     Replaces lone surrogates, which a truncated name may end with.
     """
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def disambiguate(names: Mapping[str, str]) -> dict[str, str]:

@@ -12,12 +12,12 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.body import parse_body
-from braze_exporter.braze.buckets import bucket_number, bucket_starts, midnight
+from braze_exporter.braze.buckets import bucket_number, midnight
 from braze_exporter.braze.calls import RateLimitHeaders
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.rows import ParsedSeries, ParsedTime, invalid_response, parse_rows
+from braze_exporter.braze.rows import MISSING, ParsedSeries, ParsedTime, invalid_response, parse_rows
 from braze_exporter.braze.series import Point, Series
 
 # Smaller values of the reset header are seconds from now, since as epoch seconds they would be before September 2001.
@@ -112,38 +112,37 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
     newest = (
         latest + _MAX_HOUR_AHEAD_SECONDS if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _MAX_DAYS_AHEAD
     )
-    parsed = [_build_series(query, item) for item in parse_rows(query, parse_body(body).get("data"))]
-    for start in bucket_starts(parsed):
+    times, parsed = parse_rows(query, parse_body(body).get("data"))
+    starts = (_parse_days if unit is Unit.DAY else _parse_hours)(times, zone)
+    for start in starts:
         number = bucket_number(start, unit, zone)
         if number > newest:
             raise invalid_response("a time is in the future")
         if number < oldest:
             raise invalid_response(f"a row is older than the requested {length} {unit}s")
-    return tuple(parsed)
+    has_local_hours = unit is Unit.HOUR and any(time.moment.tzinfo is None for time in times)
+    order = sorted(range(len(starts)), key=starts.__getitem__)
+    return tuple(_build_series(item, starts, order, str(zone) if has_local_hours else "") for item in parsed)
 
 
-def _build_series(query: Query, parsed: ParsedSeries) -> Series:
-    parse_times = _parse_days if query.unit is Unit.DAY else _parse_hours
-    starts = parse_times([time for time, _ in parsed.values], query.zone)
+def _build_series(parsed: ParsedSeries, starts: Sequence[int], order: Sequence[int], zone: str) -> Series:
+    """Return a series with the buckets at `starts`, one for each row. `order` are the indexes of the rows by start."""
     values: dict[int, float | None] = {}
-    for start, (_, value) in zip(starts, parsed.values, strict=True):
+    for index in order:
+        value, start = parsed.values[index], starts[index]
+        if value is MISSING:
+            continue
         known = values.setdefault(start, value)
         if known is None:  # a duplicate row may have a number for this hole
             values[start] = value
-        elif value not in (None, known):
+        elif value is not known and value not in (None, known):
             raise invalid_response(
                 f"bucket {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two different values"
             )
-    points, holes = [], []
-    for start in sorted(values)[-MAX_LENGTH:]:
-        number = values[start]
-        if number is None:
-            holes.append(start)
-        else:
-            points.append(Point(start, number))
-    has_local_hours = query.unit is Unit.HOUR and any(time.moment.tzinfo is None for time, _ in parsed.values)
-    zone = str(query.zone) if has_local_hours else ""
-    return Series(parsed.metric_group, tuple(points), parsed.labels, parsed.key, tuple(holes), zone)
+    newest = [*values.items()][-MAX_LENGTH:]
+    points = tuple([Point(start, value) for start, value in newest if value is not None])
+    holes = tuple([start for start, value in newest if value is None])
+    return Series(parsed.metric_group, points, parsed.labels, parsed.key, holes, zone)
 
 
 def _parse_days(written: Iterable[ParsedTime], zone: ZoneInfo) -> list[int]:

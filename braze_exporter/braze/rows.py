@@ -6,7 +6,7 @@ neither a number nor null makes the whole response an error. It is never counted
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,8 +16,13 @@ from braze_exporter.braze.names import clean_text, normalize_id
 from braze_exporter.braze.query import Query
 
 Row: TypeAlias = Mapping[str, Any]
-Values: TypeAlias = list[tuple["ParsedTime", float | None]]
+# The number of a row, None for a hole, or `MISSING` if the row does not have the series.
+Column: TypeAlias = list[Any]
 
+# Marks a row that does not have a series.
+MISSING = object()
+# Marks the value of unique users that several entries of a row have. It is not a hole.
+_OMITTED = object()
 # Years outside this range are errors, and could exceed the range of `datetime` arithmetic.
 _VALID_YEARS = range(2000, 2200)
 # The longest dates, such as `2026-11-23` and `2026-W48-1`. The shortest date with an hour is `20261123T12`.
@@ -39,13 +44,13 @@ class ParsedTime(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParsedSeries:
-    """One series of a response. `values` has the time of each row as written and the value, or None for a hole.
+    """One series of a response. `values` has one element for each row of the response.
 
     `labels` and `key` are as in `Series`.
     """
 
     metric_group: MetricGroup
-    values: Values
+    values: Column
     labels: tuple[tuple[str, str], ...] = ()
     key: tuple[str, ...] = ()
 
@@ -81,24 +86,32 @@ def invalid_response(detail: str) -> BrazeError:
     return BrazeError(Reason.INVALID_RESPONSE, f"malformed response: {detail}")
 
 
-def parse_rows(query: Query, data: object) -> list[ParsedSeries]:
-    """Return the series in `data`, the data of a response to `query`. Raises `BrazeError` if it is invalid."""
+def parse_rows(query: Query, data: object) -> tuple[list[ParsedTime], list[ParsedSeries]]:
+    """Return the times of the rows in `data`, the data of a response to `query`, and the series in their order.
+
+    Raises `BrazeError` if `data` is invalid.
+    """
     kind = query.kind
     match kind.response_format:
         case ResponseFormat.ROWS:
             rows = _check_rows(data)
-            return [_parse_series(query.metric_group, rows, kind.value_field)]
+            times = _parse_times(rows)
+            return times, [_parse_series(query.metric_group, rows, kind.value_field)]
         case ResponseFormat.CAMPAIGN:
             rows = _check_rows(data)
+            times = _parse_times(rows)
             messages, message_revenue, conversions, revenue, recipients = kind.metric_groups
             named = {conversions: "conversions", revenue: _REVENUE_STAT, recipients: "unique_recipients"}
-            return [*_parse_totals(rows, named), *_parse_messages(messages, message_revenue, rows, _campaign_messages)]
+            columns = _MessageColumns(times, rows, _campaign_messages)
+            return times, [*_parse_totals(rows, named), *columns.series(messages, message_revenue)]
         case ResponseFormat.CANVAS:
             rows = _check_rows(data.get("stats") if isinstance(data, dict) else None)
+            times = _parse_times(rows)
             entries, conversions, revenue, messages, message_revenue = kind.metric_groups
             named = {entries: "entries", conversions: "conversions", revenue: _REVENUE_STAT}
-            totals = [{**_as_mapping(row.get("total_stats")), "time": row.get("time")} for row in rows]
-            return [*_parse_totals(totals, named), *_parse_messages(messages, message_revenue, rows, _canvas_messages)]
+            totals = [_as_mapping(row.get("total_stats")) for row in rows]
+            columns = _MessageColumns(times, rows, _canvas_messages)
+            return times, [*_parse_totals(totals, named), *columns.series(messages, message_revenue)]
 
 
 def _check_rows(data: object) -> list[Row]:
@@ -107,6 +120,10 @@ def _check_rows(data: object) -> list[Row]:
     if not all(isinstance(row, dict) for row in data):
         raise invalid_response("a row is not an object")
     return data
+
+
+def _parse_times(rows: Sequence[Row]) -> list[ParsedTime]:
+    return [_parse_time(row) for row in rows]
 
 
 def _parse_time(row: Row) -> ParsedTime:
@@ -127,6 +144,8 @@ def _parse_number(value: object, field: str, *, can_be_negative: bool = False) -
     """Return `value` as a number, or None for a hole. Raises `BrazeError` if it is neither a valid number nor null."""
     if value is None:
         return None
+    if type(value) is int and 0 <= value <= _MAX_NUMBER:  # almost all values
+        return float(value)
     try:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
@@ -139,12 +158,9 @@ def _parse_number(value: object, field: str, *, can_be_negative: bool = False) -
 
 
 def _parse_series(metric_group: MetricGroup, rows: Sequence[Row], field: str) -> ParsedSeries:
+    can_be_negative = metric_group.can_be_negative
     return ParsedSeries(
-        metric_group,
-        [
-            (_parse_time(row), _parse_number(row.get(field), field, can_be_negative=metric_group.can_be_negative))
-            for row in rows
-        ],
+        metric_group, [_parse_number(row.get(field), field, can_be_negative=can_be_negative) for row in rows]
     )
 
 
@@ -154,86 +170,91 @@ def _parse_totals(rows: Sequence[Row], fields: Mapping[MetricGroup, str]) -> Ite
         yield _parse_series(metric_group, rows, name)
 
 
-def _parse_messages(
-    stats_group: MetricGroup,
-    revenue_group: MetricGroup,
-    rows: Sequence[Row],
-    messages: Callable[[Row], Iterator[_MessageStats]],
-) -> Iterator[ParsedSeries]:
-    """Yield a series for each statistic of each channel of each part, labeled with the newest name of the part.
+class _MessageColumns:
+    """The message statistics of a response, as one column for each statistic of each channel of each part.
 
-    Revenue has a metric group of its own, since it is not a count. If a row has several entries for the same statistic,
-    their values are summed. Unique users cannot be summed, since a user may be in several entries, so such a value is
-    omitted.
-    """
-    days = sorted((_read_day(row, messages) for row in rows), key=lambda day: day.time.moment.replace(tzinfo=None))
-    names = {part: name for day in days for part, name in day.names.items() if name}
-    for part, channel, stat in dict.fromkeys(key for day in days for key in day.numbers):
-        values = [(day.time, *value_or_hole) for day in days if (value_or_hole := day.value(part, channel, stat))]
-        if any((part, channel, stat) in day.non_numbers for day in days) and any(
-            value is not None for _, value in values
-        ):
-            raise invalid_response(f"{stat} is not a number")
-        if not values:
-            continue
-        is_revenue = stat == _REVENUE_STAT
-        metric_group = revenue_group if is_revenue else stats_group
-        id_label = next(label for label in metric_group.series_labels if label.endswith("_id"))
-        label_values = {id_label: part.id, id_label.removesuffix("_id"): names.get(part, ""), "channel": channel}
-        label_values["stat"] = stat
-        labels = tuple((label, label_values[label]) for label in metric_group.series_labels)
-        yield ParsedSeries(metric_group, values, labels, (*part, channel, *(() if is_revenue else (stat,))))
-
-
-@dataclass(frozen=True, slots=True)
-class _DayStats:
-    """The message statistics of one row.
-
-    `numbers` holds the values by part, channel and statistic, and `non_numbers` the keys of values that are not
-    numbers. `entries` are the parts and channels that have statistics. `nulls` are those that are null; None means all
-    of them. `names` are the names of the parts.
+    If a row has several entries for the same statistic, their values are summed. Unique users cannot be summed, since a
+    user may be in several entries, so such a value is omitted.
     """
 
-    time: ParsedTime
-    numbers: dict[tuple[_Part, str, str], list[float | None]] = field(default_factory=dict)
-    non_numbers: set[tuple[_Part, str, str]] = field(default_factory=set)
-    entries: set[tuple[_Part, str]] = field(default_factory=set)
-    nulls: set[tuple[_Part | None, str | None]] = field(default_factory=set)
-    names: dict[_Part, str] = field(default_factory=dict)
+    def __init__(
+        self, times: Sequence[ParsedTime], rows: Sequence[Row], messages: Callable[[Row], Iterator[_MessageStats]]
+    ) -> None:
+        """Read the statistics that `messages` yields for each row. Raises `BrazeError` if one is invalid."""
+        self._length = len(rows)
+        self._columns: dict[tuple[_Part, str], dict[str, Column]] = {}
+        self._names: dict[_Part, tuple[datetime, str]] = {}
+        # The statistics with a value that is neither a number nor null.
+        self._non_numbers: set[tuple[tuple[_Part, str], str]] = set()
+        # The rows in which a channel of a part has statistics, and those in which Braze sends null instead of them: for
+        # the part and the channel, or for all of them (None).
+        self._rows_with_stats: dict[tuple[_Part, str], set[int]] = {}
+        self._rows_with_null: dict[tuple[_Part | None, str | None], set[int]] = {}
+        for index, row in enumerate(rows):
+            moment = times[index].moment.replace(tzinfo=None)
+            for part, name, channel, stats in messages(row):
+                if part is None or channel is None or stats is None:
+                    self._rows_with_null.setdefault((part, channel), set()).add(index)
+                    continue
+                if name and moment >= self._names.get(part, (moment,))[0]:
+                    self._names[part] = (moment, name)
+                self._rows_with_stats.setdefault((part, channel), set()).add(index)
+                self._read_stats(index, (part, channel), stats)
 
-    def value(self, part: _Part, channel: str, stat: str) -> tuple[float | None] | None:
-        """Return a tuple with the value of a statistic (None for a hole), or None if the day has no value for it."""
-        numbers = self.numbers.get((part, channel, stat))
-        if numbers is None:
-            is_hole = (part, channel) in self.entries or not self.nulls.isdisjoint(
-                {(None, None), (part, None), (None, channel), (part, channel)}
-            )
-            return (None,) if is_hole else None
-        if len(numbers) > 1 and stat.startswith("unique_"):
-            return None
-        return (None if None in numbers else sum(filter(None, numbers)),)
-
-
-def _read_day(row: Row, messages: Callable[[Row], Iterator[_MessageStats]]) -> _DayStats:
-    """Return the message statistics of a row."""
-    day = _DayStats(_parse_time(row))
-    for part, name, channel, stats in messages(row):
-        if part is None or channel is None or stats is None:
-            day.nulls.add((part, channel))
-            continue
-        day.names[part] = name or day.names.get(part, "")
-        day.entries.add((part, channel))
-        for stat, value in stats.items():
-            key = (part, channel, clean_text(stat))
-            if stat in _NON_STATISTIC_FIELDS:
+    def _read_stats(self, index: int, owner: tuple[_Part, str], stats: Row) -> None:
+        """Read the statistics of one entry in the row at `index`."""
+        columns = self._columns.setdefault(owner, {})
+        for field, value in stats.items():
+            if field in _NON_STATISTIC_FIELDS:
                 continue
-            if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-                day.numbers.setdefault(key, []).append(
-                    _parse_number(value, stat, can_be_negative=stat == _REVENUE_STAT)
-                )
+            stat = clean_text(field)
+            if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+                self._non_numbers.add((owner, stat))
+                continue
+            number = _parse_number(value, field, can_be_negative=field == _REVENUE_STAT)
+            column = columns.get(stat)
+            if column is None:
+                column = columns[stat] = [MISSING] * self._length
+            known = column[index]
+            if known is MISSING:
+                column[index] = number
+            elif stat.startswith("unique_"):
+                column[index] = _OMITTED
             else:
-                day.non_numbers.add(key)
-    return day
+                column[index] = None if number is None or known is None else known + number
+
+    def series(self, stats_group: MetricGroup, revenue_group: MetricGroup) -> Iterator[ParsedSeries]:
+        """Yield a series for each column, labeled with the newest name of its part.
+
+        Revenue has a metric group of its own, since it is not a count. Raises `BrazeError` if a statistic is sometimes
+        a number and sometimes something else.
+        """
+        for owner, columns in self._columns.items():
+            part, channel = owner
+            holes = set(self._rows_with_stats[owner]).union(
+                *(self._rows_with_null.get(key, ()) for key in ((None, None), (part, None), (None, channel), owner))
+            )
+            for stat, column in columns.items():
+                values = [
+                    None if value is MISSING and index in holes else MISSING if value is _OMITTED else value
+                    for index, value in enumerate(column)
+                ]
+                if (owner, stat) in self._non_numbers and any(isinstance(value, float) for value in values):
+                    raise invalid_response(f"{stat} is not a number")
+                if any(value is not MISSING for value in values):
+                    metric_group = revenue_group if stat == _REVENUE_STAT else stats_group
+                    yield ParsedSeries(
+                        metric_group,
+                        values,
+                        self._labels(metric_group, part, channel, stat),
+                        (*part, channel, *(() if metric_group is revenue_group else (stat,))),
+                    )
+
+    def _labels(self, metric_group: MetricGroup, part: _Part, channel: str, stat: str) -> tuple[tuple[str, str], ...]:
+        id_label = next(label for label in metric_group.series_labels if label.endswith("_id"))
+        _, name = self._names.get(part, (None, ""))
+        values = {id_label: part.id, id_label.removesuffix("_id"): name, "channel": channel, "stat": stat}
+        return tuple((label, values[label]) for label in metric_group.series_labels)
 
 
 def _campaign_messages(row: Row) -> Iterator[_MessageStats]:
