@@ -37,6 +37,11 @@ class Series:
         return (self.metric_group.name, *self.key)
 
     @property
+    def newest_start(self) -> int | None:
+        """The start of the newest bucket, including holes, or None if there is none."""
+        return max((*self.holes[-1:], *(start for start, _ in self.points[-1:])), default=None)
+
+    @property
     def has_counter(self) -> bool:
         """Whether the series has a counter. Counts of unique users cannot be summed."""
         return self.metric_group.is_additive and not dict(self.labels).get("stat", "").startswith("unique_")

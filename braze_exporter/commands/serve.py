@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -23,6 +24,10 @@ from braze_exporter.web import listening, server
 from braze_exporter.web.access import AccessControl
 from braze_exporter.web.status_page import StatusPage
 from braze_exporter.web.status_response import read_status_response
+
+# Responses consist of many small tuples. With the default of 700 objects, the garbage collector walks them so often
+# that it takes a fifth of the CPU time of a refresh.
+_GC_THRESHOLDS = (50_000, 20, 50)
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +93,7 @@ def run_exporter(
     Without it, SIGHUP does not reload the config. `is_http_reload_enabled` enables reload via HTTP. `access_control`
     enables TLS and basic authentication.
     """
+    gc.set_threshold(*_GC_THRESHOLDS)
     exporter = Exporter(
         state_file, wall=time.time, monotonic=read_monotonic_clock, proxies=proxies, revision=find_revision(environ)
     )

@@ -232,9 +232,9 @@ class QueryRow:
 
     def _series_row(self, series: Series) -> SeriesRow:
         """Return the row of the series, with new labels if they have changed, and with its newest bucket."""
-        without_buckets = replace(series, points=(), holes=())
         series_row = self.series.get(series.identity)
         if series_row is None or series_row.series.labels != series.labels:
+            without_buckets = replace(series, points=(), holes=())
             labels = format_labels((*self.query_state.query.labels, *series.labels))
             series_row = (
                 replace(series_row, series=without_buckets, labels=labels)
@@ -242,7 +242,8 @@ class QueryRow:
                 else SeriesRow(without_buckets, labels)
             )
             self.series[series.identity] = series_row
-        for start in bucket_starts([series])[-1:]:
+        start = series.newest_start
+        if start is not None:
             series_row.newest_start = max(start, series_row.newest_start or start)
         return series_row
 
