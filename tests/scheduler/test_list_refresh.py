@@ -78,6 +78,14 @@ def test_selected_items_are_fetched_by_next_scrape() -> None:
         assert page.value("braze_api_rate_limit_remaining", pool="lists") == 998
 
 
+def test_regex_with_many_ways_to_match_delays_no_list() -> None:
+    """A regex that a backtracking matcher tries in 2^30 ways is applied at once to an event that it does not match."""
+    names = ("a" * 60, "a" * 60 + "b")
+    with running_exporter(f"{{regex: '{'(?:aa|a)' * 30}b'}}", shop(*names), reads_lists=True) as exporter:
+        exporter.read_lists()
+        assert [query.subject for query in exporter.exporter.plan.queries] == [names[1]]
+
+
 def test_list_success_time_is_exposed() -> None:
     """The success time of a list is 0 at first, then that of the last complete read, and disappears with the list."""
     read = "braze_discovery_list_last_success_timestamp_seconds"
