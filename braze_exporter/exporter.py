@@ -31,6 +31,7 @@ from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.rows import SeriesView
 from braze_exporter.metrics.self_metrics import SelfMetrics
+from braze_exporter.metrics.state_writer import StateWriter
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.errors import Deferred
@@ -60,8 +61,13 @@ class ActiveWorkspace:
     plan: Plan
 
 
+# How long the last write of the state file may take, in seconds. The grace period of Kubernetes is 30 s.
+FINAL_WRITE_SECONDS = 3.0
 # The number of list pages that may be read in one burst, in addition to the calls of one refresh.
 _MAX_LIST_BURST = 100
+
+
+_log = logging.getLogger(__name__)
 
 
 def _default_jitter() -> float:
@@ -97,10 +103,15 @@ class _QueryFetcher:
     """Fetches queries for the scheduler, with the API clients of one config."""
 
     def __init__(
-        self, workspaces: Mapping[str, _WorkspaceClient], counters: Counters, wall: Callable[[], float]
+        self,
+        workspaces: Mapping[str, _WorkspaceClient],
+        counters: Counters,
+        writer: StateWriter,
+        wall: Callable[[], float],
     ) -> None:
         self._workspaces = workspaces
         self._counters = counters
+        self._writer = writer
         self._wall = wall
 
     def admit(self, query: Query) -> Permit | Deferred | None:
@@ -110,7 +121,8 @@ class _QueryFetcher:
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
         """Fetch the buckets of a query that are new or may have changed, or all buckets of a history chunk."""
-        self._counters.save_early_if_needed()  # here, since this thread holds no lock
+        if self._counters.has_many_unsaved and not self._writer.is_stalled:
+            self._writer.request()
         query = query_state.query
         client = self._workspaces[query.workspace].client
         if query.ending_at is not None:
@@ -189,7 +201,14 @@ class Exporter:
         self._timeouts = timeouts
         self._fetch_log = FetchLog()
         self._self_metrics = SelfMetrics(__version__, revision)
-        self._counters = Counters(state_file, self._self_metrics.count_state_write_failure)
+        self._state_file = state_file
+        self._counters = Counters(state_file)
+        self._writer = StateWriter(
+            self._counters.save,
+            lambda: self._counters.has_unsaved,
+            on_failure=self._self_metrics.count_state_write_failure,
+            monotonic=monotonic,
+        )
         # Entries of removed workspaces are kept. Otherwise removing and adding a workspace would refill its budget.
         self._admissions: dict[WorkspaceKey, Admission] = {}
         self._keys: dict[WorkspaceKey, ApiKey] = {}
@@ -319,7 +338,9 @@ class Exporter:
         self._record_lists(plan)
         self._fetch_log.log_lists(plan)
         self._scheduler.set_queries(
-            plan.queries, _QueryFetcher(workspaces, self._counters, self._wall), budget.concurrency
+            plan.queries,
+            _QueryFetcher(workspaces, self._counters, self._writer, self._wall),
+            budget.concurrency,
         )
         self._active_workspaces = {
             name: ActiveWorkspace(
@@ -358,8 +379,18 @@ class Exporter:
         fetched.add_done_callback(lambda _fetched: self._list_refresher.refresh())
         return fetched
 
+    def save(self) -> Future[None]:
+        """Start a write of the state file, and return a future that is done after it.
+
+        If there is no state file, the future is done when the new totals are exported. It cannot be canceled.
+        """
+        return self._writer.request()
+
     def render(self, *, openmetrics: bool) -> bytes:
-        """Return the metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics` is true."""
+        """Return the metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics` is true.
+
+        The counters have the totals of the last `save` that succeeded.
+        """
         return self._collector.render(openmetrics=openmetrics)
 
     @property
@@ -380,18 +411,30 @@ class Exporter:
             self_metrics=self._self_metrics,
             lists=self._list_refresher.states(),
             remaining_history=self._scheduler.remaining_history(),
-            are_counters_stalled=self._counters.is_stalled,
+            are_counters_stalled=self._writer.is_stalled,
         )
 
     def count_incomplete_scrape(self) -> None:
         """Count a scrape whose deadline passed before all its fetches ended."""
         self._self_metrics.count_incomplete_scrape()
 
-    def close(self) -> None:
-        """Stop fetching and resolve the futures of waiting scrapes. From now on only `render` writes the state file."""
+    def stop_fetching(self) -> None:
+        """Stop fetching and resolve the futures of scrapes that wait for fetches."""
         self._scheduler.close()
-        self._counters.stop_early_saves()
         self._list_refresher.close()
+
+    def close(self) -> None:
+        """Stop fetching, write the state file a last time, and close it.
+
+        If the disk does not respond within `FINAL_WRITE_SECONDS`, the file stays open until the process ends. SQLite
+        then undoes the write when the file is opened again.
+        """
+        self.stop_fetching()
+        if not self._writer.close(FINAL_WRITE_SECONDS):
+            fields = {"timeout": f"{FINAL_WRITE_SECONDS:g}s"}
+            _log.error("State file could not be written before the end", extra={"fields": fields})
+        elif self._state_file is not None:
+            self._state_file.close()
 
     def _on_call(self, call: CallEvent) -> None:
         self._self_metrics.count_call(call)
@@ -400,8 +443,6 @@ class Exporter:
 
 # The number of config problems that are logged, one per line. The `check` command shows all of them.
 _MAX_LOGGED_PROBLEMS = 10
-
-_log = logging.getLogger(__name__)
 
 
 class Reloader:

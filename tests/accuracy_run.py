@@ -217,6 +217,7 @@ class AccuracyRun:
         """Check the current page and return its samples."""
         assert self._exporter is not None
         with self._disk():
+            self._exporter.save().result(10)
             text = self._exporter.render(openmetrics=False).decode()
         samples = {(name, labels): float(value) for name, labels, value in _SAMPLE.findall(text)}
         self._check_counters(samples, is_first=is_first)

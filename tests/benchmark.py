@@ -356,6 +356,8 @@ class _ConstantSource:
         done.set_result(None)
         return done
 
+    save = refresh
+
     def render(self, *, openmetrics: bool) -> bytes:
         return b"" if openmetrics else self._page
 

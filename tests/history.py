@@ -62,6 +62,7 @@ def scrape_history(
         with contextlib.closing(Exporter(wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)) as exporter:
 
             def page() -> MetricsPage:
+                exporter.save().result(10)
                 return MetricsPage(exporter.render(openmetrics=False).decode())
 
             def is_ready() -> bool:

@@ -182,7 +182,8 @@ class ExporterRig:
         return not history
 
     def page(self) -> MetricsPage:
-        """Return the current page without fetching anything."""
+        """Save the counters, and return the current page without fetching anything."""
+        self.exporter.save().result(10)
         return MetricsPage(self.exporter.render(openmetrics=False).decode())
 
 

@@ -46,21 +46,22 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         state_file = open_state_file(path, aliases=_read_aliases(config)) if path is not None else None
     except StateFileError as error:
         raise config.make_error([(("state_file",), str(error))]) from None
-    with contextlib.closing(state_file) if state_file is not None else contextlib.nullcontext():
-        try:
-            listeners = listening.listen(options.web_addresses)
-        except listening.ListenError as error:
-            return fail(f"{error}; choose another address with --web.listen-address")
-        return run_exporter(
-            config,
-            listeners,
-            state_file,
-            environ,
-            timeout_offset_seconds=options.timeout_offset_seconds,
-            read_new_config=lambda: read_config(options.config_file, environ),
-            is_http_reload_enabled=options.enable_lifecycle,
-            access_control=access_control,
-        )
+    try:
+        listeners = listening.listen(options.web_addresses)
+    except listening.ListenError as error:
+        if state_file is not None:
+            state_file.close()
+        return fail(f"{error}; choose another address with --web.listen-address")
+    return run_exporter(
+        config,
+        listeners,
+        state_file,
+        environ,
+        timeout_offset_seconds=options.timeout_offset_seconds,
+        read_new_config=lambda: read_config(options.config_file, environ),
+        is_http_reload_enabled=options.enable_lifecycle,
+        access_control=access_control,
+    )
 
 
 def _read_aliases(config: Config) -> Aliases:
@@ -89,9 +90,9 @@ def run_exporter(
 ) -> int:
     """Serve the metrics of `config` on `listeners` until SIGTERM or SIGINT, and return the exit code.
 
-    A scrape ends at least `timeout_offset_seconds` before its timeout. `read_new_config` reads the config for a reload.
-    Without it, SIGHUP does not reload the config. `is_http_reload_enabled` enables reload via HTTP. `access_control`
-    enables TLS and basic authentication.
+    `state_file` is closed at the end, unless the disk does not respond. A scrape ends at least `timeout_offset_seconds`
+    before its timeout. `read_new_config` reads the config for a reload. Without it, SIGHUP does not reload the config.
+    `is_http_reload_enabled` enables reload via HTTP. `access_control` enables TLS and basic authentication.
     """
     gc.set_threshold(*_GC_THRESHOLDS)
     exporter = Exporter(
@@ -113,7 +114,10 @@ def run_exporter(
         access=access_control,
         timeout_offset_seconds=timeout_offset_seconds,
     )
-    with contextlib.closing(access_control) if access_control is not None else contextlib.nullcontext():
-        server.serve(application, listeners, on_stop=exporter.close)
+    with (
+        contextlib.closing(exporter),
+        contextlib.closing(access_control) if access_control is not None else contextlib.nullcontext(),
+    ):
+        server.serve(application, listeners, on_stop=exporter.stop_fetching)
     _log.info("Exporter stopped")
     return SUCCESS

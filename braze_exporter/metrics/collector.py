@@ -52,8 +52,7 @@ class Collector:
         scheduler.add_listener(self)
 
     def render(self, *, openmetrics: bool) -> bytes:
-        """Save the counters, and return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0."""
-        self._counters.save()
+        """Return all metrics in the text format 0.0.4, or in OpenMetrics 1.0.0. Writes no file."""
         return self._render_queries(openmetrics=openmetrics) + self._self_metrics.render(openmetrics=openmetrics)
 
     def _render_queries(self, *, openmetrics: bool) -> bytes:

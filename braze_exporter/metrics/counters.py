@@ -4,23 +4,20 @@ Each response contains the whole value of a bucket again, and Braze may revise i
 count each occurrence once. If there is a state file, a total is exported only after it has been written there.
 """
 
-import logging
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import QUERY_KEY_LENGTH
-from braze_exporter.state import CounterKey, CounterState, NameKey, StateFile, StateFileError
+from braze_exporter.state import CounterKey, CounterState, NameKey, StateFile
 
 # The maximum number of buckets in a response. Older buckets never count.
 MAX_BUCKETS = MAX_LENGTH
 # After this time without an update, no response can contain the buckets of a counter, even daily ones.
 _RETENTION_SECONDS = MAX_LENGTH * 24 * 3_600.0
-# The number of unsaved counters from which `save_early_if_needed` writes. A scrape that had to write more would be
-# delayed by 0.1 s to 0.2 s.
+# From this number of unsaved counters on, they are written before the next scrape, which would otherwise wait for the
+# write for 0.1 s to 0.2 s.
 MAX_UNSAVED = 2_000
-
-_log = logging.getLogger(__name__)
 
 
 class Counters:
@@ -31,17 +28,10 @@ class Counters:
     have changed. The attribute `names` has the last known name of each id, which the state file keeps too.
     """
 
-    def __init__(
-        self, state_file: StateFile | None = None, on_write_failure: Callable[[], None] = lambda: None
-    ) -> None:
-        """Start with the counters of `state_file`, or with none.
-
-        `on_write_failure` is called after each failed write.
-        """
+    def __init__(self, state_file: StateFile | None = None) -> None:
+        """Start with the counters of `state_file`, or with none."""
         self._state_file = state_file
-        self._on_write_failure = on_write_failure
         self._lock = threading.Lock()
-        self._write_lock = threading.Lock()
         self._states: dict[CounterKey, CounterState] = state_file.read() if state_file is not None else {}
         self.names: Mapping[NameKey, str] = state_file.read_names() if state_file is not None else {}
         self._changed_names: dict[NameKey, str] = {}
@@ -55,8 +45,6 @@ class Counters:
         self._changed: set[CounterKey] = set()
         self._removed: set[CounterKey] = set()
         self._saved_totals = {key: counter_state.total for key, counter_state in self._states.items()}
-        self._is_failing = False
-        self._has_stopped_early_saves = False
         self.revision = 0
 
     def record(
@@ -226,8 +214,7 @@ class Counters:
 
     def total(self, key: CounterKey) -> float:
         """Return the exported total of a counter: its value at the last `save`, or 0 before its first response."""
-        with self._lock:
-            return self._saved_totals.get(key, 0.0)
+        return self._saved_totals.get(key, 0.0)
 
     def expose(self, key: CounterKey) -> float:
         """Return the exported total of a counter for the metrics page, and register that the page has it."""
@@ -236,38 +223,20 @@ class Counters:
             return self._saved_totals.get(key, 0.0)
 
     @property
-    def is_stalled(self) -> bool:
-        """Whether the last write failed, so that exported totals do not rise."""
-        return self._is_failing
+    def has_unsaved(self) -> bool:
+        """Whether there are changes that `save` has to write. Does not wait for other threads."""
+        return bool(self._changed or self._removed or self._changed_names)
+
+    @property
+    def has_many_unsaved(self) -> bool:
+        """Whether so many counters changed that the next scrape would wait for the write."""
+        return len(self._changed) >= MAX_UNSAVED
 
     def save(self) -> None:
-        """Write the changed counters and export their new totals.
+        """Write the changed counters and export their new totals. At most one thread may save at a time.
 
-        If the write fails, the exported totals stay the same until a write succeeds.
+        Raises `StateFileError` if the write fails. The exported totals then stay the same until a write succeeds.
         """
-        with self._write_lock:
-            self._save()
-
-    def save_early_if_needed(self) -> None:
-        """Save if so many counters changed that the next scrape would wait for the write.
-
-        Nothing is saved while another save is running, after a failed save, or after `stop_early_saves`.
-        """
-        with self._lock:
-            is_needed = len(self._changed) >= MAX_UNSAVED
-        if is_needed and self._write_lock.acquire(blocking=False):
-            try:
-                if not (self._is_failing or self._has_stopped_early_saves):
-                    self._save()
-            finally:
-                self._write_lock.release()
-
-    def stop_early_saves(self) -> None:
-        """Stop `save_early_if_needed` from writing, so that the state file can be closed after the last `save`."""
-        with self._write_lock:
-            self._has_stopped_early_saves = True
-
-    def _save(self) -> None:
         with self._lock:
             changed = {key: self._states[key].copy() for key in self._changed}
             self._changed.clear()
@@ -278,26 +247,16 @@ class Counters:
         try:
             if self._state_file is not None:
                 self._state_file.write({key: state.to_row() for key, state in changed.items()}, removed, names)
-        except StateFileError as error:
-            self._record_failure(error)
+        except BaseException:
             with self._lock:
                 self._changed |= changed.keys() & self._states.keys()
                 self._removed |= removed
                 self._changed_names = names | self._changed_names
-            return
-        if self._is_failing:
-            self._is_failing = False
-            _log.info("State file written again")
+            raise
         with self._lock:
             keys = changed.keys() & self._states.keys()
             self._saved_totals.update({key: changed[key].total for key in keys})
             self.revision += 1
-
-    def _record_failure(self, error: StateFileError) -> None:
-        self._on_write_failure()
-        if not self._is_failing:
-            self._is_failing = True
-            _log.error("State file could not be written, counters are not updated", extra={"fields": {"reason": error}})
 
 
 def _key_labels(key: CounterKey) -> CounterKey:

@@ -10,7 +10,7 @@ import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from types import FrameType
@@ -35,6 +35,8 @@ DEFAULT_TIMEOUT_SECONDS = 10.0
 MAX_TIMEOUT_SECONDS = 60.0
 # The maximum number of scrapes that wait for fetches. Further scrapes return the current values at once.
 MAX_WAITING_SCRAPES = 64
+# How long a scrape waits at least for the start of its fetches, even after its deadline.
+_MIN_REFRESH_SECONDS = 0.1
 _CHUNK_BYTES = 32_768
 _SHUTDOWN_SECONDS = 1  # how long the shutdown waits for pending responses
 # Paths exempt from authentication, for health probes.
@@ -55,8 +57,11 @@ class MetricsSource(Protocol):
     def refresh(self) -> Future[None]:
         """Start a fetch of every due query, and return a future that is done when no fetch is in flight."""
 
+    def save(self) -> Future[None]:
+        """Start a write of the state file, and return a future that is done after it. Does not block."""
+
     def render(self, *, openmetrics: bool) -> bytes:
-        """Return the metrics in the text format, or in OpenMetrics if `openmetrics` is true."""
+        """Return the metrics in the text format, or in OpenMetrics if `openmetrics` is true. Writes no file."""
 
     def count_incomplete_scrape(self) -> None:
         """Count a scrape that reached its deadline before all due queries were fetched."""
@@ -124,6 +129,7 @@ class Application:
         self._render_seconds = 0.0
         self._send_seconds = 0.0
         self._waiting = 0
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="refresh")
         self._readers = PageReaders()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -208,18 +214,20 @@ class Application:
         header = headers.get(b"x-prometheus-scrape-timeout-seconds")
         page_seconds = expected_page_seconds(self._render_seconds, self._send_seconds, self._pages.render_seconds)
         deadline = arrived_at + scrape_timeout_seconds(header) - max(self._timeout_offset_seconds, page_seconds)
-        fetched = asyncio.wrap_future(self._source.refresh())
         disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         self._waiting += 1
+        if self._waiting > MAX_WAITING_SCRAPES:
+            deadline = arrived_at
         try:
-            timeout = max(0.0, deadline - _now()) if self._waiting <= MAX_WAITING_SCRAPES else 0.0
-            await asyncio.wait([fetched, disconnected], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            is_complete = await self._refresh(deadline, disconnected)
+            await _wait_until(deadline, asyncio.wrap_future(self._source.save()), disconnected)
         finally:
             self._waiting -= 1
-        if disconnected.done():
+            is_disconnected = disconnected.done()
+            disconnected.cancel()
+        if is_disconnected:
             return _text_response(503, "Client disconnected.")
-        disconnected.cancel()
-        if not fetched.done():
+        if not is_complete:
             self._source.count_incomplete_scrape()
         openmetrics = accepts_openmetrics(headers.get(b"accept", ""))
         content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
@@ -228,10 +236,27 @@ class Application:
         self._render_seconds = _now() - started_at
         return replace(response, is_scrape=header is not None)
 
+    async def _refresh(self, deadline: float, disconnected: asyncio.Future[None]) -> bool:
+        """Fetch the due queries, and return whether none is in flight at the deadline.
+
+        The fetches are started in a thread, which may have to wait for a lock while another thread works.
+        """
+        started = asyncio.get_running_loop().run_in_executor(self._threads, self._source.refresh)
+        if not await _wait_until(max(deadline, _now() + _MIN_REFRESH_SECONDS), started, disconnected):
+            return False
+        return await _wait_until(deadline, asyncio.wrap_future(started.result()), disconnected)
+
     async def _render_shared(self, pages: PageRenderer, content_type: str, headers: dict[bytes, str]) -> HttpResponse:
         key = RenderKey(content_type, accepts_gzip(headers.get(b"accept-encoding", "")))
         body = await pages.page(key)
         return HttpResponse(200, content_type, body, is_gzipped=key.is_gzipped) if body is not None else _INTERNAL_ERROR
+
+
+async def _wait_until(deadline: float, work: asyncio.Future[Any], disconnected: asyncio.Future[None]) -> bool:
+    """Wait for `work` until `deadline` or until the client has disconnected, and return whether it is done."""
+    timeout = max(0.0, deadline - _now())
+    await asyncio.wait([work, disconnected], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    return work.done()
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
@@ -343,15 +368,16 @@ class _Server(uvicorn.Server):
         return Connection(config=self.config, server_state=self.server_state, app_state={}, tls=tls)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Start the shutdown. `on_stop` acquires locks, so it runs on the event loop, not in this signal handler."""
+        """Start the shutdown. `on_stop` waits for locks, so it runs in a thread."""
         self.should_exit = True
-        asyncio.get_running_loop().call_soon_threadsafe(self._on_stop)
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.run_in_executor, None, self._on_stop)
 
 
 def serve(application: Application, listeners: Sequence[socket.socket], on_stop: Callable[[], None]) -> None:
     """Serve on `listeners` until SIGTERM or SIGINT, and close them.
 
-    `on_stop` is called at the signal. It must resolve the futures of the waiting scrapes.
+    `on_stop` is called in a thread at the signal. It must resolve the futures of the waiting scrapes.
     """
     config = uvicorn.Config(
         application,

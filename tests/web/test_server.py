@@ -61,18 +61,31 @@ def test_next_page_may_take_twice_as_long_as_the_last(
 
 
 class PendingSource:
-    """Metrics whose fetches end only if `is_answered`. Rendering takes `render_seconds`."""
+    """Metrics whose fetches end only if `is_answered`, and whose writes end only if `is_written`.
+
+    Starting the fetches takes `start_seconds`, and rendering takes `render_seconds`.
+    """
 
     render_seconds = 0.0
     is_answered = False
+    is_written = True
+    start_seconds = 0.0
 
     def __init__(self) -> None:
         self.incomplete_count = 0
 
     def refresh(self) -> Future[None]:
         """Return a future that is done if `is_answered`."""
+        time.sleep(self.start_seconds)
         future: Future[None] = Future()
         if self.is_answered:
+            future.set_result(None)
+        return future
+
+    def save(self) -> Future[None]:
+        """Return a future that is done if `is_written`."""
+        future: Future[None] = Future()
+        if self.is_written:
             future.set_result(None)
         return future
 
@@ -201,6 +214,36 @@ def test_scrape_waits_less_after_slow_render() -> None:
         assert (await scrape(application, "2"))[0] > 2.3
         source.render_seconds = 0.0
         assert (await scrape(application, "2"))[0] < 1.3
+
+    asyncio.run(test())
+
+
+@pytest.mark.alone
+def test_scrape_waits_for_disk_until_deadline() -> None:
+    """A scrape waits for the write until its deadline, which is no rendering time and leaves the scrape complete."""
+
+    async def test() -> None:
+        source = PendingSource()
+        source.is_answered, source.is_written = True, False
+        application = server.Application(source, status_page=EmptyStatusPage(), timeout_offset_seconds=0.5)
+        for _ in range(2):
+            seconds, body = await scrape(application, "1")
+            assert 0.4 < seconds < 0.9
+            assert body == b"page"
+        assert source.incomplete_count == 0
+
+    asyncio.run(test())
+
+
+def test_scrape_without_time_to_wait_is_complete_if_nothing_is_due() -> None:
+    """A scrape whose timeout is not longer than the offset still learns that no fetch is in flight."""
+
+    async def test() -> None:
+        source = PendingSource()
+        source.is_answered, source.start_seconds = True, 0.02
+        application = server.Application(source, status_page=EmptyStatusPage(), timeout_offset_seconds=9)
+        assert (await scrape(application, "1"))[1] == b"page"
+        assert source.incomplete_count == 0
 
     asyncio.run(test())
 
