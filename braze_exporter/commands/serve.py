@@ -114,6 +114,8 @@ def run_exporter(
         access=access_control,
         timeout_offset_seconds=timeout_offset_seconds,
     )
+    if access_control is not None:
+        access_control.start_watching()
     with (
         contextlib.closing(exporter),
         contextlib.closing(access_control) if access_control is not None else contextlib.nullcontext(),

@@ -5,7 +5,7 @@ So certificates can be renewed and passwords changed without a restart.
 
 import logging
 import math
-import ssl
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,12 +16,17 @@ from braze_exporter.web.passwords import PasswordChecker
 # Seconds after a change until the files are read once more. Otherwise a change would be missed if a file is written
 # during a read and keeps its timestamp. Invalid files are read again at this interval.
 _REREAD_SECONDS = 1.0
+# The interval at which the thread looks for changes, in seconds.
+POLL_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
 
 class AccessControl:
-    """Authorizes requests with the newest valid version of a web configuration file and of the files that it names."""
+    """Authorizes requests with the newest valid version of a web configuration file and of the files that it names.
+
+    The attribute `config` is that version. A thread reads changed files, so a slow disk delays no request.
+    """
 
     def __init__(self, path: str, monotonic: Callable[[], float]) -> None:
         """Read the web configuration file at `path`. `monotonic` returns seconds of a monotonic clock.
@@ -31,46 +36,54 @@ class AccessControl:
         self._path = path
         self._monotonic = monotonic
         self._passwords = PasswordChecker()
-        self._config = read_web_config(path)
-        self._file_state = _read_file_state(self._config.files)
+        self.config = read_web_config(path)
+        self._file_state = _read_file_state(self.config.files)
         self._reread_at = monotonic() + _REREAD_SECONDS
         self._logged_problem: str | None = None
+        self._is_closed = threading.Event()
 
-    def current_config(self) -> WebConfig:
-        """Return the current configuration. If the files are invalid, log that and return the previous one."""
-        state, now = _read_file_state(self._config.files), self._monotonic()
+    def start_watching(self) -> None:
+        """Call `update` every `POLL_SECONDS` in a thread, until `close` or the end of the process."""
+        threading.Thread(target=self._watch, name="web configuration", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._is_closed.wait(POLL_SECONDS):
+            try:
+                self.update()
+            except Exception:  # noqa: BLE001 - the thread must survive for the next change
+                _log.exception("Internal error while reading the web configuration")
+
+    def update(self) -> None:
+        """Read the files again if they have changed. If they are invalid, log that and keep the configuration."""
+        state, now = _read_file_state(self.config.files), self._monotonic()
         is_new = state != self._file_state
         if not is_new and now < self._reread_at:
-            return self._config
+            return
         try:
             new_config = read_web_config(self._path)
             self._check_not_weaker(new_config)
         except ConfigError as error:
             self._file_state, self._reread_at = state, now + _REREAD_SECONDS
             self._log_problem(str(error))
-            return self._config
-        self._file_state = state if new_config.files == self._config.files else _read_file_state(new_config.files)
+            return
+        self._file_state = state if new_config.files == self.config.files else _read_file_state(new_config.files)
         self._reread_at = now + _REREAD_SECONDS if is_new else math.inf
-        self._config = new_config
+        self.config = new_config
         if is_new or self._logged_problem:
             _log.info("Web configuration reloaded", extra={"fields": {"file": self._path}})
         self._logged_problem = None
-        return new_config
-
-    def tls_context(self) -> ssl.SSLContext | None:
-        """Return the TLS context for a new connection, or None for plain HTTP."""
-        return self.current_config().tls
 
     async def authorize(self, authorization: str | None) -> bool:
         """Return whether a request with this `Authorization` header is authorized.
 
         Raises `BusyError` if too many passwords are being checked.
         """
-        users = self.current_config().users
+        users = self.config.users
         return not users or await self._passwords.check(users, authorization)
 
     def close(self) -> None:
-        """Stop checking passwords."""
+        """Stop checking passwords and reading files."""
+        self._is_closed.set()
         self._passwords.close()
 
     def _check_not_weaker(self, new_config: WebConfig) -> None:
@@ -78,10 +91,10 @@ class AccessControl:
 
         A file that is being written is empty at first. As a configuration, it would allow access to everyone.
         """
-        lost = [name for name in self._config.protections if name not in new_config.protections]
+        lost = [name for name in self.config.protections if name not in new_config.protections]
         if lost:
             text = f"change would remove {', '.join(lost)}; restart the exporter to apply it"
-        elif new_config.tls is not None and self._config.tls is None:
+        elif new_config.tls is not None and self.config.tls is None:
             text = "TLS cannot be enabled at run time; restart the exporter"
         else:
             return

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import h11
@@ -66,8 +66,8 @@ class Connection(H11Protocol):
     So clients that send nothing, send slowly or do not read cannot delay the response to a scrape.
     """
 
-    def __init__(self, *args: Any, tls: Callable[[], ssl.SSLContext | None] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Use TLS with the context that `tls` returns, if it returns one. The other arguments are uvicorn's."""
+    def __init__(self, *args: Any, tls: ssl.SSLContext | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Use TLS with the context `tls`, or plain HTTP if it is None. The other arguments are uvicorn's."""
         super().__init__(*args, **kwargs)
         self.conn = RequestParser(h11.SERVER, _CHUNK_BYTES)
         self._tls = tls
@@ -85,12 +85,11 @@ class Connection(H11Protocol):
         self._early_data = b""
         self._ignores_input = False
         self._paused_cycle: object = None
-        context = self._tls() if self._tls is not None else None
-        if context is None:
+        if self._tls is None:
             self._start(transport)
         else:
             transport.pause_reading()
-            self._handshake = self.loop.create_task(self._start_tls(context))
+            self._handshake = self.loop.create_task(self._start_tls(self._tls))
 
     async def _start_tls(self, context: ssl.SSLContext) -> None:
         """Perform the TLS handshake, and process requests only after it."""

@@ -144,7 +144,7 @@ class Application:
         except Exception:  # noqa: BLE001 - the server must continue after any error
             _log.exception("Request failed", extra={"fields": {"path": scope["path"]}})
             response = _INTERNAL_ERROR
-        extra_headers = self.access.current_config().headers if self.access else {}
+        extra_headers = self.access.config.headers if self.access else {}
         started_at = _now()
         try:
             await send(
@@ -364,7 +364,7 @@ class _Server(uvicorn.Server):
         self.started = True
 
     def _connection(self) -> Connection:
-        tls = self._application.access.tls_context if self._application.access is not None else None
+        tls = self._application.access.config.tls if self._application.access is not None else None
         return Connection(config=self.config, server_state=self.server_state, app_state={}, tls=tls)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature

@@ -8,6 +8,7 @@ from certificates import Pki
 from support import Clock
 
 from braze_exporter.web.access import AccessControl
+from braze_exporter.web.config_file import WebConfig
 
 TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"
 MUTUAL = TLS.replace("}", ", client_ca_file: ca.pem, client_auth_type: RequireAndVerifyClientCert}")
@@ -25,6 +26,11 @@ class WebConfigFiles:
         self.path.write_text(text, encoding="utf-8")
         self.clock = Clock()
         self.web = AccessControl(str(self.path), self.clock.monotonic)
+
+    def read(self) -> WebConfig:
+        """Read changed files, and return the configuration in use."""
+        self.web.update()
+        return self.web.config
 
     def write(self, text: str) -> None:
         """Replace the content of the file."""
@@ -46,35 +52,35 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
 def test_unchanged_files_are_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Unchanged files are not read again, and nothing is logged."""
     files = WebConfigFiles(tmp_path, TLS + USERS)
-    files.web.current_config()
+    files.read()
     files.clock.advance(1)
-    first = files.web.current_config()
+    first = files.read()
     files.clock.advance(1_000)
-    assert files.web.current_config() is first
+    assert files.read() is first
     assert logged_problems(caplog) == []
 
 
 def test_renewed_certificate_is_used_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A renewed certificate is used for the next connection, and the change is logged once."""
     files = WebConfigFiles(tmp_path, TLS)
-    before = files.web.tls_context()
+    before = files.read().tls
     files.pki.renew()
-    after = files.web.tls_context()
+    after = files.read().tls
     assert after is not before
     assert logged_problems(caplog) == [RELOADED]
     files.clock.advance(1)
-    files.web.tls_context()
+    files.read()
     assert logged_problems(caplog) == []
 
 
 def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While certificate and key do not match, the previous pair stays in use, and the problem is logged once."""
     files = WebConfigFiles(tmp_path, TLS)
-    before = files.web.tls_context()
+    before = files.read().tls
     certificate, key = files.pki.issue()
     (tmp_path / "cert.pem").write_bytes(certificate)
     for _ in range(100):
-        assert files.web.tls_context() is before
+        assert files.read().tls is before
         files.clock.advance(0.1)
     (record,) = caplog.records
     assert record.getMessage() == FAILED
@@ -84,36 +90,36 @@ def test_partial_renewal_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptu
     )
     logged_problems(caplog)
     (tmp_path / "key.pem").write_bytes(key)
-    assert files.web.tls_context() is not before
+    assert files.read().tls is not before
     assert logged_problems(caplog) == [RELOADED]
 
 
 def test_missing_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A missing file is logged once, and read again when it is back, even if it looks unchanged."""
     files = WebConfigFiles(tmp_path, TLS)
-    before = files.web.tls_context()
+    before = files.read().tls
     (tmp_path / "key.pem").rename(tmp_path / "away.pem")
-    assert files.web.tls_context() is before
+    assert files.read().tls is before
     assert logged_problems(caplog) == [FAILED]
     (tmp_path / "away.pem").rename(tmp_path / "key.pem")
-    assert files.web.tls_context() is not before
+    assert files.read().tls is not before
     assert logged_problems(caplog) == [RELOADED]
 
 
 def test_changed_files_are_read_twice(tmp_path: Path) -> None:
     """A changed file is read again a second later, since a write within one clock tick of a read looks unchanged."""
     files = WebConfigFiles(tmp_path, TLS)
-    files.web.current_config()
+    files.read()
     files.clock.advance(1)
-    before = files.web.current_config()
+    before = files.read()
     files.pki.renew()
-    first = files.web.current_config()
+    first = files.read()
     files.clock.advance(0.9)
-    assert first is files.web.current_config() is not before
+    assert first is files.read() is not before
     files.clock.advance(0.1)
-    second = files.web.current_config()
+    second = files.read()
     files.clock.advance(1_000)
-    assert second is files.web.current_config() is not first
+    assert second is files.read() is not first
 
 
 @pytest.mark.parametrize(
@@ -133,10 +139,10 @@ def test_weaker_protection_needs_restart(
 ) -> None:
     """A change that removes protection or starts TLS needs a restart, as a file that is being written may be empty."""
     files = WebConfigFiles(tmp_path, before)
-    config = files.web.current_config()
+    config = files.read()
     files.write(after)
     for _ in range(3):
-        assert files.web.current_config() is config
+        assert files.read() is config
         files.clock.advance(1)
     (record,) = caplog.records
     assert record.__dict__["fields"]["problem"] == f"{files.path}: {problem}"
@@ -147,4 +153,4 @@ def test_changed_users_apply(tmp_path: Path) -> None:
     files = WebConfigFiles(tmp_path, "")
     for names in (["alice"], ["alice", "bob"], ["bob"]):
         files.write("".join(["basic_auth_users:\n", *(f"  {name}: {USERS.split()[2][:-1]}\n" for name in names)]))
-        assert list(files.web.current_config().users) == names
+        assert list(files.read().users) == names

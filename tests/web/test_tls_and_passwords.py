@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import http.client
+import os
 import resource
 import socket
 import ssl
@@ -20,6 +21,7 @@ from recorded_counts import RecordedCounts
 from support import KEY, Program, run_program, running_braze, wait_until, workspace_yaml, write_file
 
 from braze_exporter.web.acceptor import HARD_MAX_CONNECTIONS
+from braze_exporter.web.access import POLL_SECONDS
 
 PASSWORD = "correct horse"  # noqa: S105 - used only in this test
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode().replace("$2b$", "$2y$")
@@ -175,15 +177,17 @@ def test_no_secret_is_logged(guarded: Program) -> None:
 
 
 def test_certificates_and_users_change_without_restart(web_setup: WebSetup) -> None:
-    """New certificates and users apply at once; a certificate without its key and an empty file do not."""
+    """New certificates and users apply within a second; a certificate without its key and an empty file do not."""
+    reloaded, failed = "Web configuration reloaded", "Web configuration reload failed, keeping the previous one"
     with web_setup.start(TLS + USERS, web_setup.pki.client()) as program:
         first = serial(program)
         second = web_setup.pki.renew()
-        assert first != second == serial(program)
+        assert first != second
+        wait_until(lambda: serial(program) == second, "the second certificate is served", POLL_SECONDS + 1)
         certificate, key = web_setup.pki.issue()
         (web_setup.directory / "cert.pem").write_bytes(certificate)
-        for _ in range(20):
-            assert serial(program) == second
+        wait_until(lambda: failed in program.output, "the certificate without its key is noticed")
+        assert serial(program) == second
         (web_setup.directory / "key.pem").write_bytes(key)
         wait_until(lambda: serial(program) not in {first, second}, "the third certificate is served")
 
@@ -191,24 +195,50 @@ def test_certificates_and_users_change_without_restart(web_setup: WebSetup) -> N
         wait_until(lambda: program.get("/", basic("agent", PASSWORD)).status == 200, "the new user is accepted")
         assert program.get("/", GOOD).status == 401
         web_setup.web("")
+        wait_until(lambda: program.output.count(failed) == 2, "the empty file is noticed")
         assert program.get("/", basic("agent", PASSWORD)).status == 200
         assert program.get("/").status == 401
-    reloaded, failed = "Web configuration reloaded", "Web configuration reload failed, keeping the previous one"
     assert messages(program) == ["Exporter started", reloaded, failed, reloaded, reloaded, failed, "Exporter stopped"]
 
 
 def test_open_connection_survives_renewal(web_setup: WebSetup) -> None:
-    """An open connection survives a renewal, and uses the new users from the next request on."""
+    """An open connection survives a renewal, and uses the new users once they are read."""
     with web_setup.start(TLS + USERS, web_setup.pki.client()) as program:
         assert program.tls is not None
         client = http.client.HTTPSConnection("127.0.0.1", program.port, timeout=10, context=program.tls)
-        for name in ("prometheus", "agent"):
+        for count, name in enumerate(("client", "agent"), start=1):
             web_setup.web(TLS + USERS.replace("prometheus", name))
+            wait_until(lambda count=count: program.output.count("reloaded") >= count, "the users are read")  # type: ignore[misc]
             web_setup.pki.renew()
             client.request("GET", "/", headers=basic(name, PASSWORD))
             response = client.getresponse()
             assert (response.status, response.read()[:9]) == (200, b"<!doctype")
         client.close()
+
+
+@pytest.mark.alone
+def test_blocked_read_of_web_configuration_delays_no_request(web_setup: WebSetup) -> None:
+    """While the disk does not respond to a read of the changed file, requests succeed, and a signal ends the program.
+
+    The new file is used once it can be read.
+    """
+    with web_setup.start(USERS) as program:
+        file = web_setup.directory / "web.yaml"
+        file.unlink()
+        os.mkfifo(file)
+        time.sleep(3 * POLL_SECONDS)  # until the program reads it
+        for _ in range(3):
+            started_at = time.monotonic()
+            assert program.get("/-/healthy", timeout=5).status == 200
+            assert program.get("/", GOOD, timeout=5).status == 200
+            assert program.get("/", timeout=5).status == 401
+            assert time.monotonic() - started_at < 1
+        with file.open("w", encoding="utf-8") as writer:
+            writer.write(USERS.replace("prometheus", "agent"))
+        wait_until(lambda: program.get("/", basic("agent", PASSWORD)).status == 200, "the new user is accepted")
+        time.sleep(3 * POLL_SECONDS)
+        assert program.stop() < 2
+    assert program.process.returncode == 0
 
 
 def test_client_certificates_are_required(web_setup: WebSetup) -> None:
