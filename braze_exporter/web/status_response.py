@@ -75,7 +75,7 @@ def build_status_response(
 ) -> StatusResponse:
     """Return the status of the exporter. The arguments are the fields of `exporter.Snapshot`.
 
-    Views of workspaces that are being added or removed are skipped.
+    Workspaces that are being added or removed are skipped. They have only views, or no views and no lists.
     """
     moment = _Instant(now, monotonic)
     mismatches = self_metrics.read_values(TIMEZONE_MISMATCH)
@@ -104,14 +104,17 @@ def build_status_response(
         limiter_status, format_time = workspace.admission.status(), moment.time_formatter(workspace.zone)
         queries = [list(query_views) for _, query_views in itertools.groupby(group, key=lambda view: view.query_state)]
         states = [query_status(query_views[0].query_state, monotonic) for query_views in queries]
+        list_messages = status_lists.list_messages(
+            name, workspace.plan, lists.get(name, ()), limiter_status, format_time, has_queries=bool(queries)
+        )
+        if not queries and not list_messages:
+            continue
         health = status_messages.workspace_health(
             Counter(states),
             limiter_status,
             {view.query_state.path: view.query_state.query.kind.permission for view in group},
             format_time,
-            list_messages=status_lists.list_messages(
-                name, workspace.plan, lists.get(name, ()), limiter_status, format_time, has_queries=bool(queries)
-            ),
+            list_messages=list_messages,
             remaining_history=remaining_history.get(name, 0),
             mismatched_zone=str(workspace.zone) if mismatches.get((name,)) else "",
         )

@@ -4,19 +4,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import response_faults
 import transfer_faults
 from recorded_counts import RecordedCounts
-from support import CURRENT_HOUR, HOUR, KEY, NEW_YORK, NOW, ExporterRig, running_exporter, wait_until
+from support import (
+    CURRENT_HOUR,
+    HOUR,
+    KEY,
+    NEW_YORK,
+    NOW,
+    ExporterRig,
+    running_exporter,
+    wait_until,
+    workspace_item_yaml,
+    workspace_yaml,
+)
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.query import Query
+from braze_exporter.config.loading import load_config
 from braze_exporter.metrics.self_metrics import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
+from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.query_state import FetchResult, QueryState
 from braze_exporter.scheduler.rate_limiter import Pause, PauseReason
 from braze_exporter.simulator.application import UnknownEvent
@@ -25,7 +39,7 @@ from braze_exporter.simulator.message_rows import make_id
 from braze_exporter.simulator.traffic import Traffic, TrafficShape
 from braze_exporter.web import status_messages
 from braze_exporter.web.status_page import StatusPage
-from braze_exporter.web.status_response import build_status_response, read_status_response
+from braze_exporter.web.status_response import read_status_response
 from braze_exporter.web.status_types import QueryData, StatusResponse
 
 EVENTS = """
@@ -507,22 +521,33 @@ def test_reported_limit_is_shown_in_budget() -> None:
     assert (after["planned"], after["remaining"]) == (12, 9_999)
 
 
-def test_removed_workspace_is_not_shown(exporter: ExporterRig) -> None:
-    """Queries whose workspace is missing, as during a reload, are skipped."""
-    inside = exporter.exporter
-    status = build_status_response(
-        now=NOW,
-        monotonic=0.0,
-        version="1",
-        scraped_at=NOW,
-        active_workspaces={},
-        views=inside._collector.views(),  # noqa: SLF001 - reproduces the state during a reload
-        self_metrics=inside._self_metrics,  # noqa: SLF001
-        lists={},
-        remaining_history={},
-        are_counters_stalled=False,
-    )
-    assert (status["workspaces"], status["queries"]) == ([], [])
+def test_page_during_reload_shows_remaining_workspaces(exporter: ExporterRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each step of a reload that removes or adds a workspace, the page shows the others."""
+    scheduler, shown = exporter.exporter._scheduler, []  # noqa: SLF001 - reads the page between two steps of a reload
+    set_queries = scheduler.set_queries
+
+    def read() -> None:
+        status = read_status_response(exporter.exporter)
+        shown.append([(workspace["name"], workspace["queries"]) for workspace in status["workspaces"]])
+
+    def set_queries_slowly(*arguments: Any) -> None:  # noqa: ANN401
+        read()
+        set_queries(*arguments)
+        read()
+
+    exporter.scrape()
+    monkeypatch.setattr(scheduler, "set_queries", set_queries_slowly)
+    one = workspace_yaml(exporter.url, "{event: purchase}", name="staging")
+    for text in (one, one + workspace_item_yaml(exporter.url, "{event: signup}"), one):
+        config = load_config(text, "config.yaml", {"BRAZE_API_KEY": KEY})
+        exporter.exporter.apply_config(config, build_plan(config), exporter.session)
+        read()
+    staging, production = ("staging", 1), ("production", 1)
+    assert shown == [
+        *([("production", 6)], [], [staging]),
+        *([staging], [staging], [staging, production]),
+        *([staging, production], [staging], [staging]),
+    ]
 
 
 @pytest.mark.no_cover
