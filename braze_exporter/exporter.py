@@ -468,9 +468,9 @@ class Reloader:
         self._read_config = read_config
         self._open_session = open_session
         self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
-        self.config, plan = config, build_plan(config)
+        self.config, self._plan = config, build_plan(config)
         self._session = open_session(config)
-        exporter.apply_config(config, plan, self._session)
+        exporter.apply_config(config, self._plan, self._session)
         threading.Thread(target=self._work, name="reload", daemon=True).start()
 
     def reload(self) -> Future[None]:
@@ -516,10 +516,17 @@ class Reloader:
             _log.exception("Internal error during configuration reload, keeping the previous one")
             raise
         replaced = self._exporter.plan
-        self._exporter.apply_config(config, plan, session)
+        try:
+            self._exporter.apply_config(config, plan, session)
+        except Exception:
+            _log.exception("Internal error while applying the configuration, keeping the previous one")
+            session.close()
+            self._exporter.apply_config(self.config, self._plan, self._session)  # the new one may be in use in part
+            self._exporter.record_failed_reload()
+            raise
         before, now = ({query.identity for query in result.queries} for result in (replaced, self._exporter.plan))
         self._session.close()
-        self.config, self._session = config, session
+        self.config, self._plan, self._session = config, plan, session
         fields = {"queries": len(now), "added": len(now - before), "removed": len(before - now)}
         _log.info("Completed loading of configuration file", extra={"fields": fields})
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
+import requests
 import response_faults
 import transfer_faults
 from recorded_counts import RecordedCounts
@@ -39,7 +41,8 @@ from support import (
     write_file,
 )
 
-from braze_exporter.exporter import Exporter
+from braze_exporter.config.loading import Config, load_config
+from braze_exporter.exporter import Exporter, Reloader
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.state import open_state_file
 
@@ -533,6 +536,69 @@ def test_blocked_config_read_does_not_delay_exit(reloadable: Reloadable) -> None
         assert reloadable.program.scrape().value("braze_up") == 1
         assert reloadable.program.stop() < 2
     assert reloadable.program.process.returncode == 0
+
+
+@pytest.mark.no_cover
+def test_reload_that_cannot_be_applied_keeps_previous_config(reloadable: Reloadable) -> None:
+    """If the process may start no further threads, a reload that needs some fails and is logged.
+
+    The previous config stays in use, and the next reload succeeds.
+    """
+    program = reloadable.program
+    reloadable.scrape_until(up=1)
+    process = psutil.Process(program.process.pid)
+    unlimited = process.rlimit(psutil.RLIMIT_AS)
+    reloadable.write("{event: purchase}\n{event: signup}", "budget: {concurrency: 100}\n")
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 100_000_000, unlimited[1]))
+    assert reloadable.reload()[0] == 500
+    process.rlimit(psutil.RLIMIT_AS, unlimited)
+    page = program.scrape()
+    assert page.value("braze_exporter_config_last_reload_successful") == 0
+    assert page.values("braze_query_up") == [1]
+    assert "Internal error while applying the configuration, keeping the previous one" in program.output
+    assert "can't start new thread" in program.output
+    wait_until(lambda: process.num_threads() < 40, "the threads of the new config have ended")
+    assert reloadable.reload()[0] == 200
+    reloadable.scrape_until(up=2)
+    assert program.scrape().value("braze_exporter_config_last_reload_successful") == 1
+
+
+def test_session_of_failed_reload_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If applying a config fails, its session is closed, and the previous one is not."""
+    with running_exporter("{event: purchase}", shop()) as rig:
+        config = load_config(workspace_yaml(rig.url, "{event: purchase}"), "config.yaml", {"BRAZE_API_KEY": KEY})
+        sessions: list[RecordingSession] = []
+
+        def open_session(_config: Config) -> RecordingSession:
+            sessions.append(RecordingSession())
+            return sessions[-1]
+
+        reloader = Reloader(rig.exporter, config, lambda: config, open_session)
+        set_queries, failures = rig.exporter._scheduler.set_queries, [RuntimeError("can't start new thread")]  # noqa: SLF001
+
+        def fail_once(*arguments: Any) -> None:  # noqa: ANN401
+            if failures:
+                raise failures.pop()
+            set_queries(*arguments)
+
+        monkeypatch.setattr(rig.exporter._scheduler, "set_queries", fail_once)  # noqa: SLF001
+        with pytest.raises(RuntimeError):
+            reloader.reload().result(10)
+        assert [session.is_closed for session in sessions] == [False, True]
+        assert rig.scrape().value("braze_query_up") == 1
+        reloader.reload().result(10)
+        assert [session.is_closed for session in sessions] == [True, True, False]
+
+
+class RecordingSession(requests.Session):
+    """A session that knows whether it was closed."""
+
+    is_closed = False
+
+    def close(self) -> None:
+        """Close the session."""
+        self.is_closed = True
+        super().close()
 
 
 def test_signal_at_start_is_not_lost(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 Not thread-safe: `Scheduler` changes states only while it holds its lock. Nothing here reads a clock.
 """
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
@@ -52,11 +52,14 @@ class FetchResult:
     error: BrazeError | None
 
 
-class Waiter(Protocol):
-    """Waits for the end of fetches."""
+class Waiter:
+    """The number of `pending` queries that a scrape waits for, and a future that is resolved after the last."""
 
-    def finish_one(self) -> None:
-        """Register that one of the fetches has ended."""
+    def __init__(self) -> None:
+        """Start with no queries."""
+        self.future: Future[None] = Future()
+        self.future.set_running_or_notify_cancel()  # a running future cannot be canceled by a scrape that times out
+        self.pending = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +85,7 @@ class QueryState:
     is_removed: bool = False
     failures: int = 0
     is_history: bool = False
-    waiters: list["Waiter"] = field(default_factory=list)
+    waiters: list[Waiter] = field(default_factory=list)
     repair: RequestPlanner = field(default_factory=RequestPlanner)
 
     @property

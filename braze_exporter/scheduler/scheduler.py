@@ -5,12 +5,13 @@ Prometheus scrapes, and at most once at a time. Each workspace has a bounded num
 out does not cancel its fetches; the next scrape returns their results.
 """
 
+import contextlib
 import itertools
 import logging
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeAlias
 
@@ -20,7 +21,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
-from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, state_key
+from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, Waiter, state_key
 from braze_exporter.scheduler.repair import halve_chunk
 from braze_exporter.scheduler.worker_pool import WorkerPool
 
@@ -74,23 +75,6 @@ class Listener(Protocol):
         """Handle a query whose `circuit_error` has changed without a fetch of it."""
 
 
-class _Waiter:
-    """Counts the queries that a scrape waits for, and resolves its future after the last."""
-
-    def __init__(self) -> None:
-        self.future: Future[None] = Future()
-        self.future.set_running_or_notify_cancel()  # a running future cannot be canceled by a scrape that times out
-        self.pending = 0
-
-    def finish_one(self) -> None:
-        self.pending -= 1
-        self.resolve_if_done()
-
-    def resolve_if_done(self) -> None:
-        if self.pending == 0:
-            self.future.set_result(None)
-
-
 class Scheduler:
     """Holds the states of all queries and fetches the due ones at each scrape. Thread-safe."""
 
@@ -122,9 +106,24 @@ class Scheduler:
         self._open_circuits: dict[EndpointKey, BrazeError | None] = {}
         self._worker_pools: dict[str, WorkerPool[QueryState, Permit | Deferred]] = {}
         self._concurrency = 0
-        self._waiter = _Waiter()
-        self._waiter.resolve_if_done()
+        self._waiter = Waiter()
+        self._waiter.future.set_result(None)
+        self._finished: list[Waiter] = []  # those whose future is resolved when the lock is released
         self._is_closed = False
+
+    @contextlib.contextmanager
+    def _locking(self) -> Iterator[None]:
+        """Hold the lock, and resolve the futures of finished scrapes after it. Their callbacks may take any lock."""
+        finished: list[Waiter] = []
+        try:
+            with self._lock:
+                try:
+                    yield
+                finally:
+                    finished, self._finished = self._finished, []
+        finally:
+            for waiter in finished:
+                waiter.future.set_result(None)
 
     def add_listener(self, listener: Listener) -> None:
         """Notify `listener` of all changes from now on, one call at a time."""
@@ -135,7 +134,8 @@ class Scheduler:
 
         Queries with the same `state_key` as before keep their state.
         """
-        with self._lock:
+        with self._locking():
+            self._open_worker_pools({query.workspace for query in queries}, concurrency)
             self._fetcher = fetcher
             known = {state_key(query_state.query): query_state for query_state in self.query_states}
             self._drop_history({state_key(query): query.baseline_weeks for query in queries}, known)
@@ -143,7 +143,6 @@ class Scheduler:
             for query_state in known.values():
                 query_state.is_removed = True
                 self._release_waiters(query_state)
-            self._open_worker_pools(dict.fromkeys(query.workspace for query in queries), concurrency)
             self._states_by_endpoint = {}
             for query_state in self.query_states:
                 self._states_by_endpoint.setdefault(_endpoint_key(query_state), []).append(query_state)
@@ -179,40 +178,47 @@ class Scheduler:
         query_state.update(query, now)
         return query_state
 
-    def _open_worker_pools(self, workspaces: Iterable[str], concurrency: int) -> None:
-        """Keep or create one `WorkerPool` of `concurrency` threads per workspace, and close all others."""
-        wanted_pools = {name: self._worker_pools.pop(name, None) for name in workspaces}
+    def _open_worker_pools(self, workspaces: Collection[str], concurrency: int) -> None:
+        """Keep or create one `WorkerPool` of `concurrency` threads per workspace, and close all others.
+
+        If a thread cannot be started, nothing is changed.
+        """
+        kept = {name: pool for name, pool in self._worker_pools.items() if name in workspaces}
         if concurrency != self._concurrency:
-            self._worker_pools |= {
-                name: worker_pool for name, worker_pool in wanted_pools.items() if worker_pool is not None
-            }
-            wanted_pools = dict.fromkeys(wanted_pools)
-        for worker_pool in self._worker_pools.values():
-            for query_state in worker_pool.close():
+            kept = {}
+        opened: dict[str, WorkerPool[QueryState, Permit | Deferred]] = {}
+        try:
+            for name in workspaces:
+                if name not in kept:
+                    opened[name] = WorkerPool(name, concurrency, self._admit, self._run)
+        except RuntimeError:
+            for worker_pool in opened.values():
+                worker_pool.close()
+            raise
+        for name, worker_pool in self._worker_pools.items():
+            for query_state in worker_pool.close() if name not in kept else ():
                 self._release(query_state)
-        self._concurrency = concurrency
-        self._worker_pools = {
-            name: worker_pool or WorkerPool(name, concurrency, self._admit, self._run)
-            for name, worker_pool in wanted_pools.items()
-        }
+        self._concurrency, self._worker_pools = concurrency, kept | opened
 
     def refresh(self) -> Future[None]:
         """Queue a fetch of every due query, and return a future that is done when no fetch is in flight.
 
         Deferred queries do not delay the future. It cannot be canceled.
         """
-        with self._lock:
+        with self._locking():
             added = [] if self._is_closed else self._take_due(self._monotonic())
             for name, worker_pool in self._worker_pools.items():
                 worker_pool.add([query_state for query_state in added if query_state.query.workspace == name])
-            if added or self._waiter.future.done():  # otherwise the current waiter already covers these fetches
-                self._waiter = _Waiter()
+            if added or not self._waiter.pending:  # otherwise the current waiter already covers these fetches
+                self._waiter = Waiter()
                 for query_state in self.query_states:
                     if query_state.in_flight:
                         self._waiter.pending += 1
                         query_state.waiters.append(self._waiter)
-                self._waiter.resolve_if_done()
-            return self._waiter.future
+                if not self._waiter.pending:
+                    self._finished.append(self._waiter)
+            waiter = self._waiter
+        return waiter.future
 
     def _take_due(self, now: float) -> list[QueryState]:
         """Mark each due query as in flight, or as deferred if it may not be fetched now, and return those in flight."""
@@ -263,7 +269,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Stop fetching and resolve all futures. Fetches in flight end by themselves or with the process."""
-        with self._lock:
+        with self._locking():
             self._is_closed = True
             for worker_pool in self._worker_pools.values():
                 worker_pool.close()
@@ -276,7 +282,7 @@ class Scheduler:
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
         if isinstance(admitted, Deferred):
-            with self._lock:
+            with self._locking():
                 if not query_state.is_removed:
                     self._set_deferred(query_state, admitted)
                 self._release(query_state)
@@ -292,7 +298,7 @@ class Scheduler:
             _log.exception("Internal error during a fetch", extra={"fields": dict(query_state.query.labels)})
             error = BrazeError(Reason.INVALID_RESPONSE, "internal error; see the exporter's log")
         admitted.end(error, RateLimitInfo())  # no effect if `fetch` has already ended the permit
-        with self._lock:
+        with self._locking():
             if not query_state.is_removed:
                 self._set_deferred(query_state, None)
                 self._update_circuits()  # first, so that the log shows what this fetch revealed about the key
@@ -411,7 +417,9 @@ class Scheduler:
     def _release_waiters(self, query_state: QueryState) -> None:
         waiting, query_state.waiters = query_state.waiters, []
         for waiter in waiting:
-            waiter.finish_one()
+            waiter.pending -= 1
+            if not waiter.pending:
+                self._finished.append(waiter)
 
 
 def _endpoint_key(query_state: QueryState) -> EndpointKey:

@@ -56,8 +56,12 @@ class WorkerPool(Generic[J, A]):
         self._running: dict[str, int] = {}
         self._order = itertools.count()
         self._is_closed = False
-        for _ in range(concurrency):
-            threading.Thread(target=self._work, name=f"fetch {name}", daemon=True).start()
+        try:
+            for _ in range(concurrency):
+                threading.Thread(target=self._work, name=f"fetch {name}", daemon=True).start()
+        except RuntimeError:  # the process may have no further thread
+            self.close()
+            raise
 
     def add(self, jobs: Sequence[J]) -> None:
         """Queue jobs. No thread starts any of them before all are queued, so that the most overdue one is first."""
