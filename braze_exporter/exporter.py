@@ -262,10 +262,15 @@ class Exporter:
             self._lists = required_lists(plan) if self._reads_lists else {}
             self._list_refresher.set_lists(
                 {
-                    WorkspaceKey(name, client.spec.rest_endpoint): WorkspaceLists(
-                        self._lists[name], client.client, client, is_same_key=name in same_keys
+                    workspace_key: WorkspaceLists(
+                        self._lists[name],
+                        client.client,
+                        client,
+                        is_same_key=name in same_keys,
+                        reread_key=partial(self._reread_key, workspace_key),
                     )
                     for name, client in workspaces.items()
+                    for workspace_key in [WorkspaceKey(name, client.spec.rest_endpoint)]
                     if name in self._lists
                 }
             )
@@ -357,13 +362,7 @@ class Exporter:
         self.plan = plan
 
     def _record_lists(self, plan: Plan) -> None:
-        states = self._list_refresher.states()
-        read = {
-            (name, list_state.list_endpoint): list_state.read_at
-            for name, list_states in states.items()
-            for list_state in list_states
-        }
-        self._self_metrics.record_lists(plan, read)
+        self._self_metrics.record_lists(plan, self._list_refresher.states())
 
     def record_failed_reload(self) -> None:
         """Record that a configuration reload failed."""

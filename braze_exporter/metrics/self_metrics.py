@@ -29,6 +29,7 @@ from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.metrics.exposition import format_header, format_labels, format_sample
 from braze_exporter.metrics.families import Family
+from braze_exporter.scheduler.list_refresh import ListState
 from braze_exporter.scheduler.plan import Plan, Selector
 
 UP = Family("braze_up", "gauge", "Whether the last fetch of at least one query succeeded.", ("workspace",))
@@ -133,6 +134,12 @@ LIST_LAST_SUCCESS = Family(
     "Timestamp of the last complete read of the list. It is 0 until the first if a selector needs the list.",
     ("workspace", "list"),
 )
+LIST_SUSPECT = Family(
+    "braze_discovery_list_suspect",
+    "gauge",
+    "Whether the last complete read of the list was not used, since it lacked more than half of the items.",
+    ("workspace", "list"),
+)
 QUERY_UNLISTED = Family(
     "braze_query_unlisted",
     "gauge",
@@ -178,6 +185,7 @@ SELF_METRICS: tuple[Family, ...] = (
     DISCOVERY_MATCHED,
     DISCOVERY_SKIPPED,
     LIST_LAST_SUCCESS,
+    LIST_SUSPECT,
     QUERY_UNLISTED,
     SCRAPES_INCOMPLETE,
     STATE_WRITE_FAILURES,
@@ -231,7 +239,7 @@ class SelfMetrics:
         )
         self._timezone_mismatch = self._gauge(TIMEZONE_MISMATCH)
         self._discovery = tuple(map(self._gauge, (DISCOVERY_ITEMS, DISCOVERY_MATCHED, DISCOVERY_SKIPPED)))
-        self._list_read = self._gauge(LIST_LAST_SUCCESS)
+        self._list_read, self._list_suspect = self._gauge(LIST_LAST_SUCCESS), self._gauge(LIST_SUSPECT)
         self._shown_labels: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._workspace_metrics = (
             self._requests,
@@ -290,11 +298,10 @@ class SelfMetrics:
         """
         self._timezone_mismatch.clear()
 
-    def record_lists(self, plan: Plan, read_times: Mapping[tuple[str, ListEndpoint], float]) -> None:
-        """Set the metrics of the selectors of `plan` and of the subjects that the config names.
+    def record_lists(self, plan: Plan, lists: Mapping[str, Sequence[ListState]]) -> None:
+        """Set the metrics of the selectors of `plan`, of the subjects that the config names, and of the lists in use.
 
-        `read_times` maps the lists in use, by workspace, to the time of the last complete read: in seconds since the
-        epoch, or 0 if there was none.
+        `lists` has the states of the lists by workspace name.
         """
         values: dict[tuple[Gauge, tuple[str, ...]], float] = {}
         for selection in plan.selection_results:
@@ -302,9 +309,12 @@ class SelfMetrics:
             for gauge, count in zip(self._discovery, counts, strict=True):
                 values[gauge, (selection.workspace, selection.kind.section)] = float(count)
         required = {(selector.workspace, selector.kind.list_endpoint) for selector in plan.selectors}
-        for (workspace, list_endpoint), read_at in read_times.items():
-            if read_at or (workspace, list_endpoint) in required:
-                values[self._list_read, (workspace, list_endpoint.response_key)] = read_at
+        for workspace, list_states in lists.items():
+            for list_state in list_states:
+                list_labels = (workspace, list_state.list_endpoint.response_key)
+                if list_state.read_at or (workspace, list_state.list_endpoint) in required:
+                    values[self._list_read, list_labels] = list_state.read_at
+                values[self._list_suspect, list_labels] = float(list_state.is_suspect)
         for gauge, labels in self._shown_labels - {*values}:
             gauge.remove(*labels)
         for (gauge, labels), value in values.items():

@@ -13,6 +13,7 @@ from braze_exporter.metrics.self_metrics import (
     BUDGET_RESERVE,
     DISCOVERY_SKIPPED,
     LIST_LAST_SUCCESS,
+    LIST_SUSPECT,
     QUERIES,
     QUERY_UNLISTED,
     RATE_LIMIT,
@@ -75,6 +76,7 @@ class Scope:
             yield _query_unlisted_rule(self)
         if self.has_selectors:
             yield _list_fetch_failing_rule(self)
+            yield _list_suspect_rule(self)
             yield _items_skipped_rule(self)
         if self.has_days:
             yield _timezone_mismatch_rule(self)
@@ -283,10 +285,7 @@ def _list_fetch_failing_rule(scope: Scope) -> Rule:
 
     Before the first success the timestamp is 0, so the rule fires for a list that has never been read too.
     """
-    names = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in scope.lists))
-    last_success = max_by(
-        select_series(LIST_LAST_SUCCESS, (*scope.matchers, ("list", names))), LIST_LAST_SUCCESS.labels
-    )
+    last_success = max_by(_list_series(LIST_LAST_SUCCESS, scope), LIST_LAST_SUCCESS.labels)
     return Rule(
         alert="BrazeListFetchFailing",
         labels=dict(scope.matchers),
@@ -297,6 +296,30 @@ def _list_fetch_failing_rule(scope: Scope) -> Rule:
         f"succeeded {_SINCE_TEMPLATE}. Until one succeeds, selectors select only items that were listed before. The "
         "log and the status page show the reason: a missing permission, a rejected key, or a failure of Braze.",
     )
+
+
+def _list_suspect_rule(scope: Scope) -> Rule:
+    """Return the rule for a list that has lost more than half of its items.
+
+    The exporter reads such a list again after 5 minutes, and uses it after an hour.
+    """
+    return Rule(
+        alert="BrazeListSuspect",
+        labels=dict(scope.matchers),
+        expr=f"{max_by(_list_series(LIST_SUSPECT, scope), LIST_SUSPECT.labels)} == 1",
+        wait=_DEFAULT_WAIT_SECONDS,
+        summary="A Braze list has lost most of its items.",
+        description="Braze's list of {{ $labels.list }} for workspace {{ $labels.workspace }} lacks more than half of "
+        "the items that it had before. The exporter keeps the previous list. If the list is still short an hour after "
+        "the first such read, the exporter removes the queries of the missing items, with their values and alerts. "
+        "Check in Braze whether the items exist.",
+    )
+
+
+def _list_series(family: Family, scope: Scope) -> str:
+    """Return the PromQL for the series of a family for the lists in `scope`."""
+    names = LabelRegex("", "|".join(list_endpoint.response_key for list_endpoint in scope.lists))
+    return select_series(family, (*scope.matchers, ("list", names)))
 
 
 def _timezone_mismatch_rule(scope: Scope) -> Rule:

@@ -1,7 +1,8 @@
 """Refreshes Braze's lists in the background, about once an hour while Prometheus scrapes.
 
-The result of the last complete read is used until the next complete read. An item is removed after two consecutive
-reads without it, since pages shift while they are read and a wrong removal is hard to undo. Scrapes do not wait for
+The result of the last complete read is used until the next complete read. An item is removed by a read at least an hour
+after the first read without it, since pages shift while they are read and a wrong removal is hard to undo. A read
+without more than half of the items changes nothing unless another one an hour later agrees. Scrapes do not wait for
 lists.
 """
 
@@ -9,7 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from braze_exporter.braze.errors import BrazeError, Reason
@@ -17,6 +18,7 @@ from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.scheduler.admission import AUTH_REASONS
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.list_pager import Admitter, ListPager, PageFetcher, ProbeInFlight
+from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots
 
 # The interval between reads of a list, in seconds.
@@ -27,6 +29,13 @@ RETRY_SECONDS = 60.0
 # Seconds until a list is read again after a 403. The permissions of a key cannot be changed, but the IP addresses that
 # it allows can.
 FORBIDDEN_RETRY_SECONDS = 86_400.0
+# An item is removed by a read at least this time after the first read without it. A suspect list counts if a read at
+# least this time later is suspect too.
+REMOVAL_SECONDS = 3_600.0
+# Seconds until the read after a removal, or after the first suspect read.
+RECHECK_SECONDS = 300.0
+# A list with at least this number of items is suspect if a read lacks more than half of them.
+MIN_SUSPECT_ITEMS = 10
 # How often the thread checks whether a probe has ended, so that it can fetch the next page, in seconds.
 _POLL_SECONDS = 0.1
 
@@ -47,13 +56,15 @@ class WorkspaceKey(NamedTuple):
 class WorkspaceLists:
     """The lists of one workspace that are read, and the components that fetch them.
 
-    `is_same_key` is true if the API key has not changed with the config.
+    `is_same_key` is true if the API key has not changed with the config. `reread_key` reads the key again. If the key
+    has changed, it calls `ListRefresher.retry_rejected` and returns true.
     """
 
     list_endpoints: Sequence[ListEndpoint]
     page_fetcher: PageFetcher
     admission: Admitter
     is_same_key: bool
+    reread_key: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,36 +73,43 @@ class ListState:
 
     `read_at` is when the list was last read to its end, in seconds since the epoch, or 0 if it never was. `error` is
     why the last read failed, or None. `due_in_seconds` is the time until the list is due. The first scrape after that
-    starts the read.
+    starts the read. `is_suspect` is true if the last complete read lacked so many items that it was not used.
     """
 
     list_endpoint: ListEndpoint
     read_at: float
     error: BrazeError | None
     due_in_seconds: float
+    is_suspect: bool
 
 
 @dataclass(slots=True, eq=False)
 class _ListReadState:
     """The state of a list in `ListRefresher`.
 
-    `known` is the result of the last complete read, or None. `missing_ids` are the ids of its items that the last read
-    did not list. `next_at` is when the list is due, in seconds of the monotonic clock. `pager` holds an unfinished
-    read. `in_flight` is true while the list is queued or being read. `failures` is the number of consecutive failures.
-    `error` is why the last read failed, or None. `read_at` is when the list was last read to its end, in seconds since
-    the epoch, or 0 if it never was.
+    `known` is the result of the last complete read that was used, or None. `missing_since` has the items in it that the
+    last read did not list, by id, with the time of the first read without them. `suspect_since` is the time of the
+    first read since which all have been suspect, or None. `next_at` is when the list is due. These times are in seconds
+    of the monotonic clock. `pager` holds an unfinished read. `in_flight` is true while the list is queued or being
+    read. `failures` is the number of consecutive failures. `error` is why the last read failed, or None. `read_at` is
+    when the list was last read to its end and used, in seconds since the epoch, or 0 if it never was. While the list is
+    rejected, `key_checked_at` is when the key was last read again. `is_key_changed` is true if the key has changed
+    during the read.
     """
 
     workspace_key: WorkspaceKey
     list_endpoint: ListEndpoint
     next_at: float
     known: ListSnapshot | None = None
-    missing_ids: frozenset[str] = frozenset()
+    missing_since: Mapping[str, float] = field(default_factory=dict)
+    suspect_since: float | None = None
     pager: ListPager | None = None
     in_flight: bool = False
     failures: int = 0
     error: BrazeError | None = None
     read_at: float = 0.0
+    key_checked_at: float = 0.0
+    is_key_changed: bool = False
 
 
 class ListRefresher:
@@ -147,8 +165,10 @@ class ListRefresher:
         """Make the rejected lists of a workspace due at once, since its key has changed."""
         with self._changed:
             for read_state in self._lists.values():
-                if read_state.workspace_key == workspace_key and _is_rejected(read_state):
-                    read_state.next_at = self._monotonic()
+                if read_state.workspace_key == workspace_key:
+                    read_state.is_key_changed = True
+                    if _is_rejected(read_state):
+                        read_state.next_at = self._monotonic()
 
     def known_lists(self) -> ListSnapshots:
         """Return the result of the last complete read of each list. Lists that were never read are omitted."""
@@ -183,7 +203,11 @@ class ListRefresher:
             now = self._monotonic()
             for read_state in self._lists.values():
                 list_state = ListState(
-                    read_state.list_endpoint, read_state.read_at, read_state.error, max(0.0, read_state.next_at - now)
+                    read_state.list_endpoint,
+                    read_state.read_at,
+                    read_state.error,
+                    max(0.0, read_state.next_at - now),
+                    is_suspect=read_state.suspect_since is not None,
                 )
                 states.setdefault(read_state.workspace_key.workspace, []).append(list_state)
         return states
@@ -195,9 +219,13 @@ class ListRefresher:
                 return
             now = self._monotonic()
             for read_state in self._lists.values():
-                is_due = read_state.next_at <= now or self._workspace_lists[
-                    read_state.workspace_key
-                ].admission.is_probe_wanted(read_state.list_endpoint)
+                is_due = (
+                    read_state.next_at <= now
+                    or _is_key_check_due(read_state, now)
+                    or self._workspace_lists[read_state.workspace_key].admission.is_probe_wanted(
+                        read_state.list_endpoint
+                    )
+                )
                 if is_due and not read_state.in_flight:
                     read_state.in_flight = True
                     self._due.append(read_state)
@@ -228,16 +256,18 @@ class ListRefresher:
             self._changed.wait_for(lambda: self._is_closed or self._due)
             if self._is_closed:
                 return None
-            read_state = self._due.popleft()
-            read_state.next_at = self._monotonic() + RETRY_SECONDS  # overwritten if the read ends
-            return read_state
+            return self._due.popleft()
 
     def _read(self, read_state: _ListReadState) -> bool:
         """Read the remaining pages of a list, and return whether the read ended, with success or failure."""
+        if not self._is_key_worth_trying(read_state):
+            return False
         with self._changed:
             wanted = self._workspace_lists.get(read_state.workspace_key)
             if wanted is None or self._is_removed(read_state):
                 return False
+            read_state.next_at = self._monotonic() + RETRY_SECONDS  # overwritten if the read ends
+            read_state.is_key_changed = False
             pager = read_state.pager = read_state.pager or ListPager(
                 read_state.list_endpoint, wanted.page_fetcher, wanted.admission
             )
@@ -245,11 +275,10 @@ class ListRefresher:
         listed_items: tuple[ListItem, ...] | None = None
         try:
             listed_items = self._read_pages(pager)
-        except CircuitOpen:  # a rejected key does not count as deferred
-            return False
-        except Deferred:
+        except Deferred as deferred:
             with self._changed:
-                if not self._is_removed(read_state):
+                # A rejected key does not count as deferred.
+                if not (isinstance(deferred, CircuitOpen) or self._is_removed(read_state)):
                     self._on_deferred(read_state.workspace_key.workspace, read_state.list_endpoint)
             return False
         except BrazeError as failure:
@@ -261,16 +290,49 @@ class ListRefresher:
             self._schedule(read_state, error)
             if listed_items is None:
                 return True
-            missing = _newly_missing_items(read_state, listed_items)
-            read_state.missing_ids = frozenset(item.id for item in missing)
-            if missing:
-                read_state.next_at = self._monotonic() + RETRY_SECONDS
-            before, items = read_state.known, (*listed_items, *missing)
-            known = ListSnapshot(items, calls=pager.pages_read + 1)
-            if before is not None and before.items == known.items:
-                known = replace(known, suggestions=before.suggestions)
-            read_state.known, read_state.read_at = known, self._wall()
+            self._use_if_plausible(read_state, listed_items, calls=pager.pages_read + 1)
             return True
+
+    def _is_key_worth_trying(self, read_state: _ListReadState) -> bool:
+        """Return false for a rejected list that is queued only to check for a new key, if the key is still the same."""
+        with self._changed:
+            now = self._monotonic()
+            wanted = self._workspace_lists.get(read_state.workspace_key)
+            if wanted is None or read_state.next_at <= now or not _is_key_check_due(read_state, now):
+                return True
+            read_state.key_checked_at = now
+        return wanted.reread_key()
+
+    def _use_if_plausible(self, read_state: _ListReadState, listed_items: Sequence[ListItem], calls: int) -> None:
+        """Update the known items of a list after a complete read of `calls` calls, unless the read is suspect."""
+        now, known = self._monotonic(), read_state.known.items if read_state.known is not None else ()
+        listed_ids = {item.id for item in listed_items}
+        missing = [item for item in known if item.id not in listed_ids]
+        suspect_since = read_state.suspect_since
+        if len(known) >= MIN_SUSPECT_ITEMS and len(missing) > len(known) / 2:
+            if suspect_since is None:
+                counts = {"items": len(listed_items), "missing": len(missing)}
+                _log.warning(
+                    "List is suspect, keeping the previous one", extra={"fields": _log_fields(read_state) | counts}
+                )
+                read_state.suspect_since, read_state.next_at = now, now + RECHECK_SECONDS
+                return
+            if now < suspect_since + REMOVAL_SECONDS:
+                read_state.next_at = min(read_state.next_at, suspect_since + REMOVAL_SECONDS)
+                return
+        elif suspect_since is not None:
+            _log.info("List is no longer suspect", extra={"fields": _log_fields(read_state)})
+            suspect_since = None
+        first_missing_at = now if suspect_since is None else suspect_since
+        missing_since = {item.id: read_state.missing_since.get(item.id, first_missing_at) for item in missing}
+        kept = [item for item in missing if now < missing_since[item.id] + REMOVAL_SECONDS]
+        if len(kept) < len(missing):
+            read_state.next_at = now + RECHECK_SECONDS
+        snapshot = ListSnapshot((*listed_items, *kept), calls)
+        if read_state.known is not None and known == snapshot.items:
+            snapshot = replace(snapshot, suggestions=read_state.known.suggestions)
+        read_state.known, read_state.read_at, read_state.suspect_since = snapshot, self._wall(), None
+        read_state.missing_since = {item.id: missing_since[item.id] for item in kept}
 
     def _is_removed(self, read_state: _ListReadState) -> bool:
         """Return whether a reload has removed a list, because the config no longer needs it."""
@@ -298,7 +360,8 @@ class ListRefresher:
             wait = FORBIDDEN_RETRY_SECONDS
         elif error is not None:
             wait = min(RETRY_SECONDS * 2.0 ** (read_state.failures - 1), LIST_INTERVAL_SECONDS) * self._jitter()
-        read_state.next_at = self._monotonic() + wait
+        now = read_state.key_checked_at = self._monotonic()
+        read_state.next_at = now if reason in AUTH_REASONS and read_state.is_key_changed else now + wait
         before, read_state.error = read_state.error, error
         if reason is (before.reason if before is not None else None):
             return
@@ -313,12 +376,9 @@ def _is_rejected(read_state: _ListReadState) -> bool:
     return read_state.error is not None and read_state.error.reason in AUTH_REASONS
 
 
-def _newly_missing_items(read_state: _ListReadState, listed_items: Sequence[ListItem]) -> tuple[ListItem, ...]:
-    """Return the known items that this read does not list but the one before did."""
-    if read_state.known is None:
-        return ()
-    excluded_ids = {item.id for item in listed_items} | read_state.missing_ids
-    return tuple(item for item in read_state.known.items if item.id not in excluded_ids)
+def _is_key_check_due(read_state: _ListReadState, now: float) -> bool:
+    """Return whether the key of a rejected list must be read again, since it may have been rotated."""
+    return _is_rejected(read_state) and now >= read_state.key_checked_at + AUTH_RETRY_SECONDS
 
 
 def _log_fields(read_state: _ListReadState) -> dict[str, object]:

@@ -39,6 +39,7 @@ def list_messages(
             _failed_list_message(item, limiter_status, format_time_in, is_needed=item.list_endpoint in needed)
             for item in failing_lists
         ),
+        *(_suspect_list_message(item) for item in lists if item.is_suspect),
         *(_selection_message(kind, selections.get(kind)) for kind in selectors),
         *_unlisted_messages(
             [
@@ -76,6 +77,11 @@ def _failed_list_message(
     if not is_needed:
         return Level.OK, f"{text} No values depend on it."
     return Level.ERROR, f"{text} The previous list is used." if item.read_at else text
+
+
+def _suspect_list_message(item: ListState) -> StatusMessage:
+    text = f"Braze's list of {item.list_endpoint.item_names[1]} lacks more than half of its items."
+    return Level.WARNING, f"{text} The previous list is used for an hour."
 
 
 def _selection_message(kind: SeriesKind, selection: SelectionResult | None) -> StatusMessage:

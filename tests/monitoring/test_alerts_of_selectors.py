@@ -28,7 +28,7 @@ from support import run_program, workspace_yaml, write_file
 from braze_exporter.config.loading import load_config
 from braze_exporter.config.regex import RegexError, compile_regex
 from braze_exporter.metrics.promql import quote
-from braze_exporter.metrics.self_metrics import LIST_LAST_SUCCESS
+from braze_exporter.metrics.self_metrics import LIST_LAST_SUCCESS, LIST_SUSPECT
 from braze_exporter.monitoring.dashboard import build_dashboard
 from braze_exporter.monitoring.selector_queries import selector_queries
 from braze_exporter.scheduler.plan import build_plan
@@ -143,9 +143,26 @@ def test_any_stale_list_fires_without_config(tmp_path: Path) -> None:
     scenario.check(tmp_path)
 
 
+def suspect_between(name: str, start: float, end: float) -> dict[str, SampleFunction]:
+    """Return the series of a list that is suspect from hour `start` to hour `end`."""
+    return {series(LIST_SUSPECT.name, f'{PRODUCTION},list="{name}"'): between(start, end, 1, always(0))}
+
+
+@pytest.mark.parametrize("text", ["", config("", "{event: purchase}\n{regex: 'x.*'}")], ids=["generic", "of config"])
+def test_suspect_list_fires_before_its_items_are_removed(tmp_path: Path, text: str) -> None:
+    """The alert fires while a list is suspect for more than 15 minutes, not if the next read finds the items again."""
+    sentence = "Braze's list of events for workspace production lacks more than half of the items that it had before."
+    fired = [ExpectedAlert("BrazeListSuspect", sentence, {**LABELS, "list": "events"})]
+    result = healthy() | read_each('list="events"', 99) | read_each('list="products"', 99)
+    result |= suspect_between("events", 1, 2) | suspect_between("products", 1, 2 if text else 1)
+    Scenario(text, result, fires={76: fired, 119: fired}, silent=(5, 59, 74, 121, 140)).check(tmp_path)
+    result |= suspect_between("events", 1, 1.1)
+    Scenario(text, result, fires={}, silent=(61, 65, 70, 76, 90)).check(tmp_path)
+
+
 def test_rules_without_selectors_need_no_list() -> None:
     """A config that names all its subjects has no rules about lists and skipped items, but one about unlisted names."""
-    selectors = {"BrazeListFetchFailing", "BrazeItemsSkipped"}
+    selectors = {"BrazeListFetchFailing", "BrazeListSuspect", "BrazeItemsSkipped"}
     named, selected, neither = (
         {rule["alert"] for group in generated_rules(text)["groups"] for rule in group["rules"]}
         for text in (

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import response_faults
 import transfer_faults
+from fault_injection import Exchange
 from recorded_counts import RecordedCounts
 from support import (
     CURRENT_HOUR,
@@ -23,10 +24,13 @@ from support import (
 )
 
 from braze_exporter.simulator.inventory import Campaign, Inventory, Segment
+from braze_exporter.simulator.reply import Reply
 
 LIST_INTERVAL_SECONDS = 3_600
 ITEMS, MATCHED, SKIPPED = (f"braze_discovery_items{suffix}" for suffix in ("", "_matched", "_skipped"))
 LATEST, UNLISTED = "braze_custom_events_hourly_latest", "braze_query_unlisted"
+LAST_SUCCESS = "braze_discovery_list_last_success_timestamp_seconds"
+SUSPECT = "braze_discovery_list_suspect"
 WELCOME = "f293e280-c0e7-4304-b9b9-62803fc0b053"
 
 
@@ -88,23 +92,22 @@ def test_regex_with_many_ways_to_match_delays_no_list() -> None:
 
 def test_list_success_time_is_exposed() -> None:
     """The success time of a list is 0 at first, then that of the last complete read, and disappears with the list."""
-    read = "braze_discovery_list_last_success_timestamp_seconds"
     with running_exporter("{regex: '.*'}", shop("a"), reads_lists=True) as exporter:
-        assert exporter.page().value(read, workspace="production", list="events") == 0
+        assert exporter.page().value(LAST_SUCCESS, workspace="production", list="events") == 0
         read_lists(exporter)
         first = exporter.clock.now
-        assert exporter.page().value(read) == first
+        assert exporter.page().value(LAST_SUCCESS) == first
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         read_lists(exporter)
-        assert exporter.page().value(read) == first + LIST_INTERVAL_SECONDS
+        assert exporter.page().value(LAST_SUCCESS) == first + LIST_INTERVAL_SECONDS
         exporter.braze.inject(response_faults.status(500), path="/events/list")
         exporter.clock.advance(LIST_INTERVAL_SECONDS)
         read_lists(exporter)
-        assert exporter.page().value(read) == first + LIST_INTERVAL_SECONDS
+        assert exporter.page().value(LAST_SUCCESS) == first + LIST_INTERVAL_SECONDS
         exporter.apply_config("{regex: '.*'}", **{"127.0.0.1": "localhost"})
-        assert exporter.page().value(read) == 0
+        assert exporter.page().value(LAST_SUCCESS) == 0
         exporter.apply_config("{event: a}", **{"custom_events": "sessions", "{event: a}": "{unit: day}"})
-        assert exporter.page().values(read) == []
+        assert exporter.page().values(LAST_SUCCESS) == []
 
 
 def test_list_is_read_hourly_while_scraped() -> None:
@@ -198,7 +201,7 @@ def test_added_and_removed_items_change_metrics() -> None:
         exporter.clock.advance(1)
         read_lists(exporter)
         assert exposed_events(exporter.page()) == {"gone", "stays", "new"}
-        exporter.clock.advance(60)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
         read_lists(exporter)
         assert exposed_events(exporter.page()) == {"stays", "new"}
         assert exporter.page().value(LATEST, event="stays") == 0  # the value of the hour that has begun meanwhile
@@ -209,30 +212,179 @@ def test_added_and_removed_items_change_metrics() -> None:
         assert exporter.page().value("braze_custom_events_total", event="new") == 0
 
 
-@pytest.mark.parametrize("bad", [("a", "c"), ()], ids=str)
-def test_item_missing_once_is_kept(bad: Sequence[str]) -> None:
-    """A list that lacks an item is read again a minute later; if the item is back, its counters continue."""
+def read_at_minute(exporter: ExporterRig, start: float, minute: float) -> int:
+    """Advance the clocks to `minute` after `start`, scrape, and return how many pages this has requested."""
+    requested = requested_pages(exporter)
+    exporter.clock.advance(start + 60 * minute - exporter.clock.now)
+    read_lists(exporter)
+    return requested_pages(exporter) - requested
+
+
+def test_item_is_removed_an_hour_after_it_went_missing() -> None:
+    """An item is removed by a read an hour after the first one without it, and the next read follows in 5 minutes."""
     with running_discovery("{regex: '.*', refresh_interval: 6h}", "a", "b", "c") as exporter:
+        start = exporter.clock.now
+        exporter.braze.traffic = shop("a", "c")
+        assert read_at_minute(exporter, start, 60) == 2
         assert exposed_events(exporter.scrape()) == {"a", "b", "c"}
-        plan, good = exporter.exporter.plan, exporter.braze.traffic
-        exporter.braze.traffic = shop(*bad)
-        exporter.clock.advance(LIST_INTERVAL_SECONDS)
-        read_lists(exporter)
-        assert exporter.exporter.plan.queries == plan.queries
-        exporter.braze.traffic = good
-        exporter.clock.advance(60)
-        requested = requested_pages(exporter)
-        read_lists(exporter)
-        assert requested_pages(exporter) == requested + 2
-        assert exporter.exporter.plan.queries == plan.queries
-        exporter.clock.advance(60)
-        read_lists(exporter)
-        assert requested_pages(exporter) == requested + 2
-        exporter.braze.traffic = shop()
-        for is_removed in (False, True):
+        for minute in (61, 65, 119):
+            assert read_at_minute(exporter, start, minute) == 0
+        exporter.apply_config("{regex: '.*', refresh_interval: 6h}")  # the next scrape reads the list again
+        assert read_at_minute(exporter, start, 119.5) == 2
+        assert exposed_events(exporter.page()) == {"a", "b", "c"}
+        assert read_at_minute(exporter, start, 179) == 0
+        assert read_at_minute(exporter, start, 179.5) == 2
+        assert exposed_events(exporter.page()) == {"a", "c"}
+        exporter.braze.traffic = shop("a", "b", "c")
+        assert read_at_minute(exporter, start, 184) == 0
+        assert read_at_minute(exporter, start, 184.5) == 2
+        assert exposed_events(exporter.page()) == {"a", "b", "c"}
+        assert read_at_minute(exporter, start, 244) == 0
+
+
+def test_item_that_is_listed_again_counts_as_missing_anew() -> None:
+    """If a missing item is listed again, it is kept for another hour when it goes missing the next time."""
+    with running_discovery("{regex: '.*', refresh_interval: 6h}", "a", "b", "c") as exporter:
+        plan = exporter.exporter.plan
+        for names in (("a",), ("a", "b", "c"), ("a", "c"), ("a", "b")):
+            exporter.braze.traffic = shop(*names)
             exporter.clock.advance(LIST_INTERVAL_SECONDS)
             read_lists(exporter)
-            assert exposed_events(exporter.page()) == (set() if is_removed else {"a", "b", "c"})
+            assert exporter.exporter.plan.queries == plan.queries
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        read_lists(exporter)
+        assert exposed_events(exporter.page()) == {"a", "b"}
+
+
+TEN = tuple(f"e{number}" for number in range(10))
+
+
+@pytest.mark.parametrize("rest", [(), TEN[:4], (*TEN[:4], "new")], ids=len)
+def test_list_that_lost_half_of_its_items_is_suspect(rest: Sequence[str], caplog: pytest.LogCaptureFixture) -> None:
+    """A list that is short for 200 seconds changes no query, is reported as suspect and is read again soon."""
+    with running_discovery("{regex: '.*', refresh_interval: 6h}", *TEN) as exporter, caplog.at_level(logging.INFO):
+        start, plan = exporter.clock.now, exporter.exporter.plan
+        assert exporter.page().value(SUSPECT, workspace="production", list="events") == 0
+        exporter.braze.traffic = shop(*rest)
+        read_at_minute(exporter, start, 60)
+        page = exporter.page()
+        assert exporter.exporter.plan is plan
+        assert page.value(SUSPECT) == 1
+        assert page.value(LAST_SUCCESS) == start
+        assert page.value(ITEMS) == 10
+        exporter.braze.traffic = shop(*TEN, "new")
+        assert read_at_minute(exporter, start, 64) == 0
+        assert read_at_minute(exporter, start, 65) == 2
+        page = exporter.page()
+        assert page.value(SUSPECT) == 0
+        assert page.value(ITEMS) == 11
+        assert exposed_events(page) == {*TEN, "new"}
+        assert read_at_minute(exporter, start, 124) == 0
+        lines = [record for record in caplog.records if "suspect" in record.message]
+        assert [(record.message, record.fields) for record in lines] == [  # type: ignore[attr-defined] # set by the logger
+            (
+                "List is suspect, keeping the previous one",
+                {
+                    "workspace": "production",
+                    "list": "events",
+                    "items": len(rest),
+                    "missing": 10 - len({*rest} & {*TEN}),
+                },
+            ),
+            ("List is no longer suspect", {"workspace": "production", "list": "events"}),
+        ]
+
+
+def test_suspect_list_counts_if_an_hour_later_agrees() -> None:
+    """A suspect list is used if a read an hour later lacks more than half of the items too."""
+    with running_discovery("{regex: '.*', refresh_interval: 6h}", *TEN) as exporter:
+        start = exporter.clock.now
+        exporter.braze.traffic = shop(*TEN[:3])
+        for minute, pages in ((60, 2), (65, 2), (119, 0)):
+            assert read_at_minute(exporter, start, minute) == pages
+            assert exposed_events(exporter.page()) == {*TEN}
+            assert exporter.page().value(SUSPECT) == 1
+        assert read_at_minute(exporter, start, 120) == 2
+        assert exposed_events(exporter.page()) == {*TEN[:3]}
+        assert exporter.page().value(SUSPECT) == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, 5), (8, 0)])
+def test_list_is_not_suspect_without_loss_of_half_of_ten(before: int, after: int) -> None:
+    """Half of the items, or a list of fewer than ten, may be missing; the items are removed an hour later."""
+    with running_discovery("{regex: '.*', refresh_interval: 6h}", *TEN[:before]) as exporter:
+        exporter.braze.traffic = shop(*TEN[:after], "new")
+        for expected in ({*TEN[:before], "new"}, {*TEN[:after], "new"}):
+            exporter.clock.advance(LIST_INTERVAL_SECONDS)
+            read_lists(exporter)
+            assert exporter.page().value(SUSPECT) == 0
+            assert exposed_events(exporter.page()) == expected
+
+
+def apply_key_file(exporter: ExporterRig, key: Path) -> None:
+    """Apply a config that reads the API key from a file."""
+    exporter.apply_config("{event: a}", **{"api_key_env: BRAZE_API_KEY": f"api_key_file: {key}"})
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_rejected_list_is_read_after_rotation_of_accepted_key(tmp_path: Path, status: int) -> None:
+    """A list that the key may not read is read about two minutes after another key is in the file, without a reload.
+
+    Queries still succeed with the previous key. While the file is unchanged, no call is made.
+    """
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        write_file(tmp_path / "key", KEY)
+        apply_key_file(exporter, tmp_path / "key")
+        read_lists(exporter)
+        exporter.clock.advance(LIST_INTERVAL_SECONDS)
+        exporter.braze.inject(response_faults.status(status), path="/events/list")
+        read_lists(exporter)
+        exporter.clock.advance(10)
+        read_lists(exporter)
+        requested = requested_pages(exporter)
+        write_file(tmp_path / "key", "another")
+        exporter.braze.clear_faults()
+        exporter.braze.key = "another"
+        exporter.clock.advance(100)
+        read_lists(exporter)
+        assert requested_pages(exporter) == requested
+        exporter.clock.advance(30)
+        read_lists(exporter)
+        read_lists(exporter)
+        assert requested_pages(exporter) == requested + 2
+        assert exporter.page().value(LAST_SUCCESS) == exporter.clock.now
+
+
+def test_list_forbidden_during_key_rotation_is_read_at_once(tmp_path: Path) -> None:
+    """A 403 for the previous key does not delay a list if it arrives after the key has been rotated."""
+
+    def forbid_later(exchange: Exchange) -> Reply:
+        exchange.wait_until_cleared()
+        return response_faults.status(403)(exchange)
+
+    with running_exporter("{event: a}", shop("a"), reads_lists=True) as exporter:
+        write_file(tmp_path / "key", KEY)
+        apply_key_file(exporter, tmp_path / "key")
+        read_lists(exporter)
+        exporter.clock.advance(300)
+        exporter.braze.inject(response_faults.status(401), path="/events/data_series", times=1)
+        assert exporter.scrape().value("braze_query_up", event="a") == 0
+        exporter.read_lists()
+        exporter.clock.advance(115)
+        requested = requested_pages(exporter)
+        exporter.braze.inject(forbid_later, path="/events/list")
+        apply_key_file(exporter, tmp_path / "key")  # the list is due
+        exporter.scrape()
+        wait_until(lambda: requested_pages(exporter) == requested + 1, "the list is requested")
+        exporter.braze.key = "another"
+        write_file(tmp_path / "key", "another")
+        exporter.clock.advance(6)
+        assert exporter.scrape().value("braze_query_up", event="a") == 1
+        exporter.braze.clear_faults()
+        exporter.read_lists()
+        read_lists(exporter)
+        assert requested_pages(exporter) == requested + 3
+        assert exporter.page().value(LAST_SUCCESS) == exporter.clock.now
 
 
 def test_failed_list_keeps_previous_one() -> None:

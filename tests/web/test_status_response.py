@@ -260,6 +260,20 @@ def read_lists(exporter: ExporterRig) -> None:
     wait_until(lambda: not any(item.in_flight for item in inside._lists.values()), "no list fetch is in flight")  # noqa: SLF001
 
 
+def test_suspect_list_is_shown() -> None:
+    """A list that has lost its items is a warning, and the selector still matches the previous items."""
+    names = [f"e{number}" for number in range(10)]
+    with running_exporter("{regex: 'e.*'}", RecordedCounts(events=names), reads_lists=True) as exporter:
+        read_lists(exporter)
+        exporter.clock.advance(3_600)
+        exporter.braze.traffic = RecordedCounts()
+        read_lists(exporter)
+        assert workspace_messages(exporter)[:2] == [
+            "warning",
+            "Braze's list of events lacks more than half of its items. The previous list is used for an hour.",
+        ]
+
+
 def test_selector_workspace_waits_for_list() -> None:
     """A workspace is not healthy while selectors wait for a list, match nothing, or have skipped items."""
     with running_exporter("{regex: 'p.*|s.*'}", shop(), extra_yaml="max_queries: 1\n", reads_lists=True) as exporter:
