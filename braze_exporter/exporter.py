@@ -6,7 +6,7 @@ import math
 import queue
 import random
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +37,7 @@ from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.errors import Deferred
 from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, WorkspaceKey, WorkspaceLists
-from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, fetch_length, history_chunks
+from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, fetch_length
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
@@ -145,10 +145,6 @@ class _QueryFetcher:
     def is_probe_wanted(self, query: Query) -> bool:
         """Return whether a query of the endpoint must be fetched to test the key, even if none is due."""
         return self._workspaces[query.workspace].admission.is_probe_wanted(query.kind)
-
-    def history_chunks(self, query: Query, now: float) -> Iterable[Query]:
-        """Return the queries that read the history for the baseline of `query`."""
-        return history_chunks(query, now)
 
 
 @dataclass(frozen=True, slots=True)

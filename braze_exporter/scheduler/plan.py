@@ -398,10 +398,14 @@ def history_chunks(query: Query, now: float) -> tuple[Query, ...]:
     """
     if not query.baseline_weeks:
         return ()
+    return build_chunks(query, *history_bounds(query, now))
+
+
+def history_bounds(query: Query, now: float) -> tuple[float, float]:
+    """Return the oldest and the newest time of the history for the baseline of `query` at `now`."""
     unit = query.unit.seconds
-    newest = now - (query.length - _MARGIN_BUCKETS) * unit
     oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle_seconds - _MARGIN_BUCKETS * unit
-    return build_chunks(query, oldest, newest)
+    return oldest, now - (query.length - _MARGIN_BUCKETS) * unit
 
 
 def build_chunks(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:

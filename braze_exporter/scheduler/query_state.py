@@ -10,6 +10,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.admission import AUTH_REASONS
+from braze_exporter.scheduler.history import HistoryRange
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.repair import RequestPlanner
 
@@ -71,8 +72,9 @@ class QueryState:
     `circuit_error` is the 401 or 403 that blocks all queries of the endpoint, or None. `in_flight` is true while the
     query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
     `is_removed` is true if it is no longer in the plan. `failures` is the number of consecutive transient
-    failures. `is_history` is true for a history chunk, which is fetched once, at the lowest priority, without delaying
-    scrapes.
+    failures. `history` has the ranges of the history for the baseline that are complete, and `chunks` the states of
+    the history chunks that are still to be fetched. A history chunk has the query that it belongs to as `owner`. It is
+    fetched once, at the lowest priority, without delaying scrapes.
     """
 
     query: Query
@@ -84,9 +86,16 @@ class QueryState:
     is_deferred: bool = False
     is_removed: bool = False
     failures: int = 0
-    is_history: bool = False
+    owner: "QueryState | None" = None
+    history: tuple[HistoryRange, ...] = ()
+    chunks: list["QueryState"] = field(default_factory=list)
     waiters: list[Waiter] = field(default_factory=list)
     repair: RequestPlanner = field(default_factory=RequestPlanner)
+
+    @property
+    def is_history(self) -> bool:
+        """Whether this is a history chunk."""
+        return self.owner is not None
 
     @property
     def path(self) -> str:

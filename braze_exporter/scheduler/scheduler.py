@@ -21,6 +21,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
+from braze_exporter.scheduler.history import chunk_range, is_needed, merge_ranges, missing_chunks, response_range
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, Waiter, state_key
 from braze_exporter.scheduler.repair import halve_chunk
 from braze_exporter.scheduler.worker_pool import WorkerPool
@@ -54,9 +55,6 @@ class Fetcher(Protocol):
 
     def is_probe_wanted(self, query: Query) -> bool:
         """Return whether a query of the endpoint must be fetched to test the key, even if none is due."""
-
-    def history_chunks(self, query: Query, now: float) -> Iterable[Query]:
-        """Return the history chunks of a `query` that is added at `now`, in seconds since the epoch."""
 
 
 class Listener(Protocol):
@@ -138,11 +136,12 @@ class Scheduler:
             self._open_worker_pools({query.workspace for query in queries}, concurrency)
             self._fetcher = fetcher
             known = {state_key(query_state.query): query_state for query_state in self.query_states}
-            self._drop_history({state_key(query): query.baseline_weeks for query in queries}, known)
             self.query_states = tuple(self._make_state(query, known.pop(state_key(query), None)) for query in queries)
             for query_state in known.values():
                 query_state.is_removed = True
+                self._drop_chunks(query_state.chunks)
                 self._release_waiters(query_state)
+            self._incomplete_history &= {state_key(query) for query in queries}
             self._states_by_endpoint = {}
             for query_state in self.query_states:
                 self._states_by_endpoint.setdefault(_endpoint_key(query_state), []).append(query_state)
@@ -153,30 +152,39 @@ class Scheduler:
             for endpoint_key in self._states_by_endpoint:
                 self._update_circuit(endpoint_key)
 
-    def _drop_history(
-        self, weeks: Mapping[tuple[object, ...], int], known: Mapping[tuple[object, ...], QueryState]
-    ) -> None:
-        """Drop the history chunks of queries that were removed or whose `baseline_weeks` changed."""
-        self._incomplete_history &= weeks.keys()
-        for chunk in list(self.pending_history):
-            owner = state_key(chunk.query)
-            if owner not in known or weeks.get(owner) != known[owner].query.baseline_weeks:
-                chunk.is_removed = True
-                del self.pending_history[chunk]
-
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
         """Update `query_state` for `query`, or create it if it is None, and add the history chunks that it needs."""
         now = self._monotonic()
-        is_new = query_state is None
         query_state = query_state or QueryState(query, self._wall(), next_at=now)
-        if is_new or query_state.query.baseline_weeks != query.baseline_weeks:
-            query_state.added_at = self._wall()
+        if query_state.query.baseline_weeks != query.baseline_weeks:
+            query_state.added_at, query_state.history = self._wall(), ()
             self._incomplete_history.discard(state_key(query))
-            chunks = self._fetcher.history_chunks(query, query_state.added_at)
-            added = [QueryState(chunk, query_state.added_at, next_at=now, is_history=True) for chunk in chunks]
-            self.pending_history.update(dict.fromkeys(added))
+            self._drop_chunks(query_state.chunks)
         query_state.update(query, now)
+        self._plan_history(query_state)
         return query_state
+
+    def _plan_history(self, query_state: QueryState) -> None:
+        """Add chunks for the history that is missing, and drop those that are no longer needed."""
+        query, now = query_state.query, self._wall()
+        idle = [chunk for chunk in query_state.chunks if not chunk.in_flight]
+        self._drop_chunks([chunk for chunk in idle if not is_needed(chunk.query, now)])
+        ranges = (*query_state.history, *(chunk_range(chunk.query) for chunk in query_state.chunks))
+        self._add_chunks(query_state, missing_chunks(query, ranges, now), now)
+
+    def _add_chunks(self, owner: QueryState, chunks: Iterable[Query], added_at: float) -> None:
+        now = self._monotonic()
+        added = [QueryState(chunk, added_at, next_at=now, owner=owner) for chunk in chunks]
+        owner.chunks += added
+        self.pending_history.update(dict.fromkeys(added))
+
+    def _drop_chunks(self, chunks: Iterable[QueryState]) -> None:
+        """Remove history chunks. The response of a chunk in flight is ignored."""
+        for chunk in list(chunks):
+            chunk.is_removed = True
+            del self.pending_history[chunk]
+            if chunk.owner is not None:
+                chunk.owner.chunks.remove(chunk)
 
     def _open_worker_pools(self, workspaces: Collection[str], concurrency: int) -> None:
         """Keep or create one `WorkerPool` of `concurrency` threads per workspace, and close all others.
@@ -318,16 +326,15 @@ class Scheduler:
                 query_state.next_at = min(query_state.next_at, now)
             if outcome.is_tolerated:
                 return
-            if query_state.is_history and error.reason is Reason.TOO_LARGE:
-                self._halve_chunk(query_state)
-                self._give_up_chunk_if_old(query_state)
+            if query_state.owner is not None and error.reason is Reason.TOO_LARGE:
+                self._halve_chunks(query_state.owner, query_state)
+                self._give_up_chunk_if_old(query_state.owner, query_state)
             query_state.result = FetchResult(query_state.response, error)
         elif fetched is not None:
-            if query_state.is_history:
-                del self.pending_history[query_state]
             # If the exporter's clock is ahead of Braze's, use Braze's, so that no bucket settles too early.
             requested_at = sent_at if fetched.responded_at is None else min(sent_at, fetched.responded_at)
             response = self._make_response(query_state, fetched, requested_at)
+            self._record_history(query_state, requested_at)
             if query_state.repair.request is not None and query_state.repair.request.ending_at is not None:
                 self._notify(query_state, operator.methodcaller("on_repair", query_state, response))
                 return
@@ -348,30 +355,38 @@ class Scheduler:
             is_short=request is not None and request.length < query_state.query.length,
         )
 
-    def _halve_chunk(self, query_state: QueryState) -> None:
+    def _record_history(self, query_state: QueryState, requested_at: float) -> None:
+        """Register the history that a response has, and add chunks for what is missing."""
+        owner, query, request = query_state.owner or query_state, query_state.query, query_state.repair.request
+        if not query.baseline_weeks:
+            return
+        length, ending_at = (query.length, query.ending_at) if request is None else (request.length, request.ending_at)
+        responded = response_range(query, length, ending_at, requested_at)
+        owner.history = merge_ranges((*owner.history, responded), query, requested_at)
+        if query_state.owner is not None:
+            self._drop_chunks([query_state])
+        else:
+            self._plan_history(query_state)
+
+    def _halve_chunks(self, owner: QueryState, failed: QueryState) -> None:
         """Replace a history chunk by its two halves, because its response was too large.
 
         Other chunks of the same query are halved too if they are at least as long and not in flight.
         """
-        owner, length = state_key(query_state.query), query_state.query.length
-        for chunk in list(self.pending_history):
-            is_as_long = state_key(chunk.query) == owner and chunk.query.length >= length
-            result = halve_chunk(chunk.query) if is_as_long and (chunk is query_state or not chunk.in_flight) else ()
-            if result:
-                chunk.is_removed = True
-                del self.pending_history[chunk]
-                added = [
-                    QueryState(half, chunk.added_at, next_at=self._monotonic(), is_history=True) for half in result
-                ]
-                self.pending_history.update(dict.fromkeys(added))
+        for chunk in list(owner.chunks):
+            is_as_long = chunk.query.length >= failed.query.length
+            halves = halve_chunk(chunk.query) if is_as_long and (chunk is failed or not chunk.in_flight) else ()
+            if halves:
+                self._drop_chunks([chunk])
+                self._add_chunks(owner, halves, chunk.added_at)
 
-    def _give_up_chunk_if_old(self, query_state: QueryState) -> None:
+    def _give_up_chunk_if_old(self, owner: QueryState, chunk: QueryState) -> None:
         """Give up a history chunk of one bucket whose response is still too large. Log this once per query."""
-        query = query_state.query
-        if query.length > 1 or self._wall() - query_state.added_at < _OVERSIZED_HISTORY_SECONDS:
+        query = chunk.query
+        if query.length > 1 or self._wall() - chunk.added_at < _OVERSIZED_HISTORY_SECONDS:
             return
-        query_state.is_removed = True
-        del self.pending_history[query_state]
+        owner.history = merge_ranges((*owner.history, chunk_range(query)), query, self._wall())
+        self._drop_chunks([chunk])
         if state_key(query) not in self._incomplete_history:
             self._incomplete_history.add(state_key(query))
             fields = {**dict(query.labels), "unit": query.unit}

@@ -1,5 +1,6 @@
 """Test the baseline: the median of the same local bucket in earlier weeks, absent if too few are known."""
 
+import contextlib
 import itertools
 from datetime import UTC, datetime, timedelta
 from statistics import median
@@ -12,12 +13,25 @@ from fault_injection import Exchange
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
-from support import CURRENT_HOUR, HOUR, NEW_YORK, NOW, Clock, ExporterRig, running_exporter, wait_until
+from support import (
+    CURRENT_HOUR,
+    HOUR,
+    NEW_YORK,
+    NOW,
+    Clock,
+    ExporterRig,
+    MetricsPage,
+    running_braze,
+    running_exporter,
+    wait_until,
+)
 
 from braze_exporter.braze.buckets import WEEK_SECONDS, midnight, same_buckets_in_earlier_weeks
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
+from braze_exporter.braze.transport import open_session
+from braze_exporter.exporter import Exporter
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.scheduler.plan import history_chunks
 from braze_exporter.simulator.reply import Reply
@@ -278,3 +292,97 @@ def test_daily_baseline_exists_if_a_day_starts_at_one(zone: str, weekday_of_chan
     expected = [midnight(day - timedelta(weeks=week), local) for week in (1, 2)]
     assert {datetime.fromtimestamp(midnight(weekday_of_change.date(), local), local).hour} == {1}
     assert same_buckets_in_earlier_weeks(midnight(day, local), query(Unit.DAY, 2, local)) == expected
+
+
+def history_requests(exporter: ExporterRig) -> int:
+    """Return the number of requests for history."""
+    return sum("ending_at" in request.params for request in exporter.braze.requests)
+
+
+def complete_history(exporter: ExporterRig) -> MetricsPage:
+    """Scrape every 5 minutes until no history is missing, and return the last page."""
+    while True:
+        exporter.clock.advance(300)
+        exporter.scrape()
+        if exporter.wait_for_history():
+            return exporter.page()
+
+
+@pytest.mark.parametrize("behind", [timedelta(days=30), timedelta(days=300), timedelta(days=-30)], ids=str)
+def test_baseline_recovers_from_wrong_clock_at_start(behind: timedelta) -> None:
+    """If the clock was wrong at the start, the history is completed after it has been corrected."""
+    clock, offset = Clock(), [behind.total_seconds()]
+    with (
+        running_braze(shop(), clock) as (braze, server),
+        contextlib.closing(open_session(10)) as session,
+        contextlib.closing(
+            Exporter(wall=lambda: clock.now - offset[0], monotonic=clock.monotonic, reads_lists=False)
+        ) as exporter_,
+    ):
+        exporter = ExporterRig(clock, braze, exporter_, server, session)
+        exporter.apply_config("{event: purchase, baseline: {weeks: 4}}")
+        for _ in range(10):
+            exporter.scrape()
+            exporter.wait_for_history()
+            exporter.clock.advance(300)
+        offset[0] = 0.0
+        complete_history(exporter)
+        page = complete_history(exporter)
+        assert page.value(BASELINE) == expected_baseline(shop(), page)
+        requested = history_requests(exporter)
+        for _ in range(24):
+            exporter.clock.advance(HOUR)
+            exporter.scrape()
+            assert exporter.wait_for_history()
+        assert history_requests(exporter) == requested
+
+
+def expected_baseline(recorded: RecordedCounts, page: MetricsPage) -> float:
+    """Return the median of the last four weeks for the settled bucket of a page."""
+    start = page.value("braze_query_settled_bucket_start_timestamp_seconds")
+    assert start is not None
+    query_ = Query("p", CUSTOM_EVENTS, Unit.HOUR, "purchase", baseline_weeks=4, zone=NEW_YORK)
+    return median(recorded.count("purchase", at, 0) for at in same_buckets_in_earlier_weeks(int(start), query_))
+
+
+def test_baseline_recovers_after_three_weeks_without_scrape() -> None:
+    """After 21 days without a scrape the gap in the history is fetched, and only the gap."""
+    now = NOW + 21 * 86_400
+    recorded, clock = shop(now), Clock()
+    with running_exporter("{event: purchase, baseline: {weeks: 4}}", recorded, clock=clock) as exporter:
+        complete_history(exporter)
+        assert history_requests(exporter) == 7
+        exporter.clock.advance(now - clock.now)
+        exporter.scrape()
+        page = complete_history(exporter)
+        assert page.value(BASELINE) == expected_baseline(recorded, page)
+        assert history_requests(exporter) == 7 + 5  # 17 days in pieces of about four
+
+
+def test_empty_history_is_complete() -> None:
+    """A piece of history without buckets is not requested again."""
+
+    def drop_rows(exchange: Exchange) -> Reply:
+        if "ending_at" not in exchange.request.params:
+            return exchange.reply
+        return response_faults.edited(lambda document: document.update(data=[]))(exchange)
+
+    with running_exporter("{event: purchase, baseline: {weeks: 4}}", shop()) as exporter:
+        exporter.braze.inject(drop_rows)
+        for _ in range(50):
+            complete_history(exporter)
+        page = exporter.page()
+        assert history_requests(exporter) == 7
+        assert page.values(BASELINE) == []
+        assert page.value("braze_query_up") == 1
+
+
+def test_more_weeks_of_baseline_read_all_history_again() -> None:
+    """A baseline of more weeks is read by a reload as one of a new query is."""
+    with running_exporter("{event: purchase, baseline: {weeks: 1}}", shop()) as exporter:
+        complete_history(exporter)
+        assert history_requests(exporter) == 2
+        exporter.apply_config("{event: purchase, baseline: {weeks: 4}}")
+        page = complete_history(exporter)
+        assert history_requests(exporter) == 2 + 7
+        assert page.value(BASELINE) == expected_baseline(shop(), page)

@@ -295,10 +295,6 @@ class StubFetcher:
         """Return `False`, as no probe is needed."""
         return False
 
-    def history_chunks(self, _query: Query, _now: float) -> Sequence[Query]:
-        """Return no history queries."""
-        return ()
-
 
 def make_scheduler(
     queries: Sequence[Query],
