@@ -30,6 +30,7 @@ from braze_exporter.config.secrets import ApiKey
 from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.rows import SeriesView
+from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.state_writer import StateWriter
 from braze_exporter.scheduler.admission import Admission
@@ -39,6 +40,7 @@ from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, WorkspaceKey, WorkspaceLists
 from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, fetch_length
 from braze_exporter.scheduler.query_state import QueryState
+from braze_exporter.scheduler.saved_list import read_saved_lists
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
 from braze_exporter.state import StateFile
@@ -198,7 +200,8 @@ class Exporter:
         self._fetch_log = FetchLog()
         self._self_metrics = SelfMetrics(__version__, revision)
         self._state_file = state_file
-        self._counters = Counters(state_file)
+        saved_state = SavedState(state_file, wall, monotonic) if state_file is not None else None
+        self._counters = Counters(state_file, saved_state)
         self._writer = StateWriter(
             self._counters.save,
             lambda: self._counters.has_unsaved,
@@ -209,9 +212,13 @@ class Exporter:
         self._admissions: dict[WorkspaceKey, Admission] = {}
         self._keys: dict[WorkspaceKey, ApiKey] = {}
         self._scheduler = Scheduler(
-            wall=wall, monotonic=monotonic, jitter=jitter, on_deferred=self._self_metrics.count_deferred
+            wall=wall,
+            monotonic=monotonic,
+            jitter=jitter,
+            on_deferred=self._self_metrics.count_deferred,
+            restore=saved_state.restore if saved_state is not None else lambda _query: None,
         )
-        self._collector = Collector(self._scheduler, self._counters, self._self_metrics, monotonic)
+        self._collector = Collector(self._scheduler, self._counters, self._self_metrics, monotonic, saved_state)
         self._scheduler.add_listener(self._fetch_log)
         self._reads_lists = reads_lists
         self._list_refresher = ListRefresher(
@@ -220,7 +227,10 @@ class Exporter:
             jitter=jitter,
             on_end=self._apply_lists,
             on_deferred=self._self_metrics.count_deferred,
+            saved_lists=read_saved_lists(state_file) if state_file is not None else {},
         )
+        if saved_state is not None:
+            saved_state.add_source(self._list_refresher.take_changes)
         self._config_lock = threading.Lock()
         self._lists: Mapping[str, Sequence[ListEndpoint]] = {}
         self.plan = Plan((), ())

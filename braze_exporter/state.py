@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.names import normalize_id
@@ -113,7 +113,7 @@ _LOCK_RETRY_SECONDS = 0.1
 _ROWS_PER_STATEMENT = 120
 
 # SQLite stores the comments inside the statements too, so that `.schema` shows them. All times are in seconds since the
-# epoch by the clock of the machine. Only `counters` and `names` are used so far.
+# epoch by the clock of the machine. `workspace_keys`, `budgets` and `holds` are not used yet.
 _TABLES = (
     """
     CREATE TABLE counters (
@@ -141,46 +141,45 @@ _TABLES = (
     """,
     """
     CREATE TABLE queries (
-        -- When each query is fetched next, and its last response.
+        -- When each query is fetched next, and the times of its last response.
         id INTEGER PRIMARY KEY,
-        key TEXT NOT NULL UNIQUE,    -- JSON list: the key of the query's counter, unit, time zone
+        key TEXT NOT NULL UNIQUE,    -- JSON list: the identity of the query, url, time zone
         added_at REAL NOT NULL,      -- when the query was added to the plan
+        fetched_at REAL NOT NULL,    -- when the last fetch ended
         next_at REAL NOT NULL,       -- when the query is fetched next
         failures INTEGER NOT NULL,   -- number of consecutive transient failures
-        error TEXT,                  -- JSON object: why the last fetch failed; null if it succeeded
+        error TEXT,                  -- JSON list: why the last fetch failed; null if it succeeded
         repair TEXT NOT NULL,        -- JSON object: which buckets the next fetch requests
+        history TEXT NOT NULL,       -- JSON list of pairs: the ranges of the history for the baseline that are complete
         sent_at REAL,                -- when the last successful request was sent; null before the first
         received_at REAL,            -- when its response arrived
-        response TEXT,               -- JSON object: its series, as shared bucket starts and one list of values each
         latest_start INTEGER,        -- start of the latest bucket, the last known
         settled_start INTEGER        -- start of the settled bucket, the last known
     )
     """,
     """
-    CREATE TABLE baseline_series (
-        -- The series that have a baseline.
-        id INTEGER PRIMARY KEY,
-        query INTEGER NOT NULL,      -- queries.id
-        series TEXT NOT NULL,        -- JSON list: the identity of the series within its query
-        UNIQUE (query, series)
+    CREATE TABLE query_series (
+        -- The series of each query, which seldom change.
+        query INTEGER PRIMARY KEY,   -- queries.id
+        series TEXT NOT NULL         -- JSON list: metric group, key and labels of each series, and the start of its
+                                     -- newest bucket if the last response does not have the series
     )
     """,
     """
-    CREATE TABLE baseline_values (
-        -- The settled values from which baselines are computed.
-        series INTEGER,              -- baseline_series.id
-        start INTEGER,               -- start of the bucket
-        value REAL NOT NULL,
-        PRIMARY KEY (series, start)
-    ) WITHOUT ROWID
+    CREATE TABLE responses (
+        -- The values of the last successful response of each query.
+        query INTEGER PRIMARY KEY,   -- queries.id
+        buckets BLOB NOT NULL        -- compressed: number of buckets, their starts, and a value for each series and
+                                     -- bucket; NaN if it has no number, infinity if it is absent
+    )
     """,
     """
-    CREATE TABLE history_ranges (
-        -- The time ranges of a query's history that are complete, since Braze has responded or the exporter gave up.
+    CREATE TABLE baselines (
+        -- The settled values from which baselines are computed.
         query INTEGER,               -- queries.id
-        start INTEGER,               -- start of the first bucket
-        ending_at INTEGER NOT NULL,  -- last second of the last bucket
-        PRIMARY KEY (query, start)
+        period INTEGER,              -- number of a period of 168 buckets since the epoch
+        buckets BLOB NOT NULL,       -- compressed JSON list: identity of each series, starts of buckets, values
+        PRIMARY KEY (query, period)
     ) WITHOUT ROWID
     """,
     """
@@ -227,26 +226,25 @@ _TABLES = (
         workspace TEXT,
         url TEXT,
         path TEXT,                   -- path of the list endpoint
-        read_at REAL,                -- when the list was last read to its end; null before the first time
+        read_at REAL NOT NULL,       -- when the list was last read to its end and used; 0 before the first time
+        ended_at REAL NOT NULL,      -- when the last read ended
         next_at REAL NOT NULL,       -- when the list is read next
         failures INTEGER NOT NULL,   -- number of consecutive failures
-        error TEXT,                  -- JSON object: why the last read failed; null if it succeeded
+        error TEXT,                  -- JSON list: why the last read failed; null if it succeeded
         suspect_since REAL,          -- time of the first read that lacked more than half of the items; null otherwise
         PRIMARY KEY (workspace, url, path)
     ) WITHOUT ROWID
     """,
     """
     CREATE TABLE list_items (
-        -- The items of the lists.
+        -- The items of each list.
         workspace TEXT,
         url TEXT,
         path TEXT,                   -- path of the list endpoint
-        id TEXT,                     -- Braze's id, or the name if the list has names only
-        position INTEGER NOT NULL,   -- position in the list, from 0
-        name TEXT NOT NULL,
-        details TEXT NOT NULL,       -- JSON object: the tags and further fields of the item
-        missing_since REAL,          -- time of the first read that lacked the item; null if the last one had it
-        PRIMARY KEY (workspace, url, path, id)
+        calls INTEGER NOT NULL,      -- number of calls of a read
+        items TEXT NOT NULL,         -- JSON list: id, name, tags and further fields of each item, in the order of Braze
+        missing_since TEXT NOT NULL, -- JSON object: time of the first read that lacked an item, by its id
+        PRIMARY KEY (workspace, url, path)
     ) WITHOUT ROWID
     """,
     """
@@ -269,6 +267,18 @@ _COLUMNS = {
 CounterKey = tuple[str, ...]
 # Workspace, url, kind and id.
 NameKey = tuple[str, str, str, str]
+# The row to write for each table and key, or None to delete the rows whose key begins with this one. A key has the
+# values of the first columns of its table.
+TableChanges = Mapping[tuple[str, tuple[object, ...]], Sequence[object] | None]
+# The columns of the keys of the tables in `TableChanges`.
+_KEY_COLUMNS = {
+    "queries": ("id",),
+    "query_series": ("query",),
+    "responses": ("query",),
+    "baselines": ("query", "period"),
+    "lists": ("workspace", "url", "path"),
+    "list_items": ("workspace", "url", "path"),
+}
 # The columns of a counter state in the order of its fields. `highest` is JSON.
 Row = tuple[str, float, float, int, float, str, str]
 
@@ -368,10 +378,11 @@ class StateFile:
         rows: Mapping[CounterKey, Row],
         removed: Iterable[CounterKey] = (),
         names: Mapping[NameKey, str] | None = None,
+        changes: TableChanges | None = None,
     ) -> None:
-        """Write counter states and `names`, and delete the counter states in `removed`, in one durable transaction.
+        """Write counter states, `names` and `changes`, and delete the counter states in `removed`.
 
-        Names that are not in `names` are kept.
+        All is written in one durable transaction. Names that are not in `names` are kept.
 
         Raises `StateFileError` if that fails.
         """
@@ -383,8 +394,16 @@ class StateFile:
                 self._connection.executemany("DELETE FROM counters WHERE key = ?", removed_keys)
                 _insert(self._connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
                 _insert(self._connection, "names", [(*key, name) for key, name in (names or {}).items()])
+                _apply_changes(self._connection, changes or {})
         except sqlite3.Error as error:
             raise StateFileError(str(error)) from error
+
+    def read_table(self, table: str) -> list[tuple[Any, ...]]:
+        """Return the rows of one of the tables in `TableChanges`. Raises `StateFileError` if they cannot be read."""
+        try:
+            return self._connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - contains no input
+        except sqlite3.Error as error:
+            raise StateFileError(f"cannot be read: {error}") from error
 
     def close(self) -> None:
         """Close the file and release its lock."""
@@ -724,6 +743,15 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[
         placeholders = ", ".join([f"({', '.join('?' * len(batch[0]))})"] * len(batch))
         statement = f"INSERT OR REPLACE INTO {table} ({_COLUMNS[table]}) VALUES {placeholders}"  # noqa: S608 - no input
         connection.execute(statement, [*chain(*batch)])
+
+
+def _apply_changes(connection: sqlite3.Connection, changes: TableChanges) -> None:
+    for (table, key), row in changes.items():
+        if row is None:
+            condition = " AND ".join(f"{column} = ?" for column in _KEY_COLUMNS[table][: len(key)])
+            connection.execute(f"DELETE FROM {table} WHERE {condition}", key)  # noqa: S608 - contains no input
+    for table in _KEY_COLUMNS:
+        _insert(connection, table, [row for (name, _), row in changes.items() if name == table and row is not None])
 
 
 def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:

@@ -12,6 +12,7 @@ from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_d
 from braze_exporter.metrics.exposition import format_header, format_labels, format_sample
 from braze_exporter.metrics.families import Family, build_counter
 from braze_exporter.metrics.rows import QueryRow, SeriesView, expiry_time
+from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import QUERIES, UP, QueryStatus, SelfMetrics
 from braze_exporter.scheduler.plan import counter_sources
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, state_key
@@ -33,13 +34,19 @@ class Collector:
     """Renders the `/metrics` page. Thread-safe. No content of a response makes rendering raise."""
 
     def __init__(
-        self, scheduler: Scheduler, counters: Counters, self_metrics: SelfMetrics, monotonic: Callable[[], float]
+        self,
+        scheduler: Scheduler,
+        counters: Counters,
+        self_metrics: SelfMetrics,
+        monotonic: Callable[[], float],
+        saved_state: SavedState | None = None,
     ) -> None:
-        """Export the queries of `scheduler`, and record their results in `counters` from now on."""
+        """Export the queries of `scheduler`, and record their results in `counters` and `saved_state` from now on."""
         self._scheduler = scheduler
         self._counters = counters
         self._self_metrics = self_metrics
         self._monotonic = monotonic
+        self._saved_state = saved_state
         self._lock = threading.Lock()
         self._rows_by_families: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
         self._rows: dict[tuple[object, ...], QueryRow] = {}
@@ -100,15 +107,18 @@ class Collector:
         counter_keys = {query_state.query.counter_key for query_state in query_states}
         self._counters.remove_replaced(counter_keys)
         self._counters.remove_expired(counter_keys)
+        if self._saved_state is not None:
+            self._saved_state.set_queries(query_state.query for query_state in query_states)
 
     def _find_or_create_row(self, query_state: QueryState) -> QueryRow:
         """Return the row of `query_state`: the existing one if its query is the same, else a new one."""
         row = self._rows.get(state_key(query_state.query))
-        return (
-            row
-            if row is not None and row.query_state is query_state and row.query == query_state.query
-            else QueryRow(query_state, row)
-        )
+        if row is not None and row.query_state is query_state and row.query == query_state.query:
+            return row
+        restored = self._saved_state.take_series(query_state) if self._saved_state is not None else None
+        if query_state.response is not None and restored is not None:
+            self._update_timezone(query_state.query, query_state.response)
+        return QueryRow(query_state, row, restored)
 
     def on_circuit_change(self, query_state: QueryState) -> None:
         """Render a query again after its circuit opened or closed."""
@@ -126,7 +136,7 @@ class Collector:
         with self._lock:
             row = self._rows[state_key(query_state.query)]
             if response is not None:
-                row.add_to_baselines(response, is_history=query_state.is_history)
+                self._add_to_baselines(row, response, is_history=query_state.is_history)
                 row.is_stale = row.is_stale and query_state.is_history
             row.render()
             if response is not None and len(row.query.metric_groups) > 1:
@@ -137,7 +147,19 @@ class Collector:
         if query_state in self._counter_sources:
             self._record_in_counters(query_state.query, response)
         with self._lock:
-            self._rows[state_key(query_state.query)].add_to_baselines(response, is_history=True)
+            self._add_to_baselines(self._rows[state_key(query_state.query)], response, is_history=True)
+
+    def on_end(self, query_state: QueryState) -> None:
+        """Save the query."""
+        if self._saved_state is not None:
+            with self._lock:
+                row = self._rows[state_key(query_state.query)]
+                self._saved_state.record_query(query_state, row.heads, (row.latest_start, row.settled_start))
+
+    def _add_to_baselines(self, row: QueryRow, response: Response, *, is_history: bool) -> None:
+        periods = row.add_to_baselines(response, is_history=is_history)
+        if periods and self._saved_state is not None:
+            self._saved_state.record_baselines(row.query, row.baseline_values(periods))
 
     def _remove_unreachable_series(self, row: QueryRow, response: Response) -> None:
         """Forget the series whose newest bucket is so old that Braze no longer returns it."""
@@ -151,6 +173,9 @@ class Collector:
         """Update the self-metrics for revision delays and time zone mismatches."""
         for delay in revision_delays(query, previous, response) if previous is not None else ():
             self._self_metrics.observe_revision(query, delay)
+        self._update_timezone(query, response)
+
+    def _update_timezone(self, query: Query, response: Response) -> None:
         mismatch = is_timezone_mismatch(query, response)
         if mismatch is not None:
             self._self_metrics.record_timezone(query, is_mismatch=mismatch)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import QUERY_KEY_LENGTH
+from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.state import CounterKey, CounterState, NameKey, StateFile
 
 # The maximum number of buckets in a response. Older buckets never count.
@@ -28,9 +29,10 @@ class Counters:
     have changed. The attribute `names` has the last known name of each id, which the state file keeps too.
     """
 
-    def __init__(self, state_file: StateFile | None = None) -> None:
-        """Start with the counters of `state_file`, or with none."""
+    def __init__(self, state_file: StateFile | None = None, saved_state: SavedState | None = None) -> None:
+        """Start with the counters of `state_file`, or with none. Each write includes the changes of `saved_state`."""
         self._state_file = state_file
+        self._saved_state = saved_state
         self._lock = threading.Lock()
         self._states: dict[CounterKey, CounterState] = state_file.read() if state_file is not None else {}
         self.names: Mapping[NameKey, str] = state_file.read_names() if state_file is not None else {}
@@ -225,7 +227,8 @@ class Counters:
     @property
     def has_unsaved(self) -> bool:
         """Whether there are changes that `save` has to write. Does not wait for other threads."""
-        return bool(self._changed or self._removed or self._changed_names)
+        has_saved_state_changes = self._saved_state is not None and self._saved_state.has_changes
+        return bool(self._changed or self._removed or self._changed_names) or has_saved_state_changes
 
     @property
     def has_many_unsaved(self) -> bool:
@@ -237,22 +240,26 @@ class Counters:
 
         Raises `StateFileError` if the write fails. The exported totals then stay the same until a write succeeds.
         """
+        # Before the counters are copied, so that a restart shows no response that its counters lack.
+        changes = self._saved_state.collect() if self._saved_state is not None else {}
         with self._lock:
             changed = {key: self._states[key].copy() for key in self._changed}
             self._changed.clear()
             removed, self._removed = self._removed, set()
             names, self._changed_names = self._changed_names, {}
-        if not changed and not removed and not names:
+        if not changed and not removed and not names and not changes:
             return
         try:
             if self._state_file is not None:
-                self._state_file.write({key: state.to_row() for key, state in changed.items()}, removed, names)
+                self._state_file.write({key: state.to_row() for key, state in changed.items()}, removed, names, changes)
         except BaseException:
             with self._lock:
                 self._changed |= changed.keys() & self._states.keys()
                 self._removed |= removed
                 self._changed_names = names | self._changed_names
             raise
+        if self._saved_state is not None:
+            self._saved_state.confirm()
         with self._lock:
             keys = changed.keys() & self._states.keys()
             self._saved_totals.update({key: changed[key].total for key in keys})

@@ -1,7 +1,7 @@
 """The exported series of one query: the lines of its gauges, cached until something changes."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from braze_exporter.braze.series import Point, Series
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.metrics.exposition import format_labels, format_sample
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
+from braze_exporter.metrics.saved_state import RestoredSeries
 from braze_exporter.scheduler.query_state import QueryState, Response
 
 
@@ -89,8 +90,16 @@ class QueryRow:
     bucket has no number.
     """
 
-    def __init__(self, query_state: QueryState, previous: "QueryRow | None" = None) -> None:
-        """Render `query_state`, and keep the series, bucket starts and baselines of the row `previous`."""
+    def __init__(
+        self,
+        query_state: QueryState,
+        previous: "QueryRow | None" = None,
+        restored: RestoredSeries | None = None,
+    ) -> None:
+        """Render `query_state`, and keep the series, bucket starts and baselines of the row `previous`.
+
+        `restored` has these if the query was restored from the state file.
+        """
         query = query_state.query
         self.query_state = query_state
         self.query = query
@@ -121,22 +130,52 @@ class QueryRow:
             if baseline is not None and baseline.query.baseline_weeks == query.baseline_weeks:
                 baseline.query = query
                 series_row.baseline = baseline
+        if restored is not None:
+            self._restore(restored)
         self.render()
 
-    def add_to_baselines(self, response: Response, *, is_history: bool) -> None:
-        """Add the settled points of a response to the baselines.
+    def _restore(self, restored: RestoredSeries) -> None:
+        self.latest_start, self.settled_start = restored.starts
+        for head, newest_start in restored.heads:
+            if self.query.selects(head.labels):
+                series_row = self._series_row(head)
+                series_row.newest_start = newest_start
+                if head.identity in restored.baselines and self.query.baseline_weeks:
+                    series_row.baseline = Baseline(self.query)
+                    series_row.baseline.restore(restored.baselines[head.identity])
+
+    @property
+    def heads(self) -> tuple[tuple[Series, int | None], ...]:
+        """Each series without its points, and the start of its newest bucket."""
+        return tuple((series_row.series, series_row.newest_start) for series_row in self.series.values())
+
+    def add_to_baselines(self, response: Response, *, is_history: bool) -> set[int]:
+        """Add the settled points of a response to the baselines, and return the periods that have changed.
 
         `is_history` is true for a response with older buckets only. In any other response the newest bucket is skipped,
         since it has not settled, even if the clocks differ.
         """
         query = self.query_state.query
+        changed: set[int] = set()
         for series in response.series if query.baseline_weeks else ():
             if not series.points or not query.selects(series.labels):
                 continue
             series_row = self._series_row(series)
             if series_row.baseline is None:
                 series_row.baseline = Baseline(query)
-            series_row.baseline.add(series.points if is_history else series.points[:-1], response.sent_at)
+            points = series.points if is_history else series.points[:-1]
+            changed |= series_row.baseline.add(points, response.sent_at)
+        return changed
+
+    def baseline_values(self, periods: Collection[int]) -> dict[int, dict[tuple[str, ...], dict[int, float]]]:
+        """Return the values of the baselines in each of `periods`, by identity of the series."""
+        result: dict[int, dict[tuple[str, ...], dict[int, float]]] = {period: {} for period in periods}
+        for identity, series_row in self.series.items():
+            if series_row.baseline is not None:
+                for period, values in series_row.baseline.values_by_period(periods).items():
+                    if values:
+                        result[period][identity] = values
+        return result
 
     def update_age(self, now: float) -> None:
         """Render again if the values have become stale, or are no longer stale, at `now` on the monotonic clock."""

@@ -80,6 +80,9 @@ class FetchLog:
     def on_repair(self, query_state: QueryState, response: Response) -> None:
         """Do nothing, since older buckets do not change whether the query is up."""
 
+    def on_end(self, query_state: QueryState) -> None:
+        """Do nothing, since the other methods log the result."""
+
     def on_circuit_change(self, query_state: QueryState) -> None:
         """Log if a query begins to fail, fails for another reason, or recovers."""
         error, before = query_state.error, self._failing.get(query_state)

@@ -7,10 +7,12 @@ lists.
 """
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from braze_exporter.braze.errors import BrazeError, Reason
@@ -19,7 +21,9 @@ from braze_exporter.scheduler.admission import AUTH_REASONS
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.list_pager import Admitter, ListPager, PageFetcher, ProbeInFlight
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
+from braze_exporter.scheduler.saved_list import SavedList, SavedListKey
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots
+from braze_exporter.state import TableChanges
 
 # The interval between reads of a list, in seconds.
 LIST_INTERVAL_SECONDS = 3_600.0
@@ -92,9 +96,9 @@ class _ListReadState:
     first read since which all have been suspect, or None. `next_at` is when the list is due. These times are in seconds
     of the monotonic clock. `pager` holds an unfinished read. `in_flight` is true while the list is queued or being
     read. `failures` is the number of consecutive failures. `error` is why the last read failed, or None. `read_at` is
-    when the list was last read to its end and used, in seconds since the epoch, or 0 if it never was. While the list is
-    rejected, `key_checked_at` is when the key was last read again. `is_key_changed` is true if the key has changed
-    during the read.
+    when the list was last read to its end and used, in seconds since the epoch, or 0 if it never was. `key_checked_at`
+    is when the last read ended or, while the list is rejected, when the key was last read again. `is_key_changed` is
+    true if the key has changed during the read.
     """
 
     workspace_key: WorkspaceKey
@@ -123,18 +127,23 @@ class ListRefresher:
         jitter: Callable[[], float],
         on_end: Callable[[], None],
         on_deferred: Callable[[str, ListEndpoint], None] = lambda _workspace, _list_endpoint: None,
+        saved_lists: Mapping[SavedListKey, SavedList] = MappingProxyType({}),
     ) -> None:
         """Start without lists.
 
         `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. `jitter` returns a factor
         for the wait after failures. The thread calls `on_end` after each read that succeeded or failed. It calls
-        `on_deferred` with the workspace and the list when a due list is deferred because of rate limiting.
+        `on_deferred` with the workspace and the list when a due list is deferred because of rate limiting. Lists in
+        `saved_lists` are restored when they are set.
         """
         self._wall = wall
         self._monotonic = monotonic
         self._jitter = jitter
         self._on_end = on_end
         self._on_deferred = on_deferred
+        self._saved_lists = saved_lists
+        self._unsaved: set[SavedListKey] = set()
+        self._saved_items: dict[SavedListKey, tuple[Sequence[ListItem], Mapping[str, float]]] = {}
         self._changed = threading.Condition()
         self._lists: dict[tuple[WorkspaceKey, ListEndpoint], _ListReadState] = {}
         self._workspace_lists: Mapping[WorkspaceKey, WorkspaceLists] = {}
@@ -145,7 +154,8 @@ class ListRefresher:
     def set_lists(self, lists_by_workspace: Mapping[WorkspaceKey, WorkspaceLists]) -> None:
         """Set the lists to read, and drop all others.
 
-        All lists are due at once, except those for which Braze rejected the key if it has not changed.
+        All lists are due at once, except restored ones, and those for which Braze rejected the key if it has not
+        changed.
         """
         with self._changed:
             now = self._monotonic()
@@ -154,12 +164,66 @@ class ListRefresher:
                 for workspace_key, workspace_lists in lists_by_workspace.items()
                 for list_endpoint in workspace_lists.list_endpoints
             ]
-            self._lists = {key: self._lists.get(key) or _ListReadState(*key, next_at=now) for key in keys}
+            removed = {_saved_key(read_state) for key, read_state in self._lists.items() if key not in keys}
+            self._unsaved |= removed | self._saved_lists.keys()
+            restored = {key: self._restore(*key) for key in keys if key not in self._lists}
+            self._saved_lists = {}
+            self._lists = {
+                key: self._lists.get(key) or restored[key] or _ListReadState(*key, next_at=now) for key in keys
+            }
             self._workspace_lists = lists_by_workspace
-            for read_state in self._lists.values():
+            for key, read_state in self._lists.items():
                 read_state.pager = None
+                if restored.get(key) is not None:
+                    continue
                 if not (lists_by_workspace[read_state.workspace_key].is_same_key and _is_rejected(read_state)):
                     read_state.next_at = now
+
+    def _restore(self, workspace_key: WorkspaceKey, list_endpoint: ListEndpoint) -> _ListReadState | None:
+        """Return the state that a list had before a restart, or None.
+
+        If the clock was set back, the list waits for at most its interval.
+        """
+        saved = self._saved_lists.get((*workspace_key, list_endpoint.path))
+        if saved is None:
+            return None
+        now, wall = self._monotonic(), self._wall()
+        wait = min(saved.next_at - wall, LIST_INTERVAL_SECONDS if saved.ended_at > wall else math.inf)
+        read_state = _ListReadState(workspace_key, list_endpoint, now + wait, saved.known, failures=saved.failures)
+        read_state.error, read_state.read_at = saved.error, saved.read_at
+        # The key may have changed, so a rejected list is tried again after two minutes.
+        if _is_rejected(read_state):
+            read_state.next_at = min(read_state.next_at, now + AUTH_RETRY_SECONDS)
+        read_state.key_checked_at = now
+        read_state.missing_since = {
+            item_id: now - max(0.0, wall - since) for item_id, since in (saved.missing_since or {}).items()
+        }
+        if saved.suspect_since is not None:
+            read_state.suspect_since = now - max(0.0, wall - saved.suspect_since)
+        if saved.known is not None:
+            self._saved_items[_saved_key(read_state)] = (saved.known.items, read_state.missing_since)
+        return read_state
+
+    def take_changes(self) -> TableChanges:
+        """Return the rows of the state file that have changed since the last call."""
+        with self._changed:
+            states = {_saved_key(read_state): read_state for read_state in self._lists.values()}
+            offset = self._wall() - self._monotonic()
+            rows: dict[tuple[str, tuple[object, ...]], Sequence[object] | None] = {}
+            for key in self._unsaved:
+                read_state = states.get(key)
+                if read_state is None:
+                    rows["lists", key] = rows["list_items", key] = None
+                    self._saved_items.pop(key, None)
+                    continue
+                saved = _save(read_state, offset)
+                rows["lists", key] = saved.times_row(key)
+                items = (saved.known.items if saved.known is not None else (), read_state.missing_since)
+                if items != self._saved_items.get(key, ((), {})):
+                    rows["list_items", key] = saved.items_row(key)
+                    self._saved_items[key] = items
+            self._unsaved.clear()
+            return rows
 
     def retry_rejected(self, workspace_key: WorkspaceKey) -> None:
         """Make the rejected lists of a workspace due at once, since its key has changed."""
@@ -360,6 +424,7 @@ class ListRefresher:
             wait = FORBIDDEN_RETRY_SECONDS
         elif error is not None:
             wait = min(RETRY_SECONDS * 2.0 ** (read_state.failures - 1), LIST_INTERVAL_SECONDS) * self._jitter()
+        self._unsaved.add(_saved_key(read_state))
         now = read_state.key_checked_at = self._monotonic()
         read_state.next_at = now if reason in AUTH_REASONS and read_state.is_key_changed else now + wait
         before, read_state.error = read_state.error, error
@@ -379,6 +444,25 @@ def _is_rejected(read_state: _ListReadState) -> bool:
 def _is_key_check_due(read_state: _ListReadState, now: float) -> bool:
     """Return whether the key of a rejected list must be read again, since it may have been rotated."""
     return _is_rejected(read_state) and now >= read_state.key_checked_at + AUTH_RETRY_SECONDS
+
+
+def _saved_key(read_state: _ListReadState) -> SavedListKey:
+    return (*read_state.workspace_key, read_state.list_endpoint.path)
+
+
+def _save(read_state: _ListReadState, offset: float) -> SavedList:
+    """Return a list for the state file. `offset` is the difference between the wall clock and the monotonic one."""
+    suspect_since = read_state.suspect_since
+    return SavedList(
+        read_state.read_at,
+        read_state.key_checked_at + offset,
+        read_state.next_at + offset,
+        read_state.failures,
+        read_state.error,
+        suspect_since + offset if suspect_since is not None else None,
+        read_state.known,
+        {item_id: since + offset for item_id, since in read_state.missing_since.items()},
+    )
 
 
 def _log_fields(read_state: _ListReadState) -> dict[str, object]:

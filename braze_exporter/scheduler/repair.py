@@ -6,8 +6,9 @@ fails again and again does not hide the newest buckets. Nothing here reads a clo
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, replace
+from typing import Any, NamedTuple
 
 from braze_exporter.braze.buckets import bucket_start
 from braze_exporter.braze.errors import BrazeError, Reason
@@ -51,6 +52,17 @@ class RequestOutcome(NamedTuple):
     is_tolerated: bool = False
 
 
+# The attributes of `RequestPlanner` that the state file keeps, besides the next request of a repair.
+_SAVED_FIELDS = (
+    "completed_at",
+    "_max_length",
+    "_oversized_at",
+    "_immediate_retry_at",
+    "_is_alternating",
+    "_is_short_next",
+)
+
+
 class RequestPlanner:
     """Chooses the requests of one query. Not thread-safe.
 
@@ -81,6 +93,23 @@ class RequestPlanner:
         self._is_alternating = False
         self._is_short_next = False
         self._next_chunk: BucketRequest | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the state as a JSON object. `from_json` makes it again."""
+        fields = {name.lstrip("_"): getattr(self, name) for name in _SAVED_FIELDS}
+        fields["next_chunk"] = astuple(self._next_chunk) if self._next_chunk is not None else None
+        return {name: value for name, value in fields.items() if value not in (None, False, math.inf, -math.inf)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "RequestPlanner":
+        """Return the planner that `to_json` described. Raises `TypeError` if its next request is invalid."""
+        planner = cls()
+        for name in _SAVED_FIELDS:
+            if name.lstrip("_") in fields:
+                setattr(planner, name, fields[name.lstrip("_")])
+        if "next_chunk" in fields:
+            planner._next_chunk = BucketRequest(*fields["next_chunk"])
+        return planner
 
     def next_request(self, query: Query, needed_length: int, now: float) -> BucketRequest:
         """Return the next request for `query` at `now`. A new repair reads the newest `needed_length` buckets."""

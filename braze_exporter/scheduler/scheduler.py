@@ -69,6 +69,9 @@ class Listener(Protocol):
     def on_repair(self, query_state: QueryState, response: Response) -> None:
         """Handle a response with older buckets of a query, which no gauge shows."""
 
+    def on_end(self, query_state: QueryState) -> None:
+        """Handle the end of a fetch of a query or of a chunk of its history, after all other changes."""
+
     def on_circuit_change(self, query_state: QueryState) -> None:
         """Handle a query whose `circuit_error` has changed without a fetch of it."""
 
@@ -83,17 +86,20 @@ class Scheduler:
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
         on_deferred: Callable[[str, SeriesKind], None] = lambda _workspace, _kind: None,
+        restore: Callable[[Query], QueryState | None] = lambda _query: None,
     ) -> None:
         """Start without queries.
 
         `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. `jitter` returns a factor
         for the wait after failures. `on_deferred` is called with the workspace and the kind of each query that is
-        deferred. The attribute `revision` increases with each change of a query state.
+        deferred. `restore` returns the state that a new query had before a restart, or None. The attribute `revision`
+        increases with each change of a query state.
         """
         self._wall = wall
         self._monotonic = monotonic
         self._jitter = jitter
         self._on_deferred = on_deferred
+        self._restore = restore
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self.revision = 0
@@ -155,7 +161,7 @@ class Scheduler:
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
         """Update `query_state` for `query`, or create it if it is None, and add the history chunks that it needs."""
         now = self._monotonic()
-        query_state = query_state or QueryState(query, self._wall(), next_at=now)
+        query_state = query_state or self._restore(query) or QueryState(query, self._wall(), next_at=now)
         if query_state.query.baseline_weeks != query.baseline_weeks:
             query_state.added_at, query_state.history = self._wall(), ()
             self._incomplete_history.discard(state_key(query))
@@ -311,6 +317,8 @@ class Scheduler:
                 self._set_deferred(query_state, None)
                 self._update_circuits()  # first, so that the log shows what this fetch revealed about the key
                 self._store_result(query_state, fetched, error, sent_at)
+                owner = query_state.owner or query_state
+                self._notify(owner, operator.methodcaller("on_end", owner))
             self._release(query_state)
 
     def _store_result(

@@ -379,6 +379,9 @@ def test_internal_error_fails_one_query() -> None:
         def on_repair(self, _entry: object, _answer: object) -> None:
             raise AssertionError
 
+        def on_end(self, _entry: object) -> None:
+            raise AssertionError
+
         def on_result(self, entry: QueryState, _before: object) -> None:
             seen.append(entry)
             raise ZeroDivisionError

@@ -1,0 +1,215 @@
+"""Keeps the queries, their responses and their baselines in the state file, so that a restart goes unnoticed."""
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from braze_exporter.braze.query import Query
+from braze_exporter.braze.series import Series
+from braze_exporter.scheduler.query_state import QueryState
+from braze_exporter.scheduler.saved_query import (
+    DECODE_ERRORS,
+    BaselineValues,
+    SavedTimes,
+    SeriesHead,
+    decode_baselines,
+    decode_buckets,
+    decode_heads,
+    encode_baselines,
+    encode_buckets,
+    encode_heads,
+    restore_query_state,
+    save_times,
+    saved_key,
+)
+from braze_exporter.state import StateFile, TableChanges
+
+# The tables with rows of a query.
+_TABLES = ("queries", "query_series", "responses", "baselines")
+
+_log = logging.getLogger(__name__)
+
+
+class RestoredSeries(NamedTuple):
+    """What the page showed of a query before the restart, besides its response.
+
+    `heads` are all its series. `starts` are the last known starts of its latest and its settled bucket.
+    """
+
+    heads: Sequence[SeriesHead]
+    starts: tuple[int | None, int | None]
+    baselines: BaselineValues
+
+
+class _StoredQuery(NamedTuple):
+    """The rows of a query, as read from the state file."""
+
+    times: SavedTimes
+    heads: str
+    buckets: bytes | None
+    baselines: Sequence[bytes]
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What has changed since the last write: times by query, and the values of the changed periods of baselines."""
+
+    times: dict[str, SavedTimes] = field(default_factory=dict)
+    series: dict[str, tuple[tuple[SeriesHead, ...], tuple[Series, ...]]] = field(default_factory=dict)
+    baselines: dict[tuple[str, int], BaselineValues] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+
+
+class SavedState:
+    """Restores the queries from the state file, and collects what the next write must change. Thread-safe.
+
+    `collect` returns all changes since the last `confirm`, so that nothing is lost if a write fails.
+    """
+
+    def __init__(self, state_file: StateFile, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        """Read the queries of `state_file`.
+
+        `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. Raises `StateFileError` if
+        the file cannot be read.
+        """
+        self._wall = wall
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._sources: list[Callable[[], TableChanges]] = []
+        heads, buckets = dict(state_file.read_table("query_series")), dict(state_file.read_table("responses"))
+        baselines: defaultdict[int, list[bytes]] = defaultdict(list)
+        for query_id, _, data in state_file.read_table("baselines"):
+            baselines[query_id].append(data)
+        self._ids: dict[str, int] = {}
+        self._stored: dict[str, _StoredQuery] = {}
+        self._restored: dict[QueryState, RestoredSeries] = {}
+        for query_id, key, *columns in state_file.read_table("queries"):
+            self._ids[key] = query_id
+            self._stored[key] = _StoredQuery(
+                SavedTimes(*columns), heads.get(query_id, "[]"), buckets.get(query_id), baselines[query_id]
+            )
+        self._next_id = max(self._ids.values(), default=0) + 1
+        self._changes = _Changes()
+        self._written: dict[int, tuple[tuple[SeriesHead, ...], tuple[Series, ...]]] = {}
+        self._unconfirmed: TableChanges = {}
+
+    def add_source(self, take_changes: Callable[[], TableChanges]) -> None:
+        """Let `collect` include what `take_changes` returns: the changes since its last call."""
+        self._sources.append(take_changes)
+
+    def restore(self, query: Query) -> QueryState | None:
+        """Return the state of a query that is added to the plan, or None if the state file does not have it."""
+        stored = self._stored.pop(saved_key(query), None)
+        if stored is None:
+            return None
+        try:
+            heads = decode_heads(stored.heads, query.metric_groups)
+            series = decode_buckets(heads, stored.buckets) if stored.buckets is not None else ()
+            query_state = restore_query_state(query, stored.times, series, self._wall(), self._monotonic())
+            baselines: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
+            for data in stored.baselines:
+                for identity, values in decode_baselines(data).items():
+                    baselines[identity] |= values
+        except DECODE_ERRORS as error:
+            fields = {**dict(query.labels), "unit": query.unit, "reason": str(error)}
+            _log.warning("Saved query could not be read", extra={"fields": fields})
+            return None
+        starts = (stored.times.latest_start, stored.times.settled_start)
+        self._written[self._ids[saved_key(query)]] = (tuple(heads), series)
+        self._restored[query_state] = RestoredSeries(heads, starts, baselines)
+        return query_state
+
+    def take_series(self, query_state: QueryState) -> RestoredSeries | None:
+        """Return the series of a query state that `restore` has returned, once; otherwise None."""
+        return self._restored.pop(query_state, None)
+
+    def set_queries(self, queries: Iterable[Query]) -> None:
+        """Drop all queries but these, also those that were not restored."""
+        with self._lock:
+            self._stored.clear()
+            kept = set(map(saved_key, queries))
+            removed = {*self._ids, *self._changes.times, *(key for key, _ in self._changes.baselines)} - kept
+            self._changes.baselines = {key: values for key, values in self._changes.baselines.items() if key[0] in kept}
+            for key in removed:
+                self._changes.times.pop(key, None)
+                self._changes.series.pop(key, None)
+            self._changes.removed += removed
+
+    def record_query(
+        self, query_state: QueryState, heads: tuple[SeriesHead, ...], starts: tuple[int | None, int | None]
+    ) -> None:
+        """Save a query whose fetch has just ended, with all its series."""
+        times = save_times(query_state, starts, self._wall(), self._monotonic())
+        key, response = saved_key(query_state.query), query_state.response
+        with self._lock:
+            self._changes.times[key] = times
+            if response is not None:
+                self._changes.series[key] = (heads, response.series)
+
+    def record_baselines(self, query: Query, periods: Mapping[int, BaselineValues]) -> None:
+        """Save the values of the baselines of a query in `periods`."""
+        with self._lock:
+            self._changes.baselines |= {(saved_key(query), period): values for period, values in periods.items()}
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether there are changes of queries that the next write must include. Does not wait for other threads."""
+        return bool(self._unconfirmed) or self._changes != _Changes()
+
+    def collect(self) -> TableChanges:
+        """Return the rows to write, with those of writes that were not confirmed."""
+        rows = dict(self._unconfirmed)
+        with self._lock:
+            changes, self._changes = self._changes, _Changes()
+            for key in changes.removed:
+                removed_id = self._ids.pop(key, None)
+                if removed_id is not None:
+                    self._written.pop(removed_id, None)
+                    rows |= {(table, (removed_id,)): None for table in _TABLES}
+            for key in changes.times.keys() - self._ids.keys():
+                self._ids[key], self._next_id = self._next_id, self._next_id + 1
+            # A new query gets its id when its first fetch ends. Its baselines wait for that.
+            self._changes.baselines = {
+                (key, period): values for (key, period), values in changes.baselines.items() if key not in self._ids
+            }
+            ids = dict(self._ids)
+        for key, times in changes.times.items():
+            rows["queries", (ids[key],)] = (ids[key], key, *times.row)
+        for key, (heads, series) in changes.series.items():
+            rows |= self._series_rows(ids[key], heads, series)
+        for (key, period), values in changes.baselines.items():
+            if key in ids:
+                row_key = (ids[key], period)
+                rows["baselines", row_key] = (*row_key, encode_baselines(values)) if values else None
+        for take_changes in self._sources:
+            rows |= take_changes()
+        self._unconfirmed = rows
+        return rows
+
+    def _series_rows(self, query_id: int, heads: tuple[SeriesHead, ...], series: tuple[Series, ...]) -> TableChanges:
+        """Return the rows for a response whose series or buckets differ from what was written last."""
+        listed = {item.identity for item in series}
+        known = {head.identity for head, _ in heads}
+        heads = (
+            *((head, None if head.identity in listed else newest) for head, newest in heads),
+            *(
+                (Series(item.metric_group, (), item.labels, item.key), None)
+                for item in series
+                if item.identity not in known
+            ),
+        )
+        written_heads, written_series = self._written.get(query_id, (None, None))
+        self._written[query_id] = (heads, series)
+        rows: dict[tuple[str, tuple[object, ...]], Sequence[object] | None] = {}
+        if heads != written_heads:
+            rows["query_series", (query_id,)] = (query_id, encode_heads(heads))
+        if heads != written_heads or series != written_series:
+            rows["responses", (query_id,)] = (query_id, encode_buckets(heads, series))
+        return rows
+
+    def confirm(self) -> None:
+        """Register that what `collect` returned last has been written."""
+        self._unconfirmed = {}

@@ -1,0 +1,192 @@
+"""Converts what the state file keeps of a query to and from its rows. Nothing here reads a clock.
+
+Times in the state file are in seconds since the epoch, since a monotonic clock starts again with the machine.
+"""
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from braze_exporter.braze.buckets import bucket_starts
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.kinds import MetricGroup
+from braze_exporter.braze.query import Query
+from braze_exporter.braze.series import Point, Series
+from braze_exporter.scheduler.history import HistoryRange
+from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
+from braze_exporter.scheduler.repair import RequestPlanner
+
+# What decoding raises if a row is damaged.
+DECODE_ERRORS = (ValueError, TypeError, LookupError, struct.error, zlib.error)
+# The values of a bucket without a number, and of a bucket that a series does not have. Values of Braze are finite.
+_HOLE, _ABSENT = math.nan, math.inf
+_COMPRESSION_LEVEL = 1
+
+
+def saved_key(query: Query) -> str:
+    """Return the key of a query in the state file. It identifies the same queries as `state_key`."""
+    return json.dumps([*query.identity, query.url, query.zone.key])
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTimes:
+    """The times, the error and the next request of a query, as the state file keeps them.
+
+    The fields are the columns of the table `queries` after its key.
+    """
+
+    added_at: float
+    fetched_at: float
+    next_at: float
+    failures: int
+    error: str | None
+    repair: str
+    history: str
+    sent_at: float | None
+    received_at: float | None
+    latest_start: int | None
+    settled_start: int | None
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        """The values of the columns."""
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+
+def save_times(
+    query_state: QueryState, starts: tuple[int | None, int | None], wall: float, monotonic: float
+) -> SavedTimes:
+    """Return the times of a query whose fetch has just ended, at `wall` and `monotonic`.
+
+    `starts` are the last known starts of its latest and its settled bucket.
+    """
+    response, error = query_state.response, query_state.result.error if query_state.result is not None else None
+    return SavedTimes(
+        query_state.added_at,
+        wall,
+        wall + query_state.next_at - monotonic,
+        query_state.failures,
+        save_error(error),
+        json.dumps(query_state.repair.to_json()),
+        json.dumps(query_state.history),
+        response.sent_at if response is not None else None,
+        response.received_at if response is not None else None,
+        *starts,
+    )
+
+
+def restore_query_state(
+    query: Query, saved: SavedTimes, series: tuple[Series, ...], wall: float, monotonic: float
+) -> QueryState:
+    """Return the state of `query` at `wall` and `monotonic`, as it was when it was saved with these `series`.
+
+    If the clock was set back, so that the age of the response is unknown, the response is stale. The query then waits
+    for one refresh at most. Raises one of `DECODE_ERRORS` if the row is damaged.
+    """
+    wait = min(saved.next_at - wall, saved.next_at - saved.fetched_at)
+    if saved.fetched_at > wall:
+        wait = min(wait, query.refresh_seconds)
+    response = None
+    if saved.sent_at is not None and saved.received_at is not None:
+        age = wall - saved.received_at if saved.received_at <= wall else math.inf
+        response = Response(series, saved.sent_at, saved.received_at, monotonic - age)
+    error = restore_error(saved.error)
+    history: tuple[HistoryRange, ...] = tuple((float(start), float(end)) for start, end in json.loads(saved.history))
+    return QueryState(
+        query,
+        saved.added_at,
+        next_at=monotonic + wait,
+        result=FetchResult(response, error) if response is not None or error is not None else None,
+        failures=saved.failures,
+        history=history,
+        repair=RequestPlanner.from_json(json.loads(saved.repair)),
+    )
+
+
+def save_error(error: BrazeError | None) -> str | None:
+    """Return an error as JSON."""
+    return json.dumps([error.reason, error.detail, error.is_transient]) if error is not None else None
+
+
+def restore_error(text: str | None) -> BrazeError | None:
+    """Return the error that `save_error` saved."""
+    if text is None:
+        return None
+    reason, detail, is_transient = json.loads(text)
+    return BrazeError(Reason(reason), str(detail), is_transient=bool(is_transient))
+
+
+# A series without buckets, and the start of the newest bucket that any response had, or None if the last one has it.
+SeriesHead = tuple[Series, int | None]
+
+
+def encode_heads(heads: Iterable[SeriesHead]) -> str:
+    """Return what identifies the series of a query, as JSON."""
+    return json.dumps([[series.metric_group.name, series.key, series.labels, newest] for series, newest in heads])
+
+
+def decode_heads(text: str, metric_groups: Iterable[MetricGroup]) -> list[SeriesHead]:
+    """Return the series that `encode_heads` encoded. Raises one of `DECODE_ERRORS` if the text is damaged."""
+    groups = {metric_group.name: metric_group for metric_group in metric_groups}
+    return [
+        (Series(groups[name], (), tuple((label, value) for label, value in labels), tuple(key)), newest)
+        for name, key, labels, newest in json.loads(text)
+    ]
+
+
+def encode_buckets(heads: Iterable[SeriesHead], series_list: Sequence[Series]) -> bytes:
+    """Return the buckets of a response, in the order of `heads`. A series that the response lacks has no bucket."""
+    starts = bucket_starts(series_list)
+    index = {start: position for position, start in enumerate(starts)}
+    by_identity = {series.identity: series for series in series_list}
+    values: list[float] = []
+    for head, _ in heads:
+        row = [_ABSENT] * len(starts)
+        series = by_identity.get(head.identity, head)
+        for start, value in series.points:
+            row[index[start]] = value
+        for start in series.holes:
+            row[index[start]] = _HOLE
+        values += row
+    packed = struct.pack(f"<I{len(starts)}q{len(values)}d", len(starts), *starts, *values)
+    return zlib.compress(packed, _COMPRESSION_LEVEL)
+
+
+def decode_buckets(heads: Sequence[SeriesHead], data: bytes) -> tuple[Series, ...]:
+    """Return the series of a response, without those that the response lacked.
+
+    Raises one of `DECODE_ERRORS` if the data is damaged.
+    """
+    content = zlib.decompress(data)
+    (length,) = struct.unpack_from("<I", content)
+    numbers = struct.unpack(f"<I{length}q{length * len(heads)}d", content)
+    starts, values = numbers[1 : length + 1], numbers[length + 1 :]
+    result = []
+    for position, (head, newest) in enumerate(heads):
+        row = list(zip(starts, values[position * length : (position + 1) * length], strict=True))
+        points = tuple(Point(start, value) for start, value in row if math.isfinite(value))
+        holes = tuple(start for start, value in row if math.isnan(value))
+        if newest is None:
+            result.append(Series(head.metric_group, points, head.labels, head.key, holes))
+    return tuple(result)
+
+
+BaselineValues = Mapping[tuple[str, ...], Mapping[int, float]]
+"""The values of a query's baselines by bucket start, by identity of the series."""
+
+
+def encode_baselines(values: BaselineValues) -> bytes:
+    """Return the values of a query's baselines."""
+    rows = [[identity, list(buckets), list(buckets.values())] for identity, buckets in values.items()]
+    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), _COMPRESSION_LEVEL)
+
+
+def decode_baselines(data: bytes) -> dict[tuple[str, ...], dict[int, float]]:
+    """Return the values that `encode_baselines` encoded. Raises one of `DECODE_ERRORS` if the data is damaged."""
+    return {
+        tuple(identity): dict(zip(starts, map(float, values), strict=True))
+        for identity, starts, values in json.loads(zlib.decompress(data))
+    }
