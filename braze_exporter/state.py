@@ -6,6 +6,7 @@ opens the database once, since closing a second descriptor of a file drops all P
 
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import logging
@@ -255,12 +256,6 @@ _TABLES = (
     ) WITHOUT ROWID
     """,
 )
-# The columns of the tables that are used.
-_COLUMNS = {
-    "counters": "key, unit, total, withheld, floor, requested_at, zone, highest",
-    "names": "workspace, url, kind, id, name",
-}
-
 # Workspace, url, kind, subject, alias and id of the app, alias and id of the segment, then the key of the series if a
 # query has several. Aliases are the names in the config. The subject is Braze's id, or else its name. Ids of hex digits
 # and dashes are in lower case. What is not applicable is empty.
@@ -401,7 +396,7 @@ class StateFile:
     def read_table(self, table: str) -> list[tuple[Any, ...]]:
         """Return the rows of one of the tables in `TableChanges`. Raises `StateFileError` if they cannot be read."""
         try:
-            return self._connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - contains no input
+            return self._connection.execute(f"SELECT {_columns(table)} FROM {table}").fetchall()  # noqa: S608 - contains no input
         except sqlite3.Error as error:
             raise StateFileError(f"cannot be read: {error}") from error
 
@@ -710,7 +705,7 @@ def _prepare(connection: sqlite3.Connection, aliases: Aliases) -> None:
 def _read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterState]:
     """Return all counter states. Raises `StateFileError` if one cannot be read."""
     with _reading():
-        rows = connection.execute(f"SELECT {_COLUMNS['counters']} FROM counters")  # noqa: S608 - contains no input
+        rows = connection.execute(f"SELECT {_columns('counters')} FROM counters")  # noqa: S608 - contains no input
         return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in rows}
 
 
@@ -718,7 +713,7 @@ def _read_names(connection: sqlite3.Connection) -> dict[NameKey, str]:
     """Return the last known names. Raises `StateFileError` if they cannot be read."""
     with _reading():
         names = {}
-        rows = connection.execute(f"SELECT {_COLUMNS['names']} FROM names")  # noqa: S608 - contains no input
+        rows = connection.execute(f"SELECT {_columns('names')} FROM names")  # noqa: S608 - contains no input
         for workspace, url, kind, item_id, name in rows:
             if not isinstance(name, str):
                 raise TypeError("a name is not text")
@@ -736,12 +731,22 @@ def _reading() -> Iterator[None]:
         raise (_DamagedError if is_damage else StateFileError)(f"cannot be read: {error}") from error
 
 
+@functools.cache
+def _columns(table: str) -> str:
+    """Return the names of the columns of a table. A file of a later version may have further ones."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for statement in _TABLES:
+            connection.execute(statement)
+        columns = connection.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,))
+        return ", ".join(name for (name,) in columns)
+
+
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]]) -> None:
-    """Insert rows into a table, or replace those with the same key. The values are in the order of `_COLUMNS`."""
+    """Insert rows into a table, or replace those with the same key. The values are in the order of `_columns`."""
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         batch = rows[start : start + _ROWS_PER_STATEMENT]
         placeholders = ", ".join([f"({', '.join('?' * len(batch[0]))})"] * len(batch))
-        statement = f"INSERT OR REPLACE INTO {table} ({_COLUMNS[table]}) VALUES {placeholders}"  # noqa: S608 - no input
+        statement = f"INSERT OR REPLACE INTO {table} ({_columns(table)}) VALUES {placeholders}"  # noqa: S608 - no input
         connection.execute(statement, [*chain(*batch)])
 
 

@@ -63,7 +63,7 @@ class StateWriter:
 
     def close(self, timeout: float) -> bool:
         """Write the remaining changes and end the thread. Return whether that took at most `timeout` seconds."""
-        self.request()
+        self._requests.put(Future())  # `has_changes` does not include lists, which are written with other changes
         self._requests.put(None)
         self._thread.join(timeout)
         return not self._thread.is_alive()
