@@ -298,6 +298,26 @@ def test_removed_workspace_loses_its_metrics() -> None:
     assert {dict(labels).get("workspace", "staging") for _, labels in page.samples} == {"staging"}
 
 
+def test_scrape_between_steps_of_reload_brings_no_removed_workspace_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetches and pages between two steps of a reload that removes a workspace succeed, and leave no metric of it."""
+    with running_exporter("{event: purchase}", shop(), extra_yaml="budget: {share: 0.5}\n") as exporter:
+        scheduler = exporter.exporter._scheduler  # noqa: SLF001 - scrapes between two steps of a reload
+        set_queries = scheduler.set_queries
+
+        def scrape_before(*arguments: Any) -> None:  # noqa: ANN401
+            exporter.clock.advance(300)
+            assert exporter.scrape().value("braze_query_up", workspace="production") == 1
+            set_queries(*arguments)
+
+        exporter.scrape()
+        monkeypatch.setattr(scheduler, "set_queries", scrape_before)
+        calls = len(exporter.braze.requests)
+        exporter.apply_config("{event: purchase}", production="staging")
+        assert len(exporter.braze.requests) == calls + 1
+        page = exporter.scrape()
+        assert {dict(labels).get("workspace", "staging") for _, labels in page.samples} == {"staging"}
+
+
 def test_call_in_flight_adds_no_metric_of_removed_workspace() -> None:
     """A call that completes after its workspace was removed is not counted, and no scrape waits for it."""
     with running_exporter("{event: purchase}", shop()) as exporter, ThreadPoolExecutor(1) as pool:

@@ -254,7 +254,10 @@ class Collector:
         is_up: dict[str, bool] = {}
         for query_state in self._scheduler.query_states:
             workspace, kind = query_state.query.workspace, query_state.query.kind.section
-            counts[workspace, kind, query_status(query_state, now)] += 1
+            key = (workspace, kind, query_status(query_state, now))
+            if key not in counts:  # a reload is about to remove the query
+                continue
+            counts[key] += 1
             if query_state.has_result:
                 is_up[workspace] = is_up.get(workspace, False) or query_state.error is None
         yield UP, _format_family(UP, (((workspace,), float(up)) for workspace, up in is_up.items()))
