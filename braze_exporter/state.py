@@ -162,8 +162,8 @@ _TABLES = (
     CREATE TABLE query_series (
         -- The series of each query, which seldom change.
         query INTEGER PRIMARY KEY,   -- queries.id
-        series TEXT NOT NULL         -- JSON list: metric group, key and labels of each series, and the start of its
-                                     -- newest bucket if the last response does not have the series
+        series BLOB NOT NULL         -- compressed JSON list: metric group, key and labels of each series, and the start
+                                     -- of its newest bucket if the last response does not have the series
     )
     """,
     """

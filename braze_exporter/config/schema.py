@@ -119,7 +119,7 @@ class Settings(Model):
     budget: Budget = Field(default=Budget(), description="limits on the exporter's requests to Braze")
     state_file: OptionalPath = Field(
         default=None,
-        description="file to keep counters across restarts, for one exporter at a time; without it they restart at 0",
+        description="file to keep counters, values and lists across restarts, for one exporter at a time",
     )
 
 

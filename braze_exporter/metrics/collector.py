@@ -52,6 +52,7 @@ class Collector:
         self._rows: dict[tuple[object, ...], QueryRow] = {}
         self._counter_families: list[tuple[Family, MetricGroup, list[QueryRow]]] = []
         self._counter_sources: set[QueryState] = set()
+        self._changed_responses: set[QueryState] = set()
         self._revision = (-1, -1)
         self._valid_until = float("-inf")
         self._sections: list[tuple[Family, str]] = []
@@ -130,6 +131,10 @@ class Collector:
         result = query_state.result
         response = result.response if result is not None and result.error is None else None
         if response is not None and not query_state.is_history:
+            if self._saved_state is not None and (
+                previous is None or previous.response is None or previous.response.series != response.series
+            ):
+                self._changed_responses.add(query_state)
             self._update_self_metrics(query_state.query, response, previous.response if previous is not None else None)
             if query_state in self._counter_sources:
                 self._record_in_counters(query_state.query, response)
@@ -154,7 +159,9 @@ class Collector:
         if self._saved_state is not None:
             with self._lock:
                 row = self._rows[state_key(query_state.query)]
-                self._saved_state.record_query(query_state, row.heads, (row.latest_start, row.settled_start))
+                heads = row.heads if query_state in self._changed_responses else None
+                self._changed_responses.discard(query_state)
+                self._saved_state.record_query(query_state, (row.latest_start, row.settled_start), heads)
 
     def _add_to_baselines(self, row: QueryRow, response: Response, *, is_history: bool) -> None:
         periods = row.add_to_baselines(response, is_history=is_history)

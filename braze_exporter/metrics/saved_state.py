@@ -48,7 +48,7 @@ class _StoredQuery(NamedTuple):
     """The rows of a query, as read from the state file."""
 
     times: SavedTimes
-    heads: str
+    heads: bytes | None
     buckets: bytes | None
     baselines: Sequence[bytes]
 
@@ -89,11 +89,11 @@ class SavedState:
         for query_id, key, *columns in state_file.read_table("queries"):
             self._ids[key] = query_id
             self._stored[key] = _StoredQuery(
-                SavedTimes(*columns), heads.get(query_id, "[]"), buckets.get(query_id), baselines[query_id]
+                SavedTimes(*columns), heads.get(query_id), buckets.get(query_id), baselines[query_id]
             )
         self._next_id = max(self._ids.values(), default=0) + 1
         self._changes = _Changes()
-        self._written: dict[int, tuple[tuple[SeriesHead, ...], tuple[Series, ...]]] = {}
+        self._heads_hashes: dict[int, int] = {}
         self._unconfirmed: TableChanges = {}
 
     def add_source(self, take_changes: Callable[[], TableChanges]) -> None:
@@ -106,7 +106,7 @@ class SavedState:
         if stored is None:
             return None
         try:
-            heads = decode_heads(stored.heads, query.metric_groups)
+            heads = decode_heads(stored.heads, query.metric_groups) if stored.heads is not None else []
             series = decode_buckets(heads, stored.buckets) if stored.buckets is not None else ()
             query_state = restore_query_state(query, stored.times, series, self._wall(), self._monotonic())
             baselines: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
@@ -118,7 +118,6 @@ class SavedState:
             _log.warning("Saved query could not be read", extra={"fields": fields})
             return None
         starts = (stored.times.latest_start, stored.times.settled_start)
-        self._written[self._ids[saved_key(query)]] = (tuple(heads), series)
         self._restored[query_state] = RestoredSeries(heads, starts, baselines)
         return query_state
 
@@ -139,14 +138,18 @@ class SavedState:
             self._changes.removed += removed
 
     def record_query(
-        self, query_state: QueryState, heads: tuple[SeriesHead, ...], starts: tuple[int | None, int | None]
+        self, query_state: QueryState, starts: tuple[int | None, int | None], heads: tuple[SeriesHead, ...] | None
     ) -> None:
-        """Save a query whose fetch has just ended, with all its series."""
+        """Save a query whose fetch has just ended.
+
+        `starts` are the last known starts of its latest and its settled bucket. `heads` are all its series if its
+        response differs from the previous one, otherwise None.
+        """
         times = save_times(query_state, starts, self._wall(), self._monotonic())
         key, response = saved_key(query_state.query), query_state.response
         with self._lock:
             self._changes.times[key] = times
-            if response is not None:
+            if response is not None and heads is not None:
                 self._changes.series[key] = (heads, response.series)
 
     def record_baselines(self, query: Query, periods: Mapping[int, BaselineValues]) -> None:
@@ -167,7 +170,7 @@ class SavedState:
             for key in changes.removed:
                 removed_id = self._ids.pop(key, None)
                 if removed_id is not None:
-                    self._written.pop(removed_id, None)
+                    self._heads_hashes.pop(removed_id, None)
                     rows |= {(table, (removed_id,)): None for table in _TABLES}
             for key in changes.times.keys() - self._ids.keys():
                 self._ids[key], self._next_id = self._next_id, self._next_id + 1
@@ -190,7 +193,7 @@ class SavedState:
         return rows
 
     def _series_rows(self, query_id: int, heads: tuple[SeriesHead, ...], series: tuple[Series, ...]) -> TableChanges:
-        """Return the rows for a response whose series or buckets differ from what was written last."""
+        """Return the rows for a response. The heads of its series are written only if they have changed."""
         listed = {item.identity for item in series}
         known = {head.identity for head, _ in heads}
         heads = (
@@ -201,13 +204,13 @@ class SavedState:
                 if item.identity not in known
             ),
         )
-        written_heads, written_series = self._written.get(query_id, (None, None))
-        self._written[query_id] = (heads, series)
-        rows: dict[tuple[str, tuple[object, ...]], Sequence[object] | None] = {}
-        if heads != written_heads:
-            rows["query_series", (query_id,)] = (query_id, encode_heads(heads))
-        if heads != written_heads or series != written_series:
-            rows["responses", (query_id,)] = (query_id, encode_buckets(heads, series))
+        encoded_heads = encode_heads(heads)
+        rows: dict[tuple[str, tuple[object, ...]], Sequence[object] | None] = {
+            ("responses", (query_id,)): (query_id, encode_buckets(heads, series))
+        }
+        if self._heads_hashes.get(query_id) != hash(encoded_heads):
+            self._heads_hashes[query_id] = hash(encoded_heads)
+            rows["query_series", (query_id,)] = (query_id, encoded_heads)
         return rows
 
     def confirm(self) -> None:

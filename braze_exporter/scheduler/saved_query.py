@@ -123,17 +123,17 @@ def restore_error(text: str | None) -> BrazeError | None:
 SeriesHead = tuple[Series, int | None]
 
 
-def encode_heads(heads: Iterable[SeriesHead]) -> str:
-    """Return what identifies the series of a query, as JSON."""
-    return json.dumps([[series.metric_group.name, series.key, series.labels, newest] for series, newest in heads])
+def encode_heads(heads: Iterable[SeriesHead]) -> bytes:
+    """Return what identifies the series of a query."""
+    return _compress_json([[series.metric_group.name, series.key, series.labels, newest] for series, newest in heads])
 
 
-def decode_heads(text: str, metric_groups: Iterable[MetricGroup]) -> list[SeriesHead]:
-    """Return the series that `encode_heads` encoded. Raises one of `DECODE_ERRORS` if the text is damaged."""
+def decode_heads(data: bytes, metric_groups: Iterable[MetricGroup]) -> list[SeriesHead]:
+    """Return the series that `encode_heads` encoded. Raises one of `DECODE_ERRORS` if the data is damaged."""
     groups = {metric_group.name: metric_group for metric_group in metric_groups}
     return [
         (Series(groups[name], (), tuple((label, value) for label, value in labels), tuple(key)), newest)
-        for name, key, labels, newest in json.loads(text)
+        for name, key, labels, newest in json.loads(zlib.decompress(data))
     ]
 
 
@@ -144,8 +144,11 @@ def encode_buckets(heads: Iterable[SeriesHead], series_list: Sequence[Series]) -
     by_identity = {series.identity: series for series in series_list}
     values: list[float] = []
     for head, _ in heads:
-        row = [_ABSENT] * len(starts)
         series = by_identity.get(head.identity, head)
+        if len(series.points) == len(starts):  # it has a number for each bucket
+            values += [value for _, value in series.points]
+            continue
+        row = [_ABSENT] * len(starts)
         for start, value in series.points:
             row[index[start]] = value
         for start in series.holes:
@@ -181,7 +184,7 @@ BaselineValues = Mapping[tuple[str, ...], Mapping[int, float]]
 def encode_baselines(values: BaselineValues) -> bytes:
     """Return the values of a query's baselines."""
     rows = [[identity, list(buckets), list(buckets.values())] for identity, buckets in values.items()]
-    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), _COMPRESSION_LEVEL)
+    return _compress_json(rows)
 
 
 def decode_baselines(data: bytes) -> dict[tuple[str, ...], dict[int, float]]:
@@ -190,3 +193,7 @@ def decode_baselines(data: bytes) -> dict[tuple[str, ...], dict[int, float]]:
         tuple(identity): dict(zip(starts, map(float, values), strict=True))
         for identity, starts, values in json.loads(zlib.decompress(data))
     }
+
+
+def _compress_json(value: object) -> bytes:
+    return zlib.compress(json.dumps(value, separators=(",", ":")).encode(), _COMPRESSION_LEVEL)
