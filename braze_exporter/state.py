@@ -671,6 +671,8 @@ def _try_to_open(real: Path, aliases: Aliases) -> sqlite3.Connection:
         _prepare(connection, aliases)
         _read_counters(connection)
         _read_names(connection)
+        for table in _KEY_COLUMNS:
+            connection.execute(f"SELECT {_columns(table)} FROM {table} LIMIT 0")  # noqa: S608 - contains no input
         connection.execute("COMMIT")
     except BaseException:
         connection.close()

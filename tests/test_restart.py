@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import signal
 import sqlite3
 import threading
@@ -39,6 +40,7 @@ from braze_exporter.simulator.inventory import SHOP_INVENTORY
 from braze_exporter.simulator.server import Server
 from braze_exporter.simulator.traffic import DEMO, Counts, Traffic, TrafficShape
 from braze_exporter.state import open_state_file
+from braze_exporter.web.status_response import read_status_response
 
 CART_REMINDER, ABANDONED_CART = "c88ddaf1-385c-4415-8360-bb0a64f5ffd8", "907e197e-e85f-41b9-aa82-b505a4abcccd"
 LATEST, UP = "braze_custom_events_hourly_latest", "braze_query_up"
@@ -202,6 +204,10 @@ def test_values_past_max_age_are_absent_after_restart(tmp_path: Path, seconds: f
             assert page.value("braze_queries", state="stale") == (not is_shown)
             for name in (LATEST_START, TOTAL, LAST_SUCCESS):
                 assert page.value(name) == before.value(name)
+            assert json.dumps(read_status_response(exporter.exporter))
+            if seconds < 0:
+                world.braze.clear_faults()
+                assert exporter.scrape().value(LATEST) is not None
 
 
 @pytest.mark.parametrize("seconds", [-86_400, -3_000, 0, 3_000, 86_400])
@@ -374,6 +380,40 @@ def drop_messages(document: dict[str, Any]) -> None:
     """Remove the message statistics of a campaign."""
     for row in document["data"]:
         row["messages"] = {}
+
+
+def test_failed_write_is_made_up_for(tmp_path: Path) -> None:
+    """What a failed write should have saved is part of the next one, also of a query and a list fetched since."""
+    events = "{event: purchase, baseline: {weeks: 1}}\n{regex: '.*'}"
+    with restarts(tmp_path) as world:
+        with world.start(events) as exporter:
+            exporter.page()
+            world.path.unlink()
+            exporter.scrape()
+            exporter.read_lists()
+            assert exporter.page().value("braze_exporter_state_write_failures_total") == 1
+            before = settle(exporter)
+        with world.start(events) as exporter:
+            assert of_queries(exporter.page()) == of_queries(before)
+            assert exporter.wait_for_history()
+
+
+def test_unwritten_changes_of_removed_query_are_dropped(tmp_path: Path) -> None:
+    """A query that a reload removes before its first write leaves no rows, and comes back as a new one."""
+    both = "{event: purchase, baseline: {weeks: 1}}\n{event: signup, baseline: {weeks: 1}}"
+    with restarts(tmp_path) as world:
+        with world.start(both) as exporter:
+            exporter.refresh()
+            exporter.wait_for_history()
+            exporter.apply_config("{event: purchase}")
+            exporter.page()
+        with contextlib.closing(sqlite3.connect(world.path)) as connection:
+            for table, column in (("queries", "id"), ("responses", "query"), ("baselines", "query")):
+                counted = connection.execute(f"SELECT count(DISTINCT {column}) FROM {table}").fetchone()  # noqa: S608
+                assert counted[0] <= 1, table
+        with world.start(both) as exporter:
+            assert len(exporter.page().values(LATEST)) == 1
+            assert len(exporter.scrape().values(LATEST)) == 2
 
 
 def test_names_of_variations_are_kept(tmp_path: Path) -> None:

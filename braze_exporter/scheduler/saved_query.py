@@ -83,12 +83,12 @@ def restore_query_state(
 ) -> QueryState:
     """Return the state of `query` at `wall` and `monotonic`, as it was when it was saved with these `series`.
 
-    If the clock was set back, so that the age of the response is unknown, the response is stale. The query then waits
-    for one refresh at most. Raises one of `DECODE_ERRORS` if the row is damaged.
+    If the clock was set back, so that the age of the response is unknown, the response is stale and the query is due at
+    once, or within one refresh if it fails. Raises one of `DECODE_ERRORS` if the row is damaged.
     """
     wait = min(saved.next_at - wall, saved.next_at - saved.fetched_at)
     if saved.fetched_at > wall:
-        wait = min(wait, query.refresh_seconds)
+        wait = min(wait, query.refresh_seconds if saved.failures else 0.0)
     response = None
     if saved.sent_at is not None and saved.received_at is not None:
         age = wall - saved.received_at if saved.received_at <= wall else math.inf
