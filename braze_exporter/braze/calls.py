@@ -21,14 +21,16 @@ class FetchedSeries:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeaders:
-    """The values of Braze's rate-limit headers. A value is None if the header is absent, empty or not a number.
+    """The values of Braze's rate-limit headers. A value is None if the header is absent or empty.
 
+    An invalid limit or reset is None. An invalid number of remaining calls is 0, and `invalid_remaining` is its text.
     `reset` is in seconds since the epoch.
     """
 
     limit: float | None = None
     remaining: float | None = None
     reset: float | None = None
+    invalid_remaining: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ class RateLimitInfo:
     """What a response says about the rate limit of its pool. A value is None if the response does not have it.
 
     `limit` is the number of calls per window, `remaining` the number left in this window. `resets_in` is the number of
-    seconds until the window ends. `is_rate_limited` is true for a 429, and `retry_after` is the value of the
-    `Retry-After` header in seconds. `is_accepted` is true for any response that is neither a 429 nor a server error.
+    seconds until the window ends. `is_rate_limited` is true for a 429, and `retry_after` is the number of seconds that
+    the response asks to wait. `is_accepted` is true for any response that is neither a 429 nor a server error.
     """
 
     limit: float | None = None

@@ -6,6 +6,7 @@ It caches nothing and never retries.
 import http.client
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -161,10 +162,13 @@ class Client:
 
         It is shortened, contains only printable characters and does not contain the API key.
         """
-        message = self._redact(parsing.read_message(received.body))[:_MAX_EXCERPT_LENGTH]
-        if message in ("", "success"):
-            return ""
-        return ": " + "".join(letter if letter.isprintable() else " " for letter in message)
+        message = self._excerpt(parsing.read_message(received.body))
+        return "" if message in ("", "success") else f": {message}"
+
+    def _excerpt(self, text: str) -> str:
+        """Return the start of a text of Braze, without unprintable characters and the API key."""
+        excerpt = self._redact(text)[:_MAX_EXCERPT_LENGTH]
+        return "".join(letter if letter.isprintable() else " " for letter in excerpt)
 
     def _record_call(
         self,
@@ -184,11 +188,12 @@ class Client:
                 offset = None if braze_time is None else braze_time - local_time
                 self._clock_ahead_seconds = 0.0 if offset is None else max(0.0, -offset)
                 headers = parsing.parse_rate_limit(received.headers, now)
+                headers = replace(headers, invalid_remaining=self._excerpt(headers.invalid_remaining))
                 feedback = RateLimitInfo(
                     headers.limit,
                     headers.remaining,
                     resets_in=None if headers.reset is None else headers.reset - now,
-                    retry_after=parsing.parse_retry_after(received.headers),
+                    retry_after=parsing.parse_retry_after(received.headers, now),
                     is_rate_limited=reason is Reason.RATE_LIMITED,
                     is_accepted=reason not in {Reason.RATE_LIMITED, Reason.SERVER_ERROR},
                 )

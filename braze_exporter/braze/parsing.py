@@ -5,6 +5,7 @@ An invalid row makes the whole response an error. It is never counted as zero.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -22,6 +23,11 @@ from braze_exporter.braze.series import Point, Series
 
 # Smaller values of the reset header are seconds from now, since as epoch seconds they would be before September 2001.
 _MIN_EPOCH_RESET = 1_000_000_000
+# A reset that is further away is invalid, such as one in milliseconds. Braze's windows last an hour at most.
+_MAX_RESET_SECONDS = 86_400.0
+# A larger limit is invalid.
+_MAX_LIMIT = 1e9
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 # How far in the future an hour may start, since Braze's clock and the local clock can differ.
 _MAX_HOUR_AHEAD_SECONDS = 300.0
 # The offsets of all time zones are multiples of this.
@@ -63,39 +69,63 @@ def read_message(body: bytes) -> str:
 
 
 def parse_rate_limit(headers: Mapping[str, str], now: float) -> RateLimitHeaders:
-    """Return the rate-limit headers. `now` is the time of the response in seconds since the epoch, by Braze's clock."""
-    reset = _parse_number(headers.get("X-RateLimit-Reset"))
-    if reset is not None and reset < _MIN_EPOCH_RESET:
-        reset += now
+    """Return the rate-limit headers. `now` is the time of the response in seconds since the epoch, by Braze's clock.
+
+    If the number of remaining calls is invalid, no call may remain. An invalid limit or reset is ignored.
+    """
+    limit = _parse_number(headers.get("X-RateLimit-Limit", ""))
+    written_remaining = headers.get("X-RateLimit-Remaining", "").strip()
+    remaining = _parse_number(written_remaining)
+    resets_in = _parse_seconds(headers.get("X-RateLimit-Reset", ""), now)
     return RateLimitHeaders(
-        _parse_number(headers.get("X-RateLimit-Limit")), _parse_number(headers.get("X-RateLimit-Remaining")), reset
+        limit if limit is not None and 1 <= limit <= _MAX_LIMIT else None,
+        0.0 if remaining is None and written_remaining else remaining,
+        now + resets_in if resets_in is not None and abs(resets_in) <= _MAX_RESET_SECONDS else None,
+        invalid_remaining=written_remaining if remaining is None else "",
     )
 
 
-def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the value of a `Retry-After` header in seconds, or None.
+def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the number of seconds that the headers ask to wait after `now`, the time of the response, or None.
 
-    Braze does not document this header, but a proxy or CDN in front of Braze may send it.
+    Braze documents neither header. A proxy or CDN in front of Braze may send `Retry-After`, as seconds or as a date.
+    Clients of Braze read `X-RateLimit-Retry-After` too.
     """
-    return _parse_number(headers.get("Retry-After"))
+    texts = [headers.get(name, "") for name in ("Retry-After", "X-RateLimit-Retry-After")]
+    seconds = [_parse_seconds(text, now) for text in texts]
+    dates = [_parse_http_date(text) for text in texts]
+    waits = [*seconds, *(None if date is None else date - now for date in dates)]
+    return max((wait for wait in waits if wait is not None and wait >= 0), default=None)
 
 
 def parse_date(headers: Mapping[str, str]) -> float | None:
     """Return the time in the `Date` header in seconds since the epoch, or None if it is absent or invalid."""
+    return _parse_http_date(headers.get("Date", ""))
+
+
+def _parse_http_date(text: str) -> float | None:
     try:
-        moment = parsedate_to_datetime(headers.get("Date", ""))
+        moment = parsedate_to_datetime(text)
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 
 
-def _parse_number(text: str | None) -> float | None:
-    """Return the number in a header, or None. Braze sends empty headers with a 401."""
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
+def _parse_number(text: str) -> float | None:
+    """Return the number in a header, or None if it is empty or invalid. Equal members of a list are one number.
+
+    Braze sends empty headers with a 401. A proxy may merge a repeated header into a list.
+    """
+    members = {member.strip() for member in text.split(",")}
+    member = members.pop()
+    number = float(member) if not members and _NUMBER.fullmatch(member) else math.inf
+    return number if math.isfinite(number) else None
+
+
+def _parse_seconds(text: str, now: float) -> float | None:
+    """Return a time in a header in seconds after `now`, or None. Large numbers are seconds since the epoch."""
+    number = _parse_number(text)
+    return number - now if number is not None and number >= _MIN_EPOCH_RESET else number
 
 
 def parse_series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:

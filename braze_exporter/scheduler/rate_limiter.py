@@ -193,6 +193,10 @@ class RateLimiter:
         return self._pool.window_seconds * _RESET_TOLERANCE_FRACTION
 
     @property
+    def _max_pause_seconds(self) -> float:
+        return self._pool.window_seconds + _CLOCK_SKEW_SECONDS
+
+    @property
     def _calls_per_second(self) -> float:
         """The rate of the share. It is 0 for a backfill if the exporter needs the whole share."""
         return self._share * self._limit / self._pool.window_seconds
@@ -240,20 +244,21 @@ class RateLimiter:
         self._check_reserve(now)
 
     def _valid_reset(self, seconds: float | None) -> float | None:
-        return (
-            seconds if seconds is not None and 0 < seconds <= self._pool.window_seconds + _CLOCK_SKEW_SECONDS else None
-        )
+        return seconds if seconds is not None and 0 < seconds <= self._max_pause_seconds else None
 
     def _pause_after_rate_limit(self, feedback: RateLimitInfo, now: float, *, is_current: bool) -> None:
-        """Pause the pool after a 429."""
-        seconds = self._valid_reset(feedback.resets_in) or self._valid_reset(feedback.retry_after)
-        if seconds is not None:
-            self._circuit_breaker.open(now + seconds)
-        elif is_current:  # the pause doubles only once if several calls in flight get a 429
-            self._circuit_breaker.open(
-                now + min(DEFAULT_PAUSE_SECONDS * 2**self._consecutive_pauses, MAX_PAUSE_SECONDS)
-            )
+        """Pause the pool after a 429: until the reset or for `retry_after`, whichever is longer.
+
+        Without a valid reset, the pause also doubles with each consecutive 429, but only once if several calls in
+        flight get one.
+        """
+        seconds = self._valid_reset(feedback.resets_in)
+        if seconds is None and is_current:
+            seconds = min(DEFAULT_PAUSE_SECONDS * 2.0 ** min(self._consecutive_pauses, 10), MAX_PAUSE_SECONDS)
             self._consecutive_pauses += 1
+        seconds = min(max(seconds or 0.0, feedback.retry_after or 0.0), self._max_pause_seconds)
+        if seconds > 0:
+            self._circuit_breaker.open(now + seconds)
 
     def _is_reserve_reached(self, now: float) -> bool:
         return now < self._resets_at and self._remaining <= self._reserve * self._limit

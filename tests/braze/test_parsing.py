@@ -274,13 +274,20 @@ def test_points_are_limited_to_max_length() -> None:
         ),
         ({"X-RateLimit-Limit": "", "X-RateLimit-Remaining": "", "X-RateLimit-Reset": ""}, RateLimitHeaders()),
         ({}, RateLimitHeaders()),
-        ({"X-RateLimit-Reset": "30"}, RateLimitHeaders(reset=1_030.0)),
-        ({"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": "inf"}, RateLimitHeaders()),
+        ({"X-RateLimit-Reset": "30"}, RateLimitHeaders(reset=1_592_424_030.0)),
+        (
+            {"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": "-1", "X-RateLimit-Reset": "inf"},
+            RateLimitHeaders(remaining=0.0, invalid_remaining="-1"),
+        ),
+        ({"X-RateLimit-Remaining": "5, 5"}, RateLimitHeaders(remaining=5.0)),
+        ({"X-RateLimit-Remaining": "5, 6"}, RateLimitHeaders(remaining=0.0, invalid_remaining="5, 6")),
+        ({"X-RateLimit-Reset": "1592427600000"}, RateLimitHeaders()),
+        ({"X-RateLimit-Limit": "0"}, RateLimitHeaders()),
     ],
 )
 def test_rate_limit_headers_are_parsed(headers: dict[str, str], expected: RateLimitHeaders) -> None:
-    """Numbers are parsed, relative resets become timestamps, and empty or invalid values are unknown."""
-    assert parsing.parse_rate_limit(headers, now=1_000.0) == expected
+    """Numbers are parsed, relative resets become timestamps, and an invalid number of remaining calls is 0."""
+    assert parsing.parse_rate_limit(headers, now=1_592_424_000.0) == expected
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import response_faults
@@ -21,6 +24,7 @@ from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.query_state import backoff_seconds
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.simulator.reply import Reply
+from braze_exporter.web.status_response import read_status_response
 
 pytestmark = pytest.mark.no_cover
 
@@ -125,13 +129,70 @@ def test_reserve_is_read_from_any_header_format(form: str) -> None:
         assert len(exporter.braze.requests) == 25
 
 
-@pytest.mark.parametrize("text", ["", "none", "nan", "-1", None])
+@pytest.mark.parametrize("text", ["", " ", None])
 def test_empty_headers_stop_nothing(text: str | None) -> None:
-    """Empty, invalid or missing headers stop no calls; the token bucket still applies."""
+    """Empty or missing headers stop no calls; the token bucket still applies."""
     headers = dict.fromkeys(("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"), text)
     with running_exporter(EVENTS, silent_traffic()) as exporter:
         exporter.braze.inject(response_faults.with_headers(headers))
         assert exporter.scrape().value("braze_queries", state="up") == 24
+
+
+@pytest.mark.parametrize("text", ["-5", "1,234", "249000, 249001", "none", "nan", "inf", "1e308", "0x10", "5,"])
+def test_unreadable_remaining_counts_as_none_left(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A number of remaining calls that is negative or unreadable stops the pool until the reset, and is logged."""
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh_interval: {hour: 1m}\n") as exporter:
+        headers = {"X-RateLimit-Remaining": text, "X-RateLimit-Reset": str(int(NOW) + 600)}
+        exporter.braze.inject(response_faults.with_headers(headers), times=1)
+        scrape_until(exporter, NOW + 600)
+        assert len(exporter.braze.requests) == 1
+        assert exporter.scrape().value("braze_queries", state="up") == 24
+    (line,) = [record for record in caplog.records if record.getMessage() == "Rate limit reached, pausing requests"]
+    assert line.__dict__["fields"]["reason"] == f"X-RateLimit-Remaining is invalid: {text}"
+
+
+@pytest.mark.parametrize(
+    ("remaining", "reset"), [("-5", ""), ("5, 6", None), ("-1", "1e308"), ("0", str(int(NOW) * 1000))]
+)
+def test_unreadable_remaining_without_reset_stops_one_minute(remaining: str, reset: str | None) -> None:
+    """Without a valid reset, the stop lasts 60 s."""
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh_interval: {hour: 1m}\n") as exporter:
+        headers = {"X-RateLimit-Remaining": remaining, "X-RateLimit-Reset": reset}
+        exporter.braze.inject(response_faults.with_headers(headers), times=1)
+        scrape_until(exporter, NOW + 75)
+        assert [request.time - NOW for request in exporter.braze.requests] == [0] + [60] * 24
+
+
+@pytest.mark.parametrize("text", ["249000, 249000", " 249000 ", "249000.0"])
+def test_equal_list_members_are_one_number(text: str) -> None:
+    """A header that a proxy has repeated counts once."""
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
+        exporter.braze.inject(response_faults.with_headers({"X-RateLimit-Remaining": text}))
+        page = exporter.scrape()
+        assert page.value("braze_queries", state="up") == 24
+        assert page.value("braze_api_rate_limit_remaining") == 249_000
+
+
+@pytest.mark.parametrize("remaining", ["249000", "5", "-5", ""])
+@pytest.mark.parametrize("limit", ["250000", "1e308", "1" + "0" * 300, "-1", "0"])
+@pytest.mark.parametrize("reset", ["1e308", "-1", f"{int(NOW) + 600}000", f"{int(NOW) + 600}000000", "9" * 300])
+def test_absurd_headers_stop_one_minute_at_most(remaining: str, limit: str, reset: str) -> None:
+    """Absurd limits and resets are ignored, and the status page still responds."""
+    names = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+    headers = dict(zip(names, (limit, remaining, reset), strict=True))
+    with running_exporter("{event: event 00}\n{event: event 01}", silent_traffic()) as exporter:
+        exporter.braze.inject(response_faults.with_headers(headers))
+        exporter.scrape()
+        assert read_status_response(exporter.exporter)
+        page = exporter.page()
+        assert page.values("braze_api_rate_limit_reset_timestamp_seconds") == []
+        exporter.clock.advance(60)
+        exporter.scrape()
+        assert read_status_response(exporter.exporter)
+        assert len(exporter.braze.requests) == 2
+        exporter.braze.clear_faults()
+        exporter.clock.advance(300)
+        assert exporter.scrape().values(UP) == [1, 1]
 
 
 def test_rate_limit_without_headers_doubles_pause() -> None:
@@ -147,12 +208,56 @@ def test_rate_limit_without_headers_doubles_pause() -> None:
         assert len(exporter.braze.requests) == 24
 
 
-def test_retry_after_is_obeyed() -> None:
-    """Without rate limit headers of Braze, `Retry-After` sets the pause, as a proxy in front of Braze may send it."""
-    with running_exporter(EVENTS, silent_traffic(), extra_yaml="refresh_interval: {hour: 1m}\n") as exporter:
-        exporter.braze.inject(response_faults.rate_limited("absent", retry_after="200"), times=1)
-        scrape_until(exporter, NOW + 201, every=1)
-        assert [request.time - NOW for request in exporter.braze.requests[:2]] == [0, 200]
+HTTP_DATE = format_datetime(datetime.fromtimestamp(NOW + 200, UTC), usegmt=True)
+# The seconds until the reset that the simulated Braze sends.
+RESET_IN = NEXT_HOUR - NOW
+
+
+@pytest.mark.parametrize(
+    ("variant", "headers", "stop"),
+    [
+        ("absent", {"Retry-After": "1"}, 60),
+        ("absent", {"Retry-After": "200"}, 200),
+        ("absent", {"Retry-After": "200.5"}, 201),
+        ("absent", {"Retry-After": HTTP_DATE}, 200),
+        ("absent", {"X-RateLimit-Retry-After": "200"}, 200),
+        ("absent", {"X-RateLimit-Retry-After": HTTP_DATE}, 200),
+        ("absent", {"Retry-After": "100", "X-RateLimit-Retry-After": "200"}, 200),
+        ("absent", {"Retry-After": "7200"}, HOUR + 60),
+        ("absent", {"Retry-After": "1e308"}, 60),
+        ("absent", {"Retry-After": "9" * 300}, HOUR + 60),
+        ("absent", {"Retry-After": "Mon, 23 Nov 9999 12:20:00 GMT"}, HOUR + 60),
+        ("absent", {"Retry-After": "Mon, 23 Nov 2020 12:20:00 GMT"}, 60),
+        ("absent", {"Retry-After": "soon"}, 60),
+        ("absent", {"Retry-After": "-5"}, 60),
+        ("absent", {"Retry-After": ""}, 60),
+        ("present", {"Retry-After": "1"}, RESET_IN),
+        ("present", {"Retry-After": "7200"}, HOUR + 60),
+        ("present", {"Retry-After": str(int(RESET_IN) + 30)}, RESET_IN + 30),
+        ("present", {"X-RateLimit-Retry-After": str(int(RESET_IN) + 30)}, RESET_IN + 30),
+        ("relative", {"Retry-After": "1"}, RESET_IN),
+        ("garbled", {"Retry-After": "90"}, 90),
+    ],
+)
+def test_retry_after_extends_stop(
+    variant: Literal["present", "absent", "garbled", "relative"], headers: dict[str, str], stop: float
+) -> None:
+    """A 429 stops until the reset or a later `Retry-After`, without a reset at least 60 s, at most a window + 60 s."""
+    rate_limited = response_faults.rate_limited(variant)
+
+    def fault(exchange: Exchange) -> Reply:
+        reply = rate_limited(exchange)
+        return replace(reply, headers={**reply.headers, **headers})
+
+    with running_exporter("{event: event 00, refresh_interval: 12h}", silent_traffic()) as exporter:
+        exporter.braze.inject(fault, times=1)
+        exporter.scrape()
+        exporter.clock.advance(stop - 1)
+        exporter.scrape()
+        assert len(exporter.braze.requests) == 1
+        exporter.clock.advance(1)
+        assert exporter.scrape().values(UP) == [1]
+        assert len(exporter.braze.requests) == 2
 
 
 def test_queries_over_budget_take_turns() -> None:
