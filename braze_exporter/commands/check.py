@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from braze_exporter.backfill.progress import pluralize
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.commands.plan import read_plan, refuse_shared_state_file
-from braze_exporter.config.document import shorten
+from braze_exporter.config.document import Problem, shorten
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.scheduler.plan import Plan, build_plan, raised_settings
 from braze_exporter.scheduler.selectors import required_lists
@@ -38,6 +38,8 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         )
     for name in (workspace.spec.name for workspace in config.workspaces):
         print(f"{shorten(name)}: {_describe_permissions(plan, name)}")
+    for problem in _shared_keys(config):
+        print(f"warning: {problem.render(config.source)}", file=sys.stderr)
     for raised in raised_settings(config):
         print(raised.render(config.source))
     if options.web_config_file:
@@ -59,6 +61,19 @@ def _describe_permissions(plan: Plan, workspace: str) -> str:
     text = f"the API key needs {'the permission' if len(required) == 1 else 'the permissions'} {', '.join(required)}"
     optional = ", ".join(permission for permission in lists if permission not in required)
     return f"{text}; optional, for names and for subjects that Braze does not list: {optional}" if optional else text
+
+
+def _shared_keys(config: Config) -> Sequence[Problem]:
+    """Return a problem for each workspace with the url and the source of the API key of an earlier one."""
+    names: dict[tuple[str, str | None, str | None], str] = {}
+    found = []
+    for workspace in config.workspaces:
+        spec = workspace.spec
+        first = names.setdefault((spec.rest_endpoint, spec.api_key_file, spec.api_key_env), spec.name)
+        if first != spec.name:
+            text = f'has the same url and API key as "{shorten(first)}", so both share one budget; merge them'
+            found.append((workspace.path, text))
+    return config.make_error(found).problems
 
 
 def _check_state_file(config: Config) -> None:

@@ -1,0 +1,28 @@
+"""Test what `check` prints without `--live`."""
+
+from pathlib import Path
+
+import pytest
+from support import KEY, run_program, workspace_item_yaml, write_file
+
+EVENT = "{event: purchase}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_shared"),
+    [
+        ("", "", True),
+        ("iad-01", "iad-02", False),
+        ("api_key_env: BRAZE_API_KEY", "api_key_env: OTHER_API_KEY", False),
+        ("api_key_env: BRAZE_API_KEY", "api_key_file: /run/secrets/BRAZE_API_KEY", False),
+    ],
+)
+def test_workspaces_with_equal_key_source_are_reported(tmp_path: Path, old: str, new: str, *, is_shared: bool) -> None:
+    """A workspace with the url and the key source of an earlier one is reported by a warning, with its line."""
+    first, second = (workspace_item_yaml("https://rest.iad-01.braze.com", EVENT, name=name) for name in ("one", "two"))
+    config = write_file(tmp_path / "config.yaml", f"workspaces:\n{first}{second.replace(old, new)}")
+    done = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
+    assert done.returncode == 0
+    text = 'has the same url and API key as "one", so both share one budget; merge them'
+    shared = f"warning: {config}:10: workspaces[1]: {text}"
+    assert [line for line in done.stderr.splitlines() if "budget" in line] == ([shared] if is_shared else [])
