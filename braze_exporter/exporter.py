@@ -2,11 +2,10 @@
 
 import contextlib
 import logging
-import math
 import queue
 import random
 import threading
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,12 +32,13 @@ from braze_exporter.metrics.rows import SeriesView
 from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.state_writer import StateWriter
-from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.admission import Admission, Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.clients import open_client
 from braze_exporter.scheduler.errors import Deferred
 from braze_exporter.scheduler.fetch_log import FetchLog
-from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, WorkspaceKey, WorkspaceLists
+from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, WorkspaceLists
 from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, fetch_length
+from braze_exporter.scheduler.pool_budgets import UNKNOWN_LIST_PAGES, command_budgets, exporter_budgets
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.saved_list import read_saved_lists
 from braze_exporter.scheduler.scheduler import Scheduler
@@ -65,9 +65,6 @@ class ActiveWorkspace:
 
 # How long the last write of the state file may take, in seconds. The grace period of Kubernetes is 30 s.
 FINAL_WRITE_SECONDS = 3.0
-# The number of list pages that may be read in one burst, in addition to the calls of one refresh.
-_MAX_LIST_BURST = 100
-
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +116,9 @@ class _QueryFetcher:
     def admit(self, query: Query) -> Permit | Deferred | None:
         """Return a permit for `query`, a `Deferred` if it may not be fetched now, or None while a probe runs."""
         workspace = self._workspaces.get(query.workspace)  # None if a reload has just removed it
-        return workspace.admission.admit(query.kind) if workspace is not None else Deferred(query.workspace)
+        if workspace is None:
+            return Deferred(query.workspace)
+        return workspace.admission.admit(query.kind, is_history=query.ending_at is not None)
 
     def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
         """Fetch the buckets of a query that are new or may have changed, or all buckets of a history chunk."""
@@ -184,14 +183,16 @@ class Exporter:
         jitter: Callable[[], float] = _default_jitter,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         reads_lists: bool = True,
+        budgets: Budgets | None = None,
         revision: str = "unknown",
     ) -> None:
-        """Start without a plan. Counters are kept in `state_file`, or only in memory if it is None.
+        """Start without a plan. Counters and budgets are kept in `state_file`, or only in memory if it is None.
 
         `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `proxies` returns the proxies
         for a URL, keyed by scheme. `jitter` returns a factor for the wait after failures. The attribute `plan` is the
         current plan. If `reads_lists` is false, Braze's lists are not read and the plan has no queries of selectors.
-        `revision` is the Git commit of the build.
+        A command passes its `budgets`, which are limited to the part for commands. `revision` is the Git commit of
+        the build.
         """
         self._wall = wall
         self._monotonic = monotonic
@@ -208,8 +209,13 @@ class Exporter:
             on_failure=self._self_metrics.count_state_write_failure,
             monotonic=monotonic,
         )
-        # Entries of removed workspaces are kept. Otherwise removing and adding a workspace would refill its budget.
-        self._admissions: dict[WorkspaceKey, Admission] = {}
+        self._is_command = budgets is not None
+        self._budgets = budgets or Budgets(
+            wall=wall,
+            monotonic=monotonic,
+            state_file=state_file,
+            on_write_failure=self._self_metrics.count_state_write_failure,
+        )
         self._keys: dict[WorkspaceKey, ApiKey] = {}
         self._scheduler = Scheduler(
             wall=wall,
@@ -246,8 +252,14 @@ class Exporter:
         with self._config_lock:
             workspaces: dict[str, _WorkspaceClient] = {}
             same_keys: set[str] = set()
-            for spec in (workspace.spec for workspace in config.workspaces):
-                workspace_key, secret = WorkspaceKey(spec.name, spec.rest_endpoint), config.keys[spec.name]
+            specs = {
+                WorkspaceKey(workspace.spec.name, workspace.spec.rest_endpoint): workspace.spec
+                for workspace in config.workspaces
+            }
+            keys = {workspace_key: config.keys[workspace_key.workspace].reveal() for workspace_key in specs}
+            admissions = self._budgets.open_admissions(keys, self._reread_key)
+            for workspace_key, spec in specs.items():
+                secret = config.keys[spec.name]
                 key = self._keys.setdefault(workspace_key, ApiKey(spec.name, secret, spec.api_key_file))
                 if not key.replace(secret, spec.api_key_file):
                     same_keys.add(spec.name)
@@ -261,9 +273,7 @@ class Exporter:
                     on_call=self._on_call,
                     timeouts=self._timeouts,
                 )
-                reread_key = partial(self._reread_key, workspace_key)
-                admission = self._admissions.setdefault(workspace_key, Admission(self._monotonic, reread_key))
-                workspaces[spec.name] = _WorkspaceClient(spec, braze_client, admission)
+                workspaces[spec.name] = _WorkspaceClient(spec, braze_client, admissions[workspace_key])
             self._config, self._base_plan, self._workspaces = config, plan, workspaces
             self._lists = required_lists(plan) if self._reads_lists else {}
             self._list_refresher.set_lists(
@@ -281,7 +291,7 @@ class Exporter:
                 }
             )
             self._self_metrics.clear_timezones()
-            self._apply_plan(self._expand_plan(), same_keys)
+            self._apply_plan(self._expand_plan())
             self._self_metrics.record_reserve(config.settings.budget.reserve)
             self._self_metrics.record_reload(loaded_at=self._wall())
 
@@ -290,8 +300,10 @@ class Exporter:
 
         If it has, the lists for which Braze rejected the previous key are due at once.
         """
-        if not self._keys[workspace_key].reread():
+        key = self._keys[workspace_key]
+        if not key.reread():
             return False
+        self._budgets.change_key(workspace_key, key.reveal())
         self._list_refresher.retry_rejected(workspace_key)
         return True
 
@@ -304,7 +316,9 @@ class Exporter:
             plan = self._expand_plan()
             self._record_lists(plan)
             if plan != self.plan:
-                self._apply_plan(plan, self._workspaces)
+                self._apply_plan(plan)
+            else:
+                self._set_demands(plan)  # the lists may have other numbers of pages
             self._scheduler.update_circuits()
 
     def _expand_plan(self) -> Plan:
@@ -328,23 +342,27 @@ class Exporter:
         )
         return plan
 
-    def _apply_plan(self, plan: Plan, same_keys: Container[str]) -> None:
-        """Use `plan` from now on. `same_keys` contains the names of the workspaces whose API key is unchanged."""
+    def _set_demands(self, plan: Plan) -> None:
+        """Set the budgets and the endpoints in use for `plan` and the lists."""
+        settings, known, demands = self._config.settings, self._list_refresher.known_lists(), {}
+        for name, client in self._workspaces.items():
+            usages = [usage for usage in plan.pool_usage if usage.workspace == name]
+            lists = self._lists.get(name, ())
+            # Twice, since a list is read again soon if an item is missing.
+            pages = {
+                item: 2 * known[name, item].calls if (name, item) in known else UNKNOWN_LIST_PAGES for item in lists
+            }
+            kinds = {query.kind.path: query.kind for query in plan.queries if query.workspace == name}
+            demands[WorkspaceKey(name, client.spec.rest_endpoint)] = Demand(
+                command_budgets(usages, settings) if self._is_command else exporter_budgets(usages, settings, pages),
+                (*kinds.values(), *lists),
+            )
+        self._budgets.set_demands(demands)
+
+    def _apply_plan(self, plan: Plan) -> None:
+        """Use `plan` from now on."""
         workspaces, budget = self._workspaces, self._config.settings.budget
-        endpoints: dict[str, dict[str, Endpoint]] = {name: {} for name in workspaces}
-        for query in plan.queries:
-            endpoints[query.workspace][query.kind.path] = query.kind
-        for name, client in workspaces.items():
-            bursts = {usage.pool: usage.burst for usage in plan.pool_usage if usage.workspace == name}
-            for list_endpoint in self._lists.get(name, ()):
-                burst, max_burst = (
-                    bursts.get(list_endpoint.pool, 0),
-                    max(1, math.floor(list_endpoint.pool.per_hour * budget.share)),
-                )
-                bursts[list_endpoint.pool] = max(burst, min(burst + _MAX_LIST_BURST, max_burst))
-            client.admission.set_budget(bursts, share=budget.share, reserve=budget.reserve)
-            in_use = (*endpoints[name].values(), *self._lists.get(name, ()))
-            client.admission.set_endpoints(in_use, is_same_key=name in same_keys)
+        self._set_demands(plan)
         self._self_metrics.initialize(plan, self._lists)
         self._record_lists(plan)
         self._fetch_log.log_lists(plan)
@@ -427,6 +445,7 @@ class Exporter:
         """Stop fetching and resolve the futures of scrapes that wait for fetches."""
         self._scheduler.close()
         self._list_refresher.close()
+        self._budgets.close()
 
     def close(self) -> None:
         """Stop fetching, write the state file a last time, and close it.

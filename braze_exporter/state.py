@@ -13,6 +13,7 @@ import logging
 import os
 import sqlite3
 import stat
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -113,8 +114,11 @@ _LOCK_RETRY_SECONDS = 0.1
 # Older SQLite versions accept at most 999 values.
 _ROWS_PER_STATEMENT = 120
 
+# The name of the salt of the key digests in `file_properties`.
+_SALT_PROPERTY = "key_salt"
+
 # SQLite stores the comments inside the statements too, so that `.schema` shows them. All times are in seconds since the
-# epoch by the clock of the machine. `workspace_keys`, `budgets` and `holds` are not used yet.
+# epoch by the clock of the machine.
 _TABLES = (
     """
     CREATE TABLE counters (
@@ -256,6 +260,49 @@ _TABLES = (
     ) WITHOUT ROWID
     """,
 )
+
+
+class BudgetRow(NamedTuple):
+    """A row of the table `budgets`."""
+
+    url: str
+    key_digest: str
+    pool: str
+    balance: float
+    balance_at: float
+    stopped_until: float | None
+    stop_reason: str | None
+    stop_count: int
+    rate_limit: float | None
+    remaining: float | None
+    resets_at: float | None
+
+
+class HoldRow(NamedTuple):
+    """A row of the table `holds`."""
+
+    url: str
+    key_digest: str
+    path: str
+    verdict: str
+    held_until: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRecords:
+    """What the state file keeps about budgets and API keys.
+
+    `salt` is that of the digests. `key_digests` has the digest of the key that each workspace used last, by name and
+    url.
+    """
+
+    salt: str
+    key_digests: Mapping[tuple[str, str], str]
+    budgets: Sequence[BudgetRow] = ()
+    holds: Sequence[HoldRow] = ()
+
+
 # Workspace, url, kind, subject, alias and id of the app, alias and id of the segment, then the key of the series if a
 # query has several. Aliases are the names in the config. The subject is Braze's id, or else its name. Ids of hex digits
 # and dashes are in lower case. What is not applicable is empty.
@@ -346,7 +393,7 @@ class CounterState:
 
 
 class StateFile:
-    """An open state file, locked against other processes. Not thread-safe.
+    """An open state file, locked against other processes. Writes are thread-safe.
 
     If the file is deleted, the next write fails. The write after that creates it again from the open database, so that
     nothing is lost. If the file is replaced by another one, writes fail and do not change that one. A restart uses it.
@@ -359,6 +406,7 @@ class StateFile:
         self._lock = lock
         self._status = path.lstat()
         self._is_deleted = False
+        self._transaction_lock = threading.Lock()
 
     def read(self) -> dict[CounterKey, CounterState]:
         """Return all counter states. Raises `StateFileError` if one cannot be read."""
@@ -381,17 +429,37 @@ class StateFile:
 
         Raises `StateFileError` if that fails.
         """
-        self._check_file()
-        try:
-            with self._connection:
-                self._connection.execute("BEGIN IMMEDIATE")
-                removed_keys = ((json.dumps(key),) for key in removed)
-                self._connection.executemany("DELETE FROM counters WHERE key = ?", removed_keys)
-                _insert(self._connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
-                _insert(self._connection, "names", [(*key, name) for key, name in (names or {}).items()])
-                _apply_changes(self._connection, changes or {})
-        except sqlite3.Error as error:
-            raise StateFileError(str(error)) from error
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM counters WHERE key = ?", ((json.dumps(key),) for key in removed))
+            _insert(connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
+            _insert(connection, "names", [(*key, name) for key, name in (names or {}).items()])
+            _apply_changes(connection, changes or {})
+
+    def read_budgets(self) -> BudgetRecords | None:
+        """Return the budgets and holds, or None if none were written. Raises `StateFileError` if they are invalid."""
+        return _read_budgets(self._connection)
+
+    def write_budgets(self, records: BudgetRecords) -> None:
+        """Replace the budgets and holds in one durable transaction. Raises `StateFileError` if that fails."""
+        with self._transaction() as connection:
+            for table in ("workspace_keys", "budgets", "holds"):
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - contains no input
+            _insert(connection, "file_properties", [(_SALT_PROPERTY, records.salt)])
+            _insert(connection, "workspace_keys", [(*key, digest) for key, digest in records.key_digests.items()])
+            _insert(connection, "budgets", records.budgets)
+            _insert(connection, "holds", records.holds)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection for one durable transaction. Raises `StateFileError` if it fails."""
+        with self._transaction_lock:
+            self._check_file()
+            try:
+                with self._connection:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                    yield self._connection
+            except sqlite3.Error as error:
+                raise StateFileError(str(error)) from error
 
     def read_table(self, table: str) -> list[tuple[Any, ...]]:
         """Return the rows of one of the tables in `TableChanges`. Raises `StateFileError` if they cannot be read."""
@@ -403,6 +471,7 @@ class StateFile:
     def close(self) -> None:
         """Close the file and release its lock."""
         with (
+            self._transaction_lock,
             contextlib.closing(self._lock),
             contextlib.closing(self._connection),
             contextlib.suppress(OSError, sqlite3.Error),
@@ -673,6 +742,7 @@ def _try_to_open(real: Path, aliases: Aliases) -> sqlite3.Connection:
         _read_names(connection)
         for table in _KEY_COLUMNS:
             connection.execute(f"SELECT {_columns(table)} FROM {table} LIMIT 0")  # noqa: S608 - contains no input
+        _read_budgets(connection)
         connection.execute("COMMIT")
     except BaseException:
         connection.close()
@@ -741,6 +811,45 @@ def _columns(table: str) -> str:
             connection.execute(statement)
         columns = connection.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,))
         return ", ".join(name for (name,) in columns)
+
+
+def _read_budgets(connection: sqlite3.Connection) -> BudgetRecords | None:
+    """Return the budgets and holds, or None if there are none. Raises `StateFileError` if one cannot be read."""
+    try:
+        select = "SELECT value FROM file_properties WHERE name = ?"
+        salts = [str(salt) for (salt,) in connection.execute(select, (_SALT_PROPERTY,))]
+        key_digests = {
+            (str(workspace), str(url)): str(digest)
+            for workspace, url, digest in connection.execute("SELECT workspace, url, key_digest FROM workspace_keys")
+        }
+        select = f"SELECT {', '.join(BudgetRow._fields)} FROM budgets"  # noqa: S608 - contains no input
+        budgets = [
+            BudgetRow(
+                url,
+                digest,
+                pool,
+                float(balance),
+                float(at),
+                _to_float(until),
+                reason,
+                int(count),
+                *map(_to_float, told),
+            )
+            for url, digest, pool, balance, at, until, reason, count, *told in connection.execute(select)
+        ]
+        select = f"SELECT {', '.join(HoldRow._fields)} FROM holds"  # noqa: S608 - contains no input
+        holds = [
+            HoldRow(url, digest, path, verdict, _to_float(until), error)
+            for url, digest, path, verdict, until, error in connection.execute(select)
+        ]
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        is_damage = not isinstance(error, sqlite3.DatabaseError) or _is_damage(error)
+        raise (_DamagedError if is_damage else StateFileError)(f"cannot be read: {error}") from error
+    return BudgetRecords(salts[0], key_digests, budgets, holds) if salts else None
+
+
+def _to_float(value: Any) -> float | None:  # noqa: ANN401 - a value of SQLite
+    return None if value is None else float(value)
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]]) -> None:

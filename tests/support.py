@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,9 +28,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.braze import transport
+from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter import Exporter
+from braze_exporter.scheduler.admission import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.request import Request
 from braze_exporter.simulator.server import Server, serve
 from braze_exporter.simulator.traffic import Counts
@@ -438,6 +441,25 @@ def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProc
 def unprivileged_prefix() -> Sequence[str]:
     """Return a command prefix that removes the capabilities of root, which can read and write any file."""
     return ("setpriv", "--bounding-set=-all", "--no-new-privs") if os.getuid() == 0 else ()
+
+
+class AdmissionRig:
+    """The admission of one workspace, with budgets and endpoints that the test sets."""
+
+    _KEY = WorkspaceKey("production", "https://rest.iad-01.braze.com")
+
+    def __init__(self, clock: Clock, budgets: Mapping[Pool, PoolBudget], endpoints: Collection[Endpoint] = ()) -> None:
+        self.budgets = Budgets(wall=clock.wall, monotonic=clock.monotonic)
+        (self.admission,) = self.budgets.open_admissions({self._KEY: KEY}).values()
+        self.set_demand(budgets, endpoints)
+
+    def set_demand(self, budgets: Mapping[Pool, PoolBudget], endpoints: Collection[Endpoint] = ()) -> None:
+        """Set the budgets and the endpoints in use."""
+        self.budgets.set_demands({self._KEY: Demand(budgets, endpoints)})
+
+    def change_key(self, key: str) -> None:
+        """Use another API key."""
+        self.budgets.change_key(self._KEY, key)
 
 
 def series_requests(braze: FaultInjectingBraze) -> list[Request]:

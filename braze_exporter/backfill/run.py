@@ -16,15 +16,18 @@ from braze_exporter.backfill.request import BackfillError, BackfillRequest, firs
 from braze_exporter.backfill.resume_file import ResumeFile
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError
-from braze_exporter.braze.lists import LIST_ENDPOINTS
+from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config
-from braze_exporter.scheduler.admission import AUTH_REASONS, Admission
-from braze_exporter.scheduler.clients import open_client
+from braze_exporter.config.schema import Settings
+from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.clients import CommandBudgets, open_client
+from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.list_reader import ListReader
 from braze_exporter.scheduler.plan import Plan, PoolUsage
+from braze_exporter.scheduler.pool_budgets import command_calls_per_hour
 
 # The time between two updates of the progress.
 _POLL_SECONDS = 0.2
@@ -48,17 +51,18 @@ def run_backfill(
     progress = Progress(ctx.err, ctx.monotonic)
     with contextlib.closing(ResumeFile(request.resume_path, request.start, request.end)) as resume_file:
         reader = Reader(request, resume_file, wall=ctx.wall, monotonic=ctx.monotonic)
-        clients = _open_clients(config, ctx, reader, timeouts)
-        _set_budgets(clients, config, plan, max_burst=_MAX_LIST_PAGES)
+        command = CommandBudgets(config, wall=ctx.wall, monotonic=ctx.monotonic)
+        command.set_plan(plan, max_burst=_MAX_LIST_PAGES)
+        clients = _open_clients(config, ctx, reader, command.admissions, timeouts)
         lists = [*required_lists(plan)]
         readers = {name: ListReader(client, admission, ctx.sleep) for name, (client, admission) in clients.items()}
         plan = expand_plan(plan, config.settings, readers, progress.print_line)
-        _set_budgets(clients, config, plan, max_burst=config.settings.budget.concurrency)
-        for name, (_, admission) in clients.items():
+
+        def endpoints(name: str) -> list[Endpoint]:
             kinds = dict.fromkeys(query.kind for query in plan.queries if query.workspace == name)
-            admission.set_endpoints(
-                (*kinds, *(list_endpoint for workspace, list_endpoint, _ in lists if workspace == name))
-            )
+            return [*kinds, *(list_endpoint for workspace, list_endpoint, _ in lists if workspace == name)]
+
+        command.set_plan(plan, max_burst=config.settings.budget.concurrency, endpoints=endpoints)
         total = sum(len(request.chunks(query)) for query in plan.queries)
         missing = {
             usage: sum(_count_missing_calls(request, resume_file, query) for query in _queries_of(plan, usage))
@@ -76,8 +80,8 @@ def run_backfill(
             return describe_saved()
 
         ctx.on_stop(stop)
-        _check_budget(missing)
-        progress.print_line(_describe_plan(request, plan, missing, done))
+        _check_budget(missing, config.settings)
+        progress.print_line(_describe_plan(request, plan, missing, done, config.settings))
         try:
             with contextlib.closing(reader):
                 reader.start(clients, plan.queries, config.settings.budget.concurrency)
@@ -104,22 +108,25 @@ def _count_missing_calls(request: BackfillRequest, resume_file: ResumeFile, quer
     return len(resume_file.missing_chunks(request.chunks(query)))
 
 
-def _remaining_calls(usage: PoolUsage) -> float:
-    """Return the calls per hour of the share that an exporter with the same config does not use."""
-    return usage.allowed_hourly_calls - usage.hourly_calls
-
-
-def _check_budget(missing: Mapping[PoolUsage, int]) -> None:
+def _check_budget(missing: Mapping[PoolUsage, int], settings: Settings) -> None:
     for usage, calls in missing.items():
-        if calls and _remaining_calls(usage) < 1:
+        if calls and _available_calls(usage, settings) < 1:
             raise BackfillError(
-                f"{shorten(usage.workspace)}: the exporter needs all {usage.allowed_hourly_calls:,.0f} calls per hour "
-                f"that budget.share allows in the {usage.pool.name} pool; raise budget.share for the backfill, or "
-                "configure fewer queries"
+                f"{shorten(usage.workspace)}: the exporter needs {usage.hourly_calls:,.0f} of the "
+                f"{usage.allowed_hourly_calls:,.0f} calls per hour that budget.share allows in the {usage.pool.name} "
+                "pool, and a backfill may use half of the others; raise budget.share for the backfill, or configure "
+                "fewer queries"
             )
 
 
-def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUsage, int], done: int) -> str:
+def _available_calls(usage: PoolUsage, settings: Settings) -> float:
+    """Return the calls per hour that a backfill may make."""
+    return command_calls_per_hour(usage.pool, settings, usage.hourly_calls)
+
+
+def _describe_plan(
+    request: BackfillRequest, plan: Plan, missing: Mapping[PoolUsage, int], done: int, settings: Settings
+) -> str:
     """Return a text with the number of calls to make and the minimum time that they take."""
     calls = sum(missing.values())
     text = f"{pluralize(len(plan.queries), 'query', 'queries')} from {request.start} to {request.end}: "
@@ -127,12 +134,16 @@ def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUs
     if not calls:
         return text
     seconds, usage = max(
-        ((number * _HOUR_SECONDS / _remaining_calls(usage), usage) for usage, number in missing.items() if number),
+        (
+            (number * _HOUR_SECONDS / _available_calls(usage, settings), usage)
+            for usage, number in missing.items()
+            if number
+        ),
         key=itemgetter(0),
     )
     text += (
-        f". At {format_rate(_remaining_calls(usage) / _HOUR_SECONDS)}, which the exporter leaves of budget.share, "
-        f"they take at least {format_span(seconds)}"
+        f". At {format_rate(_available_calls(usage, settings) / _HOUR_SECONDS)}, half of what the exporter leaves of "
+        f"budget.share, they take at least {format_span(seconds)}"
     )
     return text + (
         ". Fewer queries, a later --start or a larger budget.share take less time" if seconds > _DAY_SECONDS else ""
@@ -140,7 +151,7 @@ def _describe_plan(request: BackfillRequest, plan: Plan, missing: Mapping[PoolUs
 
 
 def _open_clients(
-    config: Config, ctx: CommandContext, reader: Reader, timeouts: Timeouts
+    config: Config, ctx: CommandContext, reader: Reader, admissions: Mapping[str, Admission], timeouts: Timeouts
 ) -> Mapping[str, tuple[Client, Admission]]:
     """Return the API client and the `Admission` of each workspace."""
     return {
@@ -155,26 +166,10 @@ def _open_clients(
                 on_call=reader.on_call,
                 timeouts=timeouts,
             ),
-            Admission(ctx.monotonic),
+            admissions[spec.name],
         )
         for spec in (workspace.spec for workspace in config.workspaces)
     }
-
-
-def _set_budgets(
-    clients: Mapping[str, tuple[Client, Admission]], config: Config, plan: Plan, *, max_burst: int
-) -> None:
-    """Set the budget of each pool to the part of the share that an exporter with the same config does not use.
-
-    At most `max_burst` calls may be made in a burst.
-    """
-    budget = config.settings.budget
-    for name, (_, admission) in clients.items():
-        planned = {usage.pool: usage.hourly_calls for usage in plan.pool_usage if usage.workspace == name}
-        for pool in dict.fromkeys([*planned, *(list_endpoint.pool for list_endpoint in LIST_ENDPOINTS)]):
-            left = max(0.0, budget.share * pool.per_hour - planned.get(pool, 0.0))
-            burst = max(1, min(max_burst, int(left)))
-            admission.set_budget({pool: burst}, share=left / pool.per_hour, reserve=budget.reserve)
 
 
 def _describe_pause(reader: Reader, ctx: CommandContext) -> str:

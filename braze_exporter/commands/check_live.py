@@ -21,7 +21,8 @@ from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, ConfiguredWorkspace
 from braze_exporter.exporter import Exporter
 from braze_exporter.metrics.data_quality import is_timezone_mismatch
-from braze_exporter.scheduler.admission import KEY_REJECTED_DETAIL
+from braze_exporter.scheduler.clients import CommandBudgets
+from braze_exporter.scheduler.key_state import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.list_reader import ListResult
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult
 from braze_exporter.scheduler.query_state import QueryState
@@ -44,17 +45,20 @@ class Finding:
 def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
     """Fetch all queries of `plan`, print the findings, and return whether there is no problem.
 
-    `plan` is the plan of `config`. The queries use at most the budget of one refresh of the plan, and the lists at most
-    the share of one hour.
+    `plan` is the plan of `config`. The calls use the budget of a command, and at most that of one hour.
     """
-    lists = _read_lists(config, plan, ctx)
+    command = CommandBudgets(config, wall=ctx.wall, monotonic=ctx.monotonic)
+    command.set_plan(plan)
+    lists = _read_lists(config, plan, command, ctx)
     known: ListSnapshots = {
         key: ListSnapshot(result.items, calls=0) for key, result in lists.items() if not result.failure
     }
     plan = expand_selectors(plan, config.settings, known)
     # Baselines are not fetched, because they need many calls. Each query requests as many buckets as Braze allows.
     queries = tuple(replace(query, baseline_weeks=0, length=query.kind.max_length) for query in plan.queries)
-    exporter = Exporter(wall=ctx.wall, monotonic=ctx.monotonic, proxies=ctx.proxies, reads_lists=False)
+    exporter = Exporter(
+        wall=ctx.wall, monotonic=ctx.monotonic, proxies=ctx.proxies, reads_lists=False, budgets=command.budgets
+    )
     problems, lines = 0, []
     with closing(exporter):
         exporter.apply_config(config, replace(plan, queries=queries), ctx.session)
@@ -83,12 +87,14 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
     return not problems
 
 
-def _read_lists(config: Config, plan: Plan, ctx: CommandContext) -> dict[tuple[str, ListEndpoint], ListResult]:
+def _read_lists(
+    config: Config, plan: Plan, command: CommandBudgets, ctx: CommandContext
+) -> dict[tuple[str, ListEndpoint], ListResult]:
     """Return the lists that the plan and the segments need, by workspace name and list."""
     lists: dict[tuple[str, ListEndpoint], ListResult] = {}
     list_endpoints = required_lists(plan)
     for spec in (workspace.spec for workspace in config.workspaces):
-        list_reader = open_list_reader(config, spec, ctx)
+        list_reader = open_list_reader(config, spec, command.admissions, ctx)
         for list_endpoint in dict.fromkeys(
             [*list_endpoints.get(spec.name, ()), *([SEGMENT_LIST] if spec.segments else [])]
         ):

@@ -11,7 +11,6 @@ import requests
 
 from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import transport
-from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.commands.clock import read_monotonic_clock
 from braze_exporter.config.document import ConfigError, Problem
 from braze_exporter.config.loading import Config
@@ -51,13 +50,10 @@ def proxies(url: str) -> Mapping[str, str]:
     return {} if is_loopback(host) or proxy_bypass(host) else getproxies_environment()
 
 
-def open_list_reader(config: Config, workspace: Workspace, ctx: CommandContext) -> ListReader:
-    """Return the `ListReader` of a workspace, with one hour's share of each pool as its budget, without the reserve."""
-    key, budget = config.keys[workspace.name], config.settings.budget
+def open_list_reader(
+    config: Config, workspace: Workspace, admissions: Mapping[str, Admission], ctx: CommandContext
+) -> ListReader:
+    """Return the `ListReader` of a workspace, with its `Admission` in `admissions`."""
+    key = config.keys[workspace.name]
     client = open_client(workspace, key, ctx.session, proxies=ctx.proxies, wall=ctx.wall, monotonic=ctx.monotonic)
-    admission = Admission(ctx.monotonic)
-    bursts = {
-        list_endpoint.pool: max(1, int(list_endpoint.pool.per_hour * budget.share)) for list_endpoint in LIST_ENDPOINTS
-    }
-    admission.set_budget(bursts, share=budget.share, reserve=budget.reserve)
-    return ListReader(client, admission, ctx.sleep)
+    return ListReader(client, admissions[workspace.name], ctx.sleep)

@@ -10,7 +10,9 @@ from braze_exporter.commands.context import command_context, open_list_reader
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, read_config
+from braze_exporter.scheduler.clients import CommandBudgets
 from braze_exporter.scheduler.list_reader import ListResult
+from braze_exporter.scheduler.plan import build_plan
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -30,12 +32,13 @@ workspaces:"""
 def print_lists(config: Config, ctx: CommandContext, *, include_archived: bool) -> bool:
     """Print Braze's lists as config, with archived items if `include_archived` is set.
 
-    Returns whether at least one item was listed or one list was read completely.
+    The calls use the budget of a command. Returns whether at least one item was listed or one list was read completely.
     """
     results: list[dict[ListEndpoint, ListResult]] = []
+    command = CommandBudgets(config, wall=ctx.wall, monotonic=ctx.monotonic)
+    command.set_plan(build_plan(config), endpoints=lambda _workspace: LIST_ENDPOINTS)
     for spec in (workspace.spec for workspace in config.workspaces):
-        reader = open_list_reader(config, spec, ctx)
-        reader.admission.set_endpoints(LIST_ENDPOINTS)
+        reader = open_list_reader(config, spec, command.admissions, ctx)
         result: dict[ListEndpoint, ListResult] = {}
         for list_endpoint in LIST_ENDPOINTS:
             result[list_endpoint] = reader.read(list_endpoint, include_archived=include_archived)

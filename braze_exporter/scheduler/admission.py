@@ -1,52 +1,38 @@
-"""Decides whether a call to Braze may be made for a workspace now.
+"""Decides which calls to Braze may be made now.
 
 The decision depends on the rate limiter of the pool, and on whether Braze accepts the API key at the endpoint.
+Workspaces with the same url and key share both.
 """
 
+import hashlib
+import logging
+import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from enum import Enum, auto
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from braze_exporter.braze.calls import Permit, RateLimitInfo
-from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.lists import ListEndpoint
+from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
-from braze_exporter.scheduler.rate_limiter import (
-    AUTH_RETRY_SECONDS,
-    BreakerCall,
-    CircuitBreaker,
-    Decision,
-    Pause,
-    RateLimiter,
-)
+from braze_exporter.scheduler.key_state import AUTH_REASONS, AuthFailure, KeyState
+from braze_exporter.scheduler.rate_limiter import Decision, Pause, PoolBudget, RateLimiter
+from braze_exporter.state import BudgetRecords, BudgetRow, HoldRow, StateFile, StateFileError
 
-# The failures caused by the key: the key is rejected (401), or lacks a permission (401 or 403).
-AUTH_REASONS = {Reason.UNAUTHORIZED, Reason.FORBIDDEN}
-# The results that show that Braze accepted the key. None means success.
-_KEY_ACCEPTED_REASONS = {
-    None,
-    Reason.BAD_REQUEST,
-    Reason.FORBIDDEN,
-    Reason.RATE_LIMITED,
-    Reason.TOO_LARGE,
-    Reason.TRUNCATED,
-    Reason.INVALID_RESPONSE,
-}
-# The error of a key that all endpoints in use reject.
-KEY_REJECTED_DETAIL = (
-    "401 Unauthorized: API key rejected "
-    "(check that it is a REST API key of this workspace, and that url is its REST endpoint)"
-)
+# The time between two writes while calls are made.
+SAVE_INTERVAL_SECONDS = 5.0
+# How long `close` waits for a write in progress.
+_CLOSE_TIMEOUT_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class AuthFailure:
-    """A 401 or 403, with the seconds until the next attempt."""
+class WorkspaceKey(NamedTuple):
+    """The key of a workspace's state: its name and the url of its REST endpoint."""
 
-    error: BrazeError
-    seconds: float
+    workspace: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,240 +48,69 @@ class LimiterStatus:
     endpoint_failures: Mapping[str, AuthFailure]
 
 
-class _Verdict(Enum):
-    """Whether an endpoint accepts the key, according to its last response that shows this."""
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a workspace needs: the budget of each pool, and the endpoints in use."""
 
-    UNKNOWN = auto()
-    ACCEPTED = auto()
-    REJECTED = auto()
+    budgets: Mapping[Pool, PoolBudget]
+    endpoints: Collection[Endpoint] = ()
 
 
-class _AuthCircuitBreaker(CircuitBreaker):
-    """Denies calls to an endpoint after a 401 or 403, until a probe succeeds.
+@dataclass(slots=True, eq=False)
+class _Budget:
+    """The rate limiters of one url and key, by the name of the pool.
 
-    `verdict` is whether the endpoint accepts the key, and `verdict_at` the time of the response that showed it.
-    `rejected_since` is the time of the first of the latest consecutive 401s. Times are in seconds of the monotonic
-    clock. `is_probe_wanted` is true if the endpoint must be called to test the key, even if nothing is due.
+    `rows` are the limiters of the state file that have not been used yet.
     """
 
-    def __init__(self) -> None:
-        super().__init__(is_probe_due=False)
-        self.error: BrazeError | None = None
-        self.verdict = _Verdict.UNKNOWN
-        self.verdict_at = float("-inf")
-        self.rejected_since = float("-inf")
-        self.is_probe_wanted = False
-
-    def record(self, error: BrazeError | None, probe: BreakerCall, now: float) -> None:
-        """Register the end of a call. If the breaker has been opened since the call began, its result is ignored."""
-        reason = error.reason if error is not None else None
-        is_current, is_rejected = self.is_current(probe), reason in AUTH_REASONS
-        succeeded = reason in _KEY_ACCEPTED_REASONS and not is_rejected
-        self.release(probe, succeeded=succeeded)
-        if not is_current:
-            return
-        if reason is Reason.UNAUTHORIZED or reason in _KEY_ACCEPTED_REASONS:
-            if self.verdict is not _Verdict.REJECTED:
-                self.rejected_since = now
-            self.verdict = _Verdict.REJECTED if reason is Reason.UNAUTHORIZED else _Verdict.ACCEPTED
-            self.verdict_at = now
-        if error is not None and is_rejected:
-            self.error = error.without_traceback()
-        if is_rejected or (probe.is_probe and not succeeded and self.error is not None):
-            self.open(now + AUTH_RETRY_SECONDS)
-        elif probe.is_probe:
-            self.error = None
-
-    def reset(self) -> None:
-        """Forget the verdict on the key, close the breaker, and make the next call a probe."""
-        self.error, self.verdict = None, _Verdict.UNKNOWN
-        self.open_until = float("-inf")
-        self.require_probe()
-
-    def auth_failure(self, now: float) -> AuthFailure | None:
-        """Return the failure that opened the breaker, or None if it is closed."""
-        return AuthFailure(self.error, max(0.0, self.open_until - now)) if self.error is not None else None
+    limiters: dict[str, RateLimiter] = field(default_factory=dict)
+    rows: dict[str, BudgetRow] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _KeyCall:
-    """A call that `_KeyState` allowed.
-
-    `probe` is the result of `acquire` of the endpoint's circuit breaker. If `is_exclusive`, other calls with the key
-    wait for the end of this one. `is_probe` is true if the call tests a key that the endpoint rejected.
-    """
-
-    probe: BreakerCall
-    is_exclusive: bool
-    is_probe: bool
-
-
-class _KeyState:
-    """Tracks whether Braze accepts one key, for each endpoint and for all `endpoints` in use.
-
-    While no endpoint accepts the key, only one call is made at a time. Once all endpoints in use reject it, `error` is
-    set, and only probes are made, to one endpoint after the other. Each key has its own `_KeyState`, so a call with an
-    older key changes only the state of that key.
-    """
-
-    def __init__(self, endpoints: Collection[Endpoint]) -> None:
-        """Start with a key that has not been used yet."""
-        self.endpoints = endpoints
-        self.error: BrazeError | None = None
-        self._circuits: dict[str, _AuthCircuitBreaker] = {}
-        self._probe_in_flight: _KeyCall | None = None
-
-    def set_endpoints(self, endpoints: Collection[Endpoint]) -> None:
-        """Set the endpoints in use."""
-        self.endpoints = endpoints
-        self._update_error()
-
-    def circuit(self, endpoint: Endpoint) -> _AuthCircuitBreaker:
-        """Return the circuit breaker of an endpoint."""
-        return self._circuits.setdefault(endpoint.path, _AuthCircuitBreaker())
-
-    @property
-    def is_accepted(self) -> bool:
-        """Whether an endpoint in use accepts the key. If no endpoints are set, all that were called count."""
-        circuits = [self.circuit(endpoint) for endpoint in self.endpoints] or self._circuits.values()
-        return any(circuit.verdict is _Verdict.ACCEPTED for circuit in circuits)
-
-    @property
-    def open_until(self) -> float:
-        """The time until which no call is made with a key that all endpoints in use reject."""
-        return max(self.circuit(endpoint).open_until for endpoint in self.endpoints)
-
-    def auth_failures(self, now: float) -> Mapping[str, AuthFailure]:
-        """Return the failures, keyed by the path of the endpoint."""
-        result = {path: circuit.auth_failure(now) for path, circuit in self._circuits.items()}
-        return {path: failure for path, failure in result.items() if failure is not None}
-
-    def decide(self, endpoint: Endpoint, now: float, is_open: Callable[[Endpoint], bool]) -> Decision:
-        """Return whether a call may be made. `is_open` returns whether the pool of an endpoint allows calls now."""
-        decision = self.circuit(endpoint).decide(now)
-        if decision is Decision.DENY or (self.error is not None and now < self.open_until):
-            return Decision.DENY
-        if self._probe_in_flight is not None and not self.is_accepted:
-            return Decision.WAIT
-        if self.error is not None and self._next_probe(is_open) != endpoint.path:
-            # A query can wait, since the same scrape also queues the query that probes. A list cannot, since lists are
-            # read when no query is queued.
-            return Decision.DENY if isinstance(endpoint, ListEndpoint) else Decision.WAIT
-        return decision
-
-    def acquire(self, endpoint: Endpoint) -> _KeyCall:
-        """Register the start of a call that `decide` allowed."""
-        circuit = self.circuit(endpoint)
-        circuit.is_probe_wanted = False
-        probe = circuit.acquire()
-        call = _KeyCall(probe, not self.is_accepted, probe.is_probe and circuit.error is not None)
-        if call.is_exclusive:
-            self._probe_in_flight = call
-        return call
-
-    def record(self, endpoint: Endpoint, error: BrazeError | None, call: _KeyCall, now: float) -> None:
-        """Register the end of a call."""
-        if self._probe_in_flight is call:
-            self._probe_in_flight = None
-        circuit = self.circuit(endpoint)
-        circuit.record(error, call.probe, now)
-        if self.error is not None and circuit.verdict is _Verdict.ACCEPTED:
-            # The other endpoints rejected the key when all did, so their rejections do not show a missing permission.
-            for other in (self.circuit(other) for other in self.endpoints if other.path != endpoint.path):
-                other.reset()
-        self._update_error()
-        if circuit.verdict is _Verdict.REJECTED:
-            # The key may have been revoked, so test it at the other endpoints before their next queries are due.
-            outdated_at = min(circuit.rejected_since, now - AUTH_RETRY_SECONDS)
-            for other in map(self.circuit, self.endpoints):
-                other.is_probe_wanted = other.verdict is _Verdict.ACCEPTED and other.verdict_at <= outdated_at
-
-    def _update_error(self) -> None:
-        verdicts = {self.circuit(endpoint).verdict for endpoint in self.endpoints}
-        if verdicts != {_Verdict.REJECTED}:
-            self.error = None
-        elif self.error is None:
-            self.error = BrazeError(Reason.UNAUTHORIZED, KEY_REJECTED_DETAIL)
-
-    def _next_probe(self, is_open: Callable[[Endpoint], bool]) -> str | None:
-        """Return the path of the endpoint at which a rejected key is tested next, or None if no pool allows calls.
-
-        It is the endpoint whose last attempt is the oldest. A list endpoint is chosen only if no query endpoint can be.
-        """
-        able = [endpoint for endpoint in self.endpoints if is_open(endpoint)]
-        able = [endpoint for endpoint in able if not isinstance(endpoint, ListEndpoint)] or able
-        return min(able, key=lambda endpoint: self.circuit(endpoint).open_until).path if able else None
+# The url and the digest of the key.
+_BudgetKey = tuple[str, str]
 
 
 class Admission:
     """Decides which calls of one workspace may be made, and lets no other call run during a probe. Thread-safe."""
 
-    def __init__(self, monotonic: Callable[[], float], reread_key: Callable[[], bool] = lambda: False) -> None:
-        """Start without a budget; `set_budget` must be called before the first call.
-
-        `monotonic` returns seconds of a monotonic clock. `reread_key` is called before a rejected key is tested. It
-        reads the key again, and returns whether the key has changed.
-        """
-        self._monotonic = monotonic
+    def __init__(self, budgets: "Budgets", reread_key: Callable[[], bool]) -> None:
+        """Create the admission of a workspace of `budgets`, which sets its budget and its key."""
+        self._budgets = budgets
+        self._lock = budgets.lock
         self._reread_key = reread_key
-        self._lock = threading.Lock()
-        self._limiters: dict[str, RateLimiter] = {}
-        self._key = _KeyState(())
-
-    def set_budget(self, bursts: Mapping[Pool, int], *, share: float, reserve: float) -> None:
-        """Set the budget of each pool: the `share` of its limit, its burst, and the `reserve`.
-
-        `share` and `reserve` are fractions of the limit. The limits that Braze has reported and the calls made so far
-        still count.
-        """
-        with self._lock:
-            now = self._monotonic()
-            for pool, burst in bursts.items():
-                if pool.name in self._limiters:
-                    self._limiters[pool.name].set_budget(share=share, reserve=reserve, burst=burst, now=now)
-                else:
-                    limiter = RateLimiter(pool, share=share, reserve=reserve, burst=burst, now=now)
-                    self._limiters[pool.name] = limiter
-
-    def set_endpoints(self, endpoints: Collection[Endpoint], *, is_same_key: bool = True) -> None:
-        """Set the endpoints in use.
-
-        If the key has changed, all circuits are closed and all endpoints are tested again.
-        """
-        with self._lock:
-            if is_same_key:
-                self._key.set_endpoints(endpoints)
-            else:
-                self._key = _KeyState(endpoints)
+        self.budget = _Budget()
+        self.key = KeyState(())
 
     @property
     def is_key_accepted(self) -> bool:
         """Whether an endpoint in use accepts the key."""
         with self._lock:
-            return self._key.is_accepted
+            return self.key.is_accepted
 
     def open_circuit_error(self, endpoint: Endpoint) -> BrazeError | None:
         """Return the 401 or 403 that blocks calls to `endpoint`, or to all endpoints, or None."""
         with self._lock:
-            return self._key.error or self._key.circuit(endpoint).error
+            return self.key.error or self.key.circuit(endpoint).error
 
     def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
         """Return why a call is not allowed now, or None if it is allowed, even if it must wait for a running probe."""
         with self._lock:
-            return self._deny_reason(self._decisions(endpoint, self._monotonic()), endpoint)
+            return self._deny_reason(self._decisions(endpoint, self._budgets.monotonic()), endpoint)
 
     def is_probe_wanted(self, endpoint: Endpoint) -> bool:
         """Return whether a call to `endpoint` is needed to test the key, even if nothing is due."""
         with self._lock:
-            if self._key.error is not None:
-                return all(decision is Decision.ALLOW for decision in self._decisions(endpoint, self._monotonic()))
-            return self._key.circuit(endpoint).is_probe_wanted
+            if self.key.error is not None:
+                decisions = self._decisions(endpoint, self._budgets.monotonic())
+                return all(decision is Decision.ALLOW for decision in decisions)
+            return self.key.circuit(endpoint).is_probe_wanted
 
     def status(self) -> LimiterStatus:
         """Return what prevents calls now."""
         with self._lock:
-            now, key = self._monotonic(), self._key
-            pauses = {name: limiter.current_pause(now) for name, limiter in self._limiters.items()}
+            now, key = self._budgets.monotonic(), self.key
+            pauses = {name: limiter.current_pause(now) for name, limiter in self.budget.limiters.items()}
             auth_failure = AuthFailure(key.error, max(0.0, key.open_until - now)) if key.error is not None else None
             return LimiterStatus(
                 {name: pause for name, pause in pauses.items() if pause is not None},
@@ -303,44 +118,55 @@ class Admission:
                 key.auth_failures(now) if auth_failure is None else {},
             )
 
-    def admit(self, endpoint: Endpoint, *, low_priority: bool = False) -> Permit | Deferred | None:
+    def admit(
+        self, endpoint: Endpoint, *, low_priority: bool = False, is_history: bool = False
+    ) -> Permit | Deferred | None:
         """Return a permit for one call, a `Deferred` if it may not be made now, or None while a probe is in flight.
 
-        A `low_priority` call leaves half of the burst to other calls.
+        A `low_priority` call leaves half of the burst to other calls. A call for history uses a budget of its own too.
         """
         with self._lock:
-            now = self._monotonic()
-            decisions = self._decisions(endpoint, now, low_priority=low_priority)
+            now = self._budgets.monotonic()
+            decisions = self._decisions(endpoint, now, low_priority=low_priority, is_history=is_history)
             deny_reason = self._deny_reason(decisions, endpoint)
             if deny_reason is not None:
                 return deny_reason
             if any(decision is not Decision.ALLOW for decision in decisions):
                 return None
-            key, limiter = self._key, self._limiters[endpoint.pool.name]
-            key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now)
+            key, limiter = self.key, self.budget.limiters[endpoint.pool.name]
+            key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now, is_history=is_history)
+            self._budgets.request_save()
 
         def begin() -> None:
             nonlocal key, key_call
             if key_call.is_probe and self._reread_key():
                 with self._lock:
-                    key = self._key = _KeyState(self._key.endpoints)
+                    key = self.key
                     key_call = key.acquire(endpoint)
 
         def end(error: BrazeError | None, feedback: RateLimitInfo) -> float | None:
             with self._lock:
-                now = self._monotonic()
+                now = self._budgets.monotonic()
                 key.record(endpoint, error, key_call, now)
-                return limiter.release(feedback, pool_probe, now)
+                pause_seconds = limiter.release(feedback, pool_probe, now)
+                is_refused = error is not None and error.reason in AUTH_REASONS
+                self._budgets.request_save(at_once=is_refused or pause_seconds is not None)
+                return pause_seconds
 
         return Permit(end, begin=begin)
 
-    def _decisions(self, endpoint: Endpoint, now: float, *, low_priority: bool = False) -> tuple[Decision, Decision]:
+    def _decisions(
+        self, endpoint: Endpoint, now: float, *, low_priority: bool = False, is_history: bool = False
+    ) -> tuple[Decision, Decision]:
         """Return the decisions for the key and for the pool."""
-        key = self._key.decide(endpoint, now, lambda other: self._is_open(other, now))
-        return key, self._limiters[endpoint.pool.name].decide(now, low_priority=low_priority)
+        if self._budgets.is_closed:
+            return Decision.DENY, Decision.DENY
+        key = self.key.decide(endpoint, now, lambda other: self._is_open(other, now))
+        limiter = self.budget.limiters[endpoint.pool.name]
+        return key, limiter.decide(now, low_priority=low_priority, is_history=is_history)
 
     def _is_open(self, endpoint: Endpoint, now: float) -> bool:
-        limiter = self._limiters.get(endpoint.pool.name)
+        limiter = self.budget.limiters.get(endpoint.pool.name)
         return limiter is not None and limiter.decide(now) is not Decision.DENY
 
     def _deny_reason(self, decisions: tuple[Decision, Decision], endpoint: Endpoint) -> Deferred | None:
@@ -348,3 +174,203 @@ class Admission:
         if key is Decision.DENY:
             return CircuitOpen(endpoint.path)
         return Deferred(endpoint.pool.name) if pool is Decision.DENY else None
+
+
+class Budgets:
+    """The budgets and the key states of all workspaces, kept in the state file. Thread-safe.
+
+    While calls are made, the state file holds no balance, so that a process that is killed adds nothing. The balance is
+    written once no call has been made for `SAVE_INTERVAL_SECONDS`, and by `close`.
+    """
+
+    def __init__(
+        self,
+        *,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+        state_file: StateFile | None = None,
+        on_write_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start with the budgets in `state_file`, and take their balances out of it.
+
+        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `on_write_failure` is called
+        after each failed write.
+        """
+        self._wall = wall
+        self.monotonic = monotonic
+        self._state_file = state_file
+        self._on_write_failure = on_write_failure
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
+        self._save_lock = threading.Lock()
+        self._admissions: dict[WorkspaceKey, Admission] = {}
+        self._demands: Mapping[WorkspaceKey, Demand] = {}
+        records = state_file.read_budgets() if state_file is not None else None
+        records = records or BudgetRecords(secrets.token_hex(), {})
+        self._salt = records.salt
+        self._key_digests = {WorkspaceKey(*key): digest for key, digest in records.key_digests.items()}
+        self._budgets: dict[_BudgetKey, _Budget] = {}
+        self._keys: dict[_BudgetKey, KeyState] = {}
+        self._restore(records)
+        self._is_save_requested = False
+        self._is_urgent = False
+        self._is_failing = False
+        self.is_closed = False
+        self._thread: threading.Thread | None = None
+        if state_file is not None:
+            if not self._save(with_balances=False):
+                for budget in self._budgets.values():
+                    budget.rows = {pool: row._replace(balance=0.0) for pool, row in budget.rows.items()}
+            self._thread = threading.Thread(target=self._work, name="budgets", daemon=True)
+            self._thread.start()
+
+    def _restore(self, records: BudgetRecords) -> None:
+        now, wall = self.monotonic(), self._wall()
+        for row in records.budgets:
+            budget = self._budgets.setdefault((row.url, row.key_digest), _Budget())
+            budget.rows[row.pool] = row
+        holds: dict[_BudgetKey, list[HoldRow]] = {}
+        for hold in records.holds:
+            holds.setdefault((hold.url, hold.key_digest), []).append(hold)
+        for budget_key, rows in holds.items():
+            key = self._keys[budget_key] = KeyState(())
+            key.restore(rows, now, wall)
+
+    def open_admissions(
+        self, keys: Mapping[WorkspaceKey, str], reread_key: Callable[[WorkspaceKey], bool] = lambda _key: False
+    ) -> Mapping[WorkspaceKey, Admission]:
+        """Return the admission of each workspace, for its API key.
+
+        `set_demands` must be called before the first call. `reread_key` is called before a rejected key is tested. It
+        reads the key again, calls `change_key` if it has changed, and returns whether it has.
+        """
+
+        def make_reread(workspace_key: WorkspaceKey) -> Callable[[], bool]:
+            return lambda: reread_key(workspace_key)
+
+        with self.lock:
+            for workspace_key, key in keys.items():
+                if workspace_key not in self._admissions:
+                    self._admissions[workspace_key] = Admission(self, make_reread(workspace_key))
+                self._change_key(workspace_key, key)
+            return {workspace_key: self._admissions[workspace_key] for workspace_key in keys}
+
+    def change_key(self, workspace_key: WorkspaceKey, key: str) -> None:
+        """Use another API key for a workspace. It takes over the budget of the previous one."""
+        with self.lock:
+            self._change_key(workspace_key, key)
+            self._combine_demands()
+
+    def _change_key(self, workspace_key: WorkspaceKey, key: str) -> None:
+        digest = hashlib.sha256(f"{self._salt}:{key}".encode()).hexdigest()
+        url, before = workspace_key.url, self._key_digests.get(workspace_key)
+        self._key_digests[workspace_key] = digest
+        if (url, digest) not in self._budgets:
+            budget = self._budgets.get((url, before)) if before is not None else None
+            self._budgets[url, digest] = budget or _Budget()
+            others = (other for key, other in self._key_digests.items() if key.url == url)
+            if before is not None and before not in others:
+                self._budgets.pop((url, before), None)
+        admission = self._admissions[workspace_key]
+        admission.budget = self._budgets[url, digest]
+        admission.key = self._keys.setdefault((url, digest), KeyState(()))
+
+    def set_demands(self, demands: Mapping[WorkspaceKey, Demand]) -> None:
+        """Set what each workspace needs. Workspaces with the same url and key get the sum.
+
+        The limits that Braze has reported and the calls made so far still count.
+        """
+        with self.lock:
+            self._demands = demands
+            has_new = self._combine_demands()
+        if has_new:  # before the first call
+            self._save(with_balances=False)
+
+    def _combine_demands(self) -> bool:
+        """Apply the demands, and return whether a pool is new."""
+        now, has_new = self.monotonic(), False
+        totals: dict[_Budget, dict[Pool, PoolBudget]] = {}
+        endpoints: dict[KeyState, dict[str, Endpoint]] = {}
+        for workspace_key, demand in self._demands.items():
+            admission = self._admissions[workspace_key]
+            pools = totals.setdefault(admission.budget, {})
+            for pool, pool_budget in demand.budgets.items():
+                pools[pool] = pools[pool] + pool_budget if pool in pools else pool_budget
+            in_use = endpoints.setdefault(admission.key, {})
+            in_use |= {endpoint.path: endpoint for endpoint in demand.endpoints}
+        for budget, pools in totals.items():
+            for pool, pool_budget in pools.items():
+                limiter = budget.limiters.get(pool.name)
+                if limiter is not None:
+                    limiter.set_budget(pool_budget, now)
+                    continue
+                limiter = budget.limiters[pool.name] = RateLimiter(pool, pool_budget, now)
+                row = budget.rows.pop(pool.name, None)
+                if row is not None:
+                    limiter.restore(row, now, self._wall())
+                has_new = True
+        for key, used in endpoints.items():
+            key.set_endpoints(tuple(used.values()))
+        return has_new
+
+    def request_save(self, *, at_once: bool = False) -> None:
+        """Write the state soon, or at once for a stop. The lock must be held."""
+        self._is_save_requested = True
+        self._is_urgent |= at_once
+        self._changed.notify_all()
+
+    def close(self) -> None:
+        """Allow no more calls, and write the balances to the state file."""
+        with self._changed:
+            self.is_closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(_CLOSE_TIMEOUT_SECONDS)
+
+    def _work(self) -> None:
+        """Write the state after calls, without the balances until calls have ceased."""
+        has_balances = False  # of the file
+        while True:
+            with self._changed:
+                if has_balances:
+                    self._changed.wait_for(lambda: self.is_closed or self._is_save_requested)
+                else:
+                    self._changed.wait_for(lambda: self.is_closed or self._is_urgent, SAVE_INTERVAL_SECONDS)
+                has_calls = self._is_save_requested
+                self._is_save_requested = self._is_urgent = False
+                if self.is_closed:
+                    break
+            has_balances = self._save(with_balances=not has_calls) and not has_calls
+        self._save(with_balances=True)
+
+    def _save(self, *, with_balances: bool) -> bool:
+        """Write the state to the file, and return whether that succeeded."""
+        if self._state_file is None:
+            return True
+        with self._save_lock:
+            with self.lock:
+                records = self._to_records(with_balances=with_balances)
+            try:
+                self._state_file.write_budgets(records)
+            except StateFileError as error:
+                self._on_write_failure()
+                if not self._is_failing:
+                    _log.error("Budgets could not be written to the state file", extra={"fields": {"reason": error}})
+                self._is_failing = True
+                return False
+            self._is_failing = False
+            return True
+
+    def _to_records(self, *, with_balances: bool) -> BudgetRecords:
+        now, wall = self.monotonic(), self._wall()
+        budgets: list[BudgetRow] = []
+        holds: list[HoldRow] = []
+        for (url, digest), budget in self._budgets.items():
+            budgets += (row._replace(url=url, key_digest=digest) for row in budget.rows.values())
+            budgets += (limiter.to_row(url, digest, now, wall) for limiter in budget.limiters.values())
+            key = self._keys.get((url, digest))
+            holds += key.to_rows(url, digest, now, wall) if key is not None else ()
+        if not with_balances:
+            budgets = [row._replace(balance=0.0, balance_at=wall) for row in budgets]
+        key_digests = {(key.workspace, key.url): digest for key, digest in self._key_digests.items()}
+        return BudgetRecords(self._salt, key_digests, budgets, holds)

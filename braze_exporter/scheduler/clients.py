@@ -1,14 +1,20 @@
-"""Opens the client of a configured workspace."""
+"""Opens the client of a configured workspace, and the admissions of a command."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 
 import requests
 
 from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.client import Client
+from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts, Transport
+from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
 from braze_exporter.config.secrets import ApiKey, Secret
+from braze_exporter.scheduler.admission import Admission, Budgets, Demand, WorkspaceKey
+from braze_exporter.scheduler.plan import Plan
+from braze_exporter.scheduler.pool_budgets import command_budgets
 
 
 def open_client(
@@ -33,3 +39,38 @@ def open_client(
     return Client(
         transport, workspace=workspace.name, redact=key.redact, wall=wall, monotonic=monotonic, on_call=on_call
     )
+
+
+class CommandBudgets:
+    """The budgets of a command, which may run beside an exporter with the same config.
+
+    `admissions` has the `Admission` of each workspace by its name.
+    """
+
+    def __init__(self, config: Config, *, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        """Start without budgets; `set_plan` must be called before the first call."""
+        self._settings = config.settings
+        self._keys = {
+            WorkspaceKey(workspace.spec.name, workspace.spec.rest_endpoint): config.keys[workspace.spec.name].reveal()
+            for workspace in config.workspaces
+        }
+        self.budgets = Budgets(wall=wall, monotonic=monotonic)
+        opened = self.budgets.open_admissions(self._keys)
+        self.admissions: Mapping[str, Admission] = {key.workspace: admission for key, admission in opened.items()}
+
+    def set_plan(
+        self,
+        plan: Plan,
+        *,
+        max_burst: float = math.inf,
+        endpoints: Callable[[str], Collection[Endpoint]] = lambda _workspace: (),
+    ) -> None:
+        """Set the budgets to half of what `plan` leaves, with at most `max_burst` calls in a burst.
+
+        `endpoints` returns the endpoints in use of a workspace.
+        """
+        demands = {}
+        for key in self._keys:
+            usages = [usage for usage in plan.pool_usage if usage.workspace == key.workspace]
+            demands[key] = Demand(command_budgets(usages, self._settings, max_burst), endpoints(key.workspace))
+        self.budgets.set_demands(demands)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import SeriesKind
-from braze_exporter.scheduler.admission import KEY_REJECTED_DETAIL
+from braze_exporter.scheduler.key_state import KEY_REJECTED_DETAIL
 from braze_exporter.scheduler.plan import Plan, SelectionResult
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 

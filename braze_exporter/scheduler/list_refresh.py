@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import NamedTuple
 
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.scheduler.admission import AUTH_REASONS
+from braze_exporter.scheduler.admission import WorkspaceKey
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
+from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.list_pager import Admitter, ListPager, PageFetcher, ProbeInFlight
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.saved_list import SavedList, SavedListKey
@@ -44,16 +44,6 @@ MIN_SUSPECT_ITEMS = 10
 _POLL_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
-
-
-class WorkspaceKey(NamedTuple):
-    """The key of a workspace's state: its name and the url of its REST endpoint.
-
-    If the url changes, the workspace starts without lists and with a new budget.
-    """
-
-    workspace: str
-    url: str
 
 
 @dataclass(frozen=True, slots=True)

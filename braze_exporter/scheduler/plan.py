@@ -19,7 +19,8 @@ from braze_exporter.config.values import format_duration
 
 # How many fetches in a row may be missed without being a sign of a failure.
 MAX_MISSED_REFRESHES = 3
-# The history of baselines must be read within this many hours, with the calls that the queries leave of the share.
+# The history of baselines must be read within this many hours, with half of the calls that the queries leave of the
+# share.
 MAX_HISTORY_HOURS = 24
 # The minimum number of buckets that a usual fetch requests: one day of hours, or two weeks of days, for late data.
 DEFAULT_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
@@ -348,7 +349,7 @@ def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
 
 def _exceeds_history(usage: PoolUsage) -> bool:
     return not _exceeds_share(usage) and usage.startup_calls > min(
-        usage.allowed_hourly_calls, MAX_HISTORY_HOURS * (usage.allowed_hourly_calls - usage.hourly_calls)
+        usage.allowed_hourly_calls, MAX_HISTORY_HOURS * (usage.allowed_hourly_calls - usage.hourly_calls) / 2
     )
 
 
@@ -357,7 +358,7 @@ def _describe_history(usage: PoolUsage) -> str:
         f"baselines need {usage.startup_calls:,} calls after a start, but the queries leave "
         f"{math.floor(usage.allowed_hourly_calls - usage.hourly_calls):,} of the "
         f"{math.floor(usage.allowed_hourly_calls):,} calls per hour "
-        f"that budget.share allows in the {usage.pool.name} pool; "
+        f"that budget.share allows in the {usage.pool.name} pool, and history may use half of them; "
         "configure fewer weeks, fewer baselines or a longer refresh_interval"
     )
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
-from braze_exporter.scheduler.admission import AUTH_REASONS
 from braze_exporter.scheduler.history import HistoryRange
+from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.repair import RequestPlanner
 

@@ -4,11 +4,12 @@ Not thread-safe. Nothing here waits or reads a clock: `admission` holds a lock a
 of the monotonic clock.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
+from braze_exporter.state import BudgetRow
 
 # Seconds without calls to an endpoint after a 401 or 403. If all endpoints in use have rejected the key, the whole
 # workspace makes no calls for this time.
@@ -96,11 +97,14 @@ class CircuitBreaker:
 
 
 class PauseReason(Enum):
-    """Why a pool makes no calls: after a 429, to keep the reserve, or because the budget is used up."""
+    """Why a pool makes no calls: after a 429, to keep the reserve, or because the budget is used up.
 
-    RATE_LIMITED = auto()
-    RESERVE = auto()
-    BUDGET = auto()
+    The values are those in the state file.
+    """
+
+    RATE_LIMITED = "rate_limited"
+    RESERVE = "reserve"
+    BUDGET = "budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,53 @@ class Pause:
 
     reason: PauseReason
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolBudget:
+    """The budget of a pool.
+
+    `share` and `reserve` are fractions of the limit, and `burst` is the number of calls that may be made at once.
+    `planned_share` is the fraction that the queries need. Calls for history may use half of what they leave of the
+    share, and `history_burst` of them may be made at once. The other half is for commands that run beside the exporter.
+    """
+
+    share: float
+    reserve: float
+    burst: int
+    planned_share: float = 0.0
+    history_burst: int = 0
+
+    @property
+    def history_share(self) -> float:
+        """The fraction of the limit that calls for history may use."""
+        return max(0.0, self.share - self.planned_share) / 2
+
+    def __add__(self, other: "PoolBudget") -> "PoolBudget":
+        """Return the budget for the calls of both. The smaller share applies."""
+        return replace(
+            self,
+            share=min(self.share, other.share),
+            burst=self.burst + other.burst,
+            planned_share=self.planned_share + other.planned_share,
+            history_burst=self.history_burst + other.history_burst,
+        )
+
+
+class _TokenBucket:
+    """A number of calls that may be made. It grows at a rate, up to a capacity. Both are passed in."""
+
+    def __init__(self, tokens: float, now: float) -> None:
+        self._tokens = tokens
+        self._filled_at = now
+
+    def tokens_at(self, now: float, rate: float, capacity: float) -> float:
+        """Return the number of calls at `now`."""
+        return min(capacity, self._tokens + rate * max(0.0, now - self._filled_at))
+
+    def refill(self, now: float, rate: float, capacity: float, *, taken: float = 0.0) -> None:
+        """Store the number of calls at `now`, less those `taken`."""
+        self._tokens, self._filled_at = self.tokens_at(now, rate, capacity) - taken, now
 
 
 class RateLimiter:
@@ -120,15 +171,13 @@ class RateLimiter:
     after each pause, the first call is a probe: no other call is made until Braze has responded.
     """
 
-    def __init__(self, pool: Pool, *, share: float, reserve: float, burst: int, now: float) -> None:
-        """Start with `burst` calls available. `share` and `reserve` are fractions of the limit."""
+    def __init__(self, pool: Pool, budget: PoolBudget, now: float) -> None:
+        """Start with all calls of the burst available."""
         self._pool = pool
-        self._share = share
-        self._reserve = reserve
-        self._burst = float(burst)
+        self._budget = budget
         self._limit = float(pool.limit)
-        self._tokens = float(burst)
-        self._filled_at = now
+        self._bucket = _TokenBucket(budget.burst, now)
+        self._history_bucket = _TokenBucket(budget.history_burst, now)
         self._remaining = float("inf")
         self._resets_at = now
         self._is_window_estimated = False
@@ -137,16 +186,55 @@ class RateLimiter:
         self._circuit_breaker = CircuitBreaker(is_probe_due=True)
         self._reported_until = float("-inf")
 
-    def set_budget(self, *, share: float, reserve: float, burst: int, now: float) -> None:
+    def restore(self, row: BudgetRow, now: float, wall: float) -> None:
+        """Continue with the state in `row`. `now` and `wall` are the current time by both clocks."""
+        self._limit = row.rate_limit if row.rate_limit is not None and row.rate_limit >= 1 else self._limit
+        self._bucket = _TokenBucket(row.balance, now - max(0.0, wall - row.balance_at))
+        self._history_bucket = _TokenBucket(0.0, now)
+        self._consecutive_pauses = row.stop_count
+        stop_seconds = min((row.stopped_until or wall) - wall, self._max_pause_seconds)
+        if row.stop_reason == PauseReason.RATE_LIMITED.value and stop_seconds > 0:
+            self._circuit_breaker.open(now + stop_seconds)
+        resets_in = self._valid_reset((row.resets_at or wall) - wall)
+        if row.remaining is not None and resets_in is not None:
+            self._remaining, self._resets_at = row.remaining, now + resets_in
+        self._reported_until = self._paused_until(now)
+
+    def to_row(self, url: str, key_digest: str, now: float, wall: float) -> BudgetRow:
+        """Return the state as a row of the state file."""
+        is_rate_limited = self._circuit_breaker.open_until > now
+        reason = PauseReason.RATE_LIMITED if is_rate_limited else PauseReason.RESERVE
+        until = self._circuit_breaker.open_until if is_rate_limited else self._paused_until(now)
+        is_known = self._remaining < float("inf")
+        return BudgetRow(
+            url,
+            key_digest,
+            self._pool.name,
+            balance=self._tokens_at(now),
+            balance_at=wall,
+            stopped_until=wall + until - now if until > now else None,
+            stop_reason=reason.value if until > now else None,
+            stop_count=self._consecutive_pauses,
+            rate_limit=self._limit,
+            remaining=self._remaining if is_known else None,
+            resets_at=wall + self._resets_at - now if is_known else None,
+        )
+
+    def set_budget(self, budget: PoolBudget, now: float) -> None:
         """Change the budget. The limit that Braze has reported and the calls made so far still count."""
         self._refill(now)
-        self._share, self._reserve, self._burst = share, reserve, float(burst)
-        self._tokens = min(self._tokens, self._burst)
+        self._budget = budget
+        self._refill(now)
 
-    def decide(self, now: float, *, low_priority: bool = False) -> Decision:
-        """Return whether a call may be made at `now`. A `low_priority` call leaves half of the burst to other calls."""
-        reserved_tokens = self._burst // 2 if low_priority else 0.0
+    def decide(self, now: float, *, low_priority: bool = False, is_history: bool = False) -> Decision:
+        """Return whether a call may be made at `now`.
+
+        A `low_priority` call leaves half of the burst to other calls. A call for history has a budget of its own too.
+        """
+        reserved_tokens = self._budget.burst // 2 if low_priority else 0.0
         if self._tokens_at(now) - reserved_tokens < _ONE_CALL or self._is_reserve_reached(now):
+            return Decision.DENY
+        if is_history and self._history_tokens_at(now) < _ONE_CALL:
             return Decision.DENY
         return self._circuit_breaker.decide(now)
 
@@ -160,10 +248,9 @@ class RateLimiter:
         reason = max(seconds, key=seconds.__getitem__)
         return Pause(reason, seconds[reason]) if seconds[reason] > 0 else None
 
-    def acquire(self, now: float) -> BreakerCall:
+    def acquire(self, now: float, *, is_history: bool = False) -> BreakerCall:
         """Register the start of a call that `decide` allowed."""
-        self._refill(now)
-        self._tokens -= 1
+        self._refill(now, taken=1, taken_for_history=int(is_history))
         self._in_flight += 1
         self._start_window(now)
         self._remaining -= 1
@@ -199,7 +286,11 @@ class RateLimiter:
     @property
     def _calls_per_second(self) -> float:
         """The rate of the share. It is 0 for a backfill if the exporter needs the whole share."""
-        return self._share * self._limit / self._pool.window_seconds
+        return self._budget.share * self._limit / self._pool.window_seconds
+
+    @property
+    def _history_calls_per_second(self) -> float:
+        return self._budget.history_share * self._limit / self._pool.window_seconds
 
     def _seconds_until_call(self, now: float) -> float:
         """Return the seconds until the share allows a call, infinite if it never does."""
@@ -209,10 +300,15 @@ class RateLimiter:
         return missing / self._calls_per_second if self._calls_per_second else float("inf")
 
     def _tokens_at(self, now: float) -> float:
-        return min(self._burst, self._tokens + self._calls_per_second * max(0.0, now - self._filled_at))
+        return self._bucket.tokens_at(now, self._calls_per_second, self._budget.burst)
 
-    def _refill(self, now: float) -> None:
-        self._tokens, self._filled_at = self._tokens_at(now), now
+    def _history_tokens_at(self, now: float) -> float:
+        return self._history_bucket.tokens_at(now, self._history_calls_per_second, self._budget.history_burst)
+
+    def _refill(self, now: float, *, taken: int = 0, taken_for_history: int = 0) -> None:
+        self._bucket.refill(now, self._calls_per_second, self._budget.burst, taken=taken)
+        history = self._history_calls_per_second, self._budget.history_burst
+        self._history_bucket.refill(now, *history, taken=taken_for_history)
 
     def _start_window(self, now: float) -> None:
         """If the last known window has ended, estimate the current one: the full limit and the usual length."""
@@ -261,7 +357,7 @@ class RateLimiter:
             self._circuit_breaker.open(now + seconds)
 
     def _is_reserve_reached(self, now: float) -> bool:
-        return now < self._resets_at and self._remaining <= self._reserve * self._limit
+        return now < self._resets_at and self._remaining <= self._budget.reserve * self._limit
 
     def _check_reserve(self, now: float) -> None:
         if self._is_reserve_reached(now):

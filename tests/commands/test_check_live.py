@@ -401,3 +401,27 @@ def test_matching_zones_without_counts_are_none() -> None:
     days = {datetime.fromtimestamp(NOW, NEW_YORK).date() - timedelta(days=back): 0.0 for back in range(14)}
     assert time_zones.find_matching_zones(days, hours, NOW) == ()
     assert time_zones.find_matching_zones({}, {}, NOW) == ()
+
+
+def test_check_live_uses_half_of_lists_share(braze: CheckLiveRig) -> None:
+    """Lists and purchases together make at most half of the share of the lists' pool, and the rest is reported."""
+    braze.braze.lists.page_size = 1
+    braze.braze.inventory = Inventory(
+        segments=(Segment(VIP, "Very important"),), products=tuple(f"product {number:02}" for number in range(40))
+    )
+    entries = "".join(f"      - {{product: 'product {number:02}'}}\n" for number in range(40))
+    purchases = f"    purchases:\n{entries}refresh_interval: {{day: 1h, hour: 1h}}\n"
+    (problem,) = braze.problems("{event: purchase}", extra_yaml=purchases)
+    assert problem.endswith(": deferred, because the budget or Braze's rate limit allows no more calls now")
+    paths = [request.path for request in braze.braze.requests]
+    lists_pool = {"/events/list", "/purchases/product_list", "/purchases/quantity_series"}
+    assert sum(path in lists_pool for path in paths) == 50
+
+
+def test_check_live_uses_half_of_rest(braze: CheckLiveRig) -> None:
+    """In the default pool, the calls are at most half of what the plan leaves of the share."""
+    # 250 calls an hour, of which the four queries need 60 each.
+    extra_yaml = "refresh_interval: {hour: 1m, day: 1m}\nbudget: {share: 0.001}\n"
+    (problem,) = braze.problems(EVENTS.replace(", baseline: {weeks: 4}", ""), extra_yaml=extra_yaml)
+    assert problem.endswith(": deferred, because the budget or Braze's rate limit allows no more calls now")
+    assert len([request for request in braze.braze.requests if request.path != "/events/list"]) == (250 - 4 * 60) // 2

@@ -280,8 +280,8 @@ def run_print_lists(config: Config, slept: list[float]) -> tuple[bool, str]:
 
 
 def test_discover_keeps_to_share() -> None:
-    """With a share of two calls an hour two pages are read, and comments name the missing items."""
-    with running_large_list(share=0.002) as (braze, config):
+    """With a share of four calls an hour two pages are read, and comments name the missing items."""
+    with running_large_list(share=0.004) as (braze, config):
         good, text = run_print_lists(config, [])
         assert good
         assert text.count("- event:") == 500

@@ -14,7 +14,7 @@ import response_faults
 import transfer_faults
 from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
-from support import HOUR, NOW, Clock, ExporterRig, running_exporter, wait_until, write_file
+from support import HOUR, NOW, AdmissionRig, Clock, ExporterRig, running_exporter, wait_until, write_file
 
 from braze_exporter.braze.calls import Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
@@ -22,7 +22,7 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.query_state import backoff_seconds
-from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
+from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS, PoolBudget
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.web.status_response import read_status_response
 
@@ -330,6 +330,9 @@ def test_open_circuit_marks_all_queries_down_until_closed() -> None:
         assert [request.event for request in exporter.braze.requests] == ["event 00"] * 2
 
 
+BUDGETS = {CUSTOM_EVENTS.pool: PoolBudget(0.1, 0.2, 10)}
+
+
 def make_call(
     admission: Admission, kind: SeriesKind, error: BrazeError | None, feedback: RateLimitInfo | None = None
 ) -> None:
@@ -345,10 +348,8 @@ def test_missing_permission_holds_one_endpoint() -> None:
     A probe that shows neither acceptance nor rejection of the key closes no circuit.
     """
     clock = Clock()
-    admission = Admission(clock.monotonic)
     sessions = replace(CUSTOM_EVENTS, path="/sessions/data_series")
-    admission.set_budget({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
-    admission.set_endpoints((CUSTOM_EVENTS, sessions))
+    admission = AdmissionRig(clock, BUDGETS, (CUSTOM_EVENTS, sessions)).admission
 
     def call(reason: Reason | None, kind: object = CUSTOM_EVENTS) -> None:
         assert kind in (CUSTOM_EVENTS, sessions)
@@ -379,13 +380,12 @@ def test_missing_permission_holds_one_endpoint() -> None:
 def test_changed_key_is_tried_at_once() -> None:
     """One probe is made at once after a reload with another key, but not when only the budget changes."""
     clock = Clock()
-    admission = Admission(clock.monotonic)
-    admission.set_budget({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
+    rig = AdmissionRig(clock, BUDGETS)
+    admission = rig.admission
     make_call(admission, CUSTOM_EVENTS, BrazeError(Reason.UNAUTHORIZED, ""))
-    admission.set_budget({CUSTOM_EVENTS.pool: 10}, share=0.1, reserve=0.2)
-    admission.set_endpoints((CUSTOM_EVENTS,))
+    rig.set_demand(BUDGETS, (CUSTOM_EVENTS,))
     assert admission.deny_reason(CUSTOM_EVENTS) is not None
-    admission.set_endpoints((CUSTOM_EVENTS,), is_same_key=False)
+    rig.change_key("another-key")
     assert admission.deny_reason(CUSTOM_EVENTS) is None
     make_call(admission, CUSTOM_EVENTS, None, RateLimitInfo(is_rate_limited=True))
     assert admission.open_circuit_error(CUSTOM_EVENTS) is None

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_counts import RecordedCounts
 from simulated_braze import FaultInjectingBraze
-from support import KEY, Clock, running_braze
+from support import KEY, AdmissionRig, Clock, running_braze
 
 from braze_exporter.braze import list_page, transport
 from braze_exporter.braze.calls import CallEvent, RateLimitInfo
@@ -35,6 +35,7 @@ from braze_exporter.scheduler import list_pager
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.list_pager import ListPager
+from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 from braze_exporter.simulator.reply import Reply
 
@@ -45,7 +46,7 @@ class ListSetup:
 
     braze: FaultInjectingBraze
     clock: Clock
-    admission: Admission
+    rig: AdmissionRig
     client: Client
     calls: list[CallEvent] = field(default_factory=list)
 
@@ -56,6 +57,11 @@ class ListSetup:
     def names(self, what: ListEndpoint = EVENT_LIST) -> list[str]:
         """Return the names of all items of a list."""
         return [row.name for row in self.pager(what).read()]
+
+    @property
+    def admission(self) -> Admission:
+        """The admission of the calls."""
+        return self.rig.admission
 
     @property
     def pages(self) -> list[str]:
@@ -87,8 +93,8 @@ def lists() -> Iterator[ListSetup]:
         contextlib.closing(transport.open_session(1)) as session,
     ):
         braze.inventory = make_inventory(1_000)
-        admission = Admission(clock.monotonic)
-        admission.set_budget({DEFAULT_POOL: 25_000, LISTS_POOL: 100}, share=0.1, reserve=0.2)
+        budgets = {DEFAULT_POOL: PoolBudget(0.1, 0.2, 25_000), LISTS_POOL: PoolBudget(0.1, 0.2, 100)}
+        rig = AdmissionRig(clock, budgets)
         calls: list[CallEvent] = []
         client = Client(
             transport.Transport(session, server.url, lambda: KEY, proxies={}, monotonic=clock.monotonic),
@@ -98,7 +104,7 @@ def lists() -> Iterator[ListSetup]:
             monotonic=clock.monotonic,
             on_call=calls.append,
         )
-        yield ListSetup(braze, clock, admission, client, calls)
+        yield ListSetup(braze, clock, rig, client, calls)
 
 
 @pytest.mark.parametrize("what", LIST_ENDPOINTS, ids=lambda what: what.path)
@@ -175,7 +181,7 @@ def test_repeating_list_is_an_error(lists: ListSetup) -> None:
 def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPatch, most: str, pages: int) -> None:
     """A list is an error after `MAX_PAGES` pages or `MAX_CHARACTERS` characters."""
     monkeypatch.setattr(list_pager, most, {"MAX_PAGES": 5, "MAX_CHARACTERS": 2_500}[most])
-    lists.admission.set_budget({LISTS_POOL: 1_000}, share=1, reserve=0)
+    lists.rig.set_demand({LISTS_POOL: PoolBudget(1, 0, 1_000)})
 
     def endless_page(exchange: Exchange) -> Reply:
         rows = [f"{exchange.request.params['page']:>100}{row}" for row in range(5)]
@@ -340,7 +346,7 @@ def test_any_page_is_parsed_or_rejected(list_endpoint: ListEndpoint, content: ob
 
 def test_list_over_budget_is_read_in_parts(lists: ListSetup) -> None:
     """A list over the budget resumes where it was deferred, and reads no page twice."""
-    lists.admission.set_budget({LISTS_POOL: 10}, share=0.1, reserve=0.2)
+    lists.rig.set_demand({LISTS_POOL: PoolBudget(0.1, 0.2, 10)})
     lists.braze.lists.page_size = 20
     pager = lists.pager()
     for pages in (10, 20, 30, 40, 50):
@@ -362,7 +368,7 @@ def test_reserve_and_rate_limit_defer_list(lists: ListSetup) -> None:
     lists.clock.advance(3_600)
     assert len(pager.read()) == 1_000
     lists.braze.spend_calls(1_000, pool="lists")
-    lists.admission.set_budget({LISTS_POOL: 100}, share=0.1, reserve=0)
+    lists.rig.set_demand({LISTS_POOL: PoolBudget(0.1, 0, 100)})
     with pytest.raises(BrazeError, match=r"^rate_limited"):
         lists.pager().read()
     with pytest.raises(Deferred):

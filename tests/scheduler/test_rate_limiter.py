@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
-from braze_exporter.scheduler.rate_limiter import BreakerCall, CircuitBreaker, Decision, Pause, PauseReason, RateLimiter
+from braze_exporter.scheduler.rate_limiter import (
+    BreakerCall,
+    CircuitBreaker,
+    Decision,
+    Pause,
+    PauseReason,
+    PoolBudget,
+    RateLimiter,
+)
 
 POOL = Pool("default", limit=3_600, window_seconds=3_600)
 
@@ -40,7 +48,7 @@ def make_rig(*, share: float = 0.1, reserve: float = 0.2, burst: int = 5, is_pro
 
     With `is_probed`, the first call, which probes alone, has already succeeded and its budget is refilled.
     """
-    rig = LimiterRig(RateLimiter(POOL, share=share, reserve=reserve, burst=burst, now=-1_000.0), now=-1_000.0)
+    rig = LimiterRig(RateLimiter(POOL, PoolBudget(share, reserve, burst), now=-1_000.0), now=-1_000.0)
     if is_probed:
         rig.acquire()
         rig.release()
@@ -183,12 +191,12 @@ def test_changed_budget_keeps_spent_calls() -> None:
     rig = make_rig(burst=5)
     for _ in range(5):
         rig.acquire()
-    rig.limiter.set_budget(share=0.5, reserve=0.2, burst=50, now=0.0)
+    rig.limiter.set_budget(PoolBudget(0.5, 0.2, 50), now=0.0)
     assert not rig.acquire()
     rig.now = 4.0
     assert [rig.acquire() for _ in range(3)] == [True, True, False]
     rig.now = 1_000.0
-    rig.limiter.set_budget(share=0.5, reserve=0.2, burst=1, now=1_000.0)
+    rig.limiter.set_budget(PoolBudget(0.5, 0.2, 1), now=1_000.0)
     assert [rig.acquire() for _ in range(2)] == [True, False]
 
 
@@ -255,13 +263,13 @@ def test_changed_reserve_applies_at_once() -> None:
     rig.acquire()
     rig.release(RateLimitInfo(limit=3_600, remaining=1_500, resets_in=3_000))
     assert not rig.acquire()
-    rig.limiter.set_budget(share=0.1, reserve=0.1, burst=100, now=0.0)
+    rig.limiter.set_budget(PoolBudget(0.1, 0.1, 100), now=0.0)
     assert rig.acquire()
     assert rig.limiter.decide(0.0) is Decision.WAIT
     rig.release(RateLimitInfo(limit=3_600, remaining=1_499, resets_in=3_000))
     assert rig.acquire()
     rig.release(RateLimitInfo(is_rate_limited=True, resets_in=3_000))
-    rig.limiter.set_budget(share=0.1, reserve=0.0, burst=100, now=0.0)
+    rig.limiter.set_budget(PoolBudget(0.1, 0.0, 100), now=0.0)
     assert not rig.acquire()
 
 

@@ -1,0 +1,328 @@
+"""Test that restarts, reloads, names and key changes add no calls to the budget of an API key."""
+
+import contextlib
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import requests
+import response_faults
+from recorded_counts import RecordedCounts
+from simulated_braze import FaultInjectingBraze
+from support import (
+    HOUR,
+    KEY,
+    Clock,
+    MetricsPage,
+    Program,
+    running_braze,
+    series_requests,
+    wait_until,
+    workspace_item_yaml,
+    write_file,
+)
+
+from braze_exporter.braze import transport
+from braze_exporter.config.loading import load_config
+from braze_exporter.exporter import Exporter
+from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.scheduler.query_state import QueryState
+from braze_exporter.state import open_state_file
+
+pytestmark = pytest.mark.no_cover
+
+NAMES = [f"event {number:02}" for number in range(60)]
+EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
+UP = "braze_query_up"
+# 1,000 calls an hour, of which the plan needs 720.
+SHARE = "budget: {share: 0.004}\n"
+CALLS_PER_SECOND = 1_000 / HOUR
+
+
+@dataclass
+class RestartRig:
+    """Starts exporters one after the other against one simulated Braze, with one clock and one state file."""
+
+    braze: FaultInjectingBraze
+    url: str
+    clock: Clock
+    session: requests.Session
+    path: Path
+    environ: dict[str, str] = field(default_factory=lambda: {"BRAZE_API_KEY": KEY})
+
+    @contextlib.contextmanager
+    def start(self, *, has_state_file: bool = True) -> Iterator[Exporter]:
+        """Run an exporter without a config until the end of the block."""
+        with contextlib.ExitStack() as stack:
+            state_file = (
+                stack.enter_context(contextlib.closing(open_state_file(str(self.path)))) if has_state_file else None
+            )
+            exporter = Exporter(
+                state_file, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0, reads_lists=False
+            )
+            yield stack.enter_context(contextlib.closing(exporter))
+
+    def load(
+        self,
+        exporter: Exporter,
+        *names: str,
+        events: str = EVENTS,
+        extra_yaml: str = SHARE,
+        key: str = "api_key_env: BRAZE_API_KEY",
+    ) -> None:
+        """Apply a config with one workspace for each name, all with the same url and key."""
+        items = [workspace_item_yaml(self.url, events, name=name) for name in names or ("production",)]
+        text = f"workspaces:\n{''.join(items)}{extra_yaml}"
+        config = load_config(text.replace("api_key_env: BRAZE_API_KEY", key), "config.yaml", self.environ)
+        exporter.apply_config(config, build_plan(config), self.session)
+
+    def scrape(self, exporter: Exporter) -> MetricsPage:
+        """Fetch the due queries, and return the page."""
+        exporter.refresh().result(20)
+        return MetricsPage(exporter.render(openmetrics=False).decode())
+
+    @property
+    def calls(self) -> int:
+        """The number of calls that have reached Braze."""
+        return len(self.braze.requests)
+
+
+def history(exporter: Exporter) -> dict[QueryState, None]:
+    """Return the history that has not been read yet."""
+    return exporter._scheduler.pending_history  # noqa: SLF001 - no scrape waits for it
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[RestartRig]:
+    """Run a simulated Braze with the events."""
+    clock = Clock()
+    with (
+        running_braze(RecordedCounts(events=NAMES), clock) as (braze, server),
+        contextlib.closing(transport.open_session(10)) as session,
+    ):
+        yield RestartRig(braze, server.url, clock, session, tmp_path / "state.sqlite")
+
+
+def test_restarts_share_one_budget(rig: RestartRig) -> None:
+    """Eight starts within nine seconds make the calls of one refresh, and those of the share for nine seconds."""
+    for _ in range(8):
+        with rig.start() as exporter:
+            rig.load(exporter)
+            rig.scrape(exporter)
+        rig.clock.advance(9 / 8)
+    assert 60 <= rig.calls <= 60 + 9 * CALLS_PER_SECOND
+
+
+def test_budget_is_refilled_while_stopped(rig: RestartRig) -> None:
+    """The share of the time between two processes is added, up to one refresh."""
+    for pause, expected in ((0.0, 60), (90.0, 25), (10 * HOUR, 60), (-HOUR, 0)):
+        rig.clock.advance(pause)
+        rig.braze.reset()
+        with rig.start() as exporter:
+            rig.load(exporter)
+            rig.scrape(exporter)
+        assert rig.calls == expected
+
+
+def test_start_without_state_file_has_one_refresh(rig: RestartRig) -> None:
+    """Without a state file each start makes the calls of one refresh."""
+    for _ in range(2):
+        with rig.start(has_state_file=False) as exporter:
+            rig.load(exporter)
+            rig.scrape(exporter)
+    assert rig.calls == 120
+
+
+def test_names_share_one_budget_after_reloads(rig: RestartRig) -> None:
+    """Eight new names for one url and key, each by a reload, fill nothing."""
+    with rig.start(has_state_file=False) as exporter:
+        for number in range(8):
+            rig.load(exporter, f"name {number}")
+            rig.scrape(exporter)
+            rig.clock.advance(9 / 8)
+    assert 60 <= rig.calls <= 60 + 9 * CALLS_PER_SECOND
+
+
+def test_names_share_one_budget_after_restarts(rig: RestartRig) -> None:
+    """Eight new names for one url and key, each by a restart, fill nothing."""
+    for number in range(8):
+        with rig.start() as exporter:
+            rig.load(exporter, f"name {number}")
+            rig.scrape(exporter)
+        rig.clock.advance(9 / 8)
+    assert 60 <= rig.calls <= 60 + 9 * CALLS_PER_SECOND
+
+
+def test_workspaces_with_equal_key_share_one_budget(rig: RestartRig) -> None:
+    """Three names for one url and key use the share once, not three times."""
+    with rig.start(has_state_file=False) as exporter:
+        rig.load(exporter, "one", "two", "three")
+        for _ in range(4 * 60):
+            rig.scrape(exporter)
+            rig.clock.advance(15)
+    assert 900 <= rig.calls <= 180 + 1_000
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_rotated_key_keeps_budget(rig: RestartRig, *, is_restarted: bool) -> None:
+    """Eight new keys of a workspace, each by a reload or a restart, fill nothing; nor does a key that comes back."""
+    with contextlib.ExitStack() as stack:
+        exporter = stack.enter_context(rig.start())
+        for number in range(8):
+            rig.environ["BRAZE_API_KEY"] = rig.braze.key = f"another-key-{number % 5}"
+            if is_restarted:
+                stack.close()
+                exporter = stack.enter_context(rig.start())
+            rig.load(exporter)
+            rig.scrape(exporter)
+            rig.clock.advance(9 / 8)
+    assert 60 <= rig.calls <= 60 + 9 * CALLS_PER_SECOND
+
+
+def test_key_of_reread_file_keeps_budget(rig: RestartRig, tmp_path: Path) -> None:
+    """A new key in the key file, which a probe reads, fills nothing, and takes the budget along to a restart."""
+    file = write_file(tmp_path / "key", "first-key")
+    key = f"api_key_file: {file}"
+    with rig.start() as exporter:
+        rig.load(exporter, key=key)
+        assert rig.scrape(exporter).values(UP) == [0] * 60
+        Path(file).write_text(KEY)
+        rig.clock.advance(120)
+        rig.scrape(exporter)
+        assert rig.calls == 1 + 60
+    with rig.start() as exporter:
+        rig.load(exporter, key=key)
+        rig.scrape(exporter)
+    assert rig.calls <= 60 + 120 * CALLS_PER_SECOND + 1
+
+
+@pytest.mark.parametrize("fault", ["rate_limited", "reserve"])
+def test_stop_survives_restart(rig: RestartRig, fault: str) -> None:
+    """A stop after a 429 or at the reserve lasts until its end, also after a restart, and is shown again."""
+    absent = dict.fromkeys(("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"))
+    left = response_faults.with_headers({**absent, "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "600"})
+    rig.braze.inject(response_faults.rate_limited("absent", retry_after="600") if fault == "rate_limited" else left)
+    for _ in range(4):
+        with rig.start() as exporter:
+            rig.load(exporter)
+            rig.scrape(exporter)
+            (workspace,) = exporter.snapshot().active_workspaces.values()
+            assert workspace.admission.status().pauses["default"].reason.name == fault.upper()
+        rig.clock.advance(149)
+    assert rig.calls == 1
+    rig.braze.clear_faults()
+    rig.clock.advance(4)
+    with rig.start() as exporter:
+        rig.load(exporter)
+        assert rig.scrape(exporter).values(UP).count(1) > 50
+
+
+def test_doubled_stop_survives_restart(rig: RestartRig) -> None:
+    """Consecutive 429s without a reset double the stop, also if a restart is between them."""
+    rig.braze.inject(response_faults.rate_limited("absent"))
+    for seconds in (60, 120, 240):
+        with rig.start() as exporter:
+            rig.load(exporter)
+            rig.scrape(exporter)
+            rig.clock.advance(seconds - 1)
+            rig.scrape(exporter)
+        rig.clock.advance(1)
+    assert rig.calls == 3
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_hold_survives_restart(rig: RestartRig, status: int) -> None:
+    """A refused key is probed after two minutes, also after restarts; until then all queries are down for it."""
+    rig.braze.inject(response_faults.status(status))
+    for _ in range(4):
+        with rig.start() as exporter:
+            rig.load(exporter)
+            assert rig.scrape(exporter).values(UP) == [0] * 60
+            assert exporter.query_states[30].error is not None
+            assert f"{status} " in exporter.query_states[30].error.detail
+        rig.clock.advance(29)
+    assert rig.calls == 1
+    rig.braze.clear_faults()
+    rig.clock.advance(4)
+    with rig.start() as exporter:
+        rig.load(exporter)
+        assert rig.scrape(exporter).values(UP).count(1) > 50
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_reload_with_refused_key_probes_nothing(rig: RestartRig, *, is_restarted: bool) -> None:
+    """Twenty reloads or restarts with a refused key within two minutes make no call, under any name."""
+    rig.braze.inject(response_faults.status(401))
+    with contextlib.ExitStack() as stack:
+        exporter = stack.enter_context(rig.start())
+        for number in range(20):
+            if is_restarted:
+                stack.close()
+                exporter = stack.enter_context(rig.start())
+            rig.load(exporter, f"name {number % 2}", "other")
+            assert rig.scrape(exporter).values(UP) == [0] * 120
+            rig.clock.advance(5)
+    assert rig.calls == 1
+
+
+@pytest.mark.parametrize("jump", [-30 * 86_400, 30 * 86_400])
+def test_wrong_clock_stops_calls_for_one_window_at_most(rig: RestartRig, jump: float) -> None:
+    """If the clock was wrong when the stop was written, the stop ends after a window and a minute at most."""
+    rig.clock.now += jump
+    rig.braze.inject(response_faults.rate_limited("absent", retry_after="3600"))
+    with rig.start() as exporter:
+        rig.load(exporter)
+        rig.scrape(exporter)
+    rig.clock.now -= jump
+    rig.braze.clear_faults()
+    with rig.start() as exporter:
+        rig.load(exporter)
+        rig.scrape(exporter)
+        rig.clock.advance(HOUR + 60)
+        assert rig.scrape(exporter).values(UP) == [1] * 60
+
+
+def test_state_file_contains_no_key(rig: RestartRig) -> None:
+    """The state file identifies the key by a salted digest, which differs between files."""
+    digests = set()
+    for _ in range(2):
+        with rig.start() as exporter:
+            rig.load(exporter)
+            rig.scrape(exporter)
+        assert KEY.encode() not in rig.path.read_bytes()
+        with contextlib.closing(sqlite3.connect(rig.path)) as connection:
+            digests |= {*connection.execute("SELECT key_digest FROM budgets")}
+        rig.path.unlink()
+    assert len(digests) == 2
+
+
+def test_history_leaves_half_to_commands(rig: RestartRig) -> None:
+    """History uses half of what the plan leaves of the share; a command beside the exporter may use the rest."""
+    events = "\n".join(f"{{event: {name}, baseline: {{weeks: 52}}}}" for name in NAMES[:2])
+    with rig.start(has_state_file=False) as exporter:
+        rig.load(exporter, events=events, extra_yaml="budget: {share: 0.001}\n")
+        for _ in range(4 * 60):
+            rig.scrape(exporter)
+            wait_until(lambda: not any(chunk.in_flight for chunk in list(history(exporter))), "no call is in flight")
+            rig.clock.advance(15)
+    chunks = [request for request in rig.braze.requests if "ending_at" in request.params]
+    # 250 calls an hour, of which the queries need 24.
+    assert 100 <= len(chunks) <= 2 + (250 - 24) / 2
+    assert 24 <= rig.calls - len(chunks) <= 24 + 2
+
+
+@pytest.mark.alone
+def test_killed_processes_share_one_budget(rig: RestartRig, tmp_path: Path) -> None:
+    """SIGKILL during or after the calls fills nothing."""
+    text = f"workspaces:\n{workspace_item_yaml(rig.url, EVENTS)}{SHARE}state_file: {rig.path}\n"
+    config = write_file(tmp_path / "config.yaml", text)
+    started = time.monotonic()
+    for _ in range(4):
+        program = Program.start([f"--config.file={config}"])
+        program.scrape()
+        program.stop(signal.SIGKILL)
+    assert 60 <= len(series_requests(rig.braze)) <= 60 + (time.monotonic() - started) * CALLS_PER_SECOND
