@@ -147,6 +147,10 @@ class _QueryFetcher:
         """Return whether a query of the endpoint must be fetched to test the key, even if none is due."""
         return self._workspaces[query.workspace].admission.is_probe_wanted(query.kind)
 
+    def is_reached(self, query: Query) -> bool:
+        """Return whether Braze has ever responded to a call for the workspace of `query`."""
+        return self._workspaces[query.workspace].admission.is_reached
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

@@ -43,7 +43,7 @@ from support import (
 
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter import Exporter, Reloader
-from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
+from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.state import open_state_file
 
 BASELINE = "braze_custom_events_hourly_baseline"

@@ -5,7 +5,6 @@ Workspaces with the same url and key share both.
 """
 
 import hashlib
-import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -15,17 +14,12 @@ from typing import NamedTuple
 from braze_exporter.braze.calls import Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint, Pool
+from braze_exporter.scheduler.budget_writer import BudgetWriter
+from braze_exporter.scheduler.circuit_breaker import Decision, StartCircuitBreaker
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AuthFailure, KeyState
-from braze_exporter.scheduler.rate_limiter import Decision, Pause, PoolBudget, RateLimiter
-from braze_exporter.state import BudgetRecords, BudgetRow, HoldRow, StateFile, StateFileError
-
-# The time between two writes while calls are made.
-SAVE_INTERVAL_SECONDS = 5.0
-# How long `close` waits for a write in progress.
-_CLOSE_TIMEOUT_SECONDS = 10.0
-
-_log = logging.getLogger(__name__)
+from braze_exporter.scheduler.rate_limiter import Pause, PoolBudget, RateLimiter
+from braze_exporter.state import BudgetRecords, BudgetRow, HoldRow, StateFile
 
 
 class WorkspaceKey(NamedTuple):
@@ -58,11 +52,12 @@ class Demand:
 
 @dataclass(slots=True, eq=False)
 class _Budget:
-    """The rate limiters of one url and key, by the name of the pool.
+    """The rate limiters of one url and key, by the name of the pool, and whether Braze has ever responded.
 
     `rows` are the limiters of the state file that have not been used yet.
     """
 
+    start: StartCircuitBreaker
     limiters: dict[str, RateLimiter] = field(default_factory=dict)
     rows: dict[str, BudgetRow] = field(default_factory=dict)
 
@@ -79,8 +74,14 @@ class Admission:
         self._budgets = budgets
         self._lock = budgets.lock
         self._reread_key = reread_key
-        self.budget = _Budget()
+        self.budget = budgets.make_budget()
         self.key = KeyState(())
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether Braze has ever responded to this process."""
+        with self._lock:
+            return self.budget.start.is_reached
 
     @property
     def is_key_accepted(self) -> bool:
@@ -133,8 +134,9 @@ class Admission:
                 return deny_reason
             if any(decision is not Decision.ALLOW for decision in decisions):
                 return None
-            key, limiter = self.key, self.budget.limiters[endpoint.pool.name]
+            key, limiter, start = self.key, self.budget.limiters[endpoint.pool.name], self.budget.start
             key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now, is_history=is_history)
+            start_call = start.acquire()
             self._budgets.request_save()
 
         def begin() -> None:
@@ -148,6 +150,7 @@ class Admission:
             with self._lock:
                 now = self._budgets.monotonic()
                 key.record(endpoint, error, key_call, now)
+                start.record(error, start_call, now)
                 pause_seconds = limiter.release(feedback, pool_probe, now)
                 is_refused = error is not None and error.reason in AUTH_REASONS
                 self._budgets.request_save(at_once=is_refused or pause_seconds is not None)
@@ -157,31 +160,28 @@ class Admission:
 
     def _decisions(
         self, endpoint: Endpoint, now: float, *, low_priority: bool = False, is_history: bool = False
-    ) -> tuple[Decision, Decision]:
-        """Return the decisions for the key and for the pool."""
+    ) -> tuple[Decision, Decision, Decision]:
+        """Return the decisions for the key, for the pool, and for a Braze that has never responded."""
         if self._budgets.is_closed:
-            return Decision.DENY, Decision.DENY
+            return Decision.DENY, Decision.DENY, Decision.DENY
         key = self.key.decide(endpoint, now, lambda other: self._is_open(other, now))
         limiter = self.budget.limiters[endpoint.pool.name]
-        return key, limiter.decide(now, low_priority=low_priority, is_history=is_history)
+        pool = limiter.decide(now, low_priority=low_priority, is_history=is_history)
+        return key, pool, self.budget.start.decide(now)
 
     def _is_open(self, endpoint: Endpoint, now: float) -> bool:
         limiter = self.budget.limiters.get(endpoint.pool.name)
         return limiter is not None and limiter.decide(now) is not Decision.DENY
 
-    def _deny_reason(self, decisions: tuple[Decision, Decision], endpoint: Endpoint) -> Deferred | None:
-        key, pool = decisions
-        if key is Decision.DENY:
+    def _deny_reason(self, decisions: tuple[Decision, Decision, Decision], endpoint: Endpoint) -> Deferred | None:
+        key, pool, start = decisions
+        if Decision.DENY in (key, start):
             return CircuitOpen(endpoint.path)
         return Deferred(endpoint.pool.name) if pool is Decision.DENY else None
 
 
 class Budgets:
-    """The budgets and the key states of all workspaces, kept in the state file. Thread-safe.
-
-    While calls are made, the state file holds no balance, so that a process that is killed adds nothing. The balance is
-    written once no call has been made for `SAVE_INTERVAL_SECONDS`, and by `close`.
-    """
+    """The budgets and the key states of all workspaces, kept in the state file. Thread-safe."""
 
     def __init__(
         self,
@@ -190,19 +190,17 @@ class Budgets:
         monotonic: Callable[[], float],
         state_file: StateFile | None = None,
         on_write_failure: Callable[[], None] = lambda: None,
+        is_reached: bool = False,
     ) -> None:
         """Start with the budgets in `state_file`, and take their balances out of it.
 
         `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `on_write_failure` is called
-        after each failed write.
+        after each failed write. If `is_reached` is false, calls are made one at a time until Braze has responded.
         """
+        self._is_reached = is_reached
         self._wall = wall
         self.monotonic = monotonic
-        self._state_file = state_file
-        self._on_write_failure = on_write_failure
         self.lock = threading.Lock()
-        self._changed = threading.Condition(self.lock)
-        self._save_lock = threading.Lock()
         self._admissions: dict[WorkspaceKey, Admission] = {}
         self._demands: Mapping[WorkspaceKey, Demand] = {}
         records = state_file.read_budgets() if state_file is not None else None
@@ -212,22 +210,23 @@ class Budgets:
         self._budgets: dict[_BudgetKey, _Budget] = {}
         self._keys: dict[_BudgetKey, KeyState] = {}
         self._restore(records)
-        self._is_save_requested = False
-        self._is_urgent = False
-        self._is_failing = False
         self.is_closed = False
-        self._thread: threading.Thread | None = None
+        self._writer: BudgetWriter | None = None
         if state_file is not None:
-            if not self._save(with_balances=False):
+            self._writer = BudgetWriter(state_file, self._to_records, on_write_failure)
+            if not self._writer.write(with_balances=False):
                 for budget in self._budgets.values():
                     budget.rows = {pool: row._replace(balance=0.0) for pool, row in budget.rows.items()}
-            self._thread = threading.Thread(target=self._work, name="budgets", daemon=True)
-            self._thread.start()
+            self._writer.start()
+
+    def make_budget(self) -> _Budget:
+        """Return a budget without limiters."""
+        return _Budget(StartCircuitBreaker(is_reached=self._is_reached))
 
     def _restore(self, records: BudgetRecords) -> None:
         now, wall = self.monotonic(), self._wall()
         for row in records.budgets:
-            budget = self._budgets.setdefault((row.url, row.key_digest), _Budget())
+            budget = self._budgets.setdefault((row.url, row.key_digest), self.make_budget())
             budget.rows[row.pool] = row
         holds: dict[_BudgetKey, list[HoldRow]] = {}
         for hold in records.holds:
@@ -267,7 +266,7 @@ class Budgets:
         self._key_digests[workspace_key] = digest
         if (url, digest) not in self._budgets:
             budget = self._budgets.get((url, before)) if before is not None else None
-            self._budgets[url, digest] = budget or _Budget()
+            self._budgets[url, digest] = budget or self.make_budget()
             others = (other for key, other in self._key_digests.items() if key.url == url)
             if before is not None and before not in others:
                 self._budgets.pop((url, before), None)
@@ -283,8 +282,8 @@ class Budgets:
         with self.lock:
             self._demands = demands
             has_new = self._combine_demands()
-        if has_new:  # before the first call
-            self._save(with_balances=False)
+        if has_new and self._writer is not None:  # before the first call
+            self._writer.write(with_balances=False)
 
     def _combine_demands(self) -> bool:
         """Apply the demands, and return whether a pool is new."""
@@ -314,54 +313,22 @@ class Budgets:
         return has_new
 
     def request_save(self, *, at_once: bool = False) -> None:
-        """Write the state soon, or at once for a stop. The lock must be held."""
-        self._is_save_requested = True
-        self._is_urgent |= at_once
-        self._changed.notify_all()
+        """Write the state soon, or at once for a stop."""
+        if self._writer is not None:
+            self._writer.request(at_once=at_once)
 
     def close(self) -> None:
         """Allow no more calls, and write the balances to the state file."""
-        with self._changed:
+        with self.lock:
             self.is_closed = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(_CLOSE_TIMEOUT_SECONDS)
-
-    def _work(self) -> None:
-        """Write the state after calls, without the balances until calls have ceased."""
-        has_balances = False  # of the file
-        while True:
-            with self._changed:
-                if has_balances:
-                    self._changed.wait_for(lambda: self.is_closed or self._is_save_requested)
-                else:
-                    self._changed.wait_for(lambda: self.is_closed or self._is_urgent, SAVE_INTERVAL_SECONDS)
-                has_calls = self._is_save_requested
-                self._is_save_requested = self._is_urgent = False
-                if self.is_closed:
-                    break
-            has_balances = self._save(with_balances=not has_calls) and not has_calls
-        self._save(with_balances=True)
-
-    def _save(self, *, with_balances: bool) -> bool:
-        """Write the state to the file, and return whether that succeeded."""
-        if self._state_file is None:
-            return True
-        with self._save_lock:
-            with self.lock:
-                records = self._to_records(with_balances=with_balances)
-            try:
-                self._state_file.write_budgets(records)
-            except StateFileError as error:
-                self._on_write_failure()
-                if not self._is_failing:
-                    _log.error("Budgets could not be written to the state file", extra={"fields": {"reason": error}})
-                self._is_failing = True
-                return False
-            self._is_failing = False
-            return True
+        if self._writer is not None:
+            self._writer.close()
 
     def _to_records(self, *, with_balances: bool) -> BudgetRecords:
+        with self.lock:
+            return self._make_records(with_balances=with_balances)
+
+    def _make_records(self, *, with_balances: bool) -> BudgetRecords:
         now, wall = self.monotonic(), self._wall()
         budgets: list[BudgetRow] = []
         holds: list[HoldRow] = []

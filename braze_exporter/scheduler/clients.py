@@ -54,7 +54,7 @@ class CommandBudgets:
             WorkspaceKey(workspace.spec.name, workspace.spec.rest_endpoint): config.keys[workspace.spec.name].reveal()
             for workspace in config.workspaces
         }
-        self.budgets = Budgets(wall=wall, monotonic=monotonic)
+        self.budgets = Budgets(wall=wall, monotonic=monotonic, is_reached=True)
         opened = self.budgets.open_admissions(self._keys)
         self.admissions: Mapping[str, Admission] = {key.workspace: admission for key, admission in opened.items()}
 

@@ -6,4 +6,4 @@ class Deferred(Exception):  # noqa: N818 - not an error: the call is only delaye
 
 
 class CircuitOpen(Deferred):
-    """A call was not made, because Braze rejected the key at its endpoint (401 or 403). Its query stays due."""
+    """A call was not made, because Braze rejected the key at its endpoint or never responded. Its query stays due."""

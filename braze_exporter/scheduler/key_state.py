@@ -11,9 +11,12 @@ from enum import Enum
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.pools import Endpoint
-from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS, BreakerCall, CircuitBreaker, Decision
+from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
 from braze_exporter.state import HoldRow
 
+# Seconds without calls to an endpoint after a 401 or 403. If all endpoints in use have rejected the key, the whole
+# workspace makes no calls for this time.
+AUTH_RETRY_SECONDS = 120.0
 # The failures caused by the key: the key is rejected (401), or lacks a permission (401 or 403).
 AUTH_REASONS = {Reason.UNAUTHORIZED, Reason.FORBIDDEN}
 # The results that show that Braze accepted the key. None means success.

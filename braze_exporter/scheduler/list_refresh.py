@@ -18,9 +18,8 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.scheduler.admission import WorkspaceKey
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
-from braze_exporter.scheduler.key_state import AUTH_REASONS
+from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.list_pager import Admitter, ListPager, PageFetcher, ProbeInFlight
-from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.saved_list import SavedList, SavedListKey
 from braze_exporter.scheduler.selectors import ListSnapshot, ListSnapshots
 from braze_exporter.state import TableChanges

@@ -10,8 +10,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.history import HistoryRange
-from braze_exporter.scheduler.key_state import AUTH_REASONS
-from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
+from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.repair import RequestPlanner
 
 # A query is due this fraction of its refresh before its next time. So if the scrape interval equals the refresh, each
@@ -126,13 +125,14 @@ class QueryState:
         """Return whether the query is due at `now`, in seconds of the monotonic clock."""
         return now >= self.due_at
 
-    def schedule(self, now: float, error: BrazeError | None, jitter: float) -> None:
+    def schedule(self, now: float, error: BrazeError | None, jitter: float, *, is_reached: bool = True) -> None:
         """Set when the query is fetched next, after a fetch that ended at `now` with `error`.
 
         Usually the next time is one refresh after the previous next time, so that the query makes 3600 / refresh calls
         per hour. The wait doubles with each consecutive transient failure, and is multiplied by `jitter`. After a 401
-        or 403 the query waits for `AUTH_RETRY_SECONDS`, or for its refresh if that is shorter. After a 429 the query
-        stays due, and is fetched when its pool allows calls again.
+        or 403 the query waits for `AUTH_RETRY_SECONDS`, or for its refresh if that is shorter. After a 429, or if
+        Braze has never responded and is not `is_reached`, the query stays due, and is fetched when calls are allowed
+        again.
         """
         refresh = self.query.refresh_seconds
         reason = error.reason if error is not None else None
@@ -140,7 +140,8 @@ class QueryState:
         if reason in AUTH_REASONS:
             self.next_at = now + min(refresh, AUTH_RETRY_SECONDS)
             return
-        if reason is Reason.RATE_LIMITED:
+        if reason is Reason.RATE_LIMITED or (self.failures and not is_reached):
+            self.failures = 0
             self.next_at = min(self.next_at, now)
             return
         if self.is_history:

@@ -1,19 +1,17 @@
-"""The rate limiter of one pool of a workspace, and the circuit breaker that it uses.
+"""The rate limiter of one pool of an API key.
 
 Not thread-safe. Nothing here waits or reads a clock: `admission` holds a lock and passes the current time, in seconds
 of the monotonic clock.
 """
 
 from dataclasses import dataclass, replace
-from enum import Enum, auto
+from enum import Enum
 
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
+from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
 from braze_exporter.state import BudgetRow
 
-# Seconds without calls to an endpoint after a 401 or 403. If all endpoints in use have rejected the key, the whole
-# workspace makes no calls for this time.
-AUTH_RETRY_SECONDS = 120.0
 # Seconds for which a pool pauses after a 429 without a reset time. The pause doubles with each consecutive 429, up to
 # the maximum.
 DEFAULT_PAUSE_SECONDS = 60.0
@@ -26,74 +24,6 @@ _CLOCK_SKEW_SECONDS = 60.0
 _RESET_TOLERANCE_FRACTION = 1 / 60
 # One call, minus a tolerance for floating-point rounding.
 _ONE_CALL = 1 - 1e-9
-
-
-class Decision(Enum):
-    """Whether a call may be made: now (`ALLOW`), after the running probe has ended (`WAIT`), or not (`DENY`)."""
-
-    ALLOW = auto()
-    WAIT = auto()
-    DENY = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerCall:
-    """A call that a circuit breaker allowed.
-
-    `is_probe` is true if no other call may be made until this one has ended. `generation` is the number of times that
-    `require_probe` had been called before.
-    """
-
-    is_probe: bool
-    generation: int
-
-
-class CircuitBreaker:
-    """Allows calls while closed, denies all calls while open, and then allows one call as a probe.
-
-    Other calls wait until the probe has ended. If it succeeds, the breaker is closed.
-    """
-
-    def __init__(self, *, is_probe_due: bool) -> None:
-        """Start closed; the first call is a probe if `is_probe_due` is true."""
-        self.open_until = float("-inf")
-        self._generation = 0
-        self._is_probe_due = is_probe_due
-        self._is_probe_running = False
-
-    def decide(self, now: float) -> Decision:
-        """Return whether a call may be made at `now`."""
-        if now < self.open_until:
-            return Decision.DENY
-        return Decision.WAIT if self._is_probe_running else Decision.ALLOW
-
-    def acquire(self) -> BreakerCall:
-        """Register the start of a call that `decide` allowed."""
-        self._is_probe_running = self._is_probe_due
-        return BreakerCall(self._is_probe_due, self._generation)
-
-    def is_current(self, probe: BreakerCall) -> bool:
-        """Return whether no probe has been required since the call began. Otherwise its result is outdated."""
-        return probe.generation == self._generation
-
-    def release(self, probe: BreakerCall, *, succeeded: bool) -> None:
-        """Register the end of a call.
-
-        A probe that `succeeded` closes the breaker, unless it was opened again meanwhile.
-        """
-        if probe.is_probe:
-            self._is_probe_running = False
-            self._is_probe_due = not (succeeded and self.is_current(probe))
-
-    def open(self, until: float) -> None:
-        """Deny all calls until `until`, then allow one probe. If the breaker is open for longer, that time is kept."""
-        self.open_until = max(self.open_until, until)
-        self.require_probe()
-
-    def require_probe(self) -> None:
-        """Make the next call a probe. The results of running calls no longer count."""
-        self._generation += 1
-        self._is_probe_due = True
 
 
 class PauseReason(Enum):

@@ -56,6 +56,9 @@ class Fetcher(Protocol):
     def is_probe_wanted(self, query: Query) -> bool:
         """Return whether a query of the endpoint must be fetched to test the key, even if none is due."""
 
+    def is_reached(self, query: Query) -> bool:
+        """Return whether Braze has ever responded to a call for the workspace of `query`."""
+
 
 class Listener(Protocol):
     """Receives the changes of query states, one call at a time."""
@@ -326,7 +329,8 @@ class Scheduler:
     ) -> None:
         """Store the result of a fetch and notify the listeners."""
         now = self._monotonic()
-        query_state.schedule(now, error, self._jitter())
+        is_reached = self._fetcher.is_reached(query_state.query)
+        query_state.schedule(now, error, self._jitter(), is_reached=is_reached)
         previous = query_state.result
         if error is not None:
             outcome = query_state.repair.record_failure(query_state.query, error)

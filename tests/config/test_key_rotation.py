@@ -15,7 +15,7 @@ from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
 from support import KEY, ExporterRig, running_exporter, wait_until, workspace_item_yaml, write_file
 
-from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS
+from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.web.status_response import read_status_response
 

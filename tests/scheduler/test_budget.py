@@ -21,8 +21,9 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
+from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.query_state import backoff_seconds
-from braze_exporter.scheduler.rate_limiter import AUTH_RETRY_SECONDS, PoolBudget
+from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.web.status_response import read_status_response
 
@@ -440,13 +441,49 @@ def test_open_circuit_is_probed_without_due_queries(events: str) -> None:
         assert len(usual) <= 3
 
 
+OTHER_POOLS = """\
+    sessions: [{apps: [all]}]
+    campaigns: [{campaign: 0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f}]
+"""
+
+
 @pytest.mark.parametrize("fault", [response_faults.status(503), transfer_faults.disconnect()], ids=str)
-def test_failing_start_probes_one_query_at_a_time(fault: Fault) -> None:
-    """Until the first success, at most one call is in flight at a time."""
-    with running_exporter(EVENTS, silent_traffic()) as exporter:
+@pytest.mark.parametrize("extra_yaml", ["", OTHER_POOLS])
+def test_unreachable_start_is_probed_by_one_query(fault: Fault, extra_yaml: str) -> None:
+    """Until Braze has responded, one query probes after 5, 10, 20, 40 and 60 s; then all queries are fetched."""
+    with running_exporter(EVENTS, silent_traffic(), extra_yaml=extra_yaml) as exporter:
         exporter.braze.inject(fault)
-        assert exporter.scrape().values(UP) == [0] * 24
-        assert exporter.braze.concurrency_peak == 1
+        scrape_until(exporter, NOW + 200, every=1)
+        assert [request.time - NOW for request in exporter.braze.requests] == [0, 5, 15, 35, 75, 135, 195]
+        assert {request.event for request in exporter.braze.requests} == {"event 00"}
+        page = exporter.page()
+        assert page.values(UP) == [0]
+        assert page.value("braze_up") == 0
+        assert page.value("braze_api_requests_deferred_total", pool="default") == 0
+        assert sum(page.values("braze_queries", state="pending")) == 23 + 2 * bool(extra_yaml)
+        exporter.braze.clear_faults()
+        exporter.braze.reset()
+        exporter.clock.advance(54)
+        exporter.scrape()
+        assert exporter.braze.requests == []
+        exporter.clock.advance(1)
+        assert exporter.scrape().values(UP).count(1) >= 24
+
+
+def test_rejected_start_is_no_outage() -> None:
+    """A first response that is an error of the request shows that Braze can be reached."""
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
+        exporter.braze.inject(response_faults.status(400), times=1)
+        assert sorted(exporter.scrape().values(UP)) == [0] + [1] * 23
+
+
+def test_outage_after_first_response_delays_each_query() -> None:
+    """Once Braze has responded, a failing query waits for its own back-off."""
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
+        exporter.skip_first_scrape()
+        exporter.braze.inject(transfer_faults.disconnect())
+        scrape_until(exporter, NOW + 300 + 60)
+        assert len(exporter.braze.requests) == 24
 
 
 def test_rate_limited_query_is_fetched_after_pause() -> None:

@@ -8,15 +8,8 @@ from hypothesis import strategies as st
 
 from braze_exporter.braze.calls import RateLimitInfo
 from braze_exporter.braze.pools import Pool
-from braze_exporter.scheduler.rate_limiter import (
-    BreakerCall,
-    CircuitBreaker,
-    Decision,
-    Pause,
-    PauseReason,
-    PoolBudget,
-    RateLimiter,
-)
+from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
+from braze_exporter.scheduler.rate_limiter import Pause, PauseReason, PoolBudget, RateLimiter
 
 POOL = Pool("default", limit=3_600, window_seconds=3_600)
 

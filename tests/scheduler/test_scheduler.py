@@ -93,6 +93,7 @@ def test_late_query_is_fetched_once() -> None:
 def test_failed_query_waits_refresh_interval() -> None:
     """A failed query is not fetched again sooner than a successful one."""
     with running_exporter("{event: purchase}", silent_traffic()) as exporter:
+        exporter.skip_first_scrape()
         exporter.braze.inject(response_faults.status(503))
         for _ in range(270 // 15):
             exporter.scrape()
@@ -294,6 +295,10 @@ class StubFetcher:
     def is_probe_wanted(self, _query: Query) -> bool:
         """Return `False`, as no probe is needed."""
         return False
+
+    def is_reached(self, _query: Query) -> bool:
+        """Return `True`, as Braze has responded."""
+        return True
 
 
 def make_scheduler(

@@ -1,0 +1,104 @@
+"""The circuit breaker, which denies calls after a failure and then allows one as a probe.
+
+Not thread-safe. Nothing here waits or reads a clock: the current time is passed in, in seconds of the monotonic clock.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from braze_exporter.braze.errors import BrazeError
+
+# Seconds after a failure until the next call while Braze has never responded. They double with each failure, up to the
+# maximum.
+FIRST_START_RETRY_SECONDS = 5.0
+MAX_START_RETRY_SECONDS = 60.0
+
+
+class Decision(Enum):
+    """Whether a call may be made: now (`ALLOW`), after the running probe has ended (`WAIT`), or not (`DENY`)."""
+
+    ALLOW = auto()
+    WAIT = auto()
+    DENY = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerCall:
+    """A call that a circuit breaker allowed.
+
+    `is_probe` is true if no other call may be made until this one has ended. `generation` is the number of times that
+    `require_probe` had been called before.
+    """
+
+    is_probe: bool
+    generation: int
+
+
+class CircuitBreaker:
+    """Allows calls while closed, denies all calls while open, and then allows one call as a probe.
+
+    Other calls wait until the probe has ended. If it succeeds, the breaker is closed.
+    """
+
+    def __init__(self, *, is_probe_due: bool) -> None:
+        """Start closed; the first call is a probe if `is_probe_due` is true."""
+        self.open_until = float("-inf")
+        self._generation = 0
+        self._is_probe_due = is_probe_due
+        self._is_probe_running = False
+
+    def decide(self, now: float) -> Decision:
+        """Return whether a call may be made at `now`."""
+        if now < self.open_until:
+            return Decision.DENY
+        return Decision.WAIT if self._is_probe_running else Decision.ALLOW
+
+    def acquire(self) -> BreakerCall:
+        """Register the start of a call that `decide` allowed."""
+        self._is_probe_running = self._is_probe_due
+        return BreakerCall(self._is_probe_due, self._generation)
+
+    def is_current(self, probe: BreakerCall) -> bool:
+        """Return whether no probe has been required since the call began. Otherwise its result is outdated."""
+        return probe.generation == self._generation
+
+    def release(self, probe: BreakerCall, *, succeeded: bool) -> None:
+        """Register the end of a call.
+
+        A probe that `succeeded` closes the breaker, unless it was opened again meanwhile.
+        """
+        if probe.is_probe:
+            self._is_probe_running = False
+            self._is_probe_due = not (succeeded and self.is_current(probe))
+
+    def open(self, until: float) -> None:
+        """Deny all calls until `until`, then allow one probe. If the breaker is open for longer, that time is kept."""
+        self.open_until = max(self.open_until, until)
+        self.require_probe()
+
+    def require_probe(self) -> None:
+        """Make the next call a probe. The results of running calls no longer count."""
+        self._generation += 1
+        self._is_probe_due = True
+
+
+class StartCircuitBreaker(CircuitBreaker):
+    """Denies all calls but one probe at a time until Braze has responded for the first time.
+
+    After each failure the next probe waits longer.
+    """
+
+    def __init__(self, *, is_reached: bool) -> None:
+        """Start closed if `is_reached` is true; otherwise the first call is a probe."""
+        super().__init__(is_probe_due=not is_reached)
+        self.is_reached = is_reached
+        self._failures = 0
+
+    def record(self, error: BrazeError | None, call: BreakerCall, now: float) -> None:
+        """Register the end of a call."""
+        self.is_reached = self.is_reached or error is None or not error.is_transient
+        self.release(call, succeeded=self.is_reached)
+        if not self.is_reached:
+            seconds = FIRST_START_RETRY_SECONDS * 2.0 ** min(self._failures, 10)
+            self.open(now + min(seconds, MAX_START_RETRY_SECONDS))
+            self._failures += 1
