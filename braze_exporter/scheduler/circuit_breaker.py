@@ -6,12 +6,14 @@ Not thread-safe. Nothing here waits or reads a clock: the current time is passed
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from braze_exporter.braze.errors import BrazeError
+from braze_exporter.braze.errors import BrazeError, Reason
 
 # Seconds after a failure until the next call while Braze has never responded. They double with each failure, up to the
 # maximum.
 FIRST_START_RETRY_SECONDS = 5.0
 MAX_START_RETRY_SECONDS = 60.0
+# The failures without a response.
+_UNREACHABLE_REASONS = {Reason.TIMEOUT, Reason.CONNECTION, Reason.DNS, Reason.TLS, Reason.PROXY}
 
 
 class Decision(Enum):
@@ -96,7 +98,7 @@ class StartCircuitBreaker(CircuitBreaker):
 
     def record(self, error: BrazeError | None, call: BreakerCall, now: float) -> None:
         """Register the end of a call."""
-        self.is_reached = self.is_reached or error is None or not error.is_transient
+        self.is_reached = self.is_reached or error is None or error.reason not in _UNREACHABLE_REASONS
         self.release(call, succeeded=self.is_reached)
         if not self.is_reached:
             seconds = FIRST_START_RETRY_SECONDS * 2.0 ** min(self._failures, 10)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
+from braze_exporter.scheduler.circuit_breaker import FIRST_START_RETRY_SECONDS
 from braze_exporter.scheduler.history import HistoryRange
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.repair import RequestPlanner
@@ -140,8 +141,11 @@ class QueryState:
         if reason in AUTH_REASONS:
             self.next_at = now + min(refresh, AUTH_RETRY_SECONDS)
             return
-        if reason is Reason.RATE_LIMITED or (self.failures and not is_reached):
-            self.failures = 0
+        if self.failures and not is_reached:
+            # After the other queries, in case only this one fails.
+            self.failures, self.next_at = 0, now + FIRST_START_RETRY_SECONDS
+            return
+        if reason is Reason.RATE_LIMITED:
             self.next_at = min(self.next_at, now)
             return
         if self.is_history:

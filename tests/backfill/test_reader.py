@@ -1,5 +1,7 @@
 """Test that a backfill respects the budget, fetches each chunk once, backs off on failures and loses no data."""
 
+import contextlib
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,10 @@ from support import HOUR, KEY, NEW_YORK, Clock, wait_until
 
 from braze_exporter.backfill.reader import MAX_FAILURES
 from braze_exporter.backfill.request import BackfillError
+from braze_exporter.braze import transport
+from braze_exporter.config.loading import load_config
+from braze_exporter.exporter import Exporter
+from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.reply import Reply
 
@@ -80,6 +86,37 @@ def test_backfill_leaves_exporter_share(tmp_path: Path) -> None:
             expected = int(4 + left * passed)
         running.end()
         assert len(requested_calls(backfill)) == CALLS
+
+
+def test_backfill_beside_exporter_reading_history_keeps_share(tmp_path: Path) -> None:
+    """Together, a backfill and an exporter that reads history make at most the calls of the share, plus the bursts."""
+    events = "\n".join(f"{{event: event {number}, baseline: {{weeks: 52}}}}" for number in range(5))
+    traffic = RecordedCounts(events=[f"event {number}" for number in range(5)])
+    extra_yaml = "budget: {share: 0.02, concurrency: 4}\n"
+    with (
+        prepared_backfill(tmp_path, events, traffic, START, END, extra_yaml=extra_yaml) as backfill,
+        contextlib.closing(transport.open_session(4)) as session,
+    ):
+        clock = backfill.clock
+        exporter = Exporter(wall=clock.wall, monotonic=clock.monotonic, reads_lists=False)
+        with contextlib.closing(exporter):
+            config = load_config(backfill.config, "config.yaml", {"BRAZE_API_KEY": KEY})
+            exporter.apply_config(config, build_plan(config), session)
+            running = backfill.begin()
+            for _ in range(120 // 5):
+                exporter.refresh().result(20)
+                wait_until(partial(is_unchanged, backfill), "no call is made")
+                clock.advance(5)
+            together = len(backfill.braze.requests)
+        assert 140 <= together <= 0.02 * 250_000 * 120 / HOUR + (5 + 5) + 4
+        running.end()
+
+
+def is_unchanged(backfill: BackfillRig) -> bool:
+    """Return whether Braze has received no request for the time in which a waiting thread tries again."""
+    before = len(backfill.braze.requests)
+    threading.Event().wait(0.25)
+    return len(backfill.braze.requests) == before
 
 
 def test_backfill_without_remaining_budget_is_refused(tmp_path: Path) -> None:

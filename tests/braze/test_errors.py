@@ -121,7 +121,7 @@ CIRCUIT_OPENING = {"401", "403"}
 def test_failed_query_is_counted_once_and_others_succeed(fault: str) -> None:
     """A failed query is down, has one error with its reason and no value; the other query succeeds."""
     failure, reason = FAILING_RESPONSES[fault]
-    with running_exporter("{event: purchase}\n{event: signup}", shop()) as exporter:
+    with running_exporter("{event: signup}\n{event: purchase}", shop()) as exporter:
         exporter.braze.inject(failure, event="purchase")
         page = exporter.scrape()
     assert page.value("braze_query_up", event="purchase") == 0
@@ -168,7 +168,7 @@ def test_slow_response_times_out(fault: Fault) -> None:
     """A response that stalls or arrives byte by byte is cut off at the timeout."""
     timeouts = Timeouts(connect=1, read=0.2, total=0.4)
     with running_exporter(
-        "{event: purchase}\n{event: signup}", shop(), clock=RunningClock(), timeouts=timeouts
+        "{event: signup}\n{event: purchase}", shop(), clock=RunningClock(), timeouts=timeouts
     ) as exporter:
         exporter.braze.inject(fault, event="purchase")
         page = exporter.scrape()
@@ -263,10 +263,11 @@ def test_program_serves_through_every_fault(tmp_path: Path) -> None:
     """With every fault at once, `/metrics` works, each workspace counts its own error, and the key is not shown."""
     names = list(FAILING_RESPONSES)
     traffic = RecordedCounts(events=["signup", *names])
-    with running_braze(traffic) as (braze, server):
+    with running_braze(traffic) as (braze, _), contextlib.ExitStack() as stack:
         items = ""
         for name in names:
-            items += workspace_item_yaml(server.url, f'{{event: "{name}"}}\n{{event: signup}}', name=f'"{name}"')
+            url = stack.enter_context(serve(braze)).url  # with one url they would share the key state
+            items += workspace_item_yaml(url, f'{{event: signup}}\n{{event: "{name}"}}', name=f'"{name}"')
             braze.inject(FAILING_RESPONSES[name][0], event=name)
         config = write_file(tmp_path / "config.yaml", "workspaces:\n" + items)
         with Program.start([f"--config.file={config}", "--log.level=debug"]) as program:

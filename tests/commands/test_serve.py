@@ -400,7 +400,7 @@ def test_check_prints_permissions_of_each_workspace(tmp_path: Path) -> None:
     """`check` prints the permissions of the queries and of the lists of selectors, and those of other lists apart."""
     text = "workspaces:\n" + workspace_item_yaml("https://rest.iad-01.braze.com", "{event: a}\n{event: b}", name="one")
     text += "    sessions: [{}]\n    campaigns: [{tag: lifecycle}]\n"
-    text += workspace_item_yaml("https://rest.iad-01.braze.com", "{event: a}\n{regex: 'b.*'}", name="two")
+    text += workspace_item_yaml("https://rest.iad-02.braze.com", "{event: a}\n{regex: 'b.*'}", name="two")
     done = run_program("check", f"--config.file={write_file(tmp_path / 'config.yaml', text)}", BRAZE_API_KEY=KEY)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-2:] == [

@@ -447,20 +447,18 @@ OTHER_POOLS = """\
 """
 
 
-@pytest.mark.parametrize("fault", [response_faults.status(503), transfer_faults.disconnect()], ids=str)
 @pytest.mark.parametrize("extra_yaml", ["", OTHER_POOLS])
-def test_unreachable_start_is_probed_by_one_query(fault: Fault, extra_yaml: str) -> None:
-    """Until Braze has responded, one query probes after 5, 10, 20, 40 and 60 s; then all queries are fetched."""
+def test_unreachable_start_is_probed_by_one_query(extra_yaml: str) -> None:
+    """Until Braze has responded, one query at a time probes after 5, 10, 20, 40 and 60 s; then all are fetched."""
     with running_exporter(EVENTS, silent_traffic(), extra_yaml=extra_yaml) as exporter:
-        exporter.braze.inject(fault)
+        exporter.braze.inject(transfer_faults.disconnect())
         scrape_until(exporter, NOW + 200, every=1)
         assert [request.time - NOW for request in exporter.braze.requests] == [0, 5, 15, 35, 75, 135, 195]
-        assert {request.event for request in exporter.braze.requests} == {"event 00"}
         page = exporter.page()
-        assert page.values(UP) == [0]
+        assert page.values(UP) == [0] * 7
         assert page.value("braze_up") == 0
         assert page.value("braze_api_requests_deferred_total", pool="default") == 0
-        assert sum(page.values("braze_queries", state="pending")) == 23 + 2 * bool(extra_yaml)
+        assert sum(page.values("braze_queries", state="pending")) == 24 - 7 + 2 * bool(extra_yaml)
         exporter.braze.clear_faults()
         exporter.braze.reset()
         exporter.clock.advance(54)
@@ -468,6 +466,23 @@ def test_unreachable_start_is_probed_by_one_query(fault: Fault, extra_yaml: str)
         assert exporter.braze.requests == []
         exporter.clock.advance(1)
         assert exporter.scrape().values(UP).count(1) >= 24
+
+
+def test_one_failing_query_does_not_block_start() -> None:
+    """If only the first query gets no response, another one probes next, and all others are fetched."""
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
+        exporter.braze.inject(transfer_faults.disconnect(), event="event 00")
+        exporter.scrape()
+        exporter.clock.advance(5)
+        assert sorted(exporter.scrape().values(UP)) == [0] + [1] * 23
+
+
+def test_failing_start_makes_one_call_at_a_time() -> None:
+    """While Braze responds with errors of the server, at most one call is in flight at a time."""
+    with running_exporter(EVENTS, silent_traffic()) as exporter:
+        exporter.braze.inject(response_faults.status(503))
+        assert exporter.scrape().values(UP) == [0] * 24
+        assert exporter.braze.concurrency_peak == 1
 
 
 def test_rejected_start_is_no_outage() -> None:

@@ -1,6 +1,7 @@
 """Test that restarts, reloads, names and key changes add no calls to the budget of an API key."""
 
 import contextlib
+import shutil
 import signal
 import sqlite3
 import time
@@ -29,6 +30,7 @@ from support import (
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter import Exporter
+from braze_exporter.scheduler import budget_writer
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.state import open_state_file
@@ -313,6 +315,63 @@ def test_history_leaves_half_to_commands(rig: RestartRig) -> None:
     # 250 calls an hour, of which the queries need 24.
     assert 100 <= len(chunks) <= 2 + (250 - 24) / 2
     assert 24 <= rig.calls - len(chunks) <= 24 + 2
+
+
+def written(rig: RestartRig, column: str) -> object:
+    """Return a column of the budget of the default pool as a process would read it after SIGKILL."""
+    copy = rig.path.with_name("copy")
+    for suffix in ("", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(f"{rig.path}{suffix}", f"{copy}{suffix}")
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        value: object = connection.execute(f"SELECT {column} FROM budgets WHERE pool = 'default'").fetchone()[0]  # noqa: S608
+    return value
+
+
+def test_state_file_has_no_balance_while_calls_are_made(rig: RestartRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The balance is written once calls have ceased, and taken out again by the next call."""
+    with rig.start() as exporter:
+        rig.load(exporter)
+        rig.scrape(exporter)
+    monkeypatch.setattr(budget_writer, "WRITE_INTERVAL_SECONDS", 1.0)
+    rig.clock.advance(HOUR)
+    with rig.start() as exporter:
+        assert written(rig, "balance") == 0
+        rig.load(exporter, events=EVENTS.partition("\n")[0])
+        wait_until(lambda: written(rig, "balance") == 1, "the balance is written")
+        monkeypatch.setattr(budget_writer, "WRITE_INTERVAL_SECONDS", 60)
+        rig.scrape(exporter)
+        wait_until(lambda: written(rig, "balance") == 0, "the balance is taken out")
+
+
+def test_stop_is_written_at_once(rig: RestartRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop is in the state file soon, so that it survives SIGKILL."""
+    monkeypatch.setattr(budget_writer, "WRITE_INTERVAL_SECONDS", 60)
+    rig.braze.inject(response_faults.rate_limited("absent"))
+    with rig.start() as exporter:
+        rig.load(exporter)
+        assert written(rig, "stopped_until") is None
+        rig.scrape(exporter)
+        wait_until(lambda: written(rig, "stopped_until") == rig.clock.now + 60, "the stop is written")
+        assert written(rig, "stop_reason") == "rate_limited"
+
+
+def test_balance_that_cannot_be_taken_out_is_not_used(rig: RestartRig, caplog: pytest.LogCaptureFixture) -> None:
+    """If the state file cannot be written at the start, the exporter starts without a balance, and says so once."""
+    with rig.start() as exporter:
+        rig.load(exporter, events=EVENTS.partition("\n")[0])
+        rig.scrape(exporter)
+    with contextlib.closing(open_state_file(str(rig.path))) as state_file:
+        rig.path.unlink()
+        exporter = Exporter(state_file, wall=rig.clock.wall, monotonic=rig.clock.monotonic, reads_lists=False)
+        with contextlib.closing(exporter):
+            rig.load(exporter)
+            rig.clock.advance(1 / CALLS_PER_SECOND)
+            page = rig.scrape(exporter)
+            assert page.value("braze_exporter_state_write_failures_total") == 1
+            assert rig.calls == 2
+    lines = [record for record in caplog.records if "Budgets could not be written" in record.getMessage()]
+    assert len(lines) == 1
 
 
 @pytest.mark.alone
