@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +182,10 @@ def test_failures_and_their_wait_are_kept(tmp_path: Path) -> None:
             assert of_queries(page) == of_queries(before)
             assert (page.value("braze_up"), page.value("braze_queries", state="failed")) == (0, 1)
             assert world.braze.requests == []
-            world.clock.advance(100)
-            exporter.scrape()
-            assert len(world.braze.requests) == 1
+            for seconds, calls in ((100, 1), (500, 1), (400, 2)):  # the wait of 15 minutes goes on
+                world.clock.advance(seconds)
+                exporter.scrape()
+                assert len(world.braze.requests) == calls
 
 
 @pytest.mark.parametrize(("seconds", "is_shown"), [(HOUR - 1, True), (HOUR, False), (-1, False), (-30 * 86_400, False)])
@@ -376,6 +377,121 @@ def test_without_state_file_nothing_is_kept(tmp_path: Path) -> None:
             world.braze.reset()
 
 
+def make_newest_unknown(document: dict[str, Any]) -> None:
+    """Replace the newest value of a response by a null."""
+    document["data"][-1]["count"] = None
+
+
+def make_settled_unknown(document: dict[str, Any]) -> None:
+    """Replace all but the newest value of a response by nulls."""
+    for row in document["data"][:-1]:
+        row["count"] = None
+
+
+def drop_rows(document: dict[str, Any]) -> None:
+    """Remove all buckets of a response."""
+    document["data"] = []
+
+
+@pytest.mark.parametrize("edit", [make_newest_unknown, make_settled_unknown, drop_rows])
+def test_holes_and_known_starts_are_kept(tmp_path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """A bucket without a number stays absent after a restart, and so do the starts before an empty response."""
+    with restarts(tmp_path, shop()) as world:
+        with world.start("{event: purchase}") as exporter:
+            exporter.scrape()
+            exporter.read_lists()
+            world.braze.inject(response_faults.edited(edit), path="/events/data_series")
+            world.clock.advance(300)
+            before = exporter.scrape()
+        with world.start("{event: purchase}") as exporter:
+            assert of_queries(exporter.page()) == of_queries(before)
+
+
+def test_repair_goes_on_after_restart(tmp_path: Path) -> None:
+    """After a malformed response, the requests after a restart are those that the exporter would have made without."""
+
+    def make_malformed(document: dict[str, Any]) -> None:
+        if len(document["data"]) > 10:
+            document["data"][0]["count"] = -1
+
+    def lengths(*, is_restarted: bool) -> list[str]:
+        with restarts(tmp_path / f"{is_restarted}", shop()) as world, contextlib.ExitStack() as stack:
+            exporter = stack.enter_context(world.start("{event: purchase}"))
+            exporter.scrape()
+            exporter.read_lists()
+            world.braze.inject(response_faults.edited(make_malformed), path="/events/data_series")
+            for _ in range(4):
+                world.clock.advance(300)
+                exporter.scrape()
+            if is_restarted:
+                stack.close()
+                exporter = stack.enter_context(world.start("{event: purchase}"))
+            world.braze.reset()
+            for _ in range(5):
+                world.clock.advance(300)
+                assert exporter.scrape().value(UP) == 1
+            return [request.params["length"] for request in series_requests(world.braze)]
+
+    for name in ("True", "False"):
+        (tmp_path / name).mkdir()
+    assert lengths(is_restarted=True) == lengths(is_restarted=False)
+    assert len(set(lengths(is_restarted=True))) == 2
+
+
+def list_requests(world: Restarts) -> int:
+    """Return the number of requests for lists."""
+    return len(world.braze.requests) - len(series_requests(world.braze))
+
+
+def test_forbidden_list_is_tried_two_minutes_after_restart(tmp_path: Path) -> None:
+    """A list that the key may not read is not read at the start, but after two minutes, since the key may be new."""
+    with restarts(tmp_path, shop()) as world:
+        world.braze.permissions = {"events.data_series"}
+        with world.start("{event: purchase}") as exporter:
+            exporter.scrape()
+            exporter.read_lists()
+            exporter.page()
+        world.braze.permissions = {"events.data_series", "events.list"}
+        with world.start("{event: purchase}") as exporter:
+            (state,) = exporter.exporter.snapshot().lists["production"]
+            assert state.error is not None
+            for seconds, calls in ((0, 0), (119, 0), (1, 2)):
+                world.clock.advance(seconds)
+                exporter.scrape()
+                exporter.read_lists()
+                assert list_requests(world) == calls
+
+
+@pytest.mark.parametrize("seconds", [-10 * 86_400, -1_800])
+def test_clock_set_back_delays_no_list(tmp_path: Path, seconds: float) -> None:
+    """If the clock was set back during a restart, a list is read within its interval."""
+    with restarts(tmp_path, shop()) as world:
+        with world.start("{event: purchase}") as exporter:
+            exporter.scrape()
+            exporter.read_lists()
+            exporter.page()
+        world.clock.now += seconds
+        with world.start("{event: purchase}") as exporter:
+            world.clock.advance(3_600)
+            exporter.scrape()
+            exporter.read_lists()
+            assert list_requests(world) == 2
+
+
+def test_old_values_of_baselines_are_deleted(tmp_path: Path) -> None:
+    """The state file keeps no values that are older than the baseline needs."""
+    with restarts(tmp_path) as world:
+        with world.start("{event: purchase, baseline: {weeks: 1}}") as exporter:
+            settle(exporter)
+            for _ in range(40):
+                world.clock.advance(86_400)
+                exporter.scrape()
+        with contextlib.closing(sqlite3.connect(world.path)) as connection:
+            periods = [period for (period,) in connection.execute("SELECT period FROM baselines")]
+        assert min(periods) >= (world.clock.now - 3 * 7 * 86_400) // (7 * 86_400)
+        assert len(periods) <= 4
+
+
 def drop_messages(document: dict[str, Any]) -> None:
     """Remove the message statistics of a campaign."""
     for row in document["data"]:
@@ -433,3 +549,5 @@ def test_names_of_variations_are_kept(tmp_path: Path) -> None:
         assert len(before.values("braze_campaign_messages_daily_latest")) == 0
         with world.start("{event: purchase}", sections=sections) as exporter:
             assert of_queries(exporter.page()) == of_queries(before)
+            world.clock.advance(101 * 86_400)
+            assert exporter.scrape().values(totals) == []  # no response reaches back to them

@@ -159,7 +159,7 @@ def encode_buckets(heads: Iterable[SeriesHead], series_list: Sequence[Series]) -
 
 
 def decode_buckets(heads: Sequence[SeriesHead], data: bytes) -> tuple[Series, ...]:
-    """Return the series of a response, without those that the response lacked.
+    """Return the series of a response; those that it lacked have no buckets.
 
     Raises one of `DECODE_ERRORS` if the data is damaged.
     """
@@ -168,12 +168,11 @@ def decode_buckets(heads: Sequence[SeriesHead], data: bytes) -> tuple[Series, ..
     numbers = struct.unpack(f"<I{length}q{length * len(heads)}d", content)
     starts, values = numbers[1 : length + 1], numbers[length + 1 :]
     result = []
-    for position, (head, newest) in enumerate(heads):
+    for position, (head, _) in enumerate(heads):
         row = list(zip(starts, values[position * length : (position + 1) * length], strict=True))
         points = tuple(Point(start, value) for start, value in row if math.isfinite(value))
         holes = tuple(start for start, value in row if math.isnan(value))
-        if newest is None:
-            result.append(Series(head.metric_group, points, head.labels, head.key, holes))
+        result.append(Series(head.metric_group, points, head.labels, head.key, holes))
     return tuple(result)
 
 
