@@ -111,9 +111,9 @@ def rig(tmp_path: Path) -> Iterator[RestartRig]:
 
 def test_restarts_share_one_budget(rig: RestartRig) -> None:
     """Eight starts within nine seconds make the calls of one refresh, and those of the share for nine seconds."""
-    for _ in range(8):
+    for number in range(8):
         with rig.start() as exporter:
-            rig.load(exporter)
+            rig.load(exporter, f"workspace {number}")  # its queries are new, so that all are due
             rig.scrape(exporter)
         rig.clock.advance(9 / 8)
     assert 60 <= rig.calls <= 60 + 9 * CALLS_PER_SECOND
@@ -125,7 +125,7 @@ def test_budget_is_refilled_while_stopped(rig: RestartRig) -> None:
         rig.clock.advance(pause)
         rig.braze.reset()
         with rig.start() as exporter:
-            rig.load(exporter)
+            rig.load(exporter, f"after {pause:.0f} s")  # its queries are new, so that all are due
             rig.scrape(exporter)
         assert rig.calls == expected
 
