@@ -88,7 +88,7 @@ class ExpectedCounter:
 
 @dataclass
 class ExpectedState:
-    """The expected state of a query since the last start, derived from the exchanges on the connection."""
+    """The expected state of a query, derived from the exchanges on the connection. The state file keeps it."""
 
     up: bool | None = None
     response: RecordedExchange | None = None
@@ -136,6 +136,9 @@ class AccuracyRun:
         self._exporter: Exporter | None = None
         self._store: StateFile | None = None
         self._states = {query: ExpectedState() for query in QUERIES}
+        # The states that the state file has, with which the next start continues.
+        self._saved_states = {query: ExpectedState() for query in QUERIES}
+        self._rejected_at: float | None = None
         self._expected_counters = {query: ExpectedCounter() for query in COUNTER_QUERIES}
         self._last_totals = dict.fromkeys(COUNTER_QUERIES, 0.0)
         # Responses that came after the last page. It is not known yet whether they were written to the state file.
@@ -148,8 +151,7 @@ class AccuracyRun:
     def start(self) -> None:
         """Start the exporter with the state that it left, and check the first page before any fetch."""
         self.is_running = True
-        self._states = {query: ExpectedState() for query in QUERIES}
-        self._rejected_at: float | None = None
+        self._states = {query: replace(state) for query, state in self._saved_states.items()}
         self._store = open_state_file(str(self._file)) if self._file else None
         self._exporter = Exporter(
             self._store, wall=self.clock.wall, monotonic=self.clock.monotonic, jitter=lambda: 1.0, reads_lists=False
@@ -166,8 +168,12 @@ class AccuracyRun:
         if any(expected_counter.oldest is None for expected_counter in self._expected_counters.values()):
             self.free_disk()
             self.check_page()  # no page shows whether the very first response was written
+        self._write_budgets()
         left = self._files() if how == "killed" else {}
-        self._exporter.close()
+        with self._disk():
+            self._exporter.close()
+        if how == "ended" and not self._is_disk_full:
+            self._saved_states = self._states
         if self._store is not None:
             self._store.close()
         if how == "killed":  # restore the files, because the shutdown may have written to them
@@ -184,8 +190,16 @@ class AccuracyRun:
             self._expected_counters = {query: ExpectedCounter() for query in COUNTER_QUERIES}
             self._last_totals = dict.fromkeys(COUNTER_QUERIES, 0.0)
             self._requested_at, self._unwritten = {}, []
+            self._saved_states = {query: ExpectedState() for query in QUERIES}
+            self._rejected_at = None
         self._exporter = self._store = None
         self.is_running = False
+
+    def _write_budgets(self) -> None:
+        """Write holds now, which a thread writes at once, so that a simulated power cut does not race with it."""
+        assert self._exporter is not None
+        writer = self._exporter._budgets._writer  # noqa: SLF001
+        assert writer is None or writer.write(with_balances=False)
 
     def close(self) -> None:
         """Close the exporter, the state file and the session."""
@@ -219,6 +233,8 @@ class AccuracyRun:
         with self._disk():
             self._exporter.save().result(10)
             text = self._exporter.render(openmetrics=False).decode()
+        if not self._is_disk_full:
+            self._saved_states = {query: replace(state) for query, state in self._states.items()}
         samples = {(name, labels): float(value) for name, labels, value in _SAMPLE.findall(text)}
         self._check_counters(samples, is_first=is_first)
         expected = dict(self._expected())
