@@ -68,7 +68,9 @@ def test_end_writes_what_no_scrape_has_written(tmp_path: Path) -> None:
     recorded = RecordedCounts(events=["purchase"])
     this_hour = int(time.time()) // HOUR * HOUR
     with running_braze(recorded) as (braze, server):
-        text = workspace_yaml(server.url, "{event: purchase}", extra_yaml=f"state_file: {tmp_path / 'state'}\n")
+        text = workspace_yaml(
+            server.url, "{event: purchase, refresh_interval: 1s}", extra_yaml=f"state_file: {tmp_path / 'state'}\n"
+        )
         arguments = [f"--config.file={write_file(tmp_path / 'config.yaml', text)}", "--timeout-offset=60"]
         with Program.start(arguments) as program:
             program.scrape(0)  # does not wait for its fetch

@@ -30,9 +30,8 @@ from braze_exporter.web.status_response import read_status_response
 # refresh, because the event loop waits for the other threads several times for each request.
 _SWITCH_INTERVAL_SECONDS = 0.001
 # Responses consist of many small objects. With the default of 700 objects, the garbage collector takes a fifth of the
-# CPU time of a refresh, and a full collection stops all threads for 0.3 s with 300 campaigns. It would find next to
-# nothing, since responses contain no reference cycles.
-_GC_THRESHOLDS = (50_000, 10, 1_000)
+# CPU time of a refresh. Connections leave reference cycles behind, so it must not run much less often than this.
+_GC_THRESHOLDS = (5_000, 10, 10)
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from braze_exporter.state import BudgetRecords, StateFile, StateFileError
 # The time between two writes while calls are made.
 WRITE_INTERVAL_SECONDS = 5.0
 # How long `close` waits for a write in progress.
-_CLOSE_TIMEOUT_SECONDS = 1.0
+_CLOSE_TIMEOUT_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
