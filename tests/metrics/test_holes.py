@@ -38,8 +38,6 @@ from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.server import Server
 from braze_exporter.state import open_state_file
 
-pytestmark = pytest.mark.no_cover
-
 LATEST = "braze_custom_events_hourly_latest"
 SETTLED = "braze_custom_events_hourly_settled"
 LATEST_START = "braze_query_latest_bucket_start_timestamp_seconds"

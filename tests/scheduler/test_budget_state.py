@@ -35,8 +35,6 @@ from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.state import open_state_file
 
-pytestmark = pytest.mark.no_cover
-
 NAMES = [f"event {number:02}" for number in range(60)]
 EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)
 UP = "braze_query_up"
