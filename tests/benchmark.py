@@ -233,8 +233,8 @@ def _measure_backfill() -> bool:
         match = re.search(r"([\d,]+) calls \w+, writing", message)
         size = (directory / "year.om").stat().st_size if process.returncode == 0 else 0
     calls = int(match.group(1).replace(",", "")) if match else 0
-    # The share minus the calls of an exporter that fetches each query every five minutes.
-    left = share - queries * 12 / 250_000
+    # Half of the share that an exporter leaves, which fetches each query every five minutes.
+    left = (share - queries * 12 / 250_000) / 2
     minimum = (calls - CONNECTIONS) / (left * limit / 3_600)
     print(
         f"     {calls:,} calls in {seconds:.1f} s; minimum: {minimum:.1f} s; output: {size / 1e6:.0f} MB; "
