@@ -7,24 +7,19 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from zoneinfo import ZoneInfo
 
 import requests
 
 from braze_exporter import __version__
-from braze_exporter.braze.calls import CallEvent, FetchedSeries, Permit
-from braze_exporter.braze.client import Client
-from braze_exporter.braze.errors import BrazeError
+from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.kinds import UTC
 from braze_exporter.braze.lists import ListEndpoint
-from braze_exporter.braze.pools import LISTS_POOL, Endpoint
-from braze_exporter.braze.query import Query
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
 from braze_exporter.config.document import ConfigError
 from braze_exporter.config.loading import Config
-from braze_exporter.config.schema import Workspace
 from braze_exporter.config.secrets import ApiKey
 from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
@@ -33,11 +28,10 @@ from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.state_writer import StateWriter
 from braze_exporter.scheduler.admission import Admission, Budgets, Demand, WorkspaceKey
-from braze_exporter.scheduler.clients import open_client
-from braze_exporter.scheduler.errors import Deferred
+from braze_exporter.scheduler.clients import WorkspaceClient, open_client
 from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, WorkspaceLists
-from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, fetch_length
+from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan
 from braze_exporter.scheduler.pool_budgets import UNKNOWN_LIST_PAGES, command_budgets, exporter_budgets
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.saved_list import read_saved_lists
@@ -71,85 +65,6 @@ _log = logging.getLogger(__name__)
 
 def _default_jitter() -> float:
     return random.uniform(0.9, 1.1)  # noqa: S311 - spreads retries, is not a secret
-
-
-@dataclass(frozen=True, slots=True)
-class _WorkspaceClient:
-    """A workspace, its API client, and the `Admission` of its calls."""
-
-    spec: Workspace
-    client: Client
-    admission: Admission
-
-    def admit(self, endpoint: Endpoint) -> Permit | Deferred | None:
-        """Return a permit for one page of a list, as `Admission.admit` does.
-
-        Outside the lists pool the call has low priority, so that queries come first.
-        """
-        return self.admission.admit(endpoint, low_priority=endpoint.pool is not LISTS_POOL)
-
-    def is_probe_wanted(self, endpoint: Endpoint) -> bool:
-        """Return whether a call to `endpoint` is needed to test the key, even if its list is not due."""
-        return self.admission.is_probe_wanted(endpoint)
-
-    @property
-    def is_key_accepted(self) -> bool:
-        """Whether an endpoint in use accepts the key."""
-        return self.admission.is_key_accepted
-
-
-class _QueryFetcher:
-    """Fetches queries for the scheduler, with the API clients of one config."""
-
-    def __init__(
-        self,
-        workspaces: Mapping[str, _WorkspaceClient],
-        counters: Counters,
-        writer: StateWriter,
-        wall: Callable[[], float],
-    ) -> None:
-        self._workspaces = workspaces
-        self._counters = counters
-        self._writer = writer
-        self._wall = wall
-
-    def admit(self, query: Query) -> Permit | Deferred | None:
-        """Return a permit for `query`, a `Deferred` if it may not be fetched now, or None while a probe runs."""
-        workspace = self._workspaces.get(query.workspace)  # None if a reload has just removed it
-        if workspace is None:
-            return Deferred(query.workspace)
-        return workspace.admission.admit(query.kind, is_history=query.ending_at is not None)
-
-    def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
-        """Fetch the buckets of a query that are new or may have changed, or all buckets of a history chunk."""
-        if self._counters.has_many_unsaved and not self._writer.is_stalled:
-            self._writer.request()
-        query = query_state.query
-        client = self._workspaces[query.workspace].client
-        if query.ending_at is not None:
-            return client.fetch(query, query.length, permit)
-        completed_at, now = query_state.repair.completed_at, self._wall()
-        since = completed_at if completed_at is not None else self._counters.last_requested(query.counter_key)
-        if since is None and query.baseline_weeks:
-            since = query_state.added_at  # the history chunks cover the time before
-        request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
-        return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit)
-
-    def deny_reason(self, query: Query) -> Deferred | None:
-        """Return why `query` would not be fetched now, or None if it would."""
-        return self._workspaces[query.workspace].admission.deny_reason(query.kind)
-
-    def open_circuit_error(self, query: Query) -> BrazeError | None:
-        """Return the 401 or 403 that blocks all queries of the endpoint, or None."""
-        return self._workspaces[query.workspace].admission.open_circuit_error(query.kind)
-
-    def is_probe_wanted(self, query: Query) -> bool:
-        """Return whether a query of the endpoint must be fetched to test the key, even if none is due."""
-        return self._workspaces[query.workspace].admission.is_probe_wanted(query.kind)
-
-    def is_reached(self, query: Query) -> bool:
-        """Return whether Braze has ever responded to a call for the workspace of `query`."""
-        return self._workspaces[query.workspace].admission.is_reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +142,23 @@ class Exporter:
             jitter=jitter,
             on_deferred=self._self_metrics.count_deferred,
             restore=saved_state.restore if saved_state is not None else lambda _query: None,
+            last_requested=lambda query: self._counters.last_requested(query.counter_key),
         )
-        self._collector = Collector(self._scheduler, self._counters, self._self_metrics, monotonic, saved_state)
+        self._collector = Collector(
+            self._scheduler,
+            self._counters,
+            self._self_metrics,
+            monotonic=monotonic,
+            request_save=self._save_early,
+            saved_state=saved_state,
+        )
         self._scheduler.add_listener(self._fetch_log)
         self._reads_lists = reads_lists
         self._list_refresher = ListRefresher(
             wall=wall,
             monotonic=monotonic,
             jitter=jitter,
+            submit=self._scheduler.add_jobs,
             on_end=self._apply_lists,
             on_deferred=self._self_metrics.count_deferred,
             saved_lists=read_saved_lists(state_file) if state_file is not None else {},
@@ -254,7 +178,7 @@ class Exporter:
         queries of selectors are added once Braze's lists have been read.
         """
         with self._config_lock:
-            workspaces: dict[str, _WorkspaceClient] = {}
+            clients: dict[str, WorkspaceClient] = {}
             same_keys: set[str] = set()
             specs = {
                 WorkspaceKey(workspace.spec.name, workspace.spec.rest_endpoint): workspace.spec
@@ -277,21 +201,19 @@ class Exporter:
                     on_call=self._on_call,
                     timeouts=self._timeouts,
                 )
-                workspaces[spec.name] = _WorkspaceClient(spec, braze_client, admissions[workspace_key])
-            self._config, self._base_plan, self._workspaces = config, plan, workspaces
+                clients[spec.name] = WorkspaceClient(braze_client, admissions[workspace_key])
+            self._config, self._base_plan, self._clients = config, plan, clients
             self._lists = required_lists(plan) if self._reads_lists else {}
             self._list_refresher.set_lists(
                 {
                     workspace_key: WorkspaceLists(
-                        self._lists[name],
-                        client.client,
-                        client,
-                        is_same_key=name in same_keys,
+                        self._lists[spec.name],
+                        clients[spec.name],
+                        is_same_key=spec.name in same_keys,
                         reread_key=partial(self._reread_key, workspace_key),
                     )
-                    for name, client in workspaces.items()
-                    for workspace_key in [WorkspaceKey(name, client.spec.rest_endpoint)]
-                    if name in self._lists
+                    for workspace_key, spec in specs.items()
+                    if spec.name in self._lists
                 }
             )
             self._self_metrics.clear_timezones()
@@ -349,7 +271,8 @@ class Exporter:
     def _set_demands(self, plan: Plan) -> None:
         """Set the budgets and the endpoints in use for `plan` and the lists."""
         settings, known, demands = self._config.settings, self._list_refresher.known_lists(), {}
-        for name, client in self._workspaces.items():
+        for workspace in self._config.workspaces:
+            name = workspace.spec.name
             usages = [usage for usage in plan.pool_usage if usage.workspace == name]
             lists = self._lists.get(name, ())
             # Twice, since a list is read again soon if an item is missing.
@@ -357,7 +280,7 @@ class Exporter:
                 item: 2 * known[name, item].calls if (name, item) in known else UNKNOWN_LIST_PAGES for item in lists
             }
             kinds = {query.kind.path: query.kind for query in plan.queries if query.workspace == name}
-            demands[WorkspaceKey(name, client.spec.rest_endpoint)] = Demand(
+            demands[WorkspaceKey(name, workspace.spec.rest_endpoint)] = Demand(
                 command_budgets(usages, settings) if self._is_command else exporter_budgets(usages, settings, pages),
                 (*kinds.values(), *lists),
             )
@@ -365,27 +288,23 @@ class Exporter:
 
     def _apply_plan(self, plan: Plan) -> None:
         """Use `plan` from now on."""
-        workspaces, budget = self._workspaces, self._config.settings.budget
+        budget = self._config.settings.budget
         self._set_demands(plan)
         self._self_metrics.initialize(plan, self._lists)
         self._record_lists(plan)
         self._fetch_log.log_lists(plan)
-        self._scheduler.set_queries(
-            plan.queries,
-            _QueryFetcher(workspaces, self._counters, self._writer, self._wall),
-            budget.concurrency,
-        )
+        self._scheduler.set_queries(plan.queries, self._clients, budget.concurrency)
         self._active_workspaces = {
-            name: ActiveWorkspace(
-                url=client.spec.rest_endpoint,
-                zone=client.spec.timezone or UTC,
+            spec.name: ActiveWorkspace(
+                url=spec.rest_endpoint,
+                zone=spec.timezone or UTC,
                 share=budget.share,
                 reserve=budget.reserve,
-                pool_usage=tuple(usage for usage in plan.pool_usage if usage.workspace == name),
-                admission=client.admission,
+                pool_usage=tuple(usage for usage in plan.pool_usage if usage.workspace == spec.name),
+                admission=self._clients[spec.name].admission,
                 plan=plan,
             )
-            for name, client in workspaces.items()
+            for spec in (workspace.spec for workspace in self._config.workspaces)
         }
         self.plan = plan
 
@@ -412,6 +331,10 @@ class Exporter:
         If there is no state file, the future is done when the new totals are exported. It cannot be canceled.
         """
         return self._writer.request()
+
+    def _save_early(self) -> None:
+        if not self._writer.is_stalled:
+            self._writer.request()
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the metrics in the text format 0.0.4, or in OpenMetrics 1.0.0 if `openmetrics` is true.
@@ -448,7 +371,6 @@ class Exporter:
     def stop_fetching(self) -> None:
         """Stop fetching and resolve the futures of scrapes that wait for fetches."""
         self._scheduler.close()
-        self._list_refresher.close()
         self._budgets.close()
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ def expand_plan(
     for workspace, list_endpoint, is_selector in required_lists(plan):
         reader = readers[workspace]
         result = reader.read(list_endpoint, include_archived=False)
-        failure = reader.admission.open_circuit_error(list_endpoint)
+        failure = reader.workspace.admission.open_circuit_error(list_endpoint)
         names = list_endpoint.item_names[1]
         what = f"{shorten(workspace)}: the list of {names} could not be read: {result.failure}"
         if not result.failure:

@@ -6,7 +6,8 @@ As in the exporter, each workspace has an `Admission` and a circuit breaker that
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 from braze_exporter.backfill.request import BackfillError, BackfillRequest, format_time
@@ -17,11 +18,14 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import shorten
 from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
+from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import Deferred
 from braze_exporter.scheduler.key_state import AUTH_REASONS
+from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.repair import halve_length, split_chunk
-from braze_exporter.scheduler.worker_pool import WorkerPool
+from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
 # The pause of a workspace after a failure, in seconds. It doubles with each further failure in a row.
 INITIAL_PAUSE_SECONDS = 1.0
@@ -49,41 +53,28 @@ class WorkspacePause:
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
-    """The next call for a chunk of the history of `query`, and the calls after it.
+class _Chunk:
+    """A chunk of the history of `query`, with its next call and the calls after it.
 
-    `chunk` is the next call. If the chunk was split, `newer` holds the calls for its newer parts. The newest part is
-    fetched last, because the resume file then counts the whole chunk as saved.
+    `call` is the next call. If the chunk was split, `newer` holds the calls for its newer parts. The newest part is
+    fetched last, because the resume file then counts the whole chunk as saved. `breaker_call` is what the circuit
+    breaker returned for the call.
     """
 
     query: Query
-    chunk: Query
+    call: Query
     newer: tuple[Query, ...] = ()
-    next_at: float = 0.0
-    is_history: bool = False
-
-    @property
-    def path(self) -> str:
-        """The path of the endpoint."""
-        return self.query.kind.path
+    breaker_call: BreakerCall | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _CallPermission:
-    """The permission to make a call: the permit of the rate limiter and the probe of the circuit breaker."""
+@dataclass(slots=True, eq=False)
+class _Workspace:
+    """A workspace: its API client, its circuit breaker, and its number of `failures` in a row."""
 
-    permit: Permit
-    probe: BreakerCall
-
-
-class _BackfillClient:
-    """The API client of a workspace, its circuit breaker, and its number of `failures` in a row."""
-
-    def __init__(self, client: Client, admission: Admission) -> None:
-        self.client = client
-        self.admission = admission
-        self.circuit_breaker = CircuitBreaker(is_probe_due=False)
-        self.failures = 0
+    client: Client
+    admission: Admission
+    circuit_breaker: CircuitBreaker = field(default_factory=lambda: CircuitBreaker(is_probe_due=False))
+    failures: int = 0
 
 
 class Reader:
@@ -110,14 +101,14 @@ class Reader:
         self._wall = wall
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._clients: dict[str, _BackfillClient] = {}
-        self._worker_pools: dict[str, WorkerPool[_Job, _CallPermission | Deferred]] = {}
+        self._workspaces: dict[str, _Workspace] = {}
+        self._worker_pools: dict[str, WorkerPool] = {}
         self._queries_by_endpoint: dict[_EndpointKey, list[Query]] = {}
-        self._job_iterators: dict[_EndpointKey, Iterator[_Job]] = {}
-        self._retries: dict[_EndpointKey, deque[_Job]] = {}
+        self._chunk_iterators: dict[_EndpointKey, Iterator[_Chunk]] = {}
+        self._retries: dict[_EndpointKey, deque[_Chunk]] = {}
         self._pauses: dict[tuple[str, str], WorkspacePause] = {}
         self._max_chunk_lengths: dict[Query, int] = {}
-        self._pending_jobs = 0
+        self._pending_chunks = 0
         self._has_ended = threading.Event()
         self._failure: Exception | None = None
         self.response_count = 0
@@ -132,29 +123,27 @@ class Reader:
             with self._lock:
                 self._pauses[call.workspace, call.pool] = WorkspacePause(call.workspace, reason, until)
 
-    def start(
-        self, clients: Mapping[str, tuple[Client, Admission]], queries: Iterable[Query], concurrency: int
-    ) -> None:
+    def start(self, clients: Mapping[str, WorkspaceClient], queries: Iterable[Query], concurrency: int) -> None:
         """Start to fetch the missing history of `queries`.
 
-        `clients` has the client and the `Admission` of each workspace by its name. At most `concurrency` calls per
-        workspace are made at once.
+        `clients` has the client of each workspace by its name. At most `concurrency` calls per workspace are made at
+        once.
         """
         groups = self._queries_by_endpoint
         for query in queries:
             groups.setdefault((query.workspace, query.kind.path), []).append(query)
-        self._job_iterators = {endpoint_key: self._missing_jobs(group) for endpoint_key, group in groups.items()}
+        self._chunk_iterators = {endpoint_key: self._missing_chunks(group) for endpoint_key, group in groups.items()}
         self._retries = {endpoint_key: deque() for endpoint_key in groups}
         first = {
             endpoint_key: [*islice(source, concurrency * _QUEUED_PER_CONNECTION)]
-            for endpoint_key, source in self._job_iterators.items()
+            for endpoint_key, source in self._chunk_iterators.items()
         }
-        self._pending_jobs = sum(map(len, first.values()))
-        self._clients = {workspace: _BackfillClient(*client) for workspace, client in clients.items()}
-        self._worker_pools = {name: WorkerPool(name, concurrency, self._admit, self._run) for name in clients}
-        for (workspace, _), jobs in first.items():
-            self._worker_pools[workspace].add(jobs)
-        if not self._pending_jobs:
+        self._pending_chunks = sum(map(len, first.values()))
+        self._workspaces = {name: _Workspace(client.client, client.admission) for name, client in clients.items()}
+        self._worker_pools = {name: WorkerPool(name, concurrency) for name in clients}
+        for (workspace, _), chunks in first.items():
+            self._worker_pools[workspace].add([self._make_job(chunk) for chunk in chunks])
+        if not self._pending_chunks:
             self._has_ended.set()
 
     def wait(self, seconds: float) -> bool:
@@ -178,100 +167,107 @@ class Reader:
         for worker_pool in self._worker_pools.values():
             worker_pool.close()
 
-    def _missing_jobs(self, queries: Iterable[Query]) -> Iterator[_Job]:
+    def _missing_chunks(self, queries: Iterable[Query]) -> Iterator[_Chunk]:
         """Yield the missing calls of the queries in turn, so that a failing query does not block the others."""
         turns = deque((query, iter(self._missing_ending_times(query))) for query in queries)
         while turns:
             query, endings = turns.popleft()
             ending_at = None if query in self.rejected else next(endings, None)
             if ending_at is not None:
-                yield _Job(query, replace(query, ending_at=ending_at, length=query.kind.max_length))
+                yield _Chunk(query, replace(query, ending_at=ending_at, length=query.kind.max_length))
                 turns.append((query, endings))
 
     def _missing_ending_times(self, query: Query) -> list[int | None]:
         """Return `ending_at` of the missing calls, which needs a tenth of the memory of the calls."""
         return [chunk.ending_at for chunk in self._resume_file.missing_chunks(self._request.chunks(query))]
 
-    def _admit(self, job: _Job) -> _CallPermission | Deferred | None:
-        """Return the permission for a call, None if it must wait, or `Deferred` if Braze has rejected its query."""
-        with self._lock:
-            if job.query in self.rejected:
-                return Deferred("query rejected")
-            client = self._clients[job.query.workspace]
-            if client.circuit_breaker.decide(self._monotonic()) is not Decision.ALLOW:
-                return None
-            permit = client.admission.admit(job.query.kind)
-            return _CallPermission(permit, client.circuit_breaker.acquire()) if isinstance(permit, Permit) else None
+    def _make_job(self, chunk: _Chunk) -> Job:
+        return Job(chunk.query.kind.path, Priority.QUERY, 0.0, partial(self._admit, chunk), partial(self._run, chunk))
 
-    def _run(self, job: _Job, permission: _CallPermission | Deferred) -> None:
+    def _admit(self, chunk: _Chunk) -> Permit | Deferred | None:
+        """Return the permit for a call, None if it must wait, or `Deferred` if Braze has rejected its query."""
+        with self._lock:
+            if chunk.query in self.rejected:
+                return Deferred("query rejected")
+            workspace = self._workspaces[chunk.query.workspace]
+            if workspace.circuit_breaker.decide(self._monotonic()) is not Decision.ALLOW:
+                return None
+            permit = workspace.admission.admit(chunk.query.kind)
+            if not isinstance(permit, Permit):
+                return None
+            chunk.breaker_call = workspace.circuit_breaker.acquire()
+            return permit
+
+    def _run(self, chunk: _Chunk, admitted: Permit | Deferred) -> None:
         """Make a call in a worker thread, and queue the next call."""
         try:
-            next_job = self._next_job(
-                job, is_retry=isinstance(permission, _CallPermission) and not self._fetch_chunk(job, permission)
-            )
+            is_retry = isinstance(admitted, Permit) and not self._fetch_chunk(chunk, admitted)
+            next_chunk = self._next_chunk(chunk, is_retry=is_retry)
         except Exception as failure:  # noqa: BLE001 - `wait` raises it
             self._end(failure)
             return
-        if next_job is not None:
-            self._worker_pools[job.query.workspace].add([next_job])
+        if next_chunk is not None:
+            self._worker_pools[chunk.query.workspace].add([self._make_job(next_chunk)])
 
-    def _next_job(self, job: _Job, *, is_retry: bool) -> _Job | None:
-        """Return the next call of the same workspace and endpoint, or None if there is none.
+    def _next_chunk(self, chunk: _Chunk, *, is_retry: bool) -> _Chunk | None:
+        """Return the next chunk of the same workspace and endpoint, or None if there is none.
 
-        If `is_retry` is set, `job` is queued again after all other calls. The backfill ends when no call is left or in
+        If `is_retry` is set, `chunk` is queued again after all others. The backfill ends when no chunk is left or in
         flight.
         """
-        endpoint_key = (job.query.workspace, job.path)
+        endpoint_key = (chunk.query.workspace, chunk.query.kind.path)
         with self._lock:
             if is_retry:
-                self._retries[endpoint_key].append(job)
-            next_job = next(self._job_iterators[endpoint_key], None)
-            if next_job is None and self._retries[endpoint_key]:
-                next_job = self._retries[endpoint_key].popleft()
-            self._pending_jobs -= next_job is None
-            if not self._pending_jobs:
+                self._retries[endpoint_key].append(chunk)
+            next_chunk = next(self._chunk_iterators[endpoint_key], None)
+            if next_chunk is None and self._retries[endpoint_key]:
+                next_chunk = self._retries[endpoint_key].popleft()
+            self._pending_chunks -= next_chunk is None
+            if not self._pending_chunks:
                 self._has_ended.set()
-            return next_job
+            return next_chunk
 
     def _end(self, failure: Exception) -> None:
         with self._lock:
             self._failure = self._failure or failure
             self._has_ended.set()
 
-    def _fetch_chunk(self, job: _Job, permission: _CallPermission) -> bool:
-        """Make a call, and return whether the job is done. Raises `BackfillError` if the backfill must end."""
-        self._split_chunk(job)
-        client, requested_at = self._clients[job.query.workspace], self._wall()
+    def _fetch_chunk(self, chunk: _Chunk, permit: Permit) -> bool:
+        """Make a call, and return whether the chunk is done. Raises `BackfillError` if the backfill must end."""
+        self._split_chunk(chunk)
+        workspace, requested_at = self._workspaces[chunk.query.workspace], self._wall()
         error: BrazeError | None = None
         try:
-            fetched = client.client.fetch(job.chunk, job.chunk.length, permission.permit)
+            fetched = workspace.client.fetch(chunk.call, chunk.call.length, permit)
         except BrazeError as failure:
             error = failure.without_traceback()
         else:
-            self._check_clock(job.query, requested_at if fetched.responded_at is None else fetched.responded_at)
-            self._resume_file.save(job.chunk, fetched.series)
+            self._check_clock(chunk.query, requested_at if fetched.responded_at is None else fetched.responded_at)
+            self._resume_file.save(chunk.call, fetched.series)
         with self._lock:
-            self._record(client, job.query, error, permission.probe)
-            if error is None and job.newer:
-                job.chunk, job.newer = job.newer[0], job.newer[1:]
+            self._record(workspace, chunk, error)
+            if error is None and chunk.newer:
+                chunk.call, chunk.newer = chunk.newer[0], chunk.newer[1:]
                 return False
-            if error is not None and error.reason is Reason.TOO_LARGE and job.chunk.length > 1:
-                self._max_chunk_lengths[job.query] = halve_length(job.chunk.length)
+            if error is not None and error.reason is Reason.TOO_LARGE and chunk.call.length > 1:
+                self._max_chunk_lengths[chunk.query] = halve_length(chunk.call.length)
                 return False
             if error is None:
                 self.response_count += 1
             elif error.reason in AUTH_REASONS:  # the other queries of the endpoint would fail too
-                self.rejected |= dict.fromkeys(self._queries_by_endpoint[job.query.workspace, job.path], error)
+                self.rejected |= dict.fromkeys(
+                    self._queries_by_endpoint[chunk.query.workspace, chunk.query.kind.path], error
+                )
             elif error.reason in _PERMANENT_REASONS:
-                self.rejected[job.query] = error
+                self.rejected[chunk.query] = error
         return error is None or error.reason in _PERMANENT_REASONS | AUTH_REASONS
 
-    def _split_chunk(self, job: _Job) -> None:
-        """Split the chunk of a job if it is longer than the maximum length known for its query."""
+    def _split_chunk(self, chunk: _Chunk) -> None:
+        """Split the next call of a chunk if it is longer than the maximum length known for the query."""
         with self._lock:
-            max_length = self._max_chunk_lengths.get(job.query, job.chunk.length)
-        job.chunk, *newer = split_chunk(job.chunk, max_length)
-        job.newer = (*newer, *job.newer)
+            max_length = self._max_chunk_lengths.get(chunk.query, chunk.call.length)
+        chunk.call, *newer = split_chunk(chunk.call, max_length)
+        chunk.newer = (*newer, *chunk.newer)
 
     def _check_clock(self, query: Query, requested_at: float) -> None:
         """Raise `BackfillError` if, by Braze's clock, some of the requested buckets have not settled yet."""
@@ -282,28 +278,28 @@ class Reader:
             )
             raise BackfillError(f"{shorten(query.workspace)}: {text}")
 
-    def _record(self, client: _BackfillClient, query: Query, error: BrazeError | None, probe: BreakerCall) -> None:
+    def _record(self, workspace: _Workspace, chunk: _Chunk, error: BrazeError | None) -> None:
         """Record the result of a call, and pause the workspace after a new failure.
 
         Raises `BackfillError` after `MAX_FAILURES` failures in a row, or if Braze rejects the key.
         """
-        workspace = shorten(query.workspace)
-        is_current, is_failure = (
-            client.circuit_breaker.is_current(probe),
-            error is not None and error.reason not in _RESPONSE_REASONS,
-        )
-        client.circuit_breaker.release(probe, succeeded=not is_failure)
-        failure = client.admission.status().key_failure
+        name, breaker_call = chunk.query.workspace, chunk.breaker_call
+        is_failure = error is not None and error.reason not in _RESPONSE_REASONS
+        is_current = breaker_call is not None and workspace.circuit_breaker.is_current(breaker_call)
+        if breaker_call is not None:
+            workspace.circuit_breaker.release(breaker_call, succeeded=not is_failure)
+        failure = workspace.admission.status().key_failure
         if failure is not None:
-            raise BackfillError(f"{workspace}: {failure.error.detail}")
+            raise BackfillError(f"{shorten(name)}: {failure.error.detail}")
         if not is_current:
             return
         if error is None or not is_failure:
-            client.failures = 0
+            workspace.failures = 0
             return
-        now, pause_seconds = self._monotonic(), min(INITIAL_PAUSE_SECONDS * 2**client.failures, MAX_PAUSE_SECONDS)
-        client.failures += 1
-        if client.failures == MAX_FAILURES:
-            raise BackfillError(f"{workspace}: {MAX_FAILURES} attempts in a row failed: {error.detail}")
-        client.circuit_breaker.open(now + pause_seconds)
-        self._pauses[query.workspace, ""] = WorkspacePause(query.workspace, error.detail, now + pause_seconds)
+        workspace.failures += 1
+        if workspace.failures == MAX_FAILURES:
+            raise BackfillError(f"{shorten(name)}: {MAX_FAILURES} attempts in a row failed: {error.detail}")
+        pause_seconds = backoff_seconds(INITIAL_PAUSE_SECONDS, workspace.failures, MAX_PAUSE_SECONDS)
+        until = self._monotonic() + pause_seconds
+        workspace.circuit_breaker.open(until)
+        self._pauses[name, ""] = WorkspacePause(name, error.detail, until)

@@ -14,7 +14,6 @@ from braze_exporter.backfill.progress import Progress, ProgressState, format_rat
 from braze_exporter.backfill.reader import Reader
 from braze_exporter.backfill.request import BackfillError, BackfillRequest, first_sample_query, format_time
 from braze_exporter.backfill.resume_file import ResumeFile
-from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
@@ -23,7 +22,7 @@ from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Settings
 from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.clients import CommandBudgets, open_client
+from braze_exporter.scheduler.clients import CommandBudgets, WorkspaceClient, open_client
 from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.list_reader import ListReader
 from braze_exporter.scheduler.plan import Plan, PoolUsage
@@ -55,7 +54,7 @@ def run_backfill(
         command.set_plan(plan, max_burst=_MAX_LIST_PAGES)
         clients = _open_clients(config, ctx, reader, command.admissions, timeouts)
         lists = [*required_lists(plan)]
-        readers = {name: ListReader(client, admission, ctx.sleep) for name, (client, admission) in clients.items()}
+        readers = {name: ListReader(client, ctx.sleep) for name, client in clients.items()}
         plan = expand_plan(plan, config.settings, readers, progress.print_line)
 
         def endpoints(name: str) -> list[Endpoint]:
@@ -152,10 +151,10 @@ def _describe_plan(
 
 def _open_clients(
     config: Config, ctx: CommandContext, reader: Reader, admissions: Mapping[str, Admission], timeouts: Timeouts
-) -> Mapping[str, tuple[Client, Admission]]:
-    """Return the API client and the `Admission` of each workspace."""
+) -> Mapping[str, WorkspaceClient]:
+    """Return the client of each workspace."""
     return {
-        spec.name: (
+        spec.name: WorkspaceClient(
             open_client(
                 spec,
                 config.keys[spec.name],

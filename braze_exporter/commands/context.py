@@ -17,7 +17,7 @@ from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
 from braze_exporter.config.values import is_loopback
 from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.clients import open_client
+from braze_exporter.scheduler.clients import WorkspaceClient, open_client
 from braze_exporter.scheduler.list_reader import ListReader
 
 
@@ -56,4 +56,4 @@ def open_list_reader(
     """Return the `ListReader` of a workspace, with its `Admission` in `admissions`."""
     key = config.keys[workspace.name]
     client = open_client(workspace, key, ctx.session, proxies=ctx.proxies, wall=ctx.wall, monotonic=ctx.monotonic)
-    return ListReader(client, admissions[workspace.name], ctx.sleep)
+    return ListReader(WorkspaceClient(client, admissions[workspace.name]), ctx.sleep)

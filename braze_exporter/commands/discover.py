@@ -47,7 +47,7 @@ def print_lists(config: Config, ctx: CommandContext, *, include_archived: bool) 
                 file=ctx.err,
                 flush=True,
             )
-        failure = reader.admission.status().key_failure
+        failure = reader.workspace.admission.status().key_failure
         if failure is not None:  # a single list does not show whether the key or a permission is the cause
             print(f"{shorten(spec.name)}: {failure.error.detail}", file=ctx.err, flush=True)
             result = {list_endpoint: ListResult((), failure=failure.error.detail) for list_endpoint in result}

@@ -38,14 +38,20 @@ class Collector:
         scheduler: Scheduler,
         counters: Counters,
         self_metrics: SelfMetrics,
+        *,
         monotonic: Callable[[], float],
+        request_save: Callable[[], object],
         saved_state: SavedState | None = None,
     ) -> None:
-        """Export the queries of `scheduler`, and record their results in `counters` and `saved_state` from now on."""
+        """Export the queries of `scheduler`, and record their results in `counters` and `saved_state` from now on.
+
+        `request_save` is called when so many counters changed that the next scrape would wait for their write.
+        """
         self._scheduler = scheduler
         self._counters = counters
         self._self_metrics = self_metrics
         self._monotonic = monotonic
+        self._request_save = request_save
         self._saved_state = saved_state
         self._lock = threading.Lock()
         self._rows_by_families: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
@@ -156,6 +162,8 @@ class Collector:
 
     def on_end(self, query_state: QueryState) -> None:
         """Save the query."""
+        if self._counters.has_many_unsaved:
+            self._request_save()
         if self._saved_state is not None:
             with self._lock:
                 row = self._rows[state_key(query_state.query)]

@@ -18,6 +18,7 @@ from braze_exporter.scheduler.budget_writer import BudgetWriter
 from braze_exporter.scheduler.circuit_breaker import Decision, StartCircuitBreaker
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AuthFailure, KeyState
+from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.rate_limiter import Pause, PoolBudget, RateLimiter
 from braze_exporter.state import BudgetRecords, BudgetRow, HoldRow, StateFile
 
@@ -119,23 +120,18 @@ class Admission:
                 key.auth_failures(now) if auth_failure is None else {},
             )
 
-    def admit(
-        self, endpoint: Endpoint, *, low_priority: bool = False, is_history: bool = False
-    ) -> Permit | Deferred | None:
-        """Return a permit for one call, a `Deferred` if it may not be made now, or None while a probe is in flight.
-
-        A `low_priority` call leaves half of the burst to other calls. A call for history uses a budget of its own too.
-        """
+    def admit(self, endpoint: Endpoint, priority: Priority = Priority.QUERY) -> Permit | Deferred | None:
+        """Return a permit for one call, a `Deferred` if it may not be made now, or None while a probe is in flight."""
         with self._lock:
             now = self._budgets.monotonic()
-            decisions = self._decisions(endpoint, now, low_priority=low_priority, is_history=is_history)
+            decisions = self._decisions(endpoint, now, priority)
             deny_reason = self._deny_reason(decisions, endpoint)
             if deny_reason is not None:
                 return deny_reason
             if any(decision is not Decision.ALLOW for decision in decisions):
                 return None
             key, limiter, start = self.key, self.budget.limiters[endpoint.pool.name], self.budget.start
-            key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now, is_history=is_history)
+            key_call, pool_probe = key.acquire(endpoint), limiter.acquire(now, priority)
             start_call = start.acquire()
             self._budgets.request_save()
 
@@ -159,14 +155,14 @@ class Admission:
         return Permit(end, begin=begin)
 
     def _decisions(
-        self, endpoint: Endpoint, now: float, *, low_priority: bool = False, is_history: bool = False
+        self, endpoint: Endpoint, now: float, priority: Priority = Priority.QUERY
     ) -> tuple[Decision, Decision, Decision]:
         """Return the decisions for the key, for the pool, and for a Braze that has never responded."""
         if self._budgets.is_closed:
             return Decision.DENY, Decision.DENY, Decision.DENY
         key = self.key.decide(endpoint, now, lambda other: self._is_open(other, now))
         limiter = self.budget.limiters[endpoint.pool.name]
-        pool = limiter.decide(now, low_priority=low_priority, is_history=is_history)
+        pool = limiter.decide(now, priority)
         return key, pool, self.budget.start.decide(now)
 
     def _is_open(self, endpoint: Endpoint, now: float) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.scheduler.backoff import backoff_seconds
 
 # Seconds after a failure until the next call while Braze has never responded. They double with each failure, up to the
 # maximum.
@@ -101,6 +102,5 @@ class StartCircuitBreaker(CircuitBreaker):
         self.is_reached = self.is_reached or error is None or error.reason not in _UNREACHABLE_REASONS
         self.release(call, succeeded=self.is_reached)
         if not self.is_reached:
-            seconds = FIRST_START_RETRY_SECONDS * 2.0 ** min(self._failures, 10)
-            self.open(now + min(seconds, MAX_START_RETRY_SECONDS))
             self._failures += 1
+            self.open(now + backoff_seconds(FIRST_START_RETRY_SECONDS, self._failures, MAX_START_RETRY_SECONDS))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import requests
 
@@ -39,6 +40,14 @@ def open_client(
     return Client(
         transport, workspace=workspace.name, redact=key.redact, wall=wall, monotonic=monotonic, on_call=on_call
     )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceClient:
+    """The API client of a workspace, and the `Admission` of its calls."""
+
+    client: Client
+    admission: Admission
 
 
 class CommandBudgets:

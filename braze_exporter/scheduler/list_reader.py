@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from braze_exporter.braze.client import Client
+from braze_exporter.braze.calls import Permit
 from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.lists import ListEndpoint, ListItem
-from braze_exporter.scheduler.admission import Admission
-from braze_exporter.scheduler.errors import CircuitOpen, Deferred
+from braze_exporter.scheduler.clients import WorkspaceClient
+from braze_exporter.scheduler.errors import CircuitOpen
 from braze_exporter.scheduler.list_pager import ListPager
 
 
@@ -31,8 +31,7 @@ _RETRY_SECONDS = (1.0, 5.0)
 class ListReader:
     """Reads the lists of one workspace, without the caching and scheduling of `ListRefresher`."""
 
-    client: Client
-    admission: Admission
+    workspace: WorkspaceClient
     sleep: Callable[[float], None]
 
     def read(self, list_endpoint: ListEndpoint, *, include_archived: bool) -> ListResult:
@@ -49,17 +48,19 @@ class ListReader:
 
     def _read_items(self, list_endpoint: ListEndpoint) -> tuple[tuple[ListItem, ...], str]:
         """Return the items of a list, and why they are incomplete, or an empty text if they are complete."""
-        pager = ListPager(list_endpoint, self.client, self.admission)
+        pager = ListPager(list_endpoint)
         pauses = list(_RETRY_SECONDS)
         while True:
-            try:
-                return pager.read(), ""
-            except CircuitOpen:
-                error = self.admission.open_circuit_error(list_endpoint)
-                return pager.items, error.detail if error is not None else "API key rejected"
-            except Deferred:
+            permit = self.workspace.admission.admit(list_endpoint)
+            if isinstance(permit, CircuitOpen):
+                failure = self.workspace.admission.open_circuit_error(list_endpoint)
+                return pager.items, failure.detail if failure is not None else "API key rejected"
+            if not isinstance(permit, Permit):
                 reason = f"budget of the {list_endpoint.pool.name} pool is used up"
                 return pager.items, f"{reason}; raise budget.share, or run the command again in an hour"
+            try:
+                if pager.read_page(self.workspace.client, permit):
+                    return pager.items, ""
             except BrazeError as error:
                 if not (error.is_transient and pauses):
                     return pager.items, error.detail

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
+from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.circuit_breaker import FIRST_START_RETRY_SECONDS
 from braze_exporter.scheduler.history import HistoryRange
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
+from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.repair import RequestPlanner
 
 # A query is due this fraction of its refresh before its next time. So if the scrape interval equals the refresh, each
@@ -21,7 +23,6 @@ EARLY_FRACTION = 0.1
 HISTORY_RETRY_SECONDS = 3_600.0
 # The maximum wait after failures, in seconds, unless the refresh is longer.
 MAX_BACKOFF_SECONDS = 900.0
-_MAX_DOUBLINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,9 @@ class QueryState:
         return self.owner is not None
 
     @property
-    def path(self) -> str:
-        """The path of the endpoint."""
-        return self.query.kind.path
+    def priority(self) -> Priority:
+        """The priority of the next call."""
+        return Priority.HISTORY if self.is_history else Priority.QUERY
 
     @property
     def response(self) -> Response | None:
@@ -152,7 +153,7 @@ class QueryState:
             self.next_at = now + HISTORY_RETRY_SECONDS
             return
         if self.failures:
-            self.next_at = now + backoff_seconds(refresh, self.failures, jitter)
+            self.next_at = now + backoff_seconds(refresh, self.failures, max(MAX_BACKOFF_SECONDS, refresh), jitter)
             return
         self.next_at += refresh
         if self.is_due(now):  # missed fetches are skipped
@@ -169,12 +170,6 @@ class QueryState:
             self.next_at = now
         elif not self.failures:
             self.next_at = min(self.next_at, now + query.refresh_seconds)
-
-
-def backoff_seconds(refresh: float, failures: int, jitter: float) -> float:
-    """Return how many seconds a query waits after `failures` consecutive failures. `jitter` is a factor near 1."""
-    doublings = min(failures - 1, _MAX_DOUBLINGS)
-    return min(refresh * 2.0**doublings * jitter, max(MAX_BACKOFF_SECONDS, refresh))
 
 
 def state_key(query: Query) -> tuple[object, ...]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from braze_exporter.braze.calls import RateLimitInfo
-from braze_exporter.braze.pools import Pool
+from braze_exporter.braze.pools import LISTS_POOL, Pool
+from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
+from braze_exporter.scheduler.priority import Priority
 from braze_exporter.state import BudgetRow
 
 # Seconds for which a pool pauses after a 429 without a reset time. The pause doubles with each consecutive 429, up to
@@ -156,15 +158,13 @@ class RateLimiter:
         self._budget = budget
         self._refill(now)
 
-    def decide(self, now: float, *, low_priority: bool = False, is_history: bool = False) -> Decision:
-        """Return whether a call may be made at `now`.
-
-        A `low_priority` call leaves half of the burst to other calls. A call for history has a budget of its own too.
-        """
-        reserved_tokens = self._budget.burst // 2 if low_priority else 0.0
+    def decide(self, now: float, priority: Priority = Priority.QUERY) -> Decision:
+        """Return whether a call of this `priority` may be made at `now`."""
+        leaves_half = priority is Priority.LIST and self._pool is not LISTS_POOL
+        reserved_tokens = self._budget.burst // 2 if leaves_half else 0.0
         if self._tokens_at(now) - reserved_tokens < _ONE_CALL or self._is_reserve_reached(now):
             return Decision.DENY
-        if is_history and self._history_tokens_at(now) < _ONE_CALL:
+        if priority is Priority.HISTORY and self._history_tokens_at(now) < _ONE_CALL:
             return Decision.DENY
         return self._circuit_breaker.decide(now)
 
@@ -178,9 +178,9 @@ class RateLimiter:
         reason = max(seconds, key=seconds.__getitem__)
         return Pause(reason, seconds[reason]) if seconds[reason] > 0 else None
 
-    def acquire(self, now: float, *, is_history: bool = False) -> BreakerCall:
+    def acquire(self, now: float, priority: Priority = Priority.QUERY) -> BreakerCall:
         """Register the start of a call that `decide` allowed."""
-        self._refill(now, taken=1, taken_for_history=int(is_history))
+        self._refill(now, taken=1, taken_for_history=int(priority is Priority.HISTORY))
         self._in_flight += 1
         self._start_window(now)
         self._remaining -= 1
@@ -280,8 +280,8 @@ class RateLimiter:
         """
         seconds = self._valid_reset(feedback.resets_in)
         if seconds is None and is_current:
-            seconds = min(DEFAULT_PAUSE_SECONDS * 2.0 ** min(self._consecutive_pauses, 10), MAX_PAUSE_SECONDS)
             self._consecutive_pauses += 1
+            seconds = backoff_seconds(DEFAULT_PAUSE_SECONDS, self._consecutive_pauses, MAX_PAUSE_SECONDS)
         seconds = min(max(seconds or 0.0, feedback.retry_after or 0.0), self._max_pause_seconds)
         if seconds > 0:
             self._circuit_breaker.open(now + seconds)

@@ -13,18 +13,23 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from braze_exporter.braze.buckets import bucket_starts
-from braze_exporter.braze.calls import FetchedSeries, Permit, RateLimitInfo
+from braze_exporter.braze.calls import FetchedSeries, Permit
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
+from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.history import chunk_range, is_needed, merge_ranges, missing_chunks, response_range
+from braze_exporter.scheduler.plan import fetch_length
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, Waiter, state_key
 from braze_exporter.scheduler.repair import halve_chunk
-from braze_exporter.scheduler.worker_pool import WorkerPool
+from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
 # The number of history chunks that one scrape queues, since there may be thousands.
 MAX_QUEUED_HISTORY = 500
@@ -36,28 +41,6 @@ _OVERSIZED_HISTORY_SECONDS = 86_400.0
 EndpointKey: TypeAlias = tuple[str, str]
 
 _log = logging.getLogger(__name__)
-
-
-class Fetcher(Protocol):
-    """Fetches queries from Braze for the scheduler, and decides which calls may be made."""
-
-    def admit(self, query: Query) -> Permit | Deferred | None:
-        """Return a permit to fetch `query`, a `Deferred` if it is not allowed now, or None while a probe runs."""
-
-    def fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
-        """Fetch the query of `query_state` with one request, using `permit`. Raises `BrazeError` if it fails."""
-
-    def deny_reason(self, query: Query) -> Deferred | None:
-        """Return why `query` would not be fetched now, or None if it would."""
-
-    def open_circuit_error(self, query: Query) -> BrazeError | None:
-        """Return the 401 or 403 that blocks all queries of the endpoint, or None."""
-
-    def is_probe_wanted(self, query: Query) -> bool:
-        """Return whether a query of the endpoint must be fetched to test the key, even if none is due."""
-
-    def is_reached(self, query: Query) -> bool:
-        """Return whether Braze has ever responded to a call for the workspace of `query`."""
 
 
 class Listener(Protocol):
@@ -90,19 +73,23 @@ class Scheduler:
         jitter: Callable[[], float],
         on_deferred: Callable[[str, SeriesKind], None] = lambda _workspace, _kind: None,
         restore: Callable[[Query], QueryState | None] = lambda _query: None,
+        last_requested: Callable[[Query], float | None] = lambda _query: None,
     ) -> None:
         """Start without queries.
 
         `wall` returns seconds since the epoch, and `monotonic` seconds of a monotonic clock. `jitter` returns a factor
         for the wait after failures. `on_deferred` is called with the workspace and the kind of each query that is
-        deferred. `restore` returns the state that a new query had before a restart, or None. The attribute `revision`
-        increases with each change of a query state.
+        deferred. `restore` returns the state that a new query had before a restart, or None. `last_requested` returns
+        when the last complete response that the counter of a query has was requested, in seconds since the epoch, or
+        None. The attribute `revision` increases with each change of a query state.
         """
         self._wall = wall
         self._monotonic = monotonic
         self._jitter = jitter
         self._on_deferred = on_deferred
         self._restore = restore
+        self._last_requested = last_requested
+        self._clients: Mapping[str, WorkspaceClient] = {}
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self.revision = 0
@@ -111,7 +98,7 @@ class Scheduler:
         self._incomplete_history: set[tuple[object, ...]] = set()
         self._states_by_endpoint: dict[EndpointKey, list[QueryState]] = {}
         self._open_circuits: dict[EndpointKey, BrazeError | None] = {}
-        self._worker_pools: dict[str, WorkerPool[QueryState, Permit | Deferred]] = {}
+        self._worker_pools: dict[str, WorkerPool] = {}
         self._concurrency = 0
         self._waiter = Waiter()
         self._waiter.future.set_result(None)
@@ -136,14 +123,14 @@ class Scheduler:
         """Notify `listener` of all changes from now on, one call at a time."""
         self._listeners.append(listener)
 
-    def set_queries(self, queries: Sequence[Query], fetcher: Fetcher, concurrency: int) -> None:
-        """Replace the queries. `fetcher` fetches them, at most `concurrency` at once per workspace.
+    def set_queries(self, queries: Sequence[Query], clients: Mapping[str, WorkspaceClient], concurrency: int) -> None:
+        """Replace the queries. `clients` fetch them, at most `concurrency` at once per workspace.
 
         Queries with the same `state_key` as before keep their state.
         """
         with self._locking():
-            self._open_worker_pools({query.workspace for query in queries}, concurrency)
-            self._fetcher = fetcher
+            self._open_worker_pools(clients, concurrency)
+            self._clients = clients
             known = {state_key(query_state.query): query_state for query_state in self.query_states}
             self.query_states = tuple(self._make_state(query, known.pop(state_key(query), None)) for query in queries)
             for query_state in known.values():
@@ -198,23 +185,25 @@ class Scheduler:
     def _open_worker_pools(self, workspaces: Collection[str], concurrency: int) -> None:
         """Keep or create one `WorkerPool` of `concurrency` threads per workspace, and close all others.
 
-        If a thread cannot be started, nothing is changed.
+        If the concurrency has changed, the queued jobs move to the new pool. If a thread cannot be started, nothing is
+        changed.
         """
         kept = {name: pool for name, pool in self._worker_pools.items() if name in workspaces}
         if concurrency != self._concurrency:
             kept = {}
-        opened: dict[str, WorkerPool[QueryState, Permit | Deferred]] = {}
+        opened: dict[str, WorkerPool] = {}
         try:
             for name in workspaces:
                 if name not in kept:
-                    opened[name] = WorkerPool(name, concurrency, self._admit, self._run)
+                    opened[name] = WorkerPool(name, concurrency)
         except RuntimeError:
             for worker_pool in opened.values():
                 worker_pool.close()
             raise
         for name, worker_pool in self._worker_pools.items():
-            for query_state in worker_pool.close() if name not in kept else ():
-                self._release(query_state)
+            jobs = worker_pool.close() if name not in kept else []
+            if name in opened:
+                opened[name].add(jobs)
         self._concurrency, self._worker_pools = concurrency, kept | opened
 
     def refresh(self) -> Future[None]:
@@ -225,7 +214,7 @@ class Scheduler:
         with self._locking():
             added = [] if self._is_closed else self._take_due(self._monotonic())
             for name, worker_pool in self._worker_pools.items():
-                worker_pool.add([query_state for query_state in added if query_state.query.workspace == name])
+                worker_pool.add([self._make_job(item) for item in added if item.query.workspace == name])
             if added or not self._waiter.pending:  # otherwise the current waiter already covers these fetches
                 self._waiter = Waiter()
                 for query_state in self.query_states:
@@ -244,7 +233,7 @@ class Scheduler:
         ]
         due += self._queries_to_probe({_endpoint_key(query_state) for query_state in due})
         deny_reasons = {
-            endpoint_key: self._fetcher.deny_reason(query_states[0].query)
+            endpoint_key: self._admission(query_states[0].query).deny_reason(query_states[0].query.kind)
             for endpoint_key, query_states in self._states_by_endpoint.items()
         }
         due_history = (
@@ -269,7 +258,10 @@ class Scheduler:
             query_states
             for endpoint_key, query_states in self._states_by_endpoint.items()
             if endpoint_key not in due
-            and (self._open_circuits[endpoint_key] is not None or self._fetcher.is_probe_wanted(query_states[0].query))
+            and (
+                self._open_circuits[endpoint_key] is not None
+                or self._admission(query_states[0].query).is_probe_wanted(query_states[0].query.kind)
+            )
         ]
         idle = ([query_state for query_state in query_states if not query_state.in_flight] for query_states in wanted)
         return [min(query_states, key=lambda query_state: query_state.next_at) for query_states in idle if query_states]
@@ -293,8 +285,44 @@ class Scheduler:
             for query_state in self.query_states:
                 self._release(query_state)
 
+    def add_jobs(self, workspace: str, jobs: Sequence[Job]) -> None:
+        """Queue jobs that are not for queries. They are dropped if the workspace has been removed."""
+        with self._lock:
+            if workspace in self._worker_pools and not self._is_closed:
+                self._worker_pools[workspace].add(jobs)
+
+    def _admission(self, query: Query) -> Admission:
+        return self._clients[query.workspace].admission
+
+    def _make_job(self, query_state: QueryState) -> Job:
+        return Job(
+            query_state.query.kind.path,
+            query_state.priority,
+            query_state.next_at,
+            partial(self._admit, query_state),
+            partial(self._run, query_state),
+        )
+
     def _admit(self, query_state: QueryState) -> Permit | Deferred | None:
-        return Deferred("removed") if query_state.is_removed else self._fetcher.admit(query_state.query)
+        client = self._clients.get(query_state.query.workspace)
+        if query_state.is_removed or client is None:  # the workspace may just have been removed by a reload
+            return Deferred("removed")
+        return client.admission.admit(query_state.query.kind, query_state.priority)
+
+    def _fetch(self, query_state: QueryState, permit: Permit) -> FetchedSeries:
+        """Fetch the buckets of a query that are new or may have changed, or all buckets of a history chunk.
+
+        Raises `BrazeError` if the fetch fails.
+        """
+        query, client = query_state.query, self._clients[query_state.query.workspace].client
+        if query_state.is_history:
+            return client.fetch(query, query.length, permit)
+        completed_at, now = query_state.repair.completed_at, self._wall()
+        since = completed_at if completed_at is not None else self._last_requested(query)
+        if since is None and query.baseline_weeks:
+            since = query_state.added_at  # the history chunks cover the time before
+        request = query_state.repair.next_request(query, fetch_length(query, since, now), now)
+        return client.fetch(replace(query, ending_at=request.ending_at), request.length, permit)
 
     def _run(self, query_state: QueryState, admitted: Permit | Deferred) -> None:
         """Fetch a query in a thread of its `WorkerPool`, or defer it if it was not admitted."""
@@ -308,13 +336,12 @@ class Scheduler:
         fetched: FetchedSeries | None = None
         error: BrazeError | None = None
         try:
-            fetched = self._fetcher.fetch(query_state, admitted)
+            fetched = self._fetch(query_state, admitted)
         except BrazeError as failure:
             error = failure.without_traceback()
         except Exception:  # noqa: BLE001 - an unexpected error fails this query only, not the others
             _log.exception("Internal error during a fetch", extra={"fields": dict(query_state.query.labels)})
             error = BrazeError(Reason.INVALID_RESPONSE, "internal error; see the exporter's log")
-        admitted.end(error, RateLimitInfo())  # no effect if `fetch` has already ended the permit
         with self._locking():
             if not query_state.is_removed:
                 self._set_deferred(query_state, None)
@@ -329,7 +356,7 @@ class Scheduler:
     ) -> None:
         """Store the result of a fetch and notify the listeners."""
         now = self._monotonic()
-        is_reached = self._fetcher.is_reached(query_state.query)
+        is_reached = self._admission(query_state.query).is_reached
         query_state.schedule(now, error, self._jitter(), is_reached=is_reached)
         previous = query_state.result
         if error is not None:
@@ -407,13 +434,18 @@ class Scheduler:
     def _update_circuits(self) -> None:
         """Update the endpoints whose circuit has opened, closed or changed its error."""
         for endpoint_key, circuit_error in self._open_circuits.items():
-            if self._fetcher.open_circuit_error(self._states_by_endpoint[endpoint_key][0].query) is not circuit_error:
+            if self._circuit_error(endpoint_key) is not circuit_error:
                 self._update_circuit(endpoint_key)
+
+    def _circuit_error(self, endpoint_key: EndpointKey) -> BrazeError | None:
+        """Return the 401 or 403 that blocks all queries of an endpoint, or None."""
+        query = self._states_by_endpoint[endpoint_key][0].query
+        return self._admission(query).open_circuit_error(query.kind)
 
     def _update_circuit(self, endpoint_key: EndpointKey) -> None:
         """Set or clear the circuit error of all queries of an endpoint, and notify the listeners."""
         query_states = self._states_by_endpoint[endpoint_key]
-        circuit_error = self._open_circuits[endpoint_key] = self._fetcher.open_circuit_error(query_states[0].query)
+        circuit_error = self._open_circuits[endpoint_key] = self._circuit_error(endpoint_key)
         for query_state in query_states:
             if query_state.circuit_error is not circuit_error:
                 query_state.circuit_error = circuit_error

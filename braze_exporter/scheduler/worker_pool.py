@@ -1,11 +1,16 @@
-"""Runs the fetches of one workspace in a bounded number of threads, the most overdue first."""
+"""Runs the calls of one workspace in a bounded number of threads, the most overdue first."""
 
 import heapq
 import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+
+from braze_exporter.braze.calls import Permit, RateLimitInfo
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.scheduler.errors import Deferred
+from braze_exporter.scheduler.priority import Priority
 
 # How often a thread checks whether a job that was not admitted may run now, in seconds. When a job of this pool ends,
 # the threads check at once.
@@ -14,45 +19,32 @@ _RETRY_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
-class Job(Protocol):
-    """A job that `WorkerPool` can run."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One call to the endpoint with this `path`, due at `next_at`, in seconds of the monotonic clock.
 
-    @property
-    def path(self) -> str:
-        """The path of the endpoint."""
+    `admit` returns a permit for the call, a `Deferred` if it may not be made now, or None while it must wait for a
+    probe. `run` gets the permit and makes the call, or gets the `Deferred`. It may queue a further job.
+    """
 
-    @property
-    def next_at(self) -> float:
-        """When the job is to run, in seconds of the monotonic clock."""
-
-    @property
-    def is_history(self) -> bool:
-        """Whether the job has the lowest priority."""
-
-
-J = TypeVar("J", bound=Job)
-A = TypeVar("A")
+    path: str
+    priority: Priority
+    next_at: float
+    admit: Callable[[], Permit | Deferred | None]
+    run: Callable[[Permit | Deferred], None]
 
 
-class WorkerPool(Generic[J, A]):
-    """Runs jobs in `concurrency` threads, the most overdue first and those of history last. Thread-safe.
+class WorkerPool:
+    """Runs jobs in `concurrency` threads by priority, the most overdue first. Thread-safe.
 
     While several endpoints have queued jobs, each uses at most half of the threads, rounded up.
     """
 
-    def __init__(
-        self, name: str, concurrency: int, admit: Callable[[J], A | None], run: Callable[[J, A], None]
-    ) -> None:
-        """Start the threads. They end after `close` or with the process.
-
-        `admit` is called before each job. While it returns None, the job stays queued. Otherwise `run` is called with
-        the job and the result of `admit`. `name` is part of the names of the threads.
-        """
+    def __init__(self, name: str, concurrency: int) -> None:
+        """Start the threads. They end after `close` or with the process. `name` is part of their names."""
         self._max_per_endpoint = (concurrency + 1) // 2
-        self._admit = admit
-        self._run = run
         self._changed = threading.Condition()
-        self._queues: dict[str, list[tuple[bool, float, int, J]]] = {}
+        self._queues: dict[str, list[tuple[Priority, float, int, Job]]] = {}
         self._running: dict[str, int] = {}
         self._order = itertools.count()
         self._is_closed = False
@@ -63,15 +55,15 @@ class WorkerPool(Generic[J, A]):
             self.close()
             raise
 
-    def add(self, jobs: Sequence[J]) -> None:
+    def add(self, jobs: Sequence[Job]) -> None:
         """Queue jobs. No thread starts any of them before all are queued, so that the most overdue one is first."""
         with self._changed:
             for job in jobs:
                 queue = self._queues.setdefault(job.path, [])
-                heapq.heappush(queue, (job.is_history, job.next_at, next(self._order), job))
+                heapq.heappush(queue, (job.priority, job.next_at, next(self._order), job))
             self._changed.notify(len(jobs))
 
-    def close(self) -> list[J]:
+    def close(self) -> list[Job]:
         """Drop the queued jobs and return them. Each thread ends after its current job."""
         with self._changed:
             self._is_closed = True
@@ -84,33 +76,33 @@ class WorkerPool(Generic[J, A]):
         while (taken := self._take_job()) is not None:
             job, admitted = taken
             try:
-                self._run(job, admitted)
+                job.run(admitted)
             except Exception:  # noqa: BLE001 - the thread must survive for the other jobs
-                _log.exception("Internal error in a worker thread")
+                _log.exception("Internal error in a worker thread", extra={"fields": {"path": job.path}})
+            if isinstance(admitted, Permit):  # has no effect unless an internal error prevented the call
+                admitted.end(BrazeError(Reason.INVALID_RESPONSE, "internal error"), RateLimitInfo())
             with self._changed:
                 self._running[job.path] -= 1
                 self._changed.notify_all()  # jobs that exceeded the endpoint limit or were not admitted may run now
 
-    def _take_job(self) -> tuple[J, A] | None:
+    def _take_job(self) -> tuple[Job, Permit | Deferred] | None:
         """Wait for a job that may run and return it with the result of `admit`, or None if the thread must end."""
         with self._changed:
             while not self._is_closed:
-                for endpoint in self._eligible_endpoints():
-                    admitted = self._admit(self._queues[endpoint][0][-1])
+                for path in self._eligible_paths():
+                    admitted = self._queues[path][0][-1].admit()
                     if admitted is not None:
-                        *_, job = heapq.heappop(self._queues[endpoint])
-                        self._running[endpoint] = self._running.get(endpoint, 0) + 1
+                        *_, job = heapq.heappop(self._queues[path])
+                        self._running[path] = self._running.get(path, 0) + 1
                         return job, admitted
                 self._changed.wait(_RETRY_SECONDS if any(self._queues.values()) else None)
             return None
 
-    def _eligible_endpoints(self) -> Iterator[str]:
-        """Yield the endpoints that may use another thread, first the one with the most overdue job."""
-        queued = {endpoint: queue[0][:3] for endpoint, queue in self._queues.items() if queue}
+    def _eligible_paths(self) -> Iterator[str]:
+        """Yield the paths whose endpoints may use another thread, first the one with the most overdue job."""
+        queued = {path: queue[0][:3] for path, queue in self._queues.items() if queue}
         if len(queued) > 1:
             queued = {
-                endpoint: first
-                for endpoint, first in queued.items()
-                if self._running.get(endpoint, 0) < self._max_per_endpoint
+                path: first for path, first in queued.items() if self._running.get(path, 0) < self._max_per_endpoint
             }
         yield from sorted(queued, key=queued.__getitem__)

@@ -112,7 +112,7 @@ def build_status_response(
         health = status_messages.workspace_health(
             Counter(states),
             limiter_status,
-            {view.query_state.path: view.query_state.query.kind.permission for view in group},
+            {view.query_state.query.kind.path: view.query_state.query.kind.permission for view in group},
             format_time,
             list_messages=list_messages,
             remaining_history=remaining_history.get(name, 0),

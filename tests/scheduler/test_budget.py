@@ -20,9 +20,9 @@ from braze_exporter.braze.calls import Permit, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind
 from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
-from braze_exporter.scheduler.query_state import backoff_seconds
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.web.status_response import read_status_response
@@ -584,18 +584,18 @@ def test_permanent_failure_waits_refresh_interval(fault: Fault) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refresh", "waits"),
+    ("initial", "maximum", "waits"),
     [
-        (60, [60, 120, 240, 480, 900, 900]),
-        (300, [300, 600, 900, 900]),
-        (3_600, [3_600, 3_600]),
+        (60, 900, [60, 120, 240, 480, 900, 900]),
+        (300, 900, [300, 600, 900, 900]),
+        (3_600, 3_600, [3_600, 3_600]),
     ],
 )
-def test_backoff_doubles_to_15_minutes(refresh: float, waits: list[float]) -> None:
-    """The back-off doubles up to the larger of 15 minutes and the refresh interval, after any number of failures."""
-    assert [backoff_seconds(refresh, failures, 1.0) for failures in range(1, len(waits) + 1)] == waits
-    assert backoff_seconds(refresh, 10**9, 1.1) == waits[-1]
-    assert backoff_seconds(60, 2, 0.9) == 108
+def test_backoff_doubles_to_maximum(initial: float, maximum: float, waits: list[float]) -> None:
+    """The back-off doubles up to the maximum, after any number of failures."""
+    assert [backoff_seconds(initial, failures, maximum) for failures in range(1, len(waits) + 1)] == waits
+    assert backoff_seconds(initial, 10**9, maximum, 1.1) == waits[-1]
+    assert backoff_seconds(60, 2, 900, 0.9) == 108
 
 
 @pytest.mark.parametrize("refresh", ["1m", "5m"])

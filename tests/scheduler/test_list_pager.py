@@ -17,7 +17,7 @@ from simulated_braze import FaultInjectingBraze
 from support import KEY, AdmissionRig, Clock, running_braze
 
 from braze_exporter.braze import list_page, transport
-from braze_exporter.braze.calls import CallEvent, RateLimitInfo
+from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import (
@@ -40,6 +40,25 @@ from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segm
 from braze_exporter.simulator.reply import Reply
 
 
+class ListReading:
+    """Reads a list as far as the budget allows."""
+
+    def __init__(self, list_endpoint: ListEndpoint, client: Client, admission: Admission) -> None:
+        self.pager = ListPager(list_endpoint)
+        self._client = client
+        self._admission = admission
+
+    def read(self) -> tuple[ListItem, ...]:
+        """Read the remaining pages, and return all items. Raises `Deferred` if no call may be made now."""
+        while True:
+            permit = self._admission.admit(self.pager.list_endpoint)
+            if isinstance(permit, Deferred):
+                raise permit
+            assert permit is not None
+            if self.pager.read_page(self._client, permit):
+                return self.pager.items
+
+
 @dataclass
 class ListSetup:
     """Holds a simulator and what is needed to read its lists with a budget."""
@@ -50,18 +69,13 @@ class ListSetup:
     client: Client
     calls: list[CallEvent] = field(default_factory=list)
 
-    def pager(self, list_endpoint: ListEndpoint = EVENT_LIST) -> ListPager:
-        """Return a pager for a list."""
-        return ListPager(list_endpoint, self.client, self.admission)
+    def start(self, list_endpoint: ListEndpoint = EVENT_LIST) -> ListReading:
+        """Return what reads a list."""
+        return ListReading(list_endpoint, self.client, self.rig.admission)
 
     def names(self, what: ListEndpoint = EVENT_LIST) -> list[str]:
         """Return the names of all items of a list."""
-        return [row.name for row in self.pager(what).read()]
-
-    @property
-    def admission(self) -> Admission:
-        """The admission of the calls."""
-        return self.rig.admission
+        return [row.name for row in self.start(what).read()]
 
     @property
     def pages(self) -> list[str]:
@@ -146,12 +160,12 @@ def test_pager_reads_item_fields(lists: ListSetup) -> None:
         canvases=(Canvas("v1", "Größe\n🛒", is_archived=True), Canvas("v2", "B")),
         products=("", " P "),
     )
-    assert lists.pager(SEGMENT_LIST).read() == (ListItem("s1", "A", ("one",)), ListItem("s2", "A", is_tracked=False))
+    assert lists.start(SEGMENT_LIST).read() == (ListItem("s1", "A", ("one",)), ListItem("s2", "A", is_tracked=False))
     edited = "2022-11-29T14:59:02+00:00"
-    assert lists.pager(CAMPAIGN_LIST).read() == (ListItem("c1", "", ("one", "two"), last_edited=edited),)
+    assert lists.start(CAMPAIGN_LIST).read() == (ListItem("c1", "", ("one", "two"), last_edited=edited),)
     assert lists.names(CANVAS_LIST) == ["B"]
     assert lists.names(CANVAS_LIST.with_archived()) == ["Größe\n🛒", "B"]
-    assert lists.pager(PRODUCT_LIST).read() == (ListItem("", ""), ListItem(" P ", " P "))
+    assert lists.start(PRODUCT_LIST).read() == (ListItem("", ""), ListItem(" P ", " P "))
 
 
 def test_repeated_item_is_as_listed_last(lists: ListSetup) -> None:
@@ -173,7 +187,7 @@ def test_repeating_list_is_an_error(lists: ListSetup) -> None:
     same = response_faults.document({"message": "success", "events": ["a", "b"]})
     lists.braze.inject(same)
     with pytest.raises(BrazeError, match=r"^invalid_response: malformed response: page 1 repeats earlier items$"):
-        lists.pager().read()
+        lists.start().read()
     assert lists.pages == ["0", "1"]
 
 
@@ -191,7 +205,7 @@ def test_endless_list_is_an_error(lists: ListSetup, monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         BrazeError, match=f"^invalid_response: malformed response: the list does not end after {pages} pages"
     ):
-        lists.pager().read()
+        lists.start().read()
     assert len(lists.braze.requests) == pages
 
 
@@ -230,7 +244,7 @@ def test_failed_page_is_an_error(lists: ListSetup, fault: Fault, reason: Reason,
     lists.braze.inject(response_faults.edited(lambda _: None), times=1)
     lists.braze.inject(fault)
     with pytest.raises(BrazeError) as caught:
-        lists.pager().read()
+        lists.start().read()
     assert caught.value.reason is reason
     assert caught.value.detail.startswith(detail)
     assert KEY not in str(caught.value)
@@ -292,7 +306,7 @@ def test_list_without_readable_item_is_an_error(lists: ListSetup) -> None:
     with pytest.raises(
         BrazeError, match=r"^invalid_response: malformed response: page 0 has no item with a valid name and id$"
     ):
-        lists.pager().read()
+        lists.start().read()
     assert lists.pages == ["0"]
 
 
@@ -348,31 +362,31 @@ def test_list_over_budget_is_read_in_parts(lists: ListSetup) -> None:
     """A list over the budget resumes where it was deferred, and reads no page twice."""
     lists.rig.set_demand({LISTS_POOL: PoolBudget(0.1, 0.2, 10)})
     lists.braze.lists.page_size = 20
-    pager = lists.pager()
+    reading = lists.start()
     for pages in (10, 20, 30, 40, 50):
         with pytest.raises(Deferred, match=r"^lists$"):
-            pager.read()
+            reading.read()
         assert lists.pages == [str(number) for number in range(pages)]
         lists.clock.advance(360)
-    assert [row.name for row in pager.read()] == names(1_000)
+    assert [row.name for row in reading.read()] == names(1_000)
     assert lists.pages == [str(number) for number in range(51)]
 
 
 def test_reserve_and_rate_limit_defer_list(lists: ListSetup) -> None:
     """A list is deferred when only the reserve is left, and after a 429."""
     lists.braze.spend_calls(797, pool="lists")
-    pager = lists.pager()
+    reading = lists.start()
     with pytest.raises(Deferred, match=r"^lists$"):
-        pager.read()
-    assert pager.pages_read == 3
+        reading.read()
+    assert reading.pager.pages_read == 3
     lists.clock.advance(3_600)
-    assert len(pager.read()) == 1_000
+    assert len(reading.read()) == 1_000
     lists.braze.spend_calls(1_000, pool="lists")
     lists.rig.set_demand({LISTS_POOL: PoolBudget(0.1, 0, 100)})
     with pytest.raises(BrazeError, match=r"^rate_limited"):
-        lists.pager().read()
+        lists.start().read()
     with pytest.raises(Deferred):
-        lists.pager(PRODUCT_LIST).read()
+        lists.start(PRODUCT_LIST).read()
     assert len(lists.names(SEGMENT_LIST)) == 1_000
 
 
@@ -380,30 +394,7 @@ def test_missing_permission_holds_one_list(lists: ListSetup) -> None:
     """A list without permission is not requested again, and other lists are still read."""
     lists.braze.permissions = {"segments.list"}
     with pytest.raises(BrazeError, match=r"^forbidden: 403 Forbidden: the key lacks the permission events.list"):
-        lists.pager().read()
+        lists.start().read()
     with pytest.raises(CircuitOpen, match=r"^/events/list$"):
-        lists.pager().read()
+        lists.start().read()
     assert len(lists.names(SEGMENT_LIST)) == 1_000
-
-
-def test_list_is_deferred_during_probe(lists: ListSetup) -> None:
-    """A list is deferred while another call of its pool probes."""
-    alone = lists.admission.admit(PRODUCT_LIST)
-    assert not isinstance(alone, Deferred)
-    assert alone is not None
-    with pytest.raises(Deferred, match=r"^lists$"):
-        lists.pager().read()
-    alone.end(None, RateLimitInfo(is_accepted=True))
-    assert len(lists.names()) == 1_000
-
-
-def test_internal_error_releases_permit(lists: ListSetup) -> None:
-    """A call that raises an unexpected exception still releases its permit."""
-
-    class Broken:
-        def fetch_page(self, *_: object) -> tuple[ListItem | None, ...]:
-            raise RuntimeError("broken")
-
-    with pytest.raises(RuntimeError, match="broken"):
-        ListPager(EVENT_LIST, Broken(), lists.admission).read()
-    assert len(lists.names()) == 1_000

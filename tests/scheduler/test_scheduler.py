@@ -4,21 +4,26 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import response_faults
 import transfer_faults
 from fault_injection import Exchange, Fault
 from recorded_counts import RecordedCounts
-from support import CURRENT_HOUR, HOUR, NOW, Clock, ExporterRig, RunningClock, running_exporter
+from support import CURRENT_HOUR, HOUR, NOW, Clock, ExporterRig, RunningClock, running_exporter, wait_until
 
-from braze_exporter.braze.calls import FetchedSeries, Permit, RateLimitInfo
+from braze_exporter.braze.calls import FetchedSeries, Permit
+from braze_exporter.braze.client import Client
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.kinds import CUSTOM_EVENTS, SeriesKind, Unit
+from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
+from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
+from braze_exporter.scheduler.admission import Admission
+from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import Deferred
+from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.simulator.reply import Reply
@@ -266,39 +271,42 @@ def test_close_releases_waiting_scrapes() -> None:
     assert calls(exporter) == 10
 
 
-@dataclass
-class StubFetcher:
-    """Fetches made-up responses, and allows only the kinds in `granted`."""
+class StubClient(Client):
+    """Fetches made-up responses."""
 
-    respond: Callable[[Query], FetchedSeries]
-    granted: Collection[SeriesKind]
-    denial: Deferred | None = None
+    def __init__(self, respond: Callable[[Query], FetchedSeries]) -> None:
+        self._respond = respond
 
-    def admit(self, query: Query) -> Permit | Deferred:
-        """Return a permit for an allowed query, otherwise why it is deferred."""
-        return self.denial or self.deny_reason(query) or Permit(lambda _error, _told: None)
-
-    def fetch(self, entry: QueryState, permit: Permit) -> FetchedSeries:
+    def fetch(self, query: Query, length: int, permit: Permit) -> FetchedSeries:  # noqa: ARG002 - as the real one
         """Return the made-up response."""
-        fetched = self.respond(entry.query)
-        permit.end(None, RateLimitInfo())
-        return fetched
+        return self._respond(query)
 
-    def deny_reason(self, query: Query) -> Deferred | None:
-        """Return why a query is deferred, or `None` if its kind is in `granted`."""
-        return None if query.kind in self.granted else Deferred(query.kind.pool.name)
 
-    def open_circuit_error(self, _query: Query) -> BrazeError | None:
+class StubAdmission(Admission):
+    """Allows only calls to the endpoints in `granted`, and registers the permits that have ended."""
+
+    def __init__(self, granted: Collection[Endpoint]) -> None:
+        self.granted = granted
+        self.denial: Deferred | None = None
+        self.ended: list[BrazeError | None] = []
+
+    is_reached = True
+
+    def admit(self, endpoint: Endpoint, priority: Priority = Priority.QUERY) -> Permit | Deferred:  # noqa: ARG002
+        """Return a permit for an allowed call, otherwise why it is deferred."""
+        return self.denial or self.deny_reason(endpoint) or Permit(lambda error, _told: self.ended.append(error))
+
+    def deny_reason(self, endpoint: Endpoint) -> Deferred | None:
+        """Return why a call is deferred, or `None` if its endpoint is in `granted`."""
+        return None if endpoint in self.granted else Deferred(endpoint.pool.name)
+
+    def open_circuit_error(self, endpoint: Endpoint) -> BrazeError | None:  # noqa: ARG002
         """Return `None`, as no circuit is open."""
         return None
 
-    def is_probe_wanted(self, _query: Query) -> bool:
+    def is_probe_wanted(self, endpoint: Endpoint) -> bool:  # noqa: ARG002
         """Return `False`, as no probe is needed."""
         return False
-
-    def is_reached(self, _query: Query) -> bool:
-        """Return `True`, as Braze has responded."""
-        return True
 
 
 def make_scheduler(
@@ -307,11 +315,12 @@ def make_scheduler(
     clock: Clock,
     *,
     concurrency: int = 1,
-    granted: Collection[SeriesKind] = (CUSTOM_EVENTS,),
+    admission: StubAdmission | None = None,
 ) -> Scheduler:
-    """Return a `Scheduler` for these queries."""
+    """Return a `Scheduler` for these queries. Calls for custom events are allowed, unless `admission` is given."""
     scheduler = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
-    scheduler.set_queries(queries, StubFetcher(respond, granted), concurrency)
+    client = WorkspaceClient(StubClient(respond), admission or StubAdmission([CUSTOM_EVENTS]))
+    scheduler.set_queries(queries, {"w": client}, concurrency)
     return scheduler
 
 
@@ -345,7 +354,9 @@ def test_endpoint_uses_half_the_connections_while_others_wait() -> None:
     slow_queries = [Query("w", slow, Unit.HOUR, f"slow {n}") for n in range(8)]
     quick_queries = [Query("w", CUSTOM_EVENTS, Unit.HOUR, f"quick {n}") for n in range(4)]
     granted = [slow]
-    cache = make_scheduler([*slow_queries, *quick_queries], gate.fetch, clock, concurrency=4, granted=granted)
+    cache = make_scheduler(
+        [*slow_queries, *quick_queries], gate.fetch, clock, concurrency=4, admission=StubAdmission(granted)
+    )
     cache.refresh()
     gate.wait_until_started(4)
     granted.append(CUSTOM_EVENTS)
@@ -362,8 +373,8 @@ def test_endpoint_uses_half_the_connections_while_others_wait() -> None:
 
 
 def test_internal_error_fails_one_query() -> None:
-    """An unexpected exception fails its query and is logged, and other queries are still fetched."""
-    clock = Clock()
+    """An unexpected exception fails its query, releases its permit and is logged; others are still fetched."""
+    clock, admission = Clock(), StubAdmission([CUSTOM_EVENTS])
 
     def fetch(query: Query) -> FetchedSeries:
         if query.subject == "bad":
@@ -371,7 +382,7 @@ def test_internal_error_fails_one_query() -> None:
         return FetchedSeries((), None)
 
     queries = [Query("w", CUSTOM_EVENTS, Unit.HOUR, name) for name in ("bad", "good")]
-    cache = make_scheduler(queries, fetch, clock)
+    cache = make_scheduler(queries, fetch, clock, admission=admission)
     seen: list[QueryState] = []
 
     class Careless:
@@ -403,19 +414,21 @@ def test_internal_error_fails_one_query() -> None:
     assert good is not None
     assert good.error is None
     assert len(seen) == 4
+    wait_until(lambda: len(admission.ended) == 4, "each permit has ended")
 
 
 def test_late_deferred_call_leaves_query_due() -> None:
     """A query that is deferred after it was queued does not fail, and is fetched when its pool allows."""
     clock = Clock()
-    source = StubFetcher(lambda _query: FetchedSeries((), None), (CUSTOM_EVENTS,), denial=Deferred("default"))
-    cache = Scheduler(wall=clock.wall, monotonic=clock.monotonic, jitter=lambda: 1.0)
-    cache.set_queries([Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")], source, 1)
+    admission = StubAdmission([CUSTOM_EVENTS])
+    admission.denial = Deferred("default")
+    query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
+    cache = make_scheduler([query], lambda _query: FetchedSeries((), None), clock, admission=admission)
     cache.refresh().result(5)
     (entry,) = cache.query_states
     assert entry.result is None
     assert entry.is_deferred
-    source.denial = None
+    admission.denial = None
     cache.refresh().result(5)
     cache.close()
     assert entry.result is not None

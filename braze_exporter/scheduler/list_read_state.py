@@ -1,0 +1,134 @@
+"""The state of one of Braze's lists: its items, and when it is read next.
+
+An item is removed by a read at least an hour after the first read without it, since pages shift while they are read and
+a wrong removal is hard to undo. A read without more than half of the items changes nothing unless another one an hour
+later agrees. Not thread-safe. Nothing here reads a clock.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.braze.lists import ListEndpoint, ListItem
+from braze_exporter.scheduler.admission import WorkspaceKey
+from braze_exporter.scheduler.backoff import backoff_seconds
+from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
+from braze_exporter.scheduler.list_pager import ListPager
+from braze_exporter.scheduler.selectors import ListSnapshot
+
+# The interval between reads of a list, in seconds.
+LIST_INTERVAL_SECONDS = 3_600.0
+# Seconds until the read of a deferred list continues, or a failed one is read again. The wait doubles with each
+# consecutive failure, up to `LIST_INTERVAL_SECONDS`.
+RETRY_SECONDS = 60.0
+# Seconds until a list is read again after a 403. The permissions of a key cannot be changed, but the IP addresses that
+# it allows can.
+FORBIDDEN_RETRY_SECONDS = 86_400.0
+# An item is removed by a read at least this time after the first read without it. A suspect list counts if a read at
+# least this time later is suspect too.
+REMOVAL_SECONDS = 3_600.0
+# Seconds until the read after a removal, or after the first suspect read.
+RECHECK_SECONDS = 300.0
+# A list with at least this number of items is suspect if a read lacks more than half of them.
+MIN_SUSPECT_ITEMS = 10
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class ListReadState:
+    """The state of a list. Only `ListRefresher` changes it.
+
+    `known` is the result of the last complete read that was used, or None. `missing_since` has the items in it that the
+    last read did not list, by id, with the time of the first read without them. `suspect_since` is the time of the
+    first read since which all have been suspect, or None. `next_at` is when the list is due. These times are in seconds
+    of the monotonic clock. `pager` holds an unfinished read. `in_flight` is true while the list is queued or being
+    read. `failures` is the number of consecutive failures. `error` is why the last read failed, or None. `read_at` is
+    when the list was last read to its end and used, in seconds since the epoch, or 0 if it never was. `key_checked_at`
+    is when the last read ended or, while the list is rejected, when the key was last read again. `is_key_changed` is
+    true if the key has changed during the read.
+    """
+
+    workspace_key: WorkspaceKey
+    list_endpoint: ListEndpoint
+    next_at: float
+    known: ListSnapshot | None = None
+    missing_since: Mapping[str, float] = field(default_factory=dict)
+    suspect_since: float | None = None
+    pager: ListPager | None = None
+    in_flight: bool = False
+    failures: int = 0
+    error: BrazeError | None = None
+    read_at: float = 0.0
+    key_checked_at: float = 0.0
+    is_key_changed: bool = False
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the last read failed because of the key."""
+        return self.error is not None and self.error.reason in AUTH_REASONS
+
+    def is_key_check_due(self, now: float) -> bool:
+        """Return whether the key of a rejected list must be read again, since it may have been rotated."""
+        return self.is_rejected and now >= self.key_checked_at + AUTH_RETRY_SECONDS
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """The fields that identify the list in the log."""
+        return {"workspace": self.workspace_key.workspace, "list": self.list_endpoint.item_names[1]}
+
+    def schedule(self, error: BrazeError | None, now: float, jitter: float) -> None:
+        """Set when the list is read next, after a read that ended at `now` with `error`.
+
+        Logs if the list begins to fail, fails for another reason, or recovers.
+        """
+        reason = error.reason if error is not None else None
+        self.failures = self.failures + 1 if error is not None else 0
+        wait = LIST_INTERVAL_SECONDS
+        if reason is Reason.FORBIDDEN:
+            wait = FORBIDDEN_RETRY_SECONDS
+        elif error is not None:
+            wait = backoff_seconds(RETRY_SECONDS, self.failures, LIST_INTERVAL_SECONDS, jitter)
+        self.key_checked_at = now
+        self.next_at = now if reason in AUTH_REASONS and self.is_key_changed else now + wait
+        before, self.error = self.error, error
+        if reason is (before.reason if before is not None else None):
+            return
+        if error is not None:
+            detail = {"reason": error.reason, "detail": error.detail}
+            _log.warning("List could not be read", extra={"fields": self.log_fields | detail})
+        else:
+            _log.info("List read again", extra={"fields": self.log_fields})
+
+    def use_if_plausible(self, listed_items: Sequence[ListItem], calls: int, now: float, wall: float) -> None:
+        """Update the known items after a complete read of `calls` calls that ended now, unless the read is suspect.
+
+        `now` is by the monotonic clock, `wall` in seconds since the epoch.
+        """
+        known = self.known.items if self.known is not None else ()
+        listed_ids = {item.id for item in listed_items}
+        missing = [item for item in known if item.id not in listed_ids]
+        suspect_since = self.suspect_since
+        if len(known) >= MIN_SUSPECT_ITEMS and len(missing) > len(known) / 2:
+            if suspect_since is None:
+                counts = {"items": len(listed_items), "missing": len(missing)}
+                _log.warning("List is suspect, keeping the previous one", extra={"fields": self.log_fields | counts})
+                self.suspect_since, self.next_at = now, now + RECHECK_SECONDS
+                return
+            if now < suspect_since + REMOVAL_SECONDS:
+                self.next_at = min(self.next_at, suspect_since + REMOVAL_SECONDS)
+                return
+        elif suspect_since is not None:
+            _log.info("List is no longer suspect", extra={"fields": self.log_fields})
+            suspect_since = None
+        first_missing_at = now if suspect_since is None else suspect_since
+        missing_since = {item.id: self.missing_since.get(item.id, first_missing_at) for item in missing}
+        kept = [item for item in missing if now < missing_since[item.id] + REMOVAL_SECONDS]
+        if len(kept) < len(missing):
+            self.next_at = now + RECHECK_SECONDS
+        snapshot = ListSnapshot((*listed_items, *kept), calls)
+        if self.known is not None and known == snapshot.items:
+            snapshot = replace(snapshot, suggestions=self.known.suggestions)
+        self.known, self.read_at, self.suspect_since = snapshot, wall, None
+        self.missing_since = {item.id: missing_since[item.id] for item in kept}
