@@ -31,7 +31,7 @@ from braze_exporter.web.status_response import read_status_response
 _SWITCH_INTERVAL_SECONDS = 0.001
 # Responses consist of many small objects. With the default of 700 objects, the garbage collector takes a fifth of the
 # CPU time of a refresh. Connections leave reference cycles behind, so it must not run much less often than this.
-_GC_THRESHOLDS = (2_000, 10, 10)
+GC_THRESHOLDS = (2_000, 10, 10)
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def run_exporter(
     `is_http_reload_enabled` enables reload via HTTP. `access_control` enables TLS and basic authentication.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    gc.set_threshold(*_GC_THRESHOLDS)
+    gc.set_threshold(*GC_THRESHOLDS)
     exporter = Exporter(
         state_file, wall=time.time, monotonic=read_monotonic_clock, proxies=proxies, revision=find_revision(environ)
     )

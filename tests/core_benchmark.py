@@ -1,0 +1,267 @@
+"""Measure the CPU time and the memory of refreshes, without the web server: `python tests/core_benchmark.py`.
+
+The exporter runs in a process of its own with a virtual clock, and a minimal server sends the responses. The refreshes
+are compared with bare calls: the same requests with the same adapter, of which only the JSON is parsed.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from braze_exporter.braze.transport import open_session
+from braze_exporter.commands.serve import GC_THRESHOLDS
+from braze_exporter.config.loading import load_config
+from braze_exporter.exporter import Exporter
+from braze_exporter.scheduler.plan import build_plan
+from braze_exporter.state import open_state_file
+
+DAY, HOUR = 86_400, 3_600
+START = datetime(2026, 11, 23, 12, 20, tzinfo=UTC).timestamp()
+CONNECTIONS = 10
+STATISTICS = ("sent", "delivered", "opens", "unique_opens", "clicks", "unique_clicks", "bounces", "reported_spam")
+STATISTICS += ("unsubscribes", "revenue", "machine_opens")
+VARIATIONS = 7  # with the three totals of a campaign: 80 series
+
+
+def campaign_body(now: float, revision: int, length: int = 14) -> bytes:
+    """Return a response for any campaign, with other values of the newest day in each `revision`."""
+    rows = []
+    for back in reversed(range(length)):
+        number = 1_000 + back if back else 5_000 + revision
+        date = (datetime.fromtimestamp(now, UTC) - timedelta(days=back)).strftime("%Y-%m-%d")
+        stats = {name: number * (position + 1) for position, name in enumerate(STATISTICS)}
+        variations = [
+            {"variation_api_id": f"4f0d6a3e-{at:04}-4c1b-9d3e-6a7b8c9d0e1f", "variation_name": f"Variant {at}", **stats}
+            for at in range(VARIATIONS)
+        ]
+        totals = {"conversions": number, "revenue": number / 4, "unique_recipients": number}
+        rows.append({"time": date, "messages": {"email": variations}, **totals})
+    return json.dumps({"message": "success", "data": rows}).encode()
+
+
+def event_body(now: float, revision: int, length: int = 100) -> bytes:
+    """Return a response for any hourly event, with other values of the newest hour in each `revision`."""
+    newest = int(now) // HOUR * HOUR
+    starts = [newest - back * HOUR for back in reversed(range(length))]
+    rows = [
+        {
+            "time": datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "count": 1_000 + start % 997 + (revision if start == newest else 0),
+        }
+        for start in starts
+    ]
+    return json.dumps({"message": "success", "data": rows}).encode()
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    """Sends the current body for each request, and sets it for a request with `/set` and a time in its path."""
+
+    body = b""
+
+    def handle(self) -> None:
+        """Respond to all requests of a connection."""
+        self.connection.setsockopt(6, 1, 1)
+        while line := self.rfile.readline():
+            while self.rfile.readline().strip():
+                pass
+            path = line.split()[1].decode()
+            body = _Handler.body
+            if path.startswith("/events/data_series"):
+                parameters = dict(item.split("=") for item in path.partition("?")[2].split("&"))
+                body = self.event(parameters)
+            elif path.startswith("/set/"):
+                _, _, kind, now, revision = path.split("/")
+                type(self).now, type(self).revision = float(now), int(revision)
+                type(self).events = {}
+                _Handler.body = campaign_body(float(now), int(revision))
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            self.wfile.write(head.encode() + body)
+
+    def event(self, parameters: dict[str, str]) -> bytes:
+        ending_at = parameters.get("ending_at")
+        key = (ending_at, parameters["length"])
+        if key not in self.events:
+            end = (
+                datetime.fromisoformat(ending_at.replace("%3A", ":")).timestamp() if ending_at is not None else self.now
+            )
+            self.events[key] = event_body(end, self.revision if ending_at is None else 0, int(parameters["length"]))
+        return self.events[key]
+
+
+def _serve() -> int:
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        request_queue_size = 64
+
+    with Server(("127.0.0.1", 0), _Handler) as server:
+        print(server.server_address[1], flush=True)
+        server.serve_forever()
+    return 0
+
+
+class _Run:
+    """One exporter with a virtual clock, whose refreshes are measured."""
+
+    def __init__(self, port: int, entries: str, directory: Path | None) -> None:
+        self.url, self.now, self.elapsed, self.revision = f"http://127.0.0.1:{port}", START, 0.0, 0
+        text = (
+            f"workspaces:\n  - name: production\n    url: {self.url}\n    api_key_env: K\n    timezone: UTC\n{entries}"
+            f"refresh_interval: {{day: 1h}}\nmax_queries: 10000\nbudget: {{share: 1, concurrency: {CONNECTIONS}}}\n"
+        )
+        config = load_config(text, "config.yaml", {"K": "k"})
+        self.session = open_session(CONNECTIONS)
+        self.state_file = open_state_file(str(directory / "state.sqlite")) if directory is not None else None
+        self.exporter = Exporter(
+            self.state_file, wall=lambda: self.now, monotonic=lambda: self.elapsed, jitter=lambda: 1.0, reads_lists=False
+        )
+        self.exporter.apply_config(config, build_plan(config), self.session)
+
+    def set_body(self) -> None:
+        self.session.get(f"{self.url}/set/campaigns/{self.now}/{self.revision}").content  # noqa: B018
+
+    def advance(self, seconds: float, *, is_changed: bool) -> None:
+        self.now, self.elapsed, self.revision = self.now + seconds, self.elapsed + seconds, self.revision + is_changed
+        self.set_body()
+
+    def refresh(self) -> None:
+        """Make one scrape of all due queries."""
+        self.exporter.refresh().result()
+        self.exporter.save().result()
+        self.page = self.exporter.render(openmetrics=True)
+
+    def bare_calls(self, number: int, path: str) -> None:
+        """Make `number` calls in as many threads as there are connections, and parse their JSON."""
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            for _ in threads.map(lambda _: json.loads(self.session.get(self.url + path).content), range(number)):
+                pass
+
+
+def cpu_seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the CPU time and the duration of `work`, in seconds."""
+    wall, started = time.perf_counter(), time.process_time()
+    work()
+    return time.process_time() - started, time.perf_counter() - wall
+
+
+def _resident() -> float:
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def _campaigns(port: int, number: int, days: int) -> dict[str, float]:
+    """Measure refreshes of `number` campaigns, and the memory after `days` virtual days."""
+    gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(0.001)
+    entries = "    campaigns:\n" + "".join(
+        f"      - campaign: 3f2504e0-4f89-41d3-9a0c-{at:012x}\n" for at in range(number)
+    )
+    path = "/campaigns/data_series?campaign_id=3f2504e0-4f89-41d3-9a0c-000000000001&length=14"
+    with tempfile.TemporaryDirectory() as directory:
+        run = _Run(port, entries, Path(directory))
+        run.set_body()
+        run.bare_calls(20, path)
+        result: dict[str, float] = {}
+        result["bare"], result["bare_wall"] = cpu_seconds(lambda: run.bare_calls(number, path))
+        result["first"], result["first_wall"] = cpu_seconds(run.refresh)
+        result["first_memory"] = _resident()
+        run.advance(HOUR, is_changed=True)
+        run.refresh()
+        for name, is_changed in (("changed", True), ("unchanged", False)) if days else ():
+            rounds = []
+            for _ in range(3):
+                run.advance(HOUR, is_changed=is_changed)
+                rounds.append(cpu_seconds(run.refresh)[0])
+            result[name] = sorted(rounds)[1]
+        for _ in range(0, days, 5):
+            run.advance(5 * DAY, is_changed=True)
+            run.refresh()
+        result["memory"], result["page"] = _resident(), len(run.page) / 1e6
+        result["up"] = run.page.count(b"\nbraze_query_up{") if b"} 0.0" not in run.page[:0] else 0
+        run.exporter.close()
+    return result
+
+
+def _events(port: int, number: int, weeks: int, *, has_state: bool) -> dict[str, float]:
+    """Measure refreshes of `number` hourly events with baselines of `weeks`, and the memory."""
+    gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(0.001)
+    baseline = f", baseline: {{weeks: {weeks}}}" if weeks else ""
+    entries = "    custom_events:\n" + "".join(f"      - {{event: event-{at:04}{baseline}}}\n" for at in range(number))
+    with tempfile.TemporaryDirectory() as directory:
+        run = _Run(port, entries, Path(directory) if has_state else None)
+        run.set_body()
+        path = "/events/data_series?event=e&length=24"
+        run.bare_calls(20, path)
+        result: dict[str, float] = {}
+        result["bare"], _ = cpu_seconds(lambda: run.bare_calls(number, path))
+        result["empty_memory"] = _resident()
+        result["first"], _ = cpu_seconds(run.refresh)
+        for _ in range(200):
+            if not run.exporter.snapshot().remaining_history:
+                break
+            run.advance(60, is_changed=False)
+            run.refresh()
+            time.sleep(0.1)
+        for name, is_changed in (("changed", True), ("unchanged", False)):
+            rounds = []
+            for _ in range(3):
+                run.advance(300, is_changed=is_changed)
+                rounds.append(cpu_seconds(run.refresh)[0])
+            result[name] = sorted(rounds)[1]
+        result["memory"] = _resident()
+        run.exporter.close()
+    return result
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[int]:
+    with subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+def measure(role: str, *arguments: int) -> Any:
+    """Run a measurement in a process of its own, and return its figures."""
+    with _server() as port:
+        command = [sys.executable, __file__, role, str(port), *map(str, arguments)]
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role")
+    parser.add_argument("arguments", nargs="*", type=int)
+    options = parser.parse_args()
+    match options.role, options.arguments:
+        case "serve", _:
+            return _serve()
+        case "campaigns", (port, number, days):
+            print(json.dumps(_campaigns(port, number, days)))
+        case "events", (port, number, weeks, has_state):
+            print(json.dumps(_events(port, number, weeks, has_state=bool(has_state))))
+        case "measure-campaigns", (number, days):
+            print({k: round(v, 3) for k, v in measure("campaigns", number, days).items()})
+        case "measure-events", (number, weeks, has_state):
+            print({k: round(v, 3) for k, v in measure("events", number, weeks, has_state).items()})
+    return 0
+
+
+if __name__ == "__main__":
+    cfg = sys.argv
+    sys.exit(main())
