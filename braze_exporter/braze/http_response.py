@@ -13,17 +13,36 @@ import socket
 import ssl
 from typing import Any
 
+from braze_exporter.braze.deadline import remaining_seconds
+
 _MAX_INTERIM_BYTES = 64 * 1024
 # All 1xx except 101, which ends HTTP on the connection. The exporter never requests an upgrade.
 _INTERIM = re.compile(rb"HTTP/\S+\s+1(?!01)\d\d\s")
 _FIRST_FINAL_STATUS = 200
 
 
-def shut_down_socket(connection: Any) -> None:  # noqa: ANN401 - a socket, or urllib3's TLS within the TLS to a proxy
-    """Shut down both directions of a connection, so that reads return at once and the pool does not reuse it."""
-    with contextlib.suppress(OSError):  # the connection has already ended
-        # Use the method of the plain socket: only the reading thread may call that of a TLS socket.
-        socket.socket.shutdown(getattr(connection, "socket", connection), socket.SHUT_RDWR)
+class _TimedReader(io.RawIOBase):
+    """Reads from a connection until the deadline of the exchange."""
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
+        self._raw = raw
+        self._connection = connection
+
+    def readable(self) -> bool:
+        """Return true."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:  # noqa: ANN401 - inherited signature
+        """Read once. Raises `TimeoutError` at the deadline, or earlier if the connection's own timeout is shorter."""
+        timeout = self._connection.gettimeout()
+        if timeout:  # 0 does not wait
+            self._connection.settimeout(min(timeout, remaining_seconds()))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the connection's reader."""
+        self._raw.close()
+        super().close()
 
 
 class _ResponseReader(io.BufferedReader):
@@ -33,7 +52,7 @@ class _ResponseReader(io.BufferedReader):
     """
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
-        super().__init__(raw)
+        super().__init__(_TimedReader(raw, connection))
         self._connection = connection
         self._is_final = False
 
@@ -54,7 +73,9 @@ class _ResponseReader(io.BufferedReader):
     def close(self) -> None:
         """Close the reader, and shut down the connection if there is unread data on it."""
         if not self.closed and not self._is_server_silent():
-            shut_down_socket(self._connection)
+            with contextlib.suppress(OSError):  # the connection has already ended
+                # Within the TLS to a proxy, urllib3's TLS has no method for this.
+                socket.socket.shutdown(getattr(self._connection, "socket", self._connection), socket.SHUT_RDWR)
         super().close()
 
     def _is_server_silent(self) -> bool:

@@ -5,7 +5,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -16,8 +16,9 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from braze_exporter import __version__
+from braze_exporter.braze.connections import CONNECTION_POOLS, ProxyConnectionError
+from braze_exporter.braze.deadline import deadline_in
 from braze_exporter.braze.errors import BrazeError, Reason
-from braze_exporter.braze.watchdog import CONNECTION_POOLS, ProxyConnectionError, Watchdog
 
 # A response with 100 buckets of an event is below 10 kB; one of a Canvas with 200 steps is some megabytes.
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -145,7 +146,7 @@ class Transport:
         self._url = url
         self._auth = _BearerAuth(reveal_key)
         self._proxies = dict(proxies)
-        self._watchdog = Watchdog(monotonic)
+        self._monotonic = monotonic
 
     def get(self, path: str, parameters: Mapping[str, str]) -> RawResponse:
         """Send one GET request for `path` and return the response.
@@ -153,17 +154,8 @@ class Transport:
         Redirects are not followed, since the API key must not be sent to another host. Raises `BrazeError` if there is
         no response.
         """
-        with self._watchdog.limit(self._timeouts.total) as exchange:
-            try:
-                received = self._send(path, parameters)
-            except BrazeError:
-                if exchange.is_aborted:
-                    raise self._timeout_error() from None
-                raise
-            return replace(received, body_error=self._timeout_error()) if exchange.is_aborted else received
-
-    def _timeout_error(self) -> BrazeError:
-        return BrazeError(Reason.TIMEOUT, f"request timed out after {self._timeouts.total:g} s")
+        with deadline_in(self._timeouts.total, self._monotonic):
+            return self._send(path, parameters)
 
     def _send(self, path: str, parameters: Mapping[str, str]) -> RawResponse:
         try:

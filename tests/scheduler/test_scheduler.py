@@ -467,7 +467,7 @@ def test_waiting_scrape_uses_no_thread() -> None:
         before = threading.active_count()
         futures = [exporter.exporter.refresh() for _ in range(50)]
         exporter.braze.wait_for(1)
-        assert threading.active_count() <= before + 2  # the watchdog, and the simulator's thread for the request
+        assert threading.active_count() <= before + 2  # for connecting, and the simulator's thread for the request
         exporter.braze.clear_faults()
         started = time.monotonic()
         assert not wait(futures, 5).not_done

@@ -1,4 +1,4 @@
-"""Test that a response that never ends is cut off at the deadline, wherever in the response it stalls."""
+"""Test that an exchange ends at its deadline, wherever it stalls, and what requests contain."""
 
 import contextlib
 import socket
@@ -7,7 +7,7 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import trustme
@@ -86,11 +86,13 @@ def serve_chunks(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | 
     assert not thread.is_alive()
 
 
-def send_request(url: str, ca_bundle: str | None = None) -> RawResponse:
+def send_request(url: str, ca_bundle: str | None = None, *, proxies: Mapping[str, str] | None = None) -> RawResponse:
     """Send one request with a deadline of half a second."""
     with contextlib.closing(open_session(1, ca_bundle)) as session:
         timeouts = Timeouts(connect=5, read=5, total=0.5)
-        transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic, timeouts=timeouts)
+        transport = Transport(
+            session, url, lambda: KEY, proxies=proxies or {}, monotonic=time.monotonic, timeouts=timeouts
+        )
         return transport.get("/events/data_series", {})
 
 
@@ -115,6 +117,59 @@ def test_endless_response_is_cut_off_at_deadline(name: str, tls: bool) -> None: 
         started = time.monotonic()
         assert failure_reason(url, bundle.name if tls else None) is Reason.TIMEOUT
         assert 0.4 < time.monotonic() - started < 3
+
+
+ENDLESS_CONNECTIONS: dict[str, tuple[Callable[[], Iterator[bytes]], str, Reason]] = {
+    "a TLS handshake byte by byte": (endless_chunks(b"\x16\x03\x03\x40\x00", b"\0"), "", Reason.TIMEOUT),
+    "the TLS handshake of a proxy": (endless_chunks(b"\x16\x03\x03\x40\x00", b"\0"), "https", Reason.PROXY),
+    "a proxy's status line byte by byte": (endless_chunks(b"HTTP/1.1 200 ", b"O"), "http", Reason.TIMEOUT),
+    "a proxy's header after header": (endless_chunks(HEAD, b"X-Drip: a\r\n"), "http", Reason.TIMEOUT),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS_CONNECTIONS)
+def test_endless_connecting_is_cut_off_at_deadline(name: str) -> None:
+    """A TLS handshake or a response to CONNECT that never ends fails at the deadline."""
+    chunks, proxy_scheme, reason = ENDLESS_CONNECTIONS[name]
+    with serve_chunks(chunks) as url:
+        proxies = {"https": url.replace("http", proxy_scheme)} if proxy_scheme else {}
+        started = time.monotonic()
+        with pytest.raises(BrazeError) as caught:
+            send_request(url.replace("http", "https"), proxies=proxies)
+        assert 0.4 < time.monotonic() - started < 3
+    assert caught.value.reason is reason
+
+
+def test_unanswered_connection_is_cut_off_at_deadline() -> None:
+    """A host that does not answer connection attempts fails as a timeout at the deadline."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # the queue of the listener is full
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)  # noqa: FBT003 - the method takes no other argument
+            client.connect_ex(listener.getsockname())
+        started = time.monotonic()
+        assert failure_reason(f"http://127.0.0.1:{listener.getsockname()[1]}") is Reason.TIMEOUT
+        assert 0.4 < time.monotonic() - started < 3
+
+
+def test_endless_name_resolution_is_cut_off_at_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that does not answer fails as a timeout at the deadline, and its late answer opens no connection."""
+    resolve, may_resolve = socket.getaddrinfo, threading.Event()
+
+    def resolve_late(*arguments: object) -> object:
+        may_resolve.wait(10)
+        return resolve(*arguments)  # type: ignore[arg-type] # those of the caller
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_late)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        started = time.monotonic()
+        assert failure_reason(f"http://localhost:{listener.getsockname()[1]}") is Reason.TIMEOUT
+        assert 0.4 < time.monotonic() - started < 3
+        may_resolve.set()
+        with listener.accept()[0] as connection:
+            connection.settimeout(5)
+            assert connection.recv(1) == b""
 
 
 def test_redirect_body_is_limited() -> None:
