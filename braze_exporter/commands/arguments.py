@@ -4,7 +4,8 @@ import argparse
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -25,10 +26,28 @@ T = TypeVar("T")
 class _Parser(argparse.ArgumentParser):
     """Reports wrong usage in one line, without the usage text."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
+        """Parse `args` as argparse does, but refuse unknown arguments."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(_describe_unknown(unknown[0], re.findall(r"--[\w.-]+", self.format_usage())))
+        return options, unknown
+
     def error(self, message: str) -> NoReturn:
         """Print `message` as one line, and exit with 2."""
         line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in message)
         self.exit(2, f"{self.prog}: error: {line}; see {self.prog} --help\n")
+
+
+def _describe_unknown(argument: str, flags: Sequence[str]) -> str:
+    """Return the problem with an unknown argument, without its value, and the nearest of `flags`."""
+    from braze_exporter.config.document import echo_value
+    from braze_exporter.config.values import did_you_mean
+
+    name = argument.partition("=")[0]
+    longer_flags = (flag for flag in flags if flag.startswith(f"--{name.lstrip('-')}"))  # such as for -c
+    hint = did_you_mean(next(longer_flags, name), flags) if name.startswith("-") else ""
+    return f"unknown argument {echo_value(name)}{hint}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     top = _Parser(
         prog="braze-exporter",
         description="Prometheus exporter for Braze. The default command is serve.",
+        epilog="For the flags of a command, run braze-exporter COMMAND --help.",
         allow_abbrev=False,
     )
     _add_version(top)

@@ -557,7 +557,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     """Wrong usage exits with 2 and prints one line that names the help."""
     done = run_program(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"braze-exporter( serve| demo)?: error: .+; see braze-exporter\1? --help\n", done.stderr)
+    assert re.fullmatch(r"braze-exporter( serve| demo| check)?: error: .+; see braze-exporter\1? --help\n", done.stderr)
 
 
 def test_wrong_usage_names_flag_and_problem() -> None:
@@ -566,6 +566,31 @@ def test_wrong_usage_names_flag_and_problem() -> None:
     assert ": error: argument --web.listen-address: :080 is given twice; remove one; see " in given_twice
     negative = run_program("--timeout-offset=-1").stderr
     assert ": error: argument --timeout-offset: -1 is not a number of seconds, such as 0.5; see " in negative
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("-c x", 'serve: error: unknown argument -c (did you mean "--config.file"?)'),
+        ("-config.file=x", 'serve: error: unknown argument -config.file (did you mean "--config.file"?)'),
+        ("--config=x", 'serve: error: unknown argument --config (did you mean "--config.file"?)'),
+        ("check --web.config=x", 'check: error: unknown argument --web.config (did you mean "--web.config.file"?)'),
+        ("--log-level=debug", 'serve: error: unknown argument --log-level (did you mean "--log.level"?)'),
+        (f"--api-key={KEY}", "serve: error: unknown argument --api-key"),
+        (f"check {KEY}", "check: error: unknown argument ***"),
+        ("check config.yaml", "check: error: unknown argument config.yaml"),
+    ],
+)
+def test_unknown_argument_is_refused_with_nearest_flag(arguments: str, problem: str) -> None:
+    """The error about an unknown argument suggests the flag that was probably meant, and does not show values."""
+    done = run_program(*arguments.split())
+    command = problem.partition(":")[0]
+    assert done.stderr == f"braze-exporter {problem}; see braze-exporter {command} --help\n"
+
+
+def test_help_says_where_flags_are() -> None:
+    """The help of the program says how to get the flags of a command."""
+    assert run_program("--help").stdout.endswith("For the flags of a command, run braze-exporter COMMAND --help.\n")
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["serve", "--version"], ["--config.file=x", "--version"]])
