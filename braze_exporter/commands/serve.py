@@ -106,8 +106,15 @@ def run_exporter(
     reloader = Reloader(
         exporter, config, read_new_config or (lambda: config), lambda new_config: open_session(new_config, environ)
     )
-    addresses = ",".join(map(listening.format_address, listeners))
-    fields = {"version": __version__, "addresses": addresses, "queries": len(exporter.plan.queries)}
+    fields = {
+        "version": __version__,
+        "config": config.source,
+        "workspaces": len(config.workspaces),
+        "queries": len(exporter.plan.queries),
+        "state_file": config.settings.state_file or "none",
+        "addresses": ",".join(map(listening.format_address, listeners)),
+        "protections": ",".join(access_control.config.protections if access_control is not None else ()) or "none",
+    }
     _log.info("Exporter started", extra={"fields": fields})
     if read_new_config is not None and hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: reloader.reload())

@@ -344,7 +344,7 @@ def test_second_exporter_with_same_state_file_is_refused(counted: tuple[Recorded
                 second.wait(1)
             second.terminate()
             (line,) = second.communicate(timeout=2)[1].splitlines()
-            assert "State file is locked by another exporter, waiting" in line
+            assert line.endswith(f'"State file is locked by another exporter, waiting" file={state} timeout=30s')
         assert second.returncode == 0
         locked = f"{state} is locked by another exporter; use one state file per exporter, or wait until it has stopped"
         with pytest.raises(StateFileError, match=re.escape(locked)):
@@ -496,9 +496,17 @@ def test_every_listen_address_is_served(config: str, command: str) -> None:
         assert program.get("/-/ready").text == "Ready.\n"
         assert program.stop() < 2
     assert program.process.returncode == 0
-    assert (
-        f'msg="Exporter started" version=0.1.0 addresses={host}:{port},127.0.0.1:{program.port} queries='
-        in program.output
+    assert f" addresses={host}:{port},127.0.0.1:{program.port} protections=none\n" in program.output
+
+
+def test_start_line_describes_exporter(counted: tuple[RecordedCounts, str, str]) -> None:
+    """The line at the start has the version, the files, the numbers of workspaces and queries, and the addresses."""
+    _, config, state = counted
+    with Program.start([f"--config.file={config}"]) as program:
+        program.stop()
+    assert program.lines[0].partition("msg=")[2] == (
+        f'"Exporter started" version=0.1.0 config={config} workspaces=1 queries=1 state_file={state} '
+        f"addresses=127.0.0.1:{program.port} protections=none\n"
     )
 
 

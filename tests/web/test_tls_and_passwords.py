@@ -250,6 +250,7 @@ def test_client_certificates_are_required(web_setup: WebSetup) -> None:
             with pytest.raises(OSError, match=r"without response|reset|EOF|Broken pipe"):  # by TLS version and timing
                 program.get("/-/ready")
     assert messages(program) == ["Exporter started", "Exporter stopped"]
+    assert program.lines[0].endswith(' protections="TLS,client certificates"\n')
 
 
 def test_tls_versions_are_enforced(web_setup: WebSetup) -> None:
