@@ -33,7 +33,7 @@ from braze_exporter.scheduler.fetch_log import FetchLog
 from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, WorkspaceLists
 from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan
 from braze_exporter.scheduler.pool_budgets import UNKNOWN_LIST_PAGES, command_budgets, exporter_budgets
-from braze_exporter.scheduler.query_state import QueryState
+from braze_exporter.scheduler.query_state import QueryState, Refresh
 from braze_exporter.scheduler.saved_list import read_saved_lists
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
@@ -315,7 +315,7 @@ class Exporter:
         """Record that a configuration reload failed."""
         self._self_metrics.record_reload(loaded_at=None)
 
-    def refresh(self) -> Future[None]:
+    def refresh(self) -> Refresh:
         """Start a fetch of every due query, and return a future that is done when no fetch is in flight.
 
         Due lists are read after that, so that queries come first and a rejected key is not tried twice.

@@ -17,7 +17,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.metrics.counters import Counters
+from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.simulator.demo_config import ZONE
 from braze_exporter.simulator.server import serve
 from braze_exporter.simulator.traffic import Traffic, TrafficShape
@@ -351,10 +351,10 @@ class _ConstantSource:
     def __init__(self, page: bytes) -> None:
         self._page = page
 
-    def refresh(self) -> Future[None]:
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
+    def refresh(self) -> Refresh:
+        refresh = Refresh()
+        refresh.set_result(None)
+        return refresh
 
     save = refresh
 

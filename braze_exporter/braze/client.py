@@ -4,6 +4,7 @@ It caches nothing and never retries.
 """
 
 import http.client
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from braze_exporter.braze import list_page, parsing
 from braze_exporter.braze.body import QUEUED_DETAIL
+from braze_exporter.braze.buckets import bucket_starts
 from braze_exporter.braze.calls import CallEvent, FetchedSeries, Permit, RateLimitHeaders, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
@@ -35,6 +37,8 @@ _STATUS_HINTS = {
 }
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class Client:
@@ -73,10 +77,9 @@ class Client:
         def read(body: bytes, earliest: float, latest: float) -> tuple[Series, ...]:
             return parsing.parse_series(query, body, length, earliest, latest)
 
+        parameters = _build_parameters(query, length, self._wall() - self._clock_ahead_seconds)
         return FetchedSeries(
-            *self._request(
-                query.kind, _build_parameters(query, length, self._wall() - self._clock_ahead_seconds), permit, read
-            )
+            *self._request(query.kind, parameters, permit, read, lambda series: {"buckets": len(bucket_starts(series))})
         )
 
     def fetch_page(self, list_endpoint: ListEndpoint, number: int, permit: Permit) -> tuple[ListItem | None, ...]:
@@ -89,7 +92,8 @@ class Client:
         def read(body: bytes, _earliest: float, _latest: float) -> tuple[ListItem | None, ...]:
             return list_page.parse_list_page(list_endpoint, body)
 
-        rows, _ = self._request(list_endpoint, {"page": str(number), **dict(list_endpoint.parameters)}, permit, read)
+        parameters = {"page": str(number), **dict(list_endpoint.parameters)}
+        rows, _ = self._request(list_endpoint, parameters, permit, read, lambda rows: {"items": len(rows)})
         return rows
 
     def _request(
@@ -98,16 +102,18 @@ class Client:
         parameters: Mapping[str, str],
         permit: Permit,
         read: Callable[[bytes, float, float], T],
+        describe: Callable[[T], dict[str, object]],
     ) -> tuple[T, float | None]:
         """Send a request to `endpoint`; return the result of `read` and the time of the response by Braze's clock.
 
         `read` is called with the body and two times of the response: by the local clock and by Braze's, the earlier one
-        first. Raises `BrazeError` if the request fails.
+        first. `describe` returns the fields of the result for the log. Raises `BrazeError` if the request fails.
         """
         started = self._monotonic()
         seconds = 0.0
         received: RawResponse | None = None
         failure: BrazeError | None = BrazeError(Reason.INVALID_RESPONSE, "internal error")
+        is_logged, result = _log.isEnabledFor(logging.DEBUG), {}
         try:
             permit.begin()
             received = self._transport.get(endpoint.path, parameters)
@@ -115,13 +121,17 @@ class Client:
             responded_at = parsing.parse_date(received.headers)
             parsed = self._parse_response(endpoint, received, read, responded_at)
             failure = None
+            result = describe(parsed) if is_logged else {}
         except BrazeError as error:
-            failure = error
+            failure, result = error, {"error": error.detail}
             raise
         finally:
-            self._record_call(
-                endpoint, permit, received, failure, self._monotonic() - started if received is None else seconds
-            )
+            seconds = self._monotonic() - started if received is None else seconds
+            self._record_call(endpoint, permit, received, failure, seconds)
+            if is_logged:
+                status = received.status if received is not None else "none"
+                fields = {"workspace": self._workspace, "path": endpoint.path, **parameters, "status": status}
+                _log.debug("Request to Braze", extra={"fields": fields | {"duration": f"{seconds:.3f}s", **result}})
         return parsed, responded_at
 
     def _parse_response(

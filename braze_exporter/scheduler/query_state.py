@@ -54,14 +54,18 @@ class FetchResult:
     error: BrazeError | None
 
 
-class Waiter:
-    """The number of `pending` queries that a scrape waits for, and a future that is resolved after the last."""
+class Refresh(Future[None]):
+    """The fetches that a scrape waits for. It is done when none of them is in flight.
+
+    `due` is the number of due queries, including deferred ones. `fetched` of them have been fetched, and `pending` are
+    in flight.
+    """
 
     def __init__(self) -> None:
-        """Start with no queries."""
-        self.future: Future[None] = Future()
-        self.future.set_running_or_notify_cancel()  # a running future cannot be canceled by a scrape that times out
-        self.pending = 0
+        """Start without queries."""
+        super().__init__()
+        self.set_running_or_notify_cancel()  # a running future cannot be canceled by a scrape that times out
+        self.due = self.fetched = self.pending = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +94,7 @@ class QueryState:
     owner: "QueryState | None" = None
     history: tuple[HistoryRange, ...] = ()
     chunks: list["QueryState"] = field(default_factory=list)
-    waiters: list[Waiter] = field(default_factory=list)
+    refreshes: list[Refresh] = field(default_factory=list)
     repair: RequestPlanner = field(default_factory=RequestPlanner)
 
     @property

@@ -12,7 +12,6 @@ import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -27,7 +26,7 @@ from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.history import chunk_range, is_needed, merge_ranges, missing_chunks, response_range
 from braze_exporter.scheduler.plan import fetch_length
-from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, Waiter, state_key
+from braze_exporter.scheduler.query_state import FetchResult, QueryState, Refresh, Response, state_key
 from braze_exporter.scheduler.repair import halve_chunk
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
@@ -100,15 +99,15 @@ class Scheduler:
         self._open_circuits: dict[EndpointKey, BrazeError | None] = {}
         self._worker_pools: dict[str, WorkerPool] = {}
         self._concurrency = 0
-        self._waiter = Waiter()
-        self._waiter.future.set_result(None)
-        self._finished: list[Waiter] = []  # those whose future is resolved when the lock is released
+        self._refresh = Refresh()
+        self._refresh.set_result(None)
+        self._finished: list[Refresh] = []  # those that are done when the lock is released
         self._is_closed = False
 
     @contextlib.contextmanager
     def _locking(self) -> Iterator[None]:
-        """Hold the lock, and resolve the futures of finished scrapes after it. Their callbacks may take any lock."""
-        finished: list[Waiter] = []
+        """Hold the lock, and resolve finished refreshes after it. Their callbacks may take any lock."""
+        finished: list[Refresh] = []
         try:
             with self._lock:
                 try:
@@ -116,8 +115,8 @@ class Scheduler:
                 finally:
                     finished, self._finished = self._finished, []
         finally:
-            for waiter in finished:
-                waiter.future.set_result(None)
+            for refresh in finished:
+                refresh.set_result(None)
 
     def add_listener(self, listener: Listener) -> None:
         """Notify `listener` of all changes from now on, one call at a time."""
@@ -136,7 +135,7 @@ class Scheduler:
             for query_state in known.values():
                 query_state.is_removed = True
                 self._drop_chunks(query_state.chunks)
-                self._release_waiters(query_state)
+                self._end_refreshes(query_state)
             self._incomplete_history &= {state_key(query) for query in queries}
             self._states_by_endpoint = {}
             for query_state in self.query_states:
@@ -206,28 +205,30 @@ class Scheduler:
                 opened[name].add(jobs)
         self._concurrency, self._worker_pools = concurrency, kept | opened
 
-    def refresh(self) -> Future[None]:
+    def refresh(self) -> Refresh:
         """Queue a fetch of every due query, and return a future that is done when no fetch is in flight.
 
         Deferred queries do not delay the future. It cannot be canceled.
         """
         with self._locking():
-            added = [] if self._is_closed else self._take_due(self._monotonic())
+            due = [] if self._is_closed else self._take_due(self._monotonic())
+            added = [query_state for query_state in due if query_state.in_flight]
             for name, worker_pool in self._worker_pools.items():
                 worker_pool.add([self._make_job(item) for item in added if item.query.workspace == name])
-            if added or not self._waiter.pending:  # otherwise the current waiter already covers these fetches
-                self._waiter = Waiter()
+            if added or not self._refresh.pending:  # otherwise the current refresh already covers these fetches
+                self._refresh = Refresh()
                 for query_state in self.query_states:
                     if query_state.in_flight:
-                        self._waiter.pending += 1
-                        query_state.waiters.append(self._waiter)
-                if not self._waiter.pending:
-                    self._finished.append(self._waiter)
-            waiter = self._waiter
-        return waiter.future
+                        self._refresh.pending += 1
+                        query_state.refreshes.append(self._refresh)
+                denied = [query_state for query_state in due if not query_state.in_flight]
+                self._refresh.due = self._refresh.pending + len(denied)
+                if not self._refresh.pending:
+                    self._finished.append(self._refresh)
+            return self._refresh
 
     def _take_due(self, now: float) -> list[QueryState]:
-        """Mark each due query as in flight, or as deferred if it may not be fetched now, and return those in flight."""
+        """Return the due queries, and mark each as in flight, or as deferred if it may not be fetched now."""
         due = [
             query_state for query_state in self.query_states if not query_state.in_flight and query_state.is_due(now)
         ]
@@ -247,7 +248,7 @@ class Scheduler:
             query_state.in_flight = deny_reason is None
             if deny_reason is not None:
                 self._set_deferred(query_state, deny_reason)
-        return [query_state for query_state in due if query_state.in_flight]
+        return due
 
     def _queries_to_probe(self, due: Collection[EndpointKey]) -> list[QueryState]:
         """Return one query for each endpoint that has an open circuit or at which the key must be tested.
@@ -349,6 +350,8 @@ class Scheduler:
                 self._store_result(query_state, fetched, error, sent_at)
                 owner = query_state.owner or query_state
                 self._notify(owner, operator.methodcaller("on_end", owner))
+            for refresh in query_state.refreshes:
+                refresh.fetched += 1
             self._release(query_state)
 
     def _store_result(
@@ -471,14 +474,14 @@ class Scheduler:
 
     def _release(self, query_state: QueryState) -> None:
         query_state.in_flight = False
-        self._release_waiters(query_state)
+        self._end_refreshes(query_state)
 
-    def _release_waiters(self, query_state: QueryState) -> None:
-        waiting, query_state.waiters = query_state.waiters, []
-        for waiter in waiting:
-            waiter.pending -= 1
-            if not waiter.pending:
-                self._finished.append(waiter)
+    def _end_refreshes(self, query_state: QueryState) -> None:
+        ended, query_state.refreshes = query_state.refreshes, []
+        for refresh in ended:
+            refresh.pending -= 1
+            if not refresh.pending:
+                self._finished.append(refresh)
 
 
 def _endpoint_key(query_state: QueryState) -> EndpointKey:

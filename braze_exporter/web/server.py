@@ -20,6 +20,7 @@ import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from braze_exporter.config.document import ConfigError
+from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.web.acceptor import Acceptor
 from braze_exporter.web.access import AccessControl
 from braze_exporter.web.connection import IDLE_TIMEOUT_SECONDS, Connection, has_body
@@ -54,7 +55,7 @@ Send = Callable[[Message], Awaitable[None]]
 class MetricsSource(Protocol):
     """The source of the metrics that the application serves."""
 
-    def refresh(self) -> Future[None]:
+    def refresh(self) -> Refresh:
         """Start a fetch of every due query, and return a future that is done when no fetch is in flight."""
 
     def save(self) -> Future[None]:
@@ -219,7 +220,8 @@ class Application:
         if self._waiting > MAX_WAITING_SCRAPES:
             deadline = arrived_at
         try:
-            is_complete = await self._refresh(deadline, disconnected)
+            refresh = await self._start_refresh(deadline, disconnected)
+            is_complete = await _wait_until(deadline, asyncio.wrap_future(refresh), disconnected)
             await _wait_until(deadline, asyncio.wrap_future(self._source.save()), disconnected)
         finally:
             self._waiting -= 1
@@ -234,17 +236,19 @@ class Application:
         started_at = _now()
         response = await self._render_shared(self._pages, content_type, headers)
         self._render_seconds = _now() - started_at
+        if _log.isEnabledFor(logging.DEBUG):
+            fields = {"due": refresh.due, "fetched": refresh.fetched, "waited": f"{started_at - arrived_at:.3f}s"}
+            _log.debug("Scrape", extra={"fields": fields | {"bytes": len(response.body)}})
         return replace(response, is_scrape=header is not None)
 
-    async def _refresh(self, deadline: float, disconnected: asyncio.Future[None]) -> bool:
-        """Fetch the due queries, and return whether none is in flight at the deadline.
+    async def _start_refresh(self, deadline: float, disconnected: asyncio.Future[None]) -> Refresh:
+        """Start the fetches of due queries. If they do not start before the deadline, the result is never done.
 
-        The fetches are started in a thread, which may have to wait for a lock while another thread works.
+        They are started in a thread, which may have to wait for a lock while another thread works.
         """
         started = asyncio.get_running_loop().run_in_executor(self._threads, self._source.refresh)
-        if not await _wait_until(max(deadline, _now() + _MIN_REFRESH_SECONDS), started, disconnected):
-            return False
-        return await _wait_until(deadline, asyncio.wrap_future(started.result()), disconnected)
+        is_started = await _wait_until(max(deadline, _now() + _MIN_REFRESH_SECONDS), started, disconnected)
+        return started.result() if is_started else Refresh()
 
     async def _render_shared(self, pages: PageRenderer, content_type: str, headers: dict[bytes, str]) -> HttpResponse:
         key = RenderKey(content_type, accepts_gzip(headers.get(b"accept-encoding", "")))

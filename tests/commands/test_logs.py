@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 import response_faults
 from recorded_counts import RecordedCounts
 from support import (
+    IOS,
     KEY,
     NOW,
     Program,
@@ -37,11 +39,33 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_successful_fetches_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Successful fetches are not logged at any level."""
-    caplog.set_level(logging.DEBUG, logger="braze_exporter")
+    """Successful fetches are not logged unless the level is `debug`."""
+    caplog.set_level(logging.INFO, logger="braze_exporter")
     with running_exporter(EVENTS, RecordedCounts(events=NAMES)) as exporter:
         exporter.scrape()
     assert [record for record in caplog.records if record.name.startswith("braze_exporter")] == []
+
+
+def test_debug_log_has_requests_and_scrapes(tmp_path: Path) -> None:
+    """With `--log.level=debug` each request and each scrape is one line, without the key."""
+    with running_braze(RecordedCounts(events=["purchase", "signup"])) as (braze, server):
+        braze.inject(response_faults.status(503, f"Down {KEY}"), event="signup")
+        text = workspace_yaml(server.url, "{event: purchase, apps: [ios]}\n{event: signup}")
+        config = write_file(tmp_path / "config.yaml", text)
+        with Program.start([f"--config.file={config}", "--log.level=debug"]) as program:
+            page = program.get("/metrics")
+            program.get("/metrics")
+            wait_until(lambda: "path=/events/list" in program.output, "the list is read")
+    lines = [re.sub(r"(duration|waited)=\d+\.\d{3}s", r"\1=…", line.partition("msg=")[2]) for line in program.lines]
+    start = '"Request to Braze" workspace=production path=/events/data_series length=24'
+    assert set(lines) >= {
+        f"{start} event=purchase unit=hour app_id={IOS} status=200 duration=… buckets=24\n",
+        f'{start} event=signup unit=hour status=503 duration=… error="503 Service Unavailable: Down ***"\n',
+        '"Request to Braze" workspace=production path=/events/list page=0 status=200 duration=… items=2\n',
+        f"Scrape due=2 fetched=2 waited=… bytes={len(page.body)}\n",
+    }
+    assert sum(line.startswith("Scrape due=0 fetched=0 waited=… bytes=") for line in lines) == 1
+    assert KEY not in program.output
 
 
 def test_outage_is_logged_at_begin_and_end(caplog: pytest.LogCaptureFixture) -> None:

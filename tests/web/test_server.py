@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import free_port, write_file
 
+from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.web import listening, server
 from braze_exporter.web.access import AccessControl
 
@@ -74,13 +75,13 @@ class PendingSource:
     def __init__(self) -> None:
         self.incomplete_count = 0
 
-    def refresh(self) -> Future[None]:
+    def refresh(self) -> Refresh:
         """Return a future that is done if `is_answered`."""
         time.sleep(self.start_seconds)
-        future: Future[None] = Future()
+        refresh = Refresh()
         if self.is_answered:
-            future.set_result(None)
-        return future
+            refresh.set_result(None)
+        return refresh
 
     def save(self) -> Future[None]:
         """Return a future that is done if `is_written`."""
