@@ -19,6 +19,9 @@ MUST_BE_VARIABLE = "must be the name of an environment variable such as BRAZE_AP
 _SHOWN_PATH = re.compile(r"\.{0,2}/")
 _SHOWN_VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
 
+# The start of a line such as `export BRAZE_API_KEY=…`. A key may end with =.
+_ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Za-z_]\w*\s*=\s*[^=\s]", re.ASCII)
+
 # The maximum number of keys that are redacted: the current one, and earlier ones that calls in flight may still use.
 _MAX_REDACTED_KEYS = 10
 
@@ -132,7 +135,7 @@ def read_key_file(path: str) -> Secret:
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise KeyUnusableError(describe_key_file("is not a regular file", path))
-            text = file.read(_MAX_KEY_FILE_BYTES).decode()
+            text = file.read(_MAX_KEY_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         problem = "the file is not UTF-8 text; write the REST API key into it"
     except OSError as error:
@@ -165,6 +168,8 @@ def _parse_key(text: str, if_empty: str) -> Secret:
     key = text.strip()
     if not key:
         raise KeyUnusableError(if_empty)
+    if _ASSIGNMENT.match(key):
+        raise KeyUnusableError("contains an assignment such as BRAZE_API_KEY=…; write only the key")
     if key[0] in "\"'":
         raise KeyUnusableError("the key is in quotes, which Braze rejects; remove the quotes")
     if not key.isascii() or not key.isprintable() or " " in key:

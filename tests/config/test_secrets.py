@@ -47,12 +47,12 @@ PRINTERS: dict[str, Callable[[object], str]] = {
 def config(tmp_path: Path) -> Config:
     """Load a config with one key from a variable and the same key from a file."""
     path = tmp_path / "key"
-    path.write_text(f"\n {KEY}\n", encoding="utf-8")
+    path.write_bytes(f"\ufeff\r\n {KEY}\r\n".encode())
     return load_config(CONFIG.replace("KEY_FILE", str(path)), "x.yaml", {"BRAZE_API_KEY": f" {KEY}\n"})
 
 
 def test_key_is_loaded(config: Config) -> None:
-    """Whitespace around the key in a variable or file is removed."""
+    """Whitespace around the key in a variable or file, and a byte order mark, are removed."""
     assert {name: secret.reveal() for name, secret in config.keys.items()} == {"a": KEY, "b": KEY}
 
 
@@ -90,7 +90,9 @@ def test_secret_is_revealed_by_reveal_only() -> None:
         secret.key = KEY  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("key", [f'"{KEY}"', f"{KEY}\n{KEY}", f"Bearer {KEY}", f"{KEY}\x00", f"{KEY}é"])
+@pytest.mark.parametrize(
+    "key", [f'"{KEY}"', f"{KEY}\n{KEY}", f"Bearer {KEY}", f"export KEY={KEY}", f"{KEY}\x00", f"{KEY}é"]
+)
 def test_no_error_shows_key(tmp_path: Path, key: str) -> None:
     """The error for an unusable key shows no part of it, also in a stack trace and when pickled."""
     path = tmp_path / "key"
