@@ -32,6 +32,7 @@ _SCALAR_TAGS = {"binary", "bool", "float", "int", "null", "timestamp"}
 _HINTS = {
     "found character '\\t'": "indent with spaces, not tabs",
     "found character": "quote a value that starts with this character",
+    "found unknown escape character": "write a value with backslashes in single quotes",
     "found undefined alias": "quote a value that starts with *",
     "mapping values are not allowed here": 'check the indentation, and quote a value that contains ": "',
     "found another document": "the file must be a single document, remove the line ---",

@@ -26,6 +26,7 @@ from braze_exporter.config.schema import (
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.validation import RENAMED_KEYS, InvalidError, M, validate
 from braze_exporter.config.values import ALL, did_you_mean, is_same_file
+from braze_exporter.config.yaml_scalar import quote_scalar
 
 _MISPLACED_KEYS = dict.fromkeys(
     ("api_key", "key", "token"), "the API key must not be in the config; set api_key_file or api_key_env instead"
@@ -177,7 +178,7 @@ class _Loader:
             return ()
         entries = []
         for index, item in enumerate(raw):
-            data = self._check_mapping(item, (*path, index))
+            data = self._check_mapping(item, (*path, index), _entry_example(section, item))
             if data is None:
                 continue
             spec = self._validate(SECTIONS[section], data, (*path, index))
@@ -226,12 +227,13 @@ class _Loader:
         if "baseline" in data:
             self._add_problem((*path, "baseline"), f"a baseline compares local hours, which {remedy}")
 
-    def _check_mapping(self, raw: object, path: KeyPath) -> dict[str, Any] | None:
+    def _check_mapping(self, raw: object, path: KeyPath, example: str = "") -> dict[str, Any] | None:
         if isinstance(raw, dict):
             return raw
-        self._add_problem(
-            path, "must be a mapping of keys to values" if path else "must be a mapping with the key workspaces"
+        text = (
+            f"of keys to values{f', such as {{{example}}}' if example else ''}" if path else "with the key workspaces"
         )
+        self._add_problem(path, f"must be a mapping {text}")
         return None
 
     def _validate(
@@ -355,6 +357,13 @@ class _Loader:
             except secrets.KeyUnusableError as error:
                 self._add_problem((*path, name), str(error))
         return None
+
+
+def _entry_example(section: str, item: object) -> str:
+    """Return an entry of a section, with `item` as its subject if that is a string."""
+    example, label = SECTIONS[section].example.removeprefix("- "), _KINDS_BY_SECTION[section].subject_label
+    is_subject = isinstance(item, str) and example.startswith(f"{label}:")
+    return f"{label}: {quote_scalar(echo_value(item))}" if is_subject else example
 
 
 def _entry_identity(kind: SeriesKind, entry: Entry) -> tuple[object, ...]:

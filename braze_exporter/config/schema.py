@@ -27,13 +27,13 @@ from braze_exporter.braze.kinds import (
 from braze_exporter.braze.lists import ListItem
 from braze_exporter.config.values import (
     ALL,
-    MAPPING,
     AlertLabels,
     Channels,
     Duration,
     NamedIds,
+    OptionalCampaignId,
+    OptionalCanvasId,
     OptionalDuration,
-    OptionalId,
     OptionalInstance,
     OptionalKeyFile,
     OptionalPath,
@@ -48,6 +48,7 @@ from braze_exporter.config.values import (
     Stats,
     Text,
     UnitName,
+    mapping_of,
     number_range,
 )
 
@@ -191,11 +192,11 @@ class Entry(Model):
     refresh_interval: OptionalDuration = Field(default=None, description="overrides the top-level `refresh_interval`")
     settle: OptionalDuration = Field(default=None, description="overrides the top-level `settle`")
     max_age: OptionalDuration = Field(default=None, description="overrides the top-level `max_age`")
-    baseline: Annotated[Baseline | None, MAPPING] = Field(
+    baseline: Annotated[Baseline | None, mapping_of("keys to values, such as {weeks: 4}")] = Field(
         default=None,
         description="also export the usual value: the median of the same local hour or day in the last weeks",
     )
-    alerts: Annotated[Alerts | None, MAPPING] = Field(
+    alerts: Annotated[Alerts | None, mapping_of("keys to values, such as {silent: 2h}")] = Field(
         default=None, description="alerts for which `braze-exporter rules` generates Prometheus rules"
     )
 
@@ -354,7 +355,9 @@ class Campaign(MessagesEntry):
 
     example: ClassVar[str] = "- campaign: f293e280-c0e7-4304-b9b9-62803fc0b053"
 
-    campaign: OptionalId = Field(None, description="API identifier of the campaign, at the bottom of its page in Braze")
+    campaign: OptionalCampaignId = Field(
+        None, description="API identifier of the campaign, at the bottom of its page in Braze"
+    )
 
     @property
     def query_spec(self) -> QuerySpec:
@@ -367,7 +370,7 @@ class Canvas(MessagesEntry):
 
     example: ClassVar[str] = "- canvas: 4ffe74b7-ca90-4046-ae7f-68b1b337f6a6"
 
-    canvas: OptionalId = Field(None, description="API identifier of the Canvas, under Analyze Variants in Braze")
+    canvas: OptionalCanvasId = Field(None, description="API identifier of the Canvas, under Analyze Variants in Braze")
 
     @property
     def query_spec(self) -> QuerySpec:

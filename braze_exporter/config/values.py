@@ -35,6 +35,8 @@ _HEX_KEY = re.compile(r"[0-9a-f]{32,}", re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LABEL_NAME = _VARIABLE
+# An abbreviation of a time zone or an offset from UTC, such as PST, GMT+2 or Z.
+_ABBREVIATION = re.compile(r"[A-Za-z]{0,4}(?:[+-][\d:]*)?", re.ASCII)
 # Labels that a generated alert already has: those of its series, and those that the rule adds.
 ALERT_LABELS = {"alertname", "kind", "selector", "severity", "unit", "workspace"}.union(
     *(
@@ -119,11 +121,16 @@ def is_braze_id(text: str) -> bool:
     return _BRAZE_ID.fullmatch(text) is not None
 
 
-def _validate_braze_id(value: object) -> str:
-    if not isinstance(value, str) or not is_braze_id(value):
-        example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
-        raise InvalidValueError(f"must be a Braze API identifier {example}, not {_describe(value)}")
-    return value
+def _braze_id(place: str) -> BeforeValidator:
+    """Return a validator for Braze's identifiers; `place` is where Braze shows them."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not is_braze_id(value):
+            example = "such as 3bbc4555-8fa0-4c9b-a5c0-4505edf3e064"
+            raise InvalidValueError(f"must be a Braze API identifier {example}, not {_describe(value)}; it is {place}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def _validate_regex(value: object) -> Regex:
@@ -148,10 +155,15 @@ def _validate_product(value: object) -> str:
     return _validate_text(value)
 
 
-def _validate_mapping_of_ids(value: object) -> object:
-    if not isinstance(value, dict):
-        raise InvalidValueError("must be a mapping of names to Braze API identifiers, such as {ios: 3bbc4555-…}")
-    return value
+def mapping_of(contents: str) -> BeforeValidator:
+    """Return a validator for mappings; `contents` describes them in the message for other values."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, dict):
+            raise InvalidValueError(f"must be a mapping of {contents}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def _non_empty_list(of: str) -> BeforeValidator:
@@ -180,7 +192,9 @@ def _time_zones() -> frozenset[str]:
 def _validate_timezone(value: object) -> ZoneInfo:
     name = _validate_text(value)
     if name not in _time_zones():
-        hint = did_you_mean(name, sorted(_time_zones())) or "; expected a name such as America/New_York"
+        # Abbreviations and offsets resemble names of other zones, such as PST and EST.
+        known = () if _ABBREVIATION.fullmatch(name) else sorted(_time_zones())
+        hint = did_you_mean(name, known) or "; expected a name such as America/New_York"
         raise InvalidValueError(f'unknown time zone "{echo_value(name)}"{hint}')
     return ZoneInfo(name)
 
@@ -289,18 +303,6 @@ def _validate_label_name(value: object) -> str:
     return name
 
 
-def _validate_mapping_of_labels(value: object) -> object:
-    if not isinstance(value, dict):
-        raise InvalidValueError("must be a mapping of label names to values, such as {team: growth}")
-    return value
-
-
-def _validate_mapping_of_keys(value: object) -> object:
-    if not isinstance(value, dict):
-        raise InvalidValueError("must be a mapping of keys to values")
-    return value
-
-
 # The JSON Schema of each type. It accepts slightly more than the validators. The title is the type's name in documents.
 _TEXT_SCHEMA = {"title": "string", "type": "string", "pattern": r"\S"}
 _ID_SCHEMA = {
@@ -357,8 +359,12 @@ Text = Annotated[str, BeforeValidator(_validate_text), _TEXT]
 Duration = Annotated[float, BeforeValidator(_validate_duration), _SECONDS]
 UnitName = Annotated[Unit, BeforeValidator(_validate_unit), _UNIT]
 ConfiguredName = Annotated[str, BeforeValidator(_validate_configured_name), _NAME]
-BrazeId = Annotated[str, BeforeValidator(_validate_braze_id), _ID]
-NamedIds = Annotated[dict[ConfiguredName, BrazeId], BeforeValidator(_validate_mapping_of_ids), _IDS]
+BrazeId = Annotated[str, _braze_id("on the page APIs and Identifiers in Braze"), _ID]
+NamedIds = Annotated[
+    dict[ConfiguredName, BrazeId],
+    mapping_of("names to Braze API identifiers, such as {ios: 3bbc4555-…}"),
+    _IDS,
+]
 Selection = Annotated[tuple[Text, ...], _non_empty_list(f"names, such as [{ALL}]"), _NAMES]
 MessagePart = Annotated[str, BeforeValidator(_validate_message_part)]
 Channels = Annotated[
@@ -372,8 +378,9 @@ OptionalDuration = Annotated[float | None, BeforeValidator(_validate_duration), 
 OptionalText = Annotated[str | None, BeforeValidator(_validate_text), _TEXT]
 OptionalPath = Annotated[str | None, BeforeValidator(_validate_path), _PATH]
 LabelName = Annotated[str, BeforeValidator(_validate_label_name)]
-AlertLabels = Annotated[dict[LabelName, Text], BeforeValidator(_validate_mapping_of_labels), _LABELS]
-OptionalId = Annotated[str | None, BeforeValidator(_validate_braze_id), _ID]
+AlertLabels = Annotated[dict[LabelName, Text], mapping_of("label names to values, such as {team: growth}"), _LABELS]
+OptionalCampaignId = Annotated[str | None, _braze_id("at the bottom of the campaign's page in Braze"), _ID]
+OptionalCanvasId = Annotated[str | None, _braze_id("under Analyze Variants on the Canvas's page in Braze"), _ID]
 OptionalSegment = Annotated[str | None, BeforeValidator(_validate_configured_name), _NAME]
 OptionalProduct = Annotated[str | None, BeforeValidator(_validate_product), _NAME]
 OptionalRegex = Annotated[Regex | None, BeforeValidator(_validate_regex), _PATTERN]
@@ -382,4 +389,3 @@ OptionalUrl = Annotated[str | None, BeforeValidator(_validate_url), _URL]
 OptionalInstance = Annotated[str | None, BeforeValidator(_validate_instance), _INSTANCE]
 OptionalVariable = Annotated[str | None, BeforeValidator(_validate_variable), _ENVIRONMENT]
 OptionalKeyFile = Annotated[str | None, BeforeValidator(_validate_key_file), _PATH]
-MAPPING = BeforeValidator(_validate_mapping_of_keys)
