@@ -126,7 +126,11 @@ class _Run:
         self.session = open_session(CONNECTIONS)
         self.state_file = open_state_file(str(directory / "state.sqlite")) if directory is not None else None
         self.exporter = Exporter(
-            self.state_file, wall=lambda: self.now, monotonic=lambda: self.elapsed, jitter=lambda: 1.0, reads_lists=False
+            self.state_file,
+            wall=lambda: self.now,
+            monotonic=lambda: self.elapsed,
+            jitter=lambda: 1.0,
+            reads_lists=False,
         )
         self.exporter.apply_config(config, build_plan(config), self.session)
 

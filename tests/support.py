@@ -180,9 +180,9 @@ class ExporterRig:
 
     def wait_for_history(self) -> bool:
         """Wait until each queued call for history is done or deferred, and return whether all history has been read."""
-        history = self.exporter._scheduler.pending_history  # noqa: SLF001 - no scrape waits for it
-        wait_until(lambda: not any(chunk.in_flight for chunk in list(history)), "no call is in flight")
-        return not history
+        history = self.exporter._scheduler.history  # noqa: SLF001 - no scrape waits for it
+        wait_until(lambda: not any(chunk.in_flight for chunk in list(history.chunks)), "no call is in flight")
+        return not history.remaining()
 
     def page(self) -> MetricsPage:
         """Save the counters, and return the current page without fetching anything."""

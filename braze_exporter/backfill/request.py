@@ -131,7 +131,7 @@ class BackfillRequest:
         bucket = bucket_start(self.end.in_zone(query.zone) - query.settle_seconds - 1, query.unit, query.zone)
         newest, oldest = bucket - 1, self.start.in_zone(query.zone)
         has_buckets = bucket_start(newest, query.unit, query.zone) >= oldest
-        return build_chunks(query, oldest, newest) if has_buckets else ()
+        return build_chunks(query, oldest, newest, query.kind.max_length) if has_buckets else ()
 
     def validate(self, plan: Plan, now: float) -> None:
         """Raise `BackfillError` if the request is invalid for `plan` at `now`, in seconds since the epoch."""

@@ -1,73 +1,141 @@
-"""Tracks which part of a query's history is complete, and which calls the rest needs. Pure functions.
+"""Plans the calls for the history of baselines, a few at a time."""
 
-A range of history is a pair of times in seconds since the epoch. It contains the buckets that start from the first to
-the second time.
-"""
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
-from collections.abc import Iterable
-from itertools import chain
-from typing import TypeAlias
+from braze_exporter.scheduler.history_ranges import (
+    HistoryRange,
+    chunk_range,
+    is_needed,
+    merge_ranges,
+    missing_ranges,
+    response_range,
+)
+from braze_exporter.scheduler.plan import build_chunks, count_chunks
+from braze_exporter.scheduler.query_state import QueryState, state_key
+from braze_exporter.scheduler.repair import halve_length
 
-from braze_exporter.braze.buckets import WEEK_SECONDS
-from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.plan import build_chunks, history_bounds
+# The number of history chunks that one scrape queues, since there may be thousands.
+MAX_QUEUED_HISTORY = 500
+# Seconds after the addition of a history chunk of one bucket from which it is given up if its response is too large.
+# Until then it is retried, since the cause may be temporary.
+_OVERSIZED_HISTORY_SECONDS = 86_400.0
 
-HistoryRange: TypeAlias = tuple[float, float]
-
-
-def chunk_range(chunk: Query) -> HistoryRange:
-    """Return the range that a chunk of history covers."""
-    end = float(chunk.ending_at or 0)
-    return end + 1 - chunk.length * chunk.unit.seconds, end
-
-
-def is_needed(chunk: Query, now: float) -> bool:
-    """Return whether a baseline needs a chunk of history at `now`. The clock may have been wrong before."""
-    (oldest, newest), (start, end) = history_bounds(chunk, now), chunk_range(chunk)
-    return start <= newest and end >= oldest
+_log = logging.getLogger(__name__)
 
 
-def response_range(query: Query, length: int, ending_at: float | None, requested_at: float) -> HistoryRange:
-    """Return the range of the settled buckets in a response to a request for `length` buckets, which may be empty.
+class History:
+    """The history chunks of all queries with a baseline. Not thread-safe.
 
-    `ending_at` is the end of the requested buckets, or None if they ran up to `requested_at`.
+    `chunks` are those that are to be fetched next. A chunk is made when a scrape can fetch it, since a year of hours
+    for each of 2,000 queries has 170,000 chunks.
     """
-    unit = query.unit.seconds
-    end = requested_at - query.settle_seconds - unit
-    if ending_at is None:
-        return requested_at - (length - 1) * unit, end
-    return ending_at + 1 - length * unit, min(ending_at, end)
 
+    def __init__(self, *, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        """Start without queries. The functions return seconds since the epoch and of a monotonic clock."""
+        self._wall = wall
+        self._monotonic = monotonic
+        self.chunks: dict[QueryState, None] = {}
+        # The queries whose history may have missing ranges that no chunk covers.
+        self._incomplete: dict[QueryState, None] = {}
+        self._oversized: set[tuple[object, ...]] = set()
 
-def merge_ranges(ranges: Iterable[HistoryRange], query: Query, now: float) -> tuple[HistoryRange, ...]:
-    """Return the union of `ranges` at `now`, without the time for which no baseline of `query` keeps values.
+    def set_queries(self, query_states: Iterable[QueryState]) -> None:
+        """Replace the queries."""
+        self._incomplete = {query_state: None for query_state in query_states if query_state.query.baseline_weeks}
+        for chunk in [chunk for chunk in self.chunks if chunk.owner not in self._incomplete]:
+            self._drop(chunk)
+        self._oversized &= {state_key(query_state.query) for query_state in self._incomplete}
 
-    A gap that is shorter than a bucket contains no start of a bucket.
-    """
-    oldest, unit = now - (query.baseline_weeks + 1) * WEEK_SECONDS, query.unit.seconds
-    merged: list[HistoryRange] = []
-    for start, end in sorted((max(start, oldest), end) for start, end in ranges):
-        if end < start:
-            continue
-        if merged and start - merged[-1][1] < unit:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return tuple(merged)
+    def restart(self, query_state: QueryState) -> None:
+        """Read all history of a query again, since its baseline has another number of weeks."""
+        query_state.added_at, query_state.history = self._wall(), ()
+        self._oversized.discard(state_key(query_state.query))
+        for chunk in list(query_state.chunks):
+            self._drop(chunk)
 
+    def due_chunks(self, can_fetch: Callable[[QueryState], bool]) -> list[QueryState]:
+        """Return up to `MAX_QUEUED_HISTORY` due chunks of the queries that `can_fetch`."""
+        now = self._monotonic()
+        due = [chunk for chunk in self.chunks if not chunk.in_flight and chunk.is_due(now) and can_fetch(chunk)]
+        for query_state in list(self._incomplete):
+            if len(due) >= MAX_QUEUED_HISTORY:
+                break
+            if can_fetch(query_state):
+                del self._incomplete[query_state]
+                due += self._make_chunks(query_state)
+        return due[:MAX_QUEUED_HISTORY]
 
-def missing_chunks(query: Query, ranges: Iterable[HistoryRange], now: float) -> tuple[Query, ...]:
-    """Return the queries that read the history for the baseline of `query` at `now`, except the known `ranges`.
+    def record_success(self, query_state: QueryState, sent_at: float) -> None:
+        """Register the history in the response to a query or a chunk. `sent_at` is in seconds since the epoch."""
+        owner, query, request = query_state.owner or query_state, query_state.query, query_state.repair.request
+        if not query.baseline_weeks:
+            return
+        length, ending_at = (query.length, query.ending_at) if request is None else (request.length, request.ending_at)
+        self._complete(owner, response_range(query, length, ending_at, sent_at), sent_at)
+        if query_state.is_history:
+            self._drop(query_state)
+        elif self._missing_ranges(owner):
+            self._incomplete[owner] = None
 
-    The newest one comes first.
-    """
-    if not query.baseline_weeks:
-        return ()
-    oldest, newest = history_bounds(query, now)
-    gaps, end = [], oldest
-    for start, range_end in merge_ranges(ranges, query, now):
-        if start - end >= query.unit.seconds:
-            gaps.append((end, min(start, newest)))
-        end = max(end, range_end)
-    gaps.append((end, newest))
-    return tuple(chain.from_iterable(build_chunks(query, *gap) for gap in reversed(gaps) if gap[0] < gap[1]))
+    def record_oversized(self, chunk: QueryState, owner: QueryState) -> None:
+        """Request shorter chunks for the history of `owner`, because the response to `chunk` was too large.
+
+        A chunk of one bucket is given up after a day. This is logged once per query.
+        """
+        query = chunk.query
+        owner.chunk_length = min(owner.chunk_length or query.length, halve_length(query.length))
+        if query.length > owner.chunk_length:
+            for other in [other for other in owner.chunks if not other.in_flight or other is chunk]:
+                self._drop(other)
+            self._incomplete[owner] = None
+        elif self._wall() - chunk.added_at >= _OVERSIZED_HISTORY_SECONDS:
+            self._complete(owner, chunk_range(query), self._wall())
+            self._drop(chunk)
+            if state_key(query) not in self._oversized:
+                self._oversized.add(state_key(query))
+                fields = {**dict(query.labels), "unit": query.unit}
+                _log.warning("History response too large, baseline is incomplete", extra={"fields": fields})
+
+    def remaining(self) -> Mapping[str, int]:
+        """Return the number of calls for history that remain, by workspace. Workspaces without any are omitted."""
+        calls = Counter(chunk.query.workspace for chunk in self.chunks)
+        for query_state in self._incomplete:
+            query = query_state.query
+            calls[query.workspace] += sum(
+                count_chunks(query, *gap, query_state.chunk_length or query.kind.max_length)
+                for gap in self._missing_ranges(query_state)
+            )
+        return +calls
+
+    def _missing_ranges(self, owner: QueryState) -> list[HistoryRange]:
+        """Return the ranges that are neither complete nor covered by a chunk."""
+        ranges = (*owner.history, *(chunk_range(chunk.query) for chunk in owner.chunks))
+        return missing_ranges(owner.query, ranges, self._wall())
+
+    def _make_chunks(self, owner: QueryState) -> list[QueryState]:
+        """Return new chunks for the missing history of a query, and drop those that are no longer needed."""
+        query, now = owner.query, self._wall()
+        for chunk in list(owner.chunks):
+            if not chunk.in_flight and not is_needed(chunk.query, now):
+                self._drop(chunk)
+        length = owner.chunk_length or query.kind.max_length
+        added = [
+            QueryState(chunk, now, next_at=self._monotonic(), owner=owner)
+            for gap in self._missing_ranges(owner)
+            for chunk in build_chunks(query, *gap, length)
+        ]
+        owner.chunks += added
+        self.chunks.update(dict.fromkeys(added))
+        return added
+
+    def _drop(self, chunk: QueryState) -> None:
+        """Remove a chunk. If it is in flight, its response is ignored."""
+        chunk.is_removed = True
+        del self.chunks[chunk]
+        if chunk.owner is not None:
+            chunk.owner.chunks.remove(chunk)
+
+    def _complete(self, owner: QueryState, covered: HistoryRange, now: float) -> None:
+        owner.history = merge_ranges((*owner.history, covered), owner.query, now)

@@ -309,7 +309,11 @@ def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator
     for (workspace, pool), group in groups.items():
         allowed_hourly_calls, startup_calls = (
             pool.per_hour * settings.budget.share,
-            sum(len(history_chunks(query, now=0.0)) for query in group),
+            sum(
+                count_chunks(query, *history_bounds(query, now=0.0), query.kind.max_length)
+                for query in group
+                if query.baseline_weeks
+            ),
         )
         burst = len(group) + sum(query.baseline_weeks > 0 for query in group)
         if pool is LISTS_POOL:  # its limit is too small for all queries of a plan at once
@@ -391,33 +395,37 @@ def fetch_length(query: Query, since: float | None, now: float) -> int:
     return min(query.length + missed, query.kind.max_length)
 
 
-def history_chunks(query: Query, now: float) -> tuple[Query, ...]:
-    """Return the queries that read the history for the baseline of `query` at `now`, one call each.
-
-    They cover the weeks of the baseline plus `settle`, and end where the buckets of a usual fetch begin. The result is
-    empty if `query` has no baseline.
-    """
-    if not query.baseline_weeks:
-        return ()
-    return build_chunks(query, *history_bounds(query, now))
-
-
 def history_bounds(query: Query, now: float) -> tuple[float, float]:
-    """Return the oldest and the newest time of the history for the baseline of `query` at `now`."""
+    """Return the oldest and the newest time of the history for the baseline of `query` at `now`.
+
+    The history covers the weeks of the baseline plus `settle`, and ends where the buckets of a usual fetch begin.
+    """
     unit = query.unit.seconds
     oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle_seconds - _MARGIN_BUCKETS * unit
     return oldest, now - (query.length - _MARGIN_BUCKETS) * unit
 
 
-def build_chunks(query: Query, oldest: float, newest: float) -> tuple[Query, ...]:
+def count_chunks(query: Query, oldest: float, newest: float, length: int) -> int:
+    """Return the number of queries that `build_chunks` would return."""
+    return math.ceil((newest - oldest) / _chunk_step(query, length))
+
+
+def build_chunks(query: Query, oldest: float, newest: float, length: int) -> tuple[Query, ...]:
     """Return the queries that read the buckets from `oldest` to the one that contains `newest`, one call each.
 
-    The newest chunk comes first. Each one ends at the last second of a bucket. It overlaps the next chunk by a bucket,
-    since days differ in length.
+    Each call reads `length` buckets. The newest chunk comes first. Each one ends at the last second of a bucket. If it
+    has several buckets, it overlaps the next chunk by one, since days differ in length.
     """
-    step = (query.kind.max_length - 1) * query.unit.seconds
-    ends = (_last_second(newest - number * step, query) for number in range(math.ceil((newest - oldest) / step)))
-    return tuple(replace(query, ending_at=end, length=query.kind.max_length) for end in ends)
+    step = _chunk_step(query, length)
+    count = count_chunks(query, oldest, newest, length)
+    return tuple(
+        replace(query, ending_at=_last_second(newest - number * step, query), length=length) for number in range(count)
+    )
+
+
+def _chunk_step(query: Query, length: int) -> float:
+    """Return the seconds from the end of a chunk to that of the next one."""
+    return max(1, length - 1) * query.unit.seconds
 
 
 def _last_second(instant: float, query: Query) -> int:

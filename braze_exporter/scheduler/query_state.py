@@ -11,7 +11,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
 from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.circuit_breaker import FIRST_START_RETRY_SECONDS
-from braze_exporter.scheduler.history import HistoryRange
+from braze_exporter.scheduler.history_ranges import HistoryRange
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AUTH_RETRY_SECONDS
 from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.repair import RequestPlanner
@@ -77,9 +77,9 @@ class QueryState:
     `circuit_error` is the 401 or 403 that blocks all queries of the endpoint, or None. `in_flight` is true while the
     query is queued or being fetched. `is_deferred` is true if it was due but not fetched because of rate limiting.
     `is_removed` is true if it is no longer in the plan. `failures` is the number of consecutive transient
-    failures. `history` has the ranges of the history for the baseline that are complete, and `chunks` the states of
-    the history chunks that are still to be fetched. A history chunk has the query that it belongs to as `owner`. It is
-    fetched once, at the lowest priority, without delaying scrapes.
+    failures. `history` has the ranges of the history for the baseline that are complete, and `chunks` the history
+    chunks that are to be fetched next, of at most `chunk_length` buckets. A history chunk has the query that it belongs
+    to as `owner`. It is fetched once, at the lowest priority, without delaying scrapes.
     """
 
     query: Query
@@ -94,6 +94,7 @@ class QueryState:
     owner: "QueryState | None" = None
     history: tuple[HistoryRange, ...] = ()
     chunks: list["QueryState"] = field(default_factory=list)
+    chunk_length: int = 0
     refreshes: list[Refresh] = field(default_factory=list)
     repair: RequestPlanner = field(default_factory=RequestPlanner)
 

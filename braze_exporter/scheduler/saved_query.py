@@ -15,7 +15,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import MetricGroup
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
-from braze_exporter.scheduler.history import HistoryRange
+from braze_exporter.scheduler.history_ranges import HistoryRange
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 from braze_exporter.scheduler.repair import RequestPlanner
 

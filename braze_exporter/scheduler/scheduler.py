@@ -6,12 +6,10 @@ out does not cancel its fetches; the next scrape returns their results.
 """
 
 import contextlib
-import itertools
 import logging
 import operator
 import threading
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -24,17 +22,10 @@ from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
-from braze_exporter.scheduler.history import chunk_range, is_needed, merge_ranges, missing_chunks, response_range
+from braze_exporter.scheduler.history import History
 from braze_exporter.scheduler.plan import fetch_length
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Refresh, Response, state_key
-from braze_exporter.scheduler.repair import halve_chunk
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
-
-# The number of history chunks that one scrape queues, since there may be thousands.
-MAX_QUEUED_HISTORY = 500
-# Seconds after the addition of a query from which a history chunk of one bucket is given up if its response is too
-# large. Until then it is retried, since the cause may be temporary.
-_OVERSIZED_HISTORY_SECONDS = 86_400.0
 
 # The workspace and the endpoint path of a query. They decide whether it may be fetched.
 EndpointKey: TypeAlias = tuple[str, str]
@@ -93,8 +84,7 @@ class Scheduler:
         self._lock = threading.Lock()
         self.revision = 0
         self.query_states: tuple[QueryState, ...] = ()
-        self.pending_history: dict[QueryState, None] = {}
-        self._incomplete_history: set[tuple[object, ...]] = set()
+        self.history = History(wall=wall, monotonic=monotonic)
         self._states_by_endpoint: dict[EndpointKey, list[QueryState]] = {}
         self._open_circuits: dict[EndpointKey, BrazeError | None] = {}
         self._worker_pools: dict[str, WorkerPool] = {}
@@ -134,9 +124,8 @@ class Scheduler:
             self.query_states = tuple(self._make_state(query, known.pop(state_key(query), None)) for query in queries)
             for query_state in known.values():
                 query_state.is_removed = True
-                self._drop_chunks(query_state.chunks)
                 self._end_refreshes(query_state)
-            self._incomplete_history &= {state_key(query) for query in queries}
+            self.history.set_queries(self.query_states)
             self._states_by_endpoint = {}
             for query_state in self.query_states:
                 self._states_by_endpoint.setdefault(_endpoint_key(query_state), []).append(query_state)
@@ -148,38 +137,13 @@ class Scheduler:
                 self._update_circuit(endpoint_key)
 
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
-        """Update `query_state` for `query`, or create it if it is None, and add the history chunks that it needs."""
+        """Update `query_state` for `query`, or create it if it is None."""
         now = self._monotonic()
         query_state = query_state or self._restore(query) or QueryState(query, self._wall(), next_at=now)
         if query_state.query.baseline_weeks != query.baseline_weeks:
-            query_state.added_at, query_state.history = self._wall(), ()
-            self._incomplete_history.discard(state_key(query))
-            self._drop_chunks(query_state.chunks)
+            self.history.restart(query_state)
         query_state.update(query, now)
-        self._plan_history(query_state)
         return query_state
-
-    def _plan_history(self, query_state: QueryState) -> None:
-        """Add chunks for the history that is missing, and drop those that are no longer needed."""
-        query, now = query_state.query, self._wall()
-        idle = [chunk for chunk in query_state.chunks if not chunk.in_flight]
-        self._drop_chunks([chunk for chunk in idle if not is_needed(chunk.query, now)])
-        ranges = (*query_state.history, *(chunk_range(chunk.query) for chunk in query_state.chunks))
-        self._add_chunks(query_state, missing_chunks(query, ranges, now), now)
-
-    def _add_chunks(self, owner: QueryState, chunks: Iterable[Query], added_at: float) -> None:
-        now = self._monotonic()
-        added = [QueryState(chunk, added_at, next_at=now, owner=owner) for chunk in chunks]
-        owner.chunks += added
-        self.pending_history.update(dict.fromkeys(added))
-
-    def _drop_chunks(self, chunks: Iterable[QueryState]) -> None:
-        """Remove history chunks. The response of a chunk in flight is ignored."""
-        for chunk in list(chunks):
-            chunk.is_removed = True
-            del self.pending_history[chunk]
-            if chunk.owner is not None:
-                chunk.owner.chunks.remove(chunk)
 
     def _open_worker_pools(self, workspaces: Collection[str], concurrency: int) -> None:
         """Keep or create one `WorkerPool` of `concurrency` threads per workspace, and close all others.
@@ -237,12 +201,7 @@ class Scheduler:
             endpoint_key: self._admission(query_states[0].query).deny_reason(query_states[0].query.kind)
             for endpoint_key, query_states in self._states_by_endpoint.items()
         }
-        due_history = (
-            chunk
-            for chunk in self.pending_history
-            if not chunk.in_flight and chunk.is_due(now) and deny_reasons[_endpoint_key(chunk)] is None
-        )
-        due += itertools.islice(due_history, MAX_QUEUED_HISTORY)
+        due += self.history.due_chunks(lambda query_state: deny_reasons[_endpoint_key(query_state)] is None)
         for query_state in due:
             deny_reason = deny_reasons[_endpoint_key(query_state)]
             query_state.in_flight = deny_reason is None
@@ -273,9 +232,9 @@ class Scheduler:
             self._update_circuits()
 
     def remaining_history(self) -> Mapping[str, int]:
-        """Return the number of history chunks that remain to be fetched, by workspace."""
+        """Return the number of calls for history that remain, by workspace."""
         with self._lock:
-            return Counter(query_state.query.workspace for query_state in self.pending_history)
+            return self.history.remaining()
 
     def close(self) -> None:
         """Stop fetching and resolve all futures. Fetches in flight end by themselves or with the process."""
@@ -369,14 +328,13 @@ class Scheduler:
             if outcome.is_tolerated:
                 return
             if query_state.owner is not None and error.reason is Reason.TOO_LARGE:
-                self._halve_chunks(query_state.owner, query_state)
-                self._give_up_chunk_if_old(query_state.owner, query_state)
+                self.history.record_oversized(query_state, query_state.owner)
             query_state.result = FetchResult(query_state.response, error)
         elif fetched is not None:
             # If the exporter's clock is ahead of Braze's, use Braze's, so that no bucket settles too early.
             requested_at = sent_at if fetched.responded_at is None else min(sent_at, fetched.responded_at)
             response = self._make_response(query_state, fetched, requested_at)
-            self._record_history(query_state, requested_at)
+            self.history.record_success(query_state, requested_at)
             if query_state.repair.request is not None and query_state.repair.request.ending_at is not None:
                 self._notify(query_state, operator.methodcaller("on_repair", query_state, response))
                 return
@@ -396,43 +354,6 @@ class Scheduler:
             is_complete=outcome.is_complete,
             is_short=request is not None and request.length < query_state.query.length,
         )
-
-    def _record_history(self, query_state: QueryState, requested_at: float) -> None:
-        """Register the history that a response has, and add chunks for what is missing."""
-        owner, query, request = query_state.owner or query_state, query_state.query, query_state.repair.request
-        if not query.baseline_weeks:
-            return
-        length, ending_at = (query.length, query.ending_at) if request is None else (request.length, request.ending_at)
-        responded = response_range(query, length, ending_at, requested_at)
-        owner.history = merge_ranges((*owner.history, responded), query, requested_at)
-        if query_state.owner is not None:
-            self._drop_chunks([query_state])
-        else:
-            self._plan_history(query_state)
-
-    def _halve_chunks(self, owner: QueryState, failed: QueryState) -> None:
-        """Replace a history chunk by its two halves, because its response was too large.
-
-        Other chunks of the same query are halved too if they are at least as long and not in flight.
-        """
-        for chunk in list(owner.chunks):
-            is_as_long = chunk.query.length >= failed.query.length
-            halves = halve_chunk(chunk.query) if is_as_long and (chunk is failed or not chunk.in_flight) else ()
-            if halves:
-                self._drop_chunks([chunk])
-                self._add_chunks(owner, halves, chunk.added_at)
-
-    def _give_up_chunk_if_old(self, owner: QueryState, chunk: QueryState) -> None:
-        """Give up a history chunk of one bucket whose response is still too large. Log this once per query."""
-        query = chunk.query
-        if query.length > 1 or self._wall() - chunk.added_at < _OVERSIZED_HISTORY_SECONDS:
-            return
-        owner.history = merge_ranges((*owner.history, chunk_range(query)), query, self._wall())
-        self._drop_chunks([chunk])
-        if state_key(query) not in self._incomplete_history:
-            self._incomplete_history.add(state_key(query))
-            fields = {**dict(query.labels), "unit": query.unit}
-            _log.warning("History response too large, baseline is incomplete", extra={"fields": fields})
 
     def _update_circuits(self) -> None:
         """Update the endpoints whose circuit has opened, closed or changed its error."""

@@ -33,7 +33,7 @@ from braze_exporter.braze.series import Point
 from braze_exporter.braze.transport import open_session
 from braze_exporter.exporter import Exporter
 from braze_exporter.metrics.baseline import Baseline
-from braze_exporter.scheduler.plan import history_chunks
+from braze_exporter.scheduler.plan import build_chunks, history_bounds
 from braze_exporter.simulator.reply import Reply
 
 BASELINE = "braze_custom_events_hourly_baseline"
@@ -135,7 +135,7 @@ def test_old_buckets_are_removed() -> None:
 def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
     """The chunks of the history overlap each other and the usual fetches, and cover all weeks."""
     query_ = query(unit, weeks)
-    chunks = history_chunks(query_, NOW)
+    chunks = build_chunks(query_, *history_bounds(query_, NOW), MAX_LENGTH)
     reach = [(chunk.ending_at - MAX_LENGTH * unit.seconds, chunk.ending_at) for chunk in chunks if chunk.ending_at]
     assert len(reach) == len(chunks)
     assert reach[0][1] > NOW - query_.length * unit.seconds
@@ -143,7 +143,6 @@ def test_history_is_fetched_without_gaps(unit: Unit, weeks: int) -> None:
     assert all((end + 1) % 3_600 == 0 for _, end in reach)
     assert reach[-1][0] <= NOW - weeks * WEEK_SECONDS - query_.settle_seconds - unit.seconds
     assert len(chunks) <= weeks * WEEK_SECONDS / ((MAX_LENGTH - 1) * unit.seconds) + 1
-    assert history_chunks(query(weeks=0), NOW) == ()
 
 
 def shop(now: float = NOW) -> RecordedCounts:
@@ -386,3 +385,20 @@ def test_more_weeks_of_baseline_read_all_history_again() -> None:
         page = complete_history(exporter)
         assert history_requests(exporter) == 2 + 7
         assert page.value(BASELINE) == expected_baseline(shop(), page)
+
+
+def test_history_is_planned_for_one_scrape_at_a_time() -> None:
+    """A reload of queries with a year of history plans no call for it, and a scrape no more than it can queue."""
+    events = "\n".join(f"{{event: event {number:02}, baseline: {{weeks: 52}}}}" for number in range(20))
+    recorded = RecordedCounts(events=[f"event {number:02}" for number in range(20)])
+    with running_exporter("{event: purchase}", recorded) as exporter:
+        history = exporter.exporter._scheduler.history  # noqa: SLF001 - tests memory use
+        exporter.scrape()
+        exporter.apply_config(events)
+        calls_of_query = 89
+        assert exporter.exporter.snapshot().remaining_history["production"] == 20 * calls_of_query
+        assert not history.chunks
+        exporter.braze.inject(transfer_faults.hold())
+        exporter.exporter.refresh()
+        assert 500 <= len(history.chunks) < 500 + calls_of_query
+        exporter.braze.clear_faults()

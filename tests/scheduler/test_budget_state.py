@@ -32,7 +32,6 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.exporter import Exporter
 from braze_exporter.scheduler import budget_writer
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.state import open_state_file
 
 NAMES = [f"event {number:02}" for number in range(60)]
@@ -91,9 +90,10 @@ class RestartRig:
         return len(self.braze.requests)
 
 
-def history(exporter: Exporter) -> dict[QueryState, None]:
-    """Return the history that has not been read yet."""
-    return exporter._scheduler.pending_history  # noqa: SLF001 - no scrape waits for it
+def is_history_in_flight(exporter: Exporter) -> bool:
+    """Return whether a call for history is queued or being made."""
+    chunks = exporter._scheduler.history.chunks  # noqa: SLF001 - no scrape waits for it
+    return any(chunk.in_flight for chunk in list(chunks))
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ def test_history_leaves_half_to_commands(rig: RestartRig) -> None:
         rig.load(exporter, events=events, extra_yaml="budget: {share: 0.001}\n")
         for _ in range(4 * 60):
             rig.scrape(exporter)
-            wait_until(lambda: not any(chunk.in_flight for chunk in list(history(exporter))), "no call is in flight")
+            wait_until(lambda: not is_history_in_flight(exporter), "no call is in flight")
             rig.clock.advance(15)
     chunks = [request for request in rig.braze.requests if "ending_at" in request.params]
     # 250 calls an hour, of which the queries need 24.
