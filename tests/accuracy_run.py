@@ -20,7 +20,7 @@ from support import HOUR, IOS, KEY, NEW_YORK, Clock, workspace_yaml
 from braze_exporter.braze import transport
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.config.loading import load_config
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import StateFile, open_state_file
 

@@ -25,7 +25,7 @@ import psutil
 from braze_exporter.braze.transport import open_session
 from braze_exporter.commands.serve import GC_THRESHOLDS
 from braze_exporter.config.loading import load_config
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import open_state_file
 

@@ -10,7 +10,7 @@ from support import HOUR, Clock, Labels, MetricsPage, wait_until
 
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE, ZONE

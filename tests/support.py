@@ -30,7 +30,7 @@ from simulated_braze import FaultInjectingBraze
 from braze_exporter.braze import transport
 from braze_exporter.braze.pools import Endpoint, Pool
 from braze_exporter.config.loading import Config, load_config
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.admission import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.scheduler.rate_limiter import PoolBudget

@@ -42,7 +42,8 @@ from support import (
 )
 
 from braze_exporter.config.loading import Config, load_config
-from braze_exporter.exporter import Exporter, Reloader
+from braze_exporter.exporter.exporter import Exporter
+from braze_exporter.exporter.reload import Reloader
 from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
 from braze_exporter.state import open_state_file
 

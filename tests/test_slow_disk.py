@@ -9,7 +9,7 @@ from recorded_counts import RecordedCounts
 from stalling_disk import StallingDisk
 from support import HOUR, Program, running_braze, wait_until, workspace_yaml, write_file
 
-from braze_exporter.exporter import FINAL_WRITE_SECONDS
+from braze_exporter.exporter.exporter import FINAL_WRITE_SECONDS
 
 TOTAL = "braze_custom_events_total"
 

@@ -19,7 +19,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.commands.context import open_list_reader
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, ConfiguredWorkspace
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.data_quality import is_timezone_mismatch
 from braze_exporter.scheduler.clients import CommandBudgets
 from braze_exporter.scheduler.key_state import KEY_REJECTED_DETAIL

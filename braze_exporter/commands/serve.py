@@ -18,7 +18,8 @@ from braze_exporter.commands.exit_codes import SUCCESS, fail
 from braze_exporter.commands.plan import refuse_shared_state_file
 from braze_exporter.commands.revision import find_revision
 from braze_exporter.config.loading import Config, read_config
-from braze_exporter.exporter import Exporter, Reloader
+from braze_exporter.exporter.exporter import Exporter
+from braze_exporter.exporter.reload import Reloader
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import Aliases, StateFile, StateFileError, open_state_file
 from braze_exporter.web import listening, server

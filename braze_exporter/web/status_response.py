@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MetricGroup, SeriesKind, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Series
-from braze_exporter.exporter import ActiveWorkspace, Exporter
+from braze_exporter.exporter.exporter import Exporter
+from braze_exporter.exporter.snapshot import ActiveWorkspace
 from braze_exporter.metrics.collector import query_status
 from braze_exporter.metrics.families import build_counter, build_gauge
 from braze_exporter.metrics.rows import BucketWindow, SeriesView

@@ -18,7 +18,7 @@ from braze_exporter.backfill.reader import MAX_FAILURES
 from braze_exporter.backfill.request import BackfillError
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.application import UnknownEvent
 from braze_exporter.simulator.reply import Reply

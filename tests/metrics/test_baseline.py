@@ -31,7 +31,7 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point
 from braze_exporter.braze.transport import open_session
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.scheduler.plan import build_chunks, history_bounds
 from braze_exporter.simulator.reply import Reply

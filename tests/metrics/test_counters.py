@@ -33,7 +33,7 @@ from support import (
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.transport import open_session
 from braze_exporter.config.loading import load_config
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.counters import MAX_BUCKETS, MAX_UNSAVED, Counters
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import StateFileError, open_state_file

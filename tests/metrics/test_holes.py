@@ -31,7 +31,7 @@ from support import (
 
 from braze_exporter.braze.transport import open_session
 from braze_exporter.config.loading import load_config
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.reply import Reply

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from recorded_counts import RecordedCounts
 from support import CURRENT_HOUR, VIP, ExporterRig, MetricsPage, running_exporter
 
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
 from braze_exporter.state import open_state_file
 

@@ -29,7 +29,7 @@ from support import (
 
 from braze_exporter.braze import transport
 from braze_exporter.config.loading import load_config
-from braze_exporter.exporter import Exporter
+from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler import budget_writer
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.state import open_state_file

@@ -722,7 +722,7 @@ def test_internal_error_is_logged_and_retried(
     """An unexpected error while applying a list is logged, and the next read is applied."""
     with running_exporter("{regex: '.*'}", shop("a"), reads_lists=True) as exporter:
         with monkeypatch.context() as patched:
-            patched.setattr("braze_exporter.exporter.expand_selectors", lambda *_: 1 / 0)
+            patched.setattr("braze_exporter.exporter.exporter.expand_selectors", lambda *_: 1 / 0)
             read_lists(exporter)
         assert "Internal error in a worker thread" in caplog.text
         exporter.braze.traffic = shop("a", "b")

@@ -1,15 +1,11 @@
-"""Wires one running exporter, and reloads its configuration."""
+"""Wires one running exporter."""
 
-import contextlib
 import logging
-import queue
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
-from zoneinfo import ZoneInfo
 
 import requests
 
@@ -18,44 +14,25 @@ from braze_exporter.braze.calls import CallEvent
 from braze_exporter.braze.kinds import UTC
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
-from braze_exporter.config.document import ConfigError
 from braze_exporter.config.loading import Config
 from braze_exporter.config.secrets import ApiKey
+from braze_exporter.exporter.snapshot import ActiveWorkspace, Snapshot
 from braze_exporter.metrics.collector import Collector
 from braze_exporter.metrics.counters import Counters
-from braze_exporter.metrics.rows import SeriesView
 from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.metrics.state_writer import StateWriter
-from braze_exporter.scheduler.admission import Admission, Budgets, Demand, WorkspaceKey
+from braze_exporter.scheduler.admission import Budgets, Demand, WorkspaceKey
 from braze_exporter.scheduler.clients import WorkspaceClient, open_client
 from braze_exporter.scheduler.fetch_log import FetchLog
-from braze_exporter.scheduler.list_refresh import ListRefresher, ListState, WorkspaceLists
-from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan
+from braze_exporter.scheduler.list_refresh import ListRefresher, WorkspaceLists
+from braze_exporter.scheduler.plan import Plan
 from braze_exporter.scheduler.pool_budgets import UNKNOWN_LIST_PAGES, command_budgets, exporter_budgets
 from braze_exporter.scheduler.query_state import QueryState, Refresh
 from braze_exporter.scheduler.saved_list import read_saved_lists
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
 from braze_exporter.state import StateFile
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveWorkspace:
-    """A workspace of the current config, with its budget and the `Admission` of its calls.
-
-    `share` and `reserve` are fractions of Braze's rate limits. `pool_usage` is that of this workspace; `plan` is the
-    plan of all workspaces.
-    """
-
-    url: str
-    zone: ZoneInfo
-    share: float
-    reserve: float
-    pool_usage: tuple[PoolUsage, ...]
-    admission: Admission
-    plan: Plan
-
 
 # How long the last write of the state file may take, in seconds. The grace period of Kubernetes is 30 s.
 FINAL_WRITE_SECONDS = 3.0
@@ -65,28 +42,6 @@ _log = logging.getLogger(__name__)
 
 def _default_jitter() -> float:
     return random.uniform(0.9, 1.1)  # noqa: S311 - spreads retries, is not a secret
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of an exporter at one moment, for the status page.
-
-    `now` and `monotonic` are that moment, in seconds since the epoch and in seconds of the monotonic clock.
-    `scraped_at` is the time of the last scrape in seconds since the epoch, or None before the first.
-    `active_workspaces`, `lists` and `remaining_history` (numbers of chunks) are keyed by workspace name. If
-    `are_counters_stalled`, the state file cannot be written, so that the counters do not rise.
-    """
-
-    now: float
-    monotonic: float
-    version: str
-    scraped_at: float | None
-    active_workspaces: Mapping[str, ActiveWorkspace]
-    views: Sequence[SeriesView]
-    self_metrics: SelfMetrics
-    lists: Mapping[str, Sequence[ListState]]
-    remaining_history: Mapping[str, int]
-    are_counters_stalled: bool
 
 
 class Exporter:
@@ -389,98 +344,3 @@ class Exporter:
     def _on_call(self, call: CallEvent) -> None:
         self._self_metrics.count_call(call)
         self._fetch_log.log_call(call)
-
-
-# The number of config problems that are logged, one per line. The `check` command shows all of them.
-_MAX_LOGGED_PROBLEMS = 10
-
-
-class Reloader:
-    """Loads the config into an exporter, at the start and at each reload.
-
-    Thread-safe. `reload` may be called in a signal handler. The config is read in a separate thread, so that a disk
-    that does not respond delays neither scrapes nor shutdown.
-    """
-
-    def __init__(
-        self,
-        exporter: Exporter,
-        config: Config,
-        read_config: Callable[[], Config],
-        open_session: Callable[[Config], requests.Session],
-    ) -> None:
-        """Apply `config` to `exporter`.
-
-        At each reload `read_config` returns the new config. `open_session` opens the HTTP session for a config. Both
-        may raise `ConfigError`. Raises `ConfigError` if `config` cannot be used.
-        """
-        self._exporter = exporter
-        self._read_config = read_config
-        self._open_session = open_session
-        self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
-        self.config, self._plan = config, build_plan(config)
-        self._session = open_session(config)
-        exporter.apply_config(config, self._plan, self._session)
-        threading.Thread(target=self._work, name="reload", daemon=True).start()
-
-    def reload(self) -> Future[None]:
-        """Request a reload, and return a future that is done when the new config is in use.
-
-        The future has the exception, usually a `ConfigError`, if the reload fails.
-        """
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # a running future cannot be canceled by a caller that stops waiting
-        self._requests.put(future)
-        return future
-
-    def _work(self) -> None:
-        while True:
-            futures = [self._requests.get()]
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    futures.append(self._requests.get_nowait())
-            try:
-                self._reload()
-            except Exception as error:  # noqa: BLE001 - passed on to the callers of `reload`
-                for future in futures:
-                    future.set_exception(error)
-            else:
-                for future in futures:
-                    future.set_result(None)
-
-    def _reload(self) -> None:
-        try:
-            config = self._read_config()
-            plan = build_plan(config)
-            self._check_state_file(config)
-            session = self._open_session(config)
-        except ConfigError as error:
-            self._exporter.record_failed_reload()
-            fields = {"file": error.source, "problems": len(error.problems)}
-            _log.error("Configuration reload failed, keeping the previous one", extra={"fields": fields})
-            for problem in error.problems[:_MAX_LOGGED_PROBLEMS]:
-                _log.error("Configuration problem", extra={"fields": {"problem": problem.render(error.source)}})
-            raise
-        except Exception:
-            self._exporter.record_failed_reload()
-            _log.exception("Internal error during configuration reload, keeping the previous one")
-            raise
-        replaced = self._exporter.plan
-        try:
-            self._exporter.apply_config(config, plan, session)
-        except Exception:
-            _log.exception("Internal error while applying the configuration, keeping the previous one")
-            session.close()
-            self._exporter.apply_config(self.config, self._plan, self._session)  # the new one may be in use in part
-            self._exporter.record_failed_reload()
-            raise
-        before, now = ({query.identity for query in result.queries} for result in (replaced, self._exporter.plan))
-        self._session.close()
-        self.config, self._plan, self._session = config, plan, session
-        fields = {"queries": len(now), "added": len(now - before), "removed": len(before - now)}
-        _log.info("Completed loading of configuration file", extra={"fields": fields})
-
-    def _check_state_file(self, config: Config) -> None:
-        if config.settings.state_file != self.config.settings.state_file:
-            text = "cannot be changed by a reload; restart the exporter or restore the previous value"
-            raise config.make_error([(("state_file",), text)])

@@ -1,0 +1,1 @@
+"""One running exporter, and the reload of its configuration."""
