@@ -87,13 +87,14 @@ class AccessControl:
         self._passwords.close()
 
     def _check_not_weaker(self, new_config: WebConfig) -> None:
-        """Raise `ConfigError` if the new configuration removes a protection of the current one, or enables TLS.
+        """Raise `ConfigError` if the new configuration has a weaker protection than the current one, or enables TLS.
 
         A file that is being written is empty at first. As a configuration, it would allow access to everyone.
         """
-        lost = [name for name in self.config.protections if name not in new_config.protections]
-        if lost:
-            text = f"change would remove {', '.join(lost)}; restart the exporter to apply it"
+        new_strengths = new_config.strengths
+        weaker = [name for name, strength in self.config.strengths.items() if new_strengths.get(name, 0) < strength]
+        if weaker:
+            text = f"change would weaken or remove {', '.join(weaker)}; restart the exporter to apply it"
         elif new_config.tls is not None and self.config.tls is None:
             text = "TLS cannot be enabled at run time; restart the exporter"
         else:

@@ -36,12 +36,22 @@ class WebConfig:
     @property
     def protections(self) -> tuple[str, ...]:
         """The enabled protections, as texts for messages."""
-        is_enabled = {
+        return tuple(name for name in ("TLS", "client certificates", "passwords") if self.strengths[name])
+
+    @property
+    def strengths(self) -> Mapping[str, int]:
+        """How strong each protection is, by its name for messages: a larger number is stronger, and 0 is none."""
+        verify_mode, minimum, maximum = (
+            (self.tls.verify_mode, self.tls.minimum_version, self.tls.maximum_version) if self.tls else (0, 0, 0)
+        )
+        return {
             "TLS": self.tls is not None,
-            "client certificates": self.tls is not None and self.tls.verify_mode is not ssl.CERT_NONE,
+            "client certificates": verify_mode,
+            "min_version": minimum,
+            "max_version": maximum,
             "passwords": bool(self.users),
+            **{name.decode(): 1 for name in self.headers},
         }
-        return tuple(name for name, enabled in is_enabled.items() if enabled)
 
 
 def read_web_config(path: str) -> WebConfig:

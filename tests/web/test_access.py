@@ -11,8 +11,11 @@ from braze_exporter.web.access import AccessControl
 from braze_exporter.web.config_file import WebConfig
 
 TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"
+TLS_13 = TLS.replace("}", ", min_version: TLS13}")
+TLS_12 = TLS.replace("}", ", max_version: TLS12}")
+HEADERS = "http_server_config: {headers: {X-Frame-Options: deny}}\n"
 MUTUAL = TLS.replace("}", ", client_ca_file: ca.pem, client_auth_type: RequireAndVerifyClientCert}")
-USERS = f"basic_auth_users: {{alice: {bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}}}\n"
+USERS = f"basic_auth_users: {{alice: {bcrypt.hashpw(b'secret', b'$2b$04$abcdefghijklmnopqrstuu').decode()}}}\n"
 FAILED = "Web configuration reload failed, keeping the previous one"
 RELOADED = "Web configuration reloaded"
 
@@ -123,21 +126,24 @@ def test_changed_files_are_read_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "problem"),
+    ("before", "after", "weaker"),
     [
-        (USERS, "", "change would remove passwords; restart the exporter to apply it"),
-        (TLS + USERS, TLS, "change would remove passwords; restart the exporter to apply it"),
-        (TLS + USERS, "", "change would remove TLS, passwords; restart the exporter to apply it"),
-        (MUTUAL, TLS, "change would remove client certificates; restart the exporter to apply it"),
-        ("", TLS, "TLS cannot be enabled at run time; restart the exporter"),
-        (USERS, TLS + USERS, "TLS cannot be enabled at run time; restart the exporter"),
+        (USERS, "", "passwords"),
+        (TLS + USERS, TLS, "passwords"),
+        (TLS + USERS, "", "TLS, min_version, max_version, passwords"),
+        (MUTUAL, TLS, "client certificates"),
+        (MUTUAL, MUTUAL.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven"), "client certificates"),
+        (TLS_13, TLS, "min_version"),
+        (TLS, TLS_12, "max_version"),
+        (HEADERS + USERS, USERS, "x-frame-options"),
+        ("", TLS, ""),
+        (USERS, TLS + USERS, ""),
     ],
-    ids=["passwords", "passwords of TLS", "TLS and passwords", "client certificates", "no TLS", "no TLS but passwords"],
 )
 def test_weaker_protection_needs_restart(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str, after: str, problem: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str, after: str, weaker: str
 ) -> None:
-    """A change that removes protection or starts TLS needs a restart, as a file that is being written may be empty."""
+    """A change that weakens a protection or starts TLS needs a restart, as a half-written file may be empty."""
     files = WebConfigFiles(tmp_path, before)
     config = files.read()
     files.write(after)
@@ -145,7 +151,20 @@ def test_weaker_protection_needs_restart(
         assert files.read() is config
         files.clock.advance(1)
     (record,) = caplog.records
-    assert record.__dict__["fields"]["problem"] == f"{files.path}: {problem}"
+    assert record.__dict__["fields"]["problem"] == (
+        f"{files.path}: change would weaken or remove {weaker}; restart the exporter to apply it"
+        if weaker
+        else f"{files.path}: TLS cannot be enabled at run time; restart the exporter"
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), [(TLS, TLS_13), (TLS_12, TLS), (TLS, MUTUAL), (USERS, USERS + HEADERS)])
+def test_stronger_protection_applies(tmp_path: Path, before: str, after: str) -> None:
+    """A change that strengthens a protection applies without a restart."""
+    files = WebConfigFiles(tmp_path, before)
+    config = files.read()
+    files.write(after)
+    assert files.read() is not config
 
 
 def test_changed_users_apply(tmp_path: Path) -> None:
