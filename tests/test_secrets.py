@@ -269,7 +269,7 @@ def proxy(target: int) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
-    """HTTPS_PROXY is used with its password, for a host that only the proxy can resolve.
+    """HTTPS_PROXY is used with its user and password in UTF-8, for a host that only the proxy can resolve.
 
     The CA bundle that the environment names is used. A `.netrc` for that host does not replace the key, and NO_PROXY is
     obeyed.
@@ -285,7 +285,7 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
         environment = {
             "HOME": str(tmp_path),
             "NETRC": str(tmp_path / ".netrc"),
-            "HTTPS_PROXY": f"http://user:{PROXY_PASSWORD}@127.0.0.1:{port}",
+            "HTTPS_PROXY": f"http://zoë ☃:{PROXY_PASSWORD}%23@127.0.0.1:{port}",
             "REQUESTS_CA_BUNDLE": str(tmp_path / "bundle.pem"),
         }
         with Program.start([f"--config.file={path}", "--log.level=debug"], environment) as program:
@@ -293,10 +293,10 @@ def test_environment_proxy_is_used_and_sees_no_key(tmp_path: Path) -> None:
         assert page.values("braze_query_up") == [1, 1]
         assert {request.key for request in braze.requests} == {KEY}
         assert {head.split()[1] for head in seen} == {b"rest.braze.test:443"}
-        expected = base64.b64encode(f"user:{PROXY_PASSWORD}".encode())
+        expected = base64.b64encode(f"zoë ☃:{PROXY_PASSWORD}#".encode())
         assert all(expected in head and KEY.encode() not in head for head in seen)
         braze.reset()
-        with Program.start([f"--config.file={path}"], environment | {"NO_PROXY": "braze.test"}) as direct:
+        with Program.start([f"--config.file={path}"], environment | {"NO_PROXY": "10.0.0.0/8, *.test"}) as direct:
             page = direct.scrape()  # the exporter resolves the name itself
         assert page.value("braze_api_requests_failed_total", path=SERIES, reason="dns") == 1
         assert braze.requests == []

@@ -1,6 +1,6 @@
 """The environment of a command that makes calls to Braze."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -11,15 +11,14 @@ import requests
 class CommandContext:
     """The environment of a command: the HTTP session, the clocks and the output streams.
 
-    `proxies` returns the proxies for a URL, by scheme. `wall` returns seconds since the epoch, `monotonic` seconds of a
-    monotonic clock. `out` is for results, `err` for progress.
+    `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `out` is for results, `err` for
+    progress.
 
     `on_stop` sets a function that is called before a signal ends the process. It is called in the main thread while the
     command runs in another one, and returns text to add to the message about the signal.
     """
 
     session: requests.Session
-    proxies: Callable[[str], Mapping[str, str]]
     wall: Callable[[], float]
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]

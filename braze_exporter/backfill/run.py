@@ -159,7 +159,6 @@ def _open_clients(
                 spec,
                 config.keys[spec.name],
                 ctx.session,
-                proxies=ctx.proxies,
                 wall=ctx.wall,
                 monotonic=ctx.monotonic,
                 on_call=reader.on_call,

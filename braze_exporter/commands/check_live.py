@@ -56,9 +56,7 @@ def check_live(config: Config, plan: Plan, ctx: CommandContext) -> bool:
     plan = expand_selectors(plan, config.settings, known)
     # Baselines are not fetched, because they need many calls. Each query requests as many buckets as Braze allows.
     queries = tuple(replace(query, baseline_weeks=0, length=query.kind.max_length) for query in plan.queries)
-    exporter = Exporter(
-        wall=ctx.wall, monotonic=ctx.monotonic, proxies=ctx.proxies, reads_lists=False, budgets=command.budgets
-    )
+    exporter = Exporter(wall=ctx.wall, monotonic=ctx.monotonic, reads_lists=False, budgets=command.budgets)
     problems, lines = 0, []
     with closing(exporter):
         exporter.apply_config(config, replace(plan, queries=queries), ctx.session)

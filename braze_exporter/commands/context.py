@@ -4,30 +4,32 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 import requests
 
 from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import transport
 from braze_exporter.commands.clock import read_monotonic_clock
+from braze_exporter.commands.proxies import find_proxies
 from braze_exporter.config.document import ConfigError, Problem
 from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
-from braze_exporter.config.values import is_loopback
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient, open_client
 from braze_exporter.scheduler.list_reader import ListReader
 
 
 def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session:
-    """Return a session that trusts the CA file named in `environ`; raise `ConfigError` if it cannot be used."""
+    """Return a session with the CA file and the proxies that `environ` sets.
+
+    Raises `ConfigError` if these cannot be used.
+    """
+    proxies = find_proxies((workspace.spec.rest_endpoint for workspace in config.workspaces), environ)
     connections = config.settings.budget.concurrency * len(config.workspaces)
     variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "SSL_CERT_FILE"
     bundle = environ.get(variable) or None
     try:
-        return transport.open_session(connections, bundle)
+        return transport.open_session(connections, bundle, proxies)
     except OSError as error:
         text = f"the file {bundle} cannot be used ({error}); set a file of trusted certificates, or unset the variable"
         raise ConfigError(variable, [Problem((), text)]) from None
@@ -39,15 +41,7 @@ def command_context(
 ) -> Iterator[CommandContext]:
     """Yield the `CommandContext` of a command that makes calls to Braze, and close its session at the end."""
     with contextlib.closing(open_session(config, environ)) as opened:
-        yield CommandContext(
-            opened, proxies, time.time, read_monotonic_clock, time.sleep, sys.stdout, sys.stderr, on_stop
-        )
-
-
-def proxies(url: str) -> Mapping[str, str]:
-    """Return the proxies that the environment sets for `url`; loopback addresses have none."""
-    host = urlsplit(url).hostname or ""
-    return {} if is_loopback(host) or proxy_bypass(host) else getproxies_environment()
+        yield CommandContext(opened, time.time, read_monotonic_clock, time.sleep, sys.stdout, sys.stderr, on_stop)
 
 
 def open_list_reader(
@@ -55,5 +49,5 @@ def open_list_reader(
 ) -> ListReader:
     """Return the `ListReader` of a workspace, with its `Admission` in `admissions`."""
     key = config.keys[workspace.name]
-    client = open_client(workspace, key, ctx.session, proxies=ctx.proxies, wall=ctx.wall, monotonic=ctx.monotonic)
+    client = open_client(workspace, key, ctx.session, wall=ctx.wall, monotonic=ctx.monotonic)
     return ListReader(WorkspaceClient(client, admissions[workspace.name]), ctx.sleep)

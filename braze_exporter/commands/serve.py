@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from braze_exporter import __version__
 from braze_exporter.commands import logs
 from braze_exporter.commands.clock import read_monotonic_clock
-from braze_exporter.commands.context import open_session, proxies
+from braze_exporter.commands.context import open_session
 from braze_exporter.commands.exit_codes import SUCCESS, fail
 from braze_exporter.commands.plan import refuse_shared_state_file
 from braze_exporter.commands.revision import find_revision
@@ -101,9 +101,7 @@ def run_exporter(
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     gc.set_threshold(*GC_THRESHOLDS)
-    exporter = Exporter(
-        state_file, wall=time.time, monotonic=read_monotonic_clock, proxies=proxies, revision=find_revision(environ)
-    )
+    exporter = Exporter(state_file, wall=time.time, monotonic=read_monotonic_clock, revision=find_revision(environ))
     reloader = Reloader(
         exporter, config, read_new_config or (lambda: config), lambda new_config: open_session(new_config, environ)
     )

@@ -53,7 +53,6 @@ class Exporter:
         *,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
-        proxies: Callable[[str], Mapping[str, str]] = lambda _url: {},
         jitter: Callable[[], float] = _default_jitter,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         reads_lists: bool = True,
@@ -62,15 +61,13 @@ class Exporter:
     ) -> None:
         """Start without a plan. Counters and budgets are kept in `state_file`, or only in memory if it is None.
 
-        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `proxies` returns the proxies
-        for a URL, keyed by scheme. `jitter` returns a factor for the wait after failures. The attribute `plan` is the
-        current plan. If `reads_lists` is false, Braze's lists are not read and the plan has no queries of selectors.
-        A command passes its `budgets`, which are limited to the part for commands. `revision` is the Git commit of
-        the build.
+        `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `jitter` returns a factor for
+        the wait after failures. The attribute `plan` is the current plan. If `reads_lists` is false, Braze's lists are
+        not read and the plan has no queries of selectors. A command passes its `budgets`, which are limited to the part
+        for commands. `revision` is the Git commit of the build.
         """
         self._wall = wall
         self._monotonic = monotonic
-        self._proxies = proxies
         self._timeouts = timeouts
         self._fetch_log = FetchLog()
         self._self_metrics = SelfMetrics(__version__, revision)
@@ -150,7 +147,6 @@ class Exporter:
                     spec,
                     key,
                     session,
-                    proxies=self._proxies,
                     wall=self._wall,
                     monotonic=self._monotonic,
                     on_call=self._on_call,

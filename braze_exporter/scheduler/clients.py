@@ -23,7 +23,6 @@ def open_client(
     key: Secret | ApiKey,
     session: requests.Session,
     *,
-    proxies: Callable[[str], Mapping[str, str]],
     wall: Callable[[], float],
     monotonic: Callable[[], float],
     on_call: Callable[[CallEvent], None] = lambda _call: None,
@@ -31,12 +30,11 @@ def open_client(
 ) -> Client:
     """Return the API client of a workspace.
 
-    The client sends requests with `key` over `session`, through the proxies that `proxies` returns for the workspace's
-    url. `wall` returns seconds since the epoch, `monotonic` seconds of a monotonic clock. `on_call` is called after
-    every call.
+    The client sends requests with `key` over `session`. `wall` returns seconds since the epoch, `monotonic` seconds of
+    a monotonic clock. `on_call` is called after every call.
     """
     url = workspace.rest_endpoint
-    transport = Transport(session, url, key.reveal, proxies=proxies(url), monotonic=monotonic, timeouts=timeouts)
+    transport = Transport(session, url, key.reveal, monotonic=monotonic, timeouts=timeouts)
     return Client(
         transport, workspace=workspace.name, redact=key.redact, wall=wall, monotonic=monotonic, on_call=on_call
     )

@@ -203,7 +203,7 @@ def test_untrusted_certificate_is_tls_failure() -> None:
 def failure_reason(url: str, ca_bundle: str | None = None) -> Reason | None:
     """Send one request to a URL and return the reason of its failure, or None."""
     with contextlib.closing(open_session(1, ca_bundle)) as session:
-        transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic)
+        transport = Transport(session, url, lambda: KEY, monotonic=time.monotonic)
         try:
             received = transport.get("/events/data_series", {"event": "purchase", "length": "1"})
         except BrazeError as error:

@@ -62,11 +62,9 @@ def late(target: str, connection: socket.socket) -> Iterator[bytes]:
 @contextlib.contextmanager
 def client(route_: Route, pki: Pki, connections: int = 1, chunk: float = 5.0) -> Iterator[Callable[[str], object]]:
     """Yield a function that requests a path and returns the path that the response repeats."""
-    with contextlib.closing(open_session(connections, str(pki.directory / "ca.pem"))) as session:
+    with contextlib.closing(open_session(connections, str(pki.directory / "ca.pem"), route_.proxies)) as session:
         timeouts = Timeouts(connect=5, read=chunk, total=10)
-        transport = Transport(
-            session, route_.url, lambda: KEY, proxies=route_.proxies, monotonic=time.monotonic, timeouts=timeouts
-        )
+        transport = Transport(session, route_.url, lambda: KEY, monotonic=time.monotonic, timeouts=timeouts)
 
         def ask(path: str) -> object:
             received = transport.get(path, {})

@@ -33,9 +33,9 @@ FAILING_RESPONSES = {
 
 def failure(url: str, proxies: Mapping[str, str], ca_bundle: str | None = None) -> BrazeError | None:
     """Send a request through a proxy and return the error, or None if there is a response."""
-    with contextlib.closing(open_session(1, ca_bundle)) as session:
+    with contextlib.closing(open_session(1, ca_bundle, proxies)) as session:
         timeouts = Timeouts(connect=2, read=2, total=5)
-        transport = Transport(session, url, lambda: KEY, proxies=proxies, monotonic=time.monotonic, timeouts=timeouts)
+        transport = Transport(session, url, lambda: KEY, monotonic=time.monotonic, timeouts=timeouts)
         try:
             transport.get("/events/data_series", {})
         except BrazeError as error:

@@ -88,11 +88,9 @@ def serve_chunks(chunks: Callable[[], Iterator[bytes]], authority: trustme.CA | 
 
 def send_request(url: str, ca_bundle: str | None = None, *, proxies: Mapping[str, str] | None = None) -> RawResponse:
     """Send one request with a deadline of half a second."""
-    with contextlib.closing(open_session(1, ca_bundle)) as session:
+    with contextlib.closing(open_session(1, ca_bundle, proxies)) as session:
         timeouts = Timeouts(connect=5, read=5, total=0.5)
-        transport = Transport(
-            session, url, lambda: KEY, proxies=proxies or {}, monotonic=time.monotonic, timeouts=timeouts
-        )
+        transport = Transport(session, url, lambda: KEY, monotonic=time.monotonic, timeouts=timeouts)
         return transport.get("/events/data_series", {})
 
 
@@ -204,7 +202,7 @@ def test_cookies_are_not_stored() -> None:
         thread = threading.Thread(target=response, args=(listener,), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        transport = Transport(session, url, lambda: KEY, proxies={}, monotonic=time.monotonic)
+        transport = Transport(session, url, lambda: KEY, monotonic=time.monotonic)
         for _ in range(2):
             assert transport.get("/", {}).status == 200
         thread.join(5)

@@ -69,7 +69,6 @@ class CheckLiveRig:
         with contextlib.closing(transport.open_session(10)) as session:
             ctx = CommandContext(
                 session,
-                lambda _url: {},
                 clock.wall,
                 clock.monotonic,
                 clock.advance,

@@ -273,7 +273,7 @@ def run_print_lists(config: Config, slept: list[float]) -> tuple[bool, str]:
     out = io.StringIO()
     with contextlib.closing(transport.open_session(1)) as session:
         ctx = context.CommandContext(
-            session, lambda _url: {}, lambda: NOW, lambda: 0.0, slept.append, out, io.StringIO(), lambda _: None
+            session, lambda: NOW, lambda: 0.0, slept.append, out, io.StringIO(), lambda _: None
         )
         good = discover.print_lists(config, ctx, include_archived=False)
     return good, out.getvalue()

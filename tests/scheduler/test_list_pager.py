@@ -111,7 +111,7 @@ def lists() -> Iterator[ListSetup]:
         rig = AdmissionRig(clock, budgets)
         calls: list[CallEvent] = []
         client = Client(
-            transport.Transport(session, server.url, lambda: KEY, proxies={}, monotonic=clock.monotonic),
+            transport.Transport(session, server.url, lambda: KEY, monotonic=clock.monotonic),
             workspace="production",
             redact=lambda text: text.replace(KEY, "***"),
             wall=clock.wall,
