@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 SERVING_COMMANDS = {"serve", "demo"}
+# prometheus_client reads these at import. If one is set, it writes all metrics to files in a directory.
+_IGNORED_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 # A process that a signal ends exits with this plus the number of the signal, as in a shell.
 _SIGNAL_BASE = 128
 
@@ -106,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # not if stdout is closed
         # The encoding of the environment may lack characters of names, and YAML and JSON are UTF-8 in any case.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    for name in _IGNORED_VARIABLES:
+        os.environ.pop(name, None)
     stop = StopHandler(is_serving=is_serving)
     # These imports can take several seconds. They come after `StopHandler`, so that a signal can end the process during
     # them.

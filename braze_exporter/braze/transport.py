@@ -111,7 +111,11 @@ def open_session(
     scheme to the URL of a proxy. The session ignores the environment, so that `.netrc` cannot replace the API key, and
     stores no cookies. Raises `OSError` if `ca_bundle` cannot be used.
     """
-    context = ssl.create_default_context(cafile=ca_bundle or certifi.where())
+    # `ssl.create_default_context` reads SSLKEYLOGFILE. From Python 3.13 on it also refuses certificates without key
+    # identifiers, which curl accepts. PROTOCOL_TLS_CLIENT verifies certificates and host names too.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the default since Python 3.13, and of curl
+    context.load_verify_locations(ca_bundle or certifi.where())
     session = _Session()
     session.trust_env = False
     session.proxies = dict(proxies or {})

@@ -394,5 +394,7 @@ def serve(application: Application, listeners: Sequence[socket.socket], on_stop:
         timeout_keep_alive=int(IDLE_TIMEOUT_SECONDS),
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         server_header=False,
+        proxy_headers=False,
+        workers=1,  # otherwise uvicorn reads the environment
     )
     _Server(config, application, on_stop).run(sockets=list(listeners))

@@ -1,0 +1,44 @@
+"""Test that environment variables that the libraries read change nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from recorded_counts import RecordedCounts
+from support import KEY, Program, run_program, running_braze, workspace_yaml, write_file
+
+
+def library_variables(directory: Path) -> Mapping[str, str]:
+    """Return variables that libraries read, with paths in `directory` and with values that cannot be used."""
+    return {
+        "CURL_CA_BUNDLE": str(directory),
+        "FORWARDED_ALLOW_IPS": "*",
+        "NETRC": str(directory),
+        "PROMETHEUS_MULTIPROC_DIR": str(directory),
+        "PYDANTIC_ERRORS_INCLUDE_URL": "x",
+        "SSLKEYLOGFILE": str(directory / "keys"),
+        "SSL_CERT_DIR": str(directory),
+        "TMPDIR": str(directory),
+        "TZ": "nonsense",
+        "WEB_CONCURRENCY": "auto",
+        "prometheus_multiproc_dir": str(directory),
+    }
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("command", ["serve", "discover"])
+def test_variables_of_libraries_are_ignored(tmp_path: Path, command: str, *, exists: bool) -> None:
+    """The variables neither break a command nor make it write files, whether their directory exists or not."""
+    directory = tmp_path / "directory"
+    if exists:
+        directory.mkdir()
+    variables = library_variables(directory)
+    with running_braze(RecordedCounts(events=["purchase"])) as (_, server):
+        config = write_file(tmp_path / "config.yaml", workspace_yaml(server.url, "{event: purchase}"))
+        if command == "serve":
+            with Program.start([f"--config.file={config}"], variables) as program:
+                assert program.scrape().value("braze_up") == 1
+        else:
+            done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY, **variables)
+            assert (done.returncode, done.stderr.count("\n")) == (0, 5)  # one line for each list
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.yaml", *["directory"] * exists]
