@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from braze_exporter.commands.exit_codes import FAILURE, fail
+from braze_exporter.commands.exit_codes import fail
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from _typeshed import ReadableBuffer
 
 SERVING_COMMANDS = {"serve", "demo"}
 # prometheus_client reads these at import. If one is set, it writes all metrics to files in a directory.
@@ -71,13 +73,60 @@ class StopHandler:
 
 def _write_line(text: str) -> None:
     """Write a line to stderr, if that is possible without blocking."""
-    if sys.stderr is None:  # stderr was closed when the program started
-        return
     with contextlib.suppress(OSError, ValueError):
         erase = "\r\x1b[K" if sys.stderr.isatty() else ""  # removes a progress bar
         descriptor = sys.stderr.fileno()
         if select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{erase}{text}\n".encode(errors="backslashreplace"))
+
+
+class OutputError(Exception):
+    """Raised if stdout cannot be written. It is no `OSError`, since argparse ignores these."""
+
+
+class _Stdout(io.FileIO):
+    """The descriptor of stdout. Raises `OutputError` if a write fails."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write `data`."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OutputError(error.strerror) from None
+
+
+class _Stderr(io.FileIO):
+    """The descriptor of stderr. Drops what cannot be written."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write `data`."""
+        with contextlib.suppress(OSError):
+            super().write(data)
+        return memoryview(data).nbytes
+
+
+def _open_output(descriptor: io.FileIO) -> io.TextIOWrapper:
+    """Return a text stream in UTF-8, whatever the encoding of the environment: YAML and JSON are UTF-8.
+
+    Each line is written at once, so that a signal loses none.
+    """
+    return io.TextIOWrapper(
+        io.BufferedWriter(descriptor), encoding="utf-8", errors="backslashreplace", line_buffering=True
+    )
+
+
+def _open_standard_streams() -> None:
+    """Replace `sys.stdout` and `sys.stderr`.
+
+    A closed descriptor is opened, so that no other file gets its number. Writing to a closed stdout is an error.
+    """
+    for descriptor, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, mode)  # gets the lowest free number
+    sys.stdout = _open_output(_Stdout(1, "w", closefd=False))
+    sys.stderr = _open_output(_Stderr(2, "w", closefd=False))
 
 
 def _wait_for(command: "Future[object]") -> None:
@@ -105,9 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "serve")
     is_serving = arguments[0] in SERVING_COMMANDS
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not if stdout is closed
-        # The encoding of the environment may lack characters of names, and YAML and JSON are UTF-8 in any case.
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    _open_standard_streams()
     for name in _IGNORED_VARIABLES:
         os.environ.pop(name, None)
     stop = StopHandler(is_serving=is_serving)
@@ -118,9 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from braze_exporter.commands.arguments import build_parser  # noqa: PLC0415
     from braze_exporter.config.document import ConfigError  # noqa: PLC0415
 
-    options = build_parser().parse_args(arguments)
-    options.on_stop = stop.on_stop
     try:
+        options = build_parser().parse_args(arguments)
+        options.on_stop = stop.on_stop
         if is_serving:
             return int(options.run(options, os.environ))
         # Signal handlers run in the main thread, but not while it blocks in C code, such as the resolver. The command
@@ -131,6 +178,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(command.result())
     except ConfigError as error:
         return fail(str(error))
-    except BrokenPipeError:  # the reader of stdout has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout at exit
-        return FAILURE
+    except OutputError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout at exit
+        return fail(f"stdout cannot be written ({error}); redirect it to a file or a program that reads all of it")

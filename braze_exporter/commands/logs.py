@@ -113,9 +113,6 @@ class _LineWriter(QueueListener):
 
 def configure_logging(level: str, line_format: Format) -> None:
     """Log everything from `level` up to stderr in the format `line_format`, from a separate thread."""
-    if sys.stderr is None:  # stderr is closed
-        logging.disable()
-        return
     queued_lines: queue.Queue[bytes] = queue.Queue(_MAX_QUEUED_LINES)
     handler = _LineHandler(queued_lines)
     handler.setFormatter(Formatter(line_format))
