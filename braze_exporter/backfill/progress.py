@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
+from braze_exporter.config.plurals import pluralize
+
 # The time between two lines if the stream is not a terminal.
 _LINE_INTERVAL_SECONDS = 60.0
 # The time over which the rate is measured.
@@ -27,11 +29,6 @@ def format_span(seconds: float) -> str:
 def format_rate(per_second: float) -> str:
     """Return a rate as text, in calls per second or, below 1, in calls per hour."""
     return f"{per_second:.1f} calls/s" if per_second >= 1 else f"{per_second * _HOUR_SECONDS:,.0f} calls/h"
-
-
-def pluralize(number: int, singular: str, plural: str) -> str:
-    """Return a number with its noun in singular or plural."""
-    return f"{number:,} {singular if number == 1 else plural}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from operator import itemgetter
 from braze_exporter.backfill.context import CommandContext
 from braze_exporter.backfill.lists import expand_plan, required_lists
 from braze_exporter.backfill.openmetrics import ExportSummary, write_openmetrics
-from braze_exporter.backfill.progress import Progress, ProgressState, format_rate, format_span, pluralize
+from braze_exporter.backfill.progress import Progress, ProgressState, format_rate, format_span
 from braze_exporter.backfill.reader import Reader
 from braze_exporter.backfill.request import BackfillError, BackfillRequest, first_sample_query, format_time
 from braze_exporter.backfill.resume_file import ResumeFile
@@ -20,6 +20,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.braze.transport import DEFAULT_TIMEOUTS, Timeouts
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Settings
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import CommandBudgets, WorkspaceClient, open_client
@@ -112,9 +113,9 @@ def _check_budget(missing: Mapping[PoolUsage, int], settings: Settings) -> None:
         if calls and _available_calls(usage, settings) < 1:
             raise BackfillError(
                 f"{shorten(usage.workspace)}: the exporter needs {usage.hourly_calls:,.0f} of the "
-                f"{usage.allowed_hourly_calls:,.0f} calls per hour that budget.share allows in the {usage.pool.name} "
-                "pool, and a backfill may use half of the others; raise budget.share for the backfill, or configure "
-                "fewer queries"
+                f"{pluralize(usage.allowed_hourly_calls, 'call', 'calls')} per hour that budget.share allows in the "
+                f"{usage.pool.name} pool, and a backfill may use half of the others; raise budget.share for the "
+                "backfill, or configure fewer queries"
             )
 
 

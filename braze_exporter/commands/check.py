@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from braze_exporter.backfill.progress import pluralize
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.commands.plan import read_plan, refuse_shared_state_file
 from braze_exporter.config.document import Problem, shorten
 from braze_exporter.config.loading import Config, read_config
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.scheduler.plan import Plan, build_plan, raised_settings
 from braze_exporter.scheduler.selectors import required_lists
 from braze_exporter.state import StateFileError, UnreadableError, inspect_state_file
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         )
         print(
             f"{shorten(usage.workspace)}: {pluralize(usage.query_count, 'query needs', 'queries need')} "
-            f"{usage.hourly_calls:,.0f} calls per hour in the {usage.pool.name} pool{startup}; "
+            f"{pluralize(usage.hourly_calls, 'call', 'calls')} per hour in the {usage.pool.name} pool{startup}; "
             f"budget.share allows {usage.allowed_hourly_calls:,.0f} of {usage.pool.per_hour:,.0f}"
         )
     for name in (workspace.spec.name for workspace in config.workspaces):

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import TextIO
 
 from braze_exporter.backfill.context import CommandContext
-from braze_exporter.backfill.progress import pluralize
 from braze_exporter.braze import time_zones
 from braze_exporter.braze.buckets import bucket_end, bucket_starts
 from braze_exporter.braze.client import describe_unauthorized
@@ -19,6 +18,7 @@ from braze_exporter.braze.query import Query
 from braze_exporter.commands.context import open_list_reader
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, ConfiguredWorkspace
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.data_quality import is_timezone_mismatch
 from braze_exporter.scheduler.clients import CommandBudgets

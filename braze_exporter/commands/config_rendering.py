@@ -20,6 +20,7 @@ from braze_exporter.braze.lists import (
 )
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import ConfiguredWorkspace
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Settings
 from braze_exporter.config.values import ALL, is_braze_id
 from braze_exporter.config.yaml_scalar import quote_scalar
@@ -122,7 +123,7 @@ def _describe_cost(kind: SeriesKind, item_count: int, settings: Settings) -> str
     """Return the part of a comment with the calls per hour that all items of a list need."""
     calls = item_count * 3_600 / max(settings.refresh_interval.for_unit(kind.units[0]), kind.min_refresh_seconds)
     allowed = kind.pool.per_hour * settings.budget.share
-    return f"; {calls:,.0f} calls per hour in total, budget.share allows {allowed:,.0f}"
+    return f"; {pluralize(calls, 'call', 'calls')} per hour in total, budget.share allows {allowed:,.0f}"
 
 
 def _name_entries(kind: SeriesKind, result: ListResult, configured_names: set[str]) -> Iterator[_ConfigLine]:

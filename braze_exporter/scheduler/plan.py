@@ -14,6 +14,7 @@ from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import KeyPath, Problem
 from braze_exporter.config.loading import Config, LocatedEntry
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 from braze_exporter.config.values import format_duration
 
@@ -342,9 +343,9 @@ def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
         {(query.kind.section, query.unit) for query in queries_of_pool if query.refresh_seconds < min_refresh}
     )
     names = " and ".join(f"{unit.adverb} {section}" for section, unit in affected)
-    count = f"{usage.query_count:,} {'query needs' if usage.query_count == 1 else 'queries need'}"
     return (
-        f"{count} {math.ceil(usage.hourly_calls):,} calls per hour, but budget.share allows "
+        f"{pluralize(usage.query_count, 'query needs', 'queries need')} "
+        f"{pluralize(math.ceil(usage.hourly_calls), 'call', 'calls')} per hour, but budget.share allows "
         f"{math.floor(usage.allowed_hourly_calls):,} "
         f"of {usage.pool.per_hour:,.0f} in the {usage.pool.name} pool; "
         f"set refresh_interval ≥ {_format_rounded_up(min_refresh)} for {names}, or configure fewer queries"
@@ -359,9 +360,9 @@ def _exceeds_history(usage: PoolUsage) -> bool:
 
 def _describe_history(usage: PoolUsage) -> str:
     return (
-        f"baselines need {usage.startup_calls:,} calls after a start, but the queries leave "
+        f"baselines need {pluralize(usage.startup_calls, 'call', 'calls')} after a start, but the queries leave "
         f"{math.floor(usage.allowed_hourly_calls - usage.hourly_calls):,} of the "
-        f"{math.floor(usage.allowed_hourly_calls):,} calls per hour "
+        f"{pluralize(math.floor(usage.allowed_hourly_calls), 'call', 'calls')} per hour "
         f"that budget.share allows in the {usage.pool.name} pool, and history may use half of them; "
         "configure fewer weeks, fewer baselines or a longer refresh_interval"
     )

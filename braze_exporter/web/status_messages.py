@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.errors import BrazeError, Reason
+from braze_exporter.config.plurals import pluralize
 from braze_exporter.metrics.self_metrics import QueryStatus
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.query_state import QueryState
@@ -168,7 +169,9 @@ def workspace_health(
         )
         messages.append((Level.ERROR, text))
     if remaining_history:
-        messages.append((Level.OK, f"Fetching history for baselines: {_pluralize(remaining_history, 'call')} left."))
+        messages.append(
+            (Level.OK, f"Fetching history for baselines: {pluralize(remaining_history, 'call', 'calls')} left.")
+        )
     messages.sort(key=lambda item: list(Level).index(item[0]))
     return Health(messages[0][0], [text for _, text in messages])
 
@@ -214,18 +217,13 @@ def _status_messages(status_counts: Counter[QueryStatus]) -> list[StatusMessage]
     if not total:
         return []
     if status_counts[QueryStatus.UP] == total:
-        text = "The only query is" if total == 1 else f"All {_pluralize(total, 'query')} are"
+        text = "The only query is" if total == 1 else f"All {pluralize(total, 'query', 'queries')} are"
         return [(Level.OK, f"{text} {STATUS_MESSAGES[QueryStatus.UP][0]}.")]
     return [
-        (level, f"{status_counts[state]:,} of {_pluralize(total, 'query')} {name}.")
+        (level, f"{status_counts[state]:,} of {pluralize(total, 'query', 'queries')} {name}.")
         for state, (name, level) in STATUS_MESSAGES.items()
         if status_counts[state] and state is not QueryStatus.UP
     ]
-
-
-def _pluralize(number: int, singular: str) -> str:
-    many = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
-    return f"{number:,} {singular if number == 1 else many}"
 
 
 def exporter_messages(*, scrape_age: float | None, is_config_good: bool, are_counters_stalled: bool) -> list[str]:

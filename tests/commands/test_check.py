@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support import KEY, run_program, workspace_item_yaml, write_file
+from support import KEY, run_program, workspace_item_yaml, workspace_yaml, write_file
 
 EVENT = "{event: purchase}"
 
@@ -26,3 +26,13 @@ def test_workspaces_with_equal_key_source_are_reported(tmp_path: Path, old: str,
     text = 'has the same url and API key as "one", so both share one budget; merge them'
     shared = f"warning: {config}:10: workspaces[1]: {text}"
     assert [line for line in done.stderr.splitlines() if "budget" in line] == ([shared] if is_shared else [])
+
+
+def test_single_query_and_call_are_singular(tmp_path: Path) -> None:
+    """One query and one call are named in singular."""
+    event = "{event: purchase, refresh_interval: 1h}"
+    config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", event))
+    output = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY).stdout
+    assert output.startswith(
+        f"{config} is valid: 1 query\nproduction: 1 query needs 1 call per hour in the default pool;"
+    )
