@@ -119,7 +119,8 @@ def build_plan(config: Config) -> Plan:
     """Return the plan of `config`, with the queries of the entries that name their subject.
 
     The queries of selectors are added later by `selectors.expand_selectors`. Raises `ConfigError` if the plan exceeds
-    `max_queries` or the budget, or if a `settle` is too long or a `silent` too short. It names the setting to change.
+    `max_queries` or the budget, or if a `settle` or `refresh_interval` is too long or a `silent` too short. The error
+    names the setting to change.
     """
     settings, problems = config.settings, []
     entries = [
@@ -134,6 +135,13 @@ def build_plan(config: Config) -> Plan:
             text = f"is too long; Braze returns at most {max_length} {unit}s, so the maximum is"
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
             problems.append((path, f"{text} {max_length - _MARGIN_BUCKETS}{unit[0]}"))
+            continue
+        newest = newest_length(unit, _settle_seconds(settings, kind, entry.spec))
+        limit = (max_length - newest + 1) * unit.seconds
+        if _refresh_seconds(settings, kind, entry.spec) >= limit:
+            text = f"is too long; Braze returns at most {max_length} {unit}s, so counts would be lost; set less than"
+            path = (*entry.path, "refresh_interval") if entry.spec.refresh_interval else ("refresh_interval", unit)
+            problems.append((path, f"{text} {format_duration(limit)}"))
     selector_entries, entries = [
         [planned_entry for planned_entry in entries if planned_entry[2].spec.is_selector is is_selector]
         for is_selector in (True, False)
