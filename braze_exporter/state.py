@@ -331,8 +331,8 @@ class StateFileError(Exception):
     """Raised if the state file cannot be used or written. The message states the reason."""
 
 
-class UnreadableError(StateFileError):
-    """Raised if the user of the process is not allowed to read the state file."""
+class InaccessibleError(StateFileError):
+    """Raised if the user of the process may not read or write the state file, or if its directory is missing."""
 
 
 class _DamagedError(StateFileError):
@@ -549,10 +549,17 @@ class StateFile:
 def inspect_state_file(path: str) -> None:
     """Check that `path` is a state file, empty or missing, without changing or creating anything.
 
-    Raises `UnreadableError` if the user of the process is not allowed to read it. Raises `StateFileError` if it or its
-    lock file is a file of another type, or if it was written by a newer version of the exporter.
+    Raises `InaccessibleError` if the user of the process may not read or write it, or if its directory is missing.
+    Raises `StateFileError` if it or its lock file is a file of another type, or if it was written by a newer version of
+    the exporter.
     """
-    _inspect(Path(os.path.realpath(path)))
+    real = Path(os.path.realpath(path))
+    _inspect(real)
+    if not real.parent.is_dir():
+        raise InaccessibleError(f"{shorten(real.parent, 200)} does not exist; create the directory")
+    for each in (real.parent, real, _lock_path(real)):
+        if each.exists() and not os.access(each, os.W_OK):
+            raise InaccessibleError(f"{shorten(each, 200)} is not writable; make it writable for the exporter's user")
 
 
 def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS, aliases: Aliases = NO_ALIASES) -> StateFile:
@@ -623,7 +630,7 @@ def _inspect(real: Path) -> None:
     except ForeignFileError as error:
         raise StateFileError(f"{error}; {remedy}, or move the file") from None
     except PermissionError as error:
-        raise UnreadableError(
+        raise InaccessibleError(
             f"{shown_path} cannot be read ({error.strerror}); make it readable, or {remedy}"
         ) from error
     except OSError as error:

@@ -1,17 +1,21 @@
 """The command `check`: validates a config, and prints the calls per hour and the permissions that its queries need."""
 
 import argparse
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from braze_exporter.commands.exit_codes import FAILURE, SUCCESS
 from braze_exporter.commands.plan import read_plan, refuse_shared_state_file
-from braze_exporter.config.document import Problem, shorten
+from braze_exporter.config.document import KeyPath, shorten
 from braze_exporter.config.loading import Config, read_config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.scheduler.plan import Plan, build_plan, raised_settings
 from braze_exporter.scheduler.selectors import required_lists
-from braze_exporter.state import StateFileError, UnreadableError, inspect_state_file
+from braze_exporter.state import InaccessibleError, StateFileError, inspect_state_file
+
+# Names of time zones that keep the same offset all year. Users may expect DST.
+_FIXED_ZONE = re.compile(r"[EMH]ST|(?:Etc/)?GMT[+-]?[0-9]*")
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -38,7 +42,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         )
     for name in (workspace.spec.name for workspace in config.workspaces):
         print(f"{shorten(name)}: {_describe_permissions(plan, name)}")
-    for problem in _shared_keys(config):
+    for problem in config.make_error([*_shared_keys(config), *_zones_without_dst(config)]).problems:
         print(f"warning: {problem.render(config.source)}", file=sys.stderr)
     for raised in raised_settings(config):
         print(raised.render(config.source))
@@ -63,17 +67,24 @@ def _describe_permissions(plan: Plan, workspace: str) -> str:
     return f"{text}; optional, for names and for subjects that Braze does not list: {optional}" if optional else text
 
 
-def _shared_keys(config: Config) -> Sequence[Problem]:
-    """Return a problem for each workspace with the url and the source of the API key of an earlier one."""
+def _shared_keys(config: Config) -> Iterator[tuple[KeyPath, str]]:
+    """Yield a problem for each workspace with the url and the source of the API key of an earlier one."""
     names: dict[tuple[str, str | None, str | None], str] = {}
-    found = []
     for workspace in config.workspaces:
         spec = workspace.spec
         first = names.setdefault((spec.rest_endpoint, spec.api_key_file, spec.api_key_env), spec.name)
         if first != spec.name:
             text = f'has the same url and API key as "{shorten(first)}", so both share one budget; merge them'
-            found.append((workspace.path, text))
-    return config.make_error(found).problems
+            yield workspace.path, text
+
+
+def _zones_without_dst(config: Config) -> Iterator[tuple[KeyPath, str]]:
+    """Yield a problem for each time zone that is an abbreviation or an offset, except UTC."""
+    for workspace in config.workspaces:
+        zone = workspace.spec.timezone
+        if zone is not None and _FIXED_ZONE.fullmatch(zone.key):
+            text = f"{zone.key} has no DST; if the company's clock changes, set a name such as America/New_York"
+            yield (*workspace.path, "timezone"), text
 
 
 def _check_state_file(config: Config) -> None:
@@ -82,7 +93,7 @@ def _check_state_file(config: Config) -> None:
     try:
         if path is not None:
             inspect_state_file(path)
-    except UnreadableError as error:  # `serve` may run as another user
+    except InaccessibleError as error:  # `serve` may run as another user
         print(f"warning: {config.make_error([(('state_file',), str(error))])}", file=sys.stderr)
     except StateFileError as error:
         raise config.make_error([(("state_file",), str(error))]) from None

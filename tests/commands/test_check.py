@@ -28,6 +28,20 @@ def test_workspaces_with_equal_key_source_are_reported(tmp_path: Path, old: str,
     assert [line for line in done.stderr.splitlines() if "budget" in line] == ([shared] if is_shared else [])
 
 
+@pytest.mark.parametrize(
+    ("zone", "has_warning"),
+    [("EST", True), ("Etc/GMT+5", True), ("GMT", True), ("UTC", False), ("Asia/Tokyo", False), ("EST5EDT", False)],
+)
+def test_zone_without_dst_is_reported(tmp_path: Path, zone: str, *, has_warning: bool) -> None:
+    """A time zone that is an abbreviation or an offset is reported by a warning, because it has no DST."""
+    text = workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}").replace("America/New_York", zone)
+    config = write_file(tmp_path / "config.yaml", text)
+    done = run_program("check", f"--config.file={config}", BRAZE_API_KEY=KEY)
+    text = f"{zone} has no DST; if the company's clock changes, set a name such as America/New_York"
+    warning = f"warning: {config}:5: workspaces[0].timezone: {text}\n"
+    assert (done.returncode, done.stderr) == (0, warning if has_warning else "")
+
+
 def test_single_query_and_call_are_singular(tmp_path: Path) -> None:
     """One query and one call are named in singular."""
     event = "{event: purchase, refresh_interval: 1h}"
