@@ -398,6 +398,7 @@ def test_history_is_planned_for_one_scrape_at_a_time() -> None:
         calls_of_query = 89
         assert exporter.exporter.snapshot().remaining_history["production"] == 20 * calls_of_query
         assert not history.chunks
+        exporter.clock.advance(300)  # the budget of so many queries must accrue first
         exporter.braze.inject(transfer_faults.hold())
         exporter.exporter.refresh()
         assert 500 <= len(history.chunks) < 500 + calls_of_query
