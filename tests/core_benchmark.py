@@ -12,16 +12,16 @@ import socketserver
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import psutil
 
+from braze_exporter.braze.deadline import deadline_in
 from braze_exporter.braze.transport import open_session
 from braze_exporter.commands.serve import GC_THRESHOLDS
 from braze_exporter.config.loading import load_config
@@ -32,8 +32,10 @@ from braze_exporter.state import open_state_file
 DAY, HOUR = 86_400, 3_600
 START = datetime(2026, 11, 23, 12, 20, tzinfo=UTC).timestamp()
 CONNECTIONS = 10
-STATISTICS = ("sent", "delivered", "opens", "unique_opens", "clicks", "unique_clicks", "bounces", "reported_spam")
-STATISTICS += ("unsubscribes", "revenue", "machine_opens")
+STATISTICS = (
+    *("sent", "delivered", "opens", "unique_opens", "clicks", "unique_clicks", "bounces", "reported_spam"),
+    *("unsubscribes", "revenue", "machine_opens"),
+)
 VARIATIONS = 7  # with the three totals of a campaign: 80 series
 
 
@@ -68,9 +70,11 @@ def event_body(now: float, revision: int, length: int = 100) -> bytes:
 
 
 class _Handler(socketserver.StreamRequestHandler):
-    """Sends the current body for each request, and sets it for a request with `/set` and a time in its path."""
+    """Sends a response for the time and the revision that the path of the last request for `/set` had."""
 
-    body = b""
+    now: ClassVar[float] = 0.0
+    revision: ClassVar[int] = 0
+    bodies: ClassVar[dict[tuple[str, ...], bytes]] = {}
 
     def handle(self) -> None:
         """Respond to all requests of a connection."""
@@ -79,27 +83,28 @@ class _Handler(socketserver.StreamRequestHandler):
             while self.rfile.readline().strip():
                 pass
             path = line.split()[1].decode()
-            body = _Handler.body
-            if path.startswith("/events/data_series"):
-                parameters = dict(item.split("=") for item in path.partition("?")[2].split("&"))
-                body = self.event(parameters)
-            elif path.startswith("/set/"):
-                _, _, kind, now, revision = path.split("/")
-                type(self).now, type(self).revision = float(now), int(revision)
-                type(self).events = {}
-                _Handler.body = campaign_body(float(now), int(revision))
+            if path.startswith("/set/"):
+                _, _, now, revision = path.split("/")
+                _Handler.now, _Handler.revision = float(now), int(revision)
+                _Handler.bodies = {}
+            body = self._body(path)
             head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             self.wfile.write(head.encode() + body)
 
-    def event(self, parameters: dict[str, str]) -> bytes:
-        ending_at = parameters.get("ending_at")
-        key = (ending_at, parameters["length"])
-        if key not in self.events:
-            end = (
-                datetime.fromisoformat(ending_at.replace("%3A", ":")).timestamp() if ending_at is not None else self.now
-            )
-            self.events[key] = event_body(end, self.revision if ending_at is None else 0, int(parameters["length"]))
-        return self.events[key]
+    def _body(self, path: str) -> bytes:
+        """Return the response to a request for `path`. Requests that differ only in their subject share it."""
+        if not path.startswith("/events/"):
+            key: tuple[str, ...] = ("campaign",)
+            if key not in self.bodies:
+                self.bodies[key] = campaign_body(self.now, self.revision)
+            return self.bodies[key]
+        parameters = dict(item.split("=") for item in path.partition("?")[2].split("&"))
+        ending_at, length = parameters.get("ending_at", ""), parameters["length"]
+        key = (ending_at, length)
+        if key not in self.bodies:
+            end = datetime.fromisoformat(ending_at.replace("%3A", ":")).timestamp() if ending_at else self.now
+            self.bodies[key] = event_body(end, 0 if ending_at else self.revision, int(length))
+        return self.bodies[key]
 
 
 def _serve() -> int:
@@ -134,8 +139,12 @@ class _Run:
         )
         self.exporter.apply_config(config, build_plan(config), self.session)
 
+    def get(self, path: str) -> bytes:
+        with deadline_in(30, time.monotonic):
+            return self.session.get(self.url + path).content
+
     def set_body(self) -> None:
-        self.session.get(f"{self.url}/set/campaigns/{self.now}/{self.revision}").content  # noqa: B018
+        self.get(f"/set/{self.now}/{self.revision}")
 
     def advance(self, seconds: float, *, is_changed: bool) -> None:
         self.now, self.elapsed, self.revision = self.now + seconds, self.elapsed + seconds, self.revision + is_changed
@@ -150,7 +159,7 @@ class _Run:
     def bare_calls(self, number: int, path: str) -> None:
         """Make `number` calls in as many threads as there are connections, and parse their JSON."""
         with ThreadPoolExecutor(CONNECTIONS) as threads:
-            for _ in threads.map(lambda _: json.loads(self.session.get(self.url + path).content), range(number)):
+            for _ in threads.map(lambda _: json.loads(self.get(path)), range(number)):
                 pass
 
 
@@ -193,7 +202,6 @@ def _campaigns(port: int, number: int, days: int) -> dict[str, float]:
             run.advance(5 * DAY, is_changed=True)
             run.refresh()
         result["memory"], result["page"] = _resident(), len(run.page) / 1e6
-        result["up"] = run.page.count(b"\nbraze_query_up{") if b"} 0.0" not in run.page[:0] else 0
         run.exporter.close()
     return result
 
@@ -232,7 +240,7 @@ def _events(port: int, number: int, weeks: int, *, has_state: bool) -> dict[str,
 
 @contextlib.contextmanager
 def _server() -> Iterator[int]:
-    with subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
         try:
             yield int(process.stdout.readline())
@@ -240,32 +248,32 @@ def _server() -> Iterator[int]:
             process.terminate()
 
 
-def measure(role: str, *arguments: int) -> Any:
+def measure(role: str, *arguments: int) -> dict[str, float]:
     """Run a measurement in a process of its own, and return its figures."""
     with _server() as port:
         command = [sys.executable, __file__, role, str(port), *map(str, arguments)]
-        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        return {name: float(value) for name, value in json.loads(process.stdout).items()}
 
 
 def main() -> int:
+    """Run the measurement that the arguments name, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role")
+    parser.add_argument("role", choices=["serve", "campaigns", "events", "measure-campaigns", "measure-events"])
     parser.add_argument("arguments", nargs="*", type=int)
     options = parser.parse_args()
-    match options.role, options.arguments:
-        case "serve", _:
-            return _serve()
-        case "campaigns", (port, number, days):
-            print(json.dumps(_campaigns(port, number, days)))
-        case "events", (port, number, weeks, has_state):
-            print(json.dumps(_events(port, number, weeks, has_state=bool(has_state))))
-        case "measure-campaigns", (number, days):
-            print({k: round(v, 3) for k, v in measure("campaigns", number, days).items()})
-        case "measure-events", (number, weeks, has_state):
-            print({k: round(v, 3) for k, v in measure("events", number, weeks, has_state).items()})
+    role, arguments = options.role, options.arguments
+    if role == "serve":
+        return _serve()
+    if role == "campaigns":
+        print(json.dumps(_campaigns(*arguments)))
+    elif role == "events":
+        port, number, weeks, has_state = arguments
+        print(json.dumps(_events(port, number, weeks, has_state=bool(has_state))))
+    else:
+        print({name: round(value, 3) for name, value in measure(role.removeprefix("measure-"), *arguments).items()})
     return 0
 
 
 if __name__ == "__main__":
-    cfg = sys.argv
     sys.exit(main())
