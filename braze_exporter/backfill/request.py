@@ -14,7 +14,8 @@ from braze_exporter.braze.series import Point
 from braze_exporter.config.document import shorten
 from braze_exporter.metrics.promql import select_series
 from braze_exporter.metrics.self_metrics import BUILD_INFO
-from braze_exporter.scheduler.plan import Plan, build_chunks
+from braze_exporter.scheduler.history_ranges import build_chunks
+from braze_exporter.scheduler.plan import Plan
 
 # The time range that Prometheus keeps in memory. Imported blocks must not overlap with it, because Prometheus would
 # lose samples at a restart.

@@ -26,8 +26,9 @@ from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import CommandBudgets, WorkspaceClient, open_client
 from braze_exporter.scheduler.key_state import AUTH_REASONS
 from braze_exporter.scheduler.list_reader import ListReader
-from braze_exporter.scheduler.plan import Plan, PoolUsage
+from braze_exporter.scheduler.plan import Plan
 from braze_exporter.scheduler.pool_budgets import command_calls_per_hour
+from braze_exporter.scheduler.pool_usage import PoolUsage
 
 # The time between two updates of the progress.
 _POLL_SECONDS = 0.2

@@ -8,7 +8,8 @@ from braze_exporter.metrics.rows import SeriesView
 from braze_exporter.metrics.self_metrics import SelfMetrics
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.list_refresh import ListState
-from braze_exporter.scheduler.plan import Plan, PoolUsage
+from braze_exporter.scheduler.plan import Plan
+from braze_exporter.scheduler.pool_usage import PoolUsage
 
 
 @dataclass(frozen=True, slots=True)

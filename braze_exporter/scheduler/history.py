@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 from braze_exporter.scheduler.history_ranges import (
     HistoryRange,
+    build_chunks,
     chunk_range,
+    count_chunks,
     is_needed,
     merge_ranges,
     missing_ranges,
     response_range,
 )
-from braze_exporter.scheduler.plan import build_chunks, count_chunks
 from braze_exporter.scheduler.query_state import QueryState, state_key
 from braze_exporter.scheduler.repair import halve_length
 

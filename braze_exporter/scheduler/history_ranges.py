@@ -1,17 +1,29 @@
-"""Which part of a query's history is complete, and which part is missing. Pure functions.
+"""Which part of a query's history is complete, which part is missing, and the calls that read it. Pure functions.
 
 A range of history is a pair of times in seconds since the epoch. It contains the buckets that start from the first to
 the second time.
 """
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeAlias
 
-from braze_exporter.braze.buckets import WEEK_SECONDS
+from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
 from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.plan import history_bounds
+from braze_exporter.scheduler.query_lengths import MARGIN_BUCKETS
 
 HistoryRange: TypeAlias = tuple[float, float]
+
+
+def history_bounds(query: Query, now: float) -> tuple[float, float]:
+    """Return the oldest and the newest time of the history for the baseline of `query` at `now`.
+
+    The history covers the weeks of the baseline plus `settle`, and ends where the buckets of a usual fetch begin.
+    """
+    unit = query.unit.seconds
+    oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle_seconds - MARGIN_BUCKETS * unit
+    return oldest, now - (query.length - MARGIN_BUCKETS) * unit
 
 
 def chunk_range(chunk: Query) -> HistoryRange:
@@ -70,3 +82,31 @@ def missing_ranges(query: Query, ranges: Iterable[HistoryRange], now: float) -> 
         end = max(end, range_end)
     gaps.append((end, newest))
     return [gap for gap in reversed(gaps) if gap[0] < gap[1]]
+
+
+def count_chunks(query: Query, oldest: float, newest: float, length: int) -> int:
+    """Return the number of queries that `build_chunks` would return."""
+    return math.ceil((newest - oldest) / _chunk_step(query, length))
+
+
+def build_chunks(query: Query, oldest: float, newest: float, length: int) -> tuple[Query, ...]:
+    """Return the queries that read the buckets from `oldest` to the one that contains `newest`, one call each.
+
+    Each call reads `length` buckets. The newest chunk comes first. Each one ends at the last second of a bucket. If it
+    has several buckets, it overlaps the next chunk by one, since days differ in length.
+    """
+    step = _chunk_step(query, length)
+    count = count_chunks(query, oldest, newest, length)
+    return tuple(
+        replace(query, ending_at=_last_second(newest - number * step, query), length=length) for number in range(count)
+    )
+
+
+def _chunk_step(query: Query, length: int) -> float:
+    """Return the seconds from the end of a chunk to that of the next one."""
+    return max(1, length - 1) * query.unit.seconds
+
+
+def _last_second(instant: float, query: Query) -> int:
+    """Return the last second of the bucket that contains `instant`."""
+    return bucket_end(bucket_start(instant, query.unit, query.zone), query.unit, query.zone) - 1

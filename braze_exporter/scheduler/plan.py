@@ -3,49 +3,22 @@
 Pure functions.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
-from braze_exporter.braze.buckets import WEEK_SECONDS, bucket_end, bucket_start
-from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, UTC, SeriesKind, Unit
-from braze_exporter.braze.pools import LISTS_POOL, Pool
+from braze_exporter.braze.kinds import KINDS, SEGMENT_USERS, UTC, SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import KeyPath, Problem
 from braze_exporter.config.loading import Config, LocatedEntry
-from braze_exporter.config.plurals import pluralize
 from braze_exporter.config.schema import Alerts, Entry, Settings, Workspace
 from braze_exporter.config.values import format_duration
+from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage, describe_excess, format_rounded_up
+from braze_exporter.scheduler.query_lengths import MARGIN_BUCKETS, newest_length, query_length
 
 # How many fetches in a row may be missed without being a sign of a failure.
 MAX_MISSED_REFRESHES = 3
-# The history of baselines must be read within this many hours, with half of the calls that the queries leave of the
-# share.
-MAX_HISTORY_HOURS = 24
-# The minimum number of buckets that a usual fetch requests: one day of hours, or two weeks of days, for late data.
-DEFAULT_LENGTH = {Unit.HOUR: 24, Unit.DAY: 14}
-# The bucket in progress, the bucket in which `settle` begins, and one more in case Braze's clock is ahead.
-_MARGIN_BUCKETS = 3
 _KINDS_BY_SECTION = {kind.section: kind for kind in KINDS}
-
-
-@dataclass(frozen=True, slots=True)
-class PoolUsage:
-    """The calls that the queries of a workspace make in a pool.
-
-    `hourly_calls` is the number of calls per hour, and `allowed_hourly_calls` its maximum by `budget.share`.
-    `startup_calls` is the number of additional calls after a start, for the history of baselines. `burst` is the number
-    of calls that may be made at once: those of one refresh, and one more for each query with a baseline.
-    """
-
-    workspace: str
-    pool: Pool
-    query_count: int
-    hourly_calls: float
-    allowed_hourly_calls: float
-    burst: int
-    startup_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +104,10 @@ def build_plan(config: Config) -> Plan:
     ]
     for _, kind, entry in entries:
         unit, max_length = entry.spec.query_spec.unit, kind.max_length
-        if _query_length(unit, _settle_seconds(settings, kind, entry.spec)) > max_length:
+        if query_length(unit, _settle_seconds(settings, kind, entry.spec)) > max_length:
             text = f"is too long; Braze returns at most {max_length} {unit}s, so the maximum is"
             path = (*entry.path, "settle") if entry.spec.settle else ("settle", unit)
-            problems.append((path, f"{text} {max_length - _MARGIN_BUCKETS}{unit[0]}"))
+            problems.append((path, f"{text} {max_length - MARGIN_BUCKETS}{unit[0]}"))
             continue
         newest = newest_length(unit, _settle_seconds(settings, kind, entry.spec))
         limit = (max_length - newest + 1) * unit.seconds
@@ -163,10 +136,10 @@ def build_plan(config: Config) -> Plan:
     ]
     pool_usages = tuple(compute_pool_usage(settings, queries))
     paths = {workspace.spec.name: workspace.path for workspace in config.workspaces}
-    problems += [
-        (paths[usage.workspace], _describe_overuse(usage, queries)) for usage in pool_usages if _exceeds_share(usage)
-    ]
-    problems += [(paths[usage.workspace], _describe_history(usage)) for usage in pool_usages if _exceeds_history(usage)]
+    for usage in pool_usages:
+        excess = describe_excess(usage, queries)
+        if excess is not None:
+            problems.append((paths[usage.workspace], excess))
     problems += _check_silences(
         [*planned, *((query, entry) for templates, entry in selector_templates for query in templates)]
     )
@@ -209,11 +182,6 @@ def _raised_durations(settings: Settings, kind: SeriesKind, entry: LocatedEntry)
         yield path, f"is raised to {format_duration(max_age)} for {kind.section}, twice the refresh_interval"
 
 
-def is_within_budget(usage: PoolUsage) -> bool:
-    """Return whether `budget.share` of the pool suffices for all calls in `usage`, startup calls included."""
-    return not _exceeds_share(usage) and not _exceeds_history(usage)
-
-
 def _refresh_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float:
     interval = entry.refresh_interval or settings.refresh_interval.for_unit(entry.query_spec.unit)
     return max(interval, kind.min_refresh_seconds)
@@ -225,15 +193,6 @@ def _max_age_seconds(settings: Settings, entry: Entry, refresh: float) -> float:
 
 def _settle_seconds(settings: Settings, kind: SeriesKind, entry: Entry) -> float:
     return max(entry.settle or settings.settle.for_unit(entry.query_spec.unit), kind.min_settle_seconds)
-
-
-def newest_length(unit: Unit, settle: float) -> int:
-    """Return the number of newest buckets among which at least one has settled, `settle` being in seconds."""
-    return math.ceil(settle / unit.seconds) + _MARGIN_BUCKETS
-
-
-def _query_length(unit: Unit, settle: float) -> int:
-    return max(DEFAULT_LENGTH[unit], newest_length(unit, settle))
 
 
 def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, entry: Entry) -> Iterator[Query]:
@@ -259,7 +218,7 @@ def _build_queries(settings: Settings, workspace: Workspace, kind: SeriesKind, e
             refresh_seconds=refresh,
             settle_seconds=settle,
             max_age_seconds=_max_age_seconds(settings, entry, refresh),
-            length=_query_length(query_spec.unit, settle),
+            length=query_length(query_spec.unit, settle),
             zone=workspace.timezone or UTC,
             baseline_weeks=entry.baseline.weeks if entry.baseline is not None else 0,
             channels=query_spec.channels,
@@ -303,140 +262,8 @@ def _check_silences(planned: Sequence[tuple[Query, LocatedEntry]]) -> Iterator[t
         least = MAX_MISSED_REFRESHES * fed[query.counter_key].refresh_seconds
         if silent < least:
             text = f"is shorter than {MAX_MISSED_REFRESHES} refresh intervals of the query that feeds the counter"
-            fix = f"set it to at least {_format_rounded_up(least)}, or shorten refresh_interval"
+            fix = f"set it to at least {format_rounded_up(least)}, or shorten refresh_interval"
             yield (*entry.path, "alerts", "silent"), f"{text}; {fix}"
         elif query.kind.min_settle_seconds and silent < 2 * query.unit.seconds:
             text = f"is too short; {query.kind.section} are computed once a day, so the minimum is 2d"
             yield (*entry.path, "alerts", "silent"), text
-
-
-def compute_pool_usage(settings: Settings, queries: Sequence[Query]) -> Iterator[PoolUsage]:
-    """Yield the usage of each pool by each workspace, with one call per refresh of a query."""
-    groups: dict[tuple[str, Pool], list[Query]] = {}
-    for query in queries:
-        groups.setdefault((query.workspace, query.kind.pool), []).append(query)
-    for (workspace, pool), group in groups.items():
-        allowed_hourly_calls, startup_calls = (
-            pool.per_hour * settings.budget.share,
-            sum(
-                count_chunks(query, *history_bounds(query, now=0.0), query.kind.max_length)
-                for query in group
-                if query.baseline_weeks
-            ),
-        )
-        burst = len(group) + sum(query.baseline_weeks > 0 for query in group)
-        if pool is LISTS_POOL:  # its limit is too small for all queries of a plan at once
-            burst = max(1, math.floor(allowed_hourly_calls))
-        yield PoolUsage(workspace, pool, len(group), calls_per_hour(group), allowed_hourly_calls, burst, startup_calls)
-
-
-def calls_per_hour(queries: Iterable[Query]) -> float:
-    """Return the number of calls that the queries make per hour, if Prometheus scrapes often enough."""
-    return sum(3_600 / query.refresh_seconds for query in queries)
-
-
-def _exceeds_share(usage: PoolUsage) -> bool:
-    return round(usage.hourly_calls - usage.allowed_hourly_calls, 3) > 0  # smaller differences are rounding errors
-
-
-def _describe_overuse(usage: PoolUsage, queries: Sequence[Query]) -> str:
-    """Return the problem of a plan that exceeds `budget.share`, with the shortest `refresh_interval` that fits."""
-    queries_of_pool = [
-        query for query in queries if (query.workspace, query.kind.pool) == (usage.workspace, usage.pool)
-    ]
-    min_refresh = _min_refresh_seconds(
-        sorted(query.refresh_seconds for query in queries_of_pool), usage.allowed_hourly_calls
-    )
-    affected = sorted(
-        {(query.kind.section, query.unit) for query in queries_of_pool if query.refresh_seconds < min_refresh}
-    )
-    names = " and ".join(f"{unit.adverb} {section}" for section, unit in affected)
-    return (
-        f"{pluralize(usage.query_count, 'query needs', 'queries need')} "
-        f"{pluralize(math.ceil(usage.hourly_calls), 'call', 'calls')} per hour, but budget.share allows "
-        f"{math.floor(usage.allowed_hourly_calls):,} "
-        f"of {usage.pool.per_hour:,.0f} in the {usage.pool.name} pool; "
-        f"set refresh_interval ≥ {_format_rounded_up(min_refresh)} for {names}, or configure fewer queries"
-    )
-
-
-def _exceeds_history(usage: PoolUsage) -> bool:
-    return not _exceeds_share(usage) and usage.startup_calls > min(
-        usage.allowed_hourly_calls, MAX_HISTORY_HOURS * (usage.allowed_hourly_calls - usage.hourly_calls) / 2
-    )
-
-
-def _describe_history(usage: PoolUsage) -> str:
-    return (
-        f"baselines need {pluralize(usage.startup_calls, 'call', 'calls')} after a start, but the queries leave "
-        f"{math.floor(usage.allowed_hourly_calls - usage.hourly_calls):,} of the "
-        f"{pluralize(math.floor(usage.allowed_hourly_calls), 'call', 'calls')} per hour "
-        f"that budget.share allows in the {usage.pool.name} pool, and history may use half of them; "
-        "configure fewer weeks, fewer baselines or a longer refresh_interval"
-    )
-
-
-def _min_refresh_seconds(refreshes: Sequence[float], allowed: float) -> float:
-    """Return the shortest refresh, in seconds, with which the queries make no more than `allowed` calls per hour.
-
-    Shorter values in `refreshes` must be raised to the result. `refreshes` must be sorted in ascending order and make
-    more calls than `allowed`.
-    """
-    number = len(refreshes)
-    while (refresh := number * 3_600 / allowed) < refreshes[number - 1]:
-        number -= 1  # the longest refresh need not be raised, and the shorter ones share the remaining calls
-        allowed -= 3_600 / refreshes[number]
-    return refresh
-
-
-def _format_rounded_up(seconds: float) -> str:
-    """Return a duration in the notation of the config, rounded up to seconds or minutes."""
-    return f"{math.ceil(seconds)}s" if seconds < 60 else f"{math.ceil(seconds / 60)}m"  # noqa: PLR2004 - a minute
-
-
-def fetch_length(query: Query, since: float | None, now: float) -> int:
-    """Return how many buckets a fetch at `now` requests, if the last response was requested at `since`.
-
-    `since` and `now` are in seconds since the epoch. The result is the usual length plus the number of units that have
-    passed since then, up to Braze's maximum. So no bucket is missed after an outage.
-    """
-    missed = 0 if since is None else max(0, int((now - since) // query.unit.seconds))
-    return min(query.length + missed, query.kind.max_length)
-
-
-def history_bounds(query: Query, now: float) -> tuple[float, float]:
-    """Return the oldest and the newest time of the history for the baseline of `query` at `now`.
-
-    The history covers the weeks of the baseline plus `settle`, and ends where the buckets of a usual fetch begin.
-    """
-    unit = query.unit.seconds
-    oldest = now - query.baseline_weeks * WEEK_SECONDS - query.settle_seconds - _MARGIN_BUCKETS * unit
-    return oldest, now - (query.length - _MARGIN_BUCKETS) * unit
-
-
-def count_chunks(query: Query, oldest: float, newest: float, length: int) -> int:
-    """Return the number of queries that `build_chunks` would return."""
-    return math.ceil((newest - oldest) / _chunk_step(query, length))
-
-
-def build_chunks(query: Query, oldest: float, newest: float, length: int) -> tuple[Query, ...]:
-    """Return the queries that read the buckets from `oldest` to the one that contains `newest`, one call each.
-
-    Each call reads `length` buckets. The newest chunk comes first. Each one ends at the last second of a bucket. If it
-    has several buckets, it overlaps the next chunk by one, since days differ in length.
-    """
-    step = _chunk_step(query, length)
-    count = count_chunks(query, oldest, newest, length)
-    return tuple(
-        replace(query, ending_at=_last_second(newest - number * step, query), length=length) for number in range(count)
-    )
-
-
-def _chunk_step(query: Query, length: int) -> float:
-    """Return the seconds from the end of a chunk to that of the next one."""
-    return max(1, length - 1) * query.unit.seconds
-
-
-def _last_second(instant: float, query: Query) -> int:
-    """Return the last second of the bucket that contains `instant`."""
-    return bucket_end(bucket_start(instant, query.unit, query.zone), query.unit, query.zone) - 1

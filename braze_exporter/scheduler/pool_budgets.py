@@ -10,7 +10,7 @@ from dataclasses import replace
 from braze_exporter.braze.lists import LIST_ENDPOINTS, ListEndpoint
 from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.config.schema import Settings
-from braze_exporter.scheduler.plan import PoolUsage
+from braze_exporter.scheduler.pool_usage import PoolUsage
 from braze_exporter.scheduler.rate_limiter import PoolBudget
 
 # The number of pages that a list is assumed to have until it has been read. 100 pages have 25,000 events.

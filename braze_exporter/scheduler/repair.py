@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from braze_exporter.braze.buckets import bucket_start
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.query import Query
-from braze_exporter.scheduler.plan import newest_length
+from braze_exporter.scheduler.query_lengths import newest_length
 
 # The failures after which a shorter request may succeed.
 SHORTER_REQUEST_REASONS = {Reason.INVALID_RESPONSE, Reason.TOO_LARGE}

@@ -23,7 +23,7 @@ from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.history import History
-from braze_exporter.scheduler.plan import fetch_length
+from braze_exporter.scheduler.query_lengths import fetch_length
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Refresh, Response, state_key
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 

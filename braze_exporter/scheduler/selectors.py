@@ -16,15 +16,8 @@ from braze_exporter.braze.pools import Pool
 from braze_exporter.braze.query import Query
 from braze_exporter.config.schema import Settings
 from braze_exporter.config.suggestions import find_nearest
-from braze_exporter.scheduler.plan import (
-    ConfiguredSubject,
-    Plan,
-    PoolUsage,
-    SelectionResult,
-    Selector,
-    compute_pool_usage,
-    is_within_budget,
-)
+from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult, Selector
+from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage
 from braze_exporter.state import NameKey
 
 # The number of unlisted names of a list for which suggestions are searched. The search is slow, and further names are
@@ -231,11 +224,8 @@ class _Capacity:
                     hourly_calls=more.hourly_calls + usage.hourly_calls,
                     startup_calls=more.startup_calls + usage.startup_calls,
                 )
-            if not is_within_budget(
-                more
-                if is_current
-                else replace(more, allowed_hourly_calls=more.allowed_hourly_calls - self._list_calls[key])
-            ):
+            list_calls = 0.0 if is_current else self._list_calls[key]
+            if not replace(more, allowed_hourly_calls=more.allowed_hourly_calls - list_calls).is_within_budget:
                 return False
             usages[key] = more
         self._pool_usage |= usages

@@ -26,7 +26,7 @@ from braze_exporter.metrics.self_metrics import (
 )
 from braze_exporter.scheduler.admission import LimiterStatus
 from braze_exporter.scheduler.list_refresh import ListState
-from braze_exporter.scheduler.plan import PoolUsage
+from braze_exporter.scheduler.pool_usage import PoolUsage
 from braze_exporter.web import status_lists, status_messages
 from braze_exporter.web.status_headline import representative_view
 from braze_exporter.web.status_types import PointsData, PoolData, QueryData, SeriesData, StatusResponse

@@ -33,7 +33,7 @@ from braze_exporter.braze.series import Point
 from braze_exporter.braze.transport import open_session
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.baseline import Baseline
-from braze_exporter.scheduler.plan import build_chunks, history_bounds
+from braze_exporter.scheduler.history_ranges import build_chunks, history_bounds
 from braze_exporter.simulator.reply import Reply
 
 BASELINE = "braze_custom_events_hourly_baseline"

@@ -17,7 +17,8 @@ from braze_exporter.braze.kinds import CUSTOM_EVENTS, Unit
 from braze_exporter.braze.pools import DEFAULT_POOL
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import ConfigError
-from braze_exporter.scheduler.plan import Plan, PoolUsage, build_plan, calls_per_hour
+from braze_exporter.scheduler.plan import Plan, build_plan
+from braze_exporter.scheduler.pool_usage import PoolUsage, calls_per_hour
 
 DAY = 24 * HOUR
 ZONES = [

@@ -21,7 +21,7 @@ from braze_exporter.braze.lists import (
 from braze_exporter.braze.query import Query
 from braze_exporter.config.document import ConfigError
 from braze_exporter.scheduler import selectors
-from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, build_plan, counter_sources, is_within_budget
+from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, build_plan, counter_sources
 from braze_exporter.scheduler.selectors import ListSnapshot, expand_selectors, name_key, required_lists
 
 ONE, TWO, THREE = (f"aaaaaaaa-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
@@ -237,7 +237,7 @@ def test_items_beyond_history_budget_are_skipped() -> None:
     entry = {"regex": ".*", "baseline": {"weeks": 52}, "refresh_interval": "1h"}
     plan = plan_of({"custom_events": [entry]}, {EVENT_LIST: [f"e{n:04}" for n in range(500)]})
     (usage,) = plan.pool_usage
-    assert is_within_budget(usage)
+    assert usage.is_within_budget
     assert 0 < usage.query_count < 500
     assert usage.startup_calls <= 25_000 < usage.startup_calls / usage.query_count * (usage.query_count + 1)
     assert selection_counts(plan) == {"custom_events": (500, 500, 500 - usage.query_count)}
@@ -376,7 +376,7 @@ def test_any_list_gives_consistent_plan(
     after = plan_of(sections, second, before.queries, **settings)
     for plan in (before, after):
         assert len(plan.queries) <= most
-        assert all(is_within_budget(usage) for usage in plan.pool_usage)
+        assert all(usage.is_within_budget for usage in plan.pool_usage)
         assert len({query.identity for query in plan.queries}) == len(plan.queries)
         labels = [(query.kind.section, query.metric_group, query.labels, query.unit) for query in plan.queries]
         assert len({*labels}) == len(labels)
