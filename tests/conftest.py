@@ -13,6 +13,11 @@ from pathlib import Path
 
 import pytest
 from coverage import Coverage
+from hypothesis import settings
+
+# Test machines may be slow or busy.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 
 TURN = pytest.StashKey[contextlib.ExitStack]()
 

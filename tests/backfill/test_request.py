@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from backfills import TARGET
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import HOUR, NEW_YORK, NOW, workspace_yaml
 
@@ -142,7 +142,6 @@ def test_missing_end_error_names_query(tmp_path: Path) -> None:
     assert r'timestamp(braze_exporter_build_info{job="a\"b"})[1y:1m]' in str(error.value)
 
 
-@settings(deadline=None)
 @given(
     st.datetimes(datetime(2009, 1, 1), datetime(2030, 1, 1)),  # noqa: DTZ001 - gets a timezone below
     st.integers(1, 250),

@@ -374,7 +374,7 @@ def test_check_live_leaves_reserve(braze: CheckLiveRig) -> None:
 ZONES = st.sampled_from(["UTC", "America/New_York", "Asia/Tokyo", "Europe/Paris", "America/Sao_Paulo", "Asia/Kolkata"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ZONES, st.integers(0), st.integers(0, 365 * 24))
 def test_matching_zones_are_found_from_hours_and_days(name: str, seed: int, later: int) -> None:
     """The matching zones include the correct one, and all of them give the same daily sums."""

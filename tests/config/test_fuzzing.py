@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import IOS, KEY, VIP
 
@@ -173,7 +173,6 @@ def test_mutation_base_is_valid() -> None:
     }  # fmt: skip
 
 
-@settings(deadline=None)
 @given(any_text | yaml_text)
 @example('"\\UFFFFFFFF"')
 @example("%YAML 1.99999999999999999999999")
@@ -193,21 +192,18 @@ def test_any_text_is_config_or_error(text: str) -> None:
     load_and_build(text)
 
 
-@settings(deadline=None)
 @given(anything)
 def test_any_data_is_config_or_error(data: object) -> None:
     """Any YAML data is a config or a readable error."""
     load_and_build(json.dumps(data))
 
 
-@settings(deadline=None)
 @given(st.dictionaries(any_text, st.lists(st.integers() | any_text, max_size=3), max_size=3))
 def test_any_dumped_yaml_is_config_or_error(data: object) -> None:
     """Any data dumped as YAML, with its escapes, anchors and line breaks, is a config or a readable error."""
     load_and_build(yaml.safe_dump({"workspaces": [data, data], "refresh_interval": data}, allow_unicode=True))
 
 
-@settings(deadline=None)
 @given(mutations(GOOD))
 def test_any_mutated_config_is_config_or_error(data: object) -> None:
     """Any modification of a valid config yields a config with a plan and keys, or a readable error."""
@@ -215,14 +211,12 @@ def test_any_mutated_config_is_config_or_error(data: object) -> None:
 
 
 @pytest.mark.no_cover
-@settings(deadline=None)
 @given(mutations(WITH_SECRETS))
 def test_error_messages_hold_no_secret(data: object) -> None:
     """No error message contains the API key or the password of a URL."""
     load_and_build(json.dumps(data))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_truncated_config_is_config_or_error(data: st.DataObject) -> None:
     """A config that is truncated or lacks a part is a config or a readable error."""

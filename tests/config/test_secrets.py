@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import IOS, KEY, VIP
 
@@ -201,7 +201,6 @@ def with_changes(changes: Mapping[str, object]) -> str:
     return json.dumps({"workspaces": [{**base, **key, **sections, **changes}]})
 
 
-@settings(deadline=None)
 @given(any_key, wrapped, st.sampled_from(KEY_PLACES))
 @example("b7f3c1deaaaabbbbcccc0123456789ab", "{}", KEY_PLACES[1])
 @example("B7F3C1DEAAAABBBBCCCC0123456789AB", "{}", KEY_PLACES[1])
@@ -216,14 +215,12 @@ def test_misplaced_key_of_any_form_is_not_repeated(
     check_hidden(all_messages(with_changes(place(wrapping.replace("{}", key)))), key)
 
 
-@settings(deadline=None)
 @given(recognizable, wrapped, st.sampled_from(OTHER_PLACES))
 def test_key_in_any_setting_is_not_repeated(key: str, wrapping: str, place: Callable[[str], dict[str, object]]) -> None:
     """In any other setting, text that looks like a key is not shown."""
     check_hidden(all_messages(with_changes(place(wrapping.replace("{}", key)))), key)
 
 
-@settings(deadline=None)
 @given(
     recognizable,
     st.sampled_from(

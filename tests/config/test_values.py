@@ -1,7 +1,7 @@
 """Test durations in the format of Prometheus, numbers at their limits, and defaults."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from braze_exporter.config.document import ConfigError
@@ -20,7 +20,6 @@ def with_line(line: str) -> Config:
     return load_config(CONFIG + line, "x.yaml")
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(SECONDS)), st.integers(0, 10_000), min_size=1))
 def test_duration_is_sum_of_parts(parts: dict[str, int]) -> None:
     """The parts of a duration are summed exactly; a total under one second is refused."""
@@ -33,7 +32,6 @@ def test_duration_is_sum_of_parts(parts: dict[str, int]) -> None:
             with_line(line)
 
 
-@settings(deadline=None)
 @given(st.permutations(list(SECONDS)), st.integers(2, 6))
 def test_duration_parts_in_wrong_order_are_refused(units: list[str], count: int) -> None:
     """Units in any order other than from large to small are refused."""

@@ -134,7 +134,7 @@ def test_growing_bucket_is_counted_in_full(values: list[float]) -> None:
 
 
 @given(reports)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_restart_with_state_keeps_totals(responses: list[dict[int, float]]) -> None:
     """Counters that are closed and opened between responses equal counters that stay open."""
     going_on = Counters()

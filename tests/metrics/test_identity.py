@@ -62,7 +62,7 @@ def rows_of(days: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[list[dic
 
 
 @given(st.lists(any_id, max_size=2), st.lists(st.tuples(any_inventory, any_days), min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_two_series_have_same_labels(
     configured: list[str], states: list[tuple[Inventory, list[tuple[dict[str, Any], dict[str, Any]]]]]
 ) -> None:

@@ -281,7 +281,7 @@ any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_siz
 
 
 @pytest.mark.no_cover
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(any_name, min_size=1, max_size=20, unique=True))
 @example(["{{"])
 def test_any_name_gives_valid_rules(tmp_path: Path, names: list[str]) -> None:

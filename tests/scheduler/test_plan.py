@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import HOUR, IOS, NEW_YORK, NOW, VIP, build_test_config
 
@@ -102,7 +102,6 @@ def test_calls_per_hour_are_summed() -> None:
     assert calls_per_hour([]) == 0
 
 
-@settings(deadline=None)
 @given(st.sampled_from(Unit), st.integers(1, 100 * DAY))
 def test_fetch_length_includes_settled_bucket(unit: Unit, settle: int) -> None:
     """A fetch is long enough to include a settled bucket, or the config is refused with the largest `settle`."""
@@ -127,7 +126,6 @@ ADVICE = re.compile(r"set refresh_interval ≥ (\d+)([sm]) for (.+), or configur
 UNIT_OF = {"hourly custom_events": "hour", "daily custom_events": "day"}
 
 
-@settings(deadline=None)
 @given(REFRESHES, st.sampled_from([0.001, 0.003, 0.0015]), st.integers(1, 60), st.integers(1, 60))
 @example([(1, Unit.HOUR, True)] + [(13, Unit.HOUR, False)] * 3, 0.001, 20, 20)
 @example([(7 * 60, Unit.HOUR, True)] * 30, 0.001, 1, 1)
