@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeAlias
 
 from braze_exporter.braze.buckets import bucket_starts
 from braze_exporter.braze.calls import FetchedSeries, Permit
@@ -21,35 +20,15 @@ from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient
+from braze_exporter.scheduler.endpoints import QueryEndpoints, endpoint_key
 from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.history import History
+from braze_exporter.scheduler.listener import Listener
 from braze_exporter.scheduler.query_lengths import fetch_length
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Refresh, Response, state_key
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
-# The workspace and the endpoint path of a query. They decide whether it may be fetched.
-EndpointKey: TypeAlias = tuple[str, str]
-
 _log = logging.getLogger(__name__)
-
-
-class Listener(Protocol):
-    """Receives the changes of query states, one call at a time."""
-
-    def on_queries(self, query_states: Sequence[QueryState]) -> None:
-        """Handle a new set of queries. `query_states` are all query states, in the order of the plan."""
-
-    def on_result(self, query_state: QueryState, previous: FetchResult | None) -> None:
-        """Handle a new result of a query. `previous` is its previous result, or None."""
-
-    def on_repair(self, query_state: QueryState, response: Response) -> None:
-        """Handle a response with older buckets of a query, which no gauge shows."""
-
-    def on_end(self, query_state: QueryState) -> None:
-        """Handle the end of a fetch of a query or of a chunk of its history, after all other changes."""
-
-    def on_circuit_change(self, query_state: QueryState) -> None:
-        """Handle a query whose `circuit_error` has changed without a fetch of it."""
 
 
 class Scheduler:
@@ -85,8 +64,7 @@ class Scheduler:
         self.revision = 0
         self.query_states: tuple[QueryState, ...] = ()
         self.history = History(wall=wall, monotonic=monotonic)
-        self._states_by_endpoint: dict[EndpointKey, list[QueryState]] = {}
-        self._open_circuits: dict[EndpointKey, BrazeError | None] = {}
+        self._endpoints = QueryEndpoints((), self._admission)
         self._worker_pools: dict[str, WorkerPool] = {}
         self._concurrency = 0
         self._refresh = Refresh()
@@ -126,15 +104,11 @@ class Scheduler:
                 query_state.is_removed = True
                 self._end_refreshes(query_state)
             self.history.set_queries(self.query_states)
-            self._states_by_endpoint = {}
-            for query_state in self.query_states:
-                self._states_by_endpoint.setdefault(_endpoint_key(query_state), []).append(query_state)
+            self._endpoints = QueryEndpoints(self.query_states, self._admission)
             for listener in self._listeners:
                 listener.on_queries(self.query_states)
             self.revision += 1
-            self._open_circuits = {}
-            for endpoint_key in self._states_by_endpoint:
-                self._update_circuit(endpoint_key)
+            self._update_circuits()
 
     def _make_state(self, query: Query, query_state: QueryState | None) -> QueryState:
         """Update `query_state` for `query`, or create it if it is None."""
@@ -196,35 +170,15 @@ class Scheduler:
         due = [
             query_state for query_state in self.query_states if not query_state.in_flight and query_state.is_due(now)
         ]
-        due += self._queries_to_probe({_endpoint_key(query_state) for query_state in due})
-        deny_reasons = {
-            endpoint_key: self._admission(query_states[0].query).deny_reason(query_states[0].query.kind)
-            for endpoint_key, query_states in self._states_by_endpoint.items()
-        }
-        due += self.history.due_chunks(lambda query_state: deny_reasons[_endpoint_key(query_state)] is None)
+        due += self._endpoints.queries_to_probe({endpoint_key(query_state) for query_state in due})
+        deny_reasons = self._endpoints.deny_reasons()
+        due += self.history.due_chunks(lambda query_state: deny_reasons[endpoint_key(query_state)] is None)
         for query_state in due:
-            deny_reason = deny_reasons[_endpoint_key(query_state)]
+            deny_reason = deny_reasons[endpoint_key(query_state)]
             query_state.in_flight = deny_reason is None
             if deny_reason is not None:
                 self._set_deferred(query_state, deny_reason)
         return due
-
-    def _queries_to_probe(self, due: Collection[EndpointKey]) -> list[QueryState]:
-        """Return one query for each endpoint that has an open circuit or at which the key must be tested.
-
-        Endpoints in `due` are omitted, since a due query probes them.
-        """
-        wanted = [
-            query_states
-            for endpoint_key, query_states in self._states_by_endpoint.items()
-            if endpoint_key not in due
-            and (
-                self._open_circuits[endpoint_key] is not None
-                or self._admission(query_states[0].query).is_probe_wanted(query_states[0].query.kind)
-            )
-        ]
-        idle = ([query_state for query_state in query_states if not query_state.in_flight] for query_states in wanted)
-        return [min(query_states, key=lambda query_state: query_state.next_at) for query_states in idle if query_states]
 
     def update_circuits(self) -> None:
         """Update the circuit errors of all queries after a call that is not for a query, such as for a list."""
@@ -356,24 +310,8 @@ class Scheduler:
         )
 
     def _update_circuits(self) -> None:
-        """Update the endpoints whose circuit has opened, closed or changed its error."""
-        for endpoint_key, circuit_error in self._open_circuits.items():
-            if self._circuit_error(endpoint_key) is not circuit_error:
-                self._update_circuit(endpoint_key)
-
-    def _circuit_error(self, endpoint_key: EndpointKey) -> BrazeError | None:
-        """Return the 401 or 403 that blocks all queries of an endpoint, or None."""
-        query = self._states_by_endpoint[endpoint_key][0].query
-        return self._admission(query).open_circuit_error(query.kind)
-
-    def _update_circuit(self, endpoint_key: EndpointKey) -> None:
-        """Set or clear the circuit error of all queries of an endpoint, and notify the listeners."""
-        query_states = self._states_by_endpoint[endpoint_key]
-        circuit_error = self._open_circuits[endpoint_key] = self._circuit_error(endpoint_key)
-        for query_state in query_states:
-            if query_state.circuit_error is not circuit_error:
-                query_state.circuit_error = circuit_error
-                self._notify(query_state, operator.methodcaller("on_circuit_change", query_state))
+        for query_state in self._endpoints.update_circuits():
+            self._notify(query_state, operator.methodcaller("on_circuit_change", query_state))
 
     def _notify(self, query_state: QueryState, notify_listener: Callable[[Listener], None]) -> None:
         for listener in self._listeners:
@@ -403,7 +341,3 @@ class Scheduler:
             refresh.pending -= 1
             if not refresh.pending:
                 self._finished.append(refresh)
-
-
-def _endpoint_key(query_state: QueryState) -> EndpointKey:
-    return (query_state.query.workspace, query_state.query.kind.path)
