@@ -22,7 +22,7 @@ from braze_exporter.braze.kinds import Unit
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.state import StateFile, open_state_file
+from braze_exporter.state.state_file import StateFile, open_state_file
 
 MAX_LENGTH = 100
 # Enough to contain the newest settled bucket with a `settle` of one or two hours: 1 bucket, plus 3.

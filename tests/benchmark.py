@@ -33,7 +33,8 @@ from braze_exporter.scheduler.query_state import Refresh
 from braze_exporter.simulator.demo_config import ZONE
 from braze_exporter.simulator.server import serve
 from braze_exporter.simulator.traffic import Traffic, TrafficShape
-from braze_exporter.state import CounterKey, open_state_file
+from braze_exporter.state.counter_state import CounterKey
+from braze_exporter.state.state_file import open_state_file
 from braze_exporter.web import listening, server
 
 LATENCY_SECONDS = 0.1

@@ -27,7 +27,7 @@ from braze_exporter.commands.serve import GC_THRESHOLDS
 from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.state import open_state_file
+from braze_exporter.state.state_file import open_state_file
 
 DAY, HOUR = 86_400, 3_600
 START = datetime(2026, 11, 23, 12, 20, tzinfo=UTC).timestamp()

@@ -45,7 +45,7 @@ from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.exporter.reload import Reloader
 from braze_exporter.scheduler.key_state import AUTH_RETRY_SECONDS
-from braze_exporter.state import open_state_file
+from braze_exporter.state.state_file import open_state_file
 
 BASELINE = "braze_custom_events_hourly_baseline"
 LATEST = "braze_custom_events_hourly_latest"

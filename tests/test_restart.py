@@ -39,7 +39,7 @@ from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import SHOP_INVENTORY
 from braze_exporter.simulator.server import Server
 from braze_exporter.simulator.traffic import DEMO, Counts, Traffic, TrafficShape
-from braze_exporter.state import open_state_file
+from braze_exporter.state.state_file import open_state_file
 from braze_exporter.web.status_response import read_status_response
 
 CART_REMINDER, ABANDONED_CART = "c88ddaf1-385c-4415-8360-bb0a64f5ffd8", "907e197e-e85f-41b9-aa82-b505a4abcccd"

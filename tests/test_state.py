@@ -34,7 +34,9 @@ from support import (
 )
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.state import CounterState, StateFileError, open_state_file
+from braze_exporter.state.counter_state import CounterState
+from braze_exporter.state.errors import StateFileError
+from braze_exporter.state.state_file import open_state_file
 
 
 @pytest.mark.no_cover

@@ -14,7 +14,10 @@ import pytest
 from support import IOS, KEY, VIP, Program, run_program, workspace_yaml, write_file
 
 from braze_exporter.braze.kinds import Unit
-from braze_exporter.state import Aliases, CounterKey, CounterState, StateFileError, open_state_file
+from braze_exporter.state.counter_state import CounterKey, CounterState
+from braze_exporter.state.errors import StateFileError
+from braze_exporter.state.migration import Aliases
+from braze_exporter.state.state_file import open_state_file
 
 URL = "https://rest.iad-01.braze.com"
 CAMPAIGN = "0C38A773-8e62-4f14-a3f5-0f5c8bb8c1d2"
@@ -139,7 +142,7 @@ def test_schema_1_file_is_used_by_serve(tmp_path: Path) -> None:
 
 MIGRATION = """
 import os, signal, sqlite3, sys
-from braze_exporter.state import open_state_file
+from braze_exporter.state.state_file import open_state_file
 class Killed(sqlite3.Connection):
     left = int(sys.argv[2])
     def execute(self, *arguments):

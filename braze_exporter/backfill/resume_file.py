@@ -16,7 +16,8 @@ from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
 from braze_exporter.config.document import shorten
-from braze_exporter.state import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, ForeignFileError, connect, read_schema_version
+from braze_exporter.state.database import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, connect, read_schema_version
+from braze_exporter.state.errors import ForeignFileError
 
 # Stored in the file, so that later versions recognize its format.
 SCHEMA_VERSION = 2

@@ -12,7 +12,8 @@ from braze_exporter.config.loading import Config, read_config
 from braze_exporter.config.plurals import pluralize
 from braze_exporter.scheduler.plan import Plan, build_plan, raised_settings
 from braze_exporter.scheduler.selectors import required_lists
-from braze_exporter.state import InaccessibleError, StateFileError, inspect_state_file
+from braze_exporter.state.errors import InaccessibleError, StateFileError
+from braze_exporter.state.state_file import inspect_state_file
 
 # Names of time zones that keep the same offset all year. Users may expect DST.
 _FIXED_ZONE = re.compile(r"[EMH]ST|(?:Etc/)?GMT[+-]?[0-9]*")

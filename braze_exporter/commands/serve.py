@@ -21,7 +21,9 @@ from braze_exporter.config.loading import Config, read_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.exporter.reload import Reloader
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.state import Aliases, StateFile, StateFileError, open_state_file
+from braze_exporter.state.errors import StateFileError
+from braze_exporter.state.migration import Aliases
+from braze_exporter.state.state_file import StateFile, open_state_file
 from braze_exporter.web import listening, server
 from braze_exporter.web.access import AccessControl
 from braze_exporter.web.status_page import StatusPage

@@ -32,7 +32,7 @@ from braze_exporter.scheduler.query_state import QueryState, Refresh
 from braze_exporter.scheduler.saved_list import read_saved_lists
 from braze_exporter.scheduler.scheduler import Scheduler
 from braze_exporter.scheduler.selectors import expand_selectors, name_key, required_lists
-from braze_exporter.state import StateFile
+from braze_exporter.state.state_file import StateFile
 
 # How long the last write of the state file may take, in seconds. The grace period of Kubernetes is 30 s.
 FINAL_WRITE_SECONDS = 3.0

@@ -10,7 +10,8 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import QUERY_KEY_LENGTH
 from braze_exporter.metrics.saved_state import SavedState
-from braze_exporter.state import CounterKey, CounterState, NameKey, StateFile
+from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey
+from braze_exporter.state.state_file import StateFile
 
 # The maximum number of buckets in a response. Older buckets never count.
 MAX_BUCKETS = MAX_LENGTH

@@ -25,7 +25,8 @@ from braze_exporter.scheduler.saved_query import (
     save_times,
     saved_key,
 )
-from braze_exporter.state import StateFile, TableChanges
+from braze_exporter.state.state_file import StateFile
+from braze_exporter.state.tables import TableChanges
 
 # The tables with rows of a query.
 _TABLES = ("queries", "query_series", "responses", "baselines")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from braze_exporter.state import StateFileError
+from braze_exporter.state.errors import StateFileError
 
 # Seconds after which a write that has not ended counts as failed, and the interval at which it counts again.
 SLOW_WRITE_SECONDS = 10.0

@@ -20,7 +20,8 @@ from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.key_state import AUTH_REASONS, AuthFailure, KeyState
 from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.rate_limiter import Pause, PoolBudget, RateLimiter
-from braze_exporter.state import BudgetRecords, BudgetRow, HoldRow, StateFile
+from braze_exporter.state.state_file import StateFile
+from braze_exporter.state.tables import BudgetRecords, BudgetRow, HoldRow
 
 
 class WorkspaceKey(NamedTuple):

@@ -5,7 +5,9 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from braze_exporter.state import BudgetRecords, StateFile, StateFileError
+from braze_exporter.state.errors import StateFileError
+from braze_exporter.state.state_file import StateFile
+from braze_exporter.state.tables import BudgetRecords
 
 # The time between two writes while calls are made.
 WRITE_INTERVAL_SECONDS = 5.0

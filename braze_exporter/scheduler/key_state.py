@@ -12,7 +12,7 @@ from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
-from braze_exporter.state import HoldRow
+from braze_exporter.state.tables import HoldRow
 
 # Seconds without calls to an endpoint after a 401 or 403. If all endpoints in use have rejected the key, the whole
 # workspace makes no calls for this time.

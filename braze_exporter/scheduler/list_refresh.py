@@ -24,7 +24,7 @@ from braze_exporter.scheduler.priority import Priority
 from braze_exporter.scheduler.saved_list import SavedList, SavedListKey
 from braze_exporter.scheduler.selectors import ListSnapshots
 from braze_exporter.scheduler.worker_pool import Job
-from braze_exporter.state import TableChanges
+from braze_exporter.state.tables import TableChanges
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from braze_exporter.braze.pools import LISTS_POOL, Pool
 from braze_exporter.scheduler.backoff import backoff_seconds
 from braze_exporter.scheduler.circuit_breaker import BreakerCall, CircuitBreaker, Decision
 from braze_exporter.scheduler.priority import Priority
-from braze_exporter.state import BudgetRow
+from braze_exporter.state.tables import BudgetRow
 
 # Seconds for which a pool pauses after a 429 without a reset time. The pause doubles with each consecutive 429, up to
 # the maximum.

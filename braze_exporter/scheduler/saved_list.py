@@ -10,7 +10,7 @@ from braze_exporter.braze.errors import BrazeError
 from braze_exporter.braze.lists import ListItem
 from braze_exporter.scheduler.saved_query import DECODE_ERRORS, restore_error, save_error
 from braze_exporter.scheduler.selectors import ListSnapshot
-from braze_exporter.state import StateFile
+from braze_exporter.state.state_file import StateFile
 
 _log = logging.getLogger(__name__)
 

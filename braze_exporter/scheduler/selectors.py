@@ -18,7 +18,7 @@ from braze_exporter.config.schema import Settings
 from braze_exporter.config.suggestions import find_nearest
 from braze_exporter.scheduler.plan import ConfiguredSubject, Plan, SelectionResult, Selector
 from braze_exporter.scheduler.pool_usage import PoolUsage, compute_pool_usage
-from braze_exporter.state import NameKey
+from braze_exporter.state.counter_state import NameKey
 
 # The number of unlisted names of a list for which suggestions are searched. The search is slow, and further names are
 # unlikely to be typing errors.

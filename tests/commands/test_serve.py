@@ -38,7 +38,8 @@ from support import (
 
 from braze_exporter.simulator import demo_config
 from braze_exporter.simulator.server import Server
-from braze_exporter.state import StateFileError, open_state_file
+from braze_exporter.state.errors import StateFileError
+from braze_exporter.state.state_file import open_state_file
 
 # The Accept headers of Prometheus 2.42 and 3.5.
 PROMETHEUS_2 = (

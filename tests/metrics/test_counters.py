@@ -36,7 +36,8 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.metrics.counters import MAX_BUCKETS, MAX_UNSAVED, Counters
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.state import StateFileError, open_state_file
+from braze_exporter.state.errors import StateFileError
+from braze_exporter.state.state_file import open_state_file
 
 DAY = 24 * HOUR
 PURCHASES = ("production", "https://rest.iad-01.braze.com", "custom_events", "purchase", "", "", "", "")
@@ -449,7 +450,7 @@ WRITER = """
 import sys
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.metrics.counters import Counters
-from braze_exporter.state import open_state_file
+from braze_exporter.state.state_file import open_state_file
 ledger = Counters(open_state_file(sys.argv[1]))
 subject = ("production", "url", "custom_events", "purchase", "", "", "", "")
 value = ledger.total(subject)

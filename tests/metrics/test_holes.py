@@ -36,7 +36,7 @@ from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory
 from braze_exporter.simulator.reply import Reply
 from braze_exporter.simulator.server import Server
-from braze_exporter.state import open_state_file
+from braze_exporter.state.state_file import open_state_file
 
 LATEST = "braze_custom_events_hourly_latest"
 SETTLED = "braze_custom_events_hourly_settled"

@@ -16,7 +16,7 @@ from support import CURRENT_HOUR, VIP, ExporterRig, MetricsPage, running_exporte
 
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.simulator.inventory import Campaign, Canvas, Inventory, Segment
-from braze_exporter.state import open_state_file
+from braze_exporter.state.state_file import open_state_file
 
 IDS = ("aaaaaaaa-0000-0000-0000-000000000001", "aaaaaaaa-0000-0000-0000-00000000000b")
 # Ids in both letter cases, ids that are names of other items, and equal names.

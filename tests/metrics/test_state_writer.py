@@ -9,7 +9,7 @@ import pytest
 from support import Clock, wait_until
 
 from braze_exporter.metrics.state_writer import StateWriter
-from braze_exporter.state import StateFileError
+from braze_exporter.state.errors import StateFileError
 
 FAILED, AGAIN = "State file could not be written, counters are not updated", "State file written again"
 

@@ -32,7 +32,7 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler import budget_writer
 from braze_exporter.scheduler.plan import build_plan
-from braze_exporter.state import open_state_file
+from braze_exporter.state.state_file import open_state_file
 
 NAMES = [f"event {number:02}" for number in range(60)]
 EVENTS = "\n".join(f"{{event: {name}}}" for name in NAMES)

@@ -1,0 +1,82 @@
+"""Reads the counters, names and budgets of the state file."""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey
+from braze_exporter.state.errors import DamagedError, StateFileError
+from braze_exporter.state.tables import SALT_PROPERTY, BudgetRecords, BudgetRow, HoldRow, columns
+
+
+def read_counters(connection: sqlite3.Connection) -> dict[CounterKey, CounterState]:
+    """Return all counter states. Raises `StateFileError` if one cannot be read."""
+    with _reading():
+        rows = connection.execute(f"SELECT {columns('counters')} FROM counters")  # noqa: S608 - contains no input
+        return {tuple(json.loads(key)): CounterState.from_row(row) for key, *row in rows}
+
+
+def read_names(connection: sqlite3.Connection) -> dict[NameKey, str]:
+    """Return the last known names. Raises `StateFileError` if they cannot be read."""
+    with _reading():
+        names = {}
+        rows = connection.execute(f"SELECT {columns('names')} FROM names")  # noqa: S608 - contains no input
+        for workspace, url, kind, item_id, name in rows:
+            if not isinstance(name, str):
+                raise TypeError("a name is not text")
+            names[workspace, url, kind, item_id] = name
+        return names
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Raise `StateFileError` instead of an error of the database or of its content."""
+    try:
+        yield
+    except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+        has_damage = not isinstance(error, sqlite3.DatabaseError) or is_damage(error)
+        raise (DamagedError if has_damage else StateFileError)(f"cannot be read: {error}") from error
+
+
+def read_budgets(connection: sqlite3.Connection) -> BudgetRecords | None:
+    """Return the budgets and holds, or None if there are none. Raises `StateFileError` if one cannot be read."""
+    with _reading():
+        select = "SELECT value FROM file_properties WHERE name = ?"
+        salts = [str(salt) for (salt,) in connection.execute(select, (SALT_PROPERTY,))]
+        key_digests = {
+            (str(workspace), str(url)): str(digest)
+            for workspace, url, digest in connection.execute("SELECT workspace, url, key_digest FROM workspace_keys")
+        }
+        select = f"SELECT {', '.join(BudgetRow._fields)} FROM budgets"  # noqa: S608 - contains no input
+        budgets = [
+            BudgetRow(
+                url,
+                digest,
+                pool,
+                float(balance),
+                float(at),
+                _to_float(until),
+                reason,
+                int(count),
+                *map(_to_float, told),
+            )
+            for url, digest, pool, balance, at, until, reason, count, *told in connection.execute(select)
+        ]
+        select = f"SELECT {', '.join(HoldRow._fields)} FROM holds"  # noqa: S608 - contains no input
+        holds = [
+            HoldRow(url, digest, path, verdict, _to_float(until), error)
+            for url, digest, path, verdict, until, error in connection.execute(select)
+        ]
+    return BudgetRecords(salts[0], key_digests, budgets, holds) if salts else None
+
+
+def _to_float(value: Any) -> float | None:  # noqa: ANN401 - a value of SQLite
+    return None if value is None else float(value)
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Return whether an error is caused by the content of the file, not by the disk or a lock."""
+    # The SQL is valid, so SQLITE_ERROR means that the file lacks the table or a column, or has an invalid format.
+    return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR

@@ -1,0 +1,80 @@
+"""Opens SQLite databases of the exporter, and recognizes them by their header."""
+
+import sqlite3
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from braze_exporter.config.document import shorten
+from braze_exporter.state.errors import ForeignFileError
+
+# The headers of SQLite's files (https://www.sqlite.org/fileformat2.html): the database, its rollback journal and its
+# write-ahead log. The first bytes of the journal are 0 until it is synced.
+_HEADER_BYTES = 100
+_MAGIC_BYTES = b"SQLite format 3\0"
+_VERSION_BYTES, _APPLICATION_ID_BYTES = slice(60, 64), slice(68, 72)
+ROLLBACK_JOURNAL = (b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", bytes(8))
+WRITE_AHEAD_LOG = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_SUFFIXES = ("-journal", "-wal", "-shm")
+
+
+def read_schema_version(path: Path, application_id: int, beside: Mapping[str, tuple[bytes, ...]]) -> int | None:
+    """Return the schema version of the database at `path`, or None if the file is empty or missing.
+
+    `application_id` is the SQLite application id that the database must have. `path` must have no symbolic links, since
+    SQLite resolves them. `beside` maps the suffixes of the journal files that may exist beside the database to the
+    first bytes that each may have. Raises `ForeignFileError` if the file or one of these is a file of another type, and
+    `OSError` if one cannot be read.
+
+    The function changes nothing and opens only regular files. Opening a FIFO would block, and opening a device may have
+    side effects.
+    """
+    header = _read_header(path)
+    for suffix in _SUFFIXES:
+        neighbor = path.with_name(path.name + suffix)
+        begin = _read_header(neighbor)
+        if begin and not begin.startswith(beside.get(suffix, ())):
+            raise ForeignFileError(f"{shorten(neighbor, 200)} is a file of another type")
+    if not header:
+        return None
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC_BYTES):
+        raise ForeignFileError(f"{shorten(path, 200)} is a file of another type")
+    if int.from_bytes(header[_APPLICATION_ID_BYTES]) != application_id:
+        raise ForeignFileError(f"{shorten(path, 200)} is a database of another type")
+    return int.from_bytes(header[_VERSION_BYTES], signed=True)
+
+
+def _read_header(path: Path) -> bytes:
+    """Return the first bytes of a regular file, or no bytes if it is missing.
+
+    Raises `ForeignFileError` if it is not a regular file, and `OSError` if it cannot be read.
+    """
+    try:
+        check_regular(path, path.lstat().st_mode)
+        with path.open("rb") as file:
+            return file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return b""
+
+
+def check_regular(path: Path, mode: int) -> None:
+    """Raise `ForeignFileError` if the file with this `mode` is not a regular file."""
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise ForeignFileError(f"{shorten(path, 200)} is {what}")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database at `path`, or create it.
+
+    The first transaction locks the file until the connection is closed. If another process has locked it, the
+    transaction raises `sqlite3.OperationalError` at once. No directory for temporary files is needed.
+    """
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

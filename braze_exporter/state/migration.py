@@ -1,0 +1,87 @@
+"""Moves the counters of schema 1 to the tables of schema 2."""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from braze_exporter.braze.names import normalize_id
+from braze_exporter.state.counter_state import CounterKey, CounterState
+from braze_exporter.state.errors import DamagedError
+from braze_exporter.state.tables import insert
+
+# The metric groups of schema 1 that have another name now, and those whose statistic `revenue` has its own group now.
+_RENAMED_GROUPS = {"campaign_revenue": "campaign_revenue_dollars", "canvas_revenue": "canvas_revenue_dollars"}
+_MESSAGE_REVENUE_GROUPS = {
+    "campaign_messages": "campaign_message_revenue_dollars",
+    "canvas_messages": "canvas_message_revenue_dollars",
+}
+# The kinds whose subjects had ids in the keys of schema 1.
+_KINDS_WITH_IDS = ("campaigns", "canvases")
+
+
+class Aliases(NamedTuple):
+    """The aliases of the config for apps and segments, each by workspace name, url and Braze's id."""
+
+    apps: Mapping[tuple[str, str, str], str]
+    segments: Mapping[tuple[str, str, str], str]
+
+
+NO_ALIASES = Aliases(apps={}, segments={})
+
+
+def migrate_counters(connection: sqlite3.Connection, aliases: Aliases) -> None:
+    """Move the counters of schema 1 into the tables of schema 2.
+
+    If ids differ only in case, the counter with the newest request is kept. Raises `DamagedError` if a counter is
+    invalid.
+    """
+    select = "SELECT subject, unit, total, 0.0, floor, asked_at, '', seen FROM accounts ORDER BY asked_at"
+    lower_case_aliases = Aliases(
+        *(
+            {(workspace, url, normalize_id(of_id)): name for (workspace, url, of_id), name in names.items()}
+            for names in aliases
+        )
+    )
+    try:
+        rows = {
+            _migrate_key(json.loads(key), lower_case_aliases): CounterState.from_row(row).to_row()
+            for key, *row in connection.execute(select)
+        }
+    except (ValueError, TypeError, LookupError) as error:
+        raise DamagedError(f"cannot be read: {error}") from error
+    insert(connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
+    connection.execute("DROP TABLE accounts")
+
+
+def _migrate_key(key: Sequence[str], aliases: Aliases) -> CounterKey:
+    """Return the key of schema 2 for a key of schema 1. Raises `ValueError` or `TypeError` if the key is invalid."""
+    workspace, url, kind, subject, app, segment, *series = key
+    app_id, segment_id = normalize_id(app), normalize_id(segment)
+    return (
+        workspace,
+        url,
+        kind,
+        normalize_id(subject) if kind in _KINDS_WITH_IDS else subject,
+        aliases.apps.get((workspace, url, app_id), ""),
+        app_id,
+        aliases.segments.get((workspace, url, segment_id), ""),
+        segment_id,
+        *_migrate_series(series),
+    )
+
+
+def _migrate_series(series: Sequence[str]) -> Sequence[str]:
+    """Return the key of a series in schema 2. The name of a part, which identifies only parts without an id, is empty.
+
+    In schema 1, only parts with an id had counters.
+    """
+    match series:
+        case [("campaign_messages" | "canvas_messages") as group, part, channel, "revenue"]:
+            return (_MESSAGE_REVENUE_GROUPS[group], normalize_id(part), "", channel)
+        case [("campaign_messages" | "canvas_messages") as group, part, channel, statistic]:
+            return (group, normalize_id(part), "", channel, statistic)
+        case [group, *rest]:
+            return (_RENAMED_GROUPS.get(group, group), *rest)
+        case _:
+            return ()

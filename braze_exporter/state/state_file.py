@@ -1,0 +1,349 @@
+"""Opens, reads and writes the state file."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from braze_exporter.config.document import shorten
+from braze_exporter.state.contents import is_damage, read_budgets, read_counters, read_names
+from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey, Row
+from braze_exporter.state.database import ROLLBACK_JOURNAL, connect, read_schema_version
+from braze_exporter.state.errors import DamagedError, ForeignFileError, InaccessibleError, StateFileError
+from braze_exporter.state.lock_file import Deadline, check_lock_file, describe_lock, lock_file, lock_path
+from braze_exporter.state.migration import NO_ALIASES, Aliases, migrate_counters
+from braze_exporter.state.tables import (
+    KEY_COLUMNS,
+    SALT_PROPERTY,
+    TABLES,
+    BudgetRecords,
+    TableChanges,
+    apply_changes,
+    columns,
+    insert,
+)
+
+# Written into the file, so that later versions can recognize and migrate it.
+SCHEMA_VERSION = 2
+# "Braz" in ASCII. It marks the file as a state file, so that the exporter never writes into another database.
+APPLICATION_ID = 0x4272617A
+# How long a second process waits for the lock, in seconds. During an update the new process starts while the old one
+# ends.
+LOCK_TIMEOUT_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class StateFile:
+    """An open state file, locked against other processes. Writes are thread-safe.
+
+    If the file is deleted, the next write fails. The write after that creates it again from the open database, so that
+    nothing is lost. If the file is replaced by another one, writes fail and do not change that one. A restart uses it.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: io.FileIO) -> None:
+        """Use the `connection` to the file at `path`, which has no symbolic links, and its locked file `lock`."""
+        self._path = path
+        self._connection = connection
+        self._lock = lock
+        self._status = path.lstat()
+        self._is_deleted = False
+        self._transaction_lock = threading.Lock()
+
+    def read(self) -> dict[CounterKey, CounterState]:
+        """Return all counter states. Raises `StateFileError` if one cannot be read."""
+        return read_counters(self._connection)
+
+    def read_names(self) -> dict[NameKey, str]:
+        """Return the last known names. Raises `StateFileError` if they cannot be read."""
+        return read_names(self._connection)
+
+    def write(
+        self,
+        rows: Mapping[CounterKey, Row],
+        removed: Iterable[CounterKey] = (),
+        names: Mapping[NameKey, str] | None = None,
+        changes: TableChanges | None = None,
+    ) -> None:
+        """Write counter states, `names` and `changes`, and delete the counter states in `removed`.
+
+        All is written in one durable transaction. Names that are not in `names` are kept.
+
+        Raises `StateFileError` if that fails.
+        """
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM counters WHERE key = ?", ((json.dumps(key),) for key in removed))
+            insert(connection, "counters", [(json.dumps(key), *row) for key, row in rows.items()])
+            insert(connection, "names", [(*key, name) for key, name in (names or {}).items()])
+            apply_changes(connection, changes or {})
+
+    def read_budgets(self) -> BudgetRecords | None:
+        """Return the budgets and holds, or None if none were written. Raises `StateFileError` if they are invalid."""
+        return read_budgets(self._connection)
+
+    def write_budgets(self, records: BudgetRecords) -> None:
+        """Replace the budgets and holds in one durable transaction. Raises `StateFileError` if that fails."""
+        with self._transaction() as connection:
+            for table in ("workspace_keys", "budgets", "holds"):
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - contains no input
+            insert(connection, "file_properties", [(SALT_PROPERTY, records.salt)])
+            insert(connection, "workspace_keys", [(*key, digest) for key, digest in records.key_digests.items()])
+            insert(connection, "budgets", records.budgets)
+            insert(connection, "holds", records.holds)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection for one durable transaction. Raises `StateFileError` if it fails."""
+        with self._transaction_lock:
+            self._check_file()
+            try:
+                with self._connection:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                    yield self._connection
+            except sqlite3.Error as error:
+                raise StateFileError(str(error)) from error
+
+    def read_table(self, table: str) -> list[tuple[Any, ...]]:
+        """Return the rows of one of the tables in `TableChanges`. Raises `StateFileError` if they cannot be read."""
+        try:
+            return self._connection.execute(f"SELECT {columns(table)} FROM {table}").fetchall()  # noqa: S608 - contains no input
+        except sqlite3.Error as error:
+            raise StateFileError(f"cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Close the file and release its lock."""
+        with (
+            self._transaction_lock,
+            contextlib.closing(self._lock),
+            contextlib.closing(self._connection),
+            contextlib.suppress(OSError, sqlite3.Error),
+        ):
+            if not os.path.samestat(self._path.lstat(), self._status):
+                self._keep_journal()
+
+    def _check_file(self) -> None:
+        """Check before a write that the open file is still at its path, and create it again if it was deleted before.
+
+        Raises `StateFileError` if the file was just deleted, was replaced or cannot be created again.
+        """
+        shown_path = shorten(self._path, 200)
+        try:
+            status = self._path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            if not self._is_deleted:
+                self._is_deleted = True
+                raise StateFileError(f"{shown_path} was deleted; the next write creates it again") from None
+            self._create_again()
+        except OSError as error:
+            raise StateFileError(f"{shown_path} cannot be read ({error.strerror})") from error
+        else:
+            if not os.path.samestat(status, self._status):
+                raise StateFileError(
+                    f"{shown_path} was replaced by another file; restart the exporter to use that file, or delete it"
+                )
+        self._is_deleted = False
+
+    def _create_again(self) -> None:
+        """Create the deleted file again, and use it from now on. Raises `StateFileError` if that is not possible."""
+        shown_path = shorten(self._path, 200)
+        self._renew_lock()
+        try:
+            with self._path.open("xb") as file:  # fails if the path is in use again
+                status = os.fstat(file.fileno())
+        except OSError as error:
+            raise StateFileError(f"{shown_path} cannot be created again ({error.strerror})") from error
+        try:
+            connection = connect(self._path)
+            try:
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA cache_spill = OFF")  # so that the header is written before other pages
+                self._connection.backup(connection)
+                connection.execute("BEGIN EXCLUSIVE")
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(self._path.lstat(), status):
+                    self._path.unlink()
+            raise StateFileError(f"{shown_path} cannot be created again ({error})") from error
+        with contextlib.suppress(sqlite3.Error):
+            self._keep_journal()
+        self._connection.close()
+        self._connection, self._status = connection, status
+
+    def _renew_lock(self) -> None:
+        """Lock the file at the path of the lock file again, if it was deleted too. Raises `StateFileError`."""
+        lock = lock_path(self._path)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(lock.lstat(), os.fstat(self._lock.fileno())):
+                return
+        new_lock = lock_file(self._path, Deadline(self._path, 0))
+        self._lock.close()
+        self._lock = new_lock
+
+    def _keep_journal(self) -> None:
+        """Let `close` delete no journal, since a file at its path may belong to another database."""
+        self._connection.execute("PRAGMA journal_mode = PERSIST")
+
+
+def inspect_state_file(path: str) -> None:
+    """Check that `path` is a state file, empty or missing, without changing or creating anything.
+
+    Raises `InaccessibleError` if the user of the process may not read or write it, or if its directory is missing.
+    Raises `StateFileError` if it or its lock file is a file of another type, or if it was written by a newer version of
+    the exporter.
+    """
+    real = Path(os.path.realpath(path))
+    _inspect(real)
+    if not real.parent.is_dir():
+        raise InaccessibleError(f"{shorten(real.parent, 200)} does not exist; create the directory")
+    for each in (real.parent, real, lock_path(real)):
+        if each.exists() and not os.access(each, os.W_OK):
+            raise InaccessibleError(f"{shorten(each, 200)} is not writable; make it writable for the exporter's user")
+
+
+def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS, aliases: Aliases = NO_ALIASES) -> StateFile:
+    """Open the state file at `path`, or create it, and lock it against other processes.
+
+    A file of schema 1 is migrated in one transaction. `aliases` contains the names that its counters get for the ids of
+    apps and segments. A damaged state file is renamed and replaced by a new one. The counters then start at 0, which
+    Prometheus treats as a counter reset.
+
+    Raises `StateFileError` if another process locks the file for longer than `wait` seconds, or if it can be neither
+    opened nor created. A file of another type or of a newer version of the exporter is refused too. In all these cases
+    the file is not changed.
+    """
+    real = Path(os.path.realpath(path))  # SQLite resolves symbolic links, and puts its other files beside the real file
+    _inspect(real)  # before the lock file is created
+    deadline = Deadline(real, wait)
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(lock_file(real, deadline))
+        connection = stack.enter_context(contextlib.closing(_open_or_replace(path, real, deadline, aliases)))
+        try:
+            state_file = StateFile(real, connection, lock)
+        except OSError as error:  # deleted since it was opened
+            raise StateFileError(f"{shorten(path, 200)} cannot be used ({error.strerror}); try again") from error
+        stack.pop_all()
+        return state_file
+
+
+def _open_or_replace(path: str, real: Path, deadline: "Deadline", aliases: Aliases) -> sqlite3.Connection:
+    """Open or create the database, and replace it by a new one if it is damaged. Raises `StateFileError`."""
+    try:
+        return _open(real, deadline, aliases)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):  # locked, no such folder, no permission, no space
+            raise StateFileError(_describe_error(path, error)) from error
+        reason = str(error)
+    except DamagedError as error:
+        reason = str(error)
+    damaged_path = _free_name(f"{real}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    fields = {"file": path, "kept_as": damaged_path, "reason": reason}
+    _log.error("State file is damaged, moving it aside and resetting counters", extra={"fields": fields})
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{real}-journal").rename(f"{damaged_path}-journal")
+        real.rename(damaged_path)
+        return _open(real, deadline, aliases)
+    except (OSError, sqlite3.Error) as error:
+        raise StateFileError(f"{path} is damaged and cannot be replaced: {error}") from error
+
+
+def _free_name(name: str) -> str:
+    """Return `name`, with a number appended if a file or a journal of that name exists."""
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(name for name in names if not (os.path.lexists(name) or os.path.lexists(f"{name}-journal")))
+
+
+def _inspect(real: Path) -> None:
+    shown_path, remedy = shorten(real, 200), "choose another path for state_file"
+    try:
+        version = read_schema_version(real, APPLICATION_ID, {"-journal": ROLLBACK_JOURNAL})
+        with contextlib.suppress(FileNotFoundError):
+            check_lock_file(lock_path(real), lock_path(real).lstat())
+    except ForeignFileError as error:
+        raise StateFileError(f"{error}; {remedy}, or move the file") from None
+    except PermissionError as error:
+        raise InaccessibleError(
+            f"{shown_path} cannot be read ({error.strerror}); make it readable, or {remedy}"
+        ) from error
+    except OSError as error:
+        raise StateFileError(f"{shown_path} cannot be read ({error.strerror}); {remedy}") from error
+    if version is not None and version > SCHEMA_VERSION:
+        raise StateFileError(
+            f"{shown_path} was written by a newer version of the exporter (schema version {version}, supported: "
+            f"{SCHEMA_VERSION}); run that version"
+        )
+
+
+def _open(real: Path, deadline: Deadline, aliases: Aliases) -> sqlite3.Connection:
+    """Open the database, and wait while another process locks it.
+
+    Raises `sqlite3.OperationalError` if it is still locked after `deadline`.
+    """
+    while True:
+        try:
+            return _try_to_open(real, aliases)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or not deadline.wait():
+                raise
+
+
+def _try_to_open(real: Path, aliases: Aliases) -> sqlite3.Connection:
+    _inspect(real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
+    connection = connect(real)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN EXCLUSIVE")
+        _prepare(connection, aliases)
+        read_counters(connection)
+        read_names(connection)
+        for table in KEY_COLUMNS:
+            connection.execute(f"SELECT {columns(table)} FROM {table} LIMIT 0")  # noqa: S608 - contains no input
+        read_budgets(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, aliases: Aliases) -> None:
+    """Create the tables in a new file, and migrate a file of schema 1.
+
+    Raises `DamagedError` if an existing file fails the integrity check or cannot be migrated.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    is_new = (application, version) == (0, 0)
+    if not is_new:
+        if version not in (1, SCHEMA_VERSION):
+            raise DamagedError(f"invalid schema version: {version}")
+        problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
+        if problems != ["ok"]:
+            raise DamagedError(f"integrity check failed: {problems[0]}")
+    if version == SCHEMA_VERSION:
+        return
+    for table in TABLES:
+        connection.execute(table)
+    if not is_new:
+        migrate_counters(connection, aliases)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:
+    if "locked" in str(error):
+        return describe_lock(path)
+    remedy = "choose another path for state_file, or make this one writable"
+    return f"{shorten(path, 200)} cannot be used ({error}); {remedy}"

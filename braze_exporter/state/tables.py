@@ -1,0 +1,244 @@
+"""The tables of the state file, and their rows."""
+
+import contextlib
+import functools
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+# The number of rows per statement. Larger statements are faster, since the thread waits for the GIL after each one.
+# Older SQLite versions accept at most 999 values.
+_ROWS_PER_STATEMENT = 120
+
+# The name of the salt of the key digests in `file_properties`.
+SALT_PROPERTY = "key_salt"
+
+# SQLite stores the comments inside the statements too, so that `.schema` shows them. All times are in seconds since the
+# epoch by the clock of the machine.
+TABLES = (
+    """
+    CREATE TABLE counters (
+        -- The counter states.
+        key TEXT PRIMARY KEY,        -- JSON list, see CounterKey
+        unit TEXT NOT NULL,          -- 'hour' or 'day'
+        total REAL NOT NULL,         -- see CounterState, also for the following columns
+        withheld REAL NOT NULL,
+        floor INTEGER NOT NULL,      -- number of a bucket
+        requested_at REAL NOT NULL,
+        zone TEXT NOT NULL,
+        highest TEXT NOT NULL        -- JSON list of pairs: number of a bucket, value or null
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE names (
+        -- The last known names of what Braze identifies by an id.
+        workspace TEXT,
+        url TEXT,
+        kind TEXT,                   -- 'campaigns', 'variations', ...
+        id TEXT,
+        name TEXT NOT NULL,
+        PRIMARY KEY (workspace, url, kind, id)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE queries (
+        -- When each query is fetched next, and the times of its last response.
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,    -- JSON list: the identity of the query, url, time zone
+        added_at REAL NOT NULL,      -- when the query was added to the plan
+        fetched_at REAL NOT NULL,    -- when the last fetch ended
+        next_at REAL NOT NULL,       -- when the query is fetched next
+        failures INTEGER NOT NULL,   -- number of consecutive transient failures
+        error TEXT,                  -- JSON list: why the last fetch failed; null if it succeeded
+        repair TEXT NOT NULL,        -- JSON object: which buckets the next fetch requests
+        history TEXT NOT NULL,       -- JSON list of pairs: the ranges of the history for the baseline that are complete
+        sent_at REAL,                -- when the last successful request was sent; null before the first
+        received_at REAL,            -- when its response arrived
+        latest_start INTEGER,        -- start of the latest bucket, the last known
+        settled_start INTEGER        -- start of the settled bucket, the last known
+    )
+    """,
+    """
+    CREATE TABLE query_series (
+        -- The series of each query, which seldom change.
+        query INTEGER PRIMARY KEY,   -- queries.id
+        series BLOB NOT NULL         -- compressed JSON list: metric group, key and labels of each series, and the start
+                                     -- of its newest bucket if the last response does not have the series
+    )
+    """,
+    """
+    CREATE TABLE responses (
+        -- The values of the last successful response of each query.
+        query INTEGER PRIMARY KEY,   -- queries.id
+        buckets BLOB NOT NULL        -- compressed: number of buckets, their starts, and a value for each series and
+                                     -- bucket; NaN if it has no number, infinity if it is absent
+    )
+    """,
+    """
+    CREATE TABLE baselines (
+        -- The settled values from which baselines are computed.
+        query INTEGER,               -- queries.id
+        period INTEGER,              -- number of a period of 168 buckets since the epoch
+        buckets BLOB NOT NULL,       -- compressed JSON list: identity of each series, starts of buckets, values
+        PRIMARY KEY (query, period)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE workspace_keys (
+        -- The API key that each workspace used last. So a new key takes over the budget of the previous one.
+        workspace TEXT,
+        url TEXT,
+        key_digest TEXT NOT NULL,    -- salted digest of the API key; the salt is in file_properties
+        PRIMARY KEY (workspace, url)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE budgets (
+        -- The budget of each pool, and until when it is stopped.
+        url TEXT,
+        key_digest TEXT,             -- see workspace_keys
+        pool TEXT,                   -- name of the pool
+        balance REAL NOT NULL,       -- number of calls in the token bucket at balance_at
+        balance_at REAL NOT NULL,
+        stopped_until REAL,          -- end of the stop after a 429 or at the reserve; null without one
+        stop_reason TEXT,            -- why the pool is stopped
+        stop_count INTEGER NOT NULL, -- number of consecutive 429, each of which doubles the stop
+        rate_limit REAL,             -- the rate-limit headers of the last response; null if unknown
+        remaining REAL,
+        resets_at REAL,
+        PRIMARY KEY (url, key_digest, pool)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE holds (
+        -- What each endpoint responded to the API key, and until when it is not called.
+        url TEXT,
+        key_digest TEXT,             -- see workspace_keys
+        path TEXT,                   -- path of the endpoint
+        verdict TEXT NOT NULL,       -- 'accepted' or 'refused'; without a row it is unknown
+        held_until REAL,             -- when the next call probes the endpoint; null if it is not held
+        error TEXT,                  -- JSON object: the 401 or 403 that holds the endpoint; null if it is not held
+        PRIMARY KEY (url, key_digest, path)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE lists (
+        -- When each list of Braze was read, and when it is read next.
+        workspace TEXT,
+        url TEXT,
+        path TEXT,                   -- path of the list endpoint
+        read_at REAL NOT NULL,       -- when the list was last read to its end and used; 0 before the first time
+        ended_at REAL NOT NULL,      -- when the last read ended
+        next_at REAL NOT NULL,       -- when the list is read next
+        failures INTEGER NOT NULL,   -- number of consecutive failures
+        error TEXT,                  -- JSON list: why the last read failed; null if it succeeded
+        suspect_since REAL,          -- time of the first read that lacked more than half of the items; null otherwise
+        PRIMARY KEY (workspace, url, path)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE list_items (
+        -- The items of each list.
+        workspace TEXT,
+        url TEXT,
+        path TEXT,                   -- path of the list endpoint
+        calls INTEGER NOT NULL,      -- number of calls of a read
+        items TEXT NOT NULL,         -- JSON list: id, name, tags and further fields of each item, in the order of Braze
+        missing_since TEXT NOT NULL, -- JSON object: time of the first read that lacked an item, by its id
+        PRIMARY KEY (workspace, url, path)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE file_properties (
+        -- Single values, such as the random salt of the digests.
+        name TEXT PRIMARY KEY,
+        value NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+
+
+class BudgetRow(NamedTuple):
+    """A row of the table `budgets`."""
+
+    url: str
+    key_digest: str
+    pool: str
+    balance: float
+    balance_at: float
+    stopped_until: float | None
+    stop_reason: str | None
+    stop_count: int
+    rate_limit: float | None
+    remaining: float | None
+    resets_at: float | None
+
+
+class HoldRow(NamedTuple):
+    """A row of the table `holds`."""
+
+    url: str
+    key_digest: str
+    path: str
+    verdict: str
+    held_until: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRecords:
+    """What the state file keeps about budgets and API keys.
+
+    `salt` is that of the digests. `key_digests` has the digest of the key that each workspace used last, by name and
+    url.
+    """
+
+    salt: str
+    key_digests: Mapping[tuple[str, str], str]
+    budgets: Sequence[BudgetRow] = ()
+    holds: Sequence[HoldRow] = ()
+
+
+# The row to write for each table and key, or None to delete the rows whose key begins with this one. A key has the
+# values of the first columns of its table.
+TableChanges = Mapping[tuple[str, tuple[object, ...]], Sequence[object] | None]
+# The columns of the keys of the tables in `TableChanges`.
+KEY_COLUMNS = {
+    "queries": ("id",),
+    "query_series": ("query",),
+    "responses": ("query",),
+    "baselines": ("query", "period"),
+    "lists": ("workspace", "url", "path"),
+    "list_items": ("workspace", "url", "path"),
+}
+
+
+@functools.cache
+def columns(table: str) -> str:
+    """Return the names of the columns of a table. A file of a later version may have further ones."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for statement in TABLES:
+            connection.execute(statement)
+        columns = connection.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,))
+        return ", ".join(name for (name,) in columns)
+
+
+def insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]]) -> None:
+    """Insert rows into a table, or replace those with the same key. The values are in the order of `columns`."""
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        batch = rows[start : start + _ROWS_PER_STATEMENT]
+        placeholders = ", ".join([f"({', '.join('?' * len(batch[0]))})"] * len(batch))
+        statement = f"INSERT OR REPLACE INTO {table} ({columns(table)}) VALUES {placeholders}"  # noqa: S608 - no input
+        connection.execute(statement, [*chain(*batch)])
+
+
+def apply_changes(connection: sqlite3.Connection, changes: TableChanges) -> None:
+    """Delete and insert rows. The rows are in the order of `columns`."""
+    for (table, key), row in changes.items():
+        if row is None:
+            condition = " AND ".join(f"{column} = ?" for column in KEY_COLUMNS[table][: len(key)])
+            connection.execute(f"DELETE FROM {table} WHERE {condition}", key)  # noqa: S608 - contains no input
+    for table in KEY_COLUMNS:
+        insert(connection, table, [row for (name, _), row in changes.items() if name == table and row is not None])
