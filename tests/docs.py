@@ -1,4 +1,4 @@
-"""Generates parts of the README and of `deploy/` from the code: `python tests/docs.py`.
+"""Generates parts of the documents and of `deploy/` from the code: `python tests/docs.py`.
 
 Tests check that these parts are current.
 """
@@ -6,6 +6,7 @@ Tests check that these parts are current.
 import argparse
 import json
 import re
+import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,18 +26,20 @@ from braze_exporter.metrics.promql import format_number
 from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP, QueryStatus
 from braze_exporter.monitoring.dashboard import build_dashboard
 from braze_exporter.monitoring.kind_texts import alert_prefix
-from braze_exporter.monitoring.rules import as_yaml, build_rules
+from braze_exporter.monitoring.rules import as_yaml, build_builtin_rules, build_rules
 from braze_exporter.scheduler.plan import build_plan
 from braze_exporter.simulator import demo_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+CHART = ROOT / "deploy/helm/braze-exporter"
 RULES = ROOT / "deploy/compose/prometheus/rules/exporter.yml"
+CHART_RULES = CHART / "files/rules.yml"
 DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
 
 
 def generate_blocks() -> dict[str, str]:
-    """Return the generated blocks of the README, by the name in their markers."""
+    """Return the generated blocks of the documents, by the name in their markers."""
     states, reasons, pools, lists = (
         ", ".join(f"`{value}`" for value in values)
         for values in (
@@ -61,32 +64,49 @@ def generate_blocks() -> dict[str, str]:
         "alert metrics": _alert_table(),
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
         "help": _help_texts(),
+        "values": f"```yaml\n{(CHART / 'values.yaml').read_text(encoding='utf-8')}```\n",
     }
 
 
-def generate_demo_files() -> dict[Path, str]:
-    """Return the rules and the dashboard that the Docker Compose example loads."""
+def generate_files() -> dict[Path, str]:
+    """Return the current content of each file that is generated as a whole or in parts."""
     config = load_config(demo_config.build_config("http://127.0.0.1"), "demo")
     plan, settings = build_plan(config), config.settings
+    blocks = generate_blocks()
+    texts = {
+        path: path.read_text(encoding="utf-8") for path in (*documents(), CHART / "Chart.yaml", CHART / "values.yaml")
+    }
     return {
+        **{path: _set_repository(_fill_blocks(text, blocks)) for path, text in texts.items()},
         RULES: as_yaml(build_rules(plan, settings)),
+        CHART_RULES: as_yaml(build_builtin_rules()),
         DASHBOARD: json.dumps(build_dashboard(plan, settings.budget.reserve), indent=1) + "\n",
     }
 
 
-def fill_blocks(text: str) -> str:
+def documents() -> list[Path]:
+    """Return the Markdown files of the repository."""
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md"), *CHART.glob("*.md")])
+
+
+def _fill_blocks(text: str, blocks: Mapping[str, str]) -> str:
     """Return the text with the current content of each generated block.
 
-    Raises `SystemExit` if a block is missing.
+    Raises `KeyError` if it has a block of an unknown name.
     """
-    for name, content in generate_blocks().items():
-        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, _, remainder = text.partition(start)
-        _, end_marker, after = remainder.partition(end)
-        if not end_marker:
-            raise SystemExit(f"README.md: block not found: {start.strip()}")
-        text = before + start + content + end + after
-    return text
+    return re.sub(
+        r"^<!-- ([\w ]+) -->\n.*?^<!-- end of \1 -->$",
+        lambda match: f"<!-- {match[1]} -->\n{blocks[match[1]]}<!-- end of {match[1]} -->",
+        text,
+        flags=re.DOTALL | re.MULTILINE,
+    )
+
+
+def _set_repository(text: str) -> str:
+    """Return the text with the owner of the repository from `pyproject.toml`, wherever it names a repository."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    owner = project["urls"]["Repository"].split("/")[3]
+    return re.sub(r"\b(github\.com|ghcr\.io)/[\w-]+/(?=(charts/)?braze-exporter\b)", rf"\1/{owner}/", text)
 
 
 def _families() -> Iterator[Family]:
@@ -214,6 +234,5 @@ def _flag(flag: argparse.Action) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(fill_blocks(README.read_text(encoding="utf-8")), encoding="utf-8")
-    for path, content in generate_demo_files().items():
+    for path, content in generate_files().items():
         path.write_text(content, encoding="utf-8")

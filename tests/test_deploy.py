@@ -1,8 +1,8 @@
 """Test the files in `deploy/` with linters and with the exporter's own code, and run some of them.
 
 Needs `systemd-analyze`, `prometheus`, `promtool`, `prometheus-alertmanager`, `amtool` and `shellcheck` (Debian: systemd
-with procps, prometheus, prometheus-alertmanager, shellcheck), and `kubernetes-validate`, `check-jsonschema` and
-`yamllint` (PyPI). A test is skipped without its tool, except in CI, where it fails.
+with procps, prometheus, prometheus-alertmanager, shellcheck), and `helm-python-sdk`, `check-jsonschema` and `yamllint`
+(PyPI). A test is skipped without its tool, except in CI, where it fails.
 """
 
 import json
@@ -22,23 +22,19 @@ from typing import Any
 import docs
 import pytest
 import yaml
+from helm_chart import resource
 from servers import require_tool, running_alertmanager, running_process
 from support import Program, free_port, wait_until, write_file
 
-from braze_exporter import __version__
 from braze_exporter.braze.kinds import KINDS
 from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.commands import arguments as cli
-from braze_exporter.config.loading import load_config
-from braze_exporter.scheduler.plan import build_plan
 
 pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd/braze-exporter.service"
-MANIFEST = DEPLOY / "kubernetes/braze-exporter.yaml"
-MONITOR = DEPLOY / "kubernetes/servicemonitor.yaml"
 COMPOSE = DEPLOY / "compose"
 PORT = int(cli.DEFAULT_ADDRESS.rpartition(":")[2])
 PROGRAM = Path(sys.executable).with_name("braze-exporter")
@@ -68,9 +64,10 @@ def tree(path: Path) -> Tree:
 
 
 def test_deploy_files_pass_yamllint() -> None:
-    """The linter yamllint reports nothing; the generated rules are left to promtool."""
+    """The linter yamllint reports nothing; the generated rules are left to promtool, templates to Helm."""
     rules = "{document-start: disable, line-length: {max: 120}, comments: {min-spaces-from-content: 1}}"
-    config = f"{{extends: default, ignore: [{docs.RULES.name}], rules: {rules}}}"
+    ignored = f"[{docs.RULES.name}, {docs.CHART_RULES.name}, templates/]"
+    config = f"{{extends: default, ignore: {ignored}, rules: {rules}}}"
     done = run("yamllint", "--strict", "--config-data", config, str(DEPLOY))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -122,114 +119,6 @@ def test_unit_starts_installed_program() -> None:
     assert f"install -m 640 -g {user} /dev/stdin {key} " in head
     (state,) = settings("StateDirectory")
     assert tree(ROOT / "config.example.yaml")["state_file"].startswith(f"/var/lib/{state}/")
-
-
-# Kubernetes
-
-
-def resource(kind: str) -> Tree:
-    """Return the only resource of a kind."""
-    (document,) = (each for each in [*trees(MANIFEST), *trees(MONITOR)] if each["kind"] == kind)
-    return document
-
-
-def pod() -> Tree:
-    """Return the pod template of the Deployment."""
-    template: Tree = resource("Deployment")["spec"]["template"]
-    return template
-
-
-def container() -> Tree:
-    """Return the only container of the pod."""
-    (result,) = pod()["spec"]["containers"]
-    assert isinstance(result, dict)
-    return result
-
-
-def volume_at(path: str) -> Tree:
-    """Return the volume that is mounted, without a subPath, at the directory of `path`."""
-    (mount,) = (each for each in container()["volumeMounts"] if each["mountPath"] == str(PurePosixPath(path).parent))
-    assert "subPath" not in mount  # Kubernetes does not update a subPath mount
-    (result,) = (each for each in pod()["spec"]["volumes"] if each["name"] == mount["name"])
-    assert isinstance(result, dict)
-    return result
-
-
-def test_manifest_matches_kubernetes_schema() -> None:
-    """All resources have kinds and fields that Kubernetes knows."""
-    done = run("kubernetes-validate", "--strict", str(MANIFEST))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(re.findall("^INFO .* passed", done.stdout + done.stderr, re.MULTILINE)) == len(trees(MANIFEST))
-
-
-def test_manifest_runs_one_pod() -> None:
-    """At most one pod runs, even during an update."""
-    assert resource("Deployment")["spec"]["replicas"] == 1
-    assert resource("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
-
-
-def test_pod_has_no_privileges() -> None:
-    """The pod runs as the image's user, with a read-only root and without capabilities or a service account token."""
-    (user,) = re.findall(r"^USER (\d+):\1$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
-    spec = pod()["spec"]
-    assert spec["automountServiceAccountToken"] is False
-    assert spec["securityContext"] == {
-        "runAsNonRoot": True,
-        "runAsUser": int(user),
-        "runAsGroup": int(user),
-        "fsGroup": int(user),
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    assert container()["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
-def test_manifest_config_is_valid_and_mounted() -> None:
-    """The config is mounted where the image reads it, and the key and the state file where the config names them."""
-    command = re.findall(r"^CMD (.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)[-1]
-    path = PurePosixPath(cli.build_parser().parse_args(json.loads(command)).config_file)
-    assert volume_at(str(path))["configMap"]["name"] == resource("ConfigMap")["metadata"]["name"]
-    config = load_config(resource("ConfigMap")["data"][path.name], path.name)
-    assert build_plan(config).queries
-    claim = resource("PersistentVolumeClaim")["metadata"]["name"]
-    assert config.settings.state_file is not None
-    assert volume_at(config.settings.state_file)["persistentVolumeClaim"]["claimName"] == claim
-    (workspace,) = config.workspaces
-    assert workspace.spec.api_key_file is not None
-    secret = volume_at(workspace.spec.api_key_file)["secret"]["secretName"]
-    name = PurePosixPath(workspace.spec.api_key_file).name
-    head = MANIFEST.read_text(encoding="utf-8").partition("apiVersion")[0]
-    assert f"kubectl create secret generic {secret} --from-file={name}=" in head
-
-
-def test_manifest_selectors_and_ports_match() -> None:
-    """All selectors match the existing labels, and all ports lead to the default port."""
-    labels = pod()["metadata"]["labels"].items()
-    service = resource("Service")
-    policy = resource("NetworkPolicy")["spec"]
-    assert resource("Deployment")["spec"]["selector"]["matchLabels"].items() <= labels
-    assert service["spec"]["selector"].items() <= labels
-    assert policy["podSelector"]["matchLabels"].items() <= labels
-    assert (
-        resource("ServiceMonitor")["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    )
-    (current,) = container()["ports"]
-    assert current["containerPort"] == PORT
-    (port,) = service["spec"]["ports"]
-    assert (port["port"], port["targetPort"]) == (PORT, current["name"])
-    assert [rule["ports"] for rule in policy["ingress"]] == [[{"port": current["name"]}]]
-    assert [endpoint["port"] for endpoint in resource("ServiceMonitor")["spec"]["endpoints"]] == [port["name"]]
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container()[probe]["httpGet"]["port"] == current["name"]
-
-
-def test_manifest_runs_current_version() -> None:
-    """The image tag is the current version of the exporter."""
-    assert container()["image"].endswith(f"/braze-exporter:{__version__}")
 
 
 # Compose
@@ -327,7 +216,7 @@ def test_compose_with_real_braze_uses_mounted_config() -> None:
     demo = cli.build_parser().parse_args(services()["braze-exporter"]["command"])
     assert demo.web_addresses == [cli.DEFAULT_ADDRESS]
     printed = dict(re.findall(r"exec -T braze-exporter \\\n# +(braze-exporter .+) > (\S+)\n", head))
-    assert {ROOT / path for path in printed.values()} == docs.generate_demo_files().keys()
+    assert {ROOT / path for path in printed.values()} == {docs.RULES, docs.DASHBOARD}
     for command in printed:  # they run in the directory of the config
         assert cli.build_parser().parse_args(command.split()[1:]).config_file == PurePosixPath(options.config_file).name
 
@@ -445,8 +334,9 @@ def test_prometheus_has_demo_metrics(chain: Chain) -> None:
 
 def test_kubernetes_probes_succeed(chain: Chain) -> None:
     """Each path that a probe requests returns 200."""
+    (container,) = resource("Deployment")["spec"]["template"]["spec"]["containers"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert chain.program.get(container()[probe]["httpGet"]["path"]).status == 200
+        assert chain.program.get(container[probe]["httpGet"]["path"]).status == 200
 
 
 def test_operator_relabeling_keeps_series_of_new_pod(chain: Chain) -> None:

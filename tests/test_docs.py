@@ -28,15 +28,17 @@ def fenced(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def test_readme_tables_are_generated() -> None:
-    """The generated parts of the README are what `python tests/docs.py` writes."""
-    assert docs.fill_blocks(README) == README
+def test_generated_files_are_current() -> None:
+    """The generated parts of the documents and of `deploy/` are what `python tests/docs.py` writes."""
+    files = docs.generate_files()
+    assert {path: path.read_text(encoding="utf-8") for path in files} == files
 
 
-def test_demo_rules_and_dashboard_are_generated() -> None:
-    """The rules and the dashboard of the Docker Compose example are what `python tests/docs.py` writes."""
-    files = {path: path.read_text(encoding="utf-8") for path in (docs.RULES, docs.DASHBOARD)}
-    assert files == docs.generate_demo_files()
+def test_every_generated_block_is_in_one_document() -> None:
+    """Each generated block is in exactly one document."""
+    texts = [path.read_text(encoding="utf-8") for path in docs.documents()]
+    names = [name for text in texts for name in re.findall(r"^<!-- ([\w ]+) -->\n", text, re.MULTILINE)]
+    assert sorted(name for name in names if not name.startswith("end of ")) == sorted(docs.generate_blocks())
 
 
 def test_example_config_passes_check() -> None:
