@@ -202,4 +202,4 @@ class ResumeFile:
 
 def _query_key(query: Query) -> str:
     """Return the key that identifies the history of a query in the file."""
-    return json.dumps([*query.identity, query.url, str(query.zone)])
+    return json.dumps(query.identity)

@@ -123,10 +123,14 @@ class Query:
         return (self.workspace, self.url, self.kind.section, subject, *filters)
 
     @property
-    def identity(self) -> tuple[str, str, str, str, str, Unit]:
-        """The identity of the query by Braze's ids. Two queries with equal identity would make the same call."""
+    def identity(self) -> tuple[str, ...]:
+        """The identity of the query by Braze's ids. Two queries with equal identity would make the same call.
+
+        It does not depend on the names in labels, on `refresh_interval`, `settle` and `max_age`, or on `ending_at`.
+        """
         filters = (normalize_id(self.app_id), normalize_id(self.segment_id))
-        return (self.workspace, self.kind.section, self._normalized_subject, *filters, self.unit)
+        subject = self._normalized_subject
+        return (self.workspace, self.kind.section, subject, *filters, self.unit, self.url, self.zone.key)
 
     @property
     def _normalized_subject(self) -> str:

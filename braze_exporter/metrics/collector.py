@@ -15,7 +15,7 @@ from braze_exporter.metrics.rows import QueryRow, SeriesView, expiry_time
 from braze_exporter.metrics.saved_state import SavedState
 from braze_exporter.metrics.self_metrics import QUERIES, UP, QueryStatus, SelfMetrics
 from braze_exporter.scheduler.plan import counter_sources
-from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response, state_key
+from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 from braze_exporter.scheduler.scheduler import Scheduler
 
 
@@ -55,7 +55,7 @@ class Collector:
         self._saved_state = saved_state
         self._lock = threading.Lock()
         self._rows_by_families: list[tuple[tuple[Family, ...], list[QueryRow]]] = []
-        self._rows: dict[tuple[object, ...], QueryRow] = {}
+        self._rows: dict[tuple[str, ...], QueryRow] = {}
         self._counter_families: list[tuple[Family, MetricGroup, list[QueryRow]]] = []
         self._counter_sources: set[QueryState] = set()
         self._changed_responses: set[QueryState] = set()
@@ -106,7 +106,7 @@ class Collector:
     def on_queries(self, query_states: Sequence[QueryState]) -> None:
         """Export these queries from now on. Queries that were exported before keep their values."""
         with self._lock:
-            rows = {state_key(query_state.query): self._find_or_create_row(query_state) for query_state in query_states}
+            rows = {query_state.query.identity: self._find_or_create_row(query_state) for query_state in query_states}
             self._rows = rows
             self._rows_by_families = _group_rows(rows.values())
             self._counter_families = _group_counters(rows.values())
@@ -119,7 +119,7 @@ class Collector:
 
     def _find_or_create_row(self, query_state: QueryState) -> QueryRow:
         """Return the row of `query_state`: the existing one if its query is the same, else a new one."""
-        row = self._rows.get(state_key(query_state.query))
+        row = self._rows.get(query_state.query.identity)
         if row is not None and row.query_state is query_state and row.query == query_state.query:
             return row
         restored = self._saved_state.take_series(query_state) if self._saved_state is not None else None
@@ -130,7 +130,7 @@ class Collector:
     def on_circuit_change(self, query_state: QueryState) -> None:
         """Render a query again after its circuit opened or closed."""
         with self._lock:
-            self._rows[state_key(query_state.query)].render()
+            self._rows[query_state.query.identity].render()
 
     def on_result(self, query_state: QueryState, previous: FetchResult | None) -> None:
         """Handle a new result: update counters, baselines and self-metrics, and render the query."""
@@ -145,7 +145,7 @@ class Collector:
             if query_state in self._counter_sources:
                 self._record_in_counters(query_state.query, response)
         with self._lock:
-            row = self._rows[state_key(query_state.query)]
+            row = self._rows[query_state.query.identity]
             if response is not None:
                 self._add_to_baselines(row, response, is_history=query_state.is_history)
                 row.is_stale = row.is_stale and query_state.is_history
@@ -158,7 +158,7 @@ class Collector:
         if query_state in self._counter_sources:
             self._record_in_counters(query_state.query, response)
         with self._lock:
-            self._add_to_baselines(self._rows[state_key(query_state.query)], response, is_history=True)
+            self._add_to_baselines(self._rows[query_state.query.identity], response, is_history=True)
 
     def on_end(self, query_state: QueryState) -> None:
         """Save the query."""
@@ -166,7 +166,7 @@ class Collector:
             self._request_save()
         if self._saved_state is not None:
             with self._lock:
-                row = self._rows[state_key(query_state.query)]
+                row = self._rows[query_state.query.identity]
                 heads = row.heads if query_state in self._changed_responses else None
                 self._changed_responses.discard(query_state)
                 self._saved_state.record_query(query_state, (row.latest_start, row.settled_start), heads)

@@ -14,7 +14,7 @@ from braze_exporter.scheduler.history_ranges import (
     missing_ranges,
     response_range,
 )
-from braze_exporter.scheduler.query_state import QueryState, state_key
+from braze_exporter.scheduler.query_state import QueryState
 from braze_exporter.scheduler.repair import halve_length
 
 # The number of history chunks that one scrape queues, since there may be thousands.
@@ -40,19 +40,19 @@ class History:
         self.chunks: dict[QueryState, None] = {}
         # The queries whose history may have missing ranges that no chunk covers.
         self._incomplete: dict[QueryState, None] = {}
-        self._oversized: set[tuple[object, ...]] = set()
+        self._oversized: set[tuple[str, ...]] = set()
 
     def set_queries(self, query_states: Iterable[QueryState]) -> None:
         """Replace the queries."""
         self._incomplete = {query_state: None for query_state in query_states if query_state.query.baseline_weeks}
         for chunk in [chunk for chunk in self.chunks if chunk.owner not in self._incomplete]:
             self._drop(chunk)
-        self._oversized &= {state_key(query_state.query) for query_state in self._incomplete}
+        self._oversized &= {query_state.query.identity for query_state in self._incomplete}
 
     def restart(self, query_state: QueryState) -> None:
         """Read all history of a query again, since its baseline has another number of weeks."""
         query_state.added_at, query_state.history = self._wall(), ()
-        self._oversized.discard(state_key(query_state.query))
+        self._oversized.discard(query_state.query.identity)
         for chunk in list(query_state.chunks):
             self._drop(chunk)
 
@@ -94,8 +94,8 @@ class History:
         elif self._wall() - chunk.added_at >= _OVERSIZED_HISTORY_SECONDS:
             self._complete(owner, chunk_range(query), self._wall())
             self._drop(chunk)
-            if state_key(query) not in self._oversized:
-                self._oversized.add(state_key(query))
+            if query.identity not in self._oversized:
+                self._oversized.add(query.identity)
                 fields = {**dict(query.labels), "unit": query.unit}
                 _log.warning("History response too large, baseline is incomplete", extra={"fields": fields})
 

@@ -165,7 +165,7 @@ class QueryState:
             self.next_at = now + refresh
 
     def update(self, query: Query, now: float) -> None:
-        """Replace the query by one with the same `state_key`, for example after a reload.
+        """Replace the query by one with the same `identity`, for example after a reload.
 
         A query that failed with a 401 or 403 is due at once, since the key may have changed.
         """
@@ -175,12 +175,3 @@ class QueryState:
             self.next_at = now
         elif not self.failures:
             self.next_at = min(self.next_at, now + query.refresh_seconds)
-
-
-def state_key(query: Query) -> tuple[object, ...]:
-    """Return the key under which the state of a query is kept.
-
-    Queries with the same key share a state. Their names in labels, `refresh_interval`, `settle` and `max_age` may
-    differ.
-    """
-    return (*query.identity, query.url, query.zone)

@@ -27,8 +27,8 @@ _COMPRESSION_LEVEL = 1
 
 
 def saved_key(query: Query) -> str:
-    """Return the key of a query in the state file. It identifies the same queries as `state_key`."""
-    return json.dumps([*query.identity, query.url, query.zone.key])
+    """Return the key of a query in the state file."""
+    return json.dumps(query.identity)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from braze_exporter.scheduler.errors import CircuitOpen, Deferred
 from braze_exporter.scheduler.history import History
 from braze_exporter.scheduler.listener import Listener
 from braze_exporter.scheduler.query_lengths import fetch_length
-from braze_exporter.scheduler.query_state import FetchResult, QueryState, Refresh, Response, state_key
+from braze_exporter.scheduler.query_state import FetchResult, QueryState, Refresh, Response
 from braze_exporter.scheduler.worker_pool import Job, WorkerPool
 
 _log = logging.getLogger(__name__)
@@ -93,13 +93,13 @@ class Scheduler:
     def set_queries(self, queries: Sequence[Query], clients: Mapping[str, WorkspaceClient], concurrency: int) -> None:
         """Replace the queries. `clients` fetch them, at most `concurrency` at once per workspace.
 
-        Queries with the same `state_key` as before keep their state.
+        Queries with the same `identity` as before keep their state.
         """
         with self._locking():
             self._open_worker_pools(clients, concurrency)
             self._clients = clients
-            known = {state_key(query_state.query): query_state for query_state in self.query_states}
-            self.query_states = tuple(self._make_state(query, known.pop(state_key(query), None)) for query in queries)
+            known = {query_state.query.identity: query_state for query_state in self.query_states}
+            self.query_states = tuple(self._make_state(query, known.pop(query.identity, None)) for query in queries)
             for query_state in known.values():
                 query_state.is_removed = True
                 self._end_refreshes(query_state)
