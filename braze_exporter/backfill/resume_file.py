@@ -10,13 +10,21 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.braze.query import Query
 from braze_exporter.braze.series import Point, Series
 from braze_exporter.config.document import shorten
-from braze_exporter.state.database import ROLLBACK_JOURNAL, WRITE_AHEAD_LOG, connect, read_schema_version
+from braze_exporter.state.database import (
+    ROLLBACK_JOURNAL,
+    WRITE_AHEAD_LOG,
+    create_tables,
+    open_database,
+    read_schema_version,
+    transaction,
+)
 from braze_exporter.state.errors import ForeignFileError
 
 # Stored in the file, so that later versions recognize its format.
@@ -61,14 +69,12 @@ class ResumeFile:
         """
         self._path = Path(os.path.realpath(path))  # SQLite resolves links too
         self._lock = threading.Lock()
-        is_new = self._is_new()
+        self._check_type()
         with self._translate_errors():
-            self._connection = connect(self._path)
-            try:
-                self._prepare((str(start), str(end)), is_new=is_new)
-            except BaseException:
-                self._connection.close()
-                raise
+            self._connection = open_database(self._path, partial(self._prepare, (str(start), str(end))))
+            # A power failure may lose the last responses, which are then fetched again. A killed process loses nothing.
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
 
     def missing_chunks(self, chunks: Sequence[Query]) -> list[Query]:
         """Return the chunks whose responses are not stored. All `chunks` must be of one query."""
@@ -81,8 +87,8 @@ class ResumeFile:
 
     def save(self, chunk: Query, series_list: Sequence[Series]) -> None:
         """Store the series of a response in one transaction. They are kept if the process is killed afterwards."""
-        with self._translate_errors(), self._connection as connection:
-            connection.execute("BEGIN")
+        connection = self._connection
+        with self._translate_errors(), transaction(connection):
             key = (_query_key(chunk),)
             connection.execute("INSERT OR IGNORE INTO queries (key) VALUES (?)", key)
             (query,) = connection.execute("SELECT id FROM queries WHERE key = ?", key).fetchone()
@@ -138,35 +144,25 @@ class ResumeFile:
         with self._translate_errors():
             self._path.unlink()
 
-    def _is_new(self) -> bool:
-        """Return whether the file is missing or empty. Raises `BackfillError` if it is a file of another type."""
+    def _check_type(self) -> None:
+        """Raise `BackfillError` if the file exists and is not a resume file."""
         remedy = "choose another --output"
         try:
-            beside = {"-journal": ROLLBACK_JOURNAL, "-wal": WRITE_AHEAD_LOG}
-            return read_schema_version(self._path, APPLICATION_ID, beside) is None
+            read_schema_version(self._path, APPLICATION_ID, {"-journal": ROLLBACK_JOURNAL, "-wal": WRITE_AHEAD_LOG})
         except ForeignFileError as error:
             raise BackfillError(f"{error}; {remedy}, or move the file") from None
         except OSError as error:
             raise BackfillError(f"{shorten(self._path, 200)} cannot be read ({error.strerror}); {remedy}") from None
 
-    def _prepare(self, time_range: tuple[str, str], *, is_new: bool) -> None:
-        """Lock the file, and create the tables if it is new.
+    def _prepare(self, time_range: tuple[str, str], connection: sqlite3.Connection, version: int) -> None:
+        """Create the tables if the file is new.
 
-        Raises `BackfillError` if it has another version, or responses for another time range.
+        Raises `BackfillError` if the file has another version, or responses for another time range.
         """
-        path, execute = shorten(self._path, 200), self._connection.execute
-        if is_new:  # before the tables, so that the file is recognized even if the process is killed meanwhile
-            execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        # A power failure may lose the last responses, which are then fetched again. A killed process loses nothing.
-        execute("PRAGMA journal_mode = WAL")
-        execute("PRAGMA synchronous = NORMAL")
-        execute("BEGIN IMMEDIATE")  # the lock remains after the transaction
-        (version,) = execute("PRAGMA user_version").fetchone()
-        if execute("SELECT 1 FROM sqlite_master").fetchone() is None:
-            for table in _TABLES:
-                execute(table)
+        path, execute = shorten(self._path, 200), connection.execute
+        if not version:
+            create_tables(connection, APPLICATION_ID, SCHEMA_VERSION, _TABLES)
             execute("INSERT INTO time_range VALUES (?, ?)", time_range)
-            execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             text = (
                 f"{path} was created by another version of the exporter; resume with that version, or remove the file"
@@ -179,7 +175,6 @@ class ResumeFile:
                 f"{path} was created with --start={started[0]} --end={started[1]}; set the same values to resume, or "
                 "remove the file"
             )
-        execute("COMMIT")
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:

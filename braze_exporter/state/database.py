@@ -1,8 +1,9 @@
 """Opens SQLite databases of the exporter, and recognizes them by their header."""
 
+import contextlib
 import sqlite3
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from braze_exporter.config.document import shorten
@@ -65,16 +66,49 @@ def check_regular(path: Path, mode: int) -> None:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database at `path`, or create it.
+    """Open the database at `path`, or create it. Each transaction is durable.
 
     The first transaction locks the file until the connection is closed. If another process has locked it, the
     transaction raises `sqlite3.OperationalError` at once. No directory for temporary files is needed.
     """
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        for pragma in ("temp_store = MEMORY", "locking_mode = EXCLUSIVE", "synchronous = FULL"):
+            connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def open_database(path: Path, prepare: Callable[[sqlite3.Connection, int], None]) -> sqlite3.Connection:
+    """Open the database at `path`, or create it, and lock it as `connect` does.
+
+    `prepare` is called in the first transaction with the schema version, which is 0 for a new database. If it raises an
+    exception, the database is closed and not changed.
+    """
+    connection = connect(path)
+    try:
+        with transaction(connection, "EXCLUSIVE"):
+            prepare(connection, *connection.execute("PRAGMA user_version").fetchone())
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, lock: str = "IMMEDIATE") -> Iterator[None]:
+    """Commit at the end of the block, or roll back if it raises an exception."""
+    with connection:
+        connection.execute(f"BEGIN {lock}")
+        yield
+
+
+def create_tables(connection: sqlite3.Connection, application_id: int, version: int, tables: Iterable[str]) -> None:
+    """Create the tables of a new database or of a new version of the schema, by the SQL statements `tables`.
+
+    The application id and the schema version become part of the header, so that `read_schema_version` recognizes it.
+    """
+    for statement in (*tables, f"PRAGMA application_id = {application_id}", f"PRAGMA user_version = {version}"):
+        connection.execute(statement)

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from typing import Any
 from braze_exporter.config.document import shorten
 from braze_exporter.state.contents import is_damage, read_budgets, read_counters, read_names
 from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey, Row
-from braze_exporter.state.database import ROLLBACK_JOURNAL, connect, read_schema_version
+from braze_exporter.state.database import (
+    ROLLBACK_JOURNAL,
+    connect,
+    create_tables,
+    open_database,
+    read_schema_version,
+    transaction,
+)
 from braze_exporter.state.errors import DamagedError, ForeignFileError, InaccessibleError, StateFileError
 from braze_exporter.state.lock_file import Deadline, check_lock_file, describe_lock, lock_file, lock_path
 from braze_exporter.state.migration import NO_ALIASES, Aliases, migrate_counters
@@ -105,8 +113,7 @@ class StateFile:
         with self._transaction_lock:
             self._check_file()
             try:
-                with self._connection:
-                    self._connection.execute("BEGIN IMMEDIATE")
+                with transaction(self._connection):
                     yield self._connection
             except sqlite3.Error as error:
                 raise StateFileError(str(error)) from error
@@ -163,11 +170,10 @@ class StateFile:
         try:
             connection = connect(self._path)
             try:
-                connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA cache_spill = OFF")  # so that the header is written before other pages
                 self._connection.backup(connection)
-                connection.execute("BEGIN EXCLUSIVE")
-                connection.execute("COMMIT")
+                with transaction(connection, "EXCLUSIVE"):  # locks the file
+                    pass
             except BaseException:
                 connection.close()
                 raise
@@ -293,53 +299,33 @@ def _open(real: Path, deadline: Deadline, aliases: Aliases) -> sqlite3.Connectio
     """
     while True:
         try:
-            return _try_to_open(real, aliases)
+            _inspect(real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
+            return open_database(real, partial(_prepare, aliases=aliases))
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or not deadline.wait():
                 raise
 
 
-def _try_to_open(real: Path, aliases: Aliases) -> sqlite3.Connection:
-    _inspect(real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
-    connection = connect(real)
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN EXCLUSIVE")
-        _prepare(connection, aliases)
-        read_counters(connection)
-        read_names(connection)
-        for table in KEY_COLUMNS:
-            connection.execute(f"SELECT {columns(table)} FROM {table} LIMIT 0")  # noqa: S608 - contains no input
-        read_budgets(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _prepare(connection: sqlite3.Connection, version: int, aliases: Aliases) -> None:
+    """Create the tables in a new file, migrate a file of schema 1, and check that everything can be read.
 
-
-def _prepare(connection: sqlite3.Connection, aliases: Aliases) -> None:
-    """Create the tables in a new file, and migrate a file of schema 1.
-
-    Raises `DamagedError` if an existing file fails the integrity check or cannot be migrated.
+    Raises `DamagedError` if an existing file fails a check or cannot be migrated.
     """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    is_new = (application, version) == (0, 0)
-    if not is_new:
+    if version:
         if version not in (1, SCHEMA_VERSION):
             raise DamagedError(f"invalid schema version: {version}")
         problems = [problem for (problem,) in connection.execute("PRAGMA quick_check")]
         if problems != ["ok"]:
             raise DamagedError(f"integrity check failed: {problems[0]}")
-    if version == SCHEMA_VERSION:
-        return
-    for table in TABLES:
-        connection.execute(table)
-    if not is_new:
+    if version != SCHEMA_VERSION:
+        create_tables(connection, APPLICATION_ID, SCHEMA_VERSION, TABLES)
+    if version == 1:
         migrate_counters(connection, aliases)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    read_counters(connection)
+    read_names(connection)
+    for table in KEY_COLUMNS:
+        connection.execute(f"SELECT {columns(table)} FROM {table} LIMIT 0")  # noqa: S608 - contains no input
+    read_budgets(connection)
 
 
 def _describe_error(path: str, error: sqlite3.DatabaseError) -> str:
