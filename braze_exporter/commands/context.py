@@ -1,6 +1,7 @@
 """Open sessions with the CA file and the proxies of the environment."""
 
 import contextlib
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,8 @@ from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import transport
 from braze_exporter.commands.clock import read_monotonic_clock
 from braze_exporter.commands.proxies import find_proxies
-from braze_exporter.config.document import ConfigError, Problem
+from braze_exporter.config.document import ConfigError, Problem, shorten
+from braze_exporter.config.files import read_file
 from braze_exporter.config.loading import Config
 from braze_exporter.config.schema import Workspace
 from braze_exporter.scheduler.admission import Admission
@@ -29,9 +31,12 @@ def open_session(config: Config, environ: Mapping[str, str]) -> requests.Session
     variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "SSL_CERT_FILE"
     bundle = environ.get(variable) or None
     try:
+        if bundle:
+            read_file(bundle)  # because OpenSSL would wait for a writer of a FIFO
         return transport.open_session(connections, bundle, proxies)
     except OSError as error:
-        text = f"the file {bundle} cannot be used ({error}); set a file of trusted certificates, or unset the variable"
+        reason = "contains no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        text = f"{shorten(bundle, 200)} cannot be used ({reason}); set a file of CA certificates, or unset the variable"
         raise ConfigError(variable, [Problem((), text)]) from None
 
 

@@ -6,12 +6,12 @@ Each mapping is validated separately, so that a mistake in one does not hide mis
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
-from pathlib import Path as FilePath
 from typing import Any
 
 from braze_exporter.braze.kinds import KINDS, SeriesKind, Unit
 from braze_exporter.config import secrets
 from braze_exporter.config.document import ConfigError, Document, KeyPath, Problem, echo_value, format_path, parse
+from braze_exporter.config.files import read_config_text
 from braze_exporter.config.schema import (
     ALERT_CONDITIONS,
     SECTIONS,
@@ -78,12 +78,7 @@ def read_config(path: str, environ: Mapping[str, str] | None = None, *, allow_em
 
     Raises `ConfigError` with every problem.
     """
-    try:
-        text = FilePath(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8 text"
-        remedy = "set --config.file to the path of the config file"
-        raise ConfigError(path, [Problem((), f"cannot be read ({reason}); {remedy}")]) from None
+    text = read_config_text(path, "set --config.file to the path of the config file")
     return load_config(text, source=path, environ=environ, allow_empty=allow_empty)
 
 

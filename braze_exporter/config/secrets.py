@@ -1,9 +1,7 @@
 """Read the API keys, and redact them in messages. No message of this module contains what was read."""
 
 import logging
-import os
 import re
-import stat
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from braze_exporter.config.document import MASK, shorten
+from braze_exporter.config.files import read_file
 
 MUST_BE_PATH = "must be a file path such as /run/secrets/braze_api_key, not the key itself"
 MUST_BE_VARIABLE = "must be the name of an environment variable such as BRAZE_API_KEY, not the key itself"
@@ -131,11 +130,7 @@ def read_key_variable(name: str, environ: Mapping[str, str]) -> Secret:
 def read_key_file(path: str) -> Secret:
     """Return the key in the file at `path`; raise `KeyUnusableError` if it is missing or invalid."""
     try:
-        # Without O_NONBLOCK, opening a FIFO that has no writer would block forever.
-        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise KeyUnusableError(describe_key_file("is not a regular file", path))
-            text = file.read(_MAX_KEY_FILE_BYTES).decode("utf-8-sig")
+        text = read_file(path, _MAX_KEY_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         problem = "the file is not UTF-8 text; write the REST API key into it"
     except OSError as error:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
-from braze_exporter.config.document import MASK, ConfigError, KeyPath, Problem, echo_value, parse, shorten
+from braze_exporter.config.document import MASK, ConfigError, KeyPath, echo_value, parse, shorten
+from braze_exporter.config.files import read_config_text, read_file
 from braze_exporter.config.secrets import Secret
 from braze_exporter.config.validation import InvalidError, validate
 from braze_exporter.web import passwords
@@ -59,12 +60,7 @@ def read_web_config(path: str) -> WebConfig:
 
     Raises `ConfigError` with all problems if any of these files is invalid.
     """
-    try:
-        text = FilePath(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8 text"
-        fix = "set --web.config.file to the path of the web configuration file"
-        raise ConfigError(path, [Problem((), f"cannot be read ({reason}); {fix}")]) from None
+    text = read_config_text(path, "set --web.config.file to the path of the web configuration file")
     document = parse(text, path)
     directory = FilePath(path).parent
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -142,7 +138,7 @@ def _describe_unreadable(path: FilePath, written: str) -> str | None:
     A path is masked if it may be the private key itself, put there by mistake.
     """
     try:
-        path.read_bytes()
+        read_file(path)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "invalid path"
         is_shown = written.startswith(("/", "./", "../")) or echo_value(written) != MASK

@@ -533,15 +533,26 @@ def test_foreign_listen_address_is_an_error(config: str, host: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("empty", "contains no PEM certificate"),
+        ("missing", "No such file or directory"),
+        (".", "Is a directory"),
+        ("fifo", "Not a regular file"),
+    ],
+)
+def test_invalid_ca_bundle_is_an_error(config: str, tmp_path: Path, name: str, reason: str) -> None:
     """An invalid CA bundle from the environment gives a one-line error."""
-    bundle = write_file(tmp_path / "bundle.pem", "nothing")
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "fifo")
+    bundle = str(tmp_path / name)
     done = run_program(
         f"--config.file={config}", "--web.listen-address=127.0.0.1:0", BRAZE_API_KEY=KEY, SSL_CERT_FILE=bundle
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"SSL_CERT_FILE: the file {bundle} cannot be used")
-    assert done.stderr.count("\n") == 1
+    remedy = "set a file of CA certificates, or unset the variable"
+    assert done.stderr == f"SSL_CERT_FILE: {bundle} cannot be used ({reason}); {remedy}\n"
 
 
 @pytest.mark.parametrize(

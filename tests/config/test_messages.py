@@ -1,5 +1,6 @@
 """Test the example configs beside this file: `bad/` with the expected messages, `good/` with the expected plans."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,8 @@ def test_inaccessible_key_directory_is_missing_key(monkeypatch: pytest.MonkeyPat
     [
         ("missing.yaml", "missing.yaml: cannot be read (No such file or directory); set --config.file to"),
         (".", ".: cannot be read (Is a directory); set --config.file to"),
+        ("/dev/zero", "/dev/zero: cannot be read (Larger than 4,096 KiB); set --config.file to"),
+        ("fifo", "fifo: must be a mapping with the key workspaces"),
         ("latin-1.yaml", "latin-1.yaml: cannot be read (not UTF-8 text); set --config.file to"),
         ("two\nlines.yaml", "two\N{REPLACEMENT CHARACTER}lines.yaml: must be a mapping with the key workspaces"),
     ],
@@ -155,6 +158,7 @@ def test_unreadable_config_file_is_an_error(
     """A config file that cannot be read as text gives a one-line error with its name and advice."""
     (tmp_path / "latin-1.yaml").write_bytes("name: Zürich".encode("latin-1"))
     (tmp_path / "two\nlines.yaml").touch()
+    os.mkfifo(tmp_path / "fifo")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as raised:
         read_config(name)

@@ -123,6 +123,7 @@ def test_hashes_are_not_printed(directory: Path) -> None:
     [
         ("missing.yaml", "No such file or directory"),
         (".", "Is a directory"),
+        ("/dev/zero", "Larger than 4,096 KiB"),
         ("latin-1.yaml", "not UTF-8 text"),
     ],
 )

@@ -223,9 +223,10 @@ def test_blocked_read_of_web_configuration_delays_no_request(web_setup: WebSetup
     The new file is used once it can be read.
     """
     with web_setup.start(USERS) as program:
-        file = web_setup.directory / "web.yaml"
-        file.unlink()
-        os.mkfifo(file)
+        file, pipe = web_setup.directory / "web.yaml", web_setup.directory / "pipe"
+        os.mkfifo(pipe)
+        writer = os.open(pipe, os.O_RDWR)  # a reader waits while this is open
+        pipe.replace(file)
         time.sleep(3 * POLL_SECONDS)  # until the program reads it
         for _ in range(3):
             started_at = time.monotonic()
@@ -233,11 +234,14 @@ def test_blocked_read_of_web_configuration_delays_no_request(web_setup: WebSetup
             assert program.get("/", GOOD, timeout=5).status == 200
             assert program.get("/", timeout=5).status == 401
             assert time.monotonic() - started_at < 1
-        with file.open("w", encoding="utf-8") as writer:
-            writer.write(USERS.replace("prometheus", "agent"))
+        os.write(writer, USERS.replace("prometheus", "agent").encode())
+        os.close(writer)
         wait_until(lambda: program.get("/", basic("agent", PASSWORD)).status == 200, "the new user is accepted")
+        writer = os.open(file, os.O_RDWR)
+        os.utime(file)
         time.sleep(3 * POLL_SECONDS)
         assert program.stop() < 2
+        os.close(writer)
     assert program.process.returncode == 0
 
 
