@@ -289,5 +289,5 @@ def test_discover_prints_everything_at_once(tmp_path: Path) -> None:
             assert ours.recv(1_000_000) == b""
             assert process.wait(20) == 0
     assert output.startswith("# ")
-    assert output.count("- event:") == 1_000
+    assert output.count("- event: event ") == 1_000
     assert output.endswith("\n")

@@ -102,8 +102,11 @@ def build_parser() -> argparse.ArgumentParser:
         "the API keys are used.",
     )
     _add_web_config(check)
-    discover_parser = _add_command(commands, "discover", "Print the items of Braze's lists as config.")
+    discover_parser = _add_command(
+        commands, "discover", "Print the config file with an entry for each further item of Braze's lists."
+    )
     _add_config(discover_parser)
+    discover_parser.add_argument("--snippet", action="store_true", help="Print only the sections of each workspace.")
     discover_parser.add_argument("--archived", action="store_true", help="Include archived items, commented out.")
     _add_backfill(commands)
     dashboard_parser = _add_command(

@@ -2,8 +2,10 @@
 
 import re
 
-# Words separated by a space, dot or dash. Every YAML parser reads them as text, except `_RESERVED_WORDS`.
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:[ .-][A-Za-z0-9_]+)*", re.ASCII)
+# Words separated by a space, dot, slash or dash. Every YAML parser reads them as text, except `_RESERVED_WORDS`, and
+# paths, URLs and durations too.
+_WORDS = "[A-Za-z][A-Za-z0-9_]*(?:[ ./-][A-Za-z0-9_]+)*"
+_PLAIN = re.compile(rf"(?:https:/)?/?{_WORDS}|(?:[0-9]+(?:ms|[ywdhms]))+", re.ASCII)
 # The form of Braze's ids, which every YAML parser reads as text too.
 _ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 _RESERVED_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
