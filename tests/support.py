@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import wait
@@ -28,7 +29,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulated_braze import FaultInjectingBraze
 
 from braze_exporter.braze import transport
+from braze_exporter.braze.kinds import MetricGroup
 from braze_exporter.braze.pools import Endpoint, Pool
+from braze_exporter.braze.series import Series
 from braze_exporter.config.loading import Config, load_config
 from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.scheduler.admission import Budgets, Demand, WorkspaceKey
@@ -427,6 +430,18 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def make_series(
+    metric_group: MetricGroup,
+    *points: tuple[int, float],
+    labels: tuple[tuple[str, str], ...] = (),
+    key: tuple[str, ...] = (),
+) -> Series:
+    """Return a series with these points."""
+    return Series(
+        metric_group, labels, key, tuple(start for start, _ in points), array("d", [value for _, value in points])
+    )
 
 
 def run_program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

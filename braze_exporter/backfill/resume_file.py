@@ -116,7 +116,7 @@ class ResumeFile:
         return [
             (
                 number,
-                Series(metric_groups[metric_group], (), tuple(map(tuple, json.loads(labels))), tuple(json.loads(key))),
+                Series(metric_groups[metric_group], tuple(map(tuple, json.loads(labels))), tuple(json.loads(key))),
             )
             for number, metric_group, key, labels in rows
         ]

@@ -7,7 +7,6 @@ from zoneinfo import ZoneInfo
 
 from braze_exporter.braze.kinds import Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Series
 
 WEEK_SECONDS = 7 * 86_400
 
@@ -64,12 +63,6 @@ def min_requested_bucket_number(query: Query, sent_at: float) -> int:
     """
     span = query.length * query.unit.seconds - 1 if query.unit is Unit.HOUR else query.length - 1
     return bucket_number(sent_at, query.unit, query.zone) - span
-
-
-def bucket_starts(series_list: Sequence[Series]) -> list[int]:
-    """Return the starts of all buckets in the series, including holes, oldest first."""
-    points = {start for series in series_list for start, _ in series.points}
-    return sorted(points.union(*(series.holes for series in series_list)))
 
 
 def newest_settled_start(starts: Sequence[int], query: Query, sent_at: float) -> int | None:

@@ -13,13 +13,12 @@ from typing import TypeVar
 
 from braze_exporter.braze import list_page, parsing
 from braze_exporter.braze.body import QUEUED_DETAIL
-from braze_exporter.braze.buckets import bucket_starts
 from braze_exporter.braze.calls import CallEvent, FetchedSeries, Permit, RateLimitHeaders, RateLimitInfo
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.lists import ListEndpoint, ListItem
 from braze_exporter.braze.pools import Endpoint
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Series
+from braze_exporter.braze.series import Series, bucket_starts
 from braze_exporter.braze.transport import RawResponse, Transport
 
 # The maximum length of Braze's message in an error detail.

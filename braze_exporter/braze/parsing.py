@@ -6,7 +6,9 @@ An invalid row makes the whole response an error. It is never counted as zero.
 import json
 import math
 import re
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
@@ -18,8 +20,8 @@ from braze_exporter.braze.calls import RateLimitHeaders
 from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.rows import MISSING, ParsedSeries, ParsedTime, invalid_response, parse_rows
-from braze_exporter.braze.series import Point, Series
+from braze_exporter.braze.rows import ParsedTime, invalid_response, parse_columns, parse_time, select_rows
+from braze_exporter.braze.series import ABSENT, Series
 
 # Smaller values of the reset header are seconds from now, since as epoch seconds they would be before September 2001.
 _MIN_EPOCH_RESET = 1_000_000_000
@@ -129,7 +131,7 @@ def _parse_seconds(text: str, now: float) -> float | None:
 
 
 def parse_series(query: Query, body: bytes, length: int, earliest: float, latest: float) -> tuple[Series, ...]:
-    """Return the series in the `body` of a successful response, with sorted points.
+    """Return the series in the `body` of a successful response, ordered by time.
 
     `length` is the number of buckets that were requested. `earliest` and `latest` are the limits of the time of the
     response, in seconds since the epoch: the local clock and Braze's may differ. Raises `BrazeError` if the response is
@@ -142,7 +144,8 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
     newest = (
         latest + _MAX_HOUR_AHEAD_SECONDS if unit is Unit.HOUR else bucket_number(latest, unit, zone) + _MAX_DAYS_AHEAD
     )
-    times, parsed = parse_rows(query, parse_body(body).get("data"))
+    rows = select_rows(query, parse_body(body).get("data"))
+    times = [parse_time(row) for row in rows]
     starts = (_parse_days if unit is Unit.DAY else _parse_hours)(times, zone)
     for start in starts:
         number = bucket_number(start, unit, zone)
@@ -152,27 +155,30 @@ def parse_series(query: Query, body: bytes, length: int, earliest: float, latest
             raise invalid_response(f"a row is older than the requested {length} {unit}s")
     has_local_hours = unit is Unit.HOUR and any(time.moment.tzinfo is None for time in times)
     order = sorted(range(len(starts)), key=starts.__getitem__)
-    return tuple(_build_series(item, starts, order, str(zone) if has_local_hours else "") for item in parsed)
+    in_order = tuple([starts[index] for index in order])
+    series = parse_columns(query, [rows[index] for index in order], in_order, str(zone) if has_local_hours else "")
+    if len({*starts}) < len(starts):
+        series = map(_merge_duplicates, series)
+    return tuple(map(_limit_length, series) if len(starts) > MAX_LENGTH else series)
 
 
-def _build_series(parsed: ParsedSeries, starts: Sequence[int], order: Sequence[int], zone: str) -> Series:
-    """Return a series with the buckets at `starts`, one for each row. `order` are the indexes of the rows by start."""
-    values: dict[int, float | None] = {}
-    for index in order:
-        value, start = parsed.values[index], starts[index]
-        if value is MISSING:
-            continue
-        known = values.setdefault(start, value)
-        if known is None:  # a duplicate row may have a number for this hole
-            values[start] = value
-        elif value is not known and value not in (None, known):
+def _merge_duplicates(series: Series) -> Series:
+    """Return the series with one bucket for all rows with the same start. A number there replaces a hole."""
+    values: dict[int, float] = {}
+    for start, value in zip(series.starts, series.values, strict=True):
+        known = values.get(start, ABSENT)
+        if math.isfinite(known) and math.isfinite(value) and known != value:
             raise invalid_response(
                 f"bucket {datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%MZ} has two different values"
             )
-    newest = [*values.items()][-MAX_LENGTH:]
-    points = tuple([Point(start, value) for start, value in newest if value is not None])
-    holes = tuple([start for start, value in newest if value is None])
-    return Series(parsed.metric_group, points, parsed.labels, parsed.key, holes, zone)
+        if not math.isfinite(known) and value != ABSENT:
+            values[start] = value
+        values.setdefault(start, ABSENT)
+    return replace(series, starts=tuple(values), values=array("d", values.values()))
+
+
+def _limit_length(series: Series) -> Series:
+    return replace(series, starts=series.starts[-MAX_LENGTH:], values=series.values[-MAX_LENGTH:])
 
 
 def _parse_days(written: Iterable[ParsedTime], zone: ZoneInfo) -> list[int]:

@@ -1,9 +1,15 @@
 """Series of values by bucket, as parsed from a response."""
 
-from dataclasses import dataclass
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from braze_exporter.braze.kinds import MetricGroup
+
+# The values of a bucket without a number, and of a bucket that a series does not have. Values of Braze are finite.
+HOLE, ABSENT = math.nan, math.inf
 
 
 class Point(NamedTuple):
@@ -17,18 +23,20 @@ class Point(NamedTuple):
 class Series:
     """One series of a response, which can have several.
 
-    `metric_group` is the metric group of the values. `points` has one point per bucket, oldest first. `holes` are the
-    starts of the buckets for which the response has no number, oldest first. `labels` are added to the labels of the
-    query. `key` identifies the series among those of its metric group: by Braze's ids, or by a name where Braze gives
-    no id. Both are empty if the metric group has only one series per query. `zone` is the name of the time zone in
-    which hours without an offset were read, empty if all had one.
+    `metric_group` is the metric group of the values. `labels` are added to the labels of the query. `key` identifies
+    the series among those of its metric group: by Braze's ids, or by a name where Braze gives no id. Both are empty if
+    the metric group has only one series per query.
+
+    `starts` are the starts of the buckets of the response, oldest first, in seconds since the epoch. All series of a
+    response share them. `values` has a value for each of them: a finite number, `HOLE` or `ABSENT`. It is never
+    modified. `zone` is the name of the time zone in which hours without an offset were read, empty if all had one.
     """
 
     metric_group: MetricGroup
-    points: tuple[Point, ...]
     labels: tuple[tuple[str, str], ...] = ()
     key: tuple[str, ...] = ()
-    holes: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+    values: "array[float]" = field(default_factory=lambda: array("d"), hash=False)
     zone: str = ""
 
     @property
@@ -37,11 +45,28 @@ class Series:
         return (self.metric_group.name, *self.key)
 
     @property
+    def points(self) -> tuple[Point, ...]:
+        """The buckets with a number, oldest first."""
+        pairs = zip(self.starts, self.values, strict=True)
+        return tuple(Point(start, value) for start, value in pairs if math.isfinite(value))
+
+    @property
+    def holes(self) -> tuple[int, ...]:
+        """The starts of the buckets without a number, oldest first."""
+        return tuple(start for start, value in zip(self.starts, self.values, strict=True) if math.isnan(value))
+
+    @property
     def newest_start(self) -> int | None:
         """The start of the newest bucket, including holes, or None if there is none."""
-        return max((*self.holes[-1:], *(start for start, _ in self.points[-1:])), default=None)
+        buckets = zip(reversed(self.starts), reversed(self.values), strict=True)
+        return next((start for start, value in buckets if value != ABSENT), None)
 
     @property
     def has_counter(self) -> bool:
         """Whether the series has a counter. Counts of unique users cannot be summed."""
         return self.metric_group.is_additive and not dict(self.labels).get("stat", "").startswith("unique_")
+
+
+def bucket_starts(series_list: Sequence[Series]) -> tuple[int, ...]:
+    """Return the starts of all buckets of a response, including holes, oldest first."""
+    return series_list[0].starts if series_list else ()

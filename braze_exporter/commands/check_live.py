@@ -9,12 +9,13 @@ from typing import TextIO
 
 from braze_exporter.backfill.context import CommandContext
 from braze_exporter.braze import time_zones
-from braze_exporter.braze.buckets import bucket_end, bucket_starts
+from braze_exporter.braze.buckets import bucket_end
 from braze_exporter.braze.client import describe_unauthorized
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import INSTANCES, Unit
 from braze_exporter.braze.lists import SEGMENT_LIST, ListEndpoint
 from braze_exporter.braze.query import Query
+from braze_exporter.braze.series import bucket_starts
 from braze_exporter.commands.context import open_list_reader
 from braze_exporter.config.document import shorten
 from braze_exporter.config.loading import Config, ConfiguredWorkspace

@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from braze_exporter.braze.buckets import bucket_number, bucket_start, bucket_starts, min_requested_bucket_number
+from braze_exporter.braze.buckets import bucket_number, bucket_start, min_requested_bucket_number
 from braze_exporter.braze.kinds import MetricGroup, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Series
+from braze_exporter.braze.series import Series, bucket_starts
 from braze_exporter.metrics.counters import Counters
 from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_delays
 from braze_exporter.metrics.exposition import format_header, format_labels, format_sample

@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from braze_exporter.braze.buckets import bucket_end, bucket_number, bucket_starts, newest_settled_start
+from braze_exporter.braze.buckets import bucket_end, bucket_number, newest_settled_start
 from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Point, Series
+from braze_exporter.braze.series import Point, Series, bucket_starts
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.metrics.exposition import format_labels, format_sample
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
@@ -120,7 +120,7 @@ class QueryRow:
         self._labels = format_labels(query.query_labels)
         for metric_group in query.metric_groups:
             if not metric_group.series_labels:
-                self._series_row(Series(metric_group, ()))
+                self._series_row(Series(metric_group))
         for previous_row in previous.series.values() if previous is not None else ():
             if not query.selects(previous_row.series.labels):
                 continue
@@ -273,7 +273,7 @@ class QueryRow:
         """Return the row of the series, with new labels if they have changed, and with its newest bucket."""
         series_row = self.series.get(series.identity)
         if series_row is None or series_row.series.labels != series.labels:
-            without_buckets = replace(series, points=(), holes=())
+            without_buckets = Series(series.metric_group, series.labels, series.key)
             labels = format_labels((*self.query_state.query.labels, *series.labels))
             series_row = (
                 replace(series_row, series=without_buckets, labels=labels)

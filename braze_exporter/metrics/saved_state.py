@@ -200,7 +200,7 @@ class SavedState:
         heads = (
             *((head, None if head.identity in listed else newest) for head, newest in heads),
             *(
-                (Series(item.metric_group, (), item.labels, item.key), None)
+                (Series(item.metric_group, item.labels, item.key), None)
                 for item in series
                 if item.identity not in known
             ),

@@ -7,22 +7,20 @@ import json
 import math
 import struct
 import zlib
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from braze_exporter.braze.buckets import bucket_starts
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import MetricGroup
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Point, Series
+from braze_exporter.braze.series import ABSENT, Series, bucket_starts
 from braze_exporter.scheduler.history_ranges import HistoryRange
 from braze_exporter.scheduler.query_state import FetchResult, QueryState, Response
 from braze_exporter.scheduler.repair import RequestPlanner
 
 # What decoding raises if a row is damaged.
 DECODE_ERRORS = (ValueError, TypeError, LookupError, struct.error, zlib.error)
-# The values of a bucket without a number, and of a bucket that a series does not have. Values of Braze are finite.
-_HOLE, _ABSENT = math.nan, math.inf
 _COMPRESSION_LEVEL = 1
 
 
@@ -132,30 +130,18 @@ def decode_heads(data: bytes, metric_groups: Iterable[MetricGroup]) -> list[Seri
     """Return the series that `encode_heads` encoded. Raises one of `DECODE_ERRORS` if the data is damaged."""
     groups = {metric_group.name: metric_group for metric_group in metric_groups}
     return [
-        (Series(groups[name], (), tuple((label, value) for label, value in labels), tuple(key)), newest)
+        (Series(groups[name], tuple((label, value) for label, value in labels), tuple(key)), newest)
         for name, key, labels, newest in json.loads(zlib.decompress(data))
     ]
 
 
 def encode_buckets(heads: Iterable[SeriesHead], series_list: Sequence[Series]) -> bytes:
-    """Return the buckets of a response, in the order of `heads`. A series that the response lacks has no bucket."""
+    """Return the buckets of a response, in the order of `heads`. A series that the response lacks is absent in all."""
     starts = bucket_starts(series_list)
-    index = {start: position for position, start in enumerate(starts)}
-    by_identity = {series.identity: series for series in series_list}
-    values: list[float] = []
-    for head, _ in heads:
-        series = by_identity.get(head.identity, head)
-        if len(series.points) == len(starts):  # it has a number for each bucket
-            values += [value for _, value in series.points]
-            continue
-        row = [_ABSENT] * len(starts)
-        for start, value in series.points:
-            row[index[start]] = value
-        for start in series.holes:
-            row[index[start]] = _HOLE
-        values += row
-    packed = struct.pack(f"<I{len(starts)}q{len(values)}d", len(starts), *starts, *values)
-    return zlib.compress(packed, _COMPRESSION_LEVEL)
+    absent = array("d", [ABSENT]) * len(starts)
+    columns = {series.identity: series.values for series in series_list}
+    values = b"".join(columns.get(head.identity, absent).tobytes() for head, _ in heads)
+    return zlib.compress(struct.pack(f"=I{len(starts)}q", len(starts), *starts) + values, _COMPRESSION_LEVEL)
 
 
 def decode_buckets(heads: Sequence[SeriesHead], data: bytes) -> tuple[Series, ...]:
@@ -164,16 +150,15 @@ def decode_buckets(heads: Sequence[SeriesHead], data: bytes) -> tuple[Series, ..
     Raises one of `DECODE_ERRORS` if the data is damaged.
     """
     content = zlib.decompress(data)
-    (length,) = struct.unpack_from("<I", content)
-    numbers = struct.unpack(f"<I{length}q{length * len(heads)}d", content)
-    starts, values = numbers[1 : length + 1], numbers[length + 1 :]
-    result = []
-    for position, (head, _) in enumerate(heads):
-        row = list(zip(starts, values[position * length : (position + 1) * length], strict=True))
-        points = tuple(Point(start, value) for start, value in row if math.isfinite(value))
-        holes = tuple(start for start, value in row if math.isnan(value))
-        result.append(Series(head.metric_group, points, head.labels, head.key, holes))
-    return tuple(result)
+    (length,) = struct.unpack_from("=I", content)
+    starts = struct.unpack_from(f"={length}q", content, 4)
+    values = array("d", content[4 + 8 * length :])
+    if len(values) != length * len(heads):
+        raise ValueError("the number of values does not match the series")
+    return tuple(
+        Series(head.metric_group, head.labels, head.key, starts, values[at * length : (at + 1) * length])
+        for at, (head, _) in enumerate(heads)
+    )
 
 
 BaselineValues = Mapping[tuple[str, ...], Mapping[int, float]]

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from braze_exporter.braze.buckets import bucket_starts
 from braze_exporter.braze.calls import FetchedSeries, Permit
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
+from braze_exporter.braze.series import bucket_starts
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.endpoints import QueryEndpoints, endpoint_key

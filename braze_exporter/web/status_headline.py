@@ -22,7 +22,7 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
     if not chosen:
         return replace(
             views[0],
-            series=Series(metric_group, ()),
+            series=Series(metric_group),
             window=BucketWindow(),
             values=GaugeValues(),
             bucket_starts=(None, None),
@@ -36,7 +36,7 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
     window = longest.window._replace(points=tuple(Point(start, sums[start]) for start, _ in longest.window.points))
     return replace(
         longest,
-        series=Series(metric_group, (), (("stat", " + ".join(dict.fromkeys(_stat(view) for view in chosen))),)),
+        series=Series(metric_group, (("stat", " + ".join(dict.fromkeys(_stat(view) for view in chosen))),)),
         window=window,
         values=_sum_values(window, longest.values),
         total=_sum_totals([view.total for view in chosen]),

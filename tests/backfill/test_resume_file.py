@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import NEW_YORK, copy_during_transaction
+from support import NEW_YORK, copy_during_transaction, make_series
 
 from braze_exporter.backfill.request import BackfillError, TimeArgument
 from braze_exporter.backfill.resume_file import ResumeFile
@@ -36,13 +36,13 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
         resume_file.save(
             campaign,
             [
-                Series(messages, (Point(3_600, 2.5),), (("variation", "new name"),), sent),
-                Series(messages, (Point(3_600, 7.0),), (("variation", "b"),), other),
-                Series(conversions, (Point(3_600, 9.0),)),
+                make_series(messages, (3_600, 2.5), labels=(("variation", "new name"),), key=sent),
+                make_series(messages, (3_600, 7.0), labels=(("variation", "b"),), key=other),
+                make_series(conversions, (3_600, 9.0)),
             ],
         )
         resume_file.save(
-            older, [Series(messages, (Point(0, 1.0), Point(3_600, 3.0)), (("variation", "old name"),), sent)]
+            older, [make_series(messages, (0, 1.0), (3_600, 3.0), labels=(("variation", "old name"),), key=sent)]
         )
         resume_file.save(replace(older, workspace="other"), [])
     with closing(opened(tmp_path / "x")) as resume_file:
@@ -50,9 +50,9 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
             series: [*resume_file.read_points(number)] for number, series in resume_file.read_series(campaign)
         }
         assert points_by_series == {
-            Series(messages, (), (("variation", "new name"),), sent): [Point(0, 1.0), Point(3_600, 3.0)],
-            Series(messages, (), (("variation", "b"),), other): [Point(3_600, 7.0)],
-            Series(conversions, ()): [Point(3_600, 9.0)],
+            Series(messages, (("variation", "new name"),), sent): [Point(0, 1.0), Point(3_600, 3.0)],
+            Series(messages, (("variation", "b"),), other): [Point(3_600, 7.0)],
+            Series(conversions): [Point(3_600, 9.0)],
         }
         assert resume_file.missing_chunks([campaign, older, replace(campaign, ending_at=1)]) == [
             replace(campaign, ending_at=1)
@@ -77,7 +77,7 @@ def test_saved_chunks_are_read_back(tmp_path: Path) -> None:
 def test_chunks_of_changed_query_are_missing(tmp_path: Path, other: dict[str, object]) -> None:
     """Data of one query is not used for another; changed names and intervals make no difference."""
     with closing(opened(tmp_path / "x")) as resume_file:
-        resume_file.save(QUERY, [Series(CUSTOM_EVENTS.metric_group, (Point(0, 1.0),))])
+        resume_file.save(QUERY, [make_series(CUSTOM_EVENTS.metric_group, (0, 1.0))])
         changed = replace(QUERY, **other)  # type: ignore[arg-type] # the parametrized values have the right types
         assert resume_file.missing_chunks([changed]) == [changed]
         assert resume_file.read_series(changed) == []
@@ -91,7 +91,7 @@ def test_points_are_read_in_batches(tmp_path: Path) -> None:
     """Points that span several read batches are returned in order."""
     points = tuple(Point(hour * 3_600, float(hour)) for hour in range(2_500))
     with closing(opened(tmp_path / "x")) as resume_file:
-        resume_file.save(QUERY, [Series(CUSTOM_EVENTS.metric_group, points[::-1])])
+        resume_file.save(QUERY, [make_series(CUSTOM_EVENTS.metric_group, *points[::-1])])
         assert tuple(resume_file.read_points(resume_file.read_series(QUERY)[0][0])) == points
 
 

@@ -7,12 +7,11 @@ from zoneinfo import ZoneInfo
 import pytest
 import response_faults
 from recorded_counts import RecordedCounts
-from support import CURRENT_HOUR, HOUR, NEW_YORK, NOW, Clock, running_exporter
+from support import CURRENT_HOUR, HOUR, NEW_YORK, NOW, Clock, make_series, running_exporter
 
 from braze_exporter.braze.buckets import bucket_number
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, MAX_LENGTH, Unit
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Point, Series
 from braze_exporter.metrics.data_quality import is_timezone_mismatch, revision_delays
 from braze_exporter.scheduler.query_lengths import fetch_length
 from braze_exporter.scheduler.query_state import Response
@@ -23,9 +22,7 @@ DAYS = Query("production", CUSTOM_EVENTS, Unit.DAY, "purchase", refresh_seconds=
 
 def make_response(sent_at: float, *points: tuple[int, float]) -> Response:
     """Return a response with one series."""
-    return Response(
-        (Series(CUSTOM_EVENTS.metric_group, tuple(Point(*point) for point in points)),), sent_at, sent_at, 0.0
-    )
+    return Response((make_series(CUSTOM_EVENTS.metric_group, *points),), sent_at, sent_at, 0.0)
 
 
 def test_change_after_bucket_end_is_revision() -> None:

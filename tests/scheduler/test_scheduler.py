@@ -443,7 +443,7 @@ def test_failed_fetch_keeps_last_response() -> None:
     def fetch(_query: Query) -> FetchedSeries:
         if failure:
             raise failure[0]
-        return FetchedSeries((Series(CUSTOM_EVENTS.metric_group, ()),), None)
+        return FetchedSeries((Series(CUSTOM_EVENTS.metric_group),), None)
 
     query = Query("w", CUSTOM_EVENTS, Unit.HOUR, "purchase")
     cache = make_scheduler([query], fetch, clock)
