@@ -121,5 +121,5 @@ def configure_logging(level: str, line_format: Format) -> None:
     atexit.register(writer.stop)
     logging.basicConfig(level=level.upper().replace("WARN", "WARNING"), handlers=[handler], force=True)
     # These libraries log every client and every broken connection. Metrics count failed requests to Braze.
-    for name in ("uvicorn", "urllib3", "asyncio"):
+    for name in ("urllib3", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -5,10 +5,11 @@ Above the limit, clients wait in the listen backlog, where they use no memory of
 
 import asyncio
 import socket
-from collections.abc import Callable, Collection, Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from heapq import nsmallest
 
-from braze_exporter.web.connection import MAX_CONNECTIONS, Connection
+from braze_exporter.web.connection import MAX_CONNECTIONS, Connection, Handler
 
 # Each connection uses a file descriptor, and with TLS also 0.3 MB. The usual limit is 1,024 file descriptors.
 HARD_MAX_CONNECTIONS = 2 * MAX_CONNECTIONS
@@ -18,12 +19,12 @@ _MIN_IDLE_SECONDS = 0.25
 _RETRY_SECONDS = 0.01
 # The socket's send buffer. By default, the kernel buffers megabytes for a client that does not read.
 _SEND_BUFFER_BYTES = 131_072
-# The maximum number of connections that are accepted before the event loop serves the existing ones.
-_MAX_ACCEPTS = 64
+# How many connections are evicted if the process has reached its limit of file descriptors.
+_EVICTED = 64
 
 
 class Acceptor:
-    """Accepts the connections of all `listeners`. uvicorn uses it like an `asyncio.Server`.
+    """Accepts the connections of all `listeners`.
 
     All listeners share the limits. From `MAX_CONNECTIONS` on, each new connection evicts the one that has been idle
     longest. At `HARD_MAX_CONNECTIONS` new clients wait, so that no connection with a pending response is closed for
@@ -31,70 +32,53 @@ class Acceptor:
     """
 
     def __init__(
-        self,
-        listeners: Sequence[socket.socket],
-        make_connection: Callable[[], Connection],
-        connections: Collection[object],
+        self, listeners: Sequence[socket.socket], handler: Handler, get_tls: Callable[[], ssl.SSLContext | None]
     ) -> None:
-        """Start accepting. `make_connection` creates a connection, and `connections` contains the open connections."""
-        self._listeners = listeners
-        self._make_connection = make_connection
-        self._connections = connections
-        self._loop = asyncio.get_running_loop()
-        self._accepting: set[asyncio.Task[object]] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        """Start accepting. `handler` handles the requests. `get_tls` returns the TLS context of a new connection."""
+        self._handler = handler
+        self._get_tls = get_tls
+        self._connections: set[Connection] = set()
+        self._tasks = [asyncio.create_task(self._accept(listener)) for listener in listeners]
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Stop accepting, and wait up to `timeout_seconds` for pending responses."""
+        for task in self._tasks:
+            task.cancel()
+        for connection in self._connections:
+            connection.stop()
+        await asyncio.wait(
+            [*self._tasks, *(connection.task for connection in self._connections)], timeout=timeout_seconds
+        )
+
+    async def _accept(self, listener: socket.socket) -> None:
         # Accepted sockets inherit these options. Without TCP_NODELAY, the end of a page waits 40 ms for the client's
         # acknowledgment. asyncio sets it only for listeners that it created.
-        for listener in listeners:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            listener.setblocking(False)  # noqa: FBT003 - the only argument
-        self._resume()
-
-    def close(self) -> None:
-        """Stop accepting."""
-        self._pause()
-
-    async def wait_closed(self) -> None:
-        """Do nothing, since nothing is left to close."""
-
-    def _resume(self) -> None:
-        self._timer = None
-        for listener in self._listeners:
-            self._loop.add_reader(listener, self._accept, listener)
-
-    def _pause(self, seconds: float | None = None) -> None:
-        for listener in self._listeners:
-            self._loop.remove_reader(listener)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self._resume) if seconds is not None else None
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_MAX_ACCEPTS):
-            connections = len(self._connections) + len(self._accepting)
-            if connections >= MAX_CONNECTIONS:
-                self._evict_idle(connections - MAX_CONNECTIONS + 1)
-            if connections >= HARD_MAX_CONNECTIONS:
-                self._pause(_RETRY_SECONDS)
-                return
-            try:
-                client, _ = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError:  # usually because the process has reached its limit of file descriptors
-                self._evict_idle(_MAX_ACCEPTS)
-                self._pause(_RETRY_SECONDS)
-                return
-            client.setblocking(False)  # noqa: FBT003 - the only argument
-            task = self._loop.create_task(self._loop.connect_accepted_socket(self._make_connection, client))
-            self._accepting.add(task)
-            task.add_done_callback(self._accepting.discard)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setblocking(False)  # noqa: FBT003 - the only argument
+        with listener:
+            while True:
+                try:
+                    client, _ = await asyncio.get_running_loop().sock_accept(listener)
+                except ConnectionAbortedError:
+                    continue
+                except OSError:  # usually because the process has reached its limit of file descriptors
+                    self._evict_idle(_EVICTED)
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
+                Connection(client, self._handler, self._connections, self._get_tls())
+                self._evict_idle(len(self._connections) - MAX_CONNECTIONS)
+                while len(self._connections) >= HARD_MAX_CONNECTIONS:
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    self._evict_idle(len(self._connections) - MAX_CONNECTIONS)
 
     def _evict_idle(self, count: int) -> None:
-        """Abort up to `count` connections, those idle longest first."""
-        latest = self._loop.time() - _MIN_IDLE_SECONDS
-        others = (other for other in self._connections if isinstance(other, Connection) and not other.is_ended)
-        idle = [other for other in others if other.is_waiting_for_client and other.waiting_since <= latest]
-        for other in nsmallest(count, idle, key=lambda other: other.waiting_since):
-            other.abort()
+        """End up to `count` connections, those idle longest first."""
+        latest = asyncio.get_running_loop().time() - _MIN_IDLE_SECONDS
+        idle = [
+            (since, connection.task)
+            for connection in self._connections
+            if (since := connection.waiting_since) is not None and since <= latest
+        ]
+        for _, task in nsmallest(count, idle, key=lambda item: item[0]):
+            task.cancel()

@@ -31,7 +31,7 @@ class WebConfig:
 
     users: Mapping[str, Secret] = field(default_factory=dict)
     tls: ssl.SSLContext | None = None
-    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
     files: tuple[FilePath, ...] = ()
 
     @property
@@ -51,7 +51,7 @@ class WebConfig:
             "min_version": minimum,
             "max_version": maximum,
             "passwords": bool(self.users),
-            **{name.decode(): 1 for name in self.headers},
+            **dict.fromkeys(self.headers, 1),
         }
 
 
@@ -81,7 +81,7 @@ def read_web_config(path: str) -> WebConfig:
     return WebConfig(
         users=web_file.basic_auth_users,
         tls=context if web_file.tls_server_config is not None else None,
-        headers={name.lower().encode(): value.encode() for name, value in headers.items() if value},
+        headers={name.lower(): value for name, value in headers.items() if value},
         files=(FilePath(path), *_files(web_file.tls_server_config, directory).values()),
     )
 

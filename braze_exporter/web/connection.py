@@ -1,180 +1,190 @@
-"""A client's connection to the server, with limits on idle time, request size and the number of connections."""
+"""A client's connection to the server, with limits on idle time and request size."""
 
 import asyncio
 import logging
+import re
+import socket
 import ssl
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from functools import partial
+from http import HTTPStatus
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from braze_exporter.web.request import Request, parse_request
 
 # Seconds that a client has to send a request, to read the response, or to send the next request. It is more than the
 # usual scrape interval of a minute, so that Prometheus can reuse its connection.
 IDLE_TIMEOUT_SECONDS = 75.0
-# Seconds that a client has for the TLS handshake. The idle timeout includes them.
+# Seconds that a client has for the TLS handshake.
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
 # From this number on, idle connections are evicted. Above it, connections are closed after their response.
 MAX_CONNECTIONS = 128
-# The maximum size of a request. The parser handles it in one step, which takes 2 ms at worst.
-_CHUNK_BYTES = 8_192
-# The maximum number of lines of a request. Parsing time depends on the lines much more than on the bytes.
-_MAX_LINES = 128
-# The size of a connection's write buffer. The rest of a response stays in the page, which all readers share.
+# The maximum size of a request without its body.
+_MAX_REQUEST_BYTES = 8_192
+# Seconds in which the server reads and discards the rest of a request that it does not accept.
+_LINGER_SECONDS = 1.0
+# The size of a connection's write buffer, and of the chunks that fill it. The rest of a response stays in the page,
+# which all readers share.
 _WRITE_BUFFER_BYTES = 32_768
+# Lines that end with LF alone are recognized here, so that such a request gets an error instead of no response.
+_END_OF_REQUEST = re.compile(rb"\r?\n\r?\n")
 
 _log = logging.getLogger(__name__)
 
 
-class RequestParser(h11.Connection):
-    """Parses requests without their bodies.
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An HTTP response.
 
-    No path accepts a body, and parsing a body of many small chunks would take much CPU time.
+    Names in `headers` are lowercase. `is_scrape` is true if it is the page for a client that has a scrape timeout.
     """
 
-    _has_body = False
-    _lines = 0
-
-    def receive_data(self, data: bytes) -> None:
-        """Add received data to the parser's input."""
-        self._lines += data.count(b"\n")
-        super().receive_data(data)
-
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return the next parser event."""
-        if self._has_body:
-            return h11.PAUSED
-        if self._lines > _MAX_LINES and self.their_state is h11.IDLE:
-            raise h11.RemoteProtocolError("too many lines")
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            self._lines = 0
-            self._has_body = has_body(event.headers)
-        return event
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+    is_scrape: bool = False
 
 
-def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a request with these headers has a body. Header names must be lowercase."""
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
-    )
+Send = Callable[[HttpResponse], Awaitable[None]]
+# Handles a request, which is None if it is invalid, and sends the response.
+Handler = Callable[[Request | None, Send], Awaitable[None]]
 
 
-class Connection(H11Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connection that is closed if its client is idle for too long.
 
-    So clients that send nothing, send slowly or do not read cannot delay the response to a scrape.
+    So clients that send nothing, send slowly or do not read cannot delay the response to a scrape. Canceling `task`
+    ends the connection. `waiting_since` is the event loop's time since which the server waits for the client to send or
+    read, or None while the client waits for a response.
     """
 
-    def __init__(self, *args: Any, tls: ssl.SSLContext | None = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Use TLS with the context `tls`, or plain HTTP if it is None. The other arguments are uvicorn's."""
-        super().__init__(*args, **kwargs)
-        self.conn = RequestParser(h11.SERVER, _CHUNK_BYTES)
-        self._tls = tls
+    def __init__(
+        self, client: socket.socket, handler: Handler, connections: set["Connection"], tls: ssl.SSLContext | None
+    ) -> None:
+        """Add the connection to `connections` and serve it, with TLS if a context is given."""
+        self.waiting_since: float | None = asyncio.get_running_loop().time()
+        self._handler = handler
+        self._connections = connections
+        self._is_responding = False
+        self._is_last = False
+        # The received bytes, without the request that is being responded to.
+        self._buffer = bytearray(_MAX_REQUEST_BYTES)
+        self._received = 0
+        self._is_discarding = False
+        self._progress = asyncio.Event()
+        self._is_write_paused = False
+        connections.add(self)
+        self.task = asyncio.create_task(self._serve(client, tls))
+        self.task.add_done_callback(lambda _: connections.discard(self))
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Start the idle timeout, and the TLS handshake if TLS is enabled.
-
-        The handshake starts here instead of in asyncio. So a client counts as a connection during its handshake too.
-        """
-        self.transport = self._socket = transport
-        self.connections.add(self)
-        self.waiting_since = self.loop.time()
-        self._timer = self.loop.call_later(IDLE_TIMEOUT_SECONDS, self._check_timeout)
-        self.is_ended = False
-        self._early_data = b""
-        self._ignores_input = False
-        self._paused_cycle: object = None
-        if self._tls is None:
-            self._start(transport)
-        else:
-            transport.pause_reading()
-            self._handshake = self.loop.create_task(self._start_tls(self._tls))
-
-    async def _start_tls(self, context: ssl.SSLContext) -> None:
-        """Perform the TLS handshake, and process requests only after it."""
-        if self._socket.is_closing():
-            return
+    async def _serve(self, client: socket.socket, tls: ssl.SSLContext | None) -> None:
+        timeouts = {"ssl_handshake_timeout": HANDSHAKE_TIMEOUT_SECONDS, "ssl_shutdown_timeout": IDLE_TIMEOUT_SECONDS}
         transport = None
         try:
-            transport = await self.loop.start_tls(
-                self._socket,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_SECONDS,
-                ssl_shutdown_timeout=IDLE_TIMEOUT_SECONDS,
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self, client, ssl=tls, **(timeouts if tls is not None else {})
             )
-        except OSError as error:  # plain HTTP, no common version, no client certificate, a timeout, a lost connection
-            _log.debug("TLS handshake failed", extra={"fields": {"reason": str(error)}})
+            while not self._is_last:
+                await self._serve_request()
+            if self._received:
+                # Closing a connection with unread data would reset it, and the client would lose the response.
+                self._is_discarding = True
+                transport.resume_reading()
+                await asyncio.sleep(_LINGER_SECONDS)
+            transport.close()
+            await asyncio.sleep(IDLE_TIMEOUT_SECONDS)  # until the client has read the response
+        except OSError as error:  # a failed TLS handshake or a timeout
+            _log.debug("Connection closed", extra={"fields": {"reason": str(error)}})
+        except asyncio.CancelledError:
+            pass
         finally:
-            if transport is None:  # asyncio does not call `connection_lost` after a failed handshake
-                self.connection_lost(None)
-        if transport is not None:
-            self._start(transport)
-            self.data_received(self._early_data)
+            if transport is not None:
+                transport.abort()
 
-    def _start(self, transport: asyncio.Transport) -> None:
+    def stop(self) -> None:
+        """Close the connection, after the pending response if there is one."""
+        self._is_last = True
+        if not self._is_responding:
+            self.task.cancel()
+
+    async def _serve_request(self) -> None:
+        request = await self._read_request()
+        self.waiting_since = None
+        self._is_responding = True
+        # No path accepts a body, so none is read.
+        self._is_last |= request is None or request.has_body or request.is_last
+        await self._handler(request, partial(self._send, request))
+        self.waiting_since = asyncio.get_running_loop().time()
+        self._is_responding = False
+
+    async def _read_request(self) -> Request | None:
+        """Return the next request, or None if it is invalid."""
+        while (end := _END_OF_REQUEST.search(self._buffer, 0, self._received)) is None:
+            # The first byte of a TLS handshake is no letter. Its client waits for a response to less than a request.
+            if self._received == len(self._buffer) or (self._received and not self._buffer[:1].isalpha()):
+                return None
+            await self._wait_for_client()
+        self._received -= end.end()
+        return parse_request(self._buffer[: end.start()].decode("latin-1"))
+
+    async def _send(self, request: Request | None, response: HttpResponse) -> None:
+        """Send a response, as fast as the client reads. So a slow client needs no copy of the whole body."""
+        # With many connections, clients must reconnect for the next request, so that waiting clients come first.
+        # Received data is a body or a further request, which the client has to repeat.
+        self._is_last |= len(self._connections) > MAX_CONNECTIONS or self._received > 0
+        headers = {
+            "date": formatdate(usegmt=True),
+            "content-length": str(len(response.body)),
+            **response.headers,
+            **({"connection": "close"} if self._is_last else {}),
+        }
+        lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        body = response.body if request is None or request.method != "HEAD" else b""
+        self._transport.write("\r\n".join([*lines, "", ""]).encode() + body[:_WRITE_BUFFER_BYTES])
+        for start in range(_WRITE_BUFFER_BYTES, len(body), _WRITE_BUFFER_BYTES):
+            while self._is_write_paused:
+                await self._wait_for_client()
+            self._transport.write(body[start : start + _WRITE_BUFFER_BYTES])
+        self._is_last |= self._received > 0
+
+    async def _wait_for_client(self) -> None:
+        """Wait until the client has sent or read something.
+
+        Raises `TimeoutError` if it has not sent its request, or not read its response, in time.
+        """
+        self._progress.clear()
+        async with asyncio.timeout_at((self.waiting_since or 0) + IDLE_TIMEOUT_SECONDS):
+            await self._progress.wait()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as asyncio calls it
+        """Limit the write buffer of the transport."""
+        self._transport = transport
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        super().connection_made(transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Process received data. Data that arrives before `_start` is kept until then."""
-        if self.flow is None:
-            self._early_data += data
-            return
-        for start in range(0, len(data), _CHUNK_BYTES):
-            if self._ignores_input or self.transport.is_closing():
-                return
-            if start and self._is_responding:  # the rest is a body or pipelined requests, which get no response
-                self._ignores_input = True
-                self.cycle.keep_alive = False
-                self.flow.pause_reading()
-            else:
-                super().data_received(data[start : start + _CHUNK_BYTES])
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """End the task of the connection."""
+        self.task.cancel()
 
-    def abort(self) -> None:
-        """Close the connection at once, even if the client has not read all data."""
-        self.is_ended = True
-        self._socket.abort()
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return the free part of the buffer, or all of it for data to discard."""
+        return memoryview(self._buffer)[0 if self._is_discarding else self._received :]
 
-    @property
-    def is_waiting_for_client(self) -> bool:
-        """Whether the server waits for the client to send or read. Otherwise the client waits for a response."""
-        return not self._is_responding or self.flow.write_paused
-
-    @property
-    def _is_responding(self) -> bool:
-        """Whether a response is pending."""
-        cycle: object = self.cycle  # None before the first request, unlike its type in uvicorn
-        return cycle is not None and not self.cycle.response_complete
+    def buffer_updated(self, nbytes: int) -> None:
+        """Count received bytes, and read no more while the buffer is full."""
+        self._received += nbytes
+        if self._received == len(self._buffer):
+            self._transport.pause_reading()
+        self._progress.set()
 
     def pause_writing(self) -> None:
-        """Restart the idle timeout when the client must read, once for each response."""
-        super().pause_writing()
-        if self._paused_cycle is not self.cycle:
-            self._paused_cycle = self.cycle
-            self.waiting_since = self.loop.time()
+        """Start the idle timeout when the client must read, once for each response."""
+        self._is_write_paused = True
+        if self.waiting_since is None:
+            self.waiting_since = asyncio.get_running_loop().time()
 
-    def on_response_complete(self) -> None:
-        """Restart the idle timeout, since the client has to read the response."""
-        self.waiting_since = self.loop.time()
-        # With many connections, clients must reconnect for the next request, so that waiting clients come first.
-        if len(self.connections) > MAX_CONNECTIONS:
-            self.transport.close()
-        super().on_response_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the idle timeout and remove the connection. Further calls have no effect."""
-        if self in self.connections:
-            self._timer.cancel()
-            super().connection_lost(exc)
-
-    def _check_timeout(self) -> None:
-        now = self.loop.time()
-        if self.is_waiting_for_client and now >= self.waiting_since + IDLE_TIMEOUT_SECONDS:
-            self.abort()
-        else:
-            self._timer = self.loop.call_at(
-                max(self.waiting_since, now - IDLE_TIMEOUT_SECONDS / 2) + IDLE_TIMEOUT_SECONDS, self._check_timeout
-            )
+    def resume_writing(self) -> None:
+        """Continue the response."""
+        self._is_write_paused = False
+        self._progress.set()

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from support import free_port, write_file
 
 from braze_exporter.scheduler.query_state import Refresh
-from braze_exporter.web import listening, server
+from braze_exporter.web import listening, request, server
 from braze_exporter.web.access import AccessControl
+from braze_exporter.web.connection import HttpResponse
+from braze_exporter.web.request import Request
 
 
 @pytest.mark.parametrize(
@@ -119,25 +121,18 @@ async def scrape(
 
     The client reads the body `send_seconds` late. `password` is a user and its password, separated by a colon.
     """
-    started_at, begun_at, body = time.monotonic(), [], b""
-    headers = [(b"authorization", b"Basic " + b64encode(password.encode()))] if password else []
-    headers += [(b"x-prometheus-scrape-timeout-seconds", scrape_timeout.encode())] if scrape_timeout is not None else []
+    started_at, responses = time.monotonic(), []
+    headers = {"authorization": f"Basic {b64encode(password.encode()).decode()}"} if password else {}
+    headers |= {"x-prometheus-scrape-timeout-seconds": scrape_timeout} if scrape_timeout is not None else {}
 
-    async def receive() -> server.Message:
-        await asyncio.Event().wait()
-        return {}
+    async def send(response: HttpResponse) -> None:
+        responses.append((time.monotonic() - started_at, response))
+        await asyncio.sleep(send_seconds)
 
-    async def send(message: server.Message) -> None:
-        nonlocal body
-        if message["type"] == "http.response.start":
-            assert message["status"] == 200
-            begun_at.append(time.monotonic())
-        else:
-            await asyncio.sleep(send_seconds)
-            body += message["body"]
-
-    await application({"type": "http", "method": "GET", "path": "/metrics", "headers": headers}, receive, send)
-    return begun_at[0] - started_at, body
+    await application(Request("GET", "/metrics", headers), send)
+    ((seconds, response),) = responses
+    assert response.status == 200
+    return seconds, response.body
 
 
 @pytest.mark.alone
@@ -252,8 +247,8 @@ def test_scrape_without_time_to_wait_is_complete_if_nothing_is_due() -> None:
 @given(st.text(max_size=60))
 def test_any_accept_header_is_parsed(header: str) -> None:
     """Any `Accept` or `Accept-Encoding` header selects a format and an encoding."""
-    assert server.accepts_openmetrics(header) in {True, False}
-    assert server.accepts_gzip(header) in {True, False}
+    assert request.accepts_openmetrics(header) in {True, False}
+    assert request.accepts_gzip(header) in {True, False}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from recorded_counts import RecordedCounts
 from support import KEY, Program, running_braze, workspace_yaml, write_file
 from test_names import NAMES
 
-from braze_exporter.web import server
+from braze_exporter.web import request
 
 ROOT = Path(__file__).parents[2]
 HTML, JSON = "text/html; charset=utf-8", "application/json"
@@ -113,7 +113,7 @@ def test_page_shows_no_key(program: Program) -> None:
 )
 def test_accept_header_selects_json(accept: str, *, expected: bool) -> None:
     """JSON is returned only if the client prefers it to HTML."""
-    assert server.accepts_json(accept) is expected
+    assert request.accepts_json(accept) is expected
 
 
 def test_wheel_contains_page_files(tmp_path: Path) -> None:
