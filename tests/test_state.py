@@ -196,6 +196,16 @@ def newer_state(path: Path) -> str:
     return f"{path} was written by a newer version of the exporter (schema version 3, supported: 2); run that version"
 
 
+def other_users_link(path: Path) -> str:
+    """Create a link of another user in a directory like /tmp, to a path at which a file could be created."""
+    if os.geteuid():
+        pytest.skip("only root can create links of other users")
+    path.symlink_to("missing")
+    os.chown(path, 12_345, -1, follow_symlinks=False)
+    path.parent.chmod(0o1777)
+    return f"{path} belongs to another user"
+
+
 def lock_with_text(path: Path) -> str:
     """Create a file with the name of the lock file."""
     return neighbor_file(path, ".lock", b"precious")
@@ -247,6 +257,7 @@ FOREIGN: Sequence[Callable[[Path], str]] = (
     shared_memory,
     journal_fifo,
     newer_state,
+    other_users_link,
     lock_with_text,
     lock_link,
     lock_link_to_file,

@@ -65,7 +65,7 @@ def write_openmetrics(request: BackfillRequest, plan: Plan, resume_file: ResumeF
             file.writelines(writer.generate_lines(plan))
             file.flush()
             os.fsync(file.fileno())
-        if request.output.exists():
+        if os.path.lexists(request.output):
             text = f"{shorten(request.output, 200)} was created by another program during the backfill; move the file"
             raise BackfillError(text)
         path.rename(request.output)

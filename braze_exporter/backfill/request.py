@@ -144,13 +144,13 @@ class BackfillRequest:
             raise BackfillError(
                 f"--output={shorten(self.output, 200)}: directory {shorten(folder, 200)} does not exist; create it"
             )
-        if self.output.exists():
+        if os.path.lexists(self.output):
             text = f"--output={shorten(self.output, 200)} already exists; choose another path, or remove the file"
             raise BackfillError(text)
-        if os.path.lexists(self.unfinished_output_path) and not self.resume_path.exists():
+        unfinished = self.unfinished_output_path
+        if os.path.lexists(unfinished) and (unfinished.is_dir() or not self.resume_path.exists()):
             raise BackfillError(
-                f"{shorten(self.unfinished_output_path, 200)} is a file of another type; choose another --output, or "
-                "move the file"
+                f"{shorten(unfinished, 200)} is a file of another type; choose another --output, or move the file"
             )
 
     def _check_span(self, queries: Iterable[Query], now: float) -> None:

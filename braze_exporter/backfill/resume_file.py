@@ -67,7 +67,8 @@ class ResumeFile:
         Raises `BackfillError` if the file has another time range, is no resume file, is damaged, is in use or cannot be
         created.
         """
-        self._path = Path(os.path.realpath(path))  # SQLite resolves links too
+        # SQLite resolves links too. A link at `path` itself is refused.
+        self._path = Path(os.path.realpath(path.parent)) / path.name
         self._lock = threading.Lock()
         self._check_type()
         with self._translate_errors():

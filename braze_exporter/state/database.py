@@ -1,6 +1,7 @@
 """Opens SQLite databases of the exporter, and recognizes them by their header."""
 
 import contextlib
+import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,14 +49,20 @@ def read_schema_version(path: Path, application_id: int, beside: Mapping[str, tu
 def _read_header(path: Path) -> bytes:
     """Return the first bytes of a regular file, or no bytes if it is missing.
 
-    Raises `ForeignFileError` if it is not a regular file, and `OSError` if it cannot be read.
+    Raises `ForeignFileError` if it is not a regular file or may belong to another program or user, and `OSError` if it
+    cannot be read.
     """
     try:
-        check_regular(path, path.lstat().st_mode)
+        status = path.lstat()
+        check_regular(path, status.st_mode)
+        check_owner(path)
         with path.open("rb") as file:
-            return file.read(_HEADER_BYTES)
+            header = file.read(_HEADER_BYTES)
     except FileNotFoundError:
         return b""
+    if status.st_nlink > 1 and not header.startswith(_MAGIC_BYTES):
+        raise ForeignFileError(f"{shorten(path, 200)} has another hard link")
+    return header
 
 
 def check_regular(path: Path, mode: int) -> None:
@@ -65,12 +72,27 @@ def check_regular(path: Path, mode: int) -> None:
         raise ForeignFileError(f"{shorten(path, 200)} is {what}")
 
 
+def check_owner(path: Path) -> None:
+    """Raise `ForeignFileError` if another user may have planted the file or link at `path`, which may be missing.
+
+    In directories such as /tmp, it must belong to the user of the process or to the owner of the directory. Linux has
+    the same rule for new files and links, but not on every machine (`fs.protected_regular`, `fs.protected_symlinks`).
+    """
+    with contextlib.suppress(FileNotFoundError):
+        owner, directory = path.lstat().st_uid, path.parent.stat()
+        is_shared = directory.st_mode & stat.S_ISVTX and directory.st_mode & stat.S_IWOTH
+        if is_shared and owner not in {os.geteuid(), directory.st_uid}:
+            raise ForeignFileError(f"{shorten(path, 200)} belongs to another user")
+
+
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database at `path`, or create it. Each transaction is durable.
+    """Open the database at `path`, or create it. Each transaction is durable. A link to a missing file is an error.
 
     The first transaction locks the file until the connection is closed. If another process has locked it, the
     transaction raises `sqlite3.OperationalError` at once. No directory for temporary files is needed.
     """
+    with contextlib.suppress(OSError):  # SQLite reports why the file cannot be created
+        path.touch(0o644, exist_ok=False)  # SQLite would follow a link that was created since the path was checked
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         for pragma in ("temp_store = MEMORY", "locking_mode = EXCLUSIVE", "synchronous = FULL"):

@@ -19,6 +19,7 @@ from braze_exporter.state.contents import is_damage, read_budgets, read_counters
 from braze_exporter.state.counter_state import CounterKey, CounterState, NameKey, Row
 from braze_exporter.state.database import (
     ROLLBACK_JOURNAL,
+    check_owner,
     connect,
     create_tables,
     open_database,
@@ -210,7 +211,7 @@ def inspect_state_file(path: str) -> None:
     the exporter.
     """
     real = Path(os.path.realpath(path))
-    _inspect(real)
+    _inspect(real, Path(path))
     if not real.parent.is_dir():
         raise InaccessibleError(f"{shorten(real.parent, 200)} does not exist; create the directory")
     for each in (real.parent, real, lock_path(real)):
@@ -230,7 +231,7 @@ def open_state_file(path: str, wait: float = LOCK_TIMEOUT_SECONDS, aliases: Alia
     the file is not changed.
     """
     real = Path(os.path.realpath(path))  # SQLite resolves symbolic links, and puts its other files beside the real file
-    _inspect(real)  # before the lock file is created
+    _inspect(real, Path(path))  # before the lock file is created
     deadline = Deadline(real, wait)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(lock_file(real, deadline))
@@ -271,9 +272,10 @@ def _free_name(name: str) -> str:
     return next(name for name in names if not (os.path.lexists(name) or os.path.lexists(f"{name}-journal")))
 
 
-def _inspect(real: Path) -> None:
+def _inspect(real: Path, path: Path) -> None:
     shown_path, remedy = shorten(real, 200), "choose another path for state_file"
     try:
+        check_owner(path)  # may be a link to `real`
         version = read_schema_version(real, APPLICATION_ID, {"-journal": ROLLBACK_JOURNAL})
         with contextlib.suppress(FileNotFoundError):
             check_lock_file(lock_path(real), lock_path(real).lstat())
@@ -299,7 +301,7 @@ def _open(real: Path, deadline: Deadline, aliases: Aliases) -> sqlite3.Connectio
     """
     while True:
         try:
-            _inspect(real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
+            _inspect(real, real)  # before opening, since closing any descriptor of a file drops all POSIX locks on it
             return open_database(real, partial(_prepare, aliases=aliases))
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or not deadline.wait():

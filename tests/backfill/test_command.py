@@ -103,8 +103,15 @@ def test_second_backfill_of_same_output_is_refused(
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["history.om.partial", "history.om.partial-text"])
-@pytest.mark.parametrize("is_link", [False, True])
+@pytest.mark.parametrize(
+    ("name", "is_link"),
+    [
+        ("history.om.partial", False),
+        ("history.om.partial", True),
+        ("history.om.partial-text", False),
+        ("history.om", True),
+    ],
+)
 def test_foreign_file_at_output_is_refused(
     braze: tuple[FaultInjectingBraze, Server],
     command: tuple[str, ...],
@@ -113,18 +120,21 @@ def test_foreign_file_at_output_is_refused(
     *,
     is_link: bool,
 ) -> None:
-    """A file that no backfill created is refused and left unchanged, and no request is sent to Braze."""
-    (tmp_path / "precious").write_bytes(b"precious")
+    """A file or link that no backfill created is refused and left unchanged, and no request is sent to Braze."""
     if is_link:
-        (tmp_path / name).symlink_to("precious")
+        (tmp_path / name).symlink_to("missing")
     else:
-        (tmp_path / "precious").rename(tmp_path / name)
+        (tmp_path / name).write_bytes(b"precious")
     done = run_program(*command, BRAZE_API_KEY=KEY)
     assert done.returncode == 1
-    assert done.stderr.endswith(" is a file of another type; choose another --output, or move the file\n")
-    assert done.stderr.count("\n") == 1
-    assert (tmp_path / name).read_bytes() == b"precious"
-    assert (tmp_path / name).is_symlink() is is_link
+    problem = "not a regular file" if is_link else "a file of another type"
+    assert done.stderr == (
+        f"--output={tmp_path / name} already exists; choose another path, or remove the file\n"
+        if name == "history.om"
+        else f"{tmp_path / name} is {problem}; choose another --output, or move the file\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", name]
+    assert is_link or (tmp_path / name).read_bytes() == b"precious"
     assert braze[0].requests == []
 
 

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -144,13 +145,38 @@ def test_foreign_database_is_refused(tmp_path: Path, application: int, *, is_kil
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_foreign_file_is_refused(tmp_path: Path) -> None:
-    """A foreign file is refused and left unchanged, also behind a symbolic link."""
+def other_users_file(path: Path) -> None:
+    """Create an empty file of another user in a directory like /tmp."""
+    if os.geteuid():
+        pytest.skip("only root can create files of other users")
+    path.touch()
+    os.chown(path, 12_345, -1)
+    path.parent.chmod(0o1777)
+
+
+@pytest.mark.parametrize("name", ["x", "x-journal", "x-wal"])
+@pytest.mark.parametrize(
+    ("plant", "problem"),
+    [
+        (lambda path: path.write_bytes(b"precious"), "is a file of another type"),
+        (lambda path: path.symlink_to("precious"), "is not a regular file"),
+        (lambda path: path.symlink_to("missing"), "is not a regular file"),
+        (lambda path: path.hardlink_to(path.with_name("empty")), "has another hard link"),
+        (os.mkfifo, "is not a regular file"),
+        (Path.mkdir, "is a directory"),
+        (other_users_file, "belongs to another user"),
+    ],
+    ids=["file", "link", "link-to-missing", "hard-link", "fifo", "directory", "other-user"],
+)
+def test_planted_file_is_refused(tmp_path: Path, name: str, plant: Callable[[Path], object], problem: str) -> None:
+    """A file that no backfill created is refused and left unchanged. Links are not followed, FIFOs not opened."""
     (tmp_path / "precious").write_bytes(b"precious")
-    (tmp_path / "x").symlink_to("precious")
-    with pytest.raises(BackfillError, match="precious is a file of another type; choose another --output"):
+    (tmp_path / "empty").touch()
+    plant(tmp_path / name)
+    before = {path.name: path.lstat() for path in tmp_path.iterdir()}
+    with pytest.raises(BackfillError, match=f"{name} {problem}; choose another --output, or move the file"):
         opened(tmp_path / "x")
-    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert {path.name: path.lstat() for path in tmp_path.iterdir()} == before
 
 
 def test_damaged_resume_file_is_refused(tmp_path: Path) -> None:
@@ -161,18 +187,6 @@ def test_damaged_resume_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackfillError, match=r"x is damaged \(.*\); remove the file"):
         opened(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == damaged
-
-
-@pytest.mark.parametrize(
-    ("suffix", "content"),
-    [("-journal", b"precious"), ("-wal", b"precious"), ("-shm", b"precious")],
-)
-def test_foreign_neighbor_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
-    """A foreign file with a name that SQLite uses for the resume file is refused and left unchanged."""
-    (tmp_path / f"x{suffix}").write_bytes(content)
-    with pytest.raises(BackfillError, match=f"x{suffix} is a file of another type; choose another --output"):
-        opened(tmp_path / "x")
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(f"x{suffix}", content)]
 
 
 BEGINNER = """
