@@ -86,6 +86,12 @@ class Admission:
             return self.budget.start.is_reached
 
     @property
+    def unreachable_error(self) -> BrazeError | None:
+        """The last failure if Braze has never responded, or None."""
+        with self._lock:
+            return self.budget.start.error
+
+    @property
     def is_key_accepted(self) -> bool:
         """Whether an endpoint in use accepts the key."""
         with self._lock:

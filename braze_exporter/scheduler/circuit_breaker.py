@@ -88,19 +88,21 @@ class CircuitBreaker:
 class StartCircuitBreaker(CircuitBreaker):
     """Denies all calls but one probe at a time until Braze has responded for the first time.
 
-    After each failure the next probe waits longer.
+    After each failure the next probe waits longer. `error` is the last failure, or None once Braze has responded.
     """
 
     def __init__(self, *, is_reached: bool) -> None:
         """Start closed if `is_reached` is true; otherwise the first call is a probe."""
         super().__init__(is_probe_due=not is_reached)
         self.is_reached = is_reached
+        self.error: BrazeError | None = None
         self._failures = 0
 
     def record(self, error: BrazeError | None, call: BreakerCall, now: float) -> None:
         """Register the end of a call."""
         self.is_reached = self.is_reached or error is None or error.reason not in _UNREACHABLE_REASONS
         self.release(call, succeeded=self.is_reached)
+        self.error = error.without_traceback() if error is not None and not self.is_reached else None
         if not self.is_reached:
             self._failures += 1
             self.open(now + backoff_seconds(FIRST_START_RETRY_SECONDS, self._failures, MAX_START_RETRY_SECONDS))

@@ -54,14 +54,19 @@ class CommandBudgets:
     `admissions` has the `Admission` of each workspace by its name.
     """
 
-    def __init__(self, config: Config, *, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
-        """Start without budgets; `set_plan` must be called before the first call."""
+    def __init__(
+        self, config: Config, *, wall: Callable[[], float], monotonic: Callable[[], float], is_reached: bool = False
+    ) -> None:
+        """Start without budgets; `set_plan` must be called before the first call.
+
+        If `is_reached` is false, calls are made one at a time until Braze has responded.
+        """
         self._settings = config.settings
         self._keys = {
             WorkspaceKey(workspace.spec.name, workspace.spec.rest_endpoint): config.keys[workspace.spec.name].reveal()
             for workspace in config.workspaces
         }
-        self.budgets = Budgets(wall=wall, monotonic=monotonic, is_reached=True)
+        self.budgets = Budgets(wall=wall, monotonic=monotonic, is_reached=is_reached)
         opened = self.budgets.open_admissions(self._keys)
         self.admissions: Mapping[str, Admission] = {key.workspace: admission for key, admission in opened.items()}
 

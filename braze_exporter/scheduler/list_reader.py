@@ -29,7 +29,10 @@ _RETRY_SECONDS = (1.0, 5.0)
 
 @dataclass(frozen=True, slots=True)
 class ListReader:
-    """Reads the lists of one workspace, without the caching and scheduling of `ListRefresher`."""
+    """Reads the lists of one workspace, without the caching and scheduling of `ListRefresher`.
+
+    If Braze does not respond, the first list is tried again, and the others fail at once for the same reason.
+    """
 
     workspace: WorkspaceClient
     sleep: Callable[[float], None]
@@ -39,6 +42,9 @@ class ListReader:
 
         If a page fails, the result holds the items read so far and the reason.
         """
+        unreachable = self.workspace.admission.unreachable_error
+        if unreachable is not None:
+            return ListResult(failure=unreachable.detail)
         items, failure = self._read_items(list_endpoint)
         if failure or not (include_archived and list_endpoint.can_be_archived):
             return ListResult(items, failure=failure)
@@ -49,12 +55,15 @@ class ListReader:
     def _read_items(self, list_endpoint: ListEndpoint) -> tuple[tuple[ListItem, ...], str]:
         """Return the items of a list, and why they are incomplete, or an empty text if they are complete."""
         pager = ListPager(list_endpoint)
-        pauses = list(_RETRY_SECONDS)
+        pauses, failure = list(_RETRY_SECONDS), "Braze does not respond"
         while True:
             permit = self.workspace.admission.admit(list_endpoint)
             if isinstance(permit, CircuitOpen):
-                failure = self.workspace.admission.open_circuit_error(list_endpoint)
-                return pager.items, failure.detail if failure is not None else "API key rejected"
+                rejection = self.workspace.admission.open_circuit_error(list_endpoint)
+                if rejection is not None or not pauses:
+                    return pager.items, rejection.detail if rejection is not None else failure
+                self.sleep(pauses.pop(0))
+                continue
             if not isinstance(permit, Permit):
                 reason = f"budget of the {list_endpoint.pool.name} pool is used up"
                 return pager.items, f"{reason}; raise budget.share, or run the command again in an hour"
@@ -62,6 +71,7 @@ class ListReader:
                 if pager.read_page(self.workspace.client, permit):
                     return pager.items, ""
             except BrazeError as error:
+                failure = error.detail
                 if not (error.is_transient and pauses):
-                    return pager.items, error.detail
+                    return pager.items, failure
                 self.sleep(pauses.pop(0))

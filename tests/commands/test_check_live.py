@@ -1,4 +1,4 @@
-"""Test that `check --live` fetches each query once and prints one line per problem."""
+"""Test that `check --live` fetches each query once and prints one line per cause, the problems last."""
 
 import contextlib
 import io
@@ -26,8 +26,10 @@ from support import (
     NOW,
     VIP,
     Clock,
+    free_port,
     run_program,
     running_braze,
+    workspace_item_yaml,
     workspace_yaml,
     write_file,
 )
@@ -48,6 +50,7 @@ production: 4 of 4 queries succeeded
 production: timezone America/New_York is correct: hourly values add up to daily values
 production: the newest hour with a count above 0 has not ended yet. One response does not show how late Braze revises \
 hours; see braze_bucket_revision_delay_seconds
+0 problems, 0 notes
 """
 
 
@@ -86,6 +89,8 @@ class CheckLiveRig:
         start = "production: problem: "
         result = [line.removeprefix(start) for line in lines if line.startswith(start)]
         assert good == (not result)
+        assert lines == sorted(lines[:-1], key=lambda line: (start in line, "production: note: " in line)) + lines[-1:]
+        assert lines[-1].startswith(f"{len(result)} problem{'s' if len(result) != 1 else ''}, ")
         return result
 
 
@@ -189,14 +194,16 @@ def test_check_live_program_succeeds(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines()[3:] == [
             "production: 1 of 1 query succeeded",
-            "production: custom_events purchase (hourly): all values of the last 100 hours are 0",
+            "production: note: custom_events purchase (hourly): all values of the last 100 hours are 0",
+            "0 problems, 1 note",
         ]
         running.inject(response_faults.status(503, "Down for a moment"), event="purchase")
         done = run_program("check", "--live", f"--config.file={config}", BRAZE_API_KEY=KEY)
         assert (done.returncode, done.stderr) == (1, "")
         assert done.stdout.splitlines()[3:] == [
-            "production: 0 of 1 query succeeded",
+            "production: note: 0 of 1 query succeeded",
             "production: problem: custom_events purchase (hourly): 503 Service Unavailable: Down for a moment",
+            "1 problem, 1 note",
         ]
         done = run_program("check", "--live", f"--config.file={config}")
         assert done.returncode == 1
@@ -213,11 +220,11 @@ def test_missing_permission_is_reported_once(braze: CheckLiveRig) -> None:
     assert (
         lines
         == """\
-production: 0 of 4 queries succeeded
-production: problem: custom_events purchase (hourly), custom_events purchase / ios (hourly), custom_events purchase \
-(daily) and 1 more: 403 Forbidden: the key lacks the permission events.data_series: Access Denied
-production: the list of events could not be read, so configured subjects were not checked: 403 Forbidden: the key \
-lacks the permission events.list: Access Denied
+production: note: 0 of 4 queries succeeded
+production: note: the list of events could not be read, so configured subjects were not checked: 403 Forbidden: the \
+key lacks the permission events.list: Access Denied
+production: problem: all 4 queries: 403 Forbidden: the key lacks the permission events.data_series: Access Denied
+1 problem, 2 notes
 """.splitlines()
     )
     braze.braze.permissions = {"segments.list", "events.data_series"}
@@ -227,10 +234,7 @@ lacks the permission events.list: Access Denied
 def test_rejected_key_error_names_instance(braze: CheckLiveRig) -> None:
     """A rejected key is one problem, which says that the key may belong to another instance."""
     (problem,) = braze.problems(key="another-key")
-    assert problem.startswith("custom_events purchase (hourly), custom_events purchase / ios (hourly), ")
-    assert (
-        "and 1 more: 401 Unauthorized: API key rejected (check that it is a REST API key of this workspace" in problem
-    )
+    assert problem.startswith("401 Unauthorized: API key rejected (check that it is a REST API key of this workspace")
     assert problem.endswith(
         f". Each API key belongs to one instance; this key may belong to another instance than {braze.url}"
     )
@@ -244,13 +248,13 @@ def test_401_of_one_endpoint_is_reported_as_permission(braze: CheckLiveRig) -> N
     (problem,) = braze.problems(extra_yaml=sessions)
     lacks = "401 Unauthorized: the key lacks the permission"
     assert problem == f"sessions (hourly): {lacks} sessions.data_series (or the key is rejected)"
-    assert braze.check(extra_yaml=sessions)[1][0] == "production: 4 of 5 queries succeeded"
+    assert "production: note: 4 of 5 queries succeeded" in braze.check(extra_yaml=sessions)[1]
     braze.braze.clear_faults()
     braze.braze.inject(response_faults.status(401), path="/events/list")
     good, lines = braze.check()
     assert good
-    assert lines[1].startswith("production: the list of events could not be read, so configured subjects were not ")
-    assert f"{lacks} events.list" in lines[1]
+    assert lines[-2].startswith("production: note: the list of events could not be read, so configured subjects were ")
+    assert f"{lacks} events.list" in lines[-2]
     braze.braze.clear_faults()
     braze.braze.inject(
         response_faults.status(401), path="/events/data_series"
@@ -280,7 +284,7 @@ def test_unknown_event_is_reported(braze: CheckLiveRig, unknown: UnknownEvent, l
     }
     if unknown is UnknownEvent.ZEROS:
         _, lines = braze.check("{event: Purchase}")
-        assert f"production: {query}: all values of the last 100 hours are 0" in lines
+        assert f"production: note: {query}: all values of the last 100 hours are 0" in lines
 
 
 def test_selected_items_are_fetched(braze: CheckLiveRig) -> None:
@@ -291,7 +295,8 @@ def test_selected_items_are_fetched(braze: CheckLiveRig) -> None:
         "production: 1 of 1 query succeeded",
         "production: custom_events: selectors match 1 of 2 items in Braze's list",
     ]
-    assert braze.problems("{regex: 'x.*'}") == ["custom_events: selectors match 0 of 2 items in Braze's list"]
+    (problem,) = braze.problems("{regex: 'x.*'}\n{regex: 'p.*'}")
+    assert problem == 'custom_events: regex "x.*" matches none of 2 items in Braze\'s list'
     (problem,) = braze.problems("{regex: '.*'}", extra_yaml="max_queries: 1\n")
     assert problem == (
         "custom_events: selectors match 2 of 2 items in Braze's list, 1 skipped; raise max_queries or budget.share, or "
@@ -302,6 +307,53 @@ def test_selected_items_are_fetched(braze: CheckLiveRig) -> None:
     assert problem.startswith(
         "the list of events could not be read, so selectors could not be expanded: 403 Forbidden: the "
     )
+
+
+def test_tag_without_items_is_reported_with_nearest_tags(braze: CheckLiveRig) -> None:
+    """A tag that no campaign has is reported with the nearest tag, and a tag without a name that matches as such."""
+    campaign = Campaign("0c38a773-8e62-4f0c-9e0f-1a2b3c4d5e6f", "Welcome", tags=("Lifecycle", "push"))
+    braze.braze.inventory = Inventory(segments=(Segment(VIP, "Very important"),), campaigns=(campaign,))
+    listed = "Braze's list"
+    tags = "    campaigns: [{tag: lifecycle}, {tag: summer}, {tag: push}, {tag: push, regex: 'x.*'}]\n"
+    assert braze.problems("{event: purchase}", extra_yaml=tags) == [
+        f'campaigns: no item in {listed} has the tag "lifecycle" (did you mean "Lifecycle"?); tags are case-sensitive',
+        f'campaigns: no item in {listed} has the tag "summer"; tags are case-sensitive',
+        f'campaigns: regex "x.*" matches none of 1 item in {listed} with the tag "push"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        (response_faults.html(), "response is not JSON"),
+        (response_faults.document([]), "malformed response: not a JSON object"),
+        (response_faults.document({"status": "ok"}), "malformed response: message is not success"),
+        (response_faults.html(404), "404 Not Found"),
+        (response_faults.redirect("https://login.example"), "302 Found, redirect not followed"),
+    ],
+)
+def test_host_that_is_not_braze_is_one_problem(braze: CheckLiveRig, fault: Fault, detail: str) -> None:
+    """If no response can be Braze's, the url is the one problem; if a list was read, the failed queries are."""
+    remedy = "set url to the REST endpoint, such as https://rest.iad-01.braze.com"
+    braze.braze.inject(fault)
+    assert braze.problems() == [f"{braze.url} is not Braze's REST API: {detail}; {remedy}"]
+    braze.braze.clear_faults()
+    braze.braze.inject(fault, path="/events/data_series")
+    assert braze.problems() == [f"all 4 queries: {detail}"]
+
+
+def test_unreachable_host_is_one_problem(braze: CheckLiveRig) -> None:
+    """If Braze does not respond, the first list is tried twice, nothing else is tried, and one problem is reported.
+
+    Workspaces with the same problem share its line.
+    """
+    braze.url = f"http://127.0.0.1:{free_port()}"
+    detail = f"{braze.url} cannot be reached: connection failed: Connection refused"
+    assert braze.problems() == [detail]
+    assert braze.clock.elapsed == 6
+    other = workspace_item_yaml(braze.url, "{event: purchase}", name="other")
+    _, lines = braze.check("{event: purchase}", extra_yaml=other)
+    assert lines[-2:] == [f"production, other: problem: {detail}", "1 problem, 1 note"]
 
 
 def test_segments_without_series_are_reported(braze: CheckLiveRig) -> None:
