@@ -33,6 +33,8 @@ from braze_exporter.simulator import demo_config
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CHART = ROOT / "deploy/helm/braze-exporter"
+# Files other than documents that name the repository.
+SETTINGS = [CHART / "Chart.yaml", CHART / "values.yaml", ROOT / ".github/ISSUE_TEMPLATE/config.yml"]
 RULES = ROOT / "deploy/compose/prometheus/rules/exporter.yml"
 CHART_RULES = CHART / "files/rules.yml"
 DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
@@ -73,9 +75,7 @@ def generate_files() -> dict[Path, str]:
     config = load_config(demo_config.build_config("http://127.0.0.1"), "demo")
     plan, settings = build_plan(config), config.settings
     blocks = generate_blocks()
-    texts = {
-        path: path.read_text(encoding="utf-8") for path in (*documents(), CHART / "Chart.yaml", CHART / "values.yaml")
-    }
+    texts = {path: path.read_text(encoding="utf-8") for path in (*documents(), *SETTINGS)}
     return {
         **{path: _set_repository(_fill_blocks(text, blocks)) for path, text in texts.items()},
         RULES: as_yaml(build_rules(plan, settings)),
