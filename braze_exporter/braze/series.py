@@ -1,6 +1,7 @@
 """Series of values by bucket, as parsed from a response."""
 
 import math
+import operator
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,10 @@ class Series:
         buckets = zip(reversed(self.starts), reversed(self.values), strict=True)
         return next((start for start, value in buckets if value != ABSENT), None)
 
+    def without_buckets(self) -> "Series":
+        """Return the series without its values."""
+        return Series(self.metric_group, self.labels, self.key) if self.values else self
+
     @property
     def has_counter(self) -> bool:
         """Whether the series has a counter. Counts of unique users cannot be summed."""
@@ -70,3 +75,25 @@ class Series:
 def bucket_starts(series_list: Sequence[Series]) -> tuple[int, ...]:
     """Return the starts of all buckets of a response, including holes, oldest first."""
     return series_list[0].starts if series_list else ()
+
+
+def share_unchanged(series_list: tuple[Series, ...], previous: tuple[Series, ...]) -> tuple[Series, ...]:
+    """Return equal series that share their unchanged parts with those of the response `previous`.
+
+    What has not changed is the same object: a series, their starts, or all series.
+    """
+    starts = bucket_starts(previous)
+    if starts != bucket_starts(series_list):
+        starts = bucket_starts(series_list)
+    pairs = zip(series_list, previous, strict=False)
+    shared = tuple([_share(series, old, starts) for series, old in pairs])
+    if len(series_list) == len(previous) and all(map(operator.is_, shared, previous)):
+        return previous
+    return shared + series_list[len(shared) :]
+
+
+def _share(series: Series, old: Series, starts: tuple[int, ...]) -> Series:
+    if series.identity != old.identity or series.labels != old.labels:
+        return series
+    is_same = starts is old.starts and series.zone == old.zone and series.values.tobytes() == old.values.tobytes()
+    return old if is_same else Series(old.metric_group, old.labels, old.key, starts, series.values, series.zone)

@@ -61,7 +61,6 @@ class Collector:
         self._changed_responses: set[QueryState] = set()
         self._revision = (-1, -1)
         self._valid_until = float("-inf")
-        self._sections: list[tuple[Family, str]] = []
         self._bodies: dict[bool, bytes] = {}
         scheduler.add_listener(self)
 
@@ -76,17 +75,20 @@ class Collector:
             revision = (self._scheduler.revision, self._counters.revision)
             if self._revision != revision or now >= self._valid_until:
                 self._revision = revision
-                self._sections = list(self._render_families(now))
+                for row in self._rows.values():
+                    row.update_age(now)
                 self._valid_until = min(
                     (expiry_time(row.query_state) for row in self._rows.values() if not row.is_stale),
                     default=float("inf"),
                 )
                 self._bodies = {}
             if openmetrics not in self._bodies:
-                text = "".join(
-                    format_header(family, openmetrics=openmetrics) + lines for family, lines in self._sections if lines
+                self._bodies[openmetrics] = b"".join(
+                    part
+                    for family, lines in self._render_families(now)
+                    if any(lines)
+                    for part in (format_header(family, openmetrics=openmetrics).encode(), *lines)
                 )
-                self._bodies[openmetrics] = text.encode(errors="replace")  # a name may contain lone surrogates
             return self._bodies[openmetrics]
 
     def views(self) -> list[SeriesView]:
@@ -138,7 +140,7 @@ class Collector:
         response = result.response if result is not None and result.error is None else None
         if response is not None and not query_state.is_history:
             if self._saved_state is not None and (
-                previous is None or previous.response is None or previous.response.series != response.series
+                previous is None or previous.response is None or previous.response.series is not response.series
             ):
                 self._changed_responses.add(query_state)
             self._update_self_metrics(query_state.query, response, previous.response if previous is not None else None)
@@ -234,18 +236,17 @@ class Collector:
                 query.counter_key, query.unit, of_query, oldest, requested_at, is_complete=response.is_complete
             )
 
-    def _render_families(self, now: float) -> Iterator[tuple[Family, str]]:
-        """Yield each family with all its lines."""
-        lines_by_family: dict[Family, list[str]] = {}
+    def _render_families(self, now: float) -> Iterator[tuple[Family, Sequence[bytes]]]:
+        """Yield each family with its lines."""
+        lines_by_family: dict[Family, list[bytes]] = {}
         for families, rows in self._rows_by_families:
-            for row in rows:
-                row.update_age(now)
             for index, family in enumerate(families):
                 lines_by_family.setdefault(family, []).extend([row.lines[index] for row in rows])
-        yield from ((family, "".join(lines)) for family, lines in lines_by_family.items())
+        yield from lines_by_family.items()
         for family, metric_group, rows in self._counter_families:
-            yield family, self._counter_lines(family, metric_group, rows)
-        yield from self._summary_families(now)
+            yield family, [self._counter_lines(family, metric_group, rows).encode(errors="replace")]
+        for family, lines in self._summary_families(now):
+            yield family, [lines.encode()]
 
     def _counter_lines(self, family: Family, metric_group: MetricGroup, rows: Iterable[QueryRow]) -> str:
         """Return the lines of a counter family, with the totals of the last save."""

@@ -1,5 +1,6 @@
 """Checks of responses: how late Braze revises buckets, and whether its days match the time zone. Pure functions."""
 
+import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -21,13 +22,23 @@ def revision_delays(query: Query, previous: Response, response: Response) -> Ite
     """
     if response.sent_at - previous.sent_at >= 2 * query.refresh_seconds:
         return
-    known = {series.identity: dict(series.points) for series in previous.series}
+    starts = bucket_starts(response.series)
+    ends = [bucket_end(start, query.unit, query.zone) for start in starts]
+    indexes = {start: index for index, start in enumerate(bucket_starts(previous.series))}
+    ended = [
+        (index, indexes[start])
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+        if end <= previous.sent_at and start in indexes
+    ]
+    known = {series.identity: series for series in previous.series}
     for series in response.series:
-        old = known.get(series.identity, {})
-        for start, value in series.points:
-            end = bucket_end(start, query.unit, query.zone)
-            if end <= previous.sent_at and old.get(start, value) != value:
-                yield response.sent_at - end
+        old = known.get(series.identity, series)
+        if old is series:
+            continue
+        for index, old_index in ended:
+            value, old_value = series.values[index], old.values[old_index]
+            if value != old_value and math.isfinite(value) and math.isfinite(old_value):
+                yield response.sent_at - ends[index]
 
 
 def is_timezone_mismatch(query: Query, response: Response) -> bool | None:

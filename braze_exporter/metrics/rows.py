@@ -1,14 +1,14 @@
 """The exported series of one query: the lines of its gauges, cached until something changes."""
 
+import bisect
 import functools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from braze_exporter.braze.buckets import bucket_end, bucket_number, newest_settled_start
 from braze_exporter.braze.kinds import MetricGroup, SeriesKind, Unit
-from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import Point, Series, bucket_starts
+from braze_exporter.braze.series import Series, bucket_starts
 from braze_exporter.metrics.baseline import Baseline
 from braze_exporter.metrics.exposition import format_labels, format_sample
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_gauge
@@ -28,57 +28,38 @@ def expiry_time(query_state: QueryState) -> float:
     return float("inf") if response is None else response.received_monotonic + query_state.query.max_age_seconds
 
 
-class BucketWindow(NamedTuple):
-    """The points of a series, oldest first.
-
-    `settled_count` and `ended_count` are how many of them had settled and ended when the response was requested.
-    """
-
-    points: tuple[Point, ...] = ()
-    settled_count: int = 0
-    ended_count: int = 0
-
-
-class GaugeValues(NamedTuple):
-    """The values of the gauges of a series; None where a gauge is absent."""
-
-    latest: float | None = None
-    settled: float | None = None
-    baseline: float | None = None
-
-
-_EMPTY_WINDOW = BucketWindow()
-_NO_VALUES = GaugeValues()
-
-
 @dataclass(slots=True)
 class SeriesRow:
-    """One series of a query: its formatted labels, its baseline and the values of its gauges.
+    """One series of a query, with its formatted labels and its baseline.
 
-    `series` has no points. `newest_start` is the start of its newest bucket that any response had, or None.
+    `series` is that of the last response, without buckets if the response lacks it. `newest_start` is the start of its
+    newest bucket that any response had, or None.
     """
 
     series: Series
     labels: str
     baseline: Baseline | None = None
-    window: BucketWindow = _EMPTY_WINDOW
-    values: GaugeValues = _NO_VALUES
     newest_start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesView:
-    """One series of a query with its exported values, its points and the last response of the query.
+    """One series of a query with the last response of the query.
 
-    `series` has no points; `window` has them. `bucket_starts` are the starts of the latest and the settled bucket.
-    `total` is the exported value of the counter, or None if the series has no counter.
+    `settled_count` and `ended_count` are how many points of the series had settled and ended when the response was
+    requested. `latest`, `settled` and `baseline` are the values of the gauges, None where a gauge is absent.
+    `bucket_starts` are the starts of the latest and the settled bucket. `total` is the exported value of the counter,
+    or None if the series has no counter.
     """
 
     query_state: QueryState
     series: Series
     response: Response | None
-    window: BucketWindow
-    values: GaugeValues
+    settled_count: int
+    ended_count: int
+    latest: float | None
+    settled: float | None
+    baseline: float | None
     bucket_starts: tuple[int | None, int | None]
     total: float | None
 
@@ -114,17 +95,20 @@ class QueryRow:
         self.series: dict[tuple[str, ...], SeriesRow] = {}
         self.latest_start: int | None = previous.latest_start if previous is not None else None
         self.settled_start: int | None = previous.settled_start if previous is not None else None
-        self.lines: tuple[str, ...] = ()
-        self.response: Response | None = None
+        self.lines: tuple[bytes, ...] = ()
+        self._gauge_lines: tuple[bytes, ...] = ()
+        # What the lines of the gauges show: the series of the response, the start of the settled bucket, and whether
+        # the values are stale. None if the lines must be rendered again.
+        self._shown: tuple[tuple[Series, ...], int | None, bool] | None = None
         self.is_stale: bool = previous is not None and previous.is_stale
         self._labels = format_labels(query.query_labels)
         for metric_group in query.metric_groups:
             if not metric_group.series_labels:
-                self._series_row(Series(metric_group))
+                self._find_or_add(Series(metric_group))
         for previous_row in previous.series.values() if previous is not None else ():
             if not query.selects(previous_row.series.labels):
                 continue
-            series_row = self._series_row(previous_row.series)
+            series_row = self._find_or_add(previous_row.series)
             series_row.newest_start = previous_row.newest_start
             baseline = previous_row.baseline
             if baseline is not None and baseline.query.baseline_weeks == query.baseline_weeks:
@@ -138,7 +122,7 @@ class QueryRow:
         self.latest_start, self.settled_start = restored.starts
         for head, newest_start in restored.heads:
             if self.query.selects(head.labels):
-                series_row = self._series_row(head)
+                series_row = self._find_or_add(head)
                 series_row.newest_start = newest_start
                 if head.identity in restored.baselines and self.query.baseline_weeks:
                     series_row.baseline = Baseline(self.query)
@@ -146,7 +130,7 @@ class QueryRow:
 
     @property
     def heads(self) -> tuple[tuple[Series, int | None], ...]:
-        """Each series without its points, and the start of its newest bucket."""
+        """Each series, and the start of its newest bucket."""
         return tuple((series_row.series, series_row.newest_start) for series_row in self.series.values())
 
     def add_to_baselines(self, response: Response, *, is_history: bool) -> set[int]:
@@ -160,11 +144,13 @@ class QueryRow:
         for series in response.series if query.baseline_weeks else ():
             if not series.points or not query.selects(series.labels):
                 continue
-            series_row = self._series_row(series)
+            series_row = self._find_or_add(series)
             if series_row.baseline is None:
                 series_row.baseline = Baseline(query)
             points = series.points if is_history else series.points[:-1]
             changed |= series_row.baseline.add(points, response.sent_at)
+        if changed:
+            self._shown = None
         return changed
 
     def baseline_values(self, periods: Collection[int]) -> dict[int, dict[tuple[str, ...], dict[int, float]]]:
@@ -185,77 +171,108 @@ class QueryRow:
             self.render()
 
     def render(self) -> None:
-        """Render the lines of all families from the current query state."""
-        query_state, query, response = self.query_state, self.query_state.query, self.query_state.response
-        self._apply_response(response)
-        lines = [
-            _format_lines(family.name, [(self._labels, value)])
-            for family, value in zip(
-                QUERY_FAMILIES,
-                (
-                    (0.0 if query_state.error else 1.0) if query_state.has_result else None,
-                    response.received_at if response is not None else 0.0,
-                    self.latest_start,
-                    self.settled_start,
-                    query.max_age_seconds,
-                ),
-                strict=True,
-            )
-        ]
-        for metric_group in query.metric_groups:
-            series_rows = [
-                series_row for series_row in self.series.values() if series_row.series.metric_group is metric_group
-            ]
-            lines += (
-                _format_lines(family.name, [(series_row.labels, series_row.values[at]) for series_row in series_rows])
-                for at, family in enumerate(_gauge_families(query.kind, metric_group, query.unit))
-            )
-        self.lines = tuple(lines)
+        """Render the lines of all families from the current query state, those of gauges only if they have changed."""
+        query_state, response = self.query_state, self.query_state.response
+        series_list = response.series if response is not None else ()
+        shown = (series_list, self._newest_settled_start(), self.is_stale)
+        if self._shown is None or self._shown[0] is not series_list or self._shown != shown:
+            self._shown = shown
+            self._set_series(series_list)
+            self._gauge_lines = tuple(self._render_gauges())
+        values = (
+            (0.0 if query_state.error else 1.0) if query_state.has_result else None,
+            response.received_at if response is not None else 0.0,
+            self.latest_start,
+            self.settled_start,
+            self.query.max_age_seconds,
+        )
+        query_lines = (
+            _format_lines(family, [(self._labels, value)]) for family, value in zip(QUERY_FAMILIES, values, strict=True)
+        )
+        self.lines = (*query_lines, *self._gauge_lines)
 
-    def _apply_response(self, response: Response | None) -> None:
-        """Set the bucket windows and gauge values from a response, and drop those of the previous one.
+    def _newest_settled_start(self) -> int | None:
+        response = self.query_state.response
+        if response is None:
+            return None
+        return newest_settled_start(bucket_starts(response.series), self.query_state.query, response.sent_at)
+
+    def _set_series(self, series_list: tuple[Series, ...]) -> None:
+        """Set the series of the rows from a response, and the starts of the latest and the settled bucket."""
+        rows = []
+        for series in series_list:
+            if series.key and series.identity not in self.series and not any(map(math.isfinite, series.values)):
+                continue  # it has had only nulls so far, so it may not be a statistic
+            if self.query.selects(series.labels):
+                rows.append((self._find_or_add(series), series))
+        for series_row in self.series.values():
+            series_row.series = series_row.series.without_buckets()
+        for series_row, series in rows:
+            if series_row.series.labels != series.labels:
+                series_row.labels = self._format_labels(series)
+            series_row.series = series
+        starts, settled = bucket_starts(series_list), self._settled_index
+        if starts:
+            self.latest_start = starts[-1] if _has_number(series_list, -1) else None
+        if settled is not None:
+            self.settled_start = starts[settled] if _has_number(series_list, settled) else None
+
+    @property
+    def _settled_index(self) -> int | None:
+        """The index of the settled bucket in the series of the response, or None if it has none."""
+        if self._shown is None or self._shown[1] is None:
+            return None
+        return bucket_starts(self._shown[0]).index(self._shown[1])
+
+    def _render_gauges(self) -> Iterator[bytes]:
+        """Yield the lines of each gauge family."""
+        query, settled = self.query, self._settled_index
+        for metric_group in query.metric_groups:
+            rows = [row for row in self.series.values() if row.series.metric_group is metric_group]
+            values = [self._gauge_values(row, settled) for row in rows]
+            for at, family in enumerate(_gauge_families(query.kind, metric_group, query.unit)):
+                yield _format_lines(
+                    family, [(row.labels, of_row[at]) for row, of_row in zip(rows, values, strict=True)]
+                )
+
+    def _gauge_values(
+        self, series_row: SeriesRow, settled_index: int | None
+    ) -> tuple[float | None, float | None, float | None]:
+        """Return the latest, settled and baseline values of a series, None where a gauge is absent.
 
         All series show the same buckets, because dashboards and alerts add up their values. A series without a value in
         such a bucket is absent, for example a removed variation.
         """
-        self.response = response
-        for series_row in self.series.values():
-            series_row.window, series_row.values = _EMPTY_WINDOW, _NO_VALUES
-        if response is None:
-            return
-        query = self.query_state.query
-        known = bucket_starts(response.series)
-        newest_start = known[-1] if known else None
-        settled_start = newest_settled_start(known, query, response.sent_at)
-        for series in response.series:
-            if series.key and not series.points and series.identity not in self.series:
-                continue  # it has had only nulls so far, so it may not be a statistic
-            if not query.selects(series.labels):
-                continue
-            series_row = self._series_row(series)
-            series_row.window = _bucket_window(series.points, query, response.sent_at, settled_start)
-            if not self.is_stale:
-                series_row.values = _gauge_values(series_row, newest_start, settled_start)
-        numbered = {start for series in response.series for start, _ in series.points}
-        if newest_start is not None:
-            self.latest_start = newest_start if newest_start in numbered else None
-        if settled_start is not None:
-            self.settled_start = settled_start if settled_start in numbered else None
+        series, baseline = series_row.series, series_row.baseline
+        if self.is_stale or not series.values:
+            return None, None, None
+        latest = series.values[-1] if math.isfinite(series.values[-1]) else None
+        if settled_index is None or not math.isfinite(series.values[settled_index]):
+            return latest, None, None
+        median = baseline.median_for(series.starts[settled_index]) if baseline is not None else None
+        return latest, series.values[settled_index], median
 
     def views(self, total: Callable[[Series], float | None]) -> Iterator[SeriesView]:
         """Yield a view of each series with the values that the lines show.
 
         `total` returns the exported counter value of a series, or None.
         """
+        query, response, settled = self.query, self.query_state.response, self._settled_index
         for series_row in self.series.values():
+            series = series_row.series
+            starts = [start for start, _ in series.points]
+            ended = response is not None and [
+                bucket_end(start, query.unit, query.zone) <= response.sent_at for start in starts
+            ]
             yield SeriesView(
                 self.query_state,
-                series_row.series,
-                self.response,
-                series_row.window,
-                series_row.values,
+                series,
+                response,
+                bisect.bisect_right(starts, series.starts[settled]) if settled is not None and starts else 0,
+                sum(ended or ()),
+                *self._gauge_values(series_row, settled),
                 (self.latest_start, self.settled_start),
-                total(series_row.series),
+                total(series),
             )
 
     def remove_unreachable_series(self, oldest: int) -> None:
@@ -269,49 +286,26 @@ class QueryRow:
             if series_row.series.key and start is not None and bucket_number(start, query.unit, query.zone) < oldest:
                 del self.series[identity]
 
-    def _series_row(self, series: Series) -> SeriesRow:
-        """Return the row of the series, with new labels if they have changed, and with its newest bucket."""
+    def _find_or_add(self, series: Series) -> SeriesRow:
+        """Return the row of the series, with its newest bucket."""
         series_row = self.series.get(series.identity)
-        if series_row is None or series_row.series.labels != series.labels:
-            without_buckets = Series(series.metric_group, series.labels, series.key)
-            labels = format_labels((*self.query_state.query.labels, *series.labels))
-            series_row = (
-                replace(series_row, series=without_buckets, labels=labels)
-                if series_row is not None
-                else SeriesRow(without_buckets, labels)
-            )
+        if series_row is None:
+            series_row = SeriesRow(series.without_buckets(), self._format_labels(series))
             self.series[series.identity] = series_row
         start = series.newest_start
         if start is not None:
             series_row.newest_start = max(start, series_row.newest_start or start)
         return series_row
 
-
-def _format_lines(name: str, values: Iterable[tuple[str, float | None]]) -> str:
-    return "".join([format_sample(name, labels, value) for labels, value in values if value is not None])
-
-
-def _bucket_window(points: tuple[Point, ...], query: Query, sent_at: float, settled_start: int | None) -> BucketWindow:
-    """Return the points of a response that was requested at `sent_at`, with the numbers of settled and ended buckets.
-
-    `settled_start` is the start of the newest settled bucket, or None if none has settled.
-    """
-    settled = ended = len(points)
-    while settled and (settled_start is None or points[settled - 1].start > settled_start):
-        settled -= 1
-    while ended and bucket_end(points[ended - 1].start, query.unit, query.zone) > sent_at:
-        ended -= 1
-    return BucketWindow(points, settled, ended)
+    def _format_labels(self, series: Series) -> str:
+        return format_labels((*self.query_state.query.labels, *series.labels))
 
 
-def _gauge_values(series_row: SeriesRow, newest_start: int | None, settled_start: int | None) -> GaugeValues:
-    """Return the latest, settled and baseline values of a series, from the buckets with these starts.
+def _format_lines(family: Family, values: Iterable[tuple[str, float | None]]) -> bytes:
+    lines = [format_sample(family.name, labels, value) for labels, value in values if value is not None]
+    return "".join(lines).encode(errors="replace")  # a name may contain lone surrogates
 
-    A value is None if the series has no number for its bucket.
-    """
-    points, settled_count, _ = series_row.window
-    latest = points[-1].value if points and points[-1].start == newest_start else None
-    if not settled_count or points[settled_count - 1].start != settled_start:
-        return GaugeValues(latest)
-    baseline = series_row.baseline.median_for(settled_start) if series_row.baseline is not None else None
-    return GaugeValues(latest, points[settled_count - 1].value, baseline)
+
+def _has_number(series_list: Iterable[Series], index: int) -> bool:
+    """Return whether any of the series has a number in the bucket at `index`."""
+    return any(math.isfinite(series.values[index]) for series in series_list)

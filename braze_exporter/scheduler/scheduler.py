@@ -17,7 +17,7 @@ from braze_exporter.braze.calls import FetchedSeries, Permit
 from braze_exporter.braze.errors import BrazeError, Reason
 from braze_exporter.braze.kinds import SeriesKind
 from braze_exporter.braze.query import Query
-from braze_exporter.braze.series import bucket_starts
+from braze_exporter.braze.series import bucket_starts, share_unchanged
 from braze_exporter.scheduler.admission import Admission
 from braze_exporter.scheduler.clients import WorkspaceClient
 from braze_exporter.scheduler.endpoints import QueryEndpoints, endpoint_key
@@ -300,8 +300,9 @@ class Scheduler:
         request = query_state.repair.request
         oldest = next(iter(bucket_starts(fetched.series)), None)
         outcome = query_state.repair.record_success(query_state.query, requested_at, oldest)
+        previous = query_state.response
         return Response(
-            fetched.series,
+            share_unchanged(fetched.series, previous.series) if previous is not None else fetched.series,
             requested_at,
             self._wall(),
             self._monotonic(),

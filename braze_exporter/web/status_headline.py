@@ -1,10 +1,12 @@
 """Selects the series that represents a query on the status page, or computes it as a sum."""
 
+import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
-from braze_exporter.braze.series import Point, Series
-from braze_exporter.metrics.rows import BucketWindow, GaugeValues, SeriesView
+from braze_exporter.braze.series import Series
+from braze_exporter.metrics.rows import SeriesView
 
 
 def representative_view(views: Sequence[SeriesView]) -> SeriesView:
@@ -23,37 +25,36 @@ def representative_view(views: Sequence[SeriesView]) -> SeriesView:
         return replace(
             views[0],
             series=Series(metric_group),
-            window=BucketWindow(),
-            values=GaugeValues(),
+            settled_count=0,
+            ended_count=0,
+            latest=None,
+            settled=None,
+            baseline=None,
             bucket_starts=(None, None),
             total=None,
         )
-    longest = max(chosen, key=lambda view: len(view.window.points))
-    sums: dict[int, float] = {}
-    for view in chosen:
-        for start, value in view.window.points:
-            sums[start] = sums.get(start, 0.0) + value
-    window = longest.window._replace(points=tuple(Point(start, sums[start]) for start, _ in longest.window.points))
+    longest = max(chosen, key=lambda view: len(view.series.points))
+    columns = [view.series.values for view in chosen if view.series.values]
+    values = [
+        sum(filter(math.isfinite, of_bucket)) if math.isfinite(value) else value
+        for value, *of_bucket in zip(longest.series.values, *columns, strict=True)
+    ]
+    label = ("stat", " + ".join(dict.fromkeys(_stat(view) for view in chosen)))
+    series = Series(metric_group, (label,), (), longest.series.starts, array("d", values))
+    points = series.points
     return replace(
         longest,
-        series=Series(metric_group, (("stat", " + ".join(dict.fromkeys(_stat(view) for view in chosen))),)),
-        window=window,
-        values=_sum_values(window, longest.values),
+        series=series,
+        # A value that is absent in `longest` is absent.
+        latest=points[-1].value if longest.latest is not None else None,
+        settled=points[longest.settled_count - 1].value if longest.settled is not None else None,
+        baseline=None,  # medians cannot be added up
         total=_sum_totals([view.total for view in chosen]),
     )
 
 
 def _stat(view: SeriesView) -> str:
     return dict(view.series.labels).get("stat", "")
-
-
-def _sum_values(window: BucketWindow, values: GaugeValues) -> GaugeValues:
-    """Return the latest and settled values of the summed points. A value that is absent in `values` is absent.
-
-    There is no baseline, since medians cannot be added up.
-    """
-    latest = window.points[-1].value if values.latest is not None else None
-    return GaugeValues(latest, window.points[window.settled_count - 1].value if values.settled is not None else None)
 
 
 def _sum_totals(totals: Sequence[float | None]) -> float | None:

@@ -14,7 +14,7 @@ from braze_exporter.exporter.exporter import Exporter
 from braze_exporter.exporter.snapshot import ActiveWorkspace
 from braze_exporter.metrics.collector import query_status
 from braze_exporter.metrics.families import build_counter, build_gauge
-from braze_exporter.metrics.rows import BucketWindow, SeriesView
+from braze_exporter.metrics.rows import SeriesView
 from braze_exporter.metrics.self_metrics import (
     RATE_LIMIT,
     RATE_LIMIT_REMAINING,
@@ -191,15 +191,15 @@ def _query_data(
         "last_success_at": response.received_at if response is not None else None,
         "next_at": moment.now + wait if wait > 0 else None,
         "in_flight": query_state.in_flight,
-        "latest": view.values.latest,
+        "latest": view.latest,
         "latest_start": view.bucket_starts[0],
-        "settled": view.values.settled,
+        "settled": view.settled,
         "settled_start": view.bucket_starts[1],
-        "baseline": view.values.baseline,
+        "baseline": view.baseline,
         "baseline_weeks": query.baseline_weeks,
         "total": view.total,
         "metrics": _metric_names(query.kind, view.series.metric_group, query.unit, has_counter=view.total is not None),
-        "points": _points_data(view.window, query.unit) if response is not None else None,
+        "points": _points_data(view, query.unit) if response is not None else None,
     }
 
 
@@ -207,8 +207,8 @@ def _series_data(view: SeriesView) -> SeriesData:
     return {
         "metric_group": _group_text(view.series.metric_group),
         "labels": _short_labels(view.series),
-        "latest": view.values.latest,
-        "settled": view.values.settled,
+        "latest": view.latest,
+        "settled": view.settled,
         "total": view.total,
     }
 
@@ -243,8 +243,8 @@ def _metric_names(kind: SeriesKind, metric_group: MetricGroup, unit: Unit, *, ha
     return [*names, build_counter(kind, metric_group).name] if has_counter else names
 
 
-def _points_data(window: BucketWindow, unit: Unit) -> PointsData:
-    points = window.points
+def _points_data(view: SeriesView, unit: Unit) -> PointsData:
+    points = view.series.points
     first = points[0].start if points else 0
     # Hourly buckets start on the hour and are unique. So if their number matches the range, none is missing.
     is_whole = unit is Unit.HOUR and bool(points) and points[-1].start - first == (len(points) - 1) * 3_600
@@ -252,6 +252,6 @@ def _points_data(window: BucketWindow, unit: Unit) -> PointsData:
         "first": first,
         "starts": None if is_whole else [point.start for point in points],
         "values": [int(value) if value.is_integer() else value for _, value in points],  # shorter than with a .0
-        "settled": window.settled_count,
-        "ended": window.ended_count,
+        "settled": view.settled_count,
+        "ended": view.ended_count,
     }
