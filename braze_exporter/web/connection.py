@@ -22,8 +22,9 @@ HANDSHAKE_TIMEOUT_SECONDS = 10.0
 MAX_CONNECTIONS = 128
 # The maximum size of a request without its body.
 _MAX_REQUEST_BYTES = 8_192
-# Seconds in which the server reads and discards the rest of a request that it does not accept.
-_LINGER_SECONDS = 1.0
+# The server reads and discards data after the last request for this long, and up to this size.
+_LINGER_SECONDS = 0.5
+_MAX_DISCARDED_BYTES = 65_536
 # The size of a connection's write buffer, and of the chunks that fill it. The rest of a response stays in the page,
 # which all readers share.
 _WRITE_BUFFER_BYTES = 32_768
@@ -172,9 +173,9 @@ class Connection(asyncio.BufferedProtocol):
         return memoryview(self._buffer)[0 if self._is_discarding else self._received :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Count received bytes, and read no more while the buffer is full."""
+        """Count received bytes, and read no more than fits into the buffer or may be discarded."""
         self._received += nbytes
-        if self._received == len(self._buffer):
+        if self._received >= (_MAX_DISCARDED_BYTES if self._is_discarding else len(self._buffer)):
             self._transport.pause_reading()
         self._progress.set()
 
