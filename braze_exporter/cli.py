@@ -4,6 +4,7 @@ No other module reads `argv` or the environment.
 """
 
 import contextlib
+import errno
 import io
 import os
 import select
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 SERVING_COMMANDS = {"serve", "demo"}
 # prometheus_client reads these at import. If one is set, it writes all metrics to files in a directory.
 _IGNORED_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+# The errors of a system that denies memory, a file or a thread: error numbers, and a message of `RuntimeError`.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, "can't start new thread")
 # A process that a signal ends exits with this plus the number of the signal, as in a shell.
 _SIGNAL_BASE = 128
 
@@ -181,3 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OutputError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout at exit
         return fail(f"stdout cannot be written ({error}); redirect it to a file or a program that reads all of it")
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and getattr(error, "errno", str(error)) not in _EXHAUSTED:
+            raise
+        reason = getattr(error, "strerror", str(error)) or "out of memory"
+        return fail(f"the system denies a resource ({reason}); raise the limits of memory, threads and open files")

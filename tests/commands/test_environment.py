@@ -1,5 +1,7 @@
 """Test that environment variables that the libraries read change nothing."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,3 +44,21 @@ def test_variables_of_libraries_are_ignored(tmp_path: Path, command: str, *, exi
             done = run_program(command, f"--config.file={config}", BRAZE_API_KEY=KEY, **variables)
             assert (done.returncode, done.stderr.count("\n")) == (0, 5)  # one line for each list
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.yaml", *["directory"] * exists]
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_denied_thread_is_an_error(tmp_path: Path, command: str) -> None:
+    """If the system starts no further thread, a command exits with 1 and one line."""
+    config = write_file(tmp_path / "config.yaml", workspace_yaml("https://rest.iad-01.braze.com", "{event: purchase}"))
+    too_large_stacks = 'ulimit -s 200000000000 && exec "$@"'
+    arguments = ["-m", "braze_exporter", command, f"--config.file={config}"]
+    done = subprocess.run(  # noqa: S603 - our own program
+        ["/bin/sh", "-c", too_large_stacks, "sh", sys.executable, *arguments],
+        env={"BRAZE_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    text = "the system denies a resource (can't start new thread); raise the limits of memory, threads and open files"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{text}\n")
