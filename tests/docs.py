@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from braze_exporter.braze.errors import Reason
 from braze_exporter.braze.kinds import CUSTOM_EVENTS, KINDS, MetricGroup, Unit
 from braze_exporter.braze.lists import LIST_ENDPOINTS
 from braze_exporter.braze.pools import CAMPAIGNS_POOL, DEFAULT_POOL, LISTS_POOL
@@ -23,7 +22,7 @@ from braze_exporter.config.loading import load_config
 from braze_exporter.config.schema import SECTIONS, Entry
 from braze_exporter.metrics.families import GAUGE_HELP, QUERY_FAMILIES, Family, build_counter, build_gauge
 from braze_exporter.metrics.promql import format_number
-from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP, QueryStatus
+from braze_exporter.metrics.self_metrics import QUERIES, SELF_METRICS, UP
 from braze_exporter.monitoring.dashboard import build_dashboard
 from braze_exporter.monitoring.kind_texts import alert_prefix
 from braze_exporter.monitoring.rules import as_yaml, build_builtin_rules, build_rules
@@ -42,15 +41,8 @@ DASHBOARD = ROOT / "deploy/compose/grafana/dashboards/demo.json"
 
 def generate_blocks() -> dict[str, str]:
     """Return the generated blocks of the documents, by the name in their markers."""
-    states, reasons, pools, lists = (
-        ", ".join(f"`{value}`" for value in values)
-        for values in (
-            [*QueryStatus],
-            [*Reason],
-            [pool.name for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL)],
-            [endpoint.response_key for endpoint in LIST_ENDPOINTS],
-        )
-    )
+    pools = _labels(pool.name for pool in (DEFAULT_POOL, LISTS_POOL, CAMPAIGNS_POOL))
+    lists = _labels(endpoint.response_key for endpoint in LIST_ENDPOINTS)
     return {
         "metrics": _table(_families())
         + f"\nEach query, whatever its kind, has these metrics. Their labels are {_labels(QUERY_LABELS)}. Labels that "
@@ -58,14 +50,14 @@ def generate_blocks() -> dict[str, str]:
         + _table(replace(family, labels=("labels of queries",)) for family in QUERY_FAMILIES),
         "kinds": _kind_table(),
         "own metrics": _table([UP, QUERIES, *SELF_METRICS])
-        + f"\nThe `state` of a query is the first that applies of {states}.\n"
-        + f"The `reason` of a failed request is one of {reasons}.\n"
-        + f"The `pool` is one of {pools}, and the `list` one of {lists}.\n",
+        + f"\nThe `pool` is one of {pools}, and the `list` one of {lists}.\n",
         "config": _config_tables(),
         "alerts": _key_table(build_schema()["$defs"]["Alerts"]),
         "alert metrics": _alert_table(),
+        "built-in alerts": _builtin_alert_table(),
         "example": f"```yaml\n{(ROOT / 'config.example.yaml').read_text(encoding='utf-8')}```\n",
         "help": _help_texts(),
+        "endpoints": _endpoint_table(),
         "values": f"```yaml\n{(CHART / 'values.yaml').read_text(encoding='utf-8')}```\n",
     }
 
@@ -89,13 +81,19 @@ def documents() -> list[Path]:
     return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md"), *CHART.glob("*.md")])
 
 
+def code_blocks(language: str) -> list[str]:
+    """Return the code blocks of all documents in a language."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [block for path in documents() for block in pattern.findall(path.read_text(encoding="utf-8"))]
+
+
 def _fill_blocks(text: str, blocks: Mapping[str, str]) -> str:
     """Return the text with the current content of each generated block.
 
     Raises `KeyError` if it has a block of an unknown name.
     """
     return re.sub(
-        r"^<!-- ([\w ]+) -->\n.*?^<!-- end of \1 -->$",
+        r"^<!-- ([\w -]+) -->\n.*?^<!-- end of \1 -->$",
         lambda match: f"<!-- {match[1]} -->\n{blocks[match[1]]}<!-- end of {match[1]} -->",
         text,
         flags=re.DOTALL | re.MULTILINE,
@@ -139,6 +137,20 @@ def _kind_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def _endpoint_table() -> str:
+    """Return the table of the endpoints of series, and the table of those of lists."""
+    rows = ["| endpoint | config section | permission | rate limit | buckets per response |", "|---|---|---|---|---|"]
+    for kind in KINDS:
+        limit = f"{kind.max_length} {' or '.join(f'{unit}s' for unit in kind.units)}"
+        rows.append(f"| `{kind.path}` | `{kind.section}` | `{kind.permission}` | `{kind.pool.name}` | {limit} |")
+    rows += ["", "| endpoint | list | permission | rate limit |", "|---|---|---|---|"]
+    rows += [
+        f"| `{endpoint.path}` | {endpoint.item_names[1]} | `{endpoint.permission}` | `{endpoint.pool.name}` |"
+        for endpoint in LIST_ENDPOINTS
+    ]
+    return "\n".join(rows) + "\n"
+
+
 def _alert_table() -> str:
     """Return the table of the alert name prefixes, and of the metric that the alerts of each kind evaluate."""
     rows = ["| config section | alerts | evaluated metric |", "|---|---|---|"]
@@ -146,6 +158,15 @@ def _alert_table() -> str:
         stats = " and ".join(f"`{stat}`" for stat in kind.metric_group.primary_stats)
         metric = f"`{kind.metric_group.name}`" + (f", summed over `stat` {stats}" if stats else "")
         rows.append(f"| `{kind.section}` | `{alert_prefix(kind)}…` | {metric} |")
+    return "\n".join(rows) + "\n"
+
+
+def _builtin_alert_table() -> str:
+    """Return the table of the built-in alerts."""
+    rows = ["| alert | summary | for | severity |", "|---|---|---|---|"]
+    for rule in (rule for group in build_builtin_rules()["groups"] for rule in group["rules"]):
+        name, summary = rule["alert"], rule["annotations"]["summary"]
+        rows.append(f"| `{name}` | {summary} | {rule.get('for', '-')} | {rule['labels']['severity']} |")
     return "\n".join(rows) + "\n"
 
 

@@ -23,7 +23,7 @@ from braze_exporter.simulator.demo_config import KEY, KEY_VARIABLE
 from braze_exporter.simulator.server import serve
 
 ROOT = Path(__file__).parents[1]
-PICTURES = ROOT / ".github/pictures"
+PICTURES = ROOT / "docs/images"
 # The maximum size of a screenshot, so that the repository and the README stay small.
 MAX_BYTES = 150_000
 _OPEN_FIRST_QUERY_SCRIPT = "document.querySelector('#rows .name').click()"

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import bcrypt
+import docs
 import pytest
 from certificates import Pki
 from recorded_counts import RecordedCounts
@@ -177,11 +178,10 @@ def test_page_passes_promtool(chain: Chain) -> None:
     assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 
 
-def test_every_readme_promql_runs(chain: Chain) -> None:
-    """Prometheus accepts each expression of the README, and those for existing values return some."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```promql\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    expressions = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
+def test_every_documented_promql_runs(chain: Chain) -> None:
+    """Prometheus accepts each expression of the documents, and those for existing values return some."""
+    lines = "".join(docs.code_blocks("promql")).splitlines()
+    expressions = [line for line in lines if line and not line.startswith("#")]
     assert len(expressions) >= 9
     vectors = {expression: chain.servers[0].query(expression) for expression in expressions}
     for expression, vector in vectors.items():
@@ -191,7 +191,7 @@ def test_every_readme_promql_runs(chain: Chain) -> None:
 
 
 def test_alerting_metrics_exist(chain: Chain) -> None:
-    """The metrics that the README uses for alerts can be queried."""
+    """The metrics that the documents use for alerts can be queried."""
     server = chain.servers[0]
     assert server.query("braze_up") == {series_labels(): 1}
     assert server.query('sum(braze_queries{state="up"})') == {frozenset(): 9}

@@ -6,6 +6,7 @@ import shutil
 import ssl
 from pathlib import Path
 
+import docs
 import pytest
 from certificates import Pki, write_mistakes
 
@@ -73,10 +74,9 @@ def test_protections_are_listed(directory: Path, text: str, protections: tuple[s
 
 
 @pytest.mark.parametrize("pattern", [r"^  # (?!.*htpasswd)", "^$"], ids=["everything", "as written"])
-def test_readme_example_is_valid(directory: Path, pattern: str) -> None:
-    """The README's example is valid both as written and with its commented lines enabled."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"^```text\n(tls_server_config:.*?)^```", readme, re.DOTALL | re.MULTILINE)
+def test_documented_example_is_valid(directory: Path, pattern: str) -> None:
+    """The documented example is valid both as written and with its commented lines enabled."""
+    (text,) = (block for block in docs.code_blocks("yaml") if block.startswith("tls_server_config:"))
     for name, file in {"server.pem": "cert.pem", "server-key.pem": "key.pem", "clients.pem": "ca.pem"}.items():
         shutil.copy(directory / file, directory / name)
     config = loaded(directory, re.sub(pattern, "  ", text, flags=re.MULTILINE))
