@@ -2,9 +2,8 @@
 #
 #   docker build --build-arg "REVISION=$(git rev-parse HEAD)" -t braze-exporter .
 #   docker run --rm -p 27293:27293 braze-exporter demo
-#   docker run -p 27293:27293 --read-only --cap-drop=ALL \
-#     -v ./config.yaml:/etc/braze-exporter/config.yaml:ro -v ./braze_api_key:/run/secrets/braze_api_key:ro braze-exporter
 #
+# For the real Braze, see Docker in docs/operations.md.
 # To build behind a proxy with its own CA: --secret id=ca,src=BUNDLE.pem --build-arg PIP_CERT=/run/secrets/ca
 ARG BASE=python:3.13-slim-trixie
 

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import docs
 import pytest
 
 from braze_exporter.commands import arguments as cli
@@ -82,6 +83,17 @@ def test_image_reads_config_from_etc() -> None:
     check = cli.build_parser().parse_args(["check"])
     assert serve.config_file == "/etc/braze-exporter/config.yaml"
     assert str(Path(last("WORKDIR"), check.config_file)) == serve.config_file
+
+
+def test_documented_docker_command_mounts_directories() -> None:
+    """The documented command mounts directories at the paths of the config, the keys and the state file."""
+    (script,) = (block for block in docs.code_blocks("sh") if "docker run -d" in block)
+    mounts = {volume.split(":")[1] for volume in re.findall(r"-v (\S+)", script)}
+    text = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    settings = re.findall(r"`(?:api_key_file|state_file): (/\S+)`", text)
+    config = cli.build_parser().parse_args(json.loads(last("CMD"))).config_file
+    assert {str(Path(path).parent) for path in (config, *settings)} == mounts
+    assert {"--read-only", "--cap-drop=ALL"} <= set(script.split())
 
 
 def test_image_exposes_default_port() -> None:
