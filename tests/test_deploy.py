@@ -316,6 +316,20 @@ def test_prometheus_files_pass_promtool_and_amtool() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_documented_prometheus_configs_pass_promtool(tmp_path: Path) -> None:
+    """The parts of prometheus.yml in the documents are valid together."""
+    blocks = [yaml.safe_load(block) for block in docs.code_blocks("yaml")]
+    jobs = [job for block in blocks for job in block.get("scrape_configs", [])]
+    config = {
+        "scrape_configs": [{**job, "job_name": str(number)} for number, job in enumerate(jobs)],
+        "rule_files": [path for block in blocks for path in block.get("rule_files", [])],
+    }
+    assert all(config.values())
+    path = write_file(tmp_path / "prometheus.yml", yaml.safe_dump(config))
+    done = run("promtool", "check", "config", "--syntax-only", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_alertmanager_inhibits_as_documented() -> None:
     """The inhibit rules in the Alertmanager config are those in the documents."""
     (documented,) = (block for block in docs.code_blocks("yaml") if block.startswith("inhibit_rules:"))

@@ -86,12 +86,12 @@ def test_states_and_reasons_are_explained() -> None:
 
 
 def test_every_metric_in_documents_exists() -> None:
-    """The PromQL in the documents uses only metrics that the exporter has."""
+    """The PromQL and the samples in the documents have only metrics that the exporter has."""
     contract = (ROOT / "tests/contract/metrics.txt").read_text(encoding="utf-8")
     known = set(re.findall(r"^# TYPE (\S+)", contract, re.MULTILINE))
     known |= {f"{name}_bucket" for name in re.findall(r"^# TYPE (\S+) histogram", contract, re.MULTILINE)}
     used = {name for block in docs.code_blocks("promql") for name in re.findall(r"\bbraze_\w+\b(?!\()", block)}
-    assert used
+    used |= {name for block in docs.code_blocks("text") for name in re.findall(r"^(braze_\w+)\{", block, re.MULTILINE)}
     assert used - {"braze_app"} <= known
 
 

@@ -102,6 +102,14 @@ def test_chart_refuses_invalid_values(values: Tree, error: str) -> None:
         render(values)
 
 
+def test_documented_values_are_valid() -> None:
+    """The values that the chart's README shows render a valid config and a ServiceMonitor."""
+    (values,) = (block for block in map(yaml.safe_load, docs.code_blocks("yaml")) if block.get("config"))
+    kinds = {each["kind"]: each for each in render(values)}
+    assert "ServiceMonitor" in kinds
+    assert build_plan(load_config(kinds["ConfigMap"]["data"]["config.yaml"], "config.yaml")).queries
+
+
 def test_chart_runs_one_pod() -> None:
     """At most one pod runs, even during an update, and a changed config restarts it."""
     assert resource("Deployment")["spec"]["replicas"] == 1
